@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from llmcli.config import ModelConfig as ModelConfig
     from llmcli.config import SamplingConfig as SamplingConfig
     from llmcli.errors import LLMError as LLMError
-    from llmcli.training.events import Evaluation as Evaluation
-    from llmcli.training.events import Restarted as Restarted
-    from llmcli.training.events import Sample as Sample
-    from llmcli.training.events import Step as Step
-    from llmcli.training.events import TeacherTrained as TeacherTrained
+    from llmcli.training.loop.events import Evaluation as Evaluation
+    from llmcli.training.loop.events import Restarted as Restarted
+    from llmcli.training.loop.events import Sample as Sample
+    from llmcli.training.loop.events import Step as Step
+    from llmcli.training.loop.events import TeacherTrained as TeacherTrained
     from llmcli.training.session import Result as Result
 
 __version__ = "0.1.0"

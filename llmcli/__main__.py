@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 
-from llmcli.cli import signals
+from llmcli.cli.terminal import signals
 
 
 def main() -> None:

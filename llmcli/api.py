@@ -23,9 +23,9 @@ from llmcli.errors import LLMError, brief, missing_package, require_torch, usage
 
 if TYPE_CHECKING:
     from llmcli.analysis.explain import Explanation
-    from llmcli.data.conversations import Message
-    from llmcli.data.record_kinds import Reading
-    from llmcli.data.tokenizer import Tokenizer
+    from llmcli.data.conversations.messages import Message
+    from llmcli.data.conversations.record_kinds import Reading
+    from llmcli.data.tokenizers.tokenizer import Tokenizer
     from llmcli.evaluation.evaluator import Score
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.ensemble_file import Ensemble
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from llmcli.generation.generator import Piece
     from llmcli.generation.next_words import NextWords
     from llmcli.models.runtime import Runtime
-    from llmcli.training.events import Evaluation, Restarted, Sample, Step, TeacherTrained
-    from llmcli.training.plan import Request
+    from llmcli.training.loop.events import Evaluation, Restarted, Sample, Step, TeacherTrained
+    from llmcli.training.planning.plan import Request
     from llmcli.training.session import Result
 
 
@@ -194,7 +194,7 @@ class Model:
         Raises LLMError for a model that does not run in numpy (a GPU, quantized weights), or for an ensemble.
         """
         from llmcli.analysis.explain import explain
-        from llmcli.models.cache_runtime import network_of
+        from llmcli.models.ngram_runtime import network_of
         from llmcli.models.numpy_runtime import NumpyRuntime
 
         runtime = self._runtime.fork()
@@ -276,8 +276,8 @@ def train(
     the same call. Closing the iterator before its end discards the run. Raises LLMError.
     """
     from llmcli.config import cpu_cores
-    from llmcli.data.record_kinds import Reading
-    from llmcli.training.plan import Request
+    from llmcli.data.conversations.record_kinds import Reading
+    from llmcli.training.planning.plan import Request
 
     require_torch()
     if unknown := options.keys() - set(PLAN_OPTIONS):
@@ -322,7 +322,7 @@ def _train(
 ) -> Iterator[Step | Evaluation | Sample | TeacherTrained | Restarted | Result]:  # fmt: skip
     """`train`, with arguments that were checked."""
     from llmcli.training import session
-    from llmcli.training.output import claim_output
+    from llmcli.training.files.output import claim_output
 
     started = time.monotonic()
     with (
@@ -359,7 +359,7 @@ def _as_options(request: Request) -> dict[str, object]:
 
 def _text(value: object, name: str) -> str:
     """A text. Raises TypeError for anything else, LLMError for one that is not Unicode."""
-    from llmcli.data.tokenizer import check_unicode
+    from llmcli.data.tokenizers.tokenizer import check_unicode
 
     if not isinstance(value, str):
         hints: dict[type, str] = {bytes: "; decode it first", list: "; pass one text at a time"}

@@ -41,7 +41,7 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # the tensors t
 FINAL_NORM = "model.norm.weight"
 ROPE_TYPES = ("linear", "llama3")
 ANSWER_TOKENS = 1000  # most tokens of an answer in a chat; most models end theirs long before
-RECIPES = ("muon", "adamw", "fine-tune", "lora")  # see training/optimizer.py
+RECIPES = ("muon", "adamw", "fine-tune", "lora")  # see training/step/optimizer.py
 FINE_TUNING_RECIPES = ("fine-tune", "lora")  # whose learning rates are those for a model that is trained already
 LORA_SCALE = 2.0  # alpha / rank, in PEFT's terms
 EVALUATION_CONTEXT = 2048  # tokens; longest context of an evaluation by default
@@ -267,7 +267,7 @@ class TrainConfig:
     induction: bool = False  # initial weights contain induction heads (models/induction.py)
     recipe: str = "muon"  # one of RECIPES
     lora_rank: int = 0  # above 0 for the recipe "lora" only
-    teacher_share: float = 0.0  # of the run, in which the teacher is trained (training/distillation.py); 0: none
+    teacher_share: float = 0.0  # of the run, in which the teacher is trained (training/loop/distillation.py); 0: none
     eval_tokens: int = 4096  # held-out tokens that are evaluated even at the end of a short or interrupted run
     seed: int = 0
     device: str = "cpu"

@@ -189,7 +189,7 @@ def test_training_gives_the_model_of_the_command(own_directory: Path, llm: Llm) 
 
 def test_a_stopped_run_of_the_command_is_resumed_by_the_api_to_the_same_bytes(own_directory: Path, llm: Llm) -> None:
     """Both give a run the same identity."""
-    from llmcli.training import resume
+    from llmcli.training.files import resume
 
     Path("c.txt").write_text(TEXT, "utf-8")
     *_, whole = llmcli.train("c.txt", "whole.safetensors", **RUN)

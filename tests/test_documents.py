@@ -13,7 +13,7 @@ import pytest
 from typer.testing import Result
 
 from llmcli.formats import headers
-from llmcli.training import held_out_questions
+from llmcli.training.data import held_out_questions
 from tests.platforms import FULL
 
 pytestmark = pytest.mark.slow

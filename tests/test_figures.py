@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 import llmcli
-from llmcli.cli.training_report import show_result
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.cli.reports.training import show_result
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.evaluation.compressors import baselines
 from llmcli.evaluation.evaluator import Score
 from llmcli.evaluation.figures import ADAPTING, NETWORK, Figures
 from llmcli.formats import checkpoint, loading
-from llmcli.training.record import FinalEvaluation
-from llmcli.training.summary import summarize
+from llmcli.training.files.summary import summarize
+from llmcli.training.loop.record import FinalEvaluation
 from tests.benchmarks import tables
 from tests.conftest import TEXT, write_tiny_model
 from tests.models.test_ngram_cache import WEIGHTS
@@ -175,7 +175,8 @@ def test_an_estimate_is_shown_as_one() -> None:
 @pytest.mark.slow
 def test_the_figures_of_a_run_are_those_of_llm_eval(tmp_path: Path, llm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fine-tuning a model whose token before a text is not that after it, on several documents, with a cache."""
-    from llmcli.training import cache_fit, recipe
+    from llmcli.training.data import cache_fit
+    from llmcli.training.planning import recipe
 
     monkeypatch.setattr(recipe, "MIN_VALIDATION_TOKENS", 64)
     monkeypatch.setattr(cache_fit, "MIN_TOKENS", 10)

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -10,43 +11,43 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = [  # from the bottom to the top; what is not named here stands alone beside them
     "errors", "units", "config", "data", "formats", "models", "generation", "evaluation", "analysis", "training",
-    "reports", "server", "api", "cli", "__main__",
+    "pages", "server", "api", "cli", "__main__",
 ]  # fmt: skip
+SUB_PACKAGES = {  # of each package, likewise; the modules beside them may import them and be imported by them
+    "data": ["text", "tokenizers", "conversations", "tokens"],
+    "formats": ["safetensors", "gguf"],
+    "models": ["torch", "onnx"],
+    "training": ["planning", "data", "distributed", "step", "loop", "files"],
+    "server": ["engine", "api", "http"],
+    "cli": ["terminal", "reports", "chat", "commands"],
+}
 ONLY_IN = {  # library -> the modules, or the packages, that may import it
-    "torch": {
-        "training",
-        "models.devices",
-        "models.experts",
-        "models.kernels",
-        "models.linear",
-        "models.token_rows",
-        "models.torch_runtime",
-        "models.torch_scoring",
-        "models.transformer",
-    },
-    "rich": {"cli.console", "cli.text_layout", "cli.tables", "cli.progress"},
+    "torch": {"training", "models.torch"},
+    "rich": {"cli.terminal.console", "cli.terminal.text_layout", "cli.terminal.tables", "cli.terminal.progress"},
     "typer": {"cli"},
-    "prompt_toolkit": {"cli.line_editor"},
-    "onnx": {"models.onnx_graph", "models.onnx_runtime"},
-    "onnxruntime": {"models.onnx_runtime"},
-    "gguf": {"formats.gguf_package"},
-    "matplotlib": {"cli.plot"},
+    "prompt_toolkit": {"cli.terminal.line_editor"},
+    "onnx": {"models.onnx"},
+    "onnxruntime": {"models.onnx.runtime"},
+    "gguf": {"formats.gguf.package"},
+    "matplotlib": {"cli.terminal.plot"},
     "pyppmd": {"evaluation.compressors"},
     "starlette": {"server"},
-    "uvicorn": {"server.connection", "server.listening"},
-    "jinja2": {"data.template_worker"},
-    "pyarrow": {"data.parquet_records"},
-    "backports": {"data.text_lines"},
-    "compression": {"data.text_lines"},
+    "uvicorn": {"server.http.connection", "server.http.listening"},
+    "jinja2": {"data.conversations.template_worker"},
+    "pyarrow": {"data.text.parquet_records"},
+    "backports": {"data.text.lines"},
+    "compression": {"data.text.lines"},
 }
 HEAVY = {"numpy", "torch", "tokenizers", "safetensors", "typer", "rich"}
 STANDARD_LIBRARY_ONLY = {
-    "errors", "units", "config", "data.characters", "data.conversation_files", "data.conversation_turns",
-    "data.conversations", "data.documents", "data.example_prompt", "data.file_types", "data.json_records",
-    "data.record_kinds", "data.tables", "data.template_renderer", "data.temporary_files", "data.text_lines",
-    "data.text_pieces", "data.token_cache", "data.token_names", "data.tokenizer_json", "data.vocabulary_limits",
-    "evaluation.compressors", "evaluation.figures", "formats.atomic_io", "formats.gguf_tokenizer", "formats.metadata",
-    "training.cgroups", "training.recipe", "training.summary",
+    "config", "data.conversations.example_prompt", "data.conversations.files", "data.conversations.messages",
+    "data.conversations.record_kinds", "data.conversations.tables", "data.conversations.template_renderer",
+    "data.conversations.turns", "data.text.characters", "data.text.documents", "data.text.file_types",
+    "data.text.json_records", "data.text.lines", "data.text.temporary_files", "data.text.text_pieces",
+    "data.tokenizers.token_names", "data.tokenizers.tokenizer_json", "data.tokenizers.vocabulary_limits",
+    "data.tokens.token_store", "errors", "evaluation.compressors", "evaluation.figures", "formats.atomic_io",
+    "formats.gguf.tokenizer", "formats.metadata", "training.files.summary", "training.planning.recipe",
+    "training.step.cgroups", "units",
 }  # fmt: skip
 
 
@@ -93,9 +94,26 @@ def test_imports_go_downwards(module: str) -> None:
     assert not upwards
     libraries = {name.split(".")[0] for name in imports(file)}
     for library in libraries & set(ONLY_IN):
-        assert {module, module.split(".")[0]} & ONLY_IN[library], f"{module} imports {library}"
+        places = {module, module.split(".")[0], module.rpartition(".")[0]}
+        assert places & ONLY_IN[library], f"{module} imports {library}"
     if module in STANDARD_LIBRARY_ONLY:
         assert not libraries & HEAVY
+
+
+def test_sub_packages_import_downwards() -> None:
+    for module, file in MODULES.items():
+        package, *rest = module.split(".")
+        order = SUB_PACKAGES.get(package, [])
+        if len(rest) == 2:
+            assert rest[0] in order, f"{module} is in no known sub-package"
+            for other in internal_imports(file):
+                if other.startswith(f"{package}.") and other.count(".") == 2:
+                    assert order.index(other.split(".")[1]) <= order.index(rest[0]), f"{module} imports {other}"
+
+
+def test_no_folder_has_more_than_16_modules() -> None:
+    folders = Counter(file.parent for file in MODULES.values())
+    assert {folder.name: count for folder, count in folders.items() if count > 16} == {}
 
 
 def test_no_module_imports_itself_through_others() -> None:
@@ -114,7 +132,7 @@ def test_only_the_command_line_prints() -> None:
     """All output goes through the console, where untrusted text is made safe for a terminal; JSON has a function of
     its own, since replaced characters would make it other text."""
     for module, file in MODULES.items():
-        if module in ("cli.console", "cli.app"):
+        if module in ("cli.terminal.console", "cli.app"):
             continue
         source = file.read_text("utf-8")
         assert not re.search(r"\bprint\(|\.(stdout|stderr)\.(write|buffer\.write)\(|\becho\(", source), module

@@ -10,7 +10,7 @@ from types import FrameType
 
 import pytest
 
-from llmcli.cli import signals
+from llmcli.cli.terminal import signals
 
 AT_CALL = """
 import os, runpy, signal, sys

@@ -21,7 +21,7 @@ from typer.main import get_command
 
 from llmcli.cli.app import app
 from llmcli.config import ModelConfig, TrainConfig
-from llmcli.training.cost_model import FLOAT32, MICRO_BATCH_VALUES
+from llmcli.training.planning.cost_model import FLOAT32, MICRO_BATCH_VALUES
 from tests.benchmarks import scaling
 from tests.benchmarks.collectives import Link
 from tests.benchmarks.step_model import Step, bytes_sent, matrix_groups, muon_flops, others, same_link, step
@@ -116,7 +116,7 @@ def test_bytes_of_a_step_with_sharded_weights_by_hand() -> None:
 def test_muon_multiplies_as_often_as_the_formula_says() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    from llmcli.training.muon import orthogonalize
+    from llmcli.training.step.muon import orthogonalize
 
     model = MODEL
     with FlopCounterMode(display=False) as counter:

@@ -21,12 +21,12 @@ from typer.testing import Result
 
 import llmcli
 from llmcli.cli import app
-from llmcli.cli.signals import termination_signals
-from llmcli.data.corpus import read_corpus
+from llmcli.cli.terminal.signals import termination_signals
+from llmcli.data.text.corpus import read_corpus
 from llmcli.errors import LLMError, command_line
 from llmcli.formats import atomic_io, checkpoint, file_lock
-from llmcli.models.transformer import LanguageModel
-from llmcli.training import resume
+from llmcli.models.torch.transformer import LanguageModel
+from llmcli.training.files import resume
 from tests import platforms
 from tests.reliability.runs import OPTIONS, TEXT
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.data.tokenizer import Tokenizer
-from llmcli.data.tokenizer_json import describe
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.data.tokenizers.tokenizer_json import describe
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import from_header
-from llmcli.formats.header import Header
 from llmcli.formats.json_schema import parse_json
-from llmcli.formats.safetensors_file import read_values
+from llmcli.formats.safetensors.file import read_values
+from llmcli.formats.safetensors.file_header import Header
 
 Shape = tuple[int, ...]
 ReadTensor = Callable[[str], NDArray[np.floating]]

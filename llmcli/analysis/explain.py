@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.analysis.copies import Copy, find_copies
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.generation.first_token import read_prompt
 from llmcli.generation.prompt import Prompt
-from llmcli.models.cache_runtime import CacheRuntime
 from llmcli.models.logits import entropy, log_softmax, softmax
+from llmcli.models.ngram_runtime import CacheRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.runtime import Array, Runtime
 

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from llmcli.analysis.explain import predict_next
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.generation.prompt import Prompt
-from llmcli.models.cache_runtime import network_of
 from llmcli.models.ensemble import EnsembleRuntime
+from llmcli.models.ngram_runtime import network_of
 from llmcli.models.open_runtime import open_runtime
 from llmcli.models.runtime import Runtime
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llmcli.errors import LLMError
-from llmcli.formats.header import Header, TensorInfo
+from llmcli.formats.safetensors.file_header import Header, TensorInfo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -183,7 +183,7 @@ def _finite_values(header: Header, tensors: tuple[TensorInfo, ...]) -> "Iterator
     """(the finite values of a chunk, how many others it has), for each chunk of the tensors."""
     import numpy as np
 
-    from llmcli.formats.safetensors_file import read_values
+    from llmcli.formats.safetensors.file import read_values
 
     for tensor in tensors:
         for chunk in read_values(header, tensor):

@@ -21,9 +21,10 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 import llmcli
-from llmcli.cli import console, name_conflict
+from llmcli.cli import name_conflict
 from llmcli.cli.option_values import convert_directly
-from llmcli.cli.signals import end_process, termination_signals
+from llmcli.cli.terminal import console
+from llmcli.cli.terminal.signals import end_process, termination_signals
 from llmcli.errors import LLMError, missing_package, usage
 from llmcli.formats import atomic_io
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from llmcli.cli import console
+from llmcli.cli.terminal import console
 
 COMMAND = "llm"
 DISTRIBUTION = "llmcli"

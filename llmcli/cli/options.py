@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.models import OptionInfo
 
-from llmcli.cli import console
+from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL, DEVICES, QUANTIZATIONS, SamplingConfig
-from llmcli.data.vocabulary_limits import MAX_VOCAB_SIZE, MIN_VOCAB_SIZE
+from llmcli.data.tokenizers.vocabulary_limits import MAX_VOCAB_SIZE, MIN_VOCAB_SIZE
 from llmcli.errors import LLMError, command_line, usage
 
 if TYPE_CHECKING:
-    from llmcli.data.corpus import Corpus
-    from llmcli.data.record_kinds import Reading
+    from llmcli.data.conversations.record_kinds import Reading
+    from llmcli.data.text.corpus import Corpus
 
 MAX_SKIPPED_NOTES = 5
 MAX_NAMED_MODELS = 3  # that an error offers in place of a missing one
@@ -297,7 +297,7 @@ def decoded(data: bytes, what: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        from llmcli.data import file_types
+        from llmcli.data.text import file_types
 
         start, end = data[: file_types.START_BYTES], data[-file_types.END_BYTES :]
         message = file_types.describe_binary("standard input", start, end) or (
@@ -348,7 +348,7 @@ def speaker_names(option: str | None) -> tuple[str, str] | None:
 
 def reading(speakers: str | None, pairs: bool, column: str | None, plain: bool) -> "Reading":
     """How --speakers, --pairs, --column and --plain say that files are read. Raises LLMError."""
-    from llmcli.data.record_kinds import Reading
+    from llmcli.data.conversations.record_kinds import Reading
 
     return Reading.of_options(speaker_names(speakers), pairs, column, plain)
 

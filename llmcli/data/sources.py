@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from llmcli import units
-from llmcli.data.conversation_files import ConversationFile, read_records
-from llmcli.data.conversation_turns import shape_of
-from llmcli.data.conversations import Conversation
-from llmcli.data.corpus import Corpus, read_corpus
-from llmcli.data.documents import STANDARD_INPUT, Document, display_name
-from llmcli.data.record_kinds import Reading
-from llmcli.data.temporary_files import ReadingEndsError, TextCopy
+from llmcli.data.conversations.files import ConversationFile, read_records
+from llmcli.data.conversations.messages import Conversation
+from llmcli.data.conversations.record_kinds import Reading
+from llmcli.data.conversations.turns import shape_of
+from llmcli.data.text.corpus import Corpus, read_corpus
+from llmcli.data.text.documents import STANDARD_INPUT, Document, display_name
+from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
 from llmcli.errors import LLMError
 
 _MAX_NAMES = 3  # of files that a description lists

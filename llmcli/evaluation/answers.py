@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.data.chat_template import ChatTemplate
-from llmcli.data.conversation_batches import ConversationTokens
-from llmcli.data.conversations import Conversation
+from llmcli.data.conversations.batches import ConversationTokens
+from llmcli.data.conversations.chat_template import ChatTemplate
+from llmcli.data.conversations.messages import Conversation
 from llmcli.errors import LLMError
 from llmcli.evaluation.evaluator import Score, ScoreWindows, spread_indices
 from llmcli.models.logits import check_finite

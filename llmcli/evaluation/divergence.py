@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from llmcli.config import SamplingConfig
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.generation.sampler import Sampler
 from llmcli.models.runtime import Runtime, Scorer
 

@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import EVALUATION_CONTEXT
-from llmcli.data.batches import PrefixedTokens
-from llmcli.data.corpus import Corpus, Part
-from llmcli.data.tokens import Encoder, count_bytes, tokenize
+from llmcli.data.text.corpus import Corpus, Part
+from llmcli.data.tokens.batches import PrefixedTokens
+from llmcli.data.tokens.tokens import Encoder, count_bytes, tokenize
 from llmcli.errors import LLMError, usage
 from llmcli.evaluation.figures import Figures
-from llmcli.models.cache_runtime import CacheRuntime
 from llmcli.models.logits import check_finite
 from llmcli.models.ngram_cache import CachedText
+from llmcli.models.ngram_runtime import CacheRuntime
 from llmcli.models.runtime import Scorer, Scores, WeightedScores
 
 # windows ids [B, T + 1] -> for each of ids[:, 1:]: (loss in nats, whether it was the most likely token), both [B, T]

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from llmcli.data.conversation_files import ConversationFile
-from llmcli.data.conversation_split import is_held_out, without_duplicates
-from llmcli.data.conversations import Conversation
+from llmcli.data.conversations.files import ConversationFile
+from llmcli.data.conversations.messages import Conversation
+from llmcli.data.conversations.split import is_held_out, without_duplicates
 from llmcli.formats.training_stages import Record, all_stages
 
 

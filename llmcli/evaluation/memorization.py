@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import SamplingConfig
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.evaluation.training_text import TrainingText
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.generator import generate

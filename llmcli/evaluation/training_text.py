@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llmcli.data.conversation_files import ConversationFile, read_conversations, read_records
-from llmcli.data.conversation_turns import speakers_in
-from llmcli.data.conversations import Conversation
-from llmcli.data.corpus import Corpus, Part, read_corpus
-from llmcli.data.documents import Document
-from llmcli.data.record_kinds import Reading
+from llmcli.data.conversations.files import ConversationFile, read_conversations, read_records
+from llmcli.data.conversations.messages import Conversation
+from llmcli.data.conversations.record_kinds import Reading
+from llmcli.data.conversations.turns import speakers_in
 from llmcli.data.sources import Sources
-from llmcli.data.temporary_files import TemporaryFileError, TextCopy
+from llmcli.data.text.corpus import Corpus, Part, read_corpus
+from llmcli.data.text.documents import Document
+from llmcli.data.text.temporary_files import TemporaryFileError, TextCopy
 from llmcli.errors import LLMError
 from llmcli.evaluation.held_out_conversations import trained_indices
 from llmcli.formats.training_stages import CACHE, Record, all_stages, describe, stages

@@ -15,10 +15,10 @@ from llmcli.config import LORA_SCALE, ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, training_stages
 from llmcli.formats.checkpoint import ADAPTER_PREFIX, Checkpoint, seen_bytes
-from llmcli.formats.header import Header
 from llmcli.formats.metadata import parse_document
-from llmcli.formats.safetensors_file import read_tensor, write_tensors
-from llmcli.formats.safetensors_header import read_header
+from llmcli.formats.safetensors.file import read_tensor, write_tensors
+from llmcli.formats.safetensors.file_header import Header
+from llmcli.formats.safetensors.header import read_header
 
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # in a PEFT directory
 # keys of PEFT's config that change what an adapter computes

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from llmcli.config import QUANTIZATIONS, ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats import quantization
-from llmcli.formats.dtypes import TORCH_NAMES, WEIGHT_DTYPES
-from llmcli.formats.header import Header
 from llmcli.formats.hf_config import dump_config, parse_config
 from llmcli.formats.metadata import parse_document
 from llmcli.formats.quantization import QuantizedMatrix
-from llmcli.formats.safetensors_file import TensorSource, digest, read_into, read_tensor, write
-from llmcli.formats.safetensors_header import read_header
+from llmcli.formats.safetensors.dtypes import TORCH_NAMES, WEIGHT_DTYPES
+from llmcli.formats.safetensors.file import TensorSource, digest, read_into, read_tensor, write
+from llmcli.formats.safetensors.file_header import Header
+from llmcli.formats.safetensors.header import read_header
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,9 +18,9 @@ from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, checkpoint, training_stages
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.formats.header import Header, TensorInfo
 from llmcli.formats.hf_config import dump_config
 from llmcli.formats.metadata import parse_document
+from llmcli.formats.safetensors.file_header import Header, TensorInfo
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,9 +5,9 @@ Needs neither numpy nor the tensors: showing what is in a file waits for no libr
 
 from pathlib import Path
 
-from llmcli.formats import safetensors_header
-from llmcli.formats.header import Header
 from llmcli.formats.open_file import is_gguf
+from llmcli.formats.safetensors import header as safetensors_header
+from llmcli.formats.safetensors.file_header import Header
 
 
 def read_header(path: str | Path) -> Header:
@@ -18,7 +18,7 @@ def read_header(path: str | Path) -> Header:
 
         return hf_directory.read_header(path)
     if is_gguf(path):
-        from llmcli.formats import gguf_reader
+        from llmcli.formats.gguf import reader as gguf_reader
 
         return gguf_reader.read_header(path)
     return safetensors_header.read_header(path)

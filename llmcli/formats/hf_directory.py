@@ -14,14 +14,15 @@ from typing import Any
 
 from llmcli.config import EMBEDDING, HEAD
 from llmcli.errors import LLMError
-from llmcli.formats import atomic_io, checkpoint, dtypes, training_stages
+from llmcli.formats import atomic_io, checkpoint, training_stages
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.formats.header import Header, TensorInfo
 from llmcli.formats.hf_config import architecture_problem, dump_config
 from llmcli.formats.metadata import parse_document
 from llmcli.formats.open_file import model_files
-from llmcli.formats.safetensors_file import tensors_equal
-from llmcli.formats.safetensors_header import read_header as read_safetensors_header
+from llmcli.formats.safetensors import dtypes
+from llmcli.formats.safetensors.file import tensors_equal
+from llmcli.formats.safetensors.file_header import Header, TensorInfo
+from llmcli.formats.safetensors.header import read_header as read_safetensors_header
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # other files that are read, ...

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.errors import LLMError
-from llmcli.formats import checkpoint, dtypes, ensemble_file, safetensors_header
+from llmcli.formats import checkpoint, ensemble_file
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.headers import read_header
 from llmcli.formats.metadata import parse_document
 from llmcli.formats.open_file import is_gguf, open_for_reading
-from llmcli.formats.safetensors_file import BLOCK_BYTES
+from llmcli.formats.safetensors import dtypes
+from llmcli.formats.safetensors import header as safetensors_header
+from llmcli.formats.safetensors.file import BLOCK_BYTES
 
 if TYPE_CHECKING:
-    from llmcli.data.chat_template import ChatTemplate
-    from llmcli.data.tokenizer import Tokenizer
+    from llmcli.data.conversations.chat_template import ChatTemplate
+    from llmcli.data.tokenizers.tokenizer import Tokenizer
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -50,14 +52,16 @@ def check_packages(model: Checkpoint | Ensemble) -> None:
         return
     header = model.tensors.header
     if header.decode and (encoded := {t.dtype for t in header.tensors.values() if not dtypes.is_readable(t.dtype)}):
-        from llmcli.formats.gguf_package import import_gguf
+        from llmcli.formats.gguf.package import import_gguf
 
         import_gguf(f"to read {min(encoded)}")
 
 
 def open_tokenizer(model: Checkpoint | Ensemble) -> "Tokenizer":
     """The tokenizer in a model. Raises LLMError when it is damaged or does not match the model's vocabulary size."""
-    from llmcli.data.tokenizer import Tokenizer  # its library is slow to import, and inspecting a file needs no text
+    from llmcli.data.tokenizers.tokenizer import (
+        Tokenizer,  # its library is slow to import, and inspecting a file needs no text
+    )
 
     shared = model.shared
     config = shared.config
@@ -76,7 +80,7 @@ def open_tokenizer(model: Checkpoint | Ensemble) -> "Tokenizer":
 
 def open_chat_template(model: Checkpoint | Ensemble, tokenizer: "Tokenizer") -> "ChatTemplate | None":
     """The chat template of a model with its tokenizer, as `open_tokenizer` returns it; None if the model has none."""
-    from llmcli.data.chat_template import ChatTemplate
+    from llmcli.data.conversations.chat_template import ChatTemplate
 
     config = parse_document(model.shared.tokenizer_config_json, "tokenizer_config.json")
     return ChatTemplate.from_config(config, tokenizer)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmcli.config import EMBEDDING, HEAD, ModelConfig
-from llmcli.formats import dtypes
+from llmcli.formats.safetensors import dtypes
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmcli.config import SamplingConfig
-from llmcli.data.chat_template import ChatTemplate
-from llmcli.data.conversations import ROLES, Message
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.conversations.chat_template import ChatTemplate
+from llmcli.data.conversations.messages import ROLES, Message
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError, brief, usage
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble

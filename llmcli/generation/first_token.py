@@ -22,8 +22,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.data.tokenizer import Tokenizer
-from llmcli.data.vocabulary import START, Vocabulary, state_after, state_between
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.data.tokenizers.vocabulary import START, Vocabulary, state_after, state_between
 from llmcli.errors import LLMError
 from llmcli.generation.prompt import Prompt
 from llmcli.models.logits import check_finite, log_softmax, softmax

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import SamplingConfig
-from llmcli.data.tokenizer import StreamDecoder, Tokenizer
-from llmcli.data.vocabulary import START, Vocabulary, state_after
+from llmcli.data.tokenizers.tokenizer import StreamDecoder, Tokenizer
+from llmcli.data.tokenizers.vocabulary import START, Vocabulary, state_after
 from llmcli.generation.first_token import FirstToken, read_prompt
 from llmcli.generation.prompt import Prompt
 from llmcli.generation.sampler import Sampler, SeenTokens
-from llmcli.models.cache_runtime import process_again
+from llmcli.models.ngram_runtime import process_again
 from llmcli.models.runtime import Array, Runtime
 
 Choice = tuple[int, float]  # a token, and its log probability under the model

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.data.characters import character_class
-from llmcli.data.tokenizer import StreamDecoder, Tokenizer
-from llmcli.data.vocabulary import START, state_after
+from llmcli.data.text.characters import character_class
+from llmcli.data.tokenizers.tokenizer import StreamDecoder, Tokenizer
+from llmcli.data.tokenizers.vocabulary import START, state_after
 from llmcli.generation.first_token import FirstToken, Path, read_prompt
 from llmcli.generation.prompt import Prompt
 from llmcli.models.logits import entropy, softmax

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from llmcli.data.characters import character_class
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.text.characters import character_class
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 
 # Number of tokens at a prompt's end that may be tokenized differently. Four are no better than three; two are worse

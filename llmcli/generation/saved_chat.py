@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmcli import units
-from llmcli.data.conversation_files import read_conversations
-from llmcli.data.conversations import Conversation, Message
+from llmcli.data.conversations.files import read_conversations
+from llmcli.data.conversations.messages import Conversation, Message
 from llmcli.errors import LLMError, usage
 from llmcli.formats import atomic_io
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import SamplingConfig
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.generation.generator import generate
 from llmcli.generation.sampler import Ids, Sampler
 from llmcli.models.logits import entropy, softmax

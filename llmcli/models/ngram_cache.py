@@ -10,7 +10,7 @@ that followed its last 1, 2, ... K tokens there; longer contexts count last, and
 
 T_k is how often these k tokens occurred before, D_k the number of different tokens that followed them, c_k(v) how often
 v did, and G_k the number of tokens since they last occurred. The weights w_k, four for each k, are fitted to text that
-the network was not trained on (training/cache_fit.py), and belong to the model.
+the network was not trained on (training/data/cache_fit.py), and belong to the model.
 
 In an ensemble each model has its own weights w_k, and one cache holds the text: the mixtures that these weights make of
 the ensemble's prediction are averaged, each weighted as its model is in the ensemble.
@@ -33,7 +33,7 @@ from llmcli.formats.cache_weights import CacheWeights
 from llmcli.models.runtime import Array
 
 if TYPE_CHECKING:
-    from llmcli.data.batches import PrefixedTokens
+    from llmcli.data.tokens.batches import PrefixedTokens
 
 ORDERS = 5  # K of models trained here; longer contexts add nothing
 ALONE = (1.0,)  # the weight of a single model

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.models.cache_slots import CacheSlots
+from llmcli.models.kv_cache import CacheSlots
 from llmcli.models.logits import softmax, token_losses
 from llmcli.models.matrix_product import Matrix, linear
 from llmcli.models.runtime import LOGITS_AT_ONCE, PREFILL_CHUNK, Array, check_context, check_input

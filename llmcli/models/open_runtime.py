@@ -8,7 +8,7 @@ from collections.abc import Callable
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
-from llmcli.models.cache_runtime import with_cache
+from llmcli.models.ngram_runtime import with_cache
 from llmcli.models.runtime import Runtime
 
 FAST_BYTES = 2 << 30  # float32 weights of at most this size are held twice for speed
@@ -34,8 +34,8 @@ def open_runtime(
     """
     weights = [CacheWeights.of_record(record, model.shared.path) for record in model.records] if cache else []
     if isinstance(model, Ensemble):
-        from llmcli.models.cached_ensemble import CachedEnsemble
         from llmcli.models.ensemble import EnsembleRuntime
+        from llmcli.models.ngram_ensemble import CachedEnsemble
 
         ensemble = EnsembleRuntime([_open_network(one, device, quantize, on_note, fast=fast) for one in model.experts])
         return CachedEnsemble(ensemble, weights) if any(weights) else ensemble
@@ -48,8 +48,8 @@ def _open_network(checkpoint: Checkpoint, device: str, quantize: str | None, on_
         return _open_quantized(checkpoint, scheme, on_note, required=quantize is not None)
     if device == "cpu":
         return _open_float32(checkpoint, on_note, fast=fast)
-    from llmcli.models.devices import check_dtype, pick_device
-    from llmcli.models.torch_runtime import TorchRuntime
+    from llmcli.models.torch.devices import check_dtype, pick_device
+    from llmcli.models.torch.runtime import TorchRuntime
 
     device = pick_device(device)
     check_dtype("float32", device)
@@ -58,7 +58,7 @@ def _open_network(checkpoint: Checkpoint, device: str, quantize: str | None, on_
 
 def _open_float32(checkpoint: Checkpoint, on_note: OnNote, *, fast: bool) -> Runtime:
     if fast and 4 * checkpoint.config.parameters <= FAST_BYTES:
-        from llmcli.models import onnx_runtime
+        from llmcli.models.onnx import runtime as onnx_runtime
 
         if onnx_runtime.is_installed() and not onnx_runtime.unsupported(checkpoint.config):
             try:
@@ -75,8 +75,8 @@ def _open_quantized(checkpoint: Checkpoint, scheme: str, on_note: OnNote, *, req
 
     If quantization is `required`, a missing onnxruntime is an error; a file that is stored quantized runs without it.
     """
-    from llmcli.models import onnx_runtime
     from llmcli.models.numpy_runtime import NumpyRuntime
+    from llmcli.models.onnx import runtime as onnx_runtime
 
     unsupported = onnx_runtime.unsupported(checkpoint.config)
     if not unsupported and (required or onnx_runtime.is_installed()):
@@ -93,7 +93,7 @@ def open_trained(checkpoint: Checkpoint, device: str) -> Runtime:
 
     if device == "cpu" or checkpoint.parameters < WORTH_FAST:
         return NumpyRuntime(checkpoint)
-    from llmcli.models.torch_runtime import TorchRuntime
+    from llmcli.models.torch.runtime import TorchRuntime
 
     try:
         return TorchRuntime(checkpoint, device)

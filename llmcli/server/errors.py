@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmcli.errors import LLMError
-from llmcli.server.requests import StoppingError, UnavailableError
+from llmcli.server.engine.requests import StoppingError, UnavailableError
 
 CLIENT_LEFT = 499  # the status in the log when nobody waits for the answer any more
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}

@@ -1,10 +1,10 @@
 """Aborting a training step or an evaluation that takes too long, after Ctrl-C or at a time limit: the model checks
-between layers whether to stop. The signal itself is received in cli/signals.py."""
+between layers whether to stop. The signal itself is received in cli/terminal/signals.py."""
 
 import contextlib
 from collections.abc import Callable, Iterator
 
-from llmcli.models.transformer import LanguageModel
+from llmcli.models.torch.transformer import LanguageModel
 
 
 class CutShortError(Exception):

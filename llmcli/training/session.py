@@ -15,25 +15,25 @@ from typing import TYPE_CHECKING, Any
 from llmcli.config import as_record
 from llmcli.errors import LLMError
 from llmcli.evaluation.training_text import recorded_path
-from llmcli.training.inputs import Inputs, load_inputs
-from llmcli.training.output import Output
-from llmcli.training.plan import Plan, Request
-from llmcli.training.processes import Processes
-from llmcli.training.summary import summarize
+from llmcli.training.data.inputs import Inputs, load_inputs
+from llmcli.training.distributed.processes import Processes
+from llmcli.training.files.output import Output
+from llmcli.training.files.summary import summarize
+from llmcli.training.planning.plan import Plan, Request
 
 if TYPE_CHECKING:  # torch is imported when training starts, not when the text is read
-    from llmcli.data.conversation_files import ConversationFile
-    from llmcli.data.corpus import Corpus
-    from llmcli.data.tokenizer import Tokenizer
+    from llmcli.data.conversations.files import ConversationFile
+    from llmcli.data.text.corpus import Corpus
+    from llmcli.data.tokenizers.tokenizer import Tokenizer
     from llmcli.evaluation.compressors import Baseline
     from llmcli.formats.checkpoint import Checkpoint
-    from llmcli.training.correction import Correction, MeasuredSpeeds
-    from llmcli.training.cost_model import Machine, Memory
-    from llmcli.training.data_parallel import Leader
-    from llmcli.training.events import Done, Evaluation, Event, Restarted, Sample, Step, TeacherTrained
-    from llmcli.training.prepare import Prepared
-    from llmcli.training.resume import StateSaver, StoppedRun
-    from llmcli.training.thread_tuner import ThreadTuner
+    from llmcli.training.data.prepare import Prepared
+    from llmcli.training.files.resume import StateSaver, StoppedRun
+    from llmcli.training.loop.correction import Correction, MeasuredSpeeds
+    from llmcli.training.loop.events import Done, Evaluation, Event, Restarted, Sample, Step, TeacherTrained
+    from llmcli.training.planning.cost_model import Machine, Memory
+    from llmcli.training.step.data_parallel import Leader
+    from llmcli.training.step.thread_tuner import ThreadTuner
 
 __all__ = ["Inputs", "PlannedRun", "Result", "check_space", "load_inputs", "plan_run", "run"]
 
@@ -83,10 +83,11 @@ def plan_run(
 ) -> PlannedRun:
     """Choose device and data type, prepare the tokens, plan; a stopped run keeps its plan. `started` is when the time
     budget began (time.monotonic). Raises LLMError."""
-    from llmcli.training import hardware, resume
-    from llmcli.training.correction import Correction
-    from llmcli.training.cost_model import Machine
-    from llmcli.training.prepare import prepare
+    from llmcli.training.data.prepare import prepare
+    from llmcli.training.files import resume
+    from llmcli.training.loop.correction import Correction
+    from llmcli.training.planning.cost_model import Machine
+    from llmcli.training.step import hardware
 
     if inputs.like:
         length = inputs.like.config.max_position_embeddings
@@ -153,8 +154,8 @@ def _with_paths(prepared: Prepared, inputs: Inputs, model: Path) -> Prepared:
 
 def _resumed_plan(plan: Plan, request: Request, processes: Processes) -> Plan:
     """The plan of a stopped run for the processes of this one. Raises LLMError if their memory is too short."""
-    from llmcli.training import rules
-    from llmcli.training.memory_fit import check_fits
+    from llmcli.training.planning import rules
+    from llmcli.training.planning.memory_fit import check_fits
 
     memory = _free_memory(plan.train.device, processes)
     train = replace(plan.train, threads=request.threads)
@@ -183,7 +184,7 @@ def _check_adapters(inputs: Inputs, output: Output) -> None:
 
 def pick_device(name: str, processes: Processes) -> str:
     """The device of each process, of a GPU one to each. Raises LLMError where there are too few."""
-    from llmcli.models import devices
+    from llmcli.models.torch import devices
 
     device = devices.pick_device(name)
     if not processes.are_several or device == "cpu":
@@ -208,9 +209,9 @@ def _choose_hardware(
     conversations: bool,
 ) -> tuple[Request, MeasuredSpeeds]:
     """(the request with device and data type, the speeds there); `conversations` is whether there is nothing else."""
-    from llmcli.models import devices
-    from llmcli.training import hardware, throughput
-    from llmcli.training.correction import MeasuredSpeeds
+    from llmcli.models.torch import devices
+    from llmcli.training.loop.correction import MeasuredSpeeds
+    from llmcli.training.step import hardware, throughput
 
     device = pick_device(device, processes)
     dtype, reason = hardware.pick_dtype(dtype, device, request.threads)
@@ -222,7 +223,7 @@ def _choose_hardware(
 
 def _check_hardware(stopped: StoppedRun, resume_path: Path) -> None:
     """Raise LLMError if a stopped run cannot resume on this machine."""
-    from llmcli.models import devices
+    from llmcli.models.torch import devices
 
     settings = stopped.plan.train
     if problem := devices.find_problem(settings.dtype, settings.device):
@@ -236,8 +237,8 @@ def _check_hardware(stopped: StoppedRun, resume_path: Path) -> None:
 
 def _free_memory(device: str, processes: Processes) -> Memory:
     """For rank 0, which alone keeps copies on the host of a GPU. On a CPU the processes share its memory."""
-    from llmcli.training import hardware
-    from llmcli.training.cost_model import BASE_BYTES, Memory
+    from llmcli.training.planning.cost_model import BASE_BYTES, Memory
+    from llmcli.training.step import hardware
 
     host = hardware.free_memory("cpu")
     if device == "cpu":
@@ -247,7 +248,7 @@ def _free_memory(device: str, processes: Processes) -> Memory:
 
 def _open_tokenizer(inputs: Inputs, stopped: StoppedRun | None) -> Tokenizer | None:
     """The existing tokenizer to use; None if one is to be trained."""
-    from llmcli.data.tokenizer import Tokenizer
+    from llmcli.data.tokenizers.tokenizer import Tokenizer
     from llmcli.formats import loading
 
     if inputs.base:
@@ -269,7 +270,7 @@ def _run_identity(
 
     Resume files contain it: a key that is renamed or added makes older ones those of another run.
     """
-    from llmcli.training.record import versions
+    from llmcli.training.loop.record import versions
 
     tokenizer = inputs.tokenizer
     if inputs.tokenizer_json is not None:
@@ -298,7 +299,7 @@ def _base_name(inputs: Inputs) -> str | None:
 
 def _data_fingerprint(corpus: Corpus, files: Sequence[ConversationFile]) -> str:
     """A hash of texts and conversations and the names of their files."""
-    from llmcli.training.resume import text_fingerprint
+    from llmcli.training.files.resume import text_fingerprint
 
     return text_fingerprint([
         *((document.relative_name, document.text_bytes, document.sha256) for document in corpus.documents),
@@ -308,7 +309,7 @@ def _data_fingerprint(corpus: Corpus, files: Sequence[ConversationFile]) -> str:
 
 def _held_out_fingerprint(inputs: Inputs) -> str | float:
     """The value of --val in the identity of a run."""
-    from llmcli.data.corpus import Corpus
+    from llmcli.data.text.corpus import Corpus
 
     text, files = inputs.held_out, inputs.conversations.held_out if inputs.conversations else ()
     if isinstance(text, float) and (isinstance(files, float) or not files):
@@ -385,8 +386,9 @@ def run(
     and saves what it has. `on_stop_request` gets the signal that another of several processes received, after which
     `stop` is asked again. `on_progress` is that of `trainer.train`. Raises LLMError.
     """
-    from llmcli.training import hardware, resume
-    from llmcli.training.events import Done, State
+    from llmcli.training.files import resume
+    from llmcli.training.loop.events import Done, State
+    from llmcli.training.step import hardware
 
     prepared, correction = plan.prepared, plan.correction
     add_base_to_record(prepared.record, inputs)
@@ -438,8 +440,8 @@ def _train(
     on_progress: Callable[[float], None],
 ) -> Generator[Event, None, None]:
     """The events of the trainer."""
-    from llmcli.training import trainer
-    from llmcli.training.find_plain_text import find_plain_text
+    from llmcli.training.data.find_plain_text import find_plain_text
+    from llmcli.training.loop import trainer
 
     prepared = plan.prepared
     yield from trainer.train(
@@ -481,8 +483,8 @@ def _leading(processes: Processes, device: str) -> Iterator[Leader | None]:
     if not processes.are_several:
         yield None
         return
-    from llmcli.training.data_parallel import Leader
-    from llmcli.training.process_group import ProcessGroup
+    from llmcli.training.distributed.process_group import ProcessGroup
+    from llmcli.training.step.data_parallel import Leader
 
     group = ProcessGroup(processes, device)
     leader = Leader(group)
@@ -511,8 +513,8 @@ def _or_elsewhere(
 def follow(processes: Processes, device: str, on_connected: Callable[[Callable[[int], None]], None]) -> None:
     """Any other rank: compute what rank 0 says until it ends. `on_connected` gets a function that asks rank 0 to stop.
     Raises LLMError when another process has ended."""
-    from llmcli.training import data_parallel
-    from llmcli.training.process_group import ProcessGroup
+    from llmcli.training.distributed.process_group import ProcessGroup
+    from llmcli.training.step import data_parallel
 
     group = ProcessGroup(processes, pick_device(device, processes))
     on_connected(group.request_stop)
@@ -522,7 +524,7 @@ def follow(processes: Processes, device: str, on_connected: Callable[[Callable[[
 
 def _reserve_seconds(prepared: Prepared) -> float:
     """Seconds of the time budget for what follows the training and its evaluations."""
-    from llmcli.training.run_timer import LOADING_SECONDS_PER_MILLION
+    from llmcli.training.loop.run_timer import LOADING_SECONDS_PER_MILLION
 
     budget, millions = prepared.plan.train.seconds, prepared.plan.model.parameters / 1e6
     if budget is None:
@@ -571,7 +573,7 @@ def _complete_record(
     stop: Callable[[], bool],
 ) -> None:
     """Add memorization, unless the run was cut short, and the summary of the run to the record in the model."""
-    from llmcli.training.run_timer import LOADING_SECONDS_PER_MILLION
+    from llmcli.training.loop.run_timer import LOADING_SECONDS_PER_MILLION
 
     record, settings = done.checkpoint.record, plan.prepared.plan.train
     seconds = math.inf if settings.seconds is None else settings.seconds - done.seconds
@@ -594,7 +596,7 @@ def _answers(
     stop: Callable[[], bool],
 ) -> dict[str, Any] | None:
     """How the model answers held-out questions; None where that could not be measured, in `seconds` at most."""
-    from llmcli.training.held_out_questions import answer_questions
+    from llmcli.training.data.held_out_questions import answer_questions
 
     assert prepared.conversations
     try:

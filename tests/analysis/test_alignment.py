@@ -7,7 +7,7 @@ import pytest
 
 from llmcli.analysis.alignment import align, split_words
 from llmcli.analysis.explain import MAX_TOKENS, explain
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import load
 from llmcli.formats.loading import open_tokenizer

@@ -13,9 +13,9 @@ from safetensors.numpy import save_file
 from typer.testing import Result
 
 from llmcli.analysis.diff import compare
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import load, save
-from llmcli.formats.safetensors_header import read_header
+from llmcli.formats.safetensors.header import read_header
 from tests.cli.terminals import STYLES, in_a_terminal
 from tests.conftest import TEXT
 

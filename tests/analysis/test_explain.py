@@ -12,8 +12,8 @@ import torch
 from llmcli.analysis import explain as explain_module
 from llmcli.analysis.explain import Explanation, explain
 from llmcli.config import ModelConfig, SamplingConfig
-from llmcli.data.tokenizer import Tokenizer
-from llmcli.data.vocabulary import START
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.data.tokenizers.vocabulary import START
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint, load
 from llmcli.generation.first_token import CONTINUE_WORD_FACTOR

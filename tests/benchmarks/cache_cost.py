@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from llmcli.config import SamplingConfig
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.loading import load_any, open_tokenizer
 from llmcli.generation.generator import continue_ids
 from llmcli.models.open_runtime import open_runtime

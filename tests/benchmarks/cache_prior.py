@@ -1,4 +1,4 @@
-"""The prior of the weights of the n-gram cache (llmcli/training/cache_fit.py, PRIOR), from texts that are in no table.
+"""The prior of the weights of the n-gram cache (llmcli/training/data/cache_fit.py, PRIOR); its texts are in no table.
 
     python -m tests.benchmarks.cache_prior TEXT... [--steps 400] [--models DIR]
 
@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.data.corpus import read_corpus
-from llmcli.data.tokens import tokenize
+from llmcli.data.text.corpus import read_corpus
+from llmcli.data.tokens.tokens import tokenize
 from llmcli.evaluation.training_text import trained_part, untrained_part
 from llmcli.formats import loading
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.models.ngram_cache import ORDERS, Matches, _gates, find_matches, shares_of_mixture
-from llmcli.models.torch_scoring import score
-from llmcli.models.transformer import LanguageModel
-from llmcli.training.cache_fit import HISTORIES, PRIOR, fit_weights
+from llmcli.models.torch.scoring import score
+from llmcli.models.torch.transformer import LanguageModel
+from llmcli.training.data.cache_fit import HISTORIES, PRIOR, fit_weights
 from tests.benchmarks.llm_command import llm
 
 WINDOW = 512  # tokens

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmcli.config import SamplingConfig
-from llmcli.data.conversations import Message
+from llmcli.data.conversations.messages import Message
 from llmcli.formats.loading import load, open_tokenizer
 from llmcli.generation.chat import Assistant, Reading, open_assistant
 from llmcli.generation.generator import Piece

@@ -20,7 +20,7 @@ import torch
 from llmcli.config import ModelConfig
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.models.torch_runtime import TorchRuntime
+from llmcli.models.torch.runtime import TorchRuntime
 
 MODELS = {
     "15.2M": ModelConfig(32000, 288, 768, 6, 6, 6, 48, 256, tie_word_embeddings=True),

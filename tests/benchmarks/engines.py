@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.config import ModelConfig
-from llmcli.data.tokenizer import Tokenizer
-from llmcli.formats import gguf_writer, hf_directory, loading
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.formats import hf_directory, loading
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.models.cache_runtime import with_cache
+from llmcli.formats.gguf import writer as gguf_writer
+from llmcli.models.ngram_runtime import with_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.models.onnx_runtime import OnnxRuntime
+from llmcli.models.onnx.runtime import OnnxRuntime
 from llmcli.models.runtime import Runtime
 from tests.conftest import random_checkpoint
 from tests.ecosystem import texts

@@ -28,9 +28,9 @@ import torch
 
 from llmcli.cli.options import parse_duration
 from llmcli.config import ModelConfig, TrainConfig
-from llmcli.training import recipe
-from llmcli.training.cost_model import CorpusSize, expected_loss
-from llmcli.training.throughput import measure_throughput
+from llmcli.training.planning import recipe
+from llmcli.training.planning.cost_model import CorpusSize, expected_loss
+from llmcli.training.step.throughput import measure_throughput
 from tests.benchmarks import trees
 from tests.benchmarks.llm_command import ROOT
 from tests.benchmarks.load import BUSY, NOTHING, beside, keep_a_core_busy

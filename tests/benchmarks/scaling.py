@@ -14,7 +14,7 @@ from pathlib import Path
 
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.errors import LLMError
-from llmcli.training.cost_model import (
+from llmcli.training.planning.cost_model import (
     HALF_PEAK_WIDTH,
     Machine,
     Memory,
@@ -23,9 +23,9 @@ from llmcli.training.cost_model import (
     memory_needed,
     micro_batches,
 )
-from llmcli.training.model_shapes import model_config
-from llmcli.training.plan import Plan, Request
-from llmcli.training.planner import make_plan
+from llmcli.training.planning.model_shapes import model_config
+from llmcli.training.planning.plan import Plan, Request
+from llmcli.training.planning.planner import make_plan
 from tests.benchmarks.collectives import Link
 from tests.benchmarks.step_model import Step, bytes_sent, same_link, step
 

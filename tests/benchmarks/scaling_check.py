@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from llmcli.config import ModelConfig, TrainConfig
-from llmcli.training.cost_model import flops_per_token
-from llmcli.training.model_shapes import model_config
-from llmcli.training.plan import Request
+from llmcli.training.planning.cost_model import flops_per_token
+from llmcli.training.planning.model_shapes import model_config
+from llmcli.training.planning.plan import Request
 from tests.benchmarks import collectives, processes
 from tests.benchmarks.collectives import Link
 from tests.benchmarks.processes import BATCH_TOKENS, CONTEXT, LAYERS, VOCAB_SIZE

@@ -21,17 +21,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.models.transformer import LanguageModel
-from llmcli.training import recipe, trainer
-from llmcli.training import run as training_run
-from llmcli.training.best_weights import BestWeights, Candidate
-from llmcli.training.events import Done
-from llmcli.training.inputs import Inputs, load_inputs
-from llmcli.training.output import dry_run_output
-from llmcli.training.plan import Plan, Request
-from llmcli.training.prepare import Prepared
+from llmcli.models.torch.transformer import LanguageModel
+from llmcli.training.data.inputs import Inputs, load_inputs
+from llmcli.training.data.prepare import Prepared
+from llmcli.training.files.output import dry_run_output
+from llmcli.training.loop import run as training_run
+from llmcli.training.loop import trainer
+from llmcli.training.loop.best_weights import BestWeights, Candidate
+from llmcli.training.loop.events import Done
+from llmcli.training.loop.validation import HeldOutEvaluation
+from llmcli.training.planning import recipe
+from llmcli.training.planning.plan import Plan, Request
 from llmcli.training.session import plan_run
-from llmcli.training.validation import HeldOutEvaluation
 
 MOST_TOKENS = 65_536  # of the held-out text
 OUTPUT = Path("selection.safetensors")  # never written

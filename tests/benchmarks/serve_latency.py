@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.config import SamplingConfig
-from llmcli.data.conversations import Message
+from llmcli.data.conversations.messages import Message
 from llmcli.formats import loading
 from llmcli.formats.checkpoint import save
 from llmcli.generation.chat import open_assistant

@@ -26,12 +26,13 @@ from pathlib import Path
 import numpy as np
 
 from llmcli.config import SamplingConfig, cpu_cores
-from llmcli.data.tokenizer import Tokenizer
-from llmcli.formats import gguf_writer, hf_directory, loading
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.formats import hf_directory, loading
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.gguf import writer as gguf_writer
 from llmcli.models.open_runtime import open_runtime
-from llmcli.server.engine import Engine
-from llmcli.server.requests import Event, Failed, Finished, Limits, Request
+from llmcli.server.engine.engine import Engine
+from llmcli.server.engine.requests import Event, Failed, Finished, Limits, Request
 from tests.benchmarks.engines import SHAPES, random_model
 
 GGUF_DTYPES = {"float32": "f32", "int8": "q8_0"}

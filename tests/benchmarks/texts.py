@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmcli.data.token_cache import cache_directory
+from llmcli.data.tokens.token_store import cache_directory
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io
 

@@ -15,10 +15,10 @@ import time
 import torch
 
 from llmcli.config import ModelConfig, TrainConfig
-from llmcli.training.batch_schedule import window_length
-from llmcli.training.cost_model import flops_per_token
-from llmcli.training.hardware import pick_dtype
-from llmcli.training.throughput import measure_throughput
+from llmcli.training.planning.batch_schedule import window_length
+from llmcli.training.planning.cost_model import flops_per_token
+from llmcli.training.step.hardware import pick_dtype
+from llmcli.training.step.throughput import measure_throughput
 
 SHAPES = ((2, 96, 2), (2, 128, 2), (4, 128, 2), (4, 192, 3), (4, 256, 4), (6, 256, 4))  # layers, hidden size, heads
 CONTEXT = 1024

@@ -23,10 +23,10 @@ from pathlib import Path
 
 import tokenizers
 
-from llmcli.data.corpus import read_corpus
-from llmcli.data.corpus_tokens import tokenize_in_shards
-from llmcli.data.tokenizer import Tokenizer
-from llmcli.data.train_tokenizer import train_tokenizer
+from llmcli.data.text.corpus import read_corpus
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.data.tokenizers.training import train_tokenizer
+from llmcli.data.tokens.corpus_tokens import tokenize_in_shards
 
 OURS = "tokenize_in_shards"
 LIBRARY = {f"library, {size:,} characters x {calls}": (size, calls) for size, calls in (

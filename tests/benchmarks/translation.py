@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.analysis.alignment import Alignment, Word, align
-from llmcli.data.conversations import Message
+from llmcli.data.conversations.messages import Message
 from llmcli.formats.checkpoint import load
 from llmcli.formats.loading import open_chat_template, open_tokenizer
 from llmcli.models.numpy_runtime import NumpyRuntime

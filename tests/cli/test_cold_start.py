@@ -19,7 +19,7 @@ def counting(self, text, *rest, **more):
     return decode(self, text, *rest, **more)
 JSONDecoder.decode = counting
 def profile(frame, event, _):
-    if event == "call" and frame.f_code.co_name == "read_header" and "safetensors_header" in frame.f_code.co_filename:
+    if event == "call" and frame.f_code.co_name == "read_header" and "safetensors/header" in frame.f_code.co_filename:
         counts["header"] += 1
     if event == "call" and frame.f_code.co_name == "digest":
         counts["hash"] += 1
@@ -35,10 +35,11 @@ print(json.dumps({**counts, "modules": sorted(sys.modules)}), file=sys.stderr)
 NEVER = {
     "rich.console", "rich.table", "pydantic", "typer.rich_utils", "torch", "jinja2", "safetensors", "pyppmd", "asyncio",
     "logging", "concurrent.futures",
-    "llmcli.cli.suggestions", "llmcli.formats.hf_directory", "llmcli.formats.gguf_header",
-    "llmcli.formats.gguf_reader", "llmcli.models.onnx_runtime", "llmcli.models.onnx_graph",
-    "llmcli.models.transformer", "llmcli.data.conversations", "llmcli.data.chat_template",
-    "llmcli.data.template_renderer", "llmcli.generation.chat", "llmcli.data.batches", "llmcli.data.corpus",
+    "llmcli.cli.suggestions", "llmcli.formats.hf_directory", "llmcli.formats.gguf.header",
+    "llmcli.formats.gguf.reader", "llmcli.models.onnx.runtime", "llmcli.models.onnx.graph",
+    "llmcli.models.torch.transformer", "llmcli.data.conversations.messages", "llmcli.data.conversations.chat_template",
+    "llmcli.data.conversations.template_renderer", "llmcli.generation.chat", "llmcli.data.tokens.batches",
+    "llmcli.data.text.corpus",
 }  # fmt: skip
 
 
@@ -54,7 +55,10 @@ def run(*words: str) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("words", "also_never"),
     [
-        (("generate", "The cat", "-n", "1"), {"llmcli.cli.charts", "llmcli.cli.tables", "llmcli.cli.memory_report"}),
+        (
+            ("generate", "The cat", "-n", "1"),
+            {"llmcli.cli.terminal.charts", "llmcli.cli.terminal.tables", "llmcli.cli.reports.memory"},
+        ),
         (("inspect",), {"numpy", "hashlib", "secrets", "tokenizers", "llmcli.generation", "llmcli.models"}),
         (("inspect", "--json"), {"numpy", "hashlib", "secrets", "tokenizers", "llmcli.generation", "llmcli.models"}),
         (("tokenize", "The cat"), {"numpy", "secrets", "llmcli.generation", "llmcli.models"}),

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmcli.cli import console, token_output
-from llmcli.formats import safetensors_file
+from llmcli.cli.reports import tokens as token_output
+from llmcli.cli.terminal import console
+from llmcli.formats.safetensors import file as safetensors_file
 from tests.cli.terminals import STYLES, in_a_terminal
 from tests.sample_models import make_models, run
 

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from llmcli.cli import process_start
-from llmcli.training.processes import BEGAN, Processes
+from llmcli.training.distributed.processes import BEGAN, Processes
 
 
 def test_a_command_began_with_its_process(monkeypatch: pytest.MonkeyPatch) -> None:

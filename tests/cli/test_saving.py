@@ -15,18 +15,19 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from llmcli.cli import console, signals
-from llmcli.cli.signals import interruptions, stop_requests, termination_signals
+from llmcli.cli.terminal import console, signals
+from llmcli.cli.terminal.signals import interruptions, stop_requests, termination_signals
 from llmcli.config import ModelConfig, TrainConfig, as_record
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats import adapters, atomic_io, checkpoint, ensemble_file
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.training import resume, session
-from llmcli.training.compute import Compute
-from llmcli.training.events import Evaluation, State
-from llmcli.training.output import Output
-from llmcli.training.plan import Plan
+from llmcli.training import session
+from llmcli.training.files import resume
+from llmcli.training.files.output import Output
+from llmcli.training.loop.events import Evaluation, State
+from llmcli.training.planning.plan import Plan
+from llmcli.training.step.compute import Compute
 from tests import platforms
 from tests.conftest import random_checkpoint
 from tests.reliability.runs import (
@@ -396,12 +397,12 @@ def test_while_there_is_nothing_to_save_a_signal_has_its_usual_effect(
 
 BEFORE_THE_FIRST_STEP = {
     "reading": "llmcli.data.sources.read_sources",
-    "training a tokenizer": "llmcli.training.prepare.train_tokenizer",
-    "tokenizing": "llmcli.training.prepare.tokenize",
-    "planning": "llmcli.training.prepare.make_plan",
+    "training a tokenizer": "llmcli.training.data.prepare.train_tokenizer",
+    "tokenizing": "llmcli.training.data.prepare.tokenize",
+    "planning": "llmcli.training.data.prepare.make_plan",
     "compressors": "llmcli.training.session._baselines",
-    "fresh weights": "llmcli.training.stepper.fresh_weights",
-    "the first step": "llmcli.training.compute.accumulate_gradients",
+    "fresh weights": "llmcli.training.loop.stepper.fresh_weights",
+    "the first step": "llmcli.training.step.compute.accumulate_gradients",
 }
 
 
@@ -423,7 +424,7 @@ def test_an_interrupt_before_the_first_step_ends_the_command_at_once(
 
     monkeypatch.setattr(BEFORE_THE_FIRST_STEP[phase], interrupt)
     if phase == "the first step":
-        monkeypatch.setattr("llmcli.training.trainer.Compute", lambda: Compute(interrupt))  # type: ignore[arg-type]
+        monkeypatch.setattr("llmcli.training.loop.trainer.Compute", lambda: Compute(interrupt))  # type: ignore[arg-type]
     try:
         answer = llm("train", "c.txt", *OPTIONS, "--steps", 3)
     finally:
@@ -495,7 +496,7 @@ def test_an_output_that_is_full_before_the_first_step_is_named(llm: Llm, monkeyp
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(session, "run", run)
-    monkeypatch.setattr("llmcli.cli.training_report.show_event", full)
+    monkeypatch.setattr("llmcli.cli.reports.training.show_event", full)
     Path("c.txt").write_text(TEXT, "utf-8")
     answer = llm("train", "c.txt", *OPTIONS, "--steps", 2, "--json")
     assert answer.exit_code == 1 and "Traceback" not in answer.stderr

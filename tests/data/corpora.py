@@ -5,7 +5,7 @@ import io
 import os
 from pathlib import Path
 
-from llmcli.data.corpus import Corpus
+from llmcli.data.text.corpus import Corpus
 
 
 def joined(corpus: Corpus, start: int = 0, end: int | None = None) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from llmcli.data.record_kinds import Reading
+from llmcli.data.conversations.record_kinds import Reading
 from llmcli.data.sources import ReadingProgress, Sources, check_reading, read_sources
 from llmcli.errors import LLMError
 from tests.data.corpora import put

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmcli.data import tokenizer_json
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.tokenizers import tokenizer_json
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from tests.ecosystem import texts
 
 INSTALL = "pip install -e '.[ecosystem]'"

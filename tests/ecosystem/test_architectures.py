@@ -10,7 +10,7 @@ import pytest
 from llmcli.config import SamplingConfig
 from llmcli.formats import loading
 from llmcli.formats.loading import open_tokenizer
-from llmcli.formats.safetensors_header import read_header
+from llmcli.formats.safetensors.header import read_header
 from llmcli.generation.generator import generate
 from llmcli.models.numpy_runtime import NumpyRuntime
 
@@ -29,7 +29,7 @@ def greedy(path: Path, prompt: str, count: int = GREEDY) -> list[int]:
 def test_logits_equal_those_of_transformers(reference, length):
     import torch
 
-    from llmcli.models.transformer import LanguageModel
+    from llmcli.models.torch.transformer import LanguageModel
 
     ids = np.random.default_rng(length).integers(0, 400, length).tolist()
     expected = reference.logits(ids)
@@ -45,7 +45,7 @@ def test_gradients_equal_those_of_transformers(reference):
     """The torch model that is trained computes the same function."""
     import torch
 
-    from llmcli.models.transformer import LanguageModel
+    from llmcli.models.torch.transformer import LanguageModel
 
     checkpoint = loading.load(reference.directory)
     model = LanguageModel(checkpoint.config).eval()  # in training mode the loss also balances the experts

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from llmcli.config import ModelConfig
-from llmcli.data.chat_template import CHATML, ChatTemplate, with_chat_template
-from llmcli.data.conversations import Message
-from llmcli.data.tokenizer import IM_END, Tokenizer
+from llmcli.data.conversations.chat_template import CHATML, ChatTemplate, with_chat_template
+from llmcli.data.conversations.messages import Message
+from llmcli.data.tokenizers.tokenizer import IM_END, Tokenizer
 from llmcli.formats import loading
 from llmcli.formats.checkpoint import Checkpoint, save
 from llmcli.models.numpy_runtime import NumpyRuntime

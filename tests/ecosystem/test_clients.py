@@ -19,8 +19,8 @@ pytest.importorskip("starlette", reason="needs pip install 'llmcli[serve]'")
 
 import llmcli
 from llmcli.config import ModelConfig
-from llmcli.data.chat_template import CHATML, with_chat_template
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.conversations.chat_template import CHATML, with_chat_template
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import save
 from tests.conftest import TEXT, random_checkpoint
 from tests.server.processes import serving

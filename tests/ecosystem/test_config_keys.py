@@ -17,8 +17,8 @@ from llmcli.config import ARCHITECTURES, ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats import headers, loading
 from llmcli.formats.hf_config import dump_config, parse_config
-from llmcli.formats.safetensors_file import read_tensor, write_tensors
-from llmcli.formats.safetensors_header import read_header
+from llmcli.formats.safetensors.file import read_tensor, write_tensors
+from llmcli.formats.safetensors.header import read_header
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.platforms import FULL
 

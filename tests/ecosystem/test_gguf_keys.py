@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from llmcli.config import ModelConfig
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.formats import gguf_writer, loading
+from llmcli.formats import loading
+from llmcli.formats.gguf import writer as gguf_writer
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.conftest import random_checkpoint
 from tests.platforms import FULL

@@ -8,7 +8,7 @@ import pytest
 import tokenizers
 
 from llmcli.config import ModelConfig
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats import loading
 from llmcli.formats.checkpoint import save
 from llmcli.formats.loading import open_tokenizer

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.data.chat_template import CHATML, ChatTemplate
-from llmcli.data.conversations import Conversation, Message
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.conversations.chat_template import CHATML, ChatTemplate
+from llmcli.data.conversations.messages import Conversation, Message
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.evaluation.answers import evaluate_answers, measure_answers, spread
 from llmcli.evaluation.evaluator import Score
-from tests.data.test_conversation_batches import numbered
+from tests.data.conversations.test_batches import numbered
 
 lengths_of = st.lists(st.integers(2, 30), min_size=1, max_size=30)
 

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from llmcli.config import ModelConfig
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.evaluation import divergence
 from llmcli.evaluation.divergence import kl_divergence
 from llmcli.models.numpy_runtime import NumpyRuntime

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.data.corpus import read_corpus
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.text.corpus import read_corpus
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.evaluation.evaluator import Score, _Windows, evaluate, measure, passages
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from llmcli.data.conversation_files import ConversationFile
-from llmcli.data.conversation_split import held_out_indices
-from llmcli.data.conversations import Conversation, Message
+from llmcli.data.conversations.files import ConversationFile
+from llmcli.data.conversations.messages import Conversation, Message
+from llmcli.data.conversations.split import held_out_indices
 from llmcli.evaluation.held_out_conversations import measured_conversations, trained_indices
 
 

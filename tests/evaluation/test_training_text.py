@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import Result
 
-from llmcli.data import documents
-from llmcli.data.corpus import Corpus, read_corpus
 from llmcli.data.sources import read_sources
+from llmcli.data.text import documents
+from llmcli.data.text.corpus import Corpus, read_corpus
 from llmcli.errors import LLMError
 from llmcli.evaluation.memorization import LENGTH, find_spans, find_verbatim
 from llmcli.evaluation.training_text import (

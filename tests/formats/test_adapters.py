@@ -10,7 +10,9 @@ import pytest
 
 from llmcli.config import LORA_SCALE, ModelConfig
 from llmcli.errors import LLMError
-from llmcli.formats import adapters, checkpoint, loading, safetensors_file, safetensors_header
+from llmcli.formats import adapters, checkpoint, loading
+from llmcli.formats.safetensors import file as safetensors_file
+from llmcli.formats.safetensors import header as safetensors_header
 from tests.conftest import write_tiny_model
 from tests.sample_models import run
 
@@ -173,12 +175,12 @@ def test_adapters_of_a_model_of_another_shape_are_an_error(trained: tuple[Path, 
 
 @pytest.mark.slow
 def test_a_stopped_run_of_adapters_resumes_to_the_same_bytes(tiny_model: Path, llm) -> None:
-    from llmcli.data.corpus import read_corpus
-    from llmcli.data.tokenizer import Tokenizer
-    from llmcli.training import trainer
-    from llmcli.training.events import Done, State
-    from llmcli.training.plan import Request
-    from llmcli.training.prepare import prepare
+    from llmcli.data.text.corpus import read_corpus
+    from llmcli.data.tokenizers.tokenizer import Tokenizer
+    from llmcli.training.data.prepare import prepare
+    from llmcli.training.loop import trainer
+    from llmcli.training.loop.events import Done, State
+    from llmcli.training.planning.plan import Request
 
     Path("c.txt").write_text(TEXT)
     base = checkpoint.load(tiny_model)

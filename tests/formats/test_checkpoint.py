@@ -19,14 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.config import ModelConfig
-from llmcli.data.corpus import read_corpus
+from llmcli.data.text.corpus import read_corpus
 from llmcli.errors import LLMError
 from llmcli.formats import checkpoint as module
-from llmcli.formats import safetensors_file
 from llmcli.formats.checkpoint import Checkpoint, load, save
 from llmcli.formats.hf_config import dump_config
-from llmcli.formats.safetensors_file import digest, read_values
-from llmcli.formats.safetensors_header import read_header
+from llmcli.formats.safetensors import file as safetensors_file
+from llmcli.formats.safetensors.file import digest, read_values
+from llmcli.formats.safetensors.header import read_header
 from tests import platforms
 from tests.conftest import random_checkpoint
 from tests.reliability.malformed import FOUR, ONE, OTHERS, put, tensor

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmcli.training import resume
+from llmcli.training.files import resume
 from tests.golden.earlier_files import FILES, RESUME, VERSIONS, differences, record_of
 
 MODELS = [(version, kind) for version in VERSIONS for kind in record_of(version)["models"]]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from llmcli.config import ModelConfig
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats import checkpoint, ensemble_file, loading
 from llmcli.formats.checkpoint import Checkpoint, save
-from llmcli.formats.safetensors_header import read_header
+from llmcli.formats.safetensors.header import read_header
 from tests.conftest import TEXT, random_checkpoint
 
 TOKENIZER = Tokenizer.train_bpe([TEXT], 300)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from llmcli.errors import LLMError
-from llmcli.formats import checkpoint, hf_directory, loading, safetensors_file
+from llmcli.formats import checkpoint, hf_directory, loading
+from llmcli.formats.safetensors import file as safetensors_file
 from tests import platforms
 
 

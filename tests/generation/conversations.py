@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from llmcli.data.vocabulary import Vocabulary
+from llmcli.data.tokenizers.vocabulary import Vocabulary
 
 END, USER, ASSISTANT, SYSTEM, PAIR = 0, 27, 28, 29, 30  # tokens besides the letters; PAIR spells "ab"
 CONTROL = {"user": USER, "assistant": ASSISTANT, "system": SYSTEM}

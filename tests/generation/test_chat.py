@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.config import ModelConfig, SamplingConfig
-from llmcli.data.chat_template import CHATML, ChatTemplate
-from llmcli.data.conversations import Message
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.conversations.chat_template import CHATML, ChatTemplate
+from llmcli.data.conversations.messages import Message
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.generation.chat import READ_CHUNK, Assistant, Chat, Reading, TurnsDropped, messages_from
 from llmcli.generation.generator import Piece
@@ -351,13 +351,13 @@ def runtime_of(kind):
     checkpoint = random_checkpoint(CONFIG, tokenizer_json=TOKENIZER.to_json())
     if kind == "torch":
         pytest.importorskip("torch")
-        from llmcli.models.torch_runtime import TorchRuntime
+        from llmcli.models.torch.runtime import TorchRuntime
 
         return TorchRuntime(checkpoint, "cpu")
     if kind == "onnx":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnx")
-        from llmcli.models.onnx_runtime import OnnxRuntime
+        from llmcli.models.onnx.runtime import OnnxRuntime
 
         return OnnxRuntime(checkpoint, "int8")
     if kind == "ensemble":

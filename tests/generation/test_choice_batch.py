@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcli.config import SamplingConfig
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.generation.choice_batch import choose_together
 from llmcli.generation.generator import GeneratedText
 from tests.conftest import TEXT

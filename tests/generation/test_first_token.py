@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from llmcli.config import ModelConfig, SamplingConfig
-from llmcli.data.tokenizer import Tokenizer
-from llmcli.data.vocabulary import Vocabulary
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.data.tokenizers.vocabulary import Vocabulary
 from llmcli.generation import first_token
 from llmcli.generation.first_token import CONTINUE_WORD_FACTOR, read_prompt
 from llmcli.generation.generator import generate

@@ -9,8 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from llmcli.config import SamplingConfig
-from llmcli.data.tokenizer import Tokenizer
-from llmcli.data.vocabulary import Vocabulary
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.data.tokenizers.vocabulary import Vocabulary
 from llmcli.errors import LLMError
 from llmcli.generation.generator import Piece, generate
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.data.tokenizer import Tokenizer
-from llmcli.data.vocabulary import Vocabulary
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.data.tokenizers.vocabulary import Vocabulary
 from llmcli.errors import LLMError
 from llmcli.generation import next_words as next_words_module
 from llmcli.generation.first_token import CONTINUE_WORD_FACTOR

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.generation.prompt import MAX_TAIL_TOKENS, Prompt
 from tests.conftest import TEXT

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from llmcli.config import SamplingConfig
-from llmcli.data.vocabulary import Vocabulary
+from llmcli.data.tokenizers.vocabulary import Vocabulary
 from llmcli.errors import LLMError
 from llmcli.generation.generator import generate
 from llmcli.generation.sampler import Sampler, SeenTokens, min_p, repetition_penalty, temperature, top_k, top_p

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.data.conversation_files import read_conversations
-from llmcli.data.conversations import Message
+from llmcli.data.conversations.files import read_conversations
+from llmcli.data.conversations.messages import Message
 from llmcli.errors import LLMError
 from llmcli.generation import saved_chat
 

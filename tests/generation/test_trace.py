@@ -11,8 +11,8 @@ import pytest
 from typer.testing import Result
 
 from llmcli.config import ModelConfig, SamplingConfig
-from llmcli.data.tokenizer import Tokenizer
-from llmcli.data.vocabulary import START
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.data.tokenizers.vocabulary import START
 from llmcli.generation.first_token import read_prompt
 from llmcli.generation.generator import generate
 from llmcli.generation.prompt import Prompt

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from llmcli.config import ModelConfig
-from llmcli.models.transformer import LanguageModel
+from llmcli.models.torch.transformer import LanguageModel
 from tests.conftest import random_checkpoint
 
 SHAPES = {

@@ -10,7 +10,7 @@ from llmcli.errors import LLMError
 from llmcli.models.batch import step_batch
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.models.onnx_runtime import OnnxRuntime, is_installed
+from llmcli.models.onnx.runtime import OnnxRuntime, is_installed
 from tests.conftest import random_checkpoint
 
 DENSE = ModelConfig(300, 64, 96, 2, 4, 2, 16, 200)
@@ -18,7 +18,7 @@ MOE = replace(DENSE, model_type="qwen3_moe", num_experts=4, num_experts_per_tok=
 
 
 def torch_runtime():
-    from llmcli.models.torch_runtime import TorchRuntime
+    from llmcli.models.torch.runtime import TorchRuntime
 
     return TorchRuntime(random_checkpoint(DENSE), "cpu")
 

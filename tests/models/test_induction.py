@@ -13,7 +13,7 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models import induction
 from llmcli.models.induction import supports_induction, with_induction_heads
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.training.initialization import fresh_weights
+from llmcli.training.step.initialization import fresh_weights
 
 CONFIG = ModelConfig(300, 128, 352, 2, 2, 2, 64, 256, rope_theta=1e6)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from llmcli.data.batches import PrefixedTokens
+from llmcli.data.tokens.batches import PrefixedTokens
 from llmcli.errors import LLMError
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.models.logits import softmax

@@ -12,14 +12,14 @@ from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
-from llmcli.models import onnx_runtime
-from llmcli.models.devices import pick_device
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.models.onnx_runtime import OnnxRuntime
+from llmcli.models.onnx import runtime as onnx_runtime
+from llmcli.models.onnx.runtime import OnnxRuntime
 from llmcli.models.open_runtime import open_runtime, open_trained
 from llmcli.models.runtime import Runtime, RuntimeWithExperts
-from llmcli.models.torch_runtime import TorchRuntime
+from llmcli.models.torch.devices import pick_device
+from llmcli.models.torch.runtime import TorchRuntime
 from tests.conftest import random_checkpoint
 from tests.models.test_ngram_cache import WEIGHTS
 
@@ -128,7 +128,7 @@ def test_a_run_generates_where_it_trained_if_that_is_worth_it(monkeypatch: pytes
         opened.append(device)
         return TorchRuntime(checkpoint, "cpu")
 
-    monkeypatch.setattr("llmcli.models.torch_runtime.TorchRuntime", open_torch)
+    monkeypatch.setattr("llmcli.models.torch.runtime.TorchRuntime", open_torch)
     assert isinstance(open_trained(MODEL, "cuda"), NumpyRuntime)  # a small model
     monkeypatch.setattr("llmcli.models.open_runtime.WORTH_FAST", CONFIG.parameters)
     assert isinstance(open_trained(MODEL, "cpu"), NumpyRuntime)
@@ -138,7 +138,7 @@ def test_a_run_generates_where_it_trained_if_that_is_worth_it(monkeypatch: pytes
     def fail(checkpoint: Checkpoint, device: str) -> None:
         raise MemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("llmcli.models.torch_runtime.TorchRuntime", fail)
+    monkeypatch.setattr("llmcli.models.torch.runtime.TorchRuntime", fail)
     assert isinstance(open_trained(MODEL, "cuda"), NumpyRuntime)
 
 
@@ -147,6 +147,6 @@ def test_without_an_onnxruntime_that_loads_float32_runs_in_numpy_with_a_note(mon
         raise ImportError("failed to map segment")
 
     notes: list[str] = []
-    monkeypatch.setattr("llmcli.models.onnx_runtime.OnnxRuntime", fail)
+    monkeypatch.setattr("llmcli.models.onnx.runtime.OnnxRuntime", fail)
     assert isinstance(open_runtime(MODEL, fast=True, on_note=notes.append), NumpyRuntime)
     assert len(notes) == 1 and "failed to map segment" in notes[0]

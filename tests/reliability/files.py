@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import llmcli
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from tests.reliability.malformed import MALFORMED, OTHERS, made
 from tests.reliability.runs import (
@@ -83,7 +83,7 @@ def mutants(where: Path, tries: int) -> list[str]:
 
 
 def _mutated_resumes(where: Path, tries: int) -> list[str]:
-    from llmcli.training import resume
+    from llmcli.training.files import resume
 
     (where / "model.safetensors").unlink()
     run = train(where, steps=10_000)

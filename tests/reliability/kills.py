@@ -99,21 +99,21 @@ def signals(where: Path, tries: int) -> list[str]:
 
 
 # two signals count as one request, however much time passes between them on a busy machine
-SAME_REQUEST = "import llmcli.cli.signals as c; c.SAME_REQUEST = float('inf');"
+SAME_REQUEST = "import llmcli.cli.terminal.signals as c; c.SAME_REQUEST = float('inf');"
 SIGNALLED = (
     SAME_REQUEST
     + """
 import signal, sys
-import llmcli.models.transformer
+import llmcli.models.torch.transformer
 kind, times, step = (int(sys.argv.pop(1)) for _ in range(3))
-real, steps = llmcli.models.transformer.LanguageModel.loss, []
+real, steps = llmcli.models.torch.transformer.LanguageModel.loss, []
 def loss(self, ids, learned=None):
     steps.append(1)
     if len(steps) == step:
         for _ in range(times):
             signal.raise_signal(kind)
     return real(self, ids, learned)
-llmcli.models.transformer.LanguageModel.loss = loss
+llmcli.models.torch.transformer.LanguageModel.loss = loss
 from llmcli.cli.app import main
 main()
 """
@@ -197,14 +197,14 @@ def changed_runs(where: Path, tries: int) -> list[str]:
 
 EXPLODES = """
 from functools import partial
-import llmcli.models.transformer, llmcli.training.trainer as trainer
-from llmcli.training.evaluation_schedule import EvaluationSchedule
+import llmcli.models.torch.transformer, llmcli.training.loop.trainer as trainer
+from llmcli.training.loop.evaluation_schedule import EvaluationSchedule
 trainer.train = partial(trainer.train, schedule=EvaluationSchedule(training_per_evaluated=1))
-real, steps = llmcli.models.transformer.LanguageModel.loss, []
+real, steps = llmcli.models.torch.transformer.LanguageModel.loss, []
 def loss(self, ids, learned=None):
     steps.append(1)
     return real(self, ids, learned) * (float("nan") if len(steps) > 60 else 1)
-llmcli.models.transformer.LanguageModel.loss = loss
+llmcli.models.torch.transformer.LanguageModel.loss = loss
 from llmcli.cli.app import main
 main()
 """

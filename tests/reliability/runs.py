@@ -13,7 +13,7 @@ from unittest import mock
 import numpy as np
 
 from llmcli.config import ModelConfig
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats import ensemble_file
 from llmcli.formats.checkpoint import Checkpoint, save
 
@@ -24,7 +24,7 @@ TEXT = "".join(f"{a} likes {b}.\n" for a in ("Anna", "Ben", "りんご") for b i
 OPTIONS = ["--batch-tokens", "512", "--context", "32", "--threads", "1", "--dropout", "0.2"]
 RESUME_FILE = "model.resume.safetensors"
 SAVING_EVERY_STEP = (
-    "import llmcli.training.resume as t; t.FIRST_PAUSE = t.LONGEST_PAUSE = t.PAUSE_PER_SAVE = 0.0; "
+    "import llmcli.training.files.resume as t; t.FIRST_PAUSE = t.LONGEST_PAUSE = t.PAUSE_PER_SAVE = 0.0; "
     "from llmcli.cli.app import main; main()"
 )
 
@@ -178,7 +178,7 @@ def train_here(where: Path, *options: object, steps: int) -> Any:
 
 def interrupted_here(where: Path, *options: object, steps: int, step: int) -> Any:
     """The same, with a SIGINT in the step number `step` of this process."""
-    from llmcli.models.transformer import LanguageModel
+    from llmcli.models.torch.transformer import LanguageModel
 
     real, calls = LanguageModel.loss, itertools.count(1)
 

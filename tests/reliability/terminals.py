@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from llmcli.config import ModelConfig
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import Checkpoint, load, save
 from tests.reliability.runs import TIMEOUT, invoke, small_model
 

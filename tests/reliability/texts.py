@@ -7,7 +7,7 @@ import os
 import random
 from pathlib import Path
 
-from llmcli.data.tokenizer import StreamDecoder, Tokenizer
+from llmcli.data.tokenizers.tokenizer import StreamDecoder, Tokenizer
 from tests.reliability.runs import TEXT, invoke, measured
 
 

@@ -11,11 +11,11 @@ pytest.importorskip("starlette", reason="needs pip install 'llmcli[serve]'")
 from starlette.testclient import TestClient
 
 from llmcli.config import ModelConfig
-from llmcli.data.chat_template import CHATML, with_chat_template
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.conversations.chat_template import CHATML, with_chat_template
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import save
-from llmcli.server.app import create_app
-from llmcli.server.models import Models
+from llmcli.server.api.models import Models
+from llmcli.server.http.app import create_app
 from tests.conftest import TEXT, random_checkpoint
 
 URL = "http://127.0.0.1:8000"

@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from llmcli.server.openapi import PATHS, SCHEMAS
+from llmcli.server.api.openapi import PATHS, SCHEMAS
 from tests.server.wrong_requests import RIGHT
 
 POSTS = sorted(path for path, operations in PATHS.items() if "post" in operations)

@@ -13,8 +13,8 @@ pytest.importorskip("starlette", reason="needs pip install 'llmcli[serve]'")
 
 from starlette.testclient import TestClient
 
-from llmcli.server.app import create_app
-from llmcli.server.models import Models
+from llmcli.server.api.models import Models
+from llmcli.server.http.app import create_app
 from tests.server.conftest import URL
 from tests.server.random_requests import byte_requests, damaged_requests, field_requests, path_requests
 

@@ -10,11 +10,11 @@ from starlette.testclient import TestClient
 from llmcli.config import ModelConfig
 from llmcli.formats.checkpoint import load, save
 from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
-from llmcli.server.analysis_routes import training_texts
-from llmcli.server.app import ROUTES, create_app
+from llmcli.server.api.models import Models, ServedModel
+from llmcli.server.api.openapi import description
 from llmcli.server.errors import ApiError
-from llmcli.server.models import Models, ServedModel
-from llmcli.server.openapi import description
+from llmcli.server.http.analysis_routes import training_texts
+from llmcli.server.http.app import ROUTES, create_app
 from tests.conftest import random_checkpoint
 from tests.server.conftest import URL
 
@@ -55,7 +55,7 @@ def test_tokens_and_back(client, tokenizer, served):
     assert "".join(piece["piece"] for piece in pieces) == "The cat"
     assert client.post("/tokenize", json={"prompt": ""}).json()["tokens"] == []
     template = open_chat_template(load_any(served[1]), tokenizer)
-    from llmcli.data.conversations import Message
+    from llmcli.data.conversations.messages import Message
 
     ids = template.encode([Message("user", "Hi")], add_generation_prompt=True)
     body = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}]}

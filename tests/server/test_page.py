@@ -398,9 +398,9 @@ def test_letters_grow_and_the_choice_stays(page: "playwright.Page") -> None:
 
 
 def test_the_file_needs_no_network_and_no_inline_handler() -> None:
-    text = (files("llmcli.server") / "page" / "index.html").read_text("utf-8")
+    text = (files("llmcli.pages") / "server" / "index.html").read_text("utf-8")
     assert not re.search(r'(src|href)="(https?:)?//', text)
     assert not re.search(r"<[^>]+\son\w+=", text)
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", text)
     assert text.count("<style>") == text.count("<script>") == 1
-    assert Path(str(files("llmcli.server") / "page")).is_dir()
+    assert Path(str(files("llmcli.pages") / "server")).is_dir()

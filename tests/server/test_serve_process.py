@@ -14,11 +14,11 @@ import pytest
 
 pytest.importorskip("starlette", reason="needs pip install 'llmcli[serve]'")
 
-from llmcli.server import connection, service
-from llmcli.server.app import create_app
-from llmcli.server.listening import Server, bind
-from llmcli.server.models import Models
-from llmcli.server.requests import Limits
+from llmcli.server.api.models import Models
+from llmcli.server.engine.requests import Limits
+from llmcli.server.http import connection, service
+from llmcli.server.http.app import create_app
+from llmcli.server.http.listening import Server, bind
 from tests.platforms import posix
 from tests.server.processes import serving
 from tests.server.wrong_requests import DAMAGED_HEADS

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from llmcli.data.conversation_files import ConversationFile
-from llmcli.data.conversations import Conversation, Message
-from llmcli.data.corpus import Corpus, read_corpus
-from llmcli.data.tokenizer import Tokenizer
-from llmcli.training import trainer
-from llmcli.training.events import Done, Event
-from llmcli.training.plan import Request
-from llmcli.training.prepare import Prepared, prepare
-from llmcli.training.prepare_conversations import ConversationInputs
+from llmcli.data.conversations.files import ConversationFile
+from llmcli.data.conversations.messages import Conversation, Message
+from llmcli.data.text.corpus import Corpus, read_corpus
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.training.data.conversations import ConversationInputs
+from llmcli.training.data.prepare import Prepared, prepare
+from llmcli.training.loop import trainer
+from llmcli.training.loop.events import Done, Event
+from llmcli.training.planning.plan import Request
 
 NAMES, DRINKS = ("Anna", "Ben", "Cleo", "Dora", "Emil"), ("tea", "milk", "rice", "bread", "soup", "cake")
 FAVOURITES = {name: DRINKS[i] for i, name in enumerate(NAMES)}

@@ -3,9 +3,9 @@
 from hypothesis import strategies as st
 
 from llmcli.config import ModelConfig
-from llmcli.training.cost_model import Machine
-from llmcli.training.plan import Plan, PlanRow, Request
-from llmcli.training.planner import make_plan
+from llmcli.training.planning.cost_model import Machine
+from llmcli.training.planning.plan import Plan, PlanRow, Request
+from llmcli.training.planning.planner import make_plan
 
 BASE = ModelConfig(300, 64, 160, 2, 2, 2, 32, 64)
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from llmcli.data.corpus import read_corpus
-from llmcli.models.transformer import LanguageModel
-from llmcli.training import resume, trainer
-from llmcli.training.compute import Compute
-from llmcli.training.events import Done, Event, State, Step
-from llmcli.training.plan import Request
-from llmcli.training.prepare import Prepared, prepare
+from llmcli.data.text.corpus import read_corpus
+from llmcli.models.torch.transformer import LanguageModel
+from llmcli.training.data.prepare import Prepared, prepare
+from llmcli.training.files import resume
+from llmcli.training.loop import trainer
+from llmcli.training.loop.events import Done, Event, State, Step
+from llmcli.training.planning.plan import Request
+from llmcli.training.step.compute import Compute
 
 LINES = "".join(f"{a} likes {b}.\n" for a in ("Anna", "Ben", "Cleo") for b in ("tea", "milk", "rice", "bread")) * 30
 

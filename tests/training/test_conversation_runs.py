@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from llmcli.data.conversation_batches import ConversationTokens
+from llmcli.data.conversations.batches import ConversationTokens
 from llmcli.evaluation.answers import evaluate_answers
 from llmcli.evaluation.evaluator import Score
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.models.transformer import LanguageModel
-from llmcli.training.compute import Compute, accumulate_gradients
-from llmcli.training.evaluation_schedule import EvaluationSchedule
-from llmcli.training.events import Done, Evaluation, Sample, State
-from llmcli.training.validation_slice import reserve_conversations
+from llmcli.models.torch.transformer import LanguageModel
+from llmcli.training.data.validation_slice import reserve_conversations
+from llmcli.training.loop.evaluation_schedule import EvaluationSchedule
+from llmcli.training.loop.events import Done, Evaluation, Sample, State
+from llmcli.training.step.compute import Compute, accumulate_gradients
 from tests.platforms import in_full
 from tests.training.chats import PAIRS, prepared, run, run_to_end
 from tests.training.small_runs import losses, through_a_file
@@ -70,7 +70,7 @@ def test_the_validation_figure_is_what_the_numpy_graph_computes() -> None:
 def test_the_model_has_the_chat_template_and_stops_at_the_end_of_a_turn() -> None:
     import json
 
-    from llmcli.data.chat_template import CHATML
+    from llmcli.data.conversations.chat_template import CHATML
     from llmcli.formats.loading import open_chat_template, open_tokenizer
 
     checkpoint = run_to_end(prepared(steps=2)).checkpoint

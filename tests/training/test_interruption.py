@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llmcli.config import ModelConfig
-from llmcli.models.transformer import LanguageModel, Teacher
+from llmcli.models.torch.transformer import LanguageModel, Teacher
 from llmcli.training.interruption import CutShortError, stop_between_layers
 
 

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from typer.testing import Result
 
 from llmcli.errors import LLMError
-from llmcli.training import hardware
-from llmcli.training.cost_model import BASE_BYTES, Memory
-from llmcli.training.events import State
-from llmcli.training.processes import Processes
-from llmcli.training.resume import StateSaver, StoppedRun
-from llmcli.training.run import Run
+from llmcli.training.distributed.processes import Processes
+from llmcli.training.files.resume import StateSaver, StoppedRun
+from llmcli.training.loop.events import State
+from llmcli.training.loop.run import Run
+from llmcli.training.planning.cost_model import BASE_BYTES, Memory
 from llmcli.training.session import _check_hardware, _free_memory, _reserve_seconds
-from tests.models.test_devices import refuse
+from llmcli.training.step import hardware
+from tests.models.torch.test_devices import refuse
 from tests.training.plans import plan
 from tests.training.small_runs import LINES
 

@@ -15,8 +15,8 @@ import pytest
 from llmcli.formats.checkpoint import load
 from tests.conftest import TEXT
 from tests.platforms import in_full, network_namespaces
+from tests.training.distributed.test_processes import OPTIONS, SECONDS, losses, wait_for
 from tests.training.hosts import ADDRESSES, Host, two_hosts
-from tests.training.test_processes import OPTIONS, SECONDS, losses, wait_for
 
 pytestmark = [pytest.mark.slow, network_namespaces, in_full]
 ELASTIC = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "one:29400")

@@ -12,15 +12,15 @@ import torch
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import load
-from llmcli.models.transformer import LanguageModel
-from llmcli.training.cost_model import BASE_BYTES, Machine, Memory, estimated_speed, memory_needed
-from llmcli.training.hardware import can_shard
-from llmcli.training.plan import Request
-from llmcli.training.processes import Processes
-from llmcli.training.shares import _equal_pieces, take_share
+from llmcli.models.torch.transformer import LanguageModel
+from llmcli.training.distributed.processes import Processes
+from llmcli.training.planning.cost_model import BASE_BYTES, Machine, Memory, estimated_speed, memory_needed
+from llmcli.training.planning.plan import Request
+from llmcli.training.step.hardware import can_shard
+from llmcli.training.step.shares import _equal_pieces, take_share
 from tests.platforms import in_full, linux
+from tests.training.distributed.test_processes import SECONDS, command, corpus, losses, run, run_here, wait_for
 from tests.training.plans import plan, row
-from tests.training.test_processes import SECONDS, command, corpus, losses, run, run_here, wait_for
 
 __all__ = ["corpus"]
 

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from llmcli import units
-from llmcli.cli import console, tables
 from llmcli.cli.options import JsonOption, QuietOption
-from llmcli.data.token_cache import TokenCache, cache_directory
+from llmcli.cli.terminal import console, tables
+from llmcli.data.tokens.token_store import TokenCache, cache_directory
 from llmcli.errors import LLMError
 
 
@@ -50,7 +50,7 @@ def _clear(opened: TokenCache, *, json_: bool) -> None:
 
 
 def _list(opened: TokenCache, *, json_: bool) -> None:
-    from llmcli.data.cached_texts import cached_texts
+    from llmcli.data.tokens.cached_texts import cached_texts
 
     texts, limit = cached_texts(opened), opened.limit()
     size = sum(text.size for text in texts)

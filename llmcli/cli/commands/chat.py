@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli import units
-from llmcli.cli import answers, console, memory_report
+from llmcli.cli.chat import answers
 from llmcli.cli.options import (
     CorpusOption,
     DeviceOption,
@@ -33,6 +33,8 @@ from llmcli.cli.options import (
     text_argument,
     utf8_argument,
 )
+from llmcli.cli.reports import memory as memory_report
+from llmcli.cli.terminal import console
 from llmcli.config import ANSWER_TOKENS, DEFAULT_MODEL, SamplingConfig
 from llmcli.errors import usage
 
@@ -92,7 +94,7 @@ def chat(
     path = _model_path(model)
     is_conversation = message is None and (json_ or sys.stdin.isatty())
     text = "" if is_conversation else text_argument(message, "message").rstrip("\r\n")
-    from llmcli.data.conversations import Message
+    from llmcli.data.conversations.messages import Message
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.generation.chat import Chat, open_assistant
     from llmcli.models.open_runtime import WORTH_FAST, open_runtime
@@ -112,8 +114,9 @@ def chat(
     elif json_:
         _answer_lines(conversation, marks, separate=separate)
     else:
-        from llmcli.cli import chat_commands, line_editor
-        from llmcli.cli.chat_session import Session
+        from llmcli.cli.chat import commands as chat_commands
+        from llmcli.cli.chat.session import Session
+        from llmcli.cli.terminal import line_editor
 
         console.note(
             f"{path.name}: {units.number(source.parameters)} parameters, context {assistant.runtime.context:,} tokens; "

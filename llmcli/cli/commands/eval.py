@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.cli import console
-from llmcli.cli.evaluation_report import ModelScore, TokenSurprisals, baseline_json, print_scores
 from llmcli.cli.options import (
     DeviceOption,
     JsonOption,
@@ -26,6 +24,8 @@ from llmcli.cli.options import (
     reject_options,
     speakers_option,
 )
+from llmcli.cli.reports.evaluation import ModelScore, TokenSurprisals, baseline_json, print_scores
+from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL, EVALUATION_CONTEXT
 from llmcli.errors import LLMError, usage
 
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from llmcli.data.chat_template import ChatTemplate
-    from llmcli.data.conversations import Conversation
-    from llmcli.data.corpus import Corpus
+    from llmcli.data.conversations.chat_template import ChatTemplate
+    from llmcli.data.conversations.messages import Conversation
     from llmcli.data.sources import Sources
-    from llmcli.data.tokenizer import Tokenizer
+    from llmcli.data.text.corpus import Corpus
+    from llmcli.data.tokenizers.tokenizer import Tokenizer
     from llmcli.evaluation.compressors import Baseline
     from llmcli.evaluation.evaluator import Passage, Score
     from llmcli.formats.checkpoint import Checkpoint
@@ -112,8 +112,8 @@ def eval_(
 
     Example: llm eval held-out.txt -m a.safetensors -m b.safetensors
     """
-    from llmcli.data.corpus import Corpus
     from llmcli.data.sources import ReadingProgress, check_reading, read_sources
+    from llmcli.data.text.corpus import Corpus
     from llmcli.evaluation.training_text import recorded_reading, trained_part, untrained_part
     from llmcli.formats.loading import load_any
 

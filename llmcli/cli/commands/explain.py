@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.cli import console
 from llmcli.cli.options import (
     JsonOption,
     ModelOption,
@@ -16,12 +15,13 @@ from llmcli.cli.options import (
     reject_options,
     text_argument,
 )
-from llmcli.cli.safe_text import visible_whitespace
+from llmcli.cli.terminal import console
+from llmcli.cli.terminal.safe_text import visible_whitespace
 from llmcli.errors import usage
 
 if TYPE_CHECKING:
     from llmcli.analysis.explain import Explanation
-    from llmcli.cli.explanation_report import ExplanationReport
+    from llmcli.cli.reports.explanation import ExplanationReport
     from llmcli.config import ModelConfig
 
 
@@ -87,11 +87,11 @@ def explain(
         return
     from llmcli.analysis.explain import explain
     from llmcli.analysis.explained_model import choose_subject
-    from llmcli.cli.explanation_report import ExplanationReport
+    from llmcli.cli.reports.explanation import ExplanationReport
     from llmcli.formats.cache_weights import CacheWeights
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.generation.next_words import max_evaluations, next_words
-    from llmcli.models.cache_runtime import with_cache
+    from llmcli.models.ngram_runtime import with_cache
     from llmcli.models.numpy_runtime import NumpyRuntime
 
     source = load_any(path)
@@ -137,9 +137,9 @@ def _explain_answer(path: Path, text: str, layer: int | None, head: int | None, 
     """Show the model's most likely answer to a prompt, and the alignment of the two."""
     from llmcli.analysis.alignment import align
     from llmcli.analysis.explained_model import choose_subject
-    from llmcli.cli.alignment_report import AlignmentReport
+    from llmcli.cli.reports.alignment import AlignmentReport
     from llmcli.config import SamplingConfig
-    from llmcli.data.conversations import Message
+    from llmcli.data.conversations.messages import Message
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.generation.chat import open_assistant
     from llmcli.generation.generator import Piece
@@ -168,7 +168,7 @@ def _save_page(
     report: "ExplanationReport", html: Path, model: str, expert: dict[str, object] | None, *, json_: bool
 ) -> None:
     from llmcli.formats import atomic_io
-    from llmcli.reports.html_report import explanation_page
+    from llmcli.pages.html import explanation_page
 
     assert report.words is not None
     page = explanation_page(

@@ -9,8 +9,8 @@ import typer
 
 import llmcli
 from llmcli import units
-from llmcli.cli import console
 from llmcli.cli.options import JsonOption, QuietOption, model_path, one_of, reject_options
+from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL, QUANTIZATIONS
 from llmcli.errors import LLMError, command_line, usage
 from llmcli.evaluation.figures import Figures
@@ -178,7 +178,8 @@ def _export_hf(model: "Checkpoint", output: Path, dtype: str | None, metadata: d
 
 
 def _export_gguf(model: "Checkpoint", output: Path, dtype: str | None, metadata: dict[str, str]) -> None:
-    from llmcli.formats import gguf_writer, loading
+    from llmcli.formats import loading
+    from llmcli.formats.gguf import writer as gguf_writer
 
     shapes = model.config.tensor_shapes()
     dtypes = {model.dtypes.get(name, "F32") for name, shape in shapes.items() if len(shape) > 1}

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli.cli import console, styles
 from llmcli.cli.options import (
     ANALYSIS,
     SAMPLING,
@@ -34,11 +33,12 @@ from llmcli.cli.options import (
     sampling_config,
     text_argument,
 )
+from llmcli.cli.terminal import console, styles
 from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
 
 if TYPE_CHECKING:
-    from llmcli.data.tokenizer import Tokenizer
+    from llmcli.data.tokenizers.tokenizer import Tokenizer
     from llmcli.evaluation.training_text import TrainingText
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.ensemble_file import Ensemble
@@ -165,7 +165,7 @@ def generate(
         else:
             _print_with_verbatim_passages([generator.run(each) for each in settings], training_texts, json_=json_)
         if color and not json_:
-            from llmcli.cli import token_output  # what only some options need is imported with them
+            from llmcli.cli.reports import tokens as token_output  # what only some options need is imported with them
 
             token_output.probability_legend()
         if usage and not json_:
@@ -204,7 +204,7 @@ def _open_assistant(source: "Checkpoint | Ensemble", runtime: "Runtime", tokeniz
 
 
 def _training_texts(corpus: list[str] | None, source: "Checkpoint | Ensemble", path: Path) -> "list[TrainingText]":
-    from llmcli.cli import memory_report
+    from llmcli.cli.reports import memory as memory_report
 
     return memory_report.training_texts(corpus, source, path)
 
@@ -281,7 +281,7 @@ class _Generator:
 
         if self.assistant is None:
             return generate(self.runtime, self.tokenizer, self.prompt, sampling, literal=self.literal)
-        from llmcli.data.conversations import Message
+        from llmcli.data.conversations.messages import Message
 
         events = self.assistant.answer([Message("user", self.prompt)], sampling)
         return (event for event in events if isinstance(event, Piece))
@@ -335,7 +335,7 @@ def _note_speed(generated: _Generated) -> None:
 
 
 def _list_next_words(runtime: "Runtime", tokenizer: "Tokenizer", prompt: str, count: int, *, json_: bool) -> None:
-    from llmcli.cli.next_words_report import print_next_words
+    from llmcli.cli.reports.next_words import print_next_words
     from llmcli.generation.next_words import max_evaluations, next_words
 
     limit = max_evaluations(runtime.parameters)
@@ -351,7 +351,7 @@ def _list_next_words(runtime: "Runtime", tokenizer: "Tokenizer", prompt: str, co
 def _trace_steps(
     runtime: "Runtime", tokenizer: "Tokenizer", prompt: str, sampling: SamplingConfig, *, literal: bool, json_: bool
 ) -> None:
-    from llmcli.cli.trace_report import print_end, print_step, trace_json
+    from llmcli.cli.reports.trace import print_end, print_step, trace_json
     from llmcli.generation.trace import trace
 
     steps, text = [], prompt
@@ -402,7 +402,7 @@ class _ExpertUsage:
         return {name: round(weight, 4) for name, weight in zip(self._names, weights, strict=True) if weight > 0}
 
     def show(self) -> None:
-        from llmcli.cli import tables
+        from llmcli.cli.terminal import tables
 
         tokens = max(1, sum(self._counts))
         rows = [
@@ -423,7 +423,8 @@ def _print_with_verbatim_passages(
     texts: list[_Generated], training_texts: "list[TrainingText]", *, json_: bool
 ) -> None:
     """Print texts with their verbatim passages marked; the training text is searched once for all of them."""
-    from llmcli.cli import memory_report, token_output
+    from llmcli.cli.reports import memory as memory_report
+    from llmcli.cli.reports import tokens as token_output
     from llmcli.evaluation.memorization import find_verbatim
 
     names = memory_report.corpus_names(training_texts)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli import units
-from llmcli.cli import console
 from llmcli.cli.options import JsonOption, QuietOption
+from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError
 from llmcli.formats.output_path import reject_gguf_name, reject_overwriting
 
 if TYPE_CHECKING:
-    from llmcli.data.corpus import Corpus
+    from llmcli.data.text.corpus import Corpus
     from llmcli.formats.checkpoint import Checkpoint
 
 
@@ -53,7 +53,8 @@ def import_(
     Example: llm import SmolLM2-135M/ -o smol.safetensors
     """
     from llmcli.data.sources import read_sources
-    from llmcli.formats import adapters, atomic_io, checkpoint, dtypes, loading
+    from llmcli.formats import adapters, atomic_io, checkpoint, loading
+    from llmcli.formats.safetensors import dtypes
 
     if not output.name:
         raise LLMError(f"-o needs the name of a file: -o {DEFAULT_MODEL}")
@@ -104,7 +105,7 @@ def _merge(base: "Checkpoint", source: str, adapter: Path) -> "Checkpoint":
 def _with_cache(model: "Checkpoint", text: "Corpus", name: str) -> "Checkpoint":
     """The model with an n-gram cache, fitted on a text; without one if that does not help there."""
     from llmcli.formats import loading, training_stages
-    from llmcli.training.import_cache import fit_cache
+    from llmcli.training.data.import_cache import fit_cache
 
     weights = fit_cache(model, loading.open_tokenizer(model), text)
     record = {key: value for key, value in model.record.items() if key != "ngram_cache"}
@@ -134,7 +135,7 @@ def _warn_of_other_base(base: "Checkpoint", source: str, adapter: Path) -> None:
 
 def _note_saved(output: Path, model: "Checkpoint", base: "Checkpoint", source: str) -> None:
     """Note what was saved; `base` is the model before adapters were merged."""
-    from llmcli.cli.training_report import note_float32
+    from llmcli.cli.reports.training import note_float32
 
     parameters = units.number(model.config.parameters)
     console.note(f"saved {output}: {parameters} parameters, {units.size(output.stat().st_size)}")

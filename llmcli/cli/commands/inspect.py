@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.cli import console
 from llmcli.cli.options import JsonOption, QuietOption, check_report_path, model_path, reject_options
+from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError
 
 if TYPE_CHECKING:
-    from llmcli.formats.header import Header
+    from llmcli.formats.safetensors.file_header import Header
 
 
 def inspect(
@@ -74,13 +74,13 @@ def inspect(
     elif verify:
         _verify(header, json_=json_)
     elif diff is not None:
-        from llmcli.cli.diff_report import print_difference
+        from llmcli.cli.reports.diff import print_difference
 
         print_difference(header, read_header(model_path(diff)), json_=json_)
     elif tensor is not None or weights:
         _show_statistics(header, tensor, json_=json_)
     elif json_:
-        from llmcli.reports.model_facts import facts
+        from llmcli.pages.model_facts import facts
 
         console.json_result(facts(header, console.note))
     else:
@@ -97,7 +97,7 @@ def _check_options(context: typer.Context, views: dict[str, bool]) -> None:
 
 def _show_statistics(header: "Header", tensor: str | None, *, json_: bool) -> None:
     """Statistics of the tensor of that name, or of all groups of weights."""
-    from llmcli.cli.weights_report import print_tensor, print_weights
+    from llmcli.cli.reports.weights import print_tensor, print_weights
 
     if tensor is not None:
         print_tensor(header, tensor, json_=json_)
@@ -108,11 +108,11 @@ def _show_statistics(header: "Header", tensor: str | None, *, json_: bool) -> No
 def _show_header(header: "Header", *, all_tensors: bool) -> None:
     """The overview, or a list of all tensors."""
     if all_tensors:
-        from llmcli.cli.weights_report import print_tensors
+        from llmcli.cli.reports.weights import print_tensors
 
         print_tensors(header)
     else:
-        from llmcli.cli.model_report import print_overview
+        from llmcli.cli.reports.model import print_overview
 
         print_overview(header)
 
@@ -122,7 +122,7 @@ def _show_header(header: "Header", *, all_tensors: bool) -> None:
 
 def _save_page(header: "Header", output: Path, *, force: bool, json_: bool) -> None:
     from llmcli.formats import atomic_io
-    from llmcli.reports.html_report import inspection_page
+    from llmcli.pages.html import inspection_page
 
     check_report_path(output, header.path, "--html", "page.html", force=force)
     page = inspection_page(header, console.note)
@@ -134,10 +134,10 @@ def _save_page(header: "Header", output: Path, *, force: bool, json_: bool) -> N
 
 
 def _save_plot(header: "Header", output: Path, *, force: bool, json_: bool) -> None:
-    from llmcli.cli import plot
+    from llmcli.cli.terminal import plot
     from llmcli.formats import atomic_io
-    from llmcli.reports.model_facts import training_record
-    from llmcli.training.summary import read_curve
+    from llmcli.pages.model_facts import training_record
+    from llmcli.training.files.summary import read_curve
 
     format_ = plot.format_of(output)
     check_report_path(output, header.path, "--plot", "loss.svg", force=force)
@@ -157,7 +157,7 @@ def _save_plot(header: "Header", output: Path, *, force: bool, json_: bool) -> N
 
 
 def _verify(header: "Header", *, json_: bool) -> None:
-    from llmcli.formats.safetensors_file import digest
+    from llmcli.formats.safetensors.file import digest
 
     recorded = header.metadata.get("sha256")
     if recorded is None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli import units
-from llmcli.cli import console
 from llmcli.cli.options import JsonOption, QuietOption
+from llmcli.cli.terminal import console
 from llmcli.errors import LLMError, usage
 from llmcli.formats.output_path import reject_gguf_name, reject_overwriting
 

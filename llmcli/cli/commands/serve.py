@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.cli import console
 from llmcli.cli.options import DeviceOption, NoCacheOption, QuantizeOption, QuietOption, model_path, reject_options
-from llmcli.cli.signals import stop_signals
+from llmcli.cli.terminal import console
+from llmcli.cli.terminal.signals import stop_signals
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError, usage
 
 if TYPE_CHECKING:
     import socket
 
-    from llmcli.server.access import Access
-    from llmcli.server.models import Models
+    from llmcli.server.api.models import Models
+    from llmcli.server.http.access import Access
 
 API_KEY_VARIABLE = "LLMCLI_API_KEY"
 NETWORK, LIMITS = "Network", "Limits"  # panels of the help
@@ -117,8 +117,8 @@ def serve(
     key, origins = _api_key(api_key), [_origin(given) for given in cors_origin or []]
     # before numpy is imported: BLAS's threads are slow beside other programs (models/matrix_product.py)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from llmcli.server.listening import bind
-    from llmcli.server.models import Models
+    from llmcli.server.api.models import Models
+    from llmcli.server.http.listening import bind
 
     with bind(host, port) as listener:
         access = _access(listener, host, key, origins)
@@ -179,8 +179,8 @@ def _origin(given: str) -> str:
 
 def _access(listener: "socket.socket", host: str, key: str | None, origins: list[str]) -> "Access":
     """Who may use the server. Raises LLMError where everybody could."""
-    from llmcli.server.access import LOOPBACK_NAMES, Access
-    from llmcli.server.listening import is_loopback
+    from llmcli.server.http.access import LOOPBACK_NAMES, Access
+    from llmcli.server.http.listening import is_loopback
 
     if is_loopback(listener):
         return Access(LOOPBACK_NAMES | {host.lower()}, frozenset(origins), key)
@@ -202,9 +202,9 @@ def _run(
     log_prompts: bool,
 ) -> None:
     """Serve until a signal ends it. Raises LLMError when the only model cannot be loaded."""
-    from llmcli.server.app import Hooks, create_app
-    from llmcli.server.listening import Server, url
-    from llmcli.server.requests import Limits
+    from llmcli.server.engine.requests import Limits
+    from llmcli.server.http.app import Hooks, create_app
+    from llmcli.server.http.listening import Server, url
 
     names = ", ".join(model.name for model in models)
     load_errors: list[BaseException] = []

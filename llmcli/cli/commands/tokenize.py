@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli.cli import console, token_output
 from llmcli.cli.options import (
     JsonOption,
     ModelOption,
@@ -20,14 +19,16 @@ from llmcli.cli.options import (
     text_argument,
     vocab_size_option,
 )
-from llmcli.cli.safe_text import visible_whitespace
+from llmcli.cli.reports import tokens as token_output
+from llmcli.cli.terminal import console
+from llmcli.cli.terminal.safe_text import visible_whitespace
 from llmcli.errors import LLMError, usage
 from llmcli.units import count
 
 if TYPE_CHECKING:
-    from llmcli.data.chat_template import ChatTemplate, EncodedConversation
-    from llmcli.data.record_kinds import Reading
-    from llmcli.data.tokenizer import Tokenizer
+    from llmcli.data.conversations.chat_template import ChatTemplate, EncodedConversation
+    from llmcli.data.conversations.record_kinds import Reading
+    from llmcli.data.tokenizers.tokenizer import Tokenizer
 
 DEFAULT_OUTPUT = "tokenizer.json"
 
@@ -120,7 +121,7 @@ def tokenize(
 def _open_tokenizer(model: str | None, file: Path | None) -> "Tokenizer":
     """The tokenizer in a file, or else that of a model."""
     if file is not None:
-        from llmcli.data.tokenizer_path import read_tokenizer
+        from llmcli.data.tokenizers.tokenizer_path import read_tokenizer
 
         return read_tokenizer(str(file))[1]
     from llmcli.formats.loading import load_any, open_tokenizer
@@ -129,7 +130,7 @@ def _open_tokenizer(model: str | None, file: Path | None) -> "Tokenizer":
 
 
 def _read(file: Path) -> str:
-    from llmcli.data.corpus import read_corpus
+    from llmcli.data.text.corpus import read_corpus
 
     return "".join(piece for text in read_corpus([str(file)]).texts() for piece in text)
 
@@ -163,7 +164,7 @@ def _label(token: bytes) -> str:
 
 def _print_ids_of_file(tokenizer: "Tokenizer", file: Path) -> None:
     """Print token ids while the file is read, which may be larger than memory."""
-    from llmcli.data.corpus import read_corpus
+    from llmcli.data.text.corpus import read_corpus
 
     for text in read_corpus([str(file)]).texts():
         for ids in tokenizer.encode_stream(text):
@@ -184,7 +185,7 @@ def _decode(tokenizer: "Tokenizer", text: str) -> None:
 
 def _open_chat_template(model: str | None, tokenizer_file: Path | None) -> "ChatTemplate":
     """The chat template of a model, or ChatML if it has none."""
-    from llmcli.data.chat_template import CHATML, ChatTemplate
+    from llmcli.data.conversations.chat_template import CHATML, ChatTemplate
     from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
 
     if tokenizer_file is not None:
@@ -202,7 +203,7 @@ def _open_chat_template(model: str | None, tokenizer_file: Path | None) -> "Chat
 
 def _print_conversations(file: Path, how: "Reading", template: "ChatTemplate", *, json_: bool) -> None:
     """Print each conversation in a file as a text with the learned tokens marked, or as a line of JSON."""
-    from llmcli.data.conversation_files import require_conversations
+    from llmcli.data.conversations.files import require_conversations
 
     read = require_conversations(str(file), file, how)
     total = learned = 0
@@ -246,7 +247,7 @@ def _marked_text(tokenizer: "Tokenizer", encoded: "EncodedConversation") -> tupl
 
 def _train(corpus: list[str], vocab_size: int | None, char: bool, output: Path, *, force: bool) -> None:
     from llmcli.data.sources import read_sources
-    from llmcli.data.train_tokenizer import train_tokenizer
+    from llmcli.data.tokenizers.training import train_tokenizer
     from llmcli.formats import atomic_io
     from llmcli.formats.output_path import reject_overwriting
 

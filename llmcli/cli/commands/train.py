@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 import typer
 
 from llmcli import units
-from llmcli.cli import console, process_start
+from llmcli.cli import process_start
 from llmcli.cli.options import (
     JsonOption,
     QuietOption,
@@ -30,16 +30,17 @@ from llmcli.cli.options import (
     typed_options,
     vocab_size_option,
 )
-from llmcli.cli.signals import end_on_stop_requests, forward_stop_requests, ignore_stop_requests, stop_requests
+from llmcli.cli.terminal import console
+from llmcli.cli.terminal.signals import end_on_stop_requests, forward_stop_requests, ignore_stop_requests, stop_requests
 from llmcli.config import DEFAULT_MODEL, DEVICES, DTYPES, TrainConfig, cpu_cores
 from llmcli.errors import LLMError, command_line, require_torch, usage
-from llmcli.training import recipe
-from llmcli.training.processes import BEGAN, Processes
+from llmcli.training.distributed.processes import BEGAN, Processes
+from llmcli.training.planning import recipe
 
 if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint
-    from llmcli.training.output import Output
-    from llmcli.training.prepare import Prepared
+    from llmcli.training.data.prepare import Prepared
+    from llmcli.training.files.output import Output
     from llmcli.training.session import Inputs, PlannedRun, Result
 
 DATA = "Data and tokenizer"
@@ -316,10 +317,10 @@ def train(
 
     Example: llm train corpus.txt --time 5m
     """
-    from llmcli.cli.training_report import show_plan
-    from llmcli.training import output as training_output
+    from llmcli.cli.reports.training import show_plan
     from llmcli.training import session
-    from llmcli.training.plan import Request
+    from llmcli.training.files import output as training_output
+    from llmcli.training.planning.plan import Request
 
     require_torch()
     _check_options(context_, from_, like, lora, tokenizer)
@@ -410,7 +411,7 @@ def _end_after(context: typer.Context, work: Callable[[], None]) -> NoReturn:
 
 def _launch(count: int, device: str) -> int:
     """Run the same command in several processes on a device; returns its exit code."""
-    from llmcli.training.launcher import launch
+    from llmcli.training.distributed.launcher import launch
 
     if device == "cpu" and count > cpu_cores():
         cores = units.count(cpu_cores(), "core")
@@ -500,10 +501,10 @@ def _run(
     json_: bool,
 ) -> None:
     """Train, show what happens, and report the result. `started` is when the time budget began."""
-    from llmcli.cli.progress import TrainingView
-    from llmcli.cli.training_report import show_event
+    from llmcli.cli.reports.training import show_event
+    from llmcli.cli.terminal.progress import TrainingView
     from llmcli.training import session
-    from llmcli.training.events import Step
+    from llmcli.training.loop.events import Step
 
     output_error: OSError | None = None
     trains = False  # whether there is a step whose weights a stop request would save
@@ -588,8 +589,8 @@ def _report(
     context: typer.Context, result: "Result", run: "PlannedRun", inputs: "Inputs", output: "Output", *, json_: bool
 ) -> None:
     """Print what was saved, how good the model is, and what to type next."""
-    from llmcli.cli.training_report import note_float32, show_result
-    from llmcli.training.summary import summarize, usage_hints
+    from llmcli.cli.reports.training import note_float32, show_result
+    from llmcli.training.files.summary import summarize, usage_hints
 
     done = result.done
     sentences = summarize(
@@ -638,7 +639,7 @@ def _name_to_type(file: Path) -> str:
 
 def _example_prompt(prepared: "Prepared") -> str | None:
     """The start of a sentence of the held-out text, or else of the training text, to try the model with."""
-    from llmcli.data.example_prompt import example_prompt
+    from llmcli.data.conversations.example_prompt import example_prompt
 
     tokenizer = prepared.tokenizer
     for ids, starts_inside in ((prepared.held_out, True), (prepared.tokens, False)):

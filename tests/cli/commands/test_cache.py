@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from llmcli.data import shard_texts
+from llmcli.data.tokens import shard_texts
 from llmcli.formats.checkpoint import load
-from llmcli.training import prepare
+from llmcli.training.data import prepare
 from tests.conftest import TEXT
 
 Llm = Callable[..., Result]

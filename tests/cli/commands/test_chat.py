@@ -13,8 +13,8 @@ import pytest
 from typer.testing import Result
 
 from llmcli.config import ModelConfig
-from llmcli.data.chat_template import CHATML, with_chat_template
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.conversations.chat_template import CHATML, with_chat_template
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import load, save
 from tests.cli.terminals import PROMPT, Typist, in_a_terminal
 from tests.conftest import TEXT, random_checkpoint

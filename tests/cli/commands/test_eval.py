@@ -12,8 +12,8 @@ import pytest
 from typer.testing import Result
 
 from llmcli.config import ModelConfig
-from llmcli.data.corpus import read_corpus
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.text.corpus import read_corpus
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.evaluation.compressors import baselines
 from llmcli.formats.checkpoint import Checkpoint, load, save
 from llmcli.formats.training_stages import BASE, as_earlier, joined

@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from typer.testing import Result
 
 from llmcli.analysis.explain import explain
-from llmcli.data.vocabulary import START
+from llmcli.data.tokenizers.vocabulary import START
 from llmcli.formats.checkpoint import load, save
 from llmcli.formats.loading import open_tokenizer
 from llmcli.models.logits import softmax

@@ -9,7 +9,7 @@ import pytest
 
 from llmcli.formats import loading
 from llmcli.formats.cache_weights import CacheWeights
-from llmcli.training import cache_fit
+from llmcli.training.data import cache_fit
 
 NAMES = ["Anna", "Ben", "Cleo", "Dora", "Emil", "Fritz", "Gerd", "Hans", "Ida", "Jonas"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from llmcli.data.chat_template import CHATML, with_chat_template
-from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.conversations.chat_template import CHATML, with_chat_template
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import load, save
 from tests.cli.terminals import in_a_terminal
 from tests.conftest import TEXT

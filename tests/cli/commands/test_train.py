@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
-from llmcli.cli.progress import TrainingView
-from llmcli.cli.training_report import show_event
+from llmcli.cli.reports.training import show_event
+from llmcli.cli.terminal.progress import TrainingView
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, checkpoint, loading
-from llmcli.training import recipe, session, throughput
-from llmcli.training.events import TeacherTrained
-from llmcli.training.record import versions
+from llmcli.training import session
+from llmcli.training.loop.events import TeacherTrained
+from llmcli.training.loop.record import versions
+from llmcli.training.planning import recipe
+from llmcli.training.step import throughput
 from tests import platforms
 from tests.cli.commands.test_chat import write_chat_model
 from tests.cli.terminals import STYLES, in_a_terminal
@@ -211,7 +213,7 @@ def test_a_file_of_another_program_is_not_renamed(llm: Llm) -> None:
 
 @pytest.mark.baselines
 def test_a_corpus_deleted_during_the_run_does_not_lose_the_model(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmcli.training import trainer
+    from llmcli.training.loop import trainer
 
     real = trainer.train
 
@@ -351,7 +353,7 @@ def test_a_model_that_cannot_be_saved_is_saved_elsewhere(llm: Llm, monkeypatch: 
             raise LLMError("the disk is full")
         real(path, model)
 
-    monkeypatch.setattr("llmcli.training.output.save", save)
+    monkeypatch.setattr("llmcli.training.files.output.save", save)
     Path("c.txt").write_text(TEXT, "utf-8")
     answer = llm("train", "c.txt", "--steps", 1, "-o", "m.safetensors", "--json", "-q")  # printed in spite of -q
     place = json.loads(answer.stdout.splitlines()[-1])["file"]
@@ -360,7 +362,7 @@ def test_a_model_that_cannot_be_saved_is_saved_elsewhere(llm: Llm, monkeypatch: 
 
 
 def test_a_file_created_during_the_run_is_not_overwritten(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmcli.training import trainer
+    from llmcli.training.loop import trainer
 
     real = trainer.train
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from llmcli.data.conversation_split import held_out_indices
+from llmcli.data.conversations.split import held_out_indices
 from llmcli.formats import checkpoint
 from tests.conftest import TEXT
 from tests.training.chats import PAIRS

@@ -1,0 +1,196 @@
+"""Answers of a chat: shown as they arrive, with their figures, or as JSON."""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from llmcli import units
+from llmcli.cli.reports import memory as memory_report
+from llmcli.cli.reports import tokens as token_output
+from llmcli.cli.terminal import console
+from llmcli.cli.terminal.safe_text import visible
+from llmcli.cli.terminal.text_layout import terminal_width
+from llmcli.cli.terminal.word_wrap import WordWrap
+
+if TYPE_CHECKING:
+    from llmcli.evaluation.memorization import VerbatimSpans
+    from llmcli.evaluation.training_text import TrainingText
+    from llmcli.generation.chat import Event, Reading, TurnsDropped
+    from llmcli.generation.generator import Piece
+
+INTERRUPTED = "interrupted"  # the finish reason of an answer that Ctrl-C stopped
+
+
+@dataclass
+class Answer:
+    """An answer and its figures. It grows as the events of a `generation.chat.Chat` arrive."""
+
+    max_tokens: int
+    text: str = ""
+    pieces: "list[Piece]" = field(default_factory=list)  # those with a token
+    finish_reason: str | None = None
+    reading: "Reading | None" = None  # the last one
+    dropped_turns: int = 0
+    started: float = field(default_factory=time.perf_counter)
+    first_at: float = math.nan  # when the first token was there
+    last_at: float = math.nan
+
+    def add(self, event: "Event") -> None:
+        from llmcli.generation.chat import Reading, TurnsDropped
+
+        if isinstance(event, TurnsDropped):
+            self.dropped_turns = event.turns
+        elif isinstance(event, Reading):
+            self.reading = event
+        else:
+            self.last_at = time.perf_counter()
+            self.first_at = self.last_at if math.isnan(self.first_at) else self.first_at
+            self.text += event.text
+            self.finish_reason = event.finish_reason
+            if event.id is not None:
+                self.pieces.append(event)
+
+    @property
+    def seconds_to_first_token(self) -> float:
+        """NaN without one."""
+        return self.first_at - self.started
+
+    @property
+    def tokens_per_second(self) -> float:
+        """After the first token."""
+        seconds, later = self.last_at - self.first_at, len(self.pieces) - 1
+        return later / seconds if later > 0 and seconds > 0 else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        prompt, cached = (self.reading.tokens, self.reading.cached) if self.reading else (0, 0)
+        return {
+            "role": "assistant",
+            "content": self.text,
+            "tokens": [
+                {"id": piece.id, "text": piece.text, "logprob": round(piece.logprob, 6)} for piece in self.pieces
+            ],
+            "finish_reason": self.finish_reason,
+            "prompt_tokens": prompt,
+            "cached_tokens": cached,
+            "dropped_turns": self.dropped_turns,
+            "tokens_per_second": round(self.tokens_per_second, 1),
+            "seconds_to_first_token": round(self.seconds_to_first_token, 4),
+        }
+
+
+def receive(
+    events: "Iterator[Event]",
+    max_tokens: int,
+    *,
+    shows_text: bool = True,
+    notes_dropped: bool = True,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> Answer:
+    """Collect an answer of at most `max_tokens`, showing it as it arrives unless `shows_text` is false. `notes_dropped`
+    is whether a full context is reported.
+
+    Once `is_stopped`, the answer ends with what has arrived. Raises LLMError as the events do.
+    """
+    answer, is_answered = Answer(max_tokens), False
+    printer = AnswerPrinter(shows_text=shows_text, notes_dropped=notes_dropped)
+    try:
+        for event in events:
+            answer.add(event)
+            printer.show(event)
+            if is_stopped() and answer.finish_reason is None:
+                answer.finish_reason = INTERRUPTED
+                events.close()  # type: ignore[attr-defined]  # a generator: the conversation keeps what has arrived
+                break
+        is_answered = True
+    finally:
+        printer.finish(is_answered=is_answered)
+    return answer
+
+
+class AnswerPrinter:
+    """Prints an answer on stdout while it arrives; in a terminal wrapped between words. Notes go to stderr."""
+
+    def __init__(self, *, shows_text: bool = True, notes_dropped: bool = True) -> None:
+        """Without `shows_text` only notes are shown: the caller prints the answer when it is complete."""
+        self._notes_dropped = notes_dropped
+        self._shows_text, self._has_status, self._is_begun = shows_text, False, False
+        self._wrap = WordWrap(terminal_width()) if sys.stdout.isatty() else None
+
+    def show(self, event: "Event") -> None:
+        from llmcli.generation.chat import READ_CHUNK, Reading, TurnsDropped
+
+        if isinstance(event, TurnsDropped):
+            if self._notes_dropped:
+                note_dropped(event)
+        elif isinstance(event, Reading):
+            if event.tokens - event.cached > READ_CHUNK:
+                self._has_status = True
+                console.status(f"reading: {event.processed:,} of {event.tokens:,} tokens")
+        else:
+            self._clear_status()
+            if self._shows_text and event.text:
+                self._is_begun = True
+                console.verbatim(self._wrapped(event.text), raw=True)
+
+    def finish(self, *, is_answered: bool = True) -> None:
+        """End the line of the answer; after an error (not `is_answered`) only if there is one."""
+        self._clear_status()
+        if self._shows_text and (is_answered or self._is_begun):
+            console.verbatim(self._wrap.finish() if self._wrap else "", end="\n", raw=True)
+
+    def _wrapped(self, text: str) -> str:
+        """What can be printed of the answer with its next piece."""
+        if self._wrap is None:
+            return text
+        self._wrap.columns = terminal_width()  # the window may have been resized
+        return self._wrap.feed(visible(text))
+
+    def _clear_status(self) -> None:
+        if self._has_status:
+            console.status("")
+            self._has_status = False
+
+
+def note_dropped(event: "TurnsDropped") -> None:
+    """Say which turns the model no longer sees."""
+    which = "the oldest turn" if event.turns == 1 else f"the {event.turns:,} oldest turns"
+    console.note(f"the context of {event.context:,} tokens is full: from here on the model does not see {which}")
+
+
+def note_end(answer: Answer, advice: str) -> None:
+    """Say why an answer ended before its end; `advice` is how to raise the maximum number of tokens."""
+    if answer.finish_reason != "length":
+        return
+    if len(answer.pieces) >= answer.max_tokens:
+        console.note(f"(cut off after {units.count(len(answer.pieces), 'token')}; {advice})")
+    else:
+        console.note("(cut off: the context is full)")
+
+
+# ---- --memory
+
+
+class Memory:
+    """Marks what stands verbatim in the training text."""
+
+    def __init__(self, texts: "list[TrainingText]") -> None:
+        self._texts = texts
+        self._names = memory_report.corpus_names(texts)
+
+    def show(self, answer: Answer) -> None:
+        """Print an answer with its verbatim passages marked, and a line end."""
+        matches = self._matches(answer)
+        token_output.with_highlights(answer.text, matches.spans)
+        console.result()
+        memory_report.note_verbatim(answer.text, matches, self._names, "")
+
+    def as_json(self, answer: Answer) -> dict[str, object]:
+        return self._matches(answer).as_json(answer.text, self._names)
+
+    def _matches(self, answer: Answer) -> "VerbatimSpans":
+        from llmcli.evaluation.memorization import find_verbatim
+
+        return find_verbatim([answer.text], self._texts)[0]

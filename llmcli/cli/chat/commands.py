@@ -1,0 +1,170 @@
+"""The commands of `llm chat`, such as /save FILE: their names, help and completion, and how they are parsed."""
+
+import difflib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from llmcli.cli.terminal.text_layout import truncate
+from llmcli.config import SamplingConfig
+from llmcli.errors import LLMError, usage
+
+SETTINGS = ("temperature", "top-p", "top-k", "min-p", "repetition-penalty", "max-tokens", "seed")  # of /set
+MAX_FILES = 50  # completions of a file name
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command, and what follows it."""
+
+    name: str
+    arguments: str
+    help: str
+
+    @property
+    def usage(self) -> str:
+        return f"/{self.name} {self.arguments}".rstrip()
+
+
+COMMANDS = (
+    Command("help", "", "List the commands."),
+    Command("reset", "", "Start a new conversation; the system message stays."),
+    Command("system", "[TEXT]", "Show or set the system message; - removes it."),
+    Command("save", "FILE", "Write the conversation to a new file of JSON Lines, which llm train reads."),
+    Command("load", "FILE [N]", "Continue a saved conversation, or the Nth of a file with several."),
+    Command("regenerate", "", "Answer the last question again, with another seed."),
+    Command("retry", "", "Take the last question back, to edit and send it again."),
+    Command("set", "[NAME VALUE]", f"Show or change {', '.join(SETTINGS[:-1])} or {SETTINGS[-1]}."),
+    Command("stats", "", "Show the figures of the last answer: tokens, speed, context."),
+    Command("why", "[N or WORD]", "Explain the first token of the last answer, its Nth, or that of a word."),
+    Command("exit", "", "Leave, as Ctrl-D does."),
+)
+_BY_NAME = {command.name: command for command in COMMANDS}
+_ALIASES = {
+    "?": "help", "h": "help", "clear": "reset", "new": "reset", "quit": "exit", "q": "exit", "bye": "exit",
+    "redo": "regenerate", "again": "regenerate", "edit": "retry", "undo": "retry", "explain": "why", "info": "stats",
+}  # fmt: skip
+
+# words that are no message but an attempt to leave, or a command of a shell
+_LEAVE = re.compile(r"(exit|quit)(\(\))?|logout|:w?q!?", re.IGNORECASE)
+_SUBCOMMANDS = "train|generate|chat|serve|eval|explain|inspect|tokenize|mix|import|export|cache"
+_SHELL = re.compile(
+    rf"(\$ )?((ls|cd|dir)( [-./~\w]\S*)?|pwd|cls|(llm|llmcli)( -.*| ({_SUBCOMMANDS})( .*)?)?"
+    "|pip3? install .*|python3? -m .*)"
+)
+
+INPUT_HELP = (
+    "Enter sends a message. Alt-Enter (or Esc, then Enter), or a backslash at the end of a line, begins another line. "
+    "The arrow keys bring back earlier messages. Ctrl-C stops an answer, Ctrl-D at an empty prompt leaves. A line "
+    "with a space before it is always a message, as one that begins with /."
+)
+
+
+def parse(line: str) -> tuple[str, str] | None:
+    """(name of a command, what follows it) of a line; None if it is a message. Raises LLMError for an unknown command.
+
+    >>> parse("/set temperature 0.7"), parse("/q"), parse("Hello"), parse(" /etc/hosts is a file")
+    (('set', 'temperature 0.7'), ('exit', ''), None, None)
+    """
+    if not line.startswith("/"):
+        return None
+    word, *rest = line[1:].split(maxsplit=1) or [""]
+    name = _ALIASES.get(word.lower(), word.lower())
+    if name not in _BY_NAME:
+        close = difflib.get_close_matches(name, _BY_NAME, n=1)
+        advice = f"did you mean /{close[0]}?" if close else "/help lists those that exist;"
+        raise usage(f"there is no command /{word}; {advice} a message that begins with / needs a space before it")
+    return name, rest[0].strip() if rest else ""
+
+
+def hint(line: str) -> str:
+    """What to do instead of sending a line that was meant for a shell or for this program; "" for a message. With a
+    space before it, any line is a message.
+
+    >>> hint("exit"), hint(" exit"), hint("What is an exit?")
+    ('To leave, type /exit or press Ctrl-D. To send exit as a message, type a space before it.', '', '')
+    """
+    typed = line.rstrip()
+    if _LEAVE.fullmatch(typed):
+        action = "To leave, type /exit or press Ctrl-D."
+    elif typed == "clear":
+        action = "To start a new conversation, type /reset."
+    elif typed == "help":
+        action = "/help lists the commands."
+    elif _SHELL.fullmatch(typed):
+        action = "That is a command for the shell: leave first with /exit or Ctrl-D."
+    else:
+        return ""
+    return f"{action} To send {truncate(typed, 30)} as a message, type a space before it."
+
+
+def usage_of(name: str) -> str:
+    """How a command is typed.
+
+    >>> usage_of("save")
+    '/save FILE'
+    """
+    return _BY_NAME[name].usage
+
+
+def set_option(sampling: SamplingConfig, text: str) -> SamplingConfig:
+    """The sampling after /set NAME VALUE. Raises LLMError for an unknown name or an invalid value.
+
+    >>> set_option(SamplingConfig(), "temperature 0.7").temperature
+    0.7
+    """
+    name, value = (*text.replace("=", " ").split(maxsplit=1), "")[:2]
+    name = name.lower().lstrip("-").replace("_", "-")
+    if name not in SETTINGS:
+        raise usage(f"/set has no {name}; it has {', '.join(SETTINGS)}")
+    field = name.replace("-", "_")
+    kind = next(one.type for one in fields(SamplingConfig) if one.name == field)
+    try:
+        number = int(value) if kind in (int, "int") else float(value)
+    except ValueError:
+        what = "a whole number" if kind in (int, "int") else "a number"
+        example = f"/set {name} {dict(settings(sampling))[name]}"
+        raise usage(f"/set {name} needs {what}, found {value or 'nothing'}; for example: {example}") from None
+    try:
+        return replace(sampling, **{field: number})  # type: ignore[arg-type]
+    except LLMError as error:  # it names the option of the command line
+        raise usage(str(error).removeprefix("--")) from None
+
+
+def settings(sampling: SamplingConfig) -> list[tuple[str, str]]:
+    """The names of /set with their values."""
+    values = [getattr(sampling, name.replace("-", "_")) for name in SETTINGS]
+    texts = [str(value) if isinstance(value, int) else f"{value:g}" for value in values]
+    return list(zip(SETTINGS, texts, strict=True))
+
+
+def completions(text: str) -> Iterator[tuple[str, int, str]]:
+    """(completion, how many characters before the cursor it replaces, its meaning) for the text before the cursor.
+
+    >>> list(completions("/reg"))
+    [('/regenerate', 4, 'Answer the last question again, with another seed.')]
+    """
+    if not text.startswith("/"):
+        return
+    name, space, rest = text.partition(" ")
+    if not space:
+        matching = (command for command in COMMANDS if f"/{command.name}".startswith(name))
+        yield from ((f"/{command.name}", len(name), command.help) for command in matching)
+    elif name == "/set" and " " not in rest:
+        yield from ((f"{setting} ", len(rest), "") for setting in SETTINGS if setting.startswith(rest))
+    elif name in ("/save", "/load"):
+        yield from _files(rest)
+
+
+def _files(text: str) -> Iterator[tuple[str, int, str]]:
+    """The files and directories whose paths begin with a text."""
+    directory, slash, start = text.rpartition("/")
+    try:
+        place = Path(f"{directory}{slash}" or ".").expanduser()
+        paths = sorted(path for path in place.iterdir() if path.name.startswith(start))
+    except (OSError, RuntimeError):  # RuntimeError: there is no home directory
+        return
+    for path in paths[:MAX_FILES]:
+        if start or not path.name.startswith("."):
+            yield path.name + "/" * path.is_dir(), len(start), ""

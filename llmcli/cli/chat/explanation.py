@@ -1,0 +1,95 @@
+"""What /why shows: how likely each token of the last answer was, and why the model chose one of them."""
+
+import math
+import sys
+from typing import TYPE_CHECKING
+
+from llmcli import units
+from llmcli.cli.chat.answers import Answer
+from llmcli.cli.terminal import console, styles
+from llmcli.cli.terminal.safe_text import visible_whitespace
+from llmcli.errors import usage
+
+if TYPE_CHECKING:
+    from llmcli.analysis.explain import Explanation
+    from llmcli.formats.checkpoint import Checkpoint
+    from llmcli.formats.ensemble_file import Ensemble
+    from llmcli.generation.chat import Assistant
+
+CANDIDATES = 5  # next tokens that are shown
+
+
+def show(source: "Checkpoint | Ensemble", assistant: "Assistant", answer: Answer, which: str) -> None:
+    """Explain a token of the last answer: `which` is its number from 1, a word, or "" for the first. Raises LLMError.
+
+    The KV cache is empty afterwards.
+    """
+    from llmcli.cli.reports.explanation import ExplanationReport
+
+    position = find_token(answer, which)
+    piece, tokenizer = answer.pieces[position], assistant.tokenizer
+    assert piece.id is not None
+    _show_probabilities(answer)
+    explanation = _explain(source, assistant, position)
+    number, label = f"token {position + 1} of {len(answer.pieces)}", visible_whitespace(tokenizer.label(piece.id))
+    console.heading(f"{number}: {label}, probability {units.probability(math.exp(piece.logprob))}")
+    ExplanationReport(explanation, None, tokenizer, "", None, None, CANDIDATES).show_summary()
+    if len(answer.pieces) > 1:
+        console.note("/why N explains the Nth token of the answer, /why WORD that of a word")
+
+
+def find_token(answer: Answer, which: str) -> int:
+    """The index of the token that `which` names: its number from 1, or a text of the answer. Raises LLMError."""
+    count = len(answer.pieces)
+    if not count:
+        raise usage("the last answer has no token to explain")
+    if which.isdecimal() or not which:
+        number = int(which or 1)
+        if not 1 <= number <= count:
+            raise usage(f"the last answer has {units.count(count, 'token')}, found number {number}")
+        return number - 1
+    place = answer.text.find(which)
+    if place < 0:
+        raise usage(f"the last answer has no {visible_whitespace(which)}; give a word of it, or the number of a token")
+    end = 0
+    for index, piece in enumerate(answer.pieces):
+        end += len(piece.text)
+        if end > place:
+            return index
+    return count - 1
+
+
+def _show_probabilities(answer: Answer) -> None:
+    """The answer with each token colored by its probability."""
+    if not styles.has_colours(sys.stdout):
+        return
+    console.heading("the answer, each token colored by its probability")
+    for piece in answer.pieces:
+        console.verbatim(styles.by_probability(piece.text, math.exp(piece.logprob)), raw=True)
+    console.result()
+    console.result(styles.probability_legend(), raw=True)
+
+
+def _explain(source: "Checkpoint | Ensemble", assistant: "Assistant", position: int) -> "Explanation":
+    from llmcli.analysis.explain import explain
+    from llmcli.analysis.explained_model import choose_subject
+    from llmcli.generation.prompt import Prompt
+    from llmcli.models.ensemble import EnsembleRuntime
+    from llmcli.models.ngram_runtime import CacheRuntime, network_of
+    from llmcli.models.numpy_runtime import NumpyRuntime
+
+    runtime, tokenizer = assistant.runtime, assistant.tokenizer
+    prompt = Prompt(assistant.prompt_ids + assistant.answer_ids[:position])
+    try:
+        subject = choose_subject(
+            source, tokenizer, prompt, literal=True, on_note=console.note,
+            runtime=runtime if isinstance(network_of(runtime), EnsembleRuntime) else None,
+        )  # fmt: skip
+        network = network_of(runtime)
+        analyzed = network if isinstance(network, NumpyRuntime) else NumpyRuntime(subject.checkpoint)
+        return explain(
+            analyzed, tokenizer, prompt, literal=True, candidates=CANDIDATES, token=assistant.answer_ids[position],
+            predictor=subject.ensemble or (runtime if isinstance(runtime, CacheRuntime) else None),
+        )  # fmt: skip
+    finally:
+        assistant.forget()

@@ -1,0 +1,193 @@
+"""The conversation of `llm chat` with a person: reads messages and commands until the person leaves."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmcli import units
+from llmcli.cli.chat import answers
+from llmcli.cli.chat import commands as chat_commands
+from llmcli.cli.chat import explanation as chat_explanation
+from llmcli.cli.terminal import console, tables
+from llmcli.cli.terminal.echo import without_echo
+from llmcli.cli.terminal.signals import interruptions
+from llmcli.errors import LLMError, usage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from llmcli.cli.terminal.line_editor import Reader
+    from llmcli.formats.checkpoint import Checkpoint
+    from llmcli.formats.ensemble_file import Ensemble
+    from llmcli.generation.chat import Chat, Event
+
+
+class Session:
+    """Reads, answers, and runs the commands of chat_commands.py."""
+
+    def __init__(
+        self, chat: "Chat", reader: "Reader", source: "Checkpoint | Ensemble", memory: answers.Memory | None = None
+    ) -> None:
+        self._chat, self._reader, self._source, self._memory = chat, reader, source, memory
+        self._draft = ""  # the next input begins with it
+        self._last: answers.Answer | None = None  # of this conversation
+        self._saved: dict[Path, bytes] = {}  # files of this session with their content, which /save may replace
+        self._commands: dict[str, Callable[[str], None]] = {
+            "help": self._help,
+            "reset": self._reset,
+            "system": self._system,
+            "save": self._save,
+            "load": self._load,
+            "regenerate": self._regenerate,
+            "retry": self._retry,
+            "set": self._set,
+            "stats": self._stats,
+            "why": self._why,
+        }
+
+    def run(self) -> None:
+        """Until the end of the input, or /exit. An error is shown, and the conversation goes on."""
+        while True:
+            draft, self._draft = self._draft, ""
+            try:
+                line = self._reader.read(draft)
+            except KeyboardInterrupt:
+                console.note("Ctrl-D or /exit leaves, /help lists the commands")
+                continue
+            except EOFError:
+                return
+            try:
+                if not self._handle(line):
+                    return
+            except LLMError as error:
+                console.fail(str(error))
+            except KeyboardInterrupt:
+                console.note("(stopped)")
+
+    def _handle(self, line: str) -> bool:
+        """Answer a message, or run a command. False if the user leaves."""
+        command = chat_commands.parse(line)
+        if command is None:
+            if advice := chat_commands.hint(line):
+                console.warn(advice)
+            elif line.strip():
+                self._answer(self._chat.answer(line.strip()))
+            return True
+        name, rest = command
+        if name == "exit":
+            return False
+        self._commands[name](rest)
+        return True
+
+    def _answer(self, events: "Iterator[Event]") -> None:
+        """Show an answer as it arrives; Ctrl-C stops it."""
+        max_tokens = self._chat.sampling.max_tokens
+        with without_echo(), interruptions() as requests:
+            answer = answers.receive(
+                events, max_tokens, shows_text=self._memory is None, is_stopped=lambda: bool(requests)
+            )
+        self._last = answer
+        if self._memory:
+            self._memory.show(answer)
+        if answer.finish_reason == answers.INTERRUPTED:
+            unanswered = " before the answer began; the message is left out, and the up arrow brings it back"
+            console.note(f"(stopped{'' if answer.text else unanswered})")
+        answers.note_end(answer, "for longer answers: /set max-tokens 2000")
+        console.note("")
+
+    # ---- commands
+
+    def _help(self, rest: str) -> None:
+        _print_pairs([(command.usage, command.help) for command in chat_commands.COMMANDS])
+        console.warn(chat_commands.INPUT_HELP)
+
+    def _reset(self, rest: str) -> None:
+        self._chat.reset()
+        self._last = None
+        console.note("a new conversation" + ("; the system message stays" if self._chat.system else ""))
+
+    def _system(self, rest: str) -> None:
+        if rest:
+            self._chat.set_system("" if rest == "-" else rest)
+        system = self._chat.system
+        console.warn(f"system message: {system}" if system else "there is no system message; set one: /system TEXT")
+
+    def _save(self, rest: str) -> None:
+        from llmcli.generation import saved_chat
+
+        path = _path(rest, "save")
+        self._saved[path] = saved_chat.save(path, self._chat.messages, self._saved.get(path, b""))
+        console.warn(f"saved {path} ({units.count(self._chat.turns, 'turn')})")
+
+    def _load(self, rest: str) -> None:
+        from llmcli.generation import saved_chat
+
+        path, number = _path(rest, "load"), 1
+        name, _, last = rest.rpartition(" ")
+        if last.isdecimal() and name.strip() and not path.exists():
+            path, number = _path(name.strip(), "load"), int(last)
+        conversation, count = saved_chat.load(path, number)
+        self._chat.messages = list(conversation.messages)
+        self._last = None
+        if count == 1 and path.read_bytes() == (written := saved_chat.as_line(conversation.messages)):
+            self._saved[path] = written
+        which = f"conversation {number} of {count:,} in {path}" if count > 1 else str(path)
+        console.warn(f"loaded {which} ({units.count(self._chat.turns, 'turn')})")
+
+    def _regenerate(self, rest: str) -> None:
+        self._answer(self._chat.regenerate())
+
+    def _retry(self, rest: str) -> None:
+        self._draft = self._chat.take_back()
+        self._last = None
+
+    def _set(self, rest: str) -> None:
+        if rest:
+            self._chat.set_sampling(chat_commands.set_option(self._chat.sampling, rest))
+        _print_pairs(chat_commands.settings(self._chat.sampling))
+
+    def _stats(self, rest: str) -> None:
+        rows = [("conversation", units.count(self._chat.turns, "turn"))]
+        if self._last and self._last.reading:
+            rows = [*_figures(self._last), *rows]
+            used = self._last.reading.tokens + len(self._last.pieces)
+            rows.append(("context", f"{used:,} of {self._chat.assistant.runtime.context:,} tokens"))
+        settings = ", ".join(f"{name} {value}" for name, value in chat_commands.settings(self._chat.sampling))
+        _print_pairs([*rows, ("sampling", settings)])
+
+    def _why(self, rest: str) -> None:
+        if self._last is None:
+            raise usage("there is no answer to explain yet; ask something first")
+        chat_explanation.show(self._source, self._chat.assistant, self._last, rest)
+        console.note("")
+
+
+def _path(text: str, command: str) -> Path:
+    """A file name after a command; quotes around it are dropped, ~ is the home directory. Raises LLMError for none."""
+    name = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+    if not name:
+        raise usage(f"a file name is missing: {chat_commands.usage_of(command)}")
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # there is no such home directory
+        return Path(name)
+
+
+def _figures(answer: answers.Answer) -> list[tuple[str, str]]:
+    """The figures of an answer, as (name, value)."""
+    assert answer.reading
+    prompt, cached = answer.reading.tokens, answer.reading.cached
+    rows = [("prompt", f"{prompt:,} tokens, {cached:,} of them kept in the cache from the answer before")]
+    if answer.pieces:
+        rows += [
+            ("first token", f"after {answer.seconds_to_first_token:.2f} s"),
+            ("answer", f"{units.count(len(answer.pieces), 'token')}, {answer.tokens_per_second:,.1f} tokens/s"),
+        ]
+    return rows
+
+
+def _print_pairs(rows: list[tuple[str, str]]) -> None:
+    """(name, value) pairs on stderr, also with --quiet: the user asked for them."""
+    for line in tables.pair_lines(rows, sys.stderr):
+        console.write_line(line, sys.stderr)

@@ -1,0 +1,189 @@
+"""What `llm eval` prints: scores beside those of compressors, or the surprisal of each token; as tables or as JSON."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llmcli import units
+from llmcli.cli.reports import tokens as token_output
+from llmcli.cli.terminal import console, tables
+from llmcli.cli.terminal.safe_text import visible_whitespace
+from llmcli.evaluation.figures import ADAPTING, NETWORK, as_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmcli.data.tokenizers.tokenizer import Tokenizer
+    from llmcli.evaluation.compressors import Baseline
+    from llmcli.evaluation.evaluator import Score
+    from llmcli.evaluation.surprisal import Span
+
+MAX_TOKENS_SHOWN = 4_000  # in the text colored by surprisal
+
+
+# ---- scores
+
+
+@dataclass(frozen=True)
+class ModelScore:
+    """How well a model predicts a document, or all documents together."""
+
+    model: str  # its name in the table
+    file: str | None  # the document; None: all together
+    score: "Score"
+    context: int  # tokens in a window
+    stride: int  # tokens between windows
+    conversations: int = 0  # whose answers were measured; 0: the document is plain text
+
+    def as_json(self) -> dict[str, object]:
+        figures = self.score.figures
+        return {
+            "model": self.model,
+            "file": self.file,
+            "bytes": self.score.bytes,
+            "tokens": self.score.tokens,
+            "bits_per_byte": round(self.score.bits_per_byte, 6),
+            **({} if figures.adapting is None else {"bits_per_byte_without_cache": round(figures.network, 6)}),
+            **as_json(figures),
+            "perplexity": round(self.score.perplexity, 6),
+            "accuracy": round(self.score.accuracy, 6),
+            "context": self.context,
+            "stride": self.stride,
+            **({"of": "answers", "conversations": self.conversations} if self.conversations else {}),
+        }
+
+
+def print_scores(scores: "Sequence[ModelScore]", baselines: "Sequence[Baseline]", baseline_file: str | None) -> None:
+    """A table of models and compressors; the text has a column if there are several. Each compressor stands in the
+    column of the figure that it can be compared with."""
+    rows = [
+        (
+            row.model, units.bits_per_byte(row.score.network_bits_per_byte), _adapting(row.score),
+            f"{row.score.perplexity:.2f}", f"{row.score.accuracy:.3f}", str(row.score.tokens), str(row.score.bytes),
+            row.file or "all",
+        )
+        for row in scores
+    ] + [
+        (
+            row.name, *(("", row.shown) if row.is_adaptive else (row.shown, "")), "", "", "", str(row.bytes),
+            baseline_file or "all",
+        )
+        for row in baselines
+    ]  # fmt: skip
+    columns = ("model", NETWORK, ADAPTING, "perplexity", "accuracy", "tokens", "bytes", "text")
+    adapts = any(row[2] for row in rows)
+    has_several = len({row.file for row in scores}) > 1
+    shown = [i for i in range(len(columns)) if (i != 2 or adapts) and (i != len(columns) - 1 or has_several)]
+    numbers = tuple(range(1, len(shown) - has_several))
+    group = len(shown) - 1 if has_several else None
+    tables.table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows], numbers=numbers, group=group)
+    beside = "; beside it, compressors whose statistics do not adapt" if baselines else ""
+    estimate = ' ("about": estimated from a sample)' if any(row.is_estimate for row in baselines) else ""
+    console.caption(f"{NETWORK}: bits per byte of the network alone, as other programs run it{beside}{estimate}.")
+    if adapts:
+        console.caption(
+            f"{ADAPTING}: bits per byte of what adapts to the text as it reads it: models with their n-gram cache, and "
+            "compressors."
+        )
+    console.caption(
+        "Bits per byte: lower is better, 8 is a uniform guess over all byte values; comparable across all models. "
+        "perplexity: as uncertain as a choice among that many equally likely tokens; comparable only between models "
+        "with the same tokenizer. accuracy: share of tokens that were the network's most likely one."
+    )
+
+
+def _adapting(score: "Score") -> str:
+    bits = score.adapting_bits_per_byte
+    return "" if bits is None else units.bits_per_byte(bits)
+
+
+def baseline_json(baseline: "Baseline", file: str | None) -> dict[str, object]:
+    return {
+        "name": baseline.name,
+        "file": file,
+        "bytes": baseline.bytes,
+        "bits_per_byte": round(baseline.bits_per_byte, 6),
+        "adaptive": baseline.is_adaptive,
+        "estimate": baseline.is_estimate,
+        "past_bytes": baseline.past_bytes,
+        "pieces": baseline.pieces,
+    }
+
+
+# ---- surprisal of each token
+
+
+@dataclass(frozen=True)
+class TokenSurprisals:
+    """The surprisal of every token of some documents under a model."""
+
+    model: str
+    tokenizer: "Tokenizer"
+    ids: list[int]
+    bits: list[float]
+    files: list[str]
+    first_tokens: list[int]  # index of the first token of each file
+    score: "Score"
+
+    def as_json(self, spans: "Sequence[Span]", from_byte: int) -> dict[str, object]:
+        """`spans` are the most surprising passages, `from_byte` is where the measured text begins."""
+        return {
+            "model": self.model,
+            "files": [
+                {"file": file, "first_token": first} for file, first in zip(self.files, self.first_tokens, strict=True)
+            ],
+            "from_byte": from_byte,
+            "bits_per_byte": round(self.score.bits_per_byte, 6),
+            **as_json(self.score.figures),
+            "tokens": [
+                {"id": token, "text": self.tokenizer.label(token), "bits": round(bits, 4)}
+                for token, bits in zip(self.ids, self.bits, strict=True)
+            ],
+            "most_surprising": [
+                {
+                    "first_token": span.start,
+                    "tokens": span.end - span.start,
+                    "bits": round(span.bits, 4),
+                    "text": self.tokenizer.decode(self.ids[span.start : span.end]),
+                }
+                for span in spans
+            ],
+        }
+
+    def show(self, spans: "Sequence[Span]") -> None:
+        """The texts with their tokens colored by surprisal, then a table of the most surprising passages."""
+        shown = min(len(self.ids), MAX_TOKENS_SHOWN)
+        if shown < len(self.ids):
+            console.note(f"the first {shown:,} of {len(self.ids):,} tokens are shown; --json prints all")
+        ends = [*self.first_tokens[1:], len(self.ids)]
+        for file, first, end in zip(self.files, self.first_tokens, ends, strict=True):
+            end = min(end, shown)
+            if end > first:
+                if len(self.files) > 1:
+                    console.heading(file)
+                token_output.surprisals(self._text_with_bits(first, end))
+        console.heading(f"{self.score.figures}; the most surprising passages:")
+        rows = [
+            (f"{span.bits:.1f}", f"{span.bits / (span.end - span.start):.2f}", f"{span.start + 1:,}", self._text(span))
+            for span in spans
+        ]
+        tables.table(("bits", "per token", "at token", "passage"), rows, numbers=(0, 1, 2))
+        console.caption("The surprisal of a token with probability 1/2 is 1 bit, with 1/4 2 bits, with 1/1024 10 bits.")
+
+    def _text(self, span: "Span") -> str:
+        text = self.tokenizer.decode_bytes(self.ids[span.start : span.end]).decode("utf-8", "ignore")
+        return visible_whitespace(text).replace("·", " ")
+
+    def _text_with_bits(self, first: int, end: int) -> list[tuple[str, float]]:
+        """(text, bits) of the tokens; tokens that share a character are joined."""
+        from llmcli.data.tokenizers.tokenizer import StreamDecoder
+
+        decoder = StreamDecoder()
+        rows, pending_bits = [], 0.0
+        for token, bits in zip(self.ids[first:end], self.bits[first:end], strict=True):
+            pending_bits += bits
+            if text := decoder.feed(self.tokenizer.token_bytes[token]):
+                rows.append((text, pending_bits))
+                pending_bits = 0.0
+        if rest := decoder.finish():
+            rows.append((rest, pending_bits))
+        return rows

@@ -1,0 +1,243 @@
+"""What `llm explain` prints: tokens, attention, logit lens, ablation effects and the predictions, or all of it as JSON.
+
+L, H, N = layers, heads, analyzed tokens.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llmcli import units
+from llmcli.cli.reports import tokens as token_output
+from llmcli.cli.reports.next_words import word_label
+from llmcli.cli.terminal import charts, console, tables
+from llmcli.cli.terminal.safe_text import visible_whitespace
+from llmcli.cli.terminal.text_layout import terminal_width, truncate, truncate_start
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmcli.analysis.explain import Explanation
+    from llmcli.data.tokenizers.tokenizer import Tokenizer
+    from llmcli.generation.next_words import NextWords
+    from llmcli.models.runtime import Array
+
+LABEL_WIDTH = 14  # columns of a token's label beside a chart
+MAX_HEAT_MAP_ROWS = 60
+MAX_HEADS = 5  # in the table of those with the highest attention weights
+MAX_LENS_LABEL, LENS_CELL = 12, 20  # columns of a token in the logit lens, and of a token with its probability
+MAX_BAR = 60  # columns
+MIN_FULL_BAR = 1.0  # bits: smaller effects do not get the whole width, even if there are no larger ones
+SUMMARY_ROWS = 10  # tokens whose effects a summary shows
+MAX_POSITIONS = 5  # of a copied token
+ORDINALS = {1: "most likely", 2: "second", 3: "third"}
+
+
+def attention_title(layers: int, heads: int, layer: int | None, head: int | None) -> str:
+    """Which attention of a model with so many layers and heads is shown; None: the mean of all.
+
+    >>> attention_title(3, 2, 1, None)
+    'layer 1 of 3, mean of 2 heads'
+    """
+    mean = f"mean of {units.count(heads, 'head')}"
+    if layer is None:
+        return f"mean of {units.count(layers, 'layer')} and {units.count(heads, 'head')}"
+    return f"layer {layer} of {layers}, {mean if head is None else f'head {head} of {heads}'}"
+
+
+@dataclass(frozen=True)
+class ExplanationReport:
+    """An explanation of a prompt with all that is needed to print it."""
+
+    explanation: "Explanation"
+    words: "NextWords | None"  # None: not searched for
+    tokenizer: "Tokenizer"
+    prompt: str
+    layer: int | None  # of the attention to show, from 1; None: the mean of all
+    head: int | None  # in this layer, from 1
+    count: int  # of next tokens and words
+
+    def show_summary(self) -> None:
+        """What fits on a screen, also for a long prompt: the tokens with the largest effects, heads and predictions."""
+        labels = [self._label(token) for token in self.explanation.ids]
+        self._show_top_heads(labels)
+        self._show_logit_lens()
+        self._show_ablation(labels, SUMMARY_ROWS)
+        self._show_copies()
+        self._show_predictions()
+
+    def show(self) -> None:
+        explanation = self.explanation
+        labels = [self._label(token) for token in explanation.ids]
+        console.heading("tokens and their ids")
+        token_output.tokens(labels, explanation.ids)
+        self._show_heat_map(labels)
+        self._show_top_heads(labels)
+        self._show_logit_lens()
+        self._show_ablation(labels)
+        self._show_copies()
+        self._show_predictions()
+
+    def _label(self, token: int) -> str:
+        return visible_whitespace(self.tokenizer.label(token))
+
+    def _selected_attention(self) -> "tuple[str, Array]":
+        """(which attention is shown, its weights [N, N])"""
+        weights = self.explanation.attention
+        L, H, _, _ = weights.shape
+        what = attention_title(L, H, self.layer, self.head)
+        if self.layer is None:
+            return what, weights.mean((0, 1))
+        if self.head is None:
+            return what, weights[self.layer - 1].mean(0)
+        return what, weights[self.layer - 1, self.head - 1]
+
+    def _show_heat_map(self, labels: list[str]) -> None:
+        what, weights = self._selected_attention()
+        N = len(labels)
+        console.heading(f"attention, {what}: rows attend to columns")
+        shown = max(1, min(N, MAX_HEAT_MAP_ROWS, (terminal_width() - LABEL_WIDTH - 8) // 2))
+        if shown < N:
+            console.paragraph(f"(the last {shown} of {N} tokens; --html shows more, --json all)")
+        first = N - shown + 1
+        tens, ones, *rows = charts.heat_map(weights[-shown:, -shown:].tolist(), first)
+        digits = len(str(N))
+        numbered = [f"{i:>{digits}} {labels[i - 1]}" for i in range(first, N + 1)]
+        header = [tens, ones] if tens.strip() else [ones]
+        rows_with_labels = [*(("", line) for line in header), *zip(numbered, rows, strict=True)]
+        tables.labelled(rows_with_labels, LABEL_WIDTH + digits + 1)
+        console.paragraph(charts.HEAT_LEGEND)
+        console.caption(
+            "Each row is a token; its dark cells are the tokens that it attends to, itself or earlier ones. High "
+            "attention to the first token often means that there is nothing else to attend to (an attention sink)."
+        )
+
+    def _show_top_heads(self, labels: list[str]) -> None:
+        """The heads with the highest attention weight from the last token to a single token."""
+        if len(labels) < 2:
+            return
+        weights = self.explanation.attention[:, :, -1]  # [L, H, N]
+        L, H, _ = weights.shape
+        heads = [(layer, head, int(weights[layer, head].argmax())) for layer in range(L) for head in range(H)]
+        ranked = sorted(
+            ((float(weights[layer, head, target]), layer + 1, head + 1, target) for layer, head, target in heads),
+            reverse=True,
+        )
+        console.heading(f"heads with the highest attention weights from the last token, {labels[-1]}")
+        tables.table(
+            ("layer", "head", "attends to", "weight"),
+            [
+                (str(layer), str(head), f"{target + 1} {labels[target]}", units.probability(weight))
+                for weight, layer, head, target in ranked[:MAX_HEADS]
+            ],
+            numbers=(0, 1, 3),
+        )
+        console.caption("The attention weights of a head sum to 1 over all tokens.")
+
+    def _show_logit_lens(self) -> None:
+        lens = self.explanation.logit_lens
+        depths, _, candidates = lens.ids.shape
+        shown = max(1, min(candidates, (terminal_width() - 12) // LENS_CELL))
+        console.heading("predictions after each layer (logit lens)")
+        rows = []
+        for depth in range(depths):
+            tokens, probabilities = lens.ids[depth, -1, :shown].tolist(), lens.probabilities[depth, -1, :shown].tolist()
+            cells = [
+                f"{label} {units.probability(probability)}"
+                for label, probability in zip(self._lens_labels(tokens), probabilities, strict=True)
+            ]
+            rows.append(("none" if depth == 0 else str(depth), *cells))
+        ranks = [ORDINALS.get(rank, f"{rank}th") for rank in range(1, shown + 1)]
+        tables.table(("after layer", *ranks), rows, numbers=(0,))
+        console.caption("What the model would predict if it ended after this layer.")
+
+    def _lens_labels(self, tokens: list[int]) -> list[str]:
+        """The beginnings of tokens; the ends where two begin alike, as where each token begins inside the prompt."""
+        labels = [self._label(token) for token in tokens]
+        beginnings = [truncate(label, MAX_LENS_LABEL) for label in labels]
+        if len(set(beginnings)) == len(labels):
+            return beginnings
+        return [truncate_start(label, MAX_LENS_LABEL) for label in labels]
+
+    def _show_ablation(self, labels: list[str], rows: int | None = None) -> None:
+        """How much less likely the prediction is without each token but the last, or without each of as many tokens as
+        `rows`, those with the largest effects."""
+        measured = enumerate(self.explanation.ablation_effects[:-1].tolist())
+        # as they are shown: an effect of 0.00 has no bar
+        effects = [(i, round(bits, units.BITS_DIGITS)) for i, bits in measured if not math.isnan(bits)]
+        if not effects:
+            return
+        predicted = self._label(self.explanation.token)
+        console.heading(f"ablation: bits that {predicted} loses without each token")
+        if rows is not None and rows < len(effects):
+            console.paragraph(f"(the {rows} tokens with the largest effects)")
+            effects = sorted(sorted(effects, key=lambda effect: -abs(effect[1]))[:rows])
+        elif len(effects) < len(labels) - 1:
+            console.paragraph(f"(of the last {len(effects) + 1} tokens only: a model of this size takes long)")
+        digits = len(str(len(labels)))
+        largest = max(MIN_FULL_BAR, *(abs(bits) for _, bits in effects))
+        bar_width = min(MAX_BAR, terminal_width() - LABEL_WIDTH - digits - 12)
+        labelled = [
+            (
+                f"{i + 1:>{digits}} {labels[i]}",
+                f"{units.bits(bits, signed=True):>7} {charts.signed_bar(bits, largest, bar_width)}",
+            )
+            for i, bits in effects
+        ]
+        tables.labelled(labelled, LABEL_WIDTH + digits + 1)
+        console.caption(
+            f"+1.00: without the token, {predicted} is half as likely. Negative: without it, {predicted} is more "
+            "likely. The last token is not left out: the model would then predict what follows the token before it."
+        )
+
+    def _show_copies(self) -> None:
+        """The tokens that the n-gram cache makes more likely, and the tokens of the prompt that they are copies of."""
+        copies = self.explanation.copies
+        if copies is None:
+            return
+        console.heading("copies from the prompt (n-gram cache)")
+        if not copies:
+            console.paragraph("none: the end of the prompt did not occur in it before")
+            return
+        rows = [
+            (
+                self._label(copy.token), units.probability(copy.network), units.probability(copy.probability),
+                str(copy.matched), self._numbers(copy.positions[-MAX_POSITIONS:]),
+            )
+            for copy in copies
+        ]  # fmt: skip
+        tables.table(("next token", "network", "with cache", "matched", "at token"), rows, numbers=(1, 2, 3))
+        console.caption(
+            "matched: how many of the last tokens stood before this token earlier in the prompt; at token: where it "
+            "stood. The more tokens match, and the more recently, the more the cache counts. --no-cache leaves it out."
+        )
+
+    def _numbers(self, positions: "Sequence[int]") -> str:
+        """Positions in the context as numbers of the tokens shown, from 1; "earlier" for those before them."""
+        first = self.explanation.preceding
+        return ", ".join(f"{position - first + 1:,}" if position >= first else "earlier" for position in positions)
+
+    def _show_predictions(self) -> None:
+        explanation = self.explanation
+        console.heading(f"next token: {units.entropy(explanation.entropy)}")
+        tokens = explanation.most_likely(self.count)
+        rows = [(self._label(token), math.exp(explanation.logprobs[token])) for token in tokens]
+        token_output.probabilities("next token", rows)
+        console.caption(units.choice(explanation.entropy, "tokens"))
+        if self.words is None:
+            return
+        console.heading("next word")
+        words = self.words.words[: self.count]
+        token_output.probabilities("next word", [(word_label(word), word.probability) for word in words])
+        console.caption(
+            "A word may consist of several tokens; its probability is summed over its tokenizations. llm generate "
+            "samples from these probabilities."
+        )
+
+    def as_json(self) -> dict[str, object]:
+        from llmcli.pages.explanation_json import explanation_json
+
+        assert self.words is not None
+        return explanation_json(
+            self.explanation, self.words, self.tokenizer, self.prompt, self.count, self.layer, self.head
+        )

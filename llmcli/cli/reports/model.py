@@ -1,0 +1,218 @@
+"""The overview of a model file that `llm inspect` prints: parameters, config, tokenizer, training."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from llmcli import units
+from llmcli.analysis.inspect import (
+    MAX_CHILDREN,
+    ParameterGroup,
+    active_parameters,
+    parameter_tree,
+    parameters_by_dtype,
+)
+from llmcli.cli.terminal import charts, console, tables
+from llmcli.cli.terminal.text_layout import terminal_width
+from llmcli.config import as_record
+from llmcli.errors import LLMError
+from llmcli.formats.hf_config import parse_config
+from llmcli.pages.model_facts import (
+    expert_rows,
+    json_object,
+    record_rows,
+    shape_text,
+    tokenizer_facts,
+    training_record,
+    value_text,
+)
+from llmcli.training.files.summary import Record, read_curve
+
+if TYPE_CHECKING:
+    from llmcli.formats.safetensors.file_header import Header
+
+MIN_CURVE_WIDTH, MAX_CURVE_WIDTH, CURVE_HEIGHT = 30, 120, 12  # columns, columns, lines
+MAX_ROWS = 20  # of metadata
+MAX_KEY, MAX_VALUE = 60, 200  # characters of metadata
+OWN_KEYS = ("format", "llmcli", "config.json", "tokenizer.json", "tokenizer_config.json", "training.json", "sha256")
+CONFIG_KEYS = (
+    "architectures", "model_type", "num_experts", "num_local_experts", "num_experts_per_tok", "num_hidden_layers",
+    "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "max_position_embeddings", "vocab_size", "tie_word_embeddings", "rope_theta", "rope_scaling",
+)  # fmt: skip
+TOKENIZER_KINDS = {
+    "bpe": "byte-level byte-pair encoding (BPE)",
+    "spm": "SentencePiece byte-pair encoding (BPE)",
+    "char": "one token per character; others as bytes",
+    "?": "not supported",
+}
+
+
+def print_overview(header: "Header") -> None:
+    """Print what the header tells of a model. Raises LLMError for a training record that this program did not write."""
+    config, training = (
+        json_object(header, "config.json", console.note),
+        json_object(header, "training.json", console.note),
+    )
+    imported = training.get("imported")
+    origin = imported if isinstance(imported, dict) else {}
+    _print_size(header, config, training, origin)
+    console.heading("parameters")
+    tables.tree(_tree_rows(parameter_tree(header), header.parameters))
+    if config:
+        _print_config(header, config)
+    _print_tokenizer(header)
+    if origin:
+        console.heading("origin")
+        tables.pairs(_shortened(origin))
+    if others := {key: text for key, text in header.metadata.items() if key not in OWN_KEYS}:
+        console.heading("metadata")
+        tables.pairs(_shortened(others))
+    record = training_record(header)
+    if "experts" in record:
+        console.heading("experts")
+        columns = ("expert", "shape", "trained on", "held-out bits/byte")
+        tables.table(columns, expert_rows(header, record), numbers=(3,), striped=True)
+    elif record.keys() - {"imported"}:
+        _print_training(header, record)
+
+
+def _shortened(values: Mapping[str, object]) -> list[tuple[str, str]]:
+    return [(str(key)[:MAX_KEY], str(value)[:MAX_VALUE]) for key, value in values.items()][:MAX_ROWS]
+
+
+# ---- what it is, and its size
+
+
+def _print_size(
+    header: "Header", config: dict[str, Any], training: Mapping[str, Any], origin: Mapping[str, Any]
+) -> None:
+    console.paragraph(f"{header.path}: {_description(header, training, origin)}")
+    dtypes = ", ".join(parameters_by_dtype(header)) or "no values"
+    console.paragraph(
+        f"{units.number(header.parameters)} parameters ({header.parameters:,}) in {len(header.tensors):,} tensors, "
+        f"{dtypes}, {units.size(header.file_bytes)}"
+    )
+    if header.problem:
+        console.paragraph(f"llm can show it but not run it: {header.problem}")
+    if active := active_parameters(header, config):
+        experts = config.get("num_experts", config.get("num_local_experts"))
+        console.paragraph(
+            f"{units.number(active)} of them are active per token: {config['num_experts_per_tok']} of {experts} "
+            "experts in each layer"
+        )
+
+
+def _description(header: "Header", training: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
+    """What kind of file it is, and who made it."""
+    if not header.is_ours:
+        return f"a {header.form}" + (", not made by llmcli" if header.form == "safetensors file" else "")
+    if origin:
+        return f"a model {'fine-tuned' if training.get('train') else 'imported'} by llmcli from a {origin.get('form')}"
+    return "an ensemble made by llmcli" if "experts" in training else "a model made by llmcli"
+
+
+def _tree_rows(group: ParameterGroup, total: int, depth: int = 0) -> list[tuple[int, str, str, str]]:
+    """(depth, name, shape, parameters and their share of the total) of all groups inside a group."""
+    rows: list[tuple[int, str, str, str]] = []
+    for child in list(group.children.values())[:MAX_CHILDREN]:
+        shapes = " or ".join(shape_text(shape) for shape in list(child.shapes)[:2])
+        copies = f" x {child.copies}" if child.children and child.copies > 1 else ""
+        share = child.parameters / total if total else 0.0
+        rows.append((depth, child.name + copies, shapes, f"{units.number(child.parameters)}  {share:6.1%}"))
+        rows += _tree_rows(child, total, depth + 1)
+    if len(group.children) > MAX_CHILDREN:
+        rows.append((depth, f"and {len(group.children) - MAX_CHILDREN:,} more", "", ""))
+    return rows
+
+
+# ---- config and tokenizer
+
+
+def _print_config(header: "Header", config: Mapping[str, Any]) -> None:
+    console.heading("config")
+    shown = {**config, **({} if header.problem else _effective_values(header.metadata["config.json"], config))}
+    tables.pairs([(key, value_text(shown[key])) for key in CONFIG_KEYS if shown.get(key) is not None])
+
+
+def _effective_values(text: str, config: Mapping[str, Any]) -> dict[str, object]:
+    """The values of a config that this program reads from another key, or runs with another value; {} for a config of a
+    model that it cannot run."""
+    try:
+        parsed = parse_config(text)
+    except LLMError:
+        return {}
+    context, nominal = parsed.max_position_embeddings, config.get("max_position_embeddings")
+    scaling = parsed.rope_scaling and as_record(parsed.rope_scaling)
+    if scaling and scaling["rope_type"] == "linear":
+        scaling = {key: scaling[key] for key in ("rope_type", "factor")}
+    return {
+        "max_position_embeddings": (
+            context if context == nominal else f"{context} of {nominal} (limited by the sliding window)"
+        ),
+        "rope_theta": parsed.rope_theta,
+        "rope_scaling": ", ".join(f"{key} {value}" for key, value in scaling.items()) if scaling else None,
+    }
+
+
+def _print_tokenizer(header: "Header") -> None:
+    tokenizer = tokenizer_facts(header)
+    if not tokenizer:
+        return
+    console.heading("tokenizer")
+    rows = [("kind", TOKENIZER_KINDS[tokenizer["kind"]]), ("vocabulary", f"{tokenizer['vocab_size']:,} tokens")]
+    if json_object(header, "tokenizer_config.json", console.note).get("chat_template"):
+        rows.append(("chat template", "in the file"))
+    tables.pairs(rows)
+
+
+# ---- training
+
+
+def _print_training(header: "Header", record: Record) -> None:
+    console.heading("training")
+    tables.pairs(record_rows(record))
+    if record.get("curve", {}).get("step") and terminal_width() >= MIN_CURVE_WIDTH:
+        try:
+            _print_curve(record)
+        except LLMError as error:
+            raise LLMError(f"{header.path}: {error}") from error
+    _print_samples(record.get("samples", {}))
+    if record.get("verdict"):
+        console.heading("summary")
+        for sentence in record["verdict"]:
+            console.paragraph(sentence, indent=2)
+
+
+def _print_curve(record: Record) -> None:
+    """Raises LLMError if the curve of the record cannot be read."""
+    run = read_curve(record)
+    console.heading("bits per byte by step (logarithmic scale)")
+    for line in charts.curve(
+        [(run.steps, run.training)],
+        min(terminal_width(), MAX_CURVE_WIDTH),
+        CURVE_HEIGHT,
+        marks=(run.validation_steps, run.validation),
+        logarithmic=True,
+        legend=f"⠒⠒ training  {charts.MARK} {run.label}" if run.validation else "",
+    ):
+        console.result(line)
+    measured = (
+        "the validation loss on a part of the training text that the model was not trained on"
+        if run.name == "validation"
+        else "the held-out loss mostly on a part of the held-out text"
+    )
+    console.caption(
+        "Lower is better. Both losses were measured during training: the training loss on the batches, with dropout if "
+        f"any, {measured}. If the training loss falls and the {run.name} loss does not, the model overfits."
+    )
+
+
+def _print_samples(samples: Mapping[str, Any]) -> None:
+    """Print four of the texts that were generated during training, from the first to the last."""
+    texts = samples.get("texts") or []
+    if not texts:
+        return
+    console.heading(f"samples during training, prompt {samples.get('prompt', '')!r}")
+    last = len(texts) - 1
+    shown = dict.fromkeys((0, len(texts) // 3, 2 * len(texts) // 3, last))
+    tables.pairs([(f"step {texts[i][0]:,}", " ".join(texts[i][1].split())) for i in shown])

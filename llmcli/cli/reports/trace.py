@@ -1,0 +1,103 @@
+"""What `llm generate --steps` prints: for each token the candidates, what filters removed, and the token sampled."""
+
+from typing import TYPE_CHECKING
+
+from llmcli import units
+from llmcli.cli.reports import tokens as token_output
+from llmcli.cli.terminal import console, tables
+from llmcli.cli.terminal.safe_text import visible_whitespace
+from llmcli.cli.terminal.text_layout import terminal_width, truncate, truncate_start
+
+if TYPE_CHECKING:
+    from llmcli.config import SamplingConfig
+    from llmcli.data.tokenizers.tokenizer import Tokenizer
+    from llmcli.generation.trace import Candidate, Step
+
+MAX_TOKEN_WIDTH = 16  # columns
+MAX_BAR, MIN_BAR, OTHER_COLUMNS = 40, 8, 50  # columns of the bars, and of all beside them
+
+
+def print_step(step: "Step", number: int, text: str, tokenizer: "Tokenizer", sampling: "SamplingConfig") -> None:
+    """One step: a table of the candidates, and the settings that led to the choice. `text` is what comes before."""
+    console.heading(f"{number}  {truncate_start(text, terminal_width() - 6 - len(str(number)))}…")
+    if step.retokenized:
+        console.paragraph("probabilities of the first token are summed over the tokenizations of the prompt's end")
+    candidates = [*step.candidates, *([step.chosen] if step.chosen not in step.candidates else [])]
+    tables.table(
+        ("", "token", "model", "sampling", ""),
+        [_row(candidate, candidate == step.chosen, tokenizer) for candidate in candidates],
+        numbers=(2, 3),
+    )
+    console.paragraph("; ".join(_settings(step, sampling)))
+
+
+def _row(candidate: "Candidate", is_chosen: bool, tokenizer: "Tokenizer") -> tuple[str, ...]:
+    arrow = "→" if is_chosen else ""
+    label = truncate(visible_whitespace(tokenizer.label(candidate.id)), MAX_TOKEN_WIDTH)
+    probability = units.probability(candidate.probability)
+    if candidate.removed_by:
+        return arrow, label, probability, "", f"removed by {candidate.removed_by}"
+    bar_width = min(MAX_BAR, max(MIN_BAR, terminal_width() - OTHER_COLUMNS))
+    bar = token_output.bar(candidate.sampling_probability, bar_width)
+    return arrow, label, probability, units.probability(candidate.sampling_probability), bar
+
+
+def _settings(step: "Step", sampling: "SamplingConfig") -> list[str]:
+    """The entropy, and the sampling settings with their effect."""
+    phrases = [f"entropy {units.bits(step.entropy)} bits"]
+    if sampling.repetition_penalty != 1:
+        phrases.append(f"repetition penalty {sampling.repetition_penalty:g}")
+    if sampling.temperature == 0:
+        return [*phrases, "temperature 0: the most likely token"]
+    phrases.append(f"temperature {sampling.temperature:g}")
+    values = {"top-k": sampling.top_k, "top-p": sampling.top_p, "min-p": sampling.min_p}
+    for removal in step.removals:
+        tokens = units.count(removal.tokens, "token")
+        total = units.probability(removal.probability)
+        phrases.append(f"{removal.filter} {values[removal.filter]:g} removes {tokens} (total probability {total})")
+    return [*phrases, f"sampled from {step.remaining:,}" if step.remaining > 1 else "one token remains"]
+
+
+def print_end(text: str, seed: int) -> None:
+    """The text after the last step, and what the columns mean."""
+    console.heading(truncate_start(text, terminal_width() - 1))
+    console.caption(
+        "model: the probability of the token under the model. sampling: the probability that it is sampled, after "
+        "temperature and filters. Entropy: 1 bit is a choice between 2 equally likely tokens, 3 bits one among 8."
+    )
+    console.note(f"[seed {seed}]")
+
+
+def trace_json(steps: "list[Step]", prompt: str, tokenizer: "Tokenizer", seed: int) -> dict[str, object]:
+    return {
+        "prompt": prompt,
+        "text": "".join(step.text for step in steps),
+        "steps": [_step_json(step, tokenizer) for step in steps],
+        "finish_reason": steps[-1].finish_reason or "length",
+        "seed": seed,
+    }
+
+
+def _step_json(step: "Step", tokenizer: "Tokenizer") -> dict[str, object]:
+    return {
+        "text": step.text,
+        "chosen": _candidate_json(step.chosen, tokenizer),
+        "candidates": [_candidate_json(candidate, tokenizer) for candidate in step.candidates],
+        "left": step.remaining,
+        "cuts": [
+            {"by": removal.filter, "tokens": removal.tokens, "probability": round(removal.probability, 6)}
+            for removal in step.removals
+        ],
+        "entropy_bits": round(step.entropy, 6),
+        "spelling": step.retokenized,
+    }
+
+
+def _candidate_json(candidate: "Candidate", tokenizer: "Tokenizer") -> dict[str, object]:
+    return {
+        "id": candidate.id,
+        "text": tokenizer.label(candidate.id),
+        "probability": round(candidate.probability, 6),
+        "chance": round(candidate.sampling_probability, 6),
+        "cut_by": candidate.removed_by,
+    }

@@ -1,0 +1,173 @@
+"""What `llm train` shows of a run: the plan, the events as lines of JSON or in a live view, the result."""
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from llmcli import units
+from llmcli.cli.terminal import console, tables
+from llmcli.config import as_record
+from llmcli.evaluation.figures import as_json, change
+from llmcli.formats.hf_config import dump_config
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from llmcli.cli.terminal.progress import TrainingView
+    from llmcli.data.sources import FileGroup
+    from llmcli.evaluation.compressors import Baseline
+    from llmcli.formats.checkpoint import Checkpoint
+    from llmcli.training.loop.events import Done, Evaluation, Restarted, Sample, Step, TeacherTrained
+    from llmcli.training.planning.plan import Plan
+
+
+def show_plan(plan: "Plan", data: "list[FileGroup]", *, dry_run: bool, json_: bool) -> None:
+    """The plan: with --dry-run the result; else on stderr, in a terminal as a summary of a few lines. JSON also has
+    what the files were taken for, `data`."""
+    if json_:
+        json_event("plan", **_plan_record(plan), data=[group.as_record() for group in data])
+        return
+    if dry_run or not sys.stderr.isatty():
+        rows = [(row.name, row.value, row.reason) for row in plan.rows]
+        tables.table(("setting", "value", "reason"), rows, to_stderr=not dry_run)
+        return
+    from llmcli.training.planning.plan_table import overview
+
+    pairs = [(row.name, f"{row.value} ({row.reason})") for row in overview(plan)]
+    for line in tables.pair_lines([*pairs, ("", "--dry-run shows the whole plan")], sys.stderr):
+        console.note(line)
+
+
+def _plan_record(plan: "Plan") -> dict[str, Any]:
+    conversations = {"conversations": as_record(plan.conversations)} if plan.conversations else {}
+    choices, config = [as_record(row) for row in plan.rows], json.loads(dump_config(plan.model))
+    return {"choices": choices, "config": config, "train": as_record(plan.train), **conversations}
+
+
+def show_event(
+    event: "Step | Evaluation | Sample | TeacherTrained | Restarted",
+    view: "TrainingView",
+    *,
+    json_: bool,
+    of_answers: bool = False,
+) -> None:
+    """An event of the trainer; `of_answers` is whether the validation figures are of answers in conversations. Raises
+    OSError if stdout cannot be written to."""
+    from llmcli.training.loop import events
+
+    if isinstance(event, events.Restarted):
+        _show_restart(event, view, json_=json_)
+    elif json_:
+        kinds = {
+            events.Step: "step", events.Evaluation: "eval", events.Sample: "sample", events.TeacherTrained: "teacher"
+        }  # fmt: skip
+        kind = kinds[type(event)]
+        json_event(kind, **as_record(event), **({"of": "answers"} if of_answers and kind == "eval" else {}))
+    elif isinstance(event, events.Step):
+        view.step(**as_record(event))
+    elif isinstance(event, events.Evaluation):
+        view.evaluation(event.step, event.bits_per_byte)
+    elif isinstance(event, events.TeacherTrained):
+        view.begin_model()
+        console.note(
+            f"step {event.step:,}: the teacher is trained (validation loss {units.bits_per_byte(event.bits_per_byte)} "
+            "bits per byte); the student starts from fresh weights and also learns from its predictions"
+        )
+    elif sys.stderr.isatty():
+        view.sample(event.prompt, event.text)
+
+
+def _show_restart(event: "Restarted", view: "TrainingView", *, json_: bool) -> None:
+    plan, before = event.plan, event.before
+    sizes = [one.model.parameters for one in (plan, before)]
+    if json_:
+        json_event(
+            "restart", step=event.step, seconds=event.seconds, speed=event.speed, parameters=sizes[0],
+            parameters_before=sizes[1],
+        )  # fmt: skip
+        json_event("plan", **_plan_record(plan))
+        return
+    view.begin_model(plan.conversations.share if plan.conversations else None)
+    now, then = (units.number(size) for size in sizes)
+    models = ("two models", "one") if plan.train.teacher_share else ("one model", "two")
+    change = f"{now} parameters instead of {then}" if now != then else " instead of ".join(models)
+    console.note(
+        f"step {event.step:,}: training runs at {event.speed:.2g} times the speed that was measured before the run, so "
+        f"it starts over with {change}"
+    )
+
+
+def show_result(
+    done: "Done",
+    file: "Path",
+    *,
+    parameters: int,
+    baselines: "Sequence[Baseline]",
+    sentences: list[str],
+    json_: bool,
+) -> None:
+    """The last event, or what was saved and how good it is; `sentences` are the summary of the run."""
+    if json_:
+        json_event(
+            "done",
+            file=str(file),
+            steps=done.step,
+            seconds=round(done.seconds, 2),
+            bits_per_byte=done.score.bits_per_byte if done.score else None,
+            **as_json(done.score.figures if done.score else None),
+            parameters=parameters,
+            best_step=done.best_step,
+            interrupted=done.interrupted,
+            bits_per_byte_before=done.base_score.bits_per_byte if done.base_score else None,
+            **as_json(done.base_score.figures if done.base_score else None, "_before"),
+            baselines=[
+                {
+                    "name": baseline.name,
+                    "bits_per_byte": baseline.bits_per_byte,
+                    "adaptive": baseline.is_adaptive,
+                    "estimate": baseline.is_estimate,
+                }
+                for baseline in baselines
+            ],
+            memorised=done.checkpoint.record["memorised"],
+            verdict=sentences,
+            **_conversation_results(done.checkpoint.record),
+        )
+        return
+    saved = "interrupted; saved" if done.interrupted else "saved"
+    best = f" (best weights: step {done.best_step:,})" if done.best_step != done.step else ""
+    console.note(
+        f"{saved} {file}: {units.number(parameters)} parameters, {units.count(done.step, 'step')}{best}, "
+        f"{units.duration(done.seconds)}"
+    )
+    if done.base_score and done.score:
+        changed = change(done.base_score.figures, done.score.figures)
+        unchanged = "; no step improved it, so the weights are unchanged" if done.best_step == 0 else ""
+        of_answers = " of answers" if "conversations" in done.checkpoint.record else ""
+        console.note(f"held-out bits per byte{of_answers}: {changed}{unchanged}")
+    for sentence in sentences:
+        console.note(sentence)
+
+
+def _conversation_results(record: dict[str, Any]) -> dict[str, object]:
+    """What the result of a run on conversations has besides."""
+    if "conversations" not in record:
+        return {}
+    return {"of": "answers", **{key: record.get(key) for key in ("answers", "plain_text")}}
+
+
+def note_float32(base: "Checkpoint", name: str) -> None:
+    """Say that the weights of a fine-tuned model are float32, if those of its base model are not."""
+    from llmcli.formats.safetensors.dtypes import TORCH_NAMES
+
+    dtypes = sorted({TORCH_NAMES[dtype] for dtype in base.dtypes.values()})
+    if dtypes:
+        console.note(
+            f"the weights are saved as float32 although those of {name} are {' and '.join(dtypes)}: small updates "
+            "would be lost in lower precision"
+        )
+
+
+def json_event(kind: str, **values: object) -> None:
+    console.json_result({"event": kind, **values})

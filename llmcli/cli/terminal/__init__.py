@@ -1,0 +1,1 @@
+"""Terminal input and output: text, tables, charts, progress, signals."""

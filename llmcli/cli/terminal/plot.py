@@ -1,0 +1,99 @@
+"""The loss curve of a run -> a figure as SVG, PNG or PDF. The only module that imports matplotlib, an optional extra.
+
+With one version of matplotlib, equal curves give equal bytes: no date and no random ids.
+"""
+
+import io
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmcli import units
+from llmcli.cli.terminal.charts import LOG_RANGE, round_values
+from llmcli.errors import LLMError
+from llmcli.training.files.summary import Curve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FORMATS = ("svg", "png", "pdf")
+SIZE = (7.0, 4.2)  # inches
+DOTS_PER_INCH = 160  # of a png
+TRAINING_COLOUR, VALIDATION_COLOUR = "#4878a8", "#c44e1b"  # safe for colour blindness; the line styles differ too
+STYLE: dict[Any, Any] = {  # the keys are matplotlib's
+    "svg.hashsalt": "llmcli", "svg.fonttype": "path", "font.size": 10, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.grid": True, "grid.color": "#e4e4e4", "axes.axisbelow": True,
+}  # fmt: skip
+
+
+def format_of(path: Path) -> str:
+    """The format that a file name asks for, one of FORMATS. Raises LLMError for any other."""
+    suffix = path.suffix.lower().removeprefix(".")
+    if suffix not in FORMATS:
+        raise LLMError(f"{path} is not in a supported figure format; give a name that ends in .svg, .png or .pdf")
+    return suffix
+
+
+def draw(curve: Curve, title: str, format_: str) -> bytes:
+    """Training and validation bits per byte by step, as a file in one of FORMATS, on a logarithmic scale as in the
+    terminal's charts. Raises LLMError if matplotlib is not installed."""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise LLMError("--plot needs matplotlib, which is not installed: pip install 'llmcli[plot]'") from error
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE, "backend": "agg"}):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        axes = figure.add_subplot()
+        _draw_lines(axes, curve)
+        _label(axes, curve, title)
+        file = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # letters of a title that the font lacks
+            figure.savefig(file, format=format_, dpi=DOTS_PER_INCH, metadata=_metadata(format_))
+    return file.getvalue()
+
+
+def _draw_lines(axes: "Axes", curve: Curve) -> None:
+    axes.plot(curve.steps, curve.training, color=TRAINING_COLOUR, linewidth=1.4, label="training")
+    if curve.validation:
+        axes.plot(
+            curve.validation_steps, curve.validation, color=VALIDATION_COLOUR, linewidth=1.4, linestyle="--",
+            marker="o", markersize=4.5, markerfacecolor="white", label=curve.label,
+        )  # fmt: skip
+        best = min(curve.validation)
+        label = f"best: {units.bits_per_byte(best)}"
+        axes.axhline(best, color=VALIDATION_COLOUR, linewidth=0.8, linestyle=":", label=label)
+
+
+def _label(axes: "Axes", curve: Curve, title: str) -> None:
+    """Title, axes and legend."""
+    low, high = _y_range(curve)
+    margin = (high / low) ** 0.04
+    axes.set_yscale("log")
+    axes.set_ylim(low / margin, high * margin)
+    axes.set_yticks(round_values(low / margin, high * margin))
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
+    first, last = min(curve.steps), max(curve.steps)
+    axes.set_xlim(0 if first < 0.1 * last or first == last else first, last + 0.02 * (last - first))
+    axes.set_title(title.replace("$", r"\$"), loc="left", fontsize=11)  # a dollar would start a formula
+    axes.set_xlabel("step")
+    axes.set_ylabel("bits per byte (lower is better; log scale)")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.legend(frameon=False)
+
+
+def _y_range(curve: Curve) -> tuple[float, float]:
+    """The lowest and the highest value; never equal, both positive, and at most LOG_RANGE apart."""
+    values = [*curve.training, *curve.validation]
+    high = max(values)
+    low = max(min(values), high / LOG_RANGE)
+    return (low, high) if high > low else ((low / 1.5, high * 1.5) if high > 0 else (0.5, 1.5))
+
+
+def _metadata(format_: str) -> dict[str, str | None]:
+    """Metadata without dates and versions, so that equal curves give equal bytes."""
+    if format_ == "svg":
+        return {"Date": None, "Creator": "llmcli"}
+    return {"CreationDate": None, "Creator": "llmcli", "Producer": None} if format_ == "pdf" else {"Software": None}

@@ -1,0 +1,289 @@
+"""The progress of a training run on stderr: a live view in a terminal, periodic lines elsewhere."""
+
+import math
+import os
+import sys
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llmcli import units
+from llmcli.cli.terminal import charts, console
+from llmcli.cli.terminal.echo import without_echo
+from llmcli.cli.terminal.safe_text import visible_line, visible_whitespace
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+REFRESH_SECONDS = 0.25  # between two drawings of the live view
+LINE_SECONDS, LINE_PROGRESS = 10, 0.02  # at least, between two lines elsewhere
+MIN_STEPS_FOR_ESTIMATE = 5  # before, the time left is not shown
+LOSS_SMOOTHING = 0.05  # weight of the newest loss in the moving average
+MIN_CHART_HEIGHT, MIN_CHART_WIDTH = 3, 30
+
+
+@dataclass(frozen=True)
+class _Status:
+    """Figures of the newest step."""
+
+    step: int
+    progress: float  # 0 to 1
+    epoch: float
+    tokens_per_second: float
+    seconds_left: float  # NaN if not known yet
+
+
+class TrainingView:
+    """Shows a run: in a terminal a bar, figures and a growing chart, elsewhere periodic lines.
+
+    `bytes_per_token` converts the training loss to bits per byte, the unit of the validation loss. `answers` is given
+    where these are of answers in conversations: (the progress from which on the run trains on them, 0 to 1; their bytes
+    per token). With `hidden` nothing is drawn in a terminal, for a run whose events a program reads.
+    """
+
+    def __init__(
+        self, bytes_per_token: float, *, hidden: bool = False, answers: tuple[float, float] | None = None
+    ) -> None:
+        self._bytes_per_token, self._answers = bytes_per_token, answers
+        self._validation_name = "validation answers" if answers else "validation"
+        self._curve = ThinnedCurve()
+        self._evaluations: list[tuple[int, float]] = []  # (step, bits per byte)
+        self._loss = math.nan  # moving average, nats per token
+        self._sample: tuple[str, str] | None = None  # (prompt, text)
+        self._status: _Status | None = None
+        self._shown_seconds = self._shown_progress = -math.inf
+        self._live = None if hidden or console.is_quiet() else _live_display()
+        self._note = ""  # the last line
+        self._note_is_below = False  # whether it is on the screen below the view
+        self._echo = without_echo() if self._live else nullcontext()  # typed characters would shift the view
+
+    def __enter__(self) -> "TrainingView":
+        self._echo.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._echo.__exit__(*error)
+        self._note = ""
+        if self._live and self._live.is_started:
+            self._erase_note(self._live)
+            try:
+                self._live.update(self._draw(self._live), refresh=True)
+            finally:
+                self._live.stop()  # restores the cursor
+
+    def step(
+        self,
+        *,
+        step: int,
+        progress: float,
+        loss: float,
+        tokens: int,
+        epoch: float,
+        seconds: float,
+        tokens_per_second: float,
+        **_: object,
+    ) -> None:
+        """A step was taken. `progress` is 0 to 1, `loss` in nats per token; arguments are the fields of the event."""
+        weight = max(LOSS_SMOOTHING, 2 / (step + 1))  # early averages are over few steps: the loss falls steeply
+        self._loss = loss if math.isnan(self._loss) else (1 - weight) * self._loss + weight * loss
+        training_seconds = tokens / tokens_per_second  # without planning, which `seconds` includes
+        is_known = progress > 0 and step >= MIN_STEPS_FOR_ESTIMATE
+        seconds_left = training_seconds * (1 - progress) / progress if is_known else math.nan
+        self._status = _Status(step, progress, epoch, tokens_per_second, seconds_left)
+        self._curve.add(step, self._bits_per_byte(loss, progress))
+        self._show(seconds, self._status)
+
+    def evaluation(self, step: int, bits_per_byte: float) -> None:
+        """The validation slice was evaluated."""
+        self._evaluations.append((step, bits_per_byte))
+
+    def begin_model(self, share: float | None = None) -> None:
+        """The losses that follow are of another model; `share` is that of conversations at the end of its run."""
+        self._curve, self._evaluations, self._loss = ThinnedCurve(), [], math.nan
+        self._shown_progress = -math.inf
+        if self._answers and share is not None:
+            self._answers = 1 - share, self._answers[1]
+
+    def sample(self, prompt: str, text: str) -> None:
+        """The model's current continuation of a prompt."""
+        self._sample = visible_whitespace(prompt).replace("·", " "), visible_whitespace(text).replace("·", " ")
+
+    def note_from_signal_handler(self, text: str) -> None:
+        """A note, at once below the view, whose last line it becomes when that is drawn again."""
+        if not (self._live and self._live.is_started):
+            console.note_from_signal_handler(text)
+            return
+        self._note, self._note_is_below = text, True
+        line = visible_line(text)[: self._live.console.width - 1]
+        console.write_from_signal_handler(f"\r\n{line}\r\x1b[A")  # the cursor stays in the last line of the view
+
+    def _erase_note(self, live: "Live") -> None:
+        if self._note_is_below:
+            self._note_is_below = False
+            live.console.file.write("\x1b[J")  # to the end of the screen
+
+    def _show(self, seconds: float, status: _Status) -> None:
+        """Draw the view or print a line, if it is time to."""
+        since = seconds - self._shown_seconds
+        if self._live:
+            if since >= REFRESH_SECONDS:
+                self._shown_seconds = seconds
+                self._erase_note(self._live)
+                self._live.start()  # not before the first step: before it, notes and status lines are written
+                self._live.update(self._draw(self._live), refresh=True)
+        elif status.progress >= 1 or (
+            since >= LINE_SECONDS and status.progress - self._shown_progress >= LINE_PROGRESS
+        ):
+            self._shown_seconds, self._shown_progress = seconds, status.progress
+            console.note(self._line(status))
+
+    def _line(self, status: _Status) -> str:
+        validation = ""
+        if self._evaluations:
+            validation = f"  {self._validation_name} {units.bits_per_byte(self._evaluations[-1][1])}"
+        return (
+            f"{status.progress:4.0%}  step {status.step:,}  {clock(status.seconds_left)} left  "
+            f"{status.tokens_per_second:,.0f} tokens/s  bits/byte: training {self._training(status)}{validation}"
+        )
+
+    # ---- the live view
+
+    def _draw(self, live: "Live") -> "Group | Text":
+        from rich.console import Group
+        from rich.text import Text
+
+        if self._status is None:
+            return Text("")
+        columns, rows = live.console.size
+        lines = self._figures(self._status, columns)
+        sample = self._sample_lines(live, columns, max_lines=4 if rows >= 20 else 2)
+        # a row is left for the cursor, one is the chart's axis; the plan above stays visible if it fits
+        height = min(16, max(6, columns // 10), rows - len(lines) - len(sample) - 2)
+        if height >= MIN_CHART_HEIGHT and columns >= MIN_CHART_WIDTH:
+            lines += self._chart(min(columns - 1, 200), height)
+        for line in lines:
+            line.no_wrap, line.overflow = True, "ellipsis"
+        shown = (lines + sample)[: max(1, rows - 1)]
+        return Group(*shown, *([Text(self._note, no_wrap=True, overflow="ellipsis")] if self._note else []))
+
+    def _figures(self, status: _Status, columns: int) -> "list[Text]":
+        """The progress bar and two lines of figures."""
+        from rich.text import Text
+
+        figures = f"{status.progress:4.0%}  {clock(status.seconds_left)} left  {status.tokens_per_second:,.0f} tokens/s"
+        width = max(10, min(100, columns - len(figures) - 4))
+        filled = round(status.progress * width)
+        return [
+            Text.assemble(("━" * filled, "green"), ("─" * (width - filled), "bright_black"), f" {figures}"),
+            Text(f"step {status.step:,}  epoch {status.epoch:.1f}"),
+            Text(f"bits per byte: training {self._training(status)}{self._validation()}"),
+        ]
+
+    def _training(self, status: _Status) -> str:
+        """The training loss, averaged over the last steps."""
+        return units.bits_per_byte(self._bits_per_byte(self._loss, status.progress))
+
+    def _bits_per_byte(self, loss: float, progress: float) -> float:
+        """A training loss, in nats per token, in the unit of the validation loss."""
+        bytes_per_token = self._bytes_per_token
+        if self._answers and progress > self._answers[0]:
+            bytes_per_token = self._answers[1]
+        return loss / (math.log(2) * bytes_per_token)
+
+    def _validation(self) -> str:
+        if not self._evaluations:
+            return ""
+        step, best = min(self._evaluations, key=lambda evaluation: evaluation[1])
+        newest = units.bits_per_byte(self._evaluations[-1][1])
+        return f"  {self._validation_name} {newest}  best {units.bits_per_byte(best)} (step {step:,})"
+
+    def _chart(self, columns: int, height: int) -> "list[Text]":
+        from rich.text import Text
+
+        marks = [step for step, _ in self._evaluations], [bits for _, bits in self._evaluations]
+        legend = "bits per byte (log scale)"
+        if self._evaluations:
+            legend += f": ⠒⠒ training  {charts.MARK} {self._validation_name}"
+        *lines, axis = charts.curve(
+            [self._curve.points()], columns, height, marks=marks, logarithmic=True, legend=legend
+        )
+        drawn = []
+        for line in lines:
+            label, rest = line.split("│", 1)
+            text = Text.assemble(label, "│", (rest, "cyan"))
+            text.highlight_regex(charts.MARK, "bold yellow")
+            drawn.append(text)
+        return [*drawn, Text(axis)]
+
+    def _sample_lines(self, live: "Live", columns: int, max_lines: int) -> "list[Text]":
+        from rich.text import Text
+
+        if not self._sample:
+            return []
+        prompt, text = self._sample
+        sample = Text.assemble((prompt, "bold"), ("│", "bright_black"), (text, "italic"))
+        lines = list(sample.wrap(live.console, columns - 1, overflow="fold"))
+        if len(lines) > max_lines:
+            lines = lines[:max_lines]
+            lines[-1].truncate(columns - 2)
+            lines[-1].append("…")
+        return lines
+
+
+def _live_display() -> "Live | None":
+    """A region of the terminal that is redrawn in place; None where stderr is not a terminal that can."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        return None
+    from rich.live import Live
+
+    # no refresh thread, which would take time from the training; stdout stays unredirected
+    console_ = console.rich_console(sys.stderr)
+    return Live(console=console_, auto_refresh=False, redirect_stdout=False, vertical_overflow="crop")
+
+
+class ThinnedCurve:
+    """The points of a curve that grows: means over equally many steps, MAX_POINTS / 2 to MAX_POINTS of them."""
+
+    MAX_POINTS = 240
+
+    def __init__(self) -> None:
+        self._last_steps: list[int] = []
+        self._sums: list[float] = []
+        self._counts: list[int] = []
+        self._steps_per_point = 1
+
+    def add(self, step: int, value: float) -> None:
+        """The value of the next step."""
+        if not self._counts or self._counts[-1] == self._steps_per_point:
+            if len(self._last_steps) == self.MAX_POINTS:
+                self._merge_pairs()
+            self._last_steps.append(step)
+            self._sums.append(0.0)
+            self._counts.append(0)
+        self._last_steps[-1] = step
+        self._sums[-1] += value
+        self._counts[-1] += 1
+
+    def points(self) -> tuple[list[int], list[float]]:
+        """(the last step of each point, the mean of each point)."""
+        return self._last_steps, [total / count for total, count in zip(self._sums, self._counts, strict=True)]
+
+    def _merge_pairs(self) -> None:
+        self._last_steps = self._last_steps[1::2]
+        self._sums = [a + b for a, b in zip(self._sums[::2], self._sums[1::2], strict=True)]
+        self._counts = [a + b for a, b in zip(self._counts[::2], self._counts[1::2], strict=True)]
+        self._steps_per_point *= 2
+
+
+def clock(seconds: float) -> str:
+    """
+    >>> [clock(seconds) for seconds in (5.4, 75, 3700, float("nan"))]
+    ['0:05', '1:15', '1:01:40', '-:--']
+    """
+    if not math.isfinite(seconds):
+        return "-:--"
+    whole = round(seconds)
+    hours = f"{whole // 3600}:" if whole >= 3600 else ""
+    return f"{hours}{whole // 60 % 60:{'02' if hours else ''}}:{whole % 60:02}"

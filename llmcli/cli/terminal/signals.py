@@ -1,0 +1,148 @@
+"""Ctrl-C and the other signals that ask a process to end.
+
+Imports little: the entry point installs its handler before anything else is imported.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from types import FrameType
+
+RETRY_SECONDS = 0.05
+SAME_REQUEST = 0.5  # seconds within which a second signal belongs to the same request
+
+
+def termination_signals() -> list[signal.Signals]:
+    """The signals besides SIGINT that ask a process of this system to end, unless they are ignored."""
+    names = ("SIGTERM", "SIGHUP", "SIGBREAK")  # the last is Ctrl-Break and a closed window on Windows
+    return _not_ignored(*(number for name in names if (number := getattr(signal, name, None)) is not None))
+
+
+def stop_signals() -> list[signal.Signals]:
+    """SIGINT and the termination signals, unless they are ignored."""
+    return [*_not_ignored(signal.SIGINT), *termination_signals()]
+
+
+def _not_ignored(*numbers: signal.Signals) -> list[signal.Signals]:
+    """Those signals that the parent process did not set to be ignored: nohup does so with SIGHUP, a shell script with
+    SIGINT for what it runs in the background."""
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def end_process(number: int, frame: FrameType | None) -> None:
+    """A handler: raise KeyboardInterrupt, or SystemExit with the exit code of another signal; where that would be lost,
+    try again shortly after."""
+    if _loses_exceptions(frame):
+        timer = threading.Timer(RETRY_SECONDS, _send, [number])
+        timer.daemon = True
+        timer.start()
+    elif number == signal.SIGINT:
+        raise KeyboardInterrupt
+    else:
+        raise SystemExit(128 + number)
+
+
+def _loses_exceptions(frame: FrameType | None) -> bool:
+    """Python prints and drops what a destructor raises, or the callback of importlib after each import; class creation
+    wraps what `__set_name__` raises in another exception."""
+    while frame is not None:
+        name, file = frame.f_code.co_name, frame.f_code.co_filename
+        if name in ("__del__", "__set_name__") or (name == "cb" and file.startswith("<frozen importlib")):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _send(number: int) -> None:
+    if hasattr(signal, "pthread_kill"):  # also ends a system call that the main thread waits in
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        import _thread
+
+        _thread.interrupt_main(signal.Signals(number))
+
+
+@contextmanager
+def stop_requests(
+    can_save: Callable[[], bool] = lambda: True, show_note: Callable[[str], None] | None = None
+) -> Iterator[list[int]]:
+    """Collect the first SIGINT or termination signal in a list, so that a run can end and save; a later second one
+    raises KeyboardInterrupt. While `can_save` returns False a signal has the effect that it has outside. `show_note` is
+    called in a signal handler."""
+    from llmcli.cli.terminal import console
+
+    show_note = show_note or console.note_from_signal_handler
+    note = partial(show_note, "ending the run and saving; press Ctrl-C again to quit without saving")
+    with _collected(stop_signals(), note, can_save) as received:
+        yield received
+
+
+def ignore_stop_requests() -> None:
+    """While the process ends, no signal may interrupt that."""
+    for number in stop_signals():
+        signal.signal(number, signal.SIG_IGN)
+
+
+def end_on_stop_requests() -> None:
+    """Have Ctrl-C and termination signals end this process at once, also while it waits outside of Python."""
+    for number in stop_signals():
+        signal.signal(number, signal.SIG_DFL)
+
+
+def forward_stop_requests(forward: Callable[[int], None]) -> None:
+    """Pass Ctrl-C and termination signals to another process of the run, which ends this one."""
+    for number in stop_signals():
+        signal.signal(number, lambda number, _: forward(number))
+
+
+@contextmanager
+def interruptions() -> Iterator[list[int]]:
+    """Collect the first Ctrl-C in a list, so that an answer can end between two tokens; a later second one raises
+    KeyboardInterrupt."""
+    with _collected(_not_ignored(signal.SIGINT)) as received:
+        yield received
+
+
+@contextmanager
+def _collected(
+    numbers: Sequence[signal.Signals],
+    on_first: Callable[[], None] = lambda: None,
+    active: Callable[[], bool] = lambda: True,
+) -> Iterator[list[int]]:
+    """Collect the first of these signals in a list; a later second one raises KeyboardInterrupt. As long as this is not
+    `active`, the handlers from before are called.
+
+    One request often arrives as two signals: `timeout` signals the process and its group, and a closed terminal is
+    reported by both the shell and the kernel.
+    """
+    received: list[int] = []
+    first_at = 0.0
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal first_at
+        now = time.monotonic()
+        if not (received or active()):
+            earlier = handlers[signal.Signals(number)]
+            if callable(earlier):
+                earlier(number, frame)
+            elif earlier is signal.SIG_DFL:
+                raise SystemExit(128 + number)
+            return
+        if not received:
+            first_at = now
+            received.append(number)
+            on_first()
+        elif now - first_at >= SAME_REQUEST:
+            end_process(signal.SIGINT, frame)
+
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    try:
+        for number in numbers:
+            signal.signal(number, handle)
+        yield received
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -1,0 +1,156 @@
+"""Tables, trees and lists of a result: drawn in a terminal, plain lines with tabs if a program reads them.
+
+rich draws the tables; it is imported on first use, so that short output starts fast.
+"""
+
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TextIO
+
+from llmcli.cli.terminal import console, styles
+from llmcli.cli.terminal.safe_text import visible_line
+from llmcli.cli.terminal.text_layout import fit, pad, terminal_width, text_width, truncate
+
+GAP, MIN_GAP = 3, 2  # spaces between two columns
+MIN_TEXT_COLUMN = 12  # a column of text is folded to no less than this
+MIN_VALUE_COLUMN = 24  # with less left beside the names, values continue under their names
+MAX_TREE_NAME = 80  # characters
+
+
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    numbers: Sequence[int] = (),
+    to_stderr: bool = False,
+    striped: bool = False,
+    group: int | None = None,
+) -> None:
+    """A table: drawn in a terminal; if a program reads it, tab-separated, the column names first.
+
+    `numbers` are the indices of columns to align right and never to fold. With `striped`, the first cell of row i has
+    the background of `styles.alternating`. Where a terminal is too narrow, the rows with the same cell in column
+    `group` become a table of their own under it; then text is folded; then each row becomes a list of its cells.
+    """
+    stream = sys.stderr if to_stderr else sys.stdout
+    if to_stderr and console.is_quiet():
+        return
+    if not stream.isatty():
+        for row in (columns, *rows):
+            tab_separated(row, stream)
+        stream.flush()
+        return
+    names, cells = [visible_line(name) for name in columns], [[visible_line(cell) for cell in row] for row in rows]
+    if group is not None and _table_width(names, cells, numbers, MIN_GAP, folds=False) > terminal_width(stream):
+        _draw_groups(names, cells, numbers, group, to_stderr=to_stderr)
+        return
+    if numbers and _table_width(names, cells, numbers, MIN_GAP) > terminal_width(stream):
+        for row in cells:
+            named = [(name, cell) for name, cell in zip(names, row, strict=True) if cell]
+            for line in [*pair_lines(named, stream), ""]:
+                console.write_line(line, stream)
+        return
+    _draw_table(names, cells, numbers, striped, stream)
+
+
+def _table_width(
+    names: Sequence[str], cells: Sequence[Sequence[str]], numbers: Sequence[int], gap: int, *, folds: bool = True
+) -> int:
+    """Columns that a table needs with so much space between its columns; `folds`: with its text folded as far as
+    possible."""
+    widths = [max(text_width(row[i]) for row in [names, *cells]) for i in range(len(names))]
+    fixed = [size if i in numbers or not folds else min(size, MIN_TEXT_COLUMN) for i, size in enumerate(widths)]
+    return sum(fixed) + gap * len(names)
+
+
+def _draw_groups(
+    names: Sequence[str], cells: Sequence[Sequence[str]], numbers: Sequence[int], group: int, *, to_stderr: bool
+) -> None:
+    """A table for each value of the column `group`, which they do not have."""
+
+    def without(row: Sequence[str]) -> list[str]:
+        return [cell for i, cell in enumerate(row) if i != group]
+
+    remaining = [i - (i > group) for i in numbers if i != group]
+    for title in dict.fromkeys(row[group] for row in cells):
+        console.write_line(f"{names[group]}: {title}", sys.stderr if to_stderr else sys.stdout)
+        rows = [without(row) for row in cells if row[group] == title]
+        table(without(names), rows, numbers=remaining, to_stderr=to_stderr)
+
+
+def _draw_table(
+    names: Sequence[str], cells: Sequence[Sequence[str]], numbers: Sequence[int], striped: bool, stream: TextIO
+) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    is_tight = _table_width(names, cells, numbers, GAP, folds=False) > terminal_width(stream)
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0) if is_tight else (0, 1))
+    for i, name in enumerate(names):
+        drawn.add_column(name, justify="right" if i in numbers else "left", overflow="fold", no_wrap=i in numbers)
+    for i, row in enumerate(cells):
+        style = f"color(255) on color({styles.alternating_colour(i)})" if striped else ""
+        drawn.add_row(Text(row[0], style), *map(Text, row[1:]))
+    console.draw(drawn, stream)
+
+
+def tab_separated(cells: Iterable[str], stream: TextIO | None = None) -> None:
+    """Cells as one line with tabs between them, for a program; on stdout unless `stream` says otherwise."""
+    console.write_line("\t".join(map(visible_line, cells)).rstrip("\t"), stream or sys.stdout)
+
+
+def pairs(rows: Iterable[tuple[str, str]]) -> None:
+    """(name, value) pairs, one below the other; in a terminal long values continue on further lines."""
+    for line in pair_lines(rows, sys.stdout):
+        console.result(line)
+
+
+def pair_lines(rows: Iterable[tuple[str, str]], stream: TextIO) -> list[str]:
+    """The lines of `pairs` on a stream."""
+    rows = [(visible_line(name), visible_line(value)) for name, value in rows]
+    margin = max((text_width(name) for name, _ in rows), default=0) + 4
+    hanging = margin if margin + MIN_VALUE_COLUMN <= terminal_width(stream) else 4
+    return [
+        line
+        for name, value in rows
+        for line in fit(f"  {name}{' ' * (margin - 2 - text_width(name))}{value}", stream, 0, hanging)
+    ]
+
+
+def labelled(rows: Iterable[tuple[str, str]], max_label: int) -> None:
+    """(label, line) pairs, the labels padded to one width of at most `max_label` columns."""
+    rows = [(visible_line(label), line) for label, line in rows]
+    margin = min(max_label, max((text_width(label) for label, _ in rows), default=0))
+    for label, line in rows:
+        console.result(f"{pad(label, margin)} {line}".rstrip())
+
+
+def tree(rows: Sequence[tuple[int, str, str, str]]) -> None:
+    """Rows of (depth, name, detail, figures) as a tree with aligned columns. A narrow terminal gets no details, and
+    truncated names."""
+    lines = [
+        (_branches(rows, i) + visible_line(name)[:MAX_TREE_NAME], visible_line(detail), f"{visible_line(figures):>18}")
+        for i, (_, name, detail, figures) in enumerate(rows)
+    ]
+    left, middle, right = (max((text_width(line[i]) for line in lines), default=0) for i in range(3))
+    columns = terminal_width() if sys.stdout.isatty() else math.inf
+    if left + middle + right + 4 > columns:
+        lines = [(name, "", figures.strip()) for name, _, figures in lines]
+        middle, right = 0, max(len(figures) for _, _, figures in lines)
+        left = min(left, max(8, int(columns) - right - 3))
+        lines = [(truncate(name, left), "", f"{figures:>{right}}") for name, _, figures in lines]
+    for name, detail, figures in lines:
+        gap = "  " if middle else ""
+        console.result(f"{name}{' ' * (left - text_width(name))}{gap}{detail:>{middle}}  {figures}".rstrip())
+
+
+def _branches(rows: Sequence[tuple[int, str, str, str]], index: int) -> str:
+    """The lines that connect a row of a tree with its parent and siblings."""
+    depth, branches = rows[index][0], ""
+    for level in range(depth + 1):
+        next_depth = next((d for d, *_ in rows[index + 1 :] if d <= level), -1)
+        has_sibling = next_depth == level
+        branches += ("├─ " if has_sibling else "└─ ") if level == depth else ("│  " if has_sibling else "   ")
+    return branches

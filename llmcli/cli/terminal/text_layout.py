@@ -1,0 +1,151 @@
+"""Text -> lines that fit the columns of a terminal. A wide character (CJK, emoji) takes two columns.
+
+rich measures the characters; it is imported on first use, so that short output starts fast.
+"""
+
+import itertools
+import math
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TextIO
+
+from llmcli.cli.terminal.safe_text import visible_whitespace
+
+DEFAULT_WIDTH = 80  # columns, where there is no terminal
+
+
+def terminal_width(stream: TextIO | None = None) -> int:
+    """Columns of the terminal behind `stream` (by default stdout); $COLUMNS overrides it, DEFAULT_WIDTH without one."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) > 0:
+        return int(columns)
+    for candidate in (sys.stdout if stream is None else stream, sys.stdin, sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # not a terminal, or not a file at all
+            if size := os.get_terminal_size(candidate.fileno()).columns:
+                return size
+    return DEFAULT_WIDTH
+
+
+def text_width(text: str) -> int:
+    """Columns that a text takes.
+
+    >>> [text_width("apple"), text_width("リンゴ")]
+    [5, 6]
+    """
+    if text.isascii() and text.isprintable():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def truncate(text: str, columns: int) -> str:
+    """The beginning of a text, in at most `columns` columns.
+
+    >>> [truncate("apple", 5), truncate("リンゴを", 5)]
+    ['apple', 'リン…']
+    """
+    if text_width(text) <= columns:
+        return text
+    from rich.cells import set_cell_size
+
+    return set_cell_size(text, columns - 1).rstrip() + "…" if columns > 0 else ""
+
+
+def truncate_start(text: str, columns: int) -> str:
+    """The end of a text on one line, in at most `columns` columns.
+
+    >>> [truncate_start("I like\\n to eat", columns) for columns in (7, 1, 0)]
+    ['…to eat', '…', '']
+    """
+    text = visible_whitespace(text).replace("·", " ")
+    if text_width(text) <= columns:
+        return text
+    start, left = len(text), columns - 1  # columns left before text[start:]
+    while start > 0 and (size := text_width(text[start - 1])) <= left:
+        start, left = start - 1, left - size
+    return f"…{text[start:].lstrip()}" if columns > 0 else ""
+
+
+def pad(text: str, columns: int) -> str:
+    """A text in exactly `columns` columns: truncated, or with spaces after it."""
+    text = truncate(text, columns)
+    return text + " " * (columns - text_width(text))
+
+
+def fit(text: str, stream: TextIO, indent: int = 0, hanging: int = 0) -> list[str]:
+    """A paragraph as lines: wrapped if `stream` is a terminal, else one line. The first is indented by `indent`, the
+    others by `hanging`."""
+    columns = terminal_width(stream) if stream.isatty() else math.inf
+    if 2 * len(text) + indent <= columns:  # short enough even if all characters are wide
+        return [" " * indent + text]
+    return wrap(text, int(columns), indent, hanging)
+
+
+def wrap(text: str, columns: int, indent: int = 0, hanging: int = 0) -> list[str]:
+    """A paragraph as lines of at most `columns` columns, the first indented by `indent`, the others by `hanging`.
+
+    Lines break between words, and between characters where a script has no spaces. A word, path or command that is
+    longer than a line stays unbroken on a line of its own, so that it can be copied.
+
+    >>> wrap("It was still improving; more time would help: llm train a.txt --time 10m", 30)
+    ['It was still improving; more', 'time would help:', 'llm train a.txt --time 10m']
+    >>> wrap("私は毎朝リンゴを食べます。", 12)
+    ['私は毎朝リン', 'ゴを食べま', 'す。']
+    """
+    lines, line, used, is_begun = [], " " * indent, indent, False
+    for space, unit in _unbreakable_units(text):
+        size = text_width(unit)
+        if is_begun and used + len(space) + size > columns:
+            lines.append(line)
+            line, used, is_begun = " " * hanging, hanging, False
+        if is_begun or not lines:
+            line, used = line + space, used + len(space)
+        line, used, is_begun = line + unit, used + size, True
+    return [*lines, line] if is_begun else [*lines, ""]
+
+
+# commands to type, in our messages: after a colon, up to the end of the clause
+_COMMAND = re.compile(
+    r"(?<=: )(?:bzip2|curl|hf|iconv|jq|llm|mkdir|ollama|pandoc|pdftotext|pip|tar|tesseract|unzip|xz|zstd) "
+    r".+?(?:[;,)](?=\s)|$)"
+)
+# no line begins with a closing character, and none ends with an opening one (kinsoku shori, JIS X 4051)
+_CLOSING = frozenset("、。，．・：；？！」』）］｝〉》】〕…ーぁぃぅぇぉっゃゅょァィゥェォッャュョ々")
+_OPENING = frozenset("「『（［｛〈《【〔")
+
+
+def _unbreakable_units(text: str) -> Iterator[tuple[str, str]]:
+    """(white space before it, unit) of each part that a line break must not split."""
+    position = 0
+    for command in [*_COMMAND.finditer(text), None]:
+        for word in re.finditer(r"(\s*)(\S+)", text[position : command.start() if command else len(text)]):
+            space = word[1]
+            for unit in split_word(word[2]):
+                yield space, unit
+                space = ""
+        if command:
+            yield " ", command[0]
+            position = command.end()
+
+
+def split_word(word: str) -> list[str]:
+    """The parts of a word between which a line may break: at wide characters, though not before closing punctuation and
+    not after opening punctuation."""
+    if word.isascii():
+        return [word]
+    from unicodedata import combining, east_asian_width
+
+    units, base = [word[0]], word[0]  # `base`: the character before, without its combining marks
+    for before, character in itertools.pairwise(word):
+        base = base if combining(before) else before
+        is_wide = any(east_asian_width(c) in "WF" for c in (base, character))
+        is_joined = combining(character) or "\u200d" in (before, character) or "\ufe00" <= character <= "\ufe0f"
+        if is_wide and not is_joined and character not in _CLOSING and base not in _OPENING:
+            units.append(character)
+        else:
+            units[-1] += character
+    return units

@@ -1,0 +1,1 @@
+"""Conversations: records, turns, tokens and the loss mask, chat templates."""

@@ -1,0 +1,191 @@
+"""A conversation -> the text and the tokens that a model is trained on, and prompted with: its chat template.
+
+The template of models made here is ChatML, which this module renders itself. Any other one is jinja2 from a stranger's
+file, and is rendered in a separate process (template_renderer.py). The tokens are those of transformers'
+`apply_chat_template`, except that what looks like a control token in a message stays text (control_tokens.py).
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from llmcli.data.conversations import template_renderer
+from llmcli.data.conversations.control_tokens import ControlTokens, Span, unused_characters
+from llmcli.data.conversations.messages import Message
+from llmcli.data.conversations.template_renderer import Job, Rendering, TemplateRefusalError
+from llmcli.data.tokenizers.tokenizer import IM_END, IM_START, Tokenizer
+from llmcli.errors import LLMError
+
+# The text of each turn between IM_START and IM_END, as SmolLM2 and Qwen have it, without a default system message.
+# {% generation %} marks what the assistant writes, for programs that train with this template.
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
+    "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}"
+    "{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+_MARKER = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+
+
+@dataclass(frozen=True)
+class EncodedConversation:
+    """A conversation as tokens to train on."""
+
+    ids: list[int]
+    learned: list[bool]  # of each token: whether it belongs to an answer or ends one
+
+
+class ChatTemplate:
+    """A template with the tokenizer of its model."""
+
+    def __init__(self, source: str, tokenizer: Tokenizer, variables: Mapping[str, Any] | None = None) -> None:
+        """`source` is the template, in jinja2; `variables` are bos_token, eos_token and others that it may use."""
+        self.source, self.tokenizer = source, tokenizer
+        self._variables = dict(variables or {})
+        self._control_tokens = ControlTokens(tokenizer)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], tokenizer: Tokenizer) -> "ChatTemplate | None":
+        """The template in a parsed tokenizer_config.json; None if it has none."""
+        source = config.get("chat_template")
+        if isinstance(source, list):  # several by name
+            source = next((entry.get("template") for entry in source if entry.get("name") == "default"), None)
+        if not isinstance(source, str) or not source.strip():
+            return None
+        names = {"eos_token": tokenizer.label(tokenizer.eos_id)}
+        if tokenizer.bos_ids:
+            names["bos_token"] = tokenizer.label(tokenizer.bos_id)
+        for key, value in config.items():
+            content = value.get("content") if isinstance(value, dict) else value
+            if key.endswith("_token") and isinstance(content, str):
+                names[key] = content
+        return cls(source, tokenizer, names)
+
+    def with_variables(self, variables: Mapping[str, Any]) -> "ChatTemplate":
+        """The same template with other values of variables, which transformers calls its keyword arguments."""
+        return ChatTemplate(self.source, self.tokenizer, self._variables | dict(variables))
+
+    # ---- text
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
+        """The text of a conversation, with control tokens by their names. `add_generation_prompt` adds the header of
+        the assistant's next turn. Raises LLMError when the template refuses the messages, is invalid, or exceeds the
+        limits of time, memory and output."""
+        return self._render([(messages, add_generation_prompt)])[0].text
+
+    def _render(self, jobs: Sequence[Job]) -> list[Rendering]:
+        if self.source == CHATML:
+            return [_render_chatml(messages, prompt) for messages, prompt in jobs]
+        return template_renderer.render(self.source, self._variables, jobs)
+
+    # ---- tokens
+
+    def encode(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> list[int]:
+        """The ids of a conversation; text of a message never becomes a control token. Raises LLMError as `render`."""
+        hidden, names = self._hide(messages)
+        return self._control_tokens.encode(self._render([(hidden, add_generation_prompt)])[0].text, names)[0]
+
+    def encode_conversation(self, messages: Sequence[Message]) -> EncodedConversation:
+        """The ids of a conversation, and which to learn: in each turn of the assistant that is learned, the answer and
+        the token that ends it, but not the header before it.
+
+        Without {% generation %} in the template, the answers are found by rendering the conversation up to each.
+        Raises LLMError as `render` does, and when the template writes a turn differently once others follow.
+        """
+        hidden, names = self._hide(messages)
+        rendering = self._render([(hidden, False)])[0] if _MARKER.search(self.source) else self._with_answers(hidden)
+        ids, learned = self._control_tokens.encode(rendering.text, names, _learned(rendering.answers, messages))
+        return EncodedConversation(ids, learned)
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens that end an answer: the one that the template writes after it, if it does, and those that end a
+        text."""
+        return self.tokenizer.eos_ids | {token for token in [self._end_of_turn()] if token is not None}
+
+    def _hide(self, messages: Sequence[Message]) -> tuple[list[Message], dict[str, str]]:
+        values = (value if isinstance(value, str) else json.dumps(value) for value in self._variables.values())
+        return self._control_tokens.hide(messages, self.source + "".join(values))
+
+    def _end_of_turn(self) -> int | None:
+        """The first control token after an answer; None if there is none."""
+        probe = unused_characters(1, [self.source])[0]
+        try:
+            text = self.render([Message("user", "Hello"), Message("assistant", probe)])
+        except TemplateRefusalError:
+            return None
+        controls = self._control_tokens.find(text.partition(probe)[2])
+        return controls[0][2] if controls else None
+
+    # ---- the answers in a rendered text, for a template that does not mark them
+
+    def _with_answers(self, messages: Sequence[Message]) -> Rendering:
+        """The whole conversation with the spans of its answers."""
+        whole = self._render([(messages, False)])[0].text
+        turns = [i for i, message in enumerate(messages) if message.role == "assistant"]
+        return Rendering(whole, [self._answer(whole, messages[: i + 1]) for i in turns])
+
+    def _answer(self, whole: str, messages: Sequence[Message]) -> Span:
+        """The span of the last of some messages, an answer, in the text of the whole conversation."""
+        [until] = self._render([(messages, False)])
+        header = self._header(messages)
+        controls = self._control_tokens.find(until.text[len(header) :])
+        end = len(header) + controls[-1][1] if controls else len(until.text)  # without the line end after the token
+        if not until.text.startswith(header) or not whole.startswith(until.text[:end]):
+            raise LLMError(
+                "the model's chat template writes an answer differently once other messages follow, so which tokens "
+                "to learn is unclear; give each conversation one answer, or mark answers in the template with "
+                "{% generation %}"
+            )
+        return len(header), end
+
+    def _header(self, messages: Sequence[Message]) -> str:
+        """The text before the last of some messages, an answer."""
+        before = messages[:-1]
+        if before:
+            plain, prompt = (rendering.text for rendering in self._render([(before, False), (before, True)]))
+            if prompt != plain:
+                return prompt
+        # the template has no generation prompt, or needs a message before it
+        probe = unused_characters(1, [self.source, *(message.content for message in messages)])[0]
+        return self.render([*before, Message("assistant", probe)]).partition(probe)[0]
+
+
+def _learned(answers: list[Span], messages: Sequence[Message]) -> list[Span]:
+    """The spans of the answers that are learned. Raises LLMError if not all are, and the template marks others."""
+    learned = [message.is_learned for message in messages if message.role == "assistant"]
+    if all(learned):
+        return answers
+    if len(answers) != len(learned):
+        raise LLMError(
+            f"the model's chat template marks {len(answers)} answers of {len(learned)} in the conversation, so which "
+            'of them has "weight": 0 is unclear; remove the answers with this weight'
+        )
+    return [answer for answer, is_learned in zip(answers, learned, strict=True) if is_learned]
+
+
+def _render_chatml(messages: Sequence[Message], add_generation_prompt: bool) -> Rendering:
+    """What CHATML makes of messages."""
+    parts: list[str] = []
+    answers, length = [], 0
+    for message in messages:
+        header, body = f"{IM_START}{message.role}\n", f"{message.content}{IM_END}"
+        length += len(header)
+        if message.role == "assistant":
+            answers.append((length, length + len(body)))
+        length += len(body) + 1
+        parts += [header, body, "\n"]
+    if add_generation_prompt:
+        parts.append(f"{IM_START}assistant\n")
+    return Rendering("".join(parts), answers)
+
+
+def with_chat_template(tokenizer_config_json: str, source: str) -> str:
+    """The text of a tokenizer_config.json with a chat template."""
+    config = json.loads(tokenizer_config_json or "{}")
+    return json.dumps(config | {"chat_template": source}, ensure_ascii=False, indent=2)

@@ -1,0 +1,111 @@
+"""Text in which a chat template wrote control tokens by their names -> token ids.
+
+What a user wrote must not become a control token, even if it looks like one. So before the template is rendered, each
+name of a control token in a message is replaced by a stand-in: a private-use character that occurs nowhere else. The
+names in the rendered text are then those of the template, and the stand-ins become text again.
+"""
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+from llmcli.data.conversations.messages import Message
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.errors import LLMError
+
+PRIVATE_USE = (range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE), range(0xE000, 0xF900))  # of Unicode
+_SPACE_AFTER = re.compile(r"\s*")
+
+Span = tuple[int, int]  # the first character, and the one after the last
+
+
+def unused_characters(count: int, texts: Iterable[str]) -> list[str]:
+    """Private-use characters that occur in none of the texts. Raises LLMError if there are fewer than `count`."""
+    used = set().union(*texts)
+    unused = (chr(code) for codes in PRIVATE_USE for code in codes if chr(code) not in used)
+    characters = [character for character, _ in zip(unused, range(count), strict=False)]
+    if len(characters) < count:
+        raise LLMError("the messages have nearly all private-use characters of Unicode; remove these characters")
+    return characters
+
+
+class ControlTokens:
+    """The control tokens of a tokenizer, as a template writes them."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        longest_first = sorted(tokenizer.control_ids, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")  # (?!) matches nothing
+
+    def find(self, text: str) -> list[tuple[int, int, int]]:
+        """(first character, the one after the last, id) of each control token in a text."""
+        return [(m.start(), m.end(), self._tokenizer.control_ids[m[0]]) for m in self._pattern.finditer(text)]
+
+    def hide(self, messages: Sequence[Message], template: str) -> tuple[list[Message], dict[str, str]]:
+        """(messages in which stand-ins replace the names of control tokens, stand-in -> name).
+
+        The stand-ins occur neither in the messages nor in the template. Raises LLMError if there are too few.
+        """
+        texts = [text for message in messages for text in (message.role, message.content)]
+        names = sorted({name for text in texts for name in self._pattern.findall(text)})
+        if not names:
+            return list(messages), {}
+        stand_ins = dict(zip(names, unused_characters(len(names), [*texts, template]), strict=True))
+
+        def hidden(text: str) -> str:
+            return self._pattern.sub(lambda match: stand_ins[match[0]], text)
+
+        changed = [replace(m, role=hidden(m.role), content=hidden(m.content)) for m in messages]
+        return changed, {stand_in: name for name, stand_in in stand_ins.items()}
+
+    def encode(self, text: str, names: Mapping[str, str], marked: Sequence[Span] = ()) -> tuple[list[int], list[bool]]:
+        """(ids of a rendered text, whether each token lies in, or reaches into, one of the `marked` spans).
+
+        `names` are those that stand-ins stand for, as `hide` returns them. The spans are in ascending order. Raises
+        LLMError as `Tokenizer.encode` does.
+        """
+        places = [i for i, character in enumerate(text) if character in names] if names else []
+        growth = [0, *accumulate(len(names[text[i]]) - 1 for i in places)]
+
+        def moved(position: int) -> int:
+            """A position, after the stand-ins before it have become names."""
+            return position + growth[bisect_left(places, position)]
+
+        controls = [(moved(start), moved(end), control) for start, end, control in self.find(text)]
+        marked = [(moved(start), moved(end)) for start, end in marked]
+        for stand_in, name in names.items():
+            text = text.replace(stand_in, name)
+        tokens = list(self._tokens(text, controls))
+        return [token for token, _ in tokens], list(_overlaps((span for _, span in tokens), marked))
+
+    def _tokens(self, text: str, controls: Sequence[tuple[int, int, int]]) -> Iterator[tuple[int, Span]]:
+        """(id, span) of each token of a text, with control tokens nowhere but at `controls`."""
+        start, before = 0, None
+        for control in (*controls, None):
+            end = control[0] if control else len(text)
+            first, part = start, text[start:end]
+            if before is not None and self._tokenizer.strips(before)[1]:
+                part = _SPACE_AFTER.sub("", part, count=1)
+                first = end - len(part)
+            if control and self._tokenizer.strips(control[2])[0]:
+                part = part.rstrip()
+            ids, spans = self._tokenizer.encode_part(part, after_control_token=before is not None)
+            yield from ((token, (first + a, first + b)) for token, (a, b) in zip(ids, spans, strict=True))
+            if control:
+                yield control[2], control[:2]
+                start, before = control[1], control[2]
+
+
+def _overlaps(spans: Iterable[Span], marked: Sequence[Span]) -> Iterator[bool]:
+    """Whether each span overlaps one that is marked; both are in ascending order.
+
+    >>> list(_overlaps([(0, 2), (2, 4), (4, 9)], [(3, 4), (8, 9)]))
+    [False, True, True]
+    """
+    i = 0
+    for start, end in spans:
+        while i < len(marked) and marked[i][1] <= start:
+            i += 1
+        yield i < len(marked) and marked[i][0] < end

@@ -1,0 +1,64 @@
+"""Which conversations are held out. Deterministic, so that `llm eval` finds the same ones again."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmcli.data.conversations.messages import Conversation
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+@dataclass(frozen=True)
+class ConversationSplit:
+    """Conversations to train on, and others for validation."""
+
+    training: list[Conversation]
+    held_out: list[Conversation]
+    duplicates: int  # conversations that are only in `training` because it has the same ones
+
+
+def split(conversations: Sequence[Conversation], share: float) -> ConversationSplit:
+    """Hold out a share of conversations, without those that are equal to one that is trained on."""
+    chosen = set(held_out_indices(len(conversations), share))
+    training = [one for i, one in enumerate(conversations) if i not in chosen]
+    return without_duplicates(training, [conversations[i] for i in sorted(chosen)])
+
+
+def without_duplicates(training: list[Conversation], held_out: Sequence[Conversation]) -> ConversationSplit:
+    """Leave out of `held_out` what is equal to a training conversation."""
+    known = {one.messages for one in training}
+    new = [one for one in held_out if one.messages not in known]
+    return ConversationSplit(training, new, len(held_out) - len(new))
+
+
+def held_out_indices(count: int, share: float) -> list[int]:
+    """The indices of about `share` of `count` conversations, ascending: one in each of equally long stretches.
+
+    Its place in the stretch varies by steps of the golden ratio: files often repeat a pattern, such as both directions
+    of a translation in turn, of which a fixed place would hold out the same part only.
+
+    >>> held_out_indices(30, 0.1), held_out_indices(4, 0.1)
+    ([6, 12, 28], [])
+    """
+    if share > 0.5:
+        return sorted({*range(count)} - {*held_out_indices(count, 1 - share)})
+    stretches = round(count * share)
+    return [_index_in(stretch, stretches, count) for stretch in range(stretches)]
+
+
+def is_held_out(index: int, count: int, share: float) -> bool:
+    """Whether `held_out_indices` has an index.
+
+    >>> [is_held_out(i, 30, 0.1) for i in (6, 7, 28)]
+    [True, False, True]
+    """
+    if share > 0.5:
+        return not is_held_out(index, count, 1 - share)
+    stretches = round(count * share)
+    first = index * stretches // count  # the stretch that it is in, or, by rounding, the one before
+    return any(_index_in(i, stretches, count) == index for i in (first, first + 1) if i < stretches)
+
+
+def _index_in(stretch: int, stretches: int, count: int) -> int:
+    return int((stretch + (stretch + 1) * GOLDEN % 1.0) * count / stretches)

@@ -1,0 +1,248 @@
+"""Conversations in plain text, where the speaker's name and a colon begin a turn: User:/Assistant: or Q:/A:.
+
+A text is taken as conversations if
+- its first line that is not blank begins with the name of a speaker, and both speakers speak;
+- there are two answers or more, or the text is short;
+- no third speaker takes part: no other name and colon begins lines in the turns of both speakers, as in a play; and
+  A: is no choice beside B:, as in a quiz.
+
+A turn goes on until the next speaker. Names stand at the very beginning of a line; words in any case, Q and A as
+capitals, which may have a number (Q1:). The colon may be full-width, with a space before it.
+
+Q:/A: text: each question begins a conversation.
+User:/Assistant: text: a blank line and then the first speaker (who speaks first in the text) begin a conversation. If a
+blank line stands before an answer too, blank lines separate turns, and it takes two of them, or a line such as ---.
+Turns of one speaker in a row are one message. "System:" at the beginning of a conversation is its system message.
+
+Standard library only.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from llmcli.data.conversations.messages import ROLES, Conversation, Message
+from llmcli.data.text.lines import TextLines
+from llmcli.errors import LLMError, usage
+
+_COLON = r"[ \t\u00a0\u202f]?[:：](?![:/\\])[ \t\u3000]*(?P<text>.*)"
+_SHORT_TEXT = 10_000  # characters in which one answer is enough
+_RULE = re.compile(r"[ \t]*([-=*])([ \t]*\1){2,}[ \t]*")  # a line of three or more of a character
+_OTHER_NAME = re.compile(r"(?P<name>[^\W\d_][\w.'-]{0,30}(?: [\w.'-]{1,30}){0,2})" + _COLON)
+_TURNS_PER_OTHER = 8  # a name that begins fewer lines than one for so many turns is no third speaker
+
+
+@dataclass(frozen=True)
+class TurnText:
+    """A text that was recognized as conversations."""
+
+    shape: str  # for users
+    conversations: list[Conversation]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class _Speakers:
+    shape: str  # for users
+    label: re.Pattern[str]  # of a line that begins a turn; its groups are ROLES and "text"
+    questions: bool = False  # each turn of the user begins a conversation
+    named: bool = False  # in the call: the text needs no more evidence than that both speak
+
+
+@dataclass
+class _Turn:
+    line: int
+    role: str
+    gap: int  # blank lines before it; 2 for a line such as ---
+    lines: list[str]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines).strip("\n").rstrip()
+
+    def end(self) -> int:
+        """Remove the blank lines and rules at the end; return the gap that they are for the next turn."""
+        gap = 0
+        while len(self.lines) > 1 and (not self.lines[-1].strip() or _RULE.fullmatch(self.lines[-1])):
+            gap += 2 if self.lines.pop().strip() else 1
+        return gap
+
+
+def _label(user: str, assistant: str, system: str) -> re.Pattern[str]:
+    """Names are regular expressions."""
+    return re.compile(rf"(?:(?P<user>{user})|(?P<assistant>{assistant})|(?P<system>{system})){_COLON}")
+
+
+_KNOWN = (
+    _Speakers(
+        "User:/Assistant: turns",
+        _label("(?i:user|human)|ユーザー?|人間", "(?i:assistant|ai|bot)|アシスタント", "(?i:system)|システム"),
+    ),
+    _Speakers(
+        "Q:/A: turns",
+        _label(r"(?:Q|(?i:question)|質問|問)[ ]?\d{0,4}", r"(?:A|(?i:answer)|回答|答え?)[ ]?\d{0,4}", "(?!)"),
+        questions=True,
+    ),
+)
+
+
+def _named_speakers(user: str, assistant: str) -> _Speakers:
+    user, assistant = user.strip().rstrip(":："), assistant.strip().rstrip(":：")
+    if not user or not assistant or user == assistant:
+        raise usage(f"the speakers are {user!r} and {assistant!r}; wanted two names, of who asks and of who answers")
+    return _Speakers(f"{user}:/{assistant}: turns", _label(re.escape(user), re.escape(assistant), "System"), named=True)
+
+
+def shape_of(user: str, assistant: str) -> str:
+    """The name of the shape of a text with turns of two speakers. Raises LLMError as `read_turns` does.
+
+    >>> shape_of("Ann", "Bob")
+    'Ann:/Bob: turns'
+    """
+    return _named_speakers(user, assistant).shape
+
+
+def speakers_in(shape: str) -> tuple[str, str] | None:
+    """The names of the user and of the assistant in the name of a shape; None for the known ones.
+
+    >>> speakers_in("Ann:/Bob: turns"), speakers_in("Q:/A: turns"), speakers_in("messages")
+    (('Ann', 'Bob'), None, None)
+    """
+    named = re.fullmatch("(.+):/(.+): turns", shape)
+    return (named[1], named[2]) if named and shape not in (known.shape for known in _KNOWN) else None
+
+
+def read_turns(lines: TextLines, names: tuple[str, str] | None = None) -> TurnText | None:
+    """The conversations of a text; None if it is other text, of which only the start is read in most cases.
+
+    `names` are those of the user and of the assistant, if they are not among the known ones. Raises LLMError for two
+    answers to one question, and for text before the first speaker if the speakers were named.
+    """
+    first_line = next(filter(str.strip, lines.start.split("\n")), "")
+    known = (_named_speakers(*names),) if names else _KNOWN
+    speakers = next((candidate for candidate in known if candidate.label.match(first_line)), None)
+    if speakers is None:
+        if names:
+            _check_that_nobody_speaks(lines, known[0])
+        return None
+    turns, others = _read(lines, speakers.label)
+    if not _is_conversation(turns, others, speakers):
+        return None
+    groups = list(_split(turns, speakers))
+    notes = []
+    if not speakers.questions and any(group.spaced for group in groups):
+        notes.append(f"{lines.name}: blank lines separate turns; two of them, or ---, begin a new conversation")
+    conversations = [
+        Conversation(tuple(_messages(lines.name, group, speakers)), f"{lines.name} line {group.turns[0].line:,}")
+        for group in groups
+    ]
+    return TurnText(speakers.shape, conversations, notes)
+
+
+def _check_that_nobody_speaks(lines: TextLines, speakers: _Speakers) -> None:
+    roles = {_role(match) for line in lines if (match := speakers.label.match(line))}
+    if {"user", "assistant"} <= roles:
+        shape = speakers.shape.removesuffix(" turns").replace("/", " or ")
+        raise LLMError(f"{lines.name} line 1: text before the first speaker; begin the file with {shape}")
+
+
+def _role(label: re.Match[str]) -> str:
+    return next(role for role in ROLES if label[role] is not None)
+
+
+# ---- reading turns
+
+
+def _read(lines: Iterable[str], label: re.Pattern[str]) -> tuple[list[_Turn], Counter[tuple[str, str]]]:
+    """The turns of a text that begins with one, and how often (another name, the role of the turn that it stands in)
+    begins a line."""
+    turns: list[_Turn] = []
+    others: Counter[tuple[str, str]] = Counter()
+    for number, line in enumerate(lines, 1):
+        line = line.removesuffix("\r")
+        if match := label.match(line):
+            gap, role = turns[-1].end() if turns else 0, _role(match)
+            if role != "system" or gap or not turns:
+                turns.append(_Turn(number, role, gap, [match["text"]]))
+                continue
+        if turns:
+            turns[-1].lines.append(line)
+            other = _OTHER_NAME.match(line)
+            if other and not other["name"][0].islower():
+                others[other["name"], turns[-1].role] += 1
+    if turns:
+        turns[-1].end()
+    return turns, others
+
+
+def _is_conversation(turns: list[_Turn], others: Counter[tuple[str, str]], speakers: _Speakers) -> bool:
+    """Whether the text as a whole is a conversation of two; see the beginning of this module."""
+    count = Counter(turn.role for turn in turns)
+    if not count["user"] or not count["assistant"]:
+        return False
+    if speakers.named:
+        return True
+    if speakers.questions and turns[0].role != "user":
+        return False
+    if count["assistant"] == 1 and sum(len(line) for turn in turns for line in turn.lines) > _SHORT_TEXT:
+        return False
+    names = {name for name, _ in others}
+    third = sum(
+        others[name, "user"] + others[name, "assistant"]
+        for name in names
+        if others[name, "user"] and others[name, "assistant"]
+    )
+    if third >= 3 and third * _TURNS_PER_OTHER >= len(turns):
+        return False
+    choices = others["B", "user"] + others["B", "assistant"]
+    return not (speakers.questions and choices * 2 >= count["assistant"])
+
+
+# ---- conversations
+
+
+@dataclass
+class _Group:
+    """The turns of one conversation."""
+
+    turns: list[_Turn] = field(default_factory=list)
+    speaks: bool = False  # has a turn other than the system's
+    spaced: bool | None = None  # a blank line stands before the first turn of the second speaker
+
+    def add(self, turn: _Turn, opening: str) -> None:
+        self.turns.append(turn)
+        if turn.role != "system":
+            self.speaks = True
+            if turn.role != opening and self.spaced is None:
+                self.spaced = turn.gap > 0
+
+
+def _split(turns: list[_Turn], speakers: _Speakers) -> Iterator[_Group]:
+    opening = next(turn.role for turn in turns if turn.role != "system")
+    group = _Group()
+    for turn in turns:
+        if turn.role == "system":
+            begins = bool(group.turns)
+        else:
+            needed = 0 if speakers.questions else 2 if group.spaced else 1
+            begins = turn.role == opening and turn.gap >= needed and group.speaks
+        if begins:
+            yield group
+            group = _Group()
+        group.add(turn, opening)
+    yield group
+
+
+def _messages(name: str, group: _Group, speakers: _Speakers) -> Iterator[Message]:
+    """One message for turns of one speaker in a row."""
+    for role, same in groupby(group.turns, key=lambda turn: turn.role):
+        first, *more = same
+        if more and role == "assistant" and speakers.questions:
+            question = group.turns[0].line
+            raise LLMError(
+                f"{name} line {more[0].line:,}: a second answer to the question in line {question:,}; wanted the "
+                f"question before each answer"
+            )
+        yield Message(role, "\n".join(turn.text for turn in (first, *more)))

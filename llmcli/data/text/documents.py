@@ -1,0 +1,367 @@
+"""One document: a file, or standard input, that is opened, decompressed, decoded and checked to be text.
+
+The text is UTF-8 with or without a byte-order mark, or UTF-16 with one, and may be compressed with gzip. Text that
+cannot be read from an arbitrary position (gzip, UTF-16, standard input) is decoded once, into a temporary file.
+
+Standard library only.
+"""
+
+import codecs
+import contextlib
+import gzip
+import hashlib
+import io
+import itertools
+import os
+import shlex
+import stat
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, cast
+
+from llmcli.data.text import file_types
+from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy, check_temporary_space
+from llmcli.errors import LLMError
+
+BLOCK_BYTES = 1 << 20  # bytes per read
+CHECKED_BYTES = 1 << 16  # decoded at a time to check them: they stay in the processor's cache
+STANDARD_INPUT = "standard input"  # its name in messages
+_MAX_GZIP_RATIO = 1032  # of the content to the file
+BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A file that was read to its end once and is text."""
+
+    name: str  # as the user wrote it
+    path: Path
+    text_bytes: int  # size of its text in UTF-8, without a byte-order mark
+    sha256: str  # of that text
+    offset: int = 0  # where its UTF-8 text begins in the file, or in the copy
+    copy: TextCopy | None = field(default=None, repr=False, compare=False)  # of a file that is not plain UTF-8
+    changed_at: int = field(default=0, repr=False, compare=False)  # st_mtime_ns of the file before it was read
+    relative_name: str = ""  # its path from the directory that the user named, with "/"; of a named file, its name
+    columns: tuple[str, ...] = ()  # the column that the text is of; none for the text of the whole file
+    all_columns: tuple[str, ...] = field(default=(), compare=False)  # of that file
+    notes: tuple[str, ...] = field(default=(), compare=False)  # one line each: what of the file was left out
+
+    def is_unchanged(self) -> bool:
+        """Whether the text is still the one with this hash, as far as the file's time of modification shows."""
+        try:
+            return self.copy is not None or self.path.stat().st_mtime_ns == self.changed_at
+        except OSError:
+            return False
+
+    def utf8(self, start: int, size: int) -> bytes:
+        """Up to `size` bytes of the text in UTF-8 from a position on; characters may be cut at both ends."""
+        with self._reader() as read:
+            return read(self.offset + start, min(size, self.text_bytes - start))
+
+    def text(self, start: int = 0, end: int | None = None) -> Iterator[str]:
+        """The text between two byte positions of its UTF-8, in pieces, with its line ends unchanged.
+
+        A position inside a character is moved to the end of that character.
+        """
+        end = self.text_bytes if end is None else min(end, self.text_bytes)
+        start = min(start, end)
+        stop = min(end + 3, self.text_bytes)  # includes the whole of a character that begins before `end`
+        with self._reader() as read:
+            first = start
+            if start:
+                low = max(0, start - 3)
+                first = low + _last_character_start(read(self.offset + low, min(start + 1, self.text_bytes) - low))
+
+            def blocks() -> Iterator[bytes]:
+                for position in range(first, stop, BLOCK_BYTES):
+                    yield read(self.offset + position, min(BLOCK_BYTES, stop - position))
+
+            texts = _decode(self.name, blocks(), "utf-8", self.offset + first, complete=stop == self.text_bytes)
+            yield from _clip(texts, first, start, end)
+
+    @contextlib.contextmanager
+    def _reader(self) -> Iterator[Callable[[int, int], bytes]]:
+        """A function (position, size) -> bytes of the file, or of the copy."""
+        if self.copy is not None:
+            yield self.copy.read
+            return
+        with open_regular_file(self.name, self.path) as file:
+
+            def read(position: int, size: int) -> bytes:
+                file.seek(position)
+                data = _read(file, size, self.name)
+                if len(data) < size:
+                    raise LLMError(f"{self.name} became shorter while it was used; run the command again")
+                return data
+
+            yield read
+
+
+# ---- reading a document for the first time
+
+
+def read_document(
+    name: str,
+    path: Path,
+    stream: IO[bytes] | None,
+    copy: TextCopy,
+    on_read: Callable[[str, int], None] = lambda name, size: None,
+) -> Document:
+    """Read a file, or `stream` in its place, to its end and check that it is text.
+
+    Text that is not plain UTF-8 in a file is appended to `copy`. `on_read` gets the name and the size of each block
+    that was read, and may raise ReadingEndsError. Raises LLMError with the position of the first byte
+    that is not text.
+    """
+    source = open_regular_file(name, path) if stream is None else _buffered(stream)
+    with source as file, _decompressed(name, file) as (content, compressed):
+        changed_at = os.fstat(file.fileno()).st_mtime_ns if stream is None else 0
+        start = _read(content, max(BLOCK_BYTES, 4), name)
+        mark, encoding = next((known for known in BYTE_ORDER_MARKS if start.startswith(known[0])), (b"", "utf-8"))
+        copied = stream is not None or compressed or encoding != "utf-8"
+        offset = copy.size if copied else len(mark)
+        text = _TextDigest(copy if copied else None)
+        if compressed and stream is None:
+            check_temporary_space(name, _size_in_gzip(path))
+
+        def blocks() -> Iterator[bytes]:
+            on_read(name, len(start))
+            yield start[len(mark) :]
+            while block := _read(content, BLOCK_BYTES, name):
+                on_read(name, len(block))
+                yield block
+
+        try:
+            text.read(name, blocks(), encoding, len(mark), compressed)
+        except LLMError as error:
+            if copied:
+                copy.truncate(offset)
+            if stream is None or isinstance(error, ReadingEndsError):
+                raise
+            description = file_types.describe_binary(name, start[: file_types.START_BYTES], compressed=compressed)
+            raise LLMError(description or str(error), error.exit_code) from error
+    return Document(name, path, text.size, text.sha256, offset, copy if copied else None, changed_at)
+
+
+def _size_in_gzip(path: Path) -> int:
+    """The size of the content as the end of a file says it, modulo 4 GiB; 0 if the file is too short for that."""
+    compressed = path.stat().st_size
+    with open(path, "rb") as file:
+        file.seek(max(0, compressed - 4))
+        size = int.from_bytes(file.read(4), "little")
+    return size if size <= _MAX_GZIP_RATIO * compressed else 0
+
+
+def text_of_column(name: str, path: Path, column: str, texts: Iterable[str], copy: TextCopy) -> Document:
+    """The texts in a column of a file as one document, with a blank line between them; it is appended to `copy`."""
+    offset, text = copy.size, _TextDigest(copy)
+    try:
+        for number, one in enumerate(texts):
+            text.add((f"\n\n{one}" if number else one).encode("utf-8"))
+        if not text.size:
+            raise LLMError(f"{name}: the column {column} has no text; name another one: --column NAME")
+    except LLMError:
+        copy.truncate(offset)
+        raise
+    return Document(name, path, text.size, text.sha256, offset, copy, columns=(column,))
+
+
+class _TextDigest:
+    """Size and hash of a text in UTF-8, which is appended to a copy if there is one."""
+
+    def __init__(self, copy: TextCopy | None) -> None:
+        self._copy, self._hash, self.size = copy, hashlib.sha256(), 0
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    def read(self, name: str, blocks: Iterable[bytes], encoding: str, first: int, compressed: bool) -> None:
+        """Add the text of all `blocks`, the first of which begins at position `first`. Raises LLMError."""
+        if encoding == "utf-8":  # the bytes of the file are those of the text
+            added = (part for block in blocks for part in _parts(self.add(block)))
+            for _ in _decode(name, added, encoding, first, compressed=compressed):
+                pass
+        else:
+            for text in _decode(name, blocks, encoding, first, compressed=compressed):
+                self.add(text.encode("utf-8"))
+
+    def add(self, data: bytes) -> bytes:
+        self._hash.update(data)
+        self.size += len(data)
+        if self._copy is not None:
+            self._copy.append(data)
+        return data
+
+
+def describe_binary_file(name: str, path: Path) -> str | None:
+    """What a file that is not text is, and how to get text out of it; None if its type is not recognized."""
+    try:
+        if not path.is_file():
+            return None
+        with open_regular_file(name, path) as file, _decompressed(name, file) as (content, compressed):
+            start = content.read(file_types.START_BYTES)
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - file_types.END_BYTES))
+            end = file.read(file_types.END_BYTES)
+    except (OSError, EOFError, zlib.error, LLMError):
+        return None
+    return file_types.describe_binary(name, start, end, compressed)
+
+
+# ---- opening
+
+
+@contextlib.contextmanager
+def open_regular_file(name: str, path: Path) -> Iterator[IO[bytes]]:
+    """The file, open for reading. Raises LLMError if it cannot be opened, or is not a regular file."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise LLMError(f"{name} is not a regular file; name a text file, or - for standard input")
+        file = open(path, "rb")  # noqa: SIM115 (closed below; an error inside the block is not one of opening it)
+    except OSError as error:
+        raise LLMError(f"cannot read {name}: {error.strerror or error}") from error
+    with file:
+        yield file
+
+
+@contextlib.contextmanager
+def _buffered(stream: IO[bytes]) -> Iterator[IO[bytes]]:
+    """A stream with `peek`. The stream stays open afterwards."""
+    buffered = io.BufferedReader(cast(io.RawIOBase, stream))
+    try:
+        yield buffered
+    finally:
+        buffered.detach()
+
+
+@contextlib.contextmanager
+def _decompressed(name: str, file: IO[bytes]) -> Iterator[tuple[IO[bytes], bool]]:
+    """(the content of a file, decompressed if it is gzip, whether it is gzip)"""
+    try:
+        compressed = file.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]
+    except OSError as error:
+        raise LLMError(f"cannot read {name}: {error.strerror or error}") from error
+    if not compressed:
+        yield file, False
+        return
+    with gzip.open(file) as content:
+        yield content, True  # type: ignore[misc]
+
+
+def _read(file: IO[bytes], size: int, name: str) -> bytes:
+    try:
+        return file.read(size)
+    except (OSError, EOFError, zlib.error) as error:
+        raise LLMError(f"cannot read {name}: {error}") from error
+
+
+# ---- decoding
+
+
+def _parts(block: bytes) -> Iterator[bytes]:
+    """A block in parts of CHECKED_BYTES."""
+    return (block[start : start + CHECKED_BYTES] for start in range(0, len(block), CHECKED_BYTES))
+
+
+def _decode(
+    name: str,
+    blocks: Iterable[bytes],
+    encoding: str,
+    first: int = 0,
+    *,
+    complete: bool = True,
+    compressed: bool = False,
+) -> Iterator[str]:
+    """The text of blocks, in pieces. `first` is the position of the first block in the decompressed file. `complete`
+    says that the blocks reach the end of the text; otherwise a character that they end inside of is omitted. Raises
+    LLMError with the position of the first byte that is not text."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    for block in itertools.chain(blocks, [b""]):
+        pending = len(decoder.getstate()[0])  # bytes of an unfinished character, from the block before
+        try:
+            text = decoder.decode(block, final=complete and not block)
+        except UnicodeDecodeError as error:
+            position = first - pending + error.start
+            value = error.object[error.start] if error.start < len(error.object) else 0
+            raise LLMError(
+                f"{name} is not {encoding.upper()} text: byte 0x{value:02x} at position {position:,}; convert it "
+                f"first: {_iconv(name, 'ENCODING', compressed)} (ENCODING: ISO-8859-1, SHIFT_JIS, ...)"
+            ) from error
+        if "\0" in text:
+            before = len(text[: text.index("\0")].encode(encoding))
+            raise LLMError(
+                f"{name} is not text: a zero byte at position {first - pending + before:,} (a binary file, or "
+                f"UTF-16 without a byte-order mark); convert UTF-16 first: {_iconv(name, 'UTF-16LE', compressed)}"
+            )
+        if text:
+            yield text
+        first += len(block)
+
+
+def _iconv(name: str, encoding: str, compressed: bool) -> str:
+    """The command that converts a file to UTF-8.
+
+    >>> _iconv("my book.txt", "UTF-16LE", compressed=False)
+    "iconv -f UTF-16LE -t UTF-8 'my book.txt' > 'my book.txt.utf8'"
+    >>> _iconv("a.gz", "UTF-16LE", compressed=True)
+    'gzip -dc a.gz | iconv -f UTF-16LE -t UTF-8 > a.utf8'
+    """
+    if name == STANDARD_INPUT:
+        return f"iconv -f {encoding} -t UTF-8"
+    output = shlex.quote(f"{name.removesuffix('.gz') if compressed else name}.utf8")
+    if compressed:
+        return f"gzip -dc {shlex.quote(name)} | iconv -f {encoding} -t UTF-8 > {output}"
+    return f"iconv -f {encoding} -t UTF-8 {shlex.quote(name)} > {output}"
+
+
+def _last_character_start(data: bytes) -> int:
+    """Where the last character of UTF-8 begins, whether or not it is complete; the end if none begins.
+
+    >>> _last_character_start("aé".encode()), _last_character_start("é".encode()[1:])
+    (1, 1)
+    """
+    return next((i for i in reversed(range(len(data))) if not _is_continuation(data[i])), len(data))
+
+
+def _clip(texts: Iterator[str], first: int, start: int, end: int) -> Iterator[str]:
+    """The part of a text between two positions in its UTF-8, each moved to the end of the character it is inside of.
+    The text begins at position `first`."""
+    for text in texts:
+        if first >= end:
+            return
+        if text.isascii():
+            low, high, size = max(start - first, 0), max(end - first, 0), len(text)
+            part = text[low:high]
+        else:
+            data = text.encode("utf-8")
+            size = len(data)
+            low, high = (_character_end(data, position - first) for position in (start, end))
+            part = data[low:high].decode("utf-8")
+        if part:
+            yield part
+        first += size
+
+
+def _character_end(data: bytes, position: int) -> int:
+    """The first position from `position` on that is not inside a character."""
+    position = max(position, 0)
+    while position < len(data) and _is_continuation(data[position]):
+        position += 1
+    return position
+
+
+def _is_continuation(byte: int) -> bool:
+    """Whether a byte of UTF-8 continues a character."""
+    return byte & 0b1100_0000 == 0b1000_0000
+
+
+def display_name(name: str) -> str:
+    """A file name as text that can be printed: its bytes need not be UTF-8; "-" is standard input."""
+    return STANDARD_INPUT if name == "-" else os.fsencode(name).decode("utf-8", "replace")

@@ -1,0 +1,178 @@
+"""The lines of a text file that may be compressed (gzip, zstd) and in UTF-8 or UTF-16.
+
+Unlike documents.py, which reads text of any form for training, it names the line in errors and reads a file once.
+Standard library only, but for zstd, which Python has from 3.14 on; before, an extra brings it.
+"""
+
+import codecs
+import contextlib
+import gzip
+import hashlib
+import itertools
+import shlex
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any, cast
+
+from llmcli.data.text.documents import BLOCK_BYTES, BYTE_ORDER_MARKS, open_regular_file
+from llmcli.errors import LLMError
+
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # the first bytes of such files
+
+
+class MissingZstdError(LLMError):
+    """No library is there that decompresses zstd."""
+
+
+class TextLines:
+    """Iterates over the lines of a text, without their ends.
+
+    A line ends at "\\n" alone, so that U+2028, a form feed and a lone carriage return are characters of a line; the
+    carriage return of "\\r\\n" stays too. Raises LLMError with the number of the line that is not text.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        file: IO[bytes],
+        read_errors: tuple[type[Exception], ...] = (OSError,),
+        on_read: Callable[[str, int], None] = lambda name, size: None,
+    ) -> None:
+        self.name, self._on_read = name, on_read
+        self._hash = hashlib.sha256()
+        self._peeked: deque[str] = deque()
+        self._error: LLMError | None = None  # that ended the text while lines were peeked at
+        pieces = self._decode(self._blocks(file), read_errors)
+        self.start = ""  # of the text: what was decoded first, some kilobytes or more, unless the text is shorter
+        try:
+            self.start = next(pieces, "")
+        except LLMError as error:
+            self._error = error
+        self._lines = _split(itertools.chain([self.start], pieces))
+
+    @property
+    def sha256(self) -> str:
+        """Of all bytes of the decompressed file, after the last line was read."""
+        return self._hash.hexdigest()
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if self._peeked:
+            return self._peeked.popleft()
+        if self._error:
+            raise self._error
+        return next(self._lines)
+
+    def peek(self, count: int) -> list[str]:
+        """The next lines, which iteration returns again: fewer than `count` at the end, and before what is no text."""
+        while len(self._peeked) < count and not self._error:
+            try:
+                self._peeked.append(next(self._lines))
+            except StopIteration:
+                break
+            except LLMError as error:
+                self._error = error
+        return list(itertools.islice(self._peeked, count))
+
+    def split_at_carriage_returns(self) -> None:
+        """In a text of one line, as old programs for the Mac write it, let each carriage return end a line."""
+        if len(self.peek(2)) == 1:
+            self._peeked.extend(self._peeked.pop().removesuffix("\r").split("\r"))
+
+    def _blocks(self, file: IO[bytes]) -> Iterator[bytes]:
+        """Not empty, the first long enough for a byte-order mark. What comes before a damaged part is returned."""
+        read: Callable[[int], bytes] = cast(Any, file).read1  # all files that are opened here have it
+        block = b""
+        while more := read(BLOCK_BYTES):
+            self._hash.update(more)
+            self._on_read(self.name, len(more))
+            block += more
+            if len(block) >= 4:
+                yield block
+                block = b""
+        if block:
+            yield block
+
+    def _decode(self, blocks: Iterator[bytes], read_errors: tuple[type[Exception], ...]) -> Iterator[str]:
+        decoder, encoding, newlines, block = None, "utf-8", 0, b"\n"
+        while block:
+            text, problem = "", ""
+            try:
+                block = next(blocks, b"")
+                if decoder is None:
+                    mark, encoding = next((m for m in BYTE_ORDER_MARKS if block.startswith(m[0])), (b"", encoding))
+                    decoder, block = codecs.getincrementaldecoder(encoding)(), block[len(mark) :]
+                text = decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                text = error.object[: error.start].decode(encoding)
+                value = error.object[error.start] if error.start < len(error.object) else 0
+                problem = (f"byte 0x{value:02x} is not {encoding.upper()}; convert the file first: "
+                           f"iconv -f ENCODING -t UTF-8 (ENCODING: ISO-8859-1, SHIFT_JIS, ...)")  # fmt: skip
+            except read_errors as error:
+                problem = f"cannot be read: {error}"
+            if "\0" in text:
+                text, problem = text[: text.index("\0")], "a zero byte, which is not text; remove it"
+            newlines += text.count("\n")
+            if text:
+                yield text
+            if problem:
+                raise LLMError(f"{self.name} line {newlines + 1:,}: {problem}")
+
+
+def _split(pieces: Iterator[str]) -> Iterator[str]:
+    """Lines of a text that comes in pieces; after its last line end there is no line."""
+    unfinished: list[str] = []
+    for piece in pieces:
+        *complete, rest = piece.split("\n")
+        if complete:
+            yield "".join([*unfinished, complete[0]])
+            yield from complete[1:]
+            unfinished = []
+        unfinished.append(rest)
+    if last := "".join(unfinished):
+        yield last
+
+
+@contextlib.contextmanager
+def open_lines(
+    name: str, path: Path, on_read: Callable[[str, int], None] = lambda name, size: None
+) -> Iterator[TextLines]:
+    """The lines of a file, decompressed and decoded. A file that is no text has no line, and an error in its place.
+
+    Raises LLMError if the file cannot be opened, MissingZstdError if it is zstd.
+    """
+    with open_regular_file(name, path) as file:
+        try:
+            start = file.peek(4)[:4]  # type: ignore[attr-defined]
+        except OSError as error:
+            raise LLMError(f"cannot read {name}: {error.strerror or error}") from error
+        if start.startswith(_GZIP):
+            with gzip.open(file) as content:
+                yield TextLines(name, content, (OSError, EOFError, zlib.error), on_read)  # type: ignore[arg-type]
+        elif start.startswith(_ZSTD):
+            zstd = _import_zstd(name)
+            with zstd.open(file) as content:
+                yield TextLines(name, content, (OSError, EOFError, zstd.ZstdError), on_read)
+        else:
+            yield TextLines(name, file, on_read=on_read)
+
+
+def _import_zstd(name: str) -> ModuleType:
+    """Python's own module, or the package that has the same for older versions."""
+    try:
+        from compression import zstd
+    except ImportError:
+        try:
+            from backports import zstd
+        except ImportError as error:
+            raise MissingZstdError(
+                f"to read {name} a package for zstd is needed: pip install 'llmcli[zstd]'; or unpack it: "
+                f"zstd -d {shlex.quote(name)}"
+            ) from error
+    module: ModuleType = zstd
+    return module

@@ -1,0 +1,111 @@
+"""The training text and the held-out text of a corpus.
+
+Of a long document the end is held out; of short ones whole documents are, evenly over a hash of their names, with
+near-duplicates on the same side. So neither depends on where the files are or in which order they are named, and a
+file that is added changes little.
+
+Near-duplicates that are too large to be held out are all trained on. If they are most of the corpus, they count as one
+long document: the end of the longest is held out, and the others are used up to where they repeat it.
+"""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from llmcli.data.text.corpus import Corpus, Part
+from llmcli.data.text.documents import Document
+from llmcli.data.text.near_duplicates import Passages, near_duplicates
+
+LONG_SHARE = 0.5  # of the bytes to hold out: a document that has more is long
+FRACTIONS = {0.05: "twentieth", 0.1: "tenth", 0.2: "fifth", 0.25: "quarter", 0.5: "half"}
+MAX_NAMES = 3  # of documents that are listed
+
+
+@dataclass(frozen=True)
+class CorpusSplit:
+    """What a model is trained on, and what is held out. Either may be empty. Ends of documents that repeat the held-out
+    text are in neither."""
+
+    training: Corpus
+    held_out: Corpus
+    rule: str  # what is held out, as a phrase; "" if nothing is
+    is_from_corpus: bool = True  # False: the held-out text is another corpus
+    left_out: Mapping[Document, int] = field(default_factory=dict)  # bytes at the end of documents that are in neither
+
+
+def split(corpus: Corpus, share: float) -> CorpusSplit:
+    """Hold out about a share of the bytes of a corpus, from 0 to below 1."""
+    longest = LONG_SHARE * share * corpus.text_bytes
+    groups = [(group, sum(corpus.contents[i].text_bytes for i in group)) for group in _groups(corpus)]
+    short = [(group, size) for group, size in groups if size <= longest]
+    whole, held_out, wanted = set[int](), 0, share * sum(size for _, size in short)
+    for group, size in short:
+        if held_out + size / 2 <= wanted:
+            whole.update(group)
+            held_out += size
+    long = {group[0] for group, size in groups if size > longest and len(group) == 1}
+    families = [group for group, size in groups if size > longest and len(group) > 1]
+    return _cut(corpus, share, whole, long, families)
+
+
+def _groups(corpus: Corpus) -> list[list[int]]:
+    """The indices of near-duplicates, in an order that does not depend on that of the corpus."""
+    order = sorted(range(len(corpus.contents)), key=lambda index: _key(corpus.documents[index]))
+    return [[order[i] for i in group] for group in near_duplicates([corpus.documents[i] for i in order])]
+
+
+def _key(document: Document) -> tuple[bytes, str]:
+    """By which documents are ordered: evenly distributed, and the same for every corpus that has the document."""
+    return hashlib.sha256(document.relative_name.encode("utf-8")).digest(), document.sha256
+
+
+def _cut(
+    corpus: Corpus, share: float, whole: Collection[int], long: Collection[int], families: Sequence[Sequence[int]]
+) -> CorpusSplit:
+    """Hold out the documents `whole`, and the end of those in `long`. `families` are large groups of near-duplicates,
+    kept or cut."""
+    sizes = [part.text_bytes for part in corpus.contents]
+    held_out_bytes = {index: sizes[index] for index in whole} | {index: round(share * sizes[index]) for index in long}
+    left_out: dict[int, int] = {}  # bytes at the end of documents that repeat held-out text
+    are_cut = share > 0 and 2 * sum(sizes[index] for group in families for index in group) > corpus.text_bytes
+    for group in families if are_cut else ():
+        longest = max(group, key=lambda index: sizes[index])
+        held_out_bytes[longest] = round(share * sizes[longest])
+        passages = Passages(corpus.documents[longest], sizes[longest] - held_out_bytes[longest])
+        left_out |= {i: sizes[i] - passages.first_in(corpus.documents[i]) for i in group if i != longest}
+    training, held_out = [], []
+    for index, part in enumerate(corpus.contents):
+        middle = part.end - held_out_bytes.get(index, 0) - left_out.get(index, 0)
+        training.append(Part(part.document, part.start, middle))
+        held_out.append(Part(part.document, middle, middle + held_out_bytes.get(index, 0)))
+    kept, others = (Corpus(tuple(part for part in parts if part.text_bytes)) for parts in (training, held_out))
+    if not others.contents:
+        return CorpusSplit(kept, others, "")
+    ends = held_out_bytes.keys() - {*whole}
+    rule = _rule(corpus, share, whole, ends) + _family_rule(corpus, families, left_out)
+    return CorpusSplit(kept, others, rule, left_out={corpus.documents[i]: n for i, n in left_out.items() if n})
+
+
+def _rule(corpus: Corpus, share: float, whole: Collection[int], long: Collection[int]) -> str:
+    end = f"the last {FRACTIONS.get(share, f'{share:.3g}')}"
+    if len(corpus.contents) == 1:
+        return f"{end} of the text"
+    ends = [corpus.documents[i].relative_name for i in sorted(long)]
+    of_ends = f"{end} of {ends[0] if len(ends) == 1 else f'each of {len(ends):,} documents'}" if ends else ""
+    if not whole:
+        return of_ends
+    names = [corpus.documents[i].relative_name for i in sorted(whole)]
+    listed = ", ".join([*names[:MAX_NAMES], *(["..."] if len(names) > MAX_NAMES else [])])
+    documents = f"{len(whole):,} of {len(corpus.contents):,} documents"
+    return f"{documents} ({listed}) and {of_ends}" if ends else f"{documents}: {listed}"
+
+
+def _family_rule(corpus: Corpus, families: Sequence[Sequence[int]], left_out: Mapping[int, int]) -> str:
+    """What is done with large families: `left_out` has the bytes at the end of documents that repeat held-out text."""
+    if not families:
+        return ""
+    if left_out:
+        size = sum(left_out.values())
+        return f"; of {len(left_out):,} near-duplicates the {size:,} bytes from where they repeat it on are left out"
+    names = [corpus.documents[index].relative_name for group in families for index in group]
+    return f"; {len(names):,} near-duplicates, such as {min(names)}, are all for training"

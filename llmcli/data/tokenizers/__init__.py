@@ -1,0 +1,1 @@
+"""Tokenizers: reading, training, encoding, decoding."""

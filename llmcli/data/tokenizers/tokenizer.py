@@ -1,0 +1,492 @@
+"""Text <-> token ids. The tokenizer is trained on the corpus, stored in the model file, and lossless for any text.
+
+The `tokenizers` library does the work, and its tokenizer.json is the format that is stored. This module adds that user
+text never becomes a control token, that the bytes of every token are known (so decoding is exact and can be streamed),
+and that long text is encoded in pieces of bounded memory.
+
+Knows nothing of models or files.
+"""
+
+from __future__ import annotations
+
+import codecs
+import copy
+import json
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from llmcli.data.text import text_pieces
+from llmcli.data.tokenizers import tokenizer_json
+from llmcli.data.tokenizers.token_names import SPACE, name_to_bytes
+from llmcli.data.tokenizers.vocabulary_limits import MIN_VOCAB_SIZE
+from llmcli.errors import LLMError, usage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from llmcli.data.tokenizers.vocabulary import Vocabulary
+
+END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the end of a document
+IM_START, IM_END = "<|im_start|>", "<|im_end|>"  # ChatML's names for the beginning and the end of a turn
+# the control tokens of the tokenizers trained here, from id 0 on; the last two are spare, under the names of Llama 3
+CONTROL_TOKENS = (END_OF_TEXT, IM_START, IM_END, "<|reserved_special_token_0|>", "<|reserved_special_token_1|>")
+# names of the end-of-text token, in order of preference
+_EOS_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
+MAX_TAIL = 200  # characters at the end of a prompt that are searched for its last word
+MAX_TOKEN_BYTES = 63  # of a trained token: longer ones are boilerplate, and leave too few tokens of a short text
+MAX_TRAINING_WORD = 256  # characters of a pre-token in training
+BATCH_CHARACTERS = 1 << 19  # per call of the library; its Encoding takes about 200 bytes per token
+# Characters that the library encodes at a time: what it allocates for them stays in the processor's cache. Its time for
+# 65,536 is a third longer (LOG.md, "10 GB of text").
+PIECE_CHARACTERS = 2048
+# bytes that hardly occur in text: control characters, and first bytes of code points that are not assigned
+RARE_BYTES = {*range(9), 11, 12, *range(14, 32), 127, 0xC0, 0xC1, *range(0xF1, 0x100)}
+_LAST_WORD = re.compile(r"\s*\S*\Z")
+
+
+class Tokenizer:
+    """A vocabulary with its merges and pre-tokenizer; `to_json()` is the text of a tokenizer.json."""
+
+    def __init__(
+        self,
+        inner: tokenizers.Tokenizer,
+        bos_token: str | None = None,
+        prefix_space: str = "",
+        eos_ids: Iterable[int] = (),
+        seen_bytes: bytes | None = None,
+    ) -> None:
+        self._bos_token, self._prefix_space, self._end_ids = bos_token, prefix_space, frozenset(eos_ids)
+        self.imported = False  # its model was trained by another program
+        self.seen_bytes = seen_bytes  # byte values that occur in the text its model was trained on; None if unknown
+        inner.no_padding()
+        inner.no_truncation()
+        inner.encode_special_tokens = True  # "<|endoftext|>" typed by a user is text, not the control token
+        self._inner = inner
+
+    # ---- training and reading
+
+    @classmethod
+    def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+        """Byte-level byte-pair encoding (Sennrich et al. 2016; GPT-2 section 2.2) with GPT-2's pre-tokenizer.
+
+        The vocabulary is CONTROL_TOKENS, the 256 bytes, then the merges in the order of training. It is smaller than
+        `vocab_size` if the text has no more pairs to merge. No merge is longer than MAX_TOKEN_BYTES.
+        """
+        if vocab_size < MIN_VOCAB_SIZE:
+            raise usage(
+                f"--vocab-size must be at least {MIN_VOCAB_SIZE} (256 bytes and {len(CONTROL_TOKENS)} control tokens), "
+                f"found {vocab_size}"
+            )
+        inner = tokenizers.Tokenizer(models.BPE())
+        inner.pre_tokenizer = _training_pre_tokenizer()
+        inner.decoder = _decoder("bpe")
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            special_tokens=list(CONTROL_TOKENS),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+            max_token_length=MAX_TOKEN_BYTES + 1,  # the library's limit is exclusive
+        )
+        inner.train_from_iterator(text_pieces.pieces(texts), trainer)
+        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        return cls(inner)
+
+    @classmethod
+    def train_char(cls, texts: Iterable[str], vocab_size: int | None = None) -> Tokenizer:
+        """One token for each character of the texts; any other character is encoded as bytes.
+
+        All ASCII characters of the texts are kept, as each takes the place of its byte. Of the others, the most
+        frequent are kept, up to `vocab_size`. The tokenizer.json is a BPE without merges and with `byte_fallback`.
+        """
+        if vocab_size is not None and vocab_size < MIN_VOCAB_SIZE:
+            raise usage(f"--vocab-size must be at least {MIN_VOCAB_SIZE} for --tokenizer char, found {vocab_size}")
+        counts: Counter[str] = Counter()
+        for text in texts:
+            counts.update(text)
+        non_ascii = sorted((c for c in counts if ord(c) >= 128), key=lambda c: (-counts[c], c))
+        if vocab_size is not None:
+            non_ascii = non_ascii[: vocab_size - MIN_VOCAB_SIZE]
+        characters = {c for c in counts if ord(c) < 128} | set(non_ascii)
+        other_bytes = [b for b in range(256) if b >= 128 or chr(b) not in characters]
+        names = [*CONTROL_TOKENS, *(f"<0x{b:02X}>" for b in other_bytes), *sorted(characters)]
+        inner = tokenizers.Tokenizer(
+            models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=[], byte_fallback=True)
+        )
+        inner.decoder = _decoder("char")
+        inner.add_special_tokens(list(CONTROL_TOKENS))
+        return cls(inner)
+
+    @classmethod
+    def from_json(
+        cls,
+        text: str,
+        max_vocab_size: int | None = None,
+        eos_ids: Iterable[int] = (),
+        seen_bytes: bytes | None = None,
+    ) -> Tokenizer:
+        """Read a tokenizer.json: a BPE that is byte-level or has byte fallback. Raises LLMError for any other.
+
+        `max_vocab_size` is that of the model that the tokenizer belongs to; then tokens for some bytes may be missing,
+        and `encode` raises LLMError for text with these bytes. `eos_ids` are the tokens that end a text for this model,
+        `seen_bytes` the byte values of its training text (None: unknown).
+        """
+        safe = tokenizer_json.sanitize(text)
+        try:
+            inner = tokenizers.Tokenizer.from_str(safe.text)
+        except BaseException as error:  # a panic of the library is not an Exception
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+            raise LLMError(f"the tokenizer could not be read: {error}") from error
+        inner.decoder = _decoder(safe.kind)
+        tokenizer = cls(inner, safe.bos_token, safe.prefix_space, eos_ids, seen_bytes)
+        tokenizer.kind, tokenizer._boundary = safe.kind, _boundary(safe.pre_tokenizer)  # without parsing it again
+        if max_vocab_size is not None and tokenizer.vocab_size > max_vocab_size:
+            raise LLMError(f"the tokenizer has {tokenizer.vocab_size} tokens, its model only {max_vocab_size}")
+        missing = set(tokenizer._missing_bytes) - RARE_BYTES
+        if missing and max_vocab_size is None:
+            raise LLMError(f"the tokenizer has no token for {len(missing)} of the 256 bytes, so it would lose text")
+        return tokenizer
+
+    def to_json(self) -> str:
+        """The text of tokenizer.json."""
+        text = self._inner.to_str()
+        if self._bos_token is None and not self._prefix_space:
+            return text
+        document = json.loads(text)
+        if self._bos_token is not None:
+            document["post_processor"] = tokenizer_json.bos_post_processor(self._bos_token, self.bos_id)
+        if self._prefix_space:
+            document |= tokenizer_json.prefix_space_steps(self._prefix_space)
+            document["decoder"] = tokenizer_json.decoder("spm", adds_prefix_space=True)
+        return json.dumps(document, ensure_ascii=False)
+
+    def to_config_json(self, context: int) -> str:
+        """The text of tokenizer_config.json for transformers; `context` is the context length in tokens."""
+        eos_token = self._names[self.eos_id]
+        return json.dumps(
+            {
+                "add_bos_token": False,
+                "add_prefix_space": False,
+                "bos_token": eos_token,
+                "clean_up_tokenization_spaces": False,
+                "eos_token": eos_token,
+                "model_max_length": context,
+                "tokenizer_class": "PreTrainedTokenizerFast",
+            },
+            indent=2,
+        )
+
+    # ---- properties
+
+    @cached_property
+    def kind(self) -> str:
+        """ "bpe" (byte-level), "spm" (SentencePiece) or "char" (no merges: one token for each character)."""
+        return tokenizer_json.classify(json.loads(self.to_json()))[0]
+
+    @cached_property
+    def vocab_size(self) -> int:
+        return int(self._inner.get_vocab_size(with_added_tokens=True))
+
+    @property
+    def adds_prefix_space(self) -> bool:
+        """Whether a space is prepended to a text."""
+        return bool(self._prefix_space)
+
+    @cached_property
+    def control_ids(self) -> dict[str, int]:
+        """The control tokens: name -> id."""
+        return {t.content: i for i, t in self._inner.get_added_tokens_decoder().items() if t.special}
+
+    @cached_property
+    def eos_id(self) -> int:
+        """The id that ends a document: the control token with one of _EOS_NAMES, else the first one that ends a text
+        for the model, else IM_END, else the first control token."""
+        for name in _EOS_NAMES:
+            if name in self.control_ids:
+                return self.control_ids[name]
+        if self._end_ids:
+            return min(self._end_ids)
+        return self.control_ids.get(IM_END, min(self.control_ids.values(), default=0))
+
+    @cached_property
+    def eos_ids(self) -> frozenset[int]:
+        """The ids that end a text: `eos_id`, and any others of the model."""
+        return self._end_ids | {self.eos_id}
+
+    @cached_property
+    def bos_id(self) -> int:
+        """The id that precedes a document: the tokenizer's beginning-of-text token if it has one, else `eos_id`."""
+        return self.eos_id if self._bos_token is None else self._names.index(self._bos_token)
+
+    @property
+    def bos_ids(self) -> list[int]:
+        """The ids that precede a prompt: the beginning-of-text token, or none if the tokenizer has none."""
+        return [] if self._bos_token is None else [self.bos_id]
+
+    @cached_property
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of each token; b"" for control tokens. Decoding joins them."""
+        table = [name_to_bytes(self.kind, name) for name in self._names]
+        for i, added in self._inner.get_added_tokens_decoder().items():
+            table[i] = b"" if added.special else added.content.encode("utf-8")
+        return table
+
+    @cached_property
+    def byte_lengths(self) -> NDArray[np.int64]:
+        """The number of bytes of each token, [vocab_size]."""
+        import numpy as np
+
+        return np.array([len(data) for data in self.token_bytes])
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The bytes of all tokens, indexed. Of the control tokens, a model trained here writes only `eos_ids`."""
+        from llmcli.data.tokenizers.vocabulary import Vocabulary  # imports numpy, which ids alone do not need
+
+        return Vocabulary(self.token_bytes, self.seen_bytes, self.eos_ids, unrestricted=self.imported)
+
+    def with_seen_bytes(self, seen_bytes: bytes | None) -> Tokenizer:
+        """A copy for a model whose training text has these byte values; None if they are unknown."""
+        other = copy.copy(self)
+        other.__dict__.pop("vocabulary", None)
+        other.seen_bytes = seen_bytes
+        return other
+
+    def with_eos_ids(self, ids: Iterable[int]) -> Tokenizer:
+        """A copy for a model for which these tokens, too, end a text; `eos_id` stays."""
+        other = copy.copy(self)
+        for name in ("vocabulary", "eos_ids"):
+            other.__dict__.pop(name, None)
+        other.eos_id, other._end_ids = self.eos_id, self.eos_ids | set(ids)
+        return other
+
+    def with_chat_tokens(self) -> Tokenizer:
+        """Itself if it has the control tokens of ChatML, else a copy to which those that it lacks are appended.
+
+        Its `eos_id` stays. Raises LLMError if ordinary text would become one of them.
+        """
+        missing = [name for name in (IM_START, IM_END) if name not in self.control_ids]
+        if not missing:
+            return self
+        inner = tokenizers.Tokenizer.from_str(self._inner.to_str())
+        inner.add_special_tokens([tokenizers.AddedToken(name, normalized=False, special=True) for name in missing])
+        other = Tokenizer(inner, self._bos_token, self._prefix_space, self.eos_ids, self.seen_bytes)
+        other.eos_id, other.imported = self.eos_id, self.imported
+        for name in missing:
+            if other.control_ids[name] in other.encode(name):
+                raise LLMError(f"the tokenizer makes {name} of ordinary text, so it cannot be a control token")
+        return other
+
+    def strips(self, control_id: int) -> tuple[bool, bool]:
+        """Whether a control token takes the white space before it, and that after it, where a template writes it."""
+        token = self._inner.get_added_tokens_decoder()[control_id]
+        return token.lstrip, token.rstrip
+
+    def label(self, token: int) -> str:
+        """One token as text, for display: bytes of an incomplete character as \\xe3, a control token by its name."""
+        data = self.token_bytes[token]
+        return data.decode("utf-8", "backslashreplace") if data else self._names[token]
+
+    @cached_property
+    def merge_pairs(self) -> list[tuple[int, int]]:
+        """The two tokens that each token was merged from; (-1, -1) for tokens that are not merges."""
+        model = json.loads(self._inner.to_str())["model"]
+        vocabulary = model.get("vocab") or {}
+        pairs = [(-1, -1)] * self.vocab_size
+        for merge in model.get("merges") or []:
+            left, right = tokenizer_json.merge_pair(merge)
+            pairs[vocabulary[left + right]] = vocabulary[left], vocabulary[right]
+        return pairs
+
+    @cached_property
+    def _names(self) -> list[str]:
+        """The name of each token in tokenizer.json."""
+        vocabulary = self._inner.get_vocab(with_added_tokens=True)
+        return sorted(vocabulary, key=vocabulary.__getitem__)
+
+    @cached_property
+    def _boundary(self) -> re.Pattern[str]:
+        """Where a long text may be cut into pieces."""
+        return _boundary(tokenizer_json.pre_tokenizer_name(json.loads(self._inner.to_str()).get("pre_tokenizer")))
+
+    @property
+    def _piece_characters(self) -> int:
+        """How long the pieces of a long text are. SentencePiece has no pattern that splits text into words."""
+        return text_pieces.PIECE_CHARACTERS if self.kind == "spm" else PIECE_CHARACTERS
+
+    @cached_property
+    def _missing_bytes(self) -> bytes:
+        """The bytes without a token of their own, of which some published vocabularies have a few. The library would
+        drop them."""
+        table = set(self.token_bytes)
+        return bytes(b for b in range(256) if bytes([b]) not in table)
+
+    # ---- text -> ids
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of any text; what looks like a control token is encoded as ordinary text.
+
+        Raises LLMError for a lone surrogate, which stands for bytes that were not UTF-8.
+        """
+        check_unicode(text)
+        return [i for ids in self.encode_stream([text]) for i in ids]
+
+    def encode_part(self, text: str, *, after_control_token: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        """(ids, spans) of a part of a text, between the control tokens that a template wrote.
+
+        A span is (first character, the one after the last); tokens of the same character have the same span. Unlike
+        `encode`, this gives the ids of other programs also where a space is prepended. Raises LLMError as `encode`.
+        """
+        check_unicode(text)
+        added = " " if text and self._adds_space_to_part(text, after_control_token) else ""
+        ids: list[int] = []
+        spans: list[tuple[int, int]] = []
+        start = -len(added)
+        for piece in text_pieces.pieces([added + text], self._boundary):
+            self._check_bytes([piece])
+            encoding = self._inner.encode(piece, add_special_tokens=False)
+            ids += encoding.ids
+            spans += [(max(0, start + first), start + end) for first, end in encoding.offsets]
+            start += len(piece)
+        return ids, spans
+
+    def _adds_space_to_part(self, text: str, after_control_token: bool) -> bool:
+        """Whether a space is prepended to a part of a text."""
+        if self._prefix_space == "prepend":
+            return True
+        has_space = text.startswith((" ", SPACE))
+        return not has_space and (
+            self._prefix_space == "always" or (self._prefix_space == "first" and not after_control_token)
+        )
+
+    def split_last_word(self, text: str) -> tuple[str, str]:
+        """(head, last word) of a text, where words are the pre-tokens of this tokenizer.
+
+        No token crosses the split, but one may extend beyond the end of the text: after "I like to ea" one of " eat".
+        The last word is "" for tokenizers of single characters; a very long one is cut to its last MAX_TAIL characters.
+        """
+        if self.kind == "char" or not text:
+            return text, ""
+        end = text[-MAX_TAIL:]
+        if self.kind == "spm":  # a SentencePiece token begins with spaces and ends before the next space
+            word = _LAST_WORD.search(end)[0]  # type: ignore[index]  # it matches any text
+        else:
+            word = end[self._inner.pre_tokenizer.pre_tokenize_str(end)[-1][1][0] :]
+        return text[: len(text) - len(word)], word
+
+    def encode_stream(self, texts: Iterable[str], *, continued: bool = False) -> Iterator[array[int]]:
+        """The ids of one long text that comes in parts, as arrays of bounded size.
+
+        The ids do not depend on where the parts end, except in runs of over 65,536 characters without a space.
+        `continued` says that this is the rest of a text that was cut at `first_cut`.
+        """
+        batch: list[str] = []
+        characters = 0
+        texts = text_pieces.with_leading_space(texts) if self.adds_prefix_space and not continued else texts
+        for piece in text_pieces.pieces(texts, self._boundary, self._piece_characters):
+            batch.append(piece)
+            characters += len(piece)
+            if characters >= BATCH_CHARACTERS:
+                yield self._encode_batch(batch)
+                batch, characters = [], 0
+        if batch:
+            yield self._encode_batch(batch)
+
+    def first_cut(self, text: str) -> int | None:
+        """The first position after the beginning at which a text may be cut in two that are encoded one by one; None if
+        there is none."""
+        return text_pieces.first_cut(text, self._boundary)
+
+    def _encode_batch(self, batch: list[str]) -> array[int]:
+        self._check_bytes(batch)
+        ids = array("I")
+        for encoding in self._inner.encode_batch_fast(batch, add_special_tokens=False):
+            ids.fromlist(encoding.ids)  # a third of the time of `extend`
+        return ids
+
+    def _check_bytes(self, batch: list[str]) -> None:
+        """Raises LLMError for text with a byte that has no token."""
+        for piece in batch if self._missing_bytes else ():
+            data = piece.encode("utf-8", "surrogatepass")
+            if len(data.translate(None, self._missing_bytes)) != len(data):
+                byte = next(byte for byte in data if byte in self._missing_bytes)
+                raise LLMError(
+                    f"the tokenizer has no token for the byte 0x{byte:02x}, which the text has; remove it from the text"
+                )
+
+    # ---- ids -> text
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids, with U+FFFD for invalid UTF-8. Raises LLMError for an id outside the vocabulary."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The exact bytes of ids. Raises LLMError for an id outside the vocabulary."""
+        table = self.token_bytes
+        parts = []
+        for i in ids:
+            if not 0 <= i < len(table):
+                raise LLMError(f"there is no token {i}; this vocabulary has 0 to {len(table) - 1}")
+            parts.append(table[i])
+        return b"".join(parts).removeprefix(b" " if self.adds_prefix_space else b"")
+
+
+class StreamDecoder:
+    """Bytes to text, without splitting characters; invalid UTF-8 becomes U+FFFD as soon as it is known to be invalid.
+
+    >>> d = StreamDecoder(); [d.feed(b"\\xe3\\x81"), d.feed(b"\\x82!"), d.finish()]
+    ['', 'あ!', '']
+    """
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, data: bytes) -> str:
+        return self._decoder.decode(data)
+
+    def finish(self) -> str:
+        """U+FFFD for a character that is still incomplete, or ""."""
+        return self._decoder.decode(b"", final=True)
+
+
+def check_unicode(text: str) -> None:
+    """Raises LLMError for a lone surrogate."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise LLMError(
+            f"not text: the character at position {error.start} is not Unicode (the bytes were not UTF-8)"
+        ) from error
+
+
+def _boundary(pre_tokenizer: str | None) -> re.Pattern[str]:
+    """Where a long text may be cut into pieces that are encoded one by one, for a pre-tokenizer of that name."""
+    return text_pieces.WORD_OR_LINE_END if pre_tokenizer in ("Llama 3", "Qwen 2") else text_pieces.WORD_END
+
+
+def _training_pre_tokenizer() -> pre_tokenizers.PreTokenizer:
+    """GPT-2's pre-tokenizer, which also cuts pre-tokens of more than MAX_TRAINING_WORD characters.
+
+    Training takes time quadratic in the length of a pre-token, and 300 kB of one letter are a single pre-token. No
+    ordinary text has such long ones, so its vocabulary is the same. Encoding is fast at any length and does not cut.
+    """
+    pattern = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}{1,N}| ?\p{N}{1,N}| ?[^\s\p{L}\p{N}]{1,N}|\s{1,N}(?!\S)|\s{1,N}"
+    split = pre_tokenizers.Split(tokenizers.Regex(pattern.replace("{1,N}", f"{{1,{MAX_TRAINING_WORD}}}")), "isolated")
+    return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def _decoder(kind: str) -> Any:
+    """The decoder of tokenizer.json, for other programs; this one uses `token_bytes`."""
+    if kind == "bpe":
+        return decoders.ByteLevel()
+    spaces = [decoders.Replace(SPACE, " ")] if kind == "spm" else []
+    return decoders.Sequence([*spaces, decoders.ByteFallback(), decoders.Fuse()])

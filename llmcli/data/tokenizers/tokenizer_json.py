@@ -1,0 +1,358 @@
+"""A tokenizer.json, which may come from an untrusted file: classified, checked and reduced to its safe parts.
+
+The parser of the `tokenizers` library aborts the process on some files (padding to a billion tokens, a regular
+expression that never ends), which no program can catch. So the file is parsed as JSON first, and only what is known to
+be safe, and cannot lose or change text, is passed on to the library. Standard library only.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmcli.data.tokenizers.token_names import SPACE
+from llmcli.errors import LLMError, brief
+
+MAX_CHARACTERS = 1 << 25  # of JSON: twice the largest published vocabularies
+MAX_TOKEN_CHARACTERS = 1024  # of an added token
+MAX_ADDED_TOKENS = 1 << 14
+MAX_STEPS = 64  # of a pre-tokenizer, normalizer or post-processor, Sequences included: ten times any published one
+# patterns that split text into pre-tokens
+PATTERNS = {
+    "GPT-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "Llama 3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+    r"\s+(?!\S)|\s+",
+    "Qwen 2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+    r"\s+(?!\S)|\s+",
+}
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+_AFTER_SPLIT = BYTE_LEVEL | {"use_regex": False}
+# the pre-tokenizers that other programs know by name
+PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
+    "GPT-2": BYTE_LEVEL,
+    "GPT-2, single digits": {
+        "type": "Sequence",
+        "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTE_LEVEL],
+    },
+    **{
+        name: {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": PATTERNS[name]}, "behavior": "Isolated", "invert": False},
+                _AFTER_SPLIT,
+            ],
+        }
+        for name in ("Llama 3", "Qwen 2")
+    },
+}
+_REPLACE_SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+_PREPEND_SPACE = {"type": "Prepend", "prepend": SPACE}
+
+
+# ---- checking
+
+
+@dataclass(frozen=True)
+class SafeTokenizer:
+    """A tokenizer.json reduced to what is safe to give to the library."""
+
+    kind: str  # "bpe" (byte-level), "spm" (SentencePiece: spaces are written as SPACE) or "char"
+    text: str  # tokenizer.json, without what the fields below describe
+    bos_token: str | None  # the control token that is prepended to a text
+    prefix_space: str  # how a space is prepended to a text (see `prefix_space`)
+    pre_tokenizer: str | None  # its name in PRE_TOKENIZERS
+
+
+def sanitize(text: str) -> SafeTokenizer:
+    """Reduce a tokenizer.json to its safe parts. Raises LLMError unless it is a byte-level BPE or a BPE with byte
+    fallback, and all of its parts are supported."""
+    document = _parse(text)
+    kind, problem = classify(document)
+    if problem:
+        raise LLMError(f"the tokenizer {problem}; expected a BPE tokenizer.json with ByteLevel or byte_fallback")
+    model, added = document["model"], document.get("added_tokens") or []
+    ids = sorted({*model["vocab"].values(), *(token["id"] for token in added)})
+    if ids != list(range(len(ids))) or len({*model["vocab"].values()}) != len(model["vocab"]):
+        raise LLMError("the tokenizer's ids are not 0, 1, 2, ... without gaps or repeats")
+    safe = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            token | {"lstrip": bool(token.get("lstrip")), "rstrip": bool(token.get("rstrip"))} for token in added
+        ],
+        "normalizer": _REPLACE_SPACES if kind == "spm" else document.get("normalizer"),
+        "pre_tokenizer": None if kind == "spm" else document.get("pre_tokenizer"),
+        "post_processor": None,
+        "decoder": None,
+        "model": {
+            "type": "BPE",
+            "byte_fallback": bool(model.get("byte_fallback")),
+            "ignore_merges": bool(model.get("ignore_merges")),
+            "vocab": model["vocab"],
+            "merges": model.get("merges") or [],
+        },
+    }
+    special = {token["content"] for token in added if token.get("special")}
+    bos_token = bos_token_of(document.get("post_processor"))
+    return SafeTokenizer(
+        kind,
+        json.dumps(safe),
+        bos_token if bos_token in special else None,
+        prefix_space(document) if kind == "spm" else "",
+        pre_tokenizer_name(safe["pre_tokenizer"]),
+    )
+
+
+def _parse(text: str) -> Any:
+    if len(text) > MAX_CHARACTERS:
+        raise LLMError(
+            f"the tokenizer is {len(text):,} characters long; expected a tokenizer.json of at most {MAX_CHARACTERS:,}"
+        )
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise LLMError(f"the tokenizer is not JSON: {error}; expected a tokenizer.json") from error
+
+
+def describe(text: str) -> dict[str, Any]:
+    """{"kind", "vocab_size"} of a tokenizer.json, without building the tokenizer; {} if it is not one.
+
+    >>> describe('{"model": {"type": "BPE", "vocab": {"a": 0}}, "added_tokens": [{"id": 1}]}')
+    {'kind': '?', 'vocab_size': 2}
+    """
+    try:
+        document = json.loads(text)
+        ids = {*document["model"]["vocab"].values(), *(token["id"] for token in document.get("added_tokens", ()))}
+    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+        return {}
+    return {"kind": classify(document)[0], "vocab_size": len(ids)}
+
+
+def classify(document: Any) -> tuple[str, str]:
+    """(kind, problem) of a parsed tokenizer.json: ("bpe" | "spm" | "char", ""), or ("?", why it is not supported).
+
+    Whatever could lose or change text is not supported.
+    """
+    if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
+        return "?", "has no model"
+    model = document["model"]
+    if model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
+        return "?", f"is of type {brief(model.get('type'))}"
+    sentencepiece = bool(model.get("byte_fallback") and model.get("merges")) and _is_sentencepiece(document)
+    problem = (
+        ("" if sentencepiece else _normalizer_problem(document.get("normalizer")))
+        or _model_problem(model)
+        or _added_tokens_problem(document.get("added_tokens") or [])
+    )
+    if problem:
+        return "?", problem
+    if sentencepiece:
+        return "spm", ""
+    if document.get("pre_tokenizer") is None:
+        is_char = model.get("byte_fallback") and not model.get("merges")
+        return ("char", "") if is_char else ("?", "is not byte-level")
+    problem = _pre_tokenizer_problem(document["pre_tokenizer"])
+    return ("?", problem) if problem else ("bpe", "")
+
+
+def _normalizer_problem(normalizer: Any) -> str:
+    """Why a normalizer is not supported; "" if it is."""
+    if normalizer is None or _step_types(normalizer) == ["NFC"]:
+        return ""
+    return f"changes the text with a {'/'.join(_step_types(normalizer))[:60] or 'nonstandard'} normalizer"
+
+
+def _model_problem(model: Mapping[str, Any]) -> str:
+    """Why a BPE model is not supported; "" if it is."""
+    if any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
+        return "uses dropout, or a prefix or suffix for parts of words"
+    ids_are_numbers = all(type(i) is int for i in model["vocab"].values())
+    if not ids_are_numbers or not isinstance(model.get("merges") or [], list):
+        return "has a vocabulary or merges of the wrong type"
+    return ""
+
+
+def _added_tokens_problem(added: Any) -> str:
+    """Why added tokens are not supported; "" if they are."""
+    if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
+        return "has added tokens of the wrong type"
+    if len(added) > MAX_ADDED_TOKENS:
+        return f"has {len(added):,} added tokens; at most {MAX_ADDED_TOKENS:,} are supported"
+    for token in added:
+        content = token.get("content")
+        has_text = isinstance(content, str) and 0 < len(content) <= MAX_TOKEN_CHARACTERS
+        if type(token.get("id")) is not int or not has_text:
+            return f"has an added token without an id, or without a text of 1 to {MAX_TOKEN_CHARACTERS:,} characters"
+        if not token.get("special") and (token.get("lstrip") or token.get("rstrip")):
+            return "has added tokens that strip the whitespace beside them"
+    return ""
+
+
+def _pre_tokenizer_problem(pre_tokenizer: Any) -> str:
+    """Why a pre-tokenizer is not supported; "" if it is."""
+    steps, types = list(_steps(pre_tokenizer)), _step_types(pre_tokenizer)
+    if "ByteLevel" not in types:
+        return "is not byte-level"
+    if not set(types) <= {"ByteLevel", "Split", "Digits", "Punctuation"}:
+        return f"splits words with {', '.join(types)[:60]}"
+    if any(step.get("behavior") == "Removed" or step.get("add_prefix_space") for step in steps):
+        return "adds or removes whitespace"
+    if any(step["type"] == "Split" and not _is_safe_pattern(step.get("pattern")) for step in steps):
+        return f"splits words by a pattern other than those of {', '.join(PATTERNS)}"
+    return ""
+
+
+def _is_safe_pattern(pattern: Any) -> bool:
+    """Whether the pattern of a Split is one of PATTERNS, or a short string."""
+    if not isinstance(pattern, dict):
+        return False
+    text = pattern.get("String")
+    return pattern.get("Regex") in PATTERNS.values() or (
+        isinstance(text, str) and 0 < len(text) <= MAX_TOKEN_CHARACTERS
+    )
+
+
+def _is_sentencepiece(document: Mapping[str, Any]) -> bool:
+    """Whether the only change to a text is that spaces become SPACE, and perhaps one is prepended."""
+    steps = list(_steps(document["normalizer"])) if document.get("normalizer") else []
+    if not all(_is_prepend_space(step) or _is_replace_spaces(step) for step in steps):
+        return False
+    pre_tokenizer = document.get("pre_tokenizer")
+    if pre_tokenizer is None:
+        return any(step.get("type") == "Replace" for step in steps)
+    return (
+        isinstance(pre_tokenizer, dict)
+        and pre_tokenizer.get("type") == "Metaspace"
+        and pre_tokenizer.get("replacement") == SPACE
+    )
+
+
+def _is_prepend_space(step: Mapping[str, Any]) -> bool:
+    return step.get("type") == "Prepend" and step.get("prepend") == SPACE
+
+
+def _is_replace_spaces(step: Mapping[str, Any]) -> bool:
+    return step.get("type") == "Replace" and step.get("pattern") == {"String": " "} and step.get("content") == SPACE
+
+
+# ---- parts of a tokenizer.json
+
+
+def prefix_space(document: Mapping[str, Any]) -> str:
+    """How a SentencePiece BPE prepends a space.
+
+    "prepend": to a text, and to each part of it that follows a control token (the normalizer Prepend). The other values
+    are those of the pre-tokenizer Metaspace, which adds no space where there is one. "always": likewise to each part.
+    "first": only to a text. "": never.
+    """
+    if "Prepend" in (_step_types(document["normalizer"]) if document.get("normalizer") else []):
+        return "prepend"
+    metaspace = document.get("pre_tokenizer") or {}
+    scheme = metaspace.get("prepend_scheme", "always" if metaspace.get("add_prefix_space", True) else "never")
+    return scheme if metaspace.get("type") == "Metaspace" and scheme in ("always", "first") else ""
+
+
+def prefix_space_steps(scheme: str) -> dict[str, Any]:
+    """The normalizer and the pre-tokenizer of a SentencePiece BPE that prepends a space as `prefix_space` says."""
+    if scheme in ("always", "first"):
+        metaspace = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": False}
+        return {"normalizer": None, "pre_tokenizer": metaspace}
+    return {"normalizer": prefix_space_normalizer() if scheme else space_normalizer(), "pre_tokenizer": None}
+
+
+def merge_pair(merge: Any) -> tuple[str, str]:
+    """The names of the two tokens of an entry of `merges`, which is a list or, in older files, a string.
+
+    >>> merge_pair("Ġ a"), merge_pair(["Ġ", "a"])
+    (('Ġ', 'a'), ('Ġ', 'a'))
+    """
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left, right
+
+
+def prefix_space_normalizer() -> dict[str, Any]:
+    """The normalizer of a SentencePiece BPE that prepends a space to a text."""
+    return {"type": "Sequence", "normalizers": [_PREPEND_SPACE, _REPLACE_SPACES]}
+
+
+def space_normalizer() -> dict[str, Any]:
+    """The normalizer of a SentencePiece BPE that prepends nothing to a text."""
+    return dict(_REPLACE_SPACES)
+
+
+def decoder(kind: str, *, adds_prefix_space: bool = False) -> dict[str, Any]:
+    """The decoder of a tokenizer of a kind, for other programs: this one joins the bytes of the tokens."""
+    if kind == "bpe":
+        return dict(BYTE_LEVEL)
+    steps: list[dict[str, Any]] = [{"type": "ByteFallback"}, {"type": "Fuse"}]
+    if kind == "spm":
+        steps.insert(0, {"type": "Replace", "pattern": {"String": SPACE}, "content": " "})
+    if adds_prefix_space:
+        steps.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    return {"type": "Sequence", "decoders": steps}
+
+
+def bos_token_of(post_processor: Any) -> str | None:
+    """The control token that a post-processor prepends to a text; None if there is none."""
+    for step in _steps(post_processor):
+        single = step.get("single")
+        if step.get("type") == "TemplateProcessing" and isinstance(single, list) and single:
+            first = single[0].get("SpecialToken") if isinstance(single[0], dict) else None
+            return str(first.get("id")) if isinstance(first, dict) else None
+    return None
+
+
+def bos_post_processor(token: str, token_id: int) -> dict[str, Any]:
+    """The post-processor that prepends a control token to a text."""
+
+    def template(*sequences: str) -> list[dict[str, Any]]:
+        return [
+            part
+            for sequence in sequences
+            for part in ({"SpecialToken": {"id": token, "type_id": 0}}, {"Sequence": {"id": sequence, "type_id": 0}})
+        ]
+
+    return {
+        "type": "TemplateProcessing",
+        "single": template("A"),
+        "pair": template("A", "B"),
+        "special_tokens": {token: {"id": token, "ids": [token_id], "tokens": [token]}},
+    }
+
+
+def pre_tokenizer_name(pre_tokenizer: Any) -> str | None:
+    """The name in PRE_TOKENIZERS of a pre-tokenizer; None if it has none."""
+
+    def essentials(part: Any) -> list[Any]:
+        return [
+            [step.get("type"), step.get("use_regex", True), step.get("individual_digits"), step.get("pattern")]
+            for step in _steps(part)
+        ]
+
+    return next(
+        (name for name, known in PRE_TOKENIZERS.items() if essentials(known) == essentials(pre_tokenizer)), None
+    )
+
+
+def _steps(part: Any) -> Iterator[dict[str, Any]]:
+    """The steps of a pre-tokenizer, normalizer or post-processor, with every Sequence flattened. A step that is not an
+    object, and all steps after MAX_STEPS, are replaced by one of type "nonstandard"."""
+    pending = [part]
+    for _ in range(MAX_STEPS):
+        if not pending:
+            return
+        step = pending.pop()
+        if not isinstance(step, dict):
+            yield {"type": "nonstandard"}
+        elif step.get("type") == "Sequence":
+            inner = step.get("pretokenizers", step.get("normalizers", step.get("processors")))
+            pending += reversed(inner[: MAX_STEPS + 1]) if isinstance(inner, list) else [None]
+        else:
+            yield step
+    if pending:
+        yield {"type": "nonstandard"}
+
+
+def _step_types(part: Any) -> list[str]:
+    return [str(step.get("type")) for step in _steps(part)]

@@ -1,0 +1,57 @@
+"""Train a tokenizer on a corpus, and choose the size of its vocabulary."""
+
+import itertools
+import math
+from collections.abc import Iterable
+
+from llmcli.data.text.corpus import Corpus
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.data.tokenizers.vocabulary_limits import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE
+
+TRAINING_BYTES = 16_000_000  # of text that a tokenizer is trained on; a longer text is sampled evenly
+BYTES_PER_TOKEN_TYPE = 1000  # bytes of text per vocabulary entry, so that each occurs often enough to be learned
+
+
+def train_tokenizer(
+    corpus: Corpus,
+    vocab_size: int | None = None,
+    *,
+    max_vocab_size: int = MAX_DEFAULT_VOCAB_SIZE,
+    max_bytes: int = TRAINING_BYTES,
+    characters: bool = False,
+    contents: Iterable[str] = (),
+    content_bytes: int = 0,
+) -> tuple[Tokenizer, str]:
+    """(tokenizer for a corpus, the reason for the size of its vocabulary).
+
+    It is trained on at most `max_bytes` of it, sampled evenly, and on `contents`, other texts of `content_bytes`
+    bytes. `vocab_size` fixes the size; otherwise it follows the length of the text, up to `max_vocab_size`.
+    `characters` makes each character a token. Raises LLMError when `vocab_size` is too small for the characters of the
+    text.
+    """
+    sample = corpus.sample(min(max_bytes, TRAINING_BYTES))
+    text = itertools.chain((piece for part in sample for piece in part), contents)
+    train_bytes = corpus.text_bytes + content_bytes
+    if characters:
+        return Tokenizer.train_char(text, vocab_size), "one token per character, as requested"
+    by_text = nearest_power_of_two(train_bytes / BYTES_PER_TOKEN_TYPE, MIN_DEFAULT_VOCAB_SIZE, MAX_DEFAULT_VOCAB_SIZE)
+    target = vocab_size or min(by_text, max_vocab_size)
+    tokenizer = Tokenizer.train_bpe(text, target)
+    if tokenizer.vocab_size < target:
+        return tokenizer, "no more pairs to merge in the corpus"
+    if vocab_size:
+        return tokenizer, "as requested"
+    if target == MIN_DEFAULT_VOCAB_SIZE >= train_bytes / BYTES_PER_TOKEN_TYPE:
+        return tokenizer, "smallest default size: the corpus is short"
+    if by_text <= max_vocab_size:
+        return tokenizer, f"about one token per {BYTES_PER_TOKEN_TYPE:,} bytes of text"
+    return tokenizer, "limited by the time budget"
+
+
+def nearest_power_of_two(value: float, low: int, high: int) -> int:
+    """The power of two nearest to a value, on a log scale, after clipping it to [low, high].
+
+    >>> nearest_power_of_two(700, 512, 8192), nearest_power_of_two(5, 512, 8192)
+    (512, 512)
+    """
+    return int(2 ** round(math.log2(min(max(value, low), high))))

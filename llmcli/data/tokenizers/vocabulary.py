@@ -1,0 +1,185 @@
+"""The bytes of all tokens, indexed: which tokens begin with given bytes, and which keep a text valid.
+
+Three rules restrict which tokens a model may generate. First, the text stays valid UTF-8: the training text is, so a
+token that breaks a character only has probability because training did not reduce it to zero. Second, where it is known
+which byte values occur in the training text, no others are generated. Third, of the control tokens only those are
+generated that end a text; the others are reserved, or written only by a chat template. Models trained by other programs
+are not restricted.
+
+V = size of the vocabulary.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli.data.text.characters import begins_with_letter
+
+# States of a UTF-8 decoder (Unicode, table 3-7). START is between two characters, the others are inside one.
+START = 0
+INVALID = -1
+_INSIDE = {  # state -> (lowest and highest byte that may follow, next state)
+    1: (0x80, 0xBF, START), 2: (0x80, 0xBF, 1), 3: (0x80, 0xBF, 2), 4: (0xA0, 0xBF, 1), 5: (0x80, 0x9F, 1),
+    6: (0x90, 0xBF, 2), 7: (0x80, 0x8F, 2),
+}  # fmt: skip
+_FIRST = [(0x00, 0x7F, START), (0xC2, 0xDF, 1), (0xE0, 0xE0, 4), (0xED, 0xED, 5), (0xE1, 0xEF, 2), (0xF0, 0xF0, 6),
+          (0xF1, 0xF3, 3), (0xF4, 0xF4, 7)]  # fmt: skip
+_ASCII_LETTERS = np.array([byte < 0x80 and begins_with_letter(bytes([byte])) for byte in range(256)])  # [256]
+
+
+def state_between(data: bytes) -> int:
+    """The state after bytes of valid UTF-8 that may begin inside a character.
+
+    >>> [state_between(data) for data in ("あ".encode()[1:], b"\\x82\\xe3", b"")]
+    [0, 2, 0]
+    """
+    starts = [i for i, byte in enumerate(data[-4:]) if byte & 0xC0 != 0x80]
+    return max(START, state_after(data[-4:][starts[-1] :])) if starts else START
+
+
+def state_after(data: bytes, state: int = START) -> int:
+    """The state after more bytes; INVALID if they are not valid UTF-8.
+
+    >>> [state_after(data) for data in (b"a", b"\\xe3", "あ".encode(), b"\\x82", b"\\xed\\xa0")]
+    [0, 2, 0, -1, -1]
+    """
+    for byte in data:
+        rules = _FIRST if state == START else [_INSIDE[state]]
+        state = next((next_state for low, high, next_state in rules if low <= byte <= high), INVALID)
+        if state == INVALID:
+            break
+    return state
+
+
+class Vocabulary:
+    """The bytes of each token, b"" for control tokens."""
+
+    def __init__(
+        self,
+        token_bytes: Sequence[bytes],
+        seen_bytes: bytes | None = None,
+        end_ids: Collection[int] | None = None,
+        *,
+        unrestricted: bool = False,
+    ) -> None:
+        """`seen_bytes` are the byte values of the training text, `end_ids` the control tokens that the model was
+        trained to write; None if unknown. If `unrestricted`, every token may be generated."""
+        self.token_bytes, self._unrestricted, self._end_ids = token_bytes, unrestricted, end_ids
+        self._unseen = b"" if seen_bytes is None else bytes(set(range(256)) - set(seen_bytes))
+
+    def __len__(self) -> int:
+        return len(self.token_bytes)
+
+    # ---- tokens by their bytes
+
+    def find(self, data: bytes) -> int | None:
+        """A token with exactly these bytes; None if there is none."""
+        return next(iter(self._ids.get(data, ())), None)
+
+    def prefixes_of(self, data: bytes) -> list[int]:
+        """The tokens whose bytes are a prefix of `data`, or all of it."""
+        return [i for end in range(1, min(len(data), self._longest) + 1) for i in self._ids.get(data[:end], ())]
+
+    def extensions_of(self, data: bytes) -> NDArray[np.int64]:
+        """The tokens that begin with `data` and are longer."""
+        order, sorted_bytes = self._sorted
+        stem = data.rstrip(b"\xff")  # all that begins with `data` sorts before `stem` with its last byte plus one
+        end = bisect_left(sorted_bytes, stem[:-1] + bytes([stem[-1] + 1])) if stem else len(order)
+        return order[bisect_right(sorted_bytes, data) : end]
+
+    def letter_at(self, tokens: NDArray[np.int64], offset: int) -> NDArray[np.bool_]:
+        """[n]: whether the bytes of each of `tokens` [n] from `offset` on begin with a letter; all tokens are longer
+        than `offset` bytes."""
+        if not len(tokens):
+            return np.zeros(0, bool)
+        joined, starts = self._joined
+        first = joined[starts[tokens] + offset]
+        is_letter = _ASCII_LETTERS[first]
+        for i in np.flatnonzero(first >= 0x80).tolist():
+            is_letter[i] = begins_with_letter(self.token_bytes[tokens[i]][offset:])
+        return is_letter
+
+    @cached_property
+    def begins_with_letter(self) -> NDArray[np.bool_]:
+        """[V]: mask of the tokens that, after a letter, continue its word."""
+        return np.fromiter(map(begins_with_letter, self.token_bytes), bool, len(self))
+
+    # ---- tokens that keep a text valid
+
+    def allowed(self, state: int) -> NDArray[np.bool_] | None:
+        """[V]: mask of the tokens that may be generated in a state. None if there is no restriction: all tokens are
+        allowed, or none would be."""
+        if self._unrestricted:
+            return None
+        if state not in self._allowed:
+            self._allowed[state] = self._allowed_after(state)
+        return self._allowed[state]
+
+    def state_after(self, token: int, state: int) -> int:
+        """The state after a token; invalid UTF-8 counts as a complete character."""
+        if self._unrestricted or (state == START and token not in self._incomplete):
+            return START
+        return max(START, state_after(self.token_bytes[token], state))
+
+    @cached_property
+    def _allowed(self) -> dict[int, NDArray[np.bool_] | None]:
+        """Cache of `allowed`: state -> mask."""
+        return {}
+
+    def _allowed_after(self, state: int) -> NDArray[np.bool_] | None:
+        mask = np.zeros(len(self), bool)
+        if state == START:
+            mask[:] = True
+            mask[[i for i, next_state in self._incomplete.items() if next_state == INVALID]] = False
+            if self._end_ids is not None:
+                mask[[i for i, data in enumerate(self.token_bytes) if not data and i not in self._end_ids]] = False
+        else:
+            mask[[i for i in self._continuations if state_after(self.token_bytes[i], state) != INVALID]] = True
+        if self._unseen:
+            mask[[i for i, data in enumerate(self.token_bytes) if self._has_unseen(data)]] = False
+        return mask if mask.any() and not mask.all() else None
+
+    def _has_unseen(self, data: bytes) -> bool:
+        return bool(self._unseen) and len(data.translate(None, self._unseen)) != len(data)
+
+    # ---- indices
+
+    @cached_property
+    def _incomplete(self) -> dict[int, int]:
+        """The tokens that are not whole characters: token -> state after it, from START."""
+        return {
+            i: state for i, data in enumerate(self.token_bytes) if not data.isascii() and (state := state_after(data))
+        }
+
+    @cached_property
+    def _continuations(self) -> list[int]:
+        """The tokens that begin inside a character."""
+        return [i for i, data in enumerate(self.token_bytes) if data and 0x80 <= data[0] <= 0xBF]
+
+    @cached_property
+    def _ids(self) -> dict[bytes, list[int]]:
+        ids = defaultdict(list)
+        for i, data in enumerate(self.token_bytes):
+            if data:
+                ids[data].append(i)
+        return dict(ids)
+
+    @cached_property
+    def _sorted(self) -> tuple[NDArray[np.int64], list[bytes]]:
+        """(tokens sorted by their bytes, these bytes)"""
+        order = sorted((i for i, data in enumerate(self.token_bytes) if data), key=self.token_bytes.__getitem__)
+        return np.array(order, np.int64), [self.token_bytes[i] for i in order]
+
+    @cached_property
+    def _joined(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """(the bytes of all tokens joined, where each token begins)"""
+        ends = np.cumsum([len(data) for data in self.token_bytes])
+        return np.frombuffer(b"".join(self.token_bytes), np.uint8), np.concatenate([[0], ends[:-1]])
+
+    @cached_property
+    def _longest(self) -> int:
+        return max(map(len, self._ids), default=0)

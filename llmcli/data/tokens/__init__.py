@@ -1,0 +1,1 @@
+"""Tokens on disk, and training batches."""

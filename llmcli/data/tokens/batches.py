@@ -1,0 +1,137 @@
+"""Tokens to training batches. A batch is a pure function of (tokens, seed, step): no state is kept between steps.
+
+B, T, W, V = batch size, context, window, vocabulary size.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli.data.tokens.permutation import permuted
+
+MAX_SHUFFLED_BLOCKS = 1 << 22  # blocks of an epoch whose order is kept in memory; of more it is computed on demand
+
+
+class Tokens(Protocol):
+    """An array of token ids that can be indexed by an array of positions."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, positions: NDArray[np.integer], /) -> NDArray[np.integer]: ...
+
+
+class TokensWithoutSpans:
+    """Tokens with spans of one width left out, to be indexed by positions.
+
+    Nothing is copied: the tokens may be a memory-mapped file.
+    """
+
+    def __init__(self, tokens: Tokens, starts: NDArray[np.integer], width: int) -> None:
+        """`starts` of the spans in `tokens` ascend, and no two spans overlap."""
+        self._tokens, self._width = tokens, width
+        self._gaps = starts - width * np.arange(len(starts))  # positions of the spans among the remaining tokens
+
+    def __len__(self) -> int:
+        return len(self._tokens) - self._width * len(self._gaps)
+
+    def __getitem__(self, positions: NDArray[np.integer]) -> NDArray[np.integer]:
+        return self._tokens[positions + self._width * np.searchsorted(self._gaps, positions, side="right")]
+
+
+class PrefixedTokens:
+    """Tokens with one more token before them, to be sliced. Only the slices are copied."""
+
+    def __init__(self, first: int, tokens: NDArray[np.integer]) -> None:
+        self._first, self._tokens = np.array([first], tokens.dtype), tokens
+
+    def __len__(self) -> int:
+        return 1 + len(self._tokens)
+
+    def __getitem__(self, span: slice) -> NDArray[np.integer]:
+        start, stop, _ = span.indices(len(self))
+        rest = self._tokens[max(0, start - 1) : max(0, stop - 1)]
+        return np.concatenate([self._first, rest]) if start == 0 < stop else rest
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Training batches of a token array as a pure function of (seed, step).
+
+    An epoch visits every block of `context` tokens once. The order of the blocks, and the offset at which they begin,
+    are drawn from (seed, epoch). The tokens are circular: a block that reaches their end wraps around. So each token is
+    a target once in an epoch, except for the fewer than `context` tokens that are left over. A step takes
+    `batch_size` blocks, whole or cut into shorter windows; which tokens an epoch visits does not depend on the length
+    of the windows.
+    """
+
+    tokens: Tokens
+    context: int  # T
+    batch_size: int  # B
+    seed: int
+    merge_pairs: NDArray[np.int64] | None = None  # [V, 2]: the two tokens that a token was merged from; -1 for none
+
+    @property
+    def blocks(self) -> int:
+        """Blocks in an epoch."""
+        return len(self.tokens) // self.context
+
+    def batch(self, step: int, window: int | None = None, bpe_dropout: float = 0.0) -> NDArray[np.int64]:
+        """The token ids [B * T / W, W + 1] of a step, counted from 0, in windows of W tokens, by default T. Columns 0
+        to W - 1 are the inputs, 1 to W the targets.
+
+        `bpe_dropout` is the fraction of merged tokens that are split into the two tokens that they were merged from,
+        drawn anew for each step (after BPE-dropout, arXiv:1910.13267). Windows that become longer are truncated. Raises
+        ValueError unless W divides T.
+        """
+        window = window or self.context
+        if self.context % window:
+            raise ValueError(f"windows of {window} tokens do not fill blocks of {self.context}")
+        visits = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        blocks = _visited_blocks(len(self.tokens), self.context, self.blocks, self.seed, visits)
+        starts = (blocks[:, None] + np.arange(0, self.context, window)).ravel()
+        ids = self.tokens[(starts[:, None] + np.arange(window + 1)) % len(self.tokens)].astype(np.int64)
+        if bpe_dropout and self.merge_pairs is not None:
+            ids = _split_merges(ids, self.merge_pairs, bpe_dropout, np.random.default_rng([self.seed, step, window]))
+        return ids
+
+
+def _split_merges(
+    ids: NDArray[np.int64], merge_pairs: NDArray[np.int64], fraction: float, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Rows of tokens [B, W], a fraction of whose merged tokens is replaced by their pairs; rows are truncated to W."""
+    B, W = ids.shape
+    pairs = merge_pairs[ids]  # [B, W, 2]
+    split = (rng.random((B, W)) < fraction) & (pairs[..., 0] >= 0)
+    column = np.arange(W) + np.cumsum(split, axis=1) - split  # in `out`, of each token or the first of its pair
+    row = np.broadcast_to(np.arange(B)[:, None], (B, W))
+    out = np.empty((B, 2 * W), np.int64)
+    out[row, column] = np.where(split, pairs[..., 0], ids)
+    out[row[split], column[split] + 1] = pairs[split, 1]
+    return out[:, :W]
+
+
+def _visited_blocks(tokens: int, context: int, blocks: int, seed: int, visits: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The start positions of the blocks of some visits, counted from the beginning of the run and ascending."""
+    starts = []
+    for epoch in range(visits[0] // blocks, visits[-1] // blocks + 1):
+        indices = visits[visits // blocks == epoch] % blocks
+        if blocks <= MAX_SHUFFLED_BLOCKS:
+            starts.append(_block_starts(tokens, context, blocks, seed, epoch)[indices])
+        else:
+            offset = np.random.default_rng([seed, epoch]).integers(tokens)
+            starts.append((permuted(indices, blocks, [seed, epoch, 1]) * context + offset) % tokens)
+    return np.concatenate(starts)
+
+
+@lru_cache(maxsize=2)
+def _block_starts(tokens: int, context: int, blocks: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The start position of each block of an epoch, in the order in which they are visited: [blocks]."""
+    rng = np.random.default_rng([seed, epoch])
+    offset = int(rng.integers(tokens))
+    starts = rng.permutation(blocks)
+    starts *= context
+    starts += offset
+    starts %= tokens
+    return starts

@@ -1,0 +1,150 @@
+"""The tokens of a text that is too large for memory, as shards in the cache.
+
+Shards that the cache has are read, the others are tokenized on all cores. If the cache cannot be written, or has no
+space, shards go to a temporary file, which the system deletes with the process. The tokens are the same either way.
+"""
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO
+
+import numpy as np
+
+from llmcli import units
+from llmcli.data.text.corpus import Part
+from llmcli.data.text.temporary_files import temporary_file_errors
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.data.tokenizers.tokenizing_progress import TokenizingProgress
+from llmcli.data.tokens.shard_texts import ShardText, divide, label, tokenizer_hash
+from llmcli.data.tokens.shards import DTYPES, Shard, ShardContent, TokenShards, open_shard
+from llmcli.data.tokens.token_store import LIMIT_VARIABLE, TokenCache, cache_directory
+from llmcli.data.tokens.tokens import count_bytes, used_tokens
+
+CORES_PER_THREAD = 4  # the library has threads of its own; these read the text and store the tokens meanwhile
+MIN_THREADS = 2
+
+OnNote = Callable[[str], None]
+
+
+class StoppedError(Exception):
+    """Tokenizing was stopped, because another shard failed or by Ctrl-C."""
+
+
+def tokenize_in_shards(parts: Iterable[Part], tokenizer: Tokenizer, on_note: OnNote = lambda note: None) -> TokenShards:
+    """The token ids of parts of a corpus, at least one, with one end-of-text id between two of them.
+
+    Memory use does not depend on the size of the text. Raises LLMError when neither the cache nor the temporary
+    directory has space.
+    """
+    directory = cache_directory()
+    cache = TokenCache(directory) if directory else None
+    if cache and not cache.limit():  # turned off
+        cache = None
+    maker = _ShardMaker(list(divide(parts, tokenizer)), tokenizer, cache, on_note)
+    return TokenShards(maker.all_shards(), maker.shard)
+
+
+class _ShardMaker:
+    """Finds the shards of texts in the cache, or makes them."""
+
+    def __init__(self, texts: list[ShardText], tokenizer: Tokenizer, cache: TokenCache | None, on_note: OnNote) -> None:
+        self._texts, self._tokenizer, self._cache, self._on_note = texts, tokenizer, cache, on_note
+        self._hash = tokenizer_hash(tokenizer)
+        self._labels = {"text": label(texts), "tokenizer": self._hash[:12]}
+        self._keys = [text.key(self._hash) for text in texts]
+        self._kept = set(self._keys)  # in the cache, while others are removed
+        self._temporary: IO[bytes] | None = None
+        self._lock = threading.Lock()  # of the temporary file
+        self._noted = False
+        self._stopped = threading.Event()
+
+    def all_shards(self) -> list[Shard]:
+        """In order. Ctrl-C stops after the shards that are complete: they are found by the next run."""
+        threads = max(MIN_THREADS, (os.cpu_count() or 1) // CORES_PER_THREAD)
+        executor = ThreadPoolExecutor(threads, "tokenize")
+        try:
+            return list(self._with_progress(executor.map(self.shard, range(len(self._texts)))))
+        finally:
+            self._stopped.set()
+            executor.shutdown(cancel_futures=True)
+            self._stopped.clear()  # a shard may be made again later
+
+    def shard(self, index: int) -> Shard:
+        """A shard, from the cache if it is there and undamaged."""
+        return self._find(self._keys[index]) or self._store(index, self._tokenize(self._texts[index]))
+
+    def _find(self, key: str) -> Shard | None:
+        path = self._cache.find(key) if self._cache else None
+        if not self._cache or not path:
+            return None
+        try:
+            return open_shard(path)
+        except (OSError, ValueError):
+            self._cache.remove(key)
+            return None
+
+    def _tokenize(self, text: ShardText) -> ShardContent:
+        tokenizer = self._tokenizer
+        dtype = DTYPES[tokenizer.vocab_size > 1 << 16]
+        data = bytearray()
+        for number, part in enumerate(text.parts):
+            begins = number > 0 or text.begins_text
+            needs_end = begins and (number > 0 or not text.is_first)  # of the text before, if there is one
+            for ids in tokenizer.encode_stream(part.text(), continued=not begins):
+                if self._stopped.is_set():
+                    raise StoppedError
+                if needs_end:
+                    data += np.array([tokenizer.eos_id], dtype).tobytes()
+                    needs_end = False
+                data += np.asarray(ids).astype(dtype).tobytes()
+        ids_ = np.frombuffer(data, dtype)
+        used = b"".join(tokenizer.token_bytes[i] for i in used_tokens(ids_, tokenizer.vocab_size))
+        size = count_bytes(ids_, tokenizer.byte_lengths)
+        return ShardContent(bytes(data), dtype, size, bytes(sorted(set(used))))
+
+    def _store(self, index: int, content: ShardContent) -> Shard:
+        """Write a shard to the cache; if that is not possible, to the temporary file."""
+        text = self._texts[index]
+        if self._cache and all(part.document.is_unchanged() for part in text.parts):
+            header = content.header(self._labels)
+            size = len(header) + len(content.tokens)
+            try:
+                path = self._cache.write(self._keys[index], (header, content.tokens), size, self._kept)
+                if path:
+                    return open_shard(path)
+                self._note_once(
+                    f"{self._cache.directory} may have {units.size(self._cache.limit())} ({LIMIT_VARIABLE})"
+                )
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                self._note_once(f"cannot write to {self._cache.directory}: {reason}")
+        return self._store_temporarily(content)
+
+    def _note_once(self, reason: str) -> None:
+        with self._lock:
+            if not self._noted:
+                self._on_note(f"tokens are in a temporary file, and so not all are kept for the next run: {reason}")
+            self._noted = True
+
+    def _store_temporarily(self, content: ShardContent) -> Shard:
+        with self._lock, temporary_file_errors("the tokens"):
+            if self._temporary is None:
+                self._temporary = tempfile.TemporaryFile(prefix="llmcli-")  # noqa: SIM115 (as long as this object)
+            offset = self._temporary.seek(0, os.SEEK_END)
+            self._temporary.write(content.tokens)
+            self._temporary.flush()
+            return Shard.of(content, self._temporary, offset)
+
+    def _with_progress(self, shards: Iterator[Shard]) -> Iterator[Shard]:
+        """The same shards; if many have to be made, notes say how far that is."""
+        sizes = [sum(part.end - part.start for part in text.parts) for text in self._texts]
+        missing = [
+            0 if self._cache and self._cache.has(key) else size for key, size in zip(self._keys, sizes, strict=True)
+        ]
+        progress = TokenizingProgress(sum(missing), sum(sizes) - sum(missing), self._on_note)
+        for shard, size in zip(shards, missing, strict=True):
+            progress.add(size)
+            yield shard

@@ -1,0 +1,168 @@
+"""The header of a GGUF file, which may be an untrusted file: read with bounds on everything in it.
+
+Format: GGUF version 2 and 3, ggml's docs/gguf.md.
+"""
+
+import math
+import mmap
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from llmcli.errors import LLMError
+from llmcli.formats.open_file import GGUF_MAGIC
+from llmcli.formats.safetensors.file_header import TensorInfo
+
+MAX_COUNT = 1 << 17  # of tensors, and of fields
+MAX_HEADER_BYTES = 100_000_000  # several times the longest that is published
+MAX_STRING_BYTES = 1 << 24
+MAX_ARRAY_ENTRIES = 1 << 24  # of all arrays together
+MAX_DIMENSIONS = 4  # of a tensor
+MAX_ALIGNMENT = 1 << 20  # bytes
+# GGML's number of a type -> (name, elements in a block, bytes of a block)
+TYPES = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 30: ("BF16", 1, 2),
+}  # fmt: skip
+# other types: a file with them can be inspected, but its model cannot run
+TYPES_WITHOUT_VALUES = {
+    9: ("Q8_1", 32, 40), 15: ("Q8_K", 256, 292), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74),
+    18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110),
+    22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4),
+    27: ("I64", 1, 8), 28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
+}  # fmt: skip
+_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_STRING, _ARRAY = 8, 9  # the types of a field's value besides _SCALARS
+
+
+class GGUFHeader:
+    """The fields and tensors of a header, under GGUF's own names."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        """Raises LLMError for an unknown type of tensor, ValueError or struct.error when the file is damaged."""
+        parser = _Parser(data)
+        version = parser.number("<I")
+        if version not in (2, 3):
+            raise ValueError(f"it is of version {version}; 2 and 3 are supported")
+        tensors, fields = parser.count(), parser.count()
+        self.fields: dict[str, Any] = {}
+        for _ in range(fields):
+            name = parser.text()
+            self.fields[name] = parser.value(parser.number("<I"))
+        entries = [_tensor_entry(parser) for _ in range(tensors)]
+        self.data_start = _aligned(parser.position, self.fields.get("general.alignment", 32))
+        self.problem = ""  # a type of tensor whose values are not read, if there is one
+        self.tensors: dict[str, TensorInfo] = {}
+        for name, shape, type_number, offset in entries:
+            if name in self.tensors:
+                raise ValueError(f"tensor {name[:100]!r} occurs twice")
+            self.tensors[name] = self._tensor_info(name, shape, type_number, offset)
+        _check_layout(self.tensors, self.data_start, len(data))
+
+    def _tensor_info(self, name: str, shape: tuple[int, ...], type_number: int, offset: int) -> TensorInfo:
+        if type_number not in TYPES:
+            type_name, *_ = TYPES_WITHOUT_VALUES.get(type_number, (f"number {type_number}",))
+            supported = ", ".join(known for known, _, _ in TYPES.values())
+            problem = f"tensor {name[:100]} is of type {type_name}, which is not supported; {supported} are"
+            if type_number not in TYPES_WITHOUT_VALUES:
+                raise LLMError(problem)
+            self.problem = self.problem or problem
+        type_name, block, size = (TYPES | TYPES_WITHOUT_VALUES)[type_number]
+        if math.prod(shape) % block or (shape and shape[-1] % block):
+            raise ValueError(f"tensor {name[:100]!r} is not a whole number of {type_name} blocks")
+        start = self.data_start + offset
+        return TensorInfo(name, type_name, shape, start, start + math.prod(shape) // block * size)
+
+
+def _tensor_entry(parser: "_Parser") -> tuple[str, tuple[int, ...], int, int]:
+    """(name, shape, number of its type, offset)"""
+    name, dimensions = parser.text(), parser.number("<I")
+    if dimensions > MAX_DIMENSIONS:
+        raise ValueError(f"tensor {name[:100]!r} has {dimensions} dimensions")
+    shape = tuple(reversed([parser.number("<Q") for _ in range(dimensions)]))
+    return name, shape, parser.number("<I"), parser.number("<Q")
+
+
+def _aligned(position: int, alignment: Any) -> int:
+    """The first multiple of the alignment from a position on."""
+    if type(alignment) is not int or not 0 < alignment <= MAX_ALIGNMENT:
+        raise ValueError(f"its alignment is {alignment!r}")
+    return -(-position // alignment) * alignment
+
+
+def _check_layout(tensors: Mapping[str, TensorInfo], data_start: int, file_bytes: int) -> None:
+    """Raises ValueError for tensors that overlap or extend beyond the end of the file."""
+    position = data_start
+    for tensor in sorted(tensors.values(), key=lambda tensor: tensor.start):
+        if tensor.start < position:
+            raise ValueError(f"tensor {tensor.name[:100]!r} overlaps another")
+        position = tensor.end
+    if position > file_bytes:
+        raise ValueError(f"it is cut off: the tensors end at byte {position:,}, the file at {file_bytes:,}")
+
+
+class _Parser:
+    """Reads the binary header from its beginning. Lengths are checked against the file before they are used. Raises
+    ValueError."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data, self.position = data, len(GGUF_MAGIC)
+        self._end = min(len(data), MAX_HEADER_BYTES)
+        self._array_entries = 0
+
+    def number(self, form: str) -> Any:
+        """A number in a format of `struct`."""
+        size = struct.calcsize(form)
+        self._require(size)
+        (value,) = struct.unpack_from(form, self._data, self.position)
+        self.position += size
+        return value
+
+    def count(self) -> int:
+        """The number of tensors, or of fields."""
+        count = self.number("<Q")
+        if count > MAX_COUNT:
+            raise ValueError(f"its header has {count:,} entries of one kind; at most {MAX_COUNT:,} are supported")
+        return int(count)
+
+    def text(self) -> str:
+        length = self.number("<Q")
+        self._require(length)
+        if length > MAX_STRING_BYTES:
+            raise ValueError(f"a string in its header has {length:,} bytes")
+        data = self._data[self.position : self.position + length]
+        self.position += length
+        return data.decode("utf-8", "replace")
+
+    def value(self, value_type: int) -> Any:
+        """The value of a field."""
+        if value_type in _SCALARS:
+            return self.number(_SCALARS[value_type])
+        if value_type == _STRING:
+            return self.text()
+        if value_type != _ARRAY:
+            raise ValueError(f"a value in its header is of type {value_type}")
+        entry_type, count = self.number("<I"), self.number("<Q")
+        if entry_type != _STRING and entry_type not in _SCALARS:  # nested arrays: as in ggml, and slow to read
+            raise ValueError(f"an array in its header has entries of type {entry_type}")
+        size = struct.calcsize(_SCALARS.get(entry_type, "<Q"))  # a string begins with its length
+        self._require(count * size)
+        self._array_entries += count
+        if self._array_entries > MAX_ARRAY_ENTRIES:
+            raise ValueError(f"the arrays in its header have more than {MAX_ARRAY_ENTRIES:,} entries")
+        if entry_type in _SCALARS:
+            entries = np.frombuffer(self._data, _SCALARS[entry_type], count, self.position).tolist()
+            self.position += count * size
+            return entries
+        return [self.text() for _ in range(count)]
+
+    def _require(self, size: int) -> None:
+        """Raises ValueError unless this many more bytes of the header exist."""
+        if size > len(self._data) - self.position:
+            raise ValueError("it is cut off inside its header")
+        if size > self._end - self.position:
+            raise ValueError(f"its header has more than {MAX_HEADER_BYTES:,} bytes")

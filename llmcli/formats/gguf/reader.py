@@ -1,0 +1,198 @@
+"""Read a GGUF file, the format of llama.cpp, Ollama and LM Studio: its header in the form of our own, and its tensors.
+
+GGUF has its own names of tensors and config keys. They become Hugging Face's here, so that no other module knows them.
+Values of quantized types are decoded by the `gguf` package, an extra. Knows numpy, not torch.
+"""
+
+import json
+import math
+import mmap
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli.config import ModelConfig
+from llmcli.errors import LLMError
+from llmcli.formats import atomic_io, training_stages
+from llmcli.formats.gguf import config as gguf_config
+from llmcli.formats.gguf import rotary_layout
+from llmcli.formats.gguf import tokenizer as gguf_tokenizer
+from llmcli.formats.gguf.header import GGUFHeader
+from llmcli.formats.gguf.names import ARCHITECTURES, CONFIG_KEYS, ROPE_FACTORS, expert_tensors, hf_tensor_name
+from llmcli.formats.gguf.package import import_gguf
+from llmcli.formats.hf_config import dump_config
+from llmcli.formats.open_file import open_for_reading
+from llmcli.formats.safetensors import dtypes
+from llmcli.formats.safetensors.file import cut_off_error
+from llmcli.formats.safetensors.file_header import Header, TensorInfo
+
+MAX_ROPE_FACTORS = 1 << 16
+ROW_VALUES = 1 << 13  # of which `gguf` decodes 16 rows at a time; those of a narrow matrix are short, which is slow
+_PROVENANCE_KEYS = (  # after "general."
+    "name", "author", "organization", "license", "license.link", "description", "url", "source.url", "basename",
+    "finetune", "size_label",
+)  # fmt: skip
+
+
+def read_header(path: Path) -> Header:
+    """The header of a GGUF file in the form of our own file. If its model is not supported, the header has GGUF's own
+    names, and the reason as its `problem`. Raises LLMError when the file is damaged."""
+    with open_for_reading(path) as file:
+        try:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise LLMError(f"cannot read {path}: {error}") from error
+        with mapped:
+            header = _parse_header(path, mapped)
+            problem = header.problem if header.fields.get("general.architecture") in list(ARCHITECTURES) else ""
+            try:
+                if not problem:
+                    return _translated_header(path, header, mapped)
+            except LLMError as error:
+                problem = str(error)
+            except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
+                raise LLMError(f"{path} has an invalid header: {error}") from error
+            return _untranslated_header(path, header, len(mapped), problem)
+
+
+def _parse_header(path: Path, mapped: mmap.mmap) -> GGUFHeader:
+    try:
+        return GGUFHeader(mapped)
+    except LLMError as error:
+        raise LLMError(f"{path}: {error}") from error
+    except (ValueError, struct.error) as error:
+        raise LLMError(f"{path} is not a complete GGUF file: {error}") from error
+
+
+# ---- supported models
+
+
+def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Header:
+    """The header with Hugging Face's names. Raises LLMError when the model is not supported."""
+    fields, tensors = header.fields, dict(header.tensors)
+    architecture = gguf_config.architecture(fields)
+    factors = _rope_factors(tensors.pop(ROPE_FACTORS, None), mapped)
+    config = gguf_config.parse_config(fields, tensors, factors)
+    named = _translated_tensors(tensors, config)
+    tokenizer, bos_token = gguf_tokenizer.to_json(fields)
+    tokenizer_config = gguf_tokenizer.to_config(fields, config, bos_token)
+    metadata = {
+        "config.json": dump_config(config),
+        "tokenizer.json": tokenizer,
+        "tokenizer_config.json": json.dumps(tokenizer_config, ensure_ascii=False, indent=2),
+        "training.json": _training_json(path, fields),
+    }
+    decode = _decoder(path, config, interleaved=ARCHITECTURES[architecture][1])
+    return Header(path, len(mapped), header.data_start, named, metadata, "GGUF file", decode)
+
+
+def _rope_factors(tensor: TensorInfo | None, mapped: mmap.mmap) -> list[float] | None:
+    """The divisors of the rotary frequencies [D/2], which a GGUF has as a tensor; None if it has none."""
+    if tensor is None:
+        return None
+    if tensor.dtype != "F32":
+        raise LLMError(f"its {ROPE_FACTORS} is {tensor.dtype}; expected F32")
+    if tensor.size > MAX_ROPE_FACTORS:
+        raise LLMError(f"its {ROPE_FACTORS} has {tensor.size:,} numbers; expected half as many as a head has")
+    factors: list[float] = np.frombuffer(mapped, "<f4", tensor.size, tensor.start).tolist()
+    return factors
+
+
+def _translated_tensors(tensors: Mapping[str, TensorInfo], config: ModelConfig) -> dict[str, TensorInfo]:
+    """The tensors under Hugging Face's names, with each matrix of an expert as a tensor of its own."""
+    translated = {hf_tensor_name(name): tensor for name, tensor in tensors.items()}
+    for hf_name, gguf_name, index in expert_tensors(config):
+        if gguf_name in tensors:
+            translated.pop(gguf_name, None)
+            tensor = tensors[gguf_name]
+            translated[hf_name] = tensor if index is None else _stack_entry(tensor, index, config.num_experts)
+    return {name: TensorInfo(name, t.dtype, t.shape, t.start, t.end) for name, t in translated.items()}
+
+
+def _stack_entry(stack: TensorInfo, index: int, count: int) -> TensorInfo:
+    """One of the matrices of a stack. Raises LLMError unless it has `count` of them."""
+    if len(stack.shape) != 3 or stack.shape[0] != count:
+        raise LLMError(f"its {stack.name} has shape {list(stack.shape)}; expected {count} experts")
+    size = (stack.end - stack.start) // count
+    start = stack.start + index * size
+    return TensorInfo(stack.name, stack.dtype, stack.shape[1:], start, start + size)
+
+
+# ---- other models
+
+
+def _untranslated_header(path: Path, header: GGUFHeader, file_bytes: int, problem: str) -> Header:
+    """The header of a model that is not supported, with GGUF's own names of tensors and fields."""
+    fields = header.fields
+    architecture = str(fields.get("general.architecture", "not named"))
+    known = {f"{architecture}.{gguf_key}": hf_key for gguf_key, hf_key in CONFIG_KEYS.items()}
+    config = {"model_type": architecture} | {hf_key: fields[key] for key, hf_key in known.items() if key in fields}
+    tokens = fields.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, list):
+        config["vocab_size"] = len(tokens)
+    others = {
+        key: f"{len(value):,} entries" if isinstance(value, list) else str(value)
+        for key, value in fields.items()
+        # without those that could be mistaken for metadata of our own files
+        if key not in known and not key.startswith("general.") and "." in key and not key.endswith(".json")
+    }
+    metadata = others | {"config.json": json.dumps(config), "training.json": _training_json(path, fields)}
+    decode = _decoder(path, None, interleaved=False)
+    return Header(path, file_bytes, header.data_start, header.tensors, metadata, "GGUF file", decode, problem)
+
+
+def _training_json(path: Path, fields: Mapping[str, Any]) -> str:
+    """A training record that says where the model comes from."""
+    origin = {key: value for key in _PROVENANCE_KEYS if isinstance(value := fields.get(f"general.{key}"), str)}
+    imported = {"file": atomic_io.name_of(path), "form": "GGUF", **origin}
+    stages = training_stages.from_metadata(fields.get(training_stages.METADATA_KEY))
+    return json.dumps({"imported": imported, **stages}, ensure_ascii=False)
+
+
+# ---- values
+
+
+def _decoder(
+    path: Path, config: ModelConfig | None, interleaved: bool
+) -> Callable[[TensorInfo], Iterator[NDArray[np.float32]]]:
+    """The function that reads the values of a tensor, flat, as float32."""
+    heads = rotary_layout.heads(config) if config and interleaved else {}
+
+    def decode(tensor: TensorInfo) -> Iterator[NDArray[np.float32]]:
+        with open_for_reading(path) as file:
+            file.seek(tensor.start)
+            data = file.read(tensor.end - tensor.start)
+        if len(data) != tensor.end - tensor.start:
+            raise cut_off_error(path, tensor)
+        values = _dequantize(data, tensor).reshape(tensor.shape)
+        projection = tensor.name.rpartition(".")[0].rpartition(".")[2]
+        if projection in heads and tensor.name.startswith("model.layers."):
+            count = heads[projection]
+            if not tensor.shape or tensor.shape[0] % (2 * count):
+                raise LLMError(f"{path}: {tensor.name} of shape {list(tensor.shape)} does not fit {count} heads")
+            values = rotary_layout.deinterleave(values, count)
+        yield values.reshape(-1)
+
+    return decode
+
+
+def _dequantize(data: bytes, tensor: TensorInfo) -> NDArray[np.float32]:
+    """The values of a tensor, flat or in rows."""
+    if dtypes.is_readable(tensor.dtype):
+        values: NDArray[np.float32] = dtypes.decode(data, tensor.dtype).astype(np.float32, copy=False)
+        return values
+    gguf = import_gguf(f"to read {tensor.dtype}")
+    quantization_type = gguf.GGMLQuantizationType[tensor.dtype]
+    block, size = gguf.GGML_QUANT_SIZES[quantization_type]
+    together = math.gcd(tensor.size // block, ROW_VALUES // block)
+    rows = np.frombuffer(data, np.uint8).reshape(-1, together * size)
+    try:
+        with np.errstate(all="ignore"):  # a damaged scale gives infinities and NaN
+            values = gguf.quants.dequantize(rows, quantization_type)
+    except NotImplementedError as error:
+        raise LLMError(f"{tensor.name[:100]} is of type {tensor.dtype}, whose values are not supported") from error
+    return values

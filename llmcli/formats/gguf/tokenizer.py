@@ -1,0 +1,264 @@
+"""The tokenizer fields of a GGUF file <-> a tokenizer.json.
+
+llama.cpp has a name for a pre-tokenizer where tokenizer.json describes it, and scores of SentencePiece where
+tokenizer.json has merges. What one of them cannot express is an error. Standard library only.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from llmcli.config import ModelConfig
+from llmcli.data.tokenizers import tokenizer_json
+from llmcli.data.tokenizers.token_names import SPACE
+from llmcli.errors import LLMError
+
+# llama.cpp's name of a pre-tokenizer -> its name in tokenizer_json.PRE_TOKENIZERS; the first of each is written
+_PRE_TOKENIZERS = {
+    "gpt-2": "GPT-2", "smollm": "GPT-2, single digits", "llama-bpe": "Llama 3", "qwen2": "Qwen 2",
+    "phi-2": "GPT-2", "olmo": "GPT-2", "jais": "GPT-2", "roberta-bpe": "GPT-2",
+    "starcoder": "GPT-2, single digits", "refact": "GPT-2, single digits", "command-r": "GPT-2, single digits",
+    "codeshell": "GPT-2, single digits",
+    "llama3": "Llama 3", "llama-v3": "Llama 3", "dbrx": "Llama 3", "smaug-bpe": "Llama 3",
+    "deepseek-r1-qwen": "Qwen 2",
+}  # fmt: skip
+_LLAMA_3 = (
+    "llama-bpe",
+    "llama3",
+    "llama-v3",
+)  # these also prepend a token to a text, and ignore merges for whole words
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6  # types of tokens
+_UNMERGED_SCORE = -1e6  # of tokens that are not merges
+
+
+# ---- reading
+
+
+def to_json(fields: Mapping[str, Any]) -> tuple[str, str | None]:
+    """(the text of a tokenizer.json, the control token that is prepended to a text). Raises LLMError for a tokenizer
+    that is not supported."""
+    kind, tokens = fields.get("tokenizer.ggml.model"), _list_field(fields, "tokens", str)
+    _check_lengths(tokens)
+    types = [_NORMAL] * len(tokens)
+    if "tokenizer.ggml.token_type" in fields:
+        types = _list_field(fields, "token_type", int, len(tokens))
+    tokens = _unique_names(tokens)
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    document: dict[str, Any] = {"added_tokens": _added_tokens(tokens, types)}
+    if kind == "gpt2":
+        document |= _byte_level(fields, vocabulary)
+    elif kind == "llama":
+        document |= _sentencepiece(fields, vocabulary, types)
+    else:
+        raise LLMError(f"its tokenizer is of kind {kind!r}; gpt2 and llama are supported")
+    pre_tokenizer = fields.get("tokenizer.ggml.pre")
+    bos_token = None
+    if fields.get("tokenizer.ggml.add_bos_token", kind == "llama" or pre_tokenizer in _LLAMA_3):
+        bos, _ = bos_and_eos(fields)
+        bos_token = _token(tokens, bos)
+        document["post_processor"] = tokenizer_json.bos_post_processor(bos_token, bos)
+    return json.dumps(document, ensure_ascii=False), bos_token
+
+
+def bos_and_eos(fields: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The tokens that begin and end a text; llama.cpp's defaults if the file has none."""
+    bos, eos = (11, 11) if fields.get("tokenizer.ggml.model") == "gpt2" else (1, 2)
+    return fields.get("tokenizer.ggml.bos_token_id", bos), fields.get("tokenizer.ggml.eos_token_id", eos)
+
+
+def to_config(fields: Mapping[str, Any], config: ModelConfig, bos_token: str | None) -> dict[str, Any]:
+    """The content of tokenizer_config.json; `bos_token` as `to_json` returns it."""
+    tokens = _list_field(fields, "tokens", str)
+    tokenizer_config = {
+        "add_bos_token": bos_token is not None,
+        "bos_token": _token(tokens, fields.get("tokenizer.ggml.bos_token_id", config.eos_token_id)),
+        "clean_up_tokenization_spaces": False,
+        "eos_token": _token(tokens, config.eos_token_id),
+        "model_max_length": config.max_position_embeddings,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+    template = fields.get("tokenizer.chat_template")
+    return tokenizer_config | ({"chat_template": template} if isinstance(template, str) else {})
+
+
+def _list_field(fields: Mapping[str, Any], name: str, entry_type: type, count: int | None = None) -> list[Any]:
+    """An array of the tokenizer. Raises LLMError when it is missing, of another type, or not of `count` entries."""
+    value = fields.get(f"tokenizer.ggml.{name}")
+    if value is None:
+        raise LLMError(f"it has no tokenizer.ggml.{name}")
+    if not isinstance(value, list) or not all(type(entry) is entry_type for entry in value):
+        raise LLMError(f"its tokenizer.ggml.{name} is not a list of {entry_type.__name__}")
+    if count is not None and len(value) != count:
+        raise LLMError(f"it has {count:,} tokens, but {len(value):,} entries in tokenizer.ggml.{name}")
+    return value
+
+
+def _check_lengths(tokens: list[str]) -> None:
+    limit = tokenizer_json.MAX_TOKEN_CHARACTERS
+    longest = max(map(len, tokens), default=0)
+    if longest > limit:
+        token = max(range(len(tokens)), key=lambda i: len(tokens[i]))
+        raise LLMError(f"its token {token} has {longest:,} characters; tokens of at most {limit:,} are supported")
+
+
+def _token(tokens: list[str], token_id: Any) -> str:
+    if type(token_id) is not int or not 0 <= token_id < len(tokens):
+        raise LLMError(f"its token {str(token_id)[:60]} is none of its {len(tokens):,} tokens")
+    return tokens[token_id]
+
+
+def _unique_names(tokens: list[str]) -> list[str]:
+    """The tokens, with unique names for those whose name is empty or occurs before: padding at the end of the
+    vocabulary, names that were not UTF-8."""
+    seen: set[str] = set()
+    names = []
+    for i, token in enumerate(tokens):
+        names.append(token if token not in seen and token else f"<unused {i}>")
+        seen.add(token)
+    return names
+
+
+def _added_tokens(tokens: list[str], types: list[int]) -> list[dict[str, Any]]:
+    """The added tokens of a tokenizer.json: control tokens and those that users defined."""
+    return [
+        {"id": i, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+         "special": token_type == _CONTROL}
+        for i, (token, token_type) in enumerate(zip(tokens, types, strict=True))
+        if token_type in (_CONTROL, _USER_DEFINED)
+    ]  # fmt: skip
+
+
+def _byte_level(fields: Mapping[str, Any], vocabulary: dict[str, int]) -> dict[str, Any]:
+    """The parts of the tokenizer.json of a byte-level BPE."""
+    name = fields.get("tokenizer.ggml.pre")
+    if name is None:
+        raise LLMError("it has no tokenizer.ggml.pre, the name of its pre-tokenizer; get a newer file of this model")
+    if name not in _PRE_TOKENIZERS:
+        raise LLMError(f"its pre-tokenizer is {name!r}; {', '.join(_PRE_TOKENIZERS)} are supported")
+    merges = _list_field(fields, "merges", str)
+    return {
+        "normalizer": {"type": "NFC"} if _PRE_TOKENIZERS[name] == "Qwen 2" else None,
+        "pre_tokenizer": tokenizer_json.PRE_TOKENIZERS[_PRE_TOKENIZERS[name]],
+        "decoder": tokenizer_json.decoder("bpe"),
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": merges, "ignore_merges": name in _LLAMA_3},
+    }
+
+
+def _sentencepiece(fields: Mapping[str, Any], vocabulary: dict[str, int], types: list[int]) -> dict[str, Any]:
+    """The parts of the tokenizer.json of a SentencePiece BPE, or of a tokenizer with one token for each character."""
+    merges = _merges(vocabulary, _list_field(fields, "scores", float, len(types)), types)
+    model = {"type": "BPE", "vocab": vocabulary, "merges": merges, "byte_fallback": True}
+    if not merges:  # one token for each character, where a space is a space
+        names = {" " if token == SPACE else token: i for token, i in vocabulary.items()}
+        return {"model": model | {"vocab": names}, "decoder": tokenizer_json.decoder("char")}
+    adds_prefix_space = bool(fields.get("tokenizer.ggml.add_space_prefix", True))
+    steps = tokenizer_json.prefix_space_steps("prepend" if adds_prefix_space else "")
+    return {"model": model, **steps, "decoder": tokenizer_json.decoder("spm", adds_prefix_space=adds_prefix_space)}
+
+
+def _merges(vocabulary: dict[str, int], scores: list[float], types: list[int]) -> list[list[str]]:
+    """The merges that SentencePiece's scores imply, each of two tokens into a third, by descending score. Raises
+    LLMError when they are longer than any tokenizer.json that is supported.
+
+    Takes time in proportion to the characters of the vocabulary and to the number of merges, not to the number of ways
+    to split each token.
+    """
+    prefixes = _prefix_lengths(vocabulary)
+    suffixes = _prefix_lengths({token[::-1]: i for token, i in vocabulary.items()})
+    merges, size = [], 0
+    for token, i in vocabulary.items():
+        if types[i] != _NORMAL:
+            continue
+        splits = {len(token) - length for length in suffixes[i]}.intersection(prefixes[i])
+        size += len(splits) * len(token)
+        if size > tokenizer_json.MAX_CHARACTERS:
+            raise LLMError(f"the merges of its tokenizer have more than {tokenizer_json.MAX_CHARACTERS:,} characters")
+        merges += [(-scores[i], i, -split, [token[:split], token[split:]]) for split in splits]
+    return [pair for *_, pair in sorted(merges, key=lambda entry: entry[:3])]
+
+
+def _prefix_lengths(vocabulary: dict[str, int]) -> dict[int, list[int]]:
+    """For each token id, the lengths of the shorter tokens that are a prefix of it.
+
+    >>> _prefix_lengths({"ab": 0, "abc": 1, "a": 2, "b": 3})
+    {2: [], 0: [1], 1: [1, 2], 3: []}
+    """
+    lengths, path = {}, [""]  # path: tokens, each a prefix of the next
+    for token in sorted(vocabulary):  # a token is followed by those that it is a prefix of
+        while not token.startswith(path[-1]):
+            path.pop()
+        lengths[vocabulary[token]] = [len(prefix) for prefix in path[1:]]
+        path.append(token)
+    return lengths
+
+
+# ---- writing
+
+
+def to_fields(document: dict[str, Any], config: ModelConfig) -> list[tuple[str, Any]]:
+    """(method of gguf's writer, value) for each field, from a parsed tokenizer.json. Raises LLMError for a tokenizer
+    that llama.cpp does not support."""
+    kind, problem = tokenizer_json.classify(document)
+    if problem:
+        raise LLMError(f"the tokenizer {problem}, which llama.cpp does not support")
+    tokens, types = _tokens_and_types(document, kind, config.vocab_size)
+    if kind == "bpe":
+        fields = _byte_level_fields(document)
+    else:
+        scores, tokens = _scores(document["model"], kind, tokens)
+        adds_prefix_space = kind == "spm" and bool(tokenizer_json.prefix_space(document))
+        fields = [
+            ("add_tokenizer_model", "llama"), ("add_tokenizer_pre", "default"), ("add_token_scores", scores),
+            ("add_add_space_prefix", adds_prefix_space),
+        ]  # fmt: skip
+    bos_token = tokenizer_json.bos_token_of(document.get("post_processor"))
+    bos = config.eos_token_id if config.bos_token_id is None else config.bos_token_id
+    return [
+        *fields,
+        ("add_token_list", tokens),
+        ("add_token_types", types),
+        ("add_bos_token_id", tokens.index(bos_token) if bos_token in tokens else bos),
+        ("add_eos_token_id", config.eos_token_id),
+        *(("add_eot_token_id", token) for token in config.extra_eos_ids[:1]),  # the end of an answer
+        ("add_add_bos_token", bos_token in tokens),
+        ("add_add_eos_token", False),
+    ]
+
+
+def _tokens_and_types(document: dict[str, Any], kind: str, vocab_size: int) -> tuple[list[str], list[int]]:
+    """The name and type of each row of the embedding; a row without a token is unused."""
+    tokens = [f"<unused {i}>" for i in range(vocab_size)]
+    types = [_UNUSED] * vocab_size
+    for token, i in document["model"]["vocab"].items():
+        is_byte = kind != "bpe" and len(token) == 6 and token.startswith("<0x")
+        tokens[i], types[i] = token, _BYTE if is_byte else _NORMAL
+    for added in document.get("added_tokens") or []:
+        tokens[added["id"]] = added["content"]
+        types[added["id"]] = _CONTROL if added.get("special") else _USER_DEFINED
+    return tokens, types
+
+
+def _byte_level_fields(document: dict[str, Any]) -> list[tuple[str, Any]]:
+    name = tokenizer_json.pre_tokenizer_name(document.get("pre_tokenizer"))
+    pre_tokenizer = next((theirs for theirs, ours in _PRE_TOKENIZERS.items() if ours == name), None)
+    if pre_tokenizer is None:
+        raise LLMError("the tokenizer has a pre-tokenizer that llama.cpp does not know; use --to hf instead")
+    merges = document["model"].get("merges") or []
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
+    return [
+        ("add_tokenizer_model", "gpt2"), ("add_tokenizer_pre", pre_tokenizer), ("add_token_merges", merges),
+    ]  # fmt: skip
+
+
+def _scores(model: dict[str, Any], kind: str, tokens: list[str]) -> tuple[list[float], list[str]]:
+    """(scores, tokens) for llama.cpp's SentencePiece, where the first merge has the highest score."""
+    if kind == "char":
+        if " " in tokens and SPACE in tokens:
+            raise LLMError(f"the vocabulary has both a space and {SPACE}, which are one token in llama.cpp")
+        return [0.0] * len(tokens), [SPACE if token == " " else token for token in tokens]
+    ids = {token: i for i, token in enumerate(tokens)}
+    scores = [_UNMERGED_SCORE] * len(tokens)
+    for rank, merge in reversed(list(enumerate(model["merges"]))):
+        left, right = tokenizer_json.merge_pair(merge)
+        scores[ids[left + right]] = -float(rank)
+    return scores, tokens

@@ -1,0 +1,179 @@
+"""The tensors of a safetensors file: read, compared, hashed and written. Knows nothing of models.
+
+A file that is written gets a hash of its whole content into its metadata.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from llmcli.errors import LLMError
+from llmcli.formats import atomic_io
+from llmcli.formats.atomic_io import Buffer
+from llmcli.formats.open_file import open_for_reading
+from llmcli.formats.safetensors import dtypes
+from llmcli.formats.safetensors.file_header import Header, TensorInfo
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+BLOCK_BYTES = 1 << 24  # bytes per read
+# how the hash is written in our headers, and zeros in its place while it is computed
+_HASH_FIELD, _ZERO_HASH = b'"sha256":"%s"', b"0" * 64
+
+
+class TensorSource(Protocol):
+    """Tensors by name, with the dtype and shape that a file has."""
+
+    def __getitem__(self, name: str, /) -> NDArray[Any]: ...
+
+
+# ---- reading
+
+
+def read_values(header: Header, tensor: TensorInfo) -> Iterator[NDArray[Any]]:
+    """The elements of any tensor, in flat arrays of bounded size; bfloat16 becomes float32. Raises LLMError for a type
+    that is not supported, and for a file that is cut off."""
+    if header.decode:
+        yield from header.decode(tensor)
+        return
+    if not dtypes.is_readable(tensor.dtype):
+        raise LLMError(f"{tensor.name} is of type {tensor.dtype}, which this program does not read")
+    with open_for_reading(tensor.path or header.path) as file:
+        file.seek(tensor.start)
+        left = tensor.end - tensor.start
+        while left:
+            data = file.read(min(BLOCK_BYTES, left))
+            if not data:
+                raise cut_off_error(header.path, tensor)
+            left -= len(data)
+            yield dtypes.decode(data, tensor.dtype)
+
+
+def read_tensor(header: Header, tensor: TensorInfo) -> NDArray[Any]:
+    """A whole tensor, with the elements of `read_values`."""
+    import numpy as np
+
+    pieces = [*read_values(header, tensor)]
+    return (np.concatenate(pieces) if pieces else np.zeros(0, np.float32)).reshape(tensor.shape)
+
+
+def read_into(header: Header, tensor: TensorInfo, out: NDArray[np.float32]) -> None:
+    """Fill the contiguous array `out` with a tensor, without a second copy in memory."""
+    import numpy as np
+
+    if tensor.dtype != "F32" or header.decode:
+        flat = out.reshape(-1)
+        done = 0
+        for values in read_values(header, tensor):
+            flat[done : done + len(values)] = values
+            done += len(values)
+        return
+    view = out.reshape(-1).view(np.uint8).data
+    with open_for_reading(tensor.path or header.path) as file:
+        file.seek(tensor.start)
+        done = 0
+        while done < len(view):
+            count = file.readinto(view[done : done + BLOCK_BYTES])
+            if not count:
+                raise cut_off_error(header.path, tensor)
+            done += count
+
+
+def cut_off_error(path: Path, tensor: TensorInfo) -> LLMError:
+    """The error for a file that ends inside a tensor, although its header was complete when it was read."""
+    return LLMError(f"{path} ends inside {tensor.name}; it was cut off while being read")
+
+
+def tensors_equal(first: TensorInfo, other: TensorInfo) -> bool:
+    """Whether two tensors, each with the path of its file, have the same values. Tensors of the same type are read only
+    up to the first block that differs."""
+    assert first.path is not None and other.path is not None
+    if first.shape != other.shape:
+        return False
+    if first.dtype != other.dtype:
+        import numpy as np
+
+        values = (read_tensor(Header(t.path, 0, 0, {}, {}), t) for t in (first, other) if t.path)
+        return bool(np.equal(*values).all())
+    with open_for_reading(first.path) as first_file, open_for_reading(other.path) as other_file:
+        first_file.seek(first.start)
+        other_file.seek(other.start)
+        left = first.end - first.start
+        while left:
+            size = min(BLOCK_BYTES, left)
+            data = first_file.read(size)
+            if len(data) != size or data != other_file.read(size):
+                return False
+            left -= size
+    return True
+
+
+def digest(header: Header) -> str:
+    """The sha256, in hexadecimal, of the whole file with zeros in place of the hash in its own metadata."""
+    file_hash = hashlib.sha256()
+    own = _HASH_FIELD % header.metadata.get("sha256", "").encode("utf-8", "replace")
+    with open_for_reading(header.path) as file:
+        file_hash.update(file.read(header.data_start).replace(own, _HASH_FIELD % _ZERO_HASH, 1))
+        while block := file.read(BLOCK_BYTES):
+            file_hash.update(block)
+    return file_hash.hexdigest()
+
+
+# ---- writing
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file of float32 and float64 arrays, as `write` does."""
+    import numpy as np
+
+    dtype_names = {name: "F64" if array.dtype == np.float64 else "F32" for name, array in tensors.items()}
+    write(path, tensors, {name: array.shape for name, array in tensors.items()}, dtype_names, metadata)
+
+
+def write(
+    path: str | Path,
+    tensors: TensorSource,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype_names: Mapping[str, str],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write a safetensors file, with a hash of all of it in its metadata (see `digest`).
+
+    The bytes depend on the arguments alone. Each tensor is accessed twice, for the hash and for the file, and only one
+    is in memory at a time. Raises LLMError when the disk is full or fails.
+    """
+    header = _encode_header(shapes, dtype_names, {**metadata, "sha256": _ZERO_HASH.decode()})
+    start = len(header).to_bytes(8, "little")
+
+    def body() -> Iterator[Buffer]:
+        for name in shapes:
+            yield dtypes.encode(tensors[name], dtype_names[name]).data
+
+    file_hash = hashlib.sha256(start + header)
+    for part in body():
+        file_hash.update(part)
+    header = header.replace(_HASH_FIELD % _ZERO_HASH, _HASH_FIELD % file_hash.hexdigest().encode(), 1)
+    total = 8 + len(header) + dtypes.stored_bytes(shapes, dtype_names)
+    atomic_io.write(path, itertools.chain((start, header), body()), total)
+
+
+def _encode_header(
+    shapes: Mapping[str, tuple[int, ...]], dtype_names: Mapping[str, str], metadata: Mapping[str, str]
+) -> bytes:
+    """The JSON of a header, padded to a multiple of 8 bytes so that the tensors are aligned."""
+    entries: dict[str, Any] = {}
+    position = 0
+    for name, shape in shapes.items():
+        end = position + dtypes.stored_bytes({name: shape}, dtype_names)
+        entries[name] = {"dtype": dtype_names[name], "shape": list(shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps({"__metadata__": metadata, **entries}, ensure_ascii=False, separators=(",", ":"))
+    header = text.encode("utf-8", "replace")
+    return header + b" " * (-len(header) % 8)

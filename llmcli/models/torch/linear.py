@@ -1,0 +1,93 @@
+"""Linear layers with optional low-rank adapters, embeddings, and the gain of RMSNorm.
+
+Weights stay float32; they are cast to the dtype of the activations for each product. New ones are not initialized:
+LanguageModel initializes or loads them, and random numbers that are then overwritten take seconds for a billion.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llmcli.config import LORA_SCALE
+from llmcli.models.torch import kernels
+
+
+class LowRankAdapter(nn.Module):
+    """A trainable low-rank update of a frozen matrix (LoRA, arXiv:2106.09685)."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
+        super().__init__()
+        self.lora_A = nn.Parameter(torch.empty(rank, inputs))
+        self.lora_B = nn.Parameter(torch.zeros(outputs, rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] -> [..., outputs]"""
+        return F.linear(F.linear(x, self.lora_A.to(x.dtype)), (self.lora_B * LORA_SCALE).to(x.dtype))
+
+    def merged(self) -> Tensor:
+        """The update as one matrix [outputs, inputs]."""
+        return LORA_SCALE * self.lora_B @ self.lora_A
+
+
+class Linear(nn.Linear):
+    """A matrix [outputs, inputs], with an adapter once one is set."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
+        super().__init__(inputs, outputs, bias=bias)
+        self.adapter: LowRankAdapter | None = None
+        self.folded: tuple[Tensor, Tensor | None] | None = None  # see `fold`
+        self.saves_memory = False  # also on a CPU, at the cost of some time
+
+    def recomputes(self, x: Tensor) -> bool:
+        """Whether the copy of the weights that is multiplied is made again in the backward pass."""
+        return self.saves_memory or x.device.type != "cpu"
+
+    def reset_parameters(self) -> None:
+        """Leave the weights as they are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] -> [..., outputs]"""
+        y = kernels.stacked_linear(x, None, None, [self.weight], recompute=self.recomputes(x))
+        return y if self.adapter is None else y + self.adapter(x)
+
+
+class Embedding(nn.Embedding):
+    """A row for each token."""
+
+    def reset_parameters(self) -> None:
+        """Leave the weights as they are."""
+
+
+class RMSNorm(nn.Module):
+    """The gain of RMSNorm. It is folded into the matrices that follow, which are smaller than the activations."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+
+
+def stacked_linear(x: Tensor, gain: Tensor, *matrices: Linear) -> Tensor:
+    """(x * gain) W^T for several matrices stacked, in one product: [..., inputs] -> [..., sum of outputs]."""
+    if matrices[0].folded is not None:
+        return F.linear(x, *matrices[0].folded)
+    biases: list[Tensor] = [matrix.bias for matrix in matrices if matrix.bias is not None]
+    bias = torch.cat(biases).to(x.dtype) if biases else None
+    weights = [matrix.weight for matrix in matrices]
+    y = kernels.stacked_linear(x, gain, bias, weights, recompute=matrices[0].recomputes(x))
+    adapters = [matrix.adapter for matrix in matrices if matrix.adapter is not None]
+    if adapters:
+        x = x * gain.to(x.dtype)
+        y = y + torch.cat([adapter(x) for adapter in adapters], dim=-1)
+    return y
+
+
+@torch.no_grad()
+def fold(gain: Tensor, *matrices: Linear) -> None:
+    """Do once what `stacked_linear` does in every pass, for inference alone: the matrices themselves are dropped."""
+    assert all(matrix.adapter is None for matrix in matrices), "adapters are merged"
+    biases: list[Tensor] = [matrix.bias for matrix in matrices if matrix.bias is not None]
+    weight = torch.cat([matrix.weight for matrix in matrices]).mul_(gain)
+    matrices[0].folded = weight, torch.cat(biases) if biases else None
+    for matrix in matrices:
+        matrix.register_parameter("weight", None)
+        matrix.register_parameter("bias", None)

@@ -1,0 +1,433 @@
+"""The decoder in torch, for training and for GPUs: Qwen3 (arXiv:2505.09388, section 2) and its relatives.
+
+Pre-norm blocks with RMSNorm, rotary embeddings (arXiv:2104.09864), grouped-query attention (arXiv:2305.13245), SwiGLU
+(arXiv:2002.05202) or a sparse mixture of them, optional tied embeddings. Qwen3 normalizes queries and keys, Qwen2 adds
+biases to queries, keys and values, Llama and Mistral do neither. Modules are named so that the state dict has Hugging
+Face's tensor names, except that experts are stacked. numpy_runtime.py is the same network in numpy, and easier to read.
+
+B, T = batch, tokens; C = hidden size; H, G = query heads, key-value heads; D = head size; V = vocabulary size.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llmcli.config import FINAL_NORM, ModelConfig
+from llmcli.models.runtime import Array
+from llmcli.models.torch.experts import Experts, Router
+from llmcli.models.torch.kernels import (
+    Dropout,
+    SoftTargets,
+    attention,
+    contiguous_on_mps,
+    cross_entropy,
+    has_faster_attention,
+    normalize,
+    normalize_rotate,
+    rotate,
+    swiglu,
+)
+from llmcli.models.torch.linear import Embedding, Linear, LowRankAdapter, RMSNorm, fold, stacked_linear
+from llmcli.models.torch.token_rows import TokenRows
+
+BALANCE_WEIGHT = 0.01  # of the experts' load-balancing loss: measured, tests/benchmarks/LOG.md
+
+
+class KeyValueCache:
+    """The KV cache: keys and values [B, G, T, D] of the tokens that a layer has processed."""
+
+    def __init__(self) -> None:
+        self.k: Tensor | None = None
+        self.v: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        return 0 if self.k is None else self.k.shape[2]
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Append the keys and values of new tokens; return all of them."""
+        if self.k is None or self.v is None:
+            self.k, self.v = k, v
+        else:
+            self.k, self.v = torch.cat([self.k, k], dim=2), torch.cat([self.v, v], dim=2)
+        return self.k, self.v
+
+    def rewind(self, length: int) -> None:
+        """Drop all but the first `length` tokens."""
+        if self.k is not None and self.v is not None:
+            self.k, self.v = (self.k[:, :, :length], self.v[:, :, :length]) if length else (None, None)
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self.k is None or self.v is None else self.k.nbytes + self.v.nbytes
+
+    def first(self, length: int) -> "KeyValueCache":
+        """Another cache with the first `length` tokens. Tensors are shared: they are replaced, never changed."""
+        other = KeyValueCache()
+        other.k, other.v = self.k, self.v
+        other.rewind(length)
+        return other
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.H, self.G, self.D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.q_proj = Linear(config.hidden_size, self.H * self.D, config.qkv_bias)
+        self.k_proj = Linear(config.hidden_size, self.G * self.D, config.qkv_bias)
+        self.v_proj = Linear(config.hidden_size, self.G * self.D, config.qkv_bias)
+        self.o_proj = Linear(self.H * self.D, config.hidden_size)
+        self.qk_norm = config.qk_norm
+        if self.qk_norm:
+            self.q_norm = RMSNorm(self.D)
+            self.k_norm = RMSNorm(self.D)
+        self.eps = config.rms_norm_eps
+
+    def forward(self, x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """Normalized x [B, T, C], whose gain is still to be applied -> [B, T, C]. cos and sin are [T, 1, D]."""
+        q, k, v = self._project(x, gain, cos, sin)
+        B, T = x.shape[:2]
+        if torch.is_grad_enabled() and not has_faster_attention(x):
+            k, v = (t if self.G == self.H else t.repeat_interleave(self.H // self.G, 2) for t in (k, v))
+            y = attention(q, k, v)
+        else:
+            y = self._attention_with_cache(q, k, v, cache)
+        output: Tensor = self.o_proj(y.reshape(B, T, self.H * self.D))
+        return output
+
+    def fold(self, gain: Tensor) -> None:
+        """See `LanguageModel.fold_gains`."""
+        fold(gain, self.q_proj, self.k_proj, self.v_proj)
+
+    def _project(self, x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries [B, T, H, D], scaled for attention, and keys [B, T, G, D]; values [B, T, G, D]."""
+        B, T, _ = x.shape
+        H, G, D = self.H, self.G, self.D
+        qkv = stacked_linear(x, gain, self.q_proj, self.k_proj, self.v_proj).view(B, T, H + 2 * G, D)
+        qk = qkv[:, :, : H + G]
+        scale = D**-0.5  # of attention scores, applied to the queries
+        if self.qk_norm:
+            gains = torch.cat([self.q_norm.weight.expand(H, D) * scale, self.k_norm.weight.expand(G, D)]).to(x.dtype)
+            qk = normalize_rotate(qk, gains, cos, sin, self.eps)
+            q = qk[:, :, :H]
+        else:
+            qk = rotate(qk, cos, sin)
+            q = qk[:, :, :H] * scale
+        return q, qk[:, :, H:], qkv[:, :, H + G :]
+
+    def _attention_with_cache(self, q: Tensor, k: Tensor, v: Tensor, cache: KeyValueCache | None) -> Tensor:
+        """Attention by torch's own kernel, also to the tokens in the cache: q [B, T, H, D], k and v [B, T, G, D] ->
+        [B, T, H, D]."""
+        q, k, v = (contiguous_on_mps(t.transpose(1, 2)) for t in (q, k, v))  # [B, H or G, T, D]
+        T, past = q.shape[2], 0
+        if cache is not None:
+            past = cache.length
+            k, v = cache.extend(k, v)
+        mask = _causal_mask(T, past, q.device) if past and T > 1 else None
+        causal, grouped = not past and T > 1, self.G != self.H
+        if grouped and not _has_grouped_kernel(q, mask):
+            k, v = (t.repeat_interleave(self.H // self.G, 1) for t in (k, v))
+            grouped = False
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=1.0, enable_gqa=grouped)
+        return y.transpose(1, 2)
+
+
+def _has_grouped_kernel(q: Tensor, mask: Tensor | None) -> bool:
+    """Whether torch computes attention of fewer key-value heads than query heads without holding all scores in memory.
+    On CUDA only FlashAttention does, which needs half precision and no mask."""
+    return q.device.type != "cuda" or (q.dtype is torch.bfloat16 and mask is None)
+
+
+def _causal_mask(T: int, past: int, device: torch.device) -> Tensor:
+    """[T, past + T]: True where one of T new tokens may attend to a position."""
+    return torch.ones(T, past + T, dtype=torch.bool, device=device).tril(past)
+
+
+class MLP(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor, gain: Tensor) -> Tensor:
+        """Normalized x [B, T, C], whose gain is still to be applied -> [B, T, C]."""
+        output: Tensor = self.down_proj(swiglu(stacked_linear(x, gain, self.gate_proj, self.up_proj)))
+        return output
+
+    def fold(self, gain: Tensor) -> None:
+        """See `LanguageModel.fold_gains`."""
+        fold(gain, self.gate_proj, self.up_proj)
+
+
+class Layer(nn.Module):
+    """Attention and SwiGLU, each added to the residual stream [B, T, C]."""
+
+    def __init__(self, config: ModelConfig, dropout: Dropout) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size)
+        self.mlp = Experts(config) if config.num_experts else MLP(config)
+        self.dropout = dropout
+        self.eps = config.rms_norm_eps
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        add = self.dropout.add if self.training else torch.add
+        x = add(x, self.self_attn(normalize(x, self.eps), self.input_layernorm.weight, cos, sin, cache))
+        return add(x, self.mlp(normalize(x, self.eps), self.post_attention_layernorm.weight))
+
+
+class Decoder(nn.Module):
+    """Everything before the output embedding. A module of its own because Hugging Face's tensor names have this
+    level."""
+
+    def __init__(self, config: ModelConfig, dropout: Dropout) -> None:
+        super().__init__()
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config, dropout) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size)
+
+
+class LanguageModel(nn.Module):
+    """Token ids [B, T] -> logits [B, T, V]. `dtype` is that of activations and matrix products; weights are float32.
+
+    A new model has no weights yet: call `initialize` or `load_arrays`.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    between_layers: Callable[[], None] | None = None  # called before each layer; it may raise to abort the pass
+    teacher: "Teacher | None" = None  # in distillation: its predictions are a part of the targets in training
+
+    def __init__(self, config: ModelConfig, dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.config = config
+        self.dtype = dtype
+        self.dropout = Dropout(dropout)
+        self.model = Decoder(config, self.dropout)
+        if not config.tie_word_embeddings:
+            self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        self.token_rows: TokenRows | None = None  # set by `train_token_rows`
+        self.logit_factor = 1.0  # of all logits, as if the gain of the last norm were multiplied by it
+        self._stacked = _stacked_names(config)
+        empty = torch.empty(0, 1, config.head_dim, dtype=dtype)
+        self.register_buffer("cos", empty, persistent=False)  # [positions used so far, 1, D]
+        self.register_buffer("sin", empty.clone(), persistent=False)
+
+    def forward(self, ids: Tensor, caches: Sequence[KeyValueCache] | None = None) -> Tensor:
+        return F.linear(self.hidden_states(ids, caches), self.head())
+
+    def loss(self, ids: Tensor, learned: Tensor | None = None) -> Tensor:
+        """Mean cross-entropy in nats of ids[:, 1:] in windows ids [B, T + 1]; with `learned` [B, T + 1], which is on
+        the CPU, of those of them where it is True, of which there is at least one. For training: call backward on
+        it. With a `teacher` the gradients are those of distillation, see `cross_entropy`."""
+        hidden, targets = self.hidden_states(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()
+        soft = self.teacher.targets(ids[:, :-1]) if self.teacher else None
+        if learned is not None:
+            rows = learned[:, 1:].flatten().nonzero().squeeze(1).to(hidden.device)
+            hidden, targets = hidden.index_select(0, rows), targets.index_select(0, rows)
+            soft = soft and replace(soft, x=soft.x.index_select(0, rows))
+        loss = cross_entropy(hidden, self.head(), targets, soft)
+        if self.config.num_experts and self.training:
+            balance_losses = [router.balance_loss for router in self._routers()]
+            balance = torch.stack([term for term in balance_losses if term is not None]).mean()
+            loss = loss + BALANCE_WEIGHT * (balance - balance.detach())  # adds its gradient, but not its value
+        return loss
+
+    def hidden_states(self, ids: Tensor, caches: Sequence[KeyValueCache] | None = None) -> Tensor:
+        """The final hidden states [B, T, C] that `head` reads: normalized, without the gain of the last norm."""
+        start = caches[0].length if caches else 0
+        end = start + ids.shape[1]
+        self._extend_rotary_tables(end)
+        x = self.model.embed_tokens(ids)  # [B, T, C]
+        if self.token_rows is not None:
+            x = self.token_rows.embed(x, ids)
+        x = x.to(self.dtype)
+        for i, layer in enumerate(self.model.layers):
+            self._check_interruption()
+            x = layer(x, self.cos[start:end], self.sin[start:end], caches[i] if caches else None)
+        return normalize(x, self.config.rms_norm_eps)
+
+    def _check_interruption(self) -> None:
+        if self.between_layers:
+            self.between_layers()
+
+    def head(self) -> Tensor:
+        """The output embedding [V, C], times the gain of the last norm."""
+        head = self._head_weight()
+        if self.token_rows is not None:
+            head = self.token_rows.merged("lm_head.weight", head)
+        return (head * self._final_gain()).to(self.dtype)
+
+    def _head_weight(self) -> Tensor:
+        weight: Tensor = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+        return weight
+
+    def _final_gain(self) -> Tensor:
+        gain = self.model.norm.weight
+        return gain if self.logit_factor == 1 else gain * self.logit_factor
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Final hidden states [T, C] of a few tokens -> their logits [T, V] in float32. Unlike in `head`, the gain is
+        applied to the hidden states, which are smaller."""
+        return F.linear(hidden * self.model.norm.weight, self._head_weight())
+
+    def fold_gains(self) -> None:
+        """Fold the gains of the norms in the layers into the matrices after them, once and for all: every pass would
+        read and write these matrices three times otherwise. Afterwards the model, in float32, can only compute."""
+        for layer in self.modules():
+            if isinstance(layer, Layer):
+                layer.self_attn.fold(layer.input_layernorm.weight)
+                layer.mlp.fold(layer.post_attention_layernorm.weight)
+
+    def expert_shares(self) -> list[list[float]]:
+        """The share of routed tokens that each expert received in eval mode, [layers, experts]."""
+        return [router.expert_shares for router in self._routers()]
+
+    def _routers(self) -> list[Router]:
+        return [module for module in self.modules() if isinstance(module, Router)]
+
+    def _extend_rotary_tables(self, length: int) -> None:
+        """Extend the rotary tables to `length` positions. They grow by doubling as positions are used, since a config
+        may claim a far longer context than is ever used."""
+        if length <= len(self.cos):
+            return
+        positions = max(length, 2 * len(self.cos), 64)
+        with torch.inference_mode(False):  # tables made while scoring are used in training too
+            self.cos, self.sin = (
+                table[:, None].to(self.cos.device, self.dtype) for table in rotary_tables(self.config, positions)
+            )
+
+    # ---- weights
+
+    def initialize(self, generator: torch.Generator) -> None:
+        """Initialize all weights: embeddings normal with standard deviation 1, or 0.02 if tied; matrices uniform with
+        variance 1 / (3 * inputs); zero for biases, the output embedding, and matrices that write into the residual
+        stream. The gains of norms keep their 1."""
+        for name, weight in self.named_parameters():
+            with torch.no_grad():
+                if name.endswith("embed_tokens.weight"):
+                    weight.normal_(0.0, 0.02 if self.config.tie_word_embeddings else 1.0, generator=generator)
+                elif name.endswith(
+                    ("o_proj.weight", "down_proj.weight", "down_proj", "lm_head.weight")
+                ) or name.endswith("bias"):
+                    weight.zero_()
+                elif weight.ndim >= 2:
+                    bound = 1 / math.sqrt(weight.shape[-1])
+                    weight.uniform_(-bound, bound, generator=generator)
+
+    def add_adapters(self, rank: int, generator: torch.Generator) -> None:
+        """Freeze all weights, and add trainable low-rank adapters to the matrices in the layers."""
+        self.requires_grad_(False)
+        for layer in self.model.layers:
+            for matrix in layer.modules():
+                if type(matrix) is Linear:
+                    matrix.adapter = LowRankAdapter(matrix.in_features, matrix.out_features, rank)
+                    bound = 1 / math.sqrt(matrix.in_features)
+                    with torch.no_grad():
+                        matrix.adapter.lora_A.uniform_(-bound, bound, generator=generator)
+        self.to(self.cos.device)
+
+    def train_token_rows(self, first: int, count: int) -> None:
+        """Train the embeddings of tokens `first` to `first` + `count` - 1, although the others are frozen."""
+        self.token_rows = TokenRows(first, count, self.config.hidden_size, self.config.tie_word_embeddings)
+        self.token_rows.to(self.cos.device)
+
+    def load_arrays(self, arrays: Mapping[str, Array]) -> None:
+        """Copy the weights from numpy arrays by Hugging Face's names; all of them must be present."""
+        with torch.no_grad():
+            for name in self.config.tensor_shapes():
+                self._weight(name).copy_(torch.from_numpy(arrays[name]))
+                if self.token_rows is not None:
+                    self.token_rows.load(name, torch.from_numpy(arrays[name]))
+
+    def scoring_model(self, arrays: Mapping[str, Array]) -> "LanguageModel":
+        """A model of the same config on the same device with other weights, in float32: as those who use a file run
+        it."""
+        model = LanguageModel(self.config).to(self.cos.device)
+        model.load_arrays(arrays)
+        return model
+
+    @torch.no_grad()
+    def to_arrays(self) -> dict[str, Array]:
+        """A copy of the weights by Hugging Face's names, with adapters and `logit_factor` merged into them."""
+        arrays = {}
+        for name in self.config.tensor_shapes():
+            weight = self._weight(name)
+            if name not in self._stacked:
+                owner = self.get_submodule(name.rpartition(".")[0])
+                if isinstance(owner, Linear) and owner.adapter is not None and name.endswith(".weight"):
+                    weight = weight + owner.adapter.merged()
+            if self.token_rows is not None:
+                weight = self.token_rows.merged(name, weight)
+            arrays[name] = copied(self._final_gain() if name == FINAL_NORM else weight)
+        return arrays
+
+    def trainable_arrays(self) -> dict[str, Array]:
+        """A copy of the weights that are trained, by parameter name: all of them, or the adapters and token rows."""
+        return {name: copied(weight) for name, weight in self._trainable()}
+
+    def load_trainable(self, arrays: Mapping[str, Array]) -> None:
+        """Copy what `trainable_arrays` returned back into the model."""
+        with torch.no_grad():
+            for name, weight in self._trainable():
+                weight.copy_(torch.from_numpy(arrays[name]))
+
+    def _trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, weight) for name, weight in self.named_parameters() if weight.requires_grad)
+
+    def _weight(self, name: str) -> Tensor:
+        """The parameter of a tensor name, or the slice of a stack of experts."""
+        if name not in self._stacked:
+            return self.get_parameter(name)
+        stack, expert = self._stacked[name]
+        return self.get_parameter(stack) if expert is None else self.get_parameter(stack)[expert]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A trained model from which another learns. It is no module of that one, whose parameters are trained."""
+
+    model: LanguageModel
+    weight: float  # of its predictions in the targets, 0 to 1
+
+    @torch.no_grad()
+    def targets(self, ids: Tensor) -> SoftTargets:
+        """Its predictions after each of ids [B, T], as B T rows."""
+        return SoftTargets(self.model.hidden_states(ids).flatten(0, 1), self.model.head(), self.weight)
+
+
+def rotary_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
+    """cos and sin of position * frequency, [T, D] each; both halves of D have the same frequencies."""
+    frequencies = torch.tensor(config.rope_frequencies(), dtype=torch.float64)
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * frequencies  # [T, D/2]
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos().float(), angles.sin().float()
+
+
+def _stacked_names(config: ModelConfig) -> dict[str, tuple[str, int | None]]:
+    """Tensor names of routers and experts -> (parameter name, index into its stack; None for a router)."""
+    stacked: dict[str, tuple[str, int | None]] = {}
+    for i in range(config.num_hidden_layers if config.num_experts else 0):
+        prefix = f"model.layers.{i}.mlp."
+        stacked[config.router_name(i)] = f"{prefix}gate.weight", None
+        for expert, names in enumerate(config.swiglu_names(i)):
+            stacks = (f"{prefix}gate_proj", f"{prefix}up_proj", f"{prefix}down_proj")
+            stacked |= {name: (stack, expert) for name, stack in zip(names, stacks, strict=True)}
+    return stacked
+
+
+def copied(weight: Tensor) -> NDArray[np.float32]:
+    """A copy on the CPU, in float32."""
+    return weight.detach().to("cpu", torch.float32, copy=True).numpy()

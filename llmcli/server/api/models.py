@@ -1,0 +1,176 @@
+"""The models that are served, by name: the stem of the file's name. Each is loaded when it is first used.
+
+Its tokenizer and chat template are used by many threads, its runtime only by the engine's.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from threading import Thread
+
+from llmcli.data.conversations.chat_template import ChatTemplate
+from llmcli.data.conversations.messages import Message
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.data.tokenizers.vocabulary import START
+from llmcli.errors import LLMError
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.ensemble_file import Ensemble
+from llmcli.formats.loading import check_packages, load_any, open_chat_template, open_tokenizer
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.open_runtime import open_runtime
+from llmcli.models.runtime import Runtime
+from llmcli.server.errors import ApiError, ModelFileError, ModelLoadError
+
+MAX_LISTED = 10  # names in an error
+
+
+class ServedModel:
+    """A model file. Its header is read at once, so that a missing or damaged file is an error at the start."""
+
+    def __init__(self, path: Path, context: int | None = None) -> None:
+        """`context` limits the context length. Raises LLMError."""
+        self.path, self.name = path, path.stem if path.is_file() else path.resolve().name
+        if self.name != self.name.encode("utf-8", "replace").decode("utf-8"):  # JSON cannot hold it
+            raise LLMError(f"the name {path} is not UTF-8 text; rename the file")
+        self.source = load_any(path)
+        check_packages(self.source)
+        self._version = _version(path)
+        self._readable: tuple[Checkpoint, NumpyRuntime] | None = None
+        self.created = int(path.stat().st_mtime)
+        longest = self.source.shared.config.max_position_embeddings
+        self.context = longest if context is None else min(context, longest)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return open_tokenizer(self.source)
+
+    @cached_property
+    def template(self) -> ChatTemplate | None:
+        """Its chat template; None if it has none."""
+        return open_chat_template(self.source, self.tokenizer)
+
+    def prepare(self) -> None:
+        """Compute what the first request would wait for: indices of the vocabulary, and the chat template's process.
+        Errors are left to the requests."""
+        with suppress(LLMError, OSError, MemoryError):
+            self.tokenizer.vocabulary.allowed(START)
+            if self.template is not None:
+                self.template.encode([Message("user", "Hello")], add_generation_prompt=True)
+                _ = self.template.stop_ids
+
+    def readable_runtime(self, checkpoint: Checkpoint) -> NumpyRuntime:
+        """A runtime that shows its activations, of this model or of one of its ensemble. The last one is kept.
+
+        Raises ModelFileError if the file has changed since it was opened.
+        """
+        if self._readable is None or self._readable[0] is not checkpoint:
+            self.check_unchanged()  # its tensors are read again
+            self._readable = checkpoint, NumpyRuntime(checkpoint)
+        return self._readable[1].fork()
+
+    @cached_property
+    def experts(self) -> list[str]:
+        """The models of an ensemble, or the numbers of a sparse model's experts; [] without any."""
+        if isinstance(self.source, Ensemble):
+            return list(self.source.names)
+        return [str(number) for number in range(self.source.config.num_experts)]
+
+    def check_unchanged(self) -> None:
+        """Raise ModelFileError if the file is no longer the one that was opened: its tensors would be read with the
+        wrong header."""
+        try:
+            version = _version(self.path)
+        except OSError as error:
+            reason = f"cannot be read any more ({error.strerror})"
+            raise ModelFileError(f"the file of {self.name} {reason}; start llm serve again") from error
+        if version != self._version:
+            raise ModelFileError(f"the file of {self.name} was replaced while it was served; start llm serve again")
+
+    def as_json(self) -> dict[str, object]:
+        """The model as /v1/models lists it."""
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "llmcli",
+            "context_length": self.context,
+            "max_model_len": self.context,  # the name that vLLM's clients know
+            "parameters": self.source.parameters,
+            "chat": self.template is not None,
+            "experts": self.experts,
+        }
+
+
+def _version(path: Path) -> list[tuple[str, int, int, int]]:
+    """What changes when a model file, or a model's file in a directory, is replaced."""
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in (".safetensors", ".json") and file.is_file())
+    states = [(file.name, file.stat()) for file in files]
+    return [(name, state.st_ino, state.st_size, state.st_mtime_ns) for name, state in states]
+
+
+class Models:
+    """The served models."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        device: str = "cpu",
+        quantize: str | None = None,
+        context: int | None = None,
+        cache: bool = True,
+        on_note: Callable[[str], None] = lambda note: None,
+    ) -> None:
+        """Raises LLMError for a file that is no model, and for two files of one name."""
+        self._device, self._quantize, self._cache, self._on_note = device, quantize, cache, on_note
+        self._models: dict[str, ServedModel] = {}
+        for path in paths:
+            model = ServedModel(path, context)
+            if model.name in self._models and path.samefile(self._models[model.name].path):
+                raise LLMError(f"{path} is named twice; name it once")
+            if model.name in self._models:
+                raise LLMError(
+                    f"{self._models[model.name].path} and {path} would both be served as {model.name}; rename one of "
+                    "them"
+                )
+            self._models[model.name] = model
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self._models.values())
+
+    @property
+    def default(self) -> ServedModel:
+        """The model of requests that name none."""
+        return next(iter(self))
+
+    def find(self, name: str | None) -> ServedModel:
+        """The model of this name. Raises ApiError if it is not served."""
+        if name is None:
+            return self.default
+        if name not in self._models:
+            names = ", ".join(list(self._models)[:MAX_LISTED])
+            raise ApiError(
+                f"there is no model {name[:200]!r} here; this server has {names}", 404, param="model",
+                code="model_not_found",
+            )  # fmt: skip
+        return self._models[name]
+
+    def open_runtime(self, name: str) -> tuple[Runtime, Tokenizer]:
+        """Load a model. Raises LLMError."""
+        model = self._models[name]
+        with suppress(RuntimeError):  # no thread can be started: the first request prepares what it needs
+            Thread(target=model.prepare, name="prepare-model", daemon=True).start()
+        try:
+            model.check_unchanged()
+            runtime = open_runtime(
+                model.source, self._device, self._quantize, self._on_note, fast=True, cache=self._cache
+            )
+            return runtime, model.tokenizer
+        except (LLMError, OSError, MemoryError) as error:
+            self._on_note(f"{model.path} could not be loaded: {str(error) or 'out of memory'}")
+            if isinstance(error, ModelLoadError):
+                raise
+            raise ModelLoadError(str(error)) from error

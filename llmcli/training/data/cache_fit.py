@@ -1,0 +1,118 @@
+"""The weights of the n-gram cache (models/ngram_cache.py), fitted at the end of a run.
+
+They minimize the loss of the mixture on windows of the training text that were reserved: the network was not trained on
+them, so it predicts them as it predicts new text. Each window counts twice: in the cache of the one stand the tokens
+before it in the text, the other begins a text, as a short text or a prompt does. A few thousand tokens are enough for
+twenty weights, which are drawn to those of other texts, all of them weaker where that fits better.
+
+N, K = tokens, orders.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llmcli.data.tokens.batches import Tokens
+from llmcli.formats.cache_weights import FEATURES, CacheWeights
+from llmcli.models.ngram_cache import MAX_GATE, ORDERS, Matches, find_matches
+from llmcli.models.torch.scoring import score
+from llmcli.models.torch.transformer import LanguageModel
+from llmcli.training.data.validation_slice import window_starts
+
+MIN_TOKENS = 1000  # to fit the weights on; with fewer a model gets no cache
+MIN_GAIN = 0.002  # share by which the cache must lower the loss, ...
+MARGIN = 3.0  # ... beside as many standard errors of what it gains: as small a gain may be that of these tokens alone
+HISTORIES = (8192, 0)  # tokens before a window
+# The mean of the weights for four texts that are in no table: tests/benchmarks/cache_prior.py (LOG.md, "The prior of
+# the n-gram cache")
+PRIOR = (
+    (-1.25, -0.25, -0.6, -0.1),
+    (-0.1, -0.7, -1.55, -0.15),
+    (-0.45, -0.9, -1.7, -0.15),
+    (-1.45, -0.6, -1.2, -0.05),
+    (-0.6, -0.8, -1.65, 0.0),
+)
+PRIOR_STRENGTH = 10.0  # nats for each squared distance from these
+OFFSETS = range(0, -9, -1)  # of all gates (logits), at no cost: beside a strong network the cache is nearly off
+STEPS, LEARNING_RATE, BETAS = 40, 0.05, (0.9, 0.98)  # of the fit; the rate falls linearly to 0
+
+
+@dataclass(frozen=True)
+class ValidationText:
+    """The windows [B, T + 1] that `validation_slice.reserve_tokens` took from `tokens`; `separator` is the token
+    between documents."""
+
+    tokens: Tokens
+    windows: NDArray[np.int64]
+    separator: int
+
+    @property
+    def is_sufficient(self) -> bool:
+        """Whether there are tokens enough for a fit."""
+        return self.windows.size >= MIN_TOKENS
+
+    def fit_cache(self, model: LanguageModel) -> CacheWeights | None:
+        """The weights for a model; None where the cache does not help it."""
+        model.eval()
+        network, _ = score(model, self.windows)
+        matches = Matches.join([self._matches(history) for history in HISTORIES])
+        return fit_weights(np.tile(network.reshape(-1), len(HISTORIES)), matches)
+
+    def _matches(self, history: int) -> Matches:
+        """Of the tokens that are predicted in the windows, B * T."""
+        T = self.windows.shape[1] - 1
+        parts = []
+        for start in window_starts(len(self.tokens), len(self.windows), T).tolist():
+            first = max(0, start - history)
+            text = self.tokens[np.arange(first, start + T + 1)]
+            parts.append(find_matches(text, ORDERS, self.separator)[start + 1 - first :])
+        return Matches.join(parts)
+
+
+def fit_weights(
+    network: NDArray[np.floating],
+    matches: Matches,
+    prior_weights: Sequence[Sequence[float]] = PRIOR,
+    strength: float = PRIOR_STRENGTH,
+    steps: int = STEPS,
+) -> CacheWeights | None:
+    """The weights that minimize the loss of the mixture, from the losses of the network in nats [N]; None where it is
+    not lower by MIN_GAIN and MARGIN."""
+    features = torch.from_numpy(matches.features())
+    known = torch.from_numpy(matches.total > 0)
+    shares = torch.from_numpy(matches.shares())
+    probabilities = torch.exp(-torch.from_numpy(network.astype(np.float64)))
+    first = torch.tensor([1.0] + [0.0] * (FEATURES - 1), dtype=torch.float64)
+    priors = [torch.tensor(prior_weights, dtype=torch.float64) + offset * first for offset in OFFSETS]
+    prior = min(priors, key=lambda one: float(_losses(one, probabilities, features, known, shares).sum()))
+    weights = prior.clone()
+    moments = torch.zeros(2, *prior.shape, dtype=torch.float64)
+    for step in range(steps):  # Adam (arXiv:1412.6980); torch.optim would take a second to import its compiler
+        weights.requires_grad_()
+        total = _losses(weights, probabilities, features, known, shares).sum()
+        total = total + strength * ((weights - prior) ** 2).sum()
+        (gradient,) = torch.autograd.grad(total, weights)
+        moments[0].lerp_(gradient, 1 - BETAS[0])
+        moments[1].lerp_(gradient**2, 1 - BETAS[1])
+        mean, square = (moment / (1 - beta ** (step + 1)) for moment, beta in zip(moments, BETAS, strict=True))
+        weights = (weights - LEARNING_RATE * (1 - step / steps) * mean / (square.sqrt() + 1e-8)).detach()
+    gains = network - _losses(weights, probabilities, features, known, shares).numpy()
+    error = float(gains.std()) * math.sqrt(len(gains))
+    if not gains.sum() > MIN_GAIN * network.sum(dtype=np.float64) + MARGIN * error:
+        return None
+    return CacheWeights(tuple(tuple(round(value, 4) for value in row) for row in weights.tolist()))
+
+
+def _losses(weights: Tensor, network: Tensor, features: Tensor, known: Tensor, shares: Tensor) -> Tensor:
+    """The losses of the mixture in nats [N], from the probabilities of the network [N], the features [N, K, FEATURES],
+    whether contexts are known and the shares of the tokens [N, K]."""
+    gates = (torch.sigmoid((features * weights).sum(-1)) * known).clamp(max=MAX_GATE)
+    mixed = network
+    for gate, share in zip(gates.T, shares.T, strict=True):
+        mixed = (1 - gate) * mixed + gate * share
+    return -torch.log(mixed)

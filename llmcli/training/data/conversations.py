@@ -1,0 +1,255 @@
+"""Files of conversations -> training and held-out conversations as tokens, and their rows in the plan and the record.
+
+In the order in which a run needs it: `divide` before a tokenizer is trained on the contents, `encode` with the
+tokenizer, `fit` once the context length is planned.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmcli import units
+from llmcli.data.conversations.batches import ConversationTokens
+from llmcli.data.conversations.chat_template import CHATML, ChatTemplate
+from llmcli.data.conversations.files import ConversationFile
+from llmcli.data.conversations.messages import Conversation, Message
+from llmcli.data.conversations.split import ConversationSplit, split, without_duplicates
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.errors import LLMError
+from llmcli.evaluation.held_out_conversations import trained_indices
+from llmcli.formats.training_stages import Record, all_stages
+from llmcli.training.planning.conversation_rules import ConversationSize
+from llmcli.training.planning.plan import PlanRow
+
+MAX_NAMES = 3  # of files that a row of the plan lists
+
+
+@dataclass(frozen=True)
+class ConversationInputs:
+    """The conversations that a run reads."""
+
+    files: tuple[ConversationFile, ...]
+    held_out: tuple[ConversationFile, ...] | float  # files for validation, or the share of `files` to hold out
+    template: ChatTemplate | None = None  # the base model's own; None: ChatML
+    new_tokens: int = 0  # that were appended to the base model's vocabulary for ChatML
+
+    def divide(self, max_bytes: int, base_records: Sequence[Record] = ()) -> "DividedConversations":
+        """Training and held-out conversations; of more than `max_bytes` bytes of either, an even sample.
+
+        Conversations that a base model was trained on are not held out, unless there are no others.
+        """
+        conversations = [one for file in self.files for one in file.conversations]
+        if isinstance(self.held_out, float):
+            divided = split(conversations, self.held_out)
+            source = f"{100 * self.held_out:.3g}% of the conversations, spread evenly"
+        else:
+            others = [one for file in self.held_out for one in file.conversations]
+            divided = without_duplicates(conversations, others)
+            source = ", ".join(Path(file.name).name for file in self.held_out)
+        seen = self._seen_messages(base_records)
+        held_out = [one for one in divided.held_out if one.messages not in seen]
+        seen_by_base = not held_out and bool(divided.held_out)
+        if seen_by_base:
+            held_out = divided.held_out
+        elif excluded := len(divided.held_out) - len(held_out):
+            source += f", without {excluded:,} that the base model was trained on"
+        sampled = ConversationSplit(
+            _sample(divided.training, max_bytes), _sample(held_out, max_bytes), divided.duplicates
+        )
+        return DividedConversations(self, sampled, len(divided.training), source, seen_by_base)
+
+    def _seen_messages(self, records: Sequence[Record]) -> set[tuple[Message, ...]]:
+        """The conversations of the files that models of these records were trained on."""
+        files = (*self.files, *(() if isinstance(self.held_out, float) else self.held_out))
+        conversations = [one for file in files for one in file.conversations]
+        return {conversations[i].messages for stage in all_stages(records) for i in trained_indices(files, stage)}
+
+
+def _text_bytes(conversations: Sequence[Conversation]) -> int:
+    return sum(conversation.text_bytes for conversation in conversations)
+
+
+def _sample(conversations: list[Conversation], max_bytes: int) -> list[Conversation]:
+    total = _text_bytes(conversations)
+    if total <= max_bytes:
+        return conversations
+    count = max(1, int(len(conversations) * max_bytes / total))
+    return [conversations[i * len(conversations) // count] for i in range(count)]
+
+
+@dataclass(frozen=True)
+class DividedConversations:
+    """Conversations as text."""
+
+    inputs: ConversationInputs
+    split: ConversationSplit
+    available: int  # conversations for training, of which `split` has a sample if there is no time for all
+    source: str  # of the held-out conversations
+    seen_by_base: bool = False  # whether the base model was trained on all held-out conversations
+
+    def texts(self) -> Iterator[str]:
+        """What a tokenizer is trained on: the contents of the training messages, each after its role."""
+        for conversation in self.split.training:
+            for message in conversation.messages:
+                yield f"{message.role}\n{message.content}\n"
+
+    @property
+    def text_bytes(self) -> int:
+        """Of the contents of the training messages."""
+        return _text_bytes(self.split.training)
+
+    def encode(self, tokenizer: Tokenizer) -> "EncodedConversations":
+        """Tokenize. Raises LLMError if there is nothing to learn from."""
+        template = self.inputs.template or ChatTemplate(CHATML, tokenizer)
+        training, kept = _encode(self.split.training, template)
+        if not len(training):
+            names = ", ".join(file.name for file in self.inputs.files[:MAX_NAMES])
+            raise LLMError(
+                f"there is nothing to learn from in {names}: none of {len(self.split.training):,} conversations has an "
+                'answer to learn; each needs a message with the role "assistant", whose "weight" is not 0, and a chat '
+                "template that marks it"
+            )
+        held_out, kept_held_out = _encode(self.split.held_out, template)
+        chosen = ConversationSplit(kept, kept_held_out, self.split.duplicates)
+        unanswered = len(self.split.training) + len(self.split.held_out) - len(kept) - len(kept_held_out)
+        return EncodedConversations(self, template, training, held_out, chosen, unanswered)
+
+
+def _encode(
+    conversations: Sequence[Conversation], template: ChatTemplate
+) -> tuple[ConversationTokens, list[Conversation]]:
+    """(the tokens of the conversations that have a learned one, these conversations)"""
+    encoded = [(template.encode_conversation(one.messages), one) for one in conversations]
+    answered = [(tokens, one) for tokens, one in encoded if any(tokens.learned[1:])]
+    return ConversationTokens.of(tokens for tokens, _ in answered), [one for _, one in answered]
+
+
+@dataclass(frozen=True)
+class EncodedConversations:
+    """Conversations as tokens, of any length."""
+
+    divided: DividedConversations
+    template: ChatTemplate
+    training: ConversationTokens
+    held_out: ConversationTokens
+    split: ConversationSplit  # the same conversations as text
+    unanswered: int  # conversations left out because they have no answer
+
+    @property
+    def size(self) -> ConversationSize:
+        return ConversationSize(tuple(self.training.lengths.tolist()), _text_bytes(self.split.training))
+
+    def fit(self, context: int) -> "PreparedConversations":
+        """Truncate what is longer than a row of `context` inputs. Raises LLMError if nothing to learn from is left."""
+        training, kept, truncated = self.training.truncated(context + 1)
+        if not len(training):
+            raise LLMError(
+                f"no answer begins within a context of {context} tokens: the shortest conversation has "
+                f"{int(self.training.lengths.min()):,}; give a larger --context"
+            )
+        held_out, kept_held_out, _ = self.held_out.truncated(context + 1)
+        return PreparedConversations(
+            encoded=self,
+            training=training,
+            held_out=held_out,
+            split=ConversationSplit(
+                [self.split.training[i] for i in kept],
+                [self.split.held_out[i] for i in kept_held_out],
+                self.split.duplicates,
+            ),
+            truncated=truncated,
+            too_long=len(self.training) - len(kept),
+        )
+
+
+@dataclass(frozen=True)
+class PreparedConversations:
+    """Conversations that fit the context of a plan."""
+
+    encoded: EncodedConversations
+    training: ConversationTokens
+    held_out: ConversationTokens
+    split: ConversationSplit  # the same conversations as text
+    truncated: int  # training conversations that are cut
+    too_long: int  # training conversations left out because their first answer begins after the context
+
+    @property
+    def template(self) -> ChatTemplate:
+        return self.encoded.template
+
+    @property
+    def stored_template(self) -> str | None:
+        """The chat template to store with the model; None if the base model has one."""
+        return None if self.encoded.divided.inputs.template else self.template.source
+
+    def rows(self, name: str) -> list[PlanRow]:
+        """What the plan says of the conversations; the first row has this name."""
+        total = len(self.training) + len(self.held_out)
+        learned = f"{self.training.targets:,} of {len(self.training.ids):,}"
+        return [
+            PlanRow(name, units.count(total, "conversation"), "; ".join(self._remarks())),
+            PlanRow("learned tokens", learned, "loss on the answers only; questions are context"),
+        ]
+
+    def _remarks(self) -> Iterator[str]:
+        divided, files = self.encoded.divided, self.encoded.divided.inputs.files
+        held_out = f"{len(self.held_out):,} held out" if len(self.held_out) else "nothing held out"
+        yield f"{len(self.training):,} for training, {held_out}"
+        names = ", ".join(Path(file.name).name for file in files[:MAX_NAMES])
+        more = f" and {len(files) - MAX_NAMES} more files" if len(files) > MAX_NAMES else ""
+        shapes = ", ".join(dict.fromkeys(file.shape for file in files))
+        yield f"{shapes} in {names}{more}"
+        if divided.available > len(divided.split.training):
+            yield f"the time budget allows for {len(divided.split.training):,} of {divided.available:,}"
+        for count, what in (
+            (self.truncated, "truncated to the context"),
+            (self.too_long, "left out: no answer begins within the context"),
+            (self.split.duplicates, "not held out: the same as a training conversation"),
+            (self.encoded.unanswered + sum(file.dropped for file in files), "left out: no answer"),
+        ):
+            if count:
+                yield f"{count:,} {what}"
+
+    def record(self, tokenizer: Tokenizer) -> dict[str, Any]:
+        """The conversations as the training record describes them."""
+        inputs = self.encoded.divided.inputs
+        return {
+            "training": len(self.training),
+            "held_out": len(self.held_out),
+            "held_out_share": inputs.held_out if isinstance(inputs.held_out, float) else None,
+            "duplicates": self.split.duplicates,
+            "dropped": self.encoded.unanswered + self.too_long + sum(file.dropped for file in inputs.files),
+            "truncated": self.truncated,
+            "train_tokens": self.training.targets,
+            "train_bytes": self.training.answer_bytes(tokenizer.byte_lengths),
+        }
+
+    def held_out_record(self, tokenizer: Tokenizer, texts: list[dict[str, Any]]) -> dict[str, Any]:
+        """The held-out answers as the training record describes them; with the files that --val named: `texts`, and
+        those of conversations."""
+        held_out = self.encoded.divided.inputs.held_out
+        files = texts if isinstance(held_out, float) else [*texts, *corpus_record(held_out)]
+        return {
+            "bytes": self.held_out.answer_bytes(tokenizer.byte_lengths),
+            "tokens": self.held_out.targets,
+            "from": self.encoded.divided.source,
+            "of": "answers",
+            **({"files": files} if files else {}),
+            **({"seen_by_base": True} if self.encoded.divided.seen_by_base else {}),
+        }
+
+
+def corpus_record(files: Sequence[ConversationFile]) -> list[dict[str, Any]]:
+    """The files of conversations as the training record lists them, beside texts."""
+    return [
+        {
+            "name": Path(file.name).name,
+            "bytes": file.text_bytes,
+            "sha256": file.sha256,
+            "shape": file.shape,
+            "conversations": len(file.conversations),
+            **({"columns": list(file.columns)} if file.columns else {}),
+        }
+        for file in files
+    ]

@@ -1,0 +1,171 @@
+"""Greedy answers to held-out questions: how many are exact, nearly right, another training answer, or garbled."""
+
+import difflib
+import math
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli.config import SamplingConfig
+from llmcli.data.conversations.messages import Conversation
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.evaluation.answers import spread
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.generation.generator import continue_ids
+from llmcli.models.open_runtime import open_trained
+from llmcli.models.runtime import Runtime
+from llmcli.training.data.conversations import PreparedConversations
+
+MAX_QUESTIONS = 64
+MAX_WORK = 2e10  # parameters x tokens generated: a few seconds on one core; but at least ...
+MIN_QUESTIONS = 4
+LONGEST_ANSWER = 2.0  # times the length of the longest training answer, in tokens; plus SLACK
+SLACK = 8
+NEAR = 0.8  # similarity of two answers, from which on one nearly equals the other
+
+
+@dataclass(frozen=True)
+class Question:
+    """What precedes the last answer of a conversation, and that answer."""
+
+    text: str  # of the last message before the answer
+    ids: tuple[int, ...]  # the whole prompt, up to where the answer begins
+    answer: tuple[int, ...]  # with the token that ends it
+
+
+@dataclass(frozen=True)
+class AnswerShares:
+    """Greedy answers to held-out questions."""
+
+    questions: int
+    verbatim: float  # share of them, 0 to 1, answered with an answer of the training data
+    exact: float  # share of them answered with the reference answer
+    near: float = 0.0  # share answered almost with it: not exactly, but with a `similarity` of NEAR
+    garbled: float = 0.0  # share answered with none of these: not exact, not near, and no training answer
+    seen: float = 0.0  # share whose reference answer is one of the training answers
+
+
+def questions(conversations: PreparedConversations) -> Iterator[Question]:
+    """Of the held-out conversations, or of the training conversations if none is held out; any first part of them is
+    spread evenly over all."""
+    tokens, texts = conversations.held_out, conversations.split.held_out
+    if not len(tokens):
+        tokens, texts = conversations.training, conversations.split.training
+    for index in spread(tokens):
+        span = tokens.span(index)
+        ids = tokens.ids[span]
+        starts, ends = _answers(tokens.learned[span])
+        yield Question(
+            _text_before(texts[index], len(starts)),
+            tuple(ids[: starts[-1]].tolist()),
+            tuple(ids[starts[-1] : ends[-1]].tolist()),
+        )
+
+
+def _answers(learned: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Where each answer begins and ends, the latter exclusive, by the mask [N] of learned tokens."""
+    edges = np.diff(np.concatenate([[False], learned, [False]]).astype(np.int8))
+    return np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+
+
+def _text_before(conversation: Conversation, answer: int) -> str:
+    """The message before the learned answer of a number, counted from 1."""
+    before, answers = "", 0
+    for message in conversation.messages:
+        answers += message.role == "assistant" and message.is_learned
+        if answers == answer:
+            break
+        before = message.content
+    return before
+
+
+def greedy_answer(
+    runtime: Runtime,
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    stop_ids: Collection[int],
+    most: int,
+    is_over: Callable[[], bool] = lambda: False,
+) -> list[int]:
+    """The answer to `ids` as `llm chat` gives it at temperature 0, of at most `most` tokens, and of as many as the
+    context has space for. The token that ends it is not included. Once `is_over` returns True the rest is missing."""
+    runtime.rewind()
+    sampling = SamplingConfig(max_tokens=min(most, runtime.context - len(ids) + 1), temperature=0.0)
+    pieces = continue_ids(runtime, tokenizer, ids, sampling, stop_ids=stop_ids)
+    return [piece.id for piece in takewhile(lambda piece: not is_over(), pieces) if piece.id is not None]
+
+
+def similarity(answer: str, reference: str) -> float:
+    """From 0 to 1: twice the number of matching characters, divided by the length of both (Ratcliff and Obershelp).
+
+    >>> similarity("Jupiter is large.", "Jupiter is large."), similarity("abcd", "bcde"), similarity("", "x")
+    (1.0, 0.75, 0.0)
+    """
+    return difflib.SequenceMatcher(None, answer, reference, autojunk=False).ratio()
+
+
+def longest_answer(conversations: PreparedConversations) -> int:
+    """Tokens after which a greedy answer is cut."""
+    starts, ends = _answers(conversations.training.learned)
+    return int(LONGEST_ANSWER * (ends - starts).max()) + SLACK
+
+
+def answer_questions(
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    conversations: PreparedConversations,
+    seconds: float = math.inf,
+    clock: Callable[[], float] = time.monotonic,
+    device: str = "cpu",
+    stop: Callable[[], bool] = lambda: False,
+) -> AnswerShares | None:
+    """Answer held-out questions, as many as MAX_WORK allows and `seconds` are enough for. None if nothing is held out,
+    or if there was no time for any. `device` is that of the run. Once `stop` returns True no more are answered."""
+    if not len(conversations.held_out):
+        return None
+    known = {
+        message.content.strip()
+        for conversation in conversations.split.training
+        for message in conversation.messages
+        if message.role == "assistant"
+    }
+    end = clock() + seconds
+    runtime, most = open_trained(checkpoint, device), longest_answer(conversations)
+    work, answers = 0.0, list[tuple[str, str]]()
+
+    def is_over() -> bool:
+        return stop() or clock() > end
+
+    for question in questions(conversations):
+        is_enough = len(answers) >= MIN_QUESTIONS and work > MAX_WORK
+        if len(answers) == MAX_QUESTIONS or is_enough or is_over():
+            break
+        ids = greedy_answer(runtime, tokenizer, question.ids, conversations.template.stop_ids, most, is_over)
+        if is_over():
+            break  # the answer may not be whole
+        work += checkpoint.parameters * (len(ids) + 1)
+        answers.append((tokenizer.decode(ids).strip(), tokenizer.decode(question.answer).strip()))
+    return answer_shares(answers, known) if answers else None
+
+
+def answer_shares(answers: Sequence[tuple[str, str]], known: Collection[str]) -> AnswerShares:
+    """The shares of some pairs (answer, reference answer); `known` are the training answers."""
+
+    def share(counted: Iterable[bool]) -> float:
+        return round(sum(counted) / len(answers), 4)
+
+    exact = [answer == reference for answer, reference in answers]
+    near = [not same and similarity(*pair) >= NEAR for same, pair in zip(exact, answers, strict=True)]
+    verbatim = [answer in known for answer, _ in answers]
+    return AnswerShares(
+        questions=len(answers),
+        verbatim=share(verbatim),
+        exact=share(exact),
+        near=share(near),
+        garbled=share(not any(one) for one in zip(exact, near, verbatim, strict=True)),
+        seen=share(reference in known for _, reference in answers),
+    )

@@ -1,0 +1,191 @@
+"""What a training run reads: texts, conversations, their held-out parts, models and a tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmcli import units
+from llmcli.data.tokenizers.tokenizer_path import read_tokenizer
+from llmcli.errors import LLMError, usage
+from llmcli.formats.output_path import reject_overwriting
+from llmcli.training.planning import recipe
+
+if TYPE_CHECKING:  # imported when they are needed
+    from llmcli.data.conversations.files import ConversationFile
+    from llmcli.data.conversations.record_kinds import Reading
+    from llmcli.data.sources import FileGroup, ReadingProgress, Sources
+    from llmcli.data.text.corpus import Corpus
+    from llmcli.formats.checkpoint import Checkpoint
+    from llmcli.training.data.conversations import ConversationInputs
+
+
+MIN_TEXT_BYTES, MIN_ANSWERS = 1000, 5  # that a new model is trained on; less cannot be learned from, only repeated
+MIN_FINE_TUNING_BYTES = 100  # that a model which knows a language may be fine-tuned on; of answers, one is enough
+EXAMPLES = "https://github.com/llmcli/llmcli/tree/main/examples"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads."""
+
+    corpus: Corpus  # plain text; may be empty if there are conversations
+    held_out: Corpus | float  # validation text, or the fraction of the corpus to hold out at its end
+    base: Checkpoint | None  # the model to fine-tune
+    base_path: Path | None
+    base_sha256: str
+    like: Checkpoint | None  # the model whose tokenizer and context length are used
+    tokenizer: str  # "bpe", "char" or a file
+    tokenizer_json: str | None  # of an existing tokenizer; None: one is trained
+    tokenizer_reason: str
+    reading: Reading
+    groups: list[FileGroup]  # what the files were taken for
+    notes: list[str]  # the same in one line, and what was left out, to be shown before the run
+    conversations: ConversationInputs | None = None
+
+
+def load_inputs(
+    corpus: Sequence[str],
+    val: str | float | None,
+    base: Path | None,
+    like: Path | None,
+    tokenizer: str,
+    output: Path,
+    *,
+    reading: Reading | None = None,
+    seconds: float | None = None,
+    on_note: Callable[[str], None] = lambda note: None,
+) -> Inputs:
+    """Open the models and read the texts and conversations. Raises LLMError, also where the output would overwrite one
+    of them, where a file cannot be told or is not as `reading` says, and where reading takes too much of the `seconds`
+    of the time budget."""
+    from llmcli.data.conversations.record_kinds import Reading
+    from llmcli.data.sources import ReadingProgress, check_reading, read_sources
+    from llmcli.formats import loading
+    from llmcli.formats.cache_weights import CacheWeights
+
+    base_model = loading.load(base) if base else None
+    if base_model:
+        CacheWeights.of_record(base_model.record, base)  # damaged ones are an error before the run, not at its end
+    like_model = loading.load_any(like).shared if like else None
+    reading = reading or Reading()
+    progress = ReadingProgress(seconds, on_note)
+    sources = read_sources(corpus, reading, on_read=progress)
+    _check_amount(sources, fine_tunes=base is not None)
+    held_out = _HeldOut.of(val, sources, reading, progress)
+    check_reading(reading, filter(None, (sources, held_out.sources)))
+    _check_sources(sources, held_out, output, on_note)
+    base_sha256 = loading.fingerprint(base_model) if base_model else ""
+    conversations = None
+    if sources.conversation_files:
+        base_model, conversations = _conversation_inputs(sources, held_out, base_model)
+    tokenizer_json, reason = _existing_tokenizer(tokenizer, base_model, like_model, output)
+    notes = [sources.describe(), *sources.notes, *(held_out.sources.notes if held_out.sources else ())]
+    return Inputs(
+        sources.text, held_out.text, base_model, base, base_sha256, like_model, tokenizer, tokenizer_json, reason,
+        reading, sources.groups(), notes, conversations,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """The value of --val for each kind of data: files, or the fraction of the data to hold out."""
+
+    text: Corpus | float
+    conversations: tuple[ConversationFile, ...] | float
+    sources: Sources | None = None  # that --val names
+
+    @property
+    def files(self) -> tuple[ConversationFile, ...]:
+        """Those of the conversations; none where a fraction is held out."""
+        return () if isinstance(self.conversations, float) else self.conversations
+
+    @classmethod
+    def of(cls, val: str | float | None, sources: Sources, reading: Reading, progress: ReadingProgress) -> _HeldOut:
+        """Raises LLMError for a value that does not fit the data."""
+        from llmcli.data.sources import read_sources
+
+        if val is None:
+            return cls(recipe.HELD_OUT, recipe.HELD_OUT)
+        if not isinstance(val, str) or not Path(val).exists():
+            fraction = _fraction(val)
+            return cls(fraction, fraction)
+        files = read_sources([val], reading, on_read=progress)
+        if files.text.documents and not sources.text.documents:
+            raise LLMError(f"--val {val} holds no conversations; name a file of conversations, or a fraction")
+        if files.conversation_files and not sources.conversation_files:
+            raise LLMError(f"--val {val} holds conversations, but the training data are plain text; name a text")
+        return cls(
+            files.text if files.text.documents else recipe.HELD_OUT,
+            files.conversation_files or recipe.HELD_OUT,
+            files,
+        )
+
+
+def _fraction(val: str | float) -> float:
+    """A value of --val that is no file. Raises LLMError."""
+    try:
+        fraction = float(val)
+    except ValueError:
+        raise LLMError(f"--val {val}: there is no such file, and it is no fraction of the corpus such as 0.1") from None
+    if not 0 <= fraction < 1:
+        raise usage(f"--val must be a file, or a fraction from 0 (nothing held out) to below 1, found {val}")
+    return fraction
+
+
+def _check_sources(sources: Sources, held_out: _HeldOut, output: Path, on_note: Callable[[str], None]) -> None:
+    """Raise LLMError where the output would overwrite one of the files; note what was left out of them."""
+    val_texts = () if isinstance(held_out.text, float) else held_out.text.documents
+    for paths, what in (
+        ([document.path for document in (*sources.text.documents, *val_texts)], "the training text"),
+        ([file.path for file in (*sources.conversation_files, *held_out.files)], "a file of conversations"),
+    ):
+        reject_overwriting(output, "model", paths, what)
+    if {document.sha256 for document in val_texts} & {document.sha256 for document in sources.text.documents}:
+        on_note("--val contains training text, so its figures do not measure how well new text is predicted")
+
+
+def _check_amount(sources: Sources, *, fine_tunes: bool) -> None:
+    """Raise LLMError for so little text, and so few answers, that nothing can be learned from them."""
+    answers = sum(
+        message.role == "assistant" and message.is_learned for one in sources.conversations for message in one.messages
+    )
+    bytes_wanted, answers_wanted = (MIN_FINE_TUNING_BYTES, 1) if fine_tunes else (MIN_TEXT_BYTES, MIN_ANSWERS)
+    text_bytes = sources.text.text_bytes
+    if text_bytes >= bytes_wanted or answers >= answers_wanted:
+        return
+    advice = f"add more; examples: {EXAMPLES}"
+    if answers:
+        raise LLMError(f"{units.count(answers, 'answer')} to learn; wanted {answers_wanted} at least, and several "
+                       f"hundred for a model that answers new questions; {advice}")  # fmt: skip
+    name = ", ".join(document.name for document in sources.text.documents[:3])
+    wanted = f"{bytes_wanted:,} at least" + ("" if fine_tunes else ", and 100,000 for a model that writes words")
+    if text_bytes:
+        raise LLMError(f"{name} is too short: {units.count(text_bytes, 'byte')} of text; wanted {wanted}; {advice}")
+
+
+def _conversation_inputs(
+    sources: Sources, held_out: _HeldOut, base: Checkpoint | None
+) -> tuple[Checkpoint | None, ConversationInputs]:
+    """(the base model, with the tokens of a chat template; the conversations)"""
+    from llmcli.training.data.appended_tokens import with_chat_format
+    from llmcli.training.data.conversations import ConversationInputs
+
+    if base is None:
+        return None, ConversationInputs(sources.conversation_files, held_out.conversations)
+    base, template, new_tokens = with_chat_format(base)
+    return base, ConversationInputs(sources.conversation_files, held_out.conversations, template, new_tokens)
+
+
+def _existing_tokenizer(
+    tokenizer: str, base: Checkpoint | None, like: Checkpoint | None, output: Path
+) -> tuple[str | None, str]:
+    """(the tokenizer.json of --tokenizer or of another model, None if a tokenizer is trained; the reason for it)."""
+    if tokenizer not in ("bpe", "char"):
+        reject_overwriting(output, "model", [Path(tokenizer)], "the tokenizer to use")
+        return read_tokenizer(tokenizer, "bpe, char or a tokenizer.json")[0], "from the tokenizer given"
+    if base:
+        return base.tokenizer_json, "from the base model"
+    return (like.tokenizer_json, "same as the --like model") if like else (None, "")

@@ -1,0 +1,70 @@
+"""Starting a run of several processes on this machine with torch's own launcher, as torchrun does."""
+
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+
+from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from llmcli.training.distributed.connection import LOST_PROCESS
+from llmcli.training.distributed.processes import BEGAN, OWN_RESTARTS, RESTARTS_LEFT
+
+MAX_RESTARTS = 3
+SAVING_SECONDS = 60  # that the processes have to end after a signal
+
+
+def launch(count: int, arguments: Sequence[str], on_note: Callable[[str], None]) -> int:
+    """Run `llm` with these arguments in `count` processes; returns the exit code of rank 0, or of one that failed.
+
+    When a process is killed, all are started again, and the run resumes from its last saved state.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # each sets its own number of threads
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no stack frames where a process is lost
+    logging.disable(logging.ERROR)  # torch logs what the exit code says, by loggers with levels of their own
+    command = ["-m", "llmcli", *arguments]
+    for restarts in range(MAX_RESTARTS + 1):
+        os.environ[OWN_RESTARTS], os.environ[RESTARTS_LEFT] = str(restarts), str(MAX_RESTARTS - restarts)
+        try:
+            elastic_launch(_config(count), sys.executable)(*command)
+            return 0
+        except SignalException as error:
+            return 128 + int(error.sigval)
+        except ChildFailedError as error:
+            codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+            if not _may_restart(codes) or restarts == MAX_RESTARTS:
+                return _exit_code(codes)
+        on_note("a process of this run was killed; starting all again from the last saved state")
+        os.environ.pop(BEGAN, None)  # the state of the run has the seconds before
+    return 1
+
+
+def _config(count: int) -> LaunchConfig:
+    return LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=str(uuid.uuid4()),
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,  # torch would start them again after an error of the user as well
+        shutdown_timeout=SAVING_SECONDS,
+        logs_specs=DefaultLogsSpecs(os.devnull),  # otherwise each run leaves an empty temporary directory
+    )
+
+
+def _may_restart(codes: Mapping[int, int]) -> bool:
+    """Whether a process was killed, or only lost another one; not if rank 0 has ended with an error, whereupon the
+    others were killed."""
+    if codes.get(0, 0) > 0 and codes[0] not in (LOST_PROCESS, 128 + signal.SIGTERM):
+        return False
+    return any(code < 0 or code == LOST_PROCESS for code in codes.values())
+
+
+def _exit_code(codes: Mapping[int, int]) -> int:
+    code = codes.get(0, next(iter(codes.values())))
+    return 128 - code if code < 0 else code

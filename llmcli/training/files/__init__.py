@@ -1,0 +1,1 @@
+"""Output files, resuming, and the summary of a run."""

@@ -1,0 +1,237 @@
+"""The file that a training run writes: claimed before the run, saved after it. A file that this run did not write is
+never overwritten without --force, and if the path can no longer be written to, the model is saved elsewhere."""
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmcli.errors import LLMError, usage
+from llmcli.formats import adapters, atomic_io, file_lock, headers, loading
+from llmcli.formats.checkpoint import save
+from llmcli.formats.output_path import reject_gguf_name, reject_overwriting
+from llmcli.training.files import resume
+from llmcli.training.files.resume import StoppedRun, is_resume_file, is_saved_in
+
+if TYPE_CHECKING:
+    from llmcli.training.loop.events import Done
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a run saves its model, and what is there already."""
+
+    path: Path  # of the model; with `adapter_only` of the adapters
+    resume_path: Path  # of the state that a stopped run resumes from
+    adapter_only: bool
+    force: bool
+    stopped: StoppedRun | None = None  # the run to resume
+    rename_existing: bool = False  # rename an existing model instead of requiring --force
+    on_note: Callable[[str], None] = lambda note: None
+    on_warning: Callable[[str], None] = lambda warning: None
+
+    def may_replace(self) -> bool:
+        """Whether nothing is at `path`, or --force was given, or the file is what the stopped run saved, unchanged."""
+        exists = os.path.exists(self.path)  # noqa: PTH110 (Path.exists raises where the directory may not be read)
+        return self.force or not exists or (self.stopped is not None and is_saved_in(self.stopped, self.path))
+
+    def note_existing(self) -> None:
+        """Say that an existing model will be renamed: once nothing is left that could end the run before it begins."""
+        if self.rename_existing:
+            self.on_note(f"{self.path} exists; it will be renamed, not overwritten (name the new model with -o)")
+
+    def save(self, done: "Done") -> Path:
+        """Write the model to `path`; if that fails, to another directory. Returns its path. Raises LLMError if no
+        directory can be written to."""
+        path = self._free_path()
+        try:
+            self._write(path, done)
+            return path
+        except LLMError as error:
+            problem = error
+        for directory in (None, os.path.expanduser("~")):  # noqa: PTH111 (it never fails)
+            with suppress(LLMError, OSError):
+                other_path = self._write_to_new_directory(directory, done)
+                self.on_warning(f"{problem}; saved the model as {other_path} instead")
+                return other_path
+        advice = ""
+        if is_resume_file(self.resume_path):
+            advice = f"; free some disk space and type the same command again: it resumes from {self.resume_path}"
+        raise LLMError(f"{problem}; the model could not be saved elsewhere either{advice}") from problem
+
+    def discard_resume_file(self) -> None:
+        """Remove the state of a stopped run, if there is one."""
+        if is_resume_file(self.resume_path):
+            with suppress(OSError):
+                self.resume_path.unlink()
+
+    def _free_path(self) -> Path:
+        """`path`, once an existing model there has been renamed; if that is not allowed, another path beside it."""
+        if self.may_replace():
+            return self.path
+        problem = f"{self.path} was created by another process during the run and is kept"
+        if self.rename_existing:
+            try:
+                self.on_note(f"renamed the existing {self.path} to {atomic_io.move_aside(self.path)}")
+                return self.path
+            except LLMError as error:
+                problem = str(error)
+        names = (self.path.with_stem(f"{self.path.stem}-{number}") for number in itertools.count(2))
+        path = next(name for name in names if not name.exists())
+        self.on_warning(f"{problem}; saving the model as {path}")
+        return path
+
+    def _write_to_new_directory(self, parent: str | None, done: "Done") -> Path:
+        """Write into a new directory in `parent`, or where temporary files go; it is removed if that fails."""
+        directory = Path(tempfile.mkdtemp(prefix="llmcli-", dir=parent))
+        try:
+            self._write(directory / self.path.name, done)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        return directory / self.path.name
+
+    def _write(self, path: Path, done: "Done") -> None:
+        if self.adapter_only:
+            assert done.adapters is not None
+            adapters.save(path, done.adapters, done.checkpoint)
+        else:
+            save(path, done.checkpoint)
+
+
+def dry_run_output(path: Path, *, adapter_only: bool = False) -> Output:
+    """The output of a run that is only planned: the name is checked, nothing is created. Raises LLMError."""
+    _check_name(path)
+    path = _adapter_file(path) if adapter_only else path
+    resume.check_model_name(path)
+    return Output(path, resume.resume_path(path), adapter_only, force=False)
+
+
+@contextmanager
+def claim_output(
+    path: Path,
+    *,
+    adapter_only: bool = False,
+    force: bool = False,
+    restarted: bool = False,
+    rename_existing: bool = False,
+    model: Path | None = None,
+    model_role: str = "",
+    on_note: Callable[[str], None] = lambda note: None,
+    on_warning: Callable[[str], None] = lambda warning: None,
+) -> Iterator[Output]:
+    """Check the output path, lock it until the context ends, and load the state of a stopped run: with `force` only if
+    this run is it, `restarted` after a process was killed.
+
+    With `rename_existing` an existing model of this program at `path` is renamed; otherwise it is replaced only
+    with `force`. `model` is a model that the run reads, `model_role` describes it in errors. Raises LLMError when the
+    run could not save its model there.
+    """
+    _check_name(path)
+    with ExitStack() as stack:
+        if adapter_only:
+            path = stack.enter_context(_adapter_output(path, force))
+        resume.check_model_name(path)
+        output = Output(path, resume.resume_path(path), adapter_only, force, on_note=on_note, on_warning=on_warning)
+        if model:
+            _check_not_an_input(path, model, model_role)
+        atomic_io.check_writable(path, force=True)
+        _lock(stack, output)
+        output = replace(output, stopped=_load_stopped(output, start_over=force and not restarted))
+        replaceable = output.may_replace()
+        output = replace(output, rename_existing=not replaceable and rename_existing and _is_own_model(path))
+        if output.stopped and not (replaceable or output.rename_existing):
+            raise LLMError(
+                f"{path} was not saved by the run that stopped at step {output.stopped.state.step:,}; move it "
+                "away to resume the run, add --force to start over, or choose another output with -o"
+            )
+        atomic_io.check_writable(path, force=replaceable or output.rename_existing)
+        yield output
+
+
+def _check_name(path: Path) -> None:
+    if not path.name:
+        raise usage("-o needs the name of a file: -o model.safetensors")
+    reject_gguf_name(path)
+
+
+def _check_not_an_input(path: Path, model: Path, role: str) -> None:
+    reject_overwriting(path, "model", [model], role)
+    reject_overwriting(path, "model", loading.files(model), "part of a model that this run reads")
+
+
+def _lock(stack: ExitStack, output: Output) -> None:
+    """Lock the output until the context ends, and remove temporary files that killed runs left beside it."""
+    if problem := stack.enter_context(file_lock.locked(output.path)):
+        output.on_note(f"{output.path} cannot be locked here ({problem}); make sure that no other run writes to it")
+        return
+    for path in (output.path, output.resume_path):
+        atomic_io.remove_stale(path)
+
+
+def _load_stopped(output: Output, *, start_over: bool) -> "StoppedRun | None":
+    """The state of a stopped run, if there is one to resume."""
+    path = output.resume_path
+    if not path.exists():
+        return None
+    if not resume.is_resume_file(path):
+        raise LLMError(
+            f"{path} is not a resume file, but the run would save its state there; move it away, or choose another "
+            "output with -o"
+        )
+    return None if start_over else resume.load(path)
+
+
+def _is_own_model(path: Path) -> bool:
+    """Whether there is a model of this program at `path`."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    try:
+        return bool(headers.read_header(path).is_ours)
+    except LLMError:
+        return False
+
+
+def _adapter_file(path: Path) -> Path:
+    """The file for adapters: `path` if it ends in .safetensors, else PEFT's file in a directory of that name."""
+    if path.suffix.lower() == ".safetensors" and not path.is_dir():
+        return path
+    if path.exists() and not path.is_dir():
+        raise LLMError(f"{path} is a file; give a name that ends in .safetensors, or a directory for PEFT")
+    return path / adapters.PEFT_FILE
+
+
+@contextmanager
+def _adapter_output(path: Path, force: bool) -> Iterator[Path]:
+    """The file for adapters; a directory for it is created, and removed at the end if nothing was written to it."""
+    file = _adapter_file(path)
+    if file == path:
+        yield file
+        return
+    with nullcontext() if path.is_dir() else _new_directory(path):
+        if not file.exists():
+            atomic_io.check_writable(path / adapters.PEFT_CONFIG, force=force, example=adapters.PEFT_CONFIG)
+        yield file
+
+
+@contextmanager
+def _new_directory(path: Path) -> Iterator[None]:
+    """Create a directory; remove it at the end if it is still empty."""
+    try:
+        path.mkdir()
+    except FileNotFoundError:
+        raise LLMError(f"there is no directory {path.parent}; create it first: mkdir -p {path.parent}") from None
+    except OSError as error:
+        raise LLMError(
+            f"cannot create the directory {path}: {error.strerror or error}; choose another output with -o"
+        ) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it is not empty
+            path.rmdir()

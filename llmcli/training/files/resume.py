@@ -1,0 +1,285 @@
+"""The resume file: a second safetensors file beside the model, from which a stopped run continues.
+
+It is complete in itself: the plan, the tokenizer, the identity of the run (what it was asked for), and its state after
+a step. Data order and dropout are functions of (seed, step), so no state of a random generator is saved. Imports numpy,
+not torch; what the state consists of is the trainer's choice.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmcli.config import TrainConfig, as_record
+from llmcli.errors import LLMError
+from llmcli.formats.adapters import PEFT_CONFIG, PEFT_FILE
+from llmcli.formats.hf_config import dump_config, parse_config
+from llmcli.formats.safetensors.file import digest, read_tensor, write_tensors
+from llmcli.formats.safetensors.file_header import Header
+from llmcli.formats.safetensors.header import read_header
+from llmcli.training.loop.events import State
+from llmcli.training.planning.plan import ConversationSettings, Expected, Plan, PlanRow
+
+FORMAT_KEY, FORMAT_VERSION = "llmcli.resume", "1"
+THREADS = "--threads"  # key of the identity of a run: of all processes on the machine of rank 0
+HEADER_BYTES = 1 << 16  # from the beginning of the file, which include FORMAT_KEY
+FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0  # seconds between two saves: at first, and later at most ...
+PAUSE_PER_SAVE = 50  # ... but at least this many times as long as a save takes
+_MODEL_SUFFIX, _RESUME_SUFFIXES = ".safetensors", (".resume.safetensors", ".resume")
+
+
+@dataclass(frozen=True)
+class StoppedRun:
+    """A run that can continue."""
+
+    identity: dict[str, Any]  # the options, the text and the versions that it depends on; JSON
+    plan: Plan
+    tokenizer_json: str
+    state: State
+    max_bytes: int | None = None  # of training text that it reads; None: an older version did not save it
+
+    @property
+    def processes(self) -> int:
+        """How many processes it had."""
+        return int(self.state.values.get("processes", 1))
+
+    def take_state(self) -> State:
+        """Its state, whose arrays are dropped here: they are as large as the weights and the optimizer together."""
+        taken = State(dict(self.state.arrays), self.state.values)
+        self.state.arrays.clear()
+        return taken
+
+
+# ---- the file
+
+
+def resume_path(model: Path) -> Path:
+    """The resume file of a run that writes `model`: in the same directory (that of the target, if `model` is a symbolic
+    link), under a name that belongs to no other model.
+
+    >>> resume_path(Path("a/model.safetensors")).name, resume_path(Path("a/model")).name
+    ('model.resume.safetensors', 'model.resume')
+    """
+    model = model.resolve() if model.is_symlink() else model
+    with_suffix, without = _RESUME_SUFFIXES
+    name = model.name.removesuffix(_MODEL_SUFFIX)
+    return model.with_name(name + (with_suffix if model.name.endswith(_MODEL_SUFFIX) else without))
+
+
+def check_model_name(model: Path) -> None:
+    """Raises LLMError if a model would get the name of a resume file."""
+    if model.name.endswith(_RESUME_SUFFIXES):
+        raise LLMError(
+            f"{model}: names that end in {' or '.join(_RESUME_SUFFIXES)} are for resume files; give another -o"
+        )
+
+
+def is_resume_file(path: Path) -> bool:
+    """Whether a file is a resume file, possibly a damaged one. Only such a file may be replaced or removed."""
+    try:
+        if not path.is_file():
+            return False
+        with open(path, "rb") as file:
+            return f'"{FORMAT_KEY}"'.encode() in file.read(HEADER_BYTES)
+    except OSError:
+        return False
+
+
+def save(path: Path, run: StoppedRun) -> None:
+    """Write the file atomically. Raises LLMError if that fails, such as on a full disk."""
+    plan = run.plan
+    metadata = {
+        FORMAT_KEY: FORMAT_VERSION,
+        "identity": json.dumps(run.identity, ensure_ascii=False),
+        "config.json": dump_config(plan.model),
+        "train": json.dumps(as_record(plan.train)),
+        "choices": json.dumps([as_record(row) for row in plan.rows], ensure_ascii=False),
+        "tokenizer.json": run.tokenizer_json,
+        "figures": json.dumps(run.state.values),
+    }
+    if run.max_bytes:
+        metadata["max_bytes"] = json.dumps(run.max_bytes)
+    if plan.conversations:
+        metadata["conversations"] = json.dumps(as_record(plan.conversations))
+    if plan.expected:
+        metadata["expected"] = json.dumps(as_record(plan.expected))
+    write_tensors(path, run.state.arrays, metadata)
+
+
+def load(path: Path) -> StoppedRun:
+    """Read the file and verify its hash. Raises LLMError if it is damaged or no resume file."""
+    try:
+        header = read_header(path)
+    except LLMError as error:
+        raise LLMError(f"{error}; start over with --force") from error
+    metadata = header.metadata
+    if metadata.get(FORMAT_KEY) != FORMAT_VERSION:
+        raise LLMError(f"{path} is not a resume file of this version; move it away, or start over with --force")
+    if digest(header) != metadata.get("sha256"):
+        raise LLMError(f"{path} is damaged: its hash does not match; start over with --force")
+    try:
+        identity = json.loads(metadata["identity"])
+        plan = _read_plan(metadata)
+        _check_plan(plan, identity)
+        arrays = {name: read_tensor(header, tensor) for name, tensor in header.tensors.items()}
+        state = State(arrays, json.loads(metadata["figures"]))
+        max_bytes = int(metadata["max_bytes"]) if "max_bytes" in metadata else None
+        return StoppedRun(identity, plan, metadata["tokenizer.json"], state, max_bytes)
+    except (AttributeError, KeyError, ValueError, TypeError, OverflowError, LLMError) as error:
+        raise LLMError(f"{path} is damaged: {error}; start over with --force") from error
+
+
+def _read_plan(metadata: Mapping[str, str]) -> Plan:
+    rows = tuple(PlanRow(**row) for row in json.loads(metadata["choices"]))
+    chosen, expected = metadata.get("conversations"), metadata.get("expected")
+    return Plan(
+        parse_config(metadata["config.json"]),
+        TrainConfig(**json.loads(metadata["train"])),
+        rows,
+        conversations=None if chosen is None else ConversationSettings(**json.loads(chosen)),
+        expected=None if expected is None else Expected(**json.loads(expected)),
+    )
+
+
+def _check_plan(plan: Plan, identity: Mapping[str, Any]) -> None:
+    """Raises ValueError for a plan that no run of this identity can have."""
+    settings = plan.train
+    if settings.context > plan.model.max_position_embeddings:
+        raise ValueError(f"windows of {settings.context:,} tokens are longer than the context of its model")
+    threads, steps = identity.get(THREADS, settings.threads), identity.get("--steps", settings.steps)
+    if threads < settings.threads or steps != settings.steps:  # several processes share the threads
+        raise ValueError("its plan and its command have different --threads or --steps")
+
+
+class StateSaver:
+    """Saves the state of a run at intervals that grow from FIRST_PAUSE to LONGEST_PAUSE, and are longer if necessary so
+    that saving takes at most a fiftieth of the time."""
+
+    def __init__(
+        self,
+        path: Path,
+        identity: dict[str, Any],
+        plan: Plan,
+        tokenizer_json: str,
+        warn: Callable[[str], None],
+        max_bytes: int | None = None,
+    ) -> None:
+        """What it saves with each state is described at StoppedRun; `warn` gets the first failure."""
+        self._path, self._identity, self.plan, self._tokenizer_json = path, identity, plan, tokenizer_json
+        self._warn, self._max_bytes = warn, max_bytes
+        self._pause = FIRST_PAUSE
+        self._next = time.monotonic() + self._pause
+        self._has_saved = self._has_failed = False
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a run that is stopped now can continue from a state that was saved, or that can be."""
+        return self._has_saved or not self._has_failed
+
+    def is_due(self) -> bool:
+        return time.monotonic() >= self._next
+
+    def save(self, state: State) -> None:
+        """Save a state. The first failure is a warning; the run goes on."""
+        began = time.monotonic()
+        try:
+            if os.path.exists(self._path) and not is_resume_file(self._path):  # noqa: PTH110 (Path.exists may raise)
+                raise LLMError(f"{self._path} was created by another process during the run and is kept")
+            save(self._path, StoppedRun(self._identity, self.plan, self._tokenizer_json, state, self._max_bytes))
+            self._has_saved = True
+        except LLMError as error:
+            if not self._has_failed:
+                self._warn(f"{error}; if this run is stopped, it cannot be resumed from here")
+            self._has_failed = True
+        now = time.monotonic()
+        self._pause = max(min(2 * self._pause, LONGEST_PAUSE), PAUSE_PER_SAVE * (now - began))
+        self._next = now + self._pause
+
+
+# ---- the identity of a run
+
+
+def text_fingerprint(documents: Iterable[tuple[str, int, str]]) -> str:
+    """The training text as the identity of a run contains it. Each document is (file name, bytes, sha256)."""
+    documents = list(documents)
+    names = json.dumps([[name, sha256] for name, _, sha256 in documents])
+    files = "1 file" if len(documents) == 1 else f"{len(documents):,} files"
+    size = sum(size for _, size, _ in documents)
+    return f"{files} of {size:,} bytes (sha256 {hashlib.sha256(names.encode('utf-8')).hexdigest()[:16]})"
+
+
+def check_same_run(stopped: StoppedRun, identity: Mapping[str, Any], path: Path, processes: int = 1) -> None:
+    """Raises LLMError, with the differences, if the stopped run in the file `path` has another identity. With another
+    number of processes the order of sums is another anyway, so that threads do not matter."""
+    if processes != stopped.processes and THREADS in stopped.identity:
+        identity = {**identity, THREADS: stopped.identity[THREADS]}
+    different = differences(stopped.identity, json.loads(json.dumps(identity)))
+    if different:
+        raise LLMError(
+            f"{path} is from a run that stopped at step {stopped.state.step:,}, whose settings differ: "
+            f"{'; '.join(different)}; give the same to resume it, --force to start over, or another -o"
+        )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Where two identities differ, a phrase each."""
+    return [
+        f"{key} was {_quoted(before.get(key))}, is {_quoted(now.get(key))}"
+        for key in dict.fromkeys([*before, *now])
+        if before.get(key) != now.get(key)
+    ]
+
+
+def _quoted(value: object) -> str:
+    text = "not given" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# ---- the model that a stopped run saved
+
+
+def is_saved_in(stopped: StoppedRun, model: Path) -> bool:
+    """Whether `model` is what this run saved when it was stopped, or just before it was killed, unchanged since.
+
+    `model` is a model, a file of adapters, or a PEFT directory. All of its bytes are read, whatever its size.
+    """
+    try:
+        header = read_header(model / PEFT_FILE if model.is_dir() else model)
+        return (
+            _is_of(stopped, header.metadata) and _is_unchanged(header) and _has_no_other_files(model, header.metadata)
+        )
+    except (LLMError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return False
+
+
+def _is_of(stopped: StoppedRun, metadata: Mapping[str, str]) -> bool:
+    """Whether a model comes from this run, by its own record."""
+    record, identity = json.loads(metadata["training.json"]), stopped.identity
+    documents = [(d["name"], d["bytes"], d["sha256"]) for d in record["corpus"]]
+    base, base_option = record.get("base"), str(identity.get("--from") or "")
+    return bool(
+        {**record["train"], "threads": None} == {**as_record(stopped.plan.train), "threads": None}  # as it was resumed
+        and metadata.get("tokenizer.json", stopped.tokenizer_json) == stopped.tokenizer_json  # adapters have none
+        and text_fingerprint(documents) == identity.get("the text")
+        and (base is None) == (not base_option)
+        and (base is None or base["sha256"][:16] in base_option)
+        and not record.keys() & {"adapter", "average_of"}  # merged or averaged by another command
+        and "quantization" not in metadata
+    )
+
+
+def _is_unchanged(header: Header) -> bool:
+    return digest(header) == header.metadata["sha256"]
+
+
+def _has_no_other_files(model: Path, metadata: Mapping[str, str]) -> bool:
+    """Whether a PEFT directory consists of the adapters and of their config as the file of adapters repeats it."""
+    if not model.is_dir():
+        return True
+    config = model / PEFT_CONFIG
+    names = {path.name for path in model.iterdir()}
+    return names == {PEFT_FILE, PEFT_CONFIG} and config.read_text("utf-8") == metadata[PEFT_CONFIG]

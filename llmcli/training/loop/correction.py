@@ -1,0 +1,165 @@
+"""Whether a run starts over with a model of another size, since its first steps have another speed than was measured.
+
+Other programs may have been busy during the measurement, or have started since. Pure arithmetic: it reads no clock.
+"""
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Callable
+
+from llmcli.config import ModelConfig, TrainConfig
+from llmcli.training.data.prepare import Prepared
+from llmcli.training.loop.events import Event, Restarted, Step
+from llmcli.training.planning import recipe
+from llmcli.training.planning.cost_model import (
+    CorpusSize,
+    Machine,
+    Memory,
+    Speed,
+    estimated_speed,
+    expected_loss,
+    loss_size,
+)
+from llmcli.training.planning.plan import Plan
+from llmcli.training.planning.rules import token_shares, training_seconds
+from llmcli.training.step.throughput import Throughput
+
+WARM_UP_STEPS = 3  # slower than the rest
+WINDOW_STEPS = 4  # at least, in a window: the tuner of threads may try another number of them in three
+
+Measure = Callable[[ModelConfig, TrainConfig, float], Throughput]
+
+
+class MeasuredSpeeds:
+    """Measures the speed of shapes for the planner, and remembers it. Of several measurements the fastest counts."""
+
+    def __init__(self, measure: Measure, gain: float = 1.0) -> None:
+        """`gain` is that of several processes over one."""
+        self._measure, self._gain = measure, gain
+        self._measured: dict[tuple[int, int, int], Throughput] = {}
+        self._ratios: dict[tuple[int, int, int], float] = {}  # to the estimated speed
+
+    def __call__(self, model: ModelConfig, settings: TrainConfig, seconds: float) -> float:
+        """Tokens per second, measured now."""
+        key, measured = _shape(model, settings), self._measure(model, settings, seconds)
+        if key not in self._measured or measured.mean > self._measured[key].mean:
+            self._measured[key] = measured
+            self._ratios[key] = measured.mean / estimated_speed(model, settings)
+        return self._gain * measured.mean
+
+    def at_start(self, model: ModelConfig, settings: TrainConfig) -> float | None:
+        """Tokens per second in the first steps, if that was measured."""
+        measured = self._measured.get(_shape(model, settings))
+        return measured and measured.at_start
+
+    def scaled(self, factor: float) -> Speed:
+        """The speeds on a machine that is `factor` times as fast: those that were measured, and estimates of others."""
+
+        def speed(model: ModelConfig, settings: TrainConfig, seconds: float) -> float:
+            if measured := self._measured.get(_shape(model, settings)):
+                return factor * measured.mean
+            return factor * statistics.median(self._ratios.values()) * estimated_speed(model, settings)
+
+        return speed
+
+
+def _shape(model: ModelConfig, settings: TrainConfig) -> tuple[int, int, int]:
+    return model.num_hidden_layers, model.hidden_size, settings.context
+
+
+def _models(plan: Plan) -> tuple[int, int, bool]:
+    """The shape of what is trained, and whether that is two models."""
+    return plan.model.num_hidden_layers, plan.model.hidden_size, plan.train.teacher_share > 0
+
+
+def _loss(plan: Plan, tokens: float, data: CorpusSize) -> float:
+    """The expected loss after `tokens`, of which the second of two models sees a part."""
+    shares = token_shares(plan.train.teacher_share)
+    return expected_loss(loss_size(plan.model), tokens * shares[1] / sum(shares), data)
+
+
+class Correction:
+    """Compares the speed of a run that a clock ends with that of its plan, until CORRECTION_UNTIL."""
+
+    def __init__(self, prepared: Prepared, speeds: MeasuredSpeeds, memory: Memory) -> None:
+        self._prepared, self._speeds, self._memory = prepared, speeds, memory
+        plan = prepared.plan
+        self._planned = speeds.at_start(plan.model, plan.train)
+        self._budget = plan.train.seconds or 0.0
+        self._window_seconds = max(recipe.CORRECTION_SECONDS, recipe.CORRECTION_SHARE * self._budget)
+        self._windows: deque[float] = deque(maxlen=2)  # tokens per second in each
+        self._seconds, self._tokens, self._steps = 0.0, 0, 0  # of the window that is not complete
+        self._last: Step | None = None  # the step before, if nothing else has taken time since
+
+    def pause(self) -> None:
+        """Something else than a step takes time: an evaluation, saving."""
+        self._last = None
+
+    def restart(self, event: Event) -> Restarted | None:
+        """With which plan to start over after this event, if there is a better one."""
+        if not isinstance(event, Step):
+            self.pause()
+            return None
+        factor = self._factor(event)
+        plan = factor and self._better_plan(factor, event)
+        return Restarted(event.step, event.seconds, factor, self._prepared.plan, plan) if factor and plan else None
+
+    def _factor(self, step: Step) -> float | None:
+        """How many times as fast as assumed the run is, once that is known and makes a difference."""
+        last, self._last = self._last, step
+        if not self._planned or step.progress > recipe.CORRECTION_UNTIL or last is None or last.step < WARM_UP_STEPS:
+            return None
+        self._seconds += step.seconds - last.seconds
+        self._tokens += step.tokens - last.tokens
+        self._steps += 1
+        if self._seconds < self._window_seconds or self._steps < WINDOW_STEPS:
+            return None
+        self._windows.append(self._tokens / self._seconds)
+        self._seconds, self._tokens, self._steps = 0.0, 0, 0
+        return agreed_factor([speed / self._planned for speed in self._windows])
+
+    def _better_plan(self, factor: float, step: Step) -> Plan | None:
+        """The plan for `factor` times the measured speed, if its model is another and starting over is worth it."""
+        current, plan_again = self._prepared.plan, self._prepared.plan_again
+        assert plan_again and current.expected
+        machine = Machine(self._speeds.scaled(factor), self._memory)
+        plan = plan_again(machine, step.seconds + recipe.RESTART_SECONDS)
+        if plan.expected is None or _models(plan) == _models(current):
+            return None
+        left = training_seconds(self._budget, step.seconds)
+        continued = step.tokens + left * factor * current.expected.tokens_per_second
+        data = self._data(current)
+        restarted = plan.expected.epochs * data.tokens
+        if self._is_too_short(current, continued) and not self._is_too_short(plan, restarted):
+            return plan
+        loss, better = _loss(current, continued, data), _loss(plan, restarted, data)
+        return plan if (1 + recipe.CORRECTION_GAIN) * better < loss else None
+
+    def _data(self, plan: Plan) -> CorpusSize:
+        """All that an epoch reads."""
+        tokens, read_bytes = len(self._prepared.tokens), self._prepared.record["read_bytes"]
+        if encoded := self._prepared.encoded:
+            packed = encoded.size.packed(plan.train.context)
+            return CorpusSize(tokens + packed.tokens, read_bytes + packed.bytes)
+        return CorpusSize(tokens, read_bytes)
+
+    def _is_too_short(self, plan: Plan, tokens: float) -> bool:
+        """Whether conversations, if there are any, are read too seldom in a run of so many tokens."""
+        if plan.conversations is None or self._prepared.encoded is None:
+            return False
+        packed = self._prepared.encoded.size.packed(plan.train.context).tokens
+        return plan.conversations.share * tokens < recipe.CONVERSATION_MIN_EPOCHS * packed
+
+
+def agreed_factor(factors: list[float]) -> float | None:
+    """How many times as fast as planned a run is, by the smaller deviation of two windows; None if it is about as fast,
+    or if they do not agree on the direction.
+
+    >>> agreed_factor([0.4, 0.5]), agreed_factor([1.9, 1.5]), agreed_factor([0.4, 1.5]), agreed_factor([0.9, 0.2])
+    (0.5, 1.5, None, None)
+    """
+    if len(factors) < 2 or (factors[0] < 1) != (factors[1] < 1):
+        return None
+    factor = min(factors, key=lambda one: abs(math.log(one)))
+    return factor if abs(math.log(factor)) >= math.log(recipe.CORRECTION_FACTOR) else None

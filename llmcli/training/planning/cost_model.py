@@ -1,0 +1,323 @@
+"""Cost model of training: FLOPs, memory, speed and expected loss of a model before it is trained.
+
+All by formula, except that `choose_model` asks the caller to measure the speed of a few shapes (`Machine.speed`).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from llmcli.config import (
+    LOSS_LOGITS,
+    LOSS_ROWS,
+    MAX_CONTEXT_KEEPING_SCORES,
+    QUERY_BLOCK,
+    ModelConfig,
+    TrainConfig,
+)
+from llmcli.formats.adapters import parameter_count
+from llmcli.training.planning import recipe
+
+# layers x width x tokens of a micro-batch, at most; larger ones need memory (on a GPU 10 GB) and are hardly faster
+MICRO_BATCH_VALUES = {"cpu": 1 << 22, "cuda": 1 << 27, "mps": 1 << 25}
+
+# before any measurement: the peak that is assumed (for each thread of a CPU; of MPS that of the smallest GPU), and the
+# hidden size at which half of it is reached
+PEAK_FLOPS = {"cpu": 5e10, "cuda": 2e14, "mps": 2e12}
+HALF_PEAK_WIDTH = {"cpu": 100, "cuda": 600, "mps": 300}
+
+FLOAT32 = 4.0  # bytes of a weight, a gradient, or a number in the state of the optimizer
+BYTES_PER_LOGIT = 8.0  # of a block of the loss: in float32, and their probabilities
+SLOW_STEP = 2.5  # times the limit of a measurement; it takes four steps or more
+BASE_BYTES = 3e8  # of the process before it trains
+
+Speed = Callable[[ModelConfig, TrainConfig, float], float]  # (model, settings, seconds to measure) -> tokens/s
+Settings = Callable[[ModelConfig, float], TrainConfig]  # (model, training tokens) -> how to train it
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of memory. Where the device has none of its own (the CPU, MPS), a run needs only the device's."""
+
+    device: float
+    host: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a plan will run."""
+
+    speed: Speed
+    memory: Memory = Memory(math.inf, math.inf)  # that is free
+
+
+@dataclass(frozen=True)
+class CorpusSize:
+    """The size of the training text."""
+
+    tokens: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The model with the lowest expected loss for a budget, and what it is expected to see."""
+
+    model: ModelConfig
+    tokens: float  # seen in training
+    tokens_per_second: float = 0.0  # as measured; 0 where no clock ends the run
+
+
+def estimated_speed(model: ModelConfig, train: TrainConfig, seconds: float = 0.0) -> float:
+    """Tokens per second, by formula: narrow matrices run further below the machine's peak. `seconds` is ignored, so
+    that this can stand in for a measurement."""
+    peak = PEAK_FLOPS[train.device] * (train.threads if train.device == "cpu" else 1)
+    reached = model.hidden_size / (model.hidden_size + HALF_PEAK_WIDTH[train.device])
+    return peak * reached / flops_per_token(model, train.context)
+
+
+def flops_per_token(model: ModelConfig, context: int) -> float:
+    """FLOPs of a forward and backward pass: 6 for each weight of a matrix product (arXiv:2001.08361, section 2.1), and
+    as many for each pair of a query and a key; the causal mask hides half of these pairs."""
+    embedding = 0 if model.tie_word_embeddings else model.vocab_size * model.hidden_size  # looked up, not multiplied
+    inactive = model.parameters - model.active_parameters
+    matrices = sum(math.prod(shape) for shape in model.tensor_shapes().values() if len(shape) == 2)
+    attention = context * model.num_attention_heads * model.head_dim * model.num_hidden_layers
+    return 6.0 * (matrices - embedding - inactive + attention)
+
+
+def micro_batches(model: ModelConfig, train: TrainConfig, processes: int = 1) -> int:
+    """The number of micro-batches into which the part of a batch that a process has is split (gradient accumulation):
+    all processes have the same number."""
+    windows = -(-train.batch_size // processes)
+    values = model.num_hidden_layers * model.hidden_size * train.context  # of a window
+    return -(-windows // max(1, MICRO_BATCH_VALUES[train.device] // values))
+
+
+def memory_needed(model: ModelConfig, train: TrainConfig, processes: int = 1, *, sharded: bool = False) -> Memory:
+    """Approximate bytes that training takes at most, and the copies of weights that it keeps on the host; for rank 0 of
+    several processes, over which weights, gradients and optimizer may be sharded."""
+    weights, optimizer = FLOAT32 * model.parameters, _optimizer_bytes(model, train)
+    trained, best = FLOAT32 * _trained_parameters(model, train), weights  # the best so far are on the host
+    teacher = weights if train.teacher_share else 0.0
+    momenta = optimizer - 2 * FLOAT32 * _adamw_parameters(model, train)  # of Muon, always divided among the processes
+    held = weights + teacher + optimizer - momenta * (1 - 1 / processes)
+    if sharded:
+        held = (weights + optimizer) / processes
+    step = _step_bytes(model, train, processes, sharded)
+    saving = trained + optimizer + teacher  # a copy of the state
+    if sharded:
+        scored, copied = 0.0, 2 * weights  # gathered, and the copy of them
+    else:
+        scored, copied = weights, 0.0  # another model at the end; during the run a copy of those that were evaluated
+    if train.device == "cuda":
+        host = best + max(scored, copied, saving)
+        return Memory(held + max(step, scored) + BASE_BYTES, host + BASE_BYTES)
+    return Memory(held + best + max(step, scored, copied, saving) + BASE_BYTES, 0.0)
+
+
+def _step_bytes(model: ModelConfig, train: TrainConfig, processes: int, sharded: bool) -> float:
+    """Of a step at its peak: in the backward pass, or when all gradients are there and Muon updates the matrices."""
+    parts = processes if sharded else 1
+    gradients, pieces = FLOAT32 * _trained_parameters(model, train) / parts, micro_batches(model, train, processes)
+    backward = _activation_bytes(model, train, processes) + (gradients if pieces > 1 else 0.0)
+    if sharded:
+        backward += _gathered_bytes(model)
+    elif train.device == "cpu":  # where it keeps the matrices as they are multiplied and, if trained, before that
+        product = FLOAT32 / 2 if train.dtype == "bfloat16" else FLOAT32
+        backward += model.parameters * (product + (0.0 if train.lora_rank else FLOAT32))
+    return max(backward, gradients + _update_bytes(model, train) / processes)
+
+
+def _update_bytes(model: ModelConfig, train: TrainConfig) -> float:
+    """Of an update of all matrices by Muon: the gradients of those of a shape, at most about half of all weights, once
+    more in float32, and a few times as they are multiplied."""
+    if train.recipe != "muon":
+        return 0.0
+    return model.parameters / 2 * (FLOAT32 + 3 * (FLOAT32 / 2 if train.dtype == "bfloat16" else FLOAT32))
+
+
+def _gathered_bytes(model: ModelConfig) -> float:
+    """Of sharded weights: what is whole at a time, the embeddings and two layers, with their gradients."""
+    embeddings = _embedding_parameters(model)
+    layer = (model.parameters - embeddings) / model.num_hidden_layers
+    return 2 * FLOAT32 * (embeddings + 2 * layer)
+
+
+def _trained_parameters(model: ModelConfig, train: TrainConfig) -> int:
+    return parameter_count(model, train.lora_rank) if train.lora_rank else model.parameters
+
+
+def _optimizer_bytes(model: ModelConfig, train: TrainConfig) -> float:
+    """Two numbers for each parameter under AdamW, one under Muon."""
+    by_adamw = _adamw_parameters(model, train)
+    return FLOAT32 * (2 * by_adamw + _trained_parameters(model, train) - by_adamw)
+
+
+def _adamw_parameters(model: ModelConfig, train: TrainConfig) -> int:
+    """Muon leaves the embeddings to AdamW."""
+    if train.recipe != "muon":
+        return _trained_parameters(model, train)
+    return _embedding_parameters(model)
+
+
+def _embedding_parameters(model: ModelConfig) -> int:
+    """Of the input and, if it is another matrix, of the output."""
+    return model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
+
+
+def _activation_bytes(model: ModelConfig, train: TrainConfig, processes: int) -> float:
+    """Of a micro-batch: what the layers save for the backward pass, as much as one of them for what is computed in
+    between, and a block of logits; the last two of a teacher, too."""
+    models = 2 if train.teacher_share else 1
+    windows = -(-train.batch_size // processes)
+    tokens = train.context * -(-windows // micro_batches(model, train, processes))
+    layers = activation_size(train) * (model.num_hidden_layers + models) * saved_values(model, train) * tokens
+    rows = LOSS_ROWS if train.device == "cpu" else max(LOSS_ROWS, LOSS_LOGITS // model.vocab_size)
+    return layers + models * BYTES_PER_LOGIT * model.vocab_size * min(rows, tokens)
+
+
+def activation_size(train: TrainConfig) -> float:
+    """Bytes of a number in an activation."""
+    return 2.0 if train.dtype == "bfloat16" else 4.0
+
+
+def saved_values(model: ModelConfig, train: TrainConfig) -> float:
+    """Numbers that a layer saves for the backward pass, for each token. Approximate: within a tenth or so."""
+    width, heads, active = model.hidden_size, model.num_attention_heads, model.num_experts_per_tok
+    residual = 4 * width  # normalized, and a dropout mask, twice each
+    attention = 4 * model.head_dim * (heads + model.num_key_value_heads)  # e.g. q, k: normalized, rotated; v; outputs
+    swiglu = 4 * model.intermediate_size  # gate and up, activated, their product
+    if model.num_experts:
+        swiglu = active * (swiglu + 2 * width) + width  # a copy for each expert, before and after
+    return residual + attention + swiglu + heads * _kept_scores(train)
+
+
+def _kept_scores(train: TrainConfig) -> float:
+    """Scores of attention that are kept for each token and head: on a CPU without most of those that are masked, on MPS
+    all, elsewhere none, since they are computed again."""
+    if train.device == "mps":
+        return train.context
+    if train.device != "cpu" or train.context > MAX_CONTEXT_KEEPING_SCORES:
+        return 0
+    return min(train.context, (train.context + QUERY_BLOCK) / 2)
+
+
+def layer_parameters(model: ModelConfig) -> int:
+    """Approximate number of parameters in the layers: 12 width^2 each."""
+    return 12 * model.num_hidden_layers * model.hidden_size**2
+
+
+def expected_loss(parameters: float, seen: float, text: CorpusSize) -> float:
+    """The loss after training on `seen` tokens, up to a constant: only for ranking shapes.
+
+    A sum of a term for the model size and one for the amount of data. Repeated tokens count less in each epoch, as in
+    arXiv:2305.16264, equation 5, but decay faster: REPETITION_DECAY.
+    """
+    epochs = seen / text.tokens
+    if epochs <= 1:
+        effective = seen
+    else:
+        decay = recipe.REPETITION_DECAY
+        effective = text.tokens * (1 + decay * (1 - math.exp(-(epochs - 1) / decay)))
+    effective *= text.bytes / text.tokens / recipe.REFERENCE_BYTES_PER_TOKEN
+    by_size: float = recipe.PARAMETER_FACTOR / parameters**recipe.PARAMETER_EXPONENT
+    by_data: float = 1 / max(effective, 1.0) ** recipe.TOKEN_EXPONENT
+    return by_size + by_data
+
+
+def planned_tokens(train: TrainConfig) -> float:
+    """Training tokens of all steps together."""
+    return float(train.steps * train.tokens_per_step)
+
+
+def choose_model(
+    models: Sequence[ModelConfig],
+    seconds: float | None,
+    text: CorpusSize,
+    settings: Settings,
+    machine: Machine,
+    max_epochs: float,
+    measured: dict[int, float],
+    min_tokens: float = 0.0,
+) -> Estimate:
+    """The best of `models`, which are sorted by size: the largest that sees TOKENS_PER_PARAMETER, or, with a time
+    limit of `seconds` for the steps, the one with the lowest expected loss of those that see `min_tokens` even at
+    LOW_SPEED.
+
+    `measured` are tokens per second by the index of a model; new measurements are added.
+    """
+    if seconds is None:
+        return _choose_by_tokens(models, planned_tokens(settings(models[0], 0.0)))
+    return _choose_by_time(models, seconds, text, settings, machine, max_epochs, measured, min_tokens)
+
+
+def _choose_by_tokens(models: Sequence[ModelConfig], tokens: float) -> Estimate:
+    trainable = [model for model in models if layer_parameters(model) <= tokens / recipe.TOKENS_PER_PARAMETER]
+    return Estimate((trainable or models[:1])[-1], tokens)
+
+
+def _choose_by_time(
+    models: Sequence[ModelConfig],
+    seconds: float,
+    text: CorpusSize,
+    settings: Settings,
+    machine: Machine,
+    max_epochs: float,
+    measured: dict[int, float],
+    min_tokens: float,
+) -> Estimate:
+    """Measures the speed of the shape that seems best, and so on, at most MAX_MEASUREMENTS shapes; then all of them in
+    a second round, of which the faster counts. The ratio of the last measured to its estimated speed corrects the
+    estimates of the other shapes."""
+    max_tokens = max_epochs * text.tokens
+    estimated = [estimated_speed(model, settings(model, 0.0)) for model in models]
+    new: list[int] = []
+
+    def expected_speed(i: int) -> float:
+        last = next(reversed(measured), None)
+        correction = 1.0 if last is None else measured[last] / estimated[last]
+        return correction * estimated[i]
+
+    def speed(i: int) -> float:
+        return measured[i] if i in measured else expected_speed(i)
+
+    def tokens(i: int) -> float:
+        return min(max_tokens, seconds * speed(i))
+
+    def rank(i: int) -> tuple[float, float]:
+        shortage = max(0.0, min_tokens - recipe.LOW_SPEED * tokens(i))
+        return shortage, expected_loss(loss_size(models[i]), tokens(i), text)
+
+    def limit(i: int) -> float:
+        run_seconds = tokens(i) / speed(i)  # max_tokens may end the run before its time
+        return min(recipe.MAX_MEASUREMENT_SECONDS, recipe.MEASUREMENT_SHARE * run_seconds)
+
+    def measure(i: int) -> float:
+        return machine.speed(models[i], settings(models[i], tokens(i)), limit(i))
+
+    def is_slow(i: int) -> bool:
+        """Whether another measurement would take much longer than its limit: of few steps, each is long."""
+        step_seconds = settings(models[i], tokens(i)).tokens_per_step / measured[i]
+        return step_seconds > SLOW_STEP * limit(i)
+
+    def search() -> None:
+        while len(new) < recipe.MAX_MEASUREMENTS:
+            best = min(range(len(models)), key=rank)
+            if best in measured:
+                break
+            measured[best] = measure(best)
+            new.append(best)
+
+    search()
+    for i in new if len(models) > 1 else []:
+        if not is_slow(i):
+            measured[i] = max(measured[i], measure(i))
+    search()
+    best = min(measured, key=rank)
+    return Estimate(models[best], tokens(best), measured[best])
+
+
+def loss_size(model: ModelConfig) -> float:
+    """Parameters as `expected_loss` counts them: between active and all, where there are experts."""
+    return math.sqrt(model.parameters * model.active_parameters)

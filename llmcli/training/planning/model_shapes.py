@@ -1,0 +1,81 @@
+"""The shapes of fresh models: candidates of increasing size, and the config of each."""
+
+import math
+
+from llmcli.config import ModelConfig
+from llmcli.errors import usage
+from llmcli.training.planning import recipe
+from llmcli.training.planning.cost_model import CorpusSize
+from llmcli.training.planning.plan import Request
+
+
+def candidates(
+    request: Request, text: CorpusSize, context: int, vocab_size: int, eos_id: int, *, induction: bool
+) -> list[ModelConfig]:
+    """The models that a corpus is large enough for, smallest first; only one where the user fixed the shape."""
+    largest = recipe.MAX_SIZE_FACTOR * text.tokens**recipe.MAX_SIZE_EXPONENT
+    shapes = [(layers, width) for layers, width in recipe.SHAPES if 12 * layers * width**2 <= largest]
+    shapes = shapes or [recipe.SHAPES[0]]
+    distinct = dict.fromkeys((request.layers or layers, request.width or width) for layers, width in shapes)
+    return [model_config(request, *shape, context, vocab_size, eos_id, induction=induction) for shape in distinct]
+
+
+def model_config(
+    request: Request, layers: int, width: int, context: int, vocab_size: int, eos_id: int, *, induction: bool
+) -> ModelConfig:
+    """The model of a shape. Raises LLMError where the numbers that the user fixed do not fit together."""
+    heads = request.heads or _heads(width)
+    kv_heads = request.kv_heads or heads
+    _check_heads(width, heads, kv_heads)
+    active = min(request.active or recipe.ACTIVE_EXPERTS, request.experts or 1)
+    embedding_outweighs_layers = vocab_size * width > 12 * layers * width**2
+    return ModelConfig(
+        vocab_size=vocab_size,
+        hidden_size=width,
+        # 8/3: three matrices of a SwiGLU then have as many parameters as the two of an MLP that is 4 times as wide;
+        # the active experts share them
+        intermediate_size=max(32, round(width * 8 / 3 / active / 32) * 32),
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=width // heads,
+        max_position_embeddings=context,
+        rope_theta=recipe.INDUCTION_ROPE_THETA if induction else ModelConfig.rope_theta,
+        tie_word_embeddings=embedding_outweighs_layers if request.tie is None else request.tie,
+        eos_token_id=eos_id,
+        model_type="qwen3_moe" if request.experts else "qwen3",
+        num_experts=request.experts or 0,
+        num_experts_per_tok=active if request.experts else 0,
+    )
+
+
+def _heads(width: int) -> int:
+    """The number of heads whose size is closest to the preferred one."""
+    preferred = recipe.SMALL_HEAD_DIM if width < recipe.MIN_HIDDEN_SIZE_OF_LARGE_HEADS else recipe.HEAD_DIM
+    possible = _divisors(width // 2) if width % 2 == 0 else []  # heads of even size
+    return min(possible, key=lambda heads: abs(math.log(width / heads / preferred)), default=1)
+
+
+def _check_heads(width: int, heads: int, kv_heads: int) -> None:
+    """Raises LLMError where heads do not divide the hidden size, or rotary positions cannot be applied."""
+    if width % heads:
+        raise usage(f"{heads} heads do not divide width {width}; set --heads to a divisor of {width}")
+    if heads % kv_heads:
+        raise usage(f"{kv_heads} key-value heads do not divide {heads} heads; set --kv-heads to a divisor of --heads")
+    if width % 2:
+        raise usage(f"--width must be even for rotary embeddings, found {width}")
+    if width // heads % 2:
+        raise usage(
+            f"the head size must be even for rotary embeddings, found {width // heads}; set --heads so that "
+            "--width / --heads is even"
+        )
+
+
+def _divisors(number: int) -> list[int]:
+    """All divisors, in order.
+
+    >>> _divisors(12)
+    [1, 2, 3, 4, 6, 12]
+    """
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})

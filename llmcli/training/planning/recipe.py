@@ -1,0 +1,203 @@
+"""The training recipe: the hyperparameters of the plan and of training, measured or published, in one table.
+
+The logic is in the modules that use them: the rules of the planner (rules.py, conversation_rules.py), the choice of a
+model (model_shapes.py, cost_model.py), the optimizer (optimizer.py, adamw.py), the schedules (batch_schedule.py,
+evaluation_schedule.py), the data (prepare.py, validation_slice.py).
+
+Each constant has its meaning and, in brackets, its source: the first words of a heading of tests/benchmarks/LOG.md in
+quotes, a publication, or "chosen" where no comparison is recorded. Not here: what belongs to an algorithm of its own
+(the coefficients of Muon in muon.py, the fit of the n-gram cache in cache_fit.py, the initial weights in
+models/torch/transformer.py and models/induction.py); the weight decay, a default of config.TrainConfig; limits of
+time and memory.
+"""
+
+import math
+
+# ---- Length of the run
+
+MAX_EPOCHS = 20.0  # from scratch; with 30, models memorize ["Toy corpora"]
+FINE_TUNING_EPOCHS = 2.0  # four are worse ["Fine-tuning"]
+MIN_STEPS = 10  # with a time budget: batches are made smaller to reach it; below it the user is warned [chosen]
+
+# ---- Batch size, in tokens
+
+CPU_BATCH_FACTOR = 1.6  # times sqrt(training tokens) ["At a fixed number", "Batches of 4,096 tokens"]
+CPU_BATCH_TOKENS = (1024, 16_384)  # at least ["At a fixed number"] and at most [chosen]
+GPU_BATCH_DIVISOR = 2500  # training tokens for each token of a batch [chosen]
+GPU_BATCH_TOKENS = (16_384, 262_144)  # at least and at most [chosen]
+
+# ---- Context length, in tokens, and induction heads in the initial weights
+
+MIN_CONTEXT = 8  # a text that is too short for it is an error [chosen]
+SHORT_CONTEXT = 128  # for less than CONTEXT_TOKENS of text [chosen]
+CONTEXT = 256  # for more [chosen]
+CONTEXT_TOKENS = 100_000  # of training text [chosen]
+FINE_TUNING_CONTEXT = 512  # where the base model has at least twice that [chosen]
+INDUCTION_CONTEXT = 1024  # with induction heads ["Useful context length"]
+INDUCTION_MIN_TOKENS = 100_000  # of training text; with less, there are no induction heads ["Where it does not help"]
+# time budget x threads, on a CPU; with less, longer windows cost more than they gain
+INDUCTION_MIN_CORE_SECONDS = 200.0  # ["Induction heads in short runs"]
+# most pairs of a head then rotate little within a window, and can compare tokens
+INDUCTION_ROPE_THETA = 1e6  # ["Writing the heads"]
+
+# ---- Sequence-length warm-up: (up to this progress of the run, the context length is divided by this)
+
+LENGTH_WARMUP = ((0.2, 4), (0.5, 2))  # ["At a fixed number"]
+LENGTH_WARMUP_WITH_INDUCTION = ((0.5, 2),)  # such heads need text to copy ["Writing the heads"]
+SHORTEST_WINDOW = 16  # tokens, at least [chosen]
+
+# ---- Peak learning rates
+
+MUON_LR = 0.03  # matrices of the layers ["At a fixed number"]
+EMBEDDING_LR = 0.05  # ["Polar Express"]
+HEAD_LR = 0.003  # output embedding, also if tied ["Polar Express"]
+GAIN_LR = 0.003  # of RMSNorms ["Polar Express"]
+ADAMW_LR = 0.003  # all parameters of a new model trained by AdamW alone [chosen]
+FINE_TUNING_LR = 0.1  # divided by the hidden size: 1.7e-4 for 576, 5e-5 for 2,048 ["Fine-tuning"]
+LORA_LR = 0.6  # divided by the hidden size ["Fine-tuning"]
+
+# ---- Schedules of the learning rate and of the momentum; AdamW
+
+WARMUP = 0.01  # of the run: the learning rate rises linearly [chosen]
+INITIAL_RATE = 0.1  # from this fraction of its peak [chosen]
+DECAY = 0.6  # of the run, at its end: it falls linearly ["At a fixed number"]
+FINAL_RATE = 0.0  # to this fraction of its peak [arXiv:2502.15938]
+MOMENTUM = 0.85  # of Muon, at the beginning [modded-nanogpt, train_gpt.py]
+MOMENTUM_RISE = 0.10  # by which it then rises linearly [modded-nanogpt, train_gpt.py] ...
+MOMENTUM_WARMUP = 0.1  # ... in this part of the run [chosen]
+ADAMW_BETAS = (0.9, 0.99)  # .95 for the second is no better ["Polar Express"]
+ADAMW_EPSILON = 1e-10  # [chosen]
+
+# ---- Regularization
+
+# (up to this number of epochs, rate)
+DROPOUT = ((4, 0.0), (8, 0.05), (12, 0.1), (math.inf, 0.2))  # ["At a fixed time", "Many epochs", "A 15-minute run"]
+BPE_DROPOUT = ((4.5, 0.0), (math.inf, 0.15))  # ["At a fixed time", "Many epochs"]
+BPE_DROPOUT_UNTIL = 0.8  # progress; after that, tokens are what generation will see ["A 15-minute run"]
+# a model can memorize its text if its layers have more parameters than both limits, and after so many epochs
+LARGE_PARAMETERS = 500_000  # ["Large models"]
+LARGE_PARAMETERS_PER_TOKEN = 4.0  # of the training text ["Large models"]
+LARGE_EPOCHS = 12.0  # ["Large models"]
+LARGE_DROPOUT = 0.3  # ["Large models"]
+LARGE_BPE_DROPOUT = 0.3  # ["Large models"]
+REGULARIZE_EVERY = 0.02  # of the run: the rates follow the number of epochs that is expected then [chosen]
+EPOCHS_MARGIN = 0.05  # relative: they change once that number is this far beyond a threshold [chosen]
+
+# ---- Distillation, in runs from scratch with a time budget
+
+# of training text; shorter ones are read 20 times within a minute or two, and have a small validation slice
+DISTILLATION_MIN_TOKENS = 100_000  # [chosen]
+DISTILLATION_EPOCHS = 8.0  # of the run, at least; with fewer, one model is as good or better ["Training two models"]
+TEACHER_SHARE = 0.45  # of the run: its student, whose steps take longer, gets as many ["Training two models"]
+TEACHER_WEIGHT = 0.5  # of its predictions in the targets; .8 is no better ["An hour on 10 MB; distillation"]
+TEACHER_COST = 0.2  # the time of its predictions, as a part of that of a step without it ["Training two models"]
+
+# ---- Model shape
+
+# layers x hidden size, each at most twice the size of the one before; two layers beat four in runs of up to a minute
+SHAPES = (
+    (2, 64), (2, 96), (2, 128), (3, 128), (3, 192), (4, 192), (4, 256), (6, 256), (6, 320),
+    (8, 384), (8, 512), (12, 640), (12, 768),
+)  # ["At a fixed time"] # fmt: skip
+MAX_SIZE_FACTOR = 0.006  # most parameters of the layers: factor * tokens of text ** exponent ["The planner allows"]
+MAX_SIZE_EXPONENT = 1.6  # ["The planner allows"]
+HEAD_DIM = 64  # preferred ["At a fixed number"]
+SMALL_HEAD_DIM = 32  # below MIN_HIDDEN_SIZE_OF_LARGE_HEADS [chosen]
+MIN_HIDDEN_SIZE_OF_LARGE_HEADS = 96  # [chosen]
+ACTIVE_EXPERTS = 2  # per token [arXiv:2401.04088, section 2.1]
+
+# ---- Choice of the model: expected loss and measured speed
+
+TOKENS_PER_PARAMETER = 1.2  # of the layers, at least, for a fixed number of steps or epochs [chosen]
+# expected loss: factor / parameters ** exponent + 1 / tokens ** exponent; constants such that the optimum is that of
+# nanochat's fits, where compute-optimal parameters grow as compute ** 0.52
+PARAMETER_FACTOR = 0.237  # [nanochat, dev/LOG.md, 2026-01-27]
+PARAMETER_EXPONENT = 0.34  # [nanochat, dev/LOG.md, 2026-01-27]
+TOKEN_EXPONENT = 0.374  # [nanochat, dev/LOG.md, 2026-01-27]
+REFERENCE_BYTES_PER_TOKEN = 3.3  # a token of more bytes counts for more [chosen]
+REPETITION_DECAY = 3.0  # epochs; R* of arXiv:2305.16264, where it is 15.4; fitted: 2.5 ["At a fixed time"]
+TRAINING_SHARE = 0.9  # of the time budget, at most; reading, planning, evaluating and saving take the rest [chosen]
+SHARE_OF_REST = 0.95  # of the time after reading, at most: less than the above in short runs [chosen] ...
+AROUND_TRAINING_SECONDS = 1.0  # ... without these, for measuring speeds and for the end [chosen]
+LEAST_TRAINING_SHARE = 0.1  # that is planned for, however late it is [chosen]
+MAX_MEASUREMENTS = 3  # shapes whose speed is measured [chosen]
+# each is measured in two rounds, and the faster counts: a slow moment of the machine is shorter than both
+MEASUREMENT_SHARE = 0.005  # of the run, for a measurement in a round [chosen] ...
+MAX_MEASUREMENT_SECONDS = 1.5  # ... and at most this long [chosen]
+LOW_SPEED = 0.7  # of the measured speed, with which a run has time for its conversations [chosen]
+
+# ---- Correction of the model's size, once, where the first steps of a run have another speed than measured
+
+CORRECTION_SHARE = 0.025  # of the time budget, for each of two windows that have to agree [chosen] ...
+CORRECTION_SECONDS = 1.0  # ... and at least this long: other programs take turns of up to half a second [chosen]
+CORRECTION_UNTIL = 0.15  # progress, at the latest: the windows are the shortest until then [chosen]
+CORRECTION_FACTOR = 1.25  # of the measured speed, or one over it, at least ["Ten plans"]
+CORRECTION_GAIN = 0.01  # by which the expected loss has to be lower, without the irreducible loss [chosen]
+RESTART_SECONDS = 1.0  # until the first step of the other model [chosen]
+
+# ---- Validation slice and temperature calibration
+
+VALIDATION_SHARE = 1 / 64  # of the training tokens are in the slice ["What is reported"] ...
+MIN_VALIDATION_TOKENS = 512  # ... or none, if that would be fewer ["What is reported"]
+MIN_VALIDATION_WINDOWS = 8  # windows are shorter than the context of training where that takes it [chosen] ...
+SHORTEST_VALIDATION_WINDOW = 64  # ... but not shorter than this, in tokens [chosen]
+TIE_MARGIN = 0.002  # evaluations that differ by less, relatively, count as equal [chosen]
+CALIBRATION_EPOCHS = 6.0  # fewer do not make a model overconfident ["A 15-minute run"]
+MIN_CALIBRATION_TOKENS = 1024  # fewer give a factor that is mostly noise ["What is reported"]
+
+# ---- Evaluation during the run and at its end
+
+EVAL_DIVISOR = 400  # training tokens for each token of an evaluation [chosen] ...
+EVAL_TOKENS = (4096, 65_536)  # ... but at least and at most so many tokens [chosen]
+TRAINING_PER_EVALUATED = 24.0  # tokens trained on between two evaluations, per token evaluated, at least [chosen]
+EVALUATION_INTERVAL = 0.05  # of the run, between two evaluations, at least [chosen]
+FINAL_TOKENS = 65_536  # held-out tokens evaluated at the end [chosen] ...
+SHORT_FINAL_DIVISOR = 6  # ... or one for this many tokens trained on, if that is fewer [chosen] ...
+FINAL_DIVISOR = 16  # ... or one for this many tokens trained on, if that is more [chosen] ...
+MAX_FINAL_TOKENS = 1 << 22  # ... up to this number: more would not change the digits that are shown [chosen]
+
+# ---- Conversations
+
+CONVERSATION_SHORTEST_CONTEXT = 128  # tokens, from scratch ["Rows"]
+CONVERSATION_LONGEST_CONTEXT = 1024  # [chosen]
+CONVERSATION_SHORTEST_FINE_TUNING_CONTEXT = 64  # rows of a batch; the model keeps its own context length [chosen]
+CONVERSATION_EPOCHS = 60.0  # at most, from scratch ["Text first"], or more ...
+CONVERSATION_STEPS = 1000  # ... where that would be fewer steps than these [chosen]
+CONVERSATION_FINE_TUNING_EPOCHS = 3.0  # the same for fine-tuning [chosen]
+CONVERSATION_FINE_TUNING_STEPS = 100  # [chosen]
+CONVERSATION_MIN_EPOCHS = 2.0  # that a model has time for, at LOW_SPEED, where a smaller one has [chosen]
+CONVERSATION_BATCHES_PER_EPOCH = 4  # at least, where that is at least one row [chosen]
+CONVERSATION_SHARE = 0.3  # part of a run in which they follow text [chosen]
+CONVERSATION_LARGEST_SHARE = 0.8  # where there is more of them than of text [chosen]
+CONVERSATION_SMALLEST_SHARE = 0.05  # where there are few [chosen]
+CONVERSATION_VALIDATION_SHARE = 1 / 32  # of them are in the validation slice ["What is reported"] ...
+CONVERSATION_MIN_VALIDATION = 32  # ... or none, if that would be fewer ["What is reported"]
+DIVERGENCE_WEIGHT = 5.0  # in the loss, of that from the base model on text that it generates ["What fine-tuning"]
+DIVERGENCE_TOKENS = 0.25  # of that text in a step, as a part of those of the batch ["What fine-tuning"]
+DIVERGENCE_COST = 0.4  # the time they take, as a part of that of the batch ["What fine-tuning"]
+
+# ---- Corpus and vocabulary
+
+HELD_OUT = 0.1  # share of the corpus that is held out [chosen]
+# most bytes of text that a run reads: factor * (time budget x threads) ** exponent, a third more than any plan has time
+# for once
+CPU_BYTES_FACTOR = 4e5  # ["100 MB of text"]
+GPU_BYTES_FACTOR = 1.2e7  # [chosen]
+BYTES_EXPONENT = 0.6  # ["100 MB of text"]
+MIN_BYTES = 1_000_000  # but so many at least [chosen]
+# times sqrt(core-seconds), on a CPU: the output layer must leave time for the others
+VOCABULARY_FACTOR = 170  # ["At a fixed time"]
+
+
+def learning_rates(name: str, width: int, tied: bool) -> dict[str, float]:
+    """The peak learning rates of a recipe, `name` being one of config.RECIPES: of "all" parameters (AdamW), or of
+    "matrices" (Muon), "embedding", "head" and "gains" (AdamW). `width` is the hidden size; `tied` is whether the
+    embeddings are tied.
+
+    >>> learning_rates("fine-tune", 1000, tied=True)
+    {'all': 0.0001}
+    """
+    single = {"adamw": ADAMW_LR, "fine-tune": FINE_TUNING_LR / width, "lora": LORA_LR / width}.get(name)
+    if single is not None:
+        return {"all": single}
+    return {"matrices": MUON_LR, "embedding": HEAD_LR if tied else EMBEDDING_LR, "head": HEAD_LR, "gains": GAIN_LR}

@@ -1,0 +1,94 @@
+"""Keeping what a base model knows while it is trained on conversations: its predictions on text of its own.
+
+Before the run the base model generates text. In each step the Kullback-Leibler divergence of the model from the base
+model on a part of that text is added to the loss (self-distillation; LOG.md, "What fine-tuning on few conversations
+forgets").
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmcli.config import TrainConfig
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.models.torch.kernels import divergence
+from llmcli.models.torch.transformer import LanguageModel
+from llmcli.training.data.plain_text import generate_ids, generated_length
+from llmcli.training.planning import recipe
+
+TEXTS = (4, 64)  # that the base model generates, at least and at most
+WORK = 5.6e11  # parameters x tokens generated: about ten seconds on two cores
+TEXTS_AT_ONCE = 4  # that pass through the model together, to limit memory
+SEED = 1_000_003  # added to that of the run: the text that measures what was forgotten is another
+# of the time budget, at most, for generating the text; and of what reading and planning have left of it
+TIME_SHARE, SHARE_OF_REST = 0.1, 0.25
+
+
+def seconds_to_generate(budget: float, left: float) -> float:
+    """For a run of `budget` seconds, of which `left` are left.
+
+    >>> seconds_to_generate(120, left=100), seconds_to_generate(120, left=20)
+    (12.0, 5.0)
+    """
+    return max(0.0, min(TIME_SHARE * budget, SHARE_OF_REST * left))
+
+
+@dataclass(frozen=True)
+class GeneratedText:
+    """Text that the base model generates, with its predictions."""
+
+    ids: Tensor  # [N, T + 1]
+    hidden: Tensor  # [N, T, C], what `head` reads
+    head: Tensor  # [V, C]
+
+    @property
+    def tokens(self) -> int:
+        return self.ids[:, 1:].numel()
+
+
+class BaseBehaviour:
+    """Adds the gradients of the divergence to those of a step."""
+
+    def __init__(self, model: LanguageModel, text: GeneratedText, settings: TrainConfig, weight: float) -> None:
+        """`weight` is that of the divergence in the loss."""
+        self._model, self._text, self._seed, self._weight = model, text, settings.seed, weight
+        texts = round(recipe.DIVERGENCE_TOKENS * settings.tokens_per_step / text.hidden.shape[1])
+        self._texts_per_step = min(max(1, texts), len(text.ids))
+
+    def add_gradients(self, step: int) -> None:
+        """Of the texts of step 0, 1, ..., a pure function of (seed, step)."""
+        text, model = self._text, self._model
+        rng = np.random.default_rng([self._seed, step, SEED])
+        chosen = rng.choice(len(text.ids), self._texts_per_step, replace=False)
+        for texts in torch.split(torch.from_numpy(chosen).to(text.ids.device), TEXTS_AT_ONCE):
+            hidden = model.hidden_states(text.ids[texts, :-1]).flatten(0, 1)
+            loss = divergence(hidden, model.head(), text.hidden[texts].flatten(0, 1), text.head)
+            torch.autograd.backward(self._weight * len(texts) / len(chosen) * loss)
+
+
+def generate(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    seed: int,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> GeneratedText | None:
+    """Text that a base model generates. `model` has its weights, and adapters, if any, that do not change it yet.
+
+    A pass that raises CutShortError ends it: then the texts are shorter, or None if they are too short. `on_progress`
+    gets the share that is done, 0 to 1.
+    """
+    length, hidden = generated_length(model.config), list[Tensor]()
+
+    def keep(state: Tensor) -> None:
+        hidden.append(state)
+        on_progress(len(hidden) / length)
+
+    least, most = TEXTS
+    texts = int(min(max(WORK / model.config.parameters / length, least), most))
+    on_progress(0.0)
+    ids = generate_ids(model, tokenizer, texts, SEED + seed, keep)
+    on_progress(1.0)
+    return None if ids is None else GeneratedText(ids, torch.cat(hidden, dim=1), model.head().detach().clone())

@@ -1,0 +1,126 @@
+"""Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers"): the momentum of a weight matrix is replaced by the
+nearest orthogonal matrix, so that all its singular directions are updated equally.
+
+L matrices of the same shape [m, n] are updated together, or L stacks of E experts' matrices, [E, m, n].
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from llmcli.training.distributed.process_group import ProcessGroup
+
+# Coefficients of five iterations of x <- a x + (b A + c A A) x with A = x x', from "The Polar Express"
+# (arXiv:2505.16932), section 4: they bring singular values in [0.001, 1] close to 1. In all but the last iteration x
+# is divided by SAFETY first: otherwise bfloat16 rounding occasionally lifts a value above the interval, from where it
+# diverges (measured: a largest singular value of 2,094 instead of 1.15).
+SAFETY = 1.02
+POLAR_EXPRESS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+)
+
+
+def orthogonalize(x: Tensor) -> Tensor:
+    """Approximately the nearest (semi-)orthogonal matrix of each x [..., m, n]: the large singular values become 0.8 to
+    1.2."""
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:
+        x = x.mT
+    shape = x.shape
+    x = (x / (x.norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-7)).reshape(-1, *shape[-2:]).contiguous()
+    for i, (a, b, c) in enumerate(POLAR_EXPRESS):
+        if i < len(POLAR_EXPRESS) - 1:
+            a, b, c = a / SAFETY, b / SAFETY**3, c / SAFETY**5
+        A = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(A, A, A, beta=b, alpha=c), x, beta=a)  # a x + (b A + c A A) x
+    x = x.view(shape)
+    return x.mT if tall else x
+
+
+class Muon(Protocol):
+    """Updates the weight matrices by their gradients, which it drops. Its state are the momenta."""
+
+    def step(self, lr: float, momentum: float, weight_decay: float) -> None: ...
+
+    @property
+    def shapes(self) -> int:
+        """How many shapes of matrices there are."""
+
+    def momenta(self) -> Iterator[Tensor]:
+        """For each shape of matrices all of their momenta, [L, m, n]."""
+
+    def load_momenta(self, i: int, momenta: Tensor) -> None:
+        """Take the momenta that `momenta` yielded for shape i."""
+
+
+def same_shapes(matrices: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """The matrices, those of the same shape together."""
+    groups: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+    for matrix in matrices:
+        groups[matrix.shape].append(matrix)
+    return list(groups.values())
+
+
+def nesterov(gradient: Tensor, buffer: Tensor, momentum: float) -> Tensor:
+    """Nesterov momentum of a gradient, which is overwritten; `buffer`, the momentum, is updated."""
+    buffer.lerp_(gradient, 1 - momentum)
+    return gradient.lerp_(buffer, momentum)
+
+
+def update(own: Tensor, direction: Tensor, shape: Sequence[int], lr: float, weight_decay: float) -> None:
+    """Move a matrix of `shape` [..., m, n], or the rows of it that are here, against an orthogonalized momentum. `lr`
+    is the learning rate of square matrices."""
+    rows, columns = shape[-2:]
+    rate = lr * math.sqrt(max(1.0, rows / columns))
+    own.mul_(1 - lr * weight_decay).add_(direction, alpha=-rate)
+
+
+class WholeMuon:
+    """With whole weights. Of several processes each sums and orthogonalizes its part of the matrices of a shape, and
+    all get the result."""
+
+    def __init__(self, matrices: Iterable[nn.Parameter], dtype: torch.dtype, group: ProcessGroup | None = None) -> None:
+        """`dtype` is that of the matrix products."""
+        self._matrices, self._dtype, self._group = same_shapes(matrices), dtype, group
+        length = group.part_length if group else int
+        self._momenta = [  # of the matrices of this process
+            torch.zeros(length(len(same)), *same[0].shape, device=same[0].device) for same in self._matrices
+        ]
+
+    @torch.no_grad()
+    def step(self, lr: float, momentum: float, weight_decay: float) -> None:
+        for same_shape, buffer in zip(self._matrices, self._momenta, strict=True):
+            gradient = torch.stack([_take_gradient(matrix) for matrix in same_shape])
+            if self._group:
+                gradient = self._group.sum_part(gradient)
+            directions = orthogonalize(nesterov(gradient, buffer, momentum).to(self._dtype))
+            if self._group:
+                directions = self._group.gather(directions, len(same_shape))
+            for matrix, direction in zip(same_shape, directions.float().unbind(), strict=True):
+                update(matrix, direction, matrix.shape, lr, weight_decay)
+
+    @property
+    def shapes(self) -> int:
+        return len(self._matrices)
+
+    def momenta(self) -> Iterator[Tensor]:
+        for same, buffer in zip(self._matrices, self._momenta, strict=True):
+            yield self._group.gather(buffer, len(same)) if self._group else buffer
+
+    def load_momenta(self, i: int, momenta: Tensor) -> None:
+        self._momenta[i].copy_(self._group.part(momenta) if self._group else momenta)
+
+
+def _take_gradient(parameter: nn.Parameter) -> Tensor:
+    """The gradient, which is then dropped; zeros if there is none."""
+    gradient = parameter.grad
+    parameter.grad = None
+    return torch.zeros_like(parameter) if gradient is None else gradient

@@ -1,0 +1,163 @@
+"""A model of which each of N processes holds 1/N of every weight: FSDP2 of torch (arXiv:2304.11277).
+
+Before a layer computes, the processes gather its weights; after it, they drop them. In the backward pass they do so
+once more, and each gets its part of the summed gradients. All processes pass through the layers together. Where rank 0
+alone would read the weights or evaluate, it tells the others to take part.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from llmcli.config import ModelConfig, TrainConfig
+from llmcli.models.runtime import Array
+from llmcli.models.torch.linear import Linear
+from llmcli.models.torch.transformer import KeyValueCache, LanguageModel
+from llmcli.training.distributed.commands import Command
+from llmcli.training.distributed.process_group import ProcessGroup, explain_lost_process
+from llmcli.training.step.initialization import new_model
+
+Tell = Callable[..., None]  # (command, *numbers): what the other processes are to do now
+
+
+def new_sharded_model(
+    config: ModelConfig, settings: TrainConfig, new_tokens: range, group: ProcessGroup, tell: Tell | None = None
+) -> "ShardedModel":
+    """Made by all processes at the same time; rank 0 gives `tell`. The weights are not set yet."""
+
+    def plain() -> LanguageModel:
+        return new_model(config, replace(settings, device="cpu"), new_tokens)
+
+    model = new_model(config, replace(settings, device="cpu"), new_tokens, ShardedModel)
+    assert isinstance(model, ShardedModel)
+    model.shard(settings.device, group, tell, plain)
+    return model
+
+
+class ShardedModel(LanguageModel):
+    """Rank 0 calls the methods of LanguageModel, and the others `take_part` in them; only `loss` is called by all.
+
+    It cannot generate text: there is no KV cache.
+    """
+
+    def shard(self, device: str, group: ProcessGroup, tell: Tell | None, plain: Callable[[], LanguageModel]) -> None:
+        """Keep a part of each weight, on a device. `plain` makes a model with whole weights on the CPU."""
+        self._group, self._tell, self._plain = group, tell, plain
+        mesh = init_device_mesh(device, (group.count,))
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.saves_memory = True
+        for module in (*self.model.layers, self):
+            fully_shard(module, mesh=mesh)
+        for method in ("loss", "_pass"):
+            register_fsdp_forward_method(self, method)
+
+    def take_part(self, command: Command, *numbers: float) -> None:
+        """Execute a command of rank 0: FORWARD, GATHER or SCATTER."""
+        if command == Command.FORWARD:
+            rows, columns, in_float32, *_ = map(int, numbers)
+            ids = torch.zeros(rows, columns, dtype=torch.int64, device=self.cos.device)
+            self.eval()
+            self._forward_together(ids, in_float32=bool(in_float32))
+        elif command == Command.GATHER:
+            self._gather(trainable=bool(numbers[0]))
+        else:
+            self._scatter(None, trainable=bool(numbers[0]))
+
+    # ---- passes
+
+    def hidden_states(self, ids: Tensor, caches: Sequence[KeyValueCache] | None = None) -> Tensor:
+        if torch.is_grad_enabled():
+            return super().hidden_states(ids)
+        assert self._tell and not caches, "rank 0 scores texts"
+        if self.between_layers:
+            self.between_layers()
+        self._tell(Command.FORWARD, *ids.shape, self.dtype == torch.float32)
+        return self._forward_together(ids, in_float32=self.dtype == torch.float32)
+
+    def _forward_together(self, ids: Tensor, *, in_float32: bool) -> Tensor:
+        if in_float32:
+            self._use_float32()
+        # weights that are gathered in inference mode could not be used in training
+        with torch.inference_mode(False), torch.no_grad(), explain_lost_process():
+            return self._pass(self._group.broadcast(ids.clone()))
+
+    def _pass(self, ids: Tensor) -> Tensor:
+        return super().hidden_states(ids)
+
+    def _check_interruption(self) -> None:
+        """Not between layers: the other processes would wait for the rest of the pass."""
+
+    def _use_float32(self) -> None:
+        """From now on, as those who use the file will run the model."""
+        if self.dtype != torch.float32:
+            self.dtype = torch.float32
+            self.cos, self.sin = (table[:0].float() for table in (self.cos, self.sin))
+
+    # ---- weights
+
+    def scoring_model(self, arrays: Mapping[str, Array]) -> LanguageModel:
+        """This model, whose weights are replaced: there is no memory for another, and the run is over."""
+        self.load_arrays(arrays)
+        self._use_float32()
+        return self
+
+    def load_arrays(self, arrays: Mapping[str, Array]) -> None:
+        whole = self._plain()
+        whole.load_arrays(arrays)
+        self._send(dict(whole.named_parameters()), trainable=False)
+
+    def load_trainable(self, arrays: Mapping[str, Array]) -> None:
+        self._send({name: torch.from_numpy(array) for name, array in arrays.items()}, trainable=True)
+
+    def to_arrays(self) -> dict[str, Array]:
+        whole = self._plain()
+        whole.load_state_dict(self._receive(trainable=False), assign=True)
+        whole.logit_factor = self.logit_factor
+        return whole.to_arrays()
+
+    def trainable_arrays(self) -> dict[str, Array]:
+        return {name: weight.numpy() for name, weight in self._receive(trainable=True).items()}
+
+    def _send(self, weights: Mapping[str, Tensor], *, trainable: bool) -> None:
+        assert self._tell, "rank 0 has the weights"
+        self._tell(Command.SCATTER, trainable)
+        self._scatter(weights, trainable=trainable)
+
+    @torch.no_grad()
+    def _scatter(self, weights: Mapping[str, Tensor] | None, *, trainable: bool) -> None:
+        """Take this process's part of the weights, which rank 0 gives."""
+        for name, parameter in self._sharded(trainable=trainable):
+            local = parameter.to_local()
+            whole = local.new_empty(parameter.shape) if weights is None else weights[name].to(local.device)
+            self._group.broadcast(whole)
+            local.copy_(self._group.rows(whole))
+
+    def _receive(self, *, trainable: bool) -> dict[str, Tensor]:
+        assert self._tell, "rank 0 asks for the weights"
+        self._tell(Command.GATHER, trainable)
+        return self._gather(trainable=trainable)
+
+    @torch.no_grad()
+    def _gather(self, *, trainable: bool) -> dict[str, Tensor]:
+        """The weights on the CPU, at rank 0."""
+        weights = {}
+        for name, parameter in self._sharded(trainable=trainable):
+            whole = self._group.gather_rows(parameter.to_local(), len(parameter))
+            if self._group.rank == 0:
+                weights[name] = whole.cpu()
+        return weights
+
+    def _sharded(self, *, trainable: bool) -> Iterator[tuple[str, DTensor]]:
+        """The parameters, of which this process has a part."""
+        assert isinstance(self, FSDPModule)
+        self.reshard()  # an evaluation leaves the embeddings whole
+        for name, parameter in self.named_parameters():
+            assert isinstance(parameter, DTensor)
+            if parameter.requires_grad or not trainable:
+                yield name, parameter

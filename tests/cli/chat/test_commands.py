@@ -1,0 +1,136 @@
+"""The commands of a chat as text: parsed, completed, and their mistakes named."""
+
+from pathlib import Path
+
+import pytest
+
+from llmcli.cli.app import SUBCOMMANDS
+from llmcli.cli.chat import commands as chat_commands
+from llmcli.cli.chat.commands import COMMANDS, completions, hint, parse, set_option, settings
+from llmcli.config import SamplingConfig
+from llmcli.errors import LLMError
+
+
+def test_every_command_and_alias_is_parsed() -> None:
+    for command in COMMANDS:
+        assert parse(f"/{command.name}") == (command.name, "")
+        assert parse(f"/{command.name.upper()}   a  b ") == (command.name, "a  b")
+    for alias, name in chat_commands._ALIASES.items():
+        assert parse(f"/{alias}") == (name, "") and alias not in {command.name for command in COMMANDS}
+
+
+@pytest.mark.parametrize("line", ["", "Hello", " /reset", "1/2", "食べる /exit"])
+def test_other_lines_are_messages(line: str) -> None:
+    assert parse(line) is None
+
+
+@pytest.mark.parametrize(
+    ("advice", "lines"),
+    [
+        ("type /exit or press Ctrl-D", ["exit", "quit", "Exit ", "quit()", "exit()", ":q", ":wq"]),
+        ("type /reset", ["clear"]),
+        ("/help lists", ["help"]),
+        (
+            "leave first",
+            ["ls", "ls -l", "cd ..", "$ llm chat", "llm", "llm --help", "pip install x", "python -m llmcli"],
+        ),
+        ("leave first", [f"llm {name} x" for name in SUBCOMMANDS]),
+    ],
+)
+def test_a_line_for_a_shell_gets_a_hint_unless_a_space_is_before_it(advice: str, lines: list[str]) -> None:
+    for line in lines:
+        assert advice in hint(line) and f"To send {line.rstrip()} as a message, type a space before it." in hint(line)
+        assert hint(f" {line}") == ""
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "Hello", "exit the room", "quit?", "help me", "ls is what?", "llm is what?", "python", "Where is the exit",
+     "exit\nthe room", "cd or record?", "clear skies", "食べる"],
+)  # fmt: skip
+def test_a_message_gets_no_hint(line: str) -> None:
+    assert hint(line) == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("/regenrate", "did you mean /regenerate?"),
+        ("/usr/bin/x is what?", "/help lists"),
+        ("/", "there is no command /;"),
+    ],
+)
+def test_an_unknown_command_is_not_sent_to_the_model(line: str, message: str) -> None:
+    with pytest.raises(LLMError, match="needs a space before it") as error:
+        parse(line)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "value"),
+    [
+        ("temperature 0.7", "temperature", 0.7),
+        ("TEMPERATURE=0", "temperature", 0.0),
+        ("--top-p 0.9", "top_p", 0.9),
+        ("max_tokens 5", "max_tokens", 5),
+        ("seed 3", "seed", 3),
+        ("min-p  0.1", "min_p", 0.1),
+        ("top-k 40", "top_k", 40),
+        ("repetition-penalty 1.1", "repetition_penalty", 1.1),
+    ],
+)
+def test_set_changes_one_value(text: str, field: str, value: float) -> None:
+    before = SamplingConfig(seed=9)
+    after = set_option(before, text)
+    assert getattr(after, field) == value and type(getattr(after, field)) is type(value)
+    assert {name: v for name, v in vars(after).items() if name != field} == {
+        name: v for name, v in vars(before).items() if name != field
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("warmth 1", "/set has no warmth; it has temperature, top-p,"),
+        ("temperature", "/set temperature needs a number, found nothing; for example: /set temperature 0.8"),
+        ("temperature hot", "/set temperature needs a number, found hot"),
+        ("max-tokens 1.5", "/set max-tokens needs a whole number, found 1.5; for example: /set max-tokens 200"),
+        ("temperature -1", "^temperature must be a number of at least 0"),
+        ("top-p 2", "^top-p must be above 0"),
+    ],
+)
+def test_a_wrong_setting_is_named(text: str, message: str) -> None:
+    with pytest.raises(LLMError, match=message):
+        set_option(SamplingConfig(), text)
+
+
+def test_settings_can_be_typed_back() -> None:
+    sampling = SamplingConfig(temperature=0.25, top_k=7, seed=123456789)
+    again = SamplingConfig()
+    for name, value in settings(sampling):
+        again = set_option(again, f"{name} {value}")
+    assert again == sampling
+
+
+def applied(text: str) -> list[str]:
+    """The text with each of its completions."""
+    return [text[: len(text) - length] + completion for completion, length, _ in completions(text)]
+
+
+def test_completions() -> None:
+    assert applied("Hello /re") == [] and applied("") == []
+    assert applied("/re") == ["/reset", "/regenerate", "/retry"]
+    assert applied("/set t") == ["/set temperature ", "/set top-p ", "/set top-k "]
+    assert applied("/set temperature 0") == []
+    assert len(applied("/")) == len(COMMANDS)
+
+
+def test_file_names_are_completed() -> None:
+    Path("chats").mkdir()
+    for name in ("chats/a.jsonl", "chats/ab c.jsonl", ".hidden", "b.jsonl"):
+        Path(name).write_text("x")
+    assert applied("/load ") == ["/load b.jsonl", "/load chats/"]
+    assert applied("/load chats/a") == ["/load chats/a.jsonl", "/load chats/ab c.jsonl"]
+    assert applied("/save .h") == ["/save .hidden"]
+    assert applied("/load nowhere/x") == []
+    assert applied(f"/load {Path.cwd()}/b") == [f"/load {Path.cwd()}/b.jsonl"]

@@ -1,0 +1,215 @@
+"""A conversation with a person, by a reader that types what a test says."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmcli.cli.chat import answers
+from llmcli.cli.chat.session import Session
+from llmcli.config import SamplingConfig
+from llmcli.data.conversations.messages import Message
+from llmcli.generation.chat import Assistant, Chat
+from tests.generation.conversations import CountingModel, Letters, Turns, answering
+
+LETTERS = Letters()
+
+
+class Lines:
+    """Types these lines, one after the other; notes the drafts that it was given. An exception is raised instead."""
+
+    def __init__(self, *lines: str | type[BaseException]) -> None:
+        self._lines: Iterator[str | type[BaseException]] = iter(lines)
+        self.drafts: list[str] = []
+
+    def read(self, draft: str = "") -> str:
+        self.drafts.append(draft)
+        line = next(self._lines, EOFError)
+        if isinstance(line, str):
+            return line
+        raise line
+
+
+def converse(*lines: Any, model: Any = None, max_tokens: int = 50) -> tuple[Chat, Lines]:
+    model = model or CountingModel(answering("ca", "do", "ez"))
+    chat = Chat(Assistant(model, LETTERS, Turns(LETTERS)), SamplingConfig(temperature=0, max_tokens=max_tokens, seed=7))
+    reader = Lines(*lines)
+    Session(chat, reader, source=None).run()  # type: ignore[arg-type]  # only /why needs the model
+    return chat, reader
+
+
+def contents(chat: Chat) -> list[str]:
+    return [message.content for message in chat.messages]
+
+
+def test_answers_go_to_stdout_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    chat, _ = converse("x", "", "  y \n", "/stats", "/set", "/help", "/nonsense")
+    assert contents(chat) == ["x", "ca", "y", "do"]
+    captured = capsys.readouterr()
+    assert captured.out == "ca\ndo\n"
+    assert "error: there is no command /nonsense" in captured.err
+
+
+def test_exit_and_the_end_of_the_input_leave(capsys: pytest.CaptureFixture[str]) -> None:
+    chat, reader = converse("/exit", "x")
+    assert contents(chat) == [] and len(reader.drafts) == 1
+    converse()
+
+
+def test_a_word_that_is_meant_to_leave_is_not_sent(capsys: pytest.CaptureFixture[str]) -> None:
+    chat, reader = converse("exit", "llm chat", " quit")
+    assert contents(chat) == ["quit", "ca"] and len(reader.drafts) == 4
+    captured = capsys.readouterr()
+    assert captured.out == "ca\n" and "To leave, type /exit or press Ctrl-D." in captured.err
+
+
+def test_ctrl_c_at_an_empty_prompt_says_how_to_leave(capsys: pytest.CaptureFixture[str]) -> None:
+    chat, _ = converse(KeyboardInterrupt, "x")
+    assert contents(chat) == ["x", "ca"]
+    assert "Ctrl-D or /exit leaves" in capsys.readouterr().err
+
+
+def test_reset_and_system(capsys: pytest.CaptureFixture[str]) -> None:
+    chat, _ = converse("/system bea", "x", "/reset", "y", "/system")
+    assert contents(chat) == ["bea", "y", "ca"]
+    assert "system message: bea" in capsys.readouterr().err
+    chat, _ = converse("/system bea", "/system -", "/system")
+    assert contents(chat) == [] and "there is no system message" in capsys.readouterr().err
+
+
+def test_regenerate_and_retry() -> None:
+    chat, reader = converse("x", "/regenerate", "y", "/retry", "z")
+    assert contents(chat) == ["x", "ca", "z", "do"]
+    assert reader.drafts == ["", "", "", "", "y", ""]
+
+
+@pytest.mark.parametrize(
+    "command", ["/regenerate", "/retry", "/why", "/save", "/save f", "/load", "/load f", "/set x 1"]
+)
+def test_a_command_that_is_not_possible_is_an_error_and_the_chat_goes_on(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chat, _ = converse(command, "x")
+    captured = capsys.readouterr()
+    assert contents(chat) == ["x", "ca"] and captured.out == "ca\n"
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 2, captured.err
+    assert list(Path().iterdir()) == []
+
+
+def test_save_and_load(capsys: pytest.CaptureFixture[str]) -> None:
+    converse("/system s", "x", "/save 'my chat.jsonl'", "y", "/save my chat.jsonl", "/save other.jsonl")
+    first, other = (json.loads(Path(name).read_text("utf-8")) for name in ("my chat.jsonl", "other.jsonl"))
+    assert first == other and [message["content"] for message in first["messages"]] == ["s", "x", "ca", "y", "do"]
+    chat, _ = converse("/load my chat.jsonl", "z")
+    assert contents(chat) == ["s", "x", "ca", "y", "do", "z", "ez"]
+    capsys.readouterr()
+    converse("x", "/save my chat.jsonl")  # another session: the file is not its own
+    assert "my chat.jsonl already exists; give another name" in capsys.readouterr().err
+
+
+def test_a_loaded_conversation_is_saved_to_its_file_again(capsys: pytest.CaptureFixture[str]) -> None:
+    converse("x", "/save chat.jsonl")
+    converse("/load chat.jsonl", "y", "/save chat.jsonl")
+    assert contents(converse("/load chat.jsonl")[0]) == ["x", "ca", "y", "do"]
+    theirs = "Q: x\nA: y\n"  # a file that /save did not write is not replaced
+    Path("theirs.txt").write_text(theirs, "utf-8")
+    capsys.readouterr()
+    converse("/load theirs.txt", "y", "/save theirs.txt")
+    assert "theirs.txt already exists" in capsys.readouterr().err
+    assert Path("theirs.txt").read_text("utf-8") == theirs
+
+
+def test_load_takes_the_number_of_a_conversation() -> None:
+    lines = [
+        json.dumps({"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": q}]}) for q in "abc"
+    ]
+    for name in ("many.jsonl", "many.jsonl 2"):
+        Path(name).write_text("\n".join(lines))
+    chat, _ = converse("/load many.jsonl 3")
+    assert contents(chat) == ["c", "c"]
+    chat, _ = converse("/load many.jsonl 2")  # the name of a file, too
+    assert contents(chat) == ["a", "a"]
+
+
+def test_set_changes_the_next_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    chat, _ = converse("/set max-tokens 1", "x", "/set seed 3")
+    assert contents(chat) == ["x", "c"]
+    assert chat.sampling.seed == 3 and chat.sampling.max_tokens == 1
+    assert "(cut off after 1 token; for longer answers: /set max-tokens" in capsys.readouterr().err
+
+
+def test_stats_are_those_of_the_last_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    converse("x", "y", "/stats")
+    shown = capsys.readouterr().err
+    # USER x END ASSISTANT c a END USER y END ASSISTANT; all but the second END on were in the cache
+    assert "11 tokens, 6 of them kept in the cache" in shown
+    assert "2 turns" in shown and "13 of 1,000 tokens" in shown and "2 tokens," in shown
+
+
+def test_an_error_of_an_answer_leaves_the_conversation_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    chat, _ = converse("x", "y" * 60, "z", model=CountingModel(answering("c", "d"), context=30))
+    assert contents(chat) == ["x", "c", "z", "d"]
+    captured = capsys.readouterr()
+    assert captured.out == "c\nd\n" and "error: the message has 63 tokens" in captured.err
+
+
+def test_dropped_turns_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    converse("xxxxx", "yyyyy", "zzzzz", model=CountingModel(answering("c"), context=36))
+    assert (
+        "the context of 36 tokens is full: from here on the model does not see the oldest turn"
+        in capsys.readouterr().err
+    )
+
+
+def test_ctrl_c_stops_an_answer_between_two_tokens(capsys: pytest.CaptureFixture[str]) -> None:
+    import os
+    import signal
+
+    def next_token(cached: list[int]) -> int:
+        if len(cached) == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+        return 3
+
+    before = signal.getsignal(signal.SIGINT)
+    chat, _ = converse("x", "/stats", model=CountingModel(next_token))
+    assert signal.getsignal(signal.SIGINT) is before
+    assert contents(chat) == ["x", "ccc"]
+    captured = capsys.readouterr()
+    assert captured.out == "ccc\n" and "(stopped)" in captured.err
+
+
+def test_ctrl_c_before_an_answer_leaves_the_message_out_and_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from contextlib import contextmanager
+
+    from llmcli.cli.chat import session as chat_session
+
+    @contextmanager
+    def already_received() -> Iterator[list[int]]:
+        yield [2]
+
+    monkeypatch.setattr(chat_session, "interruptions", already_received)
+    chat, _ = converse("x")
+    assert contents(chat) == []
+    assert "stopped before the answer began; the message is left out" in capsys.readouterr().err
+
+
+def test_memory_marks_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    from llmcli.data.text.corpus import read_corpus
+    from llmcli.evaluation.training_text import TrainingText
+
+    passage = "abcdefghijklmnopqrstuvwxyz" * 2
+    Path("c.txt").write_text(f"zz {passage} and so on " * 3)
+    corpus = read_corpus(["c.txt"])
+    chat = Chat(
+        Assistant(CountingModel(answering(f"x{passage}x")), LETTERS, Turns(LETTERS)),
+        SamplingConfig(temperature=0, max_tokens=100),
+    )
+    memory = answers.Memory([TrainingText(corpus)])
+    Session(chat, Lines("q"), source=None, memory=memory).run()  # type: ignore[arg-type]
+    captured = capsys.readouterr()
+    assert captured.out == f"x⟦{passage}⟧x\n" and "96% of the 54 characters occur verbatim in c.txt" in captured.err
+    assert chat.messages[-1] == Message("assistant", f"x{passage}x")

@@ -1,0 +1,35 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from llmcli.cli.reports.explanation import ExplanationReport
+
+
+@pytest.mark.parametrize(
+    ("tokens", "labels"),
+    [
+        (["·apple", "·a long beginning"], ["·apple", "·a long beg…"]),
+        (["私たちは公園で走ります", "私たちは公園で歩きます"], ["…で走ります", "…で歩きます"]),
+    ],
+)
+def test_tokens_that_begin_alike_are_told_by_their_ends(tokens: list[str], labels: list[str]) -> None:
+    report = SimpleNamespace(_label=tokens.__getitem__)
+    assert ExplanationReport._lens_labels(report, [0, 1]) == labels  # type: ignore[arg-type]
+
+
+def test_an_effect_that_is_shown_as_zero_has_no_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    effects = np.array([0.0049, -0.0049, 0.5, -0.25, 9.0])
+    explanation = SimpleNamespace(ablation_effects=effects, token=4)
+    report = SimpleNamespace(explanation=explanation, _label=str)
+    ExplanationReport._show_ablation(report, list("abcde"))  # type: ignore[arg-type]
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line[:1].isdigit()]
+    assert rows == [
+        ["1", "a", "0.00"],
+        ["2", "b", "0.00"],
+        ["3", "c", "+0.50", "█" * 30],
+        ["4", "d", "-0.25", "░" * 15],
+    ]

@@ -1,0 +1,217 @@
+"""Charts as lines of text: some compared in full, others by their dots and their size."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcli.cli.terminal.charts import bar, curve, heat_map, histogram, signed_bar, sparkline
+
+# ---- curves
+
+
+def dots(lines):
+    """(column, row) of all braille dots of a chart, from the upper left."""
+    bits = {1: (0, 0), 2: (0, 1), 4: (0, 2), 64: (0, 3), 8: (1, 0), 16: (1, 1), 32: (1, 2), 128: (1, 3)}
+    return {
+        (2 * x + dx, 4 * y + dy)
+        for y, line in enumerate(lines[:-1])
+        for x, cell in enumerate(line.split("│", 1)[1])
+        for bit, (dx, dy) in bits.items()
+        if (ord(cell) - 0x2800) & bit
+    }
+
+
+def test_a_rising_line():
+    assert curve([([0, 1], [0.0, 1.0])], 14, 4) == [
+        "1.00 │⠀⠀⠀⠀⠀⠀⡠⠊",
+        "     │⠀⠀⠀⠀⡠⠊",
+        "     │⠀⠀⡠⠊",
+        "0.00 │⡠⠊",
+        "     0      1",
+    ]
+
+
+def test_series_share_the_axes():
+    lines = curve([([0, 10], [5.0, 5.0]), ([20, 30], [1.0, 1.0])], 30, 2)
+    assert lines[0].startswith("5.00 │")
+    assert lines[1].startswith("1.00 │")
+    assert lines[2].split() == ["0", "30"]
+    upper, lower = ({x for x, y in dots(lines) if y == row} for row in (0, 7))
+    assert upper == set(range(max(upper) + 1))
+    assert max(upper) < min(lower)
+    assert len(upper) + len(lower) == len(dots(lines))
+
+
+@pytest.mark.parametrize("series", [[], [([], [])], [([1, 2], [math.nan, math.inf])]])
+def test_a_chart_without_points_is_empty(series):
+    assert curve(series, 40, 5) == []
+
+
+def test_a_single_point_is_a_dot():
+    lines = curve([([3], [2.5])], 30, 4)
+    assert len(lines) == 5
+    assert len(dots(lines)) == 1
+    assert lines[0].startswith("2.50 │")
+    assert lines[3].startswith("2.50 │")
+
+
+def test_a_constant_is_a_horizontal_line():
+    lines = curve([([0, 50, 100], [7.0, 7.0, 7.0])], 30, 3)
+    drawn = dots(lines)
+    assert len({y for _, y in drawn}) == 1
+    assert {x for x, _ in drawn} == set(range(2 * (30 - 6)))
+
+
+def test_values_that_are_not_finite_are_left_out():
+    drawn = curve([([1, 2, 3, 4, 5], [math.nan, 3.0, math.inf, 1.0, -math.inf])], 40, 5)
+    assert drawn == curve([([2, 4], [3.0, 1.0])], 40, 5)
+
+
+def test_the_extremes_of_many_points_are_drawn():
+    xs = list(range(10_000))
+    lines = curve([(xs, [math.sin(x / 100) for x in xs])], 60, 8)
+    rows = {y for _, y in dots(lines)}
+    assert rows == set(range(32))
+    assert lines[0].startswith(" 1.00 │")
+    assert lines[7].startswith("-1.00 │")
+    assert lines[8].split() == ["0", "9,999"]
+
+
+points = st.lists(st.tuples(st.integers(0, 1_000_000), st.floats(-999, 999)), min_size=1, max_size=30)
+
+
+@settings(max_examples=100, deadline=None)
+@given(points, st.integers(30, 120), st.integers(1, 12))
+def test_a_chart_fits_its_size_and_joins_all_points(pairs, width, height):
+    pairs = sorted(pairs)
+    xs, ys = [x for x, _ in pairs], [y for _, y in pairs]
+    lines = curve([(xs, ys)], width, height)
+    assert len(lines) == height + 1  # and the axis
+    assert all(len(line) <= width for line in lines)
+    drawn = dots(lines)
+    columns, rows = {x for x, _ in drawn}, {y for _, y in drawn}
+    assert columns == set(range(max(columns) + 1))  # from the left edge on, without a gap
+    assert rows == set(range(min(rows), max(rows) + 1))
+    if max(ys) > min(ys):
+        assert rows == set(range(4 * height))
+    if max(xs) > min(xs):
+        assert max(columns) >= 2 * (width - 9) - 1  # labels take 9 at most
+
+
+# ---- curves of a training run
+
+
+def test_a_logarithmic_scale_shows_the_beginning_and_the_end():
+    """From 8 to 1 in the first tenth, then down to 0.5: both are drawn, the second on the last quarter of the rows."""
+    xs = list(range(101))
+    ys = [8.0 ** (1 - x / 10) if x < 10 else 0.5 ** ((x - 10) / 90) for x in xs]
+    lines = curve([(xs, ys)], 60, 9, logarithmic=True)
+    assert lines[0].startswith("8.00 │") and lines[8].startswith("0.50 │")
+    shown = dots(lines)
+    assert {y for _, y in shown} == set(range(36)) and min(x for x, _ in shown) == 0
+    late = [y for x, y in shown if x >= 12]  # of 108 columns of dots
+    assert min(late) in (26, 27) and max(late) == 35  # log(8 / 0.5) = 4 log(2): the end of a factor of 2 is a quarter
+
+
+def test_round_values_label_a_logarithmic_scale():
+    lines = curve([([0, 1], [10.0, 0.1])], 40, 13, logarithmic=True)  # a row is a sixth of a factor of 10
+    labels = {row: line[: line.index("│")].strip() for row, line in enumerate(lines[:-1])}
+    assert {row: label for row, label in labels.items() if label} == {
+        0: "10.00", 2: "5.00", 4: "2.00", 6: "1.00", 8: "0.50", 10: "0.20", 12: "0.10"
+    }  # fmt: skip
+
+
+def test_a_logarithmic_scale_has_a_lowest_value():
+    """A loss of 0, and one far below: at the bottom, which is 1/10,000 of the top."""
+    lines = curve([([0, 1, 2], [20.0, 0.0, 1e-30])], 40, 5, logarithmic=True)
+    assert lines[0].startswith("20.00 │") and lines[4].startswith("0.002 │")
+    assert curve([([0, 1], [0.0, 0.0])], 40, 5, logarithmic=True) == curve([([0, 1], [0.0, 0.0])], 40, 5)
+
+
+def test_marks_are_drawn_over_the_lines_on_the_same_axes():
+    lines = curve([([0, 10], [1.0, 1.0])], 26, 3, marks=([0, 10, 10], [3.0, 1.0, math.nan]))
+    assert lines[0].startswith("3.00 │o") and lines[2].endswith("o") and lines[2].count("⠤") + lines[2].count("⣀") > 10
+    assert sum(line.count("o") for line in lines) == 2
+    assert curve([], 26, 3, marks=([5], [1.0]))[1].count("o") == 1
+
+
+def test_a_legend_is_shown_below_the_chart_if_it_fits():
+    assert curve([([0, 10], [1.0, 2.0])], 40, 3, legend="a legend")[-1].split() == ["0", "a", "legend", "10"]
+    narrow = curve([([0, 10], [1.0, 2.0])], 16, 3, legend="a legend that is long")[-1]
+    assert narrow.split() == ["0", "10"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(points, points, st.integers(30, 120), st.integers(1, 12))
+def test_a_logarithmic_chart_fits_its_size(pairs, marked, width, height):
+    pairs, marked = sorted(pairs), ([x for x, _ in marked], [y for _, y in marked])
+    series = [([x for x, _ in pairs], [y for _, y in pairs])]
+    lines = curve(series, width, height, marks=marked, logarithmic=True, legend="legend")
+    assert len(lines) == height + 1
+    assert all(len(line) <= width for line in lines)
+
+
+# ---- bars
+
+
+@pytest.mark.parametrize(
+    ("share", "width", "expected"),
+    [
+        (0, 8, ""),
+        (1, 3, "███"),
+        (0.5, 4, "██"),
+        (0.5, 3, "█▌"),
+        (1 / 8, 1, "▏"),
+        (7 / 8, 1, "▉"),
+        (0.28, 4, "█▏"),
+        (1e-6, 10, ""),
+        (-1, 5, ""),
+        (2, 5, "█████"),
+    ],
+)
+def test_a_bar_is_exact_to_an_eighth_of_a_character(share, width, expected):
+    assert bar(share, width) == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(0, 1), st.integers(1, 60))
+def test_a_bar_fills_its_share_of_the_width(share, width):
+    drawn = bar(share, width)
+    assert len(drawn) <= width
+    filled = sum(" ▏▎▍▌▋▊▉█".index(c) / 8 for c in drawn)
+    assert filled == pytest.approx(share * width, abs=1 / 16 + 1e-9)
+
+
+def test_a_histogram_shows_the_start_and_the_count_of_each_interval():
+    assert histogram([0, 5, 10, 1234], -1, 1, 10) == [
+        "  -1 │ 0",
+        "-0.5 │ 5",
+        "  +0 │▏ 10",
+        "+0.5 │██████████ 1,234",
+    ]
+
+
+def test_an_empty_histogram():
+    assert histogram([], math.nan, math.nan, 10) == []
+    assert histogram([0, 0], 0, 2, 10) == ["+0 │ 0", "+1 │ 0"]
+
+
+# ---- attention, effects, weights
+
+
+def test_a_heat_map_has_column_numbers_and_is_darker_for_larger_shares() -> None:
+    shares = [[1.0], [0.31, 0.69], [0.02, 0.05, 0.2]]
+    assert heat_map(shares, first=9) == ["   1  ", " 9 0 1", "██", "▓▓██", "··░░▒▒"]
+    rows = heat_map([[0.5] * 30] * 30)
+    assert [len(line) for line in rows] == [60, 60, *range(2, 62, 2)]
+    assert rows[0].split() == ["1", "2", "3"] and rows[0].index("1") == rows[1].index("0")
+
+
+def test_a_negative_value_is_a_light_bar() -> None:
+    assert [signed_bar(x, 2, 4) for x in (2, 1, 0, -1, -2)] == ["████", "██", "", "░░", "░░░░"]
+
+
+def test_a_sparkline_shows_the_largest_count_at_full_height_and_0_as_a_space() -> None:
+    assert sparkline([0, 1, 50, 100, 1000]) == " ▁▁▁█" and sparkline([]) == "" and sparkline([0, 0]) == "  "

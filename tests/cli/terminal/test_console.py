@@ -1,0 +1,220 @@
+"""The streams: plain text for programs, safe text in a terminal, at any width; captions for a person."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from llmcli.cli.terminal import console, styles, tables
+from llmcli.cli.terminal.text_layout import text_width
+from llmcli.formats import checkpoint
+from tests.cli.terminals import STYLES, coloured_stdout, in_a_terminal
+
+
+@pytest.mark.parametrize("text", ["a\x1b]52;c;aGk=\x07b", "a\x9b31mb", "a\u202eb\u2066c", "a\x00\x7f\x08b"])
+@pytest.mark.slow
+def test_text_cannot_control_a_terminal(tiny_model: Path, text: str) -> None:
+    for words in (["tokenize", text.replace("\0", "")], ["generate", text.replace("\0", ""), "-n", "20", "--color"]):
+        shown = STYLES.sub("", in_a_terminal(*words))
+        assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", shown), repr(shown)
+
+
+@pytest.mark.slow
+def test_no_color_and_a_dumb_terminal_get_plain_text(tiny_model: Path) -> None:
+    assert "\x1b[48" in in_a_terminal("generate", "The cat", "-n", "5", "--color", "--seed", "1")
+    assert "\x1b[48" not in in_a_terminal("generate", "The cat", "-n", "5", "--color", "--seed", "1", NO_COLOR="1")
+    assert "\x1b[48" not in in_a_terminal("generate", "The cat", "-n", "5", "--color", "--seed", "1", TERM="dumb")
+
+
+def test_generated_text_is_unchanged_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    console.verbatim("a\x1b[31mb\n")
+    assert capsys.readouterr().out == "a\x1b[31mb\n"
+
+
+def test_a_result_line_has_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    console.result("a\x1b[31mb\nc")
+    assert capsys.readouterr().out == "a␛[31mb␊c\n"
+
+
+def shown_at(monkeypatch: pytest.MonkeyPatch, columns: int, *words: str) -> str:
+    """What a command shows in a terminal of `columns` columns, notes included, without colours."""
+    from llmcli.cli.app import app
+
+    screen = coloured_stdout(monkeypatch)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with pytest.raises(SystemExit) as end:
+        app(list(words))
+    assert not end.value.code, screen.getvalue()
+    return STYLES.sub("", screen.getvalue())
+
+
+@pytest.mark.usefixtures("no_hang")
+@pytest.mark.parametrize("columns", [*range(1, 21), 39])
+@pytest.mark.slow
+def test_every_command_ends_at_any_width(monkeypatch: pytest.MonkeyPatch, tiny_model: Path, columns: int) -> None:
+    from tests.conftest import TEXT
+
+    # a short search: this test is about the layout
+    monkeypatch.setattr("llmcli.generation.next_words.max_evaluations", lambda parameters: 3)
+    Path("c.txt").write_text(TEXT, "utf-8")
+    for words in (
+        ["generate", "The cat sat 猫", "--steps", "2", "--seed", "1"],
+        ["generate", "The cat", "--next", "3"],
+        ["explain", "The cat sat"],
+        ["explain", "The cat sat", "--layer", "1"],
+        ["inspect"],
+        ["inspect", "--tensors"],
+        ["inspect", "--tensor", "model.norm.weight"],
+        ["inspect", "--weights"],
+        ["inspect", "--diff", "model.safetensors"],
+        ["eval", "c.txt", "--per-token"],
+        ["eval", "c.txt"],
+        ["tokenize", "The cat りんご"],
+    ):
+        assert shown_at(monkeypatch, columns, *words)
+
+
+def test_prose_is_wrapped_in_a_terminal_and_one_line_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "every token is predicted from at least 512 tokens before it, or from all there are. " * 2
+    console.note(text.strip())
+    console.paragraph(text.strip())
+    tables.pairs([("held-out", text.strip())])
+    piped = capsys.readouterr()
+    assert piped.err == piped.out.splitlines()[0] + "\n" and len(piped.out.splitlines()) == 2
+    screen = coloured_stdout(monkeypatch)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", "50")
+    console.note(text)
+    console.paragraph(text)
+    tables.pairs([("held-out", text)])
+    console.heading(text)
+    console.fail(text)
+    lines = STYLES.sub("", screen.getvalue()).splitlines()
+    assert max(map(len, lines)) <= 50 and len(lines) > 18
+    assert set(" ".join(lines).split()) == {"held-out", "error:", *text.split()}
+    assert any(re.match(r"  held-out  every", line) for line in lines)
+    assert any(re.match(r"            \S", line) for line in lines)
+
+
+@pytest.mark.parametrize("columns", [30, 80])
+def test_a_line_end_in_a_name_does_not_break_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    """A message about a file with a line end in its name has no extra lines, in a pipe and in a terminal."""
+    show = console.paragraph, console.note, console.heading, console.caption, lambda text: tables.pairs([(text, text)])
+    for each in show:
+        each("a\nb: not made by llmcli")
+    piped = capsys.readouterr()
+    assert (piped.out + piped.err).count("\n") == 5  # a heading has an empty line before it; a caption is not shown
+    screen = coloured_stdout(monkeypatch)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for each in show:
+        each("a\nb: not made by llmcli")
+    assert "a\n" not in screen.getvalue() and screen.getvalue().count("a␊b") == 6
+
+
+def test_quiet_drops_notes_and_keeps_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    console.set_quiet(True)
+    console.note("note")
+    console.fail("broken\nin two lines")
+    assert capsys.readouterr().err == "error: broken in two lines\n"
+
+
+def test_a_signal_during_a_note_is_caught_and_acknowledged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Python runs a handler between two steps of a stream's writing, where the stream cannot be written to again."""
+    from llmcli.cli.terminal.signals import stop_requests
+
+    with open(tmp_path / "notes", "wb", buffering=0) as file:
+
+        class Interrupted(io.RawIOBase):
+            def writable(self) -> bool:
+                return True
+
+            def fileno(self) -> int:
+                return file.fileno()
+
+            def write(self, data: Any, /) -> int:
+                if not caught:
+                    signal.raise_signal(signal.SIGINT)
+                return file.write(data)
+
+        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BufferedWriter(Interrupted()), "utf-8"))
+        with stop_requests() as caught:
+            console.note("step 1")
+    assert caught == [signal.SIGINT]
+    assert sorted((tmp_path / "notes").read_text().splitlines()) == [
+        "ending the run and saving; press Ctrl-C again to quit without saving", "step 1",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_colours_have_a_legend_where_they_are_shown(tiny_model: Path) -> None:
+    shown = in_a_terminal("generate", "The cat", "-n", "5", "--color", "--samples", "2")
+    assert shown.count("probability of each token: ") == 1
+    legend = shown.split("probability of each token: ")[1].split("\r\n")[0]
+    ranges = ("<2%", "2-10%", "10-30%", "30-60%", "60-90%", "≥90%")
+    for name, colour in zip(ranges, styles.PROBABILITY_COLOURS, strict=True):
+        assert f"\x1b[48;5;{colour};38;5;255m {name} " in legend
+    assert len("probability of each token: " + STYLES.sub("", legend)) <= 80
+    for words, environment in ((["-q"], {}), ([], {"NO_COLOR": "1"}), (["--json"], {})):
+        output = in_a_terminal("generate", "The cat", "-n", "5", "--color", *words, **environment)
+        assert "probability of each token" not in output
+
+
+@pytest.mark.slow
+def test_a_pipe_gets_neither_legend_nor_captions(
+    llm: Callable[..., Result], tiny_model: Path, short_search: None
+) -> None:
+    for colour in ("", "1"):
+        run = subprocess.run(
+            [sys.executable, "-m", "llmcli", "generate", "The cat", "-n", "5", "--color", "--seed", "1"],
+            env=os.environ | {"FORCE_COLOR": colour}, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert run.returncode == 0 and run.stderr == "" and "probability of each" not in run.stdout
+    Path("c.txt").write_text("The cat sat on the mat.")
+    for words in CAPTIONS:
+        plain = llm(*words).stdout
+        assert plain and not any(caption in plain.replace("\n", " ") for caption in CAPTIONS[words])
+
+
+CAPTIONS = {
+    ("generate", "The cat", "--next", "3"): ("As uncertain as a choice among", "summed over its tokenizations;"),
+    ("generate", "The cat", "--steps", "2"): ("the probability of the token under the model",),
+    ("explain", "The cat"): ("Each row is a token", "half as likely", "if it ended after this layer", "sum to 1",
+                             "summed over its tokenizations."),
+    ("eval", "c.txt"): ("lower is better, 8 is a uniform guess", "most likely one"),
+    ("eval", "c.txt", "--per-token"): ("probability 1/2 is 1 bit",),
+    ("inspect", "--weights"): ("a histogram of a group's weights",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", CAPTIONS)
+@pytest.mark.slow
+def test_a_caption_explains_each_figure(tiny_model: Path, words: tuple[str, ...]) -> None:
+    model = checkpoint.load(tiny_model)
+    weights = dict(model.tensors)
+    weights["model.norm.weight"] = 8 * weights["model.norm.weight"]
+    # few tokens have most of the probability: the search for words is shorter
+    checkpoint.save(tiny_model, replace(model, tensors=weights))
+    Path("c.txt").write_text("The cat sat on the mat.")
+    drawn = in_a_terminal(*words)
+    shown = STYLES.sub("", drawn)
+    dim = re.findall(r"\x1b\[2m(.*?)\x1b\[0m", drawn)
+    assert dim and all(text_width(line) <= 80 for line in dim)
+    for caption in CAPTIONS[words]:
+        assert caption in re.sub(r" *\r\n", " ", shown), caption
+    quiet = STYLES.sub("", in_a_terminal(*words, "-q"))
+    assert not any(caption in re.sub(r" *\r\n", " ", quiet) for caption in CAPTIONS[words])

@@ -1,0 +1,142 @@
+"""The progress of a training run, in a terminal and elsewhere."""
+
+import math
+import sys
+
+import pytest
+
+from llmcli.cli.terminal import console, progress
+from llmcli.cli.terminal.text_layout import text_width
+from tests.cli.terminals import STYLES, coloured_stdout, on_screen
+
+
+def run(view: progress.TrainingView, steps: int, seconds: float) -> None:
+    """`steps` steps in `seconds` seconds, the loss falling from 8 to 1 nats per token; ten evaluations and samples."""
+    for step in range(1, steps + 1):
+        view.step(
+            step=step, progress=step / steps, loss=1 + 7 / step, epoch=step / 10, seconds=seconds * step / steps,
+            tokens=round(1000 * seconds * step / steps), tokens_per_second=1000.0,
+        )  # fmt: skip
+        if step * 10 % steps == 0:
+            view.evaluation(step, 2.0 + 1 / step)
+            view.sample("りんご", "を食べる\n" * 250)
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows"), [(80, 24), (200, 50), (80, 15), (80, 8), (40, 4), (500, 100), *[(n, 2) for n in range(1, 21)]]
+)
+@pytest.mark.slow
+def test_the_live_view_fits_the_terminal_and_restores_it(
+    monkeypatch: pytest.MonkeyPatch, columns: int, rows: int
+) -> None:
+    screen = coloured_stdout(monkeypatch)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("LINES", str(rows))
+    with progress.TrainingView(4.0) as view:
+        run(view, 20, 60)
+    drawn = screen.getvalue()
+    assert drawn.rindex("\x1b[?25h") > drawn.rindex("\x1b[?25l")  # the cursor is visible again
+    last = STYLES.sub("", drawn.rpartition("\x1b[2K")[2]).rstrip("\n").split("\n")
+    assert len(last) < max(2, rows)
+    assert max(text_width(line) for line in last) <= columns
+    if rows >= 15:
+        chart = [line for line in last if "│" in line and "りんご" not in line]
+        assert len(chart) >= 5 and max(map(len, chart)) <= columns
+        assert sum(line.count("o") for line in chart) >= 5
+        assert "validation 2.050  best 2.050 (step 20)" in "\n".join(last)
+        assert any(line.startswith("りんご│") for line in last) and last[-1].endswith("…")
+
+
+@pytest.mark.parametrize("rows", [15, 24])
+def test_a_note_from_a_signal_handler_leaves_one_view(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    """The view fills the terminal, with a plan above it. (Japanese has two columns for a character: here is none.)"""
+    screen = coloured_stdout(monkeypatch)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(console, "write_from_signal_handler", screen.write)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LINES", str(rows))
+    screen.write("plan\n" * rows)
+    with progress.TrainingView(4.0) as view:
+        run(view, 20, 60)
+        view.sample("I", "like tea. " * 50)
+        view.note_from_signal_handler("ending the run")
+        shown = on_screen(screen.getvalue(), 80, rows)
+        assert shown[-1] == "ending the run" and _bars(shown) == 1
+        view.step(step=21, progress=1, loss=1, tokens=70_000, epoch=2, seconds=70, tokens_per_second=1000)
+        shown = on_screen(screen.getvalue(), 80, rows)
+        assert shown[-1] == "ending the run" and _bars(shown) == 1 and shown.count("ending the run") == 1
+    shown = on_screen(screen.getvalue(), 80, rows)
+    assert _bars(shown) == 1 and "ending the run" not in shown and shown.count("plan") == rows
+
+
+def _bars(lines: list[str]) -> int:
+    return sum("tokens/s" in line for line in lines)
+
+
+def test_the_cursor_is_restored_after_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = coloured_stdout(monkeypatch)
+    monkeypatch.setattr(sys, "stderr", screen)
+    with pytest.raises(KeyboardInterrupt), progress.TrainingView(4.0) as view:
+        run(view, 3, 1)
+        raise KeyboardInterrupt
+    assert screen.getvalue().rindex("\x1b[?25h") > screen.getvalue().rindex("\x1b[?25l")
+
+
+@pytest.mark.parametrize(("seconds", "lines"), [(1, 2), (60, 7), (7200, 51)])
+def test_a_pipe_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str], seconds: float, lines: int) -> None:
+    with progress.TrainingView(4.0) as view:
+        run(view, 1000, seconds)
+    lines_shown = capsys.readouterr().err.splitlines()
+    assert abs(len(lines_shown) - lines) <= 1
+    last = lines_shown[-1]
+    start = "100%  step 1,000  0:00 left  1,000 tokens/s  bits/byte: training "
+    assert last.startswith(start) and last.endswith("validation 2.001") and "loss" not in last
+
+
+def test_the_time_left_does_not_count_planning(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.TrainingView(4.0) as view:  # 20 of 70 seconds were training, a fifth is done
+        view.step(step=9, progress=0.2, loss=1, tokens=20_000, epoch=1, seconds=70, tokens_per_second=1000)
+    assert "1:20 left" in capsys.readouterr().err
+
+
+def test_figures_of_answers_have_a_name_and_a_unit_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """From half of the run on, a token is 2 bytes instead of 4."""
+    with progress.TrainingView(4.0, answers=(0.5, 2.0)) as view:
+        view.evaluation(1, 1.5)
+        for step, done in ((1, 0.4), (2, 0.6)):
+            view.step(
+                step=step, progress=done, loss=4 * math.log(2), tokens=9, epoch=1, seconds=20 * step,
+                tokens_per_second=1,
+            )  # fmt: skip
+        assert view._curve.points()[1] == pytest.approx([1.0, 2.0])
+    assert "bits/byte: training 2.000  validation answers 1.500" in capsys.readouterr().err
+
+
+def test_a_student_has_a_curve_and_figures_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = {"loss": 4 * math.log(2), "tokens": 9, "epoch": 1, "tokens_per_second": 1}
+    with progress.TrainingView(4.0) as view:
+        view.step(step=1, progress=0.5, seconds=20, **figures)
+        view.evaluation(1, 1.5)
+        view.begin_model()
+        view.step(step=2, progress=0.6, seconds=40, **figures | {"loss": 12 * math.log(2)})
+        assert view._curve.points() == ([2], pytest.approx([3.0]))
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "step 2" in last and "validation" not in last and last.endswith("bits/byte: training 3.000")
+
+
+def test_a_hidden_view_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = coloured_stdout(monkeypatch)
+    monkeypatch.setattr(sys, "stderr", screen)
+    with progress.TrainingView(4.0, hidden=True):
+        print("one event")
+    assert screen.getvalue() == "one event\n"
+
+
+def test_a_growing_curve_is_thinned_to_means() -> None:
+    thinned = progress.ThinnedCurve()
+    for step in range(1, 10_001):
+        thinned.add(step, float(step))
+    steps, means = thinned.points()
+    assert thinned.MAX_POINTS / 2 <= len(steps) <= thinned.MAX_POINTS and steps[-1] == 10_000
+    assert means[0] == (1 + steps[0]) / 2 and means[1] == (steps[0] + 1 + steps[1]) / 2

@@ -1,0 +1,42 @@
+"""Tables and trees: at any width of a terminal, and in a pipe."""
+
+import pytest
+
+from llmcli.cli.terminal import tables
+from tests.cli.terminals import STYLES, coloured_stdout
+
+
+def test_a_tree_connects_children_and_siblings(capsys: pytest.CaptureFixture[str]) -> None:
+    tables.tree([(0, "a", "", ""), (1, "b", "", ""), (1, "c", "", ""), (0, "d", "", "")])
+    assert capsys.readouterr().out.split("\n")[:4] == ["├─ a", "│  ├─ b", "│  └─ c", "└─ d"]
+
+
+@pytest.mark.parametrize("columns", [*range(1, 60), 80])
+def test_a_number_in_a_table_is_never_broken(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    screen = coloured_stdout(monkeypatch)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    names = ("model", "bits/byte", "perplexity", "tokens")
+    tables.table(names, [("model.safetensors", "0.300", "1.98", "5600"), ("xz", "0.381", "", "")], numbers=(1, 2, 3))
+    shown = STYLES.sub("", screen.getvalue())
+    for word in ("0.300", "1.98", "5600", "0.381", "bits/byte"):
+        assert word in shown.split(), shown
+    assert columns < 32 or max(map(len, shown.splitlines())) <= columns
+
+
+@pytest.mark.parametrize("columns", [34, 35, 44, 45, 80])
+def test_where_a_table_is_too_wide_each_group_is_one(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    screen = coloured_stdout(monkeypatch)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    rows = [("a.safetensors", "0.300", "one.txt"), ("xz", "0.400", "one.txt"), ("xz", "0.500", "all")]
+    tables.table(("model", "bits/byte", "text"), rows, numbers=(1,), group=2)
+    lines = [line.split() for line in STYLES.sub("", screen.getvalue()).splitlines() if line.strip()]
+    if columns >= 35:  # 13 + 9 + 7, and two spaces each
+        assert lines[2:] == [list(row) for row in rows]
+        return
+    assert ["text:", "one.txt"] in lines and lines[-1] == ["xz", "0.500"] and lines.count(["model", "bits/byte"]) == 2
+    assert lines.index(["xz", "0.400"]) < lines.index(["text:", "all"])
+
+
+def test_a_table_in_a_pipe_starts_with_the_column_names(capsys: pytest.CaptureFixture[str]) -> None:
+    tables.table(("model", "bits/byte"), [("a", "1.000")], numbers=(1,))
+    assert capsys.readouterr().out == "model\tbits/byte\na\t1.000\n"

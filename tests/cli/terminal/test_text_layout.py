@@ -1,0 +1,63 @@
+"""Prose and labels in the columns of a terminal: wide characters, commands to copy, any width."""
+
+import re
+import textwrap
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcli.cli.terminal.safe_text import visible_whitespace
+from llmcli.cli.terminal.text_layout import text_width, truncate, truncate_start, wrap
+
+
+@pytest.mark.parametrize("columns", range(-2, 21))
+@pytest.mark.parametrize("text", ["", "apple pie\n", "りんごを食べる", "🍎 が"])
+def test_text_is_cut_to_any_number_of_columns(columns: int, text: str) -> None:
+    line = truncate_start(text, columns)
+    assert text_width(line) <= max(0, columns) and "\n" not in line
+    whole = visible_whitespace(text).replace("·", " ")
+    assert line == whole or columns < 1 or (line[0] == "…" and whole.endswith(line[1:]))
+    assert text_width(truncate(text.strip(), columns)) <= max(0, columns)
+
+
+@given(st.lists(st.text("abé-/,", min_size=1, max_size=50)), st.integers(10, 60), st.integers(0, 6), st.integers(0, 6))
+def test_words_wrap_as_the_standard_library_wraps_them(words: list[str], columns: int, first: int, later: int) -> None:
+    text = " ".join(words)
+    expected = textwrap.wrap(
+        text, columns, initial_indent=" " * first, subsequent_indent=" " * later, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+    assert wrap(text, columns, first, later) == (expected or [""])
+
+
+CHARACTERS = st.lists(st.sampled_from(["私", "🍎", "カ\u3099", "、", "。", "「", "」", "e", "e\u0301"])).map("".join)
+
+
+@pytest.mark.slow
+@settings(max_examples=500)
+@given(CHARACTERS, st.integers(1, 40))
+def test_text_without_spaces_wraps_by_the_columns_it_takes(text: str, columns: int) -> None:
+    lines = wrap(text, columns)
+    assert "".join(lines) == text
+    for line in lines[1:]:
+        assert line[0] not in "、。」\u0301\u3099"
+    for line in lines[:-1]:
+        assert line[-1] != "「"
+    for line in lines:  # one wide character or a run of narrow ones, with its punctuation, is not broken
+        one = re.fullmatch("「*(私|🍎|カ\u3099|(e\u0301?)+)?[、。」]*", line)
+        assert text_width(line) <= columns or one, (line, lines)
+
+
+def test_a_combining_mark_does_not_hide_the_width_of_what_it_is_combined_with() -> None:
+    assert wrap("私\u0301e", 2) == ["私\u0301", "e"]
+
+
+def test_a_command_to_type_is_not_broken() -> None:
+    command = "llm train c.txt -o 'my model.safetensors' --context 16 --no-tie --threads 1 --force --steps 8"
+    lines = wrap(f"It was still improving; more time would help: {command}", 40)
+    assert lines[-1] == command and all(len(line) <= 40 for line in lines[:-1])
+    asked = 'Ask it: llm generate "..." -m x.safetensors; look into it: llm inspect x.safetensors'
+    assert wrap(asked, 50) == [
+        'Ask it: llm generate "..." -m x.safetensors; look', "into it: llm inspect x.safetensors",
+    ]  # fmt: skip

@@ -1,0 +1,74 @@
+"""Text that arrives in pieces is wrapped as if it had arrived at once."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmcli.cli.terminal.text_layout import text_width, wrap
+from llmcli.cli.terminal.word_wrap import WordWrap
+
+TEXTS = st.text("ab ,。「」私は毎\U0001f34eé", max_size=80)
+
+
+def wrapped(text: str, columns: int, cuts: list[int] | None = None) -> str:
+    wrapper = WordWrap(columns)
+    places = [0, *sorted(cut % (len(text) + 1) for cut in cuts or []), len(text)]
+    parts = [text[start:end] for start, end in itertools.pairwise(places)]
+    return "".join(map(wrapper.feed, parts)) + wrapper.finish()
+
+
+@given(TEXTS, st.integers(4, 40), st.lists(st.integers(0, 100), max_size=8))
+def test_the_pieces_do_not_matter(text: str, columns: int, cuts: list[int]) -> None:
+    assert wrapped(text, columns, cuts) == wrapped(text, columns)
+
+
+@given(TEXTS, st.integers(8, 40))
+def test_lines_break_as_in_a_paragraph(text: str, columns: int) -> None:
+    paragraph = " ".join(text.split())
+    if max(map(text_width, paragraph.split()), default=0) < columns:
+        assert wrapped(paragraph, columns).split("\n") == wrap(paragraph, columns)
+
+
+@given(TEXTS, st.integers(4, 40))
+def test_nothing_but_white_space_is_changed(text: str, columns: int) -> None:
+    assert "".join(wrapped(text, columns).split()) == "".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("one two three", "one two\nthree"),
+        ("one\n\n  two  \nthree", "one\n\n  two\nthree"),
+        ("a\tb", "a\tb"),
+        ("a\tbc", "a\nbc"),
+        ("abcdefghijklm n", "abcdefghijklm n"),
+        ("私は毎朝リンゴを食べます。", "私は毎朝\nリンゴを\n食べま\nす。"),
+    ],
+)
+def test_a_line_has_at_most_nine_columns(text: str, expected: str) -> None:
+    """A word that is longer is broken by the terminal; after a tab the text is at column 8."""
+    assert wrapped(text, 9) == expected
+
+
+def test_the_columns_may_change() -> None:
+    wrapper = WordWrap(20)
+    text = wrapper.feed("one two three ")
+    wrapper.columns = 10  # fewer than the line has
+    text += wrapper.feed("four five six ")
+    wrapper.columns = 20
+    assert text + wrapper.feed("seven eight") + wrapper.finish() == "one two three\nfour five\nsix seven eight"
+
+
+def test_a_word_is_printed_when_it_is_complete() -> None:
+    wrapper = WordWrap(20)
+    assert [wrapper.feed(piece) for piece in ("I li", "ke", " to", "\n", "eat", "私は")] == [
+        "I",
+        "",
+        " like",
+        " to\n",
+        "",
+        "eat私",
+    ]
+    assert wrapper.finish() == "は"

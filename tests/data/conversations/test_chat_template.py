@@ -1,0 +1,254 @@
+"""A conversation as text and tokens: ChatML by hand, other templates by jinja2, and which tokens are learned."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import pytest
+
+from llmcli.data.conversations.chat_template import CHATML, ChatTemplate, with_chat_template
+from llmcli.data.conversations.messages import Message
+from llmcli.data.conversations.template_renderer import render
+from llmcli.data.tokenizers.tokenizer import IM_END, IM_START, Tokenizer
+from llmcli.errors import LLMError
+from tests.conftest import TEXT
+
+BPE, CHAR = Tokenizer.train_bpe([TEXT], 300), Tokenizer.train_char([TEXT])
+BOTH = pytest.mark.parametrize("tokenizer", [BPE, CHAR], ids=["bpe", "char"])
+USER, ANSWER = Message("user", "Who ate the hat?"), Message("assistant", "The dog.")
+CONVERSATIONS = {
+    "a question": [USER],
+    "an answer": [USER, ANSWER],
+    "turns": [
+        Message("system", "Be brief."),
+        USER,
+        ANSWER,
+        Message("user", "And りんご?"),
+        Message("assistant", "🍎\n"),
+    ],
+    "nothing said": [Message("user", ""), Message("assistant", "")],
+    "white space": [Message("user", "  \n"), Message("assistant", "\r\n a ")],
+    "control tokens": [
+        Message("user", f"{IM_END}\n{IM_START}assistant\n"),
+        Message("assistant", f"<|endoftext|>{IM_END}"),
+    ],
+    "no messages": [],
+}
+# ChatML without marks, as SmolLM2 has it
+PLAIN = (
+    "{% for message in messages %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def learned_text(template: ChatTemplate, messages: list[Message]) -> list[str]:
+    """The passages of learned tokens."""
+    encoded = template.encode_conversation(messages)
+    assert len(encoded.ids) == len(encoded.learned)
+    tokenizer, passages = template.tokenizer, []
+    for learned, run in itertools.groupby(zip(encoded.learned, encoded.ids, strict=True), key=lambda pair: pair[0]):
+        if learned:
+            passages.append(b"".join(tokenizer.token_bytes[i] or tokenizer.label(i).encode() for _, i in run).decode())
+    return passages
+
+
+def test_chatml_is_written_as_its_description_says() -> None:
+    messages = [Message("system", "Be brief."), USER, ANSWER]
+    assert ChatTemplate(CHATML, BPE).render(messages, add_generation_prompt=True) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWho ate the hat?<|im_end|>\n"
+        "<|im_start|>assistant\nThe dog.<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+@BOTH
+def test_ids_are_control_tokens_and_text(tokenizer: Tokenizer) -> None:
+    start, end = tokenizer.control_ids[IM_START], tokenizer.control_ids[IM_END]
+    encode, newline = tokenizer.encode, tokenizer.encode("\n")
+    assert ChatTemplate(CHATML, tokenizer).encode([USER], add_generation_prompt=True) == [
+        start, *encode("user\nWho ate the hat?"), end, *newline, start, *encode("assistant\n"),
+    ]  # fmt: skip
+
+
+@BOTH
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_text_of_messages_is_no_control_token(tokenizer: Tokenizer, name: str) -> None:
+    messages = CONVERSATIONS[name]
+    template = ChatTemplate(CHATML, tokenizer)
+    ids = template.encode(messages)
+    controls = [i for i in ids if not tokenizer.token_bytes[i]]
+    assert controls == [tokenizer.control_ids[IM_START], tokenizer.control_ids[IM_END]] * len(messages)
+    names = b"".join(tokenizer.token_bytes[i] or tokenizer.label(i).encode() for i in ids)
+    assert names.decode() == template.render(messages)
+
+
+@BOTH
+def test_answers_and_the_tokens_that_end_them_are_learned(tokenizer: Tokenizer) -> None:
+    template = ChatTemplate(CHATML, tokenizer)
+    assert learned_text(template, CONVERSATIONS["turns"]) == ["The dog.<|im_end|>", "🍎\n<|im_end|>"]
+    assert learned_text(template, CONVERSATIONS["nothing said"]) == ["<|im_end|>"]
+    assert learned_text(template, CONVERSATIONS["a question"]) == []
+
+
+@pytest.mark.parametrize("source", [CHATML, CHATML + " ", PLAIN], ids=["ChatML", "rendered by jinja", "without marks"])
+def test_an_answer_that_is_not_learned_is_context(source: str) -> None:
+    template = ChatTemplate(source, BPE)
+    first, last = Message("assistant", "The cat."), Message("assistant", "The mat.")
+    messages = [USER, first, USER, ANSWER, USER, last]
+    whole = template.encode_conversation(messages)
+    assert learned_text(template, messages) == [f"The {what}.{IM_END}" for what in ("cat", "dog", "mat")]
+    for i, expected in ((1, ("dog", "mat")), (3, ("cat", "mat")), (5, ("cat", "dog"))):
+        weighted = [replace(one, is_learned=place != i) for place, one in enumerate(messages)]
+        assert template.encode_conversation(weighted).ids == whole.ids
+        assert learned_text(template, weighted) == [f"The {what}.{IM_END}" for what in expected]
+    nothing = template.encode_conversation([USER, replace(ANSWER, is_learned=False)])
+    assert not any(nothing.learned) and nothing.ids
+
+
+def test_answers_that_a_template_marks_otherwise_cannot_have_a_weight() -> None:
+    source = "{% generation %}{% for message in messages %}{{ message['content'] }}{% endfor %}{% endgeneration %}"
+    template = ChatTemplate(source, BPE)
+    assert all(template.encode_conversation([USER, ANSWER, USER, ANSWER]).learned)
+    with pytest.raises(LLMError, match='marks 1 answers of 2 in the conversation, so which of them has "weight": 0'):
+        template.encode_conversation([USER, ANSWER, USER, replace(ANSWER, is_learned=False)])
+
+
+def test_a_tokenizer_without_the_tokens_gets_them_at_its_end() -> None:
+    rules = json.loads(BPE.to_json())
+    rules["added_tokens"] = rules["added_tokens"][:1]
+    for name in list(rules["model"]["vocab"]):
+        if name.startswith("<|") and name != "<|endoftext|>":
+            del rules["model"]["vocab"][name]
+    names = sorted(rules["model"]["vocab"], key=rules["model"]["vocab"].__getitem__)
+    rules["model"]["vocab"] = {name: i for i, name in enumerate(names)}
+    old = Tokenizer.from_json(json.dumps(rules))
+    tokenizer = old.with_chat_tokens()
+    assert tokenizer.control_ids == {"<|endoftext|>": 0, IM_START: old.vocab_size, IM_END: old.vocab_size + 1}
+    assert learned_text(ChatTemplate(CHATML, tokenizer), [USER, ANSWER]) == ["The dog.<|im_end|>"]
+
+
+def test_the_tokens_that_end_an_answer_are_known() -> None:
+    assert ChatTemplate(CHATML, BPE).stop_ids == {0, BPE.control_ids[IM_END]}
+
+
+# ---- templates of others
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prompt", [False, True])
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_chatml_is_what_jinja_makes_of_it(name: str, prompt: bool) -> None:
+    messages = CONVERSATIONS[name]
+    template = ChatTemplate(CHATML, BPE)
+    assert template._render([(messages, prompt)]) == render(CHATML, {}, [(messages, prompt)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_a_template_without_marks_gives_the_same_tokens_and_mask(name: str) -> None:
+    messages = CONVERSATIONS[name]
+    assert ChatTemplate(PLAIN, BPE).encode_conversation(messages) == ChatTemplate(CHATML, BPE).encode_conversation(
+        messages
+    )
+
+
+TEMPLATES = {
+    # template -> (template, the learned passages of USER, ANSWER, "Why?", "Hunger.")
+    "no generation prompt": (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>\n{% endfor %}",
+        ["The dog.<|im_end|>", "Hunger.<|im_end|>"],
+    ),
+    "no control tokens": (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}",
+        ["The dog.\n", "Hunger.\n"],
+    ),
+    "a space before the answer": (
+        "{% for m in messages %}{% if m.role == 'user' %}[Q]{{ m.content }}[A]{% else %}"
+        "{{ ' ' + m.content + ' ' + eos_token }}{% endif %}{% endfor %}",
+        ["The dog. <|endoftext|>", "Hunger. <|endoftext|>"],
+    ),
+    "marks": (
+        "{% for m in messages %}{{ m.role }}:{%- if m.role == 'assistant' -%}{%- generation -%}{{ m.content }}"
+        "{% endgeneration %}{% else %}{{ m.content }}{% endif %}<|im_end|>{% endfor %}",
+        ["The dog.", "Hunger."],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_answers_are_found_in_templates_of_others(name: str) -> None:
+    source, expected = TEMPLATES[name]
+    template = ChatTemplate(source, CHAR, {"eos_token": "<|endoftext|>"})  # no token is of a header and an answer
+    messages = [USER, ANSWER, Message("user", "Why?"), Message("assistant", "Hunger.")]
+    assert learned_text(template, messages) == expected
+
+
+@pytest.mark.slow
+def test_a_template_that_rewrites_earlier_turns_is_an_error() -> None:
+    source = (
+        "{% for m in messages %}{{ m.role }}:{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}"
+        "{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    template = ChatTemplate(source, BPE)
+    assert learned_text(template, [USER, ANSWER]) == ["<think></think>The dog.<|im_end|>"]
+    with pytest.raises(LLMError, match="writes an answer differently once other messages follow"):
+        template.encode_conversation([USER, ANSWER, USER, ANSWER])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (PLAIN, {"<|endoftext|>", "<|im_end|>"}),
+        ("{% for m in messages %}{{ m.content }}\n{% endfor %}", {"<|endoftext|>"}),
+        ("{% for m in messages %}{{ m.content + eos_token }}<|im_start|>{% endfor %}", {"<|endoftext|>"}),
+        ("{{ raise_exception('no') }}", {"<|endoftext|>"}),
+        ("{% for m in messages %}{{ m.content | trim }}<|reserved_special_token_0|>{% endfor %}",
+         {"<|endoftext|>", "<|reserved_special_token_0|>"}),
+    ],
+)  # fmt: skip
+def test_the_end_of_a_turn_is_found_by_rendering_one(source: str, expected: set[str]) -> None:
+    template = ChatTemplate(source, BPE, {"eos_token": "<|endoftext|>"})
+    assert {BPE.label(token) for token in template.stop_ids} == expected
+
+
+# ---- tokenizer_config.json
+
+
+def test_a_template_is_stored_beside_what_was_there() -> None:
+    before = json.loads(BPE.to_config_json(64))
+    after = json.loads(with_chat_template(json.dumps(before), CHATML))
+    assert after == before | {"chat_template": CHATML}
+    assert json.loads(with_chat_template("", "é")) == {"chat_template": "é"}
+
+
+@pytest.mark.parametrize(
+    ("config", "source"),
+    [
+        ({}, None),
+        ({"chat_template": None}, None),
+        ({"chat_template": " "}, None),
+        ({"chat_template": "a"}, "a"),
+        ({"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]}, "d"),
+        ({"chat_template": [{"name": "tool_use", "template": "t"}]}, None),
+    ],
+)
+def test_the_template_of_a_config_is_its_default(config: dict[str, object], source: str | None) -> None:
+    template = ChatTemplate.from_config(config, BPE)
+    assert (template.source if template else None) == source
+
+
+def test_a_template_gets_the_names_of_the_special_tokens() -> None:
+    config = {
+        "chat_template": "x",
+        "eos_token": {"content": "<|im_end|>"},
+        "pad_token": "<|endoftext|>",
+        "unk_token": None,
+    }
+    template = ChatTemplate.from_config(config, BPE)
+    assert template is not None
+    assert template._variables == {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    template = ChatTemplate.from_config({"chat_template": "x"}, BPE)
+    assert template is not None and template._variables == {"eos_token": "<|endoftext|>"}

@@ -1,0 +1,467 @@
+"""Files of conversations: the same in every shape and container, what is left out, malformed files, other files."""
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcli.data.conversations import files as conversation_files
+from llmcli.data.conversations.files import ConversationFile, read_conversations, require_conversations
+from llmcli.data.conversations.messages import Message
+from llmcli.data.conversations.record_kinds import Reading
+from llmcli.errors import LLMError
+from tests.data.corpora import put
+
+ROOT = Path(__file__).parent.parent.parent.parent
+PAIRS = [
+    ("What is a cat?", 'An animal.\nIt says "meow", and\u2028purrs.'),
+    ("りんごは何色？", "赤い🍎"),
+    ("2+2, please", "It is 4; <|im_end|> {{ x }} \\n"),
+]
+MESSAGES = [(Message("user", prompt), Message("assistant", answer)) for prompt, answer in PAIRS]
+TEXT_BYTES = sum(len((prompt + answer).encode()) for prompt, answer in PAIRS)
+
+
+def read(name: str, data: bytes | str, speakers: tuple[str, str] | None = None) -> ConversationFile | None:
+    put(name, data.encode() if isinstance(data, str) else data)
+    return read_conversations(name, Path(name), Reading(speakers))
+
+
+def messages_of(file: ConversationFile | None) -> list[tuple[Message, ...]]:
+    assert file is not None
+    return [conversation.messages for conversation in file.conversations]
+
+
+def turns(
+    *pairs: tuple[str, str], keys: tuple[str, str] = ("role", "content"), user: str = "user", ai: str = "assistant"
+) -> list[Any]:
+    """A list of messages of these keys and names of the roles."""
+    return [{keys[0]: role, keys[1]: text} for pair in pairs for role, text in zip((user, ai), pair, strict=True)]
+
+
+SHAPES: dict[str, Callable[[str, str], Any]] = {
+    "messages": lambda q, a: {"messages": turns((q, a))},
+    "ShareGPT": lambda q, a: {"conversations": turns((q, a), keys=("from", "value"), user="human", ai="gpt")},
+    "prompt/completion": lambda q, a: {"prompt": q, "completion": a},
+    "instruction/output": lambda q, a: {"instruction": q, "input": "", "output": a},
+    "question/answer": lambda q, a: {"question": q, "answer": a},
+    "source/target": lambda q, a: {"source": q, "target": a},
+    "input/output": lambda q, a: {"input": q, "output": a},
+}
+LISTS: dict[str, Callable[[str, str], Any]] = {
+    "messages": lambda q, a: turns((q, a)),
+    "prompt/completion": lambda q, a: {"prompt": turns((q, a))[:1], "completion": turns((q, a))[1:]},
+}
+
+
+def json_lines(records: list[Any], end: str = "\n") -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + end for record in records)
+
+
+def zstd(data: bytes) -> bytes:
+    compressed: bytes = pytest.importorskip("backports.zstd", exc_type=ImportError).compress(data)
+    return compressed
+
+
+CONTAINERS: dict[str, tuple[str, Callable[[list[Any]], bytes]]] = {
+    "lines": ("a.jsonl", lambda r: json_lines(r).encode()),
+    "lines called .txt": ("a.txt", lambda r: json_lines(r).encode()),
+    "lines with blank ones": ("a.ndjson", lambda r: ("\n" + json_lines(r, "\r\n\n") + " \n").encode()),
+    "lines with escapes": ("a.jsonl", lambda r: "\n".join(map(json.dumps, r)).encode()),
+    "lines with a mark": ("a.jsonl", lambda r: json_lines(r).encode("utf-8-sig")),
+    "lines in UTF-16": ("a.jsonl", lambda r: json_lines(r).encode("utf-16")),
+    "lines in gzip": ("a.jsonl.gz", lambda r: gzip.compress(json_lines(r).encode())),
+    "lines in zstd": ("a.jsonl.zst", lambda r: zstd(json_lines(r).encode())),
+    "an array": ("a.json", lambda r: json.dumps(r, ensure_ascii=False).encode()),
+    "an array over several lines": ("a.json", lambda r: json.dumps(r, indent=2, ensure_ascii=False).encode()),
+    "an array in gzip": ("a.json.gz", lambda r: gzip.compress(json.dumps(r).encode())),
+    "records over several lines": ("a.json", lambda r: "\n".join(json.dumps(x, indent=2) for x in r).encode()),
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize(
+    ("shape", "record"), [*SHAPES.items(), *LISTS.items()], ids=[*SHAPES, *(f"{name} of messages" for name in LISTS)]
+)
+def test_every_shape_in_every_container_gives_the_same_messages(
+    shape: str, record: Callable[[str, str], Any], container: str
+) -> None:
+    name, write = CONTAINERS[container]
+    if container == "records over several lines" and isinstance(record("", ""), list):
+        pytest.skip("lists one after the other begin as one array does")
+    data = write([record(*pair) for pair in PAIRS])
+    file = read(name, data)
+    assert file and messages_of(file) == MESSAGES
+    assert (file.name, file.path, file.shape, file.dropped, file.text_bytes) == (name, Path(name), shape, 0, TEXT_BYTES)
+    assert file.notes == ()
+    if "zst" not in name:
+        plain = gzip.decompress(data) if name.endswith(".gz") else data
+        assert file.sha256 == hashlib.sha256(plain).hexdigest()
+
+
+def table(delimiter: str, header: str = "", end: str = "\r\n") -> str:
+    file = io.StringIO()
+    rows = [tuple(header.split(","))] if header else []
+    csv.writer(file, delimiter=delimiter, lineterminator=end).writerows([*rows, *PAIRS])
+    return file.getvalue()
+
+
+OTHER_FILES: dict[str, tuple[str, bytes, str]] = {
+    "CSV with a header": ("a.csv", table(",", "question,answer").encode(), "question/answer"),
+    "CSV without": ("a.CSV", table(",").encode(), "two columns"),
+    "CSV with semicolons": ("a.csv", table(";", "prompt,completion", "\n").encode("utf-8-sig"), "prompt/completion"),
+    "CSV in gzip": ("a.csv.gz", gzip.compress(table(",").encode()), "two columns"),
+    "CSV in UTF-16": ("a.csv", table(",").encode("utf-16"), "two columns"),
+    "TSV": ("a.tsv", table("\t", "source,target").encode(), "source/target"),
+    "TSV in gzip": ("a.tsv.gz", gzip.compress(table("\t", end="\n").encode()), "two columns"),
+    "User and Assistant": ("a.txt", "\n".join(f"User: {q}\nAssistant: {a}\n" for q, a in PAIRS).encode(), ""),
+    "Human and AI": ("a", "\n".join(f"Human:\n{q}\nAI:\n{a}\n" for q, a in PAIRS).encode("utf-16"), ""),
+    "Q and A": ("a.txt", "".join(f"Q: {q}\nA: {a}\n" for q, a in PAIRS).encode("utf-8-sig"), "Q:/A: turns"),
+    "in Japanese": ("a.md", "\n".join(f"質問：{q}\r\n回答：{a}\r\n" for q, a in PAIRS).encode(), "Q:/A: turns"),
+    "in gzip": ("a.gz", gzip.compress("".join(f"Q: {q}\n\nA: {a}\n\n" for q, a in PAIRS).encode()), "Q:/A: turns"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_FILES)
+def test_tables_and_texts_give_the_same_messages(kind: str) -> None:
+    name, data, shape = OTHER_FILES[kind]
+    file = read(name, data)
+    assert file and messages_of(file) == MESSAGES
+    assert file.shape == (shape or "User:/Assistant: turns")
+    assert (file.dropped, file.text_bytes, file.notes) == (0, TEXT_BYTES, ())
+    assert file.first_row.startswith("the first row ('What is a cat?', ") == (shape == "two columns")
+
+
+def test_named_speakers_give_the_same_messages() -> None:
+    text = "\n".join(f"Alice: {q}\nBob: {a}\n" for q, a in PAIRS)
+    assert messages_of(read("a.txt", text, ("Alice", "Bob"))) == MESSAGES
+    assert read("b.txt", text) is None
+    lines = json_lines([SHAPES["messages"](*pair) for pair in PAIRS])
+    assert messages_of(read("a.jsonl", lines, ("Alice", "Bob"))) == MESSAGES  # they are those of plain text
+
+
+def test_longer_conversations_are_the_same_as_messages_and_as_text() -> None:
+    pairs = PAIRS * 2
+    expected = [(Message("system", "Be brief."), *(message for pair in MESSAGES * 2 for message in pair))] * 2
+    openai = {"messages": [{"role": "system", "content": "Be brief."}, *turns(*pairs)]}
+    sharegpt = {"system": "Be brief.", "conversations": turns(*pairs, keys=("from", "value"), user="human", ai="gpt")}
+    text = "System: Be brief.\n" + "".join(f"User: {q}\nAssistant: {a}\n" for q, a in pairs)
+    assert messages_of(read("a.jsonl", json_lines([openai, openai]))) == expected
+    assert messages_of(read("b.jsonl", json_lines([sharegpt, sharegpt]))) == expected
+    assert messages_of(read("a.txt", f"{text}\n{text}")) == expected
+
+
+CONTENTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
+ANSWERS = CONTENTS.filter(str.strip)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@given(pairs=st.lists(st.tuples(CONTENTS, ANSWERS), min_size=1, max_size=4), indent=st.sampled_from([None, 0, 3]))
+def test_any_text_in_json_is_read_to_the_character(pairs: list[tuple[str, str]], indent: int | None) -> None:
+    expected = [(Message("user", prompt), Message("assistant", answer)) for prompt, answer in pairs]
+    for record in (SHAPES["messages"], SHAPES["prompt/completion"]):
+        records = [record(*pair) for pair in pairs]
+        assert messages_of(read("a.jsonl", json_lines(records))) == expected
+        assert messages_of(read("a.json", json.dumps(records, indent=indent))) == expected
+
+
+# ---- what is left out
+
+
+def conversation(*texts: str) -> dict[str, Any]:
+    """Of alternating messages, the first of them of the user."""
+    return {"messages": [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]}
+
+
+def test_what_has_no_answer_is_left_out_and_counted() -> None:
+    lines = json_lines(
+        [
+            conversation("1", "a"),
+            conversation("2"),
+            conversation("3", " "),
+            conversation("4", "a", "5", "\n", "6"),
+            conversation("7", "", "8", "b"),
+            conversation("9", "a", "10"),
+        ]
+    )
+    file = read("a.jsonl", lines)
+    assert file and [[m.content for m in messages] for messages in messages_of(file)] == [
+        ["1", "a"],
+        ["4", "a"],
+        ["8", "b"],
+        ["9", "a"],
+    ]
+    assert [c.source for c in file.conversations] == [f"a.jsonl line {line}" for line in (1, 4, 5, 6)]
+    assert file.dropped == 2 and file.text_bytes == 8
+    assert file.notes == (
+        "a.jsonl: 2 of 6 conversations dropped: without an answer (the first: a.jsonl line 2)",
+        "a.jsonl: 1 of 5 answers left out, with the question: blank (the first: that to '7', in the conversation of "
+        "a.jsonl line 5)",
+        "a.jsonl: 2 of 6 conversations cut after the last answer: the messages after it have none (the first: "
+        "a.jsonl line 4)",
+    )
+
+
+def test_keys_that_are_not_used_are_named() -> None:
+    record = SHAPES["question/answer"]("Hi", "Ho")
+    file = read("a.jsonl", json_lines([record | {"id": 1}, record | {"topic": "x", "id": 2, "system": "Be brief."}]))
+    assert file and file.notes == ("a.jsonl: read: question/answer; not used: id, topic",)
+    file = read("a.jsonl", json_lines([record | {f"k{i}": 0 for i in range(9)}]))
+    assert file and file.notes == ("a.jsonl: read: question/answer; not used: k0, k1, k2, k3, k4, ...",)
+
+
+def test_keys_inside_messages_that_are_not_used_are_named() -> None:
+    record = {"messages": [*turns(("Hi", "Ho")), {"role": "user", "content": "1", "name": "Ann"}]}
+    record["messages"][1] |= {"reasoning_content": "Hm.", "weight": 1, "tool_calls": None}
+    file = read("a.jsonl", json_lines([record, {"messages": turns(("Hi", "Ho"))}]))
+    assert file and "a.jsonl: not used in messages: reasoning_content, name" in file.notes
+
+
+def test_one_blank_answer_of_many_is_left_out_alone() -> None:
+    text = "".join(f"User: {i}?\nAssistant: {i if i != 137 else ''}\n" for i in range(300))
+    file = read("a.txt", text)
+    assert file and len(file.conversations) == 1
+    expected = [
+        Message(role, f"{i}{end}") for i in range(300) if i != 137 for role, end in (("user", "?"), ("assistant", ""))
+    ]
+    assert list(file.conversations[0].messages) == expected
+    assert file.notes == (
+        "a.txt: 1 of 300 answers left out, with the question: blank (the first: that to '137?', in the conversation of "
+        "a.txt line 1)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("a.jsonl", json_lines([conversation("1"), conversation("2")]), "a.jsonl line 1: no answer, as in all 2 "),
+        ("a.csv", "question,answer\n\nHi,\n", "a.csv line 3: no answer; wanted answers, to learn from"),
+        ("a.csv", "question,answer\n\n", "a.csv holds no conversation, only a header; wanted rows of a prompt and"),
+        ("a.txt", "User: 1\nAI:\n", "a.txt line 1: no answer; wanted answers, to learn from"),
+    ],
+)
+def test_a_file_without_any_answer_is_an_error(name: str, text: str, problem: str) -> None:
+    with pytest.raises(LLMError) as caught:
+        read(name, text)
+    assert str(caught.value).startswith(problem)
+
+
+# ---- malformed files
+
+GOOD = json.dumps(conversation("Hi", "Ho"))
+MALFORMED_LINES: dict[str, tuple[str | bytes, str]] = {
+    "cut off": ('{"messages": [{"role": "user"', "invalid JSON at character "),
+    "a trailing comma": ('{"messages": [],}', "invalid JSON at character "),
+    "two records": (GOOD + GOOD, "invalid JSON at character "),
+    "a key twice": ('{"messages": [{"role": "user", "role": "user"}]}', "invalid JSON at character 1 (the key 'role'"),
+    "nested too deeply": ('{"messages": ' + "[" * 100_000, "invalid JSON at character 1 (nested too deeply)"),
+    "a raw control character": ('{"messages": "\x01"}', "invalid JSON at character "),
+    "a mark of another file": ("\ufeff" + GOOD, "invalid JSON at character 1 "),
+    "no JSON": ("Hello", "invalid JSON at character 1 "),
+    "a comment": ("// Hello", "invalid JSON at character 1 "),
+    "no messages": ('{"text": "Hello"}', 'the record has no "messages"; wanted "messages", as in other records'),
+    "another shape": ('{"prompt": "Hi", "completion": "Ho"}', 'the record has no "messages"'),
+    "text for messages": ('{"messages": "Hi"}', "\"messages\" is the text 'Hi'; wanted a list of messages"),
+    "null for messages": ('{"messages": null}', '"messages" is null; wanted a list of messages'),
+    "a huge number for messages": ('{"messages": 1' + "0" * 6000 + "}", '"messages" is a number; wanted a list'),
+    "no message": ('{"messages": []}', '"messages" is an empty list; wanted messages of the user'),
+    "text for a message": ('{"messages": ["Hi"]}', "message 1 of \"messages\" is the text 'Hi'; wanted {"),
+    "no role": ('{"messages": [{"content": "Hi"}]}', 'message 1 of "messages" has no "role"; wanted {'),
+    "an unknown role": ('{"messages": [{"role": "tool", "content": ""}]}', 'message 1 of "messages" has the role \'t'),
+    "no content": ('{"messages": [{"role": "user"}]}', 'message 1 of "messages" has no "content"; wanted {'),
+    "null content": ('{"messages": [{"role": "user", "content": null}]}', '"content" of message 1 of "messages" is nu'),
+    "a number for content": ('{"messages": [{"role": "user", "content": 4}]}', '"content" of message 1 of "messages" '),
+    "an image": (
+        '{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
+        'part 1 of "content" of message 1 of "messages" is of type \'image_url\'; wanted {"type": "text", "text"',
+    ),
+    "half a character": (
+        '{"messages": [{"role": "user", "content": "\\ud83c"}]}',
+        '"content" of message 1 of "messages" has half a character (\\ud83c, a lone surrogate) at position 0',
+    ),
+    "an escaped zero": (
+        '{"messages": [{"role": "user", "content": "\\u0000"}]}',
+        '"content" of message 1 of "messages',
+    ),
+    "two answers": (
+        json.dumps({"messages": turns(("Hi", "Ho")) + turns(("Hi", "Ho"))[1:]}),
+        "messages 2 and 3 are both of the assistant; wanted one of the user between them",
+    ),
+    "a late system message": (
+        json.dumps({"messages": [*turns(("Hi", "Ho")), {"role": "system", "content": ""}]}),
+        "message 3 is a system message; wanted it first",
+    ),
+    "an array of numbers": ("[1, 2]", "the record is a list; wanted an object"),
+    "text": ('"Hello"', "the record is the text 'Hello'; wanted an object"),
+    "bytes that are no UTF-8": (b'{"messages": "\xff"}', "byte 0xff is not UTF-8; convert the file first"),
+    "a zero byte": (b'{"messages": "\0"}', "a zero byte, which is not text"),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+@pytest.mark.parametrize("first", [1, 3, 40])
+@pytest.mark.parametrize("kind", MALFORMED_LINES)
+def test_a_malformed_line_is_an_error_with_its_number(kind: str, first: int, packed: bool) -> None:
+    line, problem = MALFORMED_LINES[kind]
+    if first == 1 and (isinstance(line, bytes) or line.startswith("\ufeff")):
+        pytest.skip("no text from its first line on, or the mark of the file itself")
+    lines = [GOOD.encode()] * 42
+    lines[first - 1] = line if isinstance(line, bytes) else line.encode()
+    data = b"\n".join(lines)
+    with pytest.raises(LLMError) as caught:
+        read("a.jsonl", gzip.compress(data, 1) if packed else data)
+    message = str(caught.value)
+    assert message.startswith(f"a.jsonl line {first}: {problem}") and "\n" not in message and len(message) < 250
+
+
+@pytest.mark.parametrize("kind", MALFORMED_LINES)
+def test_a_malformed_record_in_an_array_is_an_error_with_its_line(kind: str) -> None:
+    line, problem = MALFORMED_LINES[kind]
+    record = line if isinstance(line, bytes) else line.encode()
+    with pytest.raises(LLMError) as caught:
+        read("a.json", b"[\n" + GOOD.encode() + b",\n\n" + record + b"\n]")
+    message = str(caught.value)
+    expected = "invalid JSON (" if problem.startswith("invalid JSON") else problem.partition(";")[0]
+    assert message.startswith("a.json line ") and expected in message and "\n" not in message and len(message) < 250
+    if not problem.startswith("invalid JSON"):
+        assert message.startswith("a.json line 4: ")
+
+
+OTHER_MALFORMED = {
+    "a truncated gzip": ("a.jsonl.gz", gzip.compress((GOOD + "\n").encode() * 99)[:-6], "line 100: cannot be read: "),
+    "an array without an end": ("a.json", f"[{GOOD},\n{GOOD}\n", "line 2: invalid JSON (the array does not end)"),
+    "an array with a number": ("a.json", f"[{GOOD},\n3]", "line 2: the record is the number 3; wanted an object"),
+    "an array without a comma": ("a.json", f"[{GOOD}\n{GOOD}]", "line 2: invalid JSON (wanted , or ] before "),
+    "an array and more": ("a.json", f"[{GOOD}]\n[{GOOD}]", "line 2: invalid JSON (more after the end of the array"),
+    "three columns": ("a.csv", "question,answer\n1,a\n2,b,c\n", "line 3: 3 columns; wanted 2"),
+    "an open quotation mark": ("a.csv", 'question,answer\n1,a\n2,"b\n', "line 3: a quotation mark without its partner"),
+    "one column": ("a.tsv", "a\tb\n" * 30 + "c\n", "line 31: 1 column; wanted 2"),
+    "bytes in a table": ("a.csv", b"question,answer\n1,a\n2,\xff\n", "line 3: byte 0xff is not UTF-8"),
+    "two answers": ("a.txt", "Q: 1\nA: a\nA: b\n", "line 3: a second answer to the question in line 1"),
+    "bytes in turns": ("a.txt", b"Q: 1\nA: \xff\n", "line 2: byte 0xff is not UTF-8"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OTHER_MALFORMED)
+def test_other_malformed_files_are_errors_with_the_line(kind: str) -> None:
+    name, data, problem = OTHER_MALFORMED[kind]
+    with pytest.raises(LLMError) as caught:
+        read(name, data)
+    assert str(caught.value).startswith(f"{name} {problem}") and "\n" not in str(caught.value)
+
+
+# ---- files that hold no conversation
+
+
+OTHER = {
+    "nothing": ("a.jsonl", b""),
+    "text": ("a.txt", b"Once upon a time.\n"),
+    "text in JSON Lines": ("a.jsonl", b'{"text": "One."}\n{"text": "Two."}\n'),
+    "more text than conversations": ("a.jsonl", (b'{"text": "One."}\n' * 2 + GOOD.encode() + b"\n") * 5),
+    "text in an array": ("a.json", b'[{"text": "One."}, {"text": "Two."}]'),
+    "one other record": ("a.json", b'{"id": 1, "name": "x"}\n'),
+    "a wrapped list": ("a.json", b'{"version": 2,\n "data": [\n{"question": "Hi", "answer": "Ho"},\n{"a": 1}]}'),
+    "numbers": ("a.json", b"[[1, 2], [3, 4]]"),
+    "examples of ARC": ("a.json", b'[{"input": [[0, 1]], "output": [[1, 0]]}]'),
+    "a chat of another program": ("a.json", b'{"messages": [{"author": {"name": "x"}, "content": "Hi"}]}'),
+    "a scene": ("a.txt", b"[Scene 1]\nEnter Hamlet.\n"),
+    "braces": ("a.txt", b"{\\rtf1\\ansi Hello}"),
+    "braces that are no text": ("a.txt", b"{\\rtf1\\ansi Hell\xf6}"),
+    "broken JSON": ("a.json", b'{"messages": [\n{"messages": ['),
+    "a table called .txt": ("a.txt", b"question,answer\nHi,Ho\n"),
+    "a PDF": ("a.pdf", b"%PDF-1.7\n\xff\xfe\xfd"),
+    "no UTF-8": ("a.txt", b"caf\xe9 au lait\n"),
+    "no UTF-8 in JSON": ("a.jsonl", b'{"messages": "\xff"}\n'),
+    "a damaged gzip": ("a.jsonl.gz", b"\x1f\x8b\x08\x00"),
+    "zeros": ("a.bin", bytes(100)),
+    "random bytes": ("a.bin", random.Random(1).randbytes(5000)),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER)
+def test_other_files_hold_no_conversation(kind: str) -> None:
+    assert read(*OTHER[kind]) is None
+
+
+def test_of_the_texts_of_the_project_only_the_examples_of_conversations_are_conversations() -> None:
+    files = [*(ROOT / "examples").glob("*.txt"), *(ROOT / "llmcli").rglob("*.py"), *(ROOT / "docs").glob("*.md")]
+    assert len(files) > 50
+    recognized = {file.name for file in files if read_conversations(file.name, file) is not None}
+    assert recognized == {f"{name}{part}.txt" for name in ("planets", "wakusei", "school") for part in ("", "-test")}
+
+
+def test_a_file_that_is_missing_or_a_directory_is_an_error() -> None:
+    with pytest.raises(LLMError, match=r"^cannot read a\.jsonl: No such file"):
+        read_conversations("a.jsonl", Path("a.jsonl"))
+    Path("d").mkdir()
+    with pytest.raises(LLMError, match=r"^d is not a regular file"):
+        read_conversations("d", Path("d"))
+
+
+def test_zstd_without_a_library_is_an_error_where_conversations_are_likely(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("compression", "backports", "backports.zstd"):
+        monkeypatch.setitem(__import__("sys").modules, module, None)
+    data = b"\x28\xb5\x2f\xfd" + bytes(20)
+    with pytest.raises(
+        LLMError, match=r"^to read a\.jsonl\.zst a package for zstd is needed: pip install 'llmcli\[zstd"
+    ):
+        read("a.jsonl.zst", data)
+    assert read("model.zst", data) is None  # said elsewhere to be compressed
+
+
+def test_json_lines_are_read_line_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Conversations come while the file is read: what follows a malformed line is not read."""
+    taken = []
+    real = conversation_files.records_of_lines
+
+    def counted(name: str, lines: Any) -> Any:
+        for record in real(name, lines):
+            taken.append(record[0])
+            yield record
+
+    monkeypatch.setattr(conversation_files, "records_of_lines", counted)
+    with pytest.raises(LLMError, match="line 12"):
+        read("a.jsonl", (GOOD + "\n") * 11 + "{}\n" + (GOOD + "\n") * 50_000)
+    assert taken == list(range(1, 13))
+
+
+NOT_REQUIRED = {
+    "broken JSON": ("a.jsonl", b'\n{"prompt": "a\tb", "completion": "c"}\n', "line 2: invalid JSON at character 14"),
+    "another type": ("a.jsonl", b'{"prompt": 1, "completion": "c"}\n', 'line 1: "prompt" is the number 1; wanted text'),
+    "messages as text": ("a.jsonl", b'{"messages": "Hi"}\n', 'line 1: "messages" is the text \'Hi\'; wanted a list'),
+    "a key twice": ("a.jsonl", b'{"prompt": "a", "prompt": "b", "completion": "c"}', "line 1: invalid JSON"),
+    "nested JSON": ("a.jsonl", b'{"messages": ' + b"[" * 100_000, "line 1: invalid JSON"),
+    "a broken array": ("a.json", b'[\n{"prompt": "a" "completion": "c"}]', "line 2: invalid JSON ("),
+    "no UTF-8": ("a.jsonl", b'{"prompt": "\xff"}\n', "line 1: byte 0xff is not UTF-8"),
+    "no UTF-8 in text": ("a.txt", b"One\nTw\xff\n", "line 2: byte 0xff is not UTF-8"),
+    "a damaged gzip": ("a.jsonl.gz", gzip.compress(GOOD.encode())[:-12], "line 1: cannot be read: "),
+    "text": ("a.txt", b"Once upon a time.\n", "has no conversations; expected records with"),
+    "nothing": ("a.jsonl", b"", "has no conversations; expected records with"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NOT_REQUIRED)
+def test_a_file_that_must_hold_conversations_and_does_not_is_an_error_with_the_reason(kind: str) -> None:
+    name, data, problem = NOT_REQUIRED[kind]
+    put(name, data)
+    with pytest.raises(LLMError) as caught:
+        require_conversations(name, Path(name))
+    assert str(caught.value).startswith(f"{name} {problem}") and "\n" not in str(caught.value)
+
+
+def test_the_weight_of_an_answer_in_a_file_is_read() -> None:
+    record = {"messages": turns(("1?", "1."), ("2?", "2."))}
+    record["messages"][1]["weight"], record["messages"][3]["weight"] = 0, 1
+    for name, data in (("a.jsonl", json.dumps(record)), ("a.json", json.dumps([record], indent=1))):
+        [messages] = messages_of(read(name, data))
+        assert [message.is_learned for message in messages if message.role == "assistant"] == [False, True]

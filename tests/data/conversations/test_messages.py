@@ -1,0 +1,251 @@
+"""A conversation from a JSON object: each shape of record, and what is wrong in malformed ones."""
+
+from typing import Any
+
+import pytest
+
+from llmcli.data.conversations.messages import Conversation, Message, answered, from_record, record_shape
+from llmcli.errors import LLMError
+
+USER, ASSISTANT = Message("user", "Hi"), Message("assistant", "Ho")
+SYSTEM = Message("system", "Be brief.")
+
+
+def openai(*messages: Message) -> list[dict[str, Any]]:
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+RECORDS: list[tuple[str, Any, tuple[Message, ...]]] = [
+    ("messages", {"messages": openai(USER, ASSISTANT)}, (USER, ASSISTANT)),
+    ("messages", {"messages": openai(SYSTEM, USER, ASSISTANT, USER)}, (SYSTEM, USER, ASSISTANT, USER)),
+    ("messages", openai(USER, ASSISTANT), (USER, ASSISTANT)),
+    ("messages", {"messages": [{"role": "developer", "content": "Be brief."}, *openai(USER)]}, (SYSTEM, USER)),
+    ("messages", {"messages": openai(USER, USER, ASSISTANT), "weight": 1}, (USER, USER, ASSISTANT)),
+    ("messages", {"messages": openai(ASSISTANT, USER)}, (ASSISTANT, USER)),
+    (
+        "messages",
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]}]},
+        (USER,),
+    ),
+    ("messages", {"messages": [{"role": "user", "content": ""}, *openai(ASSISTANT)]}, (Message("user", ""), ASSISTANT)),
+    (
+        "ShareGPT",
+        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]},
+        (USER, ASSISTANT),
+    ),
+    (
+        "ShareGPT",
+        {"conversations": [{"from": "user", "value": "Hi"}, {"from": "assistant", "value": "Ho"}]},
+        (USER, ASSISTANT),
+    ),
+    (
+        "ShareGPT",
+        {"conversations": [{"from": "system", "value": "Be brief."}, {"from": "human", "value": "Hi"}]},
+        (SYSTEM, USER),
+    ),
+    ("ShareGPT", {"conversations": openai(USER, ASSISTANT), "system": "Be brief."}, (SYSTEM, USER, ASSISTANT)),
+    ("messages", {"messages": openai(SYSTEM, USER), "system": "Another"}, (SYSTEM, USER)),
+    ("prompt/completion", {"prompt": "Hi", "completion": "Ho"}, (USER, ASSISTANT)),
+    ("prompt/completion", {"prompt": "", "completion": " Ho\n"}, (Message("user", ""), Message("assistant", " Ho\n"))),
+    (
+        "prompt/completion",
+        {"prompt": openai(SYSTEM, USER, ASSISTANT, USER), "completion": openai(ASSISTANT)},
+        (SYSTEM, USER, ASSISTANT, USER, ASSISTANT),
+    ),
+    ("prompt/completion", {"prompt": openai(SYSTEM, USER), "completion": "Ho"}, (SYSTEM, USER, ASSISTANT)),
+    ("prompt/response", {"prompt": "Hi", "response": "Ho"}, (USER, ASSISTANT)),
+    ("instruction/output", {"instruction": "Hi", "output": "Ho"}, (USER, ASSISTANT)),
+    ("instruction/output", {"instruction": "Hi", "input": "", "output": "Ho"}, (USER, ASSISTANT)),
+    ("instruction/output", {"instruction": "Hi", "input": None, "output": "Ho"}, (USER, ASSISTANT)),
+    (
+        "instruction/output",
+        {"instruction": "Hi", "input": "1, 2", "output": "Ho", "system": "Be brief.", "text": "all of it"},
+        (SYSTEM, Message("user", "Hi\n\n1, 2"), ASSISTANT),
+    ),
+    (
+        "instruction/response",
+        {"instruction": "Hi", "context": "x", "response": "Ho"},
+        (Message("user", "Hi\n\nx"), ASSISTANT),
+    ),
+    ("question/answer", {"question": "Hi", "answer": "Ho", "id": 3}, (USER, ASSISTANT)),
+    ("source/target", {"source": "Hi", "target": "Ho"}, (USER, ASSISTANT)),
+    ("input/output", {"input": "Hi", "output": "Ho"}, (USER, ASSISTANT)),
+]
+
+
+@pytest.mark.parametrize(("name", "record", "messages"), RECORDS)
+def test_each_shape_of_record_is_recognized_and_read(name: str, record: Any, messages: tuple[Message, ...]) -> None:
+    shape = record_shape(record)
+    assert shape and shape.name == name
+    assert from_record(record, "a.jsonl line 7") == Conversation(messages, "a.jsonl line 7")
+
+
+OTHER_RECORDS: list[Any] = [
+    {}, {"text": "Once"}, {"prompt": "Hi"}, {"completion": "Ho"}, {"prompt": "x", "chosen": "a", "rejected": "b"},
+    {"input": 3.2, "output": 1.1}, {"input": [[0, 1]], "output": [[1, 0]]}, {"source": 1, "target": 2},
+    {"question": "?", "answers": {"text": ["x"]}}, {"messages": 12}, {"messages": "Hi"}, {"messages": ["Hi", "Ho"]},
+    {"messages": [{"author": {"name": "x"}, "content": "Hi"}]}, {"conversations": {"a": 1}},
+    None, 3, "Hi", [], [1, 2], [{"a": 1}],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("record", OTHER_RECORDS, ids=repr)
+def test_other_records_are_of_no_known_shape(record: Any) -> None:
+    assert record_shape(record) is None
+
+
+def of(content: object) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": content}]}
+
+
+MALFORMED: list[tuple[Any, str]] = [
+    (3.0, "the record is the number 3; wanted an object: {...}"),
+    ("Hi", "the record is the text 'Hi'; wanted an object: {...}"),
+    ([1, 2], "the record is a list; wanted an object: {...}"),
+    ({"text": "x"}, 'the record is no conversation (its keys: text); wanted "messages", or "prompt" and "completion"'),
+    ({}, 'the record is no conversation (its keys: none); wanted "messages", or "prompt" and "completion"'),
+    ({"messages": []}, '"messages" is an empty list; wanted messages of the user and the assistant'),
+    (
+        {"messages": [{"role": "user", "content": "Hi"}, "Ho"]},
+        'message 2 of "messages" is the text \'Ho\'; wanted {"role": "user", "content": "text"}',
+    ),
+    (
+        {"messages": [{"role": "user", "content": "Hi"}, {"content": "Ho"}]},
+        'message 2 of "messages" has no "role"; wanted {"role": "user", "content": "text"}',
+    ),
+    (
+        {"messages": [{"role": "tool", "content": "Hi"}]},
+        "message 1 of \"messages\" has the role 'tool'; wanted system, user or assistant",
+    ),
+    (
+        {"messages": [{"role": None, "content": "Hi"}]},
+        'message 1 of "messages" has the role None; wanted system, user or assistant',
+    ),
+    (
+        {"messages": [{"role": ["user"], "content": "Hi"}]},
+        "message 1 of \"messages\" has the role ['user']; wanted system, user or assistant",
+    ),
+    (
+        {"conversations": [{"from": "bing", "value": "Hi"}]},
+        "message 1 of \"conversations\" has the sender 'bing'; wanted system, human or gpt",
+    ),
+    (
+        {"messages": [{"role": "user", "text": "Hi"}]},
+        'message 1 of "messages" has no "content"; wanted {"role": "user", "content": "text"}',
+    ),
+    (
+        {"conversations": [{"from": "gpt", "content": "Hi"}]},
+        'message 1 of "conversations" has no "value"; wanted {"from": "gpt", "value": "text"}',
+    ),
+    (of(None), '"content" of message 2 of "messages" is null; wanted text in quotes'),
+    (of(4.0), '"content" of message 2 of "messages" is the number 4; wanted text in quotes'),
+    (of(float("inf")), '"content" of message 2 of "messages" is a number; wanted text in quotes'),
+    (of(True), '"content" of message 2 of "messages" is true; wanted text in quotes'),
+    (of({"text": "Ho"}), '"content" of message 2 of "messages" is an object; wanted text in quotes'),
+    (
+        of([{"type": "text", "text": "Ho"}, {"type": "image_url", "image_url": {}}]),
+        'part 2 of "content" of message 2 of "messages" is of type \'image_url\'; wanted {"type": "text", "text": '
+        "...}: the model reads text only",
+    ),
+    (
+        of(["Ho"]),
+        'part 1 of "content" of message 2 of "messages" is the text \'Ho\'; wanted {"type": "text", "text": ...}: the '
+        "model reads text only",
+    ),
+    (
+        of([{"type": "text"}]),
+        '"text" of part 1 of "content" of message 2 of "messages" is null; wanted text in quotes',
+    ),
+    (
+        of("Ho \ud83c"),
+        '"content" of message 2 of "messages" has half a character (\\ud83c, a lone surrogate) at position 3; wanted '
+        "both halves, or remove it",
+    ),
+    (of("H\0o"), '"content" of message 2 of "messages" has a zero character (\\u0000) at position 1; remove it'),
+    (
+        {"messages": openai(USER, ASSISTANT, ASSISTANT)},
+        "messages 2 and 3 are both of the assistant; wanted one of the user between them",
+    ),
+    ({"messages": openai(USER, SYSTEM)}, "message 2 is a system message; wanted it first, or not at all"),
+    (
+        {"prompt": openai(USER), "completion": []},
+        '"completion" is an empty list; wanted messages of the user and the assistant',
+    ),
+    ({"instruction": "Hi", "input": 3.0, "output": "Ho"}, '"input" is the number 3; wanted text in quotes'),
+    ({"prompt": "Hi", "completion": "Ho", "system": 1.0}, '"system" is the number 1; wanted text in quotes'),
+]
+
+
+@pytest.mark.parametrize(("record", "problem"), MALFORMED)
+def test_a_malformed_record_gives_one_line_with_its_place(record: Any, problem: str) -> None:
+    shape = record_shape({"prompt": "", "completion": ""}) if "completion" in str(record) else None
+    with pytest.raises(LLMError) as caught:
+        from_record(record, "a.jsonl line 7", shape)
+    assert str(caught.value) == f"a.jsonl line 7: {problem}"
+
+
+@pytest.mark.parametrize(
+    ("record", "problem"),
+    [
+        ({"completion": "Ho"}, 'the record has no "prompt"; wanted "prompt" and "completion", as in other records'),
+        ({"prompt": "Hi", "completion": 4.0}, '"completion" is the number 4; wanted text in quotes'),
+        ({"prompt": None, "completion": "Ho"}, '"prompt" is null; wanted text in quotes'),
+        ({"messages": openai(USER)}, 'the record has no "prompt"; wanted "prompt" and "completion"'),
+    ],
+)
+def test_a_record_must_have_the_shape_of_its_file(record: Any, problem: str) -> None:
+    shape = record_shape({"prompt": "Hi", "completion": "Ho"})
+    with pytest.raises(LLMError) as caught:
+        from_record(record, "a", shape)
+    assert str(caught.value).startswith(f"a: {problem}")
+
+
+def test_what_follows_the_last_answer_is_not_answered() -> None:
+    blank = Message("assistant", " \n")
+    assert answered([SYSTEM, USER, ASSISTANT, USER, blank, USER]) == [SYSTEM, USER, ASSISTANT]
+    assert answered([USER, blank, USER, ASSISTANT]) == [USER, blank, USER, ASSISTANT]
+    assert answered([SYSTEM, USER, blank]) == []
+    assert answered(()) == ()
+
+
+@pytest.mark.parametrize(("weight", "learned"), [(0, False), (1, True), (0.0, False), (1.0, True), (None, True)])
+def test_an_answer_of_weight_0_is_not_learned(weight: float | None, learned: bool) -> None:
+    for keys, roles in ((("role", "content"), ("user", "assistant")), (("from", "value"), ("human", "gpt"))):
+        asked, answered_ = (dict(zip(keys, pair, strict=True)) for pair in zip(roles, ("Hi", "Ho"), strict=True))
+        record = {"messages": [asked, answered_ | {"weight": weight}]}
+        assert from_record(record, "a.jsonl line 1").messages == (USER, Message("assistant", "Ho", is_learned=learned))
+
+
+@pytest.mark.parametrize(("train", "learned"), [(False, False), (True, True), (None, True)])
+def test_an_answer_with_train_false_is_not_learned(train: bool | None, learned: bool) -> None:
+    record = {"messages": [*openai(USER), {"role": "assistant", "content": "Ho", "train": train}]}
+    assert from_record(record, "a.jsonl line 1").messages == (USER, Message("assistant", "Ho", is_learned=learned))
+
+
+@pytest.mark.parametrize("sender", ["gpt", "model", "bot", "ai", "chatgpt", "bard", "assistant"])
+def test_the_senders_of_sharegpt_are_known(sender: str) -> None:
+    record = {"conversations": [{"from": "human", "value": "Hi"}, {"from": sender, "value": "Ho"}]}
+    assert from_record(record, "a").messages == (USER, ASSISTANT)
+
+
+@pytest.mark.parametrize("key", ["tool_calls", "function_call"])
+def test_calls_of_tools_are_refused(key: str) -> None:
+    answer = {"role": "assistant", "content": None, key: [{"name": "f"}]}
+    with pytest.raises(LLMError) as caught:
+        from_record({"messages": [*openai(USER), answer]}, "a.jsonl line 7")
+    assert str(caught.value) == (
+        f'a.jsonl line 7: message 2 of "messages" has "{key}", which is not read: the model would learn to answer '
+        f"without calling; leave such conversations out: jq -c 'select(all(.messages[]; .{key} | not))' a.jsonl > "
+        "a-kept.jsonl"
+    )
+    assert from_record({"messages": [*openai(USER), answer | {"content": "Ho", key: []}]}, "a").messages[1] == ASSISTANT
+
+
+@pytest.mark.parametrize("weight", [2, -1, 0.5, 1.5, "1", True, False, [], {}])
+def test_another_weight_is_an_error(weight: object) -> None:
+    record = {"messages": [*openai(USER), {"role": "assistant", "content": "Ho", "weight": weight}]}
+    with pytest.raises(
+        LLMError,
+        match=r'^a\.jsonl line 7: "weight" of message 2 of "messages" is .*; wanted 1, or 0 for an answer that is not',
+    ):
+        from_record(record, "a.jsonl line 7")

@@ -1,0 +1,53 @@
+"""Which conversations are held out: a pure function of their number, spread evenly."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmcli.data.conversations.messages import Conversation, Message
+from llmcli.data.conversations.split import held_out_indices, is_held_out, split, without_duplicates
+
+
+def conversation(question: str, answer: str = "Yes.") -> Conversation:
+    return Conversation((Message("user", question), Message("assistant", answer)), question)
+
+
+@given(st.integers(0, 500), st.floats(0, 0.999))
+def test_about_the_share_is_held_out_one_in_each_stretch(count: int, share: float) -> None:
+    chosen = held_out_indices(count, share)
+    assert chosen == sorted(set(chosen)) and all(0 <= i < count for i in chosen)
+    assert abs(len(chosen) - count * share) <= 0.5 + 1e-9
+    if chosen and share <= 0.5:
+        stretch = count / len(chosen)
+        assert all(k * stretch - 1 < i < (k + 1) * stretch for k, i in enumerate(chosen))
+
+
+@given(st.integers(0, 500), st.floats(0, 0.999))
+def test_one_index_can_be_asked_for(count: int, share: float) -> None:
+    assert [i for i in range(count) if is_held_out(i, count, share)] == held_out_indices(count, share)
+
+
+@pytest.mark.parametrize("period", [2, 5, 10])
+def test_no_part_of_a_repeating_pattern_is_left_out(period: int) -> None:
+    """Such as both directions of a translation in turn."""
+    chosen = held_out_indices(1000, 0.1)
+    counts = [sum(i % period == part for i in chosen) for part in range(period)]
+    assert min(counts) > 0.5 * len(chosen) / period
+
+
+def test_the_two_parts_are_all_conversations() -> None:
+    every = [conversation(f"Is {i} even?") for i in range(30)]
+    parts = split(every, 0.1)
+    assert [every.index(one) for one in parts.held_out] == held_out_indices(30, 0.1)
+    assert sorted(parts.training + parts.held_out, key=every.index) == every
+    assert parts.duplicates == 0
+    assert split(every, 0.0).held_out == []
+
+
+def test_what_is_trained_on_is_not_held_out() -> None:
+    """The same question with another answer is another conversation."""
+    held_out = [conversation("Who?"), conversation("What?"), conversation("Who?", "I.")]
+    parts = without_duplicates(
+        [conversation("Why?"), Conversation(conversation("Who?").messages, "elsewhere")], held_out
+    )
+    assert parts.held_out == held_out[1:] and parts.duplicates == 1

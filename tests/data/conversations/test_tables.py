@@ -1,0 +1,222 @@
+"""Tables: delimiters, headers, quoting, rows that do not fit, and which columns are pairs or text."""
+
+import csv
+import io
+import shlex
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcli.data.conversations.files import ConversationFile, read_records
+from llmcli.data.conversations.record_kinds import Reading
+from llmcli.data.text.documents import Document
+from llmcli.data.text.temporary_files import TextCopy
+from llmcli.errors import LLMError
+from tests.data.corpora import put
+
+AUTOMATIC = Reading()
+
+
+def read(name: str, text: str, reading: Reading = AUTOMATIC) -> ConversationFile | Document | None:
+    put(name, text.encode())
+    return read_records(name, Path(name), reading, TextCopy())
+
+
+def pairs_of(file: object) -> list[tuple[str, str]]:
+    assert isinstance(file, ConversationFile)
+    assert all([message.role for message in c.messages] == ["user", "assistant"] for c in file.conversations)
+    return [(c.messages[0].content, c.messages[1].content) for c in file.conversations]
+
+
+HEADER, DATA = " is the header; if it is data: --column ", " is data"
+PAIRS: list[tuple[str, str, list[tuple[str, str]], str, str]] = [  # (name, text, pairs, lines, of the first row)
+    ("a.csv", "question,answer\nHi,Ho\n", [("Hi", "Ho")], "2", ""),
+    ("a.csv", "Prompt, Completion \r\nHi,Ho\r\n", [("Hi", "Ho")], "2", ""),
+    ("a.csv", "\ufeffsource,target\nHi,5", [("Hi", "5")], "2", ""),
+    ("a.csv", "質問,回答\nHi,Ho", [("Hi", "Ho")], "2", ""),
+    ("a.csv", "answer,question\nHo,Hi", [("Hi", "Ho")], "2", ""),
+    ("a.csv", "id,question,answer\n1,Hi,Ho\n2,Ha,He", [("Hi", "Ho"), ("Ha", "He")], "23", ""),
+    ("a.csv", "Front,Back\nHi,Ho", [("Hi", "Ho")], "2", ""),
+    ("a.csv", "english,spanish\ncat,gato", [("cat", "gato")], "2", f"('english', 'spanish'){HEADER}1,2"),
+    ("a.csv", "name,phone\nAnn,55-1\nBob,55-2", [("Ann", "55-1"), ("Bob", "55-2")], "23", f"('name', 'phone'){HEADER}"),
+    ("a.tsv", "1\tone\n2\ttwo", [("1", "one"), ("2", "two")], "12", f"('1', 'one'){DATA}"),
+    ("a.csv", "city,x\nTokyo,14\nParis,2", [("Tokyo", "14"), ("Paris", "2")], "23", f"('city', 'x'){HEADER}1,2"),
+    ("a.csv", "cat,猫\ndog,犬", [("cat", "猫"), ("dog", "犬")], "12", f"('cat', '猫'){DATA}; if it is the header: "),
+    ("a.csv", "Hi;Ho\nOne, two;three", [("Hi", "Ho"), ("One, two", "three")], "12", "('Hi', 'Ho')"),
+    ("a.csv", "Hi, you;Ho\n" * 4 + "1;2a", [("Hi, you", "Ho")] * 4 + [("1", "2a")], "12345", ""),
+    ("a.tsv", "Hi, you\tHo\n\nOne\tTwo", [("Hi, you", "Ho"), ("One", "Two")], "13", ""),
+    (
+        "a.csv",
+        '"Say ""Hi"", please","one\r\ntwo"\n\n,\n"  ",""\nx,y\n',
+        [('Say "Hi", please', "one\ntwo"), ("x", "y")],
+        "16",
+        "",
+    ),
+    ("a.csv", "question,answer\n,Ho\nHi,a\n", [("", "Ho"), ("Hi", "a")], "23", ""),
+    ("a.tsv", 'Hi\t"one\ntwo"\n', [("Hi", "one\ntwo")], "1", ""),
+    ("a.csv", "sep=;\nquestion;answer\nHi;Ho\n", [("Hi", "Ho")], "3", ""),
+    ("a.csv", "sep=,\r\nHi,Ho\r\none,two\r\n", [("Hi", "Ho"), ("one", "two")], "23", "('Hi', 'Ho')"),
+    ("a.csv", "question|answer\nHi|Ho, ha\n", [("Hi", "Ho, ha")], "2", ""),
+    ("a.csv", "Hi, you|Ho\none|two\n", [("Hi, you", "Ho"), ("one", "two")], "12", "('Hi, you', 'Ho')"),
+    ("a.csv", "question\tanswer\nHi\tHo\n", [("Hi", "Ho")], "2", ""),
+    ("a.csv", "question,answer\rHi,Ho\rone,two\r", [("Hi", "Ho"), ("one", "two")], "23", ""),
+    ("a.tsv", "Hi\tHo\rone\ttwo", [("Hi", "Ho"), ("one", "two")], "12", "('Hi', 'Ho')"),
+    ("a.csv", "question,question,answer\nHi,x,Ho\n", [("Hi", "Ho")], "2", ""),
+    ("a.csv", f"question,answer\nHi,\"{'x' * 200_000}\"\n", [("Hi", "x" * 200_000)], "2", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text", "pairs", "lines", "first_row"), PAIRS)
+def test_two_columns_are_pairs(name: str, text: str, pairs: list[tuple[str, str]], lines: str, first_row: str) -> None:
+    file = read(name, text)
+    assert pairs_of(file) == pairs and isinstance(file, ConversationFile)
+    assert [c.source for c in file.conversations] == [f"{name} line {line}" for line in lines]
+    assert file.first_row.startswith(f"the first row {first_row}" if first_row else "")
+
+
+TEXT_COLUMNS = [
+    ("a.csv", "text,label\nOne.,1\nTwo.,0\n", "text"),
+    ("a.csv", "id,Text,lang\n1,One.,en\n2,Two.,en\n3,,en\n", "Text"),
+    ("a.csv", "text\nOne.\nTwo.\n", "text"),
+    ("a.tsv", "label\ttext\n1\tOne.\n0\tTwo.\n", "text"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "column"), TEXT_COLUMNS)
+def test_a_column_called_text_is_plain_text(name: str, text: str, column: str) -> None:
+    document = read(name, text)
+    assert isinstance(document, Document) and document.columns == (column,)
+    assert "".join(document.text()) == "One.\n\nTwo."
+
+
+REQUESTED: list[tuple[str, Reading, str, object]] = [  # (file, how it is read, text, pairs or text)
+    ("a.csv", Reading(pairs=True), "1,2\n3,4\n", [("1", "2"), ("3", "4")]),
+    ("a.csv", Reading(pairs=True), "x,y\n1,2\n3,4\n", [("1", "2"), ("3", "4")]),
+    ("a.csv", Reading(columns=("c", "a")), "a,b,c\nx,y,z\n", [("z", "x")]),
+    ("a.csv", Reading(columns=("3", "1")), "a,b,c\nx,y,z\n", [("c", "a"), ("z", "x")]),
+    ("a.csv", Reading(columns=("1", "2")), "question,answer\nHi,Ho\n", [("question", "answer"), ("Hi", "Ho")]),
+    ("a.csv", Reading(columns=("cat", "gato")), "cat,gato\ndog,perro\n", [("dog", "perro")]),
+    ("a.csv", Reading(columns=("ANSWER",)), "question,answer\nHi,Ho\n", "Ho"),
+    ("a.txt", Reading(columns=("1", "2")), "Go.\tVe.\tCC\nHi.\tHola.\tCC\n", [("Go.", "Ve."), ("Hi.", "Hola.")]),
+    ("a.txt", Reading(pairs=True), "Go.\tVe.\nHi.\tHola.\n", [("Go.", "Ve."), ("Hi.", "Hola.")]),
+    ("a.csv", Reading(plain=True), "question,answer\nHi,Ho\n", None),
+    ("a.csv", Reading(columns=("other",)), "question,answer\nHi,Ho\n", [("Hi", "Ho")]),  # that of another file
+]
+
+
+@pytest.mark.parametrize(("name", "reading", "text", "expected"), REQUESTED)
+def test_the_options_say_otherwise(name: str, reading: Reading, text: str, expected: object) -> None:
+    file = read(name, text, reading)
+    if isinstance(file, Document):
+        assert "".join(file.text()) == expected
+    else:
+        assert (pairs_of(file) if file else None) == expected
+
+
+REFUSED = [
+    ("1,2\n3,4\n5,6\n", "what to train on cannot be told from its columns ('1', '2'), which hold no words"),
+    ("date,temp\n2024-01,3.5\n2024-02,4.1\n", "what to train on cannot be told from its columns ('date', 'temp')"),
+    ("a,b,c\nx1,longer,z\n", "what to train on cannot be told from its columns ('1', '2', '3'); add --column 2 for its "
+     "text, --column 1,2 for prompts and their answers, or --plain for the file as it is"),
+    ("title,body,n\nx,y,1\nx,y,2\n", "what to train on cannot be told from its columns ('title', 'body', 'n'); add "
+     "--column body for its text, --column title,body"),
+    ("chosen,rejected\nyes,no\n", "preference data: training would also learn the rejected answers; to train on the "
+     "chosen ones: --column chosen"),
+    ("prompt,chosen,rejected\nHi,yes,no\n", "preference data: training would also learn the rejected answers; to train "
+     "on the chosen ones: --column prompt,chosen"),
+    ("'question, or prompt',x,n\n".replace("'", '"') + "Hi,Ho,1\nHa,He,2\n", "what to train on cannot be told from its "
+     "columns ('question, or prompt', 'x', 'n'); add --column '\"question, or prompt\"' for its text, --column "
+     "'\"question, or prompt\",x' for prompts"),
+    ("prompt,completion,label\nHi,Ho,True\nHi,No,False\n", '"label" says which answers are good, and training would'),
+]  # fmt: skip
+
+
+def test_answers_that_are_all_marked_as_good_are_read() -> None:  # as the command leaves them that the refusal names
+    assert pairs_of(read("a.csv", "prompt,completion,label\nHi,Ho,True\nHe,Hu,True\n")) == [("Hi", "Ho"), ("He", "Hu")]
+
+
+@pytest.mark.parametrize(("text", "problem"), REFUSED)
+def test_what_cannot_be_told_and_what_is_better_not_learned_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(LLMError) as caught:
+        read("a.csv", text)
+    assert str(caught.value).startswith(f"a.csv: {problem}")
+    assert read("a.csv", text, Reading(plain=True)) is None
+    if "; add --column" in problem or "--column prompt,chosen" in problem:  # the command that the message names helps
+        words = shlex.split(str(caught.value).split("--column ", 1)[1])
+        advised = words[words.index("--column") + 1] if "--column" in words else words[0]
+        assert pairs_of(read("a.csv", text, Reading.of_options(None, False, advised, False)))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        '"Why?" he asked.\tQ\nHi\tHo',
+        'Hi\tHo\n"Why?" he asked.\tQ',
+        'Hi\tHo\n"Why?\tQ',
+        "a\tb\n" * 60 + '"x\ty',
+    ],
+)
+def test_quotation_marks_of_a_tsv_are_text_where_they_follow_no_rule(rows: str) -> None:
+    file = read("a.tsv", rows)
+    assert pairs_of(file) == [tuple(row.split("\t")) for row in rows.split("\n") if row]
+    assert file and "a.tsv: its quotation marks are part of the text" in file.notes
+
+
+CELLS = st.text(st.sampled_from('ab ,;\t"\n\u2028りé'), min_size=1, max_size=8).filter(str.strip)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=5), end=st.sampled_from(["\n", "\r\n"]))
+def test_what_pythons_writer_writes_is_read_exactly(rows: list[tuple[str, str]], end: str) -> None:
+    for name, delimiter in (("a.csv", ","), ("a.csv", ";"), ("a.tsv", "\t")):
+        file = io.StringIO()
+        csv.writer(file, delimiter=delimiter, lineterminator=end).writerows([("question", "answer"), *rows])
+        assert pairs_of(read(name, file.getvalue())) == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "One line of prose, with a comma.\nAnd one, with two, of them.\n"),
+        ("a.csv", "Prose\nwithout any\n"),
+        ("a.csv", "Prose, at times,\n" + "with one, comma\n" * 3),
+        ("a.csv", '"Hi, Ho\n'),
+        ("a.csv", ""),
+        ("a.csv", "\n\n"),
+        ("a.tsv", "question,answer\nHi,Ho\n"),
+        ("a.txt", "Go.\tVe.\nHi.\tHola.\n"),
+    ],
+)
+def test_other_files_are_no_tables(name: str, text: str) -> None:
+    assert read(name, text) is None
+
+
+QA = "question,answer\nHi,Ho\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (QA + "a,b,c\n", "line 3: 3 columns; wanted 2 ("),
+        (QA + "a\n", "line 3: 1 column; wanted 2 ("),
+        ("a,b\n" * 40 + '\n"x\ny",c,d\n', "line 42: 3 columns; wanted 2 ("),
+        (QA + 'a,"b\nc,d\ne,f\n', "line 3: a quotation mark without its partner; wanted text with a comma or"),
+        (QA + 'a,"b" c\n', "line 3: text after the quotation mark that ends a cell; wanted text with a comma or"),
+        (QA + "a,b\rc\n", "line 3: a carriage return inside a row; wanted"),
+        ("a,b,c\n" + "Hi,Ho\n" * 4, "line 1: 3 columns; wanted 2 ("),
+        ("Hi,Ho\n" * 3 + "Hi\n" + "Hi,Ho\n", "line 4: 1 column; wanted 2 ("),
+        ("Hi;Ho\n" * 3 + "Hi;Ho;Hu\n" + "Hi;Ho\n" * 9, "line 4: 3 columns; wanted 2 ("),
+        ("a,b\n" * 99 + 'c,"d\n', "line 100: a quotation mark without its partner"),
+    ],
+)
+def test_the_error_gives_the_line_in_which_a_row_begins(text: str, problem: str) -> None:
+    with pytest.raises(LLMError) as caught:
+        read("a.csv", text)
+    assert str(caught.value).startswith(f"a.csv {problem}") and "\n" not in str(caught.value)
+
+
+def test_a_first_row_with_other_columns_is_an_error_of_its_line() -> None:
+    with pytest.raises(LLMError, match=r"a\.csv line 1: 1 column; wanted 2"):
+        read("a.csv", "# made by hand\nquestion,answer\n" + "Hi,Ho\n" * 9)

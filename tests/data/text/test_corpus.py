@@ -1,0 +1,177 @@
+"""Finding the files of a corpus, and the text between two positions in it."""
+
+import io
+import itertools
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmcli.data.text.corpus import read_corpus
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.data.tokens.tokens import tokenize
+from llmcli.errors import LLMError
+from tests import platforms
+from tests.conftest import TEXT
+from tests.data.corpora import joined, names, put
+
+# ---- finding files
+
+
+def test_the_error_names_a_missing_file() -> None:
+    with pytest.raises(LLMError, match=r"no file or directory nowhere\.txt"):
+        read_corpus([put("a.txt", b"a"), "nowhere.txt"])
+
+
+def test_text_given_in_place_of_a_file_name_is_an_error() -> None:
+    with pytest.raises(LLMError):
+        read_corpus(["Once upon a time there was a king. " * 20])
+
+
+def test_files_are_read_in_the_order_given() -> None:
+    corpus = read_corpus([put("b", b"second "), put("a", b"first")])
+    assert names(corpus) == ["b", "a"]
+    assert joined(corpus) == "second first"
+
+
+def test_the_files_of_a_directory_are_sorted_and_hidden_ones_skipped() -> None:
+    for name in ("d/b.txt", "d/a.md", "d/sub/deep/c", "d/.hidden", "d/.git/config", "d/sub/.x/y"):
+        put(name, name.encode())
+    corpus = read_corpus(["d"])
+    assert names(corpus) == ["d/a.md", "d/b.txt", "d/sub/deep/c"]
+    assert joined(corpus) == "d/a.mdd/b.txtd/sub/deep/c"
+    assert corpus.skipped == ()
+
+
+def test_a_hidden_directory_that_is_named_is_read() -> None:
+    put(".d/a.txt", b"a")
+    assert names(read_corpus([".d"])) == [".d/a.txt"]
+
+
+@platforms.named_pipes
+def test_files_in_a_directory_that_are_not_text_are_skipped_with_a_reason(no_hang: None) -> None:
+    put("d/a.txt", b"text")
+    put("d/b.bin", b"\x01\x02xx\0\0")
+    put("d/c.latin1", b"caf\xe9")
+    os.mkfifo("d/pipe")
+    corpus = read_corpus(["d"])
+    assert names(corpus) == ["d/a.txt"]
+    assert [line.split(" ")[0] for line in corpus.skipped] == ["d/b.bin", "d/c.latin1"]
+    assert "zero byte at position 4" in corpus.skipped[0]
+    assert "0xe9 at position 3" in corpus.skipped[1]
+
+
+def test_files_with_the_same_suffix_that_are_not_text_share_a_line() -> None:
+    for name in (
+        "d/__pycache__/a.pyc",
+        "d/node_modules/x/i.js",
+        "d/a.py",
+        "d/1.png",
+        "d/sub/2.PNG",
+        "d/3.png",
+        "d/b.bin",
+    ):
+        put(name, b"text" if name.endswith(("js", "py")) else b"\x01\0")
+    corpus = read_corpus(["d"])
+    assert names(corpus) == ["d/a.py"]
+    assert (
+        corpus.skipped[0].startswith("3 .png files; the first: d/1.png")
+        and corpus.skipped[1].startswith("d/b.bin")
+        and len(corpus.skipped) == 2
+    )
+
+
+def test_a_directory_without_text_is_an_error_with_a_reason() -> None:
+    put("d/b.bin", b"\0")
+    with pytest.raises(LLMError, match=r"no text found in d \(1 files .*d/b\.bin is not text"):
+        read_corpus(["d"])
+    Path("empty").mkdir()
+    with pytest.raises(LLMError, match="no text found in empty;"):
+        read_corpus(["empty"])
+
+
+def test_a_file_that_is_not_text_is_an_error_if_it_was_named() -> None:
+    put("d/a.txt", b"text")
+    put("d/b.bin", b"\0")
+    assert names(read_corpus(["d"])) == ["d/a.txt"]
+    with pytest.raises(LLMError, match=r"d/b\.bin is not text"):
+        read_corpus(["d/a.txt", "d/b.bin"])
+
+
+def test_the_matches_of_a_glob_pattern_are_sorted() -> None:
+    for name in ("b.txt", "a.txt", "c.md", "d/e.txt", "d/f/g.txt"):
+        put(name, name.encode())
+    assert names(read_corpus(["*.txt"])) == ["a.txt", "b.txt"]
+    assert names(read_corpus(["[bc].*"])) == ["b.txt", "c.md"]
+    assert names(read_corpus(["**/*.txt"])) == ["a.txt", "b.txt", "d/e.txt", "d/f/g.txt"]
+    assert names(read_corpus(["d*"])) == ["d/e.txt", "d/f/g.txt"]
+
+
+def test_a_glob_pattern_that_matches_nothing_is_an_error() -> None:
+    with pytest.raises(LLMError, match=r"nothing matches \*\.txt"):
+        read_corpus(["*.txt"])
+
+
+def test_an_existing_file_whose_name_looks_like_a_pattern_is_read() -> None:
+    put("[a].txt", b"brackets")
+    put("a.txt", b"letter")
+    assert joined(read_corpus(["[a].txt"])) == "brackets"
+
+
+@platforms.symbolic_links
+def test_a_file_named_twice_is_read_once() -> None:
+    put("d/a.txt", b"a")
+    put("d/b.txt", b"b")
+    Path("link").symlink_to("d/a.txt")
+    corpus = read_corpus(["d/a.txt", "d/../d/a.txt", "link", "d", "d/*.txt"])
+    assert names(corpus) == ["d/a.txt", "d/b.txt"]
+    assert joined(corpus) == "ab"
+    assert len(corpus.skipped) == 5
+    assert all("read once" in line for line in corpus.skipped)
+
+
+def test_two_files_with_the_same_text_are_two_documents() -> None:
+    assert joined(read_corpus([put("a", b"same"), put("b", b"same")])) == "samesame"
+
+
+def test_standard_input_is_that_of_the_process_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"from outside")))
+    assert joined(read_corpus([put("a", b"first "), "-"])) == "first from outside"
+
+
+# ---- positions
+
+
+def test_every_split_of_a_small_corpus() -> None:
+    corpus = read_corpus([put("a", "aあ".encode()), put("b", "🍎\n".encode()), put("c", b"xyz")])
+    whole = "aあ🍎\nxyz"
+    parts = [(joined(corpus, 0, k), joined(corpus, k)) for k in range(13)]
+    lengths = [0, 1, 2, 2, 2, 3, 3, 3, 3, 4, 5, 6, 7]  # characters up to the end of the one that byte k is in
+    assert parts == [(whole[:n], whole[n:]) for n in lengths]
+
+
+def test_the_sample_of_a_long_text_is_evenly_spaced() -> None:
+    text = "".join(f"{n:05d}" for n in range(2000))  # 10,000 bytes; each five give their position
+    corpus = read_corpus([put("a.txt", text.encode())])
+    parts = ["".join(part) for part in corpus.cut(100, 9000).sample(640)]
+    assert [len(part) for part in parts] == [10] * 64
+    window_starts = [text.index(part) for part in parts]
+    assert (window_starts[0], window_starts[-1]) == (100, 8990)  # nothing from beyond the ends
+    gaps = [b - a for a, b in itertools.pairwise(window_starts)]
+    assert max(gaps) - min(gaps) <= 10
+    assert ["".join(part) for part in corpus.cut(100, 740).sample(640)] == [text[100:740]]
+
+
+def test_a_part_of_the_corpus_keeps_its_documents_separate() -> None:
+    corpus = read_corpus([put("a", b"aaaa"), put("b", b"bbbb"), put("c", b"cccc")])
+    assert ["".join(text) for text in corpus.texts(2, 9)] == ["aa", "bbbb", "c"]
+    assert ["".join(text) for text in corpus.texts(4, 8)] == ["bbbb"]
+    assert ["".join(text) for text in corpus.texts(4, 4)] == []
+    assert ["".join(text) for text in corpus.texts(12)] == []
+
+
+def test_a_part_that_begins_inside_the_last_character_of_a_document_omits_the_document() -> None:
+    tokenizer = Tokenizer.train_char([TEXT])
+    corpus = read_corpus([put("a", "aあ".encode()), put("b", b"xyz")])
+    assert list(tokenize(corpus.texts(2), tokenizer)) == tokenizer.encode("xyz")

@@ -1,0 +1,408 @@
+"""One file of text: its encoding, what is not text, and the temporary copy of what must be decoded."""
+
+import codecs
+import errno
+import gzip
+import hashlib
+import io
+import itertools
+import os
+import random
+import re
+import tempfile
+import weakref
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcli.data.text import documents
+from llmcli.data.text.corpus import read_corpus
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.data.tokens.tokens import tokenize
+from llmcli.errors import LLMError
+from tests import platforms
+from tests.conftest import TEXT
+from tests.data.corpora import FullDisk, joined, names, put
+
+SAMPLE = "héllo\r\nりんご🍎\n\n  end\r"
+VARIED = st.text(st.sampled_from("ab \n\ré\u0301\ufeffりんご🍎\U0010ffff"), max_size=12)
+
+
+# ---- encodings
+UTF8 = SAMPLE.encode("utf-8")
+ENCODINGS = {
+    "UTF-8": ("a.txt", UTF8),
+    "UTF-8 with a mark": ("a.txt", codecs.BOM_UTF8 + UTF8),
+    "UTF-16 LE": ("a.txt", codecs.BOM_UTF16_LE + SAMPLE.encode("utf-16-le")),
+    "UTF-16 BE": ("a.txt", codecs.BOM_UTF16_BE + SAMPLE.encode("utf-16-be")),
+    "gzip": ("a.txt.gz", gzip.compress(UTF8)),
+    "gzip called .txt": ("a.txt", gzip.compress(UTF8)),
+    "text called .gz": ("a.gz", UTF8),
+    "gzip of UTF-8 with a mark": ("a.gz", gzip.compress(codecs.BOM_UTF8 + UTF8)),
+    "gzip of UTF-16": ("a.gz", gzip.compress(codecs.BOM_UTF16_BE + SAMPLE.encode("utf-16-be"))),
+    "two gzips one after the other": ("a.gz", gzip.compress(UTF8[:9]) + gzip.compress(UTF8[9:])),
+}
+
+
+@pytest.mark.parametrize("kind", ENCODINGS)
+def test_text_in_every_encoding_is_read_exactly_with_its_line_ends(kind: str) -> None:
+    name, data = ENCODINGS[kind]
+    corpus = read_corpus([put(name, data)])
+    assert joined(corpus) == SAMPLE
+    assert corpus.text_bytes == len(UTF8)
+    assert [(d.name, d.text_bytes, d.sha256) for d in corpus.documents] == [
+        (name, len(UTF8), hashlib.sha256(UTF8).hexdigest())
+    ]
+    assert corpus.skipped == ()
+
+
+def test_only_the_first_byte_order_mark_is_removed() -> None:
+    put("a.txt", ("\ufeff\ufeffa\ufeff").encode())
+    assert joined(read_corpus(["a.txt"])) == "\ufeffa\ufeff"
+
+
+def test_text_longer_than_a_block_is_read_completely() -> None:
+    text = "a" + "あ" * 360_000 + "\r\n🍎"  # each block ends inside a character
+    assert len(text.encode()) > documents.BLOCK_BYTES
+    corpus = read_corpus([put("a.txt", text.encode()), put("b.gz", gzip.compress(text.encode(), 1))])
+    assert joined(corpus) == text * 2
+    assert {d.sha256 for d in corpus.documents} == {hashlib.sha256(text.encode()).hexdigest()}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@settings(max_examples=40, deadline=None)
+@given(text=VARIED.map("x".__add__), block=st.integers(4, 9))
+def test_where_blocks_end_does_not_matter(encoding: str, text: str, block: int) -> None:
+    put("a.txt", text.encode(encoding))
+    with mock.patch.object(documents, "BLOCK_BYTES", block):
+        assert joined(read_corpus(["a.txt"])) == text
+
+
+# ---- what is not text
+
+
+def test_a_file_that_became_shorter_is_an_error_and_one_that_grew_is_not() -> None:
+    document = read_corpus([put("a.txt", UTF8)]).documents[0]
+    put("a.txt", UTF8 + b"more")
+    assert "".join(document.text()).encode() == document.utf8(0, 999) == UTF8
+    assert [*document.text(len(UTF8))] == [*document.text(len(UTF8) + 9)] == []
+    put("a.txt", UTF8[:-1])
+    for read in (lambda: "".join(document.text()), lambda: document.utf8(3, 999)):
+        with pytest.raises(LLMError, match=r"^a\.txt became shorter while it was used; run the command again$"):
+            read()
+    assert document.utf8(0, 3) == UTF8[:3]
+
+
+def test_an_empty_file_is_an_error() -> None:
+    with pytest.raises(LLMError, match=r"^a\.txt is empty") as caught:
+        read_corpus([put("a.txt", b"")])
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("data", [codecs.BOM_UTF8, codecs.BOM_UTF16_LE, gzip.compress(b"", mtime=0)], ids=repr)
+def test_a_file_without_a_character_is_empty(data: bytes) -> None:
+    with pytest.raises(LLMError, match="is empty"):
+        read_corpus([put("a.txt", data)])
+
+
+def test_an_empty_file_among_others_is_skipped() -> None:
+    corpus = read_corpus([put("a", b"a"), put("b", b""), put("c", b"c")])
+    assert names(corpus) == ["a", "c"]
+    assert joined(corpus) == "ac"
+
+
+MIB = 1 << 20
+INVALID = {
+    "at the start": (b"\xffabc", "0xff", 0),
+    "in the middle": (b"abc\x80d", "0x80", 3),
+    "after Japanese": ("りんご".encode() + b"\xfe", "0xfe", 9),
+    "Latin-1": (b"caf\xe9 au lait", "0xe9", 3),
+    "overlong": (b"a\xc0\xaf", "0xc0", 1),
+    "a surrogate": (b"ab\xed\xa0\x80", "0xed", 2),
+    "cut off at the end": ("abあ".encode()[:-1], "0xe3", 2),
+    "past the first block": (b"a" * MIB + b"bc\xff", "0xff", MIB + 2),
+    "across two blocks": (b"a" * (MIB - 1) + b"\xe3A", "0xe3", MIB - 1),
+    "across two blocks, a byte later": (b"a" * (MIB - 2) + b"\xf0\x9fA", "0xf0", MIB - 2),
+    "cut off in the second block": (b"a" * (MIB + 5) + b"\xf0\x9f\x8d", "0xf0", MIB + 5),
+    "cut off at the end of the first block": (b"a" * (MIB - 1) + b"\xe3", "0xe3", MIB - 1),
+    "after a mark": (codecs.BOM_UTF8 + b"a\xff", "0xff", 4),
+    "UTF-16 with an odd byte": (codecs.BOM_UTF16_LE + "ab".encode("utf-16-le") + b"c", "0x63", 6),
+    "UTF-16 with a lone surrogate": (codecs.BOM_UTF16_BE + b"\0a\xdc\0\0b", "0xdc", 4),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+@pytest.mark.parametrize("kind", INVALID)
+def test_the_error_gives_the_position_of_the_first_invalid_byte(kind: str, packed: bool) -> None:
+    data, value, position = INVALID[kind]
+    put("a.txt", gzip.compress(data, 1) if packed else data)
+    with pytest.raises(LLMError, match=rf"a\.txt is not UTF-.*byte {value} at position {position:,};.*iconv"):
+        read_corpus(["a.txt"])
+
+
+@pytest.mark.slow
+@settings(max_examples=150, deadline=None)
+@given(
+    chunks=st.lists(
+        st.binary(max_size=3) | st.sampled_from([b"\xe3\x81\x82", b"\xf0\x9f\x8d\x8e", b"\xe3\x81", b"ab"]), max_size=8
+    ),
+    block=st.integers(4, 7),
+)
+def test_bytes_decode_as_in_python_and_fail_at_the_same_position(chunks: list[bytes], block: int) -> None:
+    data = b"x" + b"".join(chunks).replace(b"\0", b"")
+    put("a.txt", data)
+    with mock.patch.object(documents, "BLOCK_BYTES", block):
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            with pytest.raises(LLMError, match=f"byte 0x{data[error.start]:02x} at position {error.start:,};"):
+                read_corpus(["a.txt"])
+        else:
+            assert joined(read_corpus(["a.txt"])) == text
+
+
+ZEROS = {
+    "at the start": (b"\0", 0),
+    "after ASCII": (b"abc\0def", 3),
+    "after Japanese": ("あ\0".encode(), 3),
+    "after a mark": (codecs.BOM_UTF8 + b"a\0", 4),
+    "UTF-16 LE without a mark": ("ab".encode("utf-16-le"), 1),
+    "UTF-16 BE without a mark": ("ab".encode("utf-16-be"), 0),
+    "inside UTF-16": (codecs.BOM_UTF16_LE + "あ\0".encode("utf-16-le"), 4),
+    "UTF-32": ("ab".encode("utf-32"), 2),
+    "past the first block": (b"a" * (MIB - 1) + "あb\0".encode(), MIB + 3),
+}
+
+
+@pytest.mark.parametrize("kind", ZEROS)
+def test_the_error_gives_the_position_of_a_zero_byte(kind: str) -> None:
+    data, position = ZEROS[kind]
+    with pytest.raises(LLMError, match=rf"a\.bin is not text: a zero byte at position {position:,} .*iconv"):
+        read_corpus([put("a.bin", data)])
+
+
+@platforms.named_pipes
+def test_a_fifo_is_an_error_and_is_not_opened(no_hang: None) -> None:
+    os.mkfifo("pipe")
+    with pytest.raises(LLMError, match="pipe is not a regular file"):
+        read_corpus(["pipe"])
+
+
+COMPRESSED = gzip.compress(TEXT.encode())
+DAMAGED = {
+    "two bytes": COMPRESSED[:2],
+    "half its header": COMPRESSED[:6],
+    "its header": COMPRESSED[:10],
+    "half": COMPRESSED[: len(COMPRESSED) // 2],
+    "no checksum": COMPRESSED[:-8],
+    "no length": COMPRESSED[:-1],
+    "another checksum": COMPRESSED[:-8] + bytes(8),
+    "an unknown method": COMPRESSED[:2] + b"\x05" + COMPRESSED[3:],
+    "damaged data": COMPRESSED[:10] + b"\xff" * 40,
+    "damaged later": gzip.compress(random.Random(0).randbytes(9000).hex().encode())[:5000] + b"\xff" * 4000,
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_gzip_is_an_error(kind: str) -> None:
+    with pytest.raises(LLMError, match=r"a\.gz"):
+        read_corpus([put("a.gz", DAMAGED[kind])])
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_gzip_in_a_directory_is_skipped_with_a_reason(kind: str) -> None:
+    put("d/a.txt", b"text")
+    put("d/b.gz", DAMAGED[kind])
+    corpus = read_corpus(["d"])
+    assert names(corpus) == ["d/a.txt"]
+    assert len(corpus.skipped) == 1
+    assert "d/b.gz" in corpus.skipped[0]
+
+
+# ---- standard input
+
+
+@pytest.mark.parametrize("kind", ENCODINGS)
+def test_standard_input_can_be_read_again(kind: str) -> None:
+    corpus = read_corpus(["-"], io.BytesIO(ENCODINGS[kind][1]))
+    assert names(corpus) == ["standard input"]
+    assert joined(corpus) == joined(corpus) == SAMPLE
+    assert corpus.documents[0].sha256 == hashlib.sha256(UTF8).hexdigest()
+
+
+def test_errors_in_standard_input_name_it() -> None:
+    with pytest.raises(LLMError, match=r"^standard input is not UTF-8 text: byte 0xff at position 2"):
+        read_corpus(["-"], io.BytesIO(b"ab\xff"))
+    with pytest.raises(LLMError, match=r"^standard input is empty"):
+        read_corpus(["-"], io.BytesIO(b""))
+
+
+# ---- the temporary copy
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a file in use has a name there, and goes when it is closed")
+@pytest.mark.parametrize("kind", ENCODINGS)
+def test_a_killed_run_leaves_no_temporary_copy(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", "tmp")
+    name, data = ENCODINGS[kind]
+    corpora = [read_corpus(["-"], io.BytesIO(data)), read_corpus([put(name, data)])]
+    assert [joined(corpus) for corpus in corpora] == [SAMPLE] * 2
+    assert list(Path("tmp").iterdir()) == []
+
+
+def test_the_temporary_copy_is_shared_and_closed_with_the_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = []
+    real = tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: files.append(real(**options)) or files[-1])
+    corpus = read_corpus([put(f"{n}.gz", gzip.compress(b"text")) for n in range(50)])
+    assert len(files) == 1  # for fifty documents: open files are scarce
+    [file] = files
+    closed = weakref.ref(file)
+    del file, files[:]
+    assert joined(corpus) == "text" * 50
+    del corpus
+    assert closed() is None
+
+
+def test_plain_utf8_is_not_copied() -> None:
+    corpus = read_corpus([put("a", UTF8), put("b", codecs.BOM_UTF8 + UTF8)])
+    assert [document.copy for document in corpus.documents] == [None, None]
+
+
+@pytest.mark.parametrize("names", [["a.gz"], ["d"], ["-"]], ids=str)
+def test_a_full_disk_for_the_copy_is_an_error_with_advice(names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for a file in a directory, which would be skipped if it were not text."""
+    put("a.gz", COMPRESSED)
+    put("d/a.gz", COMPRESSED)
+    put("d/b.txt", b"text")
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: FullDisk())
+    with pytest.raises(LLMError, match=f"decoded text in {re.escape(tempfile.gettempdir())}: No space left.*TMPDIR"):
+        read_corpus(names, io.BytesIO(b"text"))
+
+
+def test_a_missing_temporary_directory_is_an_error_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: nowhere())
+    with pytest.raises(LLMError, match=r"in a temporary directory: No usable.*TMPDIR"):
+        read_corpus([put("a.gz", COMPRESSED)])
+    with pytest.raises(LLMError, match=r"the tokens in a temporary directory: No usable.*TMPDIR"):
+        tokenize(iter([iter(["abc"])]), Tokenizer.train_bpe([TEXT], 280))
+
+
+def test_a_file_that_is_not_text_leaves_nothing_in_the_temporary_copy() -> None:
+    put("d/a.gz", gzip.compress(b"first "))
+    put("d/b.gz", gzip.compress(b"x" * 5000 + b"\xff"))
+    put("d/c.gz", COMPRESSED[: len(COMPRESSED) // 2])
+    put("d/d.gz", gzip.compress(b"last"))
+    corpus = read_corpus(["d"])
+    assert (names(corpus), joined(corpus)) == (["d/a.gz", "d/d.gz"], "first last")
+    assert corpus.documents[0].copy is not None and corpus.documents[0].copy.size == len("first last")
+
+
+# ---- how much is read
+
+
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that collects the number of bytes of each read, from files and from compressed files."""
+    sizes: list[int] = []
+    real_gzip, real_read = gzip.GzipFile.read, documents._read
+
+    def read(self: gzip.GzipFile, size: int = -1) -> bytes:
+        data = real_gzip(self, size)
+        sizes.append(len(data))
+        return data
+
+    def read_plain(file: io.BufferedReader, size: int, name: str) -> bytes:
+        data = real_read(file, size, name)
+        if not isinstance(file, gzip.GzipFile):
+            sizes.append(len(data))
+        return data
+
+    monkeypatch.setattr(gzip.GzipFile, "read", read)
+    monkeypatch.setattr(documents, "_read", read_plain)
+    return sizes
+
+
+@pytest.mark.parametrize("kind", ["gzip", "UTF-16", "gzip of UTF-16"])
+def test_text_that_must_be_decoded_is_decoded_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading parts of it later does not decode it again, and gives the same text as a plain file."""
+    text = "".join(f"{n}りんご🍎é\n" for n in range(20_000))
+    data = {"gzip": text.encode(), "UTF-16": text.encode("utf-16"), "gzip of UTF-16": text.encode("utf-16")}[kind]
+    sizes = count_reads(monkeypatch)
+    corpus = read_corpus([put("a", gzip.compress(data) if "gzip" in kind else data)])
+    parts = [list(map("".join, corpus.cut(1000, 300_000).sample(most))) for most in (5000, 20_000, 299_000)]
+    corpus.utf8(0, 200_000)
+    assert sum(sizes) == len(data)
+    plain = read_corpus([put("plain", text.encode())])
+    assert parts == [list(map("".join, plain.cut(1000, 300_000).sample(most))) for most in (5000, 20_000, 299_000)]
+    assert joined(corpus) == text and corpus.documents[0].sha256 == plain.documents[0].sha256
+
+
+def test_reading_a_sample_reads_little_more_than_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = read_corpus([put("a", b"x" * 5_000_000)])
+    sizes = count_reads(monkeypatch)
+    assert sum(len("".join(part)) for part in corpus.sample(6400)) == 6400
+    assert sum(sizes) <= 64 * (100 + 3 + 4)
+
+
+def test_reading_a_part_skips_the_text_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = read_corpus([put("a.txt", b"x" * 5000 + b"needle" + b"y" * 5000)])
+    monkeypatch.setattr(documents, "BLOCK_BYTES", 100)
+    read = []
+    real = documents._read
+    monkeypatch.setattr(documents, "_read", lambda *words: read.append(len(part := real(*words))) or part)
+    assert joined(corpus, 5000, 5006) == "needle"
+    assert sum(read) <= 4 + 2 * 100
+
+
+# ---- positions
+
+
+def character_end(data: bytes, position: int) -> int:
+    """By trial: the first position from `position` on before which all characters are complete."""
+    while True:
+        try:
+            data[:position].decode("utf-8")
+            return position
+        except UnicodeDecodeError:
+            position += 1
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    texts=st.lists(VARIED.map("x".__add__), min_size=1, max_size=4),
+    fractions=st.lists(st.floats(0, 1), max_size=4),
+    block=st.integers(4, 20),
+)
+def test_no_split_loses_or_repeats_text(texts: list[str], fractions: list[float], block: int) -> None:
+    corpus = read_corpus([put(f"{i}.txt", text.encode()) for i, text in enumerate(texts)])
+    whole = "".join(texts).encode()
+    assert corpus.text_bytes == len(whole)
+    edges = [0, *sorted(round(f * len(whole)) for f in fractions), len(whole)]
+    with mock.patch.object(documents, "BLOCK_BYTES", block):
+        for low, high in itertools.pairwise(edges):
+            assert joined(corpus, low, high).encode() == whole[character_end(whole, low) : character_end(whole, high)]
+        assert "".join(joined(corpus, low, high) for low, high in itertools.pairwise(edges)).encode() == whole
+
+
+@pytest.mark.parametrize("kind", ["plain", "with a mark", "packed", "UTF-16"])
+def test_a_part_of_the_text_is_the_same_in_every_encoding(kind: str) -> None:
+    text = "".join(f"{n}りんご🍎é\n" for n in range(300))
+    data = {
+        "plain": text.encode("utf-8"),
+        "with a mark": codecs.BOM_UTF8 + text.encode("utf-8"),
+        "packed": gzip.compress(text.encode("utf-8")),
+        "UTF-16": codecs.BOM_UTF16_LE + text.encode("utf-16-le"),
+    }[kind]
+    corpus, whole = read_corpus([put("a.txt", data)]), text.encode("utf-8")
+    assert corpus.text_bytes == len(whole)
+    for start in [*range(40), 1000, 1001, 1002, 1003, len(whole) - 2]:
+        expected = whole[character_end(whole, start) : character_end(whole, start + 50)].decode("utf-8")
+        assert joined(corpus, start, start + 50) == expected

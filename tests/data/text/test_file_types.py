@@ -1,0 +1,145 @@
+"""Files that are not text are recognized by their content, whatever their name, with advice that fits."""
+
+import gzip
+import io
+import pickle
+import shlex
+import sqlite3
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import Result
+
+from llmcli.data.text import file_types
+from tests.conftest import TEXT
+
+Llm = Callable[..., Result]
+
+
+def zipped(*names: str, first: bytes = b"") -> bytes:
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        if first:
+            archive.writestr(zipfile.ZipInfo("mimetype"), first)
+        for name in names:
+            archive.writestr(name, "words " * 50_000)
+    return target.getvalue()
+
+
+def tarred() -> bytes:
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w") as archive:
+        info = tarfile.TarInfo("a.txt")
+        info.size = 3
+        archive.addfile(info, io.BytesIO(b"abc"))
+    return target.getvalue()
+
+
+def database() -> bytes:
+    connection = sqlite3.connect("made.db")
+    connection.execute("CREATE TABLE t (x TEXT)")
+    connection.commit()
+    connection.close()
+    return Path("made.db").read_bytes()
+
+
+def array() -> bytes:
+    target = io.BytesIO()
+    np.save(target, np.arange(3))
+    return target.getvalue()
+
+
+def model() -> bytes:
+    from safetensors.numpy import save
+
+    return save({"a": np.zeros(300, np.float32)})
+
+
+BINARY = b"\x00\xff\x80" * 20
+FILES: dict[str, tuple[Callable[[], bytes] | bytes, str]] = {
+    "a.pdf": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj", "is a PDF, not text; extract its text first: pdftotext a.pdf"),
+    "my book.pdf": (b"%PDF-1.4\n\xff", "pdftotext 'my book.pdf' 'my book.txt'"),
+    "corpus.zip": (lambda: zipped("a.txt"), "a ZIP archive, not text; unpack it into a directory"),
+    "a.docx": (lambda: zipped("[Content_Types].xml", "word/document.xml"), "pandoc a.docx -t plain -o a.txt"),
+    "b.docx": (lambda: zipped("word/document.xml"), "is a Word document, not text; extract its text first"),
+    "a.epub": (lambda: zipped("c.xhtml", first=b"application/epub+zip"), "is an EPUB book, not text; extract"),
+    "a.odt": (lambda: zipped("content.xml", first=b"application/vnd.oasis.opendocument.text"), "an OpenDocument"),
+    "a.xlsx": (lambda: zipped("[Content_Types].xml", "xl/workbook.xml"), "is a spreadsheet, not text; save it as CSV"),
+    "a.pptx": (lambda: zipped("ppt/presentation.xml"), "is a presentation"),
+    "a.pth": (lambda: zipped("archive/data.pkl"), "is a PyTorch model"),
+    "a.tar": (tarred, "is a tar archive, not text; unpack it into a directory"),
+    "a.tar.gz": (lambda: gzip.compress(tarred()), "name that: mkdir a && tar -xf a.tar.gz -C a"),
+    "a.pdf.gz": (lambda: gzip.compress(b"%PDF-1.4\n\xff"), "(gzip -dk a.pdf.gz), then extract"),
+    "a.png": (b"\x89PNG\r\n\x1a\n" + BINARY, "is an image (PNG), not text; extract its text first, by OCR"),
+    "a.jpg": (b"\xff\xd8\xff\xe0" + BINARY, "is an image (JPEG)"),
+    "a.gif": (b"GIF89a" + BINARY, "is an image (GIF)"),
+    "a.webp": (b"RIFF\x10\0\0\0WEBP" + BINARY, "is an image (WebP)"),
+    "a.mp3": (b"ID3\x04\0" + BINARY, "is a recording (MP3), not text; transcribe it first"),
+    "a.mp4": (b"\0\0\0\x20ftypisom" + BINARY, "is a video or recording (MP4)"),
+    "a.wav": (b"RIFF\x10\0\0\0WAVE" + BINARY, "is a recording (WAV)"),
+    "a.bz2": (b"BZh91AY" + BINARY, "is compressed (bzip2), not text; unpack it first: bzip2 -dk a.bz2"),
+    "a.xz": (b"\xfd7zXZ\0" + BINARY, "unpack it first: xz -dk a.xz"),
+    "a.zst": (b"\x28\xb5\x2f\xfd" + BINARY, "unpack it first: zstd -d a.zst"),
+    "a.7z": (b"7z\xbc\xaf\x27\x1c" + BINARY, "7z x -oa a.7z"),
+    "a.doc": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + BINARY, "is an old Office document"),
+    "a.parquet": (b"PAR1" + BINARY, "arquet"),  # what train says depends on whether pyarrow is installed
+    "a.db": (database, "is an SQLite database, not text; export its text to a text file first: sqlite3 a.db"),
+    "a.npy": (array, "is a NumPy array"),
+    "a.pkl": (lambda: pickle.dumps({"a": "b" * 300}), "is a Python pickle"),
+    "a.safetensors": (model, "to fine-tune a model on a text: llm train TEXT --from a.safetensors"),
+    "a.gguf": (b"GGUF" + BINARY, "is a model (GGUF), not text; to fine-tune"),
+    "a.exe": (b"MZ" + BINARY, "is an executable"),
+    "a": (b"\x7fELF" + BINARY, "is an executable"),
+    "a.bin": (BINARY, "convert it first: iconv"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.slow
+def test_the_error_says_what_a_file_is_and_how_to_get_its_text(llm: Llm, name: str) -> None:
+    made, message = FILES[name]
+    data = made if isinstance(made, bytes) else made()
+    Path("d").mkdir()
+    for place, advice in ((name, message), (f"d/{name}", "")):
+        Path(place).write_bytes(data)
+        for words in (["train", place, "--dry-run"], ["eval", place, "-m", "none"], ["tokenize", "--train", place]):
+            if words[0] == "eval" and not advice:
+                continue
+            answer = llm(*words)
+            assert answer.exit_code == 1 and answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1
+            if words[0] != "eval":
+                assert advice in answer.stderr and ("iconv" in answer.stderr) == (name == "a.bin")
+    Path("d/text.txt").write_text(TEXT, "utf-8")
+    note = llm("train", "d", "--dry-run").stderr
+    assert f"skipped: d/{name}" in note and ("iconv" in note) == (name == "a.bin")
+
+
+def test_the_name_of_a_file_does_not_matter(llm: Llm) -> None:
+    Path("poem.pdf").write_text(TEXT, "utf-8")
+    Path("MZ.txt").write_text("MZ, BM, ID3, GGUF, PAR1, OggS and %PDF-1.7 are first bytes of files.\n" + TEXT, "utf-8")
+    for name in ("poem.pdf", "MZ.txt"):
+        assert llm("train", name, "--dry-run").exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["it's.pdf", "{x}.pdf", "a\x1b.pdf"])
+def test_commands_in_advice_can_be_pasted_for_any_name(name: str) -> None:
+    message = file_types.describe_binary(name, b"%PDF-1.7")
+    assert message and shlex.split(message.rpartition(": ")[2]) == ["pdftotext", name, name[:-3] + "txt"]
+
+
+def test_a_prompt_that_is_not_text_is_recognized_too(llm: Llm) -> None:
+    answer = llm("generate", "-", "-m", "none", stdin=b"%PDF-1.7\n\xff\xfe")
+    assert answer.exit_code == 1 and "standard input is a PDF, not text" in answer.stderr
+    assert "pdftotext FILE FILE.txt" in answer.stderr
+    for data in (b"%PDF-1.7\n\xff\xfe", gzip.compress(b"%PDF-1.7\n\xff\xfe")):
+        answer = llm("train", "-", "--dry-run", stdin=data)
+        assert answer.exit_code == 1 and "standard input is a PDF, not text" in answer.stderr
+
+
+def test_an_address_is_an_error_with_a_download_command(llm: Llm) -> None:
+    answer = llm("train", "https://example.org/book.txt", "--dry-run")
+    assert answer.exit_code == 1 and "get it first: curl -LO https://example.org/book.txt" in answer.stderr

@@ -1,0 +1,94 @@
+"""Records of JSON files with their lines, compared with Python's parser."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcli.data.text.json_records import record_of_line, records_of_lines, records_of_text
+from llmcli.errors import LLMError
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(values=st.lists(VALUES, max_size=5), indent=st.sampled_from([None, 1]), ascii_only=st.booleans())
+def test_every_form_gives_the_values_and_their_lines(values: list[Any], indent: int | None, ascii_only: bool) -> None:
+    compact = [json.dumps(value, ensure_ascii=ascii_only) for value in values]
+    written = [json.dumps(value, ensure_ascii=ascii_only, indent=indent) for value in values]
+    numbered = list(zip(range(1, len(values) + 1), values, strict=True))
+    assert list(records_of_lines("a", [f" {line}\t\r" for line in compact])) == numbered
+    assert list(records_of_text("a", "[" + ",\n".join(compact) + "]")) == numbered
+    starts = [1 + sum(text.count("\n") + 2 for text in written[:i]) for i in range(len(values))]
+    with_lines = list(zip(starts, values, strict=True))
+    assert list(records_of_text("a", "[" + " \r\n\n,".join(written) + "]\n")) == with_lines
+    if not written or not written[0].startswith("["):
+        assert list(records_of_text("a", "\n\n".join(written))) == with_lines
+
+
+def test_blank_lines_count_but_are_no_records() -> None:
+    assert list(records_of_lines("a", ["", " \r", "1", "\u3000", "2"])) == [(3, 1), (5, 2)]
+
+
+INVALID = {
+    "cut off": ('{"a": 1', "line 2: invalid JSON at character 8 ("),
+    "a trailing comma": ('{"a": 1,}', "line 2: invalid JSON at character "),
+    "single quotes": ("{'a': 1}", "line 2: invalid JSON at character 2 ("),
+    "two values": ('{"a": 1} {"b": 2}', "line 2: invalid JSON at character 10 (more after the end of the value: "),
+    "a key twice": ('{"x": {"a": 1, "b": 2, "a": 3}}', "the key 'a' stands twice in one object)"),
+    "nested": ("[" * 100_000, "line 2: invalid JSON at character 1 (nested too deeply)"),
+    "nested objects": ('{"a":' * 100_000, "line 2: invalid JSON at character 1 (nested too deeply)"),
+    "a control character": ('{"a": "x\x01"}', "line 2: invalid JSON at character 9 ("),
+    "an escape": ('{"a": "\\x41"}', "line 2: invalid JSON at character "),
+    "a word": ("nothing", "line 2: invalid JSON at character 1 ("),
+    "a byte-order mark": ("\ufeff{}", "line 2: invalid JSON at character 1 ("),
+}
+
+
+@pytest.mark.parametrize("kind", INVALID)
+def test_the_error_gives_the_line_and_the_character(kind: str) -> None:
+    line, problem = INVALID[kind]
+    with pytest.raises(LLMError) as caught:
+        list(records_of_lines("a.jsonl", ["{}", line]))
+    message = str(caught.value)
+    assert message.startswith("a.jsonl line 2: invalid JSON at character ") and problem in message
+    assert message.endswith("; wanted one record a line: {...}") and "\n" not in message and len(message) < 200
+    assert record_of_line(line) is None
+
+
+ARRAYS = {
+    "cut off in a record": ('[\n{"a": 1},\n{"a": ', 1, "line 3: invalid JSON ("),
+    "no end": ('[\n{"a": 1}\n\n', 1, "line 4: invalid JSON (the array does not end)"),
+    "ends after a comma": ('[\n{"a": 1},\n]', 1, "line 3: invalid JSON ("),
+    "no comma": ('[{"a": 1}\n{"a": 2}]', 1, "line 2: invalid JSON (wanted , or ] before '{\"a\": 2}]')"),
+    "two commas": ('[{"a": 1},\n,{"a": 2}]', 1, "line 2: invalid JSON ("),
+    "more after it": ('[{"a": 1}\n]\n[{"a": 2}]', 1, "line 3: invalid JSON (more after the end of the array: "),
+    "a key twice": ('[{"a": 1},\n\n{"b": 1, "b": 2}]', 1, "line 3: invalid JSON (the key 'b' stands twice in one "),
+    "nested": ('[{"a": 1},\n' + "[" * 100_000, 1, "line 2: invalid JSON (nested too deeply)"),
+    "no value": ('{"a": 1}\n{"a": 2}\nx', 2, "line 3: invalid JSON ("),
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_an_array_gives_the_records_before_the_damage_and_its_line(kind: str) -> None:
+    text, before, problem = ARRAYS[kind]
+    records = records_of_text("a.json", text)
+    for _ in range(before):
+        next(records)
+    with pytest.raises(LLMError) as caught:
+        next(records)
+    assert str(caught.value).startswith(f"a.json {problem}") and "\n" not in str(caught.value)
+
+
+def test_numbers_of_any_length_are_read() -> None:
+    assert record_of_line(f'{{"a": 1{"0" * 5000}, "b": 1e999, "c": -7}}') == {
+        "a": float("inf"),
+        "b": float("inf"),
+        "c": -7,
+    }

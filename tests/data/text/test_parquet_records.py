@@ -1,0 +1,104 @@
+"""Parquet tables of conversations, as pyarrow writes them."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from llmcli.data.conversations.files import ConversationFile, read_conversations, require_conversations
+from llmcli.errors import LLMError
+from tests.data.conversations.test_files import LISTS, MESSAGES, PAIRS, SHAPES, TEXT_BYTES, messages_of
+from tests.data.corpora import put
+
+
+def write(name: str, records: list[dict[str, Any]], **options: Any) -> None:
+    pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
+    parquet = pytest.importorskip("pyarrow.parquet", exc_type=ImportError)
+    parquet.write_table(pyarrow.Table.from_pylist(records), name, **options)
+
+
+def read(name: str) -> ConversationFile | None:
+    return read_conversations(name, Path(name))
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.dat"])
+@pytest.mark.parametrize(
+    ("shape", "record"),
+    [*SHAPES.items(), ("prompt/completion", LISTS["prompt/completion"])],
+    ids=lambda value: value if isinstance(value, str) else "record",
+)
+def test_every_shape_gives_the_same_messages(shape: str, record: Any, name: str) -> None:
+    write(name, [record(*pair) for pair in PAIRS], row_group_size=2)
+    file = read(name)
+    assert file and messages_of(file) == MESSAGES
+    assert (file.shape, file.dropped, file.text_bytes, file.notes) == (shape, 0, TEXT_BYTES, ())
+    assert [c.source for c in file.conversations] == [f"{name} row {i}" for i in (1, 2, 3)]
+    assert file.sha256 == hashlib.sha256(Path(name).read_bytes()).hexdigest()
+
+
+def test_columns_that_are_not_used_are_named() -> None:
+    write("a.parquet", [{"id": i, "prompt": q, "completion": a, "blob": b"\xff"} for i, (q, a) in enumerate(PAIRS)])
+    file = read("a.parquet")
+    assert file and messages_of(file) == MESSAGES
+    assert file.notes == ("a.parquet: read: prompt/completion; not used: id, blob",)
+
+
+def test_other_tables_hold_no_conversation() -> None:
+    write("a.parquet", [{"text": "Once"}, {"text": "upon"}])
+    assert read("a.parquet") is None
+    with pytest.raises(LLMError, match=r"^a\.parquet has no conversations; expected records with"):
+        require_conversations("a.parquet", Path("a.parquet"))
+
+
+def test_the_error_gives_the_row() -> None:
+    pairs = [{"prompt": "Hi", "completion": "Ho"}] * 3000
+    write("a.parquet", [*pairs, {"prompt": "Hi", "completion": None}])
+    with pytest.raises(LLMError) as caught:
+        read("a.parquet")
+    assert str(caught.value) == 'a.parquet row 3,001: "completion" is null; wanted text in quotes'
+
+
+def test_text_that_is_not_utf_8_has_its_row() -> None:
+    pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
+    parquet = pytest.importorskip("pyarrow.parquet", exc_type=ImportError)
+    answers = pyarrow.array([b"Ho"] * 1500 + [b"\xff"] + [b"Ho"] * 9, pyarrow.binary())
+    column = pyarrow.Array.from_buffers(pyarrow.string(), len(answers), answers.buffers())
+    prompts = pyarrow.array(["Hi"] * len(answers))
+    parquet.write_table(pyarrow.table({"prompt": prompts, "completion": column}), "a.parquet")
+    with pytest.raises(LLMError, match=r"^a\.parquet row 1,501: text that is not UTF-8"):
+        read("a.parquet")
+
+
+def test_a_damaged_file_is_an_error() -> None:
+    write("a.parquet", [SHAPES["messages"](*pair) for pair in PAIRS])
+    data = Path("a.parquet").read_bytes()
+    for damaged in (b"PAR1", data[:-9], data[:20] + b"\xff" * 60 + data[80:]):
+        put("b.parquet", damaged)
+        with pytest.raises(LLMError, match=r"^b\.parquet cannot be read as a Parquet file: ") as caught:
+            read("b.parquet")
+        assert "\n" not in str(caught.value)
+
+
+def test_without_pyarrow_the_error_says_what_to_install() -> None:
+    put("a.parquet", b"PAR1" + bytes(20))
+    with mock.patch.dict("sys.modules", {"pyarrow": None}), pytest.raises(LLMError) as caught:
+        read("a.parquet")
+    assert str(caught.value) == "to read a.parquet the pyarrow package is needed: pip install 'llmcli[parquet]'"
+
+
+def test_what_cannot_be_told_is_not_recommended_as_plain_text() -> None:
+    write("a.parquet", [{"title": "One", "abstract": "Once upon a time"}])
+    with pytest.raises(LLMError, match=r"add --column abstract for its text, --column title,abstract for .* answers$"):
+        read("a.parquet")
+    write("b.parquet", [{"id": 1}])
+    with pytest.raises(LLMError, match=r"cannot be told from its columns \('id'\), none of which holds text$"):
+        read("b.parquet")
+
+
+def test_a_table_without_rows_is_an_error() -> None:
+    pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
+    pytest.importorskip("pyarrow.parquet", exc_type=ImportError).write_table(pyarrow.table({"text": []}), "a.parquet")
+    with pytest.raises(LLMError, match=r"^a\.parquet has no rows"):
+        read("a.parquet")

@@ -1,0 +1,226 @@
+"""The training text and the held-out text of a corpus."""
+
+import random
+import shutil
+import string
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcli.data.text.corpus import Corpus, read_corpus
+from llmcli.data.text.split import split
+
+HERE = Path()
+
+
+def letters(count: int, seed: int) -> str:
+    return "".join(random.Random(seed).choices(string.ascii_lowercase, k=count))
+
+
+def write(directory: str, sizes: Sequence[int]) -> Path:
+    """A directory of documents of these sizes, some of them in a directory inside."""
+    path = HERE / directory
+    shutil.rmtree(path, ignore_errors=True)
+    (path / "more").mkdir(parents=True)
+    for i, size in enumerate(sizes):
+        (path / ("more" if i % 3 else ".") / f"{i}.txt").write_text(letters(size, i))
+    return path
+
+
+def names(corpus: Corpus) -> set[str]:
+    return {document.relative_name for document in corpus.documents}
+
+
+def joined(corpus: Corpus) -> list[str]:
+    return ["".join(text) for text in corpus.texts()]
+
+
+@pytest.mark.slow
+@settings(max_examples=40)
+@given(
+    sizes=st.lists(st.integers(1, 400) | st.just(20_000), min_size=1, max_size=60),
+    share=st.sampled_from([0.0, 0.1, 0.2, 0.5]),
+)
+def test_the_split_is_a_partition_of_about_the_right_size(sizes: list[int], share: float) -> None:
+    """Of each document a first part is for training and the rest is held out; either may be empty."""
+    corpus = read_corpus([str(write("c", sizes))])
+    divided = split(corpus, share)
+    parts = {part.document: "".join(part.text()) for part in divided.training.contents}
+    for part in divided.held_out.contents:
+        parts[part.document] = parts.get(part.document, "") + "".join(part.text())
+    assert [parts[document] for document in corpus.documents] == joined(corpus)
+    order = {document: i for i, document in enumerate(corpus.documents)}
+    for side in (divided.training, divided.held_out):
+        places = [order[document] for document in side.documents]
+        assert places == sorted(places)
+    wanted = share * corpus.text_bytes
+    longest = max((part.text_bytes for part in corpus.contents if part.text_bytes <= wanted / 2), default=0)
+    assert abs(divided.held_out.text_bytes - wanted) <= longest + len(sizes) / 2
+    assert bool(divided.rule) == bool(divided.held_out.contents)
+
+
+def test_of_many_documents_whole_ones_are_held_out() -> None:
+    corpus = read_corpus([str(write("c", [1000] * 80))])
+    divided = split(corpus, 0.1)
+    assert names(divided.training) | names(divided.held_out) == names(corpus)
+    assert not names(divided.training) & names(divided.held_out)
+    assert len(divided.held_out.documents) == 8
+    listed = [document.relative_name for document in divided.held_out.documents][:3]
+    assert divided.rule == f"8 of 80 documents: {', '.join(listed)}, ..."
+    assert split(corpus, 0.2).rule.startswith("16 of 80 documents: ")
+    assert names(divided.held_out) <= names(split(corpus, 0.2).held_out)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "held_out", "rule"),
+    [
+        ([1000], [100], "the last tenth of the text"),
+        ([1000, 2000, 300], [100, 200, 30], "the last tenth of each of 3 documents"),
+        ([1000] * 10, [100] * 10, "the last tenth of each of 10 documents"),
+        ([5000, 10], [500], "the last tenth of 0.txt"),
+    ],
+)
+def test_of_few_or_long_documents_the_ends_are_held_out(sizes: list[int], held_out: list[int], rule: str) -> None:
+    divided = split(read_corpus([str(write("c", sizes))]), 0.1)
+    assert [part.text_bytes for part in divided.held_out.contents] == held_out and divided.rule == rule
+
+
+def test_of_a_long_document_among_short_ones_the_end_is_held_out_and_of_the_others_whole_ones() -> None:
+    corpus = read_corpus([str(write("c", [50_000] + [1000] * 40))])
+    divided = split(corpus, 0.1)
+    ends = [part for part in divided.held_out.contents if part.start]
+    assert [(part.document.relative_name, part.text_bytes) for part in ends] == [("0.txt", 5000)]
+    assert len(divided.held_out.contents) == 1 + 4
+    assert divided.rule.startswith("4 of 41 documents (") and divided.rule.endswith(") and the last tenth of 0.txt")
+    assert split(corpus, 0.15).rule.endswith("and the last 0.15 of 0.txt")
+
+
+@pytest.mark.slow
+def test_neither_the_order_nor_the_place_of_the_files_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write("c", [300 + 10 * i for i in range(60)])
+    expected = names(split(read_corpus([str(path)]), 0.1).held_out)
+    assert expected
+    files = sorted((file for file in path.rglob("*.txt")), key=lambda file: file.name)
+    for order in (files, files[::-1]):
+        documents = [document for file in order for document in read_corpus([str(path)]).documents
+                     if document.path == file]  # fmt: skip
+        assert names(split(Corpus.of(documents), 0.1).held_out) == expected
+    shutil.copytree(path, "elsewhere/deeper")
+    assert names(split(read_corpus(["elsewhere/deeper"]), 0.1).held_out) == expected
+    assert names(split(read_corpus(["elsewhere/deeper/**/*.txt"]), 0.1).held_out) == expected
+    monkeypatch.chdir("elsewhere/deeper")
+    assert names(split(read_corpus(["."]), 0.1).held_out) == expected
+    assert names(split(read_corpus(["*"]), 0.1).held_out) == expected
+
+
+def test_the_hash_of_a_name_decides() -> None:
+    """What is held out is spread over the names: not one end of the alphabet."""
+    held_out = split(read_corpus([str(write("c", [1000] * 400))]), 0.1).held_out
+    numbers = sorted(int(document.path.stem) for document in held_out.documents)
+    assert len(numbers) == 40 and numbers[0] < 40 and numbers[-1] >= 360
+    assert all(sum(first <= number < first + 100 for number in numbers) >= 3 for first in range(0, 400, 100))
+
+
+def test_one_more_file_changes_little() -> None:
+    sizes = [1000] * 100
+    before = names(split(read_corpus([str(write("c", sizes))]), 0.1).held_out)
+    after = names(split(read_corpus([str(write("c", [*sizes, 1000]))]), 0.1).held_out)
+    assert len(before ^ after) <= 2
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 1000))
+@pytest.mark.slow
+def test_near_duplicates_are_on_the_same_side(seed: int) -> None:
+    """60 documents and 1 to 3 changed copies of each, under other names."""
+    random_ = random.Random(seed)
+    path = write("c", [])
+    families: list[set[str]] = []
+    for family in range(60):
+        text, members = letters(2000, seed + family), set[str]()
+        for _ in range(random_.randint(2, 4)):
+            position, name = random_.randrange(2000), f"{random_.randrange(10**9)}.txt"
+            (path / name).write_text(text[:position] + letters(20, random_.randrange(10**9)) + text[position:])
+            members.add(name)
+        families.append(members)
+    divided = split(read_corpus([str(path)]), 0.1)
+    held_out = names(divided.held_out)
+    assert held_out and all(members <= held_out or not members & held_out for members in families)
+
+
+def passages(corpus: Corpus) -> set[str]:
+    """All strings of 50 characters in a corpus."""
+    return {text[i : i + 50] for text in joined(corpus) for i in range(len(text) - 49)}
+
+
+def write_texts(texts: dict[str, str]) -> Corpus:
+    path = write("c", [])
+    for name, text in texts.items():
+        (path / name).write_text(text)
+    return read_corpus([str(path)])
+
+
+def beginnings(count: int, seed: int, growth: float = 0.0) -> dict[str, str]:
+    """Documents of which each is the beginning of the next; the first has 1,000 letters. They grow by 1,000 letters, or
+    by a factor."""
+    sizes = [round(1000 * growth**i) if growth else 1000 * (i + 1) for i in range(count)]
+    text = letters(sizes[-1], seed)
+    return {f"version-{seed}-{size}.txt": text[:size] for size in sizes}
+
+
+def test_of_versions_of_one_text_the_end_of_the_longest_is_held_out() -> None:
+    """20 files of which each is the beginning of the next: they are one text."""
+    divided = split(write_texts(beginnings(20, 0)), 0.1)
+    [held_out] = divided.held_out.contents
+    assert (held_out.document.relative_name, held_out.start, held_out.end) == ("version-0-20000.txt", 18_000, 20_000)
+    trained = {part.document.relative_name: part.text_bytes for part in divided.training.contents}
+    assert trained == {f"version-0-{size}.txt": min(size, 18_000) for size in range(1000, 20_001, 1000)}
+    assert {one.relative_name: size for one, size in divided.left_out.items()} == {"version-0-19000.txt": 1000}
+    assert divided.rule == (
+        "the last tenth of version-0-20000.txt; of 19 near-duplicates the 1,000 bytes from where they repeat it on are "
+        "left out"
+    )
+
+
+def test_versions_beside_other_text_are_all_for_training() -> None:
+    family = beginnings(6, 0)
+    corpus = write_texts(family | {f"{i}.txt": letters(1000, i + 1) for i in range(40)})
+    divided = split(corpus, 0.1)
+    assert {*family} <= names(divided.training) and not {*family} & names(divided.held_out) and not divided.left_out
+    assert divided.held_out.text_bytes == 4000  # a tenth of the others
+    assert divided.rule.endswith("; 6 near-duplicates, such as version-0-1000.txt, are all for training")
+
+
+def test_near_duplicate_books_are_one_text() -> None:
+    """All documents are long: an edition with a new foreword and a new last chapter, which hardly differ otherwise."""
+    book = letters(50_000, 0)
+    texts = {
+        "first.txt": book,
+        "second.txt": letters(500, 1) + book[:20_000] + "new" + book[20_000:] + letters(4000, 2),
+    }
+    divided = split(write_texts(texts), 0.1)
+    assert names(divided.held_out) == {"second.txt"} and not passages(divided.training) & passages(divided.held_out)
+    assert divided.left_out and divided.training.text_bytes > 90_000
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    families=st.lists(st.tuples(st.integers(2, 20), st.sampled_from([0.0, 1.1, 2.0])), min_size=1, max_size=3),
+    others=st.integers(0, 60),
+    share=st.sampled_from([0.05, 0.1, 0.3]),
+    seed=st.integers(0, 1000),
+)
+@pytest.mark.slow
+def test_no_held_out_passage_of_versions_is_trained_on(
+    families: list[tuple[int, float]], others: int, share: float, seed: int
+) -> None:
+    """Families of versions, among other documents or nearly alone; with random letters nothing repeats by chance."""
+    texts = {f"{i}.txt": letters(1000, 10_000 + i) for i in range(others)}
+    for i, (count, growth) in enumerate(families):
+        texts |= beginnings(min(count, 7) if growth == 2.0 else count, 10 * seed + i, growth)
+    divided = split(write_texts(texts), share)
+    assert divided.held_out.contents and divided.training.text_bytes > 0.5 * sum(map(len, texts.values()))
+    assert not passages(divided.training) & passages(divided.held_out)

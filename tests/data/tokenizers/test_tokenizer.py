@@ -1,0 +1,504 @@
+"""Text <-> ids: nothing is lost, nothing becomes a control token, and the `tokenizers` library agrees."""
+
+import json
+import random
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import models, normalizers, pre_tokenizers, trainers
+
+from llmcli.data.tokenizers import tokenizer as module
+from llmcli.data.tokenizers.tokenizer import CONTROL_TOKENS, END_OF_TEXT, IM_END, IM_START, StreamDecoder, Tokenizer
+from llmcli.data.tokenizers.vocabulary_limits import MIN_VOCAB_SIZE
+from llmcli.errors import LLMError
+from tests.conftest import TEXT
+
+BPE = Tokenizer.train_bpe([TEXT], 290)
+
+CHAR = Tokenizer.train_char([TEXT])
+
+BOTH = pytest.mark.parametrize("tokenizer", [BPE, CHAR], ids=["bpe", "char"])
+
+AWKWARD = [
+    "", " ", "  ", "\n", "\r\n", "\t", "\0", "\x1c", "\x85", "\xa0", "\u3000", "\ufeff", "\ufffd", "\uffff",
+    "\U0010ffff", "e\u0301", "é", "Å", "\u0301", "が", "か\u3099", "りんご", "🍎", "👩\u200d👩\u200d👧", "🇯🇵", "ﬁ",
+    "the cat", "'s", "12", END_OF_TEXT, "<|endoftext", "|>", "<0x41>", "<0xFF>", "Ġ", "Ċ", "▁", "\x7f", "\x80", "ÿ",
+]  # fmt: skip
+
+ANY_TEXT = st.lists(st.sampled_from(AWKWARD) | st.text(st.characters(codec="utf-8"), max_size=8), max_size=8).map(
+    "".join
+)
+
+
+def ids_in_parts(tokenizer: Tokenizer, parts: Iterable[str]) -> list[int]:
+    return [i for ids in tokenizer.encode_stream(parts) for i in ids]
+
+
+def library(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+    """The same tokenizer.json in the library, without our code."""
+    inner = tokenizers.Tokenizer.from_str(tokenizer.to_json())
+    inner.encode_special_tokens = True
+    return inner
+
+
+def library_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    return library(tokenizer).encode(text, add_special_tokens=False).ids
+
+
+def edited(tokenizer: Tokenizer = BPE, **parts: object) -> str:
+    """A tokenizer.json with parts replaced."""
+    return json.dumps(json.loads(tokenizer.to_json()) | parts)
+
+
+def edited_model(tokenizer: Tokenizer = BPE, **parts: object) -> str:
+    return edited(tokenizer, model=json.loads(tokenizer.to_json())["model"] | parts)
+
+
+@BOTH
+@pytest.mark.parametrize("text", AWKWARD, ids=ascii)
+def test_awkward_text_round_trips(tokenizer: Tokenizer, text: str) -> None:
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.slow
+@BOTH
+@settings(max_examples=150, deadline=None)
+@given(text=ANY_TEXT)
+def test_any_text_round_trips_as_text_and_as_bytes(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.decode_bytes(ids) == text.encode("utf-8")
+    assert tokenizer.eos_id not in ids
+
+
+@BOTH
+@settings(max_examples=80, deadline=None)
+@given(text=ANY_TEXT)
+def test_the_library_gives_the_same_ids_and_text(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text)
+    assert ids == library_ids(tokenizer, text)
+    assert library(tokenizer).decode(ids, skip_special_tokens=False) == text
+
+
+@BOTH
+@settings(max_examples=60, deadline=None)
+@given(text=ANY_TEXT)
+def test_reading_its_own_json_keeps_the_ids(tokenizer: Tokenizer, text: str) -> None:
+    assert Tokenizer.from_json(tokenizer.to_json()).encode(text) == tokenizer.encode(text)
+
+
+CONTROL_IDS = {
+    "<|endoftext|>": 0, "<|im_start|>": 1, "<|im_end|>": 2, "<|reserved_special_token_0|>": 3,
+    "<|reserved_special_token_1|>": 4,
+}  # fmt: skip
+
+
+@BOTH
+@pytest.mark.parametrize("name", CONTROL_TOKENS)
+def test_a_control_token_typed_by_a_user_is_text(tokenizer: Tokenizer, name: str) -> None:
+    for text in (name, f"a{name}b", f"{name}\n{name}"):
+        ids = tokenizer.encode(text)
+        assert not set(ids) & set(CONTROL_IDS.values())
+        assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize("train", [Tokenizer.train_bpe, Tokenizer.train_char])
+def test_training_on_control_tokens_does_not_make_them_typeable(train) -> None:
+    text = "".join(CONTROL_TOKENS)
+    tokenizer = train([text * 500], 500)
+    ids = tokenizer.encode(text * 2)
+    assert not set(ids) & set(CONTROL_IDS.values())
+    assert tokenizer.decode(ids) == text * 2
+
+
+@BOTH
+def test_the_control_tokens_are_the_first_ids_and_have_no_bytes(tokenizer: Tokenizer) -> None:
+    assert tokenizer.control_ids == CONTROL_IDS
+    assert tokenizer.eos_id == 0 and tokenizer.eos_ids == {0}
+    assert tokenizer.token_bytes[:5] == [b""] * 5
+    assert [tokenizer.label(i) for i in range(5)] == list(CONTROL_IDS)
+    assert tokenizer.decode([*tokenizer.encode("a"), 0, *tokenizer.encode("b")]) == "ab"
+    assert 256 + len(CONTROL_TOKENS) == MIN_VOCAB_SIZE
+
+
+@BOTH
+def test_half_a_character_decodes_to_a_replacement_character(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("\u0416")  # 0xD0 0x96, not in the corpus: two tokens
+    assert len(ids) == 2
+    assert tokenizer.decode_bytes(ids[:1]) == b"\xd0"
+    assert tokenizer.decode(ids[:1]) == "\ufffd"
+
+
+@BOTH
+@pytest.mark.parametrize("text", ["\ud800", "ok \udce9 ok", "\udfff"], ids=ascii)
+def test_a_lone_surrogate_is_an_error(tokenizer: Tokenizer, text: str) -> None:
+    with pytest.raises(LLMError, match=f"position {next(i for i, c in enumerate(text) if ord(c) > 0xD7FF)} "):
+        tokenizer.encode(text)
+
+
+@BOTH
+@pytest.mark.parametrize("offset", [-1, 0, 10**12])
+def test_an_id_outside_the_vocabulary_is_an_error(tokenizer: Tokenizer, offset: int) -> None:
+    bad = offset if offset else tokenizer.vocab_size
+    with pytest.raises(LLMError, match=f"no token {bad}; this vocabulary has 0 to {tokenizer.vocab_size - 1}"):
+        tokenizer.decode([1, bad])
+
+
+def long_text() -> str:
+    """300,000 characters of words, odd white space, contractions, Japanese and emoji; a word end every few letters."""
+    rng = random.Random(7)
+    words = [
+        "the",
+        "cat's",
+        "I'm",
+        "12,000",
+        "...",
+        "--",
+        "りんごを",
+        "食べる。",
+        "🍎🍎",
+        "x\u3000y",
+        "e\u0301",
+        "a\xa0b",
+        "naïve",
+    ]
+    spaces = [" ", " ", " ", "\n", "\n\n", "  ", "   ", "\n  ", "\r\n", "\t", " \u3000", "\n\n\n"]
+    return "".join(rng.choice(words) + rng.choice(spaces) for _ in range(60_000))
+
+
+@pytest.mark.parametrize("train", [Tokenizer.train_bpe, Tokenizer.train_char])
+def test_training_twice_gives_the_same_json(train) -> None:
+    text = long_text()[:60_000]
+    assert train([text], 500).to_json() == train(iter([text]), 500).to_json()
+
+
+@pytest.mark.parametrize("train", [Tokenizer.train_bpe, Tokenizer.train_char])
+def test_training_does_not_depend_on_the_parts_of_the_text(train) -> None:
+    parts = [TEXT[i : i + 7] for i in range(0, len(TEXT), 7)]
+    assert train(parts, 300).to_json() == train([TEXT], 300).to_json()
+
+
+def test_byte_pair_encoding_merges_the_most_frequent_pair_first() -> None:
+    tokenizer = Tokenizer.train_bpe(["ab ab ab ab abc abc"], 263)
+    # pairs in "ab", " ab" x3, " abc" x2: a+b 6 times, " "+ab 5 times
+    assert json.loads(tokenizer.to_json())["model"]["merges"] == [["a", "b"], ["Ġ", "ab"]]
+    assert tokenizer.token_bytes[261:] == [b"ab", b" ab"]
+    assert tokenizer.encode("ab abc") == [261, 262, *tokenizer.encode("c")]
+
+
+def test_byte_pair_vocabulary_is_the_control_tokens_then_the_256_bytes_then_merges() -> None:
+    assert BPE.vocab_size == 290
+    assert sorted(BPE.token_bytes[5:261]) == [bytes([b]) for b in range(256)]
+    assert all(len(piece) >= 2 for piece in BPE.token_bytes[261:])
+
+
+@pytest.mark.parametrize("train", [Tokenizer.train_bpe, Tokenizer.train_char])
+@pytest.mark.parametrize("size", [260, 1, 0, -5])
+def test_a_vocabulary_below_261_is_wrong_usage(train, size: int) -> None:
+    with pytest.raises(LLMError, match=f"at least 261.*found {size}") as caught:
+        train([TEXT], size)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("train", [Tokenizer.train_bpe, Tokenizer.train_char])
+def test_a_vocabulary_of_261_is_bytes_and_control_tokens(train) -> None:
+    tokenizer = train([TEXT], 261)
+    assert tokenizer.vocab_size == 261
+    assert len(tokenizer.encode("the 🍎")) == len("the 🍎".encode())
+    assert sorted(tokenizer.token_bytes) == sorted([*[b""] * 5, *(bytes([b]) for b in range(256))])
+
+
+def test_a_text_with_few_pairs_ends_with_a_smaller_vocabulary() -> None:
+    assert Tokenizer.train_bpe(["aa aa"], 5000).vocab_size == 262  # "aa" twice; " aa" only once
+
+
+FAMILY = "👨\u200d👩\u200d👧\u200d👦"
+
+REPEATED = ["a" * 300_000, FAMILY * 5000, " " * 100_000, "ab" * 50_000, "=" * 99_999, "あ" * 50_000]
+
+
+@pytest.mark.parametrize("text", REPEATED, ids=lambda text: text[:2])
+def test_repetitive_text_gives_no_very_long_tokens(text: str, no_hang: None) -> None:
+    tokenizer = Tokenizer.train_bpe([text], 8192)
+    assert max(map(len, tokenizer.token_bytes)) <= module.MAX_TOKEN_BYTES == 63
+    ids = tokenizer.encode(text)
+    assert len(text.encode()) / 63 <= len(ids) <= len(text.encode()) / 25  # and yet merged well
+    assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.slow
+def test_long_words_are_cut_so_training_does_not_take_quadratic_time() -> None:
+    """The work is the sum of the squared lengths of words; for all of Unicode it shrinks to a thousandth."""
+    unicode = "".join(chr(code) for code in range(1, 0x110000) if not 0xD800 <= code < 0xE000)
+
+    def work(pre_tokenizer: pre_tokenizers.PreTokenizer, text: str) -> int:
+        return sum(len(word) ** 2 for word, _ in pre_tokenizer.pre_tokenize_str(text))
+
+    cut, gpt2 = module._training_pre_tokenizer(), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    longest = 4 * module.MAX_TRAINING_WORD + 1  # bytes of this many characters and a space
+    for text in (unicode, "a" * 300_000, FAMILY * 5000, "\n" * 3000 + " x"):
+        words = [word for word, _ in cut.pre_tokenize_str(text)]
+        assert "".join(words) == "".join(word for word, _ in gpt2.pre_tokenize_str(text))
+        assert max(map(len, words)) <= longest
+    assert 1000 * work(cut, unicode) < work(gpt2, unicode)
+
+
+@pytest.mark.slow
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(["don't", "I'll", " ", "\n", "\t", "12", "x", "Ω", "り", "é", "!?", "🍎", "\u0301"])))
+def test_ordinary_words_are_split_as_by_gpt2(parts: list[str]) -> None:
+    text = "".join(parts)
+    words, expected = (
+        pre_tokenizer.pre_tokenize_str(text)
+        for pre_tokenizer in (module._training_pre_tokenizer(), pre_tokenizers.ByteLevel(add_prefix_space=False))
+    )
+    assert words == expected
+
+
+@pytest.mark.slow
+def test_ordinary_text_gives_the_vocabulary_of_the_library() -> None:
+    text = TEXT + "".join(
+        path.read_text("utf-8") for path in sorted(Path(__file__).parent.parent.parent.rglob("test_c*.py"))
+    )
+    inner = tokenizers.Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=900, min_frequency=2, special_tokens=list(CONTROL_TOKENS), show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    inner.train_from_iterator([text], trainer)
+    result, expected = json.loads(Tokenizer.train_bpe([text], 900).to_json()), json.loads(inner.to_str())
+    assert result["model"] == expected["model"]
+    assert result["pre_tokenizer"] == expected["pre_tokenizer"]
+
+
+def test_the_pre_tokenizer_is_that_of_gpt2() -> None:
+    result = json.loads(BPE.to_json())
+    assert result["pre_tokenizer"]["type"] == "ByteLevel"
+    assert result["pre_tokenizer"]["add_prefix_space"] is False
+    assert result["pre_tokenizer"]["use_regex"] is True
+    assert result["decoder"]["type"] == "ByteLevel"
+    assert result["normalizer"] is None
+    split = library(BPE).pre_tokenizer.pre_tokenize_str("I'm  here12!\n\n x \n")
+    assert [piece for piece, _ in split] == ["I", "'m", "Ġ", "Ġhere", "12", "!", "ĊĊ", "Ġx", "ĠĊ"]
+
+
+def test_each_character_of_the_corpus_is_one_token() -> None:
+    assert CHAR.kind == "char"
+    for character in set(TEXT):
+        assert len(CHAR.encode(character)) == 1, character
+    assert CHAR.vocab_size == 261 + len({c for c in TEXT if ord(c) >= 128})
+    assert len(CHAR.encode(TEXT)) == len(TEXT)
+
+
+@pytest.mark.parametrize("unseen", ["é", "Ж", "漢", "🍐", "\U0010ffff", "Z", "\0", "\x80"], ids=ascii)
+def test_an_unseen_character_is_encoded_as_bytes(unseen: str) -> None:
+    assert unseen not in TEXT
+    ids = CHAR.encode(unseen)
+    assert [CHAR.token_bytes[i] for i in ids] == [bytes([b]) for b in unseen.encode("utf-8")]
+
+
+def test_a_small_char_vocabulary_keeps_the_most_frequent_characters() -> None:
+    tokenizer = Tokenizer.train_char(["ああいいいうええええ"], 263)
+    assert tokenizer.vocab_size == 263
+    assert [len(tokenizer.encode(c)) for c in "あいうえ"] == [3, 1, 3, 1]
+
+
+def test_among_equally_frequent_characters_the_first_in_unicode_is_kept() -> None:
+    tokenizer = Tokenizer.train_char(["うあい"], 262)
+    assert [len(tokenizer.encode(c)) for c in "うあい"] == [3, 1, 3]
+
+
+def test_char_tokens_are_stored_as_byte_fallback_without_merges() -> None:
+    model = json.loads(CHAR.to_json())["model"]
+    assert (model["type"], model["byte_fallback"], model["merges"]) == ("BPE", True, [])
+
+
+def test_tokenizer_config_has_the_eos_token_and_the_context_length() -> None:
+    result = json.loads(BPE.to_config_json(1234))
+    assert result["eos_token"] == result["bos_token"] == END_OF_TEXT
+    assert result["model_max_length"] == 1234
+    assert result["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert result["add_prefix_space"] is result["add_bos_token"] is result["clean_up_tokenization_spaces"] is False
+
+
+# ---- tokenizers without the control tokens of ChatML
+
+
+def without_chat_tokens(kind: str, eos: str = END_OF_TEXT) -> Tokenizer:
+    """A tokenizer with one control token, as earlier versions of this program trained it, or as Llama's."""
+    if kind == "bpe":
+        return Tokenizer.from_json(BPE_JSON.read_text("utf-8").replace(END_OF_TEXT, eos))
+    if kind == "char":
+        return Tokenizer.from_json(CHARACTERS_JSON.read_text("utf-8").replace(END_OF_TEXT, eos))
+    names = [eos, *(f"<0x{b:02X}>" for b in range(256)), "▁", "a", "b", "▁a", "ab", "▁ab"]
+    inner = tokenizers.Tokenizer(
+        models.BPE({name: i for i, name in enumerate(names)}, [("▁", "a"), ("a", "b"), ("▁", "ab")], byte_fallback=True)
+    )
+    inner.add_special_tokens([eos])
+    prepend, replace = normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")
+    inner.normalizer = normalizers.Sequence([prepend, replace])
+    return Tokenizer.from_json(inner.to_str())
+
+
+GOLDEN = Path(__file__).parent.parent.parent / "golden"
+BPE_JSON, CHARACTERS_JSON = GOLDEN / "bpe.json", GOLDEN / "characters.json"
+KINDS = pytest.mark.parametrize("kind", ["bpe", "char", "spm"])
+
+
+@KINDS
+@pytest.mark.parametrize("eos", [END_OF_TEXT, "</s>", "<end>"])
+def test_missing_chat_tokens_are_appended(kind: str, eos: str) -> None:
+    old = without_chat_tokens(kind, eos)
+    assert old.kind == kind and old.control_ids == {eos: 0}
+    tokenizer = old.with_chat_tokens()
+    size = old.vocab_size
+    assert tokenizer.control_ids == {eos: 0, IM_START: size, IM_END: size + 1}
+    assert (tokenizer.kind, tokenizer.vocab_size) == (kind, size + 2)
+    assert (tokenizer.eos_id, tokenizer.eos_ids, tokenizer.bos_ids) == (0, {0}, old.bos_ids)
+    text = f"a ab {IM_START}b{IM_END} {eos}"
+    assert tokenizer.encode(text) == old.encode(text)
+    assert tokenizer.decode([size, *tokenizer.encode(text), size + 1]) == text
+    assert tokenizer.with_chat_tokens() is tokenizer
+    assert old.control_ids == {eos: 0}  # unchanged
+    again = Tokenizer.from_json(tokenizer.to_json(), eos_ids=[0, size + 1])
+    assert again.control_ids == tokenizer.control_ids and again.eos_id == 0 and again.eos_ids == {0, size + 1}
+
+
+def test_a_tokenizer_that_has_the_chat_tokens_stays() -> None:
+    assert BPE.with_chat_tokens() is BPE
+
+
+def test_only_the_chat_token_that_is_missing_is_appended() -> None:
+    inner = library(without_chat_tokens("bpe"))
+    inner.add_special_tokens([IM_END])
+    old = Tokenizer.from_json(inner.to_str())
+    assert old.with_chat_tokens().control_ids == old.control_ids | {IM_START: old.vocab_size}
+
+
+def test_a_chat_token_that_text_becomes_is_an_error() -> None:
+    rules = json.loads(without_chat_tokens("spm").to_json())
+    parts = ["<|im_end|>"[:n] for n in range(1, 11)]
+    for part in (*"<|imend_>", *parts):
+        rules["model"]["vocab"].setdefault(part, len(rules["model"]["vocab"]))
+    rules["model"]["merges"] += [[part[:-1], part[-1]] for part in parts[1:]]
+    tokenizer = Tokenizer.from_json(json.dumps(rules))
+    assert tokenizer.vocab_size == len(rules["model"]["vocab"])
+    with pytest.raises(LLMError, match=r"makes <\|im_end\|> of ordinary text"):
+        tokenizer.with_chat_tokens()
+
+
+def test_more_tokens_may_end_a_text() -> None:
+    tokenizer = BPE.with_seen_bytes(b"abc").with_eos_ids([2])
+    assert tokenizer.eos_ids == {0, 2} and tokenizer.eos_id == 0 and BPE.eos_ids == {0}
+    assert tokenizer.seen_bytes == b"abc"
+
+
+# ---- parts of a text between control tokens
+
+METASPACE = {"type": "Metaspace", "replacement": "▁", "split": False}
+
+
+@pytest.mark.parametrize("scheme", ["prepend", "always", "first", "never"])
+@pytest.mark.parametrize("text", ["ab{0}ab", "{0}a b{0} ab{0}", " ab{0}▁ab", "{0}{0}", "é{0}é"])
+def test_a_part_gets_a_space_as_in_the_library(scheme: str, text: str) -> None:
+    rules = json.loads(without_chat_tokens("spm").to_json())
+    if scheme != "prepend":
+        rules |= {"normalizer": None, "pre_tokenizer": METASPACE | {"prepend_scheme": scheme}}
+    tokenizer = Tokenizer.from_json(json.dumps(rules))
+    assert json.loads(tokenizer.to_json())["pre_tokenizer"] in (rules["pre_tokenizer"], None)
+    expected = tokenizers.Tokenizer.from_str(json.dumps(rules)).encode(text.format(END_OF_TEXT)).ids
+    for read in (tokenizer, Tokenizer.from_json(tokenizer.to_json())):
+        ids: list[int] = []
+        for number, part in enumerate(text.split("{0}")):
+            ids += [0] * (number > 0) + read.encode_part(part, after_control_token=number > 0)[0]
+        assert ids == expected
+
+
+@BOTH
+@given(text=ANY_TEXT)
+@settings(max_examples=60, deadline=None)
+def test_a_part_has_the_ids_of_its_text_and_spans_that_cover_it(tokenizer: Tokenizer, text: str) -> None:
+    ids, spans = tokenizer.encode_part(text, after_control_token=True)
+    assert ids == tokenizer.encode(text) and len(spans) == len(ids)
+    for token, (start, end) in zip(ids, spans, strict=True):
+        assert tokenizer.token_bytes[token] in text[start:end].encode("utf-8")
+    covered = {i for start, end in spans for i in range(start, end)}
+    assert covered == set(range(len(text)))
+
+
+@pytest.mark.slow
+def test_spans_of_a_long_part_are_positions_in_it() -> None:
+    text = long_text()
+    ids, spans = BPE.encode_part(text, after_control_token=False)
+    assert ids == BPE.encode(text)
+    for token, (start, end) in zip(ids, spans, strict=True):
+        if BPE.token_bytes[token].isascii():
+            assert text[start:end].encode() == BPE.token_bytes[token]
+    assert spans[-1][1] == len(text)
+
+
+BROKEN = [
+    b"a", b"\x80", b"\xbf", b"\xc0\x80", b"\xc3", b"\xc3\xa9", b"\xe0\x80", b"\xe3", b"\xe3\x81", b"\x82",
+    b"\xe3\x81\x82", b"\xed\xa0\x80", b"\xed\xa0", b"\xed", b"\xf0\x9f", b"\xf0\x9f\x8d", b"\xf0\x9f\x8d\x8e",
+    b"\xf0\x80", b"\xf4\x90", b"\xf5", b"\xff", b"\xfe", b"\0",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None)
+@given(chunks=st.lists(st.sampled_from(BROKEN) | st.binary(max_size=4), max_size=12))
+def test_stream_decoder_equals_decoding_at_once(chunks: list[bytes]) -> None:
+    decoder = StreamDecoder()
+    text = "".join(decoder.feed(chunk) for chunk in chunks) + decoder.finish()
+    assert text == b"".join(chunks).decode("utf-8", "replace")
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=st.text(st.characters(codec="utf-8", exclude_characters="\ufffd"), max_size=30))
+def test_stream_decoder_returns_each_character_with_its_last_byte(text: str) -> None:
+    decoder = StreamDecoder()
+    for character in text:
+        *before, last = character.encode("utf-8")
+        assert [decoder.feed(bytes([b])) for b in before] == [""] * len(before)
+        assert decoder.feed(bytes([last])) == character
+    assert decoder.finish() == ""
+
+
+def test_stream_decoder_returns_invalid_bytes_at_once() -> None:
+    decoder = StreamDecoder()
+    assert [decoder.feed(b"\x80") for _ in range(4000)] == ["\ufffd"] * 4000
+    assert decoder.finish() == ""
+
+
+def test_stream_decoder_returns_a_replacement_as_soon_as_it_is_certain() -> None:
+    decoder = StreamDecoder()
+    assert [decoder.feed(b) for b in (b"\xe3", b"A", b"\xf0\x9f", b"\xe3\x81", b"\x82")] == [
+        "",
+        "\ufffdA",
+        "",
+        "\ufffd",
+        "あ",
+    ]
+    assert StreamDecoder().feed(b"\xff") == "\ufffd"
+
+
+def test_stream_decoder_finishes_with_a_replacement_for_half_a_character() -> None:
+    decoder = StreamDecoder()
+    assert (decoder.feed(b"a\xf0\x9f\x8d"), decoder.finish()) == ("a", "\ufffd")
+
+
+def test_merge_pairs_spell_their_token() -> None:
+    tokenizer = Tokenizer.train_bpe(["the cat sat on the mat, the rat ate the cat " * 9], 300)
+    pieces = tokenizer.token_bytes
+    merged = [(i, pair) for i, pair in enumerate(tokenizer.merge_pairs) if pair != (-1, -1)]
+    assert len(merged) == tokenizer.vocab_size - 261 > 5
+    assert all(pieces[left] + pieces[right] == pieces[i] for i, (left, right) in merged)
+
+
+def test_characters_have_no_merge_pairs() -> None:
+    assert set(Tokenizer.train_char(["りんごを食べる"]).merge_pairs) == {(-1, -1)}

@@ -1,0 +1,283 @@
+"""A tokenizer.json of any origin: what is supported keeps all text, anything else is an error."""
+
+import json
+from typing import Any
+from unittest import mock
+
+import pytest
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+from llmcli.data.tokenizers import tokenizer as module
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.data.tokenizers.tokenizer_json import PATTERNS, describe
+from llmcli.errors import LLMError
+from tests.conftest import TEXT
+from tests.data.tokenizers.test_tokenizer import BPE, CHAR, edited, edited_model, library
+
+
+def of_model(model: object, pre: bool = True) -> str:
+    inner = tokenizers.Tokenizer(model)
+    if pre:
+        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return inner.to_str()
+
+
+def with_normalizer(normalizer: object) -> str:
+    inner = library(BPE)
+    inner.normalizer = normalizer
+    return inner.to_str()
+
+
+BYTE_LEVEL = json.loads(BPE.to_json())["pre_tokenizer"]
+
+
+def no_regex(step: dict[str, object]) -> dict[str, object]:
+    return step | {"use_regex": False}
+
+
+def split(pattern: object, behavior: str = "Isolated") -> dict[str, object]:
+    return {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": False}
+
+
+REFUSED = {
+    "empty text": ("", "not JSON"),
+    "not JSON": ("hello", "not JSON"),
+    "cut off": (BPE.to_json()[:-10], "not JSON"),
+    "nested too deep": ("[" * 100_000, "not JSON"),
+    "a list": ("[]", "has no model"),
+    "no model": ("{}", "has no model"),
+    "model is text": ('{"model": "BPE"}', "has no model"),
+    "WordPiece": (of_model(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]")), "of type 'WordPiece'"),
+    "Unigram": (of_model(models.Unigram([("<unk>", 0.0), ("a", -1.0)], 0)), "of type 'Unigram'"),
+    "WordLevel": (of_model(models.WordLevel({"a": 0}, unk_token="a")), "of type 'WordLevel'"),
+    "BPE of characters": (of_model(models.BPE({"a": 0}, []), pre=False), "not byte-level"),
+    "Lowercase": (with_normalizer(normalizers.Lowercase()), "Lowercase normalizer"),
+    "NFKC": (with_normalizer(normalizers.NFKC()), "NFKC normalizer"),
+    "StripAccents": (with_normalizer(normalizers.StripAccents()), "StripAccents normalizer"),
+    "Lowercase in a sequence": (with_normalizer(normalizers.Sequence([normalizers.Lowercase()])), "normalizer"),
+    "ids with a gap": (
+        of_model(models.BPE({name: i + (i > 5) for i, name in enumerate(BPE._names)}, [])),
+        "without gaps",
+    ),
+    "negative id": (edited_model(vocab={"a": -1}, merges=[]), "without gaps"),
+    "an id twice": (edited_model(vocab={"a": 0, "b": 0}, merges=[]), "without gaps"),
+    "an id beyond all bounds": (edited_model(vocab={"a": 4_294_967_295}, merges=[]), "without gaps"),
+    "an id that is text": (edited_model(vocab={"a": "0"}, merges=[]), "a vocabulary or merges of the wrong type"),
+    "merges are a number": (edited_model(merges=7), "a vocabulary or merges of the wrong type"),
+    "added tokens are a number": (edited(added_tokens=5), "added tokens of the wrong type"),
+    "an added token is a number": (edited(added_tokens=[5]), "added tokens of the wrong type"),
+    "an added token of nothing": (
+        edited(added_tokens=[{"id": 290, "content": ""}]),
+        "without an id",
+    ),
+    "an added token too long": (
+        edited(added_tokens=[{"id": 290, "content": "x" * 2000}]),
+        "of 1 to 1,024 char",
+    ),
+    "too many added tokens": (edited(added_tokens=[{"id": i, "content": "x"} for i in range(1 << 15)]), "32,768 added"),
+    "a pattern that never ends": (
+        edited(pre_tokenizer={"type": "Sequence", "pretokenizers": [split({"Regex": "(a+)+$"}), BYTE_LEVEL]}),
+        "a pattern other than those of GPT-2, Llama 3, Qwen 2",
+    ),
+    "a split by nothing": (
+        edited(pre_tokenizer={"type": "Sequence", "pretokenizers": [split({"String": ""}), BYTE_LEVEL]}),
+        "a pattern",
+    ),
+    "too long": (" " * (1 << 25) + "{}", "33,554,434 characters long"),
+    "merge of unknown tokens": (edited_model(merges=[["zz", "qq"]]), "could not be read"),
+    "char without all bytes": (of_model(models.BPE({"a": 0}, [], byte_fallback=True), pre=False), "256 bytes"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_unsupported_tokenizer_json_is_an_error(name: str) -> None:
+    text, message = REFUSED[name]
+    with pytest.raises(LLMError, match=message) as caught:
+        Tokenizer.from_json(text)
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("normalizer", ["Lowercase", [1], 5], ids=repr)
+def test_a_normalizer_that_is_not_an_object_is_an_error(normalizer: object) -> None:
+    with pytest.raises(LLMError):
+        Tokenizer.from_json(edited(normalizer=normalizer))
+
+
+@pytest.mark.parametrize("normalizer", ["Lowercase", [1], 5], ids=repr)
+def test_describe_takes_a_normalizer_that_is_not_an_object(normalizer: object) -> None:
+    assert describe(edited(normalizer=normalizer)).get("kind", "?") == "?"
+
+
+def test_an_empty_vocabulary_is_an_error() -> None:
+    with pytest.raises(LLMError):
+        Tokenizer.from_json(
+            edited(added_tokens=[], model=json.loads(BPE.to_json())["model"] | {"vocab": {}, "merges": []})
+        )
+
+
+class Panic(BaseException):
+    """Like a panic of the library: not an Exception."""
+
+
+def test_a_panic_of_the_library_becomes_an_error() -> None:
+    library = mock.Mock(**{"Tokenizer.from_str.side_effect": Panic("index out of bounds")})
+    with mock.patch.object(module, "tokenizers", library), pytest.raises(LLMError, match="index out of bounds"):
+        Tokenizer.from_json(BPE.to_json())
+
+
+def test_the_library_gets_only_the_parts_that_are_needed() -> None:
+    hostile = json.loads(BPE.to_json()) | {
+        "padding": {"strategy": {"Fixed": 1 << 40}, "pad_id": 0},
+        "truncation": {"max_length": 1 << 40},
+        "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x", "type_id": 0}}] * 99},
+        "decoder": {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "x" * 99},
+        "surprise": 1,
+    }
+    seen = []
+    real = module.tokenizers.Tokenizer.from_str
+    library = mock.Mock(**{"Tokenizer.from_str.side_effect": lambda text: seen.append(json.loads(text)) or real(text)})
+    with mock.patch.object(module, "tokenizers", library):
+        tokenizer = Tokenizer.from_json(json.dumps(hostile))
+    assert {key for key, value in seen[0].items() if value is not None} == {
+        "version", "added_tokens", "pre_tokenizer", "model",
+    }  # fmt: skip
+    assert tokenizer.to_json() == BPE.to_json()
+
+
+def with_added(token: object) -> str:
+    inner = library(BPE)
+    inner.add_tokens([token])
+    return inner.to_str()
+
+
+def lacking(tokenizer: Tokenizer, name: str) -> str:
+    """A tokenizer.json without the token of one byte."""
+    vocab = {("zzz" if key == name else key): i for key, i in json.loads(tokenizer.to_json())["model"]["vocab"].items()}
+    return edited_model(tokenizer, vocab=vocab, merges=[])
+
+
+DOUBTFUL = {
+    "byte-level without a byte": lacking(BPE, "q"),
+    "char without a byte": lacking(CHAR, "<0xFF>"),
+    "char without a needed byte": lacking(CHAR, "<0xC3>"),
+    "a space put before": edited(pre_tokenizer=BYTE_LEVEL | {"add_prefix_space": True}),
+    "white space thrown away": edited(
+        pre_tokenizer={"type": "Sequence", "pretokenizers": [{"type": "Whitespace"}, BYTE_LEVEL]}
+    ),
+    "an added word in Latin-1": with_added("é"),
+    "an added word that eats the space before it": with_added(tokenizers.AddedToken("cat", lstrip=True)),
+}
+
+ACCEPTED = {
+    "NFC's fixed points": with_normalizer(normalizers.NFC()),
+    **{
+        f"{name}'s pattern": edited(
+            pre_tokenizer={"type": "Sequence", "pretokenizers": [split({"Regex": pattern}), no_regex(BYTE_LEVEL)]}
+        )
+        for name, pattern in PATTERNS.items()
+    },
+    "a sequence": edited(pre_tokenizer={"type": "Sequence", "pretokenizers": [BYTE_LEVEL]}),
+    "an added word in ASCII": with_added("<tool_call>"),
+    "no merges": edited_model(vocab={name: i for i, name in enumerate(BPE._names[:261])}, merges=[]),
+}
+
+TEXTS = ["quick  brown\n\tcat", "  the  cat", "café", "<tool_call>é</tool_call>", "りんご🍎\U0010ffff"]
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_other_byte_level_tokenizers_are_supported_and_keep_all_text(name: str) -> None:
+    tokenizer = Tokenizer.from_json(ACCEPTED[name])
+    assert tokenizer.kind == "bpe"
+    assert [tokenizer.decode(tokenizer.encode(text)) for text in TEXTS] == TEXTS
+
+
+@pytest.mark.parametrize("name", DOUBTFUL)
+def test_a_tokenizer_that_could_lose_text_is_an_error_or_keeps_all_text(name: str) -> None:
+    try:
+        tokenizer = Tokenizer.from_json(DOUBTFUL[name])
+    except LLMError:
+        return
+    assert [tokenizer.decode(tokenizer.encode(text)) for text in TEXTS] == TEXTS
+
+
+def test_the_tokenizer_of_a_model_may_lack_a_byte_until_text_needs_it() -> None:
+    result = json.loads(Tokenizer.train_bpe([TEXT], 261).to_json())
+    del result["model"]["vocab"]["z"]
+    result["model"]["vocab"] = {token: i for i, token in enumerate(result["model"]["vocab"])}
+    with pytest.raises(LLMError, match="no token for 1 of the 256 bytes"):
+        Tokenizer.from_json(json.dumps(result))
+    tokenizer = Tokenizer.from_json(json.dumps(result), max_vocab_size=300)
+    assert tokenizer.decode(tokenizer.encode("a cat")) == "a cat"
+    with pytest.raises(LLMError, match="no token for the byte 0x7a, which the text has"):
+        tokenizer.encode("a zebra")
+
+
+def test_more_tokens_than_the_model_has_are_an_error() -> None:
+    assert Tokenizer.from_json(BPE.to_json(), max_vocab_size=290).vocab_size == 290
+    with pytest.raises(LLMError, match="has 290 tokens, its model only 289"):
+        Tokenizer.from_json(BPE.to_json(), max_vocab_size=289)
+
+
+def test_padding_and_truncation_of_a_tokenizer_json_are_disabled() -> None:
+    inner = library(BPE)
+    inner.enable_truncation(3)
+    inner.enable_padding(length=50)
+    tokenizer = Tokenizer.from_json(inner.to_str())
+    assert tokenizer.encode(TEXT) == BPE.encode(TEXT)
+
+
+@pytest.mark.parametrize(
+    ("special", "expected"),
+    [(["<pad>", "</s>"], "</s>"), (["<s>", "<|endoftext|>"], "<|endoftext|>"), (["<|im_end|>"], "<|im_end|>")],
+)
+def test_the_end_of_a_document_is_found_by_its_name(special: list[str], expected: str) -> None:
+    inner = tokenizers.Tokenizer(
+        models.BPE({c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, [])
+    )
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens(special)
+    tokenizer = Tokenizer.from_json(inner.to_str())
+    assert tokenizer.eos_id == 256 + special.index(expected)
+    assert tokenizer.eos_id not in tokenizer.encode(expected)
+    assert tokenizer.decode(tokenizer.encode(expected)) == expected
+
+
+def test_describe_returns_kind_and_size() -> None:
+    assert describe(BPE.to_json()) == {"kind": "bpe", "vocab_size": 290}
+    assert describe(CHAR.to_json()) == {"kind": "char", "vocab_size": CHAR.vocab_size}
+    assert describe(of_model(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))) == {
+        "kind": "?",
+        "vocab_size": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "[]", "null", "{}", '{"model": 1}', '{"model": {"vocab": []}}', "[" * 100_000, edited(added_tokens=5)],
+)
+def test_describe_of_anything_else_is_empty(text: str) -> None:
+    assert describe(text) == {}
+
+
+def nested(depth: int) -> dict[str, Any]:
+    """A pre-tokenizer inside `depth` sequences."""
+    result: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    for _ in range(depth):
+        result = {"type": "Sequence", "pretokenizers": [result]}
+    return result
+
+
+@pytest.mark.parametrize(
+    "cutter",
+    [nested(100), nested(400), {"type": "Sequence", "pretokenizers": [nested(0)] * 100_000},
+     {"type": "Sequence", "pretokenizers": [nested(1)] * 40}, {"type": []}, {"type": {}}, [], [{}], {}],
+    ids=["deep", "deeper", "many", "many in sequences", "a list", "an object", "nothing", "a list of one", "no type"],
+)  # fmt: skip
+def test_an_unknown_or_very_long_pre_tokenizer_is_an_error(cutter: Any) -> None:
+    made = json.loads(Tokenizer.train_bpe(["the cat sat on the mat " * 9], 264).to_json())
+    with pytest.raises(LLMError, match=r"the tokenizer (is not byte-level|splits words with)") as caught:
+        Tokenizer.from_json(json.dumps(made | {"pre_tokenizer": cutter}))
+    assert len(str(caught.value)) < 200
+    assert Tokenizer.from_json(json.dumps(made | {"pre_tokenizer": nested(9)})).encode("the cat")

@@ -1,0 +1,88 @@
+"""Training a tokenizer: the size of the vocabulary follows the text."""
+
+import random
+import string
+
+import pytest
+
+from llmcli.data.text.corpus import read_corpus
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.data.tokenizers.training import train_tokenizer
+from llmcli.errors import LLMError
+
+
+def words(count, seed=0, letters=string.ascii_lowercase):
+    """Random text with repeated words."""
+    rng = random.Random(seed)
+    known = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(200)]
+    return " ".join(rng.choices(known, k=count)) + "\n"
+
+
+def corpus_of(path, *texts):
+    names = [path / f"{number}.txt" for number in range(len(texts))]
+    for name, text in zip(names, texts, strict=True):
+        name.write_bytes(text.encode("utf-8"))
+    return read_corpus(map(str, names))
+
+
+@pytest.mark.parametrize(
+    ("train_bytes", "expected"),
+    [
+        (1, 512),  # 512 at least
+        (700_000, 512),
+        (800_000, 1024),
+        (2_000_000, 2048),
+        (2_500_000, 2048),
+        (8_000_000, 8192),
+        (10**12, 8192),  # 8192 at most
+    ],
+)
+def test_the_target_size_grows_with_the_text(tmp_path, monkeypatch, train_bytes, expected):
+    targets = []
+    small = Tokenizer.train_char([""])
+    monkeypatch.setattr(Tokenizer, "train_bpe", lambda texts, size: targets.append(size) or small)
+    train_tokenizer(corpus_of(tmp_path, "t"), content_bytes=train_bytes - 1)
+    assert targets == [expected]
+
+
+def test_a_varied_text_gets_the_target_size(tmp_path):
+    text = " ".join(f"{n * 7919 % 99991:x}" for n in range(20_000))
+    tokenizer, reason = train_tokenizer(
+        corpus_of(tmp_path, text), content_bytes=900_000
+    )  # as if it were that much longer
+    assert tokenizer.vocab_size == 1024
+    assert reason.startswith("about one token per 1,000 bytes")
+
+
+def test_a_text_with_few_pairs_gives_a_smaller_vocabulary(tmp_path):
+    tokenizer, reason = train_tokenizer(corpus_of(tmp_path, "abab abab"))
+    assert 261 <= tokenizer.vocab_size < 274
+    assert reason == "no more pairs to merge in the corpus"
+
+
+def test_a_requested_size_is_trained(tmp_path):
+    tokenizer, reason = train_tokenizer(corpus_of(tmp_path, words(1000)), 300)
+    assert (tokenizer.vocab_size, reason) == (300, "as requested")
+
+
+def test_each_character_becomes_a_token(tmp_path):
+    corpus = corpus_of(tmp_path, "りんごとリンゴ🍎")
+    tokenizer, reason = train_tokenizer(corpus, characters=True)
+    assert tokenizer.vocab_size == 261 + 8  # り ん ご と リ ン ゴ 🍎
+    assert reason == "one token per character, as requested"
+    assert train_tokenizer(corpus, 264, characters=True)[0].vocab_size == 264
+
+
+def test_a_vocabulary_smaller_than_the_byte_values_is_wrong_usage(tmp_path):
+    with pytest.raises(LLMError, match="--vocab-size") as caught:
+        train_tokenizer(corpus_of(tmp_path, "text"), 260)
+    assert caught.value.exit_code == 2
+
+
+def test_a_tokenizer_is_trained_on_evenly_sampled_parts_of_a_long_corpus(tmp_path):
+    text = words(5000)
+    corpus = corpus_of(tmp_path, text)
+    tokenizer, _ = train_tokenizer(corpus, 300, max_bytes=6400)
+    parts = [piece for part in corpus.sample(6400) for piece in part]
+    assert len("".join(parts)) == 6400
+    assert tokenizer.to_json() == Tokenizer.train_bpe(parts, 300).to_json()

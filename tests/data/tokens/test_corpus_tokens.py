@@ -1,0 +1,245 @@
+"""Tokens of a long text in shards: those of the whole, whatever the cache holds or cannot hold."""
+
+import gzip
+import json
+import os
+import re
+from array import array
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmcli.data.text.corpus import Corpus, read_corpus
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.data.tokens import shard_texts
+from llmcli.data.tokens import token_store as token_cache
+from llmcli.data.tokens.batches import Batches
+from llmcli.data.tokens.corpus_tokens import tokenize_in_shards
+from llmcli.data.tokens.token_store import TokenCache, cache_directory
+from llmcli.data.tokens.tokens import count_bytes, tokenize, used_tokens
+from llmcli.errors import LLMError
+from tests.conftest import TEXT
+from tests.data.corpora import FullDisk, put
+from tests.data.tokens.test_shard_texts import random_text
+
+BPE = Tokenizer.train_bpe([TEXT], 280)
+CHAR = Tokenizer.train_char([TEXT])
+
+
+def spm() -> Tokenizer:
+    """A SentencePiece tokenizer that puts a space before a text."""
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), "▁", "w", "o", "wo", "▁wo", "▁wor", "r"]
+    inner = {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": i, "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+             "special": True}
+            for i, name in enumerate(names[:3])
+        ],
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": None,
+        "model": {
+            "type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True,
+            "vocab": {name: i for i, name in enumerate(names)}, "merges": ["w o", "▁ wo", "▁wo r"],
+        },
+    }  # fmt: skip
+    return Tokenizer.from_json(json.dumps(inner))
+
+
+@pytest.fixture(autouse=True)
+def small_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of about 500 bytes, in a cache of the test's own."""
+    monkeypatch.setattr(shard_texts, "SHARD_BYTES", 500)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def corpus() -> Corpus:
+    """A long text, some short ones, and a compressed one."""
+    texts = [random_text(1, 2000), *(random_text(i, 12) for i in range(2, 9)), " ", random_text(9, 700)]
+    names = [put(f"{i}.txt", text.encode()) for i, text in enumerate(texts)]
+    return read_corpus([*names, put("b.gz", gzip.compress(random_text(11, 600).encode()))])
+
+
+def cached() -> list[Path]:
+    return [file.path for file in TokenCache(cache_directory()).files()]
+
+
+class CountingTokenizer(Tokenizer):
+    """Counts the texts that it encodes, and fails at one of them."""
+
+    count, fails_at = 0, -1
+
+    @classmethod
+    def like(cls, other: Tokenizer, fails_at: int = -1) -> "CountingTokenizer":
+        counting = cls.from_json(other.to_json())
+        counting.fails_at = fails_at
+        return counting
+
+    def encode_stream(self, texts: Iterable[str], *, continued: bool = False) -> "Iterator[array[int]]":
+        self.count += 1
+        if self.count == self.fails_at:
+            raise KeyboardInterrupt
+        return super().encode_stream(texts, continued=continued)
+
+
+@pytest.mark.parametrize("tokenizer", [BPE, CHAR, spm()], ids=["bpe", "char", "spm"])
+def test_shards_have_the_tokens_of_the_whole(tokenizer: Tokenizer) -> None:
+    whole = tokenize(corpus().texts(), tokenizer)
+    for _ in range(2):  # made, and read
+        tokens = tokenize_in_shards(corpus().parts(), tokenizer)
+        assert len(cached()) > 10
+        assert tokens[0 : len(tokens)].tolist() == whole.tolist() and tokens.dtype == whole.dtype
+        assert tokens.text_bytes == count_bytes(whole, tokenizer.byte_lengths)
+        used = used_tokens(whole, tokenizer.vocab_size)
+        assert tokens.seen_bytes == {*b"".join(tokenizer.token_bytes[i] for i in used)}
+
+
+def test_samples_of_a_text_are_separated_as_without_shards() -> None:
+    read = corpus()
+    whole = tokenize(read.sample(3000), BPE)
+    tokens = tokenize_in_shards(read.sample_parts(3000), BPE)
+    assert tokens[0 : len(tokens)].tolist() == whole.tolist()
+
+
+def test_batches_are_the_same_with_the_cache_without_and_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = [tokenize(corpus().texts(), BPE), tokenize_in_shards(corpus().parts(), BPE)]
+    sources.append(tokenize_in_shards(corpus().parts(), BPE))
+    monkeypatch.setenv("LLMCLI_CACHE_GB", "0")
+    for path in cached():
+        path.unlink()
+    sources.append(tokenize_in_shards(corpus().parts(), BPE))
+    for step in range(40):
+        first, *others = (Batches(tokens, 32, 4, seed=5).batch(step) for tokens in sources)
+        assert all(np.array_equal(first, other) for other in others)
+
+
+def test_the_next_run_on_the_same_text_tokenizes_nothing() -> None:
+    tokenize_in_shards(corpus().parts(), BPE)
+    counting = CountingTokenizer.like(BPE)
+    tokenize_in_shards(corpus().parts(), counting)
+    assert counting.count == 0
+    before = len(cached())
+    tokenize_in_shards(corpus().parts(), CHAR)
+    assert len(cached()) == 2 * before
+
+
+def test_an_interrupted_run_leaves_its_shards_for_the_next() -> None:
+    total = CountingTokenizer.like(BPE)
+    whole = tokenize_in_shards(corpus().parts(), total)
+    for path in cached():
+        path.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        tokenize_in_shards(corpus().parts(), CountingTokenizer.like(BPE, fails_at=8))
+    assert 0 < len(cached()) < len(whole._shards)
+    rest = CountingTokenizer.like(BPE)
+    tokens = tokenize_in_shards(corpus().parts(), rest)
+    assert 0 < rest.count < total.count
+    assert tokens[0 : len(tokens)].tolist() == whole[0 : len(whole)].tolist()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[1]" + bytes(5000)], ids=["empty", "cut", "other"])
+def test_a_damaged_shard_is_made_again(damage: bytes) -> None:
+    whole = tokenize_in_shards(corpus().parts(), BPE)
+    whole = whole[0 : len(whole)].tolist()
+    path = cached()[3]
+    before = path.read_bytes()
+    for data in (damage, before[:-1], before[:-1] + bytes([before[-1] ^ 1])):
+        path.write_bytes(data)
+        tokens = tokenize_in_shards(corpus().parts(), BPE)
+        assert tokens[0 : len(tokens)].tolist() == whole
+        assert path.read_bytes() == before
+
+
+def test_a_shard_that_another_process_removes_during_the_run_is_made_again() -> None:
+    whole = tokenize(corpus().texts(), BPE).tolist()
+    tokens = tokenize_in_shards(corpus().parts(), BPE)
+    for path in cached():
+        path.unlink()
+    assert tokens[0 : len(tokens)].tolist() == whole
+
+
+def unwritable(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path("file").absolute()))
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(token_cache.os, "replace", write)
+
+
+def little_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMCLI_CACHE_GB", "3e-5")  # some shards
+
+
+@pytest.mark.parametrize(
+    ("problem", "note"),
+    [
+        (unwritable, "cannot write to .*file"),
+        (full_disk, "cannot write to .*: No space left"),
+        (little_space, "may have 30.00 kB"),
+    ],
+)
+def test_without_a_cache_the_tokens_are_the_same_and_one_note_says_why(
+    monkeypatch: pytest.MonkeyPatch, problem: object, note: str
+) -> None:
+    whole = tokenize(corpus().texts(), BPE).tolist()
+    problem(monkeypatch)  # type: ignore[operator]
+    notes: list[str] = []
+    tokens = tokenize_in_shards(corpus().parts(), BPE, notes.append)
+    assert tokens[0 : len(tokens)].tolist() == whole
+    assert len(notes) == 1 and re.match(f"tokens are in a temporary file.* for the next run: .*{note}", notes[0])
+
+
+@pytest.mark.parametrize("directory", [None, "unused"])
+def test_with_the_cache_turned_off_or_without_a_home_directory_nothing_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, directory: str | None
+) -> None:
+    monkeypatch.setenv("LLMCLI_CACHE_GB", "0")
+    found = tmp_path / directory if directory else None
+    monkeypatch.setattr("llmcli.data.tokens.corpus_tokens.cache_directory", lambda: found)
+    notes: list[str] = []
+    tokens = tokenize_in_shards(corpus().parts(), BPE, notes.append)
+    assert tokens[0 : len(tokens)].tolist() == tokenize(corpus().texts(), BPE).tolist()
+    assert notes == [] and not (tmp_path / "unused").exists()
+
+
+def test_if_no_disk_has_space_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = corpus()
+    unwritable(monkeypatch)
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: FullDisk())
+    with pytest.raises(LLMError, match=r"cannot store the tokens in .*No space left.*TMPDIR"):
+        tokenize_in_shards(read.parts(), BPE)
+
+
+def test_the_tokens_of_a_file_that_changes_meanwhile_are_not_kept() -> None:
+    read = corpus()
+    os.utime("0.txt", (1, 1))
+    tokenize_in_shards(read.parts(), BPE)
+    complete = tokenize_in_shards(corpus().parts(), BPE)
+    assert len(cached()) == len(complete._shards)
+    for path in cached():
+        path.unlink()
+    os.utime("0.txt", (2, 2))
+    read = corpus()
+    os.utime("0.txt", (3, 3))
+    tokens = tokenize_in_shards(read.parts(), BPE)
+    assert 0 < len(cached()) < len(complete._shards)
+    assert tokens[0 : len(tokens)].tolist() == complete[0 : len(complete)].tolist()
+
+
+def test_texts_of_other_runs_make_room() -> None:
+    tokenize_in_shards(corpus().parts(), BPE)
+    size = sum(path.stat().st_size for path in cached())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMCLI_CACHE_GB", str(1.2 * size / 1e9))
+        notes: list[str] = []
+        tokens = tokenize_in_shards(corpus().parts(), CHAR, notes.append)
+    assert notes == [] and len(tokens._shards) <= len(cached()) < 2 * len(tokens._shards)

@@ -1,0 +1,70 @@
+"""Text to tokens in a memory-mapped temporary file."""
+
+import re
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from llmcli.data.text import documents
+from llmcli.data.text.corpus import read_corpus
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.data.tokens.tokens import tokenize
+from llmcli.errors import LLMError
+from tests.conftest import TEXT
+from tests.data.corpora import FullDisk, put
+
+BPE = Tokenizer.train_bpe([TEXT], 280)
+CHAR = Tokenizer.train_char([TEXT])
+
+
+@pytest.mark.parametrize("tokenizer", [BPE, CHAR], ids=["bpe", "char"])
+def test_tokens_of_documents_have_one_end_of_text_between_two(tokenizer: Tokenizer) -> None:
+    texts = ["The cat sat.\n", "りんご🍎<|endoftext|>", " ", TEXT]
+    corpus = read_corpus([put(f"{i}", text.encode()) for i, text in enumerate(texts)])
+    tokens = tokenize(corpus.texts(), tokenizer)
+    expected = [tokenizer.encode(text) for text in texts]
+    assert tokens.tolist() == [*expected[0], 0, *expected[1], 0, *expected[2], 0, *expected[3]]
+    assert tokens.dtype == np.uint16
+    assert (tokens == tokenizer.eos_id).sum() == len(texts) - 1
+
+
+def test_tokens_do_not_depend_on_where_blocks_end() -> None:
+    put("a", TEXT.encode())
+    with mock.patch.object(documents, "BLOCK_BYTES", 10):
+        assert tokenize(read_corpus(["a"]).texts(), BPE).tolist() == BPE.encode(TEXT)
+
+
+def test_no_text_gives_no_tokens() -> None:
+    tokens = tokenize(iter([]), BPE)
+    assert (tokens.shape, tokens.dtype) == ((0,), np.uint16)
+
+
+class CodePointEncoder:
+    """An encoder that gives each character's code point."""
+
+    eos_id = 0
+
+    def __init__(self, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+
+    def encode_stream(self, texts: Iterable[str]) -> Iterator[array]:
+        for text in texts:
+            yield array("I", map(ord, text))
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(65_536, np.uint16), (65_537, np.uint32)])
+def test_tokens_are_uint16_up_to_a_vocabulary_of_65536(size: int, dtype: type) -> None:
+    last = chr(size - 1)
+    tokens = tokenize(iter([iter(["a", last]), iter(["b"])]), CodePointEncoder(size))
+    assert tokens.dtype == dtype
+    assert tokens.tolist() == [97, size - 1, 0, 98]
+
+
+def test_a_full_disk_is_an_error_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: FullDisk())
+    with pytest.raises(LLMError, match=f"{re.escape(tempfile.gettempdir())}: No space left.*TMPDIR"):
+        tokenize(iter([iter(["abc"])]), BPE)

@@ -1,0 +1,154 @@
+"""The fields of a GGUF as a config: what is supported, and the errors for what is not."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llmcli.config import RopeScaling
+from llmcli.errors import LLMError
+from llmcli.formats import loading
+from llmcli.formats.gguf import config as gguf_config
+from tests.formats.gguf_by_hand import FIELDS, MODEL, TOKENS, gguf_bytes
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"general.architecture": "gpt2"}, "architecture 'gpt2'; supported: llama, qwen2, qwen3"),
+        ({"llama.expert_count": 8}, "has no llama.expert_used_count"),
+        ({"tokenizer.ggml.pre": "falcon"}, "its pre-tokenizer is 'falcon'; gpt-2, smollm"),
+        ({"tokenizer.ggml.model": "bert"}, "kind 'bert'; gpt2 and llama"),
+        ({"llama.rope.scaling.type": "yarn"}, "RoPE scaling is of type 'yarn'"),
+        ({"llama.attention.head_count": 0}, "num_attention_heads must be"),
+        ({"llama.block_count": 2}, "layers.1.input_layernorm.weight is missing"),
+        ({"tokenizer.ggml.eos_token_id": 300}, "not below vocab_size"),
+        ({"tokenizer.ggml.tokens": ["a"]}, "invalid header|token"),
+        ({"general.alignment": 0}, "alignment is 0"),
+        ({"general.type": "adapter"}, "has no model: its general.type is 'adapter'; merge an adapter"),
+        ({"general.type": "mmproj"}, "has no model: its general.type is 'mmproj'$"),
+        ({"split.count": 2}, "one of the 2 files of a model; join them first: llama-gguf-split --merge"),
+        ({"llama.rope.dimension_count": 4}, "sets llama.rope.dimension_count to 4; supported: 8"),
+        ({"llama.attention.value_length": 16}, "sets llama.attention.value_length to 16"),
+        ({"llama.logit_scale": 2.0}, "sets llama.logit_scale to 2.0"),
+        ({"llama.attention.causal": False}, "sets llama.attention.causal to False"),
+        ({"llama.attention.scale": 0.5}, r"sets llama.attention.scale to 0.5; supported: 1 / sqrt\(8\)"),
+        ({"llama.final_logit_softcapping": 30.0}, "sets llama.final_logit_softcapping to 30.0"),
+        ({"llama.rope.scaling.attn_factor": 1.5}, "sets llama.rope.scaling.attn_factor to 1.5"),
+        ({"llama.rope.dimension_sections": [2, 2, 0, 0]}, "sets llama.rope.dimension_sections to"),
+        ({"llama.rope.scaling.factor": "4"}, "RoPE scaling factor is 4; expected a number"),
+        ({"llama.expert_count": 2, "llama.expert_used_count": 1, "llama.expert_gating_func": 2}, "expert_gating_func"),
+        ({"llama.expert_count": 2, "llama.expert_used_count": 1, "llama.expert_weights_norm": False}, "weights_norm"),
+        ({"llama.expert_count": 2, "llama.expert_used_count": 1, "llama.expert_weights_scale": 2.5}, "weights_scale"),
+    ],
+)
+def test_the_error_names_what_is_not_supported(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf_bytes(FIELDS | fields))
+    with pytest.raises(LLMError, match=message) as caught:
+        loading.load(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("stored", ["{}", "[", '{"rope_type": "llama3", "factor": 2.0}', '{"factor": []}', "[" * 99999])
+def test_a_stored_rope_scaling_that_does_not_give_the_factors_is_ignored(stored: str) -> None:
+    theta, scaling = 500000.0, RopeScaling("llama3", 8.0, 1.0, 4.0, 8192)
+    plain = [theta ** (-2 * i / 64) for i in range(32)]
+    factors = [f / scaling.scaled(f) for f in plain]
+    assert (
+        gguf_config._llama3_scaling(factors, theta, stored) == scaling
+    )  # found by trying, as for files of other programs
+    with pytest.raises(LLMError, match="RoPE scaling factors are not those of Llama 3"):
+        gguf_config._llama3_scaling([factor**2 for factor in factors], theta, stored)
+
+
+@pytest.mark.parametrize(
+    ("fields", "factor"),
+    [
+        ({"llama.rope.scaling.factor": 4.0}, 4.0),  # as in llama.cpp, linear if there is no type
+        ({"llama.rope.scale_linear": 4.0}, 4.0),  # the old name
+        ({"llama.rope.scaling.factor": 2.0, "llama.rope.scale_linear": 4.0}, 2.0),
+        ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}, 4.0),
+        ({"llama.rope.scaling.type": "linear"}, None),
+        ({"llama.rope.scaling.factor": 0.0, "llama.rope.scale_linear": 4.0}, None),
+        ({"llama.rope.scaling.factor": 1.0}, None),
+        ({"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0}, None),
+    ],
+)
+def test_all_fields_for_linear_rope_scaling(tmp_path: Path, fields: dict[str, Any], factor: float) -> None:
+    (tmp_path / "m.gguf").write_bytes(gguf_bytes(FIELDS | fields))
+    expected = RopeScaling("linear", factor) if factor else None
+    assert loading.load(tmp_path / "m.gguf").config.rope_scaling == expected
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"llama.logit_scale": 1.0, "llama.attention.causal": True, "llama.rope.dimension_count": 8},
+        {"llama.attention.value_length": 8, "llama.attention.scale": float(np.float32(8**-0.5))},
+        {"llama.expert_weights_norm": False, "llama.expert_gating_func": 2},  # of experts, of which there are none
+        {"general.type": "model", "split.count": 1, "split.no": 0, "llama.pooling_type": 3},
+        {"llama.rope.dimension_sections": [0, 0, 0, 0], "llama.rope.scaling.finetuned": True},
+    ],
+)
+def test_fields_with_neutral_values_are_ignored(tmp_path: Path, fields: dict[str, Any]) -> None:
+    (tmp_path / "m.gguf").write_bytes(gguf_bytes())
+    expected = loading.load(tmp_path / "m.gguf").config
+    (tmp_path / "m.gguf").write_bytes(gguf_bytes(FIELDS | fields))
+    assert loading.load(tmp_path / "m.gguf").config == expected
+
+
+def with_factors(factors: list[float]) -> dict[str, Any]:
+    row = np.array(factors, "<f4")
+    embedding = 0, (300, 32), MODEL.tensors["model.embed_tokens.weight"].tobytes()
+    return {"token_embd.weight": embedding, "rope_freqs.weight": (0, row.shape, row.tobytes())}
+
+
+def test_rope_scaling_twice_or_by_too_few_factors_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf_bytes(FIELDS | {"llama.rope.scaling.factor": 2.0}, with_factors([1.0, 1.0, 8.0, 8.0])))
+    with pytest.raises(LLMError, match=r"two RoPE scalings, a factor of 2.0 and rope_freqs.weight"):
+        loading.load(path)
+    path.write_bytes(gguf_bytes(FIELDS, with_factors([8.0, 8.0])))
+    with pytest.raises(LLMError, match=r"rope_freqs.weight has 2 numbers; expected 4"):
+        loading.load(path)
+
+
+def without(*keys: str) -> dict[str, Any]:
+    return {key: result for key, result in FIELDS.items() if key not in keys}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (without("tokenizer.ggml.tokens"), "it has no tokenizer.ggml.tokens$"),
+        (without("tokenizer.ggml.merges"), "it has no tokenizer.ggml.merges$"),
+        (without("tokenizer.ggml.pre"), "it has no tokenizer.ggml.pre, the name"),
+        (FIELDS | {"tokenizer.ggml.model": "llama"}, "it has no tokenizer.ggml.scores$"),
+        (FIELDS | {"tokenizer.ggml.merges": "a b"}, "its tokenizer.ggml.merges is not a list of str"),
+        (FIELDS | {"tokenizer.ggml.token_type": [1, 2]}, "300 tokens, but 2 entries in tokenizer.ggml.token_type"),
+        (FIELDS | {"tokenizer.ggml.tokens": TOKENS[:256], "tokenizer.ggml.token_type": [1] * 256,
+                  "tokenizer.ggml.eos_token_id": 299}, "its token 299 is none of its 256 tokens"),
+        (without("llama.attention.head_count"), "it has no llama.attention.head_count$"),
+        (FIELDS | {"llama.attention.head_count": [4, 2]}, r"head_count is \[4, 2\]; expected one number for all"),
+        (FIELDS | {"llama.context_length": "many"}, "context_length is many; expected one number"),
+        (FIELDS | {"llama.attention.layer_norm_rms_epsilon": "small"}, "epsilon is small; expected one number"),
+        (FIELDS | {"llama.attention.head_count_kv": 3}, "3 key-value heads do not divide 4 heads$"),
+        (FIELDS | {"llama.attention.key_length": 7}, "head_dim must be even for rotary embeddings, found 7$"),
+    ],
+)  # fmt: skip
+def test_the_error_names_a_missing_or_invalid_field(tmp_path: Path, fields: dict[str, Any], message: str, llm) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf_bytes(fields))
+    with pytest.raises(LLMError, match=message) as caught:
+        loading.load(path)
+    assert caught.value.exit_code == 1 and str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_rope_theta_of_zero_is_an_error(tmp_path: Path) -> None:
+    path, factors = tmp_path / "m.gguf", np.full(4, 8.0, "<f4").tobytes()
+    tensors = {"token_embd.weight": (0, (300, 32), bytes(300 * 32 * 4)), "rope_freqs.weight": (0, (4,), factors)}
+    path.write_bytes(gguf_bytes(FIELDS | {"llama.rope.freq_base": 0.0}, tensors))
+    with pytest.raises(LLMError, match="invalid header"):
+        loading.load(path)

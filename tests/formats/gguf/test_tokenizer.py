@@ -1,0 +1,123 @@
+"""A tokenizer round trips through the fields of a GGUF, or is an error if they cannot express it."""
+
+import json
+from typing import Any
+
+import pytest
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmcli.config import ModelConfig
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.errors import LLMError
+from llmcli.formats.gguf import tokenizer as gguf_tokenizer
+
+TEXT = "Anna likes tea. りんご 🍎 and 12 more.\n" * 20
+KEYS = {  # the writer's methods by the keys that they write
+    "add_tokenizer_model": "model", "add_tokenizer_pre": "pre", "add_token_merges": "merges",
+    "add_token_scores": "scores", "add_add_space_prefix": "add_space_prefix", "add_token_list": "tokens",
+    "add_token_types": "token_type", "add_bos_token_id": "bos_token_id", "add_eos_token_id": "eos_token_id",
+    "add_add_bos_token": "add_bos_token", "add_add_eos_token": "add_eos_token", "add_eot_token_id": "eot_token_id",
+}  # fmt: skip
+TOKENIZERS = {"bpe": Tokenizer.train_bpe([TEXT], 300), "characters": Tokenizer.train_char([TEXT])}
+
+
+def fields_of(tokenizer: Tokenizer, more: int = 0) -> dict[str, Any]:
+    config = ModelConfig(tokenizer.vocab_size + more, 32, 64, 1, 2, 2, 16, 32, eos_token_id=tokenizer.eos_id)
+    fields = gguf_tokenizer.to_fields(json.loads(tokenizer.to_json()), config)
+    return {f"tokenizer.ggml.{KEYS[method]}": value for method, value in fields}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@given(words=st.lists(st.sampled_from(["Anna", " likes", " tea", ".", "\n", "りんご", "🍎", " 12"]), max_size=12))
+def test_the_tokenizer_round_trips(kind: str, words: list[str]) -> None:
+    result, start = gguf_tokenizer.to_json(fields_of(TOKENIZERS[kind]))
+    assert start is None
+    text = "".join(words)
+    again = Tokenizer.from_json(result)
+    assert list(again.encode(text)) == list(TOKENIZERS[kind].encode(text))
+    assert again.vocab_size == TOKENIZERS[kind].vocab_size
+    assert tokenizers.Tokenizer.from_str(result).decode(again.encode(text)) == text  # in other programs
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_control_tokens_stay_control_tokens(kind: str) -> None:
+    result, _ = gguf_tokenizer.to_json(fields_of(TOKENIZERS[kind]))
+    assert Tokenizer.from_json(result).control_ids == TOKENIZERS[kind].control_ids
+
+
+def test_the_token_that_ends_an_answer_is_a_field() -> None:
+    tokenizer = TOKENIZERS["bpe"]
+    config = ModelConfig(tokenizer.vocab_size, 32, 64, 1, 2, 2, 16, 32, extra_eos_ids=(2, 3))
+    fields = dict(gguf_tokenizer.to_fields(json.loads(tokenizer.to_json()), config))
+    assert fields["add_eos_token_id"] == 0 and fields["add_eot_token_id"] == 2
+    assert "tokenizer.ggml.eot_token_id" not in fields_of(tokenizer)
+
+
+def test_embedding_rows_without_a_token_get_unique_names() -> None:
+    fields = fields_of(TOKENIZERS["bpe"], more=2)
+    count = TOKENIZERS["bpe"].vocab_size
+    assert fields["tokenizer.ggml.tokens"][-2:] == [f"<unused {count}>", f"<unused {count + 1}>"]
+    assert fields["tokenizer.ggml.token_type"][-2:] == [5, 5]  # GGUF's number of an unused token
+
+
+def test_an_unnamed_pre_tokenizer_is_an_error() -> None:
+    result = json.loads(TOKENIZERS["bpe"].to_json())
+    result["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+    with pytest.raises(LLMError, match="does not know; use --to hf"):
+        gguf_tokenizer.to_fields(result, ModelConfig(300, 32, 64, 1, 2, 2, 16, 32))
+
+
+class Counted(str):
+    """A text that counts the characters that are copied out of it or compared with it."""
+
+    characters = 0
+
+    def __getitem__(self, which: Any) -> "Counted":
+        result = Counted(str(self).__getitem__(which))
+        Counted.characters += len(result)
+        return result
+
+    def startswith(self, other: Any, *_: Any) -> bool:
+        Counted.characters += len(other)
+        return str(self).startswith(other)
+
+
+def merges_by_definition(vocabulary: dict[str, int], scores: list[float]) -> list[list[str]]:
+    """All splits of a token into two tokens: the highest score first, and for one token the longest first part."""
+    cuts = [
+        (-scores[i], i, -cut, [token[:cut], token[cut:]])
+        for token, i in vocabulary.items()
+        for cut in range(1, len(token))
+        if token[:cut] in vocabulary and token[cut:] in vocabulary
+    ]
+    return [pair for *_, pair in sorted(cuts)]
+
+
+@given(st.lists(st.text("ab▁", min_size=1, max_size=8), unique=True, max_size=40), st.randoms())
+def test_merges_equal_those_by_definition(tokens: list[str], random: Any) -> None:
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    scores = [float(random.randrange(4)) for _ in tokens]
+    assert gguf_tokenizer._merges(vocabulary, scores, [1] * len(tokens)) == merges_by_definition(vocabulary, scores)
+
+
+@pytest.mark.parametrize("ending", ["", "z"])
+def test_the_merges_of_long_tokens_take_linear_time(ending: str) -> None:
+    """Trying each split of each token would copy 200 million characters. They are counted, not timed."""
+    alike = [f"{'x' * 996}{i:04}{ending}" for i in range(200)]
+    vocabulary = {Counted(token): i for i, token in enumerate([*alike, "x", "xx"])}
+    Counted.characters = 0
+    assert gguf_tokenizer._merges(vocabulary, [0.0] * 202, [1] * 202) == [["x", "x"]]
+    assert Counted.characters < 10 * sum(map(len, vocabulary))
+
+
+@pytest.mark.slow
+def test_very_long_tokens_are_an_error() -> None:
+    fields = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": ["a", "b" * 1025]}
+    with pytest.raises(LLMError, match=r"its token 1 has 1,025 characters; tokens of at most 1,024 are supported"):
+        gguf_tokenizer.to_json(fields | {"tokenizer.ggml.scores": [0.0, 0.0]})
+    fields["tokenizer.ggml.tokens"] = ["a" * n for n in range(1, 1025)]  # 525 kB, whose merges have 358 MB
+    with pytest.raises(LLMError, match=r"the merges of its tokenizer have more than 33,554,432 characters"):
+        gguf_tokenizer.to_json(fields | {"tokenizer.ggml.scores": [0.0] * 1024})

@@ -1,0 +1,141 @@
+"""The header of any safetensors file is read; a malformed one is an error, as it is in the reference library."""
+
+import hashlib
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors
+import safetensors.numpy
+
+from llmcli.errors import LLMError
+from llmcli.formats.checkpoint import load
+from llmcli.formats.safetensors.file import digest
+from llmcli.formats.safetensors.header import read_header
+from tests.reliability.malformed import FOUR, MALFORMED, ONE, put, tensor
+
+
+def test_all_parts_of_a_header_are_read() -> None:
+    body = bytes(range(24))
+    path = put(
+        {
+            "b": tensor("F32", [2, 2], 8, 24),
+            "a": tensor("I64", [], 0, 8),
+            "none": tensor("F16", [0, 5], 8, 8),
+            "__metadata__": {"k": "v é"},
+        },
+        body,
+    )
+    header = read_header(path)
+    start = path.stat().st_size - 24
+    assert (header.path, header.file_bytes, header.data_start) == (path, start + 24, start)
+    assert header.metadata == {"k": "v é"}
+    assert not header.is_ours
+    assert [(t.name, t.dtype, t.shape, t.size, t.start - start, t.end - start) for t in header.tensors.values()] == [
+        ("b", "F32", (2, 2), 4, 8, 24),
+        ("a", "I64", (), 1, 0, 8),
+        ("none", "F16", (0, 5), 0, 8, 8),
+    ]
+    assert header.parameters == 5
+    assert safetensors.numpy.load_file(path).keys() == header.tensors.keys()
+    assert digest(header) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("header", [b"{}", b"{}      ", b'{"__metadata__":{}}', b'{"__metadata__":null}'], ids=repr)
+def test_a_file_without_tensors_is_valid(header: bytes) -> None:
+    path = put(header)
+    assert safetensors.numpy.load_file(path) == {}
+    assert read_header(path).tensors == {}
+
+
+@pytest.mark.parametrize("length", [0x80, 0x3C, 0x280])
+def test_a_file_cut_off_in_its_header_is_not_mistaken_for_another_format(length: int) -> None:
+    """0x80 begins a pickle and 0x3C is "<", but both begin lengths too."""
+    whole = put(b"{}" + b" " * (length - 2)).read_bytes()
+    assert read_header("x.safetensors").tensors == {}
+    Path("x.safetensors").write_bytes(whole[:50])
+    with pytest.raises(LLMError, match=f"is cut off: its header needs {length + 8} bytes, the file has 50"):
+        read_header("x.safetensors")
+
+
+@pytest.mark.parametrize("kind", MALFORMED)
+def test_a_malformed_file_is_an_error_here_and_in_the_reference_library(kind: str) -> None:
+    header, body, message = MALFORMED[kind]
+    path = put(header, body)
+    with pytest.raises(safetensors.SafetensorError):
+        safetensors.numpy.load_file(path)
+    with pytest.raises(LLMError, match=rf"^x\.safetensors .*{message}") as caught:
+        read_header(path)
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"a":%b,"a":%b}' % ((json.dumps(ONE).encode(),) * 2),
+        b'{"a":{"dtype":"F32","dtype":"I32","shape":[1],"data_offsets":[0,4]}}',
+        b'{"__metadata__":{"x":"1","x":"2"},"a":%b}' % json.dumps(ONE).encode(),
+    ],
+    ids=["two tensors", "inside a tensor", "in the metadata"],
+)
+def test_a_name_that_occurs_twice_is_an_error(text: bytes) -> None:
+    with pytest.raises(LLMError, match="a name occurs twice"):
+        read_header(put(text, FOUR))
+
+
+def test_every_truncated_file_is_an_error() -> None:
+    whole = put({"__metadata__": {"k": "v"}, "a": ONE}, FOUR).read_bytes()
+    assert read_header("x.safetensors").parameters == 1
+    for length in range(len(whole)):
+        Path("x.safetensors").write_bytes(whole[:length])
+        with pytest.raises(LLMError):
+            read_header("x.safetensors")
+
+
+def llama_2_70b() -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (32000, 8192)}
+    for i in range(80):
+        shapes |= {
+            f"model.layers.{i}.self_attn.q_proj.weight": (8192, 8192),
+            f"model.layers.{i}.self_attn.k_proj.weight": (1024, 8192),
+            f"model.layers.{i}.self_attn.v_proj.weight": (1024, 8192),
+            f"model.layers.{i}.self_attn.o_proj.weight": (8192, 8192),
+            f"model.layers.{i}.mlp.gate_proj.weight": (28672, 8192),
+            f"model.layers.{i}.mlp.up_proj.weight": (28672, 8192),
+            f"model.layers.{i}.mlp.down_proj.weight": (8192, 28672),
+            f"model.layers.{i}.input_layernorm.weight": (8192,),
+            f"model.layers.{i}.post_attention_layernorm.weight": (8192,),
+        }
+    return shapes | {"model.norm.weight": (8192,), "lm_head.weight": (32000, 8192)}
+
+
+def test_a_header_is_read_without_the_140_gigabytes_after_it(no_hang: None) -> None:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for name, shape in llama_2_70b().items():
+        size = 2 * math.prod(shape)
+        header[name] = tensor("BF16", list(shape), position, position + size)
+        position += size
+    path = put(header)
+    start = path.stat().st_size
+    try:
+        try:
+            os.truncate(path, start + position)
+        except OSError:
+            pytest.skip("this file system has no files of 140 GB")
+        if path.stat().st_blocks * 512 > 1 << 24:
+            pytest.skip("this file system has no sparse files")
+        result = read_header(path)
+        assert result.parameters == 68_976_648_192
+        assert result.file_bytes == start + 137_953_296_384
+        assert len(result.tensors) == 3 + 9 * 80
+        with pytest.raises(LLMError, match="llm inspect"):
+            load(path)
+        os.truncate(path, start + position - 1)
+        with pytest.raises(LLMError, match="cut off"):
+            read_header(path)
+    finally:
+        path.unlink()

@@ -1,0 +1,152 @@
+"""The onnxruntime graphs on quantized weights, compared with the numpy runtime on the dequantized weights."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from llmcli.config import ModelConfig, RopeScaling
+from llmcli.errors import LLMError
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.quantization import bits_of, quantize
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.onnx.runtime import OnnxRuntime, is_installed
+from tests.conftest import random_checkpoint
+
+QWEN3 = ModelConfig(300, 64, 96, 2, 4, 2, 16, 600, rope_theta=100.0)
+KINDS = {
+    "qwen3": QWEN3,
+    "qwen2": replace(QWEN3, model_type="qwen2", tie_word_embeddings=True),
+    "llama": replace(QWEN3, model_type="llama", num_key_value_heads=4, head_dim=32),
+    "llama 3": replace(QWEN3, model_type="llama", rope_scaling=RopeScaling("llama3", 8.0)),
+}
+IDS = np.random.default_rng(1).integers(0, 300, 400).tolist()
+
+
+def dequantized(model: Checkpoint, kind: str) -> NumpyRuntime:
+    """The numpy runtime on the dequantized weights."""
+    shapes = model.config.tensor_shapes()
+    bits = {name: bits_of(name, shape, kind) for name, shape in shapes.items()}
+    values = {n: quantize(model.tensors[n], b).dequantize() if b else model.tensors[n] for n, b in bits.items()}
+    return NumpyRuntime(replace(model, tensors=values))
+
+
+needs_onnxruntime = pytest.mark.skipif(
+    not is_installed(), reason="needs onnxruntime and onnx: pip install -e '.[fast]'"
+)
+
+
+@needs_onnxruntime
+@pytest.mark.parametrize("name", list(KINDS))
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_logits_are_close_to_those_of_the_numpy_runtime(name: str, kind: str) -> None:
+    """They differ since matrix products round their inputs to eight bits."""
+    model = random_checkpoint(KINDS[name])
+    quantized, reference = OnnxRuntime(model, kind), dequantized(model, kind)
+    for length in (1, 2, 300):
+        quantized.rewind()
+        reference.rewind()
+        logits, expected = quantized.prefill(IDS[:length]), reference.prefill(IDS[:length])
+        assert np.sqrt(np.mean((logits - expected) ** 2)) < 0.03 * expected.std()
+
+
+@needs_onnxruntime
+@pytest.mark.parametrize("name", list(KINDS))
+def test_float32_logits_are_those_of_the_numpy_runtime(name: str) -> None:
+    model = random_checkpoint(KINDS[name])
+    runtime, reference = OnnxRuntime(model, None), NumpyRuntime(model)
+    for length in (1, 2, 300):
+        runtime.rewind()
+        reference.rewind()
+        expected = reference.prefill(IDS[:length])
+        np.testing.assert_allclose(runtime.prefill(IDS[:length]), expected, atol=1e-4 * expected.std())
+    forks, references = [[one.fork(length) for length in (3, 7, 300)] for one in (runtime, reference)]
+    expected = NumpyRuntime.step_batch(references, IDS[:3])
+    np.testing.assert_allclose(OnnxRuntime.step_batch(forks, IDS[:3]), expected, atol=1e-4 * expected.std())
+
+
+@needs_onnxruntime
+@pytest.mark.parametrize("scheme", ["int8", "int4", None])
+def test_logits_do_not_depend_on_how_much_of_a_prompt_is_in_the_cache(scheme: str | None) -> None:
+    runtime = OnnxRuntime(random_checkpoint(QWEN3), scheme)
+    expected = runtime.prefill(IDS[:36])
+    for length in (35, 20, 1):
+        np.testing.assert_allclose(runtime.fork(length).prefill(IDS[length:36]), expected, atol=1e-4 * expected.std())
+
+
+@needs_onnxruntime
+def test_steps_rewinds_and_growth_of_the_cache_give_the_same_logits() -> None:
+    model = random_checkpoint(QWEN3)
+    quantized = OnnxRuntime(model, "int8")
+    expected = quantized.prefill(IDS[:300])
+    quantized.rewind()
+    quantized.prefill(IDS[:100])
+    quantized.prefill(IDS[200:400])
+    quantized.rewind(100)
+    for token in IDS[100:300]:
+        stepped = quantized.step(token)
+    assert quantized.length == 300
+    assert np.sqrt(np.mean((stepped - expected) ** 2)) < 0.03 * expected.std()
+
+
+@needs_onnxruntime
+def test_scores_are_close_to_those_of_the_numpy_runtime_and_leave_the_cache() -> None:
+    model = random_checkpoint(QWEN3)
+    quantized, reference = OnnxRuntime(model, "int8"), dequantized(model, "int8")
+    windows = np.array([IDS[:301], IDS[50:351]])
+    before = quantized.prefill(IDS[:10])
+    losses, _ = quantized.score(windows)
+    expected, _ = reference.score(windows)
+    assert losses.shape == expected.shape == (2, 300)
+    assert losses.mean() == pytest.approx(expected.mean(), rel=0.005)
+    quantized.rewind(9)
+    np.testing.assert_allclose(quantized.step(IDS[9]), before, atol=0.05 * before.std())
+
+
+@needs_onnxruntime
+def test_more_tokens_than_the_context_are_an_error() -> None:
+    quantized = OnnxRuntime(random_checkpoint(replace(QWEN3, max_position_embeddings=8)), "int8")
+    quantized.prefill(IDS[:8])
+    with pytest.raises(LLMError, match="9 tokens exceed the context length of 8"):
+        quantized.step(1)
+    with pytest.raises(ValueError, match="at least one"):
+        quantized.prefill([])
+
+
+@needs_onnxruntime
+def test_an_unsupported_head_size_is_an_error() -> None:
+    with pytest.raises(LLMError, match="head size of 8"):
+        OnnxRuntime(random_checkpoint(replace(QWEN3, head_dim=8)), "int8")
+
+
+def test_without_onnxruntime_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(LLMError, match=r"pip install 'llmcli\[fast\]'"):
+        OnnxRuntime(random_checkpoint(QWEN3), "int8")
+
+
+@needs_onnxruntime
+def test_a_step_after_a_longer_score_uses_rotary_tables_that_still_exist() -> None:
+    model = OnnxRuntime(random_checkpoint(QWEN3), "int8")
+    before = model.prefill(IDS[:1])
+    bound = model._single._tables
+    model.score(np.array([IDS[:351]]))  # replaces the tables of the runtime
+    assert model.rotary is not bound and model._single._tables is bound  # a value must live as long as it is bound
+    model.rewind()
+    np.testing.assert_array_equal(model.prefill(IDS[:1]), before)
+
+
+@needs_onnxruntime
+def test_rotary_tables_grow_as_positions_are_used() -> None:
+    """With a claimed context of a billion positions the tables hold only those used, and the logits are the same."""
+    model = random_checkpoint(QWEN3)
+    quantized = OnnxRuntime(model, "int8")
+    claimed = OnnxRuntime(replace(model, config=replace(QWEN3, max_position_embeddings=10**9)), "int8")
+    for first, last in ((0, 1), (1, 120), (120, 121), (121, 400)):
+        np.testing.assert_array_equal(claimed.prefill(IDS[first:last]), quantized.prefill(IDS[first:last]))
+    assert [table.shape()[0] for table in claimed.rotary] == [400, 400]
+    window = np.array([IDS[:351]])
+    np.testing.assert_array_equal(claimed.score(window)[0], quantized.score(window)[0])
+    np.testing.assert_array_equal(claimed.step(7), quantized.step(7))

@@ -1,0 +1,211 @@
+"""A network with its n-gram cache, compared with the two apart."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from llmcli.config import ModelConfig
+from llmcli.data.tokens.batches import PrefixedTokens
+from llmcli.evaluation.evaluator import evaluate
+from llmcli.formats import ensemble_file
+from llmcli.formats.cache_weights import CacheWeights
+from llmcli.formats.ensemble_file import Ensemble
+from llmcli.generation.generator import logits_after
+from llmcli.models.batch import step_batch
+from llmcli.models.ensemble import EnsembleRuntime
+from llmcli.models.logits import log_softmax, softmax
+from llmcli.models.ngram_cache import CachedText, NgramCache
+from llmcli.models.ngram_ensemble import CachedEnsemble
+from llmcli.models.ngram_runtime import (
+    CacheRuntime,
+    network_of,
+    process_again,
+    undo_step,
+    with_cache,
+)
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.open_runtime import open_runtime
+from llmcli.models.runtime import Array, Runtime, RuntimeWithExperts
+from tests.conftest import random_checkpoint
+from tests.models.test_ngram_cache import WEIGHTS
+
+CONFIG = ModelConfig(12, 64, 96, 2, 4, 2, 16, 64)
+MODEL = random_checkpoint(CONFIG)
+
+
+def cached() -> CacheRuntime:
+    runtime = with_cache(NumpyRuntime(MODEL), WEIGHTS)
+    assert isinstance(runtime, CacheRuntime)
+    return runtime
+
+
+def text(length: int, seed: int = 0) -> list[int]:
+    return np.random.default_rng(seed).integers(0, 4, length).tolist()
+
+
+def expected(prompt: list[int], written: list[int]) -> Array:
+    """The logits after a prompt and what the model wrote after it."""
+    cache = NgramCache(WEIGHTS, prompt)
+    for token in written:
+        cache.append(token, counts=False)
+    return cache.mix(NumpyRuntime(MODEL).prefill([*prompt, *written]))
+
+
+def test_a_prompt_and_what_the_model_writes_after_it() -> None:
+    runtime, prompt, written = cached(), text(20), text(10, seed=1)
+    np.testing.assert_allclose(runtime.prefill(prompt), expected(prompt, []), rtol=1e-4, atol=1e-5)
+    for count, token in enumerate(written, 1):
+        np.testing.assert_allclose(runtime.step(token), expected(prompt, written[:count]), rtol=1e-4, atol=1e-5)
+    assert runtime.length == 30
+
+
+def test_a_step_that_failed_is_undone_without_counting_what_was_written() -> None:
+    """Wherever it failed: before or after the tokens were added."""
+    prompt, written = text(20), text(6, seed=1)
+    for is_added in (False, True):
+        runtime = cached()
+        runtime.prefill(prompt)
+        for token in written[:-1]:
+            runtime.step(token)
+        (runtime if is_added else runtime.network).step(3)
+        undo_step(runtime, 25)
+        np.testing.assert_allclose(runtime.step(written[-1]), expected(prompt, written), rtol=1e-4, atol=1e-5)
+
+
+def test_several_texts_together() -> None:
+    base, prompts = cached(), [text(7 + 3 * n, seed=n) for n in range(3)]
+    forks = [base.fork() for _ in prompts]
+    for fork, prompt in zip(forks, prompts, strict=True):
+        fork.read(prompt)
+    for step in range(3):
+        logits = step_batch(forks, [1, 2, 3])
+        for row, prompt, token in zip(logits, prompts, [1, 2, 3], strict=True):
+            np.testing.assert_allclose(row, expected(prompt, [token] * (step + 1)), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_left_after_a_rewind_or_a_fork_counts_as_a_prompt() -> None:
+    runtime, prompt, written = cached(), text(12), text(8, seed=1)
+    runtime.prefill(prompt)
+    for token in written:
+        runtime.step(token)
+    known = [*prompt, *written[:5]]
+    fork = runtime.fork(17)
+    runtime.rewind(17)
+    for one in (fork, runtime):
+        np.testing.assert_allclose(one.prefill([2]), expected([*known, 2], []), rtol=1e-4, atol=1e-5)
+
+
+def test_the_probabilities_of_generation_are_those_of_evaluation() -> None:
+    """The chain rule over a whole text equals its score, of windows and as one text."""
+    runtime, ids = cached(), text(50, seed=2)
+    rows = runtime.logits(ids)
+    losses = [-log_softmax(row)[token] for row, token in zip(rows, ids[1:], strict=False)]
+    np.testing.assert_allclose(runtime.score(np.array([ids]))[0][0], losses, rtol=1e-4)
+    with_bos = PrefixedTokens(ids[0], np.array(ids[1:]))
+    score = evaluate(with_bos, np.ones(12, np.int64), 64, runtime.network.score, cached=CachedText(with_bos, WEIGHTS))
+    assert score.nats == pytest.approx(sum(losses), rel=1e-5)
+    assert score.network_nats == pytest.approx(float(NumpyRuntime(MODEL).score(np.array([ids]))[0].sum()), rel=1e-5)
+    assert score.bits_per_byte_without_cache != score.bits_per_byte
+
+
+def test_a_text_that_goes_on_beyond_the_context_keeps_its_prompt_in_the_cache() -> None:
+    """The newer half is processed again, in chunks; what the model wrote is still not in the cache."""
+    runtime, prompt, written = cached(), text(30), text(34, seed=1)
+    runtime.prefill(prompt)
+    for token in written:
+        runtime.step(token)
+    new = [*prompt, *written, 2][-32:]
+    process_again(runtime, 31)
+    runtime.read(new[:20])
+    logits = runtime.prefill(new[20:])
+    cache = NgramCache(WEIGHTS, prompt)
+    for token in [*written, 2]:
+        cache.append(token, counts=False)
+    np.testing.assert_allclose(logits, cache.mix(NumpyRuntime(MODEL).prefill(new)), rtol=1e-4, atol=1e-5)
+    fork = runtime.fork(10)
+    runtime.rewind(10)
+    for one in (fork, runtime):
+        np.testing.assert_allclose(one.prefill([3]), expected([*new[:10], 3], []), rtol=1e-4, atol=1e-5)
+
+
+def test_generation_beyond_the_context_copies_only_from_the_prompt() -> None:
+    runtime, ids = cached(), text(40)
+    for token in text(60, seed=1):
+        logits = logits_after(runtime, ids)
+        ids.append(token)
+    cache = NgramCache(WEIGHTS, ids[:40])
+    for token in ids[40:-1]:
+        cache.append(token, counts=False)
+    end = NumpyRuntime(MODEL).prefill(ids[:-1][-runtime.length :])
+    np.testing.assert_allclose(logits, cache.mix(end), rtol=1e-4, atol=1e-5)
+
+
+OTHER = CacheWeights(tuple(tuple(2 * value for value in row) for row in WEIGHTS.orders[:2]))
+
+
+def ensemble_of(*weights: CacheWeights | None) -> Ensemble:
+    models = tuple(
+        replace(random_checkpoint(CONFIG, seed), record={"ngram_cache": one.as_record()} if one else {})
+        for seed, one in enumerate(weights)
+    )
+    return Ensemble(models, ("a", "b"))
+
+
+@pytest.mark.parametrize("weights", [(WEIGHTS, OTHER), (OTHER, WEIGHTS), (None, WEIGHTS)], ids=["ab", "ba", "one"])
+def test_an_ensemble_averages_the_mixtures_of_its_models_over_one_cache(
+    weights: tuple[CacheWeights | None, ...],
+) -> None:
+    runtime, ids = open_runtime(ensemble_of(*weights)), text(40)
+    assert isinstance(runtime, CachedEnsemble)
+    network = runtime.network.fork()
+    rows, losses = [], []
+    for position, token in enumerate(ids):
+        logits = network.prefill([token])
+        caches = [NgramCache(one, ids[: position + 1]) if one else None for one in weights]
+        mixtures = [softmax(cache.mix(logits) if cache else logits) for cache in caches]
+        rows.append(np.log(np.tensordot(network.expert_weights()[0], mixtures, 1)))
+        losses.append(-rows[-1][ids[position + 1]] if position + 1 < len(ids) else np.nan)
+    together = runtime.fork()
+    np.testing.assert_allclose([log_softmax(row) for row in together.logits(ids)], rows, atol=1e-4)
+    for last in (39, 10):
+        together.rewind(last)
+        np.testing.assert_allclose(log_softmax(together.prefill([ids[last]])), rows[last], atol=1e-4)
+    np.testing.assert_allclose(runtime.score(np.array([ids]))[0][0], losses[:-1], atol=1e-4)
+    cached_text = CachedText(np.array(ids), runtime.weights)
+    score = evaluate(np.array(ids), np.ones(12, np.int64), 64, runtime.score_network, cached=cached_text)
+    assert score.nats == pytest.approx(sum(losses[:-1]), abs=1e-3)
+
+
+def test_where_one_model_predicts_alone_the_mixture_is_that_of_the_model() -> None:
+    ids = text(30)
+    cache = NgramCache([OTHER, WEIGHTS, None], ids)
+    for shares, one in (((1, 0, 0), OTHER), ((0, 1, 0), WEIGHTS)):
+        assert cache.added(shares) == pytest.approx(NgramCache(one, ids).added())
+    assert cache.added((0, 0, 1)) == {}
+
+
+def test_an_ensemble_without_a_cache_and_an_average() -> None:
+    assert isinstance(open_runtime(ensemble_of(WEIGHTS, OTHER), cache=False), EnsembleRuntime)
+    assert isinstance(open_runtime(ensemble_of(None, None)), EnsembleRuntime)
+    twice = CacheWeights(tuple(tuple(2 * value for value in row) for row in WEIGHTS.orders))
+    models = ensemble_of(WEIGHTS, twice).experts
+    average = CacheWeights.of_record(ensemble_file.average(dict(zip("ab", models, strict=True))).record)
+    assert average is not None
+    np.testing.assert_allclose(average.orders, 1.5 * np.array(WEIGHTS.orders))
+
+
+def test_experts_are_those_of_the_network() -> None:
+    config = replace(CONFIG, model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2)
+    network = NumpyRuntime(random_checkpoint(config))
+    runtime: Runtime = with_cache(network, WEIGHTS)
+    runtime.prefill([1, 2, 3])
+    assert isinstance(runtime, RuntimeWithExperts)
+    np.testing.assert_array_equal(runtime.expert_weights(), network.expert_weights())
+    assert network_of(runtime) is network
+
+
+def test_a_model_without_weights_has_no_cache() -> None:
+    network = NumpyRuntime(MODEL)
+    assert with_cache(network, None) is network
+    assert network_of(network) is network

@@ -1,0 +1,66 @@
+"""Trainable rows of appended tokens: the same model as with the rows in its matrices, and nothing else is trained."""
+
+import numpy as np
+import pytest
+import torch
+
+from llmcli.models.torch.transformer import LanguageModel
+from tests.conftest import random_checkpoint
+from tests.models.decoders import SHAPES
+
+FIRST, COUNT = 297, 2
+
+
+def models(shape: str) -> tuple[LanguageModel, LanguageModel]:
+    """(a model with LoRA adapters and rows of its own for two tokens, the same model without either)"""
+    weights = random_checkpoint(SHAPES[shape]).tensors
+    model, plain = LanguageModel(SHAPES[shape]), LanguageModel(SHAPES[shape])
+    model.add_adapters(2, torch.Generator().manual_seed(0))
+    model.train_token_rows(FIRST, COUNT)
+    model.load_arrays(weights)
+    plain.load_arrays(weights)
+    return model, plain
+
+
+@pytest.mark.parametrize("shape", ["tied", "untied"])
+def test_the_logits_and_weights_are_those_of_the_model(shape: str) -> None:
+    model, plain = models(shape)
+    ids = torch.tensor([[1, FIRST, 5, FIRST + 1, 299, 2]])
+    with torch.no_grad():
+        assert torch.allclose(model(ids), plain(ids), atol=1e-5)
+    for name, array in plain.to_arrays().items():
+        assert np.array_equal(model.to_arrays()[name], array), name
+
+
+@pytest.mark.parametrize("shape", ["tied", "untied"])
+def test_gradients_are_those_of_these_rows_in_the_whole_matrices(shape: str) -> None:
+    model, plain = models(shape)
+    ids = torch.tensor([[1, FIRST, 5, FIRST + 1, 299, 2, FIRST]])
+    for each in (model, plain):
+        each.loss(ids).backward()
+    rows = slice(FIRST, FIRST + COUNT)
+    assert model.token_rows is not None
+    embedding = plain.model.embed_tokens.weight.grad
+    assert embedding is not None and model.token_rows.embedding.grad is not None
+    assert torch.allclose(model.token_rows.embedding.grad, embedding[rows], atol=1e-6)
+    if model.token_rows.head is not None:
+        assert model.token_rows.head.grad is not None and plain.lm_head.weight.grad is not None
+        assert torch.allclose(model.token_rows.head.grad, plain.lm_head.weight.grad[rows], atol=1e-6)
+    assert model.model.embed_tokens.weight.grad is None
+
+
+def test_only_these_rows_and_the_adapters_are_trained_and_stored() -> None:
+    model, plain = models("untied")
+    assert {name for name in model.trainable_arrays() if "adapter" not in name} == {
+        "token_rows.embedding",
+        "token_rows.head",
+    }
+    assert model.token_rows is not None
+    with torch.no_grad():
+        model.token_rows.embedding.add_(1.0)
+    changed = model.to_arrays()["model.embed_tokens.weight"] != plain.to_arrays()["model.embed_tokens.weight"]
+    assert np.flatnonzero(changed.any(axis=1)).tolist() == [FIRST, FIRST + 1]
+    again, _ = models("untied")
+    again.load_trainable(model.trainable_arrays())
+    for name, array in model.to_arrays().items():
+        assert np.array_equal(again.to_arrays()[name], array)

@@ -1,0 +1,192 @@
+"""The decoder in torch: compared with its definition, and its parts with torch's own operations."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from llmcli.config import ModelConfig
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.torch import kernels
+from llmcli.models.torch.kernels import normalize_rotate
+from llmcli.models.torch.linear import Linear
+from llmcli.models.torch.scoring import score
+from llmcli.models.torch.transformer import Attention, LanguageModel, rotary_tables
+from tests.conftest import random_checkpoint
+from tests.models.decoders import SHAPES, logits_by_definition, torch_model
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_logits_are_those_of_the_definition(shape: str) -> None:
+    model, weights = torch_model(SHAPES[shape])
+    ids = torch.randint(300, (1, 9), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found = model(ids)[0]
+    assert torch.allclose(found.double(), logits_by_definition(weights, SHAPES[shape], ids[0].tolist()), atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_numpy_runtime_gives_the_same_logits(shape: str) -> None:
+    config = SHAPES[shape]
+    model, _ = torch_model(config)
+    ids = torch.randint(300, (1, 40), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        wanted = model(ids)[0].numpy()
+    runtime = NumpyRuntime(random_checkpoint(config))
+    assert np.abs(runtime.logits(ids[0].tolist()) - wanted).max() < 1e-4
+    runtime.rewind()
+    stepped = [runtime.prefill(ids[0, :7].tolist()), *(runtime.step(int(i)) for i in ids[0, 7:])]
+    assert np.abs(np.stack(stepped) - wanted[6:]).max() < 1e-4
+
+
+def test_the_state_dict_has_hugging_faces_names_and_shapes() -> None:
+    for config in (config for config in SHAPES.values() if not config.num_experts):
+        found = {name: tuple(tensor.shape) for name, tensor in LanguageModel(config).state_dict().items()}
+        assert found == config.tensor_shapes()
+
+
+def test_attention_without_rotation_is_that_of_torch() -> None:
+    config = SHAPES["grouped"]
+    attention = Attention(config)
+    for parameter in attention.parameters():  # they have no values yet
+        torch.nn.init.normal_(parameter, 0, 0.2)
+    gain = torch.rand(config.hidden_size) + 0.5
+    for norm in (attention.q_norm, attention.k_norm):
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+    x = torch.randn(2, 11, config.hidden_size)
+    cos, sin = torch.ones(11, 1, config.head_dim), torch.zeros(11, 1, config.head_dim)
+    q, k, v = (
+        F.linear(x * gain, getattr(attention, f"{name}_proj").weight).view(2, 11, -1, config.head_dim).transpose(1, 2)
+        for name in "qkv"
+    )
+    q = F.rms_norm(q, (config.head_dim,), attention.q_norm.weight, config.rms_norm_eps)
+    k = F.rms_norm(k, (config.head_dim,), attention.k_norm.weight, config.rms_norm_eps)
+    k, v = (t.repeat_interleave(2, dim=1) for t in (k, v))
+    wanted = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(2, 11, -1)
+    assert torch.allclose(attention(x, gain, cos, sin), F.linear(wanted, attention.o_proj.weight), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", ["untied", "grouped"])
+def test_both_ways_to_train_attention_have_the_same_gradients(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16, with AMX and without; against float32, whose error is far smaller."""
+    config = SHAPES[shape]
+    ids = torch.randint(300, (3, 33), generator=torch.Generator().manual_seed(5))
+
+    def gradients(dtype: torch.dtype, *, amx: bool) -> torch.Tensor:
+        monkeypatch.setattr(kernels, "_has_amx", lambda: amx)
+        monkeypatch.setattr(kernels, "MAX_CONTEXT_KEEPING_SCORES_WITH_AMX", 32 - 1)
+        model = LanguageModel(config, dtype=dtype)
+        model.load_arrays(torch_model(config)[0].to_arrays())
+        model.loss(ids).backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    wanted = gradients(torch.float32, amx=False)
+    errors = [(gradients(torch.bfloat16, amx=amx) - wanted).norm() / wanted.norm() for amx in (True, False)]
+    assert all(0 < error < 0.03 for error in errors) and errors[0] < 1.2 * errors[1]
+
+
+def test_attention_scores_depend_on_the_distance_alone() -> None:
+    config = SHAPES["untied"]
+    cos, sin = (table[:, None] for table in rotary_tables(config, 48))
+    x = torch.randn(1, 1, 2, config.head_dim).expand(1, 48, 2, config.head_dim)  # one query, one key, everywhere
+    rotated = normalize_rotate(x, torch.ones(2, config.head_dim), cos, sin, config.rms_norm_eps)[0]
+    scores = [rotated[t, 0] @ rotated[t - 5, 1] for t in (5, 20, 47)]
+    assert torch.allclose(torch.stack(scores), scores[0].expand(3), atol=1e-4)
+
+
+def test_later_tokens_do_not_change_earlier_logits() -> None:
+    model, _ = torch_model(SHAPES["grouped"])
+    ids = torch.randint(300, (1, 20), generator=torch.Generator().manual_seed(3))
+    other = ids.clone()
+    other[0, 12:] = 7
+    with torch.no_grad():
+        assert torch.equal(model(ids)[0, :12], model(other)[0, :12])
+
+
+def test_loss_is_the_mean_cross_entropy_of_the_next_token() -> None:
+    model, _ = torch_model(SHAPES["tied"])
+    ids = torch.randint(300, (2, 9), generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        logprobs = model(ids[:, :-1]).log_softmax(-1)
+        expected = -sum(logprobs[b, t, ids[b, t + 1]] for b in range(2) for t in range(8)) / 16
+        assert model.loss(ids).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_masked_loss_is_the_mean_over_the_learned_tokens_and_so_is_its_gradient() -> None:
+    model, _ = torch_model(SHAPES["untied"])
+    generator = torch.Generator().manual_seed(4)
+    ids = torch.randint(300, (3, 9), generator=generator)
+    learned = torch.rand(3, 9, generator=generator) < 0.4
+    losses = F.cross_entropy(model(ids[:, :-1]).mT, ids[:, 1:], reduction="none")
+    expected = losses[learned[:, 1:]].mean()
+    found = model.loss(ids, learned)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    weights = list(model.parameters())
+    for ours, reference in zip(
+        torch.autograd.grad(found, weights), torch.autograd.grad(expected, weights), strict=True
+    ):
+        assert torch.allclose(ours, reference, atol=1e-6)
+
+
+def test_initialization_predicts_uniformly_and_depends_on_the_seed_alone() -> None:
+    first, again, other = (
+        LanguageModel(SHAPES["untied"]),
+        LanguageModel(SHAPES["untied"]),
+        LanguageModel(SHAPES["untied"]),
+    )
+    for model, seed in ((first, 1), (again, 1), (other, 2)):
+        model.initialize(torch.Generator().manual_seed(seed))
+    ids = torch.arange(10)[None]
+    assert first.loss(ids).item() == pytest.approx(math.log(300), rel=1e-4)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(first.model.embed_tokens.weight, other.model.embed_tokens.weight)
+
+
+def test_rotary_tables_grow_as_positions_are_used() -> None:
+    """With a claimed context of a billion positions the tables hold only those used, with the same values."""
+    model, _ = torch_model(SHAPES["untied"])
+    claimed = LanguageModel(replace(SHAPES["untied"], max_position_embeddings=10**9))
+    claimed.load_state_dict(model.state_dict())
+    assert len(claimed.cos) == len(claimed.sin) == 0
+    ids = torch.randint(300, (2, 40), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        assert torch.equal(claimed(ids), model(ids))
+    assert len(claimed.cos) == 64
+    score(claimed, np.zeros((1, 101), np.int64))  # in inference mode; training uses the same tables
+    assert len(claimed.cos) == 128
+    claimed.loss(torch.zeros(1, 100, dtype=torch.int64)).backward()
+    whole = rotary_tables(claimed.config, 5000)
+    for length in (1, 63, 64, 127, 500):
+        assert all(
+            torch.equal(a[:length], b) for a, b in zip(whole, rotary_tables(claimed.config, length), strict=True)
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+@pytest.mark.parametrize("saves_memory", [False, True])
+def test_layers_can_be_compiled_whole(saves_memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, and with the same gradients. torch only warns where it cannot, and training is slower then."""
+    monkeypatch.setattr(kernels, "_is_on_cpu", lambda x: False)
+    config = ModelConfig(50, 32, 48, 2, 4, 2, 8, 16, model_type="qwen2")
+
+    def gradients(compiled: bool) -> list[torch.Tensor]:
+        model = LanguageModel(config).train()
+        model.initialize(torch.Generator().manual_seed(1))
+        for module in model.modules():
+            if isinstance(module, Linear):
+                module.saves_memory = saves_memory
+        if compiled:
+            for layer in model.model.layers:
+                layer.compile(backend="aot_eager", fullgraph=True)
+        torch.nn.init.normal_(model.lm_head.weight, generator=torch.Generator().manual_seed(2))
+        model.loss(torch.randint(50, (2, 12), generator=torch.Generator().manual_seed(3))).backward()
+        return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+    eager, compiled = gradients(False), gradients(True)
+    assert len(eager) == len(compiled)
+    for expected, found in zip(eager, compiled, strict=True):
+        torch.testing.assert_close(found, expected)

@@ -1,0 +1,60 @@
+"""Fields of requests: what is wrong or not supported is a 400 that names the field."""
+
+import pytest
+
+from llmcli.server.api.fields import Fields, parse_object
+from llmcli.server.errors import ApiError
+from tests.server.wrong_requests import WRONG, wrong_fields
+
+
+@pytest.mark.parametrize("path", WRONG)
+def test_a_wrong_field_is_named(client, path):
+    for name, value, body in wrong_fields(path):
+        response = client.post(path, content=body, headers={"content-type": "application/json"})
+        error = response.json()["error"]
+        assert response.status_code in (400, 404), (name, str(value)[:50], response.text)
+        assert set(error) == {"message", "type", "param", "code"}
+        if path != "/v1/experts" and not (path == "/tokenize" and name == "messages"):
+            assert (error["param"] or name).startswith(name) or "prompt" in error["message"], (name, error)
+
+
+def test_a_list_of_different_kinds_is_shown_whole(client):
+    error = client.post("/v1/completions", json={"prompt": [1, "x"]}).json()["error"]["message"]
+    assert error == "prompt must be a text, a list of token ids, or a list of either, found [1, 'x']"
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/next", "/v1/explain"])
+def test_an_empty_prompt(client, path):
+    error = client.post(path, json={"prompt": ""}).json()["error"]
+    assert (error["message"], error["param"]) == ("prompt is empty; give a text to continue", "prompt")
+
+
+def test_neutral_values_and_harmless_fields_change_nothing(completion):
+    plain = completion(prompt="The cat")["choices"]
+    neutral = {"presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "best_of": 1, "suffix": None}
+    harmless = {"user": "me", "store": True, "top_k": -1, "echo": None, "stop": None, "no_such_field": None}
+    assert completion(prompt="The cat", **neutral, **harmless)["choices"] == plain
+
+
+def test_a_field_of_another_name_is_refused_with_the_one_that_is_meant(client):
+    error = client.post("/v1/completions", json={"prompt": "The cat", "temprature": 0}).json()["error"]
+    assert error["message"] == "temprature is not supported here; did you mean temperature?"
+    assert (error["param"], error["code"]) == ("temprature", "unsupported_parameter")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"[]", b"5", b"null", b'"x"', b"{", b"\xff", b"{}x", b'{"a": NaN}', b'{"a": Infinity}', b"[" * 100_000,
+     b'{"a":' * 50_000, b'{"a": "\\ud800"}', b'{"a": ' + b"9" * 5_000 + b"}"],
+)  # fmt: skip
+def test_a_body_that_is_no_object(client, data):
+    with pytest.raises(ApiError):
+        parse_object(data)
+    response = client.post("/v1/completions", content=data, headers={"content-type": "application/json"})
+    assert response.status_code == 400 and "body" in response.json()["error"]["message"]
+
+
+def test_null_is_a_field_that_is_left_out():
+    fields = Fields({"n": None, "stop": None, "flag": None})
+    assert (fields.integer("n", 3, 0, 9), fields.texts("stop", 2, 9), fields.flag("flag", True)) == (3, (), True)
+    assert fields.given("n", "stop") is None

@@ -1,0 +1,366 @@
+"""Requests in the engine: a full queue, clients that leave, models that cannot be loaded, and the log."""
+
+import asyncio
+import itertools
+import json
+import os
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
+
+import pytest
+from starlette.testclient import TestClient
+
+from llmcli.config import SamplingConfig
+from llmcli.errors import LLMError
+from llmcli.formats.checkpoint import save
+from llmcli.formats.loading import load
+from llmcli.generation.next_words import next_words
+from llmcli.server.api import running
+from llmcli.server.api.models import Models, ServedModel
+from llmcli.server.engine import engine
+from llmcli.server.engine.requests import Limits, Request
+from llmcli.server.errors import ApiError, ModelLoadError, failed
+from llmcli.server.http import analysis_routes, service
+from llmcli.server.http.app import Hooks, create_app
+from llmcli.server.limits import MAX_ANALYSES
+from tests.models.test_ngram_cache import WEIGHTS
+from tests.sample_models import run
+from tests.server.conftest import URL
+
+HEADERS = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
+
+
+async def leave_after(app, body, messages, path="/v1/completions", began=None):
+    """Send a request, and disconnect after that many messages of the answer; without any, when it has begun."""
+    sent, left = [], asyncio.Event()
+    parts = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+
+    async def receive():
+        if parts:
+            return parts.pop()
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+        if len(sent) >= messages:
+            left.set()
+
+    if began is not None:
+        asyncio.get_running_loop().run_in_executor(None, began.wait, 60).add_done_callback(lambda _: left.set())
+    elif not messages:
+        asyncio.get_running_loop().call_later(0.1, left.set)
+    scope = {
+        "type": "http", "method": "POST", "path": path, "raw_path": b"", "query_string": b"",
+        "headers": HEADERS, "http_version": "1.1", "scheme": "http", "server": ("127.0.0.1", 80), "client": None,
+        "root_path": "", "asgi": {"version": "3.0", "spec_version": "2.3"}, "state": {},
+    }  # fmt: skip
+    await asyncio.wait_for(app(scope, receive, send), 60)
+    return sent
+
+
+@pytest.mark.parametrize(("stream", "messages"), [(True, 5), (False, 0)])
+def test_a_client_that_leaves_frees_its_place(served, stream, messages):
+    app = create_app(Models(served))
+
+    async def story():
+        async with app.router.lifespan_context(app):
+            body = {"prompt": "The", "max_tokens": 30_000, "stream": stream, "temperature": 0}
+            await leave_after(app, body, messages)
+            engine = app.state.service.engine
+            for _ in range(100):
+                if engine.stats().counts.cancelled == 1:
+                    break
+                await asyncio.sleep(0.05)
+            assert engine.stats().counts.cancelled == 1 and engine.stats().active == 0
+
+    asyncio.run(story())
+
+
+def test_a_full_queue_is_a_429(served):
+    with TestClient(create_app(Models(served), limits=Limits(concurrent=1, queue=2)), base_url=URL) as client:
+        response = client.post("/v1/completions", json={"prompt": "The", "n": 32, "max_tokens": 2000})
+        assert response.status_code == 429 and response.headers["retry-after"] == "1"
+        assert response.json()["error"]["code"] == "queue_full"
+        assert client.post("/v1/completions", json={"prompt": "The", "stream": True, "n": 32}).status_code == 429
+        assert client.post("/v1/completions", json={"prompt": "The"}).status_code == 200
+
+
+def test_the_first_model_that_cannot_be_loaded_is_reported(served, monkeypatch):
+    from llmcli.server.api import models
+
+    def fail(*_, **__):
+        raise LLMError(f"{served[0]}: damaged")
+
+    monkeypatch.setattr(models, "open_runtime", fail)
+    errors, notes = [], []
+    app = create_app(Models(served[:1], on_note=notes.append), hooks=Hooks(on_load_error=errors.append))
+    with TestClient(app, base_url=URL) as client:
+        response = client.post("/v1/completions", json={"prompt": "The"})
+        assert response.status_code == 503 and str(served[0].parent) not in response.text
+        assert client.get("/health").status_code == 200  # it is not loading any more
+    assert "damaged" in str(errors[0]) and any("could not be loaded" in note for note in notes)
+
+
+def test_two_files_of_one_name_are_refused(served, tmp_path):
+    other = tmp_path / "text.safetensors"
+    other.write_bytes(served[0].read_bytes())
+    with pytest.raises(LLMError, match="would both be served as text"):
+        Models([served[0], other])
+
+
+def test_a_model_that_is_named_twice_is_refused(served):
+    with pytest.raises(LLMError, match="is named twice"):
+        Models([served[0], served[0]])
+
+
+def test_a_name_that_json_cannot_hold_is_refused(served, tmp_path):
+    path = tmp_path / "bad\udcff.safetensors"
+    try:
+        path.write_bytes(served[0].read_bytes())
+    except (OSError, UnicodeError):
+        pytest.skip("this file system has only names in UTF-8")
+    with pytest.raises(LLMError, match="not UTF-8 text; rename the file"):
+        Models([path])
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_a_model_whose_file_changed_before_its_first_use_is_not_loaded(served, tmp_path, is_deleted):
+    path, notes = tmp_path / "later.safetensors", []
+    path.write_bytes(served[0].read_bytes())
+    with TestClient(create_app(Models([*served, path], on_note=notes.append)), base_url=URL) as client:
+        path.unlink()
+        if not is_deleted:
+            path.write_bytes(served[1].read_bytes())
+        answers = [
+            client.post("/v1/completions", json={"model": "later", "prompt": "The"}),
+            client.get("/v1/models/later/card"),
+        ]
+        assert client.post("/v1/completions", json={"prompt": "The"}).status_code == 200
+    for answer in answers:
+        assert answer.status_code == 503 and answer.json()["error"]["code"] == "model_not_loaded"
+    assert any(("cannot be read" if is_deleted else "was replaced") in note for note in notes)
+
+
+def test_a_model_directory_is_the_same_until_a_file_of_the_model_changes(served, tmp_path):
+    assert run("export", served[0], tmp_path / "model", "--to", "hf").exit_code == 0
+    model = ServedModel(tmp_path / "model")
+    (tmp_path / "model" / "server.log").write_text("a line")
+    model.check_unchanged()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(LLMError, match="was replaced"):
+        model.check_unchanged()
+
+
+def test_an_explanation_never_reads_a_file_that_was_replaced(served, tmp_path):
+    path = tmp_path / "text.safetensors"
+    path.write_bytes(served[0].read_bytes())
+    explained, other = ServedModel(path), ServedModel(path)
+    explained.readable_runtime(explained.source)
+    path.write_bytes(served[1].read_bytes())
+    explained.readable_runtime(explained.source)  # it is in memory
+    with pytest.raises(ModelLoadError, match="was replaced"):
+        other.readable_runtime(other.source)
+
+
+@pytest.mark.parametrize("has_cache", [False, True])
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_a_model_in_memory_is_explained_whatever_became_of_its_file(
+    served, tmp_path, short_search, is_deleted, has_cache
+):
+    path = tmp_path / "text.safetensors"
+    record = {"ngram_cache": WEIGHTS.as_record()} if has_cache else {}
+    save(path, replace(load(served[0]), record=record))
+    with TestClient(create_app(Models([path])), base_url=URL) as client:
+        expected = client.post("/v1/next", json={"prompt": "The cat"}).json()["next"]
+        if is_deleted:
+            path.unlink()
+        else:
+            os.truncate(path, 1000)
+        explained = client.post("/v1/explain", json={"prompt": "The cat"})
+        assert explained.status_code == 200 and explained.json()["next"] == expected
+        card = client.get("/v1/models/text/card")  # is read from the file
+    assert card.status_code == 503
+    assert re.match("the file of text (was replaced|cannot be read)", card.json()["error"]["message"])
+
+
+class FewThreads:
+    """`threading.Thread` for one module: starting those of one name fails while `left` is above 0."""
+
+    def __init__(self, monkeypatch, name, failures=1):
+        self.left = failures
+        start = threading.Thread.start
+
+        def fail_or_start(thread):
+            if thread.name == name and self.left:
+                self.left -= 1
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", fail_or_start)
+
+
+COMPLETE = {"prompt": "The cat", "max_tokens": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("load-model", "/v1/completions"), ("load-model", "/v1/next"), ("analysis", "/v1/next"), ("engine", "/v1/next"),
+     ("engine", "/v1/completions"), ("prepare-model", "/v1/completions")],
+)  # fmt: skip
+def test_a_thread_that_cannot_be_started_fails_one_request_at_most(served, monkeypatch, short_search, name, path):
+    """Several models: none is loaded at the start."""
+    with TestClient(create_app(Models(served)), base_url=URL) as client:
+        if name == "engine":
+            client.app.state.service.engine._give_up(MemoryError())
+        FewThreads(monkeypatch, name)
+        body = COMPLETE if "completions" in path else {"prompt": "The cat", "n": 1}
+        first = client.post(path, json=body)
+        if name != "prepare-model":
+            assert (first.status_code, first.json()["error"]["code"]) == (503, "unavailable"), first.text
+            assert "could not start a thread" in first.json()["error"]["message"]
+            assert (client.get("/health").status_code == 503) == (name == "engine")
+        assert client.post(path, json=body).status_code == 200
+        assert client.get("/health").json() == {"status": "ok"}
+
+
+def test_the_only_model_is_loaded_later_where_no_thread_could_be_started(served, monkeypatch):
+    errors = []
+    FewThreads(monkeypatch, "load-model")
+    with TestClient(create_app(Models(served[:1]), hooks=Hooks(on_load_error=errors.append)), base_url=URL) as client:
+        assert client.post("/v1/completions", json=COMPLETE).status_code in (200, 503)
+        assert client.post("/v1/completions", json=COMPLETE).status_code == 200
+        assert client.get("/health").json() == {"status": "ok"} and not errors
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError("a secret")])
+def test_an_engine_that_ends_fails_its_requests_and_starts_again(served, monkeypatch, error):
+    lines, texts = [], []
+    app = create_app(Models(served), hooks=Hooks(log=lines.append))
+    admit = engine.Engine._admit
+
+    def fail(self):
+        if self._waiting:
+            monkeypatch.setattr(engine.Engine, "_admit", admit)
+            raise error
+        admit(self)
+
+    with TestClient(app, base_url=URL) as client:
+        texts.append(client.post("/v1/completions", json=COMPLETE).json()["choices"])
+        monkeypatch.setattr(engine.Engine, "_admit", fail)
+        failed = client.post("/v1/completions", json=COMPLETE)
+        assert (failed.status_code, failed.json()["error"]["code"]) == (503, "unavailable")
+        assert "engine ended" in failed.json()["error"]["message"] and "secret" not in failed.text
+        assert any(type(error).__name__ in line for line in lines)
+        health = client.get("/health")
+        assert health.status_code == 503 and health.json()["status"] == "failed"
+        assert "engine ended" in health.json()["error"]
+        assert client.get("/health").json() == {"status": "ok"}  # it was started again
+        assert client.post("/v1/completions", json=COMPLETE).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/next", "/v1/explain", "/v1/memory"])
+def test_an_analysis_ends_when_its_client_leaves(served, monkeypatch, path):
+    """It goes on until it asks whether anybody waits, and then ends."""
+    began, left, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def analysis(*_, check, **__):
+        check()
+        began.set()
+        left.wait(60)
+        try:
+            check()
+        except service._AbandonedError:
+            ended.set()
+            raise
+
+    for name in ("next_words", "explain", "find_verbatim"):
+        monkeypatch.setattr(analysis_routes, name, analysis)
+    monkeypatch.setattr(analysis_routes, "training_texts", lambda _: [])
+    app = create_app(Models(served))
+
+    async def story():
+        async with app.router.lifespan_context(app):
+            sent = await leave_after(app, {"prompt": "The"} if path != "/v1/memory" else {"text": "x"}, 0, path, began)
+            assert sent[0]["status"] == 499 and app.state.service.analyses == 0
+            left.set()
+            assert await asyncio.to_thread(ended.wait, 60)
+
+    asyncio.run(story())
+
+
+def test_what_is_not_read_waits_and_others_have_its_place(served, monkeypatch):
+    monkeypatch.setattr(running, "UNREAD_TOKENS", 8)
+
+    async def story():
+        app = create_app(Models(served), limits=Limits(concurrent=2))
+        async with app.router.lifespan_context(app):
+            process = app.state.service.engine
+            asked = [Request("text", (5, 6), SamplingConfig(max_tokens=n, temperature=0)) for n in (60, 60, 5)]
+            async with running.Run(process, asked[:2]) as unread:
+                async with running.Run(process, asked[2:]) as read:
+                    texts = [await asyncio.wait_for(read.finish(), 60)]
+                assert process.stats().counts.finished == 1 and len(unread._arrived) <= 8 + 2
+                texts.append(await asyncio.wait_for(unread.finish(), 60))
+            async with running.Run(process, asked[:1]) as alone:
+                texts.append(await alone.finish())
+            return [[token.id for token in text.tokens] for run in texts for text in run]
+
+    short, first, second, alone = asyncio.run(story())
+    assert first == second == alone and short == alone[:5]
+
+
+def test_what_is_not_read_gives_up_its_memory_for_others(served, monkeypatch):
+    monkeypatch.setattr(running, "UNREAD_TOKENS", 2)
+
+    async def story():
+        app = create_app(Models(served), limits=Limits(live_bytes=1))  # one at a time
+        async with app.router.lifespan_context(app):
+            process = app.state.service.engine
+            long, short = (Request("text", (5, 6), SamplingConfig(max_tokens=n, temperature=0)) for n in (60, 5))
+            async with running.Run(process, [long]) as unread:
+                async with running.Run(process, [short]) as read:
+                    await asyncio.wait_for(read.finish(), 60)
+                with pytest.raises(ApiError, match="was not read, and its memory was needed") as error:
+                    await unread.finish()
+            assert error.value.status == 503
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("with_contents", [False, True])
+def test_the_log_has_a_line_a_request_and_contents_only_if_asked(served, with_contents):
+    lines = []
+    app = create_app(Models(served), hooks=Hooks(log=lines.append), log_contents=with_contents)
+    with TestClient(app, base_url=URL) as client:
+        client.post("/v1/completions", json={"prompt": "Zebra\nsecret", "max_tokens": 3})
+        client.get("/nowhere?q=secret")
+    assert lines[0].startswith("POST /v1/completions 200 model=text prompt=") and "new=3" in lines[0]
+    assert any(line.startswith("GET /nowhere 404") for line in lines)
+    assert any("Zebra" in line for line in lines) == with_contents
+    assert all("\n" not in line for line in lines)
+
+
+def test_too_many_analyses_are_refused_and_the_engine_goes_on(served, monkeypatch):
+    """The first analysis ends when all but as many as are allowed have been refused."""
+    full = threading.Event()
+    monkeypatch.setattr(
+        analysis_routes, "next_words", lambda *values, **_: full.wait(60) and next_words(*values[:-1], limit=4)
+    )
+    with TestClient(create_app(Models(served)), base_url=URL) as client, ThreadPoolExecutor(24) as threads:
+        asked = [threads.submit(client.post, "/v1/next", json={"prompt": "The cat"}) for _ in range(24)]
+        refused = list(itertools.islice(as_completed(asked, 60), 24 - MAX_ANALYSES))
+        full.set()
+        assert {one.result().status_code for one in refused} == {429}
+        assert [one.result().status_code for one in asked if one not in refused] == [200] * MAX_ANALYSES
+        assert client.post("/v1/completions", json={"prompt": "The"}).status_code == 200
+        assert client.post("/v1/next", json={"prompt": "The cat"}).status_code == 200
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
+def test_a_lack_of_threads_or_memory_is_temporary(error: Exception) -> None:
+    answer = failed(error)
+    assert (answer.status, answer.code) == (503, "unavailable")
+    assert failed(RuntimeError("another")).status == 500

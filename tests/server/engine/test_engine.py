@@ -1,0 +1,519 @@
+"""The engine, compared with generate() alone: many requests at once, cancelled, failing, sharing prefixes."""
+
+import math
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcli.config import ModelConfig, SamplingConfig
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.errors import LLMError
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.generation.generator import continue_ids, generate
+from llmcli.generation.prompt import Prompt
+from llmcli.models.ensemble import EnsembleRuntime
+from llmcli.models.logits import log_softmax
+from llmcli.models.ngram_runtime import with_cache
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.onnx.runtime import OnnxRuntime, is_installed
+from llmcli.server.engine.engine import Engine
+from llmcli.server.engine.requests import Failed, Finished, Limits, QueueFullError, Request, Started, Token
+from tests.conftest import TEXT, random_checkpoint
+from tests.models.test_ngram_cache import WEIGHTS
+
+TOKENIZER = Tokenizer.train_bpe([TEXT], 300)
+V = TOKENIZER.vocab_size
+DENSE = ModelConfig(V, 32, 64, 2, 4, 2, 16, 64)
+MOE = ModelConfig(V, 32, 64, 2, 4, 2, 16, 64, model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2)
+GREEDY = SamplingConfig(temperature=0.0, max_tokens=30)
+SECONDS = 60  # after which an event that did not come counts as lost
+
+
+def trained() -> Checkpoint:
+    """A model whose probabilities are not close to each other: greedy texts do not depend on the last bits."""
+    model = random_checkpoint(DENSE, seed=3)
+    model.tensors["lm_head.weight"] *= 8
+    return model
+
+
+MODELS = {
+    "dense": lambda: NumpyRuntime(trained()),
+    "moe": lambda: NumpyRuntime(random_checkpoint(MOE, seed=1)),
+    "ensemble": lambda: EnsembleRuntime([NumpyRuntime(random_checkpoint(DENSE, seed)) for seed in range(2)]),
+    "int8": lambda: OnnxRuntime(trained(), "int8"),
+}
+RUNTIMES: dict = {}
+
+
+def runtime_of(name):
+    if name not in RUNTIMES:
+        RUNTIMES[name] = MODELS[name]()
+    return RUNTIMES[name]
+
+
+class Client:
+    """Collects the events of a request."""
+
+    def __init__(self):
+        self.events, self.ended = [], threading.Event()
+
+    def __call__(self, event):
+        self.events.append(event)
+        if isinstance(event, Finished | Failed):
+            self.ended.set()
+
+    def wait(self):
+        assert self.ended.wait(SECONDS), f"no end after {self.events}"
+        return self
+
+    @property
+    def text(self):
+        return "".join(event.text for event in self.events if isinstance(event, Token))
+
+    @property
+    def tokens(self):
+        return [event for event in self.events if isinstance(event, Token)]
+
+
+@pytest.fixture
+def start():
+    engines = []
+
+    def start(limits=None, open_model=lambda name: (runtime_of(name), TOKENIZER)):
+        engines.append(Engine(open_model, limits))
+        engines[-1].start()
+        return engines[-1]
+
+    yield start
+    for engine in engines:
+        engine.close()
+
+
+def ask(engine, prompt, sampling=GREEDY, model="dense", **more):
+    client = Client()
+    client.ticket = engine.submit(Request(model, prompt, sampling, **more), client)
+    return client
+
+
+def alone(model, prompt, sampling=GREEDY):
+    """(text, why it ended) of generate() or continue_ids()."""
+    runtime = runtime_of(model).fork()
+    text = generate(runtime, TOKENIZER, prompt, sampling) if isinstance(prompt, str) else None
+    pieces = list(text if text is not None else continue_ids(runtime, TOKENIZER, prompt, sampling))
+    return "".join(piece.text for piece in pieces), pieces[-1].finish_reason
+
+
+def as_prompt(prompt):
+    return Prompt.of(prompt, TOKENIZER) if isinstance(prompt, str) else tuple(prompt)
+
+
+def assert_as_alone(client, model, prompt, sampling=GREEDY):
+    client.wait()
+    assert isinstance(client.events[0], Started), client.events
+    assert (client.text, client.events[-1].reason) == alone(model, prompt, sampling)
+
+
+needs_onnxruntime = pytest.mark.skipif(
+    not is_installed(), reason="needs onnxruntime and onnx: pip install -e '.[fast]'"
+)
+PROMPTS = [
+    "The cat sat on the m",
+    "The dog",
+    "りんご",
+    TEXT[:30],
+    TEXT[:45],
+    "hat. The d",
+    TOKENIZER.encode("The c"),
+    [5],
+]
+
+
+@pytest.mark.parametrize("model", ["dense", "moe", "ensemble", pytest.param("int8", marks=needs_onnxruntime)])
+@pytest.mark.slow
+def test_texts_generated_together_are_those_generated_alone(start, model):
+    """Also where the context of 64 tokens is full, after which its newer half is processed again."""
+    engine = start(Limits(concurrent=5, prefix_bytes=0))
+    samplings = [
+        GREEDY,
+        SamplingConfig(temperature=0.0, max_tokens=80, stop=("at", "e.")),
+        SamplingConfig(temperature=0.0, max_tokens=90, repetition_penalty=1.3),
+        SamplingConfig(temperature=0.7, max_tokens=20, seed=3),
+    ]
+    cases = [(prompt, sampling) for prompt in PROMPTS for sampling in samplings]
+    clients = [ask(engine, as_prompt(prompt), sampling, model) for prompt, sampling in cases]
+    for client, (prompt, sampling) in zip(clients, cases, strict=True):
+        assert_as_alone(client, model, prompt, sampling)
+
+
+def test_events_carry_the_tokens_and_their_probabilities(start):
+    ids = TOKENIZER.encode("The cat sat")
+    client = ask(start(), tuple(ids), top_logprobs=3).wait()
+    runtime = runtime_of("dense").fork()
+    text = list(ids)
+    logits = runtime.prefill(ids)
+    for token in client.tokens:
+        logprobs = log_softmax(logits[:V])
+        assert token.logprob == pytest.approx(logprobs[token.id], abs=1e-4)
+        best = np.argsort(-logprobs, kind="stable")[:3].tolist()
+        assert [a.logprob for a in token.alternatives] == pytest.approx(logprobs[best], abs=1e-4)
+        assert token.text_bytes == (b"" if token.ends_text else TOKENIZER.token_bytes[token.id])
+        text.append(token.id)
+        logits = runtime.step(token.id)
+    assert client.events[0] == Started(len(ids), 0)
+    assert client.events[-1].tokens == sum(not token.ends_text for token in client.tokens)
+
+
+@pytest.mark.parametrize("model", ["dense", "moe"])
+def test_a_greedy_token_has_the_logprob_of_the_most_likely_alternative(start, model):
+    """Exactly: lm_eval compares the two with `==`. So it is for the tokens of a prompt."""
+    engine = start()
+    for prompt in (Prompt.of("The cat sat", TOKENIZER), tuple(TOKENIZER.encode("りんご"))):
+        for token in ask(engine, prompt, model=model, top_logprobs=2).wait().tokens:
+            best = token.alternatives[0]
+            assert best.logprob == max(a.logprob for a in token.alternatives) >= token.logprob
+            if best.id == token.id:  # otherwise it was not valid UTF-8
+                assert best.logprob == token.logprob
+
+
+@pytest.mark.parametrize("length", [1, 2, 40, 60])
+def test_log_probabilities_of_the_prompt(start, length):
+    ids = np.random.default_rng(length).integers(0, V, length).tolist()
+    sampling = SamplingConfig(temperature=0.0, max_tokens=0)
+    client = ask(start(), tuple(ids), sampling, top_logprobs=1, prompt_logprobs=True).wait()
+    started, finished = client.events
+    rows = runtime_of("dense").fork().logits(ids)
+    expected = [log_softmax(row[:V])[token] for row, token in zip(rows[:-1], ids[1:], strict=True)]
+    assert finished == Finished("length", 0)
+    assert [token.id for token in started.prompt] == ids
+    assert started.prompt[0].logprob is None and started.prompt[0].alternatives == ()
+    assert [token.logprob for token in started.prompt[1:]] == pytest.approx(expected, abs=1e-4)
+    for token, row in zip(started.prompt[1:], rows, strict=False):
+        assert token.alternatives[0].id == row[:V].argmax()
+        assert (token.logprob == token.alternatives[0].logprob) == (token.id == row[:V].argmax())
+
+
+def test_a_conversation_processes_only_its_new_tokens(start):
+    engine = start()
+    ids = TOKENIZER.encode(TEXT[:40])
+    first = ask(engine, tuple(ids), SamplingConfig(temperature=0.0, max_tokens=4)).wait()
+    answer = [token.id for token in first.tokens]
+    longer = [*ids, *answer, *TOKENIZER.encode(" The dog")]
+    second = ask(engine, tuple(longer)).wait()
+    assert second.events[0].cached_tokens >= len(ids) + len(answer) - 1
+    assert_as_alone(second, "dense", longer)
+    again = ask(engine, tuple(ids)).wait()  # the beginning is copied from the longer one
+    assert again.events[0].cached_tokens == len(ids) - 1
+    counts = engine.stats().counts
+    assert counts.cached_tokens == sum(client.events[0].cached_tokens for client in (second, again))
+    assert counts.prompt_tokens == 2 * len(ids) + len(longer)
+
+
+class Blocking(Client):
+    """Stops the engine's thread at the first event, until `go_on` is set."""
+
+    def __init__(self):
+        super().__init__()
+        self.stopped, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self, event):
+        if not self.events:
+            self.stopped.set()
+            self.go_on.wait(SECONDS)
+        super().__call__(event)
+
+
+def blocked(engine):
+    """A client for which the engine's thread waits."""
+    client = Blocking()
+    engine.submit(Request("dense", (9,), SamplingConfig(max_tokens=1)), client)
+    assert client.stopped.wait(SECONDS)
+    return client
+
+
+def test_equal_prompts_that_run_together_are_processed_once(start):
+    engine = start()
+    ids = tuple(TOKENIZER.encode(TEXT[:40]))
+    blocking = blocked(engine)
+    samplings = [SamplingConfig(temperature=1.0, max_tokens=10, seed=seed) for seed in range(4)]
+    clients = [ask(engine, ids, sampling) for sampling in samplings]
+    blocking.go_on.set()
+    for client, sampling in zip(clients, samplings, strict=True):
+        assert_as_alone(client, "dense", list(ids), sampling)
+    assert [client.events[0].cached_tokens for client in clients] == [0] + [len(ids) - 1] * 3
+
+
+def test_a_cancelled_request_frees_its_place(start):
+    engine = start(Limits(concurrent=1))
+    endless = SamplingConfig(temperature=0.0, max_tokens=10**9, repetition_penalty=1.0)
+    unending = Client()
+    ticket = engine.submit(Request("dense", (5, 6), endless), unending)
+    waiting = ask(engine, (7,), endless)
+    other = ask(engine, (7, 8))
+    waiting.ticket.cancel()
+    ticket.cancel()
+    assert_as_alone(other, "dense", [7, 8])
+    assert not unending.ended.is_set() or len(unending.tokens) > 0
+    assert waiting.events == []
+    deadline = time.monotonic() + SECONDS
+    while engine.stats().active and time.monotonic() < deadline:
+        time.sleep(0.01)
+    stats = engine.stats()
+    assert (stats.active, stats.waiting) == (0, 0)
+    assert stats.counts.cancelled + stats.counts.finished == 3
+
+
+class Failing:
+    """A runtime that fails for one token."""
+
+    def __init__(self, runtime):
+        self.inner = runtime
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def fork(self, length=0):
+        return Failing(self.inner.fork(length))
+
+    def prefill(self, ids):
+        self.check(ids)
+        return self.inner.prefill(ids)
+
+    def step(self, token):
+        self.check([token])
+        return self.inner.step(token)
+
+    @staticmethod
+    def step_batch(runtimes, tokens):
+        for runtime, token in zip(runtimes, tokens, strict=True):
+            runtime.check([token])
+        return NumpyRuntime.step_batch([runtime.inner for runtime in runtimes], tokens)
+
+    def check(self, ids):
+        if 13 in ids:
+            raise ZeroDivisionError("unlucky")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", [None, WEIGHTS], ids=["network", "cache"])
+def test_an_error_ends_one_request_alone(start, cache):
+    """The step of the others is done again, and what they wrote still does not count in their n-gram caches."""
+    engine = start(open_model=lambda name: (with_cache(Failing(runtime_of("dense")), cache), TOKENIZER))
+    samplings = [SamplingConfig(temperature=3.0, min_p=0, max_tokens=40, seed=seed) for seed in range(30)]
+    clients = [ask(engine, (5, 6), sampling).wait() for sampling in samplings]
+    together = [ask(engine, (5, 6), sampling) for sampling in samplings]
+    failed = 0
+    for client, other in zip(clients, together, strict=True):
+        other.wait()
+        assert [token.id for token in other.tokens] == [token.id for token in client.tokens]
+        end = other.events[-1]
+        if isinstance(end, Failed):
+            failed += 1
+            assert "ZeroDivisionError" in str(end.error) and isinstance(end.error.__cause__, ZeroDivisionError)
+            assert other.tokens[-1].id == 13
+    assert 0 < failed < 30
+    assert isinstance(ask(engine, (13,)).wait().events[-1], Failed)
+
+
+def test_damaged_weights_and_wrong_tokens_are_errors_of_the_request(start):
+    damaged = random_checkpoint(DENSE)
+    damaged.tensors["lm_head.weight"][:] = np.nan
+    runtime = NumpyRuntime(damaged)
+    engine = start(open_model=lambda name: (runtime if name == "damaged" else runtime_of("dense"), TOKENIZER))
+    for prompt in (Prompt.of("The cat", TOKENIZER), (5, 6)):
+        assert "NaN or infinite" in str(ask(engine, prompt, model="damaged").wait().events[-1].error)
+    for ids, message in (((), "no tokens"), ((V,), f"token ids of this model are 0 to {V - 1}"), ((-1,), "token -1")):
+        assert message in str(ask(engine, ids).wait().events[-1].error)
+    too_long = ask(engine, (5,) * 65, prompt_logprobs=True).wait()
+    assert "the prompt has 65 tokens, and the context length is 64" in str(too_long.events[-1].error)
+    assert_as_alone(ask(engine, (5, 6)), "dense", [5, 6])
+
+
+def test_a_listener_that_raises_ends_its_request(start):
+    engine = start()
+
+    def raising(event):
+        raise RuntimeError("the event loop is closed")
+
+    engine.submit(Request("dense", (5, 6), SamplingConfig(max_tokens=10**9)), raising)
+    assert_as_alone(ask(engine, (5, 6)), "dense", [5, 6])
+
+
+def test_models_are_opened_at_their_first_use_and_again_after_an_error(start):
+    opened = []
+
+    def open_model(name):
+        opened.append(name)
+        if name == "broken" and opened.count("broken") == 1:
+            raise LLMError("no such file")
+        return runtime_of("moe" if name == "broken" else name), TOKENIZER
+
+    engine = start(open_model=open_model)
+    assert engine.stats().loaded == ()
+    clients = [ask(engine, (5, 6), model=name) for name in ("dense", "moe", "dense", "moe")]
+    for client, name in zip(clients, ("dense", "moe", "dense", "moe"), strict=True):
+        assert_as_alone(client, name, [5, 6])
+    assert sorted(opened) == ["dense", "moe"] and sorted(engine.stats().loaded) == ["dense", "moe"]
+    assert str(ask(engine, (5,), model="broken").wait().events[-1].error) == "no such file"
+    assert_as_alone(ask(engine, (5, 6), model="broken"), "moe", [5, 6])
+
+
+def test_functions_run_on_a_runtime_of_their_own(start):
+    engine = start()
+    client = ask(engine, (5, 6))
+    results = [engine.run("dense", lambda runtime, n=n: runtime.prefill([n]).argmax()) for n in range(5)]
+    for n, result in enumerate(results):
+        assert result.result(SECONDS) == runtime_of("dense").fork().prefill([n]).argmax()
+    with pytest.raises(ZeroDivisionError):
+        engine.run("dense", lambda runtime: 1 // 0).result(SECONDS)
+    assert_as_alone(client, "dense", [5, 6])
+
+
+@pytest.mark.parametrize("model", ["dense", "moe", "ensemble"])
+def test_texts_are_generated_while_a_function_runs(start, model):
+    """Also on a model whose forks share what the layers compute."""
+    engine = start()
+    half, go_on = threading.Event(), threading.Event()
+
+    def weights(runtime):
+        runtime.prefill([5])
+        half.set()
+        assert go_on.wait(SECONDS)
+        return runtime.expert_weights() if model != "dense" else runtime.prefill([6])
+
+    result = engine.run(model, weights)
+    assert half.wait(SECONDS)
+    assert_as_alone(ask(engine, (7, 8), model=model), model, [7, 8])
+    go_on.set()
+    alone = runtime_of(model).fork()
+    alone.prefill([5])
+    expected = alone.expert_weights() if model != "dense" else alone.prefill([6])
+    np.testing.assert_array_equal(result.result(SECONDS), expected)
+
+
+def test_more_requests_than_may_wait_are_refused(start):
+    engine = start(Limits(concurrent=1, queue=2))
+    blocking = blocked(engine)
+    clients = [ask(engine, (5, 6)), ask(engine, (7,))]
+    with pytest.raises(QueueFullError, match="2 requests are waiting"):
+        ask(engine, (8,))
+    blocking.go_on.set()
+    assert_as_alone(clients[0], "dense", [5, 6])
+    assert_as_alone(clients[1], "dense", [7])
+
+
+def test_sequences_wait_for_memory(start):
+    per_token = runtime_of("dense").cache_bytes_per_token
+    engine = start(Limits(live_bytes=70 * per_token))  # for one of 64 tokens, or for two of 35
+    most = []
+
+    class Watching(Client):
+        def __call__(self, event):
+            most.append(engine.stats().active)
+            super().__call__(event)
+
+    clients = [Watching() for _ in range(5)]
+    for client in clients:
+        engine.submit(Request("dense", (5, 6), SamplingConfig(temperature=0.0, max_tokens=33)), client)
+    for client in clients:
+        assert_as_alone(client, "dense", [5, 6], SamplingConfig(temperature=0.0, max_tokens=33))
+    assert max(most) == 2
+
+
+def test_the_context_can_be_limited(start):
+    engine = start(Limits(context=16))
+    runtime = runtime_of("dense").fork()
+    runtime.context = 16
+    for prompt in ("The cat sat on the mat. The dog ate the hat. The cat", "The"):
+        client = ask(engine, as_prompt(prompt)).wait()
+        runtime.rewind()
+        assert client.text == "".join(piece.text for piece in generate(runtime, TOKENIZER, prompt, GREEDY))
+
+
+def test_closing_lets_requests_finish_for_a_while_and_then_fails_them(start):
+    engine = start(Limits(concurrent=2))
+    short, long = ask(engine, (5, 6)), ask(engine, (7,), SamplingConfig(temperature=0.9, max_tokens=10**9))
+    deadline = time.monotonic() + SECONDS
+    while not (short.events and long.events) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    waiting = [ask(engine, (8,), SamplingConfig(max_tokens=10**9)) for _ in range(3)]
+    began = time.monotonic()
+    engine.close(0.5)
+    assert time.monotonic() - began < SECONDS
+    assert_as_alone(short, "dense", [5, 6])
+    for client in (*waiting, long):
+        assert client.ended.is_set()
+    assert any("stopping" in str(client.events[-1].error) for client in waiting)
+    with pytest.raises(LLMError, match="stopping"):
+        ask(engine, (5,))
+    with pytest.raises(LLMError, match="stopping"):
+        engine.run("dense", lambda runtime: None)
+
+
+def test_closing_waits_for_no_function_and_no_model_that_is_being_loaded():
+    go_on, loading = threading.Event(), threading.Event()
+
+    def open_model(name):
+        if name == "slow":
+            loading.set()
+            go_on.wait(SECONDS)
+        return runtime_of("dense"), TOKENIZER
+
+    engine, running = Engine(open_model), threading.Event()
+    engine.start()
+    engine.run("slow", lambda runtime: None)
+    assert loading.wait(SECONDS)
+    assert [thread.daemon for thread in threading.enumerate() if thread.name == "load-model"] == [True]
+    other = Engine(lambda name: (runtime_of(name), TOKENIZER))
+    other.start()
+    other.run("dense", lambda runtime: (running.set(), go_on.wait(SECONDS)))
+    assert running.wait(SECONDS)
+    for one in (engine, other):
+        began = time.monotonic()
+        one.close()
+        assert time.monotonic() - began < SECONDS / 2
+    go_on.set()
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    arrivals=st.lists(
+        st.tuples(
+            st.integers(0, len(PROMPTS) - 1),
+            st.integers(0, 40),  # tokens
+            st.sampled_from([0.0, 0.8]),
+            st.booleans(),  # cancelled
+            st.sampled_from([0.0, 0.0, 0.002]),  # seconds before the next
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    concurrent=st.integers(1, 6),
+)
+@pytest.mark.slow
+def test_any_schedule_of_arrivals_and_cancellations_gives_the_same_texts(arrivals, concurrent):
+    engine = Engine(lambda name: (runtime_of("dense"), TOKENIZER), Limits(concurrent=concurrent))
+    engine.start()
+    try:
+        clients = []
+        for prompt, tokens, temperature, cancels, wait in arrivals:
+            sampling = SamplingConfig(max_tokens=tokens, temperature=temperature, seed=tokens)
+            client = ask(engine, as_prompt(PROMPTS[prompt]), sampling)
+            clients.append((client, PROMPTS[prompt], sampling, cancels))
+            time.sleep(wait)
+            if cancels:
+                client.ticket.cancel()
+        for client, prompt, sampling, cancels in clients:
+            if cancels:
+                text = alone("dense", prompt, sampling)[0]
+                assert text.startswith(client.text)
+            else:
+                assert_as_alone(client, "dense", prompt, sampling)
+    finally:
+        engine.close()
+    counts = engine.stats().counts
+    assert counts.requests == len(arrivals) == counts.finished + counts.cancelled + counts.failed
+    assert engine.stats().prefix_bytes <= Limits().prefix_bytes and not math.isnan(counts.tokens)

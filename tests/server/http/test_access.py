@@ -1,0 +1,118 @@
+"""Who may use the server: Host, Origin, key and body of a request; nothing else leaks."""
+
+import pytest
+from starlette.testclient import TestClient
+
+from llmcli.server.api.models import Models
+from llmcli.server.http.access import Access
+from llmcli.server.http.app import create_app
+from llmcli.server.limits import MAX_BODY_BYTES
+from tests.server.conftest import URL
+from tests.server.wrong_requests import FOREIGN_HOSTS, LOCAL_HOSTS, WRONG_TYPES
+
+
+@pytest.fixture(scope="module")
+def guarded(served):
+    access = Access(frozenset({"localhost", "127.0.0.1", "::1"}), frozenset({"https://good.example"}), "secret")
+    with TestClient(create_app(Models(served), access=access), base_url=URL) as client:
+        yield client
+
+
+@pytest.mark.parametrize("host", LOCAL_HOSTS)
+def test_names_of_this_computer(client, host):
+    assert client.get("/health", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", FOREIGN_HOSTS)
+def test_another_host_is_refused(client, host):
+    response = client.get("/health", headers={"host": host})
+    assert response.status_code == 403 and response.json()["error"]["code"] == "host_not_allowed"
+
+
+def test_origins(client, guarded):
+    for host in ("localhost:3000", "127.0.0.1:8000", "[::1]"):
+        origin = f"http://{host}"
+        response = client.get("/v1/models", headers={"host": host, "origin": origin})
+        assert response.headers["access-control-allow-origin"] == origin
+        assert "origin" in response.headers["vary"].lower()
+    for origin in (
+        "https://evil.com", "null", "http://localhost.evil.com", "https://good.example", "http://localhost:3000",
+        "http://127.0.0.1:3000", "http://localhost:8000", "http://127.0.0.1", "http://x@127.0.0.1:8000",
+    ):  # fmt: skip
+        response = client.get("/v1/models", headers={"origin": origin})
+        assert response.status_code == 403 and "access-control-allow-origin" not in response.headers
+    assert "access-control-allow-origin" not in client.get("/v1/models").headers
+    key = {"authorization": "Bearer secret", "origin": "https://good.example"}
+    assert guarded.get("/v1/models", headers=key).status_code == 200
+
+
+def test_a_preflight_request_needs_no_key(guarded):
+    asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization, content-type"}
+    response = guarded.options("/v1/completions", headers=asked | {"origin": "https://good.example"})
+    assert response.status_code == 204
+    assert response.headers["access-control-allow-headers"] == "authorization, content-type"
+    assert guarded.options("/v1/completions", headers=asked | {"origin": "https://evil.com"}).status_code == 403
+
+
+def test_a_key_is_needed_where_one_is_set(guarded):
+    assert guarded.get("/health").status_code == 200
+    for header in ({}, {"authorization": "Bearer wrong"}, {"authorization": "secret"}, {"authorization": "Bearer é"}):
+        response = guarded.get("/v1/models", headers={k: v.encode() for k, v in header.items()})
+        assert response.status_code == 401 and response.json()["error"]["code"] == "invalid_api_key"
+        assert "secret" not in response.text
+    assert guarded.get("/v1/models", headers={"authorization": "Bearer secret"}).status_code == 200
+
+
+def test_a_wrong_route_is_told_before_a_wrong_body(client):
+    assert client.post("/v1/nowhere", content=b"x").status_code == 404
+    assert client.post("/v1/models", content=b"x").status_code == 405
+    assert client.post("/v1/completions", content=b"x").status_code == 415
+
+
+def test_a_body_must_be_json(client):
+    for kind in WRONG_TYPES:
+        response = client.post("/v1/completions", content=b'{"prompt": "x"}', headers={"content-type": kind})
+        assert response.status_code == 415
+    charset = {"content-type": "Application/JSON; charset=utf-8"}
+    assert client.post("/v1/completions", content=b'{"prompt": "The"}', headers=charset).status_code == 200
+
+
+def test_a_request_with_two_lengths_ends_its_connection(client):
+    lengths = {"content-type": "application/json", "content-length": "5", "transfer-encoding": "chunked"}
+    for method, path in (("POST", "/v1/completions"), ("GET", "/health")):
+        response = client.request(method, path, headers=lengths)
+        assert response.status_code == 400 and response.headers["connection"] == "close"
+
+
+def test_a_large_body_is_refused(client):
+    def in_parts():
+        for _ in range(MAX_BODY_BYTES // 1000 + 1):
+            yield b" " * 1000
+
+    json_type = {"content-type": "application/json"}
+    declared = client.post("/v1/completions", content=b" " * (MAX_BODY_BYTES + 1), headers=json_type)
+    undeclared = client.post("/v1/completions", content=in_parts(), headers=json_type)
+    assert (declared.status_code, undeclared.status_code) == (413, 413)
+
+
+def test_errors_have_one_shape(client):
+    for response in (client.get("/nowhere"), client.put("/health"), client.get("/v1/models/none"), client.post("/")):
+        assert 400 <= response.status_code < 500
+        assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_an_unexpected_error_says_nothing_to_the_client(served, monkeypatch):
+    from llmcli.server.http import status_routes
+    from llmcli.server.http.app import Hooks
+
+    lines = []
+    app = create_app(Models(served), hooks=Hooks(log=lines.append))
+
+    def fail(_):
+        raise RuntimeError("a secret of /home/me")
+
+    monkeypatch.setattr(status_routes, "_engine_lines", fail)
+    with TestClient(app, base_url=URL) as client:
+        response = client.get("/metrics")
+    assert response.status_code == 500 and "secret" not in response.text and "RuntimeError" not in response.text
+    assert any("RuntimeError: a secret" in line for line in lines)

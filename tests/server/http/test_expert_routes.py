@@ -1,0 +1,85 @@
+"""/v1/experts, and the token ids that the page sends there: compared with `llm generate --experts`."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("starlette", reason="needs starlette: pip install 'llmcli[serve]'")
+
+from starlette.testclient import TestClient
+
+from llmcli.server.api.models import Models
+from llmcli.server.http.app import create_app
+from tests.sample_models import make_models, run
+
+PROMPT = "The cat sat"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path) -> Iterator[TestClient]:
+    paths = [folder / f"{name}.safetensors" for name in ("m", "sparse", "mixture")]
+    with TestClient(create_app(Models(paths)), base_url="http://127.0.0.1:8000") as opened:
+        yield opened
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [8, 40])  # the context is 16 tokens
+@pytest.mark.parametrize(("name", "experts"), [("sparse", ["0", "1"]), ("mixture", ["m", "other"])])
+def test_the_weights_are_those_of_generate(
+    client: TestClient, folder: Path, name: str, experts: list[str], count: int
+) -> None:
+    model = folder / f"{name}.safetensors"
+    answer = run("generate", PROMPT, "-m", model, "-t", 0, "-n", count, "--experts", "--json", "--literal")
+    tokens = json.loads(answer.stdout)["tokens"]
+    asked = {"model": name, "prompt": PROMPT, "token_ids": [token["id"] for token in tokens]}
+    found = client.post("/v1/experts", json=asked).json()
+    assert found["experts"] == experts
+    for weights, token in zip(found["weights"], tokens, strict=True):
+        expected = [token["experts"].get(expert, 0.0) for expert in experts]
+        assert weights == pytest.approx(expected, abs=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fields", "code", "words"),
+    [
+        ({"model": "m", "prompt": "a", "token_ids": [1]}, "no_experts", "m has no experts"),
+        ({"model": "sparse", "prompt": "a", "token_ids": []}, None, "token_ids is empty"),
+        ({"model": "sparse", "prompt": "a", "token_ids": "x"}, None, "token_ids must be a list of token ids"),
+        ({"model": "sparse", "prompt": "a", "token_ids": [9999]}, None, "token_ids must have token ids from 0 to"),
+        ({"model": "sparse", "prompt": "a " * 99, "token_ids": [1]}, "context_length_exceeded", "context length"),
+        ({"model": "sparse", "token_ids": [1]}, None, "prompt is missing"),
+        ({"model": "sparse", "messages": [{"role": "user", "content": "a"}], "token_ids": [1]}, "no_chat_template", ""),
+    ],
+)
+def test_a_wrong_request_is_an_error(client: TestClient, fields: dict, code: str | None, words: str) -> None:
+    response = client.post("/v1/experts", json=fields)
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == code
+    assert words in response.json()["error"]["message"]
+
+
+@pytest.mark.slow
+def test_completions_have_token_ids_when_asked(client: TestClient, folder: Path) -> None:
+    answer = run("generate", PROMPT, "-m", folder / "m.safetensors", "-t", 0, "-n", 5, "--json")
+    tokens = json.loads(answer.stdout)["tokens"]
+    asked = {"model": "m", "prompt": PROMPT, "temperature": 0, "max_tokens": 5, "logprobs": 2}
+    choice = client.post("/v1/completions", json=asked | {"return_token_ids": True}).json()["choices"][0]
+    content = choice["logprobs"]["content"]
+    assert [token["id"] for token in content] == [token["id"] for token in tokens]
+    assert [token["logprob"] for token in content] == choice["logprobs"]["token_logprobs"]
+    assert all(len(token["top_logprobs"]) == 2 for token in content)
+    assert "content" not in client.post("/v1/completions", json=asked).json()["choices"][0]["logprobs"]
+
+
+@pytest.mark.slow
+def test_models_list_their_experts(client: TestClient) -> None:
+    listed = {model["id"]: model["experts"] for model in client.get("/v1/models").json()["data"]}
+    assert listed == {"m": [], "sparse": ["0", "1"], "mixture": ["m", "other"]}

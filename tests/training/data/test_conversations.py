@@ -1,0 +1,235 @@
+"""From files of conversations to tokens, their mask, a plan and a record."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmcli.data.conversations.messages import Conversation, Message
+from llmcli.data.conversations.split import held_out_indices
+from llmcli.data.text.corpus import Corpus
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.errors import LLMError
+from llmcli.training.data.conversations import ConversationInputs
+from llmcli.training.data.prepare import prepare
+from llmcli.training.planning import recipe
+from llmcli.training.planning.plan import Request
+from tests.training.chats import PAIRS, conversation, conversation_file, inputs, prepared, run_to_end, text_of
+from tests.training.plans import row
+
+
+def test_conversations_become_chatml_of_which_the_answers_are_learned() -> None:
+    every = [conversation("Who?", "Ann.", "Why?", "So.", system="Be brief."), *(conversation(*pair) for pair in PAIRS)]
+    ready = prepared(conversations=inputs(every, held_out=0.0))
+    assert ready.conversations is not None
+    tokens = ready.conversations.training
+    ids, learned = (array[tokens.span(0)] for array in (tokens.ids, tokens.learned))
+    assert text_of(ready.tokenizer, ids.tolist()) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\nAnn."
+        "<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nSo.<|im_end|>\n"
+    )
+    assert text_of(ready.tokenizer, ids[learned].tolist()) == "Ann.<|im_end|>So.<|im_end|>"
+
+
+def test_a_tenth_is_held_out_and_no_tokenizer_is_trained_on_it() -> None:
+    secret = "りんご"
+    chosen = held_out_indices(len(PAIRS), 0.1)
+    every = [conversation(question, secret if i in chosen else answer) for i, (question, answer) in enumerate(PAIRS)]
+    ready = prepared(conversations=inputs(every))
+    assert ready.conversations is not None
+    assert [every.index(one) for one in ready.conversations.split.held_out] == chosen
+    assert len(ready.conversations.held_out) == len(chosen) and len(ready.conversations.training) == 35 - len(chosen)
+    assert not any("り".encode() in data for data in ready.tokenizer.token_bytes)
+
+
+def test_conversations_that_the_base_model_was_trained_on_are_not_held_out() -> None:
+    """The base model held out a tenth of the file; now a quarter is, or the file is that of --val."""
+    file = conversation_file([conversation(*pair) for pair in PAIRS])
+    base = prepared(conversations=inputs())
+    unseen = [file.conversations[i] for i in held_out_indices(35, 0.1)]
+    quarter = [file.conversations[i] for i in held_out_indices(35, 0.25)]
+    other = replace(conversation_file([conversation("New?", "Yes.")], "new.jsonl"), sha256="1" * 64)
+    for files, held_out, before in (((file,), 0.25, quarter), ((other,), (file,), list(file.conversations))):
+        divided = ConversationInputs(files, held_out).divide(10**9, [base.record])
+        assert divided.split.held_out == [one for one in before if one in unseen] != before and not divided.seen_by_base
+        excluded = len(before) - len(divided.split.held_out)
+        assert divided.source.endswith(f", without {excluded} that the base model was trained on")
+
+
+def test_if_the_base_model_knows_all_held_out_conversations_that_is_recorded() -> None:
+    base = prepared(conversations=inputs(held_out=0.0))
+    notes: list[str] = []
+    ready = prepare(
+        Request(steps=30, batch_tokens=256, context=64, dtype="float32"), Corpus(()), conversations=inputs(),
+        base_record=base.record, on_note=notes.append,
+    )  # fmt: skip
+    assert ready.conversations is not None
+    assert len(ready.conversations.held_out) == len(held_out_indices(35, 0.1))
+    assert ready.record["held_out"]["seen_by_base"] is True
+    assert notes and notes[0].startswith("the base model was trained on the held-out conversations, so")
+
+
+def test_the_tokenizer_knows_the_roles() -> None:
+    """They are in every turn."""
+    tokenizer = prepared(vocab_size=400).tokenizer
+    assert len(tokenizer.encode("assistant")) == len(tokenizer.encode("user")) == 1
+
+
+def test_the_record_describes_the_conversations() -> None:
+    ready = prepared()
+    assert ready.conversations is not None
+    chosen = held_out_indices(35, 0.1)
+    answers = [len(answer.encode()) for _, answer in PAIRS]
+    held_out_bytes = sum(answers[i] for i in chosen)
+    assert ready.record["corpus"] == [
+        {
+            "name": "chats.jsonl", "bytes": sum(len(q) + len(a) for q, a in PAIRS), "sha256": "0" * 64,
+            "shape": "messages", "conversations": 35,
+        }
+    ]  # fmt: skip
+    assert ready.record["train_bytes"] == ready.record["train_tokens"] == 0  # of plain text
+    assert ready.record["held_out"] == {
+        "bytes": held_out_bytes, "tokens": ready.conversations.held_out.targets,
+        "from": "10% of the conversations, spread evenly", "of": "answers",
+    }  # fmt: skip
+    assert ready.record["conversations"] == {
+        "training": 35 - len(chosen), "held_out": len(chosen), "held_out_share": 0.1, "duplicates": 0, "dropped": 0,
+        "truncated": 0, "train_tokens": ready.conversations.training.targets,
+        "train_bytes": sum(answers) - held_out_bytes,
+    }  # fmt: skip
+    trained = [PAIRS[i] for i in range(35) if i not in chosen]
+    text = "".join(q + a for q, a in trained) + "user" + "assistant" + "\n"
+    assert bytes.fromhex(ready.record["seen_bytes"]) == bytes(sorted(set(text.encode())))
+
+
+def test_the_plan_says_what_is_trained_on() -> None:
+    ready = prepared(
+        conversations=replace(inputs(), files=(conversation_file([conversation(*p) for p in PAIRS], dropped=3),))
+    )
+    assert ready.conversations is not None
+    corpus, learned = row(ready.plan, "corpus"), row(ready.plan, "learned tokens")
+    assert corpus.value == "35 conversations"
+    assert corpus.reason == ("31 for training, 4 held out; messages in chats.jsonl; 3 left out: no answer")
+    tokens = ready.conversations.training
+    assert learned.value == f"{tokens.targets:,} of {len(tokens.ids):,}"
+    assert [one.name for one in ready.plan.rows][:3] == ["corpus", "learned tokens", "vocabulary"]
+
+
+def test_text_and_conversations_have_a_row_each(tmp_path: Path) -> None:
+    ready = prepared(tmp_path / "c.txt")
+    assert [one.name for one in ready.plan.rows][:4] == ["corpus", "conversations", "learned tokens", "vocabulary"]
+    assert row(ready.plan, "corpus").value.endswith("bytes")
+    assert [file["name"] for file in ready.record["corpus"]] == ["c.txt", "chats.jsonl"]
+    assert ready.record["train_bytes"] > 0 and ready.record["held_out"]["of"] == "answers"
+    assert len(ready.tokens) == ready.record["train_tokens"] and len(ready.held_out)
+
+
+def test_answers_end_a_text_for_the_model() -> None:
+    """So that other programs stop there too."""
+    ready = prepared()
+    assert ready.plan.model.eos_token_id == ready.tokenizer.eos_id
+    assert ready.plan.model.extra_eos_ids == (ready.tokenizer.control_ids["<|im_end|>"],)
+
+
+def test_the_tokenizer_of_a_run_is_that_of_its_model() -> None:
+    """Which tokens end a text, and which may be generated: else a greedy answer in the run would never end."""
+    from llmcli.data.tokenizers.vocabulary import START
+    from llmcli.formats.loading import open_tokenizer
+
+    ready = prepared(steps=1)
+    opened = open_tokenizer(run_to_end(ready).checkpoint)
+    assert ready.tokenizer.eos_ids == opened.eos_ids
+    assert opened.control_ids["<|im_end|>"] in opened.eos_ids
+    ours, theirs = (one.vocabulary.allowed(START) for one in (ready.tokenizer, opened))
+    assert ours is not None and np.array_equal(ours, theirs)
+
+
+def test_what_is_longer_than_the_context_is_truncated_and_counted() -> None:
+    numbers = " ".join(map(str, range(300)))
+    long, too_long = conversation("Who?", "Ann.", "Why?", numbers), conversation(numbers, "No.")
+    every = [*(conversation(*pair) for pair in PAIRS), long, too_long]
+    ready = prepared(conversations=inputs(every, held_out=0.0))
+    assert ready.conversations is not None
+    assert (ready.conversations.truncated, ready.conversations.too_long) == (1, 1)
+    assert ready.conversations.training.lengths.max() <= 65
+    assert ready.record["conversations"]["truncated"] == 1 and ready.record["conversations"]["dropped"] == 1
+    assert row(ready.plan, "corpus").reason.endswith(
+        "1 truncated to the context; 1 left out: no answer begins within the context"
+    )
+    tokens = ready.conversations.training
+    assert "Ann." in ready.tokenizer.decode(tokens.ids[tokens.span(35)].tolist())
+    assert ready.conversations.split.training[-1] == long
+    longer = ready.with_plan(replace(ready.plan, train=replace(ready.plan.train, context=5000)))
+    assert longer.conversations is not None
+    assert (longer.conversations.truncated, longer.conversations.too_long) == (0, 0)
+
+
+def test_conversations_without_anything_to_learn_are_left_out_or_an_error() -> None:
+    silent = Conversation((Message("user", "Hello?"),))
+    ready = prepared(conversations=inputs([*(conversation(*pair) for pair in PAIRS), silent], held_out=0.0))
+    assert ready.record["conversations"]["dropped"] == 1 and ready.record["conversations"]["training"] == 35
+    with pytest.raises(LLMError, match=r"nothing to learn from in chats.jsonl: none of 2 conversations has an answer"):
+        prepared(conversations=inputs([silent, silent]))
+    with pytest.raises(LLMError, match=r"no answer begins within a context of 8 tokens.*larger --context"):
+        prepared(context=8)
+
+
+def test_duplicates_of_training_conversations_are_not_held_out() -> None:
+    every = [conversation(*pair) for pair in PAIRS]
+    again = [every[i] for i in held_out_indices(45, 0.1) if i < 35][:2]  # these are also in the training part
+    ready = prepared(conversations=inputs([*every, *again, *(conversation(f"{i}?", "No.") for i in range(8))]))
+    assert ready.record["conversations"]["duplicates"] == 2
+    assert ready.record["conversations"]["held_out"] == len(held_out_indices(45, 0.1)) - 2
+    assert "2 not held out: the same as a training conversation" in row(ready.plan, "corpus").reason
+
+
+def test_a_validation_file_is_held_out_whole() -> None:
+    other = conversation_file([conversation("Who is it?", "Nobody."), conversation(*PAIRS[0])], "val.jsonl")
+    ready = prepared(conversations=replace(inputs(), held_out=(other,)))
+    assert ready.conversations is not None
+    assert ready.conversations.split.held_out == [conversation("Who is it?", "Nobody.")]
+    assert ready.record["held_out"]["from"] == "val.jsonl" and ready.record["conversations"]["training"] == 35
+    assert ready.record["conversations"]["held_out_share"] is None
+
+
+def test_of_more_than_there_is_time_for_an_even_sample_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 1)
+    monkeypatch.setattr(recipe, "MIN_BYTES", 500)
+    ready = prepared(steps=None, seconds=5.0)
+    assert ready.conversations is not None
+    read = [
+        PAIRS.index((one.messages[0].content, one.messages[1].content)) for one in ready.conversations.split.training
+    ]
+    total = sum(len(q) + len(a) for q, a in PAIRS)
+    assert len(read) == pytest.approx(31 * 500 / (total * 31 / 35), abs=2)
+    assert max(np.diff(read)) <= 2 * 35 / len(read) + 2
+    assert f"the time budget allows for {len(read)} of 31" in row(ready.plan, "corpus").reason
+
+
+def test_a_given_tokenizer_is_used() -> None:
+    from llmcli.data.text.corpus import Corpus
+    from llmcli.training.data.prepare import prepare
+    from llmcli.training.planning.plan import Request
+
+    tokenizer = Tokenizer.train_bpe(["some other text"], 300)
+    ready = prepare(Request(steps=5), Corpus(()), conversations=inputs(), tokenizer=tokenizer)
+    assert ready.tokenizer.to_json() == tokenizer.to_json() and ready.plan.model.vocab_size == tokenizer.vocab_size
+
+
+def test_the_same_inputs_give_the_same_result() -> None:
+    one, two = prepared(seed=3), prepared(seed=3)
+    assert one.plan == two.plan and one.record == two.record
+    assert one.conversations is not None and two.conversations is not None
+    assert one.conversations.training.ids.tolist() == two.conversations.training.ids.tolist()
+
+
+def test_inputs_of_several_files_are_one_list() -> None:
+    first, second = (conversation_file([conversation(*p) for p in part], name) for part, name in
+                     ((PAIRS[:20], "a.jsonl"), (PAIRS[20:], "b.jsonl")))  # fmt: skip
+    ready = prepared(conversations=ConversationInputs((first, second), 0.1))
+    together = prepared()
+    assert ready.conversations is not None and together.conversations is not None
+    assert ready.conversations.training.ids.tolist() == together.conversations.training.ids.tolist()
+    assert [file["conversations"] for file in ready.record["corpus"]] == [20, 15]
+    assert "messages in a.jsonl, b.jsonl" in row(ready.plan, "corpus").reason

@@ -1,0 +1,311 @@
+"""From a corpus to tokens, tokenizer, plan and record; the split is exact to the byte."""
+
+import gzip
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmcli.config import ModelConfig
+from llmcli.data.text.corpus import SAMPLE_SPANS, read_corpus
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.data.tokens import shard_texts
+from llmcli.errors import LLMError
+from llmcli.evaluation.training_text import trained_lengths
+from llmcli.formats.metadata import parse_document
+from llmcli.training.data import prepare as prepare_module
+from llmcli.training.data.prepare import prepare
+from llmcli.training.planning import recipe
+from llmcli.training.planning.plan import Request
+from tests.data.tokenizers.test_training import corpus_of, words
+from tests.training.plans import row
+
+
+@pytest.mark.parametrize(("share", "held_bytes"), [(0.1, 1000), (0.25, 2500), (0.0, 0)])
+def test_the_end_of_the_corpus_is_held_out_to_the_byte(tmp_path, share, held_bytes):
+    text = words(3000)[:10_000]
+    assert len(text) == 10_000
+    ready = prepare(Request(steps=5), corpus_of(tmp_path, text), held_out=share)
+    cut = len(text) - held_bytes
+    assert ready.tokenizer.decode(ready.tokens.tolist()) == text[:cut]
+    assert ready.tokenizer.decode(ready.held_out.tolist()) == text[cut:]
+
+
+def test_a_tenth_is_held_out_by_default(tmp_path):
+    ready = prepare(Request(steps=5), corpus_of(tmp_path, words(3000)[:5000]))
+    assert len(ready.tokenizer.decode_bytes(ready.held_out.tolist())) == 500
+
+
+def test_no_character_is_cut_or_lost_by_the_split(tmp_path):
+    text = "りんごを食べる🍎 " * 101
+    for share in (0.1, 0.11, 0.12, 0.13):
+        ready = prepare(Request(steps=5), corpus_of(tmp_path, text), held_out=share, characters=True)
+        first, last = (ready.tokenizer.decode(part.tolist()) for part in (ready.tokens, ready.held_out))
+        assert first + last == text
+        assert len(last.encode()) == pytest.approx(len(text.encode()) * share, abs=4)
+
+
+@pytest.mark.parametrize("kind", ["gzip", "UTF-16"])
+@pytest.mark.parametrize("budget", [{"seconds": 1.0}, {"steps": 5}], ids=str)
+def test_a_compressed_text_is_prepared_like_a_plain_one_and_read_once(tmp_path, monkeypatch, kind, budget):
+    """With a time budget parts of it are read, for the tokenizer and all tokens; with steps the whole."""
+    monkeypatch.setattr(recipe, "MIN_BYTES", 5000)
+    monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 5000.0)
+    text = words(20_000) + words(3000, 1, "りんごé🍎")
+    (tmp_path / "compressed").mkdir()
+    path = tmp_path / "compressed" / "0.txt"  # the name as in the record
+    path.write_bytes(gzip.compress(text.encode()) if kind == "gzip" else text.encode("utf-16"))
+    decoded = []
+    real = gzip.GzipFile.read
+    monkeypatch.setattr(
+        gzip.GzipFile, "read", lambda self, size=-1: decoded.append(len(data := real(self, size))) or data
+    )
+    plain = prepare(Request(**budget), corpus_of(tmp_path, text))
+    compressed = prepare(Request(**budget), read_corpus([str(path)]))
+    assert sum(decoded) == (len(text.encode()) if kind == "gzip" else 0)
+    assert compressed.record == plain.record and compressed.plan == plain.plan
+    assert (plain.record["read_bytes"] < plain.record["train_bytes"]) == ("seconds" in budget)
+    assert compressed.tokenizer.to_json() == plain.tokenizer.to_json()
+    assert compressed.tokens.tolist() == plain.tokens.tolist()
+    assert compressed.held_out.tolist() == plain.held_out.tolist()
+
+
+def test_a_validation_corpus_is_held_out_whole(tmp_path):
+    text = words(500)
+    (tmp_path / "other.txt").write_text("quite another text", "utf-8")
+    ready = prepare(Request(steps=5), corpus_of(tmp_path, text), held_out=read_corpus([str(tmp_path / "other.txt")]))
+    assert ready.tokenizer.decode(ready.tokens.tolist()) == text
+    assert ready.tokenizer.decode(ready.held_out.tolist()) == "quite another text"
+    assert ready.record["held_out"]["bytes"] == 18
+    assert ready.record["held_out"]["from"].endswith("other.txt")
+    assert ready.record["train_bytes"] == len(text)
+
+
+def test_the_plan_describes_the_split(tmp_path):
+    corpus, size = corpus_of(tmp_path, words(500)), len(words(500))
+    (tmp_path / "other.txt").write_text("quite another text", "utf-8")
+    for held_out, reason in (
+        (0.1, f"{size - round(size / 10):,} for training, {round(size / 10):,} held out: the last tenth of the text"),
+        (0.0, f"{size:,} for training, nothing held out"),
+        (read_corpus([str(tmp_path / "other.txt")]), "all for training; held out: the 18 bytes of other.txt"),
+    ):
+        assert row(prepare(Request(steps=5), corpus, held_out=held_out).plan, "corpus").reason == reason
+
+
+def test_documents_are_separated_by_one_end_of_text_token(tmp_path):
+    ready = prepare(Request(steps=5), corpus_of(tmp_path, "first text here. ", "the second text"), held_out=0.0)
+    ids, end = ready.tokens.tolist(), ready.tokenizer.eos_id
+    assert ids.count(end) == 1
+    assert ready.tokenizer.decode(ids[: ids.index(end)]) == "first text here. "
+    assert ready.tokenizer.decode(ids[ids.index(end) :]) == "the second text"
+
+
+def test_no_tokenizer_is_trained_on_held_out_text(tmp_path):
+    training, held = words(300), words(2000, seed=1, letters="あいうえお")
+    text = training + held
+    share = len(held.encode()) / len(text.encode())
+    corpus = corpus_of(tmp_path, text)
+    bpe = prepare(Request(steps=5, vocab_size=400), corpus, held_out=share).tokenizer
+    assert bpe.to_json() == Tokenizer.train_bpe([training], 400).to_json()
+    char = prepare(Request(steps=5), corpus, held_out=share, characters=True).tokenizer
+    assert "あ".encode() not in char.token_bytes
+    assert char.to_json() == Tokenizer.train_char([training]).to_json()
+
+
+def test_the_record_describes_the_corpus(tmp_path):
+    first, second = "one text of many words. " * 50, "another one! " * 50
+    corpus = corpus_of(tmp_path, first, second)
+    ready = prepare(Request(steps=5), corpus)
+    assert ready.record == {
+        "corpus": [
+            {"name": "0.txt", "bytes": 1200, "sha256": corpus.documents[0].sha256, "held_out": 120},
+            {"name": "1.txt", "bytes": 650, "sha256": corpus.documents[1].sha256, "held_out": 65},
+        ],
+        "train_bytes": 1665,
+        "read_bytes": 1665,
+        "train_tokens": len(ready.tokens),
+        "held_out": {"bytes": 185, "tokens": len(ready.held_out), "from": "the last tenth of each of 2 documents"},
+        "seen_bytes": bytes(sorted(set((first + second).encode()))).hex(),
+    }
+    assert [row.name for row in ready.plan.rows][:3] == ["corpus", "vocabulary", "budget"]
+    assert row(ready.plan, "corpus").value == "1,850 bytes"
+
+
+def test_what_repeats_held_out_text_is_recorded_as_left_out(tmp_path):
+    """Three versions of one text, each the beginning of the next: `llm eval` knows what was trained on."""
+    text = words(1000)
+    corpus = corpus_of(tmp_path, text[:1000], text[: len(text) - 100], text)
+    ready = prepare(Request(steps=5), corpus)
+    size = round(0.1 * len(text))
+    assert [(one.get("held_out"), one.get("left_out")) for one in ready.record["corpus"]] == [
+        (None, None), (None, size - 100), (size, None)
+    ]  # fmt: skip
+    assert ready.record["held_out"]["bytes"] == size
+    trained = trained_lengths(ready.record)
+    assert [trained[document.sha256] for document in corpus.documents] == [1000, len(text) - size, len(text) - size]
+    parse_document(json.dumps(ready.record), "training.json")
+    assert f"the {size - 100:,} bytes from where they repeat it on are left out" in row(ready.plan, "corpus").reason
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_no_held_out_text_is_what_the_base_model_was_trained_on(tmp_path, as_file):
+    """The base model was trained on nine tenths of a text of which now the last fifth is held out, or all as --val."""
+    text = words(1000)
+    corpus = corpus_of(tmp_path, text)
+    first = prepare(Request(steps=5), corpus)
+    held_out = corpus if as_file else 0.2
+    ready = prepare(Request(steps=5), corpus, held_out=held_out, base_record=first.record)
+    assert ready.tokenizer.decode(ready.held_out.tolist()) == text[len(text) - round(0.1 * len(text)) :]
+    seen = round(0.9 * len(text)) if as_file else round(0.2 * len(text)) - round(0.1 * len(text))
+    assert f"without {seen:,} bytes that the base model was trained on" in row(ready.plan, "corpus").reason
+    assert "seen_by_base" not in ready.record["held_out"]
+    if not as_file:
+        assert trained_lengths(ready.record) == {corpus.documents[0].sha256: len(text) - round(0.2 * len(text))}
+    again = prepare(Request(steps=5), corpus, base_record=first.record)  # the same tenth
+    assert again.record == first.record
+
+
+def test_without_other_held_out_text_it_is_said_that_the_base_model_knows_it(tmp_path):
+    corpus = corpus_of(tmp_path, words(1000))
+    first = prepare(Request(steps=5), corpus, held_out=0.0)
+    notes: list[str] = []
+    ready = prepare(Request(steps=5), corpus, base_record=first.record, on_note=notes.append)
+    assert ready.record["held_out"]["seen_by_base"] is True and ready.record["held_out"]["bytes"] > 0
+    assert notes == [
+        "the base model was trained on the held-out text, so the figures will not measure new text; hold out other "
+        "text: --val FILE"
+    ]
+    parse_document(json.dumps(ready.record), "training.json")
+
+
+def test_the_same_corpus_and_request_give_the_same_result(tmp_path):
+    corpus = corpus_of(tmp_path, words(2000))
+    one, two = (prepare(Request(seconds=20.0, seed=3), corpus) for _ in range(2))
+    assert one.plan == two.plan
+    assert one.record == two.record
+    assert one.tokenizer.to_json() == two.tokenizer.to_json()
+    assert one.tokens.tolist() == two.tokens.tolist()
+    assert one.held_out.tolist() == two.held_out.tolist()
+
+
+def test_a_given_tokenizer_is_used(tmp_path):
+    given_one = Tokenizer.train_char(["abc"])
+    ready = prepare(Request(steps=5), corpus_of(tmp_path, words(200)), tokenizer=given_one)
+    assert ready.tokenizer.to_json() == given_one.to_json()
+    assert ready.plan.model.vocab_size == given_one.vocab_size
+    assert row(ready.plan, "vocabulary").reason == "from the tokenizer given"
+
+
+@pytest.mark.parametrize("text", ["a" * 300_000, "👨\u200d👩\u200d👧\u200d👦" * 5000], ids=["a", "emoji"])
+def test_a_repetitive_text_is_not_too_short(tmp_path, text):
+    """With tokens of any length these were 9 and 6 tokens, "too short"."""
+    ready = prepare(Request(steps=5), corpus_of(tmp_path, text))
+    assert len(ready.tokens) > 1000 and ready.plan.train.context >= 64
+
+
+def test_the_error_of_a_short_corpus_names_its_bytes(tmp_path):
+    with pytest.raises(LLMError, match=r"too short: 5 training tokens \(90 bytes\), at least 9 .*--tokenizer char"):
+        prepare(Request(steps=5), corpus_of(tmp_path, "a" * 100))
+
+
+@pytest.mark.parametrize(
+    ("before", "fine_tunes", "expected"),
+    [(None, False, b" ab"), (b"xy", False, b" ab"), (b"xy", True, b" abxy"), (None, True, None)],
+)
+def test_seen_bytes_include_those_of_the_base_model(tmp_path, before, fine_tunes, expected):
+    tokenizer = Tokenizer.train_bpe(["ab xy"], 261).with_seen_bytes(before)
+    base = ModelConfig(261, 32, 64, 2, 4, 2, 8, 32) if fine_tunes else None
+    ready = prepare(Request(steps=5), corpus_of(tmp_path, "ab ba " * 300), tokenizer=tokenizer, base=base)
+    assert ready.tokenizer.seen_bytes == expected
+    assert ready.record.get("seen_bytes") == (expected.hex() if expected else None)
+
+
+def test_a_short_corpus_is_an_error(tmp_path):
+    with pytest.raises(LLMError, match="too short"):
+        prepare(Request(steps=5), corpus_of(tmp_path, "few words"), characters=True)
+
+
+@pytest.mark.parametrize(
+    ("request_", "most"),
+    [
+        (Request(seconds=20.0, threads=2), 1024),
+        (Request(seconds=300.0, threads=2), 4096),
+        (Request(seconds=3600.0, threads=2), 8192),
+        (Request(seconds=20.0, device="cuda"), 8192),
+        (Request(steps=10), 8192),
+    ],
+)
+def test_little_time_limits_the_vocabulary(tmp_path, monkeypatch, request_, most):
+    wanted = []
+    small = Tokenizer.train_char(["ab"])
+    monkeypatch.setattr(Tokenizer, "train_bpe", lambda texts, size: wanted.append(size) or small)
+    corpus = corpus_of(tmp_path, "ab" * 50)
+    monkeypatch.setattr(type(corpus), "text_bytes", 10**9)
+    prepare(request_, corpus)
+    assert wanted == [most]
+
+
+def test_of_a_text_too_long_for_the_time_budget_parts_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 6400)
+    monkeypatch.setattr(recipe, "BYTES_EXPONENT", 0.5)
+    monkeypatch.setattr(recipe, "MIN_BYTES", 1)
+    text = words(20_000)
+    corpus = corpus_of(tmp_path, text)
+    ready = prepare(Request(seconds=2.0, threads=2), corpus)
+    train_bytes = len(text) - round(len(text) / 10)
+    assert ready.record["train_bytes"] == train_bytes  # the last tenth is held out, whatever was read of the rest
+    assert ready.record["read_bytes"] == 12_800 < train_bytes
+    ids = ready.tokens.tolist()
+    assert len(ready.tokenizer.decode_bytes(ids)) == 12_800
+    assert ids.count(ready.tokenizer.eos_id) == SAMPLE_SPANS - 1
+    read = ["".join(part) for part in ready.training_text()]
+    assert ready.tokenizer.decode(ids) == "".join(read)
+    assert all(part in text[:train_bytes] for part in read)
+    assert len(ready.tokenizer.decode_bytes(ready.held_out.tolist())) == 1280
+    assert "12,800 bytes of training text, sampled evenly" in row(ready.plan, "corpus").reason
+
+
+def test_without_a_time_budget_all_text_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 1)
+    monkeypatch.setattr(recipe, "MIN_BYTES", 1)
+    text = words(2000)
+    ready = prepare(Request(steps=5), corpus_of(tmp_path, text), held_out=0.0)
+    assert ready.tokenizer.decode(ready.tokens.tolist()) == text
+    assert ready.record["read_bytes"] == len(text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", [{"steps": 5}, {"seconds": 2.0, "threads": 2}], ids=str)
+def test_a_run_is_prepared_the_same_whether_its_tokens_are_cached(tmp_path, monkeypatch, budget):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(recipe, "MIN_BYTES", 20_000)
+    monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 1)
+    monkeypatch.setattr(shard_texts, "SHARD_BYTES", 3000)
+    corpus = corpus_of(tmp_path, words(9000), words(20, 1), words(5000, 2, "りんごé🍎"))
+    plain = prepare(Request(**budget), corpus)
+    monkeypatch.setattr(prepare_module, "MAX_TEMPORARY_BYTES", 1000)
+    made, read = (prepare(Request(**budget), corpus) for _ in range(2))
+    assert len(list((tmp_path / "cache" / "llmcli").iterdir())) > 5
+    for shards in (made, read):
+        assert shards.record == plain.record and shards.plan == plain.plan
+        assert shards.tokens[0 : len(plain.tokens)].tolist() == plain.tokens.tolist()
+        assert shards.tokenizer.seen_bytes == plain.tokenizer.seen_bytes
+
+
+def test_no_more_of_the_held_out_text_is_read_than_an_evaluation_covers(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_module, "MAX_HELD_OUT_BYTES", 640)
+    text, other = words(20_000), words(3000, 1)
+    (tmp_path / "other.txt").write_text(other, "utf-8")
+    for held_out, whole in ((0.1, text[len(text) - round(len(text) / 10) :]), (None, other)):
+        given_ = held_out or read_corpus([str(tmp_path / "other.txt")])
+        ready = prepare(Request(steps=5), corpus_of(tmp_path, text), held_out=given_)
+        assert ready.record["held_out"]["bytes"] == len(whole)
+        ids = ready.held_out.tolist()
+        assert len(ready.tokenizer.decode_bytes(ids)) == 640 and ids.count(ready.tokenizer.eos_id) == SAMPLE_SPANS - 1
+
+
+@given(seconds=st.floats(1, 1e6), threads=st.integers(1, 64))
+def test_more_time_reads_no_less_text(seconds, threads):
+    less, more = (prepare_module._max_bytes(Request(seconds=s, threads=threads)) for s in (seconds, 2 * seconds))
+    assert recipe.MIN_BYTES <= less <= more

@@ -1,0 +1,57 @@
+"""Connecting the processes of a run: what they agree on, and what the errors advise."""
+
+import threading
+import time
+
+import pytest
+import torch.distributed as dist
+
+from llmcli.training.distributed import connection
+from llmcli.training.distributed.connection import lost_process, meet
+from llmcli.training.distributed.processes import VARIABLES, Processes
+
+
+def names_of(store, count: int) -> list[str]:
+    """What each process gets when all meet; rank 0 comes last, as it plans before."""
+    names: dict[int, str] = {}
+    others = [
+        threading.Thread(target=lambda rank=rank: names.update({rank: meet(store, Processes(rank, count))}))
+        for rank in range(1, count)
+    ]
+    for thread in others:
+        thread.start()
+    time.sleep(0.1)  # all others have joined
+    names[0] = meet(store, Processes(0, count))
+    for thread in others:
+        thread.join()
+    return list(names.values())
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_all_agree_on_a_name_that_no_earlier_group_had(count):
+    store = dist.HashStore()
+    store.set("llmcli/joined/1", "the key of a process that was killed before rank 0 came")
+    first, second = names_of(store, count), names_of(store, count)
+    assert len(first) == len(second) == count
+    assert len(set(first)) == len(set(second)) == 1 and first[0] != second[0]
+
+
+@pytest.mark.parametrize(
+    ("variables", "advice"),
+    [
+        ({}, "start the same command again"),
+        ({"TORCHELASTIC_MAX_RESTARTS": "0", "LLMCLI_RESTARTS_LEFT": "0"}, "start the same command again"),
+        ({"TORCHELASTIC_MAX_RESTARTS": "3", "TORCHELASTIC_RESTART_COUNT": "3"}, "start the same command again"),
+        ({"TORCHELASTIC_MAX_RESTARTS": "3", "TORCHELASTIC_RESTART_COUNT": "2"}, "all are started again"),
+        ({"TORCHELASTIC_MAX_RESTARTS": "0", "LLMCLI_RESTARTS_LEFT": "1"}, "all are started again"),
+    ],
+)
+def test_a_lost_process_is_reported_with_what_happens_next(variables, advice):
+    values = dict(zip(VARIABLES, ("1", "2", "1", "2", "localhost", "29500"), strict=True))
+    error = lost_process(Processes.of(values | variables))
+    assert advice in str(error) and error.exit_code == 75
+
+
+def test_nothing_is_started_again_once_the_launcher_was_killed(monkeypatch):
+    monkeypatch.setattr(connection, "LAUNCHER", -1)
+    assert "start the same command again to resume" in str(lost_process(Processes(1, 2, restarts_left=3)))

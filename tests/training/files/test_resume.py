@@ -1,0 +1,348 @@
+"""A run that was stopped, however often and by whatever means, ends with the same file as one that was not."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import Result
+
+from llmcli.data.text.corpus import read_corpus
+from llmcli.errors import LLMError
+from llmcli.training.data import prepare as prepare_module
+from llmcli.training.data.prepare import Prepared, prepare
+from llmcli.training.files import resume
+from llmcli.training.loop.best_weights import Candidate, CandidateEvaluator
+from llmcli.training.loop.evaluation_schedule import EvaluationSchedule
+from llmcli.training.loop.events import Done, Evaluation, Event, State
+from llmcli.training.planning.cost_model import Memory
+from llmcli.training.planning.memory_fit import check_fits
+from llmcli.training.planning.plan import Expected, Request
+from tests import platforms
+from tests.golden.models import read_safetensors
+from tests.reliability.runs import OPTIONS, RESUME_FILE, TEXT, end, interrupted_here, train, train_here
+from tests.training import small_runs
+from tests.training.small_runs import losses, through_a_file
+
+pytestmark = pytest.mark.slow
+
+Llm = Callable[..., Result]
+HERE = Path()
+OFTEN = EvaluationSchedule(training_per_evaluated=1)  # an evaluation every other step
+
+
+@pytest.fixture
+def ready(tmp_path: Path) -> Prepared:
+    (tmp_path / "c.txt").write_text(TEXT, "utf-8")
+    request = Request(steps=24, batch_tokens=512, context=32, dropout=0.2)
+    ready = prepare(request, read_corpus([str(tmp_path / "c.txt")]))
+    settings = replace(ready.plan.train, token_split=0.3, calibration_tokens=65)
+    return replace(ready, plan=replace(ready.plan, train=settings))
+
+
+def run(ready: Prepared, **options: object) -> list[Event]:
+    return small_runs.run(ready, schedule=OFTEN, **options)
+
+
+def states(events: list[Event]) -> list[State]:
+    return [event for event in events if isinstance(event, State)]
+
+
+def assert_same_end(first: list[Event], second: list[Event]) -> None:
+    ours, theirs = first[-1], second[-1]
+    assert isinstance(ours, Done) and isinstance(theirs, Done)
+    assert ours.checkpoint.record == theirs.checkpoint.record
+    assert ours.checkpoint.tensors.keys() == theirs.checkpoint.tensors.keys()
+    for name, array in ours.checkpoint.tensors.items():
+        assert np.array_equal(array, theirs.checkpoint.tensors[name]), name
+
+
+def test_a_run_resumed_from_any_step_ends_the_same(ready: Prepared) -> None:
+    """With the same losses to the last bit. The state passes through a file."""
+    whole = run(ready, save_due=lambda: True)
+    saved = states(whole)
+    assert [state.step for state in saved] == list(range(1, 24))
+    assert any(isinstance(event, Evaluation) for event in whole[: len(whole) // 2])
+    for state in (saved[0], saved[9], saved[10], saved[22]):
+        rest = run(ready, resume_from=through_a_file(ready, state))
+        assert losses(rest) == losses(whole)[state.step :]
+        assert_same_end(whole, rest)
+
+
+def test_a_resumed_run_with_experts_ends_the_same(tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_text(TEXT, "utf-8")
+    request = Request(steps=12, batch_tokens=512, context=32, dropout=0.2, experts=4)
+    ready = prepare(request, read_corpus([str(tmp_path / "c.txt")]))
+    whole = run(ready, save_due=lambda: True)
+    for state in (states(whole)[0], states(whole)[6]):
+        assert_same_end(whole, run(ready, resume_from=through_a_file(ready, state)))
+    assert isinstance(whole[-1], Done)
+    shares = whole[-1].checkpoint.record["expert_shares"]
+    assert [len(layer) for layer in shares] == [4, 4] and all(sum(s) == pytest.approx(1, abs=1e-3) for s in shares)
+
+
+@pytest.mark.parametrize("step", [1, 8, 9])
+def test_an_interrupted_run_resumes_as_if_it_had_not_been_interrupted(ready: Prepared, step: int) -> None:
+    """Though the interruption causes an evaluation that the whole run does not have."""
+    interrupted = small_runs.run_until(ready, step, schedule=OFTEN)
+    (state,) = states(interrupted)
+    done = interrupted[-1]
+    assert state.step == step and isinstance(done, Done) and done.interrupted
+    assert_same_end(run(ready), run(ready, resume_from=through_a_file(ready, state)))
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_run_stopped_in_an_evaluation_resumes_with_that_evaluation(
+    ready: Prepared, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Which is cut short. A stop request ends the run at once, not after another step."""
+    evaluate, calls = CandidateEvaluator.evaluate, list[int]()
+    whole = run(ready)
+
+    def cut_short(self: CandidateEvaluator, **options: bool) -> Candidate | None:
+        calls.append(1)
+        return None if len(calls) == number else evaluate(self, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(CandidateEvaluator, "evaluate", cut_short)
+    interrupted = run(ready, stop=lambda: len(calls) >= number)
+    (state,) = states(interrupted)
+    cut = [event.step for event in whole if isinstance(event, Evaluation)][number - 1]
+    assert state.step == cut and isinstance(interrupted[-1], Done) and interrupted[-1].interrupted
+    rest = run(ready, resume_from=through_a_file(ready, state))
+    assert isinstance(rest[0], Evaluation) and rest[0].step == cut
+    assert_same_end(whole, rest)
+
+
+def test_a_run_stopped_in_its_last_step_resumes_with_its_final_evaluation(ready: Prepared) -> None:
+    events = small_runs.run_until(ready, 24, schedule=OFTEN)
+    (state,) = states(events)
+    assert state.step == 24 and isinstance(events[-1], Done) and events[-1].interrupted
+    assert_same_end(run(ready), run(ready, resume_from=through_a_file(ready, state)))
+
+
+def test_a_resumed_run_evaluates_as_much_of_the_validation_slice(ready: Prepared) -> None:
+    """Of ten windows two, where a limit had ended the first evaluation of the stopped run there."""
+    whole = small_runs.with_slice(ready)
+    (state,) = states(small_runs.run_until(whole, 8))
+    assert state.values["validation_units"] == 10
+    part = State(state.arrays, state.values | {"validation_units": 2})
+    found = [
+        [event.bits_per_byte for event in run(whole, resume_from=one) if isinstance(event, Evaluation)]
+        for one in (state, part)
+    ]
+    assert len(found[0]) == len(found[1]) and not set(found[0]) & set(found[1])
+
+
+def test_a_state_saved_while_progress_was_lower_than_before_resumes(ready: Prepared) -> None:
+    """That of a timed run decreases where less time has to be reserved for the end."""
+    (state,) = states(small_runs.run_until(ready, 8))
+    values = state.values | {"evaluated_progress": state.values["progress"] + 0.01}
+    done = run(ready, resume_from=State(state.arrays, values))[-1]
+    assert isinstance(done, Done) and done.step == 24
+
+
+def test_time_already_used_counts(ready: Prepared) -> None:
+    settings = replace(ready.plan.train, seconds=1000.0, steps=10**6)
+    timed = replace(ready, plan=replace(ready.plan, train=settings))
+    (state,) = states(small_runs.run_until(timed, 2))
+    late = replace(state, values=state.values | {"seconds": 999.9999, "trained_seconds": 990.0})
+    done = run(timed, resume_from=late)[-1]
+    assert isinstance(done, Done) and not done.interrupted and done.step == 2  # another would end too late
+    assert done.seconds > 999
+
+
+# ---- the file
+
+
+def test_the_keys_of_the_file_stay(ready: Prepared) -> None:
+    """A run that an earlier version stopped can be resumed: what is in the file is a format, not a module's names."""
+    state = states(run(ready, save_due=lambda: True))[0]
+    through_a_file(ready, state)
+    metadata, tensors = read_safetensors(Path("model.resume.safetensors"))
+    assert list(metadata) == [
+        "llmcli.resume", "identity", "config.json", "train", "choices", "tokenizer.json", "figures", "sha256",
+    ]  # fmt: skip
+    assert list(json.loads(metadata["figures"])) == [
+        "step", "progress", "evaluated_step", "evaluated_progress", "best_step", "best_bits", "best_factor", "dropout",
+        "token_split", "regularized_progress", "regularizations", "conversations_from", "stage_start", "stage_end",
+        "student_from", "evaluations", "samples", "validation_units", "seconds", "trained_seconds", "step_seconds",
+    ]  # fmt: skip
+    assert {name.split(".")[0] for name in tensors} >= {"model", "optimizer", "losses"}
+
+
+def test_what_the_plan_expected_is_kept(ready: Prepared) -> None:
+    """For the record, which compares it with what the run reached."""
+    timed = replace(ready, plan=replace(ready.plan, expected=Expected(12_345.678, 2.5)))
+    state = states(run(ready, save_due=lambda: True))[0]
+    through_a_file(timed, state)  # which compares the plans
+
+
+def test_a_run_that_was_stopped_before_there_were_conversations_resumes(ready: Prepared) -> None:
+    whole = run(ready, save_due=lambda: True)
+    state = states(whole)[9]
+    older = State(state.arrays, {key: value for key, value in state.values.items() if key != "conversations_from"})
+    assert_same_end(whole, run(ready, resume_from=through_a_file(ready, older)))
+
+
+def test_the_part_of_the_text_that_the_run_reads_is_kept(ready: Prepared) -> None:
+    """Which depends on the number of cores; older files do not have it."""
+    state = states(run(ready, save_due=lambda: True))[0]
+    path = Path("model.resume.safetensors")
+    for count in (None, 123_456):
+        resume.save(path, resume.StoppedRun({}, ready.plan, ready.tokenizer.to_json(), state, count))
+        assert resume.load(path).max_bytes == count
+
+
+def test_damage_is_detected(ready: Prepared) -> None:
+    state = states(run(ready, save_due=lambda: True))[0]
+    through_a_file(ready, state)
+    path = Path("model.resume.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-1000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(LLMError, match="damaged: its hash does not match; start over with --force"):
+        resume.load(path)
+    path.write_bytes(data[:-1000])
+    with pytest.raises(LLMError, match=r"cut off.*; start over with --force"):
+        resume.load(path)
+
+
+def test_a_state_that_does_not_fit_the_plan_is_refused(ready: Prepared) -> None:
+    state = states(run(ready, save_due=lambda: True))[0]
+    embedding = "model.model.embed_tokens.weight"
+    for arrays, values in (
+        ({name: array for name, array in state.arrays.items() if name != "losses"}, {}),
+        (state.arrays | {embedding: state.arrays[embedding][:3]}, {}),
+        (state.arrays | {"optimizer.muon.0": np.zeros((2, 3), np.float32)}, {}),
+        (state.arrays, {"evaluations": 7}),
+        (state.arrays, {"seconds": "long"}),
+        (state.arrays, {"step": -5}),
+        (state.arrays, {"step": 10**30}),
+        (state.arrays, {"best_step": None}),
+        (state.arrays, {"progress": float("nan")}),
+        (state.arrays, {"best_factor": float("inf")}),
+        (state.arrays, {"best_factor": 0.0}),
+        (state.arrays, {"conversations_from": -1}),
+    ):
+        with pytest.raises(LLMError, match=r"does not fit its plan \(.*\); start over with --force"):
+            run(ready, resume_from=State(arrays, state.values | values))
+
+
+@pytest.mark.parametrize("change", [{"dtype": "x"}, {"threads": 10**9}, {"steps": 1.5}, {"token_split": -1.0}])
+def test_an_invalid_plan_is_refused(ready: Prepared, change: dict[str, object]) -> None:
+    state = states(run(ready, save_due=lambda: True))[0]
+    invalid = replace(ready.plan)
+    settings = replace(ready.plan.train)
+    for name, value in change.items():
+        object.__setattr__(settings, name, value)
+    object.__setattr__(invalid, "train", settings)
+    path = Path("model.resume.safetensors")
+    resume.save(path, resume.StoppedRun({}, invalid, ready.tokenizer.to_json(), state))
+    with pytest.raises(LLMError, match=r"is damaged: .*; start over with --force"):
+        resume.load(path)
+
+
+def test_a_plan_too_large_for_the_memory_that_is_free_now_is_refused(ready: Prepared) -> None:
+    check_fits(ready.plan, Memory(1e12, 1e12))
+    large = replace(ready.plan, train=replace(ready.plan.train, context=10**12))
+    with pytest.raises(LLMError, match=r"resuming needs about .* GB of memory, but only 1,000\.0 GB is free"):
+        check_fits(large, Memory(1e12, 1e12))
+
+
+def test_a_model_is_not_a_resume_file(tiny_model: Path) -> None:
+    with pytest.raises(LLMError, match="is not a resume file"):
+        resume.load(tiny_model)
+
+
+def test_differences_of_identities_are_listed() -> None:
+    before = {"--steps": 10, "--lr": 1.0, "the text": "a"}
+    assert resume.differences(before, before) == []
+    assert resume.differences(before, {"--steps": 12, "the text": "a", "--width": 64}) == [
+        "--steps was 10, is 12",
+        "--lr was 1.0, is not given",
+        "--width was not given, is 64",
+    ]
+
+
+def test_a_disk_that_cannot_be_written_causes_one_warning(ready: Prepared) -> None:
+    state = states(run(ready, save_due=lambda: True))[0]
+    warnings: list[str] = []
+    saver = resume.StateSaver(Path("nowhere/m.resume.safetensors"), {}, ready.plan, "{}", warnings.append)
+    assert saver.resumable
+    saver.save(state)
+    saver.save(state)
+    assert len(warnings) == 1 and "if this run is stopped, it cannot be resumed" in warnings[0]
+    assert not saver.is_due() and not saver.resumable
+    Path("nowhere").mkdir()
+    saver.save(state)
+    assert saver.resumable
+
+
+# ---- the command (killed runs, signals and two runs at once are rows of the scorecard: tests/reliability)
+
+
+@platforms.posix
+@pytest.mark.baselines  # as in the other process
+def test_a_run_killed_after_saving_its_model_resumes_to_the_same_model() -> None:
+    code = (
+        "from pathlib import Path; import os; import llmcli.training.files.resume as t;"
+        "t.FIRST_PAUSE = t.LONGEST_PAUSE = t.PAUSE_PER_SAVE = 0.0;"
+        "Path.unlink = lambda self, missing_ok=False: os.kill(os.getpid(), 9); from llmcli.cli.app import main; main()"
+    )
+    process = train(HERE, steps=5, code=code)
+    end(process)
+    assert process.returncode == -9
+    before = Path("model.safetensors").read_bytes()
+    assert Path(RESUME_FILE).exists()
+    again = train_here(HERE, steps=5)
+    assert (again.exit_code, again.stderr) == (0, "")
+    assert Path("model.safetensors").read_bytes() == before and not Path(RESUME_FILE).exists()
+
+
+def test_a_resumed_run_reads_as_much_of_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert interrupted_here(HERE, steps=12, step=3).exit_code == 130
+    stopped, seen, real = resume.load(Path(RESUME_FILE)), list[int](), prepare_module.prepare
+    assert stopped.max_bytes == sys.maxsize  # without a time budget
+    resume.save(Path(RESUME_FILE), replace(stopped, max_bytes=123_456))
+
+    def recorded(*arguments: Any, max_bytes: int, **options: Any) -> Prepared:
+        seen.append(max_bytes)
+        return real(*arguments, max_bytes=None, **options)
+
+    monkeypatch.setattr(prepare_module, "prepare", recorded)
+    assert train_here(HERE, steps=12).exit_code == 0 and seen == [123_456]
+
+
+def test_adapters_alone_resume_where_they_were_stopped(tiny_model: Path) -> None:
+    tiny_model.rename("base.safetensors")
+    for stopped_at in (2, 4):
+        answer = interrupted_here(HERE, "--from", "base.safetensors", "--lora", 2, "--adapter-only", steps=9, step=2)
+        assert answer.exit_code == 130, answer.stderr
+        assert Path("model.safetensors").exists()
+        assert resume.load(Path(RESUME_FILE)).state.step == stopped_at
+
+
+def test_another_command_does_not_resume_the_run_silently(llm: Llm) -> None:
+    assert interrupted_here(HERE, steps=4000, step=2).exit_code == 130
+    beside = Path(RESUME_FILE)
+    before = beside.read_bytes()
+
+    def error(*words: str) -> str:
+        answer = llm("train", "c.txt", *OPTIONS, "--steps", "4000", *words)
+        *_, last = answer.stderr.splitlines()  # after what the text was taken for
+        assert answer.exit_code == 1 and last.startswith("error: "), answer.stderr
+        assert beside.read_bytes() == before
+        return answer.stderr
+
+    assert "--steps was 4000, is 4001; give the same to resume it, --force to start over" in error("--steps", "4001")
+    assert "--threads was 1, is 2" in error("--threads", "2", "-q")
+    assert "--lr-scale was 1.0, is 0.5" in error("--lr", "0.5")
+    Path("c.txt").write_text(TEXT[:-1] + "!", "utf-8")
+    assert "the text was 1 file of" in error()
+    Path("c.txt").write_text(TEXT, "utf-8")
+    assert llm("train", "c.txt", *OPTIONS, "--steps", "24", "--force", "-q").exit_code == 0  # starts over
+    assert not beside.exists()

@@ -1,0 +1,232 @@
+"""Distillation: of two models trained one after the other, the second learns from the first, too."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from llmcli.config import ModelConfig
+from llmcli.errors import LLMError
+from llmcli.models.torch.transformer import LanguageModel, Teacher
+from llmcli.training.data.position import Position
+from llmcli.training.data.prepare import Prepared
+from llmcli.training.distributed.processes import Processes
+from llmcli.training.loop.best_weights import Candidate, CandidateEvaluator
+from llmcli.training.loop.distillation import student_weights
+from llmcli.training.loop.evaluation_schedule import EvaluationSchedule
+from llmcli.training.loop.events import Done, Evaluation, Event, State, Step, TeacherTrained
+from llmcli.training.planning import recipe
+from llmcli.training.planning.plan import Request
+from llmcli.training.session import _resumed_plan
+from tests.training.plans import plan
+from tests.training.small_runs import SimulatedMachine, losses, prepared, run, run_until, through_a_file
+
+CONFIG = ModelConfig(50, 32, 64, 2, 2, 2, 16, 64)
+OFTEN = EvaluationSchedule(training_per_evaluated=1)
+
+
+def distilled(path: Path, share: float = 0.5, **request: object) -> Prepared:
+    """A run that trains a teacher in a part of its steps."""
+    ready = prepared(path, **request)
+    return replace(ready, plan=replace(ready.plan, train=replace(ready.plan.train, teacher_share=share)))
+
+
+def result(events: list[Event]) -> Done:
+    assert isinstance(events[-1], Done)
+    return events[-1]
+
+
+def only(events: list[Event], kind: type) -> list[Event]:
+    return [event for event in events if isinstance(event, kind)]
+
+
+def new_model(seed: int) -> LanguageModel:
+    model = LanguageModel(CONFIG)
+    model.initialize(torch.Generator().manual_seed(seed))
+    with torch.no_grad():  # a fresh output embedding is zero
+        model.lm_head.weight.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(seed))
+    return model.eval()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_gradients_are_those_of_both_kinds_of_targets(masked: bool) -> None:
+    """Against autograd; the value is the cross-entropy of the text alone, and the teacher is not trained."""
+    model, teacher = new_model(0), new_model(1)
+    ids = torch.randint(0, 50, (3, 9), generator=torch.Generator().manual_seed(2))
+    learned = torch.rand(3, 9, generator=torch.Generator().manual_seed(3)) < 0.5 if masked else None
+    kept = torch.ones(3, 8, dtype=torch.bool) if learned is None else learned[:, 1:]
+
+    logits = model(ids[:, :-1])[kept]
+    by_text = F.cross_entropy(logits, ids[:, 1:][kept])
+    with torch.no_grad():
+        soft = torch.softmax(teacher(ids[:, :-1])[kept], -1)
+    by_teacher = -(soft * torch.log_softmax(logits, -1)).sum(-1).mean()
+    expected = torch.autograd.grad(0.7 * by_text + 0.3 * by_teacher, list(model.parameters()))
+
+    model.teacher = Teacher(teacher, 0.3)
+    loss = model.loss(ids, learned)
+    torch.autograd.backward(loss)
+    assert loss.item() == pytest.approx(by_text.item(), rel=1e-6)
+    for (name, parameter), gradient in zip(model.named_parameters(), expected, strict=True):
+        assert parameter.grad is not None
+        assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-6), name
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+@pytest.mark.slow
+def test_the_first_stage_is_the_run_of_one_model(tmp_path: Path) -> None:
+    """To the last bit: its schedules end with the stage. Its best weights become the teacher."""
+    ready = distilled(tmp_path / "c.txt", steps=24, dropout=0.1)
+    of_one = replace(ready.plan.train, steps=12, teacher_share=0.0)
+    alone, both = run(replace(ready, plan=replace(ready.plan, train=of_one))), run(ready)
+    assert losses(both)[:12] == losses(alone)
+    rates = [event.rate for event in both if isinstance(event, Step)]
+    assert rates[:12] == [event.rate for event in alone if isinstance(event, Step)]
+    assert rates[12:] == pytest.approx(rates[:12])
+    (teacher,) = only(both, TeacherTrained)
+    evaluated = [event.bits_per_byte for event in both if isinstance(event, Evaluation) and event.step <= 12]
+    assert teacher == TeacherTrained(12, min(evaluated))
+    assert result(both).checkpoint.record["distillation"] == {
+        "from_step": 12,
+        "teacher_bits_per_byte": min(evaluated),
+    }
+    assert "distillation" not in result(alone).checkpoint.record
+
+
+@pytest.mark.slow
+def test_the_student_starts_from_fresh_weights_of_its_own(tmp_path: Path) -> None:
+    ready = distilled(tmp_path / "c.txt", steps=24)
+    events = losses(run(ready))
+    assert events[11] < 0.7 * events[0]
+    assert events[12] == pytest.approx(math.log(ready.plan.model.vocab_size), rel=0.01)
+    first, second = (student_weights(ready.plan.model, replace(ready.plan.train, seed=seed)) for seed in (0, 1))
+    name = "model.embed_tokens.weight"
+    assert not np.array_equal(first[name], second[name])
+
+
+@pytest.mark.slow
+def test_the_teacher_is_kept_where_the_student_is_worse(tmp_path: Path) -> None:
+    """Three steps are too few to learn as much as in 37."""
+    done = result(run(distilled(tmp_path / "c.txt", 0.925), schedule=OFTEN))
+    record = done.checkpoint.record
+    assert record["distillation"]["from_step"] == 37 and record["steps"] == 40
+    assert done.best_step <= 37
+    assert min(record["curve"]["eval_bits_per_byte"]) == record["distillation"]["teacher_bits_per_byte"]
+
+
+@pytest.mark.slow
+def test_a_stopped_run_resumes_in_either_stage(tmp_path: Path) -> None:
+    ready = distilled(tmp_path / "c.txt", steps=24, dropout=0.2)
+    whole = run(ready, schedule=OFTEN, save_due=lambda: True)
+    states = [event for event in whole if isinstance(event, State) and event.step in (1, 11, 12, 13, 23)]
+    assert [state.step for state in states] == [1, 11, 12, 12, 13, 23]  # at 12 of the teacher, then of the student
+    for state in states:
+        rest = run(ready, schedule=OFTEN, resume_from=through_a_file(ready, state))
+        assert losses(rest) == losses(whole)[state.step :]
+        assert result(rest).checkpoint.record == result(whole).checkpoint.record
+        for name, array in result(whole).checkpoint.tensors.items():
+            assert np.array_equal(array, result(rest).checkpoint.tensors[name]), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [12, 13])
+def test_an_interrupted_run_resumes_as_if_it_had_not_been_interrupted(tmp_path: Path, step: int) -> None:
+    ready = distilled(tmp_path / "c.txt", steps=24)
+    interrupted = run_until(ready, step, schedule=OFTEN)
+    assert result(interrupted).interrupted and result(interrupted).step == step
+    (state,) = only(interrupted, State)
+    assert isinstance(state, State)
+    rest = run(ready, schedule=OFTEN, resume_from=through_a_file(ready, state))
+    whole = run(ready, schedule=OFTEN)
+    assert losses(rest) == losses(whole)[step:]
+    assert result(rest).checkpoint.record == result(whole).checkpoint.record
+
+
+@pytest.mark.slow
+def test_a_run_stopped_in_the_evaluation_of_the_teacher_resumes_with_that_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is cut short: the student must not begin with the weights of an earlier one."""
+    ready, evaluate, cut = distilled(tmp_path / "c.txt", steps=24), CandidateEvaluator.evaluate, list[int]()
+
+    def cut_short(self: CandidateEvaluator, *, is_first: bool, hurried: bool) -> Candidate | None:
+        if not hurried and len(cut) < 2:  # when the teacher is trained, and when the student should begin
+            cut.append(1)
+            return None
+        return evaluate(self, is_first=is_first, hurried=hurried)
+
+    monkeypatch.setattr(CandidateEvaluator, "evaluate", cut_short)
+    interrupted = run(ready, stop=lambda: bool(cut))
+    assert result(interrupted).interrupted and result(interrupted).step == 12
+    assert not only(interrupted, TeacherTrained)
+    (state,) = only(interrupted, State)
+    assert isinstance(state, State)
+    rest, whole = run(ready, resume_from=through_a_file(ready, state)), run(ready)
+    assert losses(rest) == losses(whole)[12:]
+    assert result(rest).checkpoint.record == result(whole).checkpoint.record
+
+
+def test_progress_that_decreases_gives_no_negative_learning_rate() -> None:
+    """Where the machine becomes faster, less time has to be reserved for the final evaluations."""
+    assert Position(progress=0.45, stage_start=0.5).stage_progress == 0.0
+    assert Position(progress=0.75, stage_start=0.5).stage_progress == 0.5
+    assert Position(progress=0.1, stage_end=0.4).stage_progress == pytest.approx(0.25)
+
+
+@pytest.mark.slow
+def test_with_a_time_limit_the_stages_share_the_time(tmp_path: Path) -> None:
+    """The machine is simulated, and takes half as long again for a step with a teacher."""
+    ready = distilled(tmp_path / "c.txt", 0.4, steps=None, seconds=200.0, batch_tokens=64)
+    ready = replace(ready, plan=replace(ready.plan, train=replace(ready.plan.train, steps=10**9)))
+    machine = SimulatedMachine(lambda time: 90.0 if time < 80 else 60.0)
+    events = run(ready, started_at=0.0, clock=lambda: machine.time, compute=machine.compute)
+    (teacher,) = only(events, TeacherTrained)
+    assert isinstance(teacher, TeacherTrained)
+    steps = [event for event in events if isinstance(event, Step)]
+    began = next(event.seconds for event in steps if event.step == teacher.step)
+    assert 0.38 * 200 < began < 0.42 * 200
+    assert 190 < result(events).seconds < 204
+    assert steps[-1].rate < 0.02
+
+
+# ---- the plan
+
+
+def planned(train_tokens: int = 200_000, **request: object) -> tuple[float, str]:
+    made = plan(Request(**request), train_tokens=train_tokens)  # type: ignore[arg-type]
+    (row,) = [row for row in made.rows if row.name == "distillation"]
+    assert (row.value == "off") == (made.train.teacher_share == 0)
+    return made.train.teacher_share, row.reason
+
+
+def test_runs_of_many_epochs_train_a_teacher_first() -> None:
+    share, reason = planned(seconds=3600.0)
+    assert share == recipe.TEACHER_SHARE
+    assert (
+        reason == "over about 20 epochs, a student that also learns from a teacher's predictions beats a single model"
+    )
+    assert planned(seconds=3600.0, train_tokens=100_000_000) == (0.0, "not needed for about 0.088 epochs")
+    assert planned(epochs=20.0) == (0.0, "only used with a time budget")
+    assert planned(seconds=3600.0, processes=2) == (0.0, "not used with several processes")
+    assert planned(seconds=3600.0, train_tokens=99_999) == (0.0, "the text is too short")
+
+
+def test_the_limit_of_epochs_is_that_of_each_model() -> None:
+    """With time for far more, both are trained for 20 epochs: the dropout is that for 20, not for less."""
+    made = plan(Request(seconds=36_000.0))
+    assert made.train.steps * made.train.batch_size * made.train.context == pytest.approx(40 * 200_000, rel=0.01)
+    assert made.train.dropout == plan(Request(epochs=20.0, layers=8, width=384)).train.dropout
+    rows = {row.name: row for row in made.rows}
+    assert rows["training tokens"].reason.startswith("about 40 epochs")
+    assert rows["training tokens"].reason.endswith("ends before the time is up")
+    assert "about 20 epochs" in rows["dropout"].reason
+
+
+def test_a_stopped_run_of_two_models_takes_one_process(tmp_path: Path) -> None:
+    ready = distilled(tmp_path / "c.txt")
+    with pytest.raises(LLMError, match="takes one process: resume it without --processes"):
+        _resumed_plan(ready.plan, Request(steps=40), Processes(0, 2, 0, 2))

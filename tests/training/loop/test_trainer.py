@@ -1,0 +1,521 @@
+"""Training as a function: it learns, is deterministic, keeps the best weights, and can be stopped."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from itertools import chain, count, pairwise, repeat
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from llmcli.config import SamplingConfig
+from llmcli.data.text.corpus import read_corpus
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.errors import LLMError
+from llmcli.generation.generator import generate
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.torch import scoring as torch_scoring
+from llmcli.models.torch.transformer import LanguageModel
+from llmcli.training.data.prepare import prepare
+from llmcli.training.interruption import CutShortError
+from llmcli.training.loop import final_evaluation, trainer
+from llmcli.training.loop.best_weights import CandidateEvaluator
+from llmcli.training.loop.evaluation_schedule import EvaluationSchedule
+from llmcli.training.loop.events import Done, Evaluation, Sample, State, Step
+from llmcli.training.loop.sample_generator import SAMPLE_TOKENS
+from llmcli.training.planning import recipe
+from llmcli.training.planning.plan import Regularization, Request
+from llmcli.training.planning.rules import regularization
+from llmcli.training.step.compute import Compute, accumulate_gradients
+from tests.training.small_runs import LINES, SimulatedMachine, losses, prepared, run, run_to_end, run_until, with_slice
+
+OFTEN = EvaluationSchedule(training_per_evaluated=1)
+
+
+@pytest.mark.slow
+def test_the_loss_falls_and_the_result_is_recorded(tmp_path: Path) -> None:
+    ready = prepared(tmp_path / "c.txt")
+    events = run(ready)
+    per_step, done = losses(events), events[-1]
+    assert len(per_step) == 40
+    assert per_step[0] == pytest.approx(math.log(ready.plan.model.vocab_size), rel=0.01)
+    assert per_step[-1] < 0.3 * per_step[0]
+    assert isinstance(done, Done)
+    assert done.score is not None and done.score.bits_per_byte < 1.0
+    assert done.checkpoint.record["bits_per_byte"] == pytest.approx(done.score.bits_per_byte, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_the_same_run_gives_the_same_weights_and_another_seed_does_not(tmp_path: Path) -> None:
+    first, again, other = (
+        run_to_end(prepared(tmp_path / "c.txt", steps=6, seed=seed, dropout=0.1)).checkpoint for seed in (1, 1, 2)
+    )
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert np.array_equal(first.tensors[name], again.tensors[name])
+    assert first.record == again.record
+    assert not np.array_equal(first.tensors[name], other.tensors[name])
+
+
+@pytest.mark.slow
+def test_samples_are_recorded_and_the_last_is_what_the_saved_model_generates(tmp_path: Path) -> None:
+    ready = prepared(tmp_path / "c.txt", dtype="float32")
+    events = run(ready, sample_prompt="Anna", schedule=OFTEN)
+    done = events[-1]
+    assert isinstance(done, Done)
+    recorded = done.checkpoint.record["samples"]
+    assert recorded["prompt"] == "Anna" and len(recorded["texts"]) > 3
+    assert recorded["texts"] == [(event.step, event.text) for event in events if isinstance(event, Sample)]
+    sampling = SamplingConfig(max_tokens=SAMPLE_TOKENS)
+    pieces = generate(NumpyRuntime(done.checkpoint), ready.tokenizer, "Anna", sampling)
+    assert done.best_step == 40 and recorded["texts"][-1] == (40, "".join(piece.text for piece in pieces))
+    assert run_to_end(ready).checkpoint.record["samples"] == {"prompt": None, "texts": []}
+
+
+def test_dropout_changes_training(tmp_path: Path) -> None:
+    without, with_dropout = (losses(run(prepared(tmp_path / "c.txt", steps=3, dropout=p))) for p in (0.0, 0.3))
+    assert without[1:] != with_dropout[1:]
+
+
+# ---- which weights are kept
+
+
+class ScriptedEvaluations:
+    """Each evaluation finds the next of some bits per byte; `weights` are those that were evaluated, in order."""
+
+    def __init__(self, tokenizer: Tokenizer, bits_per_byte: Iterable[float]) -> None:
+        self._byte_lengths = np.array([len(data) for data in tokenizer.token_bytes])
+        self._remaining = iter(bits_per_byte)
+        self._embedding: torch.Tensor | None = None
+        self.weights: list[dict[str, np.ndarray]] = []
+        self.compute = Compute(score=self._score)
+
+    def _score(self, model: LanguageModel, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        embedding = model.model.embed_tokens.weight
+        if self._embedding is None or not torch.equal(embedding, self._embedding):
+            self._embedding, self._bits = embedding.detach().clone(), next(self._remaining)
+            self.weights.append(model.to_arrays())
+        nats = self._bits * math.log(2) * self._byte_lengths[ids[:, 1:]]
+        return nats, np.ones(nats.shape, bool)
+
+
+@pytest.mark.slow
+def test_the_best_weights_are_kept_not_the_last(tmp_path: Path) -> None:
+    """The second evaluation is the best."""
+    ready = prepared(tmp_path / "c.txt", steps=30)
+    scripted = ScriptedEvaluations(ready.tokenizer, chain([3.0, 1.0, 2.0, 2.5, 2.6], repeat(2.7)))
+    done = run_to_end(ready, compute=scripted.compute, schedule=OFTEN)
+    assert 0 < done.best_step < 30
+    for name, array in scripted.weights[1].items():
+        assert np.array_equal(done.checkpoint.tensors[name], array)
+
+
+def test_without_memory_for_the_final_evaluation_the_weights_are_kept_all_the_same(tmp_path: Path) -> None:
+    """That evaluation needs a model beside the one that was trained. Other errors in it are not hidden."""
+    ready = prepared(tmp_path / "c.txt", steps=4)
+    models: list[LanguageModel] = []
+
+    def gradients(model: LanguageModel, *rest: object) -> torch.Tensor:
+        models.append(model)
+        return accumulate_gradients(model, *rest)  # type: ignore[arg-type]
+
+    def score(model: LanguageModel, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if model is not models[0]:
+            raise RuntimeError(message)
+        return torch_scoring.score(model, ids)
+
+    message = "CUDA out of memory. Tried to allocate 4.60 GiB"
+    done, whole = run_to_end(ready, compute=Compute(gradients, score)), run_to_end(ready)
+    assert done.score is None and not done.problem and not done.interrupted
+    assert done.checkpoint.record["not_evaluated"] == "for which memory was too short"
+    assert "not_evaluated" not in whole.checkpoint.record
+    for name, array in whole.checkpoint.tensors.items():
+        assert np.array_equal(done.checkpoint.tensors[name], array)
+    models.clear()
+    message = "size mismatch"
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        run_to_end(ready, compute=Compute(gradients, score))
+
+
+@pytest.mark.parametrize(("worse", "best_step"), [(0.9, 10), (1.1, 9)])
+def test_of_two_nearly_equal_evaluations_the_later_is_kept(tmp_path: Path, worse: float, best_step: int) -> None:
+    """The last of four evaluations is worse than the one before by a little less than TIE_MARGIN, or a little more."""
+    ready = prepared(tmp_path / "c.txt", steps=10)
+    last = 2.0 * (1 + worse * recipe.TIE_MARGIN)
+    scripted = ScriptedEvaluations(ready.tokenizer, [3.0, 2.5, 2.0, last, last])
+    schedule = EvaluationSchedule(training_per_evaluated=0, min_progress=0.3)
+    assert run_to_end(ready, compute=scripted.compute, schedule=schedule).best_step == best_step
+
+
+def test_without_a_validation_slice_the_last_weights_are_kept(tmp_path: Path) -> None:
+    """The held-out text does not replace it: it is only measured."""
+    ready = with_slice(prepared(tmp_path / "c.txt", steps=4), 0)
+    events = run(ready, schedule=OFTEN)
+    done = events[-1]
+    assert isinstance(done, Done) and done.score is not None and done.best_step == 4
+    assert not any(isinstance(event, Evaluation) for event in events)
+    assert "validation" not in done.checkpoint.record
+
+
+@pytest.mark.slow
+def test_without_held_out_text_the_validation_slice_still_chooses_the_weights(tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_text(LINES, "utf-8")
+    ready = with_slice(prepare(Request(steps=30, context=32), read_corpus([str(tmp_path / "c.txt")]), held_out=0.0))
+    scripted = ScriptedEvaluations(ready.tokenizer, chain([3.0, 1.0, 2.0, 2.5, 2.6], repeat(2.7)))
+    done = run_to_end(ready, compute=scripted.compute, schedule=OFTEN)
+    assert done.score is None and 0 < done.best_step < 30
+
+
+@pytest.mark.slow
+def test_the_held_out_text_has_no_influence_on_the_weights(tmp_path: Path) -> None:
+    """One that is best predicted by the first weights, one by the last: the weights are the same to the bit."""
+    (tmp_path / "c.txt").write_text(LINES, "utf-8")
+    (tmp_path / "same.txt").write_text(LINES[:2000], "utf-8")
+    (tmp_path / "other.txt").write_text("zzq. pkx, vvb; " * 200, "utf-8")
+    request = Request(steps=40, batch_tokens=512, context=32)
+    corpus = read_corpus([str(tmp_path / "c.txt")])
+    same, other = (
+        run_to_end(
+            with_slice(prepare(request, corpus, held_out=read_corpus([str(tmp_path / f"{name}.txt")]))), schedule=OFTEN
+        )
+        for name in ("same", "other")
+    )
+    assert same.score and other.score
+    assert same.score.bits_per_byte < 1 < other.score.bits_per_byte  # worse than a uniform guess, and than at first
+    assert same.best_step == other.best_step
+    for name, array in same.checkpoint.tensors.items():
+        assert np.array_equal(array, other.checkpoint.tensors[name])
+
+
+@pytest.mark.slow
+def test_the_slice_is_not_trained_on_and_is_what_evaluations_measure(tmp_path: Path) -> None:
+    """Other tokens in its place change evaluations, but no step."""
+    ready = prepared(tmp_path / "c.txt", steps=10)
+    count = len(ready.tokens)
+    changed = np.array(ready.tokens)
+    starts = [int((i + 0.5) / 10 * (count - 33)) for i in range(10)]  # ten windows of 33 tokens
+    for start in starts:
+        changed[start : start + 33] = ready.tokens[0]
+    first, second = run(ready, schedule=OFTEN), run(replace(ready, tokens=changed), schedule=OFTEN)
+    assert losses(first) == losses(second)
+    ours, theirs = ([one.bits_per_byte for one in events if isinstance(one, Evaluation)] for events in (first, second))
+    assert len(ours) == len(theirs) > 1 and not set(ours) & set(theirs)
+    assert first[-1].checkpoint.record["validation"] == {"tokens": 330}  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_fine_tuning_starts_where_the_base_model_is(tmp_path: Path) -> None:
+    base = run_to_end(prepared(tmp_path / "c.txt", dtype="float32")).checkpoint
+    tokenizer = Tokenizer.from_json(base.tokenizer_json)
+    request, corpus = Request(steps=2, batch_tokens=512), read_corpus([str(tmp_path / "c.txt")])
+    ready = with_slice(prepare(request, corpus, tokenizer=tokenizer, base=base.config))
+    events = list(trainer.train(ready.plan, tokenizer, base, ready.tokens, ready.held_out, ready.record))
+    assert isinstance(events[0], Evaluation) and events[0].step == 0  # of the base model
+    assert isinstance(events[1], Step)
+    assert events[1].loss < 1.2
+    done = events[-1]
+    assert isinstance(done, Done) and done.base_score and done.score
+    assert done.score.bits_per_byte <= done.base_score.bits_per_byte * 1.01
+
+
+# ---- a loss that becomes NaN
+
+
+def nan_gradients(from_step: int, loss: float = math.nan) -> Compute:
+    """From a step on, all gradients are NaN; the loss of these steps is `loss`."""
+    steps = count(1)
+
+    def gradients(
+        model: LanguageModel, ids: torch.Tensor, micro_batches: int, learned: torch.Tensor | None
+    ) -> torch.Tensor:
+        result = accumulate_gradients(model, ids, micro_batches, learned)
+        if next(steps) < from_step:
+            return result
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            parameter.grad.fill_(math.nan)
+        return torch.tensor(loss)
+
+    return Compute(gradients)
+
+
+def test_a_loss_of_nan_at_once_is_an_error_with_advice(tmp_path: Path) -> None:
+    advice = r"became NaN or infinite at step 1; lower the learning rate: --lr-scale 0.25 --force"
+    with pytest.raises(LLMError, match=advice):
+        run(prepared(tmp_path / "c.txt"), compute=nan_gradients(from_step=1))
+
+
+@pytest.mark.slow
+def test_a_loss_that_becomes_nan_ends_the_run_with_the_best_weights_so_far(tmp_path: Path) -> None:
+    ready = prepared(tmp_path / "c.txt", steps=40)
+    whole = [event for event in run(ready) if isinstance(event, Evaluation)]
+    events = run(ready, compute=nan_gradients(from_step=31))
+    done = events[-1]
+    assert isinstance(done, Done)
+    assert done.problem == (
+        "the loss became NaN or infinite at step 31; lower the learning rate: --lr-scale 0.25 --force"
+    )
+    record = done.checkpoint.record
+    assert (done.step, record["steps"], record["interrupted"], record["problem"]) == (30, 30, False, done.problem)
+    assert 0 < done.best_step <= 30
+    assert all(np.isfinite(array).all() for array in done.checkpoint.tensors.values())
+    evaluations = [event for event in events if isinstance(event, Evaluation)]
+    assert evaluations == whole[: len(evaluations)]
+
+
+def test_weights_that_became_nan_are_never_the_best(tmp_path: Path) -> None:
+    """The last step of a run makes all weights NaN; its own loss was still a number."""
+    with pytest.raises(LLMError, match="became NaN or infinite"):
+        run(prepared(tmp_path / "c.txt", steps=1), compute=nan_gradients(from_step=1, loss=1.0))
+
+
+# ---- runs with a time limit
+
+
+@pytest.mark.parametrize(
+    ("speed", "slow_evaluation"),
+    [
+        pytest.param(lambda time: 90.0, 0, id="constant"),
+        pytest.param(lambda time: 90.0 if time < 100 else 30.0, 0, id="slower from half of it on"),
+        pytest.param(lambda time: 30.0 if time < 100 else 90.0, 0, id="faster from half of it on"),
+        pytest.param(lambda time: 90.0 if time < 180 else 30.0, 0, id="slower near the end"),
+        pytest.param(lambda time: 90.0 if time // 20 % 2 else 30.0, 0, id="slower now and then"),
+        pytest.param(lambda time: 90.0, 9, id="one slow evaluation"),
+        pytest.param(lambda time: 90.0, -1, id="every evaluation is slow"),
+    ],
+)
+@pytest.mark.slow
+def test_a_timed_run_ends_on_time_with_the_regularization_for_its_epochs(
+    tmp_path: Path, speed: Callable[[float], float], slow_evaluation: int
+) -> None:
+    ready = prepared(tmp_path / "c.txt", steps=None, seconds=200.0, batch_tokens=64)
+    machine = SimulatedMachine(speed, slow_evaluation)
+    settings = replace(
+        ready.plan.train, steps=10**9, dropout=0.2, token_split=0.15, eval_tokens=64, calibration_tokens=66
+    )
+    regularize = partial(regularization, Request(seconds=200.0), ready.plan.model, len(ready.tokens))
+    events = run(
+        replace(ready, plan=replace(ready.plan, train=settings)),
+        started_at=0.0,
+        reserve_seconds=2.0,
+        clock=lambda: machine.time,
+        compute=machine.compute,
+        regularize=regularize,
+    )
+    done = events[-1]
+    assert isinstance(done, Done) and done.score
+    after = 2 * min(2.0, max(map(speed, range(200))) / speed(done.seconds))
+    assert 0.97 * 200 <= done.seconds + after <= 1.03 * 200
+    steps = [event for event in events if isinstance(event, Step)]
+    assert max(step.rate for step in steps) == 1.0 and steps[-1].rate < 0.02  # the schedule came to its end
+    epochs = steps[-1].epoch
+    _, expected, dropout, token_split = done.checkpoint.record["regularization"][-1]
+    assert expected == pytest.approx(epochs, rel=0.5)
+    assert Regularization(dropout, token_split) in {regularize(share * epochs) for share in (0.85, 1.0, 1.15)}
+
+
+@pytest.mark.parametrize("speed", [2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0])
+def test_a_timed_run_of_few_steps_ends(tmp_path: Path, speed: float) -> None:
+    """Also where its last step leaves less time than half another step takes."""
+    ready = prepared(tmp_path / "c.txt", steps=None, seconds=200.0, batch_tokens=64)
+    machine = SimulatedMachine(lambda time: speed)
+    regularize = partial(regularization, Request(seconds=200.0), ready.plan.model, len(ready.tokens))
+    options = {"started_at": 0.0, "clock": lambda: machine.time, "compute": machine.compute}
+    done = run_to_end(ready, regularize=regularize, **options)
+    assert done.step > 1 and done.seconds < 250
+
+
+@pytest.mark.parametrize("seconds", [200.0, None])
+def test_a_model_that_there_is_no_time_to_load_again_is_not_evaluated(
+    tmp_path: Path, seconds: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(final_evaluation, "LOADING_SECONDS_PER_MILLION", 1e6)
+    steps = None if seconds else 2
+    ready = prepared(tmp_path / "c.txt", steps=steps, seconds=seconds, batch_tokens=64)
+    machine = SimulatedMachine(lambda time: 2.0)
+    options = {"started_at": 0.0, "clock": lambda: machine.time, "compute": machine.compute}
+    done = run_to_end(ready, **options)
+    assert done.checkpoint.tensors and bool(done.score) == (seconds is None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fine_tunes", [False, True])
+def test_evaluations_without_end_do_not_make_a_run_late(tmp_path: Path, fine_tunes: bool) -> None:
+    """A step takes two seconds. Each pass of an evaluation would take an hour; it is asked every second whether to
+    stop."""
+    base = run_to_end(prepared(tmp_path / "c.txt", steps=4)).checkpoint if fine_tunes else None
+    ready = prepared(tmp_path / "c.txt", steps=None, seconds=200.0, batch_tokens=64)
+    if base:
+        tokenizer = Tokenizer.from_json(base.tokenizer_json)
+        request, corpus = Request(seconds=200.0, batch_tokens=64), read_corpus([str(tmp_path / "c.txt")])
+        ready = with_slice(prepare(request, corpus, tokenizer=tokenizer, base=base.config))
+    machine = SimulatedMachine(lambda time: ready.plan.train.tokens_per_step / 2)
+
+    def score(model: LanguageModel, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        for _ in range(3600):
+            machine.time += 1.0
+            if model.between_layers:
+                model.between_layers()
+        pytest.fail("an evaluation has no deadline")
+
+    *_, done = trainer.train(
+        ready.plan, ready.tokenizer, base, ready.tokens, ready.held_out, ready.record, started_at=0.0,
+        reserve_seconds=2.0, clock=lambda: machine.time, compute=Compute(machine.compute.gradients, score),
+    )  # fmt: skip
+    assert isinstance(done, Done) and done.score is None and not done.interrupted
+    assert done.step >= 5 and done.best_step == done.step  # no evaluation chose any weights
+    assert done.seconds <= 200 + 5
+
+
+def test_the_caller_gets_the_time_that_it_reserves(tmp_path: Path) -> None:
+    """With 150 of 200 seconds reserved, training ends after about 50."""
+    ready = prepared(tmp_path / "c.txt", steps=None, seconds=200.0, batch_tokens=64)
+    machine = SimulatedMachine(lambda time: 30.0)
+    options = {"started_at": 0.0, "clock": lambda: machine.time, "compute": machine.compute}
+    done = run_to_end(ready, reserve_seconds=150.0, **options)
+    assert 45 < done.seconds < 50 + 2 * 64 / 30  # two steps
+
+
+@pytest.mark.slow
+def test_a_timed_run_with_compiled_layers_begins_once_they_are_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which takes 40 seconds at the first step, when windows become longer, and at the first evaluation."""
+    ready = prepared(tmp_path / "c.txt", steps=None, seconds=400.0, batch_tokens=64)
+    settings, machine = replace(ready.plan.train, steps=10**9), SimulatedMachine(lambda time: 90.0)
+    compiled = set[object]()
+
+    def compile_once(key: object) -> None:
+        machine.time += 0.0 if key in compiled else 40.0
+        compiled.add(key)
+
+    def gradients(
+        model: LanguageModel, ids: torch.Tensor, micro_batches: int, learned: torch.Tensor | None
+    ) -> torch.Tensor:
+        compile_once(ids.shape[1])
+        return machine.compute.gradients(model, ids, micro_batches, learned)
+
+    def score(model: LanguageModel, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        compile_once("evaluation")
+        return machine.compute.score(model, ids)
+
+    monkeypatch.setattr("llmcli.training.loop.stepper.compile_layers", lambda model, settings: True)
+    events = run(
+        replace(ready, plan=replace(ready.plan, train=settings)),
+        started_at=0.0,
+        clock=lambda: machine.time,
+        compute=Compute(gradients, score),
+    )
+    steps, done = [event for event in events if isinstance(event, Step)], events[-1]
+    assert len(compiled) == 3
+    assert steps[0].seconds > 40 and steps[0].progress < 0.01  # the learning rate still rises
+    assert all(after.progress > before.progress for before, after in pairwise(steps))
+    assert isinstance(done, Done) and 0.97 * 400 <= done.seconds <= 1.03 * 400
+    assert steps[-1].rate < 0.02
+
+
+# ---- stopping
+
+
+def test_stopping_ends_the_run_after_the_step(tmp_path: Path) -> None:
+    events = run_until(prepared(tmp_path / "c.txt"), 3)
+    done = events[-1]
+    assert [event.step for event in events if isinstance(event, Step)] == [1, 2, 3]
+    assert isinstance(done, Done) and done.interrupted and done.step == 3
+    assert done.checkpoint.record["interrupted"] is True
+
+
+def test_a_stop_request_cuts_the_calibration_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights are saved without it, where no evaluation was finished either."""
+    ready = prepared(tmp_path / "c.txt")
+    ready = replace(ready, plan=replace(ready.plan, train=replace(ready.plan.train, calibrates=True)))
+
+    def cut_short(*_: object) -> float:
+        raise CutShortError
+
+    monkeypatch.setattr("llmcli.training.loop.calibration.fit_inverse_temperature", cut_short)
+    done = run_until(ready, 3)[-1]
+    assert isinstance(done, Done) and done.interrupted and done.best_step == 3
+    assert done.checkpoint.record["sharpness"] == 1.0
+
+
+def test_fine_tuning_that_was_stopped_in_the_evaluation_of_its_base_model_begins_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = run_to_end(prepared(tmp_path / "c.txt", steps=4)).checkpoint
+    tokenizer = Tokenizer.from_json(base.tokenizer_json)
+    request, corpus = Request(steps=2, batch_tokens=512), read_corpus([str(tmp_path / "c.txt")])
+    ready = with_slice(prepare(request, corpus, tokenizer=tokenizer, base=base.config))
+    data = (ready.plan, tokenizer, base, ready.tokens, ready.held_out, ready.record)
+    states = []
+    with monkeypatch.context() as cut, pytest.raises(LLMError, match="stopped before the first training step"):
+        cut.setattr(CandidateEvaluator, "evaluate", lambda self, **_: None)
+        for event in trainer.train(*data, stop=lambda: True):
+            states.append(event)
+    (state,) = states
+    assert isinstance(state, State) and state.step == 0
+    resumed, whole = list(trainer.train(*data, resume_from=state)), list(trainer.train(*data))
+    assert isinstance(resumed[0], Evaluation) and resumed[0].step == 0
+    assert isinstance(resumed[-1], Done) and isinstance(whole[-1], Done)
+    assert resumed[-1].checkpoint.record == whole[-1].checkpoint.record
+
+
+class TickingClock:
+    """Advances by two seconds with each reading."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def __call__(self) -> float:
+        self.time += 2.0
+        return self.time
+
+
+def test_a_long_first_step_is_given_up_when_the_run_is_stopped(tmp_path: Path) -> None:
+    ready = prepared(tmp_path / "c.txt")
+    events = []
+    with pytest.raises(LLMError, match="stopped before the first training step was finished; no model was written"):
+        for event in trainer.train(
+            ready.plan, ready.tokenizer, None, ready.tokens, ready.held_out, ready.record,
+            stop=lambda: True, clock=TickingClock(),
+        ):  # fmt: skip
+            events.append(event)
+    assert [type(event) for event in events] == [State]  # from which the run can be resumed
+
+
+@pytest.mark.slow
+def test_a_long_step_is_given_up_without_a_trace_when_the_run_is_stopped(tmp_path: Path) -> None:
+    ready = prepared(tmp_path / "c.txt")
+    answers = iter([False] * 20 + [True] * 1000)
+    events = run(ready, stop=lambda: next(answers), clock=TickingClock())
+    steps = [event for event in events if isinstance(event, Step)]
+    (state,) = [event for event in events if isinstance(event, State)]
+    done = events[-1]
+    assert isinstance(done, Done) and done.interrupted
+    assert 0 < len(steps) < 40 and state.step == done.step == len(steps)
+    resumed, whole = run_to_end(ready, resume_from=state), run_to_end(ready)
+    for name, array in whole.checkpoint.tensors.items():
+        assert np.array_equal(resumed.checkpoint.tensors[name], array)
+
+
+def test_a_time_limit_that_ends_within_the_first_step_is_an_error(tmp_path: Path) -> None:
+    ready = prepared(tmp_path / "c.txt", steps=None, seconds=5.0, layers=8)
+    with pytest.raises(LLMError, match=r"no training step could be finished in --time 5s: .*; give more time"):
+        run(ready, clock=TickingClock(), started_at=0.0)
+
+
+def test_the_state_is_saved_before_a_long_final_evaluation(tmp_path: Path) -> None:
+    ready = prepared(tmp_path / "c.txt", steps=3)
+    assert not [event for event in run(ready) if isinstance(event, State)]
+    events = run(ready, schedule=EvaluationSchedule(long_evaluation=0))
+    (state,) = [event for event in events if isinstance(event, State)]
+    assert state.step == 3
+    last_step = next(event for event in events if isinstance(event, Step) and event.step == 3)
+    assert events.index(state) == events.index(last_step) + 1  # nothing was measured in between
+    resumed, whole = run_to_end(ready, resume_from=state), events[-1]
+    assert isinstance(whole, Done)
+    assert resumed.checkpoint.record == whole.checkpoint.record
+    for name, array in whole.checkpoint.tensors.items():
+        assert np.array_equal(resumed.checkpoint.tensors[name], array)

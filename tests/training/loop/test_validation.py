@@ -1,0 +1,196 @@
+"""Evaluation of the validation slice and of the held-out text in a run: what they measure, and on how much memory."""
+
+import math
+import tracemalloc
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from llmcli.config import EVALUATION_CONTEXT, ModelConfig
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.data.tokens.tokens import tokenize
+from llmcli.evaluation.evaluator import InMemoryPassage, Score, evaluate, measure
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.models import ngram_cache
+from llmcli.models.ngram_runtime import with_cache
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.torch.scoring import score
+from llmcli.models.torch.transformer import LanguageModel
+from llmcli.training.data.validation_slice import reserve_tokens
+from llmcli.training.loop import trainer, validation
+from llmcli.training.loop.events import Done
+from llmcli.training.loop.record import FinalEvaluation, _measured
+from llmcli.training.loop.validation import HeldOutEvaluation, Validator
+from llmcli.training.planning.batch_schedule import BatchSchedule
+from llmcli.training.planning.plan import Request
+from llmcli.training.planning.planner import make_plan
+from llmcli.training.step.compute import Compute
+from tests.models.test_ngram_cache import WEIGHTS
+from tests.training.small_runs import LINES, prepared, run_to_end
+
+BYTES = Tokenizer.train_bpe(["a"], 261)  # one token for each byte
+
+
+@pytest.mark.slow
+def test_the_final_evaluation_is_what_the_numpy_graph_computes(tmp_path: Path) -> None:
+    """Another implementation, every token scored in the same windows: the same bits per byte."""
+    ready = prepared(tmp_path / "c.txt", dtype="float32")
+    done = run_to_end(ready)
+    assert done.score is not None
+    ids = np.concatenate([[ready.tokenizer.eos_id], ready.held_out]).astype(np.int64)
+    lengths = np.array([len(data) for data in ready.tokenizer.token_bytes])
+    expected = evaluate(ids, lengths, 32, NumpyRuntime(done.checkpoint).score)
+    assert expected.bytes == done.score.bytes == len(LINES.encode()) - ready.record["train_bytes"]
+    assert done.score.bits_per_byte == pytest.approx(expected.bits_per_byte, abs=1e-4)
+
+
+def test_a_model_with_a_long_context_is_evaluated_with_a_shorter_one_that_is_recorded() -> None:
+    """Before and after fine-tuning a model of 131,072 positions no window is longer than EVALUATION_CONTEXT."""
+    config = ModelConfig(300, 16, 32, 1, 1, 1, 16, 131_072)
+    model = LanguageModel(config)
+    model.initialize(torch.Generator().manual_seed(0))
+    base = Checkpoint(config, BYTES.to_json(), model.to_arrays(), {})
+    tokens = np.random.default_rng(0).integers(100, 200, size=12_000).astype(np.uint16)
+    plan = make_plan(Request(steps=2, batch_tokens=64), train_tokens=len(tokens), vocab_size=300, eos_id=0, base=config)
+    lengths = []
+
+    def recorded_score(model: LanguageModel, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        lengths.append(ids.shape[1] - 1)
+        return score(model, ids)
+
+    done = list(trainer.train(plan, BYTES, base, tokens, tokens, {}, compute=Compute(score=recorded_score)))[-1]
+    assert isinstance(done, Done) and done.score and done.base_score
+    assert max(lengths) == EVALUATION_CONTEXT
+    assert done.checkpoint.record["held_out_measured"]["context"] == EVALUATION_CONTEXT
+    assert (done.base_score.tokens, done.base_score.bytes) == (done.score.tokens, done.score.bytes)
+
+
+def test_documents_are_evaluated_one_by_one(tmp_path: Path) -> None:
+    """No window spans two of them, and the tokens between them are not counted; in part, and one with empty ones."""
+    ready = prepared(tmp_path / "c.txt")
+    model, settings = LanguageModel(ready.plan.model), replace(ready.plan.train, eval_tokens=10**6)
+    model.initialize(torch.Generator().manual_seed(0))
+    end, lengths = ready.tokenizer.eos_id, np.array([len(data) for data in ready.tokenizer.token_bytes])
+    documents = [ready.tokens[first : first + count] for first, count in ((0, 100), (200, 7), (300, 0), (400, 65))]
+    expected = Score(0.0, 0, 0)
+    for ids in documents:
+        expected += evaluate(np.array([end, *ids]), lengths, 32, partial(score, model))
+    joined = np.array([*documents[0], end, *documents[1], end, *documents[2], end, *documents[3]])
+    held_out = HeldOutEvaluation(model, ready.tokenizer, joined, settings)
+    found = held_out.evaluate(model.to_arrays(), 0, math.inf, lambda: 0.0, lambda model: nullcontext(), hurried=False)
+    assert found is not None and (found.tokens, found.bytes, found.correct) == (172, expected.bytes, expected.correct)
+    assert found.nats == pytest.approx(expected.nats, rel=1e-5)
+
+
+INNER = BYTES._inner
+TOKENIZERS = {
+    "one token before and after": BYTES,
+    "another token before": Tokenizer(INNER, bos_token="<|im_start|>"),
+    "a space before": Tokenizer(INNER, prefix_space="prepend"),
+}
+DOCUMENTS = [LINES[:130], "Ben.", LINES[50:90], LINES[300:345], LINES[200:390]]
+
+
+@pytest.fixture
+def model() -> LanguageModel:
+    model = LanguageModel(ModelConfig(BYTES.vocab_size, 32, 64, 2, 4, 2, 8, 32))
+    model.initialize(torch.Generator().manual_seed(0))
+    return model
+
+
+def held_out(model: LanguageModel, tokenizer: Tokenizer, eval_tokens: int) -> HeldOutEvaluation:
+    tokens = tokenize(iter([iter([document]) for document in DOCUMENTS]), tokenizer)
+    plan = make_plan(
+        Request(steps=2, batch_tokens=64), train_tokens=9000, vocab_size=261, eos_id=tokenizer.eos_id
+    )  # fmt: skip
+    settings = replace(plan.train, context=32, eval_tokens=eval_tokens)
+    return HeldOutEvaluation(model, tokenizer, tokens, settings)
+
+
+def final_score(evaluation: HeldOutEvaluation, model: LanguageModel) -> Score:
+    score = evaluation.evaluate(
+        model.to_arrays(), 0, math.inf, lambda: 0.0, lambda model: nullcontext(), hurried=False, cache=WEIGHTS
+    )
+    assert score is not None
+    return score
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("block", [40, 1000])
+def test_both_final_figures_are_those_of_llm_eval(
+    model: LanguageModel, name: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever token precedes a document, and however long the text is: of documents in several blocks of the n-gram
+    cache, and of several documents in one."""
+    monkeypatch.setattr(ngram_cache, "BLOCK_TOKENS", block)
+    monkeypatch.setattr(validation, "MAX_CACHED_TOKENS", 100)
+    tokenizer = TOKENIZERS[name]
+    evaluation = held_out(model, tokenizer, eval_tokens=10**6)
+    assert evaluation.tokens > 400
+    found = final_score(evaluation, model)
+    network = NumpyRuntime(Checkpoint(model.config, "", model.to_arrays(), {}))
+    expected = Score(0.0, 0, 0)
+    for document in DOCUMENTS:
+        expected += measure(InMemoryPassage(document), with_cache(network, WEIGHTS), tokenizer)
+    assert (found.tokens, found.bytes) == (expected.tokens, expected.bytes)
+    assert found.bytes == sum(len(document.encode()) for document in DOCUMENTS)
+    assert found.network_bits_per_byte == pytest.approx(expected.network_bits_per_byte, rel=1e-5)
+    assert found.adapting_bits_per_byte == pytest.approx(expected.adapting_bits_per_byte, rel=1e-5)
+    assert abs(found.network_bits_per_byte / found.bits_per_byte - 1) > 0.01 and evaluation.cached_tokens == 0
+
+
+def test_a_sample_of_a_long_text_says_how_much_the_cache_held(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation = held_out(model, BYTES, eval_tokens=100)
+    assert final_score(evaluation, model).tokens < 200 and evaluation.cached_tokens == 0  # a short text: as it runs
+    monkeypatch.setattr(validation, "MAX_CACHED_TOKENS", 100)
+    score = final_score(evaluation, model)
+    assert score.tokens < 200 and evaluation.cached_tokens == validation.SAMPLE_CACHE_TOKENS
+    measured = _measured(score, FinalEvaluation(score, context=32, cached_tokens=evaluation.cached_tokens), 32)
+    assert measured == {"tokens": score.tokens, "bytes": score.bytes, "cached_tokens": 8192}
+
+
+def test_a_resumed_run_evaluates_the_part_of_the_slice_that_the_stopped_one_did(tmp_path: Path) -> None:
+    """An evaluation that a limit ended has fixed it."""
+    ready = prepared(tmp_path / "c.txt")
+    model = LanguageModel(ready.plan.model)
+    model.initialize(torch.Generator().manual_seed(0))
+    windows = np.resize(ready.tokens, (300, 33)).astype(np.int64)
+    stopped, resumed = (Validator(model, ready.tokenizer, windows) for _ in range(2))
+    whole = stopped.tokens
+    part = stopped.evaluate(limit=0.0, clock=lambda: 1.0)  # after the first batch
+    assert 0 < part.tokens == stopped.tokens < whole
+    resumed.keep_units(stopped.units)
+    assert (resumed.tokens, resumed.units) == (stopped.tokens, stopped.units)
+    assert resumed.evaluate().nats == pytest.approx(part.nats)
+
+
+def test_the_text_is_not_held_in_memory(tmp_path: Path) -> None:
+    """Validation windows, batches and evaluations of 10 MB of memory-mapped tokens take a fifth of that."""
+    ready = prepared(tmp_path / "c.txt", layers=1, width=32)
+    settings = replace(ready.plan.train, context=256, batch_size=2)
+    model = LanguageModel(replace(ready.plan.model, max_position_embeddings=256))
+    np.full(5_000_000, 100, np.uint16).tofile(tmp_path / "tokens")
+    tokens = np.memmap(tmp_path / "tokens", np.uint16, "r")
+    tracemalloc.start()
+    try:
+        train_tokens, reserved = reserve_tokens(tokens, 8192, 256)
+        batches = BatchSchedule(train_tokens, settings, ready.tokenizer)
+        assert batches.batch(0, 0.0).size + batches.batch(10**6, 1.0).size > 1000
+        assert Validator(model, ready.tokenizer, reserved).evaluate().tokens == 31 * 256
+        held_out = HeldOutEvaluation(model, ready.tokenizer, tokens, settings)
+        score = held_out.evaluate(
+            model.to_arrays(), 0, math.inf, lambda: 0.0, lambda model: nullcontext(), hurried=True
+        )
+        assert score is not None and score.tokens >= settings.eval_tokens
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(train_tokens) + reserved.size == len(tokens)
+    assert peak < 2_000_000

@@ -1,0 +1,61 @@
+"""Sequence-length warm-up and BPE-dropout over the course of a run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmcli.config import TrainConfig
+from llmcli.training.planning.batch_schedule import BatchSchedule, window_length
+from tests.training.small_runs import prepared
+
+
+@pytest.mark.parametrize(
+    ("progress", "context", "expected"),
+    [(0.0, 256, 64), (0.19, 256, 64), (0.2, 256, 128), (0.5, 256, 256), (1.0, 256, 256), (0.0, 32, 16), (0.0, 8, 8),
+     (0.0, 100, 25), (0.0, 90, 30), (0.2, 90, 45), (0.0, 77, 77), (0.3, 77, 77)],
+)  # fmt: skip
+def test_windows_grow(progress: float, context: int, expected: int) -> None:
+    settings = TrainConfig(steps=1, context=context)
+    assert window_length(progress, settings) == expected
+    assert window_length(progress, replace(settings, recipe="fine-tune")) == context
+
+
+@pytest.mark.parametrize(
+    ("progress", "context", "expected"),
+    [(0.0, 1024, 512), (0.49, 1024, 512), (0.5, 1024, 1024), (1.0, 1024, 1024), (0.0, 32, 16), (0.0, 24, 24),
+     (0.0, 8, 8)],
+)  # fmt: skip
+def test_windows_start_longer_with_induction_heads(progress: float, context: int, expected: int) -> None:
+    assert window_length(progress, TrainConfig(steps=1, context=context, induction=True)) == expected
+
+
+def test_every_batch_has_the_same_number_of_tokens(tmp_path: Path) -> None:
+    ready = prepared(tmp_path / "c.txt", context=64)
+    batches = BatchSchedule(ready.tokens, ready.plan.train, ready.tokenizer)
+    shapes = [batches.batch(3, progress).shape for progress in (0.0, 0.3, 0.9)]
+    assert shapes == [(32, 17), (16, 33), (8, 65)]
+
+
+def test_an_epoch_visits_every_token_once_while_windows_grow(tmp_path: Path) -> None:
+    """All targets of a run of three epochs with windows of three lengths, epoch by epoch."""
+    ready = prepared(tmp_path / "c.txt", context=64)
+    tokens = np.arange(1000, dtype=np.uint16)
+    settings = replace(ready.plan.train, batch_size=5, steps=9, token_split=0.0)
+    schedule = BatchSchedule(tokens, settings, ready.tokenizer)
+    progress = [0.0, 0.1, 0.2, 0.21, 0.4, 0.5, 0.6, 0.8, 1.0]
+    batches = [schedule.batch(step, done) for step, done in enumerate(progress)]
+    assert {batch.shape for batch in batches} == {(20, 17), (10, 33), (5, 65)}
+    targets = np.concatenate([batch[:, 1:].ravel() for batch in batches]).reshape(3, -1)
+    assert targets.shape[1] == 960  # of 1,000: fifteen blocks
+    assert [len(set(epoch.tolist())) for epoch in targets] == [960] * 3
+
+
+def test_bpe_dropout_ends_before_the_run(tmp_path: Path) -> None:
+    ready = prepared(tmp_path / "c.txt")
+    settings = replace(ready.plan.train, token_split=0.5)
+    without = BatchSchedule(ready.tokens, ready.plan.train, ready.tokenizer)
+    with_dropout = BatchSchedule(ready.tokens, settings, ready.tokenizer)
+    assert not np.array_equal(without.batch(3, 0.7), with_dropout.batch(3, 0.7))
+    assert np.array_equal(without.batch(3, 0.9), with_dropout.batch(3, 0.9))

@@ -1,0 +1,213 @@
+"""The divergence from the base model that is added to the loss of fine-tuning on conversations."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from llmcli.config import TrainConfig
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.errors import LLMError
+from llmcli.models.torch.transformer import LanguageModel
+from llmcli.training.data.plain_text import GENERATED_LENGTH
+from llmcli.training.data.run_data import RunData
+from llmcli.training.interruption import stop_between_layers
+from llmcli.training.loop import trainer
+from llmcli.training.loop.events import Done, Event, State
+from llmcli.training.loop.run_timer import RunTimer
+from llmcli.training.loop.stepper import Stepper
+from llmcli.training.step import base_behaviour
+from llmcli.training.step.base_behaviour import BaseBehaviour
+from llmcli.training.step.compute import Compute
+from llmcli.training.step.thread_tuner import ThreadTuner
+from tests.platforms import in_full
+from tests.training.data.test_appended_tokens import base, fine_tune, fine_tuning
+from tests.training.data.test_plain_text import BYTES, model
+from tests.training.small_runs import through_a_file
+
+SETTINGS = TrainConfig(steps=9, context=64, batch_size=16)
+
+
+def behaviour(of: LanguageModel, tokenizer: Tokenizer = BYTES, weight: float = 2.0) -> BaseBehaviour:
+    text = base_behaviour.generate(of, tokenizer, SETTINGS.seed)
+    assert text
+    return BaseBehaviour(of, text, SETTINGS, weight)
+
+
+def gradients(of: LanguageModel) -> dict[str, torch.Tensor]:
+    return {name: weight.grad.clone() for name, weight in of.named_parameters() if weight.grad is not None}
+
+
+def test_the_base_model_itself_has_no_gradient() -> None:
+    tuned = model(1)
+    behaviour(tuned).add_gradients(0)
+    assert all(gradient.abs().max() < 1e-6 for gradient in gradients(tuned).values())
+
+
+def test_the_gradients_are_those_of_the_divergence() -> None:
+    """Weight 2, of four texts: a quarter of the tokens of a batch of 16 x 64, in texts of 64 tokens; compared with
+    torch's own divergence on the same texts."""
+    tuned, original = model(1), model(1)
+    added = behaviour(tuned)
+    with torch.no_grad():
+        for name, weight in tuned.named_parameters():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name))))
+    texts = np.random.default_rng([0, 5, base_behaviour.SEED]).choice(64, 4, replace=False)
+    ids = added._text.ids[torch.from_numpy(texts), :-1]
+    added.add_gradients(5)
+    found = gradients(tuned)
+    tuned.zero_grad(set_to_none=True)
+    logs, base_logs = (torch.log_softmax(one(ids).flatten(0, 1), -1) for one in (tuned, original))
+    torch.autograd.backward(2.0 * F.kl_div(logs, base_logs.detach(), log_target=True, reduction="batchmean"))
+    expected = gradients(tuned)
+    assert found.keys() == expected.keys() and any(one.abs().max() > 1e-3 for one in expected.values())
+    for name, gradient in expected.items():
+        assert torch.allclose(found[name], gradient, rtol=1e-3, atol=1e-6), name
+
+
+def test_each_step_has_its_texts() -> None:
+    tuned = model(1)
+    added = behaviour(tuned)
+    with torch.no_grad():
+        tuned.lm_head.weight.add_(torch.randn(261, 32, generator=torch.Generator().manual_seed(1)))
+    found = []
+    for step in (0, 0, 1):
+        tuned.zero_grad(set_to_none=True)
+        added.add_gradients(step)
+        found.append(gradients(tuned)["lm_head.weight"])
+    assert torch.equal(found[0], found[1]) and not torch.allclose(found[0], found[2])
+
+
+class PassingTime:
+    """A clock that goes on by a second with each reading."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def __call__(self) -> float:
+        self.time += 1.0
+        return self.time
+
+
+def prepared_text(
+    seconds: float | None, spent: float = 0.0, stop: bool = False, **request: object
+) -> tuple[int, float]:
+    """(tokens of the base model's text before the first step, seconds that it took) in a run of which reading and
+    planning took `spent` seconds. The clock is read before each of two layers."""
+    ready, start = fine_tuning(base(context=128), **request)
+    settings = replace(ready.plan.train, seconds=seconds)
+    clock = PassingTime()
+    data = RunData(ready.plan, ready.tokenizer, ready.tokens, ready.held_out, ready.conversations)
+    timer = RunTimer(settings, clock, lambda: stop)
+    stepper = Stepper(ready.plan, start, data, timer, ThreadTuner(1), Compute(), None)
+    began = clock.time
+    limit = math.inf if seconds is None else base_behaviour.seconds_to_generate(seconds, seconds - spent)
+    stepper.prepare(began + limit, lambda share: None)
+    return stepper.base_tokens if stepper.base_tokens is not None else -1, clock.time - began
+
+
+def test_the_text_of_the_base_model_keeps_its_share_of_the_time() -> None:
+    """64 texts, of whose tokens each takes two seconds: 12 in a tenth of 240 s, none that are long enough in a tenth of
+    100 s, nor in a quarter of the 40 s that are left of 240 s."""
+    tokens, seconds = prepared_text(240.0)
+    assert tokens == 64 * 12 and seconds <= 240 / 10 + 1
+    for budget, spent in ((100.0, 0.0), (240.0, 200.0)):
+        tokens, seconds = prepared_text(budget, spent)
+        assert tokens == 0 and seconds <= 10 + 1
+
+
+@pytest.mark.slow
+def test_without_a_time_budget_the_text_does_not_depend_on_the_clock() -> None:
+    assert prepared_text(None)[0] == 64 * GENERATED_LENGTH
+    assert prepared_text(1e9)[0] == 64 * GENERATED_LENGTH
+
+
+def test_shorter_texts_are_the_beginnings_of_the_whole_ones() -> None:
+    whole = base_behaviour.generate(model(1), BYTES, 0)
+    short, readings = model(1), iter(range(10**6))
+    with stop_between_layers(short, lambda: next(readings) >= 2 * 10):
+        part = base_behaviour.generate(short, BYTES, 0)
+    assert whole and part and part.hidden.shape == (64, 10, 32)
+    assert torch.equal(part.ids, whole.ids[:, :11]) and torch.equal(part.hidden, whole.hidden[:, :10])
+
+
+def test_a_stop_request_ends_the_text_at_once() -> None:
+    """It is asked for before each layer."""
+    assert prepared_text(None, stop=True)[1] <= 1
+    ready, start = fine_tuning(base(context=128))
+    events = []
+    with pytest.raises(LLMError, match="stopped before the first training step"):
+        for event in trainer.train(
+            ready.plan, ready.tokenizer, start, ready.tokens, ready.held_out, ready.record,
+            conversations=ready.conversations, stop=lambda: True,
+        ):  # fmt: skip
+            events.append(event)
+    assert [type(event) for event in events] == [State]  # not even the base model is evaluated
+
+
+def test_without_a_divergence_no_text_is_generated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base_behaviour, "generate", lambda *_: pytest.fail("text is generated"))
+    assert prepared_text(None, kl_weight=0.0)[0] == -1
+
+
+@pytest.mark.slow
+def test_the_record_has_the_size_of_the_text() -> None:
+    assert fine_tune(base(context=128)).checkpoint.record["conversations"]["base_tokens"] == 64 * GENERATED_LENGTH
+    assert "base_tokens" not in fine_tune(base(context=128), kl_weight=0.0).checkpoint.record["conversations"]
+
+
+@pytest.mark.slow
+def test_a_timed_run_without_time_for_the_divergence_trains_without_it() -> None:
+    ready, start = fine_tuning(base(context=128))
+    plan = replace(ready.plan, train=replace(ready.plan.train, seconds=50.0, steps=3))
+    *_, done = trainer.train(
+        plan, ready.tokenizer, start, ready.tokens, ready.held_out, ready.record, conversations=ready.conversations,
+        clock=PassingTime(), started_at=0.0,
+    )  # fmt: skip
+    assert isinstance(done, Done) and done.step > 0
+    assert done.checkpoint.record["conversations"]["base_tokens"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [pytest.param(0, marks=in_full), 2])
+def test_a_run_resumed_from_any_step_ends_the_same(tmp_path: Path, lora: int) -> None:
+    """The base model's text and predictions are those of the base model, and not of the state that goes on."""
+    ready, start = fine_tuning(base(context=128), steps=6, lora=lora, lr=3.0)
+
+    def run(**options: object) -> list[Event]:
+        return list(
+            trainer.train(
+                ready.plan, ready.tokenizer, start, ready.tokens, ready.held_out, ready.record,
+                conversations=ready.conversations, **options,  # type: ignore[arg-type]
+            )
+        )  # fmt: skip
+
+    whole = run(save_due=lambda: True)
+    saved = [event for event in whole if isinstance(event, State)]
+    ours = whole[-1]
+    assert isinstance(ours, Done) and [state.step for state in saved] == [1, 2, 3, 4, 5]
+    for state in (saved[0], saved[3]):
+        theirs = run(resume_from=through_a_file(ready, state))[-1]
+        assert isinstance(theirs, Done) and ours.checkpoint.record == theirs.checkpoint.record
+        for name, array in ours.checkpoint.tensors.items():
+            assert np.array_equal(array, theirs.checkpoint.tensors[name]), name
+
+
+@pytest.mark.parametrize("lora", [0, pytest.param(2, marks=in_full)])
+@pytest.mark.slow
+def test_a_run_forgets_less(monkeypatch: pytest.MonkeyPatch, lora: int) -> None:
+    """Than without the divergence, on text that the base model generates for the comparison at the end."""
+
+    def rise() -> float:
+        done = fine_tune(base(context=128), steps=30, lora=lora, lr=3.0)
+        assert isinstance(done, Done) and done.best_step > 0
+        scores = done.checkpoint.record["plain_text"]
+        return float(scores["after"] - scores["before"])
+
+    kept = rise()
+    monkeypatch.setattr(BaseBehaviour, "add_gradients", lambda self, step: None)
+    assert 0 < kept < 0.7 * rise()

@@ -1,0 +1,136 @@
+"""Memory limits of control groups, on copies of the directories of real machines."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llmcli.training.step import cgroups, hardware
+from llmcli.training.step.cgroups import available_memory
+
+MB = 1 << 20
+NO_LIMIT_V1 = 9223372036854771712  # as version 1 writes it
+Put = Callable[..., None]
+
+
+@pytest.fixture
+def put(tmp_path: Path) -> Put:
+    """`put("sys/a", memory_max=3)` makes a group with the file memory.max in it."""
+
+    def make(group: str, **files: object) -> None:
+        directory = tmp_path / group
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, value in files.items():
+            (directory / name.replace("memory_", "memory.", 1)).write_text(f"{value}\n")
+
+    return make
+
+
+def process(root: Path, groups: str, *mounts: tuple[str, str, str, str]) -> Path:
+    """A directory like that of a process in /proc; `mounts` are (group shown, mount point, type, options)."""
+    directory = root / "self"
+    directory.mkdir()
+    (directory / "cgroup").write_text(groups)
+    lines = [
+        f"{31 + n} 23 0:28 {shown} {str(root / point).replace(' ', chr(92) + '040')} rw,nosuid shared:9 - "
+        f"{kind} none rw,{options}\n"
+        for n, (shown, point, kind, options) in enumerate(mounts)
+    ]
+    (directory / "mountinfo").write_text("22 1 8:1 / / rw - ext4 /dev/sda rw\n" + "".join(lines))
+    return directory
+
+
+def test_version_2_the_smallest_remainder_of_nested_groups_counts(tmp_path: Path, put: Put) -> None:
+    put("sys", memory_stat="anon 7")  # the root has no limit
+    put("sys/user.slice", memory_max=8000 * MB, memory_current=7000 * MB, memory_stat="inactive_file 0")
+    put("sys/user.slice/job", memory_max=4000 * MB, memory_current=1000 * MB, memory_stat="inactive_file 0")
+    put("sys/user.slice/job/step", memory_max="max", memory_current=900 * MB)
+    here = process(tmp_path, "0::/user.slice/job/step\n", ("/", "sys", "cgroup2", "nsdelegate"))
+    assert available_memory(here) == 1000 * MB  # what other groups leave of the slice
+    put("sys/user.slice", memory_max="max")
+    assert available_memory(here) == 3000 * MB
+    put("sys/user.slice/job", memory_max="max")
+    assert available_memory(here) == math.inf
+
+
+def test_version_2_memory_high_is_a_limit_too(tmp_path: Path, put: Put) -> None:
+    put("sys", memory_max=4000, memory_high=3000, memory_current=1000, memory_stat="active_file 0")
+    assert available_memory(process(tmp_path, "0::/\n", ("/", "sys", "cgroup2", ""))) == 2000
+
+
+def test_the_page_cache_does_not_count_as_used(tmp_path: Path, put: Put) -> None:
+    """A container of 4 GB that has read a text of 5 GB. tmpfs (shmem) and process memory (anon) do count."""
+    stat = f"anon {200 * MB}\nfile {3700 * MB}\nshmem {100 * MB}\nactive_file {1600 * MB}\ninactive_file {2000 * MB}"
+    put("sys", memory_max=4000 * MB, memory_current=3990 * MB, memory_stat=stat)
+    here = process(tmp_path, "0::/\n", ("/", "sys", "cgroup2", ""))
+    assert available_memory(here) == (4000 - 390) * MB
+
+
+def test_version_1_with_its_own_names_and_hierarchical_counts(tmp_path: Path, put: Put) -> None:
+    stat = f"inactive_file 1\nactive_file 1\ntotal_inactive_file {500 * MB}\ntotal_active_file {200 * MB}"
+    none = {"memory_limit_in_bytes": NO_LIMIT_V1, "memory_usage_in_bytes": 5000 * MB}
+    put("sys/memory", **none)
+    put("sys/memory/docker/12ab", memory_limit_in_bytes=2000 * MB, memory_usage_in_bytes=1900 * MB, memory_stat=stat)
+    put("sys/cpu/docker/12ab", memory_limit_in_bytes=1, memory_usage_in_bytes=1)  # not a memory hierarchy
+    here = process(
+        tmp_path,
+        "9:name=systemd:/docker/12ab\n5:cpu,cpuacct:/docker/12ab\n4:hugetlb,memory:/docker/12ab\n",
+        ("/", "sys/cpu", "cgroup", "cpu,cpuacct"),
+        ("/", "sys/memory", "cgroup", "hugetlb,memory"),
+    )
+    assert available_memory(here) == (2000 - 1200) * MB
+    put("sys/memory/docker/12ab", **none)
+    assert available_memory(here) >= NO_LIMIT_V1 - 5000 * MB
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_container_that_sees_its_own_group_as_the_root(tmp_path: Path, put: Put, version: int) -> None:
+    """The name of the group on the host does not exist inside; a group created inside does."""
+    limit, used = (
+        ("memory_limit_in_bytes", "memory_usage_in_bytes") if version == 1 else ("memory_max", "memory_current")
+    )
+    put("sys", **{limit: 3000, used: 1000})
+    put("sys/jobs", **{limit: 1500, used: 500})
+    kind = ("cgroup", "memory") if version == 1 else ("cgroup2", "")
+    member = "4:memory:" if version == 1 else "0::"
+    here = process(tmp_path, f"{member}/docker/12ab\n", ("/docker/12ab", "sys", *kind))
+    assert available_memory(here) == 2000
+    (here / "cgroup").write_text(f"{member}/docker/12ab/jobs\n")
+    assert available_memory(here) == 1000
+    for strange in ("/elsewhere", "/../other", "/docker/12"):
+        (here / "cgroup").write_text(f"{member}{strange}\n")
+        assert available_memory(here) == 2000
+
+
+def test_both_versions_at_once(tmp_path: Path, put: Put) -> None:
+    put("sys/unified/a", memory_max=10_000, memory_current=1000)
+    put("sys/memory/a", memory_limit_in_bytes=8000, memory_usage_in_bytes=1000)
+    here = process(
+        tmp_path, "4:memory:/a\n0::/a\n", ("/", "sys/memory", "cgroup", "memory"), ("/", "sys/unified", "cgroup2", "")
+    )
+    assert available_memory(here) == 7000
+
+
+def test_a_directory_with_a_space_in_its_name(tmp_path: Path, put: Put) -> None:
+    put("my sys", memory_max=3000, memory_current=1000)
+    assert available_memory(process(tmp_path, "0::/\n", ("/", "my sys", "cgroup2", ""))) == 2000
+
+
+def test_a_group_over_its_limit_has_nothing_left(tmp_path: Path, put: Put) -> None:
+    put("sys", memory_max=3000, memory_high=500, memory_current=2900)
+    assert available_memory(process(tmp_path, "0::/\n", ("/", "sys", "cgroup2", ""))) == 0
+
+
+@pytest.mark.parametrize("content", ["", "max", "x", "-5"])
+def test_a_file_that_cannot_be_read_means_no_limit(tmp_path: Path, put: Put, content: str) -> None:
+    assert available_memory(tmp_path / "nowhere") == math.inf
+    put("sys", memory_max=content, memory_current=content, memory_stat=content)
+    here = process(tmp_path, "0::/\nnot a line of its kind\n\n:", ("/", "sys", "cgroup2", ""))
+    assert available_memory(here) == math.inf
+
+
+def test_free_memory_respects_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "available_memory", lambda: 12345.0)
+    assert hardware.free_memory("cpu") == 12345.0
+    assert cgroups.available_memory() > 1e6  # of this very process

@@ -1,0 +1,40 @@
+"""Gradients of a batch."""
+
+import numpy as np
+import pytest
+import torch
+
+from llmcli.config import ModelConfig
+from llmcli.models.torch.transformer import LanguageModel
+from llmcli.training.step.compute import accumulate_gradients
+
+
+@pytest.mark.parametrize("micro_batches", [2, 3, 5])
+def test_micro_batches_give_the_loss_and_gradients_of_the_whole_batch(micro_batches: int) -> None:
+    results = []
+    for n in (1, micro_batches):
+        model = LanguageModel(ModelConfig(50, 16, 32, 2, 2, 2, 8, 12))
+        model.initialize(torch.Generator().manual_seed(0))
+        ids = torch.from_numpy(np.random.default_rng(1).integers(50, size=(5, 13)))
+        loss = accumulate_gradients(model, ids, n)
+        results.append((loss, [p.grad for p in model.parameters()]))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2, 5])
+def test_masked_micro_batches_give_the_mean_over_all_learned_tokens(micro_batches: int) -> None:
+    """Whatever their number in each piece, also in one without any."""
+    model = LanguageModel(ModelConfig(50, 16, 32, 2, 2, 2, 8, 12))
+    model.initialize(torch.Generator().manual_seed(0))
+    rng = np.random.default_rng(1)
+    ids, learned = torch.from_numpy(rng.integers(50, size=(5, 13))), torch.from_numpy(rng.random((5, 13)) < 0.3)
+    learned[3] = False
+    with torch.no_grad():
+        losses = torch.nn.functional.cross_entropy(model(ids[:, :-1]).mT, ids[:, 1:], reduction="none")
+        expected = losses[learned[:, 1:]].mean()
+    found = accumulate_gradients(model, ids, micro_batches, learned)
+    torch.testing.assert_close(found, expected)
+    gradients = [p.grad for p in model.parameters()]
+    model.zero_grad()
+    accumulate_gradients(model, ids, 1, learned)
+    torch.testing.assert_close(gradients, [p.grad for p in model.parameters()])

@@ -1,0 +1,174 @@
+"""What this machine offers, and the errors where it lacks something."""
+
+import ctypes
+import platform
+import struct
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from llmcli.errors import LLMError
+from llmcli.training.step import hardware
+from tests import platforms
+
+
+@pytest.mark.parametrize(("seconds", "faster"), [(0.5, "bfloat16"), (0.9, "float32"), (9.0, "float32")])
+def test_the_dtype_is_the_faster(seconds: float, faster: str) -> None:
+    """A product takes one second in float32. The reason holds no measured figure."""
+    times = {torch.float32: 1.0, torch.bfloat16: seconds}
+    dtype, reason = hardware.pick_dtype("auto", "cpu", 1, times.__getitem__)
+    assert dtype == faster
+    assert not any(letter.isdigit() for letter in reason.replace("16", "").replace("32", ""))
+
+
+def test_the_requested_dtype_is_used() -> None:
+    assert hardware.pick_dtype("bfloat16", "cpu", 1) == ("bfloat16", "as requested")
+
+
+@pytest.mark.parametrize(("native", "chosen"), [(True, "bfloat16"), (False, "float32")])
+def test_a_gpu_that_only_emulates_bfloat16_trains_in_float32(
+    monkeypatch: pytest.MonkeyPatch, native: bool, chosen: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    assert hardware.pick_dtype("auto", "cuda", 1)[0] == chosen
+
+
+def test_free_memory_is_plausible() -> None:
+    assert 1e8 < hardware.free_memory("cpu") < 1e14
+
+
+def test_the_free_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA says how much of its own is free; MPS may use a part of the machine's."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (7 << 30, 8 << 30))
+    assert hardware.free_memory("cuda") == 7 << 30
+    monkeypatch.setattr(hardware, "available_memory", lambda: 10000.0)
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 6000)
+    assert hardware.free_memory("mps") == 6000
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 20_000)
+    assert hardware.free_memory("mps") == 10000
+
+
+def test_free_memory_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def status(pointer: Any) -> int:
+        length, _ = struct.unpack_from("<II", pointer._obj)
+        struct.pack_into("<II7Q", pointer._obj, 0, length, 40, 8 << 30, 5 << 30, *range(5))
+        return int(length == 64)
+
+    kernel = SimpleNamespace(GlobalMemoryStatusEx=status)
+    monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=kernel), raising=False)
+    assert hardware._windows_memory() == 5 << 30
+
+
+@platforms.linux
+@pytest.mark.slow
+def test_a_limit_on_the_process_counts() -> None:
+    code = """
+import resource
+from llmcli.training import hardware
+from tests import platforms
+before = hardware.free_memory("cpu")
+resource.setrlimit(resource.RLIMIT_AS, (64 << 30, 64 << 30))
+assert hardware._process_memory() < 64 << 30
+resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
+print(before, hardware.free_memory("cpu"))
+"""
+    import resource
+
+    if resource.getrlimit(resource.RLIMIT_AS)[1] != resource.RLIM_INFINITY:
+        pytest.skip("this process is limited itself")
+    before, after = map(float, subprocess.check_output([sys.executable, "-c", code]).split())
+    assert 0 < after <= before
+    assert after < 12 << 30
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+        ),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("std::bad_alloc"),
+        MemoryError(),
+    ],
+)
+def test_an_error_for_lack_of_memory_says_what_to_type(error: Exception) -> None:
+    with pytest.raises(LLMError, match=r"out of memory; .*--batch-tokens 1024"), hardware.explain_out_of_memory():
+        raise error
+
+
+def test_other_errors_are_not_changed() -> None:
+    with pytest.raises(RuntimeError, match="size mismatch"), hardware.explain_out_of_memory():
+        raise RuntimeError("size mismatch")
+
+
+def test_the_message_of_torch_is_recognized() -> None:
+    """No machine has room for 2^60 numbers."""
+    with pytest.raises(LLMError, match="out of memory"), hardware.explain_out_of_memory():
+        torch.empty(1 << 60)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "fastest"),
+    [
+        pytest.param({2: 0.010, 1: 0.001}, 1, id="beside a busy process"),
+        pytest.param({2: 0.001, 1: 0.002}, 2, id="alone"),
+        pytest.param({2: 0.001, 1: 0.00095}, 2, id="hardly a difference"),
+    ],
+)
+def test_the_fastest_number_of_threads_is_chosen(seconds: dict[int, float], fastest: int) -> None:
+    assert hardware.fastest_threads([2, 1], seconds.__getitem__, core_share=lambda: 1.0) == fastest
+
+
+def test_where_a_thread_waits_for_a_core_there_is_only_one() -> None:
+    """Even if more would take time from other processes, and so be faster for a while."""
+    seconds = {2: 0.001, 1: 0.002}
+    assert hardware.fastest_threads([2, 1], seconds.__getitem__, core_share=lambda: 0.7) == 1
+    assert hardware.fastest_threads([2, 1], seconds.__getitem__, core_share=lambda: 0.97) == 2
+
+
+def test_a_core_that_is_taken_for_a_moment_changes_nothing() -> None:
+    shares = iter([0.5, 0.97])
+    assert hardware.fastest_threads([2, 1], {2: 0.001, 1: 0.002}.__getitem__, core_share=lambda: next(shares)) == 2
+
+
+def test_the_share_of_a_core_is_measured() -> None:
+    assert 0 < hardware._core_share() <= 1.01
+
+
+def test_a_chain_of_products_takes_time() -> None:
+    assert 0 < hardware._chain_seconds(1) < 10
+    assert torch.get_num_threads() == 1
+
+
+def test_freed_memory_can_be_kept_more_than_once() -> None:
+    """Whatever the C library is."""
+    hardware.keep_freed_memory()
+    hardware.keep_freed_memory()
+
+
+@platforms.linux
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+def test_freed_memory_is_kept_until_it_is_returned() -> None:
+    code = """
+import torch
+from pathlib import Path
+from llmcli.training import hardware
+resident = lambda: int(Path("/proc/self/statm").read_text("ascii").split()[1]) * 4096 / 1e6
+hardware.keep_freed_memory()
+before = resident()
+tensors = [torch.ones(250_000) for _ in range(300)]
+last = torch.ones(1)
+del tensors
+kept = resident()
+hardware.return_freed_memory()
+print(kept - before, resident() - before)
+"""
+    kept, after = map(float, subprocess.check_output([sys.executable, "-c", code]).split())
+    assert kept > 250  # of 300 MB
+    assert after < 50

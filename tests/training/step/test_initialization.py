@@ -1,0 +1,45 @@
+"""The weights that a run starts from."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from llmcli.config import TrainConfig
+from llmcli.models.induction import supports_induction, with_induction_heads
+from llmcli.models.torch.transformer import LanguageModel
+from llmcli.training.data.validation_slice import reserve_tokens
+from llmcli.training.planning.batch_schedule import BatchSchedule
+from llmcli.training.step.initialization import eager_without_compiler, fresh_weights
+from tests.training.small_runs import losses, prepared, run
+
+
+@pytest.mark.slow
+def test_a_run_can_start_with_induction_heads(tmp_path: Path) -> None:
+    """The loss of the first step is that of fresh weights with the heads in them."""
+    ready = prepared(tmp_path / "c.txt", layers=2, width=64)
+    config, settings = ready.plan.model, replace(ready.plan.train, induction=True, dropout=0.0)
+    first = losses(run(replace(ready, plan=replace(ready.plan, train=settings))))[0]
+    model = LanguageModel(config)
+    model.load_arrays(with_induction_heads(config, fresh_weights(config, settings.seed), settings.seed))
+    tokens, _ = reserve_tokens(ready.tokens, settings.calibration_tokens, settings.context)
+    ids = BatchSchedule(tokens, settings, ready.tokenizer).batch(0, 0.0)
+    assert supports_induction(config)
+    assert first == pytest.approx(model.loss(torch.from_numpy(ids)).item(), rel=1e-5)
+
+
+@pytest.mark.slow  # torch._dynamo takes seconds to import
+@pytest.mark.parametrize(
+    ("device", "seconds", "compiled"),
+    [("cuda", None, True), ("cuda", 120.0, True), ("cuda", 119.0, False), ("cpu", None, False)],
+)
+def test_a_missing_compiler_is_tolerated_only_in_passes_of_compiled_layers(
+    device: str, seconds: float | None, compiled: bool
+) -> None:
+    import torch._dynamo
+
+    before = torch._dynamo.config.suppress_errors
+    with eager_without_compiler(TrainConfig(steps=1, device=device, seconds=seconds)):
+        assert torch._dynamo.config.suppress_errors == (compiled or before)
+    assert torch._dynamo.config.suppress_errors == before
