@@ -19,7 +19,7 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.generation.first_token import read_prompt
 from llmcli.generation.prompt import Prompt
 from llmcli.models.logits import entropy, log_softmax, softmax
-from llmcli.models.ngram_runtime import CacheRuntime
+from llmcli.models.ngram_runtime import NgramRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.runtime import Array, Runtime
 
@@ -169,7 +169,7 @@ def _copies(
 ) -> tuple[Copy, ...] | None:
     """What the n-gram cache adds to the prediction; `logits` [V] are those of `runtime`. None without a cache, and for
     an ensemble, of which `runtime` is only a part."""
-    if not isinstance(predictor, CacheRuntime) or predictor.parameters != runtime.parameters:
+    if not isinstance(predictor, NgramRuntime) or predictor.parameters != runtime.parameters:
         return None
     network = log_softmax(logits[: len(prediction.logprobs)])
     return find_copies(context, predictor.cache.orders, network, prediction.logprobs)

@@ -20,8 +20,8 @@ from llmcli.data.tokens.tokens import Encoder, count_bytes, tokenize
 from llmcli.errors import LLMError, usage
 from llmcli.evaluation.figures import Figures
 from llmcli.models.logits import check_finite
-from llmcli.models.ngram_cache import CachedText
-from llmcli.models.ngram_runtime import CacheRuntime
+from llmcli.models.ngram_cache import NgramText
+from llmcli.models.ngram_runtime import NgramRuntime
 from llmcli.models.runtime import Scorer, Scores, WeightedScores
 
 # windows ids [B, T + 1] -> for each of ids[:, 1:]: (loss in nats, whether it was the most likely token), both [B, T]
@@ -109,7 +109,7 @@ def evaluate(
     *,
     max_tokens: int | None = None,
     batch_tokens: int = 4096,
-    cached: CachedText | None = None,
+    cached: NgramText | None = None,
     on_progress: Callable[[float], None] = lambda share: None,
     on_tokens: Callable[[NDArray[np.integer], NDArray[np.floating]], None] = lambda ids, nats: None,
 ) -> Score:
@@ -137,7 +137,7 @@ def evaluate_windows(
     score: ScoreEnsembleWindows,
     *,
     batch_tokens: int = 4096,
-    cached: CachedText | None = None,
+    cached: NgramText | None = None,
     on_tokens: Callable[[NDArray[np.integer], NDArray[np.floating]], None] = lambda ids, nats: None,
 ) -> Iterator[tuple[Sequence[Window], Score]]:
     """Score windows in batches of at most `batch_tokens` tokens, or of one window; a caller can stop in between."""
@@ -317,8 +317,8 @@ def measure(
     ids_with_bos = PrefixedTokens(tokenizer.bos_id, ids)
     score_network: ScoreEnsembleWindows = model.score
     cached = None
-    if isinstance(model, CacheRuntime):
-        score_network, cached = model.score_network, CachedText(ids_with_bos, model.weights)
+    if isinstance(model, NgramRuntime):
+        score_network, cached = model.score_network, NgramText(ids_with_bos, model.weights)
     score = evaluate(
         ids_with_bos, lengths, context, score_network, cached=cached, on_progress=on_progress, on_tokens=on_tokens
     )

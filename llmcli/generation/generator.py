@@ -17,7 +17,7 @@ from llmcli.data.tokenizers.vocabulary import START, Vocabulary, state_after
 from llmcli.generation.first_token import FirstToken, read_prompt
 from llmcli.generation.prompt import Prompt
 from llmcli.generation.sampler import Sampler, SeenTokens
-from llmcli.models.ngram_runtime import process_again
+from llmcli.models.ngram_runtime import recompute
 from llmcli.models.runtime import Array, Runtime
 
 Choice = tuple[int, float]  # a token, and its log probability under the model
@@ -193,7 +193,7 @@ def logits_after(runtime: Runtime, ids: Sequence[int]) -> Array:
     if length:
         return runtime.step(new[0])
     if runtime.length:
-        process_again(runtime, len(new) - 1)
+        recompute(runtime, len(new) - 1)
     return runtime.prefill(new)
 
 

@@ -1,105 +1,153 @@
-"""The KV caches of runtimes that process tokens together, side by side in the same arrays.
+"""The KV cache: the keys and values of the tokens that a model has processed.
 
-An operator that attends for several texts at once needs their keys and values in the first slots of an array
-[slots, G, capacity, D]. A runtime's cache moves into a slot when it is first processed together with others. When
-others take its place, its cache moves out again.
+With them a new token costs one pass through the network, not one for each token before it. `KVCache` belongs to one
+text. An operator that attends for several texts at once needs their keys and values side by side: `KVSlots` moves the
+caches of texts that are processed together into one large cache.
 
-G = key-value heads; D = head size.
+numpy_runtime.py and onnx/runtime.py use these classes. In torch, where layers are compiled one by one, each layer has a
+cache of its own, with the same names (torch/transformer.py).
+
+B, T = texts, tokens; G = key-value heads; S = capacity in tokens; D = head size.
 """
 
 import weakref
 from collections.abc import Sequence
-from typing import Protocol
+from copy import copy
 
 import numpy as np
 
+from llmcli.config import ModelConfig
 from llmcli.models.runtime import Array
 
-MIN_CAPACITY = 64  # tokens of a slot
-MIN_BYTES = 4 << 20  # of a slot; the system provides memory only for what is used, and growing copies all of it
+MIN_CAPACITY = 64  # tokens
+MIN_SLOT_BYTES = 4 << 20  # the system provides memory only for what is used, and growing copies all of it
 
 
-class SlotRuntime(Protocol):
-    """A runtime whose cache can be in a slot."""
+class KVCache:
+    """Keys and values by layer, [B, G, S, D] each; the first `length` tokens are in use.
+
+    Where they move to other memory, `keys` and `values` become other lists.
+    """
+
+    def __init__(self, config: ModelConfig, *, batch: int = 1, capacity: int = 0) -> None:
+        self.length = 0
+        self.limit = config.max_position_embeddings
+        shape = batch, config.num_key_value_heads, capacity, config.head_dim
+        self.keys = [np.zeros(shape, np.float32) for _ in range(config.num_hidden_layers)]
+        self.values = [np.zeros(shape, np.float32) for _ in range(config.num_hidden_layers)]
 
     @property
-    def length(self) -> int:
-        """Number of tokens in the cache."""
+    def capacity(self) -> int:
+        """S"""
+        return self.keys[0].shape[2]
 
     @property
-    def cache_arrays(self) -> list[Array]:
-        """Keys, then values, of each layer: [1, G, capacity, D]."""
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in (*self.keys, *self.values))
 
-    def use_cache(self, arrays: list[Array]) -> None:
-        """Use other arrays, which hold the same tokens."""
+    def extend(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
+        """Add the keys and values [T, G, D] of the tokens after the first `length` of a text; return those of all
+        tokens so far, [G, length + T, D]. The caller reserves space, and counts the tokens after the last layer."""
+        end = self.length + len(k)
+        keys, values = self.keys[layer][0], self.values[layer][0]  # [G, S, D]
+        keys[:, self.length : end], values[:, self.length : end] = k.swapaxes(0, 1), v.swapaxes(0, 1)
+        return keys[:, :end], values[:, :end]
+
+    def rewind(self, length: int = 0) -> None:
+        """Drop all but the first `length` tokens."""
+        self.length = min(length, self.length)
+
+    def fork(self, length: int = 0) -> "KVCache":
+        """Another cache, which begins with the first `length` tokens of this one."""
+        forked = copy(self)
+        forked.length = length
+        forked.resize(length)
+        return forked
+
+    def reserve(self, length: int) -> None:
+        """Make space for `length` tokens; the capacity grows by doubling."""
+        if length > self.capacity:
+            self.resize(min(self.limit, max(length, 2 * self.capacity, MIN_CAPACITY)))
+
+    def resize(self, capacity: int) -> None:
+        """Move to memory for `capacity` tokens, which may be more or fewer than now."""
+        self.keys, self.values = (
+            [_resized(array, self.length, capacity) for array in arrays] for arrays in (self.keys, self.values)
+        )
 
 
-class CacheSlots:
-    """Slots for forks of one runtime."""
+def _resized(array: Array, length: int, capacity: int) -> Array:
+    B, G, _, D = array.shape
+    resized = np.zeros((B, G, capacity, D), np.float32)
+    resized[:, :, :length] = array[:, :, :length]
+    return resized
 
-    def __init__(self, layers: int, G: int, D: int) -> None:
-        self.arrays = [np.zeros((0, G, 0, D), np.float32)] * (2 * layers)  # keys, then values, of each layer
-        self._slots: list[tuple[weakref.ref[SlotRuntime], list[Array]] | None] = []  # (runtime, its arrays)
 
-    def arrange(self, runtimes: Sequence[SlotRuntime], limit: int) -> list[int]:
-        """Move the caches of runtimes into the first slots, in any order, with space for another token, at most
-        `limit` in all. Returns their slots."""
-        self._make_space(len(runtimes), max(runtime.length for runtime in runtimes) + 1, limit)
-        occupants = [self.occupant(slot) for slot in range(len(self._slots))]
+class KVSlots:
+    """Slots of one large cache, for the caches of forks of one runtime. A cache moves into a slot when it is first
+    processed together with others; when others take its place, it moves out again."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self._config = config
+        self._cache = KVCache(config, batch=0)  # [slots, G, S, D]
+        self._entries: list[tuple[weakref.ref[KVCache], list[Array]] | None] = []  # by slot: (a cache, its keys)
+        self._parts: dict[int, KVCache] = {}  # the first B slots, by B
+
+    def arrange(self, caches: Sequence[KVCache]) -> tuple[KVCache, list[int]]:
+        """Move B caches into the first B slots, in any order, with space for another token.
+
+        Returns (these slots as the cache of B texts, the slot of each cache).
+        """
+        B = len(caches)
+        self._make_space(B, max(cache.length for cache in caches) + 1)
+        occupants = [self._occupant(slot) for slot in range(len(self._entries))]
         slots = {id(occupant): slot for slot, occupant in enumerate(occupants) if occupant is not None}
-        found = [slots.get(id(runtime), len(slots)) for runtime in runtimes]
-        if len(slots) == len(runtimes) and max(found) < len(runtimes):  # as in the step before, mostly
-            return found
-        return self._rearrange(runtimes, occupants, slots)
+        if len(slots) != B or any(slots.get(id(cache), B) >= B for cache in caches):  # not as in the step before
+            self._rearrange(caches, occupants, slots)
+        if B not in self._parts:
+            part = self._parts[B] = copy(self._cache)
+            part.keys, part.values = ([array[:B] for array in arrays] for arrays in (part.keys, part.values))
+        return self._parts[B], [slots[id(cache)] for cache in caches]
 
-    def _rearrange(
-        self, runtimes: Sequence[SlotRuntime], occupants: list[SlotRuntime | None], slots: dict[int, int]
-    ) -> list[int]:
-        wanted = {id(runtime) for runtime in runtimes}
+    def _rearrange(self, caches: Sequence[KVCache], occupants: list[KVCache | None], slots: dict[int, int]) -> None:
+        """Move caches out of slots and into them; `slots` is brought up to date for those in `caches`."""
+        wanted = {id(cache) for cache in caches}
         for slot, occupant in enumerate(occupants):
             if occupant is not None and id(occupant) not in wanted:
-                _use_copy(occupant)
-                self._slots[slot] = None
-        free = iter([slot for slot in range(len(runtimes)) if self.occupant(slot) is None])
-        for runtime in runtimes:
-            if slots.get(id(runtime), len(runtimes)) >= len(runtimes):
-                self._move(runtime, slot := next(free))
-                slots[id(runtime)] = slot
-        return [slots[id(runtime)] for runtime in runtimes]
+                occupant.resize(occupant.length)
+                self._entries[slot] = None
+        free = iter([slot for slot in range(len(caches)) if self._occupant(slot) is None])
+        for cache in caches:
+            if slots.get(id(cache), len(caches)) >= len(caches):
+                self._move(cache, slot := next(free))
+                slots[id(cache)] = slot
 
-    def occupant(self, slot: int) -> SlotRuntime | None:
-        """The runtime whose cache is in a slot; it may have moved out by itself, to a larger one."""
-        if (entry := self._slots[slot]) is None:
-            return None
-        runtime = entry[0]()
-        return runtime if runtime is not None and runtime.cache_arrays is entry[1] else None
+    def _occupant(self, slot: int) -> KVCache | None:
+        """The cache in a slot; it may have moved out by itself, when it grew."""
+        entry = self._entries[slot]
+        cache = entry[0]() if entry else None
+        return cache if entry and cache is not None and cache.keys is entry[1] else None
 
-    def _move(self, runtime: SlotRuntime, slot: int) -> None:
-        arrays = [array[slot : slot + 1] for array in self.arrays]
-        for old, new in zip(runtime.cache_arrays, arrays, strict=True):
-            new[:, :, : runtime.length] = old[:, :, : runtime.length]
-        self._slots = [
-            None if entry and entry[0]() is runtime else entry for entry in self._slots
-        ]  # it leaves its slot
-        self._slots[slot] = weakref.ref(runtime), arrays
-        runtime.use_cache(arrays)
+    def _move(self, cache: KVCache, slot: int) -> None:
+        keys, values = ([array[slot : slot + 1] for array in part] for part in (self._cache.keys, self._cache.values))
+        for old, new in zip((*cache.keys, *cache.values), (*keys, *values), strict=True):
+            new[:, :, : cache.length] = old[:, :, : cache.length]
+        self._entries = [None if entry and entry[0]() is cache else entry for entry in self._entries]
+        self._entries[slot] = weakref.ref(cache), keys
+        cache.keys, cache.values = keys, values
 
-    def _make_space(self, count: int, length: int, limit: int) -> None:
+    def _make_space(self, count: int, length: int) -> None:
         """Have `count` slots or more for `length` tokens; both grow by doubling."""
-        slots, G, capacity, D = self.arrays[0].shape
+        slots, capacity = len(self._entries), self._cache.capacity
         if count <= slots and length <= capacity:
             return
-        least = max(MIN_CAPACITY, MIN_BYTES // (len(self.arrays) * G * D * 4))
-        capacity = capacity if length <= capacity else min(limit, max(length, 2 * capacity, least))
+        if length > capacity:
+            least = max(MIN_CAPACITY, MIN_SLOT_BYTES // self._config.cache_bytes_per_token)
+            capacity = min(self._cache.limit, max(length, 2 * capacity, least))
         slots = slots if count <= slots else max(count, min(2 * slots, 16))
-        occupants = [self.occupant(slot) for slot in range(len(self._slots))]
-        self.arrays = [np.zeros((slots, G, capacity, D), np.float32) for _ in self.arrays]
-        self._slots = [None] * slots
+        occupants = [self._occupant(slot) for slot in range(len(self._entries))]
+        self._cache = KVCache(self._config, batch=slots, capacity=capacity)
+        self._entries, self._parts = [None] * slots, {}
         for slot, occupant in enumerate(occupants):
             if occupant is not None:
                 self._move(occupant, slot)
-
-
-def _use_copy(runtime: SlotRuntime) -> None:
-    """Move a cache out of its slot, without the space that it does not use."""
-    runtime.use_cache([array[:, :, : max(1, runtime.length)].copy() for array in runtime.cache_arrays])

@@ -15,7 +15,7 @@ the network was not trained on (training/data/cache_fit.py), and belong to the m
 In an ensemble each model has its own weights w_k, and one cache holds the text: the mixtures that these weights make of
 the ensemble's prediction are averaged, each weighted as its model is in the ensemble.
 
-`NgramCache` holds a text that grows token by token; `CachedText` treats a whole text at once, to the same
+`NgramCache` holds a text that grows token by token; `NgramText` treats a whole text at once, to the same
 probabilities. Numpy only. K, N, V = orders, tokens of a text, vocabulary size.
 """
 
@@ -312,7 +312,7 @@ def document_blocks(first_tokens: Sequence[int]) -> list[int]:
     return starts
 
 
-class CachedText:
+class NgramText:
     """A whole text, for which the losses of the mixture are computed. Each block of it, by default of BLOCK_TOKENS,
     begins with an empty cache, so that memory is bounded."""
 

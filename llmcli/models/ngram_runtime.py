@@ -7,17 +7,20 @@ B, T, V = batch, tokens, vocabulary size.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.formats.cache_weights import CacheWeights
-from llmcli.models.batch import step_batch
-from llmcli.models.ngram_cache import ALONE, BYTES_PER_TOKEN, CachedText, NgramCache, Weights
-from llmcli.models.runtime import Array, Runtime, RuntimeWithExperts, Scores, WeightedScores, read
+from llmcli.models.ngram_cache import ALONE, BYTES_PER_TOKEN, NgramCache, NgramText, Weights
+from llmcli.models.runtime import Array, Runtime, RuntimeWithExperts, Scores, WeightedScores, read, step_batch
+
+if TYPE_CHECKING:
+    from llmcli.models.ensemble import EnsembleRuntime
 
 
-class CacheRuntime:
+class NgramRuntime:
     """A network with its n-gram cache; runtime.py describes the interface."""
 
     def __init__(self, network: Runtime, weights: Weights, cache: NgramCache | None = None) -> None:
@@ -45,15 +48,12 @@ class CacheRuntime:
 
     @property
     def cache_bytes_per_token(self) -> int:
-        """Memory that a token takes in both."""
         return self.network.cache_bytes_per_token + BYTES_PER_TOKEN
 
-    def fork(self, length: int = 0) -> "CacheRuntime":
-        """A runtime of the same weights, which begins with the first `length` tokens of this one."""
+    def fork(self, length: int = 0) -> "NgramRuntime":
         return type(self)(self.network.fork(length), self.weights, self.cache.part(self._start, self._start + length))
 
     def rewind(self, length: int = 0) -> None:
-        """Drop all but the first `length` tokens."""
         start, self._start, self._ahead = self._start, 0, 0
         self.network.rewind(length)
         if start:
@@ -61,26 +61,12 @@ class CacheRuntime:
         else:
             self.cache.rewind(length)
 
-    def undo_step(self, length: int) -> None:
-        """Drop what a step added to the first `length` tokens, of which as many count as before, unlike after `rewind`.
-        The step may have failed anywhere."""
-        self.network.rewind(length)
-        self.cache.drop(self._start + length)
-
-    def process_again(self, tokens: int) -> None:
-        """Empty the KV cache of a text that goes on: its end is processed again. The first `tokens` of that the n-gram
-        cache has; it keeps the whole text."""
-        self.network.rewind()
-        self._ahead, self._start = tokens, len(self.cache) - tokens
-
     def prefill(self, ids: Sequence[int]) -> Array:
-        """Process one token or more; return the logits [V] of the next one."""
         logits = self.network.prefill(ids)
         self._extend(ids)
         return self.cache.mix(logits, self._shares(1)[0])
 
     def read(self, ids: Sequence[int]) -> None:
-        """Process one token or more."""
         read(self.network, ids)
         self._extend(ids)
 
@@ -89,14 +75,12 @@ class CacheRuntime:
         return self._after_step(token, self.network.step(token))
 
     @staticmethod
-    def step_batch(runtimes: "Sequence[CacheRuntime]", tokens: Sequence[int]) -> Array:
-        """Process one token in each of several forks of one runtime; return the logits [B, V] after them."""
+    def step_batch(runtimes: "Sequence[NgramRuntime]", tokens: Sequence[int]) -> Array:
         logits = step_batch([runtime.network for runtime in runtimes], tokens)
         rows = zip(runtimes, tokens, logits, strict=True)
         return np.stack([runtime._after_step(token, row) for runtime, token, row in rows])
 
     def logits(self, ids: Sequence[int]) -> Array:
-        """Process one token or more; return the logits [T, V] after each of them."""
         rows = []
         logits = self.network.logits(ids)
         for token, row, shares in zip(ids, logits, self._shares(len(ids)), strict=True):
@@ -105,13 +89,10 @@ class CacheRuntime:
         return np.stack(rows)
 
     def score(self, ids: NDArray[np.int64]) -> Scores:
-        """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window independently.
-
-        Returns (losses in nats [B, T], whether the target was the network's most likely token [B, T]).
-        """
-        losses, correct = self.network.score(ids)
-        mixed = [CachedText(row, self.weights).nats(1, nats) for row, nats in zip(ids, losses, strict=True)]
-        return np.stack(mixed), correct
+        """As in other runtimes, but what counts as correct is the network's most likely token."""
+        losses, correct, *shares = self.score_network(ids)
+        texts = [NgramText(row, self.weights) for row in ids]
+        return np.stack([text.nats(1, *one) for text, *one in zip(texts, losses, *shares, strict=True)]), correct
 
     def score_network(self, ids: NDArray[np.int64]) -> Scores | WeightedScores:
         """The same for the network alone; of an ensemble also the weights [B, T, n] of its models."""
@@ -132,41 +113,55 @@ class CacheRuntime:
         return [ALONE] * tokens
 
 
-class CacheRuntimeWithExperts(CacheRuntime):
+class NgramRuntimeWithExperts(NgramRuntime):
     """The same for a network with experts."""
 
     network: RuntimeWithExperts
 
     def expert_weights(self) -> Array:
-        """Weights [layers, experts] of the experts for the last token."""
         return self.network.expert_weights()
 
 
-def process_again(runtime: Runtime, tokens: int) -> None:
-    """Empty the KV cache of a text that goes on, whose last tokens are processed again: `tokens` that were processed
-    before, and one that was not."""
-    if isinstance(runtime, CacheRuntime):
-        runtime.process_again(tokens)
-    else:
-        runtime.rewind()
+class NgramEnsemble(NgramRuntimeWithExperts):
+    """The same for an ensemble, each of whose models has gates of its own in one cache of the text.
+
+    Their weight in the cache is their weight in the ensemble, so that where one model predicts alone, the mixture is
+    that of this model with its own cache.
+    """
+
+    network: "EnsembleRuntime"
+
+    def score_network(self, ids: NDArray[np.int64]) -> WeightedScores:
+        return self.network.score_with_weights(ids)
+
+    def _shares(self, tokens: int) -> Array:
+        return self.network.recent_weights(tokens)
+
+
+def recompute(runtime: Runtime, tokens: int) -> None:
+    """Empty the KV cache of a text that goes on: its last tokens are processed again, of which the first `tokens` were
+    processed before. An n-gram cache keeps the whole text."""
+    network_of(runtime).rewind()
+    if isinstance(runtime, NgramRuntime):
+        runtime._ahead, runtime._start = tokens, len(runtime.cache) - tokens
 
 
 def undo_step(runtime: Runtime, length: int) -> None:
-    """Return to the state before a step that failed, after `length` tokens."""
-    if isinstance(runtime, CacheRuntime):
-        runtime.undo_step(length)
-    else:
-        runtime.rewind(length)
+    """Drop what a step added to the first `length` tokens; it may have failed anywhere. Unlike after `rewind`, as many
+    of them count in an n-gram cache as before."""
+    network_of(runtime).rewind(length)
+    if isinstance(runtime, NgramRuntime):
+        runtime.cache.drop(runtime._start + length)
 
 
 def network_of(runtime: Runtime) -> Runtime:
     """The network of a runtime that may have an n-gram cache."""
-    return runtime.network if isinstance(runtime, CacheRuntime) else runtime
+    return runtime.network if isinstance(runtime, NgramRuntime) else runtime
 
 
-def with_cache(network: Runtime, weights: CacheWeights | None) -> Runtime:
-    """The network with an n-gram cache, if there are weights for one. Those of an ensemble: cached_ensemble.py."""
+def with_ngram_cache(network: Runtime, weights: CacheWeights | None) -> Runtime:
+    """The network with an n-gram cache, if there are weights for one."""
     if weights is None:
         return network
-    kind = CacheRuntimeWithExperts if isinstance(network, RuntimeWithExperts) else CacheRuntime
+    kind = NgramRuntimeWithExperts if isinstance(network, RuntimeWithExperts) else NgramRuntime
     return kind(network, weights)

@@ -25,10 +25,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.models.kv_cache import CacheSlots
+from llmcli.models.kv_cache import KVCache, KVSlots
 from llmcli.models.logits import softmax, token_losses
 from llmcli.models.matrix_product import Matrix, linear
-from llmcli.models.runtime import LOGITS_AT_ONCE, PREFILL_CHUNK, Array, check_context, check_input
+from llmcli.models.runtime import (
+    LOGITS_AT_ONCE,
+    PREFILL_CHUNK,
+    Array,
+    CheckpointRuntime,
+    Scores,
+    check_context,
+    check_input,
+)
 
 # (index of a layer, queries [T, H, D], keys [T, G, D], values [T, G, D]) -> attention outputs [T, H * D]
 Attend = Callable[[int, Array, Array, Array], Array]
@@ -44,14 +52,12 @@ class Recorder(Protocol):
         """Attention weights [H, t, S] of each layer in turn; rows sum to 1."""
 
 
-class NumpyRuntime:
+class NumpyRuntime(CheckpointRuntime):
     """A checkpoint ready to run in numpy; runtime.py describes the interface."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        config = checkpoint.config
-        self.config = config
-        self.context = config.max_position_embeddings
-        self.length = 0
+        super().__init__(checkpoint.config)
+        config = self.config
         self._embedding = _read(checkpoint, "model.embed_tokens.weight")
         with np.errstate(over="ignore", invalid="ignore"):  # damaged weights are detected in the logits
             self._layers = [_Layer(checkpoint, index) for index in range(config.num_hidden_layers)]
@@ -59,38 +65,25 @@ class NumpyRuntime:
         self._head = Matrix(self._embedding if config.tie_word_embeddings else _read(checkpoint, "lm_head.weight"))
         self._eps = np.float32(config.rms_norm_eps)
         self._rotations = np.zeros((0, 1, config.head_dim // 2), np.complex64)
-        G, D = config.num_key_value_heads, config.head_dim
-        # the KV cache: keys, then values, of each layer [1, G, capacity, D]. With those of the tokens processed so far,
-        # a new token costs one pass through the network, not one for each token before it.
-        self.cache_arrays = [np.zeros((1, G, 0, D), np.float32) for _ in range(2 * len(self._layers))]
-        self._slots = CacheSlots(len(self._layers), G, D)  # of all forks
         self._expert_weights: list[Array] = []  # [E] of the last token in each layer
+        self.cache = KVCache(config)  # of the tokens processed so far
+        self._slots = KVSlots(config)  # of all forks
 
     def fork(self, length: int = 0) -> "NumpyRuntime":
-        """A runtime of the same weights, whose own KV cache begins with the first `length` tokens of this one's."""
         forked = copy(self)
-        forked.cache_arrays = [array[:, :, :length].copy() for array in self.cache_arrays]
-        forked.length = length
+        forked.cache = self.cache.fork(length)
         return forked
 
-    def use_cache(self, arrays: list[Array]) -> None:
-        """Use other arrays as the KV cache, which hold the same tokens."""
-        self.cache_arrays = arrays
-
     @property
-    def cache_bytes_per_token(self) -> int:
-        """Memory that a token takes in the KV cache."""
-        return self.config.cache_bytes_per_token
+    def length(self) -> int:
+        return self.cache.length
 
     @property
     def cache_bytes(self) -> int:
-        """Memory of the KV cache."""
-        return sum(array.nbytes for array in self.cache_arrays)
+        return self.cache.nbytes
 
-    @property
-    def parameters(self) -> int:
-        """Number of parameters of the model."""
-        return self.config.parameters
+    def rewind(self, length: int = 0) -> None:
+        self.cache.rewind(length)
 
     def prefill(self, ids: Sequence[int], recorder: Recorder | None = None) -> Array:
         """Process one token or more; return the logits [V] of the next one. `recorder` receives the activations."""
@@ -98,20 +91,14 @@ class NumpyRuntime:
         return logits
 
     def step(self, token: int) -> Array:
-        """Process one token; return the logits [V] of the next one."""
         return self.prefill((token,))
 
     def logits(self, ids: Sequence[int]) -> Array:
-        """Process one token or more; return the logits [T, V] after each of them."""
         return linear(self._process(ids), self._head)
 
     def logit_lens(self, x: Array) -> Array:
         """Logits [T, V] of a residual stream [T, C], as if no layer followed (nostalgebraist 2020)."""
         return linear(self._final_norm(x), self._head)
-
-    def rewind(self, length: int = 0) -> None:
-        """Drop all but the first `length` tokens from the cache."""
-        self.length = min(length, self.length)
 
     def expert_weights(self) -> Array:
         """Weights [layers, E] of the experts for the last token; rows sum to 1 where the config normalizes them.
@@ -120,12 +107,8 @@ class NumpyRuntime:
         """
         return np.stack(self._expert_weights) if self._expert_weights else np.zeros((0, 0), np.float32)
 
-    def score(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window independently. The cache is unchanged.
-
-        Returns (losses in nats [B, T], whether the target was the most likely token [B, T]). Holds B * T hidden
-        states in memory, never B * T * V logits.
-        """
+    def score(self, ids: NDArray[np.int64]) -> Scores:
+        """Holds B * T hidden states in memory, never B * T * V logits."""
         B, T = ids.shape[0], ids.shape[1] - 1
         check_context(T, self.context)
         x = self._final_norm(self._forward_windows(ids[:, :-1]))
@@ -140,8 +123,8 @@ class NumpyRuntime:
     def _process(self, ids: Sequence[int], recorder: Recorder | None = None) -> Array:
         """Add tokens to the cache; return their final hidden states [T, C], which the output embedding reads."""
         check_input(ids, self.length, self.context)
-        end = self.length + len(ids)
-        self._reserve(end)
+        self._extend_rotations(self.length + len(ids))
+        self.cache.reserve(self.length + len(ids))
         chunks = [
             self._forward_chunk(ids[first : first + PREFILL_CHUNK], recorder)
             for first in range(0, len(ids), PREFILL_CHUNK)
@@ -150,15 +133,13 @@ class NumpyRuntime:
 
     def _forward_chunk(self, ids: Sequence[int], recorder: Recorder | None) -> Array:
         """Tokens [T] through all layers, their keys and values into the cache: the residual stream [T, C]."""
-        start, end = self.length, self.length + len(ids)
+        end = self.length + len(ids)
 
         def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
-            keys, values = self.cache_arrays[2 * layer][0], self.cache_arrays[2 * layer + 1][0]  # [G, capacity, D]
-            keys[:, start:end], values[:, start:end] = k.swapaxes(0, 1), v.swapaxes(0, 1)
-            return _attention(q, keys[:, :end], values[:, :end], recorder)
+            return _attention(q, *self.cache.extend(layer, k, v), recorder)
 
-        x = self._forward(np.array(ids), self._rotations[start:end], attend, recorder)
-        self.length = end
+        x = self._forward(np.array(ids), self._rotations[self.length : end], attend, recorder)
+        self.cache.length = end
         return x
 
     def _forward_windows(self, ids: NDArray[np.int64]) -> Array:
@@ -183,29 +164,24 @@ class NumpyRuntime:
 
     @staticmethod
     def step_batch(runtimes: "Sequence[NumpyRuntime]", tokens: Sequence[int]) -> Array:
-        """Process one token in each of several forks of one runtime; return the logits [B, V] after them.
-
-        Matrix products process all tokens together, and so read the weights once.
-        """
+        """Matrix products process all tokens together, and so read the weights once."""
         first, B = runtimes[0], len(runtimes)
         for runtime in runtimes:
             check_input((0,), runtime.length, runtime.context)
-        slots = first._slots.arrange(runtimes, first.context)
+        cache, slots = first._slots.arrange([runtime.cache for runtime in runtimes])
         past, ids = np.zeros(B, np.int64), np.zeros(B, np.int64)  # in the order of the slots
         past[slots], ids[slots] = [runtime.length for runtime in runtimes], tokens
         rows, masked = np.arange(B), np.arange(past.max() + 1) > past[:, None]  # [B], [B, S]
 
         def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
-            keys, values = (
-                array[:B] for array in first._slots.arrays[2 * layer : 2 * layer + 2]
-            )  # [B, G, capacity, D]
+            keys, values = cache.keys[layer], cache.values[layer]  # [B, G, capacity, D]
             keys[rows, :, past], values[rows, :, past] = k, v
             return _attention_together(q, keys, values, past + 1, masked)
 
         first._extend_rotations(int(past.max()) + 1)
         x = first._forward(ids, first._rotations[past], attend)
         for runtime in runtimes:
-            runtime.length += 1
+            runtime.cache.length += 1
         logits: Array = linear(first._final_norm(x), first._head)[slots]
         return logits
 
@@ -239,14 +215,6 @@ class NumpyRuntime:
 
     def _final_norm(self, x: Array) -> Array:
         return _rms_norm(x, self._eps) * self._norm
-
-    def _reserve(self, length: int) -> None:
-        """Make space for `length` tokens; the capacity of the KV cache grows by doubling."""
-        self._extend_rotations(length)
-        capacity = self.cache_arrays[0].shape[2]
-        if length > capacity:
-            capacity = max(length, 2 * capacity, 64)
-            self.cache_arrays = [_extended(array, capacity) for array in self.cache_arrays]
 
     def _extend_rotations(self, length: int) -> None:
         """Extend the table of rotary embeddings (arXiv:2104.09864) to `length` positions; it grows by doubling."""
@@ -291,7 +259,11 @@ class _Layer:
             _interleave_halves(self.bias[: (H + G) * D].reshape(H + G, D))
             self.bias[: H * D] *= scale
         self.qkv, self.o = Matrix(qkv), Matrix(_read(checkpoint, attention + "o_proj.weight"))
-        self.mlp = _read_mlp(checkpoint, index)
+        self.mlp: _SwiGLU | _Experts  # with the norm before it
+        if config.num_experts:
+            self.mlp = _Experts(checkpoint, index)
+        else:
+            self.mlp = _SwiGLU(checkpoint, index, config.swiglu_names(index)[0])
 
     def project(self, x: Array, rotations: NDArray[np.complex64]) -> tuple[Array, Array, Array]:
         """Normalized x [T, C] -> rotated queries [T, H, D] and keys [T, G, D], and values [T, G, D]."""
@@ -419,20 +391,6 @@ def _interleave_halves(heads: Array) -> Array:
     N, D, *inner = heads.shape
     heads[...] = heads.reshape(N, 2, D // 2, *inner).swapaxes(1, 2).reshape(heads.shape)
     return heads
-
-
-def _extended(array: Array, capacity: int) -> Array:
-    """A copy of [1, G, S, D] with its third dimension extended by zeros to `capacity`."""
-    extended = np.zeros((*array.shape[:2], capacity, array.shape[3]), np.float32)
-    extended[:, :, : array.shape[2]] = array
-    return extended
-
-
-def _read_mlp(checkpoint: Checkpoint, layer: int) -> _SwiGLU | _Experts:
-    config = checkpoint.config
-    return (
-        _Experts(checkpoint, layer) if config.num_experts else _SwiGLU(checkpoint, layer, config.swiglu_names(layer)[0])
-    )
 
 
 def _mlp_gain(checkpoint: Checkpoint, layer: int) -> Array:

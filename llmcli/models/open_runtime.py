@@ -8,7 +8,7 @@ from collections.abc import Callable
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
-from llmcli.models.ngram_runtime import with_cache
+from llmcli.models.ngram_runtime import NgramEnsemble, with_ngram_cache
 from llmcli.models.runtime import Runtime
 
 FAST_BYTES = 2 << 30  # float32 weights of at most this size are held twice for speed
@@ -35,11 +35,10 @@ def open_runtime(
     weights = [CacheWeights.of_record(record, model.shared.path) for record in model.records] if cache else []
     if isinstance(model, Ensemble):
         from llmcli.models.ensemble import EnsembleRuntime
-        from llmcli.models.ngram_ensemble import CachedEnsemble
 
         ensemble = EnsembleRuntime([_open_network(one, device, quantize, on_note, fast=fast) for one in model.experts])
-        return CachedEnsemble(ensemble, weights) if any(weights) else ensemble
-    return with_cache(_open_network(model, device, quantize, on_note, fast=fast), weights[0] if weights else None)
+        return NgramEnsemble(ensemble, weights) if any(weights) else ensemble
+    return with_ngram_cache(_open_network(model, device, quantize, on_note, fast=fast), weights[0] if weights else None)
 
 
 def _open_network(checkpoint: Checkpoint, device: str, quantize: str | None, on_note: OnNote, *, fast: bool) -> Runtime:

@@ -4,11 +4,12 @@ B, T, V = batch, tokens, vocabulary size.
 """
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 
 Array = NDArray[np.float32]
@@ -87,12 +88,46 @@ class ReadingRuntime(Runtime, Protocol):
         """Process one token or more."""
 
 
+@runtime_checkable
+class BatchRuntime(Protocol):
+    """A runtime whose forks can be processed together. Linear layers read each weight once for all of them, so that
+    several texts take hardly longer than one. Results may differ in the last bits from those of single steps, since
+    matrix products of other shapes add in another order."""
+
+    @staticmethod
+    def step_batch(runtimes: Sequence[Any], tokens: Sequence[int]) -> Array:
+        """Process one token in each of B forks of one runtime; return the logits [B, V] after them."""
+
+
+class CheckpointRuntime:
+    """The properties of a runtime that follow from the config of its model."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+        self.context = config.max_position_embeddings
+
+    @property
+    def parameters(self) -> int:
+        return self.config.parameters
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        return self.config.cache_bytes_per_token
+
+
 def read(runtime: Runtime, ids: Sequence[int]) -> None:
     """Process one token or more, after which the logits are not needed."""
     if isinstance(runtime, ReadingRuntime):
         runtime.read(ids)
     else:
         runtime.prefill(ids)
+
+
+def step_batch(runtimes: Sequence[Runtime], tokens: Sequence[int]) -> Array:
+    """Process one token in each of B forks of one runtime, together if it can; return the logits [B, V] after them."""
+    if len(runtimes) > 1 and isinstance(runtimes[0], BatchRuntime):
+        return runtimes[0].step_batch(runtimes, tokens)
+    return np.stack([runtime.step(token) for runtime, token in zip(runtimes, tokens, strict=True)])
 
 
 def check_context(tokens: int, context: int) -> None:

@@ -27,7 +27,7 @@ from llmcli.formats import hf_directory, loading
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.gguf import writer as gguf_writer
-from llmcli.models.ngram_runtime import with_cache
+from llmcli.models.ngram_runtime import with_ngram_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.onnx.runtime import OnnxRuntime
 from llmcli.models.runtime import Runtime
@@ -100,7 +100,7 @@ def open_engine(engine: str, directory: Path) -> Callable[[int], float]:
         return lambda tokens: transformers_speed(hf_model, tokens)
     model = loading.load(directory / "hf")
     runtime: Runtime = NumpyRuntime(model) if dtype == "float32" else OnnxRuntime(model, dtype)
-    as_it_runs = with_cache(runtime, CACHE if adapting else None)
+    as_it_runs = with_ngram_cache(runtime, CACHE if adapting else None)
     return lambda tokens: llmcli_speed(as_it_runs, tokens)
 
 

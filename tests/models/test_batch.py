@@ -7,10 +7,10 @@ import pytest
 
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
-from llmcli.models.batch import step_batch
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.onnx.runtime import OnnxRuntime, is_installed
+from llmcli.models.runtime import step_batch
 from tests.conftest import random_checkpoint
 
 DENSE = ModelConfig(300, 64, 96, 2, 4, 2, 16, 200)

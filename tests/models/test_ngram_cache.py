@@ -12,7 +12,7 @@ from llmcli.data.tokens.batches import PrefixedTokens
 from llmcli.errors import LLMError
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.models.logits import softmax
-from llmcli.models.ngram_cache import CachedText, NgramCache, find_matches
+from llmcli.models.ngram_cache import NgramCache, NgramText, find_matches
 
 WEIGHTS = CacheWeights(((-1.0, 0.2, -0.3, -0.1), (-0.5, 0.1, -0.8, -0.2), (0.4, -0.2, -0.5, 0.1)))
 V = 6
@@ -54,17 +54,17 @@ def test_a_whole_text_has_the_same_losses() -> None:
     rows = [softmax(network(i).astype(np.float64)) for i in range(len(ids))]
     losses = np.array([-math.log(row[token]) for row, token in zip(rows, ids, strict=True)])
     expected = [-math.log(defined(ids[:i], row)[ids[i]]) for i, row in enumerate(rows)]
-    cached = CachedText(np.array(ids), WEIGHTS)
+    cached = NgramText(np.array(ids), WEIGHTS)
     np.testing.assert_allclose(cached.nats(0, losses), expected, rtol=1e-6)
     np.testing.assert_allclose(cached.nats(30, losses[30:45]), expected[30:45], rtol=1e-6)
 
 
 def test_a_text_is_divided_into_blocks_that_begin_afresh() -> None:
     ids, losses = np.array(text(50, seed=2)), np.full(50, 1.3)
-    blocks = CachedText(PrefixedTokens(5, ids[1:]), WEIGHTS, starts=(0, 20, 40)).nats(0, losses)
+    blocks = NgramText(PrefixedTokens(5, ids[1:]), WEIGHTS, starts=(0, 20, 40)).nats(0, losses)
     ids[0] = 5
     expected = [
-        CachedText(ids[first : first + 20], WEIGHTS).nats(0, losses[first : first + 20]) for first in (0, 20, 40)
+        NgramText(ids[first : first + 20], WEIGHTS).nats(0, losses[first : first + 20]) for first in (0, 20, 40)
     ]
     np.testing.assert_allclose(blocks, np.concatenate(expected))
 
@@ -90,9 +90,7 @@ def test_matches_counted_by_hand() -> None:
 @pytest.mark.parametrize("length", [0, 1, 2])
 def test_short_texts_have_no_matches(length: int) -> None:
     assert not find_matches(np.zeros(length, np.int64), 5).total.any()
-    np.testing.assert_allclose(
-        CachedText(np.zeros(length, np.int64), WEIGHTS).nats(0, np.ones(length)), np.ones(length)
-    )
+    np.testing.assert_allclose(NgramText(np.zeros(length, np.int64), WEIGHTS).nats(0, np.ones(length)), np.ones(length))
 
 
 def test_a_rewind_undoes_what_was_appended() -> None:

@@ -12,21 +12,20 @@ from llmcli.formats import ensemble_file
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.generation.generator import logits_after
-from llmcli.models.batch import step_batch
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import log_softmax, softmax
-from llmcli.models.ngram_cache import CachedText, NgramCache
-from llmcli.models.ngram_ensemble import CachedEnsemble
+from llmcli.models.ngram_cache import NgramCache, NgramText
 from llmcli.models.ngram_runtime import (
-    CacheRuntime,
+    NgramEnsemble,
+    NgramRuntime,
     network_of,
-    process_again,
+    recompute,
     undo_step,
-    with_cache,
+    with_ngram_cache,
 )
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.open_runtime import open_runtime
-from llmcli.models.runtime import Array, Runtime, RuntimeWithExperts
+from llmcli.models.runtime import Array, Runtime, RuntimeWithExperts, step_batch
 from tests.conftest import random_checkpoint
 from tests.models.test_ngram_cache import WEIGHTS
 
@@ -34,9 +33,9 @@ CONFIG = ModelConfig(12, 64, 96, 2, 4, 2, 16, 64)
 MODEL = random_checkpoint(CONFIG)
 
 
-def cached() -> CacheRuntime:
-    runtime = with_cache(NumpyRuntime(MODEL), WEIGHTS)
-    assert isinstance(runtime, CacheRuntime)
+def cached() -> NgramRuntime:
+    runtime = with_ngram_cache(NumpyRuntime(MODEL), WEIGHTS)
+    assert isinstance(runtime, NgramRuntime)
     return runtime
 
 
@@ -103,7 +102,7 @@ def test_the_probabilities_of_generation_are_those_of_evaluation() -> None:
     losses = [-log_softmax(row)[token] for row, token in zip(rows, ids[1:], strict=False)]
     np.testing.assert_allclose(runtime.score(np.array([ids]))[0][0], losses, rtol=1e-4)
     with_bos = PrefixedTokens(ids[0], np.array(ids[1:]))
-    score = evaluate(with_bos, np.ones(12, np.int64), 64, runtime.network.score, cached=CachedText(with_bos, WEIGHTS))
+    score = evaluate(with_bos, np.ones(12, np.int64), 64, runtime.network.score, cached=NgramText(with_bos, WEIGHTS))
     assert score.nats == pytest.approx(sum(losses), rel=1e-5)
     assert score.network_nats == pytest.approx(float(NumpyRuntime(MODEL).score(np.array([ids]))[0].sum()), rel=1e-5)
     assert score.bits_per_byte_without_cache != score.bits_per_byte
@@ -116,7 +115,7 @@ def test_a_text_that_goes_on_beyond_the_context_keeps_its_prompt_in_the_cache() 
     for token in written:
         runtime.step(token)
     new = [*prompt, *written, 2][-32:]
-    process_again(runtime, 31)
+    recompute(runtime, 31)
     runtime.read(new[:20])
     logits = runtime.prefill(new[20:])
     cache = NgramCache(WEIGHTS, prompt)
@@ -157,7 +156,7 @@ def test_an_ensemble_averages_the_mixtures_of_its_models_over_one_cache(
     weights: tuple[CacheWeights | None, ...],
 ) -> None:
     runtime, ids = open_runtime(ensemble_of(*weights)), text(40)
-    assert isinstance(runtime, CachedEnsemble)
+    assert isinstance(runtime, NgramEnsemble)
     network = runtime.network.fork()
     rows, losses = [], []
     for position, token in enumerate(ids):
@@ -172,7 +171,7 @@ def test_an_ensemble_averages_the_mixtures_of_its_models_over_one_cache(
         together.rewind(last)
         np.testing.assert_allclose(log_softmax(together.prefill([ids[last]])), rows[last], atol=1e-4)
     np.testing.assert_allclose(runtime.score(np.array([ids]))[0][0], losses[:-1], atol=1e-4)
-    cached_text = CachedText(np.array(ids), runtime.weights)
+    cached_text = NgramText(np.array(ids), runtime.weights)
     score = evaluate(np.array(ids), np.ones(12, np.int64), 64, runtime.score_network, cached=cached_text)
     assert score.nats == pytest.approx(sum(losses[:-1]), abs=1e-3)
 
@@ -198,7 +197,7 @@ def test_an_ensemble_without_a_cache_and_an_average() -> None:
 def test_experts_are_those_of_the_network() -> None:
     config = replace(CONFIG, model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2)
     network = NumpyRuntime(random_checkpoint(config))
-    runtime: Runtime = with_cache(network, WEIGHTS)
+    runtime: Runtime = with_ngram_cache(network, WEIGHTS)
     runtime.prefill([1, 2, 3])
     assert isinstance(runtime, RuntimeWithExperts)
     np.testing.assert_array_equal(runtime.expert_weights(), network.expert_weights())
@@ -207,5 +206,5 @@ def test_experts_are_those_of_the_network() -> None:
 
 def test_a_model_without_weights_has_no_cache() -> None:
     network = NumpyRuntime(MODEL)
-    assert with_cache(network, None) is network
+    assert with_ngram_cache(network, None) is network
     assert network_of(network) is network

@@ -75,7 +75,7 @@ def _explain(source: "Checkpoint | Ensemble", assistant: "Assistant", position: 
     from llmcli.analysis.explained_model import choose_subject
     from llmcli.generation.prompt import Prompt
     from llmcli.models.ensemble import EnsembleRuntime
-    from llmcli.models.ngram_runtime import CacheRuntime, network_of
+    from llmcli.models.ngram_runtime import NgramRuntime, network_of
     from llmcli.models.numpy_runtime import NumpyRuntime
 
     runtime, tokenizer = assistant.runtime, assistant.tokenizer
@@ -89,7 +89,7 @@ def _explain(source: "Checkpoint | Ensemble", assistant: "Assistant", position: 
         analyzed = network if isinstance(network, NumpyRuntime) else NumpyRuntime(subject.checkpoint)
         return explain(
             analyzed, tokenizer, prompt, literal=True, candidates=CANDIDATES, token=assistant.answer_ids[position],
-            predictor=subject.ensemble or (runtime if isinstance(runtime, CacheRuntime) else None),
+            predictor=subject.ensemble or (runtime if isinstance(runtime, NgramRuntime) else None),
         )  # fmt: skip
     finally:
         assistant.forget()

@@ -91,7 +91,7 @@ def explain(
     from llmcli.formats.cache_weights import CacheWeights
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.generation.next_words import max_evaluations, next_words
-    from llmcli.models.ngram_runtime import with_cache
+    from llmcli.models.ngram_runtime import with_ngram_cache
     from llmcli.models.numpy_runtime import NumpyRuntime
 
     source = load_any(path)
@@ -103,7 +103,7 @@ def explain(
         check_report_path(html, path, "--html", "page.html", force=force)
     runtime = NumpyRuntime(subject.checkpoint)
     cache = None if no_cache else CacheWeights.of_record(subject.checkpoint.record, path)
-    predictor = subject.ensemble or with_cache(runtime, cache)
+    predictor = subject.ensemble or with_ngram_cache(runtime, cache)
     explanation = explain(
         runtime, tokenizer, text, literal=literal, candidates=next_, every_position=html is not None,
         predictor=predictor,

@@ -1,4 +1,4 @@
-"""Linear layers with optional low-rank adapters, embeddings, and the gain of RMSNorm.
+"""Linear layers with optional low-rank adapters, embeddings, rows of embeddings that are trained, and RMSNorm's gain.
 
 Weights stay float32; they are cast to the dtype of the activations for each product. New ones are not initialized:
 LanguageModel initializes or loads them, and random numbers that are then overwritten take seconds for a billion.
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmcli.config import LORA_SCALE
+from llmcli.config import EMBEDDING, HEAD, LORA_SCALE
 from llmcli.models.torch import kernels
 
 
@@ -56,6 +56,44 @@ class Embedding(nn.Embedding):
 
     def reset_parameters(self) -> None:
         """Leave the weights as they are."""
+
+
+class TokenRows(nn.Module):
+    """Trainable embeddings of consecutive tokens, in place of their rows in the frozen matrices.
+
+    LoRA alone cannot teach a model the tokens that were appended for a chat template: nothing but their own rows of the
+    embedding matrices distinguishes them from other tokens. B, T, C, V = batch, tokens, hidden size, vocabulary size.
+    """
+
+    def __init__(self, first: int, count: int, width: int, tied: bool) -> None:
+        """`width` is the hidden size; `tied` is whether the embeddings are tied, so that one matrix has the rows."""
+        super().__init__()
+        self._first, self._end = first, first + count
+        self.embedding = nn.Parameter(torch.zeros(count, width))
+        self.head = None if tied else nn.Parameter(torch.zeros(count, width))
+
+    def embed(self, x: Tensor, ids: Tensor) -> Tensor:
+        """The embeddings x [B, T, C] of ids [B, T], with those of these tokens replaced."""
+        is_own = (ids >= self._first) & (ids < self._end)
+        rows = F.embedding((ids - self._first).clamp(0, len(self.embedding) - 1), self.embedding)
+        return torch.where(is_own[..., None], rows, x)
+
+    def merged(self, name: str, matrix: Tensor) -> Tensor:
+        """A weight [V, C] with these rows in it; any other weight as it is."""
+        rows = self._rows(name)
+        return matrix if rows is None else torch.cat([matrix[: self._first], rows, matrix[self._end :]])
+
+    def load(self, name: str, matrix: Tensor) -> None:
+        """Copy these rows from a weight [V, C]."""
+        rows = self._rows(name)
+        if rows is not None:
+            rows.copy_(matrix[self._first : self._end])
+
+    def _rows(self, name: str) -> Tensor | None:
+        if name == HEAD and self.head is not None:
+            return self.head
+        # of tied embeddings, the head is the same matrix
+        return self.embedding if name == EMBEDDING or (name == HEAD and self.head is None) else None
 
 
 class RMSNorm(nn.Module):

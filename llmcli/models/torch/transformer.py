@@ -10,6 +10,7 @@ B, T = batch, tokens; C = hidden size; H, G = query heads, key-value heads; D = 
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,46 +34,44 @@ from llmcli.models.torch.kernels import (
     rotate,
     swiglu,
 )
-from llmcli.models.torch.linear import Embedding, Linear, LowRankAdapter, RMSNorm, fold, stacked_linear
-from llmcli.models.torch.token_rows import TokenRows
+from llmcli.models.torch.linear import Embedding, Linear, LowRankAdapter, RMSNorm, TokenRows, fold, stacked_linear
 
 BALANCE_WEIGHT = 0.01  # of the experts' load-balancing loss: measured, tests/benchmarks/LOG.md
 
 
-class KeyValueCache:
-    """The KV cache: keys and values [B, G, T, D] of the tokens that a layer has processed."""
+class LayerKVCache:
+    """The KV cache of a layer (kv_cache.py): keys and values [B, G, length, D]. Forks share these tensors, which are
+    replaced, never changed."""
 
     def __init__(self) -> None:
-        self.k: Tensor | None = None
-        self.v: Tensor | None = None
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
 
     @property
     def length(self) -> int:
-        return 0 if self.k is None else self.k.shape[2]
-
-    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append the keys and values of new tokens; return all of them."""
-        if self.k is None or self.v is None:
-            self.k, self.v = k, v
-        else:
-            self.k, self.v = torch.cat([self.k, k], dim=2), torch.cat([self.v, v], dim=2)
-        return self.k, self.v
-
-    def rewind(self, length: int) -> None:
-        """Drop all but the first `length` tokens."""
-        if self.k is not None and self.v is not None:
-            self.k, self.v = (self.k[:, :, :length], self.v[:, :, :length]) if length else (None, None)
+        return 0 if self.keys is None else self.keys.shape[2]
 
     @property
     def nbytes(self) -> int:
-        return 0 if self.k is None or self.v is None else self.k.nbytes + self.v.nbytes
+        return 0 if self.keys is None or self.values is None else self.keys.nbytes + self.values.nbytes
 
-    def first(self, length: int) -> "KeyValueCache":
-        """Another cache with the first `length` tokens. Tensors are shared: they are replaced, never changed."""
-        other = KeyValueCache()
-        other.k, other.v = self.k, self.v
-        other.rewind(length)
-        return other
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the keys and values of new tokens; return those of all tokens so far."""
+        if self.keys is not None and self.values is not None:
+            k, v = torch.cat([self.keys, k], dim=2), torch.cat([self.values, v], dim=2)
+        self.keys, self.values = k, v
+        return k, v
+
+    def rewind(self, length: int = 0) -> None:
+        """Drop all but the first `length` tokens."""
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = (self.keys[:, :, :length], self.values[:, :, :length]) if length else (None, None)
+
+    def fork(self, length: int = 0) -> "LayerKVCache":
+        """Another cache, which begins with the first `length` tokens of this one."""
+        forked = copy(self)
+        forked.rewind(length)
+        return forked
 
 
 class Attention(nn.Module):
@@ -91,7 +90,7 @@ class Attention(nn.Module):
             self.k_norm = RMSNorm(self.D)
         self.eps = config.rms_norm_eps
 
-    def forward(self, x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, cache: LayerKVCache | None = None) -> Tensor:
         """Normalized x [B, T, C], whose gain is still to be applied -> [B, T, C]. cos and sin are [T, 1, D]."""
         q, k, v = self._project(x, gain, cos, sin)
         B, T = x.shape[:2]
@@ -123,7 +122,7 @@ class Attention(nn.Module):
             q = qk[:, :, :H] * scale
         return q, qk[:, :, H:], qkv[:, :, H + G :]
 
-    def _attention_with_cache(self, q: Tensor, k: Tensor, v: Tensor, cache: KeyValueCache | None) -> Tensor:
+    def _attention_with_cache(self, q: Tensor, k: Tensor, v: Tensor, cache: LayerKVCache | None) -> Tensor:
         """Attention by torch's own kernel, also to the tokens in the cache: q [B, T, H, D], k and v [B, T, G, D] ->
         [B, T, H, D]."""
         q, k, v = (contiguous_on_mps(t.transpose(1, 2)) for t in (q, k, v))  # [B, H or G, T, D]
@@ -182,7 +181,7 @@ class Layer(nn.Module):
         self.dropout = dropout
         self.eps = config.rms_norm_eps
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: LayerKVCache | None = None) -> Tensor:
         add = self.dropout.add if self.training else torch.add
         x = add(x, self.self_attn(normalize(x, self.eps), self.input_layernorm.weight, cos, sin, cache))
         return add(x, self.mlp(normalize(x, self.eps), self.post_attention_layernorm.weight))
@@ -225,7 +224,7 @@ class LanguageModel(nn.Module):
         self.register_buffer("cos", empty, persistent=False)  # [positions used so far, 1, D]
         self.register_buffer("sin", empty.clone(), persistent=False)
 
-    def forward(self, ids: Tensor, caches: Sequence[KeyValueCache] | None = None) -> Tensor:
+    def forward(self, ids: Tensor, caches: Sequence[LayerKVCache] | None = None) -> Tensor:
         return F.linear(self.hidden_states(ids, caches), self.head())
 
     def loss(self, ids: Tensor, learned: Tensor | None = None) -> Tensor:
@@ -245,7 +244,7 @@ class LanguageModel(nn.Module):
             loss = loss + BALANCE_WEIGHT * (balance - balance.detach())  # adds its gradient, but not its value
         return loss
 
-    def hidden_states(self, ids: Tensor, caches: Sequence[KeyValueCache] | None = None) -> Tensor:
+    def hidden_states(self, ids: Tensor, caches: Sequence[LayerKVCache] | None = None) -> Tensor:
         """The final hidden states [B, T, C] that `head` reads: normalized, without the gain of the last norm."""
         start = caches[0].length if caches else 0
         end = start + ids.shape[1]

@@ -36,9 +36,8 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.generation.choice_batch import choose_together
 from llmcli.generation.generator import Choice
-from llmcli.models.batch import step_batch
 from llmcli.models.ngram_runtime import undo_step
-from llmcli.models.runtime import Array, Runtime
+from llmcli.models.runtime import Array, Runtime, step_batch
 from llmcli.server.engine.prefix_cache import Prefix, PrefixCache
 from llmcli.server.engine.requests import Limits, OnEvent, QueueFullError, Request, StoppingError, UnavailableError
 from llmcli.server.engine.sequence import Counts, Sequence

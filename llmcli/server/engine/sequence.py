@@ -12,7 +12,7 @@ from llmcli.errors import LLMError
 from llmcli.generation.first_token import read_prompt, split_prompt
 from llmcli.generation.generator import Choice, GeneratedText, Piece, next_input
 from llmcli.generation.prompt import Prompt
-from llmcli.models.ngram_runtime import process_again
+from llmcli.models.ngram_runtime import recompute
 from llmcli.models.runtime import PREFILL_CHUNK, Array, Runtime, read
 from llmcli.server.engine import logprobs
 from llmcli.server.engine.requests import (
@@ -177,7 +177,7 @@ class Sequence:
         keep, new = next_input(self._text.ids, self.live_runtime.length, self._context)
         self.waits_for_step = keep > 0
         if not keep:
-            process_again(self.live_runtime, len(new) - 1)
+            recompute(self.live_runtime, len(new) - 1)
             self._held, self._pending = [], new
 
     # ---- events

@@ -16,7 +16,7 @@ from llmcli.formats.headers import read_header
 from llmcli.generation.next_words import NextWords, max_evaluations, next_words
 from llmcli.generation.prompt import Prompt
 from llmcli.models.ensemble import EnsembleRuntime
-from llmcli.models.ngram_runtime import CacheRuntime, network_of
+from llmcli.models.ngram_runtime import NgramRuntime, network_of
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.runtime import Runtime
 from llmcli.pages.explanation_json import explanation_json
@@ -127,7 +127,7 @@ def _explain(
         reader = model.readable_runtime(subject.checkpoint)
     found = explain(
         reader, tokenizer, prompt, literal=literal, candidates=count,
-        predictor=subject.ensemble or (runtime if isinstance(runtime, CacheRuntime) else None), check=check,
+        predictor=subject.ensemble or (runtime if isinstance(runtime, NgramRuntime) else None), check=check,
     )  # fmt: skip
     words = NextWords((), 1.0, 0)
     if isinstance(prompt, str):

@@ -20,7 +20,7 @@ from llmcli.config import ModelConfig, TrainConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.torch.scoring import score
-from llmcli.models.torch.transformer import KeyValueCache, LanguageModel
+from llmcli.models.torch.transformer import LanguageModel, LayerKVCache
 from llmcli.training.interruption import CutShortError
 
 WORK = 1.5e11  # parameters x tokens scored: a few seconds on two cores ...
@@ -100,7 +100,7 @@ def generate_ids(
     """
     generator = torch.Generator(model.cos.device).manual_seed(seed)
     ids = torch.full((texts, 1), tokenizer.bos_id, device=model.cos.device)
-    caches = [KeyValueCache() for _ in range(model.config.num_hidden_layers)]
+    caches = [LayerKVCache() for _ in range(model.config.num_hidden_layers)]
     length, head = generated_length(model.config), model.head()[: tokenizer.vocab_size]
     model.eval()
     for _ in range(length):

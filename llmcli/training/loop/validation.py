@@ -35,7 +35,7 @@ from llmcli.evaluation.evaluator import (
     stride,
 )
 from llmcli.formats.cache_weights import CacheWeights
-from llmcli.models.ngram_cache import CachedText, document_blocks
+from llmcli.models.ngram_cache import NgramText, document_blocks
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.interruption import CutShortError
 from llmcli.training.loop.evaluation_schedule import final_evaluation_tokens
@@ -76,7 +76,7 @@ class _Text:
         self,
         ids: NDArray[np.integer] | PrefixedTokens,
         byte_lengths: NDArray[np.int64],
-        cached: CachedText | None = None,
+        cached: NgramText | None = None,
         *,
         first_bytes: int = 0,
     ) -> None:
@@ -97,11 +97,11 @@ class _Text:
             added = self._first_bytes * sum(1 for start, counted_from, _ in batch if counted_from == start + 1)
             yield batch, replace(batch_score, bytes=batch_score.bytes - added)
 
-    def with_cache(self, weights: CacheWeights | None, separator: int, starts: Sequence[int]) -> "_Text":
-        """The same text with an n-gram cache, if there are weights for one; see `CachedText`."""
+    def with_ngram_cache(self, weights: CacheWeights | None, separator: int, starts: Sequence[int]) -> "_Text":
+        """The same text with an n-gram cache, if there are weights for one; see `NgramText`."""
         if weights is None:
             return self
-        cached = CachedText(self._ids, weights, separator, starts)
+        cached = NgramText(self._ids, weights, separator, starts)
         return _Text(self._ids, self._byte_lengths, cached, first_bytes=self._first_bytes)
 
 
@@ -258,7 +258,7 @@ class HeldOutEvaluation:
             return self._data
         end = self._first_tokens[-1]
         starts = range(0, end, self.cached_tokens) if self.cached_tokens else document_blocks(self._first_tokens)
-        return self._data.with_cache(cache, self._separator, starts)
+        return self._data.with_ngram_cache(cache, self._separator, starts)
 
     def cost(self, trained: int) -> float:
         """After training on `trained` tokens, as a number of tokens of the validation slice."""

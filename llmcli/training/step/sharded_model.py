@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.runtime import Array
 from llmcli.models.torch.linear import Linear
-from llmcli.models.torch.transformer import KeyValueCache, LanguageModel
+from llmcli.models.torch.transformer import LanguageModel, LayerKVCache
 from llmcli.training.distributed.commands import Command
 from llmcli.training.distributed.process_group import ProcessGroup, explain_lost_process
 from llmcli.training.step.initialization import new_model
@@ -71,7 +71,7 @@ class ShardedModel(LanguageModel):
 
     # ---- passes
 
-    def hidden_states(self, ids: Tensor, caches: Sequence[KeyValueCache] | None = None) -> Tensor:
+    def hidden_states(self, ids: Tensor, caches: Sequence[LayerKVCache] | None = None) -> Tensor:
         if torch.is_grad_enabled():
             return super().hidden_states(ids)
         assert self._tell and not caches, "rank 0 scores texts"

@@ -132,8 +132,9 @@ def test_a_step_after_a_longer_score_uses_rotary_tables_that_still_exist() -> No
     model = OnnxRuntime(random_checkpoint(QWEN3), "int8")
     before = model.prefill(IDS[:1])
     bound = model._single._tables
-    model.score(np.array([IDS[:351]]))  # replaces the tables of the runtime
-    assert model.rotary is not bound and model._single._tables is bound  # a value must live as long as it is bound
+    model.score(np.array([IDS[:351]]))  # replaces the tables of the network
+    assert model._network.rotary_tables(1) is not bound
+    assert model._single._tables is bound  # a value must live as long as it is bound
     model.rewind()
     np.testing.assert_array_equal(model.prefill(IDS[:1]), before)
 
@@ -146,7 +147,7 @@ def test_rotary_tables_grow_as_positions_are_used() -> None:
     claimed = OnnxRuntime(replace(model, config=replace(QWEN3, max_position_embeddings=10**9)), "int8")
     for first, last in ((0, 1), (1, 120), (120, 121), (121, 400)):
         np.testing.assert_array_equal(claimed.prefill(IDS[first:last]), quantized.prefill(IDS[first:last]))
-    assert [table.shape()[0] for table in claimed.rotary] == [400, 400]
+    assert [table.shape()[0] for table in claimed._network.rotary_tables(1)] == [400, 400]
     window = np.array([IDS[:351]])
     np.testing.assert_array_equal(claimed.score(window)[0], quantized.score(window)[0])
     np.testing.assert_array_equal(claimed.step(7), quantized.step(7))

@@ -17,7 +17,7 @@ from llmcli.generation.generator import continue_ids, generate
 from llmcli.generation.prompt import Prompt
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import log_softmax
-from llmcli.models.ngram_runtime import with_cache
+from llmcli.models.ngram_runtime import with_ngram_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.onnx.runtime import OnnxRuntime, is_installed
 from llmcli.server.engine.engine import Engine
@@ -301,7 +301,7 @@ class Failing:
 @pytest.mark.parametrize("cache", [None, WEIGHTS], ids=["network", "cache"])
 def test_an_error_ends_one_request_alone(start, cache):
     """The step of the others is done again, and what they wrote still does not count in their n-gram caches."""
-    engine = start(open_model=lambda name: (with_cache(Failing(runtime_of("dense")), cache), TOKENIZER))
+    engine = start(open_model=lambda name: (with_ngram_cache(Failing(runtime_of("dense")), cache), TOKENIZER))
     samplings = [SamplingConfig(temperature=3.0, min_p=0, max_tokens=40, seed=seed) for seed in range(30)]
     clients = [ask(engine, (5, 6), sampling).wait() for sampling in samplings]
     together = [ask(engine, (5, 6), sampling) for sampling in samplings]

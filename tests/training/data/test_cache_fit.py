@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from llmcli.config import ModelConfig
 from llmcli.formats.cache_weights import CacheWeights
-from llmcli.models.ngram_cache import CachedText
+from llmcli.models.ngram_cache import NgramText
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data import cache_fit
 from llmcli.training.data.cache_fit import ValidationText
@@ -37,7 +37,7 @@ def fit(network: NDArray[np.float64], ids: NDArray[np.int64], monkeypatch: pytes
 
 
 def adapting(weights: CacheWeights | None, ids: NDArray[np.int64], nats: NDArray[np.float64]) -> float:
-    return float((CachedText(ids, weights).nats(1, nats) if weights else nats).sum())
+    return float((NgramText(ids, weights).nats(1, nats) if weights else nats).sum())
 
 
 @pytest.mark.parametrize("concentration", [100.0, 0.03])
