@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from llmcli.analysis.copies import Copy, find_copies
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.generation.first_token import read_prompt
-from llmcli.generation.prompt import Prompt
+from llmcli.generation.token_healing import Prompt, read_prompt
 from llmcli.models.logits import entropy, log_softmax, softmax
 from llmcli.models.ngram_runtime import NgramRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime

@@ -7,7 +7,7 @@ from llmcli.analysis.explain import predict_next
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
-from llmcli.generation.prompt import Prompt
+from llmcli.generation.token_healing import Prompt
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.ngram_runtime import network_of
 from llmcli.models.open_runtime import open_runtime

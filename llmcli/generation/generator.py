@@ -1,7 +1,9 @@
-"""Prompt -> pieces of text. Every caller uses this one loop: generate, chat, samples during training, tests.
+"""Prompt -> pieces of text. Every caller uses the loop of `decode`: generate, chat, samples during training, tests.
 
-The model is any Runtime. The first token after a text comes from first_token.py, which sums over the tokenizations of
-the prompt's end; token ids are continued as they are.
+A text begins as token ids. That a prompt may end inside a word is the concern of token_healing.py, whose first token
+`generate` adds before the loop. The model is any Runtime.
+
+B, V = texts, vocabulary size.
 """
 
 from collections import deque
@@ -13,10 +15,9 @@ from numpy.typing import NDArray
 
 from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import StreamDecoder, Tokenizer
-from llmcli.data.tokenizers.vocabulary import START, Vocabulary, state_after
-from llmcli.generation.first_token import FirstToken, read_prompt
-from llmcli.generation.prompt import Prompt
-from llmcli.generation.sampler import Sampler, SeenTokens
+from llmcli.data.tokenizers.vocabulary import START, state_after
+from llmcli.generation.sampler import Sampler, SeenTokens, min_logit, usable_temperature
+from llmcli.generation.token_healing import FirstToken, Prompt, read_prompt
 from llmcli.models.ngram_runtime import recompute
 from llmcli.models.runtime import Array, Runtime
 
@@ -34,6 +35,23 @@ class Piece:
     finish_reason: str | None = None  # "stop" (a stop string, or a token that ends the text) or "length"
 
 
+def decode(runtime: Runtime, text: "GeneratedText") -> Iterator[Piece]:
+    """Prefill, sample, step: the loop in which a language model writes.
+
+    The runtime has processed no token of the text yet, or all but the last.
+    """
+    while text.finish_reason is None:
+        length, new = next_input(text.ids, runtime.length, runtime.context)
+        if length:  # step: process the token that was chosen last; the KV cache has those before it
+            logits = runtime.step(new[0])
+        else:  # prefill: process the prompt
+            if runtime.length:  # again, the newer half of a full context
+                recompute(runtime, len(new) - 1)
+            logits = runtime.prefill(new)
+        choice = text.choose(logits)  # sample: draw the next token from its probabilities
+        yield from text.append(choice)
+
+
 def generate(
     runtime: Runtime,
     tokenizer: Tokenizer,
@@ -45,12 +63,23 @@ def generate(
 ) -> Iterator[Piece]:
     """Continue a prompt, piece by piece. A piece never holds part of a character or part of a stop string.
 
-    Unless `literal`, the prompt's end may be tokenized differently and its last word may continue (first_token.py). If
-    the prompt is longer than the context, its end is used. When the context is full, its newer half is kept and
+    Unless `literal`, the prompt's end may be tokenized differently and its last word may continue (token_healing.py).
+    If the prompt is longer than the context, its end is used. When the context is full, its newer half is kept and
     generation continues. `sampler` replaces the sampler that `sampling` describes. Raises LLMError for an empty prompt.
     """
     known = Prompt.of(prompt, tokenizer, literal=literal)
-    return _pieces(runtime, tokenizer, known, sampling, sampler or Sampler(sampling))
+    text = GeneratedText(tokenizer, known.ids, sampling, sampler=sampler)
+    return _continue_prompt(runtime, tokenizer, known, text)
+
+
+def _continue_prompt(runtime: Runtime, tokenizer: Tokenizer, prompt: Prompt, text: "GeneratedText") -> Iterator[Piece]:
+    if not text.sampling.max_tokens:
+        yield text.end("length")
+    elif prompt.tail or prompt.in_word:  # it may end inside a token or inside a word
+        yield from text.add_first(read_prompt(runtime, tokenizer, prompt))
+    else:
+        runtime.rewind()
+    yield from decode(runtime, text)
 
 
 def continue_ids(
@@ -66,135 +95,8 @@ def continue_ids(
     `stop_ids` end the text, as those of the tokenizer do. The repetition penalty does not apply to them: every turn of
     a conversation has them, and an answer that avoids them does not end.
     """
-    return _pieces(runtime, tokenizer, list(ids), sampling, Sampler(sampling), stop_ids)
-
-
-def _pieces(
-    runtime: Runtime,
-    tokenizer: Tokenizer,
-    prompt: Prompt | list[int],
-    sampling: SamplingConfig,
-    sampler: Sampler,
-    stop_ids: Collection[int] = (),
-) -> Iterator[Piece]:
-    """The pieces of a text, whose tokens are processed one by one."""
-    ids = prompt.ids if isinstance(prompt, Prompt) else prompt
-    text = GeneratedText(tokenizer, ids, sampling, sampler=sampler, stop_ids=stop_ids)
-    if not sampling.max_tokens:
-        yield Piece(None, "", 0.0, "length")
-        return
-    if isinstance(prompt, Prompt):
-        yield from text.add_first(read_prompt(runtime, tokenizer, prompt))
-    while text.finish_reason is None:
-        yield from text.add(logits_after(runtime, text.ids))
-
-
-class GeneratedText:
-    """A text that is being generated: it is given the logits after its last token, and chooses the next token.
-
-    It knows when the text ends, and it does not run the model: `generate` gives it the logits of one runtime, a server
-    those of many texts that are processed together.
-    """
-
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        ids: Sequence[int],
-        sampling: SamplingConfig,
-        *,
-        sampler: Sampler | None = None,
-        stop_ids: Collection[int] = (),
-    ) -> None:
-        """`ids` are the tokens of the prompt; the other arguments are those of `continue_ids`. `sampling.max_tokens`
-        must be at least 1."""
-        self.ids = list(ids)  # of the prompt and of the text; a token that ends the text is not one of them
-        self.tokens = 0  # new ones
-        self.finish_reason: str | None = None
-        self.last_token: Choice | None = None  # the token that ended the text, and its log probability
-        self.first_bytes = b""  # of the first token after a prompt, those that follow the prompt; set by `add_first`
-        self._tokenizer, self.sampling, self._stop_ids = tokenizer, sampling, stop_ids
-        self._sampler = sampler or Sampler(sampling)
-        self._decoder, self._state = StreamDecoder(), START
-        self._penalizes = sampling.repetition_penalty != 1
-        self._seen = SeenTokens(i for i in ids if i not in stop_ids) if self._penalizes else SeenTokens()
-        self._stops = _StopStrings(sampling.stop) if sampling.stop else None
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The tokens of the model."""
-        return self._tokenizer.vocabulary
-
-    @property
-    def may_choose_together(self) -> bool:
-        """Whether the next token depends on nothing but temperature and min-p, as choice_batch.py requires."""
-        sampling = self.sampling
-        filters = sampling.top_k > 0 or sampling.top_p < 1
-        return not self._penalizes and not (filters and sampling.temperature)
-
-    def draw(self, logits: Array) -> int:
-        """An index, drawn from the softmax of the logits of tokens that may be next."""
-        return self._sampler.draw(logits)
-
-    @property
-    def allowed(self) -> NDArray[np.bool_] | None:
-        """[V]: mask of the tokens that may be next; None if all may be."""
-        return self.vocabulary.allowed(self._state)
-
-    def add(self, logits: Array, choice: Choice | None = None) -> list[Piece]:
-        """Choose a token from the logits [V] after `ids`, unless choice_batch.py made the `choice` already. The pieces
-        that this completes; the last one of the text has the finish reason."""
-        token, logprob = choice or self._choose(logits)
-        vocabulary = self.vocabulary
-        return self._append(token, logprob, vocabulary.token_bytes[token], vocabulary.state_after(token, self._state))
-
-    def _choose(self, logits: Array) -> Choice:
-        model_logits = logits[: len(self.vocabulary)]  # a model may have rows that no token uses
-        allowed = self.allowed
-        masked = model_logits if allowed is None else np.where(allowed, model_logits, np.float32(-np.inf))
-        return self._sampler(masked, self._seen.ids(), model_logits=model_logits)
-
-    def add_first(self, first: FirstToken) -> list[Piece]:
-        """Choose the first token after a prompt, and bring the runtime to the state before it; otherwise as `add`."""
-        entry, logprob = self._sampler(
-            first.logits, self._seen.ids(), model_logits=first.model_logits, tokens=first.tokens
-        )
-        continuations = first.continuations_of(entry)
-        chosen = continuations[self._sampler.choose([continuation.probability for continuation in continuations])]
-        self.ids, self.first_bytes = first.process(chosen), chosen.new_bytes
-        return self._append(chosen.tokens[-1], logprob, chosen.new_bytes, state_after(chosen.new_bytes))
-
-    def _append(self, token: int, logprob: float, new_bytes: bytes, state: int) -> list[Piece]:
-        pieces = []
-        if token in self._tokenizer.eos_ids or token in self._stop_ids:
-            self.finish_reason, self.last_token = "stop", (token, logprob)
-        else:
-            self.ids.append(token)
-            self.tokens += 1
-            self._state = state
-            if self._penalizes:
-                self._seen.add(token)
-            pieces.append(Piece(token, self._decoder.feed(new_bytes), logprob))
-            if self.tokens == self.sampling.max_tokens:
-                self.finish_reason = "length"
-        if self.finish_reason:
-            pieces.append(Piece(None, "", 0.0, self.finish_reason))  # an incomplete character at the end is dropped
-        return pieces if self._stops is None else self._before_stop(self._stops, pieces)
-
-    def _before_stop(self, stops: "_StopStrings", pieces: list[Piece]) -> list[Piece]:
-        safe = [piece for piece in pieces for piece in stops.feed(piece)]
-        if safe and safe[-1].finish_reason:
-            self.finish_reason = safe[-1].finish_reason
-        return safe
-
-
-def logits_after(runtime: Runtime, ids: Sequence[int]) -> Array:
-    """The logits [V] after `ids`, of which the runtime has processed none, or all but the last."""
-    length, new = next_input(ids, runtime.length, runtime.context)
-    if length:
-        return runtime.step(new[0])
-    if runtime.length:
-        recompute(runtime, len(new) - 1)
-    return runtime.prefill(new)
+    text = GeneratedText(tokenizer, ids, sampling, stop_ids=stop_ids)
+    return decode(runtime, text) if sampling.max_tokens else iter([text.end("length")])
 
 
 def next_input(ids: Sequence[int], length: int, context: int) -> tuple[int, Sequence[int]]:
@@ -211,6 +113,155 @@ def next_input(ids: Sequence[int], length: int, context: int) -> tuple[int, Sequ
     if length < context:
         return length, ids[-1:]
     return 0, ids[-max(1, context // 2) :]
+
+
+class GeneratedText:
+    """A text that is being generated: it chooses each token from the logits after the last one.
+
+    It knows when the text ends, and it does not run the model: `decode` gives it the logits of one runtime, a server
+    those of many texts that are processed together.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        ids: Sequence[int],
+        sampling: SamplingConfig,
+        *,
+        sampler: Sampler | None = None,
+        stop_ids: Collection[int] = (),
+    ) -> None:
+        """`ids` are the tokens of the prompt; the other arguments are those of `generate` and `continue_ids`."""
+        self.ids = list(ids)  # of the prompt and of the text; a token that ends the text is not one of them
+        self.tokens = 0  # new ones
+        self.finish_reason: str | None = None
+        self.last_token: Choice | None = None  # the token that ended the text, and its log probability
+        self.first_bytes = b""  # of the first token after a prompt, those that follow the prompt; set by `add_first`
+        self.sampling = sampling
+        self._end_ids = {*tokenizer.eos_ids, *stop_ids}
+        self._vocabulary, self._state = tokenizer.vocabulary, START
+        self._sampler, self._decoder = sampler or Sampler(sampling), StreamDecoder()
+        self._penalizes = sampling.repetition_penalty != 1
+        self._seen = SeenTokens(i for i in ids if i not in stop_ids) if self._penalizes else SeenTokens()
+        self._stops = _StopStrings(sampling.stop) if sampling.stop else None
+
+    @property
+    def _allowed(self) -> NDArray[np.bool_] | None:
+        """[V]: mask of the tokens that may be next; None if all may be."""
+        return self._vocabulary.allowed(self._state)
+
+    def choose(self, logits: Array) -> Choice:
+        """A token, from the logits [V] after `ids`."""
+        model_logits = logits[: len(self._vocabulary)]  # a model may have rows that no token uses
+        allowed = self._allowed
+        masked = model_logits if allowed is None else np.where(allowed, model_logits, np.float32(-np.inf))
+        return self._sampler(masked, self._seen.ids(), model_logits=model_logits)
+
+    def append(self, choice: Choice) -> list[Piece]:
+        """Add a chosen token. The pieces that it completes; the last one of the text has the finish reason."""
+        token, _ = choice
+        state = self._vocabulary.state_after(token, self._state)
+        return self._append(choice, self._vocabulary.token_bytes[token], state)
+
+    def add_first(self, first: FirstToken) -> list[Piece]:
+        """Choose the first token after a prompt, and bring the runtime to the state before it; otherwise as `append`.
+
+        The prompt may end with other tokens then.
+        """
+        entry, logprob = self._sampler(
+            first.logits, self._seen.ids(), model_logits=first.model_logits, tokens=first.tokens
+        )
+        continuations = first.continuations_of(entry)
+        chosen = continuations[self._sampler.choose([continuation.probability for continuation in continuations])]
+        self.ids, self.first_bytes = first.process(chosen), chosen.new_bytes
+        return self._append((chosen.tokens[-1], logprob), chosen.new_bytes, state_after(chosen.new_bytes))
+
+    def end(self, reason: str) -> Piece:
+        """End the text. The last piece; an incomplete character is dropped."""
+        self.finish_reason = reason
+        return Piece(None, "", 0.0, reason)
+
+    def _append(self, choice: Choice, new_bytes: bytes, state: int) -> list[Piece]:
+        token, logprob = choice
+        pieces = []
+        if token in self._end_ids:
+            self.last_token = choice
+            pieces.append(self.end("stop"))
+        else:
+            self.ids.append(token)
+            self.tokens += 1
+            self._state = state
+            if self._penalizes:
+                self._seen.add(token)
+            pieces.append(Piece(token, self._decoder.feed(new_bytes), logprob))
+            if self.tokens == self.sampling.max_tokens:
+                pieces.append(self.end("length"))
+        return pieces if self._stops is None else self._before_stop(self._stops, pieces)
+
+    def _before_stop(self, stops: "_StopStrings", pieces: list[Piece]) -> list[Piece]:
+        complete: list[Piece] = []
+        for piece in pieces:
+            complete += stops.feed(piece)
+            if complete and complete[-1].finish_reason:
+                self.finish_reason = complete[-1].finish_reason
+                break
+        return complete
+
+
+def choose_together(texts: Sequence[GeneratedText], logits: Array) -> list[Choice | None]:
+    """What `choose` returns for several texts of one model with rows of logits [B, V], to the same bits, in fewer numpy
+    calls; None for a text that has to choose alone: one with other filters than temperature and min-p, or all of them
+    when a model is damaged."""
+    choices: list[Choice | None] = [None] * len(texts)
+    together = [i for i, text in enumerate(texts) if _may_choose_together(text)]
+    if len(together) < 2:
+        return choices
+    texts = [texts[i] for i in together]
+    rows = logits[:, : len(texts[0]._vocabulary)]
+    if len(together) < len(choices):
+        rows = rows[together]
+    highest = rows.max(axis=1, keepdims=True)  # [B, 1]
+    if not np.isfinite(highest).all():
+        return choices
+    tokens = _choose_from_rows(texts, _masked(rows, [text._allowed for text in texts]))
+    shifted = rows - highest
+    chosen = shifted[np.arange(len(rows)), tokens].astype(np.float64)
+    logprobs = chosen - np.log(np.exp(shifted).sum(axis=1).astype(np.float64))  # as token_logprob
+    for i, choice in zip(together, zip(tokens.tolist(), logprobs.tolist(), strict=True), strict=True):
+        choices[i] = choice
+    return choices
+
+
+def _may_choose_together(text: GeneratedText) -> bool:
+    sampling = text.sampling
+    filters = sampling.top_k > 0 or sampling.top_p < 1
+    return not text._penalizes and not (filters and sampling.temperature)
+
+
+def _choose_from_rows(texts: Sequence[GeneratedText], rows: Array) -> NDArray[np.int64]:
+    """A token for each text [B] from logits [B, V] in which -inf marks what is not allowed."""
+    tokens: NDArray[np.int64] = rows.argmax(axis=1)
+    drawn = [i for i, text in enumerate(texts) if text.sampling.temperature]
+    if not drawn:
+        return tokens
+    samplings = [texts[i].sampling for i in drawn]
+    rows = rows if len(drawn) == len(texts) else rows[drawn]
+    temperatures = np.array([usable_temperature(sampling.temperature) for sampling in samplings])
+    scaled = (rows - rows.max(axis=1, keepdims=True)) / temperatures[:, None]
+    kept = scaled >= np.array([min_logit(sampling.min_p) for sampling in samplings])[:, None]
+    for i, row, kept_row in zip(drawn, scaled, kept, strict=True):
+        candidates = np.flatnonzero(kept_row)
+        tokens[i] = candidates[texts[i]._sampler.draw(row[candidates])]
+    return tokens
+
+
+def _masked(rows: Array, masks: Sequence[NDArray[np.bool_] | None]) -> Array:
+    """Logits [B, V], -inf where a text's mask [V] does not allow a token."""
+    first = masks[0]
+    if any(mask is not first for mask in masks):
+        every = np.ones(rows.shape[1], bool)
+        first = np.stack([every if mask is None else mask for mask in masks])
+    return rows if first is None else np.where(first, rows, np.float32(-np.inf))
 
 
 class _StopStrings:

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from llmcli.data.text.characters import character_class
 from llmcli.data.tokenizers.tokenizer import StreamDecoder, Tokenizer
 from llmcli.data.tokenizers.vocabulary import START, state_after
-from llmcli.generation.first_token import FirstToken, Path, read_prompt
-from llmcli.generation.prompt import Prompt
+from llmcli.generation.token_healing import FirstToken, Path, Prompt, read_prompt
 from llmcli.models.logits import entropy, softmax
 from llmcli.models.runtime import Runtime
 
@@ -91,7 +90,7 @@ def next_words(
 ) -> NextWords:
     """The words that may follow a text, at temperature 1, with at most `limit` evaluations (default MAX_EVALUATIONS).
 
-    As in `generate`, probabilities are given the text, however its end is tokenized (first_token.py). `check` is called
+    As in `generate`, probabilities are given the text, however its end is tokenized (token_healing.py). `check` is called
     before each evaluation; it may raise an exception to end the search. Raises LLMError for an empty text.
     """
     limit = max(2, MAX_EVALUATIONS if limit is None else limit)
@@ -107,20 +106,20 @@ def next_words(
     explored = 1 - first.unexplored
     for continuation in first.continuations(MIN_PROBABILITY):
         search.add(continuation.probability * explored, continuation.tokens, continuation.new_bytes)
-    while first.evaluations < limit and search.should_continue():
+    while first.search.evaluations < limit and search.should_continue():
         check()
         probability, path, spelled = search.pop()
-        if len(path) <= first.space:
+        if len(path) <= first.search.space:
             probabilities = probability * _next_token(first, tokenizer, path, spelled)
             for token in (probabilities >= MIN_PROBABILITY).nonzero()[0].tolist():
                 search.add(float(probabilities[token]), (*path, token), spelled + tokenizer.token_bytes[token])
-    return search.result(first.evaluations)
+    return search.result(first.search.evaluations)
 
 
 def _next_token(first: FirstToken, tokenizer: Tokenizer, path: Path, spelled: bytes) -> NDArray[np.float64]:
     """The probabilities [V] of the token after `path`, which spells `spelled`; all 0 if the model allows none."""
     allowed = tokenizer.vocabulary.allowed(max(START, state_after(spelled)))
-    logits = first.logits_after(path).astype(np.float64)
+    logits = first.search.logits_after(path).astype(np.float64)
     if allowed is not None:
         logits[~allowed] = -np.inf
     return softmax(logits) if np.isfinite(logits).any() else np.zeros(len(logits))

@@ -11,7 +11,7 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import load
 from llmcli.formats.loading import open_tokenizer
-from llmcli.generation.prompt import Prompt
+from llmcli.generation.token_healing import Prompt
 from llmcli.models.numpy_runtime import NumpyRuntime
 
 

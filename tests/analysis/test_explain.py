@@ -16,9 +16,9 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.vocabulary import START
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint, load
-from llmcli.generation.first_token import CONTINUE_WORD_FACTOR
 from llmcli.generation.generator import generate
 from llmcli.generation.sampler import Sampler
+from llmcli.generation.token_healing import CONTINUE_WORD_FACTOR
 from llmcli.models.logits import softmax
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.runtime import PREFILL_CHUNK

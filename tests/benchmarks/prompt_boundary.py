@@ -10,7 +10,7 @@ characters, anywhere. Three methods:
 - literal: the tokenizer's own tokenization of the prompt.
 - masked: the last word is removed and sampled again, token by token, among the tokens consistent with it, as llmcli did
   before.
-- summed: what `generate` does now (llmcli/generation/first_token.py).
+- summed: what `generate` does now (llmcli/generation/token_healing.py).
 
 Each is a distribution over token sequences that cover the prompt. p(next 8 bytes | prompt) is summed over the sequences
 that spell these bytes, by beam search with the BEAM most likely sequences at each byte, the same for all three. For
@@ -32,9 +32,8 @@ from llmcli.config import SamplingConfig
 from llmcli.data.text.characters import begins_with_letter, character_class
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.loading import load_any, open_tokenizer
-from llmcli.generation.first_token import read_prompt
 from llmcli.generation.generator import generate
-from llmcli.generation.prompt import Prompt
+from llmcli.generation.token_healing import Prompt, read_prompt
 from llmcli.models.logits import log_softmax
 from llmcli.models.open_runtime import open_runtime
 from llmcli.models.runtime import Runtime
@@ -229,7 +228,7 @@ def measure_latency(runtime: Runtime, tokenizer: Tokenizer, text: str, count: in
             first.process(first.continuations_of(int(first.logits.argmax()))[0])
             if number >= 3:
                 times["literal" if literal else "summed"].append(1000 * (time.perf_counter() - began))
-                times["evaluations"] += [] if literal else [first.evaluations]
+                times["evaluations"] += [] if literal else [first.search.evaluations]
     extra = np.array(times["summed"]) - np.array(times["literal"])
     print(
         f"time to the first token: literal {statistics.median(times['literal']):.1f} ms, summed "

@@ -13,8 +13,8 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.vocabulary import Vocabulary
 from llmcli.errors import LLMError
 from llmcli.generation import next_words as next_words_module
-from llmcli.generation.first_token import CONTINUE_WORD_FACTOR
 from llmcli.generation.next_words import NextWord, NextWords, next_words
+from llmcli.generation.token_healing import CONTINUE_WORD_FACTOR
 
 TOLERANCE = 1e-6  # logits are float32
 

@@ -13,9 +13,8 @@ from typer.testing import Result
 from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.vocabulary import START
-from llmcli.generation.first_token import read_prompt
 from llmcli.generation.generator import generate
-from llmcli.generation.prompt import Prompt
+from llmcli.generation.token_healing import Prompt, read_prompt
 from llmcli.generation.trace import Step, trace
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.cli.terminals import STYLES, in_a_terminal

@@ -11,7 +11,7 @@ from llmcli.evaluation.evaluator import evaluate
 from llmcli.formats import ensemble_file
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.ensemble_file import Ensemble
-from llmcli.generation.generator import logits_after
+from llmcli.generation.generator import Piece, decode
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import log_softmax, softmax
 from llmcli.models.ngram_cache import NgramCache, NgramText
@@ -129,15 +129,28 @@ def test_a_text_that_goes_on_beyond_the_context_keeps_its_prompt_in_the_cache() 
 
 
 def test_generation_beyond_the_context_copies_only_from_the_prompt() -> None:
-    runtime, ids = cached(), text(40)
-    for token in text(60, seed=1):
-        logits = logits_after(runtime, ids)
-        ids.append(token)
-    cache = NgramCache(WEIGHTS, ids[:40])
-    for token in ids[40:-1]:
+    class Given:
+        """A text whose tokens are given, not chosen."""
+
+        finish_reason = None
+        ids, following = text(40), text(60, seed=1)
+
+        def choose(self, logits: Array) -> int:
+            self.logits = logits
+            return self.following.pop(0)
+
+        def append(self, token: int) -> list[Piece]:
+            self.ids.append(token)
+            self.finish_reason = None if self.following else "length"
+            return []
+
+    runtime, given = cached(), Given()
+    assert list(decode(runtime, given)) == []
+    cache = NgramCache(WEIGHTS, given.ids[:40])
+    for token in given.ids[40:-1]:
         cache.append(token, counts=False)
-    end = NumpyRuntime(MODEL).prefill(ids[:-1][-runtime.length :])
-    np.testing.assert_allclose(logits, cache.mix(end), rtol=1e-4, atol=1e-5)
+    end = NumpyRuntime(MODEL).prefill(given.ids[:-1][-runtime.length :])
+    np.testing.assert_allclose(given.logits, cache.mix(end), rtol=1e-4, atol=1e-5)
 
 
 OTHER = CacheWeights(tuple(tuple(2 * value for value in row) for row in WEIGHTS.orders[:2]))

@@ -143,7 +143,7 @@ def _explain_answer(path: Path, text: str, layer: int | None, head: int | None, 
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.generation.chat import open_assistant
     from llmcli.generation.generator import Piece
-    from llmcli.generation.prompt import Prompt
+    from llmcli.generation.token_healing import Prompt
     from llmcli.models.numpy_runtime import NumpyRuntime
     from llmcli.models.open_runtime import open_runtime
 

@@ -14,7 +14,7 @@ from llmcli.data.conversations.chat_template import ChatTemplate
 from llmcli.data.conversations.messages import Message
 from llmcli.errors import brief
 from llmcli.generation.chat import fit, split_system
-from llmcli.generation.prompt import Prompt
+from llmcli.generation.token_healing import Prompt
 from llmcli.server.api.completions import new_id
 from llmcli.server.api.fields import Fields
 from llmcli.server.api.models import MAX_LISTED, Models, ServedModel

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmcli.errors import brief
-from llmcli.generation.prompt import Prompt
+from llmcli.generation.token_healing import Prompt
 from llmcli.server.api.fields import Fields
 from llmcli.server.api.models import Models, ServedModel
 from llmcli.server.api.running import Generated, usage_json

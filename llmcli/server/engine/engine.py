@@ -34,8 +34,7 @@ import numpy as np
 
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.generation.choice_batch import choose_together
-from llmcli.generation.generator import Choice
+from llmcli.generation.generator import Choice, choose_together
 from llmcli.models.ngram_runtime import undo_step
 from llmcli.models.runtime import Array, Runtime, step_batch
 from llmcli.server.engine.prefix_cache import Prefix, PrefixCache

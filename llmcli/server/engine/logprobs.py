@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.generation.first_token import FirstToken
+from llmcli.generation.token_healing import FirstToken
 from llmcli.models.logits import log_softmax
 from llmcli.models.runtime import Array
 from llmcli.server.engine.requests import Alternative, PromptToken

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
-from llmcli.generation.prompt import Prompt
+from llmcli.generation.token_healing import Prompt
 
 
 @dataclass(frozen=True)

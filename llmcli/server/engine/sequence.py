@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.generation.first_token import read_prompt, split_prompt
 from llmcli.generation.generator import Choice, GeneratedText, Piece, next_input
-from llmcli.generation.prompt import Prompt
+from llmcli.generation.token_healing import Prompt, read_prompt
 from llmcli.models.ngram_runtime import recompute
 from llmcli.models.runtime import PREFILL_CHUNK, Array, Runtime, read
 from llmcli.server.engine import logprobs
@@ -70,7 +69,7 @@ class Sequence:
             raise LLMError(
                 f"the prompt has {len(ids):,} tokens, and the context length is {context:,}; use a shorter prompt"
             )
-        head = split_prompt(prompt, context)[0] if isinstance(prompt, Prompt) else ids[-context:]
+        head = prompt.split(context)[0] if isinstance(prompt, Prompt) else ids[-context:]
         self._text = GeneratedText(tokenizer, ids, sampling, stop_ids=self.request.stop_ids)
         self._pending: Ids[int] = head  # tokens to process before the next one can be chosen
         self._held: list[int] = []  # tokens in the cache
@@ -160,7 +159,7 @@ class Sequence:
     def add(self, logits: Array, choice: Choice | None = None) -> None:
         """Choose the next token from the logits [V] after all that were processed, if it is not chosen already."""
         self._alternatives.append(logprobs.alternatives(logits, self._token_bytes, self.request.top_logprobs))
-        self._emit(self._text.add(logits, choice))
+        self._emit(self._text.append(choice or self._text.choose(logits)))
 
     def step_done(self, logits: Array, choice: Choice | None = None) -> None:
         """The next token was processed: these are the logits after it, and the choice from them if it is made."""

@@ -14,7 +14,7 @@ from llmcli.evaluation.memorization import MAX_SEARCHED_BYTES, find_verbatim
 from llmcli.evaluation.training_text import TrainingText, find_training_texts, recorded_names
 from llmcli.formats.headers import read_header
 from llmcli.generation.next_words import NextWords, max_evaluations, next_words
-from llmcli.generation.prompt import Prompt
+from llmcli.generation.token_healing import Prompt
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.ngram_runtime import NgramRuntime, network_of
 from llmcli.models.numpy_runtime import NumpyRuntime

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from llmcli.errors import LLMError
 from llmcli.generation.generator import next_input
-from llmcli.generation.prompt import Prompt
+from llmcli.generation.token_healing import Prompt
 from llmcli.models.runtime import Runtime, RuntimeWithExperts
 from llmcli.server.api.chat import encode_messages, read_messages, read_template, require_template
 from llmcli.server.api.completions import check_length, read_ids

@@ -97,7 +97,7 @@ class _Text:
             added = self._first_bytes * sum(1 for start, counted_from, _ in batch if counted_from == start + 1)
             yield batch, replace(batch_score, bytes=batch_score.bytes - added)
 
-    def with_ngram_cache(self, weights: CacheWeights | None, separator: int, starts: Sequence[int]) -> "_Text":
+    def with_cache(self, weights: CacheWeights | None, separator: int, starts: Sequence[int]) -> "_Text":
         """The same text with an n-gram cache, if there are weights for one; see `NgramText`."""
         if weights is None:
             return self
@@ -258,7 +258,7 @@ class HeldOutEvaluation:
             return self._data
         end = self._first_tokens[-1]
         starts = range(0, end, self.cached_tokens) if self.cached_tokens else document_blocks(self._first_tokens)
-        return self._data.with_ngram_cache(cache, self._separator, starts)
+        return self._data.with_cache(cache, self._separator, starts)
 
     def cost(self, trained: int) -> float:
         """After training on `trained` tokens, as a number of tokens of the validation slice."""

@@ -8,7 +8,7 @@ from llmcli.config import SamplingConfig
 from llmcli.data.conversations.messages import Message
 from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
 from llmcli.generation.generator import generate
-from llmcli.generation.prompt import Prompt
+from llmcli.generation.token_healing import Prompt
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.server.streams import choices, events
 

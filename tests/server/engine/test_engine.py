@@ -14,7 +14,7 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.generator import continue_ids, generate
-from llmcli.generation.prompt import Prompt
+from llmcli.generation.token_healing import Prompt
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import log_softmax
 from llmcli.models.ngram_runtime import with_ngram_cache

@@ -1,9 +1,10 @@
-"""The distribution of the first token after a prompt, summed over the tokenizations of the prompt's end.
+"""Token healing: prompts that end inside a token or a word, and the first token that follows them.
 
 A prompt may end inside a token: a model knows " eat", and has never seen " ea" followed by "t", as after "I like to
-ea". This is the prompt boundary problem; token healing is a common approximation. Here the probability of a
-continuation given the prompt's bytes is a sum over all token sequences that spell the prompt. Each is weighted by its
-own probability, and its last token ends with the prompt or extends beyond it:
+ea". This is the prompt boundary problem; usually, token healing drops the last token and constrains the next one to
+begin with its text. Here the probability of a continuation given the prompt's bytes is a sum over all token sequences
+that spell the prompt. Each is weighted by its own probability, and its last token ends with the prompt or extends
+beyond it:
 
     p(next | prompt) = sum of p(sequence) over those that spell prompt + next / sum of p(sequence) over all
 
@@ -17,18 +18,21 @@ V = vocabulary size; N = entries of the distribution; n = tokens of a group; T =
 import heapq
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmcli.data.text.characters import character_class
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.vocabulary import START, Vocabulary, state_after, state_between
 from llmcli.errors import LLMError
-from llmcli.generation.prompt import Prompt
 from llmcli.models.logits import check_finite, log_softmax, softmax
 from llmcli.models.runtime import Array, Runtime
 
+# Number of tokens at a prompt's end that may be tokenized differently. Four are no better than three; two are worse
+# (tests/benchmarks/LOG.md).
+MAX_TAIL_TOKENS = 3
 # Limits on the evaluations of the model for other tokenizations when text is generated: fewer for a large model, so
 # that they take no longer than the prompt itself.
 MAX_EVALUATIONS = 8
@@ -40,6 +44,56 @@ NEGLIGIBLE = 1e-3  # sequences less likely than this share of the total so far a
 CONTINUE_WORD_FACTOR = 0.4
 
 Path = tuple[int, ...]  # tokens after a prompt's head
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as the tokenizer splits it; the tokens of its `tail` may be tokenized differently."""
+
+    head: list[int]
+    tail: list[int] = field(default_factory=list)
+    in_word: bool = False  # it ends with a letter, so its last word may continue
+
+    @classmethod
+    def of(cls, text: "str | Prompt", tokenizer: Tokenizer, *, literal: bool = False) -> "Prompt":
+        """The tokens of a text. A `literal` prompt has no tail: it is tokenized once, as in other programs.
+
+        A prompt that is tokens already, such as a conversation, is returned as it is. Raises LLMError for an empty
+        text.
+        """
+        if isinstance(text, Prompt):
+            return text
+        if not text:
+            raise LLMError('the prompt is empty; give a text to continue: llm generate "Once upon a time"')
+        if literal:
+            return cls(tokenizer.bos_ids + tokenizer.encode(text))
+        before, last_word = tokenizer.split_last_word(text)
+        # where no token begins a text, the beginning of a line does
+        line = [] if before or tokenizer.bos_ids else tokenizer.encode("\n")
+        ids = tokenizer.bos_ids + line + tokenizer.encode(text)
+        cut = len(ids) - _tail_length(ids, len(last_word.encode("utf-8")), tokenizer)
+        return cls(ids[:cut], ids[cut:], character_class(text[-1]) == "letters")
+
+    @property
+    def ids(self) -> list[int]:
+        return self.head + self.tail
+
+    def split(self, space: int) -> tuple[list[int], list[int]]:
+        """(head, tail): the tokens at the end that fit `space` tokens, at least one of them before the tail."""
+        space = max(1, space)
+        tail = self.tail[max(0, len(self.tail) - (space - 1)) :] if space > 1 else []
+        return self.ids[: len(self.ids) - len(tail)][-(space - len(tail)) :], tail
+
+
+def _tail_length(ids: list[int], word_bytes: int, tokenizer: Tokenizer) -> int:
+    """How many tokens at the end lie within the last word of `word_bytes` bytes, at most MAX_TAIL_TOKENS."""
+    length = 0
+    while length < min(MAX_TAIL_TOKENS, len(ids) - 1):
+        word_bytes -= len(tokenizer.token_bytes[ids[-1 - length]])
+        if word_bytes < 0:
+            break
+        length += 1
+    return length
 
 
 @dataclass(frozen=True)
@@ -62,9 +116,9 @@ class FirstToken:
     model_logits: Array | None = None  # [N], where they differ from `logits`
     tokens: NDArray[np.int64] | None = None  # [N], the most likely last token of each entry; None: the entry itself
 
-    def __init__(self, search: "_Search", head: list[int], in_word: bool) -> None:
+    def __init__(self, search: "Search", head: list[int], in_word: bool) -> None:
         """`head` are the tokens before the prompt's tail; `in_word` says that the prompt's last word may continue."""
-        self._search, self._head, self._vocabulary = search, head, search.vocabulary
+        self.search, self._head, self._vocabulary = search, head, search.vocabulary
         self.unexplored = search.unexplored  # share of the probability that sequences not followed may have
         self._extra_entries: dict[bytes, int] = {}  # text -> entry from V on
         groups = [*self._aligned_groups(in_word), *self._crossing_groups(in_word)]
@@ -105,26 +159,12 @@ class FirstToken:
         texts = list(self._extra_entries)  # in the order of their entries
         return None, texts[entry - len(self._vocabulary)]
 
-    @property
-    def evaluations(self) -> int:
-        """How often the model has been evaluated so far."""
-        return self._search.evaluations
-
-    @property
-    def space(self) -> int:
-        """How many tokens after the prompt's head fit the context."""
-        return self._search.space
-
-    def logits_after(self, path: Path) -> Array:
-        """The logits [V] after the prompt's head and the tokens of `path`, at least one."""
-        return self._search.logits_after(path)
-
     def process(self, continuation: Continuation) -> list[int]:
         """Bring the runtime to the state before a continuation's last token.
 
         Returns all tokens before it; the runtime holds them, or as many at the end as fit the context.
         """
-        self._search.process(continuation.tokens[:-1])
+        self.search.process(continuation.tokens[:-1])
         return [*self._head, *continuation.tokens[:-1]]
 
     def _aligned_groups(self, in_word: bool) -> Iterator["_Group"]:
@@ -135,14 +175,14 @@ class FirstToken:
         allowed = self._vocabulary.allowed(START)
         if allowed is not None:
             factors[~allowed] = 0
-        for aligned in self._search.aligned:
-            weight = math.exp(aligned.logprob - self._search.log_total)
+        for aligned in self.search.aligned:
+            weight = math.exp(aligned.logprob - self.search.log_total)
             yield _Group(aligned.tokens, 0, every, every, weight * factors * softmax(aligned.logits.astype(np.float64)))
 
     def _crossing_groups(self, in_word: bool) -> Iterator["_Group"]:
         """Continuations of sequences whose last token extends beyond the prompt."""
-        for crossing in self._search.crossing:
-            probabilities = np.exp(crossing.logprobs - self._search.log_total)
+        for crossing in self.search.crossing:
+            probabilities = np.exp(crossing.logprobs - self.search.log_total)
             if in_word:
                 probabilities[self._vocabulary.letter_at(crossing.last, crossing.inside)] *= CONTINUE_WORD_FACTOR
             entries = self._entries(crossing.last, crossing.inside)
@@ -169,7 +209,7 @@ class FirstToken:
             highest[group.entries[higher]] = group.probabilities[higher]
             self.tokens[group.entries[higher]] = group.tokens[higher]
         # shifted to the size of the model's logits, since the repetition penalty depends on it
-        aligned = self._search.aligned
+        aligned = self.search.aligned
         shift = float(np.logaddexp.reduce(aligned[0].logits.astype(np.float64))) if aligned else 0.0
         with np.errstate(divide="ignore"):
             self.logits = (np.log(probabilities) + shift).astype(np.float32)
@@ -200,19 +240,11 @@ def read_prompt(
     """
     if max_evaluations is None:
         max_evaluations = 2 + min(MAX_EVALUATIONS, MAX_WORK // max(1, runtime.parameters))
-    head, tail = split_prompt(prompt, runtime.context - reserve)
-    search = _Search(runtime, tokenizer.vocabulary, head, tail, cached)
+    head, tail = prompt.split(runtime.context - reserve)
+    search = Search(runtime, tokenizer.vocabulary, head, tail, cached)
     while search.evaluations < max_evaluations and search.should_continue(negligible):
         search.follow()
     return FirstToken(search, prompt.ids[: len(prompt.ids) - len(tail)], prompt.in_word)
-
-
-def split_prompt(prompt: Prompt, space: int) -> tuple[list[int], list[int]]:
-    """(the tokens before a prompt's tail, the tail): those at the prompt's end that fit `space` tokens, at least one
-    of them before the tail."""
-    space = max(1, space)
-    tail = prompt.tail[max(0, len(prompt.tail) - (space - 1)) :] if space > 1 else []
-    return prompt.ids[: len(prompt.ids) - len(tail)][-(space - len(tail)) :], tail
 
 
 @dataclass(frozen=True)
@@ -245,7 +277,7 @@ class _Crossing:
     last: NDArray[np.int64]  # [n], last tokens
 
 
-class _Search:
+class Search:
     """Best-first search for the token sequences that spell the bytes of a tail."""
 
     def __init__(self, runtime: Runtime, vocabulary: Vocabulary, head: list[int], tail: list[int], cached: int) -> None:
@@ -254,8 +286,8 @@ class _Search:
         self.aligned: list[_Aligned] = []
         self.crossing: list[_Crossing] = []
         self.log_total = -math.inf  # logarithm of the sum of the probabilities of both
-        self.space = runtime.context - len(head)
-        self.evaluations = 0
+        self.space = runtime.context - len(head)  # for tokens after the head
+        self.evaluations = 0  # of the model, so far
         self._open: list[tuple[float, Path, int]] = []  # heap of sequences to follow: (-logprob, tokens, bytes spelled)
         self._log_too_long = -math.inf  # logarithm of the probability of sequences that do not fit the context
         self._runtime, self._head_length = runtime, len(head)
@@ -307,9 +339,11 @@ class _Search:
 
     def process(self, path: Path) -> None:
         """Make the runtime's cache hold the head and the tokens of `path`."""
-        if path != self._cached and path:
+        if path == self._cached:
+            return
+        if path:
             self.logits_after(path)
-        elif path != self._cached:
+        else:
             self._runtime.rewind(self._head_length)
             self._cached = path
 

@@ -1,4 +1,4 @@
-"""Choices of several texts at once, compared with those of GeneratedText.add for each."""
+"""Choices of several texts at once, compared with those of each alone."""
 
 from copy import deepcopy
 
@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.generation.choice_batch import choose_together
-from llmcli.generation.generator import GeneratedText
+from llmcli.generation.generator import GeneratedText, choose_together
 from tests.conftest import TEXT
 
 TOKENIZER = Tokenizer.train_bpe([TEXT], 300)
@@ -50,14 +49,14 @@ def test_the_choices_are_those_made_alone(seed, samplings, extra, inside):
     assert INSIDE_CHARACTER is not None
     texts = [GeneratedText(TOKENIZER, [5, 6], sampling) for sampling in samplings]
     for number in inside & set(range(len(texts))):
-        texts[number].add(np.zeros(V, np.float32), (INSIDE_CHARACTER, 0.0))
+        texts[number].append((INSIDE_CHARACTER, 0.0))
     alone = deepcopy(texts)
     rows = rows_of(seed, len(texts), extra)
     choices = choose_together(texts, rows)
     together = [s.repetition_penalty == 1 and not s.top_k and s.top_p == 1 for s in samplings]
     assert [choice is not None for choice in choices] == [one and sum(together) > 1 for one in together]
     for text, other, row, choice in zip(texts, alone, rows, choices, strict=True):
-        assert text.add(row, choice) == other.add(row)
+        assert text.append(choice or text.choose(row)) == other.append(other.choose(row))
         assert (text.ids, text.last_token, text.finish_reason) == (other.ids, other.last_token, other.finish_reason)
 
 

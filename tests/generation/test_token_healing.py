@@ -1,4 +1,4 @@
-"""The first token's distribution, compared with a sum over every token sequence of a tiny vocabulary."""
+"""Prompts as tokens, and the first token's distribution, compared with a sum over every token sequence of a tiny vocabulary."""
 
 import itertools
 import math
@@ -13,12 +13,12 @@ import pytest
 from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.vocabulary import Vocabulary
-from llmcli.generation import first_token
-from llmcli.generation.first_token import CONTINUE_WORD_FACTOR, read_prompt
+from llmcli.errors import LLMError
+from llmcli.generation import token_healing
 from llmcli.generation.generator import generate
 from llmcli.generation.next_words import next_words
-from llmcli.generation.prompt import Prompt
 from llmcli.generation.sampler import Sampler
+from llmcli.generation.token_healing import CONTINUE_WORD_FACTOR, MAX_TAIL_TOKENS, Prompt, read_prompt
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import softmax
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -227,10 +227,41 @@ def test_at_temperature_0_the_text_with_the_highest_sum_is_chosen() -> None:
             return np.stack([np.log(rows.get(path, end)) for path in paths]).astype(np.float32)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(first_token, "CONTINUE_WORD_FACTOR", 1.0)
+        patch.setattr(token_healing, "CONTINUE_WORD_FACTOR", 1.0)
         pieces = list(generate(Small(0), Table(), "b a", SamplingConfig(max_tokens=1, temperature=0.0)))  # type: ignore[arg-type]
     assert (pieces[0].id, pieces[0].text) == (8, "b")
     assert pieces[0].logprob == pytest.approx(math.log(0.3 + 0.25) - math.log(0.8), abs=1e-5)
+
+
+# ---- prompts as tokens
+
+
+def test_the_tail_of_a_prompt_lies_in_its_last_word() -> None:
+    tokenizer = Tokenizer.train_bpe([TEXT], 300)
+    for text in ["The cat", "The ca", "The cat ", "T", "りんごを食べ", "The zzzzzzzz", "a\n\n", "don't"]:
+        prompt = Prompt.of(text, tokenizer)
+        before, word = tokenizer.split_last_word(text)
+        assert len(prompt.tail) <= MAX_TAIL_TOKENS and prompt.head
+        assert word.encode().endswith(tokenizer.decode_bytes(prompt.tail))
+        assert tokenizer.decode(prompt.ids) == ("" if before else "\n") + text
+        assert prompt.tail, text
+
+
+def test_a_literal_prompt_has_no_tail() -> None:
+    tokenizer = Tokenizer.train_bpe([TEXT], 300)
+    prompt = Prompt.of("The cat", tokenizer, literal=True)
+    assert prompt.ids == prompt.head == tokenizer.encode("The cat")
+    assert not prompt.tail and not prompt.in_word
+
+
+@pytest.mark.parametrize(("text", "in_word"), [("The ca", True), ("The ", False), ("3", True), ("りんご", False)])
+def test_only_letters_and_digits_at_the_end_may_continue(text: str, in_word: bool) -> None:
+    assert Prompt.of(text, Tokenizer.train_bpe([TEXT], 300)).in_word is in_word
+
+
+def test_an_empty_prompt_is_an_error() -> None:
+    with pytest.raises(LLMError, match="the prompt is empty; give a text to continue"):
+        Prompt.of("", Tokenizer.train_bpe([TEXT], 300))
 
 
 # ---- evaluations of the model
@@ -240,7 +271,7 @@ def test_at_temperature_0_the_text_with_the_highest_sum_is_chosen() -> None:
 def test_the_model_is_evaluated_no_more_often_than_allowed(limit: int) -> None:
     model = Model(0)
     first = read_prompt(model, Table(), Prompt.of("b abab", Table()), max_evaluations=limit, negligible=0)  # type: ignore[arg-type]
-    assert model.evaluations == first.evaluations <= limit
+    assert model.evaluations == first.search.evaluations <= limit
     full = read_prompt(Model(0), Table(), Prompt.of("b abab", Table()), max_evaluations=1000, negligible=0)  # type: ignore[arg-type]
     for continuation in first.continuations(0):  # each probability is a lower bound
         exact = {c.tokens: c.probability for c in full.continuations(0)}[continuation.tokens]
@@ -248,7 +279,7 @@ def test_the_model_is_evaluated_no_more_often_than_allowed(limit: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "limit"), [(10**6, 2 + first_token.MAX_EVALUATIONS), (135 * 10**6, 3), (10**9, 2)]
+    ("parameters", "limit"), [(10**6, 2 + token_healing.MAX_EVALUATIONS), (135 * 10**6, 3), (10**9, 2)]
 )
 def test_a_large_model_is_evaluated_less_often(parameters: int, limit: int) -> None:
     class Large(Model):
