@@ -20,7 +20,6 @@ from llmcli.errors import LLMError, brief, usage
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.loading import open_chat_template
-from llmcli.generation.chat_models import no_template
 from llmcli.generation.generator import Piece, continue_ids
 from llmcli.models.runtime import Runtime, read
 
@@ -52,6 +51,8 @@ def open_assistant(model: Checkpoint | Ensemble, runtime: Runtime, tokenizer: To
     """An assistant for a model. Raises LLMError if the model has no chat template."""
     template = open_chat_template(model.shared, tokenizer)
     if template is None:
+        from llmcli.generation.chat_files import no_template
+
         raise no_template(model.shared.path)
     return Assistant(runtime, tokenizer, template)
 
@@ -128,9 +129,7 @@ class Assistant:
         space = self.runtime.context - len(self.prompt_ids)
         sampling = replace(sampling, max_tokens=min(sampling.max_tokens, space))
         is_begun = False
-        for piece in continue_ids(
-            self.runtime, self.tokenizer, self.prompt_ids, sampling, stop_ids=self._stop_ids
-        ):  # fmt: skip
+        for piece in continue_ids(self.runtime, self.tokenizer, self.prompt_ids, sampling, stop_ids=self._stop_ids):
             if piece.id is not None:
                 self.answer_ids.append(piece.id)
             if self.tokenizer.adds_prefix_space and not is_begun:  # SentencePiece's space before the first word

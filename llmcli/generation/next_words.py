@@ -90,8 +90,8 @@ def next_words(
 ) -> NextWords:
     """The words that may follow a text, at temperature 1, with at most `limit` evaluations (default MAX_EVALUATIONS).
 
-    As in `generate`, probabilities are given the text, however its end is tokenized (token_healing.py). `check` is called
-    before each evaluation; it may raise an exception to end the search. Raises LLMError for an empty text.
+    As in `generate`, the text's end may be tokenized in any way (token_healing.py). `check` is called before each
+    evaluation; it may raise an exception to end the search. Raises LLMError for an empty text.
     """
     limit = max(2, MAX_EVALUATIONS if limit is None else limit)
     first = read_prompt(

@@ -1,4 +1,4 @@
-"""Prompts as tokens, and the first token's distribution, compared with a sum over every token sequence of a tiny vocabulary."""
+"""Prompts as tokens, and the first token after them, compared with a sum over all sequences of a tiny vocabulary."""
 
 import itertools
 import math

@@ -128,7 +128,7 @@ def chat(
 def _model_path(given: str | None) -> Path:
     """As `model_path`; without any model, the error names those here that can chat."""
     if not given and not os.environ.get("LLMCLI_MODEL") and not Path(DEFAULT_MODEL).exists() and given != "":
-        from llmcli.generation.chat_models import no_model
+        from llmcli.generation.chat_files import no_model
 
         raise no_model()
     return model_path(given)

@@ -8,7 +8,7 @@ import pytest
 from llmcli.data.conversations.files import read_conversations
 from llmcli.data.conversations.messages import Message
 from llmcli.errors import LLMError
-from llmcli.generation import saved_chat
+from llmcli.generation import chat_files
 
 MESSAGES = (
     Message("system", "Be brief."),
@@ -19,14 +19,14 @@ PATH = Path("chat.jsonl")
 
 
 def test_a_conversation_is_read_as_it_was_written() -> None:
-    saved_chat.save(PATH, MESSAGES)
+    chat_files.save(PATH, MESSAGES)
     assert PATH.read_bytes().count(b"\n") == 1
-    conversation, count = saved_chat.load(PATH)
+    conversation, count = chat_files.load(PATH)
     assert conversation.messages == MESSAGES and count == 1
 
 
 def test_the_file_is_one_that_training_reads() -> None:
-    saved_chat.save(PATH, MESSAGES)
+    chat_files.save(PATH, MESSAGES)
     records = [json.loads(line) for line in PATH.read_text("utf-8").splitlines()]
     assert records == [{"messages": [{"role": m.role, "content": m.content} for m in MESSAGES]}]
     read = read_conversations("chat.jsonl", PATH)
@@ -34,23 +34,23 @@ def test_the_file_is_one_that_training_reads() -> None:
 
 
 def test_only_the_conversation_as_it_was_saved_is_replaced() -> None:
-    data = saved_chat.save(PATH, MESSAGES[:3])
+    data = chat_files.save(PATH, MESSAGES[:3])
     longer = (*MESSAGES, Message("user", "a"), Message("assistant", "b"))
     with pytest.raises(LLMError, match=r"chat.jsonl already exists; give another name: /save OTHER.jsonl"):
-        saved_chat.save(PATH, longer)
-    saved_chat.save(PATH, longer, data)
-    assert saved_chat.load(PATH)[0].messages == longer
+        chat_files.save(PATH, longer)
+    chat_files.save(PATH, longer, data)
+    assert chat_files.load(PATH)[0].messages == longer
     PATH.write_text("mine")
     with pytest.raises(LLMError, match="already exists"):
-        saved_chat.save(PATH, longer, data)
+        chat_files.save(PATH, longer, data)
     assert PATH.read_text() == "mine"
 
 
 def test_nothing_is_saved_without_an_answer_or_a_directory() -> None:
     with pytest.raises(LLMError, match="nothing to save"):
-        saved_chat.save(PATH, MESSAGES[:2])
+        chat_files.save(PATH, MESSAGES[:2])
     with pytest.raises(LLMError, match="no directory"):
-        saved_chat.save(Path("nowhere/chat.jsonl"), MESSAGES)
+        chat_files.save(Path("nowhere/chat.jsonl"), MESSAGES)
     assert list(Path().iterdir()) == []
 
 
@@ -59,25 +59,25 @@ def test_one_of_several_conversations_is_loaded_by_its_number() -> None:
         json.dumps({"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": q}]}) for q in "abc"
     ]
     PATH.write_text("\n".join(lines) + "\n")
-    conversation, count = saved_chat.load(PATH, 2)
+    conversation, count = chat_files.load(PATH, 2)
     assert conversation.messages[0] == Message("user", "b") and count == 3
     for number in (0, 4):
         with pytest.raises(LLMError, match="holds 3 conversations"):
-            saved_chat.load(PATH, number)
+            chat_files.load(PATH, number)
 
 
 def test_a_number_above_one_of_a_single_conversation_is_an_error() -> None:
-    saved_chat.save(PATH, MESSAGES)
+    chat_files.save(PATH, MESSAGES)
     with pytest.raises(LLMError, match="holds 1 conversation, found number 2"):
-        saved_chat.load(PATH, 2)
+        chat_files.load(PATH, 2)
 
 
 def test_a_file_without_conversations_is_named() -> None:
     with pytest.raises(LLMError, match=r"there is no file chat\.jsonl"):
-        saved_chat.load(PATH)
+        chat_files.load(PATH)
     PATH.write_text("Once upon a time.\n" * 20)
     with pytest.raises(LLMError, match=r"chat\.jsonl line 1: invalid JSON"):
-        saved_chat.load(PATH)
+        chat_files.load(PATH)
     PATH.write_text('{"text": "Once upon a time."}\n' * 20)
     with pytest.raises(LLMError, match=r"chat\.jsonl holds no conversations"):
-        saved_chat.load(PATH)
+        chat_files.load(PATH)
