@@ -5,40 +5,36 @@ window, where at least half a context precedes it (at the beginning of the text:
 computed by any runtime or by torch. The n-gram cache of a model (models/ngram_cache.py) sees all of the text so far.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.config import EVALUATION_CONTEXT
-from llmcli.data.text.corpus import Corpus, Part
+from llmcli.config import EVALUATION_CONTEXT, SamplingConfig
+from llmcli.data.text.corpus import Corpus
 from llmcli.data.tokens.batches import PrefixedTokens
-from llmcli.data.tokens.tokens import Encoder, count_bytes, tokenize
+from llmcli.data.tokens.tokens import count_bytes, tokenize
 from llmcli.errors import LLMError, usage
 from llmcli.evaluation.figures import Figures
 from llmcli.models.logits import check_finite
 from llmcli.models.ngram_cache import NgramText
 from llmcli.models.ngram_runtime import NgramRuntime
-from llmcli.models.runtime import Scorer, Scores, WeightedScores
+from llmcli.models.runtime import Runtime, Scorer, Scores, WeightedScores
+
+if TYPE_CHECKING:
+    from llmcli.data.tokenizers.tokenizer import Tokenizer
 
 # windows ids [B, T + 1] -> for each of ids[:, 1:]: (loss in nats, whether it was the most likely token), both [B, T]
 ScoreWindows = Callable[[NDArray[np.int64]], Scores]
 ScoreEnsembleWindows = Callable[[NDArray[np.int64]], Scores | WeightedScores]
 Window = tuple[int, int, int]  # start, first position counted, end
-
-
-class ByteEncoder(Encoder, Protocol):
-    """A tokenizer that also knows the number of bytes of each id and the token that precedes a text."""
-
-    @property
-    def byte_lengths(self) -> NDArray[np.int64]: ...
-    @property
-    def bos_id(self) -> int: ...
-    @property
-    def adds_prefix_space(self) -> bool: ...
+OnProgress = Callable[[float], None]  # receives the share done
+OnTokens = Callable[[NDArray[np.integer], NDArray[np.floating]], None]  # receives tokens and their losses in nats
+KL_TOKENS = 256  # sampled to estimate a divergence
 
 
 @dataclass(frozen=True)
@@ -69,18 +65,12 @@ class Score:
 
     @property
     def network_bits_per_byte(self) -> float:
-        """Of the network alone."""
         return _bits_per_byte(self._network, self.bytes)
 
     @property
     def adapting_bits_per_byte(self) -> float | None:
-        """Of the network with its n-gram cache, which adapts to the text; None where it has none."""
+        """Bits per byte with the n-gram cache, which adapts to the text; None where the model has none."""
         return None if self.network_nats is None else self.bits_per_byte
-
-    @property
-    def bits_per_byte_without_cache(self) -> float | None:
-        """Like `network_bits_per_byte`, but None where the model has no n-gram cache."""
-        return None if self.network_nats is None else self.network_bits_per_byte
 
     @property
     def figures(self) -> Figures:
@@ -110,15 +100,14 @@ def evaluate(
     max_tokens: int | None = None,
     batch_tokens: int = 4096,
     cached: NgramText | None = None,
-    on_progress: Callable[[float], None] = lambda share: None,
-    on_tokens: Callable[[NDArray[np.integer], NDArray[np.floating]], None] = lambda ids, nats: None,
+    on_progress: OnProgress = lambda share: None,
+    on_tokens: OnTokens = lambda ids, nats: None,
 ) -> Score:
     """Score ids[1:], each given the ids before it; ids[0] is the token that precedes the text (end of text).
 
     `byte_lengths[i]` is the length of token i in bytes. `max_tokens` limits the evaluation to windows of about that
     many tokens, spread evenly over the text. `cached` are the same ids with an n-gram cache, which the losses of the
-    network are mixed with. `on_progress` is called with the share done, `on_tokens` with the tokens
-    counted and their losses in nats, in the order of the text.
+    network are mixed with. `on_tokens` is called in the order of the text.
     """
     windows = select_windows(len(ids), context, max_tokens)
     total, done = Score(0.0, 0, 0), 0
@@ -138,7 +127,7 @@ def evaluate_windows(
     *,
     batch_tokens: int = 4096,
     cached: NgramText | None = None,
-    on_tokens: Callable[[NDArray[np.integer], NDArray[np.floating]], None] = lambda ids, nats: None,
+    on_tokens: OnTokens = lambda ids, nats: None,
 ) -> Iterator[tuple[Sequence[Window], Score]]:
     """Score windows in batches of at most `batch_tokens` tokens, or of one window; a caller can stop in between."""
     longest = max((end - start for start, _, end in windows), default=1) - 1
@@ -252,55 +241,28 @@ class _Windows(Sequence[Window]):
         return max(0, end - self._context - 1), counted, end
 
 
-# ---- texts on disk
+# ---- texts
 
 
-class Passage(Protocol):
+@dataclass(frozen=True)
+class Passage:
     """Text that is evaluated as a unit."""
 
-    @property
-    def name(self) -> str: ...
-    def text(self) -> Iterator[str]:
-        """The text, in pieces."""
+    name: str
+    text: Callable[[], Iterator[str]]  # in pieces
 
 
-@dataclass(frozen=True)
-class InMemoryPassage:
-    """A text in memory."""
-
-    content: str
-    name: str = "the text"
-
-    def text(self) -> Iterator[str]:
-        yield self.content
-
-
-@dataclass(frozen=True)
-class DocumentPassage:
-    """One document, or a part of one."""
-
-    part: Part
-
-    @property
-    def name(self) -> str:
-        return self.part.document.name
-
-    def text(self) -> Iterator[str]:
-        """The text, in pieces."""
-        return self.part.text()
-
-
-def passages(corpus: Corpus) -> list[DocumentPassage]:
+def passages(corpus: Corpus) -> list[Passage]:
     """Each text of a corpus."""
-    return [DocumentPassage(part) for part in corpus.contents]
+    return [Passage(part.document.name, part.text) for part in corpus.contents]
 
 
 def measure(
     passage: Passage,
     model: Scorer,
-    tokenizer: ByteEncoder,
-    on_progress: Callable[[float], None] = lambda share: None,
-    on_tokens: Callable[[NDArray[np.integer], NDArray[np.floating]], None] = lambda ids, nats: None,
+    tokenizer: "Tokenizer",
+    on_progress: OnProgress = lambda share: None,
+    on_tokens: OnTokens = lambda ids, nats: None,
     *,
     context: int | None = None,
 ) -> Score:
@@ -326,12 +288,12 @@ def measure(
     return replace(score, bytes=text_bytes)
 
 
-def score_text(text: str, model: Scorer, tokenizer: ByteEncoder, *, context: int | None = None) -> Score:
+def score_text(text: str, model: Scorer, tokenizer: "Tokenizer", *, context: int | None = None) -> Score:
     """Score every token of a text; errors as in `measure`."""
-    return measure(InMemoryPassage(text), model, tokenizer, context=context)
+    return measure(Passage("the text", lambda: iter([text])), model, tokenizer, context=context)
 
 
-def _tokenize_exactly(passage: Passage, tokenizer: ByteEncoder) -> tuple[NDArray[np.unsignedinteger], int]:
+def _tokenize_exactly(passage: Passage, tokenizer: "Tokenizer") -> tuple[NDArray[np.unsignedinteger], int]:
     """(ids [N], bytes of text) of a passage. Raises LLMError when the bytes of the tokens are not those of the text."""
     size = 0
 
@@ -350,3 +312,68 @@ def _tokenize_exactly(passage: Passage, tokenizer: ByteEncoder) -> tuple[NDArray
             f"bits per byte would be wrong; normalize the text to Unicode NFC first"
         )
     return ids, size
+
+
+# ---- passages that surprise a model, and two versions of a model
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive tokens of a text."""
+
+    start: int  # index of the first token
+    end: int  # one past the last
+    bits: float  # total surprisal, -log2 p
+
+
+def most_surprising(
+    bits: NDArray[np.floating],
+    length: int = 16,
+    max_passages: int = 5,
+    breaks: Iterable[int] = (),
+) -> list[Span]:
+    """The passages of `length` tokens with the highest total surprisal, the highest first.
+
+    `bits` [N] is the surprisal of each token. Passages neither overlap nor cross a break (the index of the first token
+    of another document). A shorter document is one passage.
+
+    >>> most_surprising(np.array([1, 5, 5, 0, 0, 4, 4]), length=2, max_passages=2)
+    [Span(start=1, end=3, bits=10.0), Span(start=5, end=7, bits=8.0)]
+    """
+    edges = [0, *sorted(set(breaks) - {0}), len(bits)]
+    total = np.concatenate([[0.0], np.cumsum(bits, dtype=np.float64)])
+    starts, ends = [], []
+    for first, last in itertools.pairwise(edges):
+        places = np.arange(first, max(first, last - length) + 1) if last > first else np.arange(0)
+        starts.append(places)
+        ends.append(np.minimum(places + length, last))
+    start, end = np.concatenate(starts).astype(int), np.concatenate(ends).astype(int)
+    sums = total[end] - total[start]
+    free = np.ones(len(sums), bool)
+    spans: list[Span] = []
+    while len(spans) < max_passages and free.any():
+        best = int(np.where(free, sums, -np.inf).argmax())
+        spans.append(Span(int(start[best]), int(end[best]), float(sums[best])))
+        free &= (end <= start[best]) | (start >= end[best])
+    return spans
+
+
+def kl_divergence(reference: Runtime, other: Scorer, tokenizer: "Tokenizer") -> float:
+    """An estimate of KL(reference || other) in bits per byte, from one text that `reference` samples.
+
+    Needs no test text. Both runtimes must share the tokenizer.
+    """
+    from llmcli.generation.sampler import Sampler
+
+    ids = [tokenizer.bos_id]
+    sampler = Sampler(SamplingConfig(temperature=1.0, min_p=0.0))
+    reference.rewind()
+    count = min(KL_TOKENS, reference.context - 1)
+    logits = reference.prefill(ids)
+    while len(ids) <= count:
+        ids.append(sampler(logits[: len(tokenizer.token_bytes)], ())[0])
+        logits = reference.step(ids[-1])
+    byte_count = sum(len(tokenizer.token_bytes[i]) for i in ids[1:])
+    window = np.array([ids], np.int64)
+    nats = float(other.score(window)[0].sum() - reference.score(window)[0].sum())
+    return round(nats / math.log(2) / max(1, byte_count), 6)

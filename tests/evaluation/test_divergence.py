@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.evaluation import divergence
-from llmcli.evaluation.divergence import kl_divergence
+from llmcli.evaluation import evaluator
+from llmcli.evaluation.evaluator import kl_divergence
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.conftest import TEXT, random_checkpoint
 
@@ -43,7 +43,7 @@ class FixedProbabilities:
 @pytest.mark.slow
 def test_the_estimate_approaches_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
     """KL(p || q) = sum of p log2(p / q) bits per token, over the sum of p * length bytes per token."""
-    monkeypatch.setattr(divergence, "SAMPLE_TOKENS", 20_000)
+    monkeypatch.setattr(evaluator, "KL_TOKENS", 20_000)
     tokenizer = Tokenizer.train_bpe([TEXT], 300)
     lengths = np.array([len(token) for token in tokenizer.token_bytes])
     rng = np.random.default_rng(1)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import Result
 
-from llmcli.evaluation.surprisal import Span, most_surprising
+from llmcli.evaluation.evaluator import Span, most_surprising
 from llmcli.formats.checkpoint import load
 from llmcli.formats.loading import open_tokenizer
 from llmcli.models.numpy_runtime import NumpyRuntime

@@ -105,7 +105,7 @@ def test_the_probabilities_of_generation_are_those_of_evaluation() -> None:
     score = evaluate(with_bos, np.ones(12, np.int64), 64, runtime.network.score, cached=NgramText(with_bos, WEIGHTS))
     assert score.nats == pytest.approx(sum(losses), rel=1e-5)
     assert score.network_nats == pytest.approx(float(NumpyRuntime(MODEL).score(np.array([ids]))[0].sum()), rel=1e-5)
-    assert score.bits_per_byte_without_cache != score.bits_per_byte
+    assert score.network_bits_per_byte != score.bits_per_byte
 
 
 def test_a_text_that_goes_on_beyond_the_context_keeps_its_prompt_in_the_cache() -> None:

@@ -444,7 +444,7 @@ def _measure(
 def _show_surprisals(surprisals: TokenSurprisals, from_byte: int, *, json_: bool) -> None:
     import numpy as np
 
-    from llmcli.evaluation.surprisal import most_surprising
+    from llmcli.evaluation.evaluator import most_surprising
 
     spans = most_surprising(np.array(surprisals.bits), breaks=surprisals.first_tokens)
     if json_:

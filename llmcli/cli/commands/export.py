@@ -190,7 +190,7 @@ def _export_gguf(model: "Checkpoint", output: Path, dtype: str | None, metadata:
 
 def _export_quantized(model: "Checkpoint", output: Path, kind: str, *, json_: bool) -> None:
     """Write the model with quantized weights, and report how much its predictions change."""
-    from llmcli.evaluation.divergence import kl_divergence
+    from llmcli.evaluation.evaluator import kl_divergence
     from llmcli.formats import atomic_io, checkpoint, loading, quantization
     from llmcli.models.numpy_runtime import NumpyRuntime
     from llmcli.models.open_runtime import open_runtime

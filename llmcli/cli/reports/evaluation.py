@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
     from llmcli.data.tokenizers.tokenizer import Tokenizer
     from llmcli.evaluation.compressors import Baseline
-    from llmcli.evaluation.evaluator import Score
-    from llmcli.evaluation.surprisal import Span
+    from llmcli.evaluation.evaluator import Score, Span
 
 MAX_TOKENS_SHOWN = 4_000  # in the text colored by surprisal
 

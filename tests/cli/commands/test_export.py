@@ -186,7 +186,7 @@ def test_import_of_something_else_is_refused(llm, source: str, message: str) -> 
 def test_a_divergence_within_the_noise_is_reported_as_small(
     tiny_model: Path, llm, monkeypatch, divergence: float, message: str
 ) -> None:
-    monkeypatch.setattr("llmcli.evaluation.divergence.kl_divergence", lambda *_: divergence)
+    monkeypatch.setattr("llmcli.evaluation.evaluator.kl_divergence", lambda *_: divergence)
     answer = llm("export", "small.safetensors", "--quantize", "int4")
     assert answer.exit_code == 0 and message in answer.stderr and "-0.0" not in answer.stderr
 

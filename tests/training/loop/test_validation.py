@@ -14,7 +14,7 @@ import torch
 from llmcli.config import EVALUATION_CONTEXT, ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.tokens import tokenize
-from llmcli.evaluation.evaluator import InMemoryPassage, Score, evaluate, measure
+from llmcli.evaluation.evaluator import Score, evaluate, score_text
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models import ngram_cache
 from llmcli.models.ngram_runtime import with_ngram_cache
@@ -136,7 +136,7 @@ def test_both_final_figures_are_those_of_llm_eval(
     network = NumpyRuntime(Checkpoint(model.config, "", model.to_arrays(), {}))
     expected = Score(0.0, 0, 0)
     for document in DOCUMENTS:
-        expected += measure(InMemoryPassage(document), with_ngram_cache(network, WEIGHTS), tokenizer)
+        expected += score_text(document, with_ngram_cache(network, WEIGHTS), tokenizer)
     assert (found.tokens, found.bytes) == (expected.tokens, expected.bytes)
     assert found.bytes == sum(len(document.encode()) for document in DOCUMENTS)
     assert found.network_bits_per_byte == pytest.approx(expected.network_bits_per_byte, rel=1e-5)
