@@ -28,25 +28,13 @@ class _Member:
     """A model of the ensemble, and the evidence for it."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+        self.runtime = runtime
         self.evidence = [0.0]  # after 0, 1, ... tokens: their decayed log-likelihood, in nats
         self._last: tuple[int, Array] | None = None  # (number of tokens, probabilities [V] after them)
 
-    @property
-    def parameters(self) -> int:
-        return self._runtime.parameters
-
-    @property
-    def cache_bytes(self) -> int:
-        return self._runtime.cache_bytes
-
-    @property
-    def cache_bytes_per_token(self) -> int:
-        return self._runtime.cache_bytes_per_token
-
     def fork(self, length: int) -> "_Member":
         forked = copy(self)
-        forked._runtime = self._runtime.fork(min(length, self._runtime.length))
+        forked.runtime = self.runtime.fork(min(length, self.runtime.length))
         forked.evidence = self.evidence[: length + 1]
         if self._last and self._last[0] > length:
             forked._last = None
@@ -55,12 +43,12 @@ class _Member:
     def process(self, ids: list[int], start: int) -> Array:
         """Process those tokens of the text `ids` that are new; return the probabilities [T, V] after each of
         ids[start:]."""
-        done = self._runtime.length
+        done = self.runtime.length
         known = self._last[1] if self._last and self._last[0] == done else None
         if done and known is None:  # after a rewind the distribution after the last cached token is unknown
             done -= 1
-            self._runtime.rewind(done)
-        rows = softmax(self._runtime.logits(ids[done:]))
+            self.runtime.rewind(done)
+        rows = softmax(self.runtime.logits(ids[done:]))
         self._add_evidence(ids, rows if known is None else np.concatenate([known[None], rows]), done + (known is None))
         self._last = len(ids), rows[-1].copy()
         return rows[start - len(ids) :]
@@ -73,7 +61,7 @@ class _Member:
             self.evidence.append(DECAY * self.evidence[-1] + math.log(max(likelihood, MIN_PROBABILITY)))
 
     def rewind(self, length: int) -> None:
-        self._runtime.rewind(min(length, self._runtime.length))
+        self.runtime.rewind(min(length, self.runtime.length))
         del self.evidence[length + 1 :]
         if self._last and self._last[0] > length:
             self._last = None
@@ -88,7 +76,6 @@ class EnsembleRuntime:
         self._ids: list[int] = []
 
     def fork(self, length: int = 0) -> "EnsembleRuntime":
-        """A runtime of the same weights, whose own KV caches begin with the first `length` tokens of this one's."""
         forked = copy(self)
         forked._members = [member.fork(length) for member in self._members]
         forked._ids = self._ids[:length]
@@ -96,26 +83,21 @@ class EnsembleRuntime:
 
     @property
     def cache_bytes_per_token(self) -> int:
-        """Memory that a token takes in the KV caches of all models together."""
-        return sum(member.cache_bytes_per_token for member in self._members)
+        return sum(member.runtime.cache_bytes_per_token for member in self._members)
 
     @property
     def cache_bytes(self) -> int:
-        """Memory of the KV caches of all models together."""
-        return sum(member.cache_bytes for member in self._members)
+        return sum(member.runtime.cache_bytes for member in self._members)
 
     @property
     def parameters(self) -> int:
-        """Number of parameters of all models together."""
-        return sum(member.parameters for member in self._members)
+        return sum(member.runtime.parameters for member in self._members)
 
     @property
     def length(self) -> int:
-        """Number of tokens processed so far, at most `context`."""
         return len(self._ids)
 
     def prefill(self, ids: Sequence[int]) -> Array:
-        """Process one token or more; return the log probabilities [V] of the next one."""
         check_input(ids, self.length, self.context)
         for first in range(0, len(ids), PREFILL_CHUNK):
             rows = self._process(ids[first : first + PREFILL_CHUNK])
@@ -123,18 +105,15 @@ class EnsembleRuntime:
         return last
 
     def step(self, token: int) -> Array:
-        """Process one token; return the log probabilities [V] of the next one."""
         return self.prefill((token,))
 
     def logits(self, ids: Sequence[int]) -> Array:
-        """Process one token or more; return the log probabilities [T, V] after each of them."""
         check_input(ids, self.length, self.context)
         return np.concatenate(
             [self._process(ids[first : first + PREFILL_CHUNK]) for first in range(0, len(ids), PREFILL_CHUNK)]
         )
 
     def rewind(self, length: int = 0) -> None:
-        """Drop all but the first `length` tokens."""
         if length < len(self._ids):
             del self._ids[length:]
             for member in self._members:
@@ -149,11 +128,7 @@ class EnsembleRuntime:
         return self._weights(self.length - tokens + 1, self.length)
 
     def score(self, ids: NDArray[np.int64]) -> Scores:
-        """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window independently.
-
-        Returns (losses in nats [B, T], whether the target was the most likely token [B, T]). Unlike in other runtimes,
-        the cache is empty afterwards.
-        """
+        """As in other runtimes, but the cache is empty afterwards."""
         return self.score_with_weights(ids)[:2]
 
     def score_with_weights(self, ids: NDArray[np.int64]) -> WeightedScores:

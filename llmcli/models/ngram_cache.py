@@ -86,7 +86,7 @@ class NgramCache:
 
     def __init__(self, weights: Weights, ids: Iterable[int] = ()) -> None:
         self._models = _models(weights)
-        self._orders = _orders(self._models)
+        self.orders = _orders(self._models)  # K
         self._ids: list[int] = []
         self._contexts: dict[tuple[int, ...], _Context] = {}
         # for each token: `last` of its contexts before it was added; None: it does not count
@@ -98,14 +98,9 @@ class NgramCache:
     def __len__(self) -> int:
         return len(self._ids)
 
-    @property
-    def orders(self) -> int:
-        """K, of the model with the most."""
-        return self._orders
-
     def append(self, token: int, *, counts: bool = True) -> None:
         """Add a token. Unless it `counts` it is context for later tokens, but not what followed a context."""
-        recent, position = tuple(self._ids[-self._orders :]), len(self._ids)
+        recent, position = tuple(self._ids[-self.orders :]), len(self._ids)
         self._ids.append(token)
         if not counts:
             self._before.append(None)
@@ -140,7 +135,7 @@ class NgramCache:
         token, before = self._ids.pop(), self._before.pop()
         if before is None:
             return
-        recent = tuple(self._ids[-self._orders :])
+        recent = tuple(self._ids[-self.orders :])
         for start, last in zip(range(len(recent) - 1, -1, -1), before, strict=True):
             context = self._contexts[recent[start:]]
             context.last = last
@@ -160,7 +155,7 @@ class NgramCache:
         the weights of one of the models."""
         weights, position = self._models[model], len(self._ids)
         rows = weights.orders if weights else ()
-        recent = tuple(self._ids[-self._orders :])
+        recent = tuple(self._ids[-self.orders :])
         for order, row in enumerate(rows[: len(recent)], 1):
             context = self._contexts.get(recent[-order:])
             if context is None:

@@ -29,8 +29,8 @@ class Scorer(Protocol):
     def score(self, ids: NDArray[np.int64], /) -> Scores:
         """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window independently.
 
-        Returns (losses in nats [B, T], whether the target was the most likely token [B, T]). Raises LLMError when T
-        exceeds the context.
+        Returns (losses in nats [B, T], whether the target was the most likely token [B, T]). A runtime's cache is
+        unchanged. Raises LLMError when T exceeds the context.
         """
 
 

@@ -25,7 +25,6 @@ def pick_device(name: str) -> str:
 
 
 def gpu_count() -> int:
-    """Of CUDA."""
     import torch
 
     return torch.cuda.device_count()
@@ -39,7 +38,7 @@ def check_dtype(dtype: str, device: str) -> None:
 
 
 def find_problem(dtype: str, device: str) -> str:
-    """What keeps this machine from multiplying matrices of `dtype` on `device`; "" if nothing does."""
+    """The reason why this machine cannot multiply matrices of `dtype` on `device`; "" if it can."""
     import torch
 
     if not _is_available(device):

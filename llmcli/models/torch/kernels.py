@@ -26,8 +26,8 @@ MIN_PROBABILITY = 1e-37  # probabilities are clipped here before the logarithm
 
 
 def contiguous_on_mps(x: Tensor) -> Tensor:
-    """x, copied if it is a view on MPS: of views the attention and the gradient of SiLU there are wrong in several
-    versions of torch, without an error (issues 163597, 175188 and 181133 of pytorch/pytorch)."""
+    """x, copied if it is a view on MPS: attention and the gradient of SiLU are wrong for views there, in several versions
+    of torch, without an error (issues 163597, 175188 and 181133 of pytorch/pytorch)."""
     return x.contiguous() if _is_on_mps(x) else x
 
 
@@ -208,7 +208,7 @@ class _StackedLinear(_Function):
     @staticmethod
     def forward(ctx: Any, recompute: bool, gains: int, biases: int, x: Tensor, *tensors: Tensor) -> Tensor:
         """`tensors` are a gain, if `gains` is 1, a bias, if `biases` is 1, and the weights."""
-        gain, bias, weights = _taken_apart(tensors, gains, biases)
+        gain, bias, weights = _unpacked(tensors, gains, biases)
         joined = _joined(weights)
         matrix = _folded(joined, gain, x.dtype)
         is_trained = any(ctx.needs_input_grad[4 + gains + biases :])
@@ -221,7 +221,7 @@ class _StackedLinear(_Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, *tensors = ctx.saved_tensors
         tensors, kept = tensors[: len(tensors) - ctx.kept], tensors[len(tensors) - ctx.kept :]
-        gain, _, weights = _taken_apart(tensors, ctx.gains, ctx.biases)
+        gain, _, weights = _unpacked(tensors, ctx.gains, ctx.biases)
         joined = kept[0] if kept else _joined(weights)
         matrix = kept[1] if kept else _folded(joined, gain, x.dtype)
         grad = grads[0].flatten(0, -2)  # [R, outputs]
@@ -237,7 +237,7 @@ class _StackedLinear(_Function):
         return None, None, None, grad_x, *grad_gain, *grad_bias, *grad_weights
 
 
-def _taken_apart(
+def _unpacked(
     tensors: Sequence[Tensor], gains: int, biases: int
 ) -> tuple[Tensor | None, Tensor | None, Sequence[Tensor]]:
     """(gain, bias, weights)"""
@@ -249,9 +249,9 @@ def stacked_linear(
 ) -> Tensor:
     """(x * gain) W^T + bias for several matrices stacked, in one product: [..., inputs] -> [..., sum of outputs].
 
-    Weights and gain keep their dtype, mostly float32; the product is in that of x. Either what is multiplied is kept
-    for the backward pass, or it is made again there (`recompute`): of a large model the copies would take more memory
-    than the weights.
+    Weights and gain keep their dtype, mostly float32; the product is in that of x. Either the folded matrix is kept for
+    the backward pass, or it is computed again there (`recompute`): the copies of a large model would take more memory
+    than its weights.
     """
     others = [tensor for tensor in (gain, bias) if tensor is not None]
     return _StackedLinear.apply(recompute, int(gain is not None), int(bias is not None), x, *others, *weights)
@@ -428,7 +428,7 @@ class _HeadGradients:
         self._grad_head = torch.zeros_like(head if head_is_trained else head[:0], dtype=_sum_dtype(x))
 
     def add(self, block: slice, row_gradients: Tensor) -> None:
-        """Of a block of rows: the gradients of each row's loss with respect to its logits, which are overwritten."""
+        """Add a block of rows: the gradients of each row's loss with respect to its logits, which are overwritten."""
         grad_logits = row_gradients.mul_(1 / len(self._x)).to(self._x.dtype)
         torch.mm(grad_logits, self._head, out=self._grad_x[block])
         if self._head_is_trained and self._x.dtype == self._grad_head.dtype:
@@ -437,15 +437,17 @@ class _HeadGradients:
             self._grad_head += grad_logits.mT @ self._x[block]
 
     def save(self, ctx: Any) -> None:
-        """For `_scaled_gradients` in the backward pass."""
         ctx.head_is_trained = self._head_is_trained
         ctx.save_for_backward(self._grad_x, self._grad_head.to(self._head.dtype))
 
 
-def _scaled_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The saved gradients of x and head, scaled in place by that of the loss."""
-    grad_x, grad_head = ctx.saved_tensors
-    return grad_x.mul_(grad), grad_head.mul_(grad) if ctx.head_is_trained else None
+class _HeadLoss(_Function):
+    """A loss of logits x head^T, whose forward pass saves `_HeadGradients`; x and head are the first of four inputs."""
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        grad_x, grad_head = ctx.saved_tensors
+        return grad_x.mul_(grads[0]), grad_head.mul_(grads[0]) if ctx.head_is_trained else None, None, None
 
 
 @dataclass(frozen=True)
@@ -458,7 +460,7 @@ class SoftTargets:
     weight: float  # 0 to 1; the targets have the rest
 
 
-class _CrossEntropy(_Function):
+class _CrossEntropy(_HeadLoss):
     @staticmethod
     def forward(ctx: Any, x: Tensor, head: Tensor, targets: Tensor, soft: SoftTargets | None) -> Tensor:
         sum_dtype = _sum_dtype(x)
@@ -479,10 +481,6 @@ class _CrossEntropy(_Function):
         gradients.save(ctx)
         return loss / len(x)
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        return *_scaled_gradients(ctx, grads[0]), None, None
-
 
 def cross_entropy(x: Tensor, head: Tensor, targets: Tensor, soft: SoftTargets | None = None) -> Tensor:
     """Mean cross-entropy in nats of targets [R] under softmax(x head^T); x [R, C], head [V, C].
@@ -496,7 +494,7 @@ def cross_entropy(x: Tensor, head: Tensor, targets: Tensor, soft: SoftTargets | 
     return _CrossEntropy.apply(x, head, targets, soft)
 
 
-class _Divergence(_Function):
+class _Divergence(_HeadLoss):
     @staticmethod
     def forward(ctx: Any, x: Tensor, head: Tensor, base_x: Tensor, base_head: Tensor) -> Tensor:
         sum_dtype = _sum_dtype(x)
@@ -510,10 +508,6 @@ class _Divergence(_Function):
             gradients.add(block, logs.exp_().sub_(base_probabilities))
         gradients.save(ctx)
         return loss / len(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        return *_scaled_gradients(ctx, grads[0]), None, None
 
 
 def divergence(x: Tensor, head: Tensor, base_x: Tensor, base_head: Tensor) -> Tensor:

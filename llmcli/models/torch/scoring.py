@@ -23,11 +23,7 @@ INVERSE_TEMPERATURES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)  # eve
 
 @torch.inference_mode()
 def score(model: LanguageModel, ids: NDArray[np.int64]) -> Scores:
-    """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window independently.
-
-    Returns (losses in nats [B, T], whether the target was the most likely token [B, T]). Dropout is off only if the
-    model is in eval mode.
-    """
+    """Token losses as in `Scorer.score`. Dropout is off only if the model is in eval mode."""
     losses, correct = [], []
     for logits, targets in _logits_and_targets(model, ids):
         losses.append(F.cross_entropy(logits, targets, reduction="none"))
@@ -41,7 +37,7 @@ def fit_inverse_temperature(model: LanguageModel, ids: NDArray[np.int64]) -> flo
     """The factor on all logits that minimizes the loss of windows ids [B, T + 1], within INVERSE_TEMPERATURES.
 
     This is temperature scaling (arXiv:1706.04599, section 4.2). The loss is convex in the factor; its minimum is
-    interpolated by a parabola through the best factor tried and its two neighbours.
+    interpolated by a parabola through the best factor tried and its two neighbors.
     """
     losses = torch.zeros(len(INVERSE_TEMPERATURES), dtype=torch.float64)
     for logits, targets in _logits_and_targets(model, ids):

@@ -227,14 +227,16 @@ class LanguageModel(nn.Module):
     def forward(self, ids: Tensor, caches: Sequence[LayerKVCache] | None = None) -> Tensor:
         return F.linear(self.hidden_states(ids, caches), self.head())
 
-    def loss(self, ids: Tensor, learned: Tensor | None = None) -> Tensor:
-        """Mean cross-entropy in nats of ids[:, 1:] in windows ids [B, T + 1]; with `learned` [B, T + 1], which is on
-        the CPU, of those of them where it is True, of which there is at least one. For training: call backward on
-        it. With a `teacher` the gradients are those of distillation, see `cross_entropy`."""
+    def loss(self, ids: Tensor, loss_mask: Tensor | None = None) -> Tensor:
+        """Mean cross-entropy in nats of ids[:, 1:] in windows ids [B, T + 1], for training: call backward on it.
+
+        `loss_mask` [B, T + 1], on the CPU, limits it to the tokens where it is True, at least one. With a `teacher` the
+        gradients are those of distillation, see `cross_entropy`.
+        """
         hidden, targets = self.hidden_states(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()
         soft = self.teacher.targets(ids[:, :-1]) if self.teacher else None
-        if learned is not None:
-            rows = learned[:, 1:].flatten().nonzero().squeeze(1).to(hidden.device)
+        if loss_mask is not None:
+            rows = loss_mask[:, 1:].flatten().nonzero().squeeze(1).to(hidden.device)
             hidden, targets = hidden.index_select(0, rows), targets.index_select(0, rows)
             soft = soft and replace(soft, x=soft.x.index_select(0, rows))
         loss = cross_entropy(hidden, self.head(), targets, soft)
@@ -378,7 +380,6 @@ class LanguageModel(nn.Module):
         return {name: copied(weight) for name, weight in self._trainable()}
 
     def load_trainable(self, arrays: Mapping[str, Array]) -> None:
-        """Copy what `trainable_arrays` returned back into the model."""
         with torch.no_grad():
             for name, weight in self._trainable():
                 weight.copy_(torch.from_numpy(arrays[name]))
