@@ -306,9 +306,11 @@ def test_the_beginning_of_a_stop_string_is_released_at_max_tokens():
     assert pieces[-1].finish_reason == "length"
 
 
-def test_a_stop_string_in_the_last_token_is_detected():
-    pieces = pieces_of_texts(["a", "E", "N", "D"], ("END",), max_tokens=4)
-    assert (joined(pieces), pieces[-1].finish_reason) == ("a", "stop")
+@pytest.mark.parametrize("texts", [["a", "E", "N", "D"], ["aEND"], ["a", "END"]])
+def test_a_stop_string_in_the_last_token_is_detected(texts):
+    pieces = pieces_of_texts(texts, ("END",), max_tokens=len(texts))
+    assert joined(pieces) == "a"
+    assert [piece.finish_reason for piece in pieces if piece.finish_reason] == ["stop"]
 
 
 def test_the_model_is_not_evaluated_after_a_stop_string():
