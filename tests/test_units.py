@@ -1,7 +1,8 @@
-"""Numbers as text: counts, sizes, durations."""
+"""Numbers as text: probabilities, bits, counts, sizes, durations, epochs."""
 
 import pytest
 
+from llmcli import units
 from llmcli.units import duration, number, size
 
 
@@ -68,3 +69,29 @@ def test_size_abbreviates_bytes(count, expected):
 )
 def test_duration(seconds, expected):
     assert duration(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (units.probability(0.37249), "0.372"),
+        (units.bits(2.8151), "2.82"),
+        (units.bits(0.0749, signed=True), "+0.07"),
+        (units.bits(-0.004, signed=True), "0.00"),
+        (units.change(0.0129), "+1.3%"),
+        (units.change(-0.0004), "0.0%"),
+        (units.count(1, "layer"), "1 layer"),
+        (units.count(1024, "head"), "1,024 heads"),
+        (units.bits_per_byte(0.21349), "0.213"),
+        (units.entropy(2.82), "entropy 2.82 bits (perplexity 7.1)"),
+        (units.choice(2.82, "words"), "As uncertain as a choice among 7 equally likely words."),
+        (units.choice(0.1, "words"), "Nearly certain: one of the words has almost all of the probability."),
+        (units.epochs(0.0041), "0.0041 epochs"),
+        (units.epochs(0.41), "0.41 epochs"),
+        (units.epochs(1.0), "1 epoch"),
+        (units.epochs(3.64), "3.6 epochs"),
+        (units.epochs(19.98), "20 epochs"),
+    ],
+)
+def test_other_numbers(text, expected):
+    assert text == expected

@@ -26,8 +26,8 @@ MIN_PROBABILITY = 1e-37  # probabilities are clipped here before the logarithm
 
 
 def contiguous_on_mps(x: Tensor) -> Tensor:
-    """x, copied if it is a view on MPS, where attention and the gradient of SiLU of views are wrong, without an error, in
-    several versions of torch (issues 163597, 175188 and 181133 of pytorch/pytorch)."""
+    """x, copied if it is a view on MPS, where several versions of torch compute attention and SiLU's gradient of views
+    wrongly, without an error (issues 163597, 175188 and 181133 of pytorch/pytorch)."""
     return x.contiguous() if _is_on_mps(x) else x
 
 
