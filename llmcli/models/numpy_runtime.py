@@ -259,7 +259,7 @@ class _Layer:
             _interleave_halves(self.bias[: (H + G) * D].reshape(H + G, D))
             self.bias[: H * D] *= scale
         self.qkv, self.o = Matrix(qkv), Matrix(_read(checkpoint, attention + "o_proj.weight"))
-        self.mlp: _SwiGLU | _Experts  # with the norm before it
+        self.mlp: _SwiGLU | _Experts
         if config.num_experts:
             self.mlp = _Experts(checkpoint, index)
         else:

@@ -130,7 +130,9 @@ class Attention(nn.Module):
         if cache is not None:
             past = cache.length
             k, v = cache.extend(k, v)
-        mask = _causal_mask(T, past, q.device) if past and T > 1 else None
+        mask = None
+        if past and T > 1:  # [T, past + T]: True where one of T new tokens may attend to a position
+            mask = torch.ones(T, past + T, dtype=torch.bool, device=q.device).tril(past)
         causal, grouped = not past and T > 1, self.G != self.H
         if grouped and not _has_grouped_kernel(q, mask):
             k, v = (t.repeat_interleave(self.H // self.G, 1) for t in (k, v))
@@ -143,11 +145,6 @@ def _has_grouped_kernel(q: Tensor, mask: Tensor | None) -> bool:
     """Whether torch computes attention of fewer key-value heads than query heads without holding all scores in memory.
     On CUDA only FlashAttention does, which needs half precision and no mask."""
     return q.device.type != "cuda" or (q.dtype is torch.bfloat16 and mask is None)
-
-
-def _causal_mask(T: int, past: int, device: torch.device) -> Tensor:
-    """[T, past + T]: True where one of T new tokens may attend to a position."""
-    return torch.ones(T, past + T, dtype=torch.bool, device=device).tril(past)
 
 
 class MLP(nn.Module):
