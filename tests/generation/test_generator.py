@@ -10,69 +10,17 @@ from hypothesis import strategies as st
 
 from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.data.tokenizers.vocabulary import Vocabulary
 from llmcli.errors import LLMError
 from llmcli.generation.generator import Piece, generate
+from tests.generation.fakes import Digits, FakeRuntime, Table
 
 SAMPLE = "the cat sat on the mat, the cat ate. りんごを食べる。日本語 🍎👨‍👩‍👧 naïve\n" * 8
 BPE = Tokenizer.train_bpe([SAMPLE], 320)
 CHAR = Tokenizer.train_char([SAMPLE])
 GREEDY = SamplingConfig(temperature=0.0, max_tokens=10_000)
-MAX_EVALUATIONS = 2000  # more than that count as an endless loop
 
 
-class Model:
-    """A runtime whose logits are a function of the tokens in its cache; records its calls."""
-
-    def __init__(self, context, logits_of):
-        self.context, self.logits_of = context, logits_of
-        self.cached, self.prefills, self.seen = [], [], []
-
-    parameters = 1
-
-    @property
-    def length(self):
-        return len(self.cached)
-
-    def prefill(self, ids):
-        assert len(ids) > 0
-        self.prefills.append(list(ids))
-        return self._process(ids)
-
-    def step(self, token):
-        return self._process([token])
-
-    def logits(self, ids):
-        return np.stack([self._process([token]) for token in ids])
-
-    def rewind(self, length=0):
-        del self.cached[length:]
-
-    def _process(self, ids):
-        self.cached += ids
-        assert self.length <= self.context
-        self.seen.append(list(self.cached))
-        assert len(self.seen) <= MAX_EVALUATIONS, "generation does not end"
-        return np.asarray(self.logits_of(tuple(self.cached)), np.float32)
-
-
-class Table:
-    """A tokenizer given by a table: id 0 ends the text, id n has the n-th bytes. A prompt is written as digits."""
-
-    eos_id, eos_ids, bos_ids = 0, frozenset({0}), []
-
-    def __init__(self, *token_bytes):
-        self.token_bytes = [b"", *token_bytes]
-        self.vocabulary = Vocabulary(self.token_bytes)
-
-    def encode(self, text):
-        return [int(c) for c in text]
-
-    def split_last_word(self, text):
-        return text, ""
-
-
-LETTERS = Table(*(bytes([c]) for c in b"abcdefghi"))  # "1" is a, "2" is b, ...
+LETTERS = Digits(*(bytes([c]) for c in b"abcdefghi"))  # "1" is a, "2" is b, ...
 
 
 class WithoutTail:
@@ -92,17 +40,17 @@ class WithoutTail:
 def scripted(script, vocab_size):
     """A model that predicts these tokens, one after the other, and then the end of the text."""
     tokens = iter([*script, 0])
-    return Model(100_000, lambda _: 50 * np.eye(vocab_size)[next(tokens)])
+    return FakeRuntime(100_000, lambda _: 50 * np.eye(vocab_size)[next(tokens)])
 
 
 def alphabetical(context):
     """A model of LETTERS that predicts b after a, c after b, ..., a after i."""
-    return Model(context, lambda cached: 50 * np.eye(10)[cached[-1] % 9 + 1])
+    return FakeRuntime(context, lambda cached: 50 * np.eye(10)[cached[-1] % 9 + 1])
 
 
 def uniform(context=100):
     """A model of LETTERS in which all nine are equally likely, and the end is impossible."""
-    return Model(context, lambda _: [-math.inf] + [0.0] * 9)
+    return FakeRuntime(context, lambda _: [-math.inf] + [0.0] * 9)
 
 
 def pieces_of(script, tokenizer, sampling=GREEDY):
@@ -111,7 +59,7 @@ def pieces_of(script, tokenizer, sampling=GREEDY):
 
 def pieces_of_texts(texts, stop=(), max_tokens=10_000):
     """The pieces of a model that predicts these texts, one token each."""
-    table = Table(*(text if isinstance(text, bytes) else text.encode() for text in texts))
+    table = Digits(*texts)
     sampling = SamplingConfig(temperature=0.0, max_tokens=max_tokens, stop=stop)
     return pieces_of(range(1, len(texts) + 1), table, sampling)
 
@@ -147,9 +95,9 @@ def test_an_emoji_of_several_tokens_comes_with_its_last_token(tokenizer):
 @given(st.lists(st.binary(min_size=1, max_size=5), max_size=12), st.integers(0, 99))
 def test_text_is_valid_utf_8_whatever_bytes_tokens_have(tokens, seed):
     """Even if a token that breaks a character is likely, or the text ends inside a character."""
-    table = Table(*tokens, b"a", *(bytes([n]) for n in range(0x80, 0xC0)))
+    table = Digits(*tokens, b"a", *(bytes([n]) for n in range(0x80, 0xC0)))
     rng = np.random.default_rng(seed)
-    model = Model(100, lambda _: rng.normal(0, 3, len(table.token_bytes)))
+    model = FakeRuntime(100, lambda _: rng.normal(0, 3, len(table.token_bytes)))
     pieces = list(generate(model, table, "1", SamplingConfig(max_tokens=8, temperature=1.0)))
     data = b"".join(table.token_bytes[piece.id] for piece in pieces[:-1])
     text = codecs.getincrementaldecoder("utf-8")().decode(data)  # raises for what is no UTF-8
@@ -164,7 +112,7 @@ def test_bytes_that_are_not_in_the_training_text_are_never_generated(tokenizer):
     known = Tokenizer.from_json(tokenizer.to_json(), seen_bytes=seen)
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        model = Model(100, lambda _, rng=rng: rng.normal(0, 3, tokenizer.vocab_size))
+        model = FakeRuntime(100, lambda _, rng=rng: rng.normal(0, 3, tokenizer.vocab_size))
         text = joined(generate(model, known, "the c", SamplingConfig(max_tokens=20, temperature=2.0)))
         assert set(text.encode()) <= set(seen)
 
@@ -175,11 +123,11 @@ def test_control_tokens_are_not_generated_unless_they_end_a_text(tokenizer, lite
     likely = np.zeros(tokenizer.vocab_size)
     likely[0], likely[1:5] = -9.0, 9.0  # the end of text; <|im_start|>, <|im_end|> and the spare ones
     sampling = SamplingConfig(max_tokens=5, temperature=0)
-    *pieces, last = generate(Model(100, lambda _: likely), tokenizer, "the c", sampling, literal=literal)
+    *pieces, last = generate(FakeRuntime(100, lambda _: likely), tokenizer, "the c", sampling, literal=literal)
     assert len(pieces) == 5 and last.finish_reason == "length"
     assert all(tokenizer.token_bytes[piece.id] for piece in pieces)
     ended = list(
-        generate(Model(100, lambda _: likely), tokenizer.with_eos_ids([2]), "the c", sampling, literal=literal)
+        generate(FakeRuntime(100, lambda _: likely), tokenizer.with_eos_ids([2]), "the c", sampling, literal=literal)
     )
     assert ended[-1].finish_reason == "stop" and len(ended) <= 2
 
@@ -187,14 +135,14 @@ def test_control_tokens_are_not_generated_unless_they_end_a_text(tokenizer, lite
 def test_an_imported_model_may_generate_any_control_token():
     tokenizer = BPE.with_eos_ids([2])
     tokenizer.imported = True
-    model = Model(100, lambda _: 9.0 * np.eye(BPE.vocab_size)[1])
+    model = FakeRuntime(100, lambda _: 9.0 * np.eye(BPE.vocab_size)[1])
     pieces = list(generate(model, tokenizer, "the c", SamplingConfig(max_tokens=2, temperature=0), literal=True))
     assert [piece.id for piece in pieces] == [1, 1, None]
 
 
 def test_logprobs_are_those_of_the_model_where_tokens_are_not_allowed():
-    table = Table(b"a", b"\xff")
-    model = Model(100, lambda _: [-math.inf, math.log(0.25), math.log(0.75)])
+    table = Digits(b"a", b"\xff")
+    model = FakeRuntime(100, lambda _: [-math.inf, math.log(0.25), math.log(0.75)])
     pieces = list(generate(model, table, "1", SamplingConfig(max_tokens=3), literal=True))
     assert joined(pieces) == "aaa"
     assert [piece.logprob for piece in pieces[:-1]] == pytest.approx([math.log(0.25)] * 3)
@@ -239,25 +187,25 @@ def test_a_model_that_ends_at_once_generates_nothing():
 
 
 def test_control_tokens_without_text_count_as_tokens():
-    pads = Table(b"")  # id 1 is a control token too, but does not end the text
-    pieces = list(generate(Model(8, lambda _: [0, 9]), pads, "1", SamplingConfig(max_tokens=5, temperature=0.0)))
+    pads = Digits(b"")  # id 1 is a control token too, but does not end the text
+    pieces = list(generate(FakeRuntime(8, lambda _: [0, 9]), pads, "1", SamplingConfig(max_tokens=5, temperature=0.0)))
     assert joined(pieces) == ""
     assert pieces[-1].finish_reason == "length"
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.1, 3.0])
 def test_logprobs_are_those_of_the_model_whatever_the_temperature(temperature):
-    model = Model(100, lambda _: [-math.inf, math.log(0.5), math.log(0.3), math.log(0.2)])
-    table = Table(b"a", b"b", b"c")
+    model = FakeRuntime(100, lambda _: [-math.inf, math.log(0.5), math.log(0.3), math.log(0.2)])
+    table = Digits(b"a", b"b", b"c")
     pieces = list(generate(model, table, "1", SamplingConfig(temperature=temperature, max_tokens=30, min_p=0.0)))
     for piece in pieces[:-1]:
         assert piece.logprob == pytest.approx(math.log({1: 0.5, 2: 0.3, 3: 0.2}[piece.id]), abs=1e-6)
 
 
 def test_tokens_that_the_tokenizer_does_not_have_are_never_generated():
-    model = Model(100, lambda _: [0.0, 1.0, 2.0, 9.0, 9.0])  # five logits
+    model = FakeRuntime(100, lambda _: [0.0, 1.0, 2.0, 9.0, 9.0])  # five logits
     try:
-        pieces = list(generate(model, Table(b"a", b"b"), "1", SamplingConfig(temperature=0.0, max_tokens=3)))
+        pieces = list(generate(model, Digits(b"a", b"b"), "1", SamplingConfig(temperature=0.0, max_tokens=3)))
     except LLMError:
         return
     assert joined(pieces) == "bbb"
@@ -393,7 +341,7 @@ def test_generation_continues_past_the_context(context, prompt, count):
     tokens = [int(c) for c in prompt] + [piece.id for piece in pieces[:-1]]
     for n, cached in enumerate(model.seen):
         known = tokens[: len(prompt) + n]
-        assert cached == known[-len(cached) :]  # the newest tokens, without gaps; Model checks the context
+        assert cached == known[-len(cached) :]  # the newest tokens, without gaps; FakeRuntime checks the context
         assert len(cached) >= min(len(known), max(1, context // 2))
 
 
@@ -406,25 +354,7 @@ def test_an_empty_prompt_is_an_error():
             list(generate(alphabetical(9), tokenizer, "", GREEDY))
 
 
-class Words(Table):
-    """A table whose prompts have their last word as a tail. Text is encoded greedily with the longest tokens."""
-
-    def encode(self, text):
-        data, ids = text.encode(), []
-        while data:
-            ids.append(max((i for i, t in enumerate(self.token_bytes) if t and data.startswith(t)), key=self._length))
-            data = data[self._length(ids[-1]) :]
-        return ids
-
-    def _length(self, i):
-        return len(self.token_bytes[i])
-
-    def split_last_word(self, text):
-        cut = max(0, text.rfind(" "))
-        return text[:cut], text[cut:]
-
-
-EAT = Words(b"I", b" like", b" eat", b" ea", b" e", b"a", b"t", b"s", b"\n")  # ids 1 to 9
+EAT = Table(b"I", b" like", b" eat", b" ea", b" e", b"a", b"t", b"s", b"\n")  # ids 1 to 9
 
 
 @pytest.mark.parametrize(
@@ -447,7 +377,7 @@ def test_only_text_after_the_prompt_is_a_piece(likely, expected):
             logits[token] = 50 - 20 * rank
         return logits
 
-    model = Model(100, logits_of)
+    model = FakeRuntime(100, logits_of)
     pieces = list(generate(model, EAT, "I like ea", SamplingConfig(temperature=0.0, max_tokens=1)))
     assert [(piece.id, piece.text) for piece in pieces] == [expected, (None, "")]
     assert model.seen[0] == [1, 2]
@@ -458,7 +388,7 @@ def test_only_text_after_the_prompt_is_a_piece(likely, expected):
 @given(st.text(min_size=1, max_size=12) | st.sampled_from(["the c", "the cat ", "りんごを食", "a\n\n", " "]), st.data())
 def test_the_cache_holds_the_prompt_and_the_text_generated(tokenizer, prompt, data):
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
-    model = Model(10_000, lambda _: rng.normal(0, 3, tokenizer.vocab_size))
+    model = FakeRuntime(10_000, lambda _: rng.normal(0, 3, tokenizer.vocab_size))
     pieces = list(generate(model, tokenizer, prompt, SamplingConfig(max_tokens=6)))
     cached = list(model.seen[-1])
     if pieces[-1].finish_reason == "length":
@@ -490,6 +420,6 @@ def test_a_used_runtime_is_rewound():
 
 
 def test_the_repetition_penalty_applies_to_the_prompt_and_to_generated_tokens():
-    model = Model(100, lambda _: [-9.0, 3.0, 2.5, 2.0, *[-9.0] * 6])
+    model = FakeRuntime(100, lambda _: [-9.0, 3.0, 2.5, 2.0, *[-9.0] * 6])
     sampling = SamplingConfig(temperature=0.0, repetition_penalty=2.0, max_tokens=4)
     assert joined(generate(model, LETTERS, "1", sampling)) == "bcaa"

@@ -15,80 +15,47 @@ from llmcli.errors import LLMError
 from llmcli.generation import next_words as next_words_module
 from llmcli.generation.next_words import NextWord, NextWords, next_words
 from llmcli.generation.token_healing import CONTINUE_WORD_FACTOR
+from tests.generation import fakes
+from tests.generation.fakes import FakeRuntime
 
 TOLERANCE = 1e-6  # logits are float32
 
 
-class Tree:
+def tree(context, vocab_size, after, prompt_length=1):
     """A model given by `after`, which maps the tokens since the prompt to {next token: probability}."""
 
-    def __init__(self, context, vocab_size, after, prompt_length=1):
-        self.context, self.vocab_size, self.after, self.prompt_length = context, vocab_size, after, prompt_length
-        self.cached, self.evaluations, self.first = [], 0, None
-
-    parameters = 1
-
-    @property
-    def length(self):
-        return len(self.cached)
-
-    def prefill(self, ids):
-        assert len(ids) > 0
-        self.cached += ids
-        self.evaluations += 1
-        if self.first is None:
-            self.first = list(ids)
-        assert self.length <= self.context
-        logits = np.full(self.vocab_size, -math.inf, np.float32)
-        for token, probability in self.after(tuple(self.cached[self.prompt_length :])).items():
+    def logits_of(cached):
+        logits = np.full(vocab_size, -math.inf, np.float32)
+        for token, probability in after(cached[prompt_length:]).items():
             logits[token] = math.log(probability)
         return logits + np.float32(2)
 
-    def step(self, token):
-        return self.prefill([token])
-
-    def logits(self, ids):
-        self.evaluations -= len(ids) - 1
-        return np.stack([self.prefill([token]) for token in ids])
-
-    def rewind(self, length=0):
-        del self.cached[length:]
+    return FakeRuntime(context, logits_of)
 
 
-class Table:
-    """A tokenizer given by a table: id 0 ends the text. Each character of a prompt becomes token 1, except those of its
-    `tail`, which is encoded greedily with the longest tokens."""
-
-    eos_id, eos_ids, bos_ids = 0, frozenset({0}), []
+class Table(fakes.Table):
+    """A table of a list of texts. Each character of a prompt becomes token 1, except those of its `tail`."""
 
     def __init__(self, texts, tail=""):
-        self.token_bytes = [b"", *(text if isinstance(text, bytes) else text.encode() for text in texts)]
-        self.vocabulary = Vocabulary(self.token_bytes)
+        super().__init__(*texts)
         self._tail = tail
 
     def encode(self, text):
-        ids, data = [1] * (len(text) - len(self._tail)), self._tail.encode()
-        while data:
-            ids.append(max((i for i, t in enumerate(self.token_bytes) if t and data.startswith(t)), key=self._length))
-            data = data[self._length(ids[-1]) :]
-        return ids
-
-    def _length(self, i):
-        return len(self.token_bytes[i])
+        return [1] * (len(text) - len(self._tail)) + super().encode(self._tail)
 
     def split_last_word(self, text):
         return text[: len(text) - len(self._tail)], self._tail
 
 
-def next_words_of(tree, *, prompt=".", tail="", context=100):
+def next_words_of(branches, *, prompt=".", tail="", context=100):
     """The next words of a model {tokens joined by "|": {token: probability}}; elsewhere the text ends."""
-    written = ["\x00", *dict.fromkeys(token for after in tree.values() for token in after if token != "END")]
+    written = ["\x00", *dict.fromkeys(token for after in branches.values() for token in after if token != "END")]
     ids = {"END": 0} | {token: n for n, token in enumerate(written, 1)}
     paths = {
         tuple(ids[token] for token in path.split("|") if token): {ids[token]: p for token, p in after.items()}
-        for path, after in tree.items()
+        for path, after in branches.items()
     }
-    model = Tree(context, len(written) + 1, lambda path: paths.get(path, {0: 1.0}), len(prompt) - len(tail))
+    model = tree(context, len(written) + 1, lambda path: paths.get(path, {0: 1.0}), len(prompt) - len(tail))
     return next_words(model, Table(written, tail), prompt)
 
 
@@ -100,7 +67,7 @@ def first_word(text, *, ends=False):
     """The first word when a model spells `text` byte by byte with probability 1."""
     data = text if isinstance(text, bytes) else text.encode()
     table = Table([b"."] + [bytes([n]) for n in range(256)])  # id of byte n: n + 2
-    model = Tree(120, 258, lambda path: {data[len(path)] + 2: 1.0} if len(path) < len(data) else {0: 1.0})
+    model = tree(120, 258, lambda path: {data[len(path)] + 2: 1.0} if len(path) < len(data) else {0: 1.0})
     result = next_words(model, table, ".")
     assert sum(probabilities_of(result).values()) + result.unexplored == pytest.approx(1, abs=TOLERANCE)
     assert len(result.words) == 1
@@ -151,7 +118,7 @@ def test_a_word_that_the_end_of_text_ends_is_counted():
 
 
 def test_a_character_of_several_tokens_is_followed_to_its_end():
-    tree = {
+    branches = {
         "": {"あ": 0.1, "A": 0.9},
         "A": {"B": 0.5, "C": 0.5},
         "あ": {"!": 1.0},
@@ -161,8 +128,8 @@ def test_a_character_of_several_tokens_is_followed_to_its_end():
     }
     ids = {"あ": 1, "A": 2, "B": 3, "C": 4, "D": 5, "!": 6}
     table = Table(["あ", b"\xe3\x81", b"\x82", b"\x84", b"\xe3\x81\x82", "!"])  # あ whole; あ in two; いあ in three
-    paths = {tuple(ids[t] for t in k.split("|") if t): {ids[t]: p for t, p in v.items()} for k, v in tree.items()}
-    result = next_words(Tree(50, 7, lambda path: paths.get(path, {0: 1.0})), table, ".")
+    paths = {tuple(ids[t] for t in k.split("|") if t): {ids[t]: p for t, p in v.items()} for k, v in branches.items()}
+    result = next_words(tree(50, 7, lambda path: paths.get(path, {0: 1.0})), table, ".")
     assert probabilities_of(result) == pytest.approx({"あ": 0.1 + 0.45, "いあ": 0.45}, abs=TOLERANCE)
 
 
@@ -204,7 +171,7 @@ def test_probabilities_are_lower_bounds_and_sum_to_1(seed):
                 visit((*path, token), text + TOKENS[token - 1], p)
 
     visit((), "", 1.0)
-    result = next_words(Tree(50, len(TOKENS) + 1, after), Table(TOKENS), ".")
+    result = next_words(tree(50, len(TOKENS) + 1, after), Table(TOKENS), ".")
     words = probabilities_of(result)
     assert sum(words.values()) + result.unexplored == pytest.approx(1, abs=TOLERANCE)
     assert result.unexplored < next_words_module.MAX_UNEXPLORED + TOLERANCE
@@ -277,7 +244,7 @@ def test_the_end_of_text_ends_a_word(text, word):
 
 
 def test_invalid_utf_8_is_never_part_of_a_word():
-    model = Tree(50, 5, lambda path: {2: 0.25, 3: 0.5, 4: 0.25} if len(path) < 3 else {0: 1.0})
+    model = tree(50, 5, lambda path: {2: 0.25, 3: 0.5, 4: 0.25} if len(path) < 3 else {0: 1.0})
     result = next_words(model, Table([".", "a", b"\xff", " "]), ".")
     # over the eight texts of three tokens " " and "a"
     expected = {"a": 4 / 8, "aa": 2 / 8, "aaa": 1 / 8, "<end>": 1 / 8}
@@ -286,7 +253,7 @@ def test_invalid_utf_8_is_never_part_of_a_word():
 
 
 def test_probability_on_invalid_tokens_alone_is_unexplored():
-    model = Tree(50, 4, lambda path: {2: 1.0} if len(path) < 3 else {3: 1.0})
+    model = tree(50, 4, lambda path: {2: 1.0} if len(path) < 3 else {3: 1.0})
     result = next_words(model, Table([".", "a", b"\xff"]), ".")
     assert result.words == () and result.unexplored == pytest.approx(1)
 
@@ -295,7 +262,7 @@ def test_probability_on_invalid_tokens_alone_is_unexplored():
 
 
 def test_an_endless_word_stops_at_the_context():
-    model = Tree(20, 3, lambda path: {2: 1.0})
+    model = tree(20, 3, lambda path: {2: 1.0})
     result = next_words(model, Table([".", "a"]), ".")
     assert result.words == ()
     assert result.unexplored == pytest.approx(1)
@@ -303,7 +270,7 @@ def test_an_endless_word_stops_at_the_context():
 
 
 def test_words_that_do_not_fit_the_context_are_unexplored():
-    model = Tree(10, 4, lambda path: {2: 1.0} if not path else {2: 0.75, 3: 0.25})
+    model = tree(10, 4, lambda path: {2: 1.0} if not path else {2: 0.75, 3: 0.25})
     result = next_words(model, Table([".", "a", "!"]), ".")
     expected = {"a" * n: 0.25 * 0.75 ** (n - 1) for n in range(1, 10)}  # one of the ten tokens is the prompt's
     assert probabilities_of(result) == pytest.approx(expected, abs=TOLERANCE)
@@ -311,7 +278,7 @@ def test_words_that_do_not_fit_the_context_are_unexplored():
 
 
 def test_an_endlessly_branching_model_is_evaluated_a_limited_number_of_times():
-    model = Tree(100, 4, lambda path: {2: 0.5, 3: 0.5})
+    model = tree(100, 4, lambda path: {2: 0.5, 3: 0.5})
     result = next_words(model, Table([".", "a", "b"]), ".")
     assert result.words == ()
     assert result.unexplored == pytest.approx(1)
@@ -319,7 +286,7 @@ def test_an_endlessly_branching_model_is_evaluated_a_limited_number_of_times():
 
 
 def test_the_search_ends_when_less_than_a_thousandth_is_left():
-    model = Tree(100, 4, lambda path: {2: 1.0} if not path else {2: 0.08, 3: 0.92})
+    model = tree(100, 4, lambda path: {2: 1.0} if not path else {2: 0.08, 3: 0.92})
     result = next_words(model, Table([".", "a", "!"]), ".")
     assert [word.text for word in result.words] == ["a", "aa", "aaa"]
     assert result.unexplored == pytest.approx(0.08**3, abs=TOLERANCE)
@@ -332,7 +299,7 @@ def test_very_unlikely_spellings_are_unexplored():
 
 
 def test_tokens_that_the_tokenizer_does_not_have_are_not_words():
-    model = Tree(50, 9, lambda path: {2: 0.5, 8: 0.5} if not path else {0: 1.0})
+    model = tree(50, 9, lambda path: {2: 0.5, 8: 0.5} if not path else {0: 1.0})
     try:
         result = next_words(model, Table([".", "a"]), ".")
     except LLMError:
@@ -345,7 +312,7 @@ def test_tokens_that_the_tokenizer_does_not_have_are_not_words():
 
 def test_an_empty_prompt_is_an_error():
     with pytest.raises(LLMError, match="prompt is empty"):
-        next_words(Tree(9, 2, lambda path: {0: 1.0}), Table(["a"]), "")
+        next_words(tree(9, 2, lambda path: {0: 1.0}), Table(["a"]), "")
 
 
 def test_the_end_of_a_long_prompt_is_used_with_space_for_a_word():
@@ -353,13 +320,13 @@ def test_the_end_of_a_long_prompt_is_used_with_space_for_a_word():
         def encode(self, text):
             return list(range(1, len(text) + 1))
 
-    model = Tree(20, 31, lambda path: {0: 1.0})
+    model = tree(20, 31, lambda path: {0: 1.0})
     next_words(model, Counting("abcdefghijklmnopqrstuvwxyz0123"), "x" * 30)
-    assert model.first == [27, 28, 29, 30]
+    assert model.seen[0] == [27, 28, 29, 30]
 
 
 def test_a_used_runtime_is_rewound():
-    model = Tree(20, 3, lambda path: {2: 1.0} if not path else {0: 1.0})
+    model = tree(20, 3, lambda path: {2: 1.0} if not path else {0: 1.0})
     model.prefill([2, 2, 2])
     assert probabilities_of(next_words(model, Table([".", "a"]), ".")) == pytest.approx({"a": 1.0})
 
@@ -394,11 +361,11 @@ def test_tokenizations_of_the_last_word_are_summed():
 
 
 def test_only_letters_right_after_letters_continue_the_last_word():
-    tree = {"": {"s": 0.25, " s": 0.25, "!": 0.25, "\n": 0.25}}
-    after_letter = {(word.text, word.continues) for word in next_words_of(tree, prompt="apple").words}
+    branches = {"": {"s": 0.25, " s": 0.25, "!": 0.25, "\n": 0.25}}
+    after_letter = {(word.text, word.continues) for word in next_words_of(branches, prompt="apple").words}
     assert after_letter == {("s", True), ("s", False), ("!", False), ("\n", False)}
-    assert not any(word.continues for word in next_words_of(tree, prompt="apple ").words)
-    assert not any(word.continues for word in next_words_of(tree, prompt="りんご").words)
+    assert not any(word.continues for word in next_words_of(branches, prompt="apple ").words)
+    assert not any(word.continues for word in next_words_of(branches, prompt="りんご").words)
 
 
 @pytest.mark.parametrize("prompt", ["the cat ", "the ca", "the cat", "りん", "\n", "x"])
@@ -406,12 +373,7 @@ def test_only_letters_right_after_letters_continue_the_last_word():
 def test_with_a_real_tokenizer_words_and_the_unexplored_rest_sum_to_1(prompt):
     tokenizer = Tokenizer.train_bpe(["the cat sat on the mat. りんごを食べる\n" * 9], 300)
 
-    class Steady(Tree):
-        def prefill(self, ids):
-            super().prefill(ids)
-            return np.random.default_rng(self.cached[-1]).normal(0, 4, self.vocab_size).astype(np.float32)
-
-    model = Steady(40, tokenizer.vocab_size, lambda path: {0: 1.0})
+    model = FakeRuntime(40, lambda cached: np.random.default_rng(cached[-1]).normal(0, 4, tokenizer.vocab_size))
     result = next_words(model, tokenizer, prompt)
     assert sum(word.probability for word in result.words) + result.unexplored == pytest.approx(1, abs=TOLERANCE)
     assert all(word.probability > 0 for word in result.words)
@@ -426,7 +388,7 @@ def test_control_tokens_that_do_not_end_a_text_are_not_expected(path, expected):
     table = Table([".", "", "", " mat", "s"])
     table.vocabulary = Vocabulary(table.token_bytes, None, {0})
     mostly_control_tokens = {2: 0.5, 3: 0.3, 0: 0.1, 5: 0.1}
-    model = Tree(40, 6, lambda tokens: {(): {4: 1.0}, path: mostly_control_tokens}.get(tokens, {0: 1.0}))
+    model = tree(40, 6, lambda tokens: {(): {4: 1.0}, path: mostly_control_tokens}.get(tokens, {0: 1.0}))
     words = {word.text: word.probability for word in next_words(model, table, ".").words}
     assert words == pytest.approx(expected, abs=TOLERANCE)
 

@@ -10,11 +10,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from llmcli.config import SamplingConfig
-from llmcli.data.tokenizers.vocabulary import Vocabulary
 from llmcli.errors import LLMError
 from llmcli.generation.generator import generate
 from llmcli.generation.sampler import Sampler, SeenTokens, min_p, repetition_penalty, temperature, top_k, top_p
 from llmcli.models.logits import softmax
+from tests.generation.fakes import Digits, FakeRuntime
 
 INF = math.inf
 PLAIN = SamplingConfig(temperature=1.0, min_p=0.0)  # no filter
@@ -244,36 +244,12 @@ def test_huge_temperatures_do_not_overflow_and_draw_uniformly(value):
 # ---- every option
 
 
-class Table:
-    """A tokenizer of four letters; id 0 ends the text."""
-
-    token_bytes = (b"", b"a", b"b", b"c", b"d")
-    vocabulary = Vocabulary(token_bytes)
-    eos_id, eos_ids, bos_ids = 0, frozenset({0}), []
-
-    def encode(self, text):
-        return [b"\nabcd".index(c) for c in text.encode()]
-
-    def split_last_word(self, text):
-        return text, ""
+LETTERS = Digits("a", "b", "c", "d")
 
 
-class Constant:
+def constant():
     """A model whose logits do not depend on the context."""
-
-    context, length, parameters = 100, 0, 1
-
-    def prefill(self, ids):
-        return vector(-INF, 2.0, 1.7, 1.4, 1.0)
-
-    def logits(self, ids):
-        return np.stack([self.prefill(ids)] * len(ids))
-
-    def step(self, token):
-        return self.prefill([token])
-
-    def rewind(self, length=0):
-        pass
+    return FakeRuntime(200, lambda _: vector(-INF, 2.0, 1.7, 1.4, 1.0))
 
 
 OTHER_OPTIONS = {
@@ -315,14 +291,14 @@ def test_the_repetition_penalty_does_not_scan_the_text_at_every_step(monkeypatch
             return super().__call__(logits, seen, **values)
 
     config = SamplingConfig(max_tokens=90, repetition_penalty=1.5)
-    list(generate(Constant(), Table(), "a" * 9, config, sampler=Spy(config)))
+    list(generate(constant(), LETTERS, "1" * 9, config, sampler=Spy(config)))
     assert len(added) == 9 + 90 and max(given) <= 4
 
 
 @pytest.mark.parametrize("name", OTHER_OPTIONS)
 def test_every_option_changes_the_text(name):
     def text(config):
-        return "".join(piece.text for piece in generate(Constant(), Table(), "a", config))
+        return "".join(piece.text for piece in generate(constant(), LETTERS, "1", config))
 
     plain = SamplingConfig(max_tokens=40)
     assert set(text(plain)) == set("abcd")

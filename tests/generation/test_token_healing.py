@@ -4,7 +4,6 @@ import itertools
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -12,7 +11,6 @@ import pytest
 
 from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.data.tokenizers.vocabulary import Vocabulary
 from llmcli.errors import LLMError
 from llmcli.generation import token_healing
 from llmcli.generation.generator import generate
@@ -23,27 +21,14 @@ from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import softmax
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.conftest import TEXT, random_checkpoint
+from tests.generation.fakes import FakeRuntime, Table
 from tests.generation.test_next_words import reference_word
 
 TOKENS = [b"", b"\n", b" ", b"a", b"b", b" a", b"ab", b"ba", b" ab", b"aba", b".", b" b", b"b."]
 MAX_TOKENS = 5  # every text ends after so many
 
 
-class Table:
-    """A tokenizer of TOKENS: encoding greedily takes the longest token. The last word begins with the last space."""
-
-    eos_ids, bos_ids, token_bytes, vocabulary = frozenset({0}), [], TOKENS, Vocabulary(TOKENS)
-
-    def encode(self, text: str) -> list[int]:
-        data, ids = text.encode(), []
-        while data:
-            ids.append(max((i for i, t in enumerate(TOKENS) if t and data.startswith(t)), key=lambda i: len(TOKENS[i])))
-            data = data[len(TOKENS[ids[-1]]) :]
-        return ids
-
-    def split_last_word(self, text: str) -> tuple[str, str]:
-        cut = max(0, text.rfind(" "))
-        return text[:cut], text[cut:]
+TABLE = Table(*TOKENS[1:])
 
 
 @lru_cache(maxsize=100_000)
@@ -54,37 +39,15 @@ def next_token(seed: int, cached: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng([seed, *cached]).dirichlet(np.full(len(TOKENS), 0.6)).clip(1e-9)
 
 
-class Model:
-    """A runtime with known probabilities, which counts its evaluations."""
-
-    parameters = 1
+class Model(FakeRuntime):
+    """A runtime with known probabilities."""
 
     def __init__(self, seed: int, context: int = 50) -> None:
-        self.seed, self.context, self.evaluations = seed, context, 0
-        self.cached: list[int] = []
-
-    @property
-    def length(self) -> int:
-        return len(self.cached)
-
-    def prefill(self, ids: Sequence[int]) -> np.ndarray:
-        return self.logits(ids)[-1]
-
-    def step(self, token: int) -> np.ndarray:
-        return self.prefill([token])
-
-    def logits(self, ids: Sequence[int]) -> np.ndarray:
-        assert self.length + len(ids) <= self.context
-        self.evaluations += 1
-        rows = []
-        for token in ids:
-            self.cached.append(token)
+        def logits_of(cached: tuple[int, ...]) -> np.ndarray:
             with np.errstate(divide="ignore"):
-                rows.append((np.log(next_token(self.seed, tuple(self.cached))) + 2).astype(np.float32))
-        return np.stack(rows)
+                return np.log(next_token(seed, cached)) + 2
 
-    def rewind(self, length: int = 0) -> None:
-        del self.cached[length:]
+        super().__init__(context, logits_of)
 
 
 def all_texts(seed: int, head: list[int], tail: bytes) -> dict[tuple[int, ...], float]:
@@ -118,7 +81,7 @@ PROMPTS = ["b a", " ab", "b aba", ". a b", "a ", "b.", "a ba"]
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.slow
 def test_words_and_first_tokens_are_those_of_the_sum_over_all_sequences(prompt: str, seed: int) -> None:
-    known = Prompt.of(prompt, Table())  # type: ignore[arg-type]
+    known = Prompt.of(prompt, TABLE)  # type: ignore[arg-type]
     tail = b"".join(TOKENS[token] for token in known.tail)
     words: dict[str, float] = defaultdict(float)
     firsts: dict[bytes, float] = defaultdict(float)
@@ -131,7 +94,7 @@ def test_words_and_first_tokens_are_those_of_the_sum_over_all_sequences(prompt: 
         firsts[data[len(tail) : end]] += probability
     total = sum(words.values())
 
-    found = next_words(Model(seed), Table(), prompt, 100_000)  # type: ignore[arg-type]
+    found = next_words(Model(seed), TABLE, prompt, 100_000)  # type: ignore[arg-type]
     shares: dict[str, float] = defaultdict(float)
     for word in found.words:
         shares[word.text] += word.probability
@@ -139,7 +102,7 @@ def test_words_and_first_tokens_are_those_of_the_sum_over_all_sequences(prompt: 
     for text, probability in words.items():
         assert probability / total - found.unexplored - 1e-6 <= shares[text] <= probability / total + 1e-6
 
-    first = read_prompt(Model(seed), Table(), known, max_evaluations=100_000, negligible=0)  # type: ignore[arg-type]
+    first = read_prompt(Model(seed), TABLE, known, max_evaluations=100_000, negligible=0)  # type: ignore[arg-type]
     chosen = softmax(first.logits.astype(np.float64))
     first_texts: dict[bytes, float] = defaultdict(float)
     for entry in np.flatnonzero(chosen):
@@ -157,8 +120,8 @@ def test_sampling_and_next_agree(prompt: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("llmcli.generation.next_words.MIN_PROBABILITY", 1e-14)
     for seed in range(4):
         words: dict[str, float] = defaultdict(float)
-        known = Prompt.of(prompt, Table())  # type: ignore[arg-type]
-        first = read_prompt(Model(seed), Table(), known, max_evaluations=10**5, negligible=0)  # type: ignore[arg-type]
+        known = Prompt.of(prompt, TABLE)  # type: ignore[arg-type]
+        first = read_prompt(Model(seed), TABLE, known, max_evaluations=10**5, negligible=0)  # type: ignore[arg-type]
 
         def follow(
             path: tuple[int, ...],
@@ -182,7 +145,7 @@ def test_sampling_and_next_agree(prompt: str, monkeypatch: pytest.MonkeyPatch) -
                 share = continuation.probability / sum(continuation.probability for continuation in continuations)
                 follow(continuation.tokens, continuation.new_bytes, chosen[entry] * share)
         shares: dict[str, float] = defaultdict(float)
-        for word in next_words(Model(seed), Table(), prompt, 100_000).words:  # type: ignore[arg-type]
+        for word in next_words(Model(seed), TABLE, prompt, 100_000).words:  # type: ignore[arg-type]
             shares[word.text] += word.probability
         assert {text for text, probability in words.items() if probability > 1e-6} <= set(shares)
         for text, probability in words.items():
@@ -191,7 +154,7 @@ def test_sampling_and_next_agree(prompt: str, monkeypatch: pytest.MonkeyPatch) -
 
 def test_drawn_texts_have_the_frequencies_of_the_sum() -> None:
     prompt, seed, counts = "b a", 1, defaultdict(int)
-    first = read_prompt(Model(seed), Table(), Prompt.of(prompt, Table()))  # type: ignore[arg-type]
+    first = read_prompt(Model(seed), TABLE, Prompt.of(prompt, TABLE))  # type: ignore[arg-type]
     continuations = {continuation.tokens: continuation.probability for continuation in first.continuations(0)}
     sampler = Sampler(SamplingConfig(temperature=1.0, min_p=0.0, seed=3))
     for _ in range(4000):
@@ -207,7 +170,7 @@ def test_drawn_texts_have_the_frequencies_of_the_sum() -> None:
 def test_the_cache_holds_prompt_and_text_whatever_continuation_was_chosen(prompt: str, seed: int) -> None:
     for draw in range(6):
         model = Model(seed)
-        pieces = list(generate(model, Table(), prompt, SamplingConfig(max_tokens=3, seed=draw, temperature=1.5)))  # type: ignore[arg-type]
+        pieces = list(generate(model, TABLE, prompt, SamplingConfig(max_tokens=3, seed=draw, temperature=1.5)))  # type: ignore[arg-type]
         last = [piece.id for piece in pieces if piece.id is not None]
         cached = model.cached + (last[-1:] if pieces[-1].finish_reason == "length" else [])
         line = "" if prompt.rfind(" ") > 0 else "\n"
@@ -219,16 +182,11 @@ def test_at_temperature_0_the_text_with_the_highest_sum_is_chosen() -> None:
     probabilities = {(5,): {10: 0.5, 4: 0.5}, (): {5: 0.5, 8: 0.3, 9: 0.2}}
     rows = {path: np.array([after.get(t, 1e-12) for t in range(len(TOKENS))]) for path, after in probabilities.items()}
 
-    class Small(Model):
-        def logits(self, ids: Sequence[int]) -> np.ndarray:
-            self.cached += ids
-            paths = [tuple(self.cached[1 : len(self.cached) - n]) for n in reversed(range(len(ids)))]
-            end = np.eye(len(TOKENS))[0] + 1e-12
-            return np.stack([np.log(rows.get(path, end)) for path in paths]).astype(np.float32)
-
+    end = np.eye(len(TOKENS))[0] + 1e-12
+    model = FakeRuntime(50, lambda cached: np.log(rows.get(cached[1:], end)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(token_healing, "CONTINUE_WORD_FACTOR", 1.0)
-        pieces = list(generate(Small(0), Table(), "b a", SamplingConfig(max_tokens=1, temperature=0.0)))  # type: ignore[arg-type]
+        pieces = list(generate(model, TABLE, "b a", SamplingConfig(max_tokens=1, temperature=0.0)))  # type: ignore[arg-type]
     assert (pieces[0].id, pieces[0].text) == (8, "b")
     assert pieces[0].logprob == pytest.approx(math.log(0.3 + 0.25) - math.log(0.8), abs=1e-5)
 
@@ -270,9 +228,9 @@ def test_an_empty_prompt_is_an_error() -> None:
 @pytest.mark.parametrize("limit", [2, 3, 10])
 def test_the_model_is_evaluated_no_more_often_than_allowed(limit: int) -> None:
     model = Model(0)
-    first = read_prompt(model, Table(), Prompt.of("b abab", Table()), max_evaluations=limit, negligible=0)  # type: ignore[arg-type]
+    first = read_prompt(model, TABLE, Prompt.of("b abab", TABLE), max_evaluations=limit, negligible=0)  # type: ignore[arg-type]
     assert model.evaluations == first.search.evaluations <= limit
-    full = read_prompt(Model(0), Table(), Prompt.of("b abab", Table()), max_evaluations=1000, negligible=0)  # type: ignore[arg-type]
+    full = read_prompt(Model(0), TABLE, Prompt.of("b abab", TABLE), max_evaluations=1000, negligible=0)  # type: ignore[arg-type]
     for continuation in first.continuations(0):  # each probability is a lower bound
         exact = {c.tokens: c.probability for c in full.continuations(0)}[continuation.tokens]
         assert continuation.probability * (1 - first.unexplored) <= exact + 1e-9
@@ -282,12 +240,9 @@ def test_the_model_is_evaluated_no_more_often_than_allowed(limit: int) -> None:
     ("parameters", "limit"), [(10**6, 2 + token_healing.MAX_EVALUATIONS), (135 * 10**6, 3), (10**9, 2)]
 )
 def test_a_large_model_is_evaluated_less_often(parameters: int, limit: int) -> None:
-    class Large(Model):
-        pass
-
-    Large.parameters = parameters
-    model = Large(0)
-    read_prompt(model, Table(), Prompt.of("b abab", Table()), negligible=0)  # type: ignore[arg-type]
+    model = Model(0)
+    model.parameters = parameters
+    read_prompt(model, TABLE, Prompt.of("b abab", TABLE), negligible=0)  # type: ignore[arg-type]
     assert model.evaluations == limit
 
 
@@ -308,18 +263,16 @@ def test_next_words_keeps_its_limit_after_a_very_long_word_and_reports_the_unexp
 
 def test_a_literal_prompt_takes_one_evaluation_and_gives_the_models_own_logits() -> None:
     model = Model(0)
-    first = read_prompt(model, Table(), Prompt.of("b a", Table(), literal=True))  # type: ignore[arg-type]
+    first = read_prompt(model, TABLE, Prompt.of("b a", TABLE, literal=True))  # type: ignore[arg-type]
     assert model.evaluations == 1 and first.tokens is None
-    assert first.model_logits is not None and np.array_equal(
-        first.model_logits, Model(0).prefill(Table().encode("b a"))
-    )
+    assert first.model_logits is not None and np.array_equal(first.model_logits, Model(0).prefill(TABLE.encode("b a")))
 
 
 def test_the_end_of_a_long_prompt_is_used() -> None:
     for context in range(1, 12):
         for reserve in (0, 2, 20):
             model = Model(0, context)
-            read_prompt(model, Table(), Prompt.of("ab. ab. ab. ab abab", Table()), reserve=reserve)  # type: ignore[arg-type]
+            read_prompt(model, TABLE, Prompt.of("ab. ab. ab. ab abab", TABLE), reserve=reserve)  # type: ignore[arg-type]
             assert 1 <= model.length <= context
 
 

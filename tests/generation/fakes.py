@@ -1,0 +1,78 @@
+"""Runtimes with known logits, and tokenizers that are a table."""
+
+import numpy as np
+
+from llmcli.data.tokenizers.vocabulary import Vocabulary
+
+MAX_EVALUATIONS = 2000  # more than that count as an endless loop
+
+
+class FakeRuntime:
+    """A runtime whose logits are a function of the tokens in its cache; records its calls."""
+
+    parameters = 1
+
+    def __init__(self, context, logits_of):
+        self.context, self.logits_of = context, logits_of
+        self.cached, self.seen, self.evaluations = [], [], 0
+
+    @property
+    def length(self):
+        return len(self.cached)
+
+    def prefill(self, ids):
+        assert len(ids) > 0
+        self.evaluations += 1
+        return self._process(ids)
+
+    def step(self, token):
+        return self.prefill([token])
+
+    def logits(self, ids):
+        self.evaluations += 1
+        return np.stack([self._process([token]) for token in ids])
+
+    def rewind(self, length=0):
+        del self.cached[length:]
+
+    def _process(self, ids):
+        self.cached += ids
+        assert self.length <= self.context
+        self.seen.append(list(self.cached))
+        assert len(self.seen) <= MAX_EVALUATIONS, "generation does not end"
+        return np.asarray(self.logits_of(tuple(self.cached)), np.float32)
+
+
+class Table:
+    """A tokenizer given by a table: id 0 ends the text, id n has the n-th text. Text is encoded greedily with the
+    longest tokens; the last word begins with the last space."""
+
+    eos_id, eos_ids, bos_ids = 0, frozenset({0}), []
+
+    def __init__(self, *texts):
+        self.token_bytes = [b"", *(text if isinstance(text, bytes) else text.encode() for text in texts)]
+        self.vocabulary = Vocabulary(self.token_bytes)
+
+    def encode(self, text):
+        data, ids = text.encode(), []
+        while data:
+            ids.append(max((i for i, t in enumerate(self.token_bytes) if t and data.startswith(t)), key=self._length))
+            data = data[self._length(ids[-1]) :]
+        return ids
+
+    def _length(self, i):
+        return len(self.token_bytes[i])
+
+    def split_last_word(self, text):
+        cut = max(0, text.rfind(" "))
+        return text[:cut], text[cut:]
+
+
+class Digits(Table):
+    """A table whose prompts are written as digits, "1" for id 1, and have no last word."""
+
+    def encode(self, text):
+        return [int(c) for c in text]
+
+    def split_last_word(self, text):
+        return text, ""
