@@ -56,13 +56,22 @@ def measure_memorization(
     held_out_strings = list(strings(_excerpts(tokenizer, held_out)))
     if not generated_strings:
         return None
-    counter = _ByteCounter(is_over)
-    occurring = occurring_strings({*generated_strings, *held_out_strings}, map(counter.count, documents))
+    searched_bytes = 0
+
+    def counted(pieces: Iterable[str]) -> Iterator[str]:
+        nonlocal searched_bytes
+        for piece in pieces:
+            if searched_bytes >= MAX_SEARCHED_BYTES or (searched_bytes and is_over()):
+                return
+            searched_bytes += len(piece) if piece.isascii() else len(piece.encode("utf-8", "surrogatepass"))
+            yield piece
+
+    occurring = occurring_strings({*generated_strings, *held_out_strings}, map(counted, documents))
     return Memorization(
         share=round(share(generated_strings, occurring), 4),
         strings=len(generated_strings),
         held_out_share=round(share(held_out_strings, occurring), 4) if held_out_strings else None,
-        searched_bytes=counter.bytes,
+        searched_bytes=searched_bytes,
     )
 
 
@@ -212,17 +221,3 @@ def _excerpts(tokenizer: Tokenizer, ids: NDArray[np.unsignedinteger]) -> Iterato
         tokens = ids[start : start + length].tolist()
         tokens = itertools.takewhile(lambda token: token not in tokenizer.eos_ids, tokens)
         yield tokenizer.decode_bytes(tokens).decode("utf-8", "ignore")[:length]
-
-
-class _ByteCounter:
-    """Yields pieces of text unchanged and counts their bytes; stops at MAX_SEARCHED_BYTES."""
-
-    def __init__(self, is_over: Callable[[], bool]) -> None:
-        self.bytes, self._is_over = 0, is_over
-
-    def count(self, pieces: Iterable[str]) -> Iterator[str]:
-        for piece in pieces:
-            if self.bytes >= MAX_SEARCHED_BYTES or (self.bytes and self._is_over()):
-                return
-            self.bytes += len(piece) if piece.isascii() else len(piece.encode("utf-8", "surrogatepass"))
-            yield piece

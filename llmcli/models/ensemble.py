@@ -9,7 +9,7 @@ n = models; T = tokens; V = vocabulary size.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 
 import numpy as np
@@ -98,20 +98,15 @@ class EnsembleRuntime:
         return len(self._ids)
 
     def prefill(self, ids: Sequence[int]) -> Array:
-        check_input(ids, self.length, self.context)
-        for first in range(0, len(ids), PREFILL_CHUNK):
-            rows = self._process(ids[first : first + PREFILL_CHUNK])
-        last: Array = rows[-1]
+        for rows in self._process_all(ids):
+            last: Array = rows[-1]
         return last
 
     def step(self, token: int) -> Array:
         return self.prefill((token,))
 
     def logits(self, ids: Sequence[int]) -> Array:
-        check_input(ids, self.length, self.context)
-        return np.concatenate(
-            [self._process(ids[first : first + PREFILL_CHUNK]) for first in range(0, len(ids), PREFILL_CHUNK)]
-        )
+        return np.concatenate(list(self._process_all(ids)))
 
     def rewind(self, length: int = 0) -> None:
         if length < len(self._ids):
@@ -148,6 +143,11 @@ class EnsembleRuntime:
                 weights[b, chunk] = self.recent_weights(len(rows))
         self.rewind()
         return losses, correct, weights
+
+    def _process_all(self, ids: Sequence[int]) -> Iterator[Array]:
+        check_input(ids, self.length, self.context)
+        for first in range(0, len(ids), PREFILL_CHUNK):
+            yield self._process(ids[first : first + PREFILL_CHUNK])
 
     def _process(self, ids: Sequence[int]) -> Array:
         """Process tokens; the ensemble's log probabilities [T, V] after each."""
