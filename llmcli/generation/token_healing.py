@@ -96,6 +96,32 @@ def _tail_length(ids: list[int], word_bytes: int, tokenizer: Tokenizer) -> int:
     return length
 
 
+def read_prompt(
+    runtime: Runtime,
+    tokenizer: Tokenizer,
+    prompt: Prompt,
+    *,
+    max_evaluations: int | None = None,
+    negligible: float = NEGLIGIBLE,
+    reserve: int = 0,
+    cached: int = 0,
+) -> "FirstToken":
+    """Process a prompt; return the distribution of the token that follows.
+
+    Only the end of a long prompt is used, so that `reserve` tokens of the context stay free. The model is evaluated at
+    most `max_evaluations` times, which must be at least 2; by default as often as MAX_EVALUATIONS and MAX_WORK allow.
+    Sequences less likely than `negligible` times the total so far are not followed. The runtime's cache begins with
+    the first `cached` tokens of the used part of the prompt's head, not all of it. Raises LLMError for damaged weights.
+    """
+    if max_evaluations is None:
+        max_evaluations = 2 + min(MAX_EVALUATIONS, MAX_WORK // max(1, runtime.parameters))
+    head, tail = prompt.split(runtime.context - reserve)
+    search = Search(runtime, tokenizer.vocabulary, head, tail, cached)
+    while search.evaluations < max_evaluations and search.should_continue(negligible):
+        search.follow()
+    return FirstToken(search, prompt.ids[: len(prompt.ids) - len(tail)], prompt.in_word)
+
+
 @dataclass(frozen=True)
 class Continuation:
     """A token sequence that spells a prompt's tail and what its last token adds after it."""
@@ -218,33 +244,6 @@ class FirstToken:
         token = int(group.tokens[i])
         new_bytes = self._vocabulary.token_bytes[token][group.inside :]
         return Continuation(float(group.probabilities[i]), (*group.before, token), new_bytes)
-
-
-def read_prompt(
-    runtime: Runtime,
-    tokenizer: Tokenizer,
-    prompt: Prompt,
-    *,
-    max_evaluations: int | None = None,
-    negligible: float = NEGLIGIBLE,
-    reserve: int = 0,
-    cached: int = 0,
-) -> FirstToken:
-    """Process a prompt; return the distribution of the token that follows.
-
-    Of a long prompt only the end is used, so that `reserve` tokens of the context stay free. The model is evaluated at
-    most `max_evaluations` times, which must be at least 2; by default as often as MAX_EVALUATIONS and MAX_WORK allow.
-    Sequences less likely than `negligible` times the total so far are not followed. The runtime's cache begins with
-    `cached` tokens of the prompt: of those before its tail, as far as they are used, and not all of them. Raises
-    LLMError for damaged weights.
-    """
-    if max_evaluations is None:
-        max_evaluations = 2 + min(MAX_EVALUATIONS, MAX_WORK // max(1, runtime.parameters))
-    head, tail = prompt.split(runtime.context - reserve)
-    search = Search(runtime, tokenizer.vocabulary, head, tail, cached)
-    while search.evaluations < max_evaluations and search.should_continue(negligible):
-        search.follow()
-    return FirstToken(search, prompt.ids[: len(prompt.ids) - len(tail)], prompt.in_word)
 
 
 @dataclass(frozen=True)
