@@ -59,8 +59,8 @@ def baselines(text: bytes, past: bytes = b"", *, seconds: float = DEFAULT_SECOND
     """Compress a text with xz and with PPM, which adapts to the text as it reads it; given a past, also with static
     PPM, which like a trained model does not adapt.
 
-    Takes about a second per megabyte of text, and at most about `seconds` for the past: of a longer one only the end is
-    read, as many bytes in every call. Returns [] for an empty text.
+    Takes about a second per megabyte of text, and at most about `seconds` for the past: only the end of a longer one is
+    read, the same number of bytes in every call. Returns [] for an empty text.
     """
     if not text:
         return []
@@ -90,15 +90,15 @@ def _past_limits(seconds: float) -> tuple[int, int, int]:
 
 
 def _added_bits_per_byte(size: Callable[[bytes], int], text: bytes, past: bytes) -> float:
-    """What a text adds to the compressed size of its past, in bits per byte; fixed headers cancel out."""
+    """Compressed size that a text adds to that of its past, in bits per byte; fixed headers cancel out."""
     return (size(past + text) - size(past)) * 8 / len(text)
 
 
 def static_ppm(text: bytes, past: bytes, *, seconds: float = STATIC_SHARE * DEFAULT_SECONDS) -> Baseline:
     """PPM that knows only the past: the mean over pieces of the text, each compressed right after the past.
 
-    The state of PPM cannot be copied, so for every piece the past is read again. A long past is cut to its end, and of
-    many pieces an evenly spaced sample is taken. To keep the sample's difficulty out of the estimate, the sample
+    The state of PPM cannot be copied, so the past is read again for every piece. A long past is cut to its end, and many
+    pieces are reduced to an evenly spaced sample. To keep the sample's difficulty out of the estimate, the sample
     measures the difference to the adapting run, which is added to the adapting result on the whole text (a control
     variate): on tiny Shakespeare the error falls from 0.03 to 0.01 bits per byte. With all pieces it is the plain mean.
     """

@@ -27,8 +27,8 @@ class Figures:
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any], when: str = "") -> "Figures | None":
-        """Those of the held-out text in a training record, at the end of the run, or "_before" it; None if it was not
-        measured."""
+        """The figures of the held-out text in a training record, at the end of the run or "_before" it; None if they
+        were not measured."""
         as_it_runs, network = (record.get(key) for key in _RECORD_KEYS[when])
         if as_it_runs is None:
             return None
@@ -50,7 +50,6 @@ class Figures:
 
     @property
     def numbers(self) -> str:
-        """Without the unit."""
         network = f"{NETWORK} {units.bits_per_byte(self.network)}"
         return network if self.adapting is None else f"{network}, {ADAPTING} {units.bits_per_byte(self.adapting)}"
 

@@ -48,9 +48,9 @@ def measure_memorization(
 ) -> Memorization | None:
     """Generate text without a prompt at temperature 1, and search for its strings in the training documents.
 
-    `held_out` are token ids [N] of text the model was not trained on. Of longer documents the first MAX_SEARCHED_BYTES
-    are searched. Once `is_over` returns True no more is generated or searched. None when the generated texts are too
-    short. Raises LLMError for damaged weights.
+    `held_out` are token ids [N] of text the model was not trained on. At most the first MAX_SEARCHED_BYTES of the
+    documents are searched. Once `is_over` returns True, no more is generated or searched. None when the generated texts
+    are too short. Raises LLMError for damaged weights.
     """
     generated_strings = list(strings(_generate_texts(checkpoint, tokenizer, seed, is_over)))
     held_out_strings = list(strings(_excerpts(tokenizer, held_out)))

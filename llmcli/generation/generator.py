@@ -209,9 +209,9 @@ class GeneratedText:
 
 
 def choose_together(texts: Sequence[GeneratedText], logits: Array) -> list[Choice | None]:
-    """What `choose` returns for several texts of one model with rows of logits [B, V], to the same bits, in fewer numpy
-    calls; None for a text that has to choose alone: one with other filters than temperature and min-p, or all of them
-    when a model is damaged."""
+    """The choices of several texts of one model from rows of logits [B, V]: the same as from `choose`, to the bit, in
+    fewer numpy calls. None for a text that has to choose alone: one with filters other than temperature and min-p, or
+    all of them when a model is damaged."""
     choices: list[Choice | None] = [None] * len(texts)
     together = [i for i, text in enumerate(texts) if _may_choose_together(text)]
     if len(together) < 2:

@@ -29,7 +29,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Removal:
-    """What a filter removed."""
+    """The tokens that a filter removed."""
 
     filter: str  # "top-k", "top-p" or "min-p"
     tokens: int

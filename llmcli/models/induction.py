@@ -1,6 +1,7 @@
 """Initialization with induction heads, so that a fresh model can copy from its context.
 
-What followed the last few tokens earlier in the text is likely to follow them again: names, terms, rows of a table.
+A token that followed the last few tokens earlier in the text is likely to follow them again: names, terms, rows of a
+table.
 Induction heads (arXiv:2209.11895) find that place. They emerge by themselves over billions of training tokens, but not
 in minutes on a CPU: after such a run, a model predicted a repeated passage of a hundred tokens no better the second
 time (tests/benchmarks/LOG.md). So they are written into the initial weights. The architecture does not change, and

@@ -71,7 +71,7 @@ def _gates(weights: CacheWeights, matches: "Matches") -> NDArray[np.float64]:
 
 
 class _Context:
-    """What followed a context so far."""
+    """The tokens that followed a context so far."""
 
     __slots__ = ("counts", "last", "total")
 
@@ -220,7 +220,7 @@ class Matches:
 
     @classmethod
     def join(cls, parts: Sequence["Matches"]) -> "Matches":
-        """Those of several texts."""
+        """The matches of several texts."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     def features(self) -> NDArray[np.float64]:

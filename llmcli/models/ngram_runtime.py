@@ -1,7 +1,7 @@
 """A runtime whose predictions are mixed with an n-gram cache of the text so far (ngram_cache.py).
 
-What the model writes itself, the tokens of `step`, is not added to the cache, or it would repeat itself (LOG.md, "An
-n-gram cache"). After a rewind all that is left is a prompt.
+Tokens that the model writes itself, those of `step`, are not counted in the cache, or it would repeat itself (LOG.md,
+"An n-gram cache"). After a rewind all that is left is a prompt.
 
 B, T, V = batch, tokens, vocabulary size.
 """
@@ -95,7 +95,7 @@ class NgramRuntime:
         return np.stack([text.nats(1, *one) for text, *one in zip(texts, losses, *shares, strict=True)]), correct
 
     def score_network(self, ids: NDArray[np.int64]) -> Scores | WeightedScores:
-        """The same for the network alone; of an ensemble also the weights [B, T, n] of its models."""
+        """The same for the network alone; for an ensemble also the weights [B, T, n] of its models."""
         return self.network.score(ids)
 
     def _extend(self, ids: Sequence[int]) -> None:

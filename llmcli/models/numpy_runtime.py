@@ -9,7 +9,7 @@ Token ids go in, logits come out; text does not appear here. `NumpyRuntime._forw
     logits = output embedding of RMSNorm(x)   [T, V]
 
 This is the decoder of Qwen3 (arXiv:2505.09388, section 2) and its relatives Qwen2, Llama and Mistral; ModelConfig says
-how they differ. transformer.py is the same network in torch, for training. This module never imports torch.
+how they differ. torch/transformer.py is the same network for training. This module never imports torch.
 
 T = tokens; S = tokens in the cache; B = windows scored together; V = vocabulary size; C = hidden size;
 F = intermediate size of a SwiGLU; E = experts; H, G = query heads, key-value heads; D = head size.
@@ -357,7 +357,7 @@ def _attention_together(
 ) -> Array:
     """Attention of the last token of B texts: q [B, H, D], keys and values [B, G, capacity, D] -> [B, H * D].
 
-    Of each text as many positions as `lengths` [B] says are in use, and the others are `masked` [B, S].
+    The first `lengths` [B] positions of each text are in use; the others are `masked` [B, S].
     """
     B, H, D = q.shape
     G, S = keys.shape[1], masked.shape[1]
