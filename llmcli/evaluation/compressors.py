@@ -97,7 +97,7 @@ def _added_bits_per_byte(size: Callable[[bytes], int], text: bytes, past: bytes)
 def static_ppm(text: bytes, past: bytes, *, seconds: float = STATIC_SHARE * DEFAULT_SECONDS) -> Baseline:
     """PPM that knows only the past: the mean over pieces of the text, each compressed right after the past.
 
-    The state of PPM cannot be copied, so the past is read again for every piece. A long past is cut to its end, and many
+    The state of PPM cannot be copied, so the past is read again for each piece. A long past is cut to its end, and many
     pieces are reduced to an evenly spaced sample. To keep the sample's difficulty out of the estimate, the sample
     measures the difference to the adapting run, which is added to the adapting result on the whole text (a control
     variate): on tiny Shakespeare the error falls from 0.03 to 0.01 bits per byte. With all pieces it is the plain mean.
