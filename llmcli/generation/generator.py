@@ -1,7 +1,7 @@
 """Prompt -> pieces of text. Every caller uses the loop of `decode`: generate, chat, samples during training, tests.
 
-A text begins as token ids. That a prompt may end inside a word is the concern of token_healing.py, whose first token
-`generate` adds before the loop. The model is any Runtime.
+A text begins as token ids. After a prompt that may end inside a word, `generate` first adds the token that
+token_healing.py finds. The model is any Runtime.
 
 B, V = texts, vocabulary size.
 """
