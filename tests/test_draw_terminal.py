@@ -104,7 +104,7 @@ def test_a_picture_has_all_the_text_and_is_reproducible(theme: str) -> None:
     assert set(re.findall(r"https?://[^\s\"]+", picture)) == {"http://www.w3.org/2000/svg"}
 
 
-def test_the_themes_differ_only_in_colours() -> None:
+def test_the_themes_differ_only_in_colors() -> None:
     rows = draw.screen(RECEIVED)
     light, dark = (re.sub("#[0-9a-f]{6}", "#", draw.svg(rows, theme, "t")) for theme in (draw.LIGHT, draw.DARK))
     assert light == dark

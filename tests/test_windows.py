@@ -288,8 +288,8 @@ def test_a_header_keeps_no_file_open(windows: Windows, llm: Llm) -> None:
 class Console:
     """The functions of kernel32 that set the console mode."""
 
-    def __init__(self, *, is_console: bool, takes_colours: bool) -> None:
-        self.is_console, self.takes_colours = is_console, takes_colours
+    def __init__(self, *, is_console: bool, takes_colors: bool) -> None:
+        self.is_console, self.takes_colors = is_console, takes_colors
         self.modes: list[int] = []
         self.GetStdHandle = lambda stream: stream  # an object, as its type of result is set
 
@@ -299,17 +299,17 @@ class Console:
 
     def SetConsoleMode(self, handle: Any, mode: int) -> int:  # noqa: N802
         self.modes.append(mode)
-        return int(self.takes_colours)
+        return int(self.takes_colors)
 
 
 @pytest.mark.parametrize(
-    ("is_console", "takes_colours", "modes", "plain"),
+    ("is_console", "takes_colors", "modes", "plain"),
     [(True, True, [7, 7], False), (True, False, [7, 7], True), (False, False, [], False)],
 )
-def test_escape_codes_are_enabled_or_colours_turned_off(
-    is_console: bool, takes_colours: bool, modes: list[int], plain: bool, monkeypatch: pytest.MonkeyPatch
+def test_escape_codes_are_enabled_or_colors_turned_off(
+    is_console: bool, takes_colors: bool, modes: list[int], plain: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernel = Console(is_console=is_console, takes_colours=takes_colours)
+    kernel = Console(is_console=is_console, takes_colors=takes_colors)
     monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=kernel), raising=False)
     monkeypatch.setenv("NO_COLOR", "")
     app._enable_escape_codes()

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-STYLES = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]")  # escape sequences of ours: colours, cursor hidden and shown
+STYLES = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]")  # escape sequences of ours: colors, cursor hidden and shown
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]|[\r\b]")  # and those of prompt_toolkit
 READS, PROMPT = "\x1b[?2004h", "⟦prompt⟧"  # what prompt_toolkit writes when it begins to read, and our name for it
@@ -23,8 +23,8 @@ class Terminal(io.StringIO):
         return True
 
 
-def coloured_stdout(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """From here on standard output is a terminal with colours."""
+def colored_stdout(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """From here on standard output is a terminal with colors."""
     for name in ("NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")

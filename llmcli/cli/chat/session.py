@@ -10,13 +10,14 @@ from llmcli.cli.chat import answers
 from llmcli.cli.chat import commands as chat_commands
 from llmcli.cli.chat import explanation as chat_explanation
 from llmcli.cli.terminal import console, tables
-from llmcli.cli.terminal.echo import without_echo
+from llmcli.cli.terminal.console import without_echo
 from llmcli.cli.terminal.signals import interruptions
 from llmcli.errors import LLMError, usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from llmcli.cli.reports.memory import Memory
     from llmcli.cli.terminal.line_editor import Reader
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.ensemble_file import Ensemble
@@ -27,7 +28,7 @@ class Session:
     """Reads, answers, and runs the commands of chat_commands.py."""
 
     def __init__(
-        self, chat: "Chat", reader: "Reader", source: "Checkpoint | Ensemble", memory: answers.Memory | None = None
+        self, chat: "Chat", reader: "Reader", source: "Checkpoint | Ensemble", memory: "Memory | None" = None
     ) -> None:
         self._chat, self._reader, self._source, self._memory = chat, reader, source, memory
         self._draft = ""  # the next input begins with it
@@ -89,7 +90,7 @@ class Session:
             )
         self._last = answer
         if self._memory:
-            self._memory.show(answer)
+            self._memory.show(answer.text)
         if answer.finish_reason == answers.INTERRUPTED:
             unanswered = " before the answer began; the message is left out, and the up arrow brings it back"
             console.note(f"(stopped{'' if answer.text else unanswered})")

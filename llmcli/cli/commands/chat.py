@@ -108,7 +108,7 @@ def chat(
     assistant = open_assistant(source, runtime, tokenizer)
     system_message = [Message("system", utf8_argument(system, "system message"))] if system else []
     conversation = Chat(assistant, sampling, system_message)
-    marks = answers.Memory(training_texts) if training_texts is not None else None
+    marks = memory_report.Memory(training_texts) if training_texts is not None else None
     if not is_conversation:
         _answer_once(conversation, text, marks, json_=json_)
     elif json_:
@@ -134,7 +134,7 @@ def _model_path(given: str | None) -> Path:
     return model_path(given)
 
 
-def _answer_once(conversation: "Chat", text: str, marks: answers.Memory | None, *, json_: bool) -> None:
+def _answer_once(conversation: "Chat", text: str, marks: memory_report.Memory | None, *, json_: bool) -> None:
     sampling = conversation.sampling
     shows_text = marks is None and not json_
     answer = answers.receive(conversation.answer(text), sampling.max_tokens, shows_text=shows_text)
@@ -142,7 +142,7 @@ def _answer_once(conversation: "Chat", text: str, marks: answers.Memory | None, 
         _print_json(answer, marks)
         return
     if marks:
-        marks.show(answer)
+        marks.show(answer.text)
     answers.note_end(answer, "for a longer answer: -n 2000")
     if sys.stdout.isatty():
         speed = f"{answer.tokens_per_second:,.0f} tokens/s"
@@ -152,7 +152,7 @@ def _answer_once(conversation: "Chat", text: str, marks: answers.Memory | None, 
 # ---- --json
 
 
-def _answer_lines(conversation: "Chat", marks: answers.Memory | None, *, separate: bool) -> None:
+def _answer_lines(conversation: "Chat", marks: memory_report.Memory | None, *, separate: bool) -> None:
     """Answer each line of standard input, with a line of JSON each: one conversation, or one for each line."""
     is_full = False
     for number, line in enumerate(sys.stdin.buffer, 1):
@@ -194,5 +194,5 @@ def _parse_turn(line: str, number: int) -> tuple[str, str]:
     return role, text
 
 
-def _print_json(answer: answers.Answer, marks: answers.Memory | None) -> None:
-    console.json_result(answer.as_json() | ({"memory": marks.as_json(answer)} if marks else {}))
+def _print_json(answer: answers.Answer, marks: memory_report.Memory | None) -> None:
+    console.json_result(answer.as_json() | ({"memory": marks.as_json(answer.text)} if marks else {}))

@@ -137,7 +137,7 @@ def _explain_answer(path: Path, text: str, layer: int | None, head: int | None, 
     """Show the model's most likely answer to a prompt, and the alignment of the two."""
     from llmcli.analysis.alignment import align
     from llmcli.analysis.explained_model import choose_subject
-    from llmcli.cli.reports.alignment import AlignmentReport
+    from llmcli.cli.reports.explanation import AlignmentReport
     from llmcli.config import SamplingConfig
     from llmcli.data.conversations.messages import Message
     from llmcli.formats.loading import load_any, open_tokenizer

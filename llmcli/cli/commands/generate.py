@@ -157,11 +157,10 @@ def generate(
     elif steps is not None:
         _trace_steps(runtime, tokenizer, text, sampling, literal=literal, json_=json_)
     else:
-        style = _style(color, usage)
         generator = _Generator(runtime, tokenizer, text, literal, usage, assistant)
         settings = [replace(sampling, seed=sampling.seed + number) for number in range(samples)]
         if training_texts is None:
-            _print_as_generated(generator, settings, style, json_=json_)
+            _print_as_generated(generator, settings, color=color, json_=json_)
         else:
             _print_with_verbatim_passages([generator.run(each) for each in settings], training_texts, json_=json_)
         if color and not json_:
@@ -287,23 +286,12 @@ class _Generator:
         return (event for event in events if isinstance(event, Piece))
 
 
-def _style(color: bool, usage: "_ExpertUsage | None") -> "Callable[[Piece], str] | None":
-    """How tokens are coloured; None: not at all."""
-    if usage:
-        return lambda piece: styles.alternating(piece.text, usage.top_expert)
-    if color:
-        return lambda piece: styles.by_probability(piece.text, math.exp(piece.logprob))
-    return None
-
-
-def _print_as_generated(
-    generator: _Generator, settings: list[SamplingConfig], style: "Callable[[Piece], str] | None", *, json_: bool
-) -> None:
+def _print_as_generated(generator: _Generator, settings: list[SamplingConfig], *, color: bool, json_: bool) -> None:
     """Generate a text for each setting; print each piece at once, or JSON at the end of each text."""
 
     def print_piece(piece: "Piece") -> None:
-        if style and piece.id is not None:
-            console.verbatim(style(piece), raw=True)
+        if color and piece.id is not None:
+            console.verbatim(styles.by_probability(piece.text, math.exp(piece.logprob)), raw=True)
         else:
             console.verbatim(piece.text)
 
@@ -335,7 +323,7 @@ def _note_speed(generated: _Generated) -> None:
 
 
 def _list_next_words(runtime: "Runtime", tokenizer: "Tokenizer", prompt: str, count: int, *, json_: bool) -> None:
-    from llmcli.cli.reports.next_words import print_next_words
+    from llmcli.cli.reports.tokens import print_next_words
     from llmcli.generation.next_words import max_evaluations, next_words
 
     limit = max_evaluations(runtime.parameters)
@@ -385,7 +373,6 @@ class _ExpertUsage:
     last layer."""
 
     def __init__(self, names: list[str]) -> None:
-        self.top_expert = 0  # index, for the last token
         self._names = names
         self._counts = [0] * len(names)  # tokens for which it had the largest weight
         self._weights = [0.0] * len(names)  # summed over the tokens
@@ -396,8 +383,7 @@ class _ExpertUsage:
 
         assert isinstance(runtime, RuntimeWithExperts)
         weights = [float(weight) for weight in runtime.expert_weights()[-1]]
-        self.top_expert = weights.index(max(weights))
-        self._counts[self.top_expert] += 1
+        self._counts[weights.index(max(weights))] += 1
         self._weights = [total + weight for total, weight in zip(self._weights, weights, strict=True)]
         return {name: round(weight, 4) for name, weight in zip(self._names, weights, strict=True) if weight > 0}
 
@@ -410,7 +396,7 @@ class _ExpertUsage:
             for name, count, weight in zip(self._names, self._counts, self._weights, strict=True)
         ]
         columns = ("expert", "tokens", "share", "mean weight")
-        tables.table(columns, rows, numbers=(1, 2, 3), to_stderr=True, striped=True)
+        tables.table(columns, rows, numbers=(1, 2, 3), to_stderr=True)
         console.caption(
             "tokens, share: those for which the expert had the largest weight. mean weight: averaged over all tokens."
         )
@@ -423,22 +409,17 @@ def _print_with_verbatim_passages(
     texts: list[_Generated], training_texts: "list[TrainingText]", *, json_: bool
 ) -> None:
     """Print texts with their verbatim passages marked; the training text is searched once for all of them."""
-    from llmcli.cli.reports import memory as memory_report
-    from llmcli.cli.reports import tokens as token_output
-    from llmcli.evaluation.memorization import find_verbatim
+    from llmcli.cli.reports.memory import Memory
 
-    names = memory_report.corpus_names(training_texts)
-    all_matches = find_verbatim([generated.text for generated in texts], training_texts)
+    memory = Memory(training_texts)
+    all_matches = memory.find([generated.text for generated in texts])
     for number, (generated, matches) in enumerate(zip(texts, all_matches, strict=True), 1):
         if json_:
-            memory = matches.as_json(generated.text, names)
-            console.json_result(generated.as_json() | {"memory": memory})
+            console.json_result(generated.as_json() | {"memory": memory.as_json(generated.text, matches)})
             continue
         if len(texts) > 1:
             console.note(f"--- {number}")
         if not generated.is_answer:
             _print_prompt(generated.prompt)
-        token_output.with_highlights(generated.text, matches.spans)
-        console.result()
-        memory_report.note_verbatim(generated.text, matches, names, "; use a larger -n")
+        memory.show(generated.text, matches, "; use a larger -n")
         _note_speed(generated)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from llmcli import units
 from llmcli.cli.reports import tokens as token_output
-from llmcli.cli.reports.next_words import word_label
 from llmcli.cli.terminal import charts, console, tables
 from llmcli.cli.terminal.safe_text import visible_whitespace
 from llmcli.cli.terminal.text_layout import terminal_width, truncate, truncate_start
@@ -17,6 +16,7 @@ from llmcli.cli.terminal.text_layout import terminal_width, truncate, truncate_s
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from llmcli.analysis.alignment import Alignment
     from llmcli.analysis.explain import Explanation
     from llmcli.data.tokenizers.tokenizer import Tokenizer
     from llmcli.generation.next_words import NextWords
@@ -30,6 +30,7 @@ MAX_BAR = 60  # columns
 MIN_FULL_BAR = 1.0  # bits: smaller effects do not get the whole width, even if there are no larger ones
 SUMMARY_ROWS = 10  # tokens whose effects a summary shows
 MAX_POSITIONS = 5  # of a copied token
+ALIGNMENT_BAR = 12  # columns
 ORDINALS = {1: "most likely", 2: "second", 3: "third"}
 
 
@@ -228,7 +229,7 @@ class ExplanationReport:
             return
         console.heading("next word")
         words = self.words.words[: self.count]
-        token_output.probabilities("next word", [(word_label(word), word.probability) for word in words])
+        token_output.probabilities("next word", [(token_output.word_label(word), word.probability) for word in words])
         console.caption(
             "A word may consist of several tokens; its probability is summed over its tokenizations. llm generate "
             "samples from these probabilities."
@@ -241,3 +242,48 @@ class ExplanationReport:
         return explanation_json(
             self.explanation, self.words, self.tokenizer, self.prompt, self.count, self.layer, self.head
         )
+
+
+# ---- --prompt-pair
+
+
+@dataclass(frozen=True)
+class AlignmentReport:
+    """A model's answer, and the words of the prompt that each of its words attends to."""
+
+    alignment: "Alignment"
+    prompt: str
+    answer: str
+    layer: int | None  # whose attention is shown, from 1; None: the mean of all
+    head: int | None  # of this layer, from 1
+
+    def show(self) -> None:
+        alignment, weights = self.alignment, self.alignment.mean(self.layer, self.head)
+        console.result(f"answer: {self.answer}")
+        L, H, _, _ = alignment.weights.shape
+        title = attention_title(L, H, self.layer, self.head)
+        console.heading(f"attention from the answer to the prompt, {title}")
+        rows = []
+        for i, word in enumerate(alignment.answer):
+            source = int(weights[i].argmax())
+            layer, head, largest = alignment.strongest_head(i, source)
+            texts = (visible_whitespace(text) for text in (word.text, alignment.prompt[source].text))
+            weight = float(weights[i, source])
+            strongest = f"{units.probability(largest)} in layer {layer}, head {head}"
+            rows.append((*texts, units.probability(weight), charts.bar(weight, ALIGNMENT_BAR), strongest))
+        tables.table(("answer", "attends to", "weight", "", "largest weight"), rows, numbers=(2,))
+        console.caption(
+            "For each word of the answer, the word of the prompt to which the model attends most while it predicts it."
+        )
+
+    def as_json(self) -> dict[str, object]:
+        """With the weights that are shown: a row for each word of the answer."""
+        return {
+            "prompt": self.prompt,
+            "answer": self.answer,
+            "layer": self.layer,
+            "head": self.head,
+            "prompt_words": [word.text for word in self.alignment.prompt],
+            "answer_words": [word.text for word in self.alignment.answer],
+            "weights": self.alignment.mean(self.layer, self.head).astype(float).round(6).tolist(),
+        }

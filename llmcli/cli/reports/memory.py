@@ -1,9 +1,10 @@
-"""What --memory shows: passages of a generated text that occur verbatim in the training text of the model."""
+"""The output of --memory: passages of a generated text that occur verbatim in the training text."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.cli.options import note_skipped_files
+from llmcli.cli.reports.tokens import with_highlights
 from llmcli.cli.terminal import console
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ MAX_NAMES = 3  # of training files in a note
 
 
 def training_texts(names: list[str] | None, source: "Checkpoint | Ensemble", path: Path) -> "list[TrainingText]":
-    """What the model was trained on, or each model of an ensemble; or the files of these names instead."""
+    """Find the training text of a model, or of each model of an ensemble, or read the files of these names instead."""
     from llmcli.data.sources import read_sources
     from llmcli.evaluation.training_text import TrainingText, find_training_texts, names_sources, recorded_reading
 
@@ -33,22 +34,36 @@ def training_texts(names: list[str] | None, source: "Checkpoint | Ensemble", pat
     return [TrainingText.of(sources, source.records)]
 
 
-def corpus_names(texts: "list[TrainingText]") -> list[str]:
-    """The names of the files that are searched."""
-    return [name for text in texts for name in text.names]
+class Memory:
+    """Finds passages in the training text and shows them."""
 
+    def __init__(self, texts: "list[TrainingText]") -> None:
+        self._texts = texts
+        self._names = [name for text in texts for name in text.names]
 
-def note_verbatim(text: str, matches: "VerbatimSpans", names: list[str], advice: str) -> None:
-    """Say how much of a text occurs verbatim in the training text; `advice` is what to do about a text that is too
-    short."""
-    from llmcli.evaluation.memorization import LENGTH
+    def find(self, generated: list[str]) -> "list[VerbatimSpans]":
+        """Search the training text once for all generated texts."""
+        from llmcli.evaluation.memorization import find_verbatim
 
-    if len(text) < LENGTH:
-        console.note(f"{len(text)} characters are too few: only passages of at least {LENGTH} count{advice}")
-        return
-    files = ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
-    longest = max((end - start for start, end in matches.spans), default=0)
-    console.note(
-        f"{matches.share:.0%} of the {len(text):,} characters occur verbatim in {files}, in passages of at least "
-        f"{LENGTH} characters" + (f"; the longest has {longest:,}" if longest else "")
-    )
+        return find_verbatim(generated, self._texts)
+
+    def show(self, text: str, matches: "VerbatimSpans | None" = None, advice: str = "") -> None:
+        """Print a text with its verbatim passages marked, then their share. `advice` is for a text too short to search."""
+        from llmcli.evaluation.memorization import LENGTH
+
+        matches = matches or self.find([text])[0]
+        with_highlights(text, matches.spans)
+        console.result()
+        if len(text) < LENGTH:
+            console.note(f"{len(text)} characters are too few: only passages of at least {LENGTH} count{advice}")
+            return
+        more = len(self._names) - MAX_NAMES
+        files = ", ".join(self._names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+        longest = max((end - start for start, end in matches.spans), default=0)
+        console.note(
+            f"{matches.share:.0%} of the {len(text):,} characters occur verbatim in {files}, in passages of at least "
+            f"{LENGTH} characters" + (f"; the longest has {longest:,}" if longest else "")
+        )
+
+    def as_json(self, text: str, matches: "VerbatimSpans | None" = None) -> dict[str, object]:
+        return (matches or self.find([text])[0]).as_json(text, self._names)

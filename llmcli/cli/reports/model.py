@@ -71,7 +71,7 @@ def print_overview(header: "Header") -> None:
     if "experts" in record:
         console.heading("experts")
         columns = ("expert", "shape", "trained on", "held-out bits/byte")
-        tables.table(columns, expert_rows(header, record), numbers=(3,), striped=True)
+        tables.table(columns, expert_rows(header, record), numbers=(3,))
     elif record.keys() - {"imported"}:
         _print_training(header, record)
 

@@ -1,18 +1,22 @@
-"""Tokens, words and their probabilities in a result: colours and bars in a terminal, plain lines for a program."""
+"""Tokens, words and their probabilities: colors and bars in a terminal, plain lines for a program."""
 
 import sys
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from llmcli import units
 from llmcli.cli.terminal import charts, console, styles, tables
 from llmcli.cli.terminal.safe_text import visible_whitespace
-from llmcli.cli.terminal.text_layout import terminal_width, text_width, truncate
+from llmcli.cli.terminal.text_layout import terminal_width, text_width, truncate, truncate_start
+
+if TYPE_CHECKING:
+    from llmcli.generation.next_words import NextWord, NextWords
 
 MAX_WITH_FIGURES = 80  # tokens of a text: their figures fill half a screen
 
 
 def tokens(labels: Sequence[str], ids: Sequence[int]) -> None:
-    """Each token above its id, as many side by side as fit; if a program reads them, one line each: id, token."""
+    """Print each token above its id, side by side; for a program one line each: id, token."""
     if not sys.stdout.isatty():
         for label, token in zip(labels, ids, strict=True):
             tables.tab_separated((str(token), label))
@@ -21,7 +25,7 @@ def tokens(labels: Sequence[str], ids: Sequence[int]) -> None:
 
 
 def _side_by_side(cells: Iterable[tuple[str, str, str]]) -> None:
-    """(label, the same with a background, figure) of tokens: each above its figure, as many on a line as fit."""
+    """Print tokens, given as (label, label with a background, figure), above their figures, side by side."""
     columns = terminal_width()
     top, bottom, used = "", "", 0
     for label, styled, figure in cells:
@@ -37,7 +41,7 @@ def _side_by_side(cells: Iterable[tuple[str, str, str]]) -> None:
 
 
 def probabilities(column: str, rows: Sequence[tuple[str, float]]) -> None:
-    """(name, probability) pairs as a table, with bars in a terminal. `column` is the heading of the names."""
+    """Print (name, probability) pairs as a table, with bars in a terminal. `column` is the heading of the names."""
     if sys.stdout.isatty():
         rows = [(truncate(name, max(12, terminal_width() // 3)), probability) for name, probability in rows]
     widest = max(map(text_width, [column, *(name for name, _ in rows)]))
@@ -50,14 +54,14 @@ def probabilities(column: str, rows: Sequence[tuple[str, float]]) -> None:
 
 
 def bar(share: float, columns: int) -> str:
-    """A bar of `share` (0 to 1) of the columns, in a terminal; "" if a program reads the result."""
+    """Return a bar of `share` (0 to 1) of the columns in a terminal, "" for a program."""
     return charts.bar(share, columns) if sys.stdout.isatty() else ""
 
 
 def surprisals(rows: Sequence[tuple[str, float]]) -> None:
-    """A text as (token, surprisal in bits) pairs, each token on a background by its surprisal, with a legend; in a
-    short text each token above its bits. Without colours one line each: bits, token."""
-    if not styles.has_colours(sys.stdout):
+    """Print (token, surprisal in bits) pairs: tokens on a background by their surprisal, in a short text above their
+    bits; without colors one line each: bits, token."""
+    if not styles.has_colors(sys.stdout):
         for text, bits in rows:
             tables.tab_separated((f"{bits:.2f}", visible_whitespace(text)))
         return
@@ -65,34 +69,54 @@ def surprisals(rows: Sequence[tuple[str, float]]) -> None:
         labelled = [(visible_whitespace(text), bits) for text, bits in rows]
         _side_by_side((label, styles.by_surprisal(label, bits), units.bits(bits)) for label, bits in labelled)
     else:
-        coloured = "".join(styles.by_surprisal(text, bits) for text, bits in rows)
-        console.verbatim(coloured, end="" if coloured.endswith("\n") else "\n", raw=True)
+        colored = "".join(styles.by_surprisal(text, bits) for text, bits in rows)
+        console.verbatim(colored, end="" if colored.endswith("\n") else "\n", raw=True)
     console.result(f"\nbits: {styles.surprisal_legend()}", raw=True)
 
 
 def with_highlights(text: str, spans: Iterable[tuple[int, int]]) -> None:
-    """A text with passages (first character, the one after the last) on a background, or in brackets without colours.
-    No line end."""
-    is_coloured = styles.has_colours(sys.stdout)
+    """Print a text with passages (first character, the one after the last) in brackets, without a line end."""
     position = 0
     for start, end in spans:
-        console.verbatim(text[position:start])
-        passage = text[start:end]
-        console.verbatim(styles.highlighted(passage) if is_coloured else f"⟦{passage}⟧", raw=is_coloured)
+        console.verbatim(f"{text[position:start]}⟦{text[start:end]}⟧")
         position = end
     console.verbatim(text[position:])
 
 
-def conversation(title: str, text: str, learned: Iterable[tuple[int, int]]) -> None:
-    """A conversation under its title, with the passages of its learned tokens as `with_highlights` shows them."""
+def conversation(title: str, text: str, spans: Iterable[tuple[int, int]]) -> None:
+    """Print a conversation under its title; `spans` are the passages in the loss mask."""
     console.heading(title)
-    with_highlights(text, learned)
+    with_highlights(text, spans)
     if not text.endswith("\n"):
         console.result()
 
 
 def probability_legend() -> None:
-    """Explains the backgrounds of `styles.by_probability`, on stderr, if colours were shown; nothing with --quiet."""
-    is_coloured = sys.stdout.isatty() and styles.has_colours(sys.stdout) and styles.has_colours(sys.stderr)
-    if is_coloured and not console.is_quiet():
+    """Explain the backgrounds of `styles.by_probability` on stderr, if colors were shown; nothing with --quiet."""
+    is_colored = sys.stdout.isatty() and styles.has_colors(sys.stdout) and styles.has_colors(sys.stderr)
+    if is_colored and not console.is_quiet():
         console.write_line(f"probability of each token: {styles.probability_legend()}", sys.stderr)
+
+
+def print_next_words(search: "NextWords", prompt: str, count: int) -> None:
+    """Print what `llm generate --next` shows: the `count` most likely words; the others are summed."""
+    from llmcli.generation.next_words import MAX_UNEXPLORED
+
+    rows = [(word_label(word), word.probability) for word in search.words[:count]]
+    if others := search.words[count:]:
+        rows.append((f"({len(others)} others)", sum(word.probability for word in others)))
+    rows.append(("(unexplored)", search.unexplored))
+    if sys.stdout.isatty():
+        console.heading(f"{truncate_start(prompt, terminal_width() - 2)}…")
+        is_lower_bound = search.unexplored >= MAX_UNEXPLORED
+        console.paragraph(f"next word: {units.entropy(search.entropy, at_least=is_lower_bound)}")
+    probabilities("next word", rows)
+    console.caption(
+        f"{units.choice(search.entropy, 'words')} The probability of a word is summed over its tokenizations; "
+        "(unexplored) is the probability of those that the search did not follow to the end of a word."
+    )
+
+
+def word_label(word: "NextWord") -> str:
+    """Return a word as tables show it: "…" marks one that continues the prompt's last word."""
+    return "…" * word.continues + visible_whitespace(word.text)

@@ -65,7 +65,7 @@ def show_event(
         kind = kinds[type(event)]
         json_event(kind, **as_record(event), **({"of": "answers"} if of_answers and kind == "eval" else {}))
     elif isinstance(event, events.Step):
-        view.step(**as_record(event))
+        view.step(event)
     elif isinstance(event, events.Evaluation):
         view.evaluation(event.step, event.bits_per_byte)
     elif isinstance(event, events.TeacherTrained):

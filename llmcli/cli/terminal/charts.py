@@ -1,4 +1,4 @@
-"""Numbers -> lines of text: line charts, bars, heat maps, histograms. Knows no terminal and no colours."""
+"""Charts as lines of text: line charts, bars, heat maps, histograms. Knows no terminal and no colors."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -21,12 +21,12 @@ def curve(
     logarithmic: bool = False,
     legend: str = "",
 ) -> list[str]:
-    """A line chart of braille dots, with the y scale at the left and the x scale below: height + 1 lines.
+    """Draw a line chart of braille dots, the y scale at the left, the x scale below: height + 1 lines.
 
-    Each series is (x values, y values); all share the axes. `marks` are points shown as MARK over the lines, so that
-    they are distinguishable without colours. A `logarithmic` y scale shows both a steep beginning and small differences
-    at the end; it reaches over LOG_RANGE at most, and lower values are drawn at its bottom. `legend` is centered below
-    the chart if it fits. Values that are not finite are left out; without any other the chart is [].
+    Each series is (x values, y values); values that are not finite are left out. `marks` are points shown as MARK over
+    the lines. A `logarithmic` y scale shows both a steep beginning and small differences at the end; it covers at most
+    LOG_RANGE, and lower values are drawn at its bottom. `legend` is centered below the chart if it fits. Without any
+    point the chart is [].
     """
     series_points = [_finite_points(*values) for values in series]
     mark_points = _finite_points(*marks)
@@ -65,7 +65,7 @@ class _Axes:
     logarithmic: bool = False
 
     def dot(self, x: float, y: float) -> tuple[int, int]:
-        """(column, row) of the dot, from the upper left."""
+        """Return (column, row) of a dot, from the upper left."""
         across = (x - self.x_low) / (self.x_high - self.x_low) if self.x_high > self.x_low else 0.0
         return round(across * (2 * self.columns - 1)), round((1 - self._height(y)) * (4 * self.rows - 1))
 
@@ -79,7 +79,7 @@ class _Axes:
 
 
 def _labels(axes: _Axes) -> list[str]:
-    """The label of each row: the highest and the lowest value, and on a logarithmic scale round ones between them."""
+    """Label the highest and the lowest row, on a logarithmic scale also round values between them."""
     labels = [""] * axes.rows
     if not axes.logarithmic:
         labels[-1], labels[0] = f"{axes.y_low:.2f}", f"{axes.y_high:.2f}"
@@ -101,7 +101,7 @@ def _label(value: float) -> str:
 
 
 def round_values(low: float, high: float) -> list[float]:
-    """Round values from low to high (both positive), evenly spaced on a logarithmic scale.
+    """Return round values from low to high (both positive), evenly spaced on a logarithmic scale.
 
     >>> round_values(0.2, 2.7), round_values(1.9, 2.3)
     ([0.2, 0.5, 1.0, 2.0], [1.9, 2.0, 2.1, 2.2, 2.3])
@@ -120,7 +120,7 @@ def _finite_points(xs: Sequence[float], ys: Sequence[float]) -> list[Point]:
 
 
 def _draw_lines(series: Iterable[Sequence[Point]], axes: _Axes) -> list[list[str]]:
-    """Rows of braille characters with a line through the points of each series."""
+    """Draw a line through the points of each series, as rows of braille characters."""
     cells = [[0] * axes.columns for _ in range(axes.rows)]
     for points in series:
         for start, end in zip(points, points[1:] or points, strict=False):
@@ -142,7 +142,7 @@ def _x_axis(first: str, last: str, legend: str, columns: int) -> str:
 
 
 def bar(share: float, width: int) -> str:
-    """A bar of `share` (0 to 1) of `width` characters, exact to an eighth of a character; "" if width is not positive.
+    """Return a bar of `share` (0 to 1) of `width` characters, exact to an eighth of one; "" if width is not positive.
 
     >>> [bar(0.5, 4), bar(0.28, 4), bar(0, 4), bar(0.28, -4)]
     ['██', '█▏', '', '']
@@ -152,7 +152,7 @@ def bar(share: float, width: int) -> str:
 
 
 def signed_bar(value: float, largest: float, width: int) -> str:
-    """A bar of |value| / largest of the width, solid for positive values, light for negative ones.
+    """Return a bar of |value| / largest of the width, solid for positive values, light for negative ones.
 
     >>> [signed_bar(2, 4, 8), signed_bar(-2, 4, 8), signed_bar(0, 0, 8)]
     ['████', '░░░░', '']
@@ -162,7 +162,7 @@ def signed_bar(value: float, largest: float, width: int) -> str:
 
 
 def heat_map(shares: Sequence[Sequence[float]], first: int = 1) -> list[str]:
-    """A lower triangle of shares (0 to 1), two characters per cell, darker for more; HEAT_LEGEND explains them.
+    """Draw a lower triangle of shares (0 to 1), two characters per cell, darker for more (HEAT_LEGEND).
 
     The first two lines number the columns from `first` on, tens above ones; then one line per row.
 
@@ -184,7 +184,7 @@ def _shade(share: float) -> str:
 
 
 def sparkline(counts: Sequence[int]) -> str:
-    """A histogram on one line, one character per interval: █ for the largest count, a space for 0.
+    """Draw a histogram on one line, one character per interval: █ for the largest count, a space for 0.
 
     >>> sparkline([0, 1, 4, 8, 0])
     ' ▁▄█ '
@@ -194,7 +194,7 @@ def sparkline(counts: Sequence[int]) -> str:
 
 
 def histogram(counts: Sequence[int], low: float, high: float, width: int) -> list[str]:
-    """One line for each of the equal intervals from low to high: its start, a bar, the count."""
+    """Draw one line for each of the equal intervals from low to high: its start, a bar, the count."""
     largest = max(counts, default=0) or 1
     step = (high - low) / max(1, len(counts))
     starts = [f"{low + i * step:+.3g}" for i in range(len(counts))]

@@ -1,4 +1,4 @@
-"""Output of the commands: results to stdout, everything else to stderr.
+"""Output of the commands: results to stdout, everything else to stderr; and the echo of the terminal.
 
 All untrusted text goes through `safe_text`. Two things keep their bytes when a program reads them: text that a model
 generated (`verbatim`), and JSON, whose escapes stand for the same characters.
@@ -6,7 +6,8 @@ generated (`verbatim`), and JSON, whose escapes stand for the same characters.
 
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO
 
 from llmcli.cli.terminal import styles
@@ -14,7 +15,7 @@ from llmcli.cli.terminal.safe_text import json_line, visible, visible_line
 from llmcli.cli.terminal.text_layout import fit
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
 
 MAX_ERROR_LENGTH = 2_000  # characters: a damaged file may put far more into a message
 
@@ -43,21 +44,21 @@ def is_quiet() -> bool:
 
 
 def result(line: str = "", *, raw: bool = False) -> None:
-    """A line of a result, flushed at once; control characters, also line ends, become visible marks.
+    """Print a line of a result; control characters, also line ends, become visible marks.
 
-    `raw` keeps escape sequences of our own. Untrusted text in such a line must already have passed through `visible`.
+    `raw` keeps our own escape sequences. Untrusted text in such a line must already have passed through `visible`.
     """
     _write((line if raw else visible_line(line)) + "\n")
 
 
 def verbatim(text: str, end: str = "", *, raw: bool = False) -> None:
-    """Text of a model or a user, flushed at once: unchanged if a program reads it, in a terminal with visible marks for
-    control characters. `raw` as in `result`."""
+    """Print text of a model or a user: unchanged for a program, in a terminal with visible marks for control
+    characters. `raw` as in `result`."""
     _write((visible(text) if sys.stdout.isatty() and not raw else text) + end)
 
 
 def result_bytes(data: bytes) -> None:
-    """Bytes: unchanged if a program reads them, in a terminal as visible text on a line of its own."""
+    """Write bytes: unchanged for a program, in a terminal as visible text on a line of its own."""
     if sys.stdout.isatty():
         verbatim(data.decode("utf-8", "replace"), end="\n")
     else:
@@ -66,29 +67,29 @@ def result_bytes(data: bytes) -> None:
 
 
 def json_result(value: object) -> None:
-    """A result as one line of JSON; NaN and infinity become null."""
+    """Print a result as one line of JSON; NaN and infinity become null."""
     _write(json_line(value) + "\n")
 
 
 def heading(text: str) -> None:
-    """A heading of a part of a result, after an empty line."""
+    """Print a heading, after an empty line."""
     result()
     for line in fit(visible_line(text), sys.stdout):
-        result(styles.bold(line, sys.stdout), raw=True)
+        result(styles.styled(line, styles.BOLD, sys.stdout), raw=True)
 
 
 def paragraph(text: str, indent: int = 0) -> None:
-    """Prose: wrapped in a terminal, one line if a program reads it."""
+    """Print prose: wrapped in a terminal, one line for a program."""
     for line in fit(visible_line(text), sys.stdout, indent, indent):
         result(line, raw=True)
 
 
 def caption(text: str) -> None:
-    """Explains the figure above it to a person: faint, in a terminal only; nothing with --quiet."""
+    """Explain the figure above: faint, in a terminal only; nothing with --quiet."""
     if _settings.quiet or not sys.stdout.isatty():
         return
     for line in fit(visible_line(text), sys.stdout):
-        result(styles.dim(line, sys.stdout), raw=True)
+        result(styles.styled(line, styles.DIM, sys.stdout), raw=True)
 
 
 def _write(text: str) -> None:
@@ -100,67 +101,92 @@ def _write(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Something useful to know; nothing with --quiet."""
+    """Print something useful to know; nothing with --quiet."""
     if not _settings.quiet:
         warn(text)
 
 
 def warn(text: str) -> None:
-    """Something the user must know, also with --quiet; wrapped in a terminal."""
+    """Print something the user must know, also with --quiet; wrapped in a terminal."""
     for line in fit(visible_line(text), sys.stderr):
         write_line(line, sys.stderr)
 
 
 def fail(text: str) -> None:
-    """An error message, on one line; wrapped in a terminal."""
+    """Print an error message on one line; wrapped in a terminal."""
     text = " ".join(text.split())
     text = text if len(text) <= MAX_ERROR_LENGTH else f"{text[:MAX_ERROR_LENGTH]}…"
     label = "error:"
     for line in fit(f"{label} {visible_line(text)}", sys.stderr):
         if line.startswith(label):
-            line = styles.red(label, sys.stderr) + line.removeprefix(label)
+            line = styles.styled(label, styles.RED, sys.stderr) + line.removeprefix(label)
         write_line(line, sys.stderr)
 
 
 def note_from_signal_handler(text: str) -> None:
-    """A note written past the buffered stream: the signal may have interrupted a write to it."""
+    """Write a note past the buffered stream: the signal may have interrupted a write to it."""
     if not _settings.quiet:
         write_from_signal_handler(f"{visible_line(text)}\n")
 
 
 def write_from_signal_handler(text: str) -> None:
-    """As it is, to stderr. Untrusted text in it must already have passed through `visible`."""
+    """Write text to stderr as it is. Untrusted text in it must already have passed through `visible`."""
     with suppress(OSError, ValueError):  # closed, or not a file
         os.write(sys.stderr.fileno(), text.encode("utf-8", "backslashreplace"))
 
 
 def status(text: str) -> None:
-    """A status line in a terminal, which the next one replaces; "" removes it."""
+    """Show a status line in a terminal, which the next one replaces; "" removes it."""
     if sys.stderr.isatty() and not _settings.quiet:
         print(f"\r\x1b[K{visible_line(text)}", file=sys.stderr, end="", flush=True)
 
 
 def prompt(text: str) -> None:
-    """The prompt, faint, before the text that continues it; nothing with --quiet."""
+    """Print the prompt, faint, before the text that continues it; nothing with --quiet."""
     if not _settings.quiet:
-        print(styles.dim(text, sys.stderr), file=sys.stderr, end="", flush=True)
+        print(styles.styled(text, styles.DIM, sys.stderr), file=sys.stderr, end="", flush=True)
 
 
 # ---- either stream
 
 
 def write_line(line: str, stream: TextIO) -> None:
-    """A line on a stream, flushed at once. Untrusted text in it must already have passed through `visible`."""
+    """Print a line on a stream. Untrusted text in it must already have passed through `visible`."""
     print(line, file=stream, flush=True)
 
 
-def draw(drawing: "RenderableType", stream: TextIO) -> None:
-    """A table or another drawing of rich, on a stream."""
-    rich_console(stream).print(drawing)
-
-
 def rich_console(stream: TextIO) -> "Console":
-    """A rich console on a stream, without rich's own markup, highlighting and emoji codes."""
+    """Return a rich console on a stream, without rich's own markup, highlighting and emoji codes."""
     from rich.console import Console
 
     return Console(file=stream, markup=False, highlight=False, emoji=False)
+
+
+# ---- input
+
+
+@contextmanager
+def without_echo() -> Iterator[None]:
+    """Do not show what is typed meanwhile (^C included); it stays there to be read.
+
+    Nothing changes if standard input is no terminal, and on Windows, which shows nothing until it is read.
+    """
+    if sys.stdin is None or not sys.stdin.isatty():
+        yield
+        return
+    try:
+        import termios
+    except ImportError:  # Windows
+        yield
+        return
+
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    silent = termios.tcgetattr(descriptor)
+    silent[3] &= ~termios.ECHO  # the local modes
+    termios.tcsetattr(descriptor, termios.TCSANOW, silent)
+    try:
+        yield
+    finally:
+        with suppress(termios.error):  # the terminal is closed
+            termios.tcsetattr(descriptor, termios.TCSANOW, before)

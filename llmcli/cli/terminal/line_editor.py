@@ -1,4 +1,4 @@
-"""The input of `llm chat`: in a terminal with editing, history, several lines and completion, else line by line.
+"""Input of `llm chat`: in a terminal with editing, history, several lines and completion, else line by line.
 
 prompt_toolkit does the work; this module is imported only where a person types. What it draws goes to standard error.
 """
@@ -29,20 +29,20 @@ class Reader(Protocol):
     """Reads what the user types."""
 
     def read(self, draft: str = "") -> str:
-        """One input, which may have several lines, beginning with `draft` for the user to edit.
+        """Read one input, possibly of several lines, beginning with `draft` for the user to edit.
 
         Raises KeyboardInterrupt for Ctrl-C without any text, EOFError at the end of the input (Ctrl-D).
         """
 
 
 def open_reader(complete: Complete) -> Reader:
-    """The reader for the terminal that standard input is; line by line if nothing else is a terminal."""
+    """Return a reader for standard input, a terminal; it reads line by line if neither output is a terminal."""
     drawing = next((stream for stream in (sys.stderr, sys.stdout) if stream.isatty()), None)
     return LineEditor(complete, drawing) if drawing else LineReader(sys.stdin)
 
 
 class LineReader:
-    """One input a line."""
+    """Reads one input per line."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -69,7 +69,7 @@ class LineEditor:
             key_bindings=_key_bindings(),
             enable_suspend=True,
             style=Style.from_dict({"prompt": "bold"}),
-            color_depth=None if styles.has_colours(drawing) else ColorDepth.DEPTH_1_BIT,
+            color_depth=None if styles.has_colors(drawing) else ColorDepth.DEPTH_1_BIT,
             output=create_output(stdout=drawing),
         )
 

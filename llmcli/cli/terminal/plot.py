@@ -1,4 +1,4 @@
-"""The loss curve of a run -> a figure as SVG, PNG or PDF. The only module that imports matplotlib, an optional extra.
+"""The loss curve as SVG, PNG or PDF. The only module that imports matplotlib, an optional extra.
 
 With one version of matplotlib, equal curves give equal bytes: no date and no random ids.
 """
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 FORMATS = ("svg", "png", "pdf")
 SIZE = (7.0, 4.2)  # inches
 DOTS_PER_INCH = 160  # of a png
-TRAINING_COLOUR, VALIDATION_COLOUR = "#4878a8", "#c44e1b"  # safe for colour blindness; the line styles differ too
+TRAINING_COLOR, VALIDATION_COLOR = (
+    "#4878a8",
+    "#c44e1b",
+)  # distinguishable with color blindness; the line styles differ too
 STYLE: dict[Any, Any] = {  # the keys are matplotlib's
     "svg.hashsalt": "llmcli", "svg.fonttype": "path", "font.size": 10, "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.color": "#e4e4e4", "axes.axisbelow": True,
@@ -27,7 +30,7 @@ STYLE: dict[Any, Any] = {  # the keys are matplotlib's
 
 
 def format_of(path: Path) -> str:
-    """The format that a file name asks for, one of FORMATS. Raises LLMError for any other."""
+    """Return the format of a file name, one of FORMATS. Raises LLMError for any other."""
     suffix = path.suffix.lower().removeprefix(".")
     if suffix not in FORMATS:
         raise LLMError(f"{path} is not in a supported figure format; give a name that ends in .svg, .png or .pdf")
@@ -35,8 +38,10 @@ def format_of(path: Path) -> str:
 
 
 def draw(curve: Curve, title: str, format_: str) -> bytes:
-    """Training and validation bits per byte by step, as a file in one of FORMATS, on a logarithmic scale as in the
-    terminal's charts. Raises LLMError if matplotlib is not installed."""
+    """Plot training and validation bits per byte by step, on a logarithmic scale as in the terminal; return the file.
+
+    Raises LLMError if matplotlib is not installed.
+    """
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -55,15 +60,15 @@ def draw(curve: Curve, title: str, format_: str) -> bytes:
 
 
 def _draw_lines(axes: "Axes", curve: Curve) -> None:
-    axes.plot(curve.steps, curve.training, color=TRAINING_COLOUR, linewidth=1.4, label="training")
+    axes.plot(curve.steps, curve.training, color=TRAINING_COLOR, linewidth=1.4, label="training")
     if curve.validation:
         axes.plot(
-            curve.validation_steps, curve.validation, color=VALIDATION_COLOUR, linewidth=1.4, linestyle="--",
+            curve.validation_steps, curve.validation, color=VALIDATION_COLOR, linewidth=1.4, linestyle="--",
             marker="o", markersize=4.5, markerfacecolor="white", label=curve.label,
         )  # fmt: skip
         best = min(curve.validation)
         label = f"best: {units.bits_per_byte(best)}"
-        axes.axhline(best, color=VALIDATION_COLOUR, linewidth=0.8, linestyle=":", label=label)
+        axes.axhline(best, color=VALIDATION_COLOR, linewidth=0.8, linestyle=":", label=label)
 
 
 def _label(axes: "Axes", curve: Curve, title: str) -> None:
@@ -85,7 +90,7 @@ def _label(axes: "Axes", curve: Curve, title: str) -> None:
 
 
 def _y_range(curve: Curve) -> tuple[float, float]:
-    """The lowest and the highest value; never equal, both positive, and at most LOG_RANGE apart."""
+    """Return the lowest and the highest value; never equal, both positive, and at most a factor of LOG_RANGE apart."""
     values = [*curve.training, *curve.validation]
     high = max(values)
     low = max(min(values), high / LOG_RANGE)
@@ -93,7 +98,7 @@ def _y_range(curve: Curve) -> tuple[float, float]:
 
 
 def _metadata(format_: str) -> dict[str, str | None]:
-    """Metadata without dates and versions, so that equal curves give equal bytes."""
+    """Return metadata without dates and versions, so that equal curves give equal bytes."""
     if format_ == "svg":
         return {"Date": None, "Creator": "llmcli"}
     return {"CreationDate": None, "Creator": "llmcli", "Producer": None} if format_ == "pdf" else {"Software": None}

@@ -4,18 +4,19 @@ import math
 import os
 import sys
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
 from llmcli.cli.terminal import charts, console
-from llmcli.cli.terminal.echo import without_echo
+from llmcli.cli.terminal.console import without_echo
 from llmcli.cli.terminal.safe_text import visible_line, visible_whitespace
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.live import Live
     from rich.text import Text
+
+    from llmcli.training.loop.events import Step
 
 REFRESH_SECONDS = 0.25  # between two drawings of the live view
 LINE_SECONDS, LINE_PROGRESS = 10, 0.02  # at least, between two lines elsewhere
@@ -24,23 +25,12 @@ LOSS_SMOOTHING = 0.05  # weight of the newest loss in the moving average
 MIN_CHART_HEIGHT, MIN_CHART_WIDTH = 3, 30
 
 
-@dataclass(frozen=True)
-class _Status:
-    """Figures of the newest step."""
-
-    step: int
-    progress: float  # 0 to 1
-    epoch: float
-    tokens_per_second: float
-    seconds_left: float  # NaN if not known yet
-
-
 class TrainingView:
     """Shows a run: in a terminal a bar, figures and a growing chart, elsewhere periodic lines.
 
-    `bytes_per_token` converts the training loss to bits per byte, the unit of the validation loss. `answers` is given
-    where these are of answers in conversations: (the progress from which on the run trains on them, 0 to 1; their bytes
-    per token). With `hidden` nothing is drawn in a terminal, for a run whose events a program reads.
+    `bytes_per_token` converts the training loss to bits per byte, the unit of the validation loss. A run on
+    conversations has `answers`: (the progress from which on it trains on them, 0 to 1; the bytes per token of answers).
+    With `hidden` nothing is drawn in a terminal, for a run whose events a program reads.
     """
 
     def __init__(
@@ -52,7 +42,7 @@ class TrainingView:
         self._evaluations: list[tuple[int, float]] = []  # (step, bits per byte)
         self._loss = math.nan  # moving average, nats per token
         self._sample: tuple[str, str] | None = None  # (prompt, text)
-        self._status: _Status | None = None
+        self._step: Step | None = None  # the last one
         self._shown_seconds = self._shown_progress = -math.inf
         self._live = None if hidden or console.is_quiet() else _live_display()
         self._note = ""  # the last line
@@ -73,45 +63,31 @@ class TrainingView:
             finally:
                 self._live.stop()  # restores the cursor
 
-    def step(
-        self,
-        *,
-        step: int,
-        progress: float,
-        loss: float,
-        tokens: int,
-        epoch: float,
-        seconds: float,
-        tokens_per_second: float,
-        **_: object,
-    ) -> None:
-        """A step was taken. `progress` is 0 to 1, `loss` in nats per token; arguments are the fields of the event."""
-        weight = max(LOSS_SMOOTHING, 2 / (step + 1))  # early averages are over few steps: the loss falls steeply
-        self._loss = loss if math.isnan(self._loss) else (1 - weight) * self._loss + weight * loss
-        training_seconds = tokens / tokens_per_second  # without planning, which `seconds` includes
-        is_known = progress > 0 and step >= MIN_STEPS_FOR_ESTIMATE
-        seconds_left = training_seconds * (1 - progress) / progress if is_known else math.nan
-        self._status = _Status(step, progress, epoch, tokens_per_second, seconds_left)
-        self._curve.add(step, self._bits_per_byte(loss, progress))
-        self._show(seconds, self._status)
+    def step(self, event: "Step") -> None:
+        """Show a training step."""
+        weight = max(LOSS_SMOOTHING, 2 / (event.step + 1))  # early averages are over few steps: the loss falls steeply
+        self._loss = event.loss if math.isnan(self._loss) else (1 - weight) * self._loss + weight * event.loss
+        self._step = event
+        self._curve.add(event.step, self._bits_per_byte(event.loss, event.progress))
+        self._show(event)
 
     def evaluation(self, step: int, bits_per_byte: float) -> None:
-        """The validation slice was evaluated."""
+        """Show an evaluation of the validation slice."""
         self._evaluations.append((step, bits_per_byte))
 
     def begin_model(self, share: float | None = None) -> None:
-        """The losses that follow are of another model; `share` is that of conversations at the end of its run."""
+        """Begin the curves of another model; `share` is the share of conversations at the end of its run."""
         self._curve, self._evaluations, self._loss = ThinnedCurve(), [], math.nan
         self._shown_progress = -math.inf
         if self._answers and share is not None:
             self._answers = 1 - share, self._answers[1]
 
     def sample(self, prompt: str, text: str) -> None:
-        """The model's current continuation of a prompt."""
+        """Show the model's current continuation of a prompt."""
         self._sample = visible_whitespace(prompt).replace("·", " "), visible_whitespace(text).replace("·", " ")
 
     def note_from_signal_handler(self, text: str) -> None:
-        """A note, at once below the view, whose last line it becomes when that is drawn again."""
+        """Write a note at once below the view; it is the last line of the view when that is drawn again."""
         if not (self._live and self._live.is_started):
             console.note_from_signal_handler(text)
             return
@@ -124,29 +100,24 @@ class TrainingView:
             self._note_is_below = False
             live.console.file.write("\x1b[J")  # to the end of the screen
 
-    def _show(self, seconds: float, status: _Status) -> None:
+    def _show(self, event: "Step") -> None:
         """Draw the view or print a line, if it is time to."""
-        since = seconds - self._shown_seconds
+        since = event.seconds - self._shown_seconds
         if self._live:
             if since >= REFRESH_SECONDS:
-                self._shown_seconds = seconds
+                self._shown_seconds = event.seconds
                 self._erase_note(self._live)
                 self._live.start()  # not before the first step: before it, notes and status lines are written
                 self._live.update(self._draw(self._live), refresh=True)
-        elif status.progress >= 1 or (
-            since >= LINE_SECONDS and status.progress - self._shown_progress >= LINE_PROGRESS
-        ):
-            self._shown_seconds, self._shown_progress = seconds, status.progress
-            console.note(self._line(status))
-
-    def _line(self, status: _Status) -> str:
-        validation = ""
-        if self._evaluations:
-            validation = f"  {self._validation_name} {units.bits_per_byte(self._evaluations[-1][1])}"
-        return (
-            f"{status.progress:4.0%}  step {status.step:,}  {clock(status.seconds_left)} left  "
-            f"{status.tokens_per_second:,.0f} tokens/s  bits/byte: training {self._training(status)}{validation}"
-        )
+        elif event.progress >= 1 or (since >= LINE_SECONDS and event.progress - self._shown_progress >= LINE_PROGRESS):
+            self._shown_seconds, self._shown_progress = event.seconds, event.progress
+            validation = ""
+            if self._evaluations:
+                validation = f"  {self._validation_name} {units.bits_per_byte(self._evaluations[-1][1])}"
+            console.note(
+                f"{event.progress:4.0%}  step {event.step:,}  {clock(seconds_left(event))} left  "
+                f"{event.tokens_per_second:,.0f} tokens/s  bits/byte: training {self._training(event)}{validation}"
+            )
 
     # ---- the live view
 
@@ -154,10 +125,10 @@ class TrainingView:
         from rich.console import Group
         from rich.text import Text
 
-        if self._status is None:
+        if self._step is None:
             return Text("")
         columns, rows = live.console.size
-        lines = self._figures(self._status, columns)
+        lines = self._figures(self._step, columns)
         sample = self._sample_lines(live, columns, max_lines=4 if rows >= 20 else 2)
         # a row is left for the cursor, one is the chart's axis; the plan above stays visible if it fits
         height = min(16, max(6, columns // 10), rows - len(lines) - len(sample) - 2)
@@ -168,25 +139,25 @@ class TrainingView:
         shown = (lines + sample)[: max(1, rows - 1)]
         return Group(*shown, *([Text(self._note, no_wrap=True, overflow="ellipsis")] if self._note else []))
 
-    def _figures(self, status: _Status, columns: int) -> "list[Text]":
-        """The progress bar and two lines of figures."""
+    def _figures(self, event: "Step", columns: int) -> "list[Text]":
+        """Return the progress bar and two lines of figures."""
         from rich.text import Text
 
-        figures = f"{status.progress:4.0%}  {clock(status.seconds_left)} left  {status.tokens_per_second:,.0f} tokens/s"
+        figures = f"{event.progress:4.0%}  {clock(seconds_left(event))} left  {event.tokens_per_second:,.0f} tokens/s"
         width = max(10, min(100, columns - len(figures) - 4))
-        filled = round(status.progress * width)
+        filled = round(event.progress * width)
         return [
             Text.assemble(("━" * filled, "green"), ("─" * (width - filled), "bright_black"), f" {figures}"),
-            Text(f"step {status.step:,}  epoch {status.epoch:.1f}"),
-            Text(f"bits per byte: training {self._training(status)}{self._validation()}"),
+            Text(f"step {event.step:,}  epoch {event.epoch:.1f}"),
+            Text(f"bits per byte: training {self._training(event)}{self._validation()}"),
         ]
 
-    def _training(self, status: _Status) -> str:
-        """The training loss, averaged over the last steps."""
-        return units.bits_per_byte(self._bits_per_byte(self._loss, status.progress))
+    def _training(self, event: "Step") -> str:
+        """Return the training loss, averaged over the last steps."""
+        return units.bits_per_byte(self._bits_per_byte(self._loss, event.progress))
 
     def _bits_per_byte(self, loss: float, progress: float) -> float:
-        """A training loss, in nats per token, in the unit of the validation loss."""
+        """Convert a training loss from nats per token."""
         bytes_per_token = self._bytes_per_token
         if self._answers and progress > self._answers[0]:
             bytes_per_token = self._answers[1]
@@ -209,12 +180,11 @@ class TrainingView:
         *lines, axis = charts.curve(
             [self._curve.points()], columns, height, marks=marks, logarithmic=True, legend=legend
         )
-        drawn = []
-        for line in lines:
-            label, rest = line.split("│", 1)
-            text = Text.assemble(label, "│", (rest, "cyan"))
+        drawn = [
+            Text.assemble(label, "│", (rest, "cyan")) for label, _, rest in (line.partition("│") for line in lines)
+        ]
+        for text in drawn:
             text.highlight_regex(charts.MARK, "bold yellow")
-            drawn.append(text)
         return [*drawn, Text(axis)]
 
     def _sample_lines(self, live: "Live", columns: int, max_lines: int) -> "list[Text]":
@@ -233,7 +203,7 @@ class TrainingView:
 
 
 def _live_display() -> "Live | None":
-    """A region of the terminal that is redrawn in place; None where stderr is not a terminal that can."""
+    """Return a region of the terminal that is redrawn in place; None where stderr is not a terminal that can."""
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         return None
     from rich.live import Live
@@ -244,7 +214,7 @@ def _live_display() -> "Live | None":
 
 
 class ThinnedCurve:
-    """The points of a curve that grows: means over equally many steps, MAX_POINTS / 2 to MAX_POINTS of them."""
+    """A growing curve of MAX_POINTS / 2 to MAX_POINTS points, each the mean over equally many steps."""
 
     MAX_POINTS = 240
 
@@ -255,7 +225,7 @@ class ThinnedCurve:
         self._steps_per_point = 1
 
     def add(self, step: int, value: float) -> None:
-        """The value of the next step."""
+        """Add the value of the next step."""
         if not self._counts or self._counts[-1] == self._steps_per_point:
             if len(self._last_steps) == self.MAX_POINTS:
                 self._merge_pairs()
@@ -267,7 +237,7 @@ class ThinnedCurve:
         self._counts[-1] += 1
 
     def points(self) -> tuple[list[int], list[float]]:
-        """(the last step of each point, the mean of each point)."""
+        """Return the last step and the mean of each point."""
         return self._last_steps, [total / count for total, count in zip(self._sums, self._counts, strict=True)]
 
     def _merge_pairs(self) -> None:
@@ -275,6 +245,13 @@ class ThinnedCurve:
         self._sums = [a + b for a, b in zip(self._sums[::2], self._sums[1::2], strict=True)]
         self._counts = [a + b for a, b in zip(self._counts[::2], self._counts[1::2], strict=True)]
         self._steps_per_point *= 2
+
+
+def seconds_left(event: "Step") -> float:
+    """Estimate the time left from that of training, without planning (which `seconds` includes); NaN in first steps."""
+    if event.progress <= 0 or event.step < MIN_STEPS_FOR_ESTIMATE:
+        return math.nan
+    return event.tokens / event.tokens_per_second * (1 - event.progress) / event.progress
 
 
 def clock(seconds: float) -> str:

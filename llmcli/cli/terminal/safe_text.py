@@ -1,7 +1,7 @@
-"""Untrusted text -> text that is safe to print.
+"""Makes untrusted text safe to print.
 
 Names of files and tensors, metadata, tokens and generated text may contain control characters and bidirectional
-overrides. In a terminal these move the cursor, change colours or reorder a line, so visible marks replace them. In JSON
+overrides. In a terminal these move the cursor, change colors or reorder a line, so visible marks replace them. In JSON
 they are escaped, which keeps the value.
 """
 
@@ -16,7 +16,7 @@ _UNSAFE_IN_JSON = re.compile(f"[{_CONTROL}\u2028\u2029]")  # JSON has none of th
 
 
 def visible(text: str) -> str:
-    """`text` with visible marks for control characters; line ends and tabs stay.
+    """Replace control characters by visible marks; line ends and tabs stay.
 
     >>> visible("a\\x1b[31mb\\u202e\\tc\\n")
     'a␛[31mb⟨U+202E⟩\\tc\\n'
@@ -25,7 +25,7 @@ def visible(text: str) -> str:
 
 
 def visible_line(text: str) -> str:
-    """Like `visible`, on one line: line ends and tabs become marks too.
+    """Replace control characters, line ends and tabs by visible marks.
 
     >>> visible_line("a\\x1b[31mb\\u202e\\tc\\n")
     'a␛[31mb⟨U+202E⟩␉c␊'
@@ -34,7 +34,7 @@ def visible_line(text: str) -> str:
 
 
 def visible_whitespace(text: str) -> str:
-    """Like `visible`, on one line, with marks for spaces too: a token or word whose spaces matter.
+    """Replace control characters and white space by visible marks, for a token or word whose spaces matter.
 
     >>> visible_whitespace(" apple\\n")
     '·apple⏎'
@@ -50,7 +50,7 @@ def _mark(match: re.Match[str]) -> str:
 
 
 def json_line(value: object) -> str:
-    """`value` as one line of JSON: NaN and infinity become null, control characters are escaped."""
+    """Return one line of JSON: NaN and infinity become null, control characters are escaped."""
     try:
         line = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except ValueError:

@@ -16,25 +16,25 @@ SAME_REQUEST = 0.5  # seconds within which a second signal belongs to the same r
 
 
 def termination_signals() -> list[signal.Signals]:
-    """The signals besides SIGINT that ask a process of this system to end, unless they are ignored."""
+    """Return the signals besides SIGINT that ask a process to end, without ignored ones."""
     names = ("SIGTERM", "SIGHUP", "SIGBREAK")  # the last is Ctrl-Break and a closed window on Windows
     return _not_ignored(*(number for name in names if (number := getattr(signal, name, None)) is not None))
 
 
 def stop_signals() -> list[signal.Signals]:
-    """SIGINT and the termination signals, unless they are ignored."""
+    """Return SIGINT and the termination signals, without ignored ones."""
     return [*_not_ignored(signal.SIGINT), *termination_signals()]
 
 
 def _not_ignored(*numbers: signal.Signals) -> list[signal.Signals]:
-    """Those signals that the parent process did not set to be ignored: nohup does so with SIGHUP, a shell script with
-    SIGINT for what it runs in the background."""
+    """Leave out the signals that the parent process set to be ignored: nohup does so with SIGHUP, a shell script with
+    SIGINT for background jobs."""
     return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def end_process(number: int, frame: FrameType | None) -> None:
-    """A handler: raise KeyboardInterrupt, or SystemExit with the exit code of another signal; where that would be lost,
-    try again shortly after."""
+    """Signal handler that raises KeyboardInterrupt, or SystemExit with the exit code of another signal; where that
+    would be lost, it tries again shortly after."""
     if _loses_exceptions(frame):
         timer = threading.Timer(RETRY_SECONDS, _send, [number])
         timer.daemon = True
@@ -46,8 +46,8 @@ def end_process(number: int, frame: FrameType | None) -> None:
 
 
 def _loses_exceptions(frame: FrameType | None) -> bool:
-    """Python prints and drops what a destructor raises, or the callback of importlib after each import; class creation
-    wraps what `__set_name__` raises in another exception."""
+    """Python prints and drops exceptions of destructors and of importlib's callback after each import; class creation
+    wraps an exception of `__set_name__` in another one."""
     while frame is not None:
         name, file = frame.f_code.co_name, frame.f_code.co_filename
         if name in ("__del__", "__set_name__") or (name == "cb" and file.startswith("<frozen importlib")):
@@ -70,8 +70,8 @@ def stop_requests(
     can_save: Callable[[], bool] = lambda: True, show_note: Callable[[str], None] | None = None
 ) -> Iterator[list[int]]:
     """Collect the first SIGINT or termination signal in a list, so that a run can end and save; a later second one
-    raises KeyboardInterrupt. While `can_save` returns False a signal has the effect that it has outside. `show_note` is
-    called in a signal handler."""
+    raises KeyboardInterrupt. While `can_save` returns False the earlier handlers are called. `show_note` is called in a
+    signal handler."""
     from llmcli.cli.terminal import console
 
     show_note = show_note or console.note_from_signal_handler
@@ -81,13 +81,13 @@ def stop_requests(
 
 
 def ignore_stop_requests() -> None:
-    """While the process ends, no signal may interrupt that."""
+    """Ignore Ctrl-C and termination signals from here on: the process is ending."""
     for number in stop_signals():
         signal.signal(number, signal.SIG_IGN)
 
 
 def end_on_stop_requests() -> None:
-    """Have Ctrl-C and termination signals end this process at once, also while it waits outside of Python."""
+    """Let Ctrl-C and termination signals end this process at once, also while it waits outside of Python."""
     for number in stop_signals():
         signal.signal(number, signal.SIG_DFL)
 
@@ -112,8 +112,8 @@ def _collected(
     on_first: Callable[[], None] = lambda: None,
     active: Callable[[], bool] = lambda: True,
 ) -> Iterator[list[int]]:
-    """Collect the first of these signals in a list; a later second one raises KeyboardInterrupt. As long as this is not
-    `active`, the handlers from before are called.
+    """Collect the first of these signals in a list; a later second one raises KeyboardInterrupt. Unless `active`, the
+    earlier handlers are called.
 
     One request often arrives as two signals: `timeout` signals the process and its group, and a closed terminal is
     reported by both the shell and the kernel.

@@ -1,4 +1,4 @@
-"""Tables, trees and lists of a result: drawn in a terminal, plain lines with tabs if a program reads them.
+"""Tables, trees and lists: drawn in a terminal, plain lines with tabs for a program.
 
 rich draws the tables; it is imported on first use, so that short output starts fast.
 """
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
-from llmcli.cli.terminal import console, styles
+from llmcli.cli.terminal import console
 from llmcli.cli.terminal.safe_text import visible_line
 from llmcli.cli.terminal.text_layout import fit, pad, terminal_width, text_width, truncate
 
@@ -24,14 +24,12 @@ def table(
     *,
     numbers: Sequence[int] = (),
     to_stderr: bool = False,
-    striped: bool = False,
     group: int | None = None,
 ) -> None:
-    """A table: drawn in a terminal; if a program reads it, tab-separated, the column names first.
+    """Print a table: drawn in a terminal; tab-separated for a program, the column names first.
 
-    `numbers` are the indices of columns to align right and never to fold. With `striped`, the first cell of row i has
-    the background of `styles.alternating`. Where a terminal is too narrow, the rows with the same cell in column
-    `group` become a table of their own under it; then text is folded; then each row becomes a list of its cells.
+    `numbers` are the indices of columns to align right and never to fold. In a narrow terminal the rows with the same
+    cell in column `group` become a table of their own, then text is folded, then each row becomes a list of its cells.
     """
     stream = sys.stderr if to_stderr else sys.stdout
     if to_stderr and console.is_quiet():
@@ -51,14 +49,13 @@ def table(
             for line in [*pair_lines(named, stream), ""]:
                 console.write_line(line, stream)
         return
-    _draw_table(names, cells, numbers, striped, stream)
+    _draw_table(names, cells, numbers, stream)
 
 
 def _table_width(
     names: Sequence[str], cells: Sequence[Sequence[str]], numbers: Sequence[int], gap: int, *, folds: bool = True
 ) -> int:
-    """Columns that a table needs with so much space between its columns; `folds`: with its text folded as far as
-    possible."""
+    """Return the width of a table with a gap between its columns; `folds`: with its text folded as far as possible."""
     widths = [max(text_width(row[i]) for row in [names, *cells]) for i in range(len(names))]
     fixed = [size if i in numbers or not folds else min(size, MIN_TEXT_COLUMN) for i, size in enumerate(widths)]
     return sum(fixed) + gap * len(names)
@@ -67,7 +64,7 @@ def _table_width(
 def _draw_groups(
     names: Sequence[str], cells: Sequence[Sequence[str]], numbers: Sequence[int], group: int, *, to_stderr: bool
 ) -> None:
-    """A table for each value of the column `group`, which they do not have."""
+    """Draw a table for each value of the column `group`, without that column."""
 
     def without(row: Sequence[str]) -> list[str]:
         return [cell for i, cell in enumerate(row) if i != group]
@@ -79,9 +76,7 @@ def _draw_groups(
         table(without(names), rows, numbers=remaining, to_stderr=to_stderr)
 
 
-def _draw_table(
-    names: Sequence[str], cells: Sequence[Sequence[str]], numbers: Sequence[int], striped: bool, stream: TextIO
-) -> None:
+def _draw_table(names: Sequence[str], cells: Sequence[Sequence[str]], numbers: Sequence[int], stream: TextIO) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -90,25 +85,24 @@ def _draw_table(
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0) if is_tight else (0, 1))
     for i, name in enumerate(names):
         drawn.add_column(name, justify="right" if i in numbers else "left", overflow="fold", no_wrap=i in numbers)
-    for i, row in enumerate(cells):
-        style = f"color(255) on color({styles.alternating_colour(i)})" if striped else ""
-        drawn.add_row(Text(row[0], style), *map(Text, row[1:]))
-    console.draw(drawn, stream)
+    for row in cells:
+        drawn.add_row(*map(Text, row))
+    console.rich_console(stream).print(drawn)
 
 
 def tab_separated(cells: Iterable[str], stream: TextIO | None = None) -> None:
-    """Cells as one line with tabs between them, for a program; on stdout unless `stream` says otherwise."""
+    """Print cells on one line with tabs between them, for a program."""
     console.write_line("\t".join(map(visible_line, cells)).rstrip("\t"), stream or sys.stdout)
 
 
 def pairs(rows: Iterable[tuple[str, str]]) -> None:
-    """(name, value) pairs, one below the other; in a terminal long values continue on further lines."""
+    """Print (name, value) pairs, one below the other; in a terminal long values are wrapped."""
     for line in pair_lines(rows, sys.stdout):
         console.result(line)
 
 
 def pair_lines(rows: Iterable[tuple[str, str]], stream: TextIO) -> list[str]:
-    """The lines of `pairs` on a stream."""
+    """Return the lines that `pairs` prints, wrapped for a stream."""
     rows = [(visible_line(name), visible_line(value)) for name, value in rows]
     margin = max((text_width(name) for name, _ in rows), default=0) + 4
     hanging = margin if margin + MIN_VALUE_COLUMN <= terminal_width(stream) else 4
@@ -120,7 +114,7 @@ def pair_lines(rows: Iterable[tuple[str, str]], stream: TextIO) -> list[str]:
 
 
 def labelled(rows: Iterable[tuple[str, str]], max_label: int) -> None:
-    """(label, line) pairs, the labels padded to one width of at most `max_label` columns."""
+    """Print (label, line) pairs, the labels padded to one width of at most `max_label` columns."""
     rows = [(visible_line(label), line) for label, line in rows]
     margin = min(max_label, max((text_width(label) for label, _ in rows), default=0))
     for label, line in rows:
@@ -128,8 +122,7 @@ def labelled(rows: Iterable[tuple[str, str]], max_label: int) -> None:
 
 
 def tree(rows: Sequence[tuple[int, str, str, str]]) -> None:
-    """Rows of (depth, name, detail, figures) as a tree with aligned columns. A narrow terminal gets no details, and
-    truncated names."""
+    """Print rows of (depth, name, detail, figures) as a tree; a narrow terminal gets no details, and short names."""
     lines = [
         (_branches(rows, i) + visible_line(name)[:MAX_TREE_NAME], visible_line(detail), f"{visible_line(figures):>18}")
         for i, (_, name, detail, figures) in enumerate(rows)
@@ -147,7 +140,7 @@ def tree(rows: Sequence[tuple[int, str, str, str]]) -> None:
 
 
 def _branches(rows: Sequence[tuple[int, str, str, str]], index: int) -> str:
-    """The lines that connect a row of a tree with its parent and siblings."""
+    """Return the lines that connect a row of a tree with its parent and siblings."""
     depth, branches = rows[index][0], ""
     for level in range(depth + 1):
         next_depth = next((d for d, *_ in rows[index + 1 :] if d <= level), -1)

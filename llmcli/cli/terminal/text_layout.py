@@ -15,10 +15,11 @@ from typing import TextIO
 from llmcli.cli.terminal.safe_text import visible_whitespace
 
 DEFAULT_WIDTH = 80  # columns, where there is no terminal
+TAB = 8  # columns between the tab stops of a terminal
 
 
 def terminal_width(stream: TextIO | None = None) -> int:
-    """Columns of the terminal behind `stream` (by default stdout); $COLUMNS overrides it, DEFAULT_WIDTH without one."""
+    """Return the columns of the terminal behind `stream` (by default stdout); $COLUMNS overrides it."""
     columns = os.environ.get("COLUMNS", "")
     if columns.isdecimal() and int(columns) > 0:
         return int(columns)
@@ -30,7 +31,7 @@ def terminal_width(stream: TextIO | None = None) -> int:
 
 
 def text_width(text: str) -> int:
-    """Columns that a text takes.
+    """Return the number of columns that a text takes.
 
     >>> [text_width("apple"), text_width("リンゴ")]
     [5, 6]
@@ -43,7 +44,7 @@ def text_width(text: str) -> int:
 
 
 def truncate(text: str, columns: int) -> str:
-    """The beginning of a text, in at most `columns` columns.
+    """Return the beginning of a text, in at most `columns` columns.
 
     >>> [truncate("apple", 5), truncate("リンゴを", 5)]
     ['apple', 'リン…']
@@ -56,7 +57,7 @@ def truncate(text: str, columns: int) -> str:
 
 
 def truncate_start(text: str, columns: int) -> str:
-    """The end of a text on one line, in at most `columns` columns.
+    """Return the end of a text on one line, in at most `columns` columns.
 
     >>> [truncate_start("I like\\n to eat", columns) for columns in (7, 1, 0)]
     ['…to eat', '…', '']
@@ -71,14 +72,13 @@ def truncate_start(text: str, columns: int) -> str:
 
 
 def pad(text: str, columns: int) -> str:
-    """A text in exactly `columns` columns: truncated, or with spaces after it."""
+    """Truncate a text to `columns` columns, or add spaces."""
     text = truncate(text, columns)
     return text + " " * (columns - text_width(text))
 
 
 def fit(text: str, stream: TextIO, indent: int = 0, hanging: int = 0) -> list[str]:
-    """A paragraph as lines: wrapped if `stream` is a terminal, else one line. The first is indented by `indent`, the
-    others by `hanging`."""
+    """Return the lines of a paragraph: as `wrap` does if `stream` is a terminal, else one line."""
     columns = terminal_width(stream) if stream.isatty() else math.inf
     if 2 * len(text) + indent <= columns:  # short enough even if all characters are wide
         return [" " * indent + text]
@@ -86,7 +86,8 @@ def fit(text: str, stream: TextIO, indent: int = 0, hanging: int = 0) -> list[st
 
 
 def wrap(text: str, columns: int, indent: int = 0, hanging: int = 0) -> list[str]:
-    """A paragraph as lines of at most `columns` columns, the first indented by `indent`, the others by `hanging`.
+    """Break a paragraph into lines of at most `columns` columns, the first indented by `indent`, the others by
+    `hanging`.
 
     Lines break between words, and between characters where a script has no spaces. A word, path or command that is
     longer than a line stays unbroken on a line of its own, so that it can be copied.
@@ -119,7 +120,7 @@ _OPENING = frozenset("「『（［｛〈《【〔")
 
 
 def _unbreakable_units(text: str) -> Iterator[tuple[str, str]]:
-    """(white space before it, unit) of each part that a line break must not split."""
+    """Yield (white space before it, unit) for each part that a line break must not split."""
     position = 0
     for command in [*_COMMAND.finditer(text), None]:
         for word in re.finditer(r"(\s*)(\S+)", text[position : command.start() if command else len(text)]):
@@ -133,8 +134,7 @@ def _unbreakable_units(text: str) -> Iterator[tuple[str, str]]:
 
 
 def split_word(word: str) -> list[str]:
-    """The parts of a word between which a line may break: at wide characters, though not before closing punctuation and
-    not after opening punctuation."""
+    """Split a word where a line may break: at wide characters, but not before closing or after opening punctuation."""
     if word.isascii():
         return [word]
     from unicodedata import combining, east_asian_width
@@ -149,3 +149,54 @@ def split_word(word: str) -> list[str]:
         else:
             units[-1] += character
     return units
+
+
+class WordWrap:
+    """Wraps a text that arrives in pieces, such as an answer. Lines break at the same places as in `wrap`.
+
+    Terminals break lines anywhere, also inside words. Here a word is printed when it is complete, on the next line if
+    it does not fit: `feed` returns the text that can be printed so far, `finish` returns the rest.
+
+    >>> w = WordWrap(10); [w.feed("I like a "), w.feed("banana"), w.feed(" best"), w.finish()]
+    ['I like a', '', '\\nbanana', '\\nbest']
+    """
+
+    def __init__(self, columns: int) -> None:
+        self.columns, self._used = columns, 0  # the caller changes the columns when the window is resized
+        self._space, self._word = "", ""  # the last word, not printed yet, and the space before it
+
+    def feed(self, text: str) -> str:
+        return "".join(map(self._add, text))
+
+    def finish(self) -> str:
+        """The last word; spaces after it are dropped."""
+        word, self._word = self._word, ""
+        return self._place(word)
+
+    def _add(self, character: str) -> str:
+        if character == "\n":
+            line = self.finish()
+            self._space, self._used = "", 0
+            return line + "\n"
+        if character.isspace():
+            word = self.finish()
+            self._space += character
+            return word
+        *complete, self._word = split_word(self._word + character)
+        printed = "".join(map(self._place, complete))
+        if len(self._word) >= self.columns:  # longer than a line: not held back, and broken by the terminal
+            printed += self.finish()
+            self._used %= self.columns
+        return printed
+
+    def _place(self, unit: str) -> str:
+        """A unit that no line break may split, after the space before it or on a new line."""
+        if not unit:
+            return ""
+        space, self._space = self._space, ""
+        gap = len((" " * self._used + space).expandtabs(TAB)) - self._used
+        end = self._used + gap + text_width(unit)
+        if end > self.columns and self._used:
+            space, end = "\n", text_width(unit)
+        self._used = end if end <= self.columns else end % self.columns
+        return space + unit

@@ -94,7 +94,7 @@ def test_the_heat_map_shows_the_last_tokens_that_fit(llm: Llm, tiny_model: Path)
     assert not any(line.startswith(" 3 ") and "+" not in line and "-" not in line for line in rows)
 
 
-def test_a_pipe_gets_no_colours_and_stderr_is_empty(llm: Llm, tiny_model: Path) -> None:
+def test_a_pipe_gets_no_colors_and_stderr_is_empty(llm: Llm, tiny_model: Path) -> None:
     answer = llm("explain", "The cat")
     assert answer.exit_code == 0 and "\x1b" not in answer.stdout.replace("\x1b[1m", "").replace("\x1b[0m", "")
     assert answer.stderr == ""

@@ -10,7 +10,6 @@ from typer.testing import Result
 from llmcli.data.conversations.chat_template import CHATML, with_chat_template
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import load, save
-from tests.cli.terminals import in_a_terminal
 from tests.conftest import TEXT
 from tests.golden.models import BPE as BPE_WITHOUT_CHAT_TOKENS
 
@@ -109,13 +108,6 @@ def test_speakers_of_a_text_are_named(llm: Llm, chat_model: Path) -> None:
     answer = llm("tokenize", "--chat", "talk.txt", "--speakers", "Teacher,Pupil")
     assert "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n⟦I.<|im_end|>⟧" in answer.stdout
     assert llm("tokenize", "text", "--speakers", "Teacher,Pupil").exit_code == 2
-
-
-@pytest.mark.slow
-def test_colours_mark_the_learned_tokens_in_a_terminal(chat_model: Path, pairs: str) -> None:
-    shown = in_a_terminal("tokenize", "--chat", pairs)
-    assert "\x1b[48;5;24;38;5;255mThe cat.<|im_end|>\x1b[0m" in shown and "⟦" not in shown
-    assert "⟦The cat.<|im_end|>⟧" in in_a_terminal("tokenize", "--chat", pairs, NO_COLOR="1")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from llmcli.cli.reports import tokens as token_output
-from tests.cli.terminals import STYLES, coloured_stdout
+from tests.cli.terminals import STYLES, colored_stdout
 
 
 def test_probabilities_in_a_pipe_are_a_table_without_bars(capsys: pytest.CaptureFixture[str]) -> None:
@@ -12,7 +12,7 @@ def test_probabilities_in_a_pipe_are_a_table_without_bars(capsys: pytest.Capture
 
 
 def test_a_short_text_has_the_bits_of_each_token_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = coloured_stdout(monkeypatch)
+    screen = colored_stdout(monkeypatch)
     monkeypatch.setenv("COLUMNS", "80")
     token_output.surprisals([("I", 4.456), (" like", 0.011), (" s", 14.5), ("\n", 2.0)])
     lines = STYLES.sub("", screen.getvalue()).split("\n")
@@ -22,7 +22,7 @@ def test_a_short_text_has_the_bits_of_each_token_below_it(monkeypatch: pytest.Mo
 
 
 def test_tokens_are_shown_above_their_ids_and_wrap(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = coloured_stdout(monkeypatch)
+    screen = colored_stdout(monkeypatch)
     monkeypatch.setenv("COLUMNS", "40")
     token_output.tokens(["りんご"] * 12, list(range(100, 112)))
     lines = STYLES.sub("", screen.getvalue()).split("\n")

@@ -17,7 +17,7 @@ from typer.testing import Result
 from llmcli.cli.terminal import console, styles, tables
 from llmcli.cli.terminal.text_layout import text_width
 from llmcli.formats import checkpoint
-from tests.cli.terminals import STYLES, coloured_stdout, in_a_terminal
+from tests.cli.terminals import STYLES, colored_stdout, in_a_terminal
 
 
 @pytest.mark.parametrize("text", ["a\x1b]52;c;aGk=\x07b", "a\x9b31mb", "a\u202eb\u2066c", "a\x00\x7f\x08b"])
@@ -46,10 +46,10 @@ def test_a_result_line_has_no_control_characters(capsys: pytest.CaptureFixture[s
 
 
 def shown_at(monkeypatch: pytest.MonkeyPatch, columns: int, *words: str) -> str:
-    """What a command shows in a terminal of `columns` columns, notes included, without colours."""
+    """What a command shows in a terminal of `columns` columns, notes included, without colors."""
     from llmcli.cli.app import app
 
-    screen = coloured_stdout(monkeypatch)
+    screen = colored_stdout(monkeypatch)
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("COLUMNS", str(columns))
     with pytest.raises(SystemExit) as end:
@@ -93,7 +93,7 @@ def test_prose_is_wrapped_in_a_terminal_and_one_line_elsewhere(
     tables.pairs([("held-out", text.strip())])
     piped = capsys.readouterr()
     assert piped.err == piped.out.splitlines()[0] + "\n" and len(piped.out.splitlines()) == 2
-    screen = coloured_stdout(monkeypatch)
+    screen = colored_stdout(monkeypatch)
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("COLUMNS", "50")
     console.note(text)
@@ -118,7 +118,7 @@ def test_a_line_end_in_a_name_does_not_break_a_line(
         each("a\nb: not made by llmcli")
     piped = capsys.readouterr()
     assert (piped.out + piped.err).count("\n") == 5  # a heading has an empty line before it; a caption is not shown
-    screen = coloured_stdout(monkeypatch)
+    screen = colored_stdout(monkeypatch)
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("COLUMNS", str(columns))
     for each in show:
@@ -161,13 +161,13 @@ def test_a_signal_during_a_note_is_caught_and_acknowledged(monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-def test_colours_have_a_legend_where_they_are_shown(tiny_model: Path) -> None:
+def test_colors_have_a_legend_where_they_are_shown(tiny_model: Path) -> None:
     shown = in_a_terminal("generate", "The cat", "-n", "5", "--color", "--samples", "2")
     assert shown.count("probability of each token: ") == 1
     legend = shown.split("probability of each token: ")[1].split("\r\n")[0]
     ranges = ("<2%", "2-10%", "10-30%", "30-60%", "60-90%", "≥90%")
-    for name, colour in zip(ranges, styles.PROBABILITY_COLOURS, strict=True):
-        assert f"\x1b[48;5;{colour};38;5;255m {name} " in legend
+    for name, color in zip(ranges, styles.PROBABILITY_COLORS, strict=True):
+        assert f"\x1b[48;5;{color};38;5;255m {name} " in legend
     assert len("probability of each token: " + STYLES.sub("", legend)) <= 80
     for words, environment in ((["-q"], {}), ([], {"NO_COLOR": "1"}), (["--json"], {})):
         output = in_a_terminal("generate", "The cat", "-n", "5", "--color", *words, **environment)
@@ -178,10 +178,10 @@ def test_colours_have_a_legend_where_they_are_shown(tiny_model: Path) -> None:
 def test_a_pipe_gets_neither_legend_nor_captions(
     llm: Callable[..., Result], tiny_model: Path, short_search: None
 ) -> None:
-    for colour in ("", "1"):
+    for color in ("", "1"):
         run = subprocess.run(
             [sys.executable, "-m", "llmcli", "generate", "The cat", "-n", "5", "--color", "--seed", "1"],
-            env=os.environ | {"FORCE_COLOR": colour}, capture_output=True, text=True, timeout=60,
+            env=os.environ | {"FORCE_COLOR": color}, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         assert run.returncode == 0 and run.stderr == "" and "probability of each" not in run.stdout
     Path("c.txt").write_text("The cat sat on the mat.")

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from llmcli.cli.terminal.echo import without_echo
+from llmcli.cli.terminal.console import without_echo
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
 

@@ -2,21 +2,27 @@
 
 import math
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from llmcli.cli.terminal import console, progress
 from llmcli.cli.terminal.text_layout import text_width
-from tests.cli.terminals import STYLES, coloured_stdout, on_screen
+from tests.cli.terminals import STYLES, colored_stdout, on_screen
+
+
+def made_step(**figures: float) -> Any:
+    return SimpleNamespace(**figures)
 
 
 def run(view: progress.TrainingView, steps: int, seconds: float) -> None:
     """`steps` steps in `seconds` seconds, the loss falling from 8 to 1 nats per token; ten evaluations and samples."""
     for step in range(1, steps + 1):
-        view.step(
+        view.step(made_step(
             step=step, progress=step / steps, loss=1 + 7 / step, epoch=step / 10, seconds=seconds * step / steps,
             tokens=round(1000 * seconds * step / steps), tokens_per_second=1000.0,
-        )  # fmt: skip
+        ))  # fmt: skip
         if step * 10 % steps == 0:
             view.evaluation(step, 2.0 + 1 / step)
             view.sample("りんご", "を食べる\n" * 250)
@@ -29,7 +35,7 @@ def run(view: progress.TrainingView, steps: int, seconds: float) -> None:
 def test_the_live_view_fits_the_terminal_and_restores_it(
     monkeypatch: pytest.MonkeyPatch, columns: int, rows: int
 ) -> None:
-    screen = coloured_stdout(monkeypatch)
+    screen = colored_stdout(monkeypatch)
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("LINES", str(rows))
@@ -51,7 +57,7 @@ def test_the_live_view_fits_the_terminal_and_restores_it(
 @pytest.mark.parametrize("rows", [15, 24])
 def test_a_note_from_a_signal_handler_leaves_one_view(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     """The view fills the terminal, with a plan above it. (Japanese has two columns for a character: here is none.)"""
-    screen = coloured_stdout(monkeypatch)
+    screen = colored_stdout(monkeypatch)
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setattr(console, "write_from_signal_handler", screen.write)
     monkeypatch.setenv("COLUMNS", "80")
@@ -63,7 +69,7 @@ def test_a_note_from_a_signal_handler_leaves_one_view(monkeypatch: pytest.Monkey
         view.note_from_signal_handler("ending the run")
         shown = on_screen(screen.getvalue(), 80, rows)
         assert shown[-1] == "ending the run" and _bars(shown) == 1
-        view.step(step=21, progress=1, loss=1, tokens=70_000, epoch=2, seconds=70, tokens_per_second=1000)
+        view.step(made_step(step=21, progress=1, loss=1, tokens=70_000, epoch=2, seconds=70, tokens_per_second=1000))
         shown = on_screen(screen.getvalue(), 80, rows)
         assert shown[-1] == "ending the run" and _bars(shown) == 1 and shown.count("ending the run") == 1
     shown = on_screen(screen.getvalue(), 80, rows)
@@ -75,7 +81,7 @@ def _bars(lines: list[str]) -> int:
 
 
 def test_the_cursor_is_restored_after_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = coloured_stdout(monkeypatch)
+    screen = colored_stdout(monkeypatch)
     monkeypatch.setattr(sys, "stderr", screen)
     with pytest.raises(KeyboardInterrupt), progress.TrainingView(4.0) as view:
         run(view, 3, 1)
@@ -96,7 +102,7 @@ def test_a_pipe_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str], sec
 
 def test_the_time_left_does_not_count_planning(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.TrainingView(4.0) as view:  # 20 of 70 seconds were training, a fifth is done
-        view.step(step=9, progress=0.2, loss=1, tokens=20_000, epoch=1, seconds=70, tokens_per_second=1000)
+        view.step(made_step(step=9, progress=0.2, loss=1, tokens=20_000, epoch=1, seconds=70, tokens_per_second=1000))
     assert "1:20 left" in capsys.readouterr().err
 
 
@@ -105,10 +111,10 @@ def test_figures_of_answers_have_a_name_and_a_unit_of_their_own(capsys: pytest.C
     with progress.TrainingView(4.0, answers=(0.5, 2.0)) as view:
         view.evaluation(1, 1.5)
         for step, done in ((1, 0.4), (2, 0.6)):
-            view.step(
+            view.step(made_step(
                 step=step, progress=done, loss=4 * math.log(2), tokens=9, epoch=1, seconds=20 * step,
                 tokens_per_second=1,
-            )  # fmt: skip
+            ))  # fmt: skip
         assert view._curve.points()[1] == pytest.approx([1.0, 2.0])
     assert "bits/byte: training 2.000  validation answers 1.500" in capsys.readouterr().err
 
@@ -116,17 +122,17 @@ def test_figures_of_answers_have_a_name_and_a_unit_of_their_own(capsys: pytest.C
 def test_a_student_has_a_curve_and_figures_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     figures = {"loss": 4 * math.log(2), "tokens": 9, "epoch": 1, "tokens_per_second": 1}
     with progress.TrainingView(4.0) as view:
-        view.step(step=1, progress=0.5, seconds=20, **figures)
+        view.step(made_step(step=1, progress=0.5, seconds=20, **figures))
         view.evaluation(1, 1.5)
         view.begin_model()
-        view.step(step=2, progress=0.6, seconds=40, **figures | {"loss": 12 * math.log(2)})
+        view.step(made_step(step=2, progress=0.6, seconds=40, **figures | {"loss": 12 * math.log(2)}))
         assert view._curve.points() == ([2], pytest.approx([3.0]))
     last = capsys.readouterr().err.splitlines()[-1]
     assert "step 2" in last and "validation" not in last and last.endswith("bits/byte: training 3.000")
 
 
 def test_a_hidden_view_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = coloured_stdout(monkeypatch)
+    screen = colored_stdout(monkeypatch)
     monkeypatch.setattr(sys, "stderr", screen)
     with progress.TrainingView(4.0, hidden=True):
         print("one event")

@@ -3,7 +3,7 @@
 import pytest
 
 from llmcli.cli.terminal import tables
-from tests.cli.terminals import STYLES, coloured_stdout
+from tests.cli.terminals import STYLES, colored_stdout
 
 
 def test_a_tree_connects_children_and_siblings(capsys: pytest.CaptureFixture[str]) -> None:
@@ -13,7 +13,7 @@ def test_a_tree_connects_children_and_siblings(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize("columns", [*range(1, 60), 80])
 def test_a_number_in_a_table_is_never_broken(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
-    screen = coloured_stdout(monkeypatch)
+    screen = colored_stdout(monkeypatch)
     monkeypatch.setenv("COLUMNS", str(columns))
     names = ("model", "bits/byte", "perplexity", "tokens")
     tables.table(names, [("model.safetensors", "0.300", "1.98", "5600"), ("xz", "0.381", "", "")], numbers=(1, 2, 3))
@@ -25,7 +25,7 @@ def test_a_number_in_a_table_is_never_broken(monkeypatch: pytest.MonkeyPatch, co
 
 @pytest.mark.parametrize("columns", [34, 35, 44, 45, 80])
 def test_where_a_table_is_too_wide_each_group_is_one(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
-    screen = coloured_stdout(monkeypatch)
+    screen = colored_stdout(monkeypatch)
     monkeypatch.setenv("COLUMNS", str(columns))
     rows = [("a.safetensors", "0.300", "one.txt"), ("xz", "0.400", "one.txt"), ("xz", "0.500", "all")]
     tables.table(("model", "bits/byte", "text"), rows, numbers=(1,), group=2)

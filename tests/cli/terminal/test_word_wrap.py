@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.cli.terminal.text_layout import text_width, wrap
-from llmcli.cli.terminal.word_wrap import WordWrap
+from llmcli.cli.terminal.text_layout import WordWrap, text_width, wrap
 
 TEXTS = st.text("ab ,。「」私は毎\U0001f34eé", max_size=80)
 
