@@ -13,7 +13,7 @@ from llmcli.cli.terminal.safe_text import visible
 from llmcli.cli.terminal.text_layout import WordWrap, terminal_width
 
 if TYPE_CHECKING:
-    from llmcli.generation.chat import Event, Reading, TurnsDropped
+    from llmcli.generation.chat import Event, Reading
     from llmcli.generation.generator import Piece
 
 INTERRUPTED = "interrupted"  # the finish reason of an answer that Ctrl-C stopped
@@ -21,11 +21,11 @@ INTERRUPTED = "interrupted"  # the finish reason of an answer that Ctrl-C stoppe
 
 @dataclass
 class Answer:
-    """An answer and its figures. It grows as the events of a `generation.chat.Chat` arrive."""
+    """An answer and its figures, which grow as the events of a `generation.chat.Chat` arrive."""
 
     max_tokens: int
     text: str = ""
-    pieces: "list[Piece]" = field(default_factory=list)  # those with a token
+    pieces: "list[Piece]" = field(default_factory=list)  # only pieces with a token
     finish_reason: str | None = None
     reading: "Reading | None" = None  # the last one
     dropped_turns: int = 0
@@ -50,12 +50,12 @@ class Answer:
 
     @property
     def seconds_to_first_token(self) -> float:
-        """NaN without one."""
+        """NaN if there is no token."""
         return self.first_at - self.started
 
     @property
     def tokens_per_second(self) -> float:
-        """After the first token."""
+        """Speed after the first token."""
         seconds, later = self.last_at - self.first_at, len(self.pieces) - 1
         return later / seconds if later > 0 and seconds > 0 else 0.0
 
@@ -84,10 +84,8 @@ def receive(
     notes_dropped: bool = True,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Answer:
-    """Collect an answer of at most `max_tokens`, showing it as it arrives unless `shows_text` is false. `notes_dropped`
-    is whether a full context is reported.
-
-    Once `is_stopped`, the answer ends with what has arrived. Raises LLMError as the events do.
+    """Collect an answer of at most `max_tokens`, and show it as it arrives (`shows_text`). `notes_dropped`: report a
+    full context. Once `is_stopped`, the answer ends. Raises LLMError as the events do.
     """
     answer, is_answered = Answer(max_tokens), False
     printer = AnswerPrinter(shows_text=shows_text, notes_dropped=notes_dropped)
@@ -119,7 +117,10 @@ class AnswerPrinter:
 
         if isinstance(event, TurnsDropped):
             if self._notes_dropped:
-                note_dropped(event)
+                which = "the oldest turn" if event.turns == 1 else f"the {event.turns:,} oldest turns"
+                console.note(
+                    f"the context of {event.context:,} tokens is full: from here on the model does not see {which}"
+                )
         elif isinstance(event, Reading):
             if event.tokens - event.cached > READ_CHUNK:
                 self._has_status = True
@@ -127,8 +128,11 @@ class AnswerPrinter:
         else:
             self._clear_status()
             if self._shows_text and event.text:
-                self._is_begun = True
-                console.verbatim(self._wrapped(event.text), raw=True)
+                self._is_begun, text = True, event.text
+                if self._wrap:
+                    self._wrap.columns = terminal_width()  # the window may have been resized
+                    text = self._wrap.feed(visible(text))
+                console.verbatim(text, raw=True)
 
     def finish(self, *, is_answered: bool = True) -> None:
         """End the line of the answer; after an error (not `is_answered`) only if there is one."""
@@ -136,27 +140,14 @@ class AnswerPrinter:
         if self._shows_text and (is_answered or self._is_begun):
             console.verbatim(self._wrap.finish() if self._wrap else "", end="\n", raw=True)
 
-    def _wrapped(self, text: str) -> str:
-        """What can be printed of the answer with its next piece."""
-        if self._wrap is None:
-            return text
-        self._wrap.columns = terminal_width()  # the window may have been resized
-        return self._wrap.feed(visible(text))
-
     def _clear_status(self) -> None:
         if self._has_status:
             console.status("")
             self._has_status = False
 
 
-def note_dropped(event: "TurnsDropped") -> None:
-    """Say which turns the model no longer sees."""
-    which = "the oldest turn" if event.turns == 1 else f"the {event.turns:,} oldest turns"
-    console.note(f"the context of {event.context:,} tokens is full: from here on the model does not see {which}")
-
-
 def note_end(answer: Answer, advice: str) -> None:
-    """Say why an answer ended before its end; `advice` is how to raise the maximum number of tokens."""
+    """Explain why an answer was cut off; `advice` is how to raise the maximum number of tokens."""
     if answer.finish_reason != "length":
         return
     if len(answer.pieces) >= answer.max_tokens:

@@ -16,7 +16,7 @@ MAX_FILES = 50  # completions of a file name
 
 @dataclass(frozen=True)
 class Command:
-    """A command, and what follows it."""
+    """A command with its arguments."""
 
     name: str
     arguments: str
@@ -40,7 +40,7 @@ COMMANDS = (
     Command("why", "[N or WORD]", "Explain the first token of the last answer, its Nth, or that of a word."),
     Command("exit", "", "Leave, as Ctrl-D does."),
 )
-_BY_NAME = {command.name: command for command in COMMANDS}
+BY_NAME = {command.name: command for command in COMMANDS}
 _ALIASES = {
     "?": "help", "h": "help", "clear": "reset", "new": "reset", "quit": "exit", "q": "exit", "bye": "exit",
     "redo": "regenerate", "again": "regenerate", "edit": "retry", "undo": "retry", "explain": "why", "info": "stats",
@@ -62,7 +62,7 @@ INPUT_HELP = (
 
 
 def parse(line: str) -> tuple[str, str] | None:
-    """(name of a command, what follows it) of a line; None if it is a message. Raises LLMError for an unknown command.
+    """Parse a line as (name of a command, its argument); None for a message. Raises LLMError for an unknown command.
 
     >>> parse("/set temperature 0.7"), parse("/q"), parse("Hello"), parse(" /etc/hosts is a file")
     (('set', 'temperature 0.7'), ('exit', ''), None, None)
@@ -71,16 +71,16 @@ def parse(line: str) -> tuple[str, str] | None:
         return None
     word, *rest = line[1:].split(maxsplit=1) or [""]
     name = _ALIASES.get(word.lower(), word.lower())
-    if name not in _BY_NAME:
-        close = difflib.get_close_matches(name, _BY_NAME, n=1)
+    if name not in BY_NAME:
+        close = difflib.get_close_matches(name, BY_NAME, n=1)
         advice = f"did you mean /{close[0]}?" if close else "/help lists those that exist;"
         raise usage(f"there is no command /{word}; {advice} a message that begins with / needs a space before it")
     return name, rest[0].strip() if rest else ""
 
 
 def hint(line: str) -> str:
-    """What to do instead of sending a line that was meant for a shell or for this program; "" for a message. With a
-    space before it, any line is a message.
+    """Return advice for a line that was meant for a shell or for this program; "" for a message. A line with a space
+    before it is always a message.
 
     >>> hint("exit"), hint(" exit"), hint("What is an exit?")
     ('To leave, type /exit or press Ctrl-D. To send exit as a message, type a space before it.', '', '')
@@ -99,17 +99,8 @@ def hint(line: str) -> str:
     return f"{action} To send {truncate(typed, 30)} as a message, type a space before it."
 
 
-def usage_of(name: str) -> str:
-    """How a command is typed.
-
-    >>> usage_of("save")
-    '/save FILE'
-    """
-    return _BY_NAME[name].usage
-
-
 def set_option(sampling: SamplingConfig, text: str) -> SamplingConfig:
-    """The sampling after /set NAME VALUE. Raises LLMError for an unknown name or an invalid value.
+    """Return the sampling after /set NAME VALUE. Raises LLMError for an unknown name or an invalid value.
 
     >>> set_option(SamplingConfig(), "temperature 0.7").temperature
     0.7
@@ -133,14 +124,14 @@ def set_option(sampling: SamplingConfig, text: str) -> SamplingConfig:
 
 
 def settings(sampling: SamplingConfig) -> list[tuple[str, str]]:
-    """The names of /set with their values."""
+    """Return the names of /set with their values."""
     values = [getattr(sampling, name.replace("-", "_")) for name in SETTINGS]
     texts = [str(value) if isinstance(value, int) else f"{value:g}" for value in values]
     return list(zip(SETTINGS, texts, strict=True))
 
 
 def completions(text: str) -> Iterator[tuple[str, int, str]]:
-    """(completion, how many characters before the cursor it replaces, its meaning) for the text before the cursor.
+    """Complete the text before the cursor: (completion, number of characters that it replaces, its meaning).
 
     >>> list(completions("/reg"))
     [('/regenerate', 4, 'Answer the last question again, with another seed.')]
@@ -158,7 +149,7 @@ def completions(text: str) -> Iterator[tuple[str, int, str]]:
 
 
 def _files(text: str) -> Iterator[tuple[str, int, str]]:
-    """The files and directories whose paths begin with a text."""
+    """Complete a path."""
     directory, slash, start = text.rpartition("/")
     try:
         place = Path(f"{directory}{slash}" or ".").expanduser()

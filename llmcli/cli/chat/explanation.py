@@ -1,4 +1,4 @@
-"""What /why shows: how likely each token of the last answer was, and why the model chose one of them."""
+"""The output of /why: how likely each token of the last answer was, and why the model chose one of them."""
 
 import math
 import sys
@@ -39,7 +39,7 @@ def show(source: "Checkpoint | Ensemble", assistant: "Assistant", answer: Answer
 
 
 def find_token(answer: Answer, which: str) -> int:
-    """The index of the token that `which` names: its number from 1, or a text of the answer. Raises LLMError."""
+    """Return the index of the token that `which` names: its number from 1, or a text of the answer. Raises LLMError."""
     count = len(answer.pieces)
     if not count:
         raise usage("the last answer has no token to explain")
@@ -60,7 +60,7 @@ def find_token(answer: Answer, which: str) -> int:
 
 
 def _show_probabilities(answer: Answer) -> None:
-    """The answer with each token colored by its probability."""
+    """Print the answer with each token colored by its probability."""
     if not styles.has_colors(sys.stdout):
         return
     console.heading("the answer, each token colored by its probability")

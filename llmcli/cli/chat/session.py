@@ -34,21 +34,9 @@ class Session:
         self._draft = ""  # the next input begins with it
         self._last: answers.Answer | None = None  # of this conversation
         self._saved: dict[Path, bytes] = {}  # files of this session with their content, which /save may replace
-        self._commands: dict[str, Callable[[str], None]] = {
-            "help": self._help,
-            "reset": self._reset,
-            "system": self._system,
-            "save": self._save,
-            "load": self._load,
-            "regenerate": self._regenerate,
-            "retry": self._retry,
-            "set": self._set,
-            "stats": self._stats,
-            "why": self._why,
-        }
 
     def run(self) -> None:
-        """Until the end of the input, or /exit. An error is shown, and the conversation goes on."""
+        """Answer until the end of the input, or /exit. An error is shown, and the conversation goes on."""
         while True:
             draft, self._draft = self._draft, ""
             try:
@@ -67,7 +55,7 @@ class Session:
                 console.note("(stopped)")
 
     def _handle(self, line: str) -> bool:
-        """Answer a message, or run a command. False if the user leaves."""
+        """Answer a message, or run a command. Return False if the user leaves."""
         command = chat_commands.parse(line)
         if command is None:
             if advice := chat_commands.hint(line):
@@ -78,7 +66,8 @@ class Session:
         name, rest = command
         if name == "exit":
             return False
-        self._commands[name](rest)
+        run: Callable[[str], None] = getattr(self, f"_{name}")
+        run(rest)
         return True
 
     def _answer(self, events: "Iterator[Event]") -> None:
@@ -97,7 +86,7 @@ class Session:
         answers.note_end(answer, "for longer answers: /set max-tokens 2000")
         console.note("")
 
-    # ---- commands
+    # ---- the commands of COMMANDS, by name
 
     def _help(self, rest: str) -> None:
         _print_pairs([(command.usage, command.help) for command in chat_commands.COMMANDS])
@@ -151,8 +140,13 @@ class Session:
     def _stats(self, rest: str) -> None:
         rows = [("conversation", units.count(self._chat.turns, "turn"))]
         if self._last and self._last.reading:
-            rows = [*_figures(self._last), *rows]
-            used = self._last.reading.tokens + len(self._last.pieces)
+            prompt, cached, pieces = self._last.reading.tokens, self._last.reading.cached, len(self._last.pieces)
+            figures = [("prompt", f"{prompt:,} tokens, {cached:,} of them kept in the cache from the answer before")]
+            if pieces:
+                speed = f"{self._last.tokens_per_second:,.1f} tokens/s"
+                figures.append(("first token", f"after {self._last.seconds_to_first_token:.2f} s"))
+                figures.append(("answer", f"{units.count(pieces, 'token')}, {speed}"))
+            rows, used = [*figures, *rows], prompt + pieces
             rows.append(("context", f"{used:,} of {self._chat.assistant.runtime.context:,} tokens"))
         settings = ", ".join(f"{name} {value}" for name, value in chat_commands.settings(self._chat.sampling))
         _print_pairs([*rows, ("sampling", settings)])
@@ -165,30 +159,17 @@ class Session:
 
 
 def _path(text: str, command: str) -> Path:
-    """A file name after a command; quotes around it are dropped, ~ is the home directory. Raises LLMError for none."""
+    """Parse the file name of a command, maybe in quotes or with ~. Raises LLMError if it is missing."""
     name = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
     if not name:
-        raise usage(f"a file name is missing: {chat_commands.usage_of(command)}")
+        raise usage(f"a file name is missing: {chat_commands.BY_NAME[command].usage}")
     try:
         return Path(name).expanduser()
     except RuntimeError:  # there is no such home directory
         return Path(name)
 
 
-def _figures(answer: answers.Answer) -> list[tuple[str, str]]:
-    """The figures of an answer, as (name, value)."""
-    assert answer.reading
-    prompt, cached = answer.reading.tokens, answer.reading.cached
-    rows = [("prompt", f"{prompt:,} tokens, {cached:,} of them kept in the cache from the answer before")]
-    if answer.pieces:
-        rows += [
-            ("first token", f"after {answer.seconds_to_first_token:.2f} s"),
-            ("answer", f"{units.count(len(answer.pieces), 'token')}, {answer.tokens_per_second:,.1f} tokens/s"),
-        ]
-    return rows
-
-
 def _print_pairs(rows: list[tuple[str, str]]) -> None:
-    """(name, value) pairs on stderr, also with --quiet: the user asked for them."""
+    """Print (name, value) pairs on stderr, also with --quiet: the user asked for them."""
     for line in tables.pair_lines(rows, sys.stderr):
         console.write_line(line, sys.stderr)

@@ -1,4 +1,4 @@
-"""What `llm inspect --diff` prints: how two model files differ."""
+"""The output of `llm inspect --diff`: how two model files differ."""
 
 import math
 from collections.abc import Mapping
@@ -63,7 +63,7 @@ def _difference_json(difference: Difference) -> dict[str, object]:
 def _print_values(
     heading: str, columns: tuple[str, str, str], values: Mapping[str, tuple[object, object]], if_equal: str
 ) -> None:
-    """The keys whose values differ, or `if_equal` if there are none."""
+    """Print the keys whose values differ, or `if_equal` if there are none."""
     console.heading(heading)
     if not values:
         console.paragraph(if_equal, indent=2)
@@ -84,7 +84,7 @@ def _print_tensors(difference: Difference) -> None:
 
 
 def _print_distances(tensors: list[TensorDistance]) -> None:
-    """A table of distances, with bars if the terminal is wide enough."""
+    """Print a table of distances, with bars if the terminal is wide enough."""
     rows = [(tensor.name, shape_text(tensor.shape), f"{tensor.distance:.4f}") for tensor in tensors]
     columns = ("tensor", "shape", "distance")
     text_width = max(len(name) + len(shape) for name, shape, _ in rows)

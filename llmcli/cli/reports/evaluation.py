@@ -1,4 +1,4 @@
-"""What `llm eval` prints: scores beside those of compressors, or the surprisal of each token; as tables or as JSON."""
+"""The output of `llm eval`: scores beside those of compressors, or the surprisal of each token."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -52,11 +52,12 @@ class ModelScore:
 
 
 def print_scores(scores: "Sequence[ModelScore]", baselines: "Sequence[Baseline]", baseline_file: str | None) -> None:
-    """A table of models and compressors; the text has a column if there are several. Each compressor stands in the
-    column of the figure that it can be compared with."""
+    """Print a table of models and compressors, with a column for the text if there are several. Each compressor stands
+    in the column of the figure that it can be compared with."""
     rows = [
         (
-            row.model, units.bits_per_byte(row.score.network_bits_per_byte), _adapting(row.score),
+            row.model, units.bits_per_byte(row.score.network_bits_per_byte),
+            "" if (bits := row.score.adapting_bits_per_byte) is None else units.bits_per_byte(bits),
             f"{row.score.perplexity:.2f}", f"{row.score.accuracy:.3f}", str(row.score.tokens), str(row.score.bytes),
             row.file or "all",
         )
@@ -90,11 +91,6 @@ def print_scores(scores: "Sequence[ModelScore]", baselines: "Sequence[Baseline]"
     )
 
 
-def _adapting(score: "Score") -> str:
-    bits = score.adapting_bits_per_byte
-    return "" if bits is None else units.bits_per_byte(bits)
-
-
 def baseline_json(baseline: "Baseline", file: str | None) -> dict[str, object]:
     return {
         "name": baseline.name,
@@ -124,7 +120,7 @@ class TokenSurprisals:
     score: "Score"
 
     def as_json(self, spans: "Sequence[Span]", from_byte: int) -> dict[str, object]:
-        """`spans` are the most surprising passages, `from_byte` is where the measured text begins."""
+        """Return the JSON; `spans` are the most surprising passages, `from_byte` is where the measured text begins."""
         return {
             "model": self.model,
             "files": [
@@ -149,7 +145,7 @@ class TokenSurprisals:
         }
 
     def show(self, spans: "Sequence[Span]") -> None:
-        """The texts with their tokens colored by surprisal, then a table of the most surprising passages."""
+        """Print the texts with their tokens colored by surprisal, then a table of the most surprising passages."""
         shown = min(len(self.ids), MAX_TOKENS_SHOWN)
         if shown < len(self.ids):
             console.note(f"the first {shown:,} of {len(self.ids):,} tokens are shown; --json prints all")
@@ -173,7 +169,7 @@ class TokenSurprisals:
         return visible_whitespace(text).replace("·", " ")
 
     def _text_with_bits(self, first: int, end: int) -> list[tuple[str, float]]:
-        """(text, bits) of the tokens; tokens that share a character are joined."""
+        """Return (text, bits) of the tokens; tokens that share a character are joined."""
         from llmcli.data.tokenizers.tokenizer import StreamDecoder
 
         decoder = StreamDecoder()

@@ -1,4 +1,4 @@
-"""What `llm explain` prints: tokens, attention, logit lens, ablation effects and the predictions, or all of it as JSON.
+"""The output of `llm explain`: tokens, attention, logit lens, ablation effects and predictions.
 
 L, H, N = layers, heads, analyzed tokens.
 """
@@ -35,7 +35,7 @@ ORDINALS = {1: "most likely", 2: "second", 3: "third"}
 
 
 def attention_title(layers: int, heads: int, layer: int | None, head: int | None) -> str:
-    """Which attention of a model with so many layers and heads is shown; None: the mean of all.
+    """Describe the attention that is shown; None: the mean over all layers or heads.
 
     >>> attention_title(3, 2, 1, None)
     'layer 1 of 3, mean of 2 heads'
@@ -59,7 +59,7 @@ class ExplanationReport:
     count: int  # of next tokens and words
 
     def show_summary(self) -> None:
-        """What fits on a screen, also for a long prompt: the tokens with the largest effects, heads and predictions."""
+        """Print a summary that fits on a screen: the tokens with the largest effects, heads and predictions."""
         labels = [self._label(token) for token in self.explanation.ids]
         self._show_top_heads(labels)
         self._show_logit_lens()
@@ -83,7 +83,7 @@ class ExplanationReport:
         return visible_whitespace(self.tokenizer.label(token))
 
     def _selected_attention(self) -> "tuple[str, Array]":
-        """(which attention is shown, its weights [N, N])"""
+        """Return the title of the attention that is shown, and its weights [N, N]."""
         weights = self.explanation.attention
         L, H, _, _ = weights.shape
         what = attention_title(L, H, self.layer, self.head)
@@ -114,7 +114,7 @@ class ExplanationReport:
         )
 
     def _show_top_heads(self, labels: list[str]) -> None:
-        """The heads with the highest attention weight from the last token to a single token."""
+        """Print the heads with the highest attention weight from the last token to a single token."""
         if len(labels) < 2:
             return
         weights = self.explanation.attention[:, :, -1]  # [L, H, N]
@@ -153,7 +153,7 @@ class ExplanationReport:
         console.caption("What the model would predict if it ended after this layer.")
 
     def _lens_labels(self, tokens: list[int]) -> list[str]:
-        """The beginnings of tokens; the ends where two begin alike, as where each token begins inside the prompt."""
+        """Return the beginnings of tokens, or their ends if two begin alike."""
         labels = [self._label(token) for token in tokens]
         beginnings = [truncate(label, MAX_LENS_LABEL) for label in labels]
         if len(set(beginnings)) == len(labels):
@@ -161,8 +161,8 @@ class ExplanationReport:
         return [truncate_start(label, MAX_LENS_LABEL) for label in labels]
 
     def _show_ablation(self, labels: list[str], rows: int | None = None) -> None:
-        """How much less likely the prediction is without each token but the last, or without each of as many tokens as
-        `rows`, those with the largest effects."""
+        """Print how much less likely the prediction is without each token but the last; at most `rows` tokens, those
+        with the largest effects."""
         measured = enumerate(self.explanation.ablation_effects[:-1].tolist())
         # as they are shown: an effect of 0.00 has no bar
         effects = [(i, round(bits, units.BITS_DIGITS)) for i, bits in measured if not math.isnan(bits)]
@@ -192,7 +192,7 @@ class ExplanationReport:
         )
 
     def _show_copies(self) -> None:
-        """The tokens that the n-gram cache makes more likely, and the tokens of the prompt that they are copies of."""
+        """Print the tokens that the n-gram cache makes more likely, and where they occurred in the prompt."""
         copies = self.explanation.copies
         if copies is None:
             return
@@ -214,7 +214,7 @@ class ExplanationReport:
         )
 
     def _numbers(self, positions: "Sequence[int]") -> str:
-        """Positions in the context as numbers of the tokens shown, from 1; "earlier" for those before them."""
+        """Number positions in the context as the tokens shown, from 1; "earlier" for positions before them."""
         first = self.explanation.preceding
         return ", ".join(f"{position - first + 1:,}" if position >= first else "earlier" for position in positions)
 
@@ -277,7 +277,7 @@ class AlignmentReport:
         )
 
     def as_json(self) -> dict[str, object]:
-        """With the weights that are shown: a row for each word of the answer."""
+        """Return the words and the weights that are shown: a row for each word of the answer."""
         return {
             "prompt": self.prompt,
             "answer": self.answer,

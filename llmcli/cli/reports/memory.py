@@ -48,7 +48,7 @@ class Memory:
         return find_verbatim(generated, self._texts)
 
     def show(self, text: str, matches: "VerbatimSpans | None" = None, advice: str = "") -> None:
-        """Print a text with its verbatim passages marked, then their share. `advice` is for a text too short to search."""
+        """Print a text with its verbatim passages marked, then their share; `advice` is for a short text."""
         from llmcli.evaluation.memorization import LENGTH
 
         matches = matches or self.find([text])[0]

@@ -1,4 +1,4 @@
-"""The overview of a model file that `llm inspect` prints: parameters, config, tokenizer, training."""
+"""The overview of a model file in `llm inspect`: parameters, config, tokenizer, training."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ TOKENIZER_KINDS = {
 
 
 def print_overview(header: "Header") -> None:
-    """Print what the header tells of a model. Raises LLMError for a training record that this program did not write."""
+    """Print the overview. Raises LLMError for a training record that this program did not write."""
     config, training = (
         json_object(header, "config.json", console.note),
         json_object(header, "training.json", console.note),
@@ -103,7 +103,7 @@ def _print_size(
 
 
 def _description(header: "Header", training: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
-    """What kind of file it is, and who made it."""
+    """Describe the kind of file and its origin."""
     if not header.is_ours:
         return f"a {header.form}" + (", not made by llmcli" if header.form == "safetensors file" else "")
     if origin:
@@ -112,7 +112,7 @@ def _description(header: "Header", training: Mapping[str, Any], origin: Mapping[
 
 
 def _tree_rows(group: ParameterGroup, total: int, depth: int = 0) -> list[tuple[int, str, str, str]]:
-    """(depth, name, shape, parameters and their share of the total) of all groups inside a group."""
+    """List all groups inside a group: (depth, name, shape, parameters and their share of the total)."""
     rows: list[tuple[int, str, str, str]] = []
     for child in list(group.children.values())[:MAX_CHILDREN]:
         shapes = " or ".join(shape_text(shape) for shape in list(child.shapes)[:2])
@@ -135,8 +135,8 @@ def _print_config(header: "Header", config: Mapping[str, Any]) -> None:
 
 
 def _effective_values(text: str, config: Mapping[str, Any]) -> dict[str, object]:
-    """The values of a config that this program reads from another key, or runs with another value; {} for a config of a
-    model that it cannot run."""
+    """Return the values of a config that this program reads from another key, or replaces; {} for a model that it
+    cannot run."""
     try:
         parsed = parse_config(text)
     except LLMError:
@@ -208,7 +208,7 @@ def _print_curve(record: Record) -> None:
 
 
 def _print_samples(samples: Mapping[str, Any]) -> None:
-    """Print four of the texts that were generated during training, from the first to the last."""
+    """Print four texts that were generated during training, from the first to the last."""
     texts = samples.get("texts") or []
     if not texts:
         return

@@ -1,4 +1,4 @@
-"""What `llm generate --steps` prints: for each token the candidates, what filters removed, and the token sampled."""
+"""The output of `llm generate --steps`: for each token the candidates, the removed ones, and the sampled one."""
 
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ MAX_BAR, MIN_BAR, OTHER_COLUMNS = 40, 8, 50  # columns of the bars, and of all b
 
 
 def print_step(step: "Step", number: int, text: str, tokenizer: "Tokenizer", sampling: "SamplingConfig") -> None:
-    """One step: a table of the candidates, and the settings that led to the choice. `text` is what comes before."""
+    """Print a table of the candidates of a step, and the sampling settings. `text` is the text so far."""
     console.heading(f"{number}  {truncate_start(text, terminal_width() - 6 - len(str(number)))}…")
     if step.retokenized:
         console.paragraph("probabilities of the first token are summed over the tokenizations of the prompt's end")
@@ -43,7 +43,7 @@ def _row(candidate: "Candidate", is_chosen: bool, tokenizer: "Tokenizer") -> tup
 
 
 def _settings(step: "Step", sampling: "SamplingConfig") -> list[str]:
-    """The entropy, and the sampling settings with their effect."""
+    """Describe the entropy, and the sampling settings with their effect."""
     phrases = [f"entropy {units.bits(step.entropy)} bits"]
     if sampling.repetition_penalty != 1:
         phrases.append(f"repetition penalty {sampling.repetition_penalty:g}")
@@ -59,7 +59,7 @@ def _settings(step: "Step", sampling: "SamplingConfig") -> list[str]:
 
 
 def print_end(text: str, seed: int) -> None:
-    """The text after the last step, and what the columns mean."""
+    """Print the text after the last step, and explain the columns."""
     console.heading(truncate_start(text, terminal_width() - 1))
     console.caption(
         "model: the probability of the token under the model. sampling: the probability that it is sampled, after "

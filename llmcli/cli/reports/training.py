@@ -1,4 +1,4 @@
-"""What `llm train` shows of a run: the plan, the events as lines of JSON or in a live view, the result."""
+"""The output of `llm train`: the plan, the events as lines of JSON or in a live view, the result."""
 
 import json
 import sys
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 def show_plan(plan: "Plan", data: "list[FileGroup]", *, dry_run: bool, json_: bool) -> None:
-    """The plan: with --dry-run the result; else on stderr, in a terminal as a summary of a few lines. JSON also has
-    what the files were taken for, `data`."""
+    """Print the plan: with --dry-run as a result, else on stderr, in a terminal as a short summary. `data` says how the
+    files were read."""
     if json_:
         json_event("plan", **_plan_record(plan), data=[group.as_record() for group in data])
         return
@@ -52,7 +52,7 @@ def show_event(
     json_: bool,
     of_answers: bool = False,
 ) -> None:
-    """An event of the trainer; `of_answers` is whether the validation figures are of answers in conversations. Raises
+    """Show an event of the trainer; `of_answers`: its validation figures are of answers in conversations. Raises
     OSError if stdout cannot be written to."""
     from llmcli.training.loop import events
 
@@ -107,7 +107,9 @@ def show_result(
     sentences: list[str],
     json_: bool,
 ) -> None:
-    """The last event, or what was saved and how good it is; `sentences` are the summary of the run."""
+    """Show the last event: the saved file and its losses; `sentences` are the summary of the run."""
+    record = done.checkpoint.record
+    of_answers = "conversations" in record
     if json_:
         json_event(
             "done",
@@ -130,9 +132,9 @@ def show_result(
                 }
                 for baseline in baselines
             ],
-            memorised=done.checkpoint.record["memorised"],
+            memorised=record["memorised"],
             verdict=sentences,
-            **_conversation_results(done.checkpoint.record),
+            **({"of": "answers"} | {key: record.get(key) for key in ("answers", "plain_text")} if of_answers else {}),
         )
         return
     saved = "interrupted; saved" if done.interrupted else "saved"
@@ -144,21 +146,13 @@ def show_result(
     if done.base_score and done.score:
         changed = change(done.base_score.figures, done.score.figures)
         unchanged = "; no step improved it, so the weights are unchanged" if done.best_step == 0 else ""
-        of_answers = " of answers" if "conversations" in done.checkpoint.record else ""
-        console.note(f"held-out bits per byte{of_answers}: {changed}{unchanged}")
+        console.note(f"held-out bits per byte{' of answers' if of_answers else ''}: {changed}{unchanged}")
     for sentence in sentences:
         console.note(sentence)
 
 
-def _conversation_results(record: dict[str, Any]) -> dict[str, object]:
-    """What the result of a run on conversations has besides."""
-    if "conversations" not in record:
-        return {}
-    return {"of": "answers", **{key: record.get(key) for key in ("answers", "plain_text")}}
-
-
 def note_float32(base: "Checkpoint", name: str) -> None:
-    """Say that the weights of a fine-tuned model are float32, if those of its base model are not."""
+    """Note that the weights of a fine-tuned model are float32 although its base model has another type."""
     from llmcli.formats.safetensors.dtypes import TORCH_NAMES
 
     dtypes = sorted({TORCH_NAMES[dtype] for dtype in base.dtypes.values()})

@@ -1,4 +1,4 @@
-"""What `llm inspect` prints of tensors: a list, and the statistics of one or of each group of the parameter tree."""
+"""Tensors in `llm inspect`: a list, and the statistics of one or of each group of the parameter tree."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ MAX_HISTOGRAM_WIDTH, HISTOGRAM_MARGIN = 100, 24  # columns; the margin is for th
 
 
 def print_tensors(header: "Header") -> None:
-    """A table of all tensors."""
+    """Print a table of all tensors."""
     rows = [(t.name, t.dtype, shape_text(t.shape), f"{t.size:,}") for t in header.tensors.values()]
     tables.table(("tensor", "type", "shape", "parameters"), rows, numbers=(3,))
 
 
 def print_tensor(header: "Header", name: str, *, json_: bool) -> None:
-    """The statistics of one tensor. Raises LLMError if there is none of that name or its dtype cannot be read."""
+    """Print the statistics of one tensor. Raises LLMError if it does not exist or its dtype cannot be read."""
     tensor = find_tensor(header, name)
     statistics = tensor_statistics(header, tensor)
     if json_:
@@ -42,14 +42,10 @@ def print_tensor(header: "Header", name: str, *, json_: bool) -> None:
         rows.append(("NaN or infinite", f"{statistics.not_finite:,}"))
     tables.pairs(rows)
     if statistics.min != statistics.max:
-        _print_histogram(statistics)
-
-
-def _print_histogram(statistics: TensorStatistics) -> None:
-    width = min(terminal_width(), MAX_HISTOGRAM_WIDTH) - HISTOGRAM_MARGIN
-    console.result()
-    for line in charts.histogram(statistics.histogram, statistics.min, statistics.max, width):
-        console.result(line)
+        width = min(terminal_width(), MAX_HISTOGRAM_WIDTH) - HISTOGRAM_MARGIN
+        console.result()
+        for line in charts.histogram(statistics.histogram, statistics.min, statistics.max, width):
+            console.result(line)
 
 
 # ---- all groups
@@ -66,7 +62,7 @@ class _Row:
 
 
 def print_weights(header: "Header", *, json_: bool) -> None:
-    """The parameter tree with the statistics of each leaf, over all tensors of it. Reads all tensors."""
+    """Print the parameter tree with the statistics of each leaf. Reads all tensors."""
     try:
         rows = list(_rows(header, parameter_tree(header)))
     finally:
@@ -84,7 +80,7 @@ def print_weights(header: "Header", *, json_: bool) -> None:
 
 
 def _rows(header: "Header", group: ParameterGroup, depth: int = 0, path: str = "") -> Iterator[_Row]:
-    """All groups inside a group, parents first. Each name is shown as status while its tensors are read."""
+    """Yield all groups inside a group, parents first. Each name is shown as status while its tensors are read."""
     for child in group.children.values():
         child_path = f"{path}.{child.name}" if path else child.name
         console.status(child_path)
@@ -99,7 +95,7 @@ def _row_json(row: _Row) -> dict[str, object]:
 
 
 def _tree_row(row: _Row, with_range: bool) -> tuple[int, str, str, str]:
-    """A row of `tables.tree`."""
+    """Return a row of `tables.tree`."""
     statistics, text = row.statistics, ""
     if statistics and statistics.histogram:
         text = f"{charts.sparkline(statistics.histogram)}  {statistics.deviation:<8.3g}"
