@@ -1,1 +1,0 @@
-"""Explanations and model files as data and as HTML pages."""
