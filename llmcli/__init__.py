@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "Evaluation": "training.events",
+    "Evaluation": "training.loop.events",
     "LLMError": "errors",
     "Model": "api",
     "ModelConfig": "config",
-    "Restarted": "training.events",
+    "Restarted": "training.loop.events",
     "Result": "training.session",
-    "Sample": "training.events",
+    "Sample": "training.loop.events",
     "SamplingConfig": "config",
-    "Step": "training.events",
-    "TeacherTrained": "training.events",
+    "Step": "training.loop.events",
+    "TeacherTrained": "training.loop.events",
     "load": "api",
     "train": "api",
 }

@@ -73,7 +73,10 @@ def test_elsewhere_an_interrupt_is_raised_at_once() -> None:
 
 def test_a_signal_ends_a_long_import_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That of torch takes a second, and many on a busy machine."""
-    code = "import signal, sys\nfrom llmcli.cli import signals\nsignals.end_process(signal.SIGTERM, sys._getframe())"
+    code = (
+        "import signal, sys\nfrom llmcli.cli.terminal import signals\n"
+        "signals.end_process(signal.SIGTERM, sys._getframe())"
+    )
     (tmp_path / "takes_long.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(SystemExit, match="143"):

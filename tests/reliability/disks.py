@@ -107,7 +107,7 @@ REFUSED_SAVE = """
 import errno, os, resource, sys
 from llmcli.formats.checkpoint import load, save
 from llmcli.errors import LLMError
-from llmcli.cli import console
+from llmcli.cli.terminal import console
 call, code = sys.argv[1:3]
 model = load("new.safetensors")
 if call == "limit":

@@ -137,13 +137,13 @@ RESTART_SECONDS = 1.0  # until the first step of the other model [chosen]
 
 # ---- Validation slice and temperature calibration
 
-VALIDATION_SHARE = 1 / 64  # of the training tokens are in the slice ["What is reported"] ...
-MIN_VALIDATION_TOKENS = 512  # ... or none, if that would be fewer ["What is reported"]
+VALIDATION_SHARE = 1 / 64  # of the training tokens are in the slice ["The held-out text chooses nothing"] ...
+MIN_VALIDATION_TOKENS = 512  # ... or none, if that would be fewer ["The held-out text chooses nothing"]
 MIN_VALIDATION_WINDOWS = 8  # windows are shorter than the context of training where that takes it [chosen] ...
 SHORTEST_VALIDATION_WINDOW = 64  # ... but not shorter than this, in tokens [chosen]
 TIE_MARGIN = 0.002  # evaluations that differ by less, relatively, count as equal [chosen]
 CALIBRATION_EPOCHS = 6.0  # fewer do not make a model overconfident ["A 15-minute run"]
-MIN_CALIBRATION_TOKENS = 1024  # fewer give a factor that is mostly noise ["What is reported"]
+MIN_CALIBRATION_TOKENS = 1024  # fewer give a factor that is mostly noise ["The held-out text chooses nothing"]
 
 # ---- Evaluation during the run and at its end
 
@@ -170,11 +170,13 @@ CONVERSATION_BATCHES_PER_EPOCH = 4  # at least, where that is at least one row [
 CONVERSATION_SHARE = 0.3  # part of a run in which they follow text [chosen]
 CONVERSATION_LARGEST_SHARE = 0.8  # where there is more of them than of text [chosen]
 CONVERSATION_SMALLEST_SHARE = 0.05  # where there are few [chosen]
-CONVERSATION_VALIDATION_SHARE = 1 / 32  # of them are in the validation slice ["What is reported"] ...
-CONVERSATION_MIN_VALIDATION = 32  # ... or none, if that would be fewer ["What is reported"]
-DIVERGENCE_WEIGHT = 5.0  # in the loss, of that from the base model on text that it generates ["What fine-tuning"]
-DIVERGENCE_TOKENS = 0.25  # of that text in a step, as a part of those of the batch ["What fine-tuning"]
-DIVERGENCE_COST = 0.4  # the time they take, as a part of that of the batch ["What fine-tuning"]
+CONVERSATION_VALIDATION_SHARE = 1 / 32  # of them are in the validation slice ["The held-out text chooses nothing"] ...
+CONVERSATION_MIN_VALIDATION = 32  # ... or none, if that would be fewer ["The held-out text chooses nothing"]
+DIVERGENCE_WEIGHT = (
+    5.0  # in the loss, of that from the base model on text that it generates ["Catastrophic forgetting"]
+)
+DIVERGENCE_TOKENS = 0.25  # of that text in a step, as a part of those of the batch ["Catastrophic forgetting"]
+DIVERGENCE_COST = 0.4  # the time they take, as a part of that of the batch ["Catastrophic forgetting"]
 
 # ---- Corpus and vocabulary
 

@@ -1,8 +1,8 @@
 """Keeping what a base model knows while it is trained on conversations: its predictions on text of its own.
 
 Before the run the base model generates text. In each step the Kullback-Leibler divergence of the model from the base
-model on a part of that text is added to the loss (self-distillation; LOG.md, "What fine-tuning on few conversations
-forgets").
+model on a part of that text is added to the loss (self-distillation; LOG.md, "Catastrophic forgetting when fine-tuning
+on few conversations").
 """
 
 from collections.abc import Callable

@@ -107,7 +107,7 @@ def test_the_process_ends_with_this_one(tmp_path) -> None:
     import sys
 
     code = (
-        "from llmcli.data import template_renderer as r\n"
+        "from llmcli.data.conversations import template_renderer as r\n"
         "print(r.render('{{ 1 + 1 }}', {}, [([], False)])[0].text, r._process._running.pid)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

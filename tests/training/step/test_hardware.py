@@ -68,7 +68,7 @@ def test_free_memory_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_limit_on_the_process_counts() -> None:
     code = """
 import resource
-from llmcli.training import hardware
+from llmcli.training.step import hardware
 from tests import platforms
 before = hardware.free_memory("cpu")
 resource.setrlimit(resource.RLIMIT_AS, (64 << 30, 64 << 30))
@@ -158,7 +158,7 @@ def test_freed_memory_is_kept_until_it_is_returned() -> None:
     code = """
 import torch
 from pathlib import Path
-from llmcli.training import hardware
+from llmcli.training.step import hardware
 resident = lambda: int(Path("/proc/self/statm").read_text("ascii").split()[1]) * 4096 / 1e6
 hardware.keep_freed_memory()
 before = resident()
