@@ -172,9 +172,7 @@ CONVERSATION_LARGEST_SHARE = 0.8  # where there is more of them than of text [ch
 CONVERSATION_SMALLEST_SHARE = 0.05  # where there are few [chosen]
 CONVERSATION_VALIDATION_SHARE = 1 / 32  # of them are in the validation slice ["The held-out text chooses nothing"] ...
 CONVERSATION_MIN_VALIDATION = 32  # ... or none, if that would be fewer ["The held-out text chooses nothing"]
-DIVERGENCE_WEIGHT = (
-    5.0  # in the loss, of that from the base model on text that it generates ["Catastrophic forgetting"]
-)
+DIVERGENCE_WEIGHT = 5.0  # in the loss, on text that the base model generates ["Catastrophic forgetting"]
 DIVERGENCE_TOKENS = 0.25  # of that text in a step, as a part of those of the batch ["Catastrophic forgetting"]
 DIVERGENCE_COST = 0.4  # the time they take, as a part of that of the batch ["Catastrophic forgetting"]
 
