@@ -13,8 +13,8 @@ from llmcli.data.conversations.files import ConversationFile, read_records
 from llmcli.data.conversations.messages import Conversation
 from llmcli.data.conversations.record_kinds import Reading
 from llmcli.data.conversations.turns import shape_of
-from llmcli.data.text.corpus import Corpus, read_corpus
-from llmcli.data.text.documents import STANDARD_INPUT, Document, display_name
+from llmcli.data.text.corpus import Corpus, corpus_of_files, read_files, read_text
+from llmcli.data.text.documents import STANDARD_INPUT, Document, OnRead, display_name, ignore
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
 from llmcli.errors import LLMError
 
@@ -162,31 +162,25 @@ def _take_a_part(name: str) -> str:
 
 
 def read_sources(
-    names: Iterable[str],
-    reading: Reading = _AUTOMATIC,
-    *,
-    text_only: bool = False,
-    on_read: Callable[[str, int], None] = lambda name, size: None,
+    names: Iterable[str], reading: Reading = _AUTOMATIC, *, text_only: bool = False, on_read: OnRead = ignore
 ) -> Sources:
-    """Read files, directories and patterns, as `read_corpus` does; standard input is always plain text.
+    """Read files, directories and patterns, as `read_files` finds them; standard input is always plain text.
 
-    If it is `text_only`, files of conversations are plain text too. `on_read` gets the name and the size of each block
-    that is read. Raises LLMError, also for a malformed record in a
-    file of conversations, and if no file is as the `reading` says.
+    If it is `text_only`, files of conversations are plain text too. Raises LLMError, also for a malformed record in a
+    file of conversations.
     """
-    files: list[ConversationFile] = []
+    copy = TextCopy()
 
-    def takes(name: str, path: Path, copy: TextCopy) -> Document | bool:
-        if not path.is_file():  # a pipe, which can be read only once
-            return False
-        file = read_records(display_name(name), path, reading, copy, text_only=text_only, on_read=on_read)
-        if isinstance(file, ConversationFile):
-            files.append(file)
-            return True
-        return file or False
+    def read(name: str, path: Path) -> ConversationFile | Document:
+        records = None
+        if name != "-" and path.is_file():  # not a pipe, which can be read only once
+            records = read_records(display_name(name), path, reading, copy, text_only=text_only, on_read=on_read)
+        return records or read_text(name, path, copy, on_read)
 
-    text = read_corpus(names, takes=takes, on_read=on_read)
-    return Sources(text, tuple(files))
+    found, skipped = read_files(names, read)
+    files = tuple(file for file, _ in found if isinstance(file, ConversationFile))
+    documents = [(file, relative) for file, relative in found if isinstance(file, Document)]
+    return Sources(corpus_of_files(documents, skipped, may_be_empty=bool(files)), files)
 
 
 def check_reading(reading: Reading, sources: Iterable[Sources]) -> None:

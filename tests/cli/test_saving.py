@@ -535,7 +535,7 @@ def test_an_error_without_a_name_is_not_blamed_on_the_output(llm: Llm, monkeypat
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr("llmcli.data.sources.read_corpus", refuse)
+    monkeypatch.setattr("llmcli.data.sources.read_files", refuse)
     Path("c.txt").write_text(TEXT, "utf-8")
     answer = llm("train", "c.txt", "--steps", 1)
     assert answer.exit_code == 1

@@ -13,15 +13,17 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 
-from llmcli.data.text.documents import STANDARD_INPUT, Document, describe_binary_file, display_name, read_document
+from llmcli.data.text.documents import STANDARD_INPUT, Document, OnRead, display_name, ignore, read_document
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
 from llmcli.errors import LLMError
 
-GENERATED_DIRECTORIES = ("__pycache__", "node_modules")  # by tools, not written by anybody
+T = TypeVar("T")
+
+_GENERATED_DIRECTORIES = ("__pycache__", "node_modules")  # by tools, not written by anybody
 SAMPLE_SPANS = 64  # number of spans that `Corpus.sample` takes from a long text
 
 
@@ -56,7 +58,6 @@ class Corpus:
 
     @cached_property
     def documents(self) -> tuple[Document, ...]:
-        """Those that the texts are of."""
         return tuple(part.document for part in self.contents)
 
     @property
@@ -74,8 +75,7 @@ class Corpus:
 
         A position inside a character is moved to the end of that character.
         """
-        for part in self.parts(start, end):
-            yield part.text()
+        return (part.text() for part in self.parts(start, end))
 
     def parts(self, start: int = 0, end: int | None = None) -> Iterator[Part]:
         """What lies between two positions, document by document."""
@@ -85,9 +85,8 @@ class Corpus:
             first = self._ends[index] - part.text_bytes
             if first >= end:
                 return
-            yield Part(
-                part.document, part.start + max(0, start - first), part.start + min(end - first, part.text_bytes)
-            )
+            low, high = max(0, start - first), min(end - first, part.text_bytes)
+            yield Part(part.document, part.start + low, part.start + high)
 
     def cut(self, start: int, end: int) -> "Corpus":
         """What lies between two positions."""
@@ -99,11 +98,9 @@ class Corpus:
 
     def sample(self, max_bytes: int) -> Iterator[Iterator[str]]:
         """The text; of more than `max_bytes`, SAMPLE_SPANS evenly spaced spans of about that size in total."""
-        for part in self.sample_parts(max_bytes):
-            yield part.text()
+        return (part.text() for part in self.sample_parts(max_bytes))
 
     def sample_parts(self, max_bytes: int) -> Iterator[Part]:
-        """What `sample` reads."""
         if self.text_bytes <= max_bytes:
             yield from self.contents
             return
@@ -113,52 +110,66 @@ class Corpus:
 
 
 def read_corpus(
-    names: Iterable[str],
-    stdin: IO[bytes] | None = None,
-    copy: TextCopy | None = None,
-    *,
-    takes: Callable[[str, Path, TextCopy], Document | bool] | None = None,
-    on_read: Callable[[str, int], None] = lambda name, size: None,
+    names: Iterable[str], stdin: IO[bytes] | None = None, copy: TextCopy | None = None, on_read: OnRead = ignore
 ) -> Corpus:
-    """Find and check every file. `names` are files, directories (all text files inside), glob patterns, or "-" for
-    standard input.
+    """The plain text of files, as `read_files` finds them.
 
     Each file is read to its end once: UTF-8 with or without a byte-order mark, UTF-16 with one, and either in gzip.
     What is not plain UTF-8 in a file is decoded into `copy`, a temporary file that several calls may share.
-    A file that is not text raises LLMError if it was named, and is listed in `skipped` if a directory contained it; so
-    is one for which `takes` raises LLMError. `takes` is called with the name and path of each file, and `copy`. It
-    returns the text that the file is to be read as, or whether the caller reads that file itself; if it takes all of
-    them, the corpus is empty. `on_read` is that of `read_document`.
+    """
+    copy = copy or TextCopy()
+    documents, skipped = read_files(names, lambda name, path: read_text(name, path, copy, on_read, stdin))
+    return corpus_of_files(documents, skipped)
+
+
+def read_text(
+    name: str, path: Path, copy: TextCopy, on_read: OnRead = ignore, stdin: IO[bytes] | None = None
+) -> Document:
+    """A file, or standard input ("-"), as plain text; see `read_document`."""
+    stream = (stdin or sys.stdin.buffer) if name == "-" else None
+    return read_document(display_name(name), path, stream, copy, on_read)
+
+
+def corpus_of_files(
+    documents: Iterable[tuple[Document, str]], skipped: Iterable[str], *, may_be_empty: bool = False
+) -> Corpus:
+    """The corpus of documents with their relative names. Raises LLMError if all of them are empty."""
+    named = [replace(document, relative_name=relative) for document, relative in documents]
+    if not may_be_empty and not any(document.text_bytes for document in named):
+        raise LLMError(f"{named[0].name} is empty; name a file that contains text")
+    return Corpus.of(named, skipped)
+
+
+def read_files(names: Iterable[str], read: Callable[[str, Path], T]) -> tuple[list[tuple[T, str]], list[str]]:
+    """([(what `read` makes of the name and path of a file, its relative name), ...], why others were skipped).
+
+    `names` are files, directories (all files inside), glob patterns, or "-" for standard input. A file that `read`
+    raises LLMError for is an error if it was named, and is skipped if a directory contained it; ReadingEndsError is
+    always one. Raises LLMError if no file is left.
     """
     names = list(names)
-    documents: list[Document] = []
+    files: list[tuple[T, str]] = []
     skipped: list[str] = []
     not_read: dict[str, list[str]] = {}  # suffix of files in directories -> why each of them is not read
     seen: set[Path] = set()
-    taken = False
-    copy = copy or TextCopy()
     for name, path, relative, was_named in _find_files(names):
         if path.resolve() in seen:
             skipped.append(f"{name} was named before; it is read once")
             continue
         seen.add(path.resolve())
         try:
-            found = takes(name, path, copy) if takes and name != "-" else False
-            if found is True:
-                taken = True
-                continue
-            document = found or _read_file(name, path, stdin, copy, on_read)
-            documents.append(replace(document, relative_name=relative))
+            files.append((read(name, path), relative))
         except ReadingEndsError:
             raise
         except LLMError as error:
             if was_named:
                 raise
             not_read.setdefault(path.suffix.lower(), []).append(str(error))
-    if not taken:
-        _check_has_text(names, documents, [*skipped, *itertools.chain(*not_read.values())])
-    skipped += [_skipped_line(suffix, problems) for suffix, problems in not_read.items()]
-    return Corpus.of(documents, skipped)
+    if not files:
+        problems = [*skipped, *itertools.chain(*not_read.values())]
+        details = f" ({len(problems)} files there were skipped; the first: {problems[0]})" if problems else ""
+        raise LLMError(f"no text found in {', '.join(names)}{details}; name a text file")
+    return files, skipped + [_skipped_line(suffix, problems) for suffix, problems in not_read.items()]
 
 
 def _skipped_line(suffix: str, problems: list[str]) -> str:
@@ -172,28 +183,6 @@ def _skipped_line(suffix: str, problems: list[str]) -> str:
     return f"{len(problems):,} {suffix or 'other'} files; the first: {problems[0]}"
 
 
-def _read_file(
-    name: str, path: Path, stdin: IO[bytes] | None, copy: TextCopy, on_read: Callable[[str, int], None]
-) -> Document:
-    """Raises LLMError for a file that is not text; the message says what it is if that is recognized."""
-    stream = (stdin or sys.stdin.buffer) if name == "-" else None
-    try:
-        return read_document(display_name(name), path, stream, copy, on_read)
-    except ReadingEndsError:
-        raise
-    except LLMError as error:
-        description = None if stream else describe_binary_file(display_name(name), path)
-        raise LLMError(description or str(error), error.exit_code) from error
-
-
-def _check_has_text(names: list[str], documents: list[Document], skipped: list[str]) -> None:
-    if not documents:
-        details = f" ({len(skipped)} files there were skipped; the first: {skipped[0]})" if skipped else ""
-        raise LLMError(f"no text found in {', '.join(names)}{details}; name a text file")
-    if not any(document.text_bytes for document in documents):
-        raise LLMError(f"{documents[0].name} is empty; name a file that contains text")
-
-
 def _find_files(names: Iterable[str]) -> Iterator[tuple[str, Path, str, bool]]:
     """(name to show, path, relative name, whether the user named the file itself) of each file; those in a directory
     are sorted."""
@@ -202,42 +191,20 @@ def _find_files(names: Iterable[str]) -> Iterator[tuple[str, Path, str, bool]]:
             raise LLMError("the name of a text is empty; name a text file, a directory, a pattern or -")
         path = Path(name)
         _check_name_length(name, path)
-        if name == "-" or path.exists():
+        if name == "-":
+            yield name, path, STANDARD_INPUT, True
+        elif path.exists():
             yield from _files_of(name, path, path if path.is_dir() else path.parent)
         elif glob.has_magic(name):
             matches = sorted(glob.glob(name, recursive=True))
             if not matches:
                 raise LLMError(f"nothing matches {name}; name a text file, a directory or a pattern")
+            root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
             for match in matches:
-                yield from _files_of(match, Path(match), _without_pattern(path))
+                yield from _files_of(match, Path(match), root)
         else:
             download = f"; this program downloads nothing, get it first: curl -LO {name}" if "://" in name else ""
             raise LLMError(f"there is no file or directory {name}{download}")
-
-
-def _files_of(name: str, path: Path, root: Path) -> Iterator[tuple[str, Path, str, bool]]:
-    """A file, or the files in a directory, with their names relative to `root`."""
-    if name == "-":
-        yield name, path, STANDARD_INPUT, True
-    elif path.is_dir():
-        for file in _files_inside(path):
-            yield str(file), file, _relative_name(file, root), False
-    else:
-        yield name, path, _relative_name(path, root), True
-
-
-def _relative_name(path: Path, root: Path) -> str:
-    """The same on every system, wherever `root` is."""
-    return unicodedata.normalize("NFC", display_name(path.relative_to(root).as_posix()))
-
-
-def _without_pattern(path: Path) -> Path:
-    """The directory in which a glob pattern begins.
-
-    >>> _without_pattern(Path("docs/2024/*/a?.md")).as_posix()
-    'docs/2024'
-    """
-    return Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
 
 
 def _check_name_length(name: str, path: Path) -> None:
@@ -251,10 +218,14 @@ def _check_name_length(name: str, path: Path) -> None:
             ) from error
 
 
-def _files_inside(directory: Path) -> Iterator[Path]:
-    """The files in a directory and its subdirectories, sorted, without hidden ones and those that tools generate."""
-    for path in sorted(directory.rglob("*")):
-        parts = path.relative_to(directory).parts
-        hidden = any(part.startswith(".") or part in GENERATED_DIRECTORIES for part in parts)
-        if path.is_file() and not hidden:
-            yield path
+def _files_of(name: str, path: Path, root: Path) -> Iterator[tuple[str, Path, str, bool]]:
+    """A file, or the files in a directory, with their names relative to `root`, which are the same on every system.
+    Hidden files and those that tools generate are left out."""
+    is_directory = path.is_dir()
+    for file in sorted(path.rglob("*")) if is_directory else [path]:
+        parts = file.relative_to(path).parts
+        if is_directory and not file.is_file():
+            continue
+        if not any(part.startswith(".") or part in _GENERATED_DIRECTORIES for part in parts):
+            relative = display_name(file.relative_to(root).as_posix())
+            yield str(file) if is_directory else name, file, unicodedata.normalize("NFC", relative), not is_directory

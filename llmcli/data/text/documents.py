@@ -19,11 +19,13 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TypeAlias, cast
 
 from llmcli.data.text import file_types
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy, check_temporary_space
 from llmcli.errors import LLMError
+
+OnRead: TypeAlias = Callable[[str, int], None]  # gets the name and the size of each block that was read
 
 BLOCK_BYTES = 1 << 20  # bytes per read
 CHECKED_BYTES = 1 << 16  # decoded at a time to check them: they stay in the processor's cache
@@ -70,20 +72,19 @@ class Document:
         A position inside a character is moved to the end of that character.
         """
         end = self.text_bytes if end is None else min(end, self.text_bytes)
-        start = min(start, end)
-        stop = min(end + 3, self.text_bytes)  # includes the whole of a character that begins before `end`
         with self._reader() as read:
-            first = start
-            if start:
-                low = max(0, start - 3)
-                first = low + _last_character_start(read(self.offset + low, min(start + 1, self.text_bytes) - low))
 
-            def blocks() -> Iterator[bytes]:
-                for position in range(first, stop, BLOCK_BYTES):
-                    yield read(self.offset + position, min(BLOCK_BYTES, stop - position))
+            def character_end(position: int) -> int:
+                if position in (0, self.text_bytes):
+                    return position
+                return position + continuation_bytes(read(self.offset + position, min(3, self.text_bytes - position)))
 
-            texts = _decode(self.name, blocks(), "utf-8", self.offset + first, complete=stop == self.text_bytes)
-            yield from _clip(texts, first, start, end)
+            first, last = character_end(min(start, end)), character_end(end)
+            blocks = (
+                read(self.offset + position, min(BLOCK_BYTES, last - position))
+                for position in range(first, last, BLOCK_BYTES)
+            )
+            yield from _decode(self.name, blocks, "utf-8", self.offset + first)
 
     @contextlib.contextmanager
     def _reader(self) -> Iterator[Callable[[int, int], bytes]]:
@@ -106,29 +107,29 @@ class Document:
 # ---- reading a document for the first time
 
 
+def ignore(name: str, size: int) -> None:
+    """The `OnRead` of those who need no report."""
+
+
 def read_document(
-    name: str,
-    path: Path,
-    stream: IO[bytes] | None,
-    copy: TextCopy,
-    on_read: Callable[[str, int], None] = lambda name, size: None,
+    name: str, path: Path, stream: IO[bytes] | None, copy: TextCopy, on_read: OnRead = ignore
 ) -> Document:
     """Read a file, or `stream` in its place, to its end and check that it is text.
 
-    Text that is not plain UTF-8 in a file is appended to `copy`. `on_read` gets the name and the size of each block
-    that was read, and may raise ReadingEndsError. Raises LLMError with the position of the first byte
-    that is not text.
+    Text that is not plain UTF-8 in a file is appended to `copy`. `on_read` may raise ReadingEndsError. Raises LLMError
+    that says what kind of file it is, or else the position of the first byte that is not text.
     """
     source = open_regular_file(name, path) if stream is None else _buffered(stream)
-    with source as file, _decompressed(name, file) as (content, compressed):
+    with source as file, decompressed(name, file) as (content, is_compressed):
         changed_at = os.fstat(file.fileno()).st_mtime_ns if stream is None else 0
         start = _read(content, max(BLOCK_BYTES, 4), name)
         mark, encoding = next((known for known in BYTE_ORDER_MARKS if start.startswith(known[0])), (b"", "utf-8"))
-        copied = stream is not None or compressed or encoding != "utf-8"
+        copied = stream is not None or is_compressed or encoding != "utf-8"
         offset = copy.size if copied else len(mark)
         text = _TextDigest(copy if copied else None)
-        if compressed and stream is None:
-            check_temporary_space(name, _size_in_gzip(path))
+        if is_compressed and stream is None:
+            size = int.from_bytes(_last_bytes(path, 4), "little")  # of the content, modulo 4 GiB
+            check_temporary_space(name, size if size <= _MAX_GZIP_RATIO * path.stat().st_size else 0)
 
         def blocks() -> Iterator[bytes]:
             on_read(name, len(start))
@@ -138,24 +139,22 @@ def read_document(
                 yield block
 
         try:
-            text.read(name, blocks(), encoding, len(mark), compressed)
+            text.read(name, blocks(), encoding, len(mark), is_compressed)
         except LLMError as error:
             if copied:
                 copy.truncate(offset)
-            if stream is None or isinstance(error, ReadingEndsError):
+            if isinstance(error, ReadingEndsError):
                 raise
-            description = file_types.describe_binary(name, start[: file_types.START_BYTES], compressed=compressed)
+            end = b"" if stream else _last_bytes(path, file_types.END_BYTES)
+            description = file_types.describe_binary(name, start[: file_types.START_BYTES], end, is_compressed)
             raise LLMError(description or str(error), error.exit_code) from error
     return Document(name, path, text.size, text.sha256, offset, copy if copied else None, changed_at)
 
 
-def _size_in_gzip(path: Path) -> int:
-    """The size of the content as the end of a file says it, modulo 4 GiB; 0 if the file is too short for that."""
-    compressed = path.stat().st_size
+def _last_bytes(path: Path, count: int) -> bytes:
     with open(path, "rb") as file:
-        file.seek(max(0, compressed - 4))
-        size = int.from_bytes(file.read(4), "little")
-    return size if size <= _MAX_GZIP_RATIO * compressed else 0
+        file.seek(max(0, path.stat().st_size - count))
+        return file.read(count)
 
 
 def text_of_column(name: str, path: Path, column: str, texts: Iterable[str], copy: TextCopy) -> Document:
@@ -185,11 +184,15 @@ class _TextDigest:
     def read(self, name: str, blocks: Iterable[bytes], encoding: str, first: int, compressed: bool) -> None:
         """Add the text of all `blocks`, the first of which begins at position `first`. Raises LLMError."""
         if encoding == "utf-8":  # the bytes of the file are those of the text
-            added = (part for block in blocks for part in _parts(self.add(block)))
-            for _ in _decode(name, added, encoding, first, compressed=compressed):
+            parts = (
+                self.add(block[start : start + CHECKED_BYTES])
+                for block in blocks
+                for start in range(0, len(block), CHECKED_BYTES)
+            )
+            for _ in _decode(name, parts, encoding, first, compressed):
                 pass
         else:
-            for text in _decode(name, blocks, encoding, first, compressed=compressed):
+            for text in _decode(name, blocks, encoding, first, compressed):
                 self.add(text.encode("utf-8"))
 
     def add(self, data: bytes) -> bytes:
@@ -198,21 +201,6 @@ class _TextDigest:
         if self._copy is not None:
             self._copy.append(data)
         return data
-
-
-def describe_binary_file(name: str, path: Path) -> str | None:
-    """What a file that is not text is, and how to get text out of it; None if its type is not recognized."""
-    try:
-        if not path.is_file():
-            return None
-        with open_regular_file(name, path) as file, _decompressed(name, file) as (content, compressed):
-            start = content.read(file_types.START_BYTES)
-        with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - file_types.END_BYTES))
-            end = file.read(file_types.END_BYTES)
-    except (OSError, EOFError, zlib.error, LLMError):
-        return None
-    return file_types.describe_binary(name, start, end, compressed)
 
 
 # ---- opening
@@ -242,7 +230,7 @@ def _buffered(stream: IO[bytes]) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def _decompressed(name: str, file: IO[bytes]) -> Iterator[tuple[IO[bytes], bool]]:
+def decompressed(name: str, file: IO[bytes]) -> Iterator[tuple[IO[bytes], bool]]:
     """(the content of a file, decompressed if it is gzip, whether it is gzip)"""
     try:
         compressed = file.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]
@@ -265,28 +253,16 @@ def _read(file: IO[bytes], size: int, name: str) -> bytes:
 # ---- decoding
 
 
-def _parts(block: bytes) -> Iterator[bytes]:
-    """A block in parts of CHECKED_BYTES."""
-    return (block[start : start + CHECKED_BYTES] for start in range(0, len(block), CHECKED_BYTES))
-
-
 def _decode(
-    name: str,
-    blocks: Iterable[bytes],
-    encoding: str,
-    first: int = 0,
-    *,
-    complete: bool = True,
-    compressed: bool = False,
+    name: str, blocks: Iterable[bytes], encoding: str, first: int = 0, compressed: bool = False
 ) -> Iterator[str]:
-    """The text of blocks, in pieces. `first` is the position of the first block in the decompressed file. `complete`
-    says that the blocks reach the end of the text; otherwise a character that they end inside of is omitted. Raises
+    """The text of blocks, in pieces. `first` is the position of the first block in the decompressed file. Raises
     LLMError with the position of the first byte that is not text."""
     decoder = codecs.getincrementaldecoder(encoding)()
     for block in itertools.chain(blocks, [b""]):
         pending = len(decoder.getstate()[0])  # bytes of an unfinished character, from the block before
         try:
-            text = decoder.decode(block, final=complete and not block)
+            text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             position = first - pending + error.start
             value = error.object[error.start] if error.start < len(error.object) else 0
@@ -321,45 +297,13 @@ def _iconv(name: str, encoding: str, compressed: bool) -> str:
     return f"iconv -f {encoding} -t UTF-8 {shlex.quote(name)} > {output}"
 
 
-def _last_character_start(data: bytes) -> int:
-    """Where the last character of UTF-8 begins, whether or not it is complete; the end if none begins.
+def continuation_bytes(data: bytes) -> int:
+    """How many bytes at the beginning of `data`, UTF-8 from an arbitrary position on, belong to the character before.
 
-    >>> _last_character_start("aé".encode()), _last_character_start("é".encode()[1:])
-    (1, 1)
+    >>> continuation_bytes("aé".encode()), continuation_bytes("é".encode()[1:])
+    (0, 1)
     """
-    return next((i for i in reversed(range(len(data))) if not _is_continuation(data[i])), len(data))
-
-
-def _clip(texts: Iterator[str], first: int, start: int, end: int) -> Iterator[str]:
-    """The part of a text between two positions in its UTF-8, each moved to the end of the character it is inside of.
-    The text begins at position `first`."""
-    for text in texts:
-        if first >= end:
-            return
-        if text.isascii():
-            low, high, size = max(start - first, 0), max(end - first, 0), len(text)
-            part = text[low:high]
-        else:
-            data = text.encode("utf-8")
-            size = len(data)
-            low, high = (_character_end(data, position - first) for position in (start, end))
-            part = data[low:high].decode("utf-8")
-        if part:
-            yield part
-        first += size
-
-
-def _character_end(data: bytes, position: int) -> int:
-    """The first position from `position` on that is not inside a character."""
-    position = max(position, 0)
-    while position < len(data) and _is_continuation(data[position]):
-        position += 1
-    return position
-
-
-def _is_continuation(byte: int) -> bool:
-    """Whether a byte of UTF-8 continues a character."""
-    return byte & 0b1100_0000 == 0b1000_0000
+    return next((i for i, byte in enumerate(data) if byte & 0xC0 != 0x80), len(data))
 
 
 def display_name(name: str) -> str:

@@ -1,12 +1,11 @@
 """The lines of a text file that may be compressed (gzip, zstd) and in UTF-8 or UTF-16.
 
-Unlike documents.py, which reads text of any form for training, it names the line in errors and reads a file once.
+Unlike documents.py, which reads plain text, it names the line in errors and reads a file once.
 Standard library only, but for zstd, which Python has from 3.14 on; before, an extra brings it.
 """
 
 import codecs
 import contextlib
-import gzip
 import hashlib
 import itertools
 import shlex
@@ -17,10 +16,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, Any, cast
 
-from llmcli.data.text.documents import BLOCK_BYTES, BYTE_ORDER_MARKS, open_regular_file
+from llmcli.data.text.documents import (
+    BLOCK_BYTES,
+    BYTE_ORDER_MARKS,
+    OnRead,
+    decompressed,
+    ignore,
+    open_regular_file,
+)
 from llmcli.errors import LLMError
 
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # the first bytes of such files
+_ZSTD = b"\x28\xb5\x2f\xfd"  # the first bytes of such a file
 
 
 class MissingZstdError(LLMError):
@@ -35,11 +41,7 @@ class TextLines:
     """
 
     def __init__(
-        self,
-        name: str,
-        file: IO[bytes],
-        read_errors: tuple[type[Exception], ...] = (OSError,),
-        on_read: Callable[[str, int], None] = lambda name, size: None,
+        self, name: str, file: IO[bytes], read_errors: tuple[type[Exception], ...], on_read: OnRead = ignore
     ) -> None:
         self.name, self._on_read = name, on_read
         self._hash = hashlib.sha256()
@@ -139,27 +141,18 @@ def _split(pieces: Iterator[str]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def open_lines(
-    name: str, path: Path, on_read: Callable[[str, int], None] = lambda name, size: None
-) -> Iterator[TextLines]:
+def open_lines(name: str, path: Path, on_read: OnRead = ignore) -> Iterator[TextLines]:
     """The lines of a file, decompressed and decoded. A file that is no text has no line, and an error in its place.
 
     Raises LLMError if the file cannot be opened, MissingZstdError if it is zstd.
     """
-    with open_regular_file(name, path) as file:
-        try:
-            start = file.peek(4)[:4]  # type: ignore[attr-defined]
-        except OSError as error:
-            raise LLMError(f"cannot read {name}: {error.strerror or error}") from error
-        if start.startswith(_GZIP):
-            with gzip.open(file) as content:
-                yield TextLines(name, content, (OSError, EOFError, zlib.error), on_read)  # type: ignore[arg-type]
-        elif start.startswith(_ZSTD):
-            zstd = _import_zstd(name)
-            with zstd.open(file) as content:
-                yield TextLines(name, content, (OSError, EOFError, zstd.ZstdError), on_read)
-        else:
-            yield TextLines(name, file, on_read=on_read)
+    with open_regular_file(name, path) as file, decompressed(name, file) as (content, is_gzip):
+        if is_gzip or not file.peek(4).startswith(_ZSTD):  # type: ignore[attr-defined]
+            yield TextLines(name, content, (OSError, EOFError, zlib.error), on_read)
+            return
+        zstd = _import_zstd(name)
+        with zstd.open(file) as unpacked:
+            yield TextLines(name, unpacked, (OSError, EOFError, zstd.ZstdError), on_read)
 
 
 def _import_zstd(name: str) -> ModuleType:
