@@ -56,6 +56,9 @@ QUERY_BLOCK = 128
 LOSS_ROWS, LOSS_LOGITS = 512, 1 << 28
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}  # in messages
 LARGEST_COUNT = (1 << 31) - 1  # largest integer in a config: other programs read it as int32
+MIN_VOCAB_SIZE = 261  # the 256 bytes and the 5 control tokens of data/tokenizers/tokenizer.py
+MAX_VOCAB_SIZE = 1_000_000  # four times the largest published vocabulary
+MIN_DEFAULT_VOCAB_SIZE, MAX_DEFAULT_VOCAB_SIZE = 512, 8192  # chosen without --vocab-size
 
 
 def _is_usable(value: object) -> bool:

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from llmcli.analysis.explain import MAX_TOKENS, attention_weights
-from llmcli.data.text.characters import character_class
+from llmcli.data.text.words import character_class
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.models.numpy_runtime import NumpyRuntime

@@ -13,8 +13,7 @@ import typer
 from typer.models import OptionInfo
 
 from llmcli.cli.terminal import console
-from llmcli.config import DEFAULT_MODEL, DEVICES, QUANTIZATIONS, SamplingConfig
-from llmcli.data.tokenizers.vocabulary_limits import MAX_VOCAB_SIZE, MIN_VOCAB_SIZE
+from llmcli.config import DEFAULT_MODEL, DEVICES, MAX_VOCAB_SIZE, MIN_VOCAB_SIZE, QUANTIZATIONS, SamplingConfig
 from llmcli.errors import LLMError, command_line, usage
 
 if TYPE_CHECKING:

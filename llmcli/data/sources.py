@@ -13,8 +13,8 @@ from llmcli.data.conversations.files import ConversationFile, read_records
 from llmcli.data.conversations.messages import Conversation
 from llmcli.data.conversations.record_kinds import Reading
 from llmcli.data.conversations.turns import shape_of
-from llmcli.data.text.corpus import Corpus, corpus_of_files, read_files, read_text
-from llmcli.data.text.documents import STANDARD_INPUT, Document, OnRead, display_name, ignore
+from llmcli.data.text.corpus import Corpus, corpus_of_files, read_files
+from llmcli.data.text.documents import STANDARD_INPUT, Document, OnRead, display_name, ignore, read_document
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
 from llmcli.errors import LLMError
 
@@ -33,12 +33,12 @@ _AUTOMATIC = Reading()
 
 @dataclass(frozen=True)
 class FileGroup:
-    """Files that were taken for the same."""
+    """Files that were recognized as the same kind."""
 
     kind: str  # "plain text", "text in a column", "pairs", "conversations"
     detail: str  # for users; may be empty
     columns: tuple[str, ...]
-    otherwise: str  # the options that say otherwise; may be empty
+    otherwise: str  # the options for another kind; may be empty
     names: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -58,14 +58,13 @@ class FileGroup:
 
 @dataclass(frozen=True)
 class Sources:
-    """What was read. One of the two may be empty."""
+    """The contents of files; one of the two may be empty."""
 
     text: Corpus
     conversation_files: tuple[ConversationFile, ...]
 
     @property
     def conversations(self) -> list[Conversation]:
-        """Those of all files, in order."""
         return [one for file in self.conversation_files for one in file.conversations]
 
     @property
@@ -75,18 +74,18 @@ class Sources:
         return notes + [note for document in self.text.documents for note in document.notes]
 
     def groups(self) -> list[FileGroup]:
-        """What the files were taken for, those of a kind together."""
+        """The kinds of the files, with the names of each."""
         grouped: dict[tuple[str, str, tuple[str, ...]], tuple[str, list[str]]] = {}
         for kind, detail, columns, otherwise, name in self._kinds():
             grouped.setdefault((kind, detail, columns), (otherwise, []))[1].append(name)
         return [FileGroup(*key, otherwise, tuple(names)) for key, (otherwise, names) in grouped.items()]
 
     def describe(self) -> str:
-        """One line that says what each file was taken for, and how to say otherwise."""
+        """One line that says the kind of each file, and the options for another one."""
         return f"data: {'; '.join(map(str, self.groups()))}"
 
     def _kinds(self) -> Iterator[tuple[str, str, tuple[str, ...], str, str]]:
-        """(kind, detail, columns, how to say otherwise, name) of each file"""
+        """(kind, detail, columns, options for another kind, name) of each file"""
         for index, document in enumerate(self.text.documents):
             if document.columns:
                 detail = f"column {document.columns[0]}"
@@ -94,14 +93,11 @@ class Sources:
             else:
                 yield "plain text", _markup(document) if index < _SEARCHED_FILES else "", (), "", document.name
         for file in self.conversation_files:
-            otherwise = "--column NAME or --plain" if file.columns else "--plain"
+            detail = file.shape
             if file.shape == "two columns":
                 detail = file.first_row or f"columns {' and '.join(file.columns)}"
-                otherwise = "--plain" if file.first_row else otherwise
-            else:
-                detail = file.shape
-            kind = "pairs" if len(file.columns) == 2 else "conversations"
-            yield kind, detail, file.columns, otherwise, file.name
+            otherwise = "--column NAME or --plain" if file.columns and not file.first_row else "--plain"
+            yield "pairs" if len(file.columns) == 2 else "conversations", detail, file.columns, otherwise, file.name
 
 
 def _markup(document: Document) -> str:
@@ -120,18 +116,15 @@ class ReadingProgress:
     """Notes how much is read of what takes long, and ends the reading after a share of the time budget."""
 
     def __init__(
-        self,
-        seconds: float | None,
-        on_note: Callable[[str], None],
-        clock: Callable[[], float] = time.monotonic,
+        self, seconds: float | None, on_note: Callable[[str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`seconds` are those of the time budget, if there is one."""
+        """`seconds` is the time budget, if there is one."""
         self._seconds, self._on_note, self._clock = seconds, on_note, clock
         self._started = self._noted = clock()
         self._name, self._size, self._files = "", 0, 0
 
     def __call__(self, name: str, size: int) -> None:
-        """`size` more bytes of a file were read. Raises ReadingEndsError."""
+        """Count `size` more bytes of a file. Raises ReadingEndsError."""
         if name != self._name:
             self._name, self._size, self._files = name, 0, self._files + 1
         self._size += size
@@ -175,7 +168,7 @@ def read_sources(
         records = None
         if name != "-" and path.is_file():  # not a pipe, which can be read only once
             records = read_records(display_name(name), path, reading, copy, text_only=text_only, on_read=on_read)
-        return records or read_text(name, path, copy, on_read)
+        return records or read_document(name, path, copy, on_read)
 
     found, skipped = read_files(names, read)
     files = tuple(file for file, _ in found if isinstance(file, ConversationFile))
@@ -187,7 +180,12 @@ def check_reading(reading: Reading, sources: Iterable[Sources]) -> None:
     """Raise LLMError if none of the files is as the options say."""
     sources = list(sources)
     files = [file for one in sources for file in one.conversation_files]
-    _check_speakers(reading.speakers, files)
+    if reading.speakers and shape_of(*reading.speakers) not in {file.shape for file in files}:
+        user, assistant = reading.speakers
+        raise LLMError(
+            f"--speakers {user},{assistant}: no file has turns of both; wanted a text with lines that begin with "
+            f'"{user}:" and "{assistant}:", its first line among them; check the names, or leave --speakers out'
+        )
     wanted = {column.strip().lower() for column in reading.columns}
     read: list[ConversationFile | Document] = [*files, *(one for group in sources for one in group.text.documents)]
     if wanted and not any({column.strip().lower() for column in file.columns} == wanted for file in read):
@@ -197,13 +195,3 @@ def check_reading(reading: Reading, sources: Iterable[Sources]) -> None:
         raise LLMError("; ".join([f"{option}: no file has {what}", *found]) + "; ..." * (len(read) > _MAX_NAMES))
     if reading.pairs and not any(len(file.columns) == 2 for file in read):
         raise LLMError(f"--pairs: no file is a table of two columns; {sources[0].describe()}")
-
-
-def _check_speakers(speakers: tuple[str, str] | None, files: Iterable[ConversationFile]) -> None:
-    """Raise LLMError if none of the files has turns of the named speakers."""
-    if speakers and shape_of(*speakers) not in {file.shape for file in files}:
-        user, assistant = speakers
-        raise LLMError(
-            f"--speakers {user},{assistant}: no file has turns of both; wanted a text with lines that begin with "
-            f'"{user}:" and "{assistant}:", its first line among them; check the names, or leave --speakers out'
-        )

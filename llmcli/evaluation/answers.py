@@ -41,13 +41,13 @@ def evaluate_answers(
     for batch in _batches(conversations.lengths, indices, batch_tokens):
         width = int(conversations.lengths[list(batch)].max())
         ids = np.zeros((len(batch), width), np.int64)  # padded on the right; padding is not counted
-        learned = np.zeros(ids.shape, bool)
+        loss_mask = np.zeros(ids.shape, bool)
         for row, index in enumerate(batch):
             span = conversations.span(index)
             ids[row, : span.stop - span.start] = conversations.ids[span]
-            learned[row, : span.stop - span.start] = conversations.learned[span]
+            loss_mask[row, : span.stop - span.start] = conversations.loss_mask[span]
         losses, correct = score(ids)
-        counted = learned[:, 1:]
+        counted = loss_mask[:, 1:]
         targets = ids[:, 1:][counted]
         nats = float(losses[counted].sum(dtype=np.float64))
         yield batch, Score(nats, len(targets), int(byte_lengths[targets].sum()), int(correct[counted].sum()))
@@ -75,7 +75,7 @@ def measure_answers(
     Raises LLMError when there is no answer to measure, or when the model's logits are NaN or infinite.
     """
     encoded = (template.encode_conversation(one.messages) for one in conversations)
-    whole = ConversationTokens.of(one for one in encoded if any(one.learned[1:]))
+    whole = ConversationTokens.of(one for one in encoded if any(one.loss_mask[1:]))
     tokens, kept, truncated = whole.truncated(context + 1)
     if not kept:
         raise LLMError("there is no answer to measure: no conversation has one within the context")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.data.text.characters import character_class
+from llmcli.data.text.words import character_class
 from llmcli.data.tokenizers.tokenizer import StreamDecoder, Tokenizer
 from llmcli.data.tokenizers.vocabulary import START, state_after
 from llmcli.generation.token_healing import FirstToken, Path, Prompt, read_prompt

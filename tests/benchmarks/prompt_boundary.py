@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from llmcli.config import SamplingConfig
-from llmcli.data.text.characters import begins_with_letter, character_class
+from llmcli.data.text.words import begins_with_letter, character_class
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.loading import load_any, open_tokenizer
 from llmcli.generation.generator import generate

@@ -83,7 +83,7 @@ def assert_same_tokens(ours: ChatTemplate, theirs: Any, messages: list[Message],
     expected = theirs.apply_chat_template(records, return_dict=True, return_assistant_tokens_mask=masks)
     assert encoded.ids == expected["input_ids"]
     if masks:
-        assert list(map(int, encoded.learned)) == expected["assistant_masks"]
+        assert list(map(int, encoded.loss_mask)) == expected["assistant_masks"]
 
 
 # ---- SmolLM2

@@ -32,7 +32,7 @@ def test_only_learned_tokens_count_whatever_the_batches(lengths: list[int], batc
     expected = Score(0.0, 0, 0)
     for i in range(len(lengths)):
         ids = conversations.ids[conversations.span(i)].astype(np.int64)
-        for position in np.flatnonzero(conversations.learned[conversations.span(i)]):
+        for position in np.flatnonzero(conversations.loss_mask[conversations.span(i)]):
             nats, correct = by_pair(ids[None, position - 1 : position + 1])
             expected += Score(float(nats.item()), 1, int(byte_lengths[ids[position]]), int(correct.item()))
     batches = list(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from llmcli.config import ModelConfig
-from llmcli.data.tokenizers.token_names import byte_level_alphabet
+from llmcli.data.tokenizers.tokenizer_json import byte_level_alphabet
 from tests.conftest import random_checkpoint
 
 CONFIG = ModelConfig(300, 32, 64, 1, 4, 2, 8, 40, True, 1e-5, 5000.0, 1, "llama")

@@ -50,7 +50,7 @@ def _clear(opened: TokenCache, *, json_: bool) -> None:
 
 
 def _list(opened: TokenCache, *, json_: bool) -> None:
-    from llmcli.data.tokens.cached_texts import cached_texts
+    from llmcli.data.tokens.shards import cached_texts
 
     texts, limit = cached_texts(opened), opened.limit()
     size = sum(text.size for text in texts)

@@ -121,7 +121,7 @@ def tokenize(
 def _open_tokenizer(model: str | None, file: Path | None) -> "Tokenizer":
     """The tokenizer in a file, or else that of a model."""
     if file is not None:
-        from llmcli.data.tokenizers.tokenizer_path import read_tokenizer
+        from llmcli.data.tokenizers.tokenizer import read_tokenizer
 
         return read_tokenizer(str(file))[1]
     from llmcli.formats.loading import load_any, open_tokenizer
@@ -216,7 +216,7 @@ def _print_conversations(file: Path, how: "Reading", template: "ChatTemplate", *
             console.json_result(_as_record(template.tokenizer, encoded))
         else:
             token_output.conversation(conversation.source, *_marked_text(template.tokenizer, encoded))
-        total, learned = total + len(encoded.ids), learned + sum(encoded.learned)
+        total, learned = total + len(encoded.ids), learned + sum(encoded.loss_mask)
     for note in read.notes:
         console.note(note)
     console.note(
@@ -228,13 +228,13 @@ def _print_conversations(file: Path, how: "Reading", template: "ChatTemplate", *
 def _as_record(tokenizer: "Tokenizer", encoded: "EncodedConversation") -> dict[str, list[Any]]:
     """A conversation for --json."""
     names = [tokenizer.decode([i]) if tokenizer.token_bytes[i] else tokenizer.label(i) for i in encoded.ids]
-    return {"ids": encoded.ids, "tokens": names, "mask": [int(learned) for learned in encoded.learned]}
+    return {"ids": encoded.ids, "tokens": names, "mask": [int(learned) for learned in encoded.loss_mask]}
 
 
 def _marked_text(tokenizer: "Tokenizer", encoded: "EncodedConversation") -> tuple[str, list[tuple[int, int]]]:
     """(text of a conversation with control tokens by their names, spans of the learned tokens in it)"""
     text, spans = "", []
-    for learned, run in itertools.groupby(zip(encoded.learned, encoded.ids, strict=True), key=lambda pair: pair[0]):
+    for learned, run in itertools.groupby(zip(encoded.loss_mask, encoded.ids, strict=True), key=lambda pair: pair[0]):
         data = b"".join(tokenizer.token_bytes[i] or tokenizer.label(i).encode() for _, i in run)
         start, text = len(text), text + data.decode("utf-8", "replace")
         if learned:

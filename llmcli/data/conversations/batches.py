@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 
 class Encoded(Protocol):
-    """A conversation as token ids; `learned` says of each whether it belongs to an answer."""
+    """A conversation as token ids; `loss_mask` says of each whether it belongs to an answer."""
 
     @property
     def ids(self) -> Sequence[int]: ...
     @property
-    def learned(self) -> Sequence[bool]: ...
+    def loss_mask(self) -> Sequence[bool]: ...
 
 
 @dataclass(frozen=True)
@@ -28,22 +28,22 @@ class ConversationTokens:
     """The tokens of n conversations, one after another."""
 
     ids: NDArray[np.unsignedinteger]  # [N]
-    learned: NDArray[np.bool_]  # [N]; False for the first token of each conversation, which nothing predicts
+    loss_mask: NDArray[np.bool_]  # [N]; False for the first token of each conversation, which nothing predicts
     starts: NDArray[np.int64]  # [n + 1]: where each conversation begins, and the end of the last
 
     @classmethod
     def of(cls, conversations: Iterable[Encoded]) -> "ConversationTokens":
         """Join conversations, none of which is empty."""
         ids: list[NDArray[np.uint32]] = []
-        learned: list[NDArray[np.bool_]] = []
+        loss_mask: list[NDArray[np.bool_]] = []
         for conversation in conversations:
             ids.append(np.array(conversation.ids, np.uint32))
-            learned.append(np.array(conversation.learned, bool))
-            learned[-1][0] = False
+            loss_mask.append(np.array(conversation.loss_mask, bool))
+            loss_mask[-1][0] = False
         starts = np.cumsum([0, *map(len, ids)], dtype=np.int64)
         if not ids:
             return cls(np.zeros(0, np.uint32), np.zeros(0, bool), starts)
-        return cls(np.concatenate(ids), np.concatenate(learned), starts)
+        return cls(np.concatenate(ids), np.concatenate(loss_mask), starts)
 
     def __len__(self) -> int:
         """The number of conversations."""
@@ -57,7 +57,7 @@ class ConversationTokens:
     @property
     def targets(self) -> int:
         """The number of learned tokens."""
-        return int(self.learned.sum())
+        return int(self.loss_mask.sum())
 
     def span(self, index: int) -> slice:
         """Where the tokens of a conversation are."""
@@ -65,7 +65,7 @@ class ConversationTokens:
 
     def answer_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
         """Bytes of text in the learned tokens; `byte_lengths[i]` is the length of token i in bytes."""
-        return int(byte_lengths[self.ids[self.learned]].sum())
+        return int(byte_lengths[self.ids[self.loss_mask]].sum())
 
     def select(self, indices: Sequence[int]) -> "ConversationTokens":
         """Some of the conversations, in this order."""
@@ -83,24 +83,26 @@ class ConversationTokens:
         return self._slices([fitting[i] for i in kept]), kept, sum(fitting[i] != spans[i] for i in kept)
 
     def _truncated_span(self, span: slice, most: int) -> slice:
-        learned = self.learned[span.start : span.start + most + 1]
-        answer_ends = np.flatnonzero(learned[:-1] & ~learned[1:]) + 1  # one past the last token of each answer
+        mask = self.loss_mask[span.start : span.start + most + 1]
+        answer_ends = np.flatnonzero(mask[:-1] & ~mask[1:]) + 1  # one past the last token of each answer
         if len(answer_ends):
             return slice(span.start, span.start + int(answer_ends[-1]))
-        return slice(span.start, span.start + (most if learned[:most].any() else 0))
+        return slice(span.start, span.start + (most if mask[:most].any() else 0))
 
     def _slices(self, slices: Sequence[slice]) -> "ConversationTokens":
         starts = np.cumsum([0, *(one.stop - one.start for one in slices)], dtype=np.int64)
         ids = np.concatenate([self.ids[:0], *(self.ids[one] for one in slices)])
-        return ConversationTokens(ids, np.concatenate([self.learned[:0], *(self.learned[s] for s in slices)]), starts)
+        return ConversationTokens(
+            ids, np.concatenate([self.loss_mask[:0], *(self.loss_mask[s] for s in slices)]), starts
+        )
 
 
 @dataclass(frozen=True)
 class MaskedBatch:
-    """Rows of a training step. The targets are ids[:, 1:] where learned[:, 1:]."""
+    """Rows of a training step. The targets are ids[:, 1:] where loss_mask[:, 1:]."""
 
     ids: NDArray[np.int64]  # [B, T + 1]
-    learned: NDArray[np.bool_]  # [B, T + 1]
+    loss_mask: NDArray[np.bool_]  # [B, T + 1]
 
 
 class ConversationBatches:
@@ -130,15 +132,15 @@ class ConversationBatches:
         """The rows of step 0, 1, ... They may belong to two epochs, or to more if an epoch has few rows."""
         visits = range(step * self._batch_size, (step + 1) * self._batch_size)
         ids = np.full((self._batch_size, self._context + 1), self._padding, np.int64)
-        learned = np.zeros(ids.shape, bool)
+        loss_mask = np.zeros(ids.shape, bool)
         for row, visit in enumerate(visits):
             end = 0
             for index in self._visited(visit):
                 span = self._conversations.span(index)
                 begin, end = end, end + span.stop - span.start
                 ids[row, begin:end] = self._conversations.ids[span]
-                learned[row, begin:end] = self._conversations.learned[span]
-        return MaskedBatch(ids, learned)
+                loss_mask[row, begin:end] = self._conversations.loss_mask[span]
+        return MaskedBatch(ids, loss_mask)
 
     def _visited(self, visit: int) -> list[int]:
         """The conversations in the row of a visit; visits are numbered from the first of epoch 0."""

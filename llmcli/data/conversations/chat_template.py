@@ -37,7 +37,7 @@ class EncodedConversation:
     """A conversation as tokens to train on."""
 
     ids: list[int]
-    learned: list[bool]  # of each token: whether it belongs to an answer or ends one
+    loss_mask: list[bool]  # of each token: whether it belongs to an answer or ends one
 
 
 class ChatTemplate:
@@ -99,8 +99,8 @@ class ChatTemplate:
         """
         hidden, names = self._hide(messages)
         rendering = self._render([(hidden, False)])[0] if _MARKER.search(self.source) else self._with_answers(hidden)
-        ids, learned = self._control_tokens.encode(rendering.text, names, _learned(rendering.answers, messages))
-        return EncodedConversation(ids, learned)
+        ids, loss_mask = self._control_tokens.encode(rendering.text, names, _learned_spans(rendering.answers, messages))
+        return EncodedConversation(ids, loss_mask)
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
@@ -156,7 +156,7 @@ class ChatTemplate:
         return self.render([*before, Message("assistant", probe)]).partition(probe)[0]
 
 
-def _learned(answers: list[Span], messages: Sequence[Message]) -> list[Span]:
+def _learned_spans(answers: list[Span], messages: Sequence[Message]) -> list[Span]:
     """The spans of the answers that are learned. Raises LLMError if not all are, and the template marks others."""
     learned = [message.is_learned for message in messages if message.role == "assistant"]
     if all(learned):

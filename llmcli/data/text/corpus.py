@@ -7,7 +7,6 @@ import bisect
 import errno
 import glob
 import itertools
-import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -118,16 +117,8 @@ def read_corpus(
     What is not plain UTF-8 in a file is decoded into `copy`, a temporary file that several calls may share.
     """
     copy = copy or TextCopy()
-    documents, skipped = read_files(names, lambda name, path: read_text(name, path, copy, on_read, stdin))
+    documents, skipped = read_files(names, lambda name, path: read_document(name, path, copy, on_read, stdin))
     return corpus_of_files(documents, skipped)
-
-
-def read_text(
-    name: str, path: Path, copy: TextCopy, on_read: OnRead = ignore, stdin: IO[bytes] | None = None
-) -> Document:
-    """A file, or standard input ("-"), as plain text; see `read_document`."""
-    stream = (stdin or sys.stdin.buffer) if name == "-" else None
-    return read_document(display_name(name), path, stream, copy, on_read)
 
 
 def corpus_of_files(

@@ -15,6 +15,7 @@ import itertools
 import os
 import shlex
 import stat
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -112,13 +113,15 @@ def ignore(name: str, size: int) -> None:
 
 
 def read_document(
-    name: str, path: Path, stream: IO[bytes] | None, copy: TextCopy, on_read: OnRead = ignore
+    name: str, path: Path, copy: TextCopy, on_read: OnRead = ignore, stdin: IO[bytes] | None = None
 ) -> Document:
-    """Read a file, or `stream` in its place, to its end and check that it is text.
+    """Read a file, or standard input ("-"), to its end and check that it is text.
 
     Text that is not plain UTF-8 in a file is appended to `copy`. `on_read` may raise ReadingEndsError. Raises LLMError
     that says what kind of file it is, or else the position of the first byte that is not text.
     """
+    stream = (stdin or sys.stdin.buffer) if name == "-" else None
+    name = display_name(name)
     source = open_regular_file(name, path) if stream is None else _buffered(stream)
     with source as file, decompressed(name, file) as (content, is_compressed):
         changed_at = os.fstat(file.fileno()).st_mtime_ns if stream is None else 0

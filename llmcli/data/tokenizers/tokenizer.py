@@ -4,28 +4,31 @@ The `tokenizers` library does the work, and its tokenizer.json is the format tha
 text never becomes a control token, that the bytes of every token are known (so decoding is exact and can be streamed),
 and that long text is encoded in pieces of bounded memory.
 
-Knows nothing of models or files.
+Knows nothing of models.
 """
 
 from __future__ import annotations
 
 import codecs
 import copy
+import itertools
 import json
 import re
+import stat
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from llmcli.data.text import text_pieces
+from llmcli.config import MIN_VOCAB_SIZE
+from llmcli.data.text import words
 from llmcli.data.tokenizers import tokenizer_json
-from llmcli.data.tokenizers.token_names import SPACE, name_to_bytes
-from llmcli.data.tokenizers.vocabulary_limits import MIN_VOCAB_SIZE
+from llmcli.data.tokenizers.tokenizer_json import SPACE, name_to_bytes
 from llmcli.errors import LLMError, usage
 
 if TYPE_CHECKING:
@@ -49,6 +52,7 @@ BATCH_CHARACTERS = 1 << 19  # per call of the library; its Encoding takes about 
 PIECE_CHARACTERS = 2048
 # bytes that hardly occur in text: control characters, and first bytes of code points that are not assigned
 RARE_BYTES = {*range(9), 11, 12, *range(14, 32), 127, 0xC0, 0xC1, *range(0xF1, 0x100)}
+MAX_FILE_BYTES = 100_000_000  # of a tokenizer.json: three times the largest published one
 _LAST_WORD = re.compile(r"\s*\S*\Z")
 
 
@@ -96,7 +100,7 @@ class Tokenizer:
             show_progress=False,
             max_token_length=MAX_TOKEN_BYTES + 1,  # the library's limit is exclusive
         )
-        inner.train_from_iterator(text_pieces.pieces(texts), trainer)
+        inner.train_from_iterator(words.pieces(texts), trainer)
         inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         return cls(inner)
 
@@ -198,21 +202,18 @@ class Tokenizer:
 
     @property
     def adds_prefix_space(self) -> bool:
-        """Whether a space is prepended to a text."""
         return bool(self._prefix_space)
 
     @cached_property
     def control_ids(self) -> dict[str, int]:
-        """The control tokens: name -> id."""
         return {t.content: i for i, t in self._inner.get_added_tokens_decoder().items() if t.special}
 
     @cached_property
     def eos_id(self) -> int:
         """The id that ends a document: the control token with one of _EOS_NAMES, else the first one that ends a text
         for the model, else IM_END, else the first control token."""
-        for name in _EOS_NAMES:
-            if name in self.control_ids:
-                return self.control_ids[name]
+        if name := next(filter(self.control_ids.__contains__, _EOS_NAMES), None):
+            return self.control_ids[name]
         if self._end_ids:
             return min(self._end_ids)
         return self.control_ids.get(IM_END, min(self.control_ids.values(), default=0))
@@ -318,11 +319,6 @@ class Tokenizer:
         """Where a long text may be cut into pieces."""
         return _boundary(tokenizer_json.pre_tokenizer_name(json.loads(self._inner.to_str()).get("pre_tokenizer")))
 
-    @property
-    def _piece_characters(self) -> int:
-        """How long the pieces of a long text are. SentencePiece has no pattern that splits text into words."""
-        return text_pieces.PIECE_CHARACTERS if self.kind == "spm" else PIECE_CHARACTERS
-
     @cached_property
     def _missing_bytes(self) -> bytes:
         """The bytes without a token of their own, of which some published vocabularies have a few. The library would
@@ -347,26 +343,21 @@ class Tokenizer:
         `encode`, this gives the ids of other programs also where a space is prepended. Raises LLMError as `encode`.
         """
         check_unicode(text)
-        added = " " if text and self._adds_space_to_part(text, after_control_token) else ""
+        scheme, has_space = self._prefix_space, text.startswith((" ", SPACE))
+        adds_space = scheme == "prepend" or (
+            not has_space and (scheme == "always" or (scheme == "first" and not after_control_token))
+        )
+        added = " " if text and adds_space else ""
         ids: list[int] = []
         spans: list[tuple[int, int]] = []
         start = -len(added)
-        for piece in text_pieces.pieces([added + text], self._boundary):
+        for piece in words.pieces([added + text], self._boundary):
             self._check_bytes([piece])
             encoding = self._inner.encode(piece, add_special_tokens=False)
             ids += encoding.ids
             spans += [(max(0, start + first), start + end) for first, end in encoding.offsets]
             start += len(piece)
         return ids, spans
-
-    def _adds_space_to_part(self, text: str, after_control_token: bool) -> bool:
-        """Whether a space is prepended to a part of a text."""
-        if self._prefix_space == "prepend":
-            return True
-        has_space = text.startswith((" ", SPACE))
-        return not has_space and (
-            self._prefix_space == "always" or (self._prefix_space == "first" and not after_control_token)
-        )
 
     def split_last_word(self, text: str) -> tuple[str, str]:
         """(head, last word) of a text, where words are the pre-tokens of this tokenizer.
@@ -391,8 +382,12 @@ class Tokenizer:
         """
         batch: list[str] = []
         characters = 0
-        texts = text_pieces.with_leading_space(texts) if self.adds_prefix_space and not continued else texts
-        for piece in text_pieces.pieces(texts, self._boundary, self._piece_characters):
+        if self.adds_prefix_space and not continued:
+            texts = filter(None, texts)
+            texts = itertools.chain([" " + first for first in itertools.islice(texts, 1)], texts)
+        # SentencePiece has no pattern that splits text into words, so its pieces are long
+        size = words.PIECE_CHARACTERS if self.kind == "spm" else PIECE_CHARACTERS
+        for piece in words.pieces(texts, self._boundary, size):
             batch.append(piece)
             characters += len(piece)
             if characters >= BATCH_CHARACTERS:
@@ -404,7 +399,8 @@ class Tokenizer:
     def first_cut(self, text: str) -> int | None:
         """The first position after the beginning at which a text may be cut in two that are encoded one by one; None if
         there is none."""
-        return text_pieces.first_cut(text, self._boundary)
+        match = self._boundary.search(text, 1)
+        return match.start() if match else None
 
     def _encode_batch(self, batch: list[str]) -> array[int]:
         self._check_bytes(batch)
@@ -414,7 +410,6 @@ class Tokenizer:
         return ids
 
     def _check_bytes(self, batch: list[str]) -> None:
-        """Raises LLMError for text with a byte that has no token."""
         for piece in batch if self._missing_bytes else ():
             data = piece.encode("utf-8", "surrogatepass")
             if len(data.translate(None, self._missing_bytes)) != len(data):
@@ -430,7 +425,7 @@ class Tokenizer:
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The exact bytes of ids. Raises LLMError for an id outside the vocabulary."""
+        """The exact bytes of ids. Raises LLMError as `decode` does."""
         table = self.token_bytes
         parts = []
         for i in ids:
@@ -470,7 +465,7 @@ def check_unicode(text: str) -> None:
 
 def _boundary(pre_tokenizer: str | None) -> re.Pattern[str]:
     """Where a long text may be cut into pieces that are encoded one by one, for a pre-tokenizer of that name."""
-    return text_pieces.WORD_OR_LINE_END if pre_tokenizer in ("Llama 3", "Qwen 2") else text_pieces.WORD_END
+    return words.WORD_OR_LINE_END if pre_tokenizer in ("Llama 3", "Qwen 2") else words.WORD_END
 
 
 def _training_pre_tokenizer() -> pre_tokenizers.PreTokenizer:
@@ -490,3 +485,29 @@ def _decoder(kind: str) -> Any:
         return decoders.ByteLevel()
     spaces = [decoders.Replace(SPACE, " ")] if kind == "spm" else []
     return decoders.Sequence([*spaces, decoders.ByteFallback(), decoders.Fuse()])
+
+
+# ---- a file that the user names
+
+
+def read_tokenizer(path: str, expected: str = "a tokenizer.json") -> tuple[str, Tokenizer]:
+    """(text, tokenizer) of the file that --tokenizer names. Raises LLMError, which says to give what is `expected`."""
+    if not path:
+        raise usage(f"--tokenizer is empty; give {expected}")
+    try:
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise LLMError(f"--tokenizer {path} is not a regular file; give {expected}")
+        if status.st_size > MAX_FILE_BYTES:
+            raise LLMError(
+                f"--tokenizer {path} has over {MAX_FILE_BYTES:,} bytes, too many for a tokenizer; give {expected}"
+            )
+        text = Path(path).read_text("utf-8")
+    except FileNotFoundError:
+        raise LLMError(f"--tokenizer {path}: there is no such file; give {expected}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise LLMError(f"--tokenizer {path} cannot be read as text: {error}") from error
+    try:
+        return text, Tokenizer.from_json(text)
+    except LLMError as error:
+        raise LLMError(f"--tokenizer {path}: {error}") from error

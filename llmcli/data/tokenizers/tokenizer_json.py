@@ -6,13 +6,14 @@ be safe, and cannot lose or change text, is passed on to the library. Standard l
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmcli.data.tokenizers.token_names import SPACE
 from llmcli.errors import LLMError, brief
 
+SPACE = "\u2581"  # a space in the names of SentencePiece's tokens
 MAX_CHARACTERS = 1 << 25  # of JSON: twice the largest published vocabularies
 MAX_TOKEN_CHARACTERS = 1024  # of an added token
 MAX_ADDED_TOKENS = 1 << 14
@@ -26,7 +27,6 @@ PATTERNS = {
     r"\s+(?!\S)|\s+",
 }
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-_AFTER_SPLIT = BYTE_LEVEL | {"use_regex": False}
 # the pre-tokenizers that other programs know by name
 PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
     "GPT-2": BYTE_LEVEL,
@@ -34,17 +34,10 @@ PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
         "type": "Sequence",
         "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTE_LEVEL],
     },
-    **{
-        name: {
-            "type": "Sequence",
-            "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": PATTERNS[name]}, "behavior": "Isolated", "invert": False},
-                _AFTER_SPLIT,
-            ],
-        }
-        for name in ("Llama 3", "Qwen 2")
-    },
 }
+for _name in ("Llama 3", "Qwen 2"):
+    _split = {"type": "Split", "pattern": {"Regex": PATTERNS[_name]}, "behavior": "Isolated", "invert": False}
+    PRE_TOKENIZERS[_name] = {"type": "Sequence", "pretokenizers": [_split, BYTE_LEVEL | {"use_regex": False}]}
 _REPLACE_SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 _PREPEND_SPACE = {"type": "Prepend", "prepend": SPACE}
 
@@ -66,7 +59,14 @@ class SafeTokenizer:
 def sanitize(text: str) -> SafeTokenizer:
     """Reduce a tokenizer.json to its safe parts. Raises LLMError unless it is a byte-level BPE or a BPE with byte
     fallback, and all of its parts are supported."""
-    document = _parse(text)
+    if len(text) > MAX_CHARACTERS:
+        raise LLMError(
+            f"the tokenizer is {len(text):,} characters long; expected a tokenizer.json of at most {MAX_CHARACTERS:,}"
+        )
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise LLMError(f"the tokenizer is not JSON: {error}; expected a tokenizer.json") from error
     kind, problem = classify(document)
     if problem:
         raise LLMError(f"the tokenizer {problem}; expected a BPE tokenizer.json with ByteLevel or byte_fallback")
@@ -74,6 +74,7 @@ def sanitize(text: str) -> SafeTokenizer:
     ids = sorted({*model["vocab"].values(), *(token["id"] for token in added)})
     if ids != list(range(len(ids))) or len({*model["vocab"].values()}) != len(model["vocab"]):
         raise LLMError("the tokenizer's ids are not 0, 1, 2, ... without gaps or repeats")
+    pre_tokenizer = None if kind == "spm" else document.get("pre_tokenizer")
     safe = {
         "version": "1.0",
         "truncation": None,
@@ -82,7 +83,7 @@ def sanitize(text: str) -> SafeTokenizer:
             token | {"lstrip": bool(token.get("lstrip")), "rstrip": bool(token.get("rstrip"))} for token in added
         ],
         "normalizer": _REPLACE_SPACES if kind == "spm" else document.get("normalizer"),
-        "pre_tokenizer": None if kind == "spm" else document.get("pre_tokenizer"),
+        "pre_tokenizer": pre_tokenizer,
         "post_processor": None,
         "decoder": None,
         "model": {
@@ -93,26 +94,11 @@ def sanitize(text: str) -> SafeTokenizer:
             "merges": model.get("merges") or [],
         },
     }
-    special = {token["content"] for token in added if token.get("special")}
     bos_token = bos_token_of(document.get("post_processor"))
-    return SafeTokenizer(
-        kind,
-        json.dumps(safe),
-        bos_token if bos_token in special else None,
-        prefix_space(document) if kind == "spm" else "",
-        pre_tokenizer_name(safe["pre_tokenizer"]),
-    )
-
-
-def _parse(text: str) -> Any:
-    if len(text) > MAX_CHARACTERS:
-        raise LLMError(
-            f"the tokenizer is {len(text):,} characters long; expected a tokenizer.json of at most {MAX_CHARACTERS:,}"
-        )
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise LLMError(f"the tokenizer is not JSON: {error}; expected a tokenizer.json") from error
+    if bos_token not in {token["content"] for token in added if token.get("special")}:
+        bos_token = None
+    scheme = prefix_space(document) if kind == "spm" else ""
+    return SafeTokenizer(kind, json.dumps(safe), bos_token, scheme, pre_tokenizer_name(pre_tokenizer))
 
 
 def describe(text: str) -> dict[str, Any]:
@@ -139,68 +125,55 @@ def classify(document: Any) -> tuple[str, str]:
     model = document["model"]
     if model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
         return "?", f"is of type {brief(model.get('type'))}"
-    sentencepiece = bool(model.get("byte_fallback") and model.get("merges")) and _is_sentencepiece(document)
-    problem = (
-        ("" if sentencepiece else _normalizer_problem(document.get("normalizer")))
-        or _model_problem(model)
-        or _added_tokens_problem(document.get("added_tokens") or [])
-    )
-    if problem:
-        return "?", problem
-    if sentencepiece:
-        return "spm", ""
-    if document.get("pre_tokenizer") is None:
-        is_char = model.get("byte_fallback") and not model.get("merges")
-        return ("char", "") if is_char else ("?", "is not byte-level")
-    problem = _pre_tokenizer_problem(document["pre_tokenizer"])
-    return ("?", problem) if problem else ("bpe", "")
+    if model.get("byte_fallback") and model.get("merges") and _is_sentencepiece(document):
+        kind = "spm"
+    else:
+        kind = "char" if document.get("pre_tokenizer") is None else "bpe"
+    problem = next(_problems(document, kind), "")
+    return ("?" if problem else kind), problem
 
 
-def _normalizer_problem(normalizer: Any) -> str:
-    """Why a normalizer is not supported; "" if it is."""
-    if normalizer is None or _step_types(normalizer) == ["NFC"]:
-        return ""
-    return f"changes the text with a {'/'.join(_step_types(normalizer))[:60] or 'nonstandard'} normalizer"
-
-
-def _model_problem(model: Mapping[str, Any]) -> str:
-    """Why a BPE model is not supported; "" if it is."""
+def _problems(document: Mapping[str, Any], kind: str) -> Iterator[str]:
+    """Why a BPE is not supported; what follows the first problem relies on its absence."""
+    model, normalizer = document["model"], document.get("normalizer")
+    if kind != "spm" and normalizer is not None and (types := _step_types(normalizer)) != ["NFC"]:
+        yield f"changes the text with a {'/'.join(types)[:60] or 'nonstandard'} normalizer"
     if any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
-        return "uses dropout, or a prefix or suffix for parts of words"
+        yield "uses dropout, or a prefix or suffix for parts of words"
     ids_are_numbers = all(type(i) is int for i in model["vocab"].values())
     if not ids_are_numbers or not isinstance(model.get("merges") or [], list):
-        return "has a vocabulary or merges of the wrong type"
-    return ""
+        yield "has a vocabulary or merges of the wrong type"
+    yield from _added_tokens_problems(document.get("added_tokens") or [])
+    if kind == "char" and (not model.get("byte_fallback") or model.get("merges")):
+        yield "is not byte-level"
+    if kind == "bpe":
+        yield from _pre_tokenizer_problems(document["pre_tokenizer"])
 
 
-def _added_tokens_problem(added: Any) -> str:
-    """Why added tokens are not supported; "" if they are."""
+def _added_tokens_problems(added: Any) -> Iterator[str]:
     if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
-        return "has added tokens of the wrong type"
+        yield "has added tokens of the wrong type"
     if len(added) > MAX_ADDED_TOKENS:
-        return f"has {len(added):,} added tokens; at most {MAX_ADDED_TOKENS:,} are supported"
+        yield f"has {len(added):,} added tokens; at most {MAX_ADDED_TOKENS:,} are supported"
     for token in added:
         content = token.get("content")
         has_text = isinstance(content, str) and 0 < len(content) <= MAX_TOKEN_CHARACTERS
         if type(token.get("id")) is not int or not has_text:
-            return f"has an added token without an id, or without a text of 1 to {MAX_TOKEN_CHARACTERS:,} characters"
+            yield f"has an added token without an id, or without a text of 1 to {MAX_TOKEN_CHARACTERS:,} characters"
         if not token.get("special") and (token.get("lstrip") or token.get("rstrip")):
-            return "has added tokens that strip the whitespace beside them"
-    return ""
+            yield "has added tokens that strip the whitespace beside them"
 
 
-def _pre_tokenizer_problem(pre_tokenizer: Any) -> str:
-    """Why a pre-tokenizer is not supported; "" if it is."""
+def _pre_tokenizer_problems(pre_tokenizer: Any) -> Iterator[str]:
     steps, types = list(_steps(pre_tokenizer)), _step_types(pre_tokenizer)
     if "ByteLevel" not in types:
-        return "is not byte-level"
+        yield "is not byte-level"
     if not set(types) <= {"ByteLevel", "Split", "Digits", "Punctuation"}:
-        return f"splits words with {', '.join(types)[:60]}"
+        yield f"splits words with {', '.join(types)[:60]}"
     if any(step.get("behavior") == "Removed" or step.get("add_prefix_space") for step in steps):
-        return "adds or removes whitespace"
+        yield "adds or removes whitespace"
     if any(step["type"] == "Split" and not _is_safe_pattern(step.get("pattern")) for step in steps):
-        return f"splits words by a pattern other than those of {', '.join(PATTERNS)}"
-    return ""
+        yield f"splits words by a pattern other than those of {', '.join(PATTERNS)}"
 
 
 def _is_safe_pattern(pattern: Any) -> bool:
@@ -218,14 +191,10 @@ def _is_sentencepiece(document: Mapping[str, Any]) -> bool:
     steps = list(_steps(document["normalizer"])) if document.get("normalizer") else []
     if not all(_is_prepend_space(step) or _is_replace_spaces(step) for step in steps):
         return False
-    pre_tokenizer = document.get("pre_tokenizer")
-    if pre_tokenizer is None:
+    metaspace = document.get("pre_tokenizer")
+    if metaspace is None:
         return any(step.get("type") == "Replace" for step in steps)
-    return (
-        isinstance(pre_tokenizer, dict)
-        and pre_tokenizer.get("type") == "Metaspace"
-        and pre_tokenizer.get("replacement") == SPACE
-    )
+    return isinstance(metaspace, dict) and (metaspace.get("type"), metaspace.get("replacement")) == ("Metaspace", SPACE)
 
 
 def _is_prepend_space(step: Mapping[str, Any]) -> bool:
@@ -258,7 +227,8 @@ def prefix_space_steps(scheme: str) -> dict[str, Any]:
     if scheme in ("always", "first"):
         metaspace = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": False}
         return {"normalizer": None, "pre_tokenizer": metaspace}
-    return {"normalizer": prefix_space_normalizer() if scheme else space_normalizer(), "pre_tokenizer": None}
+    both = {"type": "Sequence", "normalizers": [_PREPEND_SPACE, _REPLACE_SPACES]}
+    return {"normalizer": both if scheme else dict(_REPLACE_SPACES), "pre_tokenizer": None}
 
 
 def merge_pair(merge: Any) -> tuple[str, str]:
@@ -269,16 +239,6 @@ def merge_pair(merge: Any) -> tuple[str, str]:
     """
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right
-
-
-def prefix_space_normalizer() -> dict[str, Any]:
-    """The normalizer of a SentencePiece BPE that prepends a space to a text."""
-    return {"type": "Sequence", "normalizers": [_PREPEND_SPACE, _REPLACE_SPACES]}
-
-
-def space_normalizer() -> dict[str, Any]:
-    """The normalizer of a SentencePiece BPE that prepends nothing to a text."""
-    return dict(_REPLACE_SPACES)
 
 
 def decoder(kind: str, *, adds_prefix_space: bool = False) -> dict[str, Any]:
@@ -305,18 +265,14 @@ def bos_token_of(post_processor: Any) -> str | None:
 
 def bos_post_processor(token: str, token_id: int) -> dict[str, Any]:
     """The post-processor that prepends a control token to a text."""
-
-    def template(*sequences: str) -> list[dict[str, Any]]:
-        return [
-            part
-            for sequence in sequences
-            for part in ({"SpecialToken": {"id": token, "type_id": 0}}, {"Sequence": {"id": sequence, "type_id": 0}})
-        ]
-
+    bos, first, second = (
+        {kind: {"id": name, "type_id": 0}}
+        for kind, name in (("SpecialToken", token), ("Sequence", "A"), ("Sequence", "B"))
+    )
     return {
         "type": "TemplateProcessing",
-        "single": template("A"),
-        "pair": template("A", "B"),
+        "single": [bos, first],
+        "pair": [bos, first, bos, second],
         "special_tokens": {token: {"id": token, "ids": [token_id], "tokens": [token]}},
     }
 
@@ -356,3 +312,32 @@ def _steps(part: Any) -> Iterator[dict[str, Any]]:
 
 def _step_types(part: Any) -> list[str]:
     return [str(step.get("type")) for step in _steps(part)]
+
+
+# ---- the bytes of a token
+
+
+def name_to_bytes(kind: str, name: str) -> bytes:
+    """The bytes of the token of this name in a tokenizer of kind "bpe", "spm" or "char".
+
+    >>> name_to_bytes("bpe", "Ġcat"), name_to_bytes("spm", "▁cat"), name_to_bytes("char", "<0xE3>")
+    (b' cat', b' cat', b'\xe3')
+    """
+    if kind not in ("spm", "char"):
+        is_byte_level = _BYTE_OF_CHARACTER.keys() >= set(name)
+        return name.translate(_BYTE_CHARACTERS).encode("latin-1") if is_byte_level else name.encode("utf-8")
+    byte = _BYTE_NAME.fullmatch(name)
+    data = bytes([int(byte[1], 16)]) if byte else name.encode("utf-8")
+    return data.replace(SPACE.encode("utf-8"), b" ") if kind == "spm" else data
+
+
+def byte_level_alphabet() -> dict[str, int]:
+    """The printable character that GPT-2 uses for each byte: character -> byte."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+_BYTE_NAME = re.compile(r"<0x([0-9A-F]{2})>")  # of a token for one byte, where other tokens are characters
+_BYTE_OF_CHARACTER = byte_level_alphabet()
+_BYTE_CHARACTERS = str.maketrans({character: chr(byte) for character, byte in _BYTE_OF_CHARACTER.items()})

@@ -4,9 +4,9 @@ import itertools
 import math
 from collections.abc import Iterable
 
+from llmcli.config import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.data.tokenizers.vocabulary_limits import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE
 
 TRAINING_BYTES = 16_000_000  # of text that a tokenizer is trained on; a longer text is sampled evenly
 BYTES_PER_TOKEN_TYPE = 1000  # bytes of text per vocabulary entry, so that each occurs often enough to be learned

@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.data.text.characters import begins_with_letter
+from llmcli.data.text.words import begins_with_letter
 
 # States of a UTF-8 decoder (Unicode, table 3-7). START is between two characters, the others are inside one.
 START = 0

@@ -3,6 +3,7 @@
 B, T, W, V = batch size, context, window, vocabulary size.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -10,9 +11,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.data.tokens.permutation import permuted
-
 MAX_SHUFFLED_BLOCKS = 1 << 22  # blocks of an epoch whose order is kept in memory; of more it is computed on demand
+FEISTEL_ROUNDS = 6
+_MULTIPLIERS = np.array([0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53], np.uint64)  # those of MurmurHash3's finalizer
 
 
 class Tokens(Protocol):
@@ -135,3 +136,40 @@ def _block_starts(tokens: int, context: int, blocks: int, seed: int, epoch: int)
     starts += offset
     starts %= tokens
     return starts
+
+
+# ---- an order that is computed for single positions
+
+
+def permuted(positions: NDArray[np.integer], size: int, seed: Sequence[int]) -> NDArray[np.int64]:
+    """The numbers at `positions` of a pseudorandom permutation of 0 to `size` - 1, in memory that `size` does not change.
+
+    A Feistel network permutes all numbers of an even number of bits; a result that is too large is permuted again until
+    it is small enough (cycle walking: Black and Rogaway 2002, "Ciphers with arbitrary finite domains").
+    """
+    half_bits = max(1, -(-(size - 1).bit_length() // 2))
+    keys = np.random.default_rng(seed).integers(1 << 63, size=FEISTEL_ROUNDS, dtype=np.uint64)
+    numbers = positions.astype(np.uint64)
+    too_large = np.ones(numbers.shape, bool)
+    while too_large.any():
+        numbers[too_large] = _feistel(numbers[too_large], keys, half_bits)
+        too_large = numbers >= size
+    return numbers.astype(np.int64)
+
+
+def _feistel(numbers: NDArray[np.uint64], keys: NDArray[np.uint64], half_bits: int) -> NDArray[np.uint64]:
+    """A permutation of the numbers of 2 * `half_bits` bits."""
+    shift, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
+    left, right = numbers >> shift, numbers & mask
+    for key in keys:
+        left, right = right, left ^ (_mixed(right + key) & mask)
+    result: NDArray[np.uint64] = left << shift | right
+    return result
+
+
+def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Numbers in which each bit depends on each bit of the argument."""
+    for multiplier in _MULTIPLIERS:
+        numbers = (numbers ^ (numbers >> np.uint64(33))) * multiplier
+    mixed: NDArray[np.uint64] = numbers ^ (numbers >> np.uint64(33))
+    return mixed

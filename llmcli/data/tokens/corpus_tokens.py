@@ -7,6 +7,7 @@ space, shards go to a temporary file, which the system deletes with the process.
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO
@@ -17,7 +18,6 @@ from llmcli import units
 from llmcli.data.text.corpus import Part
 from llmcli.data.text.temporary_files import temporary_file_errors
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.data.tokenizers.tokenizing_progress import TokenizingProgress
 from llmcli.data.tokens.shard_texts import ShardText, divide, label, tokenizer_hash
 from llmcli.data.tokens.shards import DTYPES, Shard, ShardContent, TokenShards, open_shard
 from llmcli.data.tokens.token_store import LIMIT_VARIABLE, TokenCache, cache_directory
@@ -25,6 +25,9 @@ from llmcli.data.tokens.tokens import count_bytes, used_tokens
 
 CORES_PER_THREAD = 4  # the library has threads of its own; these read the text and store the tokens meanwhile
 MIN_THREADS = 2
+NOTED_BYTES = 16_000_000  # of text, from which on there are notes: less takes a few seconds
+NOTE_SECONDS = 20.0  # between two notes, at least
+STEPS = 10  # notes in all, besides the first ones
 
 OnNote = Callable[[str], None]
 
@@ -148,3 +151,40 @@ class _ShardMaker:
         for shard, size in zip(shards, missing, strict=True):
             progress.add(size)
             yield shard
+
+
+class TokenizingProgress:
+    """Counts the bytes that are tokenized."""
+
+    def __init__(
+        self, total: int, cached: int, on_note: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`total` bytes have to be tokenized; the tokens of `cached` others are there."""
+        self._total, self._done, self._steps = total, 0, 0
+        self._on_note, self._clock = on_note, clock
+        self._started = self._noted = clock()
+        if total >= NOTED_BYTES:
+            on_note(
+                f"tokenizing {units.size(total)} of text" + (f"; {units.size(cached)} are cached" if cached else "")
+            )
+
+    def add(self, size: int) -> None:
+        """`size` more bytes are tokenized."""
+        self._done += size
+        now, steps = self._clock(), STEPS * self._done // max(1, self._total)
+        is_due = self._noted == self._started or steps > self._steps
+        if self._total < NOTED_BYTES or not is_due or now - self._noted < NOTE_SECONDS or self._done >= self._total:
+            return
+        self._noted, self._steps = now, steps
+        left = (now - self._started) * (self._total - self._done) / self._done
+        left = 60 * round(left / 60) if left >= 60 else left
+        self._on_note(f"tokenized {100 * self._done // self._total} %, about {units.duration(left)} left")
+
+    def counted(self, texts: Iterator[Iterator[str]]) -> Iterator[Iterator[str]]:
+        """The same texts, whose pieces are tokenized when the next one is read."""
+        for text in texts:
+            yield map(self._count, text)
+
+    def _count(self, piece: str) -> str:
+        self.add(len(piece.encode()))
+        return piece

@@ -9,7 +9,7 @@ import tokenizers
 
 from llmcli.data.text.corpus import Part
 from llmcli.data.text.documents import Document
-from llmcli.data.text.text_pieces import PIECE_CHARACTERS
+from llmcli.data.text.words import PIECE_CHARACTERS
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 
 SHARD_BYTES = 16_000_000  # of text in a shard; the last one has less

@@ -6,7 +6,7 @@ otherwise read all tokens for: their number, their bytes of text, and which byte
 
 import hashlib
 import json
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmcli.data.tokens.token_store import CachedFile, TokenCache
 from llmcli.errors import LLMError
 
 HEADER_BYTES = 4096
@@ -192,3 +193,47 @@ class TokenShards:
                     "command again"
                 )
         raise LLMError(f"cannot read the tokens in {shard.file}: {reason}") from reason
+
+
+# ---- what the cache holds
+
+
+@dataclass(frozen=True)
+class CachedText:
+    """The shards of files that a run read together, with one tokenizer."""
+
+    text: str  # the names of the files, as the user wrote them
+    tokenizer: str  # the beginning of a hash
+    shards: int
+    tokens: int
+    size: int  # of the shards, in bytes
+    used: float  # when a run last opened one, in seconds since 1970
+
+
+def cached_texts(cache: TokenCache) -> list[CachedText]:
+    """Those used last first."""
+    groups: dict[tuple[str, str], list[tuple[CachedFile, int]]] = defaultdict(list)
+    for file in cache.files():
+        text, tokenizer, tokens = _describe(file)
+        groups[text, tokenizer].append((file, tokens))
+    texts = [
+        CachedText(
+            text,
+            tokenizer,
+            len(shards),
+            sum(tokens for _, tokens in shards),
+            sum(file.size for file, _ in shards),
+            max(file.used for file, _ in shards),
+        )
+        for (text, tokenizer), shards in groups.items()
+    ]
+    return sorted(texts, key=lambda text: text.used, reverse=True)
+
+
+def _describe(file: CachedFile) -> tuple[str, str, int]:
+    """(text, tokenizer, tokens) of a shard; a damaged one is listed without names."""
+    try:
+        header = read_header(file.path)
+        return str(header["text"]), str(header["tokenizer"]), int(header["tokens"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return "damaged", "", 0

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizers import tokenizer_json
-from llmcli.data.tokenizers.token_names import SPACE
+from llmcli.data.tokenizers.tokenizer_json import SPACE
 from llmcli.errors import LLMError
 
 # llama.cpp's name of a pre-tokenizer -> its name in tokenizer_json.PRE_TOKENIZERS; the first of each is written

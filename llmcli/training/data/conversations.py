@@ -121,7 +121,7 @@ def _encode(
 ) -> tuple[ConversationTokens, list[Conversation]]:
     """(the tokens of the conversations that have a learned one, these conversations)"""
     encoded = [(template.encode_conversation(one.messages), one) for one in conversations]
-    answered = [(tokens, one) for tokens, one in encoded if any(tokens.learned[1:])]
+    answered = [(tokens, one) for tokens, one in encoded if any(tokens.loss_mask[1:])]
     return ConversationTokens.of(tokens for tokens, _ in answered), [one for _, one in answered]
 
 

@@ -58,7 +58,7 @@ def questions(conversations: PreparedConversations) -> Iterator[Question]:
     for index in spread(tokens):
         span = tokens.span(index)
         ids = tokens.ids[span]
-        starts, ends = _answers(tokens.learned[span])
+        starts, ends = _answers(tokens.loss_mask[span])
         yield Question(
             _text_before(texts[index], len(starts)),
             tuple(ids[: starts[-1]].tolist()),
@@ -110,7 +110,7 @@ def similarity(answer: str, reference: str) -> float:
 
 def longest_answer(conversations: PreparedConversations) -> int:
     """Tokens after which a greedy answer is cut."""
-    starts, ends = _answers(conversations.training.learned)
+    starts, ends = _answers(conversations.training.loss_mask)
     return int(LONGEST_ANSWER * (ends - starts).max()) + SLACK
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli import units
-from llmcli.data.tokenizers.tokenizer_path import read_tokenizer
+from llmcli.data.tokenizers.tokenizer import read_tokenizer
 from llmcli.errors import LLMError, usage
 from llmcli.formats.output_path import reject_overwriting
 from llmcli.training.planning import recipe

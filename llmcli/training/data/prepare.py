@@ -11,15 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli import units
-from llmcli.config import ModelConfig
+from llmcli.config import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE, ModelConfig
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.text.documents import Document
 from llmcli.data.text.split import CorpusSplit, split
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.data.tokenizers.tokenizing_progress import TokenizingProgress
 from llmcli.data.tokenizers.training import TRAINING_BYTES, nearest_power_of_two, train_tokenizer
-from llmcli.data.tokenizers.vocabulary_limits import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE
-from llmcli.data.tokens.corpus_tokens import tokenize_in_shards
+from llmcli.data.tokens.corpus_tokens import TokenizingProgress, tokenize_in_shards
 from llmcli.data.tokens.shards import TokenShards
 from llmcli.data.tokens.tokens import count_bytes, tokenize, used_tokens
 from llmcli.evaluation.training_text import trained_part, untrained_part

@@ -70,7 +70,7 @@ class RunData:
         if self.conversations:
             self.conversations.begin_if_due(position)
             if batch := self.conversations.batch(position):
-                return batch.ids, torch.from_numpy(batch.learned)
+                return batch.ids, torch.from_numpy(batch.loss_mask)
         return self._batches.batch(position.step, position.stage_progress, position.token_split), None
 
     def has_planned_dropout(self, position: Position) -> bool:

@@ -4,8 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from llmcli.config import ModelConfig, TrainConfig, convert_fields
-from llmcli.data.tokenizers.vocabulary_limits import MAX_VOCAB_SIZE
+from llmcli.config import MAX_VOCAB_SIZE, ModelConfig, TrainConfig, convert_fields
 from llmcli.errors import usage
 
 DEFAULT_SECONDS = 300.0  # time budget where the user gives no budget at all

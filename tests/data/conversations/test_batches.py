@@ -15,7 +15,7 @@ PADDING = 9999
 @dataclass
 class Pair:
     ids: list[int]
-    learned: list[bool]
+    loss_mask: list[bool]
 
 
 def numbered(lengths: list[int]) -> ConversationTokens:
@@ -53,15 +53,15 @@ def test_rows_are_whole_conversations_padded_at_the_end(
     conversations = numbered(lengths)
     context = max(lengths) + 6
     batch = ConversationBatches(conversations, context, batch_size, seed, PADDING).batch(step)
-    assert batch.ids.shape == batch.learned.shape == (batch_size, context + 1)
+    assert batch.ids.shape == batch.loss_mask.shape == (batch_size, context + 1)
     starts = {int(start): i for i, start in enumerate(conversations.starts[:-1])}
-    for ids, learned in zip(batch.ids.tolist(), batch.learned.tolist(), strict=True):
+    for ids, learned in zip(batch.ids.tolist(), batch.loss_mask.tolist(), strict=True):
         position = 0
         while position < len(ids) and ids[position] != PADDING:
             span = conversations.span(starts[ids[position]])  # a conversation begins here
             end = position + span.stop - span.start
             assert ids[position:end] == conversations.ids[span].tolist()
-            assert learned[position:end] == conversations.learned[span].tolist()
+            assert learned[position:end] == conversations.loss_mask[span].tolist()
             position = end
         assert position and set(ids[position:]) <= {PADDING} and not any(learned[position:])
 
@@ -90,7 +90,7 @@ def test_a_batch_depends_on_seed_and_step_alone() -> None:
     batches = [walked.batch(step) for step in range(20)]
     for step in (0, 5, 19):
         fresh = ConversationBatches(numbered(lengths), 24, 4, 7, PADDING).batch(step)
-        assert np.array_equal(fresh.ids, batches[step].ids) and np.array_equal(fresh.learned, batches[step].learned)
+        assert np.array_equal(fresh.ids, batches[step].ids) and np.array_equal(fresh.loss_mask, batches[step].loss_mask)
         assert np.array_equal(walked.batch(step).ids, batches[step].ids)
     other = ConversationBatches(numbered(lengths), 24, 4, 8, PADDING).batch(0)
     assert not np.array_equal(other.ids, batches[0].ids)
@@ -98,7 +98,7 @@ def test_a_batch_depends_on_seed_and_step_alone() -> None:
 
 def test_the_first_token_is_not_learned() -> None:
     tokens = ConversationTokens.of([Pair([1, 2], [True, True]), Pair([3, 4, 5], [True, False, True])])
-    assert tokens.learned.tolist() == [False, True, False, False, True]
+    assert tokens.loss_mask.tolist() == [False, True, False, False, True]
     assert (len(tokens), tokens.targets, tokens.lengths.tolist()) == (2, 2, [2, 3])
     assert tokens.answer_bytes(np.array([0, 1, 10, 100, 1000, 10000])) == 10010
     assert len(ConversationTokens.of([])) == 0

@@ -45,9 +45,9 @@ PLAIN = (
 def learned_text(template: ChatTemplate, messages: list[Message]) -> list[str]:
     """The passages of learned tokens."""
     encoded = template.encode_conversation(messages)
-    assert len(encoded.ids) == len(encoded.learned)
+    assert len(encoded.ids) == len(encoded.loss_mask)
     tokenizer, passages = template.tokenizer, []
-    for learned, run in itertools.groupby(zip(encoded.learned, encoded.ids, strict=True), key=lambda pair: pair[0]):
+    for learned, run in itertools.groupby(zip(encoded.loss_mask, encoded.ids, strict=True), key=lambda pair: pair[0]):
         if learned:
             passages.append(b"".join(tokenizer.token_bytes[i] or tokenizer.label(i).encode() for _, i in run).decode())
     return passages
@@ -102,13 +102,13 @@ def test_an_answer_that_is_not_learned_is_context(source: str) -> None:
         assert template.encode_conversation(weighted).ids == whole.ids
         assert learned_text(template, weighted) == [f"The {what}.{IM_END}" for what in expected]
     nothing = template.encode_conversation([USER, replace(ANSWER, is_learned=False)])
-    assert not any(nothing.learned) and nothing.ids
+    assert not any(nothing.loss_mask) and nothing.ids
 
 
 def test_answers_that_a_template_marks_otherwise_cannot_have_a_weight() -> None:
     source = "{% generation %}{% for message in messages %}{{ message['content'] }}{% endfor %}{% endgeneration %}"
     template = ChatTemplate(source, BPE)
-    assert all(template.encode_conversation([USER, ANSWER, USER, ANSWER]).learned)
+    assert all(template.encode_conversation([USER, ANSWER, USER, ANSWER]).loss_mask)
     with pytest.raises(LLMError, match='marks 1 answers of 2 in the conversation, so which of them has "weight": 0'):
         template.encode_conversation([USER, ANSWER, USER, replace(ANSWER, is_learned=False)])
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from llmcli.data.text.characters import begins_with_letter
+from llmcli.data.text.words import begins_with_letter
 from llmcli.data.tokenizers.vocabulary import INVALID, START, Vocabulary, state_after
 
 BYTES = [bytes([n]) for n in range(256)]

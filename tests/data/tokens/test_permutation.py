@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from llmcli.data.tokens.permutation import permuted
+from llmcli.data.tokens.batches import permuted
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 1000, 4097, 100_000])

@@ -24,7 +24,7 @@ def test_conversations_become_chatml_of_which_the_answers_are_learned() -> None:
     ready = prepared(conversations=inputs(every, held_out=0.0))
     assert ready.conversations is not None
     tokens = ready.conversations.training
-    ids, learned = (array[tokens.span(0)] for array in (tokens.ids, tokens.learned))
+    ids, learned = (array[tokens.span(0)] for array in (tokens.ids, tokens.loss_mask))
     assert text_of(ready.tokenizer, ids.tolist()) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\nAnn."
         "<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nSo.<|im_end|>\n"

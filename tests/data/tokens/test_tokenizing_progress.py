@@ -1,6 +1,6 @@
 """Notes while a long text is tokenized."""
 
-from llmcli.data.tokenizers.tokenizing_progress import TokenizingProgress
+from llmcli.data.tokens.corpus_tokens import TokenizingProgress
 
 
 def notes_of(total: int, cached: int, part: int, seconds: float) -> list[str]:

@@ -1,0 +1,76 @@
+"""Where words begin and end: which characters form words together, and where a long text may be cut into pieces that
+can be encoded one by one, with the token ids of the whole.
+
+Standard library only.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+
+PIECE_CHARACTERS = 1 << 16  # searched for a place to cut, at least
+WORD_END = re.compile(r"(?<=\S)[ \n]")
+# in the patterns of Llama 3 and Qwen 2 a punctuation mark takes the line ends after it into its pre-token
+WORD_OR_LINE_END = re.compile(r"(?<=\S) |(?<=\n)(?=\S)")
+_BLOCKS = {  # class -> ranges of Unicode code points; the first class with a matching range wins
+    "han": [
+        ("\u3005", "\u3007"), ("\u3400", "\u4dbf"), ("\u4e00", "\u9fff"), ("\uf900", "\ufaff"),
+        ("\U00020000", "\U0003ffff"),
+    ],
+    "hiragana": [("\u3041", "\u309f")],
+    "katakana": [("\u30a1", "\u30fa"), ("\u30fc", "\u30ff"), ("\u31f0", "\u31ff"), ("\uff66", "\uff9f")],
+}  # fmt: skip
+
+
+def pieces(texts: Iterable[str], boundary: re.Pattern[str] = WORD_END, size: int = PIECE_CHARACTERS) -> Iterator[str]:
+    """Text that comes in arbitrary parts, cut anew into pieces of about `size` characters, each of which begins at a
+    match of `boundary`.
+
+    The pattern that splits text into words always ends a word there, so encoding piece by piece gives the ids of the
+    whole. In a run of 2 * PIECE_CHARACTERS without a match the cut is arbitrary.
+    """
+    longest = 2 * PIECE_CHARACTERS
+    rest = ""
+    for text in texts:
+        rest += text
+        start = 0
+        while len(rest) - start > longest:
+            match = boundary.search(rest, start + size, start + longest)
+            end = match.start() if match else start + longest
+            yield rest[start:end]
+            start = end
+        rest = rest[start:]
+    start = 0
+    while size < PIECE_CHARACTERS and (match := boundary.search(rest, start + size)):
+        yield rest[start : match.start()]
+        start = match.start()
+    if start < len(rest):
+        yield rest[start:]
+
+
+def character_class(c: str) -> str:
+    """The class of a character: a word is a run of characters of one class, and a character of class "single" is a word
+    by itself.
+
+    >>> [character_class(c) for c in "a7_漢ひカ!"]
+    ['letters', 'letters', 'letters', 'han', 'hiragana', 'katakana', 'single']
+    """
+    for name, ranges in _BLOCKS.items():
+        if any(low <= c <= high for low, high in ranges):
+            return name
+    return "letters" if c.isalnum() or c == "_" or unicodedata.category(c)[0] == "M" else "single"
+
+
+def begins_with_letter(data: bytes) -> bool:
+    """Whether UTF-8 begins with a letter, digit or combining mark of a script that separates words by spaces.
+
+    An incomplete character is classified by its first byte: nearly all characters of two bytes are such letters
+    (accented Latin, Greek, Cyrillic, Hebrew, Arabic); longer ones are unknown and do not count as letters.
+
+    >>> [begins_with_letter(data) for data in (b"s", b" s", "é".encode(), b"\\xd0", "漢".encode(), b"\\xe6", b"")]
+    [True, False, True, True, False, False, False]
+    """
+    if data[:1].isascii():
+        return data[:1].isalnum() or data[:1] == b"_"
+    text = data[:4].decode("utf-8", "ignore")
+    return character_class(text[0]) == "letters" if text else 0xC3 <= data[0] <= 0xDF
