@@ -34,33 +34,27 @@ class ConversationTokens:
     @classmethod
     def of(cls, conversations: Iterable[Encoded]) -> "ConversationTokens":
         """Join conversations, none of which is empty."""
-        ids: list[NDArray[np.uint32]] = []
-        loss_mask: list[NDArray[np.bool_]] = []
+        ids = [np.zeros(0, np.uint32)]
+        masks = [np.zeros(0, bool)]
         for conversation in conversations:
             ids.append(np.array(conversation.ids, np.uint32))
-            loss_mask.append(np.array(conversation.loss_mask, bool))
-            loss_mask[-1][0] = False
-        starts = np.cumsum([0, *map(len, ids)], dtype=np.int64)
-        if not ids:
-            return cls(np.zeros(0, np.uint32), np.zeros(0, bool), starts)
-        return cls(np.concatenate(ids), np.concatenate(loss_mask), starts)
+            masks.append(np.array(conversation.loss_mask, bool))
+            masks[-1][0] = False
+        starts = np.cumsum([len(one) for one in ids], dtype=np.int64)
+        return cls(np.concatenate(ids), np.concatenate(masks), starts)
 
     def __len__(self) -> int:
-        """The number of conversations."""
         return len(self.starts) - 1
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each conversation, [n]."""
-        return np.diff(self.starts)
+        return np.diff(self.starts)  # [n]
 
     @property
     def targets(self) -> int:
-        """The number of learned tokens."""
         return int(self.loss_mask.sum())
 
     def span(self, index: int) -> slice:
-        """Where the tokens of a conversation are."""
         return slice(int(self.starts[index]), int(self.starts[index + 1]))
 
     def answer_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
@@ -91,10 +85,8 @@ class ConversationTokens:
 
     def _slices(self, slices: Sequence[slice]) -> "ConversationTokens":
         starts = np.cumsum([0, *(one.stop - one.start for one in slices)], dtype=np.int64)
-        ids = np.concatenate([self.ids[:0], *(self.ids[one] for one in slices)])
-        return ConversationTokens(
-            ids, np.concatenate([self.loss_mask[:0], *(self.loss_mask[s] for s in slices)]), starts
-        )
+        indices = np.concatenate([np.arange(0), *(np.arange(one.start, one.stop) for one in slices)])
+        return ConversationTokens(self.ids[indices], self.loss_mask[indices], starts)
 
 
 @dataclass(frozen=True)
@@ -130,12 +122,11 @@ class ConversationBatches:
 
     def batch(self, step: int) -> MaskedBatch:
         """The rows of step 0, 1, ... They may belong to two epochs, or to more if an epoch has few rows."""
-        visits = range(step * self._batch_size, (step + 1) * self._batch_size)
         ids = np.full((self._batch_size, self._context + 1), self._padding, np.int64)
         loss_mask = np.zeros(ids.shape, bool)
-        for row, visit in enumerate(visits):
+        for row in range(self._batch_size):
             end = 0
-            for index in self._visited(visit):
+            for index in self._visited(step * self._batch_size + row):
                 span = self._conversations.span(index)
                 begin, end = end, end + span.stop - span.start
                 ids[row, begin:end] = self._conversations.ids[span]

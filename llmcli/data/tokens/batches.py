@@ -142,7 +142,7 @@ def _block_starts(tokens: int, context: int, blocks: int, seed: int, epoch: int)
 
 
 def permuted(positions: NDArray[np.integer], size: int, seed: Sequence[int]) -> NDArray[np.int64]:
-    """The numbers at `positions` of a pseudorandom permutation of 0 to `size` - 1, in memory that `size` does not change.
+    """The numbers at `positions` of a pseudorandom permutation of 0 to `size` - 1, in memory independent of `size`.
 
     A Feistel network permutes all numbers of an even number of bits; a result that is too large is permuted again until
     it is small enough (cycle walking: Black and Rogaway 2002, "Ciphers with arbitrary finite domains").

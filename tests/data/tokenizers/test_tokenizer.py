@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
+from llmcli.config import MIN_VOCAB_SIZE
 from llmcli.data.tokenizers import tokenizer as module
 from llmcli.data.tokenizers.tokenizer import CONTROL_TOKENS, END_OF_TEXT, IM_END, IM_START, StreamDecoder, Tokenizer
-from llmcli.config import MIN_VOCAB_SIZE
 from llmcli.errors import LLMError
 from tests.conftest import TEXT
 
