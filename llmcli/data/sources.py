@@ -1,4 +1,4 @@
-"""The files that a command names, each as what it holds: plain text, the text in a column, or conversations."""
+"""The files that a command names, each by its contents: plain text, the text in a column, or conversations."""
 
 import re
 import shlex
@@ -101,7 +101,7 @@ class Sources:
 
 
 def _markup(document: Document) -> str:
-    """What a plain text has beside words that the model will learn too."""
+    """Markup in a plain text, which the model will learn too."""
     start = "".join(document.text(0, _SEARCHED_BYTES))
     if _HTML.match(start):
         return "HTML, read with its tags"

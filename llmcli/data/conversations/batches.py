@@ -8,7 +8,7 @@ import bisect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,8 +85,11 @@ class ConversationTokens:
 
     def _slices(self, slices: Sequence[slice]) -> "ConversationTokens":
         starts = np.cumsum([0, *(one.stop - one.start for one in slices)], dtype=np.int64)
-        indices = np.concatenate([np.arange(0), *(np.arange(one.start, one.stop) for one in slices)])
-        return ConversationTokens(self.ids[indices], self.loss_mask[indices], starts)
+
+        def join(values: NDArray[Any]) -> NDArray[Any]:
+            return np.concatenate([values[:0], *(values[one] for one in slices)])
+
+        return ConversationTokens(join(self.ids), join(self.loss_mask), starts)
 
 
 @dataclass(frozen=True)

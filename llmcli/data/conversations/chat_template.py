@@ -170,7 +170,7 @@ def _learned_spans(answers: list[Span], messages: Sequence[Message]) -> list[Spa
 
 
 def _render_chatml(messages: Sequence[Message], add_generation_prompt: bool) -> Rendering:
-    """What CHATML makes of messages."""
+    """Equal to rendering CHATML."""
     parts: list[str] = []
     answers, length = [], 0
     for message in messages:

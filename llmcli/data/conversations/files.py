@@ -1,10 +1,9 @@
-"""A file of records: conversations, or plain text in a column; read, and what cannot be learned from left out and
-counted.
+"""A file of records: conversations, or plain text in a column. What cannot be learned from is left out and counted.
 
 - JSON: one record a line, records in an array, or one after the other. A file is recognized if at least half of its
   first ten records are of one shape; then a record of another kind is an error. What the records are: record_kinds.py.
 - Tables in CSV, TSV and Parquet files: each row is a record whose keys are the columns (tables.py).
-- Plain text with turns: see conversation_turns.py.
+- Plain text with turns: see turns.py.
 
 Files of conversations are in memory while they are read, as messages; JSON other than one record a line also as text.
 """
@@ -26,12 +25,12 @@ from llmcli.data.conversations.messages import (
     without_blank_answers,
 )
 from llmcli.data.conversations.record_kinds import Reading, choose_shape
-from llmcli.data.conversations.tables import TABLE_SUFFIXES, read_table
+from llmcli.data.conversations.tables import TABLE_SUFFIXES, Table, read_table
 from llmcli.data.conversations.turns import read_turns
-from llmcli.data.text.documents import BLOCK_BYTES, Document, open_regular_file, text_of_column
+from llmcli.data.text.documents import BLOCK_BYTES, Document, OnRead, ignore, open_regular_file, text_of_column
 from llmcli.data.text.json_records import record_of_line, records_of_lines, records_of_text
 from llmcli.data.text.lines import MissingZstdError, TextLines, open_lines
-from llmcli.data.text.parquet_records import MAGIC, open_parquet
+from llmcli.data.text.parquet_records import is_parquet, open_parquet
 from llmcli.data.text.temporary_files import TextCopy
 from llmcli.errors import LLMError, brief
 
@@ -62,8 +61,8 @@ class ConversationFile:
 
 
 @dataclass(frozen=True)
-class _Recognized:
-    """What is in a file: conversations, or text if there is a `text_column`. `notes` are complete after the last."""
+class _Contents:
+    """The conversations of a file, or its `texts`. Notes and all columns are complete after the last one is read."""
 
     shape: str
     conversations: Iterable[Conversation]
@@ -85,79 +84,52 @@ def read_conversations(name: str, path: Path, reading: Reading = _AUTOMATIC) -> 
 
 
 def read_records(
-    name: str,
-    path: Path,
-    reading: Reading,
-    copy: TextCopy,
-    *,
-    text_only: bool = False,
-    on_read: Callable[[str, int], None] = lambda name, size: None,
+    name: str, path: Path, reading: Reading, copy: TextCopy, *, text_only: bool = False, on_read: OnRead = ignore
 ) -> ConversationFile | Document | None:
     """The conversations in a file, or the text in a column of it, which is appended to `copy`. None for any other file,
     which is plain text or no text, and if it is `text_only`, for conversations.
 
-    Raises LLMError as `read_conversations` does, and for records that cannot be told, or are better not learned.
+    Raises LLMError as `read_conversations` does, for records of unknown columns, and for those better not learned.
     """
     if reading.plain:
         return None
-    suffix = _suffix(path)
-    if _is_parquet(name, path):
+    if is_parquet(name, path):
         with open_parquet(name, path) as table:
             if not table.first_rows:
                 raise LLMError(f"{name} has no rows; wanted rows with text, or with a prompt and an answer")
             shape = choose_shape(name, table.first_rows, reading, is_text=False)
-            if shape is None or (text_only and not shape.is_text):
-                return None
-            rows = table.rows(shape.used_keys)
-            recognized = _recognize_records(name, "row", rows, shape, table.columns)
-            return _collect(name, path, recognized, copy, lambda: _file_sha256(name, path))
+            rows = table.rows(shape.used_keys) if shape else iter(())
+            contents = _record_contents(name, "row", rows, shape, table.columns) if shape else None
+            return _collect(name, path, contents, copy, lambda: _file_sha256(name, path), text_only)
     try:
         with open_lines(name, path, on_read) as lines:
-            found = _recognize_text(lines, suffix, reading, text_only)
-            if found is None or (text_only and found.texts is None):
-                return None
-            return _collect(name, path, found, copy, lambda: lines.sha256)
+            contents = _text_contents(lines, _suffix(path), reading, text_only)
+            return _collect(name, path, contents, copy, lambda: lines.sha256, text_only)
     except MissingZstdError:
-        if suffix in _SUFFIXES:
+        if _suffix(path) in _SUFFIXES:
             raise
         return None
 
 
 def require_conversations(name: str, path: Path, reading: Reading = _AUTOMATIC) -> ConversationFile:
     """Like `read_conversations`, for a file that must hold conversations: raises LLMError if it holds none, with the
-    reason where there is one, such as a first record that is malformed."""
-    file = read_conversations(name, path, reading)
-    if file is not None:
+    reason where there is one: it is no text, or JSON whose first record is malformed or no conversation."""
+    if file := read_conversations(name, path, reading):
         return file
-    if not _is_parquet(name, path):
-        _check_text(name, path)
+    if not is_parquet(name, path):
+        with open_lines(name, path) as lines:
+            if _suffix(path) in _JSON_SUFFIXES or _JSON_START.match(lines.start):
+                start = next(filter(str.strip, lines.peek(3 * _PEEKED_RECORDS)), "")
+                is_array = start.lstrip().startswith("[") and record_of_line(start) is None
+                records = records_of_text(name, "\n".join(lines)) if is_array else records_of_lines(name, lines)
+                for number, record in islice(records, 1):
+                    from_record(record, f"{name} line {number:,}")
+            for _ in lines:  # raises LLMError where it is no text
+                pass
     raise LLMError(
         f'{name} has no conversations; expected records with "messages", "prompt" and "completion", "instruction" and '
         '"output" or "conversations", two columns, or turns such as User: and Assistant:'
     )
-
-
-def _check_text(name: str, path: Path) -> None:
-    """Raise LLMError for a file that is no text, and for JSON whose first record is malformed or no conversation."""
-    with open_lines(name, path) as lines:
-        if _suffix(path) in _JSON_SUFFIXES or _JSON_START.match(lines.start):
-            _check_first_record(lines)
-        for _ in lines:  # raises LLMError where it is no text
-            pass
-
-
-def _check_first_record(lines: TextLines) -> None:
-    """Raise LLMError for a first record that is malformed or no conversation."""
-    start = next((line for line in lines.peek(3 * _PEEKED_RECORDS) if line.strip()), "")
-    is_array = start.lstrip().startswith("[") and record_of_line(start) is None
-    records = records_of_text(lines.name, "\n".join(lines)) if is_array else records_of_lines(lines.name, lines)
-    for number, record in islice(records, 1):
-        from_record(record, f"{lines.name} line {number:,}")
-
-
-def _is_parquet(name: str, path: Path) -> bool:
-    with open_regular_file(name, path) as file:
-        return file.read(len(MAGIC)) == MAGIC
 
 
 def _suffix(path: Path) -> str:
@@ -178,51 +150,50 @@ def _file_sha256(name: str, path: Path) -> str:
     return digest.hexdigest()
 
 
-# ---- recognizing
+# ---- what a file holds
 
 
-def _recognize_text(lines: TextLines, suffix: str, reading: Reading, text_only: bool) -> _Recognized | None:
+def _text_contents(lines: TextLines, suffix: str, reading: Reading, text_only: bool) -> _Contents | None:
     if suffix in _JSON_SUFFIXES or (suffix not in TABLE_SUFFIXES and _JSON_START.match(lines.start)):
-        return _recognize_json(lines, suffix, reading)
-    if suffix in TABLE_SUFFIXES:
-        return _recognize_table(lines, suffix, reading)
-    if (reading.pairs or reading.columns) and (table := _recognize_table(lines, suffix, reading)):
-        return table
+        return _json_contents(lines, suffix, reading)
+    if suffix in TABLE_SUFFIXES or reading.pairs or reading.columns:
+        table = read_table(lines, suffix, reading)
+        if table:
+            return _table_contents(lines.name, table, reading)
+        if suffix in TABLE_SUFFIXES:
+            return None
     turns = None if text_only else read_turns(lines, reading.speakers)
-    return _Recognized(turns.shape, turns.conversations, turns.notes) if turns else None
+    return _Contents(turns.shape, turns.conversations, turns.notes) if turns else None
 
 
-def _recognize_table(lines: TextLines, suffix: str, reading: Reading) -> _Recognized | None:
-    table = read_table(lines, suffix, reading)
-    if table is None:
-        return None
-    shape = choose_shape(lines.name, table.first_records, reading, is_table=True)
+def _table_contents(name: str, table: Table, reading: Reading) -> _Contents:
+    shape = choose_shape(name, table.first_records, reading, is_table=True)
     if shape is None:
-        raise LLMError(_nothing_to_learn(lines.name, 0, ""))
-    found = _recognize_records(lines.name, "line", table.records, shape, table.columns, table.notes)
-    return replace(found, first_row=table.first_row_as(shape.keys) if shape.name == "two columns" else "")
+        raise LLMError(_nothing_to_learn(name))
+    contents = _record_contents(name, "line", table.records, shape, table.columns, table.notes)
+    return replace(contents, first_row=table.first_row_as(shape.keys) if shape.name == "two columns" else "")
 
 
-def _recognize_json(lines: TextLines, suffix: str, reading: Reading) -> _Recognized | None:
+def _json_contents(lines: TextLines, suffix: str, reading: Reading) -> _Contents | None:
     peeked = lines.peek(3 * _PEEKED_RECORDS)
     start = [line for line in peeked if line.strip()][:_PEEKED_RECORDS]
     records = [record_of_line(line) for line in start]
     first_is_record = bool(start) and records[0] is not None
     begins_array = bool(start) and start[0].lstrip().startswith("[") and not first_is_record
     is_lines = suffix in _JSON_LINES_SUFFIXES or len(records) > 1
-    shape = None if begins_array else choose_shape(lines.name, records, reading, must_be_told=is_lines)
+    shape = None if begins_array else choose_shape(lines.name, records, reading, must_be_known=is_lines)
     if shape:
-        return _recognize_records(lines.name, "line", records_of_lines(lines.name, lines), shape)
+        return _record_contents(lines.name, "line", records_of_lines(lines.name, lines), shape)
     found = None
     if _JSON_START.match(lines.start) and not (first_is_record and start[0].lstrip().startswith("{")):
-        found = _recognize_json_text(lines, reading)
+        found = _json_text_contents(lines, reading)
     if found is None and suffix in _JSON_LINES_SUFFIXES and None in records:
         for _ in records_of_lines(lines.name, peeked):  # raises LLMError for the line that is none
             pass
     return found
 
 
-def _recognize_json_text(lines: TextLines, reading: Reading) -> _Recognized | None:
+def _json_text_contents(lines: TextLines, reading: Reading) -> _Contents | None:
     """Records in an array, or one after the other over several lines."""
     read: list[str] = []
     damage: LLMError | None = None
@@ -232,30 +203,26 @@ def _recognize_json_text(lines: TextLines, reading: Reading) -> _Recognized | No
     except LLMError as error:
         damage = error
     text = "\n".join(read)
-    records = list(_first_records(lines.name, text))
-    shape = choose_shape(lines.name, records, reading, must_be_told=len(records) > 1)
+    first: list[object] = []
+    try:
+        for _, record in islice(records_of_text(lines.name, text), _PEEKED_RECORDS):
+            first.append(record)
+    except LLMError:
+        first.append(None)  # not a record
+    shape = choose_shape(lines.name, first, reading, must_be_known=len(first) > 1)
     if shape and damage:
         raise damage
-    return _recognize_records(lines.name, "line", records_of_text(lines.name, text), shape) if shape else None
+    return _record_contents(lines.name, "line", records_of_text(lines.name, text), shape) if shape else None
 
 
-def _first_records(name: str, text: str) -> Iterator[object]:
-    """The first records of a text; None for what is no JSON, after which nothing follows."""
-    try:
-        for _, record in islice(records_of_text(name, text), _PEEKED_RECORDS):
-            yield record
-    except LLMError:
-        yield None
-
-
-def _recognize_records(
+def _record_contents(
     name: str,
     place: str,
     records: Iterable[tuple[int, object]],
     shape: RecordShape,
     columns: Iterable[str] = (),
     notes: list[str] | None = None,
-) -> _Recognized:
+) -> _Contents:
     """`place` is what the number of a record counts; `columns` are keys that the records may be read without."""
     notes = [] if notes is None else notes
     keys = dict.fromkeys(columns)  # in order
@@ -284,68 +251,59 @@ def _recognize_records(
             notes.append(f"{name}: {without:,} records without text left out")
 
     if shape.is_text:
-        return _Recognized(shape.name, (), notes, shape.keys, keys, texts=texts())
+        return _Contents(shape.name, (), notes, shape.keys, keys, texts=texts())
     conversations = (from_record(record, source, shape) for source, record in numbered())
-    return _Recognized(shape.name, conversations, notes, shape.keys, keys)
+    return _Contents(shape.name, conversations, notes, shape.keys, keys)
 
 
 # ---- what can be learned from
 
 
-@dataclass
-class _Tally:
-    """How many conversations something is true of, and the first of them."""
-
-    count: int = 0
-    first: str = ""
-
-    def add(self, source: str) -> None:
-        self.count += 1
-        self.first = self.first or source
-
-    def notes(self, name: str, text: str) -> list[str]:
-        return [f"{name}: {self.count:,} {text} (the first: {self.first})"] if self.count else []
-
-
 def _collect(
-    name: str, path: Path, recognized: _Recognized, copy: TextCopy, sha256: Callable[[], str]
-) -> ConversationFile | Document:
-    if recognized.texts is not None:
-        document = text_of_column(name, path, recognized.columns[0], recognized.texts, copy)
-        return replace(document, notes=tuple(recognized.notes), all_columns=tuple(map(str, recognized.all_columns)))
+    name: str, path: Path, contents: _Contents | None, copy: TextCopy, sha256: Callable[[], str], text_only: bool
+) -> ConversationFile | Document | None:
+    if contents is None or (text_only and contents.texts is None):
+        return None
+    if contents.texts is not None:
+        document = text_of_column(name, path, contents.columns[0], contents.texts, copy)
+        return replace(document, notes=tuple(contents.notes), all_columns=tuple(map(str, contents.all_columns)))
     kept: list[Conversation] = []
-    unanswered, blank, shortened, answer_count = _Tally(), _Tally(), _Tally(), 0
-    for conversation in recognized.conversations:
+    unanswered: list[str] = []  # the sources of conversations
+    blank: list[str] = []
+    shortened: list[str] = []
+    answer_count = 0
+    for conversation in contents.conversations:
         answers = answered(conversation.messages)
         if not answers:
-            unanswered.add(conversation.source)
+            unanswered.append(conversation.source)
             continue
         if len(answers) < len(conversation.messages):
-            shortened.add(conversation.source)
+            shortened.append(conversation.source)
         answer_count += sum(message.role == "assistant" for message in answers)
         messages, questions = without_blank_answers(answers)
         for question in questions:
-            blank.add(f"that to {brief(question.content, 40)}, in the conversation of {conversation.source}")
+            blank.append(f"that to {brief(question.content, 40)}, in the conversation of {conversation.source}")
         kept.append(Conversation(tuple(messages), conversation.source))
-    total = len(kept) + unanswered.count
+    total = len(kept) + len(unanswered)
     if not kept:
-        raise LLMError(_nothing_to_learn(name, total, unanswered.first))
-    notes = [
-        *recognized.notes,
-        *unanswered.notes(name, f"of {total:,} conversations dropped: without an answer"),
-        *blank.notes(name, f"of {answer_count:,} answers left out, with the question: blank"),
-        *shortened.notes(
-            name, f"of {total:,} conversations cut after the last answer: the messages after it have none"
-        ),
+        raise LLMError(_nothing_to_learn(name, total, *unanswered[:1]))
+    notes = contents.notes + [
+        f"{name}: {len(sources):,} {what} (the first: {sources[0]})"
+        for sources, what in (
+            (unanswered, f"of {total:,} conversations dropped: without an answer"),
+            (blank, f"of {answer_count:,} answers left out, with the question: blank"),
+            (shortened, f"of {total:,} conversations cut after the last answer: the messages after it have none"),
+        )
+        if sources
     ]
     text_bytes = sum(conversation.text_bytes for conversation in kept)
     return ConversationFile(
-        name, path, recognized.shape, tuple(kept), unanswered.count, tuple(notes), text_bytes, sha256(),
-        columns=recognized.columns, all_columns=tuple(map(str, recognized.all_columns)), first_row=recognized.first_row,
+        name, path, contents.shape, tuple(kept), len(unanswered), tuple(notes), text_bytes, sha256(),
+        columns=contents.columns, all_columns=tuple(map(str, contents.all_columns)), first_row=contents.first_row,
     )  # fmt: skip
 
 
-def _nothing_to_learn(name: str, total: int, first: str) -> str:
+def _nothing_to_learn(name: str, total: int = 0, first: str = "") -> str:
     if not total:
         return f"{name} holds no conversation, only a header; wanted rows of a prompt and an answer"
     others = f", as in all {total:,} conversations of the file" if total > 1 else ""

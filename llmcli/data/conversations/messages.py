@@ -155,8 +155,8 @@ def record_shape(record: object) -> RecordShape | None:
 
 
 def from_record(record: object, source: str, shape: RecordShape | None = None) -> Conversation:
-    """The conversation in a record, to the character. `source` is where the record comes from; without a `shape`, it
-    is recognized. Raises LLMError, beginning with the source, with what is wrong in the record.
+    """The conversation in a record, exactly. `source` is where the record comes from; without a `shape`, it is
+    recognized. Raises LLMError, beginning with the source, with what is wrong in the record.
 
     Roles are system, user and assistant, also called developer, human and gpt. A system message comes first; between
     two answers comes a message of the user.
@@ -209,7 +209,7 @@ def shape_by_keys(record: Record) -> RecordShape | None:
 
 
 class _RecordError(Exception):
-    """What is wrong in a record, without its place in a file; and a condition that only other records fulfill."""
+    """A problem of a record, without its place in a file; and a jq condition that only other records fulfill."""
 
     def __init__(self, text: str, condition: str = "") -> None:
         super().__init__(text)
@@ -235,18 +235,13 @@ def _read(record: Record, shape: RecordShape) -> Iterator[Message]:
         messages = list(_read_list(record[shape.keys[0]], f'"{shape.keys[0]}"'))
     else:
         prompt, answer = shape.keys
-        messages = [*_read_prompt(record, prompt, shape.context_key), *_read_side(record, answer, "assistant")]
+        messages = [*_read_side(record, prompt, "user"), *_read_side(record, answer, "assistant")]
+        if shape.context_key and _is_given(record.get(shape.context_key)) and isinstance(record[prompt], str):
+            context = _content(record[shape.context_key], f'"{shape.context_key}"')
+            messages[0] = Message("user", f"{messages[0].content}\n\n{context}")
     if _is_given(record.get("system")) and messages[0].role != "system":
         yield Message("system", _content(record["system"], '"system"'))
     yield from messages
-
-
-def _read_prompt(record: Record, key: str, context_key: str) -> list[Message]:
-    messages = _read_side(record, key, "user")
-    if context_key and _is_given(record.get(context_key)) and isinstance(record[key], str):
-        context = _content(record[context_key], f'"{context_key}"')
-        return [Message("user", f"{messages[0].content}\n\n{context}")]
-    return messages
 
 
 def _is_given(value: object) -> bool:
@@ -257,9 +252,9 @@ def _is_given(value: object) -> bool:
 def _read_side(record: Record, key: str, role: str) -> list[Message]:
     """The messages of a prompt or of an answer."""
     value = record[key]
-    if isinstance(value, list):
-        return list(_read_list(value, f'"{key}"'))
-    return [Message(role, _content(value, f'"{key}"'))]
+    return (
+        list(_read_list(value, f'"{key}"')) if isinstance(value, list) else [Message(role, _content(value, f'"{key}"'))]
+    )
 
 
 def _read_list(value: object, name: str) -> Iterator[Message]:
@@ -307,13 +302,9 @@ def unread_keys(record: object, shape: RecordShape) -> Iterator[str]:
 def _is_learned(value: object, name: str, key: str) -> bool:
     """Whether a message counts in the loss: "weight": 0 (OpenAI's format for fine-tuning) and "train": false say that
     it does not. Only answers are learned in any case."""
-    if value is None:
-        return True
-    if (
-        isinstance(value, bool)
-        if key == "train"
-        else (isinstance(value, int | float) and not isinstance(value, bool) and value in (0, 1))
-    ):
+    if value is None or (key == "train" and isinstance(value, bool)):
+        return value is not False
+    if key == "weight" and isinstance(value, int | float) and not isinstance(value, bool) and value in (0, 1):
         return bool(value)
     wanted = "true, or false" if key == "train" else "1, or 0"
     raise _RecordError(f"{name} is {_kind(value)}; wanted {wanted} for an answer that is not trained on")
@@ -339,7 +330,7 @@ def _text_of_part(part: object, name: str) -> str:
 
 
 def _checked_text(text: str, name: str) -> str:
-    """The text, which may come from JSON escapes of what is no text."""
+    """The text, after a check: JSON escapes can stand for what is no text."""
     if "\0" in text:
         raise _RecordError(f"{name} has a zero character (\\u0000) at position {text.index(chr(0)):,}; remove it")
     if not text.isascii():
@@ -353,7 +344,7 @@ def _checked_text(text: str, name: str) -> str:
 
 
 def _kind(value: object) -> str:
-    """What a JSON value is, for messages.
+    """The type of a JSON value, for messages.
 
     >>> [_kind(value) for value in (None, True, 1.5, "a", [], {})]
     ['null', 'true', 'the number 1.5', "the text 'a'", 'a list', 'an object']

@@ -1,7 +1,7 @@
-"""What records are taken for: conversations, pairs of a prompt and an answer, or plain text in one column.
+"""The kind of records: conversations, pairs of a prompt and an answer, or plain text in one column.
 
-The one place that decides it, for JSON, tables and Parquet alike, by the names of the columns in the first records.
-What would teach the model something wrong, and what cannot be told, is an error that names the option that helps.
+It is decided here for JSON, tables and Parquet alike, by the names of the columns in the first records. Records that
+would teach the model something wrong, and those of an unknown kind, are an error that names the option that helps.
 
 Standard library only.
 """
@@ -32,7 +32,7 @@ _MAX_COLUMNS = 8  # that a message lists
 
 @dataclass(frozen=True)
 class Reading:
-    """How files are read, as the user says; by default each is taken for what its content shows."""
+    """How files are read, as the user says; by default, as their content shows."""
 
     speakers: tuple[str, str] | None = None  # the names of the user and of the assistant in text with turns
     pairs: bool = False  # two columns are a prompt and its answer, whatever they are called and hold
@@ -41,18 +41,17 @@ class Reading:
 
     @property
     def is_requested(self) -> bool:
-        """Whether the user says what columns are for; the speakers are those of text without columns."""
+        """Whether the user says what columns are for. The speakers do not count: their text has no columns."""
         return bool(self.pairs or self.columns or self.plain)
 
     def as_record(self) -> dict[str, Any]:
-        """What the training record says of it."""
-        return {key: value for key, value in (("pairs", self.pairs), ("columns", list(self.columns)),
-                                              ("plain", self.plain)) if value}  # fmt: skip
+        """For the training record."""
+        fields = {"pairs": self.pairs, "columns": list(self.columns), "plain": self.plain}
+        return {key: value for key, value in fields.items() if value}
 
     @classmethod
     def of_options(cls, speakers: tuple[str, str] | None, pairs: bool, column: str | None, plain: bool) -> "Reading":
-        """As options say it; `column` is NAME or PROMPT,ANSWER, a name with a comma in it in double quotes. Raises
-        LLMError."""
+        """`column` is NAME or PROMPT,ANSWER; a name with a comma stands in double quotes. Raises LLMError."""
         columns = tuple(map(str.strip, next(csv.reader([column], skipinitialspace=True)))) if column else ()
         if len(columns) > 2 or not all(columns) or len(set(columns)) < len(columns):
             raise usage(f"column must be one name, or two as in question,answer; found {column}")
@@ -75,14 +74,14 @@ def choose_shape(
     reading: Reading,
     *,
     is_table: bool = False,
-    must_be_told: bool = True,
+    must_be_known: bool = True,
     is_text: bool = True,
 ) -> RecordShape | None:
-    """What the first records of a file are; None stands for what is no record.
+    """The kind of the first records of a file, each an object or None.
 
-    None is returned if most are no objects, and for objects that cannot be told unless they `must_be_told`. Of a table
-    every cell is text, so two columns with words are pairs. A file that `is_text` can be read as plain text. Raises
-    LLMError for records that would teach the model something wrong, and for what cannot be told.
+    None is returned if most are no objects, and for an unknown kind unless it `must_be_known`. Every cell of a table is
+    text, so two columns with words are pairs. A file that `is_text` can be read as plain text. Raises LLMError for
+    records that would teach the model something wrong, and for an unknown kind.
     """
     records = list(records)
     objects = [record for record in records if isinstance(record, Mapping)]
@@ -100,21 +99,21 @@ def choose_shape(
     columns = _columns(objects)
     if is_table and len(columns) == 2 and _hold_words(objects):
         return RecordShape("two columns", tuple(columns))
-    if must_be_told and (shape := next(filter(None, map(shape_by_keys, objects)), None)):
+    if not must_be_known:
+        return None
+    if shape := next(filter(None, map(shape_by_keys, objects)), None):
         return shape  # whose values are an error, each with its line
-    if must_be_told:
-        raise LLMError(_explain_unknown(name, columns, objects, is_table, is_text))
-    return None
+    raise LLMError(_explain_unknown(name, columns, objects, is_table, is_text))
 
 
 def _requested(name: str, records: Sequence[Record], reading: Reading) -> RecordShape | None:
-    """What the user says; None if these records have no such columns."""
+    """The kind that the user names; None if these records have no such columns."""
     columns = _columns(records)
     if reading.pairs and len(columns) == 2:
         return RecordShape("two columns", tuple(columns))
     if reading.pairs and len(columns) > 2 and not any(map(record_shape, records)):
-        listed, option = _listed(columns), column_option(*list(columns)[-2:])
-        raise LLMError(f"{name}: {len(columns)} columns ({listed}), and --pairs takes 2; name them: {option}")
+        option = column_option(*list(columns)[-2:])
+        raise LLMError(f"{name}: {len(columns)} columns ({_listed(columns)}), and --pairs takes 2; name them: {option}")
     known = {normalized(column): column for column in columns}
     wanted = [known.get(normalized(column)) for column in reading.columns]
     chosen = tuple(column for column in wanted if column is not None)
@@ -141,11 +140,7 @@ def _shape(record: object) -> RecordShape | None:
 
 
 def normalized(name: str) -> str:
-    """The name of a column as it is compared.
-
-    >>> normalized(" Question ")
-    'question'
-    """
+    """The name of a column as it is compared."""
     return name.strip().lower()
 
 
@@ -160,7 +155,6 @@ def column_option(*columns: str) -> str:
 
 
 def _columns(records: Iterable[Record]) -> dict[str, None]:
-    """The names of all columns, in order."""
     return dict.fromkeys(str(key) for record in records for key in record)
 
 
@@ -181,10 +175,8 @@ def _listed(columns: Iterable[str]) -> str:
 def _explain_preferences(name: str, records: Sequence[Record]) -> str:
     columns = {normalized(column): column for column in _columns(records)}
     chosen = columns["chosen"]
-    holds_prompt = any(
-        isinstance(value := record.get(chosen), list) and len(value) > 1 and is_list_of_messages(value)
-        for record in records
-    )
+    values = (record.get(chosen) for record in records)
+    holds_prompt = any(isinstance(one, list) and len(one) > 1 and is_list_of_messages(one) for one in values)
     answer = (chosen,) if holds_prompt or _PROMPT not in columns else (columns[_PROMPT], chosen)
     return (
         f"{name}: preference data: training would also learn the rejected answers; to train on the chosen ones: "

@@ -1,4 +1,4 @@
-"""Which conversations are held out. Deterministic, so that `llm eval` finds the same ones again."""
+"""The conversations that are held out: deterministic, so that `llm eval` finds the same ones again."""
 
 import math
 from collections.abc import Sequence

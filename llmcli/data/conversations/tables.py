@@ -1,7 +1,7 @@
 """Tables in CSV and TSV files: which delimiter, whether the first row is a header, and the rows as records.
 
-A file is taken as a table if at least four in five of its first rows have the same number of columns, two or more; then
-a row that has not is an error. So prose with commas is none.
+A file is a table if at least four in five of its first rows have the same number of columns, two or more; then any
+other row is an error. So prose with commas is no table.
 
 The first row is a header if it has the names of known columns, as question and answer, or if a column is a number in
 all other rows but not there.
@@ -9,11 +9,13 @@ all other rows but not there.
 Standard library only.
 """
 
+import contextlib
 import csv
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from llmcli.data.conversations.messages import SHAPES
@@ -44,7 +46,7 @@ class _QuotingError(LLMError):
 
 @dataclass(frozen=True)
 class Table:
-    """A recognized table; notes come as it is read."""
+    """A table; notes are added while it is read."""
 
     columns: tuple[str, ...]  # their names, or "1", "2", ... without a header
     first_row: tuple[str, ...]
@@ -54,7 +56,7 @@ class Table:
     notes: list[str]
 
     def first_row_as(self, used: Sequence[str]) -> str:
-        """What the first row was taken for, and the option that says otherwise."""
+        """Whether the first row is data or a header, and the option for the other."""
         cells = [cell.strip() for cell in self.first_row]
         row = ", ".join(brief(cell, 30) for cell in cells)
         if self.has_header:
@@ -73,12 +75,9 @@ class _Dialect:
     delimiter: str
     quoted: bool = True  # a cell in quotation marks may hold the delimiter, line ends and doubled quotation marks
 
-    @property
-    def delimiter_name(self) -> str:
-        return {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}[self.delimiter]
 
-
-_DIALECTS = {".csv": tuple(map(_Dialect, ",;\t|")), ".tsv": (_Dialect("\t"), _Dialect("\t", quoted=False))}
+_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
+_DIALECTS = {".csv": tuple(map(_Dialect, _DELIMITERS)), ".tsv": (_Dialect("\t"), _Dialect("\t", quoted=False))}
 TABLE_SUFFIXES = frozenset(_DIALECTS)
 
 
@@ -94,8 +93,7 @@ def read_table(lines: TextLines, suffix: str, reading: Reading) -> Table | None:
     starts = [(dialect, rows) for dialect in dialects if (rows := _first_rows(lines, dialect))]
     for share in (1.0, 0.8):
         for dialect, rows in starts:
-            width = _width(rows, share)
-            if width:
+            if width := _width(rows, share):
                 return _table(lines, dialect, rows, width, reading)
     return None
 
@@ -103,19 +101,15 @@ def read_table(lines: TextLines, suffix: str, reading: Reading) -> Table | None:
 def _first_rows(lines: TextLines, dialect: _Dialect) -> list[list[str]]:
     """The rows up to the first that cannot be read; it is an error later, unless there is another dialect."""
     rows = []
-    try:
-        for _, row in _rows(lines.name, lines.peek(_PEEKED_LINES), dialect):
+    with contextlib.suppress(_QuotingError):
+        for _, row in islice(_rows(lines.name, lines.peek(_PEEKED_LINES), dialect), _PEEKED_ROWS + 1):
             rows.append(row)
-            if len(rows) > _PEEKED_ROWS:
-                break
-    except _QuotingError:
-        pass
     return rows
 
 
 def _width(rows: list[list[str]], share: float) -> int:
-    """The number of columns of at least this share of the rows; 0 if there is none. A single column is a table if its
-    header is "text"."""
+    """The number of columns that at least this share of the rows have; 0 if there is none. A single column is a table
+    if its header is "text"."""
     if _is_header_of_known_columns(rows[0]):
         return len(rows[0])
     [(width, most)] = Counter(map(len, rows)).most_common(1)
@@ -149,12 +143,12 @@ def _has_letter(cell: str) -> bool:
 
 def _table(lines: TextLines, dialect: _Dialect, rows: list[list[str]], width: int, reading: Reading) -> Table:
     has_header = _has_header(rows, width, reading)
-    numbers = [str(i + 1) for i in range(width)]
-    columns = _column_names(rows[0]) if has_header else tuple(numbers)
+    columns = _column_names(rows[0] if has_header else [""] * width)
+    first: list[Mapping[str, str]]
     first = [dict(zip(columns, row, strict=True)) for row in rows[has_header:] if len(row) == width]
     notes: list[str] = []
     records = _records(lines.name, _rows_of_file(lines, dialect, notes), columns, has_header)
-    return Table(columns, tuple(rows[0]), has_header, list(first), records, notes)
+    return Table(columns, tuple(rows[0]), has_header, first, records, notes)
 
 
 def _column_names(header: list[str]) -> tuple[str, ...]:
@@ -192,20 +186,19 @@ def _records(
 
 
 def _rows_of_file(lines: TextLines, dialect: _Dialect, notes: list[str]) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a file. Quotation marks of a TSV file, which has no rule for them, are those of RFC 4180 if all of
-    the file can be read so, and else part of the text; it is held in memory for that."""
-    if dialect != _Dialect("\t"):
-        if not dialect.quoted:
-            notes.append(f"{lines.name}: its quotation marks are part of the text")
-        yield from _rows(lines.name, lines, dialect)
-        return
-    text = list(lines)
-    try:
-        rows = list(_rows(lines.name, text, dialect))
-    except _QuotingError:
+    """The rows of a file. TSV has no rule for quotation marks: they are those of RFC 4180 if the whole file, which is
+    held in memory for that, can be read so, and else part of the text."""
+    text: Iterable[str] = lines
+    if dialect == _Dialect("\t"):
+        text = list(lines)
+        try:
+            yield from list(_rows(lines.name, text, dialect))
+            return
+        except _QuotingError:
+            dialect = _Dialect("\t", quoted=False)
+    if not dialect.quoted:
         notes.append(f"{lines.name}: its quotation marks are part of the text")
-        rows = list(_rows(lines.name, text, _Dialect("\t", quoted=False)))
-    yield from rows
+    yield from _rows(lines.name, text, dialect)
 
 
 def _rows(name: str, lines: Iterable[str], dialect: _Dialect) -> Iterator[tuple[int, list[str]]]:
@@ -218,14 +211,15 @@ def _rows(name: str, lines: Iterable[str], dialect: _Dialect) -> Iterator[tuple[
         try:
             row = next(reader, None)
         except csv.Error as error:
+            delimiter = _DELIMITERS[dialect.delimiter]
             raise _QuotingError(
-                f"{name} line {start:,}: {_reason(str(error))}; wanted text with a {dialect.delimiter_name} or a "
-                f'quotation mark in it as "text", each quotation mark inside doubled'
+                f"{name} line {start:,}: {_reason(str(error))}; wanted text with a {delimiter} or a quotation mark in "
+                f'it as "text", each quotation mark inside doubled'
             ) from error
         if row is None:
             return
         if start == 1 and dialect.delimiter.join(row).rstrip("\r") == f"sep={dialect.delimiter}":
-            continue  # how Excel is told the delimiter
+            continue  # for Excel, which takes the delimiter from it
         if any(cell.strip() for cell in row):
             yield start, [cell.replace("\r\n", "\n") for cell in row]
 

@@ -30,7 +30,7 @@ class TemplateRefusalError(LLMError):
 
 @dataclass(frozen=True)
 class Rendering:
-    """What a template made of messages."""
+    """The text that a template makes of messages."""
 
     text: str
     answers: list[tuple[int, int]]  # spans of its {% generation %} blocks: first character, the one after the last

@@ -66,7 +66,6 @@ class Corpus:
 
     @cached_property
     def _ends(self) -> list[int]:
-        """The position at the end of each text."""
         return list(itertools.accumulate(part.text_bytes for part in self.contents))
 
     def texts(self, start: int = 0, end: int | None = None) -> Iterator[Iterator[str]]:
@@ -77,7 +76,7 @@ class Corpus:
         return (part.text() for part in self.parts(start, end))
 
     def parts(self, start: int = 0, end: int | None = None) -> Iterator[Part]:
-        """What lies between two positions, document by document."""
+        """The text between two positions, document by document."""
         end = self.text_bytes if end is None else end
         for index in range(bisect.bisect_right(self._ends, start), len(self.contents)):
             part = self.contents[index]
@@ -88,7 +87,6 @@ class Corpus:
             yield Part(part.document, part.start + low, part.start + high)
 
     def cut(self, start: int, end: int) -> "Corpus":
-        """What lies between two positions."""
         return Corpus(tuple(self.parts(start, end)))
 
     def utf8(self, start: int = 0, end: int | None = None) -> bytes:

@@ -57,7 +57,7 @@ class TextLines:
 
     @property
     def sha256(self) -> str:
-        """Of all bytes of the decompressed file, after the last line was read."""
+        """The hash of the decompressed file, after the last line was read."""
         return self._hash.hexdigest()
 
     def __iter__(self) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Which documents are nearly the same: versions of a file, or copies with small changes.
+"""Near-duplicates among documents: versions of a file, or copies with small changes.
 
 The beginning of each document is reduced to a sketch: the smallest hashes of all strings of SHINGLE_BYTES bytes in it
 (bottom-k, Broder 1997, "On the resemblance and containment of documents"). The sketches of two documents tell what
@@ -51,7 +51,6 @@ def near_duplicates(documents: Sequence[Document]) -> list[list[int]]:
 
 
 def sketch(data: bytes) -> Sketch:
-    """Of a text."""
     values = _hashes(data.ljust(SHINGLE_BYTES, b"\0"))
     smallest = np.partition(values, 4 * SKETCH_SIZE)[: 4 * SKETCH_SIZE] if len(values) > 4 * SKETCH_SIZE else values
     hashes = np.unique(smallest)
@@ -61,7 +60,7 @@ def sketch(data: bytes) -> Sketch:
 
 
 def _hashes(data: bytes) -> NDArray[np.uint64]:
-    """Of each string of SHINGLE_BYTES bytes, by its position."""
+    """The hash of each string of SHINGLE_BYTES bytes, by its position."""
     values = np.frombuffer(data, np.uint8).astype(np.uint64)
     factor, width = _FACTOR, 1
     with np.errstate(over="ignore"):
@@ -144,14 +143,14 @@ class Passages:
     contains one."""
 
     def __init__(self, text: Document, start: int) -> None:
-        """Those of the end of a text, from `start` on, which do not occur before."""
+        """Strings of the end of a text, from `start` on, which do not occur before."""
         wanted = [hashes[::SEARCHED_STEP] for _, hashes in _blocks(text, start)]
         self._hashes = np.unique(np.concatenate([*wanted, np.empty(0, np.uint64)]))
         for _, hashes in _blocks(text, 0, start):
             self._hashes = self._hashes[~np.isin(self._hashes, hashes)]
 
     def first_in(self, text: Document) -> int:
-        """The position of the first one in a text; the size of the text if it has none."""
+        """Where the first one is in a text; the size of the text if it has none."""
         for first, hashes in _blocks(text, 0):
             matches = np.flatnonzero(np.isin(hashes, self._hashes))
             if len(matches):

@@ -8,9 +8,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from llmcli.data.text.documents import open_regular_file
 from llmcli.errors import LLMError
 
-MAGIC = b"PAR1"  # the first bytes of such a file
+_MAGIC = b"PAR1"  # the first bytes of such a file
 _BATCH_ROWS = 1024  # held in memory at once
 _PEEKED_ROWS = 10
 
@@ -22,6 +23,11 @@ class ParquetTable:
     columns: list[str]
     first_rows: list[object]
     rows: Callable[[Container[str]], Iterator[tuple[int, object]]]  # columns -> (row number from 1, record with these)
+
+
+def is_parquet(name: str, path: Path) -> bool:
+    with open_regular_file(name, path) as file:
+        return file.read(len(_MAGIC)) == _MAGIC
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """The training text and the held-out text of a corpus.
 
-Of a long document the end is held out; of short ones whole documents are, evenly over a hash of their names, with
-near-duplicates on the same side. So neither depends on where the files are or in which order they are named, and a
-file that is added changes little.
+The end of a long document is held out. Short documents are held out whole, evenly over a hash of their names, with
+near-duplicates on the same side. So the split depends neither on where the files are nor on the order in which they are
+named, and a file that is added changes little.
 
 Near-duplicates that are too large to be held out are all trained on. If they are most of the corpus, they count as one
 long document: the end of the longest is held out, and the others are used up to where they repeat it.
@@ -23,8 +23,8 @@ MAX_NAMES = 3  # of documents that are listed
 
 @dataclass(frozen=True)
 class CorpusSplit:
-    """What a model is trained on, and what is held out. Either may be empty. Ends of documents that repeat the held-out
-    text are in neither."""
+    """Training text and held-out text; either may be empty. Ends of documents that repeat the held-out text are in
+    neither."""
 
     training: Corpus
     held_out: Corpus
@@ -55,7 +55,7 @@ def _groups(corpus: Corpus) -> list[list[int]]:
 
 
 def _key(document: Document) -> tuple[bytes, str]:
-    """By which documents are ordered: evenly distributed, and the same for every corpus that has the document."""
+    """The sort key of a document: evenly distributed, and the same in every corpus."""
     return hashlib.sha256(document.relative_name.encode("utf-8")).digest(), document.sha256
 
 
@@ -95,13 +95,13 @@ def _rule(corpus: Corpus, share: float, whole: Collection[int], long: Collection
     if not whole:
         return of_ends
     names = [corpus.documents[i].relative_name for i in sorted(whole)]
-    listed = ", ".join([*names[:MAX_NAMES], *(["..."] if len(names) > MAX_NAMES else [])])
+    listed = ", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")
     documents = f"{len(whole):,} of {len(corpus.contents):,} documents"
     return f"{documents} ({listed}) and {of_ends}" if ends else f"{documents}: {listed}"
 
 
 def _family_rule(corpus: Corpus, families: Sequence[Sequence[int]], left_out: Mapping[int, int]) -> str:
-    """What is done with large families: `left_out` has the bytes at the end of documents that repeat held-out text."""
+    """The treatment of large families; `left_out` as in `CorpusSplit`."""
     if not families:
         return ""
     if left_out:

@@ -60,13 +60,9 @@ class Tokenizer:
     """A vocabulary with its merges and pre-tokenizer; `to_json()` is the text of a tokenizer.json."""
 
     def __init__(
-        self,
-        inner: tokenizers.Tokenizer,
-        bos_token: str | None = None,
-        prefix_space: str = "",
-        eos_ids: Iterable[int] = (),
-        seen_bytes: bytes | None = None,
-    ) -> None:
+        self, inner: tokenizers.Tokenizer, bos_token: str | None = None, prefix_space: str = "",
+        eos_ids: Iterable[int] = (), seen_bytes: bytes | None = None,
+    ) -> None:  # fmt: skip
         self._bos_token, self._prefix_space, self._end_ids = bos_token, prefix_space, frozenset(eos_ids)
         self.imported = False  # its model was trained by another program
         self.seen_bytes = seen_bytes  # byte values that occur in the text its model was trained on; None if unknown
@@ -131,11 +127,7 @@ class Tokenizer:
 
     @classmethod
     def from_json(
-        cls,
-        text: str,
-        max_vocab_size: int | None = None,
-        eos_ids: Iterable[int] = (),
-        seen_bytes: bytes | None = None,
+        cls, text: str, max_vocab_size: int | None = None, eos_ids: Iterable[int] = (), seen_bytes: bytes | None = None
     ) -> Tokenizer:
         """Read a tokenizer.json: a BPE that is byte-level or has byte fallback. Raises LLMError for any other.
 

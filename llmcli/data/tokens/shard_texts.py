@@ -1,4 +1,4 @@
-"""Which text each token shard holds: parts of a corpus, cut where a tokenizer can encode both sides by themselves."""
+"""The text of each token shard: parts of a corpus, cut where a tokenizer can encode both sides by themselves."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ def label(texts: Iterable[ShardText]) -> str:
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
-    """Of all that the tokens of a text depend on."""
+    """A hash of all that the tokens of a text depend on."""
     return hashlib.sha256(f"{tokenizers.__version__}\n{tokenizer.to_json()}".encode()).hexdigest()
 
 

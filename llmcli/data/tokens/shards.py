@@ -43,7 +43,7 @@ class ShardContent:
         return len(self.tokens) // np.dtype(self.dtype).itemsize
 
     def header(self, labels: dict[str, str]) -> bytes:
-        """What precedes the tokens in a file. `labels` say for users what the tokens are of."""
+        """The bytes before the tokens in a file. `labels` describe the text for users."""
         fields: dict[str, Any] = {
             "format": FORMAT,
             "dtype": self.dtype,
@@ -74,7 +74,7 @@ class Shard:
 
     @property
     def size(self) -> int:
-        """Of the tokens, in bytes."""
+        """Bytes of the tokens."""
         return self.count * np.dtype(self.dtype).itemsize
 
     def map(self) -> Tokens:
@@ -117,7 +117,7 @@ def open_shard(path: Path) -> Shard:
 
 
 def _digest(fields: Mapping[str, Any], blocks: Iterable[bytes]) -> str:
-    """Of all that a file holds."""
+    """The hash of the contents of a file."""
     digest = hashlib.blake2b(json.dumps(fields).encode("ascii"), digest_size=16)
     for block in blocks:
         digest.update(block)
@@ -211,7 +211,7 @@ class CachedText:
 
 
 def cached_texts(cache: TokenCache) -> list[CachedText]:
-    """Those used last first."""
+    """The contents of the cache, most recently used first."""
     groups: dict[tuple[str, str], list[tuple[CachedFile, int]]] = defaultdict(list)
     for file in cache.files():
         text, tokenizer, tokens = _describe(file)
