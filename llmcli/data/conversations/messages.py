@@ -252,9 +252,9 @@ def _is_given(value: object) -> bool:
 def _read_side(record: Record, key: str, role: str) -> list[Message]:
     """The messages of a prompt or of an answer."""
     value = record[key]
-    return (
-        list(_read_list(value, f'"{key}"')) if isinstance(value, list) else [Message(role, _content(value, f'"{key}"'))]
-    )
+    if isinstance(value, list):
+        return list(_read_list(value, f'"{key}"'))
+    return [Message(role, _content(value, f'"{key}"'))]
 
 
 def _read_list(value: object, name: str) -> Iterator[Message]:
