@@ -40,13 +40,16 @@ def example_prompts(text: str, *, starts_inside: bool = False) -> list[str]:
     prompts = [prompt for sentence in sentences if (prompt := _beginning(sentence))]
     if starts_inside and len(prompts) > 1:
         prompts = [*prompts[1:], prompts[0]]
-    simple = [prompt for prompt in prompts if _is_simple(prompt)]
-    best_first = (
-        *(prompt for prompt in simple if _is_specific(prompt)),
-        *(prompt for prompt in [*simple, *prompts] if len(prompt) >= MIN_PROMPT),
-        *prompts,
-    )
-    return list(dict.fromkeys(best_first))
+    # in a shell no escaping is needed
+    simple = [prompt for prompt in prompts if prompt[0].isalpha() and not _SHELL_SPECIAL.intersection(prompt)]
+    # three words, or MIN_PROMPT characters of a script without spaces
+    specific = [
+        prompt
+        for prompt in simple
+        if prompt.count(" ") >= 2 or (" " not in prompt and len(prompt) >= MIN_PROMPT and not _is_cased(prompt))
+    ]
+    long_enough = (prompt for prompt in [*simple, *prompts] if len(prompt) >= MIN_PROMPT)
+    return list(dict.fromkeys([*specific, *long_enough, *prompts]))
 
 
 def shell_quoted(text: str) -> str:
@@ -77,11 +80,7 @@ def _beginning(sentence: str) -> str:
         while count < min(MAX_WORDS, len(words) - 1) and len(" ".join(words[: count + 1])) <= MAX_PROMPT:
             count += 1
         return " ".join(words[:count]).rstrip(",;:-–—")
-    return _beginning_of_word(words[0])
-
-
-def _beginning_of_word(word: str) -> str:
-    """The beginning of a sentence without spaces: one word, or a sentence in a script that has none."""
+    word = words[0]  # or a sentence in a script without spaces
     if _is_cased(word) and len(word) <= MAX_PROMPT:
         return word  # a line of one word, such as a name: half of it would not be a prompt
     max_length = min(MAX_PROMPT_WITHOUT_SPACES, max(1, len(word) // 2))
@@ -92,16 +91,6 @@ def _beginning_of_word(word: str) -> str:
     return word[: (word_ends or ends)[-1]]
 
 
-def _is_simple(prompt: str) -> bool:
-    """Whether it begins with a letter and needs no escaping in a shell."""
-    return prompt[0].isalpha() and not _SHELL_SPECIAL.intersection(prompt)
-
-
-def _is_specific(prompt: str) -> bool:
-    """Whether it has three words, or MIN_PROMPT characters of a script without spaces."""
-    return prompt.count(" ") >= 2 or (" " not in prompt and len(prompt) >= MIN_PROMPT and not _is_cased(prompt))
-
-
 def _is_cased(text: str) -> bool:
     """Whether its script has capital letters. All such scripts put spaces between words."""
     return any(c.lower() != c.upper() for c in text)
@@ -109,11 +98,8 @@ def _is_cased(text: str) -> bool:
 
 def _joins(text: str, i: int) -> bool:
     """Whether the character at i belongs to the one before: a combining mark, a modifier, a joined emoji."""
-    return (
-        unicodedata.category(text[i])[0] == "M"
-        or unicodedata.category(text[i]) in ("Lm", "Sk", "Cf")
-        or text[i - 1] == "\u200d"
-    )
+    category = unicodedata.category(text[i])
+    return category[0] == "M" or category in ("Lm", "Sk", "Cf") or text[i - 1] == "\u200d"
 
 
 def _script(character: str) -> str:

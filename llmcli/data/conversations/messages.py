@@ -83,6 +83,11 @@ def without_blank_answers(messages: Sequence[Message]) -> tuple[list[Message], l
 # ---- records
 
 
+def normalized(key: object) -> str:
+    """The name of a column as it is compared."""
+    return str(key).strip().lower()
+
+
 @dataclass(frozen=True)
 class RecordShape:
     """Which keys of a record hold a conversation: a list of messages, or a prompt and an answer."""
@@ -104,17 +109,13 @@ class RecordShape:
             return values[0] == [] or is_list_of_messages(values[0])
         return all(isinstance(value, str) or is_list_of_messages(value) for value in values)
 
-    def names_keys_of(self, record: Record) -> bool:
-        """Whether a record has all of the keys, in upper or lower case."""
-        return {str(key).strip().lower() for key in record} >= set(self.keys)
-
     def spelled_as_in(self, record: Record) -> "RecordShape":
         """The same with the keys as a record spells them.
 
         >>> SHAPES[0].spelled_as_in({"Messages": []}).keys
         ('Messages',)
         """
-        spelled = {str(key).strip().lower(): str(key) for key in record}
+        spelled = {normalized(key): str(key) for key in record}
         keys = tuple(spelled.get(key, key) for key in self.keys)
         return replace(self, keys=keys, context_key=spelled.get(self.context_key, self.context_key))
 

@@ -18,12 +18,12 @@ from llmcli.data.conversations.messages import (
     RecordShape,
     filter_command,
     is_list_of_messages,
+    normalized,
     record_shape,
     shape_by_keys,
 )
 from llmcli.errors import LLMError, brief, usage
 
-_PREFERENCES = RecordShape("preferences", ("chosen", "rejected"))
 _TEXT = "text"  # the name of a column that is read as plain text without being asked for
 _TEXT_NAMES = (_TEXT, "content", "body", "story", "article", "document", "output", "completion", "response")
 _PROMPT = "prompt"
@@ -87,7 +87,7 @@ def choose_shape(
     objects = [record for record in records if isinstance(record, Mapping)]
     if shape := _requested(name, objects, reading):
         return shape
-    if 2 * sum(map(_PREFERENCES.names_keys_of, objects)) >= max(1, len(records)):
+    if 2 * sum({"chosen", "rejected"} <= set(map(normalized, record)) for record in objects) >= max(1, len(records)):
         raise LLMError(_explain_preferences(name, objects))
     shapes = Counter(filter(None, map(_shape, records))).most_common(1)
     if shapes and 2 * shapes[0][1] >= len(records):
@@ -133,15 +133,10 @@ def _shape(record: object) -> RecordShape | None:
     if shape := record_shape(record):
         return shape
     if isinstance(record, Mapping):
-        key = next((str(key) for key in record if normalized(str(key)) == _TEXT), None)
+        key = next((str(key) for key in record if normalized(key) == _TEXT), None)
         if key and isinstance(record[key], str):
             return RecordShape(_TEXT, (key,), is_text=True)
     return None
-
-
-def normalized(name: str) -> str:
-    """The name of a column as it is compared."""
-    return name.strip().lower()
 
 
 def column_option(*columns: str) -> str:
@@ -186,7 +181,7 @@ def _explain_preferences(name: str, records: Sequence[Record]) -> str:
 
 def _check_feedback(name: str, records: Sequence[Record], shape: RecordShape) -> None:
     """Raise LLMError for answers of which some are, or may be, marked as bad (the format of KTO)."""
-    marks = {str(record.get(key)).lower() for record in records for key in record if normalized(str(key)) == "label"}
+    marks = {str(record.get(key)).lower() for record in records for key in record if normalized(key) == "label"}
     if not shape.is_text and "false" in marks and marks <= {"true", "false"}:
         raise LLMError(
             f'{name}: "label" says which answers are good, and training would also learn the others; keep the good '

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
-from llmcli.data.conversations.messages import SHAPES
-from llmcli.data.conversations.record_kinds import Reading, normalized
+from llmcli.data.conversations.messages import SHAPES, normalized
+from llmcli.data.conversations.record_kinds import Reading
 from llmcli.data.text.lines import TextLines
 from llmcli.errors import LLMError, brief
 from llmcli.units import count

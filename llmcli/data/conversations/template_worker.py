@@ -35,7 +35,10 @@ MAX_MESSAGE = 300  # characters of an error
 def main() -> None:
     """Answer requests until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is for the process that started this one
-    _limit_memory()
+    with contextlib.suppress(ImportError, OSError, ValueError):  # where the system can do that
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     template: jinja2.Template | None = None
     with os.fdopen(os.dup(1), "wb") as answers:
         _write(answers, {"ready": True})
@@ -49,14 +52,6 @@ def main() -> None:
 def _write(stream: Any, answer: Mapping[str, Any]) -> None:
     stream.write(json.dumps(answer).encode("ascii") + b"\n")
     stream.flush()
-
-
-def _limit_memory() -> None:
-    """Make allocations beyond MEMORY fail, where the system can do that."""
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
 
 @contextlib.contextmanager
@@ -127,7 +122,10 @@ def environment() -> jinja2.Environment:
     )
     made.filters["tojson"] = _to_json
     made.globals.update(
-        raise_exception=_raise_exception, strftime_now=_strftime_now, dict=_Dict(), namespace=_Namespace
+        raise_exception=_raise_exception,
+        strftime_now=lambda format: datetime.now().strftime(format),
+        dict=_Dict(),
+        namespace=_Namespace,
     )
     return made
 
@@ -155,10 +153,6 @@ class _Generation(jinja2.ext.Extension):
 
 def _raise_exception(message: str) -> None:
     raise _RefusalError(message)
-
-
-def _strftime_now(format: str) -> str:
-    return datetime.now().strftime(format)
 
 
 def _to_json(

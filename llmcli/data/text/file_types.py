@@ -53,7 +53,6 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"MZ", "an executable", _EXECUTABLE),
     (b"BM", "an image (BMP)", _OCR),
 )  # fmt: skip
-_AT_BYTE_4 = ((b"ftyp", "a video or recording (MP4)", _TRANSCRIBE),)
 _RIFF = {b"WAVE": ("a recording (WAV)", _TRANSCRIBE), b"AVI ": ("a video (AVI)", _TRANSCRIBE),
          b"WEBP": ("an image (WebP)", _OCR)}  # fmt: skip
 _ZIP_MEMBERS: tuple[tuple[tuple[bytes, ...], str, str], ...] = (  # (names of members, description, advice)
@@ -110,9 +109,8 @@ def _recognize(start: bytes, end: bytes) -> tuple[str, str] | None:
         return "a model (safetensors)", _MODEL
     if start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5"):
         return "a Python pickle", f"{_DATA}, with the program that wrote it"
-    for signature, description, advice in _AT_BYTE_4:
-        if start[4 : 4 + len(signature)] == signature:
-            return description, advice
+    if start[4:8] == b"ftyp":
+        return "a video or recording (MP4)", _TRANSCRIBE
     return next(((what, advice) for signature, what, advice in _SIGNATURES if start.startswith(signature)), None)
 
 

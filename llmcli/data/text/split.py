@@ -49,14 +49,14 @@ def split(corpus: Corpus, share: float) -> CorpusSplit:
 
 
 def _groups(corpus: Corpus) -> list[list[int]]:
-    """The indices of near-duplicates, in an order that does not depend on that of the corpus."""
-    order = sorted(range(len(corpus.contents)), key=lambda index: _key(corpus.documents[index]))
+    """The indices of near-duplicates, in an order that is evenly distributed, and the same for each order of names."""
+
+    def key(index: int) -> tuple[bytes, str]:
+        document = corpus.documents[index]
+        return hashlib.sha256(document.relative_name.encode("utf-8")).digest(), document.sha256
+
+    order = sorted(range(len(corpus.contents)), key=key)
     return [[order[i] for i in group] for group in near_duplicates([corpus.documents[i] for i in order])]
-
-
-def _key(document: Document) -> tuple[bytes, str]:
-    """The sort key of a document: evenly distributed, and the same in every corpus."""
-    return hashlib.sha256(document.relative_name.encode("utf-8")).digest(), document.sha256
 
 
 def _cut(

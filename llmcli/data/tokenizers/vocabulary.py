@@ -69,6 +69,7 @@ class Vocabulary:
         """`seen_bytes` are the byte values of the training text, `end_ids` the control tokens that the model was
         trained to write; None if unknown. If `unrestricted`, every token may be generated."""
         self.token_bytes, self._unrestricted, self._end_ids = token_bytes, unrestricted, end_ids
+        self._allowed: dict[int, NDArray[np.bool_] | None] = {}  # state -> mask
         self._unseen = b"" if seen_bytes is None else bytes(set(range(256)) - set(seen_bytes))
 
     def __len__(self) -> int:
@@ -125,11 +126,6 @@ class Vocabulary:
             return START
         return max(START, state_after(self.token_bytes[token], state))
 
-    @cached_property
-    def _allowed(self) -> dict[int, NDArray[np.bool_] | None]:
-        """Cache of `allowed`: state -> mask."""
-        return {}
-
     def _allowed_after(self, state: int) -> NDArray[np.bool_] | None:
         mask = np.zeros(len(self), bool)
         if state == START:
@@ -138,13 +134,12 @@ class Vocabulary:
             if self._end_ids is not None:
                 mask[[i for i, data in enumerate(self.token_bytes) if not data and i not in self._end_ids]] = False
         else:
-            mask[[i for i in self._continuations if state_after(self.token_bytes[i], state) != INVALID]] = True
+            inside = (i for i, data in enumerate(self.token_bytes) if b"\x80" <= data[:1] <= b"\xbf")
+            mask[[i for i in inside if state_after(self.token_bytes[i], state) != INVALID]] = True
         if self._unseen:
-            mask[[i for i, data in enumerate(self.token_bytes) if self._has_unseen(data)]] = False
+            is_seen = (len(data.translate(None, self._unseen)) == len(data) for data in self.token_bytes)
+            mask &= np.fromiter(is_seen, bool, len(self))
         return mask if mask.any() and not mask.all() else None
-
-    def _has_unseen(self, data: bytes) -> bool:
-        return bool(self._unseen) and len(data.translate(None, self._unseen)) != len(data)
 
     # ---- indices
 
@@ -154,11 +149,6 @@ class Vocabulary:
         return {
             i: state for i, data in enumerate(self.token_bytes) if not data.isascii() and (state := state_after(data))
         }
-
-    @cached_property
-    def _continuations(self) -> list[int]:
-        """The tokens that begin inside a character."""
-        return [i for i, data in enumerate(self.token_bytes) if data and 0x80 <= data[0] <= 0xBF]
 
     @cached_property
     def _ids(self) -> dict[bytes, list[int]]:

@@ -1,7 +1,7 @@
 """The cache directory: files of tokens that a later run on the same text reads instead of the text.
 
-Knows the names, sizes and ages of the files; token_shards.py knows what is in them. What was not used for longest is
-removed first. Nothing here is needed: a run goes on without a cache. Standard library only.
+This module knows the names, sizes and ages of the files, shards.py their contents. The least recently used are removed
+first. A run goes on without a cache. Standard library only.
 """
 
 import contextlib
@@ -52,13 +52,6 @@ def cache_directory() -> Path | None:
         return None
 
 
-def _requested_limit(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 <= (gigabytes := float(text)) < math.inf:
-            return gigabytes * 1e9
-    raise LLMError(f"{LIMIT_VARIABLE} must be a number of gigabytes, 0 or more, found {text!r}; for example 20")
-
-
 class TokenCache:
     """The files in a directory, which is created by the first `write`."""
 
@@ -66,14 +59,19 @@ class TokenCache:
         self.directory = directory
 
     def files(self) -> list[CachedFile]:
-        """The one that was not used for longest first."""
+        """The least recently used first."""
         return sorted(self._files(SUFFIX), key=lambda file: (file.used, file.path))
 
     def limit(self) -> float:
-        """How many bytes all files together may have; 0 if the cache is turned off. Raises LLMError where the user has
-        set what is no number."""
+        """Bytes that all files together may have; 0 if the cache is turned off. Raises LLMError if the user has set
+        something else than a number."""
         if requested := os.environ.get(LIMIT_VARIABLE):
-            return _requested_limit(requested)
+            with contextlib.suppress(ValueError):
+                if 0 <= (gigabytes := float(requested)) < math.inf:
+                    return gigabytes * 1e9
+            raise LLMError(
+                f"{LIMIT_VARIABLE} must be a number of gigabytes, 0 or more, found {requested!r}; for example 20"
+            )
         existing = next((path for path in (self.directory, *self.directory.parents) if path.exists()), None)
         try:
             free = shutil.disk_usage(existing or self.directory).free
@@ -107,14 +105,17 @@ class TokenCache:
         try:
             with open(temporary, "wb") as file:
                 file.writelines(parts)
-            self._rename(temporary, path)
+            try:
+                os.replace(temporary, path)
+            except PermissionError:  # on Windows, if another process has the file open, which has the same content
+                if not path.is_file():
+                    raise
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink()
         return path
 
     def remove(self, key: str) -> None:
-        """Remove a file that is damaged."""
         with contextlib.suppress(OSError):
             self._path(key).unlink()
 
@@ -127,13 +128,6 @@ class TokenCache:
 
     def _path(self, key: str) -> Path:
         return self.directory / f"{key}{SUFFIX}"
-
-    def _rename(self, temporary: Path, path: Path) -> None:
-        try:
-            os.replace(temporary, path)
-        except PermissionError:  # on Windows, if another process has the file open, which has the same content
-            if not path.is_file():
-                raise
 
     def _make_room(self, key: str, size: int, keep: Container[str]) -> bool:
         """Remove files, but those of `keep`, until a file of a key and of `size` bytes fits; whether it does."""
