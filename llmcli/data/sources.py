@@ -49,7 +49,6 @@ class FileGroup:
         return f"{self.kind} in {names}" + (f" ({details})" if details else "")
 
     def as_record(self) -> dict[str, Any]:
-        """For JSON; of many files the first names only."""
         return {
             "kind": self.kind, "detail": self.detail, "columns": list(self.columns), "files": len(self.names),
             "names": list(self.names[:_MAX_NAMES]),

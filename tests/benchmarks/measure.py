@@ -144,7 +144,7 @@ def split(text: Path) -> tuple[bytes, bytes]:
 
     corpus = read_corpus([str(text)])
     start = corpus.text_bytes - round(corpus.text_bytes * recipe.HELD_OUT)
-    return corpus.utf8(0, start), corpus.utf8(start)
+    return corpus.cut(0, start).utf8(), corpus.cut(start).utf8()
 
 
 def xz(measurement: Measurement, text: Path) -> Result:

@@ -39,7 +39,7 @@ def in_shards(text: Path, tokenizer: Path) -> float:
     with tempfile.TemporaryDirectory() as directory:
         os.environ["XDG_CACHE_HOME"] = directory
         start = time.perf_counter()
-        tokenize_in_shards(read_corpus([str(text)]).parts(), opened)
+        tokenize_in_shards(read_corpus([str(text)]).contents, opened)
         return time.perf_counter() - start
 
 
@@ -67,7 +67,7 @@ def one(way: str, text: Path, tokenizer: Path) -> None:
 def cut(names: list[str], size: int, target: Path) -> None:
     """Write the first `size` bytes of texts to a file."""
     with open(target, "w", encoding="utf-8", newline="") as file:
-        for part in read_corpus(names).texts(0, size):
+        for part in read_corpus(names).cut(0, size).texts():
             file.writelines(part)
 
 

@@ -9,7 +9,7 @@ from llmcli.data.text.corpus import Corpus
 
 
 def joined(corpus: Corpus, start: int = 0, end: int | None = None) -> str:
-    return "".join(part for text in corpus.texts(start, end) for part in text)
+    return "".join(part for text in corpus.cut(start, end).texts() for part in text)
 
 
 def put(name: str, data: bytes) -> str:

@@ -466,7 +466,7 @@ def _baselines(text: "Corpus", past_text: "Corpus | None", trained: "Corpus") ->
         console.note(f"xz and PPM compress only the first {end:,} bytes of the text")
     past = past_text or trained
     past_start = max(0, past.text_bytes - compressors.max_past_bytes())
-    baselines = compressors.baselines(text.utf8(0, end), past.utf8(past_start))
+    baselines = compressors.baselines(text.cut(0, end).utf8(), past.cut(past_start).utf8())
     if past.text_bytes:
         limited = ", ".join(f"{b.name} {b.past_bytes:,}" for b in baselines if b.past_bytes < past.text_bytes)
         only_the_end = f", but use only the last of them: {limited}" if limited else ""

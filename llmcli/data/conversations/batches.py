@@ -62,7 +62,6 @@ class ConversationTokens:
         return int(byte_lengths[self.ids[self.loss_mask]].sum())
 
     def select(self, indices: Sequence[int]) -> "ConversationTokens":
-        """Some of the conversations, in this order."""
         return self._slices([self.span(i) for i in indices])
 
     def truncated(self, most: int) -> tuple["ConversationTokens", list[int], int]:

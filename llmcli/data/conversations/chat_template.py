@@ -186,6 +186,5 @@ def _render_chatml(messages: Sequence[Message], add_generation_prompt: bool) -> 
 
 
 def with_chat_template(tokenizer_config_json: str, source: str) -> str:
-    """The text of a tokenizer_config.json with a chat template."""
     config = json.loads(tokenizer_config_json or "{}")
     return json.dumps(config | {"chat_template": source}, ensure_ascii=False, indent=2)

@@ -73,7 +73,6 @@ def _sentences(text: str) -> Iterator[str]:
 
 
 def _beginning(sentence: str) -> str:
-    """The beginning of a sentence, as a prompt."""
     words = sentence.split(" ")
     if len(words) > 1 and len(words[0]) <= MAX_PROMPT:
         count = 1

@@ -194,7 +194,6 @@ def _json_contents(lines: TextLines, suffix: str, reading: Reading) -> _Contents
 
 
 def _json_text_contents(lines: TextLines, reading: Reading) -> _Contents | None:
-    """Records in an array, or one after the other over several lines."""
     read: list[str] = []
     damage: LLMError | None = None
     try:

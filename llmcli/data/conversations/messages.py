@@ -46,7 +46,6 @@ class Conversation:
 
     @property
     def text_bytes(self) -> int:
-        """Size of the contents of all messages in UTF-8."""
         return sum(len(message.content.encode("utf-8")) for message in self.messages)
 
 
@@ -251,7 +250,6 @@ def _is_given(value: object) -> bool:
 
 
 def _read_side(record: Record, key: str, role: str) -> list[Message]:
-    """The messages of a prompt or of an answer."""
     value = record[key]
     if isinstance(value, list):
         return list(_read_list(value, f'"{key}"'))

@@ -26,7 +26,6 @@ def split(conversations: Sequence[Conversation], share: float) -> ConversationSp
 
 
 def without_duplicates(training: list[Conversation], held_out: Sequence[Conversation]) -> ConversationSplit:
-    """Leave out of `held_out` what is equal to a training conversation."""
     known = {one.messages for one in training}
     new = [one for one in held_out if one.messages not in known]
     return ConversationSplit(training, new, len(held_out) - len(new))

@@ -68,7 +68,6 @@ def _alarm() -> Iterator[None]:
 def _answer(
     request: Mapping[str, Any], template: jinja2.Template | None
 ) -> tuple[dict[str, Any], jinja2.Template | None]:
-    """(the answer to a request, its template, for the next one)"""
     try:
         if request["template"] is not None:
             template = None

@@ -236,7 +236,6 @@ def _split(turns: list[_Turn], speakers: _Speakers) -> Iterator[_Group]:
 
 
 def _messages(name: str, group: _Group, speakers: _Speakers) -> Iterator[Message]:
-    """One message for turns of one speaker in a row."""
     for role, same in groupby(group.turns, key=lambda turn: turn.role):
         first, *more = same
         if more and role == "assistant" and speakers.questions:

@@ -61,23 +61,33 @@ class Corpus:
 
     @property
     def text_bytes(self) -> int:
-        """Size of the text in UTF-8."""
         return self._ends[-1] if self._ends else 0
 
     @cached_property
     def _ends(self) -> list[int]:
         return list(itertools.accumulate(part.text_bytes for part in self.contents))
 
-    def texts(self, start: int = 0, end: int | None = None) -> Iterator[Iterator[str]]:
-        """The text between two positions, document by document, each in pieces.
+    def texts(self) -> Iterator[Iterator[str]]:
+        """The texts, each in pieces."""
+        return (part.text() for part in self.contents)
 
-        A position inside a character is moved to the end of that character.
-        """
-        return (part.text() for part in self.parts(start, end))
+    def utf8(self) -> bytes:
+        """The text in memory, its documents joined."""
+        return b"".join(piece.encode("utf-8") for text in self.texts() for piece in text)
 
-    def parts(self, start: int = 0, end: int | None = None) -> Iterator[Part]:
-        """The text between two positions, document by document."""
-        end = self.text_bytes if end is None else end
+    def cut(self, start: int, end: int | None = None) -> "Corpus":
+        """The text between two positions; one inside a character is moved to the end of that character."""
+        return Corpus(tuple(self._parts(start, self.text_bytes if end is None else end)))
+
+    def sample(self, max_bytes: int) -> "Corpus":
+        """The text; of more than `max_bytes`, SAMPLE_SPANS evenly spaced spans of about that size in total."""
+        if self.text_bytes <= max_bytes:
+            return self
+        span = max(1, max_bytes // SAMPLE_SPANS)
+        starts = np.linspace(0, self.text_bytes - span, SAMPLE_SPANS).astype(np.int64).tolist()
+        return Corpus(tuple(part for start in starts for part in self._parts(start, start + span)))
+
+    def _parts(self, start: int, end: int) -> Iterator[Part]:
         for index in range(bisect.bisect_right(self._ends, start), len(self.contents)):
             part = self.contents[index]
             first = self._ends[index] - part.text_bytes
@@ -85,25 +95,6 @@ class Corpus:
                 return
             low, high = max(0, start - first), min(end - first, part.text_bytes)
             yield Part(part.document, part.start + low, part.start + high)
-
-    def cut(self, start: int, end: int) -> "Corpus":
-        return Corpus(tuple(self.parts(start, end)))
-
-    def utf8(self, start: int = 0, end: int | None = None) -> bytes:
-        """The text between two positions as UTF-8, its documents joined, in memory."""
-        return b"".join(piece.encode("utf-8") for text in self.texts(start, end) for piece in text)
-
-    def sample(self, max_bytes: int) -> Iterator[Iterator[str]]:
-        """The text; of more than `max_bytes`, SAMPLE_SPANS evenly spaced spans of about that size in total."""
-        return (part.text() for part in self.sample_parts(max_bytes))
-
-    def sample_parts(self, max_bytes: int) -> Iterator[Part]:
-        if self.text_bytes <= max_bytes:
-            yield from self.contents
-            return
-        span = max(1, max_bytes // SAMPLE_SPANS)
-        for first in np.linspace(0, self.text_bytes - span, SAMPLE_SPANS).astype(np.int64).tolist():
-            yield from self.parts(first, first + span)
 
 
 def read_corpus(

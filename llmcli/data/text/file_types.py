@@ -98,7 +98,6 @@ def text_file_name(file: str) -> str:
 
 
 def _recognize(start: bytes, end: bytes) -> tuple[str, str] | None:
-    """(description, advice)"""
     if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _recognize_zip(start, end)
     if start[257:262] == b"ustar":

@@ -168,7 +168,6 @@ def _blocks(text: Document, start: int, end: int | None = None) -> Iterator[tupl
 
 
 def _join(parents: list[int], first: int, second: int) -> None:
-    """Unite the groups of two documents."""
     a, b = _root(parents, first), _root(parents, second)
     parents[max(a, b)] = min(a, b)
 

@@ -153,7 +153,6 @@ class Tokenizer:
         return tokenizer
 
     def to_json(self) -> str:
-        """The text of tokenizer.json."""
         text = self._inner.to_str()
         if self._bos_token is None and not self._prefix_space:
             return text
@@ -212,7 +211,6 @@ class Tokenizer:
 
     @cached_property
     def eos_ids(self) -> frozenset[int]:
-        """The ids that end a text: `eos_id`, and any others of the model."""
         return self._end_ids | {self.eos_id}
 
     @cached_property
@@ -302,13 +300,11 @@ class Tokenizer:
 
     @cached_property
     def _names(self) -> list[str]:
-        """The name of each token in tokenizer.json."""
         vocabulary = self._inner.get_vocab(with_added_tokens=True)
         return sorted(vocabulary, key=vocabulary.__getitem__)
 
     @cached_property
     def _boundary(self) -> re.Pattern[str]:
-        """Where a long text may be cut into pieces."""
         return _boundary(tokenizer_json.pre_tokenizer_name(json.loads(self._inner.to_str()).get("pre_tokenizer")))
 
     @cached_property
@@ -456,7 +452,6 @@ def check_unicode(text: str) -> None:
 
 
 def _boundary(pre_tokenizer: str | None) -> re.Pattern[str]:
-    """Where a long text may be cut into pieces that are encoded one by one, for a pre-tokenizer of that name."""
     return words.WORD_OR_LINE_END if pre_tokenizer in ("Llama 3", "Qwen 2") else words.WORD_END
 
 

@@ -264,7 +264,6 @@ def bos_token_of(post_processor: Any) -> str | None:
 
 
 def bos_post_processor(token: str, token_id: int) -> dict[str, Any]:
-    """The post-processor that prepends a control token to a text."""
     bos, first, second = (
         {kind: {"id": name, "type_id": 0}}
         for kind, name in (("SpecialToken", token), ("Sequence", "A"), ("Sequence", "B"))

@@ -30,7 +30,7 @@ def train_tokenizer(
     text.
     """
     sample = corpus.sample(min(max_bytes, TRAINING_BYTES))
-    text = itertools.chain((piece for part in sample for piece in part), contents)
+    text = itertools.chain((piece for part in sample.texts() for piece in part), contents)
     train_bytes = corpus.text_bytes + content_bytes
     if characters:
         return Tokenizer.train_char(text, vocab_size), "one token per character, as requested"

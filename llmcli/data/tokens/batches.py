@@ -75,7 +75,6 @@ class Batches:
 
     @property
     def blocks(self) -> int:
-        """Blocks in an epoch."""
         return len(self.tokens) // self.context
 
     def batch(self, step: int, window: int | None = None, bpe_dropout: float = 0.0) -> NDArray[np.int64]:

@@ -76,7 +76,6 @@ class _ShardMaker:
             self._stopped.clear()  # a shard may be made again later
 
     def shard(self, index: int) -> Shard:
-        """A shard, from the cache if it is there and undamaged."""
         return self._find(self._keys[index]) or self._store(index, self._tokenize(self._texts[index]))
 
     def _find(self, key: str) -> Shard | None:
@@ -109,7 +108,6 @@ class _ShardMaker:
         return ShardContent(bytes(data), dtype, size, bytes(sorted(set(used))))
 
     def _store(self, index: int, content: ShardContent) -> Shard:
-        """Write a shard to the cache; if that is not possible, to the temporary file."""
         text = self._texts[index]
         if self._cache and all(part.document.is_unchanged() for part in text.parts):
             header = content.header(self._labels)

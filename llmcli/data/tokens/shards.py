@@ -74,7 +74,6 @@ class Shard:
 
     @property
     def size(self) -> int:
-        """Bytes of the tokens."""
         return self.count * np.dtype(self.dtype).itemsize
 
     def map(self) -> Tokens:
@@ -143,12 +142,10 @@ class TokenShards:
 
     @property
     def text_bytes(self) -> int:
-        """The number of bytes that all tokens stand for."""
         return sum(shard.text_bytes for shard in self._shards)
 
     @property
     def seen_bytes(self) -> frozenset[int]:
-        """The byte values that occur in the text of the tokens."""
         return frozenset[int]().union(*(shard.seen_bytes for shard in self._shards))
 
     def __getitem__(self, where: slice | NDArray[np.integer]) -> Tokens:
@@ -176,7 +173,6 @@ class TokenShards:
         return self._mapped[index]
 
     def _map(self, index: int) -> Tokens:
-        """The tokens of a shard; one that is damaged or gone is made again, even if it is removed at once."""
         for _ in range(_MAX_RESTORED):
             shard = self._shards[index]
             try:

@@ -51,7 +51,6 @@ def count_bytes(ids: NDArray[np.integer], byte_lengths: NDArray[np.int64]) -> in
 
 
 def used_tokens(ids: NDArray[np.integer], vocab_size: int) -> NDArray[np.intp]:
-    """The tokens that occur among ids, ascending."""
     is_used = np.zeros(vocab_size, bool)
     for block in blocks(ids):
         is_used[block] = True

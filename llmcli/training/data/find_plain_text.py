@@ -49,4 +49,4 @@ def _held_out_text_of(base: Checkpoint, path: Path | None, tokenizer: Tokenizer)
         corpus = find_corpus(base.record, path)
     except (LLMError, KeyError):
         return none
-    return tokenize(untrained_part(corpus, [base.record]).sample(BYTES_PER_TOKEN * TOKENS[1]), tokenizer)
+    return tokenize(untrained_part(corpus, [base.record]).sample(BYTES_PER_TOKEN * TOKENS[1]).texts(), tokenizer)

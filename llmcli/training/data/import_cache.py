@@ -19,7 +19,7 @@ MAX_BYTES = 20_000_000  # of text that is read
 def fit_cache(model: Checkpoint, tokenizer: Tokenizer, text: Corpus) -> CacheWeights | None:
     """The weights of a cache for a model, fitted on windows that are spread over the text; None where a cache does not
     help it there. Raises LLMError if the text is too short."""
-    tokens = tokenize(text.sample(MAX_BYTES), tokenizer)
+    tokens = tokenize(text.sample(MAX_BYTES).texts(), tokenizer)
     count = min(FIT_TOKENS, int(FIT_SHARE * len(tokens)))
     _, windows = reserve_tokens(tokens, count, min(EVALUATION_CONTEXT, model.config.max_position_embeddings))
     sample = ValidationText(tokens, windows, tokenizer.eos_id)

@@ -63,7 +63,7 @@ class Prepared:
 
     def training_text(self) -> Iterator[Iterator[str]]:
         """The text of `tokens`: one iterator of pieces for each of its parts."""
-        return self.split.training.sample(self.max_bytes)
+        return self.split.training.sample(self.max_bytes).texts()
 
     def with_plan(self, plan: Plan) -> "Prepared":
         """The same for another plan; the conversations are fitted into its context, and recorded."""
@@ -127,7 +127,7 @@ def prepare(
             contents=divided.texts() if divided else (), content_bytes=divided.text_bytes if divided else 0,
         )  # fmt: skip
     tokens = _training_tokens(text.training, max_bytes, tokenizer, on_note)
-    held_out_tokens = tokenize(text.held_out.sample(_max_held_out_bytes(text, max_bytes)), tokenizer)
+    held_out_tokens = tokenize(text.held_out.sample(_max_held_out_bytes(text, max_bytes)).texts(), tokenizer)
     encoded = divided.encode(tokenizer) if divided else None
     train_bytes = text.training.text_bytes
     read_bytes = train_bytes if train_bytes <= max_bytes else _text_bytes(tokens, tokenizer)
@@ -235,10 +235,10 @@ def _training_tokens(
     training: Corpus, max_bytes: int, tokenizer: Tokenizer, on_note: Callable[[str], None]
 ) -> TokenIds | TokenShards:
     """The tokens of the training text that the run reads; those of a long text are cached."""
-    size = min(training.text_bytes, max_bytes)
+    size, read = min(training.text_bytes, max_bytes), training.sample(max_bytes)
     if size <= MAX_TEMPORARY_BYTES:
-        return tokenize(TokenizingProgress(size, 0, on_note).counted(training.sample(max_bytes)), tokenizer)
-    return tokenize_in_shards(training.sample_parts(max_bytes), tokenizer, on_note)
+        return tokenize(TokenizingProgress(size, 0, on_note).counted(read.texts()), tokenizer)
+    return tokenize_in_shards(read.contents, tokenizer, on_note)
 
 
 def _text_bytes(tokens: TokenIds | TokenShards, tokenizer: Tokenizer) -> int:

@@ -154,24 +154,24 @@ def test_every_split_of_a_small_corpus() -> None:
 def test_the_sample_of_a_long_text_is_evenly_spaced() -> None:
     text = "".join(f"{n:05d}" for n in range(2000))  # 10,000 bytes; each five give their position
     corpus = read_corpus([put("a.txt", text.encode())])
-    parts = ["".join(part) for part in corpus.cut(100, 9000).sample(640)]
+    parts = ["".join(part) for part in corpus.cut(100, 9000).sample(640).texts()]
     assert [len(part) for part in parts] == [10] * 64
     window_starts = [text.index(part) for part in parts]
     assert (window_starts[0], window_starts[-1]) == (100, 8990)  # nothing from beyond the ends
     gaps = [b - a for a, b in itertools.pairwise(window_starts)]
     assert max(gaps) - min(gaps) <= 10
-    assert ["".join(part) for part in corpus.cut(100, 740).sample(640)] == [text[100:740]]
+    assert ["".join(part) for part in corpus.cut(100, 740).sample(640).texts()] == [text[100:740]]
 
 
 def test_a_part_of_the_corpus_keeps_its_documents_separate() -> None:
     corpus = read_corpus([put("a", b"aaaa"), put("b", b"bbbb"), put("c", b"cccc")])
-    assert ["".join(text) for text in corpus.texts(2, 9)] == ["aa", "bbbb", "c"]
-    assert ["".join(text) for text in corpus.texts(4, 8)] == ["bbbb"]
-    assert ["".join(text) for text in corpus.texts(4, 4)] == []
-    assert ["".join(text) for text in corpus.texts(12)] == []
+    assert ["".join(text) for text in corpus.cut(2, 9).texts()] == ["aa", "bbbb", "c"]
+    assert ["".join(text) for text in corpus.cut(4, 8).texts()] == ["bbbb"]
+    assert ["".join(text) for text in corpus.cut(4, 4).texts()] == []
+    assert ["".join(text) for text in corpus.cut(12).texts()] == []
 
 
 def test_a_part_that_begins_inside_the_last_character_of_a_document_omits_the_document() -> None:
     tokenizer = Tokenizer.train_char([TEXT])
     corpus = read_corpus([put("a", "aあ".encode()), put("b", b"xyz")])
-    assert list(tokenize(corpus.texts(2), tokenizer)) == tokenizer.encode("xyz")
+    assert list(tokenize(corpus.cut(2).texts(), tokenizer)) == tokenizer.encode("xyz")

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.data.text import documents
-from llmcli.data.text.corpus import read_corpus
+from llmcli.data.text.corpus import Corpus, read_corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.tokens import tokenize
 from llmcli.errors import LLMError
@@ -337,18 +337,25 @@ def test_text_that_must_be_decoded_is_decoded_once(kind: str, monkeypatch: pytes
     data = {"gzip": text.encode(), "UTF-16": text.encode("utf-16"), "gzip of UTF-16": text.encode("utf-16")}[kind]
     sizes = count_reads(monkeypatch)
     corpus = read_corpus([put("a", gzip.compress(data) if "gzip" in kind else data)])
-    parts = [list(map("".join, corpus.cut(1000, 300_000).sample(most))) for most in (5000, 20_000, 299_000)]
-    corpus.utf8(0, 200_000)
+
+    def samples(corpus: Corpus) -> list[list[str]]:
+        cut = corpus.cut(1000, 300_000)
+        return [list(map("".join, cut.sample(most).texts())) for most in (5000, 20_000, 299_000)]
+
+    parts = samples(corpus)
+    corpus.cut(0, 200_000).utf8()
     assert sum(sizes) == len(data)
     plain = read_corpus([put("plain", text.encode())])
-    assert parts == [list(map("".join, plain.cut(1000, 300_000).sample(most))) for most in (5000, 20_000, 299_000)]
+    assert parts == [
+        list(map("".join, plain.cut(1000, 300_000).sample(most).texts())) for most in (5000, 20_000, 299_000)
+    ]
     assert joined(corpus) == text and corpus.documents[0].sha256 == plain.documents[0].sha256
 
 
 def test_reading_a_sample_reads_little_more_than_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = read_corpus([put("a", b"x" * 5_000_000)])
     sizes = count_reads(monkeypatch)
-    assert sum(len("".join(part)) for part in corpus.sample(6400)) == 6400
+    assert sum(len("".join(part)) for part in corpus.sample(6400).texts()) == 6400
     assert sum(sizes) <= 64 * (100 + 3 + 4)
 
 

@@ -91,7 +91,7 @@ class CountingTokenizer(Tokenizer):
 def test_shards_have_the_tokens_of_the_whole(tokenizer: Tokenizer) -> None:
     whole = tokenize(corpus().texts(), tokenizer)
     for _ in range(2):  # made, and read
-        tokens = tokenize_in_shards(corpus().parts(), tokenizer)
+        tokens = tokenize_in_shards(corpus().contents, tokenizer)
         assert len(cached()) > 10
         assert tokens[0 : len(tokens)].tolist() == whole.tolist() and tokens.dtype == whole.dtype
         assert tokens.text_bytes == count_bytes(whole, tokenizer.byte_lengths)
@@ -101,63 +101,63 @@ def test_shards_have_the_tokens_of_the_whole(tokenizer: Tokenizer) -> None:
 
 def test_samples_of_a_text_are_separated_as_without_shards() -> None:
     read = corpus()
-    whole = tokenize(read.sample(3000), BPE)
-    tokens = tokenize_in_shards(read.sample_parts(3000), BPE)
+    whole = tokenize(read.sample(3000).texts(), BPE)
+    tokens = tokenize_in_shards(read.sample(3000).contents, BPE)
     assert tokens[0 : len(tokens)].tolist() == whole.tolist()
 
 
 def test_batches_are_the_same_with_the_cache_without_and_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    sources = [tokenize(corpus().texts(), BPE), tokenize_in_shards(corpus().parts(), BPE)]
-    sources.append(tokenize_in_shards(corpus().parts(), BPE))
+    sources = [tokenize(corpus().texts(), BPE), tokenize_in_shards(corpus().contents, BPE)]
+    sources.append(tokenize_in_shards(corpus().contents, BPE))
     monkeypatch.setenv("LLMCLI_CACHE_GB", "0")
     for path in cached():
         path.unlink()
-    sources.append(tokenize_in_shards(corpus().parts(), BPE))
+    sources.append(tokenize_in_shards(corpus().contents, BPE))
     for step in range(40):
         first, *others = (Batches(tokens, 32, 4, seed=5).batch(step) for tokens in sources)
         assert all(np.array_equal(first, other) for other in others)
 
 
 def test_the_next_run_on_the_same_text_tokenizes_nothing() -> None:
-    tokenize_in_shards(corpus().parts(), BPE)
+    tokenize_in_shards(corpus().contents, BPE)
     counting = CountingTokenizer.like(BPE)
-    tokenize_in_shards(corpus().parts(), counting)
+    tokenize_in_shards(corpus().contents, counting)
     assert counting.count == 0
     before = len(cached())
-    tokenize_in_shards(corpus().parts(), CHAR)
+    tokenize_in_shards(corpus().contents, CHAR)
     assert len(cached()) == 2 * before
 
 
 def test_an_interrupted_run_leaves_its_shards_for_the_next() -> None:
     total = CountingTokenizer.like(BPE)
-    whole = tokenize_in_shards(corpus().parts(), total)
+    whole = tokenize_in_shards(corpus().contents, total)
     for path in cached():
         path.unlink()
     with pytest.raises(KeyboardInterrupt):
-        tokenize_in_shards(corpus().parts(), CountingTokenizer.like(BPE, fails_at=8))
+        tokenize_in_shards(corpus().contents, CountingTokenizer.like(BPE, fails_at=8))
     assert 0 < len(cached()) < len(whole._shards)
     rest = CountingTokenizer.like(BPE)
-    tokens = tokenize_in_shards(corpus().parts(), rest)
+    tokens = tokenize_in_shards(corpus().contents, rest)
     assert 0 < rest.count < total.count
     assert tokens[0 : len(tokens)].tolist() == whole[0 : len(whole)].tolist()
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[1]" + bytes(5000)], ids=["empty", "cut", "other"])
 def test_a_damaged_shard_is_made_again(damage: bytes) -> None:
-    whole = tokenize_in_shards(corpus().parts(), BPE)
+    whole = tokenize_in_shards(corpus().contents, BPE)
     whole = whole[0 : len(whole)].tolist()
     path = cached()[3]
     before = path.read_bytes()
     for data in (damage, before[:-1], before[:-1] + bytes([before[-1] ^ 1])):
         path.write_bytes(data)
-        tokens = tokenize_in_shards(corpus().parts(), BPE)
+        tokens = tokenize_in_shards(corpus().contents, BPE)
         assert tokens[0 : len(tokens)].tolist() == whole
         assert path.read_bytes() == before
 
 
 def test_a_shard_that_another_process_removes_during_the_run_is_made_again() -> None:
     whole = tokenize(corpus().texts(), BPE).tolist()
-    tokens = tokenize_in_shards(corpus().parts(), BPE)
+    tokens = tokenize_in_shards(corpus().contents, BPE)
     for path in cached():
         path.unlink()
     assert tokens[0 : len(tokens)].tolist() == whole
@@ -193,7 +193,7 @@ def test_without_a_cache_the_tokens_are_the_same_and_one_note_says_why(
     whole = tokenize(corpus().texts(), BPE).tolist()
     problem(monkeypatch)  # type: ignore[operator]
     notes: list[str] = []
-    tokens = tokenize_in_shards(corpus().parts(), BPE, notes.append)
+    tokens = tokenize_in_shards(corpus().contents, BPE, notes.append)
     assert tokens[0 : len(tokens)].tolist() == whole
     assert len(notes) == 1 and re.match(f"tokens are in a temporary file.* for the next run: .*{note}", notes[0])
 
@@ -206,7 +206,7 @@ def test_with_the_cache_turned_off_or_without_a_home_directory_nothing_is_kept(
     found = tmp_path / directory if directory else None
     monkeypatch.setattr("llmcli.data.tokens.corpus_tokens.cache_directory", lambda: found)
     notes: list[str] = []
-    tokens = tokenize_in_shards(corpus().parts(), BPE, notes.append)
+    tokens = tokenize_in_shards(corpus().contents, BPE, notes.append)
     assert tokens[0 : len(tokens)].tolist() == tokenize(corpus().texts(), BPE).tolist()
     assert notes == [] and not (tmp_path / "unused").exists()
 
@@ -216,30 +216,30 @@ def test_if_no_disk_has_space_the_error_says_what_to_do(monkeypatch: pytest.Monk
     unwritable(monkeypatch)
     monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: FullDisk())
     with pytest.raises(LLMError, match=r"cannot store the tokens in .*No space left.*TMPDIR"):
-        tokenize_in_shards(read.parts(), BPE)
+        tokenize_in_shards(read.contents, BPE)
 
 
 def test_the_tokens_of_a_file_that_changes_meanwhile_are_not_kept() -> None:
     read = corpus()
     os.utime("0.txt", (1, 1))
-    tokenize_in_shards(read.parts(), BPE)
-    complete = tokenize_in_shards(corpus().parts(), BPE)
+    tokenize_in_shards(read.contents, BPE)
+    complete = tokenize_in_shards(corpus().contents, BPE)
     assert len(cached()) == len(complete._shards)
     for path in cached():
         path.unlink()
     os.utime("0.txt", (2, 2))
     read = corpus()
     os.utime("0.txt", (3, 3))
-    tokens = tokenize_in_shards(read.parts(), BPE)
+    tokens = tokenize_in_shards(read.contents, BPE)
     assert 0 < len(cached()) < len(complete._shards)
     assert tokens[0 : len(tokens)].tolist() == complete[0 : len(complete)].tolist()
 
 
 def test_texts_of_other_runs_make_room() -> None:
-    tokenize_in_shards(corpus().parts(), BPE)
+    tokenize_in_shards(corpus().contents, BPE)
     size = sum(path.stat().st_size for path in cached())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LLMCLI_CACHE_GB", str(1.2 * size / 1e9))
         notes: list[str] = []
-        tokens = tokenize_in_shards(corpus().parts(), CHAR, notes.append)
+        tokens = tokenize_in_shards(corpus().contents, CHAR, notes.append)
     assert notes == [] and len(tokens._shards) <= len(cached()) < 2 * len(tokens._shards)

@@ -25,7 +25,7 @@ def texts_of(*texts: str, shard_bytes: int) -> list[ShardText]:
     corpus = read_corpus([put(f"{i}.txt", text.encode()) for i, text in enumerate(texts)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shard_texts, "SHARD_BYTES", shard_bytes)
-        return list(divide(corpus.parts(), BPE))
+        return list(divide(corpus.contents, BPE))
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -78,5 +78,5 @@ def test_the_key_names_text_and_tokenizer() -> None:
 def test_the_key_does_not_depend_on_the_name_of_the_file(tmp_path: Path) -> None:
     (one,) = texts_of("same words", shard_bytes=120)
     put("renamed.txt", b"same words")
-    (other,) = divide(read_corpus(["renamed.txt"]).parts(), BPE)
+    (other,) = divide(read_corpus(["renamed.txt"]).contents, BPE)
     assert one.key("") == other.key("")
