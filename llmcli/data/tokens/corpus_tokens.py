@@ -19,9 +19,9 @@ from llmcli.data.text.corpus import Part
 from llmcli.data.text.temporary_files import temporary_file_errors
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.shard_texts import ShardText, divide, label, tokenizer_hash
-from llmcli.data.tokens.shards import DTYPES, Shard, ShardContent, TokenShards, open_shard
+from llmcli.data.tokens.shards import Shard, ShardContent, TokenShards, open_shard
 from llmcli.data.tokens.token_store import LIMIT_VARIABLE, TokenCache, cache_directory
-from llmcli.data.tokens.tokens import count_bytes, used_tokens
+from llmcli.data.tokens.tokens import count_bytes, encode_texts, token_type, used_tokens
 
 CORES_PER_THREAD = 4  # the library has threads of its own; these read the text and store the tokens meanwhile
 MIN_THREADS = 2
@@ -89,22 +89,16 @@ class _ShardMaker:
             return None
 
     def _tokenize(self, text: ShardText) -> ShardContent:
-        tokenizer = self._tokenizer
-        dtype = DTYPES[tokenizer.vocab_size > 1 << 16]
-        data = bytearray()
-        for number, part in enumerate(text.parts):
-            begins = number > 0 or text.begins_text
-            needs_end = begins and (number > 0 or not text.is_first)  # of the text before, if there is one
-            for ids in tokenizer.encode_stream(part.text(), continued=not begins):
-                if self._stopped.is_set():
-                    raise StoppedError
-                if needs_end:
-                    data += np.array([tokenizer.eos_id], dtype).tobytes()
-                    needs_end = False
-                data += np.asarray(ids).astype(dtype).tobytes()
-        ids_ = np.frombuffer(data, dtype)
-        used = b"".join(tokenizer.token_bytes[i] for i in used_tokens(ids_, tokenizer.vocab_size))
-        size = count_bytes(ids_, tokenizer.byte_lengths)
+        tokenizer, data = self._tokenizer, bytearray()
+        texts = (part.text() for part in text.parts)
+        for tokens in encode_texts(texts, tokenizer, continued=not text.begins_text, is_first=text.is_first):
+            if self._stopped.is_set():
+                raise StoppedError
+            data += tokens
+        dtype = token_type(tokenizer)
+        ids = np.frombuffer(data, dtype)
+        used = b"".join(tokenizer.token_bytes[i] for i in used_tokens(ids, tokenizer.vocab_size))
+        size = count_bytes(ids, tokenizer.byte_lengths)
         return ShardContent(bytes(data), dtype, size, bytes(sorted(set(used))))
 
     def _store(self, index: int, content: ShardContent) -> Shard:

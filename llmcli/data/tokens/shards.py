@@ -20,7 +20,6 @@ from llmcli.errors import LLMError
 
 HEADER_BYTES = 4096
 FORMAT = 2
-DTYPES = ("<u2", "<u4")
 MAPPED_BYTES = 64_000_000  # of shards that are mapped into memory at the same time
 _READ_BYTES = 1 << 20
 _MAX_RESTORED = 100  # times in a row, while another process removes shards
@@ -34,7 +33,7 @@ class ShardContent:
     """The tokens of a shard, and what is known of them."""
 
     tokens: bytes
-    dtype: str  # one of DTYPES
+    dtype: str  # as of `token_type`
     text_bytes: int  # that the tokens stand for
     seen_bytes: bytes  # the byte values that occur in these, ascending
 

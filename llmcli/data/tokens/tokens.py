@@ -14,35 +14,51 @@ BLOCK_TOKENS = 1 << 20  # tokens per block
 
 
 class Encoder(Protocol):
-    """The methods of a tokenizer that `tokenize` needs."""
+    """The methods of a tokenizer that are needed here."""
 
     @property
     def vocab_size(self) -> int: ...
     @property
     def eos_id(self) -> int: ...
-    def encode_stream(self, texts: Iterable[str]) -> "Iterator[array[int]]": ...
+    def encode_stream(self, texts: Iterable[str], *, continued: bool = False) -> "Iterator[array[int]]": ...
+
+
+def token_type(tokenizer: Encoder) -> str:
+    """The type of stored token ids: uint16 for up to 65,536 tokens in the vocabulary, else uint32; little-endian."""
+    return "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
+
+
+def encode_texts(
+    texts: Iterable[Iterator[str]], tokenizer: Encoder, *, continued: bool = False, is_first: bool = True
+) -> Iterator[bytes]:
+    """The token ids of texts, stored in `token_type`, with one end-of-text id between two texts.
+
+    `continued` says that the first text is the rest of one that was cut at `first_cut`, `is_first` that no other text
+    comes before it.
+    """
+    dtype = token_type(tokenizer)
+    for text in texts:
+        needs_end = not (is_first or continued)
+        for ids in tokenizer.encode_stream(text, continued=continued):
+            if needs_end:
+                yield np.array([tokenizer.eos_id], dtype).tobytes()
+                needs_end = False
+            yield np.asarray(ids).astype(dtype).tobytes()
+            is_first = False
+        continued = False
 
 
 def tokenize(texts: Iterator[Iterator[str]], tokenizer: Encoder) -> NDArray[np.unsignedinteger]:
-    """The token ids of documents [T], with one end-of-text id between two documents, as a memory-mapped array: uint16
-    for up to 65,536 tokens in the vocabulary, else uint32.
+    """The token ids of texts [T], as `encode_texts` joins them, in a memory-mapped temporary file.
 
     Memory use does not depend on the size of the text. Raises LLMError when the disk is full.
     """
-    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-    count = 0
+    dtype = np.dtype(token_type(tokenizer))
     with temporary_file_errors("the tokens"):
         file = tempfile.TemporaryFile(prefix="llmcli-")  # noqa: SIM115 (the mapping needs it open)
-        for text in texts:
-            before = count
-            for ids in tokenizer.encode_stream(text):
-                if count == before > 0:
-                    file.write(np.array([tokenizer.eos_id], dtype).tobytes())
-                    count += 1
-                file.write(np.asarray(ids).astype(dtype).tobytes())
-                count += len(ids)
+        size = sum(map(file.write, encode_texts(texts, tokenizer)))
         file.flush()
-        return np.memmap(file, dtype=dtype, mode="r", shape=(count,)) if count else np.zeros(0, dtype)
+        return np.memmap(file, dtype, mode="r", shape=(size // dtype.itemsize,)) if size else np.zeros(0, dtype)
 
 
 def count_bytes(ids: NDArray[np.integer], byte_lengths: NDArray[np.int64]) -> int:

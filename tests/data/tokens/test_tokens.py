@@ -51,7 +51,7 @@ class CodePointEncoder:
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
 
-    def encode_stream(self, texts: Iterable[str]) -> Iterator[array]:
+    def encode_stream(self, texts: Iterable[str], *, continued: bool = False) -> Iterator[array]:
         for text in texts:
             yield array("I", map(ord, text))
 
