@@ -119,24 +119,19 @@ class RecordShape:
         return replace(self, keys=keys, context_key=spelled.get(self.context_key, self.context_key))
 
 
+_CONTEXTS = {"instruction/output": "input", "instruction/response": "context"}
 SHAPES = (  # the first that fits is taken
     RecordShape("messages", ("messages",)),
     RecordShape("ShareGPT", ("conversations",)),
-    RecordShape("prompt/completion", ("prompt", "completion")),
-    RecordShape("prompt/response", ("prompt", "response")),
-    RecordShape("instruction/output", ("instruction", "output"), "input"),
-    RecordShape("instruction/response", ("instruction", "response"), "context"),
-    RecordShape("question/answer", ("question", "answer")),
-    RecordShape("source/target", ("source", "target")),
-    RecordShape("input/output", ("input", "output")),
-    RecordShape("user/assistant", ("user", "assistant")),
-    RecordShape("human/assistant", ("human", "assistant")),
-    RecordShape("human/gpt", ("human", "gpt")),
-    RecordShape("front/back", ("front", "back")),
-    RecordShape("q/a", ("q", "a")),
-    RecordShape("質問/回答", ("質問", "回答")),
-    RecordShape("問/答", ("問", "答")),
-)
+    *(
+        RecordShape(name, tuple(name.split("/")), _CONTEXTS.get(name, ""))
+        for name in (
+            "prompt/completion", "prompt/response", "instruction/output", "instruction/response", "question/answer",
+            "source/target", "input/output", "user/assistant", "human/assistant", "human/gpt", "front/back", "q/a",
+            "質問/回答", "問/答",
+        )
+    ),
+)  # fmt: skip
 
 
 def record_shape(record: object) -> RecordShape | None:

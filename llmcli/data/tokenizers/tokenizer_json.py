@@ -188,21 +188,14 @@ def _is_safe_pattern(pattern: Any) -> bool:
 
 def _is_sentencepiece(document: Mapping[str, Any]) -> bool:
     """Whether the only change to a text is that spaces become SPACE, and perhaps one is prepended."""
-    steps = list(_steps(document["normalizer"])) if document.get("normalizer") else []
-    if not all(_is_prepend_space(step) or _is_replace_spaces(step) for step in steps):
+    steps = list(_steps(document.get("normalizer") or None))
+    known = (_PREPEND_SPACE.items(), _REPLACE_SPACES.items())
+    if not all(any(items <= step.items() for items in known) for step in steps):
         return False
     metaspace = document.get("pre_tokenizer")
     if metaspace is None:
         return any(step.get("type") == "Replace" for step in steps)
     return isinstance(metaspace, dict) and (metaspace.get("type"), metaspace.get("replacement")) == ("Metaspace", SPACE)
-
-
-def _is_prepend_space(step: Mapping[str, Any]) -> bool:
-    return step.get("type") == "Prepend" and step.get("prepend") == SPACE
-
-
-def _is_replace_spaces(step: Mapping[str, Any]) -> bool:
-    return step.get("type") == "Replace" and step.get("pattern") == {"String": " "} and step.get("content") == SPACE
 
 
 # ---- parts of a tokenizer.json
@@ -215,7 +208,7 @@ def prefix_space(document: Mapping[str, Any]) -> str:
     are those of the pre-tokenizer Metaspace, which adds no space where there is one. "always": likewise to each part.
     "first": only to a text. "": never.
     """
-    if "Prepend" in (_step_types(document["normalizer"]) if document.get("normalizer") else []):
+    if "Prepend" in _step_types(document.get("normalizer")):
         return "prepend"
     metaspace = document.get("pre_tokenizer") or {}
     scheme = metaspace.get("prepend_scheme", "always" if metaspace.get("add_prefix_space", True) else "never")
@@ -291,9 +284,9 @@ def pre_tokenizer_name(pre_tokenizer: Any) -> str | None:
 
 
 def _steps(part: Any) -> Iterator[dict[str, Any]]:
-    """The steps of a pre-tokenizer, normalizer or post-processor, with every Sequence flattened. A step that is not an
-    object, and all steps after MAX_STEPS, are replaced by one of type "nonstandard"."""
-    pending = [part]
+    """The steps of a pre-tokenizer, normalizer or post-processor, with every Sequence flattened; none of None. A step
+    that is not an object, and all steps after MAX_STEPS, are replaced by one of type "nonstandard"."""
+    pending = [] if part is None else [part]
     for _ in range(MAX_STEPS):
         if not pending:
             return
