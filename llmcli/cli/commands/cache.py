@@ -50,9 +50,9 @@ def _clear(opened: TokenCache, *, json_: bool) -> None:
 
 
 def _list(opened: TokenCache, *, json_: bool) -> None:
-    from llmcli.data.tokens.shards import cached_texts
+    from llmcli.data.tokens.shards import stored_texts
 
-    texts, limit = cached_texts(opened), opened.limit()
+    texts, limit = stored_texts(opened), opened.limit()
     size = sum(text.size for text in texts)
     if json_:
         entries = [

@@ -6,7 +6,7 @@ otherwise read all tokens for: their number, their bytes of text, and which byte
 
 import hashlib
 import json
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.data.tokens.token_store import CachedFile, TokenCache
+from llmcli.data.tokens.token_store import TokenCache
 from llmcli.errors import LLMError
 
 HEADER_BYTES = 4096
@@ -190,45 +190,31 @@ class TokenShards:
         raise LLMError(f"cannot read the tokens in {shard.file}: {reason}") from reason
 
 
-# ---- what the cache holds
+# ---- the contents of the cache
 
 
-@dataclass(frozen=True)
-class CachedText:
+@dataclass
+class StoredText:
     """The shards of files that a run read together, with one tokenizer."""
 
     text: str  # the names of the files, as the user wrote them
     tokenizer: str  # the beginning of a hash
-    shards: int
-    tokens: int
-    size: int  # of the shards, in bytes
-    used: float  # when a run last opened one, in seconds since 1970
+    shards: int = 0
+    tokens: int = 0
+    size: int = 0  # of the shards, in bytes
+    used: float = 0.0  # when a run last opened one, in seconds since 1970
 
 
-def cached_texts(cache: TokenCache) -> list[CachedText]:
-    """The contents of the cache, most recently used first."""
-    groups: dict[tuple[str, str], list[tuple[CachedFile, int]]] = defaultdict(list)
+def stored_texts(cache: TokenCache) -> list[StoredText]:
+    """The most recently used first; damaged shards are listed without names."""
+    texts: dict[tuple[str, str], StoredText] = {}
     for file in cache.files():
-        text, tokenizer, tokens = _describe(file)
-        groups[text, tokenizer].append((file, tokens))
-    texts = [
-        CachedText(
-            text,
-            tokenizer,
-            len(shards),
-            sum(tokens for _, tokens in shards),
-            sum(file.size for file, _ in shards),
-            max(file.used for file, _ in shards),
-        )
-        for (text, tokenizer), shards in groups.items()
-    ]
-    return sorted(texts, key=lambda text: text.used, reverse=True)
-
-
-def _describe(file: CachedFile) -> tuple[str, str, int]:
-    """(text, tokenizer, tokens) of a shard; a damaged one is listed without names."""
-    try:
-        header = read_header(file.path)
-        return str(header["text"]), str(header["tokenizer"]), int(header["tokens"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return "damaged", "", 0
+        try:
+            header = read_header(file.path)
+            text, tokenizer, tokens = str(header["text"]), str(header["tokenizer"]), int(header["tokens"])
+        except (OSError, ValueError, LookupError, TypeError):
+            text, tokenizer, tokens = "damaged", "", 0
+        stored = texts.setdefault((text, tokenizer), StoredText(text, tokenizer))
+        stored.shards, stored.tokens, stored.size = stored.shards + 1, stored.tokens + tokens, stored.size + file.size
+        stored.used = max(stored.used, file.used)
+    return sorted(texts.values(), key=lambda one: one.used, reverse=True)
