@@ -107,31 +107,22 @@ class _ShardMaker:
             header = content.header(self._labels)
             size = len(header) + len(content.tokens)
             try:
-                path = self._cache.write(self._keys[index], (header, content.tokens), size, self._kept)
-                if path:
+                if path := self._cache.write(self._keys[index], (header, content.tokens), size, self._kept):
                     return open_shard(path)
-                self._note_once(
-                    f"{self._cache.directory} may have {units.size(self._cache.limit())} ({LIMIT_VARIABLE})"
-                )
+                reason = f"{self._cache.directory} may have {units.size(self._cache.limit())} ({LIMIT_VARIABLE})"
             except (OSError, ValueError) as error:
-                reason = getattr(error, "strerror", None) or error
-                self._note_once(f"cannot write to {self._cache.directory}: {reason}")
-        return self._store_temporarily(content)
-
-    def _note_once(self, reason: str) -> None:
-        with self._lock:
-            if not self._noted:
-                self._on_note(f"tokens are in a temporary file, and so not all are kept for the next run: {reason}")
-            self._noted = True
-
-    def _store_temporarily(self, content: ShardContent) -> Shard:
+                reason = f"cannot write to {self._cache.directory}: {getattr(error, 'strerror', None) or error}"
+            with self._lock:
+                if not self._noted:
+                    self._on_note(f"tokens are in a temporary file, and so not all are kept for the next run: {reason}")
+                self._noted = True
         with self._lock, temporary_file_errors("the tokens"):
             if self._temporary is None:
                 self._temporary = tempfile.TemporaryFile(prefix="llmcli-")  # noqa: SIM115 (as long as this object)
             offset = self._temporary.seek(0, os.SEEK_END)
             self._temporary.write(content.tokens)
             self._temporary.flush()
-            return Shard.of(content, self._temporary, offset)
+            return Shard(self._temporary, offset, content.dtype, content.count, content.text_bytes, content.seen_bytes)
 
     def _with_progress(self, shards: Iterator[Shard]) -> Iterator[Shard]:
         """The same shards; if many have to be made, notes say how far that is."""
@@ -174,9 +165,9 @@ class TokenizingProgress:
 
     def counted(self, texts: Iterator[Iterator[str]]) -> Iterator[Iterator[str]]:
         """The same texts, whose pieces are tokenized when the next one is read."""
-        for text in texts:
-            yield map(self._count, text)
 
-    def _count(self, piece: str) -> str:
-        self.add(len(piece.encode()))
-        return piece
+        def count(piece: str) -> str:
+            self.add(len(piece.encode()))
+            return piece
+
+        return (map(count, text) for text in texts)

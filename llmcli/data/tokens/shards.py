@@ -67,25 +67,11 @@ class Shard:
     seen_bytes: bytes
     changed_at: int | None = field(default=None, compare=False)  # st_mtime_ns of a file whose tokens were verified
 
-    @classmethod
-    def of(cls, content: ShardContent, file: Path | IO[bytes], offset: int) -> "Shard":
-        return cls(file, offset, content.dtype, content.count, content.text_bytes, content.seen_bytes)
-
-    @property
-    def size(self) -> int:
-        return self.count * np.dtype(self.dtype).itemsize
-
     def map(self) -> Tokens:
-        """The tokens, mapped into memory. Raises OSError or ValueError if the file is gone or too short."""
+        """Map the tokens into memory. Raises OSError or ValueError if the file is gone or too short."""
         if not self.count:
             return np.zeros(0, self.dtype)
         return np.memmap(self.file, dtype=self.dtype, mode="r", offset=self.offset, shape=(self.count,))
-
-    def verified(self) -> "Shard":
-        """This shard; if its file has another time of modification by now, what it holds. Raises as `open_shard`."""
-        if not isinstance(self.file, Path) or self.file.stat().st_mtime_ns == self.changed_at:
-            return self
-        return open_shard(self.file)
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -165,7 +151,7 @@ class TokenShards:
         if index in self._mapped:
             self._mapped.move_to_end(index)
             return self._mapped[index]
-        size = sum(tokens.nbytes for tokens in self._mapped.values()) + self._shards[index].size
+        size = sum(tokens.nbytes for tokens in self._mapped.values()) + self._shards[index].count * self.dtype.itemsize
         while self._mapped and size > MAPPED_BYTES:
             size -= self._mapped.popitem(last=False)[1].nbytes
         self._mapped[index] = self._map(index)
@@ -175,7 +161,8 @@ class TokenShards:
         for _ in range(_MAX_RESTORED):
             shard = self._shards[index]
             try:
-                self._shards[index] = shard.verified()
+                if isinstance(shard.file, Path) and shard.file.stat().st_mtime_ns != shard.changed_at:
+                    self._shards[index] = open_shard(shard.file)
                 return self._shards[index].map()
             except (OSError, ValueError) as error:
                 reason = error
