@@ -97,9 +97,9 @@ def read_records(
         with open_parquet(name, path) as table:
             if not table.first_rows:
                 raise LLMError(f"{name} has no rows; wanted rows with text, or with a prompt and an answer")
-            shape = choose_shape(name, table.first_rows, reading, is_text=False)
-            rows = table.rows(shape.used_keys) if shape else iter(())
-            contents = _record_contents(name, "row", rows, shape, table.columns) if shape else None
+            contents = None
+            if shape := choose_shape(name, table.first_rows, reading, is_text=False):
+                contents = _record_contents(name, "row", table.rows(shape.used_keys), shape, table.columns)
             return _collect(name, path, contents, copy, lambda: _file_sha256(name, path), text_only)
     try:
         with open_lines(name, path, on_read) as lines:

@@ -126,7 +126,7 @@ class _ShardMaker:
 
     def _with_progress(self, shards: Iterator[Shard]) -> Iterator[Shard]:
         """The same shards; if many have to be made, notes say how far that is."""
-        sizes = [sum(part.end - part.start for part in text.parts) for text in self._texts]
+        sizes = [sum(part.text_bytes for part in text.parts) for text in self._texts]
         missing = [
             0 if self._cache and self._cache.has(key) else size for key, size in zip(self._keys, sizes, strict=True)
         ]
