@@ -32,11 +32,7 @@ BLOCK_BYTES = 1 << 20  # bytes per read
 CHECKED_BYTES = 1 << 16  # decoded at a time to check them: they stay in the processor's cache
 STANDARD_INPUT = "standard input"  # its name in messages
 _MAX_GZIP_RATIO = 1032  # of the content to the file
-BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
+BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
 @dataclass(frozen=True)
@@ -148,16 +144,17 @@ def read_document(
                 copy.truncate(offset)
             if isinstance(error, ReadingEndsError):
                 raise
-            end = b"" if stream else _last_bytes(path, file_types.END_BYTES)
+            end = b"" if stream is not None else _last_bytes(path, file_types.END_BYTES)
             description = file_types.describe_binary(name, start[: file_types.START_BYTES], end, is_compressed)
             raise LLMError(description or str(error), error.exit_code) from error
     return Document(name, path, text.size, text.sha256, offset, copy if copied else None, changed_at)
 
 
 def _last_bytes(path: Path, count: int) -> bytes:
-    with open(path, "rb") as file:
+    with contextlib.suppress(OSError), open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - count))
         return file.read(count)
+    return b""  # the file is gone
 
 
 def text_of_column(name: str, path: Path, column: str, texts: Iterable[str], copy: TextCopy) -> Document:
@@ -186,16 +183,12 @@ class _TextDigest:
 
     def read(self, name: str, blocks: Iterable[bytes], encoding: str, first: int, compressed: bool) -> None:
         """Add the text of all `blocks`, the first of which begins at position `first`. Raises LLMError."""
-        if encoding == "utf-8":  # the bytes of the file are those of the text
-            parts = (
-                self.add(block[start : start + CHECKED_BYTES])
-                for block in blocks
-                for start in range(0, len(block), CHECKED_BYTES)
-            )
-            for _ in _decode(name, parts, encoding, first, compressed):
-                pass
-        else:
-            for text in _decode(name, blocks, encoding, first, compressed):
+        is_utf8 = encoding == "utf-8"  # then the bytes of the file are those of the text
+        if is_utf8:
+            starts = ((block, start) for block in blocks for start in range(0, len(block), CHECKED_BYTES))
+            blocks = (self.add(block[start : start + CHECKED_BYTES]) for block, start in starts)
+        for text in _decode(name, blocks, encoding, first, compressed):
+            if not is_utf8:
                 self.add(text.encode("utf-8"))
 
     def add(self, data: bytes) -> bytes:
@@ -301,7 +294,7 @@ def _iconv(name: str, encoding: str, compressed: bool) -> str:
 
 
 def continuation_bytes(data: bytes) -> int:
-    """How many bytes at the beginning of `data`, UTF-8 from an arbitrary position on, belong to the character before.
+    """The number of bytes at the beginning of a part of UTF-8 that belong to the character before.
 
     >>> continuation_bytes("aé".encode()), continuation_bytes("é".encode()[1:])
     (0, 1)

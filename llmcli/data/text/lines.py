@@ -16,14 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, Any, cast
 
-from llmcli.data.text.documents import (
-    BLOCK_BYTES,
-    BYTE_ORDER_MARKS,
-    OnRead,
-    decompressed,
-    ignore,
-    open_regular_file,
-)
+from llmcli.data.text.documents import BLOCK_BYTES, BYTE_ORDER_MARKS, OnRead, decompressed, ignore, open_regular_file
 from llmcli.errors import LLMError
 
 _ZSTD = b"\x28\xb5\x2f\xfd"  # the first bytes of such a file

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import tokenizers
 
 from llmcli.data.text.corpus import Part
-from llmcli.data.text.documents import Document
+from llmcli.data.text.documents import Document, continuation_bytes
 from llmcli.data.text.words import PIECE_CHARACTERS
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 
@@ -68,7 +68,7 @@ def _cut(document: Document, position: int, end: int, tokenizer: Tokenizer) -> i
     """The first position in bytes from `position` on at which a text may be cut; the end of a character if there is
     none nearby."""
     data = document.utf8(position, min(_SEARCHED_BYTES, end - position))
-    start = next((i for i in range(min(4, len(data))) if data[i] & 0xC0 != 0x80), len(data))  # of a character
+    start = continuation_bytes(data[:4])
     text = data[start:].decode("utf-8", "ignore")
     cut = tokenizer.first_cut(text)
     return position + start + (len(text[:cut].encode("utf-8")) if cut else 0)
