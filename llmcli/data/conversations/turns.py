@@ -20,7 +20,7 @@ Standard library only.
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 
 from llmcli.data.conversations.messages import ROLES, Conversation, Message
@@ -130,13 +130,13 @@ def read_turns(lines: TextLines, names: tuple[str, str] | None = None) -> TurnTe
     turns, others = _read(lines, speakers.label)
     if not _is_conversation(turns, others, speakers):
         return None
-    groups = list(_split(turns, speakers))
+    groups = list(_split(turns, speakers.questions))
     notes = []
-    if not speakers.questions and any(group.spaced for group in groups):
+    if not speakers.questions and any(is_spaced for _, is_spaced in groups):
         notes.append(f"{lines.name}: blank lines separate turns; two of them, or ---, begin a new conversation")
     conversations = [
-        Conversation(tuple(_messages(lines.name, group, speakers)), f"{lines.name} line {group.turns[0].line:,}")
-        for group in groups
+        Conversation(tuple(_messages(lines.name, group, speakers.questions)), f"{lines.name} line {group[0].line:,}")
+        for group, _ in groups
     ]
     return TurnText(speakers.shape, conversations, notes)
 
@@ -188,12 +188,8 @@ def _is_conversation(turns: list[_Turn], others: Counter[tuple[str, str]], speak
         return False
     if count["assistant"] == 1 and sum(len(line) for turn in turns for line in turn.lines) > _SHORT_TEXT:
         return False
-    names = {name for name, _ in others}
-    third = sum(
-        others[name, "user"] + others[name, "assistant"]
-        for name in names
-        if others[name, "user"] and others[name, "assistant"]
-    )
+    third_names = {name for name, _ in others if others[name, "user"] and others[name, "assistant"]}
+    third = sum(others[name, role] for name in third_names for role in ("user", "assistant"))
     if third >= 3 and third * _TURNS_PER_OTHER >= len(turns):
         return False
     choices = others["B", "user"] + others["B", "assistant"]
@@ -203,45 +199,30 @@ def _is_conversation(turns: list[_Turn], others: Counter[tuple[str, str]], speak
 # ---- conversations
 
 
-@dataclass
-class _Group:
-    """The turns of one conversation."""
-
-    turns: list[_Turn] = field(default_factory=list)
-    speaks: bool = False  # has a turn other than the system's
-    spaced: bool | None = None  # a blank line stands before the first turn of the second speaker
-
-    def add(self, turn: _Turn, opening: str) -> None:
-        self.turns.append(turn)
-        if turn.role != "system":
-            self.speaks = True
-            if turn.role != opening and self.spaced is None:
-                self.spaced = turn.gap > 0
-
-
-def _split(turns: list[_Turn], speakers: _Speakers) -> Iterator[_Group]:
+def _split(turns: list[_Turn], questions: bool) -> Iterator[tuple[list[_Turn], bool]]:
+    """(the turns of one conversation, whether a blank line stands before the first turn of its second speaker)"""
     opening = next(turn.role for turn in turns if turn.role != "system")
-    group = _Group()
+    group: list[_Turn] = []
+    speaks, spaced = False, None  # whether it has a turn other than the system's
     for turn in turns:
-        if turn.role == "system":
-            begins = bool(group.turns)
-        else:
-            needed = 0 if speakers.questions else 2 if group.spaced else 1
-            begins = turn.role == opening and turn.gap >= needed and group.speaks
-        if begins:
-            yield group
-            group = _Group()
-        group.add(turn, opening)
-    yield group
+        is_system, gap = turn.role == "system", 0 if questions else 2 if spaced else 1
+        if (is_system and group) or (speaks and turn.role == opening and turn.gap >= gap):
+            yield group, bool(spaced)
+            group, speaks, spaced = [], False, None
+        group.append(turn)
+        speaks = speaks or not is_system
+        if spaced is None and turn.role not in ("system", opening):
+            spaced = turn.gap > 0
+    yield group, bool(spaced)
 
 
-def _messages(name: str, group: _Group, speakers: _Speakers) -> Iterator[Message]:
-    for role, same in groupby(group.turns, key=lambda turn: turn.role):
+def _messages(name: str, turns: list[_Turn], questions: bool) -> Iterator[Message]:
+    """One message for turns of one speaker in a row."""
+    for role, same in groupby(turns, key=lambda turn: turn.role):
         first, *more = same
-        if more and role == "assistant" and speakers.questions:
-            question = group.turns[0].line
+        if more and role == "assistant" and questions:
             raise LLMError(
-                f"{name} line {more[0].line:,}: a second answer to the question in line {question:,}; wanted the "
+                f"{name} line {more[0].line:,}: a second answer to the question in line {turns[0].line:,}; wanted the "
                 f"question before each answer"
             )
         yield Message(role, "\n".join(turn.text for turn in (first, *more)))
