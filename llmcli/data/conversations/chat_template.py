@@ -104,23 +104,19 @@ class ChatTemplate:
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """The tokens that end an answer: the one that the template writes after it, if it does, and those that end a
-        text."""
-        return self.tokenizer.eos_ids | {token for token in [self._end_of_turn()] if token is not None}
-
-    def _hide(self, messages: Sequence[Message]) -> tuple[list[Message], dict[str, str]]:
-        values = (value if isinstance(value, str) else json.dumps(value) for value in self._variables.values())
-        return self._control_tokens.hide(messages, self.source + "".join(values))
-
-    def _end_of_turn(self) -> int | None:
-        """The first control token after an answer; None if there is none."""
+        """The tokens that end an answer: the first control token that the template writes after it, if it does, and
+        those that end a text."""
         probe = unused_characters(1, [self.source])[0]
         try:
             text = self.render([Message("user", "Hello"), Message("assistant", probe)])
         except TemplateRefusalError:
-            return None
+            return self.tokenizer.eos_ids
         controls = self._control_tokens.find(text.partition(probe)[2])
-        return controls[0][2] if controls else None
+        return self.tokenizer.eos_ids | {token for _, _, token in controls[:1]}
+
+    def _hide(self, messages: Sequence[Message]) -> tuple[list[Message], dict[str, str]]:
+        values = (value if isinstance(value, str) else json.dumps(value) for value in self._variables.values())
+        return self._control_tokens.hide(messages, self.source + "".join(values))
 
     # ---- the answers in a rendered text, for a template that does not mark them
 
@@ -171,18 +167,16 @@ def _learned_spans(answers: list[Span], messages: Sequence[Message]) -> list[Spa
 
 def _render_chatml(messages: Sequence[Message], add_generation_prompt: bool) -> Rendering:
     """Equal to rendering CHATML."""
-    parts: list[str] = []
-    answers, length = [], 0
+    text = ""
+    answers = []
     for message in messages:
-        header, body = f"{IM_START}{message.role}\n", f"{message.content}{IM_END}"
-        length += len(header)
+        text += f"{IM_START}{message.role}\n"
+        start = len(text)
+        text += f"{message.content}{IM_END}"
         if message.role == "assistant":
-            answers.append((length, length + len(body)))
-        length += len(body) + 1
-        parts += [header, body, "\n"]
-    if add_generation_prompt:
-        parts.append(f"{IM_START}assistant\n")
-    return Rendering("".join(parts), answers)
+            answers.append((start, len(text)))
+        text += "\n"
+    return Rendering(text + f"{IM_START}assistant\n" * add_generation_prompt, answers)
 
 
 def with_chat_template(tokenizer_config_json: str, source: str) -> str:

@@ -203,7 +203,8 @@ def _split(turns: list[_Turn], questions: bool) -> Iterator[tuple[list[_Turn], b
     """(the turns of one conversation, whether a blank line stands before the first turn of its second speaker)"""
     opening = next(turn.role for turn in turns if turn.role != "system")
     group: list[_Turn] = []
-    speaks, spaced = False, None  # whether it has a turn other than the system's
+    speaks = False  # whether the group has a turn other than the system's
+    spaced: bool | None = None
     for turn in turns:
         is_system, gap = turn.role == "system", 0 if questions else 2 if spaced else 1
         if (is_system and group) or (speaks and turn.role == opening and turn.gap >= gap):
