@@ -32,7 +32,7 @@ BLOCK_BYTES = 1 << 20  # bytes per read
 CHECKED_BYTES = 1 << 16  # decoded at a time to check them: they stay in the processor's cache
 STANDARD_INPUT = "standard input"  # its name in messages
 _MAX_GZIP_RATIO = 1032  # of the content to the file
-BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+_BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def read_document(
     with source as file, decompressed(name, file) as (content, is_compressed):
         changed_at = os.fstat(file.fileno()).st_mtime_ns if stream is None else 0
         start = _read(content, max(BLOCK_BYTES, 4), name)
-        mark, encoding = next((known for known in BYTE_ORDER_MARKS if start.startswith(known[0])), (b"", "utf-8"))
+        mark, encoding = byte_order_mark(start)
         copied = stream is not None or is_compressed or encoding != "utf-8"
         offset = copy.size if copied else len(mark)
         text = _TextDigest(copy if copied else None)
@@ -249,32 +249,57 @@ def _read(file: IO[bytes], size: int, name: str) -> bytes:
 # ---- decoding
 
 
-def _decode(
-    name: str, blocks: Iterable[bytes], encoding: str, first: int = 0, compressed: bool = False
-) -> Iterator[str]:
-    """The text of blocks, in pieces. `first` is the position of the first block in the decompressed file. Raises
-    LLMError with the position of the first byte that is not text."""
-    decoder = codecs.getincrementaldecoder(encoding)()
+class NotTextError(Exception):
+    """A byte that is not text."""
+
+    def __init__(self, position: int, byte: int | None) -> None:
+        super().__init__()
+        self.position, self.byte = position, byte  # None: a zero character, which is valid but in no text
+
+
+def byte_order_mark(start: bytes) -> tuple[bytes, str]:
+    """(the byte-order mark at the start of a file, or b"", the encoding of the rest)"""
+    return next((known for known in _BYTE_ORDER_MARKS if start.startswith(known[0])), (b"", "utf-8"))
+
+
+def decode(blocks: Iterable[bytes], encoding: str) -> Iterator[str]:
+    """The text of blocks, in pieces. Raises NotTextError after all text before the first byte that is not text."""
+    decoder, read = codecs.getincrementaldecoder(encoding)(), 0
     for block in itertools.chain(blocks, [b""]):
-        pending = len(decoder.getstate()[0])  # bytes of an unfinished character, from the block before
+        first = read - len(decoder.getstate()[0])  # position of what is decoded: a character may be unfinished
+        problem = None
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
-            position = first - pending + error.start
-            value = error.object[error.start] if error.start < len(error.object) else 0
-            raise LLMError(
-                f"{name} is not {encoding.upper()} text: byte 0x{value:02x} at position {position:,}; convert it "
-                f"first: {_iconv(name, 'ENCODING', compressed)} (ENCODING: ISO-8859-1, SHIFT_JIS, ...)"
-            ) from error
+            text = error.object[: error.start].decode(encoding)
+            problem = NotTextError(first + error.start, (error.object[error.start :] or b"\0")[0])
         if "\0" in text:
-            before = len(text[: text.index("\0")].encode(encoding))
-            raise LLMError(
-                f"{name} is not text: a zero byte at position {first - pending + before:,} (a binary file, or "
-                f"UTF-16 without a byte-order mark); convert UTF-16 first: {_iconv(name, 'UTF-16LE', compressed)}"
-            )
+            text = text[: text.index("\0")]
+            problem = NotTextError(first + len(text.encode(encoding)), None)
         if text:
             yield text
-        first += len(block)
+        if problem:
+            raise problem
+        read += len(block)
+
+
+def _decode(
+    name: str, blocks: Iterable[bytes], encoding: str, first: int = 0, compressed: bool = False
+) -> Iterator[str]:
+    """As `decode`; `first` is the position of the first block in the decompressed file. Raises LLMError."""
+    try:
+        yield from decode(blocks, encoding)
+    except NotTextError as error:
+        position = first + error.position
+        if error.byte is None:
+            raise LLMError(
+                f"{name} is not text: a zero byte at position {position:,} (a binary file, or UTF-16 without a "
+                f"byte-order mark); convert UTF-16 first: {_iconv(name, 'UTF-16LE', compressed)}"
+            ) from error
+        raise LLMError(
+            f"{name} is not {encoding.upper()} text: byte 0x{error.byte:02x} at position {position:,}; convert it "
+            f"first: {_iconv(name, 'ENCODING', compressed)} (ENCODING: ISO-8859-1, SHIFT_JIS, ...)"
+        ) from error
 
 
 def _iconv(name: str, encoding: str, compressed: bool) -> str:

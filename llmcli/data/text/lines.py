@@ -4,7 +4,6 @@ Unlike documents.py, which reads plain text, it names the line in errors and rea
 Standard library only, but for zstd, which Python has from 3.14 on; before, an extra brings it.
 """
 
-import codecs
 import contextlib
 import hashlib
 import itertools
@@ -16,7 +15,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, Any, cast
 
-from llmcli.data.text.documents import BLOCK_BYTES, BYTE_ORDER_MARKS, OnRead, decompressed, ignore, open_regular_file
+from llmcli.data.text.documents import (
+    BLOCK_BYTES,
+    NotTextError,
+    OnRead,
+    byte_order_mark,
+    decode,
+    decompressed,
+    ignore,
+    open_regular_file,
+)
 from llmcli.errors import LLMError
 
 _ZSTD = b"\x28\xb5\x2f\xfd"  # the first bytes of such a file
@@ -33,9 +41,7 @@ class TextLines:
     carriage return of "\\r\\n" stays too. Raises LLMError with the number of the line that is not text.
     """
 
-    def __init__(
-        self, name: str, file: IO[bytes], read_errors: tuple[type[Exception], ...], on_read: OnRead = ignore
-    ) -> None:
+    def __init__(self, name: str, file: IO[bytes], read_errors: tuple[type[Exception], ...], on_read: OnRead) -> None:
         self.name, self._on_read = name, on_read
         self._hash = hashlib.sha256()
         self._peeked: deque[str] = deque()
@@ -94,29 +100,22 @@ class TextLines:
             yield block
 
     def _decode(self, blocks: Iterator[bytes], read_errors: tuple[type[Exception], ...]) -> Iterator[str]:
-        decoder, encoding, newlines, block = None, "utf-8", 0, b"\n"
-        while block:
-            text, problem = "", ""
-            try:
-                block = next(blocks, b"")
-                if decoder is None:
-                    mark, encoding = next((m for m in BYTE_ORDER_MARKS if block.startswith(m[0])), (b"", encoding))
-                    decoder, block = codecs.getincrementaldecoder(encoding)(), block[len(mark) :]
-                text = decoder.decode(block, final=not block)
-            except UnicodeDecodeError as error:
-                text = error.object[: error.start].decode(encoding)
-                value = error.object[error.start] if error.start < len(error.object) else 0
-                problem = (f"byte 0x{value:02x} is not {encoding.upper()}; convert the file first: "
-                           f"iconv -f ENCODING -t UTF-8 (ENCODING: ISO-8859-1, SHIFT_JIS, ...)")  # fmt: skip
-            except read_errors as error:
-                problem = f"cannot be read: {error}"
-            if "\0" in text:
-                text, problem = text[: text.index("\0")], "a zero byte, which is not text; remove it"
-            newlines += text.count("\n")
-            if text:
+        encoding, newlines = "utf-8", 0
+        try:
+            start = next(blocks, b"")
+            mark, encoding = byte_order_mark(start)
+            for text in decode(itertools.chain([start[len(mark) :]], blocks), encoding):
+                newlines += text.count("\n")
                 yield text
-            if problem:
-                raise LLMError(f"{self.name} line {newlines + 1:,}: {problem}")
+            return
+        except NotTextError as error:
+            problem = "a zero byte, which is not text; remove it"
+            if error.byte is not None:
+                problem = (f"byte 0x{error.byte:02x} is not {encoding.upper()}; convert the file first: "
+                           f"iconv -f ENCODING -t UTF-8 (ENCODING: ISO-8859-1, SHIFT_JIS, ...)")  # fmt: skip
+        except read_errors as error:
+            problem = f"cannot be read: {error}"
+        raise LLMError(f"{self.name} line {newlines + 1:,}: {problem}")
 
 
 def _split(pieces: Iterator[str]) -> Iterator[str]:
