@@ -10,7 +10,7 @@ from typing import Any
 
 from llmcli import units
 from llmcli.data.conversations.files import ConversationFile, read_records
-from llmcli.data.conversations.messages import Conversation
+from llmcli.data.conversations.messages import Conversation, normalized
 from llmcli.data.conversations.record_kinds import Reading
 from llmcli.data.conversations.turns import shape_of
 from llmcli.data.text.corpus import Corpus, corpus_of_files, read_files
@@ -169,14 +169,14 @@ def read_sources(
             records = read_records(display_name(name), path, reading, copy, text_only=text_only, on_read=on_read)
         return records or read_document(name, path, copy, on_read)
 
-    found, skipped = read_files(names, read)
-    files = tuple(file for file, _ in found if isinstance(file, ConversationFile))
-    documents = [(file, relative) for file, relative in found if isinstance(file, Document)]
+    contents, skipped = read_files(names, read)
+    files = tuple(file for file, _ in contents if isinstance(file, ConversationFile))
+    documents = [(file, relative) for file, relative in contents if isinstance(file, Document)]
     return Sources(corpus_of_files(documents, skipped, may_be_empty=bool(files)), files)
 
 
 def check_reading(reading: Reading, sources: Iterable[Sources]) -> None:
-    """Raise LLMError if none of the files is as the options say."""
+    """Raise LLMError if the options fit none of the files."""
     sources = list(sources)
     files = [file for one in sources for file in one.conversation_files]
     if reading.speakers and shape_of(*reading.speakers) not in {file.shape for file in files}:
@@ -185,12 +185,12 @@ def check_reading(reading: Reading, sources: Iterable[Sources]) -> None:
             f"--speakers {user},{assistant}: no file has turns of both; wanted a text with lines that begin with "
             f'"{user}:" and "{assistant}:", its first line among them; check the names, or leave --speakers out'
         )
-    wanted = {column.strip().lower() for column in reading.columns}
+    wanted = {normalized(column) for column in reading.columns}
     read: list[ConversationFile | Document] = [*files, *(one for group in sources for one in group.text.documents)]
-    if wanted and not any({column.strip().lower() for column in file.columns} == wanted for file in read):
+    if wanted and not any(set(map(normalized, file.columns)) == wanted for file in read):
+        columns = [f"{one.name} has {', '.join(one.all_columns) or 'no columns'}" for one in read[:_MAX_NAMES]]
+        problem = f"no file has {'such a column' if len(wanted) == 1 else 'such columns'}"
         option = f"--column {','.join(reading.columns)}"
-        what = "such a column" if len(wanted) == 1 else "such columns"
-        found = [f"{one.name} has {', '.join(one.all_columns) or 'no columns'}" for one in read[:_MAX_NAMES]]
-        raise LLMError("; ".join([f"{option}: no file has {what}", *found]) + "; ..." * (len(read) > _MAX_NAMES))
+        raise LLMError("; ".join([f"{option}: {problem}", *columns]) + "; ..." * (len(read) > _MAX_NAMES))
     if reading.pairs and not any(len(file.columns) == 2 for file in read):
         raise LLMError(f"--pairs: no file is a table of two columns; {sources[0].describe()}")

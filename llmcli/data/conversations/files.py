@@ -184,13 +184,13 @@ def _json_contents(lines: TextLines, suffix: str, reading: Reading) -> _Contents
     shape = None if begins_array else choose_shape(lines.name, records, reading, must_be_known=is_lines)
     if shape:
         return _record_contents(lines.name, "line", records_of_lines(lines.name, lines), shape)
-    found = None
+    contents = None
     if _JSON_START.match(lines.start) and not (first_is_record and start[0].lstrip().startswith("{")):
-        found = _json_text_contents(lines, reading)
-    if found is None and suffix in _JSON_LINES_SUFFIXES and None in records:
+        contents = _json_text_contents(lines, reading)
+    if contents is None and suffix in _JSON_LINES_SUFFIXES and None in records:
         for _ in records_of_lines(lines.name, peeked):  # raises LLMError for the line that is none
             pass
-    return found
+    return contents
 
 
 def _json_text_contents(lines: TextLines, reading: Reading) -> _Contents | None:

@@ -196,15 +196,15 @@ def _explain_unknown(
         return any(isinstance(value := record.get(column), str) and any(map(str.isalpha, value)) for record in records)
 
     texts = list(filter(is_text, columns))
-    found = f"{name}: what to train on cannot be told from its columns ({_listed(columns)})"
+    problem = f"{name}: what to train on cannot be told from its columns ({_listed(columns)})"
     if is_table and len(columns) == 2:
-        return f"{found}, which hold no words; add --pairs for prompts and their answers, or --plain for plain text"
+        return f"{problem}, which hold no words; add --pairs for prompts and their answers, or --plain for plain text"
     if not texts:
-        return f"{found}, none of which holds text" + (
+        return f"{problem}, none of which holds text" + (
             "; add --plain to read the file as plain text, as it is" if can_be_plain else ""
         )
     longest = max(texts, key=lambda column: sum(len(str(record.get(column, ""))) for record in records))
     best = next((column for wanted in _TEXT_NAMES for column in texts if normalized(column) == wanted), longest)
     pairs = f", {column_option(*texts[:2])} for prompts and their answers" if len(texts) > 1 else ""
     plain = ", or --plain for the file as it is" if can_be_plain else ""
-    return f"{found}; add {column_option(best)} for its text{pairs}{plain}"
+    return f"{problem}; add {column_option(best)} for its text{pairs}{plain}"
