@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from llmcli.data.text.corpus import read_corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens import batches as batches_module
-from llmcli.data.tokens.batches import Batches, PrefixedTokens, TokensWithoutSpans
+from llmcli.data.tokens.batches import Batches, PrefixedTokens, TokensWithoutSpans, permuted
 from llmcli.data.tokens.tokens import tokenize
 from tests.conftest import TEXT
 from tests.data.corpora import put
@@ -200,3 +200,32 @@ def test_batches_split_the_same_tokens_for_the_same_seed_and_step() -> None:
     assert np.array_equal(result, Batches(tokens, 16, 2, 7, MERGE_PAIRS).batch(3, 8, 0.5))
     assert not np.array_equal(result, split.batch(3, 8)) and np.array_equal(split.batch(3, 8), plain.batch(3, 8))
     assert not np.array_equal(result, Batches(tokens, 16, 2, 8, MERGE_PAIRS).batch(3, 8, 0.5))
+
+
+# ---- an order that is computed for single positions
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 1000, 4097, 100_000])
+def test_each_number_occurs_once(size: int) -> None:
+    for seed in range(3):
+        assert np.array_equal(np.sort(permuted(np.arange(size), size, [seed, 7])), np.arange(size))
+
+
+def test_a_number_does_not_depend_on_those_computed_with_it() -> None:
+    whole = permuted(np.arange(3000), 3000, [1])
+    assert permuted(np.array([2999, 0, 17]), 3000, [1]).tolist() == whole[[2999, 0, 17]].tolist()
+
+
+def test_seeds_give_other_orders_without_correlation() -> None:
+    size = 50_000
+    one, other = permuted(np.arange(size), size, [1]), permuted(np.arange(size), size, [2])
+    for first, second in ((one, np.arange(size)), (one, other), (one[1:], one[:-1])):
+        assert abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(size)  # five standard deviations
+
+
+def test_numbers_beyond_32_bits() -> None:
+    size = 3 * 2**40
+    numbers = permuted(np.arange(10_000), size, [0])
+    assert len(set(numbers.tolist())) == 10_000
+    assert numbers.min() >= 0 and numbers.max() < size
+    assert abs(numbers.mean() / size - 0.5) < 5 / np.sqrt(12 * 10_000)
