@@ -1,26 +1,19 @@
-"""Tokenized conversations to training batches: whole conversations packed into rows, with a mask of the learned tokens.
+"""Tokenized conversations to training batches: whole conversations packed into rows, with a loss mask.
 
-A batch is a pure function of (conversations, seed, step), as in batches.py. Unlike windows of a text, every row begins
-where a conversation begins, and no conversation is cut.
+A batch is a pure function of (conversations, seed, step), as in tokens/batches.py. Unlike windows of a text, every row
+begins where a conversation begins, and no conversation is cut.
 """
 
 import bisect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-class Encoded(Protocol):
-    """A conversation as token ids; `loss_mask` says of each whether it belongs to an answer."""
-
-    @property
-    def ids(self) -> Sequence[int]: ...
-    @property
-    def loss_mask(self) -> Sequence[bool]: ...
+from llmcli.data.conversations.chat_template import EncodedConversation
 
 
 @dataclass(frozen=True)
@@ -32,7 +25,7 @@ class ConversationTokens:
     starts: NDArray[np.int64]  # [n + 1]: where each conversation begins, and the end of the last
 
     @classmethod
-    def of(cls, conversations: Iterable[Encoded]) -> "ConversationTokens":
+    def of(cls, conversations: Iterable[EncodedConversation]) -> "ConversationTokens":
         """Join conversations, none of which is empty."""
         ids = [np.zeros(0, np.uint32)]
         masks = [np.zeros(0, bool)]
