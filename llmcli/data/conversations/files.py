@@ -27,7 +27,7 @@ from llmcli.data.conversations.messages import (
 from llmcli.data.conversations.record_kinds import Reading, choose_shape
 from llmcli.data.conversations.tables import TABLE_SUFFIXES, Table, read_table
 from llmcli.data.conversations.turns import read_turns
-from llmcli.data.text.documents import BLOCK_BYTES, Document, OnRead, ignore, open_regular_file, text_of_column
+from llmcli.data.text.documents import BLOCK_BYTES, Document, OnRead, document_of_texts, ignore, open_regular_file
 from llmcli.data.text.json_records import record_of_line, records_of_lines, records_of_text
 from llmcli.data.text.lines import MissingZstdError, TextLines, open_lines
 from llmcli.data.text.parquet_records import is_parquet, open_parquet
@@ -264,8 +264,11 @@ def _collect(
     if contents is None or (text_only and contents.texts is None):
         return None
     if contents.texts is not None:
-        document = text_of_column(name, path, contents.columns[0], contents.texts, copy)
-        return replace(document, notes=tuple(contents.notes), all_columns=tuple(map(str, contents.all_columns)))
+        document = document_of_texts(name, path, contents.texts, copy)
+        if not document.text_bytes:
+            raise LLMError(f"{name}: the column {contents.columns[0]} has no text; name another one: --column NAME")
+        columns = tuple(map(str, contents.all_columns))
+        return replace(document, columns=contents.columns, all_columns=columns, notes=tuple(contents.notes))
     kept: list[Conversation] = []
     unanswered: list[str] = []  # the sources of conversations
     blank: list[str] = []

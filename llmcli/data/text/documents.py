@@ -157,18 +157,16 @@ def _last_bytes(path: Path, count: int) -> bytes:
     return b""  # the file is gone
 
 
-def text_of_column(name: str, path: Path, column: str, texts: Iterable[str], copy: TextCopy) -> Document:
-    """The texts in a column of a file as one document, with a blank line between them; it is appended to `copy`."""
+def document_of_texts(name: str, path: Path, texts: Iterable[str], copy: TextCopy) -> Document:
+    """The texts in a file as one document, with a blank line between two, appended to `copy`."""
     offset, text = copy.size, _TextDigest(copy)
     try:
         for number, one in enumerate(texts):
             text.add((f"\n\n{one}" if number else one).encode("utf-8"))
-        if not text.size:
-            raise LLMError(f"{name}: the column {column} has no text; name another one: --column NAME")
     except LLMError:
         copy.truncate(offset)
         raise
-    return Document(name, path, text.size, text.sha256, offset, copy, columns=(column,))
+    return Document(name, path, text.size, text.sha256, offset, copy)
 
 
 class _TextDigest:
