@@ -112,7 +112,7 @@ class ConversationBatches:
 
     @cached_property
     def rows(self) -> int:
-        """Rows in the first epoch; those of others differ by a few."""
+        """Rows in the first epoch; other epochs have a few more or less."""
         return len(self._epoch(0))
 
     def batch(self, step: int) -> MaskedBatch:
@@ -147,7 +147,7 @@ class ConversationBatches:
 
 def pack(lengths: Sequence[int], capacity: int, order: Iterable[int]) -> list[list[int]]:
     """Rows of at most `capacity` tokens, by best fit: in this order, each conversation goes into the fullest row that
-    has space for it. `lengths` are those of the conversations, each at most `capacity`.
+    has space for it. `lengths` are the tokens of each conversation, at most `capacity`.
 
     >>> pack([5, 4, 3, 6], 8, [0, 1, 2, 3])
     [[0, 2], [1], [3]]

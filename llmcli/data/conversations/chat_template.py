@@ -1,8 +1,8 @@
 """A conversation -> the text and the tokens that a model is trained on, and prompted with: its chat template.
 
 The template of models made here is ChatML, which this module renders itself. Any other one is jinja2 from a stranger's
-file, and is rendered in a separate process (template_renderer.py). The tokens are those of transformers'
-`apply_chat_template`, except that what looks like a control token in a message stays text (control_tokens.py).
+file, and is rendered in a separate process (template_renderer.py). The tokens equal those of transformers'
+`apply_chat_template`, except that text of a message never becomes a control token (control_tokens.py).
 """
 
 import json

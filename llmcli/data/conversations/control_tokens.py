@@ -1,8 +1,8 @@
 """Text in which a chat template wrote control tokens by their names -> token ids.
 
-What a user wrote must not become a control token, even if it looks like one. So before the template is rendered, each
+Text of a user must not become a control token, even if it looks like one. So before the template is rendered, each
 name of a control token in a message is replaced by a stand-in: a private-use character that occurs nowhere else. The
-names in the rendered text are then those of the template, and the stand-ins become text again.
+names in the rendered text then come from the template, and the stand-ins become text again.
 """
 
 import re
@@ -63,7 +63,7 @@ class ControlTokens:
     def encode(self, text: str, names: Mapping[str, str], marked: Sequence[Span] = ()) -> tuple[list[int], list[bool]]:
         """(ids of a rendered text, whether each token lies in, or reaches into, one of the `marked` spans).
 
-        `names` are those that stand-ins stand for, as `hide` returns them. The spans are in ascending order. Raises
+        `names` are the names behind the stand-ins, as `hide` returns them. The spans are in ascending order. Raises
         LLMError as `Tokenizer.encode` does.
         """
         places = [i for i, character in enumerate(text) if character in names] if names else []

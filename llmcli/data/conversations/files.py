@@ -1,7 +1,7 @@
-"""A file of records: conversations, or plain text in a column. What cannot be learned from is left out and counted.
+"""A file of records: conversations, or plain text in a column. Records without an answer are left out and counted.
 
 - JSON: one record a line, records in an array, or one after the other. A file is recognized if at least half of its
-  first ten records are of one shape; then a record of another kind is an error. What the records are: record_kinds.py.
+  first ten records are of one shape; then a record of another kind is an error. The kinds of records: record_kinds.py.
 - Tables in CSV, TSV and Parquet files: each row is a record whose keys are the columns (tables.py).
 - Plain text with turns: see turns.py.
 
@@ -51,7 +51,7 @@ class ConversationFile:
     path: Path
     shape: str  # for users: "messages", "prompt/completion", "ShareGPT", "two columns", "User:/Assistant: turns", ...
     columns: tuple[str, ...] = field(kw_only=True, default=())  # of the prompt and the answer, or of the messages
-    all_columns: tuple[str, ...] = field(kw_only=True, default=())  # also those that are not read
+    all_columns: tuple[str, ...] = field(kw_only=True, default=())  # also the ones that are not read
     first_row: str = field(kw_only=True, default="")  # of a table without a header that has a known name: what it is
     conversations: tuple[Conversation, ...] = field(repr=False)
     dropped: int  # conversations without an answer, or with a blank one before the last

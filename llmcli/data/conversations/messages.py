@@ -93,7 +93,7 @@ class RecordShape:
 
     name: str  # for users
     keys: tuple[str, ...]  # of the list; of the prompt and the answer; of plain text
-    context_key: str = ""  # of text that is appended to the prompt after a blank line, if it is there
+    context_key: str = ""  # optional text that is appended to the prompt after a blank line
     is_text: bool = False  # the key holds plain text, not a conversation
 
     @property

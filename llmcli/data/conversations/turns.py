@@ -117,7 +117,7 @@ def speakers_in(shape: str) -> tuple[str, str] | None:
 def read_turns(lines: TextLines, names: tuple[str, str] | None = None) -> TurnText | None:
     """The conversations of a text; None if it is other text, of which only the start is read in most cases.
 
-    `names` are those of the user and of the assistant, if they are not among the known ones. Raises LLMError for two
+    `names` are the user's and the assistant's, if they are not among the known ones. Raises LLMError for two
     answers to one question, and for text before the first speaker if the speakers were named.
     """
     first_line = next(filter(str.strip, lines.start.split("\n")), "")

@@ -103,7 +103,7 @@ def read_corpus(
     """The plain text of files, as `read_files` finds them.
 
     Each file is read to its end once: UTF-8 with or without a byte-order mark, UTF-16 with one, and either in gzip.
-    What is not plain UTF-8 in a file is decoded into `copy`, a temporary file that several calls may share.
+    Text that is not plain UTF-8 in a file is decoded into `copy`, a temporary file that several calls may share.
     """
     copy = copy or TextCopy()
     documents, skipped = read_files(names, lambda name, path: read_document(name, path, copy, on_read, stdin))

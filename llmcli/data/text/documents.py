@@ -181,7 +181,7 @@ class _TextDigest:
 
     def read(self, name: str, blocks: Iterable[bytes], encoding: str, first: int, compressed: bool) -> None:
         """Add the text of all `blocks`, the first of which begins at position `first`. Raises LLMError."""
-        is_utf8 = encoding == "utf-8"  # then the bytes of the file are those of the text
+        is_utf8 = encoding == "utf-8"  # then the file has the bytes of the text
         if is_utf8:
             starts = ((block, start) for block in blocks for start in range(0, len(block), CHECKED_BYTES))
             blocks = (self.add(block[start : start + CHECKED_BYTES]) for block, start in starts)

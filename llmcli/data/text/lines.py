@@ -31,7 +31,7 @@ _ZSTD = b"\x28\xb5\x2f\xfd"  # the first bytes of such a file
 
 
 class MissingZstdError(LLMError):
-    """No library is there that decompresses zstd."""
+    """No library for zstd is installed."""
 
 
 class TextLines:
@@ -86,7 +86,7 @@ class TextLines:
             self._peeked.extend(self._peeked.pop().removesuffix("\r").split("\r"))
 
     def _blocks(self, file: IO[bytes]) -> Iterator[bytes]:
-        """Not empty, the first long enough for a byte-order mark. What comes before a damaged part is returned."""
+        """Blocks that are not empty, the first long enough for a byte-order mark, up to a damaged part."""
         read: Callable[[int], bytes] = cast(Any, file).read1  # all files that are opened here have it
         block = b""
         while more := read(BLOCK_BYTES):

@@ -30,7 +30,7 @@ Sketch = NDArray[np.uint64]  # ascending, without repetition, [at most SKETCH_SI
 
 
 def near_duplicates(documents: Sequence[Document]) -> list[list[int]]:
-    """The indices of documents in groups: near-duplicates, and those of near-duplicates, are in the same group."""
+    """The indices of documents in groups: near-duplicates are in the same group, directly or through others."""
     sketches = [np.empty(0, np.uint64)] * len(documents)
     beginnings = _Beginnings()
     for index in sorted(range(len(documents)), key=lambda index: documents[index].text_bytes):
@@ -81,7 +81,7 @@ def similarity(first: Sketch, second: Sketch) -> float:
 
 
 def _candidates(sketches: Sequence[Sketch]) -> Iterator[tuple[int, int]]:
-    """Pairs of documents that share several hashes. Of many documents with the same hash each is paired with the next
+    """Pairs of documents that share several hashes. Each of many documents with the same hash is paired with the next
     NEIGHBOURS only: where they share more, they meet at other hashes too."""
     hashes = np.concatenate([*sketches, np.empty(0, np.uint64)])
     owners = np.repeat(np.arange(len(sketches)), [len(one) for one in sketches])

@@ -23,7 +23,7 @@ _BLOCKS = {  # class -> ranges of Unicode code points; the first class with a ma
 
 
 def pieces(texts: Iterable[str], boundary: re.Pattern[str] = WORD_END, size: int = PIECE_CHARACTERS) -> Iterator[str]:
-    """Text that comes in arbitrary parts, cut anew into pieces of about `size` characters, each of which begins at a
+    """Text that comes in arbitrary parts, cut into pieces of about `size` characters, each of which begins at a
     match of `boundary`.
 
     The pattern that splits text into words always ends a word there, so encoding piece by piece gives the ids of the

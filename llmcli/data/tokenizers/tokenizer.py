@@ -104,8 +104,8 @@ class Tokenizer:
     def train_char(cls, texts: Iterable[str], vocab_size: int | None = None) -> Tokenizer:
         """One token for each character of the texts; any other character is encoded as bytes.
 
-        All ASCII characters of the texts are kept, as each takes the place of its byte. Of the others, the most
-        frequent are kept, up to `vocab_size`. The tokenizer.json is a BPE without merges and with `byte_fallback`.
+        All ASCII characters of the texts are kept, as each takes the place of its byte. The most
+        frequent of the others are kept, up to `vocab_size`. The tokenizer.json is a BPE without merges and with `byte_fallback`.
         """
         if vocab_size is not None and vocab_size < MIN_VOCAB_SIZE:
             raise usage(f"--vocab-size must be at least {MIN_VOCAB_SIZE} for --tokenizer char, found {vocab_size}")
@@ -240,7 +240,7 @@ class Tokenizer:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The bytes of all tokens, indexed. Of the control tokens, a model trained here writes only `eos_ids`."""
+        """The bytes of all tokens, indexed. A model trained here writes no control token but `eos_ids`."""
         from llmcli.data.tokenizers.vocabulary import Vocabulary  # imports numpy, which ids alone do not need
 
         return Vocabulary(self.token_bytes, self.seen_bytes, self.eos_ids, unrestricted=self.imported)
@@ -261,7 +261,7 @@ class Tokenizer:
         return other
 
     def with_chat_tokens(self) -> Tokenizer:
-        """Itself if it has the control tokens of ChatML, else a copy to which those that it lacks are appended.
+        """Itself if it has the control tokens of ChatML, else a copy to which the missing ones are appended.
 
         Its `eos_id` stays. Raises LLMError if ordinary text would become one of them.
         """

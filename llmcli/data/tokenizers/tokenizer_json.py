@@ -205,7 +205,7 @@ def prefix_space(document: Mapping[str, Any]) -> str:
     """How a SentencePiece BPE prepends a space.
 
     "prepend": to a text, and to each part of it that follows a control token (the normalizer Prepend). The other values
-    are those of the pre-tokenizer Metaspace, which adds no space where there is one. "always": likewise to each part.
+    belong to the pre-tokenizer Metaspace, which adds no space where there is one. "always": likewise to each part.
     "first": only to a text. "": never.
     """
     if "Prepend" in _step_types(document.get("normalizer")):

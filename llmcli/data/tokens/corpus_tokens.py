@@ -142,7 +142,7 @@ class TokenizingProgress:
     def __init__(
         self, total: int, cached: int, on_note: Callable[[str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`total` bytes have to be tokenized; the tokens of `cached` others are there."""
+        """`total` bytes have to be tokenized; the tokens of `cached` other bytes are cached."""
         self._total, self._done, self._steps = total, 0, 0
         self._on_note, self._clock = on_note, clock
         self._started = self._noted = clock()

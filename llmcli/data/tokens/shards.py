@@ -84,8 +84,7 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def open_shard(path: Path) -> Shard:
-    """A shard whose tokens were read once and are those that were written. Raises OSError, or ValueError if they are
-    not."""
+    """A shard whose tokens were read once and verified. Raises OSError, or ValueError for a damaged file."""
     changed_at = path.stat().st_mtime_ns
     header = read_header(path)
     expected = header.pop("digest", None)
@@ -147,7 +146,7 @@ class TokenShards:
         return result.reshape(positions.shape)
 
     def _open(self, index: int) -> Tokens:
-        """The tokens of a shard; those of others are closed for it."""
+        """The tokens of a shard, for which others are closed."""
         if index in self._mapped:
             self._mapped.move_to_end(index)
             return self._mapped[index]

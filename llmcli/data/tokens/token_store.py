@@ -120,7 +120,7 @@ class TokenCache:
             self._path(key).unlink()
 
     def clear(self) -> list[CachedFile]:
-        """Remove all files; returns those that are gone. Raises OSError if one cannot be removed."""
+        """Remove all files, and return them. Raises OSError if one cannot be removed."""
         files = [*self.files(), *self._files(TEMPORARY_SUFFIX)]
         for file in files:
             file.path.unlink(missing_ok=True)
@@ -130,7 +130,7 @@ class TokenCache:
         return self.directory / f"{key}{SUFFIX}"
 
     def _make_room(self, key: str, size: int, keep: Container[str]) -> bool:
-        """Remove files, but those of `keep`, until a file of a key and of `size` bytes fits; whether it does."""
+        """Remove files whose keys are not in `keep` until one of `size` bytes for a key fits; return whether it does."""
         for file in self._files(TEMPORARY_SUFFIX):
             if time.time() - file.used > STALE_SECONDS:
                 with contextlib.suppress(OSError):

@@ -62,7 +62,7 @@ def tokenize(texts: Iterator[Iterator[str]], tokenizer: Encoder) -> NDArray[np.u
 
 
 def count_bytes(ids: NDArray[np.integer], byte_lengths: NDArray[np.int64]) -> int:
-    """The total number of bytes that token ids stand for; `byte_lengths` are those of each token in the vocabulary."""
+    """The total number of bytes that token ids stand for; `byte_lengths[i]` is the length of token i."""
     return sum(int(byte_lengths[block].sum()) for block in blocks(ids))
 
 
