@@ -104,8 +104,8 @@ class Tokenizer:
     def train_char(cls, texts: Iterable[str], vocab_size: int | None = None) -> Tokenizer:
         """One token for each character of the texts; any other character is encoded as bytes.
 
-        All ASCII characters of the texts are kept, as each takes the place of its byte. The most
-        frequent of the others are kept, up to `vocab_size`. The tokenizer.json is a BPE without merges and with `byte_fallback`.
+        All ASCII characters of the texts are kept, as each takes the place of its byte; and the most frequent of the
+        others, up to `vocab_size`. The tokenizer.json is a BPE without merges and with `byte_fallback`.
         """
         if vocab_size is not None and vocab_size < MIN_VOCAB_SIZE:
             raise usage(f"--vocab-size must be at least {MIN_VOCAB_SIZE} for --tokenizer char, found {vocab_size}")

@@ -130,7 +130,7 @@ class TokenCache:
         return self.directory / f"{key}{SUFFIX}"
 
     def _make_room(self, key: str, size: int, keep: Container[str]) -> bool:
-        """Remove files whose keys are not in `keep` until one of `size` bytes for a key fits; return whether it does."""
+        """Remove files whose keys are not in `keep` until a file of a key and of `size` bytes fits; whether it does."""
         for file in self._files(TEMPORARY_SUFFIX):
             if time.time() - file.used > STALE_SECONDS:
                 with contextlib.suppress(OSError):
