@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-PIECE_CHARACTERS = 1 << 16  # searched for a place to cut, at least
+SEARCHED_CHARACTERS = 1 << 16  # searched for a place to cut, at least
 WORD_END = re.compile(r"(?<=\S)[ \n]")
 # in the patterns of Llama 3 and Qwen 2 a punctuation mark takes the line ends after it into its pre-token
 WORD_OR_LINE_END = re.compile(r"(?<=\S) |(?<=\n)(?=\S)")
@@ -22,14 +22,16 @@ _BLOCKS = {  # class -> ranges of Unicode code points; the first class with a ma
 }  # fmt: skip
 
 
-def pieces(texts: Iterable[str], boundary: re.Pattern[str] = WORD_END, size: int = PIECE_CHARACTERS) -> Iterator[str]:
+def pieces(
+    texts: Iterable[str], boundary: re.Pattern[str] = WORD_END, size: int = SEARCHED_CHARACTERS
+) -> Iterator[str]:
     """Text that comes in arbitrary parts, cut into pieces of about `size` characters, each of which begins at a
     match of `boundary`.
 
     The pattern that splits text into words always ends a word there, so encoding piece by piece gives the ids of the
-    whole. In a run of 2 * PIECE_CHARACTERS without a match the cut is arbitrary.
+    whole. In a run of 2 * SEARCHED_CHARACTERS without a match the cut is arbitrary.
     """
-    longest = 2 * PIECE_CHARACTERS
+    longest = 2 * SEARCHED_CHARACTERS
     rest = ""
     for text in texts:
         rest += text
@@ -41,7 +43,7 @@ def pieces(texts: Iterable[str], boundary: re.Pattern[str] = WORD_END, size: int
             start = end
         rest = rest[start:]
     start = 0
-    while size < PIECE_CHARACTERS and (match := boundary.search(rest, start + size)):
+    while size < SEARCHED_CHARACTERS and (match := boundary.search(rest, start + size)):
         yield rest[start : match.start()]
         start = match.start()
     if start < len(rest):

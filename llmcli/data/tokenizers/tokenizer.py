@@ -374,7 +374,7 @@ class Tokenizer:
             texts = filter(None, texts)
             texts = itertools.chain([" " + first for first in itertools.islice(texts, 1)], texts)
         # SentencePiece has no pattern that splits text into words, so its pieces are long
-        size = words.PIECE_CHARACTERS if self.kind == "spm" else PIECE_CHARACTERS
+        size = words.SEARCHED_CHARACTERS if self.kind == "spm" else PIECE_CHARACTERS
         for piece in words.pieces(texts, self._boundary, size):
             batch.append(piece)
             characters += len(piece)

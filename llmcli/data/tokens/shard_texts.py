@@ -9,11 +9,11 @@ import tokenizers
 
 from llmcli.data.text.corpus import Part
 from llmcli.data.text.documents import Document, continuation_bytes
-from llmcli.data.text.words import PIECE_CHARACTERS
+from llmcli.data.text.words import SEARCHED_CHARACTERS
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 
 SHARD_BYTES = 16_000_000  # of text in a shard; the last one has less
-_SEARCHED_BYTES = 2 * PIECE_CHARACTERS  # for a place to cut
+_SEARCHED_BYTES = 2 * SEARCHED_CHARACTERS  # for a place to cut
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from tests.data.tokenizers.test_tokenizer import BPE, ids_in_parts, library_ids,
 def test_long_text_in_any_parts_has_the_ids_of_the_library(train) -> None:
     text = long_text()
     tokenizer = train([text[:30_000]], 500)
-    assert len(text) > 4 * words.PIECE_CHARACTERS
+    assert len(text) > 4 * words.SEARCHED_CHARACTERS
     expected = library_ids(tokenizer, text)
     assert tokenizer.encode(text) == expected
     for size in (1, 1000, 65_536, 100_003):
@@ -35,7 +35,7 @@ def test_long_text_in_any_parts_has_the_ids_of_the_library(train) -> None:
 def test_long_japanese_text_has_the_ids_of_the_library() -> None:
     rng = random.Random(3)
     text = "\n".join("".join(rng.choices("りんごを食べる。犬と猫", k=rng.randrange(1, 300))) for _ in range(1400))
-    assert len(text) > 3 * words.PIECE_CHARACTERS
+    assert len(text) > 3 * words.SEARCHED_CHARACTERS
     tokenizer = Tokenizer.train_bpe([text[:30_000]], 400)
     assert tokenizer.encode(text) == library_ids(tokenizer, text)
 
@@ -52,7 +52,7 @@ def test_long_text_without_spaces_round_trips_in_any_parts() -> None:
 def short_pieces() -> Iterator[None]:
     """Pieces of about 5 characters, and at most 32."""
     with (
-        mock.patch.object(words, "PIECE_CHARACTERS", 16),
+        mock.patch.object(words, "SEARCHED_CHARACTERS", 16),
         mock.patch.object(tokenizer_module, "PIECE_CHARACTERS", 5),
     ):
         yield
