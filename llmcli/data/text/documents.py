@@ -253,6 +253,7 @@ class NotTextError(Exception):
     def __init__(self, position: int, byte: int | None) -> None:
         super().__init__()
         self.position, self.byte = position, byte  # None: a zero character, which is valid but in no text
+        self.follows_zero = False  # such a character is in the same block
 
 
 def byte_order_mark(start: bytes) -> tuple[bytes, str]:
@@ -271,12 +272,13 @@ def decode(blocks: Iterable[bytes], encoding: str) -> Iterator[str]:
         except UnicodeDecodeError as error:
             text = error.object[: error.start].decode(encoding)
             problem = NotTextError(first + error.start, (error.object[error.start :] or b"\0")[0])
-        if "\0" in text:
-            text = text[: text.index("\0")]
+        text, zero, _ = text.partition("\0")
+        if zero and not problem:
             problem = NotTextError(first + len(text.encode(encoding)), None)
         if text:
             yield text
         if problem:
+            problem.follows_zero = bool(zero)
             raise problem
         read += len(block)
 

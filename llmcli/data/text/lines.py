@@ -110,7 +110,7 @@ class TextLines:
             return
         except NotTextError as error:
             problem = "a zero byte, which is not text; remove it"
-            if error.byte is not None:
+            if error.byte is not None and not error.follows_zero:
                 problem = (f"byte 0x{error.byte:02x} is not {encoding.upper()}; convert the file first: "
                            f"iconv -f ENCODING -t UTF-8 (ENCODING: ISO-8859-1, SHIFT_JIS, ...)")  # fmt: skip
         except read_errors as error:
