@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.data.text.characters import character_class
+from llmcli.data.text.words import character_class
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.vocabulary import START, Vocabulary, state_after, state_between
 from llmcli.errors import LLMError
