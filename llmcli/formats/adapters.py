@@ -71,10 +71,6 @@ def parameter_count(config: ModelConfig, rank: int) -> int:
     return sum(rank * (outputs + inputs) for outputs, inputs in shapes)
 
 
-def is_adapter(header: Header) -> bool:
-    return any(name.startswith(ADAPTER_PREFIX) for name in header.tensors)
-
-
 def find_file(path: Path) -> Path:
     """The file of adapters at a path, which may be a PEFT directory. Raises LLMError when there is none."""
     file = path / PEFT_FILE if path.is_dir() else path

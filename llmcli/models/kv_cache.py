@@ -17,7 +17,7 @@ from copy import copy
 import numpy as np
 
 from llmcli.config import ModelConfig
-from llmcli.models.runtime import Array
+from llmcli.models.runtime import Array, CheckpointRuntime
 
 MIN_CAPACITY = 64  # tokens
 MIN_SLOT_BYTES = 4 << 20  # the system provides memory only for what is used, and growing copies all of it
@@ -74,6 +74,25 @@ class KVCache:
         self.keys, self.values = (
             [_resized(array, self.length, capacity) for array in arrays] for arrays in (self.keys, self.values)
         )
+
+
+class KVCacheRuntime(CheckpointRuntime):
+    """The properties of a runtime that follow from its KV cache."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.cache = KVCache(config)  # of the tokens processed so far
+
+    @property
+    def length(self) -> int:
+        return self.cache.length
+
+    @property
+    def cache_bytes(self) -> int:
+        return self.cache.nbytes
+
+    def rewind(self, length: int = 0) -> None:
+        self.cache.rewind(length)
 
 
 def _resized(array: Array, length: int, capacity: int) -> Array:

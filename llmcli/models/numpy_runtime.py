@@ -25,14 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.models.kv_cache import KVCache, KVSlots
+from llmcli.models.kv_cache import KVCacheRuntime, KVSlots
 from llmcli.models.logits import softmax, token_losses
 from llmcli.models.matrix_product import Matrix, linear
 from llmcli.models.runtime import (
     LOGITS_AT_ONCE,
     PREFILL_CHUNK,
     Array,
-    CheckpointRuntime,
     Scores,
     check_context,
     check_input,
@@ -52,7 +51,7 @@ class Recorder(Protocol):
         """Attention weights [H, t, S] of each layer in turn; rows sum to 1."""
 
 
-class NumpyRuntime(CheckpointRuntime):
+class NumpyRuntime(KVCacheRuntime):
     """A checkpoint ready to run in numpy; runtime.py describes the interface."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -66,24 +65,12 @@ class NumpyRuntime(CheckpointRuntime):
         self._eps = np.float32(config.rms_norm_eps)
         self._rotations = np.zeros((0, 1, config.head_dim // 2), np.complex64)
         self._expert_weights: list[Array] = []  # [E] of the last token in each layer
-        self.cache = KVCache(config)  # of the tokens processed so far
         self._slots = KVSlots(config)  # of all forks
 
     def fork(self, length: int = 0) -> "NumpyRuntime":
         forked = copy(self)
         forked.cache = self.cache.fork(length)
         return forked
-
-    @property
-    def length(self) -> int:
-        return self.cache.length
-
-    @property
-    def cache_bytes(self) -> int:
-        return self.cache.nbytes
-
-    def rewind(self, length: int = 0) -> None:
-        self.cache.rewind(length)
 
     def prefill(self, ids: Sequence[int], recorder: Recorder | None = None) -> Array:
         """Process one token or more; return the logits [V] of the next one. `recorder` receives the activations."""

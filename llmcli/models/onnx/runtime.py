@@ -24,10 +24,10 @@ from llmcli.config import ModelConfig, cpu_cores
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.quantization import QuantizedMatrix
-from llmcli.models.kv_cache import KVCache, KVSlots
+from llmcli.models.kv_cache import KVCache, KVCacheRuntime, KVSlots
 from llmcli.models.logits import token_losses
 from llmcli.models.onnx.graph import Graph, decoder_graph, head_graph, read_weight
-from llmcli.models.runtime import LOGITS_AT_ONCE, Array, CheckpointRuntime, Scores, check_context, check_input
+from llmcli.models.runtime import LOGITS_AT_ONCE, Array, Scores, check_context, check_input
 
 PREFILL_CHUNK = 256  # tokens processed at a time; numpy takes fewer
 
@@ -44,7 +44,7 @@ def unsupported(config: ModelConfig) -> str | None:
     return f"a head size of {config.head_dim} (only multiples of 16)" if config.head_dim % 16 else None
 
 
-class OnnxRuntime(CheckpointRuntime):
+class OnnxRuntime(KVCacheRuntime):
     """A checkpoint ready to run; runtime.py describes the interface."""
 
     def __init__(self, checkpoint: Checkpoint, scheme: str | None) -> None:
@@ -54,7 +54,6 @@ class OnnxRuntime(CheckpointRuntime):
         self._is_quantized = scheme is not None
         self._network = _Network(checkpoint, scheme)
         self._single = _Binding(self._network, 1)
-        self.cache = KVCache(self.config)
 
     def fork(self, length: int = 0) -> "OnnxRuntime":
         forked = copy(self)
@@ -76,17 +75,6 @@ class OnnxRuntime(CheckpointRuntime):
             runtime.cache.length += 1
         logits: Array = binding.last_logits()[slots]
         return logits
-
-    @property
-    def length(self) -> int:
-        return self.cache.length
-
-    @property
-    def cache_bytes(self) -> int:
-        return self.cache.nbytes
-
-    def rewind(self, length: int = 0) -> None:
-        self.cache.rewind(length)
 
     def prefill(self, ids: Sequence[int]) -> Array:
         """Process one token or more; return the logits [V] of the next one. In a quantized model they come from a step

@@ -58,9 +58,11 @@ def load_inputs(
     seconds: float | None = None,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> Inputs:
-    """Open the models and read the texts and conversations. Raises LLMError, also where the output would overwrite one
-    of them, where a file cannot be told or is not as `reading` says, and where reading takes too much of the `seconds`
-    of the time budget."""
+    """Open the models and read the texts and conversations.
+
+    Raises LLMError, also where the output would overwrite one of them, where the kind of a file cannot be determined or
+    is not as `reading` says, and where reading takes too much of the `seconds` of the time budget.
+    """
     from llmcli.data.conversations.record_kinds import Reading
     from llmcli.data.sources import ReadingProgress, check_reading, read_sources
     from llmcli.formats import loading
