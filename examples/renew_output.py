@@ -88,18 +88,26 @@ def shape(line: str) -> str:
 
 def renewed(shown: Shown, output: Sequence[str]) -> list[list[str]] | None:
     """The parts that a page shows of a command's output as they are in another output of it; None where one is
-    missing.
+    missing. Where a first line occurs several times, the place counts at which most of the part's lines have the same
+    shape. A part without empty lines is looked for in the output without its empty lines.
 
-    >>> renewed(Shown("x", 0, ["a 1", "...", "b 2", "c"]), ["", "a 5", "a 6", "b 7", "d 8"])
+    >>> renewed(Shown("x", 0, ["a 1", "...", "b 2", "c"]), ["", "a 5", "a 6", "b 7", "", "d 8"])
     [['a 5'], ['b 7', 'd 8']]
+    >>> renewed(Shown("x", 0, ["a 1", "c"]), ["a 5", "b", "a 6", "c"])
+    [['a 6', 'c']]
     """
     parts, start = [], 0
     for part in shown.parts():
-        at = next((i for i in range(start, len(output)) if shape(output[i]) == shape(part[0])), None)
-        if at is None or at + len(part) > len(output):
+        rows = [i for i in range(start, len(output)) if output[i] or "" in part]
+        first = [at for at in range(len(rows) - len(part) + 1) if shape(output[rows[at]]) == shape(part[0])]
+        if not first:
             return None
-        start = at + len(part)
-        parts.append(list(output[at:start]))
+        places = [rows[at : at + len(part)] for at in first]
+        best = max(
+            places, key=lambda place: sum(shape(output[i]) == shape(line) for i, line in zip(place, part, strict=True))
+        )
+        start = best[-1] + 1
+        parts.append([output[i] for i in best])
     return parts
 
 
