@@ -7,6 +7,8 @@
 Names are loaded on first use (PEP 562), so that importing the package takes no time.
 """
 
+from llmcli.version import __version__
+
 TYPE_CHECKING = False  # typing.TYPE_CHECKING, without the time to import typing; type checkers know the name
 if TYPE_CHECKING:
     from typing import Any
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     from llmcli.training.loop.events import Step as Step
     from llmcli.training.loop.events import TeacherTrained as TeacherTrained
     from llmcli.training.session import Result as Result
-
-__version__ = "0.1.0"
 
 _MODULES = {
     "Evaluation": "training.loop.events",

@@ -5,15 +5,16 @@ import reprlib
 import shlex
 from collections.abc import Sequence
 
+# exit codes; after another signal than SIGINT it is 128 + its number
+FAILURE = 1  # files or the machine are the cause: a missing file, a damaged model
+WRONG_USAGE = 2  # options out of range or in conflict
+INTERRUPTED = 130  # by Ctrl-C
+
 
 class LLMError(Exception):
-    """A problem that the user can act on. The command line prints it as one line and exits with `exit_code`.
+    """A problem that the user can act on. The command line prints it as one line and exits with `exit_code`."""
 
-    `exit_code` is 1 where files or the machine are the cause (a missing file, a damaged model), 2 for wrong usage
-    (options out of range or in conflict).
-    """
-
-    def __init__(self, message: str, exit_code: int = 1) -> None:
+    def __init__(self, message: str, exit_code: int = FAILURE) -> None:
         super().__init__(message)
         self.exit_code = exit_code
 
@@ -39,7 +40,7 @@ def usage(message: str) -> LLMError:
     >>> usage("--steps must be at least 1").exit_code
     2
     """
-    return LLMError(message, exit_code=2)
+    return LLMError(message, exit_code=WRONG_USAGE)
 
 
 def missing_package(error: ImportError) -> LLMError | None:

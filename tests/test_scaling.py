@@ -17,9 +17,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from typer.main import get_command
 
-from llmcli.cli.app import app
+from llmcli.cli.app import subcommand
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.training.planning.cost_model import FLOAT32, MICRO_BATCH_VALUES
 from tests.benchmarks import scaling
@@ -206,8 +205,7 @@ def test_torchrun_and_llm_train_know_its_options(name: str) -> None:
     assert options.nnodes == "2" and (options.rdzv_endpoint or options.master_addr != "127.0.0.1")
     assert (options.rdzv_backend == "c10d") == (name == "slurm.sbatch")
     command, *words = options.training_script_args
-    train = get_command(app).subcommand(command)  # type: ignore[attr-defined]
-    with train.make_context(command, words) as context:
+    with subcommand(command).make_context(command, words) as context:
         assert context.params["epochs"] == 1 and context.params["output"] == Path("model.safetensors")
 
 

@@ -6,13 +6,11 @@ The one place where an exception becomes one line on stderr and an exit code.
 import errno
 import importlib
 import io
-import itertools
 import keyword
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -20,13 +18,12 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
-import llmcli
-from llmcli.cli import name_conflict
-from llmcli.cli.option_values import convert_directly
+from llmcli.cli.options import as_function, convert_directly
 from llmcli.cli.terminal import console
 from llmcli.cli.terminal.signals import end_process, termination_signals
-from llmcli.errors import LLMError, missing_package, usage
+from llmcli.errors import FAILURE, INTERRUPTED, WRONG_USAGE, LLMError, missing_package, usage
 from llmcli.formats import atomic_io
+from llmcli.version import __version__
 
 # Typer ships its own copy of Click. Of the usage errors it exports only BadParameter; their base class is the next one
 # in its method resolution order. The private modules are imported for type checking only.
@@ -37,91 +34,54 @@ else:
     UsageError = typer.BadParameter.__mro__[1]
 
 SUBCOMMANDS = (
-    "train",
-    "generate",
-    "chat",
-    "serve",
-    "eval",
-    "explain",
-    "inspect",
-    "tokenize",
-    "mix",
-    "import",
-    "export",
-    "cache",
-)
+    "train", "generate", "chat", "serve", "eval", "explain", "inspect", "tokenize", "mix", "import", "export", "cache",
+)  # fmt: skip
 OUTPUT = "the output"  # the file name in errors of standard output
 
 
 class ErrorHandlingGroup(TyperGroup):
-    """Runs a subcommand; an exception becomes one line on stderr and an exit code.
-
-    A subcommand is imported when it is first needed: one that runs does not wait for the others.
-    """
+    """Runs a subcommand, which is imported when it is first needed; an exception becomes one line on stderr and an exit
+    code."""
 
     def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:
         convert_directly(self.get_params(ctx))
         return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: "Context") -> list[str]:
-        return [*SUBCOMMANDS, *(name for name in self.commands if name not in SUBCOMMANDS)]
+        return [*SUBCOMMANDS, *self.commands]
 
     def get_command(self, ctx: "Context", cmd_name: str) -> "Command | None":
-        if cmd_name in SUBCOMMANDS:
-            return self.subcommand(cmd_name)
-        return super().get_command(ctx, cmd_name)
-
-    def subcommand(self, name: str) -> "Command":
-        """One of SUBCOMMANDS."""
-        return _subcommand(name)
+        return subcommand(cmd_name) if cmd_name in SUBCOMMANDS else super().get_command(ctx, cmd_name)
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run and exit. Also handles errors outside of a subcommand, for example while help is printed."""
-        try:
-            sys.exit(self._exit_code(*args, **extra))
-        except OSError as error:
-            _fail_with_os_error(error)
-            sys.exit(1)
-
-    def _exit_code(self, *args: Any, **extra: Any) -> int:
-        """The exit code of a run; usage errors that Typer finds are printed like all others."""
         words = list(next(iter(args), extra.get("args")) or sys.argv[1:])
         try:
             code = super().main(*args, **extra | {"standalone_mode": False})
-        except UsageError as error:
-            console.fail(_usage_message(error, words))
-            return 2
-        return code if isinstance(code, int) else 0
+        except UsageError as error:  # found by Typer
+            from llmcli.cli import suggestions
+
+            options = {
+                name: [option for param in subcommand(name).params for option in (*param.opts, *param.secondary_opts)]
+                for name in SUBCOMMANDS
+            }
+            console.fail(suggestions.usage_message(error, words, options))
+            code = WRONG_USAGE
+        except OSError as error:
+            code = report(error)
+        sys.exit(code if isinstance(code, int) else 0)
 
     def resolve_command(self, ctx: "Context", args: list[str]) -> "tuple[str | None, Command | None, list[str]]":
         """As Typer, but an unknown subcommand gets a suggestion."""
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            from llmcli.cli import suggestions
-
-            raise usage(suggestions.command_hint(args[0], list(SUBCOMMANDS)))
+            raise _unknown_command(args[0])
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: "Context") -> Any:
         try:
             return super().invoke(ctx)
-        except LLMError as error:
-            console.fail(str(error))
-            raise typer.Exit(error.exit_code) from error
-        except KeyboardInterrupt as error:
-            console.note("interrupted")
-            raise typer.Exit(130) from error
-        except ImportError as error:
-            missing = missing_package(error)
-            if missing is None:
-                raise
-            console.fail(str(missing))
-            raise typer.Exit(missing.exit_code) from error
-        except MemoryError as error:
-            console.fail("out of memory; use a smaller model, batch size or context length")
-            raise typer.Exit(1) from error
-        except OSError as error:
-            _fail_with_os_error(error)
-            raise typer.Exit(1) from error
+        except (LLMError, KeyboardInterrupt, ImportError, MemoryError, OSError) as error:
+            raise typer.Exit(report(error)) from error
 
 
 class Subcommand(TyperCommand):
@@ -165,66 +125,6 @@ def _usage_name(argument: TyperArgument) -> str:
     return name if argument.required else f"[{name}]"
 
 
-# ---- usage errors
-
-
-def _usage_message(error: "UsageError", words: Sequence[str]) -> str:
-    """One line for a usage error in a command line `words`: what is wrong, and what to type."""
-    # the one of Typer's errors with this attribute is that of an unknown option
-    unknown_option: str | None = getattr(error, "option_name", None) if hasattr(error, "possibilities") else None
-    if error.ctx and (hint := _option_hint(error.ctx, unknown_option, words)):
-        return hint
-    subcommand = words[0] if words and not words[0].startswith("-") else ""
-    path = error.ctx.command_path if error.ctx else f"llm {subcommand}".rstrip()
-    message = error.format_message().rstrip(".")
-    if "unexpected extra argument" in message and path.endswith(("chat", "generate", "explain", "tokenize")):
-        return f"{message}; a text of several words needs quotes"
-    if "unexpected extra argument" in message and path.endswith("serve"):
-        return f"{message}; name each model with -m: llm serve -m FILE; see: {path} --help"
-    return f"{_with_value(message, error, words)}; see: {path} --help"
-
-
-def _with_value(message: str, error: "UsageError", words: Sequence[str]) -> str:
-    """The message for an invalid value, which Typer's message does not contain."""
-    _, is_rule, rule = message.partition("Input should be ")
-    options = getattr(getattr(error, "param", None), "opts", [])
-    value = _value_of(options, words)
-    if not is_rule or value is None:
-        return message
-    name = next((option for option in options if option.startswith("--")), options[0])
-    return f"{name} must be {rule.split(', unable')[0]}, found {value}"
-
-
-def _value_of(options: Sequence[str], words: Sequence[str]) -> str | None:
-    """The last value given to an option that has these names.
-
-    >>> _value_of(["-n", "--max-tokens"], ["x", "-n", "2", "--max-tokens=y"])
-    'y'
-    """
-    values = [value for word, value in itertools.pairwise(words) if word in options]
-    values += [word.split("=", 1)[1] for word in words if "=" in word and word.split("=", 1)[0] in options]
-    return values[-1] if values else None
-
-
-def _option_hint(context: "Context", unknown: str | None, words: Sequence[str]) -> str | None:
-    """A suggestion for an unknown option, or for a long option written with one dash; None where neither is the
-    problem."""
-    from llmcli.cli import suggestions  # only needed for errors
-
-    group = (context.parent or context).command
-    assert isinstance(group, ErrorHandlingGroup)
-    options = {
-        name: [option for param in group.subcommand(name).params for option in (*param.opts, *param.secondary_opts)]
-        for name in SUBCOMMANDS
-    }
-    if context.parent is None:
-        return suggestions.top_option_hint(unknown, options) if unknown else None
-    command = str(context.info_name)
-    if hint := suggestions.misspelled_long_option(command, words, options):
-        return hint
-    return suggestions.option_hint(command, unknown, options) if unknown else None
-
-
 # ---- the app
 
 
@@ -240,13 +140,19 @@ app = typer.Typer(
 
 
 @cache
-def _subcommand(name: str) -> "Command":
-    """The subcommand in the module of `cli/commands/` with its name; where Python has the name, "_" follows it."""
+def subcommand(name: str) -> "Command":
+    """The subcommand in the module of `cli/commands/` with its name; "_" follows a name that Python has too."""
     module = importlib.import_module(f"llmcli.cli.commands.{name}{'_' if keyword.iskeyword(name) else ''}")
     function = vars(module).get(name) or vars(module)[f"{name}_"]
     app_of_one = typer.Typer(rich_markup_mode=None, add_completion=False)
-    app_of_one.command(name, cls=Subcommand)(function)
+    app_of_one.command(name, cls=Subcommand)(as_function(function))
     return typer.main.get_command(app_of_one)
+
+
+def _unknown_command(name: str) -> LLMError:
+    from llmcli.cli import suggestions
+
+    return usage(suggestions.command_hint(name, SUBCOMMANDS))
 
 
 def _print_version(requested: bool) -> None:
@@ -258,7 +164,7 @@ def _print_version(requested: bool) -> None:
 @app.command(hidden=True)
 def version() -> None:
     """Print the version."""
-    console.result(f"llmcli {llmcli.__version__}")
+    console.result(f"llmcli {__version__}")
 
 
 @app.command("help", hidden=True)
@@ -272,13 +178,11 @@ def help_(
     if command is None:
         console.result(top.get_help(), raw=True)
         return
-    subcommand = top.command.get_command(top, command)
-    if subcommand is None:
-        from llmcli.cli import suggestions
-
-        raise usage(suggestions.command_hint(command, list(SUBCOMMANDS)))
-    with typer.Context(subcommand, info_name=command, parent=top) as inner:
-        console.result(subcommand.get_help(inner), raw=True)
+    known = top.command.get_command(top, command)
+    if known is None:
+        raise _unknown_command(command)
+    with typer.Context(known, info_name=command, parent=top) as inner:
+        console.result(known.get_help(inner), raw=True)
 
 
 @app.callback()
@@ -304,7 +208,6 @@ def main() -> None:
     for number in signals:
         signal.signal(number, end_process)
     try:
-        name_conflict.note_once(sys.argv[1:])
         app()
     finally:
         for number in (*signals, signal.SIGINT):  # the process is ending: no signal may interrupt that
@@ -369,16 +272,31 @@ class _BestEffortStream(io.FileIO):
             return len(data)
 
 
-# ---- errors of the operating system
+# ---- errors
 
 
-def _fail_with_os_error(error: OSError) -> None:
-    """Print an error of the operating system; a closed pipe is no error. After a failed write to standard output
-    nothing more is written to it."""
-    if error.errno != errno.EPIPE:
-        console.fail(_os_error_message(error))
-    if error.errno == errno.EPIPE or error.filename == OUTPUT:
-        _discard_output()
+def report(error: BaseException) -> int:
+    """Print an error as one line; returns the exit code. Raises an error that is none of the user's again."""
+    if isinstance(error, KeyboardInterrupt):
+        console.note("interrupted")
+        return INTERRUPTED
+    if isinstance(error, ImportError):
+        if (missing := missing_package(error)) is None:
+            raise error
+        error = missing
+    if isinstance(error, LLMError):
+        console.fail(str(error))
+        return error.exit_code
+    if isinstance(error, MemoryError):
+        console.fail("out of memory; use a smaller model, batch size or context length")
+    elif isinstance(error, OSError):
+        if error.errno != errno.EPIPE:  # a closed pipe is no error
+            console.fail(_os_error_message(error))
+        if error.errno == errno.EPIPE or error.filename == OUTPUT:
+            _discard_output()
+    else:
+        raise error
+    return FAILURE
 
 
 def _os_error_message(error: OSError) -> str:

@@ -1,265 +1,263 @@
-"""Options that several subcommands share, and checks of their values."""
+"""Declaring the options of a subcommand, those that several subcommands share, and converting and reading values."""
 
 import math
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import fields
+from functools import partial
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.models import OptionInfo
 
 from llmcli.cli.terminal import console
-from llmcli.config import DEFAULT_MODEL, DEVICES, MAX_VOCAB_SIZE, MIN_VOCAB_SIZE, QUANTIZATIONS, SamplingConfig
+from llmcli.config import DEFAULT_MODEL, DEVICES, QUANTIZATIONS, SamplingConfig
 from llmcli.errors import LLMError, command_line, usage
 
 if TYPE_CHECKING:
+    from typer._click import Parameter as TyperParameter
+
     from llmcli.data.conversations.record_kinds import Reading
     from llmcli.data.text.corpus import Corpus
 
 MAX_SKIPPED_NOTES = 5
 MAX_NAMED_MODELS = 3  # that an error offers in place of a missing one
-SAMPLING, ANALYSIS = "Sampling", "Analysis"  # panels of the help
+DATA, SAMPLING, ANALYSIS = "Data", "Sampling", "Analysis"  # panels of the help
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?")
+_UNKNOWN = object()
 
 
-# ---- shared options
+# ---- declarations
 
 
-def vocab_size_option(help: str, panel: str | None = None) -> OptionInfo:
-    """--vocab-size, for each subcommand that trains a tokenizer."""
-    option: OptionInfo = typer.Option(
-        "--vocab-size", metavar="N", min=MIN_VOCAB_SIZE, max=MAX_VOCAB_SIZE, help=help, rich_help_panel=panel
+def argument(metavar: str, help: str, default: Any = None) -> Any:
+    """An argument; it is required if `default` is `...`."""
+    return typer.Argument(default, metavar=metavar, help=help)
+
+
+def option(
+    metavar: str | None,
+    help: str,
+    default: Any = None,
+    *,
+    names: str = "",
+    min: float | None = None,
+    max: float | None = None,
+    panel: str | None = None,
+    callback: Callable[..., Any] | None = None,
+) -> Any:
+    """An option. `names` lists all its names, unless the only one is that of the attribute: --kv-heads for kv_heads."""
+    return typer.Option(
+        default, *names.split(), metavar=metavar, help=help, min=min, max=max, rich_help_panel=panel, callback=callback
     )
-    return option
 
 
-def speakers_option(panel: str | None = None) -> OptionInfo:
-    """--speakers, for each subcommand that reads conversations; `speaker_names` reads its value."""
-    option: OptionInfo = typer.Option(
-        "--speakers",
-        metavar="USER,ASSISTANT",
-        help="Names that mark the turns of the user and of the assistant in a text (default: User,Assistant and Q,A).",
-        rich_help_panel=panel,
-    )
-    return option
+def flag(help: str, *, names: str = "", panel: str | None = None, callback: Callable[..., Any] | None = None) -> Any:
+    """An option without a value, which is off by default."""
+    return option(None, help, False, names=names, panel=panel, callback=callback)
 
 
-def pairs_option(panel: str | None = None) -> OptionInfo:
-    """--pairs, for each subcommand that reads tables."""
-    option: OptionInfo = typer.Option(
-        "--pairs", help="Read tables of two columns as prompts and answers.", rich_help_panel=panel
-    )
-    return option
+def choice(
+    *choices: str, help: str, default: str | None = None, metavar: str | None = None, panel: str | None = None
+) -> Any:
+    """An option whose value must be one of the choices."""
 
-
-def column_option(panel: str | None = None) -> OptionInfo:
-    """--column, for each subcommand that reads tables."""
-    option: OptionInfo = typer.Option(
-        "--column",
-        metavar="NAME",
-        help="Column with the text in a table, JSON or Parquet file, or two: PROMPT,ANSWER.",
-        rich_help_panel=panel,
-    )
-    return option
-
-
-def plain_option(panel: str | None = None) -> OptionInfo:
-    """--plain, for each subcommand that reads files of several kinds."""
-    option: OptionInfo = typer.Option(
-        "--plain", help="Read files as plain text, whatever they hold.", rich_help_panel=panel
-    )
-    return option
-
-
-def one_of(option: str, *choices: str) -> Callable[[str | None], str | None]:
-    """A callback that checks the value of an option; None passes."""
-    listed = f"{', '.join(choices[:-1])} or {choices[-1]}"
-
-    def check(value: str | None) -> str | None:
+    def check(param: typer.CallbackParam, value: str | None) -> str | None:
         if value not in (None, *choices):
-            raise usage(f"{option} must be {listed}, found {value}")
+            raise usage(f"{param.opts[0]} must be {', '.join(choices[:-1])} or {choices[-1]}, found {value}")
         return value
 
-    return check
+    return option(metavar or "|".join(choices), help, default, panel=panel, callback=check)
 
 
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "-m",
-        "--model",
-        metavar="FILE",
-        help="Model: .safetensors or .gguf file, or Hugging Face directory "
-        f"(default: $LLMCLI_MODEL or {DEFAULT_MODEL}).",
-    ),
-]
-DeviceOption = Annotated[
-    str,
-    typer.Option(
-        "--device",
-        metavar="DEVICE",
-        help="Device: cpu uses numpy; cuda, mps and auto use torch.",
-        callback=one_of("--device", *DEVICES, "auto"),
-    ),
-]
-QuantizeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--quantize",
-        metavar="int8|int4",
-        help="Quantize the weights: faster, slightly less accurate.",
-        callback=one_of("--quantize", *QUANTIZATIONS),
-    ),
-]
-NoCacheOption = Annotated[
-    bool,
-    typer.Option("--no-cache", help="Predict with the network alone, without the n-gram cache of the text so far."),
-]
-QuietOption = Annotated[
-    bool, typer.Option("-q", "--quiet", help="Print only results and errors.", callback=console.set_quiet)
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+def max_tokens_option(default: int) -> Any:
+    """Declare --max-tokens."""
+    names = "-n --max-tokens --max-new-tokens --n-predict"
+    return option("N", "Maximum number of tokens to generate.", default, names=names)
 
 
-# ---- sampling
+class Options:
+    """The options and arguments of a subcommand, with their values in an instance.
 
-
-MaxTokensOption = Annotated[
-    int,
-    typer.Option(
-        "-n",
-        "--max-tokens",
-        "--max-new-tokens",
-        "--n-predict",
-        metavar="N",
-        help="Maximum number of tokens to generate.",
-    ),
-]
-TemperatureOption = Annotated[
-    float,
-    typer.Option(
-        "-t",
-        "--temperature",
-        "--temp",
-        metavar="X",
-        help="Sampling temperature; 0 always chooses the most likely token.",
-        rich_help_panel=SAMPLING,
-    ),
-]
-TopKOption = Annotated[
-    int,
-    typer.Option(
-        "-k",
-        "--top-k",
-        metavar="N",
-        help="Sample from the N most likely tokens only; 0 is off.",
-        rich_help_panel=SAMPLING,
-    ),
-]
-TopPOption = Annotated[
-    float,
-    typer.Option(
-        "-p",
-        "--top-p",
-        metavar="X",
-        help="Sample from the most likely tokens only, as many as reach a total probability of X; 1 is off.",
-        rich_help_panel=SAMPLING,
-    ),
-]
-MinPOption = Annotated[
-    float,
-    typer.Option(
-        "--min-p",
-        metavar="X",
-        help="Sample only from tokens that are at least X times as likely as the most likely one; 0 is off.",
-        rich_help_panel=SAMPLING,
-    ),
-]
-RepetitionPenaltyOption = Annotated[
-    float,
-    typer.Option(
-        "--repetition-penalty",
-        "--repeat-penalty",
-        metavar="X",
-        help="Penalty on tokens that have occurred; above 1 reduces repetition, 1 is off.",
-        rich_help_panel=SAMPLING,
-    ),
-]
-SeedOption = Annotated[
-    int | None,
-    typer.Option(
-        "-s",
-        "--seed",
-        metavar="N",
-        help="Random seed; the same seed generates the same text (default: random).",
-        rich_help_panel=SAMPLING,
-    ),
-]
-MemoryOption = Annotated[
-    bool,
-    typer.Option(
-        "--memory",
-        help="Mark passages that occur verbatim in the training text.",
-        rich_help_panel=ANALYSIS,
-    ),
-]
-CorpusOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--corpus",
-        metavar="FILE",
-        help="With --memory: training text, if it is not found automatically; can be repeated.",
-        rich_help_panel=ANALYSIS,
-    ),
-]
-
-
-# ---- which options were given
-
-
-def typed_options(context: typer.Context, *parameters: str) -> list[str]:
-    """The options that were typed, of the function's parameters of these names; arguments in capitals.
-
-    Long names are preferred: "--max-tokens" for -n.
+    A subclass annotates those that the subcommand has, in the order of its help. The attributes here are shared: the
+    subclass needs no more than their annotation.
     """
-    return [
-        next((name for name in param.opts if name.startswith("--")), param.opts[0].upper())
-        for param in context.command.params
-        if param.name in parameters and _source(context, param.name) == "COMMANDLINE"
-    ]
+
+    model: str | None = option(
+        "FILE",
+        f"Model: .safetensors or .gguf file, or Hugging Face directory (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).",
+        names="-m --model",
+    )
+    device: str = choice(
+        *DEVICES, "auto", metavar="DEVICE", default="cpu", help="Device: cpu uses numpy; cuda, mps and auto use torch."
+    )
+    quantize: str | None = choice(*QUANTIZATIONS, help="Quantize the weights: faster, slightly less accurate.")
+    no_cache: bool = flag("Predict with the network alone, without the n-gram cache of the text so far.")
+    json: bool = flag("Print the result as JSON.")
+    quiet: bool = flag("Print only results and errors.", names="-q --quiet", callback=console.set_quiet)
+
+    max_tokens: int = max_tokens_option(SamplingConfig.max_tokens)
+    temperature: float = option(
+        "X", "Sampling temperature; 0 always chooses the most likely token.", SamplingConfig.temperature,
+        names="-t --temperature --temp", panel=SAMPLING,
+    )  # fmt: skip
+    top_k: int = option(
+        "N", "Sample from the N most likely tokens only; 0 is off.", SamplingConfig.top_k,
+        names="-k --top-k", panel=SAMPLING,
+    )  # fmt: skip
+    top_p: float = option(
+        "X", "Sample from the most likely tokens only, as many as reach a total probability of X; 1 is off.",
+        SamplingConfig.top_p, names="-p --top-p", panel=SAMPLING,
+    )  # fmt: skip
+    min_p: float = option(
+        "X", "Sample only from tokens that are at least X times as likely as the most likely one; 0 is off.",
+        SamplingConfig.min_p, panel=SAMPLING,
+    )  # fmt: skip
+    repetition_penalty: float = option(
+        "X", "Penalty on tokens that have occurred; above 1 reduces repetition, 1 is off.",
+        SamplingConfig.repetition_penalty, names="--repetition-penalty --repeat-penalty", panel=SAMPLING,
+    )  # fmt: skip
+    seed: int | None = option(
+        "N", "Random seed; the same seed generates the same text (default: random).", names="-s --seed", panel=SAMPLING
+    )
+    memory: bool = flag("Mark passages that occur verbatim in the training text.", panel=ANALYSIS)
+    corpus: list[str] | None = option(
+        "FILE", "With --memory: training text, if it is not found automatically; can be repeated.", panel=ANALYSIS
+    )
+
+    speakers: str | None = option(
+        "USER,ASSISTANT",
+        "Names that mark the turns of the user and of the assistant in a text (default: User,Assistant and Q,A).",
+        panel=DATA,
+    )
+    pairs: bool = flag("Read tables of two columns as prompts and answers.", panel=DATA)
+    column: str | None = option(
+        "NAME", "Column with the text in a table, JSON or Parquet file, or two: PROMPT,ANSWER.", panel=DATA
+    )
+    plain: bool = flag("Read files as plain text, whatever they hold.", panel=DATA)
+
+    def __init__(self, invocation: typer.Context, /, **values: Any) -> None:
+        self.invocation = invocation
+        vars(self).update(values)
+
+    def typed(self, *names: str) -> list[str]:
+        """Return the options that were typed, of the attributes of these names; arguments in capitals.
+
+        Long names are preferred: "--max-tokens" for -n.
+        """
+        return [
+            next((name for name in param.opts if name.startswith("--")), param.opts[0].upper())
+            for param in self.invocation.command.params
+            if param.name in names and self._source(param.name) == "COMMANDLINE"
+        ]
+
+    def is_default(self, name: str) -> bool:
+        """Whether an option has its default value because it was not given."""
+        return self._source(name) == "DEFAULT"
+
+    def _source(self, name: str) -> str:
+        source = self.invocation.get_parameter_source(name)
+        return source.name if source else ""
+
+    def reject(self, condition: str, *names: str) -> None:
+        """Raise LLMError if any of these was typed; `condition` says when they have no effect, as in "with --next"."""
+        if typed := self.typed(*names):
+            have, them = ("has", "it") if len(typed) == 1 else ("have", "them")
+            raise usage(f"{' and '.join(typed)} {have} no effect {condition}; leave {them} out")
+
+    def sampling(self) -> SamplingConfig:
+        """The sampling options, with a random seed if none was given. Raises LLMError."""
+        values = {field.name: vars(self).get(field.name) for field in fields(SamplingConfig)}
+        if values["seed"] is None:
+            values["seed"] = int.from_bytes(os.urandom(4), "big")
+        return SamplingConfig(**values | {"stop": tuple(values["stop"] or ())})
+
+    def reading(self) -> "Reading":
+        """How --speakers, --pairs, --column and --plain say that files are read. Raises LLMError."""
+        from llmcli.data.conversations.record_kinds import Reading
+
+        return Reading.of_options(speaker_names(self.speakers), self.pairs, self.column, vars(self).get("plain", False))
 
 
-def is_default(context: typer.Context, parameter: str) -> bool:
-    """Whether a parameter has its default value because it was not given."""
-    return _source(context, parameter) == "DEFAULT"
+def as_function(command: Callable[[Any], None]) -> Callable[..., None]:
+    """Return a function with one parameter per option, as Typer requires, which calls `command(options)`."""
+    kind = command.__annotations__["options"]
+
+    def run(context_: typer.Context, **values: Any) -> None:
+        command(kind(context_, **values))
+
+    parameters = [Parameter("context_", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
+    for name, annotation in kind.__annotations__.items():
+        info = copy(getattr(kind, name))
+        if isinstance(info, OptionInfo) and not info.param_decls:
+            info.param_decls = (f"--{name.rstrip('_').replace('_', '-')}",)
+        parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=info, annotation=annotation))
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    run.__doc__ = command.__doc__
+    return run
 
 
-def _source(context: typer.Context, parameter: str) -> str:
-    source = context.get_parameter_source(parameter)
-    return source.name if source else ""
+# ---- conversion
 
 
-def reject_options(context: typer.Context, condition: str, *parameters: str) -> None:
-    """Raise LLMError if any of these parameters was typed; `condition` says when they have no effect, as in
-    "with --next"."""
-    options = typed_options(context, *parameters)
-    if options:
-        have, them = ("has", "it") if len(options) == 1 else ("have", "them")
-        raise usage(f"{' and '.join(options)} {have} no effect {condition}; leave {them} out")
+def convert_directly(params: "Iterable[TyperParameter]") -> None:
+    """Convert plainly valid values without pydantic.
+
+    Typer, from 0.27 on, converts every value with pydantic, also that of an option that was not given, and importing
+    it takes a third of the time of a short command. Any other value is left to Typer, which words the error.
+    """
+    for param in params:
+        # a Typer without type descriptors has no pydantic; a method in the instance is ours
+        if hasattr(param, "type_descriptor") and "process_value" not in vars(param):
+            param.process_value = partial(_process_value, param, param.process_value)  # type: ignore[method-assign]
 
 
-# ---- values of options
+def _process_value(param: Any, by_typer: Any, context: typer.Context, value: Any) -> Any:
+    """As Typer's `process_value`: the converted value, passed through the callback of the option."""
+    converted = _converted(param, value)
+    if converted is _UNKNOWN:
+        return by_typer(context, value)
+    return converted if param.callback is None else param.callback(context, param, converted)
+
+
+def _converted(param: Any, value: Any) -> Any:
+    """The value that Typer would make of it, or _UNKNOWN."""
+    annotation, info = param.type_descriptor.annotation, param.type_descriptor.parameter_info
+    if value is None and not param.required:
+        return () if param.multiple or param.nargs == -1 else None
+    if info.parser is not None or (param.required and not value):
+        return _UNKNOWN
+    if annotation is str and type(value) is str:
+        return value
+    if annotation == list[str] and isinstance(value, (list, tuple)) and {*map(type, value)} <= {str}:
+        return list(value)
+    if annotation is Path and isinstance(value, (str, Path)):
+        is_readable = os.access(value, os.R_OK) or not os.access(value, os.F_OK)
+        return Path(value) if is_readable and not (info.exists or info.resolve_path) else _UNKNOWN
+    if annotation not in (int, float):
+        return _UNKNOWN
+    pattern = _INTEGER if annotation is int else _NUMBER
+    if type(value) is str and pattern.fullmatch(value):
+        value = annotation(value)
+    in_range = type(value) is annotation and not info.clamp
+    in_range = in_range and (info.min is None or value >= info.min) and (info.max is None or value <= info.max)
+    return value if in_range else _UNKNOWN
+
+
+# ---- values
 
 
 def model_path(given: str | None) -> Path:
     """The model that -m names, else $LLMCLI_MODEL, else the default. Raises LLMError if there is none."""
     if given == "":
         raise usage("the name of the model is empty; name a .safetensors file")
-    name = given or os.environ.get("LLMCLI_MODEL")
-    if name:
+    if name := given or os.environ.get("LLMCLI_MODEL"):
         return Path(name)
     if not Path(DEFAULT_MODEL).exists():
         from llmcli.formats.open_file import model_files
@@ -273,8 +271,8 @@ def model_path(given: str | None) -> Path:
 
 
 def text_argument(given: str | None, what: str) -> str:
-    """The text given, or standard input for "-" and where stdin is no terminal. Raises LLMError if it is not UTF-8;
-    `what` names the text there."""
+    """The text given, or standard input for "-" and where stdin is no terminal. `what` names the text in an LLMError,
+    which is raised if it is not UTF-8."""
     if given is None and sys.stdin.isatty():
         raise usage(f"no {what} was given; write it in quotes, or - to read standard input")
     if given is None or given == "-":
@@ -283,7 +281,7 @@ def text_argument(given: str | None, what: str) -> str:
 
 
 def utf8_argument(given: str, what: str) -> str:
-    """A text of the command line. Raises LLMError if it is not UTF-8; `what` names the text there."""
+    """A text of the command line; raises LLMError as `text_argument` does."""
     try:
         return os.fsencode(given).decode("utf-8")  # the bytes that were typed, whatever the locale decoded them as
     except UnicodeError as error:
@@ -292,7 +290,7 @@ def utf8_argument(given: str, what: str) -> str:
 
 
 def decoded(data: bytes, what: str) -> str:
-    """The text of standard input, or of a part of it. Raises LLMError as `utf8_argument` does."""
+    """The text of standard input, or of a part of it; raises LLMError as `text_argument` does."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -323,14 +321,6 @@ def parse_duration(text: str) -> float:
     return total
 
 
-def sampling_config(context: typer.Context) -> SamplingConfig:
-    """The sampling that the options of a subcommand describe, with a random seed if none was given. Raises LLMError."""
-    names = [field.name for field in fields(SamplingConfig)]
-    values = {name: value for name in names if (value := context.params.get(name)) is not None}
-    values.setdefault("seed", int.from_bytes(os.urandom(4), "big"))
-    return SamplingConfig(**values | {"stop": tuple(values.get("stop", ()))})
-
-
 def speaker_names(option: str | None) -> tuple[str, str] | None:
     """The two names of --speakers; None if it was not given. Raises LLMError.
 
@@ -345,14 +335,7 @@ def speaker_names(option: str | None) -> tuple[str, str] | None:
     return names[0], names[1]
 
 
-def reading(speakers: str | None, pairs: bool, column: str | None, plain: bool) -> "Reading":
-    """How --speakers, --pairs, --column and --plain say that files are read. Raises LLMError."""
-    from llmcli.data.conversations.record_kinds import Reading
-
-    return Reading.of_options(speaker_names(speakers), pairs, column, plain)
-
-
-# ---- outputs
+# ---- outputs and notes
 
 
 def check_report_path(output: Path, model: Path, option: str, example: str, *, force: bool) -> None:
@@ -362,9 +345,6 @@ def check_report_path(output: Path, model: Path, option: str, example: str, *, f
     if output.resolve() == model.resolve():
         raise LLMError(f"{output} is the model itself; give another name: {option} {example}")
     atomic_io.check_writable(output, force=force, by=f" with {option}", example=example)
-
-
-# ---- notes on a corpus
 
 
 def note_skipped_files(corpus: "Corpus") -> None:

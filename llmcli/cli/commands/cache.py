@@ -1,22 +1,23 @@
 """`llm cache`: list or remove the tokens of long texts that are kept for later runs."""
 
 import datetime
-from typing import Annotated
-
-import typer
 
 from llmcli import units
-from llmcli.cli.options import JsonOption, QuietOption
+from llmcli.cli.options import Options, flag
 from llmcli.cli.terminal import console, tables
 from llmcli.data.tokens.token_store import TokenCache, cache_directory
 from llmcli.errors import LLMError
 
 
-def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Remove all cached tokens.")] = False,
-    json_: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
+class CacheOptions(Options):
+    """The options of `llm cache`."""
+
+    clear: bool = flag("Remove all cached tokens.")
+    json: bool
+    quiet: bool
+
+
+def cache(options: CacheOptions) -> None:
     """List or remove the tokens of long texts kept for later runs.
 
     llm train keeps the tokens of texts of more than 64 MB, so that the next run on the same text with the same
@@ -29,13 +30,10 @@ def cache(
     if directory is None:
         raise LLMError("there is no home directory, so nothing is kept; set XDG_CACHE_HOME to a directory")
     opened = TokenCache(directory)
-    if clear:
-        _clear(opened, json_=json_)
-    else:
-        _list(opened, json_=json_)
+    (_clear if options.clear else _list)(opened, json=options.json)
 
 
-def _clear(opened: TokenCache, *, json_: bool) -> None:
+def _clear(opened: TokenCache, *, json: bool) -> None:
     try:
         removed = opened.clear()
     except OSError as error:
@@ -43,18 +41,18 @@ def _clear(opened: TokenCache, *, json_: bool) -> None:
             f"cannot remove {error.filename}: {error.strerror or error}; end the runs that use it"
         ) from error
     size = sum(file.size for file in removed)
-    if json_:
+    if json:
         console.json_result({"directory": str(opened.directory), "removed": len(removed), "bytes": size})
     else:
         console.note(f"removed {units.count(len(removed), 'file')} ({units.size(size)}) from {opened.directory}")
 
 
-def _list(opened: TokenCache, *, json_: bool) -> None:
+def _list(opened: TokenCache, *, json: bool) -> None:
     from llmcli.data.tokens.shards import stored_texts
 
     texts, limit = stored_texts(opened), opened.limit()
     size = sum(text.size for text in texts)
-    if json_:
+    if json:
         entries = [
             {
                 "text": text.text, "tokenizer": text.tokenizer, "files": text.shards, "tokens": text.tokens,

@@ -4,78 +4,56 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from llmcli import units
 from llmcli.cli.chat import answers
 from llmcli.cli.options import (
-    CorpusOption,
-    DeviceOption,
-    JsonOption,
-    MaxTokensOption,
-    MemoryOption,
-    MinPOption,
-    ModelOption,
-    NoCacheOption,
-    QuantizeOption,
-    QuietOption,
-    RepetitionPenaltyOption,
-    SeedOption,
-    TemperatureOption,
-    TopKOption,
-    TopPOption,
+    Options,
+    argument,
     decoded,
+    flag,
+    max_tokens_option,
     model_path,
-    reject_options,
-    sampling_config,
+    option,
     text_argument,
     utf8_argument,
 )
 from llmcli.cli.reports import memory as memory_report
 from llmcli.cli.terminal import console
-from llmcli.config import ANSWER_TOKENS, DEFAULT_MODEL, SamplingConfig
+from llmcli.config import ANSWER_TOKENS, DEFAULT_MODEL
 from llmcli.errors import usage
 
 if TYPE_CHECKING:
     from llmcli.generation.chat import Chat
 
 
-def chat(
-    context_: typer.Context,
-    message: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MESSAGE", help="Message to answer, without a conversation; - reads it from standard input."
-        ),
-    ] = None,
-    model: ModelOption = None,
-    system: Annotated[
-        str | None,
-        typer.Option("--system", metavar="TEXT", help="System message, which says how the model should answer."),
-    ] = None,
-    separate: Annotated[
-        bool,
-        typer.Option(
-            "--separate", help="With --json: answer each line of standard input in a conversation of its own."
-        ),
-    ] = False,
-    max_tokens: MaxTokensOption = ANSWER_TOKENS,
-    temperature: TemperatureOption = SamplingConfig.temperature,
-    top_k: TopKOption = SamplingConfig.top_k,
-    top_p: TopPOption = SamplingConfig.top_p,
-    min_p: MinPOption = SamplingConfig.min_p,
-    repetition_penalty: RepetitionPenaltyOption = SamplingConfig.repetition_penalty,
-    seed: SeedOption = None,
-    memory: MemoryOption = False,
-    corpus: CorpusOption = None,
-    quantize: QuantizeOption = None,
-    no_cache: NoCacheOption = False,
-    device: DeviceOption = "cpu",
-    json_: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
+class ChatOptions(Options):
+    """The options of `llm chat`."""
+
+    message: str | None = argument(
+        "MESSAGE", "Message to answer, without a conversation; - reads it from standard input."
+    )
+    model: str | None
+    system: str | None = option("TEXT", "System message, which says how the model should answer.")
+    separate: bool = flag("With --json: answer each line of standard input in a conversation of its own.")
+    max_tokens: int = max_tokens_option(ANSWER_TOKENS)
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int | None
+    memory: bool
+    corpus: list[str] | None
+    quantize: str | None
+    no_cache: bool
+    device: str
+    json: bool
+    quiet: bool
+
+
+def chat(options: ChatOptions) -> None:
     """Talk with a model that was trained on conversations.
 
     Without MESSAGE a conversation begins: in a terminal with editing and commands (/help lists them). With --json the
@@ -84,15 +62,20 @@ def chat(
 
     Example: llm chat -m model.safetensors
     """
-    if not (json_ and message is None):
-        reject_options(context_, "without --json or with a MESSAGE", "separate")
-    if not memory:
-        reject_options(context_, "without --memory", "corpus")
-    if quantize:
-        reject_options(context_, "with --quantize", "device")
-    sampling = sampling_config(context_)
-    path = _model_path(model)
-    is_conversation = message is None and (json_ or sys.stdin.isatty())
+    message = options.message
+    if not (options.json and message is None):
+        options.reject("without --json or with a MESSAGE", "separate")
+    if not options.memory:
+        options.reject("without --memory", "corpus")
+    if options.quantize:
+        options.reject("with --quantize", "device")
+    sampling = options.sampling()
+    if options.model is None and not os.environ.get("LLMCLI_MODEL") and not Path(DEFAULT_MODEL).exists():
+        from llmcli.generation.chat_files import no_model
+
+        raise no_model()  # names the models here that can chat
+    path = model_path(options.model)
+    is_conversation = message is None and (options.json or sys.stdin.isatty())
     text = "" if is_conversation else text_argument(message, "message").rstrip("\r\n")
     from llmcli.data.conversations.messages import Message
     from llmcli.formats.loading import load_any, open_tokenizer
@@ -101,18 +84,20 @@ def chat(
 
     source = load_any(path)
     tokenizer = open_tokenizer(source)
-    training_texts = memory_report.training_texts(corpus, source, path) if memory else None
+    marks = None
+    if options.memory:
+        marks = memory_report.Memory(memory_report.training_texts(options.corpus, source, path))
+    fast = source.parameters >= WORTH_FAST
     runtime = open_runtime(
-        source, device, quantize, console.note, fast=source.parameters >= WORTH_FAST, cache=not no_cache
+        source, options.device, options.quantize, console.note, fast=fast, cache=not options.no_cache
     )
     assistant = open_assistant(source, runtime, tokenizer)
-    system_message = [Message("system", utf8_argument(system, "system message"))] if system else []
-    conversation = Chat(assistant, sampling, system_message)
-    marks = memory_report.Memory(training_texts) if training_texts is not None else None
+    system = [Message("system", utf8_argument(options.system, "system message"))] if options.system else []
+    conversation = Chat(assistant, sampling, system)
     if not is_conversation:
-        _answer_once(conversation, text, marks, json_=json_)
-    elif json_:
-        _answer_lines(conversation, marks, separate=separate)
+        _answer_once(conversation, text, marks, json_=options.json)
+    elif options.json:
+        _answer_lines(conversation, marks, separate=options.separate)
     else:
         from llmcli.cli.chat import commands as chat_commands
         from llmcli.cli.chat.session import Session
@@ -123,15 +108,6 @@ def chat(
             "/help lists the commands, Ctrl-D leaves"
         )
         Session(conversation, line_editor.open_reader(chat_commands.completions), source, marks).run()
-
-
-def _model_path(given: str | None) -> Path:
-    """As `model_path`; without any model, the error names those here that can chat."""
-    if not given and not os.environ.get("LLMCLI_MODEL") and not Path(DEFAULT_MODEL).exists() and given != "":
-        from llmcli.generation.chat_files import no_model
-
-        raise no_model()
-    return model_path(given)
 
 
 def _answer_once(conversation: "Chat", text: str, marks: memory_report.Memory | None, *, json_: bool) -> None:

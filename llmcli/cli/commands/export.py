@@ -3,19 +3,17 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-import llmcli
 from llmcli import units
-from llmcli.cli.options import JsonOption, QuietOption, model_path, one_of, reject_options
+from llmcli.cli.options import Options, argument, choice, flag, model_path, option
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL, QUANTIZATIONS
 from llmcli.errors import LLMError, command_line, usage
 from llmcli.evaluation.figures import Figures
 from llmcli.formats import training_stages
 from llmcli.formats.output_path import reject_gguf_name, reject_overwriting
+from llmcli.version import __version__
 
 if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint
@@ -28,52 +26,28 @@ MIN_DIVERGENCE = 0.001  # bits per byte: an estimate from one short text can be 
 MAX_CORPUS_NAMES = 5  # in the description of a model
 
 
-def export(
-    context_: typer.Context,
-    names: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="[MODEL] OUTPUT",
-            help=f"Model to export (default: $LLMCLI_MODEL or {DEFAULT_MODEL}), and the file or directory to write.",
-        ),
-    ],
-    to: Annotated[
-        str | None,
-        typer.Option(
-            "--to",
-            metavar="hf|gguf|tokenizer",
-            help="Output format: Hugging Face directory, GGUF file, or the tokenizer alone.",
-            callback=one_of("--to", *FORMATS),
-        ),
-    ] = None,
-    quantize: Annotated[
-        str | None,
-        typer.Option(
-            "--quantize",
-            metavar="int8|int4",
-            help="Write a .safetensors file with quantized weights instead.",
-            callback=one_of("--quantize", *QUANTIZATIONS),
-        ),
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            "--dtype",
-            metavar="f32|f16|bf16|q8_0|q4_0",
-            help="Data type of the weights; q8_0 and q4_0 for GGUF only (default: that of the model).",
-        ),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", metavar="TEXT", help="Name of the model in its metadata.")
-    ] = None,
-    licence: Annotated[
-        str | None,
-        typer.Option("--license", metavar="TEXT", help="License in its metadata, such as mit or apache-2.0."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")] = False,
-    json_: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
+class ExportOptions(Options):
+    """The options of `llm export`."""
+
+    names: list[str] = argument(
+        "[MODEL] OUTPUT",
+        f"Model to export (default: $LLMCLI_MODEL or {DEFAULT_MODEL}), and the file or directory to write.",
+        ...,
+    )
+    to: str | None = choice(*FORMATS, help="Output format: Hugging Face directory, GGUF file, or the tokenizer alone.")
+    quantize: str | None = choice(*QUANTIZATIONS, help="Write a .safetensors file with quantized weights instead.")
+    dtype: str | None = option(
+        "f32|f16|bf16|q8_0|q4_0",
+        "Data type of the weights; q8_0 and q4_0 for GGUF only (default: that of the model).",
+    )
+    name: str | None = option("TEXT", "Name of the model in its metadata.")
+    license: str | None = option("TEXT", "License in its metadata, such as mit or apache-2.0.")
+    force: bool = flag("Overwrite an existing output.")
+    json: bool
+    quiet: bool
+
+
+def export(options: ExportOptions) -> None:
     """Convert a model to GGUF or Hugging Face format, or quantize it.
 
     --to hf is for transformers, --to gguf for llama.cpp, Ollama and LM Studio. Those tokenize a prompt in one way only;
@@ -81,74 +55,72 @@ def export(
 
     Example: llm export model.safetensors --to gguf model.gguf --dtype q8_0
     """
-    _check_options(context_, names, to, quantize, dtype)
+    _check_options(options)
+    names, to = options.names, options.to
     output, path = Path(names[-1]), model_path(names[0] if len(names) == 2 else None)
-    from llmcli.formats import loading
+    from llmcli.formats import atomic_io, loading
 
-    if quantize:
+    if options.quantize:
         reject_gguf_name(output)
     source = loading.load_any(path)
     model = source.shared if to == "tokenizer" else loading.single_model(source, path)
-    _check_output(context_, output, path, to, force)
-    if quantize:
-        _export_quantized(model, output, quantize, json_=json_)
+    _check_output(options, output, path)
+    if options.quantize:
+        _export_quantized(model, output, options.quantize, json=options.json)
         return
-    if to in ("hf", "gguf"):
-        _note_cache(model)
     if to == "tokenizer":
-        _export_tokenizer(model, output)
-    elif to == "hf":
-        _export_hf(model, output, dtype, _metadata(model, path, name, licence))
+        atomic_io.write(output, [model.tokenizer_json.encode("utf-8")])
     else:
-        _export_gguf(model, output, dtype, _metadata(model, path, name, licence))
-    _report(output, str(to), json_=json_)
+        _note_cache(model)
+        metadata = _metadata(model, path, options)
+        (_export_hf if to == "hf" else _export_gguf)(model, output, options.dtype, metadata)
+    size = sum(file.stat().st_size for file in (output.iterdir() if output.is_dir() else [output]))
+    if options.json:
+        console.json_result({"file": str(output), "to": to, "bytes": size})
+        return
+    console.note(f"saved {output}: {units.size(size)}")
+    if to == "gguf":
+        console.note("for Ollama, write the next line to a file named Modelfile, then: ollama create NAME -f Modelfile")
+        console.result(f"FROM {output.resolve()}")
 
 
 # ---- checks
 
 
-def _check_options(
-    context: typer.Context, names: list[str], to: str | None, quantize: str | None, dtype: str | None
-) -> None:
+def _check_options(options: ExportOptions) -> None:
     """Raise LLMError for options that are missing, or have no effect together."""
-    if to is None and quantize is None:
+    to, dtype = options.to, options.dtype
+    if to is None and options.quantize is None:
         raise usage(f"choose a format: --to {', --to '.join(FORMATS)} or --quantize int8")
-    if to is not None and quantize is not None:
+    if to is not None and options.quantize is not None:
         raise usage("--quantize writes a .safetensors file; for a quantized GGUF: --to gguf --dtype q8_0 (or q4_0)")
-    if len(names) > 2:
-        raise usage(f"give one model and one output, found {len(names)} names: {command_line(names)}")
+    if len(options.names) > 2:
+        raise usage(f"give one model and one output, found {len(options.names)} names: {command_line(options.names)}")
     if to not in ("gguf", "hf"):
-        reject_options(context, "without --to gguf or --to hf", "dtype")
+        options.reject("without --to gguf or --to hf", "dtype")
+        options.reject("with --to tokenizer" if to else "with --quantize", "name", "license")
     if to == "hf" and dtype is not None and dtype not in HF_DTYPES:
         advice = "; for quantized weights: --to gguf" if dtype.startswith("q") else ""
         raise usage(f"--dtype must be {', '.join(HF_DTYPES)} with --to hf, found {dtype}{advice}")
-    if to in (None, "tokenizer"):
-        reject_options(context, "with --to tokenizer" if to else "with --quantize", "name", "licence")
 
 
-def _check_output(context: typer.Context, output: Path, model: Path, to: str | None, force: bool) -> None:
+def _check_output(options: ExportOptions, output: Path, model: Path) -> None:
     """Raise LLMError if the output cannot be written, or would replace the model."""
-    from llmcli.formats import atomic_io, hf_directory, loading
+    from llmcli.formats import atomic_io, file_lock, hf_directory, loading
 
     reject_overwriting(output, "export", [model], "the model to export", by="")
     reject_overwriting(output, "export", loading.files(model), "part of the model to export", by="")
-    if to == "gguf" and output.suffix.lower() == ".safetensors":
+    if options.to == "gguf" and output.suffix.lower() == ".safetensors":
         raise usage(f"{output}: --to gguf writes a .gguf file; name it {output.with_suffix('.gguf')}")
-    if to == "hf":
-        _lock(context, output)
-        hf_directory.check_writable(output, force=force)
+    if options.to != "hf":
+        example = EXAMPLES.get(options.to or "", DEFAULT_MODEL)
+        atomic_io.check_writable(output, force=options.force, by="", example=example)
+        return
+    if problem := options.invocation.with_resource(file_lock.locked(output)):  # until the command ends
+        console.note(f"{output} cannot be locked here ({problem}); make sure that nothing else writes to it")
     else:
-        atomic_io.check_writable(output, force=force, by="", example=EXAMPLES.get(to or "", DEFAULT_MODEL))
-
-
-def _lock(context: typer.Context, directory: Path) -> None:
-    """Lock a directory until the command ends, and remove temporary files that killed exports left beside it."""
-    from llmcli.formats import atomic_io, file_lock
-
-    if problem := context.with_resource(file_lock.locked(directory)):
-        console.note(f"{directory} cannot be locked here ({problem}); make sure that nothing else writes to it")
-    else:
-        atomic_io.remove_stale(directory)
+        atomic_io.remove_stale(output)  # temporary files that killed exports left beside it
+    hf_directory.check_writable(output, force=options.force)
 
 
 def _note_cache(model: "Checkpoint") -> None:
@@ -161,12 +133,6 @@ def _note_cache(model: "Checkpoint") -> None:
 
 
 # ---- one function per format
-
-
-def _export_tokenizer(model: "Checkpoint", output: Path) -> None:
-    from llmcli.formats import atomic_io
-
-    atomic_io.write(output, [model.tokenizer_json.encode("utf-8")])
 
 
 def _export_hf(model: "Checkpoint", output: Path, dtype: str | None, metadata: dict[str, str]) -> None:
@@ -188,7 +154,7 @@ def _export_gguf(model: "Checkpoint", output: Path, dtype: str | None, metadata:
     gguf_writer.write(output, model, dtype or own_dtype, metadata)
 
 
-def _export_quantized(model: "Checkpoint", output: Path, kind: str, *, json_: bool) -> None:
+def _export_quantized(model: "Checkpoint", output: Path, kind: str, *, json: bool) -> None:
     """Write the model with quantized weights, and report how much its predictions change."""
     from llmcli.evaluation.evaluator import kl_divergence
     from llmcli.formats import atomic_io, checkpoint, loading, quantization
@@ -203,7 +169,7 @@ def _export_quantized(model: "Checkpoint", output: Path, kind: str, *, json_: bo
     runtime, tokenizer = open_runtime(quantized, on_note=console.note, cache=False), loading.open_tokenizer(quantized)
     divergence = kl_divergence(NumpyRuntime(model), runtime, tokenizer)
     size = output.stat().st_size
-    if json_:
+    if json:
         console.json_result({"file": str(output), "quantize": kind, "bytes": size, "bits_per_byte_lost": divergence})
         return
     console.note(f"saved {output}: {units.size(size)}")
@@ -212,17 +178,6 @@ def _export_quantized(model: "Checkpoint", output: Path, kind: str, *, json_: bo
         f"KL divergence from the original: {amount} bits per byte of generated text; to compare both on your text: "
         f"llm eval TEXT -m ORIGINAL -m {output}"
     )
-
-
-def _report(output: Path, to: str, *, json_: bool) -> None:
-    size = sum(file.stat().st_size for file in (output.iterdir() if output.is_dir() else [output]))
-    if json_:
-        console.json_result({"file": str(output), "to": to, "bytes": size})
-        return
-    console.note(f"saved {output}: {units.size(size)}")
-    if to == "gguf":
-        console.note("for Ollama, write the next line to a file named Modelfile, then: ollama create NAME -f Modelfile")
-        console.result(f"FROM {output.resolve()}")
 
 
 # ---- metadata and weights for other programs
@@ -242,15 +197,15 @@ def _converted(model: "Checkpoint", dtype: str) -> "Checkpoint":
     return replace(model, dtypes=dict.fromkeys(names, dtype))
 
 
-def _metadata(model: "Checkpoint", path: Path, name: str | None, licence: str | None) -> dict[str, str]:
-    """Name, licence, author and description of a model, under the keys of GGUF's general.*."""
+def _metadata(model: "Checkpoint", path: Path, options: ExportOptions) -> dict[str, str]:
+    """Name, license, author and description of a model, under the keys of GGUF's general.*."""
     from llmcli.formats import atomic_io
 
     record, origin = model.record, model.record.get("imported", {})
     values = {
         "type": "model",
-        "name": name or origin.get("name") or Path(atomic_io.name_of(path.resolve())).stem,
-        "license": licence or origin.get("license"),
+        "name": options.name or origin.get("name") or Path(atomic_io.name_of(path.resolve())).stem,
+        "license": options.license or origin.get("license"),
         "author": origin.get("author"),
         "organization": origin.get("organization"),
         "description": _description(record, origin),
@@ -269,12 +224,12 @@ def _description(record: dict[str, Any], origin: dict[str, Any]) -> str:
         sentences.append(f"Imported from {origin.get('file')} ({origin.get('form')}).")
     if corpus:
         verb = "Fine-tuned" if origin or record.get("base") else "Trained"
-        sentences.append(f"{verb} by llmcli {llmcli.__version__} on {_names(corpus)}.")
+        sentences.append(f"{verb} by llmcli {__version__} on {_names(corpus)}.")
     sentences += [f"Its base model, {stage.get('file')}, was trained on {_names(stage['corpus'])}." for stage in bases]
     if figures := Figures.of_record(record):  # what other programs run has no n-gram cache
         what = "answers" if record.get("held_out", {}).get("of") == "answers" else "text"
         sentences.append(f"Held-out {what}: {Figures(figures.network)}.")
-    return " ".join(sentences) or f"Written by llmcli {llmcli.__version__}."
+    return " ".join(sentences) or f"Written by llmcli {__version__}."
 
 
 def _names(corpus: list[dict[str, Any]]) -> str:

@@ -6,40 +6,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from llmcli.cli.options import (
-    ANALYSIS,
-    SAMPLING,
-    CorpusOption,
-    DeviceOption,
-    JsonOption,
-    MaxTokensOption,
-    MemoryOption,
-    MinPOption,
-    ModelOption,
-    NoCacheOption,
-    QuantizeOption,
-    QuietOption,
-    RepetitionPenaltyOption,
-    SeedOption,
-    TemperatureOption,
-    TopKOption,
-    TopPOption,
-    model_path,
-    reject_options,
-    sampling_config,
-    text_argument,
-)
+from llmcli.cli.options import ANALYSIS, SAMPLING, Options, argument, flag, model_path, option, text_argument
 from llmcli.cli.terminal import console, styles
-from llmcli.config import SamplingConfig
+from llmcli.config import SamplingConfig, as_record
 from llmcli.errors import LLMError
 
 if TYPE_CHECKING:
+    from llmcli.cli.reports.memory import Memory
     from llmcli.data.tokenizers.tokenizer import Tokenizer
-    from llmcli.evaluation.training_text import TrainingText
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.ensemble_file import Ensemble
     from llmcli.generation.chat import Assistant
@@ -47,170 +23,120 @@ if TYPE_CHECKING:
     from llmcli.models.runtime import Runtime
 
 
-def generate(
-    context_: typer.Context,
-    prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="Text to continue; - reads standard input.")
-    ] = None,
-    model: ModelOption = None,
-    max_tokens: MaxTokensOption = SamplingConfig.max_tokens,
-    temperature: TemperatureOption = SamplingConfig.temperature,
-    top_k: TopKOption = SamplingConfig.top_k,
-    top_p: TopPOption = SamplingConfig.top_p,
-    min_p: MinPOption = SamplingConfig.min_p,
-    repetition_penalty: RepetitionPenaltyOption = SamplingConfig.repetition_penalty,
-    seed: SeedOption = None,
-    stop: Annotated[
-        list[str] | None, typer.Option("--stop", metavar="TEXT", help="Stop sequence, not printed; can be repeated.")
-    ] = None,
-    samples: Annotated[
-        int,
-        typer.Option(
-            "--samples",
-            "--num-samples",
-            metavar="N",
-            min=1,
-            help="Number of texts to generate; --json prints one object per line.",
-        ),
-    ] = 1,
-    next_: Annotated[
-        int | None,
-        typer.Option(
-            "--next",
-            min=1,
-            metavar="N",
-            help="List the N most likely next words instead of generating.",
-            rich_help_panel=ANALYSIS,
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            "--steps",
-            min=1,
-            metavar="N",
-            help="Generate N tokens and show for each the candidates and how it is sampled.",
-            rich_help_panel=ANALYSIS,
-        ),
-    ] = None,
-    literal: Annotated[
-        bool,
-        typer.Option(
-            "--literal/--no-literal",
-            help="Tokenize the prompt in one way only, as other programs do. Otherwise the first token is sampled over "
-            "all tokenizations of the prompt's end, so that an incomplete word can be completed.",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = False,
-    prompt_pair: Annotated[
-        bool,
-        typer.Option(
-            "--prompt-pair",
-            help="The prompt is a question, or the first half of another pair the model was trained on: generate the "
-            "answer, as llm chat does.",
-        ),
-    ] = False,
-    color: Annotated[
-        bool, typer.Option("--color", help="Color each token by its probability.", rich_help_panel=ANALYSIS)
-    ] = False,
-    experts: Annotated[
-        bool,
-        typer.Option(
-            "--experts",
-            help="Color each token by the expert with the largest weight, and count the tokens of each expert.",
-            rich_help_panel=ANALYSIS,
-        ),
-    ] = False,
-    memory: MemoryOption = False,
-    corpus: CorpusOption = None,
-    quantize: QuantizeOption = None,
-    no_cache: NoCacheOption = False,
-    device: DeviceOption = "cpu",
-    json_: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
+class GenerateOptions(Options):
+    """The options of `llm generate`."""
+
+    prompt: str | None = argument("PROMPT", "Text to continue; - reads standard input.")
+    model: str | None
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int | None
+    stop: list[str] | None = option("TEXT", "Stop sequence, not printed; can be repeated.")
+    samples: int = option(
+        "N",
+        "Number of texts to generate; --json prints one object per line.",
+        1,
+        names="--samples --num-samples",
+        min=1,
+    )
+    next: int | None = option("N", "List the N most likely next words instead of generating.", min=1, panel=ANALYSIS)
+    steps: int | None = option(
+        "N", "Generate N tokens and show for each the candidates and how it is sampled.", min=1, panel=ANALYSIS
+    )
+    literal: bool = flag(
+        "Tokenize the prompt in one way only, as other programs do. Otherwise the first token is sampled over all "
+        "tokenizations of the prompt's end, so that an incomplete word can be completed.",
+        names="--literal/--no-literal",
+        panel=SAMPLING,
+    )
+    prompt_pair: bool = flag(
+        "The prompt is a question, or the first half of another pair the model was trained on: generate the answer, as "
+        "llm chat does."
+    )
+    color: bool = flag("Color each token by its probability.", panel=ANALYSIS)
+    experts: bool = flag("Count for each expert the tokens for which it had the largest weight.", panel=ANALYSIS)
+    memory: bool
+    corpus: list[str] | None
+    quantize: str | None
+    no_cache: bool
+    device: str
+    json: bool
+    quiet: bool
+
+
+def generate(options: GenerateOptions) -> None:
     """Continue a prompt, or list the most likely next words.
 
     Example: llm generate "I like to eat" --next 5
     """
-    _check_options(context_, next_, steps, experts, memory, quantize)
-    sampling = sampling_config(context_)
-    if steps is not None:
-        sampling = replace(sampling, max_tokens=steps)
-    path = model_path(model)
-    text = text_argument(prompt, "prompt")
-    if prompt_pair and not text.strip():
+    _check_options(options)
+    sampling = options.sampling()
+    path = model_path(options.model)
+    text = text_argument(options.prompt, "prompt")
+    if options.prompt_pair and not text.strip():
         raise LLMError("the prompt is empty; give a text to answer")
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.models.open_runtime import open_runtime
 
     source = load_any(path)
-    usage = _ExpertUsage(_expert_names(source, path)) if experts else None
-    training_texts = _training_texts(corpus, source, path) if memory else None
-    runtime = open_runtime(source, device, quantize, console.note, cache=not no_cache)
+    usage = _ExpertUsage(_expert_names(source, path)) if options.experts else None
+    memory = _open_memory(options.corpus, source, path) if options.memory else None
+    runtime = open_runtime(source, options.device, options.quantize, console.note, cache=not options.no_cache)
     tokenizer = open_tokenizer(source)
-    assistant = _open_assistant(source, runtime, tokenizer) if prompt_pair else None
-    if assistant is None:
-        _note_long_prompt(len(tokenizer.encode(text)), runtime.context)
-    if next_ is not None:
-        _list_next_words(runtime, tokenizer, text, next_, json_=json_)
-    elif steps is not None:
-        _trace_steps(runtime, tokenizer, text, sampling, literal=literal, json_=json_)
-    else:
-        generator = _Generator(runtime, tokenizer, text, literal, usage, assistant)
-        settings = [replace(sampling, seed=sampling.seed + number) for number in range(samples)]
-        if training_texts is None:
-            _print_as_generated(generator, settings, color=color, json_=json_)
-        else:
-            _print_with_verbatim_passages([generator.run(each) for each in settings], training_texts, json_=json_)
-        if color and not json_:
-            from llmcli.cli.reports import tokens as token_output  # what only some options need is imported with them
+    assistant = None
+    if options.prompt_pair:
+        from llmcli.generation.chat import open_assistant  # what only some options need is imported with them
 
-            token_output.probability_legend()
-        if usage and not json_:
+        assistant = open_assistant(source, runtime, tokenizer)
+    elif (tokens := len(tokenizer.encode(text))) > runtime.context:
+        context = f"{runtime.context:,}"
+        console.note(f"the prompt has {tokens:,} tokens, the context length is {context}: only its end is used")
+    if options.next is not None:
+        _list_next_words(runtime, tokenizer, text, options.next, json=options.json)
+    elif options.steps is not None:
+        sampling = replace(sampling, max_tokens=options.steps)
+        _trace_steps(runtime, tokenizer, text, sampling, literal=options.literal, json=options.json)
+    else:
+        generator = _Generator(runtime, tokenizer, text, options.literal, usage, assistant)
+        settings = [replace(sampling, seed=sampling.seed + number) for number in range(options.samples)]
+        _print_texts(generator, settings, memory, color=options.color, json=options.json)
+        if options.color and not options.json:
+            from llmcli.cli.reports.tokens import probability_legend
+
+            probability_legend()
+        if usage and not options.json:
             usage.show()
 
 
-def _check_options(
-    context: typer.Context, next_: int | None, steps: int | None, experts: bool, memory: bool, quantize: str | None
-) -> None:
+def _check_options(options: GenerateOptions) -> None:
     """Raise LLMError for options that have no effect together."""
-    if next_ is not None:
-        reject_options(
-            context, "with --next", "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty",
-            "seed", "stop", "samples", "literal", "prompt_pair", "color", "steps", "memory", "experts",
+    if options.next is not None:
+        options.reject(
+            "with --next", "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop",
+            "samples", "literal", "prompt_pair", "color", "steps", "memory", "experts",
         )  # fmt: skip
-    if steps is not None:
-        reject_options(
-            context, "with --steps", "max_tokens", "stop", "samples", "prompt_pair", "color", "memory", "experts"
-        )
-    if context.params["prompt_pair"]:
-        reject_options(context, "with --prompt-pair", "literal")
-    if experts:
-        reject_options(context, "with --experts", "color", "device", "memory")
-    if memory:
-        reject_options(context, "with --memory", "color")
+    if options.steps is not None:
+        options.reject("with --steps", "max_tokens", "stop", "samples", "prompt_pair", "color", "memory", "experts")
+    if options.prompt_pair:
+        options.reject("with --prompt-pair", "literal")
+    if options.experts:
+        options.reject("with --experts", "color", "device", "memory")
+    if options.memory:
+        options.reject("with --memory", "color")
     else:
-        reject_options(context, "without --memory", "corpus")
-    if quantize:
-        reject_options(context, "with --quantize", "device")
+        options.reject("without --memory", "corpus")
+    if options.quantize:
+        options.reject("with --quantize", "device")
 
 
-def _open_assistant(source: "Checkpoint | Ensemble", runtime: "Runtime", tokenizer: "Tokenizer") -> "Assistant":
-    from llmcli.generation.chat import open_assistant
+def _open_memory(corpus: list[str] | None, source: "Checkpoint | Ensemble", path: Path) -> "Memory":
+    from llmcli.cli.reports.memory import Memory, training_texts
 
-    return open_assistant(source, runtime, tokenizer)
-
-
-def _training_texts(corpus: list[str] | None, source: "Checkpoint | Ensemble", path: Path) -> "list[TrainingText]":
-    from llmcli.cli.reports import memory as memory_report
-
-    return memory_report.training_texts(corpus, source, path)
-
-
-def _note_long_prompt(tokens: int, context: int) -> None:
-    if tokens > context:
-        console.note(f"the prompt has {tokens:,} tokens, the context length is {context:,}: only its end is used")
+    return Memory(training_texts(corpus, source, path))
 
 
 # ---- generated text
@@ -218,27 +144,15 @@ def _note_long_prompt(tokens: int, context: int) -> None:
 
 @dataclass(frozen=True)
 class _Generated:
-    """A continuation of a prompt, or an answer to it."""
+    """A continuation of a prompt, or an answer to it; its fields are those of --json."""
 
     prompt: str
     text: str
-    tokens: list[dict[str, Any]]  # as --json prints them
+    tokens: list[dict[str, Any]]
     finish_reason: str | None
     seed: int
     tokens_per_second: float
     seconds_to_first_token: float
-    is_answer: bool  # to the prompt, instead of its continuation
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "prompt": self.prompt,
-            "text": self.text,
-            "tokens": self.tokens,
-            "finish_reason": self.finish_reason,
-            "seed": self.seed,
-            "tokens_per_second": round(self.tokens_per_second, 1),
-            "seconds_to_first_token": round(self.seconds_to_first_token, 4),
-        }
 
 
 @dataclass(frozen=True)
@@ -267,12 +181,11 @@ class _Generator:
             texts.append(piece.text)
             finish_reason = piece.finish_reason
             on_piece(piece)
-        seconds = time.perf_counter() - started
-        later = len(tokens) - 1
+        seconds, later = time.perf_counter() - started, len(tokens) - 1
         speed = later / (seconds - seconds_to_first) if later > 0 and seconds > seconds_to_first else 0.0
         return _Generated(
-            self.prompt, "".join(texts), tokens, finish_reason, sampling.seed, speed, seconds_to_first,
-            is_answer=self.assistant is not None,
+            self.prompt, "".join(texts), tokens, finish_reason, sampling.seed, round(speed, 1),
+            round(seconds_to_first, 4),
         )  # fmt: skip
 
     def _pieces(self, sampling: SamplingConfig) -> "Iterator[Piece]":
@@ -286,8 +199,11 @@ class _Generator:
         return (event for event in events if isinstance(event, Piece))
 
 
-def _print_as_generated(generator: _Generator, settings: list[SamplingConfig], *, color: bool, json_: bool) -> None:
-    """Generate a text for each setting; print each piece at once, or JSON at the end of each text."""
+def _print_texts(
+    generator: _Generator, settings: list[SamplingConfig], memory: "Memory | None", *, color: bool, json: bool
+) -> None:
+    """Generate a text for each setting and print it: each piece at once, JSON at the end of each text. With `memory`,
+    its verbatim passages are marked; the training text is searched once for all texts."""
 
     def print_piece(piece: "Piece") -> None:
         if color and piece.id is not None:
@@ -295,34 +211,33 @@ def _print_as_generated(generator: _Generator, settings: list[SamplingConfig], *
         else:
             console.verbatim(piece.text)
 
-    for number, sampling in enumerate(settings, 1):
-        if json_:
-            console.json_result(generator.run(sampling).as_json())
+    finished = [generator.run(sampling) for sampling in settings] if memory else []
+    matches = memory.find([generated.text for generated in finished]) if memory else []
+    for index, sampling in enumerate(settings):
+        if json:
+            generated = finished[index] if memory else generator.run(sampling)
+            found = {"memory": memory.as_json(generated.text, matches[index])} if memory else {}
+            console.json_result(as_record(generated) | found)
             continue
         if len(settings) > 1:
-            console.note(f"--- {number}")
-        if generator.assistant is None:
-            _print_prompt(generator.prompt)
-        generated = generator.run(sampling, print_piece)
-        console.result()
-        _note_speed(generated)
-
-
-def _print_prompt(prompt: str) -> None:
-    if sys.stdout.isatty() and sys.stderr.isatty():
-        console.prompt(prompt)
-
-
-def _note_speed(generated: _Generated) -> None:
-    if sys.stdout.isatty():
-        tokens, speed = len(generated.tokens), generated.tokens_per_second
-        console.note(f"[{tokens} tokens, {speed:,.0f} tokens/s, seed {generated.seed}]")
+            console.note(f"--- {index + 1}")
+        if generator.assistant is None and sys.stdout.isatty() and sys.stderr.isatty():
+            console.prompt(generator.prompt)
+        if memory:
+            generated = finished[index]
+            memory.show(generated.text, matches[index], "; use a larger -n")
+        else:
+            generated = generator.run(sampling, print_piece)
+            console.result()
+        if sys.stdout.isatty():
+            speed = f"{generated.tokens_per_second:,.0f} tokens/s"
+            console.note(f"[{len(generated.tokens)} tokens, {speed}, seed {generated.seed}]")
 
 
 # ---- --next and --steps
 
 
-def _list_next_words(runtime: "Runtime", tokenizer: "Tokenizer", prompt: str, count: int, *, json_: bool) -> None:
+def _list_next_words(runtime: "Runtime", tokenizer: "Tokenizer", prompt: str, count: int, *, json: bool) -> None:
     from llmcli.cli.reports.tokens import print_next_words
     from llmcli.generation.next_words import max_evaluations, next_words
 
@@ -330,14 +245,14 @@ def _list_next_words(runtime: "Runtime", tokenizer: "Tokenizer", prompt: str, co
     search = next_words(runtime, tokenizer, prompt, limit)
     if search.evaluations == limit:
         console.note(f"the search stopped after {limit:,} evaluations of the model; the rest is unexplored")
-    if json_:
+    if json:
         console.json_result(search.as_json(prompt, count))
     else:
         print_next_words(search, prompt, count)
 
 
 def _trace_steps(
-    runtime: "Runtime", tokenizer: "Tokenizer", prompt: str, sampling: SamplingConfig, *, literal: bool, json_: bool
+    runtime: "Runtime", tokenizer: "Tokenizer", prompt: str, sampling: SamplingConfig, *, literal: bool, json: bool
 ) -> None:
     from llmcli.cli.reports.trace import print_end, print_step, trace_json
     from llmcli.generation.trace import trace
@@ -345,10 +260,10 @@ def _trace_steps(
     steps, text = [], prompt
     for step in trace(runtime, tokenizer, prompt, sampling, literal=literal):
         steps.append(step)
-        if not json_:
+        if not json:
             print_step(step, len(steps), text, tokenizer, sampling)
         text += step.text
-    if json_:
+    if json:
         console.json_result(trace_json(steps, prompt, tokenizer, sampling.seed))
     else:
         print_end(text, sampling.seed)
@@ -400,26 +315,3 @@ class _ExpertUsage:
         console.caption(
             "tokens, share: those for which the expert had the largest weight. mean weight: averaged over all tokens."
         )
-
-
-# ---- --memory
-
-
-def _print_with_verbatim_passages(
-    texts: list[_Generated], training_texts: "list[TrainingText]", *, json_: bool
-) -> None:
-    """Print texts with their verbatim passages marked; the training text is searched once for all of them."""
-    from llmcli.cli.reports.memory import Memory
-
-    memory = Memory(training_texts)
-    all_matches = memory.find([generated.text for generated in texts])
-    for number, (generated, matches) in enumerate(zip(texts, all_matches, strict=True), 1):
-        if json_:
-            console.json_result(generated.as_json() | {"memory": memory.as_json(generated.text, matches)})
-            continue
-        if len(texts) > 1:
-            console.note(f"--- {number}")
-        if not generated.is_answer:
-            _print_prompt(generated.prompt)
-        memory.show(generated.text, matches, "; use a larger -n")
-        _note_speed(generated)

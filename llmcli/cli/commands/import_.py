@@ -2,12 +2,10 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from llmcli import units
-from llmcli.cli.options import JsonOption, QuietOption
+from llmcli.cli.options import Options, argument, flag, option
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError
@@ -18,33 +16,23 @@ if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint
 
 
-def import_(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="Model to import: a Hugging Face directory or a .gguf file.")
-    ],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Model file to write.")] = Path(
-        DEFAULT_MODEL
-    ),
-    adapter: Annotated[
-        Path | None,
-        typer.Option(
-            "--adapter",
-            metavar="FILE",
-            help="Low-rank adapters (LoRA) to merge into the model: a file or a PEFT directory.",
-        ),
-    ] = None,
-    cache_text: Annotated[
-        Path | None,
-        typer.Option(
-            "--fit-cache",
-            metavar="TEXT",
-            help="Give the model an n-gram cache, fitted on a text like those that it will read.",
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
-    json_: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
+class ImportOptions(Options):
+    """The options of `llm import`."""
+
+    source: str = argument("SOURCE", "Model to import: a Hugging Face directory or a .gguf file.", ...)
+    output: Path = option("FILE", "Model file to write.", Path(DEFAULT_MODEL), names="-o --output")
+    adapter: Path | None = option(
+        "FILE", "Low-rank adapters (LoRA) to merge into the model: a file or a PEFT directory."
+    )
+    fit_cache: Path | None = option(
+        "TEXT", "Give the model an n-gram cache, fitted on a text like those that it will read."
+    )
+    force: bool = flag("Overwrite an existing file.")
+    json: bool
+    quiet: bool
+
+
+def import_(options: ImportOptions) -> None:
     """Convert a published model to one file.
 
     The file contains the weights, config and tokenizer, and their origin. Weights in float16 and bfloat16 keep
@@ -56,15 +44,16 @@ def import_(
     from llmcli.formats import adapters, atomic_io, checkpoint, loading
     from llmcli.formats.safetensors import dtypes
 
+    source, output, cache_text = options.source, options.output, options.fit_cache
     if not output.name:
         raise LLMError(f"-o needs the name of a file: -o {DEFAULT_MODEL}")
     reject_gguf_name(output)
-    atomic_io.check_writable(output, force=force)
+    atomic_io.check_writable(output, force=options.force)
     text = read_sources([str(cache_text)], text_only=True).text if cache_text is not None else None
     base = loading.load(source)
     reject_overwriting(output, "output", [Path(source)], "the model to import")
     reject_overwriting(output, "output", loading.files(source), "part of the model to import")
-    adapter_file = adapters.find_file(adapter) if adapter is not None else None
+    adapter_file = adapters.find_file(options.adapter) if options.adapter is not None else None
     if adapter_file is not None:
         reject_overwriting(output, "output", [adapter_file], "the adapter to merge")
     loading.open_tokenizer(base)  # raises LLMError for a tokenizer that cannot be used
@@ -75,7 +64,7 @@ def import_(
     if text is not None:
         model = _with_cache(model, text, str(cache_text))
     checkpoint.save(output, model)
-    if json_:
+    if options.json:
         imported = model.record.get("imported", {})
         console.json_result({"file": str(output), "parameters": model.config.parameters, "imported": imported})
     else:

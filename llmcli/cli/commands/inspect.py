@@ -1,11 +1,9 @@
 """`llm inspect`: show what is in a model file."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from llmcli.cli.options import JsonOption, QuietOption, check_report_path, model_path, reject_options
+from llmcli.cli.options import Options, argument, check_report_path, flag, model_path, option
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError
@@ -14,37 +12,26 @@ if TYPE_CHECKING:
     from llmcli.formats.safetensors.file_header import Header
 
 
-def inspect(
-    context_: typer.Context,
-    file: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="FILE",
-            help="Any .safetensors or .gguf file, or a Hugging Face directory (default: $LLMCLI_MODEL or "
-            f"{DEFAULT_MODEL}).",
-        ),
-    ] = None,
-    tensors: Annotated[bool, typer.Option("--tensors", help="List all tensors.")] = False,
-    tensor: Annotated[
-        str | None, typer.Option("--tensor", metavar="NAME", help="Show statistics and a histogram of one tensor.")
-    ] = None,
-    weights: Annotated[
-        bool, typer.Option("--weights", help="Show a histogram of each group of weights; reads the whole file.")
-    ] = False,
-    diff: Annotated[
-        str | None,
-        typer.Option("--diff", metavar="OTHER", help="Compare config, tokenizer and tensors with another file."),
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option("--plot", metavar="FILE", help="Save the training loss curve as .svg, .png or .pdf."),
-    ] = None,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Save an interactive HTML page.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="With --plot or --html: overwrite an existing file.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Check the file against the hash that it contains.")] = False,
-    json_: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
+class InspectOptions(Options):
+    """The options of `llm inspect`."""
+
+    file: str | None = argument(
+        "FILE",
+        f"Any .safetensors or .gguf file, or a Hugging Face directory (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).",
+    )
+    tensors: bool = flag("List all tensors.")
+    tensor: str | None = option("NAME", "Show statistics and a histogram of one tensor.")
+    weights: bool = flag("Show a histogram of each group of weights; reads the whole file.")
+    diff: str | None = option("OTHER", "Compare config, tokenizer and tensors with another file.")
+    plot: Path | None = option("FILE", "Save the training loss curve as .svg, .png or .pdf.")
+    html: Path | None = option("FILE", "Save an interactive HTML page.")
+    force: bool = flag("With --plot or --html: overwrite an existing file.")
+    verify: bool = flag("Check the file against the hash that it contains.")
+    json: bool
+    quiet: bool
+
+
+def inspect(options: InspectOptions) -> None:
     """Show what is in a model file: tensors, config, training record.
 
     Only the header is read, so a large file takes no longer. --tensor, --weights, --diff and --verify also read
@@ -54,60 +41,35 @@ def inspect(
     """
     from llmcli.formats.headers import read_header
 
-    _check_options(
-        context_,
-        {
-            "plot": plot is not None,
-            "html": html is not None,
-            "verify": verify,
-            "tensor": tensor is not None,
-            "tensors": tensors,
-            "weights": weights,
-            "diff": diff is not None,
-        },
-    )
-    header = read_header(model_path(file))
-    if plot is not None:
-        _save_plot(header, plot, force=force, json_=json_)
-    elif html is not None:
-        _save_page(header, html, force=force, json_=json_)
-    elif verify:
-        _verify(header, json_=json_)
-    elif diff is not None:
+    views = ("plot", "html", "verify", "tensor", "tensors", "weights", "diff")
+    for view in (view for view in views if getattr(options, view) not in (None, False)):
+        options.reject(f"with --{view}", *(other for other in views if other != view))
+    if options.plot is None and options.html is None:
+        options.reject("without --plot or --html", "force")
+    header = read_header(model_path(options.file))
+    if options.plot is not None:
+        _save_plot(header, options.plot, options)
+    elif options.html is not None:
+        _save_page(header, options.html, options)
+    elif options.verify:
+        _verify(header, json=options.json)
+    elif options.diff is not None:
         from llmcli.cli.reports.diff import print_difference
 
-        print_difference(header, read_header(model_path(diff)), json_=json_)
-    elif tensor is not None or weights:
-        _show_statistics(header, tensor, json_=json_)
-    elif json_:
+        print_difference(header, read_header(model_path(options.diff)), json_=options.json)
+    elif options.tensor is not None:
+        from llmcli.cli.reports.weights import print_tensor
+
+        print_tensor(header, options.tensor, json_=options.json)
+    elif options.weights:
+        from llmcli.cli.reports.weights import print_weights
+
+        print_weights(header, json_=options.json)
+    elif options.json:
         from llmcli.pages.model_facts import facts
 
         console.json_result(facts(header, console.note))
-    else:
-        _show_header(header, all_tensors=tensors)
-
-
-def _check_options(context: typer.Context, views: dict[str, bool]) -> None:
-    """Raise LLMError for more than one view, or an option that has no effect. `views` is option -> whether given."""
-    for view in (name for name, is_given in views.items() if is_given):
-        reject_options(context, f"with --{view}", *(other for other in views if other != view))
-    if not views["plot"] and not views["html"]:
-        reject_options(context, "without --plot or --html", "force")
-
-
-def _show_statistics(header: "Header", tensor: str | None, *, json_: bool) -> None:
-    """Statistics of the tensor of that name, or of all groups of weights."""
-    from llmcli.cli.reports.weights import print_tensor, print_weights
-
-    if tensor is not None:
-        print_tensor(header, tensor, json_=json_)
-    else:
-        print_weights(header, json_=json_)
-
-
-def _show_header(header: "Header", *, all_tensors: bool) -> None:
-    """The overview, or a list of all tensors."""
-    if all_tensors:
+    elif options.tensors:
         from llmcli.cli.reports.weights import print_tensors
 
         print_tensors(header)
@@ -117,46 +79,39 @@ def _show_header(header: "Header", *, all_tensors: bool) -> None:
         print_overview(header)
 
 
-# ---- files
-
-
-def _save_page(header: "Header", output: Path, *, force: bool, json_: bool) -> None:
+def _save_page(header: "Header", output: Path, options: InspectOptions) -> None:
     from llmcli.formats import atomic_io
     from llmcli.pages.html import inspection_page
 
-    check_report_path(output, header.path, "--html", "page.html", force=force)
-    page = inspection_page(header, console.note)
-    atomic_io.write(output, [page])
-    if json_:
+    check_report_path(output, header.path, "--html", "page.html", force=options.force)
+    atomic_io.write(output, [inspection_page(header, console.note)])
+    if options.json:
         console.json_result({"file": str(header.path), "page": str(output)})
     else:
         console.note(f"saved {output}; open it in a browser")
 
 
-def _save_plot(header: "Header", output: Path, *, force: bool, json_: bool) -> None:
+def _save_plot(header: "Header", output: Path, options: InspectOptions) -> None:
     from llmcli.cli.terminal import plot
     from llmcli.formats import atomic_io
     from llmcli.pages.model_facts import training_record
     from llmcli.training.files.summary import read_curve
 
     format_ = plot.format_of(output)
-    check_report_path(output, header.path, "--plot", "loss.svg", force=force)
+    check_report_path(output, header.path, "--plot", "loss.svg", force=options.force)
     record = training_record(header)
     try:
         curve = read_curve(record)
     except LLMError as error:
         raise LLMError(f"{header.path}: {error}") from error
     atomic_io.write(output, [plot.draw(curve, f"Training of {atomic_io.name_of(header.path)}", format_)])
-    if json_:
+    if options.json:
         console.json_result({"file": str(header.path), "plot": str(output)})
     else:
         console.note(f"saved {output}")
 
 
-# ---- --verify
-
-
-def _verify(header: "Header", *, json_: bool) -> None:
+def _verify(header: "Header", *, json: bool) -> None:
     from llmcli.formats.safetensors.file import digest
 
     recorded = header.metadata.get("sha256")
@@ -168,7 +123,7 @@ def _verify(header: "Header", *, json_: bool) -> None:
             f"{header.path} is damaged: its sha256 is {computed[:16]}..., the file says {recorded[:16]}...; copy or "
             "download it again"
         )
-    if json_:
+    if json:
         console.json_result({"file": str(header.path), "sha256": computed, "verified": True})
     else:
         console.paragraph(f"{header.path}: intact, its sha256 is the one in the file: {computed}")

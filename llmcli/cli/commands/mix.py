@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from llmcli import units
-from llmcli.cli.options import JsonOption, QuietOption
+from llmcli.cli.options import Options, argument, flag, option
 from llmcli.cli.terminal import console
 from llmcli.errors import LLMError, usage
 from llmcli.formats.output_path import reject_gguf_name, reject_overwriting
@@ -18,24 +16,20 @@ if TYPE_CHECKING:
 DEFAULT_OUTPUT = "mixture.safetensors"
 
 
-def mix(
-    models: Annotated[
-        list[str], typer.Argument(metavar="MODELS", help="Two or more models, each trained on its own domain.")
-    ],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Model file to write.")] = Path(
-        DEFAULT_OUTPUT
-    ),
-    average: Annotated[
-        bool,
-        typer.Option(
-            "--average",
-            help="Average the weights into a single model instead; for models fine-tuned from the same base model.",
-        ),
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
-    json_: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
+class MixOptions(Options):
+    """The options of `llm mix`."""
+
+    models: list[str] = argument("MODELS", "Two or more models, each trained on its own domain.", ...)
+    output: Path = option("FILE", "Model file to write.", Path(DEFAULT_OUTPUT), names="-o --output")
+    average: bool = flag(
+        "Average the weights into a single model instead; for models fine-tuned from the same base model."
+    )
+    force: bool = flag("Overwrite an existing file.")
+    json: bool
+    quiet: bool
+
+
+def mix(options: MixOptions) -> None:
     """Combine several models into an ensemble.
 
     The better a model predicts the text so far, the larger its weight in the next prediction. All models need the same
@@ -45,8 +39,9 @@ def mix(
     """
     from llmcli.formats import atomic_io, ensemble_file
 
+    models, output, average = options.models, options.output, options.average
     _check_arguments(models, output)
-    atomic_io.check_writable(output, force=force)
+    atomic_io.check_writable(output, force=options.force)
     loaded = _load(models, output)
     ensemble = ensemble_file.combine(loaded)
     if average:
@@ -55,7 +50,7 @@ def mix(
         parameters = ensemble.parameters
         atomic_io.check_space(output, 4 * parameters)
         ensemble_file.save(output, ensemble_file.with_short_names(ensemble, [_stem(Path(name)) for name in models]))
-    if json_:
+    if options.json:
         console.json_result({"file": str(output), "models": models, "average": average, "parameters": parameters})
         return
     kind = "the average" if average else "an ensemble"

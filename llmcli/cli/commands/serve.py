@@ -9,11 +9,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from llmcli.cli.options import DeviceOption, NoCacheOption, QuantizeOption, QuietOption, model_path, reject_options
+from llmcli.cli.options import Options, flag, model_path, option
 from llmcli.cli.terminal import console
 from llmcli.cli.terminal.signals import stop_signals
 from llmcli.config import DEFAULT_MODEL
@@ -29,106 +27,73 @@ API_KEY_VARIABLE = "LLMCLI_API_KEY"
 NETWORK, LIMITS = "Network", "Limits"  # panels of the help
 
 
-def serve(
-    context_: typer.Context,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-m",
-            "--model",
-            metavar="FILE",
-            help="Model: .safetensors or .gguf file, or Hugging Face directory; can be repeated (default: "
-            f"$LLMCLI_MODEL or {DEFAULT_MODEL}).",
-        ),
-    ] = None,
-    host: Annotated[
-        str,
-        typer.Option(
-            "--host",
-            metavar="HOST",
-            help="Address to listen on; any other than 127.0.0.1 lets other computers connect, and needs a key.",
-            rich_help_panel=NETWORK,
-        ),
-    ] = "127.0.0.1",
-    port: Annotated[
-        int,
-        typer.Option(
-            "--port", metavar="N", min=0, max=65535, help="Port to listen on; 0: a free one.", rich_help_panel=NETWORK
-        ),
-    ] = 8000,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            "--api-key",
-            metavar="KEY",
-            help=f"Key that clients must send (default: ${API_KEY_VARIABLE}, or none).",
-            rich_help_panel=NETWORK,
-        ),
-    ] = None,
-    cors_origin: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--cors-origin",
-            metavar="ORIGIN",
-            help="Allow pages of this origin, such as https://example.com, to send requests; * allows any origin. "
-            "Can be repeated.",
-            rich_help_panel=NETWORK,
-        ),
-    ] = None,
-    max_concurrent: Annotated[
-        int,
-        typer.Option(
-            "--max-concurrent",
-            metavar="N",
-            min=1,
-            max=256,
-            help="Maximum number of texts generated at one time.",
-            rich_help_panel=LIMITS,
-        ),
-    ] = 16,
-    context: Annotated[
-        int | None,
-        typer.Option(
-            "--context",
-            metavar="N",
-            min=2,
-            help="Maximum number of tokens of prompt and text (default: the model's context length).",
-            rich_help_panel=LIMITS,
-        ),
-    ] = None,
-    log_prompts: Annotated[
-        bool, typer.Option("--log-prompts", help="Also log the prompts and the generated texts.")
-    ] = False,
-    quantize: QuantizeOption = None,
-    no_cache: NoCacheOption = False,
-    device: DeviceOption = "cpu",
-    quiet: QuietOption = False,
-) -> None:
+class ServeOptions(Options):
+    """The options of `llm serve`."""
+
+    models: list[str] | None = option(
+        "FILE",
+        "Model: .safetensors or .gguf file, or Hugging Face directory; can be repeated (default: $LLMCLI_MODEL or "
+        f"{DEFAULT_MODEL}).",
+        names="-m --model",
+    )
+    host: str = option(
+        "HOST",
+        "Address to listen on; any other than 127.0.0.1 lets other computers connect, and needs a key.",
+        "127.0.0.1",
+        panel=NETWORK,
+    )
+    port: int = option("N", "Port to listen on; 0: a free one.", 8000, min=0, max=65535, panel=NETWORK)
+    api_key: str | None = option(
+        "KEY", f"Key that clients must send (default: ${API_KEY_VARIABLE}, or none).", panel=NETWORK
+    )
+    cors_origin: list[str] | None = option(
+        "ORIGIN",
+        "Allow pages of this origin, such as https://example.com, to send requests; * allows any origin. Can be "
+        "repeated.",
+        panel=NETWORK,
+    )
+    max_concurrent: int = option(
+        "N", "Maximum number of texts generated at one time.", 16, min=1, max=256, panel=LIMITS
+    )
+    context: int | None = option(
+        "N", "Maximum number of tokens of prompt and text (default: the model's context length).", min=2, panel=LIMITS
+    )
+    log_prompts: bool = flag("Also log the prompts and the generated texts.")
+    quantize: str | None
+    no_cache: bool
+    device: str
+    quiet: bool
+
+
+def serve(options: ServeOptions) -> None:
     """Serve models over HTTP: OpenAI's API, and a page.
 
     Each model answers under the name of its file: food for food.safetensors. Ctrl-C ends the server.
 
     Example: llm serve -m model.safetensors
     """
-    if quantize:
-        reject_options(context_, "with --quantize", "device")
-    _check_installed()
-    paths = [model_path(name) for name in model] if model else [model_path(None)]
-    key, origins = _api_key(api_key), [_origin(given) for given in cors_origin or []]
+    if options.quantize:
+        options.reject("with --quantize", "device")
+    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise LLMError(f"llm serve needs {' and '.join(missing)}; install what it needs: pip install 'llmcli[serve]'")
+    paths = [model_path(name) for name in options.models or (None,)]
+    key, origins = _api_key(options.api_key), [_origin(given) for given in options.cors_origin or []]
     # before numpy is imported: BLAS's threads are slow beside other programs (models/matrix_product.py)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from llmcli.server.api.models import Models
     from llmcli.server.http.listening import bind
 
-    with bind(host, port) as listener:
-        access = _access(listener, host, key, origins)
+    with bind(options.host, options.port) as listener:
+        access = _access(listener, options.host, key, origins)
         models = Models(
-            paths, device=device, quantize=quantize, context=context, cache=not no_cache, on_note=console.note
-        )
+            paths, device=options.device, quantize=options.quantize, context=options.context,
+            cache=not options.no_cache, on_note=console.note,
+        )  # fmt: skip
         for served in models:
-            if context is not None and served.context < context:
+            if options.context is not None and served.context < options.context:
                 console.note(f"{served.name} has a context length of {served.context:,} tokens, less than --context")
-        _run(models, listener, access, max_concurrent, context, log_prompts=log_prompts)
+        _run(models, listener, access, options)
 
 
 @contextmanager
@@ -154,12 +119,6 @@ def exits_at_once(stop: Callable[[], None]) -> Iterator[None]:
             os._exit(128 + received[0])
         if received:
             signal.raise_signal(received[0])
-
-
-def _check_installed() -> None:
-    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise LLMError(f"llm serve needs {' and '.join(missing)}; install what it needs: pip install 'llmcli[serve]'")
 
 
 def _api_key(given: str | None) -> str | None:
@@ -192,15 +151,7 @@ def _access(listener: "socket.socket", host: str, key: str | None, origins: list
     return Access(None, frozenset(origins), key)
 
 
-def _run(
-    models: "Models",
-    listener: "socket.socket",
-    access: "Access",
-    max_concurrent: int,
-    context: int | None,
-    *,
-    log_prompts: bool,
-) -> None:
+def _run(models: "Models", listener: "socket.socket", access: "Access", options: ServeOptions) -> None:
     """Serve until a signal ends it. Raises LLMError when the only model cannot be loaded."""
     from llmcli.server.engine.requests import Limits
     from llmcli.server.http.app import Hooks, create_app
@@ -218,8 +169,8 @@ def _run(
         on_ready=lambda: console.warn(f"serving {names} at {url(listener)} (Ctrl-C ends it)"),
         on_load_error=on_load_error,
     )
-    limits = Limits(concurrent=max_concurrent, context=context)
-    server = Server(create_app(models, limits=limits, access=access, hooks=hooks, log_contents=log_prompts))
+    limits = Limits(concurrent=options.max_concurrent, context=options.context)
+    server = Server(create_app(models, limits=limits, access=access, hooks=hooks, log_contents=options.log_prompts))
     with exits_at_once(server.stop):
         server.run(listener)
     if load_errors:

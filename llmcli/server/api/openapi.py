@@ -5,9 +5,9 @@ The bounds are those that the routes check.
 
 from typing import Any
 
-import llmcli
 from llmcli.server import limits
 from llmcli.server.api.sampling import MAX_SEED, UNSUPPORTED
+from llmcli.version import __version__
 
 JsonSchema = dict[str, Any]
 
@@ -281,7 +281,7 @@ def description() -> JsonSchema:
         "openapi": "3.1.0",
         "info": {
             "title": "llm serve",
-            "version": llmcli.__version__,
+            "version": __version__,
             "description": f"Language models on this computer. Refused unless without effect: {unsupported}.",
         },
         "paths": PATHS,

@@ -8,7 +8,6 @@ import numpy as np
 import tokenizers
 import torch
 
-import llmcli
 from llmcli.config import as_record
 from llmcli.evaluation.evaluator import Score
 from llmcli.formats.cache_weights import CacheWeights
@@ -16,6 +15,7 @@ from llmcli.training.data.plain_text import PlainTextScores
 from llmcli.training.data.position import Position
 from llmcli.training.loop.history import History
 from llmcli.training.planning.plan import Expected, Plan
+from llmcli.version import __version__
 
 MAX_PARAMETERS_WITH_SAMPLES = 20_000_000  # the record of a larger model keeps no samples
 
@@ -23,7 +23,7 @@ MAX_PARAMETERS_WITH_SAMPLES = 20_000_000  # the record of a larger model keeps n
 def versions() -> dict[str, str]:
     """The versions of the packages that the bytes of a trained model depend on."""
     return {
-        "llmcli": llmcli.__version__,
+        "llmcli": __version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
         "tokenizers": tokenizers.__version__,

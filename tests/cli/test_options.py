@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import typer
 
-from llmcli.cli import app, option_values
+from llmcli.cli import app, options
 
 pytest.importorskip("typer._adapters", reason="an older Typer converts without pydantic")
 TEXTS = ["", " ", "1", "+2", "007", "0x1", "1_0", "1.0", "1e3", ".5", "5.", "nan", "inf", "٣", " 4", "4\n", "1" * 25,
@@ -19,7 +19,7 @@ def params() -> Iterator[Any]:
     """One option of each kind that the subcommands have."""
     kinds = {}
     for name in app.SUBCOMMANDS:
-        for param in app._subcommand(name).params:
+        for param in app.subcommand(name).params:
             descriptor: Any = getattr(param, "type_descriptor", None)
             info = descriptor.parameter_info
             key = (
@@ -45,10 +45,10 @@ def test_values_are_those_of_typer() -> None:
     converted = 0
     for param in params():
         callback, param.callback = param.callback, None
-        with typer.Context(app._subcommand("generate"), info_name="generate") as context:
+        with typer.Context(app.subcommand("generate"), info_name="generate") as context:
             for value in VALUES:
-                mine = option_values._converted(param, value)
-                if mine is option_values._UNKNOWN:
+                mine = options._converted(param, value)
+                if mine is options._UNKNOWN:
                     continue
                 converted += 1
                 theirs = by_typer(param, context, value)
@@ -58,7 +58,7 @@ def test_values_are_those_of_typer() -> None:
 
 
 def test_plain_values_are_converted_without_typer() -> None:
-    given = {"prompt": "a", "max_tokens": "12", "temperature": "0.5", "next_": "5", "stop": ("x",), "top_p": "1"}
-    by_name = {param.name: param for param in app._subcommand("generate").params}
-    made = {name: option_values._converted(by_name[name], value) for name, value in given.items()}
-    assert made == {"prompt": "a", "max_tokens": 12, "temperature": 0.5, "next_": 5, "stop": ["x"], "top_p": 1.0}
+    given = {"prompt": "a", "max_tokens": "12", "temperature": "0.5", "next": "5", "stop": ("x",), "top_p": "1"}
+    by_name = {param.name: param for param in app.subcommand("generate").params}
+    made = {name: options._converted(by_name[name], value) for name, value in given.items()}
+    assert made == {"prompt": "a", "max_tokens": 12, "temperature": 0.5, "next": 5, "stop": ["x"], "top_p": 1.0}
