@@ -7,7 +7,7 @@
 Names are loaded on first use (PEP 562), so that importing the package takes no time.
 """
 
-from llmcli.version import __version__
+from llmcli.version import __version__ as __version__
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING, without the time to import typing; type checkers know the name
 if TYPE_CHECKING:
@@ -26,24 +26,15 @@ if TYPE_CHECKING:
     from llmcli.training.loop.events import TeacherTrained as TeacherTrained
     from llmcli.training.session import Result as Result
 
-_MODULES = {
-    "Evaluation": "training.loop.events",
-    "LLMError": "errors",
-    "Model": "api",
-    "ModelConfig": "config",
-    "Restarted": "training.loop.events",
-    "Result": "training.session",
-    "Sample": "training.loop.events",
-    "SamplingConfig": "config",
-    "Step": "training.loop.events",
-    "TeacherTrained": "training.loop.events",
-    "load": "api",
-    "train": "api",
+_NAMES = {
+    "api": ("Model", "load", "train"),
+    "config": ("ModelConfig", "SamplingConfig"),
+    "errors": ("LLMError",),
+    "training.loop.events": ("Evaluation", "Restarted", "Sample", "Step", "TeacherTrained"),
+    "training.session": ("Result",),
 }
-__all__ = [
-    "Evaluation", "LLMError", "Model", "ModelConfig", "Restarted", "Result", "Sample", "SamplingConfig",
-    "Step", "TeacherTrained", "__version__", "load", "train",
-]  # fmt: skip
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = sorted(("__version__", *_MODULES))
 
 
 def __getattr__(name: str) -> "Any":

@@ -49,7 +49,7 @@ def run() -> None:
         app.main()
     except KeyboardInterrupt:
         os.write(2, b"interrupted\n")
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

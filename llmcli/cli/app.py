@@ -102,7 +102,7 @@ class Subcommand(TyperCommand):
             if record is None:
                 continue
             if isinstance(param, TyperArgument):
-                panels["Arguments"].append((_metavar(param), record[1]))
+                panels["Arguments"].append((str(param.metavar), record[1]))
             else:
                 panel = getattr(param, "rich_help_panel", None) or "Options"
                 panels.setdefault(panel, []).append(record)
@@ -112,13 +112,9 @@ class Subcommand(TyperCommand):
                     formatter.write_dl(records)
 
 
-def _metavar(argument: TyperArgument) -> str:
-    return argument.metavar or str(argument.name).upper()
-
-
 def _usage_name(argument: TyperArgument) -> str:
     """An argument in the usage line: "CORPUS...", "[PROMPT]"; a metavar of several words is complete by itself."""
-    name = _metavar(argument)
+    name = str(argument.metavar)
     if " " in name:
         return name
     name = f"{name}..." if argument.nargs != 1 else name

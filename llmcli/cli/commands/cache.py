@@ -9,15 +9,13 @@ from llmcli.data.tokens.token_store import TokenCache, cache_directory
 from llmcli.errors import LLMError
 
 
-class CacheOptions(Options):
-    """The options of `llm cache`."""
-
+class _Options(Options):
     clear: bool = flag("Remove all cached tokens.")
     json: bool
     quiet: bool
 
 
-def cache(options: CacheOptions) -> None:
+def cache(options: _Options) -> None:
     """List or remove the tokens of long texts kept for later runs.
 
     llm train keeps the tokens of texts of more than 64 MB, so that the next run on the same text with the same

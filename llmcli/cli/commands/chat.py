@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     from llmcli.generation.chat import Chat
 
 
-class ChatOptions(Options):
-    """The options of `llm chat`."""
-
+class _Options(Options):
     message: str | None = argument(
         "MESSAGE", "Message to answer, without a conversation; - reads it from standard input."
     )
@@ -53,7 +51,7 @@ class ChatOptions(Options):
     quiet: bool
 
 
-def chat(options: ChatOptions) -> None:
+def chat(options: _Options) -> None:
     """Talk with a model that was trained on conversations.
 
     Without MESSAGE a conversation begins: in a terminal with editing and commands (/help lists them). With --json the

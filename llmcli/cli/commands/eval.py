@@ -34,9 +34,7 @@ MAX_COMPRESSED_BYTES = 1 << 26  # of text: the compressors hold it in memory
 MAX_NAMES = 3  # of documents that a note lists
 
 
-class EvalOptions(Options):
-    """The options of `llm eval`."""
-
+class _Options(Options):
     texts: list[str] = argument(
         "TEXT", "Text to measure: files, directories or globs, also .gz; - reads standard input.", ...
     )
@@ -67,7 +65,7 @@ class EvalOptions(Options):
     quiet: bool
 
 
-def eval_(options: EvalOptions) -> None:
+def eval_(options: _Options) -> None:
     """Measure bits per byte and perplexity on text or answers.
 
     The compressors xz and PPM are measured on the same text as baselines. Lower is better; 8 bits per byte is a
@@ -121,7 +119,7 @@ def _note_speakers(models: "Models") -> None:
 class _Variant:
     """A model with its weights as they are stored, or quantized."""
 
-    options: EvalOptions
+    options: _Options
     path: Path
     source: "Checkpoint | Ensemble"
     quantize: str | None = None
@@ -159,7 +157,7 @@ def _named(path: Path) -> Iterator[None]:
         console.status("")
 
 
-def _variants(options: EvalOptions, models: "Models") -> list[_Variant]:
+def _variants(options: _Options, models: "Models") -> list[_Variant]:
     kinds = dict.fromkeys([None, options.quantize])
     return [_Variant(options, path, source, kind) for path, source in models.items() for kind in kinds]
 
@@ -167,9 +165,12 @@ def _variants(options: EvalOptions, models: "Models") -> list[_Variant]:
 # ---- text
 
 
-def _evaluate_text(options: EvalOptions, models: "Models", text: "Corpus", past: "Corpus | None") -> None:
+def _evaluate_text(options: _Options, models: "Models", text: "Corpus", past: "Corpus | None") -> None:
     """Measure what the models were not trained on, unless that is nothing, or with --whole all, and print."""
+    import numpy as np
+
     from llmcli.data.text.corpus import Corpus
+    from llmcli.evaluation.evaluator import most_surprising
     from llmcli.evaluation.training_text import trained_part, untrained_part
 
     records = [record for source in models.values() for record in source.records]
@@ -180,7 +181,11 @@ def _evaluate_text(options: EvalOptions, models: "Models", text: "Corpus", past:
     if options.per_token:
         [(path, source)] = models.items()
         surprisals = _surprisals(_Variant(options, path, source, options.quantize), measured)
-        _show_surprisals(surprisals, _first_byte(text, measured), json=options.json)
+        spans = most_surprising(np.array(surprisals.bits), breaks=surprisals.first_tokens)
+        if options.json:
+            console.json_result(surprisals.as_json(spans, _first_byte(text, measured)))
+        else:
+            surprisals.show(spans)
         return
     scores = [score for variant in _variants(options, models) for score in _text_scores(variant, measured)]
     if not scores:
@@ -246,18 +251,6 @@ def _surprisals(variant: _Variant, text: "Corpus") -> TokenSurprisals:
     if not result.ids:
         raise _nothing_measured()
     return result
-
-
-def _show_surprisals(surprisals: TokenSurprisals, from_byte: int, *, json: bool) -> None:
-    import numpy as np
-
-    from llmcli.evaluation.evaluator import most_surprising
-
-    spans = most_surprising(np.array(surprisals.bits), breaks=surprisals.first_tokens)
-    if json:
-        console.json_result(surprisals.as_json(spans, from_byte))
-    else:
-        surprisals.show(spans)
 
 
 def _nothing_measured() -> LLMError:
@@ -347,7 +340,7 @@ def _chat_templates(models: "Models") -> "dict[Path, ChatTemplate]":
 
 
 def _evaluate_answers(
-    options: EvalOptions, models: "Models", sources: "Sources", templates: "dict[Path, ChatTemplate]"
+    options: _Options, models: "Models", sources: "Sources", templates: "dict[Path, ChatTemplate]"
 ) -> None:
     """Measure and print. Raises LLMError if there is also text, or a model that has no chat template."""
     from llmcli.evaluation.held_out_conversations import measured_conversations

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from llmcli.config import ModelConfig
 
 
-class ExplainOptions(Options):
-    """The options of `llm explain`."""
-
+class _Options(Options):
     prompt: str | None = argument("PROMPT", "Prompt to analyze; - reads standard input.")
     model: str | None
     layer: int | None = option("N", "Layer whose attention to show, counted from 1 (default: mean of all).", min=1)
@@ -35,7 +33,7 @@ class ExplainOptions(Options):
     quiet: bool
 
 
-def explain(options: ExplainOptions) -> None:
+def explain(options: _Options) -> None:
     """Show how a model arrives at its prediction for a prompt.
 
     Prints the tokens, the attention between them, the prediction after each layer (logit lens), the effect of leaving
@@ -95,7 +93,7 @@ def explain(options: ExplainOptions) -> None:
         report.show()
 
 
-def _check_options(options: ExplainOptions) -> None:
+def _check_options(options: _Options) -> None:
     """Raise LLMError for options that have no effect together."""
     if options.html is None:
         options.reject("without --html", "force")
@@ -107,15 +105,15 @@ def _check_options(options: ExplainOptions) -> None:
         raise usage(f"--head {options.head} needs a layer; add --layer N")
 
 
-def _check_attention(options: ExplainOptions, config: "ModelConfig", model: Path) -> None:
+def _check_attention(options: _Options, config: "ModelConfig", model: Path) -> None:
     """Raise LLMError if the model has no such layer or head."""
-    largest = {"--layer": config.num_hidden_layers, "--head": config.num_attention_heads}
-    for (option_, most), value in zip(largest.items(), (options.layer, options.head), strict=True):
-        if value is not None and value > most:
-            raise usage(f"{option_} must be at most {most} for {model}, found {value}")
+    layers, heads = config.num_hidden_layers, config.num_attention_heads
+    for name, value, largest in (("--layer", options.layer, layers), ("--head", options.head, heads)):
+        if value is not None and value > largest:
+            raise usage(f"{name} must be at most {largest} for {model}, found {value}")
 
 
-def _explain_answer(options: ExplainOptions, path: Path, text: str) -> None:
+def _explain_answer(options: _Options, path: Path, text: str) -> None:
     """Show the model's most likely answer to a prompt, and the alignment of the two."""
     from llmcli.analysis.alignment import align
     from llmcli.analysis.explained_model import choose_subject

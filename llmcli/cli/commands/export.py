@@ -26,9 +26,7 @@ MIN_DIVERGENCE = 0.001  # bits per byte: an estimate from one short text can be 
 MAX_CORPUS_NAMES = 5  # in the description of a model
 
 
-class ExportOptions(Options):
-    """The options of `llm export`."""
-
+class _Options(Options):
     names: list[str] = argument(
         "[MODEL] OUTPUT",
         f"Model to export (default: $LLMCLI_MODEL or {DEFAULT_MODEL}), and the file or directory to write.",
@@ -47,7 +45,7 @@ class ExportOptions(Options):
     quiet: bool
 
 
-def export(options: ExportOptions) -> None:
+def export(options: _Options) -> None:
     """Convert a model to GGUF or Hugging Face format, or quantize it.
 
     --to hf is for transformers, --to gguf for llama.cpp, Ollama and LM Studio. Those tokenize a prompt in one way only;
@@ -71,7 +69,10 @@ def export(options: ExportOptions) -> None:
     if to == "tokenizer":
         atomic_io.write(output, [model.tokenizer_json.encode("utf-8")])
     else:
-        _note_cache(model)
+        if "ngram_cache" in model.record:
+            figures = Figures.of_record(model.record)
+            loss = f": {figures}" if figures and figures.adapting is not None else ""
+            console.note(f"other programs run the network without its n-gram cache{loss}")
         metadata = _metadata(model, path, options)
         (_export_hf if to == "hf" else _export_gguf)(model, output, options.dtype, metadata)
     size = sum(file.stat().st_size for file in (output.iterdir() if output.is_dir() else [output]))
@@ -87,7 +88,7 @@ def export(options: ExportOptions) -> None:
 # ---- checks
 
 
-def _check_options(options: ExportOptions) -> None:
+def _check_options(options: _Options) -> None:
     """Raise LLMError for options that are missing, or have no effect together."""
     to, dtype = options.to, options.dtype
     if to is None and options.quantize is None:
@@ -104,7 +105,7 @@ def _check_options(options: ExportOptions) -> None:
         raise usage(f"--dtype must be {', '.join(HF_DTYPES)} with --to hf, found {dtype}{advice}")
 
 
-def _check_output(options: ExportOptions, output: Path, model: Path) -> None:
+def _check_output(options: _Options, output: Path, model: Path) -> None:
     """Raise LLMError if the output cannot be written, or would replace the model."""
     from llmcli.formats import atomic_io, file_lock, hf_directory, loading
 
@@ -121,15 +122,6 @@ def _check_output(options: ExportOptions, output: Path, model: Path) -> None:
     else:
         atomic_io.remove_stale(output)  # temporary files that killed exports left beside it
     hf_directory.check_writable(output, force=options.force)
-
-
-def _note_cache(model: "Checkpoint") -> None:
-    """Say what other programs do not run."""
-    if "ngram_cache" not in model.record:
-        return
-    figures = Figures.of_record(model.record)
-    loss = f": {figures}" if figures and figures.adapting is not None else ""
-    console.note(f"other programs run the network without its n-gram cache{loss}")
 
 
 # ---- one function per format
@@ -197,7 +189,7 @@ def _converted(model: "Checkpoint", dtype: str) -> "Checkpoint":
     return replace(model, dtypes=dict.fromkeys(names, dtype))
 
 
-def _metadata(model: "Checkpoint", path: Path, options: ExportOptions) -> dict[str, str]:
+def _metadata(model: "Checkpoint", path: Path, options: _Options) -> dict[str, str]:
     """Name, license, author and description of a model, under the keys of GGUF's general.*."""
     from llmcli.formats import atomic_io
 

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from llmcli.models.runtime import Runtime
 
 
-class GenerateOptions(Options):
-    """The options of `llm generate`."""
-
+class _Options(Options):
     prompt: str | None = argument("PROMPT", "Text to continue; - reads standard input.")
     model: str | None
     max_tokens: int
@@ -68,7 +66,7 @@ class GenerateOptions(Options):
     quiet: bool
 
 
-def generate(options: GenerateOptions) -> None:
+def generate(options: _Options) -> None:
     """Continue a prompt, or list the most likely next words.
 
     Example: llm generate "I like to eat" --next 5
@@ -96,14 +94,13 @@ def generate(options: GenerateOptions) -> None:
         context = f"{runtime.context:,}"
         console.note(f"the prompt has {tokens:,} tokens, the context length is {context}: only its end is used")
     if options.next is not None:
-        _list_next_words(runtime, tokenizer, text, options.next, json=options.json)
+        _list_next_words(options, runtime, tokenizer, text, options.next)
     elif options.steps is not None:
-        sampling = replace(sampling, max_tokens=options.steps)
-        _trace_steps(runtime, tokenizer, text, sampling, literal=options.literal, json=options.json)
+        _trace_steps(options, runtime, tokenizer, text, replace(sampling, max_tokens=options.steps))
     else:
         generator = _Generator(runtime, tokenizer, text, options.literal, usage, assistant)
         settings = [replace(sampling, seed=sampling.seed + number) for number in range(options.samples)]
-        _print_texts(generator, settings, memory, color=options.color, json=options.json)
+        _print_texts(options, generator, settings, memory)
         if options.color and not options.json:
             from llmcli.cli.reports.tokens import probability_legend
 
@@ -112,7 +109,7 @@ def generate(options: GenerateOptions) -> None:
             usage.show()
 
 
-def _check_options(options: GenerateOptions) -> None:
+def _check_options(options: _Options) -> None:
     """Raise LLMError for options that have no effect together."""
     if options.next is not None:
         options.reject(
@@ -200,13 +197,13 @@ class _Generator:
 
 
 def _print_texts(
-    generator: _Generator, settings: list[SamplingConfig], memory: "Memory | None", *, color: bool, json: bool
+    options: _Options, generator: _Generator, settings: list[SamplingConfig], memory: "Memory | None"
 ) -> None:
     """Generate a text for each setting and print it: each piece at once, JSON at the end of each text. With `memory`,
     its verbatim passages are marked; the training text is searched once for all texts."""
 
     def print_piece(piece: "Piece") -> None:
-        if color and piece.id is not None:
+        if options.color and piece.id is not None:
             console.verbatim(styles.by_probability(piece.text, math.exp(piece.logprob)), raw=True)
         else:
             console.verbatim(piece.text)
@@ -214,7 +211,7 @@ def _print_texts(
     finished = [generator.run(sampling) for sampling in settings] if memory else []
     matches = memory.find([generated.text for generated in finished]) if memory else []
     for index, sampling in enumerate(settings):
-        if json:
+        if options.json:
             generated = finished[index] if memory else generator.run(sampling)
             found = {"memory": memory.as_json(generated.text, matches[index])} if memory else {}
             console.json_result(as_record(generated) | found)
@@ -237,7 +234,7 @@ def _print_texts(
 # ---- --next and --steps
 
 
-def _list_next_words(runtime: "Runtime", tokenizer: "Tokenizer", prompt: str, count: int, *, json: bool) -> None:
+def _list_next_words(options: _Options, runtime: "Runtime", tokenizer: "Tokenizer", prompt: str, count: int) -> None:
     from llmcli.cli.reports.tokens import print_next_words
     from llmcli.generation.next_words import max_evaluations, next_words
 
@@ -245,25 +242,25 @@ def _list_next_words(runtime: "Runtime", tokenizer: "Tokenizer", prompt: str, co
     search = next_words(runtime, tokenizer, prompt, limit)
     if search.evaluations == limit:
         console.note(f"the search stopped after {limit:,} evaluations of the model; the rest is unexplored")
-    if json:
+    if options.json:
         console.json_result(search.as_json(prompt, count))
     else:
         print_next_words(search, prompt, count)
 
 
 def _trace_steps(
-    runtime: "Runtime", tokenizer: "Tokenizer", prompt: str, sampling: SamplingConfig, *, literal: bool, json: bool
+    options: _Options, runtime: "Runtime", tokenizer: "Tokenizer", prompt: str, sampling: SamplingConfig
 ) -> None:
     from llmcli.cli.reports.trace import print_end, print_step, trace_json
     from llmcli.generation.trace import trace
 
     steps, text = [], prompt
-    for step in trace(runtime, tokenizer, prompt, sampling, literal=literal):
+    for step in trace(runtime, tokenizer, prompt, sampling, literal=options.literal):
         steps.append(step)
-        if not json:
+        if not options.json:
             print_step(step, len(steps), text, tokenizer, sampling)
         text += step.text
-    if json:
+    if options.json:
         console.json_result(trace_json(steps, prompt, tokenizer, sampling.seed))
     else:
         print_end(text, sampling.seed)

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint
 
 
-class ImportOptions(Options):
-    """The options of `llm import`."""
-
+class _Options(Options):
     source: str = argument("SOURCE", "Model to import: a Hugging Face directory or a .gguf file.", ...)
     output: Path = option("FILE", "Model file to write.", Path(DEFAULT_MODEL), names="-o --output")
     adapter: Path | None = option(
@@ -32,7 +30,7 @@ class ImportOptions(Options):
     quiet: bool
 
 
-def import_(options: ImportOptions) -> None:
+def import_(options: _Options) -> None:
     """Convert a published model to one file.
 
     The file contains the weights, config and tokenizer, and their origin. Weights in float16 and bfloat16 keep
@@ -40,6 +38,7 @@ def import_(options: ImportOptions) -> None:
 
     Example: llm import SmolLM2-135M/ -o smol.safetensors
     """
+    from llmcli.cli.reports.training import note_float32
     from llmcli.data.sources import read_sources
     from llmcli.formats import adapters, atomic_io, checkpoint, loading
     from llmcli.formats.safetensors import dtypes
@@ -57,7 +56,9 @@ def import_(options: ImportOptions) -> None:
     if adapter_file is not None:
         reject_overwriting(output, "output", [adapter_file], "the adapter to merge")
     loading.open_tokenizer(base)  # raises LLMError for a tokenizer that cannot be used
-    _record_hash(base, source)
+    origin = base.record.get("imported")
+    if isinstance(origin, dict) and "train" not in base.record:
+        origin.setdefault("sha256", loading.fingerprint(source))
     model = base if adapter_file is None else _merge(base, source, adapter_file)
     size = dtypes.stored_bytes(model.config.tensor_shapes(), model.dtypes)
     atomic_io.check_space(output, size + len(model.tokenizer_json))
@@ -67,25 +68,29 @@ def import_(options: ImportOptions) -> None:
     if options.json:
         imported = model.record.get("imported", {})
         console.json_result({"file": str(output), "parameters": model.config.parameters, "imported": imported})
-    else:
-        _note_saved(output, model, base, source)
-
-
-def _record_hash(model: "Checkpoint", source: str) -> None:
-    """Add the hash of the imported files to the record of a model that was not trained by this program."""
-    from llmcli.formats import loading
-
-    origin = model.record.get("imported")
-    if isinstance(origin, dict) and "train" not in model.record:
-        origin.setdefault("sha256", loading.fingerprint(source))
+        return
+    parameters = units.number(model.config.parameters)
+    console.note(f"saved {output}: {parameters} parameters, {units.size(output.stat().st_size)}")
+    if model is not base:
+        note_float32(base, source)
+    if license_ := model.record.get("imported", {}).get("license"):
+        console.note(f"license: {license_}")
 
 
 def _merge(base: "Checkpoint", source: str, adapter: Path) -> "Checkpoint":
-    """The model with the adapters added to its weights, in float32. Raises LLMError if they do not fit."""
-    from llmcli.formats import adapters, atomic_io
+    """The model with the adapters added to its weights, in float32. Raises LLMError if they do not fit. Warns if they
+    were trained on another model: they fit any of the same shape, but are useless there."""
+    from llmcli.formats import adapters, atomic_io, loading
 
     merged = adapters.MergedTensors(base, adapter)
-    _warn_of_other_base(base, source, adapter)
+    trained_on, hashes = adapters.base_of(adapter)
+    if hashes and loading.source_fingerprint(base) not in hashes:
+        fingerprint = loading.fingerprint(source)
+        if fingerprint not in hashes:
+            console.warn(
+                f"warning: {adapter} was trained on {trained_on} (sha256 {hashes[0][:16]}), {source} is a different "
+                f"model (sha256 {fingerprint[:16]}); the merged model may be useless"
+            )
     name = atomic_io.name_of(Path(source).resolve())
     record = adapters.merged_record(base, name, adapter) | {"adapter": atomic_io.name_of(adapter)}
     return replace(base, tensors=merged, record=record, dtypes={})
@@ -105,30 +110,3 @@ def _with_cache(model: "Checkpoint", text: "Corpus", name: str) -> "Checkpoint":
     stages = [training_stages.cache_stage(one.relative_name, one.text_bytes, one.sha256) for one in text.documents]
     record |= training_stages.joined(record.get("earlier_stages", []), stages)
     return replace(model, record=record | {"ngram_cache": weights.as_record()})
-
-
-def _warn_of_other_base(base: "Checkpoint", source: str, adapter: Path) -> None:
-    """Warn if adapters were trained on another model: they fit any of the same shape, but are useless there."""
-    from llmcli.formats import adapters, loading
-
-    name, hashes = adapters.base_of(adapter)
-    if not hashes or loading.source_fingerprint(base) in hashes:
-        return
-    fingerprint = loading.fingerprint(source)
-    if fingerprint not in hashes:
-        console.warn(
-            f"warning: {adapter} was trained on {name} (sha256 {hashes[0][:16]}), {source} is a different model "
-            f"(sha256 {fingerprint[:16]}); the merged model may be useless"
-        )
-
-
-def _note_saved(output: Path, model: "Checkpoint", base: "Checkpoint", source: str) -> None:
-    """Note what was saved; `base` is the model before adapters were merged."""
-    from llmcli.cli.reports.training import note_float32
-
-    parameters = units.number(model.config.parameters)
-    console.note(f"saved {output}: {parameters} parameters, {units.size(output.stat().st_size)}")
-    if model is not base:
-        note_float32(base, source)
-    if license_ := model.record.get("imported", {}).get("license"):
-        console.note(f"license: {license_}")

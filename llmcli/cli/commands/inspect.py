@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from llmcli.formats.safetensors.file_header import Header
 
 
-class InspectOptions(Options):
-    """The options of `llm inspect`."""
-
+class _Options(Options):
     file: str | None = argument(
         "FILE",
         f"Any .safetensors or .gguf file, or a Hugging Face directory (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).",
@@ -31,7 +29,7 @@ class InspectOptions(Options):
     quiet: bool
 
 
-def inspect(options: InspectOptions) -> None:
+def inspect(options: _Options) -> None:
     """Show what is in a model file: tensors, config, training record.
 
     Only the header is read, so a large file takes no longer. --tensor, --weights, --diff and --verify also read
@@ -79,7 +77,7 @@ def inspect(options: InspectOptions) -> None:
         print_overview(header)
 
 
-def _save_page(header: "Header", output: Path, options: InspectOptions) -> None:
+def _save_page(header: "Header", output: Path, options: _Options) -> None:
     from llmcli.formats import atomic_io
     from llmcli.pages.html import inspection_page
 
@@ -91,7 +89,7 @@ def _save_page(header: "Header", output: Path, options: InspectOptions) -> None:
         console.note(f"saved {output}; open it in a browser")
 
 
-def _save_plot(header: "Header", output: Path, options: InspectOptions) -> None:
+def _save_plot(header: "Header", output: Path, options: _Options) -> None:
     from llmcli.cli.terminal import plot
     from llmcli.formats import atomic_io
     from llmcli.pages.model_facts import training_record

@@ -1,5 +1,6 @@
 """`llm mix`: combine several models into an ensemble, or average their weights."""
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
 DEFAULT_OUTPUT = "mixture.safetensors"
 
 
-class MixOptions(Options):
-    """The options of `llm mix`."""
-
+class _Options(Options):
     models: list[str] = argument("MODELS", "Two or more models, each trained on its own domain.", ...)
     output: Path = option("FILE", "Model file to write.", Path(DEFAULT_OUTPUT), names="-o --output")
     average: bool = flag(
@@ -29,7 +28,7 @@ class MixOptions(Options):
     quiet: bool
 
 
-def mix(options: MixOptions) -> None:
+def mix(options: _Options) -> None:
     """Combine several models into an ensemble.
 
     The better a model predicts the text so far, the larger its weight in the next prediction. All models need the same
@@ -49,7 +48,8 @@ def mix(options: MixOptions) -> None:
     else:
         parameters = ensemble.parameters
         atomic_io.check_space(output, 4 * parameters)
-        ensemble_file.save(output, ensemble_file.with_short_names(ensemble, [_stem(Path(name)) for name in models]))
+        stems = [Path(atomic_io.name_of(Path(name).resolve())).stem for name in models]
+        ensemble_file.save(output, ensemble_file.with_short_names(ensemble, stems))
     if options.json:
         console.json_result({"file": str(output), "models": models, "average": average, "parameters": parameters})
         return
@@ -73,13 +73,9 @@ def _check_arguments(models: list[str], output: Path) -> None:
     if "" in models:
         raise usage("the name of a model is empty; name the files to mix")
     paths = [Path(name) for name in models]
-    for index, path in enumerate(paths):
-        if any(_is_same_file(path, other) for other in paths[:index]):
-            raise LLMError(f"{models[index]} is named twice; name each model once")
-
-
-def _is_same_file(first: Path, other: Path) -> bool:
-    return first.resolve() == other.resolve() or (first.exists() and other.exists() and first.samefile(other))
+    for first, other in itertools.combinations(paths, 2):
+        if first.resolve() == other.resolve() or (first.exists() and other.exists() and first.samefile(other)):
+            raise LLMError(f"{other} is named twice; name each model once")
 
 
 def _load(models: list[str], output: Path) -> "dict[str, Checkpoint]":
@@ -114,14 +110,3 @@ def _save_average(output: Path, models: "Mapping[str, Checkpoint]") -> int:
     atomic_io.check_space(output, 4 * averaged.parameters)
     checkpoint.save(output, averaged)
     return averaged.parameters
-
-
-def _stem(path: Path) -> str:
-    """The name of a file or directory without suffix.
-
-    >>> _stem(Path("a/cooking.safetensors"))
-    'cooking'
-    """
-    from llmcli.formats import atomic_io
-
-    return Path(atomic_io.name_of(path.resolve())).stem

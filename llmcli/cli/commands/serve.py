@@ -27,9 +27,7 @@ API_KEY_VARIABLE = "LLMCLI_API_KEY"
 NETWORK, LIMITS = "Network", "Limits"  # panels of the help
 
 
-class ServeOptions(Options):
-    """The options of `llm serve`."""
-
+class _Options(Options):
     models: list[str] | None = option(
         "FILE",
         "Model: .safetensors or .gguf file, or Hugging Face directory; can be repeated (default: $LLMCLI_MODEL or "
@@ -65,7 +63,7 @@ class ServeOptions(Options):
     quiet: bool
 
 
-def serve(options: ServeOptions) -> None:
+def serve(options: _Options) -> None:
     """Serve models over HTTP: OpenAI's API, and a page.
 
     Each model answers under the name of its file: food for food.safetensors. Ctrl-C ends the server.
@@ -151,7 +149,7 @@ def _access(listener: "socket.socket", host: str, key: str | None, origins: list
     return Access(None, frozenset(origins), key)
 
 
-def _run(models: "Models", listener: "socket.socket", access: "Access", options: ServeOptions) -> None:
+def _run(models: "Models", listener: "socket.socket", access: "Access", options: _Options) -> None:
     """Serve until a signal ends it. Raises LLMError when the only model cannot be loaded."""
     from llmcli.server.engine.requests import Limits
     from llmcli.server.http.app import Hooks, create_app

@@ -14,15 +14,12 @@ from llmcli.units import count
 
 if TYPE_CHECKING:
     from llmcli.data.conversations.chat_template import ChatTemplate, EncodedConversation
-    from llmcli.data.conversations.record_kinds import Reading
     from llmcli.data.tokenizers.tokenizer import Tokenizer
 
 DEFAULT_OUTPUT = "tokenizer.json"
 
 
-class TokenizeOptions(Options):
-    """The options of `llm tokenize`."""
-
+class _Options(Options):
     text: str | None = argument("TEXT", "Text to tokenize; - reads standard input.")
     model: str | None
     file: Path | None = option("FILE", "Tokenize the text in a file instead.")
@@ -46,7 +43,7 @@ class TokenizeOptions(Options):
     quiet: bool
 
 
-def tokenize(options: TokenizeOptions) -> None:
+def tokenize(options: _Options) -> None:
     """Show the tokens of a text, or train a tokenizer.
 
     Example: llm tokenize "I like to eat"
@@ -56,7 +53,7 @@ def tokenize(options: TokenizeOptions) -> None:
             "with --train", "text", "model", "file", "chat", "speakers", "pairs", "column", "tokenizer", "ids",
             "decode", "json",
         )  # fmt: skip
-        _train(options.train, options)
+        _train(options)
         return
     options.reject("without --train", "vocab_size", "char", "output", "force")
     file, text = options.file, options.text
@@ -71,8 +68,7 @@ def tokenize(options: TokenizeOptions) -> None:
     if options.decode:
         options.reject("with --decode", "ids", "json")
     if options.chat is not None:
-        how = options.reading()
-        _print_conversations(options.chat, how, _open_chat_template(options), json=options.json)
+        _print_conversations(options, options.chat, _open_chat_template(options))
         return
     opened = _open_tokenizer(options)
     if options.decode:
@@ -85,10 +81,10 @@ def tokenize(options: TokenizeOptions) -> None:
                 console.result(" ".join(map(str, ids)))
     else:
         content = _read(file) if file is not None else text_argument(text, "text")
-        _print_tokens(opened, content, ids_only=options.ids, json=options.json)
+        _print_tokens(opened, content, options)
 
 
-def _open_tokenizer(options: TokenizeOptions) -> "Tokenizer":
+def _open_tokenizer(options: _Options) -> "Tokenizer":
     """The tokenizer in a file, or else that of a model."""
     if options.tokenizer is not None:
         from llmcli.data.tokenizers.tokenizer import read_tokenizer
@@ -108,13 +104,12 @@ def _read(file: Path) -> str:
 # ---- showing tokens
 
 
-def _print_tokens(tokenizer: "Tokenizer", text: str, *, ids_only: bool, json: bool) -> None:
-    ids = tokenizer.encode(text)
-    size = len(text.encode("utf-8"))
-    if json:
+def _print_tokens(tokenizer: "Tokenizer", text: str, options: _Options) -> None:
+    ids, size = tokenizer.encode(text), len(text.encode("utf-8"))
+    if options.json:
         console.json_result({"ids": ids, "tokens": [tokenizer.decode([token]) for token in ids], "bytes": size})
         return
-    if ids_only:
+    if options.ids:
         console.result(" ".join(map(str, ids)))
         return
     token_output.tokens([_label(tokenizer.token_bytes[token]) for token in ids], ids)
@@ -144,7 +139,7 @@ def _decode(tokenizer: "Tokenizer", text: str) -> None:
 # ---- --chat
 
 
-def _open_chat_template(options: TokenizeOptions) -> "ChatTemplate":
+def _open_chat_template(options: _Options) -> "ChatTemplate":
     """The chat template of a model, or ChatML if it has none."""
     from llmcli.data.conversations.chat_template import CHATML, ChatTemplate
     from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
@@ -161,18 +156,18 @@ def _open_chat_template(options: TokenizeOptions) -> "ChatTemplate":
     return ChatTemplate(CHATML, tokenizer.with_chat_tokens())
 
 
-def _print_conversations(file: Path, how: "Reading", template: "ChatTemplate", *, json: bool) -> None:
+def _print_conversations(options: _Options, file: Path, template: "ChatTemplate") -> None:
     """Print each conversation in a file as a text with the learned tokens marked, or as a line of JSON."""
     from llmcli.data.conversations.files import require_conversations
 
-    read = require_conversations(str(file), file, how)
+    read = require_conversations(str(file), file, options.reading())
     tokenizer, total, learned_total = template.tokenizer, 0, 0
     for conversation in read.conversations:
         try:
             encoded = template.encode_conversation(conversation.messages)
         except LLMError as error:
             raise LLMError(f"{conversation.source}: {error}") from error
-        if json:
+        if options.json:
             names = [tokenizer.decode([i]) if tokenizer.token_bytes[i] else tokenizer.label(i) for i in encoded.ids]
             mask = [int(learned) for learned in encoded.loss_mask]
             console.json_result({"ids": encoded.ids, "tokens": names, "mask": mask})
@@ -201,7 +196,7 @@ def _marked_text(tokenizer: "Tokenizer", encoded: "EncodedConversation") -> tupl
 # ---- --train
 
 
-def _train(corpus: list[str], options: TokenizeOptions) -> None:
+def _train(options: _Options) -> None:
     from llmcli.data.sources import read_sources
     from llmcli.data.tokenizers.training import train_tokenizer
     from llmcli.formats import atomic_io
@@ -211,7 +206,7 @@ def _train(corpus: list[str], options: TokenizeOptions) -> None:
     if output.suffix.lower() in (".safetensors", ".gguf"):
         raise usage(f"-o {output} is the name of a model; a tokenizer is a .json file: -o {DEFAULT_OUTPUT}")
     atomic_io.check_writable(output, force=options.force, example=DEFAULT_OUTPUT)
-    text = read_sources(corpus, text_only=True).text
+    text = read_sources(options.train or [], text_only=True).text
     reject_overwriting(output, "tokenizer", [document.path for document in text.documents], "the training text")
     trained, _ = train_tokenizer(text, options.vocab_size, characters=options.char)
     atomic_io.write(output, [trained.to_json().encode("utf-8")])

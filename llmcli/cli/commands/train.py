@@ -35,9 +35,7 @@ MAX_PROMPT_SEARCH_TOKENS = 4_000  # at the start of a text, in which a prompt is
 OMITTED = {"time", "steps", "epochs", "force", "json", "quiet", "corpus"}
 
 
-class TrainOptions(Options):
-    """The options of `llm train`."""
-
+class _Options(Options):
     corpus: list[str] = argument(
         "CORPUS", "Text or conversations: files, directories or globs, also .gz; - reads text from standard input.", ...
     )
@@ -134,7 +132,7 @@ class TrainOptions(Options):
     quiet: bool
 
 
-def train(options: TrainOptions) -> None:
+def train(options: _Options) -> None:
     """Train a model on text or conversations and save it as one file.
 
     Settings without an option are chosen for the data, the time budget and this machine; --dry-run shows them. Files of
@@ -212,7 +210,7 @@ def train(options: TrainOptions) -> None:
     train_and_save()
 
 
-def _end_after(options: TrainOptions, work: Callable[[], None]) -> NoReturn:
+def _end_after(options: _Options, work: Callable[[], None]) -> NoReturn:
     """Do the work of one of several processes, and end it without finalizing Python: torch's threads may abort it
     then, which looks as if it were killed."""
     code = 0
@@ -246,7 +244,7 @@ def _launch(count: int, device: str) -> int:
 # ---- options
 
 
-def _request(options: TrainOptions, processes: Processes) -> "Request":
+def _request(options: _Options, processes: Processes) -> "Request":
     """What the options fix of the plan. Raises LLMError."""
     from llmcli.training.planning.plan import Request
 
@@ -259,7 +257,7 @@ def _request(options: TrainOptions, processes: Processes) -> "Request":
     return Request(seconds=parse_duration(options.time) if options.time else None, **given)
 
 
-def _check_options(options: TrainOptions) -> None:
+def _check_options(options: _Options) -> None:
     """Raise LLMError for options that contradict each other."""
     if options.from_ and options.like:
         raise usage("--from already sets the tokenizer and the context length; leave out --like")
@@ -277,7 +275,7 @@ def _check_options(options: TrainOptions) -> None:
         options.reject("with --tokenizer FILE", "vocab_size")
 
 
-def _learning_rate_scale(options: TrainOptions) -> float:
+def _learning_rate_scale(options: _Options) -> float:
     """The factor that --lr-scale, or its alias --lr, gives.
 
     Other programs take a learning rate as --lr. A value of --lr that looks like one raises LLMError, since as a factor
@@ -315,7 +313,7 @@ def _note_stopped_run(output: "Output", dry_run: bool, processes: int) -> None:
 
 
 def _run(
-    options: TrainOptions, run: "PlannedRun", inputs: "Inputs", output: "Output", processes: Processes, started: float
+    options: _Options, run: "PlannedRun", inputs: "Inputs", output: "Output", processes: Processes, started: float
 ) -> None:
     """Train, show what happens, and report the result. `started` is when the time budget began."""
     from llmcli.cli.reports.training import show_event
@@ -392,7 +390,7 @@ def _show_generation(share: float) -> None:
 # ---- the report
 
 
-def _report(options: TrainOptions, result: "Result", run: "PlannedRun", inputs: "Inputs", output: "Output") -> None:
+def _report(options: _Options, result: "Result", run: "PlannedRun", inputs: "Inputs", output: "Output") -> None:
     """Print what was saved, how good the model is, and what to type next."""
     from llmcli.cli.reports.training import note_float32, show_result
     from llmcli.training.files.summary import summarize, usage_hints
@@ -425,7 +423,7 @@ def _report(options: TrainOptions, result: "Result", run: "PlannedRun", inputs: 
         note_float32(inputs.base, str(inputs.base_path))
 
 
-def _command_without_budget(options: TrainOptions) -> str:
+def _command_without_budget(options: _Options) -> str:
     """The command as it was typed, without its budget and with --force, to be completed by a new budget."""
     words = ["llm", "train", *options.corpus]
     for param in options.invocation.command.params:
