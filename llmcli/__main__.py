@@ -13,8 +13,8 @@ from llmcli.cli.terminal import signals
 
 
 def main() -> None:
-    """Entry point of the installed commands: as `run`, but a command that imported no torch ends without taking the
-    interpreter down object by object, which would be a fifth of the time of a short one."""
+    """Entry point of the installed commands: as `run`, but without torch the process ends at once. To finalize Python
+    would take a fifth of the time of a short command."""
     try:
         run()
     except SystemExit as end:

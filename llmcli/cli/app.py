@@ -151,12 +151,6 @@ def _unknown_command(name: str) -> LLMError:
     return usage(suggestions.command_hint(name, SUBCOMMANDS))
 
 
-def _print_version(requested: bool) -> None:
-    if requested:
-        version()
-        raise typer.Exit()
-
-
 @app.command(hidden=True)
 def version() -> None:
     """Print the version."""
@@ -184,11 +178,12 @@ def help_(
 @app.callback()
 def _top(
     context: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
-    ] = False,
+    version_: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     """Options before the subcommand; without a subcommand the help is printed."""
+    if version_:
+        version()
+        raise typer.Exit()
     if context.invoked_subcommand is None:
         console.result(context.get_help(), raw=True)
 

@@ -1,5 +1,6 @@
 """`llm eval`: measure how well models predict a text."""
 
+import itertools
 import math
 import shlex
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 MAX_COMPRESSED_BYTES = 1 << 26  # of text: the compressors hold it in memory
 MAX_NAMES = 3  # of documents that a note lists
+NO_TOKENS = "the text has no tokens to measure; add --whole to measure what was trained on too"
 
 
 class _Options(Options):
@@ -189,7 +191,7 @@ def _evaluate_text(options: _Options, models: "Models", text: "Corpus", past: "C
         return
     scores = [score for variant in _variants(options, models) for score in _text_scores(variant, measured)]
     if not scores:
-        raise _nothing_measured()
+        raise LLMError(NO_TOKENS)
     files = list(dict.fromkeys(score.file for score in scores))
     scores.sort(key=lambda score: (files.index(score.file), round(score.score.bits_per_byte, 6)))
     baselines = _baselines(measured, past, trained)
@@ -249,12 +251,8 @@ def _surprisals(variant: _Variant, text: "Corpus") -> TokenSurprisals:
             score = measure(document, runtime, tokenizer, progress, add_tokens, context=context)
             result = replace(result, score=result.score + score)
     if not result.ids:
-        raise _nothing_measured()
+        raise LLMError(NO_TOKENS)
     return result
-
-
-def _nothing_measured() -> LLMError:
-    return LLMError("the text has no tokens to measure; add --whole to measure what was trained on too")
 
 
 def _note_training_text(measured: "Corpus", trained: "Corpus", models: "Models") -> None:
@@ -296,12 +294,9 @@ def _earlier_stages(text: "Corpus", source: "Checkpoint | Ensemble") -> str:
 
 def _first_byte(text: "Corpus", measured: "Corpus") -> int:
     """The position in a text of the first byte that is measured."""
-    part, first = measured.contents[0], 0
-    for one in text.contents:
-        if one.document == part.document:
-            return first + part.start
-        first += one.text_bytes
-    return 0
+    first = measured.contents[0]
+    before = itertools.takewhile(lambda part: part.document != first.document, text.contents)
+    return sum(part.text_bytes for part in before) + first.start
 
 
 def _baselines(text: "Corpus", past_text: "Corpus | None", trained: "Corpus") -> "list[Baseline]":

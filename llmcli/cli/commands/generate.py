@@ -82,12 +82,19 @@ def generate(options: _Options) -> None:
 
     source = load_any(path)
     usage = _ExpertUsage(_expert_names(source, path)) if options.experts else None
-    memory = _open_memory(options.corpus, source, path) if options.memory else None
+    memory = None
+    if options.memory:
+        from llmcli.cli.reports.memory import (
+            Memory,
+            training_texts,
+        )  # what only some options need is imported with them
+
+        memory = Memory(training_texts(options.corpus, source, path))
     runtime = open_runtime(source, options.device, options.quantize, console.note, cache=not options.no_cache)
     tokenizer = open_tokenizer(source)
     assistant = None
     if options.prompt_pair:
-        from llmcli.generation.chat import open_assistant  # what only some options need is imported with them
+        from llmcli.generation.chat import open_assistant
 
         assistant = open_assistant(source, runtime, tokenizer)
     elif (tokens := len(tokenizer.encode(text))) > runtime.context:
@@ -128,12 +135,6 @@ def _check_options(options: _Options) -> None:
         options.reject("without --memory", "corpus")
     if options.quantize:
         options.reject("with --quantize", "device")
-
-
-def _open_memory(corpus: list[str] | None, source: "Checkpoint | Ensemble", path: Path) -> "Memory":
-    from llmcli.cli.reports.memory import Memory, training_texts
-
-    return Memory(training_texts(corpus, source, path))
 
 
 # ---- generated text

@@ -23,6 +23,7 @@ from llmcli.training.distributed.processes import BEGAN, Processes
 from llmcli.training.planning import recipe
 
 if TYPE_CHECKING:
+    from llmcli.data.conversations.record_kinds import Reading
     from llmcli.training.data.prepare import Prepared
     from llmcli.training.files.output import Output
     from llmcli.training.planning.plan import Request
@@ -141,9 +142,7 @@ def train(options: _Options) -> None:
 
     Example: llm train corpus.txt --time 5m
     """
-    from llmcli.cli.reports.training import show_plan
     from llmcli.training import session
-    from llmcli.training.files import output as training_output
 
     require_torch()
     _check_options(options)
@@ -159,7 +158,6 @@ def train(options: _Options) -> None:
             end_on_stop_requests()  # until it is connected with rank 0, which may never come so far
             _end_after(options, partial(session.follow, processes, options.device, forward_stop_requests))
         return
-    started = processes.began or process_start.began()
     if options.processes and options.processes != processes.local_count:
         raise usage(
             f"torchrun has started {processes.local_count} processes on this machine; leave out --processes "
@@ -167,19 +165,20 @@ def train(options: _Options) -> None:
         )
     if processes.are_on_several_machines:
         console.note(f"rank 0 runs on the machine {platform.node()}: it reads the text and saves the model there")
+    train_and_save = partial(_plan_and_run, options, how, processes)
+    if processes.are_several and not options.dry_run:
+        _end_after(options, train_and_save)
+    train_and_save()
+
+
+def _plan_and_run(options: _Options, how: "Reading", processes: Processes) -> None:
+    """Read the text, show the plan, train and save, in the process of rank 0."""
+    from llmcli.cli.reports.training import show_plan
+    from llmcli.training import session
+
+    started = processes.began or process_start.began()
     request = _request(options, processes)
-    base = options.from_ or options.like
-    if options.dry_run:
-        target = training_output.dry_run_output(options.output, adapter_only=options.adapter_only)
-    else:
-        target = options.invocation.with_resource(
-            training_output.claim_output(
-                options.output, adapter_only=options.adapter_only, force=options.force,
-                restarted=processes.restarts > 0, rename_existing=options.is_default("output"),
-                model=base, model_role="the base model" if options.from_ else "the model given with --like",
-                on_note=console.note, on_warning=console.warn,
-            )
-        )  # fmt: skip
+    target = _claim_output(options, processes)
     inputs = session.load_inputs(
         options.corpus, options.val, options.from_, options.like, options.tokenizer, target.path,
         reading=how, seconds=request.budget, on_note=console.note,
@@ -204,10 +203,23 @@ def train(options: _Options) -> None:
         return
     session.check_space(target, run.prepared)
     target.note_existing()
-    train_and_save = partial(_run, options, run, inputs, target, processes, started)
-    if processes.are_several:
-        _end_after(options, train_and_save)
-    train_and_save()
+    _run(options, run, inputs, target, processes, started)
+
+
+def _claim_output(options: _Options, processes: Processes) -> "Output":
+    """Lock the output for this run; with --dry-run only look at it. Raises LLMError."""
+    from llmcli.training.files import output as training_output
+
+    if options.dry_run:
+        return training_output.dry_run_output(options.output, adapter_only=options.adapter_only)
+    return options.invocation.with_resource(
+        training_output.claim_output(
+            options.output, adapter_only=options.adapter_only, force=options.force, restarted=processes.restarts > 0,
+            rename_existing=options.is_default("output"), model=options.from_ or options.like,
+            model_role="the base model" if options.from_ else "the model given with --like",
+            on_note=console.note, on_warning=console.warn,
+        )
+    )  # fmt: skip
 
 
 def _end_after(options: _Options, work: Callable[[], None]) -> NoReturn:
