@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -99,22 +98,9 @@ def eval_(options: _Options) -> None:
         options.reject("with conversations", "past", "per_token")
         _evaluate_answers(options, models, sources, templates)
         return
-    if templates:
-        _note_speakers(models)
     note_skipped_files(sources.text)
     past = read_sources(options.past, how, text_only=True).text if options.past else None
     _evaluate_text(options, models, sources.text, past)
-
-
-def _note_speakers(models: "Models") -> None:
-    """Say of a text that is measured as plain text how a model that was trained with --speakers reads it as turns."""
-    from llmcli.evaluation.training_text import recorded_speakers
-
-    for path, source in models.items():
-        if speakers := recorded_speakers(source.records):
-            names = shlex.quote(",".join(speakers))
-            measure = f"to measure the answers in such a text: --speakers {names}"
-            console.note(f"{path}: trained on turns of {','.join(speakers)}; {measure}")
 
 
 @dataclass(frozen=True)
