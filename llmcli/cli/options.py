@@ -182,7 +182,13 @@ class Options:
         """How --speakers, --pairs, --column and --plain say that files are read. Raises LLMError."""
         from llmcli.data.conversations.record_kinds import Reading
 
-        return Reading.of_options(speaker_names(self.speakers), self.pairs, self.column, vars(self).get("plain", False))
+        speakers = None
+        if self.speakers is not None:
+            user, _, assistant = (name.strip() for name in self.speakers.partition(","))
+            if not user or not assistant or user == assistant or "," in assistant:
+                raise usage(f"--speakers must be two names, as in --speakers User,Assistant; found {self.speakers}")
+            speakers = user, assistant
+        return Reading.of_options(speakers, self.pairs, self.column, vars(self).get("plain", False))
 
 
 def as_function(command: Callable[[Any], None]) -> Callable[..., None]:
@@ -319,20 +325,6 @@ def parse_duration(text: str) -> float:
     if total <= 0:
         raise usage(f"--time must be a duration, found {text}; write it as 90s, 5m, 2h or 1h30m")
     return total
-
-
-def speaker_names(option: str | None) -> tuple[str, str] | None:
-    """The two names of --speakers; None if it was not given. Raises LLMError.
-
-    >>> speaker_names("Teacher, Pupil")
-    ('Teacher', 'Pupil')
-    """
-    if option is None:
-        return None
-    names = [name.strip() for name in option.split(",")]
-    if len(names) != 2 or not all(names) or names[0] == names[1]:
-        raise usage(f"--speakers must be two names, as in --speakers User,Assistant; found {option}")
-    return names[0], names[1]
 
 
 # ---- outputs and notes

@@ -26,7 +26,7 @@ COMMANDS = {
     _GENERATE: "prompt complete completion predict infer inference sample",
     "to answer over HTTP, with a page for the browser: llm serve -m MODEL": "server api web ui",
     "to see what is in a model file: llm inspect FILE": "show info view describe",
-    "models are plain files here: ls *.safetensors *.gguf; to see what is in one: llm inspect FILE": "ls list ps rm cp",
+    "models are plain files here: ls *.safetensors *.gguf; to see what is in one: llm inspect FILE": "ls list rm cp",
     "this program does not download models; get one with: hf download OWNER/NAME --local-dir NAME; then: "
     "llm import NAME -o FILE": "pull download get",
     "this program does not upload models; for the Hugging Face hub: llm export MODEL DIRECTORY --to hf; then: "

@@ -46,7 +46,6 @@ CASES = [
     ("show model.gguf", "llm inspect FILE"),
     ("ls", "llm inspect FILE"),
     ("list", "llm inspect FILE"),
-    ("ps", "no process runs in the background"),
     ("pull llama3.2", "this program does not download models; get one with: hf download"),
     ("quantize m.gguf q4_0", "llm export MODEL FILE --quantize int8"),
     ("convert x", "llm import SOURCE -o FILE.safetensors"),
