@@ -1,7 +1,4 @@
-"""Command-line entry point: the app and its subcommands.
-
-The one place where an exception becomes one line on stderr and an exit code.
-"""
+"""Command-line entry point: the app and its subcommands; an exception becomes one line on stderr and an exit code."""
 
 import errno
 import importlib

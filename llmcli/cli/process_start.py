@@ -11,14 +11,13 @@ _began: float | None = None
 
 
 def remember() -> None:
-    """This process runs one command, which began with it."""
+    """Record that this process runs one command, which began with it."""
     global _began
     _began = time.monotonic() - _age()
 
 
 def began() -> float:
-    """In time of time.monotonic, which all processes of a machine share; now, if this process does more than one
-    command."""
+    """The start in the time of time.monotonic, which all processes of a machine share; now, without `remember`."""
     return time.monotonic() if _began is None else _began
 
 

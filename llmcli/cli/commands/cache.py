@@ -27,8 +27,7 @@ def cache(options: _Options) -> None:
     directory = cache_directory()
     if directory is None:
         raise LLMError("there is no home directory, so nothing is kept; set XDG_CACHE_HOME to a directory")
-    opened = TokenCache(directory)
-    (_clear if options.clear else _list)(opened, json=options.json)
+    (_clear if options.clear else _list)(TokenCache(directory), json=options.json)
 
 
 def _clear(opened: TokenCache, *, json: bool) -> None:

@@ -110,8 +110,7 @@ def chat(options: _Options) -> None:
 
 def _answer_once(conversation: "Chat", text: str, marks: memory_report.Memory | None, *, json_: bool) -> None:
     sampling = conversation.sampling
-    shows_text = marks is None and not json_
-    answer = answers.receive(conversation.answer(text), sampling.max_tokens, shows_text=shows_text)
+    answer = answers.receive(conversation.answer(text), sampling.max_tokens, shows_text=not (marks or json_))
     if json_:
         _print_json(answer, marks)
         return
@@ -119,8 +118,8 @@ def _answer_once(conversation: "Chat", text: str, marks: memory_report.Memory | 
         marks.show(answer.text)
     answers.note_end(answer, "for a longer answer: -n 2000")
     if sys.stdout.isatty():
-        speed = f"{answer.tokens_per_second:,.0f} tokens/s"
-        console.note(f"[{units.count(len(answer.pieces), 'token')}, {speed}, seed {sampling.seed}]")
+        tokens, speed = units.count(len(answer.pieces), "token"), answer.tokens_per_second
+        console.note(f"[{tokens}, {speed:,.0f} tokens/s, seed {sampling.seed}]")
 
 
 # ---- --json

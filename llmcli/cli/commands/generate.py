@@ -98,8 +98,8 @@ def generate(options: _Options) -> None:
 
         assistant = open_assistant(source, runtime, tokenizer)
     elif (tokens := len(tokenizer.encode(text))) > runtime.context:
-        context = f"{runtime.context:,}"
-        console.note(f"the prompt has {tokens:,} tokens, the context length is {context}: only its end is used")
+        length = runtime.context
+        console.note(f"the prompt has {tokens:,} tokens, the context length is {length:,}: only its end is used")
     if options.next is not None:
         _list_next_words(options, runtime, tokenizer, text, options.next)
     elif options.steps is not None:
@@ -228,8 +228,8 @@ def _print_texts(
             generated = generator.run(sampling, print_piece)
             console.result()
         if sys.stdout.isatty():
-            speed = f"{generated.tokens_per_second:,.0f} tokens/s"
-            console.note(f"[{len(generated.tokens)} tokens, {speed}, seed {generated.seed}]")
+            tokens, speed = len(generated.tokens), generated.tokens_per_second
+            console.note(f"[{tokens} tokens, {speed:,.0f} tokens/s, seed {generated.seed}]")
 
 
 # ---- --next and --steps

@@ -40,8 +40,9 @@ def inspect(options: _Options) -> None:
     from llmcli.formats.headers import read_header
 
     views = ("plot", "html", "verify", "tensor", "tensors", "weights", "diff")
-    for view in (view for view in views if getattr(options, view) not in (None, False)):
-        options.reject(f"with --{view}", *(other for other in views if other != view))
+    for view in views:
+        if getattr(options, view) not in (None, False):
+            options.reject(f"with --{view}", *(other for other in views if other != view))
     if options.plot is None and options.html is None:
         options.reject("without --plot or --html", "force")
     header = read_header(model_path(options.file))
