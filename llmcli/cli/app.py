@@ -227,7 +227,7 @@ def _utf8(stream: TextIO, kind: type[io.FileIO]) -> TextIO:
 
 def _enable_escape_codes() -> None:
     """Have Windows consoles interpret ANSI escape codes (Console Virtual Terminal Sequences in Microsoft's
-    documentation); without support for them colours are turned off."""
+    documentation); without support for them colors are turned off."""
     import ctypes
 
     kernel = ctypes.windll.kernel32  # type: ignore[attr-defined,unused-ignore]

@@ -143,7 +143,7 @@ class Options:
     plain: bool = flag("Read files as plain text, whatever they hold.", panel=DATA)
 
     def __init__(self, invocation: typer.Context, /, **values: Any) -> None:
-        self.invocation = invocation
+        self.invocation, self.params = invocation, invocation.command.params
         vars(self).update(values)
 
     def typed(self, *names: str) -> list[str]:
@@ -153,7 +153,7 @@ class Options:
         """
         return [
             next((name for name in param.opts if name.startswith("--")), param.opts[0].upper())
-            for param in self.invocation.command.params
+            for param in self.params
             if param.name in names and self._source(param.name) == "COMMANDLINE"
         ]
 

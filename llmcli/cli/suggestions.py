@@ -131,9 +131,8 @@ def _with_value(message: str, error: "UsageError", words: Sequence[str]) -> str:
 def _with_one_dash(command: str, words: Sequence[str], options: Known) -> str | None:
     """A long option written with one dash, as some programs accept it; Typer reads -temp as -t emp."""
     for key in (word.split("=")[0] for word in words):
-        if re.fullmatch(r"-[A-Za-z]{2}[\w-]*", key) and (
-            f"-{key}" in options[command] or _known(command, key, options[command])
-        ):
+        is_known = f"-{key}" in options[command] or _known(command, key, options[command])
+        if is_known and re.fullmatch(r"-[A-Za-z]{2}[\w-]*", key):
             return key
     return None
 

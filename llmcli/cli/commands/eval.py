@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -75,7 +76,7 @@ def eval_(options: _Options) -> None:
     Example: llm eval held-out.txt -m a.safetensors -m b.safetensors
     """
     from llmcli.data.sources import ReadingProgress, check_reading, read_sources
-    from llmcli.evaluation.training_text import recorded_reading
+    from llmcli.evaluation.training_text import recorded_reading, recorded_speakers
     from llmcli.formats.loading import load_any
 
     if options.per_token:
@@ -98,6 +99,10 @@ def eval_(options: _Options) -> None:
         options.reject("with conversations", "past", "per_token")
         _evaluate_answers(options, models, sources, templates)
         return
+    for path in templates:
+        if speakers := recorded_speakers(models[path].records):
+            option_ = f"--speakers {shlex.quote(','.join(speakers))}"
+            console.note(f"{path}: trained on turns; to measure the answers in such a text: {option_}")
     note_skipped_files(sources.text)
     past = read_sources(options.past, how, text_only=True).text if options.past else None
     _evaluate_text(options, models, sources.text, past)

@@ -187,10 +187,9 @@ def _plan_and_run(options: _Options, how: "Reading", processes: Processes) -> No
     if options.threads and options.threads > cpu_cores():
         cores = units.count(cpu_cores(), "core")
         console.note(f"--threads {options.threads} is more than the {cores} here; extra threads slow training down")
-    params = options.invocation.command.params
     run = session.plan_run(
         request, inputs, target, options.device, options.dtype,
-        options={param.opts[0]: getattr(options, str(param.name)) for param in params},
+        options={param.opts[0]: getattr(options, str(param.name)) for param in options.params},
         fixed_threads=options.threads is not None, started=started, on_note=console.note, processes=processes,
     )  # fmt: skip
     _note_stopped_run(target, options.dry_run, processes.count)
@@ -438,7 +437,7 @@ def _report(options: _Options, result: "Result", run: "PlannedRun", inputs: "Inp
 def _command_without_budget(options: _Options) -> str:
     """The command as it was typed, without its budget and with --force, to be completed by a new budget."""
     words = ["llm", "train", *options.corpus]
-    for param in options.invocation.command.params:
+    for param in options.params:
         name = str(param.name)
         if name in OMITTED or not options.typed(name):
             continue
