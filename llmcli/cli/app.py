@@ -134,7 +134,7 @@ app = typer.Typer(
 
 @cache
 def subcommand(name: str) -> "Command":
-    """The subcommand in the module of `cli/commands/` with its name; "_" follows a name that Python has too."""
+    """Load a subcommand from its module in `cli/commands/`; names that Python has too end in "_" there."""
     module = importlib.import_module(f"llmcli.cli.commands.{name}{'_' if keyword.iskeyword(name) else ''}")
     function = vars(module).get(name) or vars(module)[f"{name}_"]
     app_of_one = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -264,7 +264,7 @@ class _BestEffortStream(io.FileIO):
 
 
 def report(error: BaseException) -> int:
-    """Print an error as one line; returns the exit code. Raises an error that is none of the user's again."""
+    """Print an error as one line and return the exit code. An error in this program is raised again."""
     if isinstance(error, KeyboardInterrupt):
         console.note("interrupted")
         return INTERRUPTED

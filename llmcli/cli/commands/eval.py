@@ -159,7 +159,7 @@ def _variants(options: _Options, models: "Models") -> list[_Variant]:
 
 
 def _evaluate_text(options: _Options, models: "Models", text: "Corpus", past: "Corpus | None") -> None:
-    """Measure what the models were not trained on, unless that is nothing, or with --whole all, and print."""
+    """Measure and print the part that no model was trained on; all of it with --whole, or if there is no such part."""
     import numpy as np
 
     from llmcli.data.text.corpus import Corpus

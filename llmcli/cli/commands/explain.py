@@ -144,7 +144,7 @@ def _explain_answer(options: _Options, path: Path, text: str) -> None:
 
 
 def _print_notes(explanation: "Explanation", config: "ModelConfig") -> None:
-    """Say where the explanation does not cover the prompt as it was typed."""
+    """Note which parts of the prompt the explanation leaves out or tokenizes differently."""
     if explanation.truncated:
         console.note(
             f"the prompt exceeds the context length of {config.max_position_embeddings:,} tokens; its first "

@@ -256,7 +256,7 @@ def _launch(count: int, device: str) -> int:
 
 
 def _request(options: _Options, processes: Processes) -> "Request":
-    """What the options fix of the plan. Raises LLMError."""
+    """The settings that the options fix; the planner chooses the others. Raises LLMError."""
     from llmcli.training.planning.plan import Request
 
     names = {field.name for field in fields(Request)} - {"device", "dtype"}  # `plan_run` chooses these
