@@ -77,7 +77,6 @@ def choice(
 
 
 def max_tokens_option(default: int) -> Any:
-    """Declare --max-tokens."""
     names = "-n --max-tokens --max-new-tokens --n-predict"
     return option("N", "Maximum number of tokens to generate.", default, names=names)
 
