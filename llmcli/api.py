@@ -5,7 +5,6 @@ Nothing here prints. Invalid values, files and models raise `llmcli.LLMError`; a
 
 from __future__ import annotations
 
-import difflib
 import operator
 import os
 import re
@@ -14,14 +13,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from llmcli.config import ANSWER_TOKENS, DEFAULT_MODEL, DEVICES, DTYPES, QUANTIZATIONS, SamplingConfig
 from llmcli.errors import LLMError, brief, missing_package, require_torch, usage
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from llmcli.analysis.explain import Explanation
     from llmcli.data.conversations.messages import Message
     from llmcli.data.conversations.record_kinds import Reading
@@ -31,23 +32,44 @@ if TYPE_CHECKING:
     from llmcli.formats.ensemble_file import Ensemble
     from llmcli.generation.chat import Assistant
     from llmcli.generation.generator import Piece
-    from llmcli.generation.next_words import NextWords
     from llmcli.models.runtime import Runtime
     from llmcli.training.loop.events import Evaluation, Restarted, Sample, Step, TeacherTrained
     from llmcli.training.planning.plan import Request
     from llmcli.training.session import Result
 
 
-# the fields of `Request` that are options of `train`
-PLAN_OPTIONS = (
-    "layers", "width", "heads", "kv_heads", "context", "tie", "vocab_size", "batch_tokens", "dropout", "lr",
-    "optimizer", "experts", "active", "lora", "kl_weight", "seed",
-)  # fmt: skip
-# other names of arguments: options of the command line, and what other programs call them
-OTHER_NAMES = {
-    "time": "seconds", "max_steps": "steps", "num_train_epochs": "epochs", "from": "base", "force": "overwrite",
-    "learning_rate": "lr", "lr_scale": "lr", "hidden_size": "width", "max_new_tokens": "max_tokens", "n": "max_tokens",
-}  # fmt: skip
+class SamplingOptions(TypedDict, total=False):
+    """The fields of `SamplingConfig`."""
+
+    max_tokens: int
+    temperature: float  # 0: always the most likely token
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int | None  # None: random, so each call gives another text
+    stop: str | Sequence[str]
+
+
+class TrainOptions(TypedDict, total=False):
+    """Fields of `Request`, whose values are chosen for the text, the time budget and this machine if not given."""
+
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    context: int
+    tie: bool
+    vocab_size: int
+    batch_tokens: int
+    dropout: float
+    lr: float  # multiplier of the recipe's learning rates
+    optimizer: str
+    experts: int
+    active: int
+    lora: int
+    kl_weight: float
+    seed: int
 
 
 class Model:
@@ -59,18 +81,13 @@ class Model:
 
     def __init__(self, source: Checkpoint | Ensemble, runtime: Runtime, tokenizer: Tokenizer) -> None:
         self._source = source
-        self._runtime = runtime
+        self.runtime = runtime
         self._assistants: list[Assistant] = []  # that of the last chat, which may go on, unless it is answering
         self.tokenizer = tokenizer
 
     def __repr__(self) -> str:
         name = f" {self.path}" if self.path else ""
         return f"<llmcli.Model{name}: {self.parameters:,} parameters, context {self.context}>"
-
-    @property
-    def runtime(self) -> Runtime:
-        """What computes the model."""
-        return self._runtime
 
     @property
     def path(self) -> Path | None:
@@ -86,7 +103,7 @@ class Model:
     @property
     def context(self) -> int:
         """Context length: the number of tokens the model sees at once."""
-        return self._runtime.context
+        return self.runtime.context
 
     @property
     def record(self) -> dict[str, Any]:
@@ -99,50 +116,50 @@ class Model:
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """The text of token ids; incomplete UTF-8 becomes U+FFFD."""
-        return self.tokenizer.decode(_token_ids(ids))
+        return self.tokenizer.decode([operator.index(token) for token in ids])
 
-    def generate(self, prompt: str, **options: Any) -> str:
+    def generate(self, prompt: str, *, literal: bool = False, **options: Unpack[SamplingOptions]) -> str:
         """Continue a prompt; returns the new text only.
 
-        Options are those of `SamplingConfig`: max_tokens=200, temperature=0.8 (0: always the most likely token),
-        top_k=0, top_p=1.0, min_p=0.05, repetition_penalty=1.0, seed=None (random, so each call gives another text),
-        stop=(). With literal=True the prompt is tokenized in one way only; see `llm generate --help`. Raises LLMError
-        for an empty prompt or an invalid value, and TypeError for an unknown option.
+        The defaults are those of `SamplingConfig`, but the seed is random. With literal=True the prompt is tokenized in
+        one way only; see `llm generate --help`. Raises LLMError for an empty prompt or an invalid value.
         """
-        return "".join(self.stream(prompt, **options))
+        return "".join(self.stream(prompt, literal=literal, **options))
 
-    def stream(self, prompt: str, **options: Any) -> Iterator[str]:
+    def stream(self, prompt: str, *, literal: bool = False, **options: Unpack[SamplingOptions]) -> Iterator[str]:
         """Like `generate`, piece by piece as the model generates. A piece never ends inside a character."""
-        return (piece.text for piece in self.pieces(prompt, **options))
+        return (piece.text for piece in self.pieces(prompt, literal=literal, **options))
 
-    def pieces(self, prompt: str, *, literal: bool = False, **options: Any) -> Iterator[Piece]:
+    def pieces(self, prompt: str, *, literal: bool = False, **options: Unpack[SamplingOptions]) -> Iterator[Piece]:
         """Like `stream`, with token id, natural log probability and finish reason of each piece."""
         from llmcli.generation.generator import generate
 
         prompt, literal, sampling = _text(prompt, "prompt"), _flag(literal, "literal"), _sampling(options)
-        return generate(self._runtime.fork(), self.tokenizer, prompt, sampling, literal=literal)
+        return generate(self.runtime.fork(), self.tokenizer, prompt, sampling, literal=literal)
 
-    def chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> str:
+    def chat(self, messages: Sequence[Mapping[str, str]], **options: Unpack[SamplingOptions]) -> str:
         """The answer to a conversation: messages {"role": ..., "content": ...} of "system", "user" and "assistant", the
-        last of them the user's.
+        last of them the user's. max_tokens is 1000 by default.
 
-        Options are those of `generate`, with max_tokens=1000. A conversation that goes on is answered faster, since the
-        model keeps what it has read. If it does not fit the context, the oldest turns are left out. Raises LLMError for
-        a model without a chat template, messages that it does not accept or an invalid value, and TypeError for an
-        unknown option.
+        A conversation that goes on is answered faster, since the model keeps what it has read. If it does not fit the
+        context, the oldest turns are left out. Raises LLMError for a model without a chat template, messages that it
+        does not accept or an invalid value.
 
             model.chat([{"role": "user", "content": "What is the capital of France?"}])
         """
         return "".join(self.stream_chat(messages, **options))
 
-    def stream_chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> Iterator[str]:
+    def stream_chat(self, messages: Sequence[Mapping[str, str]], **options: Unpack[SamplingOptions]) -> Iterator[str]:
         """Like `chat`, piece by piece as the model generates. A piece never ends inside a character."""
         from llmcli.generation.chat import messages_from, open_assistant
 
         if not self._assistants:
-            self._assistants = [open_assistant(self._source, self._runtime.fork(), self.tokenizer)]
-        sampling = _sampling({"max_tokens": ANSWER_TOKENS} | options)
-        return self._answer(messages_from(_messages(messages)), sampling)
+            self._assistants = [open_assistant(self._source, self.runtime.fork(), self.tokenizer)]
+        options.setdefault("max_tokens", ANSWER_TOKENS)
+        read = messages_from(messages)
+        for message in read:
+            _text(message.content, "content")
+        return self._answer(read, _sampling(options))
 
     def _answer(self, messages: list[Message], sampling: SamplingConfig) -> Iterator[str]:
         """Generate with the assistant of the last chat, or with another while that one is answering."""
@@ -152,7 +169,7 @@ class Model:
         try:
             assistant = self._assistants.pop()
         except IndexError:
-            assistant = open_assistant(self._source, self._runtime.fork(), self.tokenizer)
+            assistant = open_assistant(self._source, self.runtime.fork(), self.tokenizer)
         try:
             for event in assistant.answer(messages, sampling):
                 if isinstance(event, Piece):
@@ -162,24 +179,20 @@ class Model:
 
     def next_words(self, prompt: str, count: int = 10) -> list[tuple[str, float]]:
         """The `count` most likely next words, each with its probability, the most likely first."""
-        count = _count(count, "count")
-        return [(word.text, word.probability) for word in self.search_next_words(prompt).words[:count]]
-
-    def search_next_words(self, prompt: str) -> NextWords:
-        """All next words that the search found, with the probability that it left unexplored."""
         from llmcli.generation.next_words import max_evaluations, next_words
 
-        return next_words(
-            self._runtime.fork(), self.tokenizer, _text(prompt, "prompt"), max_evaluations(self.parameters)
-        )
+        if count < 1:
+            raise usage(f"count must be at least 1, found {count}")
+        runtime, most = self.runtime.fork(), max_evaluations(self.parameters)
+        words = next_words(runtime, self.tokenizer, _text(prompt, "prompt"), most).words[:count]
+        return [(word.text, word.probability) for word in words]
 
     def score(self, text: str) -> Score:
         """How well the model predicts a text: `.network_bits_per_byte` of the network alone, `.adapting_bits_per_byte`
-        with its n-gram cache (None without one), `.bits_per_byte` as the model runs, that is, the second of them that
-        there is; `.perplexity`, `.accuracy`, `.tokens`.
+        with its n-gram cache (None without one), `.bits_per_byte` as the model runs, with the cache if it has one;
+        `.perplexity`, `.accuracy`, `.tokens`.
 
-        Raises LLMError for an empty text, and when the tokenizer changes the text, because bits per byte would then be
-        wrong.
+        Raises LLMError for an empty text, and when the tokenizer changes the text: bits per byte would then be wrong.
         """
         from llmcli.evaluation.evaluator import evaluation_context, score_text, trained_context
 
@@ -197,7 +210,7 @@ class Model:
         from llmcli.models.ngram_runtime import network_of
         from llmcli.models.numpy_runtime import NumpyRuntime
 
-        runtime = self._runtime.fork()
+        runtime = self.runtime.fork()
         network = network_of(runtime)
         if not isinstance(network, NumpyRuntime):
             raise LLMError(
@@ -220,13 +233,12 @@ def load(
 
     `device` is "cpu" (numpy), or "cuda", "mps" or "auto" (torch). `quantize` is None, "int8" or "int4". `cache` is
     whether a model uses its n-gram cache of the text so far, if it has one. `on_note` receives notes for the user, such
-    as that of a missing backend. Raises LLMError when the file is missing or damaged, or holds a model that does not
-    run here.
+    as one about a missing backend. Raises LLMError for a file that is missing or damaged, or does not run here.
     """
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.models.open_runtime import open_runtime
 
-    _device(device)
+    _check_device(device)
     if quantize not in (None, *QUANTIZATIONS):
         raise usage(f"quantize must be None, {' or '.join(QUANTIZATIONS)}, found {brief(quantize)}")
     if quantize is not None and device != "cpu":
@@ -234,7 +246,7 @@ def load(
     with _named_as_arguments():
         source = load_any(_path(model, "model"))
         try:
-            runtime = open_runtime(source, device, quantize, _function(on_note), cache=_flag(cache, "cache"))
+            runtime = open_runtime(source, device, quantize, on_note, cache=_flag(cache, "cache"))
         except ImportError as error:
             raise missing_package(error) or error from error
         return Model(source, runtime, open_tokenizer(source))
@@ -260,68 +272,55 @@ def train(
     threads: int | None = None,
     overwrite: bool = False,
     on_note: Callable[[str], None] = lambda note: None,
-    **options: Any,
+    **options: Unpack[TrainOptions],
 ) -> Iterator[Step | Evaluation | Sample | TeacherTrained | Restarted | Result]:
     """Train a model on text or conversations and save it. Yields events; the last is the `Result`, after the file is
     written.
 
-    Settings that are not given are chosen for the text, the time budget (default: 300 seconds) and this machine.
     `corpus` is one or more files, directories or glob patterns; files of conversations are recognized, `speakers` names
     who asks and who answers in text with turns. `column` is the one with the text in tables, JSON and Parquet, or two,
-    "question,answer"; `pairs` reads tables of two columns as prompts and answers, `plain` everything as text.
-    `val` is a validation file or the fraction to hold out.
-    `base` is a model to fine-tune, `like` one whose tokenizer to use. `options` are other fields of `Request`: layers,
-    width, heads, kv_heads, context, tie, vocab_size, batch_tokens, dropout, lr (a factor), optimizer, experts, active,
-    lora, kl_weight, seed. A file at `output` is replaced only with `overwrite`. A run that was stopped is resumed by
-    the same call. Closing the iterator before its end discards the run. Raises LLMError.
+    "question,answer"; `pairs` reads tables of two columns as prompts and answers, `plain` everything as text. `val` is
+    a validation file or the fraction to hold out, `base` a model to fine-tune, `like` one whose tokenizer to use. A
+    file at `output` is replaced only with `overwrite`. The same call resumes a run that was stopped. Closing the
+    iterator before its end discards the run. Raises LLMError.
     """
     from llmcli.config import cpu_cores
     from llmcli.data.conversations.record_kinds import Reading
     from llmcli.training.planning.plan import Request
 
     require_torch()
-    if unknown := options.keys() - set(PLAN_OPTIONS):
-        raise _unknown_option(min(unknown), (*PLAN_OPTIONS, *(train.__kwdefaults__ or ())))
-    files = _paths(corpus)
-    base_path, like_path = (
-        None if path is None else _path(path, name) for name, path in (("base", base), ("like", like))
-    )
-    for name, value in (("tokenizer", tokenizer), ("column", "" if column is None else column), ("dtype", dtype)):
+    _check_names(options, [*(train.__kwdefaults__ or ()), *TrainOptions.__annotations__])
+    for name, value in (("tokenizer", tokenizer), ("column", column or "")):
         if not isinstance(value, str):
             raise TypeError(f"{name} must be a str, found {brief(value)}")
-    _device(device)
+    _check_device(device)
     if dtype not in (*DTYPES, "auto"):
         raise usage(f"dtype must be auto or one of {', '.join(DTYPES)}, found {brief(dtype)}")
     if speakers is not None and not (isinstance(speakers, tuple | list) and [*map(type, speakers)] == [str, str]):
         raise TypeError(f'speakers must be two names, as in ("User", "Assistant"), found {brief(speakers)}')
-    if val is not None and not isinstance(val, str | Path | Real):
-        raise TypeError(f"val must be the name of a file or a fraction, found {brief(val)}")
+    if val is not None and not isinstance(val, str | Real):
+        val = str(_path(val, "val"))
     with _named_as_arguments():
-        threads_here = cpu_cores() if threads is None else _count(threads, "threads")
         return _train(
-            files,
+            _paths(corpus),
             _path(output, "output"),
-            Request(seconds=seconds, steps=steps, epochs=epochs, threads=threads_here, **options),
+            Request(
+                seconds=seconds, steps=steps, epochs=epochs, device=device, dtype=dtype,
+                threads=cpu_cores() if threads is None else threads, **options,
+            ),
             Reading.of_options(speakers, _flag(pairs, "pairs"), column, _flag(plain, "plain")),
-            val,
-            base_path,
-            like_path,
-            tokenizer,
-            device,
-            dtype,
-            fixed_threads=threads is not None,
-            overwrite=_flag(overwrite, "overwrite"),
-            on_note=_function(on_note),
-        )
+            val, None if base is None else _path(base, "base"), None if like is None else _path(like, "like"),
+            tokenizer, fixed_threads=threads is not None, overwrite=_flag(overwrite, "overwrite"), on_note=on_note,
+        )  # fmt: skip
 
 
 def _train(
     files: list[Path], output: Path, request: Request, reading: Reading, val: str | float | None,
-    base: Path | None, like: Path | None, tokenizer: str, device: str, dtype: str, *, fixed_threads: bool,
-    overwrite: bool, on_note: Callable[[str], None],
+    base: Path | None, like: Path | None, tokenizer: str, *, fixed_threads: bool, overwrite: bool,
+    on_note: Callable[[str], None],
 ) -> Iterator[Step | Evaluation | Sample | TeacherTrained | Restarted | Result]:  # fmt: skip
     """`train`, with arguments that were checked."""
-    from llmcli.training import session
+    from llmcli.training.data.inputs import load_inputs
     from llmcli.training.files.output import claim_output
 
     started = time.monotonic()
@@ -332,26 +331,22 @@ def _train(
             on_note=on_note, on_warning=on_note,
         ) as place,
     ):  # fmt: skip
-        inputs = session.load_inputs(
+        inputs = load_inputs(
             [str(file) for file in files], val, base, like, tokenizer, place.path, reading=reading,
             seconds=request.budget, on_note=on_note,
         )  # fmt: skip
-        identity = _as_options(request) | {"--time": request.seconds, "--device": device, "--dtype": dtype}
-        identity |= {"--speakers": reading.speakers and ",".join(reading.speakers)}
+        from llmcli.training import session  # imports torch: errors in the text come before
+
+        options = {f"--{field.name.replace('_', '-')}": getattr(request, field.name) for field in fields(request)}
+        options |= {"--time": request.seconds, "--lora": request.lora or None, "--adapter-only": False}
+        options |= {"--speakers": reading.speakers and ",".join(reading.speakers)}
         plan = session.plan_run(
-            request, inputs, place, device, dtype, options=identity, fixed_threads=fixed_threads, started=started,
-            on_note=on_note,
-        )  # fmt: skip
+            request, inputs, place, options=options, fixed_threads=fixed_threads, started=started, on_note=on_note
+        )
         for note in inputs.notes:
             on_note(note)
-        session.check_space(place, plan.prepared)
-        yield from session.run(plan, inputs, place, started=started, on_note=on_note)
-
-
-def _as_options(request: Request) -> dict[str, object]:
-    """The fields of a request by the names of the options that set them, as on the command line."""
-    options = {f"--{field.name.replace('_', '-')}": getattr(request, field.name) for field in fields(request)}
-    return options | {"--lora": request.lora or None, "--adapter-only": False}
+        plan.check_space()
+        yield from session.run(plan)
 
 
 # ---- arguments: what no type checker has seen ends in one sentence, not inside the package
@@ -362,39 +357,9 @@ def _text(value: object, name: str) -> str:
     from llmcli.data.tokenizers.tokenizer import check_unicode
 
     if not isinstance(value, str):
-        hints: dict[type, str] = {bytes: "; decode it first", list: "; pass one text at a time"}
-        raise TypeError(f"{name} must be a str, found {brief(value)}{hints.get(type(value), '')}")
+        raise TypeError(f"{name} must be a str, found {brief(value)}")
     check_unicode(value)
     return value
-
-
-def _messages(value: object) -> Iterable[Mapping[str, Any]]:
-    """Messages, whose texts are Unicode. Raises TypeError for what is no list, LLMError as `_text`."""
-    if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping):
-        example = '[{"role": "user", "content": "Hello"}]'
-        raise TypeError(f"messages must be a list of messages, as {example}, found {brief(value)}")
-    messages = list(value)
-    for message in messages:
-        if isinstance(message, Mapping) and isinstance(message.get("content"), str):
-            _text(message["content"], "content")
-    return messages
-
-
-def _token_ids(ids: Iterable[Any]) -> list[int]:
-    try:
-        if not isinstance(ids, bytes):  # a sequence of integers, too, but of other ones
-            return [operator.index(token) for token in ids]
-    except TypeError:
-        pass
-    raise TypeError(f"ids must be a sequence of integers, found {brief(ids)}")
-
-
-def _count(value: object, name: str) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int, found {brief(value)}")
-    if value < 1:
-        raise usage(f"{name} must be at least 1, found {value}")
-    return int(value)
 
 
 def _flag(value: object, name: str) -> bool:
@@ -404,17 +369,23 @@ def _flag(value: object, name: str) -> bool:
     return bool(value)
 
 
-def _function(on_note: object) -> Callable[[str], None]:
-    if not callable(on_note):
-        raise TypeError(f"on_note must be a function of one text, found {brief(on_note)}")
-    return on_note
-
-
-def _device(value: object) -> None:
-    if not isinstance(value, str):
-        raise TypeError(f"device must be a str, found {brief(value)}")
+def _check_device(value: object) -> None:
     if value not in (*DEVICES, "auto"):
         raise usage(f"device must be {', '.join(DEVICES)} or auto, found {brief(value)}")
+
+
+def _check_names(options: Mapping[str, object], known: Sequence[str]) -> None:
+    if unknown := options.keys() - known:
+        raise TypeError(f"unknown option {min(unknown)!r}; the options are {', '.join(known)}")
+
+
+def _paths(corpus: object) -> list[Path]:
+    names = [corpus] if isinstance(corpus, str | os.PathLike) else corpus
+    if not isinstance(names, Iterable) or isinstance(names, bytes | Mapping) or hasattr(names, "read"):
+        raise TypeError(f"corpus must be the name of a file, or a list of them, found {brief(names)}")
+    if not (files := [_path(name, "corpus") for name in names]):
+        raise usage("corpus is an empty list; give the name of a file, or a list of them")
+    return files
 
 
 def _path(value: object, name: str) -> Path:
@@ -423,8 +394,6 @@ def _path(value: object, name: str) -> Path:
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{name} must be a str or a Path, found {brief(value)}")
     path = os.fspath(value)
-    if not isinstance(path, str):
-        raise TypeError(f"{name} must be a str or a Path, found one of bytes, {brief(path)}")
     if not path:
         raise usage(f"{name} is empty; give the name of a file")
     try:
@@ -441,29 +410,9 @@ def _path(value: object, name: str) -> Path:
     return Path(path)
 
 
-def _paths(corpus: object) -> list[Path]:
-    if isinstance(corpus, str | os.PathLike):
-        return [_path(corpus, "corpus")]
-    if not isinstance(corpus, Iterable) or isinstance(corpus, bytes | Mapping) or hasattr(corpus, "read"):
-        raise TypeError(f"corpus must be the name of a file, or a list of them, found {brief(corpus)}")
-    files = [_path(value, "corpus") for value in corpus]
-    if not files:
-        raise usage("corpus is an empty list; give the name of a file, or a list of them")
-    return files
-
-
-def _unknown_option(option: str, known: Iterable[str]) -> TypeError:
-    names = sorted(known)
-    similar = [
-        name for name in (OTHER_NAMES.get(option), *difflib.get_close_matches(option, names, 1)) if name in names
-    ]
-    hint = f"did you mean {similar[0]}? " if similar else ""
-    return TypeError(f"unknown option {option!r}; {hint}the options are {', '.join(names)}")
-
-
 # options of the command line in an error, which are arguments here; commands, which end with their clause, stay
-_COMMAND = re.compile(r"(\bllm [a-z]+\b[^;]*)")
-_OPTION = re.compile(r"(?<![\w-])(?:--([a-z]+(?:-[a-z]+)*)|-(o))\b")
+_ARGUMENTS = {"time": "seconds", "from": "base", "force": "overwrite=True", "lr_scale": "lr"}  # with other names
+_OPTION = re.compile(r"\bllm [a-z]+\b[^;]*|(?<![\w-])(?:--([a-z]+(?:-[a-z]+)*)|-(o))\b")
 
 
 @contextmanager
@@ -471,26 +420,22 @@ def _named_as_arguments() -> Iterator[None]:
     """Errors of the code below name options as the command line has them; here, they are arguments."""
 
     def argument(option: re.Match[str]) -> str:
+        if option[0].startswith("llm"):
+            return option[0]
         name = (option[1] or "output").replace("-", "_")
-        return "overwrite=True" if name == "force" else OTHER_NAMES.get(name, name)
+        return _ARGUMENTS.get(name, name)
 
     try:
         yield
     except LLMError as error:
-        clauses = _COMMAND.split(str(error))
-        clauses[::2] = [_OPTION.sub(argument, clause) for clause in clauses[::2]]
-        error.args = ("".join(clauses),)
+        error.args = (_OPTION.sub(argument, str(error)),)
         raise
 
 
-def _sampling(options: dict[str, Any]) -> SamplingConfig:
-    known = {field.name for field in fields(SamplingConfig)}
-    if unknown := options.keys() - known:
-        raise _unknown_option(min(unknown), known)
-    if options.get("seed") is None:
-        options = options | {"seed": secrets.randbelow(1 << 32)}
-    stop = options.get("stop")
-    if stop is None or isinstance(stop, list | str):
-        stop = (stop,) if isinstance(stop, str) else tuple(stop or ())
+def _sampling(options: SamplingOptions) -> SamplingConfig:
+    _check_names(options, [field.name for field in fields(SamplingConfig)])
+    seed, stop = options.get("seed"), options.get("stop", ())
+    stops = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, list) else stop
+    values: dict[str, Any] = {**options, "seed": secrets.randbelow(1 << 32) if seed is None else seed, "stop": stops}
     with _named_as_arguments():
-        return SamplingConfig(**options | {"stop": stop})
+        return SamplingConfig(**values)

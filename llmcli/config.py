@@ -31,12 +31,10 @@ ARCHITECTURES = {  # model_type -> class in transformers; one graph runs all of 
 EXPERT_NAMES = {  # model_type -> tensors of a layer with experts: (router; gate, up and down of an expert)
     "qwen3_moe": ("mlp.gate", "mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj", "mlp.experts.{}.down_proj"),
     "mixtral": (
-        "block_sparse_moe.gate",
-        "block_sparse_moe.experts.{}.w1",
-        "block_sparse_moe.experts.{}.w3",
+        "block_sparse_moe.gate", "block_sparse_moe.experts.{}.w1", "block_sparse_moe.experts.{}.w3",
         "block_sparse_moe.experts.{}.w2",
     ),
-}
+}  # fmt: skip
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # the tensors that have a row for each token
 FINAL_NORM = "model.norm.weight"
 ROPE_TYPES = ("linear", "llama3")
@@ -61,6 +59,12 @@ MAX_VOCAB_SIZE = 1_000_000  # four times the largest published vocabulary
 MIN_DEFAULT_VOCAB_SIZE, MAX_DEFAULT_VOCAB_SIZE = 512, 8192  # chosen without --vocab-size
 
 
+def require(valid: bool, name: str, wanted: str, found: object) -> None:
+    """Raise LLMError unless a value is valid."""
+    if not valid:
+        raise usage(f"{name} must be {wanted}, found {brief(found)}")
+
+
 def _is_usable(value: object) -> bool:
     """Whether a value is a positive number that float32 can hold and divide by."""
     return isinstance(value, int | float) and type(value) in (int, float) and 1e-30 <= value <= 1e30
@@ -71,8 +75,8 @@ class RopeScaling:
     """Scaling of rotary positions beyond the context length of pretraining, in Hugging Face's key names.
 
     "linear": all frequencies are divided by `factor` (arXiv:2306.15595). "llama3" (Llama 3.1): low frequencies are
-    divided by `factor`, high ones stay, and those between are interpolated. `low_freq_factor` and `high_freq_factor`
-    are the bounds, in full rotations over the original context length.
+    divided by `factor`, high ones stay, and between the bounds, in full rotations over the original context length,
+    they are interpolated.
     """
 
     rope_type: str
@@ -83,9 +87,8 @@ class RopeScaling:
 
     def __post_init__(self) -> None:
         if self.rope_type not in ROPE_TYPES:
-            raise usage(
-                f"rope_scaling of type {brief(self.rope_type)} is not supported, only {' and '.join(ROPE_TYPES)}"
-            )
+            supported = " and ".join(ROPE_TYPES)
+            raise usage(f"rope_scaling of type {brief(self.rope_type)} is not supported, only {supported}")
         numbers = (self.factor, self.low_freq_factor, self.high_freq_factor, self.original_max_position_embeddings)
         if not all(map(_is_usable, numbers)):
             raise usage(f"rope_scaling must hold positive numbers from 1e-30 to 1e30, found {brief(numbers)}")
@@ -130,38 +133,24 @@ class ModelConfig:
         if self.model_type not in ARCHITECTURES:
             supported = ", ".join(ARCHITECTURES)
             raise usage(f"model_type {brief(self.model_type)} is not supported; supported are {supported}")
-        self._check_types()
-        self._check_heads()
-        self._check_experts()
-        self._check_tokens()
-
-    def _check_types(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            least = 0 if field.name in ("eos_token_id", "num_experts", "num_experts_per_tok") else 1
-            if field.type is int and (type(value) is not int or value < least):
-                raise usage(f"{field.name} must be an integer of at least {least}, found {brief(value)}")
-            if field.type is int and value > LARGEST_COUNT:
-                raise usage(f"{field.name} must be at most {LARGEST_COUNT:,}, found {brief(value)}")
-            if field.type is float and not _is_usable(value):
-                raise usage(f"{field.name} must be a positive number from 1e-30 to 1e30, found {brief(value)}")
-            if field.type is bool and type(value) is not bool:
-                raise usage(f"{field.name} must be true or false, found {brief(value)}")
-
-    def _check_heads(self) -> None:
+            name, value = field.name, getattr(self, field.name)
+            least = 0 if name in ("eos_token_id", "num_experts", "num_experts_per_tok") else 1
+            if field.type is int:
+                require(type(value) is int and value >= least, name, f"an integer of at least {least}", value)
+                require(value <= LARGEST_COUNT, name, f"at most {LARGEST_COUNT:,}", value)
+            elif field.type is float:
+                require(_is_usable(value), name, "a positive number from 1e-30 to 1e30", value)
+            elif field.type is bool:
+                require(type(value) is bool, name, "true or false", value)
         if self.num_attention_heads % self.num_key_value_heads:
             raise usage(f"{self.num_key_value_heads} key-value heads do not divide {self.num_attention_heads} heads")
-        if self.head_dim % 2:
-            raise usage(f"head_dim must be even for rotary embeddings, found {self.head_dim}")
-
-    def _check_experts(self) -> None:
+        require(self.head_dim % 2 == 0, "head_dim", "even for rotary embeddings", self.head_dim)
         experts, active = self.num_experts, self.num_experts_per_tok
         if (self.model_type in EXPERT_NAMES) != (experts > 0):
             raise usage(f"a model of type {self.model_type} cannot have {experts} experts")
-        if active > experts or (experts and not active):
-            raise usage(f"num_experts_per_tok must be between 1 and num_experts ({experts}), found {active}")
-
-    def _check_tokens(self) -> None:
+        valid = active <= experts and (active > 0 or not experts)
+        require(valid, "num_experts_per_tok", f"between 1 and num_experts ({experts})", active)
         tokens = [("eos_token_id", token) for token in (self.eos_token_id, *self.extra_eos_ids)]
         if self.bos_token_id is not None:
             tokens.append(("bos_token_id", self.bos_token_id))
@@ -170,13 +159,11 @@ class ModelConfig:
                 raise usage(f"{name} {brief(token)} is not below vocab_size {self.vocab_size}")
 
     @property
-    def qk_norm(self) -> bool:
-        """Whether queries and keys are normalized, by an RMSNorm per head."""
+    def qk_norm(self) -> bool:  # an RMSNorm per head
         return self.model_type in ("qwen3", "qwen3_moe")
 
     @property
     def qkv_bias(self) -> bool:
-        """Whether queries, keys and values have a bias."""
         return self.model_type == "qwen2"
 
     def rope_frequencies(self) -> list[float]:
@@ -184,25 +171,16 @@ class ModelConfig:
         plain = [self.rope_theta ** (-2 * i / self.head_dim) for i in range(self.head_dim // 2)]
         return [self.rope_scaling.scaled(frequency) for frequency in plain] if self.rope_scaling else plain
 
-    def tensor_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """All tensors of the model, in the order of the graph: Hugging Face's name -> shape. Computed once."""
-        return self._tensor_shapes
-
     @cached_property
     def _tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         d, ff = self.hidden_size, self.intermediate_size
         q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
         shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (self.vocab_size, d)}
         for i in range(self.num_hidden_layers):
-            layer = f"model.layers.{i}."
-            shapes |= {
-                layer + "input_layernorm.weight": (d,),
-                layer + "self_attn.q_proj.weight": (q, d),
-                layer + "self_attn.k_proj.weight": (kv, d),
-                layer + "self_attn.v_proj.weight": (kv, d),
-            }
+            layer, sizes = f"model.layers.{i}.", {"q": q, "k": kv, "v": kv}
+            shapes[layer + "input_layernorm.weight"] = (d,)
+            shapes |= {f"{layer}self_attn.{which}_proj.weight": (size, d) for which, size in sizes.items()}
             if self.qkv_bias:
-                sizes = {"q": q, "k": kv, "v": kv}
                 shapes |= {f"{layer}self_attn.{which}_proj.bias": (size,) for which, size in sizes.items()}
             if self.qk_norm:
                 shapes |= {f"{layer}self_attn.{which}_norm.weight": (self.head_dim,) for which in "qk"}
@@ -215,6 +193,10 @@ class ModelConfig:
         if not self.tie_word_embeddings:
             shapes[HEAD] = (self.vocab_size, d)
         return shapes
+
+    def tensor_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """All tensors of the model, in the order of the graph: Hugging Face's name -> shape. Computed once."""
+        return self._tensor_shapes
 
     def router_name(self, layer: int) -> str:
         """The router of a layer's experts, [experts, hidden_size]."""
@@ -235,7 +217,6 @@ class ModelConfig:
 
     @property
     def parameters(self) -> int:
-        """The number of parameters."""
         return sum(math.prod(shape) for shape in self.tensor_shapes().values())
 
     @property
@@ -279,7 +260,6 @@ class TrainConfig:
 
     @property
     def tokens_per_step(self) -> int:
-        """Training tokens of a step."""
         return self.batch_size * self.context
 
     @property
@@ -288,29 +268,21 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         convert_fields(self)
-        if self.steps < 1:
-            raise usage(f"--steps must be at least 1, found {self.steps}")
-        if self.seconds is not None and not 0 < self.seconds < math.inf:
-            raise usage(f"--time must be above 0 seconds, found {self.seconds}")
-        if not 0 <= self.dropout < 1:
-            raise usage(f"--dropout must be at least 0 and below 1, found {self.dropout}")
-        if not 0 < self.lr <= 1e12:
-            raise usage(f"--lr-scale must be above 0 and at most 1e12, found {self.lr}")
-        if not 0 <= self.teacher_share < 1:
-            raise usage(f"teacher_share must be at least 0 and below 1, found {self.teacher_share}")
-        if self.batch_size < 1 or self.context < 1 or not 1 <= self.threads <= 1024 or self.seed < 0:
-            raise usage("batch size, context and threads must be at least 1 (threads at most 1,024), seed at least 0")
-        if self.recipe not in RECIPES:
-            raise usage(f"recipe must be one of {', '.join(RECIPES)}, found {brief(self.recipe)}")
-        if (self.recipe == "lora") != (self.lora_rank > 0) or self.lora_rank < 0:
-            raise usage(f"--lora must be at least 1, found {self.lora_rank}")
+        require(self.steps >= 1, "--steps", "at least 1", self.steps)
+        require(self.seconds is None or 0 < self.seconds < math.inf, "--time", "above 0 seconds", self.seconds)
+        require(0 <= self.dropout < 1, "--dropout", "at least 0 and below 1", self.dropout)
+        require(0 < self.lr <= 1e12, "--lr-scale", "above 0 and at most 1e12", self.lr)
+        require(0 <= self.teacher_share < 1, "teacher_share", "at least 0 and below 1", self.teacher_share)
+        for name in ("batch_size", "context", "threads"):
+            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        require(self.threads <= 1024, "threads", "at most 1,024", self.threads)
+        for name in ("seed", "token_split", "weight_decay", "calibration_tokens", "eval_tokens"):
+            require(0 <= getattr(self, name) < math.inf, name, "at least 0", getattr(self, name))
+        require(self.recipe in RECIPES, "recipe", f"one of {', '.join(RECIPES)}", self.recipe)
+        lora = self.lora_rank >= 1 if self.recipe == "lora" else self.lora_rank == 0
+        require(lora, "--lora", "at least 1", self.lora_rank)
         if self.dtype not in DTYPES or self.device not in DEVICES:
             raise usage(f"training in {brief(self.dtype)} on {brief(self.device)} is not supported")
-        rates = {"token_split": self.token_split, "weight_decay": self.weight_decay}
-        counts = {"calibration_tokens": self.calibration_tokens, "eval_tokens": self.eval_tokens}
-        for name, value in (rates | counts).items():
-            if not 0 <= value < math.inf:
-                raise usage(f"{name} must be at least 0, found {value}")
 
 
 @dataclass(frozen=True)
@@ -328,22 +300,16 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         convert_fields(self)
-        if not isinstance(self.stop, tuple) or not all(isinstance(text, str) for text in self.stop):
-            raise usage(f"stop must be a tuple of strings, found {brief(self.stop)}")
-        if self.max_tokens < 0:
-            raise usage(f"--max-tokens must be at least 0, found {self.max_tokens}")
-        if not 0 <= self.temperature < math.inf:
-            raise usage(f"--temperature must be a number of at least 0, found {self.temperature}")
-        if self.top_k < 0:
-            raise usage(f"--top-k must be at least 0 (0: no limit), found {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise usage(f"--top-p must be above 0 and at most 1, found {self.top_p}")
-        if not 0 <= self.min_p <= 1:
-            raise usage(f"--min-p must be between 0 and 1, found {self.min_p}")
-        if not 1e-6 <= self.repetition_penalty <= 1e6:
-            raise usage(f"--repetition-penalty must be between 1e-6 and 1e6 (1: none), found {self.repetition_penalty}")
-        if self.seed < 0:
-            raise usage(f"--seed must be at least 0, found {self.seed}")
+        strings = isinstance(self.stop, tuple) and all(isinstance(text, str) for text in self.stop)
+        require(strings, "stop", "a tuple of strings", self.stop)
+        require(self.max_tokens >= 0, "--max-tokens", "at least 0", self.max_tokens)
+        require(0 <= self.temperature < math.inf, "--temperature", "a number of at least 0", self.temperature)
+        require(self.top_k >= 0, "--top-k", "at least 0 (0: no limit)", self.top_k)
+        require(0 < self.top_p <= 1, "--top-p", "above 0 and at most 1", self.top_p)
+        require(0 <= self.min_p <= 1, "--min-p", "between 0 and 1", self.min_p)
+        penalty = self.repetition_penalty
+        require(1e-6 <= penalty <= 1e6, "--repetition-penalty", "between 1e-6 and 1e6 (1: none)", penalty)
+        require(self.seed >= 0, "--seed", "at least 0", self.seed)
         if "" in self.stop:
             raise usage("--stop must not be empty")
 

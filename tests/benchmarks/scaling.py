@@ -16,6 +16,7 @@ from llmcli.config import ModelConfig, TrainConfig
 from llmcli.errors import LLMError
 from llmcli.training.planning.cost_model import (
     HALF_PEAK_WIDTH,
+    CorpusSize,
     Machine,
     Memory,
     estimated_speed,
@@ -26,6 +27,7 @@ from llmcli.training.planning.cost_model import (
 from llmcli.training.planning.model_shapes import model_config
 from llmcli.training.planning.plan import Plan, Request
 from llmcli.training.planning.planner import make_plan
+from llmcli.training.planning.task import Task
 from tests.benchmarks.collectives import Link
 from tests.benchmarks.step_model import Step, bytes_sent, same_link, step
 
@@ -126,9 +128,9 @@ def plan_of(target: Target, gpus: int, memory: float) -> Plan | None:
         dtype="bfloat16", processes=gpus,
     )  # fmt: skip
     try:
+        text = CorpusSize(target.tokens, int(BYTES_PER_TOKEN * target.tokens))
         return make_plan(
-            request, train_tokens=target.tokens, train_bytes=int(BYTES_PER_TOKEN * target.tokens),
-            vocab_size=model.vocab_size, eos_id=0, machine=Machine(estimated_speed, Memory(memory, math.inf)),
+            Task(request, text, model.vocab_size, 0), Machine(estimated_speed, Memory(memory, math.inf))
         )  # fmt: skip
     except LLMError:
         return None

@@ -13,6 +13,7 @@ later counts). "nothing reserved" is a run without validation slice, which train
 import argparse
 import math
 import statistics
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -115,7 +116,10 @@ def main() -> None:
         request = Request(**{name: getattr(options, name) for name in names}, seed=seed, threads=1)
         output = dry_run_output(OUTPUT)
         inputs = load_inputs(options.corpus, options.val, options.base, None, "bpe", output.path)
-        prepared = plan_run(request, inputs, output, "cpu", options.dtype, options={}, fixed_threads=True).prepared
+        prepared = plan_run(
+            replace(request, dtype=options.dtype), inputs, output, options={}, fixed_threads=True,
+            started=time.monotonic(),
+        ).prepared  # fmt: skip
         rows.append(measure(prepared, inputs, options.validation))
         print(f"| {seed} | {' | '.join(rows[-1][0])} |", flush=True)
     medians = [statistics.median(row[1][i] for row in rows) for i in range(4)]

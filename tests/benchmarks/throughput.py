@@ -15,7 +15,7 @@ import time
 import torch
 
 from llmcli.config import ModelConfig, TrainConfig
-from llmcli.training.planning.batch_schedule import window_length
+from llmcli.training.data.run_data import window_length
 from llmcli.training.planning.cost_model import flops_per_token
 from llmcli.training.step.hardware import pick_dtype
 from llmcli.training.step.throughput import measure_throughput

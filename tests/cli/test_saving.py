@@ -180,7 +180,7 @@ def test_with_the_default_name_a_run_resumes_beside_a_model_of_another_one(llm: 
 def test_a_model_changed_during_the_resumed_run_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted()
     before = MODEL.read_bytes()
-    monkeypatch.setattr(session, "_memorization", lambda *_: flip_a_bit(MODEL) and None)
+    monkeypatch.setattr(session, "_measure", lambda *_: flip_a_bit(MODEL) and None)
     answer = train_here(HERE, steps=12)
     assert answer.exit_code == 0 and "is kept; saving the model as model-2.safetensors" in answer.stderr
     assert len(MODEL.read_bytes()) == len(before) and MODEL.read_bytes()[-9] == before[-9] ^ 1
@@ -396,7 +396,7 @@ def test_while_there_is_nothing_to_save_a_signal_has_its_usual_effect(
 
 
 BEFORE_THE_FIRST_STEP = {
-    "reading": "llmcli.data.sources.read_sources",
+    "reading": "llmcli.training.data.inputs.read_sources",
     "training a tokenizer": "llmcli.training.data.prepare.train_tokenizer",
     "tokenizing": "llmcli.training.data.prepare.tokenize",
     "planning": "llmcli.training.data.prepare.make_plan",

@@ -177,10 +177,10 @@ def test_adapters_of_a_model_of_another_shape_are_an_error(trained: tuple[Path, 
 def test_a_stopped_run_of_adapters_resumes_to_the_same_bytes(tiny_model: Path, llm) -> None:
     from llmcli.data.text.corpus import read_corpus
     from llmcli.data.tokenizers.tokenizer import Tokenizer
-    from llmcli.training.data.prepare import prepare
     from llmcli.training.loop import trainer
     from llmcli.training.loop.events import Done, State
     from llmcli.training.planning.plan import Request
+    from tests.training.plans import prepare
 
     Path("c.txt").write_text(TEXT)
     base = checkpoint.load(tiny_model)

@@ -7,10 +7,11 @@ from llmcli.data.conversations.messages import Conversation, Message
 from llmcli.data.text.corpus import Corpus, read_corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.training.data.conversations import ConversationInputs
-from llmcli.training.data.prepare import Prepared, prepare
+from llmcli.training.data.prepare import Prepared
 from llmcli.training.loop import trainer
 from llmcli.training.loop.events import Done, Event
 from llmcli.training.planning.plan import Request
+from tests.training.plans import prepare
 
 NAMES, DRINKS = ("Anna", "Ben", "Cleo", "Dora", "Emil"), ("tea", "milk", "rice", "bread", "soup", "cake")
 FAVOURITES = {name: DRINKS[i] for i, name in enumerate(NAMES)}

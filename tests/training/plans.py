@@ -3,9 +3,16 @@
 from hypothesis import strategies as st
 
 from llmcli.config import ModelConfig
-from llmcli.training.planning.cost_model import Machine
+from llmcli.data.text.corpus import Corpus
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.training.data.conversations import ConversationInputs
+from llmcli.training.data.inputs import Inputs
+from llmcli.training.data.prepare import Prepared
+from llmcli.training.data.prepare import prepare as prepare_inputs
+from llmcli.training.planning.cost_model import CorpusSize, Machine
 from llmcli.training.planning.plan import Plan, PlanRow, Request
 from llmcli.training.planning.planner import make_plan
+from llmcli.training.planning.task import ConversationSize, Task
 
 BASE = ModelConfig(300, 64, 160, 2, 2, 2, 32, 64)
 
@@ -34,11 +41,27 @@ def plan(
     base: ModelConfig | None = None,
     machine: Machine | None = None,
     seconds_spent: float = 0.0,
+    conversations: ConversationSize | None = None,
 ) -> Plan:
-    return make_plan(
-        request or Request(), train_tokens=train_tokens, vocab_size=vocab_size, eos_id=0, base=base, machine=machine,
-        seconds_spent=seconds_spent,
-    )  # fmt: skip
+    text = CorpusSize(train_tokens, 3 * train_tokens)
+    return make_plan(Task(request or Request(), text, vocab_size, 0, base, conversations, seconds_spent), machine)
+
+
+def prepare(
+    request: Request,
+    corpus: Corpus,
+    *,
+    base: ModelConfig | None = None,
+    base_record: dict[str, object] | None = None,
+    characters: bool = False,
+    held_out: Corpus | float = 0.1,
+    conversations: ConversationInputs | None = None,
+    **options: object,
+) -> Prepared:
+    """`training.data.prepare.prepare` with what a test needs of a base model."""
+    model = Checkpoint(base or BASE, "", {}, base_record or {}) if base or base_record else None
+    inputs = Inputs(corpus, held_out, conversations, model, tokenizer="char" if characters else "bpe")
+    return prepare_inputs(request, inputs, **options)  # type: ignore[arg-type]
 
 
 def row(plan: Plan, name: str) -> PlanRow:

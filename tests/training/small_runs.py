@@ -12,12 +12,13 @@ import torch
 
 from llmcli.data.text.corpus import read_corpus
 from llmcli.models.torch.transformer import LanguageModel
-from llmcli.training.data.prepare import Prepared, prepare
+from llmcli.training.data.prepare import Prepared
 from llmcli.training.files import resume
 from llmcli.training.loop import trainer
 from llmcli.training.loop.events import Done, Event, State, Step
 from llmcli.training.planning.plan import Request
 from llmcli.training.step.compute import Compute
+from tests.training.plans import prepare
 
 LINES = "".join(f"{a} likes {b}.\n" for a in ("Anna", "Ben", "Cleo") for b in ("tea", "milk", "rice", "bread")) * 30
 

@@ -12,7 +12,7 @@ from llmcli.evaluation.answers import evaluate_answers
 from llmcli.evaluation.evaluator import Score
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.torch.transformer import LanguageModel
-from llmcli.training.data.validation_slice import reserve_conversations
+from llmcli.training.data.run_data import reserve_conversations
 from llmcli.training.loop.evaluation_schedule import EvaluationSchedule
 from llmcli.training.loop.events import Done, Evaluation, Sample, State
 from llmcli.training.step.compute import Compute, accumulate_gradients

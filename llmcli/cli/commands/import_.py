@@ -99,7 +99,7 @@ def _merge(base: "Checkpoint", source: str, adapter: Path) -> "Checkpoint":
 def _with_cache(model: "Checkpoint", text: "Corpus", name: str) -> "Checkpoint":
     """The model with an n-gram cache, fitted on a text; without one if that does not help there."""
     from llmcli.formats import loading, training_stages
-    from llmcli.training.data.import_cache import fit_cache
+    from llmcli.training.data.cache_fit import fit_cache
 
     weights = fit_cache(model, loading.open_tokenizer(model), text)
     record = {key: value for key, value in model.record.items() if key != "ngram_cache"}

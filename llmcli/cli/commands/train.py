@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from llmcli.training.data.prepare import Prepared
     from llmcli.training.files.output import Output
     from llmcli.training.planning.plan import Request
-    from llmcli.training.session import Inputs, PlannedRun, Result
+    from llmcli.training.session import PlannedRun, Result
 
 MODEL, TRAINING = "Model architecture", "Training"  # panels of the help
 MIN_LR_SCALE = 0.01  # a smaller factor is more likely meant as a learning rate
@@ -142,21 +142,23 @@ def train(options: _Options) -> None:
 
     Example: llm train corpus.txt --time 5m
     """
-    from llmcli.training import session
-
     require_torch()
     _check_options(options)
     how = options.reading()
     processes = Processes.of()
     if options.processes and options.processes > 1 and not processes.are_several:
         processes = Processes(count=options.processes, local_count=options.processes)
-        found = session.pick_device(options.device, processes)  # it would fail in each of them
+        from llmcli.training.session import pick_device
+
+        found = pick_device(options.device, processes)  # it would fail in each of them
         if not options.dry_run:
             raise typer.Exit(_launch(options.processes, found))
     if processes.rank:
         if not options.dry_run:
             end_on_stop_requests()  # until it is connected with rank 0, which may never come so far
-            _end_after(options, partial(session.follow, processes, options.device, forward_stop_requests))
+            from llmcli.training.session import follow
+
+            _end_after(options, partial(follow, processes, options.device, forward_stop_requests))
         return
     if options.processes and options.processes != processes.local_count:
         raise usage(
@@ -174,12 +176,12 @@ def train(options: _Options) -> None:
 def _plan_and_run(options: _Options, how: "Reading", processes: Processes) -> None:
     """Read the text, show the plan, train and save, in the process of rank 0."""
     from llmcli.cli.reports.training import show_plan
-    from llmcli.training import session
+    from llmcli.training.data.inputs import load_inputs
 
     started = processes.began or process_start.began()
     request = _request(options, processes)
     target = _claim_output(options, processes)
-    inputs = session.load_inputs(
+    inputs = load_inputs(
         options.corpus, options.val, options.from_, options.like, options.tokenizer, target.path,
         reading=how, seconds=request.budget, on_note=console.note,
     )  # fmt: skip
@@ -187,8 +189,10 @@ def _plan_and_run(options: _Options, how: "Reading", processes: Processes) -> No
     if options.threads and options.threads > cpu_cores():
         cores = units.count(cpu_cores(), "core")
         console.note(f"--threads {options.threads} is more than the {cores} here; extra threads slow training down")
+    from llmcli.training import session  # imports torch: errors in the text come before
+
     run = session.plan_run(
-        request, inputs, target, options.device, options.dtype,
+        request, inputs, target,
         options={param.opts[0]: getattr(options, str(param.name)) for param in options.params},
         fixed_threads=options.threads is not None, started=started, on_note=console.note, processes=processes,
     )  # fmt: skip
@@ -200,9 +204,9 @@ def _plan_and_run(options: _Options, how: "Reading", processes: Processes) -> No
         console.warn(run.prepared.plan.warning)
     if options.dry_run:
         return
-    session.check_space(target, run.prepared)
+    run.check_space()
     target.note_existing()
-    _run(options, run, inputs, target, processes, started)
+    _run(options, run)
 
 
 def _claim_output(options: _Options, processes: Processes) -> "Output":
@@ -259,7 +263,7 @@ def _request(options: _Options, processes: Processes) -> "Request":
     """The settings that the options fix; the planner chooses the others. Raises LLMError."""
     from llmcli.training.planning.plan import Request
 
-    names = {field.name for field in fields(Request)} - {"device", "dtype"}  # `plan_run` chooses these
+    names = {field.name for field in fields(Request)}
     given = {name: value for name, value in vars(options).items() if name in names and value is not None}
     given |= {
         "lr": _learning_rate_scale(options), "processes": processes.count,
@@ -323,10 +327,8 @@ def _note_stopped_run(output: "Output", dry_run: bool, processes: int) -> None:
             output.discard_resume_file()
 
 
-def _run(
-    options: _Options, run: "PlannedRun", inputs: "Inputs", output: "Output", processes: Processes, started: float
-) -> None:
-    """Train, show what happens, and report the result. `started` is when the time budget began."""
+def _run(options: _Options, run: "PlannedRun") -> None:
+    """Train, show what happens, and report the result."""
     from llmcli.cli.reports.training import show_event
     from llmcli.cli.terminal.progress import TrainingView
     from llmcli.training import session
@@ -341,13 +343,13 @@ def _run(
         answers = 1 - chosen.share, max(1, learned["train_bytes"]) / learned["train_tokens"]
     view = TrainingView(bytes_per_token, hidden=options.json, answers=answers)
     with (
-        _first_step_interrupted(output, lambda: trains),
+        _first_step_interrupted(run.output, lambda: trains),
         stop_requests(lambda: trains, view.note_from_signal_handler) as signals,
         view,
     ):
         events = session.run(
-            run, inputs, output, started=started, stop=lambda: bool(signals or output_error), on_note=console.note,
-            processes=processes, on_stop_request=signals.append, on_progress=_show_generation,
+            run, stop=lambda: bool(signals or output_error), on_stop_request=signals.append,
+            on_progress=_show_generation,
         )  # fmt: skip
         try:
             for event in events:
@@ -369,7 +371,7 @@ def _run(
         raise output_error
     if problem := result.done.problem:
         raise LLMError(f"{problem}; saved the best weights so far (step {result.done.best_step:,}) in {result.file}")
-    _report(options, result, run, inputs, output)
+    _report(options, result, run)
     if signals:
         raise typer.Exit(128 + signals[0])
 
@@ -401,12 +403,12 @@ def _show_generation(share: float) -> None:
 # ---- the report
 
 
-def _report(options: _Options, result: "Result", run: "PlannedRun", inputs: "Inputs", output: "Output") -> None:
+def _report(options: _Options, result: "Result", run: "PlannedRun") -> None:
     """Print what was saved, how good the model is, and what to type next."""
     from llmcli.cli.reports.training import note_float32, show_result
     from llmcli.training.files.summary import summarize, usage_hints
 
-    done = result.done
+    done, inputs, output = result.done, run.inputs, run.output
     sentences = summarize(
         done.checkpoint.record,
         result.baselines,

@@ -1,9 +1,13 @@
-"""The weights of the n-gram cache (models/ngram_cache.py), fitted at the end of a run.
+"""The validation slice of a text, and the weights of the n-gram cache (models/ngram_cache.py) that are fitted on it at
+the end of a run, or on a text that the user names.
 
-They minimize the loss of the mixture on windows of the training text that were reserved: the network was not trained on
-them, so it predicts them as it predicts new text. Each window counts twice: in the cache of the one stand the tokens
-before it in the text, the other begins a text, as a short text or a prompt does. A few thousand tokens are enough for
-twenty weights, which are drawn to those of other texts, all of them weaker where that fits better.
+The slice is a part of the training text, spread evenly over it, that a run is not trained on. The weights that are kept
+are chosen by it, so that the held-out text, which measures them, has chosen nothing.
+
+The weights of the cache minimize the loss of the mixture on the slice, which the network predicts as it predicts new
+text. Each window counts twice: once with the text before it in the cache, once with an empty cache, as at the start of
+a short text or a prompt. A few thousand tokens are enough for twenty weights, since a prior draws them to the weights
+of other texts, all of them weaker where that fits better.
 
 N, K = tokens, orders.
 """
@@ -17,16 +21,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llmcli.data.tokens.batches import Tokens
+from llmcli.config import EVALUATION_CONTEXT
+from llmcli.data.text.corpus import Corpus
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.data.tokens.batches import Tokens, TokensWithoutSpans
+from llmcli.data.tokens.tokens import tokenize
+from llmcli.errors import LLMError
 from llmcli.formats.cache_weights import FEATURES, CacheWeights
+from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.ngram_cache import MAX_GATE, ORDERS, Matches, find_matches
 from llmcli.models.torch.scoring import score
 from llmcli.models.torch.transformer import LanguageModel
-from llmcli.training.data.validation_slice import window_starts
+from llmcli.training.planning import recipe
 
 MIN_TOKENS = 1000  # to fit the weights on; with fewer a model gets no cache
+FIT_TOKENS = 16_384  # of a text that the user names, that are scored at most
+FIT_SHARE = 0.5  # of it, at most: the rest stands before them, and can be copied
+MAX_BYTES = 20_000_000  # of it that are read
 MIN_GAIN = 0.002  # share by which the cache must lower the loss, ...
-MARGIN = 3.0  # ... beside as many standard errors of what it gains: as small a gain may be that of these tokens alone
+MARGIN = 3.0  # ... and standard errors by which it must lower it: a smaller gain may be chance
 HISTORIES = (8192, 0)  # tokens before a window
 # The mean of the weights for four texts that are in no table: tests/benchmarks/cache_prior.py (LOG.md, "The prior of
 # the n-gram cache")
@@ -42,10 +55,41 @@ OFFSETS = range(0, -9, -1)  # of all gates (logits), at no cost: beside a strong
 STEPS, LEARNING_RATE, BETAS = 40, 0.05, (0.9, 0.98)  # of the fit; the rate falls linearly to 0
 
 
+def reserve_tokens(tokens: Tokens, count: int, context: int) -> tuple[Tokens, NDArray[np.int64]]:
+    """(training tokens, windows [B, T + 1] of about `count` tokens, T at most `context`).
+
+    The windows are taken evenly from the whole text: its end alone may differ from the rest, such as by the names in a
+    last chapter.
+    """
+    length = slice_window(count, context)
+    windows = count // (length + 1)
+    if not windows:
+        return tokens, np.empty((0, length + 1), np.int64)
+    starts = window_starts(len(tokens), windows, length)
+    reserved = tokens[starts[:, None] + np.arange(length + 1)].astype(np.int64)
+    return TokensWithoutSpans(tokens, starts, length + 1), reserved
+
+
+def slice_window(count: int, context: int) -> int:
+    """The number of inputs in a window of a slice of `count` tokens.
+
+    >>> slice_window(5300, 1024), slice_window(20_000, 1024), slice_window(66, 32)
+    (512, 1024, 32)
+    """
+    length = context
+    while length // 2 >= recipe.SHORTEST_VALIDATION_WINDOW and count // (length + 1) < recipe.MIN_VALIDATION_WINDOWS:
+        length //= 2
+    return length
+
+
+def window_starts(tokens: int, windows: int, length: int) -> NDArray[np.int64]:
+    """Where the windows that `reserve_tokens` takes from a text of `tokens` tokens begin."""
+    return ((np.arange(windows) + 0.5) / windows * (tokens - length - 1)).astype(np.int64)
+
+
 @dataclass(frozen=True)
 class ValidationText:
-    """The windows [B, T + 1] that `validation_slice.reserve_tokens` took from `tokens`; `separator` is the token
-    between documents."""
+    """The windows [B, T + 1] that `reserve_tokens` took from `tokens`; `separator` is the token between documents."""
 
     tokens: Tokens
     windows: NDArray[np.int64]
@@ -64,7 +108,7 @@ class ValidationText:
         return fit_weights(np.tile(network.reshape(-1), len(HISTORIES)), matches)
 
     def _matches(self, history: int) -> Matches:
-        """Of the tokens that are predicted in the windows, B * T."""
+        """The matches for the predicted tokens of all windows, B * T."""
         T = self.windows.shape[1] - 1
         parts = []
         for start in window_starts(len(self.tokens), len(self.windows), T).tolist():
@@ -72,6 +116,21 @@ class ValidationText:
             text = self.tokens[np.arange(first, start + T + 1)]
             parts.append(find_matches(text, ORDERS, self.separator)[start + 1 - first :])
         return Matches.join(parts)
+
+
+def fit_cache(model: Checkpoint, tokenizer: Tokenizer, text: Corpus) -> CacheWeights | None:
+    """The weights of a cache for a model that was not trained here, fitted on windows spread over a text; None where a
+    cache does not help it there. Raises LLMError if the text is too short."""
+    tokens = tokenize(text.sample(MAX_BYTES).texts(), tokenizer)
+    count = min(FIT_TOKENS, int(FIT_SHARE * len(tokens)))
+    if count < MIN_TOKENS:
+        raise LLMError(
+            f"--fit-cache: {len(tokens):,} tokens of text are too few; give at least {round(MIN_TOKENS / FIT_SHARE):,}"
+        )
+    _, windows = reserve_tokens(tokens, count, min(EVALUATION_CONTEXT, model.config.max_position_embeddings))
+    network = LanguageModel(model.config)
+    network.load_arrays(model.tensors)
+    return ValidationText(tokens, windows, tokenizer.eos_id).fit_cache(network)
 
 
 def fit_weights(

@@ -4,23 +4,29 @@ In the order in which a run needs it: `divide` before a tokenizer is trained on 
 tokenizer, `fit` once the context length is planned.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llmcli import units
+from llmcli.config import EMBEDDING, HEAD
 from llmcli.data.conversations.batches import ConversationTokens
 from llmcli.data.conversations.chat_template import CHATML, ChatTemplate
 from llmcli.data.conversations.files import ConversationFile
-from llmcli.data.conversations.messages import Conversation, Message
+from llmcli.data.conversations.messages import Conversation
 from llmcli.data.conversations.split import ConversationSplit, split, without_duplicates
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.evaluation.held_out_conversations import trained_indices
+from llmcli.formats import loading
+from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.training_stages import Record, all_stages
-from llmcli.training.planning.conversation_rules import ConversationSize
 from llmcli.training.planning.plan import PlanRow
+from llmcli.training.planning.task import ConversationSize
 
 MAX_NAMES = 3  # of files that a row of the plan lists
 
@@ -35,19 +41,20 @@ class ConversationInputs:
     new_tokens: int = 0  # that were appended to the base model's vocabulary for ChatML
 
     def divide(self, max_bytes: int, base_records: Sequence[Record] = ()) -> "DividedConversations":
-        """Training and held-out conversations; of more than `max_bytes` bytes of either, an even sample.
+        """Training and held-out conversations; where one of them has more than `max_bytes` bytes, an even sample of it.
 
         Conversations that a base model was trained on are not held out, unless there are no others.
         """
-        conversations = [one for file in self.files for one in file.conversations]
+        files = self.files if isinstance(self.held_out, float) else (*self.files, *self.held_out)
+        every = [one for file in files for one in file.conversations]
         if isinstance(self.held_out, float):
-            divided = split(conversations, self.held_out)
-            source = f"{100 * self.held_out:.3g}% of the conversations, spread evenly"
+            divided, source = split(every, self.held_out), f"{100 * self.held_out:.3g}% of the conversations"
+            source += ", spread evenly"
         else:
-            others = [one for file in self.held_out for one in file.conversations]
-            divided = without_duplicates(conversations, others)
+            count = sum(len(file.conversations) for file in self.files)
+            divided = without_duplicates(every[:count], every[count:])
             source = ", ".join(Path(file.name).name for file in self.held_out)
-        seen = self._seen_messages(base_records)
+        seen = {every[i].messages for stage in all_stages(base_records) for i in trained_indices(files, stage)}
         held_out = [one for one in divided.held_out if one.messages not in seen]
         seen_by_base = not held_out and bool(divided.held_out)
         if seen_by_base:
@@ -58,12 +65,6 @@ class ConversationInputs:
             _sample(divided.training, max_bytes), _sample(held_out, max_bytes), divided.duplicates
         )
         return DividedConversations(self, sampled, len(divided.training), source, seen_by_base)
-
-    def _seen_messages(self, records: Sequence[Record]) -> set[tuple[Message, ...]]:
-        """The conversations of the files that models of these records were trained on."""
-        files = (*self.files, *(() if isinstance(self.held_out, float) else self.held_out))
-        conversations = [one for file in files for one in file.conversations]
-        return {conversations[i].messages for stage in all_stages(records) for i in trained_indices(files, stage)}
 
 
 def _text_bytes(conversations: Sequence[Conversation]) -> int:
@@ -94,12 +95,7 @@ class DividedConversations:
             for message in conversation.messages:
                 yield f"{message.role}\n{message.content}\n"
 
-    @property
-    def text_bytes(self) -> int:
-        """Of the contents of the training messages."""
-        return _text_bytes(self.split.training)
-
-    def encode(self, tokenizer: Tokenizer) -> "EncodedConversations":
+    def encode(self, tokenizer: Tokenizer) -> "PreparedConversations":
         """Tokenize. Raises LLMError if there is nothing to learn from."""
         template = self.inputs.template or ChatTemplate(CHATML, tokenizer)
         training, kept = _encode(self.split.training, template)
@@ -113,21 +109,21 @@ class DividedConversations:
         held_out, kept_held_out = _encode(self.split.held_out, template)
         chosen = ConversationSplit(kept, kept_held_out, self.split.duplicates)
         unanswered = len(self.split.training) + len(self.split.held_out) - len(kept) - len(kept_held_out)
-        return EncodedConversations(self, template, training, held_out, chosen, unanswered)
+        return PreparedConversations(self, template, training, held_out, chosen, unanswered)
 
 
 def _encode(
     conversations: Sequence[Conversation], template: ChatTemplate
 ) -> tuple[ConversationTokens, list[Conversation]]:
-    """(the tokens of the conversations that have a learned one, these conversations)"""
+    """(the tokens of the conversations that have an answer to learn, these conversations)"""
     encoded = [(template.encode_conversation(one.messages), one) for one in conversations]
     answered = [(tokens, one) for tokens, one in encoded if any(tokens.loss_mask[1:])]
     return ConversationTokens.of(tokens for tokens, _ in answered), [one for _, one in answered]
 
 
 @dataclass(frozen=True)
-class EncodedConversations:
-    """Conversations as tokens, of any length."""
+class PreparedConversations:
+    """Conversations as tokens: of any length, or, after `fit`, such that they fit the context of a plan."""
 
     divided: DividedConversations
     template: ChatTemplate
@@ -135,6 +131,8 @@ class EncodedConversations:
     held_out: ConversationTokens
     split: ConversationSplit  # the same conversations as text
     unanswered: int  # conversations left out because they have no answer
+    truncated: int = 0  # training conversations that are cut
+    too_long: int = 0  # training conversations left out because their first answer begins after the context
 
     @property
     def size(self) -> ConversationSize:
@@ -149,39 +147,15 @@ class EncodedConversations:
                 f"{int(self.training.lengths.min()):,}; give a larger --context"
             )
         held_out, kept_held_out, _ = self.held_out.truncated(context + 1)
-        return PreparedConversations(
-            encoded=self,
-            training=training,
-            held_out=held_out,
-            split=ConversationSplit(
-                [self.split.training[i] for i in kept],
-                [self.split.held_out[i] for i in kept_held_out],
-                self.split.duplicates,
-            ),
-            truncated=truncated,
-            too_long=len(self.training) - len(kept),
+        chosen = ConversationSplit(
+            [self.split.training[i] for i in kept],
+            [self.split.held_out[i] for i in kept_held_out],
+            self.split.duplicates,
         )
-
-
-@dataclass(frozen=True)
-class PreparedConversations:
-    """Conversations that fit the context of a plan."""
-
-    encoded: EncodedConversations
-    training: ConversationTokens
-    held_out: ConversationTokens
-    split: ConversationSplit  # the same conversations as text
-    truncated: int  # training conversations that are cut
-    too_long: int  # training conversations left out because their first answer begins after the context
-
-    @property
-    def template(self) -> ChatTemplate:
-        return self.encoded.template
-
-    @property
-    def stored_template(self) -> str | None:
-        """The chat template to store with the model; None if the base model has one."""
-        return None if self.encoded.divided.inputs.template else self.template.source
+        too_long = len(self.training) - len(kept)
+        return replace(
+            self, training=training, held_out=held_out, split=chosen, truncated=truncated, too_long=too_long
+        )  # fmt: skip
 
     def rows(self, name: str) -> list[PlanRow]:
         """What the plan says of the conversations; the first row has this name."""
@@ -193,33 +167,32 @@ class PreparedConversations:
         ]
 
     def _remarks(self) -> Iterator[str]:
-        divided, files = self.encoded.divided, self.encoded.divided.inputs.files
+        files, chosen = self.divided.inputs.files, len(self.divided.split.training)
         held_out = f"{len(self.held_out):,} held out" if len(self.held_out) else "nothing held out"
         yield f"{len(self.training):,} for training, {held_out}"
         names = ", ".join(Path(file.name).name for file in files[:MAX_NAMES])
         more = f" and {len(files) - MAX_NAMES} more files" if len(files) > MAX_NAMES else ""
-        shapes = ", ".join(dict.fromkeys(file.shape for file in files))
-        yield f"{shapes} in {names}{more}"
-        if divided.available > len(divided.split.training):
-            yield f"the time budget allows for {len(divided.split.training):,} of {divided.available:,}"
+        yield f"{', '.join(dict.fromkeys(file.shape for file in files))} in {names}{more}"
+        if self.divided.available > chosen:
+            yield f"the time budget allows for {chosen:,} of {self.divided.available:,}"
         for count, what in (
             (self.truncated, "truncated to the context"),
             (self.too_long, "left out: no answer begins within the context"),
             (self.split.duplicates, "not held out: the same as a training conversation"),
-            (self.encoded.unanswered + sum(file.dropped for file in files), "left out: no answer"),
+            (self.unanswered + sum(file.dropped for file in files), "left out: no answer"),
         ):
             if count:
                 yield f"{count:,} {what}"
 
     def record(self, tokenizer: Tokenizer) -> dict[str, Any]:
         """The conversations as the training record describes them."""
-        inputs = self.encoded.divided.inputs
+        inputs = self.divided.inputs
         return {
             "training": len(self.training),
             "held_out": len(self.held_out),
             "held_out_share": inputs.held_out if isinstance(inputs.held_out, float) else None,
             "duplicates": self.split.duplicates,
-            "dropped": self.encoded.unanswered + self.too_long + sum(file.dropped for file in inputs.files),
+            "dropped": self.unanswered + self.too_long + sum(file.dropped for file in inputs.files),
             "truncated": self.truncated,
             "train_tokens": self.training.targets,
             "train_bytes": self.training.answer_bytes(tokenizer.byte_lengths),
@@ -227,16 +200,16 @@ class PreparedConversations:
 
     def held_out_record(self, tokenizer: Tokenizer, texts: list[dict[str, Any]]) -> dict[str, Any]:
         """The held-out answers as the training record describes them; with the files that --val named: `texts`, and
-        those of conversations."""
-        held_out = self.encoded.divided.inputs.held_out
+        files of conversations."""
+        held_out = self.divided.inputs.held_out
         files = texts if isinstance(held_out, float) else [*texts, *corpus_record(held_out)]
         return {
             "bytes": self.held_out.answer_bytes(tokenizer.byte_lengths),
             "tokens": self.held_out.targets,
-            "from": self.encoded.divided.source,
+            "from": self.divided.source,
             "of": "answers",
             **({"files": files} if files else {}),
-            **({"seen_by_base": True} if self.encoded.divided.seen_by_base else {}),
+            **({"seen_by_base": True} if self.divided.seen_by_base else {}),
         }
 
 
@@ -253,3 +226,45 @@ def corpus_record(files: Sequence[ConversationFile]) -> list[dict[str, Any]]:
         }
         for file in files
     ]
+
+
+# ---- a base model whose vocabulary lacks the tokens of a chat template
+
+
+def with_chat_format(base: Checkpoint) -> tuple[Checkpoint, ChatTemplate | None, int]:
+    """(the model with the tokens of its chat template, or of ChatML; its own template, if it has one; the number of
+    tokens that were appended to its vocabulary). Raises LLMError for a damaged tokenizer or template.
+
+    Rows that the embeddings have beyond the vocabulary, which no token used, are taken before any is appended.
+    """
+    tokenizer = loading.open_tokenizer(base)
+    template = loading.open_chat_template(base, tokenizer)
+    first = tokenizer.vocab_size
+    if template is not None or (extended := tokenizer.with_chat_tokens()).vocab_size == first:
+        return base, template, 0
+    config = replace(base.config, vocab_size=max(base.config.vocab_size, extended.vocab_size))
+    tensors = _TensorsWithRows(base.tensors, first, extended.vocab_size)
+    model = replace(base, config=config, tensors=tensors, tokenizer_json=extended.to_json())
+    return model, None, extended.vocab_size - first
+
+
+class _TensorsWithRows(Mapping[str, NDArray[np.float32]]):
+    """Tensors of a model, each computed on access; the embeddings have new rows `first` to `end` - 1: the mean of the
+    others, so that at first a new token is neither likelier nor less likely than an average one."""
+
+    def __init__(self, tensors: Mapping[str, NDArray[np.float32]], first: int, end: int) -> None:
+        self._tensors, self._first, self._end = tensors, first, end
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        tensor = self._tensors[name]
+        if name not in (EMBEDDING, HEAD):
+            return tensor
+        known = tensor[: self._first]
+        mean = known.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return np.concatenate([known, np.tile(mean, (self._end - self._first, 1)), tensor[self._end :]])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)

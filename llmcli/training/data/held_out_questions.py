@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import SamplingConfig
-from llmcli.data.conversations.messages import Conversation
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.evaluation.answers import spread
 from llmcli.formats.checkpoint import Checkpoint
@@ -25,7 +24,9 @@ MAX_WORK = 2e10  # parameters x tokens generated: a few seconds on one core; but
 MIN_QUESTIONS = 4
 LONGEST_ANSWER = 2.0  # times the length of the longest training answer, in tokens; plus SLACK
 SLACK = 8
-NEAR = 0.8  # similarity of two answers, from which on one nearly equals the other
+# similarity (Ratcliff and Obershelp: twice the number of matching characters, divided by the length of both) from which
+# on an answer nearly equals another one
+NEAR = 0.8
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,14 @@ class AnswerShares:
     questions: int
     verbatim: float  # share of them, 0 to 1, answered with an answer of the training data
     exact: float  # share of them answered with the reference answer
-    near: float = 0.0  # share answered almost with it: not exactly, but with a `similarity` of NEAR
+    near: float = 0.0  # share answered almost with it: not exactly, but with a similarity of NEAR
     garbled: float = 0.0  # share answered with none of these: not exact, not near, and no training answer
     seen: float = 0.0  # share whose reference answer is one of the training answers
 
 
 def questions(conversations: PreparedConversations) -> Iterator[Question]:
-    """Of the held-out conversations, or of the training conversations if none is held out; any first part of them is
-    spread evenly over all."""
+    """The last question of each held-out conversation, or of each training conversation if none is held out; any first
+    part of them is spread evenly over all."""
     tokens, texts = conversations.held_out, conversations.split.held_out
     if not len(tokens):
         tokens, texts = conversations.training, conversations.split.training
@@ -59,28 +60,20 @@ def questions(conversations: PreparedConversations) -> Iterator[Question]:
         span = tokens.span(index)
         ids = tokens.ids[span]
         starts, ends = _answers(tokens.loss_mask[span])
+        messages = texts[index].messages
+        learned = [i for i, one in enumerate(messages) if one.role == "assistant" and one.is_learned]
+        answer = learned[min(len(starts), len(learned)) - 1]  # the last one that is not truncated
         yield Question(
-            _text_before(texts[index], len(starts)),
+            messages[answer - 1].content if answer else "",
             tuple(ids[: starts[-1]].tolist()),
             tuple(ids[starts[-1] : ends[-1]].tolist()),
         )
 
 
-def _answers(learned: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Where each answer begins and ends, the latter exclusive, by the mask [N] of learned tokens."""
-    edges = np.diff(np.concatenate([[False], learned, [False]]).astype(np.int8))
+def _answers(loss_mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Where each answer begins and ends, the latter exclusive, by the loss mask [N]."""
+    edges = np.diff(np.concatenate([[False], loss_mask, [False]]).astype(np.int8))
     return np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
-
-
-def _text_before(conversation: Conversation, answer: int) -> str:
-    """The message before the learned answer of a number, counted from 1."""
-    before, answers = "", 0
-    for message in conversation.messages:
-        answers += message.role == "assistant" and message.is_learned
-        if answers == answer:
-            break
-        before = message.content
-    return before
 
 
 def greedy_answer(
@@ -91,21 +84,12 @@ def greedy_answer(
     most: int,
     is_over: Callable[[], bool] = lambda: False,
 ) -> list[int]:
-    """The answer to `ids` as `llm chat` gives it at temperature 0, of at most `most` tokens, and of as many as the
-    context has space for. The token that ends it is not included. Once `is_over` returns True the rest is missing."""
+    """The answer to `ids` as `llm chat` gives it at temperature 0, without the token that ends it: at most `most`
+    tokens, and as many as the context has space for. Once `is_over` returns True the rest is missing."""
     runtime.rewind()
     sampling = SamplingConfig(max_tokens=min(most, runtime.context - len(ids) + 1), temperature=0.0)
     pieces = continue_ids(runtime, tokenizer, ids, sampling, stop_ids=stop_ids)
     return [piece.id for piece in takewhile(lambda piece: not is_over(), pieces) if piece.id is not None]
-
-
-def similarity(answer: str, reference: str) -> float:
-    """From 0 to 1: twice the number of matching characters, divided by the length of both (Ratcliff and Obershelp).
-
-    >>> similarity("Jupiter is large.", "Jupiter is large."), similarity("abcd", "bcde"), similarity("", "x")
-    (1.0, 0.75, 0.0)
-    """
-    return difflib.SequenceMatcher(None, answer, reference, autojunk=False).ratio()
 
 
 def longest_answer(conversations: PreparedConversations) -> int:
@@ -127,12 +111,8 @@ def answer_questions(
     or if there was no time for any. `device` is that of the run. Once `stop` returns True no more are answered."""
     if not len(conversations.held_out):
         return None
-    known = {
-        message.content.strip()
-        for conversation in conversations.split.training
-        for message in conversation.messages
-        if message.role == "assistant"
-    }
+    messages = (message for conversation in conversations.split.training for message in conversation.messages)
+    known = {message.content.strip() for message in messages if message.role == "assistant"}
     end = clock() + seconds
     runtime, most = open_trained(checkpoint, device), longest_answer(conversations)
     work, answers = 0.0, list[tuple[str, str]]()
@@ -159,7 +139,10 @@ def answer_shares(answers: Sequence[tuple[str, str]], known: Collection[str]) ->
         return round(sum(counted) / len(answers), 4)
 
     exact = [answer == reference for answer, reference in answers]
-    near = [not same and similarity(*pair) >= NEAR for same, pair in zip(exact, answers, strict=True)]
+    near = [
+        not same and difflib.SequenceMatcher(None, *pair, autojunk=False).ratio() >= NEAR
+        for same, pair in zip(exact, answers, strict=True)
+    ]
     verbatim = [answer in known for answer, _ in answers]
     return AnswerShares(
         questions=len(answers),

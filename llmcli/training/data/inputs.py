@@ -1,26 +1,22 @@
 """What a training run reads: texts, conversations, their held-out parts, models and a tokenizer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llmcli import units
+from llmcli.data.conversations.files import ConversationFile
+from llmcli.data.conversations.record_kinds import Reading
+from llmcli.data.sources import FileGroup, ReadingProgress, Sources, check_reading, read_sources
+from llmcli.data.text.corpus import Corpus
 from llmcli.data.tokenizers.tokenizer import read_tokenizer
 from llmcli.errors import LLMError, usage
+from llmcli.formats import loading
+from llmcli.formats.cache_weights import CacheWeights
+from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.output_path import reject_overwriting
+from llmcli.training.data.conversations import ConversationInputs, with_chat_format
 from llmcli.training.planning import recipe
-
-if TYPE_CHECKING:  # imported when they are needed
-    from llmcli.data.conversations.files import ConversationFile
-    from llmcli.data.conversations.record_kinds import Reading
-    from llmcli.data.sources import FileGroup, ReadingProgress, Sources
-    from llmcli.data.text.corpus import Corpus
-    from llmcli.formats.checkpoint import Checkpoint
-    from llmcli.training.data.conversations import ConversationInputs
-
 
 MIN_TEXT_BYTES, MIN_ANSWERS = 1000, 5  # that a new model is trained on; less cannot be learned from, only repeated
 MIN_FINE_TUNING_BYTES = 100  # that a model which knows a language may be fine-tuned on; of answers, one is enough
@@ -32,18 +28,23 @@ class Inputs:
     """What a run reads."""
 
     corpus: Corpus  # plain text; may be empty if there are conversations
-    held_out: Corpus | float  # validation text, or the fraction of the corpus to hold out at its end
-    base: Checkpoint | None  # the model to fine-tune
-    base_path: Path | None
-    base_sha256: str
-    like: Checkpoint | None  # the model whose tokenizer and context length are used
-    tokenizer: str  # "bpe", "char" or a file
-    tokenizer_json: str | None  # of an existing tokenizer; None: one is trained
-    tokenizer_reason: str
-    reading: Reading
-    groups: list[FileGroup]  # what the files were taken for
-    notes: list[str]  # the same in one line, and what was left out, to be shown before the run
+    held_out: Corpus | float = recipe.HELD_OUT  # validation text, or the fraction of the corpus to hold out at its end
     conversations: ConversationInputs | None = None
+    base: Checkpoint | None = None  # the model to fine-tune
+    base_path: Path | None = None
+    base_sha256: str = ""
+    like: Checkpoint | None = None  # the model whose tokenizer and context length are used
+    tokenizer: str = "bpe"  # or "char" or a file
+    tokenizer_json: str | None = None  # of an existing tokenizer; None: one is trained
+    tokenizer_reason: str = ""
+    reading: Reading = field(default_factory=Reading)
+    groups: list[FileGroup] = field(default_factory=list)  # what the files were taken for
+    notes: list[str] = field(default_factory=list)  # the same in one line, and what was left out
+
+    @property
+    def files(self) -> tuple[ConversationFile, ...]:
+        """The files of conversations."""
+        return self.conversations.files if self.conversations else ()
 
 
 def load_inputs(
@@ -63,11 +64,6 @@ def load_inputs(
     Raises LLMError, also where the output would overwrite one of them, where the kind of a file cannot be determined or
     is not as `reading` says, and where reading takes too much of the `seconds` of the time budget.
     """
-    from llmcli.data.conversations.record_kinds import Reading
-    from llmcli.data.sources import ReadingProgress, check_reading, read_sources
-    from llmcli.formats import loading
-    from llmcli.formats.cache_weights import CacheWeights
-
     base_model = loading.load(base) if base else None
     if base_model:
         CacheWeights.of_record(base_model.record, base)  # damaged ones are an error before the run, not at its end
@@ -76,54 +72,32 @@ def load_inputs(
     progress = ReadingProgress(seconds, on_note)
     sources = read_sources(corpus, reading, on_read=progress)
     _check_amount(sources, fine_tunes=base is not None)
-    held_out = _HeldOut.of(val, sources, reading, progress)
-    check_reading(reading, filter(None, (sources, held_out.sources)))
-    _check_sources(sources, held_out, output, on_note)
+    val_sources, held_out = None, recipe.HELD_OUT
+    if isinstance(val, str) and Path(val).exists():
+        val_sources = read_sources([val], reading, on_read=progress)
+        if val_sources.text.documents and not sources.text.documents:
+            raise LLMError(f"--val {val} holds no conversations; name a file of conversations, or a fraction")
+        if val_sources.conversation_files and not sources.conversation_files:
+            raise LLMError(f"--val {val} holds conversations, but the training data are plain text; name a text")
+    elif val is not None:
+        held_out = _fraction(val)
+    held_out_text = val_sources.text if val_sources and val_sources.text.documents else held_out
+    held_out_conversations = (val_sources and val_sources.conversation_files) or held_out
+    check_reading(reading, filter(None, (sources, val_sources)))
+    _check_sources(sources, val_sources, output, on_note)
     base_sha256 = loading.fingerprint(base_model) if base_model else ""
     conversations = None
     if sources.conversation_files:
-        base_model, conversations = _conversation_inputs(sources, held_out, base_model)
+        template, new_tokens = None, 0
+        if base_model:
+            base_model, template, new_tokens = with_chat_format(base_model)
+        conversations = ConversationInputs(sources.conversation_files, held_out_conversations, template, new_tokens)
     tokenizer_json, reason = _existing_tokenizer(tokenizer, base_model, like_model, output)
-    notes = [sources.describe(), *sources.notes, *(held_out.sources.notes if held_out.sources else ())]
+    notes = [sources.describe(), *sources.notes, *(val_sources.notes if val_sources else ())]
     return Inputs(
-        sources.text, held_out.text, base_model, base, base_sha256, like_model, tokenizer, tokenizer_json, reason,
-        reading, sources.groups(), notes, conversations,
+        sources.text, held_out_text, conversations, base_model, base, base_sha256, like_model, tokenizer,
+        tokenizer_json, reason, reading, sources.groups(), notes,
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _HeldOut:
-    """The value of --val for each kind of data: files, or the fraction of the data to hold out."""
-
-    text: Corpus | float
-    conversations: tuple[ConversationFile, ...] | float
-    sources: Sources | None = None  # that --val names
-
-    @property
-    def files(self) -> tuple[ConversationFile, ...]:
-        """Those of the conversations; none where a fraction is held out."""
-        return () if isinstance(self.conversations, float) else self.conversations
-
-    @classmethod
-    def of(cls, val: str | float | None, sources: Sources, reading: Reading, progress: ReadingProgress) -> _HeldOut:
-        """Raises LLMError for a value that does not fit the data."""
-        from llmcli.data.sources import read_sources
-
-        if val is None:
-            return cls(recipe.HELD_OUT, recipe.HELD_OUT)
-        if not isinstance(val, str) or not Path(val).exists():
-            fraction = _fraction(val)
-            return cls(fraction, fraction)
-        files = read_sources([val], reading, on_read=progress)
-        if files.text.documents and not sources.text.documents:
-            raise LLMError(f"--val {val} holds no conversations; name a file of conversations, or a fraction")
-        if files.conversation_files and not sources.conversation_files:
-            raise LLMError(f"--val {val} holds conversations, but the training data are plain text; name a text")
-        return cls(
-            files.text if files.text.documents else recipe.HELD_OUT,
-            files.conversation_files or recipe.HELD_OUT,
-            files,
-        )
 
 
 def _fraction(val: str | float) -> float:
@@ -137,15 +111,15 @@ def _fraction(val: str | float) -> float:
     return fraction
 
 
-def _check_sources(sources: Sources, held_out: _HeldOut, output: Path, on_note: Callable[[str], None]) -> None:
-    """Raise LLMError where the output would overwrite one of the files; note what was left out of them."""
-    val_texts = () if isinstance(held_out.text, float) else held_out.text.documents
-    for paths, what in (
-        ([document.path for document in (*sources.text.documents, *val_texts)], "the training text"),
-        ([file.path for file in (*sources.conversation_files, *held_out.files)], "a file of conversations"),
-    ):
-        reject_overwriting(output, "model", paths, what)
-    if {document.sha256 for document in val_texts} & {document.sha256 for document in sources.text.documents}:
+def _check_sources(sources: Sources, val: Sources | None, output: Path, on_note: Callable[[str], None]) -> None:
+    """Raise LLMError where the output would overwrite one of the files; note validation text that is trained on."""
+    every = [sources, val] if val else [sources]
+    texts = [document.path for one in every for document in one.text.documents]
+    reject_overwriting(output, "model", texts, "the training text")
+    conversations = [file.path for one in every for file in one.conversation_files]
+    reject_overwriting(output, "model", conversations, "a file of conversations")
+    trained = {document.sha256 for document in sources.text.documents}
+    if val and any(document.sha256 in trained for document in val.text.documents):
         on_note("--val contains training text, so its figures do not measure how well new text is predicted")
 
 
@@ -166,19 +140,6 @@ def _check_amount(sources: Sources, *, fine_tunes: bool) -> None:
     wanted = f"{bytes_wanted:,} at least" + ("" if fine_tunes else ", and 100,000 for a model that writes words")
     if text_bytes:
         raise LLMError(f"{name} is too short: {units.count(text_bytes, 'byte')} of text; wanted {wanted}; {advice}")
-
-
-def _conversation_inputs(
-    sources: Sources, held_out: _HeldOut, base: Checkpoint | None
-) -> tuple[Checkpoint | None, ConversationInputs]:
-    """(the base model, with the tokens of a chat template; the conversations)"""
-    from llmcli.training.data.appended_tokens import with_chat_format
-    from llmcli.training.data.conversations import ConversationInputs
-
-    if base is None:
-        return None, ConversationInputs(sources.conversation_files, held_out.conversations)
-    base, template, new_tokens = with_chat_format(base)
-    return base, ConversationInputs(sources.conversation_files, held_out.conversations, template, new_tokens)
 
 
 def _existing_tokenizer(

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,21 @@ from torch.nn import functional as F
 
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.data.tokens.tokens import tokenize
+from llmcli.errors import LLMError
+from llmcli.evaluation.training_text import find_corpus, untrained_part, was_trained_on
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.torch.scoring import score
 from llmcli.models.torch.transformer import LanguageModel, LayerKVCache
+from llmcli.training.data.inputs import Inputs
+from llmcli.training.data.prepare import Prepared
 from llmcli.training.interruption import CutShortError
 
 WORK = 1.5e11  # parameters x tokens scored: a few seconds on two cores ...
 TOKENS = (256, 16_384)  # ... but at least and at most so many tokens
 WINDOW = 256  # tokens that are scored together
+MAX_FOUND_BYTES = 64_000_000  # of a base model's training text that is searched for; a longer one would take too long
+BYTES_PER_TOKEN = 8  # at most, assumed
 GENERATED_LENGTH = 64  # tokens of each generated text
 MIN_LENGTH = 8  # the same, where there is no time for more
 GENERATION_SHARE = 0.6  # of the time for generating a text and scoring it with two models
@@ -60,6 +68,34 @@ class PlainTextScores:
     def as_record(self) -> dict[str, Any]:
         before = None if self.before is None else round(self.before, 6)
         return {"from": self.source, "tokens": self.tokens, "before": before, "after": round(self.after, 6)}
+
+
+def find_plain_text(inputs: Inputs, prepared: Prepared) -> PlainText | None:
+    """The held-out text of a run that trains on text first; with a base model, the text that was held out when the base
+    was trained, if it is found. None if there is neither, or if there are no conversations."""
+    if not prepared.conversations:
+        return None
+    ids, source, corpus = prepared.held_out, "the held-out text", inputs.corpus
+    if inputs.base and not (corpus.documents and was_trained_on(corpus, inputs.base.record)):
+        ids = _held_out_text_of(inputs.base, inputs.base_path, prepared.tokenizer)
+        source = "the text held out from the base model"
+    config = prepared.plan.model
+    most = affordable_tokens(config.parameters)
+    windows = windows_of(ids, prepared.tokenizer.bos_id, config.max_position_embeddings, most)
+    return PlainText(windows, source) if len(windows) else None
+
+
+def _held_out_text_of(base: Checkpoint, path: Path | None, tokenizer: Tokenizer) -> NDArray[np.unsignedinteger]:
+    """The tokens of the text that was held out when a base model was trained; none if it is not found."""
+    none = tokenize(iter(()), tokenizer)
+    try:
+        size = sum(document["bytes"] for document in base.record["corpus"])
+        if path is None or size > MAX_FOUND_BYTES:
+            return none
+        corpus = find_corpus(base.record, path)
+    except (LLMError, KeyError):
+        return none
+    return tokenize(untrained_part(corpus, [base.record]).sample(BYTES_PER_TOKEN * TOKENS[1]).texts(), tokenizer)
 
 
 def affordable_tokens(parameters: int) -> int:
@@ -121,7 +157,7 @@ def generate_text(model: LanguageModel, tokenizer: Tokenizer, most: int, seed: i
 
 
 def bits_per_byte(model: LanguageModel, text: PlainText, byte_lengths: NDArray[np.integer]) -> float:
-    """Of a text under a model; `byte_lengths[i]` is the length of token i in bytes."""
+    """The bits per byte of a text under a model; `byte_lengths[i]` is the length of token i in bytes."""
     model.eval()
     losses, _ = score(model, text.windows)
     size = int(byte_lengths[text.windows[:, 1:]].sum())
@@ -145,7 +181,7 @@ class PlainTextComparison:
 
     @property
     def cost(self) -> float:
-        """Of `scores`, as a number of tokens of an evaluation."""
+        """The cost of `scores`, as a number of tokens of an evaluation."""
         if self._start is None:
             return self._text.tokens if self._text else 0.0
         if self._text:
@@ -155,14 +191,17 @@ class PlainTextComparison:
     def scores(
         self, best: Weights, model: LanguageModel, interruptible: Interruptible = lambda model, share: nullcontext()
     ) -> PlainTextScores | None:
-        """Of the weights that a run of `model` ends with. None if there is nothing to compare, or no time for it."""
+        """The scores of the weights that a run of `model` ends with. None if there is no text, or no time for it."""
         text, before = self._text, None
         try:
             if self._start:
                 text, before = self._before(self._start, model, interruptible)
-            return self._after(text, before, model.scoring_model(best), interruptible) if text else None
+            if text is None:
+                return None
+            after = self._score(text, model.scoring_model(best), interruptible)
         except CutShortError:
             return None
+        return PlainTextScores(text.source, text.tokens, before, after)
 
     def _before(
         self, start: Checkpoint, run_model: LanguageModel, interruptible: Interruptible
@@ -173,12 +212,8 @@ class PlainTextComparison:
         if text is None:
             with interruptible(model, GENERATION_SHARE):
                 text = generate_text(model, self._tokenizer, affordable_tokens(self._config.parameters), self._seed)
-        with interruptible(model, 1.0):
-            return text, bits_per_byte(model, text, self._tokenizer.byte_lengths) if text else math.nan
+        return text, self._score(text, model, interruptible) if text else math.nan
 
-    def _after(
-        self, text: PlainText, before: float | None, model: LanguageModel, interruptible: Interruptible
-    ) -> PlainTextScores:
+    def _score(self, text: PlainText, model: LanguageModel, interruptible: Interruptible) -> float:
         with interruptible(model, 1.0):
-            after = bits_per_byte(model, text, self._tokenizer.byte_lengths)
-        return PlainTextScores(text.source, text.tokens, before, after)
+            return bits_per_byte(model, text, self._tokenizer.byte_lengths)

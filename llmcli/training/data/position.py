@@ -32,24 +32,19 @@ class Position:
 
     @property
     def stage_progress(self) -> float:
-        """Progress of the current stage, 0 to 1: it is the whole run, or the training of one model of two. (That of the
-        run may decrease: when the machine becomes faster, less time has to be reserved for the final evaluations.)"""
+        """Progress of the current stage, 0 to 1: it is the whole run, or the training of one model of two. (The
+        progress of the run may decrease: on a machine that becomes faster, the final evaluations need less time.)"""
         return max(0.0, self.progress - self.stage_start) / (self.stage_end - self.stage_start)
 
     @property
     def stage_step(self) -> int:
-        """Steps taken in the current stage."""
         return self.step - (self.student_from or 0)
 
     def restore(self, values: Mapping[str, Any], settings: TrainConfig) -> None:
-        """Take the values of a stopped run. Raises KeyError, TypeError or ValueError if no run with `settings` can have
-        them."""
+        """Take the values of a stopped run. Raises KeyError, TypeError or ValueError if they do not fit `settings`."""
         for name in (one.name for one in fields(self)):
             if name in values or name not in ADDED_LATER:
                 setattr(self, name, values[name])
-        self._check(settings)
-
-    def _check(self, settings: TrainConfig) -> None:
         valid = (
             all(type(step) is int for step in (self.step, self.best_step, self.evaluated_step))
             and 0 <= self.best_step <= self.step <= settings.steps

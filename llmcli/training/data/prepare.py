@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli import units
-from llmcli.config import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE, ModelConfig
+from llmcli.config import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.text.documents import Document
 from llmcli.data.text.split import CorpusSplit, split
@@ -22,16 +23,13 @@ from llmcli.data.tokens.shards import TokenShards
 from llmcli.data.tokens.tokens import count_bytes, tokenize, used_tokens
 from llmcli.evaluation.training_text import trained_part, untrained_part
 from llmcli.formats.training_stages import Record
-from llmcli.training.data.conversations import (
-    ConversationInputs,
-    EncodedConversations,
-    PreparedConversations,
-    corpus_record,
-)
-from llmcli.training.planning import conversation_rules, recipe, rules
-from llmcli.training.planning.cost_model import Machine
+from llmcli.training.data.conversations import DividedConversations, PreparedConversations, corpus_record
+from llmcli.training.data.inputs import Inputs
+from llmcli.training.planning import recipe, rules
+from llmcli.training.planning.cost_model import CorpusSize, Machine
 from llmcli.training.planning.plan import Plan, PlanRow, Regularization, Request
 from llmcli.training.planning.planner import make_plan
+from llmcli.training.planning.task import Task
 
 MAX_HELD_OUT_BYTES = 64_000_000  # of held-out text that are read, sampled evenly: an evaluation never covers more
 NOTED_BYTES = 4_000_000  # that a tokenizer is trained on: a note, for it takes seconds
@@ -49,14 +47,14 @@ class Prepared:
     """A plan with the tokens to train on."""
 
     plan: Plan
+    task: Task
     tokenizer: Tokenizer
     split: CorpusSplit
     tokens: TokenIds | TokenShards  # training text; may be empty if there are conversations
     held_out: TokenIds  # validation text; may be empty
     record: dict[str, Any]  # the corpus, for the training record
     max_bytes: int = sys.maxsize  # of training text that the time budget allows for
-    base: ModelConfig | None = None  # the model to fine-tune
-    encoded: EncodedConversations | None = None
+    encoded: PreparedConversations | None = None  # of any length
     conversations: PreparedConversations | None = None  # as the context of the plan has space for them
     # the plan for another speed of the machine, after some seconds of the time budget
     plan_again: Callable[[Machine, float], Plan] | None = field(default=None, compare=False, repr=False)
@@ -76,90 +74,59 @@ class Prepared:
         }
         return replace(self, plan=plan, conversations=fitted, record=record)
 
-    def regularization(self, request: Request) -> Callable[[float], Regularization]:
+    def regularization(self) -> Callable[[float], Regularization]:
         """The regularization by the number of epochs, which the trainer asks for again when that becomes clear."""
         packed = self.encoded.size.packed(self.plan.train.context).tokens if self.encoded else 0
-
-        def by_epochs(epochs: float) -> Regularization:
-            model, tokens = self.plan.model, len(self.tokens) + packed
-            if len(self.tokens):
-                return rules.regularization(request, model, tokens, epochs)
-            return Regularization(conversation_rules.dropout(request, model, tokens, epochs, self.base).value, 0.0)
-
-        return by_epochs
+        return partial(rules.regularization, self.task, self.plan.model, len(self.tokens) + packed)
 
 
 def prepare(
     request: Request,
-    corpus: Corpus,
+    inputs: Inputs,
     machine: Machine | None = None,
     *,
-    held_out: Corpus | float = recipe.HELD_OUT,
     tokenizer: Tokenizer | None = None,
-    characters: bool = False,
-    base: ModelConfig | None = None,
-    tokenizer_reason: str = "from the tokenizer given",
-    conversations: ConversationInputs | None = None,
     max_bytes: int | None = None,
-    base_record: Record | None = None,
     on_note: Callable[[str], None] = lambda note: None,
     elapsed: Callable[[], float] = lambda: 0.0,
 ) -> Prepared:
     """Split the corpus, train a tokenizer unless one is given, tokenize, plan.
 
-    `held_out` is another corpus, or a share of this one to hold out. `characters` makes each character a
-    token. `max_bytes` of training text are read; by default the time budget limits them. `base` is the model to
-    fine-tune, if any, and `base_record` its training record. `tokenizer_reason` says where a given tokenizer comes
-    from. With `conversations` the corpus may be empty. `elapsed` returns how many seconds of the time budget are over.
-    Raises LLMError when the corpus is too short, or no conversation
-    has an answer.
+    At most `max_bytes` of training text are read; by default the time budget limits them. `elapsed` returns how many
+    seconds of the time budget are over. Raises LLMError when the corpus is too short, or no conversation has an answer.
     """
+    corpus, base = inputs.corpus, inputs.base
     max_bytes = max_bytes or _max_bytes(request)
-    text = _without_text_of_base(_split(corpus, held_out), base_record)
-    divided = conversations.divide(max_bytes, [base_record] if base_record else []) if conversations else None
+    records = [base.record] if base and base.record else []
+    text = _without_text_of_base(_split(corpus, inputs.held_out), records)
+    divided = inputs.conversations.divide(max_bytes, records) if inputs.conversations else None
+    tokenizer_reason = inputs.tokenizer_reason
     if tokenizer is None:
-        size = min(text.training.text_bytes, max_bytes, TRAINING_BYTES)
-        if size >= NOTED_BYTES:
-            on_note(f"training a tokenizer on {units.size(size)} of text")
-        tokenizer, tokenizer_reason = train_tokenizer(
-            text.training, request.vocab_size,
-            max_vocab_size=_max_vocab_size(request), max_bytes=max_bytes, characters=characters,
-            contents=divided.texts() if divided else (), content_bytes=divided.text_bytes if divided else 0,
-        )  # fmt: skip
+        characters = inputs.tokenizer == "char"
+        tokenizer, tokenizer_reason = _trained_tokenizer(request, text, divided, max_bytes, characters, on_note)
     tokens = _training_tokens(text.training, max_bytes, tokenizer, on_note)
     held_out_tokens = tokenize(text.held_out.sample(_max_held_out_bytes(text, max_bytes)).texts(), tokenizer)
     encoded = divided.encode(tokenizer) if divided else None
-    train_bytes = text.training.text_bytes
-    read_bytes = train_bytes if train_bytes <= max_bytes else _text_bytes(tokens, tokenizer)
-    vocab_size, eos_id = tokenizer.vocab_size, tokenizer.eos_id
-    corpus_row = PlanRow("corpus", f"{corpus.text_bytes:,} bytes", _description(text, read_bytes))
-    vocabulary_row = PlanRow("vocabulary", f"{vocab_size} tokens", tokenizer_reason)
-    corpus_rows = [corpus_row] if corpus.documents or not encoded else []
-
-    def plan_for(machine: Machine | None, seconds_spent: float) -> Plan:
-        plan = make_plan(
-            request,
-            train_tokens=len(tokens),
-            train_bytes=read_bytes,
-            vocab_size=vocab_size,
-            eos_id=eos_id,
-            base=base,
-            machine=machine,
-            conversations=encoded.size if encoded else None,
-            seconds_spent=seconds_spent,
-        )
-        if encoded:
-            return _with_conversations(plan, encoded, corpus_rows, vocabulary_row)
-        return replace(plan, rows=(*corpus_rows, vocabulary_row, *plan.rows))
-
-    plan = plan_for(machine, elapsed())
+    read_bytes = text.training.text_bytes
+    if read_bytes > max_bytes:  # a part was read
+        lengths = tokenizer.byte_lengths
+        read_bytes = tokens.text_bytes if isinstance(tokens, TokenShards) else count_bytes(tokens, lengths)
+    task = Task(
+        request, CorpusSize(len(tokens), read_bytes or 3 * len(tokens)), tokenizer.vocab_size, tokenizer.eos_id,
+        base.config if base else None, encoded.size if encoded else None,
+    )  # fmt: skip
+    rows = [PlanRow("vocabulary", f"{tokenizer.vocab_size} tokens", tokenizer_reason)]
+    if corpus.documents or not encoded:
+        rows.insert(0, PlanRow("corpus", f"{corpus.text_bytes:,} bytes", _description(text, read_bytes)))
+    plan_again = partial(_plan, task, encoded, rows)
+    plan = plan_again(machine, elapsed())
     record = _record(corpus, text, read_bytes, len(tokens), len(held_out_tokens))
-    if base_record and trained_part(text.held_out, [base_record]).contents:
+    if trained_part(text.held_out, records).contents:
         record["held_out"]["seen_by_base"] = True
         on_note(SEEN_NOTE.format("text"))
     if divided and divided.seen_by_base:
         on_note(SEEN_NOTE.format("conversations"))
-    seen_bytes = _seen_bytes(tokens, encoded, tokenizer, base is not None)
+    seen_bytes = _seen_bytes(tokens, encoded, tokenizer, fine_tunes=base is not None)
     if seen_bytes:
         record["seen_bytes"] = seen_bytes.hex()
     tokenizer = tokenizer.with_seen_bytes(seen_bytes)
@@ -167,23 +134,55 @@ def prepare(
         record["corpus"] += corpus_record(encoded.divided.inputs.files)
         # as it is opened with the model: answers to questions end
         tokenizer = tokenizer.with_eos_ids(plan.model.extra_eos_ids)
-    prepared = Prepared(plan, tokenizer, text, tokens, held_out_tokens, record, max_bytes, base, encoded)
-    return replace(prepared, plan_again=plan_for).with_plan(plan)
+    prepared = Prepared(
+        plan, task, tokenizer, text, tokens, held_out_tokens, record, max_bytes, encoded, plan_again=plan_again
+    )
+    return prepared.with_plan(plan)
 
 
-def _with_conversations(
-    plan: Plan, encoded: EncodedConversations, corpus_rows: list[PlanRow], vocabulary_row: PlanRow
+def _plan(
+    task: Task,
+    encoded: PreparedConversations | None,
+    data_rows: list[PlanRow],
+    machine: Machine | None,
+    seconds_spent: float,
 ) -> Plan:
-    """Complete the plan of a run on conversations, after text if there are `corpus_rows`."""
-    assert plan.conversations
+    """The plan for a machine, after some seconds of the time budget; its rows begin with those of the data, the last of
+    which is the vocabulary."""
+    plan = make_plan(replace(task, seconds_spent=seconds_spent), machine)
+    if encoded is None or plan.conversations is None:
+        return replace(plan, rows=(*data_rows, *plan.rows))
     stop_ids = {*plan.model.extra_eos_ids, *encoded.template.stop_ids} - {plan.model.eos_token_id}
-    conversation_rows = encoded.fit(plan.train.context).rows("conversations" if corpus_rows else "corpus")
+    rows = encoded.fit(plan.train.context).rows("conversations" if len(data_rows) > 1 else "corpus")
     return replace(
         plan,
         model=replace(plan.model, extra_eos_ids=tuple(sorted(stop_ids))),
-        rows=(*corpus_rows, *conversation_rows, vocabulary_row, *plan.rows),
+        rows=(*data_rows[:-1], *rows, data_rows[-1], *plan.rows),
         conversations=replace(plan.conversations, new_tokens=encoded.divided.inputs.new_tokens),
     )
+
+
+def _trained_tokenizer(
+    request: Request,
+    text: CorpusSplit,
+    divided: DividedConversations | None,
+    max_bytes: int,
+    characters: bool,
+    on_note: Callable[[str], None],
+) -> tuple[Tokenizer, str]:
+    """(a new tokenizer, the reason for the size of its vocabulary)"""
+    size = min(text.training.text_bytes, max_bytes, TRAINING_BYTES)
+    if size >= NOTED_BYTES:
+        on_note(f"training a tokenizer on {units.size(size)} of text")
+    largest = MAX_DEFAULT_VOCAB_SIZE
+    if request.device != "cuda" and request.has_time_budget:  # the output layer takes its time from the other layers
+        best = recipe.VOCABULARY_FACTOR * math.sqrt(request.core_seconds)
+        largest = nearest_power_of_two(best, MIN_DEFAULT_VOCAB_SIZE, MAX_DEFAULT_VOCAB_SIZE)
+    return train_tokenizer(
+        text.training, request.vocab_size, max_vocab_size=largest, max_bytes=max_bytes, characters=characters,
+        contents=divided.texts() if divided else (),
+        content_bytes=sum(one.text_bytes for one in divided.split.training) if divided else 0,
+    )  # fmt: skip
 
 
 def _split(corpus: Corpus, held_out: Corpus | float) -> CorpusSplit:
@@ -193,10 +192,10 @@ def _split(corpus: Corpus, held_out: Corpus | float) -> CorpusSplit:
     return CorpusSplit(corpus, held_out, names, is_from_corpus=False)
 
 
-def _without_text_of_base(text: CorpusSplit, base_record: Record | None) -> CorpusSplit:
+def _without_text_of_base(text: CorpusSplit, records: list[Record]) -> CorpusSplit:
     """The split without held-out text that the base model was trained on: it cannot measure what either model says of
     new text. If there is no other held-out text, it stays."""
-    held_out = untrained_part(text.held_out, [base_record]) if base_record else text.held_out
+    held_out = untrained_part(text.held_out, records)
     seen = text.held_out.text_bytes - held_out.text_bytes
     if not seen or not held_out.contents:
         return text
@@ -241,11 +240,6 @@ def _training_tokens(
     return tokenize_in_shards(read.contents, tokenizer, on_note)
 
 
-def _text_bytes(tokens: TokenIds | TokenShards, tokenizer: Tokenizer) -> int:
-    """The number of bytes that tokens stand for."""
-    return tokens.text_bytes if isinstance(tokens, TokenShards) else count_bytes(tokens, tokenizer.byte_lengths)
-
-
 def _byte_values(tokens: TokenIds | TokenShards, tokenizer: Tokenizer) -> frozenset[int]:
     """The byte values that occur in the text of tokens."""
     if isinstance(tokens, TokenShards):
@@ -279,8 +273,9 @@ def _document_record(document: Document) -> dict[str, Any]:
 
 def _seen_bytes(
     tokens: TokenIds | TokenShards,
-    conversations: EncodedConversations | None,
+    conversations: PreparedConversations | None,
     tokenizer: Tokenizer,
+    *,
     fine_tunes: bool,
 ) -> bytes | None:
     """The byte values that occur in the training text and conversations, and, for fine-tuning, in the text of the base
@@ -288,23 +283,14 @@ def _seen_bytes(
     before = tokenizer.seen_bytes if fine_tunes else b""
     if before is None:
         return None
-    learned = _byte_values(conversations.training.ids, tokenizer) if conversations else frozenset()
-    return bytes(sorted({*before, *_byte_values(tokens, tokenizer), *learned}))
+    answers = _byte_values(conversations.training.ids, tokenizer) if conversations else frozenset()
+    return bytes(sorted({*before, *_byte_values(tokens, tokenizer), *answers}))
 
 
 def _max_bytes(request: Request) -> int:
     """Bytes of training text to read: more could not be seen in the time budget, but reading and tokenizing them would
     take time."""
-    if math.isinf(request.core_seconds):
+    if not request.has_time_budget:
         return sys.maxsize
     factor = recipe.GPU_BYTES_FACTOR if request.device == "cuda" else recipe.CPU_BYTES_FACTOR
     return max(recipe.MIN_BYTES, int(factor * request.core_seconds**recipe.BYTES_EXPONENT))
-
-
-def _max_vocab_size(request: Request) -> int:
-    """The largest vocabulary for the time budget: the output layer takes its time from the other layers."""
-    if math.isinf(request.core_seconds) or request.device == "cuda":
-        return MAX_DEFAULT_VOCAB_SIZE
-    return nearest_power_of_two(
-        recipe.VOCABULARY_FACTOR * math.sqrt(request.core_seconds), MIN_DEFAULT_VOCAB_SIZE, MAX_DEFAULT_VOCAB_SIZE
-    )

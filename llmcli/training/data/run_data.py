@@ -2,23 +2,32 @@
 
 They are a text, conversations, or a text and then conversations. Where there are conversations, they alone are
 evaluated.
+
+On text a new model starts with short windows, many to a batch, and ends with the full context length (sequence-length
+warm-up): it learns more from the same number of tokens, and short windows are faster per token.
 """
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llmcli.data.conversations.batches import ConversationTokens
+from llmcli.config import TrainConfig
+from llmcli.data.conversations.batches import ConversationBatches, ConversationTokens, MaskedBatch
+from llmcli.data.conversations.split import held_out_indices
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.data.tokens.batches import Tokens
-from llmcli.training.data.cache_fit import ValidationText
-from llmcli.training.data.conversation_phase import ConversationPhase
+from llmcli.data.tokens.batches import Batches, Tokens
+from llmcli.models.runtime import Runtime
+from llmcli.training.data.cache_fit import ValidationText, reserve_tokens
 from llmcli.training.data.conversations import PreparedConversations
+from llmcli.training.data.held_out_questions import greedy_answer, longest_answer, questions
 from llmcli.training.data.plain_text import PlainText
 from llmcli.training.data.position import Position
-from llmcli.training.data.validation_slice import reserve_tokens
-from llmcli.training.planning.batch_schedule import BatchSchedule
-from llmcli.training.planning.plan import Plan
+from llmcli.training.planning import recipe
+from llmcli.training.planning.plan import ConversationSettings, Plan
 
 
 class RunData:
@@ -38,25 +47,19 @@ class RunData:
         self.tokenizer, self.plain_text = tokenizer, plain_text
         text, windows = reserve_tokens(tokens, settings.calibration_tokens, settings.context)
         self.validation_text = ValidationText(tokens, windows, tokenizer.eos_id)
-        self._held_out_text = held_out
         self._batches = BatchSchedule(text, settings, tokenizer)
         self.tokens_per_epoch = len(text)
         self.conversations: ConversationPhase | None = None
+        # the validation slice, windows [B, T + 1] or conversations, which may be empty; and the held-out data
+        self.validation: NDArray[np.int64] | ConversationTokens = windows
+        self.held_out: NDArray[np.unsignedinteger] | ConversationTokens = held_out
         if conversations and plan.conversations:
             self.conversations = ConversationPhase(conversations, plan.conversations, settings, tokenizer)
+            self.validation, self.held_out = self.conversations.validation, conversations.held_out
             self.tokens_per_epoch += self.conversations.tokens_per_epoch
 
-    @property
-    def validation(self) -> NDArray[np.int64] | ConversationTokens:
-        """The validation slice: windows [B, T + 1] or conversations. It may be empty."""
-        return self.conversations.validation if self.conversations else self.validation_text.windows
-
-    @property
-    def held_out(self) -> NDArray[np.unsignedinteger] | ConversationTokens:
-        return self.conversations.held_out if self.conversations else self._held_out_text
-
     def validation_size(self) -> dict[str, int]:
-        """Of the validation slice, for the record; empty if there is none."""
+        """The size of the validation slice, for the record; empty if there is none."""
         data = self.validation
         if not len(data):
             return {}
@@ -65,14 +68,112 @@ class RunData:
         return {"tokens": data.size}
 
     def next_batch(self, position: Position) -> tuple[NDArray[np.int64], torch.Tensor | None]:
-        """(token ids [B, T + 1] of the next step, which of them are learned [B, T + 1], None for all). The run turns
+        """(token ids [B, T + 1] of the next step, their loss mask [B, T + 1], None if it is all True). The run turns
         from text to conversations here, if it is time."""
-        if self.conversations:
-            self.conversations.begin_if_due(position)
-            if batch := self.conversations.batch(position):
-                return batch.ids, torch.from_numpy(batch.loss_mask)
+        if self.conversations and (batch := self.conversations.next_batch(position)):
+            return batch.ids, torch.from_numpy(batch.loss_mask)
         return self._batches.batch(position.step, position.stage_progress, position.token_split), None
 
     def has_planned_dropout(self, position: Position) -> bool:
-        """Whether dropout is planned for this part of the run, and does not follow the clock."""
-        return self.conversations is not None and self.conversations.has_planned_dropout(position)
+        """Whether the run has turned from text to conversations, for which dropout is planned and does not follow the
+        clock."""
+        phase = self.conversations
+        return phase is not None and phase.follows_text and position.conversations_from is not None
+
+
+def window_length(progress: float, settings: TrainConfig) -> int:
+    """Tokens per window at `progress` (0 to 1 of the run): a divisor of the context length.
+
+    Fine-tuning uses the full context length throughout: that model attends over long distances already.
+
+    >>> settings = TrainConfig(steps=1, context=256)
+    >>> [window_length(progress, settings) for progress in (0.0, 0.3, 0.5)]
+    [64, 128, 256]
+    """
+    context = settings.context
+    if settings.is_fine_tuning:
+        return context
+    warmup = recipe.LENGTH_WARMUP_WITH_INDUCTION if settings.induction else recipe.LENGTH_WARMUP
+    divisor = next((divisor for until, divisor in warmup if progress < until), 1)
+    shortest = max(min(context, recipe.SHORTEST_WINDOW), context // divisor)
+    return next(length for length in range(shortest, context + 1) if context % length == 0)
+
+
+class BatchSchedule:
+    """Batches of a constant number of tokens. Each is a function of (seed, step, progress, BPE-dropout)."""
+
+    def __init__(self, tokens: Tokens, settings: TrainConfig, tokenizer: Tokenizer) -> None:
+        self._settings, self._tokenizer = settings, tokenizer
+        self._batches = Batches(tokens, settings.context, settings.batch_size, settings.seed)
+
+    def batch(self, step: int, progress: float, bpe_dropout: float | None = None) -> NDArray[np.int64]:
+        """Token ids [rows, window + 1] of a step. `bpe_dropout` replaces the rate of the settings, if given."""
+        rate = self._settings.token_split if bpe_dropout is None else bpe_dropout
+        rate = rate if progress < recipe.BPE_DROPOUT_UNTIL else 0.0
+        if rate and self._batches.merge_pairs is None:
+            self._batches = replace(self._batches, merge_pairs=np.array(self._tokenizer.merge_pairs))
+        return self._batches.batch(step, window_length(progress, self._settings), rate)
+
+
+class ConversationPhase:
+    """The part of a run that trains on conversations: all of it, or its end, after text. Where a run stands in it is in
+    its Position."""
+
+    def __init__(
+        self,
+        conversations: PreparedConversations,
+        chosen: ConversationSettings,
+        settings: TrainConfig,
+        tokenizer: Tokenizer,
+    ) -> None:
+        self._conversations, self._chosen, self._settings = conversations, chosen, settings
+        self._tokenizer = tokenizer
+        # the chat template to store with the model; None if the base model has one
+        self.template = None if conversations.divided.inputs.template else conversations.template.source
+        self.follows_text = chosen.share < 1
+        training, self.validation = reserve_conversations(conversations.training, chosen.validation)
+        self._batches = ConversationBatches(
+            training, settings.context, settings.batch_size, settings.seed, tokenizer.eos_id
+        )
+        self.tokens_per_epoch = self._batches.rows * settings.context  # padding included
+        self._question = next(questions(conversations))
+        self.question = self._question.text  # a held-out one, which the samples answer
+
+    def next_batch(self, position: Position) -> MaskedBatch | None:
+        """The batch of the next step; None as long as it is of text. When the run turns from text to conversations is a
+        function of its progress."""
+        if position.conversations_from is None:
+            begin = 1 - self._chosen.share
+            if self._settings.seconds is None:  # even a run of few steps has one on conversations
+                begin = min(begin, (self._settings.steps - 1) / self._settings.steps)
+            if position.progress < begin:
+                return None
+            position.conversations_from = position.step
+            if self.follows_text:
+                position.dropout = self._chosen.dropout
+        return self._batches.batch(position.step - position.conversations_from)
+
+    def answer(self, runtime: Runtime, most: int, is_over: Callable[[], bool] = lambda: False) -> str:
+        """The greedy answer of a model to the question, of at most `most` tokens, until `is_over` returns True."""
+        most = min(most, longest_answer(self._conversations))
+        stop_ids = self._conversations.template.stop_ids
+        ids = greedy_answer(runtime, self._tokenizer, self._question.ids, stop_ids, most, is_over)
+        return self._tokenizer.decode(ids)
+
+    def record(self, position: Position) -> dict[str, Any]:
+        """When a run turned to the conversations, and how often it read them."""
+        began = position.step if position.conversations_from is None else position.conversations_from
+        tokens = (position.step - began) * self._settings.tokens_per_step
+        return {"from_step": began, "epochs": round(tokens / self.tokens_per_epoch, 4)}
+
+
+def reserve_conversations(
+    conversations: ConversationTokens, count: int
+) -> tuple[ConversationTokens, ConversationTokens]:
+    """(training conversations, about `count` others). One that is equal to a training conversation is in neither."""
+    chosen = held_out_indices(len(conversations), count / len(conversations))
+    reserved = set(chosen)
+    kept = [i for i in range(len(conversations)) if i not in reserved]
+    known = {conversations.ids[conversations.span(i)].tobytes() for i in kept}
+    new = [i for i in chosen if conversations.ids[conversations.span(i)].tobytes() not in known]
+    return conversations.select(kept), conversations.select(new)

@@ -1,22 +1,17 @@
 """Cost model of training: FLOPs, memory, speed and expected loss of a model before it is trained.
 
-All by formula, except that `choose_model` asks the caller to measure the speed of a few shapes (`Machine.speed`).
+All by formula, except that `choose_model` has the speed of a few shapes measured (`Machine.speed`).
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from llmcli.config import (
-    LOSS_LOGITS,
-    LOSS_ROWS,
-    MAX_CONTEXT_KEEPING_SCORES,
-    QUERY_BLOCK,
-    ModelConfig,
-    TrainConfig,
-)
+from llmcli.config import LOSS_LOGITS, LOSS_ROWS, MAX_CONTEXT_KEEPING_SCORES, QUERY_BLOCK, ModelConfig, TrainConfig
+from llmcli.errors import LLMError
 from llmcli.formats.adapters import parameter_count
 from llmcli.training.planning import recipe
+from llmcli.training.planning.plan import Plan
 
 # layers x width x tokens of a micro-batch, at most; larger ones need memory (on a GPU 10 GB) and are hardly faster
 MICRO_BATCH_VALUES = {"cpu": 1 << 22, "cuda": 1 << 27, "mps": 1 << 25}
@@ -30,6 +25,7 @@ FLOAT32 = 4.0  # bytes of a weight, a gradient, or a number in the state of the 
 BYTES_PER_LOGIT = 8.0  # of a block of the loss: in float32, and their probabilities
 SLOW_STEP = 2.5  # times the limit of a measurement; it takes four steps or more
 BASE_BYTES = 3e8  # of the process before it trains
+MEMORY_SHARE = 0.8  # of the free memory, that a plan may use
 
 Speed = Callable[[ModelConfig, TrainConfig, float], float]  # (model, settings, seconds to measure) -> tokens/s
 Settings = Callable[[ModelConfig, float], TrainConfig]  # (model, training tokens) -> how to train it
@@ -97,78 +93,70 @@ def micro_batches(model: ModelConfig, train: TrainConfig, processes: int = 1) ->
 def memory_needed(model: ModelConfig, train: TrainConfig, processes: int = 1, *, sharded: bool = False) -> Memory:
     """Approximate bytes that training takes at most, and the copies of weights that it keeps on the host; for rank 0 of
     several processes, over which weights, gradients and optimizer may be sharded."""
-    weights, optimizer = FLOAT32 * model.parameters, _optimizer_bytes(model, train)
-    trained, best = FLOAT32 * _trained_parameters(model, train), weights  # the best so far are on the host
+    weights = best = FLOAT32 * model.parameters  # the best so far are on the host
+    count = parameter_count(model, train.lora_rank) if train.lora_rank else model.parameters
+    embeddings = model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
+    by_adamw = embeddings if train.recipe == "muon" else count
+    trained, optimizer = FLOAT32 * count, FLOAT32 * (2 * by_adamw + count - by_adamw)  # two numbers, or Muon's one
     teacher = weights if train.teacher_share else 0.0
-    momenta = optimizer - 2 * FLOAT32 * _adamw_parameters(model, train)  # of Muon, always divided among the processes
+    momenta = optimizer - 2 * FLOAT32 * by_adamw  # of Muon, always divided among the processes
     held = weights + teacher + optimizer - momenta * (1 - 1 / processes)
+    scored, copied = weights, 0.0  # another model at the end; during the run a copy of those that were evaluated
     if sharded:
         held = (weights + optimizer) / processes
-    step = _step_bytes(model, train, processes, sharded)
-    saving = trained + optimizer + teacher  # a copy of the state
-    if sharded:
         scored, copied = 0.0, 2 * weights  # gathered, and the copy of them
-    else:
-        scored, copied = weights, 0.0  # another model at the end; during the run a copy of those that were evaluated
+    step = _step_bytes(model, train, trained / (processes if sharded else 1), embeddings, processes, sharded)
+    saving = trained + optimizer + teacher  # a copy of the state
     if train.device == "cuda":
         host = best + max(scored, copied, saving)
         return Memory(held + max(step, scored) + BASE_BYTES, host + BASE_BYTES)
     return Memory(held + best + max(step, scored, copied, saving) + BASE_BYTES, 0.0)
 
 
-def _step_bytes(model: ModelConfig, train: TrainConfig, processes: int, sharded: bool) -> float:
-    """Of a step at its peak: in the backward pass, or when all gradients are there and Muon updates the matrices."""
-    parts = processes if sharded else 1
-    gradients, pieces = FLOAT32 * _trained_parameters(model, train) / parts, micro_batches(model, train, processes)
-    backward = _activation_bytes(model, train, processes) + (gradients if pieces > 1 else 0.0)
-    if sharded:
-        backward += _gathered_bytes(model)
+def check_fits(plan: Plan, memory: Memory, processes: int = 1) -> None:
+    """Raises LLMError where a plan made earlier does not fit into the `memory` that is free for each process."""
+    needed = memory_needed(plan.model, plan.train, processes, sharded=plan.sharded and processes > 1)
+    if problem := shortage(needed, memory, 1.0):
+        smaller = "--context" if plan.train.is_fine_tuning else "--width"
+        raise LLMError(
+            f"resuming {problem}; free some, or start over with --force and a smaller {smaller} or --batch-tokens"
+        )
+
+
+def shortage(needed: Memory, free: Memory, share: float = MEMORY_SHARE) -> str:
+    """Which memory is short, in words; "" if this share of the free memory is enough."""
+    for kind, wanted, there in (
+        ("GPU memory" if needed.host else "memory", needed.device, free.device),
+        ("main memory", needed.host, free.host),
+    ):
+        if wanted > share * there:
+            return f"needs about {wanted / 1e9:,.1f} GB of {kind}, but only {there / 1e9:,.1f} GB is free"
+    return ""
+
+
+def _step_bytes(
+    model: ModelConfig, train: TrainConfig, gradients: float, embeddings: int, processes: int, sharded: bool
+) -> float:
+    """The peak of a step: in the backward pass, or when all gradients are there and Muon updates the matrices."""
+    product = FLOAT32 / 2 if train.dtype == "bfloat16" else FLOAT32
+    backward = _activation_bytes(model, train, processes)
+    if micro_batches(model, train, processes) > 1:
+        backward += gradients
+    if sharded:  # what is whole at a time: the embeddings and two layers, with their gradients
+        backward += 2 * FLOAT32 * (embeddings + 2 * ((model.parameters - embeddings) / model.num_hidden_layers))
     elif train.device == "cpu":  # where it keeps the matrices as they are multiplied and, if trained, before that
-        product = FLOAT32 / 2 if train.dtype == "bfloat16" else FLOAT32
         backward += model.parameters * (product + (0.0 if train.lora_rank else FLOAT32))
-    return max(backward, gradients + _update_bytes(model, train) / processes)
-
-
-def _update_bytes(model: ModelConfig, train: TrainConfig) -> float:
-    """Of an update of all matrices by Muon: the gradients of those of a shape, at most about half of all weights, once
-    more in float32, and a few times as they are multiplied."""
-    if train.recipe != "muon":
-        return 0.0
-    return model.parameters / 2 * (FLOAT32 + 3 * (FLOAT32 / 2 if train.dtype == "bfloat16" else FLOAT32))
-
-
-def _gathered_bytes(model: ModelConfig) -> float:
-    """Of sharded weights: what is whole at a time, the embeddings and two layers, with their gradients."""
-    embeddings = _embedding_parameters(model)
-    layer = (model.parameters - embeddings) / model.num_hidden_layers
-    return 2 * FLOAT32 * (embeddings + 2 * layer)
-
-
-def _trained_parameters(model: ModelConfig, train: TrainConfig) -> int:
-    return parameter_count(model, train.lora_rank) if train.lora_rank else model.parameters
-
-
-def _optimizer_bytes(model: ModelConfig, train: TrainConfig) -> float:
-    """Two numbers for each parameter under AdamW, one under Muon."""
-    by_adamw = _adamw_parameters(model, train)
-    return FLOAT32 * (2 * by_adamw + _trained_parameters(model, train) - by_adamw)
-
-
-def _adamw_parameters(model: ModelConfig, train: TrainConfig) -> int:
-    """Muon leaves the embeddings to AdamW."""
-    if train.recipe != "muon":
-        return _trained_parameters(model, train)
-    return _embedding_parameters(model)
-
-
-def _embedding_parameters(model: ModelConfig) -> int:
-    """Of the input and, if it is another matrix, of the output."""
-    return model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
+    update = 0.0
+    if train.recipe == "muon":
+        # the gradients of the matrices of one shape, at most about half of all weights, once more in float32, and a
+        # few times as they are multiplied
+        update = model.parameters / 2 * (FLOAT32 + 3 * product)
+    return max(backward, gradients + update / processes)
 
 
 def _activation_bytes(model: ModelConfig, train: TrainConfig, processes: int) -> float:
-    """Of a micro-batch: what the layers save for the backward pass, as much as one of them for what is computed in
-    between, and a block of logits; the last two of a teacher, too."""
+    """A micro-batch: what the layers save for the backward pass, as much as one of them for what is computed in
+    between, and a block of logits; the last two for a teacher, too."""
     models = 2 if train.teacher_share else 1
     windows = -(-train.batch_size // processes)
     tokens = train.context * -(-windows // micro_batches(model, train, processes))
@@ -190,17 +178,12 @@ def saved_values(model: ModelConfig, train: TrainConfig) -> float:
     swiglu = 4 * model.intermediate_size  # gate and up, activated, their product
     if model.num_experts:
         swiglu = active * (swiglu + 2 * width) + width  # a copy for each expert, before and after
-    return residual + attention + swiglu + heads * _kept_scores(train)
-
-
-def _kept_scores(train: TrainConfig) -> float:
-    """Scores of attention that are kept for each token and head: on a CPU without most of those that are masked, on MPS
-    all, elsewhere none, since they are computed again."""
+    scores: float = 0  # of attention that are kept: elsewhere they are computed again
     if train.device == "mps":
-        return train.context
-    if train.device != "cpu" or train.context > MAX_CONTEXT_KEEPING_SCORES:
-        return 0
-    return min(train.context, (train.context + QUERY_BLOCK) / 2)
+        scores = train.context
+    elif train.device == "cpu" and train.context <= MAX_CONTEXT_KEEPING_SCORES:  # without most of the masked ones
+        scores = min(train.context, (train.context + QUERY_BLOCK) / 2)
+    return residual + attention + swiglu + heads * scores
 
 
 def layer_parameters(model: ModelConfig) -> int:
@@ -226,68 +209,39 @@ def expected_loss(parameters: float, seen: float, text: CorpusSize) -> float:
     return by_size + by_data
 
 
-def planned_tokens(train: TrainConfig) -> float:
-    """Training tokens of all steps together."""
-    return float(train.steps * train.tokens_per_step)
-
-
 def choose_model(
     models: Sequence[ModelConfig],
-    seconds: float | None,
-    text: CorpusSize,
+    seconds: float,
+    data: CorpusSize,
     settings: Settings,
     machine: Machine,
     max_epochs: float,
     measured: dict[int, float],
     min_tokens: float = 0.0,
 ) -> Estimate:
-    """The best of `models`, which are sorted by size: the largest that sees TOKENS_PER_PARAMETER, or, with a time
-    limit of `seconds` for the steps, the one with the lowest expected loss of those that see `min_tokens` even at
-    LOW_SPEED.
+    """The one of `models`, which are sorted by size, with the lowest expected loss after `seconds` of steps, among
+    those that see `min_tokens` even at LOW_SPEED.
 
-    `measured` are tokens per second by the index of a model; new measurements are added.
+    The speed of the shape that seems best is measured, and so on, for at most MAX_MEASUREMENTS shapes; then all of them
+    in a second round, of which the faster counts. The ratio of the last measured to its estimated speed corrects the
+    estimates of the other shapes. `measured` are tokens per second by the index of a model; new ones are added.
     """
-    if seconds is None:
-        return _choose_by_tokens(models, planned_tokens(settings(models[0], 0.0)))
-    return _choose_by_time(models, seconds, text, settings, machine, max_epochs, measured, min_tokens)
-
-
-def _choose_by_tokens(models: Sequence[ModelConfig], tokens: float) -> Estimate:
-    trainable = [model for model in models if layer_parameters(model) <= tokens / recipe.TOKENS_PER_PARAMETER]
-    return Estimate((trainable or models[:1])[-1], tokens)
-
-
-def _choose_by_time(
-    models: Sequence[ModelConfig],
-    seconds: float,
-    text: CorpusSize,
-    settings: Settings,
-    machine: Machine,
-    max_epochs: float,
-    measured: dict[int, float],
-    min_tokens: float,
-) -> Estimate:
-    """Measures the speed of the shape that seems best, and so on, at most MAX_MEASUREMENTS shapes; then all of them in
-    a second round, of which the faster counts. The ratio of the last measured to its estimated speed corrects the
-    estimates of the other shapes."""
-    max_tokens = max_epochs * text.tokens
+    max_tokens = max_epochs * data.tokens
     estimated = [estimated_speed(model, settings(model, 0.0)) for model in models]
     new: list[int] = []
 
-    def expected_speed(i: int) -> float:
-        last = next(reversed(measured), None)
-        correction = 1.0 if last is None else measured[last] / estimated[last]
-        return correction * estimated[i]
-
     def speed(i: int) -> float:
-        return measured[i] if i in measured else expected_speed(i)
+        if i in measured or not measured:
+            return measured.get(i, estimated[i])
+        last = next(reversed(measured))
+        return measured[last] / estimated[last] * estimated[i]
 
     def tokens(i: int) -> float:
         return min(max_tokens, seconds * speed(i))
 
     def rank(i: int) -> tuple[float, float]:
         shortage = max(0.0, min_tokens - recipe.LOW_SPEED * tokens(i))
-        return shortage, expected_loss(loss_size(models[i]), tokens(i), text)
+        return shortage, expected_loss(loss_size(models[i]), tokens(i), data)
 
     def limit(i: int) -> float:
         run_seconds = tokens(i) / speed(i)  # max_tokens may end the run before its time
@@ -295,11 +249,6 @@ def _choose_by_time(
 
     def measure(i: int) -> float:
         return machine.speed(models[i], settings(models[i], tokens(i)), limit(i))
-
-    def is_slow(i: int) -> bool:
-        """Whether another measurement would take much longer than its limit: of few steps, each is long."""
-        step_seconds = settings(models[i], tokens(i)).tokens_per_step / measured[i]
-        return step_seconds > SLOW_STEP * limit(i)
 
     def search() -> None:
         while len(new) < recipe.MAX_MEASUREMENTS:
@@ -311,7 +260,8 @@ def _choose_by_time(
 
     search()
     for i in new if len(models) > 1 else []:
-        if not is_slow(i):
+        step_seconds = settings(models[i], tokens(i)).tokens_per_step / measured[i]
+        if step_seconds <= SLOW_STEP * limit(i):  # else it would take much longer than its limit
             measured[i] = max(measured[i], measure(i))
     search()
     best = min(measured, key=rank)

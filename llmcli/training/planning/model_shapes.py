@@ -7,17 +7,22 @@ from llmcli.errors import usage
 from llmcli.training.planning import recipe
 from llmcli.training.planning.cost_model import CorpusSize
 from llmcli.training.planning.plan import Request
+from llmcli.training.planning.task import Task
 
 
-def candidates(
-    request: Request, text: CorpusSize, context: int, vocab_size: int, eos_id: int, *, induction: bool
-) -> list[ModelConfig]:
-    """The models that a corpus is large enough for, smallest first; only one where the user fixed the shape."""
-    largest = recipe.MAX_SIZE_FACTOR * text.tokens**recipe.MAX_SIZE_EXPONENT
+def candidates(task: Task, data: CorpusSize, context: int) -> list[ModelConfig]:
+    """The models that the data are large enough for, smallest first; only one where the shape is fixed."""
+    if task.base:
+        return [task.base]
+    request = task.request
+    largest = recipe.MAX_SIZE_FACTOR * data.tokens**recipe.MAX_SIZE_EXPONENT
     shapes = [(layers, width) for layers, width in recipe.SHAPES if 12 * layers * width**2 <= largest]
     shapes = shapes or [recipe.SHAPES[0]]
     distinct = dict.fromkeys((request.layers or layers, request.width or width) for layers, width in shapes)
-    return [model_config(request, *shape, context, vocab_size, eos_id, induction=induction) for shape in distinct]
+    return [
+        model_config(request, *shape, context, task.vocab_size, task.eos_id, induction=task.induction)
+        for shape in distinct
+    ]
 
 
 def model_config(
@@ -26,7 +31,17 @@ def model_config(
     """The model of a shape. Raises LLMError where the numbers that the user fixed do not fit together."""
     heads = request.heads or _heads(width)
     kv_heads = request.kv_heads or heads
-    _check_heads(width, heads, kv_heads)
+    if width % heads:
+        raise usage(f"{heads} heads do not divide width {width}; set --heads to a divisor of {width}")
+    if heads % kv_heads:
+        raise usage(f"{kv_heads} key-value heads do not divide {heads} heads; set --kv-heads to a divisor of --heads")
+    if width % 2:
+        raise usage(f"--width must be even for rotary embeddings, found {width}")
+    if width // heads % 2:
+        raise usage(
+            f"the head size must be even for rotary embeddings, found {width // heads}; set --heads so that "
+            "--width / --heads is even"
+        )
     active = min(request.active or recipe.ACTIVE_EXPERTS, request.experts or 1)
     embedding_outweighs_layers = vocab_size * width > 12 * layers * width**2
     return ModelConfig(
@@ -52,30 +67,7 @@ def model_config(
 def _heads(width: int) -> int:
     """The number of heads whose size is closest to the preferred one."""
     preferred = recipe.SMALL_HEAD_DIM if width < recipe.MIN_HIDDEN_SIZE_OF_LARGE_HEADS else recipe.HEAD_DIM
-    possible = _divisors(width // 2) if width % 2 == 0 else []  # heads of even size
-    return min(possible, key=lambda heads: abs(math.log(width / heads / preferred)), default=1)
-
-
-def _check_heads(width: int, heads: int, kv_heads: int) -> None:
-    """Raises LLMError where heads do not divide the hidden size, or rotary positions cannot be applied."""
-    if width % heads:
-        raise usage(f"{heads} heads do not divide width {width}; set --heads to a divisor of {width}")
-    if heads % kv_heads:
-        raise usage(f"{kv_heads} key-value heads do not divide {heads} heads; set --kv-heads to a divisor of --heads")
-    if width % 2:
-        raise usage(f"--width must be even for rotary embeddings, found {width}")
-    if width // heads % 2:
-        raise usage(
-            f"the head size must be even for rotary embeddings, found {width // heads}; set --heads so that "
-            "--width / --heads is even"
-        )
-
-
-def _divisors(number: int) -> list[int]:
-    """All divisors, in order.
-
-    >>> _divisors(12)
-    [1, 2, 3, 4, 6, 12]
-    """
-    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
-    return sorted({*small, *(number // n for n in small)})
+    half = width // 2 if width % 2 == 0 else 0  # heads of even size
+    small = [heads for heads in range(1, math.isqrt(half) + 1) if half % heads == 0]
+    divisors = sorted({*small, *(half // heads for heads in small)})
+    return min(divisors, key=lambda heads: abs(math.log(width / heads / preferred)), default=1)

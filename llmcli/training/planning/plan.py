@@ -4,11 +4,14 @@ import math
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from llmcli.config import MAX_VOCAB_SIZE, ModelConfig, TrainConfig, convert_fields
+from llmcli.config import MAX_VOCAB_SIZE, ModelConfig, TrainConfig, convert_fields, require
 from llmcli.errors import usage
 
 DEFAULT_SECONDS = 300.0  # time budget where the user gives no budget at all
-MAX_COUNT = 1_000  # of layers, and of experts in a layer
+COUNTS = (
+    "vocab_size", "layers", "width", "heads", "kv_heads", "context", "batch_tokens", "experts", "threads",
+)  # fmt: skip
+MAX_COUNTS = {"vocab_size": MAX_VOCAB_SIZE, "layers": 1_000, "experts": 1_000}  # the last two per model and layer
 REQUESTED = "as requested"  # the reason for a value that the user fixed
 FROM_BASE = "from the base model"
 
@@ -48,32 +51,25 @@ class Request:
 
     def __post_init__(self) -> None:
         convert_fields(self)
-        for name in ("vocab_size", "layers", "width", "heads", "kv_heads", "context", "batch_tokens", "experts"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise usage(f"--{name.replace('_', '-')} must be at least 1, found {value}")
-        for name in ("layers", "experts"):  # each has tensors, whose shapes are listed
-            if (getattr(self, name) or 0) > MAX_COUNT:
-                raise usage(f"--{name} must be at most {MAX_COUNT:,}, found {getattr(self, name):,}")
-        if not 0 <= self.seed < 1 << 63:
-            raise usage(f"--seed must be at least 0 and below 2^63, found {self.seed}")
-        if self.vocab_size is not None and self.vocab_size > MAX_VOCAB_SIZE:
-            raise usage(f"--vocab-size must be at most {MAX_VOCAB_SIZE:,}, found {self.vocab_size:,}")
+        for name in COUNTS:
+            value, option = getattr(self, name), f"--{name.replace('_', '-')}"
+            if value is not None:
+                require(value >= 1, option, "at least 1", value)
+            if value is not None and name in MAX_COUNTS:
+                require(value <= MAX_COUNTS[name], option, f"at most {MAX_COUNTS[name]:,}", value)
+        require(0 <= self.seed < 1 << 63, "--seed", "at least 0 and below 2^63", self.seed)
         budgets = {"--time": self.seconds, "--steps": self.steps, "--epochs": self.epochs}
         given = {name: value for name, value in budgets.items() if value is not None}
         if len(given) > 1:
             raise usage(f"{' and '.join(given)} both set the length of the run; give one of them")
         for name, value in given.items():
-            if not 0 < value < math.inf:
-                raise usage(f"{name} must be a number above 0, found {value}")
-        if self.epochs is not None and not self.epochs <= 1e6:
-            raise usage(f"--epochs must be at most a million, found {self.epochs}")
-        if self.optimizer not in (None, "muon", "adamw"):
-            raise usage(f"--optimizer must be muon or adamw, found {self.optimizer}")
+            require(0 < value < math.inf, name, "a number above 0", value)
+        require((self.epochs or 0) <= 1e6, "--epochs", "at most a million", self.epochs)
+        require(self.optimizer in (None, "muon", "adamw"), "--optimizer", "muon or adamw", self.optimizer)
         if self.active is not None and not self.experts:
             raise usage("--active is the number of experts per token; give --experts too")
-        if self.experts and not 1 <= (self.active or 1) <= self.experts:
-            raise usage(f"--active must be between 1 and --experts ({self.experts}), found {self.active}")
+        active = self.active or 1
+        require(1 <= active <= (self.experts or 1), "--active", f"between 1 and --experts ({self.experts})", active)
         if self.shard and self.processes == 1:
             raise usage("--shard is for several processes; give --processes, or start them with torchrun")
         if self.lora and self.optimizer == "muon":
@@ -94,8 +90,7 @@ class Request:
     @property
     def core_seconds(self) -> float:
         """The time budget times the number of threads of all processes; infinite without one."""
-        threads = self.threads * self.processes
-        return (self.seconds or DEFAULT_SECONDS) * threads if self.has_time_budget else math.inf
+        return (self.budget or math.inf) * (self.threads * self.processes)
 
 
 @dataclass(frozen=True)
@@ -104,72 +99,6 @@ class Decision(Generic[T_co]):
 
     value: T_co
     reason: str
-
-
-@dataclass(frozen=True)
-class ModelDecisions:
-    """What is trained."""
-
-    size: Decision[ModelConfig]  # the whole config; the reason is for its number of parameters
-    shape: Decision[ModelConfig]  # the same; the reason is for its layers, hidden size and heads
-    experts: Decision[int]  # per layer; 0: dense
-    tied_embeddings: Decision[bool]
-    sharded: Decision[bool]  # weights, gradients and optimizer, over the processes
-
-
-@dataclass(frozen=True)
-class ConversationDecisions:
-    """How conversations are trained on."""
-
-    share: Decision[float]  # of the run, at its end
-    dropout: Decision[float]  # in that part
-    base_divergence: Decision[float]  # weight in the loss
-    validation: Decision[int]  # conversations in the validation slice
-
-
-@dataclass(frozen=True)
-class TrainDecisions:
-    """How it is trained."""
-
-    seconds: Decision[float | None]  # time budget; None: steps or epochs end the run
-    context: Decision[int]  # tokens
-    induction: Decision[bool]  # whether the initial weights get induction heads
-    batch_size: Decision[int]  # windows of `context` tokens
-    steps: Decision[int]
-    dropout: Decision[float]
-    bpe_dropout: Decision[float]
-    validation: Decision[int]  # tokens of text in the validation slice
-    calibration: Decision[bool]  # of the temperature
-    weight_decay: Decision[float]
-    recipe: Decision[str]  # the reason is for its optimizer
-    learning_rate: Decision[float]  # multiplier of the recipe's rates
-    distillation: Decision[float]  # part of the run in which a teacher is trained
-    eval_tokens: int
-    conversations: ConversationDecisions | None = None  # None: plain text only
-
-    def settings(self, request: Request) -> TrainConfig:
-        """The values, with what the request alone decides."""
-        return TrainConfig(
-            steps=self.steps.value,
-            seconds=self.seconds.value,
-            context=self.context.value,
-            batch_size=self.batch_size.value,
-            lr=self.learning_rate.value,
-            dropout=self.dropout.value,
-            token_split=self.bpe_dropout.value,
-            calibration_tokens=self.validation.value,
-            calibrates=self.calibration.value,
-            weight_decay=self.weight_decay.value,
-            induction=self.induction.value,
-            recipe=self.recipe.value,
-            lora_rank=request.lora,
-            teacher_share=self.distillation.value,
-            eval_tokens=self.eval_tokens,
-            seed=request.seed,
-            device=request.device,
-            dtype=request.dtype,
-            threads=request.threads,
-        )
 
 
 @dataclass(frozen=True)

@@ -1,139 +1,98 @@
 """The decisions of a plan as rows to show: the name of a hyperparameter, its value, the reason."""
 
 from llmcli import units
-from llmcli.config import ModelConfig
+from llmcli.config import ModelConfig, TrainConfig
 from llmcli.evaluation.evaluator import evaluation_context
-from llmcli.training.planning.plan import REQUESTED, Decision, ModelDecisions, Plan, PlanRow, Request, TrainDecisions
+from llmcli.training.planning.plan import FROM_BASE, REQUESTED, ConversationSettings, Plan, PlanRow
 from llmcli.training.planning.recipe import learning_rates
+from llmcli.training.planning.task import Task
 
 OPTIMIZERS = {"muon": "Muon + AdamW", "adamw": "AdamW", "fine-tune": "AdamW", "lora": "AdamW"}  # by recipe
 
 
 def rows(
-    request: Request, architecture: ModelDecisions, training: TrainDecisions, tokens: Decision[float]
-) -> tuple[PlanRow, ...]:
-    """The whole plan; `tokens` is the number of tokens seen in training."""
-    budget = PlanRow("budget", _budget(request, training), training.seconds.reason)
-    return (
-        budget,
-        *_model_rows(architecture, training),
-        *_train_rows(request, architecture.size.value, training, tokens, architecture.sharded),
-    )
-
-
-def _budget(request: Request, training: TrainDecisions) -> str:
-    if training.seconds.value:
-        return units.duration(training.seconds.value)
-    return units.epochs(request.epochs) if request.epochs else units.count(training.steps.value, "step")
-
-
-def _model_rows(architecture: ModelDecisions, training: TrainDecisions) -> list[PlanRow]:
-    model = architecture.size.value
-    table = [
-        PlanRow("model size", f"{model.parameters:,} parameters", architecture.size.reason),
-        PlanRow("architecture", _architecture(model), architecture.shape.reason),
-    ]
-    if architecture.experts.value:
-        value = f"{model.num_experts_per_tok} of {architecture.experts.value} active per token"
-        reason = f"{architecture.experts.reason}; {model.active_parameters:,} active parameters"
-        table.append(PlanRow("experts", value, reason))
-    table.append(PlanRow("context length", f"{training.context.value} tokens", _context_reason(model, training)))
-    if training.induction.value:
-        table.append(PlanRow("initialization", "induction heads", training.induction.reason))
-    tied = architecture.tied_embeddings
-    table.append(PlanRow("tied embeddings", "yes" if tied.value else "no", tied.reason))
-    return table
-
-
-def _context_reason(model: ModelConfig, training: TrainDecisions) -> str:
-    """The reason, and with how many tokens the model is evaluated, if it could process more."""
-    longest, context = model.max_position_embeddings, training.context
-    evaluated = evaluation_context(longest, trained=context.value)
-    if evaluated == longest or training.conversations:  # answers are evaluated in the context of training
-        return context.reason
-    return f"{context.reason}; the final evaluation uses {evaluated:,} of the {longest:,} that the model supports"
-
-
-def _architecture(model: ModelConfig) -> str:
-    heads, kv_heads = model.num_attention_heads, model.num_key_value_heads
-    grouped = "" if kv_heads == heads else f" ({kv_heads} for keys and values)"
-    layers = units.count(model.num_hidden_layers, "layer")
-    return f"{layers}, hidden size {model.hidden_size}, {units.count(heads, 'head')}{grouped}"
-
-
-def _train_rows(
-    request: Request,
+    task: Task,
     model: ModelConfig,
-    training: TrainDecisions,
-    tokens: Decision[float],
-    sharded: Decision[bool],
-) -> list[PlanRow]:
-    timed = training.seconds.value is not None
-    table = [
-        PlanRow(
-            "batch size", f"{training.batch_size.value} x {training.context.value} tokens", training.batch_size.reason
-        ),
-        PlanRow("steps", f"{'at most ' * timed}{training.steps.value:,}", training.steps.reason),
-        PlanRow("training tokens", f"{'about ' * timed}{tokens.value:,.0f}", tokens.reason),
-        *_conversation_rows(training),
-        _distillation_row(training.distillation),
-        PlanRow("dropout", f"{training.dropout.value:g}", training.dropout.reason),
-        PlanRow("BPE-dropout", _percent(training.bpe_dropout.value), training.bpe_dropout.reason),
-        _validation_row(training),
-        PlanRow("calibration", "on" if training.calibration.value else "off", training.calibration.reason),
-        PlanRow("weight decay", f"{training.weight_decay.value:g}", training.weight_decay.reason),
-    ]
-    if request.lora:
-        table.append(PlanRow("LoRA rank", f"{request.lora}", f"{REQUESTED}; the base model's weights stay frozen"))
-    recipe, rate = training.recipe, training.learning_rate
+    train: TrainConfig,
+    conversations: ConversationSettings | None,
+    tokens: float,
+    sharded: bool,
+    reasons: dict[str, str],
+) -> tuple[PlanRow, ...]:
+    """The whole plan; `tokens` are seen in training. A row without a value is left out."""
+    timed, request = train.seconds is not None, task.request
+    budget = units.epochs(request.epochs) if request.epochs else units.count(train.steps, "step")
+    if train.seconds:
+        budget = units.duration(train.seconds)
+    validation = units.count(train.calibration_tokens, "token") if train.calibration_tokens else "none"
+    validation_reason = reasons["calibration_tokens"]
+    if conversations:
+        validation = units.count(conversations.validation, "conversation") if conversations.validation else "none"
+        validation_reason = reasons["conversations.validation"]
     machine = f"{request.device}, {units.count(request.threads, 'thread')}, {request.dtype}"
+    weights = ""
     if request.processes > 1:
         machine = f"{request.processes} processes, each {machine}"
-        table.append(weights_row(sharded))
-    return [
-        *table,
-        PlanRow("optimizer", OPTIMIZERS[recipe.value], recipe.reason),
-        PlanRow("learning rate", learning_rate(recipe.value, rate.value, model), rate.reason),
+        weights = "sharded over the processes" if sharded else "in each process"
+    distillation = f"from {train.teacher_share:.0%} of the run" if train.teacher_share else "off"
+    bpe_dropout = f"{train.token_split:.0%}" if train.token_split else "off"
+    table = [
+        PlanRow("budget", budget, reasons["seconds"]),
+        *_model_rows(task, model, train, conversations is not None, reasons),
+        PlanRow("batch size", f"{train.batch_size} x {train.context} tokens", reasons["batch_size"]),
+        PlanRow("steps", f"{'at most ' * timed}{train.steps:,}", reasons["steps"]),
+        PlanRow("training tokens", f"{'about ' * timed}{tokens:,.0f}", reasons["tokens"]),
+        *([_conversation_row(conversations, reasons)] if conversations else []),
+        PlanRow("distillation", distillation, reasons["teacher_share"]),
+        PlanRow("dropout", f"{train.dropout:g}", reasons["dropout"]),
+        PlanRow("BPE-dropout", bpe_dropout, reasons["token_split"]),
+        PlanRow("validation", validation, validation_reason),
+        PlanRow("calibration", "on" if train.calibrates else "off", reasons["calibrates"]),
+        PlanRow("weight decay", f"{train.weight_decay:g}", reasons["weight_decay"]),
+        PlanRow("LoRA rank", str(request.lora or ""), f"{REQUESTED}; the base model's weights stay frozen"),
+        PlanRow("weights", weights, reasons["sharded"]),
+        PlanRow("optimizer", OPTIMIZERS[train.recipe], reasons["recipe"]),
+        PlanRow("learning rate", learning_rate(train.recipe, train.lr, model), reasons["lr"]),
         PlanRow("device", machine, request.machine_reason),
     ]
+    return tuple(row for row in table if row.value)
 
 
-def weights_row(sharded: Decision[bool]) -> PlanRow:
-    """Where several processes have the weights."""
-    return PlanRow("weights", "sharded over the processes" if sharded.value else "in each process", sharded.reason)
-
-
-def _conversation_rows(training: TrainDecisions) -> list[PlanRow]:
-    """When conversations follow text, if they do, and what keeps a base model's knowledge."""
-    chosen = training.conversations
-    if chosen is None:
-        return []
-    if divergence := chosen.base_divergence.value:
-        return [PlanRow("KL divergence", f"weight {divergence:g}", chosen.base_divergence.reason)]
-    if chosen.share.value == 1:
-        return []
-    dropout = f"dropout {chosen.dropout.value:g}: {chosen.dropout.reason}"
+def _model_rows(
+    task: Task, model: ModelConfig, train: TrainConfig, has_conversations: bool, reasons: dict[str, str]
+) -> list[PlanRow]:
+    heads, kv_heads, longest = model.num_attention_heads, model.num_key_value_heads, model.max_position_embeddings
+    grouped = "" if kv_heads == heads else f" ({kv_heads} for keys and values)"
+    layers = units.count(model.num_hidden_layers, "layer")
+    experts = f"{model.num_experts_per_tok} of {model.num_experts} active per token" if model.num_experts else ""
+    context_reason, evaluated = reasons["context"], evaluation_context(longest, trained=train.context)
+    if evaluated < longest and not has_conversations:  # answers are evaluated in the context of training
+        context_reason += f"; the final evaluation uses {evaluated:,} of the {longest:,} that the model supports"
     return [
-        PlanRow("conversation phase", f"last {chosen.share.value:.0%} of the run", f"{chosen.share.reason}; {dropout}")
+        PlanRow("model size", f"{model.parameters:,} parameters", reasons["size"]),
+        PlanRow(
+            "architecture",
+            f"{layers}, hidden size {model.hidden_size}, {units.count(heads, 'head')}{grouped}",
+            reasons["shape"],
+        ),
+        PlanRow(
+            "experts",
+            experts,
+            f"{FROM_BASE if task.base else REQUESTED}; {model.active_parameters:,} active parameters",
+        ),
+        PlanRow("context length", f"{train.context} tokens", context_reason),
+        PlanRow("initialization", "induction heads" if train.induction else "", reasons["induction"]),
+        PlanRow("tied embeddings", "yes" if model.tie_word_embeddings else "no", reasons["tied"]),
     ]
 
 
-def _distillation_row(share: Decision[float]) -> PlanRow:
-    """Whether the run trains two models."""
-    if not share.value:
-        return PlanRow("distillation", "off", share.reason)
-    return PlanRow("distillation", f"from {share.value:.0%} of the run", share.reason)
-
-
-def _percent(rate: float) -> str:
-    return f"{rate:.0%}" if rate else "off"
-
-
-def _validation_row(training: TrainDecisions) -> PlanRow:
-    chosen, unit = training.validation, "token"
-    if training.conversations:
-        chosen, unit = training.conversations.validation, "conversation"
-    return PlanRow("validation", units.count(chosen.value, unit) if chosen.value else "none", chosen.reason)
+def _conversation_row(chosen: ConversationSettings, reasons: dict[str, str]) -> PlanRow:
+    """The weight that limits forgetting, or when conversations follow text."""
+    if chosen.base_divergence:
+        return PlanRow("KL divergence", f"weight {chosen.base_divergence:g}", reasons["conversations.base_divergence"])
+    dropout = f"dropout {chosen.dropout:g}: {reasons['conversations.dropout']}"
+    phase = f"last {chosen.share:.0%} of the run" if chosen.share < 1 else ""
+    return PlanRow("conversation phase", phase, f"{reasons['conversations.share']}; {dropout}")
 
 
 def learning_rate(recipe: str, multiplier: float, model: ModelConfig) -> str:

@@ -1,9 +1,5 @@
 """The training recipe: the hyperparameters of the plan and of training, measured or published, in one table.
 
-The logic is in the modules that use them: the rules of the planner (rules.py, conversation_rules.py), the choice of a
-model (model_shapes.py, cost_model.py), the optimizer (optimizer.py, adamw.py), the schedules (batch_schedule.py,
-evaluation_schedule.py), the data (prepare.py, validation_slice.py).
-
 Each constant has its meaning and, in brackets, its source: the first words of a heading of tests/benchmarks/LOG.md in
 quotes, a publication, or "chosen" where no comparison is recorded. Not here: what belongs to an algorithm of its own
 (the coefficients of Muon in muon.py, the fit of the n-gram cache in cache_fit.py, the initial weights in
@@ -14,20 +10,17 @@ time and memory.
 import math
 
 # ---- Length of the run
-
 MAX_EPOCHS = 20.0  # from scratch; with 30, models memorize ["Toy corpora"]
 FINE_TUNING_EPOCHS = 2.0  # four are worse ["Fine-tuning"]
 MIN_STEPS = 10  # with a time budget: batches are made smaller to reach it; below it the user is warned [chosen]
 
 # ---- Batch size, in tokens
-
 CPU_BATCH_FACTOR = 1.6  # times sqrt(training tokens) ["At a fixed number", "Batches of 4,096 tokens"]
 CPU_BATCH_TOKENS = (1024, 16_384)  # at least ["At a fixed number"] and at most [chosen]
 GPU_BATCH_DIVISOR = 2500  # training tokens for each token of a batch [chosen]
 GPU_BATCH_TOKENS = (16_384, 262_144)  # at least and at most [chosen]
 
 # ---- Context length, in tokens, and induction heads in the initial weights
-
 MIN_CONTEXT = 8  # a text that is too short for it is an error [chosen]
 SHORT_CONTEXT = 128  # for less than CONTEXT_TOKENS of text [chosen]
 CONTEXT = 256  # for more [chosen]
@@ -41,13 +34,11 @@ INDUCTION_MIN_CORE_SECONDS = 200.0  # ["Induction heads in short runs"]
 INDUCTION_ROPE_THETA = 1e6  # ["Writing the heads"]
 
 # ---- Sequence-length warm-up: (up to this progress of the run, the context length is divided by this)
-
 LENGTH_WARMUP = ((0.2, 4), (0.5, 2))  # ["At a fixed number"]
 LENGTH_WARMUP_WITH_INDUCTION = ((0.5, 2),)  # such heads need text to copy ["Writing the heads"]
 SHORTEST_WINDOW = 16  # tokens, at least [chosen]
 
 # ---- Peak learning rates
-
 MUON_LR = 0.03  # matrices of the layers ["At a fixed number"]
 EMBEDDING_LR = 0.05  # ["Polar Express"]
 HEAD_LR = 0.003  # output embedding, also if tied ["Polar Express"]
@@ -57,7 +48,6 @@ FINE_TUNING_LR = 0.1  # divided by the hidden size: 1.7e-4 for 576, 5e-5 for 2,0
 LORA_LR = 0.6  # divided by the hidden size ["Fine-tuning"]
 
 # ---- Schedules of the learning rate and of the momentum; AdamW
-
 WARMUP = 0.01  # of the run: the learning rate rises linearly [chosen]
 INITIAL_RATE = 0.1  # from this fraction of its peak [chosen]
 DECAY = 0.6  # of the run, at its end: it falls linearly ["At a fixed number"]
@@ -69,7 +59,6 @@ ADAMW_BETAS = (0.9, 0.99)  # .95 for the second is no better ["Polar Express"]
 ADAMW_EPSILON = 1e-10  # [chosen]
 
 # ---- Regularization
-
 # (up to this number of epochs, rate)
 DROPOUT = ((4, 0.0), (8, 0.05), (12, 0.1), (math.inf, 0.2))  # ["At a fixed time", "Many epochs", "A 15-minute run"]
 BPE_DROPOUT = ((4.5, 0.0), (math.inf, 0.15))  # ["At a fixed time", "Many epochs"]
@@ -84,7 +73,6 @@ REGULARIZE_EVERY = 0.02  # of the run: the rates follow the number of epochs tha
 EPOCHS_MARGIN = 0.05  # relative: they change once that number is this far beyond a threshold [chosen]
 
 # ---- Distillation, in runs from scratch with a time budget
-
 # of training text; shorter ones are read 20 times within a minute or two, and have a small validation slice
 DISTILLATION_MIN_TOKENS = 100_000  # [chosen]
 DISTILLATION_EPOCHS = 8.0  # of the run, at least; with fewer, one model is as good or better ["Training two models"]
@@ -93,7 +81,6 @@ TEACHER_WEIGHT = 0.5  # of its predictions in the targets; .8 is no better ["An 
 TEACHER_COST = 0.2  # the time of its predictions, as a part of that of a step without it ["Training two models"]
 
 # ---- Model shape
-
 # layers x hidden size, each at most twice the size of the one before; two layers beat four in runs of up to a minute
 SHAPES = (
     (2, 64), (2, 96), (2, 128), (3, 128), (3, 192), (4, 192), (4, 256), (6, 256), (6, 320),
@@ -107,7 +94,6 @@ MIN_HIDDEN_SIZE_OF_LARGE_HEADS = 96  # [chosen]
 ACTIVE_EXPERTS = 2  # per token [arXiv:2401.04088, section 2.1]
 
 # ---- Choice of the model: expected loss and measured speed
-
 TOKENS_PER_PARAMETER = 1.2  # of the layers, at least, for a fixed number of steps or epochs [chosen]
 # expected loss: factor / parameters ** exponent + 1 / tokens ** exponent; constants such that the optimum is that of
 # nanochat's fits, where compute-optimal parameters grow as compute ** 0.52
@@ -127,7 +113,6 @@ MAX_MEASUREMENT_SECONDS = 1.5  # ... and at most this long [chosen]
 LOW_SPEED = 0.7  # of the measured speed, with which a run has time for its conversations [chosen]
 
 # ---- Correction of the model's size, once, where the first steps of a run have another speed than measured
-
 CORRECTION_SHARE = 0.025  # of the time budget, for each of two windows that have to agree [chosen] ...
 CORRECTION_SECONDS = 1.0  # ... and at least this long: other programs take turns of up to half a second [chosen]
 CORRECTION_UNTIL = 0.15  # progress, at the latest: the windows are the shortest until then [chosen]
@@ -136,7 +121,6 @@ CORRECTION_GAIN = 0.01  # by which the expected loss has to be lower, without th
 RESTART_SECONDS = 1.0  # until the first step of the other model [chosen]
 
 # ---- Validation slice and temperature calibration
-
 VALIDATION_SHARE = 1 / 64  # of the training tokens are in the slice ["The held-out text chooses nothing"] ...
 MIN_VALIDATION_TOKENS = 512  # ... or none, if that would be fewer ["The held-out text chooses nothing"]
 MIN_VALIDATION_WINDOWS = 8  # windows are shorter than the context of training where that takes it [chosen] ...
@@ -146,7 +130,6 @@ CALIBRATION_EPOCHS = 6.0  # fewer do not make a model overconfident ["A 15-minut
 MIN_CALIBRATION_TOKENS = 1024  # fewer give a factor that is mostly noise ["The held-out text chooses nothing"]
 
 # ---- Evaluation during the run and at its end
-
 EVAL_DIVISOR = 400  # training tokens for each token of an evaluation [chosen] ...
 EVAL_TOKENS = (4096, 65_536)  # ... but at least and at most so many tokens [chosen]
 TRAINING_PER_EVALUATED = 24.0  # tokens trained on between two evaluations, per token evaluated, at least [chosen]
@@ -157,7 +140,6 @@ FINAL_DIVISOR = 16  # ... or one for this many tokens trained on, if that is mor
 MAX_FINAL_TOKENS = 1 << 22  # ... up to this number: more would not change the digits that are shown [chosen]
 
 # ---- Conversations
-
 CONVERSATION_SHORTEST_CONTEXT = 128  # tokens, from scratch ["Rows"]
 CONVERSATION_LONGEST_CONTEXT = 1024  # [chosen]
 CONVERSATION_SHORTEST_FINE_TUNING_CONTEXT = 64  # rows of a batch; the model keeps its own context length [chosen]
@@ -177,7 +159,6 @@ DIVERGENCE_TOKENS = 0.25  # of that text in a step, as a part of those of the ba
 DIVERGENCE_COST = 0.4  # the time they take, as a part of that of the batch ["Catastrophic forgetting"]
 
 # ---- Corpus and vocabulary
-
 HELD_OUT = 0.1  # share of the corpus that is held out [chosen]
 # most bytes of text that a run reads: factor * (time budget x threads) ** exponent, a third more than any plan has time
 # for once

@@ -1,7 +1,7 @@
 """The rules of the planner: one for each hyperparameter, in the order of the plan. A rule returns a Decision, its value
 with the reason for it.
 
-The numbers, and where they come from, are in recipe.py.
+The numbers, and where they come from, are in recipe.py; the context length and the number of epochs are in task.py.
 """
 
 import math
@@ -11,32 +11,26 @@ from dataclasses import replace
 from llmcli import units
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.data.tokenizers.training import nearest_power_of_two
-from llmcli.errors import LLMError, usage
-from llmcli.models.induction import supports_induction
+from llmcli.errors import usage
 from llmcli.training.planning import recipe
-from llmcli.training.planning.cost_model import (
-    BASE_BYTES,
-    CorpusSize,
-    Estimate,
-    Memory,
-    layer_parameters,
-    memory_needed,
-)
-from llmcli.training.planning.memory_fit import Fit, exceeds
+from llmcli.training.planning.cost_model import BASE_BYTES, Estimate, Memory, layer_parameters, memory_needed, shortage
 from llmcli.training.planning.plan import DEFAULT_SECONDS, FROM_BASE, REQUESTED, Decision, Regularization, Request
+from llmcli.training.planning.task import Task
 
 
-def max_epochs(request: Request, base: ModelConfig | None) -> float:
-    """The number of epochs after which a run ends, unless the user fixes it."""
-    return recipe.FINE_TUNING_EPOCHS if base and request.optimizer != "muon" else recipe.MAX_EPOCHS
+def check_kl_weight(task: Task) -> None:
+    """Raise LLMError for an invalid weight, or where there is no divergence from a base model."""
+    weight = task.request.kl_weight
+    if weight is not None and not 0 <= weight < math.inf:
+        raise usage(f"--kl-weight must be at least 0, found {weight:g}")
+    if weight and not (task.base and task.conversations_alone):
+        raise usage("--kl-weight is for fine-tuning on conversations alone, without plain text; leave it out")
 
 
 def time_budget(request: Request, most_epochs: float) -> Decision[float | None]:
     """In seconds; None where a number of steps or epochs ends the run."""
-    if not request.has_time_budget:
-        return Decision(None, REQUESTED)
-    if request.seconds:
-        return Decision(request.seconds, REQUESTED)
+    if request.seconds or not request.has_time_budget:
+        return Decision(request.budget, REQUESTED)
     return Decision(DEFAULT_SECONDS, f"default; stops after {units.epochs(most_epochs)} if that comes first")
 
 
@@ -50,91 +44,34 @@ def training_seconds(budget: float, spent: float) -> float:
     return max(recipe.LEAST_TRAINING_SHARE * budget, min(recipe.TRAINING_SHARE * budget, rest))
 
 
-def context_length(request: Request, text: CorpusSize, base: ModelConfig | None, induction: bool) -> Decision[int]:
-    """In tokens. Raises LLMError when the text is too short for the context requested, or for any."""
-    longest = text.tokens - 1  # a window needs the token after it too
-    if longest < recipe.MIN_CONTEXT:
-        smaller = "" if base else ", or give --vocab-size 257 or --tokenizer char if it is repetitive"
-        raise LLMError(
-            f"the corpus is too short: {text.tokens} training tokens ({text.bytes:,} bytes), at least "
-            f"{recipe.MIN_CONTEXT + 1} are needed; add more text{smaller}"
-        )
-    if request.context is not None:
-        _check_context(request, request.context, longest, base)
-        return Decision(request.context, request.context_reason)
-    decision = _default_context(text, base, induction)
-    quarter = longest_context(text)
-    return decision if decision.value <= quarter else Decision(quarter, "a quarter of this short corpus")
-
-
-def longest_context(text: CorpusSize) -> int:
-    """The longest context, in tokens, that the planner chooses for a text."""
-    return max(recipe.MIN_CONTEXT, int(2 ** int(math.log2((text.tokens - 1) / 4))))
-
-
-def _check_context(request: Request, context: int, longest: int, base: ModelConfig | None) -> None:
-    if base and context > base.max_position_embeddings:
-        raise usage(f"--context {context} is longer than the base model's {base.max_position_embeddings}")
-    if context > longest:
-        shorter = f" or give --context {longest} or less" if request.context_reason == REQUESTED else ""
-        raise LLMError(
-            f"the corpus is shorter than the context length: {longest + 1} training tokens, --context {context} needs "
-            f"{context + 1}; add more text{shorter}"
-        )
-
-
-def _default_context(text: CorpusSize, base: ModelConfig | None, induction: bool) -> Decision[int]:
-    if base and base.max_position_embeddings >= 2 * recipe.FINE_TUNING_CONTEXT:
-        return Decision(recipe.FINE_TUNING_CONTEXT, "long enough for fine-tuning; longer windows are slower")
-    if induction:
-        decision = Decision(recipe.INDUCTION_CONTEXT, "long enough for induction heads to find earlier occurrences")
+def model_reasons(
+    task: Task, model: ModelConfig, models: Sequence[ModelConfig], fitting: Sequence[ModelConfig]
+) -> dict[str, str]:
+    """Why `model`, one of `models` and of those `fitting` into memory, has its size, its shape and its embeddings."""
+    request = task.request
+    if task.base:
+        return dict.fromkeys(("size", "shape", "tied"), FROM_BASE)
+    if request.layers or request.width:
+        size = REQUESTED
+    elif model is not fitting[-1]:
+        size = f"best size for the {'time budget' if request.has_time_budget else 'number of training tokens'}"
+    elif len(fitting) == len(models):
+        size = "largest size this much data supports"
     else:
-        tokens = recipe.CONTEXT if text.tokens >= recipe.CONTEXT_TOKENS else recipe.SHORT_CONTEXT
-        decision = Decision(tokens, "long enough for a corpus of this size")
-    if base and base.max_position_embeddings < decision.value:
-        return Decision(base.max_position_embeddings, "the longest that the base model supports")
-    return decision
-
-
-def model_size(
-    request: Request, model: ModelConfig, models: Sequence[ModelConfig], fitting: Fit, base: ModelConfig | None
-) -> Decision[ModelConfig]:
-    """The model chosen of `models`, with the reason for its size."""
-    if base:
-        reason = FROM_BASE
-    elif request.layers or request.width:
-        reason = REQUESTED
-    elif model is not fitting.models[-1]:
-        reason = f"best size for the {'time budget' if request.has_time_budget else 'number of training tokens'}"
-    elif len(fitting.models) == len(models):
-        reason = "largest size this much data supports"
-    else:
-        reason = "largest size that fits in memory"
-    return Decision(model, reason)
-
-
-def model_shape(request: Request, model: ModelConfig, base: ModelConfig | None) -> Decision[ModelConfig]:
-    """The model chosen, with the reason for its layers, hidden size and heads."""
-    if base:
-        return Decision(model, FROM_BASE)
+        size = "largest size that fits in memory"
     fixed = request.layers or request.width or request.heads or request.kv_heads
-    return Decision(model, REQUESTED if fixed else "shallow models take more steps per minute")
+    tied = f"the embedding has {'more' if model.tie_word_embeddings else 'fewer'} parameters than the layers"
+    return {
+        "size": size,
+        "shape": REQUESTED if fixed else "shallow models take more steps per minute",
+        "tied": tied if request.tie is None else REQUESTED,
+    }
 
 
-def induction_helps(request: Request, text: CorpusSize) -> bool:
-    """Whether the text and the run are long enough for induction heads in the initial weights."""
-    short = request.device == "cpu" and request.core_seconds < recipe.INDUCTION_MIN_CORE_SECONDS
-    return not short and text.tokens >= recipe.INDUCTION_MIN_TOKENS
-
-
-def initialization(model: ModelConfig, induction: bool) -> Decision[bool]:
-    """Whether the initial weights get induction heads: where they help (`induction`) and the model can hold them."""
-    return Decision(induction and supports_induction(model), "they emerge too slowly in short runs")
-
-
-def experts(model: ModelConfig, base: ModelConfig | None) -> Decision[int]:
-    """Per layer; 0 for a dense model."""
-    return Decision(model.num_experts, FROM_BASE if base else REQUESTED)
+def induction_helps(task: Task) -> bool:
+    """Whether the text and the run of a new model are long enough for induction heads in the initial weights."""
+    short = task.request.device == "cpu" and task.request.core_seconds < recipe.INDUCTION_MIN_CORE_SECONDS
+    return not task.base and not short and task.text.tokens >= recipe.INDUCTION_MIN_TOKENS
 
 
 def sharding(request: Request, model: ModelConfig, train: TrainConfig, memory: Memory) -> Decision[bool]:
@@ -146,31 +83,15 @@ def sharding(request: Request, model: ModelConfig, train: TrainConfig, memory: M
     least = memory_needed(model, replace(train, batch_size=windows), request.processes)
     # no figure of the free memory: the reason is part of the file, whose bytes must not depend on other programs
     needed = f"with gradients and optimizer they need {units.size(least.device - BASE_BYTES)}"
-    if request.processes > 1 and exceeds(least, memory):
+    if request.processes > 1 and shortage(least, memory):
         return Decision(True, f"{needed}, more than a process can have")
     return Decision(False, f"{needed}, which each process has")
 
 
-def tied_embeddings(request: Request, model: ModelConfig, base: ModelConfig | None) -> Decision[bool]:
-    """Whether the input and output embeddings are one matrix."""
-    tied = model.tie_word_embeddings
-    if base:
-        return Decision(tied, FROM_BASE)
-    if request.tie is not None:
-        return Decision(tied, REQUESTED)
-    return Decision(tied, f"the embedding has {'more' if tied else 'fewer'} parameters than the layers")
-
-
-def batch_size(
-    request: Request,
-    text: CorpusSize,
-    context: int,
-    tokens: float,
-    batch_divisor: int,
-    batches_per_epoch: int = 1,
-) -> Decision[int]:
-    """In windows of `context` tokens. `tokens` is the length of the run, 0 where it is not known yet; `batch_divisor`
-    makes the batch smaller to save memory. An epoch has `batches_per_epoch` batches or more."""
+def batch_size(task: Task, tokens: float, batch_divisor: int) -> Decision[int]:
+    """In windows. `tokens` is the length of the run, 0 where it is not known yet; `batch_divisor` makes the batch
+    smaller to save memory. A few dozen conversations alone are several batches."""
+    request, most = task.request, task.data.tokens
     if request.batch_tokens:
         per_batch, reason = request.batch_tokens, REQUESTED
     elif request.device == "cuda":
@@ -181,46 +102,46 @@ def batch_size(
         if tokens and request.has_time_budget:
             per_batch = min(per_batch, int(tokens / recipe.MIN_STEPS))
         reason = "small batches converge fastest in wall-clock time"
+    if task.conversations_alone and not request.batch_tokens:
+        most //= recipe.CONVERSATION_BATCHES_PER_EPOCH
     if batch_divisor > 1:
         reason = "largest that fits in memory"
-    return Decision(max(1, min(per_batch, text.tokens // batches_per_epoch) // context // batch_divisor), reason)
+    return Decision(max(1, min(per_batch, most) // task.context.value // batch_divisor), reason)
 
 
-def steps(
-    request: Request, text: CorpusSize, tokens_per_step: int, most_epochs: float, data: str = "the text"
-) -> Decision[int]:
-    """The number of steps that ends the run, at the latest. `data` is a name for what would be memorized."""
+def steps(task: Task, tokens_per_step: int, most_epochs: float) -> Decision[int]:
+    request = task.request
     if request.steps:
         return Decision(request.steps, REQUESTED)
-    steps_per_epoch = text.tokens / tokens_per_step
+    steps_per_epoch = task.data.tokens / tokens_per_step
     count = max(1, math.ceil((request.epochs or most_epochs) * steps_per_epoch))
     epochs = units.epochs(count / steps_per_epoch)
-    return Decision(count, epochs if request.epochs else f"{epochs}; more would only make the model memorize {data}")
+    if request.epochs:
+        return Decision(count, epochs)
+    data = ["the text"] * (task.text.tokens > 0) + ["the conversations"] * (task.conversations is not None)
+    return Decision(count, f"{epochs}; more would only make the model memorize {' and '.join(data)}")
 
 
-def training_tokens(
-    request: Request, text: CorpusSize, most_epochs: float, estimate: Estimate, tokens_of_all_steps: float
-) -> Decision[float]:
+def training_tokens(task: Task, most_epochs: float, estimate: Estimate, train: TrainConfig) -> Decision[float]:
     """The number of tokens seen in training; with a time budget estimated from the measured speed."""
-    if not request.has_time_budget:
-        return Decision(tokens_of_all_steps, "steps x batch size")
-    epochs = estimate.tokens / text.tokens
+    if not task.request.has_time_budget:
+        return Decision(float(train.steps * train.tokens_per_step), "steps x batch size")
+    epochs = estimate.tokens / task.data.tokens
     early = "; ends before the time is up" if epochs >= most_epochs else ""
     reason = f"about {units.epochs(epochs)} at {estimate.tokens_per_second:,.0f} tokens/s{early}"
     return Decision(estimate.tokens, reason)
 
 
-def distillation(
-    request: Request, text: CorpusSize, epochs: float, base: ModelConfig | None, *, conversations: bool
-) -> Decision[float]:
-    """The part of the run in which a teacher is trained; 0 for a run of one model, by the number of its epochs."""
-    if base or conversations:
-        return Decision(0.0, "not used in fine-tuning" if base else "not used with conversations")
-    if not request.has_time_budget:
+def distillation(task: Task, tokens: float) -> Decision[float]:
+    """The part of the run in which a teacher is trained; 0 for a run of one model, which would see `tokens`."""
+    epochs = min(tokens / task.data.tokens, task.max_epochs)
+    if task.base or task.conversations:
+        return Decision(0.0, "not used in fine-tuning" if task.base else "not used with conversations")
+    if not task.request.has_time_budget:
         return Decision(0.0, "only used with a time budget")
-    if request.processes > 1:
+    if task.request.processes > 1:
         return Decision(0.0, "not used with several processes")
-    if text.tokens < recipe.DISTILLATION_MIN_TOKENS:
+    if task.text.tokens < recipe.DISTILLATION_MIN_TOKENS:
         return Decision(0.0, "the text is too short")
     if epochs < recipe.DISTILLATION_EPOCHS:
         return Decision(0.0, f"not needed for about {units.epochs(epochs)}")
@@ -238,52 +159,78 @@ def token_shares(teacher_share: float) -> tuple[float, float]:
     return teacher_share, (1 - teacher_share) / (1 + recipe.TEACHER_COST if teacher_share else 1)
 
 
-def dropout(request: Request, model: ModelConfig, text_tokens: int, epochs: float) -> Decision[float]:
-    """The rate, by the number of epochs."""
-    if request.dropout is not None:
-        return Decision(request.dropout, REQUESTED)
-    rate = recipe.LARGE_DROPOUT if _memorizes(model, text_tokens, epochs) else _rate(recipe.DROPOUT, epochs)
+def dropout(task: Task, model: ModelConfig, tokens: int, epochs: float) -> Decision[float]:
+    """The rate for data of `tokens` tokens, by the number of epochs."""
+    if task.request.dropout is not None:
+        return Decision(task.request.dropout, REQUESTED)
+    if task.base and task.conversations_alone:
+        return Decision(0.0, "the base model was trained without dropout")
+    rate = recipe.LARGE_DROPOUT if _memorizes(model, tokens, epochs) else _rate(recipe.DROPOUT, epochs)
     return Decision(rate, f"{'reduces overfitting over' if rate else 'not needed for'} about {units.epochs(epochs)}")
 
 
-def bpe_dropout(model: ModelConfig, text_tokens: int, epochs: float) -> Decision[float]:
+def bpe_dropout(task: Task, model: ModelConfig, tokens: int, epochs: float) -> Decision[float]:
     """The share of merged tokens that are split again (arXiv:1910.13267), by the number of epochs."""
-    rate = recipe.LARGE_BPE_DROPOUT if _memorizes(model, text_tokens, epochs) else _rate(recipe.BPE_DROPOUT, epochs)
+    if task.conversations_alone:  # it would move the loss mask
+        return Decision(0.0, "not used with conversations")
+    rate = recipe.LARGE_BPE_DROPOUT if _memorizes(model, tokens, epochs) else _rate(recipe.BPE_DROPOUT, epochs)
     if rate:
         return Decision(rate, "tokenizes the text differently in each epoch")
     return Decision(rate, f"not needed for about {units.epochs(epochs)}")
 
 
-def regularization(request: Request, model: ModelConfig, text_tokens: int, epochs: float) -> Regularization:
+def regularization(task: Task, model: ModelConfig, tokens: int, epochs: float) -> Regularization:
     """Both rates, as the trainer updates them while its estimate of the number of epochs changes."""
     return Regularization(
-        dropout(request, model, text_tokens, epochs).value, bpe_dropout(model, text_tokens, epochs).value
-    )
+        dropout(task, model, tokens, epochs).value, bpe_dropout(task, model, tokens, epochs).value
+    )  # fmt: skip
 
 
-def _memorizes(model: ModelConfig, text_tokens: int, epochs: float) -> bool:
-    """Whether a model is large enough, and sees the text often enough, to memorize it."""
-    threshold = max(recipe.LARGE_PARAMETERS, recipe.LARGE_PARAMETERS_PER_TOKEN * text_tokens)
+def _memorizes(model: ModelConfig, tokens: int, epochs: float) -> bool:
+    """Whether a model is large enough, and sees the data often enough, to memorize them."""
+    threshold = max(recipe.LARGE_PARAMETERS, recipe.LARGE_PARAMETERS_PER_TOKEN * tokens)
     return epochs > recipe.LARGE_EPOCHS and layer_parameters(model) > threshold
 
 
 def _rate(table: Sequence[tuple[float, float]], epochs: float) -> float:
-    """The rate of the first row whose limit is not exceeded."""
     return next(rate for limit, rate in table if epochs <= limit)
 
 
-def validation(text: CorpusSize, tokens: float, context: int) -> Decision[int]:
+def validation(task: Task, tokens: float) -> Decision[int]:
     """Tokens of the training text in the validation slice; `tokens` is the number of training tokens. What remains has
-    a window of `context` tokens at least."""
-    count = min(int(text.tokens * recipe.VALIDATION_SHARE), eval_tokens(tokens))
-    if count < recipe.MIN_VALIDATION_TOKENS or text.tokens - count < context:
+    a window of the context length at least."""
+    if task.conversations:
+        return Decision(0, "of the conversations")
+    text = task.text.tokens
+    count = min(int(text * recipe.VALIDATION_SHARE), eval_tokens(tokens))
+    if count < recipe.MIN_VALIDATION_TOKENS or text - count < task.context.value:
         return Decision(0, "the text is too short; the final weights are kept")
     return Decision(count, "spread over the training text, not trained on; the weights with the lowest loss are kept")
 
 
-def calibration(request: Request, validation_tokens: int, epochs: float) -> Decision[bool]:
-    """Whether the temperature is calibrated on the validation slice."""
-    if request.lora:
+def conversation_validation(lengths: Sequence[int], tokens: float) -> Decision[int]:
+    """Training conversations, of these lengths in tokens, in the validation slice."""
+    most = eval_tokens(tokens) * len(lengths) // sum(lengths)
+    count = min(int(len(lengths) * recipe.CONVERSATION_VALIDATION_SHARE), most)
+    if count < recipe.CONVERSATION_MIN_VALIDATION:
+        return Decision(0, "there are too few conversations; the final weights are kept")
+    return Decision(count, "spread evenly, not trained on; the weights with the lowest loss of their answers are kept")
+
+
+def base_divergence(task: Task) -> Decision[float]:
+    """The weight of the divergence from the base model in the loss. After text, it would undo what that text added."""
+    if task.request.kl_weight is not None:
+        return Decision(task.request.kl_weight, REQUESTED)
+    if task.base and task.conversations_alone:
+        reason = "from the base model, on text that it generates; limits catastrophic forgetting"
+        return Decision(recipe.DIVERGENCE_WEIGHT, reason)
+    return Decision(0.0, "would undo what the text added" if task.base else "there is no base model")
+
+
+def calibration(task: Task, validation_tokens: int, epochs: float) -> Decision[bool]:
+    if task.conversations:
+        return Decision(False, "not used with conversations")
+    if task.request.lora:
         return Decision(False, "not used with LoRA")
     if epochs <= recipe.CALIBRATION_EPOCHS:
         return Decision(False, f"not needed for about {units.epochs(epochs)}")
@@ -298,19 +245,15 @@ def eval_tokens(tokens: float) -> int:
     return min(max(int(tokens / recipe.EVAL_DIVISOR), least), most)
 
 
-def weight_decay() -> Decision[float]:
-    """The same for all runs."""
-    return Decision(TrainConfig.weight_decay, "higher values did not help at any epoch count")
-
-
-def optimizer(request: Request, base: ModelConfig | None) -> Decision[str]:
+def optimizer(task: Task) -> Decision[str]:
     """The recipe, one of RECIPES, with the reason for its optimizer."""
-    if request.lora:
+    requested = task.request.optimizer
+    if task.request.lora:
         return Decision("lora", "usual for LoRA")
-    if base and request.optimizer != "muon":
-        return Decision("fine-tune", REQUESTED if request.optimizer else "usual for fine-tuning")
-    if request.optimizer:
-        return Decision(request.optimizer, REQUESTED)
+    if task.base and requested != "muon":
+        return Decision("fine-tune", REQUESTED if requested else "usual for fine-tuning")
+    if requested:
+        return Decision(requested, REQUESTED)
     return Decision("muon", "Muon for matrices, AdamW for the rest: lowest loss in a given time")
 
 

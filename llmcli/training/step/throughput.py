@@ -12,7 +12,7 @@ import torch
 
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.torch.transformer import LanguageModel
-from llmcli.training.planning.batch_schedule import window_length
+from llmcli.training.data.run_data import window_length
 from llmcli.training.planning.cost_model import estimated_speed, micro_batches
 from llmcli.training.step.compute import Compute, synchronize
 from llmcli.training.step.hardware import keep_freed_memory

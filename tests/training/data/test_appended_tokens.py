@@ -10,13 +10,14 @@ from llmcli.data.text.corpus import Corpus
 from llmcli.data.tokenizers.tokenizer import IM_END, IM_START, Tokenizer
 from llmcli.formats import loading
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.training.data.appended_tokens import with_chat_format
-from llmcli.training.data.prepare import Prepared, prepare
+from llmcli.training.data.conversations import with_chat_format
+from llmcli.training.data.prepare import Prepared
 from llmcli.training.loop import trainer
 from llmcli.training.loop.events import Done
 from llmcli.training.planning.plan import Request
 from tests.conftest import TEXT, random_checkpoint
 from tests.training.chats import inputs
+from tests.training.plans import prepare
 
 EMBEDDINGS = (EMBEDDING, HEAD)
 

@@ -9,8 +9,7 @@ from llmcli.formats.cache_weights import CacheWeights
 from llmcli.models.ngram_cache import NgramText
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data import cache_fit
-from llmcli.training.data.cache_fit import ValidationText
-from llmcli.training.data.validation_slice import reserve_tokens
+from llmcli.training.data.cache_fit import ValidationText, reserve_tokens
 
 V, SEPARATOR = 50, 50
 TOKENS = 12_000

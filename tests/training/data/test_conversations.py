@@ -12,11 +12,10 @@ from llmcli.data.text.corpus import Corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.training.data.conversations import ConversationInputs
-from llmcli.training.data.prepare import prepare
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import Request
 from tests.training.chats import PAIRS, conversation, conversation_file, inputs, prepared, run_to_end, text_of
-from tests.training.plans import row
+from tests.training.plans import prepare, row
 
 
 def test_conversations_become_chatml_of_which_the_answers_are_learned() -> None:
@@ -209,8 +208,8 @@ def test_of_more_than_there_is_time_for_an_even_sample_is_read(monkeypatch: pyte
 
 def test_a_given_tokenizer_is_used() -> None:
     from llmcli.data.text.corpus import Corpus
-    from llmcli.training.data.prepare import prepare
     from llmcli.training.planning.plan import Request
+    from tests.training.plans import prepare
 
     tokenizer = Tokenizer.train_bpe(["some other text"], 300)
     ready = prepare(Request(steps=5), Corpus(()), conversations=inputs(), tokenizer=tokenizer)

@@ -13,19 +13,19 @@ from typer.testing import Result
 
 from llmcli.data.text.corpus import read_corpus
 from llmcli.errors import LLMError
-from llmcli.training.data import prepare as prepare_module
-from llmcli.training.data.prepare import Prepared, prepare
+from llmcli.training import session
+from llmcli.training.data.prepare import Prepared
 from llmcli.training.files import resume
 from llmcli.training.loop.best_weights import Candidate, CandidateEvaluator
 from llmcli.training.loop.evaluation_schedule import EvaluationSchedule
 from llmcli.training.loop.events import Done, Evaluation, Event, State
-from llmcli.training.planning.cost_model import Memory
-from llmcli.training.planning.memory_fit import check_fits
+from llmcli.training.planning.cost_model import Memory, check_fits
 from llmcli.training.planning.plan import Expected, Request
 from tests import platforms
 from tests.golden.models import read_safetensors
 from tests.reliability.runs import OPTIONS, RESUME_FILE, TEXT, end, interrupted_here, train, train_here
 from tests.training import small_runs
+from tests.training.plans import prepare
 from tests.training.small_runs import losses, through_a_file
 
 pytestmark = pytest.mark.slow
@@ -305,7 +305,7 @@ def test_a_run_killed_after_saving_its_model_resumes_to_the_same_model() -> None
 
 def test_a_resumed_run_reads_as_much_of_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
     assert interrupted_here(HERE, steps=12, step=3).exit_code == 130
-    stopped, seen, real = resume.load(Path(RESUME_FILE)), list[int](), prepare_module.prepare
+    stopped, seen, real = resume.load(Path(RESUME_FILE)), list[int](), session.prepare
     assert stopped.max_bytes == sys.maxsize  # without a time budget
     resume.save(Path(RESUME_FILE), replace(stopped, max_bytes=123_456))
 
@@ -313,7 +313,7 @@ def test_a_resumed_run_reads_as_much_of_its_text(monkeypatch: pytest.MonkeyPatch
         seen.append(max_bytes)
         return real(*arguments, max_bytes=None, **options)
 
-    monkeypatch.setattr(prepare_module, "prepare", recorded)
+    monkeypatch.setattr(session, "prepare", recorded)
     assert train_here(HERE, steps=12).exit_code == 0 and seen == [123_456]
 
 

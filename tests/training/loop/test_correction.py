@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -20,11 +19,11 @@ from llmcli.training.data.prepare import Prepared
 from llmcli.training.loop.correction import Correction, MeasuredSpeeds
 from llmcli.training.loop.events import Evaluation, Event, Restarted, Step
 from llmcli.training.planning import recipe
-from llmcli.training.planning.conversation_rules import ConversationSize
 from llmcli.training.planning.cost_model import CorpusSize, Machine, Memory, estimated_speed, expected_loss
 from llmcli.training.planning.model_shapes import candidates
 from llmcli.training.planning.plan import Plan, Request
 from llmcli.training.planning.planner import make_plan
+from llmcli.training.planning.task import ConversationSize, Task
 from llmcli.training.step import throughput
 from llmcli.training.step.throughput import Throughput
 from tests.training.small_runs import LINES, use_ticking_clock
@@ -65,15 +64,12 @@ class Planned:
             return Throughput(speed, START * speed)
 
         speeds = MeasuredSpeeds(measure)
-        plan_for = partial(
-            make_plan, Request(seconds=seconds, threads=2), train_tokens=text.tokens, train_bytes=text.bytes,
-            vocab_size=1024, eos_id=0, conversations=conversations,
-        )  # fmt: skip
-        self.plan = plan_for(machine=Machine(speeds, MEMORY))
+        task = Task(Request(seconds=seconds, threads=2), text, 1024, 0, None, conversations)
+        self.plan = make_plan(task, Machine(speeds, MEMORY))
         prepared = SimpleNamespace(
             plan=self.plan, tokens=np.zeros(text.tokens, np.uint16), record={"read_bytes": text.bytes},
             encoded=SimpleNamespace(size=conversations) if conversations else None,
-            plan_again=lambda machine, spent: plan_for(machine=machine, seconds_spent=spent),
+            plan_again=lambda machine, spent: make_plan(replace(task, seconds_spent=spent), machine),
         )  # fmt: skip
         self.correction = Correction(cast(Prepared, prepared), speeds, MEMORY)
 
@@ -95,7 +91,8 @@ class Planned:
 
 
 CANDIDATES = {
-    context: candidates(Request(), TEXT, context, 1024, 0, induction=context == 1024) for context in (128, 256, 1024)
+    context: candidates(Task(Request(), TEXT, 1024, 0, induction=context == 1024), TEXT, context)
+    for context in (128, 256, 1024)
 }  # of the planner
 
 
@@ -198,8 +195,7 @@ def test_pairs_are_read_twice_where_a_smaller_model_has_the_time(
     machine = Machine(lambda model, settings, seconds: speed * 225_728 / model.parameters)
     size = ConversationSize((32,) * 100_000, 8_000_000)
     plan = make_plan(
-        Request(seconds=142, threads=2), train_tokens=text, vocab_size=1024, eos_id=0, machine=machine,
-        conversations=size,
+        Task(Request(seconds=142, threads=2), CorpusSize(text, 3 * text), 1024, 0, None, size), machine
     )  # fmt: skip
     assert plan.expected and plan.conversations
     rows = size.packed(plan.train.context).tokens
@@ -227,10 +223,7 @@ def test_a_slow_moment_while_speeds_are_measured_changes_no_plan(slow: int) -> N
         count += 1
         return quiet_speed(model, settings, 142) / (3 if count == slow + 1 else 1)
 
-    plan = make_plan(
-        Request(seconds=142, threads=2), train_tokens=TEXT.tokens, train_bytes=TEXT.bytes, vocab_size=1024, eos_id=0,
-        machine=Machine(speed),
-    )  # fmt: skip
+    plan = make_plan(Task(Request(seconds=142, threads=2), TEXT, 1024, 0), Machine(speed))
     assert count > slow and plan.model.parameters == 1_722_048
 
 
@@ -240,10 +233,7 @@ def test_noisy_measurements_change_the_size_of_few_plans(seconds: float) -> None
     rng, chosen = np.random.default_rng(0), []
     for _ in range(10):
         speeds = Machine(lambda *shape: quiet_speed(shape[0], shape[1], seconds) * float(rng.uniform(0.85, 1.0)))
-        plan = make_plan(
-            Request(seconds=seconds, threads=2), train_tokens=TEXT.tokens, train_bytes=TEXT.bytes, vocab_size=1024,
-            eos_id=0, machine=speeds,
-        )  # fmt: skip
+        plan = make_plan(Task(Request(seconds=seconds, threads=2), TEXT, 1024, 0), speeds)
         chosen.append(plan.model.parameters)
     assert chosen.count(QUIET[round(seconds)][0]) >= 9
 

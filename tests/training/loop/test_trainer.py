@@ -19,7 +19,6 @@ from llmcli.generation.generator import generate
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.torch import scoring as torch_scoring
 from llmcli.models.torch.transformer import LanguageModel
-from llmcli.training.data.prepare import prepare
 from llmcli.training.interruption import CutShortError
 from llmcli.training.loop import final_evaluation, trainer
 from llmcli.training.loop.best_weights import CandidateEvaluator
@@ -30,6 +29,7 @@ from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import Regularization, Request
 from llmcli.training.planning.rules import regularization
 from llmcli.training.step.compute import Compute, accumulate_gradients
+from tests.training.plans import prepare
 from tests.training.small_runs import LINES, SimulatedMachine, losses, prepared, run, run_to_end, run_until, with_slice
 
 OFTEN = EvaluationSchedule(training_per_evaluated=1)
@@ -295,7 +295,8 @@ def test_a_timed_run_ends_on_time_with_the_regularization_for_its_epochs(
     settings = replace(
         ready.plan.train, steps=10**9, dropout=0.2, token_split=0.15, eval_tokens=64, calibration_tokens=66
     )
-    regularize = partial(regularization, Request(seconds=200.0), ready.plan.model, len(ready.tokens))
+    task = replace(ready.task, request=Request(seconds=200.0))
+    regularize = partial(regularization, task, ready.plan.model, len(ready.tokens))
     events = run(
         replace(ready, plan=replace(ready.plan, train=settings)),
         started_at=0.0,
@@ -321,7 +322,8 @@ def test_a_timed_run_of_few_steps_ends(tmp_path: Path, speed: float) -> None:
     """Also where its last step leaves less time than half another step takes."""
     ready = prepared(tmp_path / "c.txt", steps=None, seconds=200.0, batch_tokens=64)
     machine = SimulatedMachine(lambda time: speed)
-    regularize = partial(regularization, Request(seconds=200.0), ready.plan.model, len(ready.tokens))
+    task = replace(ready.task, request=Request(seconds=200.0))
+    regularize = partial(regularization, task, ready.plan.model, len(ready.tokens))
     options = {"started_at": 0.0, "clock": lambda: machine.time, "compute": machine.compute}
     done = run_to_end(ready, regularize=regularize, **options)
     assert done.step > 1 and done.seconds < 250

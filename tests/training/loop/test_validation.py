@@ -21,16 +21,16 @@ from llmcli.models.ngram_runtime import with_ngram_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.torch.scoring import score
 from llmcli.models.torch.transformer import LanguageModel
-from llmcli.training.data.validation_slice import reserve_tokens
+from llmcli.training.data.cache_fit import reserve_tokens
+from llmcli.training.data.run_data import BatchSchedule
 from llmcli.training.loop import trainer, validation
 from llmcli.training.loop.events import Done
 from llmcli.training.loop.record import FinalEvaluation, _measured
 from llmcli.training.loop.validation import HeldOutEvaluation, Validator
-from llmcli.training.planning.batch_schedule import BatchSchedule
 from llmcli.training.planning.plan import Request
-from llmcli.training.planning.planner import make_plan
 from llmcli.training.step.compute import Compute
 from tests.models.test_ngram_cache import WEIGHTS
+from tests.training.plans import plan
 from tests.training.small_runs import LINES, prepared, run_to_end
 
 BYTES = Tokenizer.train_bpe(["a"], 261)  # one token for each byte
@@ -56,14 +56,14 @@ def test_a_model_with_a_long_context_is_evaluated_with_a_shorter_one_that_is_rec
     model.initialize(torch.Generator().manual_seed(0))
     base = Checkpoint(config, BYTES.to_json(), model.to_arrays(), {})
     tokens = np.random.default_rng(0).integers(100, 200, size=12_000).astype(np.uint16)
-    plan = make_plan(Request(steps=2, batch_tokens=64), train_tokens=len(tokens), vocab_size=300, eos_id=0, base=config)
+    made = plan(Request(steps=2, batch_tokens=64), train_tokens=len(tokens), vocab_size=300, base=config)
     lengths = []
 
     def recorded_score(model: LanguageModel, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         lengths.append(ids.shape[1] - 1)
         return score(model, ids)
 
-    done = list(trainer.train(plan, BYTES, base, tokens, tokens, {}, compute=Compute(score=recorded_score)))[-1]
+    done = list(trainer.train(made, BYTES, base, tokens, tokens, {}, compute=Compute(score=recorded_score)))[-1]
     assert isinstance(done, Done) and done.score and done.base_score
     assert max(lengths) == EVALUATION_CONTEXT
     assert done.checkpoint.record["held_out_measured"]["context"] == EVALUATION_CONTEXT
@@ -105,10 +105,8 @@ def model() -> LanguageModel:
 
 def held_out(model: LanguageModel, tokenizer: Tokenizer, eval_tokens: int) -> HeldOutEvaluation:
     tokens = tokenize(iter([iter([document]) for document in DOCUMENTS]), tokenizer)
-    plan = make_plan(
-        Request(steps=2, batch_tokens=64), train_tokens=9000, vocab_size=261, eos_id=tokenizer.eos_id
-    )  # fmt: skip
-    settings = replace(plan.train, context=32, eval_tokens=eval_tokens)
+    settings = plan(Request(steps=2, batch_tokens=64), train_tokens=9000, vocab_size=261).train
+    settings = replace(settings, context=32, eval_tokens=eval_tokens)
     return HeldOutEvaluation(model, tokenizer, tokens, settings)
 
 

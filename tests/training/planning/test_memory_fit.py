@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from llmcli.errors import LLMError
 from llmcli.training.planning import recipe
-from llmcli.training.planning.cost_model import Machine, Memory, estimated_speed, memory_needed
-from llmcli.training.planning.memory_fit import MEMORY_SHARE
+from llmcli.training.planning.cost_model import MEMORY_SHARE, Machine, Memory, estimated_speed, memory_needed
 from llmcli.training.planning.plan import Request
 from tests.training.plans import budgets, machines, plan, row, tokens
 

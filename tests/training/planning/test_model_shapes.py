@@ -1,12 +1,15 @@
 """Model shapes: heads divide the hidden size, requested sizes are kept, and impossible ones are wrong usage."""
 
+import math
+
 import pytest
 
 from llmcli.errors import LLMError
 from llmcli.training.planning import recipe
 from llmcli.training.planning.cost_model import CorpusSize
-from llmcli.training.planning.model_shapes import _divisors, candidates
+from llmcli.training.planning.model_shapes import _heads, candidates
 from llmcli.training.planning.plan import Request
+from llmcli.training.planning.task import Task
 from tests.training.plans import plan, row
 
 
@@ -34,7 +37,8 @@ def test_candidates_are_the_shapes_that_the_corpus_is_large_enough_for():
     not 12 * 3 * 192^2 = 1,327,104 of the fifth. The smallest shape is always a candidate."""
 
     def shapes(tokens: int) -> list[tuple[int, int]]:
-        configs = candidates(Request(), CorpusSize(tokens, 4 * tokens), 128, 1000, 0, induction=False)
+        text = CorpusSize(tokens, 4 * tokens)
+        configs = candidates(Task(Request(), text, 1000, 0), text, 128)
         return [(config.num_hidden_layers, config.hidden_size) for config in configs]
 
     assert shapes(100_000) == list(recipe.SHAPES[:4])
@@ -73,5 +77,8 @@ def test_a_width_alone_gets_heads_that_divide_it(width):
 
 
 @pytest.mark.parametrize("width", [2, 6, 30, 97, 128, 1000, 4096, 999_998])
-def test_divisors_equal_those_of_an_exhaustive_search(width):
-    assert _divisors(width) == [n for n in range(1, width + 1) if width % n == 0]
+def test_the_heads_are_those_of_an_exhaustive_search(width):
+    """Of all divisors that leave heads of even size, the one with which they are closest to 64, or 32 if narrow."""
+    preferred = 32 if width < 96 else 64
+    possible = [n for n in range(1, width // 2 + 1) if width % (2 * n) == 0]
+    assert _heads(width) == min(possible, key=lambda heads: abs(math.log(width / heads / preferred)), default=1)

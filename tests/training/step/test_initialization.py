@@ -9,8 +9,8 @@ import torch
 from llmcli.config import TrainConfig
 from llmcli.models.induction import supports_induction, with_induction_heads
 from llmcli.models.torch.transformer import LanguageModel
-from llmcli.training.data.validation_slice import reserve_tokens
-from llmcli.training.planning.batch_schedule import BatchSchedule
+from llmcli.training.data.cache_fit import reserve_tokens
+from llmcli.training.data.run_data import BatchSchedule
 from llmcli.training.step.initialization import eager_without_compiler, fresh_weights
 from tests.training.small_runs import losses, prepared, run
 

@@ -1,4 +1,4 @@
-"""The plan of a run on conversations: context, batches, epochs, and when conversations follow text."""
+"""Tasks with conversations, and their plans: context, batches, epochs, and when conversations follow text."""
 
 import math
 
@@ -6,11 +6,11 @@ import pytest
 
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
-from llmcli.training.planning import conversation_rules, recipe
-from llmcli.training.planning.conversation_rules import ConversationSize
+from llmcli.training.planning import recipe, rules
 from llmcli.training.planning.cost_model import CorpusSize, Machine
 from llmcli.training.planning.plan import Plan, Request
-from llmcli.training.planning.planner import make_plan
+from llmcli.training.planning.task import ConversationSize, Task
+from tests.training import plans
 from tests.training.plans import BASE, row
 
 LONG_BASE = ModelConfig(300, 64, 160, 2, 2, 2, 32, 8192)
@@ -23,9 +23,7 @@ def size(count: int = 30, length: int = 30) -> ConversationSize:
 def plan(
     conversations: ConversationSize, request: Request | None = None, *, text: int = 0, base: ModelConfig | None = None
 ) -> Plan:
-    return make_plan(
-        request or Request(), train_tokens=text, vocab_size=512, eos_id=0, base=base, conversations=conversations
-    )
+    return plans.plan(request, train_tokens=text, base=base, conversations=conversations)
 
 
 @pytest.mark.parametrize(
@@ -102,15 +100,18 @@ def test_conversations_alone_have_neither_bpe_dropout_nor_calibration_nor_induct
     ],
 )
 def test_the_share_of_conversations_after_text(text: int, conversations: int, tokens: float, expected: float) -> None:
-    phases = conversation_rules.Phases(CorpusSize(text, 3 * text), CorpusSize(conversations, 3), 20.0, 60.0)
-    assert phases.share(tokens).value == expected
+    size = ConversationSize((101,) * (conversations // 100), 3)  # each fills a row of 100 inputs
+    task = Task(Request(context=100, batch_tokens=10), CorpusSize(text, 3 * text), 512, 0, None, size)
+    assert task.conversation_share(tokens).value == expected
 
 
 def test_text_and_conversations_have_their_own_limits_of_epochs() -> None:
-    """20 of 1,000 tokens and 60 of 3,000: 200,000 tokens, which are 50 epochs of the 4,000."""
-    phases = conversation_rules.Phases(CorpusSize(1_000, 9), CorpusSize(3_000, 9), 20.0, 60.0)
-    assert phases.epochs == 50.0
-    assert phases.share(200_000.0).value == 0.9
+    """20 of 100,000 tokens and 60 of 300,000: 20,000,000 tokens, which are 50 epochs of the 400,000."""
+    conversations = ConversationSize((129,) * 2344, 99)  # each fills a row of 128 inputs
+    task = Task(Request(context=128), CorpusSize(100_011, 9), 512, 0, None, conversations)
+    assert task.data.tokens == 100_011 + 300_032
+    assert task.max_epochs == (20 * 100_011 + 60 * 300_032) / (100_011 + 300_032)
+    assert task.conversation_share(20e6).value == 0.9
 
 
 def test_conversations_after_text_are_planned_with_a_reason() -> None:
@@ -130,7 +131,7 @@ def test_conversations_after_text_are_planned_with_a_reason() -> None:
 )
 def test_the_validation_slice_of_conversations(conversations: int, tokens: float, expected: int) -> None:
     """One in 32, if these are 32; at most 4,096 tokens (20 to each), or a 400th of what is trained on."""
-    chosen = conversation_rules.validation(ConversationSize((20,) * conversations, 99), tokens)
+    chosen = rules.conversation_validation((20,) * conversations, tokens)
     assert chosen.value == expected
 
 
@@ -186,17 +187,12 @@ def test_a_base_model_has_no_dropout_unless_requested() -> None:
 def test_the_divergence_takes_its_part_of_the_time() -> None:
     """1,000 tokens of batches a second, and 0.4 times as long for the divergence: 0.9 x 60 / 1.4 s of batches."""
     machine = Machine(lambda model, settings, seconds: 1000.0)
-    result = make_plan(
-        Request(seconds=60.0), train_tokens=0, vocab_size=300, eos_id=0, base=LONG_BASE, machine=machine,
-        conversations=size(30_000),
-    )  # fmt: skip
+    fine_tuned = {"train_tokens": 0, "vocab_size": 300, "base": LONG_BASE, "conversations": size(30_000)}
+    result = plans.plan(Request(seconds=60.0), machine=machine, **fine_tuned)  # type: ignore[arg-type]
     assert row(result, "training tokens").value == "about 38,571"
     assert "at 714 tokens/s" in row(result, "training tokens").reason
     assert result.expected is not None and result.expected.tokens_per_second == pytest.approx(1000 / 1.4)
-    without = make_plan(
-        Request(seconds=60.0, kl_weight=0.0), train_tokens=0, vocab_size=300, eos_id=0, base=LONG_BASE,
-        machine=machine, conversations=size(30_000),
-    )  # fmt: skip
+    without = plans.plan(Request(seconds=60.0, kl_weight=0.0), machine=machine, **fine_tuned)  # type: ignore[arg-type]
     assert row(without, "training tokens").value == "about 54,000"
 
 
@@ -208,6 +204,6 @@ def test_with_sharded_weights_there_is_no_divergence() -> None:
 
 
 def test_without_conversations_nothing_changes() -> None:
-    result = make_plan(Request(), train_tokens=5000, vocab_size=512, eos_id=0)
+    result = plans.plan(train_tokens=5000)
     assert result.conversations is None
     assert not {"conversations", "conversation phase"} & {one.name for one in result.rows}

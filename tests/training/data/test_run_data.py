@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llmcli.config import TrainConfig
-from llmcli.training.planning.batch_schedule import BatchSchedule, window_length
+from llmcli.training.data.run_data import BatchSchedule, window_length
 from tests.training.small_runs import prepared
 
 

@@ -1,0 +1,163 @@
+"""What a plan is made for: a request and the data, and what follows from them before a model is chosen.
+
+The data are text, conversations, or text and then conversations.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from llmcli import units
+from llmcli.config import ModelConfig
+from llmcli.data.conversations.batches import pack
+from llmcli.errors import LLMError, usage
+from llmcli.training.planning import recipe
+from llmcli.training.planning.cost_model import CorpusSize
+from llmcli.training.planning.plan import REQUESTED, Decision, Request
+
+
+@dataclass(frozen=True)
+class ConversationSize:
+    """The size of the training conversations."""
+
+    lengths: tuple[int, ...]  # tokens of each, with those of the chat template
+    bytes: int  # of text in their messages
+
+    def packed(self, context: int) -> CorpusSize:
+        """The rows of an epoch, padding included. Longer conversations are truncated."""
+        most = context + 1  # a row has the token after the last input too
+        rows = pack([min(length, most) for length in self.lengths], most, range(len(self.lengths)))
+        return CorpusSize(context * len(rows), self.bytes)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run as requested, and the size of its data."""
+
+    request: Request
+    text: CorpusSize  # training text; of 0 tokens where there are conversations alone
+    vocab_size: int
+    eos_id: int
+    base: ModelConfig | None = None  # the model to fine-tune
+    conversations: ConversationSize | None = None
+    seconds_spent: float = 0.0  # of the time budget, before the first step
+    induction: bool = False  # whether initial weights get induction heads, where the model can hold them
+
+    @property
+    def conversations_alone(self) -> bool:
+        return self.conversations is not None and not self.text.tokens
+
+    @cached_property
+    def context(self) -> Decision[int]:
+        """In tokens. Raises LLMError when the text is too short for the context requested, or for any."""
+        requested, base, longest = self.request.context, self.base, self.text.tokens - 1  # a window has a target more
+        if not self.conversations_alone and longest < recipe.MIN_CONTEXT:
+            smaller = "" if base else ", or give --vocab-size 257 or --tokenizer char if it is repetitive"
+            raise LLMError(
+                f"the corpus is too short: {self.text.tokens} training tokens ({self.text.bytes:,} bytes), at least "
+                f"{recipe.MIN_CONTEXT + 1} are needed; add more text{smaller}"
+            )
+        if requested is None:
+            return self._default_context()
+        if base and requested > base.max_position_embeddings:
+            raise usage(f"--context {requested} is longer than the base model's {base.max_position_embeddings}")
+        if not self.conversations_alone and requested > longest:
+            shorter = f" or give --context {longest} or less" if self.request.context_reason == REQUESTED else ""
+            raise LLMError(
+                f"the corpus is shorter than the context length: {longest + 1} training tokens, --context {requested} "
+                f"needs {requested + 1}; add more text{shorter}"
+            )
+        return Decision(requested, self.request.context_reason)
+
+    def _default_context(self) -> Decision[int]:
+        if self.conversations_alone:
+            return self._conversation_context()
+        quarter = max(recipe.MIN_CONTEXT, int(2 ** int(math.log2((self.text.tokens - 1) / 4))))
+        context = self._text_context()
+        if context.value > quarter:
+            context = Decision(quarter, "a quarter of this short corpus")
+        if self.conversations:
+            wanted = self._conversation_context()
+            return wanted if context.value < wanted.value <= quarter else context
+        return context
+
+    def _text_context(self) -> Decision[int]:
+        most = self.base.max_position_embeddings if self.base else math.inf
+        if self.base and most >= 2 * recipe.FINE_TUNING_CONTEXT:
+            return Decision(recipe.FINE_TUNING_CONTEXT, "long enough for fine-tuning; longer windows are slower")
+        if self.induction:
+            decision = Decision(recipe.INDUCTION_CONTEXT, "long enough for induction heads to find earlier occurrences")
+        else:
+            tokens = recipe.CONTEXT if self.text.tokens >= recipe.CONTEXT_TOKENS else recipe.SHORT_CONTEXT
+            decision = Decision(tokens, "long enough for a corpus of this size")
+        return decision if decision.value <= most else Decision(int(most), "the longest that the base model supports")
+
+    def _conversation_context(self) -> Decision[int]:
+        assert self.conversations
+        shortest, most = recipe.CONVERSATION_SHORTEST_CONTEXT, recipe.CONVERSATION_LONGEST_CONTEXT
+        if self.base:
+            shortest = min(recipe.CONVERSATION_SHORTEST_FINE_TUNING_CONTEXT, self.base.max_position_embeddings)
+            most = min(most, self.base.max_position_embeddings)
+        inputs = max(self.conversations.lengths) - 1
+        whole = max(shortest, 1 << max(0, inputs - 1).bit_length())  # a power of two
+        if whole > most:
+            return Decision(most, "the longest that is affordable; longer conversations are truncated")
+        several = whole == shortest
+        return Decision(whole, f"long enough for {'several turns' if several else 'the longest conversation'}")
+
+    @cached_property
+    def packed(self) -> CorpusSize | None:
+        """The rows of conversations, if there are any."""
+        return self.conversations.packed(self.context.value) if self.conversations else None
+
+    @cached_property
+    def data(self) -> CorpusSize:
+        """All that an epoch reads."""
+        packed = self.packed or CorpusSize(0, 0)
+        return CorpusSize(self.text.tokens + packed.tokens, self.text.bytes + packed.bytes)
+
+    @property
+    def max_epochs(self) -> float:
+        """The number of epochs after which a run ends, unless the user fixes it."""
+        if self.packed is None:
+            return self._text_epochs
+        if self.conversations_alone:
+            return self._conversation_epochs
+        most = self._text_epochs * self.text.tokens + self._conversation_epochs * self.packed.tokens
+        return most / self.data.tokens
+
+    @property
+    def _text_epochs(self) -> float:
+        fine_tunes = self.base and self.request.optimizer != "muon"
+        return recipe.FINE_TUNING_EPOCHS if fine_tunes else recipe.MAX_EPOCHS
+
+    @property
+    def _conversation_epochs(self) -> float:
+        """Few conversations need many epochs, since each is only one example."""
+        assert self.packed
+        epochs, steps = recipe.CONVERSATION_EPOCHS, recipe.CONVERSATION_STEPS
+        if self.base:
+            epochs, steps = recipe.CONVERSATION_FINE_TUNING_EPOCHS, recipe.CONVERSATION_FINE_TUNING_STEPS
+        tokens, requested = self.packed.tokens, self.request.batch_tokens
+        part_of_epoch = tokens / (1 if requested else recipe.CONVERSATION_BATCHES_PER_EPOCH)
+        return max(epochs, steps * min(requested or recipe.CPU_BATCH_TOKENS[0], part_of_epoch) / tokens)
+
+    def conversation_share(self, tokens: float) -> Decision[float]:
+        """The part of a run of `tokens` training tokens (0: not known yet), at its end, on conversations."""
+        if self.packed is None or self.conversations_alone:
+            return Decision(1.0, "there is no plain text")
+        natural = self.packed.tokens / self.data.tokens
+        wanted, reason = recipe.CONVERSATION_SHARE, "text first, to learn the language; then to answer"
+        if natural > recipe.CONVERSATION_SHARE:
+            wanted = min(natural, recipe.CONVERSATION_LARGEST_SHARE)
+            reason = "text first; in proportion to the amount of data"
+        if tokens:  # after so many epochs, text and conversations would only be memorized
+            least = 1 - self._text_epochs * self.text.tokens / tokens
+            most = self._conversation_epochs * self.packed.tokens / tokens
+            if most < wanted:
+                wanted = min(max(natural, recipe.CONVERSATION_SMALLEST_SHARE, most), wanted)
+                reason = f"text first; at most {units.epochs(self._conversation_epochs)} of few conversations"
+            elif wanted < least:
+                wanted, epochs = min(least, most), units.epochs(self._text_epochs)
+                reason = f"after {epochs} of the text; more would only make the model memorize it"
+        return Decision(round(wanted, 3), reason)
