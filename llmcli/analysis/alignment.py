@@ -1,8 +1,8 @@
-"""A prompt and its answer -> the words of the prompt that the model attends to when it writes each word of the answer.
+"""Which words of a prompt a model attends to while it writes each word of its answer.
 
-In a model that translates, attention shows the word alignment (Bahdanau, Cho and Bengio 2014). The weights are those of
+In a model that translates, attention shows the word alignment (Bahdanau, Cho and Bengio 2014). The attention is that of
 the token before a word of the answer, whose output predicts the word. A word is one or more whole tokens; its weight is
-the sum of theirs. numpy only, never torch.
+their sum. numpy only, never torch.
 
 A, P = words of the answer and of the prompt; L, H = layers, heads.
 """
@@ -23,7 +23,7 @@ from llmcli.models.runtime import Array
 
 @dataclass(frozen=True)
 class Word:
-    """Consecutive tokens: those of a word between spaces, or a token of a script without spaces."""
+    """Consecutive tokens of a word between spaces, or one token of a script without spaces."""
 
     text: str
     start: int  # its first token
@@ -39,14 +39,14 @@ class Alignment:
     weights: Array  # [L, H, A, P]
 
     def mean(self, layer: int | None = None, head: int | None = None) -> Array:
-        """[A, P]: the mean of all layers and heads, of the heads of a layer, or one head; both are counted from 1."""
+        """Average the weights [A, P] of all layers and heads, the heads of a layer, or one head, counted from 1."""
         layers = slice(None) if layer is None else slice(layer - 1, layer)
         heads = slice(None) if head is None else slice(head - 1, head)
         weights: Array = self.weights[layers, heads].mean((0, 1))
         return weights
 
     def strongest_head(self, answer: int, prompt: int) -> tuple[int, int, float]:
-        """(layer, head, weight) of the head that attends most from one word to another; both are counted from 1."""
+        """Return the head that attends most from one word to another as (layer, head, weight), counted from 1."""
         weights = self.weights[:, :, answer, prompt]
         layer, head = np.unravel_index(int(weights.argmax()), weights.shape)
         return int(layer) + 1, int(head) + 1, float(weights.max())
@@ -55,9 +55,9 @@ class Alignment:
 def align(
     runtime: NumpyRuntime, tokenizer: Tokenizer, text: str, prompt_ids: Sequence[int], answer_ids: Sequence[int]
 ) -> Alignment:
-    """Align an answer with the text of its prompt, which the chat template wrote into `prompt_ids`.
+    """Align an answer with `text`, which the chat template wrote into `prompt_ids`.
 
-    Raises LLMError for an empty prompt, and for more than MAX_TOKENS tokens.
+    Raises LLMError for an empty prompt and for more than MAX_TOKENS tokens.
     """
     ids = [*prompt_ids, *answer_ids]
     if len(ids) > MAX_TOKENS:
@@ -73,15 +73,13 @@ def align(
 
 
 def split_words(tokenizer: Tokenizer, ids: Sequence[int], start: int = 0) -> list[Word]:
-    """The words of the tokens from `start` on, without those that are only white space.
+    """Split the tokens from `start` on into words, without white space; ` umbrell` and `as` are joined.
 
-    Tokens are joined that are parts of a word of letters, such as ` umbrell` and `as`. A token of bytes may end inside
-    a character: the character belongs to the token that it begins in, and a token in which none begins to the one
-    before it.
+    A token may end inside a character, which then belongs to the token that it begins in.
     """
     words: list[Word] = []
     for text, first, end in _characters_of_tokens([tokenizer.token_bytes[token] for token in ids[start:]]):
-        if words and _is_letter(words[-1].text[-1]) and _is_letter(text[0]):
+        if words and all(character_class(c) == "letters" for c in (words[-1].text[-1], text[0])):
             last = words.pop()
             words.append(Word(last.text + text, last.start, start + end))
         else:
@@ -90,7 +88,7 @@ def split_words(tokenizer: Tokenizer, ids: Sequence[int], start: int = 0) -> lis
 
 
 def _characters_of_tokens(tokens: Sequence[bytes]) -> Iterator[tuple[str, int, int]]:
-    """(the characters that begin in a token, its index, the index of the next token in which one begins)
+    """Yield (the characters that begin in a token, its index, the index of the next token in which one begins).
 
     >>> list(_characters_of_tokens(["a赤".encode()[:2], "赤".encode()[1:], b"b"]))
     [('a赤', 0, 2), ('b', 2, 3)]
@@ -104,13 +102,8 @@ def _characters_of_tokens(tokens: Sequence[bytes]) -> Iterator[tuple[str, int, i
         yield data[begin:end].decode("utf-8", "replace"), first, next_
 
 
-def _is_letter(c: str) -> bool:
-    """Of a script that separates words by spaces."""
-    return character_class(c) == "letters"
-
-
 def _find(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> tuple[int, int]:
-    """The tokens that hold the last occurrence of a text, as (first, last + 1)."""
+    """Find the tokens that hold the last occurrence of a text, as (first, last + 1)."""
     data = [tokenizer.token_bytes[token] for token in ids]
     wanted = text.strip().encode()
     place = b"".join(data).rfind(wanted)

@@ -1,7 +1,7 @@
 """Prompt -> what happens inside a model while it reads it: attention, logit lens, ablation, surprisal.
 
-The prompt is read as `generate` reads it, so the probabilities of the next token are identical. Then its tokens go
-through the same graph once more, with a recorder that keeps the activations. numpy only, never torch.
+The prompt is read as `generate` reads it, so the probabilities of the next token are identical. Then its tokens are
+processed once more with a recorder that keeps the activations. numpy only, never torch.
 
 L, H, C, V = layers, heads, hidden size, vocabulary; T = tokens in the context; N = the last of them, which are
 analyzed; K = candidates per position.
@@ -14,17 +14,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.analysis.copies import Copy, find_copies
 from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.ensemble_file import Ensemble
 from llmcli.generation.token_healing import Prompt, read_prompt
+from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import entropy, log_softmax, softmax
-from llmcli.models.ngram_runtime import NgramRuntime
+from llmcli.models.ngram_runtime import NgramRuntime, network_of
 from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.open_runtime import open_runtime
 from llmcli.models.runtime import Array, Runtime
 
 MAX_TOKENS = 256  # analyzed: the memory for attention weights grows quadratically
 MAX_ABLATION_WORK = 3e10  # parameters x tokens processed, over all ablations: a few seconds
 MAX_LENS_WORK = 1e11  # multiplications of the logit lens at every position: some seconds
+MAX_COPIES, MIN_ADDED = 5, 0.001  # copies that are listed, and the probability that the cache adds at least
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,17 @@ class Candidates:
 
     ids: NDArray[np.int64]  # [..., K]
     probabilities: Array  # [..., K]
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A token that the n-gram cache makes more likely, because it followed the same context earlier in the text."""
+
+    token: int
+    network: float  # its probability under the network alone
+    probability: float  # ... and with the cache
+    matched: int  # tokens of the longest context that it followed
+    positions: tuple[int, ...]  # where it followed that context, in the tokens of the text
 
 
 @dataclass(frozen=True)
@@ -59,11 +74,11 @@ class Explanation:
 
     @property
     def entropy(self) -> float:
-        """Of the next token, in bits."""
+        """Entropy of the next token in bits."""
         return entropy(self.probabilities / self.probabilities.sum())
 
     def most_likely(self, count: int) -> list[int]:
-        """The `count` most likely next tokens, or as many as are possible."""
+        """Return at most `count` next tokens, the most likely first."""
         ranked = np.argsort(-self.logprobs, kind="stable")[:count].tolist()
         return [token for token in ranked if np.isfinite(self.logprobs[token])]
 
@@ -80,10 +95,10 @@ class NextToken:
 
 
 def predict_next(runtime: Runtime, tokenizer: Tokenizer, prompt: str | Prompt, *, literal: bool) -> NextToken:
-    """The next token as `generate` predicts it: summed over the ways to split the prompt's end into tokens, the ids
-    being the most likely of them. Afterwards the cache holds these ids, or the last of them that fit the context.
+    """Predict the next token as `generate` does, summed over the tokenizations of the prompt's end.
 
-    Raises LLMError for an empty prompt and for NaN or infinite logits.
+    `ids` of the result is the most likely tokenization, which the KV cache then holds as far as it fits. Raises
+    LLMError for an empty prompt and for NaN or infinite logits.
     """
     vocabulary = tokenizer.vocabulary
     first = read_prompt(runtime, tokenizer, Prompt.of(prompt, tokenizer, literal=literal))
@@ -117,37 +132,41 @@ def explain(
 ) -> Explanation:
     """Run a prompt through a model and record what happens.
 
-    - Next token: the probabilities that `generate` samples from, see `predict_next`.
     - Attention: the softmax of each head's scores.
     - Logit lens (nostalgebraist 2020): the final norm and the output layer, applied to the residual stream after each
       layer. With `every_position` at each token, which also gives the surprisals: -log2 p(token | tokens before).
-    - Ablation: log2 p(token | all tokens) - log2 p(same token | all but one), of the most likely token or of `token`.
+    - Ablation: log2 p(token | all tokens) - log2 p(token | all but one), of the most likely next token or of `token`.
       The tokens after the missing one move forward by one position.
 
-    Of a prompt longer than the context, the model sees the end that `generate` keeps. Limits: the last MAX_TOKENS are
-    analyzed, fewer by MAX_LENS_WORK for a large model with `every_position`; ablation covers the last tokens that
-    MAX_ABLATION_WORK allows. Given a `predictor`, the next token is its prediction, and `runtime` the part of it that
-    is analyzed: one model of an ensemble, or the network beside its n-gram cache. `check` is called before each
-    ablation; it may raise an exception to end the explanation. Raises LLMError for an empty prompt and for NaN or
-    infinite logits.
+    Only the last MAX_TOKENS are analyzed, fewer within MAX_LENS_WORK; ablation covers the last tokens within
+    MAX_ABLATION_WORK. `predictor` makes the prediction if `runtime` is only a part of it: a model of an ensemble, or
+    the network beside its n-gram cache. `check` is called before each ablation and may raise to stop. Raises LLMError
+    for an empty prompt and for NaN or infinite logits.
     """
     predictor = predictor or runtime
     prediction = predict_next(predictor, tokenizer, prompt, literal=literal)
     if token is not None:
         prediction = replace(prediction, token=token)
     context = prediction.ids[len(prediction.ids) - predictor.length :]
-    recorder = _ActivationRecorder(runtime, len(context), _analyzed(runtime, len(context), every_position))
-    runtime.rewind()
-    logits = runtime.prefill(context, recorder)
-    ids, residuals = context[recorder.first :], recorder.residuals
-    positions = residuals if every_position else residuals[:, -1:]
-    lens = _logit_lens(runtime, positions, prediction.allowed, candidates)
-    surprisals = np.full(len(ids), np.nan)
+    kept = min(len(context), MAX_TOKENS)
     if every_position:
-        surprisals = _surprisals(runtime.logit_lens(residuals[-1])[:, : len(prediction.allowed)], ids)
+        config = runtime.config
+        work_per_token = (config.num_hidden_layers + 1) * config.vocab_size * config.hidden_size
+        kept = min(kept, max(1, int(MAX_LENS_WORK / work_per_token)))
+    logits, recorder = _record(runtime, context, kept)
+    ids, residuals = context[recorder.first :], recorder.residuals
+    lens = _logit_lens(runtime, residuals if every_position else residuals[:, -1:], prediction.allowed, candidates)
+    surprisals = np.full(kept, np.nan)  # the prediction of the first token was not recorded
+    if every_position:
+        after_each = runtime.logit_lens(residuals[-1])[:, : len(prediction.allowed)]
+        surprisals[1:] = [-log_softmax(row)[id_] / math.log(2) for row, id_ in zip(after_each, ids[1:], strict=False)]
     if predictor is runtime:  # the last prediction exactly as `generate` has it
         top = np.argsort(-prediction.logprobs, kind="stable")[: lens.ids.shape[-1]]
         lens.ids[-1, -1], lens.probabilities[-1, -1] = top, np.exp(prediction.logprobs[top])
+    copies = None
+    if isinstance(predictor, NgramRuntime) and predictor.parameters == runtime.parameters:  # not of an ensemble
+        network = log_softmax(logits[: len(prediction.logprobs)])
+        copies = find_copies(context, predictor.cache.orders, network, prediction.logprobs)
     return Explanation(
         ids=ids,
         tail=prediction.tail.decode("utf-8", "ignore"),
@@ -157,37 +176,46 @@ def explain(
         logit_lens=lens,
         surprisals=surprisals,
         token=prediction.token,
-        copies=_copies(predictor, runtime, context, logits, prediction),
+        copies=copies,
         ablation_effects=_ablation_effects(runtime, context, logits, prediction, check)[recorder.first :],
         logprobs=prediction.logprobs,
     )
 
 
-def _copies(
-    predictor: Runtime, runtime: NumpyRuntime, context: Sequence[int], logits: Array, prediction: NextToken
-) -> tuple[Copy, ...] | None:
-    """What the n-gram cache adds to the prediction; `logits` [V] are those of `runtime`. None without a cache, and for
-    an ensemble, of which `runtime` is only a part."""
-    if not isinstance(predictor, NgramRuntime) or predictor.parameters != runtime.parameters:
-        return None
-    network = log_softmax(logits[: len(prediction.logprobs)])
-    return find_copies(context, predictor.cache.orders, network, prediction.logprobs)
+def find_copies(
+    context: Sequence[int], orders: int, network: NDArray[np.floating], mixed: NDArray[np.floating]
+) -> tuple[Copy, ...]:
+    """Find the tokens that an n-gram cache of `orders` makes more likely after `context`, the largest increase first.
+
+    `network` and `mixed` [V] are log probabilities of the next token, without and with the cache.
+    """
+    found: dict[int, tuple[int, list[int]]] = {}  # token -> (tokens of the context, positions)
+    for matched in range(1, min(orders, len(context) - 1) + 1):
+        end = tuple(context[-matched:])
+        for position in range(matched, len(context)):
+            if tuple(context[position - matched : position]) == end:
+                token = context[position]
+                if found.get(token, (0, []))[0] < matched:
+                    found[token] = matched, []
+                found[token][1].append(position)
+    copies = [
+        Copy(token, math.exp(network[token]), math.exp(mixed[token]), matched, tuple(positions))
+        for token, (matched, positions) in found.items()
+    ]
+    ranked = sorted(copies, key=lambda copy: copy.network - copy.probability)
+    return tuple(copy for copy in ranked[:MAX_COPIES] if copy.probability - copy.network >= MIN_ADDED)
 
 
 def attention_weights(runtime: NumpyRuntime, ids: Sequence[int]) -> Array:
-    """[L, H, N, N]: the attention weights of each token, a row, to itself and those before it. The KV cache then holds
-    these ids."""
-    recorder = _ActivationRecorder(runtime, len(ids), len(ids))
+    """Return the attention weights [L, H, N, N] of each token, a row, to itself and those before it."""
+    return _record(runtime, ids, len(ids))[1].weights
+
+
+def _record(runtime: NumpyRuntime, context: Sequence[int], kept: int) -> "tuple[Array, _ActivationRecorder]":
+    """Process a context; return the logits [V] after it, and the activations of its last `kept` tokens."""
+    recorder = _ActivationRecorder(runtime, len(context), kept)
     runtime.rewind()
-    runtime.prefill(ids, recorder)
-    return recorder.weights
-
-
-def _analyzed(runtime: NumpyRuntime, tokens: int, every_position: bool) -> int:
-    """N, of `tokens` in the context."""
-    config = runtime.config
-    work_per_token = (config.num_hidden_layers + 1) * config.vocab_size * config.hidden_size
-    return min(tokens, MAX_TOKENS, max(1, int(MAX_LENS_WORK / work_per_token)) if every_position else MAX_TOKENS)
+    return runtime.prefill(context, recorder), recorder
 
 
 class _ActivationRecorder:
@@ -203,7 +231,7 @@ class _ActivationRecorder:
         self._processed = 0  # tokens of the previous chunks
 
     def residual(self, x: Array) -> None:
-        """The residual stream [t, C] of a chunk: before the first layer, then after each."""
+        """Receive the residual stream [t, C] of a chunk, before the first layer and after each."""
         start = self._processed - self.first
         self.residuals[self._depth, max(0, start) : max(0, start + len(x))] = x[max(0, -start) :]
         self._depth += 1
@@ -211,7 +239,7 @@ class _ActivationRecorder:
             self._depth, self._processed = 0, self._processed + len(x)
 
     def attention(self, weights: Array) -> None:
-        """The attention weights [H, t, S] of a chunk in the next layer."""
+        """Receive the attention weights [H, t, S] of a chunk in the next layer."""
         start, end = self._processed - self.first, weights.shape[-1] - self.first  # columns among those kept
         if end > 0:
             rows = weights[:, max(0, -start) :, self.first :]
@@ -219,8 +247,8 @@ class _ActivationRecorder:
 
 
 def _logit_lens(runtime: NumpyRuntime, residuals: Array, allowed: NDArray[np.bool_], candidates: int) -> Candidates:
-    """The K most likely next tokens by the residual stream [L + 1, n, C] after each layer; at the last position only
-    those `allowed`."""
+    """Find the K most likely next tokens by the residual stream [L + 1, n, C] after each layer; at the last position
+    only tokens `allowed`."""
     depths, n, _ = residuals.shape
     V = len(allowed)
     K = min(candidates, V)
@@ -237,22 +265,12 @@ def _logit_lens(runtime: NumpyRuntime, residuals: Array, allowed: NDArray[np.boo
     return Candidates(ids, top_probabilities)
 
 
-def _surprisals(logits: Array, ids: Sequence[int]) -> NDArray[np.float64]:
-    """[N], -log2 p(token | tokens before) by the logits [N, V] after each token; NaN for the first token, whose
-    prediction was not recorded."""
-    surprisals = np.full(len(ids), np.nan)
-    for position, token in enumerate(ids[1:], 1):
-        surprisals[position] = -log_softmax(logits[position - 1])[token] / math.log(2)
-    return surprisals
-
-
 def _ablation_effects(
     runtime: NumpyRuntime, context: Sequence[int], logits: Array, prediction: NextToken, check: Callable[[], None]
 ) -> NDArray[np.float64]:
-    """[T]: by how many bits the predicted token is less likely without each token of the context; NaN where skipped.
+    """Return how many bits less likely the predicted token is without each token of the context [T]; NaN where skipped.
 
-    `logits` [V] are those after the whole context. Goes from the last token to the first, so that the cached prefix is
-    valid for all remaining gaps.
+    `logits` [V] are those after the context. From the last token to the first, so that the cached prefix stays valid.
     """
     T = len(context)
     effects = np.full(T, np.nan)
@@ -262,7 +280,7 @@ def _ablation_effects(
     count = min(T, MAX_TOKENS, math.isqrt(int(2 * MAX_ABLATION_WORK / runtime.config.parameters)))
     for gap in range(T - 1, T - 1 - count, -1):
         check()
-        kept = gap if gap < T - 1 else gap - 1  # one token at least has to be processed for a prediction
+        kept = gap if gap < T - 1 else gap - 1  # at least one token must be processed for a prediction
         runtime.rewind(kept)
         logits = runtime.prefill(context[gap + 1 :] if gap < T - 1 else context[kept:gap])
         effects[gap] = (original - _masked_logprob(logits, prediction)) / math.log(2)
@@ -270,6 +288,47 @@ def _ablation_effects(
 
 
 def _masked_logprob(logits: Array, prediction: NextToken) -> float:
-    """Natural log probability of the predicted token among those allowed."""
+    """Return the natural log probability of the predicted token among those allowed."""
     allowed = prediction.allowed
     return float(log_softmax(np.where(allowed, logits[: len(allowed)], np.float32(-np.inf)))[prediction.token])
+
+
+# ---- which model of an ensemble is shown
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model whose activations are shown."""
+
+    checkpoint: Checkpoint
+    ensemble: Runtime | None = None  # makes the prediction
+    expert: dict[str, object] | None = None  # name and weight of the model in the ensemble
+
+
+def choose_subject(
+    source: Checkpoint | Ensemble,
+    tokenizer: Tokenizer,
+    prompt: str | Prompt,
+    *,
+    literal: bool,
+    on_note: Callable[[str], None],
+    runtime: Runtime | None = None,
+    cache: bool = True,
+) -> Subject:
+    """Choose the model to explain a prompt with: of an ensemble, the one with the largest weight after the prompt.
+
+    `runtime` is that of the ensemble if it is open already; otherwise `cache` says whether to use its n-gram cache.
+    """
+    if not isinstance(source, Ensemble):
+        return Subject(source)
+    runtime = runtime or open_runtime(source, on_note=on_note, cache=cache)
+    predict_next(runtime, tokenizer, prompt, literal=literal)
+    ensemble = network_of(runtime)
+    assert isinstance(ensemble, EnsembleRuntime)
+    weights = ensemble.expert_weights()[0].tolist()
+    top = weights.index(max(weights))
+    on_note(
+        f"ensemble of {len(weights)} models: showing the activations of {source.names[top]}, which has the largest "
+        f"weight after this prompt ({weights[top]:.3f}); the final probabilities are those of the ensemble"
+    )
+    return Subject(source.experts[top], runtime, {"name": source.names[top], "weight": round(weights[top], 6)})

@@ -1,15 +1,16 @@
-"""Safetensors header -> the parameters of a model as a tree, by dtype, and statistics of its tensors.
+"""The parameters of a model file as a tree and by dtype, its JSON documents, and statistics of its tensors.
 
 Works for the files of any program. Only `tensor_statistics` reads values, in chunks.
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from llmcli.errors import LLMError
+from llmcli.formats.json_schema import parse_json
 from llmcli.formats.safetensors.file_header import Header, TensorInfo
 
 if TYPE_CHECKING:
@@ -21,23 +22,22 @@ MAX_DEPTH = 20  # levels of the tree; the rest of a name stays in one piece
 MAX_CHILDREN = 60  # of a node that are shown
 
 
+OnNote = Callable[[str], None]  # receives what a user should know
+
+
 @dataclass
 class ParameterGroup:
-    """A node of the parameter tree: a leaf has the tensors whose names differ only in numbers, such as the same matrix
-    of all layers; another node has children."""
+    """A node of the parameter tree.
+
+    A leaf has the tensors whose names differ only in numbers, such as the same matrix of all layers.
+    """
 
     name: str
     parameters: int = 0
-    bytes: int = 0
     copies: int = 0  # tensors of a leaf; numbered blocks (layers, experts) of another node, 0 if it has none
     shapes: Counter[tuple[int, ...]] = field(default_factory=Counter)  # of a leaf's tensors
     children: dict[str, "ParameterGroup"] = field(default_factory=dict)
     tensors: list[TensorInfo] = field(default_factory=list)  # of a leaf
-
-    def add(self, tensor: TensorInfo) -> None:
-        """Count a tensor that is somewhere in this group."""
-        self.parameters += tensor.size
-        self.bytes += tensor.end - tensor.start
 
 
 @dataclass(frozen=True)
@@ -52,41 +52,51 @@ class TensorStatistics:
     not_finite: int  # NaN and infinite values, which the other statistics leave out
     histogram: list[int]  # counts in HISTOGRAM_BINS equal intervals from min to max
 
-    def as_json(self) -> dict[str, float | int | list[int] | None]:
-        """The statistics by name; None instead of NaN, which JSON does not have."""
+    def as_json(self) -> dict[str, Any]:
         return {
-            "mean": finite_or_none(self.mean),
-            "deviation": finite_or_none(self.deviation),
-            "min": finite_or_none(self.min),
-            "max": finite_or_none(self.max),
-            "zeros": self.zeros,
-            "not_finite": self.not_finite,
-            "histogram": self.histogram,
+            key: finite_or_none(value) if isinstance(value, float) else value for key, value in asdict(self).items()
         }
 
 
 def finite_or_none(value: float) -> float | None:
-    """None instead of NaN and infinity, which JSON does not have."""
+    """Replace NaN and infinity, which JSON does not have, by None."""
     return value if math.isfinite(value) else None
 
 
-# ---- the parameter tree
+# ---- the header
+
+
+def json_object(header: Header, key: str, on_note: OnNote = lambda note: None) -> dict[str, Any]:
+    """Parse a JSON document of the metadata; {} if it is missing or not an object. Notes if it is not JSON."""
+    try:
+        value = parse_json(header.metadata.get(key, "{}"))
+    except ValueError:
+        on_note(f"its {key} is not JSON and is left out here")
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def tokenizer_facts(header: Header) -> dict[str, Any]:
+    """Return {"kind", "vocab_size"} of the tokenizer; {} if there is none."""
+    if "tokenizer.json" not in header.metadata:
+        return {}
+    from llmcli.data.tokenizers.tokenizer_json import describe
+
+    return describe(header.metadata["tokenizer.json"])
 
 
 def parameter_tree(header: Header) -> ParameterGroup:
-    """The tensors of a file as a tree along the dots in their names. Numbered blocks (layers.0, layers.1, ...) are
-    merged into one node."""
-    root = ParameterGroup("")
+    """Group the tensors by the dots in their names; numbered blocks (layers.0, layers.1, ...) are merged into one."""
+    root = ParameterGroup("", header.parameters)
     block_numbers: dict[int, set[str]] = {}  # by the id of the merged node
     for tensor in header.tensors.values():
         node = root
-        node.add(tensor)
-        for part in _name_parts(tensor.name):
+        for part in [part for part in tensor.name.split(".", MAX_DEPTH) if part] or [tensor.name]:
             key = "#" if part.isdecimal() else part
             node = node.children.setdefault(key, ParameterGroup(key))
             if key == "#":
                 block_numbers.setdefault(id(node), set()).add(part)
-            node.add(tensor)
+            node.parameters += tensor.size
         node.copies += 1
         node.shapes[tensor.shape] += 1
         node.tensors.append(tensor)
@@ -95,13 +105,8 @@ def parameter_tree(header: Header) -> ParameterGroup:
     return root
 
 
-def _name_parts(name: str) -> list[str]:
-    return [part for part in name.split(".", MAX_DEPTH) if part] or [name]
-
-
 def _collapse_numbered(node: ParameterGroup, block_numbers: dict[int, set[str]]) -> None:
-    """Where all children are numbered blocks, put their merged content into the node: layers.# becomes "layers" with 80
-    copies."""
+    """Put merged blocks into a node that has no other children: layers.# becomes "layers" with 80 copies."""
     blocks = node.children.get("#")
     if blocks is not None and blocks.children:
         blocks.copies = len(block_numbers[id(blocks)])
@@ -112,7 +117,7 @@ def _collapse_numbered(node: ParameterGroup, block_numbers: dict[int, set[str]])
 
 
 def _join_single_children(node: ParameterGroup) -> None:
-    """Join each node that has a single child with it: "q_proj" and its "weight" become "q_proj.weight"."""
+    """Join each node with its only child: "q_proj" and its "weight" become "q_proj.weight"."""
     for key, child in list(node.children.items()):
         _join_single_children(child)
         if len(child.children) == 1 and not child.copies:
@@ -121,8 +126,8 @@ def _join_single_children(node: ParameterGroup) -> None:
             node.children[key] = only
 
 
-def active_parameters(header: Header, config: dict[str, object]) -> int:
-    """Parameters used per token in a mixture-of-experts model; 0 for a dense one."""
+def active_parameters(header: Header, config: Mapping[str, object]) -> int:
+    """Count the parameters used per token in a mixture-of-experts model; 0 for a dense one."""
     experts = config.get("num_experts", config.get("num_local_experts"))
     active = config.get("num_experts_per_tok")
     if not isinstance(experts, int) or not isinstance(active, int) or not 0 < active <= experts:
@@ -132,7 +137,7 @@ def active_parameters(header: Header, config: dict[str, object]) -> int:
 
 
 def parameters_by_dtype(header: Header) -> dict[str, int]:
-    """Number of parameters per dtype, the most frequent dtype first."""
+    """Count the parameters of each dtype, the most frequent dtype first."""
     counts: Counter[str] = Counter()
     for tensor in header.tensors.values():
         counts[tensor.dtype] += tensor.size
@@ -140,7 +145,7 @@ def parameters_by_dtype(header: Header) -> dict[str, int]:
 
 
 def find_tensor(header: Header, name: str) -> TensorInfo:
-    """The tensor of that name. Raises LLMError, which suggests a similar name, if there is none."""
+    """Find a tensor by its name. Raises LLMError, which suggests a similar name, if there is none."""
     if name in header.tensors:
         return header.tensors[name]
     import difflib
@@ -154,8 +159,10 @@ def find_tensor(header: Header, name: str) -> TensorInfo:
 
 
 def tensor_statistics(header: Header, *tensors: TensorInfo) -> TensorStatistics:
-    """Statistics of all values of some tensors together, of any size: three passes that read a chunk at a time. Raises
-    LLMError for a dtype that cannot be read."""
+    """Compute statistics of all values of some tensors together, in three passes that read a chunk at a time.
+
+    Raises LLMError for a dtype that cannot be read.
+    """
     import numpy as np
 
     count, zeros, not_finite, low, high = 0, 0, 0, np.inf, -np.inf
@@ -180,7 +187,7 @@ def tensor_statistics(header: Header, *tensors: TensorInfo) -> TensorStatistics:
 
 
 def _finite_values(header: Header, tensors: tuple[TensorInfo, ...]) -> "Iterator[tuple[NDArray[np.float64], int]]":
-    """(the finite values of a chunk, how many others it has), for each chunk of the tensors."""
+    """Yield (the finite values, the number of others) for each chunk of the tensors."""
     import numpy as np
 
     from llmcli.formats.safetensors.file import read_values

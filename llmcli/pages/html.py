@@ -1,6 +1,6 @@
-"""An explanation of a prompt, or the facts of a model file -> one HTML page, complete in itself: no network, no server.
+"""HTML pages, each complete in itself: the explanation of a prompt, or the facts of a model file.
 
-Text from models and users goes into the page as data, never as markup; the scripts in templates/ show it as text, and a
+Text from models and users goes into a page as data, never as markup; the scripts in templates/ show it as text, and a
 Content-Security-Policy forbids any other script.
 """
 
@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli import units
-from llmcli.analysis.explain import Candidates, Explanation
-from llmcli.analysis.inspect import ParameterGroup, parameter_tree
+from llmcli.analysis.explain import Explanation
+from llmcli.analysis.inspect import OnNote, ParameterGroup, finite_or_none, parameter_tree, parameters_by_dtype
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.generation.next_words import NextWords
-from llmcli.pages.model_facts import OnNote, facts, page_rows, training_record
+from llmcli.pages.model_facts import Rows, expert_rows, facts, record_rows, training_record
 from llmcli.training.files.summary import Curve, read_curve
 
 if TYPE_CHECKING:
@@ -42,63 +42,52 @@ def explanation_page(
     model: str,
     expert: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """The page of an explanation; the arguments are those of `explanation_data`."""
-    data, texts = explanation_data(explanation, tokenizer, words, count, model, expert)
-    title = _printable(prompt)
-    return _page("explain", title if len(title) <= MAX_TITLE else f"…{title[-MAX_TITLE:]}", data, texts)
+    """Write the page of an explanation made with `every_position`, with `count` next words and tokens.
 
-
-def explanation_data(
-    explanation: Explanation,
-    tokenizer: Tokenizer,
-    words: NextWords,
-    count: int,
-    model: str,
-    expert: Mapping[str, Any] | None = None,
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """(data, texts by the id of their element) of an explanation made with `every_position`, with `count` next words
-    and tokens. For an ensemble `expert` is the name and weight of the model that is explained.
-
-    Attention weights are rounded to 1/255. If those of all heads would make the page too large, it has the mean of each
-    layer's heads, if necessary of fewer tokens, and says so. All other figures are exact; the page rounds them when it
-    shows them.
+    For an ensemble `expert` is the name and weight of the model that is explained. Attention weights are rounded to
+    1/255; if those of all heads would make the page too large, it has the mean of each layer's heads, if necessary of
+    fewer tokens, and says so. All other figures are exact; the page rounds them when it shows them.
     """
     attention = _limited_attention(explanation.attention)
     shown = attention.shape[-1]  # the last tokens
-    ids = explanation.ids[-shown:]
-    effects = _without_nan(explanation.ablation_effects[-shown:-1])
+    ids, effects = explanation.ids[-shown:], explanation.ablation_effects[-shown:].tolist()
+    effects[-1] = np.nan  # without the last token, the model would predict something else
     rows, columns = np.tril_indices(shown)
-    next_tokens = explanation.most_likely(count)
-    next_words = words.words[:count]
-    data = {
+    weights = np.rint(attention[:, :, rows, columns] * 255)
+    next_tokens, next_words = explanation.most_likely(count), words.words[:count]
+    lens_ids, probabilities = explanation.logit_lens.ids[:, -shown:], explanation.logit_lens.probabilities[:, -shown:]
+    lens_tokens, indices = np.unique(lens_ids, return_inverse=True)  # `lens`: index of the token, probability
+    pairs = np.stack([indices.reshape(lens_ids.shape).astype(object), probabilities.astype(object)], -1)
+    data: dict[str, Any] = {
         "tokens": [tokenizer.label(token) for token in ids],
         "ids": ids,
-        "surprisals": _without_nan(explanation.surprisals[-shown:]),
-        "effects": [*effects, None],  # without the last token, the model would predict something else
+        "surprisals": [finite_or_none(bits) for bits in explanation.surprisals[-shown:].tolist()],
+        "effects": [finite_or_none(bits) for bits in effects],
         "layers": attention.shape[0],
         "heads": attention.shape[1],
-        "attention": _base64_bytes(attention[:, :, rows, columns]),
-        **_lens_data(explanation.logit_lens, tokenizer, shown),
+        "attention": base64.b64encode(weights.astype(np.uint8).tobytes()).decode(),
+        "texts": [tokenizer.label(int(token)) for token in lens_tokens],
+        "lens": pairs.tolist(),  # [layer][position][rank]
         "next": [[tokenizer.label(token), float(explanation.probabilities[token])] for token in next_tokens],
         "words": [[word.text, word.probability] for word in next_words],
         "continues": [word.continues for word in next_words],
     }
-    is_partial = None in effects
     texts = {
         "summary": " ".join(_notes(explanation, model, expert, shown)),
-        "effects-hint": _effects_hint(tokenizer.label(next_tokens[0]), is_partial=is_partial),
+        "effects-hint": _effects_hint(tokenizer.label(next_tokens[0]), is_partial=None in data["effects"][:-1]),
         "entropy": f"{units.entropy(explanation.entropy).capitalize()}. {units.choice(explanation.entropy, 'tokens')}",
     }
-    return data, texts
+    title = _printable(prompt)
+    return _page("explain", title if len(title) <= MAX_TITLE else f"…{title[-MAX_TITLE:]}", data, texts)
 
 
 def _attention_bytes(layers: int, heads: int, tokens: int) -> int:
-    """Size of the attention weights on a page, a byte each: a lower triangle per head."""
+    """Return the size of the attention weights on a page, a byte each: a lower triangle per head."""
     return layers * heads * tokens * (tokens + 1) // 2
 
 
 def _limited_attention(attention: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Attention weights [L, H, N, N], if too large for a page [L, 1, n, n]: the heads' mean, of the last n tokens."""
+    """Reduce attention weights [L, H, N, N], if too large for a page, to the heads' mean of n tokens [L, 1, n, n]."""
     layers, heads, tokens, _ = attention.shape
     if _attention_bytes(layers, heads, tokens) > MAX_ATTENTION:
         attention, heads = attention.mean(1, keepdims=True), 1
@@ -108,7 +97,7 @@ def _limited_attention(attention: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _notes(explanation: Explanation, model: str, expert: Mapping[str, Any] | None, shown: int) -> list[str]:
-    """Sentences on what the page shows, and what it leaves out."""
+    """Say what the page shows, and what it leaves out."""
     layers, heads, tokens, _ = explanation.attention.shape
     notes = [f"Model: {model}, {units.count(layers, 'layer')} with {units.count(heads, 'attention head')} each."]
     if expert:
@@ -126,14 +115,6 @@ def _notes(explanation: Explanation, model: str, expert: Mapping[str, Any] | Non
     return notes
 
 
-def _lens_data(lens: Candidates, tokenizer: Tokenizer, shown: int) -> dict[str, object]:
-    """The logit lens of the last positions: [layer][position][rank] is (index in `texts`, probability)."""
-    ids, probabilities = lens.ids[:, -shown:], lens.probabilities[:, -shown:]
-    tokens, indices = np.unique(ids, return_inverse=True)
-    pairs = np.stack([indices.reshape(ids.shape).astype(object), probabilities.astype(object)], -1)
-    return {"texts": [tokenizer.label(int(token)) for token in tokens], "lens": pairs.tolist()}
-
-
 def _effects_hint(next_token: str, *, is_partial: bool) -> str:
     token = _printable(next_token).strip() or next_token
     hint = (
@@ -144,82 +125,81 @@ def _effects_hint(next_token: str, *, is_partial: bool) -> str:
     return f"{hint} Only the last tokens were left out." if is_partial else hint
 
 
-def _base64_bytes(shares: NDArray[np.float32]) -> str:
-    """Numbers from 0 to 1 as bytes of 1/255, in base64."""
-    return base64.b64encode(np.rint(shares * 255).astype(np.uint8).tobytes()).decode()
-
-
-def _without_nan(values: NDArray[np.float64]) -> list[float | None]:
-    """None instead of NaN, which JSON does not have."""
-    return [None if np.isnan(value) else value for value in values.tolist()]
-
-
 # ---- inspect
 
 
 def inspection_page(header: "Header", on_note: OnNote) -> bytes:
-    """The page of a model file. Raises LLMError for a training record that this program did not write."""
+    """Write the page of a model file. Raises LLMError for a training record that this program did not write."""
     data = inspection_data(header, on_note)
     summary = f"{data['parameters']:,} parameters in {data['tensors']:,} tensors, {data['bytes']:,} bytes."
     return _page("inspect", _printable(str(header.path)), data, {"summary": summary})
 
 
 def inspection_data(header: "Header", on_note: OnNote) -> dict[str, Any]:
-    """What `llm inspect` shows: the tree of the parameters, the training curve and samples if the file has them, the
-    config, and further facts as (name, value). Raises LLMError for a training record that this program did not
-    write."""
-    record = training_record(header)
-    shown = facts(header, on_note) | {"training": record}
+    """Collect what `llm inspect` shows: parameter tree, training curve, samples, config, and further facts as rows.
+
+    Raises LLMError for a training record that this program did not write.
+    """
+    record, shown = training_record(header), facts(header, on_note)
     try:
-        curve = read_curve(record)
+        curve = _curve_data(read_curve(record))
     except LLMError:  # a model that was not trained by this program
         curve = None
-    prompt, texts = _samples(record.get("samples", {}))
+    samples = record.get("samples", {})
+    texts = [[str(step), text] for step, text in samples.get("texts", [])]
     return {
-        "prompt": prompt,
+        "prompt": samples.get("prompt", "") if texts else "",
         "samples": texts,
         "parameters": shown["parameters"],
         "tensors": len(shown["tensors"]),
         "bytes": shown["bytes"],
         "tree": _tree_data(parameter_tree(header), ""),
-        "curve": None if curve is None else _curve_data(curve),
-        "record": page_rows(header, shown),
+        "curve": curve,
+        "record": _rows(header, shown, record),
         "config": [(str(key), json.dumps(value, ensure_ascii=False)) for key, value in shown["config"].items()],
     }
 
 
-def _samples(samples: object) -> tuple[str, list[list[str]]]:
-    """(prompt, [step, text] of each sample) in a training record, which may hold anything."""
-    texts = samples.get("texts") if isinstance(samples, dict) else None
-    pairs = [pair for pair in texts if isinstance(pair, list) and len(pair) == 2] if isinstance(texts, list) else []
-    prompt = str(samples.get("prompt", "")) if isinstance(samples, dict) and pairs else ""
-    return prompt, [[str(step), str(text)] for step, text in pairs]
+def _rows(header: "Header", shown: Mapping[str, Any], record: Mapping[str, Any]) -> Rows:
+    """List the (name, value) pairs beside parameter tree, loss curve and config."""
+    tokenizer = shown["tokenizer"]
+    rows = [
+        ("form", "a model of llmcli" if header.is_ours else header.form),
+        ("types", ", ".join(parameters_by_dtype(header))),
+        ("sha256", str(shown["sha256"] or "not in the file")),
+    ]
+    if header.problem:
+        rows.append(("not run here", header.problem))
+    if tokenizer:
+        rows.append(("tokenizer", f"{tokenizer['kind']}, {tokenizer['vocab_size']:,} tokens"))
+    if "experts" in record:
+        for name, shape, corpus, bits in expert_rows(header, record):
+            loss = f", {bits} bits per byte" if bits else ""
+            rows.append((f"expert {name}", f"{shape}, trained on {corpus}{loss}"))
+        return rows
+    if record.keys() - {"imported"}:
+        rows += record_rows(record)
+    return [*rows, *(("summary", sentence) for sentence in record.get("verdict", ()))]
 
 
 def _curve_data(curve: Curve) -> dict[str, object]:
+    first, last = (units.bits_per_byte(bits) for bits in (curve.training[0], curve.training[-1]))
+    end = max([*curve.steps, *curve.validation_steps])
+    summary = f"The training loss went from {first} to {last} bits per byte by step {end:,}"
+    if curve.validation:
+        best, step = min(zip(curve.validation, curve.validation_steps, strict=True))
+        summary += (
+            f"; the lowest {curve.label} loss was {units.bits_per_byte(best)} at step {step:,}. The loss on held-out "
+            "text is in the record"
+        )
     return {
         "steps": curve.steps,
         "training": [round(bits, 4) for bits in curve.training],
         "validation_steps": curve.validation_steps,
         "validation": [round(bits, units.BITS_PER_BYTE_DIGITS) for bits in curve.validation],
         "label": curve.label,
-        "summary": _curve_summary(curve),
+        "summary": f"{summary}.",
     }
-
-
-def _curve_summary(curve: Curve) -> str:
-    """The sentence below the chart of a run."""
-    first, last = (units.bits_per_byte(bits) for bits in (curve.training[0], curve.training[-1]))
-    end = max([*curve.steps, *curve.validation_steps])
-    summary = f"The training loss went from {first} to {last} bits per byte by step {end:,}"
-    if not curve.validation:
-        return f"{summary}."
-    best = min(curve.validation)
-    step = curve.validation_steps[curve.validation.index(best)]
-    return (
-        f"{summary}; the lowest {curve.label} loss was {units.bits_per_byte(best)} at step {step:,}. The "
-        "loss on held-out text is in the record."
-    )
 
 
 def _tree_data(group: ParameterGroup, parent: str) -> dict[str, object]:
@@ -235,12 +215,12 @@ def _tree_data(group: ParameterGroup, parent: str) -> dict[str, object]:
 
 
 def _printable(text: str) -> str:
-    """Text on one line, without control characters and bidirectional overrides."""
+    """Replace control characters, line ends and bidirectional overrides by spaces."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _page(kind: str, title: str, data: Mapping[str, object], texts: Mapping[str, str]) -> bytes:
-    """A page of templates/: `data` for its script, `texts` by the id of the element that each goes into."""
+    """Fill a page of templates/: `data` is for its script, `texts` are by the id of their element."""
     pages = files("llmcli.pages") / "templates"
     style, body, *scripts = (
         (pages / name).read_text("utf-8") for name in ("page.css", f"{kind}.html", "shared.js", f"{kind}.js")
@@ -266,7 +246,7 @@ def _page(kind: str, title: str, data: Mapping[str, object], texts: Mapping[str,
 
 
 def _json_for_script(data: Mapping[str, object]) -> str:
-    """JSON inside a script element, which no text in it can end."""
+    """Write JSON for a script element, which no text in it can end."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -274,5 +254,5 @@ def _json_for_script(data: Mapping[str, object]) -> str:
 
 
 def _hash(text: str) -> str:
-    """The hash of a style or script, as a Content-Security-Policy lists it."""
+    """Hash a style or script as a Content-Security-Policy lists it."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()

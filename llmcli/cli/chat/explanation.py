@@ -71,8 +71,7 @@ def _show_probabilities(answer: Answer) -> None:
 
 
 def _explain(source: "Checkpoint | Ensemble", assistant: "Assistant", position: int) -> "Explanation":
-    from llmcli.analysis.explain import explain
-    from llmcli.analysis.explained_model import choose_subject
+    from llmcli.analysis.explain import choose_subject, explain
     from llmcli.generation.token_healing import Prompt
     from llmcli.models.ensemble import EnsembleRuntime
     from llmcli.models.ngram_runtime import NgramRuntime, network_of

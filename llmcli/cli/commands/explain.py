@@ -47,8 +47,7 @@ def explain(options: _Options) -> None:
     if options.prompt_pair:
         _explain_answer(options, path, text)
         return
-    from llmcli.analysis.explain import explain
-    from llmcli.analysis.explained_model import choose_subject
+    from llmcli.analysis.explain import choose_subject, explain
     from llmcli.cli.reports.explanation import ExplanationReport
     from llmcli.formats.cache_weights import CacheWeights
     from llmcli.formats.loading import load_any, open_tokenizer
@@ -116,7 +115,7 @@ def _check_attention(options: _Options, config: "ModelConfig", model: Path) -> N
 def _explain_answer(options: _Options, path: Path, text: str) -> None:
     """Show the model's most likely answer to a prompt, and the alignment of the two."""
     from llmcli.analysis.alignment import align
-    from llmcli.analysis.explained_model import choose_subject
+    from llmcli.analysis.explain import choose_subject
     from llmcli.cli.reports.explanation import AlignmentReport
     from llmcli.config import SamplingConfig
     from llmcli.data.conversations.messages import Message

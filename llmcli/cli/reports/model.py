@@ -8,23 +8,15 @@ from llmcli.analysis.inspect import (
     MAX_CHILDREN,
     ParameterGroup,
     active_parameters,
+    json_object,
     parameter_tree,
     parameters_by_dtype,
+    tokenizer_facts,
 )
 from llmcli.cli.terminal import charts, console, tables
 from llmcli.cli.terminal.text_layout import terminal_width
-from llmcli.config import as_record
 from llmcli.errors import LLMError
-from llmcli.formats.hf_config import parse_config
-from llmcli.pages.model_facts import (
-    expert_rows,
-    json_object,
-    record_rows,
-    shape_text,
-    tokenizer_facts,
-    training_record,
-    value_text,
-)
+from llmcli.pages.model_facts import expert_rows, record_rows, shape_text, training_record, value_text
 from llmcli.training.files.summary import Record, read_curve
 
 if TYPE_CHECKING:
@@ -37,7 +29,8 @@ OWN_KEYS = ("format", "llmcli", "config.json", "tokenizer.json", "tokenizer_conf
 CONFIG_KEYS = (
     "architectures", "model_type", "num_experts", "num_local_experts", "num_experts_per_tok", "num_hidden_layers",
     "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim",
-    "max_position_embeddings", "vocab_size", "tie_word_embeddings", "rope_theta", "rope_scaling",
+    "max_position_embeddings", "sliding_window", "vocab_size", "tie_word_embeddings", "rope_theta", "rope_scaling",
+    "rope_parameters",
 )  # fmt: skip
 TOKENIZER_KINDS = {
     "bpe": "byte-level byte-pair encoding (BPE)",
@@ -49,24 +42,27 @@ TOKENIZER_KINDS = {
 
 def print_overview(header: "Header") -> None:
     """Print the overview. Raises LLMError for a training record that this program did not write."""
-    config, training = (
-        json_object(header, "config.json", console.note),
-        json_object(header, "training.json", console.note),
-    )
+    config = json_object(header, "config.json", console.note)
+    training = json_object(header, "training.json", console.note)
     imported = training.get("imported")
     origin = imported if isinstance(imported, dict) else {}
     _print_size(header, config, training, origin)
     console.heading("parameters")
     tables.tree(_tree_rows(parameter_tree(header), header.parameters))
     if config:
-        _print_config(header, config)
-    _print_tokenizer(header)
-    if origin:
-        console.heading("origin")
-        tables.pairs(_shortened(origin))
-    if others := {key: text for key, text in header.metadata.items() if key not in OWN_KEYS}:
-        console.heading("metadata")
-        tables.pairs(_shortened(others))
+        console.heading("config")
+        tables.pairs([(key, value_text(config[key])) for key in CONFIG_KEYS if config.get(key) is not None])
+    if tokenizer := tokenizer_facts(header):
+        console.heading("tokenizer")
+        rows = [("kind", TOKENIZER_KINDS[tokenizer["kind"]]), ("vocabulary", f"{tokenizer['vocab_size']:,} tokens")]
+        if json_object(header, "tokenizer_config.json", console.note).get("chat_template"):
+            rows.append(("chat template", "in the file"))
+        tables.pairs(rows)
+    others = {key: text for key, text in header.metadata.items() if key not in OWN_KEYS}
+    for heading, values in (("origin", origin), ("metadata", others)):
+        if values:
+            console.heading(heading)
+            tables.pairs([(str(key)[:MAX_KEY], str(values[key])[:MAX_VALUE]) for key in list(values)[:MAX_ROWS]])
     record = training_record(header)
     if "experts" in record:
         console.heading("experts")
@@ -76,17 +72,17 @@ def print_overview(header: "Header") -> None:
         _print_training(header, record)
 
 
-def _shortened(values: Mapping[str, object]) -> list[tuple[str, str]]:
-    return [(str(key)[:MAX_KEY], str(value)[:MAX_VALUE]) for key, value in values.items()][:MAX_ROWS]
-
-
-# ---- what it is, and its size
-
-
 def _print_size(
-    header: "Header", config: dict[str, Any], training: Mapping[str, Any], origin: Mapping[str, Any]
+    header: "Header", config: Mapping[str, Any], training: Mapping[str, Any], origin: Mapping[str, Any]
 ) -> None:
-    console.paragraph(f"{header.path}: {_description(header, training, origin)}")
+    """Print the kind of file, its origin and size."""
+    if not header.is_ours:
+        kind = f"a {header.form}" + (", not made by llmcli" if header.form == "safetensors file" else "")
+    elif origin:
+        kind = f"a model {'fine-tuned' if training.get('train') else 'imported'} by llmcli from a {origin.get('form')}"
+    else:
+        kind = "an ensemble made by llmcli" if "experts" in training else "a model made by llmcli"
+    console.paragraph(f"{header.path}: {kind}")
     dtypes = ", ".join(parameters_by_dtype(header)) or "no values"
     console.paragraph(
         f"{units.number(header.parameters)} parameters ({header.parameters:,}) in {len(header.tensors):,} tensors, "
@@ -100,15 +96,6 @@ def _print_size(
             f"{units.number(active)} of them are active per token: {config['num_experts_per_tok']} of {experts} "
             "experts in each layer"
         )
-
-
-def _description(header: "Header", training: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
-    """Describe the kind of file and its origin."""
-    if not header.is_ours:
-        return f"a {header.form}" + (", not made by llmcli" if header.form == "safetensors file" else "")
-    if origin:
-        return f"a model {'fine-tuned' if training.get('train') else 'imported'} by llmcli from a {origin.get('form')}"
-    return "an ensemble made by llmcli" if "experts" in training else "a model made by llmcli"
 
 
 def _tree_rows(group: ParameterGroup, total: int, depth: int = 0) -> list[tuple[int, str, str, str]]:
@@ -125,49 +112,6 @@ def _tree_rows(group: ParameterGroup, total: int, depth: int = 0) -> list[tuple[
     return rows
 
 
-# ---- config and tokenizer
-
-
-def _print_config(header: "Header", config: Mapping[str, Any]) -> None:
-    console.heading("config")
-    shown = {**config, **({} if header.problem else _effective_values(header.metadata["config.json"], config))}
-    tables.pairs([(key, value_text(shown[key])) for key in CONFIG_KEYS if shown.get(key) is not None])
-
-
-def _effective_values(text: str, config: Mapping[str, Any]) -> dict[str, object]:
-    """Return the values of a config that this program reads from another key, or replaces; {} for a model that it
-    cannot run."""
-    try:
-        parsed = parse_config(text)
-    except LLMError:
-        return {}
-    context, nominal = parsed.max_position_embeddings, config.get("max_position_embeddings")
-    scaling = parsed.rope_scaling and as_record(parsed.rope_scaling)
-    if scaling and scaling["rope_type"] == "linear":
-        scaling = {key: scaling[key] for key in ("rope_type", "factor")}
-    return {
-        "max_position_embeddings": (
-            context if context == nominal else f"{context} of {nominal} (limited by the sliding window)"
-        ),
-        "rope_theta": parsed.rope_theta,
-        "rope_scaling": ", ".join(f"{key} {value}" for key, value in scaling.items()) if scaling else None,
-    }
-
-
-def _print_tokenizer(header: "Header") -> None:
-    tokenizer = tokenizer_facts(header)
-    if not tokenizer:
-        return
-    console.heading("tokenizer")
-    rows = [("kind", TOKENIZER_KINDS[tokenizer["kind"]]), ("vocabulary", f"{tokenizer['vocab_size']:,} tokens")]
-    if json_object(header, "tokenizer_config.json", console.note).get("chat_template"):
-        rows.append(("chat template", "in the file"))
-    tables.pairs(rows)
-
-
-# ---- training
-
-
 def _print_training(header: "Header", record: Record) -> None:
     console.heading("training")
     tables.pairs(record_rows(record))
@@ -176,7 +120,11 @@ def _print_training(header: "Header", record: Record) -> None:
             _print_curve(record)
         except LLMError as error:
             raise LLMError(f"{header.path}: {error}") from error
-    _print_samples(record.get("samples", {}))
+    samples = record.get("samples", {})
+    if texts := samples.get("texts"):
+        console.heading(f"samples during training, prompt {samples.get('prompt', '')!r}")
+        shown = dict.fromkeys((0, len(texts) // 3, 2 * len(texts) // 3, len(texts) - 1))
+        tables.pairs([(f"step {texts[i][0]:,}", " ".join(texts[i][1].split())) for i in shown])
     if record.get("verdict"):
         console.heading("summary")
         for sentence in record["verdict"]:
@@ -184,17 +132,13 @@ def _print_training(header: "Header", record: Record) -> None:
 
 
 def _print_curve(record: Record) -> None:
-    """Raises LLMError if the curve of the record cannot be read."""
+    """Print the loss curve. Raises LLMError if it cannot be read."""
     run = read_curve(record)
     console.heading("bits per byte by step (logarithmic scale)")
-    for line in charts.curve(
-        [(run.steps, run.training)],
-        min(terminal_width(), MAX_CURVE_WIDTH),
-        CURVE_HEIGHT,
-        marks=(run.validation_steps, run.validation),
-        logarithmic=True,
-        legend=f"⠒⠒ training  {charts.MARK} {run.label}" if run.validation else "",
-    ):
+    width = min(terminal_width(), MAX_CURVE_WIDTH)
+    legend = f"⠒⠒ training  {charts.MARK} {run.label}" if run.validation else ""
+    marks = run.validation_steps, run.validation
+    for line in charts.curve(run.steps, run.training, width, CURVE_HEIGHT, marks=marks, legend=legend):
         console.result(line)
     measured = (
         "the validation loss on a part of the training text that the model was not trained on"
@@ -205,14 +149,3 @@ def _print_curve(record: Record) -> None:
         "Lower is better. Both losses were measured during training: the training loss on the batches, with dropout if "
         f"any, {measured}. If the training loss falls and the {run.name} loss does not, the model overfits."
     )
-
-
-def _print_samples(samples: Mapping[str, Any]) -> None:
-    """Print four texts that were generated during training, from the first to the last."""
-    texts = samples.get("texts") or []
-    if not texts:
-        return
-    console.heading(f"samples during training, prompt {samples.get('prompt', '')!r}")
-    last = len(texts) - 1
-    shown = dict.fromkeys((0, len(texts) // 3, 2 * len(texts) // 3, last))
-    tables.pairs([(f"step {texts[i][0]:,}", " ".join(texts[i][1].split())) for i in shown])

@@ -41,7 +41,7 @@ def print_tensor(header: "Header", name: str, *, json_: bool) -> None:
     if statistics.not_finite:
         rows.append(("NaN or infinite", f"{statistics.not_finite:,}"))
     tables.pairs(rows)
-    if statistics.min != statistics.max:
+    if statistics.histogram and statistics.min != statistics.max:
         width = min(terminal_width(), MAX_HISTOGRAM_WIDTH) - HISTOGRAM_MARGIN
         console.result()
         for line in charts.histogram(statistics.histogram, statistics.min, statistics.max, width):

@@ -1,10 +1,8 @@
-"""Charts as lines of text: line charts, bars, heat maps, histograms. Knows no terminal and no colors."""
+"""Charts as lines of text: loss curves, bars, heat maps, histograms. Knows no terminal and no colors."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 
-Point = tuple[float, float]
 LOG_RANGE = 10_000  # highest to lowest value of a logarithmic scale
 MARK = "o"  # one column wide in every terminal and font
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # braille: bit of (column, row) in a cell of 2 x 4 dots
@@ -13,83 +11,58 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 def curve(
-    series: Sequence[tuple[Sequence[float], Sequence[float]]],
+    xs: Sequence[float],
+    ys: Sequence[float],
     width: int,
     height: int,
     *,
     marks: tuple[Sequence[float], Sequence[float]] = ((), ()),
-    logarithmic: bool = False,
     legend: str = "",
 ) -> list[str]:
-    """Draw a line chart of braille dots, the y scale at the left, the x scale below: height + 1 lines.
+    """Draw a line of braille dots, the y scale at the left, the x scale below: height + 1 lines; [] without points.
 
-    Each series is (x values, y values); values that are not finite are left out. `marks` are points shown as MARK over
-    the lines. A `logarithmic` y scale shows both a steep beginning and small differences at the end; it covers at most
-    LOG_RANGE, and lower values are drawn at its bottom. `legend` is centered below the chart if it fits. Without any
-    point the chart is [].
+    The logarithmic y scale shows both a steep beginning and small differences at the end; values below its range are
+    drawn at the bottom, and those that are not finite left out. `marks` are (x values, y values) of points shown as
+    MARK over the line. `legend` is centered below the chart if it fits.
     """
-    series_points = [_finite_points(*values) for values in series]
-    mark_points = _finite_points(*marks)
-    points = [point for points in (*series_points, mark_points) for point in points]
-    if not points:
+    line, marked = ([(x, y) for x, y in zip(*one, strict=True) if math.isfinite(y)] for one in ((xs, ys), marks))
+    if not line + marked:
         return []
-    x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
-    y_low, y_high = min(y for _, y in points), max(y for _, y in points)
-    logarithmic = logarithmic and y_high > 0
-    if logarithmic:
-        y_low = max(y_low, y_high / LOG_RANGE)
-    axes = _Axes(x_low, x_high, y_low, y_high, columns=0, rows=height, logarithmic=logarithmic)
-    labels = _labels(axes)
-    margin = max(map(len, labels)) + 1
-    axes = replace(axes, columns=max(8, width - margin - 1))
-    grid = _draw_lines(series_points, axes)
-    for x, y in mark_points:
-        dot_column, dot_row = axes.dot(x, y)
-        grid[dot_row // 4][dot_column // 2] = MARK
-    lines = [
-        f"{label:>{margin - 1}} │" + "".join(row).rstrip(chr(_BLANK)) for label, row in zip(labels, grid, strict=True)
-    ]
-    return [*lines, " " * margin + _x_axis(f"{x_low:,.0f}", f"{x_high:,.0f}", legend, axes.columns)]
+    x_low, x_high = min(x for x, _ in line + marked), max(x for x, _ in line + marked)
+    low, high = log_range([y for _, y in line + marked])
 
+    def dot_row(y: float) -> int:
+        """From the top."""
+        return round(math.log(high / max(y, low)) / math.log(high / low) * (4 * height - 1))
 
-@dataclass(frozen=True)
-class _Axes:
-    """Maps values to dots of a chart of columns x rows characters, each of 2 x 4 dots."""
-
-    x_low: float
-    x_high: float
-    y_low: float
-    y_high: float
-    columns: int
-    rows: int
-    logarithmic: bool = False
-
-    def dot(self, x: float, y: float) -> tuple[int, int]:
-        """Return (column, row) of a dot, from the upper left."""
-        across = (x - self.x_low) / (self.x_high - self.x_low) if self.x_high > self.x_low else 0.0
-        return round(across * (2 * self.columns - 1)), round((1 - self._height(y)) * (4 * self.rows - 1))
-
-    def _height(self, y: float) -> float:
-        """0 to 1."""
-        if self.y_high <= self.y_low:
-            return 0.5
-        if self.logarithmic:
-            return math.log(max(y, self.y_low) / self.y_low) / math.log(self.y_high / self.y_low)
-        return (y - self.y_low) / (self.y_high - self.y_low)
-
-
-def _labels(axes: _Axes) -> list[str]:
-    """Label the highest and the lowest row, on a logarithmic scale also round values between them."""
-    labels = [""] * axes.rows
-    if not axes.logarithmic:
-        labels[-1], labels[0] = f"{axes.y_low:.2f}", f"{axes.y_high:.2f}"
-        return labels
-    labels[-1], labels[0] = _label(axes.y_low), _label(axes.y_high)
-    for value in round_values(axes.y_low, axes.y_high):
-        row = axes.dot(axes.x_low, value)[1] // 4
+    labels = [""] * height
+    labels[-1], labels[0] = _label(low), _label(high)
+    for value in round_values(low, high):
+        row = dot_row(value) // 4
         if not any(labels[max(0, row - 1) : row + 2]):
             labels[row] = _label(value)
-    return labels
+    margin = max(map(len, labels)) + 1
+    columns = max(8, width - margin - 1)
+    line, marked = (
+        [(round((x - x_low) / (x_high - x_low or 1) * (2 * columns - 1)), dot_row(y)) for x, y in points]
+        for points in (line, marked)
+    )
+    grid = _draw_line(line, columns, height)
+    for x, y in marked:
+        grid[y // 4][x // 2] = MARK
+    lines = [
+        f"{label:>{margin - 1}} │{''.join(row).rstrip(chr(_BLANK))}" for label, row in zip(labels, grid, strict=True)
+    ]
+    first, last = f"{x_low:,.0f}", f"{x_high:,.0f}"
+    space = columns - len(first) - len(last)
+    return [*lines, " " * margin + first + (legend if len(legend) + 4 <= space else "").center(space) + last]
+
+
+def log_range(values: Sequence[float]) -> tuple[float, float]:
+    """Return the range of a logarithmic scale: never empty, both ends positive, at most a factor of LOG_RANGE apart."""
+    high = max(values)
+    low = max(min(values), high / LOG_RANGE)
+    return (low, high) if high > low else ((low / 1.5, high * 1.5) if high > 0 else (0.5, 1.5))
 
 
 def _label(value: float) -> str:
@@ -115,34 +88,19 @@ def round_values(low: float, high: float) -> list[float]:
     return [value for value in values if low <= value <= high]
 
 
-def _finite_points(xs: Sequence[float], ys: Sequence[float]) -> list[Point]:
-    return [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y)]
-
-
-def _draw_lines(series: Iterable[Sequence[Point]], axes: _Axes) -> list[list[str]]:
-    """Draw a line through the points of each series, as rows of braille characters."""
-    cells = [[0] * axes.columns for _ in range(axes.rows)]
-    for points in series:
-        for start, end in zip(points, points[1:] or points, strict=False):
-            (x0, y0), (x1, y1) = axes.dot(*start), axes.dot(*end)
-            steps = max(abs(x1 - x0), abs(y1 - y0), 1)
-            for i in range(steps + 1):
-                column, row = round(x0 + (x1 - x0) * i / steps), round(y0 + (y1 - y0) * i / steps)
-                cells[row // 4][column // 2] |= _DOTS[column % 2][row % 4]
+def _draw_line(dots: Sequence[tuple[int, int]], columns: int, rows: int) -> list[list[str]]:
+    """Draw a line through (column, row) of dots, as rows of braille characters."""
+    cells = [[0] * columns for _ in range(rows)]
+    for (x0, y0), (x1, y1) in zip(dots, dots[1:] or dots, strict=False):
+        steps = max(abs(x1 - x0), abs(y1 - y0), 1)
+        for i in range(steps + 1):
+            column, row = round(x0 + (x1 - x0) * i / steps), round(y0 + (y1 - y0) * i / steps)
+            cells[row // 4][column // 2] |= _DOTS[column % 2][row % 4]
     return [[chr(_BLANK + dots) for dots in row] for row in cells]
 
 
-def _x_axis(first: str, last: str, legend: str, columns: int) -> str:
-    """
-    >>> [_x_axis("0", "99", legend, 16) for legend in ("bits", "bits per byte")]
-    ['0     bits    99', '0             99']
-    """
-    space = columns - len(first) - len(last)
-    return first + (legend if len(legend) + 4 <= space else "").center(space) + last
-
-
 def bar(share: float, width: int) -> str:
-    """Return a bar of `share` (0 to 1) of `width` characters, exact to an eighth of one; "" if width is not positive.
+    """Draw a bar of `share` (0 to 1) of `width` characters, exact to an eighth of one.
 
     >>> [bar(0.5, 4), bar(0.28, 4), bar(0, 4), bar(0.28, -4)]
     ['██', '█▏', '', '']
@@ -152,12 +110,12 @@ def bar(share: float, width: int) -> str:
 
 
 def signed_bar(value: float, largest: float, width: int) -> str:
-    """Return a bar of |value| / largest of the width, solid for positive values, light for negative ones.
+    """Draw a bar of |value| / largest of the width, solid for positive values, light for negative ones.
 
-    >>> [signed_bar(2, 4, 8), signed_bar(-2, 4, 8), signed_bar(0, 0, 8)]
-    ['████', '░░░░', '']
+    >>> [signed_bar(2, 4, 8), signed_bar(-2, 4, 8)]
+    ['████', '░░░░']
     """
-    share = abs(value) / largest if largest else 0.0
+    share = abs(value) / largest
     return bar(share, width) if value > 0 else "░" * round(share * width)
 
 
@@ -194,12 +152,10 @@ def sparkline(counts: Sequence[int]) -> str:
 
 
 def histogram(counts: Sequence[int], low: float, high: float, width: int) -> list[str]:
-    """Draw one line for each of the equal intervals from low to high: its start, a bar, the count."""
-    largest = max(counts, default=0) or 1
-    step = (high - low) / max(1, len(counts))
-    starts = [f"{low + i * step:+.3g}" for i in range(len(counts))]
-    margin = max(map(len, starts), default=0)
+    """Draw a line for each of the equal intervals from low to high: its start, a bar, the count."""
+    starts = [f"{low + i * (high - low) / len(counts):+.3g}" for i in range(len(counts))]
+    margin = max(map(len, starts))
     return [
-        f"{start:>{margin}} │{bar(count / largest, width)} {count:,}"
+        f"{start:>{margin}} │{bar(count / max(counts), width)} {count:,}"
         for start, count in zip(starts, counts, strict=True)
     ]

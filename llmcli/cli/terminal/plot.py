@@ -1,7 +1,4 @@
-"""The loss curve as SVG, PNG or PDF. The only module that imports matplotlib, an optional extra.
-
-With one version of matplotlib, equal curves give equal bytes: no date and no random ids.
-"""
+"""The loss curve as SVG, PNG or PDF. The only module that imports matplotlib, an optional extra."""
 
 import io
 import warnings
@@ -9,20 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
-from llmcli.cli.terminal.charts import LOG_RANGE, round_values
+from llmcli.cli.terminal.charts import log_range, round_values
 from llmcli.errors import LLMError
 from llmcli.training.files.summary import Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FORMATS = ("svg", "png", "pdf")
+METADATA: dict[str, Any] = {  # by format; without dates and versions, so that equal curves give equal bytes
+    "svg": {"Date": None, "Creator": "llmcli"},
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Creator": "llmcli", "Producer": None},
+}
 SIZE = (7.0, 4.2)  # inches
 DOTS_PER_INCH = 160  # of a png
-TRAINING_COLOR, VALIDATION_COLOR = (
-    "#4878a8",
-    "#c44e1b",
-)  # distinguishable with color blindness; the line styles differ too
+TRAINING_COLOR, VALIDATION_COLOR = "#4878a8", "#c44e1b"  # distinguishable with color blindness
 STYLE: dict[Any, Any] = {  # the keys are matplotlib's
     "svg.hashsalt": "llmcli", "svg.fonttype": "path", "font.size": 10, "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.color": "#e4e4e4", "axes.axisbelow": True,
@@ -30,18 +28,15 @@ STYLE: dict[Any, Any] = {  # the keys are matplotlib's
 
 
 def format_of(path: Path) -> str:
-    """Return the format of a file name, one of FORMATS. Raises LLMError for any other."""
+    """Return the format of a file name: svg, png or pdf. Raises LLMError for any other."""
     suffix = path.suffix.lower().removeprefix(".")
-    if suffix not in FORMATS:
+    if suffix not in METADATA:
         raise LLMError(f"{path} is not in a supported figure format; give a name that ends in .svg, .png or .pdf")
     return suffix
 
 
 def draw(curve: Curve, title: str, format_: str) -> bytes:
-    """Plot training and validation bits per byte by step, on a logarithmic scale as in the terminal; return the file.
-
-    Raises LLMError if matplotlib is not installed.
-    """
+    """Plot the losses by step on a logarithmic scale; return the file. Raises LLMError without matplotlib."""
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -55,7 +50,7 @@ def draw(curve: Curve, title: str, format_: str) -> bytes:
         file = io.BytesIO()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # letters of a title that the font lacks
-            figure.savefig(file, format=format_, dpi=DOTS_PER_INCH, metadata=_metadata(format_))
+            figure.savefig(file, format=format_, dpi=DOTS_PER_INCH, metadata=METADATA[format_])
     return file.getvalue()
 
 
@@ -72,8 +67,7 @@ def _draw_lines(axes: "Axes", curve: Curve) -> None:
 
 
 def _label(axes: "Axes", curve: Curve, title: str) -> None:
-    """Title, axes and legend."""
-    low, high = _y_range(curve)
+    low, high = log_range([*curve.training, *curve.validation])
     margin = (high / low) ** 0.04
     axes.set_yscale("log")
     axes.set_ylim(low / margin, high * margin)
@@ -87,18 +81,3 @@ def _label(axes: "Axes", curve: Curve, title: str) -> None:
     axes.set_ylabel("bits per byte (lower is better; log scale)")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.legend(frameon=False)
-
-
-def _y_range(curve: Curve) -> tuple[float, float]:
-    """Return the lowest and the highest value; never equal, both positive, and at most a factor of LOG_RANGE apart."""
-    values = [*curve.training, *curve.validation]
-    high = max(values)
-    low = max(min(values), high / LOG_RANGE)
-    return (low, high) if high > low else ((low / 1.5, high * 1.5) if high > 0 else (0.5, 1.5))
-
-
-def _metadata(format_: str) -> dict[str, str | None]:
-    """Return metadata without dates and versions, so that equal curves give equal bytes."""
-    if format_ == "svg":
-        return {"Date": None, "Creator": "llmcli"}
-    return {"CreationDate": None, "Creator": "llmcli", "Producer": None} if format_ == "pdf" else {"Software": None}

@@ -28,9 +28,8 @@ MIN_CHART_HEIGHT, MIN_CHART_WIDTH = 3, 30
 class TrainingView:
     """Shows a run: in a terminal a bar, figures and a growing chart, elsewhere periodic lines.
 
-    `bytes_per_token` converts the training loss to bits per byte, the unit of the validation loss. A run on
-    conversations has `answers`: (the progress from which on it trains on them, 0 to 1; the bytes per token of answers).
-    With `hidden` nothing is drawn in a terminal, for a run whose events a program reads.
+    `bytes_per_token` converts the training loss to bits per byte. A run on conversations has `answers`: (the progress
+    from which it trains on them, 0 to 1; the bytes per token of answers). `hidden` draws nothing in a terminal.
     """
 
     def __init__(
@@ -64,7 +63,6 @@ class TrainingView:
                 self._live.stop()  # restores the cursor
 
     def step(self, event: "Step") -> None:
-        """Show a training step."""
         weight = max(LOSS_SMOOTHING, 2 / (event.step + 1))  # early averages are over few steps: the loss falls steeply
         self._loss = event.loss if math.isnan(self._loss) else (1 - weight) * self._loss + weight * event.loss
         self._step = event
@@ -72,7 +70,6 @@ class TrainingView:
         self._show(event)
 
     def evaluation(self, step: int, bits_per_byte: float) -> None:
-        """Show an evaluation of the validation slice."""
         self._evaluations.append((step, bits_per_byte))
 
     def begin_model(self, share: float | None = None) -> None:
@@ -83,11 +80,10 @@ class TrainingView:
             self._answers = 1 - share, self._answers[1]
 
     def sample(self, prompt: str, text: str) -> None:
-        """Show the model's current continuation of a prompt."""
         self._sample = visible_whitespace(prompt).replace("·", " "), visible_whitespace(text).replace("·", " ")
 
     def note_from_signal_handler(self, text: str) -> None:
-        """Write a note at once below the view; it is the last line of the view when that is drawn again."""
+        """Write a note at once below the view, which includes it when it is drawn again."""
         if not (self._live and self._live.is_started):
             console.note_from_signal_handler(text)
             return
@@ -101,7 +97,6 @@ class TrainingView:
             live.console.file.write("\x1b[J")  # to the end of the screen
 
     def _show(self, event: "Step") -> None:
-        """Draw the view or print a line, if it is time to."""
         since = event.seconds - self._shown_seconds
         if self._live:
             if since >= REFRESH_SECONDS:
@@ -127,8 +122,15 @@ class TrainingView:
 
         if self._step is None:
             return Text("")
-        columns, rows = live.console.size
-        lines = self._figures(self._step, columns)
+        event, (columns, rows) = self._step, live.console.size
+        figures = f"{event.progress:4.0%}  {clock(seconds_left(event))} left  {event.tokens_per_second:,.0f} tokens/s"
+        width = max(10, min(100, columns - len(figures) - 4))
+        filled = round(event.progress * width)
+        lines = [
+            Text.assemble(("━" * filled, "green"), ("─" * (width - filled), "bright_black"), f" {figures}"),
+            Text(f"step {event.step:,}  epoch {event.epoch:.1f}"),
+            Text(f"bits per byte: training {self._training(event)}{self._validation()}"),
+        ]
         sample = self._sample_lines(live, columns, max_lines=4 if rows >= 20 else 2)
         # a row is left for the cursor, one is the chart's axis; the plan above stays visible if it fits
         height = min(16, max(6, columns // 10), rows - len(lines) - len(sample) - 2)
@@ -138,19 +140,6 @@ class TrainingView:
             line.no_wrap, line.overflow = True, "ellipsis"
         shown = (lines + sample)[: max(1, rows - 1)]
         return Group(*shown, *([Text(self._note, no_wrap=True, overflow="ellipsis")] if self._note else []))
-
-    def _figures(self, event: "Step", columns: int) -> "list[Text]":
-        """Return the progress bar and two lines of figures."""
-        from rich.text import Text
-
-        figures = f"{event.progress:4.0%}  {clock(seconds_left(event))} left  {event.tokens_per_second:,.0f} tokens/s"
-        width = max(10, min(100, columns - len(figures) - 4))
-        filled = round(event.progress * width)
-        return [
-            Text.assemble(("━" * filled, "green"), ("─" * (width - filled), "bright_black"), f" {figures}"),
-            Text(f"step {event.step:,}  epoch {event.epoch:.1f}"),
-            Text(f"bits per byte: training {self._training(event)}{self._validation()}"),
-        ]
 
     def _training(self, event: "Step") -> str:
         """Return the training loss, averaged over the last steps."""
@@ -174,12 +163,11 @@ class TrainingView:
         from rich.text import Text
 
         marks = [step for step, _ in self._evaluations], [bits for _, bits in self._evaluations]
+        steps, losses = self._curve.points()
         legend = "bits per byte (log scale)"
         if self._evaluations:
             legend += f": ⠒⠒ training  {charts.MARK} {self._validation_name}"
-        *lines, axis = charts.curve(
-            [self._curve.points()], columns, height, marks=marks, logarithmic=True, legend=legend
-        )
+        *lines, axis = charts.curve(steps, losses, columns, height, marks=marks, legend=legend)
         drawn = [
             Text.assemble(label, "│", (rest, "cyan")) for label, _, rest in (line.partition("│") for line in lines)
         ]
@@ -203,7 +191,7 @@ class TrainingView:
 
 
 def _live_display() -> "Live | None":
-    """Return a region of the terminal that is redrawn in place; None where stderr is not a terminal that can."""
+    """Return a region of the terminal that is redrawn in place; None where stderr cannot."""
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         return None
     from rich.live import Live
@@ -219,36 +207,31 @@ class ThinnedCurve:
     MAX_POINTS = 240
 
     def __init__(self) -> None:
-        self._last_steps: list[int] = []
-        self._sums: list[float] = []
-        self._counts: list[int] = []
-        self._steps_per_point = 1
+        self._points: list[tuple[int, float]] = []  # (last step, sum of the values)
+        self._steps_per_point, self._count = 1, 0  # of the last point
 
     def add(self, step: int, value: float) -> None:
         """Add the value of the next step."""
-        if not self._counts or self._counts[-1] == self._steps_per_point:
-            if len(self._last_steps) == self.MAX_POINTS:
-                self._merge_pairs()
-            self._last_steps.append(step)
-            self._sums.append(0.0)
-            self._counts.append(0)
-        self._last_steps[-1] = step
-        self._sums[-1] += value
-        self._counts[-1] += 1
+        if self._points and self._count < self._steps_per_point:
+            self._points[-1], self._count = (step, self._points[-1][1] + value), self._count + 1
+            return
+        if len(self._points) == self.MAX_POINTS:
+            pairs = zip(self._points[::2], self._points[1::2], strict=True)
+            self._points = [(later[0], earlier[1] + later[1]) for earlier, later in pairs]
+            self._steps_per_point *= 2
+        self._points.append((step, value))
+        self._count = 1
 
     def points(self) -> tuple[list[int], list[float]]:
         """Return the last step and the mean of each point."""
-        return self._last_steps, [total / count for total, count in zip(self._sums, self._counts, strict=True)]
-
-    def _merge_pairs(self) -> None:
-        self._last_steps = self._last_steps[1::2]
-        self._sums = [a + b for a, b in zip(self._sums[::2], self._sums[1::2], strict=True)]
-        self._counts = [a + b for a, b in zip(self._counts[::2], self._counts[1::2], strict=True)]
-        self._steps_per_point *= 2
+        means = [total / self._steps_per_point for _, total in self._points]
+        if self._points:
+            means[-1] = self._points[-1][1] / self._count
+        return [step for step, _ in self._points], means
 
 
 def seconds_left(event: "Step") -> float:
-    """Estimate the time left from that of training, without planning (which `seconds` includes); NaN in first steps."""
+    """Estimate the time left from the speed of training, which excludes planning; NaN in the first steps."""
     if event.progress <= 0 or event.step < MIN_STEPS_FOR_ESTIMATE:
         return math.nan
     return event.tokens / event.tokens_per_second * (1 - event.progress) / event.progress

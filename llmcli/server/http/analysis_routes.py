@@ -6,8 +6,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llmcli.analysis.explain import Explanation, explain
-from llmcli.analysis.explained_model import choose_subject
+from llmcli.analysis.explain import Explanation, choose_subject, explain
 from llmcli.data.conversations.example_prompt import example_prompts
 from llmcli.errors import LLMError
 from llmcli.evaluation.memorization import MAX_SEARCHED_BYTES, find_verbatim
