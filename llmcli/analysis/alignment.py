@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from llmcli.analysis.explain import MAX_TOKENS, attention_weights
+from llmcli.analysis.explain import MAX_TOKENS, attention_weights, mean_attention
 from llmcli.data.text.words import character_class
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
@@ -39,11 +39,8 @@ class Alignment:
     weights: Array  # [L, H, A, P]
 
     def mean(self, layer: int | None = None, head: int | None = None) -> Array:
-        """Average the weights [A, P] of all layers and heads, the heads of a layer, or one head, counted from 1."""
-        layers = slice(None) if layer is None else slice(layer - 1, layer)
-        heads = slice(None) if head is None else slice(head - 1, head)
-        weights: Array = self.weights[layers, heads].mean((0, 1))
-        return weights
+        """Average the weights [A, P], see `mean_attention`."""
+        return mean_attention(self.weights, layer, head)
 
     def strongest_head(self, answer: int, prompt: int) -> tuple[int, int, float]:
         """Return the head that attends most from one word to another as (layer, head, weight), counted from 1."""

@@ -211,6 +211,14 @@ def attention_weights(runtime: NumpyRuntime, ids: Sequence[int]) -> Array:
     return _record(runtime, ids, len(ids))[1].weights
 
 
+def mean_attention(weights: Array, layer: int | None = None, head: int | None = None) -> Array:
+    """Average attention weights [L, H, ...] over all layers and heads, the heads of a layer, or one head, from 1."""
+    layers = slice(None) if layer is None else slice(layer - 1, layer)
+    heads = slice(None) if head is None else slice(head - 1, head)
+    mean: Array = weights[layers, heads].mean((0, 1))
+    return mean
+
+
 def _record(runtime: NumpyRuntime, context: Sequence[int], kept: int) -> "tuple[Array, _ActivationRecorder]":
     """Process a context; return the logits [V] after it, and the activations of its last `kept` tokens."""
     recorder = _ActivationRecorder(runtime, len(context), kept)

@@ -33,7 +33,7 @@ def show(source: "Checkpoint | Ensemble", assistant: "Assistant", answer: Answer
     explanation = _explain(source, assistant, position)
     number, label = f"token {position + 1} of {len(answer.pieces)}", visible_whitespace(tokenizer.label(piece.id))
     console.heading(f"{number}: {label}, probability {units.probability(math.exp(piece.logprob))}")
-    ExplanationReport(explanation, None, tokenizer, "", None, None, CANDIDATES).show_summary()
+    ExplanationReport(explanation, None, tokenizer, "", None, None, CANDIDATES).show(is_summary=True)
     if len(answer.pieces) > 1:
         console.note("/why N explains the Nth token of the answer, /why WORD that of a word")
 
@@ -67,7 +67,7 @@ def _show_probabilities(answer: Answer) -> None:
     for piece in answer.pieces:
         console.verbatim(styles.by_probability(piece.text, math.exp(piece.logprob)), raw=True)
     console.result()
-    console.result(styles.probability_legend(), raw=True)
+    console.result(styles.legend(styles.PROBABILITIES), raw=True)
 
 
 def _explain(source: "Checkpoint | Ensemble", assistant: "Assistant", position: int) -> "Explanation":

@@ -35,9 +35,18 @@ def print_difference(first: "Header", other: "Header", *, json_: bool) -> None:
     _print_values("tokenizer", columns, difference.tokenizer, "the same kind and vocabulary size")
     if difference.shared_tokens is not None:
         console.paragraph(f"{difference.shared_tokens:,} tokens are in both vocabularies", indent=2)
-    _print_tensors(difference)
-    _print_only(str(first.path), difference.only_first)
-    _print_only(str(other.path), difference.only_other)
+    console.heading("tensors: norm of the difference / norm of the first")
+    changed = [tensor for tensor in difference.tensors if tensor.distance != 0]
+    if changed:
+        _print_distances(changed)
+    if equal := len(difference.tensors) - len(changed):
+        console.result(f"  {equal:,} tensor{'s are' if equal > 1 else ' is'} equal")
+    for name, shapes in difference.reshaped.items():
+        console.paragraph(f"{name}: {' and '.join(map(shape_text, shapes))}", indent=2)
+    for file, names in ((first.path, difference.only_first), (other.path, difference.only_other)):
+        if names:
+            more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
+            console.paragraph(f"only in {file}: {', '.join(names[:MAX_NAMES])}{more}", indent=2)
 
 
 def _difference_json(difference: Difference) -> dict[str, object]:
@@ -72,32 +81,14 @@ def _print_values(
     tables.table(columns, rows)
 
 
-def _print_tensors(difference: Difference) -> None:
-    console.heading("tensors: norm of the difference / norm of the first")
-    changed = [tensor for tensor in difference.tensors if tensor.distance != 0]
-    if changed:
-        _print_distances(changed)
-    if equal := len(difference.tensors) - len(changed):
-        console.result(f"  {equal:,} tensor{'s are' if equal > 1 else ' is'} equal")
-    for name, shapes in difference.reshaped.items():
-        console.paragraph(f"{name}: {' and '.join(map(shape_text, shapes))}", indent=2)
-
-
 def _print_distances(tensors: list[TensorDistance]) -> None:
     """Print a table of distances, with bars if the terminal is wide enough."""
-    rows = [(tensor.name, shape_text(tensor.shape), f"{tensor.distance:.4f}") for tensor in tensors]
-    columns = ("tensor", "shape", "distance")
-    text_width = max(len(name) + len(shape) for name, shape, _ in rows)
+    text_width = max(len(tensor.name) + len(shape_text(tensor.shape)) for tensor in tensors)
     bar_width = min(MAX_BAR, terminal_width() - text_width - NUMBER_WIDTH)
-    if bar_width < MIN_BAR:
-        tables.table(columns, rows, numbers=(2,))
-        return
+    has_bars = bar_width >= MIN_BAR
     largest = max((tensor.distance for tensor in tensors if math.isfinite(tensor.distance)), default=0.0) or 1.0
-    bars = [token_output.bar(tensor.distance / largest, bar_width) for tensor in tensors]
-    tables.table((*columns, ""), [(*row, bar) for row, bar in zip(rows, bars, strict=True)], numbers=(2,))
-
-
-def _print_only(file: str, names: tuple[str, ...]) -> None:
-    if names:
-        more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
-        console.paragraph(f"only in {file}: {', '.join(names[:MAX_NAMES])}{more}", indent=2)
+    rows = []
+    for tensor in tensors:
+        bars = [token_output.bar(tensor.distance / largest, bar_width)] if has_bars else []
+        rows.append((tensor.name, shape_text(tensor.shape), f"{tensor.distance:.4f}", *bars))
+    tables.table(("tensor", "shape", "distance", *[""] * has_bars), rows, numbers=(2,))

@@ -24,7 +24,7 @@ MAX_TOKENS_SHOWN = 4_000  # in the text colored by surprisal
 
 @dataclass(frozen=True)
 class ModelScore:
-    """How well a model predicts a document, or all documents together."""
+    """The score of a model on a document, or on all documents together."""
 
     model: str  # its name in the table
     file: str | None  # the document; None: all together
@@ -52,30 +52,29 @@ class ModelScore:
 
 
 def print_scores(scores: "Sequence[ModelScore]", baselines: "Sequence[Baseline]", baseline_file: str | None) -> None:
-    """Print a table of models and compressors, with a column for the text if there are several. Each compressor stands
-    in the column of the figure that it can be compared with."""
+    """Print a table of models and compressors, each compressor in the column of the figure it can be compared with."""
     rows = [
-        (
+        [
             row.model, units.bits_per_byte(row.score.network_bits_per_byte),
             "" if (bits := row.score.adapting_bits_per_byte) is None else units.bits_per_byte(bits),
             f"{row.score.perplexity:.2f}", f"{row.score.accuracy:.3f}", str(row.score.tokens), str(row.score.bytes),
             row.file or "all",
-        )
+        ]
         for row in scores
     ] + [
-        (
+        [
             row.name, *(("", row.shown) if row.is_adaptive else (row.shown, "")), "", "", "", str(row.bytes),
             baseline_file or "all",
-        )
+        ]
         for row in baselines
     ]  # fmt: skip
-    columns = ("model", NETWORK, ADAPTING, "perplexity", "accuracy", "tokens", "bytes", "text")
     adapts = any(row[2] for row in rows)
-    has_several = len({row.file for row in scores}) > 1
-    shown = [i for i in range(len(columns)) if (i != 2 or adapts) and (i != len(columns) - 1 or has_several)]
-    numbers = tuple(range(1, len(shown) - has_several))
-    group = len(shown) - 1 if has_several else None
-    tables.table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows], numbers=numbers, group=group)
+    table = [["model", NETWORK, ADAPTING, "perplexity", "accuracy", "tokens", "bytes", "text"], *rows]
+    if len({row.file for row in scores}) <= 1:
+        table = [row[:-1] for row in table]
+    if not adapts:
+        table = [row[:2] + row[3:] for row in table]
+    tables.table(table[0], table[1:], numbers=range(1, 6 + adapts))
     beside = "; beside it, compressors whose statistics do not adapt" if baselines else ""
     estimate = ' ("about": estimated from a sample)' if any(row.is_estimate for row in baselines) else ""
     console.caption(f"{NETWORK}: bits per byte of the network alone, as other programs run it{beside}{estimate}.")
@@ -120,7 +119,7 @@ class TokenSurprisals:
     score: "Score"
 
     def as_json(self, spans: "Sequence[Span]", from_byte: int) -> dict[str, object]:
-        """Return the JSON; `spans` are the most surprising passages, `from_byte` is where the measured text begins."""
+        """`spans` are the most surprising passages, `from_byte` is where the measured text begins."""
         return {
             "model": self.model,
             "files": [
@@ -158,15 +157,15 @@ class TokenSurprisals:
                 token_output.surprisals(self._text_with_bits(first, end))
         console.heading(f"{self.score.figures}; the most surprising passages:")
         rows = [
-            (f"{span.bits:.1f}", f"{span.bits / (span.end - span.start):.2f}", f"{span.start + 1:,}", self._text(span))
+            (
+                f"{span.bits:.1f}", f"{span.bits / (span.end - span.start):.2f}", f"{span.start + 1:,}",
+                visible_whitespace(text.decode("utf-8", "ignore")).replace("·", " "),
+            )
             for span in spans
-        ]
+            for text in [self.tokenizer.decode_bytes(self.ids[span.start : span.end])]
+        ]  # fmt: skip
         tables.table(("bits", "per token", "at token", "passage"), rows, numbers=(0, 1, 2))
         console.caption("The surprisal of a token with probability 1/2 is 1 bit, with 1/4 2 bits, with 1/1024 10 bits.")
-
-    def _text(self, span: "Span") -> str:
-        text = self.tokenizer.decode_bytes(self.ids[span.start : span.end]).decode("utf-8", "ignore")
-        return visible_whitespace(text).replace("·", " ")
 
     def _text_with_bits(self, first: int, end: int) -> list[tuple[str, float]]:
         """Return (text, bits) of the tokens; tokens that share a character are joined."""

@@ -11,16 +11,13 @@ from llmcli import units
 from llmcli.cli.reports import tokens as token_output
 from llmcli.cli.terminal import charts, console, tables
 from llmcli.cli.terminal.safe_text import visible_whitespace
-from llmcli.cli.terminal.text_layout import terminal_width, truncate, truncate_start
+from llmcli.cli.terminal.text_layout import terminal_width, truncate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from llmcli.analysis.alignment import Alignment
-    from llmcli.analysis.explain import Explanation
+    from llmcli.analysis.explain import Copy, Explanation
     from llmcli.data.tokenizers.tokenizer import Tokenizer
     from llmcli.generation.next_words import NextWords
-    from llmcli.models.runtime import Array
 
 LABEL_WIDTH = 14  # columns of a token's label beside a chart
 MAX_HEAT_MAP_ROWS = 60
@@ -31,7 +28,6 @@ MIN_FULL_BAR = 1.0  # bits: smaller effects do not get the whole width, even if 
 SUMMARY_ROWS = 10  # tokens whose effects a summary shows
 MAX_POSITIONS = 5  # of a copied token
 ALIGNMENT_BAR = 12  # columns
-ORDINALS = {1: "most likely", 2: "second", 3: "third"}
 
 
 def attention_title(layers: int, heads: int, layer: int | None, head: int | None) -> str:
@@ -48,7 +44,7 @@ def attention_title(layers: int, heads: int, layer: int | None, head: int | None
 
 @dataclass(frozen=True)
 class ExplanationReport:
-    """An explanation of a prompt with all that is needed to print it."""
+    """An explanation of a prompt and how to show it."""
 
     explanation: "Explanation"
     words: "NextWords | None"  # None: not searched for
@@ -58,45 +54,30 @@ class ExplanationReport:
     head: int | None  # in this layer, from 1
     count: int  # of next tokens and words
 
-    def show_summary(self) -> None:
-        """Print a summary that fits on a screen: the tokens with the largest effects, heads and predictions."""
-        labels = [self._label(token) for token in self.explanation.ids]
+    def show(self, *, is_summary: bool = False) -> None:
+        """Print the explanation; a summary fits on a screen and has only the tokens with the largest effects."""
+        ids = self.explanation.ids
+        labels = [self._label(token) for token in ids]
+        if not is_summary:
+            console.heading("tokens and their ids")
+            token_output.tokens(labels, ids)
+            self._show_heat_map(labels)
         self._show_top_heads(labels)
         self._show_logit_lens()
-        self._show_ablation(labels, SUMMARY_ROWS)
-        self._show_copies()
-        self._show_predictions()
-
-    def show(self) -> None:
-        explanation = self.explanation
-        labels = [self._label(token) for token in explanation.ids]
-        console.heading("tokens and their ids")
-        token_output.tokens(labels, explanation.ids)
-        self._show_heat_map(labels)
-        self._show_top_heads(labels)
-        self._show_logit_lens()
-        self._show_ablation(labels)
-        self._show_copies()
+        self._show_ablation(labels, SUMMARY_ROWS if is_summary else None)
+        if self.explanation.copies is not None:
+            self._show_copies(self.explanation.copies)
         self._show_predictions()
 
     def _label(self, token: int) -> str:
         return visible_whitespace(self.tokenizer.label(token))
 
-    def _selected_attention(self) -> "tuple[str, Array]":
-        """Return the title of the attention that is shown, and its weights [N, N]."""
-        weights = self.explanation.attention
-        L, H, _, _ = weights.shape
-        what = attention_title(L, H, self.layer, self.head)
-        if self.layer is None:
-            return what, weights.mean((0, 1))
-        if self.head is None:
-            return what, weights[self.layer - 1].mean(0)
-        return what, weights[self.layer - 1, self.head - 1]
-
     def _show_heat_map(self, labels: list[str]) -> None:
-        what, weights = self._selected_attention()
-        N = len(labels)
-        console.heading(f"attention, {what}: rows attend to columns")
+        from llmcli.analysis.explain import mean_attention
+
+        L, H, N, _ = self.explanation.attention.shape
+        weights = mean_attention(self.explanation.attention, self.layer, self.head)
+        console.heading(f"attention, {attention_title(L, H, self.layer, self.head)}: rows attend to columns")
         shown = max(1, min(N, MAX_HEAT_MAP_ROWS, (terminal_width() - LABEL_WIDTH - 8) // 2))
         if shown < N:
             console.paragraph(f"(the last {shown} of {N} tokens; --html shows more, --json all)")
@@ -118,10 +99,12 @@ class ExplanationReport:
         if len(labels) < 2:
             return
         weights = self.explanation.attention[:, :, -1]  # [L, H, N]
-        L, H, _ = weights.shape
-        heads = [(layer, head, int(weights[layer, head].argmax())) for layer in range(L) for head in range(H)]
         ranked = sorted(
-            ((float(weights[layer, head, target]), layer + 1, head + 1, target) for layer, head, target in heads),
+            (
+                (float(head_weights.max()), layer, head, int(head_weights.argmax()))
+                for layer, heads in enumerate(weights, 1)
+                for head, head_weights in enumerate(heads, 1)
+            ),
             reverse=True,
         )
         console.heading(f"heads with the highest attention weights from the last token, {labels[-1]}")
@@ -137,32 +120,21 @@ class ExplanationReport:
 
     def _show_logit_lens(self) -> None:
         lens = self.explanation.logit_lens
-        depths, _, candidates = lens.ids.shape
-        shown = max(1, min(candidates, (terminal_width() - 12) // LENS_CELL))
+        shown = max(1, min(lens.ids.shape[-1], (terminal_width() - 12) // LENS_CELL))
         console.heading("predictions after each layer (logit lens)")
         rows = []
-        for depth in range(depths):
-            tokens, probabilities = lens.ids[depth, -1, :shown].tolist(), lens.probabilities[depth, -1, :shown].tolist()
+        for depth, (ids, probabilities) in enumerate(zip(lens.ids[:, -1], lens.probabilities[:, -1], strict=True)):
             cells = [
-                f"{label} {units.probability(probability)}"
-                for label, probability in zip(self._lens_labels(tokens), probabilities, strict=True)
+                f"{truncate(self._label(token), MAX_LENS_LABEL)} {units.probability(probability)}"
+                for token, probability in zip(ids[:shown].tolist(), probabilities[:shown].tolist(), strict=True)
             ]
             rows.append(("none" if depth == 0 else str(depth), *cells))
-        ranks = [ORDINALS.get(rank, f"{rank}th") for rank in range(1, shown + 1)]
-        tables.table(("after layer", *ranks), rows, numbers=(0,))
+        ranks = ["most likely", "second", "third", *(f"{rank}th" for rank in range(4, shown + 1))]
+        tables.table(("after layer", *ranks[:shown]), rows, numbers=(0,))
         console.caption("What the model would predict if it ended after this layer.")
 
-    def _lens_labels(self, tokens: list[int]) -> list[str]:
-        """Return the beginnings of tokens, or their ends if two begin alike."""
-        labels = [self._label(token) for token in tokens]
-        beginnings = [truncate(label, MAX_LENS_LABEL) for label in labels]
-        if len(set(beginnings)) == len(labels):
-            return beginnings
-        return [truncate_start(label, MAX_LENS_LABEL) for label in labels]
-
     def _show_ablation(self, labels: list[str], rows: int | None = None) -> None:
-        """Print how much less likely the prediction is without each token but the last; at most `rows` tokens, those
-        with the largest effects."""
+        """Print the effect of leaving out each token but the last, or each of the `rows` with the largest effects."""
         measured = enumerate(self.explanation.ablation_effects[:-1].tolist())
         # as they are shown: an effect of 0.00 has no bar
         effects = [(i, round(bits, units.BITS_DIGITS)) for i, bits in measured if not math.isnan(bits)]
@@ -191,32 +163,22 @@ class ExplanationReport:
             "likely. The last token is not left out: the model would then predict what follows the token before it."
         )
 
-    def _show_copies(self) -> None:
+    def _show_copies(self, copies: "tuple[Copy, ...]") -> None:
         """Print the tokens that the n-gram cache makes more likely, and where they occurred in the prompt."""
-        copies = self.explanation.copies
-        if copies is None:
-            return
         console.heading("copies from the prompt (n-gram cache)")
         if not copies:
             console.paragraph("none: the end of the prompt did not occur in it before")
             return
-        rows = [
-            (
-                self._label(copy.token), units.probability(copy.network), units.probability(copy.probability),
-                str(copy.matched), self._numbers(copy.positions[-MAX_POSITIONS:]),
-            )
-            for copy in copies
-        ]  # fmt: skip
+        rows, first = [], self.explanation.preceding  # tokens are numbered from 1
+        for copy in copies:
+            numbers = [f"{at - first + 1:,}" if at >= first else "earlier" for at in copy.positions[-MAX_POSITIONS:]]
+            probabilities = units.probability(copy.network), units.probability(copy.probability)
+            rows.append((self._label(copy.token), *probabilities, str(copy.matched), ", ".join(numbers)))
         tables.table(("next token", "network", "with cache", "matched", "at token"), rows, numbers=(1, 2, 3))
         console.caption(
             "matched: how many of the last tokens stood before this token earlier in the prompt; at token: where it "
             "stood. The more tokens match, and the more recently, the more the cache counts. --no-cache leaves it out."
         )
-
-    def _numbers(self, positions: "Sequence[int]") -> str:
-        """Number positions in the context as the tokens shown, from 1; "earlier" for positions before them."""
-        first = self.explanation.preceding
-        return ", ".join(f"{position - first + 1:,}" if position >= first else "earlier" for position in positions)
 
     def _show_predictions(self) -> None:
         explanation = self.explanation
@@ -277,7 +239,6 @@ class AlignmentReport:
         )
 
     def as_json(self) -> dict[str, object]:
-        """Return the words and the weights that are shown: a row for each word of the answer."""
         return {
             "prompt": self.prompt,
             "answer": self.answer,

@@ -17,7 +17,7 @@ MAX_NAMES = 3  # of training files in a note
 
 
 def training_texts(names: list[str] | None, source: "Checkpoint | Ensemble", path: Path) -> "list[TrainingText]":
-    """Find the training text of a model, or of each model of an ensemble, or read the files of these names instead."""
+    """Find the training text of a model or of each model of an ensemble; or read files of these names instead."""
     from llmcli.data.sources import read_sources
     from llmcli.evaluation.training_text import TrainingText, find_training_texts, names_sources, recorded_reading
 
@@ -42,7 +42,7 @@ class Memory:
         self._names = [name for text in texts for name in text.names]
 
     def find(self, generated: list[str]) -> "list[VerbatimSpans]":
-        """Search the training text once for all generated texts."""
+        """Search once for all generated texts."""
         from llmcli.evaluation.memorization import find_verbatim
 
         return find_verbatim(generated, self._texts)

@@ -25,7 +25,7 @@ def tokens(labels: Sequence[str], ids: Sequence[int]) -> None:
 
 
 def _side_by_side(cells: Iterable[tuple[str, str, str]]) -> None:
-    """Print tokens, given as (label, label with a background, figure), above their figures, side by side."""
+    """Print tokens above their figures; a cell is (label, label with a background, figure)."""
     columns = terminal_width()
     top, bottom, used = "", "", 0
     for label, styled, figure in cells:
@@ -41,7 +41,7 @@ def _side_by_side(cells: Iterable[tuple[str, str, str]]) -> None:
 
 
 def probabilities(column: str, rows: Sequence[tuple[str, float]]) -> None:
-    """Print (name, probability) pairs as a table, with bars in a terminal. `column` is the heading of the names."""
+    """Print (name, probability) pairs as a table, with bars in a terminal; `column` is the heading of the names."""
     if sys.stdout.isatty():
         rows = [(truncate(name, max(12, terminal_width() // 3)), probability) for name, probability in rows]
     widest = max(map(text_width, [column, *(name for name, _ in rows)]))
@@ -59,19 +59,20 @@ def bar(share: float, columns: int) -> str:
 
 
 def surprisals(rows: Sequence[tuple[str, float]]) -> None:
-    """Print (token, surprisal in bits) pairs: tokens on a background by their surprisal, in a short text above their
-    bits; without colors one line each: bits, token."""
+    """Print (token, surprisal in bits) pairs, the tokens on a background; without colors one line each: bits, token."""
     if not styles.has_colors(sys.stdout):
         for text, bits in rows:
             tables.tab_separated((f"{bits:.2f}", visible_whitespace(text)))
         return
     if len(rows) <= MAX_WITH_FIGURES:
         labelled = [(visible_whitespace(text), bits) for text, bits in rows]
-        _side_by_side((label, styles.by_surprisal(label, bits), units.bits(bits)) for label, bits in labelled)
+        _side_by_side(
+            (label, styles.by_value(label, bits, styles.SURPRISALS), units.bits(bits)) for label, bits in labelled
+        )
     else:
-        colored = "".join(styles.by_surprisal(text, bits) for text, bits in rows)
+        colored = "".join(styles.by_value(text, bits, styles.SURPRISALS) for text, bits in rows)
         console.verbatim(colored, end="" if colored.endswith("\n") else "\n", raw=True)
-    console.result(f"\nbits: {styles.surprisal_legend()}", raw=True)
+    console.result(f"\nbits: {styles.legend(styles.SURPRISALS)}", raw=True)
 
 
 def with_highlights(text: str, spans: Iterable[tuple[int, int]]) -> None:
@@ -92,10 +93,10 @@ def conversation(title: str, text: str, spans: Iterable[tuple[int, int]]) -> Non
 
 
 def probability_legend() -> None:
-    """Explain the backgrounds of `styles.by_probability` on stderr, if colors were shown; nothing with --quiet."""
+    """Explain the backgrounds of tokens on stderr, if colors were shown; nothing with --quiet."""
     is_colored = sys.stdout.isatty() and styles.has_colors(sys.stdout) and styles.has_colors(sys.stderr)
     if is_colored and not console.is_quiet():
-        console.write_line(f"probability of each token: {styles.probability_legend()}", sys.stderr)
+        console.write_line(f"probability of each token: {styles.legend(styles.PROBABILITIES)}", sys.stderr)
 
 
 def print_next_words(search: "NextWords", prompt: str, count: int) -> None:
@@ -118,5 +119,5 @@ def print_next_words(search: "NextWords", prompt: str, count: int) -> None:
 
 
 def word_label(word: "NextWord") -> str:
-    """Return a word as tables show it: "…" marks one that continues the prompt's last word."""
+    """Return a word for a table; "…" marks one that continues the prompt's last word."""
     return "…" * word.continues + visible_whitespace(word.text)

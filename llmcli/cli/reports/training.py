@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 
 def show_plan(plan: "Plan", data: "list[FileGroup]", *, dry_run: bool, json_: bool) -> None:
-    """Print the plan: with --dry-run as a result, else on stderr, in a terminal as a short summary. `data` says how the
-    files were read."""
+    """Print the plan: with --dry-run as a result, else on stderr, in a terminal as a short summary."""
     if json_:
         json_event("plan", **_plan_record(plan), data=[group.as_record() for group in data])
         return
@@ -52,8 +51,7 @@ def show_event(
     json_: bool,
     of_answers: bool = False,
 ) -> None:
-    """Show an event of the trainer; `of_answers`: its validation figures are of answers in conversations. Raises
-    OSError if stdout cannot be written to."""
+    """Show an event of the trainer. `of_answers`: validation measures answers. Raises OSError if stdout is closed."""
     from llmcli.training.loop import events
 
     if isinstance(event, events.Restarted):
@@ -107,7 +105,7 @@ def show_result(
     sentences: list[str],
     json_: bool,
 ) -> None:
-    """Show the last event: the saved file and its losses; `sentences` are the summary of the run."""
+    """Show the saved file and its losses; `sentences` are the summary of the run."""
     record = done.checkpoint.record
     of_answers = "conversations" in record
     if json_:
@@ -125,12 +123,12 @@ def show_result(
             **as_json(done.base_score.figures if done.base_score else None, "_before"),
             baselines=[
                 {
-                    "name": baseline.name,
-                    "bits_per_byte": baseline.bits_per_byte,
-                    "adaptive": baseline.is_adaptive,
-                    "estimate": baseline.is_estimate,
+                    "name": one.name,
+                    "bits_per_byte": one.bits_per_byte,
+                    "adaptive": one.is_adaptive,
+                    "estimate": one.is_estimate,
                 }
-                for baseline in baselines
+                for one in baselines
             ],
             memorised=record["memorised"],
             verdict=sentences,
@@ -152,7 +150,7 @@ def show_result(
 
 
 def note_float32(base: "Checkpoint", name: str) -> None:
-    """Note that the weights of a fine-tuned model are float32 although its base model has another type."""
+    """Note that the weights of a fine-tuned model are float32 unlike those of its base model."""
     from llmcli.formats.safetensors.dtypes import TORCH_NAMES
 
     dtypes = sorted({TORCH_NAMES[dtype] for dtype in base.dtypes.values()})

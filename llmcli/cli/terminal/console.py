@@ -15,7 +15,7 @@ from llmcli.cli.terminal.safe_text import json_line, visible, visible_line
 from llmcli.cli.terminal.text_layout import fit
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
 
 MAX_ERROR_LENGTH = 2_000  # characters: a damaged file may put far more into a message
 
@@ -153,11 +153,6 @@ def prompt(text: str) -> None:
 def write_line(line: str, stream: TextIO) -> None:
     """Print a line on a stream. Untrusted text in it must already have passed through `visible`."""
     print(line, file=stream, flush=True)
-
-
-def draw(drawing: "RenderableType", stream: TextIO) -> None:
-    """Draw a table or another drawing of rich on a stream."""
-    rich_console(stream).print(drawing)
 
 
 def rich_console(stream: TextIO) -> "Console":

@@ -5,15 +5,19 @@ Control characters in the text become visible marks first, so that untrusted tex
 
 import os
 import sys
-from collections.abc import Sequence
 from typing import TextIO
 
 from llmcli.cli.terminal.safe_text import visible
 
-PROBABILITIES = (0.02, 0.1, 0.3, 0.6, 0.9)  # limits between the backgrounds of `by_probability`
-PROBABILITY_COLORS = (88, 130, 136, 100, 64, 28)  # from red to green, of the 256 colors
-SURPRISALS = (1, 3, 6, 10)  # bits, limits between the backgrounds of `by_surprisal`
-SURPRISAL_COLORS = (0, 58, 136, 130, 88)  # none, then from yellow to red
+# Backgrounds: (lowest value, one of the 256 colors or None, label), the lowest first
+PROBABILITIES = (
+    (0.0, 88, "<2%"), (0.02, 130, "2-10%"), (0.1, 136, "10-30%"), (0.3, 100, "30-60%"), (0.6, 64, "60-90%"),
+    (0.9, 28, "≥90%"),
+)  # fmt: skip
+SURPRISALS = (  # in bits
+    (0, None, "below 1"), (1, 58, "1 to 3"), (3, 136, "3 to 6"), (6, 130, "6 to 10"), (10, 88, "10 or more"),
+)  # fmt: skip
+Scale = tuple[tuple[float, int | None, str], ...]
 ALTERNATING_COLORS = (24, 22, 54, 58, 88, 30, 94, 60)
 BOLD, DIM, RED = "1", "2", "31"
 
@@ -32,25 +36,18 @@ def styled(text: str, style: str, stream: TextIO) -> str:
 
 def by_probability(text: str, probability: float) -> str:
     """Put text on a background from red (unlikely) through yellow to green (likely)."""
-    return _on_background(PROBABILITY_COLORS[_interval(probability, PROBABILITIES)], text)
+    return by_value(text, probability, PROBABILITIES)
 
 
-def probability_legend() -> str:
-    """Show the backgrounds of `by_probability` with their ranges, on one line."""
-    ranges = ("<2%", "2-10%", "10-30%", "30-60%", "60-90%", "≥90%")
-    return "".join(by_probability(f" {text} ", low) for text, low in zip(ranges, (0, *PROBABILITIES), strict=True))
+def by_value(text: str, value: float, scale: Scale) -> str:
+    """Put text on the background of a value on PROBABILITIES or SURPRISALS."""
+    color = next((color for lowest, color, _ in reversed(scale) if value >= lowest), scale[0][1])
+    return _on_background(color, text)
 
 
-def by_surprisal(text: str, bits: float) -> str:
-    """Put text on a background from none (expected) through yellow to red (a surprisal of many bits)."""
-    interval = _interval(bits, SURPRISALS)
-    return _on_background(SURPRISAL_COLORS[interval], text) if interval else visible(text)
-
-
-def surprisal_legend() -> str:
-    """Show the backgrounds of `by_surprisal` with their ranges, on one line."""
-    ranges = ("below 1", "1 to 3", "3 to 6", "6 to 10", "10 or more")
-    return "".join(by_surprisal(f" {text} ", bits) for text, bits in zip(ranges, (0, *SURPRISALS), strict=True))
+def legend(scale: Scale) -> str:
+    """Show the backgrounds of a scale with their ranges, on one line."""
+    return "".join(by_value(f" {label} ", lowest, scale) for lowest, _, label in scale)
 
 
 def alternating(text: str, index: int) -> str:
@@ -58,18 +55,10 @@ def alternating(text: str, index: int) -> str:
     return _on_background(ALTERNATING_COLORS[index % len(ALTERNATING_COLORS)], text)
 
 
-def _interval(value: float, limits: Sequence[float]) -> int:
-    """
-    >>> [_interval(value, (1, 3)) for value in (0.5, 1, 7)]
-    [0, 1, 2]
-    """
-    return sum(value >= limit for limit in limits)
-
-
-def _on_background(color: int, text: str) -> str:
+def _on_background(color: int | None, text: str) -> str:
     """Put text for stdout on one of the 256 colors; the background ends at the end of a line."""
     text = visible(text)
-    if not text or not has_colors(sys.stdout):
+    if color is None or not text or not has_colors(sys.stdout):
         return text
     start, end = f"\x1b[48;5;{color};38;5;255m", "\x1b[0m"
     return start + text.replace("\n", f"{end}\n{start}") + end

@@ -24,12 +24,11 @@ def table(
     *,
     numbers: Sequence[int] = (),
     to_stderr: bool = False,
-    group: int | None = None,
 ) -> None:
     """Print a table: drawn in a terminal; tab-separated for a program, the column names first.
 
-    `numbers` are the indices of columns to align right and never to fold. In a narrow terminal the rows with the same
-    cell in column `group` become a table of their own, then text is folded, then each row becomes a list of its cells.
+    `numbers` are the indices of columns to align right and never to fold. In a narrow terminal text is folded, or each
+    row becomes a list of its cells.
     """
     stream = sys.stderr if to_stderr else sys.stdout
     if to_stderr and console.is_quiet():
@@ -39,64 +38,35 @@ def table(
             tab_separated(row, stream)
         stream.flush()
         return
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
     names, cells = [visible_line(name) for name in columns], [[visible_line(cell) for cell in row] for row in rows]
-    if group is not None and _table_width(names, cells, numbers, MIN_GAP, folds=False) > terminal_width(stream):
-        _draw_groups(names, cells, numbers, group, to_stderr=to_stderr)
-        return
-    if numbers and _table_width(names, cells, numbers, MIN_GAP) > terminal_width(stream):
+    widths = [max(text_width(row[i]) for row in [names, *cells]) for i in range(len(names))]
+    folded = [width if i in numbers else min(width, MIN_TEXT_COLUMN) for i, width in enumerate(widths)]
+    if numbers and sum(folded) + MIN_GAP * len(names) > terminal_width(stream):
         for row in cells:
             named = [(name, cell) for name, cell in zip(names, row, strict=True) if cell]
             for line in [*pair_lines(named, stream), ""]:
                 console.write_line(line, stream)
         return
-    _draw_table(names, cells, numbers, stream)
-
-
-def _table_width(
-    names: Sequence[str], cells: Sequence[Sequence[str]], numbers: Sequence[int], gap: int, *, folds: bool = True
-) -> int:
-    """Return the width of a table with a gap between its columns; `folds`: with its text folded as far as possible."""
-    widths = [max(text_width(row[i]) for row in [names, *cells]) for i in range(len(names))]
-    fixed = [size if i in numbers or not folds else min(size, MIN_TEXT_COLUMN) for i, size in enumerate(widths)]
-    return sum(fixed) + gap * len(names)
-
-
-def _draw_groups(
-    names: Sequence[str], cells: Sequence[Sequence[str]], numbers: Sequence[int], group: int, *, to_stderr: bool
-) -> None:
-    """Draw a table for each value of the column `group`, without that column."""
-
-    def without(row: Sequence[str]) -> list[str]:
-        return [cell for i, cell in enumerate(row) if i != group]
-
-    remaining = [i - (i > group) for i in numbers if i != group]
-    for title in dict.fromkeys(row[group] for row in cells):
-        console.write_line(f"{names[group]}: {title}", sys.stderr if to_stderr else sys.stdout)
-        rows = [without(row) for row in cells if row[group] == title]
-        table(without(names), rows, numbers=remaining, to_stderr=to_stderr)
-
-
-def _draw_table(names: Sequence[str], cells: Sequence[Sequence[str]], numbers: Sequence[int], stream: TextIO) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    is_tight = _table_width(names, cells, numbers, GAP, folds=False) > terminal_width(stream)
+    is_tight = sum(widths) + GAP * len(names) > terminal_width(stream)
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0) if is_tight else (0, 1))
     for i, name in enumerate(names):
         drawn.add_column(name, justify="right" if i in numbers else "left", overflow="fold", no_wrap=i in numbers)
     for row in cells:
         drawn.add_row(*map(Text, row))
-    console.draw(drawn, stream)
+    console.rich_console(stream).print(drawn)
 
 
 def tab_separated(cells: Iterable[str], stream: TextIO | None = None) -> None:
-    """Print cells on one line with tabs between them, for a program."""
+    """Print cells on one line, for a program."""
     console.write_line("\t".join(map(visible_line, cells)).rstrip("\t"), stream or sys.stdout)
 
 
 def pairs(rows: Iterable[tuple[str, str]]) -> None:
-    """Print (name, value) pairs, one below the other; in a terminal long values are wrapped."""
+    """Print (name, value) pairs, one below the other."""
     for line in pair_lines(rows, sys.stdout):
         console.result(line)
 

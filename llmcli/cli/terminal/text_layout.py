@@ -1,4 +1,4 @@
-"""Text -> lines that fit the columns of a terminal. A wide character (CJK, emoji) takes two columns.
+"""Text in the columns of a terminal, where a wide character (CJK, emoji) takes two.
 
 rich measures the characters; it is imported on first use, so that short output starts fast.
 """
@@ -8,7 +8,6 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import TextIO
 
@@ -19,7 +18,7 @@ TAB = 8  # columns between the tab stops of a terminal
 
 
 def terminal_width(stream: TextIO | None = None) -> int:
-    """Return the columns of the terminal behind `stream` (by default stdout); $COLUMNS overrides it."""
+    """Return the columns of the terminal of a stream (by default stdout); $COLUMNS overrides it."""
     columns = os.environ.get("COLUMNS", "")
     if columns.isdecimal() and int(columns) > 0:
         return int(columns)
@@ -31,7 +30,7 @@ def terminal_width(stream: TextIO | None = None) -> int:
 
 
 def text_width(text: str) -> int:
-    """Return the number of columns that a text takes.
+    """Count the columns of a text.
 
     >>> [text_width("apple"), text_width("リンゴ")]
     [5, 6]
@@ -44,7 +43,7 @@ def text_width(text: str) -> int:
 
 
 def truncate(text: str, columns: int) -> str:
-    """Return the beginning of a text, in at most `columns` columns.
+    """Shorten a text at its end.
 
     >>> [truncate("apple", 5), truncate("リンゴを", 5)]
     ['apple', 'リン…']
@@ -57,7 +56,7 @@ def truncate(text: str, columns: int) -> str:
 
 
 def truncate_start(text: str, columns: int) -> str:
-    """Return the end of a text on one line, in at most `columns` columns.
+    """Put a text on one line and shorten it at its start.
 
     >>> [truncate_start("I like\\n to eat", columns) for columns in (7, 1, 0)]
     ['…to eat', '…', '']
@@ -78,7 +77,7 @@ def pad(text: str, columns: int) -> str:
 
 
 def fit(text: str, stream: TextIO, indent: int = 0, hanging: int = 0) -> list[str]:
-    """Return the lines of a paragraph: as `wrap` does if `stream` is a terminal, else one line."""
+    """Wrap a paragraph if `stream` is a terminal; else it is one line."""
     columns = terminal_width(stream) if stream.isatty() else math.inf
     if 2 * len(text) + indent <= columns:  # short enough even if all characters are wide
         return [" " * indent + text]
@@ -86,8 +85,7 @@ def fit(text: str, stream: TextIO, indent: int = 0, hanging: int = 0) -> list[st
 
 
 def wrap(text: str, columns: int, indent: int = 0, hanging: int = 0) -> list[str]:
-    """Break a paragraph into lines of at most `columns` columns, the first indented by `indent`, the others by
-    `hanging`.
+    """Break a paragraph into lines; the first is indented by `indent`, the others by `hanging`.
 
     Lines break between words, and between characters where a script has no spaces. A word, path or command that is
     longer than a line stays unbroken on a line of its own, so that it can be copied.
@@ -97,16 +95,18 @@ def wrap(text: str, columns: int, indent: int = 0, hanging: int = 0) -> list[str
     >>> wrap("私は毎朝リンゴを食べます。", 12)
     ['私は毎朝リン', 'ゴを食べま', 'す。']
     """
+    joined = _COMMAND.sub(lambda command: command[0].replace(" ", "\0"), text)
     lines, line, used, is_begun = [], " " * indent, indent, False
-    for space, unit in _unbreakable_units(text):
-        size = text_width(unit)
-        if is_begun and used + len(space) + size > columns:
-            lines.append(line)
-            line, used, is_begun = " " * hanging, hanging, False
-        if is_begun or not lines:
-            line, used = line + space, used + len(space)
-        line, used, is_begun = line + unit, used + size, True
-    return [*lines, line] if is_begun else [*lines, ""]
+    for space, word in re.findall(r"(\s*)(\S+)", joined):
+        for unit in [word.replace("\0", " ")] if "\0" in word else split_word(word):
+            size = text_width(unit)
+            if is_begun and used + len(space) + size > columns:
+                lines.append(line)
+                line, used, is_begun = " " * hanging, hanging, False
+            if is_begun or not lines:
+                line, used = line + space, used + len(space)
+            line, used, is_begun, space = line + unit, used + size, True, ""
+    return [*lines, line if is_begun else ""]
 
 
 # commands to type, in our messages: after a colon, up to the end of the clause
@@ -119,22 +119,8 @@ _CLOSING = frozenset("、。，．・：；？！」』）］｝〉》】〕…�
 _OPENING = frozenset("「『（［｛〈《【〔")
 
 
-def _unbreakable_units(text: str) -> Iterator[tuple[str, str]]:
-    """Yield (white space before it, unit) for each part that a line break must not split."""
-    position = 0
-    for command in [*_COMMAND.finditer(text), None]:
-        for word in re.finditer(r"(\s*)(\S+)", text[position : command.start() if command else len(text)]):
-            space = word[1]
-            for unit in split_word(word[2]):
-                yield space, unit
-                space = ""
-        if command:
-            yield " ", command[0]
-            position = command.end()
-
-
 def split_word(word: str) -> list[str]:
-    """Split a word where a line may break: at wide characters, but not before closing or after opening punctuation."""
+    """Split a word where a line may break: at wide characters, unless punctuation forbids it."""
     if word.isascii():
         return [word]
     from unicodedata import combining, east_asian_width
@@ -152,10 +138,9 @@ def split_word(word: str) -> list[str]:
 
 
 class WordWrap:
-    """Wraps a text that arrives in pieces, such as an answer. Lines break at the same places as in `wrap`.
+    """Wraps a text that arrives in pieces, such as an answer, where `wrap` would.
 
-    Terminals break lines anywhere, also inside words. Here a word is printed when it is complete, on the next line if
-    it does not fit: `feed` returns the text that can be printed so far, `finish` returns the rest.
+    `feed` returns the text that can be printed so far, which ends with a complete word; `finish` returns the rest.
 
     >>> w = WordWrap(10); [w.feed("I like a "), w.feed("banana"), w.feed(" best"), w.finish()]
     ['I like a', '', '\\nbanana', '\\nbest']
@@ -169,7 +154,7 @@ class WordWrap:
         return "".join(map(self._add, text))
 
     def finish(self) -> str:
-        """The last word; spaces after it are dropped."""
+        """Return the last word; spaces after it are dropped."""
         word, self._word = self._word, ""
         return self._place(word)
 
@@ -190,7 +175,7 @@ class WordWrap:
         return printed
 
     def _place(self, unit: str) -> str:
-        """A unit that no line break may split, after the space before it or on a new line."""
+        """Put an unbreakable unit after the space before it or on a new line."""
         if not unit:
             return ""
         space, self._space = self._space, ""

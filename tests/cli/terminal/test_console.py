@@ -166,7 +166,7 @@ def test_colors_have_a_legend_where_they_are_shown(tiny_model: Path) -> None:
     assert shown.count("probability of each token: ") == 1
     legend = shown.split("probability of each token: ")[1].split("\r\n")[0]
     ranges = ("<2%", "2-10%", "10-30%", "30-60%", "60-90%", "≥90%")
-    for name, color in zip(ranges, styles.PROBABILITY_COLORS, strict=True):
+    for name, (_, color, _) in zip(ranges, styles.PROBABILITIES, strict=True):
         assert f"\x1b[48;5;{color};38;5;255m {name} " in legend
     assert len("probability of each token: " + STYLES.sub("", legend)) <= 80
     for words, environment in ((["-q"], {}), ([], {"NO_COLOR": "1"}), (["--json"], {})):
