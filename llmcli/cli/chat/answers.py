@@ -21,7 +21,7 @@ INTERRUPTED = "interrupted"  # the finish reason of an answer that Ctrl-C stoppe
 
 @dataclass
 class Answer:
-    """An answer and its figures, which grow as the events of a `generation.chat.Chat` arrive."""
+    """An answer and its figures, which grow as it arrives."""
 
     max_tokens: int
     text: str = ""
@@ -33,20 +33,13 @@ class Answer:
     first_at: float = math.nan  # when the first token was there
     last_at: float = math.nan
 
-    def add(self, event: "Event") -> None:
-        from llmcli.generation.chat import Reading, TurnsDropped
-
-        if isinstance(event, TurnsDropped):
-            self.dropped_turns = event.turns
-        elif isinstance(event, Reading):
-            self.reading = event
-        else:
-            self.last_at = time.perf_counter()
-            self.first_at = self.last_at if math.isnan(self.first_at) else self.first_at
-            self.text += event.text
-            self.finish_reason = event.finish_reason
-            if event.id is not None:
-                self.pieces.append(event)
+    def add(self, piece: "Piece") -> None:
+        self.last_at = time.perf_counter()
+        self.first_at = self.last_at if math.isnan(self.first_at) else self.first_at
+        self.text += piece.text
+        self.finish_reason = piece.finish_reason
+        if piece.id is not None:
+            self.pieces.append(piece)
 
     @property
     def seconds_to_first_token(self) -> float:
@@ -84,66 +77,53 @@ def receive(
     notes_dropped: bool = True,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Answer:
-    """Collect an answer of at most `max_tokens`, and show it as it arrives (`shows_text`). `notes_dropped`: report a
-    full context. Once `is_stopped`, the answer ends. Raises LLMError as the events do.
+    """Collect an answer of at most `max_tokens`, and show it as it arrives, in a terminal wrapped between words.
+
+    `notes_dropped`: note that the context is full. Once `is_stopped`, the answer ends. Raises what the events raise.
     """
-    answer, is_answered = Answer(max_tokens), False
-    printer = AnswerPrinter(shows_text=shows_text, notes_dropped=notes_dropped)
+    from llmcli.generation.chat import READ_CHUNK, Reading, TurnsDropped
+
+    answer, has_status, is_answered = Answer(max_tokens), False, False
+    wrap = WordWrap(terminal_width()) if sys.stdout.isatty() else None
     try:
         for event in events:
-            answer.add(event)
-            printer.show(event)
+            if isinstance(event, TurnsDropped):
+                answer.dropped_turns = event.turns
+                if notes_dropped:
+                    which = "the oldest turn" if event.turns == 1 else f"the {event.turns:,} oldest turns"
+                    console.note(
+                        f"the context of {event.context:,} tokens is full: from here on the model does not see {which}"
+                    )
+            elif isinstance(event, Reading):
+                answer.reading = event
+                if event.tokens - event.cached > READ_CHUNK:
+                    has_status = True
+                    console.status(f"reading: {event.processed:,} of {event.tokens:,} tokens")
+            else:
+                answer.add(event)
+                if has_status:
+                    has_status = False
+                    console.status("")
+                if shows_text and event.text:
+                    _print_text(event.text, wrap)
             if is_stopped() and answer.finish_reason is None:
                 answer.finish_reason = INTERRUPTED
                 events.close()  # type: ignore[attr-defined]  # a generator: the conversation keeps what has arrived
                 break
         is_answered = True
     finally:
-        printer.finish(is_answered=is_answered)
+        if has_status:
+            console.status("")
+        if shows_text and (is_answered or answer.text):
+            console.verbatim(wrap.finish() if wrap else "", end="\n", raw=True)
     return answer
 
 
-class AnswerPrinter:
-    """Prints an answer on stdout while it arrives; in a terminal wrapped between words. Notes go to stderr."""
-
-    def __init__(self, *, shows_text: bool = True, notes_dropped: bool = True) -> None:
-        """Without `shows_text` only notes are shown: the caller prints the answer when it is complete."""
-        self._notes_dropped = notes_dropped
-        self._shows_text, self._has_status, self._is_begun = shows_text, False, False
-        self._wrap = WordWrap(terminal_width()) if sys.stdout.isatty() else None
-
-    def show(self, event: "Event") -> None:
-        from llmcli.generation.chat import READ_CHUNK, Reading, TurnsDropped
-
-        if isinstance(event, TurnsDropped):
-            if self._notes_dropped:
-                which = "the oldest turn" if event.turns == 1 else f"the {event.turns:,} oldest turns"
-                console.note(
-                    f"the context of {event.context:,} tokens is full: from here on the model does not see {which}"
-                )
-        elif isinstance(event, Reading):
-            if event.tokens - event.cached > READ_CHUNK:
-                self._has_status = True
-                console.status(f"reading: {event.processed:,} of {event.tokens:,} tokens")
-        else:
-            self._clear_status()
-            if self._shows_text and event.text:
-                self._is_begun, text = True, event.text
-                if self._wrap:
-                    self._wrap.columns = terminal_width()  # the window may have been resized
-                    text = self._wrap.feed(visible(text))
-                console.verbatim(text, raw=True)
-
-    def finish(self, *, is_answered: bool = True) -> None:
-        """End the line of the answer; after an error (not `is_answered`) only if there is one."""
-        self._clear_status()
-        if self._shows_text and (is_answered or self._is_begun):
-            console.verbatim(self._wrap.finish() if self._wrap else "", end="\n", raw=True)
-
-    def _clear_status(self) -> None:
-        if self._has_status:
-            console.status("")
-            self._has_status = False
+def _print_text(text: str, wrap: WordWrap | None) -> None:
+    if wrap:
+        wrap.columns = terminal_width()  # the window may have been resized
+        text = wrap.feed(visible(text))
+    console.verbatim(text, raw=True)
 
 
 def note_end(answer: Answer, advice: str) -> None:

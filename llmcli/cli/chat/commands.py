@@ -4,14 +4,12 @@ import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
 from llmcli.cli.terminal.text_layout import truncate
 from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError, usage
 
 SETTINGS = ("temperature", "top-p", "top-k", "min-p", "repetition-penalty", "max-tokens", "seed")  # of /set
-MAX_FILES = 50  # completions of a file name
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,7 @@ COMMANDS = (
     Command("why", "[N or WORD]", "Explain the first token of the last answer, its Nth, or that of a word."),
     Command("exit", "", "Leave, as Ctrl-D does."),
 )
+FILE_COMMANDS = ("/save ", "/load ")
 BY_NAME = {command.name: command for command in COMMANDS}
 _ALIASES = {
     "?": "help", "h": "help", "clear": "reset", "new": "reset", "quit": "exit", "q": "exit", "bye": "exit",
@@ -47,11 +46,8 @@ _ALIASES = {
 }  # fmt: skip
 
 # words that are no message but an attempt to leave, or a command of a shell
-_LEAVE = re.compile(r"(exit|quit)(\(\))?|logout|:w?q!?", re.IGNORECASE)
-_SUBCOMMANDS = "train|generate|chat|serve|eval|explain|inspect|tokenize|mix|import|export|cache"
-_SHELL = re.compile(
-    rf"(\$ )?((ls|cd|dir)( [-./~\w]\S*)?|pwd|cls|(llm|llmcli)( -.*| ({_SUBCOMMANDS})( .*)?)?"
-    "|pip3? install .*|python3? -m .*)"
+_NO_MESSAGE = re.compile(
+    r"(?i:(exit|quit)(\(\))?|logout|:w?q!?)|clear|help|llm( -.*| (chat|explain|generate|inspect|train)( .*)?)?"
 )
 
 INPUT_HELP = (
@@ -79,24 +75,18 @@ def parse(line: str) -> tuple[str, str] | None:
 
 
 def hint(line: str) -> str:
-    """Return advice for a line that was meant for a shell or for this program; "" for a message. A line with a space
-    before it is always a message.
+    """Advise on a line that is probably no message; "" for any other.
 
-    >>> hint("exit"), hint(" exit"), hint("What is an exit?")
-    ('To leave, type /exit or press Ctrl-D. To send exit as a message, type a space before it.', '', '')
+    >>> hint(" exit"), hint("What is an exit?")
+    ('', '')
     """
     typed = line.rstrip()
-    if _LEAVE.fullmatch(typed):
-        action = "To leave, type /exit or press Ctrl-D."
-    elif typed == "clear":
-        action = "To start a new conversation, type /reset."
-    elif typed == "help":
-        action = "/help lists the commands."
-    elif _SHELL.fullmatch(typed):
-        action = "That is a command for the shell: leave first with /exit or Ctrl-D."
-    else:
+    if not _NO_MESSAGE.fullmatch(typed):
         return ""
-    return f"{action} To send {truncate(typed, 30)} as a message, type a space before it."
+    return (
+        "To leave, type /exit or press Ctrl-D. /help lists the commands. To send "
+        f"{truncate(typed, 30)} as a message, type a space before it."
+    )
 
 
 def set_option(sampling: SamplingConfig, text: str) -> SamplingConfig:
@@ -144,18 +134,3 @@ def completions(text: str) -> Iterator[tuple[str, int, str]]:
         yield from ((f"/{command.name}", len(name), command.help) for command in matching)
     elif name == "/set" and " " not in rest:
         yield from ((f"{setting} ", len(rest), "") for setting in SETTINGS if setting.startswith(rest))
-    elif name in ("/save", "/load"):
-        yield from _files(rest)
-
-
-def _files(text: str) -> Iterator[tuple[str, int, str]]:
-    """Complete a path."""
-    directory, slash, start = text.rpartition("/")
-    try:
-        place = Path(f"{directory}{slash}" or ".").expanduser()
-        paths = sorted(path for path in place.iterdir() if path.name.startswith(start))
-    except (OSError, RuntimeError):  # RuntimeError: there is no home directory
-        return
-    for path in paths[:MAX_FILES]:
-        if start or not path.name.startswith("."):
-            yield path.name + "/" * path.is_dir(), len(start), ""

@@ -29,7 +29,11 @@ def show(source: "Checkpoint | Ensemble", assistant: "Assistant", answer: Answer
     position = find_token(answer, which)
     piece, tokenizer = answer.pieces[position], assistant.tokenizer
     assert piece.id is not None
-    _show_probabilities(answer)
+    if styles.has_colors(sys.stdout):
+        console.heading("the answer, each token colored by its probability")
+        for one in answer.pieces:
+            console.verbatim(styles.by_probability(one.text, math.exp(one.logprob)), raw=True)
+        console.result(f"\n{styles.legend(styles.PROBABILITIES)}", raw=True)
     explanation = _explain(source, assistant, position)
     number, label = f"token {position + 1} of {len(answer.pieces)}", visible_whitespace(tokenizer.label(piece.id))
     console.heading(f"{number}: {label}, probability {units.probability(math.exp(piece.logprob))}")
@@ -57,17 +61,6 @@ def find_token(answer: Answer, which: str) -> int:
         if end > place:
             return index
     return count - 1
-
-
-def _show_probabilities(answer: Answer) -> None:
-    """Print the answer with each token colored by its probability."""
-    if not styles.has_colors(sys.stdout):
-        return
-    console.heading("the answer, each token colored by its probability")
-    for piece in answer.pieces:
-        console.verbatim(styles.by_probability(piece.text, math.exp(piece.logprob)), raw=True)
-    console.result()
-    console.result(styles.legend(styles.PROBABILITIES), raw=True)
 
 
 def _explain(source: "Checkpoint | Ensemble", assistant: "Assistant", position: int) -> "Explanation":

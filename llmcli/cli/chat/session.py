@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from llmcli.cli.reports.memory import Memory
-    from llmcli.cli.terminal.line_editor import Reader
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.ensemble_file import Ensemble
     from llmcli.generation.chat import Chat, Event
@@ -28,9 +27,14 @@ class Session:
     """Reads, answers, and runs the commands of chat_commands.py."""
 
     def __init__(
-        self, chat: "Chat", reader: "Reader", source: "Checkpoint | Ensemble", memory: "Memory | None" = None
+        self,
+        chat: "Chat",
+        read: Callable[[str], str],
+        source: "Checkpoint | Ensemble",
+        memory: "Memory | None" = None,
     ) -> None:
-        self._chat, self._reader, self._source, self._memory = chat, reader, source, memory
+        """`read` is that of `line_editor.open_reader`."""
+        self._chat, self._read, self._source, self._memory = chat, read, source, memory
         self._draft = ""  # the next input begins with it
         self._last: answers.Answer | None = None  # of this conversation
         self._saved: dict[Path, bytes] = {}  # files of this session with their content, which /save may replace
@@ -40,7 +44,7 @@ class Session:
         while True:
             draft, self._draft = self._draft, ""
             try:
-                line = self._reader.read(draft)
+                line = self._read(draft)
             except KeyboardInterrupt:
                 console.note("Ctrl-D or /exit leaves, /help lists the commands")
                 continue
@@ -64,11 +68,9 @@ class Session:
                 self._answer(self._chat.answer(line.strip()))
             return True
         name, rest = command
-        if name == "exit":
-            return False
-        run: Callable[[str], None] = getattr(self, f"_{name}")
-        run(rest)
-        return True
+        if name != "exit":
+            getattr(self, f"_{name}")(rest)
+        return name != "exit"
 
     def _answer(self, events: "Iterator[Event]") -> None:
         """Show an answer as it arrives; Ctrl-C stops it."""

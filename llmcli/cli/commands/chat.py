@@ -105,7 +105,8 @@ def chat(options: _Options) -> None:
             f"{path.name}: {units.number(source.parameters)} parameters, context {assistant.runtime.context:,} tokens; "
             "/help lists the commands, Ctrl-D leaves"
         )
-        Session(conversation, line_editor.open_reader(chat_commands.completions), source, marks).run()
+        read = line_editor.open_reader(chat_commands.completions, chat_commands.FILE_COMMANDS)
+        Session(conversation, read, source, marks).run()
 
 
 def _answer_once(conversation: "Chat", text: str, marks: memory_report.Memory | None, *, json_: bool) -> None:

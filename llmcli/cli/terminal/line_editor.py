@@ -1,15 +1,14 @@
 """Input of `llm chat`: in a terminal with editing, history, several lines and completion, else line by line.
 
-prompt_toolkit does the work; this module is imported only where a person types. What it draws goes to standard error.
+Imported only where a person types.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TextIO
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import Condition, has_focus
@@ -25,74 +24,56 @@ MENU_LINES = 6  # of completions
 Complete = Callable[[str], Iterable[tuple[str, int, str]]]
 
 
-class Reader(Protocol):
-    """Reads what the user types."""
+def open_reader(complete: Complete, before_a_path: Sequence[str]) -> Callable[[str], str]:
+    """Return a function that reads one input, possibly of several lines, beginning with a draft to edit.
 
-    def read(self, draft: str = "") -> str:
-        """Read one input, possibly of several lines, beginning with `draft` for the user to edit.
-
-        Raises KeyboardInterrupt for Ctrl-C without any text, EOFError at the end of the input (Ctrl-D).
-        """
-
-
-def open_reader(complete: Complete) -> Reader:
-    """Return a reader for standard input, a terminal; it reads line by line if neither output is a terminal."""
+    It raises KeyboardInterrupt for Ctrl-C without any text, EOFError at the end of the input (Ctrl-D). A path is
+    completed after each of `before_a_path`. Where neither output is a terminal, it reads line by line.
+    """
     drawing = next((stream for stream in (sys.stderr, sys.stdout) if stream.isatty()), None)
-    return LineEditor(complete, drawing) if drawing else LineReader(sys.stdin)
+    if drawing is None:
+        return _read_line
+    session: PromptSession[str] = PromptSession(
+        [("class:prompt", PROMPT)],
+        prompt_continuation=CONTINUATION,
+        multiline=True,
+        completer=_Commands(complete, before_a_path),
+        complete_while_typing=Condition(lambda: get_app().current_buffer.text.startswith("/")),
+        reserve_space_for_menu=MENU_LINES,
+        key_bindings=_key_bindings(),
+        enable_suspend=True,
+        style=Style.from_dict({"prompt": "bold"}),
+        color_depth=None if styles.has_colors(drawing) else ColorDepth.DEPTH_1_BIT,
+        output=create_output(stdout=drawing),
+    )
+    return lambda draft: session.prompt(default=draft)
 
 
-class LineReader:
-    """Reads one input per line."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def read(self, draft: str = "") -> str:
-        line = self._stream.readline()
-        if not line:
-            raise EOFError
-        return line.rstrip("\r\n")
-
-
-class LineEditor:
-    """A line editor in a terminal. Enter sends, Alt-Enter and a backslash at the end begin another line."""
-
-    def __init__(self, complete: Complete, drawing: TextIO) -> None:
-        """`drawing` is the stream of the terminal to draw on."""
-        self._session: PromptSession[str] = PromptSession(
-            [("class:prompt", PROMPT)],
-            prompt_continuation=CONTINUATION,
-            multiline=True,
-            completer=_Commands(complete),
-            complete_while_typing=Condition(_is_command),
-            reserve_space_for_menu=MENU_LINES,
-            key_bindings=_key_bindings(),
-            enable_suspend=True,
-            style=Style.from_dict({"prompt": "bold"}),
-            color_depth=None if styles.has_colors(drawing) else ColorDepth.DEPTH_1_BIT,
-            output=create_output(stdout=drawing),
-        )
-
-    def read(self, draft: str = "") -> str:
-        return self._session.prompt(default=draft)
+def _read_line(draft: str) -> str:
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.rstrip("\r\n")
 
 
 class _Commands(Completer):
-    """Completions of commands; none in a message."""
+    """Completes commands and their paths."""
 
-    def __init__(self, complete: Complete) -> None:
-        self._complete = complete
+    def __init__(self, complete: Complete, before_a_path: Sequence[str]) -> None:
+        self._complete, self._before_a_path = complete, before_a_path
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
-        for text, length, meaning in self._complete(document.text_before_cursor):
-            yield Completion(text, start_position=-length, display_meta=meaning)
-
-
-def _is_command() -> bool:
-    return get_app().current_buffer.text.startswith("/")
+        text = document.text_before_cursor
+        for completion, length, meaning in self._complete(text):
+            yield Completion(completion, start_position=-length, display_meta=meaning)
+        for command in self._before_a_path:
+            if text.startswith(command):
+                path = Document(text.removeprefix(command))
+                yield from PathCompleter(expanduser=True).get_completions(path, complete_event)
 
 
 def _key_bindings() -> KeyBindings:
+    """Enter sends; Alt-Enter and a backslash at the end begin another line."""
     keys = KeyBindings()
     is_message = has_focus(DEFAULT_BUFFER)  # not the line of a search through the history
 

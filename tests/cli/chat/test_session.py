@@ -36,7 +36,7 @@ def converse(*lines: Any, model: Any = None, max_tokens: int = 50) -> tuple[Chat
     model = model or CountingModel(answering("ca", "do", "ez"))
     chat = Chat(Assistant(model, LETTERS, Turns(LETTERS)), SamplingConfig(temperature=0, max_tokens=max_tokens, seed=7))
     reader = Lines(*lines)
-    Session(chat, reader, source=None).run()  # type: ignore[arg-type]  # only /why needs the model
+    Session(chat, reader.read, source=None).run()  # type: ignore[arg-type]  # only /why needs the model
     return chat, reader
 
 
