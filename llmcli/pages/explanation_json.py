@@ -16,77 +16,50 @@ def explanation_json(
     layer: int | None = None,
     head: int | None = None,
 ) -> dict[str, object]:
-    """The explanation of a prompt with `count` next tokens and words. `layer` and `head`, from 1, are those whose
-    attention is given; None: all."""
-    effects = explanation.ablation_effects.tolist()
-    return {
+    """Collect an explanation with `count` next tokens and words, and the attention of a layer and head from 1 (None:
+    all). Positions of copies are indices of "tokens"; without an n-gram cache there is no key "copies"."""
+
+    def token_json(token: int, **values: object) -> dict[str, object]:
+        return {"id": token, "text": tokenizer.label(token), **values}
+
+    L, H, _, _ = explanation.attention.shape
+    layers, heads = range(L) if layer is None else [layer - 1], range(H) if head is None else [head - 1]
+    lens = explanation.logit_lens
+    last = [  # after each layer, the candidates at the last position
+        list(zip(ids[-1].tolist(), probabilities[-1].tolist(), strict=True))
+        for ids, probabilities in zip(lens.ids, lens.probabilities, strict=True)
+    ]
+    effects = [None if math.isnan(bits) else round(bits, 6) for bits in explanation.ablation_effects.tolist()]
+    result: dict[str, object] = {
         "prompt": prompt,
-        "tokens": [
-            {**_token_json(tokenizer, token), "effect_bits": None if math.isnan(bits) else round(bits, 6)}
-            for token, bits in zip(explanation.ids, effects, strict=True)
-        ],
+        "tokens": [token_json(token, effect_bits=bits) for token, bits in zip(explanation.ids, effects, strict=True)],
         "tail": explanation.tail,
         "cut": explanation.truncated,
         "earlier": explanation.preceding,
-        "attention": _attention_json(explanation, layer, head),
-        "lens": _logit_lens_json(explanation, tokenizer),
-        "next_tokens": [
-            {
-                **_token_json(tokenizer, token),
-                "probability": round(math.exp(explanation.logprobs[token]), 6),
-                "logprob": round(float(explanation.logprobs[token]), 6),
-            }
-            for token in explanation.most_likely(count)
+        "attention": {
+            "layers": [layer + 1 for layer in layers],
+            "heads": [head + 1 for head in heads],
+            "weights": explanation.attention[layers][:, heads].astype(float).round(6).tolist(),
+        },
+        "lens": [
+            {"layer": depth, "next_tokens": [token_json(id_, probability=round(p, 6)) for id_, p in candidates]}
+            for depth, candidates in enumerate(last)
         ],
-        **_copies_json(explanation, tokenizer),
+        "next_tokens": [
+            token_json(token, probability=round(math.exp(logprob), 6), logprob=round(logprob, 6))
+            for token in explanation.most_likely(count)
+            for logprob in [float(explanation.logprobs[token])]
+        ],
         "entropy_bits": round(explanation.entropy, 6),
         "next": [{"text": word.text, "probability": round(word.probability, 6)} for word in words.words[:count]],
         "unexplored": round(words.unexplored, 6),
     }
-
-
-def _copies_json(explanation: Explanation, tokenizer: Tokenizer) -> dict[str, object]:
-    """What the n-gram cache adds; nothing for a model that has none. Positions are those of "tokens", from 0."""
-    if explanation.copies is None:
-        return {}
-    return {
-        "copies": [
-            {
-                **_token_json(tokenizer, copy.token),
-                "network": round(copy.network, 6),
-                "probability": round(copy.probability, 6),
-                "matched": copy.matched,
-                "positions": [position - explanation.preceding for position in copy.positions],
-            }
+    if explanation.copies is not None:
+        result["copies"] = [
+            token_json(
+                copy.token, network=round(copy.network, 6), probability=round(copy.probability, 6),
+                matched=copy.matched, positions=[position - explanation.preceding for position in copy.positions],
+            )
             for copy in explanation.copies
-        ]
-    }
-
-
-def _attention_json(explanation: Explanation, layer: int | None, head: int | None) -> dict[str, object]:
-    L, H, _, _ = explanation.attention.shape
-    layers = list(range(L)) if layer is None else [layer - 1]
-    heads = list(range(H)) if head is None else [head - 1]
-    return {
-        "layers": [layer + 1 for layer in layers],
-        "heads": [head + 1 for head in heads],
-        "weights": explanation.attention[layers][:, heads].astype(float).round(6).tolist(),
-    }
-
-
-def _token_json(tokenizer: Tokenizer, token: int) -> dict[str, object]:
-    return {"id": token, "text": tokenizer.label(token)}
-
-
-def _logit_lens_json(explanation: Explanation, tokenizer: Tokenizer) -> list[dict[str, object]]:
-    lens = explanation.logit_lens
-    return [
-        {
-            "layer": depth,
-            "next_tokens": [
-                {**_token_json(tokenizer, token), "probability": round(probability, 6)}
-                for token, probability in zip(ids[-1].tolist(), probabilities[-1].tolist(), strict=True)
-            ],
-        }
-        for depth, (ids, probabilities) in enumerate(zip(lens.ids, lens.probabilities, strict=True))
-    ]
+        ]  # fmt: skip
+    return result

@@ -141,15 +141,14 @@ class Session:
 
     def _stats(self, rest: str) -> None:
         rows = [("conversation", units.count(self._chat.turns, "turn"))]
-        if self._last and self._last.reading:
-            prompt, cached, pieces = self._last.reading.tokens, self._last.reading.cached, len(self._last.pieces)
-            figures = [("prompt", f"{prompt:,} tokens, {cached:,} of them kept in the cache from the answer before")]
+        last = self._last
+        if last and last.reading:
+            prompt, pieces = last.reading.tokens, len(last.pieces)
+            rows.append(("prompt", f"{prompt:,} tokens, {last.reading.cached:,} of them kept in the cache"))
             if pieces:
-                speed = f"{self._last.tokens_per_second:,.1f} tokens/s"
-                figures.append(("first token", f"after {self._last.seconds_to_first_token:.2f} s"))
-                figures.append(("answer", f"{units.count(pieces, 'token')}, {speed}"))
-            rows, used = [*figures, *rows], prompt + pieces
-            rows.append(("context", f"{used:,} of {self._chat.assistant.runtime.context:,} tokens"))
+                rows.append(("first token", f"after {last.seconds_to_first_token:.2f} s"))
+                rows.append(("answer", f"{units.count(pieces, 'token')}, {last.tokens_per_second:,.1f} tokens/s"))
+            rows.append(("context", f"{prompt + pieces:,} of {self._chat.assistant.runtime.context:,} tokens"))
         settings = ", ".join(f"{name} {value}" for name, value in chat_commands.settings(self._chat.sampling))
         _print_pairs([*rows, ("sampling", settings)])
 
@@ -161,7 +160,7 @@ class Session:
 
 
 def _path(text: str, command: str) -> Path:
-    """Parse the file name of a command, maybe in quotes or with ~. Raises LLMError if it is missing."""
+    """Parse a file name, maybe in quotes or with ~. Raises LLMError if it is missing."""
     name = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
     if not name:
         raise usage(f"a file name is missing: {chat_commands.BY_NAME[command].usage}")

@@ -22,24 +22,17 @@ def print_step(step: "Step", number: int, text: str, tokenizer: "Tokenizer", sam
     console.heading(f"{number}  {truncate_start(text, terminal_width() - 6 - len(str(number)))}…")
     if step.retokenized:
         console.paragraph("probabilities of the first token are summed over the tokenizations of the prompt's end")
-    candidates = [*step.candidates, *([step.chosen] if step.chosen not in step.candidates else [])]
-    tables.table(
-        ("", "token", "model", "sampling", ""),
-        [_row(candidate, candidate == step.chosen, tokenizer) for candidate in candidates],
-        numbers=(2, 3),
-    )
+    rows, bar_width = [], min(MAX_BAR, max(MIN_BAR, terminal_width() - OTHER_COLUMNS))
+    for candidate in [*step.candidates, *([step.chosen] if step.chosen not in step.candidates else [])]:
+        label = truncate(visible_whitespace(tokenizer.label(candidate.id)), MAX_TOKEN_WIDTH)
+        bar = token_output.bar(candidate.sampling_probability, bar_width)
+        sampled = units.probability(candidate.sampling_probability), bar
+        if candidate.removed_by:
+            sampled = "", f"removed by {candidate.removed_by}"
+        arrow = "→" if candidate == step.chosen else ""
+        rows.append((arrow, label, units.probability(candidate.probability), *sampled))
+    tables.table(("", "token", "model", "sampling", ""), rows, numbers=(2, 3))
     console.paragraph("; ".join(_settings(step, sampling)))
-
-
-def _row(candidate: "Candidate", is_chosen: bool, tokenizer: "Tokenizer") -> tuple[str, ...]:
-    arrow = "→" if is_chosen else ""
-    label = truncate(visible_whitespace(tokenizer.label(candidate.id)), MAX_TOKEN_WIDTH)
-    probability = units.probability(candidate.probability)
-    if candidate.removed_by:
-        return arrow, label, probability, "", f"removed by {candidate.removed_by}"
-    bar_width = min(MAX_BAR, max(MIN_BAR, terminal_width() - OTHER_COLUMNS))
-    bar = token_output.bar(candidate.sampling_probability, bar_width)
-    return arrow, label, probability, units.probability(candidate.sampling_probability), bar
 
 
 def _settings(step: "Step", sampling: "SamplingConfig") -> list[str]:
@@ -72,24 +65,23 @@ def trace_json(steps: "list[Step]", prompt: str, tokenizer: "Tokenizer", seed: i
     return {
         "prompt": prompt,
         "text": "".join(step.text for step in steps),
-        "steps": [_step_json(step, tokenizer) for step in steps],
+        "steps": [
+            {
+                "text": step.text,
+                "chosen": _candidate_json(step.chosen, tokenizer),
+                "candidates": [_candidate_json(candidate, tokenizer) for candidate in step.candidates],
+                "left": step.remaining,
+                "cuts": [
+                    {"by": removal.filter, "tokens": removal.tokens, "probability": round(removal.probability, 6)}
+                    for removal in step.removals
+                ],
+                "entropy_bits": round(step.entropy, 6),
+                "spelling": step.retokenized,
+            }
+            for step in steps
+        ],
         "finish_reason": steps[-1].finish_reason or "length",
         "seed": seed,
-    }
-
-
-def _step_json(step: "Step", tokenizer: "Tokenizer") -> dict[str, object]:
-    return {
-        "text": step.text,
-        "chosen": _candidate_json(step.chosen, tokenizer),
-        "candidates": [_candidate_json(candidate, tokenizer) for candidate in step.candidates],
-        "left": step.remaining,
-        "cuts": [
-            {"by": removal.filter, "tokens": removal.tokens, "probability": round(removal.probability, 6)}
-            for removal in step.removals
-        ],
-        "entropy_bits": round(step.entropy, 6),
-        "spelling": step.retokenized,
     }
 
 

@@ -1,7 +1,6 @@
 """Output of the commands: results to stdout, everything else to stderr; and the echo of the terminal.
 
-All untrusted text goes through `safe_text`. Two things keep their bytes when a program reads them: text that a model
-generated (`verbatim`), and JSON, whose escapes stand for the same characters.
+All untrusted text goes through `safe_text`, except text that a model generated for a program (`verbatim`).
 """
 
 import os
@@ -30,13 +29,12 @@ _settings = _Settings()
 
 
 def set_quiet(quiet: bool) -> bool:
-    """Turn notes, captions and progress off (--quiet) or on; returns `quiet`, as the callback of an option must."""
+    """Turn notes, captions and progress off or on; returns `quiet`, as the callback of an option must."""
     _settings.quiet = quiet
     return quiet
 
 
 def is_quiet() -> bool:
-    """Whether notes, captions and progress are off."""
     return _settings.quiet
 
 
@@ -44,16 +42,12 @@ def is_quiet() -> bool:
 
 
 def result(line: str = "", *, raw: bool = False) -> None:
-    """Print a line of a result; control characters, also line ends, become visible marks.
-
-    `raw` keeps our own escape sequences. Untrusted text in such a line must already have passed through `visible`.
-    """
+    """Print a line of a result, safe for a terminal unless it is `raw`: has our own escape sequences."""
     _write((line if raw else visible_line(line)) + "\n")
 
 
 def verbatim(text: str, end: str = "", *, raw: bool = False) -> None:
-    """Print text of a model or a user: unchanged for a program, in a terminal with visible marks for control
-    characters. `raw` as in `result`."""
+    """Print text of a model or a user: unchanged for a program, safe for a terminal. `raw` as in `result`."""
     _write((visible(text) if sys.stdout.isatty() and not raw else text) + end)
 
 
@@ -130,7 +124,7 @@ def note_from_signal_handler(text: str) -> None:
 
 
 def write_from_signal_handler(text: str) -> None:
-    """Write text to stderr as it is. Untrusted text in it must already have passed through `visible`."""
+    """Write safe text to stderr as it is."""
     with suppress(OSError, ValueError):  # closed, or not a file
         os.write(sys.stderr.fileno(), text.encode("utf-8", "backslashreplace"))
 
@@ -151,7 +145,7 @@ def prompt(text: str) -> None:
 
 
 def write_line(line: str, stream: TextIO) -> None:
-    """Print a line on a stream. Untrusted text in it must already have passed through `visible`."""
+    """Print a line, in which untrusted text must have passed through `visible`."""
     print(line, file=stream, flush=True)
 
 
@@ -167,18 +161,14 @@ def rich_console(stream: TextIO) -> "Console":
 
 @contextmanager
 def without_echo() -> Iterator[None]:
-    """Do not show what is typed meanwhile (^C included); it stays there to be read.
+    """Hide what is typed meanwhile, ^C included, if standard input is a terminal; it can be read afterwards.
 
-    Nothing changes if standard input is no terminal, and on Windows, which shows nothing until it is read.
+    Windows shows nothing until it is read.
     """
-    if sys.stdin is None or not sys.stdin.isatty():
+    if sys.platform == "win32" or sys.stdin is None or not sys.stdin.isatty():
         yield
         return
-    try:
-        import termios
-    except ImportError:  # Windows
-        yield
-        return
+    import termios
 
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)

@@ -1,8 +1,7 @@
-"""Makes untrusted text safe to print.
+"""Makes untrusted text safe to print: names of files and tensors, metadata, tokens, generated text.
 
-Names of files and tensors, metadata, tokens and generated text may contain control characters and bidirectional
-overrides. In a terminal these move the cursor, change colors or reorder a line, so visible marks replace them. In JSON
-they are escaped, which keeps the value.
+Control characters and bidirectional overrides would move the cursor, change colors or reorder a line, so visible marks
+replace them. In JSON they are escaped, which keeps the value.
 """
 
 import json

@@ -16,25 +16,23 @@ SAME_REQUEST = 0.5  # seconds within which a second signal belongs to the same r
 
 
 def termination_signals() -> list[signal.Signals]:
-    """Return the signals besides SIGINT that ask a process to end, without ignored ones."""
+    """List the signals besides SIGINT that ask a process to end, without ignored ones."""
     names = ("SIGTERM", "SIGHUP", "SIGBREAK")  # the last is Ctrl-Break and a closed window on Windows
     return _not_ignored(*(number for name in names if (number := getattr(signal, name, None)) is not None))
 
 
 def stop_signals() -> list[signal.Signals]:
-    """Return SIGINT and the termination signals, without ignored ones."""
+    """List SIGINT and the termination signals, without ignored ones."""
     return [*_not_ignored(signal.SIGINT), *termination_signals()]
 
 
 def _not_ignored(*numbers: signal.Signals) -> list[signal.Signals]:
-    """Leave out the signals that the parent process set to be ignored: nohup does so with SIGHUP, a shell script with
-    SIGINT for background jobs."""
+    """Leave out the signals that the parent process set to be ignored, as nohup does with SIGHUP."""
     return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def end_process(number: int, frame: FrameType | None) -> None:
-    """Signal handler that raises KeyboardInterrupt, or SystemExit with the exit code of another signal; where that
-    would be lost, it tries again shortly after."""
+    """Handle a signal: raise KeyboardInterrupt or SystemExit; where that would be lost, try again shortly after."""
     if _loses_exceptions(frame):
         timer = threading.Timer(RETRY_SECONDS, _send, [number])
         timer.daemon = True
@@ -46,8 +44,7 @@ def end_process(number: int, frame: FrameType | None) -> None:
 
 
 def _loses_exceptions(frame: FrameType | None) -> bool:
-    """Python prints and drops exceptions of destructors and of importlib's callback after each import; class creation
-    wraps an exception of `__set_name__` in another one."""
+    """Python drops exceptions of destructors and of importlib's callback, and wraps those of `__set_name__`."""
     while frame is not None:
         name, file = frame.f_code.co_name, frame.f_code.co_filename
         if name in ("__del__", "__set_name__") or (name == "cb" and file.startswith("<frozen importlib")):
@@ -69,9 +66,8 @@ def _send(number: int) -> None:
 def stop_requests(
     can_save: Callable[[], bool] = lambda: True, show_note: Callable[[str], None] | None = None
 ) -> Iterator[list[int]]:
-    """Collect the first SIGINT or termination signal in a list, so that a run can end and save; a later second one
-    raises KeyboardInterrupt. While `can_save` returns False the earlier handlers are called. `show_note` is called in a
-    signal handler."""
+    """Collect the first stop signal in a list, so that a run can end and save; a later second one raises
+    KeyboardInterrupt. Unless `can_save`, the earlier handlers are called. `show_note` is called in a signal handler."""
     from llmcli.cli.terminal import console
 
     show_note = show_note or console.note_from_signal_handler
@@ -81,27 +77,26 @@ def stop_requests(
 
 
 def ignore_stop_requests() -> None:
-    """Ignore Ctrl-C and termination signals from here on: the process is ending."""
+    """Ignore stop signals from here on: the process is ending."""
     for number in stop_signals():
         signal.signal(number, signal.SIG_IGN)
 
 
 def end_on_stop_requests() -> None:
-    """Let Ctrl-C and termination signals end this process at once, also while it waits outside of Python."""
+    """Let stop signals end this process at once, also while it waits outside of Python."""
     for number in stop_signals():
         signal.signal(number, signal.SIG_DFL)
 
 
 def forward_stop_requests(forward: Callable[[int], None]) -> None:
-    """Pass Ctrl-C and termination signals to another process of the run, which ends this one."""
+    """Pass stop signals to another process of the run, which ends this one."""
     for number in stop_signals():
         signal.signal(number, lambda number, _: forward(number))
 
 
 @contextmanager
 def interruptions() -> Iterator[list[int]]:
-    """Collect the first Ctrl-C in a list, so that an answer can end between two tokens; a later second one raises
-    KeyboardInterrupt."""
+    """Collect the first Ctrl-C in a list, so that an answer can end between two tokens; a second one raises."""
     with _collected(_not_ignored(signal.SIGINT)) as received:
         yield received
 

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from llmcli.cli.terminal import console
 from llmcli.cli.terminal.safe_text import visible_line
-from llmcli.cli.terminal.text_layout import fit, pad, terminal_width, text_width, truncate
+from llmcli.cli.terminal.text_layout import fit, pad, terminal_width, text_width
 
 GAP, MIN_GAP = 3, 2  # spaces between two columns
 MIN_TEXT_COLUMN = 12  # a column of text is folded to no less than this
@@ -93,27 +93,27 @@ def labelled(rows: Iterable[tuple[str, str]], max_label: int) -> None:
 
 def tree(rows: Sequence[tuple[int, str, str, str]]) -> None:
     """Print rows of (depth, name, detail, figures) as a tree; a narrow terminal gets no details, and short names."""
-    lines = [
-        (_branches(rows, i) + visible_line(name)[:MAX_TREE_NAME], visible_line(detail), f"{visible_line(figures):>18}")
-        for i, (_, name, detail, figures) in enumerate(rows)
+    names = [
+        branches + visible_line(row[1])[:MAX_TREE_NAME] for branches, row in zip(_branches(rows), rows, strict=True)
     ]
-    left, middle, right = (max((text_width(line[i]) for line in lines), default=0) for i in range(3))
+    details, figures = [visible_line(row[2]) for row in rows], [f"{visible_line(row[3]):>18}" for row in rows]
+    left, middle, right = (max(map(text_width, column), default=0) for column in (names, details, figures))
     columns = terminal_width() if sys.stdout.isatty() else math.inf
-    if left + middle + right + 4 > columns:
-        lines = [(name, "", figures.strip()) for name, _, figures in lines]
-        middle, right = 0, max(len(figures) for _, _, figures in lines)
+    is_narrow = left + middle + right + 4 > columns
+    if is_narrow:
+        figures = [figure.strip() for figure in figures]
+        middle, right = 0, max(map(len, figures))
         left = min(left, max(8, int(columns) - right - 3))
-        lines = [(truncate(name, left), "", f"{figures:>{right}}") for name, _, figures in lines]
-    for name, detail, figures in lines:
-        gap = "  " if middle else ""
-        console.result(f"{name}{' ' * (left - text_width(name))}{gap}{detail:>{middle}}  {figures}".rstrip())
+    for name, detail, figure in zip(names, details, figures, strict=True):
+        shown = f"  {detail:>{middle}}" if middle else ""
+        console.result(f"{pad(name, left)}{shown}  {figure:>{right * is_narrow}}".rstrip())
 
 
-def _branches(rows: Sequence[tuple[int, str, str, str]], index: int) -> str:
-    """Return the lines that connect a row of a tree with its parent and siblings."""
-    depth, branches = rows[index][0], ""
-    for level in range(depth + 1):
-        next_depth = next((d for d, *_ in rows[index + 1 :] if d <= level), -1)
-        has_sibling = next_depth == level
-        branches += ("├─ " if has_sibling else "└─ ") if level == depth else ("│  " if has_sibling else "   ")
-    return branches
+def _branches(rows: Sequence[tuple[int, str, str, str]]) -> list[str]:
+    """Draw the lines that connect each row of a tree with its parent and siblings."""
+    branches, siblings = [], set[int]()  # levels on which a row follows
+    for depth, *_ in reversed(rows):
+        line = "".join("│  " if level in siblings else "   " for level in range(depth))
+        branches.append(line + ("├─ " if depth in siblings else "└─ "))
+        siblings = {level for level in siblings if level < depth} | {depth}
+    return branches[::-1]
