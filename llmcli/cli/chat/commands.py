@@ -75,11 +75,7 @@ def parse(line: str) -> tuple[str, str] | None:
 
 
 def hint(line: str) -> str:
-    """Advise on a line that is probably no message; "" for any other.
-
-    >>> hint(" exit"), hint("What is an exit?")
-    ('', '')
-    """
+    """Advise on a line that is probably no message; "" for any other."""
     typed = line.rstrip()
     if not _NO_MESSAGE.fullmatch(typed):
         return ""
@@ -90,11 +86,7 @@ def hint(line: str) -> str:
 
 
 def set_option(sampling: SamplingConfig, text: str) -> SamplingConfig:
-    """Return the sampling after /set NAME VALUE. Raises LLMError for an unknown name or an invalid value.
-
-    >>> set_option(SamplingConfig(), "temperature 0.7").temperature
-    0.7
-    """
+    """Return the sampling after /set NAME VALUE. Raises LLMError for an unknown name or an invalid value."""
     name, value = (*text.replace("=", " ").split(maxsplit=1), "")[:2]
     name = name.lower().lstrip("-").replace("_", "-")
     if name not in SETTINGS:
@@ -121,11 +113,7 @@ def settings(sampling: SamplingConfig) -> list[tuple[str, str]]:
 
 
 def completions(text: str) -> Iterator[tuple[str, int, str]]:
-    """Complete the text before the cursor: (completion, number of characters that it replaces, its meaning).
-
-    >>> list(completions("/reg"))
-    [('/regenerate', 4, 'Answer the last question again, with another seed.')]
-    """
+    """Complete the text before the cursor: (completion, number of characters that it replaces, its meaning)."""
     if not text.startswith("/"):
         return
     name, space, rest = text.partition(" ")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from llmcli import units
 from llmcli.cli.reports import tokens as token_output
 from llmcli.cli.terminal import console, tables
-from llmcli.cli.terminal.safe_text import visible_whitespace
+from llmcli.cli.terminal.safe_text import one_line
 from llmcli.evaluation.figures import ADAPTING, NETWORK, as_json
 
 if TYPE_CHECKING:
@@ -159,10 +159,9 @@ class TokenSurprisals:
         rows = [
             (
                 f"{span.bits:.1f}", f"{span.bits / (span.end - span.start):.2f}", f"{span.start + 1:,}",
-                visible_whitespace(text.decode("utf-8", "ignore")).replace("·", " "),
+                one_line(self.tokenizer.decode_bytes(self.ids[span.start : span.end]).decode("utf-8", "ignore")),
             )
             for span in spans
-            for text in [self.tokenizer.decode_bytes(self.ids[span.start : span.end])]
         ]  # fmt: skip
         tables.table(("bits", "per token", "at token", "passage"), rows, numbers=(0, 1, 2))
         console.caption("The surprisal of a token with probability 1/2 is 1 bit, with 1/4 2 bits, with 1/1024 10 bits.")

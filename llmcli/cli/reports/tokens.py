@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from llmcli import units
 from llmcli.cli.terminal import charts, console, styles, tables
-from llmcli.cli.terminal.safe_text import visible_whitespace
-from llmcli.cli.terminal.text_layout import terminal_width, text_width, truncate, truncate_start
+from llmcli.cli.terminal.safe_text import one_line, visible_whitespace
+from llmcli.cli.terminal.text_layout import terminal_width, text_width, truncate
 
 if TYPE_CHECKING:
     from llmcli.generation.next_words import NextWord, NextWords
@@ -108,7 +108,7 @@ def print_next_words(search: "NextWords", prompt: str, count: int) -> None:
         rows.append((f"({len(others)} others)", sum(word.probability for word in others)))
     rows.append(("(unexplored)", search.unexplored))
     if sys.stdout.isatty():
-        console.heading(f"{truncate_start(prompt, terminal_width() - 2)}…")
+        console.heading(f"{prompt_end(prompt)}…")
         is_lower_bound = search.unexplored >= MAX_UNEXPLORED
         console.paragraph(f"next word: {units.entropy(search.entropy, at_least=is_lower_bound)}")
     probabilities("next word", rows)
@@ -116,6 +116,12 @@ def print_next_words(search: "NextWords", prompt: str, count: int) -> None:
         f"{units.choice(search.entropy, 'words')} The probability of a word is summed over its tokenizations; "
         "(unexplored) is the probability of those that the search did not follow to the end of a word."
     )
+
+
+def prompt_end(text: str) -> str:
+    """Return the end of a text for a heading of one line."""
+    text, columns = one_line(text), terminal_width() - 8
+    return text if len(text) <= columns else f"…{text[-max(1, columns) :].lstrip()}"
 
 
 def word_label(word: "NextWord") -> str:

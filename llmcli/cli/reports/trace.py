@@ -6,7 +6,7 @@ from llmcli import units
 from llmcli.cli.reports import tokens as token_output
 from llmcli.cli.terminal import console, tables
 from llmcli.cli.terminal.safe_text import visible_whitespace
-from llmcli.cli.terminal.text_layout import terminal_width, truncate, truncate_start
+from llmcli.cli.terminal.text_layout import terminal_width, truncate
 
 if TYPE_CHECKING:
     from llmcli.config import SamplingConfig
@@ -19,7 +19,7 @@ MAX_BAR, MIN_BAR, OTHER_COLUMNS = 40, 8, 50  # columns of the bars, and of all b
 
 def print_step(step: "Step", number: int, text: str, tokenizer: "Tokenizer", sampling: "SamplingConfig") -> None:
     """Print a table of the candidates of a step, and the sampling settings. `text` is the text so far."""
-    console.heading(f"{number}  {truncate_start(text, terminal_width() - 6 - len(str(number)))}…")
+    console.heading(f"{number}  {token_output.prompt_end(text)}…")
     if step.retokenized:
         console.paragraph("probabilities of the first token are summed over the tokenizations of the prompt's end")
     rows, bar_width = [], min(MAX_BAR, max(MIN_BAR, terminal_width() - OTHER_COLUMNS))
@@ -53,7 +53,7 @@ def _settings(step: "Step", sampling: "SamplingConfig") -> list[str]:
 
 def print_end(text: str, seed: int) -> None:
     """Print the text after the last step, and explain the columns."""
-    console.heading(truncate_start(text, terminal_width() - 1))
+    console.heading(token_output.prompt_end(text))
     console.caption(
         "model: the probability of the token under the model. sampling: the probability that it is sampled, after "
         "temperature and filters. Entropy: 1 bit is a choice between 2 equally likely tokens, 3 bits one among 8."

@@ -100,21 +100,13 @@ def _draw_line(dots: Sequence[tuple[int, int]], columns: int, rows: int) -> list
 
 
 def bar(share: float, width: int) -> str:
-    """Draw a bar of `share` (0 to 1) of `width` characters, exact to an eighth of one.
-
-    >>> [bar(0.5, 4), bar(0.28, 4), bar(0, 4), bar(0.28, -4)]
-    ['██', '█▏', '', '']
-    """
+    """Draw a bar of `share` (0 to 1) of `width` characters, exact to an eighth of one."""
     eighths = round(max(0.0, min(1.0, share)) * max(0, width) * 8)
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
 
 
 def signed_bar(value: float, largest: float, width: int) -> str:
-    """Draw a bar of |value| / largest of the width, solid for positive values, light for negative ones.
-
-    >>> [signed_bar(2, 4, 8), signed_bar(-2, 4, 8)]
-    ['████', '░░░░']
-    """
+    """Draw a bar of |value| / largest of the width, solid for positive values, light for negative ones."""
     share = abs(value) / largest
     return bar(share, width) if value > 0 else "░" * round(share * width)
 
@@ -123,9 +115,6 @@ def heat_map(shares: Sequence[Sequence[float]], first: int = 1) -> list[str]:
     """Draw a lower triangle of shares (0 to 1), two characters per cell, darker for more (HEAT_LEGEND).
 
     The first two lines number the columns from `first` on, tens above ones; then one line per row.
-
-    >>> heat_map([[1.0], [0.25, 0.75]])[2:]
-    ['██', '▒▒██']
     """
     numbers = range(first, first + len(shares))
     tens = "".join(f"{n // 10 % 10 if n % 10 == 0 or (n == first and n > 9) else '':>2}" for n in numbers)
@@ -142,11 +131,7 @@ def _shade(share: float) -> str:
 
 
 def sparkline(counts: Sequence[int]) -> str:
-    """Draw a histogram on one line, one character per interval: █ for the largest count, a space for 0.
-
-    >>> sparkline([0, 1, 4, 8, 0])
-    ' ▁▄█ '
-    """
+    """Draw a histogram on one line, one character per interval: █ for the largest count, a space for 0."""
     largest = max(counts, default=0) or 1
     return "".join(" ▁▂▃▄▅▆▇█"[math.ceil(8 * count / largest)] for count in counts)
 

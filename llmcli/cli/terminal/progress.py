@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llmcli import units
 from llmcli.cli.terminal import charts, console
 from llmcli.cli.terminal.console import without_echo
-from llmcli.cli.terminal.safe_text import visible_line, visible_whitespace
+from llmcli.cli.terminal.safe_text import one_line, visible_line
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -39,8 +39,8 @@ class TrainingView:
         self._validation_name = "validation answers" if answers else "validation"
         self._curve = ThinnedCurve()
         self._evaluations: list[tuple[int, float]] = []  # (step, bits per byte)
-        self._loss = math.nan  # moving average, nats per token
-        self._sample: tuple[str, str] | None = None  # (prompt, text)
+        self._loss = math.nan  # moving average of the training loss, bits per byte
+        self._sample = "", ""  # prompt, text
         self._step: Step | None = None  # the last one
         self._shown_seconds = self._shown_progress = -math.inf
         self._live = None if hidden or console.is_quiet() else _live_display()
@@ -63,10 +63,13 @@ class TrainingView:
                 self._live.stop()  # restores the cursor
 
     def step(self, event: "Step") -> None:
+        from_progress, of_answers = self._answers or (1.0, 0.0)
+        bytes_per_token = of_answers if event.progress > from_progress else self._bytes_per_token
+        loss = event.loss / (math.log(2) * bytes_per_token)
         weight = max(LOSS_SMOOTHING, 2 / (event.step + 1))  # early averages are over few steps: the loss falls steeply
-        self._loss = event.loss if math.isnan(self._loss) else (1 - weight) * self._loss + weight * event.loss
+        self._loss = loss if math.isnan(self._loss) else (1 - weight) * self._loss + weight * loss
         self._step = event
-        self._curve.add(event.step, self._bits_per_byte(event.loss, event.progress))
+        self._curve.add(event.step, loss)
         self._show(event)
 
     def evaluation(self, step: int, bits_per_byte: float) -> None:
@@ -80,7 +83,7 @@ class TrainingView:
             self._answers = 1 - share, self._answers[1]
 
     def sample(self, prompt: str, text: str) -> None:
-        self._sample = visible_whitespace(prompt).replace("·", " "), visible_whitespace(text).replace("·", " ")
+        self._sample = one_line(prompt), one_line(text)
 
     def note_from_signal_handler(self, text: str) -> None:
         """Write a note at once below the view, which includes it when it is drawn again."""
@@ -106,12 +109,12 @@ class TrainingView:
                 self._live.update(self._draw(self._live), refresh=True)
         elif event.progress >= 1 or (since >= LINE_SECONDS and event.progress - self._shown_progress >= LINE_PROGRESS):
             self._shown_seconds, self._shown_progress = event.seconds, event.progress
-            validation = ""
+            losses = f"training {units.bits_per_byte(self._loss)}"
             if self._evaluations:
-                validation = f"  {self._validation_name} {units.bits_per_byte(self._evaluations[-1][1])}"
+                losses += f"  {self._validation_name} {units.bits_per_byte(self._evaluations[-1][1])}"
             console.note(
                 f"{event.progress:4.0%}  step {event.step:,}  {clock(seconds_left(event))} left  "
-                f"{event.tokens_per_second:,.0f} tokens/s  bits/byte: training {self._training(event)}{validation}"
+                f"{event.tokens_per_second:,.0f} tokens/s  bits/byte: {losses}"
             )
 
     # ---- the live view
@@ -126,12 +129,22 @@ class TrainingView:
         figures = f"{event.progress:4.0%}  {clock(seconds_left(event))} left  {event.tokens_per_second:,.0f} tokens/s"
         width = max(10, min(100, columns - len(figures) - 4))
         filled = round(event.progress * width)
+        losses = f"training {units.bits_per_byte(self._loss)}"
+        if self._evaluations:
+            best, step = min((bits, step) for step, bits in self._evaluations)
+            newest = units.bits_per_byte(self._evaluations[-1][1])
+            losses += f"  {self._validation_name} {newest}  best {units.bits_per_byte(best)} (step {step:,})"
         lines = [
             Text.assemble(("━" * filled, "green"), ("─" * (width - filled), "bright_black"), f" {figures}"),
             Text(f"step {event.step:,}  epoch {event.epoch:.1f}"),
-            Text(f"bits per byte: training {self._training(event)}{self._validation()}"),
+            Text(f"bits per byte: {losses}"),
         ]
-        sample = self._sample_lines(live, columns, max_lines=4 if rows >= 20 else 2)
+        text = Text.assemble((self._sample[0], "bold"), ("│", "bright_black"), (self._sample[1], "italic"))
+        sample = list(text.wrap(live.console, columns - 1, overflow="fold")) if any(self._sample) else []
+        if len(sample) > (max_lines := 4 if rows >= 20 else 2):
+            sample = sample[:max_lines]
+            sample[-1].truncate(columns - 2)
+            sample[-1].append("…")
         # a row is left for the cursor, one is the chart's axis; the plan above stays visible if it fits
         height = min(16, max(6, columns // 10), rows - len(lines) - len(sample) - 2)
         if height >= MIN_CHART_HEIGHT and columns >= MIN_CHART_WIDTH:
@@ -140,24 +153,6 @@ class TrainingView:
             line.no_wrap, line.overflow = True, "ellipsis"
         shown = (lines + sample)[: max(1, rows - 1)]
         return Group(*shown, *([Text(self._note, no_wrap=True, overflow="ellipsis")] if self._note else []))
-
-    def _training(self, event: "Step") -> str:
-        """Return the training loss, averaged over the last steps."""
-        return units.bits_per_byte(self._bits_per_byte(self._loss, event.progress))
-
-    def _bits_per_byte(self, loss: float, progress: float) -> float:
-        """Convert a training loss from nats per token."""
-        bytes_per_token = self._bytes_per_token
-        if self._answers and progress > self._answers[0]:
-            bytes_per_token = self._answers[1]
-        return loss / (math.log(2) * bytes_per_token)
-
-    def _validation(self) -> str:
-        if not self._evaluations:
-            return ""
-        step, best = min(self._evaluations, key=lambda evaluation: evaluation[1])
-        newest = units.bits_per_byte(self._evaluations[-1][1])
-        return f"  {self._validation_name} {newest}  best {units.bits_per_byte(best)} (step {step:,})"
 
     def _chart(self, columns: int, height: int) -> "list[Text]":
         from rich.text import Text
@@ -174,20 +169,6 @@ class TrainingView:
         for text in drawn:
             text.highlight_regex(charts.MARK, "bold yellow")
         return [*drawn, Text(axis)]
-
-    def _sample_lines(self, live: "Live", columns: int, max_lines: int) -> "list[Text]":
-        from rich.text import Text
-
-        if not self._sample:
-            return []
-        prompt, text = self._sample
-        sample = Text.assemble((prompt, "bold"), ("│", "bright_black"), (text, "italic"))
-        lines = list(sample.wrap(live.console, columns - 1, overflow="fold"))
-        if len(lines) > max_lines:
-            lines = lines[:max_lines]
-            lines[-1].truncate(columns - 2)
-            lines[-1].append("…")
-        return lines
 
 
 def _live_display() -> "Live | None":

@@ -32,13 +32,18 @@ def visible_line(text: str) -> str:
     return _UNSAFE_IN_LINE.sub(_mark, text)
 
 
-def visible_whitespace(text: str) -> str:
-    """Replace control characters and white space by visible marks, for a token or word whose spaces matter.
+def one_line(text: str) -> str:
+    """Replace control characters and line ends by visible marks, for a text whose spaces read as such.
 
-    >>> visible_whitespace(" apple\\n")
-    '·apple⏎'
+    >>> one_line(" apple\\n")
+    ' apple⏎'
     """
-    return visible(text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍"))
+    return visible(text.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍"))
+
+
+def visible_whitespace(text: str) -> str:
+    """Replace control characters and all white space by visible marks, for a token whose spaces matter."""
+    return one_line(text).replace(" ", "·")
 
 
 def _mark(match: re.Match[str]) -> str:

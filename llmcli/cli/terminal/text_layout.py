@@ -11,8 +11,6 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
-from llmcli.cli.terminal.safe_text import visible_whitespace
-
 DEFAULT_WIDTH = 80  # columns, where there is no terminal
 TAB = 8  # columns between the tab stops of a terminal
 
@@ -53,21 +51,6 @@ def truncate(text: str, columns: int) -> str:
     from rich.cells import set_cell_size
 
     return set_cell_size(text, columns - 1).rstrip() + "…" if columns > 0 else ""
-
-
-def truncate_start(text: str, columns: int) -> str:
-    """Put a text on one line and shorten it at its start.
-
-    >>> [truncate_start("I like\\n to eat", columns) for columns in (7, 1, 0)]
-    ['…to eat', '…', '']
-    """
-    text = visible_whitespace(text).replace("·", " ")
-    if text_width(text) <= columns:
-        return text
-    start, left = len(text), columns - 1  # columns left before text[start:]
-    while start > 0 and (size := text_width(text[start - 1])) <= left:
-        start, left = start - 1, left - size
-    return f"…{text[start:].lstrip()}" if columns > 0 else ""
 
 
 def pad(text: str, columns: int) -> str:
@@ -141,9 +124,6 @@ class WordWrap:
     """Wraps a text that arrives in pieces, such as an answer, where `wrap` would.
 
     `feed` returns the text that can be printed so far, which ends with a complete word; `finish` returns the rest.
-
-    >>> w = WordWrap(10); [w.feed("I like a "), w.feed("banana"), w.feed(" best"), w.finish()]
-    ['I like a', '', '\\nbanana', '\\nbest']
     """
 
     def __init__(self, columns: int) -> None:
