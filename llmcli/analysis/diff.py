@@ -29,7 +29,7 @@ class TensorDistance:
     name: str
     shape: Shape
     distance: float  # relative; inf if only the first is all zeros, NaN if a value is NaN
-    max_difference: float  # of a single value
+    largest: float  # difference of a single value
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ def _distance(name: str, shape: Shape, first: NDArray[np.floating], other: NDArr
     with np.errstate(invalid="ignore", over="ignore"):
         difference = b - a
         norm, first_norm = float(np.linalg.norm(difference)), float(np.linalg.norm(a))
-        max_difference = float(np.abs(difference).max(initial=0.0))
+        largest = float(np.abs(difference).max(initial=0.0))
     distance = norm / first_norm if first_norm else (math.inf if norm else 0.0)
-    return TensorDistance(name, shape, distance, max_difference)
+    return TensorDistance(name, shape, distance, largest)
 
 
 def _unequal(first: Mapping[str, object], other: Mapping[str, object]) -> dict[str, tuple[object, object]]:

@@ -3,10 +3,9 @@
 Works for the files of any program. Only `tensor_statistics` reads values, in chunks.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llmcli.errors import LLMError
@@ -51,16 +50,6 @@ class TensorStatistics:
     zeros: int
     not_finite: int  # NaN and infinite values, which the other statistics leave out
     histogram: list[int]  # counts in HISTOGRAM_BINS equal intervals from min to max
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            key: finite_or_none(value) if isinstance(value, float) else value for key, value in asdict(self).items()
-        }
-
-
-def finite_or_none(value: float) -> float | None:
-    """Replace NaN and infinity, which JSON does not have, by None."""
-    return value if math.isfinite(value) else None
 
 
 # ---- the header

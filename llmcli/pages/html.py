@@ -8,6 +8,7 @@ import base64
 import hashlib
 import html
 import json
+import math
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from llmcli import units
 from llmcli.analysis.explain import Explanation
-from llmcli.analysis.inspect import OnNote, ParameterGroup, finite_or_none, parameter_tree, parameters_by_dtype
+from llmcli.analysis.inspect import OnNote, ParameterGroup, parameter_tree, parameters_by_dtype
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.generation.next_words import NextWords
@@ -61,8 +62,8 @@ def explanation_page(
     data: dict[str, Any] = {
         "tokens": [tokenizer.label(token) for token in ids],
         "ids": ids,
-        "surprisals": [finite_or_none(bits) for bits in explanation.surprisals[-shown:].tolist()],
-        "effects": [finite_or_none(bits) for bits in effects],
+        "surprisals": _finite_or_none(explanation.surprisals[-shown:].tolist()),
+        "effects": _finite_or_none(effects),
         "layers": attention.shape[0],
         "heads": attention.shape[1],
         "attention": base64.b64encode(weights.astype(np.uint8).tobytes()).decode(),
@@ -212,6 +213,11 @@ def _tree_data(group: ParameterGroup, parent: str) -> dict[str, object]:
 
 
 # ---- both
+
+
+def _finite_or_none(values: list[float]) -> list[float | None]:
+    """Replace NaN and infinity, which JSON does not have."""
+    return [value if math.isfinite(value) else None for value in values]
 
 
 def _printable(text: str) -> str:

@@ -95,7 +95,7 @@ def conversation(title: str, text: str, spans: Iterable[tuple[int, int]]) -> Non
 def probability_legend() -> None:
     """Explain the backgrounds of tokens on stderr, if colors were shown; nothing with --quiet."""
     is_colored = sys.stdout.isatty() and styles.has_colors(sys.stdout) and styles.has_colors(sys.stderr)
-    if is_colored and not console.is_quiet():
+    if is_colored and not console.settings.quiet:
         console.write_line(f"probability of each token: {styles.legend(styles.PROBABILITIES)}", sys.stderr)
 
 

@@ -1,6 +1,7 @@
 """Tensors in `llm inspect`: a list, and the statistics of one or of each group of the parameter tree."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from llmcli import units
@@ -12,7 +13,6 @@ from llmcli.pages.model_facts import shape_text
 if TYPE_CHECKING:
     from llmcli.formats.safetensors.file_header import Header
 
-RANGE_WIDTH = 110  # columns of a terminal in which the tree of groups also has minimum and maximum
 MAX_HISTOGRAM_WIDTH, HISTOGRAM_MARGIN = 100, 24  # columns; the margin is for the numbers beside the bars
 
 
@@ -28,7 +28,7 @@ def print_tensor(header: "Header", name: str, *, json_: bool) -> None:
     statistics = tensor_statistics(header, tensor)
     if json_:
         description = {"name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.shape)}
-        console.json_result(description | statistics.as_json())
+        console.json_result(description | asdict(statistics))
         return
     console.paragraph(f"{tensor.name}: {shape_text(tensor.shape)}, {tensor.dtype}, {tensor.size:,} values")
     rows = [
@@ -61,20 +61,18 @@ def print_weights(header: "Header", *, json_: bool) -> None:
         console.status("")
     if json_:
         parts = [
-            {"name": path, "parameters": group.parameters, "tensors": len(group.tensors)} | statistics.as_json()
+            {"name": path, "parameters": group.parameters, "tensors": len(group.tensors)} | asdict(statistics)
             for _, path, group, statistics in groups
             if statistics
         ]
         console.json_result({"file": str(header.path), "parts": parts})
         return
-    with_range = terminal_width() >= RANGE_WIDTH
-    console.paragraph("histogram of the weights, standard deviation" + (", minimum to maximum" if with_range else ""))
+    console.paragraph("histogram of the weights, standard deviation")
     rows = []
     for depth, _, group, statistics in groups:
         text = "no finite value" if statistics else ""
         if statistics and statistics.histogram:
-            text = f"{charts.sparkline(statistics.histogram)}  {statistics.deviation:<8.3g}"
-            text += f"  {statistics.min:+.3g} to {statistics.max:+.3g}" if with_range else ""
+            text = f"{charts.sparkline(statistics.histogram)}  {statistics.deviation:.3g}"
         copies = f" x {group.copies}" if group.copies > 1 else ""
         rows.append((depth, group.name + copies, units.number(group.parameters), text))
     tables.tree(rows)

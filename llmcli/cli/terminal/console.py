@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, TextIO
 
 from llmcli.cli.terminal import styles
@@ -19,23 +20,13 @@ if TYPE_CHECKING:
 MAX_ERROR_LENGTH = 2_000  # characters: a damaged file may put far more into a message
 
 
-class _Settings:
-    """Settings of the output streams. One instance, since a process has one stdout and one stderr."""
-
-    quiet = False  # no notes, captions and progress; errors and results remain
-
-
-_settings = _Settings()
+settings = SimpleNamespace(quiet=False)  # quiet: no notes, captions and progress; errors and results remain
 
 
 def set_quiet(quiet: bool) -> bool:
-    """Turn notes, captions and progress off or on; returns `quiet`, as the callback of an option must."""
-    _settings.quiet = quiet
+    """Set --quiet; returns its value, as the callback of an option must."""
+    settings.quiet = quiet
     return quiet
-
-
-def is_quiet() -> bool:
-    return _settings.quiet
 
 
 # ---- results, on stdout
@@ -68,8 +59,7 @@ def json_result(value: object) -> None:
 def heading(text: str) -> None:
     """Print a heading, after an empty line."""
     result()
-    for line in fit(visible_line(text), sys.stdout):
-        result(styles.styled(line, styles.BOLD, sys.stdout), raw=True)
+    _styled_lines(text, styles.BOLD)
 
 
 def paragraph(text: str, indent: int = 0) -> None:
@@ -80,10 +70,13 @@ def paragraph(text: str, indent: int = 0) -> None:
 
 def caption(text: str) -> None:
     """Explain the figure above: faint, in a terminal only; nothing with --quiet."""
-    if _settings.quiet or not sys.stdout.isatty():
-        return
+    if sys.stdout.isatty() and not settings.quiet:
+        _styled_lines(text, styles.DIM)
+
+
+def _styled_lines(text: str, style: str) -> None:
     for line in fit(visible_line(text), sys.stdout):
-        result(styles.styled(line, styles.DIM, sys.stdout), raw=True)
+        result(styles.styled(line, style, sys.stdout), raw=True)
 
 
 def _write(text: str) -> None:
@@ -96,7 +89,7 @@ def _write(text: str) -> None:
 
 def note(text: str) -> None:
     """Print something useful to know; nothing with --quiet."""
-    if not _settings.quiet:
+    if not settings.quiet:
         warn(text)
 
 
@@ -119,7 +112,7 @@ def fail(text: str) -> None:
 
 def note_from_signal_handler(text: str) -> None:
     """Write a note past the buffered stream: the signal may have interrupted a write to it."""
-    if not _settings.quiet:
+    if not settings.quiet:
         write_from_signal_handler(f"{visible_line(text)}\n")
 
 
@@ -131,13 +124,13 @@ def write_from_signal_handler(text: str) -> None:
 
 def status(text: str) -> None:
     """Show a status line in a terminal, which the next one replaces; "" removes it."""
-    if sys.stderr.isatty() and not _settings.quiet:
+    if sys.stderr.isatty() and not settings.quiet:
         print(f"\r\x1b[K{visible_line(text)}", file=sys.stderr, end="", flush=True)
 
 
 def prompt(text: str) -> None:
     """Print the prompt, faint, before the text that continues it; nothing with --quiet."""
-    if not _settings.quiet:
+    if not settings.quiet:
         print(styles.styled(text, styles.DIM, sys.stderr), file=sys.stderr, end="", flush=True)
 
 

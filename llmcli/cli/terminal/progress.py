@@ -43,7 +43,7 @@ class TrainingView:
         self._sample = "", ""  # prompt, text
         self._step: Step | None = None  # the last one
         self._shown_seconds = self._shown_progress = -math.inf
-        self._live = None if hidden or console.is_quiet() else _live_display()
+        self._live = None if hidden or console.settings.quiet else _live_display()
         self._note = ""  # the last line
         self._note_is_below = False  # whether it is on the screen below the view
         self._echo = without_echo() if self._live else nullcontext()  # typed characters would shift the view

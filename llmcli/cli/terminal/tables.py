@@ -31,7 +31,7 @@ def table(
     row becomes a list of its cells.
     """
     stream = sys.stderr if to_stderr else sys.stdout
-    if to_stderr and console.is_quiet():
+    if to_stderr and console.settings.quiet:
         return
     if not stream.isatty():
         for row in (columns, *rows):
