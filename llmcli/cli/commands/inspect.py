@@ -53,7 +53,7 @@ def inspect(options: _Options) -> None:
     elif options.verify:
         _verify(header, json=options.json)
     elif options.diff is not None:
-        from llmcli.cli.reports.diff import print_difference
+        from llmcli.cli.reports.weights import print_difference
 
         print_difference(header, read_header(model_path(options.diff)), json_=options.json)
     elif options.tensor is not None:

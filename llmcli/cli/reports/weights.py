@@ -1,18 +1,20 @@
-"""Tensors in `llm inspect`: a list, and the statistics of one or of each group of the parameter tree."""
+"""Tensors in `llm inspect`: a list, the statistics of one or of each group, and their difference to another file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from llmcli import units
 from llmcli.analysis.inspect import ParameterGroup, find_tensor, parameter_tree, tensor_statistics
 from llmcli.cli.terminal import charts, console, tables
-from llmcli.cli.terminal.text_layout import terminal_width
-from llmcli.pages.model_facts import shape_text
+from llmcli.cli.terminal.text_layout import terminal_width, truncate
+from llmcli.pages.model_facts import shape_text, value_text
 
 if TYPE_CHECKING:
     from llmcli.formats.safetensors.file_header import Header
 
+MAX_VALUE = 30  # columns of a value of a config
+MAX_NAMES = 3  # of tensors that only one file has
 MAX_HISTOGRAM_WIDTH, HISTOGRAM_MARGIN = 100, 24  # columns; the margin is for the numbers beside the bars
 
 
@@ -89,3 +91,50 @@ def _groups(group: ParameterGroup, depth: int = 0, path: str = "") -> Iterator[t
         console.status(child_path)
         yield depth, child_path, child
         yield from _groups(child, depth + 1, child_path)
+
+
+# ---- --diff
+
+
+def print_difference(first: "Header", other: "Header", *, json_: bool) -> None:
+    """Compare two files and print the difference. Raises LLMError for a file that cannot be read."""
+    from llmcli.analysis.diff import compare
+
+    try:
+        difference = compare(first, other, lambda share: console.status(f"{share:4.0%}  tensors"))
+    finally:
+        console.status("")
+    if json_:
+        console.json_result({"file": str(first.path), "other": str(other.path), **asdict(difference)})
+        return
+    console.paragraph(f"{first.path} and {other.path}")
+    columns = ("key", first.path.name, other.path.name)
+    _print_values("config", columns, difference.config, "the same")
+    _print_values("tokenizer", columns, difference.tokenizer, "the same kind and vocabulary size")
+    if difference.shared_tokens is not None:
+        console.paragraph(f"{difference.shared_tokens:,} tokens are in both vocabularies", indent=2)
+    console.heading("tensors: norm of the difference / norm of the first")
+    changed = [tensor for tensor in difference.tensors if tensor.distance != 0]
+    if changed:
+        rows = [(tensor.name, shape_text(tensor.shape), f"{tensor.distance:.4f}") for tensor in changed]
+        tables.table(("tensor", "shape", "distance"), rows, numbers=(2,))
+    if equal := len(difference.tensors) - len(changed):
+        console.result(f"  {equal:,} tensor{'s are' if equal > 1 else ' is'} equal")
+    for name, shapes in difference.reshaped.items():
+        console.paragraph(f"{name}: {' and '.join(map(shape_text, shapes))}", indent=2)
+    for file, names in ((first.path, difference.only_first), (other.path, difference.only_other)):
+        if names:
+            more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
+            console.paragraph(f"only in {file}: {', '.join(names[:MAX_NAMES])}{more}", indent=2)
+
+
+def _print_values(
+    heading: str, columns: tuple[str, str, str], values: Mapping[str, tuple[object, object]], if_equal: str
+) -> None:
+    """Print the keys whose values differ, or `if_equal` if there are none."""
+    console.heading(heading)
+    if not values:
+        console.paragraph(if_equal, indent=2)
+        return
+    rows = [(key, *(truncate(value_text(value), MAX_VALUE) for value in pair)) for key, pair in values.items()]
+    tables.table(columns, rows)
