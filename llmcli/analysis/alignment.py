@@ -1,8 +1,7 @@
 """Which words of a prompt a model attends to while it writes each word of its answer.
 
-In a model that translates, attention shows the word alignment (Bahdanau, Cho and Bengio 2014). The attention is that of
-the token before a word of the answer, whose output predicts the word. A word is one or more whole tokens; its weight is
-their sum. numpy only, never torch.
+In a model that translates, attention shows the word alignment (Bahdanau, Cho and Bengio 2014). A word is one or more
+tokens, whose weights are summed; the attention is that of the token before it. numpy only, never torch.
 
 A, P = words of the answer and of the prompt; L, H = layers, heads.
 """

@@ -67,10 +67,8 @@ def compare(first: Header, other: Header, on_progress: Callable[[float], None] =
 
 
 def _tensors(header: Header) -> tuple[Mapping[str, Shape], ReadTensor]:
-    """Return (shape by name, function that reads a tensor as [values]).
-
-    For a model these are the weights that it runs with, dequantized and under the usual names, else those stored.
-    """
+    """Return (shape by name, function that reads a tensor as [values]): the weights that a model runs with, dequantized
+    and under the usual names; else those stored."""
     try:
         model = from_header(header)
     except LLMError:

@@ -1,9 +1,8 @@
-"""Prompt -> what happens inside a model while it reads it: attention, logit lens, ablation, surprisal.
+"""What happens inside a model while it reads a prompt: attention, logit lens, ablation, surprisal.
 
-The prompt is read as `generate` reads it, so the probabilities of the next token are identical. Then its tokens are
-processed once more with a recorder that keeps the activations. numpy only, never torch.
+The prompt is read as `generate` reads it, then once more with a recorder. numpy only, never torch.
 
-L, H, C, V = layers, heads, hidden size, vocabulary; T = tokens in the context; N = the last of them, which are
+L, H, C, V = layers, heads, hidden size, vocabulary; T = tokens in the context, N = the last of them, which are
 analyzed; K = candidates per position.
 """
 
@@ -97,8 +96,8 @@ class NextToken:
 def predict_next(runtime: Runtime, tokenizer: Tokenizer, prompt: str | Prompt, *, literal: bool) -> NextToken:
     """Predict the next token as `generate` does, summed over the tokenizations of the prompt's end.
 
-    `ids` of the result is the most likely tokenization, which the KV cache then holds as far as it fits. Raises
-    LLMError for an empty prompt and for NaN or infinite logits.
+    The KV cache then holds the most likely of these, as far as it fits. Raises LLMError for an empty prompt and for NaN
+    or infinite logits.
     """
     vocabulary = tokenizer.vocabulary
     first = read_prompt(runtime, tokenizer, Prompt.of(prompt, tokenizer, literal=literal))
@@ -255,8 +254,7 @@ class _ActivationRecorder:
 
 
 def _logit_lens(runtime: NumpyRuntime, residuals: Array, allowed: NDArray[np.bool_], candidates: int) -> Candidates:
-    """Find the K most likely next tokens by the residual stream [L + 1, n, C] after each layer; at the last position
-    only tokens `allowed`."""
+    """Find the next tokens by the residual stream [L + 1, n, C] after each layer; at the end only those `allowed`."""
     depths, n, _ = residuals.shape
     V = len(allowed)
     K = min(candidates, V)
@@ -276,7 +274,7 @@ def _logit_lens(runtime: NumpyRuntime, residuals: Array, allowed: NDArray[np.boo
 def _ablation_effects(
     runtime: NumpyRuntime, context: Sequence[int], logits: Array, prediction: NextToken, check: Callable[[], None]
 ) -> NDArray[np.float64]:
-    """Return how many bits less likely the predicted token is without each token of the context [T]; NaN where skipped.
+    """Return how many bits the predicted token loses without each token of the context [T]; NaN where skipped.
 
     `logits` [V] are those after the context. From the last token to the first, so that the cached prefix stays valid.
     """
@@ -309,7 +307,7 @@ class Subject:
     """The model whose activations are shown."""
 
     checkpoint: Checkpoint
-    ensemble: Runtime | None = None  # makes the prediction
+    predictor: Runtime | None = None  # an ensemble, or a model with its n-gram cache; None: the model alone
     expert: dict[str, object] | None = None  # name and weight of the model in the ensemble
 
 
@@ -325,11 +323,12 @@ def choose_subject(
 ) -> Subject:
     """Choose the model to explain a prompt with: of an ensemble, the one with the largest weight after the prompt.
 
-    `runtime` is that of the ensemble if it is open already; otherwise `cache` says whether to use its n-gram cache.
+    `runtime` is that of the source if it is open already; else `cache` says whether an ensemble uses its n-gram cache.
     """
     if not isinstance(source, Ensemble):
-        return Subject(source)
-    runtime = runtime or open_runtime(source, on_note=on_note, cache=cache)
+        return Subject(source, runtime if isinstance(runtime, NgramRuntime) else None)
+    if runtime is None or not isinstance(network_of(runtime), EnsembleRuntime):
+        runtime = open_runtime(source, on_note=on_note, cache=cache)
     predict_next(runtime, tokenizer, prompt, literal=literal)
     ensemble = network_of(runtime)
     assert isinstance(ensemble, EnsembleRuntime)

@@ -1,7 +1,4 @@
-"""The parameters of a model file as a tree and by dtype, its JSON documents, and statistics of its tensors.
-
-Works for the files of any program. Only `tensor_statistics` reads values, in chunks.
-"""
+"""The parameters of a model file as a tree and by dtype, its JSON documents, and statistics of its tensors."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -26,10 +23,7 @@ OnNote = Callable[[str], None]  # receives what a user should know
 
 @dataclass
 class ParameterGroup:
-    """A node of the parameter tree.
-
-    A leaf has the tensors whose names differ only in numbers, such as the same matrix of all layers.
-    """
+    """A node of the parameter tree; the tensors of a leaf differ only in the numbers in their names."""
 
     name: str
     parameters: int = 0
@@ -148,10 +142,7 @@ def find_tensor(header: Header, name: str) -> TensorInfo:
 
 
 def tensor_statistics(header: Header, *tensors: TensorInfo) -> TensorStatistics:
-    """Compute statistics of all values of some tensors together, in three passes that read a chunk at a time.
-
-    Raises LLMError for a dtype that cannot be read.
-    """
+    """Compute statistics of all values of some tensors, in three passes. Raises LLMError for an unreadable dtype."""
     import numpy as np
 
     count, zeros, not_finite, low, high = 0, 0, 0, np.inf, -np.inf

@@ -46,8 +46,7 @@ def explanation_page(
     """Write the page of an explanation made with `every_position`, with `count` next words and tokens.
 
     For an ensemble `expert` is the name and weight of the model that is explained. Attention weights are rounded to
-    1/255; if those of all heads would make the page too large, it has the mean of each layer's heads, if necessary of
-    fewer tokens, and says so. All other figures are exact; the page rounds them when it shows them.
+    1/255, and reduced if they would make the page too large. All other figures are exact.
     """
     attention = _limited_attention(explanation.attention)
     shown = attention.shape[-1]  # the last tokens
@@ -130,17 +129,14 @@ def _effects_hint(next_token: str, *, is_partial: bool) -> str:
 
 
 def inspection_page(header: "Header", on_note: OnNote) -> bytes:
-    """Write the page of a model file. Raises LLMError for a training record that this program did not write."""
+    """Write the page of a model file. Raises LLMError for a training record of another program."""
     data = inspection_data(header, on_note)
     summary = f"{data['parameters']:,} parameters in {data['tensors']:,} tensors, {data['bytes']:,} bytes."
     return _page("inspect", _printable(str(header.path)), data, {"summary": summary})
 
 
 def inspection_data(header: "Header", on_note: OnNote) -> dict[str, Any]:
-    """Collect what `llm inspect` shows: parameter tree, training curve, samples, config, and further facts as rows.
-
-    Raises LLMError for a training record that this program did not write.
-    """
+    """Collect what a page shows of a model file. Raises LLMError for a training record of another program."""
     record, shown = training_record(header), facts(header, on_note)
     try:
         curve = _curve_data(read_curve(record))

@@ -47,10 +47,7 @@ def _with_figures(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def training_record(header: "Header") -> dict[str, Any]:
-    """Return the training record with the types of its values checked; {} if there is none.
-
-    Raises LLMError for one that this program did not write.
-    """
+    """Return the training record, {} if there is none. Raises LLMError for one that this program did not write."""
     return _checked(header, "training.json", "training.json")
 
 
@@ -62,19 +59,12 @@ def _checked(header: "Header", key: str, schema: str) -> dict[str, Any]:
 
 
 def shape_text(shape: tuple[int, ...]) -> str:
-    """
-    >>> shape_text((1000, 4)), shape_text(())
-    ('1,000 x 4', 'scalar')
-    """
+    """(1000, 4) -> "1,000 x 4", () -> "scalar"."""
     return " x ".join(f"{n:,}" for n in shape) or "scalar"
 
 
 def value_text(value: object) -> str:
-    """Write a value of a config on one line.
-
-    >>> value_text(["a", "b"]), value_text(None)
-    ('a, b', 'None')
-    """
+    """Write a value of a config on one line."""
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -176,10 +166,7 @@ def _environment_rows(record: Record) -> Rows:
 
 
 def expert_rows(header: "Header", record: Record) -> list[tuple[str, str, str, str]]:
-    """List (name, shape, training text, held-out bits per byte) of each model of an ensemble.
-
-    Raises LLMError if its config is damaged.
-    """
+    """List (name, shape, training text, held-out bits per byte) of an ensemble's models. Raises LLMError."""
     config = _checked(header, "config.json", "config.json of an ensemble")
     rows = []
     for name, model, expert in zip(config["names"], config["experts"], record["experts"], strict=False):

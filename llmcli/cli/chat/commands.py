@@ -58,11 +58,7 @@ INPUT_HELP = (
 
 
 def parse(line: str) -> tuple[str, str] | None:
-    """Parse a line as (name of a command, its argument); None for a message. Raises LLMError for an unknown command.
-
-    >>> parse("/set temperature 0.7"), parse("/q"), parse("Hello"), parse(" /etc/hosts is a file")
-    (('set', 'temperature 0.7'), ('exit', ''), None, None)
-    """
+    """Parse a line as (name of a command, its argument); None for a message. Raises LLMError if it is unknown."""
     if not line.startswith("/"):
         return None
     word, *rest = line[1:].split(maxsplit=1) or [""]

@@ -20,10 +20,7 @@ CANDIDATES = 5  # next tokens that are shown
 
 
 def show(source: "Checkpoint | Ensemble", assistant: "Assistant", answer: Answer, which: str) -> None:
-    """Explain a token of the last answer: `which` is its number from 1, a word, or "" for the first. Raises LLMError.
-
-    The KV cache is empty afterwards.
-    """
+    """Explain a token of the last answer: its number from 1, a word, or "" for the first. Empties the KV cache."""
     from llmcli.cli.reports.explanation import ExplanationReport
 
     position = find_token(answer, which)
@@ -66,22 +63,18 @@ def find_token(answer: Answer, which: str) -> int:
 def _explain(source: "Checkpoint | Ensemble", assistant: "Assistant", position: int) -> "Explanation":
     from llmcli.analysis.explain import choose_subject, explain
     from llmcli.generation.token_healing import Prompt
-    from llmcli.models.ensemble import EnsembleRuntime
-    from llmcli.models.ngram_runtime import NgramRuntime, network_of
+    from llmcli.models.ngram_runtime import network_of
     from llmcli.models.numpy_runtime import NumpyRuntime
 
     runtime, tokenizer = assistant.runtime, assistant.tokenizer
     prompt = Prompt(assistant.prompt_ids + assistant.answer_ids[:position])
     try:
-        subject = choose_subject(
-            source, tokenizer, prompt, literal=True, on_note=console.note,
-            runtime=runtime if isinstance(network_of(runtime), EnsembleRuntime) else None,
-        )  # fmt: skip
+        subject = choose_subject(source, tokenizer, prompt, literal=True, on_note=console.note, runtime=runtime)
         network = network_of(runtime)
         analyzed = network if isinstance(network, NumpyRuntime) else NumpyRuntime(subject.checkpoint)
         return explain(
             analyzed, tokenizer, prompt, literal=True, candidates=CANDIDATES, token=assistant.answer_ids[position],
-            predictor=subject.ensemble or (runtime if isinstance(runtime, NgramRuntime) else None),
+            predictor=subject.predictor,
         )  # fmt: skip
     finally:
         assistant.forget()

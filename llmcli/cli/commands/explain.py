@@ -66,7 +66,7 @@ def explain(options: _Options) -> None:
         check_report_path(html, path, "--html", "page.html", force=options.force)
     runtime = NumpyRuntime(subject.checkpoint)
     cache = None if options.no_cache else CacheWeights.of_record(subject.checkpoint.record, path)
-    predictor = subject.ensemble or with_ngram_cache(runtime, cache)
+    predictor = subject.predictor or with_ngram_cache(runtime, cache)
     explanation = explain(
         runtime, tokenizer, text, literal=options.literal, candidates=options.next, every_position=html is not None,
         predictor=predictor,

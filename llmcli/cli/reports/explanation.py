@@ -31,11 +31,7 @@ ALIGNMENT_BAR = 12  # columns
 
 
 def attention_title(layers: int, heads: int, layer: int | None, head: int | None) -> str:
-    """Describe the attention that is shown; None: the mean over all layers or heads.
-
-    >>> attention_title(3, 2, 1, None)
-    'layer 1 of 3, mean of 2 heads'
-    """
+    """Describe the attention that is shown; None: the mean over all layers or heads."""
     mean = f"mean of {units.count(heads, 'head')}"
     if layer is None:
         return f"mean of {units.count(layers, 'layer')} and {units.count(heads, 'head')}"

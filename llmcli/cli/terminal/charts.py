@@ -21,9 +21,8 @@ def curve(
 ) -> list[str]:
     """Draw a line of braille dots, the y scale at the left, the x scale below: height + 1 lines; [] without points.
 
-    The logarithmic y scale shows both a steep beginning and small differences at the end; values below its range are
-    drawn at the bottom, and those that are not finite left out. `marks` are (x values, y values) of points shown as
-    MARK over the line. `legend` is centered below the chart if it fits.
+    The y scale is logarithmic. Values that are not finite are left out. `marks` are (x values, y values) of points
+    shown as MARK over the line. `legend` is centered below the chart if it fits.
     """
     line, marked = ([(x, y) for x, y in zip(*one, strict=True) if math.isfinite(y)] for one in ((xs, ys), marks))
     if not line + marked:
@@ -112,10 +111,7 @@ def signed_bar(value: float, largest: float, width: int) -> str:
 
 
 def heat_map(shares: Sequence[Sequence[float]], first: int = 1) -> list[str]:
-    """Draw a lower triangle of shares (0 to 1), two characters per cell, darker for more (HEAT_LEGEND).
-
-    The first two lines number the columns from `first` on, tens above ones; then one line per row.
-    """
+    """Draw a lower triangle of shares (0 to 1), two characters per cell; the first two lines number the columns."""
     numbers = range(first, first + len(shares))
     tens = "".join(f"{n // 10 % 10 if n % 10 == 0 or (n == first and n > 9) else '':>2}" for n in numbers)
     rows = ["".join(2 * _shade(share) for share in row[: i + 1]) for i, row in enumerate(shares)]

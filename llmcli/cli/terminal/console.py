@@ -1,7 +1,4 @@
-"""Output of the commands: results to stdout, everything else to stderr; and the echo of the terminal.
-
-All untrusted text goes through `safe_text`, except text that a model generated for a program (`verbatim`).
-"""
+"""Output of the commands: results to stdout, everything else to stderr; and the echo of the terminal."""
 
 import os
 import sys
@@ -154,10 +151,7 @@ def rich_console(stream: TextIO) -> "Console":
 
 @contextmanager
 def without_echo() -> Iterator[None]:
-    """Hide what is typed meanwhile, ^C included, if standard input is a terminal; it can be read afterwards.
-
-    Windows shows nothing until it is read.
-    """
+    """Hide what is typed meanwhile, ^C included; it can be read afterwards. Windows hides it anyway."""
     if sys.platform == "win32" or sys.stdin is None or not sys.stdin.isatty():
         yield
         return

@@ -1,7 +1,4 @@
-"""Input of `llm chat`: in a terminal with editing, history, several lines and completion, else line by line.
-
-Imported only where a person types.
-"""
+"""Input of `llm chat`. Imported only where a person types."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,10 +22,10 @@ Complete = Callable[[str], Iterable[tuple[str, int, str]]]
 
 
 def open_reader(complete: Complete, before_a_path: Sequence[str]) -> Callable[[str], str]:
-    """Return a function that reads one input, possibly of several lines, beginning with a draft to edit.
+    """Return a function that reads one input, which begins with a draft to edit; line by line without a terminal.
 
     It raises KeyboardInterrupt for Ctrl-C without any text, EOFError at the end of the input (Ctrl-D). A path is
-    completed after each of `before_a_path`. Where neither output is a terminal, it reads line by line.
+    completed after each of `before_a_path`.
     """
     drawing = next((stream for stream in (sys.stderr, sys.stdout) if stream.isatty()), None)
     if drawing is None:

@@ -1,4 +1,4 @@
-"""Makes untrusted text safe to print: names of files and tensors, metadata, tokens, generated text.
+"""Makes untrusted text safe to print.
 
 Control characters and bidirectional overrides would move the cursor, change colors or reorder a line, so visible marks
 replace them. In JSON they are escaped, which keeps the value.
@@ -24,20 +24,12 @@ def visible(text: str) -> str:
 
 
 def visible_line(text: str) -> str:
-    """Replace control characters, line ends and tabs by visible marks.
-
-    >>> visible_line("a\\x1b[31mb\\u202e\\tc\\n")
-    'a␛[31mb⟨U+202E⟩␉c␊'
-    """
+    """Replace control characters, line ends and tabs by visible marks."""
     return _UNSAFE_IN_LINE.sub(_mark, text)
 
 
 def one_line(text: str) -> str:
-    """Replace control characters and line ends by visible marks, for a text whose spaces read as such.
-
-    >>> one_line(" apple\\n")
-    ' apple⏎'
-    """
+    """Replace control characters and line ends by visible marks; spaces stay."""
     return visible(text.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍"))
 
 

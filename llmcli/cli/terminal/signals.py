@@ -66,8 +66,7 @@ def _send(number: int) -> None:
 def stop_requests(
     can_save: Callable[[], bool] = lambda: True, show_note: Callable[[str], None] | None = None
 ) -> Iterator[list[int]]:
-    """Collect the first stop signal in a list, so that a run can end and save; a later second one raises
-    KeyboardInterrupt. Unless `can_save`, the earlier handlers are called. `show_note` is called in a signal handler."""
+    """Collect the first stop signal in a list, so that a run can end and save; see `_collected`."""
     from llmcli.cli.terminal import console
 
     show_note = show_note or console.note_from_signal_handler
@@ -96,7 +95,7 @@ def forward_stop_requests(forward: Callable[[int], None]) -> None:
 
 @contextmanager
 def interruptions() -> Iterator[list[int]]:
-    """Collect the first Ctrl-C in a list, so that an answer can end between two tokens; a second one raises."""
+    """Collect the first Ctrl-C in a list, so that an answer can end between two tokens; see `_collected`."""
     with _collected(_not_ignored(signal.SIGINT)) as received:
         yield received
 
@@ -107,11 +106,10 @@ def _collected(
     on_first: Callable[[], None] = lambda: None,
     active: Callable[[], bool] = lambda: True,
 ) -> Iterator[list[int]]:
-    """Collect the first of these signals in a list; a later second one raises KeyboardInterrupt. Unless `active`, the
-    earlier handlers are called.
+    """Collect the first of these signals in a list; a later second one raises KeyboardInterrupt.
 
-    One request often arrives as two signals: `timeout` signals the process and its group, and a closed terminal is
-    reported by both the shell and the kernel.
+    Unless `active`, the earlier handlers are called. One request often arrives as two signals: `timeout` signals the
+    process and its group, and a closed terminal is reported by both the shell and the kernel.
     """
     received: list[int] = []
     first_at = 0.0

@@ -1,7 +1,4 @@
-"""Colors of the terminal, as strings with ANSI escape sequences. Plain text where colors are off.
-
-Control characters in the text become visible marks first, so that untrusted text brings no escape sequences.
-"""
+"""Colors of the terminal, as ANSI escape sequences. Untrusted text brings none: it is made visible first."""
 
 import os
 import sys

@@ -1,7 +1,4 @@
-"""Tables, trees and lists: drawn in a terminal, plain lines with tabs for a program.
-
-rich draws the tables; it is imported on first use, so that short output starts fast.
-"""
+"""Tables, trees and lists: drawn in a terminal, plain lines with tabs for a program."""
 
 import math
 import sys

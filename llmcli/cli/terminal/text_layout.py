@@ -1,7 +1,4 @@
-"""Text in the columns of a terminal, where a wide character (CJK, emoji) takes two.
-
-rich measures the characters; it is imported on first use, so that short output starts fast.
-"""
+"""Text in the columns of a terminal, where a wide character (CJK, emoji) takes two."""
 
 import itertools
 import math
@@ -28,11 +25,7 @@ def terminal_width(stream: TextIO | None = None) -> int:
 
 
 def text_width(text: str) -> int:
-    """Count the columns of a text.
-
-    >>> [text_width("apple"), text_width("リンゴ")]
-    [5, 6]
-    """
+    """Count the columns of a text. rich is imported for other than ASCII only, so that short output starts fast."""
     if text.isascii() and text.isprintable():
         return len(text)
     from rich.cells import cell_len
@@ -41,11 +34,7 @@ def text_width(text: str) -> int:
 
 
 def truncate(text: str, columns: int) -> str:
-    """Shorten a text at its end.
-
-    >>> [truncate("apple", 5), truncate("リンゴを", 5)]
-    ['apple', 'リン…']
-    """
+    """Shorten a text at its end: "リンゴを" to 5 columns is "リン…"."""
     if text_width(text) <= columns:
         return text
     from rich.cells import set_cell_size

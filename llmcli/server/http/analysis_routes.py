@@ -14,8 +14,7 @@ from llmcli.evaluation.training_text import TrainingText, find_training_texts, r
 from llmcli.formats.headers import read_header
 from llmcli.generation.next_words import NextWords, max_evaluations, next_words
 from llmcli.generation.token_healing import Prompt
-from llmcli.models.ensemble import EnsembleRuntime
-from llmcli.models.ngram_runtime import NgramRuntime, network_of
+from llmcli.models.ngram_runtime import network_of
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.runtime import Runtime
 from llmcli.pages.explanation_json import explanation_json
@@ -115,9 +114,8 @@ def _explain(
 ) -> _Explained:
     """In the thread of analyses."""
     tokenizer = model.tokenizer
-    ensemble = runtime if isinstance(network_of(runtime), EnsembleRuntime) else None
     subject = choose_subject(
-        model.source, tokenizer, prompt, literal=literal, on_note=lambda note: None, runtime=ensemble
+        model.source, tokenizer, prompt, literal=literal, on_note=lambda note: None, runtime=runtime
     )
     network = network_of(runtime)
     if isinstance(network, NumpyRuntime):  # in memory: the file is not needed, whatever has become of it
@@ -126,7 +124,7 @@ def _explain(
         reader = model.readable_runtime(subject.checkpoint)
     found = explain(
         reader, tokenizer, prompt, literal=literal, candidates=count,
-        predictor=subject.ensemble or (runtime if isinstance(runtime, NgramRuntime) else None), check=check,
+        predictor=subject.predictor, check=check,
     )  # fmt: skip
     words = NextWords((), 1.0, 0)
     if isinstance(prompt, str):
