@@ -83,21 +83,20 @@ def record_rows(record: Record) -> Rows:
     if not record.keys() & {"corpus", "train", "steps"}:
         adapter = [("adapter", str(record["adapter"]))] if "adapter" in record else []
         return [*adapter, *cache_rows, *experts]
-    memorization: Rows = []
+    rows = [*_data_rows(record), *_run_rows(record), *cache_rows]
     if shares := record.get("memorised"):
         share = f"{shares['share']:.0%} of generated 30-character strings occur verbatim in the training text"
         baseline = shares["held_out_share"]
         held_out = "" if baseline is None else f" (held-out text itself: {baseline:.0%})"
-        memorization.append(("memorization", share + held_out))
-    return [
-        *_data_rows(record),
-        *_run_rows(record),
-        ("held-out", _held_out_loss(record)),
-        *cache_rows,
-        *memorization,
-        *experts,
-        *_environment_rows(record),
-    ]
+        rows.append(("memorization", share + held_out))
+    rows += experts
+    if clock := record.get("clock"):
+        rows.append(("time", f"{units.duration(clock['seconds'])}, {clock['tokens_per_second']:,} tokens/s"))
+    if settings := record.get("train"):
+        rows.append(("settings", ", ".join(f"{key} {settings[key]}" for key in SHOWN_SETTINGS if key in settings)))
+    if versions := record.get("versions"):
+        rows.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
+    return rows
 
 
 def _data_rows(record: Record) -> Rows:
@@ -126,7 +125,7 @@ def _corpus(record: Record) -> str:
 
 
 def _run_rows(record: Record) -> Rows:
-    """List the steps of a run, and the validation data that chose its weights."""
+    """List the steps of a run, the validation data that chose its weights, and its held-out loss."""
     interrupted = ", interrupted" if record.get("interrupted") else ""
     rows = [("steps", f"{record.get('steps', 0):,} ({record.get('epochs', 0):.2f} epochs){interrupted}")]
     if found := record.get("distillation"):
@@ -140,29 +139,14 @@ def _run_rows(record: Record) -> Rows:
         size = f"{validation['tokens']:,} tokens" if is_text else f"{validation['conversations']:,}"
         of = "text" if is_text else "conversations"
         rows.append(("validation", f"{size} of the training {of}, not trained on"))
-    return rows
-
-
-def _held_out_loss(record: Record) -> str:
     figures, before = Figures.of_record(record), Figures.of_record(record, "_before")
     if figures is None:
-        return "not measured"
+        return [*rows, ("held-out", "not measured")]
     measured = record.get("held_out_measured")
     of_answers = " of answers" if record.get("held_out", {}).get("of") == "answers" else ""
     at_end = f" at the end, on {measured['bytes']:,} bytes, in float32" if measured else ""
-    return f"{figures}{of_answers}{at_end}" + (f"; {before.numbers} before fine-tuning" if before else "")
-
-
-def _environment_rows(record: Record) -> Rows:
-    """List how long the run took, with which settings and versions."""
-    rows = []
-    if clock := record.get("clock"):
-        rows.append(("time", f"{units.duration(clock['seconds'])}, {clock['tokens_per_second']:,} tokens/s"))
-    if settings := record.get("train"):
-        rows.append(("settings", ", ".join(f"{key} {settings[key]}" for key in SHOWN_SETTINGS if key in settings)))
-    if versions := record.get("versions"):
-        rows.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
-    return rows
+    base = f"; {before.numbers} before fine-tuning" if before else ""
+    return [*rows, ("held-out", f"{figures}{of_answers}{at_end}{base}")]
 
 
 def expert_rows(header: "Header", record: Record) -> list[tuple[str, str, str, str]]:

@@ -1,6 +1,5 @@
 """The conversation of `llm chat` with a person: reads messages and commands until the person leaves."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,7 +90,7 @@ class Session:
     # ---- the commands of COMMANDS, by name
 
     def _help(self, rest: str) -> None:
-        _print_pairs([(command.usage, command.help) for command in chat_commands.COMMANDS])
+        tables.pairs([(command.usage, command.help) for command in chat_commands.COMMANDS], to_stderr=True)
         console.warn(chat_commands.INPUT_HELP)
 
     def _reset(self, rest: str) -> None:
@@ -137,7 +136,7 @@ class Session:
     def _set(self, rest: str) -> None:
         if rest:
             self._chat.set_sampling(chat_commands.set_option(self._chat.sampling, rest))
-        _print_pairs(chat_commands.settings(self._chat.sampling))
+        tables.pairs(chat_commands.settings(self._chat.sampling), to_stderr=True)
 
     def _stats(self, rest: str) -> None:
         rows = [("conversation", units.count(self._chat.turns, "turn"))]
@@ -150,7 +149,7 @@ class Session:
                 rows.append(("answer", f"{units.count(pieces, 'token')}, {last.tokens_per_second:,.1f} tokens/s"))
             rows.append(("context", f"{prompt + pieces:,} of {self._chat.assistant.runtime.context:,} tokens"))
         settings = ", ".join(f"{name} {value}" for name, value in chat_commands.settings(self._chat.sampling))
-        _print_pairs([*rows, ("sampling", settings)])
+        tables.pairs([*rows, ("sampling", settings)], to_stderr=True)
 
     def _why(self, rest: str) -> None:
         if self._last is None:
@@ -168,9 +167,3 @@ def _path(text: str, command: str) -> Path:
         return Path(name).expanduser()
     except RuntimeError:  # there is no such home directory
         return Path(name)
-
-
-def _print_pairs(rows: list[tuple[str, str]]) -> None:
-    """Print (name, value) pairs on stderr, also with --quiet: the user asked for them."""
-    for line in tables.pair_lines(rows, sys.stderr):
-        console.write_line(line, sys.stderr)

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from llmcli.evaluation.compressors import Baseline
     from llmcli.evaluation.evaluator import Score, Span
 
-MAX_TOKENS_SHOWN = 4_000  # in the text colored by surprisal
-
 
 # ---- scores
 
@@ -145,16 +143,11 @@ class TokenSurprisals:
 
     def show(self, spans: "Sequence[Span]") -> None:
         """Print the texts with their tokens colored by surprisal, then a table of the most surprising passages."""
-        shown = min(len(self.ids), MAX_TOKENS_SHOWN)
-        if shown < len(self.ids):
-            console.note(f"the first {shown:,} of {len(self.ids):,} tokens are shown; --json prints all")
         ends = [*self.first_tokens[1:], len(self.ids)]
         for file, first, end in zip(self.files, self.first_tokens, ends, strict=True):
-            end = min(end, shown)
-            if end > first:
-                if len(self.files) > 1:
-                    console.heading(file)
-                token_output.surprisals(self._text_with_bits(first, end))
+            if len(self.files) > 1:
+                console.heading(file)
+            token_output.surprisals(self._text_with_bits(first, end))
         console.heading(f"{self.score.figures}; the most surprising passages:")
         rows = [
             (

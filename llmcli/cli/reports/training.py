@@ -31,11 +31,12 @@ def show_plan(plan: "Plan", data: "list[FileGroup]", *, dry_run: bool, json_: bo
         rows = [(row.name, row.value, row.reason) for row in plan.rows]
         tables.table(("setting", "value", "reason"), rows, to_stderr=not dry_run)
         return
+    if console.settings.quiet:
+        return
     from llmcli.training.planning.plan_table import overview
 
     pairs = [(row.name, f"{row.value} ({row.reason})") for row in overview(plan)]
-    for line in tables.pair_lines([*pairs, ("", "--dry-run shows the whole plan")], sys.stderr):
-        console.note(line)
+    tables.pairs([*pairs, ("", "--dry-run shows the whole plan")], to_stderr=True)
 
 
 def _plan_record(plan: "Plan") -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from llmcli import units
 from llmcli.analysis.inspect import ParameterGroup, find_tensor, parameter_tree, tensor_statistics
 from llmcli.cli.terminal import charts, console, tables
-from llmcli.cli.terminal.text_layout import terminal_width, truncate
+from llmcli.cli.terminal.text_layout import truncate
 from llmcli.pages.model_facts import shape_text, value_text
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 MAX_VALUE = 30  # columns of a value of a config
 MAX_NAMES = 3  # of tensors that only one file has
-MAX_HISTOGRAM_WIDTH, HISTOGRAM_MARGIN = 100, 24  # columns; the margin is for the numbers beside the bars
 
 
 def print_tensors(header: "Header") -> None:
@@ -39,14 +38,11 @@ def print_tensor(header: "Header", name: str, *, json_: bool) -> None:
         ("range", f"{statistics.min:+.6g} to {statistics.max:+.6g}"),
         ("zeros", f"{statistics.zeros:,}"),
     ]
+    if statistics.histogram:
+        rows.append(("histogram of the range", charts.sparkline(statistics.histogram)))
     if statistics.not_finite:
         rows.append(("NaN or infinite", f"{statistics.not_finite:,}"))
     tables.pairs(rows)
-    if statistics.histogram and statistics.min != statistics.max:
-        width = min(terminal_width(), MAX_HISTOGRAM_WIDTH) - HISTOGRAM_MARGIN
-        console.result()
-        for line in charts.histogram(statistics.histogram, statistics.min, statistics.max, width):
-            console.result(line)
 
 
 # ---- all groups

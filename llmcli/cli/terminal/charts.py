@@ -130,13 +130,3 @@ def sparkline(counts: Sequence[int]) -> str:
     """Draw a histogram on one line, one character per interval: █ for the largest count, a space for 0."""
     largest = max(counts, default=0) or 1
     return "".join(" ▁▂▃▄▅▆▇█"[math.ceil(8 * count / largest)] for count in counts)
-
-
-def histogram(counts: Sequence[int], low: float, high: float, width: int) -> list[str]:
-    """Draw a line for each of the equal intervals from low to high: its start, a bar, the count."""
-    starts = [f"{low + i * (high - low) / len(counts):+.3g}" for i in range(len(counts))]
-    margin = max(map(len, starts))
-    return [
-        f"{start:>{margin}} │{bar(count / max(counts), width)} {count:,}"
-        for start, count in zip(starts, counts, strict=True)
-    ]

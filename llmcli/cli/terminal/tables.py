@@ -44,9 +44,8 @@ def table(
     folded = [width if i in numbers else min(width, MIN_TEXT_COLUMN) for i, width in enumerate(widths)]
     if numbers and sum(folded) + MIN_GAP * len(names) > terminal_width(stream):
         for row in cells:
-            named = [(name, cell) for name, cell in zip(names, row, strict=True) if cell]
-            for line in [*pair_lines(named, stream), ""]:
-                console.write_line(line, stream)
+            pairs([(name, cell) for name, cell in zip(names, row, strict=True) if cell], to_stderr=to_stderr)
+            console.write_line("", stream)
         return
     is_tight = sum(widths) + GAP * len(names) > terminal_width(stream)
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0) if is_tight else (0, 1))
@@ -62,22 +61,15 @@ def tab_separated(cells: Iterable[str], stream: TextIO | None = None) -> None:
     console.write_line("\t".join(map(visible_line, cells)).rstrip("\t"), stream or sys.stdout)
 
 
-def pairs(rows: Iterable[tuple[str, str]]) -> None:
-    """Print (name, value) pairs, one below the other."""
-    for line in pair_lines(rows, sys.stdout):
-        console.result(line)
-
-
-def pair_lines(rows: Iterable[tuple[str, str]], stream: TextIO) -> list[str]:
-    """Return the lines that `pairs` prints, wrapped for a stream."""
+def pairs(rows: Iterable[tuple[str, str]], *, to_stderr: bool = False) -> None:
+    """Print (name, value) pairs, one below the other; in a terminal long values are wrapped."""
+    stream = sys.stderr if to_stderr else sys.stdout
     rows = [(visible_line(name), visible_line(value)) for name, value in rows]
     margin = max((text_width(name) for name, _ in rows), default=0) + 4
     hanging = margin if margin + MIN_VALUE_COLUMN <= terminal_width(stream) else 4
-    return [
-        line
-        for name, value in rows
-        for line in fit(f"  {name}{' ' * (margin - 2 - text_width(name))}{value}", stream, 0, hanging)
-    ]
+    for name, value in rows:
+        for line in fit(f"  {name}{' ' * (margin - 2 - text_width(name))}{value}", stream, 0, hanging):
+            console.write_line(line, stream)
 
 
 def labelled(rows: Iterable[tuple[str, str]], max_label: int) -> None:
