@@ -67,18 +67,9 @@ def wrap(text: str, columns: int, indent: int = 0, hanging: int = 0) -> list[str
     >>> wrap("私は毎朝リンゴを食べます。", 12)
     ['私は毎朝リン', 'ゴを食べま', 'す。']
     """
-    joined = _COMMAND.sub(lambda command: command[0].replace(" ", "\0"), text)
-    lines, line, used, is_begun = [], " " * indent, indent, False
-    for space, word in re.findall(r"(\s*)(\S+)", joined):
-        for unit in [word.replace("\0", " ")] if "\0" in word else split_word(word):
-            size = text_width(unit)
-            if is_begun and used + len(space) + size > columns:
-                lines.append(line)
-                line, used, is_begun = " " * hanging, hanging, False
-            if is_begun or not lines:
-                line, used = line + space, used + len(space)
-            line, used, is_begun, space = line + unit, used + size, True, ""
-    return [*lines, line if is_begun else ""]
+    joined = _COMMAND.sub(lambda command: command[0].replace(" ", _JOINER), text)
+    wrapped = WordWrap(columns, indent, hanging).feed(f"{joined}\n")
+    return (" " * indent + wrapped.removesuffix("\n")).split("\n")
 
 
 # commands to type, in our messages: after a colon, up to the end of the clause
@@ -86,15 +77,16 @@ _COMMAND = re.compile(
     r"(?<=: )(?:bzip2|curl|hf|iconv|jq|llm|mkdir|ollama|pandoc|pdftotext|pip|tar|tesseract|unzip|xz|zstd) "
     r".+?(?:[;,)](?=\s)|$)"
 )
+_JOINER = "\0"  # instead of the spaces in a command; `visible_line` has replaced any other
 # no line begins with a closing character, and none ends with an opening one (kinsoku shori, JIS X 4051)
 _CLOSING = frozenset("、。，．・：；？！」』）］｝〉》】〕…ーぁぃぅぇぉっゃゅょァィゥェォッャュョ々")
 _OPENING = frozenset("「『（［｛〈《【〔")
 
 
-def split_word(word: str) -> list[str]:
+def _split_word(word: str) -> list[str]:
     """Split a word where a line may break: at wide characters, unless punctuation forbids it."""
-    if word.isascii():
-        return [word]
+    if word.isascii() or _JOINER in word:
+        return [word.replace(_JOINER, " ")]
     from unicodedata import combining, east_asian_width
 
     units, base = [word[0]], word[0]  # `base`: the character before, without its combining marks
@@ -110,47 +102,38 @@ def split_word(word: str) -> list[str]:
 
 
 class WordWrap:
-    """Wraps a text that arrives in pieces, such as an answer, where `wrap` would.
+    """Wraps a text that arrives in pieces, such as an answer, as `wrap` does."""
 
-    `feed` returns the text that can be printed so far, which ends with a complete word; `finish` returns the rest.
-    """
-
-    def __init__(self, columns: int) -> None:
-        self.columns, self._used = columns, 0  # the caller changes the columns when the window is resized
-        self._space, self._word = "", ""  # the last word, not printed yet, and the space before it
+    def __init__(self, columns: int, indent: int = 0, hanging: int = 0) -> None:
+        self.columns = columns  # the caller changes it when the window is resized
+        self._used = self._start = indent  # columns of the line, and where it starts
+        self._hanging = hanging
+        self._pending = ""  # the last word, which may go on, after its space
 
     def feed(self, text: str) -> str:
-        return "".join(map(self._add, text))
+        """Return the text that can be printed so far: up to the last complete word."""
+        units = [
+            (space if i == 0 else "", unit)
+            for space, word in re.findall(r"([^\S\n]*)(\n|\S+|$)", self._pending + text)
+            for i, unit in enumerate(_split_word(word))
+            if space or unit
+        ]
+        self._pending = "" if not units or units[-1][1] == "\n" else "".join(units.pop())
+        return "".join(self._place(space, unit) for space, unit in units)
 
     def finish(self) -> str:
         """Return the last word; spaces after it are dropped."""
-        word, self._word = self._word, ""
-        return self._place(word)
+        return self.feed("\n").removesuffix("\n")
 
-    def _add(self, character: str) -> str:
-        if character == "\n":
-            line = self.finish()
-            self._space, self._used = "", 0
-            return line + "\n"
-        if character.isspace():
-            word = self.finish()
-            self._space += character
-            return word
-        *complete, self._word = split_word(self._word + character)
-        printed = "".join(map(self._place, complete))
-        if len(self._word) >= self.columns:  # longer than a line: not held back, and broken by the terminal
-            printed += self.finish()
-            self._used %= self.columns
-        return printed
-
-    def _place(self, unit: str) -> str:
+    def _place(self, space: str, unit: str) -> str:
         """Put an unbreakable unit after the space before it or on a new line."""
-        if not unit:
-            return ""
-        space, self._space = self._space, ""
+        if unit == "\n":
+            self._used = self._start = self._hanging
+            return unit
         gap = len((" " * self._used + space).expandtabs(TAB)) - self._used
         end = self._used + gap + text_width(unit)
-        if end > self.columns and self._used:
-            space, end = "\n", text_width(unit)
-        self._used = end if end <= self.columns else end % self.columns
+        if end > self.columns and self._used > self._start:
+            space, end = "\n" + " " * self._hanging, self._hanging + text_width(unit)
+            self._start = self._hanging
+        self._used = end
         return space + unit

@@ -42,7 +42,7 @@ def test_nothing_but_white_space_is_changed(text: str, columns: int) -> None:
         ("one\n\n  two  \nthree", "one\n\n  two\nthree"),
         ("a\tb", "a\tb"),
         ("a\tbc", "a\nbc"),
-        ("abcdefghijklm n", "abcdefghijklm n"),
+        ("abcdefghijklm n", "abcdefghijklm\nn"),
         ("私は毎朝リンゴを食べます。", "私は毎朝\nリンゴを\n食べま\nす。"),
     ],
 )
