@@ -299,9 +299,6 @@ def _masked_logprob(logits: Array, prediction: NextToken) -> float:
     return float(log_softmax(np.where(allowed, logits[: len(allowed)], np.float32(-np.inf)))[prediction.token])
 
 
-# ---- which model of an ensemble is shown
-
-
 @dataclass(frozen=True)
 class Subject:
     """The model whose activations are shown."""

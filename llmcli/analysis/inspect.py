@@ -46,9 +46,6 @@ class TensorStatistics:
     histogram: list[int]  # counts in HISTOGRAM_BINS equal intervals from min to max
 
 
-# ---- the header
-
-
 def json_object(header: Header, key: str, on_note: OnNote = lambda note: None) -> dict[str, Any]:
     """Parse a JSON document of the metadata; {} if it is missing or not an object. Notes if it is not JSON."""
     try:
@@ -136,9 +133,6 @@ def find_tensor(header: Header, name: str) -> TensorInfo:
     similar = difflib.get_close_matches(name, header.tensors, n=1) or [n for n in header.tensors if name in n][:1]
     hint = f"did you mean {similar[0]}?" if similar else f"list them with: llm inspect {header.path} --tensors"
     raise LLMError(f"{header.path} has no tensor {name}; {hint}")
-
-
-# ---- statistics of values
 
 
 def tensor_statistics(header: Header, *tensors: TensorInfo) -> TensorStatistics:

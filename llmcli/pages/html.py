@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from importlib.resources import files
+from string import Template
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 MAX_ATTENTION = 1_300_000  # bytes, one per weight: 200 tokens, 6 layers and 8 heads take 964,800
 MAX_TITLE = 200  # characters of the prompt; all tokens are shown below
-
-# ---- explain
 
 
 def explanation_page(
@@ -125,9 +124,6 @@ def _effects_hint(next_token: str, *, is_partial: bool) -> str:
     return f"{hint} Only the last tokens were left out." if is_partial else hint
 
 
-# ---- inspect
-
-
 def inspection_page(header: "Header", on_note: OnNote) -> bytes:
     """Write the page of a model file. Raises LLMError for a training record of another program."""
     data = inspection_data(header, on_note)
@@ -208,9 +204,6 @@ def _tree_data(group: ParameterGroup, parent: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-# ---- both
-
-
 def _finite_or_none(values: list[float]) -> list[float | None]:
     """Replace NaN and infinity, which JSON does not have."""
     return [value if math.isfinite(value) else None for value in values]
@@ -232,19 +225,11 @@ def _page(kind: str, title: str, data: Mapping[str, object], texts: Mapping[str,
         end = f'id="{id_}"></'
         assert body.count(end) == 1, id_
         body = body.replace(end, f'id="{id_}">{html.escape(text)}</')
-    policy = (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; "
-        f"form-action 'none'"
-    )
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n"
-        f'<h1 id="title" dir="auto">{html.escape(title)}</h1>\n{body}</main>\n'
-        f'<script type="application/json" id="data">{_json_for_script(data)}</script>\n<script>{script}</script>\n'
-        f"</body>\n</html>\n"
-    ).encode("utf-8", "backslashreplace")
+    page = Template((pages / "page.html").read_text("utf-8")).substitute(
+        style_hash=_hash(style), script_hash=_hash(script), title=html.escape(title), style=style, body=body,
+        data=_json_for_script(data), script=script,
+    )  # fmt: skip
+    return page.encode("utf-8", "backslashreplace")
 
 
 def _json_for_script(data: Mapping[str, object]) -> str:

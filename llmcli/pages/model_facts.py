@@ -68,9 +68,6 @@ def value_text(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-# ---- the training record as rows
-
-
 def record_rows(record: Record) -> Rows:
     """List the facts of a training run; an imported model has few, as nothing is known of its run."""
     experts = [

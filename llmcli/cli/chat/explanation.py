@@ -2,6 +2,7 @@
 
 import math
 import sys
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from llmcli import units
@@ -52,12 +53,8 @@ def find_token(answer: Answer, which: str) -> int:
     place = answer.text.find(which)
     if place < 0:
         raise usage(f"the last answer has no {visible_whitespace(which)}; give a word of it, or the number of a token")
-    end = 0
-    for index, piece in enumerate(answer.pieces):
-        end += len(piece.text)
-        if end > place:
-            return index
-    return count - 1
+    ends = accumulate(len(piece.text) for piece in answer.pieces)
+    return next((index for index, end in enumerate(ends) if end > place), count - 1)
 
 
 def _explain(source: "Checkpoint | Ensemble", assistant: "Assistant", position: int) -> "Explanation":

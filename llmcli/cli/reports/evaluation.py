@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from llmcli.evaluation.evaluator import Score, Span
 
 
-# ---- scores
-
-
 @dataclass(frozen=True)
 class ModelScore:
     """The score of a model on a document, or on all documents together."""
@@ -99,9 +96,6 @@ def baseline_json(baseline: "Baseline", file: str | None) -> dict[str, object]:
         "past_bytes": baseline.past_bytes,
         "pieces": baseline.pieces,
     }
-
-
-# ---- surprisal of each token
 
 
 @dataclass(frozen=True)

@@ -202,9 +202,6 @@ class ExplanationReport:
         )
 
 
-# ---- --prompt-pair
-
-
 @dataclass(frozen=True)
 class AlignmentReport:
     """A model's answer, and the words of the prompt that each of its words attends to."""

@@ -45,9 +45,6 @@ def print_tensor(header: "Header", name: str, *, json_: bool) -> None:
     tables.pairs(rows)
 
 
-# ---- all groups
-
-
 def print_weights(header: "Header", *, json_: bool) -> None:
     """Print the parameter tree with the statistics of each leaf. Reads all tensors."""
     try:
@@ -87,9 +84,6 @@ def _groups(group: ParameterGroup, depth: int = 0, path: str = "") -> Iterator[t
         console.status(child_path)
         yield depth, child_path, child
         yield from _groups(child, depth + 1, child_path)
-
-
-# ---- --diff
 
 
 def print_difference(first: "Header", other: "Header", *, json_: bool) -> None:

@@ -114,16 +114,15 @@ def heat_map(shares: Sequence[Sequence[float]], first: int = 1) -> list[str]:
     """Draw a lower triangle of shares (0 to 1), two characters per cell; the first two lines number the columns."""
     numbers = range(first, first + len(shares))
     tens = "".join(f"{n // 10 % 10 if n % 10 == 0 or (n == first and n > 9) else '':>2}" for n in numbers)
-    rows = ["".join(2 * _shade(share) for share in row[: i + 1]) for i, row in enumerate(shares)]
+    rows = [
+        "".join(2 * next((shade for limit, shade in _SHADES if share >= limit), "·") for share in row[: i + 1])
+        for i, row in enumerate(shares)
+    ]
     return [tens, "".join(f"{n % 10:>2}" for n in numbers), *rows]
 
 
 _SHADES = ((0.6, "█"), (0.3, "▓"), (0.1, "▒"), (0.03, "░"))
 HEAT_LEGEND = "██ 60% or more, ▓▓ 30%, ▒▒ 10%, ░░ 3%, ·· less"
-
-
-def _shade(share: float) -> str:
-    return next((shade for limit, shade in _SHADES if share >= limit), "·")
 
 
 def sparkline(counts: Sequence[int]) -> str:

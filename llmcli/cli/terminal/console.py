@@ -26,11 +26,8 @@ def set_quiet(quiet: bool) -> bool:
     return quiet
 
 
-# ---- results, on stdout
-
-
 def result(line: str = "", *, raw: bool = False) -> None:
-    """Print a line of a result, safe for a terminal unless it is `raw`: has our own escape sequences."""
+    """Print a line of a result on stdout, safe for a terminal unless it is `raw`: has our own escape sequences."""
     _write((line if raw else visible_line(line)) + "\n")
 
 
@@ -81,23 +78,20 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
-# ---- everything else, on stderr
-
-
 def note(text: str) -> None:
-    """Print something useful to know; nothing with --quiet."""
+    """Print something useful to know on stderr; nothing with --quiet."""
     if not settings.quiet:
         warn(text)
 
 
 def warn(text: str) -> None:
-    """Print something the user must know, also with --quiet; wrapped in a terminal."""
+    """Print something the user must know on stderr, also with --quiet."""
     for line in fit(visible_line(text), sys.stderr):
         write_line(line, sys.stderr)
 
 
 def fail(text: str) -> None:
-    """Print an error message on one line; wrapped in a terminal."""
+    """Print an error message on stderr."""
     text = " ".join(text.split())
     text = text if len(text) <= MAX_ERROR_LENGTH else f"{text[:MAX_ERROR_LENGTH]}…"
     label = "error:"
@@ -131,9 +125,6 @@ def prompt(text: str) -> None:
         print(styles.styled(text, styles.DIM, sys.stderr), file=sys.stderr, end="", flush=True)
 
 
-# ---- either stream
-
-
 def write_line(line: str, stream: TextIO) -> None:
     """Print a line, in which untrusted text must have passed through `visible`."""
     print(line, file=stream, flush=True)
@@ -144,9 +135,6 @@ def rich_console(stream: TextIO) -> "Console":
     from rich.console import Console
 
     return Console(file=stream, markup=False, highlight=False, emoji=False)
-
-
-# ---- input
 
 
 @contextmanager

@@ -37,12 +37,10 @@ class TrainingView:
     ) -> None:
         self._bytes_per_token, self._answers = bytes_per_token, answers
         self._validation_name = "validation answers" if answers else "validation"
-        self._curve = ThinnedCurve()
-        self._evaluations: list[tuple[int, float]] = []  # (step, bits per byte)
-        self._loss = math.nan  # moving average of the training loss, bits per byte
         self._sample = "", ""  # prompt, text
         self._step: Step | None = None  # the last one
-        self._shown_seconds = self._shown_progress = -math.inf
+        self._shown_seconds = -math.inf
+        self.begin_model()
         self._live = None if hidden or console.settings.quiet else _live_display()
         self._note = ""  # the last line
         self._note_is_below = False  # whether it is on the screen below the view
@@ -77,8 +75,9 @@ class TrainingView:
 
     def begin_model(self, share: float | None = None) -> None:
         """Begin the curves of another model; `share` is the share of conversations at the end of its run."""
-        self._curve, self._evaluations, self._loss = ThinnedCurve(), [], math.nan
-        self._shown_progress = -math.inf
+        self._curve, self._shown_progress = ThinnedCurve(), -math.inf
+        self._evaluations: list[tuple[int, float]] = []  # (step, bits per byte)
+        self._loss = math.nan  # moving average of the training loss, bits per byte
         if self._answers and share is not None:
             self._answers = 1 - share, self._answers[1]
 

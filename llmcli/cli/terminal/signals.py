@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from types import FrameType
 
@@ -62,17 +62,15 @@ def _send(number: int) -> None:
         _thread.interrupt_main(signal.Signals(number))
 
 
-@contextmanager
 def stop_requests(
     can_save: Callable[[], bool] = lambda: True, show_note: Callable[[str], None] | None = None
-) -> Iterator[list[int]]:
+) -> AbstractContextManager[list[int]]:
     """Collect the first stop signal in a list, so that a run can end and save; see `_collected`."""
     from llmcli.cli.terminal import console
 
     show_note = show_note or console.note_from_signal_handler
     note = partial(show_note, "ending the run and saving; press Ctrl-C again to quit without saving")
-    with _collected(stop_signals(), note, can_save) as received:
-        yield received
+    return _collected(stop_signals(), note, can_save)
 
 
 def ignore_stop_requests() -> None:
@@ -93,11 +91,9 @@ def forward_stop_requests(forward: Callable[[int], None]) -> None:
         signal.signal(number, lambda number, _: forward(number))
 
 
-@contextmanager
-def interruptions() -> Iterator[list[int]]:
+def interruptions() -> AbstractContextManager[list[int]]:
     """Collect the first Ctrl-C in a list, so that an answer can end between two tokens; see `_collected`."""
-    with _collected(_not_ignored(signal.SIGINT)) as received:
-        yield received
+    return _collected(_not_ignored(signal.SIGINT))
 
 
 @contextmanager
