@@ -131,16 +131,14 @@ def explain(
 ) -> Explanation:
     """Run a prompt through a model and record what happens.
 
-    - Attention: the softmax of each head's scores.
     - Logit lens (nostalgebraist 2020): the final norm and the output layer, applied to the residual stream after each
       layer. With `every_position` at each token, which also gives the surprisals: -log2 p(token | tokens before).
     - Ablation: log2 p(token | all tokens) - log2 p(token | all but one), of the most likely next token or of `token`.
       The tokens after the missing one move forward by one position.
 
-    Only the last MAX_TOKENS are analyzed, fewer within MAX_LENS_WORK; ablation covers the last tokens within
-    MAX_ABLATION_WORK. `predictor` makes the prediction if `runtime` is only a part of it: a model of an ensemble, or
-    the network beside its n-gram cache. `check` is called before each ablation and may raise to stop. Raises LLMError
-    for an empty prompt and for NaN or infinite logits.
+    Only the last tokens are analyzed, within MAX_TOKENS, MAX_LENS_WORK and MAX_ABLATION_WORK. `predictor` makes the
+    prediction if `runtime` is a part of it: a model of an ensemble, or the network beside its n-gram cache. `check` may
+    raise to stop. Raises LLMError as `predict_next` does.
     """
     predictor = predictor or runtime
     prediction = predict_next(predictor, tokenizer, prompt, literal=literal)

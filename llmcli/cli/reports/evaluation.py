@@ -74,10 +74,7 @@ def print_scores(scores: "Sequence[ModelScore]", baselines: "Sequence[Baseline]"
     estimate = ' ("about": estimated from a sample)' if any(row.is_estimate for row in baselines) else ""
     console.caption(f"{NETWORK}: bits per byte of the network alone, as other programs run it{beside}{estimate}.")
     if adapts:
-        console.caption(
-            f"{ADAPTING}: bits per byte of what adapts to the text as it reads it: models with their n-gram cache, and "
-            "compressors."
-        )
+        console.caption(f"{ADAPTING}: bits per byte of models with their n-gram cache, and of adaptive compressors.")
     console.caption(
         "Bits per byte: lower is better, 8 is a uniform guess over all byte values; comparable across all models. "
         "perplexity: as uncertain as a choice among that many equally likely tokens; comparable only between models "

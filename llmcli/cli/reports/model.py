@@ -140,12 +140,8 @@ def _print_curve(record: Record) -> None:
     marks = run.validation_steps, run.validation
     for line in charts.curve(run.steps, run.training, width, CURVE_HEIGHT, marks=marks, legend=legend):
         console.result(line)
-    measured = (
-        "the validation loss on a part of the training text that the model was not trained on"
-        if run.name == "validation"
-        else "the held-out loss mostly on a part of the held-out text"
-    )
     console.caption(
         "Lower is better. Both losses were measured during training: the training loss on the batches, with dropout if "
-        f"any, {measured}. If the training loss falls and the {run.name} loss does not, the model overfits."
+        f"any, the {run.name} loss on text that the model was not trained on. If the training loss falls and the "
+        f"{run.name} loss does not, the model overfits."
     )

@@ -45,25 +45,20 @@ def draw(curve: Curve, title: str, format_: str) -> bytes:
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE, "backend": "agg"}):
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.add_subplot()
-        _draw_lines(axes, curve)
+        axes.plot(curve.steps, curve.training, color=TRAINING_COLOR, linewidth=1.4, label="training")
+        if curve.validation:
+            axes.plot(
+                curve.validation_steps, curve.validation, color=VALIDATION_COLOR, linewidth=1.4, linestyle="--",
+                marker="o", markersize=4.5, markerfacecolor="white", label=curve.label,
+            )  # fmt: skip
+            label, best = f"best: {units.bits_per_byte(min(curve.validation))}", min(curve.validation)
+            axes.axhline(best, color=VALIDATION_COLOR, linewidth=0.8, linestyle=":", label=label)
         _label(axes, curve, title)
         file = io.BytesIO()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # letters of a title that the font lacks
             figure.savefig(file, format=format_, dpi=DOTS_PER_INCH, metadata=METADATA[format_])
     return file.getvalue()
-
-
-def _draw_lines(axes: "Axes", curve: Curve) -> None:
-    axes.plot(curve.steps, curve.training, color=TRAINING_COLOR, linewidth=1.4, label="training")
-    if curve.validation:
-        axes.plot(
-            curve.validation_steps, curve.validation, color=VALIDATION_COLOR, linewidth=1.4, linestyle="--",
-            marker="o", markersize=4.5, markerfacecolor="white", label=curve.label,
-        )  # fmt: skip
-        best = min(curve.validation)
-        label = f"best: {units.bits_per_byte(best)}"
-        axes.axhline(best, color=VALIDATION_COLOR, linewidth=0.8, linestyle=":", label=label)
 
 
 def _label(axes: "Axes", curve: Curve, title: str) -> None:
