@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from llmcli.analysis.explain import MAX_TOKENS, attention_weights, mean_attention
+from llmcli.analysis.explain import MAX_TOKENS, mean_attention, record
 from llmcli.data.text.words import character_class
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
@@ -51,10 +51,7 @@ class Alignment:
 def align(
     runtime: NumpyRuntime, tokenizer: Tokenizer, text: str, prompt_ids: Sequence[int], answer_ids: Sequence[int]
 ) -> Alignment:
-    """Align an answer with `text`, which the chat template wrote into `prompt_ids`.
-
-    Raises LLMError for an empty prompt and for more than MAX_TOKENS tokens.
-    """
+    """Align an answer with `text`, which is part of the prompt. Raises LLMError if it is empty or too long."""
     ids = [*prompt_ids, *answer_ids]
     if len(ids) > MAX_TOKENS:
         raise LLMError(
@@ -64,15 +61,13 @@ def align(
     prompt, answer = split_words(tokenizer, ids[:last], first), split_words(tokenizer, ids, len(prompt_ids))
     if not prompt:
         raise LLMError("the prompt is empty; give a text to answer")
-    weights = attention_weights(runtime, ids)[:, :, [word.start - 1 for word in answer]]  # [L, H, A, N]
+    _, recorder = record(runtime, ids, len(ids))
+    weights = recorder.weights[:, :, [word.start - 1 for word in answer]]  # [L, H, A, N]
     return Alignment(prompt, answer, np.stack([weights[..., one.start : one.end].sum(-1) for one in prompt], -1))
 
 
 def split_words(tokenizer: Tokenizer, ids: Sequence[int], start: int = 0) -> list[Word]:
-    """Split the tokens from `start` on into words, without white space; ` umbrell` and `as` are joined.
-
-    A token may end inside a character, which then belongs to the token that it begins in.
-    """
+    """Split the tokens from `start` on into words, without white space; ` umbrell` and `as` are joined."""
     words: list[Word] = []
     for text, first, end in _characters_of_tokens([tokenizer.token_bytes[token] for token in ids[start:]]):
         if words and all(character_class(c) == "letters" for c in (words[-1].text[-1], text[0])):
@@ -84,7 +79,7 @@ def split_words(tokenizer: Tokenizer, ids: Sequence[int], start: int = 0) -> lis
 
 
 def _characters_of_tokens(tokens: Sequence[bytes]) -> Iterator[tuple[str, int, int]]:
-    """Yield (the characters that begin in a token, its index, the index of the next token in which one begins).
+    """Yield (the characters that begin in a token, its index, that of the next token in which one begins).
 
     >>> list(_characters_of_tokens(["a赤".encode()[:2], "赤".encode()[1:], b"b"]))
     [('a赤', 0, 2), ('b', 2, 3)]

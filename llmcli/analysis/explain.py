@@ -150,7 +150,7 @@ def explain(
         config = runtime.config
         work_per_token = (config.num_hidden_layers + 1) * config.vocab_size * config.hidden_size
         kept = min(kept, max(1, int(MAX_LENS_WORK / work_per_token)))
-    logits, recorder = _record(runtime, context, kept)
+    logits, recorder = record(runtime, context, kept)
     ids, residuals = context[recorder.first :], recorder.residuals
     lens = _logit_lens(runtime, residuals if every_position else residuals[:, -1:], prediction.allowed, candidates)
     surprisals = np.full(kept, np.nan)  # the prediction of the first token was not recorded
@@ -203,11 +203,6 @@ def find_copies(
     return tuple(copy for copy in ranked[:MAX_COPIES] if copy.probability - copy.network >= MIN_ADDED)
 
 
-def attention_weights(runtime: NumpyRuntime, ids: Sequence[int]) -> Array:
-    """Return the attention weights [L, H, N, N] of each token, a row, to itself and those before it."""
-    return _record(runtime, ids, len(ids))[1].weights
-
-
 def mean_attention(weights: Array, layer: int | None = None, head: int | None = None) -> Array:
     """Average attention weights [L, H, ...] over all layers and heads, the heads of a layer, or one head, from 1."""
     layers = slice(None) if layer is None else slice(layer - 1, layer)
@@ -216,14 +211,14 @@ def mean_attention(weights: Array, layer: int | None = None, head: int | None = 
     return mean
 
 
-def _record(runtime: NumpyRuntime, context: Sequence[int], kept: int) -> "tuple[Array, _ActivationRecorder]":
+def record(runtime: NumpyRuntime, context: Sequence[int], kept: int) -> "tuple[Array, ActivationRecorder]":
     """Process a context; return the logits [V] after it, and the activations of its last `kept` tokens."""
-    recorder = _ActivationRecorder(runtime, len(context), kept)
+    recorder = ActivationRecorder(runtime, len(context), kept)
     runtime.rewind()
     return runtime.prefill(context, recorder), recorder
 
 
-class _ActivationRecorder:
+class ActivationRecorder:
     """Keeps the activations of the last N tokens of a context of T tokens, which is processed in chunks."""
 
     def __init__(self, runtime: NumpyRuntime, tokens: int, kept: int) -> None:

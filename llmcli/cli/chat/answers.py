@@ -105,7 +105,11 @@ def receive(
                     has_status = False
                     console.status("")
                 if shows_text and event.text:
-                    _print_text(event.text, wrap)
+                    text = event.text
+                    if wrap:
+                        wrap.columns = terminal_width()  # the window may have been resized
+                        text = wrap.feed(visible(text))
+                    console.verbatim(text, raw=True)
             if is_stopped() and answer.finish_reason is None:
                 answer.finish_reason = INTERRUPTED
                 events.close()  # type: ignore[attr-defined]  # a generator: the conversation keeps what has arrived
@@ -117,13 +121,6 @@ def receive(
         if shows_text and (is_answered or answer.text):
             console.verbatim(wrap.finish() if wrap else "", end="\n", raw=True)
     return answer
-
-
-def _print_text(text: str, wrap: WordWrap | None) -> None:
-    if wrap:
-        wrap.columns = terminal_width()  # the window may have been resized
-        text = wrap.feed(visible(text))
-    console.verbatim(text, raw=True)
 
 
 def note_end(answer: Answer, advice: str) -> None:

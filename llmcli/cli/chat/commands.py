@@ -40,10 +40,7 @@ COMMANDS = (
 )
 FILE_COMMANDS = ("/save ", "/load ")
 BY_NAME = {command.name: command for command in COMMANDS}
-_ALIASES = {
-    "?": "help", "h": "help", "clear": "reset", "new": "reset", "quit": "exit", "q": "exit", "bye": "exit",
-    "redo": "regenerate", "again": "regenerate", "edit": "retry", "undo": "retry", "explain": "why", "info": "stats",
-}  # fmt: skip
+_ALIASES = {"?": "help", "clear": "reset", "quit": "exit", "q": "exit", "bye": "exit", "redo": "regenerate"}
 
 # words that are no message but an attempt to leave, or a command of a shell
 _NO_MESSAGE = re.compile(

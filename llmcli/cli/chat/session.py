@@ -1,5 +1,6 @@
 """The conversation of `llm chat` with a person: reads messages and commands until the person leaves."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -163,7 +164,4 @@ def _path(text: str, command: str) -> Path:
     name = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
     if not name:
         raise usage(f"a file name is missing: {chat_commands.BY_NAME[command].usage}")
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:  # there is no such home directory
-        return Path(name)
+    return Path(os.path.expanduser(name))  # noqa: PTH111  # unlike Path.expanduser it does not fail without a home

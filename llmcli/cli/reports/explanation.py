@@ -1,7 +1,4 @@
-"""The output of `llm explain`: tokens, attention, logit lens, ablation effects and predictions.
-
-L, H, N = layers, heads, analyzed tokens.
-"""
+"""The output of `llm explain`: tokens, attention, logit lens, ablation effects and predictions."""
 
 import math
 from dataclasses import dataclass
@@ -81,9 +78,8 @@ class ExplanationReport:
         tens, ones, *rows = charts.heat_map(weights[-shown:, -shown:].tolist(), first)
         digits = len(str(N))
         numbered = [f"{i:>{digits}} {labels[i - 1]}" for i in range(first, N + 1)]
-        header = [tens, ones] if tens.strip() else [ones]
-        rows_with_labels = [*(("", line) for line in header), *zip(numbered, rows, strict=True)]
-        tables.labelled(rows_with_labels, LABEL_WIDTH + digits + 1)
+        header = [("", line) for line in (tens, ones) if line.strip()]
+        tables.labelled([*header, *zip(numbered, rows, strict=True)], LABEL_WIDTH + digits + 1)
         console.paragraph(charts.HEAT_LEGEND)
         console.caption(
             "Each row is a token; its dark cells are the tokens that it attends to, itself or earlier ones. High "

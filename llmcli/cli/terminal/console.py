@@ -94,10 +94,8 @@ def fail(text: str) -> None:
     """Print an error message on stderr."""
     text = " ".join(text.split())
     text = text if len(text) <= MAX_ERROR_LENGTH else f"{text[:MAX_ERROR_LENGTH]}…"
-    label = "error:"
-    for line in fit(f"{label} {visible_line(text)}", sys.stderr):
-        if line.startswith(label):
-            line = styles.styled(label, styles.RED, sys.stderr) + line.removeprefix(label)
+    first, *others = fit(f"error: {visible_line(text)}", sys.stderr)
+    for line in (styles.styled("error:", styles.RED, sys.stderr) + first.removeprefix("error:"), *others):
         write_line(line, sys.stderr)
 
 

@@ -29,7 +29,7 @@ def open_reader(complete: Complete, before_a_path: Sequence[str]) -> Callable[[s
     """
     drawing = next((stream for stream in (sys.stderr, sys.stdout) if stream.isatty()), None)
     if drawing is None:
-        return _read_line
+        return lambda draft: input()
     session: PromptSession[str] = PromptSession(
         [("class:prompt", PROMPT)],
         prompt_continuation=CONTINUATION,
@@ -44,13 +44,6 @@ def open_reader(complete: Complete, before_a_path: Sequence[str]) -> Callable[[s
         output=create_output(stdout=drawing),
     )
     return lambda draft: session.prompt(default=draft)
-
-
-def _read_line(draft: str) -> str:
-    line = sys.stdin.readline()
-    if not line:
-        raise EOFError
-    return line.rstrip("\r\n")
 
 
 class _Commands(Completer):

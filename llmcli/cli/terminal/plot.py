@@ -53,7 +53,11 @@ def draw(curve: Curve, title: str, format_: str) -> bytes:
             )  # fmt: skip
             label, best = f"best: {units.bits_per_byte(min(curve.validation))}", min(curve.validation)
             axes.axhline(best, color=VALIDATION_COLOR, linewidth=0.8, linestyle=":", label=label)
-        _label(axes, curve, title)
+        _set_scales(axes, curve)
+        axes.set_title(title.replace("$", r"\$"), loc="left", fontsize=11)  # a dollar would start a formula
+        axes.set_xlabel("step")
+        axes.set_ylabel("bits per byte (lower is better; log scale)")
+        axes.legend(frameon=False)
         file = io.BytesIO()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # letters of a title that the font lacks
@@ -61,7 +65,7 @@ def draw(curve: Curve, title: str, format_: str) -> bytes:
     return file.getvalue()
 
 
-def _label(axes: "Axes", curve: Curve, title: str) -> None:
+def _set_scales(axes: "Axes", curve: Curve) -> None:
     low, high = log_range([*curve.training, *curve.validation])
     margin = (high / low) ** 0.04
     axes.set_yscale("log")
@@ -71,8 +75,4 @@ def _label(axes: "Axes", curve: Curve, title: str) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
     first, last = min(curve.steps), max(curve.steps)
     axes.set_xlim(0 if first < 0.1 * last or first == last else first, last + 0.02 * (last - first))
-    axes.set_title(title.replace("$", r"\$"), loc="left", fontsize=11)  # a dollar would start a formula
-    axes.set_xlabel("step")
-    axes.set_ylabel("bits per byte (lower is better; log scale)")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.legend(frameon=False)

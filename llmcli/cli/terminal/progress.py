@@ -41,7 +41,15 @@ class TrainingView:
         self._step: Step | None = None  # the last one
         self._shown_seconds = -math.inf
         self.begin_model()
-        self._live = None if hidden or console.settings.quiet else _live_display()
+        self._live: Live | None = None
+        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not (hidden or console.settings.quiet):
+            import rich.live
+
+            # no refresh thread, which would take time from the training; stdout stays unredirected
+            console_ = console.rich_console(sys.stderr)
+            self._live = rich.live.Live(
+                console=console_, auto_refresh=False, redirect_stdout=False, vertical_overflow="crop"
+            )
         self._note = ""  # the last line
         self._note_is_below = False  # whether it is on the screen below the view
         self._echo = without_echo() if self._live else nullcontext()  # typed characters would shift the view
@@ -168,17 +176,6 @@ class TrainingView:
         for text in drawn:
             text.highlight_regex(charts.MARK, "bold yellow")
         return [*drawn, Text(axis)]
-
-
-def _live_display() -> "Live | None":
-    """Return a region of the terminal that is redrawn in place; None where stderr cannot."""
-    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
-        return None
-    from rich.live import Live
-
-    # no refresh thread, which would take time from the training; stdout stays unredirected
-    console_ = console.rich_console(sys.stderr)
-    return Live(console=console_, auto_refresh=False, redirect_stdout=False, vertical_overflow="crop")
 
 
 class ThinnedCurve:
