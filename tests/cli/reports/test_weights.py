@@ -1,7 +1,6 @@
 """The statistics of weights by group, compared with numpy's."""
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,5 +36,4 @@ def test_weights_are_shown_as_a_tree_with_histograms(tiny_model: Path) -> None:
     for columns in ("80", "200"):
         shown = STYLES.sub("", in_a_terminal("inspect", "--weights", COLUMNS=columns).split("\x1b[K")[-1])
         assert "q_proj.weight x 2" in shown and "█" in shown and "no finite value" in shown
-        assert bool(re.search(r"[\d.]+ to \+", shown)) is (columns == "200")
         assert all(cell_len(line.rstrip()) <= int(columns) for line in shown.splitlines())

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.cli.terminal.charts import bar, curve, heat_map, histogram, signed_bar, sparkline
+from llmcli.cli.terminal.charts import bar, curve, heat_map, log_range, signed_bar, sparkline
 
 # ---- curves
 
@@ -23,91 +23,59 @@ def dots(lines):
     }
 
 
-def test_a_rising_line():
-    assert curve([([0, 1], [0.0, 1.0])], 14, 4) == [
-        "1.00 │⠀⠀⠀⠀⠀⠀⡠⠊",
-        "     │⠀⠀⠀⠀⡠⠊",
-        "     │⠀⠀⡠⠊",
-        "0.00 │⡠⠊",
+def test_a_falling_line() -> None:
+    assert curve([0, 1], [8.0, 1.0], 14, 4) == [
+        "8.00 │⠑⢄",
+        "     │⠀⠀⠑⢄",
+        "2.00 │⠀⠀⠀⠀⠑⢄",
+        "1.00 │⠀⠀⠀⠀⠀⠀⠑⢄",
         "     0      1",
     ]
 
 
-def test_series_share_the_axes():
-    lines = curve([([0, 10], [5.0, 5.0]), ([20, 30], [1.0, 1.0])], 30, 2)
-    assert lines[0].startswith("5.00 │")
-    assert lines[1].startswith("1.00 │")
-    assert lines[2].split() == ["0", "30"]
-    upper, lower = ({x for x, y in dots(lines) if y == row} for row in (0, 7))
-    assert upper == set(range(max(upper) + 1))
-    assert max(upper) < min(lower)
-    assert len(upper) + len(lower) == len(dots(lines))
+@pytest.mark.parametrize("values", [([], []), ([1, 2], [math.nan, math.inf])])
+def test_a_chart_without_points_is_empty(values):
+    assert curve(*values, 40, 5) == []
 
 
-@pytest.mark.parametrize("series", [[], [([], [])], [([1, 2], [math.nan, math.inf])]])
-def test_a_chart_without_points_is_empty(series):
-    assert curve(series, 40, 5) == []
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([2.0, 4.0], (2, 4)), ([3.0, 3.0], (2, 4.5)), ([1e6, 1e-6], (100, 1e6)), ([0.0], (0.5, 1.5)), ([2, 0], (2e-4, 2))],
+)
+def test_the_range_of_a_scale_is_positive_and_never_empty(values, expected):
+    assert log_range(values) == pytest.approx(expected)
 
 
-def test_a_single_point_is_a_dot():
-    lines = curve([([3], [2.5])], 30, 4)
-    assert len(lines) == 5
-    assert len(dots(lines)) == 1
-    assert lines[0].startswith("2.50 │")
-    assert lines[3].startswith("2.50 │")
+def test_a_single_point_is_a_dot_in_the_middle():
+    lines = curve([3], [2.5], 30, 5)
+    assert len(lines) == 6
+    assert [y // 4 for _, y in dots(lines)] == [2]
 
 
 def test_a_constant_is_a_horizontal_line():
-    lines = curve([([0, 50, 100], [7.0, 7.0, 7.0])], 30, 3)
-    drawn = dots(lines)
+    drawn = dots(curve([0, 50, 100], [7.0, 7.0, 7.0], 30, 3))
     assert len({y for _, y in drawn}) == 1
-    assert {x for x, _ in drawn} == set(range(2 * (30 - 6)))
+    assert {x for x, _ in drawn} == set(range(max(x for x, _ in drawn) + 1))
 
 
 def test_values_that_are_not_finite_are_left_out():
-    drawn = curve([([1, 2, 3, 4, 5], [math.nan, 3.0, math.inf, 1.0, -math.inf])], 40, 5)
-    assert drawn == curve([([2, 4], [3.0, 1.0])], 40, 5)
+    drawn = curve([1, 2, 3, 4, 5], [math.nan, 3.0, math.inf, 1.0, -math.inf], 40, 5)
+    assert drawn == curve([2, 4], [3.0, 1.0], 40, 5)
 
 
 def test_the_extremes_of_many_points_are_drawn():
     xs = list(range(10_000))
-    lines = curve([(xs, [math.sin(x / 100) for x in xs])], 60, 8)
-    rows = {y for _, y in dots(lines)}
-    assert rows == set(range(32))
-    assert lines[0].startswith(" 1.00 │")
-    assert lines[7].startswith("-1.00 │")
+    lines = curve(xs, [math.exp(math.sin(x / 100)) for x in xs], 60, 8)
+    assert {y for _, y in dots(lines)} == set(range(32))
+    assert lines[0].startswith("2.72 │") and lines[7].startswith("0.37 │")
     assert lines[8].split() == ["0", "9,999"]
-
-
-points = st.lists(st.tuples(st.integers(0, 1_000_000), st.floats(-999, 999)), min_size=1, max_size=30)
-
-
-@settings(max_examples=100, deadline=None)
-@given(points, st.integers(30, 120), st.integers(1, 12))
-def test_a_chart_fits_its_size_and_joins_all_points(pairs, width, height):
-    pairs = sorted(pairs)
-    xs, ys = [x for x, _ in pairs], [y for _, y in pairs]
-    lines = curve([(xs, ys)], width, height)
-    assert len(lines) == height + 1  # and the axis
-    assert all(len(line) <= width for line in lines)
-    drawn = dots(lines)
-    columns, rows = {x for x, _ in drawn}, {y for _, y in drawn}
-    assert columns == set(range(max(columns) + 1))  # from the left edge on, without a gap
-    assert rows == set(range(min(rows), max(rows) + 1))
-    if max(ys) > min(ys):
-        assert rows == set(range(4 * height))
-    if max(xs) > min(xs):
-        assert max(columns) >= 2 * (width - 9) - 1  # labels take 9 at most
-
-
-# ---- curves of a training run
 
 
 def test_a_logarithmic_scale_shows_the_beginning_and_the_end():
     """From 8 to 1 in the first tenth, then down to 0.5: both are drawn, the second on the last quarter of the rows."""
     xs = list(range(101))
     ys = [8.0 ** (1 - x / 10) if x < 10 else 0.5 ** ((x - 10) / 90) for x in xs]
-    lines = curve([(xs, ys)], 60, 9, logarithmic=True)
+    lines = curve(xs, ys, 60, 9)
     assert lines[0].startswith("8.00 │") and lines[8].startswith("0.50 │")
     shown = dots(lines)
     assert {y for _, y in shown} == set(range(36)) and min(x for x, _ in shown) == 0
@@ -116,7 +84,7 @@ def test_a_logarithmic_scale_shows_the_beginning_and_the_end():
 
 
 def test_round_values_label_a_logarithmic_scale():
-    lines = curve([([0, 1], [10.0, 0.1])], 40, 13, logarithmic=True)  # a row is a sixth of a factor of 10
+    lines = curve([0, 1], [10.0, 0.1], 40, 13)  # a row is a sixth of a factor of 10
     labels = {row: line[: line.index("│")].strip() for row, line in enumerate(lines[:-1])}
     assert {row: label for row, label in labels.items() if label} == {
         0: "10.00", 2: "5.00", 4: "2.00", 6: "1.00", 8: "0.50", 10: "0.20", 12: "0.10"
@@ -125,32 +93,41 @@ def test_round_values_label_a_logarithmic_scale():
 
 def test_a_logarithmic_scale_has_a_lowest_value():
     """A loss of 0, and one far below: at the bottom, which is 1/10,000 of the top."""
-    lines = curve([([0, 1, 2], [20.0, 0.0, 1e-30])], 40, 5, logarithmic=True)
+    lines = curve([0, 1, 2], [20.0, 0.0, 1e-30], 40, 5)
     assert lines[0].startswith("20.00 │") and lines[4].startswith("0.002 │")
-    assert curve([([0, 1], [0.0, 0.0])], 40, 5, logarithmic=True) == curve([([0, 1], [0.0, 0.0])], 40, 5)
 
 
-def test_marks_are_drawn_over_the_lines_on_the_same_axes():
-    lines = curve([([0, 10], [1.0, 1.0])], 26, 3, marks=([0, 10, 10], [3.0, 1.0, math.nan]))
+def test_marks_are_drawn_over_the_line_on_the_same_axes():
+    lines = curve([0, 10], [1.0, 1.0], 26, 3, marks=([0, 10, 10], [3.0, 1.0, math.nan]))
     assert lines[0].startswith("3.00 │o") and lines[2].endswith("o") and lines[2].count("⠤") + lines[2].count("⣀") > 10
     assert sum(line.count("o") for line in lines) == 2
-    assert curve([], 26, 3, marks=([5], [1.0]))[1].count("o") == 1
+    assert curve([], [], 26, 3, marks=([5], [1.0]))[1].count("o") == 1
 
 
 def test_a_legend_is_shown_below_the_chart_if_it_fits():
-    assert curve([([0, 10], [1.0, 2.0])], 40, 3, legend="a legend")[-1].split() == ["0", "a", "legend", "10"]
-    narrow = curve([([0, 10], [1.0, 2.0])], 16, 3, legend="a legend that is long")[-1]
-    assert narrow.split() == ["0", "10"]
+    assert curve([0, 10], [1.0, 2.0], 40, 3, legend="a legend")[-1].split() == ["0", "a", "legend", "10"]
+    assert curve([0, 10], [1.0, 2.0], 16, 3, legend="a legend that is long")[-1].split() == ["0", "10"]
+
+
+points = st.lists(st.tuples(st.integers(0, 1_000_000), st.floats(0, 999)), min_size=1, max_size=30)
 
 
 @settings(max_examples=100, deadline=None)
 @given(points, points, st.integers(30, 120), st.integers(1, 12))
-def test_a_logarithmic_chart_fits_its_size(pairs, marked, width, height):
+def test_a_chart_fits_its_size_and_joins_all_points(pairs, marked, width, height):
     pairs, marked = sorted(pairs), ([x for x, _ in marked], [y for _, y in marked])
-    series = [([x for x, _ in pairs], [y for _, y in pairs])]
-    lines = curve(series, width, height, marks=marked, logarithmic=True, legend="legend")
-    assert len(lines) == height + 1
+    xs, ys = [x for x, _ in pairs], [y for _, y in pairs]
+    lines = curve(xs, ys, width, height, marks=marked, legend="legend")
+    assert len(lines) == height + 1  # and the axis
     assert all(len(line) <= width for line in lines)
+    drawn = dots(curve(xs, ys, width, height))
+    columns, rows = {x for x, _ in drawn}, {y for _, y in drawn}
+    assert columns == set(range(max(columns) + 1))  # from the left edge on, without a gap
+    assert rows == set(range(min(rows), max(rows) + 1))
+    if max(ys) > min(ys):
+        assert rows == set(range(4 * height))
+    if max(xs) > min(xs):
+        assert max(columns) >= 2 * (width - 9) - 1  # labels take 9 at most
 
 
 # ---- bars
@@ -182,20 +159,6 @@ def test_a_bar_fills_its_share_of_the_width(share, width):
     assert len(drawn) <= width
     filled = sum(" ▏▎▍▌▋▊▉█".index(c) / 8 for c in drawn)
     assert filled == pytest.approx(share * width, abs=1 / 16 + 1e-9)
-
-
-def test_a_histogram_shows_the_start_and_the_count_of_each_interval():
-    assert histogram([0, 5, 10, 1234], -1, 1, 10) == [
-        "  -1 │ 0",
-        "-0.5 │ 5",
-        "  +0 │▏ 10",
-        "+0.5 │██████████ 1,234",
-    ]
-
-
-def test_an_empty_histogram():
-    assert histogram([], math.nan, math.nan, 10) == []
-    assert histogram([0, 0], 0, 2, 10) == ["+0 │ 0", "+1 │ 0"]
 
 
 # ---- attention, effects, weights

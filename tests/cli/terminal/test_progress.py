@@ -116,7 +116,7 @@ def test_figures_of_answers_have_a_name_and_a_unit_of_their_own(capsys: pytest.C
                 tokens_per_second=1,
             ))  # fmt: skip
         assert view._curve.points()[1] == pytest.approx([1.0, 2.0])
-    assert "bits/byte: training 2.000  validation answers 1.500" in capsys.readouterr().err
+    assert "bits/byte: training 1.667  validation answers 1.500" in capsys.readouterr().err  # 1/3 of 1.0, 2/3 of 2.0
 
 
 def test_a_student_has_a_curve_and_figures_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,20 +23,6 @@ def test_a_number_in_a_table_is_never_broken(monkeypatch: pytest.MonkeyPatch, co
     assert columns < 32 or max(map(len, shown.splitlines())) <= columns
 
 
-@pytest.mark.parametrize("columns", [34, 35, 44, 45, 80])
-def test_where_a_table_is_too_wide_each_group_is_one(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
-    screen = colored_stdout(monkeypatch)
-    monkeypatch.setenv("COLUMNS", str(columns))
-    rows = [("a.safetensors", "0.300", "one.txt"), ("xz", "0.400", "one.txt"), ("xz", "0.500", "all")]
-    tables.table(("model", "bits/byte", "text"), rows, numbers=(1,), group=2)
-    lines = [line.split() for line in STYLES.sub("", screen.getvalue()).splitlines() if line.strip()]
-    if columns >= 35:  # 13 + 9 + 7, and two spaces each
-        assert lines[2:] == [list(row) for row in rows]
-        return
-    assert ["text:", "one.txt"] in lines and lines[-1] == ["xz", "0.500"] and lines.count(["model", "bits/byte"]) == 2
-    assert lines.index(["xz", "0.400"]) < lines.index(["text:", "all"])
-
-
 def test_a_table_in_a_pipe_starts_with_the_column_names(capsys: pytest.CaptureFixture[str]) -> None:
     tables.table(("model", "bits/byte"), [("a", "1.000")], numbers=(1,))
     assert capsys.readouterr().out == "model\tbits/byte\na\t1.000\n"
