@@ -125,9 +125,7 @@ def receive(
 
 def note_end(answer: Answer, advice: str) -> None:
     """Explain why an answer was cut off; `advice` is how to raise the maximum number of tokens."""
-    if answer.finish_reason != "length":
-        return
-    if len(answer.pieces) >= answer.max_tokens:
-        console.note(f"(cut off after {units.count(len(answer.pieces), 'token')}; {advice})")
-    else:
-        console.note("(cut off: the context is full)")
+    if answer.finish_reason == "length":
+        is_full = len(answer.pieces) < answer.max_tokens
+        reason = ": the context is full" if is_full else f" after {units.count(len(answer.pieces), 'token')}; {advice}"
+        console.note(f"(cut off{reason})")

@@ -109,8 +109,8 @@ def print_next_words(search: "NextWords", prompt: str, count: int) -> None:
     rows.append(("(unexplored)", search.unexplored))
     if sys.stdout.isatty():
         console.heading(f"{prompt_end(prompt)}…")
-        is_lower_bound = search.unexplored >= MAX_UNEXPLORED
-        console.paragraph(f"next word: {units.entropy(search.entropy, at_least=is_lower_bound)}")
+        entropy = units.entropy(search.entropy, at_least=search.unexplored >= MAX_UNEXPLORED)
+        console.paragraph(f"next word: {entropy}")
     probabilities("next word", rows)
     console.caption(
         f"{units.choice(search.entropy, 'words')} The probability of a word is summed over its tokenizations; "

@@ -120,7 +120,7 @@ class TrainingView:
             if self._evaluations:
                 losses += f"  {self._validation_name} {units.bits_per_byte(self._evaluations[-1][1])}"
             console.note(
-                f"{event.progress:4.0%}  step {event.step:,}  {clock(seconds_left(event))} left  "
+                f"{event.progress:4.0%}  step {event.step:,}  {time_left(event)} left  "
                 f"{event.tokens_per_second:,.0f} tokens/s  bits/byte: {losses}"
             )
 
@@ -133,7 +133,7 @@ class TrainingView:
         if self._step is None:
             return Text("")
         event, (columns, rows) = self._step, live.console.size
-        figures = f"{event.progress:4.0%}  {clock(seconds_left(event))} left  {event.tokens_per_second:,.0f} tokens/s"
+        figures = f"{event.progress:4.0%}  {time_left(event)} left  {event.tokens_per_second:,.0f} tokens/s"
         width = max(10, min(100, columns - len(figures) - 4))
         filled = round(event.progress * width)
         losses = f"training {units.bits_per_byte(self._loss)}"
@@ -207,20 +207,10 @@ class ThinnedCurve:
         return [step for step, _ in self._points], means
 
 
-def seconds_left(event: "Step") -> float:
-    """Estimate the time left from the speed of training, which excludes planning; NaN in the first steps."""
+def time_left(event: "Step") -> str:
+    """Estimate the time left from the speed of training, which excludes planning; "-:--" in the first steps."""
     if event.progress <= 0 or event.step < MIN_STEPS_FOR_ESTIMATE:
-        return math.nan
-    return event.tokens / event.tokens_per_second * (1 - event.progress) / event.progress
-
-
-def clock(seconds: float) -> str:
-    """
-    >>> [clock(seconds) for seconds in (5.4, 75, 3700, float("nan"))]
-    ['0:05', '1:15', '1:01:40', '-:--']
-    """
-    if not math.isfinite(seconds):
         return "-:--"
-    whole = round(seconds)
-    hours = f"{whole // 3600}:" if whole >= 3600 else ""
-    return f"{hours}{whole // 60 % 60:{'02' if hours else ''}}:{whole % 60:02}"
+    seconds = round(event.tokens / event.tokens_per_second * (1 - event.progress) / event.progress)
+    hours = f"{seconds // 3600}:" if seconds >= 3600 else ""
+    return f"{hours}{seconds // 60 % 60:{'02' if hours else ''}}:{seconds % 60:02}"
