@@ -29,6 +29,7 @@ def explanation_json(
         list(zip(ids[-1].tolist(), probabilities[-1].tolist(), strict=True))
         for ids, probabilities in zip(lens.ids, lens.probabilities, strict=True)
     ]
+    next_tokens = [(token, float(explanation.logprobs[token])) for token in explanation.most_likely(count)]
     effects = [None if math.isnan(bits) else round(bits, 6) for bits in explanation.ablation_effects.tolist()]
     result: dict[str, object] = {
         "prompt": prompt,
@@ -47,8 +48,7 @@ def explanation_json(
         ],
         "next_tokens": [
             token_json(token, probability=round(math.exp(logprob), 6), logprob=round(logprob, 6))
-            for token in explanation.most_likely(count)
-            for logprob in [float(explanation.logprobs[token])]
+            for token, logprob in next_tokens
         ],
         "entropy_bits": round(explanation.entropy, 6),
         "next": [{"text": word.text, "probability": round(word.probability, 6)} for word in words.words[:count]],

@@ -42,13 +42,13 @@ def curve(
             labels[row] = _label(value)
     margin = max(map(len, labels)) + 1
     columns = max(8, width - margin - 1)
-    line, marked = (
+    line_dots, mark_dots = (
         [(round((x - x_low) / (x_high - x_low or 1) * (2 * columns - 1)), dot_row(y)) for x, y in points]
         for points in (line, marked)
     )
-    grid = _draw_line(line, columns, height)
-    for x, y in marked:
-        grid[y // 4][x // 2] = MARK
+    grid = _draw_line(line_dots, columns, height)
+    for dot_column, row in mark_dots:
+        grid[row // 4][dot_column // 2] = MARK
     lines = [
         f"{label:>{margin - 1}} │{''.join(row).rstrip(chr(_BLANK))}" for label, row in zip(labels, grid, strict=True)
     ]
