@@ -85,7 +85,7 @@ class TrainingView:
         """Begin the curves of another model; `share` is the share of conversations at the end of its run."""
         self._curve, self._shown_progress = ThinnedCurve(), -math.inf
         self._evaluations: list[tuple[int, float]] = []  # (step, bits per byte)
-        self._loss = math.nan  # moving average of the training loss, bits per byte
+        self._loss: float = math.nan  # moving average of the training loss, bits per byte
         if self._answers and share is not None:
             self._answers = 1 - share, self._answers[1]
 

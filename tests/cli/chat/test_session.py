@@ -209,7 +209,7 @@ def test_memory_marks_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
         SamplingConfig(temperature=0, max_tokens=100),
     )
     memory = Memory([TrainingText(corpus)])
-    Session(chat, Lines("q"), source=None, memory=memory).run()  # type: ignore[arg-type]
+    Session(chat, Lines("q").read, source=None, memory=memory).run()  # type: ignore[arg-type]
     captured = capsys.readouterr()
     assert captured.out == f"x⟦{passage}⟧x\n" and "96% of the 54 characters occur verbatim in c.txt" in captured.err
     assert chat.messages[-1] == Message("assistant", f"x{passage}x")

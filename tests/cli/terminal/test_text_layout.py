@@ -25,7 +25,7 @@ def test_words_wrap_as_the_standard_library_wraps_them(words: list[str], columns
         text, columns, initial_indent=" " * first, subsequent_indent=" " * later, break_long_words=False,
         break_on_hyphens=False,
     )  # fmt: skip
-    assert wrap(text, columns, first, later) == (expected or [""])
+    assert wrap(text, columns, first, later) == (expected or [" " * first])
 
 
 CHARACTERS = st.lists(st.sampled_from(["私", "🍎", "カ\u3099", "、", "。", "「", "」", "e", "e\u0301"])).map("".join)
