@@ -39,7 +39,7 @@ def print_tensor(header: "Header", name: str, *, json_: bool) -> None:
         ("zeros", f"{statistics.zeros:,}"),
     ]
     if statistics.histogram:
-        rows.append(("histogram of the range", charts.sparkline(statistics.histogram)))
+        rows.append(("histogram", charts.sparkline(statistics.histogram)))
     if statistics.not_finite:
         rows.append(("NaN or infinite", f"{statistics.not_finite:,}"))
     tables.pairs(rows)
