@@ -8,9 +8,6 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
-DEFAULT_WIDTH = 80  # columns, where there is no terminal
-TAB = 8  # columns between the tab stops of a terminal
-
 
 def terminal_width(stream: TextIO | None = None) -> int:
     """Return the columns of the terminal of a stream (by default stdout); $COLUMNS overrides it."""
@@ -21,7 +18,7 @@ def terminal_width(stream: TextIO | None = None) -> int:
         with suppress(OSError, ValueError, AttributeError):  # not a terminal, or not a file at all
             if size := os.get_terminal_size(candidate.fileno()).columns:
                 return size
-    return DEFAULT_WIDTH
+    return 80
 
 
 def text_width(text: str) -> int:
@@ -130,7 +127,7 @@ class WordWrap:
         if unit == "\n":
             self._used = self._start = self._hanging
             return unit
-        gap = len((" " * self._used + space).expandtabs(TAB)) - self._used
+        gap = len((" " * self._used + space).expandtabs()) - self._used
         end = self._used + gap + text_width(unit)
         if end > self.columns and self._used > self._start:
             space, end = "\n" + " " * self._hanging, self._hanging + text_width(unit)
