@@ -1,1 +1,1 @@
-"""What a model does and holds: attention, tensors, differences."""
+"""Model analysis: attention, tensors, differences."""

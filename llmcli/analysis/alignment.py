@@ -1,4 +1,4 @@
-"""Which words of a prompt a model attends to while it writes each word of its answer.
+"""Word alignment of an answer with its prompt, from the model's attention.
 
 In a model that translates, attention shows the word alignment (Bahdanau, Cho and Bengio 2014). A word is one or more
 tokens, whose weights are summed; the attention is that of the token before it. numpy only, never torch.
@@ -31,7 +31,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Which words of the prompt an answer attends to."""
+    """The attention from the words of an answer to the words of its prompt."""
 
     prompt: list[Word]
     answer: list[Word]

@@ -1,4 +1,4 @@
-"""How two model files differ: config, tokenizer, and the relative distance of each tensor.
+"""The difference between two model files: config, tokenizer, and the relative distance of each tensor.
 
 The distance is the Frobenius norm of the difference divided by that of the first file's tensor: 0 for equal tensors,
 about 1.4 for two independent random tensors of one size. Only one tensor of each file is in memory at a time.
@@ -34,7 +34,7 @@ class TensorDistance:
 
 @dataclass(frozen=True)
 class Difference:
-    """How two files differ."""
+    """The difference between two model files."""
 
     config: dict[str, tuple[object, object]]  # key -> (first, other) where they differ; None where a file lacks the key
     tokenizer: dict[str, tuple[object, object]]  # likewise: kind and vocabulary size

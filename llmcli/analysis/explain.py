@@ -1,4 +1,4 @@
-"""What happens inside a model while it reads a prompt: attention, logit lens, ablation, surprisal.
+"""The inside of a model while it reads a prompt: attention, logit lens, ablation, surprisal.
 
 The prompt is read as `generate` reads it, then once more with a recorder. numpy only, never torch.
 
@@ -51,7 +51,7 @@ class Copy:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What happened inside a model while it read a prompt, and its prediction of the next token."""
+    """The activations of a model for a prompt, and its prediction of the next token."""
 
     ids: list[int]  # [N], the analyzed tokens
     tail: str  # end of the prompt that is part of the most likely next token instead of `ids`; mostly ""

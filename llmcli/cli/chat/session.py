@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """Reads, answers, and runs the commands of chat_commands.py."""
+    """Reads input, answers, and runs commands."""
 
     def __init__(
         self,
