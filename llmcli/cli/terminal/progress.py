@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+from array import array
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ REFRESH_SECONDS = 0.25  # between two drawings of the live view
 LINE_SECONDS, LINE_PROGRESS = 10, 0.02  # at least, between two lines elsewhere
 MIN_STEPS_FOR_ESTIMATE = 5  # before, the time left is not shown
 LOSS_SMOOTHING = 0.05  # weight of the newest loss in the moving average
+MAX_POINTS = 240  # of the curve in the chart
 MIN_CHART_HEIGHT, MIN_CHART_WIDTH = 3, 30
 
 
@@ -75,7 +77,7 @@ class TrainingView:
         weight = max(LOSS_SMOOTHING, 2 / (event.step + 1))  # early averages are over few steps: the loss falls steeply
         self._loss = loss if math.isnan(self._loss) else (1 - weight) * self._loss + weight * loss
         self._step = event
-        self._curve.add(event.step, loss)
+        self._losses.append(loss)
         self._show(event)
 
     def evaluation(self, step: int, bits_per_byte: float) -> None:
@@ -83,7 +85,8 @@ class TrainingView:
 
     def begin_model(self, share: float | None = None) -> None:
         """Begin the curves of another model; `share` is the share of conversations at the end of its run."""
-        self._curve, self._shown_progress = ThinnedCurve(), -math.inf
+        self._losses = array("d")  # of each step, bits per byte
+        self._shown_progress = -math.inf
         self._evaluations: list[tuple[int, float]] = []  # (step, bits per byte)
         self._loss: float = math.nan  # moving average of the training loss, bits per byte
         if self._answers and share is not None:
@@ -123,6 +126,17 @@ class TrainingView:
                 f"{event.progress:4.0%}  step {event.step:,}  {time_left(event)} left  "
                 f"{event.tokens_per_second:,.0f} tokens/s  bits/byte: {losses}"
             )
+
+    def curve(self) -> tuple[list[int], list[float]]:
+        """Thin the losses to at most MAX_POINTS means over equally many steps, each placed at its last step."""
+        import numpy as np
+
+        count = len(self._losses)
+        starts = np.arange(0, count, math.ceil(count / MAX_POINTS))
+        ends = np.append(starts[1:], count)
+        means = np.add.reduceat(np.frombuffer(self._losses), starts) / (ends - starts)
+        first = self._step.step - count if self._step else 0
+        return (first + ends).tolist(), means.tolist()
 
     # ---- the live view
 
@@ -165,7 +179,7 @@ class TrainingView:
         from rich.text import Text
 
         marks = [step for step, _ in self._evaluations], [bits for _, bits in self._evaluations]
-        steps, losses = self._curve.points()
+        steps, losses = self.curve()
         legend = "bits per byte (log scale)"
         if self._evaluations:
             legend += f": ⠒⠒ training  {charts.MARK} {self._validation_name}"
@@ -176,35 +190,6 @@ class TrainingView:
         for text in drawn:
             text.highlight_regex(charts.MARK, "bold yellow")
         return [*drawn, Text(axis)]
-
-
-class ThinnedCurve:
-    """A growing curve of MAX_POINTS / 2 to MAX_POINTS points, each the mean over equally many steps."""
-
-    MAX_POINTS = 240
-
-    def __init__(self) -> None:
-        self._points: list[tuple[int, float]] = []  # (last step, sum of the values)
-        self._steps_per_point, self._count = 1, 0  # of the last point
-
-    def add(self, step: int, value: float) -> None:
-        """Add the value of the next step."""
-        if self._points and self._count < self._steps_per_point:
-            self._points[-1], self._count = (step, self._points[-1][1] + value), self._count + 1
-            return
-        if len(self._points) == self.MAX_POINTS:
-            pairs = zip(self._points[::2], self._points[1::2], strict=True)
-            self._points = [(later[0], earlier[1] + later[1]) for earlier, later in pairs]
-            self._steps_per_point *= 2
-        self._points.append((step, value))
-        self._count = 1
-
-    def points(self) -> tuple[list[int], list[float]]:
-        """Return the last step and the mean of each point."""
-        means = [total / self._steps_per_point for _, total in self._points]
-        if self._points:
-            means[-1] = self._points[-1][1] / self._count
-        return [step for step, _ in self._points], means
 
 
 def time_left(event: "Step") -> str:
