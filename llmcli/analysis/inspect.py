@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 HISTOGRAM_BINS = 15
 MAX_DEPTH = 20  # levels of the tree; the rest of a name stays in one piece
-MAX_CHILDREN = 60  # of a node that are shown
 
 
 OnNote = Callable[[str], None]  # receives what a user should know
@@ -83,6 +82,14 @@ def parameter_tree(header: Header) -> ParameterGroup:
     _collapse_numbered(root, block_numbers)
     _join_single_children(root)
     return root
+
+
+def walk(group: ParameterGroup, depth: int = 0, path: str = "") -> Iterator[tuple[int, str, ParameterGroup]]:
+    """Yield (depth, path, group) of all groups inside a group, parents first."""
+    for child in group.children.values():
+        child_path = f"{path}.{child.name}" if path else child.name
+        yield depth, child_path, child
+        yield from walk(child, depth + 1, child_path)
 
 
 def _collapse_numbered(node: ParameterGroup, block_numbers: dict[int, set[str]]) -> None:

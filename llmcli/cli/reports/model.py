@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from llmcli import units
 from llmcli.analysis.inspect import (
-    MAX_CHILDREN,
-    ParameterGroup,
     active_parameters,
     json_object,
     parameter_tree,
     parameters_by_dtype,
     tokenizer_facts,
+    walk,
 )
 from llmcli.cli.terminal import charts, console, tables
 from llmcli.cli.terminal.text_layout import terminal_width
@@ -48,16 +47,22 @@ def print_overview(header: "Header") -> None:
     origin = imported if isinstance(imported, dict) else {}
     _print_size(header, config, training, origin)
     console.heading("parameters")
-    tables.tree(_tree_rows(parameter_tree(header), header.parameters))
+    rows = []
+    for depth, _, group in walk(parameter_tree(header)):
+        shapes = " or ".join(shape_text(shape) for shape in list(group.shapes)[:2])
+        copies = f" x {group.copies}" if group.children and group.copies > 1 else ""
+        share = group.parameters / header.parameters if header.parameters else 0.0
+        rows.append((depth, group.name + copies, shapes, f"{units.number(group.parameters)}  {share:6.1%}"))
+    tables.tree(rows)
     if config:
         console.heading("config")
         tables.pairs([(key, value_text(config[key])) for key in CONFIG_KEYS if config.get(key) is not None])
     if tokenizer := tokenizer_facts(header):
         console.heading("tokenizer")
-        rows = [("kind", TOKENIZER_KINDS[tokenizer["kind"]]), ("vocabulary", f"{tokenizer['vocab_size']:,} tokens")]
+        facts = [("kind", TOKENIZER_KINDS[tokenizer["kind"]]), ("vocabulary", f"{tokenizer['vocab_size']:,} tokens")]
         if json_object(header, "tokenizer_config.json", console.note).get("chat_template"):
-            rows.append(("chat template", "in the file"))
-        tables.pairs(rows)
+            facts.append(("chat template", "in the file"))
+        tables.pairs(facts)
     others = {key: text for key, text in header.metadata.items() if key not in OWN_KEYS}
     for heading, values in (("origin", origin), ("metadata", others)):
         if values:
@@ -96,20 +101,6 @@ def _print_size(
             f"{units.number(active)} of them are active per token: {config['num_experts_per_tok']} of {experts} "
             "experts in each layer"
         )
-
-
-def _tree_rows(group: ParameterGroup, total: int, depth: int = 0) -> list[tuple[int, str, str, str]]:
-    """List all groups inside a group: (depth, name, shape, parameters and their share of the total)."""
-    rows: list[tuple[int, str, str, str]] = []
-    for child in list(group.children.values())[:MAX_CHILDREN]:
-        shapes = " or ".join(shape_text(shape) for shape in list(child.shapes)[:2])
-        copies = f" x {child.copies}" if child.children and child.copies > 1 else ""
-        share = child.parameters / total if total else 0.0
-        rows.append((depth, child.name + copies, shapes, f"{units.number(child.parameters)}  {share:6.1%}"))
-        rows += _tree_rows(child, total, depth + 1)
-    if len(group.children) > MAX_CHILDREN:
-        rows.append((depth, f"and {len(group.children) - MAX_CHILDREN:,} more", "", ""))
-    return rows
 
 
 def _print_training(header: "Header", record: Record) -> None:

@@ -1,11 +1,11 @@
 """Tensors in `llm inspect`: a list, the statistics of one or of each group, and their difference to another file."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from llmcli import units
-from llmcli.analysis.inspect import ParameterGroup, find_tensor, parameter_tree, tensor_statistics
+from llmcli.analysis.inspect import find_tensor, parameter_tree, tensor_statistics, walk
 from llmcli.cli.terminal import charts, console, tables
 from llmcli.cli.terminal.text_layout import truncate
 from llmcli.pages.model_facts import shape_text, value_text
@@ -48,10 +48,11 @@ def print_tensor(header: "Header", name: str, *, json_: bool) -> None:
 def print_weights(header: "Header", *, json_: bool) -> None:
     """Print the parameter tree with the statistics of each leaf. Reads all tensors."""
     try:
-        groups = [
-            (depth, path, group, tensor_statistics(header, *group.tensors) if group.tensors else None)
-            for depth, path, group in _groups(parameter_tree(header))
-        ]
+        groups = []
+        for depth, path, group in walk(parameter_tree(header)):
+            console.status(path)
+            statistics = tensor_statistics(header, *group.tensors) if group.tensors else None
+            groups.append((depth, path, group, statistics))
     finally:
         console.status("")
     if json_:
@@ -75,15 +76,6 @@ def print_weights(header: "Header", *, json_: bool) -> None:
         "Each row of blocks is a histogram of a group's weights from the minimum to the maximum; the number is their "
         "standard deviation."
     )
-
-
-def _groups(group: ParameterGroup, depth: int = 0, path: str = "") -> Iterator[tuple[int, str, ParameterGroup]]:
-    """Yield (depth, path, group) of all groups inside a group, parents first; show each as status meanwhile."""
-    for child in group.children.values():
-        child_path = f"{path}.{child.name}" if path else child.name
-        console.status(child_path)
-        yield depth, child_path, child
-        yield from _groups(child, depth + 1, child_path)
 
 
 def print_difference(first: "Header", other: "Header", *, json_: bool) -> None:
