@@ -44,9 +44,7 @@ def test_distances_are_relative_norms_and_the_most_distant_comes_first(tiny_mode
     expected = {name: np.linalg.norm(b[name] - a[name]) / np.linalg.norm(a[name]) for name in a}
     assert {t.name: t.distance for t in difference.tensors} == pytest.approx(expected, rel=1e-5)
     assert difference.tensors[0].distance == pytest.approx(0.5) and difference.tensors[0].name == "model.norm.weight"
-    assert difference.tensors[1].largest == pytest.approx(0.5) and not any(
-        t.distance for t in difference.tensors[2:]
-    )
+    assert difference.tensors[1].largest == pytest.approx(0.5) and not any(t.distance for t in difference.tensors[2:])
     assert difference.config == {"rope_theta": (10000.0, 500.0)}
     assert progress[-1] == 1 and progress == sorted(progress)
     both = [set(Tokenizer.from_json(load(path).tokenizer_json).token_bytes) - {b""} for path in (tiny_model, changed)]
