@@ -32,7 +32,7 @@ ONLY_IN = {  # library -> the modules, or the packages, that may import it
     "matplotlib": {"cli.terminal.plot"},
     "pyppmd": {"evaluation.compressors"},
     "starlette": {"server"},
-    "uvicorn": {"server.http.connection", "server.http.listening"},
+    "uvicorn": {"server.http.listening"},
     "jinja2": {"data.conversations.template_worker"},
     "pyarrow": {"data.text.parquet_records"},
     "backports": {"data.text.lines"},

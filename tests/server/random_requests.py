@@ -5,9 +5,11 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from llmcli.server.api.openapi import PATHS, SCHEMAS
+from llmcli.server.api.schema import openapi
+from llmcli.server.http.app import OPERATIONS
 from tests.server.wrong_requests import RIGHT
 
+PATHS = openapi(OPERATIONS)["paths"]
 POSTS = sorted(path for path, operations in PATHS.items() if "post" in operations)
 RIGHT_BODY = b'{"prompt": "The cat", "max_tokens": 2, "temperature": 0, "stop": ["a", "b"], "logprobs": 1}'
 Request = tuple[str, str, bytes]
@@ -24,10 +26,7 @@ sensible = st.sampled_from([0, 1, 2, 0.5, True, False, ["a"], "chat", "text"])
 
 def properties(path: str) -> list[str]:
     """The fields of a route's body."""
-    schema = PATHS[path]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    if "$ref" in schema:
-        schema = SCHEMAS[schema["$ref"].rsplit("/", 1)[1]]
-    return sorted(schema["properties"])
+    return sorted(PATHS[path]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"])
 
 
 @st.composite

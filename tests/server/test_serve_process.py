@@ -16,7 +16,7 @@ pytest.importorskip("starlette", reason="needs pip install 'llmcli[serve]'")
 
 from llmcli.server.api.models import Models
 from llmcli.server.engine.requests import Limits
-from llmcli.server.http import connection, service
+from llmcli.server.http import listening, service
 from llmcli.server.http.app import create_app
 from llmcli.server.http.listening import Server, bind
 from tests.platforms import posix
@@ -95,7 +95,7 @@ def served_here(app):
     """The address of an application that is served in this process until the end of the block."""
     server, listener = Server(app), bind("127.0.0.1", 0)
     with ThreadPoolExecutor(1) as threads, listener:
-        ended = threads.submit(server.run, listener)
+        ended = threads.submit(server.run, [listener])
         try:
             yield listener.getsockname()
         finally:
@@ -105,8 +105,8 @@ def served_here(app):
 
 @pytest.mark.parametrize("part", [b"POST /v1/completions HTTP", HEAD + b"9\r\n\r\n{", b"GET /health HTTP/1.1\r\n"])
 def test_more_requests_that_do_not_arrive_than_connections_shut_nobody_out(served, monkeypatch, part):
-    monkeypatch.setattr(connection, "MAX_CONNECTIONS", 8)
-    monkeypatch.setattr(connection, "RECEIVE_SECONDS", 600)
+    monkeypatch.setattr(listening, "MAX_CONNECTIONS", 8)
+    monkeypatch.setattr(listening, "RECEIVE_SECONDS", 600)
     monkeypatch.setattr(service, "RECEIVE_SECONDS", 600)
     with served_here(create_app(Models(served))) as address, ExitStack() as stack:
         for _ in range(30):
@@ -120,8 +120,8 @@ def test_more_requests_that_do_not_arrive_than_connections_shut_nobody_out(serve
 
 def test_more_unread_answers_than_places_and_connections_shut_nobody_out(served, monkeypatch):
     """Two places and six connections, and ten streams that nobody reads."""
-    monkeypatch.setattr(connection, "UNREAD_SECONDS", 600)
-    monkeypatch.setattr(connection, "MAX_CONNECTIONS", 6)
+    monkeypatch.setattr(listening, "UNREAD_SECONDS", 600)
+    monkeypatch.setattr(listening, "MAX_CONNECTIONS", 6)
     body = json.dumps(LONG | {"logprobs": 5, "n": 1}).encode()
     with served_here(create_app(Models(served), limits=Limits(concurrent=2))) as address, ExitStack() as stack:
         for _ in range(10):
@@ -138,7 +138,7 @@ def test_more_unread_answers_than_places_and_connections_shut_nobody_out(served,
 
 
 def test_answers_that_nobody_reads_are_dropped(served, monkeypatch):
-    monkeypatch.setattr(connection, "UNREAD_SECONDS", 0.2)
+    monkeypatch.setattr(listening, "UNREAD_SECONDS", 0.2)
     app = create_app(Models(served))
     body = json.dumps(LONG | {"logprobs": 5}).encode()
     with served_here(app) as address, socket.socket() as unread:

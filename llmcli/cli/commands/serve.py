@@ -170,6 +170,6 @@ def _run(models: "Models", listener: "socket.socket", access: "Access", options:
     limits = Limits(concurrent=options.max_concurrent, context=options.context)
     server = Server(create_app(models, limits=limits, access=access, hooks=hooks, log_contents=options.log_prompts))
     with exits_at_once(server.stop):
-        server.run(listener)
+        server.run([listener])
     if load_errors:
         raise LLMError(str(load_errors[0])) from load_errors[0]

@@ -1,11 +1,8 @@
-"""The models that are served, by name: the stem of the file's name. Each is loaded when it is first used.
-
-Its tokenizer and chat template are used by many threads, its runtime only by the engine's.
-"""
+"""The served models, by the stem of the file's name. Each is loaded when it is first used."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Thread
 
@@ -47,27 +44,7 @@ class ServedModel:
 
     @cached_property
     def template(self) -> ChatTemplate | None:
-        """Its chat template; None if it has none."""
         return open_chat_template(self.source, self.tokenizer)
-
-    def prepare(self) -> None:
-        """Compute what the first request would wait for: indices of the vocabulary, and the chat template's process.
-        Errors are left to the requests."""
-        with suppress(LLMError, OSError, MemoryError):
-            self.tokenizer.vocabulary.allowed(START)
-            if self.template is not None:
-                self.template.encode([Message("user", "Hello")], add_generation_prompt=True)
-                _ = self.template.stop_ids
-
-    def readable_runtime(self, checkpoint: Checkpoint) -> NumpyRuntime:
-        """A runtime that shows its activations, of this model or of one of its ensemble. The last one is kept.
-
-        Raises ModelFileError if the file has changed since it was opened.
-        """
-        if self._readable is None or self._readable[0] is not checkpoint:
-            self.check_unchanged()  # its tensors are read again
-            self._readable = checkpoint, NumpyRuntime(checkpoint)
-        return self._readable[1].fork()
 
     @cached_property
     def experts(self) -> list[str]:
@@ -76,16 +53,32 @@ class ServedModel:
             return list(self.source.names)
         return [str(number) for number in range(self.source.config.num_experts)]
 
+    def prepare(self) -> None:
+        """Compute what the first request would wait for. Errors are left to the requests."""
+        with suppress(LLMError, OSError, MemoryError):
+            self.tokenizer.vocabulary.allowed(START)
+            if self.template is not None:
+                self.template.encode([Message("user", "Hello")], add_generation_prompt=True)
+                _ = self.template.stop_ids
+
+    def readable_runtime(self, checkpoint: Checkpoint) -> NumpyRuntime:
+        """A runtime that shows its activations, of this model or of one of its ensemble. The last one is kept. Raises
+        ModelFileError if the file has changed since it was opened."""
+        if self._readable is None or self._readable[0] is not checkpoint:
+            self.check_unchanged()  # its tensors are read again
+            self._readable = checkpoint, NumpyRuntime(checkpoint)
+        return self._readable[1].fork()
+
     def check_unchanged(self) -> None:
         """Raise ModelFileError if the file is no longer the one that was opened: its tensors would be read with the
         wrong header."""
         try:
-            version = _version(self.path)
+            if _version(self.path) == self._version:
+                return
+            reason = "was replaced while it was served"
         except OSError as error:
             reason = f"cannot be read any more ({error.strerror})"
-            raise ModelFileError(f"the file of {self.name} {reason}; start llm serve again") from error
-        if version != self._version:
-            raise ModelFileError(f"the file of {self.name} was replaced while it was served; start llm serve again")
+        raise ModelFileError(f"the file of {self.name} {reason}; start llm serve again")
 
     def as_json(self) -> dict[str, object]:
         """The model as /v1/models lists it."""
@@ -125,37 +118,27 @@ class Models:
         on_note: Callable[[str], None] = lambda note: None,
     ) -> None:
         """Raises LLMError for a file that is no model, and for two files of one name."""
-        self._device, self._quantize, self._cache, self._on_note = device, quantize, cache, on_note
+        self._open = partial(open_runtime, device=device, quantize=quantize, on_note=on_note, fast=True, cache=cache)
+        self._on_note = on_note
         self._models: dict[str, ServedModel] = {}
         for path in paths:
             model = ServedModel(path, context)
-            if model.name in self._models and path.samefile(self._models[model.name].path):
-                raise LLMError(f"{path} is named twice; name it once")
-            if model.name in self._models:
+            if other := self._models.get(model.name):
                 raise LLMError(
-                    f"{self._models[model.name].path} and {path} would both be served as {model.name}; rename one of "
-                    "them"
+                    f"{other.path} and {path} would both be served as {model.name}; rename or leave out one of them"
                 )
             self._models[model.name] = model
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models.values())
 
-    @property
-    def default(self) -> ServedModel:
-        """The model of requests that name none."""
-        return next(iter(self))
-
-    def find(self, name: str | None) -> ServedModel:
-        """The model of this name. Raises ApiError if it is not served."""
-        if name is None:
-            return self.default
+    def find(self, name: str | None = None) -> ServedModel:
+        """The model of this name, by default the first one. Raises ApiError if it is not served."""
+        name = next(iter(self._models)) if name is None else name
         if name not in self._models:
             names = ", ".join(list(self._models)[:MAX_LISTED])
-            raise ApiError(
-                f"there is no model {name[:200]!r} here; this server has {names}", 404, param="model",
-                code="model_not_found",
-            )  # fmt: skip
+            message = f"there is no model {name[:200]!r} here; this server has {names}"
+            raise ApiError(message, 404, param="model", code="model_not_found")
         return self._models[name]
 
     def open_runtime(self, name: str) -> tuple[Runtime, Tokenizer]:
@@ -165,10 +148,7 @@ class Models:
             Thread(target=model.prepare, name="prepare-model", daemon=True).start()
         try:
             model.check_unchanged()
-            runtime = open_runtime(
-                model.source, self._device, self._quantize, self._on_note, fast=True, cache=self._cache
-            )
-            return runtime, model.tokenizer
+            return self._open(model.source), model.tokenizer
         except (LLMError, OSError, MemoryError) as error:
             self._on_note(f"{model.path} could not be loaded: {str(error) or 'out of memory'}")
             if isinstance(error, ModelLoadError):

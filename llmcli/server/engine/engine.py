@@ -1,24 +1,15 @@
 """The engine of `llm serve`: one thread that owns all models and their KV caches, and processes many requests together.
 
-Requests wait in a queue until there is space for them. The thread works in passes: a chunk of one prompt that is not
-processed yet, and then one token of each text that is being generated, stacked through the linear layers of its model.
-So a long prompt delays the other texts by a chunk per token, not by the whole prompt, and a cancelled request is gone
-before the next token.
-
-Functions that analyze a model run in a thread of their own, one at a time, on a fork: they slow down the texts that are
-being generated, but do not stop them.
+The thread works in passes: a chunk of one prompt (chunked prefill), and then one token of each text that is being
+generated, stacked through the linear layers of its model (continuous batching). So a long prompt delays the other texts
+by a chunk per token, and a cancelled request is gone before the next token. Functions that analyze a model run in a
+thread of their own, one at a time, on a fork.
 
 A text does not depend on what else runs: each request has its own KV cache and its own random numbers. Only the last
 bits of logits can differ, with the number of texts in a step and with the part of the prompt that was cached.
 
-A text whose reader does not keep up is set aside: it keeps its cache, but takes no place among the texts in progress.
-
-The thread may end by an error, such as a lack of memory. Then all requests fail at once, and the next one starts
-another thread.
-
-Memory of keys and values: requests are admitted while all that they can need fits `Limits.live_bytes` (one is always
-admitted), and `Limits.prefix_bytes` are kept of earlier ones. A cache grows by doubling, so that up to twice as much
-may be allocated for those in progress.
+Requests are admitted while all keys and values that they can need fit `Limits.live_bytes` (one is always admitted). A
+cache grows by doubling, so up to twice as much may be allocated.
 """
 
 import threading
@@ -27,30 +18,28 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Generic, NoReturn, TypeVar
-
-import numpy as np
+from typing import Any, TypeVar
 
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.generation.generator import Choice, choose_together
 from llmcli.models.ngram_runtime import undo_step
 from llmcli.models.runtime import Array, Runtime, step_batch
-from llmcli.server.engine.prefix_cache import Prefix, PrefixCache
+from llmcli.server.engine.prefix_cache import PrefixCache
 from llmcli.server.engine.requests import Limits, OnEvent, QueueFullError, Request, StoppingError, UnavailableError
 from llmcli.server.engine.sequence import Counts, Sequence
 
 T = TypeVar("T")
-PASS_SECONDS = 0.5  # that the end waits for the pass in progress
-OpenModel = Callable[[str], tuple[Runtime, Tokenizer]]  # by the name that it is served under; raises LLMError
+PASS_SECONDS = 0.5  # `close` waits for the pass in progress
+Opened = tuple[Runtime, Tokenizer]  # the runtime has an empty cache: it is only forked
+OpenModel = Callable[[str], Opened]  # by the name that it is served under; raises LLMError
 
 
 @dataclass(frozen=True)
 class Stats:
     """The state of the engine."""
 
-    active: int  # requests in progress, with those that are set aside
+    active: int  # requests in progress
     waiting: int
     loaded: tuple[str, ...]  # names of the models
     prefixes: int  # caches kept of earlier requests
@@ -58,66 +47,33 @@ class Stats:
     counts: Counts
 
 
-@dataclass(frozen=True)
-class _Model:
-    runtime: Runtime  # with an empty cache: it is only forked
-    tokenizer: Tokenizer
-
-
-@dataclass(frozen=True, eq=False)
-class _Job(Generic[T]):
-    model: str
-    function: Callable[[Runtime], T]
-    future: "Future[T]"
-
-
-class Ticket:
-    """A request that the engine accepted."""
-
-    def __init__(self, sequence: Sequence, wake: Callable[[], None]) -> None:
-        self._sequence, self._wake = sequence, wake
-
-    def cancel(self) -> None:
-        """Stop the request before its next token. It may have ended already, and an event may be under way."""
-        self._sequence.cancelled = True
-        self._wake()
-
-    def pause(self) -> None:
-        """Set the request aside before its next token, so that others have its place."""
-        self._sequence.is_paused = True
-        self._wake()
-
-    def resume(self) -> None:
-        self._sequence.is_paused = False
-        self._wake()
-
-
 class Engine:
-    """Processes requests for any of several models. Its methods may be called from any thread."""
+    """Processes requests for any of several models. Its methods may be called from any thread.
+
+    The thread may end by an error, such as a lack of memory. Then all requests fail, and the next one starts it again.
+    """
 
     def __init__(self, open_model: OpenModel, limits: Limits | None = None) -> None:
         """`open_model` is called at the first use of a model, in a thread of its own."""
         self._open_model, self._limits = open_model, limits or Limits()
-        self._changed = threading.Condition()  # guards the next seven
+        self._changed = threading.Condition()  # guards the next six
         self._thread: threading.Thread | None = None  # None: it is not running
         self._failure: str | None = None  # why it is not
         self._is_changed = False  # there may be something to do
         self._waiting: list[Sequence] = []
-        self._jobs: list[_Job[Any]] = []
         self._drain_until: float | None = None  # a time; set when the engine is closed
-        self._job_is_running = False
-        self._active: list[Sequence] = []  # this and all that follows is changed by the engine's thread alone
-        self._aside: list[Sequence] = []  # in progress, but paused
-        self._models: dict[str, Future[_Model]] = {}
+        self._models: dict[str, Future[Opened]] = {}
+        self._loading = threading.Lock()  # one model at a time
+        self._analyzing = threading.Lock()  # one function at a time
+        self._active: list[Sequence] = []  # in progress; this and what follows is changed by the engine's thread alone
         self._prefixes = PrefixCache(self._limits.prefix_bytes)
         self._counts = Counts()
-        self._loading = threading.Lock()  # one model at a time
 
     # ---- from any thread
 
     def start(self) -> None:
         """Start the thread. Where that fails, `failure` says why, and the next request tries again."""
-        with suppress(UnavailableError), self._changed:
+        with suppress(LLMError), self._changed:
             self._ensure_running()
 
     @property
@@ -126,9 +82,8 @@ class Engine:
         return self._failure
 
     def close(self, drain_seconds: float = 0.0) -> None:
-        """Refuse new requests, and end: those in progress have `drain_seconds` to finish, then they fail. A function
-        that `run` was given, and a model that is being loaded, are not waited for: their threads end with the process.
-        """
+        """Refuse new requests, and end: those in progress have `drain_seconds` to finish, then they fail. Functions
+        that run and models that are being loaded are not waited for: their threads end with the process."""
         with self._changed:
             self._drain_until = time.monotonic() + drain_seconds
             thread = self._thread
@@ -136,43 +91,63 @@ class Engine:
         if thread is not None:
             thread.join(drain_seconds + PASS_SECONDS)
 
-    def submit(self, request: Request, on_event: OnEvent) -> Ticket:
+    def submit(self, request: Request, on_event: OnEvent) -> Sequence:
         """Add a request to the queue. Raises QueueFullError when too many wait, StoppingError after `close`, and
         UnavailableError if the engine cannot run."""
-        sequence = Sequence(request, on_event, self._counts)
         with self._changed:
-            self._check_open()
+            self._ensure_running()
             if len(self._waiting) >= self._limits.queue:
                 raise QueueFullError(f"{self._limits.queue} requests are waiting already; try again later")
-            self._ensure_running()
+            sequence = Sequence(request, on_event, self._counts, self._model(request.model))
             self._waiting.append(sequence)
             self._counts.requests += 1
         self._wake()
-        return Ticket(sequence, self._wake)
+        return sequence
+
+    def cancel(self, sequence: Sequence) -> None:
+        """Stop a request before its next token. It may have ended already, and an event may be under way."""
+        sequence.is_cancelled = True
+        self._wake()
+
+    def pause(self, sequence: Sequence, is_paused: bool) -> None:
+        """Set a request aside before its next token: it keeps its cache, and others have its place. Or resume it."""
+        sequence.is_paused = is_paused
+        self._wake()
 
     def run(self, model: str, function: Callable[[Runtime], T]) -> "Future[T]":
-        """Call a function in another thread, with a runtime of the model that has an empty cache, after all functions
-        that were given before. Raises StoppingError after `close`, and UnavailableError if the engine cannot run."""
-        job = _Job(model, function, Future())
+        """Call a function in a thread of its own, one at a time, with a runtime of the model that has an empty cache.
+        Raises StoppingError after `close`, and UnavailableError if the engine cannot run."""
+        future: Future[T] = Future()
+
+        def work() -> None:
+            opened.exception()  # waits until it is loaded
+            with self._analyzing:
+                if future.set_running_or_notify_cancel():
+                    try:
+                        future.set_result(function(opened.result()[0].fork()))
+                    except Exception as error:  # it belongs to whoever waits for the result
+                        future.set_exception(error)
+
         with self._changed:
-            self._check_open()
             self._ensure_running()
-            self._jobs.append(job)
-        self._wake()
-        return job.future
+            opened = self._model(model)
+        _start_thread(work, name="analysis")
+        return future
 
     def stats(self) -> Stats:
         return Stats(
-            active=len(self._active) + len(self._aside),
+            active=len(self._active),
             waiting=len(self._waiting),
-            loaded=tuple(name for name, model in list(self._models.items()) if model.done() and not model.exception()),
+            loaded=tuple(name for name, model in list(self._models.items()) if model.done()),
             prefixes=len(self._prefixes),
             prefix_bytes=self._prefixes.bytes,
             counts=replace(self._counts),
         )
 
     def _ensure_running(self) -> None:
-        """Start the thread if it is not running; `_changed` is held."""
+        """Start the thread if it is not running; `_changed` is held. Raises StoppingError after `close`."""
+        if self._drain_until is not None:
+            raise StoppingError()
         if self._thread is None:
             try:
                 self._thread = _start_thread(self._run, name="engine")
@@ -180,10 +155,6 @@ class Engine:
                 self._failure = str(error)
                 raise
             self._failure = None
-
-    def _check_open(self) -> None:
-        if self._drain_until is not None:
-            raise StoppingError()
 
     def _wake(self, *_: object) -> None:
         with self._changed:
@@ -205,18 +176,16 @@ class Engine:
         failure.__cause__ = error
         with self._changed:
             self._thread, self._failure = None, str(failure)
-            sequences, jobs = [*self._waiting, *self._active, *self._aside], self._jobs
-            self._waiting, self._active, self._aside, self._jobs = [], [], [], []
+            sequences, self._waiting, self._active = [*self._waiting, *self._active], [], []
             self._prefixes = PrefixCache(self._limits.prefix_bytes)
         for sequence in sequences:
             with suppress(Exception):
                 sequence.fail(failure)
-        _fail_jobs(jobs, failure)
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._is_changed or self._active)
+                self._changed.wait_for(lambda: self._is_changed or self._placed)
                 self._is_changed = False
                 drain_until = self._drain_until
             self._drop_cancelled()
@@ -226,26 +195,30 @@ class Engine:
                     return
             else:
                 self._set_aside()
-            self._start_job()
             self._admit()
             self._prefill()
             self._step()
             self._remove_ended()
 
+    @property
+    def _placed(self) -> list[Sequence]:
+        """The requests in progress that are not set aside."""
+        return [sequence for sequence in self._active if not sequence.is_aside]
+
     def _drop_cancelled(self) -> None:
         with self._changed:
-            cancelled = [s for s in self._waiting if s.cancelled]
-            self._waiting = [s for s in self._waiting if not s.cancelled]
-        for sequence in (*cancelled, *(s for s in (*self._active, *self._aside) if s.cancelled)):
+            cancelled = [sequence for sequence in (*self._waiting, *self._active) if sequence.is_cancelled]
+            self._waiting = [sequence for sequence in self._waiting if sequence not in cancelled]
+        for sequence in cancelled:
             sequence.cancel()
         self._remove_ended()
 
     def _drain(self, until: float) -> None:
         """Fail what has not begun and, after the time `until`, all else."""
         with self._changed:
-            waiting, jobs, self._waiting, self._jobs = self._waiting, self._jobs, [], []
-        _fail_jobs(jobs, StoppingError())
-        self._active, self._aside = [*self._active, *self._aside], []
+            waiting, self._waiting = self._waiting, []
+        for sequence in self._active:
+            sequence.is_aside = False
         late = self._active if time.monotonic() >= until else []
         for sequence in (*waiting, *late):
             sequence.fail(StoppingError())
@@ -253,55 +226,24 @@ class Engine:
 
     def _set_aside(self) -> None:
         """Set paused requests aside, and take those back that are not paused any more, while there are places."""
-        paused = [sequence for sequence in self._active if sequence.is_paused]
-        if not paused and not self._aside:
-            return
-        self._active = [sequence for sequence in self._active if sequence not in paused]
-        places = self._limits.concurrent - len(self._active)
-        resumed = [sequence for sequence in self._aside if not sequence.is_paused][: max(0, places)]
-        self._active += resumed
-        self._aside = [sequence for sequence in self._aside if sequence not in resumed] + paused
-
-    def _start_job(self) -> None:
-        """Start the first job whose model is loaded, unless one is running."""
-        for job in list(self._jobs):
-            if self._job_is_running:
-                return
-            try:
-                if (model := self._model(job.model)) is None:
-                    continue
-                function = partial(job.function, model.runtime.fork())
-            except Exception as error:  # it belongs to whoever waits for the result
-                function = partial(_fail, error)
-            with self._changed:
-                self._jobs.remove(job)
-            self._job_is_running = True
-            try:
-                _start_thread(self._run_job, function, job.future, name="analysis")
-            except UnavailableError as error:
-                self._job_is_running = False
-                _fail_jobs([job], error)
-
-    def _run_job(self, function: Callable[[], T], future: "Future[T]") -> None:
-        """In a thread of its own."""
-        if future.set_running_or_notify_cancel():
-            try:
-                future.set_result(function())
-            except Exception as error:  # as above
-                future.set_exception(error)
-        self._job_is_running = False
-        self._wake()  # there may be another
+        for sequence in self._active:
+            sequence.is_aside |= sequence.is_paused
+        places = self._limits.concurrent - len(self._placed)
+        resumed = [sequence for sequence in self._active if sequence.is_aside and not sequence.is_paused]
+        for sequence in resumed[: max(0, places)]:
+            sequence.is_aside = False
 
     def _admit(self) -> None:
         """Move requests from the queue to those in progress: in their order, as many as there is space for. Requests
         for a model that is being loaded are passed over."""
         for sequence in list(self._waiting):
             try:
-                if (model := self._model(sequence.request.model)) is None:
+                if not sequence.opened.done():
                     continue
                 if not sequence.is_open:
-                    context = min(model.runtime.context, self._limits.context or model.runtime.context)
-                    sequence.open(model.tokenizer, context, model.runtime.cache_bytes_per_token)
+                    runtime, tokenizer = sequence.opened.result()
+                    context = min(runtime.context, self._limits.context or runtime.context)
+                    sequence.open(tokenizer, context, runtime.cache_bytes_per_token)
                 if not self._has_space(sequence):
                     return
                 self._active.append(sequence)
@@ -312,37 +254,31 @@ class Engine:
 
     def _has_space(self, sequence: Sequence) -> bool:
         """Whether a request can begin. Those that are set aside give up their memory for it, and fail."""
-        free = self._limits.live_bytes - sum(other.max_bytes for other in self._active)
-        if self._active and (len(self._active) >= self._limits.concurrent or sequence.max_bytes > free):
+        placed = self._placed
+        free = self._limits.live_bytes - sum(other.max_bytes for other in placed)
+        if placed and (len(placed) >= self._limits.concurrent or sequence.max_bytes > free):
             return False
-        while self._aside and sum(other.max_bytes for other in self._aside) + sequence.max_bytes > free:
-            self._aside.pop(0).fail(UnavailableError("the answer was not read, and its memory was needed for others"))
+        aside = [other for other in self._active if other.is_aside]
+        while aside and sum(other.max_bytes for other in aside) + sequence.max_bytes > free:
+            aside.pop(0).fail(UnavailableError("the answer was not read, and its memory was needed for others"))
+        self._remove_ended()
         return True
 
     def _prefill(self) -> None:
         """Process a chunk of the first request that is not ready for a step."""
-        for sequence in self._active:
-            if not sequence.waits_for_step:
-                try:
-                    if sequence.runtime is None:
-                        self._begin(sequence)
-                    sequence.advance()
-                except Exception as error:
-                    sequence.fail(_as_llm_error(error))
-                return
-
-    def _begin(self, sequence: Sequence) -> None:
-        """Give a request its runtime, whose cache has as much of the prompt as possible."""
-        name = sequence.request.model
-        live = [prefix for other in (*self._active, *self._aside) if (prefix := _prefix(other))]
-        shared = self._prefixes.take(name, sequence.shareable_ids, live)
-        runtime, cached = shared or (self._models[name].result().runtime.fork(), 0)
-        runtime.rewind(cached)  # what an earlier request wrote is a part of this prompt
-        sequence.begin(runtime, cached)
+        sequence = next((sequence for sequence in self._placed if not sequence.waits_for_step), None)
+        if sequence is not None:
+            try:
+                if sequence.runtime is None:
+                    live = [prefix for other in self._active if (prefix := other.prefix())]
+                    sequence.begin(self._prefixes, live)
+                sequence.advance()
+            except Exception as error:
+                sequence.fail(_as_llm_error(error))
 
     def _step(self) -> None:
         """Process one token of each text that is being generated, those of a model together."""
-        ready = [sequence for sequence in self._active if sequence.waits_for_step]
+        ready = [sequence for sequence in self._placed if sequence.waits_for_step]
         for name in dict.fromkeys(sequence.request.model for sequence in ready):
             self._step_model([sequence for sequence in ready if sequence.request.model == name])
 
@@ -365,39 +301,36 @@ class Engine:
 
     def _remove_ended(self) -> None:
         """Remove requests that ended, and keep their caches for later ones."""
-        ended = [sequence for sequence in (*self._active, *self._aside) if sequence.is_done]
+        ended = [sequence for sequence in self._active if sequence.is_done]
         if not ended:
             return
         self._active = [sequence for sequence in self._active if not sequence.is_done]
-        self._aside = [sequence for sequence in self._aside if not sequence.is_done]
         for sequence in ended:
-            if (prefix := _prefix(sequence)) and not sequence.has_failed:
+            if (prefix := sequence.prefix()) and not sequence.has_failed:
                 self._prefixes.keep(prefix)
         with self._changed:
             self._is_changed = True  # there is space for others
 
-    def _load(self, name: str, future: "Future[_Model]") -> None:
-        """In a thread of its own."""
-        with self._loading:
-            try:
-                future.set_result(_Model(*self._open_model(name)))
-            except BaseException as error:  # it belongs to whoever asks for the model
-                future.set_exception(error)
+    # ---- models
 
-    def _model(self, name: str) -> _Model | None:
-        """A model; None while it is being loaded. Raises the error with which loading failed; the next call tries
-        again."""
+    def _model(self, name: str) -> "Future[Opened]":
+        """A model, which may still be loading; `_changed` is held."""
         if name not in self._models:
-            future: Future[_Model] = Future()
+            future: Future[Opened] = Future()
             _start_thread(self._load, name, future, name="load-model")
             self._models[name] = future  # not before: a future that no thread completes would stay for ever
             future.add_done_callback(self._wake)
-        future = self._models[name]
-        if not future.done():
-            return None
-        if future.exception():
-            del self._models[name]
-        return future.result()
+        return self._models[name]
+
+    def _load(self, name: str, future: "Future[Opened]") -> None:
+        """In a thread of its own."""
+        with self._loading:
+            try:
+                future.set_result(self._open_model(name))
+            except BaseException as error:  # it belongs to whoever asks for the model
+                with self._changed:
+                    del self._models[name]  # the next request tries again
+                future.set_exception(error)
 
 
 def _start_thread(function: Callable[..., None], *arguments: Any, name: str) -> threading.Thread:
@@ -410,30 +343,12 @@ def _start_thread(function: Callable[..., None], *arguments: Any, name: str) -> 
     return thread
 
 
-def _fail_jobs(jobs: list[_Job[Any]], error: Exception) -> None:
-    for job in jobs:
-        if job.future.set_running_or_notify_cancel():
-            job.future.set_exception(error)
-
-
-def _fail(error: Exception) -> NoReturn:
-    raise error
-
-
-def _prefix(sequence: Sequence) -> Prefix | None:
-    runtime = sequence.runtime
-    if runtime is None:
-        return None
-    return Prefix(sequence.request.model, runtime, np.array(sequence.held_ids, np.int64), runtime.cache_bytes)
-
-
 def _as_llm_error(error: Exception) -> LLMError:
     """The error for a client; one that is not meant for users becomes its cause."""
     if isinstance(error, LLMError):
         return error
+    unexpected = LLMError(f"internal error: {type(error).__name__}: {error}")
     if isinstance(error, MemoryError):
-        unexpected: LLMError = UnavailableError("the server has not enough memory for this request; try a shorter one")
-    else:
-        unexpected = LLMError(f"internal error: {type(error).__name__}: {error}")
+        unexpected = UnavailableError("the server has not enough memory for this request; try a shorter one")
     unexpected.__cause__ = error
     return unexpected

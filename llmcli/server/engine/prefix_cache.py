@@ -1,6 +1,5 @@
-"""The KV caches of finished requests, of which new prompts reuse what they have in common: a system prompt, or a
-conversation so far. The least recently used are dropped when they exceed a number of bytes, or MAX_KEPT.
-"""
+"""Prefix caching: new prompts reuse the beginning of the KV caches of earlier requests, such as a system prompt. The
+least recently used are dropped when they exceed a number of bytes, or MAX_KEPT."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -49,11 +48,8 @@ class PrefixCache:
             del self._kept[0]
 
     def take(self, model: str, ids: Sequence[int], live: Iterable[Prefix] = ()) -> tuple[Runtime, int] | None:
-        """(a runtime for a prompt of a model, how many of `ids` its cache holds), as many as a kept cache or one of the
-        `live` ones has in common with them; None if there are too few.
-
-        A kept cache that holds nothing else is handed over; of others the beginning is copied.
-        """
+        """(a runtime for a prompt, how many of `ids` its cache holds), from the kept or `live` cache with most of them;
+        None if too few. A kept cache that holds nothing else is handed over; others are copied."""
         asked = np.array(ids, np.int64)
         known = [prefix for prefix in (*live, *self._kept) if prefix.model == model]
         lengths = [_shared(prefix, asked) for prefix in known]

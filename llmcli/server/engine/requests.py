@@ -21,22 +21,13 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Alternative:
-    """A token that could stand at a place, with its log probability under the model (natural, before any filter)."""
+class ScoredToken:
+    """A token with its log probability under the model (natural, before any filter)."""
 
     id: int | None  # None: text that no single token spells, at the end of a prompt that is tokenized in several ways
     text_bytes: bytes
-    logprob: float
-
-
-@dataclass(frozen=True)
-class PromptToken:
-    """A token of the prompt. The first has no log probability and no alternatives."""
-
-    id: int
-    text_bytes: bytes
-    logprob: float | None
-    alternatives: tuple[Alternative, ...] = ()  # most likely first
+    logprob: float | None  # None: the first token of a prompt
+    alternatives: "tuple[ScoredToken, ...]" = ()  # most likely first; they have none themselves
 
 
 @dataclass(frozen=True)
@@ -45,19 +36,16 @@ class Started:
 
     prompt_tokens: int
     cached_tokens: int  # of them, those whose keys and values were kept from an earlier request
-    prompt: tuple[PromptToken, ...] = ()
+    prompt: tuple[ScoredToken, ...] = ()
 
 
 @dataclass(frozen=True)
-class Token:
-    """A new token, and the text that it completes."""
+class Token(ScoredToken):
+    """A new token, and the text that it completes. The `text_bytes` of the first token after a prompt whose last word
+    goes on are those that follow the prompt."""
 
-    id: int
-    text_bytes: bytes  # of the first token after a prompt whose last word goes on, those that follow the prompt
-    text: str  # "" while a character is incomplete, or while a stop string may be beginning
-    logprob: float
-    alternatives: tuple[Alternative, ...] = ()
-    ends_text: bool = False  # the model's sign that the text ends, which is not part of it: the text is ""
+    text: str = ""  # while a character is incomplete, or while a stop string may be beginning
+    ends_text: bool = False  # the model's sign that the text ends, which is not part of it
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,23 @@
-"""One request while it is processed: its prompt in chunks, then token by token. Events tell what becomes of it.
-
-It has a runtime of its own, but does not decide when it runs: engine.py does.
-"""
+"""One request while it is processed: its prompt in chunks, then token by token. V = vocabulary size."""
 
 from collections import deque
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Ids
+from concurrent.futures import Future
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.generation.generator import Choice, GeneratedText, Piece, next_input
 from llmcli.generation.token_healing import Prompt, read_prompt
+from llmcli.models.logits import log_softmax
 from llmcli.models.ngram_runtime import recompute
 from llmcli.models.runtime import PREFILL_CHUNK, Array, Runtime, read
-from llmcli.server.engine import logprobs
-from llmcli.server.engine.requests import (
-    Alternative,
-    Event,
-    Failed,
-    Finished,
-    OnEvent,
-    PromptToken,
-    Request,
-    Started,
-    Token,
-)
+from llmcli.server.engine.prefix_cache import Prefix, PrefixCache
+from llmcli.server.engine.requests import Event, Failed, Finished, OnEvent, Request, ScoredToken, Started, Token
 
 
 @dataclass
@@ -43,55 +36,52 @@ class Counts:
 class Sequence:
     """The tokens of one request, and the runtime that processes them."""
 
-    def __init__(self, request: Request, on_event: OnEvent, counts: Counts) -> None:
-        self.request = request
-        self.cancelled = self.is_paused = False  # set from any thread
-        self.is_open = self.is_done = self.has_failed = False
+    def __init__(
+        self, request: Request, on_event: OnEvent, counts: Counts, opened: "Future[tuple[Runtime, Tokenizer]]"
+    ) -> None:
+        self.request, self.opened = request, opened
+        self.is_cancelled = self.is_paused = False  # set from any thread
+        self.is_open = self.is_aside = self.is_done = self.has_failed = False
         self.runtime: Runtime | None = None
         self.max_bytes = 0  # memory that the KV cache can need
         self.waits_for_step = False  # the prompt is processed, and one token is to be processed next
         self._on_event, self._counts = on_event, counts
-        self._alternatives: deque[tuple[Alternative, ...]] = deque()  # of the tokens whose pieces are held back
-        self._prompt: list[PromptToken] = []
+        self._alternatives: deque[tuple[ScoredToken, ...]] = deque()  # of the tokens whose pieces are held back
+        self._prompt: list[ScoredToken] = []
         self._first_bytes = b""  # of the first token, those that follow a prompt whose last word goes on
 
     # ---- the prompt
 
     def open(self, tokenizer: Tokenizer, context: int, bytes_per_token: int) -> None:
-        """Prepare for a model. Raises LLMError for a prompt that it cannot process."""
+        """Prepare for a model. The prompt has a token or more, and fits `context` if it is to be scored."""
         prompt, sampling = self.request.prompt, self.request.sampling
         self._tokenizer, self._context = tokenizer, context
         self._token_bytes = tokenizer.vocabulary.token_bytes
         ids = prompt.ids if isinstance(prompt, Prompt) else list(prompt)
-        _check_ids(ids, len(self._token_bytes))
-        self.prompt_length = len(ids)
-        if self.request.prompt_logprobs and len(ids) > context:
-            raise LLMError(
-                f"the prompt has {len(ids):,} tokens, and the context length is {context:,}; use a shorter prompt"
-            )
-        head = prompt.split(context)[0] if isinstance(prompt, Prompt) else ids[-context:]
-        self._text = GeneratedText(tokenizer, ids, sampling, stop_ids=self.request.stop_ids)
-        self._pending: Ids[int] = head  # tokens to process before the next one can be chosen
+        self._prompt_length = len(ids)
+        self.text = GeneratedText(tokenizer, ids, sampling, stop_ids=self.request.stop_ids)
+        # tokens to process before the next one can be chosen
+        self._pending: Ids[int] = prompt.split(context)[0] if isinstance(prompt, Prompt) else ids[-context:]
         self._held: list[int] = []  # tokens in the cache
         self._is_started = False
         self.max_bytes = min(context, len(ids) + sampling.max_tokens) * bytes_per_token
         self.is_open = True
 
-    @property
-    def shareable_ids(self) -> Ids[int]:
-        """The tokens that a cache may hold already: not the last one, whose logits are needed."""
-        return () if self.request.prompt_logprobs else self._pending[:-1]
-
-    def begin(self, runtime: Runtime, cached: int) -> None:
-        """Process the prompt with this runtime, whose cache holds its first `cached` tokens."""
-        self.runtime, self._cached = runtime, cached
-        self._held = list(self._pending[:cached])
-        self._pending = self._pending[cached:]
+    def begin(self, prefixes: PrefixCache, live: Iterable[Prefix]) -> None:
+        """Get a runtime, whose cache has as much of the prompt as kept and `live` ones have."""
+        # not the last token, whose logits are needed; none where the prompt's log probabilities are asked for
+        shareable = () if self.request.prompt_logprobs else self._pending[:-1]
+        shared = prefixes.take(self.request.model, shareable, live)
+        self.runtime, self._cached = shared or (self.opened.result()[0].fork(), 0)
+        self.runtime.rewind(self._cached)  # what an earlier request wrote is a part of this prompt
+        self._held, self._pending = list(self._pending[: self._cached]), self._pending[self._cached :]
 
     def advance(self) -> None:
         """Process a chunk of what comes before the next token; after the last chunk, choose it."""
         is_last = len(self._pending) <= PREFILL_CHUNK
-        if not self.request.sampling.max_tokens and not self.request.prompt_logprobs:
+        scores_prompt = self.request.prompt_logprobs and not self._is_started
+        max_tokens = self.request.sampling.max_tokens
+        if not max_tokens and not self.request.prompt_logprobs:
             self._start()
             self._finish("length")
             return
@@ -99,32 +89,32 @@ class Sequence:
             self._read_end(self.request.prompt)
             return
         chunk, self._pending = self._pending[:PREFILL_CHUNK], self._pending[PREFILL_CHUNK:]
-        if not is_last and (not self.request.prompt_logprobs or self._is_started):
+        if scores_prompt:
+            logits = self._score(chunk)
+        elif is_last:
+            logits = self.live_runtime.prefill(chunk)
+        else:
             read(self.live_runtime, chunk)
-            self._held += chunk
-            return
-        logits = self._process(chunk)
+        self._held += chunk
         if is_last:
             self._start()
-            if self.request.sampling.max_tokens:
-                self.add(logits)
+            if max_tokens:
+                self._add(logits)
             else:
                 self._finish("length")
 
-    def _process(self, chunk: Ids[int]) -> Array:
-        """Process tokens; the logits [V] after the last."""
-        if not self.request.prompt_logprobs or self._is_started:
-            logits = self.live_runtime.prefill(chunk)
-        else:
-            rows = self.live_runtime.logits(chunk)
-            if not self._held:
-                self._prompt.append(PromptToken(chunk[0], self._token_bytes[chunk[0]], None))
-            following = [*chunk[1:], *self._pending[:1]]
-            count = self.request.top_logprobs
-            self._prompt += logprobs.prompt_tokens(rows[: len(following)], following, self._token_bytes, count)
-            logits = rows[-1]
-        self._held += chunk
-        return logits
+    def _score(self, chunk: Ids[int]) -> Array:
+        """Process tokens of the prompt, with their log probabilities; the logits [V] after the last."""
+        rows = self.live_runtime.logits(chunk)
+        if not self._held:
+            self._prompt.append(ScoredToken(chunk[0], self._token_bytes[chunk[0]], None))
+        following = [*chunk[1:], *self._pending[:1]]
+        for row, token in zip(rows, following, strict=False):
+            logprobs = log_softmax(row[: len(self._token_bytes)])
+            others = self._most_likely(logprobs)
+            self._prompt.append(ScoredToken(token, self._token_bytes[token], float(logprobs[token]), others))
+        last: Array = rows[-1]
+        return last
 
     def _read_end(self, prompt: Prompt) -> None:
         """Process the end of a prompt that may be tokenized in several ways, and choose the first token."""
@@ -132,10 +122,12 @@ class Sequence:
         reserve = self.live_runtime.context - self._context
         first = read_prompt(self.live_runtime, self._tokenizer, prompt, reserve=reserve, cached=cached)
         self._start()
-        self._alternatives.append(logprobs.first_alternatives(first, self.request.top_logprobs))
-        pieces = self._text.add_first(first)
-        self._first_bytes = self._text.first_bytes
-        ids = self._text.ids if self._text.last_token else self._text.ids[:-1]
+        logits = first.logits if first.model_logits is None else first.model_logits
+        is_asked = self.request.top_logprobs > 0
+        self._alternatives.append(self._most_likely(log_softmax(logits), first.token_of) if is_asked else ())
+        pieces = self.text.add_first(first)
+        self._first_bytes = self.text.first_bytes
+        ids = self.text.ids if self.text.last_token else self.text.ids[:-1]
         self._held = ids[len(ids) - self.live_runtime.length :]
         self._emit(pieces)
 
@@ -149,31 +141,39 @@ class Sequence:
     @property
     def next_token(self) -> int:
         """The token to process in the next step."""
-        return self._text.ids[-1]
+        return self.text.ids[-1]
 
-    @property
-    def text(self) -> GeneratedText:
-        """What is being generated."""
-        return self._text
-
-    def add(self, logits: Array, choice: Choice | None = None) -> None:
-        """Choose the next token from the logits [V] after all that were processed, if it is not chosen already."""
-        self._alternatives.append(logprobs.alternatives(logits, self._token_bytes, self.request.top_logprobs))
-        self._emit(self._text.append(choice or self._text.choose(logits)))
+    def prefix(self) -> Prefix | None:
+        """The cache with its tokens; None if it has none yet."""
+        if self.runtime is None:
+            return None
+        ids = np.array(self._held[: self.runtime.length], np.int64)
+        return Prefix(self.request.model, self.runtime, ids, self.runtime.cache_bytes)
 
     def step_done(self, logits: Array, choice: Choice | None = None) -> None:
-        """The next token was processed: these are the logits after it, and the choice from them if it is made."""
+        """The next token was processed: these are the logits [V] after it, and the choice from them if it is made."""
         self._held.append(self.next_token)
-        self.add(logits, choice)
+        self._add(logits, choice)
 
-    @property
-    def held_ids(self) -> Ids[int]:
-        """The tokens in the cache."""
-        return self._held[: self.live_runtime.length]
+    def _add(self, logits: Array, choice: Choice | None = None) -> None:
+        """Choose the next token from the logits [V] after all that were processed, if it is not chosen already."""
+        is_asked = self.request.top_logprobs > 0
+        self._alternatives.append(self._most_likely(log_softmax(logits[: len(self._token_bytes)])) if is_asked else ())
+        self._emit(self.text.append(choice or self.text.choose(logits)))
+
+    def _most_likely(
+        self, logprobs: NDArray[np.float64], token_of: Callable[[int], tuple[int | None, bytes]] | None = None
+    ) -> tuple[ScoredToken, ...]:
+        """As many tokens as are asked for, most likely first. Their log probabilities [V] are those of a Sampler."""
+        return tuple(
+            ScoredToken(*(token_of(i) if token_of else (i, self._token_bytes[i])), float(logprobs[i]))
+            for i in _highest(logprobs, self.request.top_logprobs)
+            if logprobs[i] > -np.inf
+        )
 
     def _prepare(self) -> None:
         """Decide what comes next: a step, or the newer half of a full context."""
-        keep, new = next_input(self._text.ids, self.live_runtime.length, self._context)
+        keep, new = next_input(self.text.ids, self.live_runtime.length, self._context)
         self.waits_for_step = keep > 0
         if not keep:
             recompute(self.live_runtime, len(new) - 1)
@@ -182,53 +182,57 @@ class Sequence:
     # ---- events
 
     def fail(self, error: LLMError) -> None:
-        self._end()
         self.has_failed = True
         self._counts.failed += 1
-        self._tell(Failed(error))
+        self._end(Failed(error))
 
     def cancel(self) -> None:
-        self._end()
         self._counts.cancelled += 1
+        self._end()
 
-    def _end(self) -> None:
+    def _finish(self, reason: str) -> None:
+        self._counts.finished += 1
+        self._end(Finished(reason, self.text.tokens))
+
+    def _end(self, event: Event | None = None) -> None:
         self.is_done, self.waits_for_step = True, False
+        if event is not None:
+            self._tell(event)
 
     def _start(self) -> None:
         if not self._is_started:
             self._is_started = True
-            self._counts.prompt_tokens += self.prompt_length
+            self._counts.prompt_tokens += self._prompt_length
             self._counts.cached_tokens += self._cached
-            self._tell(Started(self.prompt_length, self._cached, tuple(self._prompt)))
+            self._tell(Started(self._prompt_length, self._cached, tuple(self._prompt)))
 
     def _emit(self, pieces: list[Piece]) -> None:
         for piece in pieces:
             if piece.id is not None:
                 data, self._first_bytes = self._first_bytes or self._token_bytes[piece.id], b""
-                self._tell(Token(piece.id, data, piece.text, piece.logprob, self._alternatives.popleft()))
+                self._tell(Token(piece.id, data, piece.logprob, self._alternatives.popleft(), piece.text))
         self._counts.tokens += 1
-        if self._text.finish_reason is None:
+        if self.text.finish_reason is None:
             self._prepare()
             return
-        if self._text.last_token and len(self._alternatives) == 1:  # no stop string cut the text before it
-            token, logprob = self._text.last_token
-            self._tell(Token(token, b"", "", logprob, self._alternatives.pop(), ends_text=True))
-        self._finish(self._text.finish_reason)
-
-    def _finish(self, reason: str) -> None:
-        self._end()
-        self._counts.finished += 1
-        self._tell(Finished(reason, self._text.tokens))
+        if self.text.last_token and len(self._alternatives) == 1:  # no stop string cut the text before it
+            token, logprob = self.text.last_token
+            self._tell(Token(token, b"", logprob, self._alternatives.pop(), ends_text=True))
+        self._finish(self.text.finish_reason)
 
     def _tell(self, event: Event) -> None:
         try:
             self._on_event(event)
         except Exception:  # nobody listens any more, such as an event loop that has ended
-            self.cancelled = True
+            self.is_cancelled = True
 
 
-def _check_ids(ids: Ids[int], vocab_size: int) -> None:
-    if not ids:
-        raise LLMError("the prompt has no tokens; give a text to continue")
-    if wrong := [i for i in ids if not 0 <= i < vocab_size]:
-        raise LLMError(f"the prompt has the token {wrong[0]:,}; token ids of this model are 0 to {vocab_size - 1:,}")
+def _highest(logprobs: NDArray[np.float64], count: int) -> list[int]:
+    """The indices of the highest, in order; of equal ones the first is first, as in greedy decoding."""
+    if not count:
+        return []
+    candidates = np.arange(len(logprobs))
+    if count < len(logprobs):
+        candidates = np.flatnonzero(logprobs >= np.partition(logprobs, -count)[-count])
+    order: list[int] = candidates[np.argsort(-logprobs[candidates], kind="stable")[:count]].tolist()
+    return order

@@ -1,8 +1,7 @@
 """Who may use the server: the Host and Origin headers and the API key of a request.
 
-A page of any website, and of any other program on this computer, can send requests to a server on the computer where
-the browser runs. Those from other origins carry an Origin header, which is checked; a name that a website resolved to
-127.0.0.1 (DNS rebinding) is in the Host header, which is checked too.
+A page of any website can send requests to a server on the computer where the browser runs. Their Origin header names
+the website, or their Host header does, where its name was resolved to 127.0.0.1 (DNS rebinding).
 """
 
 import hmac
@@ -15,7 +14,7 @@ from llmcli.server.limits import MAX_BODY_BYTES
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 OPEN_PATHS = frozenset({"/", "/health", "/v1/health"})  # without a key
-PREFLIGHT_SECONDS = 600  # that a browser may remember the answer
+PREFLIGHT_SECONDS = 600  # a browser may remember the answer
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?")  # nothing else, such as a user before it
 
 Headers = Mapping[str, str]
@@ -31,44 +30,32 @@ class Access:
 
     def check(self, method: str, path: str, headers: Headers) -> None:
         """Raise ApiError for a request that must not be answered."""
-        _check_framing(headers)
-        self._check_host(headers.get("host", ""))
-        self._check_origin(headers)
-        if is_preflight(method, headers):
-            return
-        if self.api_key is not None and path not in OPEN_PATHS:
-            self._check_key(headers.get("authorization", ""), self.api_key)
-
-    def _check_host(self, host: str) -> None:
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # programs disagree on where such a request ends and the next one begins (RFC 9112, 6.3)
+            message = "the body must have a Content-Length or a Transfer-Encoding, found both"
+            raise ApiError(message, headers={"Connection": "close"})
+        host, origin = headers.get("host", ""), headers.get("origin")
         if self.hosts is not None and _name(host) not in self.hosts:
             names = ", ".join(sorted(self.hosts))
-            raise ApiError(
-                f"the Host header must name this computer ({names}), found {host[:100]!r}", 403, code="host_not_allowed"
-            )
-
-    def _check_origin(self, headers: Headers) -> None:
-        origin = headers.get("origin")
-        if origin is not None and not self._is_allowed(origin, headers.get("host", "")):
+            message = f"the Host header must name this computer ({names}), found {host[:100]!r}"
+            raise ApiError(message, 403, code="host_not_allowed")
+        if origin is not None and not self._is_allowed(origin, host):
             raise ApiError(
                 f"requests from pages of {origin[:100]!r} are not allowed; to allow them, start the server with "
                 "--cors-origin and this origin",
                 403,
                 code="origin_not_allowed",
             )
+        if self.api_key is not None and path not in OPEN_PATHS and not is_preflight(method, headers):
+            scheme, _, given = headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self.api_key.encode()):
+                problem = "wrong" if scheme else "missing"
+                message = f"the API key is {problem}; send it as the header Authorization: Bearer KEY"
+                raise ApiError(message, 401, code="invalid_api_key")
 
     def _is_allowed(self, origin: str, host: str) -> bool:
         own = (f"http://{host.lower()}", f"https://{host.lower()}")
         return "*" in self.origins or origin in self.origins or origin in own
-
-    def _check_key(self, authorization: str, key: str) -> None:
-        scheme, _, given = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), key.encode()):
-            problem = "wrong" if authorization else "missing"
-            raise ApiError(
-                f"the API key is {problem}; send it as the header Authorization: Bearer KEY",
-                401,
-                code="invalid_api_key",
-            )
 
     def cors_headers(self, method: str, headers: Headers) -> dict[str, str]:
         """The headers that let a page of an allowed origin read the answer."""
@@ -100,13 +87,6 @@ def _name(host: str) -> str | None:
     return found and (found[1] or found[2])
 
 
-def _check_framing(headers: Headers) -> None:
-    """Raise ApiError for a request with two lengths: programs disagree on where it ends and the next one begins (RFC
-    9112, 6.3)."""
-    if "content-length" in headers and "transfer-encoding" in headers:
-        raise ApiError("the body must have a Content-Length or a Transfer-Encoding, found both", closes_connection=True)
-
-
 def check_body(headers: Headers) -> None:
     """Raise ApiError for a body that is not read: another type than JSON, or too large."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -120,5 +100,4 @@ def check_body(headers: Headers) -> None:
 
 
 def too_large() -> ApiError:
-    """The error for a body that is too large."""
     return ApiError(f"the body must have at most {MAX_BODY_BYTES:,} bytes", 413)

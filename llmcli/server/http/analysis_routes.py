@@ -1,61 +1,56 @@
-"""The routes that show what a model does: /v1/explain, /v1/next, /v1/memory, the card and examples of a model."""
+"""The routes that show what a model does: /v1/explain, /v1/next, /v1/memory, /v1/experts, and prompts to try."""
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
-from starlette.requests import Request
-from starlette.responses import Response
-
-from llmcli.analysis.explain import Explanation, choose_subject, explain
+from llmcli.analysis.explain import choose_subject, explain
 from llmcli.data.conversations.example_prompt import example_prompts
 from llmcli.errors import LLMError
 from llmcli.evaluation.memorization import MAX_SEARCHED_BYTES, find_verbatim
 from llmcli.evaluation.training_text import TrainingText, find_training_texts, recorded_names
-from llmcli.formats.headers import read_header
+from llmcli.generation.generator import next_input
 from llmcli.generation.next_words import NextWords, max_evaluations, next_words
 from llmcli.generation.token_healing import Prompt
 from llmcli.models.ngram_runtime import network_of
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.models.runtime import Runtime
+from llmcli.models.runtime import Runtime, RuntimeWithExperts
 from llmcli.pages.explanation_json import explanation_json
-from llmcli.pages.html import inspection_data
-from llmcli.server.api.chat import encode_messages, read_messages, read_template, require_template
-from llmcli.server.api.completions import check_length
-from llmcli.server.api.fields import Fields
+from llmcli.server.api.bodies import ExpertsBody, ExplainBody, MemoryBody, NextBody, PromptBody
 from llmcli.server.api.models import ServedModel
+from llmcli.server.api.prompts import chat_template, check_ids, check_length, encode_messages
+from llmcli.server.api.schema import JsonObject
 from llmcli.server.errors import ApiError, invalid
-from llmcli.server.http.request_log import entry_of
-from llmcli.server.http.service import Check, json_response, read_object, service_of
-from llmcli.server.limits import MAX_EXPLAIN_CHARACTERS, MAX_MEMORY_CHARACTERS, MAX_NEXT_WORDS
+from llmcli.server.http.service import Call, Check
 
-DEFAULT_WORDS = 10
 MAX_EXAMPLES = 4  # questions, and prompts
 MAX_EXAMPLE_CHARACTERS = 80  # of a question
 MAX_EXAMPLE_BYTES = 4_000_000  # of the training files that are searched for questions
 
 
+def _encode(text: str, model: ServedModel) -> Prompt:
+    """The tokens of a text. Raises ApiError if it is empty or does not fit the context."""
+    if not text:
+        raise invalid("prompt", "is empty; give a text to continue")
+    prompt = Prompt.of(text, model.tokenizer)
+    check_length(len(prompt.ids), model)
+    return prompt
+
+
+def _encode_prompt(body: PromptBody, model: ServedModel, new_tokens: int) -> Prompt:
+    if body.messages is None:
+        return _encode(body.prompt or "", model)
+    template = chat_template(model, body.chat_template_kwargs)
+    return encode_messages(body.messages, template, model.context, new_tokens)[0]
+
+
 # ---- next words
 
 
-async def next_word_list(request: Request) -> Response:
-    """POST /v1/next: the most likely next words after a text."""
-    service, body = service_of(request), Fields(await read_object(request))
-    model = service.models.find(body.text("model", "") or None)
-    prompt = body.text("prompt")
-    count = body.integer("n", DEFAULT_WORDS, 1, MAX_NEXT_WORDS)
-    body.refuse_others()
-    entry_of(request.scope).model, entry_of(request.scope).prompt = model.name, prompt
-    await service.search(request, lambda _: _check_prompt(prompt, model))
-    found = await service.analyze(
-        request, model.name, lambda runtime, check: _next_words(runtime, model, prompt, check)
-    )
-    return await json_response(lambda: {"model": model.name} | found.as_json(prompt, count))
-
-
-def _check_prompt(prompt: str, model: ServedModel) -> None:
-    if not prompt:
-        raise invalid("prompt", "is empty; give a text to continue")
-    check_length(len(Prompt.of(prompt, model.tokenizer).ids), model)
+async def next_word_list(call: Call, body: NextBody) -> JsonObject:
+    """The most likely next words after a text."""
+    call.entry.prompt = body.prompt
+    await call.search(lambda _: _encode(body.prompt, call.model))
+    found = await call.analyze(lambda runtime, check: _next_words(runtime, call.model, body.prompt, check))
+    return {"model": call.model.name} | found.as_json(body.prompt, body.n)
 
 
 def _next_words(runtime: Runtime, model: ServedModel, prompt: str, check: Check) -> NextWords:
@@ -65,96 +60,92 @@ def _next_words(runtime: Runtime, model: ServedModel, prompt: str, check: Check)
 # ---- explain
 
 
-@dataclass(frozen=True)
-class _Explained:
-    """An explanation, with what is shown beside it."""
-
-    explanation: Explanation
-    words: NextWords  # none after a conversation
-    expert: dict[str, object] | None  # of an ensemble, the model that is shown
-
-
-async def explain_prompt(request: Request) -> Response:
-    """POST /v1/explain: what happens inside the model while it reads a prompt, or messages."""
-    service, body = service_of(request), Fields(await read_object(request))
-    model = service.models.find(body.text("model", "") or None)
-    count = body.integer("n", DEFAULT_WORDS, 1, MAX_NEXT_WORDS)
-    literal = body.flag("literal")
-    text, prompt = await service.search(request, lambda _: _read_prompt(body, model))
-    body.refuse_others()
-    entry_of(request.scope).model, entry_of(request.scope).prompt = model.name, text
-    found = await service.analyze(
-        request,
-        model.name,
-        lambda runtime, check: _explain(runtime, model, prompt, count, literal=literal, check=check),
-    )
-    return await json_response(
-        lambda: (
-            {"model": model.name}
-            | explanation_json(found.explanation, found.words, model.tokenizer, text, count)
-            | ({"expert": found.expert} if found.expert else {})
-        )
-    )
-
-
-def _read_prompt(body: Fields, model: ServedModel) -> tuple[str, str | Prompt]:
-    """(title, prompt) of what is analyzed: a text, or a conversation, whose last answer may be incomplete."""
-    if not body.given("messages"):
-        text = body.text("prompt", max_characters=MAX_EXPLAIN_CHARACTERS)
-        _check_prompt(text, model)
-        return text, text
-    messages = read_messages(body.raw("messages"))
-    template = read_template(body, require_template(model))
-    prompt, _ = encode_messages(messages, template, model.context, 1)
-    return messages[-1].content, prompt
+async def explain_prompt(call: Call, body: ExplainBody) -> JsonObject:
+    """How the model arrives at its prediction after a prompt, or in an answer."""
+    title = body.messages[-1].content if body.messages else body.prompt or ""
+    call.entry.prompt = title
+    encoded = await call.search(lambda _: _encode_prompt(body, call.model, 1))
+    prompt = body.prompt or encoded
+    return await call.analyze(lambda runtime, check: _explain(runtime, call.model, body, title, prompt, check))
 
 
 def _explain(
-    runtime: Runtime, model: ServedModel, prompt: str | Prompt, count: int, *, literal: bool, check: Check
-) -> _Explained:
-    """In the thread of analyses."""
+    runtime: Runtime, model: ServedModel, body: ExplainBody, title: str, prompt: str | Prompt, check: Check
+) -> JsonObject:
+    """In a thread of the engine."""
     tokenizer = model.tokenizer
     subject = choose_subject(
-        model.source, tokenizer, prompt, literal=literal, on_note=lambda note: None, runtime=runtime
+        model.source, tokenizer, prompt, literal=body.literal, on_note=lambda note: None, runtime=runtime
     )
     network = network_of(runtime)
-    if isinstance(network, NumpyRuntime):  # in memory: the file is not needed, whatever has become of it
+    if isinstance(network, NumpyRuntime):  # in memory: the file may be gone
         reader = network if network is runtime else network.fork()
     else:
         reader = model.readable_runtime(subject.checkpoint)
     found = explain(
-        reader, tokenizer, prompt, literal=literal, candidates=count,
+        reader, tokenizer, prompt, literal=body.literal, candidates=body.n,
         predictor=subject.predictor, check=check,
     )  # fmt: skip
     words = NextWords((), 1.0, 0)
     if isinstance(prompt, str):
         runtime.rewind()
         words = _next_words(runtime, model, prompt, check)
-    return _Explained(found, words, subject.expert)
+    shown = {"model": model.name} | explanation_json(found, words, tokenizer, title, body.n)
+    return shown | ({"expert": subject.expert} if subject.expert else {})
+
+
+# ---- experts
+
+
+async def expert_weights(call: Call, body: ExpertsBody) -> JsonObject:
+    """The weights of the experts for each token, as `llm generate --experts` shows them."""
+    model = call.model
+    if not model.experts:
+        raise ApiError(f"{model.name} has no experts", param="model", code="no_experts")
+    ids = body.token_ids
+    check_ids("token_ids", ids, model)
+    prompt = await call.search(lambda _: _encode_prompt(body, model, len(ids)))
+    weights = await call.analyze(lambda runtime, check: _expert_weights(runtime, prompt.ids, ids, model.context, check))
+    return {"model": model.name, "experts": model.experts, "weights": weights}
+
+
+def _expert_weights(
+    runtime: Runtime, prompt: list[int], ids: list[int], context: int, check: Check
+) -> list[list[float]]:
+    """The weights [T][n] of the experts that predicted each of `ids`, in a thread of the engine. A full context
+    continues as when the text was generated."""
+    if not isinstance(runtime, RuntimeWithExperts):
+        raise LLMError("the experts are only known on the CPU; serve the model without --quantize and --device")
+    read, rows = list(prompt), []
+    for token in ids:
+        check()
+        keep, new = next_input(read, runtime.length, context)
+        if not keep:
+            runtime.rewind()
+        runtime.prefill(new)
+        rows.append(runtime.expert_weights()[-1])
+        read.append(token)
+    return [[round(float(weight), 4) for weight in row] for row in rows]
 
 
 # ---- memorization
 
 
-async def memory(request: Request) -> Response:
-    """POST /v1/memory: which passages of a text stand verbatim in the training text."""
-    service, body = service_of(request), Fields(await read_object(request))
-    model = service.models.find(body.text("model", "") or None)
-    text = body.text("text", max_characters=MAX_MEMORY_CHARACTERS)
-    body.refuse_others()
-    entry_of(request.scope).model, entry_of(request.scope).prompt = model.name, text
-    found = await service.search(request, lambda check: _search(model, text, check))
-    return await json_response(lambda: {"model": model.name} | found)
+async def memory(call: Call, body: MemoryBody) -> JsonObject:
+    """The passages of a text that occur verbatim in the training text."""
+    call.entry.prompt = body.text
+    found = await call.search(lambda check: _search(call.model, body.text, check))
+    return {"model": call.model.name} | found
 
 
-def _search(model: ServedModel, text: str, check: Check) -> dict[str, object]:
+def _search(model: ServedModel, text: str, check: Check) -> JsonObject:
     texts = [replace(one, corpus=one.corpus.cut(0, MAX_SEARCHED_BYTES)) for one in training_texts(model)]
     names = [name for one in texts for name in one.names]
     return find_verbatim([text], texts, check=check)[0].as_json(text, names)
 
 
 def training_texts(model: ServedModel) -> list[TrainingText]:
-    """The training text of a model, or of each model of an ensemble. Raises ApiError if it is not at hand."""
+    """The training text of a model, or of each model of an ensemble. Raises ApiError if it is not available."""
     try:
         return find_training_texts(model.source.records, model.path)[0]
     except LLMError as error:
@@ -167,35 +158,12 @@ def training_texts(model: ServedModel) -> list[TrainingText]:
         raise ApiError(message, 404, code="training_text_not_found") from error
 
 
-# ---- the card
-
-
-async def card(request: Request) -> Response:
-    """GET /v1/models/{id}/card: what `llm inspect` shows of a model."""
-    service = service_of(request)
-    model = service.models.find(request.path_params["id"])
-    return await json_response(lambda: _card(model))
-
-
-def _card(model: ServedModel) -> dict[str, Any]:
-    model.check_unchanged()
-    data = inspection_data(read_header(model.path), lambda note: None)
-    return model.as_json() | data | {"file": model.path.name}
-
-
 # ---- examples
 
 
-async def examples(request: Request) -> Response:
-    """GET /v1/models/{id}/examples: a few prompts for a model, to begin with."""
-    service = service_of(request)
-    model = service.models.find(request.path_params["id"])
-    return await json_response(lambda: _examples(model))
-
-
-def _examples(model: ServedModel) -> dict[str, Any]:
-    """Questions that it was trained on, if they are at hand, and beginnings of sentences that it wrote during
-    training."""
+def examples(call: Call) -> JsonObject:
+    """Prompts to try: questions that the model was trained on, and beginnings of sentences that it wrote then."""
+    model = call.model
     samples = [one for record in model.source.records if (one := record.get("samples", {})).get("texts")]
     texts = [f"{one.get('prompt', '')} {one['texts'][-1][1]}" for one in samples]
     prompts = [prompt for text in texts for prompt in example_prompts(text)]

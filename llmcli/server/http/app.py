@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -13,53 +14,54 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from llmcli.errors import LLMError
+from llmcli.server.api import bodies
 from llmcli.server.api.models import Models
+from llmcli.server.api.schema import JsonObject, Operation, openapi
 from llmcli.server.engine.engine import Engine
-from llmcli.server.engine.requests import Limits, QueueFullError, StoppingError, UnavailableError
-from llmcli.server.errors import CLIENT_LEFT, ApiError, ModelLoadError, failed
-from llmcli.server.http import analysis_routes, expert_routes, generation_routes, status_routes, token_routes
+from llmcli.server.engine.requests import Limits, UnavailableError
+from llmcli.server.errors import ApiError, as_api_error
+from llmcli.server.http import analysis_routes, generation_routes, info_routes
 from llmcli.server.http.access import Access
-from llmcli.server.http.guard import Guard, error_response
-from llmcli.server.http.request_log import entry_of
-from llmcli.server.http.service import Service
+from llmcli.server.http.guard import SCOPE_KEY, Guard, LogEntry, error_response
+from llmcli.server.http.service import Call, Service, respond
 
 CLOSE_SECONDS = 0.5  # for the engine, after the answers in progress have had their time
 
-ROUTES = [
-    Route("/", status_routes.page),
-    Route("/health", status_routes.health),
-    Route("/v1/health", status_routes.health),
-    Route("/metrics", status_routes.metrics),
-    Route("/openapi.json", status_routes.openapi),
+
+def description(call: Call) -> JsonObject:
+    """This description."""
+    return openapi(OPERATIONS)
+
+
+OPERATIONS = [
+    Operation("/", info_routes.page),
+    Operation("/health", info_routes.health),
+    Operation("/v1/health", info_routes.health),
+    Operation("/metrics", info_routes.metrics),
+    Operation("/openapi.json", description),
     *(
-        Route(prefix + path, answer, methods=[method])
+        Operation(prefix + path, handler, body)
         for prefix in ("/v1", "")  # many programs are given the address of a server without /v1
-        for path, answer, method in (
-            ("/models", status_routes.models, "GET"),
-            ("/models/{id}", status_routes.model, "GET"),
-            ("/completions", generation_routes.completions, "POST"),
-            ("/chat/completions", generation_routes.chat_completions, "POST"),
+        for path, handler, body in (
+            ("/models", info_routes.models, None),
+            ("/models/{id}", info_routes.model, None),
+            ("/completions", generation_routes.completions, bodies.CompletionBody),
+            ("/chat/completions", generation_routes.chat_completions, bodies.ChatBody),
         )
     ),
-    Route("/v1/models/{id}/card", analysis_routes.card),
-    Route("/v1/models/{id}/examples", analysis_routes.examples),
-    Route("/v1/explain", analysis_routes.explain_prompt, methods=["POST"]),
-    Route("/v1/next", analysis_routes.next_word_list, methods=["POST"]),
-    Route("/v1/experts", expert_routes.expert_weights, methods=["POST"]),
-    Route("/v1/memory", analysis_routes.memory, methods=["POST"]),
-    Route("/tokenize", token_routes.tokenize, methods=["POST"]),
-    Route("/detokenize", token_routes.detokenize, methods=["POST"]),
-    Route("/tokenizer_info", token_routes.tokenizer_info),
+    Operation("/v1/models/{id}/card", info_routes.card),
+    Operation("/v1/models/{id}/examples", analysis_routes.examples),
+    Operation("/v1/explain", analysis_routes.explain_prompt, bodies.ExplainBody),
+    Operation("/v1/next", analysis_routes.next_word_list, bodies.NextBody),
+    Operation("/v1/experts", analysis_routes.expert_weights, bodies.ExpertsBody),
+    Operation("/v1/memory", analysis_routes.memory, bodies.MemoryBody),
+    Operation("/tokenize", info_routes.tokenize, bodies.TokenizeBody),
+    Operation("/detokenize", info_routes.detokenize, bodies.DetokenizeBody),
+    Operation("/tokenizer_info", info_routes.tokenizer_info),
 ]
 OFFERED = (
     "/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/next", "/v1/explain", "/tokenize", "/detokenize",
 )  # fmt: skip
-# routes of other APIs (OpenAI's newer one, Anthropic's, Ollama's, llama.cpp's, TGI's), and those that do the same here
-SIMILAR = {
-    "/v1/responses": "/v1/chat/completions", "/v1/messages": "/v1/chat/completions",
-    "/api/chat": "/v1/chat/completions", "/api/generate": "/v1/completions", "/completion": "/v1/completions",
-    "/generate": "/v1/completions", "/api/tags": "/v1/models",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,21 +85,16 @@ def create_app(
     hooks = hooks or Hooks()
     service = Service(models, Engine(models.open_runtime, limits))
 
-    guard = Middleware(
-        Guard,
-        access=access or Access(),
-        metrics=service.metrics,
-        log=hooks.log,
-        log_contents=log_contents,
-    )
-    handlers = {
-        ApiError: _handle,
-        LLMError: _handle,
-        HTTPException: _handle,
-        ClientDisconnect: _handle,
-    }
+    def log(entry: LogEntry) -> None:
+        for line in entry.lines(with_contents=log_contents):
+            hooks.log(line)
+
+    guard = Middleware(Guard, access=access or Access(), counts=service.http_requests, log=log)
     app = Starlette(
-        routes=ROUTES, middleware=[guard], exception_handlers=handlers, lifespan=lambda _: _lifespan(service, hooks)
+        routes=[Route(one.path, partial(respond, one), methods=[one.method]) for one in OPERATIONS],
+        middleware=[guard],
+        exception_handlers=dict.fromkeys((ApiError, LLMError, HTTPException, ClientDisconnect), _handle),
+        lifespan=lambda _: _lifespan(service, hooks),
     )
     app.router.redirect_slashes = False
     app.state.service = service
@@ -118,34 +115,35 @@ async def _lifespan(service: Service, hooks: Hooks) -> AsyncIterator[None]:
 
 def _preload(service: Service, hooks: Hooks) -> None:
     """Load the only model; until then, the server is not healthy."""
-    service.loading = True
-    name, loop = service.models.default.name, asyncio.get_running_loop()
 
-    def on_loaded(error: BaseException | None) -> None:
+    def on_loaded(loading: "asyncio.Future[None]") -> None:
         service.loading = False
-        if error is not None and not isinstance(error, UnavailableError):  # with those, the first request tries again
+        error = loading.exception()
+        if error is not None and not isinstance(error, UnavailableError):
             hooks.on_load_error(error)
 
-    try:
-        loading = service.engine.run(name, lambda runtime: None)
-    except UnavailableError as error:
-        on_loaded(error)
-        return
-    loading.add_done_callback(lambda future: loop.call_soon_threadsafe(on_loaded, future.exception()))
+    with suppress(UnavailableError):  # the first request tries again
+        loading = asyncio.wrap_future(service.engine.run(service.models.find().name, lambda runtime: None))
+        service.loading = True
+        loading.add_done_callback(on_loaded)
 
 
 async def _handle(request: Request, error: Exception) -> Response:
     """An exception of a route as an HTTP answer."""
-    api_error = _as_api_error(error, request)
+    match error:
+        case HTTPException():
+            message = _not_offered(request, error) if error.status_code in (404, 405) else error.detail
+            api_error = ApiError(message, error.status_code, headers=error.headers)
+        case ClientDisconnect():
+            api_error = ApiError("the client disconnected", 499)  # for the log
+        case _:
+            api_error = as_api_error(error, 400)
     if api_error.status >= 500:
-        entry_of(request.scope).error = _causes(error)
-    response = error_response(api_error)
-    if isinstance(error, HTTPException):
-        response.headers.update(error.headers or {})
-    return response
+        request.scope[SCOPE_KEY].error = _first_cause(error)
+    return error_response(api_error)
 
 
-def _causes(error: BaseException) -> str:
+def _first_cause(error: BaseException) -> str:
     """The error that was raised first, for the log."""
     while error.__cause__ is not None:
         error = error.__cause__
@@ -153,29 +151,12 @@ def _causes(error: BaseException) -> str:
 
 
 def _not_offered(request: Request, error: HTTPException) -> str:
-    """What a request for another route, or with another method, is answered: what is not offered, and what is."""
+    """The message for another route or method: what is not offered, and what is."""
     path = request.url.path
     if error.status_code == 405 and error.headers:
         return f"{request.method[:20]} is not offered at {path[:100]}; use {error.headers['Allow']}"
-    routes = (*OFFERED, *(route.path for route in ROUTES))
+    routes = (*OFFERED, *(one.path for one in OPERATIONS))
     wanted = path.rstrip("/")
-    similar = SIMILAR.get(wanted) or next((route for route in routes if wanted.endswith(route.removeprefix("/v1"))), "")
-    hint = f"use {similar}; " if len(similar) > 1 else ""
+    similar = next((route for route in routes if route != "/" and wanted.endswith(route.removeprefix("/v1"))), None)
+    hint = f"use {similar}; " if similar else ""
     return f"{path[:100]} is not offered here; {hint}there are {', '.join(OFFERED)}; /openapi.json lists all"
-
-
-def _as_api_error(error: Exception, request: Request) -> ApiError:
-    match error:
-        case ApiError():
-            return error
-        case HTTPException():
-            message = _not_offered(request, error) if error.status_code in (404, 405) else error.detail
-            return ApiError(message, error.status_code)
-        case ClientDisconnect():
-            return ApiError("the client disconnected", CLIENT_LEFT)
-        case QueueFullError():
-            return ApiError(str(error), 429, code="queue_full")
-        case ModelLoadError() | StoppingError() | UnavailableError():
-            return failed(error)
-        case _:
-            return ApiError(str(error))

@@ -1,19 +1,54 @@
-"""The ASGI layer around all routes: access checks, the bound of the body, CORS headers, the log, unexpected errors."""
+"""The ASGI layer around all routes: access checks, the size of the body, CORS headers, unexpected errors, the log."""
 
 import asyncio
+import json
+import time
+from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from traceback import extract_tb
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmcli.server.engine.requests import StoppingError
-from llmcli.server.errors import ApiError, failed
+from llmcli.server.errors import ApiError, as_api_error
 from llmcli.server.http.access import Access, is_preflight, too_large
-from llmcli.server.http.metrics import Metrics
-from llmcli.server.http.request_log import SCOPE_KEY, LogEntry
 from llmcli.server.limits import MAX_BODY_BYTES
+
+MAX_LOGGED_PATH, MAX_LOGGED_TEXT = 100, 2_000  # characters
+SCOPE_KEY = "llmcli.log"  # where a request's entry is found in its ASGI scope
+
+
+@dataclass
+class LogEntry:
+    """A line of the log for each request; what is not known until its end is filled in while it is answered."""
+
+    method: str
+    path: str
+    status: int = 0
+    model: str | None = None
+    prompt_tokens: int | None = None
+    new_tokens: int | None = None
+    seconds_to_first: float | None = None
+    prompt: str | None = None  # these two are only logged if they are asked for
+    answer: str | None = None
+    error: str | None = None  # for the log alone
+    began: float = field(default_factory=time.monotonic)
+
+    def lines(self, *, with_contents: bool) -> list[str]:
+        """Such as "GET /health 200 0.00s", and the texts of the request and of its answer, each on a line."""
+        parts = [self.method, self.path[:MAX_LOGGED_PATH], str(self.status or "disconnected")]
+        counts = {"model": self.model, "prompt": self.prompt_tokens, "new": self.new_tokens}
+        parts += [f"{name}={value}" for name, value in counts.items() if value is not None]
+        if self.seconds_to_first is not None:
+            parts.append(f"first={self.seconds_to_first:.3f}s")
+        parts.append(f"{time.monotonic() - self.began:.2f}s" + (f" error: {self.error}" if self.error else ""))
+        texts = {"prompt": self.prompt, "answer": self.answer} if with_contents else {}
+        shown = {name: text[:MAX_LOGGED_TEXT] for name, text in texts.items() if text is not None}
+        return [" ".join(parts)] + [f"  {name}: {json.dumps(one, ensure_ascii=False)}" for name, one in shown.items()]
 
 
 def error_response(error: ApiError) -> Response:
@@ -25,10 +60,9 @@ class Guard:
     """Lets requests pass that may be answered."""
 
     def __init__(
-        self, app: ASGIApp, access: Access, metrics: Metrics, log: Callable[[str], None], log_contents: bool
+        self, app: ASGIApp, access: Access, counts: Counter[tuple[str, int]], log: Callable[[LogEntry], None]
     ) -> None:
-        self._app, self._access, self._metrics = app, access, metrics
-        self._log, self._log_contents = log, log_contents
+        self._app, self._access, self._counts, self._log = app, access, counts, log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -47,33 +81,27 @@ class Guard:
         try:
             await self._answer(entry, headers, scope, receive, send_with_headers)
         finally:
-            self._finish(entry, scope)
+            self._counts[getattr(scope.get("route"), "path", "other"), entry.status] += 1
+            self._log(entry)
 
     async def _answer(self, entry: LogEntry, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
+        response: Response | None = None
         try:
             self._access.check(entry.method, entry.path, headers)
+            if is_preflight(entry.method, headers):
+                response = Response(status_code=204)
+            else:
+                await self._app(scope, _bounded(receive), send)
         except ApiError as error:
-            await error_response(error)(scope, receive, send)
-            return
-        if is_preflight(entry.method, headers):
-            await Response(status_code=204)(scope, receive, send)
-            return
-        try:
-            await self._app(scope, _bounded(receive), send)
+            response = error_response(error)
         except asyncio.CancelledError:  # the server ends, and the time for answers in progress is over
-            if not entry.status:
-                await error_response(failed(StoppingError()))(scope, receive, send)
+            response = error_response(as_api_error(StoppingError()))
         except Exception as error:  # a bug: the client learns nothing of it, the log its kind and place
-            entry.error = f"{type(error).__name__}: {error} ({_place(error)})"
-            if not entry.status:
-                await error_response(failed(error))(scope, receive, send)
-
-    def _finish(self, entry: LogEntry, scope: Scope) -> None:
-        route = scope.get("route")
-        self._metrics.add_request(getattr(route, "path", "other"), entry.status)
-        self._log(entry.line)
-        for line in entry.content_lines if self._log_contents else []:
-            self._log(line)
+            place = extract_tb(error.__traceback__)[-1]
+            entry.error = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
+            response = error_response(as_api_error(error))
+        if response is not None and not entry.status:
+            await response(scope, receive, send)
 
 
 def _bounded(receive: Receive) -> Receive:
@@ -89,11 +117,3 @@ def _bounded(receive: Receive) -> Receive:
         return message
 
     return bounded
-
-
-def _place(error: BaseException) -> str:
-    """Where an error was raised: "engine.py:120"."""
-    trace: Any = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}" if trace else "unknown place"

@@ -1,28 +1,29 @@
-"""What the routes share: the models, the engine, the counts, and how a request is received."""
+"""What the routes share: the models, the engine, the counts, and how a request is received and answered."""
 
 import asyncio
-import json
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from inspect import iscoroutinefunction
 from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive
 
 from llmcli.models.runtime import Runtime
-from llmcli.server.api.fields import parse_object
-from llmcli.server.api.models import Models
+from llmcli.server.api.models import Models, ServedModel
+from llmcli.server.api.schema import Operation, parse_object
 from llmcli.server.engine.engine import Engine
 from llmcli.server.errors import ApiError
 from llmcli.server.http.access import check_body
-from llmcli.server.http.metrics import Metrics
+from llmcli.server.http.guard import SCOPE_KEY, LogEntry
 from llmcli.server.limits import MAX_ANALYSES, RECEIVE_SECONDS, REQUEST_SECONDS
 
 T = TypeVar("T")
-Check = Callable[[], None]  # raises where nobody waits for the result any more
+Check = Callable[[], None]  # raises when nobody waits for the result any more
 
 
 class _AbandonedError(Exception):
@@ -31,95 +32,99 @@ class _AbandonedError(Exception):
 
 @dataclass
 class Service:
-    """The state of the server. Its methods run on the event loop."""
+    """The state of the server."""
 
     models: Models
     engine: Engine
-    metrics: Metrics = field(default_factory=Metrics)
+    http_requests: Counter[tuple[str, int]] = field(default_factory=Counter)  # by route and status
+    first_tokens: int = 0  # texts that began
+    seconds_to_first: float = 0.0  # of all of them
     loading: bool = False  # the first model is being loaded
     analyses: int = 0  # in progress
 
-    async def analyze(self, request: Request, model: str, function: Callable[[Runtime, Check], T]) -> T:
-        """Run a function on a scratch runtime of a model, in the engine's thread of analyses. The function calls its
-        second argument now and then: it ends the function when the client has left or the time is over. Raises ApiError
-        and ClientDisconnect."""
 
-        def start(check: Check) -> Awaitable[T]:
-            return asyncio.wrap_future(self.engine.run(model, lambda runtime: function(runtime, check)))
+@dataclass(frozen=True)
+class Call:
+    """A request to a route. Its methods run on the event loop."""
 
-        return await self._bounded(request, start)
+    request: Request
+    service: Service
+    model: ServedModel  # that the request names, or the first one
+    entry: LogEntry
 
-    async def search(self, request: Request, function: Callable[[Check], T]) -> T:
+    async def analyze(self, function: Callable[[Runtime, Check], T]) -> T:
+        """Run a function on a fork of the model's runtime, in a thread of the engine. The function calls its second
+        argument now and then, which ends it when the client has left or the time is over. Raises ApiError and
+        ClientDisconnect."""
+        engine, name = self.service.engine, self.model.name
+        return await self._bounded(
+            lambda check: asyncio.wrap_future(engine.run(name, lambda runtime: function(runtime, check)))
+        )
+
+    async def search(self, function: Callable[[Check], T]) -> T:
         """Run a function that takes seconds in a thread of its own; otherwise as `analyze`."""
-        return await self._bounded(request, lambda check: run_in_threadpool(function, check))
+        return await self._bounded(lambda check: run_in_threadpool(function, check))
 
-    async def _bounded(self, request: Request, start: Callable[[Check], Awaitable[T]]) -> T:
+    async def _bounded(self, start: Callable[[Check], Awaitable[T]]) -> T:
         is_over = threading.Event()
 
         def check() -> None:
             if is_over.is_set():
                 raise _AbandonedError
 
-        try:
-            done = await while_connected(request.receive, self._limited(start, check))
-        finally:
-            is_over.set()
-        if done is None:
-            raise ClientDisconnect
-        return done[0]
-
-    async def _limited(self, start: Callable[[Check], Awaitable[T]], check: Check) -> tuple[T]:
-        if self.analyses >= MAX_ANALYSES:
+        if self.service.analyses >= MAX_ANALYSES:
             raise ApiError(f"{MAX_ANALYSES} analyses are in progress; try again later", 429, code="queue_full")
-        self.analyses += 1
+        self.service.analyses += 1
         try:
-            return (await asyncio.wait_for(start(check), REQUEST_SECONDS),)
+            return await while_connected(self.request.receive, asyncio.wait_for(start(check), REQUEST_SECONDS))
         except asyncio.TimeoutError as error:
             raise ApiError(f"the answer took longer than {REQUEST_SECONDS} seconds", 503, code="timeout") from error
         finally:
-            self.analyses -= 1
+            self.service.analyses -= 1
+            is_over.set()
 
 
-def service_of(request: Request) -> Service:
-    """The service that a request is sent to."""
-    service = request.app.state.service
-    assert isinstance(service, Service)
-    return service
+async def respond(operation: Operation, request: Request) -> Response:
+    """The answer of a route. Its handler gets a Call and the body, and returns a Response or a value that is sent as
+    JSON; it runs in a thread unless it is a coroutine."""
+    service, entry = request.app.state.service, request.scope[SCOPE_KEY]
+    body, name = None, request.path_params.get("id") or request.query_params.get("model")
+    if operation.body is not None:
+        data, read = await _receive(request), operation.body.read
+        body = await run_in_threadpool(lambda: read(parse_object(data)))
+        name = body.model
+    call = Call(request, service, service.models.find(name or None), entry)
+    if body is not None:
+        entry.model = call.model.name
+    arguments = (call,) if body is None else (call, body)
+    is_async = iscoroutinefunction(operation.handler)
+    answer = await (operation.handler(*arguments) if is_async else run_in_threadpool(operation.handler, *arguments))
+    return answer if isinstance(answer, Response) else await run_in_threadpool(JSONResponse, answer)
 
 
-async def read_object(request: Request) -> dict[str, Any]:
-    """The JSON object in the body of a request. Raises ApiError."""
+async def _receive(request: Request) -> bytes:
+    """The body of a request. Raises ApiError."""
     check_body(request.headers)
     try:
-        data = await asyncio.wait_for(request.body(), RECEIVE_SECONDS)
+        return await asyncio.wait_for(request.body(), RECEIVE_SECONDS)
     except asyncio.TimeoutError as error:
         raise ApiError(f"the body did not arrive within {RECEIVE_SECONDS} seconds", 408) from error
-    return await run_in_threadpool(parse_object, data)
 
 
-async def json_response(content: Callable[[], Any]) -> Response:
-    """An answer whose JSON is computed in a thread: it may be large."""
-    data = await run_in_threadpool(lambda: dump(content()))
-    return Response(data, media_type="application/json")
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`. Raises ClientDisconnect, and cancels it, when the client leaves. The body must be read."""
 
+    async def disconnect() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
 
-def dump(value: Any) -> bytes:
-    """JSON as compact UTF-8. Raises ValueError for NaN."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
-
-
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `work`, which is cancelled when the client disconnects: then None. The body must be read."""
-    tasks = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
+    tasks = asyncio.ensure_future(work), asyncio.ensure_future(disconnect())
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        return tasks[0].result() if tasks[0].done() else None
+        if tasks[0].done():
+            return tasks[0].result()
+        raise ClientDisconnect
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -102,16 +102,16 @@ def test_errors_have_one_shape(client):
 
 
 def test_an_unexpected_error_says_nothing_to_the_client(served, monkeypatch):
-    from llmcli.server.http import status_routes
+    from llmcli.server.http import info_routes
     from llmcli.server.http.app import Hooks
 
     lines = []
     app = create_app(Models(served), hooks=Hooks(log=lines.append))
 
-    def fail(_):
+    def fail(*_, **__):
         raise RuntimeError("a secret of /home/me")
 
-    monkeypatch.setattr(status_routes, "_engine_lines", fail)
+    monkeypatch.setattr(info_routes, "PlainTextResponse", fail)
     with TestClient(app, base_url=URL) as client:
         response = client.get("/metrics")
     assert response.status_code == 500 and "secret" not in response.text and "RuntimeError" not in response.text

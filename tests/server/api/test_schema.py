@@ -2,7 +2,8 @@
 
 import pytest
 
-from llmcli.server.api.fields import Fields, parse_object
+from llmcli.server.api.bodies import ChatBody, CompletionBody
+from llmcli.server.api.schema import parse_object
 from llmcli.server.errors import ApiError
 from tests.server.wrong_requests import WRONG, wrong_fields
 
@@ -55,6 +56,24 @@ def test_a_body_that_is_no_object(client, data):
 
 
 def test_null_is_a_field_that_is_left_out():
-    fields = Fields({"n": None, "stop": None, "flag": None})
-    assert (fields.integer("n", 3, 0, 9), fields.texts("stop", 2, 9), fields.flag("flag", True)) == (3, (), True)
-    assert fields.given("n", "stop") is None
+    nothing = dict.fromkeys(("n", "stop", "echo", "logprobs", "model", "stream_options", "unknown"))
+    assert CompletionBody.read({"prompt": "x"} | nothing) == CompletionBody(prompt="x")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "messages is missing; give a list of 1 to 1,000 messages"),
+        ({"n": 0}, "n must be an integer from 1 to 32, found 0"),
+        ({"temperature": "hot"}, "temperature must be a number from 0 to 100, found 'hot'"),
+        ({"stream": 1}, "stream must be true or false, found 1"),
+        ({"stop": ["x" * 1001]}, "stop must be a text or a list of at most 16 texts, each of 1 to 1,000 characters, "),
+        ({"model": ["x"] * 61}, "model must be a text, found 61 values"),
+        ({"logit_bias": {"5": 1}}, "logit_bias is not supported, found {'5': 1}; leave it out"),
+        ({"messages": [{"role": "x"}]}, 'messages[0] must be {"role": system or developer or user or assistant, "con'),
+    ],
+)
+def test_an_error_says_what_was_found_and_what_is_wanted(fields, message):
+    with pytest.raises(ApiError) as error:
+        ChatBody.read(fields)
+    assert error.value.message.startswith(message)

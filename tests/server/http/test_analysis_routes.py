@@ -51,8 +51,16 @@ def test_the_weights_are_those_of_generate(
     ("fields", "code", "words"),
     [
         ({"model": "m", "prompt": "a", "token_ids": [1]}, "no_experts", "m has no experts"),
-        ({"model": "sparse", "prompt": "a", "token_ids": []}, None, "token_ids is empty"),
-        ({"model": "sparse", "prompt": "a", "token_ids": "x"}, None, "token_ids must be a list of token ids"),
+        (
+            {"model": "sparse", "prompt": "a", "token_ids": []},
+            None,
+            "token_ids must be a list of 1 to 32,768 token ids, found []",
+        ),
+        (
+            {"model": "sparse", "prompt": "a", "token_ids": "x"},
+            None,
+            "token_ids must be a list of 1 to 32,768 token ids",
+        ),
         ({"model": "sparse", "prompt": "a", "token_ids": [9999]}, None, "token_ids must have token ids from 0 to"),
         ({"model": "sparse", "prompt": "a " * 99, "token_ids": [1]}, "context_length_exceeded", "context length"),
         ({"model": "sparse", "token_ids": [1]}, None, "prompt is missing"),

@@ -1,0 +1,285 @@
+"""The answers of completions and chats: whole, or in chunks. Log probabilities have the two shapes of OpenAI's API."""
+
+import secrets
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from llmcli.config import ANSWER_TOKENS
+from llmcli.data.tokenizers.tokenizer import StreamDecoder, Tokenizer
+from llmcli.server.api.bodies import ChatBody, CompletionBody, GenerationBody
+from llmcli.server.api.models import ServedModel
+from llmcli.server.api.prompts import chat_template, encode_messages, encode_prompt
+from llmcli.server.api.schema import JsonObject
+from llmcli.server.engine.requests import Event, Finished, Request, ScoredToken, Started, Token
+
+DEFAULT_MAX_TOKENS = 16  # OpenAI's
+
+
+@dataclass
+class Generated:
+    """What has arrived of one text."""
+
+    text: str = ""
+    tokens: list[Token] = field(default_factory=list)
+    started: Started | None = None
+    finished: Finished | None = None
+    _sent: int = 0  # tokens
+
+    def take_unsent(self) -> list[Token]:
+        """The tokens since the last call."""
+        tokens, self._sent = self.tokens[self._sent :], len(self.tokens)
+        return tokens
+
+    def add(self, event: Event) -> None:
+        match event:
+            case Started():
+                self.started = event
+            case Token():
+                self.text += event.text
+                self.tokens.append(event)
+            case Finished():
+                self.finished = event
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer(ABC):
+    """The answer to a request that was understood: whole, or in chunks."""
+
+    id: str
+    kind: str  # `object` in OpenAI's JSON
+    chunk_kind: str
+    model: ServedModel
+    body: GenerationBody
+    requests: Sequence[Request]  # the n of the first prompt, those of the second, ...
+    dropped_turns: int = 0  # of a conversation, the oldest ones, which do not fit the context
+    _created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    @abstractmethod
+    def prompt_text(self) -> str:
+        """For the log."""
+
+    @abstractmethod
+    def choice(self, index: int, text: Generated) -> JsonObject:
+        """A choice of the whole answer, whose text is complete."""
+
+    @abstractmethod
+    def choice_chunk(self, index: int, event: Event, text: Generated) -> JsonObject | None:
+        """What is sent for an event of a choice, whose text so far is `text`; None while no text is complete."""
+
+    def whole(self, texts: Sequence[Generated]) -> JsonObject:
+        """The answer when all texts are complete."""
+        choices = [self.choice(index, text) for index, text in enumerate(texts)]
+        return self._envelope(self.kind, choices) | self._usage(texts)
+
+    def chunk(self, index: int, event: Event, text: Generated) -> JsonObject | None:
+        """The part of a stream for an event; the arguments are those of `choice_chunk`."""
+        choice = self.choice_chunk(index, event, text)
+        return choice and self._envelope(self.chunk_kind, [choice])
+
+    def usage_chunk(self, texts: Sequence[Generated]) -> JsonObject:
+        """The last chunk of a stream that was asked for its usage."""
+        return self._envelope(self.chunk_kind, []) | self._usage(texts)
+
+    def _envelope(self, kind: str, choices: list[JsonObject]) -> JsonObject:
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self._created,
+            "model": self.model.name,
+            "system_fingerprint": None,
+            "choices": choices,
+        }
+
+    def _usage(self, texts: Sequence[Generated]) -> JsonObject:
+        """The tokens of all texts; a prompt counts once for its n texts."""
+        started = [text.started for text in texts[:: self.body.n] if text.started]
+        prompt = sum(one.prompt_tokens for one in started)
+        completion = sum(text.finished.tokens for text in texts if text.finished)
+        usage = {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": sum(one.cached_tokens for one in started)},
+        }
+        return {"usage": usage | ({"dropped_turns": self.dropped_turns} if self.dropped_turns else {})}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion(Answer):
+    """Continued prompts."""
+
+    body: CompletionBody
+
+    @classmethod
+    def of(cls, body: CompletionBody, model: ServedModel) -> "Completion":
+        """Raises ApiError for a prompt that the model cannot read, LLMError for text that has no tokens."""
+        max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+        samplings, scores_prompt = body.samplings(max_tokens), body.echo and body.logprobs is not None
+        requests = [
+            Request(model.name, prompt, sampling, top_logprobs=body.logprobs or 0, prompt_logprobs=scores_prompt)
+            for prompt in [encode_prompt(prompt, model, literal=body.echo) for prompt in body.prompts]
+            for sampling in samplings
+        ]
+        id_, kind = f"cmpl-{secrets.token_hex(12)}", "text_completion"
+        return cls(id=id_, kind=kind, chunk_kind=kind, model=model, body=body, requests=requests)
+
+    @property
+    def prompt_text(self) -> str:
+        return "\n".join(self._prompt(index) for index in range(0, len(self.requests), self.body.n))
+
+    def choice(self, index: int, text: Generated) -> JsonObject:
+        assert text.started and text.finished
+        tokens = [*text.started.prompt, *text.tokens]
+        return self._choice(index, self._echo(index) + text.text, tokens, text, text.finished.reason)
+
+    def choice_chunk(self, index: int, event: Event, text: Generated) -> JsonObject | None:
+        match event:
+            case Started() if self.body.echo:
+                return self._choice(index, self._echo(index), event.prompt, text)
+            case Token() if event.text:
+                return self._choice(index, event.text, text.take_unsent(), text)
+            case Finished():
+                return self._choice(index, "", text.take_unsent(), text, event.reason)
+        return None
+
+    def _prompt(self, index: int) -> str:
+        """The prompt of a choice as text."""
+        prompt = self.body.prompts[index // self.body.n]
+        return prompt if isinstance(prompt, str) else self.model.tokenizer.decode(prompt)
+
+    def _echo(self, index: int) -> str:
+        return self._prompt(index) if self.body.echo else ""
+
+    def _choice(
+        self, index: int, new: str, tokens: Sequence[ScoredToken], text: Generated, reason: str | None = None
+    ) -> JsonObject:
+        """A choice with the end of the text, which is new, and its tokens."""
+        logprobs = None
+        if self.body.logprobs is not None:
+            end = len(self._echo(index)) + len(text.text)
+            logprobs = completion_logprobs(self.model.tokenizer, tokens, end - len(new), end)
+            if self.body.return_token_ids:
+                logprobs |= chat_logprobs(self.model.tokenizer, tokens)
+        return {"text": new, "index": index, "logprobs": logprobs, "finish_reason": reason}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatCompletion(Answer):
+    """The next message of a conversation."""
+
+    body: ChatBody
+
+    @classmethod
+    def of(cls, body: ChatBody, model: ServedModel, others: Iterable[ServedModel]) -> "ChatCompletion":
+        """Raises ApiError for messages that do not fit, or without a chat template; LLMError as a template does."""
+        asked = (body.max_completion_tokens, body.max_tokens, ANSWER_TOKENS)
+        max_tokens = next(number for number in asked if number is not None)
+        template = chat_template(model, body.chat_template_kwargs, others)
+        prompt, dropped_turns = encode_messages(body.messages, template, model.context, max_tokens)
+        requests = [
+            Request(
+                model.name,
+                prompt if prompt.tail else tuple(prompt.ids),
+                sampling,
+                stop_ids=template.stop_ids | model.tokenizer.eos_ids,
+                top_logprobs=body.top_logprobs,
+            )
+            for sampling in body.samplings(min(max_tokens, model.context - len(prompt.ids)))
+        ]
+        return cls(
+            id=f"chatcmpl-{secrets.token_hex(12)}", kind="chat.completion", chunk_kind="chat.completion.chunk",
+            model=model, body=body, requests=requests, dropped_turns=dropped_turns,
+        )  # fmt: skip
+
+    @property
+    def prompt_text(self) -> str:
+        return self.body.messages[-1].content
+
+    def choice(self, index: int, text: Generated) -> JsonObject:
+        assert text.finished
+        message = {"role": "assistant", "content": self._without_prefix_space(text.text), "refusal": None}
+        logprobs = self._logprobs(text.tokens)
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": text.finished.reason}
+
+    def choice_chunk(self, index: int, event: Event, text: Generated) -> JsonObject | None:
+        delta: dict[str, str] = {}
+        logprobs = None
+        match event:
+            case Started():
+                delta = {"role": "assistant", "content": ""}
+            case Token() if event.text:
+                is_first = event.text == text.text
+                delta = {"content": self._without_prefix_space(event.text) if is_first else event.text}
+                logprobs = self._logprobs(text.take_unsent())
+            case Finished():
+                logprobs = self._logprobs(text.take_unsent())
+            case _:
+                return None
+        reason = event.reason if isinstance(event, Finished) else None
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+
+    def _without_prefix_space(self, text: str) -> str:
+        """An answer without SentencePiece's space before its first word."""
+        return text.removeprefix(" ") if self.model.tokenizer.adds_prefix_space else text
+
+    def _logprobs(self, tokens: Sequence[Token]) -> JsonObject | None:
+        """The log probabilities of the tokens of an answer, without the token that ends it."""
+        shown = [token for token in tokens if not token.ends_text]
+        return chat_logprobs(self.model.tokenizer, shown) if self.body.logprobs else None
+
+
+# ---- log probabilities
+
+
+def token_text(tokenizer: Tokenizer, token: int | None, text_bytes: bytes) -> str:
+    """A token as text. A control token has its name, and part of a character its bytes, as OpenAI writes them:
+    "bytes:\\xe3\\x81"."""
+    if token is not None and not text_bytes:
+        return tokenizer.label(token)
+    try:
+        return text_bytes.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in text_bytes)
+
+
+def completion_logprobs(tokenizer: Tokenizer, tokens: Sequence[ScoredToken], first_offset: int, end: int) -> JsonObject:
+    """The four lists of a completion. `text_offset` counts characters of the choice's text, from `first_offset` up to
+    `end`, where a stop string may have cut it."""
+    offsets = []
+    decoder, offset = StreamDecoder(), first_offset
+    for token in tokens:
+        offsets.append(min(offset, end))
+        offset += len(decoder.feed(token.text_bytes))
+    return {
+        "tokens": [token_text(tokenizer, token.id, token.text_bytes) for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [_top_logprobs(tokenizer, token) for token in tokens],
+        "text_offset": offsets,
+    }
+
+
+def _top_logprobs(tokenizer: Tokenizer, token: ScoredToken) -> dict[str, float] | None:
+    """The log probabilities of a token and its alternatives by their text; None for the first token of a prompt."""
+    top: dict[str, float] = {}
+    for one in (*token.alternatives, token):
+        if one.logprob is not None:
+            text = token_text(tokenizer, one.id, one.text_bytes)
+            top[text] = max(one.logprob, top.get(text, one.logprob))
+    return top or None
+
+
+def chat_logprobs(tokenizer: Tokenizer, tokens: Sequence[ScoredToken]) -> JsonObject:
+    """The tokens of an answer, each with its id, its bytes and alternatives."""
+
+    def scored(token: ScoredToken) -> JsonObject:
+        data = token.text_bytes
+        text = data.decode("utf-8", "replace") if data else token_text(tokenizer, token.id, data)
+        return {"id": token.id, "token": text, "logprob": token.logprob, "bytes": list(data)}
+
+    return {
+        "content": [scored(token) | {"top_logprobs": [scored(one) for one in token.alternatives]} for token in tokens],
+        "refusal": None,
+    }

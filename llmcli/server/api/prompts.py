@@ -1,0 +1,79 @@
+"""The prompts of requests as tokens of a model."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from llmcli.data.conversations.chat_template import ChatTemplate
+from llmcli.data.conversations.messages import Message
+from llmcli.errors import brief
+from llmcli.generation.chat import fit, split_system
+from llmcli.generation.token_healing import Prompt
+from llmcli.server.api.models import MAX_LISTED, ServedModel
+from llmcli.server.errors import ApiError, invalid
+
+
+def encode_prompt(prompt: str | list[int], model: ServedModel, *, literal: bool) -> Prompt | tuple[int, ...]:
+    """The tokens of a prompt. Unless `literal`, the last word of a text may continue, as in `llm generate`."""
+    if not isinstance(prompt, str):
+        check_ids("prompt", prompt, model)
+        check_length(len(prompt), model)
+        return tuple(prompt)
+    encoded = Prompt.of(prompt, model.tokenizer, literal=literal)
+    check_length(len(encoded.ids), model)
+    return tuple(encoded.ids) if literal else encoded
+
+
+def check_ids(param: str, ids: Sequence[int], model: ServedModel) -> None:
+    """Raise ApiError for an id outside the vocabulary."""
+    size = model.tokenizer.vocab_size
+    if outside := next((token for token in ids if not 0 <= token < size), None):
+        raise invalid(param, f"must have token ids from 0 to {size - 1}, found {brief(outside)}")
+
+
+def check_length(tokens: int, model: ServedModel) -> None:
+    """Raise ApiError for a prompt that does not fit the context."""
+    if tokens > model.context:
+        raise invalid(
+            "prompt",
+            f"has {tokens:,} tokens, and the context length of {model.name} is {model.context:,}; use a shorter text",
+            "context_length_exceeded",
+        )
+
+
+def chat_template(
+    model: ServedModel, variables: Mapping[str, Any] | None, others: Iterable[ServedModel] = ()
+) -> ChatTemplate:
+    """The chat template of a model with these variables. Raises ApiError if it has none, and names those of `others`
+    that have one."""
+    if model.template is None:
+        able = [other.name for other in others if other.template is not None][:MAX_LISTED]
+        hint = f", or a model that can chat: {', '.join(able)}" if able else ""
+        raise ApiError(
+            f"{model.name} has no chat template: it continues text, and was not trained on conversations; use "
+            f"/v1/completions{hint}",
+            param="model",
+            code="no_chat_template",
+        )
+    return model.template.with_variables(variables) if variables else model.template
+
+
+def encode_messages(
+    messages: Sequence[Message], template: ChatTemplate, context: int, max_tokens: int
+) -> tuple[Prompt, int]:
+    """(tokens of a conversation with the header of the answer, how many of the oldest turns are left out, as `llm chat`
+    does). A message of the assistant at the end is the beginning of the answer. Raises ApiError where the last turn
+    alone does not fit."""
+    prefill = messages[-1].content if messages[-1].role == "assistant" else ""
+    asked = messages[:-1] if messages[-1].role == "assistant" else messages
+    beginning = Prompt.of(prefill, template.tokenizer) if prefill else Prompt([])
+    system, turns = split_system(asked)
+    ids, first = fit(system, turns, template, context - len(beginning.ids), max_tokens)
+    prompt = Prompt(ids + beginning.head, beginning.tail, beginning.in_word)
+    if len(prompt.ids) >= context:
+        raise invalid(
+            "messages",
+            f"have {len(prompt.ids):,} tokens without the turns before the last, and the context length is "
+            f"{context:,}; use a shorter text",
+            "context_length_exceeded",
+        )
+    return prompt, sum(message.role == "user" for message in turns[:first])

@@ -1,0 +1,147 @@
+"""The routes that describe the server and its models: health, metrics, the page, models and their tokenizers."""
+
+import base64
+import hashlib
+from importlib.resources import files
+from typing import Any
+
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+
+from llmcli.formats.headers import read_header
+from llmcli.pages.html import inspection_data
+from llmcli.server.api.answers import token_text
+from llmcli.server.api.bodies import DetokenizeBody, TokenizeBody
+from llmcli.server.api.prompts import chat_template, check_ids
+from llmcli.server.api.schema import JsonObject
+from llmcli.server.http.service import Call
+
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"  # prometheus.io/docs/instrumenting/exposition_formats
+
+
+async def health(call: Call) -> Response:
+    """Whether the server is ready."""
+    engine = call.service.engine
+    if failure := engine.failure:
+        engine.start()  # so that it is well again at the next question, if that is possible
+        return JSONResponse({"status": "failed", "error": failure}, 503, {"Retry-After": "1"})
+    if call.service.loading:
+        return JSONResponse({"status": "loading"}, 503, {"Retry-After": "1"})
+    return JSONResponse({"status": "ok"})
+
+
+async def metrics(call: Call) -> Response:
+    """Counts, for Prometheus."""
+    service, stats = call.service, call.service.engine.stats()
+    counts = stats.counts
+    requests: dict[str, float] = {
+        f'{{route="{route}",status="{status}"}}': n for (route, status), n in service.http_requests.items()
+    }
+    families: dict[str, dict[str, float]] = {
+        "http_requests_total": requests,
+        "time_to_first_token_seconds": {"_sum": service.seconds_to_first, "_count": service.first_tokens},
+        "requests_active": {"": stats.active},
+        "requests_waiting": {"": stats.waiting},
+        "requests_total": {"": counts.requests},
+        "requests_ended_total": {
+            f'{{end="{end}"}}': getattr(counts, end) for end in ("finished", "failed", "cancelled")
+        },
+        "tokens_total": {"": counts.tokens},
+        "prompt_tokens_total": {"": counts.prompt_tokens},
+        "prompt_tokens_cached_total": {"": counts.cached_tokens},
+        "cached_prefixes": {"": stats.prefixes},
+        "cached_prefix_bytes": {"": stats.prefix_bytes},
+        "models_loaded": {"": len(stats.loaded)},
+    }
+    lines = []
+    for name, samples in families.items():
+        kind = {"total": "counter", "seconds": "summary"}.get(name.rpartition("_")[2], "gauge")
+        lines.append(f"# TYPE llmcli_{name} {kind}")
+        lines += [f"llmcli_{name}{labels} {value:.10g}" for labels, value in samples.items()]
+    return PlainTextResponse("\n".join(lines) + "\n", media_type=PROMETHEUS)
+
+
+async def page(call: Call) -> Response:
+    """The page."""
+    text = (files("llmcli.pages") / "server" / "index.html").read_text("utf-8")
+    style, script = (_source_hash(text, tag) for tag in ("style", "script"))
+    policy = (
+        f"default-src 'none'; style-src {style}; script-src {script}; connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    headers = {"Cache-Control": "no-cache", "Referrer-Policy": "no-referrer", "Content-Security-Policy": policy}
+    return HTMLResponse(text, headers=headers)
+
+
+def _source_hash(text: str, tag: str) -> str:
+    """The hash of the text in an element that a page has once, as a Content-Security-Policy lists it."""
+    content = text.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+    digest = hashlib.sha256(content.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+# ---- models
+
+
+def models(call: Call) -> JsonObject:
+    """The models."""
+    return {"object": "list", "data": [model.as_json() for model in call.service.models]}
+
+
+def model(call: Call) -> JsonObject:
+    """A model."""
+    return call.model.as_json()
+
+
+def card(call: Call) -> JsonObject:
+    """What `llm inspect` shows of a model."""
+    model = call.model
+    model.check_unchanged()
+    return model.as_json() | inspection_data(read_header(model.path), lambda note: None) | {"file": model.path.name}
+
+
+# ---- tokens, with the fields of vLLM and llama.cpp: lm_eval reads them to evaluate a model over HTTP
+
+
+def tokenize(call: Call, body: TokenizeBody) -> JsonObject:
+    """The tokens of a text or a conversation."""
+    tokenizer, text = call.model.tokenizer, body.text or ""
+    if body.messages is not None:
+        template = chat_template(call.model, body.chat_template_kwargs)
+        ids = template.encode(body.messages, add_generation_prompt=body.add_generation_prompt)
+    else:
+        # lm_eval asks for the id of the token that ends a text by its name; in any other text, a name stays text
+        ids = [tokenizer.control_ids[text]] if text in tokenizer.control_ids else tokenizer.encode(text)
+        has_bos = body.add_special if body.add_special_tokens is None else body.add_special_tokens
+        ids = (tokenizer.bos_ids if has_bos else []) + ids
+    tokens: list[Any] = ids
+    if body.with_pieces:
+        data = tokenizer.token_bytes
+        tokens = [{"id": token, "piece": token_text(tokenizer, token, data[token])} for token in ids]
+    return {"tokens": tokens, "count": len(ids), "max_model_len": call.model.context}
+
+
+def detokenize(call: Call, body: DetokenizeBody) -> JsonObject:
+    """The text of tokens; of a control token by itself its name."""
+    tokenizer, ids = call.model.tokenizer, body.tokens
+    check_ids("tokens", ids, call.model)
+    is_control = len(ids) == 1 and not tokenizer.token_bytes[ids[0]]
+    text = tokenizer.label(ids[0]) if is_control else tokenizer.decode(ids)
+    return {"prompt": text, "content": text}
+
+
+def tokenizer_info(call: Call) -> JsonObject:
+    """The names of the control tokens, and the chat template."""
+    tokenizer, template = call.model.tokenizer, call.model.template
+    eos = tokenizer.label(tokenizer.eos_id)
+    return {
+        "model": call.model.name,
+        "kind": tokenizer.kind,
+        "vocab_size": tokenizer.vocab_size,
+        "eos_token": eos,
+        "eos_token_id": tokenizer.eos_id,
+        "bos_token": tokenizer.label(tokenizer.bos_id) if tokenizer.bos_ids else None,
+        "pad_token": eos,
+        "add_bos_token": bool(tokenizer.bos_ids),
+        "model_max_length": call.model.context,
+        "chat_template": template.source if template else None,
+    }
