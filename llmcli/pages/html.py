@@ -217,8 +217,9 @@ def _printable(text: str) -> str:
 def _page(kind: str, title: str, data: Mapping[str, object], texts: Mapping[str, str]) -> bytes:
     """Fill a page of templates/: `data` is for its script, `texts` are by the id of their element."""
     pages = files("llmcli.pages") / "templates"
+    shared = ["shared.js", "curve.js"] if kind == "inspect" else ["shared.js"]
     style, body, *scripts = (
-        (pages / name).read_text("utf-8") for name in ("page.css", f"{kind}.html", "shared.js", f"{kind}.js")
+        (pages / name).read_text("utf-8") for name in ("page.css", f"{kind}.html", *shared, f"{kind}.js")
     )
     script = "\n".join(scripts)
     for id_, text in texts.items():

@@ -62,7 +62,9 @@ async def metrics(call: Call) -> Response:
 
 async def page(call: Call) -> Response:
     """The page."""
-    text = (files("llmcli.pages") / "server" / "index.html").read_text("utf-8")
+    pages = files("llmcli.pages")
+    curve = (pages / "templates" / "curve.js").read_text("utf-8")
+    text = (pages / "server" / "index.html").read_text("utf-8").replace("/* curve.js */", curve)
     style, script = (_source_hash(text, tag) for tag in ("style", "script"))
     policy = (
         f"default-src 'none'; style-src {style}; script-src {script}; connect-src 'self'; img-src data:; "
