@@ -92,7 +92,7 @@ def test_json_events(llm: Llm, with_slice: None) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_of_two_models_says_so_in_its_events_record_and_summary(
+def test_a_run_of_two_models_says_so_in_its_events_and_its_record(
     llm: Llm, with_slice: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(recipe, "DISTILLATION_MIN_TOKENS", 0)
@@ -112,7 +112,6 @@ def test_a_run_of_two_models_says_so_in_its_events_record_and_summary(
         "from_step": teacher["step"],
         "teacher_bits_per_byte": teacher["bits_per_byte"],
     }
-    assert done["verdict"][1].startswith("Distillation: the student was ")
     assert f"teacher until step {teacher['step']:,}" in llm("inspect").stdout
     capsys.readouterr()
     show_event(TeacherTrained(7, 1.25), TrainingView(4.0), json_=False)

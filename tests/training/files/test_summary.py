@@ -92,9 +92,9 @@ ALL = compressors(xz=3.0, static=2.5, adaptive=2.0)
     ("network", "adapting", "of_network", "of_adapting"),
     [(0.9, None, " (the network is better)", ""),
      (0.9, 0.8, " (the network is better)", " (adapting is better)"),
-     (2.4, 2.1, " (the network is better)", " (adapting is not better)"),
-     (2.6, 2.0, " (the network is not better than PPM, static)", " (adapting is not better)"),
-     (3.0, 1.9, " (the network is not better)", " (adapting is better)")],
+     (2.4, 2.1, " (the network is better)", " (adapting is not better than PPM, adaptive)"),
+     (2.6, 2.0, " (the network is not better than PPM, static)", " (adapting is not better than PPM, adaptive)"),
+     (3.0, 1.9, " (the network is not better than xz and PPM, static)", " (adapting is better)")],
 )  # fmt: skip
 def test_each_figure_is_compared_with_compressors_of_its_kind(
     network: float, adapting: float | None, of_network: str, of_adapting: str
@@ -138,9 +138,6 @@ def test_without_held_out_text() -> None:
 def test_a_capped_context_and_an_unmeasured_text_are_mentioned() -> None:
     capped = summarize(record(held_out_measured={"bytes": 5000, "context": 2048}))[0]
     assert capped == FINAL.replace("in float32.", "in float32 with a context of 2,048 tokens.")
-    sample = summarize(record(held_out_measured={"bytes": 900, "cached_tokens": 8192}))[0]
-    assert sample.endswith("on 900 of its 5,000 bytes (a sample, to save time), in float32 and an n-gram cache of at "
-                           f"most 8,192 tokens of the text, for this sample. {NO_COMPRESSORS}")  # fmt: skip
     unmeasured = summarize(record(bits_per_byte=None, held_out_measured=None))[0]
     assert unmeasured == (
         "The held-out text was not evaluated at the end, which would have taken too long: run llm eval."
@@ -165,7 +162,7 @@ def test_a_capped_context_and_an_unmeasured_text_are_mentioned() -> None:
         ({}, compressors(xz=0.9, static=0.8), "worse than every compressor"),
         ({"steps": 2, "best_step": 2}, compressors(xz=0.9), "2 steps, worse than every compressor"),
         ({"steps": 2, "best_step": 1}, [], "2 steps"),
-        ({}, compressors(xz=0.9, static=1.8), ""),  # worse than xz alone: rule 6
+        ({}, compressors(xz=0.9, static=1.8), ""),  # worse than xz alone
         ({"steps": 99, "best_step": 99, "epochs": 10.0}, [], ""),  # short of text, not of steps
         ({"epochs": 0.6, "train_bytes": 9000, "read_bytes": 2000}, [], ""),  # no epoch is ever full
         ({"steps": 9, "best_step": 9, "base": {}}, [], "9 steps"),
@@ -185,20 +182,9 @@ def test_undertrained(changes: dict[str, Any], baselines: list[Baseline], reason
         assert len(sentences) == 1 and "Undertrained" not in sentences[0]
 
 
-@pytest.mark.parametrize(
-    ("steps", "epochs", "taken", "tuned", "time"),
-    [
-        (2, 0.1, 3.0, False, "5m"),
-        (2, 0.1, 151.0, False, "10m"),
-        (90, 0.1, 400.0, False, "15m"),
-        (99, 0.5, 4000.0, False, "3h"),
-        (1, 0.5, 960.0, True, "3h"),  # ten steps
-        (1, 0.04, 960.0, True, "8h"),  # an epoch
-        (1, 0.0001, 9e9, True, "24h"),
-    ],
-)
-def test_the_suggested_time(steps: int, epochs: float, taken: float, tuned: bool, time: str) -> None:
-    run = record(steps=steps, best_step=steps, epochs=epochs, **({"base": {}} if tuned else {}))
+@pytest.mark.parametrize(("taken", "time"), [(3.0, "5m"), (151.0, "6m"), (4000.0, "134m")])
+def test_the_suggested_time_is_at_least_twice_that_of_the_run(taken: float, time: str) -> None:
+    run = record(steps=2, best_step=2, epochs=0.1)
     sentences = summarize(run, command="llm train c.csv --force", seconds=taken)[1]
     assert sentences.startswith("Undertrained: ")
     assert sentences.endswith(f" Train longer: llm train c.csv --force --time {time}")
@@ -226,40 +212,18 @@ def test_with_one_evaluation_the_training_loss_decides() -> None:
     assert summarize(record(curve=falling))[1].startswith("Still improving")
 
 
-@pytest.mark.parametrize(
-    ("changes", "option"),
-    [
-        ({"train": {"steps": 100, "seconds": None}}, "--steps 200"),
-        ({"train": {"steps": 400, "seconds": 300.0}}, "--time 10m"),
-        ({"train": {"steps": 400, "seconds": 45.0}}, "--time 90s"),
-        ({"train": {"steps": 400, "seconds": 3600.0}}, "--time 2h"),
-    ],
-)
-def test_the_command_doubles_the_budget(changes: dict[str, Any], option: str) -> None:
-    sentences = summarize(with_validation(2.0, 1.5, 1.2, 1.0, **changes), command="llm train c.txt --force")
-    assert f"Still improving at the end; more time would help: llm train c.txt --force {option}" in sentences
-
-
-def test_worse_than_xz_needs_more_time() -> None:
-    assert summarize(record(), compressors(xz=0.9, static=1.8))[1:] == [
-        "xz, which only finds repeated strings, still compresses this text better than the network; more time would "
-        "help."
-    ]
-
-
-def test_a_text_too_long_for_the_time_budget() -> None:
-    assert summarize(record(epochs=0.7, train_bytes=9000, read_bytes=2000))[1:] == [
-        "There was time for only 2,000 of 9,000 bytes of text; more time would help."
-    ]
+def test_the_command_for_more_time() -> None:
+    improving = with_validation(2.0, 1.5, 1.2, 1.0, clock={"seconds": 300.0})
+    sentences = summarize(improving, command="llm train c.txt --force")
+    assert "Still improving at the end; more time would help: llm train c.txt --force --time 10m" in sentences
 
 
 def test_a_run_ended_by_its_epochs_needs_more_text() -> None:
     ended: dict[str, Any] = {"train": {"steps": 100, "seconds": 300.0}, "epochs": 19.98}
     sentences = summarize(with_validation(2.0, 1.5, 1.2, 1.0, **ended), command="llm train c.txt --force")[1:]
     assert sentences == [
-        "Training stopped after 20 epochs, before the time was up: further epochs would only make the model memorize "
-        "the text. "
-        "More text would help."
+        "Training stopped after 20 epochs: further epochs would only make the model memorize the text. More text would "
+        "help."
     ]
     sentences = summarize(with_validation(2.0, 1.5, 1.4, 1.3, **ended))[1:]  # it overfits besides
     assert (
@@ -425,8 +389,8 @@ def test_more_conversations_would_help() -> None:
     )
     ended = chat_record(train={"steps": 100, "seconds": 60.0}, curve=record()["curve"] | {"loss": [9.0] * 10})
     assert summarize(ended)[1] == (
-        "Training stopped after 3 epochs, before the time was up: further epochs would only make the model memorize "
-        "the conversations. More conversations would help."
+        "Training stopped after 3 epochs: further epochs would only make the model memorize the conversations. More "
+        "conversations would help."
     )
 
 
@@ -437,85 +401,29 @@ def test_answers_that_are_certain_need_no_advice() -> None:
         assert summarize(chat_record(curve=curve, best_step=best))[1:] == [PLATEAU]
 
 
-@pytest.mark.parametrize(
-    ("exact", "near", "garbled", "sentence"),
-    [(39, 0, 1, "39 exact, 0 near (at least 80% alike), 0 another training answer, 1 garbled."),
-     (34, 2, 4, "34 exact, 2 near (at least 80% alike), 0 another training answer, 4 garbled."),
-     (4, 1, 31, "4 exact, 1 near (at least 80% alike), 4 another training answer, 31 garbled.")],
-)  # fmt: skip
-def test_held_out_answers_decide_on_the_advice(exact: int, near: int, garbled: int, sentence: str) -> None:
-    """Of 40. The loss rises in all of them, which alone would be overfitting."""
-    measured = {"verbatim": 0.0, "seen": 1.0} | {
-        key: round(count / 40, 4) for key, count in (("exact", exact), ("near", near), ("garbled", garbled))
-    }
-    curve = record()["curve"] | {"eval_bits_per_byte": [2.0, 1.0, 1.1, 1.2]}
-    run = chat_record(answers={"questions": 40, **measured}, curve=curve, best_step=50)
-    counted, advice = summarize(run)[1:]
-    assert counted == f"Greedy answers to 40 held-out questions: {sentence}"
-    if exact + near >= 36:
-        assert advice == "Nearly all of these answers are exact or near: longer training would help little."
-    else:
-        assert advice.startswith("Overfitting after step 50")
-
-
-def test_known_answers_call_for_other_wordings_rather_than_for_time() -> None:
-    """A loss that still falls, as .012 nats per token do in percent, is no reason to train longer."""
+def test_known_answers_are_no_reason_to_train_longer() -> None:
+    """A loss that still falls, as .012 nats per token do in percent."""
     losses = [4.0, 2.0, 0.05, 0.04, 0.03, 0.03, 0.02, 0.02, 0.015, 0.012]
     alone = record()["curve"] | {"loss": losses, "eval_step": [], "eval_bits_per_byte": []}
     run = chat_record(curve=alone, bits_per_byte=None, held_out={"bytes": 0, "of": "answers"})
-    advice = (
-        "The model knows its training answers, so longer training would help little. Several wordings of each question "
-        "in the training data, or fine-tuning a published model (--from), would help with new questions."
-    )
-    assert summarize(run)[1:] == [advice]
+    assert summarize(run)[1:] == [PLATEAU_ALONE]
     unsure = summarize(run | {"curve": alone | {"loss": [100 * loss for loss in losses]}})[1]
     assert unsure.startswith("Still improving")
-    measured = {"questions": 4, "verbatim": 0.5, "exact": 0.0, "near": 0.0, "garbled": 0.5}
-    for seen, more in ((0.5, ""), (0.25, " Most of the held-out answers do not occur among the training answers: to "
-                                         "train on all of them, hold none out (--val 0).")):  # fmt: skip
-        assert summarize(chat_record(curve=alone, answers=measured | {"seen": seen}))[2] == advice + more
 
 
-@pytest.mark.parametrize(("share", "half", "improving"), [(0.97, 0.27, False), (0.89, 0.27, True), (0.97, 0.28, True)])
-def test_a_repetitive_text_near_its_floor_needs_no_more_time(share: float, half: float, improving: bool) -> None:
-    """food.txt after 20 seconds: .27 at half of the run, .225 at the end; twice the time gives hardly more."""
-    run = with_validation(0.6, half, 0.25, 0.225, memorised={"share": share, "held_out_share": share})
-    assert (summarize(run)[1:] == ["Still improving at the end; more time would help."]) is improving
-    assert (summarize(run)[1:] == [PLATEAU]) is not improving
-
-
-@pytest.mark.parametrize(("share", "repetitive"), [(0.97, True), (0.9, True), (0.89, False)])
-@pytest.mark.parametrize(("steps", "limit"), [(100, ", before the time was up"), (110, "")])
-def test_a_repetitive_text_calls_for_neither_text_nor_time(
-    share: float, repetitive: bool, steps: int, limit: str
-) -> None:
-    """Nor does a run that nearly reached its limit of epochs call for time: it would be hardly longer."""
-    run = with_validation(
-        2.0, 1.5, 1.2, 1.0, epochs=19.98, train={"steps": steps, "seconds": 300.0},
-        memorised={"share": share, "held_out_share": share},
-    )  # fmt: skip
-    [advice] = summarize(run, command="llm train c.txt --force")[1:]
-    assert advice.startswith(f"Training stopped after 20 epochs{limit}")
-    assert advice.endswith("more time or text would help little." if repetitive else "More text would help.")
-    longer = summarize(run | {"train": {"steps": 112, "seconds": 300.0}}, command="llm train c.txt --force")
-    assert longer[1:] == ["Still improving at the end; more time would help: llm train c.txt --force --time 10m"]
-
-
-def test_a_run_without_time_for_the_divergence_says_so() -> None:
-    record = chat_record()
-    for tokens, count in ((None, 0), (640, 0), (0, 1)):
-        record["conversations"] = {**record["conversations"], **({} if tokens is None else {"base_tokens": tokens})}
-        assert " ".join(summarize(record)).count("no time for the base model to generate text") == count
+def test_a_run_that_nearly_reached_its_limit_of_epochs_would_be_hardly_longer() -> None:
+    for steps, advice in ((110, "Training stopped after 20 epochs"), (112, "Still improving at the end")):
+        run = with_validation(2.0, 1.5, 1.2, 1.0, epochs=19.98, train={"steps": steps, "seconds": 300.0})
+        assert summarize(run)[1].startswith(advice)
 
 
 def test_greedy_answers_and_plain_text_have_a_sentence_each() -> None:
-    """The answers are those of an earlier version, which counted less."""
-    answers = {"questions": 12, "verbatim": 0.25, "exact": 0.1667}
+    answers = {"questions": 40, "verbatim": 0.0, "seen": 1.0, "exact": 0.1, "near": 0.025, "garbled": 0.775}
     plain_text = {"from": "the held-out text", "tokens": 99, "before": 2.0, "after": 2.03}
     sentences = summarize(chat_record(answers=answers, plain_text=plain_text))
     assert sentences[1:3] == [
-        "Greedy answers to 12 held-out questions: 3 occur verbatim among the training answers, 2 equal the reference "
-        "answer.",
+        "Greedy answers to 40 held-out questions: 4 exact, 1 near (at least 80% alike), 4 another training answer, 31 "
+        "garbled.",
         "Plain text (the held-out text): network 2.000 bits per byte before, 2.030 after (+1.5%).",
     ]
     forgot = summarize(chat_record(plain_text=plain_text | {"after": 2.2}))[1]
@@ -525,6 +433,8 @@ def test_greedy_answers_and_plain_text_have_a_sentence_each() -> None:
     alone = summarize(chat_record(plain_text=plain_text | {"before": None}))[1]
     assert alone == "Plain text (the held-out text): network 2.030 bits per byte."
     assert "1 held-out question:" in summarize(chat_record(answers=answers | {"questions": 1}))[1]
+    earlier = {"questions": 12, "verbatim": 0.25, "exact": 0.1667}  # an earlier version counted less
+    assert not any("Greedy" in sentence for sentence in summarize(chat_record(answers=earlier)))
 
 
 # ---- two models
@@ -543,23 +453,15 @@ def distilled(**changes: Any) -> dict[str, Any]:
 
 def test_the_second_of_two_models_is_judged_by_its_own_losses() -> None:
     """At half of its steps, 75, its validation loss was 1.3: it still improved in the second half."""
-    assert summarize(distilled())[1:] == [
-        "Distillation: the student was kept (validation loss: 1.000 bits per byte, its teacher's 1.100).",
-        "Still improving at the end; more time would help.",
-    ]
+    assert summarize(distilled())[1:] == ["Still improving at the end; more time would help."]
     curve = distilled()["curve"] | {"eval_bits_per_byte": [1.2, 1.1, 9.0, 3.0, 1.005, 1.001, 1.0]}
-    assert summarize(distilled(curve=curve))[2] == PLATEAU
+    assert summarize(distilled(curve=curve))[1:] == [PLATEAU]
 
 
 def test_the_first_of_two_models_is_kept_where_the_second_is_not_better() -> None:
     """That is no overfitting of the first, though the validation loss at the end is higher."""
     curve = distilled()["curve"] | {"eval_bits_per_byte": [1.11, 1.1, 9.0, 3.0, 1.3, 1.3, 1.2]}
-    assert summarize(distilled(curve=curve, best_step=50))[1:] == [
-        "Distillation: the student was not better, so its teacher was kept (validation loss: 1.100 bits per byte).",
-        PLATEAU,
-    ]
-    stopped = summarize(distilled(curve=curve, best_step=50, interrupted=True))[1]
-    assert "the student was not better yet, so its teacher was kept" in stopped
+    assert summarize(distilled(curve=curve, best_step=50))[1:] == [PLATEAU]
 
 
 # ---- hints
@@ -579,28 +481,3 @@ def test_the_hints_name_the_model_where_they_must() -> None:
         "Try it: llm chat -m 'my model.safetensors'",
         "Details of the file: llm inspect 'my model.safetensors'",
     ]
-
-
-@pytest.mark.parametrize(
-    ("reached", "planned_epochs", "sentence"),
-    [
-        (500, 2.0, ["The plan assumed 1,000 tokens per second and 2 epochs; the run reached 500 and 1 epoch. Other "
-                    "programs may have been running."]),
-        (1900, 0.5, ["The plan assumed 1,000 tokens per second and 0.5 epochs; the run reached 1,900 and 1 epoch."]),
-        (1900, 2.0, []),  # faster, and yet fewer epochs: the time went to measurements
-        (900, 2.0, []),
-    ],
-)  # fmt: skip
-def test_other_programs_are_suspected_only_where_the_run_was_slower(
-    reached: int, planned_epochs: float, sentence: list[str]
-) -> None:
-    clock = {"tokens_per_second": reached, "planned_tokens_per_second": 1000, "planned_epochs": planned_epochs}
-    assert summarize(record(clock=clock)) == [FINAL, *sentence, PLATEAU]
-
-
-@pytest.mark.parametrize(("planned_epochs", "count"), [(1.0, 0), (0.5, 1)])
-def test_a_slow_run_that_read_all_that_was_planned_says_nothing_of_its_speed(planned_epochs: float, count: int) -> None:
-    """It was ended by its limit of epochs; where fewer were planned, the model was chosen for those."""
-    clock = {"tokens_per_second": 500, "planned_tokens_per_second": 1000, "planned_epochs": planned_epochs}
-    ended = summarize(record(clock=clock, train={"steps": 100, "seconds": 600}))
-    assert " ".join(ended).count("The plan assumed") == count
