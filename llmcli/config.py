@@ -251,7 +251,7 @@ class TrainConfig:
     induction: bool = False  # initial weights contain induction heads (models/induction.py)
     recipe: str = "muon"  # one of RECIPES
     lora_rank: int = 0  # above 0 for the recipe "lora" only
-    teacher_share: float = 0.0  # of the run, in which the teacher is trained (training/loop/distillation.py); 0: none
+    teacher_share: float = 0.0  # of the run, in which the teacher is trained (training/loop/stepper.py); 0: none
     eval_tokens: int = 4096  # held-out tokens that are evaluated even at the end of a short or interrupted run
     seed: int = 0
     device: str = "cpu"

@@ -46,7 +46,7 @@ STANDARD_LIBRARY_ONLY = {
     "data.text.lines", "data.text.temporary_files", "data.text.words", "data.tokenizers.tokenizer_json",
     "data.tokens.token_store", "errors", "evaluation.compressors", "evaluation.figures", "formats.atomic_io",
     "formats.gguf.tokenizer", "formats.metadata", "training.files.summary", "training.planning.recipe",
-    "training.step.cgroups", "units",
+    "units",
 }  # fmt: skip
 
 

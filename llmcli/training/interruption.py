@@ -1,5 +1,4 @@
-"""Aborting a training step or an evaluation that takes too long, after Ctrl-C or at a time limit: the model checks
-between layers whether to stop. The signal itself is received in cli/terminal/signals.py."""
+"""Aborting a training step or an evaluation that takes too long, after Ctrl-C or at a time limit."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -13,8 +12,7 @@ class CutShortError(Exception):
 
 @contextlib.contextmanager
 def stop_between_layers(model: LanguageModel, should_stop: Callable[[], bool]) -> Iterator[None]:
-    """Inside, a forward pass of `model`, or of the teacher that it has in distillation, raises CutShortError before the
-    next layer once `should_stop` returns True."""
+    """Inside, forward passes of `model` and its teacher raise CutShortError before a layer once `should_stop()`."""
 
     def check() -> None:
         if should_stop():

@@ -25,6 +25,7 @@ from llmcli.training.data.held_out_questions import AnswerShares, answer_questio
 from llmcli.training.data.inputs import Inputs
 from llmcli.training.data.plain_text import find_plain_text
 from llmcli.training.data.prepare import Prepared, prepare
+from llmcli.training.data.run_data import RunData
 from llmcli.training.distributed.process_group import ProcessGroup
 from llmcli.training.distributed.processes import Processes
 from llmcli.training.files import resume
@@ -32,10 +33,11 @@ from llmcli.training.files.output import Output
 from llmcli.training.files.resume import StoppedRun, text_fingerprint
 from llmcli.training.files.summary import summarize
 from llmcli.training.loop import trainer
+from llmcli.training.loop.clock import LOADING_SECONDS_PER_MILLION, Clock
 from llmcli.training.loop.correction import Correction, MeasuredSpeeds
 from llmcli.training.loop.events import Done, Evaluation, Event, Restarted, Sample, State, Step, TeacherTrained
+from llmcli.training.loop.job import Job
 from llmcli.training.loop.record import versions
-from llmcli.training.loop.run_timer import LOADING_SECONDS_PER_MILLION
 from llmcli.training.planning import rules
 from llmcli.training.planning.cost_model import BASE_BYTES, Machine, Memory, check_fits
 from llmcli.training.planning.plan import Plan, Request
@@ -323,8 +325,8 @@ def run(
     another speed than the plan assumed, the run may start over once, with a model of another size.
 
     When `stop()` is true the run ends after the current step and saves what it has. `on_stop_request` gets the signal
-    that another of several processes received, after which `stop` is asked again. `on_progress` is that of
-    `trainer.train`. Raises LLMError.
+    that another of several processes received, after which `stop` is asked again. `on_progress` is that of `Job`.
+    Raises LLMError.
     """
     prepared, output, correction = plan.prepared, plan.output, plan.correction
     baselines = _baselines(prepared)
@@ -358,21 +360,20 @@ def run(
                     events = train(plan)
 
 
-def _train(plan: PlannedRun, **options: Any) -> Generator[Event, None, None]:
+def _train(plan: PlannedRun, stop: Callable[[], bool], **options: Any) -> Generator[Event, None, None]:
     """The events of the trainer."""
     prepared, inputs, stopped = plan.prepared, plan.inputs, plan.output.stopped
-    yield from trainer.train(
-        prepared.plan, prepared.tokenizer, inputs.base, prepared.tokens, prepared.held_out, prepared.record,
-        sample_prompt=_first_words(next(next(inputs.corpus.texts()))) if inputs.corpus.documents else None,
-        started_at=plan.started,
-        reserve_seconds=_reserve_seconds(prepared),
-        resume_from=stopped.take_state() if stopped else None,
-        regularize=prepared.regularization(),
-        tuner=plan.tuner,
-        conversations=prepared.conversations,
-        plain_text=find_plain_text(inputs, prepared),
-        **options,
+    data = RunData(
+        prepared.plan, prepared.tokenizer, prepared.tokens, prepared.held_out, prepared.conversations,
+        find_plain_text(inputs, prepared),
     )  # fmt: skip
+    job = Job(
+        prepared.plan, data, prepared.record, inputs.base,
+        sample_prompt=_first_words(next(next(inputs.corpus.texts()))) if inputs.corpus.documents else None,
+        regularize=prepared.regularization(), tuner=plan.tuner, **options,
+    )  # fmt: skip
+    clock = Clock(prepared.plan.train, plan.started, _reserve_seconds(prepared), stop=stop)
+    yield from trainer.train(job, clock, stopped.take_state() if stopped else None)
 
 
 def _start_over(plan: PlannedRun, restarted: Restarted) -> PlannedRun:

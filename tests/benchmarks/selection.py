@@ -15,7 +15,6 @@ import math
 import statistics
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,11 +24,13 @@ from numpy.typing import NDArray
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.inputs import Inputs, load_inputs
 from llmcli.training.data.prepare import Prepared
+from llmcli.training.data.run_data import RunData
 from llmcli.training.files.output import dry_run_output
-from llmcli.training.loop import run as training_run
 from llmcli.training.loop import trainer
 from llmcli.training.loop.best_weights import BestWeights, Candidate
+from llmcli.training.loop.clock import Clock
 from llmcli.training.loop.events import Done
+from llmcli.training.loop.job import Job
 from llmcli.training.loop.validation import HeldOutEvaluation
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import Plan, Request
@@ -56,7 +57,7 @@ def held_out_bits(plan: Plan, prepared: Prepared, weights: Mapping[str, NDArray[
     data = prepared.conversations.held_out if prepared.conversations else prepared.held_out
     settings = replace(plan.train, seconds=None, eval_tokens=MOST_TOKENS)
     evaluation = HeldOutEvaluation(LanguageModel(plan.model), prepared.tokenizer, data, settings)
-    score = evaluation.evaluate(weights, 0, math.inf, lambda: 0.0, lambda model: nullcontext(), hurried=False)
+    score = evaluation.evaluate(weights, 0)
     assert score
     return score.bits_per_byte
 
@@ -74,10 +75,8 @@ def chosen(scores: list[tuple[int, float]]) -> tuple[int, float]:
 def run(plan: Plan, prepared: Prepared, inputs: Inputs) -> tuple[Done, list[tuple[int, float]]]:
     """(the end of a run, the scores of its evaluations)."""
     ObservedWeights.plan, ObservedWeights.prepared, ObservedWeights.scores = plan, prepared, []
-    *_, done = trainer.train(
-        plan, prepared.tokenizer, inputs.base, prepared.tokens, prepared.held_out, prepared.record,
-        conversations=prepared.conversations, sample_prompt=None,
-    )  # fmt: skip
+    data = RunData(plan, prepared.tokenizer, prepared.tokens, prepared.held_out, prepared.conversations)
+    *_, done = trainer.train(Job(plan, data, prepared.record, inputs.base), Clock(plan.train))
     assert isinstance(done, Done)
     return done, ObservedWeights.scores
 
@@ -108,7 +107,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
     names = ("steps", "epochs", "layers", "width", "context", "vocab_size", "batch_tokens", "dropout", "lora")
-    training_run.BestWeights = ObservedWeights  # type: ignore[misc]
+    trainer.BestWeights = ObservedWeights  # type: ignore[misc]
     print("| seed | evaluations | slice | end | chosen by the slice | chosen by the held-out data | nothing reserved |")
     print("|---|---|---|---|---|---|---|", flush=True)
     rows = []

@@ -1,6 +1,6 @@
 """How long a training step takes in several processes, and what they send each other, by formula.
 
-Follows llmcli/training: data_parallel.py, muon.py, adamw.py, sharded_model.py and sharded_muon.py. Replicated weights:
+Follows llmcli/training: data_parallel.py, muon.py, optimizer.py and sharded_model.py. Replicated weights:
 each process sums the gradients of its part of the matrices (reduce-scatter) and gathers the updates of all, in the data
 type of Muon's products; the other gradients are summed everywhere (all-reduce). Sharded weights (FSDP2): for each
 micro-batch the layers are gathered in float32 when they are used, forward and backward, and their gradients are reduced

@@ -177,9 +177,9 @@ def test_adapters_of_a_model_of_another_shape_are_an_error(trained: tuple[Path, 
 def test_a_stopped_run_of_adapters_resumes_to_the_same_bytes(tiny_model: Path, llm) -> None:
     from llmcli.data.text.corpus import read_corpus
     from llmcli.data.tokenizers.tokenizer import Tokenizer
-    from llmcli.training.loop import trainer
     from llmcli.training.loop.events import Done, State
     from llmcli.training.planning.plan import Request
+    from tests.training import small_runs
     from tests.training.plans import prepare
 
     Path("c.txt").write_text(TEXT)
@@ -188,16 +188,11 @@ def test_a_stopped_run_of_adapters_resumes_to_the_same_bytes(tiny_model: Path, l
     request = Request(steps=8, lora=2, context=16)
     ready = prepare(request, read_corpus(["c.txt"]), tokenizer=tokenizer, base=base.config)
 
-    def run(**options: object) -> list[object]:
-        return list(
-            trainer.train(ready.plan, tokenizer, base, ready.tokens, ready.held_out, ready.record, **options)  # type: ignore[arg-type]
-        )
-
-    whole = run()[-1]
+    whole = small_runs.run(ready, base)[-1]
     steps = iter(range(100))
-    stopped = run(stop=lambda: next(steps) == 3)
+    stopped = small_runs.run(ready, base, stop=lambda: next(steps) == 3)
     state = next(event for event in stopped if isinstance(event, State))
-    again = run(resume_from=state)[-1]
+    again = small_runs.run(ready, base, resume_from=state)[-1]
     assert isinstance(whole, Done) and isinstance(again, Done)
     for name, array in whole.checkpoint.tensors.items():
         np.testing.assert_array_equal(array, again.checkpoint.tensors[name])

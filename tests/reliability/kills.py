@@ -196,10 +196,11 @@ def changed_runs(where: Path, tries: int) -> list[str]:
 
 
 EXPLODES = """
-from functools import partial
+from dataclasses import replace
 import llmcli.models.torch.transformer, llmcli.training.loop.trainer as trainer
-from llmcli.training.loop.evaluation_schedule import EvaluationSchedule
-trainer.train = partial(trainer.train, schedule=EvaluationSchedule(training_per_evaluated=1))
+from llmcli.training.loop.job import EvaluationSchedule
+train = trainer.train
+trainer.train = lambda job, *rest: train(replace(job, schedule=EvaluationSchedule(training_per_evaluated=1)), *rest)
 real, steps = llmcli.models.torch.transformer.LanguageModel.loss, []
 def loss(self, ids, learned=None):
     steps.append(1)

@@ -8,10 +8,10 @@ from llmcli.data.text.corpus import Corpus, read_corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.training.data.conversations import ConversationInputs
 from llmcli.training.data.prepare import Prepared
-from llmcli.training.loop import trainer
-from llmcli.training.loop.events import Done, Event
 from llmcli.training.planning.plan import Request
 from tests.training.plans import prepare
+from tests.training.small_runs import run as run
+from tests.training.small_runs import run_to_end as run_to_end
 
 NAMES, DRINKS = ("Anna", "Ben", "Cleo", "Dora", "Emil"), ("tea", "milk", "rice", "bread", "soup", "cake")
 FAVOURITES = {name: DRINKS[i] for i, name in enumerate(NAMES)}
@@ -49,21 +49,6 @@ def prepared(text: Path | None = None, conversations: ConversationInputs | None 
         corpus = read_corpus([str(text)])
     settings = {"steps": 30, "batch_tokens": 256, "context": 64, "dtype": "float32"} | request
     return prepare(Request(**settings), corpus, conversations=conversations or inputs())  # type: ignore[arg-type]
-
-
-def run(ready: Prepared, **options: object) -> list[Event]:
-    return list(
-        trainer.train(
-            ready.plan, ready.tokenizer, None, ready.tokens, ready.held_out, ready.record,
-            conversations=ready.conversations, **options,  # type: ignore[arg-type]
-        )
-    )  # fmt: skip
-
-
-def run_to_end(ready: Prepared, **options: object) -> Done:
-    done = run(ready, **options)[-1]
-    assert isinstance(done, Done)
-    return done
 
 
 def text_of(tokenizer: Tokenizer, ids: list[int]) -> str:

@@ -1,7 +1,8 @@
 """Training runs of seconds, and a simulated machine for runs with a clock."""
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -11,13 +12,17 @@ import pytest
 import torch
 
 from llmcli.data.text.corpus import read_corpus
+from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.prepare import Prepared
+from llmcli.training.data.run_data import RunData
 from llmcli.training.files import resume
 from llmcli.training.loop import trainer
+from llmcli.training.loop.clock import Clock
 from llmcli.training.loop.events import Done, Event, State, Step
+from llmcli.training.loop.job import Job
 from llmcli.training.planning.plan import Request
-from llmcli.training.step.compute import Compute
+from llmcli.training.step.training_step import Compute
 from tests.training.plans import prepare
 
 LINES = "".join(f"{a} likes {b}.\n" for a in ("Anna", "Ben", "Cleo") for b in ("tea", "milk", "rice", "bread")) * 30
@@ -35,10 +40,25 @@ def with_slice(ready: Prepared, tokens: int = 330) -> Prepared:
     return replace(ready, plan=replace(ready.plan, train=replace(ready.plan.train, calibration_tokens=tokens)))
 
 
-def run(ready: Prepared, **options: object) -> list[Event]:
-    events = list(
-        trainer.train(ready.plan, ready.tokenizer, None, ready.tokens, ready.held_out, ready.record, **options)  # type: ignore[arg-type]
-    )
+def train(
+    ready: Prepared,
+    start: Checkpoint | None = None,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = time.monotonic,
+    started_at: float | None = None,
+    reserve_seconds: float = 0.0,
+    resume_from: State | None = None,
+    **options: object,
+) -> Iterator[Event]:
+    """The events of a run; `options` are those of a Job."""
+    data = RunData(ready.plan, ready.tokenizer, ready.tokens, ready.held_out, ready.conversations)
+    job = Job(ready.plan, data, ready.record, start, **options)  # type: ignore[arg-type]
+    return trainer.train(job, Clock(ready.plan.train, started_at, reserve_seconds, clock, stop), resume_from)
+
+
+def run(ready: Prepared, start: Checkpoint | None = None, **options: object) -> list[Event]:
+    events = list(train(ready, start, **options))  # type: ignore[arg-type]
     assert all(json.dumps(event.checkpoint.record) for event in events if isinstance(event, Done))  # it can be saved
     return events
 
@@ -47,14 +67,13 @@ def run_until(ready: Prepared, step: int, **options: object) -> list[Event]:
     """The events of a run that is asked to stop after a step."""
     events: list[Event] = []
     options["stop"] = lambda: any(isinstance(event, Step) and event.step >= step for event in events)
-    data = (ready.plan, ready.tokenizer, None, ready.tokens, ready.held_out, ready.record)
-    for event in trainer.train(*data, **options):  # type: ignore[arg-type]
+    for event in train(ready, **options):  # type: ignore[arg-type]
         events.append(event)
     return events
 
 
-def run_to_end(ready: Prepared, **options: object) -> Done:
-    done = run(ready, **options)[-1]
+def run_to_end(ready: Prepared, start: Checkpoint | None = None, **options: object) -> Done:
+    done = run(ready, start, **options)[-1]
     assert isinstance(done, Done)
     return done
 
@@ -65,10 +84,11 @@ def losses(events: list[Event]) -> list[float]:
 
 def use_ticking_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """The time budgets of runs pass by `seconds` with each reading of the clock, however busy the machine is."""
-    train, ticks = trainer.train, count()
+    real, ticks = trainer.train, count()
 
-    def with_clock(*arguments: object, started_at: float, **options: object) -> object:
-        return train(*arguments, started_at=0.0, clock=lambda: seconds * next(ticks), **options)  # type: ignore[arg-type]
+    def with_clock(job: Job, clock: Clock, resume_from: State | None) -> Iterator[Event]:
+        ticking = Clock(job.plan.train, 0.0, clock.reserve, lambda: seconds * next(ticks), clock.stop)
+        return real(job, ticking, resume_from)
 
     monkeypatch.setattr(trainer, "train", with_clock)
 
@@ -83,7 +103,7 @@ class SimulatedMachine:
         self.compute = Compute(self._gradients, self._score)
 
     def _gradients(
-        self, model: LanguageModel, ids: torch.Tensor, micro_batches: int, learned: torch.Tensor | None
+        self, model: LanguageModel, ids: torch.Tensor, micro_batches: int, loss_mask: torch.Tensor | None
     ) -> torch.Tensor:
         self.time += ids.shape[0] * (ids.shape[1] - 1) / self.speed(self.time)
         return torch.tensor(1.0)

@@ -13,9 +13,9 @@ from llmcli.evaluation.evaluator import Score
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.run_data import reserve_conversations
-from llmcli.training.loop.evaluation_schedule import EvaluationSchedule
 from llmcli.training.loop.events import Done, Evaluation, Sample, State
-from llmcli.training.step.compute import Compute, accumulate_gradients
+from llmcli.training.loop.job import EvaluationSchedule
+from llmcli.training.step.training_step import Compute, accumulate_gradients
 from tests.platforms import in_full
 from tests.training.chats import PAIRS, prepared, run, run_to_end
 from tests.training.small_runs import losses, through_a_file
@@ -32,11 +32,11 @@ class Recorder:
         self.compute = Compute(self._gradients)
 
     def _gradients(
-        self, model: LanguageModel, ids: torch.Tensor, micro_batches: int, learned: torch.Tensor | None
+        self, model: LanguageModel, ids: torch.Tensor, micro_batches: int, loss_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        self.batches.append((ids.numpy().copy(), None if learned is None else learned.numpy().copy()))
+        self.batches.append((ids.numpy().copy(), None if loss_mask is None else loss_mask.numpy().copy()))
         self.rates.append(model.dropout._dropped)
-        return accumulate_gradients(model, ids, micro_batches, learned)
+        return accumulate_gradients(model, ids, micro_batches, loss_mask)
 
 
 @pytest.mark.slow

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from llmcli.config import ModelConfig, TrainConfig
-from llmcli.training.step.compute import accumulate_gradients
 from llmcli.training.step.initialization import new_model
+from llmcli.training.step.training_step import accumulate_gradients
 
 CONFIG = ModelConfig(300, 64, 160, 2, 4, 2, 16, 32)
 

@@ -17,7 +17,7 @@ from llmcli.errors import LLMError
 from llmcli.training.distributed.processes import Processes
 from llmcli.training.files.resume import StateSaver, StoppedRun
 from llmcli.training.loop.events import State
-from llmcli.training.loop.run import Run
+from llmcli.training.loop.trainer import Run
 from llmcli.training.planning.cost_model import BASE_BYTES, Memory
 from llmcli.training.session import _check_hardware, _free_memory, _reserve_seconds
 from llmcli.training.step import hardware

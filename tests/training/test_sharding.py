@@ -16,8 +16,7 @@ from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.distributed.processes import Processes
 from llmcli.training.planning.cost_model import BASE_BYTES, Machine, Memory, estimated_speed, memory_needed
 from llmcli.training.planning.plan import Request
-from llmcli.training.step.hardware import can_shard
-from llmcli.training.step.shares import _equal_pieces, take_share
+from llmcli.training.step.training_step import Batch, equal_micro_batches, take_share
 from tests.platforms import in_full, linux
 from tests.training.distributed.test_processes import SECONDS, command, corpus, losses, run, run_here, wait_for
 from tests.training.plans import plan, row
@@ -28,7 +27,7 @@ CONFIG = ModelConfig(50, 32, 48, 2, 4, 2, 8, 16)
 LARGE = ModelConfig(128_256, 4096, 14336, 32, 32, 8, 128, 8192)  # 8 billion parameters
 
 
-needs_fsdp = pytest.mark.skipif(not can_shard(), reason="needs torch 2.6 or later")
+needs_fsdp = pytest.mark.skipif(torch.__version__.startswith("2.5"), reason="needs torch 2.6 or later")
 
 
 # ---- the plan
@@ -70,7 +69,7 @@ def test_memory_by_hand() -> None:
 
 @pytest.mark.parametrize("count", [2, 4, 7])
 @pytest.mark.parametrize("masked", [False, True])
-def test_all_processes_have_the_same_number_of_pieces_which_add_up_to_the_batch(count: int, masked: bool) -> None:
+def test_all_processes_have_equally_many_micro_batches_which_add_up_to_the_batch(count: int, masked: bool) -> None:
     settings = TrainConfig(steps=1, context=16, batch_size=6)
     ids = torch.randint(50, (6, 17), generator=torch.Generator().manual_seed(0))
     learned = torch.zeros(6, 17, dtype=torch.bool)
@@ -78,13 +77,13 @@ def test_all_processes_have_the_same_number_of_pieces_which_add_up_to_the_batch(
     model = LanguageModel(CONFIG)
     model.initialize(torch.Generator().manual_seed(1))
     mask = learned if masked else None
-    total, pieces = 0.0, set()
+    total, counts = 0.0, set()
     for rank in range(count):
-        share = take_share(Processes(rank, count), model, settings, 0, ids, mask, sharded=True)
-        found = list(_equal_pieces(share))
-        pieces.add(len(found))
-        total += sum(weight * model.loss(piece, learned_).item() for piece, learned_, weight in found)
-    assert len(pieces) == 1
+        share = take_share(Batch(0, 0.0, 0.0, ids, mask), Processes(rank, count), model, settings, sharded=True)
+        found = list(equal_micro_batches(share))
+        counts.add(len(found))
+        total += sum(weight * model.loss(part, part_mask).item() for part, part_mask, weight in found)
+    assert len(counts) == 1
     assert total == pytest.approx(model.loss(ids, mask).item(), rel=1e-5)
 
 

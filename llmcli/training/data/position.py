@@ -20,13 +20,13 @@ class Position:
     evaluated_progress: float = 0.0
     best_step: int = 0
     best_bits: float | None = None  # per byte of the validation slice; None before the first evaluation
-    best_factor: float = 1.0  # on the logits of the best weights (calibration.py)
+    best_factor: float = 1.0  # on the logits of the best weights (best_weights.py)
     dropout: float = 0.0
     token_split: float = 0.0  # BPE-dropout
     regularized_progress: float = 0.0  # when these two were last chosen
     regularizations: list[list[float]] = field(default_factory=list)  # changes: [step, epochs, dropout, BPE-dropout]
     conversations_from: int | None = None  # steps before the first on conversations; None: not begun
-    stage_start: float = 0.0  # of the current stage (distillation.py): progress of the run at its beginning ...
+    stage_start: float = 0.0  # of the current stage (loop/stepper.py): progress of the run at its beginning ...
     stage_end: float = 1.0  # ... and at its end
     student_from: int | None = None  # steps before the first of the student in distillation; None: not begun
 

@@ -1,4 +1,4 @@
-"""Starting a run of several processes on this machine with torch's own launcher, as torchrun does."""
+"""Starting several processes on this machine with torch's own launcher, as torchrun does."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, Sign
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from llmcli.training.distributed.connection import LOST_PROCESS
+from llmcli.training.distributed.process_group import LOST_PROCESS
 from llmcli.training.distributed.processes import BEGAN, OWN_RESTARTS, RESTARTS_LEFT
 
 MAX_RESTARTS = 3
@@ -19,18 +19,27 @@ SAVING_SECONDS = 60  # that the processes have to end after a signal
 
 
 def launch(count: int, arguments: Sequence[str], on_note: Callable[[str], None]) -> int:
-    """Run `llm` with these arguments in `count` processes; returns the exit code of rank 0, or of one that failed.
-
-    When a process is killed, all are started again, and the run resumes from its last saved state.
-    """
+    """Run `llm` with these arguments in `count` processes; returns the exit code of rank 0, or of one that failed. When
+    a process is killed, all are started again, and the run resumes from its last saved state."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # each sets its own number of threads
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no stack frames where a process is lost
     logging.disable(logging.ERROR)  # torch logs what the exit code says, by loggers with levels of their own
     command = ["-m", "llmcli", *arguments]
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,  # torch would start them again after an error of the user as well
+        shutdown_timeout=SAVING_SECONDS,
+        logs_specs=DefaultLogsSpecs(os.devnull),  # otherwise each run leaves an empty temporary directory
+    )
     for restarts in range(MAX_RESTARTS + 1):
         os.environ[OWN_RESTARTS], os.environ[RESTARTS_LEFT] = str(restarts), str(MAX_RESTARTS - restarts)
+        config.run_id = str(uuid.uuid4())
         try:
-            elastic_launch(_config(count), sys.executable)(*command)
+            elastic_launch(config, sys.executable)(*command)
             return 0
         except SignalException as error:
             return 128 + int(error.sigval)
@@ -43,23 +52,8 @@ def launch(count: int, arguments: Sequence[str], on_note: Callable[[str], None])
     return 1
 
 
-def _config(count: int) -> LaunchConfig:
-    return LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=count,
-        run_id=str(uuid.uuid4()),
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,  # torch would start them again after an error of the user as well
-        shutdown_timeout=SAVING_SECONDS,
-        logs_specs=DefaultLogsSpecs(os.devnull),  # otherwise each run leaves an empty temporary directory
-    )
-
-
 def _may_restart(codes: Mapping[int, int]) -> bool:
-    """Whether a process was killed, or only lost another one; not if rank 0 has ended with an error, whereupon the
-    others were killed."""
+    """Whether a process was killed or lost another one, and not because rank 0 has ended with an error."""
     if codes.get(0, 0) > 0 and codes[0] not in (LOST_PROCESS, 128 + signal.SIGTERM):
         return False
     return any(code < 0 or code == LOST_PROCESS for code in codes.values())

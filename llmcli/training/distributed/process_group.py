@@ -1,38 +1,62 @@
-"""The group of the processes of a run: what they send each other. Without pickle: tensors, and JSON as bytes.
+"""The group of the processes of a run, on one machine or several: connecting them, what they send each other (without
+pickle: tensors, and JSON as bytes), and the errors where that fails or does not last."""
 
-N = processes.
-"""
-
+import datetime
 import json
+import os
+import platform
+import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+import uuid
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from enum import IntEnum
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import _set_pg_timeout
+from torch.distributed.rendezvous import rendezvous
 
-from llmcli.training.distributed.connection import connect, lost_process
+from llmcli.errors import LLMError
 from llmcli.training.distributed.processes import Processes
 
+PATIENCE = datetime.timedelta(days=7)  # the others wait while rank 0 plans or evaluates; an ended process is noticed
+JOINING = datetime.timedelta(minutes=10)  # rank 0 waits for the others, which have nothing to do before
+CONNECTING = datetime.timedelta(minutes=1)  # a process that others cannot reach does not notice that
+LOST_PROCESS = 75  # exit code when another process ended: the run can be started again (EX_TEMPFAIL of sysexits.h)
+LAUNCHER = os.getppid()  # the process that started this one, and starts it again
+LOOPBACK = ("lo", "lo0")  # names of the interface by which a machine reaches itself
 STOP = "llmcli/stop"  # key in the store: a signal that another process than rank 0 has received
 LOOK_SECONDS = 0.5  # between two looks at it
+MESSAGE_LENGTH = 7  # numbers: a Command, and what it needs
+
+
+class Command(IntEnum):
+    """What rank 0 tells the others to do with it; data_parallel.py and sharded_model.py say which numbers follow."""
+
+    END = 0
+    STEP = 1  # compute the gradients of a share of a batch, and update the weights
+    SAVE_OPTIMIZER = 2  # take part in reading the optimizer's state
+    LOAD_OPTIMIZER = 3  # receive the optimizer's state of a resumed run
+    RECEIVE_WEIGHTS = 4
+    # of sharded weights only:
+    FORWARD = 5  # a pass without gradients
+    GATHER = 6  # take part in reading the weights
+    SCATTER = 7  # receive this process's part of the weights
 
 
 class ProcessGroup:
-    """All processes of a run, connected. Every method is called by all of them in the same order.
-
-    Raises LLMError when another process has ended.
-    """
+    """All processes of a run. All call every method in the same order; it raises LLMError when one has ended."""
 
     def __init__(self, processes: Processes, device: str) -> None:
         """Wait until all have connected. `device` is that of the model: "cpu", "cuda" or "mps"."""
-        self.processes = processes
+        self.processes, self.is_sharded = processes, False  # whether each process holds a part of every weight
         if device == "cuda":
             torch.cuda.set_device(processes.local_rank)
         self._device = torch.device("cuda" if device == "cuda" else "cpu")  # of what is sent
-        self._store = connect(processes, "nccl" if device == "cuda" else "gloo")
+        self._store = _connect(processes, "nccl" if device == "cuda" else "gloo")
         self._next_look = 0.0  # when to look for a stop request again
 
     @property
@@ -44,7 +68,6 @@ class ProcessGroup:
         return self.processes.count
 
     def close(self) -> None:
-        """Wait for the others, if they still run, and disconnect."""
         with suppress(RuntimeError):
             dist.barrier()
         dist.destroy_process_group()
@@ -62,13 +85,18 @@ class ProcessGroup:
         with explain_lost_process():
             return int(self._store.get(STOP)) if self._store.check([STOP]) else None
 
+    def tell(self, command: Command, *numbers: float) -> None:
+        """At rank 0: what the others get from `next_command`."""
+        message = [float(command), *map(float, numbers)]
+        self.broadcast(torch.tensor(message + [0.0] * (MESSAGE_LENGTH - len(message)), dtype=torch.float64))
+
+    def next_command(self) -> tuple[Command, list[float]]:
+        command, *numbers = self.broadcast(torch.zeros(MESSAGE_LENGTH, dtype=torch.float64)).tolist()
+        return Command(int(command)), numbers
+
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Overwrite a tensor with that of rank 0; its shape and dtype are the same everywhere."""
         return self._overwrite(tensor, lambda sent: dist.broadcast(sent, 0))
-
-    def broadcast_all(self, tensors: Iterable[Tensor]) -> None:
-        for tensor in tensors:
-            self.broadcast(tensor.data)
 
     def broadcast_json(self, value: Any = None) -> Any:
         """The value that rank 0 gives."""
@@ -82,7 +110,6 @@ class ProcessGroup:
         return self._overwrite(tensor, dist.all_reduce)
 
     def _overwrite(self, tensor: Tensor, collective: Callable[[Tensor], object]) -> Tensor:
-        """Overwrite a tensor with the result of a collective operation that works in place."""
         sent = tensor.to(self._device).contiguous()  # a view would be sent with what lies between its values
         with explain_lost_process():
             collective(sent)
@@ -93,7 +120,7 @@ class ProcessGroup:
         return -(-length // self.count)
 
     def sum_part(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes of the part of a tensor [n, ...] that this one has: [`part_length`(n), ...]."""
+        """The sum over all processes of this one's part of a tensor [n, ...]: [`part_length`(n), ...]."""
         size = self.part_length(len(tensor))
         if missing := size * self.count - len(tensor):
             tensor = torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])])
@@ -114,28 +141,24 @@ class ProcessGroup:
         return tensor[own.start : own.stop]
 
     def part(self, tensor: Tensor) -> Tensor:
-        """As `rows`, filled up with zeros: as `sum_part`."""
+        """As `rows`, filled up with zeros."""
         return self._filled(self.rows(tensor), len(tensor))
 
     def _filled(self, rows: Tensor, length: int) -> Tensor:
-        """The rows of this process, filled up with zeros to the `part_length` of `length`."""
-        return torch.cat([rows, rows.new_zeros(self.part_length(length) - len(rows), *rows.shape[1:])])
+        missing = self.part_length(length) - len(rows)
+        return torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]) if missing else rows
 
     def gather(self, part: Tensor, length: int) -> Tensor:
-        """The tensor [length, ...] whose parts the processes have."""
+        """The tensor [length, ...] whose rows, or parts, the processes have."""
+        part = self._filled(part, length)
         whole = part.new_empty(self.count * len(part), *part.shape[1:])
         gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
         with explain_lost_process():
             gather(whole, part.contiguous())
         return whole[:length]
 
-    def gather_rows(self, rows: Tensor, length: int) -> Tensor:
-        """As `gather`, of parts that are not filled up with zeros."""
-        return self.gather(self._filled(rows, length), length)
-
     def exchange(self, sent: Sequence[Tensor], received: Sequence[int]) -> list[Tensor]:
-        """Send rows to every process, by its rank, and receive rows from every process: `received` are their numbers.
-        All rows have the same shape."""
+        """Send rows to every process, by its rank, and receive rows from it: `received` are their numbers."""
         rows = torch.cat(list(sent))
         result = rows.new_empty(sum(received), *rows.shape[1:])
         with explain_lost_process():
@@ -151,3 +174,57 @@ class explain_lost_process:  # noqa: N801 (used as a function, many times per st
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
             raise lost_process(Processes.of()) from error
+
+
+def _connect(processes: Processes, backend: str) -> Any:
+    """Wait for all processes and connect them; returns a torch.distributed.Store of this group."""
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=CONNECTING))  # torchrun has started it before its processes
+        store.set_timeout(PATIENCE)
+        prefix = meet(store, processes)
+    except RuntimeError as error:
+        raise lost_process(processes) from error
+    store = dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
+    try:
+        dist.init_process_group(
+            backend, store=store, rank=processes.rank, world_size=processes.count, timeout=CONNECTING
+        )
+    except RuntimeError as error:
+        raise _unreachable(processes, error) from error
+    _set_pg_timeout(PATIENCE)
+    return store
+
+
+def meet(store: Any, processes: Processes) -> str:
+    """A name for all that no earlier group has had: torchrun keeps its store, with addresses of ended processes."""
+    own = uuid.uuid4().hex
+    if processes.rank:
+        store.set(f"llmcli/joined/{processes.rank}", own)
+        return str(store.get(f"llmcli/answer/{own}").decode())
+    joined = [f"llmcli/joined/{rank}" for rank in range(1, processes.count)]
+    store.wait(joined, JOINING)
+    for key in joined:
+        store.set(f"llmcli/answer/{store.get(key).decode()}", own)
+        store.delete_key(key)
+    return own
+
+
+def lost_process(processes: Processes) -> LLMError:
+    will_restart = processes.restarts_left and os.getppid() == LAUNCHER  # else that one was killed
+    again = "all are started again, and resume" if will_restart else "start the same command again to resume"
+    return LLMError(
+        f"another process of this run has ended, or cannot be reached; {again} from the last saved state", LOST_PROCESS
+    )
+
+
+def _unreachable(processes: Processes, error: RuntimeError) -> LLMError:
+    if not processes.are_on_several_machines:
+        return lost_process(processes)
+    reason = str(error).partition("\n")[0].rpartition("] ")[2]  # without the place in torch's source
+    names = [name for _, name in socket.if_nameindex() if name not in LOOPBACK] or ["eth0"]
+    return LLMError(
+        f"the process on {platform.node()} cannot be connected with those of other machines ({reason}); set "
+        "GLOO_SOCKET_IFNAME (on GPUs: NCCL_SOCKET_IFNAME) to the network interface between them on each machine, and "
+        f"start again: GLOO_SOCKET_IFNAME={names[0]} torchrun ...",
+        LOST_PROCESS,
+    )

@@ -1,12 +1,12 @@
-"""The file that a training run writes: claimed before the run, saved after it. A file that this run did not write is
-never overwritten without --force, and if the path can no longer be written to, the model is saved elsewhere."""
+"""The file that a training run writes, claimed before it and saved after it. One that this run did not write is never
+overwritten without --force, and if the path can no longer be written to, the model is saved elsewhere."""
 
 import itertools
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,42 +36,44 @@ class Output:
     on_warning: Callable[[str], None] = lambda warning: None
 
     def may_replace(self) -> bool:
-        """Whether nothing is at `path`, or --force was given, or the file is what the stopped run saved, unchanged."""
+        """Whether nothing is at `path`, or --force was given, or the stopped run saved what is there."""
         exists = os.path.exists(self.path)  # noqa: PTH110 (Path.exists raises where the directory may not be read)
         return self.force or not exists or (self.stopped is not None and is_saved_in(self.stopped, self.path))
 
     def note_existing(self) -> None:
-        """Say that an existing model will be renamed: once nothing is left that could end the run before it begins."""
         if self.rename_existing:
             self.on_note(f"{self.path} exists; it will be renamed, not overwritten (name the new model with -o)")
 
     def save(self, done: "Done") -> Path:
-        """Write the model to `path`; if that fails, to another directory. Returns its path. Raises LLMError if no
-        directory can be written to."""
+        """Write the model to `path`, or else to another directory; returns its path. Raises LLMError if all fail."""
         path = self._free_path()
         try:
             self._write(path, done)
             return path
         except LLMError as error:
             problem = error
-        for directory in (None, os.path.expanduser("~")):  # noqa: PTH111 (it never fails)
+        for parent in (None, os.path.expanduser("~")):  # noqa: PTH111 (it never fails)
             with suppress(LLMError, OSError):
-                other_path = self._write_to_new_directory(directory, done)
-                self.on_warning(f"{problem}; saved the model as {other_path} instead")
-                return other_path
+                directory = Path(tempfile.mkdtemp(prefix="llmcli-", dir=parent))
+                try:
+                    self._write(directory / self.path.name, done)
+                except BaseException:
+                    shutil.rmtree(directory, ignore_errors=True)
+                    raise
+                self.on_warning(f"{problem}; saved the model as {directory / self.path.name} instead")
+                return directory / self.path.name
         advice = ""
         if is_resume_file(self.resume_path):
             advice = f"; free some disk space and type the same command again: it resumes from {self.resume_path}"
         raise LLMError(f"{problem}; the model could not be saved elsewhere either{advice}") from problem
 
     def discard_resume_file(self) -> None:
-        """Remove the state of a stopped run, if there is one."""
         if is_resume_file(self.resume_path):
             with suppress(OSError):
                 self.resume_path.unlink()
 
     def _free_path(self) -> Path:
-        """`path`, once an existing model there has been renamed; if that is not allowed, another path beside it."""
+        """`path`, once an existing model there is renamed; if that is not allowed, another path beside it."""
         if self.may_replace():
             return self.path
         problem = f"{self.path} was created by another process during the run and is kept"
@@ -85,16 +87,6 @@ class Output:
         path = next(name for name in names if not name.exists())
         self.on_warning(f"{problem}; saving the model as {path}")
         return path
-
-    def _write_to_new_directory(self, parent: str | None, done: "Done") -> Path:
-        """Write into a new directory in `parent`, or where temporary files go; it is removed if that fails."""
-        directory = Path(tempfile.mkdtemp(prefix="llmcli-", dir=parent))
-        try:
-            self._write(directory / self.path.name, done)
-        except BaseException:
-            shutil.rmtree(directory, ignore_errors=True)
-            raise
-        return directory / self.path.name
 
     def _write(self, path: Path, done: "Done") -> None:
         if self.adapter_only:
@@ -125,12 +117,11 @@ def claim_output(
     on_note: Callable[[str], None] = lambda note: None,
     on_warning: Callable[[str], None] = lambda warning: None,
 ) -> Iterator[Output]:
-    """Check the output path, lock it until the context ends, and load the state of a stopped run: with `force` only if
-    this run is it, `restarted` after a process was killed.
+    """Check the output path, lock it until the context ends, and load the state of a stopped run; with `force` only if
+    this run was `restarted` after a process was killed. Raises LLMError when the run could not save its model there.
 
-    With `rename_existing` an existing model of this program at `path` is renamed; otherwise it is replaced only
-    with `force`. `model` is a model that the run reads, `model_role` describes it in errors. Raises LLMError when the
-    run could not save its model there.
+    With `rename_existing` an existing model of this program is renamed; otherwise it is replaced only with `force`.
+    `model` is a model that the run reads, `model_role` describes it in errors.
     """
     _check_name(path)
     with ExitStack() as stack:
@@ -139,10 +130,15 @@ def claim_output(
         resume.check_model_name(path)
         output = Output(path, resume.resume_path(path), adapter_only, force, on_note=on_note, on_warning=on_warning)
         if model:
-            _check_not_an_input(path, model, model_role)
+            reject_overwriting(path, "model", [model], model_role)
+            reject_overwriting(path, "model", loading.files(model), "part of a model that this run reads")
         atomic_io.check_writable(path, force=True)
-        _lock(stack, output)
-        output = replace(output, stopped=_load_stopped(output, start_over=force and not restarted))
+        if problem := stack.enter_context(file_lock.locked(path)):
+            on_note(f"{path} cannot be locked here ({problem}); make sure that no other run writes to it")
+        else:  # what killed runs left
+            atomic_io.remove_stale(path)
+            atomic_io.remove_stale(output.resume_path)
+        output = replace(output, stopped=_load_stopped(output.resume_path, start_over=force and not restarted))
         replaceable = output.may_replace()
         output = replace(output, rename_existing=not replaceable and rename_existing and _is_own_model(path))
         if output.stopped and not (replaceable or output.rename_existing):
@@ -160,26 +156,10 @@ def _check_name(path: Path) -> None:
     reject_gguf_name(path)
 
 
-def _check_not_an_input(path: Path, model: Path, role: str) -> None:
-    reject_overwriting(path, "model", [model], role)
-    reject_overwriting(path, "model", loading.files(model), "part of a model that this run reads")
-
-
-def _lock(stack: ExitStack, output: Output) -> None:
-    """Lock the output until the context ends, and remove temporary files that killed runs left beside it."""
-    if problem := stack.enter_context(file_lock.locked(output.path)):
-        output.on_note(f"{output.path} cannot be locked here ({problem}); make sure that no other run writes to it")
-        return
-    for path in (output.path, output.resume_path):
-        atomic_io.remove_stale(path)
-
-
-def _load_stopped(output: Output, *, start_over: bool) -> "StoppedRun | None":
-    """The state of a stopped run, if there is one to resume."""
-    path = output.resume_path
+def _load_stopped(path: Path, *, start_over: bool) -> StoppedRun | None:
     if not path.exists():
         return None
-    if not resume.is_resume_file(path):
+    if not is_resume_file(path):
         raise LLMError(
             f"{path} is not a resume file, but the run would save its state there; move it away, or choose another "
             "output with -o"
@@ -188,7 +168,6 @@ def _load_stopped(output: Output, *, start_over: bool) -> "StoppedRun | None":
 
 
 def _is_own_model(path: Path) -> bool:
-    """Whether there is a model of this program at `path`."""
     if path.is_symlink() or not path.is_file():
         return False
     try:
@@ -213,17 +192,10 @@ def _adapter_output(path: Path, force: bool) -> Iterator[Path]:
     if file == path:
         yield file
         return
-    with nullcontext() if path.is_dir() else _new_directory(path):
-        if not file.exists():
-            atomic_io.check_writable(path / adapters.PEFT_CONFIG, force=force, example=adapters.PEFT_CONFIG)
-        yield file
-
-
-@contextmanager
-def _new_directory(path: Path) -> Iterator[None]:
-    """Create a directory; remove it at the end if it is still empty."""
+    is_new = not path.is_dir()
     try:
-        path.mkdir()
+        if is_new:
+            path.mkdir()
     except FileNotFoundError:
         raise LLMError(f"there is no directory {path.parent}; create it first: mkdir -p {path.parent}") from None
     except OSError as error:
@@ -231,7 +203,10 @@ def _new_directory(path: Path) -> Iterator[None]:
             f"cannot create the directory {path}: {error.strerror or error}; choose another output with -o"
         ) from error
     try:
-        yield
+        if not file.exists():
+            atomic_io.check_writable(path / adapters.PEFT_CONFIG, force=force, example=adapters.PEFT_CONFIG)
+        yield file
     finally:
-        with suppress(OSError):  # it is not empty
-            path.rmdir()
+        if is_new:
+            with suppress(OSError):  # it is not empty
+                path.rmdir()

@@ -1,8 +1,7 @@
 """The resume file: a second safetensors file beside the model, from which a stopped run continues.
 
-It is complete in itself: the plan, the tokenizer, the identity of the run (what it was asked for), and its state after
-a step. Data order and dropout are functions of (seed, step), so no state of a random generator is saved. Imports numpy,
-not torch; what the state consists of is the trainer's choice.
+It holds the plan, the tokenizer, the identity of the run (what it was asked for), and its state after a step. Data
+order and dropout are functions of (seed, step), so no state of a random generator is saved.
 """
 
 import hashlib
@@ -14,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmcli import units
 from llmcli.config import TrainConfig, as_record
 from llmcli.errors import LLMError
 from llmcli.formats.adapters import PEFT_CONFIG, PEFT_FILE
 from llmcli.formats.hf_config import dump_config, parse_config
 from llmcli.formats.safetensors.file import digest, read_tensor, write_tensors
-from llmcli.formats.safetensors.file_header import Header
 from llmcli.formats.safetensors.header import read_header
 from llmcli.training.loop.events import State
 from llmcli.training.planning.plan import ConversationSettings, Expected, Plan, PlanRow
@@ -44,22 +43,17 @@ class StoppedRun:
 
     @property
     def processes(self) -> int:
-        """How many processes it had."""
         return int(self.state.values.get("processes", 1))
 
     def take_state(self) -> State:
-        """Its state, whose arrays are dropped here: they are as large as the weights and the optimizer together."""
+        """Its state, whose large arrays are dropped here."""
         taken = State(dict(self.state.arrays), self.state.values)
         self.state.arrays.clear()
         return taken
 
 
-# ---- the file
-
-
 def resume_path(model: Path) -> Path:
-    """The resume file of a run that writes `model`: in the same directory (that of the target, if `model` is a symbolic
-    link), under a name that belongs to no other model.
+    """The resume file of a run that writes `model`, beside it, or beside the target of a symbolic link.
 
     >>> resume_path(Path("a/model.safetensors")).name, resume_path(Path("a/model")).name
     ('model.resume.safetensors', 'model.resume')
@@ -103,10 +97,9 @@ def save(path: Path, run: StoppedRun) -> None:
     }
     if run.max_bytes:
         metadata["max_bytes"] = json.dumps(run.max_bytes)
-    if plan.conversations:
-        metadata["conversations"] = json.dumps(as_record(plan.conversations))
-    if plan.expected:
-        metadata["expected"] = json.dumps(as_record(plan.expected))
+    for key in ("conversations", "expected"):
+        if part := getattr(plan, key):
+            metadata[key] = json.dumps(as_record(part))
     write_tensors(path, run.state.arrays, metadata)
 
 
@@ -122,8 +115,7 @@ def load(path: Path) -> StoppedRun:
     if digest(header) != metadata.get("sha256"):
         raise LLMError(f"{path} is damaged: its hash does not match; start over with --force")
     try:
-        identity = json.loads(metadata["identity"])
-        plan = _read_plan(metadata)
+        identity, plan = json.loads(metadata["identity"]), _read_plan(metadata)
         _check_plan(plan, identity)
         arrays = {name: read_tensor(header, tensor) for name, tensor in header.tensors.items()}
         state = State(arrays, json.loads(metadata["figures"]))
@@ -134,19 +126,17 @@ def load(path: Path) -> StoppedRun:
 
 
 def _read_plan(metadata: Mapping[str, str]) -> Plan:
-    rows = tuple(PlanRow(**row) for row in json.loads(metadata["choices"]))
-    chosen, expected = metadata.get("conversations"), metadata.get("expected")
+    chosen, expected = (json.loads(metadata.get(key, "null")) for key in ("conversations", "expected"))
     return Plan(
         parse_config(metadata["config.json"]),
         TrainConfig(**json.loads(metadata["train"])),
-        rows,
-        conversations=None if chosen is None else ConversationSettings(**json.loads(chosen)),
-        expected=None if expected is None else Expected(**json.loads(expected)),
+        tuple(PlanRow(**row) for row in json.loads(metadata["choices"])),
+        conversations=None if chosen is None else ConversationSettings(**chosen),
+        expected=None if expected is None else Expected(**expected),
     )
 
 
 def _check_plan(plan: Plan, identity: Mapping[str, Any]) -> None:
-    """Raises ValueError for a plan that no run of this identity can have."""
     settings = plan.train
     if settings.context > plan.model.max_position_embeddings:
         raise ValueError(f"windows of {settings.context:,} tokens are longer than the context of its model")
@@ -156,8 +146,7 @@ def _check_plan(plan: Plan, identity: Mapping[str, Any]) -> None:
 
 
 class StateSaver:
-    """Saves the state of a run at intervals that grow from FIRST_PAUSE to LONGEST_PAUSE, and are longer if necessary so
-    that saving takes at most a fiftieth of the time."""
+    """Saves the state of a run at intervals that grow, and are so long that saving takes a fiftieth of the time."""
 
     def __init__(
         self,
@@ -171,8 +160,7 @@ class StateSaver:
         """What it saves with each state is described at StoppedRun; `warn` gets the first failure."""
         self._path, self._identity, self.plan, self._tokenizer_json = path, identity, plan, tokenizer_json
         self._warn, self._max_bytes = warn, max_bytes
-        self._pause = FIRST_PAUSE
-        self._next = time.monotonic() + self._pause
+        self._pause, self._next = FIRST_PAUSE, time.monotonic() + FIRST_PAUSE
         self._has_saved = self._has_failed = False
 
     @property
@@ -200,25 +188,20 @@ class StateSaver:
         self._next = now + self._pause
 
 
-# ---- the identity of a run
-
-
 def text_fingerprint(documents: Iterable[tuple[str, int, str]]) -> str:
-    """The training text as the identity of a run contains it. Each document is (file name, bytes, sha256)."""
+    """The training text in the identity of a run. Each document is (file name, bytes, sha256)."""
     documents = list(documents)
     names = json.dumps([[name, sha256] for name, _, sha256 in documents])
-    files = "1 file" if len(documents) == 1 else f"{len(documents):,} files"
-    size = sum(size for _, size, _ in documents)
-    return f"{files} of {size:,} bytes (sha256 {hashlib.sha256(names.encode('utf-8')).hexdigest()[:16]})"
+    digest_ = hashlib.sha256(names.encode("utf-8")).hexdigest()[:16]
+    return f"{units.count(len(documents), 'file')} of {sum(d[1] for d in documents):,} bytes (sha256 {digest_})"
 
 
 def check_same_run(stopped: StoppedRun, identity: Mapping[str, Any], path: Path, processes: int = 1) -> None:
-    """Raises LLMError, with the differences, if the stopped run in the file `path` has another identity. With another
-    number of processes the order of sums is another anyway, so that threads do not matter."""
+    """Raises LLMError, with the differences, if the stopped run in the file `path` has another identity."""
+    # with another number of processes the order of sums is another anyway, so that threads do not matter
     if processes != stopped.processes and THREADS in stopped.identity:
         identity = {**identity, THREADS: stopped.identity[THREADS]}
-    different = differences(stopped.identity, json.loads(json.dumps(identity)))
-    if different:
+    if different := differences(stopped.identity, json.loads(json.dumps(identity))):
         raise LLMError(
             f"{path} is from a run that stopped at step {stopped.state.step:,}, whose settings differ: "
             f"{'; '.join(different)}; give the same to resume it, --force to start over, or another -o"
@@ -226,7 +209,6 @@ def check_same_run(stopped: StoppedRun, identity: Mapping[str, Any], path: Path,
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Where two identities differ, a phrase each."""
     return [
         f"{key} was {_quoted(before.get(key))}, is {_quoted(now.get(key))}"
         for key in dict.fromkeys([*before, *now])
@@ -239,9 +221,6 @@ def _quoted(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-# ---- the model that a stopped run saved
-
-
 def is_saved_in(stopped: StoppedRun, model: Path) -> bool:
     """Whether `model` is what this run saved when it was stopped, or just before it was killed, unchanged since.
 
@@ -249,15 +228,19 @@ def is_saved_in(stopped: StoppedRun, model: Path) -> bool:
     """
     try:
         header = read_header(model / PEFT_FILE if model.is_dir() else model)
-        return (
-            _is_of(stopped, header.metadata) and _is_unchanged(header) and _has_no_other_files(model, header.metadata)
-        )
+        metadata = header.metadata
+        if not _is_of(stopped, metadata) or digest(header) != metadata["sha256"]:
+            return False
+        if not model.is_dir():
+            return True
+        names = {path.name for path in model.iterdir()}
+        config = (model / PEFT_CONFIG).read_text("utf-8")  # which the file of adapters repeats
+        return names == {PEFT_FILE, PEFT_CONFIG} and config == metadata[PEFT_CONFIG]
     except (LLMError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return False
 
 
 def _is_of(stopped: StoppedRun, metadata: Mapping[str, str]) -> bool:
-    """Whether a model comes from this run, by its own record."""
     record, identity = json.loads(metadata["training.json"]), stopped.identity
     documents = [(d["name"], d["bytes"], d["sha256"]) for d in record["corpus"]]
     base, base_option = record.get("base"), str(identity.get("--from") or "")
@@ -270,16 +253,3 @@ def _is_of(stopped: StoppedRun, metadata: Mapping[str, str]) -> bool:
         and not record.keys() & {"adapter", "average_of"}  # merged or averaged by another command
         and "quantization" not in metadata
     )
-
-
-def _is_unchanged(header: Header) -> bool:
-    return digest(header) == header.metadata["sha256"]
-
-
-def _has_no_other_files(model: Path, metadata: Mapping[str, str]) -> bool:
-    """Whether a PEFT directory consists of the adapters and of their config as the file of adapters repeats it."""
-    if not model.is_dir():
-        return True
-    config = model / PEFT_CONFIG
-    names = {path.name for path in model.iterdir()}
-    return names == {PEFT_FILE, PEFT_CONFIG} and config.read_text("utf-8") == metadata[PEFT_CONFIG]

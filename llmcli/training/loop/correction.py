@@ -1,7 +1,5 @@
-"""Whether a run starts over with a model of another size, since its first steps have another speed than was measured.
-
-Other programs may have been busy during the measurement, or have started since. Pure arithmetic: it reads no clock.
-"""
+"""Whether a run starts over with a model of another size, since its first steps have another speed than was measured:
+other programs may have been busy during the measurement, or have started since."""
 
 import math
 import statistics
@@ -41,7 +39,6 @@ class MeasuredSpeeds:
         self._ratios: dict[tuple[int, int, int], float] = {}  # to the estimated speed
 
     def __call__(self, model: ModelConfig, settings: TrainConfig, seconds: float) -> float:
-        """Tokens per second, measured now."""
         key, measured = _shape(model, settings), self._measure(model, settings, seconds)
         if key not in self._measured or measured.mean > self._measured[key].mean:
             self._measured[key] = measured
@@ -153,8 +150,7 @@ class Correction:
 
 
 def agreed_factor(factors: list[float]) -> float | None:
-    """How many times as fast as planned a run is, by the smaller deviation of two windows; None if it is about as fast,
-    or if they do not agree on the direction.
+    """How many times as fast as planned a run is, by the smaller deviation of two windows that agree on the direction.
 
     >>> agreed_factor([0.4, 0.5]), agreed_factor([1.9, 1.5]), agreed_factor([0.4, 1.5]), agreed_factor([0.9, 0.2])
     (0.5, 1.5, None, None)

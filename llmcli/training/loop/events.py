@@ -1,4 +1,4 @@
-"""What a training run yields: one small dataclass per kind of event."""
+"""The events that a training run yields."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,8 +54,7 @@ class TeacherTrained:
 
 @dataclass(frozen=True)
 class Restarted:
-    """The first steps had another speed than the plan assumed, so the run starts over at step 1, with a model of
-    another size, or with one model instead of two."""
+    """The first steps had another speed than the plan assumed, so the run starts over with another model."""
 
     step: int  # taken by the plan before
     seconds: float  # since the run began

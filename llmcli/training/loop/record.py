@@ -1,6 +1,9 @@
-"""The training record: what the file of a model says about the run that made it."""
+"""The history of a run, and the training record: what the file of a model says about the run that made it."""
 
-from collections.abc import Mapping
+import copy
+import math
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +16,11 @@ from llmcli.evaluation.evaluator import Score
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.training.data.plain_text import PlainTextScores
 from llmcli.training.data.position import Position
-from llmcli.training.loop.history import History
-from llmcli.training.planning.plan import Expected, Plan
+from llmcli.training.loop.job import Job
+from llmcli.training.planning.plan import Expected
 from llmcli.version import __version__
 
+CURVE_POINTS = 300  # of the loss curve in the record, at most
 MAX_PARAMETERS_WITH_SAMPLES = 20_000_000  # the record of a larger model keeps no samples
 
 
@@ -28,6 +32,32 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "tokenizers": tokenizers.__version__,
     }
+
+
+class History:
+    """The losses, evaluations and samples of a run."""
+
+    def __init__(
+        self,
+        losses: Sequence[float] = (),
+        evaluations: Sequence[tuple[int, float]] = (),
+        samples: Sequence[tuple[int, str]] = (),
+    ) -> None:
+        """Empty, or that of a stopped run. Raises TypeError or ValueError for values of another structure."""
+        self.losses = array("d", losses)  # nats per token of each step
+        self.evaluations = [(step, bits) for step, bits in evaluations]  # in bits per byte
+        self.samples = [(step, text) for step, text in samples]
+
+    def curve(self) -> dict[str, list[Any]]:
+        """At most CURVE_POINTS means of losses, each placed at the last of its steps, and all evaluations."""
+        width = math.ceil(len(self.losses) / CURVE_POINTS)
+        ends = range(width, len(self.losses) + width, width) if width else ()
+        return {
+            "step": [min(end, len(self.losses)) for end in ends],
+            "loss": [round(float(np.mean(self.losses[end - width : end])), 4) for end in ends],
+            "eval_step": [step for step, _ in self.evaluations],
+            "eval_bits_per_byte": [bits for _, bits in self.evaluations],
+        }
 
 
 @dataclass(frozen=True)
@@ -45,45 +75,47 @@ class FinalEvaluation:
 
 
 def training_record(
-    plan: Plan,
+    job: Job,
     position: Position,
     history: History,
     final: FinalEvaluation,
     *,
-    train_tokens: int,
-    validation: Mapping[str, int],
     sample_prompt: str | None,
     interrupted: bool,
     problem: str,
 ) -> dict[str, Any]:
-    """The record of a run, without its corpus and its clock. `validation` is the size of the validation slice, empty if
-    there is none. Keys are always in the same order: a file is a function of the corpus, the options and the seed."""
+    """The record of a run without its clock. The order of the keys is fixed, so that equal runs write equal files."""
+    plan, data = job.plan, job.data
     tokens = position.step * plan.train.tokens_per_step
     score, base = final.score, final.base_score
-    return {
+    samples = {"samples": {"prompt": sample_prompt, "texts": history.samples}}
+    record = copy.deepcopy(job.record) | {
         "versions": versions(),
         "plan": [as_record(row) for row in plan.rows],
         "train": as_record(plan.train),
         "steps": position.step,
         "best_step": position.best_step,
         "tokens": tokens,
-        "epochs": round(tokens / train_tokens, 4),
+        "epochs": round(tokens / data.tokens_per_epoch, 4),
         "interrupted": interrupted,
         **_given("problem", problem),
         **_given("regularization", position.regularizations),
         **_given("distillation", _distillation(position, history)),
         **(score.figures.as_record() if score else {"bits_per_byte": None}),
         **(base.figures.as_record("_before") if base else {}),
-        "sharpness": position.best_factor,  # the factor on the logits (calibration.py); files keep the name
+        "sharpness": position.best_factor,  # the factor on the logits (best_weights.py); files keep the name
         **_given("ngram_cache", final.cache and final.cache.as_record()),
         **_given("expert_shares", final.expert_shares),
         **_given("not_evaluated", final.problem),
         "held_out_measured": score and _measured(score, final, plan.model.max_position_embeddings),
         **_given("plain_text", final.plain_text and final.plain_text.as_record()),
-        **_given("validation", validation),
+        **_given("validation", data.validation_size()),
         "curve": history.curve(),
-        **_samples(plan.model.parameters, history, sample_prompt),
+        **(samples if plan.model.parameters <= MAX_PARAMETERS_WITH_SAMPLES else {}),
     }
+    if data.conversations:
+        record["conversations"] |= data.conversations.record(position)
+    return record
 
 
 def clock_record(expected: Expected | None, seconds: float, tokens_per_second: float) -> dict[str, float]:
@@ -99,7 +131,8 @@ def _distillation(position: Position, history: History) -> dict[str, float]:
     """When the student began, and how good its teacher was; empty without one."""
     if (step := position.student_from) is None:
         return {}
-    return {"from_step": step, "teacher_bits_per_byte": history.best_evaluation(step)}
+    teacher = min(bits for evaluated, bits in history.evaluations if evaluated <= step)
+    return {"from_step": step, "teacher_bits_per_byte": teacher}
 
 
 def _given(key: str, value: object) -> Mapping[str, object]:
@@ -108,14 +141,7 @@ def _given(key: str, value: object) -> Mapping[str, object]:
 
 
 def _measured(score: Score, final: FinalEvaluation, model_context: int) -> dict[str, int]:
-    """How much held-out text was evaluated; with the context length, if that is shorter than the model's, and how much
-    the n-gram cache held, if that was less than when it runs."""
+    """How much held-out text was evaluated, and with what context and cache, if smaller than those of the model."""
     shorter = {"context": final.context} if final.context < model_context else {}
     fewer = {"cached_tokens": final.cached_tokens} if final.cached_tokens else {}
     return {"tokens": score.tokens, "bytes": score.bytes, **shorter, **fewer}
-
-
-def _samples(parameters: int, history: History, prompt: str | None) -> Mapping[str, object]:
-    if parameters > MAX_PARAMETERS_WITH_SAMPLES:
-        return {}
-    return {"samples": {"prompt": prompt, "texts": history.samples()}}

@@ -1,7 +1,7 @@
 """Samples: text that the model generates from the same prompt after each evaluation of a run."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import takewhile
 
 import numpy as np
@@ -11,10 +11,9 @@ from llmcli.config import SamplingConfig
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.generator import generate
 from llmcli.models.open_runtime import open_trained
-from llmcli.training.data.run_data import RunData
+from llmcli.training.loop.clock import Clock
 from llmcli.training.loop.events import Sample
-from llmcli.training.loop.run_timer import RunTimer
-from llmcli.training.planning.plan import Plan
+from llmcli.training.loop.job import Job
 
 SAMPLE_TOKENS = 48
 # of a time limit, for a sample, at most; and of the time since a sample for the next one
@@ -26,39 +25,37 @@ COPYING_SECONDS_PER_MILLION = 0.01  # on a slow machine
 
 
 class SampleGenerator:
-    """Continues a prompt; in a run on conversations, answers a held-out question greedily instead.
+    """Continues a prompt, or answers a held-out question greedily; with a time limit only as far as that allows."""
 
-    In a run with a time limit, samples that take long are cut, and fewer are generated.
-    """
-
-    def __init__(self, plan: Plan, data: RunData, prompt: str | None, timer: RunTimer, *, sharded: bool) -> None:
-        self._config, self._data, self._timer = plan.model, data, timer
-        self._seconds = plan.train.seconds
-        self._longest = math.inf if self._seconds is None else max(MIN_SECONDS, TIME_SHARE * self._seconds)
-        self._next = -math.inf  # when the next sample may be generated, in time of the timer
-        self._device = "cpu" if sharded else plan.train.device  # which has no memory for the whole model
-        self.prompt = data.conversations.question if data.conversations else prompt
-        copying = COPYING_SECONDS_PER_MILLION * plan.model.parameters / 1e6
-        is_large = plan.model.parameters > MAX_SAMPLING_PARAMETERS or copying > self._longest
-        self._are_wanted = bool(self.prompt) and not is_large
+    def __init__(self, job: Job, clock: Clock) -> None:
+        self._job, self._clock, self._conversations = job, clock, job.data.conversations
+        seconds, parameters = job.plan.train.seconds, job.plan.model.parameters
+        self._longest = math.inf if seconds is None else max(MIN_SECONDS, TIME_SHARE * seconds)
+        self._next = -math.inf  # when the next sample may be generated, in time of the clock
+        self.prompt = self._conversations.question if self._conversations else job.sample_prompt
+        copying = COPYING_SECONDS_PER_MILLION * parameters / 1e6
+        self._are_wanted = self.prompt and parameters <= MAX_SAMPLING_PARAMETERS and copying <= self._longest
 
     @property
     def is_wanted(self) -> bool:
         """Whether a sample is to be generated now."""
-        return self._are_wanted and self._timer.now() >= self._next
+        return bool(self._are_wanted) and self._clock.now() >= self._next
 
     def generate(self, step: int, weights: Mapping[str, NDArray[np.float32]]) -> Sample:
         """The sample of the model with the weights of a step."""
-        began = self._timer.now()
-        sample = self._generate(step, weights, lambda: self._timer.now() > began + self._longest)
-        if self._seconds is not None:
-            self._next = self._timer.now() + (self._timer.now() - began) / TIME_SHARE
-        return sample
-
-    def _generate(self, step: int, weights: Mapping[str, NDArray[np.float32]], is_over: Callable[[], bool]) -> Sample:
         assert self.prompt is not None, "a sample is wanted"
-        runtime = open_trained(Checkpoint(self._config, "", weights), self._device)
-        if self._data.conversations:
-            return Sample(step, self.prompt, self._data.conversations.answer(runtime, SAMPLE_TOKENS, is_over))
-        pieces = generate(runtime, self._data.tokenizer, self.prompt, SamplingConfig(max_tokens=SAMPLE_TOKENS))
-        return Sample(step, self.prompt, "".join(piece.text for piece in takewhile(lambda _: not is_over(), pieces)))
+        now, plan, began = self._clock.now, self._job.plan, self._clock.now()
+        device = "cpu" if self._job.is_sharded else plan.train.device  # which has no memory for the whole model
+        runtime = open_trained(Checkpoint(plan.model, "", weights), device)
+
+        def is_over() -> bool:
+            return now() > began + self._longest
+
+        if self._conversations:
+            text = self._conversations.answer(runtime, SAMPLE_TOKENS, is_over)
+        else:
+            tokens = generate(runtime, self._job.data.tokenizer, self.prompt, SamplingConfig(max_tokens=SAMPLE_TOKENS))
+            text = "".join(token.text for token in takewhile(lambda _: not is_over(), tokens))
+        if plan.train.seconds is not None:
+            self._next = now() + (now() - began) / TIME_SHARE
+        return Sample(step, self.prompt, text)

@@ -1,19 +1,17 @@
 """Evaluation in a run: of the validation slice while the model is trained, and of the held-out data once, at the end.
 
-The validation slice is a part of the training data that is not trained on; the weights that are kept are chosen by it.
-The held-out data are evaluated with these weights, and choose nothing. Both are texts, of which all tokens count, or
-conversations, of which the answers count.
+The validation slice is not trained on, and chooses the weights that are kept; the held-out data choose nothing. Both
+are texts, of which all tokens count, or conversations, of which the answers count.
 """
 
 import bisect
-import contextlib
 import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,10 +34,11 @@ from llmcli.evaluation.evaluator import (
 )
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.models.ngram_cache import NgramText, document_blocks
+from llmcli.models.torch.scoring import score as score_with_torch
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.interruption import CutShortError
-from llmcli.training.loop.evaluation_schedule import final_evaluation_tokens
-from llmcli.training.step.compute import Compute
+from llmcli.training.loop.clock import FINAL_PATIENCE, GRACE, Clock
+from llmcli.training.planning import recipe
 
 EXTRA_FINAL_TOKENS = 3  # times as many tokens at the end, at most, where the clock leaves time for them
 # seconds of an evaluation in float32, for each second of one in bfloat16: 1.3 to 2.2, by processor and model. Where it
@@ -52,57 +51,39 @@ BATCH_OPERATIONS = 1e11  # ... and parameters x tokens, at most
 MAX_CACHED_TOKENS, SAMPLE_CACHE_TOKENS = 1 << 20, 1 << 13
 
 Weights = Mapping[str, NDArray[np.float32]]
-Clock = Callable[[], float]
-# a pass through the model inside this context may raise CutShortError
-Interruptible = Callable[[LanguageModel], contextlib.AbstractContextManager[None]]
+ScoreWith = Callable[[LanguageModel, NDArray[np.int64]], tuple[NDArray[np.floating], NDArray[np.bool_]]]
 
 
-class _Data(Protocol):
-    """Data as units that are scored by themselves: windows of a text, or conversations."""
-
-    def tokens(self, units: Sequence[Any]) -> int:
-        """The number of tokens that the model processes to score these units."""
-
-    def evaluate(
-        self, units: Sequence[Any], score: ScoreWindows, batch_tokens: int
-    ) -> Iterator[tuple[Sequence[Any], Score]]:
-        """Score units in batches; a caller can stop in between."""
+def final_evaluation_tokens(trained: int, least: int, held_out: int) -> int:
+    """Tokens that the final evaluation covers, of `held_out`: as many as is reasonable after training on `trained`
+    tokens, and no fewer than `least`."""
+    short = min(trained // recipe.SHORT_FINAL_DIVISOR, recipe.FINAL_TOKENS)
+    long = min(trained // recipe.FINAL_DIVISOR, recipe.MAX_FINAL_TOKENS)
+    return min(max(short, long, least), held_out)
 
 
+@dataclass(frozen=True)
 class _Text:
-    """Its units are (start, first position counted, end)."""
+    """A text, scored in units that are windows (start, first position counted, end)."""
 
-    def __init__(
-        self,
-        ids: NDArray[np.integer] | PrefixedTokens,
-        byte_lengths: NDArray[np.int64],
-        cached: NgramText | None = None,
-        *,
-        first_bytes: int = 0,
-    ) -> None:
-        """`cached` are the same ids with an n-gram cache. `first_bytes` is how many bytes the tokenizer adds before a
-        document."""
-        self._ids, self._byte_lengths, self._cached, self._first_bytes = ids, byte_lengths, cached, first_bytes
+    ids: NDArray[np.integer] | PrefixedTokens
+    byte_lengths: NDArray[np.int64]
+    first_bytes: int = 0  # that the tokenizer adds before a document
+    cached: NgramText | None = None  # the same ids with an n-gram cache
 
     def tokens(self, units: Sequence[Window]) -> int:
+        """The number of tokens that the model processes to score these units."""
         return sum(end - counted_from for _, counted_from, end in units)
 
     def evaluate(
         self, units: Sequence[Window], score: ScoreWindows, batch_tokens: int
     ) -> Iterator[tuple[Sequence[Window], Score]]:
-        batches = evaluate_windows(
-            self._ids, self._byte_lengths, units, score, batch_tokens=batch_tokens, cached=self._cached
-        )
-        for batch, batch_score in batches:
-            added = self._first_bytes * sum(1 for start, counted_from, _ in batch if counted_from == start + 1)
+        """Score units in batches; a caller can stop in between."""
+        for batch, batch_score in evaluate_windows(
+            self.ids, self.byte_lengths, units, score, batch_tokens=batch_tokens, cached=self.cached
+        ):
+            added = self.first_bytes * sum(1 for start, counted_from, _ in batch if counted_from == start + 1)
             yield batch, replace(batch_score, bytes=batch_score.bytes - added)
-
-    def with_cache(self, weights: CacheWeights | None, separator: int, starts: Sequence[int]) -> "_Text":
-        """The same text with an n-gram cache, if there are weights for one; see `NgramText`."""
-        if weights is None:
-            return self
-        cached = NgramText(self._ids, weights, separator, starts)
-        return _Text(self._ids, self._byte_lengths, cached, first_bytes=self._first_bytes)
 
 
 class _Documents(PrefixedTokens):
@@ -117,19 +98,23 @@ class _Documents(PrefixedTokens):
         return ids if self._bos == self._eos else np.where(ids == self._eos, ids.dtype.type(self._bos), ids)
 
 
+@dataclass(frozen=True)
 class _Answers:
-    """Its units are indices of conversations."""
+    """The answers in conversations, scored in units that are indices of these."""
 
-    def __init__(self, conversations: ConversationTokens, byte_lengths: NDArray[np.int64]) -> None:
-        self._conversations, self._byte_lengths = conversations, byte_lengths
+    conversations: ConversationTokens
+    byte_lengths: NDArray[np.int64]
 
     def tokens(self, units: Sequence[int]) -> int:
-        return int(self._conversations.lengths[list(units)].sum())
+        return int(self.conversations.lengths[list(units)].sum())
 
     def evaluate(
         self, units: Sequence[int], score: ScoreWindows, batch_tokens: int
     ) -> Iterator[tuple[Sequence[int], Score]]:
-        return evaluate_answers(self._conversations, units, self._byte_lengths, score, batch_tokens=batch_tokens)
+        return evaluate_answers(self.conversations, units, self.byte_lengths, score, batch_tokens=batch_tokens)
+
+
+_Data = _Text | _Answers
 
 
 class Validator:
@@ -140,10 +125,9 @@ class Validator:
         model: LanguageModel,
         tokenizer: Tokenizer,
         data: NDArray[np.int64] | ConversationTokens,
-        compute: Compute | None = None,
+        score: ScoreWith = score_with_torch,
     ) -> None:
-        self._model, self._score = model, (compute or Compute()).score
-        byte_lengths = tokenizer.byte_lengths
+        self._model, self._score, byte_lengths = model, score, tokenizer.byte_lengths
         self._data: _Data
         self._units: Sequence[Any]
         if isinstance(data, ConversationTokens):
@@ -152,29 +136,21 @@ class Validator:
             width = data.shape[1]
             windows = [(start, start + 1, start + width) for start in range(0, data.size, width)]
             self._data, self._units = _Text(data.ravel(), byte_lengths), spread_order(windows)
-        self._count_tokens()
         self.evaluated_tokens = 0  # that the last evaluation processed
+        self.keep_units(len(self._units))
 
-    def evaluate(self, limit: float = math.inf, clock: Clock = time.monotonic) -> Score:
-        """Evaluate the current weights. If `limit`, a time of `clock`, ends this early, later ones cover no more."""
-        score, units = _evaluate(self._model, self._data, self._units, self._score, limit, clock)
+    def evaluate(self, limit: float = math.inf, now: Callable[[], float] = time.monotonic) -> Score:
+        """Evaluate the current weights. If `limit`, a time of `now`, ends this early, later ones cover no more."""
+        score, units = _evaluate(self._model, self._data, self._units, self._score, limit, now)
         self.evaluated_tokens = self._data.tokens(units)
         self.keep_units(len(units))
         return score
 
-    @property
-    def units(self) -> int:
-        """How many windows or conversations an evaluation covers."""
-        return len(self._units)
-
     def keep_units(self, count: int) -> None:
         """Let later evaluations cover the first `count` units."""
-        if count < len(self._units):
-            self._units = self._units[:count]
-            self._count_tokens()
-
-    def _count_tokens(self) -> None:
-        self.tokens = self._data.tokens(self._units)  # that an evaluation covers
+        self._units = self._units[:count]
+        self.units = len(self._units)
+        self.tokens = self._data.tokens(self._units)  # that an evaluation covers; 0 without a validation slice
 
 
 class HeldOutEvaluation:
@@ -186,27 +162,27 @@ class HeldOutEvaluation:
         tokenizer: Tokenizer,
         data: NDArray[np.unsignedinteger] | ConversationTokens,
         settings: TrainConfig,
+        clock: Clock | None = None,
         *,
         models: int = 1,
-        compute: Compute | None = None,
+        score: ScoreWith = score_with_torch,
     ) -> None:
         """`model` is that of the run. `models` is the number of models evaluated: 2 if the run starts from another."""
-        self._model, self._models, self._settings = model, models, settings
-        self._score, self._separator = (compute or Compute()).score, tokenizer.bos_id
-        self._conversations = data if isinstance(data, ConversationTokens) else None
-        byte_lengths = tokenizer.byte_lengths
-        longest = model.config.max_position_embeddings
+        self._model, self._models, self._settings, self._score = model, models, settings, score
+        self._clock, self._is_timed = clock or Clock(settings), settings.seconds is not None
+        self._separator, byte_lengths = tokenizer.bos_id, tokenizer.byte_lengths
+        self.context = longest = model.config.max_position_embeddings  # each conversation is scored whole
         self._data: _Data
         if isinstance(data, ConversationTokens):
             self._data, self.tokens = _Answers(data, byte_lengths), len(data.ids)
-            self.context = self._hurried_context = longest  # each conversation is scored whole
         else:
             documents = _Documents(data, tokenizer.bos_id, tokenizer.eos_id)
-            self._data = _Text(documents, byte_lengths, first_bytes=int(tokenizer.adds_prefix_space))
-            self.tokens = len(data)
+            self._data, self.tokens = _Text(documents, byte_lengths, int(tokenizer.adds_prefix_space)), len(data)
             self.context = evaluation_context(longest, trained=settings.context)
-            self._hurried_context = settings.context
-            ends = _positions_of(tokenizer.eos_id, data)
+            ends: list[int] = []
+            for start in range(0, len(data), SEARCHED_TOKENS):  # it may be a memory-mapped file
+                found = np.flatnonzero(data[start : start + SEARCHED_TOKENS] == tokenizer.eos_id)
+                ends += (start + found).tolist()
             self._first_tokens = [0, *(1 + end for end in ends), 1 + len(data)]
         self._units: Sequence[Any] = ()
         self.cached_tokens = 0  # that the n-gram cache held at most, if that were fewer than `llm eval` lets it hold
@@ -216,76 +192,67 @@ class HeldOutEvaluation:
         self,
         weights: Weights,
         trained: int,
-        limit: float,
-        clock: Clock,
-        interruptible: Interruptible,
+        limit: float = math.inf,
         *,
-        hurried: bool,
+        hurried: bool = False,
         cache: CacheWeights | None = None,
     ) -> Score | None:
         """Evaluate the weights that will be saved, as those who use the file will run them: in float32, with the
-        model's own context length (`evaluation_context`; that of training if `hurried`).
-
-        With a `cache` of n-grams, if there are weights for one. Until `limit`, a time of `clock`. None if it was
-        interrupted before the first windows were done.
-        """
+        model's own context length (that of training if `hurried`) and the n-gram `cache`, if it has one. Until `limit`,
+        in seconds since the run began; None if it was interrupted in the first batch."""
         tokens = min(self._settings.eval_tokens, self.tokens) if hurried else self._affordable_tokens(trained)
-        if hurried:
-            self.context = min(self.context, self._hurried_context)
-        elif self._is_timed:  # the limit decides, so that the run ends on time
+        if hurried and isinstance(self._data, _Text):
+            self.context = min(self.context, self._settings.context)
+        if not hurried and self._is_timed:  # the limit decides, so that the run ends on time
             tokens = min(EXTRA_FINAL_TOKENS * tokens, self.tokens)
         self._units = self._select(tokens)
         self.cached_tokens = SAMPLE_CACHE_TOKENS if cache and tokens < self.tokens > MAX_CACHED_TOKENS else 0
-        model = self._model.scoring_model(weights)
-        with interruptible(model):
-            score, self._units = _evaluate(
-                model, self._with_cache(cache), self._units, self._score, limit, clock, partial_ok=True
-            )
+        model, score, self._units = self._evaluate(weights, cache, limit, limit + GRACE)
         self.expert_shares = model.expert_shares()
         return score if self._units else None
 
-    def evaluate_base(
-        self, weights: Weights, interruptible: Interruptible, cache: CacheWeights | None = None
-    ) -> Score | None:
-        """Evaluate other weights on the units of `evaluate`. None if it was interrupted."""
-        model = self._model.scoring_model(weights)
-        with interruptible(model):
-            score, units = _evaluate(model, self._with_cache(cache), self._units, self._score, partial_ok=True)
+    def evaluate_base(self, weights: Weights, deadline: float, cache: CacheWeights | None = None) -> Score | None:
+        """Evaluate other weights on the units of `evaluate`. None if that was interrupted, or took until `deadline`."""
+        _, score, units = self._evaluate(weights, cache, math.inf, deadline)
         return score if len(units) == len(self._units) else None
 
-    def _with_cache(self, cache: CacheWeights | None) -> _Data:
-        if not isinstance(self._data, _Text):
-            return self._data
-        end = self._first_tokens[-1]
-        starts = range(0, end, self.cached_tokens) if self.cached_tokens else document_blocks(self._first_tokens)
-        return self._data.with_cache(cache, self._separator, starts)
+    def _evaluate(
+        self, weights: Weights, cache: CacheWeights | None, limit: float, deadline: float
+    ) -> tuple[LanguageModel, Score, Sequence[Any]]:
+        model, data, clock = self._model.scoring_model(weights), self._data, self._clock
+        if isinstance(data, _Text):
+            end = self._first_tokens[-1]
+            starts = range(0, end, self.cached_tokens) if self.cached_tokens else document_blocks(self._first_tokens)
+            data = replace(data, cached=NgramText(data.ids, cache, self._separator, starts) if cache else None)
+        with clock.interruptible(model, FINAL_PATIENCE, deadline):
+            evaluated = _evaluate(
+                model, data, self._units, self._score, clock.began + limit, clock.now, partial_ok=True
+            )
+        return model, *evaluated
 
     def cost(self, trained: int) -> float:
-        """After training on `trained` tokens, as a number of tokens of the validation slice."""
+        """The cost after training on `trained` tokens, as a number of tokens of the validation slice."""
         slower = 1.0 if self._model.dtype is torch.float32 else FLOAT32_COST
-        if self._conversations is None and self.tokens > self.context:  # windows overlap
+        if isinstance(self._data, _Text) and self.tokens > self.context:  # windows overlap
             slower *= self.context / stride(self.context)
         return self._models * slower * self._affordable_tokens(trained)
-
-    @property
-    def _is_timed(self) -> bool:
-        return self._settings.seconds is not None
 
     def _affordable_tokens(self, trained: int) -> int:
         return final_evaluation_tokens(trained, self._settings.eval_tokens, self.tokens)
 
     def _select(self, most: int) -> Sequence[Any]:
-        """Units of about `most` tokens, spread evenly over the data. If a clock may end the evaluation early, so are
-        the first of them."""
-        if self._conversations is not None:
-            return spread(self._conversations, most)
-        windows = _even_part(_DocumentWindows(self._first_tokens, self.context), most / max(1, self.tokens))
+        """Units of about `most` tokens, spread evenly over the data; so are the first of them if a clock may end it."""
+        if isinstance(self._data, _Answers):
+            return spread(self._data.conversations, most)
+        windows: Sequence[Window] = _DocumentWindows(self._first_tokens, self.context)
+        if windows and most < self.tokens:
+            keep = max(1, round(most / self.tokens * len(windows)))
+            windows = [windows[round(i)] for i in np.linspace(0, len(windows) - 1, keep)]
         return spread_order(windows) if self._is_timed else windows
 
 
 class _DocumentWindows(Sequence[Window]):
-    """The windows of documents that follow one another, computed on access. None spans two documents, so that the
-    figure is that of `llm eval`, which measures each document by itself."""
+    """The windows of documents, computed on access. None spans two documents, as in `llm eval`."""
 
     def __init__(self, first_tokens: Sequence[int], context: int) -> None:
         """`first_tokens` are the positions of the tokens that precede the documents, and the end of the last."""
@@ -307,42 +274,25 @@ class _DocumentWindows(Sequence[Window]):
         return select_windows(self._first_tokens[document + 1] - self._first_tokens[document], self._context)
 
 
-def _even_part(windows: Sequence[Window], share: float) -> Sequence[Window]:
-    """A share of the windows, spread evenly over all; at least one, if there is one."""
-    if share >= 1 or not windows:
-        return windows
-    keep = max(1, round(share * len(windows)))
-    return [windows[round(i)] for i in np.linspace(0, len(windows) - 1, keep)]
-
-
-def _positions_of(token: int, ids: NDArray[np.integer]) -> list[int]:
-    """Where a token is. The ids may be a memory-mapped file."""
-    blocks = range(0, len(ids), SEARCHED_TOKENS)
-    return [start + int(i) for start in blocks for i in np.flatnonzero(ids[start : start + SEARCHED_TOKENS] == token)]
-
-
 def _evaluate(
     model: LanguageModel,
     data: _Data,
     units: Sequence[Any],
-    score: Callable[[LanguageModel, NDArray[np.int64]], tuple[NDArray[np.floating], NDArray[np.bool_]]],
-    limit: float = math.inf,
-    clock: Clock = time.monotonic,
+    score: ScoreWith,
+    limit: float,
+    now: Callable[[], float],
     *,
     partial_ok: bool = False,
 ) -> tuple[Score, Sequence[Any]]:
-    """(score, units evaluated): all units, or those until `limit`, but at least one batch of them.
-
-    Raises CutShortError if it was interrupted, unless a part is enough (`partial_ok`).
-    """
+    """(score, units evaluated): all, or those until `limit`, a time of `now`, but at least a batch. An interruption
+    raises CutShortError, unless a part is enough (`partial_ok`)."""
     model.eval()
     total, done = Score(0.0, 0, 0), 0
     batch_tokens = int(min(BATCH_TOKENS, BATCH_OPERATIONS / model.config.parameters))
-    batches = data.evaluate(units, partial(score, model), batch_tokens)
     try:
-        for batch, batch_score in batches:
+        for batch, batch_score in data.evaluate(units, partial(score, model), batch_tokens):
             total, done = total + batch_score, done + len(batch)
-            if clock() > limit:
+            if now() > limit:
                 break
     except CutShortError:
         if not partial_ok:

@@ -1,8 +1,6 @@
-"""Keeping what a base model knows while it is trained on conversations: its predictions on text of its own.
-
-Before the run the base model generates text. In each step the Kullback-Leibler divergence of the model from the base
-model on a part of that text is added to the loss (self-distillation; LOG.md, "Catastrophic forgetting when fine-tuning
-on few conversations").
+"""Limiting catastrophic forgetting: before a run on conversations the base model generates text, and in each step the
+Kullback-Leibler divergence from the base model on a part of it is added to the loss (self-distillation; LOG.md,
+"Catastrophic forgetting when fine-tuning on few conversations").
 """
 
 from collections.abc import Callable
@@ -28,11 +26,7 @@ TIME_SHARE, SHARE_OF_REST = 0.1, 0.25
 
 
 def seconds_to_generate(budget: float, left: float) -> float:
-    """For a run of `budget` seconds, of which `left` are left.
-
-    >>> seconds_to_generate(120, left=100), seconds_to_generate(120, left=20)
-    (12.0, 5.0)
-    """
+    """The time limit of the text, in a run of `budget` seconds, of which `left` are left."""
     return max(0.0, min(TIME_SHARE * budget, SHARE_OF_REST * left))
 
 
@@ -53,13 +47,12 @@ class BaseBehaviour:
     """Adds the gradients of the divergence to those of a step."""
 
     def __init__(self, model: LanguageModel, text: GeneratedText, settings: TrainConfig, weight: float) -> None:
-        """`weight` is that of the divergence in the loss."""
         self._model, self._text, self._seed, self._weight = model, text, settings.seed, weight
         texts = round(recipe.DIVERGENCE_TOKENS * settings.tokens_per_step / text.hidden.shape[1])
         self._texts_per_step = min(max(1, texts), len(text.ids))
 
     def add_gradients(self, step: int) -> None:
-        """Of the texts of step 0, 1, ..., a pure function of (seed, step)."""
+        """The texts are a pure function of (seed, step)."""
         text, model = self._text, self._model
         rng = np.random.default_rng([self._seed, step, SEED])
         chosen = rng.choice(len(text.ids), self._texts_per_step, replace=False)
@@ -75,11 +68,8 @@ def generate(
     seed: int,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> GeneratedText | None:
-    """Text that a base model generates. `model` has its weights, and adapters, if any, that do not change it yet.
-
-    A pass that raises CutShortError ends it: then the texts are shorter, or None if they are too short. `on_progress`
-    gets the share that is done, 0 to 1.
-    """
+    """Text that a base model generates: `model`, whose adapters, if any, do not change it yet. A pass that raises
+    CutShortError ends it; None if it is too short then. `on_progress` gets the share that is done, 0 to 1."""
     length, hidden = generated_length(model.config), list[Tensor]()
 
     def keep(state: Tensor) -> None:

@@ -1,31 +1,26 @@
-"""Training with several processes: each computes the gradients of a slice of the batch, and updates a part of the
-matrices.
+"""Data parallel training: each of several processes computes the gradients of a slice of the batch, and updates a part
+of the matrices.
 
-Rank 0, the leader, runs everything else: it reads, plans, keeps the clock, evaluates and saves. The others follow: they
-hold the same weights, or with sharded weights another part of each, and do what the leader says step by step. So the
-run is the same function of (seed, step) with any number of processes, but for the order of sums.
+Rank 0, the leader, runs everything else: it reads, plans, keeps the clock, evaluates and saves. The others hold the
+same weights, or with sharded weights another part of each, and do what the leader says step by step. So the run is the
+same function of (seed, step) with any number of processes, but for the order of sums.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from llmcli.config import ModelConfig, TrainConfig, as_record
 from llmcli.formats.hf_config import dump_config, parse_config
 from llmcli.models.torch.transformer import LanguageModel
-from llmcli.training.distributed.commands import Command
-from llmcli.training.distributed.process_group import ProcessGroup
-from llmcli.training.step.compute import Compute
+from llmcli.training.distributed.process_group import Command, ProcessGroup
 from llmcli.training.step.hardware import keep_freed_memory
 from llmcli.training.step.initialization import compile_layers, new_model
 from llmcli.training.step.optimizer import Optimizer
-from llmcli.training.step.shares import Share, share_gradients, take_share
-
-MESSAGE_LENGTH = 7  # numbers that the leader sends: a Command, and what it needs
+from llmcli.training.step.training_step import Batch, training_step
 
 
 class Leader:
@@ -33,158 +28,90 @@ class Leader:
 
     def __init__(self, group: ProcessGroup) -> None:
         self.group = group
-        self._settings: TrainConfig | None = None  # None: the others have nothing to do yet, or have ended
-        self._sharded = False
+        self._has_started = False  # whether the others compute, and have not been told to end
 
-    def start(self, config: ModelConfig, settings: TrainConfig, new_tokens: range, *, sharded: bool) -> None:
-        """Have the others make a model, with these tokens that a base model does not have."""
-        self.group.broadcast_json(
-            {
-                "config": dump_config(config),
-                "settings": as_record(settings),
-                "new_tokens": [new_tokens.start, new_tokens.stop],
-                "sharded": sharded,
-            }
-        )
-        self._settings, self._sharded = settings, sharded
+    def new_model(
+        self, config: ModelConfig, settings: TrainConfig, new_tokens: range, *, sharded: bool
+    ) -> LanguageModel:
+        """Make a model in all processes; the weights are not set yet. A base model does not have the `new_tokens`."""
+        added = [new_tokens.start, new_tokens.stop]
+        self.group.broadcast_json([dump_config(config), as_record(settings), added, sharded])
+        self._has_started, self.group.is_sharded = True, sharded
+        return _new_model(config, settings, new_tokens, self.group)
 
-    def send_weights(self, model: LanguageModel) -> None:
-        """Give the others the weights, if they are not sharded."""
-        self.tell(Command.RECEIVE_WEIGHTS)
-        self.group.broadcast_all(model.parameters())
+    def send_state(self, model: LanguageModel, optimizer: Mapping[str, NDArray[np.float32]] | None) -> None:
+        """Give the others the weights, unless they are sharded, and the state of the optimizer of a resumed run."""
+        if not self.group.is_sharded:
+            self.group.tell(Command.RECEIVE_WEIGHTS)
+            for parameter in model.parameters():
+                self.group.broadcast(parameter.data)
+        if optimizer is not None:
+            self.group.tell(Command.LOAD_OPTIMIZER)
+            self.group.broadcast_json([[name, list(array.shape)] for name, array in optimizer.items()])
+            for array in optimizer.values():
+                self.group.broadcast(torch.from_numpy(array))
 
-    def send_optimizer(self, state: Mapping[str, NDArray[np.float32]]) -> None:
-        """Give the others the state of the optimizer of a resumed run."""
-        self.tell(Command.LOAD_OPTIMIZER)
-        self.group.broadcast_json([[name, list(array.shape)] for name, array in state.items()])
-        for array in state.values():
-            self.group.broadcast(torch.from_numpy(array))
-
-    def begin_step(
-        self, model: LanguageModel, step: int, progress: float, ids: Tensor, learned: Tensor | None
-    ) -> Share:
-        """Send a batch; what this process computes of it."""
-        assert self._settings, "it was started"
-        self.tell(Command.STEP, step, progress, model.dropout.rate, *ids.shape, learned is not None)
-        self.group.broadcast(ids)
-        if learned is not None:
-            self.group.broadcast(learned)
-        return take_share(self.group.processes, model, self._settings, step, ids, learned, sharded=self._sharded)
-
-    def end_step(self, loss: Tensor | None) -> Tensor | None:
-        """The loss of the whole batch, from that of the share times its weight; None if the step is given up."""
-        return _agree(self.group, loss)
+    def send_batch(self, batch: Batch) -> None:
+        """Have the others take a step, which this process takes as well."""
+        is_masked = batch.loss_mask is not None
+        self.group.tell(Command.STEP, batch.step, batch.progress, batch.dropout, *batch.ids.shape, is_masked)
+        self.group.broadcast(batch.ids)
+        if batch.loss_mask is not None:
+            self.group.broadcast(batch.loss_mask)
 
     def read_optimizer(self, optimizer: Optimizer) -> dict[str, NDArray[np.float32]]:
-        """Its state, of which the others have a part."""
-        self.tell(Command.SAVE_OPTIMIZER)
+        self.group.tell(Command.SAVE_OPTIMIZER)
         return optimizer.to_arrays()
 
     def end(self) -> None:
-        """Have the others end."""
-        if self._settings:
-            self._settings = None
-            self.tell(Command.END)
+        if self._has_started:
+            self._has_started = False
+            self.group.tell(Command.END)
 
-    def tell(self, command: Command, *numbers: float) -> None:
-        message = [float(command), *map(float, numbers)]
-        self.group.broadcast(torch.tensor(message + [0.0] * (MESSAGE_LENGTH - len(message)), dtype=torch.float64))
+
+def _new_model(config: ModelConfig, settings: TrainConfig, new_tokens: range, group: ProcessGroup) -> LanguageModel:
+    if group.is_sharded:
+        from llmcli.training.step.sharded_model import new_sharded_model  # its import takes time
+
+        return new_sharded_model(config, settings, new_tokens, group)
+    return new_model(config, settings, new_tokens)
 
 
 def follow(group: ProcessGroup) -> None:
-    """Any rank but 0: do what the leader tells until it ends."""
-    plan = group.broadcast_json()
-    settings, sharded = TrainConfig(**plan["settings"]), plan["sharded"]
+    """Any rank but 0: compute what the leader tells until it ends."""
+    dumped, recorded, new_tokens, group.is_sharded = group.broadcast_json()
+    config, settings = parse_config(dumped), TrainConfig(**recorded)
     torch.set_num_threads(settings.threads)
     keep_freed_memory()
-    config, new_tokens = parse_config(plan["config"]), range(*plan["new_tokens"])
-    take_part = None
-    if sharded:
-        from llmcli.training.step.sharded_model import new_sharded_model  # its import takes time
-
-        model: LanguageModel
-        model = sharded_model = new_sharded_model(config, settings, new_tokens, group)
-        take_part = sharded_model.take_part
-    else:
-        model = new_model(config, settings, new_tokens)
-    optimizer = Optimizer(model, settings, config.hidden_size, group, sharded=sharded)
+    # a ShardedModel, whose import takes time, or a LanguageModel
+    model: Any = _new_model(config, settings, range(*new_tokens), group)
+    optimizer = Optimizer(model, settings, config.hidden_size, group)
     compile_layers(model, settings)
-    _Follower(group, model, optimizer, settings, take_part).run()
-
-
-class _Follower:
-    def __init__(
-        self,
-        group: ProcessGroup,
-        model: LanguageModel,
-        optimizer: Optimizer,
-        settings: TrainConfig,
-        take_part: Callable[..., None] | None,
-    ) -> None:
-        """`take_part` executes the commands that are for sharded weights alone."""
-        self._group, self._model, self._optimizer, self._settings = group, model, optimizer, settings
-        self._take_part = take_part
-        self._gradients = Compute().gradients
-
-    def run(self) -> None:
-        while True:
-            message = self._group.broadcast(torch.zeros(MESSAGE_LENGTH, dtype=torch.float64)).tolist()
-            command, numbers = Command(int(message[0])), message[1:]
-            if command == Command.END:
-                return
-            self._do(command, numbers)
-
-    def _do(self, command: Command, numbers: Sequence[float]) -> None:
+    while (message := group.next_command())[0] != Command.END:
+        command, numbers = message
         if command == Command.STEP:
-            self._step(*numbers)
+            batch = _receive_batch(group, settings.device, *numbers)
+            training_step(model, optimizer, batch, settings, group=group)
         elif command == Command.SAVE_OPTIMIZER:
-            for _ in self._optimizer.state():
+            for _ in optimizer.state():
                 pass
         elif command == Command.LOAD_OPTIMIZER:
-            self._load_optimizer()
+            for name, shape in group.broadcast_json():
+                array = np.zeros(shape, np.float32)
+                group.broadcast(torch.from_numpy(array))
+                optimizer.load_array(name, array)
         elif command == Command.RECEIVE_WEIGHTS:
-            self._group.broadcast_all(self._model.parameters())
-        elif self._take_part:
-            self._take_part(command, *numbers)
-
-    def _load_optimizer(self) -> None:
-        for name, shape in self._group.broadcast_json():
-            array = np.zeros(shape, np.float32)
-            self._group.broadcast(torch.from_numpy(array))
-            self._optimizer.load_array(name, array)
-
-    def _step(self, step: float, progress: float, dropout: float, rows: float, columns: float, masked: float) -> None:
-        device, shape = self._settings.device, (int(rows), int(columns))
-        ids = self._group.broadcast(torch.zeros(shape, dtype=torch.int64, device=device))
-        learned = self._group.broadcast(torch.zeros(shape, dtype=torch.bool)) if masked else None
-        self._model.dropout.set_rate(dropout)
-        self._model.dropout.seed(self._settings.seed, int(step))
-        self._model.train()
-        share = take_share(
-            self._group.processes, self._model, self._settings, int(step), ids, learned, sharded=bool(self._take_part)
-        )
-        loss = share_gradients(self._gradients, self._model, share)
-        if _agree(self._group, loss) is None:
-            self._model.zero_grad(set_to_none=True)
+            for parameter in model.parameters():
+                group.broadcast(parameter.data)
         else:
-            self._optimizer.step(progress)
+            model.take_part(command, *numbers)  # sharded weights alone
 
 
-def _agree(group: ProcessGroup, loss: Tensor | None) -> Tensor | None:
-    """The sum of the losses of all processes; None if one of them has none."""
-    values = [0.0, 0.0] if loss is None else [float(loss), 1.0]
-    total, finished = group.sum(torch.tensor(values, dtype=torch.float64))
-    return total if round(float(finished)) == group.count else None
-
-
-@contextmanager
-def all_threads(group: ProcessGroup | None, threads: int) -> Iterator[None]:
-    """Inside, this process uses the threads of all on this machine, which wait meanwhile."""
-    if group is None:
-        yield
-        return
-    torch.set_num_threads(threads * group.processes.local_count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def _receive_batch(
+    group: ProcessGroup, device: str, step: float, progress: float, dropout: float, rows: float, columns: float,
+    is_masked: float,
+) -> Batch:  # fmt: skip
+    shape = int(rows), int(columns)
+    ids = group.broadcast(torch.zeros(shape, dtype=torch.int64, device=device))
+    mask = group.broadcast(torch.zeros(shape, dtype=torch.bool)) if is_masked else None
+    return Batch(int(step), progress, dropout, ids, mask)

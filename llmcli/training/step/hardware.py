@@ -5,16 +5,16 @@ import ctypes
 import math
 import os
 import platform
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
 
 import torch
 
 from llmcli.errors import LLMError
 from llmcli.models.torch.devices import is_out_of_memory
-from llmcli.training.step.cgroups import available_memory
 from llmcli.training.step.thread_tuner import ThreadTuner
 
 BFLOAT16_GAIN = 0.8  # bfloat16 is chosen if products take less than this fraction of their time in float32
@@ -24,12 +24,12 @@ SHARE_SECONDS = 0.1  # in which the share of a core is measured: less is misled 
 # of a core; a thread that gets less waits for others. Measured on two cores: .97 beside one busy process, .48 to .87
 # beside two
 FREE_SHARE = 0.92
+LIMITS = ("memory.max", "memory.high")  # the latter is not a hard limit, but the kernel slows down a group above it
+PAGE_CACHE = ("inactive_file", "active_file")  # keys in memory.stat; the kernel frees it when necessary
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from glibc's malloc.h
 
 
-def pick_dtype(
-    requested: str, device: str, threads: int, product_seconds: Callable[[torch.dtype], float] | None = None
-) -> tuple[str, str]:
+def pick_dtype(requested: str, device: str, threads: int) -> tuple[str, str]:
     """(dtype, reason). For "auto": bfloat16 where matrix products are faster in it than in float32."""
     if requested != "auto":
         return requested, "as requested"
@@ -39,17 +39,14 @@ def pick_dtype(
     if device != "cpu":
         return "float32", f"the default on {device}"
     torch.set_num_threads(threads)
-    measure = product_seconds or _product_seconds
-    times = {dtype: measure(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    faster = times[torch.bfloat16] < BFLOAT16_GAIN * times[torch.float32]
+    faster = _product_seconds(torch.bfloat16) < BFLOAT16_GAIN * _product_seconds(torch.float32)
     # no measured figure in the reason: it is part of the file, whose bytes must not depend on a clock
     reason = f"bfloat16 matrix products are {'faster' if faster else 'not faster'} than float32 here"
     return "bfloat16" if faster else "float32", reason
 
 
 def _product_seconds(dtype: torch.dtype) -> float:
-    """Seconds of one core for a matrix product of a size that is usual in training: processor time, and the minimum of
-    several, so that other processes matter little."""
+    """Processor seconds of one core for a matrix product of a usual size: the minimum of several."""
     clock = time.perf_counter if sys.platform == "win32" else time.thread_time  # which is too coarse there
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -63,28 +60,17 @@ def _product_seconds(dtype: torch.dtype) -> float:
     return min(times)
 
 
-def fastest_threads(
-    counts: Sequence[int],
-    chain_seconds: Callable[[int], float] | None = None,
-    core_share: Callable[[], float] | None = None,
-) -> int:
+def fastest_threads(counts: Sequence[int]) -> int:
     """The number of threads, of `counts` in descending order, with which small operations are fastest now.
 
     While another process is busy, fewer threads than cores are much faster, since threads wait for each other. Where
-    even one thread waits for a core, the smallest number is returned: more threads could take time from other
-    processes, and so seem faster, until these do the same.
-
-    `chain_seconds` measures one number of threads. A later number wins only by THREADS_GAIN. `core_share` measures the
-    share of a core that a thread gets.
+    even one thread waits for a core it is the smallest: more would only take time from other processes.
     """
-    share = core_share or _core_share
-    if len(counts) == 1 or (share() < FREE_SHARE and share() < FREE_SHARE):  # twice: not for a moment
+    if len(counts) == 1 or (_core_share() < FREE_SHARE and _core_share() < FREE_SHARE):  # twice: not for a moment
         return counts[-1]
-    measure = chain_seconds or _chain_seconds
     best, fastest = math.inf, counts[0]
     for count in counts:
-        seconds = measure(count)
-        if seconds < THREADS_GAIN * best:
+        if (seconds := _chain_seconds(count)) < THREADS_GAIN * best:
             best, fastest = seconds, count
     return fastest
 
@@ -112,37 +98,26 @@ def _chain_seconds(threads: int) -> float:
 
 
 def torch_thread_tuner(threads: int) -> ThreadTuner:
-    """A tuner that sets torch's number of threads, at most `threads`."""
     return ThreadTuner(threads, torch.set_num_threads, fastest_threads)
 
 
-def can_shard() -> bool:
-    """Whether this version of torch has FSDP2: 2.6 or later."""
-    major, minor = torch.__version__.split(".")[:2]
-    return (int(major), int(minor)) >= (2, 6)
-
-
 def check_can_shard() -> None:
-    """Raises LLMError if this version of torch does not have FSDP2."""
-    if not can_shard():
+    """Raises LLMError if this version of torch cannot shard weights."""
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
         raise LLMError(
             f"sharded weights need torch 2.6 or later, found {torch.__version__}; update it: pip install -U torch"
         )
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next step instead of returning it to the system.
-
-    Otherwise the kernel has to map the same memory again in each step: 5,000 page faults, a twentieth of its time.
-    Blocks above 32 MB, the largest threshold that glibc accepts, are returned all the same.
-    """
-    if libc := _glibc():
+    """Have glibc keep freed memory for the next step: mapping it again takes a twentieth of the time of a step."""
+    if libc := _glibc():  # 32 MB is the largest threshold that it accepts
         libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
         libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def return_freed_memory() -> None:
-    """Have glibc return to the system what is freed now, such as the memory of the models whose speed was measured."""
+    """Have glibc return to the system what is freed now, such as models whose speed was measured."""
     if libc := _glibc():
         libc.malloc_trim(0)
 
@@ -153,8 +128,7 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def free_memory(device: str) -> float:
-    """Bytes that a run may use on a device. For the CPU the least of the system's free memory and of what the limits of
-    this process and of its control groups leave; MPS shares that memory, but may not use all of it."""
+    """Bytes that a run may use on a device. MPS shares the memory of the CPU, but may not use all of it."""
     if device == "cuda":
         return float(torch.cuda.mem_get_info()[0])
     host = min(_system_memory(), available_memory(), _process_memory())
@@ -190,6 +164,51 @@ def _process_memory() -> float:
             pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
             return float(limit - pages * os.sysconf("SC_PAGE_SIZE"))
     return math.inf
+
+
+def available_memory(process: Path = Path("/proc/self")) -> float:
+    """Bytes that a process (its directory in /proc) may still use by the limits of its control groups (cgroups, version
+    2), such as that of a container; infinite without any."""
+    return min(map(_available, _groups(process)), default=math.inf)
+
+
+def _groups(process: Path) -> Iterator[Path]:
+    """The directory of the group of a process, and those of all groups that contain it."""
+    names = [line.removeprefix("0::") for line in _lines(process / "cgroup") if line.startswith("0::")]
+    for line in _lines(process / "mountinfo"):  # the fields are those of man 5 proc
+        before, _, after = line.partition(" - ")
+        fields = before.split()
+        if after.split()[:1] == ["cgroup2"] and len(fields) >= 5:
+            root, point = (re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), name) for name in fields[3:5])
+            for path in (_inside(name, root) for name in names):
+                yield from (Path(point) / part for part in (path, *path.parents))
+
+
+def _inside(name: str, root: str) -> PurePosixPath:
+    """The path of a group relative to `root`, which inside a container often is its own group, as the host names it."""
+    path, top = PurePosixPath(name), PurePosixPath(root)
+    return PurePosixPath() if ".." in path.parts or not path.is_relative_to(top) else path.relative_to(top)
+
+
+def _available(group: Path) -> float:
+    limit, used = min(_number(group / name) for name in LIMITS), _number(group / "memory.current")
+    if math.isinf(limit) or math.isinf(used):
+        return math.inf
+    stat = {key: value for key, _, value in (line.partition(" ") for line in _lines(group / "memory.stat"))}
+    reclaimable = sum(int(value) for key in PAGE_CACHE if (value := stat.get(key, "0")).isdecimal())
+    return max(0.0, limit - max(0.0, used - reclaimable))
+
+
+def _number(path: Path) -> float:
+    """The number in a file; infinite if the file holds none or does not exist."""
+    text = "".join(_lines(path)[:1])
+    return float(text) if text.isdecimal() else math.inf
+
+
+def _lines(path: Path) -> list[str]:
+    with contextlib.suppress(OSError, ValueError):
+        return path.read_text("utf-8").splitlines()
+    return []
 
 
 @contextlib.contextmanager

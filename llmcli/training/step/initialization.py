@@ -28,8 +28,7 @@ def new_model(
     new_tokens: range = range(0),
     kind: type[LanguageModel] = LanguageModel,
 ) -> LanguageModel:
-    """A model on the device of `settings`, with LoRA adapters if they ask for them; then the embeddings of `new_tokens`
-    are trained too. Its weights are not set yet."""
+    """A model whose weights are not set yet. With LoRA adapters the embeddings of `new_tokens` are trained too."""
     model = kind(config, settings.dropout, getattr(torch, settings.dtype)).to(settings.device)
     if settings.lora_rank:
         model.add_adapters(settings.lora_rank, torch.Generator().manual_seed(settings.seed))
@@ -39,14 +38,13 @@ def new_model(
 
 
 def compile_layers(model: LanguageModel, settings: TrainConfig) -> bool:
-    """Have each layer compiled into a few kernels, where that pays off: when it first gets windows of a length, in
-    training and in evaluation. Returns whether it will be."""
-    worth = _is_worth_compiling(settings)
-    if worth:
-        model.dropout.exclude_from_compilation()
-        for layer in model.model.layers:
-            layer.compile()
-    return worth
+    """Have each layer compiled when it first gets windows of a length, if that pays off; returns whether it does."""
+    if not _is_worth_compiling(settings):
+        return False
+    model.dropout.exclude_from_compilation()
+    for layer in model.model.layers:
+        layer.compile()
+    return True
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ L matrices of the same shape [m, n] are updated together, or L stacks of E exper
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +28,7 @@ POLAR_EXPRESS = (
 
 
 def orthogonalize(x: Tensor) -> Tensor:
-    """Approximately the nearest (semi-)orthogonal matrix of each x [..., m, n]: the large singular values become 0.8 to
-    1.2."""
+    """Roughly the nearest (semi-)orthogonal matrix of each x [..., m, n]: large singular values become 0.8 to 1.2."""
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT
@@ -45,78 +43,118 @@ def orthogonalize(x: Tensor) -> Tensor:
     return x.mT if tall else x
 
 
-class Muon(Protocol):
-    """Updates the weight matrices by their gradients, which it drops. Its state are the momenta."""
-
-    def step(self, lr: float, momentum: float, weight_decay: float) -> None: ...
-
-    @property
-    def shapes(self) -> int:
-        """How many shapes of matrices there are."""
-
-    def momenta(self) -> Iterator[Tensor]:
-        """For each shape of matrices all of their momenta, [L, m, n]."""
-
-    def load_momenta(self, i: int, momenta: Tensor) -> None:
-        """Take the momenta that `momenta` yielded for shape i."""
-
-
-def same_shapes(matrices: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """The matrices, those of the same shape together."""
+def _same_shapes(matrices: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
     groups: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
     for matrix in matrices:
         groups[matrix.shape].append(matrix)
     return list(groups.values())
 
 
-def nesterov(gradient: Tensor, buffer: Tensor, momentum: float) -> Tensor:
+def _nesterov(gradient: Tensor, buffer: Tensor, momentum: float) -> Tensor:
     """Nesterov momentum of a gradient, which is overwritten; `buffer`, the momentum, is updated."""
     buffer.lerp_(gradient, 1 - momentum)
     return gradient.lerp_(buffer, momentum)
 
 
-def update(own: Tensor, direction: Tensor, shape: Sequence[int], lr: float, weight_decay: float) -> None:
-    """Move a matrix of `shape` [..., m, n], or the rows of it that are here, against an orthogonalized momentum. `lr`
-    is the learning rate of square matrices."""
+def _update(own: Tensor, direction: Tensor, shape: Sequence[int], lr: float, weight_decay: float) -> None:
+    """Update the rows that are here of a matrix of `shape` [..., m, n]. `lr` is that of square matrices."""
     rows, columns = shape[-2:]
     rate = lr * math.sqrt(max(1.0, rows / columns))
     own.mul_(1 - lr * weight_decay).add_(direction, alpha=-rate)
 
 
 class WholeMuon:
-    """With whole weights. Of several processes each sums and orthogonalizes its part of the matrices of a shape, and
-    all get the result."""
+    """Updates whole weight matrices by their gradients, which it drops. Of several processes each sums and
+    orthogonalizes its part of the matrices of a shape, and all get the result."""
 
     def __init__(self, matrices: Iterable[nn.Parameter], dtype: torch.dtype, group: ProcessGroup | None = None) -> None:
         """`dtype` is that of the matrix products."""
-        self._matrices, self._dtype, self._group = same_shapes(matrices), dtype, group
+        self.matrices, self._dtype, self._group = _same_shapes(matrices), dtype, group
         length = group.part_length if group else int
         self._momenta = [  # of the matrices of this process
-            torch.zeros(length(len(same)), *same[0].shape, device=same[0].device) for same in self._matrices
+            torch.zeros(length(len(same)), *same[0].shape, device=same[0].device) for same in self.matrices
         ]
 
     @torch.no_grad()
     def step(self, lr: float, momentum: float, weight_decay: float) -> None:
-        for same_shape, buffer in zip(self._matrices, self._momenta, strict=True):
+        for same_shape, buffer in zip(self.matrices, self._momenta, strict=True):
             gradient = torch.stack([_take_gradient(matrix) for matrix in same_shape])
             if self._group:
                 gradient = self._group.sum_part(gradient)
-            directions = orthogonalize(nesterov(gradient, buffer, momentum).to(self._dtype))
+            directions = orthogonalize(_nesterov(gradient, buffer, momentum).to(self._dtype))
             if self._group:
                 directions = self._group.gather(directions, len(same_shape))
             for matrix, direction in zip(same_shape, directions.float().unbind(), strict=True):
-                update(matrix, direction, matrix.shape, lr, weight_decay)
-
-    @property
-    def shapes(self) -> int:
-        return len(self._matrices)
+                _update(matrix, direction, matrix.shape, lr, weight_decay)
 
     def momenta(self) -> Iterator[Tensor]:
-        for same, buffer in zip(self._matrices, self._momenta, strict=True):
+        """For each shape of matrices all of their momenta, [L, m, n]."""
+        for same, buffer in zip(self.matrices, self._momenta, strict=True):
             yield self._group.gather(buffer, len(same)) if self._group else buffer
 
     def load_momenta(self, i: int, momenta: Tensor) -> None:
+        """Take the momenta that `momenta` yielded for shape i."""
         self._momenta[i].copy_(self._group.part(momenta) if self._group else momenta)
+
+
+class ShardedMuon:
+    """As WholeMuon, where each of several processes holds a part of the rows of the weights, and of their momenta.
+
+    To be orthogonalized, matrices are dealt out: each process gets the parts of some of them from all others, and
+    returns the results. Stacks of experts' matrices are sharded by expert, so that each is whole.
+    """
+
+    def __init__(self, matrices: Iterable[nn.Parameter], dtype: torch.dtype, group: ProcessGroup) -> None:
+        """`dtype` is that of the matrix products, and of what is sent."""
+        self.matrices, self._dtype, self._group = _same_shapes(matrices), dtype, group
+        self._momenta = [[torch.zeros_like(own_part(matrix)) for matrix in same] for same in self.matrices]
+
+    @torch.no_grad()
+    def step(self, lr: float, momentum: float, weight_decay: float) -> None:
+        first = 0  # the process that gets the first matrix: they take turns over all shapes
+        for same_shape, buffers in zip(self.matrices, self._momenta, strict=True):
+            shape = same_shape[0].shape
+            smoothed = [
+                _nesterov(own_part(_take_gradient(matrix)), buffer, momentum).to(self._dtype)
+                for matrix, buffer in zip(same_shape, buffers, strict=True)
+            ]
+            if len(shape) > 2:
+                directions = [orthogonalize(own) if len(own) else own for own in smoothed]
+            else:
+                directions = self._orthogonalize_dealt(smoothed, shape[0], first)
+            for matrix, direction in zip(same_shape, directions, strict=True):
+                _update(own_part(matrix), direction.float(), shape, lr, weight_decay)
+            first = (first + len(same_shape)) % self._group.count
+
+    def _orthogonalize_dealt(self, parts: Sequence[Tensor], rows: int, first: int) -> list[Tensor]:
+        """The rows that are here of some matrices [m, n] -> the same rows of the orthogonalized matrices."""
+        group = self._group
+        dealt = [[i for i in range(len(parts)) if (first + i) % group.count == rank] for rank in range(group.count)]
+        heights = [len(group.rows_of(rank, rows)) for rank in range(group.count)]
+        own, height, columns = dealt[group.rank], heights[group.rank], parts[0].shape[1]
+        sent = [torch.cat([parts[0][:0], *(parts[i] for i in indices)]) for indices in dealt]
+        received = group.exchange(sent, [height * len(own) for height in heights])
+        whole = torch.cat(
+            [part.view(len(own), height, columns) for part, height in zip(received, heights, strict=True)], 1
+        )
+        directions = orthogonalize(whole) if own else whole
+        returned = [part.reshape(-1, columns) for part in torch.split(directions, heights, 1)]
+        found = group.exchange(returned, [height * len(indices) for indices in dealt])
+        in_order = {
+            i: direction
+            for indices, part in zip(dealt, found, strict=True)
+            for i, direction in zip(indices, part.view(len(indices), height, columns), strict=True)
+        }
+        return [in_order[i] for i in range(len(parts))]
+
+    def momenta(self) -> Iterator[Tensor]:
+        for same, buffers in zip(self.matrices, self._momenta, strict=True):
+            rows = len(same[0])
+            yield torch.stack([self._group.gather(buffer, rows).cpu() for buffer in buffers])
+
+    def load_momenta(self, i: int, momenta: Tensor) -> None:
+        for buffer, whole in zip(self._momenta[i], momenta, strict=True):
+            buffer.copy_(self._group.rows(whole))
 
 
 def _take_gradient(parameter: nn.Parameter) -> Tensor:
@@ -124,3 +162,9 @@ def _take_gradient(parameter: nn.Parameter) -> Tensor:
     gradient = parameter.grad
     parameter.grad = None
     return torch.zeros_like(parameter) if gradient is None else gradient
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """The rows of a sharded tensor that this process has; all of any other."""
+    to_local = getattr(tensor, "to_local", None)  # of a DTensor, whose import takes time
+    return to_local() if to_local else tensor

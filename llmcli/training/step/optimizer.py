@@ -1,10 +1,7 @@
 """The optimizer: parameter groups, update rules, schedules of the learning rate and of the momentum.
 
-Weight matrices inside the layers are updated by Muon; embeddings, the output head and the gains of the norms by AdamW.
-Learning rates and schedules, and where they come from, are in recipe.py.
-
-Recipes: "muon" is the above; "adamw" uses AdamW for all parameters. Fine-tuning uses AdamW for all parameters at the
-low learning rates of "fine-tune", or for LoRA adapters alone ("lora").
+By the recipe "muon", weight matrices inside the layers are updated by Muon; embeddings, the output head and the gains
+of the norms by AdamW. The others use AdamW for all parameters that are trained. The figures are in recipe.py.
 """
 
 from collections import defaultdict
@@ -14,24 +11,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from llmcli.config import TrainConfig
 from llmcli.models.torch.transformer import copied
 from llmcli.training.distributed.process_group import ProcessGroup
 from llmcli.training.planning import recipe
-from llmcli.training.step.adamw import AdamW
-from llmcli.training.step.muon import Muon, WholeMuon
+from llmcli.training.step.muon import ShardedMuon, WholeMuon, own_part
 
 MUON, ADAMW = "muon.", "adamw."  # prefixes of the names in the state
 ROUTER_SUFFIX = "mlp.gate.weight"  # of routers of experts: matrices that AdamW updates, like gains
 
 
-def rate(progress: float) -> float:
-    """The learning rate at `progress` (0 to 1 of the run) as a fraction of its peak.
-
-    >>> [rate(0.0) < 0.2, rate(0.1), rate(0.4), round(rate(0.7), 3), rate(1.0)]
-    [True, 1.0, 1.0, 0.5, 0.0]
-    """
+def lr_schedule(progress: float) -> float:
+    """The learning rate at `progress` (0 to 1 of the run) as a fraction of its peak."""
     if progress < recipe.WARMUP:
         return recipe.INITIAL_RATE + (1 - recipe.INITIAL_RATE) * progress / recipe.WARMUP
     if progress <= 1 - recipe.DECAY:
@@ -40,28 +33,17 @@ def rate(progress: float) -> float:
 
 
 def momentum(progress: float) -> float:
-    """Muon's momentum at `progress`: it rises linearly in the first part of the run.
-
-    >>> [round(momentum(progress), 3) for progress in (0.0, 0.05, 0.1, 1.0)]
-    [0.85, 0.9, 0.95, 0.95]
-    """
+    """Muon's momentum at `progress`: it rises linearly in the first part of the run."""
     return recipe.MOMENTUM + recipe.MOMENTUM_RISE * min(1.0, progress / recipe.MOMENTUM_WARMUP)
 
 
 class Optimizer:
-    """Updates all trainable parameters of a model."""
+    """Updates all trainable parameters of a model. Of several processes, all call the methods in the same order."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        config: TrainConfig,
-        width: int = 1,
-        group: ProcessGroup | None = None,
-        *,
-        sharded: bool = False,
+        self, model: nn.Module, config: TrainConfig, width: int = 1, group: ProcessGroup | None = None
     ) -> None:
-        """`width` is the hidden size, on which the learning rates of fine-tuning depend. Of several processes, all call
-        the methods in the same order; with `sharded` each has a part of the parameters, and of the state."""
+        """`width` is the hidden size."""
         self._config = config
         names = [name for name, _ in model.named_parameters()]
         rates = recipe.learning_rates(config.recipe, width, tied="lm_head.weight" not in names)
@@ -76,18 +58,19 @@ class Optimizer:
             else:
                 groups[rates[kind]].append(parameter)
         self._muon_lr = rates.get("matrices", 0.0)
-        self._muon = _muon(matrices, getattr(torch, config.dtype), group, sharded=sharded)
-        self._adamw = AdamW(groups, group, sharded=sharded)
+        dtype = getattr(torch, config.dtype)
+        self._muon: WholeMuon | ShardedMuon
+        if group and group.is_sharded:
+            self._muon = ShardedMuon(matrices, dtype, group)
+        else:
+            self._muon = WholeMuon(matrices, dtype, group)
+        self._adamw = AdamW(groups, group)
 
     def step(self, progress: float) -> None:
         """Update every parameter by its gradient, then drop the gradients. `progress` is 0 to 1 of the run."""
-        scale = self._config.lr * rate(progress)
-        self._adamw.step(scale)
-        self._muon.step(self._muon_lr * scale, momentum(progress), self._config.weight_decay)
-
-    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
-        """A copy of its state by name."""
-        return {name: copied(value) for name, value in self.state()}
+        lr_scale = self._config.lr * lr_schedule(progress)
+        self._adamw.step(lr_scale)
+        self._muon.step(self._muon_lr * lr_scale, momentum(progress), self._config.weight_decay)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """Its state by name, one after another."""
@@ -96,28 +79,23 @@ class Optimizer:
         for name, value in self._adamw.state():
             yield ADAMW + name, value
 
+    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
+        """A copy of its state by name."""
+        return {name: copied(value) for name, value in self.state()}
+
     def load_arrays(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
         """Take the state that `to_arrays` returned. Raises KeyError where the momentum of matrices is missing."""
-        for i in range(self._muon.shapes):
+        for i in range(len(self._muon.matrices)):
             arrays[f"{MUON}{i}"]
         for name, array in arrays.items():
             self.load_array(name, array)
 
     def load_array(self, name: str, array: NDArray[np.float32]) -> None:
-        """Take a part of the state that `to_arrays` returned."""
         value = torch.from_numpy(array)
         if name.startswith(MUON):
             self._muon.load_momenta(int(name.removeprefix(MUON)), value)
         else:
             self._adamw.load(name.removeprefix(ADAMW), value)
-
-
-def _muon(matrices: Sequence[nn.Parameter], dtype: torch.dtype, group: ProcessGroup | None, *, sharded: bool) -> Muon:
-    if group and sharded:
-        from llmcli.training.step.sharded_muon import ShardedMuon
-
-        return ShardedMuon(matrices, dtype, group)
-    return WholeMuon(matrices, dtype, group)
 
 
 def _kind(name: str, parameter: nn.Parameter) -> str:
@@ -127,3 +105,63 @@ def _kind(name: str, parameter: nn.Parameter) -> str:
     if name == "lm_head.weight":
         return "head"
     return "matrices" if parameter.ndim >= 2 and not name.endswith(ROUTER_SUFFIX) else "gains"
+
+
+class AdamW:
+    """AdamW (arXiv:1711.05101), as torch.optim.AdamW, which imports torch's compiler: that takes a second."""
+
+    def __init__(self, groups: Mapping[float, list[nn.Parameter]], group: ProcessGroup | None = None) -> None:
+        """`groups` are the parameters by their peak learning rate."""
+        self._groups, self._group, self._sharded = groups, group, group is not None and group.is_sharded
+        self._parameters = [parameter for same_rate in groups.values() for parameter in same_rate]
+        self._state: dict[nn.Parameter, dict[str, Tensor]] = {}  # of those that have had a gradient
+
+    @torch.no_grad()
+    def step(self, lr_scale: float) -> None:
+        """Update the parameters that have a gradient, with their peak learning rates times `lr_scale`, and drop it."""
+        if self._group and not self._sharded:
+            _sum_gradients(self._parameters, self._group)
+        beta1, beta2 = recipe.ADAMW_BETAS
+        for peak, same_rate in self._groups.items():
+            updated = [parameter for parameter in same_rate if parameter.grad is not None]
+            for parameter in updated:
+                if parameter not in self._state:
+                    own = own_part(parameter)
+                    step = torch.zeros((), device=own.device)
+                    moments = {"exp_avg": torch.zeros_like(own), "exp_avg_sq": torch.zeros_like(own)}
+                    self._state[parameter] = {"step": step, **moments}
+            states = [self._state[parameter] for parameter in updated]
+            adamw(
+                [own_part(p) for p in updated], [own_part(p.grad) for p in updated if p.grad is not None],
+                [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states], [], [s["step"] for s in states],
+                fused=True, amsgrad=False, beta1=beta1, beta2=beta2, lr=peak * lr_scale, weight_decay=0.0,
+                eps=recipe.ADAMW_EPSILON, maximize=False,
+            )  # fmt: skip
+            for parameter in updated:
+                parameter.grad = None
+
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """Its state, whole, by name."""
+        for i, parameter in enumerate(self._parameters):
+            for name, value in self._state.get(parameter, {}).items():
+                if self._sharded and self._group and value.ndim:
+                    value = self._group.gather(value, len(parameter))
+                yield f"{i}.{name}", value
+
+    def load(self, name: str, value: Tensor) -> None:
+        index, _, name = name.partition(".")
+        parameter = self._parameters[int(index)]
+        own = own_part(parameter)
+        if self._sharded and self._group and value.ndim:
+            value = self._group.rows(value)
+        self._state.setdefault(parameter, {})[name] = value.to(own.device, copy=True)
+
+
+def _sum_gradients(parameters: Sequence[nn.Parameter], group: ProcessGroup) -> None:
+    """Replace the gradients by their sums over all processes, which are sent together."""
+    if not parameters:
+        return
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    summed = group.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+    for parameter, values in zip(parameters, torch.split(summed, [p.numel() for p in parameters]), strict=True):
+        parameter.grad = values.view_as(parameter)

@@ -1,12 +1,13 @@
 """A model of which each of N processes holds 1/N of every weight: FSDP2 of torch (arXiv:2304.11277).
 
-Before a layer computes, the processes gather its weights; after it, they drop them. In the backward pass they do so
-once more, and each gets its part of the summed gradients. All processes pass through the layers together. Where rank 0
-alone would read the weights or evaluate, it tells the others to take part.
+Before a layer computes, the processes gather its weights; after it, they drop them. The backward pass does so again,
+and leaves each process its part of the summed gradients. Where rank 0 alone would read the weights or evaluate, it
+tells the others to take part.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,36 +19,27 @@ from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.runtime import Array
 from llmcli.models.torch.linear import Linear
 from llmcli.models.torch.transformer import LanguageModel, LayerKVCache
-from llmcli.training.distributed.commands import Command
-from llmcli.training.distributed.process_group import ProcessGroup, explain_lost_process
+from llmcli.training.distributed.process_group import Command, ProcessGroup, explain_lost_process
 from llmcli.training.step.initialization import new_model
-
-Tell = Callable[..., None]  # (command, *numbers): what the other processes are to do now
 
 
 def new_sharded_model(
-    config: ModelConfig, settings: TrainConfig, new_tokens: range, group: ProcessGroup, tell: Tell | None = None
+    config: ModelConfig, settings: TrainConfig, new_tokens: range, group: ProcessGroup
 ) -> "ShardedModel":
-    """Made by all processes at the same time; rank 0 gives `tell`. The weights are not set yet."""
-
-    def plain() -> LanguageModel:
-        return new_model(config, replace(settings, device="cpu"), new_tokens)
-
-    model = new_model(config, replace(settings, device="cpu"), new_tokens, ShardedModel)
+    """Make a model in all processes at the same time. The weights are not set yet."""
+    plain = partial(new_model, config, replace(settings, device="cpu"), new_tokens)
+    model = plain(ShardedModel)
     assert isinstance(model, ShardedModel)
-    model.shard(settings.device, group, tell, plain)
+    model.shard(settings.device, group, plain)
     return model
 
 
 class ShardedModel(LanguageModel):
-    """Rank 0 calls the methods of LanguageModel, and the others `take_part` in them; only `loss` is called by all.
+    """Rank 0 calls its methods, and the others `take_part` in them; all call `loss`. It has no KV cache."""
 
-    It cannot generate text: there is no KV cache.
-    """
-
-    def shard(self, device: str, group: ProcessGroup, tell: Tell | None, plain: Callable[[], LanguageModel]) -> None:
+    def shard(self, device: str, group: ProcessGroup, plain: Callable[[], LanguageModel]) -> None:
         """Keep a part of each weight, on a device. `plain` makes a model with whole weights on the CPU."""
-        self._group, self._tell, self._plain = group, tell, plain
+        self._group, self._plain = group, plain
         mesh = init_device_mesh(device, (group.count,))
         for module in self.modules():
             if isinstance(module, Linear):
@@ -58,7 +50,6 @@ class ShardedModel(LanguageModel):
             register_fsdp_forward_method(self, method)
 
     def take_part(self, command: Command, *numbers: float) -> None:
-        """Execute a command of rank 0: FORWARD, GATHER or SCATTER."""
         if command == Command.FORWARD:
             rows, columns, in_float32, *_ = map(int, numbers)
             ids = torch.zeros(rows, columns, dtype=torch.int64, device=self.cos.device)
@@ -69,15 +60,13 @@ class ShardedModel(LanguageModel):
         else:
             self._scatter(None, trainable=bool(numbers[0]))
 
-    # ---- passes
-
     def hidden_states(self, ids: Tensor, caches: Sequence[LayerKVCache] | None = None) -> Tensor:
         if torch.is_grad_enabled():
             return super().hidden_states(ids)
-        assert self._tell and not caches, "rank 0 scores texts"
+        assert not caches, "rank 0 scores texts"
         if self.between_layers:
             self.between_layers()
-        self._tell(Command.FORWARD, *ids.shape, self.dtype == torch.float32)
+        self._group.tell(Command.FORWARD, *ids.shape, self.dtype == torch.float32)
         return self._forward_together(ids, in_float32=self.dtype == torch.float32)
 
     def _forward_together(self, ids: Tensor, *, in_float32: bool) -> Tensor:
@@ -99,8 +88,6 @@ class ShardedModel(LanguageModel):
             self.dtype = torch.float32
             self.cos, self.sin = (table[:0].float() for table in (self.cos, self.sin))
 
-    # ---- weights
-
     def scoring_model(self, arrays: Mapping[str, Array]) -> LanguageModel:
         """This model, whose weights are replaced: there is no memory for another, and the run is over."""
         self.load_arrays(arrays)
@@ -110,24 +97,23 @@ class ShardedModel(LanguageModel):
     def load_arrays(self, arrays: Mapping[str, Array]) -> None:
         whole = self._plain()
         whole.load_arrays(arrays)
-        self._send(dict(whole.named_parameters()), trainable=False)
+        self._group.tell(Command.SCATTER, False)
+        self._scatter(dict(whole.named_parameters()), trainable=False)
 
     def load_trainable(self, arrays: Mapping[str, Array]) -> None:
-        self._send({name: torch.from_numpy(array) for name, array in arrays.items()}, trainable=True)
+        self._group.tell(Command.SCATTER, True)
+        self._scatter({name: torch.from_numpy(array) for name, array in arrays.items()}, trainable=True)
 
     def to_arrays(self) -> dict[str, Array]:
         whole = self._plain()
-        whole.load_state_dict(self._receive(trainable=False), assign=True)
+        self._group.tell(Command.GATHER, False)
+        whole.load_state_dict(self._gather(trainable=False), assign=True)
         whole.logit_factor = self.logit_factor
         return whole.to_arrays()
 
     def trainable_arrays(self) -> dict[str, Array]:
-        return {name: weight.numpy() for name, weight in self._receive(trainable=True).items()}
-
-    def _send(self, weights: Mapping[str, Tensor], *, trainable: bool) -> None:
-        assert self._tell, "rank 0 has the weights"
-        self._tell(Command.SCATTER, trainable)
-        self._scatter(weights, trainable=trainable)
+        self._group.tell(Command.GATHER, True)
+        return {name: weight.numpy() for name, weight in self._gather(trainable=True).items()}
 
     @torch.no_grad()
     def _scatter(self, weights: Mapping[str, Tensor] | None, *, trainable: bool) -> None:
@@ -138,17 +124,12 @@ class ShardedModel(LanguageModel):
             self._group.broadcast(whole)
             local.copy_(self._group.rows(whole))
 
-    def _receive(self, *, trainable: bool) -> dict[str, Tensor]:
-        assert self._tell, "rank 0 asks for the weights"
-        self._tell(Command.GATHER, trainable)
-        return self._gather(trainable=trainable)
-
     @torch.no_grad()
     def _gather(self, *, trainable: bool) -> dict[str, Tensor]:
         """The weights on the CPU, at rank 0."""
         weights = {}
         for name, parameter in self._sharded(trainable=trainable):
-            whole = self._group.gather_rows(parameter.to_local(), len(parameter))
+            whole = self._group.gather(parameter.to_local(), len(parameter))
             if self._group.rank == 0:
                 weights[name] = whole.cpu()
         return weights

@@ -1,10 +1,9 @@
 """How many threads a training step should use, found by measurement during the run.
 
-The threads of an operation wait for each other at its end. A thread whose core is taken by another process delays all
-others: on two cores, with one other busy process, two threads train at 0.28 of their usual speed and one thread at 0.70
-of it (tests/benchmarks/LOG.md). So from time to time a few steps are tried with another number of threads, and the
-faster number is kept. A step with too many threads may take thirty times as long, so more threads are tried only if
-small operations are faster with them. Pure logic: the caller runs and times the steps and the operations.
+A thread whose core is taken by another process delays all others: on two cores, with one other busy process, two
+threads train at 0.28 of their usual speed and one thread at 0.70 of it (tests/benchmarks/LOG.md). So now and then a few
+steps are tried with another number of threads, and the faster number is kept. A step with too many threads may take
+thirty times as long, so more threads are tried only if small operations are faster with them.
 """
 
 import statistics
@@ -33,8 +32,7 @@ class ThreadTuner:
         set_threads: Callable[[int], None] = lambda threads: None,
         fastest: Callable[[Sequence[int]], int] = max,
     ) -> None:
-        """`set_threads` is called with every choice. `fastest` returns the number, of several, with which small
-        operations are fastest now."""
+        """`set_threads` gets every choice. `fastest` returns the number with which small operations are fastest now."""
         self._counts = thread_counts(max_threads)
         self._set_threads, self._fastest = set_threads, fastest
         self._chosen = self._counts.index(fastest(self._counts))  # in _counts
@@ -79,12 +77,6 @@ class ThreadTuner:
         """Indices of the smaller numbers of threads, the nearest first."""
         return list(range(self._chosen + 1, len(self._counts)))
 
-    def _others(self) -> list[int]:
-        """Indices of the numbers of threads that may be faster, the nearest first."""
-        fastest = self._counts.index(self._fastest(self._counts[: self._chosen + 1]))
-        more = range(fastest, self._chosen)
-        return sorted([*more, *self._fewer()], key=lambda i: abs(i - self._chosen))
-
     def _current_pace(self) -> float:
         return statistics.fmean(sorted(self._recent)[:-1])
 
@@ -99,7 +91,10 @@ class ThreadTuner:
             self._to_try = self._fewer()
             self._best, self._pause = current, SHORTEST_PAUSE / 2
         elif self._since_trial >= self._pause * (1.0 if self._chosen else ALL_THREADS_PAUSE):
-            self._to_try = self._to_try or self._others()
+            if not self._to_try:  # the numbers that may be faster, the nearest first
+                fastest = self._counts.index(self._fastest(self._counts[: self._chosen + 1]))
+                others = [*range(fastest, self._chosen), *self._fewer()]
+                self._to_try = sorted(others, key=lambda i: abs(i - self._chosen))
             if not self._to_try:
                 self._end_round()
         if self._to_try:
@@ -125,10 +120,6 @@ class ThreadTuner:
 
 
 def thread_counts(max_threads: int) -> list[int]:
-    """The numbers of threads that are worth a trial, in descending order.
-
-    >>> thread_counts(2), thread_counts(16)
-    ([2, 1], [16, 15, 14, 12, 8, 1])
-    """
+    """The numbers of threads that are worth a trial: such as 16, 15, 14, 12, 8, 1."""
     fewer = (max_threads - 2**i for i in range(10) if 2**i < max_threads)
     return sorted({max_threads, 1, *fewer}, reverse=True)

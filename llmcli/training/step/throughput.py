@@ -14,16 +14,16 @@ from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.run_data import window_length
 from llmcli.training.planning.cost_model import estimated_speed, micro_batches
-from llmcli.training.step.compute import Compute, synchronize
 from llmcli.training.step.hardware import keep_freed_memory
 from llmcli.training.step.initialization import new_model
 from llmcli.training.step.optimizer import Optimizer
 from llmcli.training.step.thread_tuner import ThreadTuner
+from llmcli.training.step.training_step import Gradients, accumulate_gradients
 
 MAX_SECONDS = 4.0  # after which two steps have to be enough
 BLOCK = (1 << 16) + 1  # random numbers that are repeated; odd, so that rows differ
 LEAST_LAYERS = 1 / 6  # of a model that is measured by a part of it
-LEARNED_SHARE = 0.4  # of the tokens of conversations, assumed
+MASKED_SHARE = 0.4  # of the tokens of conversations that the loss counts, assumed
 
 
 class Throughput(NamedTuple):
@@ -40,18 +40,15 @@ def measure_throughput(
     tuner: ThreadTuner | None = None,
     *,
     conversations: bool = False,
-    compute: Compute | None = None,
+    gradients: Gradients = accumulate_gradients,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Throughput:
-    """Training tokens per second, measured in about `seconds`.
-
-    With `conversations`, all rows have the full context length, and a part of their tokens is learned. A `tuner` may
-    change the number of threads between the steps; the result is for the number that it chose.
-    """
+    """Training tokens per second, measured in about `seconds`, with the number of threads that the `tuner` chooses.
+    With `conversations`, all rows have the full context length, and a loss mask."""
     tuner = tuner or ThreadTuner(1)
     longest = min(MAX_SECONDS, max(0.5, 10 * seconds))
     part = _affordable_part(config, settings, longest)
-    trial = _Trial(part, settings, compute or Compute(), clock, conversations)
+    trial = _Trial(part, settings, gradients, clock, conversations)
     tuner.new_shape()
     paces: list[tuple[int, int, float]] = []  # (window length, threads, seconds per token)
     began = clock()
@@ -62,7 +59,7 @@ def measure_throughput(
 
     while not enough():
         length = trial.lengths[len(paces) % 2]
-        threads, tokens = tuner.threads, trial.tokens(length)
+        threads, tokens = tuner.threads, trial.rows(length) * length
         pace = trial.pace(length, clock() - began)
         paces.append((length, threads, pace))
         tuner.add_step(pace * tokens, tokens)
@@ -75,8 +72,7 @@ def measure_throughput(
 
 
 def _affordable_part(config: ModelConfig, settings: TrainConfig, seconds: float) -> ModelConfig:
-    """A model with as many of the layers as a step in about `seconds` may have: one of a large model takes long, and
-    each layer as long as any other."""
+    """A model with as many of the layers as a step in about `seconds` may have: all layers take equally long."""
     least = max(1, int(LEAST_LAYERS * config.num_hidden_layers))
     for layers in range(config.num_hidden_layers, least, -1):
         part = replace(config, num_hidden_layers=layers)
@@ -86,8 +82,7 @@ def _affordable_part(config: ModelConfig, settings: TrainConfig, seconds: float)
 
 
 def _typical_paces(paces: list[tuple[int, float]]) -> dict[int, float]:
-    """The median of the seconds per token for each window length, from (window length, seconds per token) of each step.
-    The fastest would be no measure beside a process that goes on, the mean none beside one that soon ends."""
+    """The median of the seconds per token for each window length, from (window length, seconds per token) of steps."""
     late = paces[2:] if len(paces) >= 4 else paces[-2:]  # the first steps are slower than the rest
     lengths = {length for length, _ in late}
     return {length: statistics.median(pace for other, pace in late if other == length) for length in lengths}
@@ -95,8 +90,7 @@ def _typical_paces(paces: list[tuple[int, float]]) -> dict[int, float]:
 
 @torch.no_grad()
 def _fill(model: LanguageModel, device: str) -> None:
-    """Give all matrices the same random numbers again and again: a large model takes a second or more for as many new
-    ones."""
+    """Give all matrices the same random numbers: new ones for a large model take a second or more."""
     generator = torch.Generator(device).manual_seed(0)  # where the weights are already
     block = torch.randn(BLOCK, device=model.cos.device, generator=generator)
     for weight in model.parameters():
@@ -113,11 +107,11 @@ class _Trial:
         self,
         config: ModelConfig,
         settings: TrainConfig,
-        compute: Compute,
+        gradients: Gradients,
         clock: Callable[[], float],
         conversations: bool,
     ) -> None:
-        self._settings, self._compute, self._clock = settings, compute, clock
+        self._settings, self._gradients, self._clock, self._masked = settings, gradients, clock, conversations
         torch.set_num_threads(settings.threads)
         keep_freed_memory()
         self._model = new_model(config, settings)
@@ -127,33 +121,35 @@ class _Trial:
         self._rng = np.random.default_rng(0)
         # the shortest and the longest, in turn
         self.lengths = settings.context if conversations else window_length(0.0, settings), settings.context
-        self._conversations = conversations
 
-    def tokens(self, length: int) -> int:
-        """Of a step with windows of `length` tokens."""
-        return self._rows(length) * length
-
-    def _rows(self, length: int) -> int:
+    def rows(self, length: int) -> int:
+        """The number of windows of `length` tokens in a step."""
         return max(1, self._settings.tokens_per_step // length)
 
     def pace(self, length: int, spent: float) -> float:
-        """Seconds per token of a step. Only a part of it is run where that would take longer than MAX_SECONDS,
-        of which `spent` have passed."""
-        size = self._rows(length), length + 1
-        ids = torch.from_numpy(self._rng.integers(self._model.config.vocab_size, size=size)).to(self._settings.device)
-        learned = torch.arange(ids.shape[1]) < LEARNED_SHARE * ids.shape[1]
-        synchronize(self._settings.device)
-        began = self._clock()
-        done = 0
+        """Seconds per token of a step, of which only a part is run after MAX_SECONDS; `spent` have passed."""
+        rows, device = self.rows(length), self._settings.device
+        ids = torch.from_numpy(self._rng.integers(self._model.config.vocab_size, size=(rows, length + 1))).to(device)
+        loss_mask = torch.arange(length + 1) < MASKED_SHARE * (length + 1)
+        _synchronize(device)
+        began, done = self._clock(), 0
         for micro_batch in ids.chunk(micro_batches(self._model.config, self._settings)):
-            mask = learned.expand(micro_batch.shape) if self._conversations else None
-            self._compute.gradients(self._model, micro_batch, 1, mask)
+            mask = loss_mask.expand(micro_batch.shape) if self._masked else None
+            self._gradients(self._model, micro_batch, 1, mask)
             done += micro_batch.shape[0] * length
             if spent + self._clock() - began > MAX_SECONDS:
                 break
-        synchronize(self._settings.device)
+        _synchronize(device)
         gradients = self._clock() - began
         self._optimizer.step(0.5)
-        synchronize(self._settings.device)
+        _synchronize(device)
         update = self._clock() - began - gradients
-        return gradients / done + update / self.tokens(length)
+        return gradients / done + update / (rows * length)
+
+
+def _synchronize(device: str) -> None:
+    """Wait until the device has finished what was queued on it."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()

@@ -12,12 +12,12 @@ from llmcli.formats import loading
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.training.data.conversations import with_chat_format
 from llmcli.training.data.prepare import Prepared
-from llmcli.training.loop import trainer
 from llmcli.training.loop.events import Done
 from llmcli.training.planning.plan import Request
 from tests.conftest import TEXT, random_checkpoint
 from tests.training.chats import inputs
 from tests.training.plans import prepare
+from tests.training.small_runs import run_to_end
 
 EMBEDDINGS = (EMBEDDING, HEAD)
 
@@ -94,12 +94,7 @@ def fine_tuning(start: Checkpoint, **request: object) -> tuple[Prepared, Checkpo
 
 def fine_tune(start: Checkpoint, **request: object) -> Done:
     ready, extended = fine_tuning(start, **request)
-    *_, done = trainer.train(
-        ready.plan, ready.tokenizer, extended, ready.tokens, ready.held_out, ready.record,
-        conversations=ready.conversations,
-    )  # fmt: skip
-    assert isinstance(done, Done)
-    return done
+    return run_to_end(ready, extended)
 
 
 @pytest.mark.parametrize("tied", [False, True])

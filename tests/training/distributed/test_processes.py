@@ -19,8 +19,7 @@ from llmcli.models.torch.kernels import Dropout
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.distributed.processes import VARIABLES, Processes
 from llmcli.training.session import pick_device
-from llmcli.training.step.compute import accumulate_gradients
-from llmcli.training.step.shares import share_gradients, take_share
+from llmcli.training.step.training_step import Batch, accumulate_gradients, share_gradients, take_share
 from tests import sample_models
 from tests.conftest import TEXT
 from tests.platforms import in_full, linux
@@ -109,7 +108,7 @@ def test_the_shares_add_up_to_the_gradients_of_the_batch(count, masked):
 
     def one_share(rank):
         def run(model):
-            share = take_share(Processes(rank, count), model, SETTINGS, 4, ids, mask)
+            share = take_share(Batch(4, 0.0, 0.0, ids, mask), Processes(rank, count), model, SETTINGS)
             return share_gradients(accumulate_gradients, model, share)
 
         return run

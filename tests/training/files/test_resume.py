@@ -17,8 +17,8 @@ from llmcli.training import session
 from llmcli.training.data.prepare import Prepared
 from llmcli.training.files import resume
 from llmcli.training.loop.best_weights import Candidate, CandidateEvaluator
-from llmcli.training.loop.evaluation_schedule import EvaluationSchedule
 from llmcli.training.loop.events import Done, Evaluation, Event, State
+from llmcli.training.loop.job import EvaluationSchedule
 from llmcli.training.planning.cost_model import Memory, check_fits
 from llmcli.training.planning.plan import Expected, Request
 from tests import platforms

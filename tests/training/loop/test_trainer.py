@@ -20,17 +20,27 @@ from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.torch import scoring as torch_scoring
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.interruption import CutShortError
-from llmcli.training.loop import final_evaluation, trainer
+from llmcli.training.loop import final_evaluation
 from llmcli.training.loop.best_weights import CandidateEvaluator
-from llmcli.training.loop.evaluation_schedule import EvaluationSchedule
 from llmcli.training.loop.events import Done, Evaluation, Sample, State, Step
+from llmcli.training.loop.job import EvaluationSchedule
 from llmcli.training.loop.sample_generator import SAMPLE_TOKENS
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import Regularization, Request
 from llmcli.training.planning.rules import regularization
-from llmcli.training.step.compute import Compute, accumulate_gradients
+from llmcli.training.step.training_step import Compute, accumulate_gradients
 from tests.training.plans import prepare
-from tests.training.small_runs import LINES, SimulatedMachine, losses, prepared, run, run_to_end, run_until, with_slice
+from tests.training.small_runs import (
+    LINES,
+    SimulatedMachine,
+    losses,
+    prepared,
+    run,
+    run_to_end,
+    run_until,
+    train,
+    with_slice,
+)
 
 OFTEN = EvaluationSchedule(training_per_evaluated=1)
 
@@ -211,7 +221,7 @@ def test_fine_tuning_starts_where_the_base_model_is(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_json(base.tokenizer_json)
     request, corpus = Request(steps=2, batch_tokens=512), read_corpus([str(tmp_path / "c.txt")])
     ready = with_slice(prepare(request, corpus, tokenizer=tokenizer, base=base.config))
-    events = list(trainer.train(ready.plan, tokenizer, base, ready.tokens, ready.held_out, ready.record))
+    events = run(ready, base)
     assert isinstance(events[0], Evaluation) and events[0].step == 0  # of the base model
     assert isinstance(events[1], Step)
     assert events[1].loss < 1.2
@@ -228,9 +238,9 @@ def nan_gradients(from_step: int, loss: float = math.nan) -> Compute:
     steps = count(1)
 
     def gradients(
-        model: LanguageModel, ids: torch.Tensor, micro_batches: int, learned: torch.Tensor | None
+        model: LanguageModel, ids: torch.Tensor, micro_batches: int, loss_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        result = accumulate_gradients(model, ids, micro_batches, learned)
+        result = accumulate_gradients(model, ids, micro_batches, loss_mask)
         if next(steps) < from_step:
             return result
         for parameter in model.parameters():
@@ -362,11 +372,10 @@ def test_evaluations_without_end_do_not_make_a_run_late(tmp_path: Path, fine_tun
                 model.between_layers()
         pytest.fail("an evaluation has no deadline")
 
-    *_, done = trainer.train(
-        ready.plan, ready.tokenizer, base, ready.tokens, ready.held_out, ready.record, started_at=0.0,
-        reserve_seconds=2.0, clock=lambda: machine.time, compute=Compute(machine.compute.gradients, score),
-    )  # fmt: skip
-    assert isinstance(done, Done) and done.score is None and not done.interrupted
+    compute = Compute(machine.compute.gradients, score)
+    options = {"started_at": 0.0, "clock": lambda: machine.time, "compute": compute}
+    done = run_to_end(ready, base, reserve_seconds=2.0, **options)
+    assert done.score is None and not done.interrupted
     assert done.step >= 5 and done.best_step == done.step  # no evaluation chose any weights
     assert done.seconds <= 200 + 5
 
@@ -394,10 +403,10 @@ def test_a_timed_run_with_compiled_layers_begins_once_they_are_compiled(
         compiled.add(key)
 
     def gradients(
-        model: LanguageModel, ids: torch.Tensor, micro_batches: int, learned: torch.Tensor | None
+        model: LanguageModel, ids: torch.Tensor, micro_batches: int, loss_mask: torch.Tensor | None
     ) -> torch.Tensor:
         compile_once(ids.shape[1])
-        return machine.compute.gradients(model, ids, micro_batches, learned)
+        return machine.compute.gradients(model, ids, micro_batches, loss_mask)
 
     def score(model: LanguageModel, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         compile_once("evaluation")
@@ -437,7 +446,7 @@ def test_a_stop_request_cuts_the_calibration_short(tmp_path: Path, monkeypatch: 
     def cut_short(*_: object) -> float:
         raise CutShortError
 
-    monkeypatch.setattr("llmcli.training.loop.calibration.fit_inverse_temperature", cut_short)
+    monkeypatch.setattr("llmcli.training.loop.best_weights.fit_inverse_temperature", cut_short)
     done = run_until(ready, 3)[-1]
     assert isinstance(done, Done) and done.interrupted and done.best_step == 3
     assert done.checkpoint.record["sharpness"] == 1.0
@@ -450,15 +459,14 @@ def test_fine_tuning_that_was_stopped_in_the_evaluation_of_its_base_model_begins
     tokenizer = Tokenizer.from_json(base.tokenizer_json)
     request, corpus = Request(steps=2, batch_tokens=512), read_corpus([str(tmp_path / "c.txt")])
     ready = with_slice(prepare(request, corpus, tokenizer=tokenizer, base=base.config))
-    data = (ready.plan, tokenizer, base, ready.tokens, ready.held_out, ready.record)
     states = []
     with monkeypatch.context() as cut, pytest.raises(LLMError, match="stopped before the first training step"):
         cut.setattr(CandidateEvaluator, "evaluate", lambda self, **_: None)
-        for event in trainer.train(*data, stop=lambda: True):
+        for event in train(ready, base, stop=lambda: True):
             states.append(event)
     (state,) = states
     assert isinstance(state, State) and state.step == 0
-    resumed, whole = list(trainer.train(*data, resume_from=state)), list(trainer.train(*data))
+    resumed, whole = run(ready, base, resume_from=state), run(ready, base)
     assert isinstance(resumed[0], Evaluation) and resumed[0].step == 0
     assert isinstance(resumed[-1], Done) and isinstance(whole[-1], Done)
     assert resumed[-1].checkpoint.record == whole[-1].checkpoint.record
@@ -479,10 +487,7 @@ def test_a_long_first_step_is_given_up_when_the_run_is_stopped(tmp_path: Path) -
     ready = prepared(tmp_path / "c.txt")
     events = []
     with pytest.raises(LLMError, match="stopped before the first training step was finished; no model was written"):
-        for event in trainer.train(
-            ready.plan, ready.tokenizer, None, ready.tokens, ready.held_out, ready.record,
-            stop=lambda: True, clock=TickingClock(),
-        ):  # fmt: skip
+        for event in train(ready, stop=lambda: True, clock=TickingClock()):
             events.append(event)
     assert [type(event) for event in events] == [State]  # from which the run can be resumed
 

@@ -1,8 +1,6 @@
 """Evaluation of the validation slice and of the held-out text in a run: what they measure, and on how much memory."""
 
-import math
 import tracemalloc
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,13 +20,15 @@ from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.torch.scoring import score
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.cache_fit import reserve_tokens
-from llmcli.training.data.run_data import BatchSchedule
+from llmcli.training.data.run_data import BatchSchedule, RunData
 from llmcli.training.loop import trainer, validation
+from llmcli.training.loop.clock import Clock
 from llmcli.training.loop.events import Done
+from llmcli.training.loop.job import Job
 from llmcli.training.loop.record import FinalEvaluation, _measured
-from llmcli.training.loop.validation import HeldOutEvaluation, Validator
+from llmcli.training.loop.validation import HeldOutEvaluation, Validator, final_evaluation_tokens
 from llmcli.training.planning.plan import Request
-from llmcli.training.step.compute import Compute
+from llmcli.training.step.training_step import Compute
 from tests.models.test_ngram_cache import WEIGHTS
 from tests.training.plans import plan
 from tests.training.small_runs import LINES, prepared, run_to_end
@@ -63,7 +63,8 @@ def test_a_model_with_a_long_context_is_evaluated_with_a_shorter_one_that_is_rec
         lengths.append(ids.shape[1] - 1)
         return score(model, ids)
 
-    done = list(trainer.train(made, BYTES, base, tokens, tokens, {}, compute=Compute(score=recorded_score)))[-1]
+    job = Job(made, RunData(made, BYTES, tokens, tokens), {}, base, compute=Compute(score=recorded_score))
+    *_, done = trainer.train(job, Clock(made.train))
     assert isinstance(done, Done) and done.score and done.base_score
     assert max(lengths) == EVALUATION_CONTEXT
     assert done.checkpoint.record["held_out_measured"]["context"] == EVALUATION_CONTEXT
@@ -82,7 +83,7 @@ def test_documents_are_evaluated_one_by_one(tmp_path: Path) -> None:
         expected += evaluate(np.array([end, *ids]), lengths, 32, partial(score, model))
     joined = np.array([*documents[0], end, *documents[1], end, *documents[2], end, *documents[3]])
     held_out = HeldOutEvaluation(model, ready.tokenizer, joined, settings)
-    found = held_out.evaluate(model.to_arrays(), 0, math.inf, lambda: 0.0, lambda model: nullcontext(), hurried=False)
+    found = held_out.evaluate(model.to_arrays(), 0)
     assert found is not None and (found.tokens, found.bytes, found.correct) == (172, expected.bytes, expected.correct)
     assert found.nats == pytest.approx(expected.nats, rel=1e-5)
 
@@ -111,9 +112,7 @@ def held_out(model: LanguageModel, tokenizer: Tokenizer, eval_tokens: int) -> He
 
 
 def final_score(evaluation: HeldOutEvaluation, model: LanguageModel) -> Score:
-    score = evaluation.evaluate(
-        model.to_arrays(), 0, math.inf, lambda: 0.0, lambda model: nullcontext(), hurried=False, cache=WEIGHTS
-    )
+    score = evaluation.evaluate(model.to_arrays(), 0, cache=WEIGHTS)
     assert score is not None
     return score
 
@@ -162,7 +161,7 @@ def test_a_resumed_run_evaluates_the_part_of_the_slice_that_the_stopped_one_did(
     windows = np.resize(ready.tokens, (300, 33)).astype(np.int64)
     stopped, resumed = (Validator(model, ready.tokenizer, windows) for _ in range(2))
     whole = stopped.tokens
-    part = stopped.evaluate(limit=0.0, clock=lambda: 1.0)  # after the first batch
+    part = stopped.evaluate(limit=0.0, now=lambda: 1.0)  # after the first batch
     assert 0 < part.tokens == stopped.tokens < whole
     resumed.keep_units(stopped.units)
     assert (resumed.tokens, resumed.units) == (stopped.tokens, stopped.units)
@@ -183,12 +182,19 @@ def test_the_text_is_not_held_in_memory(tmp_path: Path) -> None:
         assert batches.batch(0, 0.0).size + batches.batch(10**6, 1.0).size > 1000
         assert Validator(model, ready.tokenizer, reserved).evaluate().tokens == 31 * 256
         held_out = HeldOutEvaluation(model, ready.tokenizer, tokens, settings)
-        score = held_out.evaluate(
-            model.to_arrays(), 0, math.inf, lambda: 0.0, lambda model: nullcontext(), hurried=True
-        )
+        score = held_out.evaluate(model.to_arrays(), 0, hurried=True)
         assert score is not None and score.tokens >= settings.eval_tokens
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert len(train_tokens) + reserved.size == len(tokens)
     assert peak < 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("trained", "held_out", "tokens"),
+    [(0, 10**9, 4096), (60_000, 10**9, 10_000), (600_000, 10**9, 65_536), (1_600_000, 10**9, 100_000),
+     (1_600_000, 5000, 5000), (0, 300, 300), (10**10, 10**9, 4_194_304)],
+)  # fmt: skip
+def test_the_final_evaluation_grows_with_the_run(trained: int, held_out: int, tokens: int) -> None:
+    assert final_evaluation_tokens(trained, 4096, held_out) == tokens

@@ -16,18 +16,16 @@ from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.plain_text import GENERATED_LENGTH
 from llmcli.training.data.run_data import RunData
 from llmcli.training.interruption import stop_between_layers
-from llmcli.training.loop import trainer
-from llmcli.training.loop.events import Done, Event, State
-from llmcli.training.loop.run_timer import RunTimer
+from llmcli.training.loop.clock import Clock
+from llmcli.training.loop.events import Done, State
+from llmcli.training.loop.job import Job
 from llmcli.training.loop.stepper import Stepper
 from llmcli.training.step import base_behaviour
 from llmcli.training.step.base_behaviour import BaseBehaviour
-from llmcli.training.step.compute import Compute
-from llmcli.training.step.thread_tuner import ThreadTuner
 from tests.platforms import in_full
 from tests.training.data.test_appended_tokens import base, fine_tune, fine_tuning
 from tests.training.data.test_plain_text import BYTES, model
-from tests.training.small_runs import through_a_file
+from tests.training.small_runs import run, run_to_end, through_a_file, train
 
 SETTINGS = TrainConfig(steps=9, context=64, batch_size=16)
 
@@ -102,11 +100,10 @@ def prepared_text(
     settings = replace(ready.plan.train, seconds=seconds)
     clock = PassingTime()
     data = RunData(ready.plan, ready.tokenizer, ready.tokens, ready.held_out, ready.conversations)
-    timer = RunTimer(settings, clock, lambda: stop)
-    stepper = Stepper(ready.plan, start, data, timer, ThreadTuner(1), Compute(), None)
+    stepper = Stepper(Job(ready.plan, data, {}, start), Clock(settings, 0.0, now=clock, stop=lambda: stop))
     began = clock.time
     limit = math.inf if seconds is None else base_behaviour.seconds_to_generate(seconds, seconds - spent)
-    stepper.prepare(began + limit, lambda share: None)
+    stepper.prepare(limit + 1)  # a second passes before the first layer
     return stepper.base_tokens if stepper.base_tokens is not None else -1, clock.time - began
 
 
@@ -114,10 +111,10 @@ def test_the_text_of_the_base_model_keeps_its_share_of_the_time() -> None:
     """64 texts, of whose tokens each takes two seconds: 12 in a tenth of 240 s, none that are long enough in a tenth of
     100 s, nor in a quarter of the 40 s that are left of 240 s."""
     tokens, seconds = prepared_text(240.0)
-    assert tokens == 64 * 12 and seconds <= 240 / 10 + 1
+    assert tokens == 64 * 12 and seconds <= 240 / 10 + 3
     for budget, spent in ((100.0, 0.0), (240.0, 200.0)):
         tokens, seconds = prepared_text(budget, spent)
-        assert tokens == 0 and seconds <= 10 + 1
+        assert tokens == 0 and seconds <= 10 + 3
 
 
 @pytest.mark.slow
@@ -137,14 +134,11 @@ def test_shorter_texts_are_the_beginnings_of_the_whole_ones() -> None:
 
 def test_a_stop_request_ends_the_text_at_once() -> None:
     """It is asked for before each layer."""
-    assert prepared_text(None, stop=True)[1] <= 1
+    assert prepared_text(None, stop=True)[1] <= 3
     ready, start = fine_tuning(base(context=128))
     events = []
     with pytest.raises(LLMError, match="stopped before the first training step"):
-        for event in trainer.train(
-            ready.plan, ready.tokenizer, start, ready.tokens, ready.held_out, ready.record,
-            conversations=ready.conversations, stop=lambda: True,
-        ):  # fmt: skip
+        for event in train(ready, start, stop=lambda: True):
             events.append(event)
     assert [type(event) for event in events] == [State]  # not even the base model is evaluated
 
@@ -164,11 +158,8 @@ def test_the_record_has_the_size_of_the_text() -> None:
 def test_a_timed_run_without_time_for_the_divergence_trains_without_it() -> None:
     ready, start = fine_tuning(base(context=128))
     plan = replace(ready.plan, train=replace(ready.plan.train, seconds=50.0, steps=3))
-    *_, done = trainer.train(
-        plan, ready.tokenizer, start, ready.tokens, ready.held_out, ready.record, conversations=ready.conversations,
-        clock=PassingTime(), started_at=0.0,
-    )  # fmt: skip
-    assert isinstance(done, Done) and done.step > 0
+    done = run_to_end(replace(ready, plan=plan), start, clock=PassingTime(), started_at=0.0)
+    assert done.step > 0
     assert done.checkpoint.record["conversations"]["base_tokens"] == 0
 
 
@@ -178,20 +169,12 @@ def test_a_run_resumed_from_any_step_ends_the_same(tmp_path: Path, lora: int) ->
     """The base model's text and predictions are those of the base model, and not of the state that goes on."""
     ready, start = fine_tuning(base(context=128), steps=6, lora=lora, lr=3.0)
 
-    def run(**options: object) -> list[Event]:
-        return list(
-            trainer.train(
-                ready.plan, ready.tokenizer, start, ready.tokens, ready.held_out, ready.record,
-                conversations=ready.conversations, **options,  # type: ignore[arg-type]
-            )
-        )  # fmt: skip
-
-    whole = run(save_due=lambda: True)
+    whole = run(ready, start, save_due=lambda: True)
     saved = [event for event in whole if isinstance(event, State)]
     ours = whole[-1]
     assert isinstance(ours, Done) and [state.step for state in saved] == [1, 2, 3, 4, 5]
     for state in (saved[0], saved[3]):
-        theirs = run(resume_from=through_a_file(ready, state))[-1]
+        theirs = run(ready, start, resume_from=through_a_file(ready, state))[-1]
         assert isinstance(theirs, Done) and ours.checkpoint.record == theirs.checkpoint.record
         for name, array in ours.checkpoint.tensors.items():
             assert np.array_equal(array, theirs.checkpoint.tensors[name]), name

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.training.step import cgroups, hardware
-from llmcli.training.step.cgroups import available_memory
+from llmcli.training.step import hardware
+from llmcli.training.step.hardware import available_memory
 
 MB = 1 << 20
-NO_LIMIT_V1 = 9223372036854771712  # as version 1 writes it
 Put = Callable[..., None]
 
 
@@ -41,7 +40,7 @@ def process(root: Path, groups: str, *mounts: tuple[str, str, str, str]) -> Path
     return directory
 
 
-def test_version_2_the_smallest_remainder_of_nested_groups_counts(tmp_path: Path, put: Put) -> None:
+def test_the_smallest_remainder_of_nested_groups_counts(tmp_path: Path, put: Put) -> None:
     put("sys", memory_stat="anon 7")  # the root has no limit
     put("sys/user.slice", memory_max=8000 * MB, memory_current=7000 * MB, memory_stat="inactive_file 0")
     put("sys/user.slice/job", memory_max=4000 * MB, memory_current=1000 * MB, memory_stat="inactive_file 0")
@@ -54,7 +53,7 @@ def test_version_2_the_smallest_remainder_of_nested_groups_counts(tmp_path: Path
     assert available_memory(here) == math.inf
 
 
-def test_version_2_memory_high_is_a_limit_too(tmp_path: Path, put: Put) -> None:
+def test_memory_high_is_a_limit_too(tmp_path: Path, put: Put) -> None:
     put("sys", memory_max=4000, memory_high=3000, memory_current=1000, memory_stat="active_file 0")
     assert available_memory(process(tmp_path, "0::/\n", ("/", "sys", "cgroup2", ""))) == 2000
 
@@ -67,49 +66,26 @@ def test_the_page_cache_does_not_count_as_used(tmp_path: Path, put: Put) -> None
     assert available_memory(here) == (4000 - 390) * MB
 
 
-def test_version_1_with_its_own_names_and_hierarchical_counts(tmp_path: Path, put: Put) -> None:
-    stat = f"inactive_file 1\nactive_file 1\ntotal_inactive_file {500 * MB}\ntotal_active_file {200 * MB}"
-    none = {"memory_limit_in_bytes": NO_LIMIT_V1, "memory_usage_in_bytes": 5000 * MB}
-    put("sys/memory", **none)
-    put("sys/memory/docker/12ab", memory_limit_in_bytes=2000 * MB, memory_usage_in_bytes=1900 * MB, memory_stat=stat)
-    put("sys/cpu/docker/12ab", memory_limit_in_bytes=1, memory_usage_in_bytes=1)  # not a memory hierarchy
-    here = process(
-        tmp_path,
-        "9:name=systemd:/docker/12ab\n5:cpu,cpuacct:/docker/12ab\n4:hugetlb,memory:/docker/12ab\n",
-        ("/", "sys/cpu", "cgroup", "cpu,cpuacct"),
-        ("/", "sys/memory", "cgroup", "hugetlb,memory"),
-    )
-    assert available_memory(here) == (2000 - 1200) * MB
-    put("sys/memory/docker/12ab", **none)
-    assert available_memory(here) >= NO_LIMIT_V1 - 5000 * MB
-
-
-@pytest.mark.parametrize("version", [1, 2])
-def test_a_container_that_sees_its_own_group_as_the_root(tmp_path: Path, put: Put, version: int) -> None:
+def test_a_container_that_sees_its_own_group_as_the_root(tmp_path: Path, put: Put) -> None:
     """The name of the group on the host does not exist inside; a group created inside does."""
-    limit, used = (
-        ("memory_limit_in_bytes", "memory_usage_in_bytes") if version == 1 else ("memory_max", "memory_current")
-    )
-    put("sys", **{limit: 3000, used: 1000})
-    put("sys/jobs", **{limit: 1500, used: 500})
-    kind = ("cgroup", "memory") if version == 1 else ("cgroup2", "")
-    member = "4:memory:" if version == 1 else "0::"
-    here = process(tmp_path, f"{member}/docker/12ab\n", ("/docker/12ab", "sys", *kind))
+    put("sys", memory_max=3000, memory_current=1000)
+    put("sys/jobs", memory_max=1500, memory_current=500)
+    here = process(tmp_path, "0::/docker/12ab\n", ("/docker/12ab", "sys", "cgroup2", ""))
     assert available_memory(here) == 2000
-    (here / "cgroup").write_text(f"{member}/docker/12ab/jobs\n")
+    (here / "cgroup").write_text("0::/docker/12ab/jobs\n")
     assert available_memory(here) == 1000
     for strange in ("/elsewhere", "/../other", "/docker/12"):
-        (here / "cgroup").write_text(f"{member}{strange}\n")
+        (here / "cgroup").write_text(f"0::{strange}\n")
         assert available_memory(here) == 2000
 
 
-def test_both_versions_at_once(tmp_path: Path, put: Put) -> None:
+def test_a_hierarchy_of_version_1_is_ignored(tmp_path: Path, put: Put) -> None:
     put("sys/unified/a", memory_max=10_000, memory_current=1000)
-    put("sys/memory/a", memory_limit_in_bytes=8000, memory_usage_in_bytes=1000)
+    put("sys/memory/a", memory_max=8000, memory_current=1000)
     here = process(
         tmp_path, "4:memory:/a\n0::/a\n", ("/", "sys/memory", "cgroup", "memory"), ("/", "sys/unified", "cgroup2", "")
     )
-    assert available_memory(here) == 7000
+    assert available_memory(here) == 9000
 
 
 def test_a_directory_with_a_space_in_its_name(tmp_path: Path, put: Put) -> None:
@@ -133,4 +109,4 @@ def test_a_file_that_cannot_be_read_means_no_limit(tmp_path: Path, put: Put, con
 def test_free_memory_respects_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "available_memory", lambda: 12345.0)
     assert hardware.free_memory("cpu") == 12345.0
-    assert cgroups.available_memory() > 1e6  # of this very process
+    assert available_memory() > 1e6  # of this very process

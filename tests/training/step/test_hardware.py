@@ -17,10 +17,11 @@ from tests import platforms
 
 
 @pytest.mark.parametrize(("seconds", "faster"), [(0.5, "bfloat16"), (0.9, "float32"), (9.0, "float32")])
-def test_the_dtype_is_the_faster(seconds: float, faster: str) -> None:
+def test_the_dtype_is_the_faster(seconds: float, faster: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A product takes one second in float32. The reason holds no measured figure."""
     times = {torch.float32: 1.0, torch.bfloat16: seconds}
-    dtype, reason = hardware.pick_dtype("auto", "cpu", 1, times.__getitem__)
+    monkeypatch.setattr(hardware, "_product_seconds", times.__getitem__)
+    dtype, reason = hardware.pick_dtype("auto", "cpu", 1)
     assert dtype == faster
     assert not any(letter.isdigit() for letter in reason.replace("16", "").replace("32", ""))
 
@@ -120,20 +121,30 @@ def test_the_message_of_torch_is_recognized() -> None:
         pytest.param({2: 0.001, 1: 0.00095}, 2, id="hardly a difference"),
     ],
 )
-def test_the_fastest_number_of_threads_is_chosen(seconds: dict[int, float], fastest: int) -> None:
-    assert hardware.fastest_threads([2, 1], seconds.__getitem__, core_share=lambda: 1.0) == fastest
+def test_the_fastest_number_of_threads_is_chosen(
+    seconds: dict[int, float], fastest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "_chain_seconds", seconds.__getitem__)
+    monkeypatch.setattr(hardware, "_core_share", lambda: 1.0)
+    assert hardware.fastest_threads([2, 1]) == fastest
 
 
-def test_where_a_thread_waits_for_a_core_there_is_only_one() -> None:
-    """Even if more would take time from other processes, and so be faster for a while."""
-    seconds = {2: 0.001, 1: 0.002}
-    assert hardware.fastest_threads([2, 1], seconds.__getitem__, core_share=lambda: 0.7) == 1
-    assert hardware.fastest_threads([2, 1], seconds.__getitem__, core_share=lambda: 0.97) == 2
-
-
-def test_a_core_that_is_taken_for_a_moment_changes_nothing() -> None:
-    shares = iter([0.5, 0.97])
-    assert hardware.fastest_threads([2, 1], {2: 0.001, 1: 0.002}.__getitem__, core_share=lambda: next(shares)) == 2
+@pytest.mark.parametrize(
+    ("shares", "threads"),
+    [
+        pytest.param([0.7, 0.7], 1, id="a thread waits for a core: more would take time from other processes"),
+        pytest.param([0.97], 2, id="it does not"),
+        pytest.param([0.5, 0.97], 2, id="only for a moment"),
+    ],
+)
+def test_where_a_thread_waits_for_a_core_there_is_only_one(
+    shares: list[float], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if more would be faster for a while."""
+    measured = iter(shares)
+    monkeypatch.setattr(hardware, "_chain_seconds", {2: 0.001, 1: 0.002}.__getitem__)
+    monkeypatch.setattr(hardware, "_core_share", lambda: next(measured))
+    assert hardware.fastest_threads([2, 1]) == threads
 
 
 def test_the_share_of_a_core_is_measured() -> None:

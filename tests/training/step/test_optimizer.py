@@ -13,7 +13,7 @@ from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan_table import learning_rate
 from llmcli.training.step.muon import orthogonalize
-from llmcli.training.step.optimizer import Optimizer, momentum, rate
+from llmcli.training.step.optimizer import Optimizer, lr_schedule, momentum
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from llmcli.training.step.optimizer import Optimizer, momentum, rate
 )
 def test_the_learning_rate_rises_stays_and_falls_linearly(progress: float, expected: float) -> None:
     assert recipe.DECAY == 0.6
-    assert rate(progress) == pytest.approx(expected)
+    assert lr_schedule(progress) == pytest.approx(expected)
 
 
 def applied_rates(model: LanguageModel, train: TrainConfig) -> dict[str, float]:

@@ -9,8 +9,8 @@ from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.planning.cost_model import estimated_speed
 from llmcli.training.step import throughput
-from llmcli.training.step.compute import Compute, accumulate_gradients
 from llmcli.training.step.throughput import measure_throughput
+from llmcli.training.step.training_step import accumulate_gradients
 
 GENERATOR = torch.Generator
 
@@ -20,32 +20,32 @@ def test_tokens_per_second_are_measured() -> None:
     now = [100.0]
 
     def gradients(
-        model: LanguageModel, ids: torch.Tensor, micro_batches: int, learned: torch.Tensor | None
+        model: LanguageModel, ids: torch.Tensor, micro_batches: int, loss_mask: torch.Tensor | None
     ) -> torch.Tensor:
         now[0] += ids[:, 1:].numel() / 4096
         return accumulate_gradients(model, ids, micro_batches)
 
     config = ModelConfig(300, 16, 32, 2, 2, 2, 8, 32)
     settings = TrainConfig(steps=1, context=32, batch_size=16)
-    measured = measure_throughput(config, settings, 0.0, compute=Compute(gradients), clock=lambda: now[0])
+    measured = measure_throughput(config, settings, 0.0, gradients=gradients, clock=lambda: now[0])
     assert measured == pytest.approx((4096, 4096))
 
 
 def test_rows_of_conversations_have_the_full_length_and_learn_a_part_of_their_tokens() -> None:
-    shapes, learned_shares = set(), set()
+    shapes, masked_shares = set(), set()
 
     def gradients(
-        model: LanguageModel, ids: torch.Tensor, micro_batches: int, learned: torch.Tensor | None
+        model: LanguageModel, ids: torch.Tensor, micro_batches: int, loss_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        assert learned is not None and learned.shape == ids.shape
+        assert loss_mask is not None and loss_mask.shape == ids.shape
         shapes.add(ids.shape[1])
-        learned_shares.add(round(learned.float().mean().item(), 1))
-        return accumulate_gradients(model, ids, micro_batches, learned)
+        masked_shares.add(round(loss_mask.float().mean().item(), 1))
+        return accumulate_gradients(model, ids, micro_batches, loss_mask)
 
     config = ModelConfig(300, 16, 32, 2, 2, 2, 8, 32)
     settings = TrainConfig(steps=1, context=32, batch_size=4)
-    measure_throughput(config, settings, 0.0, conversations=True, compute=Compute(gradients))
-    assert shapes == {33} and learned_shares == {0.4}
+    measure_throughput(config, settings, 0.0, conversations=True, gradients=gradients)
+    assert shapes == {33} and masked_shares == {0.4}
 
 
 def test_what_a_gpu_has_queued_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +54,7 @@ def test_what_a_gpu_has_queued_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
     now, queued = 100.0, 1.0
 
     def gradients(
-        model: LanguageModel, ids: torch.Tensor, micro_batches: int, learned: torch.Tensor | None
+        model: LanguageModel, ids: torch.Tensor, micro_batches: int, loss_mask: torch.Tensor | None
     ) -> torch.Tensor:
         nonlocal queued
         queued += ids[:, 1:].numel() / 4096
@@ -64,10 +64,10 @@ def test_what_a_gpu_has_queued_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
         nonlocal now, queued
         now, queued = now + queued, 0.0
 
-    monkeypatch.setattr(throughput, "synchronize", synchronize)
+    monkeypatch.setattr(throughput, "_synchronize", synchronize)
     config = ModelConfig(300, 16, 32, 2, 2, 2, 8, 32)
     settings = TrainConfig(steps=1, context=32, batch_size=16)
-    trial = throughput._Trial(config, settings, Compute(gradients), lambda: now, False)
+    trial = throughput._Trial(config, settings, gradients, lambda: now, False)
     assert trial.pace(32, 0.0) == pytest.approx(1 / 4096)
 
 
@@ -76,7 +76,7 @@ def test_a_model_whose_step_takes_long_is_measured_by_some_of_its_layers(monkeyp
     now, layers = 0.0, set()
 
     def gradients(
-        model: LanguageModel, ids: torch.Tensor, micro_batches: int, learned: torch.Tensor | None
+        model: LanguageModel, ids: torch.Tensor, micro_batches: int, loss_mask: torch.Tensor | None
     ) -> torch.Tensor:
         nonlocal now
         layers.add(model.config.num_hidden_layers)
@@ -89,7 +89,7 @@ def test_a_model_whose_step_takes_long_is_measured_by_some_of_its_layers(monkeyp
     assert throughput._affordable_part(config, settings, whole) == config
     assert throughput._affordable_part(config, settings, whole / 2).num_hidden_layers in (10, 11)
     monkeypatch.setattr(throughput, "_affordable_part", lambda *_: replace(config, num_hidden_layers=4))
-    measured = measure_throughput(config, settings, 0.0, compute=Compute(gradients), clock=lambda: now)
+    measured = measure_throughput(config, settings, 0.0, gradients=gradients, clock=lambda: now)
     assert layers == {4} and measured.mean == pytest.approx(estimated_speed(config, settings), rel=1e-6)
 
 
@@ -105,5 +105,5 @@ def test_the_weights_of_a_trial_are_drawn_on_their_device(monkeypatch: pytest.Mo
     monkeypatch.setattr(throughput, "new_model", lambda config, settings: LanguageModel(config))
     for device in ("cuda", "mps", "cpu"):
         settings = TrainConfig(steps=1, context=32, device=device)
-        throughput._Trial(ModelConfig(300, 16, 32, 2, 2, 2, 8, 32), settings, Compute(), float, False)
+        throughput._Trial(ModelConfig(300, 16, 32, 2, 2, 2, 8, 32), settings, accumulate_gradients, float, False)
     assert drawn_on == ["cuda", "mps", "cpu"]

@@ -6,7 +6,7 @@ import torch
 
 from llmcli.config import ModelConfig
 from llmcli.models.torch.transformer import LanguageModel
-from llmcli.training.step.compute import accumulate_gradients
+from llmcli.training.step.training_step import accumulate_gradients
 
 
 @pytest.mark.parametrize("micro_batches", [2, 3, 5])

@@ -6,8 +6,8 @@ import time
 import pytest
 import torch.distributed as dist
 
-from llmcli.training.distributed import connection
-from llmcli.training.distributed.connection import lost_process, meet
+from llmcli.training.distributed import process_group
+from llmcli.training.distributed.process_group import lost_process, meet
 from llmcli.training.distributed.processes import VARIABLES, Processes
 
 
@@ -53,5 +53,5 @@ def test_a_lost_process_is_reported_with_what_happens_next(variables, advice):
 
 
 def test_nothing_is_started_again_once_the_launcher_was_killed(monkeypatch):
-    monkeypatch.setattr(connection, "LAUNCHER", -1)
+    monkeypatch.setattr(process_group, "LAUNCHER", -1)
     assert "start the same command again to resume" in str(lost_process(Processes(1, 2, restarts_left=3)))

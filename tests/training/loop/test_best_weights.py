@@ -1,4 +1,4 @@
-"""Temperature calibration of a run on its validation slice."""
+"""The weights that a run ends with: their temperature calibration on the validation slice."""
 
 from dataclasses import replace
 from pathlib import Path

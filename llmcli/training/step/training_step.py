@@ -1,0 +1,176 @@
+"""One step of training, in one process or in several that compute it together (data parallel)."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llmcli.config import TrainConfig
+from llmcli.models.torch.scoring import score
+from llmcli.models.torch.transformer import LanguageModel
+from llmcli.training.distributed.process_group import ProcessGroup, explain_lost_process
+from llmcli.training.distributed.processes import Processes
+from llmcli.training.interruption import CutShortError
+from llmcli.training.planning.cost_model import micro_batches
+from llmcli.training.step.base_behaviour import BaseBehaviour
+from llmcli.training.step.optimizer import Optimizer
+
+Gradients = Callable[[LanguageModel, Tensor, int, Tensor | None], Tensor]  # as accumulate_gradients
+MicroBatch = tuple[Tensor, Tensor | None, float]  # (ids [b, T + 1], loss mask, weight in the loss of the batch)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What all processes get for a step."""
+
+    step: int  # from 0
+    progress: float  # of the schedules, 0 to 1
+    dropout: float
+    ids: Tensor  # [B, T + 1]
+    loss_mask: Tensor | None = None  # [B, T + 1], on the CPU, where it is read without waiting; None: all tokens
+
+
+def accumulate_gradients(model: LanguageModel, ids: Tensor, count: int, loss_mask: Tensor | None = None) -> Tensor:
+    """Mean loss in nats per token of a batch ids [B, T + 1], where `loss_mask` [B, T + 1] is True. Its gradients are
+    accumulated in the parameters, in at most `count` micro-batches, to limit memory."""
+    total = torch.zeros((), device=ids.device)
+    for part, mask, weight in _micro_batches(ids, loss_mask, count):
+        loss = model.loss(part, mask) * weight
+        torch.autograd.backward(loss)
+        total += loss.detach()
+    return total
+
+
+def _micro_batches(ids: Tensor, loss_mask: Tensor | None, count: int) -> list[MicroBatch]:
+    if loss_mask is None:
+        return [(part, None, len(part) / len(ids)) for part in ids.chunk(count)]
+    masks = loss_mask.chunk(count)
+    counted = [int(mask[:, 1:].sum()) for mask in masks]
+    return [
+        (part, mask, tokens / sum(counted))
+        for part, mask, tokens in zip(ids.chunk(count), masks, counted, strict=True)
+        if tokens
+    ]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """The two computations that take nearly all the time of a run; a test can simulate them."""
+
+    gradients: Gradients = accumulate_gradients
+    # ids [B, T + 1] -> nats, and whether the target was the most likely token; both [B, T]
+    score: Callable[[LanguageModel, NDArray[np.int64]], tuple[NDArray[np.floating], NDArray[np.bool_]]] = score
+
+
+def training_step(
+    model: LanguageModel,
+    optimizer: Optimizer,
+    batch: Batch,
+    settings: TrainConfig,
+    *,
+    group: ProcessGroup | None = None,
+    gradients: Gradients = accumulate_gradients,
+    base_behaviour: BaseBehaviour | None = None,
+    interruptible: AbstractContextManager[None] | None = None,
+) -> float | None:
+    """Take a step on a batch. Returns its mean loss in nats per token, or None if it was cut short, which leaves no
+    trace. Of several processes, a `group`, all call this with the same batch, and each computes its rows of it."""
+    model.dropout.set_rate(batch.dropout)
+    model.dropout.seed(settings.seed, batch.step)
+    model.train()
+    loss: Tensor | None = None
+    with contextlib.suppress(CutShortError), interruptible or contextlib.nullcontext():
+        # forward pass, loss, backward pass
+        if group is None:
+            count = micro_batches(model.config, settings)
+            computed = gradients(model, batch.ids, count, batch.loss_mask)
+        else:
+            share = take_share(batch, group.processes, model, settings, sharded=group.is_sharded)
+            computed = share_gradients(gradients, model, share, group.count if group.is_sharded else 0)
+        if base_behaviour:  # the divergence from the base model adds its gradients
+            model.dropout.set_rows(None)
+            base_behaviour.add_gradients(batch.step)
+        loss = computed
+    if group:
+        loss = _summed_loss(group, loss)
+    if loss is None:
+        model.zero_grad(set_to_none=True)
+        return None
+    # the optimizer sums the gradients of all processes and follows the schedules of learning rate and momentum
+    optimizer.step(batch.progress)
+    return float(loss.item())
+
+
+def _summed_loss(group: ProcessGroup, loss: Tensor | None) -> Tensor | None:
+    values = [0.0, 0.0] if loss is None else [float(loss), 1.0]
+    total, finished = group.sum(torch.tensor(values, dtype=torch.float64))
+    return total if round(float(finished)) == group.count else None
+
+
+# ---- several processes
+
+
+@dataclass(frozen=True)
+class Share:
+    """The rows of a batch that one process computes."""
+
+    ids: Tensor  # [rows, T + 1]
+    loss_mask: Tensor | None
+    weight: float  # of its mean loss in that of the whole batch
+    micro_batches: int
+
+
+def take_share(
+    batch: Batch, processes: Processes, model: LanguageModel, settings: TrainConfig, *, sharded: bool = False
+) -> Share:
+    """The rows that a process has. If they are one micro-batch, they get their dropout masks in the whole batch. With
+    `sharded` weights all processes have the same number of micro-batches."""
+    ids, mask, B = batch.ids, batch.loss_mask, len(batch.ids)
+    rows = range(B)[B * processes.rank // processes.count : B * (processes.rank + 1) // processes.count]
+    part = slice(rows.start, rows.stop)
+    weight = len(rows) / B if mask is None else float(mask[part, 1:].sum() / mask[:, 1:].sum())
+    count = micro_batches(model.config, settings, processes.count)
+    if sharded and not rows:
+        part, rows = slice(0, 1), range(1)  # with weight 0
+    if count > 1:
+        model.dropout.set_rows(None)
+        model.dropout.seed(settings.seed, batch.step, processes.rank)
+    else:
+        model.dropout.set_rows(rows, B)
+    return Share(ids[part], None if mask is None else mask[part], weight, count)
+
+
+def share_gradients(gradients: Gradients, model: LanguageModel, share: Share, sharded_over: int = 0) -> Tensor:
+    """Accumulate the gradients of a share of a batch, times its weight; returns its loss times its weight."""
+    total = torch.zeros((), device=share.ids.device)
+    if sharded_over:  # the backward pass gives each process its part of the mean gradients of all
+        for ids, mask, weight in equal_micro_batches(share):
+            with explain_lost_process():
+                loss = model.loss(ids, mask) * weight
+                torch.autograd.backward(loss * sharded_over)
+            total += loss.detach()
+        return total
+    if not share.weight:
+        return total
+    loss = gradients(model, share.ids, share.micro_batches, share.loss_mask)
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad.mul_(share.weight)
+    return loss * share.weight
+
+
+def equal_micro_batches(share: Share) -> Iterator[MicroBatch]:
+    """As many as at the other processes. Where no token counts, or no row is left, a row with weight 0."""
+    mask = torch.ones_like(share.ids, dtype=torch.bool, device="cpu") if share.loss_mask is None else share.loss_mask
+    counted = int(mask[:, 1:].sum())
+    count = share.micro_batches
+    for ids, part in zip(share.ids.tensor_split(count), mask.tensor_split(count), strict=True):
+        if own := int(part[:, 1:].sum()):
+            yield ids, None if share.loss_mask is None else part, share.weight * own / counted
+        else:
+            yield share.ids[:1], None, 0.0
