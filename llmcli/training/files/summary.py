@@ -23,6 +23,7 @@ NEAR_THE_LIMIT = 0.9  # of the limit of epochs: twice the time would train for h
 FORGETTING = 0.02  # share by which training on conversations raised the bits per byte of plain text
 MEMORIZED_SHARE = 0.1  # of generated strings that occur in the training text, beyond that of the held-out text, ...
 ASSUMED_SHARE = 0.4  # ... which is assumed where nothing is held out
+CORRECT_SHARE = 0.9  # of held-out questions that are answered exactly or nearly: what remains is rare
 KNOWN_SHARE = 0.5  # of the strings of a held-out file that occur in the training text: it is hardly new text
 MIN_COMPARED_BYTES = 2000  # of held-out text; on less, a comparison with compressors says nothing
 
@@ -113,7 +114,7 @@ def summarize(
     minutes = max(MIN_SUGGESTED_MINUTES, math.ceil(2 * taken / 60))
     longer = f": {command} --time {minutes}m" if command else "."
     memorization = _memorization(record)
-    remark = _early_end(record, resumable, again) or _undertrained(run, longer) or _overfitting(run)
+    remark = _early_end(record, resumable, again) or _undertrained(run, longer) or _answers(run) or _overfitting(run)
     memorizes = memorization and not run.curve.validation  # which is why its training loss falls
     if not (remark or memorizes) and _still_improving(run):
         remark = f"Still improving at the end; more time would help{longer}"
@@ -265,6 +266,21 @@ def _undertrained(run: _Run, longer: str) -> str:
     if run.verdicts and not any(better for _, better in run.verdicts) and not _overfitting(run):
         reasons.append("worse than every compressor")
     return f"Undertrained: {', '.join(reasons)}. Train longer{longer}" if reasons else ""
+
+
+def _answers(run: _Run) -> str:
+    """What would improve the answers of a model that knows those of its training data, "" where that is open."""
+    answers, new = run.record.get("answers"), run.curve.validation[-1:]
+    if answers and answers["exact"] + answers.get("near", 0.0) >= CORRECT_SHARE:
+        return "Nearly all of these answers are exact or near: longer training would help little."
+    if not run.record.get("conversations") or run.training_loss >= KNOWN or (new and new[0] < KNOWN):
+        return ""
+    unseen = " Most held-out answers are not among the training answers: to train on all, hold none out (--val 0)."
+    return (
+        "The model knows its training answers, so longer training would help little. Several wordings of each question "
+        "in the training data, or fine-tuning a published model (--from), would help with new questions."
+        f"{unseen if answers and answers['seen'] < 1 - KNOWN_SHARE else ''}"
+    )
 
 
 def _overfitting(run: _Run) -> str:

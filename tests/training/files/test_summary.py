@@ -401,14 +401,43 @@ def test_answers_that_are_certain_need_no_advice() -> None:
         assert summarize(chat_record(curve=curve, best_step=best))[1:] == [PLATEAU]
 
 
-def test_known_answers_are_no_reason_to_train_longer() -> None:
-    """A loss that still falls, as .012 nats per token do in percent."""
+@pytest.mark.parametrize(
+    ("exact", "near", "garbled", "sentence"),
+    [(39, 0, 1, "39 exact, 0 near (at least 80% alike), 0 another training answer, 1 garbled."),
+     (34, 2, 4, "34 exact, 2 near (at least 80% alike), 0 another training answer, 4 garbled."),
+     (4, 1, 31, "4 exact, 1 near (at least 80% alike), 4 another training answer, 31 garbled.")],
+)  # fmt: skip
+def test_held_out_answers_decide_on_the_advice(exact: int, near: int, garbled: int, sentence: str) -> None:
+    """Of 40. The loss rises in all of them, which alone would be overfitting."""
+    measured = {"verbatim": 0.0, "seen": 1.0} | {
+        key: round(count / 40, 4) for key, count in (("exact", exact), ("near", near), ("garbled", garbled))
+    }
+    curve = record()["curve"] | {"eval_bits_per_byte": [2.0, 1.0, 1.1, 1.2]}
+    run = chat_record(answers={"questions": 40, **measured}, curve=curve, best_step=50)
+    counted, advice = summarize(run)[1:]
+    assert counted == f"Greedy answers to 40 held-out questions: {sentence}"
+    if exact + near >= 36:
+        assert advice == "Nearly all of these answers are exact or near: longer training would help little."
+    else:
+        assert advice.startswith("Overfitting after step 50")
+
+
+def test_known_answers_call_for_other_wordings_rather_than_for_time() -> None:
+    """A loss that still falls, as .012 nats per token do in percent, is no reason to train longer."""
     losses = [4.0, 2.0, 0.05, 0.04, 0.03, 0.03, 0.02, 0.02, 0.015, 0.012]
     alone = record()["curve"] | {"loss": losses, "eval_step": [], "eval_bits_per_byte": []}
     run = chat_record(curve=alone, bits_per_byte=None, held_out={"bytes": 0, "of": "answers"})
-    assert summarize(run)[1:] == [PLATEAU_ALONE]
+    advice = (
+        "The model knows its training answers, so longer training would help little. Several wordings of each question "
+        "in the training data, or fine-tuning a published model (--from), would help with new questions."
+    )
+    assert summarize(run)[1:] == [advice]
     unsure = summarize(run | {"curve": alone | {"loss": [100 * loss for loss in losses]}})[1]
     assert unsure.startswith("Still improving")
+    measured = {"questions": 4, "verbatim": 0.5, "exact": 0.0, "near": 0.0, "garbled": 0.5}
+    for seen, more in ((0.5, ""), (0.25, " Most held-out answers are not among the training answers: to train on all, "
+                                         "hold none out (--val 0).")):  # fmt: skip
+        assert summarize(chat_record(curve=alone, answers=measured | {"seen": seen}))[2] == advice + more
 
 
 def test_a_run_that_nearly_reached_its_limit_of_epochs_would_be_hardly_longer() -> None:
