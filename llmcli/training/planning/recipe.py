@@ -77,7 +77,7 @@ EPOCHS_MARGIN = 0.05  # relative: they change once that number is this far beyon
 DISTILLATION_MIN_TOKENS = 100_000  # [chosen]
 DISTILLATION_EPOCHS = 8.0  # of the run, at least; with fewer, one model is as good or better ["Training two models"]
 TEACHER_SHARE = 0.45  # of the run: its student, whose steps take longer, gets as many ["Training two models"]
-TEACHER_WEIGHT = 0.5  # of its predictions in the targets; .8 is no better ["An hour on 10 MB; distillation"]
+TEACHER_WEIGHT = 0.5  # of its predictions in the targets; .8 is no better ["Distillation from a first run"]
 TEACHER_COST = 0.2  # the time of its predictions, as a part of that of a step without it ["Training two models"]
 
 # ---- Model shape

@@ -18,7 +18,7 @@ SOURCES = {
     if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.end_lineno
 }
 LOG = (ROOT / "tests/benchmarks/LOG.md").read_text("utf-8")
-HEADINGS = re.findall(r"^(?:## \d{4}-\d\d-\d\d: |\*\*)(.+)", LOG, re.MULTILINE)
+HEADINGS = re.findall(r"^(?:### |(?:- )?\*\*)(.+)", LOG, re.MULTILINE)
 
 
 def test_every_constant_is_in_the_table_and_used() -> None:
