@@ -146,7 +146,7 @@ function showLayers() {
     if (text === predicted) node.classList.add("predicted");
     return node;
   })];
-  byId("layers-hint").textContent = `The logit lens: the prediction after ${tokenName(t)}, if the model ended after that layer. ` +
+  byId("layers-hint").textContent = `The logit lens: the prediction after ${tokenName(t)}, if the model stopped after that layer. ` +
     `Outlined: “${readable(data.texts[predicted])}”, the most likely token after the last layer.`;
   byId("layers").replaceChildren(table(`Predictions after token ${t + 1}, the most likely first`,
     ["layer", ...Array.from({ length: columns }, (_, i) => i + 1)], [row(0), ...layerRows("fold-layers", columns + 1, row)]));
