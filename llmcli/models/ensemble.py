@@ -36,13 +36,10 @@ class _Member:
         forked = copy(self)
         forked.runtime = self.runtime.fork(min(length, self.runtime.length))
         forked.evidence = self.evidence[: length + 1]
-        if self._last and self._last[0] > length:
-            forked._last = None
         return forked
 
     def process(self, ids: list[int], start: int) -> Array:
-        """Process those tokens of the text `ids` that are new; return the probabilities [T, V] after each of
-        ids[start:]."""
+        """Process the new tokens of the text `ids`; return the probabilities [T, V] after each of ids[start:]."""
         done = self.runtime.length
         known = self._last[1] if self._last and self._last[0] == done else None
         if done and known is None:  # after a rewind the distribution after the last cached token is unknown
@@ -63,15 +60,14 @@ class _Member:
     def rewind(self, length: int) -> None:
         self.runtime.rewind(min(length, self.runtime.length))
         del self.evidence[length + 1 :]
-        if self._last and self._last[0] > length:
-            self._last = None
 
 
-class EnsembleRuntime:
-    """An ensemble ready to run; runtime.py describes the interface. Its logits are log probabilities."""
+class EnsembleRuntime(Runtime):
+    """An ensemble ready to run. Its logits are log probabilities."""
 
     def __init__(self, runtimes: Sequence[Runtime]) -> None:
-        self.context = runtimes[0].context
+        parameters = sum(runtime.parameters for runtime in runtimes)
+        super().__init__(runtimes[0].context, parameters, sum(runtime.cache_bytes_per_token for runtime in runtimes))
         self._members = [_Member(runtime) for runtime in runtimes]
         self._ids: list[int] = []
 
@@ -82,16 +78,8 @@ class EnsembleRuntime:
         return forked
 
     @property
-    def cache_bytes_per_token(self) -> int:
-        return sum(member.runtime.cache_bytes_per_token for member in self._members)
-
-    @property
     def cache_bytes(self) -> int:
         return sum(member.runtime.cache_bytes for member in self._members)
-
-    @property
-    def parameters(self) -> int:
-        return sum(member.runtime.parameters for member in self._members)
 
     @property
     def length(self) -> int:
@@ -101,9 +89,6 @@ class EnsembleRuntime:
         for rows in self._process_all(ids):
             last: Array = rows[-1]
         return last
-
-    def step(self, token: int) -> Array:
-        return self.prefill((token,))
 
     def logits(self, ids: Sequence[int]) -> Array:
         return np.concatenate(list(self._process_all(ids)))
@@ -115,7 +100,6 @@ class EnsembleRuntime:
                 member.rewind(length)
 
     def expert_weights(self) -> Array:
-        """The weights [1, n] of the models for the next token; they sum to 1."""
         return self.recent_weights(1)
 
     def recent_weights(self, tokens: int) -> Array:
@@ -127,7 +111,7 @@ class EnsembleRuntime:
         return self.score_with_weights(ids)[:2]
 
     def score_with_weights(self, ids: NDArray[np.int64]) -> WeightedScores:
-        """The same, and the weights [B, T, n] of the models for each target."""
+        """`score`, and the weights [B, T, n] of the models for each target."""
         B, T = ids.shape[0], ids.shape[1] - 1
         check_context(T, self.context)
         losses, correct = np.empty((B, T)), np.empty((B, T), np.bool_)

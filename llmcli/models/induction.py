@@ -1,11 +1,9 @@
 """Initialization with induction heads, so that a fresh model can copy from its context.
 
 A token that followed the last few tokens earlier in the text is likely to follow them again: names, terms, rows of a
-table.
-Induction heads (arXiv:2209.11895) find that place. They emerge by themselves over billions of training tokens, but not
-in minutes on a CPU: after such a run, a model predicted a repeated passage of a hundred tokens no better the second
-time (tests/benchmarks/LOG.md). So they are written into the initial weights. The architecture does not change, and
-training may change these weights like all others.
+table. Induction heads (arXiv:2209.11895) find that place. They emerge by themselves over billions of training tokens,
+but not in minutes on a CPU (tests/benchmarks/LOG.md). So they are written into the initial weights. The architecture
+does not change, and training may change these weights like all others.
 
 The residual stream is divided into: one constant dimension; the token; codes of the K tokens before it; the copied
 token.
@@ -15,7 +13,7 @@ token.
                                 copies the token there
     the output embedding        raises the logit of that token slightly
 
-Numpy only. C, V = hidden size, vocabulary size; H, G, D = query heads, key-value heads, head size.
+C, D = hidden size, head size.
 """
 
 from collections.abc import Mapping
@@ -40,8 +38,7 @@ COPY_LOGIT = 0.05  # scale of the copied token in the output embedding
 
 
 def supports_induction(config: ModelConfig) -> bool:
-    """Whether a model has what the heads need: two layers, an untied output embedding, normalized queries and keys,
-    and a sufficient hidden size."""
+    """Whether a model has what the heads need."""
     return (
         config.num_hidden_layers >= 2
         and not config.tie_word_embeddings
@@ -52,10 +49,8 @@ def supports_induction(config: ModelConfig) -> bool:
 
 
 def with_induction_heads(config: ModelConfig, weights: Mapping[str, Array], seed: int) -> dict[str, Array]:
-    """A copy of freshly initialized weights by name, with induction heads if the config supports them.
-
-    The embedding is assumed to have variance 1.
-    """
+    """A copy of freshly initialized weights by name, whose embedding has variance 1, with induction heads if the config
+    supports them."""
     initial = {name: weight.copy() for name, weight in weights.items()}
     if not supports_induction(config):
         return initial
@@ -77,7 +72,7 @@ def with_induction_heads(config: ModelConfig, weights: Mapping[str, Array], seed
 
 @dataclass(frozen=True)
 class _Subspaces:
-    """The subspaces: slices of the residual stream, and rows of a head."""
+    """Slices of the residual stream, and rows of a head."""
 
     token: slice
     copied: slice
@@ -127,7 +122,6 @@ def _write_induction_head(
 ) -> None:
     """Layer 1, head 0: queries are the codes of the last K tokens, keys those of the K tokens before a position."""
     D, size = config.head_dim, space.code_size
-    copy_size = len(copy)
     q, k, v, o, gains = _attention(weights, 1)
     for gain in gains:
         gain[space.content] = NORM_GAIN
@@ -138,8 +132,8 @@ def _write_induction_head(
         rows = space.content[n * size : (n + 1) * size]
         q[rows, part] = NORMALIZED_SCALE * read
         k[rows, code] = NORMALIZED_SCALE * identity
-    v[:copy_size, space.token] = copy
-    o[space.copied, :copy_size] = np.eye(copy_size)
+    v[: len(copy), space.token] = copy
+    o[space.copied, : len(copy)] = np.eye(len(copy))
 
 
 def _attention(weights: Mapping[str, Array], layer: int) -> tuple[Array, Array, Array, Array, tuple[Array, Array]]:

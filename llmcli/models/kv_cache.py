@@ -2,10 +2,8 @@
 
 With them a new token costs one pass through the network, not one for each token before it. `KVCache` belongs to one
 text. An operator that attends for several texts at once needs their keys and values side by side: `KVSlots` moves the
-caches of texts that are processed together into one large cache.
-
-numpy_runtime.py and onnx/runtime.py use these classes. In torch, where layers are compiled one by one, each layer has a
-cache of its own, with the same names (torch/transformer.py).
+caches of texts that are processed together into one large cache. In torch, where layers are compiled one by one, each
+layer has a cache of its own, with the same names (torch/transformer.py).
 
 B, T = texts, tokens; G = key-value heads; S = capacity in tokens; D = head size.
 """
@@ -17,7 +15,7 @@ from copy import copy
 import numpy as np
 
 from llmcli.config import ModelConfig
-from llmcli.models.runtime import Array, CheckpointRuntime
+from llmcli.models.runtime import Array, Runtime
 
 MIN_CAPACITY = 64  # tokens
 MIN_SLOT_BYTES = 4 << 20  # the system provides memory only for what is used, and growing copies all of it
@@ -46,8 +44,8 @@ class KVCache:
         return sum(array.nbytes for array in (*self.keys, *self.values))
 
     def extend(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
-        """Add the keys and values [T, G, D] of the tokens after the first `length` of a text; return those of all
-        tokens so far, [G, length + T, D]. The caller reserves space, and counts the tokens after the last layer."""
+        """Add the keys and values [T, G, D] of new tokens of a single text; return those of all tokens so far,
+        [G, length + T, D]. The caller reserves space, and increases `length` after the last layer."""
         end = self.length + len(k)
         keys, values = self.keys[layer][0], self.values[layer][0]  # [G, S, D]
         keys[:, self.length : end], values[:, self.length : end] = k.swapaxes(0, 1), v.swapaxes(0, 1)
@@ -71,17 +69,22 @@ class KVCache:
 
     def resize(self, capacity: int) -> None:
         """Move to memory for `capacity` tokens, which may be more or fewer than now."""
-        self.keys, self.values = (
-            [_resized(array, self.length, capacity) for array in arrays] for arrays in (self.keys, self.values)
-        )
+
+        def resized(array: Array) -> Array:
+            B, G, _, D = array.shape
+            moved = np.zeros((B, G, capacity, D), np.float32)
+            moved[:, :, : self.length] = array[:, :, : self.length]
+            return moved
+
+        self.keys, self.values = list(map(resized, self.keys)), list(map(resized, self.values))
 
 
-class KVCacheRuntime(CheckpointRuntime):
-    """The properties of a runtime that follow from its KV cache."""
+class KVCacheRuntime(Runtime):
+    """A runtime of one model, with a KVCache of the tokens processed so far."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
-        self.cache = KVCache(config)  # of the tokens processed so far
+        super().__init__(config.max_position_embeddings, config.parameters, config.cache_bytes_per_token)
+        self.config, self.cache = config, KVCache(config)
 
     @property
     def length(self) -> int:
@@ -95,16 +98,9 @@ class KVCacheRuntime(CheckpointRuntime):
         self.cache.rewind(length)
 
 
-def _resized(array: Array, length: int, capacity: int) -> Array:
-    B, G, _, D = array.shape
-    resized = np.zeros((B, G, capacity, D), np.float32)
-    resized[:, :, :length] = array[:, :, :length]
-    return resized
-
-
 class KVSlots:
     """Slots of one large cache, for the caches of forks of one runtime. A cache moves into a slot when it is first
-    processed together with others; when others take its place, it moves out again."""
+    processed together with others, and out again when others take its place."""
 
     def __init__(self, config: ModelConfig) -> None:
         self._config = config
@@ -113,10 +109,8 @@ class KVSlots:
         self._parts: dict[int, KVCache] = {}  # the first B slots, by B
 
     def arrange(self, caches: Sequence[KVCache]) -> tuple[KVCache, list[int]]:
-        """Move B caches into the first B slots, in any order, with space for another token.
-
-        Returns (these slots as the cache of B texts, the slot of each cache).
-        """
+        """Move B caches into the first B slots, in any order, with space for another token. Returns (these slots as the
+        cache of B texts, the slot of each cache)."""
         B = len(caches)
         self._make_space(B, max(cache.length for cache in caches) + 1)
         occupants = [self._occupant(slot) for slot in range(len(self._entries))]

@@ -1,7 +1,4 @@
-"""Logits to probabilities, losses and entropy.
-
-N, T, V = rows, tokens, vocabulary size.
-"""
+"""Logits to probabilities, losses and entropy. N, V = rows, vocabulary size."""
 
 from typing import TypeVar
 
@@ -26,8 +23,7 @@ def log_softmax(logits: Array) -> NDArray[np.float64]:
     highest = logits.max()
     check_finite(highest)
     shifted = logits - highest
-    logprobs: NDArray[np.float64] = shifted.astype(np.float64) - np.log(float(np.exp(shifted).sum()))
-    return logprobs
+    return shifted.astype(np.float64) - np.log(float(np.exp(shifted).sum()))
 
 
 def token_logprob(logits: Array, token: int) -> float:

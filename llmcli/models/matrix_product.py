@@ -1,7 +1,7 @@
 """The matrix product of a linear layer in numpy, for one token, a few, or many.
 
-One token is limited by memory bandwidth: every weight is read for one multiplication. A few tokens should cost hardly
-more, as when several texts are generated together. BLAS copies the weights into another layout first, which pays off
+One token is limited by memory bandwidth: every weight is read for one multiplication. A few tokens, as when several
+texts are generated together, should cost hardly more. BLAS copies the weights into another layout first, which pays off
 only for many tokens; its products of small matrices do without. A small matrix is also kept column by column, in which
 order BLAS multiplies a few tokens up to twice as fast. Figures: tests/benchmarks/LOG.md.
 
@@ -42,13 +42,10 @@ def linear(x: Array, matrix: Matrix) -> Array:
     """x [T, inputs] -> [T, outputs]."""
     weight = matrix.rows
     T, outputs = len(x), len(weight)
-    y: Array
     if T == 1:  # vecdot reads weights twice as fast as BLAS's matrix-vector product: 20 against 10 GB/s on one core
-        y = np.vecdot(weight, x[0])
-        return y[None]
+        return np.vecdot(weight, x[0])[None]
     if matrix.columns is not None:
-        y = x @ matrix.columns
-        return y
+        return x @ matrix.columns
     if T <= DOT_TOKENS:
         return np.ascontiguousarray(np.vecdot(weight[:, None], x[None]).T)
     in_threads = weight.size * T >= THREAD_PRODUCTS
@@ -60,8 +57,7 @@ def linear(x: Array, matrix: Matrix) -> Array:
             _multiply_blocks(weight, x, y)
         return np.ascontiguousarray(y.T)
     if not in_threads or os.environ.get(BLAS_THREADS) != "1":
-        y = x @ weight.T
-        return y
+        return x @ weight.T
     y = np.empty((T, outputs), np.float32)
     _for_each_core(outputs, lambda rows: np.matmul(x, weight[rows].T, out=y[:, rows]))
     return y
@@ -70,8 +66,7 @@ def linear(x: Array, matrix: Matrix) -> Array:
 def _for_each_core(outputs: int, multiply: Callable[[slice], object]) -> None:
     """Call `multiply` for a range of the outputs in a thread for each core."""
     cores = cpu_cores()
-    bounds = [outputs * i // cores for i in range(cores + 1)]
-    first, *others = [slice(*bounds[i : i + 2]) for i in range(cores)]
+    first, *others = [slice(outputs * i // cores, outputs * (i + 1) // cores) for i in range(cores)]
     futures = [_threads().submit(multiply, rows) for rows in others]
     multiply(first)
     for future in futures:

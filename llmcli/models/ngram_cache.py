@@ -15,15 +15,15 @@ the network was not trained on (training/data/cache_fit.py), and belong to the m
 In an ensemble each model has its own weights w_k, and one cache holds the text: the mixtures that these weights make of
 the ensemble's prediction are averaged, each weighted as its model is in the ensemble.
 
-`NgramCache` holds a text that grows token by token; `NgramText` treats a whole text at once, to the same
-probabilities. Numpy only. K, N, V = orders, tokens of a text, vocabulary size.
+`NgramCache` holds a text that grows token by token; `NgramText` computes the same probabilities for a whole text at
+once. K, N, V = orders, tokens of a text, vocabulary size.
 """
 
 import bisect
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,49 +44,29 @@ BLOCK_TOKENS = 1 << 17  # of a whole text, after which its cache is emptied
 BYTES_PER_TOKEN = 250 * ORDERS  # memory of a token in a cache, about
 
 
-def _models(weights: Weights) -> tuple[CacheWeights | None, ...]:
-    return (weights,) if isinstance(weights, CacheWeights) else tuple(weights)
-
-
-def _orders(models: Iterable[CacheWeights | None]) -> int:
-    """The largest K."""
-    return max((len(one.orders) for one in models if one is not None), default=0)
-
-
-def _gate(weights: Sequence[float], total: int, distinct: int, gap: int) -> float:
-    """g_k of a context, from its weights w_k."""
-    bias, of_total, of_distinct, of_gap = weights
-    z = bias + of_total * math.log(total) + of_distinct * math.log(distinct / total) + of_gap * math.log(gap)
-    return min(MAX_GATE, 1 / (1 + math.exp(-max(z, -MAX_LOGIT))))
-
-
-def _gates(weights: CacheWeights, matches: "Matches") -> NDArray[np.float64]:
-    """The same for all contexts [N, K]; 0 where a context is new."""
-    K = len(weights.orders)
-    z = np.einsum("nkf,kf->nk", matches.features()[:, :K], np.array(weights.orders))
-    return np.where(matches.total[:, :K] > 0, np.minimum(MAX_GATE, 1 / (1 + np.exp(-np.maximum(z, -MAX_LOGIT)))), 0.0)
+def _models_and_orders(weights: Weights) -> tuple[tuple[CacheWeights | None, ...], int]:
+    """(the weights of each model, the largest K)"""
+    models = (weights,) if isinstance(weights, CacheWeights) else tuple(weights)
+    return models, max((len(one.orders) for one in models if one is not None), default=0)
 
 
 # ---- a text that grows
 
 
+@dataclass(slots=True)
 class _Context:
     """The tokens that followed a context so far."""
 
-    __slots__ = ("counts", "last", "total")
-
-    def __init__(self) -> None:
-        self.counts: dict[int, int] = {}  # how often, by token
-        self.total = 0  # of them
-        self.last = 0  # position of the last one
+    counts: dict[int, int] = field(default_factory=dict)  # how often, by token
+    total: int = 0  # of them
+    last: int = 0  # position of the last one
 
 
 class NgramCache:
     """A text that grows, and shrinks, at its end, with what followed each of its contexts."""
 
     def __init__(self, weights: Weights, ids: Iterable[int] = ()) -> None:
-        self._models = _models(weights)
-        self.orders = _orders(self._models)  # K
+        self._models, self.orders = _models_and_orders(weights)
         self._ids: list[int] = []
         self._contexts: dict[tuple[int, ...], _Context] = {}
         # for each token: `last` of its contexts before it was added; None: it does not count
@@ -106,10 +86,10 @@ class NgramCache:
             self._before.append(None)
             return
         before = []
-        for start in range(len(recent) - 1, -1, -1):
-            context = self._contexts.get(recent[start:])
+        for n in range(1, len(recent) + 1):
+            context = self._contexts.get(recent[-n:])
             if context is None:
-                context = self._contexts[recent[start:]] = _Context()
+                context = self._contexts[recent[-n:]] = _Context()
             before.append(context.last)
             context.counts[token] = context.counts.get(token, 0) + 1
             context.total += 1
@@ -128,23 +108,18 @@ class NgramCache:
     def drop(self, length: int) -> None:
         """Drop all but the first `length` tokens, of which as many count as before."""
         while len(self._ids) > length:
-            self._drop_last()
+            token, before = self._ids.pop(), self._before.pop()
+            recent = tuple(self._ids[-self.orders :])
+            for n, last in enumerate(before or (), 1):
+                context = self._contexts[recent[-n:]]
+                context.last = last
+                context.total -= 1
+                context.counts[token] -= 1
+                if not context.counts[token]:
+                    del context.counts[token]
+                if not context.counts:
+                    del self._contexts[recent[-n:]]
         self._counted = min(self._counted, length)
-
-    def _drop_last(self) -> None:
-        token, before = self._ids.pop(), self._before.pop()
-        if before is None:
-            return
-        recent = tuple(self._ids[-self.orders :])
-        for start, last in zip(range(len(recent) - 1, -1, -1), before, strict=True):
-            context = self._contexts[recent[start:]]
-            context.last = last
-            context.total -= 1
-            context.counts[token] -= 1
-            if not context.counts[token]:
-                del context.counts[token]
-            if not context.counts:
-                del self._contexts[recent[start:]]
 
     def part(self, start: int, end: int) -> "NgramCache":
         """The cache of a part of the text, all of which counts."""
@@ -153,15 +128,16 @@ class NgramCache:
     def matches(self, model: int = 0) -> Iterator[tuple[int, float, int, Mapping[int, int]]]:
         """(k, g_k, T_k, how often each token followed) of the last k = 1, 2, ... tokens, where they occurred before, by
         the weights of one of the models."""
-        weights, position = self._models[model], len(self._ids)
+        weights = self._models[model]
         rows = weights.orders if weights else ()
         recent = tuple(self._ids[-self.orders :])
-        for order, row in enumerate(rows[: len(recent)], 1):
+        for order, (bias, of_total, of_distinct, of_gap) in enumerate(rows[: len(recent)], 1):
             context = self._contexts.get(recent[-order:])
             if context is None:
                 return
-            gate = _gate(row, context.total, len(context.counts), position - context.last)
-            yield order, gate, context.total, context.counts
+            total, distinct, gap = context.total, len(context.counts), len(self._ids) - context.last
+            z = bias + of_total * math.log(total) + of_distinct * math.log(distinct / total) + of_gap * math.log(gap)
+            yield order, min(MAX_GATE, 1 / (1 + math.exp(-max(z, -MAX_LOGIT)))), total, context.counts
 
     def added(self, shares: Sequence[float] | NDArray[np.floating] = ALONE) -> dict[int, float]:
         """For each token that followed a context of the text's end: what the cache adds to its probability under the
@@ -221,7 +197,7 @@ class Matches:
     @classmethod
     def join(cls, parts: Sequence["Matches"]) -> "Matches":
         """The matches of several texts."""
-        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+        return cls(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls)))
 
     def features(self) -> NDArray[np.float64]:
         """[N, K, FEATURES], what the gates depend on."""
@@ -234,10 +210,17 @@ class Matches:
         """c / T, the share of the token [N, K]."""
         return self.count / np.maximum(1, self.total)
 
+    def gates(self, weights: CacheWeights) -> NDArray[np.float64]:
+        """g [N, K]; 0 where a context is new."""
+        K = len(weights.orders)
+        z = np.einsum("nkf,kf->nk", self.features()[:, :K], np.array(weights.orders))
+        gates = np.minimum(MAX_GATE, 1 / (1 + np.exp(-np.maximum(z, -MAX_LOGIT))))
+        return np.where(self.total[:, :K] > 0, gates, 0.0)
+
 
 def find_matches(ids: NDArray[np.integer], orders: int, separator: int | None = None) -> Matches:
-    """The matches of every token of a text `ids` [N] in what precedes it. `separator` is a token that ends a document;
-    nothing matches beyond it."""
+    """The matches of every token of a text `ids` [N]. `separator` is a token that ends a document; nothing matches
+    beyond it."""
     N = len(ids)
     starts = np.zeros(N, np.int64)  # where the document of each token begins
     if separator is not None:
@@ -308,8 +291,7 @@ def document_blocks(first_tokens: Sequence[int]) -> list[int]:
 
 
 class NgramText:
-    """A whole text, for which the losses of the mixture are computed. Each block of it, by default of BLOCK_TOKENS,
-    begins with an empty cache, so that memory is bounded."""
+    """A whole text and the losses of the mixture. Each block of it begins with an empty cache, to bound memory."""
 
     def __init__(
         self,
@@ -318,9 +300,10 @@ class NgramText:
         separator: int | None = None,
         starts: Sequence[int] = (),
     ) -> None:
-        """For `separator` see `find_matches`. `starts` are the positions where other blocks begin, the first of them
-        0."""
-        self._ids, self._models, self._separator = ids, _models(weights), separator
+        """For `separator` see `find_matches`. `starts` are the positions where blocks begin, the first of them 0; by
+        default a block has BLOCK_TOKENS."""
+        self._ids, self._separator = ids, separator
+        self._models, self._orders = _models_and_orders(weights)
         self._starts = starts or range(0, max(1, len(ids)), BLOCK_TOKENS)
         self._blocks: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
 
@@ -335,14 +318,13 @@ class NgramText:
             block = bisect.bisect_right(self._starts, first + done) - 1
             offset = first + done - self._starts[block]
             a, b = (part[:, offset : offset + len(network) - done] for part in self._block(block))
-            count = a.shape[1]
-            here = slice(done, done + count)
+            here = slice(done, done + a.shape[1])
             if shares is None:
                 a, b = a[0], b[0]
             else:
                 a, b = ((part * shares[here].T).sum(0) for part in (a, b))
             mixed[here] = -np.log(a * np.exp(-network[here].astype(np.float64)) + b)
-            done += count
+            done = here.stop
         return mixed
 
     def _block(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -350,12 +332,12 @@ class NgramText:
         if number not in self._blocks:
             end = self._starts[number + 1] if number + 1 < len(self._starts) else len(self._ids)
             ids = np.asarray(self._ids[self._starts[number] : end])
-            matches = find_matches(ids, _orders(self._models), self._separator)
+            matches = find_matches(ids, self._orders, self._separator)
             a, b = np.ones((2, len(self._models), len(ids)), np.float32)
             b[:] = 0
             for model, weights in enumerate(self._models):
                 if weights is not None:
                     shares = matches.shares()[:, : len(weights.orders)]
-                    a[model], b[model] = shares_of_mixture(_gates(weights, matches), shares)
+                    a[model], b[model] = shares_of_mixture(matches.gates(weights), shares)
             self._blocks[number] = a, b
         return self._blocks[number]

@@ -14,41 +14,30 @@ from numpy.typing import NDArray
 
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.models.ngram_cache import ALONE, BYTES_PER_TOKEN, NgramCache, NgramText, Weights
-from llmcli.models.runtime import Array, Runtime, RuntimeWithExperts, Scores, WeightedScores, read, step_batch
+from llmcli.models.runtime import Array, Runtime, Scores, WeightedScores, step_batch
 
 if TYPE_CHECKING:
     from llmcli.models.ensemble import EnsembleRuntime
 
 
-class NgramRuntime:
-    """A network with its n-gram cache; runtime.py describes the interface."""
+class NgramRuntime(Runtime):
+    """A network with its n-gram cache."""
 
     def __init__(self, network: Runtime, weights: Weights, cache: NgramCache | None = None) -> None:
+        super().__init__(network.context, network.parameters, network.cache_bytes_per_token + BYTES_PER_TOKEN)
         self.network, self.weights = network, weights
         self.cache = cache or NgramCache(weights)
         self._start = 0  # where the tokens in the KV cache begin in the n-gram cache
         self._ahead = 0  # tokens at the end of the n-gram cache that the network processes again
 
     @property
-    def context(self) -> int:
-        return self.network.context
-
-    @property
     def length(self) -> int:
         return self.network.length
-
-    @property
-    def parameters(self) -> int:
-        return self.network.parameters
 
     @property
     def cache_bytes(self) -> int:
         """Memory of the KV cache, and about that of the n-gram cache."""
         return self.network.cache_bytes + BYTES_PER_TOKEN * len(self.cache)
-
-    @property
-    def cache_bytes_per_token(self) -> int:
-        return self.network.cache_bytes_per_token + BYTES_PER_TOKEN
 
     def fork(self, length: int = 0) -> "NgramRuntime":
         return type(self)(self.network.fork(length), self.weights, self.cache.part(self._start, self._start + length))
@@ -67,11 +56,11 @@ class NgramRuntime:
         return self.cache.mix(logits, self._shares(1)[0])
 
     def read(self, ids: Sequence[int]) -> None:
-        read(self.network, ids)
+        self.network.read(ids)
         self._extend(ids)
 
     def step(self, token: int) -> Array:
-        """Process one token, which the model wrote; return the logits [V] of the next one."""
+        """Process one token, which the model wrote."""
         return self._after_step(token, self.network.step(token))
 
     @staticmethod
@@ -95,8 +84,11 @@ class NgramRuntime:
         return np.stack([text.nats(1, *one) for text, *one in zip(texts, losses, *shares, strict=True)]), correct
 
     def score_network(self, ids: NDArray[np.int64]) -> Scores | WeightedScores:
-        """The same for the network alone; for an ensemble also the weights [B, T, n] of its models."""
+        """`score` of the network alone; for an ensemble also the weights [B, T, n] of its models."""
         return self.network.score(ids)
+
+    def expert_weights(self) -> Array:
+        return self.network.expert_weights()
 
     def _extend(self, ids: Sequence[int]) -> None:
         known = min(self._ahead, len(ids))
@@ -113,19 +105,10 @@ class NgramRuntime:
         return [ALONE] * tokens
 
 
-class NgramRuntimeWithExperts(NgramRuntime):
-    """The same for a network with experts."""
+class NgramEnsemble(NgramRuntime):
+    """An ensemble with its n-gram cache, in which each model has gates of its own.
 
-    network: RuntimeWithExperts
-
-    def expert_weights(self) -> Array:
-        return self.network.expert_weights()
-
-
-class NgramEnsemble(NgramRuntimeWithExperts):
-    """The same for an ensemble, each of whose models has gates of its own in one cache of the text.
-
-    Their weight in the cache is their weight in the ensemble, so that where one model predicts alone, the mixture is
+    A model's weight in the cache is its weight in the ensemble, so that where one model predicts alone, the mixture is
     that of this model with its own cache.
     """
 
@@ -161,7 +144,4 @@ def network_of(runtime: Runtime) -> Runtime:
 
 def with_ngram_cache(network: Runtime, weights: CacheWeights | None) -> Runtime:
     """The network with an n-gram cache, if there are weights for one."""
-    if weights is None:
-        return network
-    kind = NgramRuntimeWithExperts if isinstance(network, RuntimeWithExperts) else NgramRuntime
-    return kind(network, weights)
+    return network if weights is None else NgramRuntime(network, weights)

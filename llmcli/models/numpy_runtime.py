@@ -28,14 +28,7 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.kv_cache import KVCacheRuntime, KVSlots
 from llmcli.models.logits import softmax, token_losses
 from llmcli.models.matrix_product import Matrix, linear
-from llmcli.models.runtime import (
-    LOGITS_AT_ONCE,
-    PREFILL_CHUNK,
-    Array,
-    Scores,
-    check_context,
-    check_input,
-)
+from llmcli.models.runtime import LOGITS_AT_ONCE, PREFILL_CHUNK, Array, Scores, check_context, check_input
 
 # (index of a layer, queries [T, H, D], keys [T, G, D], values [T, G, D]) -> attention outputs [T, H * D]
 Attend = Callable[[int, Array, Array, Array], Array]
@@ -52,7 +45,7 @@ class Recorder(Protocol):
 
 
 class NumpyRuntime(KVCacheRuntime):
-    """A checkpoint ready to run in numpy; runtime.py describes the interface."""
+    """A checkpoint ready to run in numpy."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint.config)
@@ -73,12 +66,8 @@ class NumpyRuntime(KVCacheRuntime):
         return forked
 
     def prefill(self, ids: Sequence[int], recorder: Recorder | None = None) -> Array:
-        """Process one token or more; return the logits [V] of the next one. `recorder` receives the activations."""
-        logits: Array = linear(self._process(ids, recorder)[-1:], self._head)[0]
-        return logits
-
-    def step(self, token: int) -> Array:
-        return self.prefill((token,))
+        """Process one token or more; return the logits [V] of the next one."""
+        return linear(self._process(ids, recorder)[-1:], self._head)[0]
 
     def logits(self, ids: Sequence[int]) -> Array:
         return linear(self._process(ids), self._head)
@@ -88,10 +77,7 @@ class NumpyRuntime(KVCacheRuntime):
         return linear(self._final_norm(x), self._head)
 
     def expert_weights(self) -> Array:
-        """Weights [layers, E] of the experts for the last token; rows sum to 1 where the config normalizes them.
-
-        Empty for a model without experts.
-        """
+        """Weights [layers, E] of the experts for the last token; empty for a model without experts."""
         return np.stack(self._expert_weights) if self._expert_weights else np.zeros((0, 0), np.float32)
 
     def score(self, ids: NDArray[np.int64]) -> Scores:
@@ -130,10 +116,8 @@ class NumpyRuntime(KVCacheRuntime):
         return x
 
     def _forward_windows(self, ids: NDArray[np.int64]) -> Array:
-        """Windows [B, T] through all layers, without the cache: the residual stream [B * T, C].
-
-        Matrix products process all windows together, attention one window at a time.
-        """
+        """Windows [B, T] through all layers, without the cache: the residual stream [B * T, C]. Matrix products process
+        all windows together, attention one window at a time."""
         B, T = ids.shape
         self._extend_rotations(T)
 
@@ -151,7 +135,6 @@ class NumpyRuntime(KVCacheRuntime):
 
     @staticmethod
     def step_batch(runtimes: "Sequence[NumpyRuntime]", tokens: Sequence[int]) -> Array:
-        """Matrix products process all tokens together, and so read the weights once."""
         first, B = runtimes[0], len(runtimes)
         for runtime in runtimes:
             check_input((0,), runtime.length, runtime.context)
@@ -169,20 +152,13 @@ class NumpyRuntime(KVCacheRuntime):
         x = first._forward(ids, first._rotations[past], attend)
         for runtime in runtimes:
             runtime.cache.length += 1
-        logits: Array = linear(first._final_norm(x), first._head)[slots]
-        return logits
+        return linear(first._final_norm(x), first._head)[slots]
 
     def _forward(
-        self,
-        ids: NDArray[np.int64],
-        rotations: NDArray[np.complex64],
-        attend: Attend,
-        recorder: Recorder | None = None,
+        self, ids: NDArray[np.int64], rotations: NDArray[np.complex64], attend: Attend, recorder: Recorder | None = None
     ) -> Array:
-        """Tokens [T], with the `rotations` [T, 1, D/2] of their positions, through all layers: [T, C].
-
-        `attend` computes attention: against the cache, or within windows.
-        """
+        """Tokens [T], with the `rotations` [T, 1, D/2] of their positions, through all layers: [T, C]. `attend` is
+        attention against the cache, or within windows."""
         x = self._embedding[ids]  # [T, C]
         if recorder:
             recorder.residual(x)
@@ -191,10 +167,11 @@ class NumpyRuntime(KVCacheRuntime):
             for index, layer in enumerate(self._layers):
                 q, k, v = layer.project(_rms_norm(x, self._eps), rotations)
                 x = x + linear(attend(index, q, k, v), layer.o)
-                y, weights = layer.mlp(_rms_norm(x, self._eps))
-                x = x + y
-                if weights is not None:
+                y = layer.mlp(_rms_norm(x, self._eps))
+                if isinstance(y, tuple):
+                    y, weights = y
                     expert_weights.append(weights[-1])
+                x = x + y
                 if recorder:
                     recorder.residual(x)
         self._expert_weights = expert_weights
@@ -204,7 +181,7 @@ class NumpyRuntime(KVCacheRuntime):
         return _rms_norm(x, self._eps) * self._norm
 
     def _extend_rotations(self, length: int) -> None:
-        """Extend the table of rotary embeddings (arXiv:2104.09864) to `length` positions; it grows by doubling."""
+        """Extend the table of rotary embeddings (arXiv:2104.09864) to `length` positions or more."""
         if length > len(self._rotations):
             positions = np.arange(max(length, 2 * len(self._rotations), 64))
             angles = positions[:, None, None] * np.array(self.config.rope_frequencies())
@@ -246,11 +223,12 @@ class _Layer:
             _interleave_halves(self.bias[: (H + G) * D].reshape(H + G, D))
             self.bias[: H * D] *= scale
         self.qkv, self.o = Matrix(qkv), Matrix(_read(checkpoint, attention + "o_proj.weight"))
-        self.mlp: _SwiGLU | _Experts
+        gain = _read(checkpoint, name + "post_attention_layernorm.weight")
+        swiglus = [_SwiGLU(checkpoint, names, gain) for names in config.swiglu_names(index)]
+        self.mlp: _SwiGLU | _Experts = swiglus[0]
         if config.num_experts:
-            self.mlp = _Experts(checkpoint, index)
-        else:
-            self.mlp = _SwiGLU(checkpoint, index, config.swiglu_names(index)[0])
+            router = _read(checkpoint, config.router_name(index)) * gain
+            self.mlp = _Experts(swiglus, router, config.num_experts_per_tok, config.norm_topk_prob)
 
     def project(self, x: Array, rotations: NDArray[np.complex64]) -> tuple[Array, Array, Array]:
         """Normalized x [T, C] -> rotated queries [T, H, D] and keys [T, G, D], and values [T, G, D]."""
@@ -269,18 +247,14 @@ class _Layer:
 class _SwiGLU:
     """down(silu(gate(x)) * up(x)), arXiv:2002.05202. The gain of the norm before it is folded into gate and up."""
 
-    def __init__(self, checkpoint: Checkpoint, layer: int, names: tuple[str, str, str]) -> None:
+    def __init__(self, checkpoint: Checkpoint, names: tuple[str, str, str], gain: Array) -> None:
         """`names` of the tensors: gate [F, C], up [F, C], down [C, F]."""
         gate, up, down = names
         gate_up = checkpoint.stacked([gate, up])
-        gate_up *= _mlp_gain(checkpoint, layer)
+        gate_up *= gain
         self.gate_up, self.down = Matrix(gate_up), Matrix(_read(checkpoint, down))
 
-    def __call__(self, x: Array) -> tuple[Array, None]:
-        """[T, C] -> ([T, C], None: there are no experts)"""
-        return self.transform(x), None
-
-    def transform(self, x: Array) -> Array:
+    def __call__(self, x: Array) -> Array:
         """[T, C] -> [T, C]"""
         gate_up = linear(x, self.gate_up)
         F = gate_up.shape[1] // 2
@@ -289,16 +263,12 @@ class _SwiGLU:
 
 
 class _Experts:
-    """A sparse mixture of SwiGLUs: a router chooses a few experts for each token (arXiv:2401.04088, section 2.1).
+    """A sparse mixture of SwiGLUs: a router chooses `active` experts for each token (arXiv:2401.04088, section 2.1).
+    The others are not computed."""
 
-    The others are not computed.
-    """
-
-    def __init__(self, checkpoint: Checkpoint, layer: int) -> None:
-        config = checkpoint.config
-        self.experts = [_SwiGLU(checkpoint, layer, names) for names in config.swiglu_names(layer)]
-        self.router = Matrix(_read(checkpoint, config.router_name(layer)) * _mlp_gain(checkpoint, layer))  # [E, C]
-        self.active, self.normalize = config.num_experts_per_tok, config.norm_topk_prob
+    def __init__(self, experts: list[_SwiGLU], router: Array, active: int, normalize: bool) -> None:
+        """`router` is [E, C]."""
+        self.experts, self.router, self.active, self.normalize = experts, Matrix(router), active, normalize
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """[T, C] -> ([T, C], the weights of the experts [T, E])"""
@@ -312,40 +282,33 @@ class _Experts:
         y = np.zeros_like(x)
         if len(x) == 1:
             for expert, weight in zip(chosen[0].tolist(), weights[0], strict=True):
-                y += self.experts[expert].transform(x) * weight
+                y += self.experts[expert](x) * weight
             return y, all_weights
         for expert in np.unique(chosen):
             tokens = np.flatnonzero(all_weights[:, expert])
-            y[tokens] += self.experts[expert].transform(x[tokens]) * all_weights[tokens, expert, None]
+            y[tokens] += self.experts[expert](x[tokens]) * all_weights[tokens, expert, None]
         return y, all_weights
 
 
 def _attention(q: Array, keys: Array, values: Array, recorder: Recorder | None = None) -> Array:
-    """Causal attention (arXiv:1706.03762, section 3.2.1) of the last T of S positions.
-
-    q [T, H, D], keys and values [G, S, D] -> [T, H * D]. H / G query heads share each key-value head.
-    """
+    """Causal attention (arXiv:1706.03762, section 3.2.1) of the last T of S positions: q [T, H, D], keys and values
+    [G, S, D] -> [T, H * D]. H / G query heads share each key-value head."""
     T, H, D = q.shape
     G, S = keys.shape[:2]
     weights = q.swapaxes(0, 1).reshape(G, H // G * T, D) @ keys.swapaxes(1, 2)  # [G, H/G * T, S]
     if T > 1:
         weights.reshape(H, T, S)[:, _future(T, S)] = -np.inf
-    weights -= weights.max(axis=-1, keepdims=True)  # softmax in place
-    np.exp(weights, out=weights)
-    weights /= weights.sum(axis=-1, keepdims=True)
+    _softmax_in_place(weights)
     if recorder:
         recorder.attention(weights.reshape(H, T, S))
-    y: Array = (weights @ values).reshape(H, T, D).swapaxes(0, 1).reshape(T, H * D)
-    return y
+    return (weights @ values).reshape(H, T, D).swapaxes(0, 1).reshape(T, H * D)
 
 
 def _attention_together(
     q: Array, keys: Array, values: Array, lengths: NDArray[np.int64], masked: NDArray[np.bool_]
 ) -> Array:
-    """Attention of the last token of B texts: q [B, H, D], keys and values [B, G, capacity, D] -> [B, H * D].
-
-    The first `lengths` [B] positions of each text are in use; the others are `masked` [B, S].
-    """
+    """Attention of the last token of B texts: q [B, H, D], keys and values [B, G, capacity, D] -> [B, H * D]. The first
+    `lengths` [B] positions of each text are in use; the others are `masked` [B, S]."""
     B, H, D = q.shape
     G, S = keys.shape[1], masked.shape[1]
     if 2 * lengths.sum() < B * S:  # one long text among short ones: most of what follows would be masked
@@ -353,11 +316,14 @@ def _attention_together(
         return np.concatenate([_attention(q[b : b + 1], keys[b, :, :n], values[b, :, :n]) for b, n in texts])
     weights = q.reshape(B, G, H // G, D) @ keys[:, :, :S].swapaxes(2, 3)  # [B, G, H/G, S]
     np.copyto(weights, -np.inf, where=masked[:, None, None])
-    weights -= weights.max(axis=-1, keepdims=True)
-    np.exp(weights, out=weights)
-    weights /= weights.sum(axis=-1, keepdims=True)
-    y: Array = (weights @ values[:, :, :S]).reshape(B, H * D)
-    return y
+    _softmax_in_place(weights)
+    return (weights @ values[:, :, :S]).reshape(B, H * D)
+
+
+def _softmax_in_place(x: Array) -> None:
+    x -= x.max(axis=-1, keepdims=True)
+    np.exp(x, out=x)
+    x /= x.sum(axis=-1, keepdims=True)
 
 
 @lru_cache(maxsize=32)
@@ -369,8 +335,7 @@ def _future(T: int, S: int) -> NDArray[np.bool_]:
 def _rms_norm(x: Array, eps: np.float32) -> Array:
     """x / sqrt(mean(x^2) + eps) over the last dimension: RMSNorm (arXiv:1910.07467) without its gain."""
     mean_square = np.vecdot(x, x)[..., None] * np.float32(1 / x.shape[-1])
-    normalized: Array = x / np.sqrt(mean_square + eps)
-    return normalized
+    return x / np.sqrt(mean_square + eps)
 
 
 def _interleave_halves(heads: Array) -> Array:
@@ -378,11 +343,6 @@ def _interleave_halves(heads: Array) -> Array:
     N, D, *inner = heads.shape
     heads[...] = heads.reshape(N, 2, D // 2, *inner).swapaxes(1, 2).reshape(heads.shape)
     return heads
-
-
-def _mlp_gain(checkpoint: Checkpoint, layer: int) -> Array:
-    """The gain of the norm before a layer's SwiGLU."""
-    return _read(checkpoint, f"model.layers.{layer}.post_attention_layernorm.weight")
 
 
 def _read(checkpoint: Checkpoint, name: str) -> Array:

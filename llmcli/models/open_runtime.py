@@ -3,6 +3,7 @@
 Each backend is imported only when it is chosen, so that the CPU never waits for torch.
 """
 
+import contextlib
 from collections.abc import Callable
 
 from llmcli.formats.cache_weights import CacheWeights
@@ -28,9 +29,8 @@ def open_runtime(
     """Make a model ready to run, with its n-gram cache if it has one and `cache` is true.
 
     `device` is "cpu", "cuda", "mps" or "auto". `quantize` is "int8", "int4", or None for the weights as they are
-    stored. `on_note` receives what a user should know, such as a missing backend. With `fast`, float32 weights on the
-    CPU run in onnxruntime as well, where it is installed: up to twice as fast, in twice the memory. Raises LLMError
-    when the device or the backend is missing.
+    stored. With `fast`, float32 weights on the CPU run in onnxruntime too, where it is installed: up to twice as fast,
+    in twice the memory. Raises LLMError when the device or the backend is missing.
     """
     weights = [CacheWeights.of_record(record, model.shared.path) for record in model.records] if cache else []
     if isinstance(model, Ensemble):
@@ -70,10 +70,7 @@ def _open_float32(checkpoint: Checkpoint, on_note: OnNote, *, fast: bool) -> Run
 
 
 def _open_quantized(checkpoint: Checkpoint, scheme: str, on_note: OnNote, *, required: bool) -> Runtime:
-    """onnxruntime where it supports the model, else numpy on the dequantized weights.
-
-    If quantization is `required`, a missing onnxruntime is an error; a file that is stored quantized runs without it.
-    """
+    """onnxruntime, else numpy on the dequantized weights; a missing onnxruntime is an error if it is `required`."""
     from llmcli.models.numpy_runtime import NumpyRuntime
     from llmcli.models.onnx import runtime as onnx_runtime
 
@@ -85,16 +82,18 @@ def _open_quantized(checkpoint: Checkpoint, scheme: str, on_note: OnNote, *, req
     return NumpyRuntime(checkpoint.with_quantized_values(scheme))
 
 
+def expert_names(model: Checkpoint | Ensemble) -> list[str]:
+    """The models of an ensemble, or the numbers of a sparse model's experts; [] without any."""
+    return list(model.names) if isinstance(model, Ensemble) else [str(i) for i in range(model.config.num_experts)]
+
+
 def open_trained(checkpoint: Checkpoint, device: str) -> Runtime:
-    """A model as its run generates from it: on the GPU that trained it, where the CPU would take long and the GPU has
-    memory for it; otherwise in numpy."""
+    """A model that its training run generates from: on the GPU, if the model is large and there is memory for it."""
+    if device != "cpu" and checkpoint.parameters >= WORTH_FAST:
+        from llmcli.models.torch.runtime import TorchRuntime
+
+        with contextlib.suppress(MemoryError):
+            return TorchRuntime(checkpoint, device)
     from llmcli.models.numpy_runtime import NumpyRuntime
 
-    if device == "cpu" or checkpoint.parameters < WORTH_FAST:
-        return NumpyRuntime(checkpoint)
-    from llmcli.models.torch.runtime import TorchRuntime
-
-    try:
-        return TorchRuntime(checkpoint, device)
-    except MemoryError:
-        return NumpyRuntime(checkpoint)
+    return NumpyRuntime(checkpoint)

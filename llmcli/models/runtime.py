@@ -3,13 +3,13 @@
 B, T, V = batch, tokens, vocabulary size.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 
 Array = NDArray[np.float32]
@@ -22,9 +22,7 @@ LOGITS_AT_ONCE = 1 << 22  # logits held in memory while scoring: 16 MB
 class Scorer(Protocol):
     """Computes token losses: all that evaluation needs of a model."""
 
-    @property
-    def context(self) -> int:
-        """The context length: the maximum number of tokens in a sequence."""
+    context: int  # the maximum number of tokens in a sequence
 
     def score(self, ids: NDArray[np.int64], /) -> Scores:
         """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window independently.
@@ -34,100 +32,70 @@ class Scorer(Protocol):
         """
 
 
-class Runtime(Scorer, Protocol):
-    """A model ready to run, with a key-value (KV) cache of the tokens processed so far.
+class Runtime(ABC):
+    """A model ready to run, with a key-value (KV) cache of the tokens processed so far. A Scorer, too.
 
     Every method that processes tokens raises LLMError when they do not fit the context, and ValueError for no tokens.
     """
 
+    def __init__(self, context: int, parameters: int, cache_bytes_per_token: int) -> None:
+        self.context, self.parameters = context, parameters
+        self.cache_bytes_per_token = cache_bytes_per_token  # memory that a token takes in the cache
+
     @property
+    @abstractmethod
     def length(self) -> int:
         """Number of tokens in the cache, at most `context`."""
 
     @property
-    def parameters(self) -> int:
-        """Number of parameters of the model."""
-
-    @property
+    @abstractmethod
     def cache_bytes(self) -> int:
         """Memory of the cache, as it is allocated."""
 
-    @property
-    def cache_bytes_per_token(self) -> int:
-        """Memory that a token takes in the cache."""
-
+    @abstractmethod
     def fork(self, length: int = 0) -> "Runtime":
         """A runtime of the same weights, whose own cache begins with the first `length` tokens of this one's."""
 
+    @abstractmethod
     def prefill(self, ids: Sequence[int]) -> Array:
         """Process one token or more; return the logits [V] of the next one."""
 
-    def step(self, token: int) -> Array:
-        """Process one token; return the logits [V] of the next one."""
-
+    @abstractmethod
     def logits(self, ids: Sequence[int]) -> Array:
         """Process one token or more; return the logits [T, V] after each of them."""
 
+    @abstractmethod
     def rewind(self, length: int = 0) -> None:
         """Drop all but the first `length` tokens from the cache."""
 
+    @abstractmethod
+    def score(self, ids: NDArray[np.int64], /) -> Scores:
+        """See `Scorer`."""
 
-@runtime_checkable
-class RuntimeWithExperts(Runtime, Protocol):
-    """A runtime that combines experts: those of sparse layers, or the models of an ensemble."""
-
-    def expert_weights(self) -> Array:
-        """Weights [layers, experts] of the experts for the last token; an ensemble counts as one layer."""
-
-
-@runtime_checkable
-class ReadingRuntime(Runtime, Protocol):
-    """A runtime that processes tokens without computing logits."""
+    def step(self, token: int) -> Array:
+        """Process one token; return the logits [V] of the next one."""
+        return self.prefill((token,))
 
     def read(self, ids: Sequence[int]) -> None:
-        """Process one token or more."""
-
-
-@runtime_checkable
-class BatchRuntime(Protocol):
-    """A runtime whose forks can be processed together. Linear layers read each weight once for all of them, so that
-    several texts take hardly longer than one. Results may differ in the last bits from those of single steps, since
-    matrix products of other shapes add in another order."""
+        """Process one token or more, after which the logits are not needed."""
+        self.prefill(ids)
 
     @staticmethod
     def step_batch(runtimes: Sequence[Any], tokens: Sequence[int]) -> Array:
-        """Process one token in each of B forks of one runtime; return the logits [B, V] after them."""
+        """`step` for each of B forks of one runtime; the logits [B, V]. A runtime that can process them together reads
+        each weight once for all, so that several texts take hardly longer than one; then the last bits may differ,
+        since matrix products of other shapes add in another order."""
+        return np.stack([runtime.step(token) for runtime, token in zip(runtimes, tokens, strict=True)])
 
-
-class CheckpointRuntime:
-    """The properties of a runtime that follow from the config of its model."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        self.config = config
-        self.context = config.max_position_embeddings
-
-    @property
-    def parameters(self) -> int:
-        return self.config.parameters
-
-    @property
-    def cache_bytes_per_token(self) -> int:
-        return self.config.cache_bytes_per_token
-
-
-def read(runtime: Runtime, ids: Sequence[int]) -> None:
-    """Process one token or more, after which the logits are not needed."""
-    if isinstance(runtime, ReadingRuntime):
-        runtime.read(ids)
-    else:
-        runtime.prefill(ids)
+    def expert_weights(self) -> Array:
+        """Weights [layers, experts] of the experts for the last token: those of sparse layers, or the models of an
+        ensemble, which counts as one layer. Raises LLMError where they are not known."""
+        raise LLMError("the experts are only known on the CPU; run the model without --quantize and --device")
 
 
 def step_batch(runtimes: Sequence[Runtime], tokens: Sequence[int]) -> Array:
-    """Process one token in each of B forks of one runtime, together if it can; return the logits [B, V] after them."""
-    if len(runtimes) > 1 and isinstance(runtimes[0], BatchRuntime):
-        return runtimes[0].step_batch(runtimes, tokens)
-    return np.stack([runtime.step(token) for runtime, token in zip(runtimes, tokens, strict=True)])
+    """`Runtime.step_batch`; a single text takes a step by itself."""
+    return runtimes[0].step_batch(runtimes, tokens) if len(runtimes) > 1 else runtimes[0].step(tokens[0])[None]
 
 
 def check_context(tokens: int, context: int) -> None:

@@ -20,7 +20,7 @@ from llmcli.data.tokens.tokens import tokenize
 from llmcli.evaluation.training_text import trained_part, untrained_part
 from llmcli.formats import loading
 from llmcli.formats.cache_weights import CacheWeights
-from llmcli.models.ngram_cache import ORDERS, Matches, _gates, find_matches, shares_of_mixture
+from llmcli.models.ngram_cache import ORDERS, Matches, find_matches, shares_of_mixture
 from llmcli.models.torch.scoring import score
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.cache_fit import HISTORIES, PRIOR, fit_weights
@@ -49,7 +49,7 @@ class Measured:
     def bits_per_byte(self, weights: CacheWeights | None) -> float:
         nats = self.network
         if weights:
-            network_share, rest = shares_of_mixture(_gates(weights, self.matches), self.matches.shares())
+            network_share, rest = shares_of_mixture(self.matches.gates(weights), self.matches.shares())
             nats = -np.log(network_share * np.exp(-nats) + rest)
         return float(nats.sum() / np.log(2) / self.bytes)
 

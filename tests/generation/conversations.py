@@ -66,6 +66,9 @@ class CountingModel:
     def step(self, token):
         return self.prefill([token])
 
+    def read(self, ids):
+        self.prefill(ids)
+
     def rewind(self, length=0):
         del self.cached[length:]
 

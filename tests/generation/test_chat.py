@@ -14,7 +14,6 @@ from llmcli.errors import LLMError
 from llmcli.generation.chat import READ_CHUNK, Assistant, Chat, Reading, TurnsDropped, messages_from
 from llmcli.generation.generator import Piece
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.models.runtime import read
 from tests.conftest import TEXT, random_checkpoint
 from tests.generation.conversations import ASSISTANT, END, USER, CountingModel, Letters, Turns, answering
 
@@ -382,7 +381,7 @@ class Counting:
 
     def read(self, ids):
         self.processed += len(ids)
-        read(self._inner, ids)
+        self._inner.read(ids)
 
     def step(self, token):
         self.processed += 1

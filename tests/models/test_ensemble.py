@@ -25,6 +25,8 @@ def members() -> list[NumpyRuntime]:
 class DomainModel:
     """A model of one third of the vocabulary, whose tokens are nine times as likely as the others."""
 
+    parameters = cache_bytes_per_token = 1
+
     def __init__(self, third: int) -> None:
         self.context, self.length, self.calls = 100, 0, 0
         self._row = np.zeros(60, np.float32)

@@ -17,7 +17,7 @@ from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.onnx import runtime as onnx_runtime
 from llmcli.models.onnx.runtime import OnnxRuntime
 from llmcli.models.open_runtime import open_runtime, open_trained
-from llmcli.models.runtime import Runtime, RuntimeWithExperts
+from llmcli.models.runtime import Runtime
 from llmcli.models.torch.devices import pick_device
 from llmcli.models.torch.runtime import TorchRuntime
 from tests.conftest import random_checkpoint
@@ -116,9 +116,9 @@ def test_every_runtime_implements_the_interface(name: str) -> None:
         runtime.logits([])
 
 
-def test_runtimes_with_experts_are_recognized() -> None:
-    assert isinstance(OPEN["numpy"](), RuntimeWithExperts) and isinstance(OPEN["ensemble"](), RuntimeWithExperts)
-    assert not isinstance(OPEN["torch"](), RuntimeWithExperts)
+def test_a_runtime_that_does_not_know_the_experts_says_so() -> None:
+    with pytest.raises(LLMError, match="only known on the CPU; run the model without --quantize and --device"):
+        OPEN["torch"]().expert_weights()
 
 
 def test_a_run_generates_where_it_trained_if_that_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -271,14 +271,12 @@ def _trace_steps(
 
 
 def _expert_names(source: "Checkpoint | Ensemble", path: Path) -> list[str]:
-    """The models of an ensemble, or the numbers of a sparse model's experts. Raises LLMError if there are none."""
-    from llmcli.formats.ensemble_file import Ensemble
+    """`expert_names`. Raises LLMError if there are none."""
+    from llmcli.models.open_runtime import expert_names
 
-    if isinstance(source, Ensemble):
-        return list(source.names)
-    if not source.config.num_experts:
+    if not (names := expert_names(source)):
         raise LLMError(f"{path} has no experts; use an ensemble (llm mix), or a model trained with llm train --experts")
-    return [str(number) for number in range(source.config.num_experts)]
+    return names
 
 
 class _ExpertUsage:
@@ -292,9 +290,6 @@ class _ExpertUsage:
 
     def add_token(self, runtime: "Runtime") -> dict[str, float]:
         """Count the token that was just generated; the weights of its experts by name."""
-        from llmcli.models.runtime import RuntimeWithExperts
-
-        assert isinstance(runtime, RuntimeWithExperts)
         weights = [float(weight) for weight in runtime.expert_weights()[-1]]
         self._counts[weights.index(max(weights))] += 1
         self._weights = [total + weight for total, weight in zip(self._weights, weights, strict=True)]

@@ -28,7 +28,7 @@ Weight = QuantizedMatrix | Array  # of a linear layer: [outputs, inputs]
 
 @dataclass(frozen=True)
 class Graph:
-    """An ONNX model, and the arrays that it refers to by name. They must live as long as it is used."""
+    """An ONNX model, and the arrays that it refers to by name, which must live as long as it is used."""
 
     model: bytes
     arrays: dict[str, Array]
@@ -37,10 +37,8 @@ class Graph:
 def read_weight(checkpoint: Checkpoint, scheme: str | None, *names: str) -> Weight:
     """Matrices with the same input, stacked, so that one product computes all of them; in float32 without a scheme."""
     matrices = [matrix for name in names if (matrix := checkpoint.quantized(name, scheme)) is not None]
-    if not matrices:
-        return checkpoint.stacked(names)
-    if len(matrices) == 1:
-        return matrices[0]
+    if len(matrices) < 2:
+        return matrices[0] if matrices else checkpoint.stacked(names)
     codes = np.concatenate([matrix.codes for matrix in matrices])
     scales = np.concatenate([matrix.scales for matrix in matrices])
     return QuantizedMatrix(codes, scales, matrices[0].columns)
@@ -65,7 +63,8 @@ def decoder_graph(checkpoint: Checkpoint, scheme: str | None) -> Graph:
     """
     config, tensors = checkpoint.config, checkpoint.tensors
     graph = _GraphBuilder()
-    x = graph.input("x", ["B", "T", config.hidden_size])
+    x = "x"
+    graph.input(x, ["B", "T", config.hidden_size])
     graph.input("past", ["B"], np.int32)
     graph.input("total", [1], np.int32)
     for table in ("cos", "sin"):
@@ -91,9 +90,8 @@ def _add_attention(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str |
     H, G, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     name = f"model.layers.{layer}.self_attn."
     bias = np.concatenate([tensors[f"{name}{which}_proj.bias"] for which in "qkv"]) if config.qkv_bias else None
-    qkv = graph.linear(
-        x, read_weight(checkpoint, scheme, *(f"{name}{which}_proj.weight" for which in "qkv")), name, bias
-    )
+    weight = read_weight(checkpoint, scheme, *(f"{name}{which}_proj.weight" for which in "qkv"))
+    qkv = graph.linear(x, weight, name, bias)
     projections = [qkv, "", ""]  # the operator takes the three in one
     if config.qk_norm:
         projections = [f"{name}{which}" for which in "qkv"]
@@ -135,20 +133,14 @@ class _GraphBuilder:
     def __init__(self) -> None:
         from onnx import TensorProto, helper, numpy_helper
 
-        self._helper, self._tensor, self._empty = helper, numpy_helper.from_array, TensorProto
-        self._nodes: list[Any] = []
-        self._constants: list[Any] = []
-        self._inputs: list[Any] = []
-        self._outputs: list[Any] = []
+        self._helper, self._tensor, self._proto = helper, numpy_helper.from_array, TensorProto
+        self._nodes, self._constants, self._inputs, self._outputs = (list[Any]() for _ in range(4))
         self._arrays: dict[str, Array] = {}
 
-    def input(self, name: str, shape: Sequence[int | str], dtype: type[np.generic] = np.float32) -> str:
-        """Declare an input; return its name."""
+    def input(self, name: str, shape: Sequence[int | str], dtype: type[np.generic] = np.float32) -> None:
         self._inputs.append(self._value_info(name, shape, dtype))
-        return name
 
     def output(self, name: str, shape: Sequence[int | str]) -> None:
-        """Declare an output in float32."""
         self._outputs.append(self._value_info(name, shape, np.float32))
 
     def _value_info(self, name: str, shape: Sequence[int | str], dtype: type[np.generic]) -> Any:
@@ -164,9 +156,8 @@ class _GraphBuilder:
         """Refer to an array in float32 that is not stored in the graph; return its name."""
         name = f"array.{len(self._arrays)}"
         self._arrays[name] = np.ascontiguousarray(array)
-        tensor = self._empty(
-            name=name, data_type=self._empty.FLOAT, dims=array.shape, data_location=self._empty.EXTERNAL
-        )
+        kind = self._proto
+        tensor = kind(name=name, data_type=kind.FLOAT, dims=array.shape, data_location=kind.EXTERNAL)
         tensor.external_data.add(key="location", value="memory")  # required, but not used
         self._constants.append(tensor)
         return name
@@ -179,13 +170,10 @@ class _GraphBuilder:
 
     def linear(self, x: str, weight: Weight, out: str, bias: Array | None = None) -> str:
         """x [B, T, inputs] -> [B, T, outputs]; for a quantized weight x is quantized to int8, block by block."""
-        if isinstance(weight, QuantizedMatrix):
-            return self._quantized_linear(x, weight, out, bias)
-        product = out if bias is None else f"{out}.product"
-        self.add("FusedMatMul", [x, self._external(weight)], [product], _ORT, transB=1)
-        return product if bias is None else self.add("Add", [product, self.constant(bias)], [out])
-
-    def _quantized_linear(self, x: str, weight: QuantizedMatrix, out: str, bias: Array | None) -> str:
+        if not isinstance(weight, QuantizedMatrix):
+            product = out if bias is None else f"{out}.product"
+            self.add("FusedMatMul", [x, self._external(weight)], [product], _ORT, transB=1)
+            return product if bias is None else self.add("Add", [product, self.constant(bias)], [out])
         inputs = [x, self.constant(weight.codes), self.constant(weight.scales.astype(np.float32))]
         if bias is not None:
             inputs += ["", "", self.constant(bias)]
@@ -200,19 +188,17 @@ class _GraphBuilder:
 
     def add_and_norm(self, x: str, y: str, gain: Array, eps: float, name: str) -> tuple[str, str]:
         """(RMSNorm of x + y, x + y)"""
-        normed, total = f"{name}.normed", f"{name}.sum"
-        inputs = [x, y, self.constant(gain)]
-        self.add("SkipSimplifiedLayerNormalization", inputs, [normed, "", "", total], _ORT, epsilon=eps)
-        return normed, total
+        outputs = [f"{name}.normed", "", "", f"{name}.sum"]
+        self.add("SkipSimplifiedLayerNormalization", [x, y, self.constant(gain)], outputs, _ORT, epsilon=eps)
+        return outputs[0], outputs[3]
 
     def finish(self) -> Graph:
-        """The graph as an ONNX model. Raises LLMError when it exceeds the size limit of protobuf, 2 GB."""
+        """Raises LLMError when the model exceeds the size limit of protobuf, 2 GB."""
         graph = self._helper.make_graph(self._nodes, "step", self._inputs, self._outputs, self._constants)
         versions = [self._helper.make_opsetid("", 17), self._helper.make_opsetid(_ORT, 1)]
+        model = self._helper.make_model(graph, opset_imports=versions, ir_version=9)
         try:
-            model: bytes = self._helper.make_model(graph, opset_imports=versions, ir_version=9).SerializeToString()
+            return Graph(model.SerializeToString(), self._arrays)
         except ValueError as error:
-            raise LLMError(
-                "quantized weights of over 2 GB do not run in onnxruntime; run the model without --quantize"
-            ) from error
-        return Graph(model, self._arrays)
+            problem = "quantized weights of over 2 GB do not run in onnxruntime; run the model without --quantize"
+            raise LLMError(problem) from error

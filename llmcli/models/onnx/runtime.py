@@ -1,12 +1,10 @@
 """Runs models on a CPU with onnxruntime, faster than numpy: quantized, where weights of 8 or 4 bits need less memory
 bandwidth, or in float32, where several operations are one and all cores work.
 
-numpy_runtime.py is the reference, and the tests compare this runtime with it. Results of quantized models differ
-slightly, since matrix products quantize their inputs to int8, block by block. graph.py builds the graphs.
+Results of quantized models differ slightly from those of numpy_runtime.py, since matrix products quantize their inputs
+to int8, block by block. In float32 the weights are twice in memory: onnxruntime copies each matrix into the order in
+which it multiplies. Needs onnxruntime and onnx, which are extras. Never imports torch.
 
-In float32 the weights are twice in memory: onnxruntime copies each matrix into the order in which it multiplies.
-
-Needs onnxruntime and onnx, which are extras. Never imports torch.
 T = tokens; B = texts processed together; V = vocabulary size; C = hidden size; D = head size.
 """
 
@@ -33,19 +31,18 @@ PREFILL_CHUNK = 256  # tokens processed at a time; numpy takes fewer
 
 
 def is_installed() -> bool:
-    """Whether onnxruntime and onnx are installed."""
     return find_spec("onnxruntime") is not None and find_spec("onnx") is not None
 
 
 def unsupported(config: ModelConfig) -> str | None:
-    """The property of the model that onnxruntime's operators do not support; None if they run it."""
+    """The property of a model that onnxruntime's operators do not support; None if they run it."""
     if config.num_experts:
         return "mixture-of-experts layers"
     return f"a head size of {config.head_dim} (only multiples of 16)" if config.head_dim % 16 else None
 
 
 class OnnxRuntime(KVCacheRuntime):
-    """A checkpoint ready to run; runtime.py describes the interface."""
+    """A checkpoint ready to run in onnxruntime."""
 
     def __init__(self, checkpoint: Checkpoint, scheme: str | None) -> None:
         """`scheme` is "int8", "int4", or None for float32. Raises LLMError without onnxruntime, and for a model that
@@ -73,12 +70,11 @@ class OnnxRuntime(KVCacheRuntime):
         binding.run(ids, past, cache)
         for runtime in runtimes:
             runtime.cache.length += 1
-        logits: Array = binding.last_logits()[slots]
-        return logits
+        return binding.last_logits()[slots]
 
     def prefill(self, ids: Sequence[int]) -> Array:
         """Process one token or more; return the logits [V] of the next one. In a quantized model they come from a step
-        with the last token alone, whose rounding is another: so they do not depend on what was in the cache before."""
+        with the last token alone, which rounds differently: so they do not depend on what was in the cache before."""
         if self._is_quantized and len(ids) > 1:
             check_input(ids, self.length, self.context)
             self.cache.reserve(self.length + len(ids))
@@ -86,15 +82,11 @@ class OnnxRuntime(KVCacheRuntime):
             ids = ids[-1:]
         for binding in self._process(ids):
             last = binding
-        logits: Array = last.last_logits()[0]
-        return logits
+        return last.last_logits()[0]
 
     def read(self, ids: Sequence[int]) -> None:
         for _ in self._process(ids):
             pass
-
-    def step(self, token: int) -> Array:
-        return self.prefill((token,))
 
     def logits(self, ids: Sequence[int]) -> Array:
         return np.concatenate([binding.logits()[0] for binding in self._process(ids)])
@@ -115,7 +107,7 @@ class OnnxRuntime(KVCacheRuntime):
         return losses, correct
 
     def _process(self, ids: Sequence[int]) -> "Iterator[_Binding]":
-        """Run tokens through the decoder, a chunk at a time; yields the binding that holds the results of a chunk."""
+        """Run tokens through the decoder; yields the binding that holds the results of each chunk."""
         check_input(ids, self.length, self.context)
         self.cache.reserve(self.length + len(ids))
         for first in range(0, len(ids), PREFILL_CHUNK):
@@ -171,12 +163,11 @@ class _Network:
         """The embeddings of tokens, [..., C]."""
         if isinstance(self._embedding, QuantizedMatrix):
             return self._embedding.dequantize(ids)
-        embeddings: Array = self._embedding[ids]
-        return embeddings
+        return self._embedding[ids]
 
     def rotary_tables(self, length: int) -> list[Any]:
-        """cos and sin [positions, D/2] of at least `length` positions. They grow by doubling as positions are used,
-        since a config may claim a far longer context than is ever used."""
+        """cos and sin [positions, D/2] of `length` positions or more: a config may claim a far longer context than is
+        ever used."""
         tables = self._rotary  # another thread may replace them
         known = tables[0].shape()[0] if tables else 0
         if length > known:
@@ -188,8 +179,7 @@ class _Network:
 
 
 class _Binding:
-    """Arrays for a fixed number of tokens in each of some texts, bound to the two graphs as inputs and outputs so that
-    nothing is copied."""
+    """Arrays for `count` tokens in each of `batch` texts, bound to the two graphs so that nothing is copied."""
 
     def __init__(self, network: _Network, count: int, batch: int = 1) -> None:
         self._network, config = network, network.config
@@ -236,16 +226,14 @@ class _Binding:
 
     def logits(self) -> Array:
         """Logits [B, T, V] after each token."""
-        logits: Array = self._network.head.run(None, {"hidden": self._hidden})[0]
-        return logits
+        return self._network.head.run(None, {"hidden": self._hidden})[0]
 
     def last_logits(self) -> Array:
         """Logits [B, V] after the last token of each text."""
         if self._values["last"] is not self._values["hidden"]:
             self._values["last"].numpy()[...] = self._hidden[:, -1:]
         self._network.head.run_with_iobinding(self._head)
-        logits: Array = self._logits[:, 0].copy()
-        return logits
+        return self._logits[:, 0].copy()
 
 
 @lru_cache(maxsize=1)

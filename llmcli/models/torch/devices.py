@@ -18,9 +18,9 @@ OUT_OF_MEMORY = (  # in messages of torch
 def pick_device(name: str) -> str:
     """Resolve "auto" to a GPU if torch sees one, else to the CPU. Raises LLMError when a named device is missing."""
     if name == "auto":
-        return next(device for device in ("cuda", "mps", "cpu") if _is_available(device))
-    if not _is_available(name):
-        raise LLMError(f"{_missing(name)}; use --device cpu or auto")
+        return next(device for device in ("cuda", "mps", "cpu") if not _missing(device))
+    if missing := _missing(name):
+        raise LLMError(f"{missing}; use --device cpu or auto")
     return name
 
 
@@ -41,8 +41,8 @@ def find_problem(dtype: str, device: str) -> str:
     """The reason why this machine cannot multiply matrices of `dtype` on `device`; "" if it can."""
     import torch
 
-    if not _is_available(device):
-        return _missing(device)
+    if missing := _missing(device):
+        return missing
     try:
         x = torch.ones(8, 8, dtype=getattr(torch, dtype), device=device)
         (x @ x).sum().item()
@@ -52,28 +52,12 @@ def find_problem(dtype: str, device: str) -> str:
     return ""
 
 
-def _is_available(device: str) -> bool:
+def _missing(device: str) -> str:
+    """An error message if torch does not see the device; "" if it does."""
     import torch  # slow to import, and not needed on the CPU
 
-    if device == "cuda":
-        return torch.cuda.is_available()
-    return device == "cpu" or torch.backends.mps.is_available()
-
-
-def _missing(device: str) -> str:
-    import torch
-
-    return f"torch {torch.__version__} finds no {device} device here"
-
-
-def return_freed_memory(device: str) -> None:
-    """Give back memory that torch keeps for later tensors, so that other programs can use it."""
-    import torch
-
-    if device == "cuda":
-        torch.cuda.empty_cache()
-    elif device == "mps":
-        torch.mps.empty_cache()
+    seen = torch.cuda.is_available() if device == "cuda" else device == "cpu" or torch.backends.mps.is_available()
+    return "" if seen else f"torch {torch.__version__} finds no {device} device here"
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -83,7 +67,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def memory_errors() -> Iterator[None]:
-    """Inside, an error of torch for lack of memory becomes a MemoryError. Other errors pass."""
+    """Turns an error of torch for lack of memory into a MemoryError. Other errors pass."""
     try:
         yield
     except RuntimeError as error:

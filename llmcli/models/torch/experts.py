@@ -26,8 +26,8 @@ class Router(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, list[int]]:
         """x [N, C] -> (weights [N, K], experts [N, K], number of tokens for each expert [E]).
 
-        In training it sets `balance_loss`, the load-balancing loss of Switch Transformers (arXiv:2101.03961, section
-        2.2): 1 when tokens are spread evenly over the experts, more when they are not.
+        In training it sets `balance_loss` (Switch Transformers, arXiv:2101.03961, section 2.2): 1 when tokens are
+        spread evenly over the experts, more when they are not.
         """
         probabilities = torch.softmax(F.linear(x.float(), self.weight), -1)  # [N, E]
         weights, chosen = probabilities.topk(self.active, -1)
@@ -80,6 +80,6 @@ class Experts(nn.Module):
         x = regroup(x, order, inverse, weights.shape[1])  # [N * K, C]
         gate_up = torch.cat([self.gate_proj, self.up_proj], 1) if self.gate_up is None else self.gate_up
         inner = swiglu(grouped_linear(x, gate_up.to(x.dtype), ends))
-        y = regroup(grouped_linear(inner, self.down_proj.to(x.dtype), ends), inverse, order)
+        y = regroup(grouped_linear(inner, self.down_proj.to(x.dtype), ends), inverse, order, 1)
         y = (y.view(*weights.shape, -1) * weights[..., None].to(y.dtype)).sum(1)
         return y.view(shape)

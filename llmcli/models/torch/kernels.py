@@ -2,13 +2,13 @@
 
 At these model sizes a training step on a CPU is limited by memory bandwidth and by the number of operations. What
 autograd would store and re-read for a norm, a rotation or a loss takes as long as the matrix products between them.
-Each function here is one formula, forward and backward; the tests compare both with autograd.
+Each class is one formula, forward and backward; the tests compare both with autograd.
 
-B, T, C = batch, tokens, hidden size; N, D = heads, head size; V = vocabulary size.
+B, T, C = batch, tokens, hidden size; N, D = heads, head size; V = vocabulary size; R = rows, mostly B * T.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -28,11 +28,7 @@ MIN_PROBABILITY = 1e-37  # probabilities are clipped here before the logarithm
 def contiguous_on_mps(x: Tensor) -> Tensor:
     """x, copied if it is a view on MPS, where several versions of torch compute attention and SiLU's gradient of views
     wrongly, without an error (issues 163597, 175188 and 181133 of pytorch/pytorch)."""
-    return x.contiguous() if _is_on_mps(x) else x
-
-
-def _is_on_mps(x: Tensor) -> bool:
-    return x.device.type == "mps"
+    return x.contiguous() if x.device.type == "mps" else x
 
 
 def _is_on_cpu(x: Tensor) -> bool:
@@ -47,6 +43,8 @@ class _Function(torch.autograd.Function):
 
 
 class _Normalize(_Function):
+    """x / sqrt(mean(x^2) + eps) over the last dimension: RMSNorm (arXiv:1910.07467) without its gain."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
         y, scale = _normalized(x, eps)
@@ -61,9 +59,7 @@ class _Normalize(_Function):
         return torch.addcmul(grad, y, projection, value=-1).mul_(scale), None
 
 
-def normalize(x: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) over the last dimension: RMSNorm (arXiv:1910.07467) without its gain."""
-    return _Normalize.apply(x, eps)
+normalize = _Normalize.apply
 
 
 def _normalized(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -80,12 +76,19 @@ def _sum_dtype(x: Tensor) -> torch.dtype:
 
 
 class _NormalizeRotate(_Function):
+    """RMSNorm of each head, times its gain, then the rotary embedding of its position (arXiv:2104.09864).
+
+    x [B, T, N, D], gain [N, D]; cos and sin [T, 1, D] of position * frequency, whose two halves of D are equal.
+    """
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
         y, scale = _normalized(x, eps)
         ctx.save_for_backward(y, scale, gain, cos, sin)
-        # the order is that of `attention`, on a CPU; torch.compile, on a GPU, refuses it
-        return _rotated(y * gain, cos, sin, _empty_heads_first(x) if _is_on_cpu(x) else None)
+        # memory order [N, B, T, D] on a CPU, so that attention needs no copy; torch.compile, on a GPU, refuses it
+        B, T, N, D = x.shape
+        out = x.new_empty(N, B, T, D).permute(1, 2, 0, 3) if _is_on_cpu(x) else None
+        return _rotated(y * gain, cos, sin, out)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -97,12 +100,7 @@ class _NormalizeRotate(_Function):
         return grad.mul_(gain).addcmul_(y, projection, value=-1).mul_(scale), grad_gain, None, None, None
 
 
-def normalize_rotate(x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
-    """RMSNorm of each head, times its gain, then the rotary embedding of its position (arXiv:2104.09864).
-
-    x [B, T, N, D], gain [N, D]; cos and sin [T, 1, D] of position * frequency, whose two halves of D are equal.
-    """
-    return _NormalizeRotate.apply(x, gain, cos, sin, eps)
+normalize_rotate = _NormalizeRotate.apply
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> Tensor:
@@ -113,13 +111,9 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> 
     return y
 
 
-def _empty_heads_first(like: Tensor) -> Tensor:
-    """An empty [B, T, N, D] whose memory order is [N, B, T, D], so that attention needs no copy."""
-    B, T, N, D = like.shape
-    return like.new_empty(N, B, T, D).permute(1, 2, 0, 3)
-
-
 class _Rotate(_Function):
+    """The rotary embedding of each head's position (arXiv:2104.09864); x [B, T, N, D], cos and sin [T, 1, D]."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
@@ -131,12 +125,16 @@ class _Rotate(_Function):
         return _rotated(grads[0], cos, -sin), None, None
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The rotary embedding of each head's position (arXiv:2104.09864); x [B, T, N, D], cos and sin [T, 1, D]."""
-    return _Rotate.apply(x, cos, sin)
+rotate = _Rotate.apply
 
 
 class _Attention(_Function):
+    """Causal softmax(q k^T) v (arXiv:1706.03762, section 3.2.1); [B, T, N, D] all. Queries must be scaled already.
+
+    The attention weights [B, N, T, T], without most of their masked half, are kept for the backward pass: for T up to
+    about a thousand that takes less time than recomputing them.
+    """
+
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         B, T, N, D = q.shape
@@ -172,13 +170,7 @@ class _Attention(_Function):
         return tuple(x.view(N, B, T, D).permute(1, 2, 0, 3) for x in grads_qkv)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal softmax(q k^T) v (arXiv:1706.03762, section 3.2.1); [B, T, N, D] all. Queries must be scaled already.
-
-    The attention weights [B, N, T, T], without most of their masked half, are kept for the backward pass: for T up to
-    about a thousand that takes less time than recomputing them.
-    """
-    return _Attention.apply(q, k, v)
+attention = _Attention.apply
 
 
 def has_faster_attention(x: Tensor) -> bool:
@@ -203,14 +195,13 @@ def _future(T: int, device: torch.device) -> Tensor:
 
 
 class _StackedLinear(_Function):
-    """Numbers come before tensors, and no tensor is None: torch.compile confuses them otherwise."""
+    """See `stacked_linear`. `tensors` are a gain, if `gains` is 1, a bias, if `biases` is 1, and the weights: numbers
+    come first, and no tensor is None, or torch.compile confuses them."""
 
     @staticmethod
     def forward(ctx: Any, recompute: bool, gains: int, biases: int, x: Tensor, *tensors: Tensor) -> Tensor:
-        """`tensors` are a gain, if `gains` is 1, a bias, if `biases` is 1, and the weights."""
         gain, bias, weights = _unpacked(tensors, gains, biases)
-        joined = _joined(weights)
-        matrix = _folded(joined, gain, x.dtype)
+        joined, matrix = _joined_and_folded(weights, gain, x.dtype)
         is_trained = any(ctx.needs_input_grad[4 + gains + biases :])
         kept = () if recompute else (joined if is_trained else matrix, matrix)
         ctx.save_for_backward(x, *tensors, *kept)
@@ -222,13 +213,12 @@ class _StackedLinear(_Function):
         x, *tensors = ctx.saved_tensors
         tensors, kept = tensors[: len(tensors) - ctx.kept], tensors[len(tensors) - ctx.kept :]
         gain, _, weights = _unpacked(tensors, ctx.gains, ctx.biases)
-        joined = kept[0] if kept else _joined(weights)
-        matrix = kept[1] if kept else _folded(joined, gain, x.dtype)
+        joined, matrix = kept or _joined_and_folded(weights, gain, x.dtype)
         grad = grads[0].flatten(0, -2)  # [R, outputs]
         grad_x = (grad @ matrix).view_as(x) if ctx.needs_input_grad[3] else None
-        grad_bias = [grad.sum(0)] * ctx.biases
         if not any(ctx.needs_input_grad[4:]):
             return None, None, None, grad_x, *(None for _ in tensors)
+        grad_bias = [grad.sum(0)] * ctx.biases
         grad_matrix = (grad.mT @ x.flatten(0, -2)).to(joined.dtype)
         grad_gain = [(grad_matrix * joined).sum(0)] * ctx.gains
         if gain is not None:
@@ -257,15 +247,15 @@ def stacked_linear(
     return _StackedLinear.apply(recompute, int(gain is not None), int(bias is not None), x, *others, *weights)
 
 
-def _joined(weights: Sequence[Tensor]) -> Tensor:
-    return torch.cat(list(weights)) if len(weights) > 1 else weights[0]
-
-
-def _folded(matrix: Tensor, gain: Tensor | None, dtype: torch.dtype) -> Tensor:
-    return (matrix if gain is None else matrix * gain).to(dtype)
+def _joined_and_folded(weights: Sequence[Tensor], gain: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(the weights stacked, the same times the gain in `dtype`)"""
+    joined = torch.cat(list(weights)) if len(weights) > 1 else weights[0]
+    return joined, (joined if gain is None else joined * gain).to(dtype)
 
 
 class _SwiGLU(_Function):
+    """silu(gate) * up (arXiv:2002.05202), where gate and up are the two halves of the last dimension."""
+
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
         gate, up = map(contiguous_on_mps, gate_up.chunk(2, dim=-1))
@@ -287,12 +277,15 @@ class _SwiGLU(_Function):
         return grad
 
 
-def swiglu(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up (arXiv:2002.05202), where gate and up are the two halves of the last dimension."""
-    return _SwiGLU.apply(gate_up)
+swiglu = _SwiGLU.apply
 
 
 class _Regroup(_Function):
+    """Rows of x [R, C] in another order, each `times` times, [R * times, C]: row i is x[order[i] // times].
+
+    `inverse` is the inverse permutation of `order`. The gradient sums in a fixed order, so it is deterministic.
+    """
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor, times: int) -> Tensor:
         ctx.save_for_backward(inverse)
@@ -306,15 +299,15 @@ class _Regroup(_Function):
         return grad.view(-1, ctx.times, grad.shape[-1]).sum(1) if ctx.times > 1 else grad, None, None, None
 
 
-def regroup(x: Tensor, order: Tensor, inverse: Tensor, times: int = 1) -> Tensor:
-    """Rows of x [R, C] in another order, each `times` times, [R * times, C]: row i is x[order[i] // times].
-
-    `inverse` is the inverse permutation of `order`. The gradient sums in a fixed order, so it is deterministic.
-    """
-    return _Regroup.apply(x, order, inverse, times)
+regroup = _Regroup.apply
 
 
 class _GroupedLinear(_Function):
+    """x [R, inputs] times one matrix per group of rows, weights [groups, outputs, inputs]: [R, outputs].
+
+    Group i ends before row ends[i].
+    """
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weights: Tensor, ends: list[int]) -> Tensor:
         ctx.save_for_backward(x, weights)
@@ -335,15 +328,12 @@ class _GroupedLinear(_Function):
         return grad_x, grad_weights, None
 
 
-def grouped_linear(x: Tensor, weights: Tensor, ends: list[int]) -> Tensor:
-    """x [R, inputs] times one matrix per group of rows, weights [groups, outputs, inputs]: [R, outputs].
-
-    Group i ends before row ends[i].
-    """
-    return _GroupedLinear.apply(x, weights, ends)
+grouped_linear = _GroupedLinear.apply
 
 
 class _AddScaled(_Function):
+    """x + y * mask"""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
         ctx.save_for_backward(mask)
@@ -412,37 +402,37 @@ class Dropout:
         return kept.to(like.dtype).mul_(256 / (256 - self._dropped))
 
 
-def _loss_blocks(x: Tensor, head: Tensor, most_logits: int) -> Iterator[slice]:
-    """The rows of x [R, C] in blocks; on a GPU of at most about `most_logits` logits."""
-    rows = LOSS_ROWS if x.device.type == "cpu" else max(LOSS_ROWS, most_logits // head.shape[0])
-    return (slice(start, start + rows) for start in range(0, len(x), rows))
+# ---- losses of logits x head^T
 
-
-class _HeadGradients:
-    """The gradients of a loss, the mean over rows, with respect to x [R, C] and head [V, C] of the logits x head^T:
-    computed in the forward pass from those of the logits, a block of rows at a time."""
-
-    def __init__(self, x: Tensor, head: Tensor, *, head_is_trained: bool) -> None:
-        self._x, self._head, self._head_is_trained = x, head, head_is_trained
-        self._grad_x = torch.empty_like(x)
-        self._grad_head = torch.zeros_like(head if head_is_trained else head[:0], dtype=_sum_dtype(x))
-
-    def add(self, block: slice, row_gradients: Tensor) -> None:
-        """Add a block of rows: the gradients of each row's loss with respect to its logits, which are overwritten."""
-        grad_logits = row_gradients.mul_(1 / len(self._x)).to(self._x.dtype)
-        torch.mm(grad_logits, self._head, out=self._grad_x[block])
-        if self._head_is_trained and self._x.dtype == self._grad_head.dtype:
-            self._grad_head.addmm_(grad_logits.mT, self._x[block])
-        elif self._head_is_trained:
-            self._grad_head += grad_logits.mT @ self._x[block]
-
-    def save(self, ctx: Any) -> None:
-        ctx.head_is_trained = self._head_is_trained
-        ctx.save_for_backward(self._grad_x, self._grad_head.to(self._head.dtype))
+RowLoss = Callable[[slice], tuple[Tensor, Tensor]]  # block of rows -> (their summed loss, its gradient of the logits)
 
 
 class _HeadLoss(_Function):
-    """A loss of logits x head^T, whose forward pass saves `_HeadGradients`; x and head are the first of four inputs."""
+    """The mean over rows of a loss of the logits x head^T; x [R, C], head [V, C].
+
+    The forward pass already computes the gradients, a block of rows at a time (on a GPU of about `most_logits` logits),
+    so that the logits [R, V] are never held in memory. Call it only in training; backward scales these gradients in
+    place, so call it at most once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, head: Tensor, most_logits: int, row_loss: RowLoss) -> Tensor:
+        sum_dtype, ctx.head_is_trained = _sum_dtype(x), ctx.needs_input_grad[1]
+        loss, grad_x = x.new_zeros((), dtype=sum_dtype), torch.empty_like(x)
+        grad_head = torch.zeros_like(head if ctx.head_is_trained else head[:0], dtype=sum_dtype)
+        rows = LOSS_ROWS if _is_on_cpu(x) else max(LOSS_ROWS, most_logits // head.shape[0])
+        for start in range(0, len(x), rows):
+            block = slice(start, start + rows)
+            block_loss, grad_logits = row_loss(block)
+            loss += block_loss
+            grad_logits = grad_logits.mul_(1 / len(x)).to(x.dtype)
+            torch.mm(grad_logits, head, out=grad_x[block])
+            if ctx.head_is_trained and x.dtype == sum_dtype:
+                grad_head.addmm_(grad_logits.mT, x[block])
+            elif ctx.head_is_trained:
+                grad_head += grad_logits.mT @ x[block]
+        ctx.save_for_backward(grad_x, grad_head.to(head.dtype))
+        return loss / len(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -460,60 +450,40 @@ class SoftTargets:
     weight: float  # 0 to 1; the targets have the rest
 
 
-class _CrossEntropy(_HeadLoss):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, head: Tensor, targets: Tensor, soft: SoftTargets | None) -> Tensor:
-        sum_dtype = _sum_dtype(x)
-        loss = x.new_zeros((), dtype=sum_dtype)
-        gradients = _HeadGradients(x, head, head_is_trained=ctx.needs_input_grad[1])
-        for block in _loss_blocks(x, head, LOSS_LOGITS // 2 if soft else LOSS_LOGITS):
-            targets_block = targets[block, None]
-            probabilities = torch.softmax(functional.linear(x[block], head).to(sum_dtype), -1)
-            target_probabilities = probabilities.gather(-1, targets_block)
-            loss -= target_probabilities.clamp_min(MIN_PROBABILITY).log().sum()
-            if soft is None:
-                probabilities.scatter_(-1, targets_block, target_probabilities - 1)
-            else:
-                teacher = torch.softmax(functional.linear(soft.x[block], soft.head).to(sum_dtype), -1)
-                probabilities.sub_(teacher, alpha=soft.weight)
-                probabilities.scatter_add_(-1, targets_block, torch.full_like(target_probabilities, soft.weight - 1))
-            gradients.add(block, probabilities)
-        gradients.save(ctx)
-        return loss / len(x)
-
-
 def cross_entropy(x: Tensor, head: Tensor, targets: Tensor, soft: SoftTargets | None = None) -> Tensor:
-    """Mean cross-entropy in nats of targets [R] under softmax(x head^T); x [R, C], head [V, C].
+    """Mean cross-entropy in nats of targets [R] under softmax(x head^T), as a `_HeadLoss`.
 
     With `soft` the gradients are those of the cross-entropy of both kinds of targets, by their weights. The value stays
     that of `targets` alone, so that it can be compared with other losses.
-
-    The forward pass already computes the gradients, a block of rows at a time, so that the logits [R, V] are never
-    held in memory. Call it only in training; backward scales these gradients in place, so call it at most once.
     """
-    return _CrossEntropy.apply(x, head, targets, soft)
 
+    def row_loss(block: slice) -> tuple[Tensor, Tensor]:
+        targets_block = targets[block, None]
+        probabilities = torch.softmax(_logits(x, head, block), -1)
+        target_probabilities = probabilities.gather(-1, targets_block)
+        loss = -target_probabilities.clamp_min(MIN_PROBABILITY).log().sum()
+        if soft is None:
+            return loss, probabilities.scatter_(-1, targets_block, target_probabilities - 1)
+        probabilities.sub_(torch.softmax(_logits(soft.x, soft.head, block), -1), alpha=soft.weight)
+        others = torch.full_like(target_probabilities, soft.weight - 1)
+        return loss, probabilities.scatter_add_(-1, targets_block, others)
 
-class _Divergence(_HeadLoss):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, head: Tensor, base_x: Tensor, base_head: Tensor) -> Tensor:
-        sum_dtype = _sum_dtype(x)
-        loss = x.new_zeros((), dtype=sum_dtype)
-        gradients = _HeadGradients(x, head, head_is_trained=ctx.needs_input_grad[1])
-        for block in _loss_blocks(x, head, LOSS_LOGITS // 2):
-            logs = torch.log_softmax(functional.linear(x[block], head).to(sum_dtype), -1)
-            base_logs = torch.log_softmax(functional.linear(base_x[block], base_head).to(sum_dtype), -1)
-            base_probabilities = base_logs.exp()
-            loss += (base_probabilities * (base_logs - logs)).sum()
-            gradients.add(block, logs.exp_().sub_(base_probabilities))
-        gradients.save(ctx)
-        return loss / len(x)
+    return _HeadLoss.apply(x, head, LOSS_LOGITS // 2 if soft else LOSS_LOGITS, row_loss)
 
 
 def divergence(x: Tensor, head: Tensor, base_x: Tensor, base_head: Tensor) -> Tensor:
     """Mean Kullback-Leibler divergence in nats of softmax(x head^T) from softmax(base_x base_head^T), which is not
-    trained; x and base_x [R, C], head and base_head [V, C].
+    trained, as a `_HeadLoss`; base_x [R, C], base_head [V, C]."""
 
-    As `cross_entropy`: a block of rows at a time, only in training, and backward at most once.
-    """
-    return _Divergence.apply(x, head, base_x, base_head)
+    def row_loss(block: slice) -> tuple[Tensor, Tensor]:
+        logs = torch.log_softmax(_logits(x, head, block), -1)
+        base_logs = torch.log_softmax(_logits(base_x, base_head, block), -1)
+        base_probabilities = base_logs.exp()
+        loss = (base_probabilities * (base_logs - logs)).sum()
+        return loss, logs.exp_().sub_(base_probabilities)
+
+    return _HeadLoss.apply(x, head, LOSS_LOGITS // 2, row_loss)
+
+
+def _logits(x: Tensor, head: Tensor, block: slice) -> Tensor:
+    return functional.linear(x[block], head).to(_sum_dtype(x))

@@ -1,7 +1,7 @@
 """Linear layers with optional low-rank adapters, embeddings, rows of embeddings that are trained, and RMSNorm's gain.
 
-Weights stay float32; they are cast to the dtype of the activations for each product. New ones are not initialized:
-LanguageModel initializes or loads them, and random numbers that are then overwritten take seconds for a billion.
+Weights stay float32; they are cast to the dtype of the activations for each product. `reset_parameters` does nothing:
+LanguageModel initializes or loads all weights, and random numbers that are overwritten take seconds for a billion.
 """
 
 import torch
@@ -43,7 +43,7 @@ class Linear(nn.Linear):
         return self.saves_memory or x.device.type != "cpu"
 
     def reset_parameters(self) -> None:
-        """Leave the weights as they are."""
+        pass
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs]"""
@@ -55,7 +55,7 @@ class Embedding(nn.Embedding):
     """A row for each token."""
 
     def reset_parameters(self) -> None:
-        """Leave the weights as they are."""
+        pass
 
 
 class TokenRows(nn.Module):
@@ -65,12 +65,11 @@ class TokenRows(nn.Module):
     embedding matrices distinguishes them from other tokens. B, T, C, V = batch, tokens, hidden size, vocabulary size.
     """
 
-    def __init__(self, first: int, count: int, width: int, tied: bool) -> None:
-        """`width` is the hidden size; `tied` is whether the embeddings are tied, so that one matrix has the rows."""
+    def __init__(self, first: int, count: int, hidden_size: int, tied: bool) -> None:
         super().__init__()
         self._first, self._end = first, first + count
-        self.embedding = nn.Parameter(torch.zeros(count, width))
-        self.head = None if tied else nn.Parameter(torch.zeros(count, width))
+        self.embedding = nn.Parameter(torch.zeros(count, hidden_size))
+        self.head = None if tied else nn.Parameter(torch.zeros(count, hidden_size))
 
     def embed(self, x: Tensor, ids: Tensor) -> Tensor:
         """The embeddings x [B, T, C] of ids [B, T], with those of these tokens replaced."""
@@ -84,7 +83,7 @@ class TokenRows(nn.Module):
         return matrix if rows is None else torch.cat([matrix[: self._first], rows, matrix[self._end :]])
 
     def load(self, name: str, matrix: Tensor) -> None:
-        """Copy these rows from a weight [V, C]."""
+        """Copy these rows from a weight [V, C]; ignore any other weight."""
         rows = self._rows(name)
         if rows is not None:
             rows.copy_(matrix[self._first : self._end])
@@ -92,8 +91,7 @@ class TokenRows(nn.Module):
     def _rows(self, name: str) -> Tensor | None:
         if name == HEAD and self.head is not None:
             return self.head
-        # of tied embeddings, the head is the same matrix
-        return self.embedding if name == EMBEDDING or (name == HEAD and self.head is None) else None
+        return self.embedding if name in (EMBEDDING, HEAD) else None  # tied embeddings are one matrix
 
 
 class RMSNorm(nn.Module):

@@ -14,11 +14,9 @@ from torch.nn import functional as F
 from llmcli.models.runtime import Scores
 from llmcli.models.torch.transformer import LanguageModel
 
-# Logits of the windows that pass through the model together, and of a block of them that is held in memory, in float32:
-# 32 MB on a CPU, up to four times while temperatures are tried
-LOGITS_AT_ONCE = 1 << 25
-BLOCK_LOGITS = {"cpu": 1 << 23}  # on other devices all
-INVERSE_TEMPERATURES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)  # evenly spaced; see fit_inverse_temperature
+LOGITS_AT_ONCE = 1 << 25  # logits of the windows that pass through the model together
+CPU_BLOCK_LOGITS = 1 << 23  # logits in memory at once on a CPU: 32 MB, up to four times while temperatures are tried
+INVERSE_TEMPERATURES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)  # evenly spaced
 
 
 @torch.inference_mode()
@@ -48,15 +46,14 @@ def fit_inverse_temperature(model: LanguageModel, ids: NDArray[np.int64]) -> flo
     below, at, above = losses[best - 1 : best + 2].tolist()
     offset = 0.5 * (below - above) / max(below - 2 * at + above, 1e-9)  # of the minimum from `best`, in steps
     step = INVERSE_TEMPERATURES[1] - INVERSE_TEMPERATURES[0]
-    minimum: float = INVERSE_TEMPERATURES[best] + step * offset
-    return min(max(minimum, INVERSE_TEMPERATURES[0]), INVERSE_TEMPERATURES[-1])
+    return min(max(INVERSE_TEMPERATURES[best] + step * offset, INVERSE_TEMPERATURES[0]), INVERSE_TEMPERATURES[-1])
 
 
 def _logits_and_targets(model: LanguageModel, ids: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
     """(logits [n, V] in float32, targets [n]) of windows ids [B, T + 1] in order, a block of them at a time."""
     windows = torch.from_numpy(ids).to(model.cos.device)
     rows = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
-    block = max(1, BLOCK_LOGITS.get(windows.device.type, LOGITS_AT_ONCE) // model.config.vocab_size)
+    block = max(1, CPU_BLOCK_LOGITS // model.config.vocab_size) if windows.device.type == "cpu" else rows
     for batch in torch.split(windows, max(1, rows // (ids.shape[1] - 1))):
         hidden, targets = model.hidden_states(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten()
         head = model.head()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmcli.config import FINAL_NORM, ModelConfig
+from llmcli.config import FINAL_NORM, HEAD, ModelConfig
 from llmcli.models.runtime import Array
 from llmcli.models.torch.experts import Experts, Router
 from llmcli.models.torch.kernels import (
@@ -40,35 +40,31 @@ BALANCE_WEIGHT = 0.01  # of the experts' load-balancing loss: measured, tests/be
 
 
 class LayerKVCache:
-    """The KV cache of a layer (kv_cache.py): keys and values [B, G, length, D]. Forks share these tensors, which are
-    replaced, never changed."""
+    """The KV cache of a layer, like KVCache in kv_cache.py. Forks share its tensors, which are replaced, never
+    changed."""
 
     def __init__(self) -> None:
-        self.keys: Tensor | None = None
-        self.values: Tensor | None = None
+        self._tensors: tuple[Tensor, ...] = ()  # keys and values [B, G, length, D]
 
     @property
     def length(self) -> int:
-        return 0 if self.keys is None else self.keys.shape[2]
+        return self._tensors[0].shape[2] if self._tensors else 0
 
     @property
     def nbytes(self) -> int:
-        return 0 if self.keys is None or self.values is None else self.keys.nbytes + self.values.nbytes
+        return sum(tensor.nbytes for tensor in self._tensors)
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Add the keys and values of new tokens; return those of all tokens so far."""
-        if self.keys is not None and self.values is not None:
-            k, v = torch.cat([self.keys, k], dim=2), torch.cat([self.values, v], dim=2)
-        self.keys, self.values = k, v
+        if self._tensors:
+            k, v = (torch.cat(pair, dim=2) for pair in zip(self._tensors, (k, v), strict=True))
+        self._tensors = k, v
         return k, v
 
     def rewind(self, length: int = 0) -> None:
-        """Drop all but the first `length` tokens."""
-        if self.keys is not None and self.values is not None:
-            self.keys, self.values = (self.keys[:, :, :length], self.values[:, :, :length]) if length else (None, None)
+        self._tensors = tuple(tensor[:, :, :length] for tensor in self._tensors) if length else ()
 
     def fork(self, length: int = 0) -> "LayerKVCache":
-        """Another cache, which begins with the first `length` tokens of this one."""
         forked = copy(self)
         forked.rewind(length)
         return forked
@@ -99,11 +95,9 @@ class Attention(nn.Module):
             y = attention(q, k, v)
         else:
             y = self._attention_with_cache(q, k, v, cache)
-        output: Tensor = self.o_proj(y.reshape(B, T, self.H * self.D))
-        return output
+        return self.o_proj(y.reshape(B, T, self.H * self.D))
 
     def fold(self, gain: Tensor) -> None:
-        """See `LanguageModel.fold_gains`."""
         fold(gain, self.q_proj, self.k_proj, self.v_proj)
 
     def _project(self, x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -123,20 +117,18 @@ class Attention(nn.Module):
         return q, qk[:, :, H:], qkv[:, :, H + G :]
 
     def _attention_with_cache(self, q: Tensor, k: Tensor, v: Tensor, cache: LayerKVCache | None) -> Tensor:
-        """Attention by torch's own kernel, also to the tokens in the cache: q [B, T, H, D], k and v [B, T, G, D] ->
-        [B, T, H, D]."""
+        """Attention by torch's own kernel, also to the tokens in the cache: [B, T, H or G, D] -> [B, T, H, D]."""
         q, k, v = (contiguous_on_mps(t.transpose(1, 2)) for t in (q, k, v))  # [B, H or G, T, D]
-        T, past = q.shape[2], 0
-        if cache is not None:
-            past = cache.length
+        T, past, mask = q.shape[2], cache.length if cache else 0, None
+        if cache:
             k, v = cache.extend(k, v)
-        mask = None
         if past and T > 1:  # [T, past + T]: True where one of T new tokens may attend to a position
             mask = torch.ones(T, past + T, dtype=torch.bool, device=q.device).tril(past)
-        causal, grouped = not past and T > 1, self.G != self.H
+        grouped = self.G != self.H
         if grouped and not _has_grouped_kernel(q, mask):
             k, v = (t.repeat_interleave(self.H // self.G, 1) for t in (k, v))
             grouped = False
+        causal = not past and T > 1
         y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=1.0, enable_gqa=grouped)
         return y.transpose(1, 2)
 
@@ -158,11 +150,9 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, gain: Tensor) -> Tensor:
         """Normalized x [B, T, C], whose gain is still to be applied -> [B, T, C]."""
-        output: Tensor = self.down_proj(swiglu(stacked_linear(x, gain, self.gate_proj, self.up_proj)))
-        return output
+        return self.down_proj(swiglu(stacked_linear(x, gain, self.gate_proj, self.up_proj)))
 
     def fold(self, gain: Tensor) -> None:
-        """See `LanguageModel.fold_gains`."""
         fold(gain, self.gate_proj, self.up_proj)
 
 
@@ -185,8 +175,7 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Everything before the output embedding. A module of its own because Hugging Face's tensor names have this
-    level."""
+    """Everything before the output embedding: a level in Hugging Face's tensor names."""
 
     def __init__(self, config: ModelConfig, dropout: Dropout) -> None:
         super().__init__()
@@ -265,25 +254,23 @@ class LanguageModel(nn.Module):
         """The output embedding [V, C], times the gain of the last norm."""
         head = self._head_weight()
         if self.token_rows is not None:
-            head = self.token_rows.merged("lm_head.weight", head)
+            head = self.token_rows.merged(HEAD, head)
         return (head * self._final_gain()).to(self.dtype)
 
     def _head_weight(self) -> Tensor:
-        weight: Tensor = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
-        return weight
+        return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
 
     def _final_gain(self) -> Tensor:
         gain = self.model.norm.weight
         return gain if self.logit_factor == 1 else gain * self.logit_factor
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Final hidden states [T, C] of a few tokens -> their logits [T, V] in float32. Unlike in `head`, the gain is
-        applied to the hidden states, which are smaller."""
+        """Final hidden states [T, C] of a few tokens -> logits [T, V] in float32; the gain is applied to the former."""
         return F.linear(hidden * self.model.norm.weight, self._head_weight())
 
     def fold_gains(self) -> None:
-        """Fold the gains of the norms in the layers into the matrices after them, once and for all: every pass would
-        read and write these matrices three times otherwise. Afterwards the model, in float32, can only compute."""
+        """Fold the gains of the norms in the layers into the matrices after them, for inference alone in float32:
+        every pass would read and write these matrices three times otherwise."""
         for layer in self.modules():
             if isinstance(layer, Layer):
                 layer.self_attn.fold(layer.input_layernorm.weight)
@@ -297,8 +284,8 @@ class LanguageModel(nn.Module):
         return [module for module in self.modules() if isinstance(module, Router)]
 
     def _extend_rotary_tables(self, length: int) -> None:
-        """Extend the rotary tables to `length` positions. They grow by doubling as positions are used, since a config
-        may claim a far longer context than is ever used."""
+        """Extend the rotary tables to `length` positions or more: a config may claim a far longer context than is ever
+        used."""
         if length <= len(self.cos):
             return
         positions = max(length, 2 * len(self.cos), 64)
@@ -317,9 +304,7 @@ class LanguageModel(nn.Module):
             with torch.no_grad():
                 if name.endswith("embed_tokens.weight"):
                     weight.normal_(0.0, 0.02 if self.config.tie_word_embeddings else 1.0, generator=generator)
-                elif name.endswith(
-                    ("o_proj.weight", "down_proj.weight", "down_proj", "lm_head.weight")
-                ) or name.endswith("bias"):
+                elif name.endswith(("o_proj.weight", "down_proj.weight", "down_proj", "lm_head.weight", "bias")):
                     weight.zero_()
                 elif weight.ndim >= 2:
                     bound = 1 / math.sqrt(weight.shape[-1])
@@ -351,8 +336,7 @@ class LanguageModel(nn.Module):
                     self.token_rows.load(name, torch.from_numpy(arrays[name]))
 
     def scoring_model(self, arrays: Mapping[str, Array]) -> "LanguageModel":
-        """A model of the same config on the same device with other weights, in float32: as those who use a file run
-        it."""
+        """A model of the same config on the same device with other weights, in float32, as users of the file run it."""
         model = LanguageModel(self.config).to(self.cos.device)
         model.load_arrays(arrays)
         return model
@@ -373,7 +357,7 @@ class LanguageModel(nn.Module):
         return arrays
 
     def trainable_arrays(self) -> dict[str, Array]:
-        """A copy of the weights that are trained, by parameter name: all of them, or the adapters and token rows."""
+        """A copy of the trained weights by parameter name: all of them, or the adapters and token rows."""
         return {name: copied(weight) for name, weight in self._trainable()}
 
     def load_trainable(self, arrays: Mapping[str, Array]) -> None:
@@ -385,7 +369,6 @@ class LanguageModel(nn.Module):
         return ((name, weight) for name, weight in self.named_parameters() if weight.requires_grad)
 
     def _weight(self, name: str) -> Tensor:
-        """The parameter of a tensor name, or the slice of a stack of experts."""
         if name not in self._stacked:
             return self.get_parameter(name)
         stack, expert = self._stacked[name]
@@ -394,14 +377,14 @@ class LanguageModel(nn.Module):
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained model from which another learns. It is no module of that one, whose parameters are trained."""
+    """A trained model from which another learns."""
 
     model: LanguageModel
     weight: float  # of its predictions in the targets, 0 to 1
 
     @torch.no_grad()
     def targets(self, ids: Tensor) -> SoftTargets:
-        """Its predictions after each of ids [B, T], as B T rows."""
+        """Its predictions after each of ids [B, T], as B * T rows."""
         return SoftTargets(self.model.hidden_states(ids).flatten(0, 1), self.model.head(), self.weight)
 
 

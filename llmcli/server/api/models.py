@@ -12,10 +12,9 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.vocabulary import START
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.loading import check_packages, load_any, open_chat_template, open_tokenizer
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.models.open_runtime import open_runtime
+from llmcli.models.open_runtime import expert_names, open_runtime
 from llmcli.models.runtime import Runtime
 from llmcli.server.errors import ApiError, ModelFileError, ModelLoadError
 
@@ -48,10 +47,7 @@ class ServedModel:
 
     @cached_property
     def experts(self) -> list[str]:
-        """The models of an ensemble, or the numbers of a sparse model's experts; [] without any."""
-        if isinstance(self.source, Ensemble):
-            return list(self.source.names)
-        return [str(number) for number in range(self.source.config.num_experts)]
+        return expert_names(self.source)
 
     def prepare(self) -> None:
         """Compute what the first request would wait for. Errors are left to the requests."""

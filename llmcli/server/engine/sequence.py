@@ -15,7 +15,7 @@ from llmcli.generation.generator import Choice, GeneratedText, Piece, next_input
 from llmcli.generation.token_healing import Prompt, read_prompt
 from llmcli.models.logits import log_softmax
 from llmcli.models.ngram_runtime import recompute
-from llmcli.models.runtime import PREFILL_CHUNK, Array, Runtime, read
+from llmcli.models.runtime import PREFILL_CHUNK, Array, Runtime
 from llmcli.server.engine.prefix_cache import Prefix, PrefixCache
 from llmcli.server.engine.requests import Event, Failed, Finished, OnEvent, Request, ScoredToken, Started, Token
 
@@ -94,7 +94,7 @@ class Sequence:
         elif is_last:
             logits = self.live_runtime.prefill(chunk)
         else:
-            read(self.live_runtime, chunk)
+            self.live_runtime.read(chunk)
         self._held += chunk
         if is_last:
             self._start()

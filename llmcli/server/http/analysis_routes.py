@@ -12,7 +12,7 @@ from llmcli.generation.next_words import NextWords, max_evaluations, next_words
 from llmcli.generation.token_healing import Prompt
 from llmcli.models.ngram_runtime import network_of
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.models.runtime import Runtime, RuntimeWithExperts
+from llmcli.models.runtime import Runtime
 from llmcli.pages.explanation_json import explanation_json
 from llmcli.server.api.bodies import ExpertsBody, ExplainBody, MemoryBody, NextBody, PromptBody
 from llmcli.server.api.models import ServedModel
@@ -114,8 +114,6 @@ def _expert_weights(
 ) -> list[list[float]]:
     """The weights [T][n] of the experts that predicted each of `ids`, in a thread of the engine. A full context
     continues as when the text was generated."""
-    if not isinstance(runtime, RuntimeWithExperts):
-        raise LLMError("the experts are only known on the CPU; serve the model without --quantize and --device")
     read, rows = list(prompt), []
     for token in ids:
         check()

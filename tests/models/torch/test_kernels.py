@@ -81,7 +81,7 @@ def test_regroup_and_its_gradients() -> None:
     x, order = random(4, 3), torch.tensor([7, 0, 3, 2, 6, 1, 5, 4])
     assert_same(regroup(x, order, order.argsort(), 2), x[order // 2], [x])
     y = random(8, 3, seed=1)
-    assert_same(regroup(y, order, order.argsort()), y[order], [y])
+    assert_same(regroup(y, order, order.argsort(), 1), y[order], [y])
 
 
 @pytest.mark.parametrize("ends", [[2, 2, 7], [0, 0, 7], [7, 7, 7]])

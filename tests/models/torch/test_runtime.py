@@ -39,7 +39,7 @@ def test_scores_are_those_of_the_numpy_runtime(shape: str, block: int, monkeypat
     ids = np.random.default_rng(2).integers(300, size=(5, 49))
     losses, correct = NumpyRuntime(checkpoint).score(ids)
     monkeypatch.setattr("llmcli.models.torch.scoring.LOGITS_AT_ONCE", 2 * 48 * 300)  # two windows at once
-    monkeypatch.setitem(torch_scoring.BLOCK_LOGITS, "cpu", block * 300)
+    monkeypatch.setattr(torch_scoring, "CPU_BLOCK_LOGITS", block * 300)
     runtime = TorchRuntime(checkpoint, "cpu")
     before = runtime.prefill([1, 2])
     torch_losses, torch_correct = runtime.score(ids)
