@@ -1,7 +1,6 @@
 """Which text a model was trained on, according to its record: names, sizes and sha256 hashes of the files.
 
 A record includes earlier stages of training, such as that of the base model (formats/training_stages.py).
-Decides which part of a text a model was not trained on, and finds the training corpus again, and the conversations.
 """
 
 import itertools
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from llmcli.data.conversations import split
 from llmcli.data.conversations.files import ConversationFile, read_conversations, read_records
 from llmcli.data.conversations.messages import Conversation
 from llmcli.data.conversations.record_kinds import Reading
@@ -21,7 +21,6 @@ from llmcli.data.text.corpus import Corpus, Part, read_corpus
 from llmcli.data.text.documents import Document
 from llmcli.data.text.temporary_files import TemporaryFileError, TextCopy
 from llmcli.errors import LLMError
-from llmcli.evaluation.held_out_conversations import trained_indices
 from llmcli.formats.training_stages import CACHE, Record, all_stages, describe, stages
 
 _JOINED = 1_000  # conversations whose messages are searched at once
@@ -29,77 +28,76 @@ _SEPARATOR = "\ud800"  # between messages: half a character, which is in no text
 _Read = TypeVar("_Read", Document, ConversationFile)
 
 
+def _files(record: Record, *, conversations: bool | None = None) -> list[dict[str, Any]]:
+    """The files in a record, or those of them that are or are not conversations; [] if its structure is unexpected."""
+    listed = record.get("corpus")
+    files = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+    return [one for one in files if conversations is None or ("shape" in one) == conversations]
+
+
+def recorded_names(record: Record) -> list[str]:
+    """The names of the files in a record."""
+    return [str(file.get("name")) for file in _files(record)]
+
+
+# ---- texts
+
+
 def trained_lengths(record: Record) -> dict[str, int]:
     """How many bytes of each text, from its beginning, were trained on in one stage, by the sha256 of the text; 0 for
     one that was held out. {} if the record is not valid."""
-    texts = _texts(record)
+    texts = _files(record, conversations=False)
     sizes = [size if isinstance(size := text.get("bytes"), int) else 0 for text in texts]
     if any("held_out" in text for text in texts):
-        lengths = [
-            size - int(text.get("held_out", 0)) - int(text.get("left_out", 0))
-            for text, size in zip(texts, sizes, strict=True)
-        ]
+        untrained = [int(text.get("held_out", 0)) + int(text.get("left_out", 0)) for text in texts]
+        lengths = [size - rest for size, rest in zip(sizes, untrained, strict=True)]
     else:  # the end of the whole corpus, in files of earlier versions; nothing, or another text
         total = record.get("train_bytes")
         if not isinstance(total, int) or not 0 <= total <= sum(sizes):
             return {}
         starts = itertools.accumulate(sizes, initial=0)
         lengths = [min(size, max(0, total - start)) for start, size in zip(starts, sizes, strict=False)]
-    trained: dict[str, int] = {}
-    for text, length in zip(texts, lengths, strict=True):
-        sha256 = str(text.get("sha256"))
-        trained[sha256] = max(length, trained.get(sha256, 0))
-    return trained
-
-
-def names_texts(corpus: Corpus, record: Record) -> bool:
-    """Whether a record names texts of a corpus, trained on or held out."""
-    return not _trained_lengths([record]).keys().isdisjoint(document.sha256 for document in corpus.documents)
+    return _longest((str(text.get("sha256")), length) for text, length in zip(texts, lengths, strict=True))
 
 
 def _trained_lengths(records: Iterable[Record]) -> dict[str, int]:
     """The most that any of the models was trained on in any stage."""
+    return _longest(item for stage in all_stages(records) for item in trained_lengths(stage).items())
+
+
+def _longest(lengths: Iterable[tuple[str, int]]) -> dict[str, int]:
     longest: dict[str, int] = {}
-    for stage in all_stages(records):
-        for sha256, length in trained_lengths(stage).items():
-            longest[sha256] = max(length, longest.get(sha256, 0))
+    for sha256, length in lengths:
+        longest[sha256] = max(length, longest.get(sha256, 0))
     return longest
+
+
+def _divide(corpus: Corpus, records: Iterable[Record]) -> Iterator[tuple[Part, Part]]:
+    """Each text as (what any of the models was trained on, the rest)."""
+    known = _trained_lengths(records)
+    for part in corpus.contents:
+        middle = min(max(part.start, known.get(part.document.sha256, 0)), part.end)
+        yield Part(part.document, part.start, middle), Part(part.document, middle, part.end)
 
 
 def trained_part(corpus: Corpus, records: Iterable[Record]) -> Corpus:
     """What any of the models was trained on, as far as their records name texts of the corpus."""
-    return Corpus(tuple(part for part in _divide(corpus, records)[0] if part.text_bytes))
+    return Corpus(tuple(part for part, _ in _divide(corpus, records) if part.text_bytes))
 
 
 def untrained_part(corpus: Corpus, records: Iterable[Record]) -> Corpus:
     """The rest of the corpus, which none of the models was trained on. It may be empty."""
-    return Corpus(tuple(part for part in _divide(corpus, records)[1] if part.text_bytes))
-
-
-def _divide(corpus: Corpus, records: Iterable[Record]) -> tuple[list[Part], list[Part]]:
-    """Each text as what was trained on, and the rest."""
-    known = _trained_lengths(records)
-    ends = [known.get(document.sha256, 0) for document in corpus.documents]
-    middles = [min(max(part.start, end), part.end) for part, end in zip(corpus.contents, ends, strict=True)]
-    divided = list(zip(corpus.contents, middles, strict=True))
-    return [Part(one.document, one.start, middle) for one, middle in divided], [
-        Part(one.document, middle, one.end) for one, middle in divided
-    ]
-
-
-def was_trained_on(corpus: Corpus, record: Record) -> bool:
-    """Whether a model was trained on any of this text, as far as the hashes of whole files show; also on conversations
-    in it."""
-    return bool(trained_in(corpus, record))
+    return Corpus(tuple(part for _, part in _divide(corpus, records) if part.text_bytes))
 
 
 def trained_in(corpus: Corpus, record: Record) -> list[str]:
-    """The stages in which a model was trained on any of this text, described; "" is the run that made it."""
+    """The stages in which a model was trained on any of this text or on conversations in it, as far as the hashes of
+    whole files show, described; "" is the run that made it."""
     hashes = {document.sha256 for document in corpus.documents}
     return [
         describe(stage)
         for stage in stages(record)
-        if not hashes.isdisjoint(str(file.get("sha256")) for file in _conversation_files(stage))
+        if not hashes.isdisjoint(str(file.get("sha256")) for file in _files(stage, conversations=True))
         or trained_part(corpus, [stage]).contents
     ]
 
@@ -119,25 +117,60 @@ def held_out_files(record: Record) -> set[str]:
     return {str(file.get("sha256")) for one in held_out for file in one.get("files") or () if isinstance(file, dict)}
 
 
-def _files(record: Record) -> list[dict[str, Any]]:
-    """The files in a record; none if the record has an unexpected structure."""
-    listed = record.get("corpus")
-    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+# ---- conversations
 
 
-def recorded_names(record: Record) -> list[str]:
-    """The names of the files in a record."""
-    return [str(file.get("name")) for file in _files(record)]
+@dataclass(frozen=True)
+class MeasuredConversations:
+    """The conversations that measure how models answer."""
+
+    conversations: list[Conversation]
+    trained: int  # of the files' conversations, those that a model was trained on; they are left out if not all are
+    contains_training: bool  # whether all are measured, although a model was trained on some
 
 
-def _texts(record: Record) -> list[dict[str, Any]]:
-    """The files in a record that are plain text, and not conversations."""
-    return [one for one in _files(record) if "shape" not in one]
+def measured_conversations(
+    files: Sequence[ConversationFile], records: Iterable[Record], *, whole: bool = False
+) -> MeasuredConversations:
+    """The conversations that were held out for all models; all of them if there are none, or if `whole`."""
+    conversations = [one for file in files for one in file.conversations]
+    trained = _trained_in_any(files, records)
+    training = [conversations[i] for i in sorted(trained)]
+    others = [one for i, one in enumerate(conversations) if i not in trained]
+    rest = split.without_duplicates(training, others).held_out
+    if whole or not rest:
+        return MeasuredConversations(conversations, len(trained), bool(trained))
+    return MeasuredConversations(rest, len(conversations) - len(rest), False)
 
 
-def _conversation_files(record: Record) -> list[dict[str, Any]]:
-    """The files in a record that are conversations."""
-    return [one for one in _files(record) if "shape" in one]
+def trained_indices(files: Sequence[ConversationFile], record: Record) -> set[int]:
+    """The indices, among the conversations of all files, of those that were trained on in one stage."""
+    details = record.get("conversations")
+    share = (details.get("held_out_share") if isinstance(details, dict) else None) or 0.0
+    recorded: dict[str, tuple[int, int]] = {}  # sha256 -> (index of the first conversation, how many there are)
+    count = 0
+    for entry in _files(record, conversations=True):
+        number = int(entry.get("conversations", 0))
+        recorded.setdefault(str(entry.get("sha256")), (count, number))
+        count += number
+    trained: set[int] = set()
+    first = 0
+    for file in files:
+        offset, number = recorded.get(file.sha256, (None, 0))
+        if offset is not None and count:  # a damaged record may not say how many there are
+            if len(file.conversations) != number:  # read otherwise than in training: any may be trained on
+                share = 0.0
+            held_out = (split.is_held_out(offset + i, count, share) for i in range(len(file.conversations)))
+            trained |= {first + i for i, is_out in enumerate(held_out) if not is_out}
+        first += len(file.conversations)
+    return trained
+
+
+def _trained_in_any(files: Sequence[ConversationFile], records: Iterable[Record]) -> set[int]:
+    return set[int]().union(*(trained_indices(files, stage) for stage in all_stages(records)))
+
+
+# ---- both
 
 
 @dataclass(frozen=True)
@@ -150,19 +183,15 @@ class TrainingText:
 
     @classmethod
     def of(cls, sources: Sources, records: Iterable[Record]) -> "TrainingText":
-        """The training part of texts that records name, the longest of them; the whole of any other text. The same for
-        conversations."""
+        """What records say was trained on, or the whole of a text or the conversations that they do not name."""
         records = list(records)
         known = _trained_lengths(records)
-        parts = [
-            part
-            for whole, trained in zip(sources.text.contents, _divide(sources.text, records)[0], strict=True)
-            if (part := trained if whole.document.sha256 in known else whole).text_bytes
-        ]
+        divided = zip(sources.text.contents, _divide(sources.text, records), strict=True)
+        parts = [trained if whole.document.sha256 in known else whole for whole, (trained, _) in divided]
         conversations, files = sources.conversations, sources.conversation_files
-        if trained_on := set[int]().union(*(trained_indices(files, one) for one in all_stages(records))):
+        if trained_on := _trained_in_any(files, records):
             conversations = [conversations[i] for i in sorted(trained_on)]
-        return cls(Corpus(tuple(parts)), files, conversations)
+        return cls(Corpus(tuple(part for part in parts if part.text_bytes)), files, conversations)
 
     @property
     def names(self) -> list[str]:
@@ -186,14 +215,16 @@ class TrainingText:
 
 
 def names_sources(record: Record, sources: Sources) -> bool:
-    """Whether a model was trained on these texts, or on conversations of these files."""
-    files = sources.conversation_files
-    return names_texts(sources.text, record) or any(trained_indices(files, stage) for stage in stages(record))
+    """Whether a record names any of these texts, trained on or held out, or conversations trained on."""
+    hashes = {document.sha256 for document in sources.text.documents}
+    return not hashes.isdisjoint(_trained_lengths([record])) or bool(
+        _trained_in_any(sources.conversation_files, [record])
+    )
 
 
 def recorded_speakers(records: Iterable[Record]) -> tuple[str, str] | None:
     """The speakers that were named when a model was trained on text with turns; None if there were none."""
-    shapes = (str(file.get("shape")) for record in records for file in _conversation_files(record))
+    shapes = (str(file.get("shape")) for record in records for file in _files(record, conversations=True))
     return next(filter(None, map(speakers_in, shapes)), None)
 
 
@@ -205,9 +236,11 @@ def recorded_reading(records: Iterable[Record]) -> Reading:
     return replace(reading, speakers=recorded_speakers(records))
 
 
+# ---- finding the files again
+
+
 def find_training_texts(records: Iterable[Record], model: Path) -> tuple[list[TrainingText], list[str]]:
-    """(what models were trained on, in all stages; the names of the texts of earlier stages that are not found). Text
-    is searched for here and beside the model.
+    """(what models were trained on, in all stages; the names of the texts of earlier stages that are not found).
 
     Raises LLMError when a record names none, or when a file of it is missing or has changed.
     """
@@ -230,37 +263,33 @@ def find_training_texts(records: Iterable[Record], model: Path) -> tuple[list[Tr
 
 
 def find_sources(record: Record, model: Path) -> Sources:
-    """The texts and conversations that a record names, searched for here and beside the model.
-
-    Raises LLMError when the record names none, or when a file is missing or has changed.
-    """
-    files = [_find(file, model, _read_conversations(file)) for file in _conversation_files(record)]
-    corpus = find_corpus(record, model) if _texts(record) or not files else Corpus(())
+    """The texts and conversations that a record names, searched for here and beside the model, by their sha256. Raises
+    LLMError when the record names none, or when a file is missing or has changed."""
+    entries = _files(record, conversations=True)
+    files = [_find(entry, model, _conversations_reader(entry)) for entry in entries]
+    corpus = find_corpus(record, model) if _files(record, conversations=False) or not files else Corpus(())
     return Sources(corpus, tuple(files))
 
 
 def find_corpus(record: Record, model: Path) -> Corpus:
-    """The corpus that a record names, searched for here and beside the model, and recognized by its sha256.
-
-    Raises LLMError when the record names none, or when a file is missing or has changed.
-    """
-    documents = _texts(record)
-    if not documents:
+    """The texts alone; see `find_sources`."""
+    entries = _files(record, conversations=False)
+    if not entries:
         raise LLMError(f"{model} does not record its training text; name it: --corpus FILE")
     copy = TextCopy()
-    matches: dict[Path, Document] = {}
-    for document in documents:
-        match = _find(document, model, _read_text(document, copy))
-        matches.setdefault(match.path.resolve(), match)
-    return Corpus.of(matches.values())
+    documents: dict[Path, Document] = {}
+    for entry in entries:
+        document = _find(entry, model, _text_reader(entry, copy))
+        documents.setdefault(document.path.resolve(), document)
+    return Corpus.of(documents.values())
 
 
-def _read_conversations(file: dict[str, Any]) -> Callable[[Path], ConversationFile | None]:
+def _conversations_reader(file: dict[str, Any]) -> Callable[[Path], ConversationFile | None]:
     reading = Reading.of_record(file, speakers_in(str(file.get("shape"))))
     return lambda path: read_conversations(str(path), path, reading)
 
 
-def _read_text(file: dict[str, Any], copy: TextCopy) -> Callable[[Path], Document | None]:
+def _text_reader(file: dict[str, Any], copy: TextCopy) -> Callable[[Path], Document | None]:
     """A reader of the same text: that of a column, or that of a whole file."""
     reading = Reading.of_record(file)
 
@@ -275,15 +304,22 @@ def _read_text(file: dict[str, Any], copy: TextCopy) -> Callable[[Path], Documen
 
 def _find(file: dict[str, Any], model: Path, read: Callable[[Path], _Read | None]) -> _Read:
     """A file of a record. Raises LLMError when it is missing or has changed."""
-    name = str(file.get("name"))
-    candidates = (_read_file(path, read) for path in _candidate_paths(file, model))
-    match = next((one for one in candidates if one and one.sha256 == file.get("sha256")), None)
-    if match is None:
-        raise LLMError(
-            f"the training text of {model}, {name[:200]}, is missing or has changed (searched here and beside the "
-            f"model); name it: --corpus FILE"
-        )
-    return match
+    name, relative = str(file.get("name")), file.get("path")
+    beside = [model.parent / relative] if isinstance(relative, str) else []
+    given = Path(name)
+    for path in dict.fromkeys([*beside, given, model.parent / given, Path(given.name), model.parent / given.name]):
+        try:
+            found = read(path) if path.is_file() else None
+        except TemporaryFileError:
+            raise
+        except (LLMError, OSError, ValueError):  # something else
+            continue
+        if found and found.sha256 == file.get("sha256"):
+            return found
+    raise LLMError(
+        f"the training text of {model}, {name[:200]}, is missing or has changed (searched here and beside the model); "
+        f"name it: --corpus FILE"
+    )
 
 
 def recorded_path(file: Path, model: Path) -> str | None:
@@ -294,19 +330,3 @@ def recorded_path(file: Path, model: Path) -> str | None:
     if not (file.is_file() and file.is_relative_to(here) and model.is_relative_to(here)):
         return None
     return Path(os.path.relpath(file, model.parent)).as_posix()
-
-
-def _candidate_paths(file: dict[str, Any], model: Path) -> list[Path]:
-    given, relative = Path(str(file.get("name"))), file.get("path")
-    beside = [model.parent / relative] if isinstance(relative, str) else []
-    return list(dict.fromkeys([*beside, given, model.parent / given, Path(given.name), model.parent / given.name]))
-
-
-def _read_file(path: Path, read: Callable[[Path], _Read | None]) -> _Read | None:
-    """What is in a file; None if it is something else."""
-    try:
-        return read(path) if path.is_file() else None
-    except TemporaryFileError:
-        raise
-    except (LLMError, OSError, ValueError):
-        return None

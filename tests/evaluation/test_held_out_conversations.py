@@ -8,7 +8,7 @@ import pytest
 from llmcli.data.conversations.files import ConversationFile
 from llmcli.data.conversations.messages import Conversation, Message
 from llmcli.data.conversations.split import held_out_indices
-from llmcli.evaluation.held_out_conversations import measured_conversations, trained_indices
+from llmcli.evaluation.training_text import measured_conversations, trained_indices
 
 
 def file(name: str, count: int, first: int = 0) -> ConversationFile:

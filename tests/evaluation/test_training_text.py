@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import Result
 
-from llmcli.data.sources import read_sources
+from llmcli.data.sources import Sources, read_sources
 from llmcli.data.text import documents
 from llmcli.data.text.corpus import Corpus, read_corpus
 from llmcli.errors import LLMError
@@ -22,12 +22,11 @@ from llmcli.evaluation.training_text import (
     find_sources,
     find_training_texts,
     is_held_out,
-    names_texts,
+    names_sources,
     recorded_path,
     trained_in,
     trained_part,
     untrained_part,
-    was_trained_on,
 )
 from llmcli.formats.checkpoint import load, save
 from llmcli.formats.training_stages import BASE, as_earlier, cache_stage
@@ -103,8 +102,8 @@ def test_what_models_were_trained_on_and_the_rest(
     corpus = corpus_of("one", "two", "three")
     found = [record_of(corpus, train_bytes, **held_out) for train_bytes, held_out in records]
     assert (joined(trained_part(corpus, found)), joined(untrained_part(corpus, found))) == (trained, rest)
-    assert [was_trained_on(corpus, one) for one in found] == [True] * len(found)
-    assert not any(was_trained_on(untrained_part(corpus, found), one) for one in found)
+    assert all(trained_in(corpus, one) for one in found)
+    assert not any(trained_in(untrained_part(corpus, found), one) for one in found)
     assert all(is_held_out(untrained_part(corpus, found), one) for one in found) == bool(rest)
 
 
@@ -116,8 +115,8 @@ def test_a_text_is_known_in_any_order_and_beside_others() -> None:
     corpus = read_corpus(["2.txt", "new.txt", "renamed.txt"])
     assert joined(untrained_part(corpus, [record])) == ["new", "two"]
     new, two = read_corpus(["new.txt"]), read_corpus(["renamed.txt"])
-    assert names_texts(two, record) and not names_texts(new, record)
-    assert is_held_out(two, record) and not is_held_out(new, record) and not was_trained_on(new, record)
+    assert names_sources(record, Sources(two, ())) and not names_sources(record, Sources(new, ()))
+    assert is_held_out(two, record) and not is_held_out(new, record) and not trained_in(new, record)
 
 
 def test_what_earlier_stages_were_trained_on_is_known() -> None:
@@ -131,7 +130,7 @@ def test_what_earlier_stages_were_trained_on_is_known() -> None:
     assert joined(rest) == ["e", "o", "three"] and is_held_out(rest.cut(0, 2), tuned)
     assert trained_in(corpus, tuned) == ["", "in its base model, base.safetensors"]
     assert trained_in(read_corpus(["1.txt"]), tuned) == ["in its base model, base.safetensors"]
-    assert names_texts(read_corpus(["1.txt"]), tuned) and not was_trained_on(read_corpus(["2.txt"]), tuned)
+    assert names_sources(tuned, Sources(read_corpus(["1.txt"]), ())) and not trained_in(read_corpus(["2.txt"]), tuned)
     tuned |= joined_stages(tuned["earlier_stages"], [cache])
     assert trained_in(read_corpus(["2.txt"]), tuned) == ["to fit its n-gram cache"]
 
@@ -157,7 +156,7 @@ def test_files_that_were_held_out_are_known() -> None:
     Path("val.txt").write_text("other")
     document = read_corpus(["val.txt"]).documents[0]
     record["held_out"] = {"files": [{"name": "val.txt", "bytes": 5, "sha256": document.sha256}]}
-    assert is_held_out(read_corpus(["val.txt"]), record) and not was_trained_on(read_corpus(["val.txt"]), record)
+    assert is_held_out(read_corpus(["val.txt"]), record) and not trained_in(read_corpus(["val.txt"]), record)
     assert not is_held_out(read_corpus(["0.txt"]), record) and not is_held_out(read_corpus(["val.txt"]), {})
 
 

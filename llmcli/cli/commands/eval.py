@@ -329,8 +329,7 @@ def _evaluate_answers(
     options: _Options, models: "Models", sources: "Sources", templates: "dict[Path, ChatTemplate]"
 ) -> None:
     """Measure and print. Raises LLMError if there is also text, or a model that has no chat template."""
-    from llmcli.evaluation.held_out_conversations import measured_conversations
-    from llmcli.evaluation.training_text import held_out_files
+    from llmcli.evaluation.training_text import held_out_files, measured_conversations
 
     files = sources.conversation_files
     if sources.text.documents:

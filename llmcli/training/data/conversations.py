@@ -21,7 +21,7 @@ from llmcli.data.conversations.messages import Conversation
 from llmcli.data.conversations.split import ConversationSplit, split, without_duplicates
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.evaluation.held_out_conversations import trained_indices
+from llmcli.evaluation.training_text import trained_indices
 from llmcli.formats import loading
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.training_stages import Record, all_stages

@@ -21,7 +21,7 @@ from llmcli.config import ModelConfig, TrainConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.tokens import tokenize
 from llmcli.errors import LLMError
-from llmcli.evaluation.training_text import find_corpus, untrained_part, was_trained_on
+from llmcli.evaluation.training_text import find_corpus, trained_in, untrained_part
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.torch.scoring import score
 from llmcli.models.torch.transformer import LanguageModel, LayerKVCache
@@ -76,7 +76,7 @@ def find_plain_text(inputs: Inputs, prepared: Prepared) -> PlainText | None:
     if not prepared.conversations:
         return None
     ids, source, corpus = prepared.held_out, "the held-out text", inputs.corpus
-    if inputs.base and not (corpus.documents and was_trained_on(corpus, inputs.base.record)):
+    if inputs.base and not trained_in(corpus, inputs.base.record):
         ids = _held_out_text_of(inputs.base, inputs.base_path, prepared.tokenizer)
         source = "the text held out from the base model"
     config = prepared.plan.model
