@@ -46,7 +46,7 @@ def evaluate_answers(
             span = conversations.span(index)
             ids[row, : span.stop - span.start] = conversations.ids[span]
             loss_mask[row, : span.stop - span.start] = conversations.loss_mask[span]
-        losses, correct = score(ids)
+        losses, correct, *_ = score(ids)
         counted = loss_mask[:, 1:]
         targets = ids[:, 1:][counted]
         nats = float(losses[counted].sum(dtype=np.float64))

@@ -28,9 +28,9 @@ from llmcli.models.runtime import Runtime, Scorer, Scores, WeightedScores
 if TYPE_CHECKING:
     from llmcli.data.tokenizers.tokenizer import Tokenizer
 
-# windows ids [B, T + 1] -> for each of ids[:, 1:]: (loss in nats, whether it was the most likely token), both [B, T]
-ScoreWindows = Callable[[NDArray[np.int64]], Scores]
-ScoreEnsembleWindows = Callable[[NDArray[np.int64]], Scores | WeightedScores]
+# windows ids [B, T + 1] -> for each of ids[:, 1:]: (loss in nats, whether it was the most likely token), both [B, T];
+# of an ensemble also the weights of its models [B, T, n]
+ScoreWindows = Callable[[NDArray[np.int64]], Scores | WeightedScores]
 Window = tuple[int, int, int]  # start, first position counted, end
 OnProgress = Callable[[float], None]  # receives the share done
 OnTokens = Callable[[NDArray[np.integer], NDArray[np.floating]], None]  # receives tokens and their losses in nats
@@ -69,7 +69,7 @@ class Score:
 
     @property
     def adapting_bits_per_byte(self) -> float | None:
-        """Bits per byte with the n-gram cache, which adapts to the text; None where the model has none."""
+        """With the n-gram cache, which adapts to the text; None where the model has none."""
         return None if self.network_nats is None else self.bits_per_byte
 
     @property
@@ -95,9 +95,8 @@ def evaluate(
     ids: NDArray[np.integer] | PrefixedTokens,
     byte_lengths: NDArray[np.integer],
     context: int,
-    score: ScoreEnsembleWindows,
+    score: ScoreWindows,
     *,
-    max_tokens: int | None = None,
     batch_tokens: int = 4096,
     cached: NgramText | None = None,
     on_progress: OnProgress = lambda share: None,
@@ -105,11 +104,10 @@ def evaluate(
 ) -> Score:
     """Score ids[1:], each given the ids before it; ids[0] is the token that precedes the text (end of text).
 
-    `byte_lengths[i]` is the length of token i in bytes. `max_tokens` limits the evaluation to windows of about that
-    many tokens, spread evenly over the text. `cached` are the same ids with an n-gram cache, which the losses of the
-    network are mixed with. `on_tokens` is called in the order of the text.
+    `byte_lengths[i]` is the length of token i in bytes. `cached` are the same ids with an n-gram cache, which the
+    losses of the network are mixed with. `on_tokens` is called in the order of the text.
     """
-    windows = select_windows(len(ids), context, max_tokens)
+    windows = Windows(len(ids), context)
     total, done = Score(0.0, 0, 0), 0
     for batch, batch_score in evaluate_windows(
         ids, byte_lengths, windows, score, batch_tokens=batch_tokens, cached=cached, on_tokens=on_tokens
@@ -123,9 +121,9 @@ def evaluate_windows(
     ids: NDArray[np.integer] | PrefixedTokens,
     byte_lengths: NDArray[np.integer],
     windows: Sequence[Window],
-    score: ScoreEnsembleWindows,
+    score: ScoreWindows,
     *,
-    batch_tokens: int = 4096,
+    batch_tokens: int,
     cached: NgramText | None = None,
     on_tokens: OnTokens = lambda ids, nats: None,
 ) -> Iterator[tuple[Sequence[Window], Score]]:
@@ -156,27 +154,13 @@ def evaluate_windows(
         yield batch, total
 
 
-def select_windows(count: int, context: int, max_tokens: int | None = None) -> Sequence[Window]:
-    """The windows for a text of `count` ids; with `max_tokens` only as many as that, spread evenly."""
-    windows = _Windows(count, context)
-    if max_tokens is not None and len(windows) * stride(context) > max_tokens:
-        keep = max(1, max_tokens // stride(context))
-        return [windows[round(i)] for i in np.linspace(0, len(windows) - 1, keep)]
-    return windows
-
-
 def spread_order(windows: Sequence[Window]) -> list[Window]:
-    """The windows reordered so that any prefix of them is spread evenly over the text.
-
-    >>> spread_order([(i, i, i) for i in range(5)])[:3]
-    [(0, 0, 0), (3, 3, 3), (1, 1, 1)]
-    """
+    """The windows reordered so that any prefix of them is spread evenly over the text."""
     return [windows[i] for i in spread_indices(len(windows))]
 
 
 def spread_indices(count: int) -> NDArray[np.intp]:
-    """0 to `count` - 1, ordered so that any prefix is spread evenly: steps of the golden ratio (a low-discrepancy
-    sequence).
+    """0 to `count` - 1, ordered so that any prefix is spread evenly: steps of the golden ratio.
 
     >>> spread_indices(5).tolist()
     [0, 3, 1, 4, 2]
@@ -213,20 +197,19 @@ def trained_context(records: Iterable[Mapping[str, Any]]) -> int:
 
 
 def stride(context: int) -> int:
-    """By how many tokens the window advances; at least as many precede each token that is counted."""
+    """How many tokens a window advances; at least as many precede each token that is counted."""
     return max(1, context // 2)
 
 
-class _Windows(Sequence[Window]):
-    """(start, first position counted, end) of each window, computed on access; every position from 1 on is counted
-    exactly once.
+class Windows(Sequence[Window]):
+    """(start, first position counted, end) of each window of a text of `count` tokens, computed on access. Every
+    position from 1 on is counted exactly once.
 
-    >>> list(_Windows(8, 4))
+    >>> list(Windows(8, 4))
     [(0, 1, 5), (2, 5, 7), (3, 7, 8)]
     """
 
     def __init__(self, count: int, context: int) -> None:
-        """`count` is the number of tokens in the text."""
         self._count, self._context = count, context
 
     def __len__(self) -> int:
@@ -273,14 +256,28 @@ def measure(
     tokenizer changes the text, because bits per byte would then be wrong, or when the model's logits are NaN or
     infinite.
     """
-    ids, text_bytes = _tokenize_exactly(passage, tokenizer)
-    lengths = tokenizer.byte_lengths
-    context = context or evaluation_context(model.context)
+    text_bytes = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal text_bytes
+        for part in passage.text():
+            text_bytes += len(part.encode("utf-8"))
+            yield part
+
+    ids = tokenize(iter([counted()]), tokenizer)
+    token_bytes = count_bytes(ids, tokenizer.byte_lengths)
+    added = 1 if tokenizer.adds_prefix_space and text_bytes else 0  # a space that the tokenizer puts before the text
+    if token_bytes != text_bytes + added:
+        raise LLMError(
+            f"the tokenizer changes {passage.name}: {text_bytes:,} bytes of text become {token_bytes:,} bytes of "
+            f"tokens, so bits per byte would be wrong; normalize the text to Unicode NFC first"
+        )
     ids_with_bos = PrefixedTokens(tokenizer.bos_id, ids)
-    score_network: ScoreEnsembleWindows = model.score
+    score_network: ScoreWindows = model.score
     cached = None
     if isinstance(model, NgramRuntime):
         score_network, cached = model.score_network, NgramText(ids_with_bos, model.weights)
+    lengths, context = tokenizer.byte_lengths, context or evaluation_context(model.context)
     score = evaluate(
         ids_with_bos, lengths, context, score_network, cached=cached, on_progress=on_progress, on_tokens=on_tokens
     )
@@ -291,27 +288,6 @@ def measure(
 def score_text(text: str, model: Scorer, tokenizer: "Tokenizer", *, context: int | None = None) -> Score:
     """Score every token of a text; errors as in `measure`."""
     return measure(Passage("the text", lambda: iter([text])), model, tokenizer, context=context)
-
-
-def _tokenize_exactly(passage: Passage, tokenizer: "Tokenizer") -> tuple[NDArray[np.unsignedinteger], int]:
-    """(ids [N], bytes of text) of a passage. Raises LLMError when the bytes of the tokens are not those of the text."""
-    size = 0
-
-    def counted() -> Iterator[str]:
-        nonlocal size
-        for part in passage.text():
-            size += len(part.encode("utf-8"))
-            yield part
-
-    ids = tokenize(iter([counted()]), tokenizer)
-    token_bytes = count_bytes(ids, tokenizer.byte_lengths)
-    added = 1 if tokenizer.adds_prefix_space and size else 0  # a space that the tokenizer puts before the text
-    if token_bytes != size + added:
-        raise LLMError(
-            f"the tokenizer changes {passage.name}: {size:,} bytes of text become {token_bytes:,} bytes of tokens, so "
-            f"bits per byte would be wrong; normalize the text to Unicode NFC first"
-        )
-    return ids, size
 
 
 # ---- passages that surprise a model, and two versions of a model
@@ -327,15 +303,12 @@ class Span:
 
 
 def most_surprising(
-    bits: NDArray[np.floating],
-    length: int = 16,
-    max_passages: int = 5,
-    breaks: Iterable[int] = (),
+    bits: NDArray[np.floating], length: int = 16, max_passages: int = 5, breaks: Iterable[int] = ()
 ) -> list[Span]:
-    """The passages of `length` tokens with the highest total surprisal, the highest first.
+    """The passages of `length` tokens with the highest total surprisal, the highest first; a shorter document is one.
 
     `bits` [N] is the surprisal of each token. Passages neither overlap nor cross a break (the index of the first token
-    of another document). A shorter document is one passage.
+    of another document).
 
     >>> most_surprising(np.array([1, 5, 5, 0, 0, 4, 4]), length=2, max_passages=2)
     [Span(start=1, end=3, bits=10.0), Span(start=5, end=7, bits=8.0)]
@@ -359,10 +332,7 @@ def most_surprising(
 
 
 def kl_divergence(reference: Runtime, other: Scorer, tokenizer: "Tokenizer") -> float:
-    """An estimate of KL(reference || other) in bits per byte, from one text that `reference` samples.
-
-    Needs no test text. Both runtimes must share the tokenizer.
-    """
+    """An estimate of KL(reference || other) in bits per byte, from one text that `reference` samples."""
     from llmcli.generation.sampler import Sampler
 
     ids = [tokenizer.bos_id]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llmcli.data.text.corpus import read_corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.evaluation.evaluator import Score, _Windows, evaluate, measure, passages
+from llmcli.evaluation.evaluator import Score, Windows, evaluate, measure, passages
 
 PROBABILITIES = np.array([0.5, 0.25, 0.125, 0.0625, 0.0625])  # of tokens 0 (end of text) to 4
 BYTE_LENGTHS = np.array([0, 1, 2, 3, 7])  # bytes of each token
@@ -40,7 +40,7 @@ ids_of = st.lists(st.integers(0, 4), min_size=0, max_size=90).map(lambda ids: np
 @given(st.integers(0, 400), st.integers(1, 40))
 def test_windows_count_every_position_once_with_half_a_context_before_it(count, context):
     counted = []
-    for number, (start, first, end) in enumerate(_Windows(count, context)):
+    for number, (start, first, end) in enumerate(Windows(count, context)):
         assert 0 <= start < first < end <= count
         assert end - start <= context + 1
         if number:
@@ -62,7 +62,7 @@ def test_windows_count_every_position_once_with_half_a_context_before_it(count, 
     ],
 )
 def test_windows_of_small_texts(count, context, expected):
-    assert list(_Windows(count, context)) == expected
+    assert list(Windows(count, context)) == expected
 
 
 def test_bits_per_byte_by_hand():
@@ -112,59 +112,9 @@ def test_batches_are_windows_of_the_text_and_respect_the_limits(count, context, 
     assert evaluate(text, np.ones(count + 1, int), context, score, batch_tokens=batch_tokens).tokens == count - 1
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.integers(2, 500), st.integers(1, 20), st.integers(1, 600), st.integers(1, 200))
-def test_max_tokens_limits_what_is_scored(count, context, max_tokens, batch_tokens):
-    shown = []
-
-    def score(block):
-        shown.extend(int(row.max()) for row in block)
-        return constant_loss(1.0)(block)
-
-    options = {"max_tokens": max_tokens, "batch_tokens": batch_tokens}
-    result = evaluate(np.arange(count), np.ones(count, int), context, score, **options)
-    first = context - context // 2  # tokens that the first window counts beyond those of each other window
-    assert result.tokens <= max(max_tokens, context // 2) + first
-    assert result.tokens >= min(count - 1, max(1, max_tokens - context))
-    assert result.nats == result.tokens == result.bytes
-    assert len(set(shown)) == len(shown)  # no window twice
-
-
-def test_with_max_tokens_the_windows_are_spread_from_the_beginning_to_the_end():
-    shown = []
-
-    def score(block):
-        shown.extend(int(row.max()) for row in block)
-        return constant_loss(0.0)(block)
-
-    result = evaluate(np.arange(981), np.ones(981, int), 20, score, max_tokens=50)
-    assert shown == [20, 260, 500, 740, 980]  # the last token of each
-    assert result.tokens == 20 + 4 * 10
-
-
-def test_max_tokens_beyond_the_text_scores_all_of_it():
-    ids = np.arange(77) % 5
-    assert evaluate(ids, BYTE_LENGTHS, 8, by_token, max_tokens=10_000) == evaluate(ids, BYTE_LENGTHS, 8, by_token)
-
-
-class HugeText:
-    """Ids of a text far larger than memory, generated on access."""
-
-    def __len__(self):
-        return 10**13
-
-    def __getitem__(self, span):
-        return np.arange(span.start, span.stop) % 5
-
-
-def test_the_work_depends_on_max_tokens_and_not_on_the_length_of_the_text(no_hang):
-    result = evaluate(HugeText(), BYTE_LENGTHS, 8, by_token, max_tokens=1000)
-    assert 1000 <= result.tokens <= 1008
-
-
 @pytest.mark.parametrize("ids", [[], [0]])
 def test_scores_of_a_text_without_tokens_are_nan(ids):
-    result = evaluate(np.array(ids, np.int64), BYTE_LENGTHS, 8, by_token, max_tokens=5)
+    result = evaluate(np.array(ids, np.int64), BYTE_LENGTHS, 8, by_token)
     assert (result.nats, result.tokens, result.bytes) == (0, 0, 0)
     assert math.isnan(result.bits_per_byte)
     assert math.isnan(result.perplexity)

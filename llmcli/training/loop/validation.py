@@ -26,9 +26,9 @@ from llmcli.evaluation.evaluator import (
     Score,
     ScoreWindows,
     Window,
+    Windows,
     evaluate_windows,
     evaluation_context,
-    select_windows,
     spread_order,
     stride,
 )
@@ -271,7 +271,7 @@ class _DocumentWindows(Sequence[Window]):
 
     def _of(self, document: int) -> Sequence[Window]:
         """Those of a document, counted from the token that precedes it."""
-        return select_windows(self._first_tokens[document + 1] - self._first_tokens[document], self._context)
+        return Windows(self._first_tokens[document + 1] - self._first_tokens[document], self._context)
 
 
 def _evaluate(
