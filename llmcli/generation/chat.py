@@ -3,8 +3,6 @@
 `Assistant` answers any list of messages, `Chat` keeps those of one conversation. The KV cache is kept between answers:
 the whole conversation is encoded each time, so that the model sees what other programs would give it, and only the
 tokens after the longest common prefix with those in the cache are processed.
-
-The model is any Runtime.
 """
 
 from bisect import bisect_left
@@ -16,7 +14,7 @@ from llmcli.config import SamplingConfig
 from llmcli.data.conversations.chat_template import ChatTemplate
 from llmcli.data.conversations.messages import ROLES, Message
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.errors import LLMError, brief, usage
+from llmcli.errors import LLMError, brief, command_line, usage
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.loading import open_chat_template
@@ -29,7 +27,7 @@ ANSWER_SHARE = 4  # a quarter of the context is kept free for the answer
 
 @dataclass(frozen=True)
 class TurnsDropped:
-    """The context is full: from now on the model does not see the oldest turns."""
+    """The context is full: the model no longer sees the oldest turns."""
 
     turns: int  # a turn is a question with its answer
     context: int  # tokens
@@ -48,12 +46,16 @@ Event = TurnsDropped | Reading | Piece  # in this order; the last piece has the 
 
 
 def open_assistant(model: Checkpoint | Ensemble, runtime: Runtime, tokenizer: Tokenizer) -> "Assistant":
-    """An assistant for a model. Raises LLMError if the model has no chat template."""
+    """Raises LLMError if the model has no chat template."""
     template = open_chat_template(model.shared, tokenizer)
     if template is None:
-        from llmcli.generation.chat_files import no_template
-
-        raise no_template(model.shared.path)
+        name = str(model.shared.path or "MODEL")
+        raise LLMError(
+            f"{name} has no chat template: it continues text, and was not trained on conversations; to train it on "
+            f"conversations: {command_line(['llm', 'train', 'FILE', '--from', name])} (FILE: a table of questions and "
+            f"answers, or conversations as JSON Lines); to continue a text: "
+            f"{command_line(['llm', 'generate', 'Once upon a time', '-m', name])}"
+        )
     return Assistant(runtime, tokenizer, template)
 
 
@@ -72,7 +74,7 @@ class Assistant:
     def answer(self, messages: Sequence[Message], sampling: SamplingConfig) -> Iterator[Event]:
         """The answer to messages, of which the last is the user's. Closing the iterator stops the answer.
 
-        If they do not fit the context, the oldest turns are left out; the system message is kept. The answer ends with
+        If they do not fit the context, the oldest turns are left out, but not the system message. The answer ends with
         the reason "length" where the context ends. Raises LLMError for messages that the template does not accept, and
         for a last message that does not fit the context.
         """
@@ -91,7 +93,7 @@ class Assistant:
             self._length = self.runtime.length
 
     def forget(self) -> None:
-        """Empty the KV cache, as after another use of the runtime."""
+        """Empty the KV cache."""
         self.runtime.rewind()
         self._length = 0
 
@@ -125,7 +127,6 @@ class Assistant:
             yield Reading(len(ids), cached, self.runtime.length)
 
     def _generate(self, sampling: SamplingConfig) -> Iterator[Piece]:
-        """The pieces of the answer to the ids that were read."""
         space = self.runtime.context - len(self.prompt_ids)
         sampling = replace(sampling, max_tokens=min(sampling.max_tokens, space))
         is_begun = False
@@ -147,7 +148,6 @@ class Chat:
 
     @property
     def system(self) -> str:
-        """The system message; "" without one."""
         return self.messages[0].content if self.messages and self.messages[0].role == "system" else ""
 
     @property
@@ -156,12 +156,10 @@ class Chat:
         return replace(self._sampling, seed=self._sampling.seed + self._answers)
 
     def set_sampling(self, sampling: SamplingConfig) -> None:
-        """Sample the next answer like this. The seeds of those after it follow its seed."""
         self._sampling, self._answers = sampling, 0
 
     @property
     def turns(self) -> int:
-        """Number of questions."""
         return sum(message.role == "user" for message in self.messages)
 
     def set_system(self, text: str) -> None:
@@ -174,8 +172,8 @@ class Chat:
         self.messages = self.messages[: bool(self.system)]
 
     def answer(self, text: str) -> Iterator[Event]:
-        """Ask, and answer. The conversation grows when the answer ends or is stopped; it is as it was if an error ends
-        the answer, or if it is stopped before its first token. Raises LLMError, as for an empty text."""
+        """Ask, and answer. The conversation grows when the answer ends or is stopped, but not if an error ends it or it
+        is stopped before its first token. Raises LLMError, as for an empty text."""
         if not text.strip():
             raise usage("the message is empty; give a text to answer")
         return self._answer([*self.messages, Message("user", text)])
@@ -222,8 +220,8 @@ def fit(
 ) -> tuple[list[int], int]:
     """(ids of a conversation up to its next answer, how many messages of `turns` are left out of it, `before` or more)
 
-    Where a quarter of the context would not be free for the answer, the oldest turns are left out until half of it is:
-    the rest is processed anew, which should not happen at every turn. The ids of the last turn may still be too many.
+    Where a quarter of the context would not be free for the answer, turns are left out until half of it is free: the
+    rest is processed again, which should not happen at every turn. The ids of the last turn may still be too many.
     Raises LLMError for a template that renders to nothing.
     """
 
@@ -248,12 +246,7 @@ def fit(
 
 
 def messages_from(records: Iterable[Mapping[str, Any]]) -> list[Message]:
-    """Messages of records {"role": ..., "content": ...}. Raises LLMError for a record with another role, or without a
-    text.
-
-    >>> messages_from([{"role": "user", "content": "Hello"}])
-    [Message(role='user', content='Hello')]
-    """
+    """Messages of records {"role": ..., "content": ...}. Raises LLMError for a wrong role, or without a text."""
     messages = []
     for number, record in enumerate(records, 1):
         role, content = (record.get("role"), record.get("content")) if isinstance(record, Mapping) else (None, None)
@@ -266,10 +259,6 @@ def messages_from(records: Iterable[Mapping[str, Any]]) -> list[Message]:
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the longest common prefix.
-
-    >>> common_prefix([1, 2, 3], [1, 2, 4, 5])
-    2
-    """
+    """Length of the longest common prefix."""
     differing = (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
     return next(differing, min(len(a), len(b)))

@@ -1,9 +1,7 @@
 """Prompt -> pieces of text. Every caller uses the loop of `decode`: generate, chat, samples during training, tests.
 
 A text begins as token ids. After a prompt that may end inside a word, `generate` first adds the token that
-token_healing.py finds. The model is any Runtime.
-
-B, V = texts, vocabulary size.
+token_healing.py finds. B, V = texts, vocabulary size.
 """
 
 from collections import deque
@@ -69,14 +67,10 @@ def generate(
     """
     known = Prompt.of(prompt, tokenizer, literal=literal)
     text = GeneratedText(tokenizer, known.ids, sampling, sampler=sampler)
-    return _continue_prompt(runtime, tokenizer, known, text)
-
-
-def _continue_prompt(runtime: Runtime, tokenizer: Tokenizer, prompt: Prompt, text: "GeneratedText") -> Iterator[Piece]:
-    if not text.sampling.max_tokens:
+    if not sampling.max_tokens:
         yield text.end("length")
-    elif prompt.tail or prompt.in_word:  # it may end inside a token or inside a word
-        yield from text.add_first(read_prompt(runtime, tokenizer, prompt))
+    elif known.tail or known.in_word:  # it may end inside a token or inside a word
+        yield from text.add_first(read_prompt(runtime, tokenizer, known))
     else:
         runtime.rewind()
     yield from decode(runtime, text)
@@ -92,8 +86,8 @@ def continue_ids(
 ) -> Iterator[Piece]:
     """Continue token ids, of which the runtime has processed none, or all but the last; otherwise as `generate` does.
 
-    `stop_ids` end the text, as those of the tokenizer do. The repetition penalty does not apply to them: every turn of
-    a conversation has them, and an answer that avoids them does not end.
+    `stop_ids` end the text, as those of the tokenizer do, and are exempt from the repetition penalty: every turn of a
+    conversation has them, and an answer that avoids them does not end.
     """
     text = GeneratedText(tokenizer, ids, sampling, stop_ids=stop_ids)
     return decode(runtime, text) if sampling.max_tokens else iter([text.end("length")])
@@ -116,10 +110,10 @@ def next_input(ids: Sequence[int], length: int, context: int) -> tuple[int, Sequ
 
 
 class GeneratedText:
-    """A text that is being generated: it chooses each token from the logits after the last one.
+    """A text that is being generated: it chooses each token from logits, and knows when the text ends.
 
-    It knows when the text ends, and it does not run the model: `decode` gives it the logits of one runtime, a server
-    those of many texts that are processed together.
+    It does not run the model: `decode` gives it the logits of one runtime, a server those of many texts that are
+    processed together.
     """
 
     def __init__(
@@ -131,7 +125,7 @@ class GeneratedText:
         sampler: Sampler | None = None,
         stop_ids: Collection[int] = (),
     ) -> None:
-        """`ids` are the tokens of the prompt; the other arguments are those of `generate` and `continue_ids`."""
+        """`ids` are the tokens of the prompt; for the others see `generate` and `continue_ids`."""
         self.ids = list(ids)  # of the prompt and of the text; a token that ends the text is not one of them
         self.tokens = 0  # new ones
         self.finish_reason: str | None = None
@@ -164,10 +158,8 @@ class GeneratedText:
         return self._append(choice, self._vocabulary.token_bytes[token], state)
 
     def add_first(self, first: FirstToken) -> list[Piece]:
-        """Choose the first token after a prompt, and bring the runtime to the state before it; otherwise as `append`.
-
-        The prompt may end with other tokens then.
-        """
+        """Choose the first token after a prompt, whose end may then be other tokens, and bring the runtime to the state
+        before it; otherwise as `append`."""
         entry, logprob = self._sampler(
             first.logits, self._seen.ids(), model_logits=first.model_logits, tokens=first.tokens
         )
@@ -183,25 +175,23 @@ class GeneratedText:
 
     def _append(self, choice: Choice, new_bytes: bytes, state: int) -> list[Piece]:
         token, logprob = choice
-        pieces = []
         if token in self._end_ids:
             self.last_token = choice
-            pieces.append(self.end("stop"))
+            pieces = [self.end("stop")]
         else:
             self.ids.append(token)
             self.tokens += 1
             self._state = state
             if self._penalizes:
                 self._seen.add(token)
-            pieces.append(Piece(token, self._decoder.feed(new_bytes), logprob))
+            pieces = [Piece(token, self._decoder.feed(new_bytes), logprob)]
             if self.tokens == self.sampling.max_tokens:
                 pieces.append(self.end("length"))
-        return pieces if self._stops is None else self._before_stop(self._stops, pieces)
-
-    def _before_stop(self, stops: "_StopStrings", pieces: list[Piece]) -> list[Piece]:
+        if self._stops is None:
+            return pieces
         complete: list[Piece] = []
         for piece in pieces:
-            complete += stops.feed(piece)
+            complete += self._stops.feed(piece)
             if complete and complete[-1].finish_reason:
                 self.finish_reason = complete[-1].finish_reason
                 break
@@ -212,8 +202,13 @@ def choose_together(texts: Sequence[GeneratedText], logits: Array) -> list[Choic
     """The choices of several texts of one model from rows of logits [B, V]: the same as from `choose`, to the bit, in
     fewer numpy calls. None for a text that has to choose alone: one with filters other than temperature and min-p, or
     all of them when a model is damaged."""
+
+    def is_simple(text: GeneratedText) -> bool:
+        filters = text.sampling.top_k > 0 or text.sampling.top_p < 1
+        return not text._penalizes and not (filters and text.sampling.temperature)
+
     choices: list[Choice | None] = [None] * len(texts)
-    together = [i for i, text in enumerate(texts) if _may_choose_together(text)]
+    together = [i for i, text in enumerate(texts) if is_simple(text)]
     if len(together) < 2:
         return choices
     texts = [texts[i] for i in together]
@@ -223,19 +218,18 @@ def choose_together(texts: Sequence[GeneratedText], logits: Array) -> list[Choic
     highest = rows.max(axis=1, keepdims=True)  # [B, 1]
     if not np.isfinite(highest).all():
         return choices
-    tokens = _choose_from_rows(texts, _masked(rows, [text._allowed for text in texts]))
+    masks = [text._allowed for text in texts]
+    allowed = masks[0]
+    if any(mask is not allowed for mask in masks):
+        every = np.ones(rows.shape[1], bool)
+        allowed = np.stack([every if mask is None else mask for mask in masks])
+    tokens = _choose_from_rows(texts, rows if allowed is None else np.where(allowed, rows, np.float32(-np.inf)))
     shifted = rows - highest
     chosen = shifted[np.arange(len(rows)), tokens].astype(np.float64)
     logprobs = chosen - np.log(np.exp(shifted).sum(axis=1).astype(np.float64))  # as token_logprob
     for i, choice in zip(together, zip(tokens.tolist(), logprobs.tolist(), strict=True), strict=True):
         choices[i] = choice
     return choices
-
-
-def _may_choose_together(text: GeneratedText) -> bool:
-    sampling = text.sampling
-    filters = sampling.top_k > 0 or sampling.top_p < 1
-    return not text._penalizes and not (filters and sampling.temperature)
 
 
 def _choose_from_rows(texts: Sequence[GeneratedText], rows: Array) -> NDArray[np.int64]:
@@ -255,15 +249,6 @@ def _choose_from_rows(texts: Sequence[GeneratedText], rows: Array) -> NDArray[np
     return tokens
 
 
-def _masked(rows: Array, masks: Sequence[NDArray[np.bool_] | None]) -> Array:
-    """Logits [B, V], -inf where a text's mask [V] does not allow a token."""
-    first = masks[0]
-    if any(mask is not first for mask in masks):
-        every = np.ones(rows.shape[1], bool)
-        first = np.stack([every if mask is None else mask for mask in masks])
-    return rows if first is None else np.where(first, rows, np.float32(-np.inf))
-
-
 class _StopStrings:
     """Holds back the pieces of a text that a stop string may follow, or begin in."""
 
@@ -272,8 +257,8 @@ class _StopStrings:
         self._held: deque[Piece] = deque()
 
     def feed(self, piece: Piece) -> list[Piece]:
-        """The pieces that no stop string can be part of any more; at a stop string, those before it and the last one
-        with the finish reason, after which nothing may be fed."""
+        """The pieces that no stop string can be part of any more; at a stop string, those before it and the last one,
+        after which nothing may be fed."""
         self._held.append(piece)
         text = "".join(p.text for p in self._held)
         stop = min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=-1)
@@ -298,10 +283,6 @@ def _cut(pieces: deque[Piece], length: int) -> Iterator[Piece]:
 
 
 def _overlap(text: str, stops: Sequence[str]) -> int:
-    """Length of the longest suffix of `text` that is the beginning of a stop string.
-
-    >>> _overlap("the en", ["end", "stop"])
-    2
-    """
+    """Length of the longest suffix of `text` that is the beginning of a stop string."""
     longest = max(len(stop) for stop in stops) - 1
     return next((n for n in range(min(longest, len(text)), 0, -1) if any(s.startswith(text[-n:]) for s in stops)), 0)

@@ -1,9 +1,7 @@
 """Logits -> a token id. Built once from a SamplingConfig, then called for every token.
 
 Filters are pure functions from logits to logits, applied in this order: repetition penalty, temperature, top-k, top-p,
-min-p. Tokens that a filter removes have logits of -inf.
-
-V = vocabulary size.
+min-p. Tokens that a filter removes have logits of -inf. V = vocabulary size.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -50,8 +48,7 @@ class Sampler:
         return chosen, token_logprob(model_logits, chosen)
 
     def choose(self, weights: Sequence[float]) -> int:
-        """The index of one of several equivalent choices, drawn by weight; that of the largest weight at temperature
-        0."""
+        """The index of one of several choices, drawn by weight; at temperature 0 that of the largest weight."""
         if self._config.temperature == 0 or len(weights) == 1:
             return int(np.argmax(weights))
         return self.draw(np.log(np.array(weights, np.float64)).astype(np.float32))
@@ -121,8 +118,7 @@ def temperature(logits: Array, value: float) -> Array:
 
 def usable_temperature(value: float) -> np.float32:
     """A temperature that float32 can divide by."""
-    usable: np.float32 = np.float32(min(max(value, 1e-6), 1e30))
-    return usable
+    return np.float32(min(max(value, 1e-6), 1e30))
 
 
 def top_k(logits: Array, k: int) -> Array:
@@ -152,8 +148,7 @@ def min_p(logits: Array, p: float) -> Array:
 
 def min_logit(p: float) -> np.float32:
     """The lowest logit that min-p keeps, where the highest is 0."""
-    lowest: np.float32 = np.float32(np.log(p) if p > 0 else -np.inf)
-    return lowest
+    return np.float32(np.log(p) if p > 0 else -np.inf)
 
 
 def _as_array(ids: Ids) -> NDArray[np.int64]:

@@ -1,9 +1,7 @@
 """`llm chat`: talk with a model, in a terminal or by a program."""
 
 import json
-import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli import units
@@ -21,7 +19,7 @@ from llmcli.cli.options import (
 )
 from llmcli.cli.reports import memory as memory_report
 from llmcli.cli.terminal import console
-from llmcli.config import ANSWER_TOKENS, DEFAULT_MODEL
+from llmcli.config import ANSWER_TOKENS
 from llmcli.errors import usage
 
 if TYPE_CHECKING:
@@ -68,10 +66,6 @@ def chat(options: _Options) -> None:
     if options.quantize:
         options.reject("with --quantize", "device")
     sampling = options.sampling()
-    if options.model is None and not os.environ.get("LLMCLI_MODEL") and not Path(DEFAULT_MODEL).exists():
-        from llmcli.generation.chat_files import no_model
-
-        raise no_model()  # names the models here that can chat
     path = model_path(options.model)
     is_conversation = message is None and (options.json or sys.stdin.isatty())
     text = "" if is_conversation else text_argument(message, "message").rstrip("\r\n")
