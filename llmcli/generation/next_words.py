@@ -1,9 +1,8 @@
 """Prompt -> the most likely next words with their probabilities, for any tokenizer.
 
 A model gives probabilities of tokens, and a word has many spellings: " apple", or " app" followed by "le". Best-first
-search follows the most likely spellings until each has completed its word, and sums those of the same word. What was
-not followed to the end of a word is the unexplored rest. So each probability is a lower bound, and together with the
-rest they sum to 1.
+search follows the most likely spellings until each has completed its word, and sums those of the same word. The rest is
+unexplored. So each probability is a lower bound, and together with the rest they sum to 1.
 
 A word is a run of letters, digits and combining marks. Chinese characters, hiragana and katakana each form runs of
 their own, since no spaces separate words in those scripts. Any other character, and a line break, is a word by itself.
@@ -16,12 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmcli.data.text.words import character_class
 from llmcli.data.tokenizers.tokenizer import StreamDecoder, Tokenizer
 from llmcli.data.tokenizers.vocabulary import START, state_after
-from llmcli.generation.token_healing import FirstToken, Path, Prompt, read_prompt
+from llmcli.generation.token_healing import Path, Prompt, read_prompt
 from llmcli.models.logits import entropy, softmax
 from llmcli.models.runtime import Runtime
 
@@ -54,7 +52,7 @@ class NextWords:
 
     @property
     def entropy(self) -> float:
-        """Entropy of the next word in bits. The unexplored rest counts as one word, so this is a lower bound."""
+        """Of the next word in bits. The unexplored rest counts as one word, so this is a lower bound."""
         return entropy(np.array([*(word.probability for word in self.words), self.unexplored]))
 
     def as_json(self, prompt: str, count: int) -> dict[str, object]:
@@ -72,11 +70,7 @@ class NextWords:
 
 
 def max_evaluations(parameters: int) -> int:
-    """The maximum number of evaluations of a model of this size, so that the search takes a few seconds.
-
-    >>> [max_evaluations(10**6), max_evaluations(135 * 10**6), max_evaluations(10**12)]
-    [1000, 148, 50]
-    """
+    """The most evaluations of a model of this size, so that the search takes a few seconds."""
     return max(MIN_EVALUATIONS, min(MAX_EVALUATIONS, int(MAX_WORK / max(1, parameters))))
 
 
@@ -90,73 +84,52 @@ def next_words(
 ) -> NextWords:
     """The words that may follow a text, at temperature 1, with at most `limit` evaluations (default MAX_EVALUATIONS).
 
-    As in `generate`, the text's end may be tokenized in any way (token_healing.py). `check` is called before each
-    evaluation; it may raise an exception to end the search. Raises LLMError for an empty text.
+    As in `generate`, the text's end may be tokenized in any way (token_healing.py). `check`, called before each
+    evaluation, may raise an exception to end the search. Raises LLMError for an empty text.
     """
     limit = max(2, MAX_EVALUATIONS if limit is None else limit)
+    prompt, most = Prompt.of(text, tokenizer), max(2, limit // PROMPT_SHARE)
     first = read_prompt(
-        runtime,
-        tokenizer,
-        Prompt.of(text, tokenizer),
-        max_evaluations=max(2, limit // PROMPT_SHARE),
-        negligible=MIN_PROBABILITY,
-        reserve=MAX_WORD_TOKENS,
+        runtime, tokenizer, prompt, max_evaluations=most, negligible=MIN_PROBABILITY, reserve=MAX_WORD_TOKENS
     )
     search = _Search(tokenizer, in_word=character_class(text[-1]) == "letters")
     explored = 1 - first.unexplored
     for continuation in first.continuations(MIN_PROBABILITY):
         search.add(continuation.probability * explored, continuation.tokens, continuation.new_bytes)
-    while first.search.evaluations < limit and search.should_continue():
+    while first.search.evaluations < limit and search.open and 1 - search.explored >= MAX_UNEXPLORED:
         check()
-        probability, path, spelled = search.pop()
+        negative, path, spelled = heapq.heappop(search.open)
         if len(path) <= first.search.space:
-            probabilities = probability * _next_token(first, tokenizer, path, spelled)
+            logits = first.search.logits_after(path).astype(np.float64)
+            allowed = tokenizer.vocabulary.allowed(max(START, state_after(spelled)))
+            if allowed is not None:
+                logits[~allowed] = -np.inf
+            probabilities = -negative * softmax(logits) if np.isfinite(logits).any() else np.zeros(len(logits))
             for token in (probabilities >= MIN_PROBABILITY).nonzero()[0].tolist():
                 search.add(float(probabilities[token]), (*path, token), spelled + tokenizer.token_bytes[token])
-    return search.result(first.search.evaluations)
-
-
-def _next_token(first: FirstToken, tokenizer: Tokenizer, path: Path, spelled: bytes) -> NDArray[np.float64]:
-    """The probabilities [V] of the token after `path`, which spells `spelled`; all 0 if the model allows none."""
-    allowed = tokenizer.vocabulary.allowed(max(START, state_after(spelled)))
-    logits = first.search.logits_after(path).astype(np.float64)
-    if allowed is not None:
-        logits[~allowed] = -np.inf
-    return softmax(logits) if np.isfinite(logits).any() else np.zeros(len(logits))
+    ranked = sorted(search.words.items(), key=lambda item: (-item[1], item[0]))
+    words = tuple(NextWord(word, probability, continues) for (word, continues), probability in ranked)
+    return NextWords(words, max(0.0, 1 - search.explored), first.search.evaluations)
 
 
 class _Search:
-    """Best-first search for first words."""
+    """The state of the search: the words found, and the spellings to follow."""
 
     def __init__(self, tokenizer: Tokenizer, in_word: bool) -> None:
         self._end_ids, self._in_word = tokenizer.eos_ids, in_word
-        self._words: dict[tuple[str, bool], float] = defaultdict(float)  # (word, continues) -> probability
-        self._explored = 0.0  # sum of these probabilities
-        self._open: list[tuple[float, Path, bytes]] = []  # heap: (-probability, tokens, bytes after the text)
+        self.words: dict[tuple[str, bool], float] = defaultdict(float)  # (word, continues) -> probability
+        self.explored = 0.0  # sum of these probabilities
+        self.open: list[tuple[float, Path, bytes]] = []  # heap: (-probability, tokens, bytes after the text)
 
     def add(self, probability: float, path: Path, spelled: bytes) -> None:
         """Add a spelling: it is counted if its first word is complete, and followed later if not."""
         word = _first_word(spelled, ended=path[-1] in self._end_ids)
         if word is None:
-            heapq.heappush(self._open, (-probability, path, spelled))
+            heapq.heappush(self.open, (-probability, path, spelled))
         else:
             continues = self._in_word and character_class(word[0]) == "letters" and spelled.startswith(word[0].encode())
-            self._words[word, continues] += probability
-            self._explored += probability
-
-    def should_continue(self) -> bool:
-        """Whether there is a spelling to follow, and enough probability is unexplored."""
-        return bool(self._open) and 1 - self._explored >= MAX_UNEXPLORED
-
-    def pop(self) -> tuple[float, Path, bytes]:
-        """The most likely spelling to follow: (probability, tokens, bytes after the text)."""
-        negative, path, spelled = heapq.heappop(self._open)
-        return -negative, path, spelled
-
-    def result(self, evaluations: int) -> NextWords:
-        ranked = sorted(self._words.items(), key=lambda item: (-item[1], item[0]))
-        words = tuple(NextWord(word, probability, continues) for (word, continues), probability in ranked)
-        return NextWords(words, max(0.0, 1 - self._explored), evaluations)
+            self.words[word, continues] += probability
+            self.explored += probability
 
 
 def _first_word(spelled: bytes, *, ended: bool) -> str | None:

@@ -14,6 +14,7 @@ from llmcli.models.logits import check_finite, softmax, token_logprob
 from llmcli.models.runtime import Array
 
 Ids = Collection[int] | NDArray[np.int64]  # an array holds each id once
+Entries = NDArray[np.int64]  # [V]: the token id of each entry of logits
 
 
 class Sampler:
@@ -24,18 +25,13 @@ class Sampler:
         self._rng = np.random.default_rng(config.seed)
 
     def __call__(
-        self,
-        logits: Array,
-        seen: Ids = (),
-        *,
-        model_logits: Array | None = None,
-        tokens: NDArray[np.int64] | None = None,
+        self, logits: Array, seen: Ids = (), *, model_logits: Array | None = None, tokens: Entries | None = None
     ) -> tuple[int, float]:
         """Choose an entry of `logits`, in which -inf marks what is not allowed.
 
         `seen` are the tokens that the repetition penalty applies to. `model_logits` are the model's own, if different;
-        the log probability is theirs. `tokens` [V] are the token ids of the entries, if not their indices. Raises
-        LLMError for NaN or infinite logits.
+        the log probability is theirs. `tokens` are the token ids of the entries, if not their indices. Raises LLMError
+        for NaN or infinite logits.
         """
         model_logits = logits if model_logits is None else model_logits
         check_finite(model_logits.max())
@@ -53,9 +49,7 @@ class Sampler:
             return int(np.argmax(weights))
         return self.draw(np.log(np.array(weights, np.float64)).astype(np.float32))
 
-    def stages(
-        self, logits: Array, seen: Ids = (), tokens: NDArray[np.int64] | None = None
-    ) -> Iterator[tuple[str, Array]]:
+    def stages(self, logits: Array, seen: Ids = (), tokens: Entries | None = None) -> Iterator[tuple[str, Array]]:
         """(name of a filter, logits after it) for each filter in order; arguments as in `__call__`."""
         config = self._config
         if tokens is not None and config.repetition_penalty != 1:
@@ -80,7 +74,7 @@ class Sampler:
 
 
 class SeenTokens:
-    """The distinct tokens of a growing text. Adding one takes constant time, however long the text is."""
+    """The distinct tokens of a growing text; adding one takes constant time."""
 
     def __init__(self, ids: Iterable[int] = ()) -> None:
         self._known: set[int] = set()

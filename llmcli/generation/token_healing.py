@@ -30,17 +30,14 @@ from llmcli.errors import LLMError
 from llmcli.models.logits import check_finite, log_softmax, softmax
 from llmcli.models.runtime import Array, Runtime
 
-# Number of tokens at a prompt's end that may be tokenized differently. Four are no better than three; two are worse
-# (tests/benchmarks/LOG.md).
-MAX_TAIL_TOKENS = 3
-# Limits on the evaluations of the model for other tokenizations when text is generated: fewer for a large model, so
-# that they take no longer than the prompt itself.
+MAX_TAIL_TOKENS = 3  # at a prompt's end that may be tokenized differently; four are no better (tests/benchmarks/LOG.md)
+# Evaluations of the model for other tokenizations when text is generated: fewer for a large model, so that they take no
+# longer than the prompt itself.
 MAX_EVALUATIONS = 8
 MAX_WORK = 150_000_000  # evaluations x parameters
 NEGLIGIBLE = 1e-3  # sequences less likely than this share of the total so far are not followed
 # People end a prompt at the end of a word more often than a random cut of a text would. So the probability that the
-# last word continues is multiplied by this factor, measured on prompts that end inside words and at their end
-# (tests/benchmarks/LOG.md).
+# last word continues is multiplied by this factor, measured on prompts of both kinds (tests/benchmarks/LOG.md).
 CONTINUE_WORD_FACTOR = 0.4
 
 Path = tuple[int, ...]  # tokens after a prompt's head
@@ -56,11 +53,8 @@ class Prompt:
 
     @classmethod
     def of(cls, text: "str | Prompt", tokenizer: Tokenizer, *, literal: bool = False) -> "Prompt":
-        """The tokens of a text. A `literal` prompt has no tail: it is tokenized once, as in other programs.
-
-        A prompt that is tokens already, such as a conversation, is returned as it is. Raises LLMError for an empty
-        text.
-        """
+        """The tokens of a text; a `literal` one has no tail. A Prompt, such as a conversation, is returned as it is.
+        Raises LLMError for an empty text."""
         if isinstance(text, Prompt):
             return text
         if not text:
@@ -71,7 +65,12 @@ class Prompt:
         # where no token begins a text, the beginning of a line does
         line = [] if before or tokenizer.bos_ids else tokenizer.encode("\n")
         ids = tokenizer.bos_ids + line + tokenizer.encode(text)
-        cut = len(ids) - _tail_length(ids, len(last_word.encode("utf-8")), tokenizer)
+        cut, word_bytes = len(ids), len(last_word.encode("utf-8"))
+        while cut > max(1, len(ids) - MAX_TAIL_TOKENS):  # the tail lies within the last word
+            word_bytes -= len(tokenizer.token_bytes[ids[cut - 1]])
+            if word_bytes < 0:
+                break
+            cut -= 1
         return cls(ids[:cut], ids[cut:], character_class(text[-1]) == "letters")
 
     @property
@@ -83,17 +82,6 @@ class Prompt:
         space = max(1, space)
         tail = self.tail[max(0, len(self.tail) - (space - 1)) :] if space > 1 else []
         return self.ids[: len(self.ids) - len(tail)][-(space - len(tail)) :], tail
-
-
-def _tail_length(ids: list[int], word_bytes: int, tokenizer: Tokenizer) -> int:
-    """How many tokens at the end lie within the last word of `word_bytes` bytes, at most MAX_TAIL_TOKENS."""
-    length = 0
-    while length < min(MAX_TAIL_TOKENS, len(ids) - 1):
-        word_bytes -= len(tokenizer.token_bytes[ids[-1 - length]])
-        if word_bytes < 0:
-            break
-        length += 1
-    return length
 
 
 def read_prompt(
@@ -109,22 +97,21 @@ def read_prompt(
     """Process a prompt; return the distribution of the token that follows.
 
     Only the end of a long prompt is used, so that `reserve` tokens of the context stay free. The model is evaluated at
-    most `max_evaluations` times, which must be at least 2; by default as often as MAX_EVALUATIONS and MAX_WORK allow.
-    Sequences less likely than `negligible` times the total so far are not followed. The runtime's cache begins with
-    the first `cached` tokens of the used part of the prompt's head, not all of it. Raises LLMError for damaged weights.
+    most `max_evaluations` times, at least 2; by default as often as MAX_EVALUATIONS and MAX_WORK allow. Sequences less
+    likely than `negligible` times the total so far are not followed. The runtime's cache begins with the first `cached`
+    tokens of the used part of the prompt's head, not all of it. Raises LLMError for damaged weights.
     """
     if max_evaluations is None:
         max_evaluations = 2 + min(MAX_EVALUATIONS, MAX_WORK // max(1, runtime.parameters))
     head, tail = prompt.split(runtime.context - reserve)
     search = Search(runtime, tokenizer.vocabulary, head, tail, cached)
-    while search.evaluations < max_evaluations and search.should_continue(negligible):
-        search.follow()
+    search.run(max_evaluations, negligible)
     return FirstToken(search, prompt.ids[: len(prompt.ids) - len(tail)], prompt.in_word)
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """A token sequence that spells a prompt's tail and what its last token adds after it."""
+    """A token sequence that spells a prompt's tail."""
 
     probability: float
     tokens: Path
@@ -147,7 +134,7 @@ class FirstToken:
         self.search, self._head, self._vocabulary = search, head, search.vocabulary
         self.unexplored = search.unexplored  # share of the probability that sequences not followed may have
         self._extra_entries: dict[bytes, int] = {}  # text -> entry from V on
-        groups = [*self._aligned_groups(in_word), *self._crossing_groups(in_word)]
+        groups = list(self._find_groups(in_word))
         total = sum(float(group.probabilities.sum()) for group in groups)
         if not total:
             raise LLMError(
@@ -158,10 +145,9 @@ class FirstToken:
         if len(groups) > 1 or in_word:
             self._sum_groups()
         else:
-            allowed, self.model_logits = self._vocabulary.allowed(START), search.aligned[0].logits
-            self.logits = (
-                self.model_logits if allowed is None else np.where(allowed, self.model_logits, np.float32(-np.inf))
-            )
+            allowed, (_, _, logits) = self._vocabulary.allowed(START), search.aligned[0]
+            self.model_logits = logits
+            self.logits = logits if allowed is None else np.where(allowed, logits, np.float32(-np.inf))
 
     def continuations(self, min_probability: float) -> Iterator[Continuation]:
         """All continuations that are at least as likely. Each adds at least one token after the prompt's text."""
@@ -186,47 +172,34 @@ class FirstToken:
         return None, texts[entry - len(self._vocabulary)]
 
     def process(self, continuation: Continuation) -> list[int]:
-        """Bring the runtime to the state before a continuation's last token.
-
-        Returns all tokens before it; the runtime holds them, or as many at the end as fit the context.
-        """
+        """Bring the runtime to the state before a continuation's last token. Returns all tokens before it; the runtime
+        holds them, or as many at the end as fit the context."""
         self.search.process(continuation.tokens[:-1])
         return [*self._head, *continuation.tokens[:-1]]
 
-    def _aligned_groups(self, in_word: bool) -> Iterator["_Group"]:
-        """Continuations of sequences that end with the prompt: any token may follow."""
-        V = len(self._vocabulary)
-        every = np.arange(V)
-        factors = np.where(self._vocabulary.begins_with_letter, CONTINUE_WORD_FACTOR, 1.0) if in_word else np.ones(V)
-        allowed = self._vocabulary.allowed(START)
+    def _find_groups(self, in_word: bool) -> Iterator["_Group"]:
+        vocabulary, every = self._vocabulary, np.arange(len(self._vocabulary))
+        factors = np.where(vocabulary.begins_with_letter, CONTINUE_WORD_FACTOR, 1.0) if in_word else np.ones(len(every))
+        allowed = vocabulary.allowed(START)
         if allowed is not None:
             factors[~allowed] = 0
-        for aligned in self.search.aligned:
-            weight = math.exp(aligned.logprob - self.search.log_total)
-            yield _Group(aligned.tokens, 0, every, every, weight * factors * softmax(aligned.logits.astype(np.float64)))
-
-    def _crossing_groups(self, in_word: bool) -> Iterator["_Group"]:
-        """Continuations of sequences whose last token extends beyond the prompt."""
-        for crossing in self.search.crossing:
-            probabilities = np.exp(crossing.logprobs - self.search.log_total)
+        for logprob, path, logits in self.search.aligned:
+            weight = math.exp(logprob - self.search.log_total)
+            yield _Group(path, 0, every, every, weight * factors * softmax(logits.astype(np.float64)))
+        for logprobs, before, inside, last in self.search.crossing:
+            probabilities = np.exp(logprobs - self.search.log_total)
             if in_word:
-                probabilities[self._vocabulary.letter_at(crossing.last, crossing.inside)] *= CONTINUE_WORD_FACTOR
-            entries = self._entries(crossing.last, crossing.inside)
-            yield _Group(crossing.before, crossing.inside, crossing.last, entries, probabilities)
+                probabilities[vocabulary.letter_at(last, inside)] *= CONTINUE_WORD_FACTOR
+            entries = [self._entry(vocabulary.token_bytes[token][inside:]) for token in last.tolist()]
+            yield _Group(before, inside, last, np.array(entries, np.int64), probabilities)
 
-    def _entries(self, tokens: NDArray[np.int64], inside: int) -> NDArray[np.int64]:
-        """The entries [n] of tokens whose first `inside` bytes belong to the prompt."""
-        entries, V = [], len(self._vocabulary)
-        for token in tokens.tolist():
-            new = self._vocabulary.token_bytes[token][inside:]
-            entry = self._vocabulary.find(new)
-            entries.append(
-                self._extra_entries.setdefault(new, V + len(self._extra_entries)) if entry is None else entry
-            )
-        return np.array(entries, np.int64)
+    def _entry(self, text: bytes) -> int:
+        entry = self._vocabulary.find(text)
+        if entry is None:
+            entry = self._extra_entries.setdefault(text, len(self._vocabulary) + len(self._extra_entries))
+        return entry
 
     def _sum_groups(self) -> None:
-        """Set `logits` and `tokens` to those of the summed probabilities."""
         N = len(self._vocabulary) + len(self._extra_entries)
         probabilities, highest, self.tokens = np.zeros(N), np.zeros(N), np.arange(N)
         for group in self._groups:
@@ -236,7 +209,7 @@ class FirstToken:
             self.tokens[group.entries[higher]] = group.tokens[higher]
         # shifted to the size of the model's logits, since the repetition penalty depends on it
         aligned = self.search.aligned
-        shift = float(np.logaddexp.reduce(aligned[0].logits.astype(np.float64))) if aligned else 0.0
+        shift = float(np.logaddexp.reduce(aligned[0][2].astype(np.float64))) if aligned else 0.0
         with np.errstate(divide="ignore"):
             self.logits = (np.log(probabilities) + shift).astype(np.float32)
 
@@ -257,33 +230,17 @@ class _Group:
     probabilities: NDArray[np.float64]  # [n]
 
 
-@dataclass(frozen=True)
-class _Aligned:
-    """A sequence that ends with the prompt."""
-
-    logprob: float
-    tokens: Path
-    logits: Array  # [V], after it
-
-
-@dataclass(frozen=True)
-class _Crossing:
-    """Sequences whose last token extends beyond the prompt, and that differ only in this token."""
-
-    logprobs: NDArray[np.float64]  # [n]
-    before: Path
-    inside: int  # bytes of the last token that belong to the prompt
-    last: NDArray[np.int64]  # [n], last tokens
-
-
 class Search:
     """Best-first search for the token sequences that spell the bytes of a tail."""
 
     def __init__(self, runtime: Runtime, vocabulary: Vocabulary, head: list[int], tail: list[int], cached: int) -> None:
         """The runtime's cache begins with the first `cached` tokens of `head`, which has more."""
         self.vocabulary = vocabulary
-        self.aligned: list[_Aligned] = []
-        self.crossing: list[_Crossing] = []
+        # sequences that end with the prompt: (log probability, tokens, logits [V] after them)
+        self.aligned: list[tuple[float, Path, Array]] = []
+        # sequences whose last token extends beyond the prompt: (log probabilities [n], tokens before the last, bytes of
+        # the last token that belong to the prompt, last tokens [n])
+        self.crossing: list[tuple[NDArray[np.float64], Path, int, NDArray[np.int64]]] = []
         self.log_total = -math.inf  # logarithm of the sum of the probabilities of both
         self.space = runtime.context - len(head)  # for tokens after the head
         self.evaluations = 0  # of the model, so far
@@ -312,7 +269,7 @@ class Search:
                 logprob += float(logprobs[following])
                 spelled += len(self.vocabulary.token_bytes[following])
         if self.log_total == -math.inf:  # the prompt is impossible under the model: use its own tokenization
-            self.aligned, self.log_total = [_Aligned(0.0, tuple(tail), rows[-1])], 0.0
+            self.aligned, self.log_total = [(0.0, tuple(tail), rows[-1])], 0.0
 
     @property
     def unexplored(self) -> float:
@@ -320,14 +277,14 @@ class Search:
         left = np.logaddexp.reduce([-cost for cost, _, _ in self._open], initial=self._log_too_long)
         return float(np.exp(left - np.logaddexp(left, self.log_total))) if left > -np.inf else 0.0
 
-    def should_continue(self, negligible: float) -> bool:
-        """Whether the most likely sequence not followed has more than a negligible share of the total."""
-        return bool(self._open) and math.exp(min(0.0, -self._open[0][0] - self.log_total)) > negligible
-
-    def follow(self) -> None:
-        """Evaluate the model after the most likely sequence not followed, and expand it."""
-        cost, path, spelled = heapq.heappop(self._open)
-        self._expand(-cost, path, spelled, self.logits_after(path))
+    def run(self, max_evaluations: int, negligible: float) -> None:
+        """Follow the most likely sequences, as long as one has more than a negligible share of the total."""
+        while self.evaluations < max_evaluations and self._open:
+            cost, path, spelled = self._open[0]
+            if math.exp(min(0.0, -cost - self.log_total)) <= negligible:
+                break
+            heapq.heappop(self._open)
+            self._expand(-cost, path, spelled, self.logits_after(path))
 
     def logits_after(self, path: Path) -> Array:
         """The logits [V] after the head and the tokens of `path`, at least one."""
@@ -354,17 +311,22 @@ class Search:
     def _expand(
         self, logprob: float, path: Path, spelled: int, row: Array, skipped: int | None = None
     ) -> NDArray[np.float64]:
-        """Continue a sequence with every token that fits the text, except `skipped`.
-
-        Returns the log probabilities [V] of the next token.
-        """
+        """Continue a sequence with every token that fits the text, except `skipped`; return the log probabilities [V]
+        of the next token."""
         logprobs = log_softmax(row)
         rest = self._text[spelled:]
         if not rest:
-            self.aligned.append(_Aligned(logprob, path, row))
+            self.aligned.append((logprob, path, row))
             self.log_total = float(np.logaddexp(self.log_total, logprob))
             return logprobs
-        self._add_crossing(logprob + logprobs, path, spelled)
+        last = self.vocabulary.extensions_of(rest)
+        allowed = self.vocabulary.allowed(max(START, state_after(self._text[:spelled], self._state)))
+        if allowed is not None:
+            last = last[allowed[last]]
+        if len(last):
+            crossing = (logprob + logprobs)[last]
+            self.crossing.append((crossing, path, len(rest), last))
+            self.log_total = float(np.logaddexp(self.log_total, np.logaddexp.reduce(crossing)))
         for token in self.vocabulary.prefixes_of(rest):
             if token != skipped:
                 cost, length = -logprob - float(logprobs[token]), len(self.vocabulary.token_bytes[token])
@@ -373,14 +335,3 @@ class Search:
                 else:
                     self._log_too_long = float(np.logaddexp(self._log_too_long, -cost))
         return logprobs
-
-    def _add_crossing(self, logprobs: NDArray[np.float64], path: Path, spelled: int) -> None:
-        """Add the sequences that end with a token that spells the rest of the text and more; logprobs [V]."""
-        rest = self._text[spelled:]
-        last = self.vocabulary.extensions_of(rest)
-        allowed = self.vocabulary.allowed(max(START, state_after(self._text[:spelled], self._state)))
-        if allowed is not None:
-            last = last[allowed[last]]
-        if len(last):
-            self.crossing.append(_Crossing(logprobs[last], path, len(rest), last))
-            self.log_total = float(np.logaddexp(self.log_total, np.logaddexp.reduce(logprobs[last])))

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.generation.generator import generate
-from llmcli.generation.sampler import Ids, Sampler
+from llmcli.generation.sampler import Entries, Ids, Sampler
 from llmcli.models.logits import entropy, softmax
 from llmcli.models.runtime import Array, Runtime
 
@@ -59,10 +58,8 @@ def trace(
     literal: bool = False,
     candidates: int = 5,
 ) -> Iterator[Step]:
-    """The steps of `generate` with the same arguments, each with the `candidates` most likely tokens.
-
-    Stop strings are ignored. Raises LLMError as `generate` does.
-    """
+    """The steps of `generate`, each with the `candidates` most likely tokens; stop strings are ignored. Raises LLMError
+    as `generate` does."""
     sampler = _RecordingSampler(sampling, candidates)
     sampling = replace(sampling, stop=())
     for piece in generate(runtime, tokenizer, prompt, sampling, literal=literal, sampler=sampler):
@@ -75,24 +72,25 @@ def trace(
 
 
 class _RecordingSampler(Sampler):
-    """Chooses like any Sampler, and records how."""
-
     def __init__(self, config: SamplingConfig, candidates: int) -> None:
         super().__init__(config)
         self._shown = candidates
         self.steps: list[Step] = []  # since the caller last took them
 
     def __call__(
-        self,
-        logits: Array,
-        seen: Ids = (),
-        *,
-        model_logits: Array | None = None,
-        tokens: NDArray[np.int64] | None = None,
+        self, logits: Array, seen: Ids = (), *, model_logits: Array | None = None, tokens: Entries | None = None
     ) -> tuple[int, float]:
         chosen, logprob = super().__call__(logits, seen, model_logits=model_logits, tokens=tokens)
         probabilities = softmax(logits if model_logits is None else model_logits)
-        filtered, removals, removed_by = self._filters(logits, seen, tokens, probabilities)
+        removals: list[Removal] = []
+        removed_by: dict[int, str] = {}
+        filtered = logits
+        for name, after in self.stages(logits, seen, tokens):
+            removed = np.flatnonzero(np.isneginf(after) & ~np.isneginf(filtered)).tolist()
+            if removed:
+                removals.append(Removal(name, len(removed), float(probabilities[removed].sum())))
+                removed_by |= dict.fromkeys(removed, name)
+            filtered = after
         sampling_probabilities, remaining = softmax(filtered), int(np.isfinite(filtered).sum())
         if self._config.temperature == 0:
             sampling_probabilities = np.zeros_like(sampling_probabilities)
@@ -108,24 +106,9 @@ class _RecordingSampler(Sampler):
                 candidates=tuple(map(candidate, ranked[: self._shown])),
                 chosen=candidate(chosen),
                 remaining=remaining,
-                removals=removals,
+                removals=tuple(removals),
                 entropy=entropy(probabilities),
                 retokenized=tokens is not None,
             )
         )
         return chosen, logprob
-
-    def _filters(
-        self, logits: Array, seen: Ids, tokens: NDArray[np.int64] | None, probabilities: Array
-    ) -> tuple[Array, tuple[Removal, ...], dict[int, str]]:
-        """(logits after all filters, what each filter removed, entry -> the filter that removed it)"""
-        removals: list[Removal] = []
-        removed_by: dict[int, str] = {}
-        before = logits
-        for name, after in self.stages(logits, seen, tokens):
-            removed = np.flatnonzero(np.isneginf(after) & ~np.isneginf(before)).tolist()
-            if removed:
-                removals.append(Removal(name, len(removed), float(probabilities[removed].sum())))
-                removed_by |= dict.fromkeys(removed, name)
-            before = after
-        return before, tuple(removals), removed_by
