@@ -1,4 +1,4 @@
-"""Bits per byte of the answers in conversations: the loss of the learned tokens, per byte of their text.
+"""Bits per byte of the answers in conversations.
 
 Each conversation is scored by itself, as a chat reads it. Its questions are context and are not counted; the tokens
 that end an answer are, although they have no text.
@@ -21,8 +21,7 @@ from llmcli.models.runtime import Scorer
 
 
 def spread(conversations: ConversationTokens, max_tokens: float = math.inf) -> list[int]:
-    """The indices of as many conversations as have about `max_tokens` tokens, at least one if there is one. Any first
-    part of them is spread evenly over all."""
+    """The indices of conversations of about `max_tokens` tokens, at least one; any prefix is spread evenly over all."""
     order = spread_indices(len(conversations))
     ends = np.cumsum(conversations.lengths[order])
     return [int(i) for i in order[: max(1, int(np.searchsorted(ends, max_tokens, side="right")))]]
@@ -36,8 +35,7 @@ def evaluate_answers(
     *,
     batch_tokens: int = 4096,
 ) -> Iterator[tuple[Sequence[int], Score]]:
-    """Score the answers of some conversations, in batches of at most `batch_tokens` tokens, or of one conversation; a
-    caller can stop in between. `byte_lengths[i]` is the length of token i in bytes."""
+    """As `evaluate_windows`, for the answers of some conversations."""
     for batch in _batches(conversations.lengths, indices, batch_tokens):
         width = int(conversations.lengths[list(batch)].max())
         ids = np.zeros((len(batch), width), np.int64)  # padded on the right; padding is not counted

@@ -1,8 +1,7 @@
 """The two figures of a model on a text, in bits per byte, under the same names everywhere.
 
-network: the network alone, which knows the training text. It stands beside static compressors and other networks.
-adapting: the network with its n-gram cache, which also learns from the text that is predicted, up to the token before.
-It stands beside compressors that adapt to the text.
+network: the network alone, which knows the training text, like static compressors.
+adapting: the network with its n-gram cache, which also learns from the text so far, like adaptive compressors.
 """
 
 from collections.abc import Mapping
@@ -42,10 +41,6 @@ class Figures:
         return {as_it_runs: round(self.adapting, 6), network: round(self.network, 6)}
 
     def __str__(self) -> str:
-        """
-        >>> str(Figures(1.9207, 1.827)), str(Figures(1.9207))
-        ('network 1.921, adapting 1.827 bits per byte', 'network 1.921 bits per byte')
-        """
         return f"{self.numbers} bits per byte"
 
     @property
@@ -56,9 +51,8 @@ class Figures:
 
 def change(before: Figures, after: Figures) -> str:
     """
-    >>> change(Figures(1.3), Figures(1.25, 1.1)), change(Figures(1.3, 1.2), Figures(1.25, 1.1))
-    ('network 1.300 before, 1.250 after; adapting 1.100 after', \
-'network 1.300 before, 1.250 after; adapting 1.200 before, 1.100 after')
+    >>> change(Figures(1.3), Figures(1.25, 1.1))
+    'network 1.300 before, 1.250 after; adapting 1.100 after'
     """
     shown = []
     for name, pair in ((NETWORK, (before.network, after.network)), (ADAPTING, (before.adapting, after.adapting))):

@@ -46,11 +46,11 @@ def measure_memorization(
     seed: int = 0,
     is_over: Callable[[], bool] = lambda: False,
 ) -> Memorization | None:
-    """Generate text without a prompt at temperature 1, and search for its strings in the training documents.
+    """Generate text without a prompt at temperature 1, and search for its strings in the training documents, at most
+    MAX_SEARCHED_BYTES of them.
 
-    `held_out` are token ids [N] of text the model was not trained on. At most the first MAX_SEARCHED_BYTES of the
-    documents are searched. Once `is_over` returns True, no more is generated or searched. None when the generated texts
-    are too short. Raises LLMError for damaged weights.
+    `held_out` are token ids [N] of text the model was not trained on. Once `is_over` returns True, no more is generated
+    or searched. None when the generated texts are too short. Raises LLMError for damaged weights.
     """
     generated_strings = list(strings(_generate_texts(checkpoint, tokenizer, seed, is_over)))
     held_out_strings = list(strings(_excerpts(tokenizer, held_out)))
@@ -84,7 +84,7 @@ class VerbatimSpans:
     searched_bytes: int
 
     def as_json(self, text: str, corpus: Sequence[str]) -> dict[str, object]:
-        """The passages of the text, as `--memory --json` prints them; `corpus` are the names of the files."""
+        """As `--memory --json` prints them; `corpus` are the names of the files."""
         return {
             "corpus": list(corpus),
             "searched_bytes": self.searched_bytes,
@@ -96,9 +96,15 @@ class VerbatimSpans:
 def find_verbatim(
     texts: Sequence[str], training_texts: Sequence[TrainingText], *, check: Callable[[], None] = lambda: None
 ) -> list[VerbatimSpans]:
-    """The spans of each text that occur in the training texts, which are read once for all of them. `check` is called
-    before each piece of them; it may raise an exception to end the search."""
-    documents = (_checked(pieces, check) for one in training_texts for pieces in one.documents())
+    """The spans of each text that occur in the training texts, which are read once for all of them. `check`, called
+    before each piece of them, may raise an exception to end the search."""
+
+    def checked(pieces: Iterable[str]) -> Iterator[str]:
+        for piece in pieces:
+            check()
+            yield piece
+
+    documents = (checked(pieces) for one in training_texts for pieces in one.documents())
     searched = sum(one.bytes for one in training_texts)
     return [
         VerbatimSpans(marked, sum(last - first for first, last in marked) / max(1, len(text)), searched)
@@ -106,26 +112,18 @@ def find_verbatim(
     ]
 
 
-def _checked(pieces: Iterable[str], check: Callable[[], None]) -> Iterator[str]:
-    for piece in pieces:
-        check()
-        yield piece
-
-
 def find_spans(texts: Sequence[str], documents: Iterable[Iterable[str]]) -> list[tuple[tuple[int, int], ...]]:
     """For each text, the spans covered by strings of LENGTH characters that occur in a document; overlapping strings
     form one span."""
-    occurring = occurring_strings(set(strings(texts)), documents)
-    return [_covered_spans(text, occurring) for text in texts]
-
-
-def _covered_spans(text: str, occurring: set[str]) -> tuple[tuple[int, int], ...]:
-    covered = bytearray(len(text))
-    for start, string in enumerate(strings([text])):
-        if string in occurring:
-            covered[start : start + LENGTH] = b"\1" * LENGTH
-    edges = [i for i, (a, b) in enumerate(itertools.pairwise([0, *covered, 0])) if a != b]
-    return tuple(itertools.pairwise(edges))[::2]
+    occurring, spans = occurring_strings(set(strings(texts)), documents), []
+    for text in texts:
+        covered = bytearray(len(text))
+        for start, string in enumerate(strings([text])):
+            if string in occurring:
+                covered[start : start + LENGTH] = b"\1" * LENGTH
+        edges = [i for i, (a, b) in enumerate(itertools.pairwise([0, *covered, 0])) if a != b]
+        spans.append(tuple(itertools.pairwise(edges))[::2])
+    return spans
 
 
 def strings(texts: Iterable[str]) -> Iterator[str]:
@@ -136,20 +134,13 @@ def strings(texts: Iterable[str]) -> Iterator[str]:
 
 
 def share(candidates: Sequence[str], occurring: set[str]) -> float:
-    """The share of the strings, repeats counted, that occur: 0 to 1.
-
-    >>> share(["a", "a", "b", "c"], {"a"})
-    0.5
-    """
+    """The share of the strings, repeats counted, that occur: 0 to 1."""
     return sum(string in occurring for string in candidates) / len(candidates)
 
 
 def occurring_strings(candidates: set[str], documents: Iterable[Iterable[str]]) -> set[str]:
-    """The candidates, strings of LENGTH characters, that occur in a document. One pass, about 0.05 s per MB.
-
-    numpy hashes all strings of the documents at once. The few whose slot a candidate shares are then
-    compared character by character, so the result is exact.
-    """
+    """The candidates, strings of LENGTH characters, that occur in a document. One pass, about 0.05 s per MB: numpy
+    hashes all strings of the documents, and the few whose slot a candidate shares are compared exactly."""
     missing = set(candidates)
     slots = _filter(missing)
     for pieces in documents:
@@ -178,10 +169,8 @@ def _filter(candidates: set[str]) -> NDArray[np.bool_]:
 
 
 def _slots(text: str) -> NDArray[np.uint64]:
-    """The table slot of the string that starts at each character: the top bits of a polynomial rolling hash.
-
-    Hashes of 2 characters are combined to hashes of 6, and those to hashes of 30: seven products instead of thirty.
-    """
+    """The table slot of the string that starts at each character: the top bits of a polynomial rolling hash. Hashes of
+    2 characters are combined to hashes of 6, and those to hashes of 30: seven products instead of thirty."""
     hashes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.uint64)
     width = 1
     for times in _STEPS:
@@ -190,8 +179,7 @@ def _slots(text: str) -> NDArray[np.uint64]:
         for k in range(1, times):
             total = total * power + hashes[k * width :][:places]
         hashes, width = total, width * times
-    slots: NDArray[np.uint64] = hashes >> np.uint64(64 - _TABLE_BITS)
-    return slots
+    return hashes >> np.uint64(64 - _TABLE_BITS)
 
 
 def _generate_texts(
@@ -201,9 +189,8 @@ def _generate_texts(
     runtime = NumpyRuntime(checkpoint)
     tokens = int(min(SAMPLED_CHARACTERS, max(200, MAX_WORK / checkpoint.config.parameters))) // SAMPLES
     for index in range(SAMPLES):
-        sampling = SamplingConfig(
-            max_tokens=tokens, temperature=1.0, min_p=0.0, seed=(seed * SAMPLES + index) % (1 << 31)
-        )
+        text_seed = (seed * SAMPLES + index) % (1 << 31)
+        sampling = SamplingConfig(max_tokens=tokens, temperature=1.0, min_p=0.0, seed=text_seed)
         text = ""
         for piece in generate(runtime, tokenizer, "\n", sampling):
             text += piece.text
