@@ -118,7 +118,8 @@ class Assistant:
         known = []
         if self.runtime.length == self._length:
             known = (self.prompt_ids + self.answer_ids)[: self._length]
-        cached = min(common_prefix(known, ids), len(ids) - 1)
+        differing = (i for i, (a, b) in enumerate(zip(known, ids, strict=False)) if a != b)
+        cached = min(next(differing, len(known)), len(ids) - 1)
         self.runtime.rewind(cached)
         self.prompt_ids, self.answer_ids = ids, []
         yield Reading(len(ids), cached, cached)
@@ -256,9 +257,3 @@ def messages_from(records: Iterable[Mapping[str, Any]]) -> list[Message]:
             )
         messages.append(Message(role, content))
     return messages
-
-
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the longest common prefix."""
-    differing = (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
-    return next(differing, min(len(a), len(b)))

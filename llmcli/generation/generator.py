@@ -262,27 +262,21 @@ class _StopStrings:
         self._held.append(piece)
         text = "".join(p.text for p in self._held)
         stop = min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=-1)
-        # no stop string begins before
-        safe = len(text) if piece.finish_reason else len(text) - _overlap(text, self._stops)
+        safe = len(text)  # no stop string begins before
+        if not piece.finish_reason:  # the longest end of the text that begins a stop string may become one
+            longest = max(map(len, self._stops)) - 1
+            starts = range(max(0, safe - longest), safe)
+            safe = next((i for i in starts if any(stop.startswith(text[i:]) for stop in self._stops)), safe)
         if 0 <= stop <= safe:  # otherwise a longer stop string, which began earlier, may still be completed
-            return [*_cut(self._held, stop), Piece(None, "", 0.0, "stop")]
+            kept = []
+            for held in self._held:  # the pieces of the first `stop` characters
+                if stop <= 0:
+                    break
+                kept.append(replace(held, text=held.text[:stop], finish_reason=None))
+                stop -= len(held.text)
+            return [*kept, Piece(None, "", 0.0, "stop")]
         complete = []
         while self._held and len(self._held[0].text) <= safe:
             safe -= len(self._held[0].text)
             complete.append(self._held.popleft())
         return complete
-
-
-def _cut(pieces: deque[Piece], length: int) -> Iterator[Piece]:
-    """The pieces of the first `length` characters."""
-    for piece in pieces:
-        if length <= 0:
-            break
-        yield replace(piece, text=piece.text[:length], finish_reason=None)
-        length -= len(piece.text)
-
-
-def _overlap(text: str, stops: Sequence[str]) -> int:
-    """Length of the longest suffix of `text` that is the beginning of a stop string."""
-    longest = max(len(stop) for stop in stops) - 1
-    return next((n for n in range(min(longest, len(text)), 0, -1) if any(s.startswith(text[-n:]) for s in stops)), 0)

@@ -46,16 +46,12 @@ class _Member:
             done -= 1
             self.runtime.rewind(done)
         rows = softmax(self.runtime.logits(ids[done:]))
-        self._add_evidence(ids, rows if known is None else np.concatenate([known[None], rows]), done + (known is None))
+        for position in range(len(self.evidence) - 1, len(ids)):
+            predicted = known if position == done and known is not None else rows[position - done - 1]
+            likelihood = predicted[ids[position]] if position else 1.0  # nothing predicts the first token of a text
+            self.evidence.append(DECAY * self.evidence[-1] + math.log(max(likelihood, MIN_PROBABILITY)))
         self._last = len(ids), rows[-1].copy()
         return rows[start - len(ids) :]
-
-    def _add_evidence(self, ids: list[int], predictions: Array, first: int) -> None:
-        """Add the log-likelihoods of tokens; predictions[i] are the probabilities after first + i tokens."""
-        for position in range(len(self.evidence) - 1, len(ids)):
-            # nothing predicts the first token of a text
-            likelihood = predictions[position - first, ids[position]] if position else 1.0
-            self.evidence.append(DECAY * self.evidence[-1] + math.log(max(likelihood, MIN_PROBABILITY)))
 
     def rewind(self, length: int) -> None:
         self.runtime.rewind(min(length, self.runtime.length))

@@ -98,22 +98,17 @@ class NumpyRuntime(KVCacheRuntime):
         check_input(ids, self.length, self.context)
         self._extend_rotations(self.length + len(ids))
         self.cache.reserve(self.length + len(ids))
-        chunks = [
-            self._forward_chunk(ids[first : first + PREFILL_CHUNK], recorder)
-            for first in range(0, len(ids), PREFILL_CHUNK)
-        ]
-        return self._final_norm(chunks[0] if len(chunks) == 1 else np.concatenate(chunks))
-
-    def _forward_chunk(self, ids: Sequence[int], recorder: Recorder | None) -> Array:
-        """Tokens [T] through all layers, their keys and values into the cache: the residual stream [T, C]."""
-        end = self.length + len(ids)
 
         def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
             return _attention(q, *self.cache.extend(layer, k, v), recorder)
 
-        x = self._forward(np.array(ids), self._rotations[self.length : end], attend, recorder)
-        self.cache.length = end
-        return x
+        chunks = []
+        for first in range(0, len(ids), PREFILL_CHUNK):
+            chunk = np.array(ids[first : first + PREFILL_CHUNK])
+            end = self.length + len(chunk)
+            chunks.append(self._forward(chunk, self._rotations[self.length : end], attend, recorder))
+            self.cache.length = end
+        return self._final_norm(chunks[0] if len(chunks) == 1 else np.concatenate(chunks))
 
     def _forward_windows(self, ids: NDArray[np.int64]) -> Array:
         """Windows [B, T] through all layers, without the cache: the residual stream [B * T, C]. Matrix products process

@@ -152,16 +152,6 @@ class _GraphBuilder:
         self._constants.append(self._tensor(np.ascontiguousarray(array), name))
         return name
 
-    def _external(self, array: Array) -> str:
-        """Refer to an array in float32 that is not stored in the graph; return its name."""
-        name = f"array.{len(self._arrays)}"
-        self._arrays[name] = np.ascontiguousarray(array)
-        kind = self._proto
-        tensor = kind(name=name, data_type=kind.FLOAT, dims=array.shape, data_location=kind.EXTERNAL)
-        tensor.external_data.add(key="location", value="memory")  # required, but not used
-        self._constants.append(tensor)
-        return name
-
     def add(self, op_type: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attrs: Any) -> str:
         """Add an operator; return the name of its first output."""
         name = f"{op_type}.{len(self._nodes)}"
@@ -171,8 +161,12 @@ class _GraphBuilder:
     def linear(self, x: str, weight: Weight, out: str, bias: Array | None = None) -> str:
         """x [B, T, inputs] -> [B, T, outputs]; for a quantized weight x is quantized to int8, block by block."""
         if not isinstance(weight, QuantizedMatrix):
-            product = out if bias is None else f"{out}.product"
-            self.add("FusedMatMul", [x, self._external(weight)], [product], _ORT, transB=1)
+            product, name, kind = out if bias is None else f"{out}.product", f"array.{len(self._arrays)}", self._proto
+            self._arrays[name] = np.ascontiguousarray(weight)
+            tensor = kind(name=name, data_type=kind.FLOAT, dims=weight.shape, data_location=kind.EXTERNAL)
+            tensor.external_data.add(key="location", value="memory")  # required, but not used
+            self._constants.append(tensor)
+            self.add("FusedMatMul", [x, name], [product], _ORT, transB=1)
             return product if bias is None else self.add("Add", [product, self.constant(bias)], [out])
         inputs = [x, self.constant(weight.codes), self.constant(weight.scales.astype(np.float32))]
         if bias is not None:
