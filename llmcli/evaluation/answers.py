@@ -68,10 +68,8 @@ def measure_answers(
     context: int,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> AnswerScore:
-    """Score the answers of conversations, each in its own context of at most `context` tokens.
-
-    Raises LLMError when there is no answer to measure, or when the model's logits are NaN or infinite.
-    """
+    """Score the answers of conversations, each in its own context of at most `context` tokens. Raises LLMError when
+    there is no answer to measure, or for NaN or infinite logits."""
     encoded = (template.encode_conversation(one.messages) for one in conversations)
     whole = ConversationTokens.of(one for one in encoded if any(one.loss_mask[1:]))
     tokens, kept, truncated = whole.truncated(context + 1)

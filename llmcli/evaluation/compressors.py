@@ -52,11 +52,7 @@ class Baseline:
 
 def baselines(text: bytes, past: bytes = b"", *, seconds: float = DEFAULT_SECONDS) -> list[Baseline]:
     """Compress a text with xz and with PPM, which adapts to the text; given a past, also with static PPM, which like a
-    trained model does not.
-
-    Takes about a second per megabyte of text, and at most about `seconds` for the past: only the end of a longer one is
-    read, the same number of bytes in every call. Returns [] for an empty text.
-    """
+    trained model does not. Of the past only the end that takes about `seconds` is read. [] for an empty text."""
     if not text:
         return []
     xz_past, ppm_past, _ = (past[-limit:] for limit in _past_limits(seconds))
@@ -90,12 +86,9 @@ def _added_bits_per_byte(size: Callable[[bytes], int], text: bytes, past: bytes)
 
 
 def static_ppm(text: bytes, past: bytes, *, seconds: float = STATIC_SHARE * DEFAULT_SECONDS) -> Baseline:
-    """PPM that knows only the past: the mean over pieces of the text, each compressed right after the past.
-
-    The state of PPM cannot be copied, so the past is read again for each piece of an evenly spaced sample. To keep the
-    sample's difficulty out of the estimate, the sample measures the difference to the adapting run, which is added to
-    the adapting result on the whole text (a control variate). With all pieces it is the plain mean.
-    """
+    """PPM that knows only the past: the mean over pieces of the text, each compressed right after the past. As the
+    state of PPM cannot be copied, the past is read again for each piece of an evenly spaced sample. The sample measures
+    the difference to the adapting run, which is added to the adapting result on the whole text (a control variate)."""
     import pyppmd
 
     budget = max(1, int(seconds * PPM_SPEED))  # bytes to read in all

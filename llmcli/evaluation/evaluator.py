@@ -103,10 +103,8 @@ def evaluate(
     on_tokens: OnTokens = lambda ids, nats: None,
 ) -> Score:
     """Score ids[1:], each given the ids before it; ids[0] is the token that precedes the text (end of text).
-
     `byte_lengths[i]` is the length of token i in bytes. `cached` are the same ids with an n-gram cache, which the
-    losses of the network are mixed with. `on_tokens` is called in the order of the text.
-    """
+    losses of the network are mixed with. `on_tokens` is called in the order of the text."""
     windows = Windows(len(ids), context)
     total, done = Score(0.0, 0, 0), 0
     for batch, batch_score in evaluate_windows(
@@ -249,13 +247,9 @@ def measure(
     *,
     context: int | None = None,
 ) -> Score:
-    """Score every token of a passage; the first follows the token that precedes a document (end of text or a control
-    token).
-
-    `context` is the number of tokens the model sees at once (default: `evaluation_context`). Raises LLMError when the
-    tokenizer changes the text, because bits per byte would then be wrong, or when the model's logits are NaN or
-    infinite.
-    """
+    """Score every token of a passage; the first follows the token that precedes a document. `context` is the number of
+    tokens the model sees at once (default: `evaluation_context`). Raises LLMError when the tokenizer changes the text,
+    because bits per byte would then be wrong, and for NaN or infinite logits."""
     text_bytes = 0
 
     def counted() -> Iterator[str]:

@@ -46,12 +46,9 @@ def measure_memorization(
     seed: int = 0,
     is_over: Callable[[], bool] = lambda: False,
 ) -> Memorization | None:
-    """Generate text without a prompt at temperature 1, and search for its strings in the training documents, at most
-    MAX_SEARCHED_BYTES of them.
-
-    `held_out` are token ids [N] of text the model was not trained on. Once `is_over` returns True, no more is generated
-    or searched. None when the generated texts are too short. Raises LLMError for damaged weights.
-    """
+    """Generate text without a prompt at temperature 1, and search for its strings in the training documents, and for
+    those of `held_out` token ids [N]. Once `is_over` returns True, no more is generated or searched. None when the
+    generated texts are too short. Raises LLMError for damaged weights."""
     generated_strings = list(strings(_generate_texts(checkpoint, tokenizer, seed, is_over)))
     held_out_strings = list(strings(_excerpts(tokenizer, held_out)))
     if not generated_strings:

@@ -240,10 +240,8 @@ def recorded_reading(records: Iterable[Record]) -> Reading:
 
 
 def find_training_texts(records: Iterable[Record], model: Path) -> tuple[list[TrainingText], list[str]]:
-    """(what models were trained on, in all stages; the names of the texts of earlier stages that are not found).
-
-    Raises LLMError when a record names none, or when a file of it is missing or has changed.
-    """
+    """(what models were trained on, in all stages; the names of the texts of earlier stages that are not found). Raises
+    LLMError when a record names none, or when a file of it is missing or has changed."""
     texts: list[TrainingText] = []
     missing: list[str] = []
     searched = set[str]()
@@ -323,9 +321,9 @@ def _find(file: dict[str, Any], model: Path, read: Callable[[Path], _Read | None
 
 
 def recorded_path(file: Path, model: Path) -> str | None:
-    """The path of a training file from the directory of the model, with "/", so that it is found again when both are
-    moved together. None for standard input, and where either is outside the current directory: the record must not
-    name directories that the user did not."""
+    """The path of a training file from the directory of the model, with "/", so that both can be moved together. None
+    for standard input, and for one outside the current directory: a record must not name directories that the user did
+    not."""
     here, file, model = Path.cwd(), Path(os.path.abspath(file)), Path(os.path.abspath(model))
     if not (file.is_file() and file.is_relative_to(here) and model.is_relative_to(here)):
         return None

@@ -72,12 +72,9 @@ class Assistant:
         self._length = 0  # of the runtime's cache after the last answer: it differs after another use of the runtime
 
     def answer(self, messages: Sequence[Message], sampling: SamplingConfig) -> Iterator[Event]:
-        """The answer to messages, of which the last is the user's. Closing the iterator stops the answer.
-
-        If they do not fit the context, the oldest turns are left out, but not the system message. The answer ends with
-        the reason "length" where the context ends. Raises LLMError for messages that the template does not accept, and
-        for a last message that does not fit the context.
-        """
+        """The answer to messages, of which the last is the user's; closing the iterator stops it. If they do not fit
+        the context, the oldest turns are left out, but not the system message. Raises LLMError for messages that the
+        template does not accept, and for a last message that does not fit the context."""
         ids, dropped = self._fit(messages, sampling.max_tokens)
         if dropped:
             yield TurnsDropped(dropped, self.runtime.context)
@@ -219,12 +216,10 @@ def split_system(messages: Sequence[Message]) -> tuple[list[Message], list[Messa
 def fit(
     system: list[Message], turns: list[Message], template: ChatTemplate, context: int, max_tokens: int, before: int = 0
 ) -> tuple[list[int], int]:
-    """(ids of a conversation up to its next answer, how many messages of `turns` are left out of it, `before` or more)
-
-    Where a quarter of the context would not be free for the answer, turns are left out until half of it is free: the
-    rest is processed again, which should not happen at every turn. The ids of the last turn may still be too many.
-    Raises LLMError for a template that renders to nothing.
-    """
+    """(ids of a conversation up to its next answer, how many messages of `turns` are left out, at least `before`).
+    Where a quarter of the context would not be free for the answer, turns are left out until half of it is, since the
+    rest is processed again. The last turn may still be too long. Raises LLMError for a template that renders to
+    nothing."""
 
     def encode(first: int) -> list[int]:
         ids = template.encode(system + turns[first:], add_generation_prompt=True)

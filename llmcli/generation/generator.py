@@ -85,10 +85,7 @@ def continue_ids(
     stop_ids: Collection[int] = (),
 ) -> Iterator[Piece]:
     """Continue token ids, of which the runtime has processed none, or all but the last; otherwise as `generate` does.
-
-    `stop_ids` end the text, as those of the tokenizer do, and are exempt from the repetition penalty: every turn of a
-    conversation has them, and an answer that avoids them does not end.
-    """
+    `stop_ids` also end the text, and are exempt from the repetition penalty: every turn of a conversation has them."""
     text = GeneratedText(tokenizer, ids, sampling, stop_ids=stop_ids)
     return decode(runtime, text) if sampling.max_tokens else iter([text.end("length")])
 
@@ -110,11 +107,8 @@ def next_input(ids: Sequence[int], length: int, context: int) -> tuple[int, Sequ
 
 
 class GeneratedText:
-    """A text that is being generated: it chooses each token from logits, and knows when the text ends.
-
-    It does not run the model: `decode` gives it the logits of one runtime, a server those of many texts that are
-    processed together.
-    """
+    """A text that is being generated: it chooses each token from logits, and knows when the text ends. It does not run
+    the model: `decode` gives it the logits of one runtime, a server those of many texts processed together."""
 
     def __init__(
         self,
@@ -199,9 +193,9 @@ class GeneratedText:
 
 
 def choose_together(texts: Sequence[GeneratedText], logits: Array) -> list[Choice | None]:
-    """The choices of several texts of one model from rows of logits [B, V]: the same as from `choose`, to the bit, in
-    fewer numpy calls. None for a text that has to choose alone: one with filters other than temperature and min-p, or
-    all of them when a model is damaged."""
+    """The choices of several texts of one model from logits [B, V]: the same as from `choose`, to the bit, in fewer
+    numpy calls. None for a text that has to choose alone: with other filters than temperature and min-p, or if a model
+    is damaged."""
 
     def is_simple(text: GeneratedText) -> bool:
         filters = text.sampling.top_k > 0 or text.sampling.top_p < 1

@@ -83,10 +83,7 @@ def next_words(
     check: Callable[[], None] = lambda: None,
 ) -> NextWords:
     """The words that may follow a text, at temperature 1, with at most `limit` evaluations (default MAX_EVALUATIONS).
-
-    As in `generate`, the text's end may be tokenized in any way (token_healing.py). `check`, called before each
-    evaluation, may raise an exception to end the search. Raises LLMError for an empty text.
-    """
+    `check`, called before each, may raise an exception to end the search. Raises LLMError for an empty text."""
     limit = max(2, MAX_EVALUATIONS if limit is None else limit)
     prompt, most = Prompt.of(text, tokenizer), max(2, limit // PROMPT_SHARE)
     first = read_prompt(

@@ -27,12 +27,9 @@ class Sampler:
     def __call__(
         self, logits: Array, seen: Ids = (), *, model_logits: Array | None = None, tokens: Entries | None = None
     ) -> tuple[int, float]:
-        """Choose an entry of `logits`, in which -inf marks what is not allowed.
-
-        `seen` are the tokens that the repetition penalty applies to. `model_logits` are the model's own, if different;
-        the log probability is theirs. `tokens` are the token ids of the entries, if not their indices. Raises LLMError
-        for NaN or infinite logits.
-        """
+        """Choose an entry of `logits`, in which -inf marks what is not allowed. `seen` are the tokens that the
+        repetition penalty applies to. The log probability is that of `model_logits`, if different. `tokens` are the
+        token ids of the entries, if not their indices. Raises LLMError for NaN or infinite logits."""
         model_logits = logits if model_logits is None else model_logits
         check_finite(model_logits.max())
         *_, (_, filtered) = self.stages(logits, seen, tokens)

@@ -22,10 +22,8 @@ MIN_SLOT_BYTES = 4 << 20  # the system provides memory only for what is used, an
 
 
 class KVCache:
-    """Keys and values by layer, [B, G, S, D] each; the first `length` tokens are in use.
-
-    Where they move to other memory, `keys` and `values` become other lists.
-    """
+    """Keys and values by layer, [B, G, S, D] each; the first `length` tokens are in use. Where they move to other
+    memory, `keys` and `values` become other lists."""
 
     def __init__(self, config: ModelConfig, *, batch: int = 1, capacity: int = 0) -> None:
         self.length = 0

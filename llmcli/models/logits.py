@@ -41,10 +41,8 @@ def check_finite(value: float | np.floating) -> None:
 
 
 def token_losses(logits: Array, targets: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """(cross-entropy in nats [N], whether the target was the most likely token [N]).
-
-    `logits` [N, V] is overwritten, so that no second array of that size is needed; `targets` [N] are token ids.
-    """
+    """(cross-entropy in nats [N], whether the target was the most likely token [N]) of token ids `targets` [N];
+    `logits` [N, V] is overwritten."""
     logits -= logits.max(axis=-1, keepdims=True)
     correct = logits.argmax(axis=-1) == targets
     target_logits = np.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]

@@ -269,10 +269,8 @@ def _ranks(ordered: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bo
 def shares_of_mixture(
     gates: NDArray[np.float64], shares: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(a, b) [N], such that a token's probability in the mixture is a times that under the network, plus b.
-
-    `gates` and `shares` [N, K] are g and c / T.
-    """
+    """(a, b) [N], such that a token's probability in the mixture is a times that under the network, plus b; `gates` and
+    `shares` [N, K] are g and c / T."""
     a, b = np.ones(len(gates)), np.zeros(len(gates))
     for gate, share in zip(gates.T, shares.T, strict=True):
         a, b = (1 - gate) * a, (1 - gate) * b + gate * share
@@ -280,9 +278,8 @@ def shares_of_mixture(
 
 
 def document_blocks(first_tokens: Sequence[int]) -> list[int]:
-    """Where blocks of at most BLOCK_TOKENS begin in documents that follow one another: the cache of each document is as
-    if it stood alone, and short ones share a block. `first_tokens` are the positions of the tokens that precede the
-    documents, and the end of the last."""
+    """Where blocks of at most BLOCK_TOKENS begin in consecutive documents, so that short ones share a block.
+    `first_tokens` are the positions of the tokens that precede the documents, and the end of the last."""
     starts: list[int] = []
     for first, end in itertools.pairwise(first_tokens):
         if not starts or end - starts[-1] > BLOCK_TOKENS:

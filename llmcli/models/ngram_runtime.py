@@ -106,11 +106,8 @@ class NgramRuntime(Runtime):
 
 
 class NgramEnsemble(NgramRuntime):
-    """An ensemble with its n-gram cache, in which each model has gates of its own.
-
-    A model's weight in the cache is its weight in the ensemble, so that where one model predicts alone, the mixture is
-    that of this model with its own cache.
-    """
+    """An ensemble with its n-gram cache, in which each model has gates of its own and weighs what it weighs in the
+    ensemble."""
 
     network: "EnsembleRuntime"
 

@@ -26,12 +26,10 @@ def open_runtime(
     fast: bool = False,
     cache: bool = True,
 ) -> Runtime:
-    """Make a model ready to run, with its n-gram cache if it has one and `cache` is true.
-
-    `device` is "cpu", "cuda", "mps" or "auto". `quantize` is "int8", "int4", or None for the weights as they are
-    stored. With `fast`, float32 weights on the CPU run in onnxruntime too, where it is installed: up to twice as fast,
-    in twice the memory. Raises LLMError when the device or the backend is missing.
-    """
+    """Make a model ready to run, with its n-gram cache if it has one and `cache` is true. `device` is "cpu", "cuda",
+    "mps" or "auto"; `quantize` "int8", "int4", or None for the weights as they are stored. With `fast`, float32 weights
+    on the CPU run in onnxruntime, if installed: up to twice as fast, in twice the memory. Raises LLMError when the
+    device or the backend is missing."""
     weights = [CacheWeights.of_record(record, model.shared.path) for record in model.records] if cache else []
     if isinstance(model, Ensemble):
         from llmcli.models.ensemble import EnsembleRuntime

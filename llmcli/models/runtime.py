@@ -25,18 +25,14 @@ class Scorer(Protocol):
     context: int  # the maximum number of tokens in a sequence
 
     def score(self, ids: NDArray[np.int64], /) -> Scores:
-        """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window independently.
-
-        Returns (losses in nats [B, T], whether the target was the most likely token [B, T]). A runtime's cache is
-        unchanged. Raises LLMError when T exceeds the context.
-        """
+        """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window independently: (losses in nats [B, T],
+        whether the target was the most likely token [B, T]). The cache is unchanged. Raises LLMError when T exceeds the
+        context."""
 
 
 class Runtime(ABC):
-    """A model ready to run, with a key-value (KV) cache of the tokens processed so far. A Scorer, too.
-
-    Every method that processes tokens raises LLMError when they do not fit the context, and ValueError for no tokens.
-    """
+    """A model ready to run, with a key-value (KV) cache of the tokens processed so far; it is a Scorer. Methods that
+    process tokens raise LLMError when they do not fit the context, and ValueError for no tokens."""
 
     def __init__(self, context: int, parameters: int, cache_bytes_per_token: int) -> None:
         self.context, self.parameters = context, parameters
@@ -82,9 +78,9 @@ class Runtime(ABC):
 
     @staticmethod
     def step_batch(runtimes: Sequence[Any], tokens: Sequence[int]) -> Array:
-        """`step` for each of B forks of one runtime; the logits [B, V]. A runtime that can process them together reads
-        each weight once for all, so that several texts take hardly longer than one; then the last bits may differ,
-        since matrix products of other shapes add in another order."""
+        """`step` for each of B forks of one runtime; the logits [B, V]. Together they read each weight once, so that
+        several texts take hardly longer than one, and the last bits may differ: matrix products of other shapes add in
+        another order."""
         return np.stack([runtime.step(token) for runtime, token in zip(runtimes, tokens, strict=True)])
 
     def expert_weights(self) -> Array:

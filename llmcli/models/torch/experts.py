@@ -24,11 +24,8 @@ class Router(nn.Module):
         self.expert_counts = [0] * config.num_experts  # tokens routed to each expert in eval mode
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, list[int]]:
-        """x [N, C] -> (weights [N, K], experts [N, K], number of tokens for each expert [E]).
-
-        In training it sets `balance_loss` (Switch Transformers, arXiv:2101.03961, section 2.2): 1 when tokens are
-        spread evenly over the experts, more when they are not.
-        """
+        """x [N, C] -> (weights [N, K], experts [N, K], number of tokens for each expert [E]). In training it sets
+        `balance_loss` (Switch Transformers, arXiv:2101.03961, section 2.2): 1 for an even load, more otherwise."""
         probabilities = torch.softmax(F.linear(x.float(), self.weight), -1)  # [N, E]
         weights, chosen = probabilities.topk(self.active, -1)
         if self.normalize:
@@ -67,10 +64,8 @@ class Experts(nn.Module):
         self.register_parameter("up_proj", None)
 
     def forward(self, x: Tensor, gain: Tensor) -> Tensor:
-        """Normalized x [B, T, C], whose gain is still to be applied -> [B, T, C].
-
-        Tokens are sorted by expert, so that each expert processes all of its tokens in one product.
-        """
+        """Normalized x [B, T, C], whose gain is still to be applied -> [B, T, C]. Tokens are sorted by expert, so that
+        each expert processes all of its tokens in one product."""
         shape = x.shape
         x = (x * gain.to(x.dtype)).flatten(0, 1)  # [N, C]
         weights: Tensor

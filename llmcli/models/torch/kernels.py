@@ -76,10 +76,8 @@ def _sum_dtype(x: Tensor) -> torch.dtype:
 
 
 class _NormalizeRotate(_Function):
-    """RMSNorm of each head, times its gain, then the rotary embedding of its position (arXiv:2104.09864).
-
-    x [B, T, N, D], gain [N, D]; cos and sin [T, 1, D] of position * frequency, whose two halves of D are equal.
-    """
+    """RMSNorm of each head, times its gain, then the rotary embedding of its position (arXiv:2104.09864): x [B, T, N,
+    D], gain [N, D]; cos and sin [T, 1, D] of position * frequency, whose two halves of D are equal."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
@@ -237,12 +235,9 @@ def _unpacked(
 def stacked_linear(
     x: Tensor, gain: Tensor | None, bias: Tensor | None, weights: Sequence[Tensor], *, recompute: bool
 ) -> Tensor:
-    """(x * gain) W^T + bias for several matrices stacked, in one product: [..., inputs] -> [..., sum of outputs].
-
-    Weights and gain keep their dtype, mostly float32; the product is in that of x. Either the folded matrix is kept for
-    the backward pass, or it is computed again there (`recompute`): the copies of a large model would take more memory
-    than its weights.
-    """
+    """(x * gain) W^T + bias for several matrices stacked, in one product: [..., inputs] -> [..., sum of outputs], in
+    the dtype of x. The folded matrix is kept for the backward pass, or computed again there (`recompute`): the copies
+    of a large model would take more memory than its weights."""
     others = [tensor for tensor in (gain, bias) if tensor is not None]
     return _StackedLinear.apply(recompute, int(gain is not None), int(bias is not None), x, *others, *weights)
 
@@ -281,10 +276,8 @@ swiglu = _SwiGLU.apply
 
 
 class _Regroup(_Function):
-    """Rows of x [R, C] in another order, each `times` times, [R * times, C]: row i is x[order[i] // times].
-
-    `inverse` is the inverse permutation of `order`. The gradient sums in a fixed order, so it is deterministic.
-    """
+    """Rows of x [R, C] in another order, each `times` times, [R * times, C]: row i is x[order[i] // times]. `inverse`
+    is the inverse permutation of `order`. The gradient is deterministic."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor, times: int) -> Tensor:
@@ -303,10 +296,8 @@ regroup = _Regroup.apply
 
 
 class _GroupedLinear(_Function):
-    """x [R, inputs] times one matrix per group of rows, weights [groups, outputs, inputs]: [R, outputs].
-
-    Group i ends before row ends[i].
-    """
+    """x [R, inputs] times one matrix per group of rows, weights [groups, outputs, inputs]: [R, outputs]. Group i ends
+    before row ends[i]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weights: Tensor, ends: list[int]) -> Tensor:
@@ -346,11 +337,8 @@ class _AddScaled(_Function):
 
 
 class Dropout:
-    """Adds the output of a sublayer to the residual stream, with dropout.
-
-    torch draws masks on one core, one random number per value. Here numpy draws one byte per value, which is twenty
-    times as fast, but rounds the rate to a multiple of 1/256.
-    """
+    """Adds the output of a sublayer to the residual stream, with dropout. numpy draws masks, one byte per value: twenty
+    times as fast as torch, which uses one core, but the rate is rounded to a multiple of 1/256."""
 
     def __init__(self, rate: float) -> None:
         self.set_rate(rate)
@@ -451,11 +439,8 @@ class SoftTargets:
 
 
 def cross_entropy(x: Tensor, head: Tensor, targets: Tensor, soft: SoftTargets | None = None) -> Tensor:
-    """Mean cross-entropy in nats of targets [R] under softmax(x head^T), as a `_HeadLoss`.
-
-    With `soft` the gradients are those of the cross-entropy of both kinds of targets, by their weights. The value stays
-    that of `targets` alone, so that it can be compared with other losses.
-    """
+    """Mean cross-entropy in nats of targets [R] under softmax(x head^T), as a `_HeadLoss`. With `soft` the gradients
+    are those of both kinds of targets, by their weights; the value stays that of `targets` alone."""
 
     def row_loss(block: slice) -> tuple[Tensor, Tensor]:
         targets_block = targets[block, None]

@@ -59,11 +59,9 @@ class Embedding(nn.Embedding):
 
 
 class TokenRows(nn.Module):
-    """Trainable embeddings of consecutive tokens, in place of their rows in the frozen matrices.
-
-    LoRA alone cannot teach a model the tokens that were appended for a chat template: nothing but their own rows of the
-    embedding matrices distinguishes them from other tokens. B, T, C, V = batch, tokens, hidden size, vocabulary size.
-    """
+    """Trainable embeddings of consecutive tokens, in place of their rows in the frozen matrices: LoRA alone cannot
+    teach a model the tokens that were appended for a chat template. B, T, C, V = batch, tokens, hidden size, vocabulary
+    size."""
 
     def __init__(self, first: int, count: int, hidden_size: int, tied: bool) -> None:
         super().__init__()

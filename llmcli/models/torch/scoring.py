@@ -32,11 +32,9 @@ def score(model: LanguageModel, ids: NDArray[np.int64]) -> Scores:
 
 @torch.inference_mode()
 def fit_inverse_temperature(model: LanguageModel, ids: NDArray[np.int64]) -> float:
-    """The factor on all logits that minimizes the loss of windows ids [B, T + 1], within INVERSE_TEMPERATURES.
-
-    This is temperature scaling (arXiv:1706.04599, section 4.2). The loss is convex in the factor; its minimum is
-    interpolated by a parabola through the best factor tried and its two neighbors.
-    """
+    """The factor on all logits that minimizes the loss of windows ids [B, T + 1]: temperature scaling
+    (arXiv:1706.04599, section 4.2). The loss is convex in it; a parabola through the best factor tried and its
+    neighbors is minimized."""
     losses = torch.zeros(len(INVERSE_TEMPERATURES), dtype=torch.float64)
     for logits, targets in _logits_and_targets(model, ids):
         losses += torch.stack(

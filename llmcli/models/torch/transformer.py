@@ -119,7 +119,8 @@ class Attention(nn.Module):
     def _attention_with_cache(self, q: Tensor, k: Tensor, v: Tensor, cache: LayerKVCache | None) -> Tensor:
         """Attention by torch's own kernel, also to the tokens in the cache: [B, T, H or G, D] -> [B, T, H, D]."""
         q, k, v = (contiguous_on_mps(t.transpose(1, 2)) for t in (q, k, v))  # [B, H or G, T, D]
-        T, past, mask = q.shape[2], cache.length if cache else 0, None
+        T, past = q.shape[2], cache.length if cache else 0
+        mask: Tensor | None = None
         if cache:
             k, v = cache.extend(k, v)
         if past and T > 1:  # [T, past + T]: True where one of T new tokens may attend to a position
@@ -185,10 +186,8 @@ class Decoder(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """Token ids [B, T] -> logits [B, T, V]. `dtype` is that of activations and matrix products; weights are float32.
-
-    A new model has no weights yet: call `initialize` or `load_arrays`.
-    """
+    """Token ids [B, T] -> logits [B, T, V]. `dtype` is that of activations and matrix products; weights are float32. A
+    new model has no weights yet: call `initialize` or `load_arrays`."""
 
     cos: Tensor
     sin: Tensor
@@ -214,11 +213,8 @@ class LanguageModel(nn.Module):
         return F.linear(self.hidden_states(ids, caches), self.head())
 
     def loss(self, ids: Tensor, loss_mask: Tensor | None = None) -> Tensor:
-        """Mean cross-entropy in nats of ids[:, 1:] in windows ids [B, T + 1], for training: call backward on it.
-
-        `loss_mask` [B, T + 1], on the CPU, limits it to the tokens where it is True, at least one. With a `teacher` the
-        gradients are those of distillation, see `cross_entropy`.
-        """
+        """Mean cross-entropy in nats of ids[:, 1:] in windows ids [B, T + 1], for training; with a `teacher` see
+        `cross_entropy`. `loss_mask` [B, T + 1], on the CPU, limits it to the tokens where it is True, at least one."""
         hidden, targets = self.hidden_states(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()
         soft = self.teacher.targets(ids[:, :-1]) if self.teacher else None
         if loss_mask is not None:
