@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import StreamDecoder, Tokenizer
 from llmcli.data.tokenizers.vocabulary import START, state_after
-from llmcli.generation.sampler import Sampler, SeenTokens, min_logit, usable_temperature
+from llmcli.generation.sampler import Sampler, min_logit, usable_temperature
 from llmcli.generation.token_healing import FirstToken, Prompt, read_prompt
 from llmcli.models.ngram_runtime import recompute
 from llmcli.models.runtime import Array, Runtime
@@ -130,7 +130,7 @@ class GeneratedText:
         self._vocabulary, self._state = tokenizer.vocabulary, START
         self._sampler, self._decoder = sampler or Sampler(sampling), StreamDecoder()
         self._penalizes = sampling.repetition_penalty != 1
-        self._seen = SeenTokens(i for i in ids if i not in stop_ids) if self._penalizes else SeenTokens()
+        self._seen = {i for i in ids if i not in stop_ids} if self._penalizes else set()
         self._stops = _StopStrings(sampling.stop) if sampling.stop else None
 
     @property
@@ -143,7 +143,7 @@ class GeneratedText:
         model_logits = logits[: len(self._vocabulary)]  # a model may have rows that no token uses
         allowed = self._allowed
         masked = model_logits if allowed is None else np.where(allowed, model_logits, np.float32(-np.inf))
-        return self._sampler(masked, self._seen.ids(), model_logits=model_logits)
+        return self._sampler(masked, self._seen, model_logits=model_logits)
 
     def append(self, choice: Choice) -> list[Piece]:
         """Add a chosen token. The pieces that it completes; the last one of the text has the finish reason."""
@@ -154,9 +154,7 @@ class GeneratedText:
     def add_first(self, first: FirstToken) -> list[Piece]:
         """Choose the first token after a prompt, whose end may then be other tokens, and bring the runtime to the state
         before it; otherwise as `append`."""
-        entry, logprob = self._sampler(
-            first.logits, self._seen.ids(), model_logits=first.model_logits, tokens=first.tokens
-        )
+        entry, logprob = self._sampler(first.logits, self._seen, model_logits=first.model_logits, tokens=first.tokens)
         continuations = first.continuations_of(entry)
         chosen = continuations[self._sampler.choose([continuation.probability for continuation in continuations])]
         self.ids, self.first_bytes = first.process(chosen), chosen.new_bytes

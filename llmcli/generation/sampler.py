@@ -4,7 +4,7 @@ Filters are pure functions from logits to logits, applied in this order: repetit
 min-p. Tokens that a filter removes have logits of -inf. V = vocabulary size.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from llmcli.config import SamplingConfig
 from llmcli.models.logits import check_finite, softmax, token_logprob
 from llmcli.models.runtime import Array
 
-Ids = Collection[int] | NDArray[np.int64]  # an array holds each id once
+Ids = Collection[int] | NDArray[np.int64]
 Entries = NDArray[np.int64]  # [V]: the token id of each entry of logits
 
 
@@ -50,7 +50,7 @@ class Sampler:
         """(name of a filter, logits after it) for each filter in order; arguments as in `__call__`."""
         config = self._config
         if tokens is not None and config.repetition_penalty != 1:
-            seen = np.flatnonzero(np.isin(tokens, _as_array(seen)))
+            seen = np.flatnonzero(np.isin(tokens, np.fromiter(seen, np.int64, len(seen))))
         logits = repetition_penalty(logits, seen, config.repetition_penalty)
         yield "repetition-penalty", logits
         if config.temperature == 0:  # greedy: the other filters would not change the choice
@@ -70,33 +70,11 @@ class Sampler:
         return min(drawn, int(cumulative.searchsorted(cumulative[-1])))  # rounding must not exceed the last
 
 
-class SeenTokens:
-    """The distinct tokens of a growing text; adding one takes constant time."""
-
-    def __init__(self, ids: Iterable[int] = ()) -> None:
-        self._known: set[int] = set()
-        self._ids = np.empty(64, np.int64)
-        for token in ids:
-            self.add(token)
-
-    def add(self, token: int) -> None:
-        if token in self._known:
-            return
-        if len(self._known) == len(self._ids):
-            self._ids = np.concatenate([self._ids, np.empty_like(self._ids)])
-        self._ids[len(self._known)] = token
-        self._known.add(token)
-
-    def ids(self) -> NDArray[np.int64]:
-        """The distinct tokens in order of first appearance, as a view."""
-        return self._ids[: len(self._known)]
-
-
 def repetition_penalty(logits: Array, seen: Ids, penalty: float) -> Array:
     """Make seen tokens less likely: divide positive logits, multiply negative ones (arXiv:1909.05858, section 4.1)."""
     if penalty == 1 or not len(seen):
         return logits
-    logits, ids = logits.copy(), _as_array(seen)
+    logits, ids = logits.copy(), np.fromiter(seen, np.int64, len(seen))
     seen_logits = logits[ids]
     logits[ids] = np.where(seen_logits > 0, seen_logits / penalty, seen_logits * penalty)
     return logits
@@ -140,8 +118,3 @@ def min_p(logits: Array, p: float) -> Array:
 def min_logit(p: float) -> np.float32:
     """The lowest logit that min-p keeps, where the highest is 0."""
     return np.float32(np.log(p) if p > 0 else -np.inf)
-
-
-def _as_array(ids: Ids) -> NDArray[np.int64]:
-    """Distinct token ids; those of an array are distinct already."""
-    return ids if isinstance(ids, np.ndarray) else np.fromiter(set(ids), np.int64)

@@ -21,7 +21,7 @@ from llmcli.evaluation.training_text import trained_part, untrained_part
 from llmcli.formats import loading
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.models.ngram_cache import ORDERS, Matches, find_matches, shares_of_mixture
-from llmcli.models.torch.scoring import score
+from llmcli.models.torch.runtime import score
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.cache_fit import HISTORIES, PRIOR, fit_weights
 from tests.benchmarks.llm_command import llm

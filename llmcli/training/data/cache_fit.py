@@ -30,7 +30,7 @@ from llmcli.errors import LLMError
 from llmcli.formats.cache_weights import FEATURES, CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.ngram_cache import MAX_GATE, ORDERS, Matches, find_matches
-from llmcli.models.torch.scoring import score
+from llmcli.models.torch.runtime import score
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.planning import recipe
 

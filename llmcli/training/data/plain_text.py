@@ -23,7 +23,7 @@ from llmcli.data.tokens.tokens import tokenize
 from llmcli.errors import LLMError
 from llmcli.evaluation.training_text import find_corpus, trained_in, untrained_part
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.models.torch.scoring import score
+from llmcli.models.torch.runtime import score
 from llmcli.models.torch.transformer import LanguageModel, LayerKVCache
 from llmcli.training.data.inputs import Inputs
 from llmcli.training.data.prepare import Prepared

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llmcli.models.torch.scoring import fit_inverse_temperature
+from llmcli.models.torch.runtime import fit_inverse_temperature
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.position import Position
 from llmcli.training.interruption import CutShortError

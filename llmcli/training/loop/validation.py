@@ -34,7 +34,7 @@ from llmcli.evaluation.evaluator import (
 )
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.models.ngram_cache import NgramText, document_blocks
-from llmcli.models.torch.scoring import score as score_with_torch
+from llmcli.models.torch.runtime import score as score_with_torch
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.interruption import CutShortError
 from llmcli.training.loop.clock import FINAL_PATIENCE, GRACE, Clock

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llmcli.config import TrainConfig
-from llmcli.models.torch.scoring import score
+from llmcli.models.torch.runtime import score
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.distributed.process_group import ProcessGroup, explain_lost_process
 from llmcli.training.distributed.processes import Processes

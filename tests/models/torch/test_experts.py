@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.torch.experts import Router
-from llmcli.models.torch.scoring import score
+from llmcli.models.torch.runtime import score
 from tests.conftest import random_checkpoint
 from tests.models.decoders import SHAPES, torch_model
 

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from llmcli.errors import LLMError
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.torch import kernels, transformer
-from llmcli.models.torch import scoring as torch_scoring
+from llmcli.models.torch import runtime as torch_runtime
 from llmcli.models.torch.runtime import TorchRuntime
 from llmcli.models.torch.transformer import LanguageModel
 from tests.conftest import random_checkpoint
@@ -38,8 +38,8 @@ def test_scores_are_those_of_the_numpy_runtime(shape: str, block: int, monkeypat
     checkpoint = random_checkpoint(SHAPES[shape])
     ids = np.random.default_rng(2).integers(300, size=(5, 49))
     losses, correct = NumpyRuntime(checkpoint).score(ids)
-    monkeypatch.setattr("llmcli.models.torch.scoring.LOGITS_AT_ONCE", 2 * 48 * 300)  # two windows at once
-    monkeypatch.setattr(torch_scoring, "CPU_BLOCK_LOGITS", block * 300)
+    monkeypatch.setattr("llmcli.models.torch.runtime.LOGITS_AT_ONCE", 2 * 48 * 300)  # two windows at once
+    monkeypatch.setattr(torch_runtime, "CPU_BLOCK_LOGITS", block * 300)
     runtime = TorchRuntime(checkpoint, "cpu")
     before = runtime.prefill([1, 2])
     torch_losses, torch_correct = runtime.score(ids)

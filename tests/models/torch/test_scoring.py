@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmcli.models.torch.scoring import INVERSE_TEMPERATURES, fit_inverse_temperature, score
+from llmcli.models.torch.runtime import INVERSE_TEMPERATURES, fit_inverse_temperature, score
 from llmcli.models.torch.transformer import LanguageModel
 from tests.conftest import random_checkpoint
 from tests.models.decoders import SHAPES

@@ -13,7 +13,7 @@ from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.torch import kernels
 from llmcli.models.torch.kernels import normalize_rotate
 from llmcli.models.torch.linear import Linear
-from llmcli.models.torch.scoring import score
+from llmcli.models.torch.runtime import score
 from llmcli.models.torch.transformer import Attention, LanguageModel, rotary_tables
 from tests.conftest import random_checkpoint
 from tests.models.decoders import SHAPES, logits_by_definition, torch_model

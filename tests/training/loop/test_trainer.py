@@ -17,7 +17,7 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.generation.generator import generate
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.models.torch import scoring as torch_scoring
+from llmcli.models.torch import runtime as torch_runtime
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.interruption import CutShortError
 from llmcli.training.loop import final_evaluation
@@ -134,7 +134,7 @@ def test_without_memory_for_the_final_evaluation_the_weights_are_kept_all_the_sa
     def score(model: LanguageModel, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if model is not models[0]:
             raise RuntimeError(message)
-        return torch_scoring.score(model, ids)
+        return torch_runtime.score(model, ids)
 
     message = "CUDA out of memory. Tried to allocate 4.60 GiB"
     done, whole = run_to_end(ready, compute=Compute(gradients, score)), run_to_end(ready)

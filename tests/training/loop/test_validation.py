@@ -17,7 +17,7 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models import ngram_cache
 from llmcli.models.ngram_runtime import with_ngram_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.models.torch.scoring import score
+from llmcli.models.torch.runtime import score
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.cache_fit import reserve_tokens
 from llmcli.training.data.run_data import BatchSchedule, RunData
