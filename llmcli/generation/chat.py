@@ -19,7 +19,7 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.loading import open_chat_template
 from llmcli.generation.generator import Piece, continue_ids
-from llmcli.models.runtime import Runtime, read
+from llmcli.models.runtime import Runtime
 
 READ_CHUNK = 256  # tokens of a prompt that are processed before control returns to the caller
 ANSWER_SHARE = 4  # a quarter of the context is kept free for the answer
@@ -121,7 +121,7 @@ class Assistant:
         self.prompt_ids, self.answer_ids = ids, []
         yield Reading(len(ids), cached, cached)
         for start in range(cached, len(ids) - 1, READ_CHUNK):
-            read(self.runtime, ids[start : min(start + READ_CHUNK, len(ids) - 1)])
+            self.runtime.read(ids[start : min(start + READ_CHUNK, len(ids) - 1)])
             yield Reading(len(ids), cached, self.runtime.length)
 
     def _generate(self, sampling: SamplingConfig) -> Iterator[Piece]:

@@ -173,7 +173,7 @@ class NgramCache:
         total = float(highest) + math.log(float(np.exp(logits - highest).sum()))
         tokens = np.fromiter(added, np.int64, len(added))
         from_cache = total + np.log(np.fromiter(added.values(), np.float64, len(added)))
-        mixed: Array = logits.copy()
+        mixed = logits.copy()
         mixed[tokens] = np.logaddexp(logits[tokens], from_cache)
         return mixed
 
@@ -227,36 +227,34 @@ def find_matches(ids: NDArray[np.integer], orders: int, separator: int | None = 
         begins = np.concatenate([[False], ids[:-1] == separator])
         starts = np.maximum.accumulate(np.where(begins, np.arange(N), 0))
     followers = np.unique(ids, return_inverse=True)[1].astype(np.int64)
-    columns = [[np.zeros(N, np.int64) for _ in range(orders)] for _ in range(4)]
+    columns = np.zeros((4, orders, N), np.int64)
     contexts = starts  # a number for each different context of k tokens: of 0 tokens, the document
     for k in range(1, min(orders, N - 1) + 1):
         known = np.flatnonzero(np.arange(N) - starts >= k)
         numbers = np.zeros(N, np.int64)
         pairs = contexts[known - 1] * (N + 1) + followers[known - 1]
         numbers[known] = np.unique(pairs, return_inverse=True)[1]
-        for column, values in zip(columns, _count_matches(numbers[known], followers[known], known), strict=True):
-            column[k - 1][known] = values
+        columns[:, k - 1, known] = _count_matches(numbers[known], followers[known], known)
         contexts = numbers
-    return Matches(*(np.stack(column, axis=1) for column in columns))
+    return Matches(*np.ascontiguousarray(columns.swapaxes(1, 2)))
 
 
 def _count_matches(
     contexts: NDArray[np.int64], followers: NDArray[np.int64], positions: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], ...]:
-    """(T, D, G, c) [n] of contexts and what follows them, at increasing positions; see `Matches`."""
+) -> NDArray[np.int64]:
+    """T, D, G, c [4, n] of contexts and what follows them, at increasing positions; see `Matches`."""
     order = np.argsort(contexts, kind="stable")
     rank, is_first = _ranks(contexts[order])
     gaps = np.where(is_first, 0, np.diff(positions[order], prepend=0))
     pairs = contexts * (followers.max(initial=0) + 1) + followers
     by_pair = np.argsort(pairs, kind="stable")
-    count = np.empty(len(pairs), np.int64)
-    count[by_pair] = _ranks(pairs[by_pair])[0]
-    new = (count[order] == 0).astype(np.int64)  # followers that this context has for the first time
+    results = np.empty((4, len(contexts)), np.int64)
+    results[3, by_pair] = _ranks(pairs[by_pair])[0]
+    new = (results[3, order] == 0).astype(np.int64)  # followers that this context has for the first time
     before = np.cumsum(new) - new
     distinct = before - np.maximum.accumulate(np.where(is_first, before, 0))
-    results = np.empty((3, len(contexts)), np.int64)
-    results[:, order] = rank, distinct, gaps
-    return results[0], results[1], results[2], count
+    results[:3, order] = rank, distinct, gaps
+    return results
 
 
 def _ranks(ordered: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
