@@ -9,13 +9,16 @@ B, T = texts, tokens; G = key-value heads; S = capacity in tokens; D = head size
 """
 
 import weakref
+from abc import abstractmethod
 from collections.abc import Sequence
 from copy import copy
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmcli.config import ModelConfig
-from llmcli.models.runtime import Array, Runtime
+from llmcli.models.runtime import Array, Runtime, check_input
 
 MIN_CAPACITY = 64  # tokens
 MIN_SLOT_BYTES = 4 << 20  # the system provides memory only for what is used, and growing copies all of it
@@ -75,25 +78,6 @@ class KVCache:
             return moved
 
         self.keys, self.values = list(map(resized, self.keys)), list(map(resized, self.values))
-
-
-class KVCacheRuntime(Runtime):
-    """A runtime of one model, with a KVCache of the tokens processed so far."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config.max_position_embeddings, config.parameters, config.cache_bytes_per_token)
-        self.config, self.cache = config, KVCache(config)
-
-    @property
-    def length(self) -> int:
-        return self.cache.length
-
-    @property
-    def cache_bytes(self) -> int:
-        return self.cache.nbytes
-
-    def rewind(self, length: int = 0) -> None:
-        self.cache.rewind(length)
 
 
 class KVSlots:
@@ -162,3 +146,47 @@ class KVSlots:
         for slot, occupant in enumerate(occupants):
             if occupant is not None:
                 self._move(occupant, slot)
+
+
+_Self = TypeVar("_Self", bound="KVCacheRuntime")
+
+
+class KVCacheRuntime(Runtime):
+    """A runtime of one model, with a KVCache of the tokens processed so far."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config.max_position_embeddings, config.parameters, config.cache_bytes_per_token)
+        self.config, self.cache = config, KVCache(config)
+        self._slots = KVSlots(config)  # of all forks
+
+    @property
+    def length(self) -> int:
+        return self.cache.length
+
+    @property
+    def cache_bytes(self) -> int:
+        return self.cache.nbytes
+
+    def rewind(self, length: int = 0) -> None:
+        self.cache.rewind(length)
+
+    def fork(self: _Self, length: int = 0) -> _Self:
+        forked = copy(self)
+        forked.cache = self.cache.fork(length)
+        return forked
+
+    @staticmethod
+    def step_batch(runtimes: "Sequence[KVCacheRuntime]", tokens: Sequence[int]) -> Array:
+        for runtime in runtimes:
+            check_input((0,), runtime.length, runtime.context)
+        cache, slots = runtimes[0]._slots.arrange([runtime.cache for runtime in runtimes])
+        ids, past = np.zeros((2, len(runtimes)), np.int64)
+        ids[slots], past[slots] = tokens, [runtime.length for runtime in runtimes]
+        logits = runtimes[0]._step_slots(ids, past, cache)[slots]
+        for runtime in runtimes:
+            runtime.cache.length += 1
+        return logits
+
+    @abstractmethod
+    def _step_slots(self, ids: NDArray[np.int64], past: NDArray[np.int64], cache: KVCache) -> Array:
+        """Process tokens ids [B], each after past [B] others whose keys and values are in `cache`; logits [B, V]."""

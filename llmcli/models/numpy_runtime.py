@@ -17,7 +17,6 @@ F = intermediate size of a SwiGLU; E = experts; H, G = query heads, key-value he
 
 import math
 from collections.abc import Callable, Sequence
-from copy import copy
 from functools import lru_cache
 from typing import Protocol
 
@@ -25,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.models.kv_cache import KVCacheRuntime, KVSlots
+from llmcli.models.kv_cache import KVCache, KVCacheRuntime
 from llmcli.models.logits import softmax, token_losses
 from llmcli.models.matrix_product import Matrix, linear
 from llmcli.models.runtime import LOGITS_AT_ONCE, PREFILL_CHUNK, Array, Scores, check_context, check_input
@@ -58,12 +57,6 @@ class NumpyRuntime(KVCacheRuntime):
         self._eps = np.float32(config.rms_norm_eps)
         self._rotations = np.zeros((0, 1, config.head_dim // 2), np.complex64)
         self._expert_weights: list[Array] = []  # [E] of the last token in each layer
-        self._slots = KVSlots(config)  # of all forks
-
-    def fork(self, length: int = 0) -> "NumpyRuntime":
-        forked = copy(self)
-        forked.cache = self.cache.fork(length)
-        return forked
 
     def prefill(self, ids: Sequence[int], recorder: Recorder | None = None) -> Array:
         """Process one token or more; return the logits [V] of the next one."""
@@ -128,26 +121,16 @@ class NumpyRuntime(KVCacheRuntime):
 
         return self._forward(ids.ravel(), np.tile(self._rotations[:T], (B, 1, 1)), attend)
 
-    @staticmethod
-    def step_batch(runtimes: "Sequence[NumpyRuntime]", tokens: Sequence[int]) -> Array:
-        first, B = runtimes[0], len(runtimes)
-        for runtime in runtimes:
-            check_input((0,), runtime.length, runtime.context)
-        cache, slots = first._slots.arrange([runtime.cache for runtime in runtimes])
-        past, ids = np.zeros(B, np.int64), np.zeros(B, np.int64)  # in the order of the slots
-        past[slots], ids[slots] = [runtime.length for runtime in runtimes], tokens
-        rows, masked = np.arange(B), np.arange(past.max() + 1) > past[:, None]  # [B], [B, S]
+    def _step_slots(self, ids: NDArray[np.int64], past: NDArray[np.int64], cache: KVCache) -> Array:
+        rows, masked = np.arange(len(ids)), np.arange(past.max() + 1) > past[:, None]  # [B], [B, S]
 
         def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
             keys, values = cache.keys[layer], cache.values[layer]  # [B, G, capacity, D]
             keys[rows, :, past], values[rows, :, past] = k, v
             return _attention_together(q, keys, values, past + 1, masked)
 
-        first._extend_rotations(int(past.max()) + 1)
-        x = first._forward(ids, first._rotations[past], attend)
-        for runtime in runtimes:
-            runtime.cache.length += 1
-        return linear(first._final_norm(x), first._head)[slots]
+        self._extend_rotations(int(past.max()) + 1)
+        return linear(self._final_norm(self._forward(ids, self._rotations[past], attend)), self._head)
 
     def _forward(
         self, ids: NDArray[np.int64], rotations: NDArray[np.complex64], attend: Attend, recorder: Recorder | None = None

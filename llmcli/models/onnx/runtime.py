@@ -9,7 +9,6 @@ T = tokens; B = texts processed together; V = vocabulary size; C = hidden size; 
 """
 
 from collections.abc import Iterator, Sequence
-from copy import copy
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
@@ -22,7 +21,7 @@ from llmcli.config import ModelConfig, cpu_cores
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.quantization import QuantizedMatrix
-from llmcli.models.kv_cache import KVCache, KVCacheRuntime, KVSlots
+from llmcli.models.kv_cache import KVCache, KVCacheRuntime
 from llmcli.models.logits import token_losses
 from llmcli.models.onnx.graph import Graph, decoder_graph, head_graph, read_weight
 from llmcli.models.runtime import LOGITS_AT_ONCE, Array, Scores, check_context, check_input
@@ -53,24 +52,16 @@ class OnnxRuntime(KVCacheRuntime):
         self._single = _Binding(self._network, 1)
 
     def fork(self, length: int = 0) -> "OnnxRuntime":
-        forked = copy(self)
-        forked.cache, forked._single = self.cache.fork(length), _Binding(self._network, 1)
+        forked = super().fork(length)
+        forked._single = _Binding(self._network, 1)
         return forked
 
-    @staticmethod
-    def step_batch(runtimes: "Sequence[OnnxRuntime]", tokens: Sequence[int]) -> Array:
-        for runtime in runtimes:
-            check_input((0,), runtime.length, runtime.context)
-        network, B = runtimes[0]._network, len(runtimes)
-        cache, slots = network.slots.arrange([runtime.cache for runtime in runtimes])
-        if (binding := network.bindings.get(cache)) is None:
-            binding = network.bindings[cache] = _Binding(network, 1, B)
-        ids, past = np.zeros((B, 1), np.int64), np.zeros(B, np.int32)
-        ids[slots, 0], past[slots] = tokens, [runtime.length for runtime in runtimes]
-        binding.run(ids, past, cache)
-        for runtime in runtimes:
-            runtime.cache.length += 1
-        return binding.last_logits()[slots]
+    def _step_slots(self, ids: NDArray[np.int64], past: NDArray[np.int64], cache: KVCache) -> Array:
+        bindings = self._network.bindings
+        if (binding := bindings.get(cache)) is None:
+            binding = bindings[cache] = _Binding(self._network, 1, len(ids))
+        binding.run(ids[:, None], past, cache)
+        return binding.last_logits()
 
     def prefill(self, ids: Sequence[int]) -> Array:
         """Process one token or more; return the logits [V] of the next one. In a quantized model they come from a step
@@ -119,7 +110,7 @@ class OnnxRuntime(KVCacheRuntime):
 
 
 class _Network:
-    """What all forks of a runtime share: the embedding, the sessions of the two graphs, rotary tables, and slots."""
+    """What all forks of a runtime share: the embedding, the sessions of the two graphs, and rotary tables."""
 
     def __init__(self, checkpoint: Checkpoint, scheme: str | None) -> None:
         try:
@@ -139,7 +130,6 @@ class _Network:
         self.decoder = self._session(decoder_graph(checkpoint, scheme))
         self.head = self._session(head_graph(head))
         self._rotary: list[Any] = []  # cos and sin of the positions used so far: [positions, D/2]
-        self.slots = KVSlots(self.config)
         # of one token in each of several texts, by their slots: it goes when these move to larger memory
         self.bindings: WeakKeyDictionary[KVCache, _Binding] = WeakKeyDictionary()
 
@@ -202,7 +192,7 @@ class _Binding:
         self._keys: list[Array] | None = None  # of the cache that is bound
 
     def run(
-        self, ids: Sequence[Sequence[int]] | NDArray[np.int64], past: Sequence[int] | NDArray[np.int32], cache: KVCache
+        self, ids: Sequence[Sequence[int]] | NDArray[np.int64], past: Sequence[int] | NDArray[np.int64], cache: KVCache
     ) -> None:
         """Run tokens ids [B, T] through the decoder, after past [B] others whose keys and values are in `cache`."""
         if self._keys is not cache.keys:  # another cache, or it has moved
