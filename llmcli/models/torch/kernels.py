@@ -28,7 +28,11 @@ MIN_PROBABILITY = 1e-37  # probabilities are clipped here before the logarithm
 def contiguous_on_mps(x: Tensor) -> Tensor:
     """x, copied if it is a view on MPS, where several versions of torch compute attention and SiLU's gradient of views
     wrongly, without an error (issues 163597, 175188 and 181133 of pytorch/pytorch)."""
-    return x.contiguous() if x.device.type == "mps" else x
+    return x.contiguous() if _is_on_mps(x) else x
+
+
+def _is_on_mps(x: Tensor) -> bool:
+    return x.device.type == "mps"
 
 
 def _is_on_cpu(x: Tensor) -> bool:
