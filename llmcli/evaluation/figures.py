@@ -11,10 +11,6 @@ from typing import Any
 from llmcli import units
 
 NETWORK, ADAPTING = "network", "adapting"
-_RECORD_KEYS = {  # of a training record -> (as the model runs, the network alone; the latter only if there is a cache)
-    "": ("bits_per_byte", "bits_per_byte_without_cache"),
-    "_before": ("bits_per_byte_before", "bits_per_byte_before_without_cache"),
-}
 
 
 @dataclass(frozen=True)
@@ -28,17 +24,18 @@ class Figures:
     def of_record(cls, record: Mapping[str, Any], when: str = "") -> "Figures | None":
         """The figures of the held-out text in a training record, at the end of the run or "_before" it; None if they
         were not measured."""
-        as_it_runs, network = (record.get(key) for key in _RECORD_KEYS[when])
+        as_it_runs = record.get(f"bits_per_byte{when}")
+        network = record.get(f"bits_per_byte{when}_without_cache")
         if as_it_runs is None:
             return None
         return cls(as_it_runs) if network is None else cls(network, as_it_runs)
 
     def as_record(self, when: str = "") -> dict[str, float]:
         """The entries of a training record that `of_record` reads."""
-        as_it_runs, network = _RECORD_KEYS[when]
-        if self.adapting is None:
-            return {as_it_runs: round(self.network, 6)}
-        return {as_it_runs: round(self.adapting, 6), network: round(self.network, 6)}
+        key, network = f"bits_per_byte{when}", round(self.network, 6)
+        return (
+            {key: network} if self.adapting is None else {key: round(self.adapting, 6), f"{key}_without_cache": network}
+        )
 
     def __str__(self) -> str:
         return f"{self.numbers} bits per byte"
@@ -64,8 +61,6 @@ def change(before: Figures, after: Figures) -> str:
 
 def as_json(figures: Figures | None, when: str = "") -> dict[str, float | None]:
     """Both as entries of an object: network_bits_per_byte, adapting_bits_per_byte."""
-    network, adapting = (figures.network, figures.adapting) if figures else (None, None)
-    return {
-        f"{NETWORK}_bits_per_byte{when}": network if network is None else round(network, 6),
-        f"{ADAPTING}_bits_per_byte{when}": adapting if adapting is None else round(adapting, 6),
-    }
+    bits = (figures.network, figures.adapting) if figures else (None, None)
+    both = zip((NETWORK, ADAPTING), bits, strict=True)
+    return {f"{name}_bits_per_byte{when}": None if one is None else round(one, 6) for name, one in both}

@@ -5,16 +5,22 @@ the whole conversation is encoded each time, so that the model sees what other p
 tokens after the longest common prefix with those in the cache are processed.
 """
 
+import json
+import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from llmcli import units
 from llmcli.config import SamplingConfig
 from llmcli.data.conversations.chat_template import ChatTemplate
-from llmcli.data.conversations.messages import ROLES, Message
+from llmcli.data.conversations.files import read_conversations
+from llmcli.data.conversations.messages import ROLES, Conversation, Message
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError, brief, command_line, usage
+from llmcli.formats import atomic_io
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.loading import open_chat_template
@@ -23,6 +29,7 @@ from llmcli.models.runtime import Runtime
 
 READ_CHUNK = 256  # tokens of a prompt that are processed before control returns to the caller
 ANSWER_SHARE = 4  # a quarter of the context is kept free for the answer
+_OTHER_LINE_ENDS = re.compile("[\x85\u2028\u2029]")  # JSON does not escape them, and many programs end a line there
 
 
 @dataclass(frozen=True)
@@ -252,3 +259,42 @@ def messages_from(records: Iterable[Mapping[str, Any]]) -> list[Message]:
             )
         messages.append(Message(role, content))
     return messages
+
+
+# ---- files: a conversation is a line of JSON Lines, {"messages": [{"role": ..., "content": ...}]}
+
+
+def save_messages(path: Path, messages: Sequence[Message], saved: bytes = b"") -> bytes:
+    """Write a conversation to a new file, or to one that still holds `saved`, the conversation as it was. Returns the
+    bytes that were written. Raises LLMError for any other file that exists, and where the file cannot be written."""
+    if not any(message.role == "assistant" for message in messages):
+        raise usage("there is nothing to save yet: the conversation has no answer")
+    if path.exists() and not (saved and path.is_file() and path.read_bytes() == saved):
+        raise LLMError(f"{path} already exists; give another name: /save OTHER.jsonl")
+    atomic_io.check_writable(path, force=True, by=" after /save", example="chat.jsonl")
+    data = as_line(messages)
+    atomic_io.write(path, [data])
+    return data
+
+
+def as_line(messages: Sequence[Message]) -> bytes:
+    """A conversation as `save` writes it."""
+    record = {"messages": [{"role": message.role, "content": message.content} for message in messages]}
+    line = json.dumps(record, ensure_ascii=False)
+    line = _OTHER_LINE_ENDS.sub(lambda match: f"\\u{ord(match[0]):04x}", line)
+    return (line + "\n").encode("utf-8")
+
+
+def load_conversation(path: Path, number: int = 1) -> tuple[Conversation, int]:
+    """(a conversation of a file that `llm train` reads, counted from 1; how many the file has). Raises LLMError."""
+    if not path.is_file():
+        raise LLMError(f"there is no file {path}; give the name of a file that /save wrote")
+    read = read_conversations(str(path), path)
+    if read is None or not read.conversations:
+        raise LLMError(f'{path} holds no conversations; expected JSON Lines with "messages", as /save writes them')
+    count = len(read.conversations)
+    if not 1 <= number <= count:
+        raise usage(
+            f"{path} holds {units.count(count, 'conversation')}, found number {number:,}; give one from 1 to {count:,}"
+        )
+    return read.conversations[number - 1], count

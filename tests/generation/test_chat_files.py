@@ -8,7 +8,7 @@ import pytest
 from llmcli.data.conversations.files import read_conversations
 from llmcli.data.conversations.messages import Message
 from llmcli.errors import LLMError
-from llmcli.generation import chat_files
+from llmcli.generation.chat import load_conversation, save_messages
 
 MESSAGES = (
     Message("system", "Be brief."),
@@ -19,14 +19,14 @@ PATH = Path("chat.jsonl")
 
 
 def test_a_conversation_is_read_as_it_was_written() -> None:
-    chat_files.save(PATH, MESSAGES)
+    save_messages(PATH, MESSAGES)
     assert PATH.read_bytes().count(b"\n") == 1
-    conversation, count = chat_files.load(PATH)
+    conversation, count = load_conversation(PATH)
     assert conversation.messages == MESSAGES and count == 1
 
 
 def test_the_file_is_one_that_training_reads() -> None:
-    chat_files.save(PATH, MESSAGES)
+    save_messages(PATH, MESSAGES)
     records = [json.loads(line) for line in PATH.read_text("utf-8").splitlines()]
     assert records == [{"messages": [{"role": m.role, "content": m.content} for m in MESSAGES]}]
     read = read_conversations("chat.jsonl", PATH)
@@ -34,23 +34,23 @@ def test_the_file_is_one_that_training_reads() -> None:
 
 
 def test_only_the_conversation_as_it_was_saved_is_replaced() -> None:
-    data = chat_files.save(PATH, MESSAGES[:3])
+    data = save_messages(PATH, MESSAGES[:3])
     longer = (*MESSAGES, Message("user", "a"), Message("assistant", "b"))
     with pytest.raises(LLMError, match=r"chat.jsonl already exists; give another name: /save OTHER.jsonl"):
-        chat_files.save(PATH, longer)
-    chat_files.save(PATH, longer, data)
-    assert chat_files.load(PATH)[0].messages == longer
+        save_messages(PATH, longer)
+    save_messages(PATH, longer, data)
+    assert load_conversation(PATH)[0].messages == longer
     PATH.write_text("mine")
     with pytest.raises(LLMError, match="already exists"):
-        chat_files.save(PATH, longer, data)
+        save_messages(PATH, longer, data)
     assert PATH.read_text() == "mine"
 
 
 def test_nothing_is_saved_without_an_answer_or_a_directory() -> None:
     with pytest.raises(LLMError, match="nothing to save"):
-        chat_files.save(PATH, MESSAGES[:2])
+        save_messages(PATH, MESSAGES[:2])
     with pytest.raises(LLMError, match="no directory"):
-        chat_files.save(Path("nowhere/chat.jsonl"), MESSAGES)
+        save_messages(Path("nowhere/chat.jsonl"), MESSAGES)
     assert list(Path().iterdir()) == []
 
 
@@ -59,25 +59,25 @@ def test_one_of_several_conversations_is_loaded_by_its_number() -> None:
         json.dumps({"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": q}]}) for q in "abc"
     ]
     PATH.write_text("\n".join(lines) + "\n")
-    conversation, count = chat_files.load(PATH, 2)
+    conversation, count = load_conversation(PATH, 2)
     assert conversation.messages[0] == Message("user", "b") and count == 3
     for number in (0, 4):
         with pytest.raises(LLMError, match="holds 3 conversations"):
-            chat_files.load(PATH, number)
+            load_conversation(PATH, number)
 
 
 def test_a_number_above_one_of_a_single_conversation_is_an_error() -> None:
-    chat_files.save(PATH, MESSAGES)
+    save_messages(PATH, MESSAGES)
     with pytest.raises(LLMError, match="holds 1 conversation, found number 2"):
-        chat_files.load(PATH, 2)
+        load_conversation(PATH, 2)
 
 
 def test_a_file_without_conversations_is_named() -> None:
     with pytest.raises(LLMError, match=r"there is no file chat\.jsonl"):
-        chat_files.load(PATH)
+        load_conversation(PATH)
     PATH.write_text("Once upon a time.\n" * 20)
     with pytest.raises(LLMError, match=r"chat\.jsonl line 1: invalid JSON"):
-        chat_files.load(PATH)
+        load_conversation(PATH)
     PATH.write_text('{"text": "Once upon a time."}\n' * 20)
     with pytest.raises(LLMError, match=r"chat\.jsonl holds no conversations"):
-        chat_files.load(PATH)
+        load_conversation(PATH)

@@ -106,23 +106,23 @@ class Session:
         console.warn(f"system message: {system}" if system else "there is no system message; set one: /system TEXT")
 
     def _save(self, rest: str) -> None:
-        from llmcli.generation import chat_files
+        from llmcli.generation.chat import save_messages
 
         path = _path(rest, "save")
-        self._saved[path] = chat_files.save(path, self._chat.messages, self._saved.get(path, b""))
+        self._saved[path] = save_messages(path, self._chat.messages, self._saved.get(path, b""))
         console.warn(f"saved {path} ({units.count(self._chat.turns, 'turn')})")
 
     def _load(self, rest: str) -> None:
-        from llmcli.generation import chat_files
+        from llmcli.generation.chat import as_line, load_conversation
 
         path, number = _path(rest, "load"), 1
         name, _, last = rest.rpartition(" ")
         if last.isdecimal() and name.strip() and not path.exists():
             path, number = _path(name.strip(), "load"), int(last)
-        conversation, count = chat_files.load(path, number)
+        conversation, count = load_conversation(path, number)
         self._chat.messages = list(conversation.messages)
         self._last = None
-        if count == 1 and path.read_bytes() == (written := chat_files.as_line(conversation.messages)):
+        if count == 1 and path.read_bytes() == (written := as_line(conversation.messages)):
             self._saved[path] = written
         which = f"conversation {number} of {count:,} in {path}" if count > 1 else str(path)
         console.warn(f"loaded {which} ({units.count(self._chat.turns, 'turn')})")
