@@ -32,10 +32,10 @@ class Figures:
 
     def as_record(self, when: str = "") -> dict[str, float]:
         """The entries of a training record that `of_record` reads."""
-        key, network = f"bits_per_byte{when}", round(self.network, 6)
-        return (
-            {key: network} if self.adapting is None else {key: round(self.adapting, 6), f"{key}_without_cache": network}
-        )
+        key = f"bits_per_byte{when}"
+        if self.adapting is None:
+            return {key: round(self.network, 6)}
+        return {key: round(self.adapting, 6), f"{key}_without_cache": round(self.network, 6)}
 
     def __str__(self) -> str:
         return f"{self.numbers} bits per byte"
