@@ -15,7 +15,7 @@ from llmcli.data.conversations.batches import ConversationTokens
 from llmcli.data.conversations.chat_template import ChatTemplate
 from llmcli.data.conversations.messages import Conversation
 from llmcli.errors import LLMError
-from llmcli.evaluation.evaluator import Score, ScoreWindows, spread_indices
+from llmcli.evaluation.evaluator import Score, ScoreWindows, padded, spread_indices, total_score
 from llmcli.models.logits import check_finite
 from llmcli.models.runtime import Scorer
 
@@ -37,13 +37,9 @@ def evaluate_answers(
 ) -> Iterator[tuple[Sequence[int], Score]]:
     """As `evaluate_windows`, for the answers of some conversations."""
     for batch in _batches(conversations.lengths, indices, batch_tokens):
-        width = int(conversations.lengths[list(batch)].max())
-        ids = np.zeros((len(batch), width), np.int64)  # padded on the right; padding is not counted
-        loss_mask = np.zeros(ids.shape, bool)
-        for row, index in enumerate(batch):
-            span = conversations.span(index)
-            ids[row, : span.stop - span.start] = conversations.ids[span]
-            loss_mask[row, : span.stop - span.start] = conversations.loss_mask[span]
+        spans = [conversations.span(index) for index in batch]
+        ids = padded([conversations.ids[span] for span in spans], np.int64)
+        loss_mask = padded([conversations.loss_mask[span] for span in spans], bool)
         losses, correct, *_ = score(ids)
         counted = loss_mask[:, 1:]
         targets = ids[:, 1:][counted]
@@ -76,10 +72,8 @@ def measure_answers(
     if not kept:
         raise LLMError("there is no answer to measure: no conversation has one within the context")
     lengths = template.tokenizer.byte_lengths
-    total, done = Score(0.0, 0, 0), 0
-    for batch, batch_score in evaluate_answers(tokens, range(len(tokens)), lengths, model.score):
-        total, done = total + batch_score, done + len(batch)
-        on_progress(done / len(tokens))
+    batches = evaluate_answers(tokens, range(len(tokens)), lengths, model.score)
+    total = total_score(batches, len(tokens), on_progress)
     check_finite(total.nats)
     return AnswerScore(total, len(tokens), truncated, len(conversations) - len(tokens))
 

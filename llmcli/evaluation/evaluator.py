@@ -106,13 +106,27 @@ def evaluate(
     `byte_lengths[i]` is the length of token i in bytes. `cached` are the same ids with an n-gram cache, which the
     losses of the network are mixed with. `on_tokens` is called in the order of the text."""
     windows = Windows(len(ids), context)
-    total, done = Score(0.0, 0, 0), 0
-    for batch, batch_score in evaluate_windows(
+    batches = evaluate_windows(
         ids, byte_lengths, windows, score, batch_tokens=batch_tokens, cached=cached, on_tokens=on_tokens
-    ):
-        total, done = total + batch_score, done + len(batch)
-        on_progress(done / len(windows))
+    )
+    return total_score(batches, len(windows), on_progress)
+
+
+def total_score(batches: Iterable[tuple[Sequence[Any], Score]], count: int, on_progress: OnProgress) -> Score:
+    """The sum of the scores of batches, of `count` units in all."""
+    total, done = Score(0.0, 0, 0), 0
+    for batch, score in batches:
+        total, done = total + score, done + len(batch)
+        on_progress(done / count)
     return total
+
+
+def padded(rows: Sequence[NDArray[Any]], dtype: type) -> NDArray[Any]:
+    """Rows of different lengths as one array, with zeros on the right, which are not counted."""
+    block = np.zeros((len(rows), max(map(len, rows))), dtype)
+    for row, values in zip(block, rows, strict=True):
+        row[: len(values)] = values
+    return block
 
 
 def evaluate_windows(
@@ -130,11 +144,7 @@ def evaluate_windows(
     rows = max(1, batch_tokens // max(1, longest))
     for first in range(0, len(windows), rows):
         batch = [windows[i] for i in range(first, min(first + rows, len(windows)))]
-        width = max(end - start for start, _, end in batch)
-        block = np.zeros((len(batch), width), np.int64)  # short windows are padded on the right; padding is not counted
-        for row, (start, _, end) in enumerate(batch):
-            block[row, : end - start] = ids[start:end]
-        losses, correct, *of_models = score(block)
+        losses, correct, *of_models = score(padded([ids[start:end] for start, _, end in batch], np.int64))
         total = Score(0.0, 0, 0)
         for row, (start, counted_from, end) in enumerate(batch):
             counted = slice(counted_from - start - 1, end - start - 1)
