@@ -69,7 +69,6 @@ def affordable(text_bytes: int, past_bytes: int, seconds: float) -> bool:
 
 
 def max_past_bytes(seconds: float = DEFAULT_SECONDS) -> int:
-    """The most bytes of a past that `baselines` reads."""
     return max(_past_limits(seconds))
 
 

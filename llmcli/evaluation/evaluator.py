@@ -48,7 +48,6 @@ class Score:
     network_nats: float | None = None  # of the network alone; None where it has no n-gram cache
 
     def __add__(self, other: "Score") -> "Score":
-        """The score of two texts together."""
         return Score(
             self.nats + other.nats, self.tokens + other.tokens, self.bytes + other.bytes, self.correct + other.correct,
             None if self.network_nats is other.network_nats is None else self._network + other._network,
@@ -163,7 +162,6 @@ def evaluate_windows(
 
 
 def spread_order(windows: Sequence[Window]) -> list[Window]:
-    """The windows reordered so that any prefix of them is spread evenly over the text."""
     return [windows[i] for i in spread_indices(len(windows))]
 
 
@@ -244,7 +242,6 @@ class Passage:
 
 
 def passages(corpus: Corpus) -> list[Passage]:
-    """Each text of a corpus."""
     return [Passage(part.document.name, part.text) for part in corpus.contents]
 
 

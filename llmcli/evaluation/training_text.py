@@ -36,7 +36,6 @@ def _files(record: Record, *, conversations: bool | None = None) -> list[dict[st
 
 
 def recorded_names(record: Record) -> list[str]:
-    """The names of the files in a record."""
     return [str(file.get("name")) for file in _files(record)]
 
 
@@ -195,7 +194,6 @@ class TrainingText:
 
     @property
     def names(self) -> list[str]:
-        """Of the files."""
         return [document.name for document in self.corpus.documents] + [file.name for file in self.files]
 
     @property

@@ -173,7 +173,6 @@ class Chat:
         self.messages = [Message("system", text), *rest] if text else rest
 
     def reset(self) -> None:
-        """Remove all turns; the system message stays."""
         self.messages = self.messages[: bool(self.system)]
 
     def answer(self, text: str) -> Iterator[Event]:
@@ -278,7 +277,6 @@ def save_messages(path: Path, messages: Sequence[Message], saved: bytes = b"") -
 
 
 def as_line(messages: Sequence[Message]) -> bytes:
-    """A conversation as `save_messages` writes it."""
     record = {"messages": [{"role": message.role, "content": message.content} for message in messages]}
     line = json.dumps(record, ensure_ascii=False)
     line = _OTHER_LINE_ENDS.sub(lambda match: f"\\u{ord(match[0]):04x}", line)

@@ -146,7 +146,6 @@ def _first_word(spelled: bytes, *, ended: bool) -> str | None:
 
 
 def _continues(text: str, i: int, kind: str) -> bool:
-    """Whether character i continues a word of this class; an apostrophe does between letters."""
     c = text[i]
     if character_class(c) == kind or unicodedata.category(c)[0] == "M" or (kind == "katakana" and c == "ー"):
         return True

@@ -53,11 +53,9 @@ class KVCache:
         return keys[:, :end], values[:, :end]
 
     def rewind(self, length: int = 0) -> None:
-        """Drop all but the first `length` tokens."""
         self.length = min(length, self.length)
 
     def fork(self, length: int = 0) -> "KVCache":
-        """Another cache, which begins with the first `length` tokens of this one."""
         forked = copy(self)
         forked.length = length
         forked.resize(length)

@@ -196,7 +196,6 @@ class Matches:
 
     @classmethod
     def join(cls, parts: Sequence["Matches"]) -> "Matches":
-        """The matches of several texts."""
         return cls(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls)))
 
     def features(self) -> NDArray[np.float64]:

@@ -60,7 +60,6 @@ class NgramRuntime(Runtime):
         self._extend(ids)
 
     def step(self, token: int) -> Array:
-        """Process one token, which the model wrote."""
         return self._after_step(token, self.network.step(token))
 
     @staticmethod
@@ -135,10 +134,8 @@ def undo_step(runtime: Runtime, length: int) -> None:
 
 
 def network_of(runtime: Runtime) -> Runtime:
-    """The network of a runtime that may have an n-gram cache."""
     return runtime.network if isinstance(runtime, NgramRuntime) else runtime
 
 
 def with_ngram_cache(network: Runtime, weights: CacheWeights | None) -> Runtime:
-    """The network with an n-gram cache, if there are weights for one."""
     return network if weights is None else NgramRuntime(network, weights)

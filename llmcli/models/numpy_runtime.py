@@ -59,7 +59,6 @@ class NumpyRuntime(KVCacheRuntime):
         self._expert_weights: list[Array] = []  # [E] of the last token in each layer
 
     def prefill(self, ids: Sequence[int], recorder: Recorder | None = None) -> Array:
-        """Process one token or more; return the logits [V] of the next one."""
         return linear(self._process(ids, recorder)[-1:], self._head)[0]
 
     def logits(self, ids: Sequence[int]) -> Array:
@@ -233,7 +232,6 @@ class _SwiGLU:
         self.gate_up, self.down = Matrix(gate_up), Matrix(_read(checkpoint, down))
 
     def __call__(self, x: Array) -> Array:
-        """[T, C] -> [T, C]"""
         gate_up = linear(x, self.gate_up)
         F = gate_up.shape[1] // 2
         gate, up = gate_up[:, :F], gate_up[:, F:]

@@ -147,13 +147,11 @@ class _GraphBuilder:
         return self._helper.make_tensor_value_info(name, self._helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
 
     def constant(self, array: NDArray[Any]) -> str:
-        """Store an array in the graph; return its name."""
         name = f"constant.{len(self._constants)}"
         self._constants.append(self._tensor(np.ascontiguousarray(array), name))
         return name
 
     def add(self, op_type: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attrs: Any) -> str:
-        """Add an operator; return the name of its first output."""
         name = f"{op_type}.{len(self._nodes)}"
         self._nodes.append(self._helper.make_node(op_type, inputs, outputs, name=name, domain=domain, **attrs))
         return outputs[0]
@@ -177,7 +175,6 @@ class _GraphBuilder:
         )  # fmt: skip
 
     def norm(self, x: str, gain: Array, eps: float, out: str) -> str:
-        """RMSNorm over the last dimension."""
         return self.add("SimplifiedLayerNormalization", [x, self.constant(gain)], [out], axis=-1, epsilon=eps)
 
     def add_and_norm(self, x: str, y: str, gain: Array, eps: float, name: str) -> tuple[str, str]:

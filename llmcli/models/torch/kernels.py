@@ -352,7 +352,6 @@ class Dropout:
 
     @property
     def rate(self) -> float:
-        """The dropout rate, rounded."""
         return self._dropped / 256
 
     def set_rows(self, rows: range | None, count: int = 0) -> None:
