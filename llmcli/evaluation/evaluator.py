@@ -122,7 +122,7 @@ def total_score(batches: Iterable[tuple[Sequence[Any], Score]], count: int, on_p
 
 def padded(rows: Sequence[NDArray[Any]], dtype: type) -> NDArray[Any]:
     """Rows of different lengths as one array, with zeros on the right, which are not counted."""
-    block = np.zeros((len(rows), max(map(len, rows))), dtype)
+    block: NDArray[Any] = np.zeros((len(rows), max(map(len, rows))), dtype)
     for row, values in zip(block, rows, strict=True):
         row[: len(values)] = values
     return block

@@ -301,7 +301,7 @@ def _text_reader(file: dict[str, Any], copy: TextCopy) -> Callable[[Path], Docum
 def _find(file: dict[str, Any], model: Path, read: Callable[[Path], _Read | None]) -> _Read:
     """A file of a record. Raises LLMError when it is missing or has changed."""
     name, relative = str(file.get("name")), file.get("path")
-    beside = [model.parent / relative] if isinstance(relative, str) else []
+    beside: list[Path] = [model.parent / relative] if isinstance(relative, str) else []
     given = Path(name)
     for path in dict.fromkeys([*beside, given, model.parent / given, Path(given.name), model.parent / given.name]):
         try:
