@@ -30,6 +30,7 @@ class KVCache:
 
     def __init__(self, config: ModelConfig, *, batch: int = 1, capacity: int = 0) -> None:
         self.length = 0
+        self.slot = -1  # in KVSlots; -1 outside
         self.limit = config.max_position_embeddings
         shape = batch, config.num_key_value_heads, capacity, config.head_dim
         self.keys = [np.zeros(shape, np.float32) for _ in range(config.num_hidden_layers)]
@@ -75,7 +76,7 @@ class KVCache:
             moved[:, :, : self.length] = array[:, :, : self.length]
             return moved
 
-        self.keys, self.values = list(map(resized, self.keys)), list(map(resized, self.values))
+        self.keys, self.values, self.slot = list(map(resized, self.keys)), list(map(resized, self.values)), -1
 
 
 class KVSlots:
@@ -85,7 +86,7 @@ class KVSlots:
     def __init__(self, config: ModelConfig) -> None:
         self._config = config
         self._cache = KVCache(config, batch=0)  # [slots, G, S, D]
-        self._entries: list[tuple[weakref.ref[KVCache], list[Array]] | None] = []  # by slot: (a cache, its keys)
+        self._caches: list[weakref.ref[KVCache] | None] = []  # the last one in each slot, which may have left
         self._parts: dict[int, KVCache] = {}  # the first B slots, by B
 
     def arrange(self, caches: Sequence[KVCache]) -> tuple[KVCache, list[int]]:
@@ -93,57 +94,47 @@ class KVSlots:
         cache of B texts, the slot of each cache)."""
         B = len(caches)
         self._make_space(B, max(cache.length for cache in caches) + 1)
-        occupants = [self._occupant(slot) for slot in range(len(self._entries))]
-        slots = {id(occupant): slot for slot, occupant in enumerate(occupants) if occupant is not None}
-        if len(slots) != B or any(slots.get(id(cache), B) >= B for cache in caches):  # not as in the step before
-            self._rearrange(caches, occupants, slots)
+        occupants = self._occupants()
+        missing = [cache for cache in caches if not 0 <= cache.slot < B]
+        if missing or len(occupants) > B:  # not as in the step before
+            for occupant in occupants.values():
+                if occupant not in caches:
+                    occupant.resize(occupant.length)
+            occupants = self._occupants()
+            free = [slot for slot in range(B) if slot not in occupants]
+            for cache, slot in zip(missing, free, strict=True):
+                self._move(cache, slot)
         if B not in self._parts:
             part = self._parts[B] = copy(self._cache)
             part.keys, part.values = ([array[:B] for array in arrays] for arrays in (part.keys, part.values))
-        return self._parts[B], [slots[id(cache)] for cache in caches]
+        return self._parts[B], [cache.slot for cache in caches]
 
-    def _rearrange(self, caches: Sequence[KVCache], occupants: list[KVCache | None], slots: dict[int, int]) -> None:
-        """Move caches out of slots and into them; `slots` is brought up to date for those in `caches`."""
-        wanted = {id(cache) for cache in caches}
-        for slot, occupant in enumerate(occupants):
-            if occupant is not None and id(occupant) not in wanted:
-                occupant.resize(occupant.length)
-                self._entries[slot] = None
-        free = iter([slot for slot in range(len(caches)) if self._occupant(slot) is None])
-        for cache in caches:
-            if slots.get(id(cache), len(caches)) >= len(caches):
-                self._move(cache, slot := next(free))
-                slots[id(cache)] = slot
-
-    def _occupant(self, slot: int) -> KVCache | None:
-        """The cache in a slot; it may have moved out by itself, when it grew."""
-        entry = self._entries[slot]
-        cache = entry[0]() if entry else None
-        return cache if entry and cache is not None and cache.keys is entry[1] else None
+    def _occupants(self) -> dict[int, KVCache]:
+        """The cache in each slot that has one."""
+        caches = [(slot, reference()) for slot, reference in enumerate(self._caches) if reference is not None]
+        return {slot: cache for slot, cache in caches if cache is not None and cache.slot == slot}
 
     def _move(self, cache: KVCache, slot: int) -> None:
         keys, values = ([array[slot : slot + 1] for array in part] for part in (self._cache.keys, self._cache.values))
         for old, new in zip((*cache.keys, *cache.values), (*keys, *values), strict=True):
             new[:, :, : cache.length] = old[:, :, : cache.length]
-        self._entries = [None if entry and entry[0]() is cache else entry for entry in self._entries]
-        self._entries[slot] = weakref.ref(cache), keys
-        cache.keys, cache.values = keys, values
+        cache.keys, cache.values, cache.slot = keys, values, slot
+        self._caches[slot] = weakref.ref(cache)
 
     def _make_space(self, count: int, length: int) -> None:
         """Have `count` slots or more for `length` tokens; both grow by doubling."""
-        slots, capacity = len(self._entries), self._cache.capacity
+        slots, capacity = len(self._caches), self._cache.capacity
         if count <= slots and length <= capacity:
             return
         if length > capacity:
             least = max(MIN_CAPACITY, MIN_SLOT_BYTES // self._config.cache_bytes_per_token)
             capacity = min(self._cache.limit, max(length, 2 * capacity, least))
         slots = slots if count <= slots else max(count, min(2 * slots, 16))
-        occupants = [self._occupant(slot) for slot in range(len(self._entries))]
+        occupants = self._occupants()
         self._cache = KVCache(self._config, batch=slots, capacity=capacity)
-        self._entries, self._parts = [None] * slots, {}
-        for slot, occupant in enumerate(occupants):
-            if occupant is not None:
-                self._move(occupant, slot)
+        self._caches, self._parts = [None] * slots, {}
+        for slot, occupant in occupants.items():
+            self._move(occupant, slot)
 
 
 _Self = TypeVar("_Self", bound="KVCacheRuntime")
