@@ -17,7 +17,7 @@ from llmcli.data.conversations.messages import Conversation
 from llmcli.errors import LLMError
 from llmcli.evaluation.evaluator import Score, ScoreWindows, padded, spread_indices, total_score
 from llmcli.models.logits import check_finite
-from llmcli.models.runtime import Scorer
+from llmcli.models.runtime import Ints, Scorer
 
 
 def spread(conversations: ConversationTokens, max_tokens: float = math.inf) -> list[int]:
@@ -78,7 +78,7 @@ def measure_answers(
     return AnswerScore(total, len(tokens), truncated, len(conversations) - len(tokens))
 
 
-def _batches(lengths: NDArray[np.int64], indices: Sequence[int], batch_tokens: int) -> Iterator[Sequence[int]]:
+def _batches(lengths: Ints, indices: Sequence[int], batch_tokens: int) -> Iterator[Sequence[int]]:
     """Consecutive indices whose conversations, padded to the longest of them, have at most `batch_tokens` tokens."""
     batch: list[int] = []
     width = 0

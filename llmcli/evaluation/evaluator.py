@@ -23,14 +23,14 @@ from llmcli.evaluation.figures import Figures
 from llmcli.models.logits import check_finite
 from llmcli.models.ngram_cache import NgramText
 from llmcli.models.ngram_runtime import NgramRuntime
-from llmcli.models.runtime import Runtime, Scorer, Scores, WeightedScores
+from llmcli.models.runtime import Ints, Runtime, Scorer, Scores, WeightedScores
 
 if TYPE_CHECKING:
     from llmcli.data.tokenizers.tokenizer import Tokenizer
 
 # windows ids [B, T + 1] -> for each of ids[:, 1:]: (loss in nats, whether it was the most likely token), both [B, T];
 # of an ensemble also the weights of its models [B, T, n]
-ScoreWindows = Callable[[NDArray[np.int64]], Scores | WeightedScores]
+ScoreWindows = Callable[[Ints], Scores | WeightedScores]
 Window = tuple[int, int, int]  # start, first position counted, end
 OnProgress = Callable[[float], None]  # receives the share done
 OnTokens = Callable[[NDArray[np.integer], NDArray[np.floating]], None]  # receives tokens and their losses in nats

@@ -215,9 +215,7 @@ class TrainingText:
 def names_sources(record: Record, sources: Sources) -> bool:
     """Whether a record names any of these texts, trained on or held out, or conversations trained on."""
     hashes = {document.sha256 for document in sources.text.documents}
-    return not hashes.isdisjoint(_trained_lengths([record])) or bool(
-        _trained_in_any(sources.conversation_files, [record])
-    )
+    return bool(hashes & _trained_lengths([record]).keys() or _trained_in_any(sources.conversation_files, [record]))
 
 
 def recorded_speakers(records: Iterable[Record]) -> tuple[str, str] | None:

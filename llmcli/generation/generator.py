@@ -17,7 +17,7 @@ from llmcli.data.tokenizers.vocabulary import START, state_after
 from llmcli.generation.sampler import Sampler, min_logit, usable_temperature
 from llmcli.generation.token_healing import FirstToken, Prompt, read_prompt
 from llmcli.models.ngram_runtime import recompute
-from llmcli.models.runtime import Array, Runtime
+from llmcli.models.runtime import Array, Ints, Runtime
 
 Choice = tuple[int, float]  # a token, and its log probability under the model
 
@@ -224,9 +224,9 @@ def choose_together(texts: Sequence[GeneratedText], logits: Array) -> list[Choic
     return choices
 
 
-def _choose_from_rows(texts: Sequence[GeneratedText], rows: Array) -> NDArray[np.int64]:
+def _choose_from_rows(texts: Sequence[GeneratedText], rows: Array) -> Ints:
     """A token for each text [B] from logits [B, V] in which -inf marks what is not allowed."""
-    tokens: NDArray[np.int64] = rows.argmax(axis=1)
+    tokens: Ints = rows.argmax(axis=1)
     drawn = [i for i, text in enumerate(texts) if text.sampling.temperature]
     if not drawn:
         return tokens

@@ -7,14 +7,12 @@ min-p. Tokens that a filter removes have logits of -inf. V = vocabulary size.
 from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmcli.config import SamplingConfig
 from llmcli.models.logits import check_finite, softmax, token_logprob
-from llmcli.models.runtime import Array
+from llmcli.models.runtime import Array, Ints
 
-Ids = Collection[int] | NDArray[np.int64]
-Entries = NDArray[np.int64]  # [V]: the token id of each entry of logits
+Ids = Collection[int] | Ints
 
 
 class Sampler:
@@ -25,7 +23,7 @@ class Sampler:
         self._rng = np.random.default_rng(config.seed)
 
     def __call__(
-        self, logits: Array, seen: Ids = (), *, model_logits: Array | None = None, tokens: Entries | None = None
+        self, logits: Array, seen: Ids = (), *, model_logits: Array | None = None, tokens: Ints | None = None
     ) -> tuple[int, float]:
         """Choose an entry of `logits`, in which -inf marks what is not allowed. `seen` are the tokens that the
         repetition penalty applies to. The log probability is that of `model_logits`, if different. `tokens` are the
@@ -46,7 +44,7 @@ class Sampler:
             return int(np.argmax(weights))
         return self.draw(np.log(np.array(weights, np.float64)).astype(np.float32))
 
-    def stages(self, logits: Array, seen: Ids = (), tokens: Entries | None = None) -> Iterator[tuple[str, Array]]:
+    def stages(self, logits: Array, seen: Ids = (), tokens: Ints | None = None) -> Iterator[tuple[str, Array]]:
         """(name of a filter, logits after it) for each filter in order; arguments as in `__call__`."""
         config = self._config
         if tokens is not None and config.repetition_penalty != 1:

@@ -21,14 +21,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmcli.data.text.words import character_class
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.vocabulary import START, Vocabulary, state_after, state_between
 from llmcli.errors import LLMError
-from llmcli.models.logits import check_finite, log_softmax, softmax
-from llmcli.models.runtime import Array, Runtime
+from llmcli.models.logits import DAMAGED, check_finite, log_softmax, softmax
+from llmcli.models.runtime import Array, Doubles, Ints, Runtime
 
 MAX_TAIL_TOKENS = 3  # at a prompt's end that may be tokenized differently; four are no better (tests/benchmarks/LOG.md)
 # Evaluations of the model for other tokenizations when text is generated: fewer for a large model, so that they take no
@@ -127,7 +126,7 @@ class FirstToken:
 
     logits: Array  # [N], -inf where an entry is not allowed
     model_logits: Array | None = None  # [N], where they differ from `logits`
-    tokens: NDArray[np.int64] | None = None  # [N], the most likely last token of each entry; None: the entry itself
+    tokens: Ints | None = None  # [N], the most likely last token of each entry; None: the entry itself
 
     def __init__(self, search: "Search", head: list[int], in_word: bool) -> None:
         """`head` are the tokens before the prompt's tail; `in_word` says that the prompt's last word may continue."""
@@ -137,10 +136,7 @@ class FirstToken:
         groups = list(self._find_groups(in_word))
         total = sum(float(group.probabilities.sum()) for group in groups)
         if not total:
-            raise LLMError(
-                "the model gives every allowed token a probability of 0: its weights are damaged; "
-                "check: llm inspect --verify"
-            )
+            raise LLMError(f"the model gives every allowed token a probability of 0: {DAMAGED}")
         self._groups = [replace(group, probabilities=group.probabilities / total) for group in groups]
         if len(groups) > 1 or in_word:
             self._sum_groups()
@@ -225,9 +221,9 @@ class _Group:
 
     before: Path
     inside: int  # bytes of the last token that still belong to the prompt
-    tokens: NDArray[np.int64]  # [n], last tokens
-    entries: NDArray[np.int64]  # [n]
-    probabilities: NDArray[np.float64]  # [n]
+    tokens: Ints  # [n], last tokens
+    entries: Ints  # [n]
+    probabilities: Doubles  # [n]
 
 
 class Search:
@@ -240,7 +236,7 @@ class Search:
         self.aligned: list[tuple[float, Path, Array]] = []
         # sequences whose last token extends beyond the prompt: (log probabilities [n], tokens before the last, bytes of
         # the last token that belong to the prompt, last tokens [n])
-        self.crossing: list[tuple[NDArray[np.float64], Path, int, NDArray[np.int64]]] = []
+        self.crossing: list[tuple[Doubles, Path, int, Ints]] = []
         self.log_total = -math.inf  # logarithm of the sum of the probabilities of both
         self.space = runtime.context - len(head)  # for tokens after the head
         self.evaluations = 0  # of the model, so far
@@ -308,9 +304,7 @@ class Search:
         check_finite(row.max())
         return row
 
-    def _expand(
-        self, logprob: float, path: Path, spelled: int, row: Array, skipped: int | None = None
-    ) -> NDArray[np.float64]:
+    def _expand(self, logprob: float, path: Path, spelled: int, row: Array, skipped: int | None = None) -> Doubles:
         """Continue a sequence with every token that fits the text, except `skipped`; return the log probabilities [V]
         of the next token."""
         logprobs = log_softmax(row)

@@ -11,9 +11,9 @@ import numpy as np
 from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.generation.generator import generate
-from llmcli.generation.sampler import Entries, Ids, Sampler
+from llmcli.generation.sampler import Ids, Sampler
 from llmcli.models.logits import entropy, softmax
-from llmcli.models.runtime import Array, Runtime
+from llmcli.models.runtime import Array, Ints, Runtime
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class _RecordingSampler(Sampler):
         self.steps: list[Step] = []  # since the caller last took them
 
     def __call__(
-        self, logits: Array, seen: Ids = (), *, model_logits: Array | None = None, tokens: Entries | None = None
+        self, logits: Array, seen: Ids = (), *, model_logits: Array | None = None, tokens: Ints | None = None
     ) -> tuple[int, float]:
         chosen, logprob = super().__call__(logits, seen, model_logits=model_logits, tokens=tokens)
         probabilities = softmax(logits if model_logits is None else model_logits)

@@ -20,10 +20,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmcli.config import ModelConfig
-from llmcli.models.runtime import Array
+from llmcli.models.runtime import Array, Ints
 
 MATCHED_TOKENS = 3  # K, if there are as many key-value heads
 MIN_HIDDEN_SIZE, MIN_HEAD_SIZE = 48, 16  # smaller ones have no space for the codes
@@ -78,7 +77,7 @@ class _Subspaces:
     copied: slice
     codes: list[slice]  # K slices, of the tokens 1, 2, ... K positions back
     code_size: int
-    content: NDArray[np.int64]  # rows of a head that compare tokens, shuffled
+    content: Ints  # rows of a head that compare tokens, shuffled
 
     @classmethod
     def of(cls, config: ModelConfig, rng: np.random.Generator) -> "_Subspaces":

@@ -15,10 +15,9 @@ from copy import copy
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmcli.config import ModelConfig
-from llmcli.models.runtime import Array, Runtime, check_input
+from llmcli.models.runtime import Array, Ints, Runtime, check_input
 
 MIN_CAPACITY = 64  # tokens
 MIN_SLOT_BYTES = 4 << 20  # the system provides memory only for what is used, and growing copies all of it
@@ -177,5 +176,5 @@ class KVCacheRuntime(Runtime):
         return logits
 
     @abstractmethod
-    def _step_slots(self, ids: NDArray[np.int64], past: NDArray[np.int64], cache: KVCache) -> Array:
+    def _step_slots(self, ids: Ints, past: Ints, cache: KVCache) -> Array:
         """Process tokens ids [B], each after past [B] others whose keys and values are in `cache`; logits [B, V]."""

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.errors import LLMError
-from llmcli.models.runtime import Array
+from llmcli.models.runtime import Array, Doubles, Ints
 
+DAMAGED = "its weights are damaged; check: llm inspect --verify"
 Floats = TypeVar("Floats", bound=np.floating)
 
 
@@ -18,7 +19,7 @@ def softmax(logits: NDArray[Floats]) -> NDArray[Floats]:
     return exponentials
 
 
-def log_softmax(logits: Array) -> NDArray[np.float64]:
+def log_softmax(logits: Array) -> Doubles:
     """Log probabilities [V] of one row of logits. Raises LLMError when the highest is NaN or infinite."""
     highest = logits.max()
     check_finite(highest)
@@ -35,12 +36,10 @@ def token_logprob(logits: Array, token: int) -> float:
 def check_finite(value: float | np.floating) -> None:
     """Raise LLMError when a value that a model computed is NaN or infinite."""
     if not np.isfinite(value):
-        raise LLMError(
-            "the model produced NaN or infinite logits: its weights are damaged; check: llm inspect --verify"
-        )
+        raise LLMError(f"the model produced NaN or infinite logits: {DAMAGED}")
 
 
-def token_losses(logits: Array, targets: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def token_losses(logits: Array, targets: Ints) -> tuple[Doubles, NDArray[np.bool_]]:
     """(cross-entropy in nats [N], whether the target was the most likely token [N]) of token ids `targets` [N];
     `logits` [N, V] is overwritten."""
     logits -= logits.max(axis=-1, keepdims=True)

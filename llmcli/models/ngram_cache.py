@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.formats.cache_weights import CacheWeights
-from llmcli.models.runtime import Array
+from llmcli.models.runtime import Array, Doubles, Ints
 
 if TYPE_CHECKING:
     from llmcli.data.tokens.batches import PrefixedTokens
@@ -186,10 +186,10 @@ class Matches:
     """For each token of a text, earlier occurrences of the 1, 2, ... K tokens before it; all [N, K], 0 where there are
     none."""
 
-    total: NDArray[np.int64]  # T
-    distinct: NDArray[np.int64]  # D
-    gap: NDArray[np.int64]  # G
-    count: NDArray[np.int64]  # c of the token itself
+    total: Ints  # T
+    distinct: Ints  # D
+    gap: Ints  # G
+    count: Ints  # c of the token itself
 
     def __getitem__(self, part: slice) -> "Matches":
         return Matches(self.total[part], self.distinct[part], self.gap[part], self.count[part])
@@ -198,18 +198,18 @@ class Matches:
     def join(cls, parts: Sequence["Matches"]) -> "Matches":
         return cls(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls)))
 
-    def features(self) -> NDArray[np.float64]:
+    def features(self) -> Doubles:
         """[N, K, FEATURES], what the gates depend on."""
         total, distinct, gap = (
             np.maximum(1, values).astype(np.float64) for values in (self.total, self.distinct, self.gap)
         )
         return np.stack([np.ones_like(total), np.log(total), np.log(distinct / total), np.log(gap)], axis=-1)
 
-    def shares(self) -> NDArray[np.float64]:
+    def shares(self) -> Doubles:
         """c / T, the share of the token [N, K]."""
         return self.count / np.maximum(1, self.total)
 
-    def gates(self, weights: CacheWeights) -> NDArray[np.float64]:
+    def gates(self, weights: CacheWeights) -> Doubles:
         """g [N, K]; 0 where a context is new."""
         K = len(weights.orders)
         z = np.einsum("nkf,kf->nk", self.features()[:, :K], np.array(weights.orders))
@@ -238,9 +238,7 @@ def find_matches(ids: NDArray[np.integer], orders: int, separator: int | None = 
     return Matches(*np.ascontiguousarray(columns.swapaxes(1, 2)))
 
 
-def _count_matches(
-    contexts: NDArray[np.int64], followers: NDArray[np.int64], positions: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _count_matches(contexts: Ints, followers: Ints, positions: Ints) -> Ints:
     """T, D, G, c [4, n] of contexts and what follows them, at increasing positions; see `Matches`."""
     order = np.argsort(contexts, kind="stable")
     rank, is_first = _ranks(contexts[order])
@@ -256,16 +254,14 @@ def _count_matches(
     return results
 
 
-def _ranks(ordered: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def _ranks(ordered: Ints) -> tuple[Ints, NDArray[np.bool_]]:
     """(how many equal values precede each, whether none does) of sorted values."""
     is_first = np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(ordered)]
     places = np.arange(len(ordered))
     return places - np.maximum.accumulate(np.where(is_first, places, 0)), is_first
 
 
-def shares_of_mixture(
-    gates: NDArray[np.float64], shares: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def shares_of_mixture(gates: Doubles, shares: Doubles) -> tuple[Doubles, Doubles]:
     """(a, b) [N], such that a token's probability in the mixture is a times that under the network, plus b; `gates` and
     `shares` [N, K] are g and c / T."""
     a, b = np.ones(len(gates)), np.zeros(len(gates))
@@ -301,9 +297,7 @@ class NgramText:
         self._starts = starts or range(0, max(1, len(ids)), BLOCK_TOKENS)
         self._blocks: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
 
-    def nats(
-        self, first: int, network: NDArray[np.floating], shares: NDArray[np.floating] | None = None
-    ) -> NDArray[np.float64]:
+    def nats(self, first: int, network: NDArray[np.floating], shares: NDArray[np.floating] | None = None) -> Doubles:
         """The losses of the tokens from position `first` on, from their losses under the network [N]. `shares` [N, n]
         are the weights of the models of an ensemble for each."""
         mixed = np.empty(len(network))

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.models.ngram_cache import ALONE, BYTES_PER_TOKEN, NgramCache, NgramText, Weights
-from llmcli.models.runtime import Array, Runtime, Scores, WeightedScores, step_batch
+from llmcli.models.runtime import Array, Ints, Runtime, Scores, WeightedScores, step_batch
 
 if TYPE_CHECKING:
     from llmcli.models.ensemble import EnsembleRuntime
@@ -76,13 +75,13 @@ class NgramRuntime(Runtime):
             rows.append(self.cache.mix(row, shares))
         return np.stack(rows)
 
-    def score(self, ids: NDArray[np.int64]) -> Scores:
+    def score(self, ids: Ints) -> Scores:
         """As in other runtimes, but what counts as correct is the network's most likely token."""
         losses, correct, *shares = self.score_network(ids)
         texts = [NgramText(row, self.weights) for row in ids]
         return np.stack([text.nats(1, *one) for text, *one in zip(texts, losses, *shares, strict=True)]), correct
 
-    def score_network(self, ids: NDArray[np.int64]) -> Scores | WeightedScores:
+    def score_network(self, ids: Ints) -> Scores | WeightedScores:
         """`score` of the network alone; for an ensemble also the weights [B, T, n] of its models."""
         return self.network.score(ids)
 
@@ -110,7 +109,7 @@ class NgramEnsemble(NgramRuntime):
 
     network: "EnsembleRuntime"
 
-    def score_network(self, ids: NDArray[np.int64]) -> WeightedScores:
+    def score_network(self, ids: Ints) -> WeightedScores:
         return self.network.score_with_weights(ids)
 
     def _shares(self, tokens: int) -> Array:

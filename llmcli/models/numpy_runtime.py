@@ -27,7 +27,7 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.kv_cache import KVCache, KVCacheRuntime
 from llmcli.models.logits import softmax, token_losses
 from llmcli.models.matrix_product import Matrix, linear
-from llmcli.models.runtime import LOGITS_AT_ONCE, PREFILL_CHUNK, Array, Scores, check_context, check_input
+from llmcli.models.runtime import LOGITS_AT_ONCE, PREFILL_CHUNK, Array, Ints, Scores, check_context, check_input
 
 # (index of a layer, queries [T, H, D], keys [T, G, D], values [T, G, D]) -> attention outputs [T, H * D]
 Attend = Callable[[int, Array, Array, Array], Array]
@@ -72,7 +72,7 @@ class NumpyRuntime(KVCacheRuntime):
         """Weights [layers, E] of the experts for the last token; empty for a model without experts."""
         return np.stack(self._expert_weights) if self._expert_weights else np.zeros((0, 0), np.float32)
 
-    def score(self, ids: NDArray[np.int64]) -> Scores:
+    def score(self, ids: Ints) -> Scores:
         """Holds B * T hidden states in memory, never B * T * V logits."""
         B, T = ids.shape[0], ids.shape[1] - 1
         check_context(T, self.context)
@@ -102,7 +102,7 @@ class NumpyRuntime(KVCacheRuntime):
             self.cache.length = end
         return self._final_norm(chunks[0] if len(chunks) == 1 else np.concatenate(chunks))
 
-    def _forward_windows(self, ids: NDArray[np.int64]) -> Array:
+    def _forward_windows(self, ids: Ints) -> Array:
         """Windows [B, T] through all layers, without the cache: the residual stream [B * T, C]. Matrix products process
         all windows together, attention one window at a time."""
         B, T = ids.shape
@@ -120,7 +120,7 @@ class NumpyRuntime(KVCacheRuntime):
 
         return self._forward(ids.ravel(), np.tile(self._rotations[:T], (B, 1, 1)), attend)
 
-    def _step_slots(self, ids: NDArray[np.int64], past: NDArray[np.int64], cache: KVCache) -> Array:
+    def _step_slots(self, ids: Ints, past: Ints, cache: KVCache) -> Array:
         rows, masked = np.arange(len(ids)), np.arange(past.max() + 1) > past[:, None]  # [B], [B, S]
 
         def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
@@ -132,7 +132,7 @@ class NumpyRuntime(KVCacheRuntime):
         return linear(self._final_norm(self._forward(ids, self._rotations[past], attend)), self._head)
 
     def _forward(
-        self, ids: NDArray[np.int64], rotations: NDArray[np.complex64], attend: Attend, recorder: Recorder | None = None
+        self, ids: Ints, rotations: NDArray[np.complex64], attend: Attend, recorder: Recorder | None = None
     ) -> Array:
         """Tokens [T], with the `rotations` [T, 1, D/2] of their positions, through all layers: [T, C]. `attend` is
         attention against the cache, or within windows."""
@@ -280,9 +280,7 @@ def _attention(q: Array, keys: Array, values: Array, recorder: Recorder | None =
     return (weights @ values).reshape(H, T, D).swapaxes(0, 1).reshape(T, H * D)
 
 
-def _attention_together(
-    q: Array, keys: Array, values: Array, lengths: NDArray[np.int64], masked: NDArray[np.bool_]
-) -> Array:
+def _attention_together(q: Array, keys: Array, values: Array, lengths: Ints, masked: NDArray[np.bool_]) -> Array:
     """Attention of the last token of B texts: q [B, H, D], keys and values [B, G, capacity, D] -> [B, H * D]. The first
     `lengths` [B] positions of each text are in use; the others are `masked` [B, S]."""
     B, H, D = q.shape

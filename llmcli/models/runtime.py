@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from llmcli.errors import LLMError
 
 Array = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Scores = tuple[NDArray[np.floating], NDArray[np.bool_]]  # (losses in nats [B, T], whether top-1 was correct [B, T])
 WeightedScores = tuple[NDArray[np.floating], NDArray[np.bool_], Array]  # with the weights [B, T, n] of n models
 PREFILL_CHUNK = 128  # tokens processed at a time during prefill
@@ -24,7 +26,7 @@ class Scorer(Protocol):
 
     context: int  # the maximum number of tokens in a sequence
 
-    def score(self, ids: NDArray[np.int64], /) -> Scores:
+    def score(self, ids: Ints, /) -> Scores:
         """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window independently: (losses in nats [B, T],
         whether the target was the most likely token [B, T]). The cache is unchanged. Raises LLMError when T exceeds the
         context."""
@@ -65,7 +67,7 @@ class Runtime(ABC):
         """Drop all but the first `length` tokens from the cache."""
 
     @abstractmethod
-    def score(self, ids: NDArray[np.int64], /) -> Scores:
+    def score(self, ids: Ints, /) -> Scores:
         """See `Scorer`."""
 
     def step(self, token: int) -> Array:

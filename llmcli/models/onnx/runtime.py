@@ -24,7 +24,7 @@ from llmcli.formats.quantization import QuantizedMatrix
 from llmcli.models.kv_cache import KVCache, KVCacheRuntime
 from llmcli.models.logits import token_losses
 from llmcli.models.onnx.graph import Graph, decoder_graph, head_graph, read_weight
-from llmcli.models.runtime import LOGITS_AT_ONCE, Array, Scores, check_context, check_input
+from llmcli.models.runtime import LOGITS_AT_ONCE, Array, Ints, Scores, check_context, check_input
 
 PREFILL_CHUNK = 256  # tokens processed at a time; numpy takes fewer
 
@@ -56,7 +56,7 @@ class OnnxRuntime(KVCacheRuntime):
         forked._single = _Binding(self._network, 1)
         return forked
 
-    def _step_slots(self, ids: NDArray[np.int64], past: NDArray[np.int64], cache: KVCache) -> Array:
+    def _step_slots(self, ids: Ints, past: Ints, cache: KVCache) -> Array:
         bindings = self._network.bindings
         if (binding := bindings.get(cache)) is None:
             binding = bindings[cache] = _Binding(self._network, 1, len(ids))
@@ -82,7 +82,7 @@ class OnnxRuntime(KVCacheRuntime):
     def logits(self, ids: Sequence[int]) -> Array:
         return np.concatenate([binding.logits()[0] for binding in self._process(ids)])
 
-    def score(self, ids: NDArray[np.int64]) -> Scores:
+    def score(self, ids: Ints) -> Scores:
         B, T = ids.shape[0], ids.shape[1] - 1
         check_context(T, self.context)
         losses, correct = np.empty((B, T)), np.empty((B, T), np.bool_)
@@ -149,7 +149,7 @@ class _Network:
         """An array for onnxruntime, which uses its memory."""
         return self._ort.OrtValue.ortvalue_from_numpy(array)
 
-    def embed(self, ids: NDArray[np.int64]) -> Array:
+    def embed(self, ids: Ints) -> Array:
         """The embeddings of tokens, [..., C]."""
         if isinstance(self._embedding, QuantizedMatrix):
             return self._embedding.dequantize(ids)
@@ -191,9 +191,7 @@ class _Binding:
         self._head.bind_ortvalue_output("logits", self._values["logits"])
         self._keys: list[Array] | None = None  # of the cache that is bound
 
-    def run(
-        self, ids: Sequence[Sequence[int]] | NDArray[np.int64], past: Sequence[int] | NDArray[np.int64], cache: KVCache
-    ) -> None:
+    def run(self, ids: Sequence[Sequence[int]] | Ints, past: Sequence[int] | Ints, cache: KVCache) -> None:
         """Run tokens ids [B, T] through the decoder, after past [B] others whose keys and values are in `cache`."""
         if self._keys is not cache.keys:  # another cache, or it has moved
             self._bind(cache)

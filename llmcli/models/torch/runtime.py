@@ -6,14 +6,12 @@ B, T, N, V = batch, tokens, B * T, vocabulary size.
 from collections.abc import Iterator, Sequence
 from copy import copy
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.models.runtime import Array, Runtime, Scores, check_context, check_input
+from llmcli.models.runtime import Array, Ints, Runtime, Scores, check_context, check_input
 from llmcli.models.torch.devices import memory_errors
 from llmcli.models.torch.transformer import LanguageModel, LayerKVCache
 
@@ -69,13 +67,13 @@ class TorchRuntime(Runtime):
         return self._model.logits(hidden).cpu().numpy()
 
     @memory_errors()
-    def score(self, ids: NDArray[np.int64]) -> Scores:
+    def score(self, ids: Ints) -> Scores:
         check_context(ids.shape[1] - 1, self.context)
         return score(self._model, ids)
 
 
 @torch.inference_mode()
-def score(model: LanguageModel, ids: NDArray[np.int64]) -> Scores:
+def score(model: LanguageModel, ids: Ints) -> Scores:
     """Token losses as in `Scorer.score`. Dropout is off only if the model is in eval mode."""
     losses, correct = [], []
     for logits, targets in _logits_and_targets(model, ids):
@@ -86,7 +84,7 @@ def score(model: LanguageModel, ids: NDArray[np.int64]) -> Scores:
 
 
 @torch.inference_mode()
-def fit_inverse_temperature(model: LanguageModel, ids: NDArray[np.int64]) -> float:
+def fit_inverse_temperature(model: LanguageModel, ids: Ints) -> float:
     """The factor on all logits that minimizes the loss of windows ids [B, T + 1]: temperature scaling
     (arXiv:1706.04599, section 4.2). The loss is convex in it; a parabola through the best factor tried and its
     neighbors is minimized."""
@@ -102,7 +100,7 @@ def fit_inverse_temperature(model: LanguageModel, ids: NDArray[np.int64]) -> flo
     return min(max(INVERSE_TEMPERATURES[best] + step * offset, INVERSE_TEMPERATURES[0]), INVERSE_TEMPERATURES[-1])
 
 
-def _logits_and_targets(model: LanguageModel, ids: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
+def _logits_and_targets(model: LanguageModel, ids: Ints) -> Iterator[tuple[Tensor, Tensor]]:
     """(logits [n, V] in float32, targets [n]) of windows ids [B, T + 1] in order, a block of them at a time."""
     windows = torch.from_numpy(ids).to(model.cos.device)
     rows = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
