@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import EVALUATION_CONTEXT, SamplingConfig
-from llmcli.data.text.corpus import Corpus
 from llmcli.data.tokens.batches import PrefixedTokens
 from llmcli.data.tokens.tokens import count_bytes, tokenize
 from llmcli.errors import LLMError, usage
@@ -233,20 +232,9 @@ class Windows(Sequence[Window]):
 # ---- texts
 
 
-@dataclass(frozen=True)
-class Passage:
-    """Text that is evaluated as a unit."""
-
-    name: str
-    text: Callable[[], Iterator[str]]  # in pieces
-
-
-def passages(corpus: Corpus) -> list[Passage]:
-    return [Passage(part.document.name, part.text) for part in corpus.contents]
-
-
 def measure(
-    passage: Passage,
+    name: str,
+    text: Iterable[str],
     model: Scorer,
     tokenizer: "Tokenizer",
     on_progress: OnProgress = lambda share: None,
@@ -254,14 +242,14 @@ def measure(
     *,
     context: int | None = None,
 ) -> Score:
-    """Score every token of a passage; the first follows the token that precedes a document. `context` is the number of
-    tokens the model sees at once (default: `evaluation_context`). Raises LLMError when the tokenizer changes the text,
-    because bits per byte would then be wrong, and for NaN or infinite logits."""
+    """Score every token of a text, given in pieces. `context` is the number of tokens the model sees at once (default:
+    `evaluation_context`). Raises LLMError when the tokenizer changes the text, because bits per byte would then be
+    wrong, and for NaN or infinite logits."""
     text_bytes = 0
 
     def counted() -> Iterator[str]:
         nonlocal text_bytes
-        for part in passage.text():
+        for part in text:
             text_bytes += len(part.encode("utf-8"))
             yield part
 
@@ -270,7 +258,7 @@ def measure(
     added = 1 if tokenizer.adds_prefix_space and text_bytes else 0  # a space that the tokenizer puts before the text
     if token_bytes != text_bytes + added:
         raise LLMError(
-            f"the tokenizer changes {passage.name}: {text_bytes:,} bytes of text become {token_bytes:,} bytes of "
+            f"the tokenizer changes {name}: {text_bytes:,} bytes of text become {token_bytes:,} bytes of "
             f"tokens, so bits per byte would be wrong; normalize the text to Unicode NFC first"
         )
     ids_with_bos = PrefixedTokens(tokenizer.bos_id, ids)
@@ -288,7 +276,7 @@ def measure(
 
 def score_text(text: str, model: Scorer, tokenizer: "Tokenizer", *, context: int | None = None) -> Score:
     """Score every token of a text; errors as in `measure`."""
-    return measure(Passage("the text", lambda: iter([text])), model, tokenizer, context=context)
+    return measure("the text", [text], model, tokenizer, context=context)
 
 
 # ---- passages that surprise a model, and two versions of a model

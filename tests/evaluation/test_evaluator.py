@@ -2,17 +2,15 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.data.text.corpus import read_corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.evaluation.evaluator import Score, Windows, evaluate, measure, passages
+from llmcli.evaluation.evaluator import Score, Windows, evaluate, measure
 
 PROBABILITIES = np.array([0.5, 0.25, 0.125, 0.0625, 0.0625])  # of tokens 0 (end of text) to 4
 BYTE_LENGTHS = np.array([0, 1, 2, 3, 7])  # bytes of each token
@@ -128,18 +126,6 @@ def test_the_perplexity_of_a_very_high_loss_is_finite():
 # ---- texts on disk, and training records that name them
 
 
-def corpus_of(*texts):
-    for i, text in enumerate(texts):
-        Path(f"{i}.txt").write_text(text, "utf-8")
-    return read_corpus([f"{i}.txt" for i in range(len(texts))])
-
-
-def test_passages_are_the_texts_of_a_corpus():
-    result = passages(corpus_of("one", "りんご", "three").cut(2, 17))
-    assert ["".join(passage.text()) for passage in result] == ["e", "りんご", "three"]
-    assert [passage.name for passage in result] == ["0.txt", "1.txt", "2.txt"]
-
-
 class Model:
     """A model with the same loss for every token."""
 
@@ -152,27 +138,21 @@ class Model:
 def test_measure_counts_every_token_and_byte_of_the_text():
     tokenizer = Tokenizer.train_bpe(["The cat りんご"] * 3, 270)
     text = "The cat りんご\n" * 30
-    [passage] = passages(corpus_of(text))
     shares = []
-    result = measure(passage, Model(2.0), tokenizer, shares.append)
+    result = measure("text", [text[:7], text[7:]], Model(2.0), tokenizer, shares.append)
     count = len(tokenizer.encode(text))
     assert (result.tokens, result.bytes, result.nats) == (count, len(text.encode()), 2.0 * count)
     assert shares == sorted(shares) and shares[-1] == 1.0
-    assert (
-        measure(passages(corpus_of(text).cut(5, len(text.encode())))[0], Model(2.0), tokenizer).bytes
-        == len(text.encode()) - 5
-    )
 
 
 def test_a_tokenizer_that_changes_the_text_is_an_error():
     document = json.loads(Tokenizer.train_bpe(["abc"], 261).to_json())
     tokenizer = Tokenizer.from_json(json.dumps(document | {"normalizer": {"type": "NFC"}}))
-    plain, split = passages(corpus_of("caf\u00e9", "cafe\u0301"))
-    assert measure(plain, Model(1.0), tokenizer).bytes == 5
+    assert measure("0.txt", ["caf\u00e9"], Model(1.0), tokenizer).bytes == 5
     with pytest.raises(LLMError, match=r"changes 1\.txt: 6 bytes of text become 5"):
-        measure(split, Model(1.0), tokenizer)
+        measure("1.txt", ["cafe\u0301"], Model(1.0), tokenizer)
 
 
 def test_nan_losses_are_an_error():
     with pytest.raises(LLMError, match="NaN or infinite logits"):
-        measure(passages(corpus_of("abc"))[0], Model(math.nan), Tokenizer.train_bpe(["abc"], 261))
+        measure("text", ["abc"], Model(math.nan), Tokenizer.train_bpe(["abc"], 261))

@@ -198,10 +198,10 @@ def _evaluate_text(options: _Options, models: "Models", text: "Corpus", past: "C
 
 def _text_scores(variant: _Variant, text: "Corpus") -> Iterator[ModelScore]:
     """The score of a model on each document, and on all together if there are several."""
-    from llmcli.evaluation.evaluator import Score, measure, passages, stride
+    from llmcli.evaluation.evaluator import Score, measure, stride
     from llmcli.formats.loading import open_tokenizer
 
-    name, documents, total = variant.name, passages(text), Score(0.0, 0, 0)
+    name, total = variant.name, Score(0.0, 0, 0)
     tokenizer = open_tokenizer(variant.source)
     with variant.opened() as (runtime, context):
         step = stride(context)
@@ -210,13 +210,14 @@ def _text_scores(variant: _Variant, text: "Corpus") -> Iterator[ModelScore]:
             f"{name}: context windows of {context:,} tokens{longer}, stride {step:,}; each token is predicted from "
             f"at least {step:,} preceding tokens (fewer only at the start of a text)"
         )
-        for document in documents:
-            progress = partial(variant.show_progress, document=document.name)
-            score = measure(document, runtime, tokenizer, progress, context=context)
+        for part in text.contents:
+            document = part.document.name
+            progress = partial(variant.show_progress, document=document)
+            score = measure(document, part.text(), runtime, tokenizer, progress, context=context)
             total += score
             if score.tokens:
-                yield ModelScore(name, document.name, score, context, step)
-    if len(documents) > 1:
+                yield ModelScore(name, document, score, context, step)
+    if len(text.contents) > 1:
         yield ModelScore(name, None, total, context, step)
 
 
@@ -224,7 +225,7 @@ def _surprisals(variant: _Variant, text: "Corpus") -> TokenSurprisals:
     """The surprisal of each token under a model."""
     import numpy as np
 
-    from llmcli.evaluation.evaluator import Score, measure, passages
+    from llmcli.evaluation.evaluator import Score, measure
     from llmcli.formats.loading import open_tokenizer
 
     tokenizer = open_tokenizer(variant.source)
@@ -235,11 +236,12 @@ def _surprisals(variant: _Variant, text: "Corpus") -> TokenSurprisals:
         result.bits.extend((np.asarray(nats, np.float64) / math.log(2)).tolist())
 
     with variant.opened() as (runtime, context):
-        for document in passages(text):
+        for part in text.contents:
+            document = part.document.name
             result.first_tokens.append(len(result.ids))
-            result.files.append(document.name)
-            progress = partial(variant.show_progress, document=document.name)
-            score = measure(document, runtime, tokenizer, progress, add_tokens, context=context)
+            result.files.append(document)
+            progress = partial(variant.show_progress, document=document)
+            score = measure(document, part.text(), runtime, tokenizer, progress, add_tokens, context=context)
             result = replace(result, score=result.score + score)
     if not result.ids:
         raise LLMError(NO_TOKENS)
