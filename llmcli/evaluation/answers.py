@@ -52,8 +52,8 @@ class AnswerScore:
     """How well a model predicts the answers of some conversations."""
 
     score: Score
-    conversations: int  # that were measured
-    truncated: int  # of them, those that were longer than the context
+    conversations: int  # measured
+    truncated: int  # conversations that were cut to the context
     left_out: int  # conversations without an answer within the context
 
 

@@ -131,7 +131,7 @@ class MeasuredConversations:
 def measured_conversations(
     files: Sequence[ConversationFile], records: Iterable[Record], *, whole: bool = False
 ) -> MeasuredConversations:
-    """The conversations that were held out for all models; all of them if there are none, or if `whole`."""
+    """The conversations that were held out for all models; all if there are none, or if `whole`."""
     conversations = [one for file in files for one in file.conversations]
     trained = _trained_in_any(files, records)
     training = [conversations[i] for i in sorted(trained)]
@@ -157,7 +157,7 @@ def trained_indices(files: Sequence[ConversationFile], record: Record) -> set[in
     for file in files:
         offset, number = recorded.get(file.sha256, (None, 0))
         if offset is not None and count:  # a damaged record may not say how many there are
-            if len(file.conversations) != number:  # read otherwise than in training: any may be trained on
+            if len(file.conversations) != number:  # read differently than in training: all may be trained on
                 share = 0.0
             held_out = (split.is_held_out(offset + i, count, share) for i in range(len(file.conversations)))
             trained |= {first + i for i, is_out in enumerate(held_out) if not is_out}
@@ -178,7 +178,7 @@ class TrainingText:
 
     corpus: Corpus
     files: tuple[ConversationFile, ...] = ()
-    conversations: Sequence[Conversation] = field(default=(), repr=False)  # those of the files
+    conversations: Sequence[Conversation] = field(default=(), repr=False)  # from these files
 
     @classmethod
     def of(cls, sources: Sources, records: Iterable[Record]) -> "TrainingText":
@@ -284,7 +284,7 @@ def _conversations_reader(file: dict[str, Any]) -> Callable[[Path], Conversation
 
 
 def _text_reader(file: dict[str, Any], copy: TextCopy) -> Callable[[Path], Document | None]:
-    """A reader of the same text: that of a column, or that of a whole file."""
+    """Reads the same text again: a column, or a whole file."""
     reading = Reading.of_record(file)
 
     def read(path: Path) -> Document | None:

@@ -45,8 +45,8 @@ class Reading:
     """How far the conversation, rendered by the template, has been processed."""
 
     tokens: int
-    cached: int  # of them, those that the KV cache held from the answer before
-    processed: int  # of them, so far, those in the cache included
+    cached: int  # tokens that were still in the KV cache
+    processed: int  # tokens processed so far, including the cached ones
 
 
 Event = TurnsDropped | Reading | Piece  # in this order; the last piece has the finish reason

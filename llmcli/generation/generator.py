@@ -28,8 +28,7 @@ class Piece:
 
     id: int | None
     text: str  # "" while a character is incomplete; all pieces joined are the whole text
-    logprob: float  # natural logarithm of the model's own probability, before any filter; that of the first token is
-    # given the prompt's text, summed over its tokenizations
+    logprob: float  # under the model, before any filter; of the first token given all tokenizations of the prompt
     finish_reason: str | None = None  # "stop" (a stop string, or a token that ends the text) or "length"
 
 
@@ -120,7 +119,7 @@ class GeneratedText:
         stop_ids: Collection[int] = (),
     ) -> None:
         """`ids` are the tokens of the prompt; for the others see `generate` and `continue_ids`."""
-        self.ids = list(ids)  # of the prompt and of the text; a token that ends the text is not one of them
+        self.ids = list(ids)  # of the prompt and the text, without a token that ends it
         self.tokens = 0  # new ones
         self.finish_reason: str | None = None
         self.last_token: Choice | None = None  # the token that ended the text, and its log probability

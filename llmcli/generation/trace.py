@@ -1,6 +1,6 @@
 """Prompt -> a continuation step by step: the candidates for each token, what filters removed, and the token chosen.
 
-The loop is that of generator.py, and the choices are those of sampler.py: a subclass of Sampler records them.
+The loop is in generator.py; a subclass of Sampler records the choices.
 """
 
 from collections.abc import Iterator

@@ -58,7 +58,7 @@ class _Context:
     """The tokens that followed a context so far."""
 
     counts: dict[int, int] = field(default_factory=dict)  # how often, by token
-    total: int = 0  # of them
+    total: int = 0  # sum of the counts
     last: int = 0  # position of the last one
 
 

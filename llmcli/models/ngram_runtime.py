@@ -1,7 +1,7 @@
 """A runtime whose predictions are mixed with an n-gram cache of the text so far (ngram_cache.py).
 
-Tokens that the model writes itself, those of `step`, are not counted in the cache, or it would repeat itself (LOG.md,
-"An n-gram cache"). After a rewind all that is left is a prompt.
+Tokens that the model writes itself, with `step`, are not counted in the cache, or it would repeat itself (LOG.md, "An
+n-gram cache"). After a rewind, all remaining tokens count.
 
 B, T, V = batch, tokens, vocabulary size.
 """
@@ -117,16 +117,16 @@ class NgramEnsemble(NgramRuntime):
 
 
 def recompute(runtime: Runtime, tokens: int) -> None:
-    """Empty the KV cache of a text that goes on: its last tokens are processed again, of which the first `tokens` were
-    processed before. An n-gram cache keeps the whole text."""
+    """Empty the KV cache before the end of a text is processed again; `tokens` of it were processed before. An n-gram
+    cache keeps the whole text."""
     network_of(runtime).rewind()
     if isinstance(runtime, NgramRuntime):
         runtime._ahead, runtime._start = tokens, len(runtime.cache) - tokens
 
 
 def undo_step(runtime: Runtime, length: int) -> None:
-    """Drop what a step added to the first `length` tokens; it may have failed anywhere. Unlike after `rewind`, as many
-    of them count in an n-gram cache as before."""
+    """Drop what a failed step added after the first `length` tokens. Unlike `rewind`, it does not change which tokens
+    count in an n-gram cache."""
     network_of(runtime).rewind(length)
     if isinstance(runtime, NgramRuntime):
         runtime.cache.drop(runtime._start + length)

@@ -433,8 +433,7 @@ class _HeadLoss(_Function):
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """Predictions of a teacher, a part of the targets in distillation (arXiv:1503.02531, section 2): those of row r are
-    softmax(x[r] head^T)."""
+    """A teacher's predictions softmax(x head^T), part of the targets in distillation (arXiv:1503.02531, section 2)."""
 
     x: Tensor  # [R, C]
     head: Tensor  # [V, C]
