@@ -23,7 +23,7 @@ import bisect
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,7 +57,7 @@ def _models_and_orders(weights: Weights) -> tuple[tuple[CacheWeights | None, ...
 class _Context:
     """The tokens that followed a context so far."""
 
-    counts: dict[int, int] = field(default_factory=dict)  # how often, by token
+    counts: dict[int, int]  # how often, by token
     total: int = 0  # sum of the counts
     last: int = 0  # position of the last one
 
@@ -89,7 +89,7 @@ class NgramCache:
         for n in range(1, len(recent) + 1):
             context = self._contexts.get(recent[-n:])
             if context is None:
-                context = self._contexts[recent[-n:]] = _Context()
+                context = self._contexts[recent[-n:]] = _Context({})
             before.append(context.last)
             context.counts[token] = context.counts.get(token, 0) + 1
             context.total += 1
@@ -196,7 +196,7 @@ class Matches:
 
     @classmethod
     def join(cls, parts: Sequence["Matches"]) -> "Matches":
-        return cls(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls)))
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     def features(self) -> Doubles:
         """[N, K, FEATURES], what the gates depend on."""
