@@ -6,6 +6,7 @@ Each backend is imported only when it is chosen, so that the CPU never waits for
 import contextlib
 from collections.abc import Callable
 
+from llmcli.errors import LLMError
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
@@ -40,41 +41,30 @@ def open_runtime(
 
 
 def _open_network(checkpoint: Checkpoint, device: str, quantize: str | None, on_note: OnNote, *, fast: bool) -> Runtime:
+    if device != "cpu":
+        from llmcli.models.torch.devices import check_dtype, pick_device
+        from llmcli.models.torch.runtime import TorchRuntime
+
+        device = pick_device(device)
+        check_dtype("float32", device)
+        return TorchRuntime(checkpoint, device)
+    from llmcli.models.numpy_runtime import NumpyRuntime
+
     scheme = quantize or checkpoint.quantization
-    if device == "cpu" and scheme:
-        return _open_quantized(checkpoint, scheme, on_note, required=quantize is not None)
-    if device == "cpu":
-        return _open_float32(checkpoint, on_note, fast=fast)
-    from llmcli.models.torch.devices import check_dtype, pick_device
-    from llmcli.models.torch.runtime import TorchRuntime
-
-    device = pick_device(device)
-    check_dtype("float32", device)
-    return TorchRuntime(checkpoint, device)
-
-
-def _open_float32(checkpoint: Checkpoint, on_note: OnNote, *, fast: bool) -> Runtime:
-    if fast and 4 * checkpoint.config.parameters <= FAST_BYTES:
-        from llmcli.models.onnx import runtime as onnx_runtime
-
-        if onnx_runtime.is_installed() and not onnx_runtime.unsupported(checkpoint.config):
-            try:
-                return onnx_runtime.OnnxRuntime(checkpoint, None)
-            except ImportError as error:  # it is there, but does not load: another system's, or too little memory
-                on_note(f"onnxruntime cannot be loaded ({error}); running without it, more slowly")
-    from llmcli.models.numpy_runtime import NumpyRuntime
-
-    return NumpyRuntime(checkpoint)
-
-
-def _open_quantized(checkpoint: Checkpoint, scheme: str, on_note: OnNote, *, required: bool) -> Runtime:
-    """onnxruntime, else numpy on the dequantized weights; a missing onnxruntime is an error if it is `required`."""
-    from llmcli.models.numpy_runtime import NumpyRuntime
+    if not scheme and not (fast and 4 * checkpoint.config.parameters <= FAST_BYTES):
+        return NumpyRuntime(checkpoint)
     from llmcli.models.onnx import runtime as onnx_runtime
 
     unsupported = onnx_runtime.unsupported(checkpoint.config)
-    if not unsupported and (required or onnx_runtime.is_installed()):
-        return onnx_runtime.OnnxRuntime(checkpoint, scheme)
+    if not unsupported and (quantize or onnx_runtime.is_installed()):  # stored quantized weights run without it, too
+        try:
+            return onnx_runtime.OnnxRuntime(checkpoint, scheme)
+        except LLMError as error:  # it does not load, such as one for another system
+            if quantize:
+                raise
+            on_note(f"onnxruntime does not work here ({error.__cause__ or error}); running without it, more slowly")
+    if not scheme:
+        return NumpyRuntime(checkpoint)
     reason = f"onnxruntime does not support {unsupported}" if unsupported else "pip install 'llmcli[fast]' adds one"
     on_note(f"no accelerated {scheme} backend here: {reason}; running at the speed of float32")
     return NumpyRuntime(checkpoint.with_quantized_values(scheme))

@@ -144,9 +144,12 @@ def test_a_run_generates_where_it_trained_if_that_is_worth_it(monkeypatch: pytes
 
 def test_without_an_onnxruntime_that_loads_float32_runs_in_numpy_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
-        raise ImportError("failed to map segment")
+        raise LLMError("needs onnxruntime") from ImportError("failed to map segment")
 
     notes: list[str] = []
-    monkeypatch.setattr("llmcli.models.onnx.runtime.OnnxRuntime", fail)
+    monkeypatch.setattr(onnx_runtime, "is_installed", lambda: True)
+    monkeypatch.setattr(onnx_runtime, "OnnxRuntime", fail)
     assert isinstance(open_runtime(MODEL, fast=True, on_note=notes.append), NumpyRuntime)
     assert len(notes) == 1 and "failed to map segment" in notes[0]
+    with pytest.raises(LLMError, match="needs onnxruntime"):
+        open_runtime(MODEL, quantize="int8")
