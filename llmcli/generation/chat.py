@@ -10,6 +10,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,17 @@ from llmcli.errors import LLMError, brief, command_line, usage
 from llmcli.formats import atomic_io
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
+from llmcli.formats.headers import read_header
 from llmcli.formats.loading import open_chat_template
+from llmcli.formats.metadata import parse_document
+from llmcli.formats.open_file import model_files
 from llmcli.generation.generator import Piece, continue_ids
 from llmcli.models.runtime import Runtime
 
 READ_CHUNK = 256  # tokens of a prompt that are processed before control returns to the caller
 ANSWER_SHARE = 4  # a quarter of the context is kept free for the answer
+MAX_SEARCHED, MAX_LISTED = 100, 3  # model files whose headers are read, and that an error names
+TRAINING_FILE = "(FILE: a table of questions and answers, or conversations as JSON Lines)"
 _OTHER_LINE_ENDS = re.compile("[\x85\u2028\u2029]")  # JSON does not escape them, and many programs end a line there
 
 
@@ -56,14 +62,32 @@ def open_assistant(model: Checkpoint | Ensemble, runtime: Runtime, tokenizer: To
     """Raises LLMError if the model has no chat template."""
     template = open_chat_template(model.shared, tokenizer)
     if template is None:
-        name = str(model.shared.path or "MODEL")
+        path = model.shared.path
+        name = str(path or "MODEL")
+        train = (
+            f"to train it on conversations: {command_line(['llm', 'train', 'FILE', '--from', name])} {TRAINING_FILE}"
+        )
+        others = models_that_can_chat(path.parent) if path else ""
         raise LLMError(
-            f"{name} has no chat template: it continues text, and was not trained on conversations; to train it on "
-            f"conversations: {command_line(['llm', 'train', 'FILE', '--from', name])} (FILE: a table of questions and "
-            f"answers, or conversations as JSON Lines); to continue a text: "
+            f"{name} has no chat template: it continues text, and was not trained on conversations; "
+            f"{f'beside it, {others}' if others else train}; to continue a text: "
             f"{command_line(['llm', 'generate', 'Once upon a time', '-m', name])}"
         )
     return Assistant(runtime, tokenizer, template)
+
+
+def models_that_can_chat(directory: Path) -> str:
+    """A sentence that names the first few model files with a chat template, "" if there are none."""
+
+    def can_chat(path: Path) -> bool:
+        try:
+            config = parse_document(read_header(path).metadata["tokenizer_config.json"], "tokenizer_config.json")
+        except (LLMError, OSError, KeyError):  # damaged, or no model
+            return False
+        return bool(config.get("chat_template"))
+
+    names = [str(path) for path in islice(filter(can_chat, model_files(directory)[:MAX_SEARCHED]), MAX_LISTED)]
+    return f"{', '.join(names)} can chat: {command_line(['llm', 'chat', '-m', names[0]])}" if names else ""
 
 
 class Assistant:

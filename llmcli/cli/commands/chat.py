@@ -1,7 +1,9 @@
 """`llm chat`: talk with a model, in a terminal or by a program."""
 
 import json
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli import units
@@ -19,8 +21,8 @@ from llmcli.cli.options import (
 )
 from llmcli.cli.reports import memory as memory_report
 from llmcli.cli.terminal import console
-from llmcli.config import ANSWER_TOKENS
-from llmcli.errors import usage
+from llmcli.config import ANSWER_TOKENS, DEFAULT_MODEL
+from llmcli.errors import LLMError, usage
 
 if TYPE_CHECKING:
     from llmcli.generation.chat import Chat
@@ -66,6 +68,8 @@ def chat(options: _Options) -> None:
     if options.quantize:
         options.reject("with --quantize", "device")
     sampling = options.sampling()
+    if options.model is None and not os.environ.get("LLMCLI_MODEL") and not Path(DEFAULT_MODEL).exists():
+        raise _no_model()
     path = model_path(options.model)
     is_conversation = message is None and (options.json or sys.stdin.isatty())
     text = "" if is_conversation else text_argument(message, "message").rstrip("\r\n")
@@ -164,3 +168,10 @@ def _parse_turn(line: str, number: int) -> tuple[str, str]:
 
 def _print_json(answer: answers.Answer, marks: memory_report.Memory | None) -> None:
     console.json_result(answer.as_json() | ({"memory": marks.as_json(answer.text)} if marks else {}))
+
+
+def _no_model() -> LLMError:
+    from llmcli.generation.chat import TRAINING_FILE, models_that_can_chat
+
+    train = f"train a model that can chat: llm train FILE {TRAINING_FILE}, or name one with -m FILE"
+    return LLMError(f"there is no {DEFAULT_MODEL} here; {models_that_can_chat(Path()) or train}")

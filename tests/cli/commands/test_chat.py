@@ -192,6 +192,23 @@ def test_a_model_of_plain_text_says_what_to_do(llm: Llm, tiny_model: Path, words
     assert "llm generate 'Once upon a time' -m model.safetensors" in answer.stderr
 
 
+@pytest.mark.usefixtures("tiny_model")
+def test_models_that_can_chat_are_named_and_no_others(llm: Llm) -> None:
+    Path("damaged.safetensors").write_bytes(b"x")
+    for words in ([], ["-m", "model.safetensors"]):
+        assert "can chat:" not in llm("chat", "hi", *words).stderr
+    write_chat_model(Path("b.safetensors"))
+    Path("b.resume.safetensors").write_bytes(Path("b.safetensors").read_bytes())
+    assert llm("export", "b.safetensors", "a.gguf", "--to", "gguf").exit_code == 0
+    assert "beside it, a.gguf, b.safetensors can chat: llm chat -m a.gguf;" in llm("chat", "hi").stderr
+    Path("model.safetensors").unlink()
+    error = llm("chat", "hi").stderr
+    assert error == "error: there is no model.safetensors here; a.gguf, b.safetensors can chat: llm chat -m a.gguf\n"
+    Path("a.gguf").unlink()
+    Path("b.safetensors").unlink()
+    assert "train a model that can chat: llm train FILE (FILE: a table of questions" in llm("chat", "hi").stderr
+
+
 # ---- other models
 
 
