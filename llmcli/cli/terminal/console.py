@@ -143,11 +143,14 @@ def rich_console(stream: TextIO) -> "Console":
 @contextmanager
 def without_echo() -> Iterator[None]:
     """Hide what is typed meanwhile, ^C included; it can be read afterwards. Windows hides it anyway."""
-    if sys.platform == "win32" or sys.stdin is None or not sys.stdin.isatty():
+    try:
+        import termios
+    except ImportError:  # Windows
         yield
         return
-    import termios
-
+    if sys.stdin is None or not sys.stdin.isatty():
+        yield
+        return
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     silent = termios.tcgetattr(descriptor)
