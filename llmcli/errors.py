@@ -55,6 +55,15 @@ def missing_package(error: ImportError) -> LLMError | None:
     return LLMError(f"the package {name} is needed, and cannot be imported ({error}); install it: pip install {name}")
 
 
+def missing_extra(what: str, package: str, extra: str) -> LLMError:
+    """The error for something that needs a package of an optional extra.
+
+    >>> str(missing_extra("reading a.parquet", "pyarrow", "parquet"))
+    "reading a.parquet needs pyarrow, which this installation lacks; install it: pip install 'llmcli[parquet]'"
+    """
+    return LLMError(f"{what} needs {package}, which this installation lacks; install it: pip install 'llmcli[{extra}]'")
+
+
 def require_torch() -> None:
     """Raise LLMError if torch is not installed: it is imported late, and what precedes that may take a while."""
     from importlib.util import find_spec

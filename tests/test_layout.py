@@ -28,7 +28,7 @@ ONLY_IN = {  # library -> the modules, or the packages, that may import it
     "prompt_toolkit": {"cli.terminal.line_editor"},
     "onnx": {"models.onnx"},
     "onnxruntime": {"models.onnx.runtime"},
-    "gguf": {"formats.gguf.package"},
+    "gguf": {"formats.gguf.reader"},
     "matplotlib": {"cli.terminal.plot"},
     "pyppmd": {"evaluation.compressors"},
     "starlette": {"server"},

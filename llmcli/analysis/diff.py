@@ -16,7 +16,7 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import from_header
 from llmcli.formats.safetensors.file import read_values
-from llmcli.formats.safetensors.file_header import Header
+from llmcli.formats.safetensors.header import Header
 
 Shape = tuple[int, ...]
 ReadTensor = Callable[[str], NDArray[np.floating]]

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llmcli.errors import LLMError
-from llmcli.formats.json_schema import parse_json
-from llmcli.formats.safetensors.file_header import Header, TensorInfo
+from llmcli.formats.metadata import parse_json
+from llmcli.formats.safetensors.header import Header, TensorInfo
 
 if TYPE_CHECKING:
     import numpy as np

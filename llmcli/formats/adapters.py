@@ -1,10 +1,8 @@
-"""Low-rank adapters in a file of their own, in the format of the PEFT library: written, read, and merged into a model.
-
-Knows numpy, not torch. LoRA: arXiv:2106.09685, section 4.1.
-"""
+"""Low-rank adapters (LoRA: arXiv:2106.09685, section 4.1) in a file of their own, in the format of the PEFT library:
+written, read, and merged into a model."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +12,10 @@ from numpy.typing import NDArray
 from llmcli.config import LORA_SCALE, ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, training_stages
-from llmcli.formats.checkpoint import ADAPTER_PREFIX, Checkpoint, seen_bytes
+from llmcli.formats.checkpoint import ADAPTER_PREFIX, Checkpoint, ComputedTensors, seen_bytes
 from llmcli.formats.metadata import parse_document
 from llmcli.formats.safetensors.file import read_tensor, write_tensors
-from llmcli.formats.safetensors.file_header import Header
-from llmcli.formats.safetensors.header import read_header
+from llmcli.formats.safetensors.header import Header, TensorInfo, read_header
 
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # in a PEFT directory
 # keys of PEFT's config that change what an adapter computes
@@ -37,19 +34,8 @@ def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoi
     uses, the config is also written to a file beside it, so that PEFT can open the directory.
     """
     tensors = {ADAPTER_PREFIX + name.replace(".adapter.", ".") + ".weight": array for name, array in adapters.items()}
-    metadata = {
-        "format": "pt",
-        PEFT_CONFIG: json.dumps(_peft_config(adapters, base), indent=2),
-        "training.json": json.dumps(base.record, ensure_ascii=False),
-    }
-    write_tensors(path, tensors, metadata)
-    if path.name == PEFT_FILE:
-        atomic_io.write(path.with_name(PEFT_CONFIG), [metadata[PEFT_CONFIG].encode("utf-8")])
-
-
-def _peft_config(adapters: Mapping[str, NDArray[np.float32]], base: Checkpoint) -> dict[str, Any]:
     rank = min(array.shape[0] for name, array in adapters.items() if name.endswith("lora_A"))
-    return {
+    config = {
         "base_model_name_or_path": base.record.get("base", {}).get("file"),
         "bias": "none",
         "lora_alpha": rank * LORA_SCALE,
@@ -59,6 +45,14 @@ def _peft_config(adapters: Mapping[str, NDArray[np.float32]], base: Checkpoint) 
         "target_modules": sorted({name.split(".")[-3] for name in adapters}),
         "task_type": "CAUSAL_LM",
     }
+    metadata = {
+        "format": "pt",
+        PEFT_CONFIG: json.dumps(config, indent=2),
+        "training.json": json.dumps(base.record, ensure_ascii=False),
+    }
+    write_tensors(path, tensors, metadata)
+    if path.name == PEFT_FILE:
+        atomic_io.write(path.with_name(PEFT_CONFIG), [metadata[PEFT_CONFIG].encode("utf-8")])
 
 
 def parameter_count(config: ModelConfig, rank: int) -> int:
@@ -88,17 +82,16 @@ def base_of(path: Path) -> tuple[str, list[str]]:
 
 def merged_record(base: Checkpoint, name: str, path: Path) -> dict[str, Any]:
     """The record of a model called `name` with adapters merged into it: that of the run that trained the adapters, with
-    what the model was trained on before. With adapters of other programs it is that of the model, but their text, and
-    the bytes that occur in it, are unknown."""
+    what the model was trained on before. For adapters of other programs, whose text is unknown, the model's own without
+    "seen_bytes"."""
     adapters_record = _record_of(path)
     known = {key: value for key, value in base.record.items() if key != "seen_bytes"}
     if "train" not in adapters_record:
         return known
     record = {key: value for key, value in adapters_record.items() if key not in ("seen_bytes", "earlier_stages")}
     record |= {key: known[key] for key in ("imported",) if key in known}
-    record |= training_stages.joined(
-        training_stages.as_earlier(base.record, training_stages.BASE, name), adapters_record.get("earlier_stages", [])
-    )
+    own_stages = training_stages.as_earlier(base.record, training_stages.BASE, name)
+    record |= training_stages.joined(own_stages, adapters_record.get("earlier_stages", []))
     seen = seen_bytes([base.record, adapters_record])
     return record | ({"seen_bytes": seen.hex()} if seen else {})
 
@@ -111,50 +104,47 @@ def _record_of(path: Path) -> dict[str, Any]:
         return {}
 
 
-class MergedTensors(Mapping[str, NDArray[np.float32]]):
-    """The tensors of a model with adapters merged into them, each computed on access."""
+def merged_tensors(base: Checkpoint, path: Path) -> Mapping[str, NDArray[np.float32]]:
+    """The tensors of a model with adapters merged into them, each computed on access. Raises LLMError when the file has
+    no adapters of such a model."""
+    header = read_header(path)
+    config = _read_config(header)
+    scale = np.float32(config["lora_alpha"] / config["r"])
+    pairs: dict[str, tuple[TensorInfo, TensorInfo]] = {}  # matrix -> its A and B
+    shapes = base.config.tensor_shapes()
+    for name, a in header.tensors.items():
+        if name.endswith(".lora_B.weight"):
+            continue
+        matrix = name.removeprefix(ADAPTER_PREFIX).removesuffix(".lora_A.weight")
+        b = header.tensors.get(f"{ADAPTER_PREFIX}{matrix}.lora_B.weight")
+        if not name.endswith(".lora_A.weight") or b is None:
+            raise LLMError(f"{path}: {name[:100]} is not part of a low-rank adapter")
+        is_pair = len(a.shape) == len(b.shape) == 2 and a.shape[0] == b.shape[1]
+        if not is_pair or shapes.get(f"{matrix}.weight") != (b.shape[0], a.shape[1]):
+            raise LLMError(f"{path}: its adapter of {matrix[:100]} does not fit the model")
+        pairs[f"{matrix}.weight"] = a, b
 
-    def __init__(self, base: Checkpoint, path: Path) -> None:
-        """Raises LLMError when the file has no adapters of such a model."""
-        self._base, self._header = base, read_header(path)
-        config = _read_config(self._header)
-        self._scale = config["lora_alpha"] / config["r"]
-        self._pairs: dict[str, tuple[str, str]] = {}  # matrix -> names of its A and B
-        shapes = base.config.tensor_shapes()
-        for name in self._header.tensors:
-            if name.endswith(".lora_B.weight"):
-                continue
-            matrix = name.removeprefix(ADAPTER_PREFIX).removesuffix(".lora_A.weight")
-            pair = name, f"{ADAPTER_PREFIX}{matrix}.lora_B.weight"
-            if not name.endswith(".lora_A.weight") or pair[1] not in self._header.tensors:
-                raise LLMError(f"{path}: {name[:100]} is not part of a low-rank adapter")
-            a, b = (self._header.tensors[tensor].shape for tensor in pair)
-            if len(a) != 2 or len(b) != 2 or a[0] != b[1] or shapes.get(f"{matrix}.weight") != (b[0], a[1]):
-                raise LLMError(f"{path}: its adapter of {matrix[:100]} does not fit the model")
-            self._pairs[f"{matrix}.weight"] = pair
-
-    def __getitem__(self, name: str) -> NDArray[np.float32]:
-        weights = self._base.tensors[name]
-        if name in self._pairs:
-            a, b = (self._read(tensor) for tensor in self._pairs[name])
-            weights = weights + np.float32(self._scale) * (b @ a)
+    def compute(name: str) -> NDArray[np.float32]:
+        weights = base.tensors[name]
+        if name in pairs:
+            a, b = (read_tensor(header, tensor).astype(np.float32) for tensor in pairs[name])
+            weights = weights + scale * (b @ a)
         return weights
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._base.tensors)
-
-    def __len__(self) -> int:
-        return len(self._base.tensors)
-
-    def _read(self, name: str) -> NDArray[np.float32]:
-        return read_tensor(self._header, self._header.tensors[name]).astype(np.float32)
+    return ComputedTensors(shapes, compute)
 
 
 def _read_config(header: Header) -> dict[str, Any]:
     """PEFT's adapter_config.json, from the metadata or the file beside it. Raises LLMError for anything but plain
     LoRA."""
+    beside = header.path.with_name(PEFT_CONFIG)
     try:
-        config = parse_document(_config_text(header), PEFT_CONFIG)
+        text = header.metadata.get(PEFT_CONFIG)
+        if text is None:
+            if beside.exists() and not beside.is_file():
+                raise LLMError(f"{beside} is not a regular file")
+            text = beside.read_text("utf-8")
+        config = parse_document(text, PEFT_CONFIG)
     except FileNotFoundError as error:
         raise LLMError(f"{header.path} has no {PEFT_CONFIG}, in its metadata or beside it") from error
     except LLMError as error:
@@ -171,14 +161,3 @@ def _read_config(header: Header) -> dict[str, Any]:
             f"{header.path}: its {PEFT_CONFIG} is of type {config['peft_type'][:60]!r}; only plain LoRA is supported"
         )
     return config
-
-
-def _config_text(header: Header) -> str:
-    """Raises OSError or ValueError when the file cannot be read."""
-    text = header.metadata.get(PEFT_CONFIG)
-    if text is not None:
-        return text
-    beside = header.path.with_name(PEFT_CONFIG)
-    if beside.exists() and not beside.is_file():
-        raise LLMError(f"{beside} is not a regular file")
-    return beside.read_text("utf-8")

@@ -2,14 +2,13 @@
 
 The steps: create a temporary file beside the target with the target's owner and mode, reserve its space, write it,
 check its length, flush it to disk, close it, rename it, flush the directory. A step that a file system or operating
-system does not support is omitted; a step that fails is an error. Standard library only.
+system does not support is omitted; a step that fails is an error.
 """
 
 import contextlib
 import errno
 import glob
 import itertools
-import math
 import os
 import shutil
 import stat
@@ -17,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, usage
 
 Buffer = bytes | memoryview
 WINDOWS = os.name == "nt"
@@ -51,11 +50,21 @@ def check_writable(path: str | Path, *, force: bool, by: str = " with -o", examp
         raise LLMError(f"cannot write {path}: {problem}; give another name{by}")
     if str(path) == "-":
         raise LLMError(f"expected a file, found -, which is standard output; give a file name:{option} {example}")
-    _check_name(path, by)
+    try:
+        os.stat(path)
+    except OSError as error:  # a name that the system does not allow
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            name = str(path)[:80]
+            raise LLMError(f"cannot write {name}: {error.strerror or error}; give another name{by}") from error
     if path.is_dir():
         raise LLMError(f"{path} is a directory; give a file name:{option} {path / example}")
     if path.exists():
-        _check_replaceable(path, force=force, by=by)
+        if not path.is_file():
+            raise LLMError(f"{path} is not a regular file; give another name{by}")
+        if not force:
+            raise LLMError(f"{path} already exists; add --force to replace it, or give another name{by}")
+        if WINDOWS and not path.stat().st_mode & stat.S_IWRITE:
+            raise LLMError(f"{path} is read-only; allow writing: attrib -R {path}, or give another name{by}")
     target = resolve_links(path)
     if not target.parent.is_dir():
         raise LLMError(f"there is no directory {target.parent}; make it first: mkdir -p {target.parent}")
@@ -64,27 +73,6 @@ def check_writable(path: str | Path, *, force: bool, by: str = " with -o", examp
         os.write(descriptor, b"0")
         _flush(descriptor)
     _flush_directory(target.parent)
-
-
-def _check_name(path: Path, by: str) -> None:
-    """Raises LLMError for a name that the system does not allow."""
-    try:
-        os.stat(path)
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-            raise LLMError(
-                f"cannot write {str(path)[:80]}: {error.strerror or error}; give another name{by}"
-            ) from error
-
-
-def _check_replaceable(path: Path, *, force: bool, by: str) -> None:
-    """Raises LLMError for an existing file that may not be replaced."""
-    if not path.is_file():
-        raise LLMError(f"{path} is not a regular file; give another name{by}")
-    if not force:
-        raise LLMError(f"{path} already exists; add --force to replace it, or give another name{by}")
-    if WINDOWS and not path.stat().st_mode & stat.S_IWRITE:
-        raise LLMError(f"{path} is read-only; allow writing: attrib -R {path}, or give another name{by}")
 
 
 def windows_name_problem(name: str) -> str:
@@ -101,15 +89,40 @@ def windows_name_problem(name: str) -> str:
     return "Windows does not allow a dot or space at the end of a name" if name.endswith((".", " ")) else ""
 
 
+def reject_gguf_name(output: Path) -> None:
+    """Raises LLMError if a safetensors file would get the name of a GGUF file."""
+    if output.suffix.lower() == ".gguf":
+        raise usage(
+            f"{output}: this command writes a .safetensors file; to write a .gguf: llm export MODEL {output} --to gguf"
+        )
+
+
+def reject_overwriting(output: Path, kind: str, inputs: Iterable[Path], role: str, by: str = " with -o") -> None:
+    """Raises LLMError if an output would replace one of the inputs of the command, or a directory that contains it.
+
+    `kind` says what the output is, `role` what the inputs are, `by` the option that names the output.
+    """
+    target = output.resolve()
+    for path in inputs:
+        resolved = path.resolve()
+        if resolved == target or (path.exists() and output.exists() and path.samefile(output)):
+            raise LLMError(f"{output} is {role}; give the {kind} another name{by}")
+        if target in (*resolved.parents, *path.absolute().parents):
+            raise LLMError(f"{output} contains {path}, {role}; give the {kind} another name{by}")
+
+
 def check_space(path: str | Path, size: int) -> None:
     """Raises LLMError unless a file of `size` bytes is allowed and the disk has the space for it."""
     directory = resolve_links(Path(path)).parent
-    limit = _file_size_limit()
-    if limit < size:
-        raise LLMError(
-            f"files are limited to {limit / 1e6:,.1f} MB here (ulimit -f), {path} needs {size / 1e6:,.1f} MB; "
-            "raise the limit: ulimit -f unlimited"
-        )
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        if limit != resource.RLIM_INFINITY and limit < size:
+            raise LLMError(
+                f"files are limited to {limit / 1e6:,.1f} MB here (ulimit -f), {path} needs {size / 1e6:,.1f} MB; "
+                "raise the limit: ulimit -f unlimited"
+            )
     try:
         free = shutil.disk_usage(directory).free
     except OSError:
@@ -121,17 +134,6 @@ def check_space(path: str | Path, size: int) -> None:
         )
 
 
-def _file_size_limit() -> float:
-    """Largest size of a file that this process may write, in bytes; infinity if there is no limit."""
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
-
-        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-        if limit != resource.RLIM_INFINITY:
-            return float(limit)
-    return math.inf
-
-
 # ---- files
 
 
@@ -141,11 +143,10 @@ def write(path: str | Path, parts: Iterable[Buffer], total: int | None = None) -
     Owner, mode and symbolic link of an existing file are kept. Raises LLMError when the disk is full or fails; the
     existing file is then unchanged.
     """
-    target = resolve_links(Path(path))
     if total is None:
         parts = list(parts)
         total = sum(len(part) for part in parts)
-    with _temporary_file(target, keep=True) as (descriptor, _):
+    with _temporary_file(resolve_links(Path(path)), keep=True) as (descriptor, _):
         _reserve(descriptor, total)
         for part in parts:
             left = memoryview(part)
@@ -153,15 +154,12 @@ def write(path: str | Path, parts: Iterable[Buffer], total: int | None = None) -
                 left = left[os.write(descriptor, left[:_WRITE_BYTES]) :]
         if os.lseek(descriptor, 0, os.SEEK_CUR) != total or os.fstat(descriptor).st_size != total:
             raise OSError(errno.EIO, "fewer bytes arrived than were written")
-    _flush_directory(target.parent)
 
 
 def write_with(path: str | Path, writer: Callable[[Path], None]) -> None:
     """Write a file by a function that writes to a given path. Raises LLMError as `write` does."""
-    target = resolve_links(Path(path))
-    with _temporary_file(target, keep=True) as (_, temporary):
+    with _temporary_file(resolve_links(Path(path)), keep=True) as (_, temporary):
         writer(temporary)
-    _flush_directory(target.parent)
 
 
 def move_aside(path: Path) -> Path:
@@ -170,8 +168,7 @@ def move_aside(path: Path) -> Path:
     On systems with hard links the file also keeps its name until `write` replaces it, so that the name always exists.
     Raises LLMError when renaming fails; the file then keeps its name.
     """
-    numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(1))
-    for new_path in numbered:
+    for new_path in (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(1)):
         try:
             os.link(path, new_path)
         except FileExistsError:
@@ -185,7 +182,7 @@ def move_aside(path: Path) -> Path:
                 raise LLMError(f"cannot rename {path} to {new_path}: {error.strerror or error}") from error
         _flush_directory(new_path.absolute().parent)
         return new_path
-    raise AssertionError("unreachable: there are infinitely many numbers")
+    raise AssertionError("unreachable")
 
 
 def remove_stale(path: Path) -> None:
@@ -258,8 +255,8 @@ def resolve_links(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _temporary_file(target: Path, *, keep: bool = False) -> Iterator[tuple[int, Path]]:
-    """(descriptor, path) of a new temporary file beside `target`. At the end it replaces `target` if it is to be kept,
-    else it is deleted, as it is after an error."""
+    """(descriptor, path) of a new temporary file beside `target`. At the end it is flushed and replaces `target`, if it
+    is to be kept; else, and after an error, it is deleted."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     descriptor, created = -1, False
     try:
@@ -267,7 +264,13 @@ def _temporary_file(target: Path, *, keep: bool = False) -> Iterator[tuple[int, 
             os.unlink(temporary)  # of a killed process with the same id
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY_FLAG, 0o666)
         created = True
-        _copy_owner_and_mode(target, descriptor)
+        if target.exists():
+            status = target.stat()
+            if hasattr(os, "fchown"):
+                with contextlib.suppress(OSError):  # only the administrator may change the owner
+                    os.fchown(descriptor, status.st_uid, status.st_gid)
+            if hasattr(os, "fchmod"):
+                os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
         yield descriptor, temporary
         if keep:
             _flush(descriptor)
@@ -275,6 +278,7 @@ def _temporary_file(target: Path, *, keep: bool = False) -> Iterator[tuple[int, 
             # closed before renaming: network file systems report late errors here, Windows renames no open file
             os.close(flushed)
             _rename(temporary, target, os.replace)
+            _flush_directory(target.parent)
     except OSError as error:
         raise LLMError(f"cannot write {target}: {error.strerror or error}; nothing there was changed") from error
     finally:
@@ -286,21 +290,9 @@ def _temporary_file(target: Path, *, keep: bool = False) -> Iterator[tuple[int, 
                 os.unlink(temporary)
 
 
-def _copy_owner_and_mode(old: Path, descriptor: int) -> None:
-    """Give a new file the owner and mode of the one that it replaces, if there is one and the system allows it."""
-    if not old.exists():
-        return
-    status = old.stat()
-    if hasattr(os, "fchown"):
-        with contextlib.suppress(OSError):  # only the administrator may change the owner
-            os.fchown(descriptor, status.st_uid, status.st_gid)
-    if hasattr(os, "fchmod"):
-        os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
-
-
 def _rename(source: Path, target: Path, call: Callable[[Path, Path], None]) -> None:
-    """Rename by `call`. Windows refuses while another program has one of the files open, as search indexers and virus
-    scanners do for a moment with every new file: there it is retried for a few seconds."""
+    """Rename by `call`, for a few seconds again on Windows, which refuses while another program has one of the files
+    open, as search indexers and virus scanners do for a moment with every new file."""
     for pause in RENAME_PAUSES if WINDOWS else ():
         try:
             return call(source, target)
@@ -310,26 +302,25 @@ def _rename(source: Path, target: Path, call: Callable[[Path, Path], None]) -> N
 
 
 def _reserve(descriptor: int, size: int) -> None:
-    """Reserve the disk space, so that a full disk is an error before anything is written. Errors other than a full disk
-    mean that the file system, sandbox or kernel cannot reserve space, and are ignored."""
+    """Reserve the disk space, so that a full disk is an error before anything is written."""
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(descriptor, 0, size)
         except OSError as error:
             if error.errno in _NO_SPACE:
-                raise
+                raise  # other errors: the file system, sandbox or kernel cannot reserve space
 
 
 def _flush(descriptor: int) -> None:
     """Flush a file to the disk. On macOS only F_FULLFSYNC does that, which network file systems do not support."""
     try:
         from fcntl import F_FULLFSYNC, fcntl  # type: ignore[attr-defined,unused-ignore]
+
+        is_flushed = _is_supported(lambda: fcntl(descriptor, F_FULLFSYNC))
     except ImportError:
-        pass
-    else:
-        if _is_supported(lambda: fcntl(descriptor, F_FULLFSYNC)):
-            return
-    _is_supported(lambda: os.fsync(descriptor))
+        is_flushed = False
+    if not is_flushed:
+        _is_supported(lambda: os.fsync(descriptor))
 
 
 def _is_supported(call: Callable[[], object]) -> bool:

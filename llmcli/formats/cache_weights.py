@@ -1,4 +1,4 @@
-"""The weights of the n-gram cache beside a network (models/ngram_cache.py), as a training record holds them."""
+"""The weights of an n-gram cache (models/ngram_cache.py), as a training record holds them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ class CacheWeights:
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any], path: object = None) -> "CacheWeights | None":
-        """Those in a training record, that of the file at `path`; None if the model has no cache. Raises LLMError where
-        they are damaged."""
+        """The weights in the training record of the file at `path`; None without a cache. Raises LLMError when they are
+        damaged."""
         value = record.get("ngram_cache")
         if value is None:
             return None
@@ -34,7 +34,7 @@ class CacheWeights:
 
     @classmethod
     def mean(cls, models: Sequence["CacheWeights | None"]) -> "CacheWeights | None":
-        """The mean of those of several models; None where one has none, or they have other orders."""
+        """The mean weights of several models; None if one has no cache, or they differ in their orders."""
         weights = [one.orders for one in models if one]
         if len(weights) < len(models) or len({len(orders) for orders in weights}) != 1:
             return None

@@ -7,8 +7,9 @@ interpreted. Knows numpy, which is imported when a tensor is read, not torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,9 @@ from llmcli.formats import quantization
 from llmcli.formats.hf_config import dump_config, parse_config
 from llmcli.formats.metadata import parse_document
 from llmcli.formats.quantization import QuantizedMatrix
-from llmcli.formats.safetensors.dtypes import TORCH_NAMES, WEIGHT_DTYPES
-from llmcli.formats.safetensors.file import TensorSource, digest, read_into, read_tensor, write
-from llmcli.formats.safetensors.file_header import Header
-from llmcli.formats.safetensors.header import read_header
+from llmcli.formats.safetensors.dtypes import TORCH_NAMES, WEIGHT_DTYPES, stored_bytes
+from llmcli.formats.safetensors.file import digest, read_into, read_tensor, write
+from llmcli.formats.safetensors.header import Header, read_header
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,10 +34,10 @@ ADAPTER_PREFIX = "base_model.model."  # of PEFT's tensor names
 
 @dataclass
 class Checkpoint:
-    """A model: config, tokenizer (the text of tokenizer.json), tensors and training record."""
+    """A model."""
 
     config: ModelConfig
-    tokenizer_json: str
+    tokenizer_json: str  # the text of tokenizer.json
     tensors: Mapping[str, NDArray[np.float32]]
     record: dict[str, Any] = field(default_factory=dict)
     tokenizer_config_json: str = "{}"
@@ -62,12 +62,12 @@ class Checkpoint:
 
     @property
     def shared(self) -> Checkpoint:
-        """Itself; the counterpart of `Ensemble.shared`."""
+        """As `Ensemble.shared`."""
         return self
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """Its training record; the counterpart of `Ensemble.records`."""
+        """As `Ensemble.records`."""
         return [self.record]
 
     @property
@@ -87,7 +87,24 @@ class Checkpoint:
 
     def with_quantized_values(self, scheme: str) -> Checkpoint:
         """The same model in float32, with weights that were quantized and dequantized."""
-        return replace(self, tensors=_DequantizedTensors(self, scheme), dtypes={})
+
+        def compute(name: str) -> NDArray[np.float32]:
+            matrix = self.quantized(name, scheme)
+            return self.tensors[name] if matrix is None else matrix.dequantize()
+
+        return replace(self, tensors=ComputedTensors(self.tensors, compute), dtypes={})
+
+    @property
+    def stored(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Every tensor as its file has it: name -> (dtype, shape)."""
+        dtypes = {} if self.quantization else self.dtypes
+        tensors = quantization.stored_tensors(self.config, self.quantization).items()
+        return {name: (dtypes.get(name, dtype), shape) for name, (dtype, shape) in tensors}
+
+    @property
+    def stored_bytes(self) -> int:
+        """The size of its tensors in a file."""
+        return stored_bytes(self.stored.values())
 
     def stacked(self, names: Sequence[str]) -> NDArray[np.float32]:
         """Tensors stacked along their first dimension in float32, each read straight into its place."""
@@ -123,13 +140,30 @@ def seen_bytes(records: Iterable[dict[str, Any]]) -> bytes | None:
 # ---- tensors that are read or computed on access
 
 
-class TensorsOnDisk(Mapping[str, "NDArray[np.float32]"]):
+class ComputedTensors(Mapping[str, "NDArray[Any]"]):
+    """Tensors by name, each computed on access."""
+
+    def __init__(self, names: Collection[str], compute: Callable[[str], NDArray[Any]]) -> None:
+        self._names, self._compute = names, compute
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self._compute(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class TensorsOnDisk(ComputedTensors):
     """The tensors of a file as float32 arrays, each read on access."""
 
     def __init__(self, header: Header, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        super().__init__(shapes, self._load)
         self.header, self._shapes = header, shapes
 
-    def __getitem__(self, name: str) -> NDArray[np.float32]:
+    def _load(self, name: str) -> NDArray[np.float32]:
         matrix = self.quantized(name)
         if matrix is not None:
             return matrix.dequantize()
@@ -138,12 +172,6 @@ class TensorsOnDisk(Mapping[str, "NDArray[np.float32]"]):
         out = np.empty(self.header.tensors[name].shape, np.float32)
         self.read(name, out)
         return out
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._shapes)
-
-    def __len__(self) -> int:
-        return len(self._shapes)
 
     def read(self, name: str, out: NDArray[np.float32]) -> None:
         """As `Checkpoint.read`."""
@@ -154,61 +182,13 @@ class TensorsOnDisk(Mapping[str, "NDArray[np.float32]"]):
 
     def quantized(self, name: str) -> QuantizedMatrix | None:
         """A matrix that is stored quantized; None if it is not."""
-        if name + quantization.CODES not in self.header.tensors:
+        tensors = self.header.tensors
+        if name + quantization.CODES not in tensors:
             return None
-        codes, scales = (self._stored(name + suffix) for suffix in (quantization.CODES, quantization.SCALES))
+        codes, scales = (
+            read_tensor(self.header, tensors[name + suffix]) for suffix in (quantization.CODES, quantization.SCALES)
+        )
         return QuantizedMatrix(codes, scales, self._shapes[name][1])
-
-    def _stored(self, name: str) -> NDArray[Any]:
-        return read_tensor(self.header, self.header.tensors[name])
-
-
-class _DequantizedTensors(Mapping[str, "NDArray[np.float32]"]):
-    """The tensors of a model, quantized and dequantized, each computed on access."""
-
-    def __init__(self, model: Checkpoint, scheme: str) -> None:
-        self._model, self._quantization = model, scheme
-
-    def __getitem__(self, name: str) -> NDArray[np.float32]:
-        matrix = self._model.quantized(name, self._quantization)
-        return self._model.tensors[name] if matrix is None else matrix.dequantize()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._model.tensors)
-
-    def __len__(self) -> int:
-        return len(self._model.tensors)
-
-
-class _QuantizedTensors:
-    """The tensors of a quantized file, each computed on access."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
-        self._last: tuple[str, QuantizedMatrix] | None = None  # a file has the scales of a matrix after its codes
-
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        matrix_name, dot, suffix = name.rpartition(".")
-        if dot + suffix not in (quantization.CODES, quantization.SCALES):
-            return self._checkpoint.tensors[name]
-        if self._last is None or self._last[0] != matrix_name:
-            matrix = self._checkpoint.quantized(matrix_name, self._checkpoint.quantization)
-            assert matrix is not None
-            self._last = matrix_name, matrix
-        matrix = self._last[1]
-        return matrix.codes if dot + suffix == quantization.CODES else matrix.scales
-
-
-class _PrefixedTensors:
-    """The tensors of several models under prefixed names."""
-
-    def __init__(self, sources: Mapping[str, tuple[Checkpoint, str]]) -> None:
-        """`sources`: prefixed name -> (model, name in it)."""
-        self._sources = sources
-
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        model, inner = self._sources[name]
-        return model.tensors[inner]
 
 
 # ---- reading
@@ -218,14 +198,13 @@ def load(path: str | Path) -> Checkpoint:
     """Open a model that this program wrote. Tensors stay on disk until they are accessed.
 
     Raises LLMError when the file is damaged, was written by another program or in a later format, or its tensors do
-    not match its config. The hash of a large file is not checked (see `safetensors_file.digest`).
+    not match its config. The hash of a large file is not checked.
     """
     return from_own_header(read_header(path))
 
 
 def from_own_header(header: Header) -> Checkpoint:
-    """The model that the header of a safetensors file describes, if this program wrote it. Raises LLMError as `load`
-    does."""
+    """The model that the header of a safetensors file describes, if this program wrote it. Raises LLMError."""
     path = header.path
     if any(name.startswith(ADAPTER_PREFIX) for name in header.tensors):
         raise LLMError(
@@ -240,18 +219,19 @@ def from_own_header(header: Header) -> Checkpoint:
 
 
 def from_header(header: Header) -> Checkpoint:
-    """The model that a header describes. Raises LLMError as `load` does."""
+    """The model that a header describes. Raises LLMError."""
     path, metadata = header.path, header.metadata
     if header.problem:
         raise LLMError(f"{path}: {header.problem}")
     check_version(header)
-    missing = [key for key in ("config.json", "tokenizer.json", "training.json") if key not in metadata]
-    if missing:
-        raise LLMError(f"{path} has no {missing[0]} in its metadata; it is damaged")
+    for key in ("config.json", "tokenizer.json", "training.json"):
+        if key not in metadata:
+            raise LLMError(f"{path} has no {key} in its metadata; it is damaged")
+    tokenizer_config = metadata.get("tokenizer_config.json", "{}")
     try:
         config = parse_config(metadata["config.json"])
         record = parse_document(metadata["training.json"], "training.json")
-        parse_document(metadata.get("tokenizer_config.json", "{}"), "tokenizer_config.json")
+        parse_document(tokenizer_config, "tokenizer_config.json")
     except LLMError as error:
         raise LLMError(f"{path}: {error}") from error
     scheme = metadata.get("quantization")
@@ -264,7 +244,7 @@ def from_header(header: Header) -> Checkpoint:
         metadata["tokenizer.json"],
         TensorsOnDisk(header, config.tensor_shapes()),
         record,
-        metadata.get("tokenizer_config.json", "{}"),
+        tokenizer_config,
         {name: t.dtype for name, t in header.tensors.items() if t.dtype in ("F16", "BF16") and scheme is None},
         scheme,
         path,
@@ -277,7 +257,7 @@ def check_version(header: Header) -> None:
     if not version.isdecimal() or len(version) > 9 or int(version) > FORMAT_VERSION:
         raise LLMError(
             f"{header.path} has format version {version[:20]!r}, this program reads up to {FORMAT_VERSION}; "
-            f"upgrade it: pip install --upgrade llmcli"
+            "upgrade it: pip install --upgrade llmcli"
         )
 
 
@@ -322,44 +302,46 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write a model, quantized if its `quantization` is set; the bytes depend on the checkpoint alone. Raises LLMError
     when the disk is full or fails."""
     metadata = {
-        "format": "pt",
         "llmcli": str(FORMAT_VERSION),
         "config.json": dump_config(checkpoint.config, checkpoint.torch_dtype),
         "tokenizer.json": checkpoint.tokenizer_json,
         "tokenizer_config.json": checkpoint.tokenizer_config_json,
         "training.json": json.dumps(checkpoint.record, ensure_ascii=False),
     }
-    if not checkpoint.quantization:
-        _write_tensors(path, checkpoint, metadata)
-        return
-    stored = quantization.stored_tensors(checkpoint.config, checkpoint.quantization)
-    dtypes = {name: dtype for name, (dtype, _) in stored.items()}
-    shapes = {name: shape for name, (_, shape) in stored.items()}
-    metadata["quantization"] = checkpoint.quantization
-    write(path, _QuantizedTensors(checkpoint), shapes, dtypes, metadata)
+    if checkpoint.quantization:
+        metadata["quantization"] = checkpoint.quantization
+    write_tensors(path, {"": checkpoint}, metadata)
 
 
-def save_weights(path: str | Path, checkpoint: Checkpoint, metadata: Mapping[str, str]) -> None:
-    """Write the tensors with some metadata but no config, as in a Hugging Face directory."""
-    _write_tensors(path, checkpoint, {"format": "pt", **metadata})
-
-
-def _write_tensors(path: str | Path, checkpoint: Checkpoint, metadata: Mapping[str, str]) -> None:
-    shapes = checkpoint.config.tensor_shapes()
-    dtypes = {name: checkpoint.dtypes.get(name, "F32") for name in shapes}
-    write(path, checkpoint.tensors, shapes, dtypes, metadata)
-
-
-def save_many(path: str | Path, models: Mapping[str, Checkpoint], metadata: Mapping[str, str]) -> None:
-    """Write models into one file; the keys of `models` are prefixes of their tensors' names. Raises LLMError when the
-    disk is full or fails."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    dtypes: dict[str, str] = {}
-    sources: dict[str, tuple[Checkpoint, str]] = {}
+def write_tensors(path: str | Path, models: Mapping[str, Checkpoint], metadata: Mapping[str, str]) -> None:
+    """Write the tensors of models into one file; the keys of `models` are prefixes of their tensors' names. Raises
+    LLMError when the disk is full or fails."""
+    stored: dict[str, tuple[str, tuple[int, ...]]] = {}
+    sources: dict[str, tuple[Callable[[str], NDArray[Any]], str]] = {}
     for prefix, model in models.items():
-        for name, shape in model.config.tensor_shapes().items():
-            shapes[prefix + name], dtypes[prefix + name] = shape, model.dtypes.get(name, "F32")
-            sources[prefix + name] = model, name
-    metadata = {"format": "pt", "llmcli": str(FORMAT_VERSION), **metadata}
-    tensors: TensorSource = _PrefixedTensors(sources)
-    write(path, tensors, shapes, dtypes, metadata)
+        compute = _stored_values(model)
+        for name, entry in model.stored.items():
+            stored[prefix + name], sources[prefix + name] = entry, (compute, name)
+
+    def values(name: str) -> NDArray[Any]:
+        compute, inner = sources[name]
+        return compute(inner)
+
+    write(path, ComputedTensors(stored, values), stored, {"format": "pt", **metadata})
+
+
+def _stored_values(model: Checkpoint) -> Callable[[str], NDArray[Any]]:
+    """The function that computes a tensor of `Checkpoint.stored`."""
+
+    @lru_cache(maxsize=1)  # a file has the scales of a matrix after its codes
+    def quantized(name: str) -> QuantizedMatrix | None:
+        return model.quantized(name, model.quantization)
+
+    def compute(name: str) -> NDArray[Any]:
+        matrix_name, dot, suffix = name.rpartition(".")
+        matrix = quantized(matrix_name) if dot + suffix in (quantization.CODES, quantization.SCALES) else None
+        if matrix is None:
+            return model.tensors[name]
+        return matrix.codes if dot + suffix == quantization.CODES else matrix.scales
+
+    return compute

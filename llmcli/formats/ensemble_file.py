@@ -2,14 +2,12 @@
 
 A safetensors file with the tensors of each model under `experts.0.`, `experts.1.`, ...; its config.json lists their
 configs, its training.json their records. All models share one tokenizer. models/ensemble.py mixes their predictions.
-
-Knows numpy, not torch.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +18,7 @@ from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.hf_config import dump_config
 from llmcli.formats.metadata import parse_document
-from llmcli.formats.safetensors.file_header import Header, TensorInfo
+from llmcli.formats.safetensors.header import Header, TensorInfo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,27 +64,20 @@ def combine(models: Mapping[str, Checkpoint]) -> Ensemble:
             raise LLMError(f"{name} has quantized weights; mix models before they are quantized")
     hint = f"train it with --like {first_name}"
     for name, model in others:
-        if not _same_tokenizer(first, model):
+        texts = model.tokenizer_json, first.tokenizer_json
+        if texts[0] != texts[1] and json.loads(texts[0]) != json.loads(texts[1]):
             raise LLMError(f"{name} has a different tokenizer from {first_name}; {hint}")
-        sizes = model.config.vocab_size, first.config.vocab_size
-        if sizes[0] != sizes[1]:
-            raise LLMError(f"{name} has embeddings of {sizes[0]:,} tokens, {first_name} of {sizes[1]:,}; {hint}")
-        contexts = model.config.max_position_embeddings, first.config.max_position_embeddings
-        if contexts[0] != contexts[1]:
-            raise LLMError(
-                f"{name} has a context length of {contexts[0]:,} tokens, {first_name} of {contexts[1]:,}; {hint}"
-            )
-        dtypes = [" and ".join(sorted(m.weight_dtypes)) for m in (model, first)]
-        if dtypes[0] != dtypes[1]:
-            raise LLMError(f"{name} has weights in {dtypes[0]}, {first_name} in {dtypes[1]}; they must be the same")
+        for key, template in (
+            ("vocab_size", "embeddings of {:,} tokens"),
+            ("max_position_embeddings", "a context length of {:,} tokens"),
+        ):
+            own, expected = getattr(model.config, key), getattr(first.config, key)
+            if own != expected:
+                raise LLMError(f"{name} has {template.format(own)}, {first_name} of {expected:,}; {hint}")
+        own, expected = (" and ".join(sorted(one.weight_dtypes)) for one in (model, first))
+        if own != expected:
+            raise LLMError(f"{name} has weights in {own}, {first_name} in {expected}; they must be the same")
     return Ensemble(tuple(models.values()), tuple(models))
-
-
-def _same_tokenizer(first: Checkpoint, other: Checkpoint) -> bool:
-    """Whether their tokenizer.json have the same content."""
-    return first.tokenizer_json == other.tokenizer_json or json.loads(first.tokenizer_json) == json.loads(
-        other.tokenizer_json
-    )
 
 
 def with_short_names(ensemble: Ensemble, names: Sequence[str]) -> Ensemble:
@@ -101,57 +92,39 @@ def with_short_names(ensemble: Ensemble, names: Sequence[str]) -> Ensemble:
 # ---- weight averaging
 
 
-class AveragedTensors(Mapping[str, "NDArray[np.float32]"]):
-    """The mean of the weights of models of one architecture, called a model soup (arXiv:2203.05482). Each tensor is
-    computed on access."""
+def average(models: Mapping[str, Checkpoint]) -> Checkpoint:
+    """The mean of the weights of models of one architecture, a model soup (arXiv:2203.05482), with all their training
+    texts in its record. Raises LLMError when their configs differ in more than the end-of-text token."""
+    (first_name, first), *others = models.items()
+    for name, model in others:
+        if replace(model.config, eos_token_id=0) != replace(first.config, eos_token_id=0):
+            raise LLMError(
+                f"{name} has a different shape from {first_name}; average models fine-tuned from the same base "
+                f"model: llm train TEXT --from {first_name}"
+            )
 
-    def __init__(self, models: Mapping[str, Checkpoint]) -> None:
-        """Raises LLMError when their configs differ in more than the end-of-text token."""
-        (first_name, first), *others = models.items()
-        self._models = list(models.values())
-        self._shapes = first.config.tensor_shapes()
-        for name, model in others:
-            if replace(model.config, eos_token_id=0) != replace(first.config, eos_token_id=0):
-                raise LLMError(
-                    f"{name} has a different shape from {first_name}; average models fine-tuned from the same base "
-                    f"model: llm train TEXT --from {first_name}"
-                )
-
-    def __getitem__(self, name: str) -> NDArray[np.float32]:
+    def mean(tensor: str) -> NDArray[np.float32]:
         import numpy as np
 
-        total = np.zeros(self._shapes[name], np.float64)
-        for model in self._models:
-            total += model.tensors[name]
-        return (total / len(self._models)).astype(np.float32)
+        total = np.zeros(first.config.tensor_shapes()[tensor], np.float64)
+        for model in models.values():
+            total += model.tensors[tensor]
+        return (total / len(models)).astype(np.float32)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._shapes)
-
-    def __len__(self) -> int:
-        return len(self._shapes)
-
-
-def average(models: Mapping[str, Checkpoint]) -> Checkpoint:
-    """A model whose weights are the mean of those of several, with all their training texts in its record. Raises
-    LLMError when their architectures differ."""
-    tensors, first = AveragedTensors(models), next(iter(models.values()))
-    corpora = [document for model in models.values() for document in model.record.get("corpus", [])]
     names = {name: atomic_io.name_of(name) for name in models}
+    corpora = [document for model in models.values() for document in model.record.get("corpus", [])]
     record: dict[str, Any] = {"average_of": list(names.values()), "corpus": corpora}
-    record |= training_stages.joined(
-        *(
-            training_stages.as_earlier(models[name].record, training_stages.AVERAGE, short)
-            for name, short in names.items()
-        )
+    stages = (
+        training_stages.as_earlier(models[name].record, training_stages.AVERAGE, short) for name, short in names.items()
     )
+    record |= training_stages.joined(*stages)
     if cache := CacheWeights.mean([CacheWeights.of_record(model.record, name) for name, model in models.items()]):
         record["ngram_cache"] = cache.as_record()
     if seen := checkpoint.seen_bytes(model.record for model in models.values()):
         record["seen_bytes"] = seen.hex()
     for model in models.values():
         record |= {key: model.record[key] for key in ("imported",) if key in model.record}
-    return replace(first, tensors=tensors, record=record)
+    return replace(first, tensors=checkpoint.ComputedTensors(first.config.tensor_shapes(), mean), record=record)
 
 
 # ---- the file
@@ -208,6 +181,7 @@ def save(path: Path, ensemble: Ensemble) -> None:
     first = ensemble.shared
     configs = [json.loads(dump_config(expert.config, expert.torch_dtype)) for expert in ensemble.experts]
     metadata = {
+        "llmcli": str(checkpoint.FORMAT_VERSION),
         "config.json": json.dumps(
             {"model_type": MODEL_TYPE, "names": list(ensemble.names), "experts": configs}, indent=2
         ),
@@ -215,4 +189,4 @@ def save(path: Path, ensemble: Ensemble) -> None:
         "tokenizer_config.json": first.tokenizer_config_json,
         "training.json": json.dumps({"experts": ensemble.records}, ensure_ascii=False),
     }
-    checkpoint.save_many(path, {f"experts.{i}.": expert for i, expert in enumerate(ensemble.experts)}, metadata)
+    checkpoint.write_tensors(path, {f"experts.{i}.": expert for i, expert in enumerate(ensemble.experts)}, metadata)

@@ -1,4 +1,8 @@
-"""A lock on an output file, so that two runs do not write the same file. Standard library only."""
+"""A lock on an output file, so that two runs do not write the same file.
+
+Not the `filelock` package: where a file system has no locks, its fallback survives a killed run, and its lock file
+stays.
+"""
 
 import contextlib
 import errno
@@ -21,7 +25,21 @@ def locked(path: Path) -> Iterator[str]:
     """
     target = atomic_io.resolve_links(path)
     lock_file = target.with_name(f".{target.name}.lock")
-    descriptor, problem = _acquire(lock_file, path, target)
+    while True:
+        try:
+            descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT | atomic_io.BINARY_FLAG, 0o666)
+        except OSError as error:
+            raise LLMError(f"cannot write {target}: {error.strerror or error}; give another name") from error
+        try:
+            problem = _lock(descriptor)
+            if problem or atomic_io.WINDOWS or os.path.samestat(os.fstat(descriptor), lock_file.stat()):
+                break
+        except FileNotFoundError:
+            pass
+        except BlockingIOError:
+            os.close(descriptor)
+            raise LLMError(f"another run is writing to {path}; wait for it, end it, or give another name") from None
+        os.close(descriptor)  # the holder before deleted the file after it was opened here: try again
     try:
         yield problem
     finally:
@@ -33,54 +51,22 @@ def locked(path: Path) -> Iterator[str]:
             os.close(descriptor)
 
 
-def _acquire(lock_file: Path, path: Path, target: Path) -> tuple[int, str]:
-    """(descriptor of the locked file, why it is not locked or "")"""
-    while True:
-        try:
-            descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT | atomic_io.BINARY_FLAG, 0o666)
-        except OSError as error:
-            raise LLMError(f"cannot write {target}: {error.strerror or error}; give another name") from error
-        try:
-            problem = _lock(descriptor)
-            if problem or atomic_io.WINDOWS or os.path.samestat(os.fstat(descriptor), lock_file.stat()):
-                return descriptor, problem
-        except FileNotFoundError:
-            pass
-        except BlockingIOError:
-            os.close(descriptor)
-            raise LLMError(f"another run is writing to {path}; wait for it, end it, or give another name") from None
-        os.close(descriptor)  # the holder before deleted the file after it was opened here: try again
-
-
 def _lock(descriptor: int) -> str:
     """Lock an open file for this process: "", or why there are no locks here. Raises BlockingIOError when another
     process has locked it."""
     try:
-        import fcntl
-    except ImportError:
-        return _lock_on_windows(descriptor)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return _reason(error)
-    return ""
+        try:
+            import fcntl
+        except ImportError:
+            import msvcrt
 
-
-def _lock_on_windows(descriptor: int) -> str:
-    """As `_lock`, by locking the first byte."""
-    try:
-        import msvcrt
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except ImportError:
         return "this system has no file locks"
-    try:
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
     except OSError as error:
-        return _reason(error)
+        if error.errno in _HELD:
+            raise BlockingIOError(error.errno, error.strerror) from error
+        return error.strerror or str(error)
     return ""
-
-
-def _reason(error: OSError) -> str:
-    """Why a file cannot be locked. Raises BlockingIOError if another process has locked it."""
-    if error.errno in _HELD:
-        raise BlockingIOError(error.errno, error.strerror) from error
-    return error.strerror or str(error)

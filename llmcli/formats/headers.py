@@ -1,13 +1,10 @@
-"""The header of a model in any format, in the form of our own file.
-
-Needs neither numpy nor the tensors: showing what is in a file waits for no library.
-"""
+"""The header of a model in any format, in the form of our own file. Imports neither numpy nor what reads tensors."""
 
 from pathlib import Path
 
 from llmcli.formats.open_file import is_gguf
 from llmcli.formats.safetensors import header as safetensors_header
-from llmcli.formats.safetensors.file_header import Header
+from llmcli.formats.safetensors.header import Header
 
 
 def read_header(path: str | Path) -> Header:

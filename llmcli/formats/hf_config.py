@@ -4,7 +4,8 @@ A key that would make the model compute something other than what this program c
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, fields, replace
 from typing import Any
 
@@ -25,19 +26,16 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen3_moe": {"num_key_value_heads": 4, "sliding_window": 4096},
 }  # fmt: skip
 # keys that change the computation if they are set, and the architectures that have them
-UNSUPPORTED = {
+UNSUPPORTED: dict[str, Collection[str]] = {
     "attention_bias": ("llama", "qwen3", "qwen3_moe"),
     "mlp_bias": ("llama",),
-    "quantization_config": tuple(ARCHITECTURES),
-    "per_layer_config": tuple(ARCHITECTURES),
-    "attention_chunk_size": tuple(ARCHITECTURES),
+    **dict.fromkeys(("quantization_config", "per_layer_config", "attention_chunk_size"), ARCHITECTURES),
 }
 _ROPE_KEYS = {  # rope type -> the keys that it needs
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
 _LAYER_TYPES = ("full_attention", "attention", "sliding_attention")  # the second is an older name of the first
-_MAX_VALUE = 100  # characters of a value in a message
 
 
 # ---- writing
@@ -45,11 +43,24 @@ _MAX_VALUE = 100  # characters of a value in a message
 
 def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
     """The text of config.json, as in a Hugging Face directory; `dtype` is that of the weights, in torch's names."""
+    experts: dict[str, Any] = {}
+    if config.model_type == "qwen3_moe":
+        experts = {
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+            "moe_intermediate_size": config.intermediate_size,
+            "norm_topk_prob": config.norm_topk_prob,
+            "num_experts": config.num_experts,
+            "num_experts_per_tok": config.num_experts_per_tok,
+        }
+    elif config.model_type == "mixtral":
+        experts = {"num_experts_per_tok": config.num_experts_per_tok, "num_local_experts": config.num_experts}
     values = {
         "architectures": [ARCHITECTURES[config.model_type]],
         "attention_bias": False,
         "attention_dropout": 0.0,
-        **_dump_tokens(config),
+        "bos_token_id": config.eos_token_id if config.bos_token_id is None else config.bos_token_id,
+        "eos_token_id": [config.eos_token_id, *config.extra_eos_ids] if config.extra_eos_ids else config.eos_token_id,
         "head_dim": config.head_dim,
         "hidden_act": "silu",
         "hidden_size": config.hidden_size,
@@ -70,31 +81,9 @@ def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
         "use_cache": True,
         "use_sliding_window": False,
         "vocab_size": config.vocab_size,
-        **_dump_experts(config),
+        **experts,
     }
     return json.dumps(values, indent=2)
-
-
-def _dump_tokens(config: ModelConfig) -> dict[str, Any]:
-    return {
-        "bos_token_id": config.eos_token_id if config.bos_token_id is None else config.bos_token_id,
-        "eos_token_id": ([config.eos_token_id, *config.extra_eos_ids] if config.extra_eos_ids else config.eos_token_id),
-    }
-
-
-def _dump_experts(config: ModelConfig) -> dict[str, Any]:
-    if config.model_type == "qwen3_moe":
-        return {
-            "decoder_sparse_step": 1,
-            "mlp_only_layers": [],
-            "moe_intermediate_size": config.intermediate_size,
-            "norm_topk_prob": config.norm_topk_prob,
-            "num_experts": config.num_experts,
-            "num_experts_per_tok": config.num_experts_per_tok,
-        }
-    if config.model_type == "mixtral":
-        return {"num_experts_per_tok": config.num_experts_per_tok, "num_local_experts": config.num_experts}
-    return {}
 
 
 # ---- reading
@@ -109,21 +98,46 @@ def parse_config(text: str) -> ModelConfig:
     _check_supported(document)
     document = DEFAULTS[document["model_type"]] | document
     values = {key: value for key, value in document.items() if value is not None}
-    values |= _parse_heads(values) | _parse_tokens(values) | _parse_rope(values) | _parse_experts(values)
-    config = _make_config(values)
+    heads, width = values.get("num_attention_heads"), values.get("hidden_size")
+    if type(heads) is int:
+        values.setdefault("num_key_value_heads", heads)
+        if type(width) is int:
+            values.setdefault("head_dim", width // max(1, heads))
+    eos, bos = values.get("eos_token_id", 0), values.get("bos_token_id")
+    eos, *extra = eos if isinstance(eos, list) and eos else [eos]
+    values |= {
+        "eos_token_id": eos,
+        "extra_eos_ids": tuple(extra),
+        "bos_token_id": bos if type(bos) is int and bos != eos else None,
+    }
+    values |= _parse_rope(values) | _parse_experts(values)
+    names = [field.name for field in fields(ModelConfig) if field.default is MISSING or field.name in values]
+    for name in names:
+        if name not in values:
+            raise _missing(name)
+    with _naming_config():
+        config = ModelConfig(**{name: values[name] for name in names})
     window = _sliding_window(document, config.num_hidden_layers)
     if window is None or window >= config.max_position_embeddings:
         return config
     return replace(config, max_position_embeddings=window)
 
 
+@contextmanager
+def _naming_config() -> Iterator[None]:
+    """Errors in a value name the file."""
+    try:
+        yield
+    except LLMError as error:
+        raise LLMError(f"its config.json is not valid: {error}") from error
+
+
 def _check_supported(document: Mapping[str, Any]) -> None:
     """Raises LLMError for an architecture, or a variant of one, that is not supported."""
     if problem := architecture_problem(document):
         raise LLMError(problem)
-    model_type = document["model_type"]
     for key, architectures in UNSUPPORTED.items():
-        if model_type in architectures and document.get(key):
+        if document["model_type"] in architectures and document.get(key):
             raise LLMError(f"its config.json sets {key}, which is not supported")
     if document.get("hidden_act", "silu") not in ("silu", "swish"):  # two names of one function
         raise _unsupported("hidden_act", document["hidden_act"], "silu")
@@ -142,45 +156,11 @@ def architecture_problem(document: Mapping[str, Any]) -> str:
 
 
 def _unsupported(key: str, value: object, supported: str) -> LLMError:
-    return LLMError(f"its config.json sets {key} to {brief(value, _MAX_VALUE)}; supported: {supported}")
-
-
-def _make_config(values: Mapping[str, Any]) -> ModelConfig:
-    missing = [f.name for f in fields(ModelConfig) if f.default is MISSING and f.name not in values]
-    if missing:
-        raise _missing(missing[0])
-    try:
-        names = {field.name for field in fields(ModelConfig)}
-        return ModelConfig(**{key: value for key, value in values.items() if key in names})
-    except LLMError as error:
-        raise LLMError(f"its config.json is not valid: {error}") from error
+    return LLMError(f"its config.json sets {key} to {brief(value, max_length=100)}; supported: {supported}")
 
 
 def _missing(key: str) -> LLMError:
     return LLMError(f"its config.json has no {key}")
-
-
-def _parse_heads(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults of num_key_value_heads and head_dim, which follow from other keys."""
-    heads, width = values.get("num_attention_heads"), values.get("hidden_size")
-    defaults: dict[str, Any] = {}
-    if type(heads) is int:
-        defaults["num_key_value_heads"] = heads
-        if type(width) is int:
-            defaults["head_dim"] = width // max(1, heads)
-    return {key: value for key, value in defaults.items() if key not in values}
-
-
-def _parse_tokens(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The tokens that begin and end a text. eos_token_id is one token or a list."""
-    eos = values.get("eos_token_id", 0)
-    first, *extra = eos if isinstance(eos, list) and eos else [eos]
-    bos = values.get("bos_token_id")
-    return {
-        "eos_token_id": first,
-        "extra_eos_ids": tuple(extra),
-        "bos_token_id": bos if type(bos) is int and bos != first else None,
-    }
 
 
 def _parse_experts(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,26 +170,23 @@ def _parse_experts(values: Mapping[str, Any]) -> dict[str, Any]:
         return {"num_experts": 0, "num_experts_per_tok": 0, "norm_topk_prob": True}
     if values.get("mlp_only_layers") or values.get("decoder_sparse_step", 1) != 1:
         raise LLMError("its config.json has layers with and without experts, which is not supported")
-    experts: dict[str, Any] = {
+    experts = {
         "num_experts": values.get("num_experts", values.get("num_local_experts")),
+        "num_experts_per_tok": values.get("num_experts_per_tok"),
+        # the default of transformers is false for Qwen3-MoE; Mixtral has no such key
+        "norm_topk_prob": model_type == "mixtral" or values.get("norm_topk_prob", False),
     }
     if model_type == "qwen3_moe":
         experts["intermediate_size"] = values.get("moe_intermediate_size")
-    experts["num_experts_per_tok"] = values.get("num_experts_per_tok")
     for key, value in experts.items():
         if value is None:
             raise _missing("moe_intermediate_size" if key == "intermediate_size" else key)
-    # the default of transformers is false for Qwen3-MoE; Mixtral has no such key
-    experts["norm_topk_prob"] = model_type == "mixtral" or values.get("norm_topk_prob", False)
     return experts
 
 
-# ---- rotary positions
-
-
 def _parse_rope(values: Mapping[str, Any]) -> dict[str, Any]:
-    """rope_theta and rope_scaling. From transformers 5 on both are in rope_parameters. As there, rope_scaling takes
-    precedence over rope_parameters, and a rope_theta inside them over one outside."""
+    """rope_theta and rope_scaling, which transformers 5 has in rope_parameters. As there, rope_scaling takes precedence
+    over rope_parameters, and a rope_theta inside them over one outside."""
     parameters = values.get("rope_scaling") or values.get("rope_parameters") or {}
     if not isinstance(parameters, Mapping):
         raise _unsupported("rope_scaling", parameters, "an object")
@@ -237,41 +214,29 @@ def _parse_rope_scaling(parameters: Mapping[str, Any], values: Mapping[str, Any]
         arguments |= {key: length} if length is not None else {}
     if missing := [key for key in _ROPE_KEYS[rope_type] if key not in arguments]:
         raise LLMError(f"its config.json has a rope_scaling without {missing[0]}")
-    try:
+    with _naming_config():
         return RopeScaling(rope_type=rope_type, **arguments)
-    except LLMError as error:
-        raise LLMError(f"its config.json is not valid: {error}") from error
-
-
-# ---- sliding windows
 
 
 def _sliding_window(document: Mapping[str, Any], layers: int) -> int | None:
     """The number of tokens that a layer attends to, itself included; None if no layer has such a limit. Read as
     transformers reads it, where null differs from a missing key."""
-    model_type, window = document["model_type"], document.get("sliding_window")
+    model_type, window, types = document["model_type"], document.get("sliding_window"), document.get("layer_types")
     if model_type.startswith("qwen") and not document.get("use_sliding_window"):
         window = None
-    if model_type in ("qwen2", "qwen3") and not _has_sliding_layers(document, layers):
-        return None
+    if model_type in ("qwen2", "qwen3"):  # which list the types of their layers, or say from which layer on
+        if types is None:
+            first = document["max_window_layers"]
+            if type(first) is not int:
+                raise _unsupported("max_window_layers", first, "a number of layers")
+            if first >= layers:
+                return None
+        elif not isinstance(types, list) or len(types) != layers or any(kind not in _LAYER_TYPES for kind in types):
+            raise _unsupported("layer_types", types, f"{layers} of {', '.join(_LAYER_TYPES)}")
+        elif "sliding_attention" not in types:
+            return None
+        elif window is None:
+            raise LLMError("its config.json has layers with sliding_attention, but no sliding_window in use")
     if window is not None and (type(window) is not int or window < 1):
         raise _unsupported("sliding_window", window, "a number of tokens, or null")
     return window
-
-
-def _has_sliding_layers(document: Mapping[str, Any], layers: int) -> bool:
-    """Whether a layer of Qwen 2 or 3 has a sliding window: the config lists the types of the layers, or says from which
-    layer on. Raises LLMError for other types."""
-    is_in_use = bool(document.get("use_sliding_window")) and document.get("sliding_window") is not None
-    types = document.get("layer_types")
-    if types is None:
-        first = document["max_window_layers"]
-        if type(first) is not int:
-            raise _unsupported("max_window_layers", first, "a number of layers")
-        return is_in_use and first < layers
-    if not isinstance(types, list) or len(types) != layers or any(kind not in _LAYER_TYPES for kind in types):
-        raise _unsupported("layer_types", types, f"{layers} of {', '.join(_LAYER_TYPES)}")
-    has_sliding = "sliding_attention" in types
-    if has_sliding and not is_in_use:
-        raise LLMError("its config.json has layers with sliding_attention, but no sliding_window in use")
-    return has_sliding

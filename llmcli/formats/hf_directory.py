@@ -1,7 +1,7 @@
 """A Hugging Face directory: its header in the form of our own file, and writing one.
 
-It has a config.json, a tokenizer.json, and the weights in one .safetensors file or in several with an index. What is
-written here can be read by transformers, and by all programs that build on it, without code of this project.
+It has a config.json, a tokenizer.json, and the weights in one .safetensors file or in several with an index.
+transformers, and all programs that build on it, read what is written here.
 """
 
 import json
@@ -19,10 +19,9 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.hf_config import architecture_problem, dump_config
 from llmcli.formats.metadata import parse_document
 from llmcli.formats.open_file import model_files
-from llmcli.formats.safetensors import dtypes
+from llmcli.formats.safetensors import header as safetensors_header
 from llmcli.formats.safetensors.file import tensors_equal
-from llmcli.formats.safetensors.file_header import Header, TensorInfo
-from llmcli.formats.safetensors.header import read_header as read_safetensors_header
+from llmcli.formats.safetensors.header import Header, TensorInfo
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # other files that are read, ...
@@ -50,10 +49,10 @@ def read_header(directory: Path) -> Header:
     tokenizer_config = _read_tokenizer_config(directory)
     config = _read_json(directory / "config.json")
     changes = _eos_tokens(directory, config, tokenizer_config, tokenizer)
-    headers = [read_safetensors_header(path) for path in _weight_files(directory)]
+    headers = [safetensors_header.read_header(path) for path in _weight_files(directory)]
     stages = training_stages.from_metadata(headers[0].metadata.get(training_stages.METADATA_KEY))
     record = {"imported": _provenance(directory), **stages}
-    tensors = _with_causal_names(_merge_tensors(directory, headers))
+    tensors = _merge_tensors(directory, headers)
     tied = _is_tied(config, tensors)
     if config.get("tie_word_embeddings", False) is (not tied):
         changes["tie_word_embeddings"] = tied
@@ -65,7 +64,9 @@ def read_header(directory: Path) -> Header:
     }
     problem = architecture_problem(config)
     if tied:
-        tensors = _without_head(tensors)
+        head = tensors.pop(HEAD, None)
+        if head:
+            tensors.setdefault(EMBEDDING, head)
     elif not problem and HEAD not in tensors:
         problem = (
             f"it has no output head ({HEAD}) and its embeddings are not tied, so it cannot generate text; get the "
@@ -130,31 +131,22 @@ def _read_tokenizer_config(directory: Path) -> dict[str, Any]:
 def _eos_tokens(
     directory: Path, config: Mapping[str, Any], tokenizer_config: Mapping[str, Any], tokenizer: str
 ) -> dict[str, Any]:
-    """What config.json lacks of eos_token_id: the tokens of generation_config.json, or, if no config has any, the token
+    """The eos_token_id that config.json lacks: the tokens of generation_config.json, or, if neither has any, the token
     that tokenizer_config.json names. {} if it lacks nothing."""
     own = config.get("eos_token_id")
     others = _read_json(directory / "generation_config.json").get("eos_token_id")
     if others is not None:
-        tokens = [*_as_list(own), *_as_list(others)]
+        tokens = (token for ids in (own, others) for token in (ids if isinstance(ids, list) else [ids]))
         return {"eos_token_id": list(dict.fromkeys(token for token in tokens if token is not None))}
-    if own is None and (token := _named_eos_token(tokenizer_config, tokenizer)) is not None:
-        return {"eos_token_id": token}
-    return {}
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _named_eos_token(tokenizer_config: Mapping[str, Any], tokenizer: str) -> int | None:
-    """The id of the eos_token of tokenizer_config.json; None if there is no such token."""
+    if own is not None:
+        return {}
     eos_token = tokenizer_config.get("eos_token")
     content = eos_token.get("content") if isinstance(eos_token, dict) else eos_token
     try:
         added = [(entry["content"], entry["id"]) for entry in json.loads(tokenizer)["added_tokens"]]
     except (ValueError, RecursionError, KeyError, TypeError):
-        return None  # opening the tokenizer reports what is wrong with it
-    return next((token for text, token in added if text == content and type(token) is int), None)
+        return {}  # opening the tokenizer reports what is wrong with it
+    return next(({"eos_token_id": token} for text, token in added if text == content and type(token) is int), {})
 
 
 def _provenance(directory: Path) -> dict[str, Any]:
@@ -176,9 +168,18 @@ def _provenance(directory: Path) -> dict[str, Any]:
 
 
 def _weight_files(directory: Path) -> list[Path]:
-    """The files with the weights. Raises LLMError when there are none."""
+    """The files with the weights: those that the index lists, if there is one. Raises LLMError when there are none."""
     if (directory / INDEX).exists():
-        return _indexed_files(directory)
+        weight_map = _read_json(directory / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise LLMError(f"{directory / INDEX} has no weight_map of file names")
+        names = list(dict.fromkeys(weight_map.values()))
+        if len(names) > MAX_WEIGHT_FILES or any(Path(name).name != name for name in names):
+            raise LLMError(f"{directory / INDEX} names files that are not beside it")
+        for name in names:
+            if not (directory / name).exists():
+                raise LLMError(f"{directory / name} is missing: the download is incomplete, get it again")
+        return [directory / name for name in names]
     if (directory / WEIGHTS).exists():
         return [directory / WEIGHTS]
     others = sorted(directory.glob("*.safetensors"))
@@ -193,22 +194,9 @@ def _weight_files(directory: Path) -> list[Path]:
     raise LLMError(f"{directory} has {contents}; download all files of the model again")
 
 
-def _indexed_files(directory: Path) -> list[Path]:
-    """The files that the index lists."""
-    weight_map = _read_json(directory / INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise LLMError(f"{directory / INDEX} has no weight_map of file names")
-    names = list(dict.fromkeys(weight_map.values()))
-    if len(names) > MAX_WEIGHT_FILES or any(Path(name).name != name for name in names):
-        raise LLMError(f"{directory / INDEX} names files that are not beside it")
-    for name in names:
-        if not (directory / name).exists():
-            raise LLMError(f"{directory / name} is missing: the download is incomplete, get it again")
-    return [directory / name for name in names]
-
-
 def _merge_tensors(directory: Path, headers: list[Header]) -> dict[str, TensorInfo]:
-    """The tensors of all files. Raises LLMError for one that occurs twice."""
+    """The tensors of all files. In a base model (transformers' AutoModel) they lack the prefix "model.", and get it
+    here. Raises LLMError for a name that occurs twice."""
     tensors: dict[str, TensorInfo] = {}
     for header in headers:
         for name, tensor in header.tensors.items():
@@ -217,16 +205,10 @@ def _merge_tensors(directory: Path, headers: list[Header]) -> dict[str, TensorIn
             if name in tensors:
                 raise LLMError(f"{directory}: tensor {name[:100]} is in two of its files")
             tensors[name] = replace(tensor, path=header.path)
-    return tensors
-
-
-def _with_causal_names(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """The tensors under the names of a causal language model. Those of a base model (transformers' AutoModel) lack the
-    prefix "model."."""
     if EMBEDDING.removeprefix("model.") not in tensors or any(name.startswith("model.") for name in tensors):
         return tensors
-    names = {name: name if name == HEAD else f"model.{name}" for name in tensors}
-    return {names[name]: replace(tensor, name=names[name]) for name, tensor in tensors.items()}
+    named = ((name if name == HEAD else f"model.{name}", tensor) for name, tensor in tensors.items())
+    return {name: replace(tensor, name=name) for name, tensor in named}
 
 
 def _is_tied(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> bool:
@@ -239,12 +221,6 @@ def _is_tied(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> bo
     return tensors_equal(tensors[HEAD], tensors[EMBEDDING])
 
 
-def _without_head(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """Tied embeddings under the name of the input embedding."""
-    head = {EMBEDDING: tensors[HEAD]} if HEAD in tensors and EMBEDDING not in tensors else {}
-    return {name: tensor for name, tensor in tensors.items() if name != HEAD} | head
-
-
 # ---- writing
 
 
@@ -252,18 +228,15 @@ def check_writable(directory: Path, *, force: bool) -> None:
     """Raises LLMError unless `write` may put a directory there."""
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise LLMError(f"{directory} is not a directory; give another name")
-    if directory.is_dir():
-        _check_replaceable(directory, force)
     if not directory.resolve().parent.is_dir():
         raise LLMError(f"there is no directory {directory.parent}; make it first: mkdir -p {directory.parent}")
-
-
-def _check_replaceable(directory: Path, force: bool) -> None:
-    """Raises LLMError for an existing directory that contains files other than a model, or that cannot be moved."""
+    if not directory.is_dir():
+        return
     contents = sorted(directory.iterdir())
     if contents and not force:
         raise LLMError(f"{directory} is not empty; add --force to replace the model in it, or give another name")
-    others = [file.name for file in contents if not _is_model_file(file)]
+    ours = (*TEXTS, *_OTHER_FILES, WEIGHTS, INDEX)
+    others = [f.name for f in contents if f.is_dir() or not (f.name in ours or _SHARD.fullmatch(f.name))]
     if others:
         raise LLMError(
             f"{directory} has {others[0]} in it, which is not part of a model and would be lost; move it away, or name "
@@ -277,15 +250,9 @@ def _check_replaceable(directory: Path, force: bool) -> None:
         )
 
 
-def _is_model_file(file: Path) -> bool:
-    """Whether a file is one that `write` or transformers writes."""
-    names = (*TEXTS, *_OTHER_FILES, WEIGHTS, INDEX)
-    return not file.is_dir() and (file.name in names or bool(_SHARD.fullmatch(file.name)))
-
-
 def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card: str) -> None:
     """Write a model as a directory, which replaces an older one as a whole. `metadata` goes into the file of the
-    weights, `card` becomes its README.md. Raises LLMError when the disk is full or fails."""
+    weights, which are not quantized; `card` becomes README.md. Raises LLMError when the disk is full or fails."""
     config = json.loads(dump_config(model.config, model.torch_dtype))
     generation_config = {
         "bos_token_id": config["bos_token_id"], "eos_token_id": config["eos_token_id"], "do_sample": True,
@@ -300,10 +267,11 @@ def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card:
     template = parse_document(model.tokenizer_config_json, "tokenizer_config.json").get("chat_template")
     if isinstance(template, str):  # newer programs look for it here, older ones in tokenizer_config.json
         texts["chat_template.jinja"] = template
-    atomic_io.check_space(directory, dtypes.stored_bytes(model.config.tensor_shapes(), model.dtypes))
+    model = replace(model, quantization=None)
+    atomic_io.check_space(directory, model.stored_bytes)
     with atomic_io.replace_directory(directory) as temporary:
         for name, text in texts.items():
             atomic_io.write(temporary / name, [text.encode("utf-8")])
         stages = training_stages.to_metadata(model.record, metadata.get("name", ""))
-        checkpoint.save_weights(temporary / WEIGHTS, model, {**metadata, **stages})
+        checkpoint.write_tensors(temporary / WEIGHTS, {"": model}, {**metadata, **stages})
         check_writable(directory, force=True)  # again: another program may have put something there since

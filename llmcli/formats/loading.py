@@ -1,7 +1,6 @@
 """A model in any file format as a Checkpoint: a file of this program, a Hugging Face directory, a GGUF file.
 
-Each format is read as a header in the form of our own file, so that code that runs, evaluates, inspects or fine-tunes a
-model does not depend on the format.
+Each format is read as a header in the form of our own file, so that all other code is independent of the format.
 """
 
 import hashlib
@@ -14,9 +13,8 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.headers import read_header
 from llmcli.formats.metadata import parse_document
-from llmcli.formats.open_file import is_gguf, open_for_reading
+from llmcli.formats.open_file import open_for_reading
 from llmcli.formats.safetensors import dtypes
-from llmcli.formats.safetensors import header as safetensors_header
 from llmcli.formats.safetensors.file import BLOCK_BYTES
 
 if TYPE_CHECKING:
@@ -38,10 +36,9 @@ def single_model(model: Checkpoint | Ensemble, path: str | Path) -> Checkpoint:
 
 def load_any(path: str | Path) -> Checkpoint | Ensemble:
     """Open a model in any format, or an ensemble of several. Raises LLMError."""
-    path = Path(path)
-    if path.is_dir() or is_gguf(path):
-        return checkpoint.from_header(read_header(path))
-    header = safetensors_header.read_header(path)
+    header = read_header(path)
+    if header.form != "safetensors file":
+        return checkpoint.from_header(header)
     from_header = ensemble_file.from_header if ensemble_file.is_ensemble(header) else checkpoint.from_own_header
     return from_header(header)
 
@@ -52,19 +49,16 @@ def check_packages(model: Checkpoint | Ensemble) -> None:
         return
     header = model.tensors.header
     if header.decode and (encoded := {t.dtype for t in header.tensors.values() if not dtypes.is_readable(t.dtype)}):
-        from llmcli.formats.gguf.package import import_gguf
+        from llmcli.formats.gguf.reader import import_gguf
 
-        import_gguf(f"to read {min(encoded)}")
+        import_gguf(f"reading {min(encoded)}")
 
 
 def open_tokenizer(model: Checkpoint | Ensemble) -> "Tokenizer":
     """The tokenizer in a model. Raises LLMError when it is damaged or does not match the model's vocabulary size."""
-    from llmcli.data.tokenizers.tokenizer import (
-        Tokenizer,  # its library is slow to import, and inspecting a file needs no text
-    )
+    from llmcli.data.tokenizers.tokenizer import Tokenizer  # slow to import, and inspecting a file needs no text
 
-    shared = model.shared
-    config = shared.config
+    shared, config = model.shared, model.shared.config
     try:
         tokenizer = Tokenizer.from_json(
             shared.tokenizer_json,
@@ -97,8 +91,7 @@ def files(path: str | Path) -> list[Path]:
 
 
 def fingerprint(model: str | Path | Checkpoint) -> str:
-    """The sha256 of a model: the one in its metadata, else that of the files with its weights. Of one that is open the
-    header is not read again. Raises LLMError."""
+    """The sha256 of a model: the one in its metadata, else that of the files with its weights. Raises LLMError."""
     if isinstance(model, Checkpoint):
         assert isinstance(model.tensors, checkpoint.TensorsOnDisk), "it was opened from a file"
         header = model.tensors.header
@@ -115,8 +108,7 @@ def fingerprint(model: str | Path | Checkpoint) -> str:
 
 
 def source_fingerprint(model: Checkpoint) -> str | None:
-    """The fingerprint of the model that this one was imported from; None if there is none, or if the weights were
-    changed since."""
+    """The fingerprint of the model that this one was imported from; None if there is none, or the weights changed."""
     imported = model.record.get("imported")
     is_changed = model.record.keys() & {"train", "adapter", "average_of"} or model.quantization
     sha256 = imported.get("sha256") if isinstance(imported, dict) and not is_changed else None

@@ -5,25 +5,51 @@ key later can rely on its type. config.json is also checked by `config.ModelConf
 """
 
 import json
-from typing import Any
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
-from llmcli.errors import LLMError
-from llmcli.formats.json_schema import (
-    AMOUNT,
-    COUNT,
-    FLAG,
-    FRACTION,
-    NULL,
-    NUMBER,
-    OBJECT,
-    POSITIVE_COUNT,
-    POSITIVE_NUMBER,
-    TEXT,
-    Required,
-    Schema,
-    Tuple,
-    parse_json,
-    validation_error,
+from llmcli.errors import LLMError, brief
+
+MAX_INTEGER = (1 << 53) - 1  # that every JSON reader keeps exact
+MAX_DEPTH = 100  # of nested lists and objects
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """The schema of a value that is neither a list nor an object."""
+
+    description: str
+    is_valid: Callable[[Any], bool]
+
+
+# A list has one schema for all entries, an object one for each key, which may be missing unless its name ends in "!";
+# keys without a schema may hold anything. A tuple has alternative schemas.
+Schema: TypeAlias = "Scalar | list[Schema] | dict[str, Schema] | tuple[Schema, ...]"
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= MAX_INTEGER
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and (abs(value) <= 1e30 or (type(value) is float and not math.isfinite(value)))
+
+
+TEXT = Scalar("a string", lambda value: isinstance(value, str))
+FLAG = Scalar("true or false", lambda value: isinstance(value, bool))
+COUNT = Scalar("a whole number of at least 0", _is_count)
+POSITIVE_COUNT = Scalar("a whole number of at least 1", lambda value: _is_count(value) and value > 0)
+NUMBER = Scalar("a number", _is_number)  # NaN and infinity included, which a diverged run records
+AMOUNT = Scalar("a number of at least 0", lambda value: _is_number(value) and 0 <= value <= 1e30)
+POSITIVE_NUMBER = Scalar("a number above 0", lambda value: _is_number(value) and 1e-30 <= value <= 1e30)
+FRACTION = Scalar("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
+NULL = Scalar("null", lambda value: value is None)
+OBJECT: dict[str, Schema] = {}
+_SAMPLE = Scalar(
+    "a list of a step and a text",
+    lambda value: isinstance(value, list) and len(value) == 2 and _is_count(value[0]) and isinstance(value[1], str),
 )
 
 _TOKEN_IDS: Schema = (COUNT, [COUNT], NULL)
@@ -36,71 +62,57 @@ _ROPE_PARAMETERS: Schema = (
     NULL,
 )  # fmt: skip
 _FILE: dict[str, Schema] = {
-    "name": TEXT,
-    "path": TEXT,
-    "bytes": COUNT,
-    "sha256": TEXT,
-    "shape": TEXT,
-    "conversations": COUNT,
-}
+    "name": TEXT, "path": TEXT, "bytes": COUNT, "sha256": TEXT, "shape": TEXT, "conversations": COUNT,
+}  # fmt: skip
 _STAGE: dict[str, Schema] = {  # what was trained on, and what was held out
     "corpus": [{**_FILE, "held_out": COUNT, "left_out": COUNT}],
     "held_out": {"bytes": COUNT, "tokens": COUNT, "from": TEXT, "of": TEXT, "files": [_FILE], "seen_by_base": FLAG},
     "conversations": {
-        "training": COUNT,
-        "held_out": COUNT,
-        "held_out_share": (FRACTION, NULL),
-        "train_tokens": COUNT,
-        "train_bytes": COUNT,
-        "from_step": COUNT,
-        "epochs": AMOUNT,
+        "training": COUNT, "held_out": COUNT, "held_out_share": (FRACTION, NULL), "train_tokens": COUNT,
+        "train_bytes": COUNT, "from_step": COUNT, "epochs": AMOUNT,
     },
     "train_bytes": COUNT,
-    "stage": TEXT,
-    "file": TEXT,
-}
+}  # fmt: skip
 _RECORD: dict[str, Schema] = {  # of a training run
-    **{key: schema for key, schema in _STAGE.items() if key not in ("stage", "file")},
+    **_STAGE,
     "adapter": TEXT,
     "answers": (
-        Required(questions=COUNT, verbatim=FRACTION, exact=FRACTION).with_optional(
-            near=FRACTION, garbled=FRACTION, seen=FRACTION
-        ),
+        {
+            "questions!": COUNT, "verbatim!": FRACTION, "exact!": FRACTION, "near": FRACTION, "garbled": FRACTION,
+            "seen": FRACTION,
+        },
         NULL,
     ),
     "average_of": [TEXT],
     "base": {"file": TEXT, "sha256": TEXT, "source_sha256": TEXT},
     "best_step": COUNT,
-    "bits_per_byte": (NUMBER, NULL),
+    "bits_per_byte": _OPTIONAL_NUMBER,
     "bits_per_byte_before": NUMBER,
     "bits_per_byte_before_without_cache": NUMBER,
     "bits_per_byte_without_cache": NUMBER,
     "clock": {
-        "seconds": AMOUNT,
-        "tokens_per_second": AMOUNT,
-        "planned_tokens_per_second": AMOUNT,
-        "planned_epochs": AMOUNT,
+        "seconds": AMOUNT, "tokens_per_second": AMOUNT, "planned_tokens_per_second": AMOUNT, "planned_epochs": AMOUNT,
     },
     "curve": {"step": [COUNT], "loss": [NUMBER], "eval_step": [COUNT], "eval_bits_per_byte": [NUMBER]},
     "distillation": {"from_step": COUNT, "teacher_bits_per_byte": NUMBER},
-    "earlier_stages": [_STAGE],
+    "earlier_stages": [{**_STAGE, "stage": TEXT, "file": TEXT}],
     "epochs": AMOUNT,
     "expert_shares": [[NUMBER]],
     "held_out_measured": ({"bytes": COUNT, "tokens": COUNT, "cached_tokens": COUNT}, NULL),
     "imported": OBJECT,
     "interrupted": FLAG,
-    "memorised": (Required(share=FRACTION, held_out_share=(FRACTION, NULL)), NULL),
-    "plain_text": {"from": TEXT, "tokens": COUNT, "before": (NUMBER, NULL), "after": NUMBER},
+    "memorised": ({"share!": FRACTION, "held_out_share!": (FRACTION, NULL)}, NULL),
+    "plain_text": {"from": TEXT, "tokens": COUNT, "before": _OPTIONAL_NUMBER, "after": NUMBER},
     "problem": TEXT,
     "read_bytes": COUNT,
-    "samples": {"prompt": TEXT, "texts": [Tuple((COUNT, TEXT))]},
+    "samples": {"prompt": TEXT, "texts": [_SAMPLE]},
     "steps": COUNT,
     "train": OBJECT,
     "train_tokens": COUNT,
     "validation": {"tokens": COUNT, "conversations": COUNT},
     "verdict": [TEXT],
     "versions": OBJECT,
-}
+}  # fmt: skip
 SCHEMAS: dict[str, dict[str, Schema]] = {
     "config.json": {
         "eos_token_id": _TOKEN_IDS,
@@ -111,10 +123,10 @@ SCHEMAS: dict[str, dict[str, Schema]] = {
     "generation_config.json": {"eos_token_id": _TOKEN_IDS},
     "tokenizer_config.json": {"chat_template": (TEXT, [{"name": TEXT, "template": TEXT}], NULL)},
     "training.json": _RECORD | {"experts": [_RECORD]},
-    "adapter_config.json": Required(peft_type=TEXT, r=POSITIVE_COUNT, lora_alpha=POSITIVE_NUMBER),
+    "adapter_config.json": {"peft_type!": TEXT, "r!": POSITIVE_COUNT, "lora_alpha!": POSITIVE_NUMBER},
     "model.safetensors.index.json": OBJECT,
-    "config.json of an ensemble": Required(experts=[OBJECT], names=[TEXT]),
-    "training.json of an ensemble": Required(experts=[_RECORD]),
+    "config.json of an ensemble": {"experts!": [OBJECT], "names!": [TEXT]},
+    "training.json of an ensemble": {"experts!": [_RECORD]},
 }
 
 
@@ -134,3 +146,57 @@ def parse_document(text: str, name: str, label: str = "") -> dict[str, Any]:
     if problem := validation_error(document, SCHEMAS[name]):
         raise LLMError(f"{label} is not valid: {problem}")
     return document
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError when it is not JSON, or nested more than MAX_DEPTH deep."""
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    level, depth = [value] if isinstance(value, dict | list) else [], 0
+    while level:
+        children = [child for node in level for child in (node.values() if isinstance(node, dict) else node)]
+        level = [child for child in children if isinstance(child, dict | list)]
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+    return value
+
+
+def validation_error(value: Any, schema: Schema, place: str = "it") -> str:
+    """The first violation of a schema, with its path in the document; "" if there is none.
+
+    >>> validation_error({"corpus": [{"bytes": "many"}]}, {"corpus": [{"bytes": COUNT}]})
+    "corpus[0].bytes is 'many'; expected a whole number of at least 0"
+    """
+    alternatives = schema if isinstance(schema, tuple) else (schema,)
+    errors: list[str] = []
+    for one in alternatives:
+        if isinstance(one, Scalar) and one.is_valid(value):
+            return ""
+        if type(value) is type(one):  # a list or an object: the error inside it is the most helpful
+            errors.append(_error_inside(value, one, place))
+    if errors:
+        return "" if "" in errors else errors[0]
+    expected = " or ".join(
+        one.description if isinstance(one, Scalar) else "a list" if isinstance(one, list) else "an object"
+        for one in alternatives
+    )
+    return f"{place} is {brief(value)}; expected {expected}"
+
+
+def _error_inside(value: Any, schema: Any, place: str) -> str:
+    """The same for the entries of a list, or the values of an object."""
+    if isinstance(schema, list):
+        errors = (validation_error(entry, schema[0], f"{place}[{i}]") for i, entry in enumerate(value))
+        return next(filter(None, errors), "")
+    for key, inner in schema.items():
+        name = key.removesuffix("!")
+        inner_place = name if place == "it" else f"{place}.{name}"
+        if name in value:
+            if error := validation_error(value[name], inner, inner_place):
+                return error
+        elif name != key:
+            return f"{inner_place} is missing"
+    return ""

@@ -2,7 +2,7 @@
 
 int8 has 8 bits per weight. int4 has 4 bits in the layers and 8 in the input and output embeddings, where 4 bits would
 cost the most quality (measured: tests/benchmarks/LOG.md). The layout is that of onnxruntime's MatMulNBits, which
-multiplies with it as stored. Knows numpy only.
+multiplies with it as stored.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmcli.config import EMBEDDING, HEAD, ModelConfig
-from llmcli.formats.safetensors import dtypes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +59,7 @@ def quantize(matrix: NDArray[np.float32], bits: int) -> QuantizedMatrix:
     import numpy as np
 
     rows, columns = matrix.shape
-    blocks = _block_count(columns)
+    blocks = -(-columns // BLOCK)
     values: NDArray[np.float32] = np.zeros((rows, blocks * BLOCK), np.float32)
     values[:, :columns] = matrix
     values = values.reshape(rows, blocks, BLOCK)
@@ -79,11 +78,6 @@ def quantize(matrix: NDArray[np.float32], bits: int) -> QuantizedMatrix:
     return QuantizedMatrix(codes, scales, columns)
 
 
-def _block_count(columns: int) -> int:
-    """Blocks in a row."""
-    return -(-columns // BLOCK)
-
-
 def bits_of(name: str, shape: tuple[int, ...], scheme: str | None) -> int:
     """The bits of each weight of a tensor under a scheme, "int8" or "int4"; 0 if the tensor is not quantized.
 
@@ -92,8 +86,7 @@ def bits_of(name: str, shape: tuple[int, ...], scheme: str | None) -> int:
     """
     if scheme is None or len(shape) != 2:
         return 0
-    is_embedding = name in (EMBEDDING, HEAD)
-    return 8 if scheme == "int8" or is_embedding else 4
+    return 8 if scheme == "int8" or name in (EMBEDDING, HEAD) else 4
 
 
 def stored_tensors(config: ModelConfig, scheme: str | None) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -102,15 +95,9 @@ def stored_tensors(config: ModelConfig, scheme: str | None) -> dict[str, tuple[s
     for name, shape in config.tensor_shapes().items():
         bits = bits_of(name, shape, scheme)
         if bits:
-            blocks = _block_count(shape[1])
+            blocks = -(-shape[1] // BLOCK)
             tensors[name + CODES] = "U8", (shape[0], blocks, BLOCK * bits // 8)
             tensors[name + SCALES] = "F16", (shape[0], blocks)
         else:
             tensors[name] = "F32", shape
     return tensors
-
-
-def stored_bytes(config: ModelConfig, scheme: str | None) -> int:
-    """The size of all tensors in a file."""
-    tensors = stored_tensors(config, scheme).items()
-    return dtypes.stored_bytes({n: shape for n, (_, shape) in tensors}, {n: dtype for n, (dtype, _) in tensors})

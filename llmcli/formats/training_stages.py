@@ -1,9 +1,8 @@
-"""What a model was trained on in all stages: its own run, those of the models that it was made from, and the text that
-its n-gram cache was fitted on.
+"""The text of all training stages of a model: its own run, the models that it was made from, and its n-gram cache.
 
 A training record lists the stages before its own run in `earlier_stages`, each with the keys of a record that say what
-was trained on. So a stage can be read like a record. An exported model, which has no record, carries them along as one
-entry of its metadata. Standard library only.
+was trained on, so that a stage can be read like a record. An exported model has no record, and carries them in its
+metadata.
 """
 
 import json
@@ -21,11 +20,11 @@ _DESCRIPTIONS = {
     CACHE: "to fit its n-gram cache",
     EXPORTED: "before it was exported, in {}",
 }
-_KEYS = ("corpus", "train_bytes", "held_out", "conversations")  # what they say was trained on, or held out
+_KEYS = ("corpus", "train_bytes", "held_out", "conversations")  # of a stage
 
 
 def stages(record: Record) -> list[Record]:
-    """The run that a record is of, and the earlier stages; only these of an average, which no run made."""
+    """The run of a record, and the earlier stages; only these for an averaged model, which has no run of its own."""
     earlier = record.get("earlier_stages")
     listed = [one for one in earlier if isinstance(one, dict)] if isinstance(earlier, list) else []
     if listed and "average_of" in record:
@@ -34,12 +33,12 @@ def stages(record: Record) -> list[Record]:
 
 
 def all_stages(records: Iterable[Record]) -> list[Record]:
-    """Those of several models."""
+    """The stages of several models."""
     return [stage for record in records for stage in stages(record)]
 
 
 def describe(stage: Record) -> str:
-    """When something was trained on in an earlier stage; "" for the run that made the model.
+    """The place of an earlier stage, for messages; "" for the run that made the model.
 
     >>> describe({"stage": "base model", "file": "a.safetensors"}), describe({})
     ('in its base model, a.safetensors', '')
@@ -48,10 +47,20 @@ def describe(stage: Record) -> str:
 
 
 def as_earlier(record: Record, stage: str, file: str) -> list[Record]:
-    """The stages of a model, as earlier ones of a model that is made from it. `stage` is what it is there, `file` its
+    """The stages of a model, as earlier ones of a model that is made from it. `stage` is its role there, `file` its
     name."""
-    found = [one if "stage" in one else _stage(one, stage, file) for one in stages(record)]
-    return [one for one in found if one.get("corpus")]
+    earlier = []
+    for one in stages(record):
+        if "stage" not in one:
+            kept = {key: one[key] for key in _KEYS if one.get(key)}
+            if "conversations" in kept:
+                kept["conversations"] = {"held_out_share": kept["conversations"].get("held_out_share")}
+            if "held_out" in kept:
+                kept["held_out"] = {key: value for key, value in kept["held_out"].items() if key == "files"}
+            one = {"stage": stage, "file": file, **kept}
+        if one.get("corpus"):
+            earlier.append(one)
+    return earlier
 
 
 def cache_stage(name: str, size: int, sha256: str) -> Record:
@@ -60,13 +69,13 @@ def cache_stage(name: str, size: int, sha256: str) -> Record:
 
 
 def to_metadata(record: Record, file: str) -> dict[str, str]:
-    """The entry of an exported model's metadata; {} if nothing is known. `file` is the name of the model."""
+    """The metadata of an exported model called `file`; {} if nothing is known."""
     text = json.dumps(as_earlier(record, EXPORTED, file), ensure_ascii=False, separators=(",", ":"))
     return {METADATA_KEY: text} if 2 < len(text) <= MAX_CHARACTERS else {}
 
 
 def from_metadata(text: object) -> dict[str, list[Record]]:
-    """What `to_metadata` wrote, as an entry of a record; {} for anything else."""
+    """An entry of a record from the text that `to_metadata` wrote; {} for anything else."""
     try:
         found = json.loads(text) if isinstance(text, str) and len(text) <= MAX_CHARACTERS else []
     except (ValueError, RecursionError):
@@ -80,12 +89,3 @@ def joined(*lists: list[Record]) -> dict[str, list[Record]]:
     for stage in (one for stages in lists for one in stages):
         by_content.setdefault(repr([stage.get(key) for key in _KEYS]), stage)
     return {"earlier_stages": list(by_content.values())} if by_content else {}
-
-
-def _stage(record: Record, stage: str, file: str) -> Record:
-    kept = {key: record[key] for key in _KEYS if record.get(key)}
-    if "conversations" in kept:
-        kept["conversations"] = {"held_out_share": kept["conversations"].get("held_out_share")}
-    if "held_out" in kept:
-        kept["held_out"] = {key: value for key, value in kept["held_out"].items() if key == "files"}
-    return {"stage": stage, "file": file, **kept}

@@ -27,7 +27,7 @@ from llmcli.pages.model_facts import Rows, expert_rows, facts, record_rows, trai
 from llmcli.training.files.summary import Curve, read_curve
 
 if TYPE_CHECKING:
-    from llmcli.formats.safetensors.file_header import Header
+    from llmcli.formats.safetensors.header import Header
 
 MAX_ATTENTION = 1_300_000  # bytes, one per weight: 200 tokens, 6 layers and 8 heads take 964,800
 MAX_TITLE = 200  # characters of the prompt; all tokens are shown below

@@ -10,7 +10,7 @@ from llmcli.formats.metadata import parse_document
 from llmcli.training.files.summary import Record, answer_counts, student_was_kept
 
 if TYPE_CHECKING:
-    from llmcli.formats.safetensors.file_header import Header
+    from llmcli.formats.safetensors.header import Header
 
 Rows = list[tuple[str, str]]  # (name, value)
 MAX_NAMES = 3  # of corpus files that are listed

@@ -21,8 +21,7 @@ from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats.safetensors import file as safetensors_file
 from llmcli.formats.safetensors.dtypes import BYTES_PER_ELEMENT
-from llmcli.formats.safetensors.file_header import Header, TensorInfo
-from llmcli.formats.safetensors.header import read_header
+from llmcli.formats.safetensors.header import Header, TensorInfo, read_header
 
 CONFIG = ModelConfig(10, 4, 6, 3, 2, 1, 2, 16)
 

@@ -81,11 +81,10 @@ def test_a_head_that_equals_the_embedding_is_tied(directory: Path, type_name: st
     embedding = tensors["model.embed_tokens.weight"]
     embedding[...] = embedding.astype(np.float16)  # so that both types can hold it
     tensors["lm_head.weight"] = embedding.copy()
-    shapes = {name: array.shape for name, array in tensors.items()}
-    types = {name: type_name if name == "lm_head.weight" else "F32" for name in tensors}
+    stored = {name: (type_name if name == "lm_head.weight" else "F32", array.shape) for name, array in tensors.items()}
 
     def written() -> checkpoint.Checkpoint:
-        safetensors_file.write(directory / "model.safetensors", tensors, shapes, types, {"format": "pt"})
+        safetensors_file.write(directory / "model.safetensors", tensors, stored, {"format": "pt"})
         return loading.load(directory)
 
     changed_config(directory, tie_word_embeddings=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llmcli.errors import LLMError
 from llmcli.formats import adapters, loading
-from llmcli.formats.metadata import parse_document
+from llmcli.formats.metadata import COUNT, NULL, NUMBER, TEXT, parse_document, validation_error
 from llmcli.generation import next_words
 from tests.platforms import FULL, in_full
 from tests.sample_models import make_models, run
@@ -36,6 +36,42 @@ def test_the_error_for_a_large_value_is_short() -> None:
         with pytest.raises(LLMError) as caught:
             parse_document(json.dumps({"corpus": {"a": value}}), "training.json")
         assert len(str(caught.value)) < 200
+
+
+OPTIONAL = {"a!": TEXT, "b": COUNT}
+
+
+@pytest.mark.parametrize(
+    ("value", "schema", "error"),
+    [
+        (5, [COUNT], "it is 5; expected a list"),
+        ([1, -1], [COUNT], "it[1] is -1; expected a whole number of at least 0"),
+        (True, COUNT, "it is True; expected a whole number of at least 0"),
+        (1.0, COUNT, "it is 1.0; expected a whole number of at least 0"),
+        (2**53, COUNT, "it is 9007199254740992; expected a whole number of at least 0"),
+        (10**400, NUMBER, "it is a number of 1329 bits; expected a number"),
+        (float("nan"), NUMBER, ""),
+        ({"a": {"b": []}}, {"a": {"b": TEXT}}, "a.b is []; expected a string"),
+        ({"c": 1}, {"a": TEXT}, ""),
+        ({"c": 1}, {"a!": TEXT}, "a is missing"),
+        ({"a": "x"}, OPTIONAL, ""),
+        ({"a": "x", "b": "y"}, OPTIONAL, "b is 'y'; expected a whole number of at least 0"),
+        ({"b": 1}, OPTIONAL, "a is missing"),
+        ({}, (COUNT, [COUNT]), "it is {}; expected a whole number of at least 0 or a list"),
+        ([{}], (COUNT, [COUNT]), "it[0] is {}; expected a whole number of at least 0"),
+        ([7], (COUNT, [COUNT]), ""),
+        ({"a": []}, {"a": ({"b": TEXT}, NULL)}, "a is []; expected an object or null"),
+    ],
+)
+def test_a_violation_of_a_schema_is_reported_with_its_path(value: Any, schema: Any, error: str) -> None:
+    assert validation_error(value, schema) == error
+
+
+@pytest.mark.parametrize("sample", [[1], ["a", 1], [1, "a", 2], [-1, "a"], {}])
+def test_a_sample_is_a_step_and_a_text(sample: Any) -> None:
+    record = {"samples": {"prompt": "", "texts": [[1, "a"], sample]}}
+    with pytest.raises(LLMError, match=r"samples\.texts\[1\] is .*; expected a list of a step and a text$"):
+        parse_document(json.dumps(record), "training.json")
 
 
 @pytest.fixture(scope="module")
@@ -195,5 +231,5 @@ def test_each_key_with_a_value_of_another_type_is_read_or_an_error(models: Path,
         for new in (*OF_OTHER_TYPES, *MORE) if FULL else OF_OTHER_TYPES:
             path = changed(models, form, name, json.dumps(replaced(result, place, new)))
             with contextlib.suppress(LLMError):
-                adapters.MergedTensors(base, path) if form == "adapter" else loading.load_any(path)
+                adapters.merged_tensors(base, path) if form == "adapter" else loading.load_any(path)
             check(("inspect", "FILE"), path, f"{name}{list(place)} = {new!r}")

@@ -12,7 +12,7 @@ from llmcli.config import DEFAULT_MODEL, QUANTIZATIONS
 from llmcli.errors import LLMError, command_line, usage
 from llmcli.evaluation.figures import Figures
 from llmcli.formats import training_stages
-from llmcli.formats.output_path import reject_gguf_name, reject_overwriting
+from llmcli.formats.atomic_io import reject_gguf_name, reject_overwriting
 from llmcli.version import __version__
 
 if TYPE_CHECKING:
@@ -149,14 +149,15 @@ def _export_gguf(model: "Checkpoint", output: Path, dtype: str | None, metadata:
 def _export_quantized(model: "Checkpoint", output: Path, kind: str, *, json: bool) -> None:
     """Write the model with quantized weights, and report how much its predictions change."""
     from llmcli.evaluation.evaluator import kl_divergence
-    from llmcli.formats import atomic_io, checkpoint, loading, quantization
+    from llmcli.formats import atomic_io, checkpoint, loading
     from llmcli.models.numpy_runtime import NumpyRuntime
     from llmcli.models.open_runtime import open_runtime
 
     if model.quantization == kind:
         raise LLMError(f"the model is already quantized as {kind}")
-    atomic_io.check_space(output, quantization.stored_bytes(model.config, kind) + len(model.tokenizer_json))
-    checkpoint.save(output, replace(model, quantization=kind, dtypes={}))
+    quantized = replace(model, quantization=kind, dtypes={})
+    atomic_io.check_space(output, quantized.stored_bytes + len(model.tokenizer_json))
+    checkpoint.save(output, quantized)
     quantized = loading.load(output)
     runtime, tokenizer = open_runtime(quantized, on_note=console.note, cache=False), loading.open_tokenizer(quantized)
     divergence = kl_divergence(NumpyRuntime(model), runtime, tokenizer)

@@ -9,7 +9,7 @@ from llmcli.cli.options import Options, argument, flag, option
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError
-from llmcli.formats.output_path import reject_gguf_name, reject_overwriting
+from llmcli.formats.atomic_io import reject_gguf_name, reject_overwriting
 
 if TYPE_CHECKING:
     from llmcli.data.text.corpus import Corpus
@@ -41,7 +41,6 @@ def import_(options: _Options) -> None:
     from llmcli.cli.reports.training import note_float32
     from llmcli.data.sources import read_sources
     from llmcli.formats import adapters, atomic_io, checkpoint, loading
-    from llmcli.formats.safetensors import dtypes
 
     source, output, cache_text = options.source, options.output, options.fit_cache
     if not output.name:
@@ -60,8 +59,7 @@ def import_(options: _Options) -> None:
     if isinstance(origin, dict) and "train" not in base.record:
         origin.setdefault("sha256", loading.fingerprint(source))
     model = base if adapter_file is None else _merge(base, source, adapter_file)
-    size = dtypes.stored_bytes(model.config.tensor_shapes(), model.dtypes)
-    atomic_io.check_space(output, size + len(model.tokenizer_json))
+    atomic_io.check_space(output, model.stored_bytes + len(model.tokenizer_json))
     if text is not None:
         model = _with_cache(model, text, str(cache_text))
     checkpoint.save(output, model)
@@ -82,7 +80,7 @@ def _merge(base: "Checkpoint", source: str, adapter: Path) -> "Checkpoint":
     were trained on another model: they fit any of the same shape, but are useless there."""
     from llmcli.formats import adapters, atomic_io, loading
 
-    merged = adapters.MergedTensors(base, adapter)
+    merged = adapters.merged_tensors(base, adapter)
     trained_on, hashes = adapters.base_of(adapter)
     if hashes and loading.source_fingerprint(base) not in hashes:
         fingerprint = loading.fingerprint(source)

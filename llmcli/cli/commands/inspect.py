@@ -9,7 +9,7 @@ from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError
 
 if TYPE_CHECKING:
-    from llmcli.formats.safetensors.file_header import Header
+    from llmcli.formats.safetensors.header import Header
 
 
 class _Options(Options):

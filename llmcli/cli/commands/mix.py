@@ -9,7 +9,7 @@ from llmcli import units
 from llmcli.cli.options import Options, argument, flag, option
 from llmcli.cli.terminal import console
 from llmcli.errors import LLMError, usage
-from llmcli.formats.output_path import reject_gguf_name, reject_overwriting
+from llmcli.formats.atomic_io import reject_gguf_name, reject_overwriting
 
 if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint

@@ -15,7 +15,7 @@ from llmcli.cli.options import Options, flag, model_path, option
 from llmcli.cli.terminal import console
 from llmcli.cli.terminal.signals import stop_signals
 from llmcli.config import DEFAULT_MODEL
-from llmcli.errors import LLMError, usage
+from llmcli.errors import LLMError, missing_extra, usage
 
 if TYPE_CHECKING:
     import socket
@@ -74,7 +74,7 @@ def serve(options: _Options) -> None:
         options.reject("with --quantize", "device")
     missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
-        raise LLMError(f"llm serve needs {' and '.join(missing)}; install what it needs: pip install 'llmcli[serve]'")
+        raise missing_extra("llm serve", " and ".join(missing), "serve")
     paths = [model_path(name) for name in options.models or (None,)]
     key, origins = _api_key(options.api_key), [_origin(given) for given in options.cors_origin or []]
     # before numpy is imported: BLAS's threads are slow beside other programs (models/matrix_product.py)

@@ -200,7 +200,7 @@ def _train(options: _Options) -> None:
     from llmcli.data.sources import read_sources
     from llmcli.data.tokenizers.training import train_tokenizer
     from llmcli.formats import atomic_io
-    from llmcli.formats.output_path import reject_overwriting
+    from llmcli.formats.atomic_io import reject_overwriting
 
     output = options.output
     if output.suffix.lower() in (".safetensors", ".gguf"):

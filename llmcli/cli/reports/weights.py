@@ -11,7 +11,7 @@ from llmcli.cli.terminal.text_layout import truncate
 from llmcli.pages.model_facts import shape_text, value_text
 
 if TYPE_CHECKING:
-    from llmcli.formats.safetensors.file_header import Header
+    from llmcli.formats.safetensors.header import Header
 
 MAX_VALUE = 30  # columns of a value of a config
 MAX_NAMES = 3  # of tensors that only one file has

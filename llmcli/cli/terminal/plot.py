@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmcli import units
 from llmcli.cli.terminal.charts import log_range, round_values
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, missing_extra
 from llmcli.training.files.summary import Curve
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def draw(curve: Curve, title: str, format_: str) -> bytes:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise LLMError("--plot needs matplotlib, which is not installed: pip install 'llmcli[plot]'") from error
+        raise missing_extra("--plot", "matplotlib", "plot") from error
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE, "backend": "agg"}):
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.add_subplot()

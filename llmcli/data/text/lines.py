@@ -25,7 +25,7 @@ from llmcli.data.text.documents import (
     ignore,
     open_regular_file,
 )
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, missing_extra
 
 _ZSTD = b"\x28\xb5\x2f\xfd"  # the first bytes of such a file
 
@@ -155,9 +155,7 @@ def _import_zstd(name: str) -> ModuleType:
         try:
             from backports import zstd
         except ImportError as error:
-            raise MissingZstdError(
-                f"to read {name} a package for zstd is needed: pip install 'llmcli[zstd]'; or unpack it: "
-                f"zstd -d {shlex.quote(name)}"
-            ) from error
+            problem = missing_extra(f"reading {name}", "backports.zstd", "zstd")
+            raise MissingZstdError(f"{problem}; or unpack it: zstd -d {shlex.quote(name)}") from error
     module: ModuleType = zstd
     return module

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from llmcli.data.text.documents import open_regular_file
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, missing_extra
 
 _MAGIC = b"PAR1"  # the first bytes of such a file
 _BATCH_ROWS = 1024  # held in memory at once
@@ -71,6 +71,6 @@ def _import_pyarrow(name: str) -> ModuleType:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise LLMError(f"to read {name} the pyarrow package is needed: pip install 'llmcli[parquet]'") from error
+        raise missing_extra(f"reading {name}", "pyarrow", "parquet") from error
     module: ModuleType = pyarrow
     return module

@@ -7,42 +7,26 @@ import json
 import math
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from llmcli.config import ModelConfig, RopeScaling
 from llmcli.errors import LLMError
+from llmcli.formats.gguf import conventions
 from llmcli.formats.gguf import tokenizer as gguf_tokenizer
+from llmcli.formats.gguf.conventions import ARCHITECTURES, MODEL_TYPES_WITH_EXPERTS, ROPE_FACTORS
 from llmcli.formats.gguf.header import MAX_COUNT
-from llmcli.formats.gguf.names import (
-    ARCHITECTURES,
-    EXPERT_STACKS,
-    MODEL_TYPES_WITH_EXPERTS,
-    ROPE_FACTORS,
-    ROPE_SCALING_KEY,
-)
-from llmcli.formats.safetensors.file_header import TensorInfo
+from llmcli.formats.safetensors.header import TensorInfo
 
 DEFAULT_ROPE_THETA = 10000.0
 _EMBEDDING = "token_embd.weight"
 _LLAMA3_CONTEXTS = (8192, 4096, 16384, 32768, 2048)  # original context lengths that are tried
 
 
-def architecture(fields: Mapping[str, Any]) -> str:
-    """GGUF's name of the architecture. Raises LLMError when it is not supported, or the file has no complete model."""
-    _check_general(fields)
-    name = fields.get("general.architecture")
-    if name not in list(ARCHITECTURES):
-        raise LLMError(f"it is of architecture {name!r}; supported: {', '.join(ARCHITECTURES)}")
-    if fields.get(f"{name}.expert_count") and name not in MODEL_TYPES_WITH_EXPERTS:
-        supported = ", ".join(MODEL_TYPES_WITH_EXPERTS)
-        raise LLMError(f"it is of architecture {name!r} with experts; supported with experts: {supported}")
-    return str(name)
-
-
-def _check_general(fields: Mapping[str, Any]) -> None:
-    """Raises LLMError for a file without a complete model."""
+def check_architecture(fields: Mapping[str, Any]) -> None:
+    """Raises LLMError when the architecture is not supported, or the file has no complete model."""
     content, parts = fields.get("general.type", "model"), fields.get("split.count", 1)
     if content != "model":
         hint = "; merge an adapter from its PEFT files: llm import MODEL --adapter DIR" if content == "adapter" else ""
@@ -52,6 +36,12 @@ def _check_general(fields: Mapping[str, Any]) -> None:
             f"it is one of the {str(parts)[:20]} files of a model; join them first: llama-gguf-split --merge "
             "FIRST.gguf JOINED.gguf"
         )
+    name = fields.get("general.architecture")
+    if name not in list(ARCHITECTURES):
+        raise LLMError(f"it is of architecture {name!r}; supported: {', '.join(ARCHITECTURES)}")
+    if fields.get(f"{name}.expert_count") and name not in MODEL_TYPES_WITH_EXPERTS:
+        supported = ", ".join(MODEL_TYPES_WITH_EXPERTS)
+        raise LLMError(f"it is of architecture {name!r} with experts; supported with experts: {supported}")
 
 
 def parse_config(
@@ -60,12 +50,33 @@ def parse_config(
     """The config of a model, whose tensors have GGUF's names. Raises LLMError when it is not supported."""
     if _EMBEDDING not in tensors or len(tensors[_EMBEDDING].shape) != 2:
         raise LLMError(f"it has no {_EMBEDDING}")
+    name, number = fields["general.architecture"], partial(_number, fields)
+    heads, width, experts = number("attention.head_count"), number("embedding_length"), number("expert_count", 0)
+    head_dim = number("attention.key_length", width // max(1, heads))
+    _check_neutral_fields(fields, head_dim)
+    window, context = number("attention.sliding_window", 0), number("context_length")
+    _, eos = gguf_tokenizer.bos_and_eos(fields)
+    bos = fields.get("tokenizer.ggml.bos_token_id")
+    other_ends = (fields.get(f"tokenizer.ggml.{kind}_token_id", eos) for kind in ("eot", "eom"))
     config = ModelConfig(
+        model_type=(MODEL_TYPES_WITH_EXPERTS if experts else ARCHITECTURES)[name],
         vocab_size=tensors[_EMBEDDING].shape[0],
         tie_word_embeddings="output.weight" not in tensors,
-        **_attention(fields, rope_factors),
-        **_layers(fields),
-        **_tokens(fields),
+        hidden_size=width,
+        num_attention_heads=heads,
+        num_key_value_heads=number("attention.head_count_kv", heads),
+        head_dim=head_dim,
+        max_position_embeddings=min(window, context) if window else context,
+        rope_theta=_shortest_float(number("rope.freq_base", DEFAULT_ROPE_THETA)),
+        rope_scaling=_rope_scaling(fields, rope_factors, head_dim),
+        num_hidden_layers=number("block_count"),
+        intermediate_size=number("expert_feed_forward_length" if name == "qwen3moe" else "feed_forward_length"),
+        rms_norm_eps=_shortest_float(number("attention.layer_norm_rms_epsilon")),
+        num_experts=experts,
+        num_experts_per_tok=number("expert_used_count") if experts else 0,
+        eos_token_id=eos,
+        bos_token_id=None if bos == eos else bos,
+        extra_eos_ids=tuple(token for token in other_ends if token != eos),
     )
     _check_counts(config, tensors)
     return config
@@ -82,61 +93,17 @@ def _number(fields: Mapping[str, Any], key: str, default: Any = None) -> Any:
     return value
 
 
-def _attention(fields: Mapping[str, Any], rope_factors: list[float] | None) -> dict[str, Any]:
-    """The values of a ModelConfig for heads, context and rotary positions."""
-    heads, width = _number(fields, "attention.head_count"), _number(fields, "embedding_length")
-    head_dim = _number(fields, "attention.key_length", width // max(1, heads))
-    _check_neutral_fields(fields, head_dim)
-    window, context = _number(fields, "attention.sliding_window", 0), _number(fields, "context_length")
-    return {
-        "hidden_size": width,
-        "num_attention_heads": heads,
-        "num_key_value_heads": _number(fields, "attention.head_count_kv", heads),
-        "head_dim": head_dim,
-        "max_position_embeddings": min(window, context) if window else context,
-        "rope_theta": _shortest_float(_number(fields, "rope.freq_base", DEFAULT_ROPE_THETA)),
-        "rope_scaling": _rope_scaling(fields, rope_factors, head_dim),
-    }
-
-
-def _layers(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a ModelConfig for the number of layers, their norms, and their experts if they have any."""
-    name, experts = fields["general.architecture"], _number(fields, "expert_count", 0)
-    return {
-        "model_type": MODEL_TYPES_WITH_EXPERTS[name] if experts else ARCHITECTURES[name][0],
-        "num_hidden_layers": _number(fields, "block_count"),
-        "intermediate_size": _number(
-            fields, "expert_feed_forward_length" if name == "qwen3moe" else "feed_forward_length"
-        ),
-        "rms_norm_eps": _shortest_float(_number(fields, "attention.layer_norm_rms_epsilon")),
-        "num_experts": experts,
-        "num_experts_per_tok": _number(fields, "expert_used_count") if experts else 0,
-    }
-
-
-def _tokens(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a ModelConfig for the tokens that begin and end a text."""
-    _, eos = gguf_tokenizer.bos_and_eos(fields)
-    bos = fields.get("tokenizer.ggml.bos_token_id")
-    extra_keys = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
-    return {
-        "eos_token_id": eos,
-        "bos_token_id": None if bos == eos else bos,
-        "extra_eos_ids": tuple(fields[key] for key in extra_keys if key in fields and fields[key] != eos),
-    }
-
-
 def _shortest_float(number: float) -> float:
     """The float with the fewest digits that is the same number in float32: 1e-05, not 9.999999747378752e-06."""
     return float(str(np.float32(number)))
 
 
 def _check_counts(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> None:
-    """Raises LLMError for more layers or experts than the file has tensors for. Called before anything takes time or
-    memory in proportion to these numbers, which may be false."""
+    """Raises LLMError for more layers or experts than the file has tensors for, before anything takes time or memory in
+    proportion to these numbers."""
     if config.num_hidden_layers > len(tensors):
         raise LLMError(f"its config has {config.num_hidden_layers:,} layers, the file has {len(tensors):,} tensors")
-    stacks = (tensors[stack] for pattern in EXPERT_STACKS if (stack := pattern.format(0)) in tensors)
+    stacks = (tensors[stack] for pattern in conventions.EXPERT_STACKS if (stack := pattern.format(0)) in tensors)
     most = max([len(tensors), *(stack.shape[0] for stack in stacks if stack.shape)])
     if config.num_experts > most or config.swiglus > MAX_COUNT:
         raise LLMError(
@@ -147,50 +114,30 @@ def _check_counts(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> Non
 
 # ---- fields that are not supported
 
-# Fields that change what a model computes, and their neutral values, which change nothing. llama.cpp reads some of them
-# for other architectures only; here they are checked for all, so that every model computes what its file says.
+# Fields that change what a model computes, and their neutral values, which change nothing. Some of them llama.cpp reads
+# only for other architectures.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "activation_sparsity_scale": (0,),
-    "attention.causal": (True,),
-    "attention.clamp_kqv": (0,),
-    "attention.indexer.top_k": (0,),
-    "attention.key_length_mla": (0,),
-    "attention.max_alibi_bias": (0,),
-    "attention.output_scale": (0, 1),
-    "attention.shared_kv_layers": (0,),
-    "attention.temperature_length": (0,),
-    "attention.temperature_scale": (0, 1),
-    "attention.value_length_mla": (0,),
-    "attn_logit_softcapping": (0,),
-    "embedding_scale": (0, 1),
-    "final_logit_softcapping": (0,),
-    "full_attention_interval": (0, 1),
-    "leading_dense_block_count": (0,),
-    "logit_scale": (0, 1),
-    "n_deepstack_layers": (0,),
-    "nextn_predict_layers": (0,),
-    "residual_scale": (0, 1),
-    "rope.dimension_sections": (0,),
-    "rope.scaling.alpha": (0, 1),
-    "rope.scaling.attn_factor": (1,),
-    "router_logit_softcapping": (0,),
-    "swiglu_clamp_exp": (0,),
-    "swiglu_clamp_shexp": (0,),
-    "use_parallel_residual": (False,),
-}
+    **dict.fromkeys((
+        "activation_sparsity_scale", "attention.clamp_kqv", "attention.indexer.top_k", "attention.key_length_mla",
+        "attention.max_alibi_bias", "attention.shared_kv_layers", "attention.temperature_length",
+        "attention.value_length_mla", "attn_logit_softcapping", "final_logit_softcapping", "leading_dense_block_count",
+        "n_deepstack_layers", "nextn_predict_layers", "rope.dimension_sections", "router_logit_softcapping",
+        "swiglu_clamp_exp", "swiglu_clamp_shexp",
+    ), (0,)),
+    **dict.fromkeys((
+        "attention.output_scale", "attention.temperature_scale", "embedding_scale", "full_attention_interval",
+        "logit_scale", "residual_scale", "rope.scaling.alpha",
+    ), (0, 1)),
+    "attention.causal": (True,), "rope.scaling.attn_factor": (1,), "use_parallel_residual": (False,),
+}  # fmt: skip
 _NEUTRAL_WITH_EXPERTS: dict[str, tuple[Any, ...]] = {
-    "expert_gating_func": (0, 1),  # not specified, or softmax
-    "expert_group_count": (0, 1),
-    "expert_group_scale": (0, 1),
-    "expert_group_used_count": (0, 1),
-    "expert_shared_count": (0,),
-    "expert_weights_norm": (True,),
-    "expert_weights_scale": (0, 1),
-    "experts_per_group": (0, 1),
-    "interleave_moe_layer_step": (0, 1),
-    "moe_every_n_layers": (0, 1),
-    "moe_latent_size": (0,),
-}
+    **dict.fromkeys((
+        "expert_gating_func",  # 0: not specified, 1: softmax
+        "expert_group_count", "expert_group_scale", "expert_group_used_count", "expert_weights_scale",
+        "experts_per_group", "interleave_moe_layer_step", "moe_every_n_layers",
+    ), (0, 1)),
+    "expert_shared_count": (0,), "moe_latent_size": (0,), "expert_weights_norm": (True,),
+}  # fmt: skip
 
 
 def _check_neutral_fields(fields: Mapping[str, Any], head_dim: float) -> None:
@@ -211,8 +158,8 @@ def _check_neutral_fields(fields: Mapping[str, Any], head_dim: float) -> None:
 
 
 def _rope_scaling(fields: Mapping[str, Any], factors: list[float] | None, head_dim: int) -> RopeScaling | None:
-    """The scaling of rotary positions: by a factor, or by a tensor of `factors`. As in llama.cpp, the factor is also
-    read under its older key, and the type is linear if none is given. Raises LLMError for other types."""
+    """The scaling of rotary positions, by a factor or a tensor of `factors`. As in llama.cpp, the factor may have an
+    older key, and the type is linear if none is given. Raises LLMError for other types."""
     name = fields["general.architecture"]
     rope_type = fields.get(f"{name}.rope.scaling.type", "linear")
     if rope_type not in ("none", "linear"):
@@ -227,7 +174,7 @@ def _rope_scaling(fields: Mapping[str, Any], factors: list[float] | None, head_d
         if len(factors) != head_dim // 2:
             raise LLMError(f"its {ROPE_FACTORS} has {len(factors):,} numbers; expected {head_dim // 2:,}")
         theta = fields.get(f"{name}.rope.freq_base", DEFAULT_ROPE_THETA)
-        return _llama3_scaling(factors, theta, fields.get(ROPE_SCALING_KEY))
+        return _llama3_scaling(factors, theta, fields.get(conventions.ROPE_SCALING_KEY))
     return RopeScaling("linear", _shortest_float(factor)) if has_factor else None
 
 

@@ -6,14 +6,13 @@ Format: GGUF version 2 and 3, ggml's docs/gguf.md.
 import math
 import mmap
 import struct
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from llmcli.errors import LLMError
 from llmcli.formats.open_file import GGUF_MAGIC
-from llmcli.formats.safetensors.file_header import TensorInfo
+from llmcli.formats.safetensors.header import TensorInfo
 
 MAX_COUNT = 1 << 17  # of tensors, and of fields
 MAX_HEADER_BYTES = 100_000_000  # several times the longest that is published
@@ -53,15 +52,24 @@ class GGUFHeader:
         for _ in range(fields):
             name = parser.text()
             self.fields[name] = parser.value(parser.number("<I"))
-        entries = [_tensor_entry(parser) for _ in range(tensors)]
-        self.data_start = _aligned(parser.position, self.fields.get("general.alignment", 32))
+        entries = [parser.tensor_entry() for _ in range(tensors)]
+        alignment = self.fields.get("general.alignment", 32)
+        if type(alignment) is not int or not 0 < alignment <= MAX_ALIGNMENT:
+            raise ValueError(f"its alignment is {alignment!r}")
+        self.data_start = -(-parser.position // alignment) * alignment
         self.problem = ""  # a type of tensor whose values are not read, if there is one
         self.tensors: dict[str, TensorInfo] = {}
         for name, shape, type_number, offset in entries:
             if name in self.tensors:
                 raise ValueError(f"tensor {name[:100]!r} occurs twice")
             self.tensors[name] = self._tensor_info(name, shape, type_number, offset)
-        _check_layout(self.tensors, self.data_start, len(data))
+        position = self.data_start
+        for tensor in sorted(self.tensors.values(), key=lambda tensor: tensor.start):
+            if tensor.start < position:
+                raise ValueError(f"tensor {tensor.name[:100]!r} overlaps another")
+            position = tensor.end
+        if position > len(data):
+            raise ValueError(f"it is cut off: the tensors end at byte {position:,}, the file at {len(data):,}")
 
     def _tensor_info(self, name: str, shape: tuple[int, ...], type_number: int, offset: int) -> TensorInfo:
         if type_number not in TYPES:
@@ -78,36 +86,8 @@ class GGUFHeader:
         return TensorInfo(name, type_name, shape, start, start + math.prod(shape) // block * size)
 
 
-def _tensor_entry(parser: "_Parser") -> tuple[str, tuple[int, ...], int, int]:
-    """(name, shape, number of its type, offset)"""
-    name, dimensions = parser.text(), parser.number("<I")
-    if dimensions > MAX_DIMENSIONS:
-        raise ValueError(f"tensor {name[:100]!r} has {dimensions} dimensions")
-    shape = tuple(reversed([parser.number("<Q") for _ in range(dimensions)]))
-    return name, shape, parser.number("<I"), parser.number("<Q")
-
-
-def _aligned(position: int, alignment: Any) -> int:
-    """The first multiple of the alignment from a position on."""
-    if type(alignment) is not int or not 0 < alignment <= MAX_ALIGNMENT:
-        raise ValueError(f"its alignment is {alignment!r}")
-    return -(-position // alignment) * alignment
-
-
-def _check_layout(tensors: Mapping[str, TensorInfo], data_start: int, file_bytes: int) -> None:
-    """Raises ValueError for tensors that overlap or extend beyond the end of the file."""
-    position = data_start
-    for tensor in sorted(tensors.values(), key=lambda tensor: tensor.start):
-        if tensor.start < position:
-            raise ValueError(f"tensor {tensor.name[:100]!r} overlaps another")
-        position = tensor.end
-    if position > file_bytes:
-        raise ValueError(f"it is cut off: the tensors end at byte {position:,}, the file at {file_bytes:,}")
-
-
 class _Parser:
-    """Reads the binary header from its beginning. Lengths are checked against the file before they are used. Raises
-    ValueError."""
+    """Reads the binary header. Lengths are checked against the file before they are used. Raises ValueError."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data, self.position = data, len(GGUF_MAGIC)
@@ -115,7 +95,6 @@ class _Parser:
         self._array_entries = 0
 
     def number(self, form: str) -> Any:
-        """A number in a format of `struct`."""
         size = struct.calcsize(form)
         self._require(size)
         (value,) = struct.unpack_from(form, self._data, self.position)
@@ -137,6 +116,14 @@ class _Parser:
         data = self._data[self.position : self.position + length]
         self.position += length
         return data.decode("utf-8", "replace")
+
+    def tensor_entry(self) -> tuple[str, tuple[int, ...], int, int]:
+        """(name, shape, number of its type, offset)"""
+        name, dimensions = self.text(), self.number("<I")
+        if dimensions > MAX_DIMENSIONS:
+            raise ValueError(f"tensor {name[:100]!r} has {dimensions} dimensions")
+        shape = tuple(reversed([self.number("<Q") for _ in range(dimensions)]))
+        return name, shape, self.number("<I"), self.number("<Q")
 
     def value(self, value_type: int) -> Any:
         """The value of a field."""

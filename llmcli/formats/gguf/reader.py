@@ -1,7 +1,7 @@
 """Read a GGUF file, the format of llama.cpp, Ollama and LM Studio: its header in the form of our own, and its tensors.
 
-GGUF has its own names of tensors and config keys. They become Hugging Face's here, so that no other module knows them.
-Values of quantized types are decoded by the `gguf` package, an extra. Knows numpy, not torch.
+GGUF's names of tensors and config keys become Hugging Face's here. The `gguf` package, an extra, decodes values of
+quantized types.
 """
 
 import json
@@ -9,26 +9,27 @@ import math
 import mmap
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import ModelConfig
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, missing_extra
 from llmcli.formats import atomic_io, training_stages
 from llmcli.formats.gguf import config as gguf_config
-from llmcli.formats.gguf import rotary_layout
+from llmcli.formats.gguf import conventions
 from llmcli.formats.gguf import tokenizer as gguf_tokenizer
+from llmcli.formats.gguf.conventions import ARCHITECTURES, CONFIG_KEYS, ROPE_FACTORS
 from llmcli.formats.gguf.header import GGUFHeader
-from llmcli.formats.gguf.names import ARCHITECTURES, CONFIG_KEYS, ROPE_FACTORS, expert_tensors, hf_tensor_name
-from llmcli.formats.gguf.package import import_gguf
 from llmcli.formats.hf_config import dump_config
 from llmcli.formats.open_file import open_for_reading
 from llmcli.formats.safetensors import dtypes
 from llmcli.formats.safetensors.file import cut_off_error
-from llmcli.formats.safetensors.file_header import Header, TensorInfo
+from llmcli.formats.safetensors.header import Header, TensorInfo
 
 MAX_ROPE_FACTORS = 1 << 16
 ROW_VALUES = 1 << 13  # of which `gguf` decodes 16 rows at a time; those of a narrow matrix are short, which is slow
@@ -36,6 +37,16 @@ _PROVENANCE_KEYS = (  # after "general."
     "name", "author", "organization", "license", "license.link", "description", "url", "source.url", "basename",
     "finetune", "size_label",
 )  # fmt: skip
+
+
+def import_gguf(what: str) -> ModuleType:
+    """The gguf package. Raises LLMError, for `what`, when it is not installed."""
+    try:
+        import gguf
+    except ImportError as error:
+        raise missing_extra(what, "gguf", "gguf") from error
+    module: ModuleType = gguf
+    return module
 
 
 def read_header(path: Path) -> Header:
@@ -47,7 +58,12 @@ def read_header(path: Path) -> Header:
         except (OSError, ValueError) as error:
             raise LLMError(f"cannot read {path}: {error}") from error
         with mapped:
-            header = _parse_header(path, mapped)
+            try:
+                header = GGUFHeader(mapped)
+            except LLMError as error:
+                raise LLMError(f"{path}: {error}") from error
+            except (ValueError, struct.error) as error:
+                raise LLMError(f"{path} is not a complete GGUF file: {error}") from error
             problem = header.problem if header.fields.get("general.architecture") in list(ARCHITECTURES) else ""
             try:
                 if not problem:
@@ -59,22 +75,13 @@ def read_header(path: Path) -> Header:
             return _untranslated_header(path, header, len(mapped), problem)
 
 
-def _parse_header(path: Path, mapped: mmap.mmap) -> GGUFHeader:
-    try:
-        return GGUFHeader(mapped)
-    except LLMError as error:
-        raise LLMError(f"{path}: {error}") from error
-    except (ValueError, struct.error) as error:
-        raise LLMError(f"{path} is not a complete GGUF file: {error}") from error
-
-
 # ---- supported models
 
 
 def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Header:
     """The header with Hugging Face's names. Raises LLMError when the model is not supported."""
     fields, tensors = header.fields, dict(header.tensors)
-    architecture = gguf_config.architecture(fields)
+    gguf_config.check_architecture(fields)
     factors = _rope_factors(tensors.pop(ROPE_FACTORS, None), mapped)
     config = gguf_config.parse_config(fields, tensors, factors)
     named = _translated_tensors(tensors, config)
@@ -86,7 +93,7 @@ def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Hea
         "tokenizer_config.json": json.dumps(tokenizer_config, ensure_ascii=False, indent=2),
         "training.json": _training_json(path, fields),
     }
-    decode = _decoder(path, config, interleaved=ARCHITECTURES[architecture][1])
+    decode = _decoder(path, conventions.interleaved_heads(config))
     return Header(path, len(mapped), header.data_start, named, metadata, "GGUF file", decode)
 
 
@@ -104,13 +111,14 @@ def _rope_factors(tensor: TensorInfo | None, mapped: mmap.mmap) -> list[float] |
 
 def _translated_tensors(tensors: Mapping[str, TensorInfo], config: ModelConfig) -> dict[str, TensorInfo]:
     """The tensors under Hugging Face's names, with each matrix of an expert as a tensor of its own."""
-    translated = {hf_tensor_name(name): tensor for name, tensor in tensors.items()}
-    for hf_name, gguf_name, index in expert_tensors(config):
+    ours = {theirs: name for name, theirs in conventions.tensor_names(config).items()}
+    translated = {ours.get(name, name): tensor for name, tensor in tensors.items()}
+    for hf_name, gguf_name, index in conventions.expert_tensors(config):
         if gguf_name in tensors:
             translated.pop(gguf_name, None)
             tensor = tensors[gguf_name]
             translated[hf_name] = tensor if index is None else _stack_entry(tensor, index, config.num_experts)
-    return {name: TensorInfo(name, t.dtype, t.shape, t.start, t.end) for name, t in translated.items()}
+    return {name: replace(tensor, name=name) for name, tensor in translated.items()}
 
 
 def _stack_entry(stack: TensorInfo, index: int, count: int) -> TensorInfo:
@@ -119,7 +127,7 @@ def _stack_entry(stack: TensorInfo, index: int, count: int) -> TensorInfo:
         raise LLMError(f"its {stack.name} has shape {list(stack.shape)}; expected {count} experts")
     size = (stack.end - stack.start) // count
     start = stack.start + index * size
-    return TensorInfo(stack.name, stack.dtype, stack.shape[1:], start, start + size)
+    return replace(stack, shape=stack.shape[1:], start=start, end=start + size)
 
 
 # ---- other models
@@ -141,8 +149,8 @@ def _untranslated_header(path: Path, header: GGUFHeader, file_bytes: int, proble
         if key not in known and not key.startswith("general.") and "." in key and not key.endswith(".json")
     }
     metadata = others | {"config.json": json.dumps(config), "training.json": _training_json(path, fields)}
-    decode = _decoder(path, None, interleaved=False)
-    return Header(path, file_bytes, header.data_start, header.tensors, metadata, "GGUF file", decode, problem)
+    form = "GGUF file"
+    return Header(path, file_bytes, header.data_start, header.tensors, metadata, form, _decoder(path, {}), problem)
 
 
 def _training_json(path: Path, fields: Mapping[str, Any]) -> str:
@@ -156,11 +164,8 @@ def _training_json(path: Path, fields: Mapping[str, Any]) -> str:
 # ---- values
 
 
-def _decoder(
-    path: Path, config: ModelConfig | None, interleaved: bool
-) -> Callable[[TensorInfo], Iterator[NDArray[np.float32]]]:
-    """The function that reads the values of a tensor, flat, as float32."""
-    heads = rotary_layout.heads(config) if config and interleaved else {}
+def _decoder(path: Path, heads: Mapping[str, int]) -> Callable[[TensorInfo], Iterator[NDArray[np.float32]]]:
+    """The function that reads the values of a tensor, flat, as float32. `heads`: those of interleaved projections."""
 
     def decode(tensor: TensorInfo) -> Iterator[NDArray[np.float32]]:
         with open_for_reading(path) as file:
@@ -174,7 +179,7 @@ def _decoder(
             count = heads[projection]
             if not tensor.shape or tensor.shape[0] % (2 * count):
                 raise LLMError(f"{path}: {tensor.name} of shape {list(tensor.shape)} does not fit {count} heads")
-            values = rotary_layout.deinterleave(values, count)
+            values = conventions.reorder_rows(values, count, interleave=False)
         yield values.reshape(-1)
 
     return decode
@@ -185,7 +190,7 @@ def _dequantize(data: bytes, tensor: TensorInfo) -> NDArray[np.float32]:
     if dtypes.is_readable(tensor.dtype):
         values: NDArray[np.float32] = dtypes.decode(data, tensor.dtype).astype(np.float32, copy=False)
         return values
-    gguf = import_gguf(f"to read {tensor.dtype}")
+    gguf = import_gguf(f"reading {tensor.dtype}")
     quantization_type = gguf.GGMLQuantizationType[tensor.dtype]
     block, size = gguf.GGML_QUANT_SIZES[quantization_type]
     together = math.gcd(tensor.size // block, ROW_VALUES // block)

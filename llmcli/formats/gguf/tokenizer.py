@@ -1,7 +1,7 @@
 """The tokenizer fields of a GGUF file <-> a tokenizer.json.
 
-llama.cpp has a name for a pre-tokenizer where tokenizer.json describes it, and scores of SentencePiece where
-tokenizer.json has merges. What one of them cannot express is an error. Standard library only.
+llama.cpp names a pre-tokenizer where tokenizer.json describes it, and has SentencePiece's scores where tokenizer.json
+has merges. What one of them cannot express is an error. Standard library only.
 """
 
 import json
@@ -22,11 +22,7 @@ _PRE_TOKENIZERS = {
     "llama3": "Llama 3", "llama-v3": "Llama 3", "dbrx": "Llama 3", "smaug-bpe": "Llama 3",
     "deepseek-r1-qwen": "Qwen 2",
 }  # fmt: skip
-_LLAMA_3 = (
-    "llama-bpe",
-    "llama3",
-    "llama-v3",
-)  # these also prepend a token to a text, and ignore merges for whole words
+_LLAMA_3 = ("llama-bpe", "llama3", "llama-v3")  # also prepend a token to a text, and ignore merges for whole words
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6  # types of tokens
 _UNMERGED_SCORE = -1e6  # of tokens that are not merges
 
@@ -38,13 +34,21 @@ def to_json(fields: Mapping[str, Any]) -> tuple[str, str | None]:
     """(the text of a tokenizer.json, the control token that is prepended to a text). Raises LLMError for a tokenizer
     that is not supported."""
     kind, tokens = fields.get("tokenizer.ggml.model"), _list_field(fields, "tokens", str)
-    _check_lengths(tokens)
+    for i, token in enumerate(tokens):
+        if len(token) > (limit := tokenizer_json.MAX_TOKEN_CHARACTERS):
+            raise LLMError(f"its token {i} has {len(token):,} characters; tokens of at most {limit:,} are supported")
     types = [_NORMAL] * len(tokens)
     if "tokenizer.ggml.token_type" in fields:
         types = _list_field(fields, "token_type", int, len(tokens))
     tokens = _unique_names(tokens)
     vocabulary = {token: i for i, token in enumerate(tokens)}
-    document: dict[str, Any] = {"added_tokens": _added_tokens(tokens, types)}
+    added = [
+        {"id": i, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+         "special": token_type == _CONTROL}
+        for i, (token, token_type) in enumerate(zip(tokens, types, strict=True))
+        if token_type in (_CONTROL, _USER_DEFINED)
+    ]  # fmt: skip
+    document: dict[str, Any] = {"added_tokens": added}
     if kind == "gpt2":
         document |= _byte_level(fields, vocabulary)
     elif kind == "llama":
@@ -93,14 +97,6 @@ def _list_field(fields: Mapping[str, Any], name: str, entry_type: type, count: i
     return value
 
 
-def _check_lengths(tokens: list[str]) -> None:
-    limit = tokenizer_json.MAX_TOKEN_CHARACTERS
-    longest = max(map(len, tokens), default=0)
-    if longest > limit:
-        token = max(range(len(tokens)), key=lambda i: len(tokens[i]))
-        raise LLMError(f"its token {token} has {longest:,} characters; tokens of at most {limit:,} are supported")
-
-
 def _token(tokens: list[str], token_id: Any) -> str:
     if type(token_id) is not int or not 0 <= token_id < len(tokens):
         raise LLMError(f"its token {str(token_id)[:60]} is none of its {len(tokens):,} tokens")
@@ -108,24 +104,14 @@ def _token(tokens: list[str], token_id: Any) -> str:
 
 
 def _unique_names(tokens: list[str]) -> list[str]:
-    """The tokens, with unique names for those whose name is empty or occurs before: padding at the end of the
-    vocabulary, names that were not UTF-8."""
+    """The tokens, where an empty or repeated name (padding of the vocabulary, a name that was not UTF-8) becomes
+    "<unused i>"."""
     seen: set[str] = set()
     names = []
     for i, token in enumerate(tokens):
         names.append(token if token not in seen and token else f"<unused {i}>")
         seen.add(token)
     return names
-
-
-def _added_tokens(tokens: list[str], types: list[int]) -> list[dict[str, Any]]:
-    """The added tokens of a tokenizer.json: control tokens and those that users defined."""
-    return [
-        {"id": i, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-         "special": token_type == _CONTROL}
-        for i, (token, token_type) in enumerate(zip(tokens, types, strict=True))
-        if token_type in (_CONTROL, _USER_DEFINED)
-    ]  # fmt: skip
 
 
 def _byte_level(fields: Mapping[str, Any], vocabulary: dict[str, int]) -> dict[str, Any]:
@@ -203,7 +189,15 @@ def to_fields(document: dict[str, Any], config: ModelConfig) -> list[tuple[str, 
         raise LLMError(f"the tokenizer {problem}, which llama.cpp does not support")
     tokens, types = _tokens_and_types(document, kind, config.vocab_size)
     if kind == "bpe":
-        fields = _byte_level_fields(document)
+        name = tokenizer_json.pre_tokenizer_name(document.get("pre_tokenizer"))
+        pre_tokenizer = next((theirs for theirs, ours in _PRE_TOKENIZERS.items() if ours == name), None)
+        if pre_tokenizer is None:
+            raise LLMError("the tokenizer has a pre-tokenizer that llama.cpp does not know; use --to hf instead")
+        merges = document["model"].get("merges") or []
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
+        fields: list[tuple[str, Any]] = [
+            ("add_tokenizer_model", "gpt2"), ("add_tokenizer_pre", pre_tokenizer), ("add_token_merges", merges),
+        ]  # fmt: skip
     else:
         scores, tokens = _scores(document["model"], kind, tokens)
         adds_prefix_space = kind == "spm" and bool(tokenizer_json.prefix_space(document))
@@ -236,18 +230,6 @@ def _tokens_and_types(document: dict[str, Any], kind: str, vocab_size: int) -> t
         tokens[added["id"]] = added["content"]
         types[added["id"]] = _CONTROL if added.get("special") else _USER_DEFINED
     return tokens, types
-
-
-def _byte_level_fields(document: dict[str, Any]) -> list[tuple[str, Any]]:
-    name = tokenizer_json.pre_tokenizer_name(document.get("pre_tokenizer"))
-    pre_tokenizer = next((theirs for theirs, ours in _PRE_TOKENIZERS.items() if ours == name), None)
-    if pre_tokenizer is None:
-        raise LLMError("the tokenizer has a pre-tokenizer that llama.cpp does not know; use --to hf instead")
-    merges = document["model"].get("merges") or []
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
-    return [
-        ("add_tokenizer_model", "gpt2"), ("add_tokenizer_pre", pre_tokenizer), ("add_token_merges", merges),
-    ]  # fmt: skip
 
 
 def _scores(model: dict[str, Any], kind: str, tokens: list[str]) -> tuple[list[float], list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,13 +24,12 @@ _NUMPY_NAMES = {
 }  # fmt: skip
 
 
-def stored_bytes(shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str]) -> int:
-    """The size of tensors in a file; those that `dtypes` does not name are F32."""
-    return sum(math.prod(shape) * BYTES_PER_ELEMENT[dtypes.get(name, "F32")] for name, shape in shapes.items())
+def stored_bytes(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> int:
+    """The size in a file of tensors of these (dtype, shape)."""
+    return sum(math.prod(shape) * BYTES_PER_ELEMENT[dtype] for dtype, shape in tensors)
 
 
 def is_readable(dtype: str) -> bool:
-    """Whether `decode` knows a data type."""
     return dtype in _NUMPY_NAMES
 
 

@@ -1,6 +1,7 @@
 """The tensors of a safetensors file: read, compared, hashed and written. Knows nothing of models.
 
-A file that is written gets a hash of its whole content into its metadata.
+A file that is written gets a hash of its whole content into its metadata. (The `safetensors` library neither writes
+tensors one by one nor keeps the order of tensors and metadata, and needs a second copy of a tensor to read it.)
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io
-from llmcli.formats.atomic_io import Buffer
 from llmcli.formats.open_file import open_for_reading
 from llmcli.formats.safetensors import dtypes
-from llmcli.formats.safetensors.file_header import Header, TensorInfo
+from llmcli.formats.safetensors.header import Header, TensorInfo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,15 +45,20 @@ def read_values(header: Header, tensor: TensorInfo) -> Iterator[NDArray[Any]]:
         return
     if not dtypes.is_readable(tensor.dtype):
         raise LLMError(f"{tensor.name} is of type {tensor.dtype}, which this program does not read")
-    with open_for_reading(tensor.path or header.path) as file:
+    for data in _blocks(header.path, tensor):
+        yield dtypes.decode(data, tensor.dtype)
+
+
+def _blocks(path: Path, tensor: TensorInfo) -> Iterator[bytes]:
+    """The bytes of a tensor, in blocks. Raises LLMError for a file that is cut off."""
+    with open_for_reading(tensor.path or path) as file:
         file.seek(tensor.start)
-        left = tensor.end - tensor.start
-        while left:
-            data = file.read(min(BLOCK_BYTES, left))
-            if not data:
-                raise cut_off_error(header.path, tensor)
-            left -= len(data)
-            yield dtypes.decode(data, tensor.dtype)
+        for position in range(tensor.start, tensor.end, BLOCK_BYTES):
+            size = min(BLOCK_BYTES, tensor.end - position)
+            data = file.read(size)
+            if len(data) < size:
+                raise cut_off_error(path, tensor)
+            yield data
 
 
 def read_tensor(header: Header, tensor: TensorInfo) -> NDArray[Any]:
@@ -66,24 +71,17 @@ def read_tensor(header: Header, tensor: TensorInfo) -> NDArray[Any]:
 
 def read_into(header: Header, tensor: TensorInfo, out: NDArray[np.float32]) -> None:
     """Fill the contiguous array `out` with a tensor, without a second copy in memory."""
-    import numpy as np
-
+    flat = out.reshape(-1)
     if tensor.dtype != "F32" or header.decode:
-        flat = out.reshape(-1)
         done = 0
         for values in read_values(header, tensor):
             flat[done : done + len(values)] = values
             done += len(values)
         return
-    view = out.reshape(-1).view(np.uint8).data
     with open_for_reading(tensor.path or header.path) as file:
         file.seek(tensor.start)
-        done = 0
-        while done < len(view):
-            count = file.readinto(view[done : done + BLOCK_BYTES])
-            if not count:
-                raise cut_off_error(header.path, tensor)
-            done += count
+        if file.readinto(flat.data) < flat.nbytes:
+            raise cut_off_error(header.path, tensor)
 
 
 def cut_off_error(path: Path, tensor: TensorInfo) -> LLMError:
@@ -98,21 +96,10 @@ def tensors_equal(first: TensorInfo, other: TensorInfo) -> bool:
     if first.shape != other.shape:
         return False
     if first.dtype != other.dtype:
-        import numpy as np
-
         values = (read_tensor(Header(t.path, 0, 0, {}, {}), t) for t in (first, other) if t.path)
-        return bool(np.equal(*values).all())
-    with open_for_reading(first.path) as first_file, open_for_reading(other.path) as other_file:
-        first_file.seek(first.start)
-        other_file.seek(other.start)
-        left = first.end - first.start
-        while left:
-            size = min(BLOCK_BYTES, left)
-            data = first_file.read(size)
-            if len(data) != size or data != other_file.read(size):
-                return False
-            left -= size
-    return True
+        return bool((next(values) == next(values)).all())
+    blocks = itertools.zip_longest(_blocks(first.path, first), _blocks(other.path, other))
+    return all(ours == theirs for ours, theirs in blocks)
 
 
 def digest(header: Header) -> str:
@@ -131,49 +118,38 @@ def digest(header: Header) -> str:
 
 def write_tensors(path: str | Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file of float32 and float64 arrays, as `write` does."""
-    import numpy as np
-
-    dtype_names = {name: "F64" if array.dtype == np.float64 else "F32" for name, array in tensors.items()}
-    write(path, tensors, {name: array.shape for name, array in tensors.items()}, dtype_names, metadata)
+    stored = {name: ("F64" if a.dtype.name == "float64" else "F32", a.shape) for name, a in tensors.items()}
+    write(path, tensors, stored, metadata)
 
 
 def write(
     path: str | Path,
     tensors: TensorSource,
-    shapes: Mapping[str, tuple[int, ...]],
-    dtype_names: Mapping[str, str],
+    stored: Mapping[str, tuple[str, tuple[int, ...]]],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write a safetensors file, with a hash of all of it in its metadata (see `digest`).
+    """Write a safetensors file of the tensors that `stored` names, in its order: name -> (dtype, shape). The metadata
+    gets a hash of the whole file (see `digest`).
 
     The bytes depend on the arguments alone. Each tensor is accessed twice, for the hash and for the file, and only one
     is in memory at a time. Raises LLMError when the disk is full or fails.
     """
-    header = _encode_header(shapes, dtype_names, {**metadata, "sha256": _ZERO_HASH.decode()})
+    entries: dict[str, Any] = {"__metadata__": {**metadata, "sha256": _ZERO_HASH.decode()}}
+    position = 0
+    for name, (dtype, shape) in stored.items():
+        end = position + dtypes.stored_bytes([(dtype, shape)])
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, end]}
+        position = end
+    header = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    header += b" " * (-len(header) % 8)  # so that the tensors are aligned
     start = len(header).to_bytes(8, "little")
 
-    def body() -> Iterator[Buffer]:
-        for name in shapes:
-            yield dtypes.encode(tensors[name], dtype_names[name]).data
+    def body() -> Iterator[memoryview]:
+        for name, (dtype, _) in stored.items():
+            yield dtypes.encode(tensors[name], dtype).data
 
     file_hash = hashlib.sha256(start + header)
     for part in body():
         file_hash.update(part)
     header = header.replace(_HASH_FIELD % _ZERO_HASH, _HASH_FIELD % file_hash.hexdigest().encode(), 1)
-    total = 8 + len(header) + dtypes.stored_bytes(shapes, dtype_names)
-    atomic_io.write(path, itertools.chain((start, header), body()), total)
-
-
-def _encode_header(
-    shapes: Mapping[str, tuple[int, ...]], dtype_names: Mapping[str, str], metadata: Mapping[str, str]
-) -> bytes:
-    """The JSON of a header, padded to a multiple of 8 bytes so that the tensors are aligned."""
-    entries: dict[str, Any] = {}
-    position = 0
-    for name, shape in shapes.items():
-        end = position + dtypes.stored_bytes({name: shape}, dtype_names)
-        entries[name] = {"dtype": dtype_names[name], "shape": list(shape), "data_offsets": [position, end]}
-        position = end
-    text = json.dumps({"__metadata__": metadata, **entries}, ensure_ascii=False, separators=(",", ":"))
-    header = text.encode("utf-8", "replace")
-    return header + b" " * (-len(header) % 8)
+    atomic_io.write(path, itertools.chain((start, header), body()), 8 + len(header) + position)

@@ -1,20 +1,27 @@
-"""The header of a safetensors file, which may be an untrusted file: read and checked before anything in it is used.
+"""The header of a model file in one form for all formats, and the reader of safetensors headers.
 
-Reading takes the same time whatever the size of the file, and memory in proportion to the header.
+A file may be untrusted: its header is checked before anything in it is used. Reading takes the same time whatever the
+size of the file, and memory in proportion to the header. (The `safetensors` library limits neither the memory that a
+hostile header takes nor repeated names, and reads no types beyond numpy's.)
 """
+
+from __future__ import annotations
 
 import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmcli.errors import LLMError
 from llmcli.formats.open_file import expected_format, open_for_reading
 from llmcli.formats.safetensors.dtypes import BYTES_PER_ELEMENT
-from llmcli.formats.safetensors.file_header import Header, TensorInfo
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format
 MAX_TENSORS, MAX_METADATA_ENTRIES = 1 << 17, 1 << 12  # several times the most that is published
@@ -27,6 +34,46 @@ _OTHER_FORMATS = (  # (first bytes, description)
     (b"version ", "is a git-lfs pointer: the real file was not downloaded"),
     (b"<", "is a web page"),
 )
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor as the header describes it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int  # position of its first byte in the file
+    end: int  # position after its last byte
+    path: Path | None = None  # of the file that holds it, if the model has several
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Header:
+    """The tensors and metadata that a file declares."""
+
+    path: Path
+    file_bytes: int
+    data_start: int
+    tensors: dict[str, TensorInfo]  # in the order of the file
+    metadata: dict[str, str]
+    form: str = "safetensors file"
+    decode: Callable[[TensorInfo], Iterator[NDArray[Any]]] | None = None  # for formats with their own data types
+    problem: str = ""  # why this program can show the file but not run its model, if so
+
+    @property
+    def parameters(self) -> int:
+        return sum(tensor.size for tensor in self.tensors.values())
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this program wrote the file."""
+        return "llmcli" in self.metadata
 
 
 def read_header(path: str | Path) -> Header:
@@ -45,8 +92,7 @@ def read_header(path: str | Path) -> Header:
     if len(text) != length or not text.startswith(b"{"):
         raise LLMError(f"{path} is not {expected_format(path)}: its header does not start with {{")
     try:
-        descriptions, metadata = _HeaderParser(text.decode("utf-8")).parse()
-        tensors = {name: _tensor_info(name, info, 8 + length) for name, info in descriptions.items()}
+        tensors, metadata = _parse(text.decode("utf-8"), 8 + length)
         _check_layout(list(tensors.values()), 8 + length, file_bytes)
     except (ValueError, RecursionError) as error:
         raise LLMError(f"{path} is not a complete safetensors file: {error}") from error
@@ -65,92 +111,72 @@ def _describe_other_format(start: bytes, file_bytes: int, length: int, expected:
     return f"is not {expected}"
 
 
-class _HeaderParser:
-    """Parses the JSON of a header step by step, and stops at the first violation of the format: no header takes more
-    than a few times its size in time and memory. Raises ValueError."""
+# ---- the JSON of a header, parsed step by step: it stops at the first violation of the format, so that no header takes
+# more than a few times its size in time and memory. All raise ValueError.
 
-    def __init__(self, text: str) -> None:
-        self._text, self._position = text, 0
-        self._decoder = json.JSONDecoder(object_pairs_hook=_unique_keys)
 
-    def parse(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """(the description of each tensor by name, not checked yet; the metadata)"""
-        descriptions: dict[str, Any] = {}
-        metadata: dict[str, str] = {}
-        for name in self._keys(MAX_TENSORS):
-            if name == "__metadata__":
-                metadata = self._metadata()
-            else:
-                descriptions[name] = self._tensor_description(name)
-        if self._peek():
-            raise ValueError("extra data after the header's end")
-        return descriptions, metadata
+def _parse(text: str, data_start: int) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """(tensors, metadata)"""
+    metadata: dict[str, str] = {}
 
-    def _keys(self, limit: int) -> Iterator[str]:
-        """The keys of an object. The caller must parse the value of each key before it takes the next."""
-        self._expect("{")
-        keys: set[str] = set()
-        if self._accept("}"):
-            return
-        while True:
-            key = self._string()
-            if key in keys:
-                raise ValueError("a name occurs twice in the header")
-            if len(keys) == limit:
-                raise ValueError(f"its header has an object with more than {limit:,} keys")
-            keys.add(key)
-            self._expect(":")
-            yield key
-            if self._accept("}"):
-                return
-            self._expect(",")
-
-    def _metadata(self) -> dict[str, str]:
-        self._peek()
-        if self._text.startswith("null", self._position):
-            self._position += 4
-            return {}
-        if self._peek() != "{":
+    def parse_entry(name: str, position: int) -> tuple[TensorInfo | None, int]:
+        if name != "__metadata__":
+            end = text.find("}", position, position + MAX_INFO_CHARACTERS) + 1  # no description has inner objects
+            return _tensor_info(name, text[position:end], data_start), end
+        if text.startswith("null", position):
+            return None, position + 4
+        if text[position : position + 1] != "{":
             raise ValueError("__metadata__ holds something that is not text")
-        metadata = {}
-        for key in self._keys(MAX_METADATA_ENTRIES):
-            if self._peek() != '"':
-                raise ValueError("__metadata__ holds something that is not text")
-            metadata[key] = self._string()
-        return metadata
+        entries, end = _parse_object(text, position, MAX_METADATA_ENTRIES, parse_text)
+        metadata.update(entries)
+        return None, end
 
-    def _tensor_description(self, name: str) -> Any:
-        """An object without inner objects, of at most MAX_INFO_CHARACTERS."""
-        self._peek()
-        end = self._text.find("}", self._position, self._position + MAX_INFO_CHARACTERS) + 1
-        try:
-            description = self._decoder.decode(self._text[self._position : end])
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise _invalid_description(name) from error
-        self._position = end
-        return description
+    def parse_text(_: str, position: int) -> tuple[str, int]:
+        if text[position : position + 1] != '"':
+            raise ValueError("__metadata__ holds something that is not text")
+        return _DECODER.raw_decode(text, position)
 
-    def _string(self) -> str:
-        if self._peek() != '"':
-            raise ValueError(f"expected a string at character {self._position:,} of its header")
-        value, self._position = self._decoder.raw_decode(self._text, self._position)
-        return str(value)
+    entries, end = _parse_object(text, 0, MAX_TENSORS, parse_entry)
+    if _skip_space(text, end) < len(text):
+        raise ValueError("extra data after the header's end")
+    return {name: tensor for name, tensor in entries.items() if tensor}, metadata
 
-    def _peek(self) -> str:
-        """The next character that is not white space, to which the position moves; "" at the end."""
-        match = _WHITE_SPACE.match(self._text, self._position)
-        self._position = match.end() if match else self._position
-        return self._text[self._position : self._position + 1]
 
-    def _accept(self, character: str) -> bool:
-        if self._peek() != character:
-            return False
-        self._position += 1
-        return True
+def _parse_object(
+    text: str, position: int, limit: int, parse_value: Callable[[str, int], tuple[Any, int]]
+) -> tuple[dict[str, Any], int]:
+    """(an object, the position after it); `parse_value` does the same for each value, from its key and position."""
+    entries: dict[str, Any] = {}
+    position = _skip_space(text, _expect(text, "{", position))
+    if text.startswith("}", position):
+        return entries, position + 1
+    while True:
+        position = _skip_space(text, position)
+        if text[position : position + 1] != '"':
+            raise ValueError(f"expected a string at character {position:,} of its header")
+        key, position = _DECODER.raw_decode(text, position)
+        if key in entries:
+            raise ValueError("a name occurs twice in the header")
+        if len(entries) == limit:
+            raise ValueError(f"its header has an object with more than {limit:,} keys")
+        entries[key], position = parse_value(key, _skip_space(text, _expect(text, ":", position)))
+        position = _skip_space(text, position)
+        if text.startswith("}", position):
+            return entries, position + 1
+        position = _expect(text, ",", position)
 
-    def _expect(self, character: str) -> None:
-        if not self._accept(character):
-            raise ValueError(f"expected {character} at character {self._position:,} of its header")
+
+def _skip_space(text: str, position: int) -> int:
+    match = _WHITE_SPACE.match(text, position)
+    return match.end() if match else position
+
+
+def _expect(text: str, character: str, position: int) -> int:
+    """The position after the next character, which must be this one."""
+    position = _skip_space(text, position)
+    if not text.startswith(character, position):
+        raise ValueError(f"expected {character} at character {position:,} of its header")
+    return position + 1
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -160,18 +186,22 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _invalid_description(name: str) -> ValueError:
-    return ValueError(f"tensor {name[:100]!r} is not described as dtype, shape, data_offsets")
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)
 
 
-def _tensor_info(name: str, description: Any, data_start: int) -> TensorInfo:
+def _tensor_info(name: str, text: str, data_start: int) -> TensorInfo:
     """Raises ValueError for an invalid description."""
+    invalid = ValueError(f"tensor {name[:100]!r} is not described as dtype, shape, data_offsets")
+    try:
+        description = _DECODER.decode(text)
+    except (json.JSONDecodeError, RecursionError):
+        raise invalid from None
     try:
         dtype, shape, (start, end) = description["dtype"], description["shape"], description["data_offsets"]
         name.encode("utf-8")
         are_sizes = all(type(n) is int and 0 <= n < 1 << 63 for n in (*shape, start, end))
     except (TypeError, KeyError, ValueError):
-        raise _invalid_description(name) from None
+        raise invalid from None
     if not are_sizes or not isinstance(dtype, str) or not isinstance(shape, list) or len(shape) > 64:
         raise ValueError(f"tensor {name[:100]!r} has an invalid dtype, shape or offset")
     if dtype in BYTES_PER_ELEMENT and math.prod(shape) * BYTES_PER_ELEMENT[dtype] != end - start:

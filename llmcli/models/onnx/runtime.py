@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import ModelConfig, cpu_cores
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, missing_extra
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.quantization import QuantizedMatrix
 from llmcli.models.kv_cache import KVCache, KVCacheRuntime
@@ -117,7 +117,7 @@ class _Network:
             import onnx  # noqa: F401
             import onnxruntime
         except ImportError as error:
-            raise LLMError("quantized weights need onnxruntime; install it: pip install 'llmcli[fast]'") from error
+            raise missing_extra("running quantized weights", "onnxruntime", "fast") from error
         self._ort = onnxruntime
         self.config = checkpoint.config
         _share_threads()

@@ -12,9 +12,9 @@ from llmcli.data.text.corpus import Corpus
 from llmcli.data.tokenizers.tokenizer import read_tokenizer
 from llmcli.errors import LLMError, usage
 from llmcli.formats import loading
+from llmcli.formats.atomic_io import reject_overwriting
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.formats.output_path import reject_overwriting
 from llmcli.training.data.conversations import ConversationInputs, with_chat_format
 from llmcli.training.planning import recipe
 

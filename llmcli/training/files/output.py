@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from llmcli.errors import LLMError, usage
 from llmcli.formats import adapters, atomic_io, file_lock, headers, loading
+from llmcli.formats.atomic_io import reject_gguf_name, reject_overwriting
 from llmcli.formats.checkpoint import save
-from llmcli.formats.output_path import reject_gguf_name, reject_overwriting
 from llmcli.training.files import resume
 from llmcli.training.files.resume import StoppedRun, is_resume_file, is_saved_in
 

@@ -85,7 +85,9 @@ def test_without_pyarrow_the_error_says_what_to_install() -> None:
     put("a.parquet", b"PAR1" + bytes(20))
     with mock.patch.dict("sys.modules", {"pyarrow": None}), pytest.raises(LLMError) as caught:
         read("a.parquet")
-    assert str(caught.value) == "to read a.parquet the pyarrow package is needed: pip install 'llmcli[parquet]'"
+    assert str(caught.value) == (
+        "reading a.parquet needs pyarrow, which this installation lacks; install it: pip install 'llmcli[parquet]'"
+    )
 
 
 def test_what_cannot_be_told_is_not_recommended_as_plain_text() -> None:

@@ -1,0 +1,86 @@
+"""Where GGUF files differ from Hugging Face's: names of architectures, config keys and tensors, and the row order of
+query and key projections."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from llmcli.config import ModelConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# GGUF's architecture -> transformers' model_type
+ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3moe": "qwen3_moe"}
+MODEL_TYPES_WITH_EXPERTS = {"llama": "mixtral", "qwen3moe": "qwen3_moe"}
+ARCHITECTURE_OF = {  # the reverse
+    "llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3",
+    "qwen3_moe": "qwen3moe",
+}  # fmt: skip
+CONFIG_KEYS = {  # GGUF's key without the prefix of the architecture -> Hugging Face's
+    "block_count": "num_hidden_layers", "embedding_length": "hidden_size", "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads", "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim", "context_length": "max_position_embeddings", "expert_count": "num_experts",
+    "expert_used_count": "num_experts_per_tok", "rope.freq_base": "rope_theta",
+}  # fmt: skip
+ROPE_FACTORS = "rope_freqs.weight"  # the tensor with a divisor for each rotary frequency
+ROPE_SCALING_KEY = "llmcli.rope_scaling"  # our own: with its own keys llama.cpp would scale a second time
+_MODULES = {  # Hugging Face's name -> GGUF's; those of a layer without its prefix
+    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
+    "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
+    "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+}  # fmt: skip
+ROUTER = "blk.{}.ffn_gate_inp.weight"
+# the matrices of all experts of a layer as one tensor, and, in older files, as one tensor each
+EXPERT_STACKS = ("blk.{}.ffn_gate_exps.weight", "blk.{}.ffn_up_exps.weight", "blk.{}.ffn_down_exps.weight")
+_SINGLE_EXPERTS = ("blk.{}.ffn_gate.{}.weight", "blk.{}.ffn_up.{}.weight", "blk.{}.ffn_down.{}.weight")
+
+
+def tensor_names(config: ModelConfig) -> dict[str, str]:
+    """Hugging Face's name -> GGUF's, for all tensors outside the experts.
+
+    >>> tensor_names(ModelConfig(300, 32, 64, 1, 2, 2, 16, 32))["model.layers.0.self_attn.q_proj.weight"]
+    'blk.0.attn_q.weight'
+    """
+    names = {}
+    for name in config.tensor_shapes():
+        module, _, kind = name.rpartition(".")
+        layer = re.match(r"model\.layers\.(\d+)\.", module)
+        if theirs := _MODULES.get(module[layer.end() :] if layer else module):
+            names[name] = f"{f'blk.{layer[1]}.' if layer else ''}{theirs}.{kind}"
+    return names
+
+
+def expert_tensors(config: ModelConfig) -> Iterator[tuple[str, str, int | None]]:
+    """(Hugging Face's name, GGUF's, index in the stack) of each router and each matrix of an expert. The matrices occur
+    twice: under GGUF's name of a tensor of their own, where the index is None, and under that of a stack."""
+    for layer in range(config.num_hidden_layers if config.num_experts else 0):
+        yield config.router_name(layer), ROUTER.format(layer), None
+        for expert, names in enumerate(config.swiglu_names(layer)):
+            for name, stack, single in zip(names, EXPERT_STACKS, _SINGLE_EXPERTS, strict=True):
+                yield name, single.format(layer, expert), None
+                yield name, stack.format(layer), expert
+
+
+def interleaved_heads(config: ModelConfig) -> dict[str, int]:
+    """Projection -> number of heads, where GGUF has the rows in another order than Hugging Face: see `reorder_rows`."""
+    if ARCHITECTURE_OF[config.model_type] != "llama":
+        return {}
+    return {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+
+
+def reorder_rows(rows: NDArray[np.float32], heads: int, *, interleave: bool) -> NDArray[np.float32]:
+    """Permute the rows of query and key weights [heads * D, inputs] or biases [heads * D].
+
+    Rotary embeddings rotate pairs of a head's D dimensions. Hugging Face pairs the two halves, (i, i + D/2); Meta's
+    Llama, and llama.cpp for its architecture "llama", pair neighbors, (2i, 2i + 1). `interleave` goes from halves to
+    neighbors, otherwise back.
+    """
+    half = rows.shape[0] // heads // 2
+    pairs = rows.reshape(heads, *((2, half) if interleave else (half, 2)), *rows.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(rows.shape)
