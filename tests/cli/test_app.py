@@ -405,7 +405,7 @@ def test_a_named_pipe_is_not_read_as_a_model(llm: Llm, name: str) -> None:
         ("link.safetensors", "link.safetensors is a link to gone, which is missing"),
         (
             "llama3.2:1b",
-            "no file or directory llama3.2:1b; name a .safetensors, a .gguf or a Hugging Face directory; to",
+            "llama3.2:1b; name a .safetensors, a .gguf or a Hugging Face directory; to get one",
         ),
         ("hf.co/x/y", "get it first: hf download x/y --local-dir y"),
         ("hf://a/b", "get it first: hf download a/b --local-dir b"),

@@ -57,7 +57,7 @@ MALFORMED = {
     "cut JSON": (json.dumps({"a": ONE}).encode()[:-3], FOUR, "not a complete safetensors file"),
     "a list": (b"[]", b"", "does not start with {"),
     "no header": (b"", b"", "does not start with {"),
-    "two objects": (b"{}{}", b"", "extra data"),
+    "two objects": (b"{}{}", b"", "Extra data"),
     "not UTF-8": (b'{"\xff":1}', b"", "utf-8"),
     "nested too deep": (b'{"a":' + b"[" * 100_000, b"", "not a complete safetensors file"),
     "a number of 5,000 digits": (b'{"a":' + b"9" * 5000 + b"}", b"", "not a complete safetensors file"),

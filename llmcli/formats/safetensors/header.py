@@ -1,8 +1,8 @@
 """The header of a model file in one form for all formats, and the reader of safetensors headers.
 
 A file may be untrusted: its header is checked before anything in it is used. Reading takes the same time whatever the
-size of the file, and memory in proportion to the header. (The `safetensors` library limits neither the memory that a
-hostile header takes nor repeated names, and reads no types beyond numpy's.)
+size of the file. (The `safetensors` library limits neither the memory that a hostile header takes nor repeated names,
+and reads no types beyond numpy's.)
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format
-MAX_TENSORS, MAX_METADATA_ENTRIES = 1 << 17, 1 << 12  # several times the most that is published
-MAX_INFO_CHARACTERS = 4096  # of the description of one tensor
-_WHITE_SPACE = re.compile(r"[ \t\n\r]*")
+MAX_TENSORS = 1 << 17  # several times the most that is published
+_LIMITS = (("{", "objects", MAX_TENSORS + 2), ("[", "lists", 2 * MAX_TENSORS), (",", "values", 8 * MAX_TENSORS))
 _OTHER_FORMATS = (  # (first bytes, description)
     (b"PK\x03\x04", "is a PyTorch pickle or another zip archive"),
     (b"\x80", "is a Python pickle"),
@@ -92,7 +91,8 @@ def read_header(path: str | Path) -> Header:
     if len(text) != length or not text.startswith(b"{"):
         raise LLMError(f"{path} is not {expected_format(path)}: its header does not start with {{")
     try:
-        tensors, metadata = _parse(text.decode("utf-8"), 8 + length)
+        descriptions, metadata = _parse(text.decode("utf-8"))
+        tensors = {name: _tensor_info(name, info, 8 + length) for name, info in descriptions.items()}
         _check_layout(list(tensors.values()), 8 + length, file_bytes)
     except (ValueError, RecursionError) as error:
         raise LLMError(f"{path} is not a complete safetensors file: {error}") from error
@@ -111,72 +111,25 @@ def _describe_other_format(start: bytes, file_bytes: int, length: int, expected:
     return f"is not {expected}"
 
 
-# ---- the JSON of a header, parsed step by step: it stops at the first violation of the format, so that no header takes
-# more than a few times its size in time and memory. All raise ValueError.
+def _parse(text: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """(description of each tensor by name, metadata). Raises ValueError if it is not the JSON of a header, or would take
+    much more memory than its size."""
+    if _excess(text):  # of what may be inside strings, as in a tokenizer.json
+        outside_strings = re.sub('"[^"]*"', "", text.replace("\\\\", "").replace('\\"', ""))
+        if problem := _excess(outside_strings):
+            raise ValueError(f"its header has more than {problem}")
+    descriptions = json.loads(text, object_pairs_hook=_unique_keys)
+    metadata = descriptions.pop("__metadata__", None)
+    if metadata is None:
+        return descriptions, {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("__metadata__ holds something that is not text")
+    return descriptions, metadata
 
 
-def _parse(text: str, data_start: int) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    """(tensors, metadata)"""
-    metadata: dict[str, str] = {}
-
-    def parse_entry(name: str, position: int) -> tuple[TensorInfo | None, int]:
-        if name != "__metadata__":
-            end = text.find("}", position, position + MAX_INFO_CHARACTERS) + 1  # no description has inner objects
-            return _tensor_info(name, text[position:end], data_start), end
-        if text.startswith("null", position):
-            return None, position + 4
-        if text[position : position + 1] != "{":
-            raise ValueError("__metadata__ holds something that is not text")
-        entries, end = _parse_object(text, position, MAX_METADATA_ENTRIES, parse_text)
-        metadata.update(entries)
-        return None, end
-
-    def parse_text(_: str, position: int) -> tuple[str, int]:
-        if text[position : position + 1] != '"':
-            raise ValueError("__metadata__ holds something that is not text")
-        return _DECODER.raw_decode(text, position)
-
-    entries, end = _parse_object(text, 0, MAX_TENSORS, parse_entry)
-    if _skip_space(text, end) < len(text):
-        raise ValueError("extra data after the header's end")
-    return {name: tensor for name, tensor in entries.items() if tensor}, metadata
-
-
-def _parse_object(
-    text: str, position: int, limit: int, parse_value: Callable[[str, int], tuple[Any, int]]
-) -> tuple[dict[str, Any], int]:
-    """(an object, the position after it); `parse_value` does the same for each value, from its key and position."""
-    entries: dict[str, Any] = {}
-    position = _skip_space(text, _expect(text, "{", position))
-    if text.startswith("}", position):
-        return entries, position + 1
-    while True:
-        position = _skip_space(text, position)
-        if text[position : position + 1] != '"':
-            raise ValueError(f"expected a string at character {position:,} of its header")
-        key, position = _DECODER.raw_decode(text, position)
-        if key in entries:
-            raise ValueError("a name occurs twice in the header")
-        if len(entries) == limit:
-            raise ValueError(f"its header has an object with more than {limit:,} keys")
-        entries[key], position = parse_value(key, _skip_space(text, _expect(text, ":", position)))
-        position = _skip_space(text, position)
-        if text.startswith("}", position):
-            return entries, position + 1
-        position = _expect(text, ",", position)
-
-
-def _skip_space(text: str, position: int) -> int:
-    match = _WHITE_SPACE.match(text, position)
-    return match.end() if match else position
-
-
-def _expect(text: str, character: str, position: int) -> int:
-    """The position after the next character, which must be this one."""
-    position = _skip_space(text, position)
-    if not text.startswith(character, position):
-        raise ValueError(f"expected {character} at character {position:,} of its header")
-    return position + 1
+def _excess(text: str) -> str:
+    """The limit that a header exceeds; "" if none."""
+    return next((f"{most:,} {kind}" for character, kind, most in _LIMITS if text.count(character) > most), "")
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -186,22 +139,14 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)
-
-
-def _tensor_info(name: str, text: str, data_start: int) -> TensorInfo:
+def _tensor_info(name: str, description: Any, data_start: int) -> TensorInfo:
     """Raises ValueError for an invalid description."""
-    invalid = ValueError(f"tensor {name[:100]!r} is not described as dtype, shape, data_offsets")
-    try:
-        description = _DECODER.decode(text)
-    except (json.JSONDecodeError, RecursionError):
-        raise invalid from None
     try:
         dtype, shape, (start, end) = description["dtype"], description["shape"], description["data_offsets"]
         name.encode("utf-8")
         are_sizes = all(type(n) is int and 0 <= n < 1 << 63 for n in (*shape, start, end))
     except (TypeError, KeyError, ValueError):
-        raise invalid from None
+        raise ValueError(f"tensor {name[:100]!r} is not described as dtype, shape, data_offsets") from None
     if not are_sizes or not isinstance(dtype, str) or not isinstance(shape, list) or len(shape) > 64:
         raise ValueError(f"tensor {name[:100]!r} has an invalid dtype, shape or offset")
     if dtype in BYTES_PER_ELEMENT and math.prod(shape) * BYTES_PER_ELEMENT[dtype] != end - start:

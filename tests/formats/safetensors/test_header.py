@@ -6,6 +6,7 @@ import math
 import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import safetensors
@@ -84,6 +85,30 @@ def test_a_malformed_file_is_an_error_here_and_in_the_reference_library(kind: st
 def test_a_name_that_occurs_twice_is_an_error(text: bytes) -> None:
     with pytest.raises(LLMError, match="a name occurs twice"):
         read_header(put(text, FOUR))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "count", "limit"),
+    [
+        (b"a", b"[]", 300_000, "262,144 lists"),
+        (b"a", b"{}", 140_000, "131,074 objects"),
+        (b"a", b"0", 1_100_000, "1,048,576 values"),
+        (b'\\"a\\\\', b'""', 1_100_000, "1,048,576 values"),
+    ],
+)
+def test_a_header_of_too_many_values_is_an_error_before_it_takes_memory(
+    name: bytes, value: bytes, count: int, limit: str
+) -> None:
+    path = put(b'{"%b":[%b]}' % (name, b",".join([value] * count)))
+    with mock.patch.object(json, "loads") as loads:
+        with pytest.raises(LLMError, match=f"its header has more than {limit}$"):
+            read_header(path)
+    assert not loads.called
+
+
+def test_metadata_may_have_any_text() -> None:
+    text = json.dumps({"vocab": ['[{,"\\'] * 1_100_000})
+    assert read_header(put({"__metadata__": {"tokenizer.json": text}})).metadata == {"tokenizer.json": text}
 
 
 def test_every_truncated_file_is_an_error() -> None:
