@@ -55,10 +55,10 @@ class Checkpoint:
         return {self.dtypes.get(name, "F32") for name in self.config.tensor_shapes()}
 
     @property
-    def torch_dtype(self) -> str:
-        """The dtype of its tensors as config.json names it; float32 if there are several."""
+    def config_json(self) -> str:
+        """The text of config.json; its dtype is float32 if the tensors have several."""
         names = self.weight_dtypes
-        return TORCH_NAMES[names.pop()] if len(names) == 1 else "float32"
+        return dump_config(self.config, TORCH_NAMES[names.pop()] if len(names) == 1 else "float32")
 
     @property
     def shared(self) -> Checkpoint:
@@ -69,11 +69,6 @@ class Checkpoint:
     def records(self) -> list[dict[str, Any]]:
         """As `Ensemble.records`."""
         return [self.record]
-
-    @property
-    def seen_bytes(self) -> bytes | None:
-        """The byte values that occur in the training text; None if unknown."""
-        return seen_bytes(self.records)
 
     def quantized(self, name: str, scheme: str | None) -> QuantizedMatrix | None:
         """A matrix under a quantization scheme, as stored if possible; None if the scheme does not quantize it."""
@@ -113,17 +108,15 @@ class Checkpoint:
         shapes = [self.config.tensor_shapes()[name] for name in names]
         stacked = np.empty((sum(shape[0] for shape in shapes), *shapes[0][1:]), np.float32)
         start = 0
+        header = self.tensors.header if isinstance(self.tensors, TensorsOnDisk) else None
         for name, shape in zip(names, shapes, strict=True):
-            self.read(name, stacked[start : start + shape[0]])
+            place = stacked[start : start + shape[0]]
+            if header and name in header.tensors:
+                read_into(header, header.tensors[name], place)
+            else:
+                place[...] = self.tensors[name]
             start += shape[0]
         return stacked
-
-    def read(self, name: str, out: NDArray[np.float32]) -> None:
-        """Copy a tensor into `out`, which has its shape, without a second copy in memory."""
-        if isinstance(self.tensors, TensorsOnDisk):
-            self.tensors.read(name, out)
-        else:
-            out[...] = self.tensors[name]
 
 
 def seen_bytes(records: Iterable[dict[str, Any]]) -> bytes | None:
@@ -170,23 +163,16 @@ class TensorsOnDisk(ComputedTensors):
         import numpy as np
 
         out = np.empty(self.header.tensors[name].shape, np.float32)
-        self.read(name, out)
-        return out
-
-    def read(self, name: str, out: NDArray[np.float32]) -> None:
-        """As `Checkpoint.read`."""
-        if name not in self.header.tensors or not out.flags.c_contiguous:
-            out[...] = self[name]
-            return
         read_into(self.header, self.header.tensors[name], out)
+        return out
 
     def quantized(self, name: str) -> QuantizedMatrix | None:
         """A matrix that is stored quantized; None if it is not."""
-        tensors = self.header.tensors
-        if name + quantization.CODES not in tensors:
+        if name + quantization.CODES not in self.header.tensors:
             return None
         codes, scales = (
-            read_tensor(self.header, tensors[name + suffix]) for suffix in (quantization.CODES, quantization.SCALES)
+            read_tensor(self.header, self.header.tensors[name + suffix])
+            for suffix in (quantization.CODES, quantization.SCALES)
         )
         return QuantizedMatrix(codes, scales, self._shapes[name][1])
 
@@ -303,7 +289,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     when the disk is full or fails."""
     metadata = {
         "llmcli": str(FORMAT_VERSION),
-        "config.json": dump_config(checkpoint.config, checkpoint.torch_dtype),
+        "config.json": checkpoint.config_json,
         "tokenizer.json": checkpoint.tokenizer_json,
         "tokenizer_config.json": checkpoint.tokenizer_config_json,
         "training.json": json.dumps(checkpoint.record, ensure_ascii=False),

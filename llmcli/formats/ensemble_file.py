@@ -16,7 +16,6 @@ from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, checkpoint, training_stages
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.formats.hf_config import dump_config
 from llmcli.formats.metadata import parse_document
 from llmcli.formats.safetensors.header import Header, TensorInfo
 
@@ -49,11 +48,6 @@ class Ensemble:
     def records(self) -> list[dict[str, Any]]:
         """The training record of each model."""
         return [expert.record for expert in self.experts]
-
-    @property
-    def seen_bytes(self) -> bytes | None:
-        """The byte values that occur in the training text of any of the models; None if unknown for one of them."""
-        return checkpoint.seen_bytes(self.records)
 
 
 def combine(models: Mapping[str, Checkpoint]) -> Ensemble:
@@ -179,7 +173,7 @@ def _tensors_by_expert(header: Header, experts: int) -> list[dict[str, TensorInf
 def save(path: Path, ensemble: Ensemble) -> None:
     """Write an ensemble; the bytes depend on it alone. Raises LLMError when the disk is full or fails."""
     first = ensemble.shared
-    configs = [json.loads(dump_config(expert.config, expert.torch_dtype)) for expert in ensemble.experts]
+    configs = [json.loads(expert.config_json) for expert in ensemble.experts]
     metadata = {
         "llmcli": str(checkpoint.FORMAT_VERSION),
         "config.json": json.dumps(

@@ -16,7 +16,7 @@ from llmcli.config import EMBEDDING, HEAD
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, checkpoint, training_stages
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.formats.hf_config import architecture_problem, dump_config
+from llmcli.formats.hf_config import architecture_problem
 from llmcli.formats.metadata import parse_document
 from llmcli.formats.open_file import model_files
 from llmcli.formats.safetensors import header as safetensors_header
@@ -253,7 +253,7 @@ def check_writable(directory: Path, *, force: bool) -> None:
 def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card: str) -> None:
     """Write a model as a directory, which replaces an older one as a whole. `metadata` goes into the file of the
     weights, which are not quantized; `card` becomes README.md. Raises LLMError when the disk is full or fails."""
-    config = json.loads(dump_config(model.config, model.torch_dtype))
+    config = json.loads(model.config_json)
     generation_config = {
         "bos_token_id": config["bos_token_id"], "eos_token_id": config["eos_token_id"], "do_sample": True,
     }  # fmt: skip

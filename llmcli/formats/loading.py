@@ -59,16 +59,17 @@ def open_tokenizer(model: Checkpoint | Ensemble) -> "Tokenizer":
     from llmcli.data.tokenizers.tokenizer import Tokenizer  # slow to import, and inspecting a file needs no text
 
     shared, config = model.shared, model.shared.config
+    seen_bytes = checkpoint.seen_bytes(model.records)
     try:
         tokenizer = Tokenizer.from_json(
             shared.tokenizer_json,
             max_vocab_size=config.vocab_size,
             eos_ids=(config.eos_token_id, *config.extra_eos_ids),
-            seen_bytes=model.seen_bytes,
+            seen_bytes=seen_bytes,
         )
     except LLMError as error:
         raise LLMError(f"{shared.path}: {error}" if shared.path else str(error)) from error
-    tokenizer.imported = model.seen_bytes is None and any("imported" in record for record in model.records)
+    tokenizer.imported = seen_bytes is None and any("imported" in record for record in model.records)
     return tokenizer
 
 

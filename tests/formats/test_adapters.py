@@ -119,7 +119,7 @@ def test_a_merged_model_has_the_record_of_its_run_and_the_text_of_its_base(
         merging = ("import", "base.safetensors", "--adapter", "other.safetensors", "-o", "f.safetensors")
         assert llm(*merging, "--force").exit_code == 0
         merged = checkpoint.load("f.safetensors")
-        assert merged.seen_bytes == seen and merged.record["corpus"] == corpus
+        assert checkpoint.seen_bytes(merged.records) == seen and merged.record["corpus"] == corpus
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io
@@ -26,12 +26,6 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 1 << 24  # bytes per read
 # how the hash is written in our headers, and zeros in its place while it is computed
 _HASH_FIELD, _ZERO_HASH = b'"sha256":"%s"', b"0" * 64
-
-
-class TensorSource(Protocol):
-    """Tensors by name, with the dtype and shape that a file has."""
-
-    def __getitem__(self, name: str, /) -> NDArray[Any]: ...
 
 
 # ---- reading
@@ -124,7 +118,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, NDArray[Any]], metadat
 
 def write(
     path: str | Path,
-    tensors: TensorSource,
+    tensors: Mapping[str, NDArray[Any]],
     stored: Mapping[str, tuple[str, tuple[int, ...]]],
     metadata: Mapping[str, str],
 ) -> None:

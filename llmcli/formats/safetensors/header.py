@@ -112,8 +112,8 @@ def _describe_other_format(start: bytes, file_bytes: int, length: int, expected:
 
 
 def _parse(text: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """(description of each tensor by name, metadata). Raises ValueError if it is not the JSON of a header, or would take
-    much more memory than its size."""
+    """(description of each tensor by name, metadata). Raises ValueError if it is not the JSON of a header, or would
+    take much more memory than its size."""
     if _excess(text):  # of what may be inside strings, as in a tokenizer.json
         outside_strings = re.sub('"[^"]*"', "", text.replace("\\\\", "").replace('\\"', ""))
         if problem := _excess(outside_strings):
