@@ -1,5 +1,4 @@
-"""Low-rank adapters (LoRA: arXiv:2106.09685, section 4.1) in a file of their own, in the format of the PEFT library:
-written, read, and merged into a model."""
+"""Low-rank adapters (LoRA: arXiv:2106.09685, section 4.1) in the format of PEFT: written, read, merged into a model."""
 
 import json
 from collections.abc import Mapping
@@ -27,11 +26,10 @@ _CHANGES_BASE = ("pissa", "olora", "corda", "loftq")  # initializations that sub
 
 
 def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoint) -> None:
-    """Write the adapters of a fine-tuned model: for each matrix x `x.adapter.lora_A` [rank, inputs] and
-    `x.adapter.lora_B` [outputs, rank].
+    """Write adapters: for each matrix x `x.adapter.lora_A` [rank, inputs] and `x.adapter.lora_B` [outputs, rank].
 
-    The metadata has PEFT's adapter_config.json and the training record of `base`. If the file has the name that PEFT
-    uses, the config is also written to a file beside it, so that PEFT can open the directory.
+    The metadata has PEFT's adapter_config.json and the training record of `base`. A file of PEFT's own name gets the
+    config also beside it, so that PEFT can open the directory.
     """
     tensors = {ADAPTER_PREFIX + name.replace(".adapter.", ".") + ".weight": array for name, array in adapters.items()}
     rank = min(array.shape[0] for name, array in adapters.items() if name.endswith("lora_A"))
@@ -74,16 +72,14 @@ def find_file(path: Path) -> Path:
 
 
 def base_of(path: Path) -> tuple[str, list[str]]:
-    """(name, hashes) of the model that adapters of this program were trained on: its own hash, and that of the model it
-    was imported from. No hashes if they are unknown."""
+    """(name, hashes) of the base model of these adapters: its own hash, and that of the model it was imported from."""
     base = _record_of(path).get("base", {})
     return str(base.get("file", "")), [base[key] for key in ("sha256", "source_sha256") if key in base]
 
 
 def merged_record(base: Checkpoint, name: str, path: Path) -> dict[str, Any]:
-    """The record of a model called `name` with adapters merged into it: that of the run that trained the adapters, with
-    what the model was trained on before. For adapters of other programs, whose text is unknown, the model's own without
-    "seen_bytes"."""
+    """The record of a model called `name` with adapters merged into it: that of the run that trained them, with earlier
+    stages; for adapters of other programs, whose text is unknown, the model's own without "seen_bytes"."""
     adapters_record = _record_of(path)
     known = {key: value for key, value in base.record.items() if key != "seen_bytes"}
     if "train" not in adapters_record:
@@ -105,8 +101,7 @@ def _record_of(path: Path) -> dict[str, Any]:
 
 
 def merged_tensors(base: Checkpoint, path: Path) -> Mapping[str, NDArray[np.float32]]:
-    """The tensors of a model with adapters merged into them, each computed on access. Raises LLMError when the file has
-    no adapters of such a model."""
+    """The tensors of a model with adapters merged into them. Raises LLMError for adapters that do not fit."""
     header = read_header(path)
     config = _read_config(header)
     scale = np.float32(config["lora_alpha"] / config["r"])
@@ -135,8 +130,7 @@ def merged_tensors(base: Checkpoint, path: Path) -> Mapping[str, NDArray[np.floa
 
 
 def _read_config(header: Header) -> dict[str, Any]:
-    """PEFT's adapter_config.json, from the metadata or the file beside it. Raises LLMError for anything but plain
-    LoRA."""
+    """PEFT's config, from the metadata or the file beside it. Raises LLMError for anything but plain LoRA."""
     beside = header.path.with_name(PEFT_CONFIG)
     try:
         text = header.metadata.get(PEFT_CONFIG)

@@ -76,11 +76,7 @@ def check_writable(path: str | Path, *, force: bool, by: str = " with -o", examp
 
 
 def windows_name_problem(name: str) -> str:
-    """Why Windows cannot have a file of this name, or would write to something else; "" for other names.
-
-    >>> windows_name_problem("model.safetensors"), windows_name_problem("nul.safetensors")
-    ('', 'NUL is the name of a device on Windows')
-    """
+    """Why Windows cannot have a file of this name, or would write to something else; "" for other names."""
     device = name.split(".")[0].rstrip(" ").upper()
     if device in _WINDOWS_DEVICES:
         return f"{device} is the name of a device on Windows"
@@ -140,8 +136,7 @@ def check_space(path: str | Path, size: int) -> None:
 def write(path: str | Path, parts: Iterable[Buffer], total: int | None = None) -> None:
     """Write a file of `parts` joined. `total` is its size in bytes, required if the parts are generated one by one.
 
-    Owner, mode and symbolic link of an existing file are kept. Raises LLMError when the disk is full or fails; the
-    existing file is then unchanged.
+    Owner, mode and symbolic link of an existing file are kept. Raises LLMError, and keeps the file, if that fails.
     """
     if total is None:
         parts = list(parts)
@@ -210,8 +205,8 @@ def remove_stale(path: Path) -> None:
 def replace_directory(path: Path) -> Iterator[Path]:
     """A temporary directory to fill, which then replaces the one at `path` as a whole.
 
-    Raises LLMError when the disk is full or fails; the existing directory is then unchanged. If the process is killed
-    between the two renames, `remove_stale` restores the existing directory.
+    Raises LLMError when the disk is full or fails; the existing directory is then unchanged. `remove_stale` restores it
+    if the process is killed between the two renames.
     """
     target = resolve_links(path)
     temporary, old = (target.with_name(f".{target.name}.{os.getpid()}.{suffix}") for suffix in ("tmp", "old"))

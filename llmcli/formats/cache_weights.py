@@ -19,8 +19,7 @@ class CacheWeights:
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any], path: object = None) -> "CacheWeights | None":
-        """The weights in the training record of the file at `path`; None without a cache. Raises LLMError when they are
-        damaged."""
+        """The weights in a training record; None if it has none. Raises LLMError when they are damaged."""
         value = record.get("ngram_cache")
         if value is None:
             return None

@@ -1,7 +1,6 @@
 """The model file: a standard safetensors file with the weights, the config, the tokenizer and the training record.
 
-`load` opens one and checks that this program wrote it and that it is complete. The tokenizer is text here, and is not
-interpreted. Knows numpy, which is imported when a tensor is read, not torch.
+The tokenizer is text here, and is not interpreted. numpy is imported when a tensor is read.
 """
 
 from __future__ import annotations
@@ -181,11 +180,8 @@ class TensorsOnDisk(ComputedTensors):
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Open a model that this program wrote. Tensors stay on disk until they are accessed.
-
-    Raises LLMError when the file is damaged, was written by another program or in a later format, or its tensors do
-    not match its config. The hash of a large file is not checked.
-    """
+    """Open a model that this program wrote; tensors stay on disk until they are accessed. Raises LLMError when it is
+    damaged, of another program or of a later format. The hash of a large file is not checked."""
     return from_own_header(read_header(path))
 
 
@@ -285,8 +281,7 @@ def _check_tensors(header: Header, config: ModelConfig, scheme: str | None) -> N
 
 
 def save(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a model, quantized if its `quantization` is set; the bytes depend on the checkpoint alone. Raises LLMError
-    when the disk is full or fails."""
+    """Write a model, quantized if its `quantization` is set. Raises LLMError when the disk is full or fails."""
     metadata = {
         "llmcli": str(FORMAT_VERSION),
         "config.json": checkpoint.config_json,
@@ -300,8 +295,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
 
 
 def write_tensors(path: str | Path, models: Mapping[str, Checkpoint], metadata: Mapping[str, str]) -> None:
-    """Write the tensors of models into one file; the keys of `models` are prefixes of their tensors' names. Raises
-    LLMError when the disk is full or fails."""
+    """Write the tensors of models into one file, each with the prefix that is the key of its model. Raises LLMError."""
     stored: dict[str, tuple[str, tuple[int, ...]]] = {}
     sources: dict[str, tuple[Callable[[str], NDArray[Any]], str]] = {}
     for prefix, model in models.items():

@@ -1,7 +1,7 @@
-"""An ensemble in one file, several models whose predictions are mixed: read and written.
+"""An ensemble in one file: several models with one tokenizer, whose predictions models/ensemble.py mixes.
 
 A safetensors file with the tensors of each model under `experts.0.`, `experts.1.`, ...; its config.json lists their
-configs, its training.json their records. All models share one tokenizer. models/ensemble.py mixes their predictions.
+configs, its training.json their records.
 """
 
 from __future__ import annotations
@@ -83,9 +83,6 @@ def with_short_names(ensemble: Ensemble, names: Sequence[str]) -> Ensemble:
     return replace(ensemble, names=tuple(unique))
 
 
-# ---- weight averaging
-
-
 def average(models: Mapping[str, Checkpoint]) -> Checkpoint:
     """The mean of the weights of models of one architecture, a model soup (arXiv:2203.05482), with all their training
     texts in its record. Raises LLMError when their configs differ in more than the end-of-text token."""
@@ -119,9 +116,6 @@ def average(models: Mapping[str, Checkpoint]) -> Checkpoint:
     for model in models.values():
         record |= {key: model.record[key] for key in ("imported",) if key in model.record}
     return replace(first, tensors=checkpoint.ComputedTensors(first.config.tensor_shapes(), mean), record=record)
-
-
-# ---- the file
 
 
 def is_ensemble(header: Header) -> bool:

@@ -38,9 +38,6 @@ _ROPE_KEYS = {  # rope type -> the keys that it needs
 _LAYER_TYPES = ("full_attention", "attention", "sliding_attention")  # the second is an older name of the first
 
 
-# ---- writing
-
-
 def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
     """The text of config.json, as in a Hugging Face directory; `dtype` is that of the weights, in torch's names."""
     experts: dict[str, Any] = {}
@@ -55,38 +52,24 @@ def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
         }
     elif config.model_type == "mixtral":
         experts = {"num_experts_per_tok": config.num_experts_per_tok, "num_local_experts": config.num_experts}
-    values = {
+    values = as_record(config) | {  # whose fields have Hugging Face's names
         "architectures": [ARCHITECTURES[config.model_type]],
         "attention_bias": False,
         "attention_dropout": 0.0,
         "bos_token_id": config.eos_token_id if config.bos_token_id is None else config.bos_token_id,
         "eos_token_id": [config.eos_token_id, *config.extra_eos_ids] if config.extra_eos_ids else config.eos_token_id,
-        "head_dim": config.head_dim,
         "hidden_act": "silu",
-        "hidden_size": config.hidden_size,
         "initializer_range": 0.02,
-        "intermediate_size": config.intermediate_size,
-        "max_position_embeddings": config.max_position_embeddings,
         "max_window_layers": config.num_hidden_layers,
-        "model_type": config.model_type,
-        "num_attention_heads": config.num_attention_heads,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_key_value_heads": config.num_key_value_heads,
-        "rms_norm_eps": config.rms_norm_eps,
         "rope_scaling": config.rope_scaling and as_record(config.rope_scaling),
-        "rope_theta": config.rope_theta,
         "sliding_window": None,
-        "tie_word_embeddings": config.tie_word_embeddings,
         "torch_dtype": dtype,
         "use_cache": True,
         "use_sliding_window": False,
-        "vocab_size": config.vocab_size,
-        **experts,
     }
-    return json.dumps(values, indent=2)
-
-
-# ---- reading
+    for key in ("extra_eos_ids", "num_experts", "num_experts_per_tok", "norm_topk_prob"):
+        del values[key]
+    return json.dumps(dict(sorted(values.items())) | experts, indent=2)
 
 
 def parse_config(text: str) -> ModelConfig:

@@ -36,14 +36,9 @@ MAX_WEIGHT_FILES = 1 << 12
 _NOT_WEIGHTS = re.compile(r"\.rotary_emb\.inv_freq$")  # precomputed tables in older files
 
 
-# ---- reading
-
-
 def read_header(directory: Path) -> Header:
-    """The header of the model in a directory. Raises LLMError when something is missing or damaged.
-
-    Its config.json is completed with the end-of-text tokens of other files, and with whether the embeddings are tied.
-    """
+    """The header of the model in a directory; its config.json is completed with the end-of-text tokens of other files,
+    and with whether the embeddings are tied. Raises LLMError when something is missing or damaged."""
     config_text = _read_text(directory / "config.json")
     tokenizer = _read_tokenizer(directory)
     tokenizer_config = _read_tokenizer_config(directory)
@@ -79,9 +74,6 @@ def read_header(directory: Path) -> Header:
 def files(directory: Path) -> list[Path]:
     """All files of a model in a directory, and those that would become part of it if they existed."""
     return [*(directory / name for name in (*TEXTS, INDEX, WEIGHTS)), *_weight_files(directory)]
-
-
-# ---- texts
 
 
 def _read_text(path: Path) -> str:
@@ -164,9 +156,6 @@ def _provenance(directory: Path) -> dict[str, Any]:
     return origin
 
 
-# ---- weights
-
-
 def _weight_files(directory: Path) -> list[Path]:
     """The files with the weights: those that the index lists, if there is one. Raises LLMError when there are none."""
     if (directory / INDEX).exists():
@@ -219,9 +208,6 @@ def _is_tied(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> bo
     if not config["tie_word_embeddings"] or not {HEAD, EMBEDDING} <= tensors.keys():
         return bool(config["tie_word_embeddings"])
     return tensors_equal(tensors[HEAD], tensors[EMBEDDING])
-
-
-# ---- writing
 
 
 def check_writable(directory: Path, *, force: bool) -> None:

@@ -1,7 +1,5 @@
-"""A model in any file format as a Checkpoint: a file of this program, a Hugging Face directory, a GGUF file.
-
-Each format is read as a header in the form of our own file, so that all other code is independent of the format.
-"""
+"""A model in any format (our own, a Hugging Face directory, GGUF) as a Checkpoint, so that all other code is
+independent of the format."""
 
 import hashlib
 from pathlib import Path

@@ -55,7 +55,7 @@ _SAMPLE = Scalar(
 _TOKEN_IDS: Schema = (COUNT, [COUNT], NULL)
 _OPTIONAL_TEXT: Schema = (TEXT, NULL)
 _OPTIONAL_NUMBER: Schema = (NUMBER, NULL)
-_ROPE_PARAMETERS: Schema = (
+_ROPE: Schema = (
     {
         "type": _OPTIONAL_TEXT, "rope_type": _OPTIONAL_TEXT, "rope_theta": _OPTIONAL_NUMBER, "factor": _OPTIONAL_NUMBER,
     },
@@ -75,7 +75,11 @@ _STAGE: dict[str, Schema] = {  # what was trained on, and what was held out
 }  # fmt: skip
 _RECORD: dict[str, Schema] = {  # of a training run
     **_STAGE,
-    "adapter": TEXT,
+    "adapter": TEXT, "problem": TEXT, "average_of": [TEXT], "verdict": [TEXT], "interrupted": FLAG,
+    "steps": COUNT, "best_step": COUNT, "train_tokens": COUNT, "read_bytes": COUNT, "epochs": AMOUNT,
+    "bits_per_byte": _OPTIONAL_NUMBER, "bits_per_byte_without_cache": NUMBER, "bits_per_byte_before": NUMBER,
+    "bits_per_byte_before_without_cache": NUMBER,
+    "imported": OBJECT, "train": OBJECT, "versions": OBJECT,
     "answers": (
         {
             "questions!": COUNT, "verbatim!": FRACTION, "exact!": FRACTION, "near": FRACTION, "garbled": FRACTION,
@@ -83,42 +87,23 @@ _RECORD: dict[str, Schema] = {  # of a training run
         },
         NULL,
     ),
-    "average_of": [TEXT],
     "base": {"file": TEXT, "sha256": TEXT, "source_sha256": TEXT},
-    "best_step": COUNT,
-    "bits_per_byte": _OPTIONAL_NUMBER,
-    "bits_per_byte_before": NUMBER,
-    "bits_per_byte_before_without_cache": NUMBER,
-    "bits_per_byte_without_cache": NUMBER,
     "clock": {
         "seconds": AMOUNT, "tokens_per_second": AMOUNT, "planned_tokens_per_second": AMOUNT, "planned_epochs": AMOUNT,
     },
     "curve": {"step": [COUNT], "loss": [NUMBER], "eval_step": [COUNT], "eval_bits_per_byte": [NUMBER]},
     "distillation": {"from_step": COUNT, "teacher_bits_per_byte": NUMBER},
     "earlier_stages": [{**_STAGE, "stage": TEXT, "file": TEXT}],
-    "epochs": AMOUNT,
     "expert_shares": [[NUMBER]],
     "held_out_measured": ({"bytes": COUNT, "tokens": COUNT, "cached_tokens": COUNT}, NULL),
-    "imported": OBJECT,
-    "interrupted": FLAG,
     "memorised": ({"share!": FRACTION, "held_out_share!": (FRACTION, NULL)}, NULL),
     "plain_text": {"from": TEXT, "tokens": COUNT, "before": _OPTIONAL_NUMBER, "after": NUMBER},
-    "problem": TEXT,
-    "read_bytes": COUNT,
     "samples": {"prompt": TEXT, "texts": [_SAMPLE]},
-    "steps": COUNT,
-    "train": OBJECT,
-    "train_tokens": COUNT,
     "validation": {"tokens": COUNT, "conversations": COUNT},
-    "verdict": [TEXT],
-    "versions": OBJECT,
 }  # fmt: skip
 SCHEMAS: dict[str, dict[str, Schema]] = {
     "config.json": {
-        "eos_token_id": _TOKEN_IDS,
-        "rope_scaling": _ROPE_PARAMETERS,
-        "rope_parameters": _ROPE_PARAMETERS,
-        "tie_word_embeddings": (FLAG, NULL),
+        "eos_token_id": _TOKEN_IDS, "tie_word_embeddings": (FLAG, NULL), "rope_scaling": _ROPE, "rope_parameters": _ROPE
     },
     "generation_config.json": {"eos_token_id": _TOKEN_IDS},
     "tokenizer_config.json": {"chat_template": (TEXT, [{"name": TEXT, "template": TEXT}], NULL)},
@@ -127,7 +112,7 @@ SCHEMAS: dict[str, dict[str, Schema]] = {
     "model.safetensors.index.json": OBJECT,
     "config.json of an ensemble": {"experts!": [OBJECT], "names!": [TEXT]},
     "training.json of an ensemble": {"experts!": [_RECORD]},
-}
+}  # fmt: skip
 
 
 def parse_document(text: str, name: str, label: str = "") -> dict[str, Any]:
@@ -165,11 +150,7 @@ def parse_json(text: str) -> Any:
 
 
 def validation_error(value: Any, schema: Schema, place: str = "it") -> str:
-    """The first violation of a schema, with its path in the document; "" if there is none.
-
-    >>> validation_error({"corpus": [{"bytes": "many"}]}, {"corpus": [{"bytes": COUNT}]})
-    "corpus[0].bytes is 'many'; expected a whole number of at least 0"
-    """
+    """The first violation of a schema, with its path in the document; "" if there is none."""
     alternatives = schema if isinstance(schema, tuple) else (schema,)
     errors: list[str] = []
     for one in alternatives:

@@ -38,17 +38,12 @@ def all_stages(records: Iterable[Record]) -> list[Record]:
 
 
 def describe(stage: Record) -> str:
-    """The place of an earlier stage, for messages; "" for the run that made the model.
-
-    >>> describe({"stage": "base model", "file": "a.safetensors"}), describe({})
-    ('in its base model, a.safetensors', '')
-    """
+    """The place of an earlier stage, for messages; "" for the run that made the model."""
     return _DESCRIPTIONS.get(str(stage.get("stage")), "").format(stage.get("file"))
 
 
 def as_earlier(record: Record, stage: str, file: str) -> list[Record]:
-    """The stages of a model, as earlier ones of a model that is made from it. `stage` is its role there, `file` its
-    name."""
+    """The stages of a model, as earlier ones of a model made from it. `stage` is its role there, `file` its name."""
     earlier = []
     for one in stages(record):
         if "stage" not in one:

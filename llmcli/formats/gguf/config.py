@@ -99,8 +99,7 @@ def _shortest_float(number: float) -> float:
 
 
 def _check_counts(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> None:
-    """Raises LLMError for more layers or experts than the file has tensors for, before anything takes time or memory in
-    proportion to these numbers."""
+    """Raises LLMError for more layers or experts than tensors, before these numbers cost time or memory."""
     if config.num_hidden_layers > len(tensors):
         raise LLMError(f"its config has {config.num_hidden_layers:,} layers, the file has {len(tensors):,} tensors")
     stacks = (tensors[stack] for pattern in conventions.EXPERT_STACKS if (stack := pattern.format(0)) in tensors)
@@ -111,8 +110,6 @@ def _check_counts(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> Non
             "tensors"
         )
 
-
-# ---- fields that are not supported
 
 # Fields that change what a model computes, and their neutral values, which change nothing. Some of them llama.cpp reads
 # only for other architectures.
@@ -154,9 +151,6 @@ def _check_neutral_fields(fields: Mapping[str, Any], head_dim: float) -> None:
         raise LLMError(f"it sets {name}.attention.scale to {str(scale)[:60]}; supported: 1 / sqrt({head_dim})")
 
 
-# ---- scaling of rotary positions
-
-
 def _rope_scaling(fields: Mapping[str, Any], factors: list[float] | None, head_dim: int) -> RopeScaling | None:
     """The scaling of rotary positions, by a factor or a tensor of `factors`. As in llama.cpp, the factor may have an
     older key, and the type is linear if none is given. Raises LLMError for other types."""
@@ -179,11 +173,8 @@ def _rope_scaling(fields: Mapping[str, Any], factors: list[float] | None, head_d
 
 
 def _llama3_scaling(factors: list[float], theta: float, stored: Any) -> RopeScaling:
-    """The scaling of Llama 3.1 that divides the frequencies by these factors.
-
-    A GGUF has only the factors, so the parameters are found by trying the usual ones, unless the file was written by
-    this program and has them as JSON (`stored`). Raises LLMError when none give these factors.
-    """
+    """The scaling of Llama 3.1 that divides the frequencies by these factors: that of our own files, which have it as
+    JSON (`stored`), or the first of the usual ones that gives the factors. Raises LLMError when none does."""
     candidates = []
     with suppress(ValueError, TypeError, RecursionError, LLMError):
         candidates.append(RopeScaling(**json.loads(stored)))

@@ -1,7 +1,4 @@
-"""The header of a GGUF file, which may be an untrusted file: read with bounds on everything in it.
-
-Format: GGUF version 2 and 3, ggml's docs/gguf.md.
-"""
+"""The header of a GGUF file (version 2 or 3, ggml's docs/gguf.md), which may be untrusted: everything has bounds."""
 
 import math
 import mmap

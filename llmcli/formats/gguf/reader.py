@@ -1,8 +1,4 @@
-"""Read a GGUF file, the format of llama.cpp, Ollama and LM Studio: its header in the form of our own, and its tensors.
-
-GGUF's names of tensors and config keys become Hugging Face's here. The `gguf` package, an extra, decodes values of
-quantized types.
-"""
+"""Read a GGUF file, the format of llama.cpp, Ollama and LM Studio, under Hugging Face's names of tensors and keys."""
 
 import json
 import math
@@ -50,8 +46,8 @@ def import_gguf(what: str) -> ModuleType:
 
 
 def read_header(path: Path) -> Header:
-    """The header of a GGUF file in the form of our own file. If its model is not supported, the header has GGUF's own
-    names, and the reason as its `problem`. Raises LLMError when the file is damaged."""
+    """The header of a GGUF file. If its model is not supported, it has GGUF's own names, and the reason as its
+    `problem`. Raises LLMError when the file is damaged."""
     with open_for_reading(path) as file:
         try:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -73,9 +69,6 @@ def read_header(path: Path) -> Header:
             except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
                 raise LLMError(f"{path} has an invalid header: {error}") from error
             return _untranslated_header(path, header, len(mapped), problem)
-
-
-# ---- supported models
 
 
 def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Header:
@@ -130,9 +123,6 @@ def _stack_entry(stack: TensorInfo, index: int, count: int) -> TensorInfo:
     return replace(stack, shape=stack.shape[1:], start=start, end=start + size)
 
 
-# ---- other models
-
-
 def _untranslated_header(path: Path, header: GGUFHeader, file_bytes: int, problem: str) -> Header:
     """The header of a model that is not supported, with GGUF's own names of tensors and fields."""
     fields = header.fields
@@ -159,9 +149,6 @@ def _training_json(path: Path, fields: Mapping[str, Any]) -> str:
     imported = {"file": atomic_io.name_of(path), "form": "GGUF", **origin}
     stages = training_stages.from_metadata(fields.get(training_stages.METADATA_KEY))
     return json.dumps({"imported": imported, **stages}, ensure_ascii=False)
-
-
-# ---- values
 
 
 def _decoder(path: Path, heads: Mapping[str, int]) -> Callable[[TensorInfo], Iterator[NDArray[np.float32]]]:

@@ -27,12 +27,8 @@ _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6  # types of tok
 _UNMERGED_SCORE = -1e6  # of tokens that are not merges
 
 
-# ---- reading
-
-
 def to_json(fields: Mapping[str, Any]) -> tuple[str, str | None]:
-    """(the text of a tokenizer.json, the control token that is prepended to a text). Raises LLMError for a tokenizer
-    that is not supported."""
+    """(the text of a tokenizer.json, the control token that begins a text). Raises LLMError if it is not supported."""
     kind, tokens = fields.get("tokenizer.ggml.model"), _list_field(fields, "tokens", str)
     for i, token in enumerate(tokens):
         if len(token) > (limit := tokenizer_json.MAX_TOKEN_CHARACTERS):
@@ -104,8 +100,7 @@ def _token(tokens: list[str], token_id: Any) -> str:
 
 
 def _unique_names(tokens: list[str]) -> list[str]:
-    """The tokens, where an empty or repeated name (padding of the vocabulary, a name that was not UTF-8) becomes
-    "<unused i>"."""
+    """The tokens; an empty or repeated name (padding, or not UTF-8) becomes "<unused i>"."""
     seen: set[str] = set()
     names = []
     for i, token in enumerate(tokens):
@@ -178,12 +173,8 @@ def _prefix_lengths(vocabulary: dict[str, int]) -> dict[int, list[int]]:
     return lengths
 
 
-# ---- writing
-
-
 def to_fields(document: dict[str, Any], config: ModelConfig) -> list[tuple[str, Any]]:
-    """(method of gguf's writer, value) for each field, from a parsed tokenizer.json. Raises LLMError for a tokenizer
-    that llama.cpp does not support."""
+    """(method of gguf's writer, value) of each field. Raises LLMError for a tokenizer that llama.cpp cannot run."""
     kind, problem = tokenizer_json.classify(document)
     if problem:
         raise LLMError(f"the tokenizer {problem}, which llama.cpp does not support")

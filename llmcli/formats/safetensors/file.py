@@ -28,9 +28,6 @@ BLOCK_BYTES = 1 << 24  # bytes per read
 _HASH_FIELD, _ZERO_HASH = b'"sha256":"%s"', b"0" * 64
 
 
-# ---- reading
-
-
 def read_values(header: Header, tensor: TensorInfo) -> Iterator[NDArray[Any]]:
     """The elements of any tensor, in flat arrays of bounded size; bfloat16 becomes float32. Raises LLMError for a type
     that is not supported, and for a file that is cut off."""
@@ -84,8 +81,7 @@ def cut_off_error(path: Path, tensor: TensorInfo) -> LLMError:
 
 
 def tensors_equal(first: TensorInfo, other: TensorInfo) -> bool:
-    """Whether two tensors, each with the path of its file, have the same values. Tensors of the same type are read only
-    up to the first block that differs."""
+    """Whether two tensors, each with the path of its file, have the same values; read up to the first difference."""
     assert first.path is not None and other.path is not None
     if first.shape != other.shape:
         return False
@@ -105,9 +101,6 @@ def digest(header: Header) -> str:
         while block := file.read(BLOCK_BYTES):
             file_hash.update(block)
     return file_hash.hexdigest()
-
-
-# ---- writing
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:

@@ -76,10 +76,7 @@ class Header:
 
 
 def read_header(path: str | Path) -> Header:
-    """Read and check the header of any safetensors file, without reading tensors.
-
-    Raises LLMError when there is no such file or it is not a complete safetensors file.
-    """
+    """Read and check the header of any safetensors file. Raises LLMError when it is not a complete one."""
     path = Path(path)
     with open_for_reading(path) as file:
         file_bytes = os.fstat(file.fileno()).st_size
