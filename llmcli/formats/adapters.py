@@ -13,6 +13,7 @@ from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, training_stages
 from llmcli.formats.checkpoint import ADAPTER_PREFIX, Checkpoint, ComputedTensors, seen_bytes
 from llmcli.formats.metadata import parse_document
+from llmcli.formats.open_file import read_text
 from llmcli.formats.safetensors.file import read_tensor, write_tensors
 from llmcli.formats.safetensors.header import Header, TensorInfo, read_header
 
@@ -131,20 +132,13 @@ def merged_tensors(base: Checkpoint, path: Path) -> Mapping[str, NDArray[np.floa
 
 def _read_config(header: Header) -> dict[str, Any]:
     """PEFT's config, from the metadata or the file beside it. Raises LLMError for anything but plain LoRA."""
-    beside = header.path.with_name(PEFT_CONFIG)
+    text, beside = header.metadata.get(PEFT_CONFIG), header.path.with_name(PEFT_CONFIG)
+    if text is None and not beside.exists():
+        raise LLMError(f"{header.path} has no {PEFT_CONFIG}, in its metadata or beside it")
     try:
-        text = header.metadata.get(PEFT_CONFIG)
-        if text is None:
-            if beside.exists() and not beside.is_file():
-                raise LLMError(f"{beside} is not a regular file")
-            text = beside.read_text("utf-8")
-        config = parse_document(text, PEFT_CONFIG)
-    except FileNotFoundError as error:
-        raise LLMError(f"{header.path} has no {PEFT_CONFIG}, in its metadata or beside it") from error
+        config = parse_document(read_text(beside) if text is None else text, PEFT_CONFIG)
     except LLMError as error:
         raise LLMError(f"{header.path}: {error}") from error
-    except (OSError, ValueError) as error:
-        raise LLMError(f"{header.path}: its {PEFT_CONFIG} cannot be read: {error}") from error
     unsupported = [key for key in _UNSUPPORTED if config.get(key)]
     if str(config.get("init_lora_weights")).startswith(_CHANGES_BASE):
         unsupported.append("init_lora_weights")

@@ -18,7 +18,7 @@ from llmcli.formats import atomic_io, checkpoint, training_stages
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.hf_config import architecture_problem
 from llmcli.formats.metadata import parse_document
-from llmcli.formats.open_file import model_files
+from llmcli.formats.open_file import MAX_TEXT_BYTES, model_files, read_text
 from llmcli.formats.safetensors import header as safetensors_header
 from llmcli.formats.safetensors.file import tensors_equal
 from llmcli.formats.safetensors.header import Header, TensorInfo
@@ -31,7 +31,6 @@ TEXTS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_c
 _OTHER_FILES = ("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model")
 _OLD_TOKENIZERS = ("tokenizer.model", "vocab.json", "spiece.model")
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
-MAX_TEXT_BYTES = 100_000_000  # of a file beside the weights
 MAX_WEIGHT_FILES = 1 << 12
 _NOT_WEIGHTS = re.compile(r"\.rotary_emb\.inv_freq$")  # precomputed tables in older files
 
@@ -39,8 +38,15 @@ _NOT_WEIGHTS = re.compile(r"\.rotary_emb\.inv_freq$")  # precomputed tables in o
 def read_header(directory: Path) -> Header:
     """The header of the model in a directory; its config.json is completed with the end-of-text tokens of other files,
     and with whether the embeddings are tied. Raises LLMError when something is missing or damaged."""
-    config_text = _read_text(directory / "config.json")
-    tokenizer = _read_tokenizer(directory)
+    if not (directory / "config.json").exists():
+        others = [str(model) for model in model_files(directory)[:3]]
+        hint = f"name one of its files: {', '.join(others)}" if others else "a Hugging Face directory has one"
+        raise LLMError(f"{directory} is not a model: it has no config.json; {hint}")
+    if not (directory / "tokenizer.json").exists():
+        old = next((name for name in _OLD_TOKENIZERS if (directory / name).exists()), "")
+        reason = f"there is {old}, an older format" if old else "there is none"
+        raise LLMError(f"{directory} has no tokenizer.json ({reason}); save its fast tokenizer with transformers")
+    tokenizer = read_text(directory / "tokenizer.json")
     tokenizer_config = _read_tokenizer_config(directory)
     config = _read_json(directory / "config.json")
     changes = _eos_tokens(directory, config, tokenizer_config, tokenizer)
@@ -52,7 +58,7 @@ def read_header(directory: Path) -> Header:
     if config.get("tie_word_embeddings", False) is (not tied):
         changes["tie_word_embeddings"] = tied
     metadata = {
-        "config.json": json.dumps(config | changes) if changes else config_text,
+        "config.json": json.dumps(config | changes) if changes else read_text(directory / "config.json"),
         "tokenizer.json": tokenizer,
         "tokenizer_config.json": json.dumps(tokenizer_config, ensure_ascii=False, indent=2),
         "training.json": json.dumps(record, ensure_ascii=False),
@@ -76,34 +82,9 @@ def files(directory: Path) -> list[Path]:
     return [*(directory / name for name in (*TEXTS, INDEX, WEIGHTS)), *_weight_files(directory)]
 
 
-def _read_text(path: Path) -> str:
-    try:
-        if path.exists() and not path.is_file():
-            raise LLMError(f"{path} is not a regular file")
-        if path.stat().st_size > MAX_TEXT_BYTES:
-            raise LLMError(f"{path} has over {MAX_TEXT_BYTES:,} bytes, too many for such a file")
-        return path.read_text("utf-8")
-    except FileNotFoundError as error:
-        others = [str(model) for model in model_files(path.parent)[:3]]
-        hint = f"name one of its files: {', '.join(others)}" if others else "a Hugging Face directory has one"
-        raise LLMError(f"{path.parent} is not a model: it has no {path.name}; {hint}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise LLMError(f"{path} cannot be read as text: {error}") from error
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     """The content of a JSON file; {} if it does not exist."""
-    if not path.exists():
-        return {}
-    return parse_document(_read_text(path), path.name, str(path))
-
-
-def _read_tokenizer(directory: Path) -> str:
-    if (directory / "tokenizer.json").exists():
-        return _read_text(directory / "tokenizer.json")
-    old = next((name for name in _OLD_TOKENIZERS if (directory / name).exists()), "")
-    reason = f"there is {old}, an older format" if old else "there is none"
-    raise LLMError(f"{directory} has no tokenizer.json ({reason}); save its fast tokenizer with transformers")
+    return parse_document(read_text(path), path.name, str(path)) if path.exists() else {}
 
 
 def _read_tokenizer_config(directory: Path) -> dict[str, Any]:
@@ -112,7 +93,7 @@ def _read_tokenizer_config(directory: Path) -> dict[str, Any]:
     config = _read_json(directory / "tokenizer_config.json")
     template = directory / "chat_template.jinja"
     if template.exists():
-        config["chat_template"] = _read_text(template)
+        config["chat_template"] = read_text(template)
     elif isinstance(config.get("chat_template"), list):
         named = [entry for entry in config["chat_template"] if isinstance(entry, dict)]
         default = [entry.get("template") for entry in named if entry.get("name") == "default"]
@@ -244,7 +225,7 @@ def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card:
         "bos_token_id": config["bos_token_id"], "eos_token_id": config["eos_token_id"], "do_sample": True,
     }  # fmt: skip
     texts = {
-        "config.json": json.dumps(config, indent=2),
+        "config.json": model.config_json,
         "generation_config.json": json.dumps(generation_config, indent=2),
         "tokenizer.json": model.tokenizer_json,
         "tokenizer_config.json": model.tokenizer_config_json,

@@ -11,6 +11,7 @@ from pathlib import Path
 from llmcli.errors import LLMError
 
 GGUF_MAGIC = b"GGUF"
+MAX_TEXT_BYTES = 100_000_000  # of a file beside the weights
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
 # hf://owner/name, hf:owner/name, hf.co/owner/name, https://huggingface.co/owner/name/..., https://anywhere/else
 _URL = re.compile(
@@ -33,6 +34,18 @@ def open_for_reading(path: Path) -> Iterator[io.BufferedReader]:
         raise LLMError(_missing_file_message(path)) from error
     except OSError as error:
         raise LLMError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def read_text(path: Path) -> str:
+    """A text file beside the weights. Raises LLMError."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise LLMError(f"{path} is not a regular file")
+        if path.stat().st_size > MAX_TEXT_BYTES:
+            raise LLMError(f"{path} has over {MAX_TEXT_BYTES:,} bytes, too many for such a file")
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LLMError(f"{path} cannot be read as text: {error}") from error
 
 
 def model_files(directory: Path) -> list[Path]:

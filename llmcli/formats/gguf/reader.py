@@ -75,7 +75,12 @@ def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Hea
     """The header with Hugging Face's names. Raises LLMError when the model is not supported."""
     fields, tensors = header.fields, dict(header.tensors)
     gguf_config.check_architecture(fields)
-    factors = _rope_factors(tensors.pop(ROPE_FACTORS, None), mapped)
+    factors, divisors = None, tensors.pop(ROPE_FACTORS, None)
+    if divisors:
+        if divisors.dtype != "F32" or divisors.size > MAX_ROPE_FACTORS:
+            found = f"its {ROPE_FACTORS} has {divisors.size:,} numbers of type {divisors.dtype}"
+            raise LLMError(f"{found}; expected F32, half as many as a head has")
+        factors = np.frombuffer(mapped, "<f4", divisors.size, divisors.start).tolist()
     config = gguf_config.parse_config(fields, tensors, factors)
     named = _translated_tensors(tensors, config)
     tokenizer, bos_token = gguf_tokenizer.to_json(fields)
@@ -90,18 +95,6 @@ def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Hea
     return Header(path, len(mapped), header.data_start, named, metadata, "GGUF file", decode)
 
 
-def _rope_factors(tensor: TensorInfo | None, mapped: mmap.mmap) -> list[float] | None:
-    """The divisors of the rotary frequencies [D/2], which a GGUF has as a tensor; None if it has none."""
-    if tensor is None:
-        return None
-    if tensor.dtype != "F32":
-        raise LLMError(f"its {ROPE_FACTORS} is {tensor.dtype}; expected F32")
-    if tensor.size > MAX_ROPE_FACTORS:
-        raise LLMError(f"its {ROPE_FACTORS} has {tensor.size:,} numbers; expected half as many as a head has")
-    factors: list[float] = np.frombuffer(mapped, "<f4", tensor.size, tensor.start).tolist()
-    return factors
-
-
 def _translated_tensors(tensors: Mapping[str, TensorInfo], config: ModelConfig) -> dict[str, TensorInfo]:
     """The tensors under Hugging Face's names, with each matrix of an expert as a tensor of its own."""
     ours = {theirs: name for name, theirs in conventions.tensor_names(config).items()}
@@ -110,17 +103,15 @@ def _translated_tensors(tensors: Mapping[str, TensorInfo], config: ModelConfig) 
         if gguf_name in tensors:
             translated.pop(gguf_name, None)
             tensor = tensors[gguf_name]
-            translated[hf_name] = tensor if index is None else _stack_entry(tensor, index, config.num_experts)
+            if index is not None:  # of a stack
+                if len(tensor.shape) != 3 or tensor.shape[0] != config.num_experts:
+                    expected = f"expected {config.num_experts} experts"
+                    raise LLMError(f"its {gguf_name} has shape {list(tensor.shape)}; {expected}")
+                size = (tensor.end - tensor.start) // config.num_experts
+                start = tensor.start + index * size
+                tensor = replace(tensor, shape=tensor.shape[1:], start=start, end=start + size)
+            translated[hf_name] = tensor
     return {name: replace(tensor, name=name) for name, tensor in translated.items()}
-
-
-def _stack_entry(stack: TensorInfo, index: int, count: int) -> TensorInfo:
-    """One of the matrices of a stack. Raises LLMError unless it has `count` of them."""
-    if len(stack.shape) != 3 or stack.shape[0] != count:
-        raise LLMError(f"its {stack.name} has shape {list(stack.shape)}; expected {count} experts")
-    size = (stack.end - stack.start) // count
-    start = stack.start + index * size
-    return replace(stack, shape=stack.shape[1:], start=start, end=start + size)
 
 
 def _untranslated_header(path: Path, header: GGUFHeader, file_bytes: int, problem: str) -> Header:
