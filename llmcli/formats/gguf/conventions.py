@@ -35,10 +35,9 @@ _MODULES = {  # Hugging Face's name -> GGUF's; those of a layer without its pref
     "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 }  # fmt: skip
-ROUTER = "blk.{}.ffn_gate_inp.weight"
-# the matrices of all experts of a layer as one tensor, and, in older files, as one tensor each
+_ROUTER = "blk.{}.ffn_gate_inp.weight"
+# the matrices of all experts of a layer as one tensor
 EXPERT_STACKS = ("blk.{}.ffn_gate_exps.weight", "blk.{}.ffn_up_exps.weight", "blk.{}.ffn_down_exps.weight")
-_SINGLE_EXPERTS = ("blk.{}.ffn_gate.{}.weight", "blk.{}.ffn_up.{}.weight", "blk.{}.ffn_down.{}.weight")
 
 
 def tensor_names(config: ModelConfig) -> dict[str, str]:
@@ -56,15 +55,12 @@ def tensor_names(config: ModelConfig) -> dict[str, str]:
     return names
 
 
-def expert_tensors(config: ModelConfig) -> Iterator[tuple[str, str, int | None]]:
-    """(Hugging Face's name, GGUF's, index in the stack) of each router and each matrix of an expert. The matrices occur
-    twice: under GGUF's name of a tensor of their own, where the index is None, and under that of a stack."""
+def expert_tensors(config: ModelConfig) -> Iterator[tuple[str, list[str], bool]]:
+    """(GGUF's name, Hugging Face's names, whether it is a stack of them) of each router and stack of experts."""
     for layer in range(config.num_hidden_layers if config.num_experts else 0):
-        yield config.router_name(layer), ROUTER.format(layer), None
-        for expert, names in enumerate(config.swiglu_names(layer)):
-            for name, stack, single in zip(names, EXPERT_STACKS, _SINGLE_EXPERTS, strict=True):
-                yield name, single.format(layer, expert), None
-                yield name, stack.format(layer), expert
+        yield _ROUTER.format(layer), [config.router_name(layer)], False
+        for stack, names in zip(EXPERT_STACKS, zip(*config.swiglu_names(layer), strict=True), strict=True):
+            yield stack.format(layer), list(names), True
 
 
 def interleaved_heads(config: ModelConfig) -> dict[str, int]:

@@ -99,18 +99,17 @@ def _translated_tensors(tensors: Mapping[str, TensorInfo], config: ModelConfig) 
     """The tensors under Hugging Face's names, with each matrix of an expert as a tensor of its own."""
     ours = {theirs: name for name, theirs in conventions.tensor_names(config).items()}
     translated = {ours.get(name, name): tensor for name, tensor in tensors.items()}
-    for hf_name, gguf_name, index in conventions.expert_tensors(config):
-        if gguf_name in tensors:
-            translated.pop(gguf_name, None)
-            tensor = tensors[gguf_name]
-            if index is not None:  # of a stack
-                if len(tensor.shape) != 3 or tensor.shape[0] != config.num_experts:
-                    expected = f"expected {config.num_experts} experts"
-                    raise LLMError(f"its {gguf_name} has shape {list(tensor.shape)}; {expected}")
-                size = (tensor.end - tensor.start) // config.num_experts
-                start = tensor.start + index * size
-                tensor = replace(tensor, shape=tensor.shape[1:], start=start, end=start + size)
-            translated[hf_name] = tensor
+    for gguf_name, names, is_stack in conventions.expert_tensors(config):
+        tensor = translated.pop(gguf_name, None)
+        if tensor is None:
+            continue
+        shape = tensor.shape[1:] if is_stack else tensor.shape
+        if is_stack and (len(tensor.shape) != 3 or tensor.shape[0] != len(names)):
+            raise LLMError(f"its {gguf_name} has shape {list(tensor.shape)}; expected {len(names)} experts")
+        size = (tensor.end - tensor.start) // len(names)
+        for i, name in enumerate(names):
+            start = tensor.start + i * size
+            translated[name] = replace(tensor, shape=shape, start=start, end=start + size)
     return {name: replace(tensor, name=name) for name, tensor in translated.items()}
 
 

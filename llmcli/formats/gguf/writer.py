@@ -109,11 +109,9 @@ def _tensors(checkpoint: Checkpoint, dtype: str) -> Iterator[tuple[str, NDArray[
     """(GGUF's name, values, type) of each tensor."""
     config = checkpoint.config
     heads = conventions.interleaved_heads(config)
-    for layer in range(config.num_hidden_layers if config.num_experts else 0):
-        yield conventions.ROUTER.format(layer), checkpoint.stacked([config.router_name(layer)]), "F32"
-        for stack, names in zip(conventions.EXPERT_STACKS, zip(*config.swiglu_names(layer), strict=True), strict=True):
-            values = np.stack([checkpoint.tensors[name] for name in names])
-            yield stack.format(layer), values, _tensor_type(dtype, values, stack)
+    for gguf_name, names, is_stack in conventions.expert_tensors(config):
+        values = np.stack([checkpoint.tensors[name] for name in names])
+        yield (gguf_name, values, _tensor_type(dtype, values, gguf_name)) if is_stack else (gguf_name, values[0], "F32")
     for name, gguf_name in conventions.tensor_names(config).items():
         values = np.ascontiguousarray(checkpoint.tensors[name], np.float32)
         projection = name.split(".")[-2]
