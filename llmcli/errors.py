@@ -3,7 +3,8 @@
 import os
 import reprlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 # exit codes; after another signal than SIGINT it is 128 + its number
 FAILURE = 1  # files or the machine are the cause: a missing file, a damaged model
@@ -41,6 +42,21 @@ def usage(message: str) -> LLMError:
     2
     """
     return LLMError(message, exit_code=WRONG_USAGE)
+
+
+@contextmanager
+def prefixed(prefix: object) -> Iterator[None]:
+    """Errors in this block begin with the name of the file at fault, and are not errors of usage.
+
+    >>> with prefixed("a.safetensors"):
+    ...     raise usage("head_dim must be even")
+    Traceback (most recent call last):
+    llmcli.errors.LLMError: a.safetensors: head_dim must be even
+    """
+    try:
+        yield
+    except LLMError as error:
+        raise LLMError(f"{prefix}: {error}") from error
 
 
 def missing_package(error: ImportError) -> LLMError | None:

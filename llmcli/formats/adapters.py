@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import LORA_SCALE, ModelConfig
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, prefixed
 from llmcli.formats import atomic_io, training_stages
 from llmcli.formats.checkpoint import ADAPTER_PREFIX, Checkpoint, ComputedTensors, seen_bytes
 from llmcli.formats.metadata import parse_document
@@ -135,17 +135,13 @@ def _read_config(header: Header) -> dict[str, Any]:
     text, beside = header.metadata.get(PEFT_CONFIG), header.path.with_name(PEFT_CONFIG)
     if text is None and not beside.exists():
         raise LLMError(f"{header.path} has no {PEFT_CONFIG}, in its metadata or beside it")
-    try:
+    with prefixed(header.path):
         config = parse_document(read_text(beside) if text is None else text, PEFT_CONFIG)
-    except LLMError as error:
-        raise LLMError(f"{header.path}: {error}") from error
-    unsupported = [key for key in _UNSUPPORTED if config.get(key)]
-    if str(config.get("init_lora_weights")).startswith(_CHANGES_BASE):
-        unsupported.append("init_lora_weights")
-    if unsupported:
-        raise LLMError(f"{header.path}: its {PEFT_CONFIG} sets {', '.join(unsupported)}; only plain LoRA is supported")
-    if config["peft_type"] != "LORA":
-        raise LLMError(
-            f"{header.path}: its {PEFT_CONFIG} is of type {config['peft_type'][:60]!r}; only plain LoRA is supported"
-        )
+        unsupported = [f"sets {key}" for key in _UNSUPPORTED if config.get(key)]
+        if str(config.get("init_lora_weights")).startswith(_CHANGES_BASE):
+            unsupported.append("sets init_lora_weights")
+        if config["peft_type"] != "LORA":
+            unsupported.append(f"is of type {config['peft_type'][:60]!r}")
+        if unsupported:
+            raise LLMError(f"its {PEFT_CONFIG} {', '.join(unsupported)}; only plain LoRA is supported")
     return config

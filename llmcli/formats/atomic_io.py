@@ -163,21 +163,19 @@ def move_aside(path: Path) -> Path:
     On systems with hard links the file also keeps its name until `write` replaces it, so that the name always exists.
     Raises LLMError when renaming fails; the file then keeps its name.
     """
-    for new_path in (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(1)):
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(1))
+    new_path = next(other for other in numbered if not os.path.lexists(other))
+    try:
         try:
             os.link(path, new_path)
-        except FileExistsError:
-            continue
+        except FileExistsError:  # made by another process since
+            return move_aside(path)
         except OSError:  # no hard links here
-            if os.path.lexists(new_path):
-                continue
-            try:
-                path.rename(new_path)
-            except OSError as error:
-                raise LLMError(f"cannot rename {path} to {new_path}: {error.strerror or error}") from error
-        _flush_directory(new_path.absolute().parent)
-        return new_path
-    raise AssertionError("unreachable")
+            path.rename(new_path)
+    except OSError as error:
+        raise LLMError(f"cannot rename {path} to {new_path}: {error.strerror or error}") from error
+    _flush_directory(new_path.absolute().parent)
+    return new_path
 
 
 def remove_stale(path: Path) -> None:
@@ -189,10 +187,9 @@ def remove_stale(path: Path) -> None:
         if not process.isdecimal():  # of another output, whose name is longer
             continue
         with contextlib.suppress(OSError):
-            if suffix == "old" and stale.is_dir():  # fails if the new directory is in place already
+            if suffix == "old" and stale.is_dir() and not target.exists():
                 stale.rename(target)
-        with contextlib.suppress(OSError):
-            if stale.is_dir() and suffix in ("old", "tmp"):
+            elif stale.is_dir() and suffix in ("old", "tmp"):
                 shutil.rmtree(stale)
             elif suffix == "tmp":
                 stale.unlink()

@@ -24,7 +24,12 @@ class CacheWeights:
         if value is None:
             return None
         rows = value.get("weights") if isinstance(value, Mapping) else None
-        if not isinstance(rows, list) or not 1 <= len(rows) <= MAX_ORDERS or not all(map(_is_row, rows)):
+        sizes = [len(row) if isinstance(row, list) else 0 for row in rows] if isinstance(rows, list) else []
+        if (
+            not 1 <= len(sizes) <= MAX_ORDERS
+            or {*sizes} != {FEATURES}
+            or not all(type(weight) in (int, float) and abs(weight) <= MAX_WEIGHT for row in rows for weight in row)
+        ):
             raise LLMError(
                 f"{path or 'the model'}: the n-gram cache in its training.json is damaged: expected weights, 1 to "
                 f"{MAX_ORDERS} rows of {FEATURES} numbers; run it without: --no-cache"
@@ -43,11 +48,3 @@ class CacheWeights:
 
     def as_record(self) -> dict[str, Any]:
         return {"weights": [[round(weight, 4) for weight in row] for row in self.orders]}
-
-
-def _is_row(row: object) -> bool:
-    return (
-        isinstance(row, list)
-        and len(row) == FEATURES
-        and all(type(weight) in (int, float) and abs(weight) <= MAX_WEIGHT for weight in row)
-    )

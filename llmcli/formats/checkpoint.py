@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli.config import QUANTIZATIONS, ModelConfig
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, prefixed
 from llmcli.formats import quantization
 from llmcli.formats.hf_config import dump_config, parse_config
 from llmcli.formats.metadata import parse_document
@@ -209,17 +209,14 @@ def from_header(header: Header) -> Checkpoint:
     for key in ("config.json", "tokenizer.json", "training.json"):
         if key not in metadata:
             raise LLMError(f"{path} has no {key} in its metadata; it is damaged")
-    tokenizer_config = metadata.get("tokenizer_config.json", "{}")
-    try:
+    tokenizer_config, scheme = metadata.get("tokenizer_config.json", "{}"), metadata.get("quantization")
+    with prefixed(path):
         config = parse_config(metadata["config.json"])
         record = parse_document(metadata["training.json"], "training.json")
         parse_document(tokenizer_config, "tokenizer_config.json")
-    except LLMError as error:
-        raise LLMError(f"{path}: {error}") from error
-    scheme = metadata.get("quantization")
-    if scheme is not None and scheme not in QUANTIZATIONS:
-        raise LLMError(f"{path}: it is quantized as {scheme[:20]!r}; {' and '.join(QUANTIZATIONS)} are supported")
-    _check_tensors(header, config, scheme)
+        if scheme is not None and scheme not in QUANTIZATIONS:
+            raise LLMError(f"it is quantized as {scheme[:20]!r}; {' and '.join(QUANTIZATIONS)} are supported")
+        _check_tensors(header, config, scheme)
     check_hash(header)
     return Checkpoint(
         config,
@@ -258,23 +255,19 @@ def _check_tensors(header: Header, config: ModelConfig, scheme: str | None) -> N
     """Raises LLMError unless the file has exactly the tensors of its config."""
     if config.swiglus > len(header.tensors):  # checked first: a damaged config may claim a billion layers or experts
         experts = f" of {config.num_experts:,} experts" if config.num_experts else ""
-        raise LLMError(
-            f"{header.path}: its config has {config.num_hidden_layers:,} layers{experts}, the file has fewer tensors"
-        )
+        raise LLMError(f"its config has {config.num_hidden_layers:,} layers{experts}, the file has fewer tensors")
     expected = quantization.stored_tensors(config, scheme)
     for name, (dtype, shape) in expected.items():
         if name not in header.tensors:
-            raise LLMError(f"{header.path}: tensor {name} is missing; the file is damaged")
+            raise LLMError(f"tensor {name} is missing; the file is damaged")
         tensor = header.tensors[name]
         if tensor.shape != shape:
-            raise LLMError(f"{header.path}: tensor {name} has shape {list(tensor.shape)}, its config has {list(shape)}")
+            raise LLMError(f"tensor {name} has shape {list(tensor.shape)}, its config has {list(shape)}")
         allowed = WEIGHT_DTYPES if dtype == "F32" else (dtype,)
         if tensor.dtype not in allowed and not header.decode:
-            expected_dtypes = " or ".join(filter(None, [", ".join(allowed[:-1]), allowed[-1]]))
-            raise LLMError(f"{header.path}: tensor {name} is {tensor.dtype}; expected {expected_dtypes}")
-    extra = header.tensors.keys() - expected.keys()
-    if extra:
-        raise LLMError(f"{header.path}: tensor {min(extra)[:100]!r} is not part of the model that its config describes")
+            raise LLMError(f"tensor {name} is {tensor.dtype}; expected {' or '.join(allowed)}")
+    if extra := header.tensors.keys() - expected.keys():
+        raise LLMError(f"tensor {min(extra)[:100]!r} is not part of the model that its config describes")
 
 
 # ---- writing

@@ -4,13 +4,12 @@ A key that would make the model compute something other than what this program c
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields, replace
 from typing import Any
 
 from llmcli.config import ARCHITECTURES, EXPERT_NAMES, ROPE_TYPES, ModelConfig, RopeScaling, as_record
-from llmcli.errors import LLMError, brief
+from llmcli.errors import LLMError, brief, prefixed
 from llmcli.formats.metadata import parse_document
 
 # The values of transformers for keys that a config.json leaves out, where they differ between architectures. Sizes of
@@ -98,21 +97,12 @@ def parse_config(text: str) -> ModelConfig:
     for name in names:
         if name not in values:
             raise _missing(name)
-    with _naming_config():
+    with prefixed("its config.json is not valid"):
         config = ModelConfig(**{name: values[name] for name in names})
     window = _sliding_window(document, config.num_hidden_layers)
     if window is None or window >= config.max_position_embeddings:
         return config
     return replace(config, max_position_embeddings=window)
-
-
-@contextmanager
-def _naming_config() -> Iterator[None]:
-    """Errors in a value name the file."""
-    try:
-        yield
-    except LLMError as error:
-        raise LLMError(f"its config.json is not valid: {error}") from error
 
 
 def _check_supported(document: Mapping[str, Any]) -> None:
@@ -197,7 +187,7 @@ def _parse_rope_scaling(parameters: Mapping[str, Any], values: Mapping[str, Any]
         arguments |= {key: length} if length is not None else {}
     if missing := [key for key in _ROPE_KEYS[rope_type] if key not in arguments]:
         raise LLMError(f"its config.json has a rope_scaling without {missing[0]}")
-    with _naming_config():
+    with prefixed("its config.json is not valid"):
         return RopeScaling(rope_type=rope_type, **arguments)
 
 

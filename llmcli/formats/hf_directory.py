@@ -29,7 +29,6 @@ TEXTS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_c
          "README.md")  # fmt: skip
 # ... and files that transformers writes beside them
 _OTHER_FILES = ("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model")
-_OLD_TOKENIZERS = ("tokenizer.model", "vocab.json", "spiece.model")
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 MAX_WEIGHT_FILES = 1 << 12
 _NOT_WEIGHTS = re.compile(r"\.rotary_emb\.inv_freq$")  # precomputed tables in older files
@@ -43,9 +42,7 @@ def read_header(directory: Path) -> Header:
         hint = f"name one of its files: {', '.join(others)}" if others else "a Hugging Face directory has one"
         raise LLMError(f"{directory} is not a model: it has no config.json; {hint}")
     if not (directory / "tokenizer.json").exists():
-        old = next((name for name in _OLD_TOKENIZERS if (directory / name).exists()), "")
-        reason = f"there is {old}, an older format" if old else "there is none"
-        raise LLMError(f"{directory} has no tokenizer.json ({reason}); save its fast tokenizer with transformers")
+        raise LLMError(f"{directory} has no tokenizer.json; save its fast tokenizer with transformers")
     tokenizer = read_text(directory / "tokenizer.json")
     tokenizer_config = _read_tokenizer_config(directory)
     config = _read_json(directory / "config.json")

@@ -515,5 +515,5 @@ def test_the_error_has_both_shapes_of_a_tensor() -> None:
 
 @pytest.mark.parametrize(("dtype", "name"), [("i4", "I32"), ("f8", "F64"), ("u2", "U16")])
 def test_the_error_names_a_tensor_of_another_type(dtype: str, name: str) -> None:
-    with pytest.raises(LLMError, match=rf"model\.norm\.weight is {name}; expected F32, F16 or BF16"):
+    with pytest.raises(LLMError, match=rf"model\.norm\.weight is {name}; expected F32 or F16 or BF16"):
         load(with_tensors(lambda tensors: tensors.update({"model.norm.weight": np.zeros(8, dtype)})))

@@ -1,17 +1,13 @@
 """Where GGUF files differ from Hugging Face's: names of architectures, config keys and tensors, and the row order of
 query and key projections."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from llmcli.config import ModelConfig
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 # GGUF's architecture -> transformers' model_type
 ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3moe": "qwen3_moe"}

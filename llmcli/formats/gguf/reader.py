@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import ModelConfig
-from llmcli.errors import LLMError, missing_extra
+from llmcli.errors import LLMError, missing_extra, prefixed
 from llmcli.formats import atomic_io, training_stages
 from llmcli.formats.gguf import config as gguf_config
 from llmcli.formats.gguf import conventions
@@ -55,9 +55,8 @@ def read_header(path: Path) -> Header:
             raise LLMError(f"cannot read {path}: {error}") from error
         with mapped:
             try:
-                header = GGUFHeader(mapped)
-            except LLMError as error:
-                raise LLMError(f"{path}: {error}") from error
+                with prefixed(path):
+                    header = GGUFHeader(mapped)
             except (ValueError, struct.error) as error:
                 raise LLMError(f"{path} is not a complete GGUF file: {error}") from error
             problem = header.problem if header.fields.get("general.architecture") in list(ARCHITECTURES) else ""
