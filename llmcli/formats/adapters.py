@@ -56,12 +56,11 @@ def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoi
 
 def parameter_count(config: ModelConfig, rank: int) -> int:
     """Parameters of the adapters of all matrices in the layers except those of experts and routers, which get none."""
-    shapes = (
-        shape
+    return sum(
+        rank * sum(shape)
         for name, shape in config.tensor_shapes().items()
         if ".layers." in name and len(shape) == 2 and ".experts." not in name and not name.endswith(".mlp.gate.weight")
     )
-    return sum(rank * (outputs + inputs) for outputs, inputs in shapes)
 
 
 def find_file(path: Path) -> Path:

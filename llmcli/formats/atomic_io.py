@@ -30,11 +30,7 @@ _WINDOWS_DEVICES |= {f"{port}{number}" for port in ("COM", "LPT") for number in 
 
 
 def name_of(path: str | Path) -> str:
-    """The last part of a path as text: the bytes of a file name need not be UTF-8.
-
-    >>> name_of(os.fsdecode(b"there/hf\\xff"))
-    'hf\ufffd'
-    """
+    """The last part of a path as text, although the bytes of a file name need not be UTF-8."""
     return os.fsencode(Path(path).name).decode("utf-8", "replace")
 
 
@@ -95,9 +91,7 @@ def reject_gguf_name(output: Path) -> None:
 
 def reject_overwriting(output: Path, kind: str, inputs: Iterable[Path], role: str, by: str = " with -o") -> None:
     """Raises LLMError if an output would replace one of the inputs of the command, or a directory that contains it.
-
-    `kind` says what the output is, `role` what the inputs are, `by` the option that names the output.
-    """
+    `kind` says what the output is, `role` what the inputs are, `by` which option names the output."""
     target = output.resolve()
     for path in inputs:
         resolved = path.resolve()
@@ -158,11 +152,8 @@ def write_with(path: str | Path, writer: Callable[[Path], None]) -> None:
 
 
 def move_aside(path: Path) -> Path:
-    """Rename a file to the first free name of `model-1.safetensors`, `model-2.safetensors`, ..., and return that.
-
-    On systems with hard links the file also keeps its name until `write` replaces it, so that the name always exists.
-    Raises LLMError when renaming fails; the file then keeps its name.
-    """
+    """Rename a file to the first free name of `model-1.safetensors`, `model-2.safetensors`, ..., and return that. With
+    hard links it also keeps its name until `write` replaces it. Raises LLMError when renaming fails."""
     numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(1))
     new_path = next(other for other in numbered if not os.path.lexists(other))
     try:

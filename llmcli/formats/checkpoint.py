@@ -290,31 +290,22 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
 def write_tensors(path: str | Path, models: Mapping[str, Checkpoint], metadata: Mapping[str, str]) -> None:
     """Write the tensors of models into one file, each with the prefix that is the key of its model. Raises LLMError."""
     stored: dict[str, tuple[str, tuple[int, ...]]] = {}
-    sources: dict[str, tuple[Callable[[str], NDArray[Any]], str]] = {}
+    sources: dict[str, tuple[Checkpoint, str]] = {}
     for prefix, model in models.items():
-        compute = _stored_values(model)
         for name, entry in model.stored.items():
-            stored[prefix + name], sources[prefix + name] = entry, (compute, name)
-
-    def values(name: str) -> NDArray[Any]:
-        compute, inner = sources[name]
-        return compute(inner)
-
-    write(path, ComputedTensors(stored, values), stored, {"format": "pt", **metadata})
-
-
-def _stored_values(model: Checkpoint) -> Callable[[str], NDArray[Any]]:
-    """The function that computes a tensor of `Checkpoint.stored`."""
+            stored[prefix + name], sources[prefix + name] = entry, (model, name)
 
     @lru_cache(maxsize=1)  # a file has the scales of a matrix after its codes
     def quantized(name: str) -> QuantizedMatrix | None:
-        return model.quantized(name, model.quantization)
+        model, codes = sources[name + quantization.CODES]
+        return model.quantized(codes.removesuffix(quantization.CODES), model.quantization)
 
-    def compute(name: str) -> NDArray[Any]:
+    def values(name: str) -> NDArray[Any]:
         matrix_name, dot, suffix = name.rpartition(".")
         matrix = quantized(matrix_name) if dot + suffix in (quantization.CODES, quantization.SCALES) else None
         if matrix is None:
-            return model.tensors[name]
+            model, inner = sources[name]
+            return model.tensors[inner]
         return matrix.codes if dot + suffix == quantization.CODES else matrix.scales
 
-    return compute
+    write(path, ComputedTensors(stored, values), stored, {"format": "pt", **metadata})

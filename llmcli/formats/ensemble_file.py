@@ -125,18 +125,6 @@ def is_ensemble(header: Header) -> bool:
 def from_header(header: Header) -> Ensemble:
     """The ensemble that a header describes; tensors stay on disk. Raises LLMError when the file is damaged."""
     checkpoint.check_version(header)
-    configs, names, records = _parse_documents(header)
-    shared = {key: text for key, text in header.metadata.items() if key in ("tokenizer.json", "tokenizer_config.json")}
-    experts = []
-    for tensors, config, record in zip(_tensors_by_expert(header, len(configs)), configs, records, strict=True):
-        metadata = shared | {"config.json": json.dumps(config), "training.json": json.dumps(record)}
-        experts.append(checkpoint.from_header(replace(header, tensors=tensors, metadata=metadata)))
-    checkpoint.check_hash(header)
-    return combine(dict(zip(names, experts, strict=True)))
-
-
-def _parse_documents(header: Header) -> tuple[list[dict[str, Any]], list[str], list[dict[str, Any]]]:
-    """(configs, names, training records) of the experts. Raises LLMError when they are damaged."""
     try:
         config = parse_document(header.metadata["config.json"], "config.json of an ensemble", "its config.json")
         record = parse_document(header.metadata["training.json"], "training.json of an ensemble", "its training.json")
@@ -146,22 +134,22 @@ def _parse_documents(header: Header) -> tuple[list[dict[str, Any]], list[str], l
         if not all(0 < len(name) <= MAX_NAME_CHARACTERS for name in names):
             raise ValueError(f"the names of its experts must have 1 to {MAX_NAME_CHARACTERS} characters")
     except (KeyError, ValueError, LLMError) as error:
-        raise LLMError(
-            f"{header.path} is an ensemble whose config.json or training.json is damaged: {error}"
-        ) from error
-    return configs, names, records
-
-
-def _tensors_by_expert(header: Header, experts: int) -> list[dict[str, TensorInfo]]:
-    """The tensors of each expert, without the prefix of their names. Raises LLMError for a tensor of none of them."""
-    parts: list[dict[str, TensorInfo]] = [{} for _ in range(experts)]
+        problem = f"is an ensemble whose config.json or training.json is damaged: {error}"
+        raise LLMError(f"{header.path} {problem}") from error
+    tensors: list[dict[str, TensorInfo]] = [{} for _ in configs]  # of each expert, without the prefix of their names
     for name, tensor in header.tensors.items():
         prefix, _, rest = name.partition(".")
         number, _, inner = rest.partition(".")
-        if prefix != "experts" or not number.isdecimal() or len(number) > 3 or int(number) >= experts:
-            raise LLMError(f"{header.path}: tensor {name[:100]!r} belongs to none of its {experts} experts")
-        parts[int(number)][inner] = replace(tensor, name=inner)
-    return parts
+        if prefix != "experts" or not number.isdecimal() or len(number) > 3 or int(number) >= len(configs):
+            raise LLMError(f"{header.path}: tensor {name[:100]!r} belongs to none of its {len(configs)} experts")
+        tensors[int(number)][inner] = replace(tensor, name=inner)
+    shared = {key: text for key, text in header.metadata.items() if key in ("tokenizer.json", "tokenizer_config.json")}
+    experts = []
+    for own_tensors, config, record in zip(tensors, configs, records, strict=True):
+        metadata = shared | {"config.json": json.dumps(config), "training.json": json.dumps(record)}
+        experts.append(checkpoint.from_header(replace(header, tensors=own_tensors, metadata=metadata)))
+    checkpoint.check_hash(header)
+    return combine(dict(zip(names, experts, strict=True)))
 
 
 def save(path: Path, ensemble: Ensemble) -> None:

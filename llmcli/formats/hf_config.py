@@ -77,7 +77,15 @@ def parse_config(text: str) -> ModelConfig:
     With a sliding window the context length is limited to the window, within which attention is the same.
     """
     document = parse_document(text, "config.json")
-    _check_supported(document)
+    if problem := architecture_problem(document):
+        raise LLMError(problem)
+    for key, architectures in UNSUPPORTED.items():
+        if document["model_type"] in architectures and document.get(key):
+            raise LLMError(f"its config.json sets {key}, which is not supported")
+    if document.get("hidden_act", "silu") not in ("silu", "swish"):  # two names of one function
+        raise _unsupported("hidden_act", document["hidden_act"], "silu")
+    if not document.get("is_causal", True):
+        raise LLMError("its config.json sets is_causal to false; supported: causal attention")
     document = DEFAULTS[document["model_type"]] | document
     values = {key: value for key, value in document.items() if value is not None}
     heads, width = values.get("num_attention_heads"), values.get("hidden_size")
@@ -103,19 +111,6 @@ def parse_config(text: str) -> ModelConfig:
     if window is None or window >= config.max_position_embeddings:
         return config
     return replace(config, max_position_embeddings=window)
-
-
-def _check_supported(document: Mapping[str, Any]) -> None:
-    """Raises LLMError for an architecture, or a variant of one, that is not supported."""
-    if problem := architecture_problem(document):
-        raise LLMError(problem)
-    for key, architectures in UNSUPPORTED.items():
-        if document["model_type"] in architectures and document.get(key):
-            raise LLMError(f"its config.json sets {key}, which is not supported")
-    if document.get("hidden_act", "silu") not in ("silu", "swish"):  # two names of one function
-        raise _unsupported("hidden_act", document["hidden_act"], "silu")
-    if not document.get("is_causal", True):
-        raise LLMError("its config.json sets is_causal to false; supported: causal attention")
 
 
 def architecture_problem(document: Mapping[str, Any]) -> str:
@@ -169,17 +164,12 @@ def _parse_rope(values: Mapping[str, Any]) -> dict[str, Any]:
     if rotary_share not in (None, 1):
         raise _unsupported("partial_rotary_factor", rotary_share, "1")
     theta = {"rope_theta": parameters["rope_theta"]} if "rope_theta" in parameters else {}
-    return theta | {"rope_scaling": _parse_rope_scaling(parameters, values)}
-
-
-def _parse_rope_scaling(parameters: Mapping[str, Any], values: Mapping[str, Any]) -> RopeScaling | None:
     rope_type = parameters.get("rope_type", parameters.get("type", "default"))
     if rope_type == "default":
-        return None
+        return theta | {"rope_scaling": None}
     if rope_type not in list(ROPE_TYPES):
-        raise LLMError(
-            f"its config.json sets rope_scaling of type {brief(rope_type)}; supported: {', '.join(ROPE_TYPES)}"
-        )
+        found = f"its config.json sets rope_scaling of type {brief(rope_type)}"
+        raise LLMError(f"{found}; supported: {', '.join(ROPE_TYPES)}")
     arguments = {key: parameters[key] for key in _ROPE_KEYS[rope_type] if parameters.get(key) is not None}
     if rope_type == "llama3":
         key = "original_max_position_embeddings"
@@ -188,7 +178,7 @@ def _parse_rope_scaling(parameters: Mapping[str, Any], values: Mapping[str, Any]
     if missing := [key for key in _ROPE_KEYS[rope_type] if key not in arguments]:
         raise LLMError(f"its config.json has a rope_scaling without {missing[0]}")
     with prefixed("its config.json is not valid"):
-        return RopeScaling(rope_type=rope_type, **arguments)
+        return theta | {"rope_scaling": RopeScaling(rope_type=rope_type, **arguments)}
 
 
 def _sliding_window(document: Mapping[str, Any], layers: int) -> int | None:

@@ -92,9 +92,8 @@ def _read_tokenizer_config(directory: Path) -> dict[str, Any]:
     if template.exists():
         config["chat_template"] = read_text(template)
     elif isinstance(config.get("chat_template"), list):
-        named = [entry for entry in config["chat_template"] if isinstance(entry, dict)]
-        default = [entry.get("template") for entry in named if entry.get("name") == "default"]
-        config["chat_template"] = default[0] if default else None
+        named = {entry.get("name"): entry.get("template") for entry in config["chat_template"]}
+        config["chat_template"] = named.get("default")
     return config
 
 

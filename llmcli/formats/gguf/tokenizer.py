@@ -29,14 +29,17 @@ _UNMERGED_SCORE = -1e6  # of tokens that are not merges
 
 def to_json(fields: Mapping[str, Any]) -> tuple[str, str | None]:
     """(the text of a tokenizer.json, the control token that begins a text). Raises LLMError if it is not supported."""
-    kind, tokens = fields.get("tokenizer.ggml.model"), _list_field(fields, "tokens", str)
-    for i, token in enumerate(tokens):
-        if len(token) > (limit := tokenizer_json.MAX_TOKEN_CHARACTERS):
-            raise LLMError(f"its token {i} has {len(token):,} characters; tokens of at most {limit:,} are supported")
+    kind, tokens = fields.get("tokenizer.ggml.model"), [*_list_field(fields, "tokens", str)]
     types = [_NORMAL] * len(tokens)
     if "tokenizer.ggml.token_type" in fields:
         types = _list_field(fields, "token_type", int, len(tokens))
-    tokens = _unique_names(tokens)
+    seen = {""}
+    for i, token in enumerate(tokens):
+        if len(token) > (limit := tokenizer_json.MAX_TOKEN_CHARACTERS):
+            raise LLMError(f"its token {i} has {len(token):,} characters; tokens of at most {limit:,} are supported")
+        if token in seen:  # padding, or a name that was not UTF-8
+            tokens[i] = f"<unused {i}>"
+        seen.add(token)
     vocabulary = {token: i for i, token in enumerate(tokens)}
     added = [
         {"id": i, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
@@ -97,16 +100,6 @@ def _token(tokens: list[str], token_id: Any) -> str:
     if type(token_id) is not int or not 0 <= token_id < len(tokens):
         raise LLMError(f"its token {str(token_id)[:60]} is none of its {len(tokens):,} tokens")
     return tokens[token_id]
-
-
-def _unique_names(tokens: list[str]) -> list[str]:
-    """The tokens; an empty or repeated name (padding, or not UTF-8) becomes "<unused i>"."""
-    seen: set[str] = set()
-    names = []
-    for i, token in enumerate(tokens):
-        names.append(token if token not in seen and token else f"<unused {i}>")
-        seen.add(token)
-    return names
 
 
 def _byte_level(fields: Mapping[str, Any], vocabulary: dict[str, int]) -> dict[str, Any]:
@@ -178,7 +171,14 @@ def to_fields(document: dict[str, Any], config: ModelConfig) -> list[tuple[str, 
     kind, problem = tokenizer_json.classify(document)
     if problem:
         raise LLMError(f"the tokenizer {problem}, which llama.cpp does not support")
-    tokens, types = _tokens_and_types(document, kind, config.vocab_size)
+    tokens = [f"<unused {i}>" for i in range(config.vocab_size)]  # a row of the embedding without a token
+    types = [_UNUSED] * config.vocab_size
+    for token, i in document["model"]["vocab"].items():
+        is_byte = kind != "bpe" and len(token) == 6 and token.startswith("<0x")
+        tokens[i], types[i] = token, _BYTE if is_byte else _NORMAL
+    for added in document.get("added_tokens") or []:
+        tokens[added["id"]] = added["content"]
+        types[added["id"]] = _CONTROL if added.get("special") else _USER_DEFINED
     if kind == "bpe":
         name = tokenizer_json.pre_tokenizer_name(document.get("pre_tokenizer"))
         pre_tokenizer = next((theirs for theirs, ours in _PRE_TOKENIZERS.items() if ours == name), None)
@@ -208,19 +208,6 @@ def to_fields(document: dict[str, Any], config: ModelConfig) -> list[tuple[str, 
         ("add_add_bos_token", bos_token in tokens),
         ("add_add_eos_token", False),
     ]
-
-
-def _tokens_and_types(document: dict[str, Any], kind: str, vocab_size: int) -> tuple[list[str], list[int]]:
-    """The name and type of each row of the embedding; a row without a token is unused."""
-    tokens = [f"<unused {i}>" for i in range(vocab_size)]
-    types = [_UNUSED] * vocab_size
-    for token, i in document["model"]["vocab"].items():
-        is_byte = kind != "bpe" and len(token) == 6 and token.startswith("<0x")
-        tokens[i], types[i] = token, _BYTE if is_byte else _NORMAL
-    for added in document.get("added_tokens") or []:
-        tokens[added["id"]] = added["content"]
-        types[added["id"]] = _CONTROL if added.get("special") else _USER_DEFINED
-    return tokens, types
 
 
 def _scores(model: dict[str, Any], kind: str, tokens: list[str]) -> tuple[list[float], list[str]]:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from llmcli.formats import atomic_io, training_stages
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.gguf import conventions
 from llmcli.formats.gguf import tokenizer as gguf_tokenizer
-from llmcli.formats.gguf.conventions import ARCHITECTURE_OF, ROPE_FACTORS, ROPE_SCALING_KEY
+from llmcli.formats.gguf.conventions import ARCHITECTURE_OF
 from llmcli.formats.gguf.reader import import_gguf
 from llmcli.formats.metadata import parse_document
 
@@ -32,11 +31,19 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
     if dtype not in DTYPES:
         raise usage(f"--dtype must be {', '.join(DTYPES)}, found {dtype}")
     gguf = import_gguf("writing a GGUF file")
-    _check_supported(checkpoint.config)
-    tokenizer = gguf_tokenizer.to_fields(json.loads(checkpoint.tokenizer_json), checkpoint.config)
+    config, scaling = checkpoint.config, checkpoint.config.rope_scaling
+    architecture = ARCHITECTURE_OF[config.model_type]
+    if not config.norm_topk_prob:
+        raise LLMError("the weights of this model's active experts do not sum to 1, which llama.cpp does not support")
+    if scaling and scaling.rope_type == "llama3" and architecture != "llama":
+        raise LLMError(
+            f"llama.cpp supports Llama 3's RoPE scaling only in models of type llama, not {config.model_type}; "
+            "use --to hf instead"
+        )
+    tokenizer = gguf_tokenizer.to_fields(json.loads(checkpoint.tokenizer_json), config)
 
     def write_file(temporary: Path) -> None:
-        writer = gguf.GGUFWriter(temporary, ARCHITECTURE_OF[checkpoint.config.model_type])
+        writer = gguf.GGUFWriter(temporary, architecture)
         for key, value in general.items():
             writer.add_string(f"general.{key}", value)
         for key, value in training_stages.to_metadata(checkpoint.record, general.get("name", "")).items():
@@ -45,7 +52,13 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
         writer.add_file_type(int(gguf.LlamaFileType[file_type]))
         if dtype.startswith("q"):
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        _add_config(writer, checkpoint.config, gguf)
+        for method, value in _config_fields(config).items():
+            getattr(writer, method)(value)
+        if scaling and scaling.rope_type == "linear":
+            writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+            writer.add_rope_scaling_factor(scaling.factor)
+        elif scaling:
+            writer.add_string(conventions.ROPE_SCALING_KEY, json.dumps(as_record(scaling)))
         for method, value in tokenizer:
             getattr(writer, method)(value)
         template = parse_document(checkpoint.tokenizer_config_json, "tokenizer_config.json").get("chat_template")
@@ -66,43 +79,21 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
     atomic_io.write_with(path, write_file)
 
 
-def _check_supported(config: ModelConfig) -> None:
-    """Raises LLMError for what llama.cpp cannot compute."""
-    if not config.norm_topk_prob:
-        raise LLMError("the weights of this model's active experts do not sum to 1, which llama.cpp does not support")
-    if _has_llama3_scaling(config) and ARCHITECTURE_OF[config.model_type] != "llama":
-        raise LLMError(
-            f"llama.cpp supports Llama 3's RoPE scaling only in models of type llama, not {config.model_type}; "
-            "use --to hf instead"
-        )
-
-
-def _has_llama3_scaling(config: ModelConfig) -> bool:
-    return config.rope_scaling is not None and config.rope_scaling.rope_type == "llama3"
-
-
-def _add_config(writer: Any, config: ModelConfig, gguf: ModuleType) -> None:
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    if config.num_experts:
-        writer.add_expert_count(config.num_experts)
-        writer.add_expert_used_count(config.num_experts_per_tok)
-        writer.add_expert_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(float(config.rope_theta))
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    if config.rope_scaling and config.rope_scaling.rope_type == "linear":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(config.rope_scaling.factor)
-    elif config.rope_scaling:
-        writer.add_string(ROPE_SCALING_KEY, json.dumps(as_record(config.rope_scaling)))
+def _config_fields(config: ModelConfig) -> dict[str, Any]:
+    """Method of gguf's writer -> value, for each field."""
+    experts = {
+        "add_expert_count": config.num_experts, "add_expert_used_count": config.num_experts_per_tok,
+        "add_expert_feed_forward_length": config.intermediate_size,
+    }  # fmt: skip
+    return {
+        "add_vocab_size": config.vocab_size, "add_context_length": config.max_position_embeddings,
+        "add_embedding_length": config.hidden_size, "add_block_count": config.num_hidden_layers,
+        "add_feed_forward_length": config.intermediate_size, **(experts if config.num_experts else {}),
+        "add_head_count": config.num_attention_heads, "add_head_count_kv": config.num_key_value_heads,
+        "add_key_length": config.head_dim, "add_value_length": config.head_dim,
+        "add_rope_dimension_count": config.head_dim, "add_rope_freq_base": float(config.rope_theta),
+        "add_layer_norm_rms_eps": config.rms_norm_eps,
+    }  # fmt: skip
 
 
 def _tensors(checkpoint: Checkpoint, dtype: str) -> Iterator[tuple[str, NDArray[np.float32], str]]:
@@ -118,10 +109,10 @@ def _tensors(checkpoint: Checkpoint, dtype: str) -> Iterator[tuple[str, NDArray[
         if projection in heads:
             values = conventions.reorder_rows(values, heads[projection], interleave=True)
         yield gguf_name, values, _tensor_type(dtype, values, name)
-    if _has_llama3_scaling(config):
+    if config.rope_scaling and config.rope_scaling.rope_type == "llama3":
         plain = [config.rope_theta ** (-2 * i / config.head_dim) for i in range(config.head_dim // 2)]
         divisors = [frequency / scaled for frequency, scaled in zip(plain, config.rope_frequencies(), strict=True)]
-        yield ROPE_FACTORS, np.array(divisors, np.float32), "F32"
+        yield conventions.ROPE_FACTORS, np.array(divisors, np.float32), "F32"
 
 
 def _tensor_type(dtype: str, values: NDArray[np.float32], name: str) -> str:

@@ -90,7 +90,14 @@ def read_header(path: str | Path) -> Header:
     try:
         descriptions, metadata = _parse(text.decode("utf-8"))
         tensors = {name: _tensor_info(name, info, 8 + length) for name, info in descriptions.items()}
-        _check_layout(list(tensors.values()), 8 + length, file_bytes)
+        position = 8 + length
+        for tensor in sorted(tensors.values(), key=lambda t: (t.start, t.end)):
+            if tensor.start != position or tensor.end < tensor.start:
+                raise ValueError(f"tensor {tensor.name[:100]!r} overlaps another or leaves a gap")
+            position = tensor.end
+        if position != file_bytes:
+            problem = "cut off" if file_bytes < position else "followed by something else"
+            raise ValueError(f"it is {problem}: the tensors end at byte {position:,}, the file at {file_bytes:,}")
     except (ValueError, RecursionError) as error:
         raise LLMError(f"{path} is not a complete safetensors file: {error}") from error
     return Header(path, file_bytes, 8 + length, tensors, metadata)
@@ -151,15 +158,3 @@ def _tensor_info(name: str, description: Any, data_start: int) -> TensorInfo:
             f"tensor {name[:100]!r} of shape {shape} and type {dtype} does not fill its {end - start} bytes"
         )
     return TensorInfo(name, dtype, tuple(shape), data_start + start, data_start + end)
-
-
-def _check_layout(tensors: list[TensorInfo], data_start: int, file_bytes: int) -> None:
-    """Raises ValueError unless the tensors follow each other without overlap or gap up to the end of the file."""
-    position = data_start
-    for tensor in sorted(tensors, key=lambda t: (t.start, t.end)):
-        if tensor.start != position or tensor.end < tensor.start:
-            raise ValueError(f"tensor {tensor.name[:100]!r} overlaps another or leaves a gap")
-        position = tensor.end
-    if position != file_bytes:
-        problem = "cut off" if file_bytes < position else "followed by something else"
-        raise ValueError(f"it is {problem}: the tensors end at byte {position:,}, the file at {file_bytes:,}")
