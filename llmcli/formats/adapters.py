@@ -36,14 +36,9 @@ def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoi
     rank = min(array.shape[0] for name, array in adapters.items() if name.endswith("lora_A"))
     config = {
         "base_model_name_or_path": base.record.get("base", {}).get("file"),
-        "bias": "none",
-        "lora_alpha": rank * LORA_SCALE,
-        "lora_dropout": 0.0,
-        "peft_type": "LORA",
-        "r": rank,
-        "target_modules": sorted({name.split(".")[-3] for name in adapters}),
-        "task_type": "CAUSAL_LM",
-    }
+        "bias": "none", "lora_alpha": rank * LORA_SCALE, "lora_dropout": 0.0, "peft_type": "LORA", "r": rank,
+        "target_modules": sorted({name.split(".")[-3] for name in adapters}), "task_type": "CAUSAL_LM",
+    }  # fmt: skip
     metadata = {
         "format": "pt",
         PEFT_CONFIG: json.dumps(config, indent=2),

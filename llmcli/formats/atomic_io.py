@@ -191,11 +191,8 @@ def remove_stale(path: Path) -> None:
 
 @contextlib.contextmanager
 def replace_directory(path: Path) -> Iterator[Path]:
-    """A temporary directory to fill, which then replaces the one at `path` as a whole.
-
-    Raises LLMError when the disk is full or fails; the existing directory is then unchanged. `remove_stale` restores it
-    if the process is killed between the two renames.
-    """
+    """A temporary directory to fill, which then replaces the one at `path` as a whole. Raises LLMError, and keeps the
+    existing one, if that fails; `remove_stale` restores it if the process is killed between the two renames."""
     target = resolve_links(path)
     temporary, old = (target.with_name(f".{target.name}.{os.getpid()}.{suffix}") for suffix in ("tmp", "old"))
     try:

@@ -1,8 +1,5 @@
-"""A lock on an output file, so that two runs do not write the same file.
-
-Not the `filelock` package: where a file system has no locks, its fallback survives a killed run, and its lock file
-stays.
-"""
+"""A lock on an output file, so that two runs do not write the same file. (The `filelock` package leaves its lock file
+behind, and where a file system has no locks, its fallback outlives a killed run.)"""
 
 import contextlib
 import errno
@@ -18,11 +15,8 @@ _HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK}  # how sy
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[str]:
-    """Hold the lock of an output file. The system releases it when the process ends, even if it is killed.
-
-    Yields "", or, if the file system or the operating system has no locks, the reason why nothing is locked. Raises
-    LLMError when another process holds the lock.
-    """
+    """Hold the lock of an output file, which the system releases when the process ends, even if it is killed. Yields
+    why nothing is locked where there are no locks, else "". Raises LLMError when another process holds the lock."""
     target = atomic_io.resolve_links(path)
     lock_file = target.with_name(f".{target.name}.lock")
     while True:

@@ -42,30 +42,21 @@ def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
     experts: dict[str, Any] = {}
     if config.model_type == "qwen3_moe":
         experts = {
-            "decoder_sparse_step": 1,
-            "mlp_only_layers": [],
-            "moe_intermediate_size": config.intermediate_size,
-            "norm_topk_prob": config.norm_topk_prob,
-            "num_experts": config.num_experts,
+            "decoder_sparse_step": 1, "mlp_only_layers": [], "moe_intermediate_size": config.intermediate_size,
+            "norm_topk_prob": config.norm_topk_prob, "num_experts": config.num_experts,
             "num_experts_per_tok": config.num_experts_per_tok,
-        }
+        }  # fmt: skip
     elif config.model_type == "mixtral":
         experts = {"num_experts_per_tok": config.num_experts_per_tok, "num_local_experts": config.num_experts}
     values = as_record(config) | {  # whose fields have Hugging Face's names
         "architectures": [ARCHITECTURES[config.model_type]],
-        "attention_bias": False,
-        "attention_dropout": 0.0,
+        "attention_bias": False, "attention_dropout": 0.0, "hidden_act": "silu", "initializer_range": 0.02,
+        "sliding_window": None, "torch_dtype": dtype, "use_cache": True, "use_sliding_window": False,
         "bos_token_id": config.eos_token_id if config.bos_token_id is None else config.bos_token_id,
         "eos_token_id": [config.eos_token_id, *config.extra_eos_ids] if config.extra_eos_ids else config.eos_token_id,
-        "hidden_act": "silu",
-        "initializer_range": 0.02,
         "max_window_layers": config.num_hidden_layers,
         "rope_scaling": config.rope_scaling and as_record(config.rope_scaling),
-        "sliding_window": None,
-        "torch_dtype": dtype,
-        "use_cache": True,
-        "use_sliding_window": False,
-    }
+    }  # fmt: skip
     for key in ("extra_eos_ids", "num_experts", "num_experts_per_tok", "norm_topk_prob"):
         del values[key]
     return json.dumps(dict(sorted(values.items())) | experts, indent=2)

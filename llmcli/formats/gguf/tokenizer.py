@@ -198,16 +198,13 @@ def to_fields(document: dict[str, Any], config: ModelConfig) -> list[tuple[str, 
         ]  # fmt: skip
     bos_token = tokenizer_json.bos_token_of(document.get("post_processor"))
     bos = config.eos_token_id if config.bos_token_id is None else config.bos_token_id
+    bos = tokens.index(bos_token) if bos_token in tokens else bos
+    ends = [("add_eot_token_id", token) for token in config.extra_eos_ids[:1]]  # the end of an answer
     return [
-        *fields,
-        ("add_token_list", tokens),
-        ("add_token_types", types),
-        ("add_bos_token_id", tokens.index(bos_token) if bos_token in tokens else bos),
-        ("add_eos_token_id", config.eos_token_id),
-        *(("add_eot_token_id", token) for token in config.extra_eos_ids[:1]),  # the end of an answer
-        ("add_add_bos_token", bos_token in tokens),
+        *fields, ("add_token_list", tokens), ("add_token_types", types), ("add_bos_token_id", bos),
+        ("add_eos_token_id", config.eos_token_id), *ends, ("add_add_bos_token", bos_token in tokens),
         ("add_add_eos_token", False),
-    ]
+    ]  # fmt: skip
 
 
 def _scores(model: dict[str, Any], kind: str, tokens: list[str]) -> tuple[list[float], list[str]]:
