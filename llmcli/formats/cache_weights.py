@@ -23,11 +23,11 @@ class CacheWeights:
         value = record.get("ngram_cache")
         if value is None:
             return None
-        rows = value.get("weights") if isinstance(value, Mapping) else None
-        sizes = [len(row) if isinstance(row, list) else 0 for row in rows] if isinstance(rows, list) else []
+        rows: Any = value.get("weights") if isinstance(value, Mapping) else None
         if (
-            not 1 <= len(sizes) <= MAX_ORDERS
-            or {*sizes} != {FEATURES}
+            not isinstance(rows, list)
+            or not 1 <= len(rows) <= MAX_ORDERS
+            or not all(isinstance(row, list) and len(row) == FEATURES for row in rows)
             or not all(type(weight) in (int, float) and abs(weight) <= MAX_WEIGHT for row in rows for weight in row)
         ):
             raise LLMError(

@@ -75,4 +75,4 @@ def reorder_rows(rows: NDArray[np.float32], heads: int, *, interleave: bool) -> 
     """
     half = rows.shape[0] // heads // 2
     pairs = rows.reshape(heads, *((2, half) if interleave else (half, 2)), *rows.shape[1:])
-    return pairs.swapaxes(1, 2).reshape(rows.shape)
+    return np.reshape(pairs.swapaxes(1, 2), rows.shape)
