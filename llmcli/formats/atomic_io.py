@@ -84,9 +84,8 @@ def windows_name_problem(name: str) -> str:
 def reject_gguf_name(output: Path) -> None:
     """Raises LLMError if a safetensors file would get the name of a GGUF file."""
     if output.suffix.lower() == ".gguf":
-        raise usage(
-            f"{output}: this command writes a .safetensors file; to write a .gguf: llm export MODEL {output} --to gguf"
-        )
+        command = f"llm export MODEL {output} --to gguf"
+        raise usage(f"{output}: this command writes a .safetensors file; to write a .gguf: {command}")
 
 
 def reject_overwriting(output: Path, kind: str, inputs: Iterable[Path], role: str, by: str = " with -o") -> None:
@@ -109,19 +108,15 @@ def check_space(path: str | Path, size: int) -> None:
 
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         if limit != resource.RLIM_INFINITY and limit < size:
-            raise LLMError(
-                f"files are limited to {limit / 1e6:,.1f} MB here (ulimit -f), {path} needs {size / 1e6:,.1f} MB; "
-                "raise the limit: ulimit -f unlimited"
-            )
+            found = f"files are limited to {limit / 1e6:,.1f} MB here (ulimit -f)"
+            raise LLMError(f"{found}, {path} needs {size / 1e6:,.1f} MB; raise the limit: ulimit -f unlimited")
     try:
         free = shutil.disk_usage(directory).free
     except OSError:
         return  # unknown
     if free < size:
-        raise LLMError(
-            f"the disk of {directory} has {free / 1e6:,.1f} MB left, {path} needs {size / 1e6:,.1f} MB; "
-            "free some space, or name a file on another disk"
-        )
+        found = f"the disk of {directory} has {free / 1e6:,.1f} MB left, {path} needs {size / 1e6:,.1f} MB"
+        raise LLMError(f"{found}; free some space, or name a file on another disk")
 
 
 # ---- files
@@ -228,9 +223,8 @@ def resolve_links(path: Path) -> Path:
     try:
         return Path(os.path.realpath(path))
     except OSError as error:  # such as a relative path in a working directory that was deleted
-        raise LLMError(
-            f"cannot write {path}: {error.strerror or error}; give the name of a directory that exists"
-        ) from error
+        problem = f"cannot write {path}: {error.strerror or error}"
+        raise LLMError(f"{problem}; give the name of a directory that exists") from error
 
 
 @contextlib.contextmanager

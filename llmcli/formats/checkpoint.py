@@ -189,14 +189,11 @@ def from_own_header(header: Header) -> Checkpoint:
     """The model that the header of a safetensors file describes, if this program wrote it. Raises LLMError."""
     path = header.path
     if any(name.startswith(ADAPTER_PREFIX) for name in header.tensors):
-        raise LLMError(
-            f"{path} holds adapters, not a model; merge them: llm import MODEL --adapter {path} -o merged.safetensors"
-        )
+        command = f"llm import MODEL --adapter {path} -o merged.safetensors"
+        raise LLMError(f"{path} holds adapters, not a model; merge them: {command}")
     if not header.is_ours:
-        raise LLMError(
-            f"{path} is a safetensors file but not a model of this program (no llmcli in its metadata); "
-            f"inspect it: llm inspect {path}, or name the directory with its config.json"
-        )
+        hint = f"inspect it: llm inspect {path}, or name the directory with its config.json"
+        raise LLMError(f"{path} is not a model of this program (no llmcli in its metadata); {hint}")
     return from_header(header)
 
 
@@ -234,10 +231,8 @@ def check_version(header: Header) -> None:
     """Raises LLMError for a file of a later version of this program."""
     version = header.metadata.get("llmcli", str(FORMAT_VERSION))
     if not version.isdecimal() or len(version) > 9 or int(version) > FORMAT_VERSION:
-        raise LLMError(
-            f"{header.path} has format version {version[:20]!r}, this program reads up to {FORMAT_VERSION}; "
-            "upgrade it: pip install --upgrade llmcli"
-        )
+        found = f"format version {version[:20]!r}, this program reads up to {FORMAT_VERSION}"
+        raise LLMError(f"{header.path} has {found}; upgrade it: pip install --upgrade llmcli")
 
 
 def check_hash(header: Header) -> None:
@@ -245,10 +240,8 @@ def check_hash(header: Header) -> None:
     if not header.is_ours or header.file_bytes > MAX_HASHED_BYTES:
         return
     if header.metadata.get("sha256") not in (None, digest(header)):
-        raise LLMError(
-            f"{header.path} is damaged, or another program changed it: its hash is not the one in its metadata; get it "
-            "again"
-        )
+        problem = "is damaged, or another program changed it: its hash is not the one in its metadata"
+        raise LLMError(f"{header.path} {problem}; get it again")
 
 
 def _check_tensors(header: Header, config: ModelConfig, scheme: str | None) -> None:

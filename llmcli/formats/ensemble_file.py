@@ -89,10 +89,8 @@ def average(models: Mapping[str, Checkpoint]) -> Checkpoint:
     (first_name, first), *others = models.items()
     for name, model in others:
         if replace(model.config, eos_token_id=0) != replace(first.config, eos_token_id=0):
-            raise LLMError(
-                f"{name} has a different shape from {first_name}; average models fine-tuned from the same base "
-                f"model: llm train TEXT --from {first_name}"
-            )
+            hint = f"average models fine-tuned from the same base model: llm train TEXT --from {first_name}"
+            raise LLMError(f"{name} has a different shape from {first_name}; {hint}")
 
     def mean(tensor: str) -> NDArray[np.float32]:
         import numpy as np

@@ -66,10 +66,8 @@ def read_header(directory: Path) -> Header:
         if head:
             tensors.setdefault(EMBEDDING, head)
     elif not problem and HEAD not in tensors:
-        problem = (
-            f"it has no output head ({HEAD}) and its embeddings are not tied, so it cannot generate text; get the "
-            "model for causal language modeling"
-        )
+        problem = f"it has no output head ({HEAD}) and its embeddings are not tied, so it cannot generate text"
+        problem += "; get the model for causal language modeling"
     size = sum(header.file_bytes for header in headers)
     return Header(directory, size, 0, tensors, metadata, "Hugging Face directory", problem=problem)
 
@@ -152,10 +150,8 @@ def _weight_files(directory: Path) -> list[Path]:
     if len(others) == 1:
         return others
     if not others and (list(directory.glob("*.bin")) or list(directory.glob("*.pth"))):
-        raise LLMError(
-            f"{directory} stores its weights as Python pickles, which can run code and are not read; convert them to "
-            "safetensors with transformers"
-        )
+        problem = "stores its weights as Python pickles, which can run code and are not read"
+        raise LLMError(f"{directory} {problem}; convert them to safetensors with transformers")
     contents = f"{len(others)} .safetensors files but no {INDEX}" if others else f"no {WEIGHTS}"
     raise LLMError(f"{directory} has {contents}; download all files of the model again")
 
@@ -201,16 +197,12 @@ def check_writable(directory: Path, *, force: bool) -> None:
     ours = (*TEXTS, *_OTHER_FILES, WEIGHTS, INDEX)
     others = [f.name for f in contents if f.is_dir() or not (f.name in ours or _SHARD.fullmatch(f.name))]
     if others:
-        raise LLMError(
-            f"{directory} has {others[0]} in it, which is not part of a model and would be lost; move it away, or name "
-            "another directory"
-        )
+        problem = f"has {others[0]} in it, which is not part of a model and would be lost"
+        raise LLMError(f"{directory} {problem}; move it away, or name another directory")
     here = Path.cwd()
     if os.path.ismount(directory) or directory.resolve() in here.parents or directory.samefile(here):
-        raise LLMError(
-            f"{directory} cannot be replaced: another disk is mounted there, or it is the current directory; name "
-            f"another directory, such as {directory / 'model'}"
-        )
+        problem = "cannot be replaced: another disk is mounted there, or it is the current directory"
+        raise LLMError(f"{directory} {problem}; name another directory, such as {directory / 'model'}")
 
 
 def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card: str) -> None:

@@ -20,7 +20,7 @@ from llmcli.cli.terminal.signals import interruptions, stop_requests, terminatio
 from llmcli.config import ModelConfig, TrainConfig, as_record
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.formats import adapters, atomic_io, checkpoint, ensemble_file
+from llmcli.formats import adapters, checkpoint, ensemble_file
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.training import session
 from llmcli.training.files import resume
@@ -582,9 +582,14 @@ def test_without_locks_temporary_files_of_others_are_kept(llm: Llm, monkeypatch:
     assert Path(".model.safetensors.123.tmp").exists()
 
 
+@platforms.posix
 def test_a_limit_on_the_size_of_files_is_detected_before_training(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
     Path("c.txt").write_text(TEXT, "utf-8")
-    monkeypatch.setattr(atomic_io, "_file_size_limit", lambda: 100_000.0)
+    real = resource.getrlimit
+    limit = {resource.RLIMIT_FSIZE: (100_000, 100_000)}
+    monkeypatch.setattr(resource, "getrlimit", lambda which: limit.get(which) or real(which))
     answer = llm("train", "c.txt", *OPTIONS, "--steps", 2, "-q")
     assert answer.exit_code == 1 and "files are limited to 0.1 MB here (ulimit -f)" in answer.stderr
     assert not MODEL.exists()

@@ -32,10 +32,8 @@ def check_architecture(fields: Mapping[str, Any]) -> None:
         hint = "; merge an adapter from its PEFT files: llm import MODEL --adapter DIR" if content == "adapter" else ""
         raise LLMError(f"it has no model: its general.type is {str(content)[:60]!r}{hint}")
     if parts not in (0, 1):
-        raise LLMError(
-            f"it is one of the {str(parts)[:20]} files of a model; join them first: llama-gguf-split --merge "
-            "FIRST.gguf JOINED.gguf"
-        )
+        command = "llama-gguf-split --merge FIRST.gguf JOINED.gguf"
+        raise LLMError(f"it is one of the {str(parts)[:20]} files of a model; join them first: {command}")
     name = fields.get("general.architecture")
     if name not in list(ARCHITECTURES):
         raise LLMError(f"it is of architecture {name!r}; supported: {', '.join(ARCHITECTURES)}")
@@ -105,10 +103,8 @@ def _check_counts(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> Non
     stacks = (tensors[stack] for pattern in conventions.EXPERT_STACKS if (stack := pattern.format(0)) in tensors)
     most = max([len(tensors), *(stack.shape[0] for stack in stacks if stack.shape)])
     if config.num_experts > most or config.swiglus > MAX_COUNT:
-        raise LLMError(
-            f"its config has {config.num_hidden_layers:,} layers of {config.num_experts:,} experts, the file has fewer "
-            "tensors"
-        )
+        found = f"{config.num_hidden_layers:,} layers of {config.num_experts:,} experts"
+        raise LLMError(f"its config has {found}, the file has fewer tensors")
 
 
 # Fields that change what a model computes, and their neutral values, which change nothing. Some of them llama.cpp reads

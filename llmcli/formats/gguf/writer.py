@@ -36,10 +36,8 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
     if not config.norm_topk_prob:
         raise LLMError("the weights of this model's active experts do not sum to 1, which llama.cpp does not support")
     if scaling and scaling.rope_type == "llama3" and architecture != "llama":
-        raise LLMError(
-            f"llama.cpp supports Llama 3's RoPE scaling only in models of type llama, not {config.model_type}; "
-            "use --to hf instead"
-        )
+        problem = f"llama.cpp supports Llama 3's RoPE scaling only in models of type llama, not {config.model_type}"
+        raise LLMError(f"{problem}; use --to hf instead")
     tokenizer = gguf_tokenizer.to_fields(json.loads(checkpoint.tokenizer_json), config)
 
     def write_file(temporary: Path) -> None:

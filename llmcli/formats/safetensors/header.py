@@ -154,7 +154,6 @@ def _tensor_info(name: str, description: Any, data_start: int) -> TensorInfo:
     if not are_sizes or not isinstance(dtype, str) or not isinstance(shape, list) or len(shape) > 64:
         raise ValueError(f"tensor {name[:100]!r} has an invalid dtype, shape or offset")
     if dtype in BYTES_PER_ELEMENT and math.prod(shape) * BYTES_PER_ELEMENT[dtype] != end - start:
-        raise ValueError(
-            f"tensor {name[:100]!r} of shape {shape} and type {dtype} does not fill its {end - start} bytes"
-        )
+        found = f"tensor {name[:100]!r} of shape {shape} and type {dtype}"
+        raise ValueError(f"{found} does not fill its {end - start} bytes")
     return TensorInfo(name, dtype, tuple(shape), data_start + start, data_start + end)
