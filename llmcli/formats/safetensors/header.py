@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format
-MAX_TENSORS = 1 << 17  # several times the most that is published
+MAX_TENSORS, MAX_METADATA_ENTRIES = 1 << 17, 1 << 12  # several times the most that is published
 _LIMITS = (("{", "objects", MAX_TENSORS + 2), ("[", "lists", 2 * MAX_TENSORS), (",", "values", 8 * MAX_TENSORS))
 _OTHER_FORMATS = (  # (first bytes, description)
     (b"PK\x03\x04", "is a PyTorch pickle or another zip archive"),
@@ -128,6 +128,8 @@ def _parse(text: str) -> tuple[dict[str, Any], dict[str, str]]:
         return descriptions, {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("__metadata__ holds something that is not text")
+    if len(metadata) > MAX_METADATA_ENTRIES:
+        raise ValueError(f"its metadata has more than {MAX_METADATA_ENTRIES:,} entries")
     return descriptions, metadata
 
 

@@ -106,6 +106,11 @@ def test_a_header_of_too_many_values_is_an_error_before_it_takes_memory(
     assert not loads.called
 
 
+def test_more_metadata_than_any_file_has_is_an_error() -> None:
+    with pytest.raises(LLMError, match="its metadata has more than 4,096 entries"):
+        read_header(put({"__metadata__": {str(i): "" for i in range(4097)}}))
+
+
 def test_metadata_may_have_any_text() -> None:
     text = json.dumps({"vocab": ['[{,"\\'] * 1_100_000})
     assert read_header(put({"__metadata__": {"tokenizer.json": text}})).metadata == {"tokenizer.json": text}
