@@ -1,11 +1,9 @@
 """The files that a command names, each by its contents: plain text, the text in a column, or conversations."""
 
 import re
-import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmcli import units
@@ -14,20 +12,19 @@ from llmcli.data.conversations.messages import Conversation, normalized
 from llmcli.data.conversations.record_kinds import Reading
 from llmcli.data.conversations.turns import shape_of
 from llmcli.data.text.corpus import Corpus, corpus_of_files, read_files
-from llmcli.data.text.documents import STANDARD_INPUT, Document, OnRead, display_name, ignore, read_document
+from llmcli.data.text.documents import Document, OnRead, ignore
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
 from llmcli.errors import LLMError
 
 _MAX_NAMES = 3  # of files that a description lists
-_SEARCHED_BYTES, _SEARCHED_FILES = 4096, 256  # of plain text that are searched for tags and braces
+_MAX_SEARCHED = 256  # plain texts that are searched for tags and braces
 _TABLE_LINES = 10
 _NOTE_SECONDS = 5.0  # between two notes on the reading
 _NOTED_BYTES = 1_000_000  # of a file; of a smaller one only the name
 _READING_SHARE = 0.5  # of the time budget, for reading
-_PART_BYTES, _PART_LINES = 100_000_000, 100_000  # of a text, or of records, that a message suggests to train on
-_RECORD_SUFFIXES = {".csv", ".tsv", ".jsonl", ".ndjson"}  # of files with a record in a line
 _HTML = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body)\b", re.I | re.S)
 _JSON = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[\[{\"])")
+_OTHER_COLUMN = "--column NAME or --plain"
 _AUTOMATIC = Reading()
 
 
@@ -36,10 +33,10 @@ class FileGroup:
     """Files that were recognized as the same kind."""
 
     kind: str  # "plain text", "text in a column", "pairs", "conversations"
-    detail: str  # for users; may be empty
-    columns: tuple[str, ...]
-    otherwise: str  # the options for another kind; may be empty
-    names: tuple[str, ...]
+    detail: str = ""  # for users
+    columns: tuple[str, ...] = ()
+    otherwise: str = ""  # the options for another kind
+    names: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         details = "; ".join(filter(None, (self.detail, self.otherwise and f"otherwise: {self.otherwise}")))
@@ -69,50 +66,49 @@ class Sources:
     @property
     def notes(self) -> list[str]:
         """How files were read, what was left out and why, one line each."""
-        notes = [note for file in self.conversation_files for note in file.notes]
-        return notes + [note for document in self.text.documents for note in document.notes]
+        return [note for file in (*self.conversation_files, *self.text.documents) for note in file.notes]
 
     def groups(self) -> list[FileGroup]:
         """The kinds of the files, with the names of each."""
-        grouped: dict[tuple[str, str, tuple[str, ...]], tuple[str, list[str]]] = {}
-        for kind, detail, columns, otherwise, name in self._kinds():
-            grouped.setdefault((kind, detail, columns), (otherwise, []))[1].append(name)
-        return [FileGroup(*key, otherwise, tuple(names)) for key, (otherwise, names) in grouped.items()]
+        names: dict[FileGroup, list[str]] = {}
+        for index, document in enumerate(self.text.documents):
+            names.setdefault(_kind_of_text(document, search=index < _MAX_SEARCHED), []).append(document.name)
+        for file in self.conversation_files:
+            names.setdefault(_kind_of_conversations(file), []).append(file.name)
+        return [replace(group, names=tuple(files)) for group, files in names.items()]
 
     def describe(self) -> str:
-        """One line that says the kind of each file, and the options for another one."""
+        """One line with the kind of each file, and the options for another one."""
         return f"data: {'; '.join(map(str, self.groups()))}"
 
-    def _kinds(self) -> Iterator[tuple[str, str, tuple[str, ...], str, str]]:
-        """(kind, detail, columns, options for another kind, name) of each file"""
-        for index, document in enumerate(self.text.documents):
-            if document.columns:
-                detail = f"column {document.columns[0]}"
-                yield "text", detail, document.columns, "--column NAME or --plain", document.name
-            else:
-                yield "plain text", _markup(document) if index < _SEARCHED_FILES else "", (), "", document.name
-        for file in self.conversation_files:
-            detail = file.shape
-            if file.shape == "two columns":
-                detail = file.first_row or f"columns {' and '.join(file.columns)}"
-            otherwise = "--column NAME or --plain" if file.columns and not file.first_row else "--plain"
-            yield "pairs" if len(file.columns) == 2 else "conversations", detail, file.columns, otherwise, file.name
 
-
-def _markup(document: Document) -> str:
-    """Markup in a plain text, which the model will learn too."""
-    start = "".join(document.text(0, _SEARCHED_BYTES))
+def _kind_of_text(document: Document, *, search: bool) -> FileGroup:
+    """`search` says whether to look for markup, which the model would learn too."""
+    if document.columns:
+        return FileGroup("text", f"column {document.columns[0]}", document.columns, _OTHER_COLUMN)
+    start = document.start if search else ""
+    lines = [line for line in start.split("\n")[:_TABLE_LINES] if line.strip()]
+    tabs = {line.count("\t") for line in lines}
+    detail = ""
     if _HTML.match(start):
-        return "HTML, read with its tags"
-    if _JSON.match(start):
-        return "JSON, read with its keys and braces"
-    tabs = [line.count("\t") for line in start.split("\n")[:_TABLE_LINES] if line.strip()]
-    is_table = len(tabs) > 1 and tabs[0] > 0 and len(set(tabs)) == 1
-    return "tabs separate columns; to read them as prompts and answers: --column 1,2" if is_table else ""
+        detail = "HTML, read with its tags"
+    elif _JSON.match(start):
+        detail = "JSON, read with its keys and braces"
+    elif len(lines) > 1 and len(tabs) == 1 and tabs != {0}:
+        detail = "tabs separate columns; to read them as prompts and answers: --column 1,2"
+    return FileGroup("plain text", detail)
+
+
+def _kind_of_conversations(file: ConversationFile) -> FileGroup:
+    detail = file.shape
+    if file.shape == "two columns":
+        detail = file.first_row or f"columns {' and '.join(file.columns)}"
+    otherwise = _OTHER_COLUMN if file.columns and not file.first_row else "--plain"
+    return FileGroup("pairs" if len(file.columns) == 2 else "conversations", detail, file.columns, otherwise)
 
 
 class ReadingProgress:
-    """Notes how much is read of what takes long, and ends the reading after a share of the time budget."""
+    """Notes the progress of a long reading, and ends it after a share of the time budget."""
 
     def __init__(
         self, seconds: float | None, on_note: Callable[[str], None], clock: Callable[[], float] = time.monotonic
@@ -129,12 +125,10 @@ class ReadingProgress:
         self._size += size
         now = self._clock()
         if self._seconds and now - self._started > _READING_SHARE * self._seconds:
-            one = self._files == 1 or self._size >= _NOTED_BYTES
-            read = f"{units.size(self._size)} of it" if one else units.count(self._files, "file")
             raise ReadingEndsError(
-                f"{f'{name}: ' * one}reading takes more than half of the time; {read} are read after "
-                f"{units.duration(now - self._started)}; give a longer --time"
-                + (_take_a_part(name) if one else ", or fewer and larger files")
+                f"{name}: reading takes more than half of the time; {units.count(self._files, 'file')}, and "
+                f"{units.size(self._size)} of this one, are read after {units.duration(now - self._started)}; give a "
+                "longer --time, or less text"
             )
         if now - self._noted >= _NOTE_SECONDS:
             self._noted = now
@@ -143,33 +137,17 @@ class ReadingProgress:
             self._on_note(f"reading {name}{number}{amount}")
 
 
-def _take_a_part(name: str) -> str:
-    """How to take the beginning of a file, where a command can do that."""
-    suffix = Path(name.removesuffix(".gz")).suffix.lower()
-    if suffix in (".json", ".parquet") or name == STANDARD_INPUT:
-        return ""
-    head = f"head -n {_PART_LINES}" if suffix in _RECORD_SUFFIXES else f"head -c {_PART_BYTES}"
-    source = f"gzip -dc {shlex.quote(name)} | {head}" if name.endswith(".gz") else f"{head} {shlex.quote(name)}"
-    return f", or train on a part of the text: {source} > part{suffix}"
-
-
 def read_sources(
     names: Iterable[str], reading: Reading = _AUTOMATIC, *, text_only: bool = False, on_read: OnRead = ignore
 ) -> Sources:
-    """Read files, directories and patterns, as `read_files` finds them; standard input is always plain text.
+    """Read files, directories and patterns, as `read_files` finds them, each as `read_records` does.
 
-    If it is `text_only`, files of conversations are plain text too. Raises LLMError, also for a malformed record in a
-    file of conversations.
+    Raises LLMError, also for a malformed record in a file of conversations.
     """
     copy = TextCopy()
-
-    def read(name: str, path: Path) -> ConversationFile | Document:
-        records = None
-        if name != "-" and path.is_file():  # not a pipe, which can be read only once
-            records = read_records(display_name(name), path, reading, copy, text_only=text_only, on_read=on_read)
-        return records or read_document(name, path, copy, on_read)
-
-    contents, skipped = read_files(names, read)
+    contents, skipped = read_files(
+        names, lambda name, path: read_records(name, path, reading, copy, text_only=text_only, on_read=on_read)
+    )
     files = tuple(file for file, _ in contents if isinstance(file, ConversationFile))
     documents = [(file, relative) for file, relative in contents if isinstance(file, Document)]
     return Sources(corpus_of_files(documents, skipped, may_be_empty=bool(files)), files)

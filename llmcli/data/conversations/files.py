@@ -1,11 +1,11 @@
-"""A file of records: conversations, or plain text in a column. Records without an answer are left out and counted.
+"""A file as conversations, plain text in a column, or plain text. Records without an answer are left out and counted.
 
-- JSON: one record a line, records in an array, or one after the other. A file is recognized if at least half of its
-  first ten records are of one shape; then a record of another kind is an error. The kinds of records: record_kinds.py.
-- Tables in CSV, TSV and Parquet files: each row is a record whose keys are the columns (tables.py).
-- Plain text with turns: see turns.py.
+- JSON: one record a line, records in an array, or one after the other.
+- Tables in CSV, TSV (tables.py) and Parquet files: each row is a record whose keys are the columns.
+- Plain text with turns: turns.py.
 
-Files of conversations are in memory while they are read, as messages; JSON other than one record a line also as text.
+The first ten records decide the kind of all (record_kinds.py); then a record of another kind is an error. Conversations
+are held in memory, as messages; JSON other than one record a line also as text.
 """
 
 import hashlib
@@ -21,31 +21,36 @@ from llmcli.data.conversations.messages import (
     answered,
     from_record,
     text_of_record,
-    unread_keys,
     without_blank_answers,
 )
 from llmcli.data.conversations.record_kinds import Reading, choose_shape
-from llmcli.data.conversations.tables import TABLE_SUFFIXES, Table, read_table
+from llmcli.data.conversations.tables import TABLE_SUFFIXES, read_table
 from llmcli.data.conversations.turns import read_turns
-from llmcli.data.text.documents import BLOCK_BYTES, Document, OnRead, document_of_texts, ignore, open_regular_file
-from llmcli.data.text.json_records import record_of_line, records_of_lines, records_of_text
-from llmcli.data.text.lines import MissingZstdError, TextLines, open_lines
+from llmcli.data.text.documents import (
+    BLOCK_BYTES,
+    Document,
+    OnRead,
+    display_name,
+    document_of_texts,
+    ignore,
+    open_regular_file,
+    read_document,
+)
+from llmcli.data.text.json_records import records_of_lines, records_of_text
 from llmcli.data.text.parquet_records import is_parquet, open_parquet
 from llmcli.data.text.temporary_files import TextCopy
 from llmcli.errors import LLMError, brief
 
 _PEEKED_RECORDS = 10
 _JSON_START = re.compile(r"\s*(?:\{|\[\s*[\[{])")
-_JSON_LINES_SUFFIXES = {".jsonl", ".ndjson"}
-_JSON_SUFFIXES = _JSON_LINES_SUFFIXES | {".json"}
+_JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
+_MAX_KEYS = 5  # that a note lists
 _AUTOMATIC = Reading()
-_SUFFIXES = _JSON_SUFFIXES | TABLE_SUFFIXES | {".txt"}  # of files that are likely to hold conversations
 
 
 @dataclass(frozen=True)
 class ConversationFile:
-    """The conversations of a file that can be learned from: each ends with an answer, and none of its answers is
-    blank."""
+    """The conversations of a file that can be learned from: each ends with an answer, and no answer is blank."""
 
     name: str  # as the user wrote it
     path: Path
@@ -54,82 +59,83 @@ class ConversationFile:
     all_columns: tuple[str, ...] = field(kw_only=True, default=())  # also the ones that are not read
     first_row: str = field(kw_only=True, default="")  # of a table without a header that has a known name: what it is
     conversations: tuple[Conversation, ...] = field(repr=False)
-    dropped: int  # conversations without an answer, or with a blank one before the last
+    dropped: int  # conversations without an answer
     notes: tuple[str, ...]  # one line each: how the file was read, what was dropped and why
     text_bytes: int  # size of all messages in UTF-8
-    sha256: str  # of the file, decompressed
+    sha256: str  # of the text of the file; of a Parquet file, of its bytes
 
 
-@dataclass(frozen=True)
-class _Contents:
-    """The conversations of a file, or its `texts`. Notes and all columns are complete after the last one is read."""
+@dataclass
+class _Records:
+    """The records of a file; notes and columns are complete after the last one is read."""
 
-    shape: str
-    conversations: Iterable[Conversation]
-    notes: list[str]
-    columns: tuple[str, ...] = ()
-    all_columns: Iterable[str] = ()
+    name: str
+    path: Path
+    shape: RecordShape
+    numbered: Iterable[tuple[int, object]]
+    place: str = "line"  # what the numbers count
+    columns: dict[str, None] = field(default_factory=dict)  # in order
     first_row: str = ""
-    texts: Iterable[str] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def with_sources(self) -> Iterator[tuple[object, str]]:
+        for number, record in self.numbered:
+            yield record, f"{self.name} {self.place} {number:,}"
+            if isinstance(record, Mapping):
+                self.columns.update(dict.fromkeys(record))
+        unused = [str(key) for key in self.columns if key not in self.shape.used_keys]
+        if unused:
+            read = self.shape.name if self.shape.name != "two columns" else " and ".join(self.shape.keys)
+            names = ", ".join(unused[:_MAX_KEYS]) + ", ..." * (len(unused) > _MAX_KEYS)
+            self.notes.append(f"{self.name}: read: {read}; not used: {names}")
 
 
 def read_conversations(name: str, path: Path, reading: Reading = _AUTOMATIC) -> ConversationFile | None:
-    """The conversations of a file; None if it holds none: text, {"text"} records, records of unknown shapes.
-
-    Raises LLMError, with the name and the line, for what is malformed in a file that was recognized; if nothing can be
-    learned from it; and if a library is missing that the file needs.
-    """
+    """The conversations of a file; None for other text. Raises LLMError as `read_records` does."""
     file = read_records(name, path, reading, TextCopy())
     return file if isinstance(file, ConversationFile) else None
 
 
-def read_records(
-    name: str, path: Path, reading: Reading, copy: TextCopy, *, text_only: bool = False, on_read: OnRead = ignore
-) -> ConversationFile | Document | None:
-    """The conversations in a file, or the text in a column of it, which is appended to `copy`. None for any other file,
-    which is plain text or no text, and if it is `text_only`, for conversations.
-
-    Raises LLMError as `read_conversations` does, for records of unknown columns, and for those better not learned.
-    """
-    if reading.plain:
-        return None
-    if is_parquet(name, path):
-        with open_parquet(name, path) as table:
-            if not table.first_rows:
-                raise LLMError(f"{name} has no rows; wanted rows with text, or with a prompt and an answer")
-            contents = None
-            if shape := choose_shape(name, table.first_rows, reading, is_text=False):
-                contents = _record_contents(name, "row", table.rows(shape.used_keys), shape, table.columns)
-            return _collect(name, path, contents, copy, lambda: _file_sha256(name, path), text_only)
-    try:
-        with open_lines(name, path, on_read) as lines:
-            contents = _text_contents(lines, _suffix(path), reading, text_only)
-            return _collect(name, path, contents, copy, lambda: lines.sha256, text_only)
-    except MissingZstdError:
-        if _suffix(path) in _SUFFIXES:
-            raise
-        return None
-
-
 def require_conversations(name: str, path: Path, reading: Reading = _AUTOMATIC) -> ConversationFile:
-    """Like `read_conversations`, for a file that must hold conversations: raises LLMError if it holds none, with the
-    reason where there is one: it is no text, or JSON whose first record is malformed or no conversation."""
+    """Like `read_conversations`; raises LLMError for other text, too."""
     if file := read_conversations(name, path, reading):
         return file
-    if not is_parquet(name, path):
-        with open_lines(name, path) as lines:
-            if _suffix(path) in _JSON_SUFFIXES or _JSON_START.match(lines.start):
-                start = next(filter(str.strip, lines.peek(3 * _PEEKED_RECORDS)), "")
-                is_array = start.lstrip().startswith("[") and record_of_line(start) is None
-                records = records_of_text(name, "\n".join(lines)) if is_array else records_of_lines(name, lines)
-                for number, record in islice(records, 1):
-                    from_record(record, f"{name} line {number:,}")
-            for _ in lines:  # raises LLMError where it is no text
-                pass
     raise LLMError(
         f'{name} has no conversations; expected records with "messages", "prompt" and "completion", "instruction" and '
         '"output" or "conversations", two columns, or turns such as User: and Assistant:'
     )
+
+
+def read_records(
+    name: str, path: Path, reading: Reading, copy: TextCopy, *, text_only: bool = False, on_read: OnRead = ignore
+) -> ConversationFile | Document:
+    """The conversations in a file, the text in a column of it, or its whole text; if it is `text_only`, conversations
+    are plain text, too. "-" is standard input, which is always plain text. Decoded text is appended to `copy`.
+
+    Raises LLMError for a file that is not text, for a malformed record in a file that was recognized, if nothing can be
+    learned from it, for records of unknown columns, and for those better not learned.
+    """
+    shown = display_name(name)
+    if name != "-" and not reading.plain and is_parquet(shown, path):
+        with open_parquet(shown, path) as table:
+            if not table.first_rows:
+                raise LLMError(f"{shown} has no rows; wanted rows with text, or with a prompt and an answer")
+            shape = choose_shape(shown, table.first_rows, reading, is_text=False)
+            if shape and (shape.is_text or not text_only):
+                columns = dict.fromkeys(table.columns)
+                records = _Records(shown, path, shape, table.rows(shape.used_keys), "row", columns)
+                return _contents(records, copy, lambda: _file_sha256(shown, path))
+    document = read_document(name, path, copy, on_read)
+    if name == "-" or reading.plain:
+        return document
+    suffix = _suffix(path)
+    if found := _records_of_text(document, suffix, reading, on_read):
+        return _contents(found, copy, lambda: document.sha256) if found.shape.is_text or not text_only else document
+    turns = None if text_only or suffix in TABLE_SUFFIXES else read_turns(document, reading.speakers)
+    if turns is None:
+        return document
+    file = ConversationFile(document.name, path, turns.shape, (), 0, tuple(turns.notes), 0, document.sha256)
+    return _with_conversations(file, turns.conversations)
 
 
 def _suffix(path: Path) -> str:
@@ -138,8 +144,7 @@ def _suffix(path: Path) -> str:
     >>> _suffix(Path("a.b.CSV.gz")), _suffix(Path("a.zst"))
     ('.csv', '')
     """
-    file = path.with_suffix("") if path.suffix.lower() in (".gz", ".zst") else path
-    return file.suffix.lower()
+    return (path.with_suffix("") if path.suffix.lower() in (".gz", ".zst") else path).suffix.lower()
 
 
 def _file_sha256(name: str, path: Path) -> str:
@@ -150,131 +155,101 @@ def _file_sha256(name: str, path: Path) -> str:
     return digest.hexdigest()
 
 
-# ---- what a file holds
+# ---- records in a text
 
 
-def _text_contents(lines: TextLines, suffix: str, reading: Reading, text_only: bool) -> _Contents | None:
-    if suffix in _JSON_SUFFIXES or (suffix not in TABLE_SUFFIXES and _JSON_START.match(lines.start)):
-        return _json_contents(lines, suffix, reading)
-    if suffix in TABLE_SUFFIXES or reading.pairs or reading.columns:
-        table = read_table(lines, suffix, reading)
-        if table:
-            return _table_contents(lines.name, table, reading)
-        if suffix in TABLE_SUFFIXES:
+def _records_of_text(document: Document, suffix: str, reading: Reading, on_read: OnRead) -> _Records | None:
+    """The records of JSON or of a table; None for other text."""
+    if suffix not in TABLE_SUFFIXES:
+        if suffix in (*_JSON_LINES_SUFFIXES, ".json") or _JSON_START.match(document.start):
+            return _json_records(document, suffix, reading, on_read)
+        if not (reading.pairs or reading.columns):
             return None
-    turns = None if text_only else read_turns(lines, reading.speakers)
-    return _Contents(turns.shape, turns.conversations, turns.notes) if turns else None
-
-
-def _table_contents(name: str, table: Table, reading: Reading) -> _Contents:
-    shape = choose_shape(name, table.first_records, reading, is_table=True)
+    table = read_table(document, suffix, reading, on_read)
+    if table is None:
+        return None
+    shape = choose_shape(document.name, table.first_records, reading, is_table=True)
     if shape is None:
-        raise LLMError(_nothing_to_learn(name))
-    contents = _record_contents(name, "line", table.records, shape, table.columns, table.notes)
-    return replace(contents, first_row=table.first_row_as(shape.keys) if shape.name == "two columns" else "")
+        raise LLMError(_nothing_to_learn(document.name))
+    first_row = table.first_row_as(shape.keys) if shape.name == "two columns" else ""
+    columns = dict.fromkeys(table.columns)
+    return _Records(
+        document.name, document.path, shape, table.records, columns=columns, first_row=first_row, notes=table.notes
+    )
 
 
-def _json_contents(lines: TextLines, suffix: str, reading: Reading) -> _Contents | None:
-    peeked = lines.peek(3 * _PEEKED_RECORDS)
-    start = [line for line in peeked if line.strip()][:_PEEKED_RECORDS]
-    records = [record_of_line(line) for line in start]
-    first_is_record = bool(start) and records[0] is not None
-    begins_array = bool(start) and start[0].lstrip().startswith("[") and not first_is_record
-    is_lines = suffix in _JSON_LINES_SUFFIXES or len(records) > 1
-    shape = None if begins_array else choose_shape(lines.name, records, reading, must_be_known=is_lines)
-    if shape:
-        return _record_contents(lines.name, "line", records_of_lines(lines.name, lines), shape)
-    contents = None
-    if _JSON_START.match(lines.start) and not (first_is_record and start[0].lstrip().startswith("{")):
-        contents = _json_text_contents(lines, reading)
-    if contents is None and suffix in _JSON_LINES_SUFFIXES and None in records:
-        for _ in records_of_lines(lines.name, peeked):  # raises LLMError for the line that is none
-            pass
-    return contents
+def _json_records(document: Document, suffix: str, reading: Reading, on_read: OnRead) -> _Records | None:
+    name = document.name
+    begins_array = document.start.lstrip().startswith("[")
+    must_be_lines = suffix in _JSON_LINES_SUFFIXES and not begins_array
+    first = _first(records_of_lines(name, document.lines()), strict=must_be_lines) or [None]  # of an empty text
+    if must_be_lines or isinstance(first[0], Mapping) or (len(first) > 1 and first[0] is not None):
+        records = records_of_lines(name, document.lines(on_read))
+    else:
+        text = "".join(document.text())
+        first, records = _first(records_of_text(name, text), strict=False), records_of_text(name, text)
+    must_be_known = suffix in _JSON_LINES_SUFFIXES or len(first) > 1
+    shape = choose_shape(name, first, reading, must_be_known=must_be_known)
+    return _Records(name, document.path, shape, records) if shape else None
 
 
-def _json_text_contents(lines: TextLines, reading: Reading) -> _Contents | None:
-    read: list[str] = []
-    damage: LLMError | None = None
-    try:
-        for line in lines:
-            read.append(line)
-    except LLMError as error:
-        damage = error
-    text = "\n".join(read)
+def _first(records: Iterable[tuple[int, object]], *, strict: bool) -> list[object]:
+    """The first records, up to one that is not JSON: an error if `strict`, else None in the list."""
     first: list[object] = []
     try:
-        for _, record in islice(records_of_text(lines.name, text), _PEEKED_RECORDS):
-            first.append(record)
+        first.extend(record for _, record in islice(records, _PEEKED_RECORDS))
     except LLMError:
-        first.append(None)  # not a record
-    shape = choose_shape(lines.name, first, reading, must_be_known=len(first) > 1)
-    if shape and damage:
-        raise damage
-    return _record_contents(lines.name, "line", records_of_text(lines.name, text), shape) if shape else None
-
-
-def _record_contents(
-    name: str,
-    place: str,
-    records: Iterable[tuple[int, object]],
-    shape: RecordShape,
-    columns: Iterable[str] = (),
-    notes: list[str] | None = None,
-) -> _Contents:
-    """`place` is what the number of a record counts; `columns` are keys that the records may be read without."""
-    notes = [] if notes is None else notes
-    keys = dict.fromkeys(columns)  # in order
-    inner: dict[str, None] = {}
-
-    def numbered() -> Iterator[tuple[str, object]]:
-        for number, record in records:
-            yield f"{name} {place} {number:,}", record
-            if isinstance(record, Mapping):
-                keys.update(dict.fromkeys(record))
-            inner.update(dict.fromkeys(unread_keys(record, shape)))
-        others = [str(key) for key in keys if key not in shape.used_keys]
-        read = shape.name if shape.name != "two columns" else " and ".join(shape.keys)
-        for what, unused in ((f"read: {read}; not used", others), ("not used in messages", list(inner))):
-            if unused:
-                notes.append(f"{name}: {what}: {', '.join(unused[:5])}{', ...' if len(unused) > 5 else ''}")
-
-    def texts() -> Iterator[str]:
-        without = 0
-        for source, record in numbered():
-            text = text_of_record(record, source, shape)
-            without += not text
-            if text:
-                yield text
-        if without:
-            notes.append(f"{name}: {without:,} records without text left out")
-
-    if shape.is_text:
-        return _Contents(shape.name, (), notes, shape.keys, keys, texts=texts())
-    conversations = (from_record(record, source, shape) for source, record in numbered())
-    return _Contents(shape.name, conversations, notes, shape.keys, keys)
+        if strict:
+            raise
+        first.append(None)
+    return first
 
 
 # ---- what can be learned from
 
 
-def _collect(
-    name: str, path: Path, contents: _Contents | None, copy: TextCopy, sha256: Callable[[], str], text_only: bool
-) -> ConversationFile | Document | None:
-    if contents is None or (text_only and contents.texts is None):
-        return None
-    if contents.texts is not None:
-        document = document_of_texts(name, path, contents.texts, copy)
-        if not document.text_bytes:
-            raise LLMError(f"{name}: the column {contents.columns[0]} has no text; name another one: --column NAME")
-        columns = tuple(map(str, contents.all_columns))
-        return replace(document, columns=contents.columns, all_columns=columns, notes=tuple(contents.notes))
+def _contents(records: _Records, copy: TextCopy, sha256: Callable[[], str]) -> ConversationFile | Document:
+    name, shape = records.name, records.shape
+    if shape.is_text:
+        return _text(records, copy)
+    conversations = [from_record(record, source, shape) for record, source in records.with_sources()]
+    file = ConversationFile(
+        name, records.path, shape.name, (), 0, tuple(records.notes), 0, sha256(),
+        columns=shape.keys, all_columns=tuple(map(str, records.columns)), first_row=records.first_row,
+    )  # fmt: skip
+    return _with_conversations(file, conversations)
+
+
+def _text(records: _Records, copy: TextCopy) -> Document:
+    """The text in a column. Raises LLMError if there is none."""
+    blank = 0
+
+    def texts() -> Iterator[str]:
+        nonlocal blank
+        for record, source in records.with_sources():
+            if text := text_of_record(record, source, records.shape):
+                yield text
+            else:
+                blank += 1
+
+    document = document_of_texts(records.name, records.path, texts(), copy)
+    [column] = records.shape.keys
+    if not document.text_bytes:
+        raise LLMError(f"{records.name}: the column {column} has no text; name another one: --column NAME")
+    if blank:
+        records.notes.append(f"{records.name}: {blank:,} records without text left out")
+    all_columns = tuple(map(str, records.columns))
+    return replace(document, columns=(column,), all_columns=all_columns, notes=tuple(records.notes))
+
+
+def _with_conversations(file: ConversationFile, conversations: Iterable[Conversation]) -> ConversationFile:
+    """A file with the conversations that end with an answer. Raises LLMError if there are none."""
     kept: list[Conversation] = []
     unanswered: list[str] = []  # the sources of conversations
     blank: list[str] = []
     shortened: list[str] = []
-    answer_count = 0
-    for conversation in contents.conversations:
+    total = answer_count = 0
+    for total, conversation in enumerate(conversations, 1):  # noqa: B007 (used below)
         answers = answered(conversation.messages)
         if not answers:
             unanswered.append(conversation.source)
@@ -286,11 +261,10 @@ def _collect(
         for question in questions:
             blank.append(f"that to {brief(question.content, 40)}, in the conversation of {conversation.source}")
         kept.append(Conversation(tuple(messages), conversation.source))
-    total = len(kept) + len(unanswered)
     if not kept:
-        raise LLMError(_nothing_to_learn(name, total, *unanswered[:1]))
-    notes = contents.notes + [
-        f"{name}: {len(sources):,} {what} (the first: {sources[0]})"
+        raise LLMError(_nothing_to_learn(file.name, total, *unanswered[:1]))
+    notes = [
+        f"{file.name}: {len(sources):,} {what} (the first: {sources[0]})"
         for sources, what in (
             (unanswered, f"of {total:,} conversations dropped: without an answer"),
             (blank, f"of {answer_count:,} answers left out, with the question: blank"),
@@ -299,10 +273,9 @@ def _collect(
         if sources
     ]
     text_bytes = sum(conversation.text_bytes for conversation in kept)
-    return ConversationFile(
-        name, path, contents.shape, tuple(kept), len(unanswered), tuple(notes), text_bytes, sha256(),
-        columns=contents.columns, all_columns=tuple(map(str, contents.all_columns)), first_row=contents.first_row,
-    )  # fmt: skip
+    return replace(
+        file, conversations=tuple(kept), dropped=len(unanswered), notes=(*file.notes, *notes), text_bytes=text_bytes
+    )
 
 
 def _nothing_to_learn(name: str, total: int = 0, first: str = "") -> str:

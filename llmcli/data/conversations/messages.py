@@ -5,9 +5,8 @@ Standard library only.
 """
 
 import itertools
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from llmcli.errors import LLMError, brief
@@ -21,10 +20,6 @@ _ROLE_NAMES = (
     | {"developer": "system", "human": "user"}
     | dict.fromkeys(("gpt", "model", "bot", "ai", "chatgpt", "bard"), "assistant")
 )
-_MESSAGE_KEYS = (("role", "content"), ("from", "value"))  # OpenAI's and ShareGPT's
-_LEARNED_KEYS = ("weight", "train")  # whether an answer is trained on: OpenAI's, and that of other programs
-_CALLS = ("tool_calls", "function_call")  # what an answer does besides its text
-_READ_KEYS = {*itertools.chain(*_MESSAGE_KEYS), *_LEARNED_KEYS, *_CALLS}
 _MESSAGE_EXAMPLE = '{"role": "user", "content": "text"}'
 
 
@@ -39,7 +34,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages in order. `source` is where it comes from, for error messages: the file and the line."""
+    """Messages in order. `source` is the file and the line, for error messages."""
 
     messages: tuple[Message, ...]
     source: str = ""
@@ -50,7 +45,7 @@ class Conversation:
 
 
 def answered(messages: Sequence[Message]) -> Sequence[Message]:
-    """The messages up to the last answer that is not blank; none where there is no such answer.
+    """The messages up to the last answer that is not blank; none without such an answer.
 
     >>> answered([Message("user", "1?"), Message("assistant", "1."), Message("user", "2?")])
     [Message(role='user', content='1?'), Message(role='assistant', content='1.')]
@@ -62,7 +57,7 @@ def answered(messages: Sequence[Message]) -> Sequence[Message]:
 
 
 def without_blank_answers(messages: Sequence[Message]) -> tuple[list[Message], list[Message]]:
-    """(the messages without blank answers and the messages of the user that they answer, the last of these for each)
+    """(the messages without blank answers and their questions, the last question of each blank answer)
 
     >>> without_blank_answers([Message("user", "1?"), Message("assistant", ""), Message("user", "2?")])
     ([Message(role='user', content='2?')], [Message(role='user', content='1?')])
@@ -79,12 +74,18 @@ def without_blank_answers(messages: Sequence[Message]) -> tuple[list[Message], l
     return kept, unanswered
 
 
-# ---- records
+# ---- the shape of a record
 
-
-def normalized(key: object) -> str:
-    """The name of a column as it is compared."""
-    return str(key).strip().lower()
+PAIRS = {  # keys of the prompt and the answer -> key of an optional text that is appended to the prompt
+    ("prompt", "completion"): "",
+    ("prompt", "response"): "",
+    ("instruction", "output"): "input",
+    ("instruction", "response"): "context",
+    **dict.fromkeys(
+        [("question", "answer"), ("source", "target"), ("input", "output"), ("user", "assistant"),
+         ("human", "assistant"), ("human", "gpt"), ("front", "back"), ("q", "a"), ("質問", "回答"), ("問", "答")], ""
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,147 +102,104 @@ class RecordShape:
         """The keys whose values are read. Every shape may have a "system" key: text of a first system message."""
         return frozenset((*self.keys, self.context_key, "system"))
 
-    def fits(self, record: Record) -> bool:
-        """Whether a record is of this shape, though parts of it may be malformed."""
-        values = [record.get(key) for key in self.keys]
-        if len(values) == 1:
-            return values[0] == [] or is_list_of_messages(values[0])
-        return all(isinstance(value, str) or is_list_of_messages(value) for value in values)
 
-    def spelled_as_in(self, record: Record) -> "RecordShape":
-        """The same with the keys as a record spells them.
-
-        >>> SHAPES[0].spelled_as_in({"Messages": []}).keys
-        ('Messages',)
-        """
-        spelled = {normalized(key): str(key) for key in record}
-        keys = tuple(spelled.get(key, key) for key in self.keys)
-        return replace(self, keys=keys, context_key=spelled.get(self.context_key, self.context_key))
-
-
-_CONTEXTS = {"instruction/output": "input", "instruction/response": "context"}
-SHAPES = (  # the first that fits is taken
-    RecordShape("messages", ("messages",)),
-    RecordShape("ShareGPT", ("conversations",)),
-    *(
-        RecordShape(name, tuple(name.split("/")), _CONTEXTS.get(name, ""))
-        for name in (
-            "prompt/completion", "prompt/response", "instruction/output", "instruction/response", "question/answer",
-            "source/target", "input/output", "user/assistant", "human/assistant", "human/gpt", "front/back", "q/a",
-            "質問/回答", "問/答",
-        )
-    ),
-)  # fmt: skip
+def normalized(key: object) -> str:
+    """The name of a column as it is compared."""
+    return str(key).strip().lower()
 
 
 def record_shape(record: object) -> RecordShape | None:
-    """The shape of a record; None if it holds no conversation. A list of messages is taken as their record.
+    """The shape of a record by its keys; None if it holds no conversation. A list of messages is taken as their record.
 
-    >>> record_shape({"question": "Who?", "answer": "Me.", "id": 1}).name
-    'question/answer'
+    >>> record_shape({"Question": "Who?", "answer": "Me.", "id": 1})
+    RecordShape(name='question/answer', keys=('Question', 'answer'), context_key='', is_text=False)
     >>> record_shape({"text": "Once upon a time"}) is None
     True
     """
     record = _with_key(record)
     if not isinstance(record, Mapping):
         return None
-    shapes = (shape.spelled_as_in(record) for shape in SHAPES)
-    return next((shape for shape in shapes if shape.fits(record)), None)
-
-
-def from_record(record: object, source: str, shape: RecordShape | None = None) -> Conversation:
-    """The conversation in a record, exactly. `source` is where the record comes from; without a `shape`, it is
-    recognized. Raises LLMError, beginning with the source, with what is wrong in the record.
-
-    Roles are system, user and assistant, also called developer, human and gpt. A system message comes first; between
-    two answers comes a message of the user.
-    """
-    try:
-        record = _with_key(record)
-        if not isinstance(record, Mapping):
-            raise _RecordError(f"the record is {_kind(record)}; wanted an object: {{...}}")
-        shape = shape or record_shape(record) or shape_by_keys(record)
-        if shape is None:
-            keys = ", ".join(list(map(str, record))[:5]) or "none"
-            raise _RecordError(f'the record is no conversation (its keys: {keys}); wanted "messages", or "prompt" and '
-                               f'"completion"')  # fmt: skip
-        messages = tuple(_read(record, shape))
-        _check_order(messages)
-    except _RecordError as error:
-        command = f": {filter_command(source.rpartition(' line ')[0], error.condition)}" if error.condition else ""
-        raise LLMError(f"{source}: {error}{command}") from error
-    return Conversation(messages, source)
-
-
-def filter_command(name: str, condition: str) -> str:
-    """The command that writes the records of a JSON Lines file that fulfill a condition of jq to another file.
-
-    >>> filter_command("my chats.jsonl", ".label")
-    "jq -c 'select(.label)' 'my chats.jsonl' > 'my chats-kept.jsonl'"
-    """
-    kept = name.removesuffix(".gz").removesuffix(".jsonl") + "-kept.jsonl"
-    jq = f"jq -c 'select({condition})'"
-    source = f"gzip -dc {shlex.quote(name)} | {jq}" if name.endswith(".gz") else f"{jq} {shlex.quote(name)}"
-    return f"{source} > {shlex.quote(kept)}"
-
-
-def text_of_record(record: object, source: str, shape: RecordShape) -> str:
-    """The plain text in a record; "" if there is none. Raises LLMError as `from_record` does."""
-    [key] = shape.keys
-    try:
-        if not isinstance(record, Mapping):
-            raise _RecordError(f"the record is {_kind(record)}; wanted an object: {{...}}")
-        value = record.get(key)
-        text = "" if value is None else _content(value, f'"{key}"')
-        return text if text.strip() else ""
-    except _RecordError as error:
-        raise LLMError(f"{source}: {error}") from error
-
-
-def shape_by_keys(record: Record) -> RecordShape | None:
-    """The shape whose keys a record has, though none of their values may be a conversation's."""
-    return next((shape for shape in SHAPES if record.keys() >= set(shape.keys)), None)
-
-
-class _RecordError(Exception):
-    """A problem of a record, without its place in a file; and a jq condition that only other records fulfill."""
-
-    def __init__(self, text: str, condition: str = "") -> None:
-        super().__init__(text)
-        self.condition = condition
+    spelled = {normalized(key): str(key) for key in record}
+    given = {key for key in spelled if record[spelled[key]] is not None}
+    for key, name in (("messages", "messages"), ("conversations", "ShareGPT")):
+        if key in given:
+            return RecordShape(name, (spelled[key],))
+    for pair, context in PAIRS.items():
+        if given >= {*pair}:
+            return RecordShape("/".join(pair), tuple(map(spelled.__getitem__, pair)), spelled.get(context, context))
+    return None
 
 
 def _with_key(record: object) -> object:
-    return {"messages": record} if isinstance(record, list) and is_list_of_messages(record) else record
+    return {"messages": record} if is_list_of_messages(record) else record
 
 
 def is_list_of_messages(value: object) -> bool:
     """Whether any item of a list has a role; others may be malformed."""
-    names = [role for role, _ in _MESSAGE_KEYS]
-    return isinstance(value, list) and any(isinstance(item, Mapping) and item.keys() & names for item in value)
+    return isinstance(value, list) and any(
+        isinstance(item, Mapping) and item.keys() & {"role", "from"} for item in value
+    )
+
+
+# ---- reading a record
+
+
+def from_record(record: object, source: str, shape: RecordShape | None = None) -> Conversation:
+    """The exact conversation in a record, whose shape is recognized if it is not given.
+
+    A system message comes first; between two answers comes a message of the user. Raises LLMError, beginning with the
+    source of the record, with what is wrong in it.
+    """
+    try:
+        fields = _fields(_with_key(record))
+        shape = shape or record_shape(fields)
+        if shape is None:
+            keys = ", ".join(list(map(str, fields))[:5]) or "none"
+            raise LLMError(f'the record is no conversation (its keys: {keys}); wanted "messages", or "prompt" and '
+                           f'"completion"')  # fmt: skip
+        messages = tuple(_read(fields, shape))
+        _check_order(messages)
+    except LLMError as error:
+        raise LLMError(f"{source}: {error}") from error
+    return Conversation(messages, source)
+
+
+def text_of_record(record: object, source: str, shape: RecordShape) -> str:
+    """The plain text in a record; "" if there is none. Raises LLMError as `from_record` does."""
+    try:
+        return _optional(_fields(record), shape.keys[0])
+    except LLMError as error:
+        raise LLMError(f"{source}: {error}") from error
+
+
+def _fields(record: object) -> Record:
+    if not isinstance(record, Mapping):
+        raise LLMError(f"the record is {_kind(record)}; wanted an object: {{...}}")
+    return record
 
 
 def _read(record: Record, shape: RecordShape) -> Iterator[Message]:
     for key in shape.keys:
         if key not in record:
             keys = " and ".join(f'"{key}"' for key in shape.keys)
-            raise _RecordError(f'the record has no "{key}"; wanted {keys}, as in other records of the file')
+            raise LLMError(f'the record has no "{key}"; wanted {keys}, as in other records of the file')
     if len(shape.keys) == 1:
         messages = list(_read_list(record[shape.keys[0]], f'"{shape.keys[0]}"'))
     else:
         prompt, answer = shape.keys
         messages = [*_read_side(record, prompt, "user"), *_read_side(record, answer, "assistant")]
-        if shape.context_key and _is_given(record.get(shape.context_key)) and isinstance(record[prompt], str):
-            context = _content(record[shape.context_key], f'"{shape.context_key}"')
+        if shape.context_key and isinstance(record[prompt], str) and (context := _optional(record, shape.context_key)):
             messages[0] = Message("user", f"{messages[0].content}\n\n{context}")
-    if _is_given(record.get("system")) and messages[0].role != "system":
-        yield Message("system", _content(record["system"], '"system"'))
+    if (system := _optional(record, "system")) and messages[0].role != "system":
+        yield Message("system", system)
     yield from messages
 
 
-def _is_given(value: object) -> bool:
-    """Whether an optional text is there; other types than text are read, and are then an error."""
-    return bool(value.strip()) if isinstance(value, str) else value is not None
+def _optional(record: Record, key: str) -> str:
+    """A text, or "" where it is missing, null or blank."""
+    value = record.get(key)
+    text = "" if value is None else _content(value, f'"{key}"')
+    return text if text.strip() else ""
 
 
 def _read_side(record: Record, key: str, role: str) -> list[Message]:
@@ -253,55 +211,46 @@ def _read_side(record: Record, key: str, role: str) -> list[Message]:
 
 def _read_list(value: object, name: str) -> Iterator[Message]:
     if not isinstance(value, list):
-        raise _RecordError(f"{name} is {_kind(value)}; wanted a list of messages: [{_MESSAGE_EXAMPLE}, ...]")
+        raise LLMError(f"{name} is {_kind(value)}; wanted a list of messages: [{_MESSAGE_EXAMPLE}, ...]")
     if not value:
-        raise _RecordError(f"{name} is an empty list; wanted messages of the user and the assistant")
+        raise LLMError(f"{name} is an empty list; wanted messages of the user and the assistant")
     for number, item in enumerate(value, 1):
         yield _read_message(item, f"message {number} of {name}")
 
 
 def _read_message(item: object, name: str) -> Message:
     if not isinstance(item, Mapping):
-        raise _RecordError(f"{name} is {_kind(item)}; wanted {_MESSAGE_EXAMPLE}")
-    role_key, content_key = next((keys for keys in _MESSAGE_KEYS if keys[0] in item), ("", ""))
-    if not role_key:
-        raise _RecordError(f'{name} has no "role"; wanted {_MESSAGE_EXAMPLE}')
+        raise LLMError(f"{name} is {_kind(item)}; wanted {_MESSAGE_EXAMPLE}")
+    # OpenAI's keys, and ShareGPT's
+    role_key, content_key = ("role", "content") if "role" in item or "from" not in item else ("from", "value")
+    if role_key not in item:
+        raise LLMError(f'{name} has no "role"; wanted {_MESSAGE_EXAMPLE}')
     role = item[role_key]
     if not isinstance(role, str) or role not in _ROLE_NAMES:
-        known = "system, user or assistant" if role_key == "role" else "system, human or gpt"
-        raise _RecordError(f"{name} has the {'role' if role_key == 'role' else 'sender'} {brief(role)}; wanted {known}")
-    if call := next((key for key in _CALLS if item.get(key)), None):
-        _, key, _ = name.split('"')
-        raise _RecordError(
+        what, known = ("role", "user or assistant") if role_key == "role" else ("sender", "human or gpt")
+        raise LLMError(f"{name} has the {what} {brief(role)}; wanted system, {known}")
+    if call := next((key for key in ("tool_calls", "function_call") if item.get(key)), None):
+        raise LLMError(
             f'{name} has "{call}", which is not read: the model would learn to answer without calling; leave such '
-            "conversations out",
-            f"all(.{key}[]; .{call} | not)",
+            "conversations out"
         )
     if content_key not in item:
-        raise _RecordError(f'{name} has no "{content_key}"; wanted {{"{role_key}": "{role}", "{content_key}": "text"}}')
+        raise LLMError(f'{name} has no "{content_key}"; wanted {{"{role_key}": "{role}", "{content_key}": "text"}}')
     content = _content(item[content_key], f'"{content_key}" of {name}')
-    is_learned = all(_is_learned(item.get(key), f'"{key}" of {name}', key) for key in _LEARNED_KEYS)
-    return Message(_ROLE_NAMES[role], content, is_learned)
+    return Message(_ROLE_NAMES[role], content, _is_learned(item, name))
 
 
-def unread_keys(record: object, shape: RecordShape) -> Iterator[str]:
-    """The keys inside the messages of a record that are not read."""
-    record = _with_key(record)
-    values = [record.get(key) for key in shape.keys] if isinstance(record, Mapping) else []
-    for message in itertools.chain.from_iterable(value for value in values if isinstance(value, list)):
-        if isinstance(message, Mapping):
-            yield from (str(key) for key in message if key not in _READ_KEYS)
-
-
-def _is_learned(value: object, name: str, key: str) -> bool:
+def _is_learned(item: Record, name: str) -> bool:
     """Whether a message counts in the loss: "weight": 0 (OpenAI's format for fine-tuning) and "train": false say that
     it does not. Only answers are learned in any case."""
-    if value is None or (key == "train" and isinstance(value, bool)):
-        return value is not False
-    if key == "weight" and isinstance(value, int | float) and not isinstance(value, bool) and value in (0, 1):
-        return bool(value)
-    wanted = "true, or false" if key == "train" else "1, or 0"
-    raise _RecordError(f"{name} is {_kind(value)}; wanted {wanted} for an answer that is not trained on")
+    weight, train = item.get("weight"), item.get("train")
+    if weight is not None and (type(weight) not in (int, float) or weight not in (0, 1)):
+        raise LLMError(f'"weight" of {name} is {_kind(weight)}; wanted 1, or 0 for an answer that is not trained on')
+    if train is not None and not isinstance(train, bool):
+        raise LLMError(
+            f'"train" of {name} is {_kind(train)}; wanted true, or false for an answer that is not trained on'
+        )
+    return weight != 0 and train is not False
 
 
 def _content(value: object, name: str) -> str:
@@ -309,32 +258,23 @@ def _content(value: object, name: str) -> str:
     if isinstance(value, list):
         return "".join(_text_of_part(part, f"part {number} of {name}") for number, part in enumerate(value, 1))
     if not isinstance(value, str):
-        raise _RecordError(f"{name} is {_kind(value)}; wanted text in quotes")
-    return _checked_text(value, name)
+        raise LLMError(f"{name} is {_kind(value)}; wanted text in quotes")
+    if "\0" in value:  # from an escape in JSON
+        raise LLMError(f"{name} has a zero character (\\u0000) at position {value.index(chr(0)):,}; remove it")
+    try:
+        if not value.isascii():
+            value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise LLMError(f"{name} has half a character (\\u{ord(value[error.start]):04x}, a lone surrogate) at position "
+                       f"{error.start:,}; wanted both halves, or remove it") from error  # fmt: skip
+    return value
 
 
 def _text_of_part(part: object, name: str) -> str:
     if not isinstance(part, Mapping) or part.get("type") != "text":
         kind = f"of type {brief(part.get('type'))}" if isinstance(part, Mapping) else _kind(part)
-        raise _RecordError(f'{name} is {kind}; wanted {{"type": "text", "text": ...}}: the model reads text only')
-    text = part.get("text")
-    if not isinstance(text, str):
-        raise _RecordError(f'"text" of {name} is {_kind(text)}; wanted text in quotes')
-    return _checked_text(text, name)
-
-
-def _checked_text(text: str, name: str) -> str:
-    """The text, after a check: JSON escapes can stand for what is no text."""
-    if "\0" in text:
-        raise _RecordError(f"{name} has a zero character (\\u0000) at position {text.index(chr(0)):,}; remove it")
-    if not text.isascii():
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            code = f"\\u{ord(text[error.start]):04x}"
-            raise _RecordError(f"{name} has half a character ({code}, a lone surrogate) at position "
-                               f"{error.start:,}; wanted both halves, or remove it") from error  # fmt: skip
-    return text
+        raise LLMError(f'{name} is {kind}; wanted {{"type": "text", "text": ...}}: the model reads text only')
+    return _content(part.get("text"), f'"text" of {name}')
 
 
 def _kind(value: object) -> str:
@@ -357,8 +297,8 @@ def _kind(value: object) -> str:
 def _check_order(messages: Iterable[Message]) -> None:
     for number, (before, message) in enumerate(itertools.pairwise(messages), 2):
         if message.role == "system":
-            raise _RecordError(f"message {number} is a system message; wanted it first, or not at all")
+            raise LLMError(f"message {number} is a system message; wanted it first, or not at all")
         if message.role == before.role == "assistant":
-            raise _RecordError(
+            raise LLMError(
                 f"messages {number - 1} and {number} are both of the assistant; wanted one of the user between them"
             )

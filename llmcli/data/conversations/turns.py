@@ -6,13 +6,12 @@ A text is taken as conversations if
 - no third speaker takes part: no other name and colon begins lines in the turns of both speakers, as in a play; and
   A: is no choice beside B:, as in a quiz.
 
-A turn goes on until the next speaker. Names stand at the very beginning of a line; words in any case, Q and A as
+A turn continues until the next speaker. Names stand at the very beginning of a line: words in any case, Q and A as
 capitals, which may have a number (Q1:). The colon may be full-width, with a space before it.
 
-Q:/A: text: each question begins a conversation.
-User:/Assistant: text: a blank line and then the first speaker (who speaks first in the text) begin a conversation. If a
-blank line stands before an answer too, blank lines separate turns, and it takes two of them, or a line such as ---.
-Turns of one speaker in a row are one message. "System:" at the beginning of a conversation is its system message.
+In Q:/A: text, each question begins a conversation. In User:/Assistant: text, a blank line before the speaker who began
+the text does; where blank lines separate all turns, it takes two of them, or a line such as ---. Turns of one speaker
+in a row are one message. "System:" at the beginning of a conversation is its system message.
 
 Standard library only.
 """
@@ -24,7 +23,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from llmcli.data.conversations.messages import ROLES, Conversation, Message
-from llmcli.data.text.lines import TextLines
+from llmcli.data.text.documents import Document
 from llmcli.errors import LLMError, usage
 
 _COLON = r"[ \t\u00a0\u202f]?[:：](?![:/\\])[ \t\u3000]*(?P<text>.*)"
@@ -48,7 +47,7 @@ class _Speakers:
     shape: str  # for users
     label: re.Pattern[str]  # of a line that begins a turn; its groups are ROLES and "text"
     questions: bool = False  # each turn of the user begins a conversation
-    named: bool = False  # in the call: the text needs no more evidence than that both speak
+    named: bool = False  # by the user: that both speak is enough evidence
 
 
 @dataclass
@@ -114,38 +113,36 @@ def speakers_in(shape: str) -> tuple[str, str] | None:
     return (named[1], named[2]) if named and shape not in (known.shape for known in _KNOWN) else None
 
 
-def read_turns(lines: TextLines, names: tuple[str, str] | None = None) -> TurnText | None:
+def read_turns(document: Document, names: tuple[str, str] | None = None) -> TurnText | None:
     """The conversations of a text; None if it is other text, of which only the start is read in most cases.
 
     `names` are the user's and the assistant's, if they are not among the known ones. Raises LLMError for two
     answers to one question, and for text before the first speaker if the speakers were named.
     """
-    first_line = next(filter(str.strip, lines.start.split("\n")), "")
+    first_line = next(filter(str.strip, document.start.split("\n")), "")
     known = (_named_speakers(*names),) if names else _KNOWN
     speakers = next((candidate for candidate in known if candidate.label.match(first_line)), None)
     if speakers is None:
-        if names:
-            _check_that_nobody_speaks(lines, known[0])
+        if names and {_role(match) for line in document.lines() if (match := known[0].label.match(line))} >= {
+            *ROLES[1:]
+        }:
+            shape = known[0].shape.removesuffix(" turns").replace("/", " or ")
+            raise LLMError(f"{document.name} line 1: text before the first speaker; begin the file with {shape}")
         return None
-    turns, others = _read(lines, speakers.label)
+    turns, others = _read(document.lines(), speakers.label)
     if not _is_conversation(turns, others, speakers):
         return None
     groups = list(_split(turns, speakers.questions))
     notes = []
     if not speakers.questions and any(is_spaced for _, is_spaced in groups):
-        notes.append(f"{lines.name}: blank lines separate turns; two of them, or ---, begin a new conversation")
+        notes.append(f"{document.name}: blank lines separate turns; two of them, or ---, begin a new conversation")
     conversations = [
-        Conversation(tuple(_messages(lines.name, group, speakers.questions)), f"{lines.name} line {group[0].line:,}")
+        Conversation(
+            tuple(_messages(document.name, group, speakers.questions)), f"{document.name} line {group[0].line:,}"
+        )
         for group, _ in groups
     ]
     return TurnText(speakers.shape, conversations, notes)
-
-
-def _check_that_nobody_speaks(lines: TextLines, speakers: _Speakers) -> None:
-    roles = {_role(match) for line in lines if (match := speakers.label.match(line))}
-    if {"user", "assistant"} <= roles:
-        shape = speakers.shape.removesuffix(" turns").replace("/", " or ")
-        raise LLMError(f"{lines.name} line 1: text before the first speaker; begin the file with {shape}")
 
 
 def _role(label: re.Match[str]) -> str:

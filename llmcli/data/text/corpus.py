@@ -1,7 +1,4 @@
-"""The corpus: documents, or parts of them, in order, found by the names of files, directories and glob patterns.
-
-Text comes in pieces, so a corpus may be larger than memory.
-"""
+"""The corpus: documents, or parts of them, in order. Text comes in pieces, so it may be larger than memory."""
 
 import bisect
 import errno
@@ -22,7 +19,7 @@ from llmcli.errors import LLMError
 
 T = TypeVar("T")
 
-_GENERATED_DIRECTORIES = ("__pycache__", "node_modules")  # by tools, not written by anybody
+_GENERATED_DIRECTORIES = ("__pycache__", "node_modules")
 SAMPLE_SPANS = 64  # number of spans that `Corpus.sample` takes from a long text
 
 
@@ -39,7 +36,6 @@ class Part:
         return self.end - self.start
 
     def text(self) -> Iterator[str]:
-        """In pieces; see `Document.text`."""
         return self.document.text(self.start, self.end)
 
 
@@ -102,7 +98,6 @@ def read_corpus(
 ) -> Corpus:
     """The plain text of files, as `read_files` finds them.
 
-    Each file is read to its end once: UTF-8 with or without a byte-order mark, UTF-16 with one, and either in gzip.
     Text that is not plain UTF-8 in a file is decoded into `copy`, a temporary file that several calls may share.
     """
     copy = copy or TextCopy()
@@ -121,7 +116,7 @@ def corpus_of_files(
 
 
 def read_files(names: Iterable[str], read: Callable[[str, Path], T]) -> tuple[list[tuple[T, str]], list[str]]:
-    """([(what `read` makes of the name and path of a file, its relative name), ...], why others were skipped).
+    """([(the result of `read` for the name and path of a file, its relative name), ...], why others were skipped).
 
     `names` are files, directories (all files inside), glob patterns, or "-" for standard input. A file that `read`
     raises LLMError for is an error if it was named, and is skipped if a directory contained it; ReadingEndsError is
@@ -130,7 +125,7 @@ def read_files(names: Iterable[str], read: Callable[[str, Path], T]) -> tuple[li
     names = list(names)
     files: list[tuple[T, str]] = []
     skipped: list[str] = []
-    not_read: dict[str, list[str]] = {}  # suffix of files in directories -> why each of them is not read
+    unreadable: dict[str, list[str]] = {}  # suffix of files in directories -> why each of them is not read
     seen: set[Path] = set()
     for name, path, relative, was_named in _find_files(names):
         if path.resolve() in seen:
@@ -139,17 +134,15 @@ def read_files(names: Iterable[str], read: Callable[[str, Path], T]) -> tuple[li
         seen.add(path.resolve())
         try:
             files.append((read(name, path), relative))
-        except ReadingEndsError:
-            raise
         except LLMError as error:
-            if was_named:
+            if was_named or isinstance(error, ReadingEndsError):
                 raise
-            not_read.setdefault(path.suffix.lower(), []).append(str(error))
+            unreadable.setdefault(path.suffix.lower(), []).append(str(error))
     if not files:
-        problems = [*skipped, *itertools.chain(*not_read.values())]
+        problems = [*skipped, *itertools.chain(*unreadable.values())]
         details = f" ({len(problems)} files there were skipped; the first: {problems[0]})" if problems else ""
         raise LLMError(f"no text found in {', '.join(names)}{details}; name a text file")
-    return files, skipped + [_skipped_line(suffix, problems) for suffix, problems in not_read.items()]
+    return files, skipped + [_skipped_line(suffix, problems) for suffix, problems in unreadable.items()]
 
 
 def _skipped_line(suffix: str, problems: list[str]) -> str:
@@ -170,7 +163,13 @@ def _find_files(names: Iterable[str]) -> Iterator[tuple[str, Path, str, bool]]:
         if not name:
             raise LLMError("the name of a text is empty; name a text file, a directory, a pattern or -")
         path = Path(name)
-        _check_name_length(name, path)
+        try:
+            path.stat()
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # a text in place of a file name
+                raise LLMError(
+                    f"{name[:40]}... is too long for a file name; save the text to a file and name that"
+                ) from error
         if name == "-":
             yield name, path, STANDARD_INPUT, True
         elif path.exists():
@@ -185,17 +184,6 @@ def _find_files(names: Iterable[str]) -> Iterator[tuple[str, Path, str, bool]]:
         else:
             download = f"; this program downloads nothing, get it first: curl -LO {name}" if "://" in name else ""
             raise LLMError(f"there is no file or directory {name}{download}")
-
-
-def _check_name_length(name: str, path: Path) -> None:
-    """Raises LLMError for a text given in place of a file name."""
-    try:
-        path.stat()
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise LLMError(
-                f"{name[:40]}... is too long for a file name; save the text to a file and name that"
-            ) from error
 
 
 def _files_of(name: str, path: Path, root: Path) -> Iterator[tuple[str, Path, str, bool]]:

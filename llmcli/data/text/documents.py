@@ -1,9 +1,9 @@
 """One document: a file, or standard input, that is opened, decompressed, decoded and checked to be text.
 
-The text is UTF-8 with or without a byte-order mark, or UTF-16 with one, and may be compressed with gzip. Text that
-cannot be read from an arbitrary position (gzip, UTF-16, standard input) is decoded once, into a temporary file.
+The text is UTF-8 with or without a byte-order mark, or UTF-16 with one, and may be compressed (gzip, zstd). Text that
+cannot be read from an arbitrary position (compressed, UTF-16, standard input) is decoded once, into a temporary file.
 
-Standard library only.
+Standard library only, except for zstd before Python 3.14.
 """
 
 import codecs
@@ -16,14 +16,13 @@ import os
 import shlex
 import stat
 import sys
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TypeAlias, cast
+from typing import IO, Any, TypeAlias, cast
 
 from llmcli.data.text import file_types
-from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy, check_temporary_space
+from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
 from llmcli.errors import LLMError
 
 OnRead: TypeAlias = Callable[[str, int], None]  # gets the name and the size of each block that was read
@@ -31,7 +30,8 @@ OnRead: TypeAlias = Callable[[str, int], None]  # gets the name and the size of 
 BLOCK_BYTES = 1 << 20  # bytes per read
 CHECKED_BYTES = 1 << 16  # decoded at a time to check them: they stay in the processor's cache
 STANDARD_INPUT = "standard input"  # its name in messages
-_MAX_GZIP_RATIO = 1032  # of the content to the file
+_START_BYTES = 1 << 16  # of the text, to recognize what it holds
+_COMPRESSION = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}  # the first bytes of a file -> its program
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
@@ -47,12 +47,12 @@ class Document:
     copy: TextCopy | None = field(default=None, repr=False, compare=False)  # of a file that is not plain UTF-8
     changed_at: int = field(default=0, repr=False, compare=False)  # st_mtime_ns of the file before it was read
     relative_name: str = ""  # its path from the directory that the user named, with "/"; of a named file, its name
-    columns: tuple[str, ...] = ()  # the column that the text is of; none for the text of the whole file
+    columns: tuple[str, ...] = ()  # the column that the text comes from; none for the text of the whole file
     all_columns: tuple[str, ...] = field(default=(), compare=False)  # of that file
-    notes: tuple[str, ...] = field(default=(), compare=False)  # one line each: what of the file was left out
+    notes: tuple[str, ...] = field(default=(), compare=False)  # what was left out, one line each
 
     def is_unchanged(self) -> bool:
-        """Whether the text is still the one with this hash, as far as the file's time of modification shows."""
+        """Whether the file has the same time of modification as when it was read."""
         try:
             return self.copy is not None or self.path.stat().st_mtime_ns == self.changed_at
         except OSError:
@@ -83,6 +83,28 @@ class Document:
             )
             yield from _decode(self.name, blocks, "utf-8", self.offset + first)
 
+    @property
+    def start(self) -> str:
+        """The first kilobytes of the text."""
+        return "".join(self.text(0, _START_BYTES))
+
+    def lines(self, on_read: OnRead = lambda name, size: None) -> Iterator[str]:
+        """The lines without their ends. Only "\n" ends a line: U+2028, a form feed and "\r" belong to it.
+
+        `on_read` is called with size 0 now and then, so that it can end the reading.
+        """
+        unfinished: list[str] = []
+        for piece in self.text():
+            on_read(self.name, 0)
+            *complete, rest = piece.split("\n")
+            if complete:
+                yield "".join([*unfinished, complete[0]])
+                yield from complete[1:]
+                unfinished = []
+            unfinished.append(rest)
+        if last := "".join(unfinished):
+            yield last
+
     @contextlib.contextmanager
     def _reader(self) -> Iterator[Callable[[int, int], bytes]]:
         """A function (position, size) -> bytes of the file, or of the copy."""
@@ -105,7 +127,7 @@ class Document:
 
 
 def ignore(name: str, size: int) -> None:
-    """The `OnRead` of those who need no report."""
+    """An `OnRead` that does nothing."""
 
 
 def read_document(
@@ -114,21 +136,18 @@ def read_document(
     """Read a file, or standard input ("-"), to its end and check that it is text.
 
     Text that is not plain UTF-8 in a file is appended to `copy`. `on_read` may raise ReadingEndsError. Raises LLMError
-    that says what kind of file it is, or else the position of the first byte that is not text.
+    with the kind of the file, or else the position of the first byte that is not text.
     """
     stream = (stdin or sys.stdin.buffer) if name == "-" else None
     name = display_name(name)
     source = open_regular_file(name, path) if stream is None else _buffered(stream)
-    with source as file, decompressed(name, file) as (content, is_compressed):
+    with source as file, _decompressed(name, file) as (content, program):
         changed_at = os.fstat(file.fileno()).st_mtime_ns if stream is None else 0
         start = _read(content, max(BLOCK_BYTES, 4), name)
-        mark, encoding = byte_order_mark(start)
-        copied = stream is not None or is_compressed or encoding != "utf-8"
+        mark, encoding = next((known for known in _BYTE_ORDER_MARKS if start.startswith(known[0])), (b"", "utf-8"))
+        copied = stream is not None or bool(program) or encoding != "utf-8"
         offset = copy.size if copied else len(mark)
         text = _TextDigest(copy if copied else None)
-        if is_compressed and stream is None:
-            size = int.from_bytes(_last_bytes(path, 4), "little")  # of the content, modulo 4 GiB
-            check_temporary_space(name, size if size <= _MAX_GZIP_RATIO * path.stat().st_size else 0)
 
         def blocks() -> Iterator[bytes]:
             on_read(name, len(start))
@@ -138,14 +157,14 @@ def read_document(
                 yield block
 
         try:
-            text.read(name, blocks(), encoding, len(mark), is_compressed)
+            text.read(name, blocks(), encoding, len(mark), program)
         except LLMError as error:
             if copied:
                 copy.truncate(offset)
             if isinstance(error, ReadingEndsError):
                 raise
             end = b"" if stream is not None else _last_bytes(path, file_types.END_BYTES)
-            description = file_types.describe_binary(name, start[: file_types.START_BYTES], end, is_compressed)
+            description = file_types.describe_binary(name, start[: file_types.START_BYTES], end, program)
             raise LLMError(description or str(error), error.exit_code) from error
     return Document(name, path, text.size, text.sha256, offset, copy if copied else None, changed_at)
 
@@ -158,7 +177,7 @@ def _last_bytes(path: Path, count: int) -> bytes:
 
 
 def document_of_texts(name: str, path: Path, texts: Iterable[str], copy: TextCopy) -> Document:
-    """The texts in a file as one document, with a blank line between two, appended to `copy`."""
+    """The texts in a file as one document, joined by blank lines and appended to `copy`."""
     offset, text = copy.size, _TextDigest(copy)
     try:
         for number, one in enumerate(texts):
@@ -179,13 +198,13 @@ class _TextDigest:
     def sha256(self) -> str:
         return self._hash.hexdigest()
 
-    def read(self, name: str, blocks: Iterable[bytes], encoding: str, first: int, compressed: bool) -> None:
-        """Add the text of all `blocks`, the first of which begins at position `first`. Raises LLMError."""
+    def read(self, name: str, blocks: Iterable[bytes], encoding: str, first: int, program: str) -> None:
+        """Add the text of all `blocks`; the other arguments are those of `_decode`. Raises LLMError."""
         is_utf8 = encoding == "utf-8"  # then the file has the bytes of the text
         if is_utf8:
             starts = ((block, start) for block in blocks for start in range(0, len(block), CHECKED_BYTES))
             blocks = (self.add(block[start : start + CHECKED_BYTES]) for block, start in starts)
-        for text in _decode(name, blocks, encoding, first, compressed):
+        for text in _decode(name, blocks, encoding, first, program):
             if not is_utf8:
                 self.add(text.encode("utf-8"))
 
@@ -224,102 +243,95 @@ def _buffered(stream: IO[bytes]) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def decompressed(name: str, file: IO[bytes]) -> Iterator[tuple[IO[bytes], bool]]:
-    """(the content of a file, decompressed if it is gzip, whether it is gzip)"""
+def _decompressed(name: str, file: IO[bytes]) -> Iterator[tuple[IO[bytes], str]]:
+    """(the content of a file, the program that compressed it: "gzip", "zstd" or "")"""
     try:
-        compressed = file.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]
+        start = file.peek(4)[:4]  # type: ignore[attr-defined]
     except OSError as error:
         raise LLMError(f"cannot read {name}: {error.strerror or error}") from error
-    if not compressed:
-        yield file, False
+    program = next((program for magic, program in _COMPRESSION.items() if start.startswith(magic)), "")
+    if not program:
+        yield file, ""
         return
-    with gzip.open(file) as content:
-        yield content, True  # type: ignore[misc]
+    with (gzip if program == "gzip" else _import_zstd(name)).open(file) as content:
+        yield content, program
+
+
+def _import_zstd(name: str) -> Any:
+    """Python's own module, from 3.14 on, or the package that has the same for older versions."""
+    with contextlib.suppress(ImportError):
+        from compression import zstd
+
+        return zstd
+    try:
+        from backports import zstd
+    except ImportError as error:
+        raise LLMError(
+            f"to read {name} a package for zstd is needed: pip install 'llmcli[zstd]'; or unpack it: "
+            f"zstd -d {shlex.quote(name)}"
+        ) from error
+    return zstd
 
 
 def _read(file: IO[bytes], size: int, name: str) -> bytes:
     try:
         return file.read(size)
-    except (OSError, EOFError, zlib.error) as error:
+    except Exception as error:  # OSError, EOFError, zlib.error, ZstdError
         raise LLMError(f"cannot read {name}: {error}") from error
 
 
 # ---- decoding
 
 
-class NotTextError(Exception):
-    """A byte that is not text."""
-
-    def __init__(self, position: int, byte: int | None) -> None:
-        super().__init__()
-        self.position, self.byte = position, byte  # None: a zero character, which is valid but in no text
-        self.follows_zero = False  # such a character is in the same block
-
-
-def byte_order_mark(start: bytes) -> tuple[bytes, str]:
-    """(the byte-order mark at the start of a file, or b"", the encoding of the rest)"""
-    return next((known for known in _BYTE_ORDER_MARKS if start.startswith(known[0])), (b"", "utf-8"))
-
-
-def decode(blocks: Iterable[bytes], encoding: str) -> Iterator[str]:
-    """The text of blocks, in pieces. Raises NotTextError after all text before the first byte that is not text."""
-    decoder, read = codecs.getincrementaldecoder(encoding)(), 0
+def _decode(name: str, blocks: Iterable[bytes], encoding: str, first: int = 0, program: str = "") -> Iterator[str]:
+    """The text of blocks, in pieces. `first` is the position of the first block in the file that `program`
+    compressed. Raises LLMError with the position of a byte that is not text; a zero byte is in no text."""
+    decoder, read = codecs.getincrementaldecoder(encoding)(), first
     for block in itertools.chain(blocks, [b""]):
-        first = read - len(decoder.getstate()[0])  # position of what is decoded: a character may be unfinished
-        problem = None
+        start = read - len(decoder.getstate()[0])  # position of what is decoded: a character may be unfinished
+        read += len(block)
+        invalid: UnicodeDecodeError | None = None
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
-            text = error.object[: error.start].decode(encoding)
-            problem = NotTextError(first + error.start, (error.object[error.start :] or b"\0")[0])
-        text, zero, _ = text.partition("\0")
-        if zero and not problem:
-            problem = NotTextError(first + len(text.encode(encoding)), None)
-        if text:
-            yield text
-        if problem:
-            problem.follows_zero = bool(zero)
-            raise problem
-        read += len(block)
-
-
-def _decode(
-    name: str, blocks: Iterable[bytes], encoding: str, first: int = 0, compressed: bool = False
-) -> Iterator[str]:
-    """As `decode`; `first` is the position of the first block in the decompressed file. Raises LLMError."""
-    try:
-        yield from decode(blocks, encoding)
-    except NotTextError as error:
-        position = first + error.position
-        if error.byte is None:
+            invalid, text = error, error.object[: error.start].decode(encoding)
+        if "\0" in text:
+            position = start + len(text[: text.index("\0")].encode(encoding))
             raise LLMError(
                 f"{name} is not text: a zero byte at position {position:,} (a binary file, or UTF-16 without a "
-                f"byte-order mark); convert UTF-16 first: {_iconv(name, 'UTF-16LE', compressed)}"
-            ) from error
-        raise LLMError(
-            f"{name} is not {encoding.upper()} text: byte 0x{error.byte:02x} at position {position:,}; convert it "
-            f"first: {_iconv(name, 'ENCODING', compressed)} (ENCODING: ISO-8859-1, SHIFT_JIS, ...)"
-        ) from error
+                f"byte-order mark); convert UTF-16 first: {_iconv(name, 'UTF-16LE', program)}"
+            )
+        if invalid:
+            byte = (invalid.object[invalid.start :] or b"\0")[0]
+            raise LLMError(
+                f"{name} is not {encoding.upper()} text: byte 0x{byte:02x} at position {start + invalid.start:,}; "
+                f"convert it first: {_iconv(name, 'ENCODING', program)} (ENCODING: ISO-8859-1, SHIFT_JIS, ...)"
+            ) from invalid
+        if text:
+            yield text
 
 
-def _iconv(name: str, encoding: str, compressed: bool) -> str:
+def _iconv(name: str, encoding: str, program: str) -> str:
     """The command that converts a file to UTF-8.
 
-    >>> _iconv("my book.txt", "UTF-16LE", compressed=False)
+    >>> _iconv("my book.txt", "UTF-16LE", "")
     "iconv -f UTF-16LE -t UTF-8 'my book.txt' > 'my book.txt.utf8'"
-    >>> _iconv("a.gz", "UTF-16LE", compressed=True)
+    >>> _iconv("a.gz", "UTF-16LE", "gzip")
     'gzip -dc a.gz | iconv -f UTF-16LE -t UTF-8 > a.utf8'
     """
+    iconv = f"iconv -f {encoding} -t UTF-8"
     if name == STANDARD_INPUT:
-        return f"iconv -f {encoding} -t UTF-8"
-    output = shlex.quote(f"{name.removesuffix('.gz') if compressed else name}.utf8")
-    if compressed:
-        return f"gzip -dc {shlex.quote(name)} | iconv -f {encoding} -t UTF-8 > {output}"
-    return f"iconv -f {encoding} -t UTF-8 {shlex.quote(name)} > {output}"
+        return iconv
+    output = shlex.quote(f"{file_types.unpacked_name(name) if program else name}.utf8")
+    return (
+        f"{program} -dc {shlex.quote(name)} | {iconv} > {output}"
+        if program
+        else f"{iconv} {shlex.quote(name)} > {output}"
+    )
 
 
 def continuation_bytes(data: bytes) -> int:
-    """The number of bytes at the beginning of a part of UTF-8 that belong to the character before.
+    """The number of bytes at the beginning of a piece of UTF-8 that continue the character before it.
 
     >>> continuation_bytes("aé".encode()), continuation_bytes("é".encode()[1:])
     (0, 1)

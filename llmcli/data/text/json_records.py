@@ -1,7 +1,7 @@
 """The records of a JSON file, each with its line: one a line (JSON Lines), in an array, or one after the other.
 
-Stricter than Python's parser where a file is likely to be wrong: a key that stands twice in an object is an error.
-Numbers are read as floats, however many digits they have. Standard library only.
+Stricter than Python's parser where a file is likely to be wrong: a repeated key in an object is an error. Numbers are
+read as floats, however many digits they have. Standard library only.
 """
 
 import json
@@ -25,38 +25,24 @@ def records_of_lines(name: str, lines: Iterable[str]) -> Iterator[tuple[int, obj
         if not line.strip():
             continue
         try:
-            yield number, _parse(line)
+            value, end = _value(line, _space_end(line, 0))
+            _check_end(line, end, "value")
         except _JSONError as error:
             raise LLMError(
                 f"{name} line {number:,}: invalid JSON at character {error.position + 1:,} ({error}); wanted one "
                 f"record a line: {{...}}"
             ) from error
-
-
-def record_of_line(line: str) -> object:
-    """The value of one line; None if it is not JSON."""
-    try:
-        return _parse(line)
-    except _JSONError:
-        return None
-
-
-def _parse(text: str) -> object:
-    value, end = _decode(text, _space_end(text, 0))
-    end = _space_end(text, end)
-    if end < len(text):
-        raise _JSONError(end, f"more after the end of the value: {brief(text[end : end + 20], 20)}")
-    return value
+        yield number, value
 
 
 def records_of_text(name: str, text: str) -> Iterator[tuple[int, object]]:
-    """(line number from 1, value) for each element of an array, or for each value of several that follow each other.
+    """(line number from 1, value) for each element of an array, or for each of several values in a row.
 
-    Raises LLMError where the text is no JSON.
+    Raises LLMError where the text is not JSON.
     """
     line, before = 1, 0
     try:
-        for position, value in _values(text):
+        for position, value in _array(text) if text.startswith("[", _space_end(text, 0)) else _values(text):
             line += text.count("\n", before, position)
             before = position
             yield line, value
@@ -68,45 +54,48 @@ def records_of_text(name: str, text: str) -> Iterator[tuple[int, object]]:
 def _values(text: str) -> Iterator[tuple[int, object]]:
     """(position, value)"""
     position = _space_end(text, 0)
-    if not text.startswith("[", position):
-        while position < len(text):
-            value, end = _decode(text, position)
-            yield position, value
-            position = _space_end(text, end)
-        return
-    position = _space_end(text, position + 1)
-    separator = ","
-    if text.startswith("]", position):
-        separator, position = "]", _space_end(text, position + 1)
-    while separator == ",":
-        value, end = _decode(text, position)
+    while position < len(text):
+        value, end = _value(text, position)
         yield position, value
-        position = _space_end(text, end)
-        separator = text[position : position + 1]
+        position = end
+
+
+def _array(text: str) -> Iterator[tuple[int, object]]:
+    """(position, element)"""
+    position = _space_end(text, _space_end(text, 0) + 1)
+    separator = "," if text[position : position + 1] != "]" else "]"
+    end = position
+    while separator == ",":
+        value, end = _value(text, position)
+        yield position, value
+        separator, position = text[end : end + 1], _space_end(text, end + 1)
         if not separator:
-            raise _JSONError(position, "the array does not end")
+            raise _JSONError(end, "the array does not end")
         if separator not in ",]":
-            raise _JSONError(position, f"wanted , or ] before {brief(text[position : position + 20], 20)}")
-        position = _space_end(text, position + 1)
-    if position < len(text):
-        raise _JSONError(position, f"more after the end of the array: {brief(text[position : position + 20], 20)}")
+            raise _JSONError(end, f"wanted , or ] before {brief(text[end : end + 20], 20)}")
+    _check_end(text, _space_end(text, end + 1), "array")
+
+
+def _check_end(text: str, end: int, what: str) -> None:
+    if end < len(text):
+        raise _JSONError(end, f"more after the end of the {what}: {brief(text[end : end + 20], 20)}")
 
 
 def _space_end(text: str, position: int) -> int:
-    match = _SPACE.match(text, position)
-    return match.end() if match else position
+    return _SPACE.match(text, position).end()  # type: ignore[union-attr]  # it matches any text
 
 
-def _decode(text: str, position: int) -> tuple[object, int]:
-    """The value that begins at a position, and the position after it. Raises _JSONError."""
+def _value(text: str, position: int) -> tuple[object, int]:
+    """The value that begins at a position, and the position of what follows. Raises _JSONError."""
     try:
-        return _DECODER.raw_decode(text, position)
+        value, end = _DECODER.raw_decode(text, position)
     except json.JSONDecodeError as error:
         raise _JSONError(error.pos, error.msg) from error
     except RecursionError as error:
         raise _JSONError(position, "nested too deeply") from error
-    except ValueError as error:  # of `_object`
+    except ValueError as error:  # from `_object`
         raise _JSONError(position, str(error)) from error
+    return value, _space_end(text, end)
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -114,7 +103,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(keys) < len(pairs):
         names = [key for key, _ in pairs]
         twice = next(key for key in names if names.count(key) > 1)
-        raise ValueError(f"the key {brief(twice)} stands twice in one object")
+        raise ValueError(f"the key {brief(twice)} is repeated in one object")
     return keys
 
 

@@ -5,7 +5,6 @@ import itertools
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from llmcli.data.text.documents import open_regular_file
@@ -33,7 +32,11 @@ def is_parquet(name: str, path: Path) -> bool:
 @contextlib.contextmanager
 def open_parquet(name: str, path: Path) -> Iterator[ParquetTable]:
     """Raises LLMError, also in the block while rows are read, if the file is damaged or pyarrow is not installed."""
-    pyarrow = _import_pyarrow(name)
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise missing_extra(f"reading {name}", "pyarrow", "parquet") from error
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             columns: list[str] = file.schema_arrow.names
@@ -50,27 +53,9 @@ def _rows(name: str, file: Any, columns: list[str]) -> Iterator[tuple[int, objec
         try:
             rows = batch.to_pylist()
         except UnicodeDecodeError as error:
-            number = before + 1 + _first_undecodable(batch)
-            raise LLMError(f"{name} row {number:,}: text that is not UTF-8 ({error.reason})") from error
+            raise LLMError(
+                f"{name}: text that is not UTF-8 ({error.reason}) in the {batch.num_rows:,} rows from row "
+                f"{before + 1:,} on; wanted a column of type string"
+            ) from error
         yield from enumerate(rows, before + 1)
         before += len(rows)
-
-
-def _first_undecodable(batch: Any) -> int:
-    """Index of the first row of a batch whose text cannot be decoded; converting all at once is many times faster."""
-    for index in range(batch.num_rows):
-        try:
-            batch.slice(index, 1).to_pylist()
-        except UnicodeDecodeError:
-            return index
-    return 0
-
-
-def _import_pyarrow(name: str) -> ModuleType:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise missing_extra(f"reading {name}", "pyarrow", "parquet") from error
-    module: ModuleType = pyarrow
-    return module

@@ -1,8 +1,8 @@
 """The training text and the held-out text of a corpus.
 
 The end of a long document is held out. Short documents are held out whole, evenly over a hash of their names, with
-near-duplicates on the same side. So the split depends neither on where the files are nor on the order in which they are
-named, and a file that is added changes little.
+near-duplicates on the same side. So the split does not depend on the place or the order of the files, and one more file
+changes little.
 
 Near-duplicates that are too large to be held out are all trained on. If they are most of the corpus, they count as one
 long document: the end of the longest is held out, and the others are used up to where they repeat it.
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from llmcli.data.text.corpus import Corpus, Part
 from llmcli.data.text.documents import Document
-from llmcli.data.text.near_duplicates import Passages, near_duplicates
+from llmcli.data.text.near_duplicates import first_repeat, near_duplicates
 
 LONG_SHARE = 0.5  # of the bytes to hold out: a document that has more is long
 FRACTIONS = {0.05: "twentieth", 0.1: "tenth", 0.2: "fifth", 0.25: "quarter", 0.5: "half"}
@@ -23,14 +23,13 @@ MAX_NAMES = 3  # of documents that are listed
 
 @dataclass(frozen=True)
 class CorpusSplit:
-    """Training text and held-out text; either may be empty. Ends of documents that repeat the held-out text are in
-    neither."""
+    """Training text and held-out text; either may be empty."""
 
     training: Corpus
     held_out: Corpus
     rule: str  # what is held out, as a phrase; "" if nothing is
     is_from_corpus: bool = True  # False: the held-out text is another corpus
-    left_out: Mapping[Document, int] = field(default_factory=dict)  # bytes at the end of documents that are in neither
+    left_out: Mapping[Document, int] = field(default_factory=dict)  # bytes at the end that repeat held-out text
 
 
 def split(corpus: Corpus, share: float) -> CorpusSplit:
@@ -50,12 +49,11 @@ def split(corpus: Corpus, share: float) -> CorpusSplit:
 
 def _groups(corpus: Corpus) -> list[list[int]]:
     """The indices of near-duplicates, in an order that is evenly distributed, and the same for each order of names."""
-
-    def key(index: int) -> tuple[bytes, str]:
-        document = corpus.documents[index]
-        return hashlib.sha256(document.relative_name.encode("utf-8")).digest(), document.sha256
-
-    order = sorted(range(len(corpus.contents)), key=key)
+    keys = [
+        (hashlib.sha256(document.relative_name.encode("utf-8")).digest(), document.sha256)
+        for document in corpus.documents
+    ]
+    order = sorted(range(len(keys)), key=keys.__getitem__)
     return [[order[i] for i in group] for group in near_duplicates([corpus.documents[i] for i in order])]
 
 
@@ -66,24 +64,25 @@ def _cut(
     kept or cut."""
     sizes = [part.text_bytes for part in corpus.contents]
     held_out_bytes = {index: sizes[index] for index in whole} | {index: round(share * sizes[index]) for index in long}
-    left_out: dict[int, int] = {}  # bytes at the end of documents that repeat held-out text
-    are_cut = share > 0 and 2 * sum(sizes[index] for group in families for index in group) > corpus.text_bytes
-    for group in families if are_cut else ():
-        longest = max(group, key=lambda index: sizes[index])
-        held_out_bytes[longest] = round(share * sizes[longest])
-        passages = Passages(corpus.documents[longest], sizes[longest] - held_out_bytes[longest])
-        left_out |= {i: sizes[i] - passages.first_in(corpus.documents[i]) for i in group if i != longest}
+    repeated: dict[int, int] = {}  # bytes at the end of documents
+    if share > 0 and 2 * sum(sizes[index] for group in families for index in group) > corpus.text_bytes:
+        for group in families:
+            longest = max(group, key=sizes.__getitem__)
+            held_out_bytes[longest] = round(share * sizes[longest])
+            others = [i for i in group if i != longest]
+            texts = [corpus.documents[i] for i in others]
+            ends = first_repeat(corpus.documents[longest], sizes[longest] - held_out_bytes[longest], texts)
+            repeated |= {i: sizes[i] - end for i, end in zip(others, ends, strict=True)}
     training, held_out = [], []
     for index, part in enumerate(corpus.contents):
-        middle = part.end - held_out_bytes.get(index, 0) - left_out.get(index, 0)
+        middle = part.end - held_out_bytes.get(index, 0) - repeated.get(index, 0)
         training.append(Part(part.document, part.start, middle))
         held_out.append(Part(part.document, middle, middle + held_out_bytes.get(index, 0)))
-    kept, others = (Corpus(tuple(part for part in parts if part.text_bytes)) for parts in (training, held_out))
-    if not others.contents:
-        return CorpusSplit(kept, others, "")
-    ends = held_out_bytes.keys() - {*whole}
-    rule = _rule(corpus, share, whole, ends) + _family_rule(corpus, families, left_out)
-    return CorpusSplit(kept, others, rule, left_out={corpus.documents[i]: n for i, n in left_out.items() if n})
+    kept, validation = (Corpus(tuple(part for part in parts if part.text_bytes)) for parts in (training, held_out))
+    if not validation.contents:
+        return CorpusSplit(kept, validation, "")
+    rule = _rule(corpus, share, whole, held_out_bytes.keys() - {*whole}) + _family_rule(corpus, families, repeated)
+    return CorpusSplit(kept, validation, rule, left_out={corpus.documents[i]: n for i, n in repeated.items() if n})
 
 
 def _rule(corpus: Corpus, share: float, whole: Collection[int], long: Collection[int]) -> str:
@@ -101,7 +100,7 @@ def _rule(corpus: Corpus, share: float, whole: Collection[int], long: Collection
 
 
 def _family_rule(corpus: Corpus, families: Sequence[Sequence[int]], left_out: Mapping[int, int]) -> str:
-    """The treatment of large families; `left_out` as in `CorpusSplit`."""
+    """What happens to large families; `left_out` as in `CorpusSplit`."""
     if not families:
         return ""
     if left_out:

@@ -1,19 +1,16 @@
 """Decoded text in a temporary file, and the error for a temporary file that cannot be written."""
 
 import contextlib
-import shlex
-import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
 from typing import IO
 
-from llmcli import units
 from llmcli.errors import LLMError
 
 
 class ReadingEndsError(LLMError):
-    """Ends the reading of all files, not only of the one that it speaks of."""
+    """Ends the reading of all files, not only of the one that it names."""
 
 
 class TemporaryFileError(ReadingEndsError):
@@ -22,7 +19,7 @@ class TemporaryFileError(ReadingEndsError):
 
 @contextlib.contextmanager
 def temporary_file_errors(content: str) -> Iterator[None]:
-    """Turn an OSError inside the block into a TemporaryFileError; `content` names what the file was to hold."""
+    """Turn an OSError into a TemporaryFileError; `content` is what the file should hold."""
     try:
         yield
     except OSError as error:
@@ -39,27 +36,9 @@ def _temporary_directory() -> str:
         return "a temporary directory"
 
 
-def check_temporary_space(name: str, size: int) -> None:
-    """Raise TemporaryFileError if there is no space for `size` bytes of the text of a file."""
-    directory = _temporary_directory()
-    try:
-        free = shutil.disk_usage(directory).free
-    except OSError:  # found out when it is written
-        return
-    if size > free:
-        raise TemporaryFileError(
-            f"{name} holds {units.size(size)} of text, and {directory} has space for {units.size(free)}; set TMPDIR to "
-            f"a directory on a disk with more, or take a part: gzip -dc {shlex.quote(name)} | head -c 100000000 | llm "
-            "train -"
-        )
-
-
 class TextCopy:
-    """The UTF-8 text of several documents, appended to one temporary file without a name.
-
-    The system deletes the file when this object or the process ends, even if the process is killed. The file is created
-    by the first `append`.
-    """
+    """The UTF-8 text of several documents in one temporary file, which the system deletes with this object or the
+    process, even if the process is killed. The first `append` creates it."""
 
     def __init__(self) -> None:
         self._file: IO[bytes] | None = None
