@@ -6,6 +6,8 @@ import shlex
 import unicodedata
 from collections.abc import Iterator
 
+from llmcli.data.text.words import character_class
+
 MAX_PROMPT = 32  # characters, in a script that puts spaces between words
 MAX_WORDS = 5
 MAX_PROMPT_WITHOUT_SPACES = 12  # characters, in other scripts
@@ -16,11 +18,9 @@ _SHELL_SPECIAL = frozenset("\"$`\\!'")  # characters with a meaning inside doubl
 
 
 def example_prompt(text: str, *, starts_inside: bool = False) -> str | None:
-    """The first few words of a sentence or line of the text, but not all of it, so that there is something to continue.
-    None if no line has a letter or digit.
+    """The first few words of a sentence or line, but not all of it. None if no line has a letter or digit.
 
-    `starts_inside` says that the text may begin in the middle of a sentence, which is then used last. A prompt that
-    needs no escaping in a shell and begins with a letter is preferred.
+    `starts_inside` says that the text may begin in the middle of a sentence, which is then used last.
 
     >>> example_prompt("I like to eat apple.\\nThe cat likes to sleep.")
     'I like to eat'
@@ -31,25 +31,21 @@ def example_prompt(text: str, *, starts_inside: bool = False) -> str | None:
 
 
 def example_prompts(text: str, *, starts_inside: bool = False) -> list[str]:
-    """The beginnings of all sentences and lines, each once, as `example_prompt` prefers them.
+    """The beginnings of all sentences and lines, each once; first those that need no escaping in a shell and are long.
 
     >>> example_prompts("I like to eat apple.\\nThe cat likes to sleep. I like to eat soup.")
     ['I like to eat', 'The cat likes to']
     """
     sentences = itertools.islice(_sentences(text), MAX_SENTENCES)
     prompts = [prompt for sentence in sentences if (prompt := _beginning(sentence))]
-    if starts_inside and len(prompts) > 1:
-        prompts = [*prompts[1:], prompts[0]]
-    # in a shell no escaping is needed
-    simple = [prompt for prompt in prompts if prompt[0].isalpha() and not _SHELL_SPECIAL.intersection(prompt)]
-    # three words, or MIN_PROMPT characters of a script without spaces
-    specific = [
-        prompt
-        for prompt in simple
-        if prompt.count(" ") >= 2 or (" " not in prompt and len(prompt) >= MIN_PROMPT and not _is_cased(prompt))
-    ]
-    long_enough = (prompt for prompt in [*simple, *prompts] if len(prompt) >= MIN_PROMPT)
-    return list(dict.fromkeys([*specific, *long_enough, *prompts]))
+    if starts_inside:
+        prompts = [*prompts[1:], *prompts[:1]]
+
+    def rank(prompt: str) -> tuple[bool, bool]:
+        is_short = len(prompt) < MIN_PROMPT or (_is_cased(prompt) and prompt.count(" ") < 2)
+        return not prompt[0].isalpha() or not _SHELL_SPECIAL.isdisjoint(prompt), is_short
+
+    return sorted(dict.fromkeys(prompts), key=rank)
 
 
 def shell_quoted(text: str) -> str:
@@ -66,8 +62,8 @@ def _sentences(text: str) -> Iterator[str]:
     """Sentences and lines that can be typed, each from its first letter or digit on, with single spaces."""
     for line in text.splitlines():
         for piece in _SENTENCE_END.split(line):
-            start = next((i for i, c in enumerate(piece) if c.isalnum()), None)
-            sentence = " ".join(piece[start:].split()) if start is not None else ""
+            start = next((i for i, c in enumerate(piece) if c.isalnum()), len(piece))
+            sentence = " ".join(piece[start:].split())
             if sentence and sentence.isprintable() and "\ufffd" not in sentence:
                 yield sentence
 
@@ -75,18 +71,18 @@ def _sentences(text: str) -> Iterator[str]:
 def _beginning(sentence: str) -> str:
     words = sentence.split(" ")
     if len(words) > 1 and len(words[0]) <= MAX_PROMPT:
-        count = 1
-        while count < min(MAX_WORDS, len(words) - 1) and len(" ".join(words[: count + 1])) <= MAX_PROMPT:
-            count += 1
-        return " ".join(words[:count]).rstrip(",;:-–—")
+        lengths = itertools.accumulate(len(word) + 1 for word in words)
+        count = sum(length <= MAX_PROMPT + 1 for length in lengths)
+        return " ".join(words[: min(MAX_WORDS, len(words) - 1, count)]).rstrip(",;:-–—")
     word = words[0]  # or a sentence in a script without spaces
     if _is_cased(word) and len(word) <= MAX_PROMPT:
         return word  # a line of one word, such as a name: half of it would not be a prompt
-    max_length = min(MAX_PROMPT_WITHOUT_SPACES, max(1, len(word) // 2))
     boundaries = [i for i in range(1, len(word)) if not _joins(word, i)]
-    ends = [i for i in boundaries if i <= max_length] or boundaries[:1] or [len(word)]
+    longest = min(MAX_PROMPT_WITHOUT_SPACES, max(1, len(word) // 2))
+    ends = [i for i in boundaries if i <= longest] or boundaries[:1] or [len(word)]
     # a word ends where the script changes, except before hiragana, which is the ending of a Japanese word
-    word_ends = [i for i in ends if 1 < i < len(word) and _script(word[i - 1]) != _script(word[i]) != "HIRAGANA"]
+    classes = list(map(character_class, word))
+    word_ends = [i for i in ends if 1 < i < len(word) and classes[i - 1] != classes[i] != "hiragana"]
     return word[: (word_ends or ends)[-1]]
 
 
@@ -99,8 +95,3 @@ def _joins(text: str, i: int) -> bool:
     """Whether the character at i belongs to the one before: a combining mark, a modifier, a joined emoji."""
     category = unicodedata.category(text[i])
     return category[0] == "M" or category in ("Lm", "Sk", "Cf") or text[i - 1] == "\u200d"
-
-
-def _script(character: str) -> str:
-    """The script of a letter, from its Unicode name: LATIN, CJK, HIRAGANA, THAI."""
-    return unicodedata.name(character, "?").split()[0]

@@ -15,7 +15,7 @@ class ConversationSplit:
 
     training: list[Conversation]
     held_out: list[Conversation]
-    duplicates: int  # conversations that are only in `training` because it has the same ones
+    duplicates: int  # conversations that were not held out because `training` has the same ones
 
 
 def split(conversations: Sequence[Conversation], share: float) -> ConversationSplit:
@@ -40,18 +40,11 @@ def held_out_indices(count: int, share: float) -> list[int]:
     >>> held_out_indices(30, 0.1), held_out_indices(4, 0.1)
     ([6, 12, 28], [])
     """
-    if share > 0.5:
-        return sorted({*range(count)} - {*held_out_indices(count, 1 - share)})
-    stretches = round(count * share)
-    return [_index_in(stretch, stretches, count) for stretch in range(stretches)]
+    return [index for index in range(count) if is_held_out(index, count, share)]
 
 
 def is_held_out(index: int, count: int, share: float) -> bool:
-    """Whether `held_out_indices` has an index.
-
-    >>> [is_held_out(i, 30, 0.1) for i in (6, 7, 28)]
-    [True, False, True]
-    """
+    """Whether `held_out_indices` has an index."""
     if share > 0.5:
         return not is_held_out(index, count, 1 - share)
     stretches = round(count * share)

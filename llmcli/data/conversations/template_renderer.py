@@ -40,7 +40,7 @@ def render(source: str, variables: Mapping[str, Any], jobs: Sequence[Job]) -> li
     """Render a jinja2 template for each job. Raises LLMError when it is invalid or exceeds a limit, and
     TemplateRefusalError when it refuses the messages."""
     sent = [([{"role": m.role, "content": m.content} for m in messages], prompt) for messages, prompt in jobs]
-    answer = _process.ask(source, {"variables": dict(variables), "jobs": sent})
+    answer = _process.ask({"template": source, "variables": dict(variables), "jobs": sent})
     if "refused" in answer:
         raise TemplateRefusalError(f"the model's chat template refuses these messages: {answer['refused']}")
     if "error" in answer:
@@ -54,23 +54,15 @@ class _Process:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: subprocess.Popen[bytes] | None = None
-        self._template: str | None = None  # that the process has compiled
 
-    def ask(self, template: str, request: dict[str, Any]) -> dict[str, Any]:
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """The answer to a request. Raises LLMError if none comes in time."""
         with self._lock:
             try:
-                process = self._started()
-                known = template == self._template
-                line = json.dumps({"template": None if known else template, **request}).encode("ascii") + b"\n"
-                self._template = None
-                answer = _exchange(process, line, SECONDS)
+                return _exchange(self._started(), json.dumps(request).encode("ascii") + b"\n", SECONDS)
             except BaseException:  # also Ctrl-C: an answer that comes later would be taken for the next one
                 self._stop()
                 raise
-            if "error" not in answer:
-                self._template = template
-            return answer
 
     def _started(self) -> subprocess.Popen[bytes]:
         """The process, ready for a request. Raises LLMError if it cannot be started."""
@@ -92,7 +84,7 @@ class _Process:
         return self._running
 
     def _stop(self) -> None:
-        process, self._running, self._template = self._running, None, None
+        process, self._running = self._running, None
         if process is None:
             return
         atexit.unregister(self._stop)

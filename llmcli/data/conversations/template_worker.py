@@ -1,15 +1,16 @@
 """Renders chat templates in a process of its own: `main` reads requests from standard input and answers on standard
 output, each a line of JSON.
 
-A template comes from a stranger's file and is a program: it may never end, or fill the memory. So jinja2 runs it in a
+A template comes from an untrusted file and is a program: it may never end, or fill the memory. So jinja2 runs it in a
 sandbox as transformers does, and this process has limits. template_renderer.py starts it and kills it when a template
 takes too long. Only this module imports jinja2.
 
-    {"template": TEXT or null for the last one, "variables": {}, "jobs": [[messages, add_generation_prompt], ...]}
+    {"template": TEXT, "variables": {}, "jobs": [[messages, add_generation_prompt], ...]}
     -> {"results": [[text, [[start, end], ...]], ...]} or {"refused": message} or {"error": message}
 """
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -39,13 +40,11 @@ def main() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    template: jinja2.Template | None = None
     with os.fdopen(os.dup(1), "wb") as answers:
         _write(answers, {"ready": True})
         for line in sys.stdin.buffer:
-            request = json.loads(line)
             with _alarm():
-                answer, template = _answer(request, template)
+                answer = _answer(json.loads(line))
             _write(answers, answer)
 
 
@@ -65,22 +64,22 @@ def _alarm() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _answer(
-    request: Mapping[str, Any], template: jinja2.Template | None
-) -> tuple[dict[str, Any], jinja2.Template | None]:
+def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        if request["template"] is not None:
-            template = None
-            template = environment().from_string(request["template"])
-        if template is None:
-            return {"error": "it could not be compiled"}, None
-        return {"results": [_render(template, request["variables"], *job) for job in request["jobs"]]}, template
+        template = _compiled(request["template"])
+        return {"results": [_render(template, request["variables"], *job) for job in request["jobs"]]}
     except _RefusalError as error:
-        return {"refused": _one_line(error)}, template
+        return {"refused": _one_line(error)}
     except MemoryError:
-        return {"error": f"it needs over {MEMORY >> 20} MB of memory"}, None
+        _compiled.cache_clear()
+        return {"error": f"it needs over {MEMORY >> 20} MB of memory"}
     except Exception as error:
-        return {"error": _one_line(error)}, template
+        return {"error": _one_line(error)}
+
+
+@functools.lru_cache(maxsize=1)
+def _compiled(source: str) -> jinja2.Template:
+    return environment().from_string(source)
 
 
 def _one_line(error: Exception) -> str:
@@ -123,7 +122,6 @@ def environment() -> jinja2.Environment:
     made.globals.update(
         raise_exception=_raise_exception,
         strftime_now=lambda format: datetime.now().strftime(format),
-        dict=_Dict(),
         namespace=_Namespace,
     )
     return made
@@ -154,25 +152,9 @@ def _raise_exception(message: str) -> None:
     raise _RefusalError(message)
 
 
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
+def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
     """JSON without the HTML escapes of jinja2's own filter."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-class _Dict:
-    """`dict` without the attributes of the type."""
-
-    def __call__(self, *values: Any, **named: Any) -> dict[Any, Any]:
-        return dict(*values, **named)
-
-    def fromkeys(self, *values: Any) -> dict[Any, Any]:
-        return dict.fromkeys(*values)
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
 
 class _Namespace(Namespace):

@@ -1,10 +1,8 @@
 """Text <-> token ids. The tokenizer is trained on the corpus, stored in the model file, and lossless for any text.
 
-The `tokenizers` library does the work, and its tokenizer.json is the format that is stored. This module adds that user
-text never becomes a control token, that the bytes of every token are known (so decoding is exact and can be streamed),
-and that long text is encoded in pieces of bounded memory.
-
-Knows nothing of models.
+The `tokenizers` library does the work, and its tokenizer.json is the format that is stored. Here, user
+text never becomes a control token, the bytes of every token are known (so decoding is exact and can be streamed), and
+long text is encoded in pieces of bounded memory.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ import copy
 import itertools
 import json
 import re
-import stat
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -27,6 +24,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from llmcli.config import MIN_VOCAB_SIZE
 from llmcli.data.text import words
+from llmcli.data.text.documents import open_regular_file
 from llmcli.data.tokenizers import tokenizer_json
 from llmcli.data.tokenizers.tokenizer_json import SPACE, name_to_bytes
 from llmcli.errors import LLMError, usage
@@ -167,18 +165,12 @@ class Tokenizer:
     def to_config_json(self, context: int) -> str:
         """The text of tokenizer_config.json for transformers; `context` is the context length in tokens."""
         eos_token = self._names[self.eos_id]
-        return json.dumps(
-            {
-                "add_bos_token": False,
-                "add_prefix_space": False,
-                "bos_token": eos_token,
-                "clean_up_tokenization_spaces": False,
-                "eos_token": eos_token,
-                "model_max_length": context,
-                "tokenizer_class": "PreTrainedTokenizerFast",
-            },
-            indent=2,
-        )
+        config = {
+            "add_bos_token": False, "add_prefix_space": False, "bos_token": eos_token,
+            "clean_up_tokenization_spaces": False, "eos_token": eos_token, "model_max_length": context,
+            "tokenizer_class": "PreTrainedTokenizerFast",
+        }  # fmt: skip
+        return json.dumps(config, indent=2)
 
     # ---- properties
 
@@ -201,8 +193,7 @@ class Tokenizer:
 
     @cached_property
     def eos_id(self) -> int:
-        """The id that ends a document: the control token with one of _EOS_NAMES, else the first one that ends a text
-        for the model, else IM_END, else the first control token."""
+        """The id that ends a document."""
         if name := next(filter(self.control_ids.__contains__, _EOS_NAMES), None):
             return self.control_ids[name]
         if self._end_ids:
@@ -215,12 +206,12 @@ class Tokenizer:
 
     @cached_property
     def bos_id(self) -> int:
-        """The id that precedes a document: the tokenizer's beginning-of-text token if it has one, else `eos_id`."""
+        """The id that precedes a document: that of the beginning-of-text token if there is one, else `eos_id`."""
         return self.eos_id if self._bos_token is None else self._names.index(self._bos_token)
 
     @property
     def bos_ids(self) -> list[int]:
-        """The ids that precede a prompt: the beginning-of-text token, or none if the tokenizer has none."""
+        """The ids that precede a prompt: that of the beginning-of-text token if there is one."""
         return [] if self._bos_token is None else [self.bos_id]
 
     @cached_property
@@ -247,17 +238,20 @@ class Tokenizer:
 
     def with_seen_bytes(self, seen_bytes: bytes | None) -> Tokenizer:
         """A copy for a model whose training text has these byte values; None if they are unknown."""
-        other = copy.copy(self)
-        other.__dict__.pop("vocabulary", None)
+        other = self._copy()
         other.seen_bytes = seen_bytes
         return other
 
     def with_eos_ids(self, ids: Iterable[int]) -> Tokenizer:
         """A copy for a model for which these tokens, too, end a text; `eos_id` stays."""
+        other = self._copy()
+        other.eos_id, other._end_ids = self.eos_id, self.eos_ids | set(ids)
+        return other
+
+    def _copy(self) -> Tokenizer:
         other = copy.copy(self)
         for name in ("vocabulary", "eos_ids"):
             other.__dict__.pop(name, None)
-        other.eos_id, other._end_ids = self.eos_id, self.eos_ids | set(ids)
         return other
 
     def with_chat_tokens(self) -> Tokenizer:
@@ -283,7 +277,7 @@ class Tokenizer:
         return token.lstrip, token.rstrip
 
     def label(self, token: int) -> str:
-        """One token as text, for display: bytes of an incomplete character as \\xe3, a control token by its name."""
+        """One token for display: bytes of an incomplete character as \\xe3, a control token by its name."""
         data = self.token_bytes[token]
         return data.decode("utf-8", "backslashreplace") if data else self._names[token]
 
@@ -309,8 +303,7 @@ class Tokenizer:
 
     @cached_property
     def _missing_bytes(self) -> bytes:
-        """The bytes without a token of their own, of which some published vocabularies have a few. The library would
-        drop them."""
+        """The bytes without a token, of which some published vocabularies have a few. The library would drop them."""
         table = set(self.token_bytes)
         return bytes(b for b in range(256) if bytes([b]) not in table)
 
@@ -327,8 +320,8 @@ class Tokenizer:
     def encode_part(self, text: str, *, after_control_token: bool) -> tuple[list[int], list[tuple[int, int]]]:
         """(ids, spans) of a part of a text, between the control tokens that a template wrote.
 
-        A span is (first character, the one after the last); tokens of the same character have the same span. Unlike
-        `encode`, this gives the ids of other programs also where a space is prepended. Raises LLMError as `encode`.
+        A span is (first character, the one after the last); tokens of the same character have the same span. A space
+        is prepended where other programs prepend one. Raises LLMError as `encode`.
         """
         check_unicode(text)
         scheme, has_space = self._prefix_space, text.startswith((" ", SPACE))
@@ -348,9 +341,8 @@ class Tokenizer:
         return ids, spans
 
     def split_last_word(self, text: str) -> tuple[str, str]:
-        """(head, last word) of a text, where words are the pre-tokens of this tokenizer.
+        """(head, last word) of a text, where words are the pre-tokens of this tokenizer: no token crosses the split.
 
-        No token crosses the split, but one may extend beyond the end of the text: after "I like to ea" one of " eat".
         The last word is "" for tokenizers of single characters; a very long one is cut to its last MAX_TAIL characters.
         """
         if self.kind == "char" or not text:
@@ -385,8 +377,7 @@ class Tokenizer:
             yield self._encode_batch(batch)
 
     def first_cut(self, text: str) -> int | None:
-        """The first position after the beginning at which a text may be cut in two that are encoded one by one; None if
-        there is none."""
+        """The first position at which a text may be cut in two that are encoded separately; None if there is none."""
         match = self._boundary.search(text, 1)
         return match.start() if match else None
 
@@ -481,20 +472,14 @@ def read_tokenizer(path: str, expected: str = "a tokenizer.json") -> tuple[str, 
     """(text, tokenizer) of the file that --tokenizer names. Raises LLMError, which says to give what is `expected`."""
     if not path:
         raise usage(f"--tokenizer is empty; give {expected}")
+    if not Path(path).exists():
+        raise LLMError(f"--tokenizer {path}: there is no such file; give {expected}")
     try:
-        status = Path(path).stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise LLMError(f"--tokenizer {path} is not a regular file; give {expected}")
-        if status.st_size > MAX_FILE_BYTES:
-            raise LLMError(
-                f"--tokenizer {path} has over {MAX_FILE_BYTES:,} bytes, too many for a tokenizer; give {expected}"
-            )
-        text = Path(path).read_text("utf-8")
-    except FileNotFoundError:
-        raise LLMError(f"--tokenizer {path}: there is no such file; give {expected}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise LLMError(f"--tokenizer {path} cannot be read as text: {error}") from error
-    try:
+        with open_regular_file(path, Path(path)) as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise LLMError(f"over {MAX_FILE_BYTES:,} bytes, too many for a tokenizer; give {expected}")
+        text = data.decode("utf-8")
         return text, Tokenizer.from_json(text)
-    except LLMError as error:
+    except (LLMError, UnicodeDecodeError) as error:
         raise LLMError(f"--tokenizer {path}: {error}") from error

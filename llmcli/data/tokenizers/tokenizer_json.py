@@ -1,8 +1,8 @@
 """A tokenizer.json, which may come from an untrusted file: classified, checked and reduced to its safe parts.
 
 The parser of the `tokenizers` library aborts the process on some files (padding to a billion tokens, a regular
-expression that never ends), which no program can catch. So the file is parsed as JSON first, and only what is known to
-be safe, and cannot lose or change text, is passed on to the library. Standard library only.
+expression that never ends). So the file is parsed as JSON first, and only what is known to be safe, and cannot lose or
+change text, is passed on to the library. Standard library only.
 """
 
 import json
@@ -27,17 +27,22 @@ PATTERNS = {
     r"\s+(?!\S)|\s+",
 }
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-# the pre-tokenizers that other programs know by name
-PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
+
+
+def _split_by(pattern: str) -> dict[str, Any]:
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    return {"type": "Sequence", "pretokenizers": [split, BYTE_LEVEL | {"use_regex": False}]}
+
+
+PRE_TOKENIZERS: dict[str, dict[str, Any]] = {  # that other programs know by name
     "GPT-2": BYTE_LEVEL,
     "GPT-2, single digits": {
         "type": "Sequence",
         "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTE_LEVEL],
     },
+    "Llama 3": _split_by(PATTERNS["Llama 3"]),
+    "Qwen 2": _split_by(PATTERNS["Qwen 2"]),
 }
-for _name in ("Llama 3", "Qwen 2"):
-    _split = {"type": "Split", "pattern": {"Regex": PATTERNS[_name]}, "behavior": "Isolated", "invert": False}
-    PRE_TOKENIZERS[_name] = {"type": "Sequence", "pretokenizers": [_split, BYTE_LEVEL | {"use_regex": False}]}
 _REPLACE_SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 _PREPEND_SPACE = {"type": "Prepend", "prepend": SPACE}
 
@@ -75,24 +80,13 @@ def sanitize(text: str) -> SafeTokenizer:
     if ids != list(range(len(ids))) or len({*model["vocab"].values()}) != len(model["vocab"]):
         raise LLMError("the tokenizer's ids are not 0, 1, 2, ... without gaps or repeats")
     pre_tokenizer = None if kind == "spm" else document.get("pre_tokenizer")
+    flags = {key: bool(model.get(key)) for key in ("byte_fallback", "ignore_merges")}
     safe = {
         "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            token | {"lstrip": bool(token.get("lstrip")), "rstrip": bool(token.get("rstrip"))} for token in added
-        ],
+        "added_tokens": [token | {key: bool(token.get(key)) for key in ("lstrip", "rstrip")} for token in added],
         "normalizer": _REPLACE_SPACES if kind == "spm" else document.get("normalizer"),
         "pre_tokenizer": pre_tokenizer,
-        "post_processor": None,
-        "decoder": None,
-        "model": {
-            "type": "BPE",
-            "byte_fallback": bool(model.get("byte_fallback")),
-            "ignore_merges": bool(model.get("ignore_merges")),
-            "vocab": model["vocab"],
-            "merges": model.get("merges") or [],
-        },
+        "model": {"type": "BPE", **flags, "vocab": model["vocab"], "merges": model.get("merges") or []},
     }
     bos_token = bos_token_of(document.get("post_processor"))
     if bos_token not in {token["content"] for token in added if token.get("special")}:
@@ -134,7 +128,7 @@ def classify(document: Any) -> tuple[str, str]:
 
 
 def _problems(document: Mapping[str, Any], kind: str) -> Iterator[str]:
-    """Why a BPE is not supported; what follows the first problem relies on its absence."""
+    """Why a BPE is not supported; the check of each problem relies on the absence of those before."""
     model, normalizer = document["model"], document.get("normalizer")
     if kind != "spm" and normalizer is not None and (types := _step_types(normalizer)) != ["NFC"]:
         yield f"changes the text with a {'/'.join(types)[:60] or 'nonstandard'} normalizer"
@@ -143,51 +137,42 @@ def _problems(document: Mapping[str, Any], kind: str) -> Iterator[str]:
     ids_are_numbers = all(type(i) is int for i in model["vocab"].values())
     if not ids_are_numbers or not isinstance(model.get("merges") or [], list):
         yield "has a vocabulary or merges of the wrong type"
-    yield from _added_tokens_problems(document.get("added_tokens") or [])
-    if kind == "char" and (not model.get("byte_fallback") or model.get("merges")):
-        yield "is not byte-level"
-    if kind == "bpe":
-        yield from _pre_tokenizer_problems(document["pre_tokenizer"])
-
-
-def _added_tokens_problems(added: Any) -> Iterator[str]:
+    added = document.get("added_tokens") or []
     if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
         yield "has added tokens of the wrong type"
     if len(added) > MAX_ADDED_TOKENS:
         yield f"has {len(added):,} added tokens; at most {MAX_ADDED_TOKENS:,} are supported"
-    for token in added:
-        content = token.get("content")
-        has_text = isinstance(content, str) and 0 < len(content) <= MAX_TOKEN_CHARACTERS
-        if type(token.get("id")) is not int or not has_text:
-            yield f"has an added token without an id, or without a text of 1 to {MAX_TOKEN_CHARACTERS:,} characters"
-        if not token.get("special") and (token.get("lstrip") or token.get("rstrip")):
-            yield "has added tokens that strip the whitespace beside them"
+    if not all(type(token.get("id")) is int and _is_short(token.get("content")) for token in added):
+        yield f"has an added token without an id, or without a text of 1 to {MAX_TOKEN_CHARACTERS:,} characters"
+    if any(not token.get("special") and (token.get("lstrip") or token.get("rstrip")) for token in added):
+        yield "has added tokens that strip the whitespace beside them"
+    if kind == "char" and (not model.get("byte_fallback") or model.get("merges")):
+        yield "is not byte-level"
+    if kind == "bpe":
+        yield from _pre_tokenizer_problems(list(_steps(document["pre_tokenizer"])))
 
 
-def _pre_tokenizer_problems(pre_tokenizer: Any) -> Iterator[str]:
-    steps, types = list(_steps(pre_tokenizer)), _step_types(pre_tokenizer)
+def _is_short(text: Any) -> bool:
+    return isinstance(text, str) and 0 < len(text) <= MAX_TOKEN_CHARACTERS
+
+
+def _pre_tokenizer_problems(steps: list[dict[str, Any]]) -> Iterator[str]:
+    types = [str(step.get("type")) for step in steps]
     if "ByteLevel" not in types:
         yield "is not byte-level"
     if not set(types) <= {"ByteLevel", "Split", "Digits", "Punctuation"}:
         yield f"splits words with {', '.join(types)[:60]}"
     if any(step.get("behavior") == "Removed" or step.get("add_prefix_space") for step in steps):
         yield "adds or removes whitespace"
-    if any(step["type"] == "Split" and not _is_safe_pattern(step.get("pattern")) for step in steps):
-        yield f"splits words by a pattern other than those of {', '.join(PATTERNS)}"
-
-
-def _is_safe_pattern(pattern: Any) -> bool:
-    """Whether the pattern of a Split is one of PATTERNS, or a short string."""
-    if not isinstance(pattern, dict):
-        return False
-    text = pattern.get("String")
-    return pattern.get("Regex") in PATTERNS.values() or (
-        isinstance(text, str) and 0 < len(text) <= MAX_TOKEN_CHARACTERS
-    )
+    for step in steps:
+        pattern = step.get("pattern") if isinstance(step.get("pattern"), dict) else {}
+        is_known = pattern.get("Regex") in PATTERNS.values() or _is_short(pattern.get("String"))
+        if step["type"] == "Split" and not is_known:
+            yield f"splits words by a pattern other than those of {', '.join(PATTERNS)}"
 
 
 def _is_sentencepiece(document: Mapping[str, Any]) -> bool:
-    """Whether the only change to a text is that spaces become SPACE, and perhaps one is prepended."""
+    """Whether a text is changed only by turning spaces into SPACE, and perhaps prepending one."""
     steps = list(_steps(document.get("normalizer") or None))
     known = (_PREPEND_SPACE.items(), _REPLACE_SPACES.items())
     if not all(any(items <= step.items() for items in known) for step in steps):
@@ -235,7 +220,7 @@ def merge_pair(merge: Any) -> tuple[str, str]:
 
 
 def decoder(kind: str, *, adds_prefix_space: bool = False) -> dict[str, Any]:
-    """The decoder of a tokenizer of a kind, for other programs: this one joins the bytes of the tokens."""
+    """The decoder for other programs: this one joins the bytes of the tokens."""
     if kind == "bpe":
         return dict(BYTE_LEVEL)
     steps: list[dict[str, Any]] = [{"type": "ByteFallback"}, {"type": "Fuse"}]
@@ -273,14 +258,11 @@ def pre_tokenizer_name(pre_tokenizer: Any) -> str | None:
     """The name in PRE_TOKENIZERS of a pre-tokenizer; None if it has none."""
 
     def essentials(part: Any) -> list[Any]:
-        return [
-            [step.get("type"), step.get("use_regex", True), step.get("individual_digits"), step.get("pattern")]
-            for step in _steps(part)
-        ]
+        keys = ("type", "individual_digits", "pattern")
+        return [[step.get("use_regex", True), *map(step.get, keys)] for step in _steps(part)]
 
-    return next(
-        (name for name, known in PRE_TOKENIZERS.items() if essentials(known) == essentials(pre_tokenizer)), None
-    )
+    wanted = essentials(pre_tokenizer)
+    return next((name for name, known in PRE_TOKENIZERS.items() if essentials(known) == wanted), None)
 
 
 def _steps(part: Any) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import IO
 
 import numpy as np
@@ -19,21 +20,20 @@ from llmcli.data.text.corpus import Part
 from llmcli.data.text.temporary_files import temporary_file_errors
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.shard_texts import ShardText, divide, label, tokenizer_hash
-from llmcli.data.tokens.shards import Shard, ShardContent, TokenShards, open_shard
+from llmcli.data.tokens.shards import Shard, TokenShards, open_shard, shard_header
 from llmcli.data.tokens.token_store import LIMIT_VARIABLE, TokenCache, cache_directory
 from llmcli.data.tokens.tokens import count_bytes, encode_texts, token_type, used_tokens
 
 CORES_PER_THREAD = 4  # the library has threads of its own; these read the text and store the tokens meanwhile
 MIN_THREADS = 2
 NOTED_BYTES = 16_000_000  # of text, from which on there are notes: less takes a few seconds
-NOTE_SECONDS = 20.0  # between two notes, at least
-STEPS = 10  # notes in all, besides the first ones
+NOTE_SECONDS = 20.0  # between two notes, at least; later a third of the time that has passed
 
 OnNote = Callable[[str], None]
 
 
 class StoppedError(Exception):
-    """Tokenizing was stopped, because another shard failed or by Ctrl-C."""
+    """Another shard failed, or Ctrl-C was pressed."""
 
 
 def tokenize_in_shards(parts: Iterable[Part], tokenizer: Tokenizer, on_note: OnNote = lambda note: None) -> TokenShards:
@@ -55,9 +55,9 @@ class _ShardMaker:
 
     def __init__(self, texts: list[ShardText], tokenizer: Tokenizer, cache: TokenCache | None, on_note: OnNote) -> None:
         self._texts, self._tokenizer, self._cache, self._on_note = texts, tokenizer, cache, on_note
-        self._hash = tokenizer_hash(tokenizer)
-        self._labels = {"text": label(texts), "tokenizer": self._hash[:12]}
-        self._keys = [text.key(self._hash) for text in texts]
+        hash_ = tokenizer_hash(tokenizer)
+        self._labels = {"text": label(texts), "tokenizer": hash_[:12]}
+        self._keys = [text.key(hash_) for text in texts]
         self._kept = set(self._keys)  # in the cache, while others are removed
         self._temporary: IO[bytes] | None = None
         self._lock = threading.Lock()  # of the temporary file
@@ -65,18 +65,25 @@ class _ShardMaker:
         self._stopped = threading.Event()
 
     def all_shards(self) -> list[Shard]:
-        """In order. Ctrl-C stops after the shards that are complete: they are found by the next run."""
-        threads = max(MIN_THREADS, (os.cpu_count() or 1) // CORES_PER_THREAD)
-        executor = ThreadPoolExecutor(threads, "tokenize")
+        """In order. Ctrl-C stops after the shards that are complete: the next run finds them."""
+        sizes = [sum(part.text_bytes for part in text.parts) for text in self._texts]
+        is_cached = [self._cache is not None and self._cache.has(key) for key in self._keys]
+        missing = [0 if cached else size for size, cached in zip(sizes, is_cached, strict=True)]
+        progress = TokenizingProgress(sum(missing), sum(sizes) - sum(missing), self._on_note)
+        shards: list[Shard] = []
+        executor = ThreadPoolExecutor(max(MIN_THREADS, (os.cpu_count() or 1) // CORES_PER_THREAD), "tokenize")
         try:
-            return list(self._with_progress(executor.map(self.shard, range(len(self._texts)))))
+            for shard, size in zip(executor.map(self.shard, range(len(sizes))), missing, strict=True):
+                progress.add(size)
+                shards.append(shard)
+            return shards
         finally:
             self._stopped.set()
             executor.shutdown(cancel_futures=True)
             self._stopped.clear()  # a shard may be made again later
 
     def shard(self, index: int) -> Shard:
-        return self._find(self._keys[index]) or self._store(index, self._tokenize(self._texts[index]))
+        return self._find(self._keys[index]) or self._make(index)
 
     def _find(self, key: str) -> Shard | None:
         path = self._cache.find(key) if self._cache else None
@@ -88,78 +95,71 @@ class _ShardMaker:
             self._cache.remove(key)
             return None
 
-    def _tokenize(self, text: ShardText) -> ShardContent:
-        tokenizer, data = self._tokenizer, bytearray()
+    def _make(self, index: int) -> Shard:
+        text, tokenizer, data = self._texts[index], self._tokenizer, bytearray()
         texts = (part.text() for part in text.parts)
-        for tokens in encode_texts(texts, tokenizer, continued=not text.begins_text, is_first=text.is_first):
+        for block in encode_texts(texts, tokenizer, continued=not text.begins_text, is_first=text.is_first):
             if self._stopped.is_set():
                 raise StoppedError
-            data += tokens
+            data += block
         dtype = token_type(tokenizer)
         ids = np.frombuffer(data, dtype)
         used = b"".join(tokenizer.token_bytes[i] for i in used_tokens(ids, tokenizer.vocab_size))
         size = count_bytes(ids, tokenizer.byte_lengths)
-        return ShardContent(bytes(data), dtype, size, bytes(sorted(set(used))))
+        shard = Shard(None, 0, dtype, len(ids), size, bytes(sorted(set(used))))
+        is_unchanged = all(part.document.is_unchanged() for part in text.parts)
+        return (is_unchanged and self._cached(index, shard, data)) or self._stored(shard, data)
 
-    def _store(self, index: int, content: ShardContent) -> Shard:
-        text = self._texts[index]
-        if self._cache and all(part.document.is_unchanged() for part in text.parts):
-            header = content.header(self._labels)
-            size = len(header) + len(content.tokens)
-            try:
-                if path := self._cache.write(self._keys[index], (header, content.tokens), size, self._kept):
-                    return open_shard(path)
-                reason = f"{self._cache.directory} may have {units.size(self._cache.limit())} ({LIMIT_VARIABLE})"
-            except (OSError, ValueError) as error:
-                reason = f"cannot write to {self._cache.directory}: {getattr(error, 'strerror', None) or error}"
-            with self._lock:
-                if not self._noted:
-                    self._on_note(f"tokens are in a temporary file, and so not all are kept for the next run: {reason}")
-                self._noted = True
+    def _cached(self, index: int, shard: Shard, data: bytearray) -> Shard | None:
+        """The shard in the cache; None if it cannot be written there, with a note on the reason."""
+        if not self._cache:
+            return None
+        header = shard_header(shard, data, self._labels)
+        try:
+            if path := self._cache.write(self._keys[index], (header, data), len(header) + len(data), self._kept):
+                return open_shard(path)
+            reason = f"{self._cache.directory} may have {units.size(self._cache.limit())} ({LIMIT_VARIABLE})"
+        except (OSError, ValueError) as error:
+            reason = f"cannot write to {self._cache.directory}: {getattr(error, 'strerror', None) or error}"
+        with self._lock:
+            if not self._noted:
+                self._on_note(f"tokens are in a temporary file, and so not all are kept for the next run: {reason}")
+            self._noted = True
+        return None
+
+    def _stored(self, shard: Shard, data: bytearray) -> Shard:
+        """The shard in the temporary file."""
         with self._lock, temporary_file_errors("the tokens"):
             if self._temporary is None:
                 self._temporary = tempfile.TemporaryFile(prefix="llmcli-")  # noqa: SIM115 (as long as this object)
             offset = self._temporary.seek(0, os.SEEK_END)
-            self._temporary.write(content.tokens)
+            self._temporary.write(data)
             self._temporary.flush()
-            return Shard(self._temporary, offset, content.dtype, content.count, content.text_bytes, content.seen_bytes)
-
-    def _with_progress(self, shards: Iterator[Shard]) -> Iterator[Shard]:
-        """The same shards; if many have to be made, notes say how far that is."""
-        sizes = [sum(part.text_bytes for part in text.parts) for text in self._texts]
-        missing = [
-            0 if self._cache and self._cache.has(key) else size for key, size in zip(self._keys, sizes, strict=True)
-        ]
-        progress = TokenizingProgress(sum(missing), sum(sizes) - sum(missing), self._on_note)
-        for shard, size in zip(shards, missing, strict=True):
-            progress.add(size)
-            yield shard
+            return replace(shard, file=self._temporary, offset=offset)
 
 
 class TokenizingProgress:
     """Counts the bytes that are tokenized."""
 
-    def __init__(
-        self, total: int, cached: int, on_note: Callable[[str], None], clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, total: int, cached: int, on_note: OnNote, clock: Callable[[], float] = time.monotonic) -> None:
         """`total` bytes have to be tokenized; the tokens of `cached` other bytes are cached."""
-        self._total, self._done, self._steps = total, 0, 0
+        self._total, self._done = total, 0
         self._on_note, self._clock = on_note, clock
         self._started = self._noted = clock()
         if total >= NOTED_BYTES:
-            on_note(
-                f"tokenizing {units.size(total)} of text" + (f"; {units.size(cached)} are cached" if cached else "")
-            )
+            others = f"; {units.size(cached)} are cached" if cached else ""
+            on_note(f"tokenizing {units.size(total)} of text{others}")
 
     def add(self, size: int) -> None:
         """`size` more bytes are tokenized."""
         self._done += size
-        now, steps = self._clock(), STEPS * self._done // max(1, self._total)
-        is_due = self._noted == self._started or steps > self._steps
-        if self._total < NOTED_BYTES or not is_due or now - self._noted < NOTE_SECONDS or self._done >= self._total:
+        now = self._clock()
+        passed = now - self._started
+        is_due = now - self._noted >= max(NOTE_SECONDS, passed / 3)
+        if self._total < NOTED_BYTES or not is_due or self._done >= self._total:
             return
-        self._noted, self._steps = now, steps
-        left = (now - self._started) * (self._total - self._done) / self._done
+        self._noted = now
+        left = passed * (self._total - self._done) / self._done
         left = 60 * round(left / 60) if left >= 60 else left
         self._on_note(f"tokenized {100 * self._done // self._total} %, about {units.duration(left)} left")
 

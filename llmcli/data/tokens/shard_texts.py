@@ -33,13 +33,13 @@ class ShardText:
 
 
 def label(texts: Iterable[ShardText]) -> str:
-    """The files that texts are of, for users."""
+    """The names of the files of texts, for users."""
     names = dict.fromkeys(part.document.name for text in texts for part in text.parts)
     return next(iter(names)) + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
-    """A hash of all that the tokens of a text depend on."""
+    """A hash of everything that the tokens of a text depend on."""
     return hashlib.sha256(f"{tokenizers.__version__}\n{tokenizer.to_json()}".encode()).hexdigest()
 
 

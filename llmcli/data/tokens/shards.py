@@ -22,56 +22,42 @@ HEADER_BYTES = 4096
 FORMAT = 2
 MAPPED_BYTES = 64_000_000  # of shards that are mapped into memory at the same time
 _READ_BYTES = 1 << 20
-_MAX_RESTORED = 100  # times in a row, while another process removes shards
 _MAX_LABEL = 200  # characters of the name of a text
 
 Tokens = NDArray[np.unsignedinteger]
 
 
 @dataclass(frozen=True)
-class ShardContent:
-    """The tokens of a shard, and what is known of them."""
-
-    tokens: bytes
-    dtype: str  # as of `token_type`
-    text_bytes: int  # that the tokens stand for
-    seen_bytes: bytes  # the byte values that occur in these, ascending
-
-    @property
-    def count(self) -> int:
-        return len(self.tokens) // np.dtype(self.dtype).itemsize
-
-    def header(self, labels: dict[str, str]) -> bytes:
-        """The bytes before the tokens in a file. `labels` describe the text for users."""
-        fields: dict[str, Any] = {
-            "format": FORMAT,
-            "dtype": self.dtype,
-            "tokens": self.count,
-            "text_bytes": self.text_bytes,
-            "seen_bytes": self.seen_bytes.hex(),
-            **{name: label[:_MAX_LABEL] for name, label in labels.items()},
-        }
-        fields["digest"] = _digest(fields, [self.tokens])
-        return json.dumps(fields).encode("ascii").ljust(HEADER_BYTES - 1) + b"\n"
-
-
-@dataclass(frozen=True)
 class Shard:
     """A shard in a file."""
 
-    file: Path | IO[bytes]
+    file: Path | IO[bytes] | None  # None: not stored yet
     offset: int  # of the first token in the file
-    dtype: str
+    dtype: str  # as of `token_type`
     count: int  # of tokens
-    text_bytes: int
-    seen_bytes: bytes
+    text_bytes: int  # that the tokens stand for
+    seen_bytes: bytes  # the byte values that occur in these, ascending
     changed_at: int | None = field(default=None, compare=False)  # st_mtime_ns of a file whose tokens were verified
 
     def map(self) -> Tokens:
         """Map the tokens into memory. Raises OSError or ValueError if the file is gone or too short."""
-        if not self.count:
+        if not self.count or self.file is None:
             return np.zeros(0, self.dtype)
         return np.memmap(self.file, dtype=self.dtype, mode="r", offset=self.offset, shape=(self.count,))
+
+
+def shard_header(shard: Shard, tokens: bytes | bytearray, labels: dict[str, str]) -> bytes:
+    """The bytes before the tokens in a file. `labels` describe the text for users."""
+    fields: dict[str, Any] = {
+        "format": FORMAT,
+        "dtype": shard.dtype,
+        "tokens": shard.count,
+        "text_bytes": shard.text_bytes,
+        "seen_bytes": shard.seen_bytes.hex(),
+        **{name: label[:_MAX_LABEL] for name, label in labels.items()},
+    }
+    fields["digest"] = _digest(fields, [tokens])
+    return json.dumps(fields).encode("ascii").ljust(HEADER_BYTES - 1) + b"\n"
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -79,7 +65,7 @@ def read_header(path: Path) -> dict[str, Any]:
     with open(path, "rb") as file:
         header = json.loads(file.read(HEADER_BYTES))
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ValueError(f"{path} is no token shard of this version")
+        raise ValueError(f"{path} is not a token shard of this version")
     return header
 
 
@@ -99,8 +85,7 @@ def open_shard(path: Path) -> Shard:
     )  # fmt: skip
 
 
-def _digest(fields: Mapping[str, Any], blocks: Iterable[bytes]) -> str:
-    """The hash of the contents of a file."""
+def _digest(fields: Mapping[str, Any], blocks: Iterable[bytes | bytearray]) -> str:
     digest = hashlib.blake2b(json.dumps(fields).encode("ascii"), digest_size=16)
     for block in blocks:
         digest.update(block)
@@ -110,8 +95,7 @@ def _digest(fields: Mapping[str, Any], blocks: Iterable[bytes]) -> str:
 class TokenShards:
     """The tokens of shards, one after another: to be sliced, or indexed by an array of positions.
 
-    Only what is asked for is copied. Shards of MAPPED_BYTES are mapped at a time, those used last: pages of a mapped
-    file count as memory of the process.
+    Only what is asked for is copied. The MAPPED_BYTES used last stay mapped: mapped pages count as memory.
     """
 
     def __init__(self, shards: Sequence[Shard], restore: Callable[[int], Shard] | None = None) -> None:
@@ -157,23 +141,25 @@ class TokenShards:
         return self._mapped[index]
 
     def _map(self, index: int) -> Tokens:
-        for _ in range(_MAX_RESTORED):
-            shard = self._shards[index]
-            try:
-                if isinstance(shard.file, Path) and shard.file.stat().st_mtime_ns != shard.changed_at:
-                    self._shards[index] = open_shard(shard.file)
-                return self._shards[index].map()
-            except (OSError, ValueError) as error:
-                reason = error
+        """The tokens of a shard, which is made again if another process removed or changed its file."""
+        shard = self._shards[index]
+        try:
+            if isinstance(shard.file, Path) and shard.file.stat().st_mtime_ns != shard.changed_at:
+                self._shards[index] = open_shard(shard.file)
+            return self._shards[index].map()
+        except (OSError, ValueError) as error:
             if self._restore is None:
-                break
-            self._shards[index] = self._restore(index)
-            if self._shards[index].count != shard.count:
-                raise LLMError(
-                    "the tokens of the training text were removed from the cache, and the text has changed; run the "
-                    "command again"
-                )
-        raise LLMError(f"cannot read the tokens in {shard.file}: {reason}") from reason
+                raise LLMError(f"cannot read the tokens in {shard.file}: {error}") from error
+        self._shards[index] = self._restore(index)
+        if self._shards[index].count != shard.count:
+            raise LLMError(
+                "the tokens of the training text were removed from the cache, and the text has changed; run the "
+                "command again"
+            )
+        try:
+            return self._shards[index].map()
+        except (OSError, ValueError) as error:
+            raise LLMError(f"cannot read the tokens in {shard.file}: {error}") from error
 
 
 # ---- the contents of the cache

@@ -33,8 +33,7 @@ def encode_texts(
 ) -> Iterator[bytes]:
     """The token ids of texts, stored in `token_type`, with one end-of-text id between two texts.
 
-    `continued` says that the first text is the rest of one that was cut at `first_cut`, `is_first` that no other text
-    comes before it.
+    `continued`: the first text is the rest of one that was cut at `first_cut`; `is_first`: no text comes before it.
     """
     dtype = token_type(tokenizer)
     for text in texts:
