@@ -1,7 +1,6 @@
 """Tokenized conversations to training batches: whole conversations packed into rows, with a loss mask.
 
-A batch is a pure function of (conversations, seed, step), as in tokens/batches.py. Unlike windows of a text, every row
-begins where a conversation begins, and no conversation is cut.
+A batch is a pure function of (conversations, seed, step), as in tokens/batches.py.
 """
 
 import bisect
@@ -58,10 +57,10 @@ class ConversationTokens:
         return self._slices([self.span(i) for i in indices])
 
     def truncated(self, most: int) -> tuple["ConversationTokens", list[int], int]:
-        """(the conversations, each of at most `most` tokens; the index that each had; how many were truncated).
+        """(the conversations, each of at most `most` tokens; the index that each had; how many were truncated)
 
-        A longer one ends after the last answer that fits whole, else within its first answer. It is left out if no
-        learned token would remain.
+        A longer one ends after the last answer that fits, else within its first answer; without a learned token it is
+        left out.
         """
         spans = [self.span(i) for i in range(len(self))]
         fitting = [self._truncated_span(span, most) if span.stop - span.start > most else span for span in spans]

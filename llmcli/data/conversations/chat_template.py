@@ -1,8 +1,8 @@
 """A conversation -> the text and the tokens that a model is trained on, and prompted with: its chat template.
 
-The template of models made here is ChatML, which this module renders itself. Any other one is jinja2 from a stranger's
-file, and is rendered in a separate process (template_renderer.py). The tokens equal those of transformers'
-`apply_chat_template`, except that text of a message never becomes a control token (control_tokens.py).
+Models made here have ChatML, which this module renders itself. Any other template is untrusted jinja2, rendered in a
+separate process (template_renderer.py). The tokens equal those of transformers' `apply_chat_template`, except that text
+of a message never becomes a control token (control_tokens.py).
 """
 
 import json
@@ -67,15 +67,13 @@ class ChatTemplate:
         return cls(source, tokenizer, names)
 
     def with_variables(self, variables: Mapping[str, Any]) -> "ChatTemplate":
-        """The same template with other values of variables, which transformers calls its keyword arguments."""
+        """The same template with other values of variables (the keyword arguments of transformers)."""
         return ChatTemplate(self.source, self.tokenizer, self._variables | dict(variables))
 
-    # ---- text
-
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
-        """The text of a conversation, with control tokens by their names. `add_generation_prompt` adds the header of
-        the assistant's next turn. Raises LLMError when the template refuses the messages, is invalid, or exceeds the
-        limits of time, memory and output."""
+        """The text of a conversation, with control tokens by their names; `add_generation_prompt` adds the header of
+        the assistant's next turn. Raises LLMError if the template is invalid, refuses the messages or exceeds a limit.
+        """
         return self._render([(messages, add_generation_prompt)])[0].text
 
     def _render(self, jobs: Sequence[Job]) -> list[Rendering]:
@@ -83,29 +81,27 @@ class ChatTemplate:
             return [_render_chatml(messages, prompt) for messages, prompt in jobs]
         return template_renderer.render(self.source, self._variables, jobs)
 
-    # ---- tokens
-
     def encode(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> list[int]:
         """The ids of a conversation; text of a message never becomes a control token. Raises LLMError as `render`."""
         hidden, names = self._hide(messages)
         return self._control_tokens.encode(self._render([(hidden, add_generation_prompt)])[0].text, names)[0]
 
     def encode_conversation(self, messages: Sequence[Message]) -> EncodedConversation:
-        """The ids of a conversation, and which to learn: in each turn of the assistant that is learned, the answer and
-        the token that ends it, but not the header before it.
+        """The ids of a conversation, and the loss mask: the answers that are learned and the token that ends each.
 
-        Without {% generation %} in the template, the answers are found by rendering the conversation up to each.
         Raises LLMError as `render` does, and when the template writes a turn differently once others follow.
         """
         hidden, names = self._hide(messages)
-        rendering = self._render([(hidden, False)])[0] if _MARKER.search(self.source) else self._with_answers(hidden)
+        rendering = self._render([(hidden, False)])[0]
+        if not _MARKER.search(self.source):
+            ends = [i for i, message in enumerate(hidden, 1) if message.role == "assistant"]
+            rendering = Rendering(rendering.text, [self._answer(rendering.text, hidden[:end]) for end in ends])
         ids, loss_mask = self._control_tokens.encode(rendering.text, names, _learned_spans(rendering.answers, messages))
         return EncodedConversation(ids, loss_mask)
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """The tokens that end an answer: the first control token that the template writes after it, if it does, and
-        those that end a text."""
+        """The tokens that end a text, and the first control token that the template writes after an answer."""
         probe = unused_characters(1, [self.source])[0]
         try:
             text = self.render([Message("user", "Hello"), Message("assistant", probe)])
@@ -117,14 +113,6 @@ class ChatTemplate:
     def _hide(self, messages: Sequence[Message]) -> tuple[list[Message], dict[str, str]]:
         values = (value if isinstance(value, str) else json.dumps(value) for value in self._variables.values())
         return self._control_tokens.hide(messages, self.source + "".join(values))
-
-    # ---- the answers in a rendered text, for a template that does not mark them
-
-    def _with_answers(self, messages: Sequence[Message]) -> Rendering:
-        """The whole conversation with the spans of its answers."""
-        whole = self._render([(messages, False)])[0].text
-        turns = [i for i, message in enumerate(messages) if message.role == "assistant"]
-        return Rendering(whole, [self._answer(whole, messages[: i + 1]) for i in turns])
 
     def _answer(self, whole: str, messages: Sequence[Message]) -> Span:
         """The span of the last of some messages, an answer, in the text of the whole conversation."""
@@ -155,24 +143,22 @@ class ChatTemplate:
 def _learned_spans(answers: list[Span], messages: Sequence[Message]) -> list[Span]:
     """The spans of the answers that are learned. Raises LLMError if not all are, and the template marks others."""
     learned = [message.is_learned for message in messages if message.role == "assistant"]
-    if all(learned):
-        return answers
-    if len(answers) != len(learned):
+    if not all(learned) and len(answers) != len(learned):
         raise LLMError(
             f"the model's chat template marks {len(answers)} answers of {len(learned)} in the conversation, so which "
             'of them has "weight": 0 is unclear; remove the answers with this weight'
         )
-    return [answer for answer, is_learned in zip(answers, learned, strict=True) if is_learned]
+    return (
+        answers if all(learned) else [answer for answer, is_learned in zip(answers, learned, strict=True) if is_learned]
+    )
 
 
 def _render_chatml(messages: Sequence[Message], add_generation_prompt: bool) -> Rendering:
     """Equal to rendering CHATML."""
-    text = ""
-    answers = []
+    text, answers = "", []
     for message in messages:
         text += f"{IM_START}{message.role}\n"
-        start = len(text)
-        text += f"{message.content}{IM_END}"
+        start, text = len(text), f"{text}{message.content}{IM_END}"
         if message.role == "assistant":
             answers.append((start, len(text)))
         text += "\n"

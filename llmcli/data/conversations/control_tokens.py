@@ -1,8 +1,8 @@
 """Text in which a chat template wrote control tokens by their names -> token ids.
 
-Text of a user must not become a control token, even if it looks like one. So before the template is rendered, each
-name of a control token in a message is replaced by a stand-in: a private-use character that occurs nowhere else. The
-names in the rendered text then come from the template, and the stand-ins become text again.
+Text of a user must not become a control token. So before the template is rendered, each name of a control token in a
+message is replaced by a stand-in: a private-use character that occurs nowhere else. The names in the rendered text then
+come from the template, and the stand-ins become text again.
 """
 
 import re
@@ -44,10 +44,8 @@ class ControlTokens:
         return [(m.start(), m.end(), self._tokenizer.control_ids[m[0]]) for m in self._pattern.finditer(text)]
 
     def hide(self, messages: Sequence[Message], template: str) -> tuple[list[Message], dict[str, str]]:
-        """(messages in which stand-ins replace the names of control tokens, stand-in -> name).
-
-        The stand-ins occur neither in the messages nor in the template. Raises LLMError if there are too few.
-        """
+        """(messages in which stand-ins replace the names of control tokens, stand-in -> name). The stand-ins occur neither
+        in the messages nor in the template. Raises LLMError if there are too few."""
         texts = [text for message in messages for text in (message.role, message.content)]
         names = sorted({name for text in texts for name in self._pattern.findall(text)})
         if not names:
@@ -61,10 +59,9 @@ class ControlTokens:
         return changed, {stand_in: name for name, stand_in in stand_ins.items()}
 
     def encode(self, text: str, names: Mapping[str, str], marked: Sequence[Span] = ()) -> tuple[list[int], list[bool]]:
-        """(ids of a rendered text, whether each token lies in, or reaches into, one of the `marked` spans).
+        """(ids of a rendered text, whether each token overlaps one of the `marked` spans, which ascend).
 
-        `names` are the names behind the stand-ins, as `hide` returns them. The spans are in ascending order. Raises
-        LLMError as `Tokenizer.encode` does.
+        `names` are the names behind the stand-ins, from `hide`. Raises LLMError as `Tokenizer.encode` does.
         """
         places = [i for i, character in enumerate(text) if character in names] if names else []
         growth = [0, *accumulate(len(names[text[i]]) - 1 for i in places)]
@@ -99,11 +96,7 @@ class ControlTokens:
 
 
 def _overlaps(spans: Iterable[Span], marked: Sequence[Span]) -> Iterator[bool]:
-    """Whether each span overlaps one that is marked; both are in ascending order.
-
-    >>> list(_overlaps([(0, 2), (2, 4), (4, 9)], [(3, 4), (8, 9)]))
-    [False, True, True]
-    """
+    """Whether each span overlaps one that is marked; both are in ascending order."""
     i = 0
     for start, end in spans:
         while i < len(marked) and marked[i][1] <= start:

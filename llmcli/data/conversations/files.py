@@ -117,13 +117,12 @@ def read_records(
     """
     shown = display_name(name)
     if name != "-" and not reading.plain and is_parquet(shown, path):
-        with open_parquet(shown, path) as table:
-            if not table.first_rows:
+        with open_parquet(shown, path) as (columns, rows):
+            if not (first := _first(rows(columns), strict=True)):
                 raise LLMError(f"{shown} has no rows; wanted rows with text, or with a prompt and an answer")
-            shape = choose_shape(shown, table.first_rows, reading, is_text=False)
+            shape = choose_shape(shown, first, reading, is_text=False)
             if shape and (shape.is_text or not text_only):
-                columns = dict.fromkeys(table.columns)
-                records = _Records(shown, path, shape, table.rows(shape.used_keys), "row", columns)
+                records = _Records(shown, path, shape, rows(shape.used_keys), "row", dict.fromkeys(columns))
                 return _contents(records, copy, lambda: _file_sha256(shown, path))
     document = read_document(name, path, copy, on_read)
     if name == "-" or reading.plain:
@@ -139,11 +138,7 @@ def read_records(
 
 
 def _suffix(path: Path) -> str:
-    """The ending of a file's name, in lower case, without that of the compression.
-
-    >>> _suffix(Path("a.b.CSV.gz")), _suffix(Path("a.zst"))
-    ('.csv', '')
-    """
+    """The ending of a file's name, in lower case, without that of the compression."""
     return (path.with_suffix("") if path.suffix.lower() in (".gz", ".zst") else path).suffix.lower()
 
 

@@ -74,8 +74,6 @@ def without_blank_answers(messages: Sequence[Message]) -> tuple[list[Message], l
     return kept, unanswered
 
 
-# ---- the shape of a record
-
 PAIRS = {  # keys of the prompt and the answer -> key of an optional text that is appended to the prompt
     ("prompt", "completion"): "",
     ("prompt", "response"): "",
@@ -141,9 +139,6 @@ def is_list_of_messages(value: object) -> bool:
     )
 
 
-# ---- reading a record
-
-
 def from_record(record: object, source: str, shape: RecordShape | None = None) -> Conversation:
     """The exact conversation in a record, whose shape is recognized if it is not given.
 
@@ -179,17 +174,19 @@ def _fields(record: object) -> Record:
 
 
 def _read(record: Record, shape: RecordShape) -> Iterator[Message]:
-    for key in shape.keys:
+    messages: list[Message] = []
+    for key, role in zip(shape.keys, ("user", "assistant"), strict=False):
         if key not in record:
             keys = " and ".join(f'"{key}"' for key in shape.keys)
             raise LLMError(f'the record has no "{key}"; wanted {keys}, as in other records of the file')
-    if len(shape.keys) == 1:
-        messages = list(_read_list(record[shape.keys[0]], f'"{shape.keys[0]}"'))
-    else:
-        prompt, answer = shape.keys
-        messages = [*_read_side(record, prompt, "user"), *_read_side(record, answer, "assistant")]
-        if shape.context_key and isinstance(record[prompt], str) and (context := _optional(record, shape.context_key)):
-            messages[0] = Message("user", f"{messages[0].content}\n\n{context}")
+        value = record[key]
+        if len(shape.keys) == 1 or isinstance(value, list):
+            messages += _read_list(value, f'"{key}"')
+            continue
+        text = _content(value, f'"{key}"')
+        if role == "user" and shape.context_key and (context := _optional(record, shape.context_key)):
+            text = f"{text}\n\n{context}"
+        messages.append(Message(role, text))
     if (system := _optional(record, "system")) and messages[0].role != "system":
         yield Message("system", system)
     yield from messages
@@ -200,13 +197,6 @@ def _optional(record: Record, key: str) -> str:
     value = record.get(key)
     text = "" if value is None else _content(value, f'"{key}"')
     return text if text.strip() else ""
-
-
-def _read_side(record: Record, key: str, role: str) -> list[Message]:
-    value = record[key]
-    if isinstance(value, list):
-        return list(_read_list(value, f'"{key}"'))
-    return [Message(role, _content(value, f'"{key}"'))]
 
 
 def _read_list(value: object, name: str) -> Iterator[Message]:
@@ -278,11 +268,7 @@ def _text_of_part(part: object, name: str) -> str:
 
 
 def _kind(value: object) -> str:
-    """The type of a JSON value, for messages.
-
-    >>> [_kind(value) for value in (None, True, 1.5, "a", [], {})]
-    ['null', 'true', 'the number 1.5', "the text 'a'", 'a list', 'an object']
-    """
+    """The type of a JSON value, for messages."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int | float):

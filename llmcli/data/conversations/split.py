@@ -35,7 +35,7 @@ def held_out_indices(count: int, share: float) -> list[int]:
     """The indices of about `share` of `count` conversations, ascending: one in each of equally long stretches.
 
     Its place in the stretch varies by steps of the golden ratio: files often repeat a pattern, such as both directions
-    of a translation in turn, of which a fixed place would hold out the same part only.
+    of a translation in turn.
 
     >>> held_out_indices(30, 0.1), held_out_indices(4, 0.1)
     ([6, 12, 28], [])

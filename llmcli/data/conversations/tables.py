@@ -71,40 +71,26 @@ def read_table(document: Document, suffix: str, reading: Reading, on_read: OnRea
     if suffix == ".csv":
         dialects = [(delimiter, True) for delimiter in _DELIMITERS]
     starts = [(dialect, rows) for dialect in dialects if (rows := _first_rows(document, dialect))]
-    for share in (1.0, 0.8):
-        for dialect, rows in starts:
-            if width := _width(rows, share):
-                return _table(document, dialect, rows, width, reading, on_read)
-    return None
-
-
-def _table(
-    document: Document, dialect: _Dialect, rows: list[list[str]], width: int, reading: Reading, on_read: OnRead
-) -> Table:
+    widths = ((dialect, rows, _width(rows, share)) for share in (1.0, 0.8) for dialect, rows in starts)
+    dialect, rows, width = next((one for one in widths if one[2]), (dialects[0], [], 0))
+    if not width:
+        return None
     has_header = _has_header(rows, width, reading)
     columns = _column_names(rows[0] if has_header else [""] * width)
     first = [dict(zip(columns, row, strict=True)) for row in rows[has_header:] if len(row) == width]
     notes: list[str] = []
-    records = _records(document.name, _rows_of_file(document, dialect, notes, on_read), columns, has_header)
-    return Table(columns, tuple(rows[0]), has_header, first, records, notes)
+    all_rows = islice(_rows_of_file(document, dialect, notes, on_read), int(has_header), None)
+    return Table(columns, tuple(rows[0]), has_header, first, _records(document.name, all_rows, columns), notes)
 
 
 def _first_rows(document: Document, dialect: _Dialect) -> list[list[str]]:
     """The rows up to the first that cannot be read; it is an error later, unless there is another dialect."""
     rows = []
     with contextlib.suppress(_QuotingError):
-        lines = islice(_lines(document), _PEEKED_LINES)
+        lines = islice(document.lines(), _PEEKED_LINES)
         for _, row in islice(_rows(document.name, lines, dialect), _PEEKED_ROWS + 1):
             rows.append(row)
     return rows
-
-
-def _lines(document: Document, on_read: OnRead = ignore) -> Iterator[str]:
-    """The lines; in a text of one line, as old programs for the Mac write it, each carriage return ends a line."""
-    lines = document.lines(on_read)
-    start = list(islice(lines, 2))
-    yield from start[0].removesuffix("\r").split("\r") if len(start) == 1 else start
-    yield from lines
 
 
 def _width(rows: list[list[str]], share: float) -> int:
@@ -140,11 +126,7 @@ def _has_letter(cell: str) -> bool:
 
 
 def _column_names(header: list[str]) -> tuple[str, ...]:
-    """The cells of a header; a column without a name gets its number, and one with the name of an earlier column both.
-
-    >>> _column_names(["", "answer", "answer"])
-    ('1', 'answer', 'answer 3')
-    """
+    """The cells of a header; a column without a name gets its number, and one with the name of an earlier column both."""
     names: dict[str, str] = {}  # normalized name -> name
     for number, cell in enumerate(map(str.strip, header), 1):
         name = cell or str(number)
@@ -155,9 +137,9 @@ def _column_names(header: list[str]) -> tuple[str, ...]:
 
 
 def _records(
-    name: str, rows: Iterator[tuple[int, list[str]]], columns: tuple[str, ...], has_header: bool
+    name: str, rows: Iterable[tuple[int, list[str]]], columns: tuple[str, ...]
 ) -> Iterator[tuple[int, Mapping[str, str]]]:
-    for line, row in islice(rows, int(has_header), None):
+    for line, row in rows:
         if len(row) != len(columns):
             names = ", ".join(brief(column, 30) for column in columns)
             raise LLMError(
@@ -167,9 +149,6 @@ def _records(
         yield line, dict(zip(columns, row, strict=True))
 
 
-# ---- rows
-
-
 def _rows_of_file(
     document: Document, dialect: _Dialect, notes: list[str], on_read: OnRead
 ) -> Iterator[tuple[int, list[str]]]:
@@ -177,13 +156,13 @@ def _rows_of_file(
     in memory for that, can be read so; otherwise they are part of the text."""
     if dialect == ("\t", True):
         try:
-            yield from list(_rows(document.name, _lines(document, on_read), dialect))
+            yield from list(_rows(document.name, document.lines(on_read), dialect))
             return
         except _QuotingError:
             dialect = ("\t", False)
     if not dialect[1]:
         notes.append(f"{document.name}: its quotation marks are part of the text")
-    yield from _rows(document.name, _lines(document, on_read), dialect)
+    yield from _rows(document.name, document.lines(on_read), dialect)
 
 
 def _rows(name: str, lines: Iterable[str], dialect: _Dialect) -> Iterator[tuple[int, list[str]]]:
@@ -196,22 +175,12 @@ def _rows(name: str, lines: Iterable[str], dialect: _Dialect) -> Iterator[tuple[
         try:
             row = next(reader, None)
         except csv.Error as error:
+            reason = str(error).partition(" - ")[0]  # without advice on Python's `open`
             raise _QuotingError(
-                f"{name} line {start:,}: {_reason(str(error))}; wanted text with a {_DELIMITERS[delimiter]} or a "
-                f'quotation mark in it as "text", each quotation mark inside doubled'
+                f"{name} line {start:,}: not a row of a table ({reason}); wanted text with a {_DELIMITERS[delimiter]} "
+                f'or a quotation mark in it as "text", each quotation mark inside doubled'
             ) from error
         if row is None:
             return
-        if start == 1 and delimiter.join(row).rstrip("\r") == f"sep={delimiter}":
-            continue  # for Excel, which takes the delimiter from it
         if any(cell.strip() for cell in row):
             yield start, [cell.replace("\r\n", "\n") for cell in row]
-
-
-def _reason(error: str) -> str:
-    """An error of Python's csv module in the words of this one."""
-    if "unexpected end of data" in error:
-        return "a quotation mark without its partner"
-    if "new-line" in error:
-        return "a carriage return inside a row"
-    return "text after the quotation mark that ends a cell"

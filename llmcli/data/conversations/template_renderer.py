@@ -1,4 +1,4 @@
-"""Chat templates of strangers, rendered in a separate process with limits of time, memory and output.
+"""Chat templates from untrusted files, rendered in a separate process with limits of time, memory and output.
 
 The process is started with the first template and serves all others; it ends with this one.
 """

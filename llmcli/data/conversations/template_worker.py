@@ -40,17 +40,12 @@ def main() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    with os.fdopen(os.dup(1), "wb") as answers:
-        _write(answers, {"ready": True})
+    with os.fdopen(os.dup(1), "w", encoding="ascii", buffering=1, newline="\n") as answers:
+        print(json.dumps({"ready": True}), file=answers)
         for line in sys.stdin.buffer:
             with _alarm():
                 answer = _answer(json.loads(line))
-            _write(answers, answer)
-
-
-def _write(stream: Any, answer: Mapping[str, Any]) -> None:
-    stream.write(json.dumps(answer).encode("ascii") + b"\n")
-    stream.flush()
+            print(json.dumps(answer), file=answers)
 
 
 @contextlib.contextmanager
@@ -83,8 +78,7 @@ def _compiled(source: str) -> jinja2.Template:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= MAX_MESSAGE else f"{text[: MAX_MESSAGE - 1]}…"
+    return " ".join(str(error).split())[:MAX_MESSAGE] or type(error).__name__
 
 
 def _render(
@@ -95,22 +89,14 @@ def _render(
     tracker = template.environment.extensions[_Generation.identifier]
     assert isinstance(tracker, _Generation)
     tracker.position, tracker.spans = 0, []
+    given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
     parts = []
-    for part in template.generate(
-        messages=messages, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **variables
-    ):
+    for part in template.generate(**given, **variables):
         parts.append(part)
         tracker.position += len(part)
         if tracker.position > limit:
             raise TemplateError(f"it writes over {limit:,} characters")
     return "".join(parts), tracker.spans
-
-
-# ---- what templates may use, as in transformers
-
-
-class _RefusalError(TemplateError):
-    """A template called raise_exception."""
 
 
 def environment() -> jinja2.Environment:
@@ -125,6 +111,10 @@ def environment() -> jinja2.Environment:
         namespace=_Namespace,
     )
     return made
+
+
+class _RefusalError(TemplateError):
+    """A template called raise_exception."""
 
 
 class _Generation(jinja2.ext.Extension):

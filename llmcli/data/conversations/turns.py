@@ -1,10 +1,7 @@
 """Conversations in plain text, where the speaker's name and a colon begin a turn: User:/Assistant: or Q:/A:.
 
-A text is taken as conversations if
-- its first line that is not blank begins with the name of a speaker, and both speakers speak;
-- there are two answers or more, or the text is short;
-- no third speaker takes part: no other name and colon begins lines in the turns of both speakers, as in a play; and
-  A: is no choice beside B:, as in a quiz.
+A text is taken as conversations if its first line that is not blank begins with the name of a speaker, both speakers
+speak, and there are two answers or more, or the text is short.
 
 A turn continues until the next speaker. Names stand at the very beginning of a line: words in any case, Q and A as
 capitals, which may have a number (Q1:). The colon may be full-width, with a space before it.
@@ -17,7 +14,6 @@ Standard library only.
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -29,8 +25,6 @@ from llmcli.errors import LLMError, usage
 _COLON = r"[ \t\u00a0\u202f]?[:：](?![:/\\])[ \t\u3000]*(?P<text>.*)"
 _SHORT_TEXT = 10_000  # characters in which one answer is enough
 _RULE = re.compile(r"[ \t]*([-=*])([ \t]*\1){2,}[ \t]*")  # a line of three or more of a character
-_OTHER_NAME = re.compile(r"(?P<name>[^\W\d_][\w.'-]{0,30}(?: [\w.'-]{1,30}){0,2})" + _COLON)
-_TURNS_PER_OTHER = 8  # a name that begins fewer lines than one for so many turns is no third speaker
 
 
 @dataclass(frozen=True)
@@ -47,7 +41,6 @@ class _Speakers:
     shape: str  # for users
     label: re.Pattern[str]  # of a line that begins a turn; its groups are ROLES and "text"
     questions: bool = False  # each turn of the user begins a conversation
-    named: bool = False  # by the user: that both speak is enough evidence
 
 
 @dataclass
@@ -56,10 +49,6 @@ class _Turn:
     role: str
     gap: int  # blank lines before it; 2 for a line such as ---
     lines: list[str]
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.lines).strip("\n").rstrip()
 
     def end(self) -> int:
         """Remove the blank lines and rules at the end; return the gap that they are for the next turn."""
@@ -91,15 +80,11 @@ def _named_speakers(user: str, assistant: str) -> _Speakers:
     user, assistant = user.strip().rstrip(":："), assistant.strip().rstrip(":：")
     if not user or not assistant or user == assistant:
         raise usage(f"the speakers are {user!r} and {assistant!r}; wanted two names, of who asks and of who answers")
-    return _Speakers(f"{user}:/{assistant}: turns", _label(re.escape(user), re.escape(assistant), "System"), named=True)
+    return _Speakers(f"{user}:/{assistant}: turns", _label(re.escape(user), re.escape(assistant), "System"))
 
 
 def shape_of(user: str, assistant: str) -> str:
-    """The name of the shape of a text with turns of two speakers. Raises LLMError as `read_turns` does.
-
-    >>> shape_of("Ann", "Bob")
-    'Ann:/Bob: turns'
-    """
+    """The name of the shape of a text with turns of two speakers. Raises LLMError as `read_turns` does."""
     return _named_speakers(user, assistant).shape
 
 
@@ -123,14 +108,17 @@ def read_turns(document: Document, names: tuple[str, str] | None = None) -> Turn
     known = (_named_speakers(*names),) if names else _KNOWN
     speakers = next((candidate for candidate in known if candidate.label.match(first_line)), None)
     if speakers is None:
-        if names and {_role(match) for line in document.lines() if (match := known[0].label.match(line))} >= {
-            *ROLES[1:]
-        }:
+        spoken = {_role(match) for line in document.lines() if names and (match := known[0].label.match(line))}
+        if spoken >= {"user", "assistant"}:
             shape = known[0].shape.removesuffix(" turns").replace("/", " or ")
             raise LLMError(f"{document.name} line 1: text before the first speaker; begin the file with {shape}")
         return None
-    turns, others = _read(document.lines(), speakers.label)
-    if not _is_conversation(turns, others, speakers):
+    turns = _read(document.lines(), speakers.label)
+    answers = sum(turn.role == "assistant" for turn in turns)
+    if not answers or not any(turn.role == "user" for turn in turns):
+        return None
+    is_enough = answers > 1 or sum(len(line) for turn in turns for line in turn.lines) <= _SHORT_TEXT
+    if not names and (not is_enough or (speakers.questions and turns[0].role != "user")):
         return None
     groups = list(_split(turns, speakers.questions))
     notes = []
@@ -152,11 +140,9 @@ def _role(label: re.Match[str]) -> str:
 # ---- reading turns
 
 
-def _read(lines: Iterable[str], label: re.Pattern[str]) -> tuple[list[_Turn], Counter[tuple[str, str]]]:
-    """The turns of a text that begins with one, and how often (another name, the role of the turn that it stands in)
-    begins a line."""
+def _read(lines: Iterable[str], label: re.Pattern[str]) -> list[_Turn]:
+    """The turns of a text that begins with one."""
     turns: list[_Turn] = []
-    others: Counter[tuple[str, str]] = Counter()
     for number, line in enumerate(lines, 1):
         line = line.removesuffix("\r")
         if match := label.match(line):
@@ -166,31 +152,9 @@ def _read(lines: Iterable[str], label: re.Pattern[str]) -> tuple[list[_Turn], Co
                 continue
         if turns:
             turns[-1].lines.append(line)
-            other = _OTHER_NAME.match(line)
-            if other and not other["name"][0].islower():
-                others[other["name"], turns[-1].role] += 1
     if turns:
         turns[-1].end()
-    return turns, others
-
-
-def _is_conversation(turns: list[_Turn], others: Counter[tuple[str, str]], speakers: _Speakers) -> bool:
-    """Whether the text as a whole is a conversation of two; see the beginning of this module."""
-    count = Counter(turn.role for turn in turns)
-    if not count["user"] or not count["assistant"]:
-        return False
-    if speakers.named:
-        return True
-    if speakers.questions and turns[0].role != "user":
-        return False
-    if count["assistant"] == 1 and sum(len(line) for turn in turns for line in turn.lines) > _SHORT_TEXT:
-        return False
-    third_names = {name for name, _ in others if others[name, "user"] and others[name, "assistant"]}
-    third = sum(others[name, role] for name in third_names for role in ("user", "assistant"))
-    if third >= 3 and third * _TURNS_PER_OTHER >= len(turns):
-        return False
-    choices = others["B", "user"] + others["B", "assistant"]
-    return not (speakers.questions and choices * 2 >= count["assistant"])
+    return turns
 
 
 # ---- conversations
@@ -221,6 +185,7 @@ def _messages(name: str, turns: list[_Turn], questions: bool) -> Iterator[Messag
         if more and role == "assistant" and questions:
             raise LLMError(
                 f"{name} line {more[0].line:,}: a second answer to the question in line {turns[0].line:,}; wanted the "
-                f"question before each answer"
+                f"question before each answer; or add --plain to read the file as plain text"
             )
-        yield Message(role, "\n".join(turn.text for turn in (first, *more)))
+        texts = ("\n".join(turn.lines).strip("\n").rstrip() for turn in (first, *more))
+        yield Message(role, "\n".join(texts))

@@ -96,10 +96,7 @@ class Corpus:
 def read_corpus(
     names: Iterable[str], stdin: IO[bytes] | None = None, copy: TextCopy | None = None, on_read: OnRead = ignore
 ) -> Corpus:
-    """The plain text of files, as `read_files` finds them.
-
-    Text that is not plain UTF-8 in a file is decoded into `copy`, a temporary file that several calls may share.
-    """
+    """The plain text of files, as `read_files` finds them; several calls may share a `copy`."""
     copy = copy or TextCopy()
     documents, skipped = read_files(names, lambda name, path: read_document(name, path, copy, on_read, stdin))
     return corpus_of_files(documents, skipped)
@@ -146,11 +143,7 @@ def read_files(names: Iterable[str], read: Callable[[str, Path], T]) -> tuple[li
 
 
 def _skipped_line(suffix: str, problems: list[str]) -> str:
-    """One line for all files with a suffix.
-
-    >>> _skipped_line(".pyc", ["a.pyc is not text", "b.pyc is not text"])
-    '2 .pyc files; the first: a.pyc is not text'
-    """
+    """One line for all files with a suffix."""
     if len(problems) == 1:
         return problems[0]
     return f"{len(problems):,} {suffix or 'other'} files; the first: {problems[0]}"

@@ -64,10 +64,7 @@ class Document:
             return read(self.offset + start, min(size, self.text_bytes - start))
 
     def text(self, start: int = 0, end: int | None = None) -> Iterator[str]:
-        """The text between two byte positions of its UTF-8, in pieces, with its line ends unchanged.
-
-        A position inside a character is moved to the end of that character.
-        """
+        """The text between two byte positions of its UTF-8, in pieces; a position inside a character is moved to its end."""
         end = self.text_bytes if end is None else min(end, self.text_bytes)
         with self._reader() as read:
 
@@ -88,7 +85,7 @@ class Document:
         """The first kilobytes of the text."""
         return "".join(self.text(0, _START_BYTES))
 
-    def lines(self, on_read: OnRead = lambda name, size: None) -> Iterator[str]:
+    def lines(self, on_read: OnRead = lambda *_: None) -> Iterator[str]:
         """The lines without their ends. Only "\n" ends a line: U+2028, a form feed and "\r" belong to it.
 
         `on_read` is called with size 0 now and then, so that it can end the reading.
@@ -123,9 +120,6 @@ class Document:
             yield read
 
 
-# ---- reading a document for the first time
-
-
 def ignore(name: str, size: int) -> None:
     """An `OnRead` that does nothing."""
 
@@ -157,23 +151,26 @@ def read_document(
                 yield block
 
         try:
-            text.read(name, blocks(), encoding, len(mark), program)
+            if encoding == "utf-8":  # the bytes of the file are those of the text
+                starts = ((block, start) for block in blocks() for start in range(0, len(block), CHECKED_BYTES))
+                parts = (text.add(block[start : start + CHECKED_BYTES]) for block, start in starts)
+                for _ in _decode(name, parts, encoding, len(mark), program):
+                    pass
+            else:
+                for piece in _decode(name, blocks(), encoding, len(mark), program):
+                    text.add(piece.encode("utf-8"))
         except LLMError as error:
             if copied:
                 copy.truncate(offset)
             if isinstance(error, ReadingEndsError):
                 raise
-            end = b"" if stream is not None else _last_bytes(path, file_types.END_BYTES)
+            end = b""
+            with contextlib.suppress(OSError):  # standard input may not be seekable
+                file.seek(max(0, file.seek(0, os.SEEK_END) - file_types.END_BYTES))
+                end = file.read()
             description = file_types.describe_binary(name, start[: file_types.START_BYTES], end, program)
             raise LLMError(description or str(error), error.exit_code) from error
     return Document(name, path, text.size, text.sha256, offset, copy if copied else None, changed_at)
-
-
-def _last_bytes(path: Path, count: int) -> bytes:
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - count))
-        return file.read(count)
-    return b""  # the file is gone
 
 
 def document_of_texts(name: str, path: Path, texts: Iterable[str], copy: TextCopy) -> Document:
@@ -198,16 +195,6 @@ class _TextDigest:
     def sha256(self) -> str:
         return self._hash.hexdigest()
 
-    def read(self, name: str, blocks: Iterable[bytes], encoding: str, first: int, program: str) -> None:
-        """Add the text of all `blocks`; the other arguments are those of `_decode`. Raises LLMError."""
-        is_utf8 = encoding == "utf-8"  # then the file has the bytes of the text
-        if is_utf8:
-            starts = ((block, start) for block in blocks for start in range(0, len(block), CHECKED_BYTES))
-            blocks = (self.add(block[start : start + CHECKED_BYTES]) for block, start in starts)
-        for text in _decode(name, blocks, encoding, first, program):
-            if not is_utf8:
-                self.add(text.encode("utf-8"))
-
     def add(self, data: bytes) -> bytes:
         self._hash.update(data)
         self.size += len(data)
@@ -216,12 +203,9 @@ class _TextDigest:
         return data
 
 
-# ---- opening
-
-
 @contextlib.contextmanager
 def open_regular_file(name: str, path: Path) -> Iterator[IO[bytes]]:
-    """The file, open for reading. Raises LLMError if it cannot be opened, or is not a regular file."""
+    """Raises LLMError for a file that cannot be opened, or is not a regular file."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise LLMError(f"{name} is not a regular file; name a text file, or - for standard input")
@@ -234,7 +218,7 @@ def open_regular_file(name: str, path: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _buffered(stream: IO[bytes]) -> Iterator[IO[bytes]]:
-    """A stream with `peek`. The stream stays open afterwards."""
+    """A stream with `peek`, which stays open afterwards."""
     buffered = io.BufferedReader(cast(io.RawIOBase, stream))
     try:
         yield buffered
@@ -278,9 +262,6 @@ def _read(file: IO[bytes], size: int, name: str) -> bytes:
         return file.read(size)
     except Exception as error:  # OSError, EOFError, zlib.error, ZstdError
         raise LLMError(f"cannot read {name}: {error}") from error
-
-
-# ---- decoding
 
 
 def _decode(name: str, blocks: Iterable[bytes], encoding: str, first: int = 0, program: str = "") -> Iterator[str]:
@@ -331,11 +312,7 @@ def _iconv(name: str, encoding: str, program: str) -> str:
 
 
 def continuation_bytes(data: bytes) -> int:
-    """The number of bytes at the beginning of a piece of UTF-8 that continue the character before it.
-
-    >>> continuation_bytes("aé".encode()), continuation_bytes("é".encode()[1:])
-    (0, 1)
-    """
+    """The number of bytes at the beginning of a piece of UTF-8 that continue the character before it."""
     return next((i for i, byte in enumerate(data) if byte & 0xC0 != 0x80), len(data))
 
 

@@ -1,7 +1,7 @@
 """The records of a JSON file, each with its line: one a line (JSON Lines), in an array, or one after the other.
 
-Stricter than Python's parser where a file is likely to be wrong: a repeated key in an object is an error. Numbers are
-read as floats, however many digits they have. Standard library only.
+Stricter than Python's parser: a repeated key in an object is an error. Numbers of any length are read as floats.
+Standard library only.
 """
 
 import json
@@ -36,10 +36,8 @@ def records_of_lines(name: str, lines: Iterable[str]) -> Iterator[tuple[int, obj
 
 
 def records_of_text(name: str, text: str) -> Iterator[tuple[int, object]]:
-    """(line number from 1, value) for each element of an array, or for each of several values in a row.
-
-    Raises LLMError where the text is not JSON.
-    """
+    """(line number from 1, value) for each element of an array, or for each of several values in a row. Raises LLMError
+    where the text is not JSON."""
     line, before = 1, 0
     try:
         for position, value in _array(text) if text.startswith("[", _space_end(text, 0)) else _values(text):

@@ -22,8 +22,6 @@ SKETCH_SIZE = 64  # hashes
 SHARED = 2 / 3  # of the hashes of a sketch, from which on two documents are near-duplicates
 NEIGHBORS = 4  # documents with the same hash that are compared with one of them
 MAX_CONTINUATIONS = 2  # of a document: where more begin with it, it is a common header
-SEARCHED_STEP = 16  # bytes between the strings that `first_repeat` searches for
-_BLOCK_BYTES = 1 << 20
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 # lengths in bytes at which beginnings are compared, each a fifth more than the one before
 _LENGTHS = [int(SHINGLE_BYTES * 1.2**i) for i in range(42)]
@@ -115,31 +113,3 @@ def _similar(sketches: Sequence[Sketch]) -> Iterator[tuple[int, int]]:
         first, second = divmod(code, len(sketches))
         if count >= SHARED * max(len(sketches[first]), len(sketches[second])):
             yield first, second
-
-
-def first_repeat(text: Document, start: int, others: Sequence[Document]) -> list[int]:
-    """Where each of the others first repeats the end of a text, from `start` on; their size where none does.
-
-    A passage of SHINGLE_BYTES + SEARCHED_STEP - 1 bytes is found if it does not occur in the text before `start`.
-    """
-    wanted = [hashes[::SEARCHED_STEP] for _, hashes in _blocks(text, start, text.text_bytes)]
-    passages = np.unique(np.concatenate([*wanted, np.empty(0, np.uint64)]))
-    for _, hashes in _blocks(text, 0, start):
-        passages = passages[~np.isin(passages, hashes)]
-
-    def first(other: Document) -> int:
-        for position, hashes in _blocks(other, 0, other.text_bytes):
-            matches = np.flatnonzero(np.isin(hashes, passages))
-            if len(matches):
-                return position + int(matches[0])
-        return other.text_bytes
-
-    return [first(other) for other in others]
-
-
-def _blocks(text: Document, start: int, end: int) -> Iterator[tuple[int, NDArray[np.uint64]]]:
-    """The hashes of all strings of SHINGLE_BYTES bytes between two positions, with the position of the first."""
-    for first in range(start, end - SHINGLE_BYTES + 1, _BLOCK_BYTES):
-        data = text.utf8(first, min(end - first, _BLOCK_BYTES + SHINGLE_BYTES - 1))
-        if len(data) >= SHINGLE_BYTES:
-            yield first, _hashes(data)

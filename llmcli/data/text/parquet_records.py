@@ -1,27 +1,18 @@
 """The records of a Parquet file, row by row. The only module that imports pyarrow, an extra."""
 
 import contextlib
-import itertools
 from collections.abc import Callable, Container, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from llmcli.data.text.documents import open_regular_file
 from llmcli.errors import LLMError, missing_extra
 
 _MAGIC = b"PAR1"  # the first bytes of such a file
 _BATCH_ROWS = 1024  # held in memory at once
-_PEEKED_ROWS = 10
 
-
-@dataclass(frozen=True)
-class ParquetTable:
-    """An open table."""
-
-    columns: list[str]
-    first_rows: list[object]
-    rows: Callable[[Container[str]], Iterator[tuple[int, object]]]  # columns -> (row number from 1, record with these)
+# columns -> (row number from 1, record with these columns), ...
+Rows: TypeAlias = Callable[[Container[str]], Iterator[tuple[int, object]]]
 
 
 def is_parquet(name: str, path: Path) -> bool:
@@ -30,8 +21,9 @@ def is_parquet(name: str, path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def open_parquet(name: str, path: Path) -> Iterator[ParquetTable]:
-    """Raises LLMError, also in the block while rows are read, if the file is damaged or pyarrow is not installed."""
+def open_parquet(name: str, path: Path) -> Iterator[tuple[list[str], Rows]]:
+    """(the columns of a table, its rows). Raises LLMError, also in the block while rows are read, if the file is damaged
+    or pyarrow is not installed."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -40,8 +32,7 @@ def open_parquet(name: str, path: Path) -> Iterator[ParquetTable]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             columns: list[str] = file.schema_arrow.names
-            first = [row for _, row in itertools.islice(_rows(name, file, columns), _PEEKED_ROWS)]
-            yield ParquetTable(columns, first, lambda used: _rows(name, file, [one for one in columns if one in used]))
+            yield columns, lambda used: _rows(name, file, [one for one in columns if one in used])
     except (OSError, pyarrow.ArrowException) as error:
         reason = str(error).split("\n")[0]
         raise LLMError(f"{name} cannot be read as a Parquet file: {reason}") from error

@@ -4,8 +4,8 @@ The end of a long document is held out. Short documents are held out whole, even
 near-duplicates on the same side. So the split does not depend on the place or the order of the files, and one more file
 changes little.
 
-Near-duplicates that are too large to be held out are all trained on. If they are most of the corpus, they count as one
-long document: the end of the longest is held out, and the others are used up to where they repeat it.
+Near-duplicates that are too large to be held out are all trained on. If they are most of the corpus, the end of the
+longest is held out, and the end of each other is left out.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from llmcli.data.text.corpus import Corpus, Part
 from llmcli.data.text.documents import Document
-from llmcli.data.text.near_duplicates import first_repeat, near_duplicates
+from llmcli.data.text.near_duplicates import near_duplicates
 
 LONG_SHARE = 0.5  # of the bytes to hold out: a document that has more is long
 FRACTIONS = {0.05: "twentieth", 0.1: "tenth", 0.2: "fifth", 0.25: "quarter", 0.5: "half"}
@@ -29,7 +29,7 @@ class CorpusSplit:
     held_out: Corpus
     rule: str  # what is held out, as a phrase; "" if nothing is
     is_from_corpus: bool = True  # False: the held-out text is another corpus
-    left_out: Mapping[Document, int] = field(default_factory=dict)  # bytes at the end that repeat held-out text
+    left_out: Mapping[Document, int] = field(default_factory=dict)  # bytes at the end that may repeat held-out text
 
 
 def split(corpus: Corpus, share: float) -> CorpusSplit:
@@ -63,26 +63,24 @@ def _cut(
     """Hold out the documents `whole`, and the end of those in `long`. `families` are large groups of near-duplicates,
     kept or cut."""
     sizes = [part.text_bytes for part in corpus.contents]
-    held_out_bytes = {index: sizes[index] for index in whole} | {index: round(share * sizes[index]) for index in long}
-    repeated: dict[int, int] = {}  # bytes at the end of documents
+    ends = {index: round(share * size) for index, size in enumerate(sizes)}
+    held_out_bytes = {index: sizes[index] for index in whole} | {index: ends[index] for index in long}
+    left_out: dict[int, int] = {}  # bytes at the end of documents
     if share > 0 and 2 * sum(sizes[index] for group in families for index in group) > corpus.text_bytes:
         for group in families:
             longest = max(group, key=sizes.__getitem__)
-            held_out_bytes[longest] = round(share * sizes[longest])
-            others = [i for i in group if i != longest]
-            texts = [corpus.documents[i] for i in others]
-            ends = first_repeat(corpus.documents[longest], sizes[longest] - held_out_bytes[longest], texts)
-            repeated |= {i: sizes[i] - end for i, end in zip(others, ends, strict=True)}
+            held_out_bytes[longest] = ends[longest]
+            left_out |= {index: ends[index] for index in group if index != longest}
     training, held_out = [], []
     for index, part in enumerate(corpus.contents):
-        middle = part.end - held_out_bytes.get(index, 0) - repeated.get(index, 0)
+        middle = part.end - held_out_bytes.get(index, 0) - left_out.get(index, 0)
         training.append(Part(part.document, part.start, middle))
         held_out.append(Part(part.document, middle, middle + held_out_bytes.get(index, 0)))
     kept, validation = (Corpus(tuple(part for part in parts if part.text_bytes)) for parts in (training, held_out))
     if not validation.contents:
         return CorpusSplit(kept, validation, "")
-    rule = _rule(corpus, share, whole, held_out_bytes.keys() - {*whole}) + _family_rule(corpus, families, repeated)
-    return CorpusSplit(kept, validation, rule, left_out={corpus.documents[i]: n for i, n in repeated.items() if n})
+    rule = _rule(corpus, share, whole, held_out_bytes.keys() - {*whole}) + _family_rule(corpus, families, left_out)
+    return CorpusSplit(kept, validation, rule, left_out={corpus.documents[i]: n for i, n in left_out.items() if n})
 
 
 def _rule(corpus: Corpus, share: float, whole: Collection[int], long: Collection[int]) -> str:
@@ -104,7 +102,6 @@ def _family_rule(corpus: Corpus, families: Sequence[Sequence[int]], left_out: Ma
     if not families:
         return ""
     if left_out:
-        size = sum(left_out.values())
-        return f"; of {len(left_out):,} near-duplicates the {size:,} bytes from where they repeat it on are left out"
+        return f"; of {len(left_out):,} near-duplicates the ends, {sum(left_out.values()):,} bytes, are left out"
     names = [corpus.documents[index].relative_name for group in families for index in group]
     return f"; {len(names):,} near-duplicates, such as {min(names)}, are all for training"

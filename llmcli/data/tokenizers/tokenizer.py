@@ -1,8 +1,8 @@
 """Text <-> token ids. The tokenizer is trained on the corpus, stored in the model file, and lossless for any text.
 
-The `tokenizers` library does the work, and its tokenizer.json is the format that is stored. Here, user
-text never becomes a control token, the bytes of every token are known (so decoding is exact and can be streamed), and
-long text is encoded in pieces of bounded memory.
+The `tokenizers` library does the work, and its tokenizer.json is the format that is stored. Here, user text never
+becomes a control token, the bytes of every token are known (so decoding is exact and can be streamed), and long text is
+encoded in pieces of bounded memory.
 """
 
 from __future__ import annotations
@@ -69,31 +69,22 @@ class Tokenizer:
         inner.encode_special_tokens = True  # "<|endoftext|>" typed by a user is text, not the control token
         self._inner = inner
 
-    # ---- training and reading
-
     @classmethod
     def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
         """Byte-level byte-pair encoding (Sennrich et al. 2016; GPT-2 section 2.2) with GPT-2's pre-tokenizer.
 
-        The vocabulary is CONTROL_TOKENS, the 256 bytes, then the merges in the order of training. It is smaller than
-        `vocab_size` if the text has no more pairs to merge. No merge is longer than MAX_TOKEN_BYTES.
+        The vocabulary is CONTROL_TOKENS, the 256 bytes, then the merges in the order of training, none of more than
+        MAX_TOKEN_BYTES. It is smaller than `vocab_size` if the text has no more pairs to merge.
         """
-        if vocab_size < MIN_VOCAB_SIZE:
-            raise usage(
-                f"--vocab-size must be at least {MIN_VOCAB_SIZE} (256 bytes and {len(CONTROL_TOKENS)} control tokens), "
-                f"found {vocab_size}"
-            )
+        _check_vocab_size(vocab_size, f"(256 bytes and {len(CONTROL_TOKENS)} control tokens)")
         inner = tokenizers.Tokenizer(models.BPE())
         inner.pre_tokenizer = _training_pre_tokenizer()
         inner.decoder = _decoder("bpe")
         trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            min_frequency=2,
-            special_tokens=list(CONTROL_TOKENS),
+            vocab_size=vocab_size, min_frequency=2, special_tokens=list(CONTROL_TOKENS), show_progress=False,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
             max_token_length=MAX_TOKEN_BYTES + 1,  # the library's limit is exclusive
-        )
+        )  # fmt: skip
         inner.train_from_iterator(words.pieces(texts), trainer)
         inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         return cls(inner)
@@ -105,9 +96,9 @@ class Tokenizer:
         All ASCII characters of the texts are kept, as each takes the place of its byte; and the most frequent of the
         others, up to `vocab_size`. The tokenizer.json is a BPE without merges and with `byte_fallback`.
         """
-        if vocab_size is not None and vocab_size < MIN_VOCAB_SIZE:
-            raise usage(f"--vocab-size must be at least {MIN_VOCAB_SIZE} for --tokenizer char, found {vocab_size}")
         counts: Counter[str] = Counter()
+        if vocab_size is not None:
+            _check_vocab_size(vocab_size, "for --tokenizer char")
         for text in texts:
             counts.update(text)
         non_ascii = sorted((c for c in counts if ord(c) >= 128), key=lambda c: (-counts[c], c))
@@ -116,9 +107,8 @@ class Tokenizer:
         characters = {c for c in counts if ord(c) < 128} | set(non_ascii)
         other_bytes = [b for b in range(256) if b >= 128 or chr(b) not in characters]
         names = [*CONTROL_TOKENS, *(f"<0x{b:02X}>" for b in other_bytes), *sorted(characters)]
-        inner = tokenizers.Tokenizer(
-            models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=[], byte_fallback=True)
-        )
+        vocabulary = {name: i for i, name in enumerate(names)}
+        inner = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True))
         inner.decoder = _decoder("char")
         inner.add_special_tokens(list(CONTROL_TOKENS))
         return cls(inner)
@@ -129,9 +119,8 @@ class Tokenizer:
     ) -> Tokenizer:
         """Read a tokenizer.json: a BPE that is byte-level or has byte fallback. Raises LLMError for any other.
 
-        `max_vocab_size` is that of the model that the tokenizer belongs to; then tokens for some bytes may be missing,
-        and `encode` raises LLMError for text with these bytes. `eos_ids` are the tokens that end a text for this model,
-        `seen_bytes` the byte values of its training text (None: unknown).
+        The other arguments belong to its model. With `max_vocab_size`, tokens for some bytes may be missing: `encode`
+        raises LLMError for text with these bytes. `eos_ids` end a text; `seen_bytes` occur in the training text.
         """
         safe = tokenizer_json.sanitize(text)
         try:
@@ -171,8 +160,6 @@ class Tokenizer:
             "tokenizer_class": "PreTrainedTokenizerFast",
         }  # fmt: skip
         return json.dumps(config, indent=2)
-
-    # ---- properties
 
     @cached_property
     def kind(self) -> str:
@@ -307,13 +294,9 @@ class Tokenizer:
         table = set(self.token_bytes)
         return bytes(b for b in range(256) if bytes([b]) not in table)
 
-    # ---- text -> ids
-
     def encode(self, text: str) -> list[int]:
-        """The ids of any text; what looks like a control token is encoded as ordinary text.
-
-        Raises LLMError for a lone surrogate, which stands for bytes that were not UTF-8.
-        """
+        """The ids of any text; the name of a control token is ordinary text. Raises LLMError for a lone surrogate, which
+        stands for bytes that were not UTF-8."""
         check_unicode(text)
         return [i for ids in self.encode_stream([text]) for i in ids]
 
@@ -397,8 +380,6 @@ class Tokenizer:
                     f"the tokenizer has no token for the byte 0x{byte:02x}, which the text has; remove it from the text"
                 )
 
-    # ---- ids -> text
-
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, with U+FFFD for invalid UTF-8. Raises LLMError for an id outside the vocabulary."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
@@ -442,16 +423,18 @@ def check_unicode(text: str) -> None:
         ) from error
 
 
+def _check_vocab_size(size: int, detail: str) -> None:
+    if size < MIN_VOCAB_SIZE:
+        raise usage(f"--vocab-size must be at least {MIN_VOCAB_SIZE} {detail}, found {size}")
+
+
 def _boundary(pre_tokenizer: str | None) -> re.Pattern[str]:
     return words.WORD_OR_LINE_END if pre_tokenizer in ("Llama 3", "Qwen 2") else words.WORD_END
 
 
 def _training_pre_tokenizer() -> pre_tokenizers.PreTokenizer:
-    """GPT-2's pre-tokenizer, which also cuts pre-tokens of more than MAX_TRAINING_WORD characters.
-
-    Training takes time quadratic in the length of a pre-token, and 300 kB of one letter are a single pre-token. No
-    ordinary text has such long ones, so its vocabulary is the same. Encoding is fast at any length and does not cut.
-    """
+    """GPT-2's pre-tokenizer, which also cuts pre-tokens of more than MAX_TRAINING_WORD characters: training takes time
+    quadratic in their length. No ordinary text has such long ones."""
     pattern = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}{1,N}| ?\p{N}{1,N}| ?[^\s\p{L}\p{N}]{1,N}|\s{1,N}(?!\S)|\s{1,N}"
     split = pre_tokenizers.Split(tokenizers.Regex(pattern.replace("{1,N}", f"{{1,{MAX_TRAINING_WORD}}}")), "isolated")
     return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
@@ -463,9 +446,6 @@ def _decoder(kind: str) -> Any:
         return decoders.ByteLevel()
     spaces = [decoders.Replace(SPACE, " ")] if kind == "spm" else []
     return decoders.Sequence([*spaces, decoders.ByteFallback(), decoders.Fuse()])
-
-
-# ---- a file that the user names
 
 
 def read_tokenizer(path: str, expected: str = "a tokenizer.json") -> tuple[str, Tokenizer]:

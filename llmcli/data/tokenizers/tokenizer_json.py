@@ -96,11 +96,7 @@ def sanitize(text: str) -> SafeTokenizer:
 
 
 def describe(text: str) -> dict[str, Any]:
-    """{"kind", "vocab_size"} of a tokenizer.json, without building the tokenizer; {} if it is not one.
-
-    >>> describe('{"model": {"type": "BPE", "vocab": {"a": 0}}, "added_tokens": [{"id": 1}]}')
-    {'kind': '?', 'vocab_size': 2}
-    """
+    """{"kind", "vocab_size"} of a tokenizer.json, without building the tokenizer; {} if it is not one."""
     try:
         document = json.loads(text)
         ids = {*document["model"]["vocab"].values(), *(token["id"] for token in document.get("added_tokens", ()))}
@@ -110,10 +106,8 @@ def describe(text: str) -> dict[str, Any]:
 
 
 def classify(document: Any) -> tuple[str, str]:
-    """(kind, problem) of a parsed tokenizer.json: ("bpe" | "spm" | "char", ""), or ("?", why it is not supported).
-
-    Whatever could lose or change text is not supported.
-    """
+    """(kind, problem) of a parsed tokenizer.json: ("bpe" | "spm" | "char", ""), or ("?", why it is not supported: it could
+    lose or change text)."""
     if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
         return "?", "has no model"
     model = document["model"]
@@ -210,11 +204,7 @@ def prefix_space_steps(scheme: str) -> dict[str, Any]:
 
 
 def merge_pair(merge: Any) -> tuple[str, str]:
-    """The names of the two tokens of an entry of `merges`, which is a list or, in older files, a string.
-
-    >>> merge_pair("Ġ a"), merge_pair(["Ġ", "a"])
-    (('Ġ', 'a'), ('Ġ', 'a'))
-    """
+    """The names of the two tokens of an entry of `merges`, which is a list or, in older files, a string."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right
 

@@ -24,10 +24,9 @@ def train_tokenizer(
 ) -> tuple[Tokenizer, str]:
     """(tokenizer for a corpus, the reason for the size of its vocabulary).
 
-    It is trained on at most `max_bytes` of it, sampled evenly, and on `contents`, other texts of `content_bytes`
-    bytes. `vocab_size` fixes the size; otherwise it follows the length of the text, up to `max_vocab_size`.
-    `characters` makes each character a token. Raises LLMError when `vocab_size` is too small for the characters of the
-    text.
+    It is trained on at most `max_bytes` of it, sampled evenly, and on `contents`, other texts of `content_bytes` bytes.
+    Without `vocab_size`, the size follows the length of the text, up to `max_vocab_size`. `characters` makes each
+    character a token. Raises LLMError when `vocab_size` is too small.
     """
     sample = corpus.sample(min(max_bytes, TRAINING_BYTES))
     text = itertools.chain((piece for part in sample.texts() for piece in part), contents)
@@ -49,9 +48,5 @@ def train_tokenizer(
 
 
 def nearest_power_of_two(value: float, low: int, high: int) -> int:
-    """The power of two nearest to a value, on a log scale, after clipping it to [low, high].
-
-    >>> nearest_power_of_two(700, 512, 8192), nearest_power_of_two(5, 512, 8192)
-    (512, 512)
-    """
+    """The power of two nearest to a value, on a log scale, after clipping it to [low, high]."""
     return int(2 ** round(math.log2(min(max(value, low), high))))

@@ -1,10 +1,9 @@
 """The bytes of all tokens, indexed: which tokens begin with given bytes, and which keep a text valid.
 
-Three rules restrict which tokens a model may generate. First, the text stays valid UTF-8: the training text is, so a
-token that breaks a character only has probability because training did not reduce it to zero. Second, where it is known
-which byte values occur in the training text, no others are generated. Third, of the control tokens only those are
-generated that end a text; the others are reserved, or written only by a chat template. Models trained by other programs
-are not restricted.
+Three rules restrict which tokens a model may generate. The text stays valid UTF-8: a token that breaks a character only
+has probability because training did not reduce it to zero. Where it is known which byte values occur in the training
+text, no others are generated. The only control tokens are those that end a text. Models trained by other programs are
+not restricted.
 
 V = size of the vocabulary.
 """
@@ -66,16 +65,14 @@ class Vocabulary:
         *,
         unrestricted: bool = False,
     ) -> None:
-        """`seen_bytes` are the byte values of the training text, `end_ids` the control tokens that the model was
-        trained to write; None if unknown. If `unrestricted`, every token may be generated."""
+        """`seen_bytes` are the byte values of the training text, `end_ids` the control tokens that end a text; None if
+        unknown. If `unrestricted`, every token may be generated."""
         self.token_bytes, self._unrestricted, self._end_ids = token_bytes, unrestricted, end_ids
         self._allowed: dict[int, NDArray[np.bool_] | None] = {}  # state -> mask
         self._unseen = b"" if seen_bytes is None else bytes(set(range(256)) - set(seen_bytes))
 
     def __len__(self) -> int:
         return len(self.token_bytes)
-
-    # ---- tokens by their bytes
 
     def find(self, data: bytes) -> int | None:
         """A token with exactly these bytes; None if there is none."""
@@ -109,11 +106,8 @@ class Vocabulary:
         """[V]: mask of the tokens that, after a letter, continue its word."""
         return np.fromiter(map(begins_with_letter, self.token_bytes), bool, len(self))
 
-    # ---- tokens that keep a text valid
-
     def allowed(self, state: int) -> NDArray[np.bool_] | None:
-        """[V]: mask of the tokens that may be generated in a state. None if there is no restriction: all tokens are
-        allowed, or none would be."""
+        """[V]: mask of the tokens that may be generated in a state; None if all are allowed, or none would be."""
         if self._unrestricted:
             return None
         if state not in self._allowed:
@@ -140,8 +134,6 @@ class Vocabulary:
             is_seen = (len(data.translate(None, self._unseen)) == len(data) for data in self.token_bytes)
             mask &= np.fromiter(is_seen, bool, len(self))
         return mask if mask.any() and not mask.all() else None
-
-    # ---- indices
 
     @cached_property
     def _incomplete(self) -> dict[int, int]:

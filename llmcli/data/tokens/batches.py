@@ -24,10 +24,7 @@ class Tokens(Protocol):
 
 
 class TokensWithoutSpans:
-    """Tokens with spans of one width left out, to be indexed by positions.
-
-    Nothing is copied: the tokens may be a memory-mapped file.
-    """
+    """Tokens with spans of one width left out, to be indexed by positions. Nothing is copied."""
 
     def __init__(self, tokens: Tokens, starts: NDArray[np.integer], width: int) -> None:
         """`starts` of the spans in `tokens` ascend, and no two spans overlap."""
@@ -61,10 +58,8 @@ class Batches:
     """Training batches of a token array as a pure function of (seed, step).
 
     An epoch visits every block of `context` tokens once. The order of the blocks, and the offset at which they begin,
-    are drawn from (seed, epoch). The tokens are circular: a block that reaches their end wraps around. So each token is
-    a target once in an epoch, except for the fewer than `context` tokens that are left over. A step takes
-    `batch_size` blocks, whole or cut into shorter windows; which tokens an epoch visits does not depend on the length
-    of the windows.
+    are drawn from (seed, epoch). The tokens are circular: a block that reaches their end wraps around. A step takes
+    `batch_size` blocks, whole or cut into shorter windows.
     """
 
     tokens: Tokens
@@ -82,19 +77,32 @@ class Batches:
         to W - 1 are the inputs, 1 to W the targets.
 
         `bpe_dropout` is the fraction of merged tokens that are split into the two tokens that they were merged from,
-        drawn anew for each step (after BPE-dropout, arXiv:1910.13267). Windows that become longer are truncated. Raises
-        ValueError unless W divides T.
+        drawn for each step (after BPE-dropout, arXiv:1910.13267); longer windows are truncated. Raises ValueError
+        unless W divides T.
         """
         window = window or self.context
         if self.context % window:
             raise ValueError(f"windows of {window} tokens do not fill blocks of {self.context}")
         visits = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        blocks = _visited_blocks(len(self.tokens), self.context, self.blocks, self.seed, visits)
+        blocks = self._visited_blocks(visits)
         starts = (blocks[:, None] + np.arange(0, self.context, window)).ravel()
         ids = self.tokens[(starts[:, None] + np.arange(window + 1)) % len(self.tokens)].astype(np.int64)
         if bpe_dropout and self.merge_pairs is not None:
             ids = _split_merges(ids, self.merge_pairs, bpe_dropout, np.random.default_rng([self.seed, step, window]))
         return ids
+
+    def _visited_blocks(self, visits: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The start positions of the blocks of some visits, counted from the beginning of the run and ascending."""
+        starts = []
+        for epoch in range(visits[0] // self.blocks, visits[-1] // self.blocks + 1):
+            indices = visits[visits // self.blocks == epoch] % self.blocks
+            if self.blocks <= MAX_SHUFFLED_BLOCKS:
+                starts.append(_block_starts(len(self.tokens), self.context, self.blocks, self.seed, epoch)[indices])
+            else:
+                offset = np.random.default_rng([self.seed, epoch]).integers(len(self.tokens))
+                order = permuted(indices, self.blocks, [self.seed, epoch, 1])
+                starts.append((order * self.context + offset) % len(self.tokens))
+        return np.concatenate(starts)
 
 
 def _split_merges(
@@ -112,19 +120,6 @@ def _split_merges(
     return out[:, :W]
 
 
-def _visited_blocks(tokens: int, context: int, blocks: int, seed: int, visits: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The start positions of the blocks of some visits, counted from the beginning of the run and ascending."""
-    starts = []
-    for epoch in range(visits[0] // blocks, visits[-1] // blocks + 1):
-        indices = visits[visits // blocks == epoch] % blocks
-        if blocks <= MAX_SHUFFLED_BLOCKS:
-            starts.append(_block_starts(tokens, context, blocks, seed, epoch)[indices])
-        else:
-            offset = np.random.default_rng([seed, epoch]).integers(tokens)
-            starts.append((permuted(indices, blocks, [seed, epoch, 1]) * context + offset) % tokens)
-    return np.concatenate(starts)
-
-
 @lru_cache(maxsize=2)
 def _block_starts(tokens: int, context: int, blocks: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The start position of each block of an epoch, in the order in which they are visited: [blocks]."""
@@ -137,9 +132,6 @@ def _block_starts(tokens: int, context: int, blocks: int, seed: int, epoch: int)
     return starts
 
 
-# ---- an order that is computed for single positions
-
-
 def permuted(positions: NDArray[np.integer], size: int, seed: Sequence[int]) -> NDArray[np.int64]:
     """The numbers at `positions` of a pseudorandom permutation of 0 to `size` - 1, in memory independent of `size`.
 
@@ -147,28 +139,17 @@ def permuted(positions: NDArray[np.integer], size: int, seed: Sequence[int]) -> 
     it is small enough (cycle walking: Black and Rogaway 2002, "Ciphers with arbitrary finite domains").
     """
     half_bits = max(1, -(-(size - 1).bit_length() // 2))
+    shift, mask, mix = np.uint64(half_bits), np.uint64((1 << half_bits) - 1), np.uint64(33)
     keys = np.random.default_rng(seed).integers(1 << 63, size=FEISTEL_ROUNDS, dtype=np.uint64)
     numbers = positions.astype(np.uint64)
     too_large = np.ones(numbers.shape, bool)
     while too_large.any():
-        numbers[too_large] = _feistel(numbers[too_large], keys, half_bits)
+        left, right = numbers[too_large] >> shift, numbers[too_large] & mask
+        for key in keys:
+            mixed = right + key
+            for multiplier in _MULTIPLIERS:
+                mixed = (mixed ^ (mixed >> mix)) * multiplier
+            left, right = right, left ^ ((mixed ^ (mixed >> mix)) & mask)
+        numbers[too_large] = left << shift | right
         too_large = numbers >= size
     return numbers.astype(np.int64)
-
-
-def _feistel(numbers: NDArray[np.uint64], keys: NDArray[np.uint64], half_bits: int) -> NDArray[np.uint64]:
-    """A permutation of the numbers of 2 * `half_bits` bits."""
-    shift, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
-    left, right = numbers >> shift, numbers & mask
-    for key in keys:
-        left, right = right, left ^ (_mixed(right + key) & mask)
-    result: NDArray[np.uint64] = left << shift | right
-    return result
-
-
-def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Numbers in which each bit depends on each bit of the argument."""
-    for multiplier in _MULTIPLIERS:
-        numbers = (numbers ^ (numbers >> np.uint64(33))) * multiplier
-    mixed: NDArray[np.uint64] = numbers ^ (numbers >> np.uint64(33))
-    return mixed

@@ -1,7 +1,7 @@
 """Token shards: files of some million tokens each, and many of them as one sequence that is never in memory.
 
-A file has a header of HEADER_BYTES (a line of JSON), then the tokens, little-endian. The header says what a run would
-otherwise read all tokens for: their number, their bytes of text, and which bytes occur in these.
+A file has a header of HEADER_BYTES (a line of JSON), then the tokens, little-endian. The header spares reading all
+tokens for their number, their bytes of text, and the byte values in these.
 """
 
 import hashlib
@@ -93,10 +93,8 @@ def _digest(fields: Mapping[str, Any], blocks: Iterable[bytes | bytearray]) -> s
 
 
 class TokenShards:
-    """The tokens of shards, one after another: to be sliced, or indexed by an array of positions.
-
-    Only what is asked for is copied. The MAPPED_BYTES used last stay mapped: mapped pages count as memory.
-    """
+    """The tokens of shards, one after another: to be sliced, or indexed by an array of positions. The MAPPED_BYTES used
+    last stay mapped: mapped pages count as memory of the process."""
 
     def __init__(self, shards: Sequence[Shard], restore: Callable[[int], Shard] | None = None) -> None:
         """`restore` makes a shard again whose file is gone, by its index."""
@@ -150,19 +148,13 @@ class TokenShards:
         except (OSError, ValueError) as error:
             if self._restore is None:
                 raise LLMError(f"cannot read the tokens in {shard.file}: {error}") from error
-        self._shards[index] = self._restore(index)
-        if self._shards[index].count != shard.count:
+            restored = self._shards[index] = self._restore(index)
+        if restored.count != shard.count:
             raise LLMError(
                 "the tokens of the training text were removed from the cache, and the text has changed; run the "
                 "command again"
             )
-        try:
-            return self._shards[index].map()
-        except (OSError, ValueError) as error:
-            raise LLMError(f"cannot read the tokens in {shard.file}: {error}") from error
-
-
-# ---- the contents of the cache
+        return restored.map()
 
 
 @dataclass

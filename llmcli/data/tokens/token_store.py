@@ -1,7 +1,7 @@
 """The cache directory: files of tokens that a later run on the same text reads instead of the text.
 
 This module knows the names, sizes and ages of the files, shards.py their contents. The least recently used are removed
-first. A run goes on without a cache. Standard library only.
+first. Standard library only.
 """
 
 import contextlib
@@ -63,8 +63,8 @@ class TokenCache:
         return sorted(self._files(SUFFIX), key=lambda file: (file.used, file.path))
 
     def limit(self) -> float:
-        """Bytes that all files together may have; 0 if the cache is turned off. Raises LLMError if the user has set
-        something else than a number."""
+        """Maximum bytes of all files together; 0 if the cache is turned off. Raises LLMError for a setting that is not
+        a number."""
         if requested := os.environ.get(LIMIT_VARIABLE):
             with contextlib.suppress(ValueError):
                 if 0 <= (gigabytes := float(requested)) < math.inf:
@@ -72,10 +72,10 @@ class TokenCache:
             raise LLMError(
                 f"{LIMIT_VARIABLE} must be a number of gigabytes, 0 or more, found {requested!r}; for example 20"
             )
-        existing = next((path for path in (self.directory, *self.directory.parents) if path.exists()), None)
         try:
-            free = shutil.disk_usage(existing or self.directory).free
-        except OSError:
+            existing = next(path for path in (self.directory, *self.directory.parents) if path.exists())
+            free = shutil.disk_usage(existing).free
+        except (OSError, StopIteration):
             return MAX_BYTES
         return min(MAX_BYTES, DISK_SHARE * (free + sum(file.size for file in self._files(SUFFIX))))
 
@@ -92,11 +92,8 @@ class TokenCache:
         return path
 
     def write(self, key: str, parts: Iterable[bytes], size: int, keep: Container[str]) -> Path | None:
-        """Store a file of `parts`, `size` bytes together; None if they do not fit beside the keys of `keep`.
-
-        Another process may write the same file at the same time: then one of the two equal files remains. Raises
-        OSError.
-        """
+        """Store a file of `parts`, `size` bytes together; None if they do not fit beside the keys of `keep`. Another
+        process may write the same file at the same time. Raises OSError."""
         if not self._make_room(key, size, keep):
             return None
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -48,10 +48,8 @@ def encode_texts(
 
 
 def tokenize(texts: Iterator[Iterator[str]], tokenizer: Encoder) -> NDArray[np.unsignedinteger]:
-    """The token ids of texts [T], as `encode_texts` joins them, in a memory-mapped temporary file.
-
-    Memory use does not depend on the size of the text. Raises LLMError when the disk is full.
-    """
+    """The token ids of texts [T], as `encode_texts` joins them, in a memory-mapped temporary file. Raises LLMError when
+    the disk is full."""
     dtype = np.dtype(token_type(tokenizer))
     with temporary_file_errors("the tokens"):
         file = tempfile.TemporaryFile(prefix="llmcli-")  # noqa: SIM115 (the mapping needs it open)
