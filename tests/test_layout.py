@@ -35,15 +35,15 @@ ONLY_IN = {  # library -> the modules, or the packages, that may import it
     "uvicorn": {"server.http.listening"},
     "jinja2": {"data.conversations.template_worker"},
     "pyarrow": {"data.text.parquet_records"},
-    "backports": {"data.text.lines"},
-    "compression": {"data.text.lines"},
+    "backports": {"data.text.documents"},
+    "compression": {"data.text.documents"},
 }
 HEAVY = {"numpy", "torch", "tokenizers", "safetensors", "typer", "rich"}
 STANDARD_LIBRARY_ONLY = {
     "config", "data.conversations.example_prompt", "data.conversations.files", "data.conversations.messages",
     "data.conversations.record_kinds", "data.conversations.tables", "data.conversations.template_renderer",
     "data.conversations.turns", "data.text.documents", "data.text.file_types", "data.text.json_records",
-    "data.text.lines", "data.text.temporary_files", "data.text.words", "data.tokenizers.tokenizer_json",
+    "data.text.temporary_files", "data.text.words", "data.tokenizers.tokenizer_json",
     "data.tokens.token_store", "errors", "evaluation.compressors", "evaluation.figures", "formats.atomic_io",
     "formats.gguf.tokenizer", "formats.metadata", "training.files.summary", "training.planning.recipe",
     "units",

@@ -171,5 +171,5 @@ def _explain_unknown(
         ways.append("--pairs for prompts and their answers")
     if can_be_plain:
         ways.append("--plain for the file as it is")
-    advice = f"; add {', or '.join(filter(None, (', '.join(ways[:-1]), ways[-1])))}" if ways else ""
+    advice = f"; add {', or '.join(filter(None, (', '.join(ways[:-1]), ways[-1])))}" if ways else "; wanted text"
     return f"{name}: what to train on cannot be told from its columns ({_listed(columns)}){advice}"

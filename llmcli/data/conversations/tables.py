@@ -126,7 +126,7 @@ def _has_letter(cell: str) -> bool:
 
 
 def _column_names(header: list[str]) -> tuple[str, ...]:
-    """The cells of a header; a column without a name gets its number, and one with the name of an earlier column both."""
+    """The cells of a header; a column without a name gets its number, one with a name that was used both."""
     names: dict[str, str] = {}  # normalized name -> name
     for number, cell in enumerate(map(str.strip, header), 1):
         name = cell or str(number)

@@ -64,7 +64,7 @@ class Document:
             return read(self.offset + start, min(size, self.text_bytes - start))
 
     def text(self, start: int = 0, end: int | None = None) -> Iterator[str]:
-        """The text between two byte positions of its UTF-8, in pieces; a position inside a character is moved to its end."""
+        """The text between two byte positions, in pieces; a position inside a character is moved to its end."""
         end = self.text_bytes if end is None else min(end, self.text_bytes)
         with self._reader() as read:
 

@@ -22,8 +22,8 @@ def is_parquet(name: str, path: Path) -> bool:
 
 @contextlib.contextmanager
 def open_parquet(name: str, path: Path) -> Iterator[tuple[list[str], Rows]]:
-    """(the columns of a table, its rows). Raises LLMError, also in the block while rows are read, if the file is damaged
-    or pyarrow is not installed."""
+    """(the columns of a table, its rows). Raises LLMError, also while rows are read, if the file is damaged or pyarrow
+    is not installed."""
     try:
         import pyarrow
         import pyarrow.parquet

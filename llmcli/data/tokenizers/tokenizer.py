@@ -295,8 +295,7 @@ class Tokenizer:
         return bytes(b for b in range(256) if bytes([b]) not in table)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of any text; the name of a control token is ordinary text. Raises LLMError for a lone surrogate, which
-        stands for bytes that were not UTF-8."""
+        """The ids of any text; the name of a control token is ordinary text. Raises LLMError for a lone surrogate."""
         check_unicode(text)
         return [i for ids in self.encode_stream([text]) for i in ids]
 

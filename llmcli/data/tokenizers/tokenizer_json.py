@@ -106,8 +106,8 @@ def describe(text: str) -> dict[str, Any]:
 
 
 def classify(document: Any) -> tuple[str, str]:
-    """(kind, problem) of a parsed tokenizer.json: ("bpe" | "spm" | "char", ""), or ("?", why it is not supported: it could
-    lose or change text)."""
+    """(kind, problem) of a parsed tokenizer.json: ("bpe" | "spm" | "char", ""), or ("?", why it is not supported).
+    Whatever could lose or change text is not supported."""
     if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
         return "?", "has no model"
     model = document["model"]

@@ -37,8 +37,8 @@ class StoppedError(Exception):
 
 
 def tokenize_in_shards(parts: Iterable[Part], tokenizer: Tokenizer, on_note: OnNote = lambda note: None) -> TokenShards:
-    """The token ids of parts of a corpus, at least one, with one end-of-text id between two of them. Raises LLMError when
-    neither the cache nor the temporary directory has space."""
+    """The token ids of parts of a corpus, at least one, with one end-of-text id between two of them. Raises LLMError
+    when neither the cache nor the temporary directory has space."""
     directory = cache_directory()
     cache = TokenCache(directory) if directory else None
     if cache and not cache.limit():  # turned off

@@ -82,9 +82,7 @@ def test_each_shape_of_record_is_recognized_and_read(name: str, record: Any, mes
 
 OTHER_RECORDS: list[Any] = [
     {}, {"text": "Once"}, {"prompt": "Hi"}, {"completion": "Ho"}, {"prompt": "x", "chosen": "a", "rejected": "b"},
-    {"input": 3.2, "output": 1.1}, {"input": [[0, 1]], "output": [[1, 0]]}, {"source": 1, "target": 2},
-    {"question": "?", "answers": {"text": ["x"]}}, {"messages": 12}, {"messages": "Hi"}, {"messages": ["Hi", "Ho"]},
-    {"messages": [{"author": {"name": "x"}, "content": "Hi"}]}, {"conversations": {"a": 1}},
+    {"question": "?", "answers": {"text": ["x"]}}, {"prompt": "Hi", "completion": None}, {"messages": None},
     None, 3, "Hi", [], [1, 2], [{"a": 1}],
 ]  # fmt: skip
 
@@ -104,6 +102,10 @@ MALFORMED: list[tuple[Any, str]] = [
     ([1, 2], "the record is a list; wanted an object: {...}"),
     ({"text": "x"}, 'the record is no conversation (its keys: text); wanted "messages", or "prompt" and "completion"'),
     ({}, 'the record is no conversation (its keys: none); wanted "messages", or "prompt" and "completion"'),
+    (
+        {"messages": "Hi"},
+        '"messages" is the text \'Hi\'; wanted a list of messages: [{"role": "user", "content": "text"}, ...]',
+    ),
     ({"messages": []}, '"messages" is an empty list; wanted messages of the user and the assistant'),
     (
         {"messages": [{"role": "user", "content": "Hi"}, "Ho"]},
@@ -235,8 +237,7 @@ def test_calls_of_tools_are_refused(key: str) -> None:
         from_record({"messages": [*openai(USER), answer]}, "a.jsonl line 7")
     assert str(caught.value) == (
         f'a.jsonl line 7: message 2 of "messages" has "{key}", which is not read: the model would learn to answer '
-        f"without calling; leave such conversations out: jq -c 'select(all(.messages[]; .{key} | not))' a.jsonl > "
-        "a-kept.jsonl"
+        "without calling; leave such conversations out"
     )
     assert from_record({"messages": [*openai(USER), answer | {"content": "Ho", key: []}]}, "a").messages[1] == ASSISTANT
 

@@ -5,15 +5,18 @@ from pathlib import Path
 import pytest
 
 from llmcli.data.conversations.turns import TurnText, read_turns
-from llmcli.data.text.lines import open_lines
+from llmcli.data.text.documents import Document, read_document
+from llmcli.data.text.temporary_files import TextCopy
 from llmcli.errors import LLMError
 from tests.data.corpora import put
 
 
+def document(text: str) -> Document:
+    return read_document(put("a.txt", text.encode()), Path("a.txt"), TextCopy())
+
+
 def read(text: str, names: tuple[str, str] | None = None) -> TurnText | None:
-    put("a.txt", text.encode())
-    with open_lines("a.txt", Path("a.txt")) as lines:
-        return read_turns(lines, names)
+    return read_turns(document(text), names)
 
 
 def turns(text: str, names: tuple[str, str] | None = None) -> list[list[str]] | None:
@@ -139,27 +142,11 @@ def test_a_second_answer_to_a_question_is_an_error() -> None:
     with pytest.raises(LLMError) as caught:
         turns("Q: 1\nA: a\n\nQ: 2\nA: b\nor\nA: c\n")
     assert str(caught.value) == (
-        "a.txt line 7: a second answer to the question in line 4; wanted the question before each answer"
+        "a.txt line 7: a second answer to the question in line 4; wanted the question before each answer; or "
+        "add --plain to read the file as plain text"
     )
 
 
-def test_bytes_that_are_no_text_have_their_line() -> None:
-    put("b.txt", b"User: 1\nAI: a\nUser: \xff\nAI: b\n")
-    with (
-        open_lines("b.txt", Path("b.txt")) as lines,
-        pytest.raises(LLMError, match=r"^b\.txt line 3: byte 0xff is not"),
-    ):
-        read_turns(lines)
-
-
-PLAY = """Human: Who goes there?
-AI: Nobody that you know.
-Captain: Silence, both of you!
-Human: Captain, it speaks.
-Captain: I heard.
-AI: I only answered.
-Captain: Then answer me.
-"""
 OTHER_TEXTS = {
     "nothing": "",
     "blank lines": "\n \n\n",
@@ -168,12 +155,6 @@ OTHER_TEXTS = {
     "a book that opens with a question and an answer": "Q: Who?\nA: Me.\n\nChapter 1\n\n" + "It was a day.\n" * 1000,
     "a title before the first question": "Questions and answers\n\nQ: 1\nA: a\nQ: 2\nA: b\n",
     "a play": "First Citizen:\nBefore we proceed, hear me.\n\nAll:\nSpeak, speak.\n\nFirst Citizen:\nYou are here?\n",
-    "a play with a human, an AI and another": PLAY * 5,
-    "a play with a user, a bot and many others": "".join(
-        f"User: I am lost.\n{name}: So am I.\nBot: Who is not?\n{name}: Be quiet.\n"
-        for name in ("Ann", "Ben", "Eve", "Kim")
-    ),
-    "a quiz": "Q: Which one?\nA: the cat\nB: the dog\nC: the cow\nAnswer: B\n\n" * 9,
     "only questions": "Q: 1\nQ: 2\nQ: 3\n",
     "only answers": "A: 1\nA: 2\n",
     "an answer before the first question": "A: 1\nQ: 2\nA: 3\n",
@@ -200,11 +181,10 @@ def test_a_label_in_the_answers_alone_is_no_third_speaker() -> None:
     assert turns(text) == [["u: A cake?", "a: Easy.\nIngredients: flour, eggs\nTime: an hour"]] * 9
 
 
-def test_a_long_book_is_left_after_its_first_line() -> None:
-    put("a.txt", b"Once upon a time.\n" * 400_000)
-    with open_lines("a.txt", Path("a.txt")) as lines:
-        assert read_turns(lines) is None
-        assert next(lines) == "Once upon a time."  # nothing was read but the start
+def test_a_long_book_is_left_after_its_first_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    book = document("Once upon a time.\n" * 400_000)
+    monkeypatch.setattr(Document, "lines", None)  # nothing is read but the start
+    assert read_turns(book) is None
 
 
 @pytest.mark.slow

@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 
 from llmcli.data.text import documents
 from llmcli.data.text.corpus import Corpus, read_corpus
+from llmcli.data.text.documents import Document
+from llmcli.data.text.temporary_files import TextCopy
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.tokens import tokenize
 from llmcli.errors import LLMError
@@ -79,6 +81,52 @@ def test_where_blocks_end_does_not_matter(encoding: str, text: str, block: int) 
     put("a.txt", text.encode(encoding))
     with mock.patch.object(documents, "BLOCK_BYTES", block):
         assert joined(read_corpus(["a.txt"])) == text
+
+
+LINES = "héllo\r\n\n one\u2028two\x0cthree\rfour\x85\nりんご🍎\n\nend"
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"], ids=repr)
+def test_lines_end_at_a_newline_alone_in_every_encoding(encoding: str, packed: bool, end: str) -> None:
+    data = (LINES + end).encode(encoding)
+    document = read_document(gzip.compress(data) if packed else data)
+    assert list(document.lines()) == [*LINES.split("\n")[:-1], "end" + end.removesuffix("\n")]
+    assert document.start == LINES + end
+
+
+def read_document(data: bytes) -> Document:
+    return documents.read_document(put("a.txt", data), Path("a.txt"), TextCopy())
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(st.sampled_from("ab\n\ré\u2028りん🍎"), max_size=30), block=st.integers(4, 9))
+def test_lines_do_not_depend_on_the_blocks(text: str, block: int) -> None:
+    document = read_document(text.encode())
+    with mock.patch.object(documents, "BLOCK_BYTES", block):
+        assert list(document.lines()) == text.split("\n")[: -1 if text[-1:] in ("\n", "") else None]
+
+
+def test_zstd_is_read_over_several_frames() -> None:
+    zstd = pytest.importorskip("backports.zstd", exc_type=ImportError)
+    data = zstd.compress(UTF8[:9]) + zstd.compress(UTF8[9:])
+    assert joined(read_corpus([put("a.zst", data)])) == SAMPLE
+    for damaged in (data[:-3], data[:12] + b"\xff" * 9):
+        with pytest.raises(LLMError, match=r"^cannot read b\.zst: "):
+            read_corpus([put("b.zst", damaged)])
+    with pytest.raises(LLMError, match=r"unpack it \(zstd -dk a\.pdf\.zst\), then .*: pdftotext a\.pdf a\.txt$"):
+        read_corpus([put("a.pdf.zst", zstd.compress(b"%PDF-1.7\n\xff"))])
+
+
+def test_without_a_library_for_zstd_the_error_says_what_to_install() -> None:
+    put("a b.zst", b"\x28\xb5\x2f\xfd" + bytes(9))
+    missing = {"compression": None, "backports": None, "backports.zstd": None}
+    with mock.patch.dict("sys.modules", missing), pytest.raises(LLMError) as caught:
+        read_corpus(["a b.zst"])
+    assert str(caught.value) == (
+        "to read a b.zst a package for zstd is needed: pip install 'llmcli[zstd]'; or unpack it: zstd -d 'a b.zst'"
+    )
 
 
 # ---- what is not text

@@ -4,49 +4,36 @@ import random
 import string
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcli.data.text.corpus import read_corpus
-from llmcli.data.text.near_duplicates import (
-    SEARCHED_STEP,
-    SHINGLE_BYTES,
-    SIMILARITY,
-    Passages,
-    near_duplicates,
-    similarity,
-    sketch,
-)
+from llmcli.data.text.near_duplicates import NEIGHBORS, SHARED, SHINGLE_BYTES, near_duplicates, sketch
 
 
 def letters(count: int, seed: int) -> str:
     return "".join(random.Random(seed).choices(string.ascii_lowercase + "  \n", k=count))
 
 
-def jaccard(first: bytes, second: bytes) -> float:
-    """Of the sets of all strings of SHINGLE_BYTES bytes."""
+def containment(first: str, second: str) -> float:
+    """The larger share of the strings of SHINGLE_BYTES bytes of one text that are in the other."""
     a, b = ({text[i : i + SHINGLE_BYTES] for i in range(len(text) - SHINGLE_BYTES + 1)} for text in (first, second))
-    return len(a & b) / len(a | b)
+    return len(a & b) / min(len(a), len(b))
 
 
-@pytest.mark.parametrize("shared", [0, 500, 1000, 2000, 4000])
-def test_the_similarity_of_sketches_estimates_that_of_the_texts(shared: int) -> None:
-    """Over 40 pairs the mean is within three standard deviations of the mean of 64 hashes each."""
-    estimates, truths = [], []
-    for seed in range(40):
+@pytest.mark.parametrize(("shared", "are_near"), [(0, False), (1000, False), (1500, False), (4000, True), (9000, True)])
+def test_documents_that_share_most_strings_are_near_duplicates(shared: int, are_near: bool) -> None:
+    for seed in range(20):
         common = letters(shared, seed)
-        first, second = ((common + letters(1000, 1000 * seed + i)).encode() for i in (1, 2))
-        estimates.append(similarity(sketch(first), sketch(second)))
-        truths.append(jaccard(first, second))
-    truth = np.mean(truths)
-    assert np.mean(estimates) == pytest.approx(truth, abs=3 * max(truth * (1 - truth), 1e-9) ** 0.5 / (64 * 40) ** 0.5)
+        texts = [common + letters(1000, 1000 * seed + i) for i in (1, 2)]
+        assert (containment(*texts) > SHARED) == are_near
+        assert (len(near_duplicates(documents(*texts))) == 1) == are_near
 
 
 @given(st.binary(max_size=200))
 def test_a_text_is_like_itself_however_short(data: bytes) -> None:
-    assert similarity(sketch(data), sketch(data)) == 1
+    assert sketch(data).tolist() == sketch(data).tolist() and len(sketch(data)) >= 1
 
 
 def documents(*texts: str) -> list:
@@ -67,7 +54,7 @@ def test_versions_of_versions_are_in_one_group() -> None:
     """Each shares most of its text with the next, the first and the last share nothing."""
     parts = [letters(1000, seed) for seed in range(30)]
     versions = ["".join(parts[i : i + 20]) for i in range(0, 10, 2)]
-    assert jaccard(versions[0].encode(), versions[-1].encode()) < SIMILARITY
+    assert containment(versions[0], versions[-1]) < SHARED
     assert near_duplicates(documents(*versions, letters(9000, 99))) == [[0, 1, 2, 3, 4], [5]]
 
 
@@ -79,29 +66,19 @@ def test_a_common_header_does_not_join_documents() -> None:
     assert [group for group in found if len(group) > 1] == [[50, 199]] and len(found) == 199
 
 
-def test_a_document_is_with_the_one_that_continues_it_however_long_that_is() -> None:
+def test_a_document_is_with_the_one_that_contains_it() -> None:
     text, other = letters(9000, 0), letters(9000, 1)
-    assert near_duplicates(documents(text, other, text[:100], other[:5000], text[:20])) == [[0, 2], [1, 3], [4]]
-    assert near_duplicates(documents(letters(90_000, 0), other, text[:100])) == [[0, 2], [1]]
+    assert near_duplicates(documents(text, other, text[:3000], other[4000:6000], letters(20, 5))) == [
+        [0, 2],
+        [1, 3],
+        [4],
+    ]
 
 
-def test_a_document_that_is_a_common_header_joins_none() -> None:
-    header = letters(100, 0)
-    assert len(near_duplicates(documents(header, *(header + letters(3000, seed) for seed in range(1, 4))))) == 4
-
-
-@settings(max_examples=50)
-@given(st.text("abé日", max_size=300), st.integers(0, 300), st.text("abé日", min_size=1, max_size=100))
-def test_passages_are_where_texts_first_share_a_string(shared: str, start: int, other: str) -> None:
-    """What stands before repeats nothing of the end of the text that is longer than a passage."""
-    text, searched = documents(letters(300, 0) + shared + letters(100, 1), other + shared)
-    data, before = text.utf8(0, text.text_bytes), searched.utf8(0, Passages(text, start).first_in(searched))
-    length = SHINGLE_BYTES + SEARCHED_STEP + 3  # and what is inside a character
-    repeated = {before[i : i + length] for i in range(len(before) - length + 1)}
-    earlier = {data[i : i + SHINGLE_BYTES] for i in range(start - SHINGLE_BYTES + 1)}
-    for passage in (data[i : i + length] for i in range(start, len(data) - length + 1)):
-        if passage in repeated:  # then all its strings that were searched for occur in the text before its end
-            assert any(passage[i : i + SHINGLE_BYTES] in earlier for i in range(len(passage) - SHINGLE_BYTES + 1))
+def test_a_document_that_is_a_common_header_joins_none_of_the_others() -> None:
+    header = letters(1000, 0)
+    found = near_duplicates(documents(*(header + letters(9000, seed) for seed in range(1, 40)), header))
+    assert max(map(len, found)) <= 1 + NEIGHBORS
 
 
 def test_no_documents() -> None:

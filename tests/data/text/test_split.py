@@ -177,11 +177,12 @@ def test_of_versions_of_one_text_the_end_of_the_longest_is_held_out() -> None:
     [held_out] = divided.held_out.contents
     assert (held_out.document.relative_name, held_out.start, held_out.end) == ("version-0-20000.txt", 18_000, 20_000)
     trained = {part.document.relative_name: part.text_bytes for part in divided.training.contents}
-    assert trained == {f"version-0-{size}.txt": min(size, 18_000) for size in range(1000, 20_001, 1000)}
-    assert {one.relative_name: size for one, size in divided.left_out.items()} == {"version-0-19000.txt": 1000}
+    sizes = {f"version-0-{size}.txt": size for size in range(1000, 20_001, 1000)}
+    assert trained == {name: size * 9 // 10 for name, size in sizes.items()}
+    left_out = {one.relative_name: size for one, size in divided.left_out.items()}
+    assert left_out == {name: size // 10 for name, size in sizes.items() if size < 20_000}
     assert divided.rule == (
-        "the last tenth of version-0-20000.txt; of 19 near-duplicates the 1,000 bytes from where they repeat it on are "
-        "left out"
+        "the last tenth of version-0-20000.txt; of 19 near-duplicates the ends, 19,000 bytes, are left out"
     )
 
 

@@ -259,12 +259,11 @@ def notes_of(total: int, cached: int, part: int, seconds: float) -> list[str]:
     return notes
 
 
-def test_a_long_text_has_a_note_soon_and_one_for_each_tenth() -> None:
+def test_a_long_text_has_a_note_soon_and_others_less_and_less_often() -> None:
     notes = notes_of(9_000_000_000, 0, 16_000_000, 2.5)  # 6.4 MB/s: 1,407.5 s
     assert notes[0] == "tokenizing 9.00 GB of text"
     assert notes[1] == "tokenized 1 %, about 23m left"  # 8 parts, 1.4 %, after 20 s
-    assert notes[2] == "tokenized 10 %, about 21m left"
-    assert notes[-1] == "tokenized 90 %, about 2m left" and len(notes) == 11
+    assert 10 <= len(notes) <= 16 and notes[-1].startswith("tokenized ")
 
 
 def test_notes_are_seconds_apart() -> None:

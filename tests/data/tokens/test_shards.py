@@ -9,26 +9,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.data.tokens import shards as token_shards
-from llmcli.data.tokens.shards import HEADER_BYTES, Shard, ShardContent, TokenShards, open_shard, read_header
+from llmcli.data.tokens.shards import HEADER_BYTES, Shard, TokenShards, open_shard, read_header, shard_header
 from llmcli.errors import LLMError
 
 
-def content(numbers: list[int], dtype: str = "<u2") -> ShardContent:
-    return ShardContent(np.array(numbers, dtype).tobytes(), dtype, 2 * len(numbers), b"ab")
-
-
-def write(path: Path, one: ShardContent) -> Path:
-    path.write_bytes(one.header({"text": "a.txt"}) + one.tokens)
+def write(path: Path, numbers: list[int], dtype: str = "<u2", seen: bytes = b"ab", text: str = "a.txt") -> Path:
+    tokens = np.array(numbers, dtype).tobytes()
+    shard = Shard(None, 0, dtype, len(numbers), 2 * len(numbers), seen)
+    path.write_bytes(shard_header(shard, tokens, {"text": text, "tokenizer": "0" * 64}) + tokens)
     return path
 
 
 def shards_of(directory: Path, *numbers: list[int]) -> list[Shard]:
-    return [open_shard(write(directory / f"{i}.tokens", content(one))) for i, one in enumerate(numbers)]
+    return [open_shard(write(directory / f"{i}.tokens", one)) for i, one in enumerate(numbers)]
 
 
 @pytest.mark.parametrize(("dtype", "last"), [("<u2", 65_535), ("<u4", 2**32 - 1)])
 def test_a_shard_is_read_as_it_was_written(tmp_path: Path, dtype: str, last: int) -> None:
-    path = write(tmp_path / "s", content([7, 0, last], dtype))
+    path = write(tmp_path / "s", [7, 0, last], dtype)
     shard = open_shard(path)
     assert shard.map().tolist() == [7, 0, last] and shard.map().dtype == dtype
     assert (shard.count, shard.text_bytes, shard.seen_bytes) == (3, 6, b"ab")
@@ -37,14 +35,12 @@ def test_a_shard_is_read_as_it_was_written(tmp_path: Path, dtype: str, last: int
 
 
 def test_a_long_name_of_a_text_fits_into_the_header(tmp_path: Path) -> None:
-    one = ShardContent(b"\1\0", "<u2", 1, bytes(range(256)))
-    path = tmp_path / "s"
-    path.write_bytes(one.header({"text": "🍎" * 5000, "tokenizer": "0" * 64}) + one.tokens)
+    path = write(tmp_path / "s", [1], seen=bytes(range(256)), text="🍎" * 5000)
     assert open_shard(path).map().tolist() == [1]
 
 
 def test_a_damaged_shard_is_not_opened(tmp_path: Path) -> None:
-    path = write(tmp_path / "s", content([1, 2, 3]))
+    path = write(tmp_path / "s", [1, 2, 3])
     before = path.read_bytes()
     damaged = [before[:-1], before[:HEADER_BYTES], before + b"\0\0", before.replace(b'"format": 2', b'"format": 1')]
     fields = len(before[:HEADER_BYTES].rstrip())
@@ -56,29 +52,15 @@ def test_a_damaged_shard_is_not_opened(tmp_path: Path) -> None:
             open_shard(path)
 
 
-def test_a_shard_that_is_removed_as_soon_as_it_is_made_is_made_once_more(tmp_path: Path) -> None:
-    path, made = tmp_path / "0.tokens", list[Shard]()
-
-    def restore(index: int) -> Shard:
-        made.append(open_shard(write(path, content([1, 2]))))
-        if len(made) < 3:
-            path.unlink()
-        return made[-1]
-
-    tokens = TokenShards(shards_of(tmp_path, [1, 2]), restore)
-    path.unlink()
-    assert tokens[0:2].tolist() == [1, 2] and len(made) == 3
-
-
 def test_a_shard_that_changes_during_a_run_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_shards, "MAPPED_BYTES", 4)  # one shard at a time
     shards = shards_of(tmp_path, [1, 2], [3, 4])
     path = tmp_path / "0.tokens"
-    tokens = TokenShards(shards, lambda index: open_shard(write(path, content([1, 2]))))
+    tokens = TokenShards(shards, lambda index: open_shard(write(path, [1, 2])))
     assert tokens[0:4].tolist() == [1, 2, 3, 4]
     os.utime(path, (1, 1))  # by another run that uses it
     assert tokens[0:4].tolist() == [1, 2, 3, 4]
-    write(tmp_path / "other", content([7, 7])).replace(path)
+    write(tmp_path / "other", [7, 7]).replace(path)
     with path.open("r+b") as file:
         file.seek(HEADER_BYTES)
         file.write(b"\5")
@@ -115,10 +97,10 @@ def test_what_is_known_of_all_shards(tmp_path: Path) -> None:
 def test_a_shard_that_was_removed_is_made_again(tmp_path: Path) -> None:
     shards = shards_of(tmp_path, [1, 2], [3, 4])
     path = tmp_path / "1.tokens"
-    tokens = TokenShards(shards, lambda index: open_shard(write(path, content([3, 4]))))
+    tokens = TokenShards(shards, lambda index: open_shard(write(path, [3, 4])))
     path.unlink()
     assert tokens[0:4].tolist() == [1, 2, 3, 4] and path.exists()
-    changed = TokenShards(shards, lambda index: open_shard(write(path, content([3]))))
+    changed = TokenShards(shards, lambda index: open_shard(write(path, [3])))
     without = TokenShards(shards)
     path.unlink()
     with pytest.raises(LLMError, match="the text has changed; run the command again"):
