@@ -82,7 +82,7 @@ def test_preferences_are_refused_and_the_chosen_answers_are_read() -> None:
         [one, _] = read("a.jsonl", lines(record, record), Reading.of_options(None, False, advised, False)).conversations
         assert [message.content for message in one.messages] == ["Hi", "Ho"]
     feedback = [{"prompt": "Hi", "completion": "Ho", "label": label} for label in (True, False)]
-    with pytest.raises(LLMError, match='"label" says which answers are good, .*; keep the good ones only$'):
+    with pytest.raises(LLMError, match=r'"label" says which answers are good, .*; keep the good ones only$'):
         read("a.jsonl", lines(*feedback))
 
 

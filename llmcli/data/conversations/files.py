@@ -10,7 +10,7 @@ are held in memory, as messages; JSON other than one record a line also as text.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,6 @@ from pathlib import Path
 from llmcli.data.conversations.messages import (
     Conversation,
     RecordShape,
-    answered,
     from_record,
     text_of_record,
     without_blank_answers,
@@ -71,14 +70,44 @@ class _Records:
 
     name: str
     path: Path
+    sha256: str
     shape: RecordShape
     numbered: Iterable[tuple[int, object]]
-    place: str = "line"  # what the numbers count
     columns: dict[str, None] = field(default_factory=dict)  # in order
+    place: str = "line"  # what the numbers count
     first_row: str = ""
     notes: list[str] = field(default_factory=list)
 
-    def with_sources(self) -> Iterator[tuple[object, str]]:
+    def text(self, copy: TextCopy) -> Document:
+        """The text in a column, which is appended to `copy`. Raises LLMError if there is none."""
+        [column] = self.shape.keys
+        blank = 0
+
+        def texts() -> Iterator[str]:
+            nonlocal blank
+            for record, source in self._with_sources():
+                if text := text_of_record(record, source, self.shape):
+                    yield text
+                else:
+                    blank += 1
+
+        document = document_of_texts(self.name, self.path, texts(), copy)
+        if not document.text_bytes:
+            raise LLMError(f"{self.name}: the column {column} has no text; name another one: --column NAME")
+        if blank:
+            self.notes.append(f"{self.name}: {blank:,} records without text left out")
+        all_columns = tuple(map(str, self.columns))
+        return replace(document, columns=(column,), all_columns=all_columns, notes=tuple(self.notes))
+
+    def conversations(self) -> ConversationFile:
+        """Raises LLMError if there are none."""
+        conversations = [from_record(record, source, self.shape) for record, source in self._with_sources()]
+        return _with_conversations(conversations, ConversationFile(
+            self.name, self.path, self.shape.name, (), 0, tuple(self.notes), 0, self.sha256,
+            columns=self.shape.keys, all_columns=tuple(map(str, self.columns)), first_row=self.first_row,
+        ))  # fmt: skip
+
+    def _with_sources(self) -> Iterator[tuple[object, str]]:
         for number, record in self.numbered:
             yield record, f"{self.name} {self.place} {number:,}"
             if isinstance(record, Mapping):
@@ -122,19 +151,21 @@ def read_records(
                 raise LLMError(f"{shown} has no rows; wanted rows with text, or with a prompt and an answer")
             shape = choose_shape(shown, first, reading, is_text=False)
             if shape and (shape.is_text or not text_only):
-                records = _Records(shown, path, shape, rows(shape.used_keys), "row", dict.fromkeys(columns))
-                return _contents(records, copy, lambda: _file_sha256(shown, path))
+                read = rows(shape.used_keys)
+                records = _Records(shown, path, _sha256(shown, path), shape, read, dict.fromkeys(columns), "row")
+                return records.text(copy) if shape.is_text else records.conversations()
     document = read_document(name, path, copy, on_read)
     if name == "-" or reading.plain:
         return document
     suffix = _suffix(path)
     if found := _records_of_text(document, suffix, reading, on_read):
-        return _contents(found, copy, lambda: document.sha256) if found.shape.is_text or not text_only else document
-    turns = None if text_only or suffix in TABLE_SUFFIXES else read_turns(document, reading.speakers)
-    if turns is None:
+        if found.shape.is_text:
+            return found.text(copy)
+        return document if text_only else found.conversations()
+    if text_only or suffix in TABLE_SUFFIXES or not (turns := read_turns(document, reading.speakers)):
         return document
     file = ConversationFile(document.name, path, turns.shape, (), 0, tuple(turns.notes), 0, document.sha256)
-    return _with_conversations(file, turns.conversations)
+    return _with_conversations(turns.conversations, file)
 
 
 def _suffix(path: Path) -> str:
@@ -142,15 +173,12 @@ def _suffix(path: Path) -> str:
     return (path.with_suffix("") if path.suffix.lower() in (".gz", ".zst") else path).suffix.lower()
 
 
-def _file_sha256(name: str, path: Path) -> str:
+def _sha256(name: str, path: Path) -> str:
     digest = hashlib.sha256()
     with open_regular_file(name, path) as file:
         while block := file.read(BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
-
-
-# ---- records in a text
 
 
 def _records_of_text(document: Document, suffix: str, reading: Reading, on_read: OnRead) -> _Records | None:
@@ -167,10 +195,10 @@ def _records_of_text(document: Document, suffix: str, reading: Reading, on_read:
     if shape is None:
         raise LLMError(_nothing_to_learn(document.name))
     first_row = table.first_row_as(shape.keys) if shape.name == "two columns" else ""
-    columns = dict.fromkeys(table.columns)
     return _Records(
-        document.name, document.path, shape, table.records, columns=columns, first_row=first_row, notes=table.notes
-    )
+        document.name, document.path, document.sha256, shape, table.records, dict.fromkeys(table.columns),
+        first_row=first_row, notes=table.notes,
+    )  # fmt: skip
 
 
 def _json_records(document: Document, suffix: str, reading: Reading, on_read: OnRead) -> _Records | None:
@@ -185,7 +213,7 @@ def _json_records(document: Document, suffix: str, reading: Reading, on_read: On
         first, records = _first(records_of_text(name, text), strict=False), records_of_text(name, text)
     must_be_known = suffix in _JSON_LINES_SUFFIXES or len(first) > 1
     shape = choose_shape(name, first, reading, must_be_known=must_be_known)
-    return _Records(name, document.path, shape, records) if shape else None
+    return _Records(name, document.path, document.sha256, shape, records) if shape else None
 
 
 def _first(records: Iterable[tuple[int, object]], *, strict: bool) -> list[object]:
@@ -200,44 +228,7 @@ def _first(records: Iterable[tuple[int, object]], *, strict: bool) -> list[objec
     return first
 
 
-# ---- what can be learned from
-
-
-def _contents(records: _Records, copy: TextCopy, sha256: Callable[[], str]) -> ConversationFile | Document:
-    name, shape = records.name, records.shape
-    if shape.is_text:
-        return _text(records, copy)
-    conversations = [from_record(record, source, shape) for record, source in records.with_sources()]
-    file = ConversationFile(
-        name, records.path, shape.name, (), 0, tuple(records.notes), 0, sha256(),
-        columns=shape.keys, all_columns=tuple(map(str, records.columns)), first_row=records.first_row,
-    )  # fmt: skip
-    return _with_conversations(file, conversations)
-
-
-def _text(records: _Records, copy: TextCopy) -> Document:
-    """The text in a column. Raises LLMError if there is none."""
-    blank = 0
-
-    def texts() -> Iterator[str]:
-        nonlocal blank
-        for record, source in records.with_sources():
-            if text := text_of_record(record, source, records.shape):
-                yield text
-            else:
-                blank += 1
-
-    document = document_of_texts(records.name, records.path, texts(), copy)
-    [column] = records.shape.keys
-    if not document.text_bytes:
-        raise LLMError(f"{records.name}: the column {column} has no text; name another one: --column NAME")
-    if blank:
-        records.notes.append(f"{records.name}: {blank:,} records without text left out")
-    all_columns = tuple(map(str, records.columns))
-    return replace(document, columns=(column,), all_columns=all_columns, notes=tuple(records.notes))
-
-
-def _with_conversations(file: ConversationFile, conversations: Iterable[Conversation]) -> ConversationFile:
+def _with_conversations(conversations: Iterable[Conversation], file: ConversationFile) -> ConversationFile:
     """A file with the conversations that end with an answer. Raises LLMError if there are none."""
     kept: list[Conversation] = []
     unanswered: list[str] = []  # the sources of conversations
@@ -245,17 +236,19 @@ def _with_conversations(file: ConversationFile, conversations: Iterable[Conversa
     shortened: list[str] = []
     total = answer_count = 0
     for total, conversation in enumerate(conversations, 1):  # noqa: B007 (used below)
-        answers = answered(conversation.messages)
-        if not answers:
+        messages = conversation.messages
+        is_answer = [message.role == "assistant" and bool(message.content.strip()) for message in messages]
+        if not any(is_answer):
             unanswered.append(conversation.source)
             continue
-        if len(answers) < len(conversation.messages):
+        answers = messages[: len(messages) - is_answer[::-1].index(True)]
+        if len(answers) < len(messages):
             shortened.append(conversation.source)
         answer_count += sum(message.role == "assistant" for message in answers)
-        messages, questions = without_blank_answers(answers)
+        learned, questions = without_blank_answers(answers)
         for question in questions:
             blank.append(f"that to {brief(question.content, 40)}, in the conversation of {conversation.source}")
-        kept.append(Conversation(tuple(messages), conversation.source))
+        kept.append(Conversation(tuple(learned), conversation.source))
     if not kept:
         raise LLMError(_nothing_to_learn(file.name, total, *unanswered[:1]))
     notes = [

@@ -5,7 +5,7 @@ Standard library only.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -44,19 +44,7 @@ class Conversation:
         return sum(len(message.content.encode("utf-8")) for message in self.messages)
 
 
-def answered(messages: Sequence[Message]) -> Sequence[Message]:
-    """The messages up to the last answer that is not blank; none without such an answer.
-
-    >>> answered([Message("user", "1?"), Message("assistant", "1."), Message("user", "2?")])
-    [Message(role='user', content='1?'), Message(role='assistant', content='1.')]
-    """
-    for end in range(len(messages), 0, -1):
-        if messages[end - 1].role == "assistant" and messages[end - 1].content.strip():
-            return messages[:end]
-    return messages[:0]
-
-
-def without_blank_answers(messages: Sequence[Message]) -> tuple[list[Message], list[Message]]:
+def without_blank_answers(messages: Iterable[Message]) -> tuple[list[Message], list[Message]]:
     """(the messages without blank answers and their questions, the last question of each blank answer)
 
     >>> without_blank_answers([Message("user", "1?"), Message("assistant", ""), Message("user", "2?")])

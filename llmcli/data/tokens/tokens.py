@@ -1,35 +1,24 @@
 """Text to tokens, stored in a memory-mapped temporary file."""
 
 import tempfile
-from array import array
 from collections.abc import Iterable, Iterator
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.data.text.temporary_files import temporary_file_errors
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 
 BLOCK_TOKENS = 1 << 20  # tokens per block
 
 
-class Encoder(Protocol):
-    """The methods of a tokenizer that are needed here."""
-
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def eos_id(self) -> int: ...
-    def encode_stream(self, texts: Iterable[str], *, continued: bool = False) -> "Iterator[array[int]]": ...
-
-
-def token_type(tokenizer: Encoder) -> str:
+def token_type(tokenizer: Tokenizer) -> str:
     """The type of stored token ids: uint16 for up to 65,536 tokens in the vocabulary, else uint32; little-endian."""
     return "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
 
 
 def encode_texts(
-    texts: Iterable[Iterator[str]], tokenizer: Encoder, *, continued: bool = False, is_first: bool = True
+    texts: Iterable[Iterator[str]], tokenizer: Tokenizer, *, continued: bool = False, is_first: bool = True
 ) -> Iterator[bytes]:
     """The token ids of texts, stored in `token_type`, with one end-of-text id between two texts.
 
@@ -47,7 +36,7 @@ def encode_texts(
         continued = False
 
 
-def tokenize(texts: Iterator[Iterator[str]], tokenizer: Encoder) -> NDArray[np.unsignedinteger]:
+def tokenize(texts: Iterator[Iterator[str]], tokenizer: Tokenizer) -> NDArray[np.unsignedinteger]:
     """The token ids of texts [T], as `encode_texts` joins them, in a memory-mapped temporary file. Raises LLMError when
     the disk is full."""
     dtype = np.dtype(token_type(tokenizer))

@@ -310,7 +310,7 @@ OTHER_MALFORMED = {
     "an array without a comma": ("a.json", f"[{GOOD}\n{GOOD}]", "line 2: invalid JSON (wanted , or ] before "),
     "an array and more": ("a.json", f"[{GOOD}]\n[{GOOD}]", "line 2: invalid JSON (more after the end of the array"),
     "three columns": ("a.csv", "question,answer\n1,a\n2,b,c\n", "line 3: 3 columns; wanted 2"),
-    "an open quotation mark": ("a.csv", 'question,answer\n1,a\n2,"b\n', "line 3: not a row of a table (unexpected end of data"),
+    "an open quotation mark": ("a.csv", 'question,answer\n1,a\n2,"b\n', "line 3: not a row of a table (unexpected end"),
     "one column": ("a.tsv", "a\tb\n" * 30 + "c\n", "line 31: 1 column; wanted 2"),
     "bytes in a table": ("a.csv", b"question,answer\n1,a\n2,\xff\n", "is not UTF-8 text: byte 0xff at position 22;"),
     "two answers": ("a.txt", "Q: 1\nA: a\nA: b\n", "line 3: a second answer to the question in line 1"),

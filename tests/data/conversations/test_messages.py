@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.data.conversations.messages import Conversation, Message, answered, from_record, record_shape
+from llmcli.data.conversations.messages import Conversation, Message, from_record, record_shape
 from llmcli.errors import LLMError
 
 USER, ASSISTANT = Message("user", "Hi"), Message("assistant", "Ho")
@@ -200,14 +200,6 @@ def test_a_record_must_have_the_shape_of_its_file(record: Any, problem: str) -> 
     with pytest.raises(LLMError) as caught:
         from_record(record, "a", shape)
     assert str(caught.value).startswith(f"a: {problem}")
-
-
-def test_what_follows_the_last_answer_is_not_answered() -> None:
-    blank = Message("assistant", " \n")
-    assert answered([SYSTEM, USER, ASSISTANT, USER, blank, USER]) == [SYSTEM, USER, ASSISTANT]
-    assert answered([USER, blank, USER, ASSISTANT]) == [USER, blank, USER, ASSISTANT]
-    assert answered([SYSTEM, USER, blank]) == []
-    assert answered(()) == ()
 
 
 @pytest.mark.parametrize(("weight", "learned"), [(0, False), (1, True), (0.0, False), (1.0, True), (None, True)])

@@ -40,7 +40,7 @@ PAIRS: list[tuple[str, str, list[tuple[str, str]], str, str]] = [  # (name, text
     ("a.csv", "answer,question\nHo,Hi", [("Hi", "Ho")], "2", ""),
     ("a.csv", "id,question,answer\n1,Hi,Ho\n2,Ha,He", [("Hi", "Ho"), ("Ha", "He")], "23", ""),
     ("a.csv", "Front,Back\nHi,Ho", [("Hi", "Ho")], "2", ""),
-    ("a.csv", "english,spanish\ncat,gato", [("english", "spanish"), ("cat", "gato")], "12", f"('english', 'spanish'){DATA}; if "),
+    ("a.csv", "en,spanish\ncat,gato", [("en", "spanish"), ("cat", "gato")], "12", f"('en', 'spanish'){DATA}; if it"),
     ("a.csv", "name,phone\nAnn,55-1\nBob,55-2", [("Ann", "55-1"), ("Bob", "55-2")], "23", f"('name', 'phone'){HEADER}"),
     ("a.tsv", "1\tone\n2\ttwo", [("1", "one"), ("2", "two")], "12", f"('1', 'one'){DATA}"),
     ("a.csv", "city,x\nTokyo,14\nParis,2", [("Tokyo", "14"), ("Paris", "2")], "23", f"('city', 'x'){HEADER}1,2"),
@@ -113,7 +113,8 @@ def test_the_options_say_otherwise(name: str, reading: Reading, text: str, expec
 
 
 REFUSED = [
-    ("1,2\n3,4\n5,6\n", "what to train on cannot be told from its columns ('1', '2'); add --pairs for prompts and their answers, or --plain "),
+    ("1,2\n3,4\n5,6\n", "what to train on cannot be told from its columns ('1', '2'); add --pairs for prompts and "
+     "their answers, or --plain for the file as it is"),
     ("date,temp\n2024-01,3.5\n2024-02,4.1\n", "what to train on cannot be told from its columns ('date', 'temp')"),
     ("a,b,c\nx1,longer,z\n", "what to train on cannot be told from its columns ('1', '2', '3'); add --column 2 for its "
      "text, --column 1,2 for prompts and their answers, or --plain for the file as it is"),
