@@ -19,6 +19,7 @@ from llmcli.data.conversations.messages import (
     Conversation,
     RecordShape,
     from_record,
+    is_list_of_messages,
     text_of_record,
     without_blank_answers,
 )
@@ -206,7 +207,7 @@ def _json_records(document: Document, suffix: str, reading: Reading, on_read: On
     begins_array = document.start.lstrip().startswith("[")
     must_be_lines = suffix in _JSON_LINES_SUFFIXES and not begins_array
     first = _first(records_of_lines(name, document.lines()), strict=must_be_lines) or [None]  # of an empty text
-    if must_be_lines or isinstance(first[0], Mapping) or (len(first) > 1 and first[0] is not None):
+    if must_be_lines or isinstance(first[0], Mapping) or is_list_of_messages(first[0]):
         records = records_of_lines(name, document.lines(on_read))
     else:
         text = "".join(document.text())

@@ -108,7 +108,8 @@ def read_turns(document: Document, names: tuple[str, str] | None = None) -> Turn
     known = (_named_speakers(*names),) if names else _KNOWN
     speakers = next((candidate for candidate in known if candidate.label.match(first_line)), None)
     if speakers is None:
-        spoken = {_role(match) for line in document.lines() if names and (match := known[0].label.match(line))}
+        lines = document.lines() if names else ()
+        spoken = {_role(match) for line in lines if (match := known[0].label.match(line))}
         if spoken >= {"user", "assistant"}:
             shape = known[0].shape.removesuffix(" turns").replace("/", " or ")
             raise LLMError(f"{document.name} line 1: text before the first speaker; begin the file with {shape}")

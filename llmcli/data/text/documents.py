@@ -271,23 +271,20 @@ def _decode(name: str, blocks: Iterable[bytes], encoding: str, first: int = 0, p
     for block in itertools.chain(blocks, [b""]):
         start = read - len(decoder.getstate()[0])  # position of what is decoded: a character may be unfinished
         read += len(block)
-        invalid: UnicodeDecodeError | None = None
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
-            invalid, text = error, error.object[: error.start].decode(encoding)
+            byte = (error.object[error.start :] or b"\0")[0]
+            raise LLMError(
+                f"{name} is not {encoding.upper()} text: byte 0x{byte:02x} at position {start + error.start:,}; "
+                f"convert it first: {_iconv(name, 'ENCODING', program)} (ENCODING: ISO-8859-1, SHIFT_JIS, ...)"
+            ) from error
         if "\0" in text:
             position = start + len(text[: text.index("\0")].encode(encoding))
             raise LLMError(
                 f"{name} is not text: a zero byte at position {position:,} (a binary file, or UTF-16 without a "
                 f"byte-order mark); convert UTF-16 first: {_iconv(name, 'UTF-16LE', program)}"
             )
-        if invalid:
-            byte = (invalid.object[invalid.start :] or b"\0")[0]
-            raise LLMError(
-                f"{name} is not {encoding.upper()} text: byte 0x{byte:02x} at position {start + invalid.start:,}; "
-                f"convert it first: {_iconv(name, 'ENCODING', program)} (ENCODING: ISO-8859-1, SHIFT_JIS, ...)"
-            ) from invalid
         if text:
             yield text
 

@@ -26,7 +26,7 @@ _TYPES: tuple[tuple[str, str, tuple[tuple[int, bytes], ...]], ...] = (  # (descr
     ("an SQLite database", _DATA + ": sqlite3 {file} 'SELECT ...' > {text}", ((0, b"SQLite format 3\0"),)),
     ("a model", "to fine-tune a model on a text: llm train TEXT --from {file}; to inspect it: llm inspect {file}",
      ((0, b"GGUF"), (4, b"\0\0\0\0{"))),  # safetensors: eight bytes with the length of the header, then JSON
-    ("binary data (NumPy, HDF5, Arrow or pickle)", _DATA,
+    ("binary data (NumPy, HDF5, Arrow or Python pickle)", _DATA,
      ((0, b"\x93NUMPY"), (0, b"\x89HDF"), (0, b"ARROW1"), *((0, b"\x80" + bytes([i])) for i in range(2, 6)))),
     ("an image", "extract its text first, by OCR: tesseract {file} {stem}",
      ((0, b"\x89PNG"), (0, b"\xff\xd8\xff"), (0, b"GIF8"), (0, b"II*\0"), (0, b"MM\0*"), (8, b"WEBP"), (0, b"BM"))),
