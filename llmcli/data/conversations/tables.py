@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from llmcli.data.conversations.messages import PAIRS, normalized
 from llmcli.data.conversations.record_kinds import Reading, column_option
@@ -77,6 +77,7 @@ def read_table(document: Document, suffix: str, reading: Reading, on_read: OnRea
         return None
     has_header = _has_header(rows, width, reading)
     columns = _column_names(rows[0] if has_header else [""] * width)
+    first: list[Mapping[str, str]]
     first = [dict(zip(columns, row, strict=True)) for row in rows[has_header:] if len(row) == width]
     notes: list[str] = []
     all_rows = islice(_rows_of_file(document, dialect, notes, on_read), int(has_header), None)
@@ -168,7 +169,8 @@ def _rows_of_file(
 def _rows(name: str, lines: Iterable[str], dialect: _Dialect) -> Iterator[tuple[int, list[str]]]:
     """(line in which the row begins, its cells) for rows that are not empty. Raises _QuotingError."""
     csv.field_size_limit(_MAX_CELL)
-    delimiter, quoting = dialect[0], csv.QUOTE_MINIMAL if dialect[1] else csv.QUOTE_NONE
+    delimiter, is_quoted = dialect
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
     reader = csv.reader((line + "\n" for line in lines), delimiter=delimiter, quoting=quoting, strict=True)
     while True:
         start = reader.line_num + 1

@@ -80,10 +80,12 @@ def _similar(sketches: Sequence[Sketch]) -> Iterator[tuple[int, int]]:
         pairs.append(owners[:-step][same] * len(sketches) + owners[step:][same])
     codes, counts = np.unique(np.concatenate(pairs), return_counts=True)
     for code, count in zip(codes.tolist(), counts.tolist(), strict=True):
-        both = [sketches[index] for index in divmod(code, len(sketches))]
+        first, second = divmod(code, len(sketches))
+        one, other = sketches[first], sketches[second]
+        if count < min(MIN_SHARED, len(one), len(other)):
+            continue
         # larger hashes than the last of a full sketch are unknown
-        limit = min((one[-1] for one in both if len(one) == SKETCH_SIZE), default=hashes[-1])
-        known = min(int(np.searchsorted(one, limit, side="right")) for one in both)
-        is_candidate = count >= min(MIN_SHARED, *map(len, both))
-        if is_candidate and len(np.intersect1d(*both, assume_unique=True)) >= SHARED * known:
-            yield divmod(code, len(sketches))
+        limit = min((full[-1] for full in (one, other) if len(full) == SKETCH_SIZE), default=hashes[-1])
+        known = min(np.searchsorted(one, limit, side="right"), np.searchsorted(other, limit, side="right"))
+        if len(np.intersect1d(one, other, assume_unique=True)) >= SHARED * known:
+            yield first, second

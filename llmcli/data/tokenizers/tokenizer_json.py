@@ -159,8 +159,10 @@ def _pre_tokenizer_problems(steps: list[dict[str, Any]]) -> Iterator[str]:
     if any(step.get("behavior") == "Removed" or step.get("add_prefix_space") for step in steps):
         yield "adds or removes whitespace"
     for step in steps:
-        pattern = step.get("pattern") if isinstance(step.get("pattern"), dict) else {}
-        is_known = pattern.get("Regex") in PATTERNS.values() or _is_short(pattern.get("String"))
+        pattern = step.get("pattern")
+        is_known = isinstance(pattern, dict) and (
+            pattern.get("Regex") in PATTERNS.values() or _is_short(pattern.get("String"))
+        )
         if step["type"] == "Split" and not is_known:
             yield f"splits words by a pattern other than those of {', '.join(PATTERNS)}"
 

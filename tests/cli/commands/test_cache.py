@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from llmcli.data.tokens import shard_texts
+from llmcli.data.tokens import corpus_tokens
 from llmcli.formats.checkpoint import load
 from llmcli.training.data import prepare
 from tests.conftest import TEXT
@@ -20,7 +20,7 @@ Llm = Callable[..., Result]
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own for shards of 1000 bytes, which also short texts use."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(shard_texts, "SHARD_BYTES", 1000)
+    monkeypatch.setattr(corpus_tokens, "SHARD_BYTES", 1000)
     monkeypatch.setattr(prepare, "MAX_TEMPORARY_BYTES", 0)
     return tmp_path / "cache" / "llmcli"
 

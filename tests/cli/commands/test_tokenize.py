@@ -115,7 +115,7 @@ def test_speakers_of_a_text_are_named(llm: Llm, chat_model: Path) -> None:
     [
         ("", "pairs.jsonl has no conversations; expected records with"),
         ("just a text\n", "pairs.jsonl line 1: invalid JSON at character 1 (Expecting value)"),
-        ('{"text": "a"}\n', "pairs.jsonl line 1: the record is no conversation (its keys: text); wanted"),
+        ('{"text": "a"}\n', "pairs.jsonl has no conversations; expected records with"),
         (RECORDS + '{"messages": 5}\n', "pairs.jsonl line 3"),
     ],
 )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llmcli.config import ModelConfig
 from llmcli.data.text.corpus import SAMPLE_SPANS, read_corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.data.tokens import shard_texts
+from llmcli.data.tokens import corpus_tokens
 from llmcli.errors import LLMError
 from llmcli.evaluation.training_text import trained_lengths
 from llmcli.formats.metadata import parse_document
@@ -131,20 +131,21 @@ def test_the_record_describes_the_corpus(tmp_path):
     assert row(ready.plan, "corpus").value == "1,850 bytes"
 
 
-def test_what_repeats_held_out_text_is_recorded_as_left_out(tmp_path):
+def test_the_ends_of_near_duplicates_are_recorded_as_left_out(tmp_path):
     """Three versions of one text, each the beginning of the next: `llm eval` knows what was trained on."""
     text = words(1000)
     corpus = corpus_of(tmp_path, text[:1000], text[: len(text) - 100], text)
     ready = prepare(Request(steps=5), corpus)
-    size = round(0.1 * len(text))
+    size, other = round(0.1 * len(text)), round(0.1 * (len(text) - 100))
     assert [(one.get("held_out"), one.get("left_out")) for one in ready.record["corpus"]] == [
-        (None, None), (None, size - 100), (size, None)
+        (None, 100), (None, other), (size, None)
     ]  # fmt: skip
     assert ready.record["held_out"]["bytes"] == size
     trained = trained_lengths(ready.record)
-    assert [trained[document.sha256] for document in corpus.documents] == [1000, len(text) - size, len(text) - size]
+    kept = [900, len(text) - 100 - other, len(text) - size]
+    assert [trained[document.sha256] for document in corpus.documents] == kept
     parse_document(json.dumps(ready.record), "training.json")
-    assert f"the {size - 100:,} bytes from where they repeat it on are left out" in row(ready.plan, "corpus").reason
+    assert f"the ends, {100 + other:,} bytes, are left out" in row(ready.plan, "corpus").reason
 
 
 @pytest.mark.parametrize("as_file", [False, True])
@@ -279,7 +280,7 @@ def test_a_run_is_prepared_the_same_whether_its_tokens_are_cached(tmp_path, monk
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(recipe, "MIN_BYTES", 20_000)
     monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 1)
-    monkeypatch.setattr(shard_texts, "SHARD_BYTES", 3000)
+    monkeypatch.setattr(corpus_tokens, "SHARD_BYTES", 3000)
     corpus = corpus_of(tmp_path, words(9000), words(20, 1), words(5000, 2, "りんごé🍎"))
     plain = prepare(Request(**budget), corpus)
     monkeypatch.setattr(prepare_module, "MAX_TEMPORARY_BYTES", 1000)
