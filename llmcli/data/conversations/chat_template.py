@@ -143,14 +143,14 @@ class ChatTemplate:
 def _learned_spans(answers: list[Span], messages: Sequence[Message]) -> list[Span]:
     """The spans of the answers that are learned. Raises LLMError if not all are, and the template marks others."""
     learned = [message.is_learned for message in messages if message.role == "assistant"]
-    if not all(learned) and len(answers) != len(learned):
+    if all(learned):
+        return answers
+    if len(answers) != len(learned):
         raise LLMError(
             f"the model's chat template marks {len(answers)} answers of {len(learned)} in the conversation, so which "
             'of them has "weight": 0 is unclear; remove the answers with this weight'
         )
-    return (
-        answers if all(learned) else [answer for answer, is_learned in zip(answers, learned, strict=True) if is_learned]
-    )
+    return [answer for answer, is_learned in zip(answers, learned, strict=True) if is_learned]
 
 
 def _render_chatml(messages: Sequence[Message], add_generation_prompt: bool) -> Rendering:

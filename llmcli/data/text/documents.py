@@ -35,6 +35,10 @@ _COMPRESSION = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}  # the first b
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
+def ignore(name: str, size: int) -> None:
+    """An `OnRead` that does nothing."""
+
+
 @dataclass(frozen=True)
 class Document:
     """A file that was read to its end once and is text."""
@@ -85,7 +89,7 @@ class Document:
         """The first kilobytes of the text."""
         return "".join(self.text(0, _START_BYTES))
 
-    def lines(self, on_read: OnRead = lambda *_: None) -> Iterator[str]:
+    def lines(self, on_read: OnRead = ignore) -> Iterator[str]:
         """The lines without their ends. Only "\n" ends a line: U+2028, a form feed and "\r" belong to it.
 
         `on_read` is called with size 0 now and then, so that it can end the reading.
@@ -118,10 +122,6 @@ class Document:
                 return data
 
             yield read
-
-
-def ignore(name: str, size: int) -> None:
-    """An `OnRead` that does nothing."""
 
 
 def read_document(
