@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmcli.data.conversations.messages import Message
-from llmcli.errors import LLMError, brief
+from llmcli.errors import LLMError
 
 SECONDS = 5.0  # for the renderings of one call
 START_SECONDS = 60.0  # for the process to start on a busy machine
@@ -116,12 +116,7 @@ def _exchange(process: subprocess.Popen[bytes], line: bytes, seconds: float) -> 
         raise LLMError(f"the model's chat template ran for over {seconds:g} seconds and was stopped")
     if not received or not received[0].endswith(b"\n"):
         raise LLMError("the process that rendered the model's chat template ended: it may have needed too much memory")
-    try:
-        answer = json.loads(received[0])
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict):
-        raise LLMError(f"the process that rendered the model's chat template answered {brief(received[0])}")
+    answer: dict[str, Any] = json.loads(received[0])
     return answer
 
 

@@ -127,7 +127,7 @@ class _ShardMaker:
     def all_shards(self) -> list[Shard]:
         """In order. Ctrl-C stops after the shards that are complete: the next run finds them."""
         sizes = [sum(part.text_bytes for part in text.parts) for text in self._texts]
-        is_cached = [self._cache is not None and self._cache.has(key) for key in self._keys]
+        is_cached = [self._cache is not None and self._cache.find(key) is not None for key in self._keys]
         missing = [0 if cached else size for size, cached in zip(sizes, is_cached, strict=True)]
         progress = TokenizingProgress(sum(missing), sum(sizes) - sum(missing), self._on_note)
         shards: list[Shard] = []

@@ -79,9 +79,6 @@ class TokenCache:
             return MAX_BYTES
         return min(MAX_BYTES, DISK_SHARE * (free + sum(file.size for file in self._files(SUFFIX))))
 
-    def has(self, key: str) -> bool:
-        return self._path(key).is_file()
-
     def find(self, key: str) -> Path | None:
         """The file of a key, which counts as used now; None if there is none."""
         path = self._path(key)
