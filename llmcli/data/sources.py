@@ -66,7 +66,8 @@ class Sources:
     @property
     def notes(self) -> list[str]:
         """How files were read, what was left out and why, one line each."""
-        return [note for file in (*self.conversation_files, *self.text.documents) for note in file.notes]
+        files: list[ConversationFile | Document] = [*self.conversation_files, *self.text.documents]
+        return [note for file in files for note in file.notes]
 
     def groups(self) -> list[FileGroup]:
         """The kinds of the files, with the names of each."""

@@ -168,15 +168,16 @@ class _ShardMaker:
         size = count_bytes(ids, tokenizer.byte_lengths)
         shard = Shard(None, 0, dtype, len(ids), size, bytes(sorted(set(used))))
         is_unchanged = all(part.document.is_unchanged() for part in text.parts)
-        return (is_unchanged and self._cached(index, shard, data)) or self._stored(shard, data)
+        tokens = bytes(data)
+        return (is_unchanged and self._cached(index, shard, tokens)) or self._stored(shard, tokens)
 
-    def _cached(self, index: int, shard: Shard, data: bytearray) -> Shard | None:
+    def _cached(self, index: int, shard: Shard, tokens: bytes) -> Shard | None:
         """The shard in the cache; None if it cannot be written there, with a note on the reason."""
         if not self._cache:
             return None
-        header = shard_header(shard, data, self._labels)
+        header = shard_header(shard, tokens, self._labels)
         try:
-            if path := self._cache.write(self._keys[index], (header, data), len(header) + len(data), self._kept):
+            if path := self._cache.write(self._keys[index], (header, tokens), len(header) + len(tokens), self._kept):
                 return open_shard(path)
             reason = f"{self._cache.directory} may have {units.size(self._cache.limit())} ({LIMIT_VARIABLE})"
         except (OSError, ValueError) as error:
@@ -187,13 +188,13 @@ class _ShardMaker:
             self._noted = True
         return None
 
-    def _stored(self, shard: Shard, data: bytearray) -> Shard:
+    def _stored(self, shard: Shard, tokens: bytes) -> Shard:
         """The shard in the temporary file."""
         with self._lock, temporary_file_errors("the tokens"):
             if self._temporary is None:
                 self._temporary = tempfile.TemporaryFile(prefix="llmcli-")  # noqa: SIM115 (as long as this object)
             offset = self._temporary.seek(0, os.SEEK_END)
-            self._temporary.write(data)
+            self._temporary.write(tokens)
             self._temporary.flush()
             return replace(shard, file=self._temporary, offset=offset)
 

@@ -46,7 +46,7 @@ class Shard:
         return np.memmap(self.file, dtype=self.dtype, mode="r", offset=self.offset, shape=(self.count,))
 
 
-def shard_header(shard: Shard, tokens: bytes | bytearray, labels: dict[str, str]) -> bytes:
+def shard_header(shard: Shard, tokens: bytes, labels: dict[str, str]) -> bytes:
     """The bytes before the tokens in a file. `labels` describe the text for users."""
     fields: dict[str, Any] = {
         "format": FORMAT,
@@ -85,7 +85,7 @@ def open_shard(path: Path) -> Shard:
     )  # fmt: skip
 
 
-def _digest(fields: Mapping[str, Any], blocks: Iterable[bytes | bytearray]) -> str:
+def _digest(fields: Mapping[str, Any], blocks: Iterable[bytes]) -> str:
     digest = hashlib.blake2b(json.dumps(fields).encode("ascii"), digest_size=16)
     for block in blocks:
         digest.update(block)
