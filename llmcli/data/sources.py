@@ -70,7 +70,6 @@ class Sources:
         return [note for file in files for note in file.notes]
 
     def groups(self) -> list[FileGroup]:
-        """The kinds of the files, with the names of each."""
         names: dict[FileGroup, list[str]] = {}
         for index, document in enumerate(self.text.documents):
             names.setdefault(_kind_of_text(document, search=index < _MAX_SEARCHED), []).append(document.name)
@@ -114,7 +113,6 @@ class ReadingProgress:
     def __init__(
         self, seconds: float | None, on_note: Callable[[str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`seconds` is the time budget, if there is one."""
         self._seconds, self._on_note, self._clock = seconds, on_note, clock
         self._started = self._noted = clock()
         self._name, self._size, self._files = "", 0, 0

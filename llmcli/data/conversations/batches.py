@@ -25,7 +25,6 @@ class ConversationTokens:
 
     @classmethod
     def of(cls, conversations: Iterable[EncodedConversation]) -> "ConversationTokens":
-        """Join conversations, none of which is empty."""
         ids = [np.zeros(0, np.uint32)]
         masks = [np.zeros(0, bool)]
         for conversation in conversations:
@@ -135,7 +134,6 @@ class ConversationBatches:
         return self._epoch(epoch)[visit - self._first_rows[epoch]]
 
     def _epoch(self, epoch: int) -> list[list[int]]:
-        """The rows of an epoch, in the order of the visits."""
         if self._recent[0] != epoch:
             rng = np.random.default_rng([self._seed, epoch])
             order = rng.permutation(len(self._conversations)).tolist()

@@ -101,7 +101,6 @@ class _Records:
         return replace(document, columns=(column,), all_columns=all_columns, notes=tuple(self.notes))
 
     def conversations(self) -> ConversationFile:
-        """Raises LLMError if there are none."""
         conversations = [from_record(record, source, self.shape) for record, source in self._with_sources()]
         return _with_conversations(conversations, ConversationFile(
             self.name, self.path, self.shape.name, (), 0, tuple(self.notes), 0, self.sha256,
@@ -170,7 +169,6 @@ def read_records(
 
 
 def _suffix(path: Path) -> str:
-    """The ending of a file's name, in lower case, without that of the compression."""
     return (path.with_suffix("") if path.suffix.lower() in (".gz", ".zst") else path).suffix.lower()
 
 
@@ -183,7 +181,6 @@ def _sha256(name: str, path: Path) -> str:
 
 
 def _records_of_text(document: Document, suffix: str, reading: Reading, on_read: OnRead) -> _Records | None:
-    """The records of JSON or of a table; None for other text."""
     if suffix not in TABLE_SUFFIXES:
         if suffix in (*_JSON_LINES_SUFFIXES, ".json") or _JSON_START.match(document.start):
             return _json_records(document, suffix, reading, on_read)

@@ -256,7 +256,6 @@ def _text_of_part(part: object, name: str) -> str:
 
 
 def _kind(value: object) -> str:
-    """The type of a JSON value, for messages."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int | float):

@@ -34,7 +34,6 @@ class Reading:
         return bool(self.pairs or self.columns or self.plain)
 
     def as_record(self) -> dict[str, Any]:
-        """For the training record."""
         fields = {"pairs": self.pairs, "columns": list(self.columns), "plain": self.plain}
         return {key: value for key, value in fields.items() if value}
 

@@ -44,7 +44,6 @@ def held_out_indices(count: int, share: float) -> list[int]:
 
 
 def is_held_out(index: int, count: int, share: float) -> bool:
-    """Whether `held_out_indices` has an index."""
     if share > 0.5:
         return not is_held_out(index, count, 1 - share)
     stretches = round(count * share)

@@ -56,7 +56,6 @@ class _Process:
         self._running: subprocess.Popen[bytes] | None = None
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The answer to a request. Raises LLMError if none comes in time."""
         with self._lock:
             try:
                 return _exchange(self._started(), json.dumps(request).encode("ascii") + b"\n", SECONDS)

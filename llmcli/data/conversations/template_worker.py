@@ -34,7 +34,6 @@ MAX_MESSAGE = 300  # characters of an error
 
 
 def main() -> None:
-    """Answer requests until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is for the process that started this one
     with contextlib.suppress(ImportError, OSError, ValueError):  # where the system can do that
         import resource

@@ -142,7 +142,6 @@ def _role(label: re.Match[str]) -> str:
 
 
 def _read(lines: Iterable[str], label: re.Pattern[str]) -> list[_Turn]:
-    """The turns of a text that begins with one."""
     turns: list[_Turn] = []
     for number, line in enumerate(lines, 1):
         line = line.removesuffix("\r")

@@ -64,7 +64,6 @@ class Corpus:
         return list(itertools.accumulate(part.text_bytes for part in self.contents))
 
     def texts(self) -> Iterator[Iterator[str]]:
-        """The texts, each in pieces."""
         return (part.text() for part in self.contents)
 
     def utf8(self) -> bytes:
@@ -143,7 +142,6 @@ def read_files(names: Iterable[str], read: Callable[[str, Path], T]) -> tuple[li
 
 
 def _skipped_line(suffix: str, problems: list[str]) -> str:
-    """One line for all files with a suffix."""
     if len(problems) == 1:
         return problems[0]
     return f"{len(problems):,} {suffix or 'other'} files; the first: {problems[0]}"

@@ -86,7 +86,6 @@ class Document:
 
     @property
     def start(self) -> str:
-        """The first kilobytes of the text."""
         return "".join(self.text(0, _START_BYTES))
 
     def lines(self, on_read: OnRead = ignore) -> Iterator[str]:

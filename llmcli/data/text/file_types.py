@@ -72,7 +72,6 @@ def describe_binary(name: str, start: bytes, end: bytes = b"", program: str = ""
 
 
 def unpacked_name(file: str) -> str:
-    """The name of a compressed file without the ending that says so."""
     return file.removesuffix(".gz").removesuffix(".zst")
 
 

@@ -59,7 +59,6 @@ def _values(text: str) -> Iterator[tuple[int, object]]:
 
 
 def _array(text: str) -> Iterator[tuple[int, object]]:
-    """(position, element)"""
     position = _space_end(text, _space_end(text, 0) + 1)
     separator = "," if text[position : position + 1] != "]" else "]"
     end = position

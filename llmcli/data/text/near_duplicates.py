@@ -54,7 +54,6 @@ def sketch(data: bytes) -> Sketch:
 
 
 def _hashes(data: bytes) -> NDArray[np.uint64]:
-    """The hash of each string of SHINGLE_BYTES bytes, by its position."""
     values = np.frombuffer(data, np.uint8).astype(np.uint64)
     factor, width = _FACTOR, 1
     with np.errstate(over="ignore"):

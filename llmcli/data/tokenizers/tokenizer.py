@@ -180,7 +180,6 @@ class Tokenizer:
 
     @cached_property
     def eos_id(self) -> int:
-        """The id that ends a document."""
         if name := next(filter(self.control_ids.__contains__, _EOS_NAMES), None):
             return self.control_ids[name]
         if self._end_ids:

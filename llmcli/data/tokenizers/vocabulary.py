@@ -75,7 +75,6 @@ class Vocabulary:
         return len(self.token_bytes)
 
     def find(self, data: bytes) -> int | None:
-        """A token with exactly these bytes; None if there is none."""
         return next(iter(self._ids.get(data, ())), None)
 
     def prefixes_of(self, data: bytes) -> list[int]:
@@ -83,7 +82,6 @@ class Vocabulary:
         return [i for end in range(1, min(len(data), self._longest) + 1) for i in self._ids.get(data[:end], ())]
 
     def extensions_of(self, data: bytes) -> NDArray[np.int64]:
-        """The tokens that begin with `data` and are longer."""
         order, sorted_bytes = self._sorted
         stem = data.rstrip(b"\xff")  # all that begins with `data` sorts before `stem` with its last byte plus one
         end = bisect_left(sorted_bytes, stem[:-1] + bytes([stem[-1] + 1])) if stem else len(order)

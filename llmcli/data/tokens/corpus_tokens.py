@@ -54,7 +54,6 @@ class ShardText:
 
 
 def label(texts: Iterable[ShardText]) -> str:
-    """The names of the files of texts, for users."""
     names = dict.fromkeys(part.document.name for text in texts for part in text.parts)
     return next(iter(names)) + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
 
@@ -172,7 +171,6 @@ class _ShardMaker:
         return (is_unchanged and self._cached(index, shard, tokens)) or self._stored(shard, tokens)
 
     def _cached(self, index: int, shard: Shard, tokens: bytes) -> Shard | None:
-        """The shard in the cache; None if it cannot be written there, with a note on the reason."""
         if not self._cache:
             return None
         header = shard_header(shard, tokens, self._labels)
@@ -189,7 +187,6 @@ class _ShardMaker:
         return None
 
     def _stored(self, shard: Shard, tokens: bytes) -> Shard:
-        """The shard in the temporary file."""
         with self._lock, temporary_file_errors("the tokens"):
             if self._temporary is None:
                 self._temporary = tempfile.TemporaryFile(prefix="llmcli-")  # noqa: SIM115 (as long as this object)
@@ -212,7 +209,6 @@ class TokenizingProgress:
             on_note(f"tokenizing {units.size(total)} of text{others}")
 
     def add(self, size: int) -> None:
-        """`size` more bytes are tokenized."""
         self._done += size
         now = self._clock()
         passed = now - self._started
