@@ -26,19 +26,11 @@ from llmcli.data.conversations.messages import (
 from llmcli.data.conversations.record_kinds import Reading, choose_shape
 from llmcli.data.conversations.tables import TABLE_SUFFIXES, read_table
 from llmcli.data.conversations.turns import read_turns
-from llmcli.data.text.documents import (
-    BLOCK_BYTES,
-    Document,
-    OnRead,
-    display_name,
-    document_of_texts,
-    ignore,
-    open_regular_file,
-    read_document,
-)
+from llmcli.data.text import documents
+from llmcli.data.text.documents import Document, OnRead, ignore
 from llmcli.data.text.json_records import records_of_lines, records_of_text
 from llmcli.data.text.parquet_records import is_parquet, open_parquet
-from llmcli.data.text.temporary_files import TextCopy
+from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
 from llmcli.errors import LLMError, brief
 
 _PEEKED_RECORDS = 10
@@ -92,7 +84,7 @@ class _Records:
                 else:
                     blank += 1
 
-        document = document_of_texts(self.name, self.path, texts(), copy)
+        document = documents.document_of_texts(self.name, self.path, texts(), copy)
         if not document.text_bytes:
             raise LLMError(f"{self.name}: the column {column} has no text; name another one: --column NAME")
         if blank:
@@ -144,25 +136,21 @@ def read_records(
     Raises LLMError for a file that is not text, for a malformed record in a file that was recognized, if nothing can be
     learned from it, for records of unknown columns, and for those better not learned.
     """
-    shown = display_name(name)
-    if name != "-" and not reading.plain and is_parquet(shown, path):
-        with open_parquet(shown, path) as (columns, rows):
-            if not (first := _first(rows(columns), strict=True)):
-                raise LLMError(f"{shown} has no rows; wanted rows with text, or with a prompt and an answer")
-            shape = choose_shape(shown, first, reading, is_text=False)
-            if shape and (shape.is_text or not text_only):
-                read = rows(shape.used_keys)
-                records = _Records(shown, path, _sha256(shown, path), shape, read, dict.fromkeys(columns), "row")
-                return records.text(copy) if shape.is_text else records.conversations()
-    document = read_document(name, path, copy, on_read)
+    try:
+        document = documents.read_document(name, path, copy, on_read)
+    except LLMError as error:
+        may_be_table = name != "-" and not reading.plain and not isinstance(error, ReadingEndsError)
+        if may_be_table and is_parquet(name, path) and (table := _read_parquet(name, path, reading, copy, text_only)):
+            return table
+        raise
     if name == "-" or reading.plain:
         return document
-    suffix = _suffix(path)
-    if found := _records_of_text(document, suffix, reading, on_read):
+    suffix, start = _suffix(path), document.start
+    if found := _records_of_text(document, start, suffix, reading, on_read):
         if found.shape.is_text:
             return found.text(copy)
         return document if text_only else found.conversations()
-    if text_only or suffix in TABLE_SUFFIXES or not (turns := read_turns(document, reading.speakers)):
+    if text_only or suffix in TABLE_SUFFIXES or not (turns := read_turns(document, reading.speakers, start)):
         return document
     file = ConversationFile(document.name, path, turns.shape, (), 0, tuple(turns.notes), 0, document.sha256)
     return _with_conversations(turns.conversations, file)
@@ -172,18 +160,33 @@ def _suffix(path: Path) -> str:
     return (path.with_suffix("") if path.suffix.lower() in (".gz", ".zst") else path).suffix.lower()
 
 
+def _read_parquet(
+    name: str, path: Path, reading: Reading, copy: TextCopy, text_only: bool
+) -> ConversationFile | Document | None:
+    name = documents.display_name(name)
+    with open_parquet(name, path) as (columns, rows):
+        if not (first := _first(rows(columns), strict=True)):
+            raise LLMError(f"{name} has no rows; wanted rows with text, or with a prompt and an answer")
+        shape = choose_shape(name, first, reading, is_text=False)
+        if shape is None or (text_only and not shape.is_text):
+            return None
+        digest = _sha256(name, path)
+        records = _Records(name, path, digest, shape, rows(shape.used_keys), dict.fromkeys(columns), "row")
+        return records.text(copy) if shape.is_text else records.conversations()
+
+
 def _sha256(name: str, path: Path) -> str:
     digest = hashlib.sha256()
-    with open_regular_file(name, path) as file:
-        while block := file.read(BLOCK_BYTES):
+    with documents.open_regular_file(name, path) as file:
+        while block := file.read(documents.BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
 
 
-def _records_of_text(document: Document, suffix: str, reading: Reading, on_read: OnRead) -> _Records | None:
+def _records_of_text(document: Document, start: str, suffix: str, reading: Reading, on_read: OnRead) -> _Records | None:
     if suffix not in TABLE_SUFFIXES:
-        if suffix in (*_JSON_LINES_SUFFIXES, ".json") or _JSON_START.match(document.start):
-            return _json_records(document, suffix, reading, on_read)
+        if suffix in (*_JSON_LINES_SUFFIXES, ".json") or _JSON_START.match(start):
+            return _json_records(document, start, suffix, reading, on_read)
         if not (reading.pairs or reading.columns):
             return None
     table = read_table(document, suffix, reading, on_read)
@@ -199,9 +202,9 @@ def _records_of_text(document: Document, suffix: str, reading: Reading, on_read:
     )  # fmt: skip
 
 
-def _json_records(document: Document, suffix: str, reading: Reading, on_read: OnRead) -> _Records | None:
+def _json_records(document: Document, start: str, suffix: str, reading: Reading, on_read: OnRead) -> _Records | None:
     name = document.name
-    begins_array = document.start.lstrip().startswith("[")
+    begins_array = start.lstrip().startswith("[")
     must_be_lines = suffix in _JSON_LINES_SUFFIXES and not begins_array
     first = _first(records_of_lines(name, document.lines()), strict=must_be_lines) or [None]  # of an empty text
     if must_be_lines or isinstance(first[0], Mapping) or is_list_of_messages(first[0]):

@@ -98,13 +98,13 @@ def speakers_in(shape: str) -> tuple[str, str] | None:
     return (named[1], named[2]) if named and shape not in (known.shape for known in _KNOWN) else None
 
 
-def read_turns(document: Document, names: tuple[str, str] | None = None) -> TurnText | None:
+def read_turns(document: Document, names: tuple[str, str] | None = None, start: str = "") -> TurnText | None:
     """The conversations of a text; None if it is other text, of which only the start is read in most cases.
 
-    `names` are the user's and the assistant's, if they are not among the known ones. Raises LLMError for two
-    answers to one question, and for text before the first speaker if the speakers were named.
+    `names` are the user's and the assistant's, if they are not among the known ones; `start` is that of the document,
+    if it is known. Raises LLMError for two answers to one question, and for text before the first named speaker.
     """
-    first_line = next(filter(str.strip, document.start.split("\n")), "")
+    first_line = next(filter(str.strip, (start or document.start).split("\n")), "")
     known = (_named_speakers(*names),) if names else _KNOWN
     speakers = next((candidate for candidate in known if candidate.label.match(first_line)), None)
     if speakers is None:

@@ -74,7 +74,7 @@ def test_text_that_is_not_utf_8_is_an_error() -> None:
 def test_a_damaged_file_is_an_error() -> None:
     write("a.parquet", [SHAPES["messages"](*pair) for pair in PAIRS])
     data = Path("a.parquet").read_bytes()
-    for damaged in (b"PAR1", data[:-9], data[:20] + b"\xff" * 60 + data[80:]):
+    for damaged in (b"PAR1\0", data[:-9], data[:20] + b"\xff" * 60 + data[80:]):
         put("b.parquet", damaged)
         with pytest.raises(LLMError, match=r"^b\.parquet cannot be read as a Parquet file: ") as caught:
             read("b.parquet")
