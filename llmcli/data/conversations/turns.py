@@ -1,7 +1,8 @@
 """Conversations in plain text, where the speaker's name and a colon begin a turn: User:/Assistant: or Q:/A:.
 
 A text is taken as conversations if its first line that is not blank begins with the name of a speaker, both speakers
-speak, and there are two answers or more, or the text is short.
+speak, and there are two answers or more, or the text is short. But no third speaker takes part: no other name and colon
+begins lines in the turns of both, as in a play, and A: is no choice beside B:, as in a quiz.
 
 A turn continues until the next speaker. Names stand at the very beginning of a line: words in any case, Q and A as
 capitals, which may have a number (Q1:). The colon may be full-width, with a space before it.
@@ -14,6 +15,7 @@ Standard library only.
 """
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -24,6 +26,8 @@ from llmcli.errors import LLMError, usage
 
 _COLON = r"[ \t\u00a0\u202f]?[:：](?![:/\\])[ \t\u3000]*(?P<text>.*)"
 _SHORT_TEXT = 10_000  # characters in which one answer is enough
+_OTHER_NAME = re.compile(r"(?P<name>[^\W\d_][\w.'-]{0,30}(?: [\w.'-]{1,30}){0,2})" + _COLON)
+_TURNS_PER_OTHER = 8  # a name that begins fewer lines than one for so many turns is no third speaker
 _RULE = re.compile(r"[ \t]*([-=*])([ \t]*\1){2,}[ \t]*")  # a line of three or more of a character
 
 
@@ -114,12 +118,17 @@ def read_turns(document: Document, names: tuple[str, str] | None = None, start: 
             shape = known[0].shape.removesuffix(" turns").replace("/", " or ")
             raise LLMError(f"{document.name} line 1: text before the first speaker; begin the file with {shape}")
         return None
-    turns = _read(document.lines(), speakers.label)
+    turns, others = _read(document.lines(), speakers.label)
     answers = sum(turn.role == "assistant" for turn in turns)
     if not answers or not any(turn.role == "user" for turn in turns):
         return None
     is_enough = answers > 1 or sum(len(line) for turn in turns for line in turn.lines) <= _SHORT_TEXT
-    if not names and (not is_enough or (speakers.questions and turns[0].role != "user")):
+    third = sum(sum(count.values()) for count in others.values() if {"user", "assistant"} <= count.keys())
+    if not names and (
+        not is_enough
+        or (speakers.questions and (turns[0].role != "user" or 2 * sum(others["B"].values()) >= answers))
+        or (third >= 3 and third * _TURNS_PER_OTHER >= len(turns))
+    ):
         return None
     groups = list(_split(turns, speakers.questions))
     notes = []
@@ -141,8 +150,10 @@ def _role(label: re.Match[str]) -> str:
 # ---- reading turns
 
 
-def _read(lines: Iterable[str], label: re.Pattern[str]) -> list[_Turn]:
+def _read(lines: Iterable[str], label: re.Pattern[str]) -> tuple[list[_Turn], defaultdict[str, Counter[str]]]:
+    """The turns of a text that begins with one; other name -> (role -> how many lines in its turns begin with it)"""
     turns: list[_Turn] = []
+    others: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for number, line in enumerate(lines, 1):
         line = line.removesuffix("\r")
         if match := label.match(line):
@@ -152,9 +163,11 @@ def _read(lines: Iterable[str], label: re.Pattern[str]) -> list[_Turn]:
                 continue
         if turns:
             turns[-1].lines.append(line)
+            if (other := _OTHER_NAME.match(line)) and not other["name"][0].islower():
+                others[other["name"]][turns[-1].role] += 1
     if turns:
         turns[-1].end()
-    return turns
+    return turns, others
 
 
 # ---- conversations

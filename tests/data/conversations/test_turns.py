@@ -147,6 +147,14 @@ def test_a_second_answer_to_a_question_is_an_error() -> None:
     )
 
 
+PLAY = """Human: Who goes there?
+AI: Nobody that you know.
+Captain: Silence, both of you!
+Human: Captain, it speaks.
+Captain: I heard.
+AI: I only answered.
+Captain: Then answer me.
+"""
 OTHER_TEXTS = {
     "nothing": "",
     "blank lines": "\n \n\n",
@@ -155,6 +163,12 @@ OTHER_TEXTS = {
     "a book that opens with a question and an answer": "Q: Who?\nA: Me.\n\nChapter 1\n\n" + "It was a day.\n" * 1000,
     "a title before the first question": "Questions and answers\n\nQ: 1\nA: a\nQ: 2\nA: b\n",
     "a play": "First Citizen:\nBefore we proceed, hear me.\n\nAll:\nSpeak, speak.\n\nFirst Citizen:\nYou are here?\n",
+    "a play with a human, an AI and another": PLAY * 5,
+    "a play with a user, a bot and many others": "".join(
+        f"User: I am lost.\n{name}: So am I.\nBot: Who is not?\n{name}: Be quiet.\n"
+        for name in ("Ann", "Ben", "Eve", "Kim")
+    ),
+    "a quiz": "Q: Which one?\nA: the cat\nB: the dog\nC: the cow\nAnswer: B\n\n" * 9,
     "only questions": "Q: 1\nQ: 2\nQ: 3\n",
     "only answers": "A: 1\nA: 2\n",
     "an answer before the first question": "A: 1\nQ: 2\nA: 3\n",
