@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from llmcli import units
@@ -12,7 +13,8 @@ from llmcli.data.conversations.messages import Conversation, normalized
 from llmcli.data.conversations.record_kinds import Reading
 from llmcli.data.conversations.turns import shape_of
 from llmcli.data.text.corpus import Corpus, corpus_of_files, read_files
-from llmcli.data.text.documents import Document, OnRead, ignore
+from llmcli.data.text.documents import STANDARD_INPUT, Document, OnRead, ignore
+from llmcli.data.text.file_types import through, unpacked_name
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
 from llmcli.errors import LLMError
 
@@ -22,6 +24,8 @@ _TABLE_LINES = 10
 _NOTE_SECONDS = 5.0  # between two notes on the reading
 _NOTED_BYTES = 1_000_000  # of a file; of a smaller one only the name
 _READING_SHARE = 0.5  # of the time budget, for reading
+_PART_BYTES, _PART_LINES = 100_000_000, 100_000  # of a text, or of records, that a message suggests to train on
+_RECORD_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")  # of files with a record in a line
 _HTML = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body)\b", re.I | re.S)
 _JSON = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[\[{\"])")
 _OTHER_COLUMN = "--column NAME or --plain"
@@ -124,16 +128,27 @@ class ReadingProgress:
         self._size += size
         now = self._clock()
         if self._seconds and now - self._started > _READING_SHARE * self._seconds:
+            one = self._files == 1 or self._size >= _NOTED_BYTES
+            read = f"{units.size(self._size)} of it" if one else units.count(self._files, "file")
             raise ReadingEndsError(
-                f"{name}: reading takes more than half of the time; {units.count(self._files, 'file')}, and "
-                f"{units.size(self._size)} of this one, are read after {units.duration(now - self._started)}; give a "
-                "longer --time, or less text"
+                f"{f'{name}: ' * one}reading takes more than half of the time; {read} are read after "
+                f"{units.duration(now - self._started)}; give a longer --time"
+                + (_take_a_part(name) if one else ", or fewer and larger files")
             )
         if now - self._noted >= _NOTE_SECONDS:
             self._noted = now
             number = f", file {self._files:,}" if self._files > 1 else ""
             amount = f": {units.size(self._size)} of text" if self._size >= _NOTED_BYTES else ""
             self._on_note(f"reading {name}{number}{amount}")
+
+
+def _take_a_part(name: str) -> str:
+    """How to take the beginning of a file, where a command can do that."""
+    suffix = Path(unpacked_name(name)).suffix.lower()
+    if suffix in (".json", ".parquet") or name == STANDARD_INPUT:
+        return ""
+    head = f"head -n {_PART_LINES}" if suffix in _RECORD_SUFFIXES else f"head -c {_PART_BYTES}"
+    return f", or train on a part of the text: {through(head, name, f'part{suffix}')}"
 
 
 def read_sources(

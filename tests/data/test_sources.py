@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,16 +56,16 @@ def test_records_without_text_are_left_out_and_counted() -> None:
 
 
 def test_another_column_is_named_by_the_user() -> None:
-    data = lines(*({"title": f"T{i}", "content": f"C{i}!"} for i in range(2)))
+    data = lines(*({"title": f"T{i}", "content": f"C{i}"} for i in range(2)))
     with pytest.raises(LLMError) as caught:
         read("a.jsonl", data)
     assert str(caught.value) == (
         "a.jsonl: what to train on cannot be told from its columns ('title', 'content'); add --column content for its "
         "text, --column title,content for prompts and their answers, or --plain for the file as it is"
     )
-    assert text_of(read("a.jsonl", data, Reading(columns=("content",)))) == "C0!\n\nC1!"
+    assert text_of(read("a.jsonl", data, Reading(columns=("content",)))) == "C0\n\nC1"
     pairs = read("a.jsonl", data, Reading(columns=("title", "content"))).conversations
-    assert [[m.content for m in one.messages] for one in pairs] == [["T0", "C0!"], ["T1", "C1!"]]
+    assert [[m.content for m in one.messages] for one in pairs] == [["T0", "C0"], ["T1", "C1"]]
     assert [one.messages for one in read("a.jsonl", data, Reading(pairs=True)).conversations] == [
         one.messages for one in pairs
     ]
@@ -82,7 +83,7 @@ def test_preferences_are_refused_and_the_chosen_answers_are_read() -> None:
         [one, _] = read("a.jsonl", lines(record, record), Reading.of_options(None, False, advised, False)).conversations
         assert [message.content for message in one.messages] == ["Hi", "Ho"]
     feedback = [{"prompt": "Hi", "completion": "Ho", "label": label} for label in (True, False)]
-    with pytest.raises(LLMError, match=r'"label" says which answers are good, .*; keep the good ones only$'):
+    with pytest.raises(LLMError, match=r"select\(\.label\)' a\.jsonl > a-kept\.jsonl"):
         read("a.jsonl", lines(*feedback))
 
 
@@ -221,9 +222,35 @@ def test_reading_is_noted_and_ends_after_half_of_the_time() -> None:
     progress = ReadingProgress(20, notes.append, clock=lambda: now[0])
     with pytest.raises(LLMError) as caught:
         read_sources(["."], on_read=later)  # a directory: other errors of its files skip them
-    assert str(caught.value).startswith("a.txt.gz: reading takes more than half of the time; 1 file, and ")
-    assert str(caught.value).endswith(" are read after 12s; give a longer --time, or less text")
+    assert str(caught.value).startswith("a.txt.gz: reading takes more than half of the time; ")
+    assert str(caught.value).endswith("a part of the text: gzip -dc a.txt.gz | head -c 100000000 > part.txt")
+    put("b.csv", b"text\n" + b"x\n" * 999_999)
+    with pytest.raises(LLMError, match=r"give a longer --time, or train .*: head -n 100000 b\.csv > part\.csv$"):
+        read_sources(["b.csv"], on_read=later)
+    progress = ReadingProgress(20, notes.append, clock=lambda: now[0])
+    with pytest.raises(LLMError) as caught:
+        for name in ("1.txt", "2.txt", "3.txt"):
+            later(name, 10)
+    assert str(caught.value) == (
+        "reading takes more than half of the time; 3 files are read after 12s; give a longer --time, or fewer and "
+        "larger files"
+    )
     put("b.jsonl", b'{"text": "x"}\n' * 200_000)
     progress = ReadingProgress(36, notes.append, clock=lambda: now[0])
     with pytest.raises(LLMError, match=r"^b\.jsonl: reading takes more than half"):  # records are parsed after reading
         read_sources(["b.jsonl"], on_read=later)
+
+
+@pytest.mark.parametrize(("suffix", "program"), [("gz", "gzip"), ("zst", "zstd")])
+def test_a_compressed_text_without_space_for_it_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, suffix: str, program: str
+) -> None:
+    library = gzip if suffix == "gz" else pytest.importorskip("backports.zstd", exc_type=ImportError)
+    name = put(f"a.txt.{suffix}", library.compress(b"x" * 5_000_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 4_999_999))  # type: ignore[attr-defined]
+    with pytest.raises(LLMError) as caught:
+        read_sources([name])
+    assert str(caught.value).startswith(f"{name} holds 5.00 MB of text, and ")
+    assert str(caught.value).endswith(f"take a part: {program} -dc {name} | head -c 100000000 | llm train -")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, 5_000_000))  # type: ignore[attr-defined]
+    assert read_sources([name]).text.text_bytes == 5_000_000

@@ -21,6 +21,7 @@ from llmcli.data.conversations.messages import (
     from_record,
     is_list_of_messages,
     text_of_record,
+    unread_keys,
     without_blank_answers,
 )
 from llmcli.data.conversations.record_kinds import Reading, choose_shape
@@ -93,22 +94,32 @@ class _Records:
         return replace(document, columns=(column,), all_columns=all_columns, notes=tuple(self.notes))
 
     def conversations(self) -> ConversationFile:
-        conversations = [from_record(record, source, self.shape) for record, source in self._with_sources()]
+        conversations: list[Conversation] = []
+        for record, source in self._with_sources():
+            try:
+                conversations.append(from_record(record, source, self.shape))
+            except LLMError as error:
+                if conversations or self.place != "line" or _suffix(self.path) in _JSON_LINES_SUFFIXES:
+                    raise
+                raise LLMError(f"{error}; or add --plain to read the file as plain text") from error
         return _with_conversations(conversations, ConversationFile(
             self.name, self.path, self.shape.name, (), 0, tuple(self.notes), 0, self.sha256,
             columns=self.shape.keys, all_columns=tuple(map(str, self.columns)), first_row=self.first_row,
         ))  # fmt: skip
 
     def _with_sources(self) -> Iterator[tuple[object, str]]:
+        inner: dict[str, None] = {}  # keys in messages that are not read
         for number, record in self.numbered:
             yield record, f"{self.name} {self.place} {number:,}"
             if isinstance(record, Mapping):
                 self.columns.update(dict.fromkeys(record))
-        unused = [str(key) for key in self.columns if key not in self.shape.used_keys]
-        if unused:
-            read = self.shape.name if self.shape.name != "two columns" else " and ".join(self.shape.keys)
-            names = ", ".join(unused[:_MAX_KEYS]) + ", ..." * (len(unused) > _MAX_KEYS)
-            self.notes.append(f"{self.name}: read: {read}; not used: {names}")
+            inner.update(dict.fromkeys(unread_keys(record, self.shape)))
+        others = [str(key) for key in self.columns if key not in self.shape.used_keys]
+        read = self.shape.name if self.shape.name != "two columns" else " and ".join(self.shape.keys)
+        for what, unused in ((f"read: {read}; not used", others), ("not used in messages", list(inner))):
+            if unused:
+                names = ", ".join(unused[:_MAX_KEYS]) + ", ..." * (len(unused) > _MAX_KEYS)
+                self.notes.append(f"{self.name}: {what}: {names}")
 
 
 def read_conversations(name: str, path: Path, reading: Reading = _AUTOMATIC) -> ConversationFile | None:

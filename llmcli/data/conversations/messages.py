@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from llmcli.data.text.file_types import through, unpacked_name
 from llmcli.errors import LLMError, brief
 
 ROLES = ("system", "user", "assistant")
@@ -20,6 +21,7 @@ _ROLE_NAMES = (
     | {"developer": "system", "human": "user"}
     | dict.fromkeys(("gpt", "model", "bot", "ai", "chatgpt", "bard"), "assistant")
 )
+_READ_KEYS = {"role", "content", "from", "value", "weight", "train", "tool_calls", "function_call"}  # of a message
 _MESSAGE_EXAMPLE = '{"role": "user", "content": "text"}'
 
 
@@ -143,8 +145,39 @@ def from_record(record: object, source: str, shape: RecordShape | None = None) -
         messages = tuple(_read(fields, shape))
         _check_order(messages)
     except LLMError as error:
-        raise LLMError(f"{source}: {error}") from error
+        name = source.rpartition(" line ")[0]
+        command = filter_command(name, error.condition) if isinstance(error, _CallError) else ""
+        raise LLMError(f"{source}: {error}{command and f': {command}'}") from error
     return Conversation(messages, source)
+
+
+class _CallError(LLMError):
+    """An answer that calls a tool. Other conversations fulfill `condition`, in the language of jq."""
+
+    def __init__(self, message: str, condition: str) -> None:
+        super().__init__(message)
+        self.condition = condition
+
+
+def filter_command(name: str, condition: str) -> str:
+    """The command that writes the records of a JSON Lines file that fulfill a condition of jq to another file; "" for
+    other files.
+
+    >>> filter_command("my chats.jsonl", ".label")
+    "jq -c 'select(.label)' 'my chats.jsonl' > 'my chats-kept.jsonl'"
+    """
+    stem, _, suffix = unpacked_name(name).rpartition(".")
+    is_lines = suffix in ("jsonl", "ndjson")
+    return through(f"jq -c 'select({condition})'", name, f"{stem}-kept.{suffix}") if is_lines else ""
+
+
+def unread_keys(record: object, shape: RecordShape) -> Iterator[str]:
+    """The keys inside the messages of a record that are not read."""
+    record = _with_key(record)
+    values = [record.get(key) for key in shape.keys] if isinstance(record, Mapping) else []
+    for message in itertools.chain.from_iterable(value for value in values if isinstance(value, list)):
+        if isinstance(message, Mapping):
+            yield from (str(key) for key in message if key not in _READ_KEYS)
 
 
 def text_of_record(record: object, source: str, shape: RecordShape) -> str:
@@ -208,9 +241,10 @@ def _read_message(item: object, name: str) -> Message:
         what, known = ("role", "user or assistant") if role_key == "role" else ("sender", "human or gpt")
         raise LLMError(f"{name} has the {what} {brief(role)}; wanted system, {known}")
     if call := next((key for key in ("tool_calls", "function_call") if item.get(key)), None):
-        raise LLMError(
+        raise _CallError(
             f'{name} has "{call}", which is not read: the model would learn to answer without calling; leave such '
-            "conversations out"
+            "conversations out",
+            f"all(.{name.split(chr(34))[1]}[]; .{call} | not)",
         )
     if content_key not in item:
         raise LLMError(f'{name} has no "{content_key}"; wanted {{"{role_key}": "{role}", "{content_key}": "text"}}')

@@ -13,9 +13,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmcli.data.conversations.messages import Record, RecordShape, is_list_of_messages, normalized, record_shape
+from llmcli.data.conversations.messages import (
+    Record,
+    RecordShape,
+    filter_command,
+    is_list_of_messages,
+    normalized,
+    record_shape,
+)
 from llmcli.errors import LLMError, brief, usage
 
+_TEXT_NAMES = ("content", "body", "story", "article", "document", "output", "completion", "response")
 _MAX_COLUMNS = 8  # that a message lists
 
 
@@ -76,7 +84,7 @@ def choose_shape(
     known = {normalized(column): column for column in columns}
     if shape := _requested(name, objects, known, reading):
         return shape
-    if {"chosen", "rejected"} <= known.keys():
+    if 2 * sum({"chosen", "rejected"} <= set(map(normalized, record)) for record in objects) >= max(1, len(records)):
         values = (record.get(known["chosen"]) for record in objects)
         has_prompt = "prompt" not in known or any(isinstance(one, list) and len(one) > 1 for one in values)
         answer = [known["chosen"]] if has_prompt else [known["prompt"], known["chosen"]]
@@ -90,8 +98,9 @@ def choose_shape(
         label = known.get("label")
         marks = {str(record[label]).lower() for record in objects if label in record}
         if not shape.is_text and "false" in marks and marks <= {"true", "false"}:
+            command = filter_command(name, f".{label}")
             raise LLMError(f'{name}: "label" says which answers are good, and training would also learn the others; '
-                           "keep the good ones only")  # fmt: skip
+                           f"keep the good ones only{command and f' (JSON Lines: {command})'}")  # fmt: skip
         return shape
     if not objects or 2 * len(objects) < len(records):
         return None
@@ -162,7 +171,7 @@ def _explain_unknown(
         for column in columns
         if any(isinstance(value := record.get(column), str) and any(map(str.isalpha, value)) for record in records)
     }
-    texts = sorted(sizes, key=sizes.__getitem__, reverse=True)
+    texts = sorted(sizes, key=lambda column: (normalized(column) in _TEXT_NAMES, sizes[column]), reverse=True)
     ways = [f"{column_option(texts[0])} for its text"] if texts else []
     if len(texts) > 1:
         ways.append(f"{column_option(*list(sizes)[:2])} for prompts and their answers")
@@ -171,4 +180,5 @@ def _explain_unknown(
     if can_be_plain:
         ways.append("--plain for the file as it is")
     advice = f"; add {', or '.join(filter(None, (', '.join(ways[:-1]), ways[-1])))}" if ways else "; wanted text"
-    return f"{name}: what to train on cannot be told from its columns ({_listed(columns)}){advice}"
+    without = "" if texts else ", none of which holds words"
+    return f"{name}: what to train on cannot be told from its columns ({_listed(columns)}){without}{advice}"

@@ -3,8 +3,8 @@
 A file is a table if at least four in five of its first rows have the same number of columns, two or more; then any
 other row is an error. So prose with commas is no table.
 
-The first row is a header if it has the names of known columns, such as question and answer, or if a column has letters
-there and nowhere else.
+The first row is a header if it has the names of known columns, such as question and answer, if all its cells are common
+names of columns, or if a column has letters there and nowhere else.
 
 Standard library only.
 """
@@ -14,7 +14,7 @@ import csv
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Literal, TypeAlias
 
 from llmcli.data.conversations.messages import PAIRS, normalized
@@ -28,6 +28,20 @@ _PEEKED_LINES, _PEEKED_ROWS = 50, 10
 _MAX_CELL = 2**31 - 1  # characters; Python's own limit of 131,072 is smaller than answers can be
 _MAX_HEADER = 40  # characters of names of columns that a note suggests
 _HEADERS = ({"text"}, {"messages"}, {"conversations"}, {"chosen", "rejected"}, *map(set, PAIRS))
+_NAMES = {  # if all cells of the first row are among these, it is a header
+    "answer", "article", "back", "body", "category", "chinese", "class", "content", "de", "definition",
+    "description", "en", "english", "es", "example", "expression", "fr", "french", "front", "german", "headline",
+    "id", "it", "italian", "ja", "japanese", "key", "korean", "label", "language", "latin", "meaning", "name",
+    "notes", "number", "phone", "phrase", "portuguese", "prompt", "pt", "question", "reading", "response",
+    "russian", "sentence", "source", "spanish", "summary", "tags", "target", "term", "text", "title", "translation",
+    "url", "value", "vocabulary", "word", "zh", "単語", "意味", "英語", "日本語", "表", "裏", "名前", "答え", "質問",
+    "回答", "原文", "訳",
+}  # fmt: skip
+_REASONS = {  # of an error of Python's csv module, in the words of this one
+    "unexpected end of data": "a quotation mark without its partner",
+    "new-line": "a carriage return inside a row",
+    "expected after": "text after the quotation mark that ends a cell",
+}
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 
 # the delimiter, and whether a cell in quotation marks may hold it, line ends and doubled quotation marks
@@ -56,8 +70,8 @@ class Table:
             numbers = (str(self.columns.index(column) + 1) for column in used)
             return f"{row} is the header; if it is data: {column_option(*numbers)}"
         names = [self.first_row[int(column) - 1].strip() for column in used if int(column) <= len(self.first_row)]
-        is_short = sum(map(len, names)) < _MAX_HEADER
-        return f"{row} is data" + (f"; if it is the header: {column_option(*names)}" if is_short else "")
+        may_be_header = len("".join(names)) < _MAX_HEADER and not any(map(str.isdigit, "".join(names)))
+        return f"{row} is data" + (f"; if it is the header: {column_option(*names)}" if may_be_header else "")
 
 
 def read_table(document: Document, suffix: str, reading: Reading, on_read: OnRead = ignore) -> Table | None:
@@ -88,7 +102,7 @@ def _first_rows(document: Document, dialect: _Dialect) -> list[list[str]]:
     """The rows up to the first that cannot be read; it is an error later, unless there is another dialect."""
     rows = []
     with contextlib.suppress(_QuotingError):
-        lines = islice(document.lines(), _PEEKED_LINES)
+        lines = islice(_lines(document), _PEEKED_LINES)
         for _, row in islice(_rows(document.name, lines, dialect), _PEEKED_ROWS + 1):
             rows.append(row)
     return rows
@@ -116,9 +130,11 @@ def _has_header(rows: list[list[str]], width: int, reading: Reading) -> bool:
         return True
     if reading.columns and all(column.isdecimal() and 0 < int(column) <= width for column in reading.columns):
         return False
-    return _is_known_header(first) or (
-        len(others) > 1
-        and any(_has_letter(first[i]) and not any(_has_letter(row[i]) for row in others) for i in range(width))
+    names = set(map(normalized, first))
+    if _is_known_header(first) or (names <= _NAMES and len(names) == width):
+        return True
+    return len(others) > 1 and any(
+        _has_letter(first[i]) and not any(_has_letter(row[i]) for row in others) for i in range(width)
     )
 
 
@@ -157,13 +173,20 @@ def _rows_of_file(
     in memory for that, can be read so; otherwise they are part of the text."""
     if dialect == ("\t", True):
         try:
-            yield from list(_rows(document.name, document.lines(on_read), dialect))
+            yield from list(_rows(document.name, _lines(document, on_read), dialect))
             return
         except _QuotingError:
             dialect = ("\t", False)
     if not dialect[1]:
         notes.append(f"{document.name}: its quotation marks are part of the text")
-    yield from _rows(document.name, document.lines(on_read), dialect)
+    yield from _rows(document.name, _lines(document, on_read), dialect)
+
+
+def _lines(document: Document, on_read: OnRead = ignore) -> Iterator[str]:
+    """The lines of a table; in a text of one line, as old programs for the Mac write it, carriage returns end them."""
+    lines = document.lines(on_read)
+    start = list(islice(lines, 2))
+    return chain(start if len(start) > 1 else "".join(start).removesuffix("\r").split("\r"), lines)
 
 
 def _rows(name: str, lines: Iterable[str], dialect: _Dialect) -> Iterator[tuple[int, list[str]]]:
@@ -177,12 +200,14 @@ def _rows(name: str, lines: Iterable[str], dialect: _Dialect) -> Iterator[tuple[
         try:
             row = next(reader, None)
         except csv.Error as error:
-            reason = str(error).partition(" - ")[0]  # without advice on Python's `open`
+            reason = next((text for words, text in _REASONS.items() if words in str(error)), str(error))
             raise _QuotingError(
-                f"{name} line {start:,}: not a row of a table ({reason}); wanted text with a {_DELIMITERS[delimiter]} "
+                f"{name} line {start:,}: {reason}; wanted text with a {_DELIMITERS[delimiter]} "
                 f'or a quotation mark in it as "text", each quotation mark inside doubled'
             ) from error
         if row is None:
             return
+        if start == 1 and delimiter.join(row).rstrip("\r") == f"sep={delimiter}":
+            continue  # for Excel, which takes the delimiter from it
         if any(cell.strip() for cell in row):
             yield start, [cell.replace("\r\n", "\n") for cell in row]

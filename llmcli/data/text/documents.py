@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias, cast
 
 from llmcli.data.text import file_types
-from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
+from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy, check_temporary_space
 from llmcli.errors import LLMError
 
 OnRead: TypeAlias = Callable[[str, int], None]  # gets the name and the size of each block that was read
@@ -32,6 +32,7 @@ CHECKED_BYTES = 1 << 16  # decoded at a time to check them: they stay in the pro
 STANDARD_INPUT = "standard input"  # its name in messages
 _START_BYTES = 1 << 16  # of the text, to recognize what it holds
 _COMPRESSION = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}  # the first bytes of a file -> its program
+_MAX_GZIP_RATIO = 1032  # of the content to the file
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
@@ -236,8 +237,24 @@ def _decompressed(name: str, file: IO[bytes]) -> Iterator[tuple[IO[bytes], str]]
     if not program:
         yield file, ""
         return
-    with (gzip if program == "gzip" else _import_zstd(name)).open(file) as content:
+    module: Any = gzip if program == "gzip" else _import_zstd(name)
+    if name != STANDARD_INPUT:
+        check_temporary_space(name, program, _unpacked_size(file, program, module))
+    with module.open(file) as content:
         yield content, program
+
+
+def _unpacked_size(file: IO[bytes], program: str, module: Any) -> int:
+    """What a file says of the size of its content, of gzip modulo 4 GiB; 0 if it says nothing that can be true."""
+    with contextlib.suppress(Exception):  # OSError, ZstdError: reading it will raise them again
+        if program == "zstd":
+            return module.get_frame_info(file.peek(18)[:18]).decompressed_size or 0  # type: ignore[attr-defined]
+        packed = file.seek(0, os.SEEK_END)
+        file.seek(max(0, packed - 4))
+        size = int.from_bytes(file.read(), "little")
+        file.seek(0)
+        return size if size <= _MAX_GZIP_RATIO * packed else 0
+    return 0
 
 
 def _import_zstd(name: str) -> Any:
@@ -297,14 +314,8 @@ def _iconv(name: str, encoding: str, program: str) -> str:
     'gzip -dc a.gz | iconv -f UTF-16LE -t UTF-8 > a.utf8'
     """
     iconv = f"iconv -f {encoding} -t UTF-8"
-    if name == STANDARD_INPUT:
-        return iconv
-    output = shlex.quote(f"{file_types.unpacked_name(name) if program else name}.utf8")
-    return (
-        f"{program} -dc {shlex.quote(name)} | {iconv} > {output}"
-        if program
-        else f"{iconv} {shlex.quote(name)} > {output}"
-    )
+    output = f"{file_types.unpacked_name(name) if program else name}.utf8"
+    return iconv if name == STANDARD_INPUT else file_types.through(iconv, name, output, program)
 
 
 def continuation_bytes(data: bytes) -> int:

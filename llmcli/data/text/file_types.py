@@ -14,9 +14,12 @@ _UNPACK = "unpack it into a directory and name that: "
 _DATA = "export its text to a text file first"
 _TYPES: tuple[tuple[str, str, tuple[tuple[int, bytes], ...]], ...] = (  # (description, advice, (position, bytes), ...)
     ("a PDF", "extract its text first: pdftotext {file} {text}", ((0, b"%PDF-"),)),
+    ("a DjVu document", "extract its text first: djvutxt {file} {text}", ((0, b"AT&TFORM"),)),
     ("a tar archive", _UNPACK + "mkdir {stem} && tar -xf {file} -C {stem}", ((257, b"ustar"),)),
     ("a 7z archive", _UNPACK + "7z x -o{stem} {file}", ((0, b"7z\xbc\xaf\x27\x1c"),)),
     ("a RAR archive", _UNPACK + "unrar x {file} {stem}/", ((0, b"Rar!\x1a\x07"),)),
+    ("compressed twice", "unpack it again: gzip -d {file}", ((0, b"\x1f\x8b"),)),
+    ("compressed (lz4)", "unpack it first: lz4 -d {file}", ((0, b"\x04\x22\x4d\x18"),)),
     ("compressed (bzip2)", "unpack it first: bzip2 -dk {file}", ((0, b"BZh"),)),
     ("compressed (xz)", "unpack it first: xz -dk {file}", ((0, b"\xfd7zXZ\0"),)),
     ("an old Office document (.doc, .xls, .ppt)",
@@ -34,7 +37,7 @@ _TYPES: tuple[tuple[str, str, tuple[tuple[int, bytes], ...]], ...] = (  # (descr
      ((0, b"ID3"), (0, b"\xff\xfb"), (0, b"OggS"), (0, b"fLaC"), (8, b"WAVE"), (8, b"AVI "), (4, b"ftyp"),
       (0, b"\x1aE\xdf\xa3"))),
     ("an executable", "name a text file, or a directory of text files",
-     ((0, b"\x7fELF"), (0, b"\xcf\xfa\xed\xfe"), (0, b"\xca\xfe\xba\xbe"), (0, b"MZ"))),
+     ((0, b"\x7fELF"), (0, b"\xcf\xfa\xed\xfe"), (0, b"\xca\xfe\xba\xbe"), (0, b"\0asm"), (0, b"MZ"))),
 )  # fmt: skip
 _ZIP_TYPES: tuple[tuple[str, str, tuple[bytes, ...]], ...] = (  # (description, advice, names of members)
     ("an EPUB book", _PANDOC, (b"application/epub+zip", b"META-INF/container.xml")),
@@ -73,6 +76,19 @@ def describe_binary(name: str, start: bytes, end: bytes = b"", program: str = ""
 
 def unpacked_name(file: str) -> str:
     return file.removesuffix(".gz").removesuffix(".zst")
+
+
+def through(command: str, name: str, output: str, program: str | None = None) -> str:
+    """The line that sends a file, unpacked, through a command; its name tells the program, if that is not given.
+
+    >>> through("head -n 9", "my book.zst", "part.txt")
+    "zstd -dc 'my book.zst' | head -n 9 > part.txt"
+    """
+    if program is None:
+        program = {"gz": "gzip", "zst": "zstd"}.get(name.rpartition(".")[2], "")
+    file = shlex.quote(name)
+    source = f"{program} -dc {file} | {command}" if program else f"{command} {file}"
+    return f"{source} > {shlex.quote(output)}"
 
 
 def _recognize(start: bytes, end: bytes) -> tuple[str, str] | None:

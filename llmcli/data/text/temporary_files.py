@@ -1,11 +1,14 @@
 """Decoded text in a temporary file, and the error for a temporary file that cannot be written."""
 
 import contextlib
+import shlex
+import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
 from typing import IO
 
+from llmcli import units
 from llmcli.errors import LLMError
 
 
@@ -34,6 +37,21 @@ def _temporary_directory() -> str:
         return tempfile.gettempdir()
     except OSError:
         return "a temporary directory"
+
+
+def check_temporary_space(name: str, program: str, size: int) -> None:
+    """Raise TemporaryFileError if there is no space for `size` bytes, the content of a file packed by `program`."""
+    directory = _temporary_directory()
+    try:
+        free = shutil.disk_usage(directory).free
+    except OSError:  # found out when it is written
+        return
+    if size > free:
+        raise TemporaryFileError(
+            f"{name} holds {units.size(size)} of text, and {directory} has space for {units.size(free)}; set TMPDIR to "
+            f"a directory on a disk with more, or take a part: {program} -dc {shlex.quote(name)} | head -c 100000000 | "
+            "llm train -"
+        )
 
 
 class TextCopy:

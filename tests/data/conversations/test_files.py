@@ -220,6 +220,13 @@ def test_keys_that_are_not_used_are_named() -> None:
     assert file and file.notes == ("a.jsonl: read: question/answer; not used: k0, k1, k2, k3, k4, ...",)
 
 
+def test_keys_inside_messages_that_are_not_used_are_named() -> None:
+    record = {"messages": [*turns(("Hi", "Ho")), {"role": "user", "content": "1", "name": "Ann"}]}
+    record["messages"][1] |= {"reasoning_content": "Hm.", "weight": 1, "tool_calls": None}
+    file = read("a.jsonl", json_lines([record, {"messages": turns(("Hi", "Ho"))}]))
+    assert file and "a.jsonl: not used in messages: reasoning_content, name" in file.notes
+
+
 def test_one_blank_answer_of_many_is_left_out_alone() -> None:
     text = "".join(f"User: {i}?\nAssistant: {i if i != 137 else ''}\n" for i in range(300))
     file = read("a.txt", text)
@@ -310,7 +317,7 @@ OTHER_MALFORMED = {
     "an array without a comma": ("a.json", f"[{GOOD}\n{GOOD}]", "line 2: invalid JSON (wanted , or ] before "),
     "an array and more": ("a.json", f"[{GOOD}]\n[{GOOD}]", "line 2: invalid JSON (more after the end of the array"),
     "three columns": ("a.csv", "question,answer\n1,a\n2,b,c\n", "line 3: 3 columns; wanted 2"),
-    "an open quotation mark": ("a.csv", 'question,answer\n1,a\n2,"b\n', "line 3: not a row of a table (unexpected end"),
+    "an open quotation mark": ("a.csv", 'question,answer\n1,a\n2,"b\n', "line 3: a quotation mark without its partner"),
     "one column": ("a.tsv", "a\tb\n" * 30 + "c\n", "line 31: 1 column; wanted 2"),
     "bytes in a table": ("a.csv", b"question,answer\n1,a\n2,\xff\n", "is not UTF-8 text: byte 0xff at position 22;"),
     "two answers": ("a.txt", "Q: 1\nA: a\nA: b\n", "line 3: a second answer to the question in line 1"),
@@ -397,6 +404,16 @@ def test_a_file_that_must_hold_conversations_and_does_not_is_an_error() -> None:
         require_conversations(put("a.txt", b"Once upon a time.\n"), Path("a.txt"))
     with pytest.raises(LLMError, match=r"^a\.jsonl line 2: invalid JSON at character 14"):
         require_conversations(put("a.jsonl", b'\n{"prompt": "a\tb", "completion": "c"}\n'), Path("a.jsonl"))
+
+
+def test_where_no_record_of_a_json_file_is_a_conversation_the_option_for_plain_text_is_named() -> None:
+    problem = '"input" is the number 3.2; wanted text in quotes'
+    with pytest.raises(LLMError, match=rf"^a\.json line 1: {problem}; or add --plain to read the file as plain text$"):
+        read("a.json", '[{"input": 3.2, "output": 1.1}]')
+    for name, text in (("a.jsonl", '{"input": 3.2, "output": 1.1}'), ("b.json", f'[{GOOD},\n{{"messages": 3}}]')):
+        with pytest.raises(LLMError) as caught:
+            read(name, text)
+        assert "--plain" not in str(caught.value)
 
 
 def test_the_weight_of_an_answer_in_a_file_is_read() -> None:

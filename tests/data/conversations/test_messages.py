@@ -229,8 +229,11 @@ def test_calls_of_tools_are_refused(key: str) -> None:
         from_record({"messages": [*openai(USER), answer]}, "a.jsonl line 7")
     assert str(caught.value) == (
         f'a.jsonl line 7: message 2 of "messages" has "{key}", which is not read: the model would learn to answer '
-        "without calling; leave such conversations out"
+        f"without calling; leave such conversations out: jq -c 'select(all(.messages[]; .{key} | not))' a.jsonl > "
+        "a-kept.jsonl"
     )
+    with pytest.raises(LLMError, match=r"leave such conversations out$"):  # jq reads no Parquet
+        from_record({"messages": [*openai(USER), answer]}, "a.parquet row 7")
     assert from_record({"messages": [*openai(USER), answer | {"content": "Ho", key: []}]}, "a").messages[1] == ASSISTANT
 
 

@@ -40,7 +40,9 @@ PAIRS: list[tuple[str, str, list[tuple[str, str]], str, str]] = [  # (name, text
     ("a.csv", "answer,question\nHo,Hi", [("Hi", "Ho")], "2", ""),
     ("a.csv", "id,question,answer\n1,Hi,Ho\n2,Ha,He", [("Hi", "Ho"), ("Ha", "He")], "23", ""),
     ("a.csv", "Front,Back\nHi,Ho", [("Hi", "Ho")], "2", ""),
-    ("a.csv", "en,spanish\ncat,gato", [("en", "spanish"), ("cat", "gato")], "12", f"('en', 'spanish'){DATA}; if it"),
+    ("a.csv", "english,spanish\ncat,gato", [("cat", "gato")], "2", f"('english', 'spanish'){HEADER}1,2"),
+    ("a.tsv", "単語\t意味\n猫\tcat\n", [("猫", "cat")], "2", f"('単語', '意味'){HEADER}1,2"),
+    ("a.csv", "en,klingon\ncat,gato", [("en", "klingon"), ("cat", "gato")], "12", f"('en', 'klingon'){DATA}; if it"),
     ("a.csv", "name,phone\nAnn,55-1\nBob,55-2", [("Ann", "55-1"), ("Bob", "55-2")], "23", f"('name', 'phone'){HEADER}"),
     ("a.tsv", "1\tone\n2\ttwo", [("1", "one"), ("2", "two")], "12", f"('1', 'one'){DATA}"),
     ("a.csv", "city,x\nTokyo,14\nParis,2", [("Tokyo", "14"), ("Paris", "2")], "23", f"('city', 'x'){HEADER}1,2"),
@@ -57,6 +59,10 @@ PAIRS: list[tuple[str, str, list[tuple[str, str]], str, str]] = [  # (name, text
     ),
     ("a.csv", "question,answer\n,Ho\nHi,a\n", [("", "Ho"), ("Hi", "a")], "23", ""),
     ("a.tsv", 'Hi\t"one\ntwo"\n', [("Hi", "one\ntwo")], "1", ""),
+    ("a.csv", "sep=;\nquestion;answer\nHi;Ho\n", [("Hi", "Ho")], "3", ""),
+    ("a.csv", "sep=,\r\nHi,Ho\r\none,two\r\n", [("Hi", "Ho"), ("one", "two")], "23", "('Hi', 'Ho')"),
+    ("a.csv", "question,answer\rHi,Ho\rone,two\r", [("Hi", "Ho"), ("one", "two")], "23", ""),
+    ("a.tsv", "Hi\tHo\rone\ttwo", [("Hi", "Ho"), ("one", "two")], "12", "('Hi', 'Ho')"),
     ("a.csv", "question|answer\nHi|Ho, ha\n", [("Hi", "Ho, ha")], "2", ""),
     ("a.csv", "Hi, you|Ho\none|two\n", [("Hi, you", "Ho"), ("one", "two")], "12", "('Hi, you', 'Ho')"),
     ("a.csv", "question\tanswer\nHi\tHo\n", [("Hi", "Ho")], "2", ""),
@@ -113,12 +119,12 @@ def test_the_options_say_otherwise(name: str, reading: Reading, text: str, expec
 
 
 REFUSED = [
-    ("1,2\n3,4\n5,6\n", "what to train on cannot be told from its columns ('1', '2'); add --pairs for prompts and "
-     "their answers, or --plain for the file as it is"),
+    ("1,2\n3,4\n5,6\n", "what to train on cannot be told from its columns ('1', '2'), none of which holds words; add "
+     "--pairs for prompts and their answers, or --plain for the file as it is"),
     ("date,temp\n2024-01,3.5\n2024-02,4.1\n", "what to train on cannot be told from its columns ('date', 'temp')"),
     ("a,b,c\nx1,longer,z\n", "what to train on cannot be told from its columns ('1', '2', '3'); add --column 2 for its "
      "text, --column 1,2 for prompts and their answers, or --plain for the file as it is"),
-    ("title,body,n\nx,yy,1\nx,yy,2\n", "what to train on cannot be told from its columns ('title', 'body', 'n'); add "
+    ("title,body,n\nx,y,1\nx,y,2\n", "what to train on cannot be told from its columns ('title', 'body', 'n'); add "
      "--column body for its text, --column title,body"),
     ("chosen,rejected\nyes,no\n", "preference data: training would also learn the rejected answers; to train on the "
      "chosen ones: --column chosen"),
@@ -200,13 +206,13 @@ QA = "question,answer\nHi,Ho\n"
         (QA + "a,b,c\n", "line 3: 3 columns; wanted 2 ("),
         (QA + "a\n", "line 3: 1 column; wanted 2 ("),
         ("a,b\n" * 40 + '\n"x\ny",c,d\n', "line 42: 3 columns; wanted 2 ("),
-        (QA + 'a,"b\nc,d\ne,f\n', "line 3: not a row of a table (unexpected end of data); wanted text with a comma or"),
-        (QA + 'a,"b" c\n', "line 3: not a row of a table (',' expected after '\"'); wanted text with a comma or"),
-        (QA + "a,b\rc\n", "line 3: not a row of a table (new-line character seen in unquoted field); wanted"),
+        (QA + 'a,"b\nc,d\ne,f\n', "line 3: a quotation mark without its partner; wanted text with a comma or"),
+        (QA + 'a,"b" c\n', "line 3: text after the quotation mark that ends a cell; wanted text with a comma or"),
+        (QA + "a,b\rc\n", "line 3: a carriage return inside a row; wanted"),
         ("a,b,c\n" + "Hi,Ho\n" * 4, "line 1: 3 columns; wanted 2 ("),
         ("Hi,Ho\n" * 3 + "Hi\n" + "Hi,Ho\n", "line 4: 1 column; wanted 2 ("),
         ("Hi;Ho\n" * 3 + "Hi;Ho;Hu\n" + "Hi;Ho\n" * 9, "line 4: 3 columns; wanted 2 ("),
-        ("a,b\n" * 99 + 'c,"d\n', "line 100: not a row of a table (unexpected end of data)"),
+        ("a,b\n" * 99 + 'c,"d\n', "line 100: a quotation mark without its partner"),
     ],
 )
 def test_the_error_gives_the_line_in_which_a_row_begins(text: str, problem: str) -> None:

@@ -83,6 +83,9 @@ FILES: dict[str, tuple[Callable[[], bytes] | bytes, str]] = {
     "a.wav": (b"RIFF\x10\0\0\0WAVE" + BINARY, "is a recording or video"),
     "a.bz2": (b"BZh91AY" + BINARY, "is compressed (bzip2), not text; unpack it first: bzip2 -dk a.bz2"),
     "a.xz": (b"\xfd7zXZ\0" + BINARY, "unpack it first: xz -dk a.xz"),
+    "a.txt.gz": (lambda: gzip.compress(gzip.compress(b"A text.\n" * 200)), "(gzip -dk a.txt.gz), then unpack it again"),
+    "a.lz4": (b"\x04\x22\x4d\x18" + BINARY, "unpack it first: lz4 -d a.lz4"),
+    "a.djvu": (b"AT&TFORM" + BINARY, "djvutxt a.djvu a.txt"),
     "a.7z": (b"7z\xbc\xaf\x27\x1c" + BINARY, "7z x -oa a.7z"),
     "a.doc": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + BINARY, "is an old Office document"),
     "a.parquet": (b"PAR1" + BINARY, "arquet"),  # what train says depends on whether pyarrow is installed
