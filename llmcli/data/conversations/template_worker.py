@@ -40,11 +40,11 @@ def main() -> None:
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     with os.fdopen(os.dup(1), "w", encoding="ascii", buffering=1, newline="\n") as answers:
-        print(json.dumps({"ready": True}), file=answers)
+        answers.write(json.dumps({"ready": True}) + "\n")
         for line in sys.stdin.buffer:
             with _alarm():
                 answer = _answer(json.loads(line))
-            print(json.dumps(answer), file=answers)
+            answers.write(json.dumps(answer) + "\n")
 
 
 @contextlib.contextmanager
