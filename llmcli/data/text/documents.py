@@ -23,7 +23,7 @@ from typing import IO, Any, TypeAlias, cast
 
 from llmcli.data.text import file_types
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy, check_temporary_space
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, missing_extra
 
 OnRead: TypeAlias = Callable[[str, int], None]  # gets the name and the size of each block that was read
 
@@ -266,10 +266,8 @@ def _import_zstd(name: str) -> Any:
     try:
         from backports import zstd
     except ImportError as error:
-        raise LLMError(
-            f"to read {name} a package for zstd is needed: pip install 'llmcli[zstd]'; or unpack it: "
-            f"zstd -d {shlex.quote(name)}"
-        ) from error
+        problem = missing_extra(f"reading {name}", "backports.zstd", "zstd")
+        raise LLMError(f"{problem}; or unpack it: zstd -d {shlex.quote(name)}") from error
     return zstd
 
 

@@ -125,7 +125,8 @@ def test_without_a_library_for_zstd_the_error_says_what_to_install() -> None:
     with mock.patch.dict("sys.modules", missing), pytest.raises(LLMError) as caught:
         read_corpus(["a b.zst"])
     assert str(caught.value) == (
-        "to read a b.zst a package for zstd is needed: pip install 'llmcli[zstd]'; or unpack it: zstd -d 'a b.zst'"
+        "reading a b.zst needs backports.zstd, which this installation lacks; install it: pip install 'llmcli[zstd]'; "
+        "or unpack it: zstd -d 'a b.zst'"
     )
 
 
