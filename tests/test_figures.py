@@ -1,6 +1,7 @@
 """The two figures of a model, network and adapting, have the same names and the same values in every place."""
 
 import json
+import random
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -188,7 +189,8 @@ def test_the_figures_of_a_run_are_those_of_llm_eval(tmp_path: Path, llm: Any, mo
     checkpoint.save(tmp_path / "base.safetensors", replace(base, tokenizer_json=tokenizer.to_json()))
     Path("texts").mkdir()
     for number in range(60):
-        Path(f"texts/{number}.txt").write_text(f"{number}: {TEXT[:200]}{number * 7919 % 1013} {TEXT[:99]}\n", "utf-8")
+        words = random.Random(number).choices(TEXT.split(), k=50)  # in another order each, so no near-duplicates
+        Path(f"texts/{number}.txt").write_text(f"{number}: {' '.join(words)}\n", "utf-8")
     answer = llm("train", "texts", "--from", "base.safetensors", "-o", "m.safetensors", "--steps", 3, "--json")
     assert answer.exit_code == 0, answer.stderr
     done = json.loads(answer.stdout.splitlines()[-1])

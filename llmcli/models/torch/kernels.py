@@ -79,6 +79,12 @@ def _sum_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
+def _empty_heads_first(like: Tensor) -> Tensor:
+    """An empty [B, T, N, D] in memory order [N, B, T, D]: attention needs no copy. torch.compile, on a GPU, refuses it."""
+    B, T, N, D = like.shape
+    return like.new_empty(N, B, T, D).permute(1, 2, 0, 3)
+
+
 class _NormalizeRotate(_Function):
     """RMSNorm of each head, times its gain, then the rotary embedding of its position (arXiv:2104.09864): x [B, T, N,
     D], gain [N, D]; cos and sin [T, 1, D] of position * frequency, whose two halves of D are equal."""
@@ -87,10 +93,7 @@ class _NormalizeRotate(_Function):
     def forward(ctx: Any, x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
         y, scale = _normalized(x, eps)
         ctx.save_for_backward(y, scale, gain, cos, sin)
-        # memory order [N, B, T, D] on a CPU, so that attention needs no copy; torch.compile, on a GPU, refuses it
-        B, T, N, D = x.shape
-        out = x.new_empty(N, B, T, D).permute(1, 2, 0, 3) if _is_on_cpu(x) else None
-        return _rotated(y * gain, cos, sin, out)
+        return _rotated(y * gain, cos, sin, _empty_heads_first(x) if _is_on_cpu(x) else None)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
