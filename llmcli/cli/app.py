@@ -42,13 +42,15 @@ class ErrorHandlingGroup(TyperGroup):
 
     def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:
         convert_directly(self.get_params(ctx))
-        return super().parse_args(ctx, args)
+        if args[:1] == ["help"]:
+            args = [*args[1:2], "--help"]
+        return super().parse_args(ctx, ["--version"] if args[:1] == ["version"] else args)
 
     def list_commands(self, ctx: "Context") -> list[str]:
-        return [*SUBCOMMANDS, *self.commands]
+        return list(SUBCOMMANDS)
 
     def get_command(self, ctx: "Context", cmd_name: str) -> "Command | None":
-        return subcommand(cmd_name) if cmd_name in SUBCOMMANDS else super().get_command(ctx, cmd_name)
+        return subcommand(cmd_name) if cmd_name in SUBCOMMANDS else None
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run and exit. Also handles errors outside of a subcommand, for example while help is printed."""
@@ -70,8 +72,10 @@ class ErrorHandlingGroup(TyperGroup):
 
     def resolve_command(self, ctx: "Context", args: list[str]) -> "tuple[str | None, Command | None, list[str]]":
         """As Typer, but an unknown subcommand gets a suggestion."""
-        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            raise _unknown_command(args[0])
+        if args[0] not in SUBCOMMANDS and not args[0].startswith("-"):
+            from llmcli.cli import suggestions
+
+            raise usage(suggestions.command_hint(args[0], SUBCOMMANDS))
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: "Context") -> Any:
@@ -142,36 +146,6 @@ def subcommand(name: str) -> "Command":
     return typer.main.get_command(app_of_one)
 
 
-def _unknown_command(name: str) -> LLMError:
-    from llmcli.cli import suggestions
-
-    return usage(suggestions.command_hint(name, SUBCOMMANDS))
-
-
-@app.command(hidden=True)
-def version() -> None:
-    """Print the version."""
-    console.result(f"llmcli {__version__}")
-
-
-@app.command("help", hidden=True)
-def help_(
-    context: typer.Context,
-    command: Annotated[str | None, typer.Argument(metavar="COMMAND", help="A subcommand.")] = None,
-) -> None:
-    """Print the help of llm or of a subcommand."""
-    top = context.parent
-    assert top and isinstance(top.command, ErrorHandlingGroup)
-    if command is None:
-        console.result(top.get_help(), raw=True)
-        return
-    known = top.command.get_command(top, command)
-    if known is None:
-        raise _unknown_command(command)
-    with typer.Context(known, info_name=command, parent=top) as inner:
-        console.result(known.get_help(inner), raw=True)
-
-
 @app.callback()
 def _top(
     context: typer.Context,
@@ -179,7 +153,7 @@ def _top(
 ) -> None:
     """Options before the subcommand; without a subcommand the help is printed."""
     if version_:
-        version()
+        console.result(f"llmcli {__version__}")
         raise typer.Exit()
     if context.invoked_subcommand is None:
         console.result(context.get_help(), raw=True)

@@ -101,35 +101,6 @@ class Options:
     json: bool = flag("Print the result as JSON.")
     quiet: bool = flag("Print only results and errors.", names="-q --quiet", callback=console.set_quiet)
 
-    max_tokens: int = max_tokens_option(SamplingConfig.max_tokens)
-    temperature: float = option(
-        "X", "Sampling temperature; 0 always chooses the most likely token.", SamplingConfig.temperature,
-        names="-t --temperature --temp", panel=SAMPLING,
-    )  # fmt: skip
-    top_k: int = option(
-        "N", "Sample from the N most likely tokens only; 0 is off.", SamplingConfig.top_k,
-        names="-k --top-k", panel=SAMPLING,
-    )  # fmt: skip
-    top_p: float = option(
-        "X", "Sample from the most likely tokens only, as many as reach a total probability of X; 1 is off.",
-        SamplingConfig.top_p, names="-p --top-p", panel=SAMPLING,
-    )  # fmt: skip
-    min_p: float = option(
-        "X", "Sample only from tokens that are at least X times as likely as the most likely one; 0 is off.",
-        SamplingConfig.min_p, panel=SAMPLING,
-    )  # fmt: skip
-    repetition_penalty: float = option(
-        "X", "Penalty on tokens that have occurred; above 1 reduces repetition, 1 is off.",
-        SamplingConfig.repetition_penalty, names="--repetition-penalty --repeat-penalty", panel=SAMPLING,
-    )  # fmt: skip
-    seed: int | None = option(
-        "N", "Random seed; the same seed generates the same text (default: random).", names="-s --seed", panel=SAMPLING
-    )
-    memory: bool = flag("Mark passages that occur verbatim in the training text.", panel=ANALYSIS)
-    corpus: list[str] | None = option(
-        "FILE", "With --memory: training text, if it is not found automatically; can be repeated.", panel=ANALYSIS
-    )
-
     speakers: str | None = option(
         "USER,ASSISTANT",
         "Names that mark the turns of the user and of the assistant in a text (default: User,Assistant and Q,A).",
@@ -170,13 +141,6 @@ class Options:
             have, them = ("has", "it") if len(typed) == 1 else ("have", "them")
             raise usage(f"{' and '.join(typed)} {have} no effect {condition}; leave {them} out")
 
-    def sampling(self) -> SamplingConfig:
-        """The sampling options, with a random seed if none was given. Raises LLMError."""
-        values = {field.name: vars(self).get(field.name) for field in fields(SamplingConfig)}
-        if values["seed"] is None:
-            values["seed"] = int.from_bytes(os.urandom(4), "big")
-        return SamplingConfig(**values | {"stop": tuple(values["stop"] or ())})
-
     def reading(self) -> "Reading":
         """How --speakers, --pairs, --column and --plain say that files are read. Raises LLMError."""
         from llmcli.data.conversations.record_kinds import Reading
@@ -190,6 +154,70 @@ class Options:
         return Reading.of_options(speakers, self.pairs, self.column, vars(self).get("plain", False))
 
 
+class ResultOptions(Options):
+    """Those of a subcommand that prints a result and ends."""
+
+    json: bool
+    quiet: bool
+
+
+class ReadingOptions(ResultOptions):
+    """Those of a subcommand that reads text or conversations."""
+
+    speakers: str | None
+    pairs: bool
+    column: str | None
+    plain: bool
+
+
+class GenerationOptions(ResultOptions):
+    """Those of a subcommand that generates text."""
+
+    max_tokens: int = max_tokens_option(SamplingConfig.max_tokens)
+    temperature: float = option(
+        "X", "Sampling temperature; 0 always chooses the most likely token.", SamplingConfig.temperature,
+        names="-t --temperature --temp", panel=SAMPLING,
+    )  # fmt: skip
+    top_k: int = option(
+        "N", "Sample from the N most likely tokens only; 0 is off.", SamplingConfig.top_k,
+        names="-k --top-k", panel=SAMPLING,
+    )  # fmt: skip
+    top_p: float = option(
+        "X", "Sample from the most likely tokens only, as many as reach a total probability of X; 1 is off.",
+        SamplingConfig.top_p, names="-p --top-p", panel=SAMPLING,
+    )  # fmt: skip
+    min_p: float = option(
+        "X", "Sample only from tokens that are at least X times as likely as the most likely one; 0 is off.",
+        SamplingConfig.min_p, panel=SAMPLING,
+    )  # fmt: skip
+    repetition_penalty: float = option(
+        "X", "Penalty on tokens that have occurred; above 1 reduces repetition, 1 is off.",
+        SamplingConfig.repetition_penalty, names="--repetition-penalty --repeat-penalty", panel=SAMPLING,
+    )  # fmt: skip
+    seed: int | None = option(
+        "N", "Random seed; the same seed generates the same text (default: random).", names="-s --seed", panel=SAMPLING
+    )
+    memory: bool = flag("Mark passages that occur verbatim in the training text.", panel=ANALYSIS)
+    corpus: list[str] | None = option(
+        "FILE", "With --memory: training text, if it is not found automatically; can be repeated.", panel=ANALYSIS
+    )
+    quantize: str | None
+    no_cache: bool
+    device: str
+
+    def sampling(self) -> SamplingConfig:
+        """The sampling options, with a random seed if none was given. Raises LLMError, also for options of the group
+        that have no effect together."""
+        if not self.memory:
+            self.reject("without --memory", "corpus")
+        if self.quantize:
+            self.reject("with --quantize", "device")
+        values = {field.name: vars(self).get(field.name) for field in fields(SamplingConfig)}
+        if values["seed"] is None:
+            values["seed"] = int.from_bytes(os.urandom(4), "big")
+        return SamplingConfig(**values | {"stop": tuple(values["stop"] or ())})
+
+
 def as_function(command: Callable[[Any], None]) -> Callable[..., None]:
     """Return a function with one parameter per option, as Typer requires, which calls `command(options)`."""
     kind = command.__annotations__["options"]
@@ -198,7 +226,9 @@ def as_function(command: Callable[[Any], None]) -> Callable[..., None]:
         command(kind(context_, **values))
 
     parameters = [Parameter("context_", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
-    for name, annotation in kind.__annotations__.items():
+    groups = kind.__mro__[: kind.__mro__.index(Options)]
+    annotations = {name: one for group in groups for name, one in group.__annotations__.items()}
+    for name, annotation in annotations.items():
         info = copy(getattr(kind, name))
         if isinstance(info, OptionInfo) and not info.param_decls:
             info.param_decls = (f"--{name.rstrip('_').replace('_', '-')}",)

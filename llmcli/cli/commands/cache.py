@@ -3,16 +3,14 @@
 import datetime
 
 from llmcli import units
-from llmcli.cli.options import Options, flag
+from llmcli.cli.options import ResultOptions, flag
 from llmcli.cli.terminal import console, tables
 from llmcli.data.tokens.token_store import TokenCache, cache_directory
 from llmcli.errors import LLMError
 
 
-class _Options(Options):
+class _Options(ResultOptions):
     clear: bool = flag("Remove all cached tokens.")
-    json: bool
-    quiet: bool
 
 
 def cache(options: _Options) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from llmcli import units
 from llmcli.cli.chat import answers
 from llmcli.cli.options import (
-    Options,
+    GenerationOptions,
     argument,
     decoded,
     flag,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from llmcli.generation.chat import Chat
 
 
-class _Options(Options):
+class _Options(GenerationOptions):
     message: str | None = argument(
         "MESSAGE", "Message to answer, without a conversation; - reads it from standard input."
     )
@@ -36,19 +36,6 @@ class _Options(Options):
     system: str | None = option("TEXT", "System message, which says how the model should answer.")
     separate: bool = flag("With --json: answer each line of standard input in a conversation of its own.")
     max_tokens: int = max_tokens_option(ANSWER_TOKENS)
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repetition_penalty: float
-    seed: int | None
-    memory: bool
-    corpus: list[str] | None
-    quantize: str | None
-    no_cache: bool
-    device: str
-    json: bool
-    quiet: bool
 
 
 def chat(options: _Options) -> None:
@@ -63,10 +50,6 @@ def chat(options: _Options) -> None:
     message = options.message
     if not (options.json and message is None):
         options.reject("without --json or with a MESSAGE", "separate")
-    if not options.memory:
-        options.reject("without --memory", "corpus")
-    if options.quantize:
-        options.reject("with --quantize", "device")
     sampling = options.sampling()
     if options.model is None and not os.environ.get("LLMCLI_MODEL") and not Path(DEFAULT_MODEL).exists():
         raise _no_model()

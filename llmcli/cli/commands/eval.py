@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.cli.options import Options, argument, flag, model_path, note_skipped_files, option
+from llmcli.cli.options import ReadingOptions, argument, flag, model_path, note_skipped_files, option
 from llmcli.cli.reports.evaluation import ModelScore, TokenSurprisals, baseline_json, print_scores
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL, EVALUATION_CONTEXT
@@ -36,7 +36,7 @@ MAX_NAMES = 3  # of documents that a note lists
 NO_TOKENS = "the text has no tokens to measure; add --whole to measure what was trained on too"
 
 
-class _Options(Options):
+class _Options(ReadingOptions):
     texts: list[str] = argument(
         "TEXT", "Text to measure: files, directories or globs, also .gz; - reads standard input.", ...
     )
@@ -59,12 +59,6 @@ class _Options(Options):
     quantize: str | None
     no_cache: bool
     device: str
-    speakers: str | None
-    pairs: bool
-    column: str | None
-    plain: bool
-    json: bool
-    quiet: bool
 
 
 def eval_(options: _Options) -> None:

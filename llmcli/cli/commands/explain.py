@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.cli.options import Options, argument, check_report_path, flag, model_path, option, text_argument
+from llmcli.cli.options import ResultOptions, argument, check_report_path, flag, model_path, option, text_argument
 from llmcli.cli.terminal import console
 from llmcli.cli.terminal.safe_text import visible_whitespace
 from llmcli.errors import usage
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from llmcli.config import ModelConfig
 
 
-class _Options(Options):
+class _Options(ResultOptions):
     prompt: str | None = argument("PROMPT", "Prompt to analyze; - reads standard input.")
     model: str | None
     layer: int | None = option("N", "Layer whose attention to show, counted from 1 (default: mean of all).", min=1)
@@ -29,8 +29,6 @@ class _Options(Options):
     html: Path | None = option("FILE", "Write an interactive HTML page instead.")
     force: bool = flag("With --html: overwrite an existing file.")
     no_cache: bool
-    json: bool
-    quiet: bool
 
 
 def explain(options: _Options) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
-from llmcli.cli.options import Options, argument, choice, flag, model_path, option
+from llmcli.cli.options import ResultOptions, argument, choice, flag, model_path, option
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL, QUANTIZATIONS
 from llmcli.errors import LLMError, command_line, usage
@@ -26,7 +26,7 @@ MIN_DIVERGENCE = 0.001  # bits per byte: an estimate from one short text can be 
 MAX_CORPUS_NAMES = 5  # in the description of a model
 
 
-class _Options(Options):
+class _Options(ResultOptions):
     names: list[str] = argument(
         "[MODEL] OUTPUT",
         f"Model to export (default: $LLMCLI_MODEL or {DEFAULT_MODEL}), and the file or directory to write.",
@@ -41,8 +41,6 @@ class _Options(Options):
     name: str | None = option("TEXT", "Name of the model in its metadata.")
     license: str | None = option("TEXT", "License in its metadata, such as mit or apache-2.0.")
     force: bool = flag("Overwrite an existing output.")
-    json: bool
-    quiet: bool
 
 
 def export(options: _Options) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcli.cli.options import ANALYSIS, SAMPLING, Options, argument, flag, model_path, option, text_argument
+from llmcli.cli.options import ANALYSIS, SAMPLING, GenerationOptions, argument, flag, model_path, option, text_argument
 from llmcli.cli.terminal import console, styles
 from llmcli.config import SamplingConfig, as_record
 from llmcli.errors import LLMError
@@ -23,16 +23,10 @@ if TYPE_CHECKING:
     from llmcli.models.runtime import Runtime
 
 
-class _Options(Options):
+class _Options(GenerationOptions):
     prompt: str | None = argument("PROMPT", "Text to continue; - reads standard input.")
     model: str | None
     max_tokens: int
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repetition_penalty: float
-    seed: int | None
     stop: list[str] | None = option("TEXT", "Stop sequence, not printed; can be repeated.")
     samples: int = option(
         "N",
@@ -41,15 +35,15 @@ class _Options(Options):
         names="--samples --num-samples",
         min=1,
     )
-    next: int | None = option("N", "List the N most likely next words instead of generating.", min=1, panel=ANALYSIS)
-    steps: int | None = option(
-        "N", "Generate N tokens and show for each the candidates and how it is sampled.", min=1, panel=ANALYSIS
-    )
     literal: bool = flag(
         "Tokenize the prompt in one way only, as other programs do. Otherwise the first token is sampled over all "
         "tokenizations of the prompt's end, so that an incomplete word can be completed.",
         names="--literal/--no-literal",
         panel=SAMPLING,
+    )
+    next: int | None = option("N", "List the N most likely next words instead of generating.", min=1, panel=ANALYSIS)
+    steps: int | None = option(
+        "N", "Generate N tokens and show for each the candidates and how it is sampled.", min=1, panel=ANALYSIS
     )
     prompt_pair: bool = flag(
         "The prompt is a question, or the first half of another pair the model was trained on: generate the answer, as "
@@ -57,13 +51,6 @@ class _Options(Options):
     )
     color: bool = flag("Color each token by its probability.", panel=ANALYSIS)
     experts: bool = flag("Count for each expert the tokens for which it had the largest weight.", panel=ANALYSIS)
-    memory: bool
-    corpus: list[str] | None
-    quantize: str | None
-    no_cache: bool
-    device: str
-    json: bool
-    quiet: bool
 
 
 def generate(options: _Options) -> None:
@@ -131,10 +118,6 @@ def _check_options(options: _Options) -> None:
         options.reject("with --experts", "color", "device", "memory")
     if options.memory:
         options.reject("with --memory", "color")
-    else:
-        options.reject("without --memory", "corpus")
-    if options.quantize:
-        options.reject("with --quantize", "device")
 
 
 # ---- generated text

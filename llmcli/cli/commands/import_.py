@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli import units
-from llmcli.cli.options import Options, argument, flag, option
+from llmcli.cli.options import ResultOptions, argument, flag, option
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint
 
 
-class _Options(Options):
+class _Options(ResultOptions):
     source: str = argument("SOURCE", "Model to import: a Hugging Face directory or a .gguf file.", ...)
     output: Path = option("FILE", "Model file to write.", Path(DEFAULT_MODEL), names="-o --output")
     adapter: Path | None = option(
@@ -26,8 +26,6 @@ class _Options(Options):
         "TEXT", "Give the model an n-gram cache, fitted on a text like those that it will read."
     )
     force: bool = flag("Overwrite an existing file.")
-    json: bool
-    quiet: bool
 
 
 def import_(options: _Options) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.cli.options import Options, argument, check_report_path, flag, model_path, option
+from llmcli.cli.options import ResultOptions, argument, check_report_path, flag, model_path, option
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from llmcli.formats.safetensors.header import Header
 
 
-class _Options(Options):
+class _Options(ResultOptions):
     file: str | None = argument(
         "FILE",
         f"Any .safetensors or .gguf file, or a Hugging Face directory (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).",
@@ -25,8 +25,6 @@ class _Options(Options):
     html: Path | None = option("FILE", "Save an interactive HTML page.")
     force: bool = flag("With --plot or --html: overwrite an existing file.")
     verify: bool = flag("Check the file against the hash that it contains.")
-    json: bool
-    quiet: bool
 
 
 def inspect(options: _Options) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli import units
-from llmcli.cli.options import Options, argument, flag, option
+from llmcli.cli.options import ResultOptions, argument, flag, option
 from llmcli.cli.terminal import console
 from llmcli.errors import LLMError, usage
 from llmcli.formats.atomic_io import reject_gguf_name, reject_overwriting
@@ -17,15 +17,13 @@ if TYPE_CHECKING:
 DEFAULT_OUTPUT = "mixture.safetensors"
 
 
-class _Options(Options):
+class _Options(ResultOptions):
     models: list[str] = argument("MODELS", "Two or more models, each trained on its own domain.", ...)
     output: Path = option("FILE", "Model file to write.", Path(DEFAULT_OUTPUT), names="-o --output")
     average: bool = flag(
         "Average the weights into a single model instead; for models fine-tuned from the same base model."
     )
     force: bool = flag("Overwrite an existing file.")
-    json: bool
-    quiet: bool
 
 
 def mix(options: _Options) -> None:

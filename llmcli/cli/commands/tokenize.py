@@ -4,7 +4,7 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.cli.options import Options, argument, flag, model_path, option, text_argument
+from llmcli.cli.options import ResultOptions, argument, flag, model_path, option, text_argument
 from llmcli.cli.reports import tokens as token_output
 from llmcli.cli.terminal import console
 from llmcli.cli.terminal.safe_text import visible_whitespace
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DEFAULT_OUTPUT = "tokenizer.json"
 
 
-class _Options(Options):
+class _Options(ResultOptions):
     text: str | None = argument("TEXT", "Text to tokenize; - reads standard input.")
     model: str | None
     file: Path | None = option("FILE", "Tokenize the text in a file instead.")
@@ -39,8 +39,6 @@ class _Options(Options):
     char: bool = flag("With --train: one token per character instead of BPE.")
     output: Path = option("FILE", "With --train: tokenizer file to write.", Path(DEFAULT_OUTPUT), names="-o --output")
     force: bool = flag("With --train: overwrite an existing file.")
-    json: bool
-    quiet: bool
 
 
 def tokenize(options: _Options) -> None:

@@ -14,7 +14,7 @@ import typer
 
 from llmcli import units
 from llmcli.cli import app, process_start
-from llmcli.cli.options import DATA, Options, argument, choice, flag, note_skipped_files, option, parse_duration
+from llmcli.cli.options import DATA, ReadingOptions, argument, choice, flag, note_skipped_files, option, parse_duration
 from llmcli.cli.terminal import console
 from llmcli.cli.terminal.signals import end_on_stop_requests, forward_stop_requests, ignore_stop_requests, stop_requests
 from llmcli.config import DEFAULT_MODEL, DEVICES, DTYPES, MAX_VOCAB_SIZE, MIN_VOCAB_SIZE, TrainConfig, cpu_cores
@@ -36,7 +36,7 @@ MAX_PROMPT_SEARCH_TOKENS = 4_000  # at the start of a text, in which a prompt is
 OMITTED = {"time", "steps", "epochs", "force", "json", "quiet", "corpus"}
 
 
-class _Options(Options):
+class _Options(ReadingOptions):
     corpus: list[str] = argument(
         "CORPUS", "Text or conversations: files, directories or globs, also .gz; - reads text from standard input.", ...
     )
@@ -74,10 +74,6 @@ class _Options(Options):
         "Held-out text: a file, or the fraction of the corpus to hold out (default: 0.1).",
         panel=DATA,
     )
-    speakers: str | None
-    pairs: bool
-    column: str | None
-    plain: bool
     layers: int | None = option("N", "Number of transformer layers.", min=1, max=1024, panel=MODEL)
     width: int | None = option("N", "Hidden size (embedding width).", min=2, max=1_000_000, panel=MODEL)
     heads: int | None = option("N", "Number of attention heads; must divide --width.", min=1, panel=MODEL)
@@ -129,8 +125,6 @@ class _Options(Options):
         names="--shard/--no-shard",
         panel=TRAINING,
     )
-    json: bool
-    quiet: bool
 
 
 def train(options: _Options) -> None:
