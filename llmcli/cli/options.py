@@ -1,6 +1,7 @@
 """Declaring the options of a subcommand, those that several subcommands share, and converting and reading values."""
 
 import math
+import operator
 import os
 import re
 import sys
@@ -159,6 +160,13 @@ class ResultOptions(Options):
 
     json: bool
     quiet: bool
+
+    def report(self, record: dict[str, Any], sentence: str) -> None:
+        """Print what has been done: with --json as a record, otherwise as a note."""
+        if self.json:
+            console.json_result(record)
+        else:
+            console.note(sentence)
 
 
 class ReadingOptions(ResultOptions):
@@ -345,12 +353,10 @@ def parse_duration(text: str) -> float:
     >>> [parse_duration(t) for t in ("90s", "2m20s", "1h30m", "1.5m")]
     [90.0, 140.0, 5400.0, 90.0]
     """
-    match = re.fullmatch(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", text.strip().replace(" ", ""))
-    try:
-        amounts = [float(part or 0) for part in match.groups()] if match else []
-    except ValueError:
-        amounts = []
-    total = math.fsum(a * b for a, b in zip(amounts, (86400, 3600, 60, 1), strict=True)) if amounts else 0.0
+    number = r"(\d+\.?\d*|\.\d+)"
+    match = re.fullmatch(rf"(?:{number}d)?(?:{number}h)?(?:{number}m)?(?:{number}s)?", text.replace(" ", ""), re.ASCII)
+    amounts = [float(part or 0) for part in match.groups()] if match else [0.0]
+    total = math.fsum(map(operator.mul, amounts, (86400, 3600, 60, 1)))
     if total <= 0:
         raise usage(f"--time must be a duration, found {text}; write it as 90s, 5m, 2h or 1h30m")
     return total

@@ -57,16 +57,26 @@ class Answer:
         return {
             "role": "assistant",
             "content": self.text,
-            "tokens": [
-                {"id": piece.id, "text": piece.text, "logprob": round(piece.logprob, 6)} for piece in self.pieces
-            ],
+            "tokens": self.tokens_json(),
             "finish_reason": self.finish_reason,
             "prompt_tokens": prompt,
             "cached_tokens": cached,
             "dropped_turns": self.dropped_turns,
+            **self.speed_json(),
+        }
+
+    def tokens_json(self) -> list[dict[str, Any]]:
+        return [{"id": piece.id, "text": piece.text, "logprob": round(piece.logprob, 6)} for piece in self.pieces]
+
+    def speed_json(self) -> dict[str, float]:
+        return {
             "tokens_per_second": round(self.tokens_per_second, 1),
             "seconds_to_first_token": round(self.seconds_to_first_token, 4),
         }
+
+    def note_speed(self, seed: int) -> None:
+        tokens = units.count(len(self.pieces), "token")
+        console.note(f"[{tokens}, {self.tokens_per_second:,.0f} tokens/s, seed {seed}]")
 
 
 def receive(
@@ -83,7 +93,7 @@ def receive(
     """
     from llmcli.generation.chat import READ_CHUNK, Reading, TurnsDropped
 
-    answer, has_status, is_answered = Answer(max_tokens), False, False
+    answer, is_answered = Answer(max_tokens), False
     wrap = WordWrap(terminal_width()) if sys.stdout.isatty() else None
     try:
         for event in events:
@@ -97,13 +107,11 @@ def receive(
             elif isinstance(event, Reading):
                 answer.reading = event
                 if event.tokens - event.cached > READ_CHUNK:
-                    has_status = True
                     console.status(f"reading: {event.processed:,} of {event.tokens:,} tokens")
             else:
-                answer.add(event)
-                if has_status:
-                    has_status = False
+                if not answer.text:
                     console.status("")
+                answer.add(event)
                 if shows_text and event.text:
                     text = event.text
                     if wrap:
@@ -116,7 +124,7 @@ def receive(
                 break
         is_answered = True
     finally:
-        if has_status:
+        if not answer.text:
             console.status("")
         if shows_text and (is_answered or answer.text):
             console.verbatim(wrap.finish() if wrap else "", end="\n", raw=True)

@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from llmcli.cli.terminal.text_layout import truncate
 from llmcli.config import SamplingConfig
@@ -85,15 +85,15 @@ def set_option(sampling: SamplingConfig, text: str) -> SamplingConfig:
     if name not in SETTINGS:
         raise usage(f"/set has no {name}; it has {', '.join(SETTINGS)}")
     field = name.replace("-", "_")
-    kind = next(one.type for one in fields(SamplingConfig) if one.name == field)
+    kind = type(getattr(SamplingConfig(), field))
     try:
-        number = int(value) if kind in (int, "int") else float(value)
+        number = kind(value)
     except ValueError:
-        what = "a whole number" if kind in (int, "int") else "a number"
+        what = "a whole number" if kind is int else "a number"
         example = f"/set {name} {dict(settings(sampling))[name]}"
         raise usage(f"/set {name} needs {what}, found {value or 'nothing'}; for example: {example}") from None
     try:
-        return replace(sampling, **{field: number})  # type: ignore[arg-type]
+        return replace(sampling, **{field: number})
     except LLMError as error:  # it names the option of the command line
         raise usage(str(error).removeprefix("--")) from None
 

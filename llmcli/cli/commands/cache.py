@@ -4,7 +4,7 @@ import datetime
 
 from llmcli import units
 from llmcli.cli.options import ResultOptions, flag
-from llmcli.cli.terminal import console, tables
+from llmcli.cli.terminal import tables
 from llmcli.data.tokens.token_store import TokenCache, cache_directory
 from llmcli.errors import LLMError
 
@@ -25,10 +25,10 @@ def cache(options: _Options) -> None:
     directory = cache_directory()
     if directory is None:
         raise LLMError("there is no home directory, so nothing is kept; set XDG_CACHE_HOME to a directory")
-    (_clear if options.clear else _list)(TokenCache(directory), json=options.json)
+    (_clear if options.clear else _list)(TokenCache(directory), options)
 
 
-def _clear(opened: TokenCache, *, json: bool) -> None:
+def _clear(opened: TokenCache, options: _Options) -> None:
     try:
         removed = opened.clear()
     except OSError as error:
@@ -36,36 +36,26 @@ def _clear(opened: TokenCache, *, json: bool) -> None:
             f"cannot remove {error.filename}: {error.strerror or error}; end the runs that use it"
         ) from error
     size = sum(file.size for file in removed)
-    if json:
-        console.json_result({"directory": str(opened.directory), "removed": len(removed), "bytes": size})
-    else:
-        console.note(f"removed {units.count(len(removed), 'file')} ({units.size(size)}) from {opened.directory}")
+    options.report(
+        {"directory": str(opened.directory), "removed": len(removed), "bytes": size},
+        f"removed {units.count(len(removed), 'file')} ({units.size(size)}) from {opened.directory}",
+    )
 
 
-def _list(opened: TokenCache, *, json: bool) -> None:
+def _list(opened: TokenCache, options: _Options) -> None:
     from llmcli.data.tokens.shards import stored_texts
 
     texts, limit = stored_texts(opened), opened.limit()
     size = sum(text.size for text in texts)
-    if json:
-        entries = [
-            {
-                "text": text.text, "tokenizer": text.tokenizer, "files": text.shards, "tokens": text.tokens,
-                "bytes": text.size, "used": _date(text.used),
-            }
-            for text in texts
-        ]  # fmt: skip
-        console.json_result(
-            {"directory": str(opened.directory), "bytes": size, "limit": round(limit), "texts": entries}
-        )
-        return
-    rows = [
-        (text.text, text.tokenizer, f"{text.shards:,}", f"{text.tokens:,}", units.size(text.size), _date(text.used))
-        for text in texts
-    ]
-    if rows:
-        tables.table(("text", "tokenizer", "files", "tokens", "size", "used"), rows, numbers=(2, 3, 4))
-    console.note(f"{opened.directory}: {units.size(size)} of at most {units.size(limit)}")
+    rows = [(text.text, text.tokenizer, text.shards, text.tokens, text.size, _date(text.used)) for text in texts]
+    if rows and not options.json:
+        shown = [(*row[:2], f"{row[2]:,}", f"{row[3]:,}", units.size(row[4]), row[5]) for row in rows]
+        tables.table(("text", "tokenizer", "files", "tokens", "size", "used"), shown, numbers=(2, 3, 4))
+    entries = [dict(zip(("text", "tokenizer", "files", "tokens", "bytes", "used"), row, strict=True)) for row in rows]
+    options.report(
+        {"directory": str(opened.directory), "bytes": size, "limit": round(limit), "texts": entries},
+        f"{opened.directory}: {units.size(size)} of at most {units.size(limit)}",
+    )
 
 
 def _date(seconds: float) -> str:

@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 
 
 class _Options(GenerationOptions):
-    message: str | None = argument(
-        "MESSAGE", "Message to answer, without a conversation; - reads it from standard input."
-    )
+    message: str | None = argument("MESSAGE", "Message to answer, without a conversation; - reads standard input.")
     model: str | None
     system: str | None = option("TEXT", "System message, which says how the model should answer.")
     separate: bool = flag("With --json: answer each line of standard input in a conversation of its own.")
@@ -100,8 +98,7 @@ def _answer_once(conversation: "Chat", text: str, marks: memory_report.Memory | 
         marks.show(answer.text)
     answers.note_end(answer, "for a longer answer: -n 2000")
     if sys.stdout.isatty():
-        tokens, speed = units.count(len(answer.pieces), "token"), answer.tokens_per_second
-        console.note(f"[{tokens}, {speed:,.0f} tokens/s, seed {sampling.seed}]")
+        answer.note_speed(sampling.seed)
 
 
 # ---- --json

@@ -3,7 +3,7 @@
 import itertools
 import math
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from llmcli.data.sources import Sources
     from llmcli.data.text.corpus import Corpus
     from llmcli.evaluation.compressors import Baseline
+    from llmcli.evaluation.evaluator import OnTokens
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.ensemble_file import Ensemble
     from llmcli.models.runtime import Runtime
@@ -41,9 +42,7 @@ class _Options(ReadingOptions):
         "TEXT", "Text to measure: files, directories or globs, also .gz; - reads standard input.", ...
     )
     models: list[str] | None = option(
-        "FILE",
-        f"Model to measure; can be repeated (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).",
-        names="-m --model",
+        "FILE", f"Model to measure; can be repeated (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).", names="-m --model"
     )
     past: list[str] | None = option(
         "FILE", "Text that the compressors read first; can be repeated (default: the models' training text)."
@@ -51,10 +50,7 @@ class _Options(ReadingOptions):
     whole: bool = flag("Measure all of a text that a model was trained on, not only what was held out.")
     per_token: bool = flag("Show the surprisal of each token and the most surprising passages.")
     context: int | None = option(
-        "N",
-        f"Context length in tokens (default: that of the model, at most {EVALUATION_CONTEXT}, or that of its training "
-        "if longer).",
-        min=2,
+        "N", f"Context length in tokens (default: the model's, at most {EVALUATION_CONTEXT} or its training's).", min=2
     )
     quantize: str | None
     no_cache: bool
@@ -177,20 +173,26 @@ def _evaluate_text(options: _Options, models: "Models", text: "Corpus", past: "C
     scores = [score for variant in _variants(options, models) for score in _text_scores(variant, measured)]
     if not scores:
         raise LLMError(NO_TOKENS)
+    _print(options, scores, _baselines(measured, past, trained), _first_byte(text, measured))
+
+
+def _print(options: _Options, scores: list[ModelScore], baselines: "Sequence[Baseline]", from_byte: int) -> None:
+    """Print the scores on each document, the best first, and those of compressors on all documents."""
     files = list(dict.fromkeys(score.file for score in scores))
     scores.sort(key=lambda score: (files.index(score.file), round(score.score.bits_per_byte, 6)))
-    baselines = _baselines(measured, past, trained)
     if options.json:
         console.json_result({
             "results": [score.as_json() for score in scores],
             "baselines": [baseline_json(baseline, files[-1]) for baseline in baselines],
-            "from_byte": _first_byte(text, measured),
+            "from_byte": from_byte,
         })  # fmt: skip
     else:
         print_scores(scores, baselines, files[-1])
 
 
-def _text_scores(variant: _Variant, text: "Corpus") -> Iterator[ModelScore]:
+def _text_scores(
+    variant: _Variant, text: "Corpus", on_tokens: "OnTokens" = lambda ids, nats: None
+) -> Iterator[ModelScore]:
     """The score of a model on each document, and on all together if there are several."""
     from llmcli.evaluation.evaluator import Score, measure, stride
     from llmcli.formats.loading import open_tokenizer
@@ -207,7 +209,7 @@ def _text_scores(variant: _Variant, text: "Corpus") -> Iterator[ModelScore]:
         for part in text.contents:
             document = part.document.name
             progress = partial(variant.show_progress, document=document)
-            score = measure(document, part.text(), runtime, tokenizer, progress, context=context)
+            score = measure(document, part.text(), runtime, tokenizer, progress, on_tokens, context=context)
             total += score
             if score.tokens:
                 yield ModelScore(name, document, score, context, step)
@@ -219,27 +221,27 @@ def _surprisals(variant: _Variant, text: "Corpus") -> TokenSurprisals:
     """The surprisal of each token under a model."""
     import numpy as np
 
-    from llmcli.evaluation.evaluator import Score, measure
+    from llmcli.evaluation.evaluator import Score
     from llmcli.formats.loading import open_tokenizer
 
-    tokenizer = open_tokenizer(variant.source)
-    result = TokenSurprisals(str(variant.path), tokenizer, [], [], [], [], Score(0.0, 0, 0))
+    ids: list[int] = []
+    bits: list[float] = []
 
     def add_tokens(tokens: "NDArray[np.integer]", nats: "NDArray[np.floating]") -> None:
-        result.ids.extend(tokens.tolist())
-        result.bits.extend((np.asarray(nats, np.float64) / math.log(2)).tolist())
+        ids.extend(tokens.tolist())
+        bits.extend((np.asarray(nats, np.float64) / math.log(2)).tolist())
 
-    with variant.opened() as (runtime, context):
-        for part in text.contents:
-            document = part.document.name
-            result.first_tokens.append(len(result.ids))
-            result.files.append(document)
-            progress = partial(variant.show_progress, document=document)
-            score = measure(document, part.text(), runtime, tokenizer, progress, add_tokens, context=context)
-            result = replace(result, score=result.score + score)
-    if not result.ids:
+    first_tokens, files, total = [0], [], Score(0.0, 0, 0)
+    for scored in _text_scores(variant, text, add_tokens):
+        if scored.file is not None:
+            first_tokens.append(len(ids))
+            files.append(scored.file)
+            total += scored.score
+    if not ids:
         raise LLMError(NO_TOKENS)
-    return result
+    return TokenSurprisals(
+        str(variant.path), open_tokenizer(variant.source), ids, bits, files, first_tokens[:-1], total
+    )
 
 
 def _note_training_text(measured: "Corpus", trained: "Corpus", models: "Models") -> None:
@@ -350,11 +352,7 @@ def _evaluate_answers(
         _answer_score(variant, measured.conversations, templates[variant.path], file)
         for variant in _variants(options, models)
     ]
-    scores.sort(key=lambda score: round(score.score.bits_per_byte, 6))
-    if options.json:
-        console.json_result({"results": [score.as_json() for score in scores], "baselines": [], "from_byte": 0})
-    else:
-        print_scores(scores, [], None)
+    _print(options, scores, [], 0)
 
 
 def _answer_score(

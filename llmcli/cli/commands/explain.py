@@ -19,13 +19,8 @@ class _Options(ResultOptions):
     layer: int | None = option("N", "Layer whose attention to show, counted from 1 (default: mean of all).", min=1)
     head: int | None = option("N", "With --layer: head whose attention to show, counted from 1 (default: mean).", min=1)
     next: int = option("N", "Number of next tokens and words to show.", 5, min=1)
-    literal: bool = flag(
-        "Tokenize the prompt in one way only, as generate --literal does.", names="--literal/--no-literal"
-    )
-    prompt_pair: bool = flag(
-        "Answer the prompt, as llm generate --prompt-pair does, and show which words of the prompt each word of the "
-        "answer attends to."
-    )
+    literal: bool = flag("Tokenize the prompt in one way only.", names="--literal/--no-literal")
+    prompt_pair: bool = flag("Answer the prompt, and show which of its words each word of the answer attends to.")
     html: Path | None = option("FILE", "Write an interactive HTML page instead.")
     force: bool = flag("With --html: overwrite an existing file.")
     no_cache: bool
@@ -80,10 +75,7 @@ def explain(options: _Options) -> None:
 
         page = explanation_page(explanation, tokenizer, text, words, options.next, path.name, subject.expert)
         atomic_io.write(html, [page])
-        if options.json:
-            console.json_result({"prompt": text, "page": str(html)})
-        else:
-            console.note(f"saved {html}; open it in a browser")
+        options.report({"prompt": text, "page": str(html)}, f"saved {html}; open it in a browser")
     elif options.json:
         console.json_result(report.as_json() | ({"expert": subject.expert} if subject.expert else {}))
     else:

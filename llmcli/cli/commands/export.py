@@ -35,8 +35,7 @@ class _Options(ResultOptions):
     to: str | None = choice(*FORMATS, help="Output format: Hugging Face directory, GGUF file, or the tokenizer alone.")
     quantize: str | None = choice(*QUANTIZATIONS, help="Write a .safetensors file with quantized weights instead.")
     dtype: str | None = option(
-        "f32|f16|bf16|q8_0|q4_0",
-        "Data type of the weights; q8_0 and q4_0 for GGUF only (default: that of the model).",
+        "f32|f16|bf16|q8_0|q4_0", "Data type of the weights (default: the model's); q8_0 and q4_0 for GGUF only."
     )
     name: str | None = option("TEXT", "Name of the model in its metadata.")
     license: str | None = option("TEXT", "License in its metadata, such as mit or apache-2.0.")
@@ -107,8 +106,8 @@ def _check_output(options: _Options, output: Path, model: Path) -> None:
     """Raise LLMError if the output cannot be written, or would replace the model."""
     from llmcli.formats import atomic_io, file_lock, hf_directory, loading
 
-    reject_overwriting(output, "export", [model], "the model to export", by="")
-    reject_overwriting(output, "export", loading.files(model), "part of the model to export", by="")
+    part = "part of " if model.is_dir() else ""
+    reject_overwriting(output, "export", loading.files(model), f"{part}the model to export", by="")
     if options.to == "gguf" and output.suffix.lower() == ".safetensors":
         raise usage(f"{output}: --to gguf writes a .gguf file; name it {output.with_suffix('.gguf')}")
     if options.to != "hf":

@@ -2,22 +2,19 @@
 
 import math
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmcli.cli.chat.answers import Answer
 from llmcli.cli.options import ANALYSIS, SAMPLING, GenerationOptions, argument, flag, model_path, option, text_argument
 from llmcli.cli.terminal import console, styles
-from llmcli.config import SamplingConfig, as_record
+from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
 
 if TYPE_CHECKING:
     from llmcli.cli.reports.memory import Memory
     from llmcli.data.tokenizers.tokenizer import Tokenizer
-    from llmcli.formats.checkpoint import Checkpoint
-    from llmcli.formats.ensemble_file import Ensemble
     from llmcli.generation.chat import Assistant
     from llmcli.generation.generator import Piece
     from llmcli.models.runtime import Runtime
@@ -29,15 +26,10 @@ class _Options(GenerationOptions):
     max_tokens: int
     stop: list[str] | None = option("TEXT", "Stop sequence, not printed; can be repeated.")
     samples: int = option(
-        "N",
-        "Number of texts to generate; --json prints one object per line.",
-        1,
-        names="--samples --num-samples",
-        min=1,
+        "N", "Number of texts; --json prints a line for each.", 1, names="--samples --num-samples", min=1
     )
     literal: bool = flag(
-        "Tokenize the prompt in one way only, as other programs do. Otherwise the first token is sampled over all "
-        "tokenizations of the prompt's end, so that an incomplete word can be completed.",
+        "Tokenize the prompt in one way only, as other programs do; an incomplete word is not completed then.",
         names="--literal/--no-literal",
         panel=SAMPLING,
     )
@@ -45,10 +37,7 @@ class _Options(GenerationOptions):
     steps: int | None = option(
         "N", "Generate N tokens and show for each the candidates and how it is sampled.", min=1, panel=ANALYSIS
     )
-    prompt_pair: bool = flag(
-        "The prompt is a question, or the first half of another pair the model was trained on: generate the answer, as "
-        "llm chat does."
-    )
+    prompt_pair: bool = flag("Answer the prompt, as llm chat does, instead of continuing it.")
     color: bool = flag("Color each token by its probability.", panel=ANALYSIS)
     experts: bool = flag("Count for each expert the tokens for which it had the largest weight.", panel=ANALYSIS)
 
@@ -65,16 +54,15 @@ def generate(options: _Options) -> None:
     if options.prompt_pair and not text.strip():
         raise LLMError("the prompt is empty; give a text to answer")
     from llmcli.formats.loading import load_any, open_tokenizer
-    from llmcli.models.open_runtime import open_runtime
+    from llmcli.models.open_runtime import expert_names, open_runtime
 
     source = load_any(path)
-    usage = _ExpertUsage(_expert_names(source, path)) if options.experts else None
+    usage = _ExpertUsage(expert_names(source)) if options.experts else None
+    if usage and not usage.names:
+        raise LLMError(f"{path} has no experts; use an ensemble (llm mix), or a model trained with llm train --experts")
     memory = None
-    if options.memory:
-        from llmcli.cli.reports.memory import (
-            Memory,
-            training_texts,
-        )  # what only some options need is imported with them
+    if options.memory:  # what only some options need is imported with them
+        from llmcli.cli.reports.memory import Memory, training_texts
 
         memory = Memory(training_texts(options.corpus, source, path))
     runtime = open_runtime(source, options.device, options.quantize, console.note, cache=not options.no_cache)
@@ -124,19 +112,6 @@ def _check_options(options: _Options) -> None:
 
 
 @dataclass(frozen=True)
-class _Generated:
-    """A continuation of a prompt, or an answer to it; its fields are those of --json."""
-
-    prompt: str
-    text: str
-    tokens: list[dict[str, Any]]
-    finish_reason: str | None
-    seed: int
-    tokens_per_second: float
-    seconds_to_first_token: float
-
-
-@dataclass(frozen=True)
 class _Generator:
     """Continues or answers one prompt as often as it is asked to."""
 
@@ -147,27 +122,25 @@ class _Generator:
     usage: "_ExpertUsage | None"
     assistant: "Assistant | None"  # answers, with --prompt-pair
 
-    def run(self, sampling: SamplingConfig, on_piece: "Callable[[Piece], None]" = lambda piece: None) -> _Generated:
-        """Generate one text; `on_piece` is called for each piece as soon as it is there."""
-        started = time.perf_counter()
-        seconds_to_first, tokens, texts, finish_reason = math.nan, [], [], None
+    def run(
+        self, sampling: SamplingConfig, on_piece: "Callable[[Piece], None]" = lambda piece: None
+    ) -> tuple[Answer, dict[str, Any]]:
+        """Generate one text, also as JSON; `on_piece` is called for each piece as soon as it is there."""
+        answer, experts = Answer(sampling.max_tokens), []
         for piece in self._pieces(sampling):
-            if math.isnan(seconds_to_first):
-                seconds_to_first = time.perf_counter() - started
-            if piece.id is not None:
-                token: dict[str, Any] = {"id": piece.id, "text": piece.text, "logprob": round(piece.logprob, 6)}
-                if self.usage:
-                    token["experts"] = self.usage.add_token(self.runtime)
-                tokens.append(token)
-            texts.append(piece.text)
-            finish_reason = piece.finish_reason
+            answer.add(piece)
+            if self.usage and piece.id is not None:
+                experts.append({"experts": self.usage.add_token(self.runtime)})
             on_piece(piece)
-        seconds, later = time.perf_counter() - started, len(tokens) - 1
-        speed = later / (seconds - seconds_to_first) if later > 0 and seconds > seconds_to_first else 0.0
-        return _Generated(
-            self.prompt, "".join(texts), tokens, finish_reason, sampling.seed, round(speed, 1),
-            round(seconds_to_first, 4),
-        )  # fmt: skip
+        tokens = answer.tokens_json()
+        return answer, {
+            "prompt": self.prompt,
+            "text": answer.text,
+            "tokens": [token | more for token, more in zip(tokens, experts, strict=True)] if self.usage else tokens,
+            "finish_reason": answer.finish_reason,
+            "seed": sampling.seed,
+            **answer.speed_json(),
+        }
 
     def _pieces(self, sampling: SamplingConfig) -> "Iterator[Piece]":
         from llmcli.generation.generator import Piece, generate
@@ -193,26 +166,25 @@ def _print_texts(
             console.verbatim(piece.text)
 
     finished = [generator.run(sampling) for sampling in settings] if memory else []
-    matches = memory.find([generated.text for generated in finished]) if memory else []
+    matches = memory.find([answer.text for answer, _ in finished]) if memory else []
     for index, sampling in enumerate(settings):
         if options.json:
-            generated = finished[index] if memory else generator.run(sampling)
-            found = {"memory": memory.as_json(generated.text, matches[index])} if memory else {}
-            console.json_result(as_record(generated) | found)
+            answer, record = finished[index] if memory else generator.run(sampling)
+            found = {"memory": memory.as_json(answer.text, matches[index])} if memory else {}
+            console.json_result(record | found)
             continue
         if len(settings) > 1:
             console.note(f"--- {index + 1}")
         if generator.assistant is None and sys.stdout.isatty() and sys.stderr.isatty():
             console.prompt(generator.prompt)
         if memory:
-            generated = finished[index]
-            memory.show(generated.text, matches[index], "; use a larger -n")
+            answer = finished[index][0]
+            memory.show(answer.text, matches[index], "; use a larger -n")
         else:
-            generated = generator.run(sampling, print_piece)
+            answer = generator.run(sampling, print_piece)[0]
             console.result()
         if sys.stdout.isatty():
-            tokens, speed = len(generated.tokens), generated.tokens_per_second
-            console.note(f"[{tokens} tokens, {speed:,.0f} tokens/s, seed {generated.seed}]")
+            answer.note_speed(sampling.seed)
 
 
 # ---- --next and --steps
@@ -253,21 +225,12 @@ def _trace_steps(
 # ---- --experts
 
 
-def _expert_names(source: "Checkpoint | Ensemble", path: Path) -> list[str]:
-    """`expert_names`. Raises LLMError if there are none."""
-    from llmcli.models.open_runtime import expert_names
-
-    if not (names := expert_names(source)):
-        raise LLMError(f"{path} has no experts; use an ensemble (llm mix), or a model trained with llm train --experts")
-    return names
-
-
 class _ExpertUsage:
     """Which expert had the largest weight for each token: the models of an ensemble, or the experts of a sparse model's
     last layer."""
 
     def __init__(self, names: list[str]) -> None:
-        self._names = names
+        self.names = names
         self._counts = [0] * len(names)  # tokens for which it had the largest weight
         self._weights = [0.0] * len(names)  # summed over the tokens
 
@@ -276,7 +239,7 @@ class _ExpertUsage:
         weights = [float(weight) for weight in runtime.expert_weights()[-1]]
         self._counts[weights.index(max(weights))] += 1
         self._weights = [total + weight for total, weight in zip(self._weights, weights, strict=True)]
-        return {name: round(weight, 4) for name, weight in zip(self._names, weights, strict=True) if weight > 0}
+        return {name: round(weight, 4) for name, weight in zip(self.names, weights, strict=True) if weight > 0}
 
     def show(self) -> None:
         from llmcli.cli.terminal import tables
@@ -284,7 +247,7 @@ class _ExpertUsage:
         tokens = max(1, sum(self._counts))
         rows = [
             (name, str(count), f"{count / tokens:.0%}", f"{weight / tokens:.3f}")
-            for name, count, weight in zip(self._names, self._counts, self._weights, strict=True)
+            for name, count, weight in zip(self.names, self._counts, self._weights, strict=True)
         ]
         columns = ("expert", "tokens", "share", "mean weight")
         tables.table(columns, rows, numbers=(1, 2, 3), to_stderr=True)

@@ -19,12 +19,8 @@ if TYPE_CHECKING:
 class _Options(ResultOptions):
     source: str = argument("SOURCE", "Model to import: a Hugging Face directory or a .gguf file.", ...)
     output: Path = option("FILE", "Model file to write.", Path(DEFAULT_MODEL), names="-o --output")
-    adapter: Path | None = option(
-        "FILE", "Low-rank adapters (LoRA) to merge into the model: a file or a PEFT directory."
-    )
-    fit_cache: Path | None = option(
-        "TEXT", "Give the model an n-gram cache, fitted on a text like those that it will read."
-    )
+    adapter: Path | None = option("FILE", "Adapters (LoRA) to merge into the model: a file or a PEFT directory.")
+    fit_cache: Path | None = option("TEXT", "Fit an n-gram cache on a text like those that the model will read.")
     force: bool = flag("Overwrite an existing file.")
 
 
@@ -47,8 +43,8 @@ def import_(options: _Options) -> None:
     atomic_io.check_writable(output, force=options.force)
     text = read_sources([str(cache_text)], text_only=True).text if cache_text is not None else None
     base = loading.load(source)
-    reject_overwriting(output, "output", [Path(source)], "the model to import")
-    reject_overwriting(output, "output", loading.files(source), "part of the model to import")
+    part = "part of " if Path(source).is_dir() else ""
+    reject_overwriting(output, "output", loading.files(source), f"{part}the model to import")
     adapter_file = adapters.find_file(options.adapter) if options.adapter is not None else None
     if adapter_file is not None:
         reject_overwriting(output, "output", [adapter_file], "the adapter to merge")
@@ -61,15 +57,14 @@ def import_(options: _Options) -> None:
     if text is not None:
         model = _with_cache(model, text, str(cache_text))
     checkpoint.save(output, model)
-    if options.json:
-        imported = model.record.get("imported", {})
-        console.json_result({"file": str(output), "parameters": model.config.parameters, "imported": imported})
-        return
-    parameters = units.number(model.config.parameters)
-    console.note(f"saved {output}: {parameters} parameters, {units.size(output.stat().st_size)}")
+    parameters, imported = model.config.parameters, model.record.get("imported", {})
+    options.report(
+        {"file": str(output), "parameters": parameters, "imported": imported},
+        f"saved {output}: {units.number(parameters)} parameters, {units.size(output.stat().st_size)}",
+    )
     if model is not base:
         note_float32(base, source)
-    if license_ := model.record.get("imported", {}).get("license"):
+    if license_ := imported.get("license"):
         console.note(f"license: {license_}")
 
 

@@ -82,10 +82,7 @@ def _save_page(header: "Header", output: Path, options: _Options) -> None:
 
     check_report_path(output, header.path, "--html", "page.html", force=options.force)
     atomic_io.write(output, [inspection_page(header, console.note)])
-    if options.json:
-        console.json_result({"file": str(header.path), "page": str(output)})
-    else:
-        console.note(f"saved {output}; open it in a browser")
+    options.report({"file": str(header.path), "page": str(output)}, f"saved {output}; open it in a browser")
 
 
 def _save_plot(header: "Header", output: Path, options: _Options) -> None:
@@ -102,10 +99,7 @@ def _save_plot(header: "Header", output: Path, options: _Options) -> None:
     except LLMError as error:
         raise LLMError(f"{header.path}: {error}") from error
     atomic_io.write(output, [plot.draw(curve, f"Training of {atomic_io.name_of(header.path)}", format_)])
-    if options.json:
-        console.json_result({"file": str(header.path), "plot": str(output)})
-    else:
-        console.note(f"saved {output}")
+    options.report({"file": str(header.path), "plot": str(output)}, f"saved {output}")
 
 
 def _verify(header: "Header", *, json: bool) -> None:

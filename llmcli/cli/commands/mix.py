@@ -20,9 +20,7 @@ DEFAULT_OUTPUT = "mixture.safetensors"
 class _Options(ResultOptions):
     models: list[str] = argument("MODELS", "Two or more models, each trained on its own domain.", ...)
     output: Path = option("FILE", "Model file to write.", Path(DEFAULT_OUTPUT), names="-o --output")
-    average: bool = flag(
-        "Average the weights into a single model instead; for models fine-tuned from the same base model."
-    )
+    average: bool = flag("Average the weights instead; for models fine-tuned from the same base model.")
     force: bool = flag("Overwrite an existing file.")
 
 
@@ -48,11 +46,11 @@ def mix(options: _Options) -> None:
         atomic_io.check_space(output, 4 * parameters)
         stems = [Path(atomic_io.name_of(Path(name).resolve())).stem for name in models]
         ensemble_file.save(output, ensemble_file.with_short_names(ensemble, stems))
-    if options.json:
-        console.json_result({"file": str(output), "models": models, "average": average, "parameters": parameters})
-        return
     kind = "the average" if average else "an ensemble"
-    console.note(f"saved {output}: {kind} of {len(models)} models, {units.number(parameters)} parameters")
+    options.report(
+        {"file": str(output), "models": models, "average": average, "parameters": parameters},
+        f"saved {output}: {kind} of {len(models)} models, {units.number(parameters)} parameters",
+    )
     if not average:
         console.note(f"to see the weight of each model: llm generate TEXT -m {output} --experts")
 
@@ -80,9 +78,8 @@ def _load(models: list[str], output: Path) -> "dict[str, Checkpoint]":
     """The models by name. Raises LLMError for an ensemble, and if the output would replace one of them."""
     from llmcli.formats import ensemble_file, loading
 
-    reject_overwriting(output, "ensemble", [Path(name) for name in models], "one of the models to mix")
-    parts = [file for name in models for file in loading.files(name)]
-    reject_overwriting(output, "ensemble", parts, "part of a model to mix")
+    files = [file for name in models for file in loading.files(name)]
+    reject_overwriting(output, "ensemble", files, "one of the models to mix")
     loaded = {}
     for name in models:
         model = loading.load_any(name)

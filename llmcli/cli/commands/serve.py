@@ -29,30 +29,19 @@ NETWORK, LIMITS = "Network", "Limits"  # panels of the help
 
 class _Options(Options):
     models: list[str] | None = option(
-        "FILE",
-        "Model: .safetensors or .gguf file, or Hugging Face directory; can be repeated (default: $LLMCLI_MODEL or "
-        f"{DEFAULT_MODEL}).",
-        names="-m --model",
+        "FILE", f"Model to serve; can be repeated (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).", names="-m --model"
     )
     host: str = option(
-        "HOST",
-        "Address to listen on; any other than 127.0.0.1 lets other computers connect, and needs a key.",
-        "127.0.0.1",
-        panel=NETWORK,
+        "HOST", "Address to listen on; one that other computers can reach needs a key.", "127.0.0.1", panel=NETWORK
     )
     port: int = option("N", "Port to listen on; 0: a free one.", 8000, min=0, max=65535, panel=NETWORK)
     api_key: str | None = option(
         "KEY", f"Key that clients must send (default: ${API_KEY_VARIABLE}, or none).", panel=NETWORK
     )
     cors_origin: list[str] | None = option(
-        "ORIGIN",
-        "Allow pages of this origin, such as https://example.com, to send requests; * allows any origin. Can be "
-        "repeated.",
-        panel=NETWORK,
+        "ORIGIN", "Origin whose pages may send requests, or *; can be repeated.", panel=NETWORK
     )
-    max_concurrent: int = option(
-        "N", "Maximum number of texts generated at one time.", 16, min=1, max=256, panel=LIMITS
-    )
+    max_concurrent: int = option("N", "Maximum number of texts generated at once.", 16, min=1, max=256, panel=LIMITS)
     context: int | None = option(
         "N", "Maximum number of tokens of prompt and text (default: the model's context length).", min=2, panel=LIMITS
     )

@@ -23,9 +23,7 @@ class _Options(ResultOptions):
     text: str | None = argument("TEXT", "Text to tokenize; - reads standard input.")
     model: str | None
     file: Path | None = option("FILE", "Tokenize the text in a file instead.")
-    chat: Path | None = option(
-        "FILE", "Show the conversations in a file as text to train on; the tokens that count in the loss are marked."
-    )
+    chat: Path | None = option("FILE", "Show the conversations in a file; tokens that count in the loss are marked.")
     speakers: str | None
     pairs: bool
     column: str | None
@@ -33,9 +31,7 @@ class _Options(ResultOptions):
     ids: bool = flag("Print only the token ids.")
     decode: bool = flag("Turn token ids back into text; TEXT is the ids.")
     train: list[str] | None = option("CORPUS", "Train a tokenizer on this text; can be repeated.")
-    vocab_size: int | None = option(
-        "N", "With --train: vocabulary size, in tokens.", min=MIN_VOCAB_SIZE, max=MAX_VOCAB_SIZE
-    )
+    vocab_size: int | None = option("N", "With --train: vocabulary size.", min=MIN_VOCAB_SIZE, max=MAX_VOCAB_SIZE)
     char: bool = flag("With --train: one token per character instead of BPE.")
     output: Path = option("FILE", "With --train: tokenizer file to write.", Path(DEFAULT_OUTPUT), names="-o --output")
     force: bool = flag("With --train: overwrite an existing file.")

@@ -1,5 +1,6 @@
 """`llm train`: train a model on text or conversations and save it as one file."""
 
+import itertools
 import os
 import platform
 import sys
@@ -49,38 +50,24 @@ class _Options(ReadingOptions):
     dry_run: bool = flag("Print the plan and exit.")
     force: bool = flag("Overwrite an existing output, and start over instead of resuming.")
     from_: Path | None = option("FILE", "Base model to fine-tune: .safetensors, .gguf or Hugging Face directory.")
-    like: Path | None = option(
-        "FILE", "Model whose tokenizer and context length to use, so that llm mix can combine both."
-    )
+    like: Path | None = option("FILE", "Model whose tokenizer and context length to use, for llm mix.")
     lora: int | None = option(
         "RANK", "With --from: train low-rank adapters (LoRA) of this rank, then merge them.", min=1, max=1024
     )
     kl_weight: float | None = option(
-        "X",
-        "With --from, on conversations: weight of the KL divergence from the base model, which limits catastrophic "
-        "forgetting; 0 turns it off (default: 5).",
-        min=0.0,
-        panel=TRAINING,
+        "X", "With --from: weight of the KL divergence that limits forgetting (default: 5).", min=0.0, panel=TRAINING
     )
     adapter_only: bool = flag("With --lora: save only the adapters; -o DIRECTORY writes them in PEFT format.")
-    tokenizer: str = option(
-        "bpe|char|FILE", "Kind of tokenizer to train, or a tokenizer.json to use.", "bpe", panel=DATA
-    )
-    vocab_size: int | None = option(
-        "N", "Vocabulary size, in tokens.", min=MIN_VOCAB_SIZE, max=MAX_VOCAB_SIZE, panel=DATA
-    )
+    tokenizer: str = option("bpe|char|FILE", "Tokenizer to train, or a tokenizer.json to use.", "bpe", panel=DATA)
+    vocab_size: int | None = option("N", "Vocabulary size.", min=MIN_VOCAB_SIZE, max=MAX_VOCAB_SIZE, panel=DATA)
     val: str | None = option(
-        "FILE|FRACTION",
-        "Held-out text: a file, or the fraction of the corpus to hold out (default: 0.1).",
-        panel=DATA,
+        "FILE|FRACTION", "Held-out text: a file, or the fraction of the corpus to hold out (default: 0.1).", panel=DATA
     )
     layers: int | None = option("N", "Number of transformer layers.", min=1, max=1024, panel=MODEL)
     width: int | None = option("N", "Hidden size (embedding width).", min=2, max=1_000_000, panel=MODEL)
     heads: int | None = option("N", "Number of attention heads; must divide --width.", min=1, panel=MODEL)
     kv_heads: int | None = option("N", "Number of key-value heads; must divide --heads.", min=1, panel=MODEL)
-    experts: int | None = option(
-        "N", "Number of experts per layer (sparse mixture of experts).", min=2, max=1024, panel=MODEL
-    )
+    experts: int | None = option("N", "Number of experts per layer (mixture of experts).", min=2, max=1024, panel=MODEL)
     active: int | None = option("N", "With --experts: active experts per token (default: 2).", min=1, panel=MODEL)
     context: int | None = option("N", "Context length, in tokens.", min=1, panel=MODEL)
     tie: bool | None = option(None, "Tie input and output embeddings.", names="--tie/--no-tie", panel=MODEL)
@@ -90,12 +77,7 @@ class _Options(ReadingOptions):
     optimizer: str | None = option("muon|adamw", "Optimizer; muon uses AdamW for embeddings and norms.", panel=TRAINING)
     dropout: float | None = option("X", "Dropout rate, from 0 to below 1.", panel=TRAINING)
     seed: int = option(
-        "N",
-        "Random seed; with --steps it fixes the file on a CPU, but not on a GPU.",
-        TrainConfig.seed,
-        min=0,
-        max=2**31 - 1,
-        panel=TRAINING,
+        "N", "Seed; with --steps it fixes the file on a CPU.", TrainConfig.seed, min=0, max=2**31 - 1, panel=TRAINING
     )
     device: str = choice(
         "auto", *DEVICES, default="auto", help="Device to train on; auto uses a GPU if there is one.", panel=TRAINING
@@ -104,26 +86,13 @@ class _Options(ReadingOptions):
         "auto", *DTYPES, default="auto", help="Data type of matrix products; auto uses the faster one.", panel=TRAINING
     )
     threads: int | None = option(
-        "N",
-        "Number of CPU threads (default: one per core; in a timed run, fewer if other programs use them).",
-        min=1,
-        max=1024,
-        panel=TRAINING,
+        "N", "Number of CPU threads (default: one per core that is not in use).", min=1, max=1024, panel=TRAINING
     )
     processes: int | None = option(
-        "N",
-        "Number of processes on this machine, which share its cores or have a GPU each (default: 1). On several "
-        "machines use torchrun.",
-        min=1,
-        max=1024,
-        panel=TRAINING,
+        "N", "Processes on this machine (default: 1); on several, use torchrun.", min=1, max=1024, panel=TRAINING
     )
     shard: bool | None = option(
-        None,
-        "With several processes: give each a part of the weights, gradients and optimizer state (default: if a process "
-        "does not have enough memory for all of them).",
-        names="--shard/--no-shard",
-        panel=TRAINING,
+        None, "Shard the training state (default: if memory is short).", names="--shard/--no-shard", panel=TRAINING
     )
 
 
@@ -451,13 +420,8 @@ def _example_prompt(prepared: "Prepared") -> str | None:
 
     tokenizer = prepared.tokenizer
     for ids, starts_inside in ((prepared.held_out, True), (prepared.tokens, False)):
-        documents: list[list[int]] = [[]]
-        for token in ids[:MAX_PROMPT_SEARCH_TOKENS].tolist():
-            if token == tokenizer.eos_id:
-                documents.append([])
-            else:
-                documents[-1].append(token)
-        text = "\n".join(map(tokenizer.decode, documents))
+        documents = itertools.groupby(ids[:MAX_PROMPT_SEARCH_TOKENS].tolist(), tokenizer.eos_id.__ne__)
+        text = "\n".join(tokenizer.decode(list(document)) for is_text, document in documents if is_text)
         if prompt := example_prompt(text, starts_inside=starts_inside):
             return prompt
     return None
