@@ -93,8 +93,7 @@ class Subcommand(TyperCommand):
         return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: "Context") -> list[str]:
-        arguments = [param for param in self.get_params(ctx) if isinstance(param, TyperArgument)]
-        return ["[OPTIONS]", *map(_usage_name, arguments)]
+        return ["[OPTIONS]", *(_usage_name(param) for param in self.params if isinstance(param, TyperArgument))]
 
     def format_options(self, ctx: "Context", formatter: "HelpFormatter") -> None:
         panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
@@ -116,10 +115,9 @@ class Subcommand(TyperCommand):
 def _usage_name(argument: TyperArgument) -> str:
     """An argument in the usage line: "CORPUS...", "[PROMPT]"; a metavar of several words is complete by itself."""
     name = str(argument.metavar)
-    if " " in name:
-        return name
-    name = f"{name}..." if argument.nargs != 1 else name
-    return name if argument.required else f"[{name}]"
+    if not argument.required:
+        return f"[{name}]"
+    return name if argument.nargs == 1 or " " in name else f"{name}..."
 
 
 # ---- the app

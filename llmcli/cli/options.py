@@ -90,9 +90,7 @@ class Options:
     """
 
     model: str | None = option(
-        "FILE",
-        f"Model: .safetensors or .gguf file, or Hugging Face directory (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).",
-        names="-m --model",
+        "FILE", f"Model: a file or a directory (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).", names="-m --model"
     )
     device: str = choice(
         *DEVICES, "auto", metavar="DEVICE", default="cpu", help="Device: cpu uses numpy; cuda, mps and auto use torch."
@@ -103,14 +101,10 @@ class Options:
     quiet: bool = flag("Print only results and errors.", names="-q --quiet", callback=console.set_quiet)
 
     speakers: str | None = option(
-        "USER,ASSISTANT",
-        "Names that mark the turns of the user and of the assistant in a text (default: User,Assistant and Q,A).",
-        panel=DATA,
+        "USER,ASSISTANT", "Names that mark the turns in a text (default: User,Assistant and Q,A).", panel=DATA
     )
     pairs: bool = flag("Read tables of two columns as prompts and answers.", panel=DATA)
-    column: str | None = option(
-        "NAME", "Column with the text in a table, JSON or Parquet file, or two: PROMPT,ANSWER.", panel=DATA
-    )
+    column: str | None = option("NAME", "Column with the text, or two: PROMPT,ANSWER.", panel=DATA)
     plain: bool = flag("Read files as plain text, whatever they hold.", panel=DATA)
 
     def __init__(self, invocation: typer.Context, /, **values: Any) -> None:
@@ -122,19 +116,9 @@ class Options:
 
         Long names are preferred: "--max-tokens" for -n.
         """
-        return [
-            next((name for name in param.opts if name.startswith("--")), param.opts[0].upper())
-            for param in self.params
-            if param.name in names and self._source(param.name) == "COMMANDLINE"
-        ]
-
-    def is_default(self, name: str) -> bool:
-        """Whether an option has its default value because it was not given."""
-        return self._source(name) == "DEFAULT"
-
-    def _source(self, name: str) -> str:
-        source = self.invocation.get_parameter_source(name)
-        return source.name if source else ""
+        source = self.invocation.get_parameter_source
+        given = [param for param in self.params if param.name in names and "COMMANDLINE" in str(source(param.name))]
+        return [next((name for name in p.opts if name.startswith("--")), p.opts[0].upper()) for p in given]
 
     def reject(self, condition: str, *names: str) -> None:
         """Raise LLMError if any of these was typed; `condition` says when they have no effect, as in "with --next"."""
@@ -187,9 +171,8 @@ class GenerationOptions(ResultOptions):
         names="-t --temperature --temp", panel=SAMPLING,
     )  # fmt: skip
     top_k: int = option(
-        "N", "Sample from the N most likely tokens only; 0 is off.", SamplingConfig.top_k,
-        names="-k --top-k", panel=SAMPLING,
-    )  # fmt: skip
+        "N", "Sample from the N most likely tokens; 0 is off.", SamplingConfig.top_k, names="-k --top-k", panel=SAMPLING
+    )
     top_p: float = option(
         "X", "Sample from the most likely tokens only, as many as reach a total probability of X; 1 is off.",
         SamplingConfig.top_p, names="-p --top-p", panel=SAMPLING,
@@ -202,13 +185,9 @@ class GenerationOptions(ResultOptions):
         "X", "Penalty on tokens that have occurred; above 1 reduces repetition, 1 is off.",
         SamplingConfig.repetition_penalty, names="--repetition-penalty --repeat-penalty", panel=SAMPLING,
     )  # fmt: skip
-    seed: int | None = option(
-        "N", "Random seed; the same seed generates the same text (default: random).", names="-s --seed", panel=SAMPLING
-    )
+    seed: int | None = option("N", "Random seed (default: random).", names="-s --seed", panel=SAMPLING)
     memory: bool = flag("Mark passages that occur verbatim in the training text.", panel=ANALYSIS)
-    corpus: list[str] | None = option(
-        "FILE", "With --memory: training text, if it is not found automatically; can be repeated.", panel=ANALYSIS
-    )
+    corpus: list[str] | None = option("FILE", "With --memory: the training text, if it is not found.", panel=ANALYSIS)
     quantize: str | None
     no_cache: bool
     device: str
@@ -296,21 +275,24 @@ def _converted(param: Any, value: Any) -> Any:
 # ---- values
 
 
-def model_path(given: str | None) -> Path:
-    """The model that -m names, else $LLMCLI_MODEL, else the default. Raises LLMError if there is none."""
+def model_path(given: str | None, others: Callable[[Path], str] | None = None) -> Path:
+    """The model that -m names, else $LLMCLI_MODEL, else the default. Raises LLMError if there is none; `others` says
+    what to name in a directory instead."""
     if given == "":
         raise usage("the name of the model is empty; name a .safetensors file")
     if name := given or os.environ.get("LLMCLI_MODEL"):
         return Path(name)
     if not Path(DEFAULT_MODEL).exists():
-        from llmcli.formats.open_file import model_files
-
-        others = model_files(Path())[:MAX_NAMED_MODELS]
-        advice = f"name another: {' or '.join(command_line(['-m', str(path)]) for path in others)}"
-        if not others:
-            advice = "train one: llm train corpus.txt, or name a model with -m FILE"
-        raise LLMError(f"there is no {DEFAULT_MODEL} here; {advice}")
+        raise LLMError(f"there is no {DEFAULT_MODEL} here; {(others or _other_models)(Path())}")
     return Path(DEFAULT_MODEL)
+
+
+def _other_models(directory: Path) -> str:
+    from llmcli.formats.open_file import model_files
+
+    if found := model_files(directory)[:MAX_NAMED_MODELS]:
+        return f"name another: {' or '.join(command_line(['-m', str(path)]) for path in found)}"
+    return "train one: llm train corpus.txt, or name a model with -m FILE"
 
 
 def text_argument(given: str | None, what: str) -> str:
@@ -327,9 +309,8 @@ def utf8_argument(given: str, what: str) -> str:
     """A text of the command line; raises LLMError as `text_argument` does."""
     try:
         return os.fsencode(given).decode("utf-8")  # the bytes that were typed, whatever the locale decoded them as
-    except UnicodeError as error:
-        position = error.start if isinstance(error, (UnicodeEncodeError, UnicodeDecodeError)) else 0
-        raise LLMError(f"the {what} is not UTF-8 text: byte at position {position}; write it in UTF-8") from error
+    except (UnicodeEncodeError, UnicodeDecodeError) as error:
+        raise LLMError(f"the {what} is not UTF-8 text: byte at position {error.start}; write it in UTF-8") from error
 
 
 def decoded(data: bytes, what: str) -> str:
@@ -368,9 +349,9 @@ def parse_duration(text: str) -> float:
 def check_report_path(output: Path, model: Path, option: str, example: str, *, force: bool) -> None:
     """Raise LLMError if the page or plot that `option` names cannot be written, or would replace the model."""
     from llmcli.formats import atomic_io
+    from llmcli.formats.output_path import reject_overwriting
 
-    if output.resolve() == model.resolve():
-        raise LLMError(f"{output} is the model itself; give another name: {option} {example}")
+    reject_overwriting(output, "page", [model], "the model itself", by=f": {option} {example}")
     atomic_io.check_writable(output, force=force, by=f" with {option}", example=example)
 
 

@@ -199,7 +199,7 @@ WRONG = [
     (2, "train c.txt --device tpu", "--device"),
     (2, "train c.txt --dtype int8", "--dtype"),
     (1, "train c.txt --from foreign.safetensors", "not a model of this program"),
-    (2, "train c.txt --from model.safetensors --width 64", "--from keeps"),
+    (2, "train c.txt --from model.safetensors --width 64", "--width has no effect with --from, which keeps"),
     *[(2, f"train c.txt --{name} {value}", "--lr-scale must be above 0")
       for name in ("lr", "lr-scale") for value in (0, -1, *NOT_FINITE)],
     (2, "train c.txt --lr 3e-4", "--lr 0.0003 looks like a learning rate, but it multiplies the"),

@@ -84,12 +84,13 @@ def receive(
     max_tokens: int,
     *,
     shows_text: bool = True,
-    notes_dropped: bool = True,
+    dropped_note: str | None = "",
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Answer:
     """Collect an answer of at most `max_tokens`, and show it as it arrives, in a terminal wrapped between words.
 
-    `notes_dropped`: note that the context is full. Once `is_stopped`, the answer ends. Raises what the events raise.
+    When the context is full, a note says so and ends with `dropped_note`; there is none if that is None. Once
+    `is_stopped`, the answer ends. Raises what the events raise.
     """
     from llmcli.generation.chat import READ_CHUNK, Reading, TurnsDropped
 
@@ -99,11 +100,10 @@ def receive(
         for event in events:
             if isinstance(event, TurnsDropped):
                 answer.dropped_turns = event.turns
-                if notes_dropped:
+                if dropped_note is not None:
                     which = "the oldest turn" if event.turns == 1 else f"the {event.turns:,} oldest turns"
-                    console.note(
-                        f"the context of {event.context:,} tokens is full: from here on the model does not see {which}"
-                    )
+                    full = f"the context of {event.context:,} tokens is full"
+                    console.note(f"{full}: from here on the model does not see {which}{dropped_note}")
             elif isinstance(event, Reading):
                 answer.reading = event
                 if event.tokens - event.cached > READ_CHUNK:

@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from llmcli.cli.terminal.text_layout import truncate
 from llmcli.config import SamplingConfig
@@ -11,35 +11,21 @@ from llmcli.errors import LLMError, usage
 
 SETTINGS = ("temperature", "top-p", "top-k", "min-p", "repetition-penalty", "max-tokens", "seed")  # of /set
 
-
-@dataclass(frozen=True)
-class Command:
-    """A command with its arguments."""
-
-    name: str
-    arguments: str
-    help: str
-
-    @property
-    def usage(self) -> str:
-        return f"/{self.name} {self.arguments}".rstrip()
-
-
-COMMANDS = (
-    Command("help", "", "List the commands."),
-    Command("reset", "", "Start a new conversation; the system message stays."),
-    Command("system", "[TEXT]", "Show or set the system message; - removes it."),
-    Command("save", "FILE", "Write the conversation to a new file of JSON Lines, which llm train reads."),
-    Command("load", "FILE [N]", "Continue a saved conversation, or the Nth of a file with several."),
-    Command("regenerate", "", "Answer the last question again, with another seed."),
-    Command("retry", "", "Take the last question back, to edit and send it again."),
-    Command("set", "[NAME VALUE]", f"Show or change {', '.join(SETTINGS[:-1])} or {SETTINGS[-1]}."),
-    Command("stats", "", "Show the figures of the last answer: tokens, speed, context."),
-    Command("why", "[N or WORD]", "Explain the first token of the last answer, its Nth, or that of a word."),
-    Command("exit", "", "Leave, as Ctrl-D does."),
-)
+COMMANDS = {  # how each is typed -> its help
+    "/help": "List the commands.",
+    "/reset": "Start a new conversation; the system message stays.",
+    "/system [TEXT]": "Show or set the system message; - removes it.",
+    "/save FILE": "Write the conversation to a new file of JSON Lines, which llm train reads.",
+    "/load FILE [N]": "Continue a saved conversation, or the Nth of a file with several.",
+    "/regenerate": "Answer the last question again, with another seed.",
+    "/retry": "Take the last question back, to edit and send it again.",
+    "/set [NAME VALUE]": f"Show or change {', '.join(SETTINGS[:-1])} or {SETTINGS[-1]}.",
+    "/stats": "Show the figures of the last answer: tokens, speed, context.",
+    "/why [N or WORD]": "Explain the first token of the last answer, its Nth, or that of a word.",
+    "/exit": "Leave, as Ctrl-D does.",
+}
 FILE_COMMANDS = ("/save ", "/load ")
-BY_NAME = {command.name: command for command in COMMANDS}
+USAGE = {usage.split()[0][1:]: usage for usage in COMMANDS}
 _ALIASES = {"?": "help", "clear": "reset", "quit": "exit", "q": "exit", "bye": "exit", "redo": "regenerate"}
 
 # words that are no message but an attempt to leave, or a command of a shell
@@ -60,8 +46,8 @@ def parse(line: str) -> tuple[str, str] | None:
         return None
     word, *rest = line[1:].split(maxsplit=1) or [""]
     name = _ALIASES.get(word.lower(), word.lower())
-    if name not in BY_NAME:
-        close = difflib.get_close_matches(name, BY_NAME, n=1)
+    if name not in USAGE:
+        close = difflib.get_close_matches(name, USAGE, n=1)
         advice = f"did you mean /{close[0]}?" if close else "/help lists those that exist;"
         raise usage(f"there is no command /{word}; {advice} a message that begins with / needs a space before it")
     return name, rest[0].strip() if rest else ""
@@ -111,7 +97,7 @@ def completions(text: str) -> Iterator[tuple[str, int, str]]:
         return
     name, space, rest = text.partition(" ")
     if not space:
-        matching = (command for command in COMMANDS if f"/{command.name}".startswith(name))
-        yield from ((f"/{command.name}", len(name), command.help) for command in matching)
+        words = ((usage.split()[0], help) for usage, help in COMMANDS.items())
+        yield from ((word, len(name), help) for word, help in words if word.startswith(name))
     elif name == "/set" and " " not in rest:
         yield from ((f"{setting} ", len(rest), "") for setting in SETTINGS if setting.startswith(rest))

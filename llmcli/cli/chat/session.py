@@ -91,7 +91,7 @@ class Session:
     # ---- the commands of COMMANDS, by name
 
     def _help(self, rest: str) -> None:
-        tables.pairs([(command.usage, command.help) for command in chat_commands.COMMANDS], to_stderr=True)
+        tables.pairs(list(chat_commands.COMMANDS.items()), to_stderr=True)
         console.warn(chat_commands.INPUT_HELP)
 
     def _reset(self, rest: str) -> None:
@@ -163,5 +163,5 @@ def _path(text: str, command: str) -> Path:
     """Parse a file name, maybe in quotes or with ~. Raises LLMError if it is missing."""
     name = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
     if not name:
-        raise usage(f"a file name is missing: {chat_commands.BY_NAME[command].usage}")
+        raise usage(f"a file name is missing: {chat_commands.USAGE[command]}")
     return Path(os.path.expanduser(name))  # noqa: PTH111  # unlike Path.expanduser it does not fail without a home

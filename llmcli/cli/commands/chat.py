@@ -1,7 +1,6 @@
 """`llm chat`: talk with a model, in a terminal or by a program."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +20,8 @@ from llmcli.cli.options import (
 )
 from llmcli.cli.reports import memory as memory_report
 from llmcli.cli.terminal import console
-from llmcli.config import ANSWER_TOKENS, DEFAULT_MODEL
-from llmcli.errors import LLMError, usage
+from llmcli.config import ANSWER_TOKENS
+from llmcli.errors import usage
 
 if TYPE_CHECKING:
     from llmcli.generation.chat import Chat
@@ -49,9 +48,7 @@ def chat(options: _Options) -> None:
     if not (options.json and message is None):
         options.reject("without --json or with a MESSAGE", "separate")
     sampling = options.sampling()
-    if options.model is None and not os.environ.get("LLMCLI_MODEL") and not Path(DEFAULT_MODEL).exists():
-        raise _no_model()
-    path = model_path(options.model)
+    path = model_path(options.model, _other_models)
     is_conversation = message is None and (options.json or sys.stdin.isatty())
     text = "" if is_conversation else text_argument(message, "message").rstrip("\r\n")
     from llmcli.data.conversations.messages import Message
@@ -106,7 +103,7 @@ def _answer_once(conversation: "Chat", text: str, marks: memory_report.Memory | 
 
 def _answer_lines(conversation: "Chat", marks: memory_report.Memory | None, *, separate: bool) -> None:
     """Answer each line of standard input, with a line of JSON each: one conversation, or one for each line."""
-    is_full = False
+    dropped_note: str | None = " (see dropped_turns); --separate answers each line in a conversation of its own"
     for number, line in enumerate(sys.stdin.buffer, 1):
         role, text = _parse_turn(decoded(line, "message").strip(), number)
         if role == "system":
@@ -116,14 +113,8 @@ def _answer_lines(conversation: "Chat", marks: memory_report.Memory | None, *, s
                 conversation.reset()
             events = conversation.answer(text)
             max_tokens = conversation.sampling.max_tokens
-            answer = answers.receive(events, max_tokens, shows_text=False, notes_dropped=False)
-            if answer.dropped_turns and not is_full:
-                is_full = True
-                console.note(
-                    f"line {number:,}: the context of {conversation.assistant.runtime.context:,} tokens is full; from "
-                    "here on the oldest turns of the conversation are left out (dropped_turns counts them); --separate "
-                    "answers each line in a conversation of its own"
-                )
+            answer = answers.receive(events, max_tokens, shows_text=False, dropped_note=dropped_note)
+            dropped_note = None if answer.dropped_turns else dropped_note
             _print_json(answer, marks)
 
 
@@ -150,8 +141,8 @@ def _print_json(answer: answers.Answer, marks: memory_report.Memory | None) -> N
     console.json_result(answer.as_json() | ({"memory": marks.as_json(answer.text)} if marks else {}))
 
 
-def _no_model() -> LLMError:
+def _other_models(directory: Path) -> str:
     from llmcli.generation.chat import TRAINING_FILE, models_that_can_chat
 
     train = f"train a model that can chat: llm train FILE {TRAINING_FILE}, or name one with -m FILE"
-    return LLMError(f"there is no {DEFAULT_MODEL} here; {models_that_can_chat(Path()) or train}")
+    return models_that_can_chat(directory) or train

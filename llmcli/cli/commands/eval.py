@@ -38,15 +38,11 @@ NO_TOKENS = "the text has no tokens to measure; add --whole to measure what was 
 
 
 class _Options(ReadingOptions):
-    texts: list[str] = argument(
-        "TEXT", "Text to measure: files, directories or globs, also .gz; - reads standard input.", ...
-    )
+    texts: list[str] = argument("TEXT", "Text: files, directories or globs, also .gz; - reads standard input.", ...)
     models: list[str] | None = option(
         "FILE", f"Model to measure; can be repeated (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).", names="-m --model"
     )
-    past: list[str] | None = option(
-        "FILE", "Text that the compressors read first; can be repeated (default: the models' training text)."
-    )
+    past: list[str] | None = option("FILE", "Text that compressors read first (default: the models' training text).")
     whole: bool = flag("Measure all of a text that a model was trained on, not only what was held out.")
     per_token: bool = flag("Show the surprisal of each token and the most surprising passages.")
     context: int | None = option(
@@ -119,11 +115,9 @@ class _Variant:
 
         cache = not self.options.no_cache
         runtime = open_runtime(self.source, self.options.device, self.quantize, console.note, cache=cache)
+        trained = trained_context(self.source.records)
         with _named(self.path):
-            yield (
-                runtime,
-                evaluation_context(runtime.context, self.options.context, trained_context(self.source.records)),
-            )
+            yield runtime, evaluation_context(runtime.context, self.options.context, trained)
 
     def show_progress(self, share: float, document: str = "") -> None:
         console.status(f"{share:4.0%}  {self.name}  {document}".rstrip())
@@ -300,10 +294,9 @@ def _baselines(text: "Corpus", past_text: "Corpus | None", trained: "Corpus") ->
     past_start = max(0, past.text_bytes - compressors.max_past_bytes())
     baselines = compressors.baselines(text.cut(0, end).utf8(), past.cut(past_start).utf8())
     if past.text_bytes:
-        limited = ", ".join(f"{b.name} {b.past_bytes:,}" for b in baselines if b.past_bytes < past.text_bytes)
-        only_the_end = f", but use only the last of them: {limited}" if limited else ""
         source = "the --past text" if past_text else "the training text"
-        console.note(f"xz and PPM first read {past.text_bytes:,} bytes of {source}{only_the_end}")
+        used = " and ".join(f"{b.name} {b.past_bytes:,}" for b in baselines)
+        console.note(f"compressors first read the end of {source} ({past.text_bytes:,} bytes): {used}")
     return sorted(baselines, key=lambda baseline: baseline.bits_per_byte)
 
 

@@ -28,9 +28,7 @@ MAX_CORPUS_NAMES = 5  # in the description of a model
 
 class _Options(ResultOptions):
     names: list[str] = argument(
-        "[MODEL] OUTPUT",
-        f"Model to export (default: $LLMCLI_MODEL or {DEFAULT_MODEL}), and the file or directory to write.",
-        ...,
+        "[MODEL] OUTPUT", f"Model (default: $LLMCLI_MODEL or {DEFAULT_MODEL}), and file or directory to write.", ...
     )
     to: str | None = choice(*FORMATS, help="Output format: Hugging Face directory, GGUF file, or the tokenizer alone.")
     quantize: str | None = choice(*QUANTIZATIONS, help="Write a .safetensors file with quantized weights instead.")
@@ -61,7 +59,7 @@ def export(options: _Options) -> None:
     model = source.shared if to == "tokenizer" else loading.single_model(source, path)
     _check_output(options, output, path)
     if options.quantize:
-        _export_quantized(model, output, options.quantize, json=options.json)
+        _export_quantized(model, output, options.quantize, options)
         return
     if to == "tokenizer":
         atomic_io.write(output, [model.tokenizer_json.encode("utf-8")])
@@ -73,11 +71,8 @@ def export(options: _Options) -> None:
         metadata = _metadata(model, path, options)
         (_export_hf if to == "hf" else _export_gguf)(model, output, options.dtype, metadata)
     size = sum(file.stat().st_size for file in (output.iterdir() if output.is_dir() else [output]))
-    if options.json:
-        console.json_result({"file": str(output), "to": to, "bytes": size})
-        return
-    console.note(f"saved {output}: {units.size(size)}")
-    if to == "gguf":
+    options.report({"file": str(output), "to": to, "bytes": size}, f"saved {output}: {units.size(size)}")
+    if to == "gguf" and not options.json:
         console.note("for Ollama, write the next line to a file named Modelfile, then: ollama create NAME -f Modelfile")
         console.result(f"FROM {output.resolve()}")
 
@@ -143,7 +138,7 @@ def _export_gguf(model: "Checkpoint", output: Path, dtype: str | None, metadata:
     gguf_writer.write(output, model, dtype or own_dtype, metadata)
 
 
-def _export_quantized(model: "Checkpoint", output: Path, kind: str, *, json: bool) -> None:
+def _export_quantized(model: "Checkpoint", output: Path, kind: str, options: _Options) -> None:
     """Write the model with quantized weights, and report how much its predictions change."""
     from llmcli.evaluation.evaluator import kl_divergence
     from llmcli.formats import atomic_io, checkpoint, loading
@@ -159,14 +154,10 @@ def _export_quantized(model: "Checkpoint", output: Path, kind: str, *, json: boo
     runtime, tokenizer = open_runtime(quantized, on_note=console.note, cache=False), loading.open_tokenizer(quantized)
     divergence = kl_divergence(NumpyRuntime(model), runtime, tokenizer)
     size = output.stat().st_size
-    if json:
-        console.json_result({"file": str(output), "quantize": kind, "bytes": size, "bits_per_byte_lost": divergence})
-        return
-    console.note(f"saved {output}: {units.size(size)}")
     amount = f"{divergence:.4f}" if divergence >= MIN_DIVERGENCE else f"less than {MIN_DIVERGENCE}"
-    console.note(
-        f"KL divergence from the original: {amount} bits per byte of generated text; to compare both on your text: "
-        f"llm eval TEXT -m ORIGINAL -m {output}"
+    options.report(
+        {"file": str(output), "quantize": kind, "bytes": size, "bits_per_byte_lost": divergence},
+        f"saved {output}: {units.size(size)}; KL divergence from the original: {amount} bits per byte generated",
     )
 
 

@@ -34,9 +34,7 @@ class _Options(GenerationOptions):
         panel=SAMPLING,
     )
     next: int | None = option("N", "List the N most likely next words instead of generating.", min=1, panel=ANALYSIS)
-    steps: int | None = option(
-        "N", "Generate N tokens and show for each the candidates and how it is sampled.", min=1, panel=ANALYSIS
-    )
+    steps: int | None = option("N", "Show how each of N tokens is chosen from its candidates.", min=1, panel=ANALYSIS)
     prompt_pair: bool = flag("Answer the prompt, as llm chat does, instead of continuing it.")
     color: bool = flag("Color each token by its probability.", panel=ANALYSIS)
     experts: bool = flag("Count for each expert the tokens for which it had the largest weight.", panel=ANALYSIS)

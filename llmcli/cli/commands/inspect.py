@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
 class _Options(ResultOptions):
     file: str | None = argument(
-        "FILE",
-        f"Any .safetensors or .gguf file, or a Hugging Face directory (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).",
+        "FILE", f"Any model file, or a Hugging Face directory (default: $LLMCLI_MODEL or {DEFAULT_MODEL})."
     )
     tensors: bool = flag("List all tensors.")
     tensor: str | None = option("NAME", "Show statistics and a histogram of one tensor.")

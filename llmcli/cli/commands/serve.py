@@ -35,16 +35,10 @@ class _Options(Options):
         "HOST", "Address to listen on; one that other computers can reach needs a key.", "127.0.0.1", panel=NETWORK
     )
     port: int = option("N", "Port to listen on; 0: a free one.", 8000, min=0, max=65535, panel=NETWORK)
-    api_key: str | None = option(
-        "KEY", f"Key that clients must send (default: ${API_KEY_VARIABLE}, or none).", panel=NETWORK
-    )
-    cors_origin: list[str] | None = option(
-        "ORIGIN", "Origin whose pages may send requests, or *; can be repeated.", panel=NETWORK
-    )
+    api_key: str | None = option("KEY", f"Key that clients must send (default: ${API_KEY_VARIABLE}).", panel=NETWORK)
+    cors_origin: list[str] | None = option("ORIGIN", "Origin whose pages may send requests, or *.", panel=NETWORK)
     max_concurrent: int = option("N", "Maximum number of texts generated at once.", 16, min=1, max=256, panel=LIMITS)
-    context: int | None = option(
-        "N", "Maximum number of tokens of prompt and text (default: the model's context length).", min=2, panel=LIMITS
-    )
+    context: int | None = option("N", "Context length in tokens (default: the model's).", min=2, panel=LIMITS)
     log_prompts: bool = flag("Also log the prompts and the generated texts.")
     quantize: str | None
     no_cache: bool

@@ -106,19 +106,9 @@ def _print_tokens(tokenizer: "Tokenizer", text: str, options: _Options) -> None:
     if options.ids:
         console.result(" ".join(map(str, ids)))
         return
-    token_output.tokens([_label(tokenizer.token_bytes[token]) for token in ids], ids)
+    token_output.tokens([visible_whitespace(tokenizer.label(token)) for token in ids], ids)
     ratio = f", {size / len(ids):.2f} bytes per token" if ids else ""
     console.note(f"{len(ids):,} tokens, {len(text):,} characters, {size:,} bytes{ratio}")
-
-
-def _label(token: bytes) -> str:
-    """A token as text, or its bytes in hexadecimal if they are not characters by themselves.
-
-    >>> _label("é".encode()), _label(b"\\xc3")
-    ('é', 'c3')
-    """
-    text = token.decode("utf-8", "replace")
-    return " ".join(f"{byte:02x}" for byte in token) if "\ufffd" in text else visible_whitespace(text)
 
 
 def _decode(tokenizer: "Tokenizer", text: str) -> None:

@@ -42,18 +42,14 @@ class _Options(ReadingOptions):
         "CORPUS", "Text or conversations: files, directories or globs, also .gz; - reads text from standard input.", ...
     )
     output: Path = option("FILE", "Model file to write.", Path(DEFAULT_MODEL), names="-o --output")
-    time: str | None = option(
-        "TIME", "Time budget, such as 90s, 5m or 2h (default: 5m). On a short text the run ends after 20 epochs."
-    )
+    time: str | None = option("TIME", "Time budget, such as 90s, 5m or 2h (default: 5m, at most 20 epochs).")
     steps: int | None = option("N", "Number of training steps.", min=1)
     epochs: float | None = option("X", "Number of epochs (passes over the text).")
     dry_run: bool = flag("Print the plan and exit.")
     force: bool = flag("Overwrite an existing output, and start over instead of resuming.")
     from_: Path | None = option("FILE", "Base model to fine-tune: .safetensors, .gguf or Hugging Face directory.")
     like: Path | None = option("FILE", "Model whose tokenizer and context length to use, for llm mix.")
-    lora: int | None = option(
-        "RANK", "With --from: train low-rank adapters (LoRA) of this rank, then merge them.", min=1, max=1024
-    )
+    lora: int | None = option("RANK", "With --from: train LoRA adapters of this rank and merge them.", min=1, max=1024)
     kl_weight: float | None = option(
         "X", "With --from: weight of the KL divergence that limits forgetting (default: 5).", min=0.0, panel=TRAINING
     )
@@ -79,12 +75,8 @@ class _Options(ReadingOptions):
     seed: int = option(
         "N", "Seed; with --steps it fixes the file on a CPU.", TrainConfig.seed, min=0, max=2**31 - 1, panel=TRAINING
     )
-    device: str = choice(
-        "auto", *DEVICES, default="auto", help="Device to train on; auto uses a GPU if there is one.", panel=TRAINING
-    )
-    dtype: str = choice(
-        "auto", *DTYPES, default="auto", help="Data type of matrix products; auto uses the faster one.", panel=TRAINING
-    )
+    device: str = choice("auto", *DEVICES, default="auto", help="Device; auto: a GPU if available.", panel=TRAINING)
+    dtype: str = choice("auto", *DTYPES, default="auto", help="Precision; auto: the faster one.", panel=TRAINING)
     threads: int | None = option(
         "N", "Number of CPU threads (default: one per core that is not in use).", min=1, max=1024, panel=TRAINING
     )
@@ -181,7 +173,7 @@ def _claim_output(options: _Options, processes: Processes) -> "Output":
     return options.invocation.with_resource(
         training_output.claim_output(
             options.output, adapter_only=options.adapter_only, force=options.force, restarted=processes.restarts > 0,
-            rename_existing=options.is_default("output"), model=options.from_ or options.like,
+            rename_existing=not options.typed("output"), model=options.from_ or options.like,
             model_role="the base model" if options.from_ else "the model given with --like",
             on_note=console.note, on_warning=console.warn,
         )
@@ -237,12 +229,10 @@ def _request(options: _Options, processes: Processes) -> "Request":
 
 def _check_options(options: _Options) -> None:
     """Raise LLMError for options that contradict each other."""
-    if options.from_ and options.like:
-        raise usage("--from already sets the tokenizer and the context length; leave out --like")
     if options.from_:
-        fixed = ["vocab_size", "layers", "width", "heads", "kv_heads", "tie", "experts"]
-        if typed := options.typed(*fixed, *(["tokenizer"] if options.tokenizer != "bpe" else [])):
-            raise usage(f"--from keeps the tokenizer and the size of the base model; leave out {' and '.join(typed)}")
+        fixed = ["like", "vocab_size", "layers", "width", "heads", "kv_heads", "tie", "experts"]
+        fixed += ["tokenizer"] if options.tokenizer != "bpe" else []
+        options.reject("with --from, which keeps the tokenizer and the size of the base model", *fixed)
     else:
         options.reject("without --from", "lora", "adapter_only", "kl_weight")
     if options.like:

@@ -3,17 +3,17 @@
 import pytest
 
 from llmcli.cli.chat import commands as chat_commands
-from llmcli.cli.chat.commands import COMMANDS, completions, hint, parse, set_option, settings
+from llmcli.cli.chat.commands import USAGE, completions, hint, parse, set_option, settings
 from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
 
 
 def test_every_command_and_alias_is_parsed() -> None:
-    for command in COMMANDS:
-        assert parse(f"/{command.name}") == (command.name, "")
-        assert parse(f"/{command.name.upper()}   a  b ") == (command.name, "a  b")
+    for name in USAGE:
+        assert parse(f"/{name}") == (name, "")
+        assert parse(f"/{name.upper()}   a  b ") == (name, "a  b")
     for alias, name in chat_commands._ALIASES.items():
-        assert parse(f"/{alias}") == (name, "") and alias not in {command.name for command in COMMANDS}
+        assert parse(f"/{alias}") == (name, "") and alias not in USAGE
 
 
 @pytest.mark.parametrize("line", ["", "Hello", " /reset", "1/2", "食べる /exit"])
@@ -110,4 +110,4 @@ def test_completions() -> None:
     assert applied("/re") == ["/reset", "/regenerate", "/retry"]
     assert applied("/set t") == ["/set temperature ", "/set top-p ", "/set top-k "]
     assert applied("/set temperature 0") == []
-    assert len(applied("/")) == len(COMMANDS)
+    assert len(applied("/")) == len(USAGE)
