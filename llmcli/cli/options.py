@@ -85,8 +85,8 @@ def max_tokens_option(default: int) -> Any:
 class Options:
     """The options and arguments of a subcommand, with their values in an instance.
 
-    A subclass annotates those that the subcommand has, in the order of its help. The attributes here are shared: the
-    subclass needs no more than their annotation.
+    A subclass annotates those that the subcommand has, in the order of its help; those of a group, which is a subclass
+    too, come after its own. The attributes here are shared: the subclass needs no more than their annotation.
     """
 
     model: str | None = option(
@@ -117,7 +117,7 @@ class Options:
         Long names are preferred: "--max-tokens" for -n.
         """
         source = self.invocation.get_parameter_source
-        given = [param for param in self.params if param.name in names and "COMMANDLINE" in str(source(param.name))]
+        given = [p for p in self.params if p.name in names and getattr(source(p.name), "name", "") == "COMMANDLINE"]
         return [next((name for name in p.opts if name.startswith("--")), p.opts[0].upper()) for p in given]
 
     def reject(self, condition: str, *names: str) -> None:
@@ -140,7 +140,7 @@ class Options:
 
 
 class ResultOptions(Options):
-    """Those of a subcommand that prints a result and ends."""
+    """The group of all subcommands that print a result and end."""
 
     json: bool
     quiet: bool
@@ -154,7 +154,7 @@ class ResultOptions(Options):
 
 
 class ReadingOptions(ResultOptions):
-    """Those of a subcommand that reads text or conversations."""
+    """The group of subcommands that read text or conversations."""
 
     speakers: str | None
     pairs: bool
@@ -163,7 +163,7 @@ class ReadingOptions(ResultOptions):
 
 
 class GenerationOptions(ResultOptions):
-    """Those of a subcommand that generates text."""
+    """The group of subcommands that generate text."""
 
     max_tokens: int = max_tokens_option(SamplingConfig.max_tokens)
     temperature: float = option(

@@ -115,8 +115,8 @@ class _Variant:
 
         cache = not self.options.no_cache
         runtime = open_runtime(self.source, self.options.device, self.quantize, console.note, cache=cache)
-        trained = trained_context(self.source.records)
         with _named(self.path):
+            trained = trained_context(self.source.records)
             yield runtime, evaluation_context(runtime.context, self.options.context, trained)
 
     def show_progress(self, share: float, document: str = "") -> None:
@@ -295,8 +295,8 @@ def _baselines(text: "Corpus", past_text: "Corpus | None", trained: "Corpus") ->
     baselines = compressors.baselines(text.cut(0, end).utf8(), past.cut(past_start).utf8())
     if past.text_bytes:
         source = "the --past text" if past_text else "the training text"
-        used = " and ".join(f"{b.name} {b.past_bytes:,}" for b in baselines)
-        console.note(f"compressors first read the end of {source} ({past.text_bytes:,} bytes): {used}")
+        used = ", ".join(f"{b.past_bytes:,} ({b.name})" for b in baselines)
+        console.note(f"of {past.text_bytes:,} bytes of {source}, compressors first read the last {used}")
     return sorted(baselines, key=lambda baseline: baseline.bits_per_byte)
 
 
