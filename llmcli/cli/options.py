@@ -349,9 +349,8 @@ def parse_duration(text: str) -> float:
 def check_report_path(output: Path, model: Path, option: str, example: str, *, force: bool) -> None:
     """Raise LLMError if the page or plot that `option` names cannot be written, or would replace the model."""
     from llmcli.formats import atomic_io
-    from llmcli.formats.output_path import reject_overwriting
 
-    reject_overwriting(output, "page", [model], "the model itself", by=f": {option} {example}")
+    atomic_io.reject_overwriting(output, "output", [model], "the model itself", by=f": {option} {example}")
     atomic_io.check_writable(output, force=force, by=f" with {option}", example=example)
 
 
