@@ -78,10 +78,10 @@ def _load(models: list[str], output: Path) -> "dict[str, Checkpoint]":
     """The models by name. Raises LLMError for an ensemble, and if the output would replace one of them."""
     from llmcli.formats import ensemble_file, loading
 
-    files = [file for name in models for file in loading.files(name)]
-    reject_overwriting(output, "ensemble", files, "one of the models to mix")
     loaded = {}
     for name in models:
+        part = "part of " if Path(name).is_dir() else ""
+        reject_overwriting(output, "ensemble", loading.files(name), f"{part}one of the models to mix")
         model = loading.load_any(name)
         if isinstance(model, ensemble_file.Ensemble):
             raise LLMError(
