@@ -50,23 +50,17 @@ def decode(runtime: Runtime, text: "GeneratedText") -> Iterator[Piece]:
 
 
 def generate(
-    runtime: Runtime,
-    tokenizer: Tokenizer,
-    prompt: str,
-    sampling: SamplingConfig,
-    *,
-    literal: bool = False,
-    sampler: Sampler | None = None,
+    runtime: Runtime, tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig | Sampler, *, literal: bool = False
 ) -> Iterator[Piece]:
     """Continue a prompt, piece by piece. A piece never holds part of a character or part of a stop string.
 
     Unless `literal`, the prompt's end may be tokenized differently and its last word may continue (token_healing.py).
     If the prompt is longer than the context, its end is used. When the context is full, its newer half is kept and
-    generation continues. `sampler` replaces the sampler that `sampling` describes. Raises LLMError for an empty prompt.
+    generation continues. Raises LLMError for an empty prompt.
     """
     known = Prompt.of(prompt, tokenizer, literal=literal)
-    text = GeneratedText(tokenizer, known.ids, sampling, sampler=sampler)
-    if not sampling.max_tokens:
+    text = GeneratedText(tokenizer, known.ids, sampling)
+    if not text.sampling.max_tokens:
         yield text.end("length")
     elif known.tail or known.in_word:  # it may end inside a token or inside a word
         yield from text.add_first(read_prompt(runtime, tokenizer, known))
@@ -76,16 +70,11 @@ def generate(
 
 
 def continue_ids(
-    runtime: Runtime,
-    tokenizer: Tokenizer,
-    ids: Sequence[int],
-    sampling: SamplingConfig,
-    *,
-    stop_ids: Collection[int] = (),
+    runtime: Runtime, tokenizer: Tokenizer, ids: Sequence[int], sampling: SamplingConfig, stop_ids: Collection[int] = ()
 ) -> Iterator[Piece]:
     """Continue token ids, of which the runtime has processed none, or all but the last; otherwise as `generate` does.
     `stop_ids` also end the text, and are exempt from the repetition penalty: every turn of a conversation has them."""
-    text = GeneratedText(tokenizer, ids, sampling, stop_ids=stop_ids)
+    text = GeneratedText(tokenizer, ids, sampling, stop_ids)
     return decode(runtime, text) if sampling.max_tokens else iter([text.end("length")])
 
 
@@ -110,24 +99,18 @@ class GeneratedText:
     the model: `decode` gives it the logits of one runtime, a server those of many texts processed together."""
 
     def __init__(
-        self,
-        tokenizer: Tokenizer,
-        ids: Sequence[int],
-        sampling: SamplingConfig,
-        *,
-        sampler: Sampler | None = None,
-        stop_ids: Collection[int] = (),
+        self, tokenizer: Tokenizer, ids: Sequence[int], how: SamplingConfig | Sampler, stop_ids: Collection[int] = ()
     ) -> None:
-        """`ids` are the tokens of the prompt; for the others see `generate` and `continue_ids`."""
+        """`ids` are the tokens of the prompt; for `stop_ids` see `continue_ids`."""
         self.ids = list(ids)  # of the prompt and the text, without a token that ends it
         self.tokens = 0  # new ones
         self.finish_reason: str | None = None
         self.last_token: Choice | None = None  # the token that ended the text, and its log probability
         self.first_bytes = b""  # of the first token after a prompt, those that follow the prompt; set by `add_first`
-        self.sampling = sampling
+        self._sampler, self._decoder = how if isinstance(how, Sampler) else Sampler(how), StreamDecoder()
+        self.sampling = sampling = self._sampler.config
         self._end_ids = {*tokenizer.eos_ids, *stop_ids}
         self._vocabulary, self._state = tokenizer.vocabulary, START
-        self._sampler, self._decoder = sampler or Sampler(sampling), StreamDecoder()
         self._penalizes = sampling.repetition_penalty != 1
         self._seen = {i for i in ids if i not in stop_ids} if self._penalizes else set()
         self._stops = _StopStrings(sampling.stop) if sampling.stop else None

@@ -19,7 +19,7 @@ class Sampler:
     """`sampler(logits [V], seen ids)` -> (token id, its log probability under the model)."""
 
     def __init__(self, config: SamplingConfig) -> None:
-        self._config = config
+        self.config = config
         self._rng = np.random.default_rng(config.seed)
 
     def __call__(
@@ -31,7 +31,7 @@ class Sampler:
         model_logits = logits if model_logits is None else model_logits
         check_finite(model_logits.max())
         *_, (_, filtered) = self.stages(logits, seen, tokens)
-        if self._config.temperature == 0:
+        if self.config.temperature == 0:
             chosen = int(filtered.argmax())
         else:
             kept = np.flatnonzero(filtered > -np.inf)
@@ -40,13 +40,13 @@ class Sampler:
 
     def choose(self, weights: Sequence[float]) -> int:
         """The index of one of several choices, drawn by weight; at temperature 0 that of the largest weight."""
-        if self._config.temperature == 0 or len(weights) == 1:
+        if self.config.temperature == 0 or len(weights) == 1:
             return int(np.argmax(weights))
         return self.draw(np.log(np.array(weights, np.float64)).astype(np.float32))
 
     def stages(self, logits: Array, seen: Ids = (), tokens: Ints | None = None) -> Iterator[tuple[str, Array]]:
         """(name of a filter, logits after it) for each filter in order; arguments as in `__call__`."""
-        config = self._config
+        config = self.config
         if tokens is not None and config.repetition_penalty != 1:
             seen = np.flatnonzero(np.isin(tokens, np.fromiter(seen, np.int64, len(seen))))
         logits = repetition_penalty(logits, seen, config.repetition_penalty)

@@ -15,6 +15,8 @@ from llmcli.generation.sampler import Ids, Sampler
 from llmcli.models.logits import entropy, softmax
 from llmcli.models.runtime import Array, Ints, Runtime
 
+SHOWN = 5  # candidates of a step
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -39,7 +41,7 @@ class Removal:
 class Step:
     """The choice of one token."""
 
-    candidates: tuple[Candidate, ...]  # the most likely first
+    candidates: tuple[Candidate, ...]  # the most likely, in order
     chosen: Candidate
     remaining: int  # tokens that could be chosen after all filters
     removals: tuple[Removal, ...]
@@ -50,19 +52,11 @@ class Step:
 
 
 def trace(
-    runtime: Runtime,
-    tokenizer: Tokenizer,
-    prompt: str,
-    sampling: SamplingConfig,
-    *,
-    literal: bool = False,
-    candidates: int = 5,
+    runtime: Runtime, tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig, *, literal: bool = False
 ) -> Iterator[Step]:
-    """The steps of `generate`, each with the `candidates` most likely tokens; stop strings are ignored. Raises LLMError
-    as `generate` does."""
-    sampler = _RecordingSampler(sampling, candidates)
-    sampling = replace(sampling, stop=())
-    for piece in generate(runtime, tokenizer, prompt, sampling, literal=literal, sampler=sampler):
+    """The steps of `generate`; stop strings are ignored. Raises LLMError as `generate` does."""
+    sampler = _RecordingSampler(replace(sampling, stop=()))
+    for piece in generate(runtime, tokenizer, prompt, sampler, literal=literal):
         steps, sampler.steps = sampler.steps, []
         for step in steps:  # one, or none where a limit ended the text
             # a piece's id is a token; what the sampler chose may be an entry that stands for it
@@ -72,9 +66,8 @@ def trace(
 
 
 class _RecordingSampler(Sampler):
-    def __init__(self, config: SamplingConfig, candidates: int) -> None:
+    def __init__(self, config: SamplingConfig) -> None:
         super().__init__(config)
-        self._shown = candidates
         self.steps: list[Step] = []  # since the caller last took them
 
     def __call__(
@@ -92,7 +85,7 @@ class _RecordingSampler(Sampler):
                 removed_by |= dict.fromkeys(removed, name)
             filtered = after
         sampling_probabilities, remaining = softmax(filtered), int(np.isfinite(filtered).sum())
-        if self._config.temperature == 0:
+        if self.config.temperature == 0:
             sampling_probabilities = np.zeros_like(sampling_probabilities)
             sampling_probabilities[chosen], remaining = 1, 1
         ranked = [int(i) for i in np.argsort(-probabilities, kind="stable") if np.isfinite(logits[i])]
@@ -103,7 +96,7 @@ class _RecordingSampler(Sampler):
 
         self.steps.append(
             Step(
-                candidates=tuple(map(candidate, ranked[: self._shown])),
+                candidates=tuple(map(candidate, ranked[:SHOWN])),
                 chosen=candidate(chosen),
                 remaining=remaining,
                 removals=tuple(removals),

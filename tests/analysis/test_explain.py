@@ -151,7 +151,7 @@ class RecordingSampler(Sampler):
     """Keeps the logits that it samples from."""
 
     def __init__(self) -> None:
-        super().__init__(SamplingConfig(temperature=0.0))
+        super().__init__(SamplingConfig(max_tokens=1, temperature=0.0))
         self.calls: list[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]] = []
 
     def __call__(self, logits, seen=(), *, model_logits=None, tokens=None):
@@ -166,9 +166,7 @@ def test_probabilities_equal_those_of_generate_exactly(prompt: str, literal: boo
     model = random_checkpoint(replace(CONFIG, max_position_embeddings=context))
     explanation = explain(NumpyRuntime(model), TOKENIZER, prompt, literal=literal)
     sampler = RecordingSampler()
-    pieces: Iterator = generate(
-        NumpyRuntime(model), TOKENIZER, prompt, SamplingConfig(max_tokens=1), literal=literal, sampler=sampler
-    )  # type: ignore[arg-type]
+    pieces: Iterator = generate(NumpyRuntime(model), TOKENIZER, prompt, sampler, literal=literal)
     next_token = next(pieces).id
     [(logits, model_logits, tokens)] = sampler.calls
     used = logits if model_logits is None else model_logits

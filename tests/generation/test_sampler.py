@@ -277,7 +277,7 @@ def test_the_sampler_receives_each_seen_token_once():
             return super().__call__(logits, seen, **values)
 
     config = SamplingConfig(max_tokens=90, repetition_penalty=1.5)
-    list(generate(constant(), LETTERS, "1" * 9, config, sampler=Spy(config)))
+    list(generate(constant(), LETTERS, "1" * 9, Spy(config)))
     assert given[0] == 1 and max(given) <= 4
 
 

@@ -13,6 +13,7 @@ from typer.testing import Result
 from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.vocabulary import START
+from llmcli.generation import trace as trace_module
 from llmcli.generation.generator import generate
 from llmcli.generation.token_healing import Prompt, read_prompt
 from llmcli.generation.trace import Step, trace
@@ -30,7 +31,9 @@ def traced(prompt: str, literal: bool = True, candidates: int = 5, **values: flo
     """(the steps, the text that `generate` gives with the same options)"""
     sampling = SamplingConfig(**{"max_tokens": 6, "seed": 3, **values})  # type: ignore[arg-type]
     runtime = NumpyRuntime(random_checkpoint(CONFIG))
-    steps = list(trace(runtime, TOKENIZER, prompt, sampling, literal=literal, candidates=candidates))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trace_module, "SHOWN", candidates)
+        steps = list(trace(runtime, TOKENIZER, prompt, sampling, literal=literal))
     pieces = list(generate(runtime, TOKENIZER, prompt, sampling, literal=literal))
     assert [piece.id for piece in pieces if piece.id is not None] == [step.chosen.id for step in steps]
     for piece, step in zip(pieces, steps, strict=False):
