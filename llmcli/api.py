@@ -194,12 +194,12 @@ class Model:
 
         Raises LLMError for an empty text, and when the tokenizer changes the text: bits per byte would then be wrong.
         """
-        from llmcli.evaluation.evaluator import evaluation_context, score_text, trained_context
+        from llmcli.evaluation.evaluator import evaluation_context, measure, trained_context
 
         if text == "":
             raise usage("the text is empty; give one to score")
         context = evaluation_context(self.runtime.context, trained=trained_context(self._source.records))
-        return score_text(_text(text, "text"), self.runtime, self.tokenizer, context=context)
+        return measure("the text", [_text(text, "text")], self.runtime, self.tokenizer, context=context)
 
     def explain(self, prompt: str, *, literal: bool = False) -> Explanation:
         """What happens inside the model while it reads a prompt: tokens, attention, the prediction after each layer.

@@ -5,17 +5,24 @@ that end an answer are, although they have no text.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmcli.data.conversations.batches import ConversationTokens
 from llmcli.data.conversations.chat_template import ChatTemplate
 from llmcli.data.conversations.messages import Conversation
 from llmcli.errors import LLMError
-from llmcli.evaluation.evaluator import Score, ScoreWindows, padded, spread_indices, total_score
+from llmcli.evaluation.evaluator import (
+    BATCH_TOKENS,
+    OnProgress,
+    Score,
+    ScoreWindows,
+    padded,
+    spread_indices,
+    total_score,
+)
 from llmcli.models.logits import check_finite
 from llmcli.models.runtime import Ints, Scorer
 
@@ -28,18 +35,13 @@ def spread(conversations: ConversationTokens, max_tokens: float = math.inf) -> l
 
 
 def evaluate_answers(
-    conversations: ConversationTokens,
-    indices: Sequence[int],
-    byte_lengths: NDArray[np.integer],
-    score: ScoreWindows,
-    *,
-    batch_tokens: int = 4096,
+    tokens: ConversationTokens, indices: Sequence[int], byte_lengths: Ints, score: ScoreWindows, batch_tokens: int
 ) -> Iterator[tuple[Sequence[int], Score]]:
     """As `evaluate_windows`, for the answers of some conversations."""
-    for batch in _batches(conversations.lengths, indices, batch_tokens):
-        spans = [conversations.span(index) for index in batch]
-        ids = padded([conversations.ids[span] for span in spans], np.int64)
-        loss_mask = padded([conversations.loss_mask[span] for span in spans], bool)
+    for batch in _batches(tokens.lengths, indices, batch_tokens):
+        spans = [tokens.span(index) for index in batch]
+        ids = padded([tokens.ids[span] for span in spans], np.int64)
+        loss_mask = padded([tokens.loss_mask[span] for span in spans], bool)
         losses, correct, *_ = score(ids)
         counted = loss_mask[:, 1:]
         targets = ids[:, 1:][counted]
@@ -58,11 +60,7 @@ class AnswerScore:
 
 
 def measure_answers(
-    conversations: Sequence[Conversation],
-    model: Scorer,
-    template: ChatTemplate,
-    context: int,
-    on_progress: Callable[[float], None] = lambda share: None,
+    conversations: Sequence[Conversation], model: Scorer, template: ChatTemplate, context: int, on_progress: OnProgress
 ) -> AnswerScore:
     """Score the answers of conversations, each in its own context of at most `context` tokens. Raises LLMError when
     there is no answer to measure, or for NaN or infinite logits."""
@@ -72,7 +70,7 @@ def measure_answers(
     if not kept:
         raise LLMError("there is no answer to measure: no conversation has one within the context")
     lengths = template.tokenizer.byte_lengths
-    batches = evaluate_answers(tokens, range(len(tokens)), lengths, model.score)
+    batches = evaluate_answers(tokens, range(len(tokens)), lengths, model.score, BATCH_TOKENS)
     total = total_score(batches, len(tokens), on_progress)
     check_finite(total.nats)
     return AnswerScore(total, len(tokens), truncated, len(conversations) - len(tokens))

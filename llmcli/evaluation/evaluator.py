@@ -5,7 +5,6 @@ window, where at least half a context precedes it (at the beginning of the text:
 computed by any runtime or by torch. The n-gram cache of a model (models/ngram_cache.py) sees all of the text so far.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ ScoreWindows = Callable[[Ints], Scores | WeightedScores]
 Window = tuple[int, int, int]  # start, first position counted, end
 OnProgress = Callable[[float], None]  # receives the share done
 OnTokens = Callable[[NDArray[np.integer], NDArray[np.floating]], None]  # receives tokens and their losses in nats
+BATCH_TOKENS = 4096  # scored together
 KL_TOKENS = 256  # sampled to estimate a divergence
 
 
@@ -89,27 +89,6 @@ def _bits_per_byte(nats: float, size: int) -> float:
     return nats / math.log(2) / size if size else math.nan
 
 
-def evaluate(
-    ids: NDArray[np.integer] | PrefixedTokens,
-    byte_lengths: NDArray[np.integer],
-    context: int,
-    score: ScoreWindows,
-    *,
-    batch_tokens: int = 4096,
-    cached: NgramText | None = None,
-    on_progress: OnProgress = lambda share: None,
-    on_tokens: OnTokens = lambda ids, nats: None,
-) -> Score:
-    """Score ids[1:], each given the ids before it; ids[0] is the token that precedes the text (end of text).
-    `byte_lengths[i]` is the length of token i in bytes. `cached` are the same ids with an n-gram cache, which the
-    losses of the network are mixed with. `on_tokens` is called in the order of the text."""
-    windows = Windows(len(ids), context)
-    batches = evaluate_windows(
-        ids, byte_lengths, windows, score, batch_tokens=batch_tokens, cached=cached, on_tokens=on_tokens
-    )
-    return total_score(batches, len(windows), on_progress)
-
-
 def total_score(batches: Iterable[tuple[Sequence[Any], Score]], count: int, on_progress: OnProgress) -> Score:
     """The sum of the scores of batches, of `count` units in all."""
     total, done = Score(0.0, 0, 0), 0
@@ -133,11 +112,15 @@ def evaluate_windows(
     windows: Sequence[Window],
     score: ScoreWindows,
     *,
-    batch_tokens: int,
+    batch_tokens: int = BATCH_TOKENS,
     cached: NgramText | None = None,
     on_tokens: OnTokens = lambda ids, nats: None,
 ) -> Iterator[tuple[Sequence[Window], Score]]:
-    """Score windows in batches of at most `batch_tokens` tokens, or of one window; a caller can stop in between."""
+    """Score windows in batches of at most `batch_tokens` tokens, or of one window; a caller can stop in between.
+
+    Each token of a text `ids` is scored given those before it; ids[0] precedes the text (end of text).
+    `byte_lengths[i]` is the length of token i in bytes. `cached` are the same ids with an n-gram cache, which the
+    losses of the network are mixed with. `on_tokens` is called in the order of the windows."""
     longest = max((end - start for start, _, end in windows), default=1) - 1
     rows = max(1, batch_tokens // max(1, longest))
     for first in range(0, len(windows), rows):
@@ -267,16 +250,11 @@ def measure(
     if isinstance(model, NgramRuntime):
         score_network, cached = model.score_network, NgramText(ids_with_bos, model.weights)
     lengths, context = tokenizer.byte_lengths, context or evaluation_context(model.context)
-    score = evaluate(
-        ids_with_bos, lengths, context, score_network, cached=cached, on_progress=on_progress, on_tokens=on_tokens
-    )
+    windows = Windows(len(ids_with_bos), context)
+    batches = evaluate_windows(ids_with_bos, lengths, windows, score_network, cached=cached, on_tokens=on_tokens)
+    score = total_score(batches, len(windows), on_progress)
     check_finite(score.nats)
     return replace(score, bytes=text_bytes)
-
-
-def score_text(text: str, model: Scorer, tokenizer: "Tokenizer", *, context: int | None = None) -> Score:
-    """Score every token of a text; errors as in `measure`."""
-    return measure("the text", [text], model, tokenizer, context=context)
 
 
 # ---- passages that surprise a model, and two versions of a model
@@ -302,16 +280,12 @@ def most_surprising(
     >>> most_surprising(np.array([1, 5, 5, 0, 0, 4, 4]), length=2, max_passages=2)
     [Span(start=1, end=3, bits=10.0), Span(start=5, end=7, bits=8.0)]
     """
-    edges = [0, *sorted(set(breaks) - {0}), len(bits)]
+    edges = np.array(sorted({0, *breaks, len(bits)}))
+    start = np.arange(len(bits))
+    end = np.minimum(start + length, edges[np.searchsorted(edges, start, side="right")])
     total = np.concatenate([[0.0], np.cumsum(bits, dtype=np.float64)])
-    starts, ends = [], []
-    for first, last in itertools.pairwise(edges):
-        places = np.arange(first, max(first, last - length) + 1) if last > first else np.arange(0)
-        starts.append(places)
-        ends.append(np.minimum(places + length, last))
-    start, end = np.concatenate(starts).astype(int), np.concatenate(ends).astype(int)
     sums = total[end] - total[start]
-    free = np.ones(len(sums), bool)
+    free = (end - start == length) | np.isin(start, edges)
     spans: list[Span] = []
     while len(spans) < max_passages and free.any():
         best = int(np.where(free, sums, -np.inf).argmax())

@@ -1,7 +1,7 @@
 """Memorization: which 30-character strings of a text occur verbatim in the training text.
 
 `measure_memorization` gives the share for text that a model generates without a prompt. People repeat themselves too,
-so the same share of held-out text is the baseline. `find_spans` marks the strings in given texts.
+so the same share of held-out text is the baseline. `find_verbatim` marks the strings in given texts.
 """
 
 import itertools
@@ -93,8 +93,8 @@ class VerbatimSpans:
 def find_verbatim(
     texts: Sequence[str], training_texts: Sequence[TrainingText], *, check: Callable[[], None] = lambda: None
 ) -> list[VerbatimSpans]:
-    """The spans of each text that occur in the training texts, which are read once for all of them. `check`, called
-    before each piece of them, may raise an exception to end the search."""
+    """The spans of each text that occur in the training texts, which are read once for all of them; overlapping strings
+    form one span. `check`, called before each piece of them, may raise an exception to end the search."""
 
     def checked(pieces: Iterable[str]) -> Iterator[str]:
         for piece in pieces:
@@ -102,25 +102,16 @@ def find_verbatim(
             yield piece
 
     documents = (checked(pieces) for one in training_texts for pieces in one.documents())
-    searched = sum(one.bytes for one in training_texts)
-    return [
-        VerbatimSpans(marked, sum(last - first for first, last in marked) / max(1, len(text)), searched)
-        for text, marked in zip(texts, find_spans(texts, documents), strict=True)
-    ]
-
-
-def find_spans(texts: Sequence[str], documents: Iterable[Iterable[str]]) -> list[tuple[tuple[int, int], ...]]:
-    """For each text, the spans covered by strings of LENGTH characters that occur in a document; overlapping strings
-    form one span."""
-    occurring, spans = occurring_strings(set(strings(texts)), documents), []
+    occurring, found = occurring_strings(set(strings(texts)), documents), []
     for text in texts:
         covered = bytearray(len(text))
         for start, string in enumerate(strings([text])):
             if string in occurring:
                 covered[start : start + LENGTH] = b"\1" * LENGTH
         edges = [i for i, (a, b) in enumerate(itertools.pairwise([0, *covered, 0])) if a != b]
-        spans.append(tuple(itertools.pairwise(edges))[::2])
-    return spans
+        spans = tuple(itertools.pairwise(edges))[::2]
+        found.append(VerbatimSpans(spans, sum(covered) / max(1, len(text)), sum(one.bytes for one in training_texts)))
+    return found
 
 
 def strings(texts: Iterable[str]) -> Iterator[str]:

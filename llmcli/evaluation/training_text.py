@@ -42,38 +42,34 @@ def recorded_names(record: Record) -> list[str]:
 # ---- texts
 
 
-def trained_lengths(record: Record) -> dict[str, int]:
-    """How many bytes of each text, from its beginning, were trained on in one stage, by the sha256 of the text; 0 for
-    one that was held out. {} if the record is not valid."""
-    texts = _files(record, conversations=False)
+def trained_lengths(records: Iterable[Record]) -> dict[str, int]:
+    """How many bytes of each text, from its beginning, any of the models was trained on in any stage, by the sha256 of
+    the text; 0 for one that was held out. Stages of which a record is not valid are left out."""
+    longest: dict[str, int] = {}
+    for stage in all_stages(records):
+        texts = _files(stage, conversations=False)
+        for text, length in zip(texts, _trained_bytes(stage, texts), strict=False):
+            sha256 = str(text.get("sha256"))
+            longest[sha256] = max(length, longest.get(sha256, 0))
+    return longest
+
+
+def _trained_bytes(stage: Record, texts: list[dict[str, Any]]) -> list[int]:
+    """For each of the texts; [] if the record is not valid."""
     sizes = [size if isinstance(size := text.get("bytes"), int) else 0 for text in texts]
     if any("held_out" in text for text in texts):
-        untrained = [int(text.get("held_out", 0)) + int(text.get("left_out", 0)) for text in texts]
-        lengths = [size - rest for size, rest in zip(sizes, untrained, strict=True)]
-    else:  # the end of the whole corpus, in files of earlier versions; nothing, or another text
-        total = record.get("train_bytes")
-        if not isinstance(total, int) or not 0 <= total <= sum(sizes):
-            return {}
-        starts = itertools.accumulate(sizes, initial=0)
-        lengths = [min(size, max(0, total - start)) for start, size in zip(starts, sizes, strict=False)]
-    return _longest((str(text.get("sha256")), length) for text, length in zip(texts, lengths, strict=True))
-
-
-def _trained_lengths(records: Iterable[Record]) -> dict[str, int]:
-    """The most that any of the models was trained on in any stage."""
-    return _longest(item for stage in all_stages(records) for item in trained_lengths(stage).items())
-
-
-def _longest(lengths: Iterable[tuple[str, int]]) -> dict[str, int]:
-    longest: dict[str, int] = {}
-    for sha256, length in lengths:
-        longest[sha256] = max(length, longest.get(sha256, 0))
-    return longest
+        untrained = (int(text.get("held_out", 0)) + int(text.get("left_out", 0)) for text in texts)
+        return [size - rest for size, rest in zip(sizes, untrained, strict=True)]
+    total = stage.get("train_bytes")  # in files of earlier versions: all but the end of the whole corpus
+    if not isinstance(total, int) or not 0 <= total <= sum(sizes):
+        return []
+    starts = itertools.accumulate(sizes, initial=0)
+    return [min(size, max(0, total - start)) for start, size in zip(starts, sizes, strict=False)]
 
 
 def _divide(corpus: Corpus, records: Iterable[Record]) -> Iterator[tuple[Part, Part]]:
     """Each text as (what any of the models was trained on, the rest)."""
-    known = _trained_lengths(records)
+    known = trained_lengths(records)
     for part in corpus.contents:
         middle = min(max(part.start, known.get(part.document.sha256, 0)), part.end)
         yield Part(part.document, part.start, middle), Part(part.document, middle, part.end)
@@ -103,7 +99,7 @@ def trained_in(corpus: Corpus, record: Record) -> list[str]:
 
 def is_held_out(corpus: Corpus, record: Record) -> bool:
     """Whether a text is what was held out when a model was trained: of its corpus, or as another file."""
-    files, trained = held_out_files(record), _trained_lengths([record])
+    files, trained = held_out_files(record), trained_lengths([record])
     return bool(corpus.contents) and all(
         part.document.sha256 in files or part.start >= trained.get(part.document.sha256, sys.maxsize)
         for part in corpus.contents
@@ -184,7 +180,7 @@ class TrainingText:
     def of(cls, sources: Sources, records: Iterable[Record]) -> "TrainingText":
         """What records say was trained on, or the whole of a text or the conversations that they do not name."""
         records = list(records)
-        known = _trained_lengths(records)
+        known = trained_lengths(records)
         divided = zip(sources.text.contents, _divide(sources.text, records), strict=True)
         parts = [trained if whole.document.sha256 in known else whole for whole, (trained, _) in divided]
         conversations, files = sources.conversations, sources.conversation_files
@@ -215,7 +211,7 @@ class TrainingText:
 def names_sources(record: Record, sources: Sources) -> bool:
     """Whether a record names any of these texts, trained on or held out, or conversations trained on."""
     hashes = {document.sha256 for document in sources.text.documents}
-    return bool(hashes & _trained_lengths([record]).keys() or _trained_in_any(sources.conversation_files, [record]))
+    return bool(hashes & trained_lengths([record]).keys() or _trained_in_any(sources.conversation_files, [record]))
 
 
 def recorded_speakers(records: Iterable[Record]) -> tuple[str, str] | None:
@@ -260,7 +256,7 @@ def find_sources(record: Record, model: Path) -> Sources:
     """The texts and conversations that a record names, searched for here and beside the model, by their sha256. Raises
     LLMError when the record names none, or when a file is missing or has changed."""
     entries = _files(record, conversations=True)
-    files = [_find(entry, model, _conversations_reader(entry)) for entry in entries]
+    files = [_find(entry, model, lambda path, how: read_conversations(str(path), path, how)) for entry in entries]
     corpus = find_corpus(record, model) if _files(record, conversations=False) or not files else Corpus(())
     return Sources(corpus, tuple(files))
 
@@ -271,39 +267,30 @@ def find_corpus(record: Record, model: Path) -> Corpus:
     if not entries:
         raise LLMError(f"{model} does not record its training text; name it: --corpus FILE")
     copy = TextCopy()
-    documents: dict[Path, Document] = {}
-    for entry in entries:
-        document = _find(entry, model, _text_reader(entry, copy))
-        documents.setdefault(document.path.resolve(), document)
-    return Corpus.of(documents.values())
 
-
-def _conversations_reader(file: dict[str, Any]) -> Callable[[Path], ConversationFile | None]:
-    reading = Reading.of_record(file, speakers_in(str(file.get("shape"))))
-    return lambda path: read_conversations(str(path), path, reading)
-
-
-def _text_reader(file: dict[str, Any], copy: TextCopy) -> Callable[[Path], Document | None]:
-    """Reads the same text again: a column, or a whole file."""
-    reading = Reading.of_record(file)
-
-    def read(path: Path) -> Document | None:
+    def read(path: Path, reading: Reading) -> Document | None:
+        """The same text again: a column, or a whole file."""
         if not reading.columns:
             return read_corpus([str(path)], copy=copy).documents[0]
         found = read_records(str(path), path, reading, copy, text_only=True)
         return found if isinstance(found, Document) else None
 
-    return read
+    documents: dict[Path, Document] = {}
+    for entry in entries:
+        document = _find(entry, model, read)
+        documents.setdefault(document.path.resolve(), document)
+    return Corpus.of(documents.values())
 
 
-def _find(file: dict[str, Any], model: Path, read: Callable[[Path], _Read | None]) -> _Read:
+def _find(file: dict[str, Any], model: Path, read: Callable[[Path, Reading], _Read | None]) -> _Read:
     """A file of a record. Raises LLMError when it is missing or has changed."""
+    reading = Reading.of_record(file, speakers_in(str(file.get("shape"))))
     name, relative = str(file.get("name")), file.get("path")
     beside: list[Path] = [model.parent / relative] if isinstance(relative, str) else []
     given = Path(name)
     for path in dict.fromkeys([*beside, given, model.parent / given, Path(given.name), model.parent / given.name]):
         try:
-            found = read(path) if path.is_file() else None
+            found = read(path, reading) if path.is_file() else None
         except TemporaryFileError:
             raise
         except (LLMError, OSError, ValueError):  # something else

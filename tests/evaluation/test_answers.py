@@ -72,6 +72,10 @@ class Uniform:
         return np.full(ids[:, 1:].shape, math.log(256)), np.zeros(ids[:, 1:].shape, bool)
 
 
+def silent(share: float) -> None:
+    pass
+
+
 def conversation(*contents: str) -> Conversation:
     roles = ("user", "assistant")
     return Conversation(tuple(Message(roles[i % 2], content) for i, content in enumerate(contents)))
@@ -79,7 +83,7 @@ def conversation(*contents: str) -> Conversation:
 
 def test_bits_per_byte_are_of_the_answers_and_the_tokens_that_end_them() -> None:
     result = measure_answers(
-        [conversation("Who?", "Ann"), conversation("Why?", "りんご", "So?", "ab")], Uniform(), TEMPLATE, 200
+        [conversation("Who?", "Ann"), conversation("Why?", "りんご", "So?", "ab")], Uniform(), TEMPLATE, 200, silent
     )
     answers = [3, 9, 2]  # bytes, and one token for the end of each
     assert result.score.tokens == sum(answers) + len(answers)
@@ -94,11 +98,11 @@ def test_what_does_not_fit_the_context_is_counted() -> None:
         conversation("Why?", "So.", "Really?", "x" * 40),
         conversation("y" * 99, "z"),
     )
-    result = measure_answers([short, two, long, conversation("alone")], Uniform(), TEMPLATE, 60)
+    result = measure_answers([short, two, long, conversation("alone")], Uniform(), TEMPLATE, 60, silent)
     assert (result.conversations, result.truncated, result.left_out) == (2, 1, 2)
     assert result.score.bytes == 6
     with pytest.raises(LLMError, match="no answer to measure"):
-        measure_answers([long], Uniform(), TEMPLATE, 60)
+        measure_answers([long], Uniform(), TEMPLATE, 60, silent)
 
 
 def test_a_model_of_nan_is_an_error() -> None:
@@ -107,4 +111,4 @@ def test_a_model_of_nan_is_an_error() -> None:
             return np.full(ids[:, 1:].shape, np.nan), np.zeros(ids[:, 1:].shape, bool)
 
     with pytest.raises(LLMError, match="NaN"):
-        measure_answers([conversation("Who?", "Ann")], Broken(), TEMPLATE, 60)
+        measure_answers([conversation("Who?", "Ann")], Broken(), TEMPLATE, 60, silent)

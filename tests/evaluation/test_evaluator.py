@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.evaluation.evaluator import Score, Windows, evaluate, measure
+from llmcli.evaluation.evaluator import Score, Windows, measure
+from tests.evaluation.scoring import evaluate
 
 PROBABILITIES = np.array([0.5, 0.25, 0.125, 0.0625, 0.0625])  # of tokens 0 (end of text) to 4
 BYTE_LENGTHS = np.array([0, 1, 2, 3, 7])  # bytes of each token

@@ -5,6 +5,7 @@ import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from llmcli.data.sources import Sources, read_sources
 from llmcli.data.text import documents
 from llmcli.data.text.corpus import Corpus, read_corpus
 from llmcli.errors import LLMError
-from llmcli.evaluation.memorization import LENGTH, find_spans, find_verbatim
+from llmcli.evaluation.memorization import LENGTH, find_verbatim
 from llmcli.evaluation.training_text import (
     TrainingText,
     find_corpus,
@@ -47,7 +48,8 @@ def test_spans_equal_those_of_a_character_by_character_search(parts: list[tuple[
     covered = {
         i + k for i in range(len(text) - LENGTH + 1) if text[i : i + LENGTH] in TRAINING_TEXT for k in range(LENGTH)
     }  # fmt: skip
-    [found, none] = find_spans([text, ""], [[TRAINING_TEXT[:77], TRAINING_TEXT[77:]]])
+    searched = SimpleNamespace(documents=lambda: [[TRAINING_TEXT[:77], TRAINING_TEXT[77:]]], bytes=len(TRAINING_TEXT))
+    [found, none] = (one.spans for one in find_verbatim([text, ""], [searched]))  # type: ignore[list-item]
     assert none == ()
     assert {i for first, last in found for i in range(first, last)} == covered
     assert all(first < last and last - first >= LENGTH for first, last in found)

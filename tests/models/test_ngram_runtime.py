@@ -7,7 +7,6 @@ import pytest
 
 from llmcli.config import ModelConfig
 from llmcli.data.tokens.batches import PrefixedTokens
-from llmcli.evaluation.evaluator import evaluate
 from llmcli.formats import ensemble_file
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.ensemble_file import Ensemble
@@ -27,6 +26,7 @@ from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.open_runtime import open_runtime
 from llmcli.models.runtime import Array, step_batch
 from tests.conftest import random_checkpoint
+from tests.evaluation.scoring import evaluate
 from tests.models.test_ngram_cache import WEIGHTS
 
 CONFIG = ModelConfig(12, 64, 96, 2, 4, 2, 16, 64)

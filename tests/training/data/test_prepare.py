@@ -141,7 +141,7 @@ def test_the_ends_of_near_duplicates_are_recorded_as_left_out(tmp_path):
         (None, 100), (None, other), (size, None)
     ]  # fmt: skip
     assert ready.record["held_out"]["bytes"] == size
-    trained = trained_lengths(ready.record)
+    trained = trained_lengths([ready.record])
     kept = [900, len(text) - 100 - other, len(text) - size]
     assert [trained[document.sha256] for document in corpus.documents] == kept
     parse_document(json.dumps(ready.record), "training.json")
@@ -161,7 +161,7 @@ def test_no_held_out_text_is_what_the_base_model_was_trained_on(tmp_path, as_fil
     assert f"without {seen:,} bytes that the base model was trained on" in row(ready.plan, "corpus").reason
     assert "seen_by_base" not in ready.record["held_out"]
     if not as_file:
-        assert trained_lengths(ready.record) == {corpus.documents[0].sha256: len(text) - round(0.2 * len(text))}
+        assert trained_lengths([ready.record]) == {corpus.documents[0].sha256: len(text) - round(0.2 * len(text))}
     again = prepare(Request(steps=5), corpus, base_record=first.record)  # the same tenth
     assert again.record == {key: value for key, value in first.record.items() if key != "seen_bytes"}
 

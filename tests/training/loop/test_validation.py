@@ -12,7 +12,7 @@ import torch
 from llmcli.config import EVALUATION_CONTEXT, ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.tokens import tokenize
-from llmcli.evaluation.evaluator import Score, evaluate, score_text
+from llmcli.evaluation.evaluator import Score, measure
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models import ngram_cache
 from llmcli.models.ngram_runtime import with_ngram_cache
@@ -29,6 +29,7 @@ from llmcli.training.loop.record import FinalEvaluation, _measured
 from llmcli.training.loop.validation import HeldOutEvaluation, Validator, final_evaluation_tokens
 from llmcli.training.planning.plan import Request
 from llmcli.training.step.training_step import Compute
+from tests.evaluation.scoring import evaluate
 from tests.models.test_ngram_cache import WEIGHTS
 from tests.training.plans import plan
 from tests.training.small_runs import LINES, prepared, run_to_end
@@ -133,7 +134,7 @@ def test_both_final_figures_are_those_of_llm_eval(
     network = NumpyRuntime(Checkpoint(model.config, "", model.to_arrays(), {}))
     expected = Score(0.0, 0, 0)
     for document in DOCUMENTS:
-        expected += score_text(document, with_ngram_cache(network, WEIGHTS), tokenizer)
+        expected += measure("it", [document], with_ngram_cache(network, WEIGHTS), tokenizer)
     assert (found.tokens, found.bytes) == (expected.tokens, expected.bytes)
     assert found.bytes == sum(len(document.encode()) for document in DOCUMENTS)
     assert found.network_bits_per_byte == pytest.approx(expected.network_bits_per_byte, rel=1e-5)
