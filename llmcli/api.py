@@ -179,12 +179,11 @@ class Model:
 
     def next_words(self, prompt: str, count: int = 10) -> list[tuple[str, float]]:
         """The `count` most likely next words, each with its probability, the most likely first."""
-        from llmcli.generation.next_words import max_evaluations, next_words
+        from llmcli.generation.next_words import next_words
 
         if count < 1:
             raise usage(f"count must be at least 1, found {count}")
-        runtime, most = self.runtime.fork(), max_evaluations(self.parameters)
-        words = next_words(runtime, self.tokenizer, _text(prompt, "prompt"), most).words[:count]
+        words = next_words(self.runtime.fork(), self.tokenizer, _text(prompt, "prompt")).words[:count]
         return [(word.text, word.probability) for word in words]
 
     def score(self, text: str) -> Score:

@@ -75,16 +75,11 @@ def max_evaluations(parameters: int) -> int:
 
 
 def next_words(
-    runtime: Runtime,
-    tokenizer: Tokenizer,
-    text: str,
-    limit: int | None = None,
-    *,
-    check: Callable[[], None] = lambda: None,
+    runtime: Runtime, tokenizer: Tokenizer, text: str, *, check: Callable[[], None] = lambda: None
 ) -> NextWords:
-    """The words that may follow a text, at temperature 1, with at most `limit` evaluations (default MAX_EVALUATIONS).
-    `check`, called before each, may raise an exception to end the search. Raises LLMError for an empty text."""
-    limit = max(2, MAX_EVALUATIONS if limit is None else limit)
+    """The words that may follow a text, at temperature 1. `check`, called before each evaluation of the model, may
+    raise an exception to end the search. Raises LLMError for an empty text."""
+    limit = max_evaluations(runtime.parameters)
     prompt, most = Prompt.of(text, tokenizer), max(2, limit // PROMPT_SHARE)
     first = read_prompt(
         runtime, tokenizer, prompt, max_evaluations=most, negligible=MIN_PROBABILITY, reserve=MAX_WORD_TOKENS

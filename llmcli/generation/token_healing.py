@@ -104,8 +104,8 @@ def read_prompt(
         max_evaluations = 2 + min(MAX_EVALUATIONS, MAX_WORK // max(1, runtime.parameters))
     head, tail = prompt.split(runtime.context - reserve)
     search = Search(runtime, tokenizer.vocabulary, head, tail, cached)
-    search.run(max_evaluations, negligible)
-    return FirstToken(search, prompt.ids[: len(prompt.ids) - len(tail)], prompt.in_word)
+    unexplored = search.run(max_evaluations, negligible)
+    return FirstToken(search, prompt.ids[: len(prompt.ids) - len(tail)], prompt.in_word, unexplored)
 
 
 @dataclass(frozen=True)
@@ -128,10 +128,10 @@ class FirstToken:
     model_logits: Array | None = None  # [N], where they differ from `logits`
     tokens: Ints | None = None  # [N], the most likely last token of each entry; None: the entry itself
 
-    def __init__(self, search: "Search", head: list[int], in_word: bool) -> None:
+    def __init__(self, search: "Search", head: list[int], in_word: bool, unexplored: float) -> None:
         """`head` are the tokens before the prompt's tail; `in_word` says that the prompt's last word may continue."""
         self.search, self._head, self._vocabulary = search, head, search.vocabulary
-        self.unexplored = search.unexplored  # share of the probability that sequences not followed may have
+        self.unexplored = unexplored  # share of the probability that sequences not followed may have
         self._extra_entries: dict[bytes, int] = {}  # text -> entry from V on
         groups = list(self._find_groups(in_word))
         total = sum(float(group.probabilities.sum()) for group in groups)
@@ -267,20 +267,17 @@ class Search:
         if self.log_total == -math.inf:  # the prompt is impossible under the model: use its own tokenization
             self.aligned, self.log_total = [(0.0, tuple(tail), rows[-1])], 0.0
 
-    @property
-    def unexplored(self) -> float:
-        """The share of the probability that sequences not followed may have, at most."""
-        left = np.logaddexp.reduce([-cost for cost, _, _ in self._open], initial=self._log_too_long)
-        return float(np.exp(left - np.logaddexp(left, self.log_total))) if left > -np.inf else 0.0
-
-    def run(self, max_evaluations: int, negligible: float) -> None:
-        """Follow the most likely sequences, as long as one has more than a negligible share of the total."""
+    def run(self, max_evaluations: int, negligible: float) -> float:
+        """Follow the most likely sequences, as long as one has more than a negligible share of the total. Returns the
+        share of the probability that the others may have, at most."""
         while self.evaluations < max_evaluations and self._open:
             cost, path, spelled = self._open[0]
             if math.exp(min(0.0, -cost - self.log_total)) <= negligible:
                 break
             heapq.heappop(self._open)
             self._expand(-cost, path, spelled, self.logits_after(path))
+        left = np.logaddexp.reduce([-cost for cost, _, _ in self._open], initial=self._log_too_long)
+        return float(np.exp(left - np.logaddexp(left, self.log_total))) if left > -np.inf else 0.0
 
     def logits_after(self, path: Path) -> Array:
         """The logits [V] after the head and the tokens of `path`, at least one."""
@@ -291,13 +288,10 @@ class Search:
 
     def process(self, path: Path) -> None:
         """Make the runtime's cache hold the head and the tokens of `path`."""
-        if path == self._cached:
-            return
-        if path:
+        if path and path != self._cached:
             self.logits_after(path)
-        else:
+        elif not path:
             self._runtime.rewind(self._head_length)
-            self._cached = path
 
     def _checked(self, logits: Array) -> Array:
         row = logits[: len(self.vocabulary)]  # a model may have rows that no token uses

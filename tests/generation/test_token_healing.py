@@ -12,9 +12,10 @@ import pytest
 from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
+from llmcli.generation import next_words as search
 from llmcli.generation import token_healing
 from llmcli.generation.generator import generate
-from llmcli.generation.next_words import next_words
+from llmcli.generation.next_words import NextWords, next_words
 from llmcli.generation.sampler import Sampler
 from llmcli.generation.token_healing import CONTINUE_WORD_FACTOR, MAX_TAIL_TOKENS, Prompt, read_prompt
 from llmcli.models.ensemble import EnsembleRuntime
@@ -74,6 +75,12 @@ def factor(prompt: str, rest: bytes) -> float:
     return CONTINUE_WORD_FACTOR if prompt[-1].isalnum() and rest[:1].isalnum() else 1.0
 
 
+def all_next_words(seed: int, prompt: str) -> NextWords:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "max_evaluations", lambda parameters: 100_000)
+        return next_words(Model(seed), TABLE, prompt)  # type: ignore[arg-type]
+
+
 PROMPTS = ["b a", " ab", "b aba", ". a b", "a ", "b.", "a ba"]
 
 
@@ -94,7 +101,7 @@ def test_words_and_first_tokens_are_those_of_the_sum_over_all_sequences(prompt: 
         firsts[data[len(tail) : end]] += probability
     total = sum(words.values())
 
-    found = next_words(Model(seed), TABLE, prompt, 100_000)  # type: ignore[arg-type]
+    found = all_next_words(seed, prompt)
     shares: dict[str, float] = defaultdict(float)
     for word in found.words:
         shares[word.text] += word.probability
@@ -145,7 +152,7 @@ def test_sampling_and_next_agree(prompt: str, monkeypatch: pytest.MonkeyPatch) -
                 share = continuation.probability / sum(continuation.probability for continuation in continuations)
                 follow(continuation.tokens, continuation.new_bytes, chosen[entry] * share)
         shares: dict[str, float] = defaultdict(float)
-        for word in next_words(Model(seed), TABLE, prompt, 100_000).words:  # type: ignore[arg-type]
+        for word in all_next_words(seed, prompt).words:
             shares[word.text] += word.probability
         assert {text for text, probability in words.items() if probability > 1e-6} <= set(shares)
         for text, probability in words.items():
@@ -247,7 +254,10 @@ def test_a_large_model_is_evaluated_less_often(parameters: int, limit: int) -> N
 
 
 @pytest.mark.parametrize("limit", [5, 20, 50])
-def test_next_words_keeps_its_limit_after_a_very_long_word_and_reports_the_unexplored_rest(limit: int) -> None:
+def test_next_words_keeps_its_limit_after_a_very_long_word_and_reports_the_unexplored_rest(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "max_evaluations", lambda parameters: limit)
     tokenizer = Tokenizer.train_bpe([TEXT], 300)
     runtime = NumpyRuntime(random_checkpoint(ModelConfig(300, 32, 64, 2, 4, 2, 8, 256)))
     calls = [0]
@@ -255,7 +265,7 @@ def test_next_words_keeps_its_limit_after_a_very_long_word_and_reports_the_unexp
         inner = getattr(runtime, name)
         if name != "step":
             setattr(runtime, name, lambda ids, inner=inner: (calls.__setitem__(0, calls[0] + 1), inner(ids))[1])
-    found = next_words(runtime, tokenizer, "The dog ate " + 150 * "q", limit)
+    found = next_words(runtime, tokenizer, "The dog ate " + 150 * "q")
     assert calls[0] == found.evaluations <= limit
     assert sum(word.probability for word in found.words) + found.unexplored == pytest.approx(1, abs=1e-6)
     assert found.words or found.unexplored == 1

@@ -44,7 +44,7 @@ def explain(options: _Options) -> None:
     from llmcli.cli.reports.explanation import ExplanationReport
     from llmcli.formats.cache_weights import CacheWeights
     from llmcli.formats.loading import load_any, open_tokenizer
-    from llmcli.generation.next_words import max_evaluations, next_words
+    from llmcli.generation.next_words import next_words
     from llmcli.models.ngram_runtime import with_ngram_cache
     from llmcli.models.numpy_runtime import NumpyRuntime
 
@@ -64,7 +64,7 @@ def explain(options: _Options) -> None:
         runtime, tokenizer, text, literal=options.literal, candidates=options.next, every_position=html is not None,
         predictor=predictor,
     )  # fmt: skip
-    words = next_words(predictor, tokenizer, text, max_evaluations(source.parameters))
+    words = next_words(predictor, tokenizer, text)
     _print_notes(explanation, config)
     if subject.checkpoint.quantization:
         console.note("the analysis uses the dequantized weights; llm generate also quantizes the activations")

@@ -192,9 +192,8 @@ def _list_next_words(options: _Options, runtime: "Runtime", tokenizer: "Tokenize
     from llmcli.cli.reports.tokens import print_next_words
     from llmcli.generation.next_words import max_evaluations, next_words
 
-    limit = max_evaluations(runtime.parameters)
-    search = next_words(runtime, tokenizer, prompt, limit)
-    if search.evaluations == limit:
+    search = next_words(runtime, tokenizer, prompt)
+    if search.evaluations == (limit := max_evaluations(runtime.parameters)):
         console.note(f"the search stopped after {limit:,} evaluations of the model; the rest is unexplored")
     if options.json:
         console.json_result(search.as_json(prompt, count))

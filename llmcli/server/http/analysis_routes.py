@@ -8,7 +8,7 @@ from llmcli.errors import LLMError
 from llmcli.evaluation.memorization import MAX_SEARCHED_BYTES, find_verbatim
 from llmcli.evaluation.training_text import TrainingText, find_training_texts, recorded_names
 from llmcli.generation.generator import next_input
-from llmcli.generation.next_words import NextWords, max_evaluations, next_words
+from llmcli.generation.next_words import NextWords, next_words
 from llmcli.generation.token_healing import Prompt
 from llmcli.models.ngram_runtime import network_of
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -54,7 +54,7 @@ async def next_word_list(call: Call, body: NextBody) -> JsonObject:
 
 
 def _next_words(runtime: Runtime, model: ServedModel, prompt: str, check: Check) -> NextWords:
-    return next_words(runtime, model.tokenizer, prompt, max_evaluations(model.source.parameters), check=check)
+    return next_words(runtime, model.tokenizer, prompt, check=check)
 
 
 # ---- explain

@@ -342,9 +342,8 @@ def test_the_log_has_a_line_a_request_and_contents_only_if_asked(served, with_co
 def test_too_many_analyses_are_refused_and_the_engine_goes_on(served, monkeypatch):
     """The first analysis ends when all but as many as are allowed have been refused."""
     full = threading.Event()
-    monkeypatch.setattr(
-        analysis_routes, "next_words", lambda *values, **_: full.wait(60) and next_words(*values[:-1], limit=4)
-    )
+    monkeypatch.setattr("llmcli.generation.next_words.max_evaluations", lambda parameters: 4)
+    monkeypatch.setattr(analysis_routes, "next_words", lambda *values, **_: full.wait(60) and next_words(*values))
     with TestClient(create_app(Models(served)), base_url=URL) as client, ThreadPoolExecutor(24) as threads:
         asked = [threads.submit(client.post, "/v1/next", json={"prompt": "The cat"}) for _ in range(24)]
         refused = list(itertools.islice(as_completed(asked, 60), 24 - MAX_ANALYSES))
