@@ -38,21 +38,12 @@ COPY_LOGIT = 0.05  # scale of the copied token in the output embedding
 
 def supports_induction(config: ModelConfig) -> bool:
     """Whether a model has what the heads need."""
-    return (
-        config.num_hidden_layers >= 2
-        and not config.tie_word_embeddings
-        and config.qk_norm
-        and config.hidden_size >= MIN_HIDDEN_SIZE
-        and config.head_dim >= MIN_HEAD_SIZE
-    )
+    has_space = config.hidden_size >= MIN_HIDDEN_SIZE and config.head_dim >= MIN_HEAD_SIZE
+    return config.num_hidden_layers >= 2 and not config.tie_word_embeddings and config.qk_norm and has_space
 
 
-def with_induction_heads(config: ModelConfig, weights: Mapping[str, Array], seed: int) -> dict[str, Array]:
-    """A copy of freshly initialized weights by name, whose embedding has variance 1, with induction heads if the config
-    supports them."""
-    initial = {name: weight.copy() for name, weight in weights.items()}
-    if not supports_induction(config):
-        return initial
+def write_induction_heads(config: ModelConfig, weights: dict[str, Array], seed: int) -> None:
+    """Write them into freshly initialized weights by name, whose embedding has variance 1."""
     rng = np.random.default_rng([seed, 1])
     space = _Subspaces.of(config, rng)
     token_size = space.token.stop - space.token.start
@@ -60,13 +51,12 @@ def with_induction_heads(config: ModelConfig, weights: Mapping[str, Array], seed
         (rng.standard_normal((size, token_size)) / np.sqrt(token_size)).astype(np.float32)
         for size in (space.code_size, space.copied.stop - space.copied.start)
     )  # random projections of the token: [code size, token size], [copy size, token size]
-    embedding = initial["model.embed_tokens.weight"]
+    embedding = weights["model.embed_tokens.weight"]
     embedding[:, 0] = CONSTANT
     embedding[:, space.token.stop :] = 0
-    _write_previous_token_heads(initial, config, space, encode)
-    _write_induction_head(initial, config, space, encode, copy)
-    initial["lm_head.weight"][:, space.copied] = COPY_LOGIT * embedding[:, space.token] @ copy.T
-    return initial
+    _write_previous_token_heads(weights, config, space, encode)
+    _write_induction_head(weights, config, space, encode, copy)
+    weights["lm_head.weight"][:, space.copied] = COPY_LOGIT * embedding[:, space.token] @ copy.T
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import bisect
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +34,8 @@ from llmcli.models.runtime import Array, Doubles, Ints
 
 if TYPE_CHECKING:
     from llmcli.data.tokens.batches import PrefixedTokens
+
+    TokenIds = NDArray[np.integer] | PrefixedTokens
 
 ORDERS = 5  # K of models trained here; longer contexts add nothing
 ALONE = (1.0,)  # the weight of a single model
@@ -181,40 +183,29 @@ class NgramCache:
 # ---- a whole text at once
 
 
-@dataclass(frozen=True)
-class Matches:
-    """For each token of a text, earlier occurrences of the 1, 2, ... K tokens before it; all [N, K], 0 where there are
-    none."""
+# For each token of a text, earlier occurrences of the 1, 2, ... K tokens before it: T, D, G, and c of the token itself,
+# [4, N, K], 0 where there are none.
+Matches = Ints
 
-    total: Ints  # T
-    distinct: Ints  # D
-    gap: Ints  # G
-    count: Ints  # c of the token itself
 
-    def __getitem__(self, part: slice) -> "Matches":
-        return Matches(self.total[part], self.distinct[part], self.gap[part], self.count[part])
+def gate_features(matches: Matches) -> Doubles:
+    """[N, K, FEATURES], what the gates depend on."""
+    total, distinct, gap = np.maximum(1, matches[:3]).astype(np.float64)
+    return np.stack([np.ones_like(total), np.log(total), np.log(distinct / total), np.log(gap)], axis=-1)
 
-    @classmethod
-    def join(cls, parts: Sequence["Matches"]) -> "Matches":
-        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
-    def features(self) -> Doubles:
-        """[N, K, FEATURES], what the gates depend on."""
-        total, distinct, gap = (
-            np.maximum(1, values).astype(np.float64) for values in (self.total, self.distinct, self.gap)
-        )
-        return np.stack([np.ones_like(total), np.log(total), np.log(distinct / total), np.log(gap)], axis=-1)
+def token_shares(matches: Matches) -> Doubles:
+    """c / T, the share of the token [N, K]."""
+    shares: Doubles = matches[3] / np.maximum(1, matches[0])
+    return shares
 
-    def shares(self) -> Doubles:
-        """c / T, the share of the token [N, K]."""
-        return self.count / np.maximum(1, self.total)
 
-    def gates(self, weights: CacheWeights) -> Doubles:
-        """g [N, K]; 0 where a context is new."""
-        K = len(weights.orders)
-        z = np.einsum("nkf,kf->nk", self.features()[:, :K], np.array(weights.orders))
-        gates = np.minimum(MAX_GATE, 1 / (1 + np.exp(-np.maximum(z, -MAX_LOGIT))))
-        return np.where(self.total[:, :K] > 0, gates, 0.0)
+def gates_of(matches: Matches, weights: CacheWeights) -> Doubles:
+    """g [N, K]; 0 where a context is new."""
+    K = len(weights.orders)
+    z = np.einsum("nkf,kf->nk", gate_features(matches)[:, :K], np.array(weights.orders))
+    gates = np.minimum(MAX_GATE, 1 / (1 + np.exp(-np.maximum(z, -MAX_LOGIT))))
+    return np.where(matches[0][:, :K] > 0, gates, 0.0)
 
 
 def find_matches(ids: NDArray[np.integer], orders: int, separator: int | None = None) -> Matches:
@@ -235,7 +226,7 @@ def find_matches(ids: NDArray[np.integer], orders: int, separator: int | None = 
         numbers[known] = np.unique(pairs, return_inverse=True)[1]
         columns[:, k - 1, known] = _count_matches(numbers[known], followers[known], known)
         contexts = numbers
-    return Matches(*np.ascontiguousarray(columns.swapaxes(1, 2)))
+    return np.ascontiguousarray(columns.swapaxes(1, 2))
 
 
 def _count_matches(contexts: Ints, followers: Ints, positions: Ints) -> Ints:
@@ -284,11 +275,7 @@ class NgramText:
     """A whole text and the losses of the mixture. Each block of it begins with an empty cache, to bound memory."""
 
     def __init__(
-        self,
-        ids: "NDArray[np.integer] | PrefixedTokens",
-        weights: Weights,
-        separator: int | None = None,
-        starts: Sequence[int] = (),
+        self, ids: "TokenIds", weights: Weights, separator: int | None = None, starts: Sequence[int] = ()
     ) -> None:
         """For `separator` see `find_matches`. `starts` are the positions where blocks begin, the first of them 0; by
         default a block has BLOCK_TOKENS."""
@@ -325,7 +312,7 @@ class NgramText:
             b[:] = 0
             for model, weights in enumerate(self._models):
                 if weights is not None:
-                    shares = matches.shares()[:, : len(weights.orders)]
-                    a[model], b[model] = shares_of_mixture(matches.gates(weights), shares)
+                    shares = token_shares(matches)[:, : len(weights.orders)]
+                    a[model], b[model] = shares_of_mixture(gates_of(matches, weights), shares)
             self._blocks[number] = a, b
         return self._blocks[number]

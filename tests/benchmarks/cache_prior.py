@@ -20,7 +20,7 @@ from llmcli.data.tokens.tokens import tokenize
 from llmcli.evaluation.training_text import trained_part, untrained_part
 from llmcli.formats import loading
 from llmcli.formats.cache_weights import CacheWeights
-from llmcli.models.ngram_cache import ORDERS, Matches, find_matches, shares_of_mixture
+from llmcli.models.ngram_cache import ORDERS, Matches, find_matches, gates_of, shares_of_mixture, token_shares
 from llmcli.models.torch.runtime import score
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.cache_fit import HISTORIES, PRIOR, fit_weights
@@ -44,12 +44,12 @@ class Measured:
 
     def part(self, start: int, end: int) -> "Measured":
         size = round(self.bytes * (end - start) / len(self.network))
-        return Measured(self.network[start:end], self.matches[start:end], size)
+        return Measured(self.network[start:end], self.matches[:, start:end], size)
 
     def bits_per_byte(self, weights: CacheWeights | None) -> float:
         nats = self.network
         if weights:
-            network_share, rest = shares_of_mixture(self.matches.gates(weights), self.matches.shares())
+            network_share, rest = shares_of_mixture(gates_of(self.matches, weights), token_shares(self.matches))
             nats = -np.log(network_share * np.exp(-nats) + rest)
         return float(nats.sum() / np.log(2) / self.bytes)
 
@@ -96,7 +96,9 @@ def measure(text: Path, path: Path, steps: int) -> Measured:
     losses, _ = score(network, windows)
     count = losses.size
     size = sum(len(tokenizer.token_bytes[i]) for i in ids[HISTORY : HISTORY + count].tolist())
-    return Measured(losses.reshape(-1).astype(np.float64), find_matches(ids, ORDERS)[HISTORY : HISTORY + count], size)
+    return Measured(
+        losses.reshape(-1).astype(np.float64), find_matches(ids, ORDERS)[:, HISTORY : HISTORY + count], size
+    )
 
 
 def fit(part: Measured) -> CacheWeights:

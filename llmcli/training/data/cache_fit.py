@@ -29,7 +29,7 @@ from llmcli.data.tokens.tokens import tokenize
 from llmcli.errors import LLMError
 from llmcli.formats.cache_weights import FEATURES, CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.models.ngram_cache import MAX_GATE, ORDERS, Matches, find_matches
+from llmcli.models.ngram_cache import MAX_GATE, ORDERS, Matches, find_matches, gate_features, token_shares
 from llmcli.models.torch.runtime import score
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.planning import recipe
@@ -104,7 +104,7 @@ class ValidationText:
         """The weights for a model; None where the cache does not help it."""
         model.eval()
         network, _ = score(model, self.windows)
-        matches = Matches.join([self._matches(history) for history in HISTORIES])
+        matches = np.concatenate([self._matches(history) for history in HISTORIES], axis=1)
         return fit_weights(np.tile(network.reshape(-1), len(HISTORIES)), matches)
 
     def _matches(self, history: int) -> Matches:
@@ -114,8 +114,8 @@ class ValidationText:
         for start in window_starts(len(self.tokens), len(self.windows), T).tolist():
             first = max(0, start - history)
             text = self.tokens[np.arange(first, start + T + 1)]
-            parts.append(find_matches(text, ORDERS, self.separator)[start + 1 - first :])
-        return Matches.join(parts)
+            parts.append(find_matches(text, ORDERS, self.separator)[:, start + 1 - first :])
+        return np.concatenate(parts, axis=1)
 
 
 def fit_cache(model: Checkpoint, tokenizer: Tokenizer, text: Corpus) -> CacheWeights | None:
@@ -142,9 +142,9 @@ def fit_weights(
 ) -> CacheWeights | None:
     """The weights that minimize the loss of the mixture, from the losses of the network in nats [N]; None where it is
     not lower by MIN_GAIN and MARGIN."""
-    features = torch.from_numpy(matches.features())
-    known = torch.from_numpy(matches.total > 0)
-    shares = torch.from_numpy(matches.shares())
+    features = torch.from_numpy(gate_features(matches))
+    known = torch.from_numpy(matches[0] > 0)
+    shares = torch.from_numpy(token_shares(matches))
     probabilities = torch.exp(-torch.from_numpy(network.astype(np.float64)))
     first = torch.tensor([1.0] + [0.0] * (FEATURES - 1), dtype=torch.float64)
     priors = [torch.tensor(prior_weights, dtype=torch.float64) + offset * first for offset in OFFSETS]

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from llmcli.config import ModelConfig, TrainConfig
-from llmcli.models.induction import with_induction_heads
+from llmcli.models.induction import write_induction_heads
 from llmcli.models.torch.transformer import LanguageModel
 
 COMPILE_FROM = 120.0  # length of a run in seconds from which compiling pays off
@@ -19,7 +19,9 @@ def fresh_weights(config: ModelConfig, seed: int, induction: bool = False) -> di
     model = LanguageModel(config)
     model.initialize(torch.Generator().manual_seed(seed))
     weights = model.to_arrays()
-    return with_induction_heads(config, weights, seed) if induction else weights
+    if induction:
+        write_induction_heads(config, weights, seed)
+    return weights
 
 
 def new_model(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llmcli.config import TrainConfig
-from llmcli.models.induction import supports_induction, with_induction_heads
+from llmcli.models.induction import supports_induction
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.cache_fit import reserve_tokens
 from llmcli.training.data.run_data import BatchSchedule
@@ -22,7 +22,7 @@ def test_a_run_can_start_with_induction_heads(tmp_path: Path) -> None:
     config, settings = ready.plan.model, replace(ready.plan.train, induction=True, dropout=0.0)
     first = losses(run(replace(ready, plan=replace(ready.plan, train=settings))))[0]
     model = LanguageModel(config)
-    model.load_arrays(with_induction_heads(config, fresh_weights(config, settings.seed), settings.seed))
+    model.load_arrays(fresh_weights(config, settings.seed, induction=True))
     tokens, _ = reserve_tokens(ready.tokens, settings.calibration_tokens, settings.context)
     ids = BatchSchedule(tokens, settings, ready.tokenizer).batch(0, 0.0)
     assert supports_induction(config)
