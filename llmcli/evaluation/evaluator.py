@@ -133,13 +133,9 @@ def evaluate_windows(
             shares = [weights[row, counted] for weights in of_models]
             nats = cached.nats(counted_from, network, *shares) if cached else network
             on_tokens(targets, nats)
-            total += Score(
-                float(nats.sum(dtype=np.float64)),
-                len(targets),
-                int(byte_lengths[targets].sum()),
-                int(correct[row, counted].sum()),
-                float(network.sum(dtype=np.float64)) if cached else None,
-            )
+            size, hits = int(byte_lengths[targets].sum()), int(correct[row, counted].sum())
+            network_nats = float(network.sum(dtype=np.float64)) if cached else None
+            total += Score(float(nats.sum(dtype=np.float64)), len(targets), size, hits, network_nats)
         yield batch, total
 
 

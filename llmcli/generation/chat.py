@@ -120,11 +120,6 @@ class Assistant:
         finally:
             self._length = self.runtime.length
 
-    def forget(self) -> None:
-        """Empty the KV cache."""
-        self.runtime.rewind()
-        self._length = 0
-
     def _fit(self, messages: Sequence[Message], max_tokens: int) -> tuple[list[int], int]:
         """(ids of the conversation, how many more turns than before are left out of it)"""
         if not messages or messages[-1].role != "user":

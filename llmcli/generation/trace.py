@@ -94,14 +94,6 @@ class _RecordingSampler(Sampler):
             token = i if tokens is None else int(tokens[i])
             return Candidate(token, float(probabilities[i]), float(sampling_probabilities[i]), removed_by.get(i))
 
-        self.steps.append(
-            Step(
-                candidates=tuple(map(candidate, ranked[:SHOWN])),
-                chosen=candidate(chosen),
-                remaining=remaining,
-                removals=tuple(removals),
-                entropy=entropy(probabilities),
-                retokenized=tokens is not None,
-            )
-        )
+        shown, bits, retokenized = tuple(map(candidate, ranked[:SHOWN])), entropy(probabilities), tokens is not None
+        self.steps.append(Step(shown, candidate(chosen), remaining, tuple(removals), bits, retokenized))
         return chosen, logprob

@@ -40,10 +40,6 @@ class KVCache:
         """S"""
         return self.keys[0].shape[2]
 
-    @property
-    def nbytes(self) -> int:
-        return sum(array.nbytes for array in (*self.keys, *self.values))
-
     def extend(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
         """Add the keys and values [T, G, D] of new tokens of a single text; return those of all tokens so far,
         [G, length + T, D]. The caller reserves space, and increases `length` after the last layer."""
@@ -51,9 +47,6 @@ class KVCache:
         keys, values = self.keys[layer][0], self.values[layer][0]  # [G, S, D]
         keys[:, self.length : end], values[:, self.length : end] = k.swapaxes(0, 1), v.swapaxes(0, 1)
         return keys[:, :end], values[:, :end]
-
-    def rewind(self, length: int = 0) -> None:
-        self.length = min(length, self.length)
 
     def fork(self, length: int = 0) -> "KVCache":
         forked = copy(self)
@@ -67,15 +60,15 @@ class KVCache:
             self.resize(min(self.limit, max(length, 2 * self.capacity, MIN_CAPACITY)))
 
     def resize(self, capacity: int) -> None:
-        """Move to memory for `capacity` tokens, which may be more or fewer than now."""
+        """Move to memory of its own for `capacity` tokens, which may be more or fewer than now."""
+        B, G, _, D = self.keys[0].shape
+        keys, values = ([np.zeros((B, G, capacity, D), np.float32) for _ in self.keys] for _ in range(2))
+        self.move(keys, values, -1)
 
-        def resized(array: Array) -> Array:
-            B, G, _, D = array.shape
-            moved = np.zeros((B, G, capacity, D), np.float32)
-            moved[:, :, : self.length] = array[:, :, : self.length]
-            return moved
-
-        self.keys, self.values, self.slot = list(map(resized, self.keys)), list(map(resized, self.values)), -1
+    def move(self, keys: list[Array], values: list[Array], slot: int) -> None:
+        for old, new in zip((*self.keys, *self.values), (*keys, *values), strict=True):
+            new[:, :, : self.length] = old[:, :, : self.length]
+        self.keys, self.values, self.slot = keys, values, slot
 
 
 class KVSlots:
@@ -115,9 +108,7 @@ class KVSlots:
 
     def _move(self, cache: KVCache, slot: int) -> None:
         keys, values = ([array[slot : slot + 1] for array in part] for part in (self._cache.keys, self._cache.values))
-        for old, new in zip((*cache.keys, *cache.values), (*keys, *values), strict=True):
-            new[:, :, : cache.length] = old[:, :, : cache.length]
-        cache.keys, cache.values, cache.slot = keys, values, slot
+        cache.move(keys, values, slot)
         self._caches[slot] = weakref.ref(cache)
 
     def _make_space(self, count: int, length: int) -> None:
@@ -153,10 +144,10 @@ class KVCacheRuntime(Runtime):
 
     @property
     def cache_bytes(self) -> int:
-        return self.cache.nbytes
+        return sum(array.nbytes for array in (*self.cache.keys, *self.cache.values))
 
     def rewind(self, length: int = 0) -> None:
-        self.cache.rewind(length)
+        self.cache.length = min(length, self.cache.length)
 
     def fork(self: _Self, length: int = 0) -> _Self:
         forked = copy(self)

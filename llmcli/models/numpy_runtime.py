@@ -49,11 +49,11 @@ class NumpyRuntime(KVCacheRuntime):
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint.config)
         config = self.config
-        self._embedding = _read(checkpoint, "model.embed_tokens.weight")
+        self._embedding = checkpoint.stacked(["model.embed_tokens.weight"])
         with np.errstate(over="ignore", invalid="ignore"):  # damaged weights are detected in the logits
             self._layers = [_Layer(checkpoint, index) for index in range(config.num_hidden_layers)]
-        self._norm = _read(checkpoint, "model.norm.weight")
-        self._head = Matrix(self._embedding if config.tie_word_embeddings else _read(checkpoint, "lm_head.weight"))
+        self._norm = checkpoint.stacked(["model.norm.weight"])
+        self._head = Matrix(self._embedding if config.tie_word_embeddings else checkpoint.stacked(["lm_head.weight"]))
         self._eps = np.float32(config.rms_norm_eps)
         self._rotations = np.zeros((0, 1, config.head_dim // 2), np.complex64)
         self._expert_weights: list[Array] = []  # [E] of the last token in each layer
@@ -184,13 +184,13 @@ class _Layer:
         scale = np.float32(1 / math.sqrt(D))  # of attention scores, folded into the queries
 
         qkv = checkpoint.stacked([f"{attention}{which}_proj.weight" for which in "qkv"])
-        qkv *= _read(checkpoint, name + "input_layernorm.weight")
+        qkv *= checkpoint.stacked([name + "input_layernorm.weight"])
         _interleave_halves(qkv[: (H + G) * D].reshape(H + G, D, -1))
         self.qk_norm: Array | None = None
         if config.qk_norm:
             gains = np.empty((H + G, D), np.float32)
-            gains[:H] = _read(checkpoint, attention + "q_norm.weight") * scale
-            gains[H:] = _read(checkpoint, attention + "k_norm.weight")
+            gains[:H] = checkpoint.stacked([attention + "q_norm.weight"]) * scale
+            gains[H:] = checkpoint.stacked([attention + "k_norm.weight"])
             self.qk_norm = _interleave_halves(gains)
         else:
             qkv[: H * D] *= scale
@@ -199,12 +199,12 @@ class _Layer:
             self.bias = checkpoint.stacked([f"{attention}{which}_proj.bias" for which in "qkv"])
             _interleave_halves(self.bias[: (H + G) * D].reshape(H + G, D))
             self.bias[: H * D] *= scale
-        self.qkv, self.o = Matrix(qkv), Matrix(_read(checkpoint, attention + "o_proj.weight"))
-        gain = _read(checkpoint, name + "post_attention_layernorm.weight")
+        self.qkv, self.o = Matrix(qkv), Matrix(checkpoint.stacked([attention + "o_proj.weight"]))
+        gain = checkpoint.stacked([name + "post_attention_layernorm.weight"])
         swiglus = [_SwiGLU(checkpoint, names, gain) for names in config.swiglu_names(index)]
         self.mlp: _SwiGLU | _Experts = swiglus[0]
         if config.num_experts:
-            router = _read(checkpoint, config.router_name(index)) * gain
+            router = checkpoint.stacked([config.router_name(index)]) * gain
             self.mlp = _Experts(swiglus, router, config.num_experts_per_tok, config.norm_topk_prob)
 
     def project(self, x: Array, rotations: NDArray[np.complex64]) -> tuple[Array, Array, Array]:
@@ -229,7 +229,7 @@ class _SwiGLU:
         gate, up, down = names
         gate_up = checkpoint.stacked([gate, up])
         gate_up *= gain
-        self.gate_up, self.down = Matrix(gate_up), Matrix(_read(checkpoint, down))
+        self.gate_up, self.down = Matrix(gate_up), Matrix(checkpoint.stacked([down]))
 
     def __call__(self, x: Array) -> Array:
         gate_up = linear(x, self.gate_up)
@@ -317,7 +317,3 @@ def _interleave_halves(heads: Array) -> Array:
     N, D, *inner = heads.shape
     heads[...] = heads.reshape(N, 2, D // 2, *inner).swapaxes(1, 2).reshape(heads.shape)
     return heads
-
-
-def _read(checkpoint: Checkpoint, name: str) -> Array:
-    return checkpoint.stacked([name])

@@ -50,11 +50,11 @@ def main() -> None:
     asked = Message("user", SENTENCE * sentences + "Where did the cat sit?")
     seconds: dict[str, list[float]] = {"kept": [], "empty": []}
     for _ in range(options.rounds):
-        assistant.forget()
+        assistant.runtime.rewind()
         *_, said = answer(assistant, [asked])
         messages = [asked, Message("assistant", said), QUESTION]
         with_cache, reading, expected = answer(assistant, messages)
-        assistant.forget()
+        assistant.runtime.rewind()
         without_cache, _, text = answer(assistant, messages)
         assert text == expected
         seconds["kept"].append(with_cache)

@@ -98,7 +98,7 @@ def ways(path: Path, port: int, tokens: int) -> dict[str, dict[str, Ask]]:
         return [Message("system", SYSTEM.format(number)), Message("user", QUESTION)]
 
     def answer(number: int) -> Timing:
-        assistant.forget()
+        assistant.runtime.rewind()
         return timed(p.text for p in assistant.answer(messages(number), sampling) if isinstance(p, Piece) and p.text)
 
     def answer_over_http(number: int) -> Timing:

@@ -398,7 +398,7 @@ def test_a_kept_cache_changes_no_answer(kind):
     for question in QUESTIONS:
         messages = [*chat.messages, Message("user", question)]
         answer = text_of(chat.answer(question))
-        without_cache.forget()
+        without_cache.runtime.rewind()
         assert answer == text_of(without_cache.answer(messages, sampling)) != ""
         assert without_cache.answer_ids == chat.assistant.answer_ids
     assert kept.processed < 0.7 * fresh.processed

@@ -74,4 +74,4 @@ def _explain(source: "Checkpoint | Ensemble", assistant: "Assistant", position: 
             predictor=subject.predictor,
         )  # fmt: skip
     finally:
-        assistant.forget()
+        assistant.runtime.rewind()

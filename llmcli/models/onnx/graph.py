@@ -10,7 +10,6 @@ key-value heads; D = head size.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,12 +25,8 @@ _ORT = "com.microsoft"  # the domain of onnxruntime's own operators
 Weight = QuantizedMatrix | Array  # of a linear layer: [outputs, inputs]
 
 
-@dataclass(frozen=True)
-class Graph:
-    """An ONNX model, and the arrays that it refers to by name, which must live as long as it is used."""
-
-    model: bytes
-    arrays: dict[str, Array]
+# a model, and the arrays that it refers to by name, which must live as long as it is used
+Graph = tuple[bytes, dict[str, Array]]
 
 
 def read_weight(checkpoint: Checkpoint, scheme: str | None, *names: str) -> Weight:
@@ -189,7 +184,7 @@ class _GraphBuilder:
         versions = [self._helper.make_opsetid("", 17), self._helper.make_opsetid(_ORT, 1)]
         model = self._helper.make_model(graph, opset_imports=versions, ir_version=9)
         try:
-            return Graph(model.SerializeToString(), self._arrays)
+            return model.SerializeToString(), self._arrays
         except ValueError as error:
             problem = "quantized weights of over 2 GB do not run in onnxruntime; run the model without --quantize"
             raise LLMError(problem) from error

@@ -44,8 +44,8 @@ class OnnxRuntime(KVCacheRuntime):
     """A checkpoint ready to run in onnxruntime."""
 
     def __init__(self, checkpoint: Checkpoint, scheme: str | None) -> None:
-        """`scheme` is "int8", "int4", or None for float32. Raises LLMError without onnxruntime, and for a model that
-        it does not support."""
+        """`scheme` is "int8", "int4", or None for float32; `checkpoint` must not be `unsupported`. Raises LLMError
+        without onnxruntime."""
         super().__init__(checkpoint.config)
         self._is_quantized = scheme is not None
         self._network = _Network(checkpoint, scheme)
@@ -121,8 +121,6 @@ class _Network:
         self._ort = onnxruntime
         self.config = checkpoint.config
         _share_threads()
-        if reason := unsupported(self.config):
-            raise LLMError(f"onnxruntime does not support {reason}")
         self._embedding = read_weight(checkpoint, scheme, "model.embed_tokens.weight")  # [V, C]
         tied = self.config.tie_word_embeddings
         head = self._embedding if tied else read_weight(checkpoint, scheme, "lm_head.weight")
@@ -137,11 +135,12 @@ class _Network:
         options = self._ort.SessionOptions()
         options.use_per_session_threads = False
         options.log_severity_level = 3
-        names, weights = list(graph.arrays), [self.value(array) for array in graph.arrays.values()]
+        model, arrays = graph
+        weights = [self.value(array) for array in arrays.values()]
         self._weights += weights  # they must live as long as the session
-        options.add_external_initializers(names, weights)
+        options.add_external_initializers(list(arrays), weights)
         try:
-            return self._ort.InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
+            return self._ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the library's errors have no common base class
             raise LLMError(f"onnxruntime {self._ort.__version__} cannot run this model: {error}") from error
 
@@ -179,10 +178,8 @@ class _Binding:
         self._logits = np.zeros((batch, 1, config.vocab_size), np.float32)  # of the last token
         self._decoder, self._head = network.decoder.io_binding(), network.head.io_binding()
         # a value must live as long as it is bound
-        self._values = {
-            "x": network.value(self._x), "past": network.value(self._past), "total": network.value(self._total),
-            "hidden": network.value(self._hidden), "logits": network.value(self._logits),
-        }  # fmt: skip
+        bound = {"x": self._x, "past": self._past, "total": self._total, "hidden": self._hidden, "logits": self._logits}
+        self._values = {name: network.value(array) for name, array in bound.items()}
         self._values["last"] = self._values["hidden"] if count == 1 else network.value(self._hidden[:, -1:].copy())
         for name in ("x", "past", "total"):
             self._decoder.bind_ortvalue_input(name, self._values[name])

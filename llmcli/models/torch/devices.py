@@ -1,18 +1,13 @@
 """The device that torch runs on: its choice, whether it works, and its lack of memory."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 from llmcli.errors import LLMError
 
-OUT_OF_MEMORY = (  # in messages of torch
-    "not enough memory",
-    "out of memory",
-    "allocate memory",
-    "std::bad_alloc",
-    "STATUS_ALLOC_FAILED",  # of cuBLAS and cuDNN
-    "Invalid buffer size",  # of MPS: larger than its largest buffer
-)
+# in messages of torch, of cuBLAS and cuDNN, and of MPS, where a buffer would be larger than its largest
+OUT_OF_MEMORY = "(not enough|out of|allocate) memory|std::bad_alloc|STATUS_ALLOC_FAILED|Invalid buffer size"
 
 
 def pick_device(name: str) -> str:
@@ -62,7 +57,7 @@ def _missing(device: str) -> str:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error of torch, whose types differ by device, says that memory is short."""
-    return isinstance(error, MemoryError) or any(message in str(error) for message in OUT_OF_MEMORY)
+    return isinstance(error, MemoryError) or re.search(OUT_OF_MEMORY, str(error)) is not None
 
 
 @contextlib.contextmanager

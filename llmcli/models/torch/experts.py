@@ -38,11 +38,6 @@ class Router(nn.Module):
             self.expert_counts = [total + count for total, count in zip(self.expert_counts, listed, strict=True)]
         return weights, chosen, listed
 
-    @property
-    def expert_shares(self) -> list[float]:
-        """The share of routed tokens [E] that each expert received in eval mode."""
-        return [round(count / max(1, sum(self.expert_counts)), 4) for count in self.expert_counts]
-
 
 class Experts(nn.Module):
     """SwiGLUs of which K of E process each token, with no capacity limit (arXiv:1701.06538, section 2;

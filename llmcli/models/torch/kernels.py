@@ -329,20 +329,6 @@ class _GroupedLinear(_Function):
 grouped_linear = _GroupedLinear.apply
 
 
-class _AddScaled(_Function):
-    """x + y * mask"""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
-        ctx.save_for_backward(mask)
-        return torch.addcmul(x, y, mask)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        (mask,) = ctx.saved_tensors
-        return grads[0], grads[0] * mask, None
-
-
 class Dropout:
     """Adds the output of a sublayer to the residual stream, with dropout. numpy draws masks, one byte per value: twenty
     times as fast as torch, which uses one core, but the rate is rounded to a multiple of 1/256."""
@@ -352,10 +338,6 @@ class Dropout:
         self._rng = np.random.Generator(np.random.SFC64(0))
         self._device_rng: torch.Generator | None = None  # used on a GPU
         self._rows: tuple[range, int] | None = None  # (rows of the batch that are here, all rows); None: all
-
-    @property
-    def rate(self) -> float:
-        return self._dropped / 256
 
     def set_rows(self, rows: range | None, count: int = 0) -> None:
         """Draw masks for these rows of a batch of `count` rows: those that the whole batch would get. None: all."""
@@ -376,9 +358,7 @@ class Dropout:
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         """x + dropout(y)"""
-        if not self._dropped:
-            return x + y
-        return _AddScaled.apply(x, y, self._mask(y))
+        return torch.addcmul(x, y, self._mask(y)) if self._dropped else x + y
 
     def _mask(self, like: Tensor) -> Tensor:
         """1 / (1 - rate) where a value is kept, 0 where it is dropped."""

@@ -1,4 +1,4 @@
-"""Linear layers with optional low-rank adapters, embeddings, rows of embeddings that are trained, and RMSNorm's gain.
+"""Linear layers with optional low-rank adapters, and rows of embeddings that are trained.
 
 Weights stay float32; they are cast to the dtype of the activations for each product. `reset_parameters` does nothing:
 LanguageModel initializes or loads all weights, and random numbers that are overwritten take seconds for a billion.
@@ -51,13 +51,6 @@ class Linear(nn.Linear):
         return y if self.adapter is None else y + self.adapter(x)
 
 
-class Embedding(nn.Embedding):
-    """A row for each token."""
-
-    def reset_parameters(self) -> None:
-        pass
-
-
 class TokenRows(nn.Module):
     """Trainable embeddings of consecutive tokens, in place of their rows in the frozen matrices: LoRA alone cannot
     teach a model the tokens that were appended for a chat template. B, T, C, V = batch, tokens, hidden size, vocabulary
@@ -90,14 +83,6 @@ class TokenRows(nn.Module):
         if name == HEAD and self.head is not None:
             return self.head
         return self.embedding if name in (EMBEDDING, HEAD) else None  # tied embeddings are one matrix
-
-
-class RMSNorm(nn.Module):
-    """The gain of RMSNorm. It is folded into the matrices that follow, which are smaller than the activations."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
 
 
 def stacked_linear(x: Tensor, gain: Tensor, *matrices: Linear) -> Tensor:

@@ -45,7 +45,7 @@ class TorchRuntime(Runtime):
 
     @property
     def cache_bytes(self) -> int:
-        return sum(cache.nbytes for cache in self._caches)
+        return sum(tensor.nbytes for cache in self._caches for tensor in cache.tensors)
 
     def rewind(self, length: int = 0) -> None:
         for cache in self._caches:

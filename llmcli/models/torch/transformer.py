@@ -34,7 +34,7 @@ from llmcli.models.torch.kernels import (
     rotate,
     swiglu,
 )
-from llmcli.models.torch.linear import Embedding, Linear, LowRankAdapter, RMSNorm, TokenRows, fold, stacked_linear
+from llmcli.models.torch.linear import Linear, LowRankAdapter, TokenRows, fold, stacked_linear
 
 BALANCE_WEIGHT = 0.01  # of the experts' load-balancing loss: measured, tests/benchmarks/LOG.md
 
@@ -44,25 +44,21 @@ class LayerKVCache:
     changed."""
 
     def __init__(self) -> None:
-        self._tensors: tuple[Tensor, ...] = ()  # keys and values [B, G, length, D]
+        self.tensors: tuple[Tensor, ...] = ()  # keys and values [B, G, length, D]
 
     @property
     def length(self) -> int:
-        return self._tensors[0].shape[2] if self._tensors else 0
-
-    @property
-    def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self._tensors)
+        return self.tensors[0].shape[2] if self.tensors else 0
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Add the keys and values of new tokens; return those of all tokens so far."""
-        if self._tensors:
-            k, v = (torch.cat(pair, dim=2) for pair in zip(self._tensors, (k, v), strict=True))
-        self._tensors = k, v
+        if self.tensors:
+            k, v = (torch.cat(pair, dim=2) for pair in zip(self.tensors, (k, v), strict=True))
+        self.tensors = k, v
         return k, v
 
     def rewind(self, length: int = 0) -> None:
-        self._tensors = tuple(tensor[:, :, :length] for tensor in self._tensors) if length else ()
+        self.tensors = tuple(tensor[:, :, :length] for tensor in self.tensors) if length else ()
 
     def fork(self, length: int = 0) -> "LayerKVCache":
         forked = copy(self)
@@ -82,8 +78,8 @@ class Attention(nn.Module):
         self.o_proj = Linear(self.H * self.D, config.hidden_size)
         self.qk_norm = config.qk_norm
         if self.qk_norm:
-            self.q_norm = RMSNorm(self.D)
-            self.k_norm = RMSNorm(self.D)
+            self.q_norm = nn.RMSNorm(self.D)
+            self.k_norm = nn.RMSNorm(self.D)
         self.eps = config.rms_norm_eps
 
     def forward(self, x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, cache: LayerKVCache | None = None) -> Tensor:
@@ -162,9 +158,9 @@ class Layer(nn.Module):
 
     def __init__(self, config: ModelConfig, dropout: Dropout) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size)
+        self.input_layernorm = nn.RMSNorm(config.hidden_size)
         self.self_attn = Attention(config)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size)
         self.mlp = Experts(config) if config.num_experts else MLP(config)
         self.dropout = dropout
         self.eps = config.rms_norm_eps
@@ -180,9 +176,10 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig, dropout: Dropout) -> None:
         super().__init__()
-        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
+        embedding = torch.empty(config.vocab_size, config.hidden_size)
+        self.embed_tokens = nn.Embedding.from_pretrained(embedding, freeze=False)
         self.layers = nn.ModuleList(Layer(config, dropout) for _ in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size)
+        self.norm = nn.RMSNorm(config.hidden_size)
 
 
 class LanguageModel(nn.Module):
@@ -274,7 +271,8 @@ class LanguageModel(nn.Module):
 
     def expert_shares(self) -> list[list[float]]:
         """The share of routed tokens that each expert received in eval mode, [layers, experts]."""
-        return [router.expert_shares for router in self._routers()]
+        counts = [router.expert_counts for router in self._routers()]
+        return [[round(count / max(1, sum(row)), 4) for count in row] for row in counts]
 
     def _routers(self) -> list[Router]:
         return [module for module in self.modules() if isinstance(module, Router)]

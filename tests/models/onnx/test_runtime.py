@@ -113,12 +113,6 @@ def test_more_tokens_than_the_context_are_an_error() -> None:
         quantized.prefill([])
 
 
-@needs_onnxruntime
-def test_an_unsupported_head_size_is_an_error() -> None:
-    with pytest.raises(LLMError, match="head size of 8"):
-        OnnxRuntime(random_checkpoint(replace(QWEN3, head_dim=8)), "int8")
-
-
 def test_without_onnxruntime_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
