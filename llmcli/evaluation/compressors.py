@@ -32,12 +32,17 @@ class Baseline:
     bits_per_byte: float
     bytes: int  # of the text
     past_bytes: int  # that it read before: the end of the past
-    is_estimate: bool = False  # measured on a sample of the text's pieces
+    pieces: int | None = None  # of the text that were compressed independently; None if the text was not divided
 
     @property
     def is_adaptive(self) -> bool:
         """Whether its statistics adapt to the text, so that it compares with the adapting figure of a model."""
         return self.name == ADAPTIVE_PPM
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether it was measured on a sample of the pieces."""
+        return self.pieces is not None and self.pieces * PIECE_BYTES < self.bytes
 
     @property
     def shown(self) -> str:
@@ -96,7 +101,7 @@ def static_ppm(text: bytes, past: bytes, *, seconds: float = STATIC_SHARE * DEFA
     past_size = ppm_size(past)
     difference = sum(ppm_size(past + pieces[i]) - past_size - adapting_sizes[i] for i in sample)
     size = sum(adapting_sizes) / len(text) + difference / sum(len(pieces[i]) for i in sample)  # bytes per byte
-    return Baseline(STATIC_PPM, size * 8, len(text), len(past), count < len(pieces))
+    return Baseline(STATIC_PPM, size * 8, len(text), len(past), count)
 
 
 def xz_size(data: bytes) -> int:

@@ -176,8 +176,8 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig, dropout: Dropout) -> None:
         super().__init__()
-        embedding = torch.empty(config.vocab_size, config.hidden_size)
-        self.embed_tokens = nn.Embedding.from_pretrained(embedding, freeze=False)
+        shape = config.vocab_size, config.hidden_size
+        self.embed_tokens = nn.Embedding(*shape, _weight=torch.empty(shape))  # not initialized twice
         self.layers = nn.ModuleList(Layer(config, dropout) for _ in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size)
 
