@@ -38,8 +38,12 @@ class Figures:
         return {key: round(self.adapting, 6), f"{key}_without_cache": round(self.network, 6)}
 
     def __str__(self) -> str:
-        adapting = "" if self.adapting is None else f", {ADAPTING} {units.bits_per_byte(self.adapting)}"
-        return f"{NETWORK} {units.bits_per_byte(self.network)}{adapting} bits per byte"
+        return f"{self.numbers} bits per byte"
+
+    @property
+    def numbers(self) -> str:
+        network = f"{NETWORK} {units.bits_per_byte(self.network)}"
+        return network if self.adapting is None else f"{network}, {ADAPTING} {units.bits_per_byte(self.adapting)}"
 
 
 def change(before: Figures, after: Figures) -> str:
