@@ -59,7 +59,7 @@ def as_api_error(error: BaseException, status: int = 500) -> ApiError:
             return ApiError(str(error), 429, code="queue_full")
         case StoppingError() | UnavailableError():
             return ApiError(str(error), 503, code="stopping" if isinstance(error, StoppingError) else "unavailable")
-        case LLMError() if status < 500 or error.__cause__ is None:  # one with a cause is not meant for users
+        case LLMError():
             return ApiError(str(error), status)
     if isinstance(error, MemoryError) or "can't start new thread" in str(error):
         message = "the server has no memory or no thread left for this request; try again later"

@@ -192,6 +192,7 @@ class Operation:
     path: str
     handler: Callable[..., Any]  # the first line of its docstring is the summary
     body: type[Body] | None = None
+    answer: str | None = None  # of ANSWERS
 
     @property
     def method(self) -> str:
@@ -200,14 +201,48 @@ class Operation:
     def description(self) -> JsonObject:
         described: JsonObject = {
             "summary": (self.handler.__doc__ or "").partition("\n")[0],
-            "responses": {"200": {"description": "the answer"}, "default": {"description": "an error, as JSON"}},
+            "responses": {
+                "200": {"description": "the answer"} | (_json_content(_reference(self.answer)) if self.answer else {}),
+                "default": {"description": "an error"} | _json_content(_reference("Error")),
+            },
         }
         if "{id}" in self.path:
             described["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": STRING.schema}]
         if self.body is not None:
-            content = {"application/json": {"schema": self.body.schema()}}
-            described["requestBody"] = {"required": True, "content": content}
+            described["requestBody"] = {"required": True} | _json_content(self.body.schema())
         return described
+
+
+def _json_content(schema: JsonObject) -> JsonObject:
+    return {"content": {"application/json": {"schema": schema}}}
+
+
+def _reference(name: str) -> JsonObject:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+ANSWERS: dict[str, dict[str, str]] = {  # by type, the properties that each answer has
+    "Completion": {"string": "id object model", "integer": "created", "array": "choices", "object": "usage"},
+    "Models": {"string": "object", "array": "data"},
+    "Model": {
+        "string": "id object owned_by", "integer": "created context_length max_model_len parameters",
+        "boolean": "chat", "array": "experts",
+    },
+    "NextWords": {"string": "model prompt", "array": "next", "number": "unexplored entropy_bits"},
+    "Explanation": {
+        "string": "model prompt tail", "integer": "cut earlier", "array": "tokens lens next_tokens next",
+        "object": "attention", "number": "entropy_bits unexplored",
+    },
+    "Experts": {"string": "model", "array": "experts weights"},
+    "Memory": {"string": "model", "array": "corpus spans", "integer": "searched_bytes", "number": "share"},
+    "Tokens": {"array": "tokens", "integer": "count max_model_len"},
+    "Text": {"string": "prompt content"},
+}  # fmt: skip
+_ERROR = {name: {"type": ["string", "null"]} for name in ("message", "type", "param", "code")}
+
+
+def _object(properties: JsonObject) -> JsonObject:
+    return {"type": "object", "properties": properties, "required": list(properties)}
 
 
 def openapi(operations: Iterable[Operation]) -> JsonObject:
@@ -217,6 +252,13 @@ def openapi(operations: Iterable[Operation]) -> JsonObject:
         "openapi": "3.1.0",
         "info": {"title": "llm serve", "version": __version__, "description": described},
         "paths": {one.path: {one.method.lower(): one.description()} for one in operations},
-        "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+        "components": {
+            "schemas": {"Error": _object({"error": _object(_ERROR)})}
+            | {
+                answer: _object({name: {"type": kind} for kind, names in by_type.items() for name in names.split()})
+                for answer, by_type in ANSWERS.items()
+            },
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
         "security": [{}, {"key": []}],
     }

@@ -13,11 +13,9 @@ cache grows by doubling, so up to twice as much may be allocated.
 """
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from llmcli.data.tokenizers.tokenizer import Tokenizer
@@ -35,18 +33,6 @@ Opened = tuple[Runtime, Tokenizer]  # the runtime has an empty cache: it is only
 OpenModel = Callable[[str], Opened]  # by the name that it is served under; raises LLMError
 
 
-@dataclass(frozen=True)
-class Stats:
-    """The state of the engine."""
-
-    active: int  # requests in progress
-    waiting: int
-    loaded: tuple[str, ...]  # names of the models
-    prefixes: int  # caches kept of earlier requests
-    prefix_bytes: int
-    counts: Counts
-
-
 class Engine:
     """Processes requests for any of several models. Its methods may be called from any thread.
 
@@ -58,16 +44,16 @@ class Engine:
         self._open_model, self._limits = open_model, limits or Limits()
         self._changed = threading.Condition()  # guards the next six
         self._thread: threading.Thread | None = None  # None: it is not running
-        self._failure: str | None = None  # why it is not
+        self.failure: str | None = None  # why it is not
         self._is_changed = False  # there may be something to do
-        self._waiting: list[Sequence] = []
-        self._drain_until: float | None = None  # a time; set when the engine is closed
+        self.waiting: list[Sequence] = []
+        self._is_closed = False
         self._models: dict[str, Future[Opened]] = {}
         self._loading = threading.Lock()  # one model at a time
         self._analyzing = threading.Lock()  # one function at a time
-        self._active: list[Sequence] = []  # in progress; this and what follows is changed by the engine's thread alone
-        self._prefixes = PrefixCache(self._limits.prefix_bytes)
-        self._counts = Counts()
+        self.active: list[Sequence] = []  # in progress; this and what follows is changed by the engine's thread alone
+        self.prefixes = PrefixCache(self._limits.prefix_bytes)
+        self.counts = Counts()
 
     # ---- from any thread
 
@@ -76,31 +62,26 @@ class Engine:
         with suppress(LLMError), self._changed:
             self._ensure_running()
 
-    @property
-    def failure(self) -> str | None:
-        """Why the thread is not running; None while it is."""
-        return self._failure
-
-    def close(self, drain_seconds: float = 0.0) -> None:
-        """Refuse new requests, and end: those in progress have `drain_seconds` to finish, then they fail. Functions
-        that run and models that are being loaded are not waited for: their threads end with the process."""
+    def close(self) -> None:
+        """Refuse new requests, fail the others, and end. Functions that run and models that are being loaded are not
+        waited for: their threads end with the process."""
         with self._changed:
-            self._drain_until = time.monotonic() + drain_seconds
+            self._is_closed = True
             thread = self._thread
         self._wake()
         if thread is not None:
-            thread.join(drain_seconds + PASS_SECONDS)
+            thread.join(PASS_SECONDS)
 
     def submit(self, request: Request, on_event: OnEvent) -> Sequence:
         """Add a request to the queue. Raises QueueFullError when too many wait, StoppingError after `close`, and
         UnavailableError if the engine cannot run."""
         with self._changed:
             self._ensure_running()
-            if len(self._waiting) >= self._limits.queue:
+            if len(self.waiting) >= self._limits.queue:
                 raise QueueFullError(f"{self._limits.queue} requests are waiting already; try again later")
-            sequence = Sequence(request, on_event, self._counts, self._model(request.model))
-            self._waiting.append(sequence)
-            self._counts.requests += 1
+            sequence = Sequence(request, on_event, self.counts, self._model(request.model))
+            self.waiting.append(sequence)
+            self.counts["requests"] += 1
         self._wake()
         return sequence
 
@@ -134,27 +115,22 @@ class Engine:
         _start_thread(work, name="analysis")
         return future
 
-    def stats(self) -> Stats:
-        return Stats(
-            active=len(self._active),
-            waiting=len(self._waiting),
-            loaded=tuple(name for name, model in list(self._models.items()) if model.done()),
-            prefixes=len(self._prefixes),
-            prefix_bytes=self._prefixes.bytes,
-            counts=replace(self._counts),
-        )
+    @property
+    def loaded(self) -> list[str]:
+        """The names of the models in memory."""
+        return [name for name, model in list(self._models.items()) if model.done()]
 
     def _ensure_running(self) -> None:
         """Start the thread if it is not running; `_changed` is held. Raises StoppingError after `close`."""
-        if self._drain_until is not None:
+        if self._is_closed:
             raise StoppingError()
         if self._thread is None:
             try:
                 self._thread = _start_thread(self._run, name="engine")
             except UnavailableError as error:
-                self._failure = str(error)
+                self.failure = str(error)
                 raise
-            self._failure = None
+            self.failure = None
 
     def _wake(self, *_: object) -> None:
         with self._changed:
@@ -166,35 +142,28 @@ class Engine:
     def _run(self) -> None:
         try:
             self._work()
+            failure: LLMError = StoppingError()
         except BaseException as error:  # nothing may wait for a thread that has ended
-            self._give_up(error)
-
-    def _give_up(self, error: BaseException) -> None:
-        """Fail all requests. What they were processing may be incomplete, so no cache is kept."""
-        reason = "not enough memory" if isinstance(error, MemoryError) else "an internal error, which is in its log"
-        failure = UnavailableError(f"the server's engine ended: {reason}; the next request starts it again")
-        failure.__cause__ = error
+            reason = "not enough memory" if isinstance(error, MemoryError) else "an internal error, which is in its log"
+            failure = UnavailableError(f"the server's engine ended: {reason}; the next request starts it again")
+            failure.__cause__ = error
         with self._changed:
-            self._thread, self._failure = None, str(failure)
-            sequences, self._waiting, self._active = [*self._waiting, *self._active], [], []
-            self._prefixes = PrefixCache(self._limits.prefix_bytes)
+            self._thread, self.failure = None, str(failure)
+            sequences, self.waiting, self.active = [*self.waiting, *self.active], [], []
+            self.prefixes = PrefixCache(self._limits.prefix_bytes)  # the caches in use may be incomplete
         for sequence in sequences:
-            with suppress(Exception):
-                sequence.fail(failure)
+            sequence.fail(failure)
 
     def _work(self) -> None:
+        """Process requests until the engine is closed."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._is_changed or self._placed)
                 self._is_changed = False
-                drain_until = self._drain_until
-            self._drop_cancelled()
-            if drain_until is not None:
-                self._drain(drain_until)
-                if not self._active:
+                if self._is_closed:
                     return
-            else:
-                self._set_aside()
+            self._drop_cancelled()
+            self._set_aside()
             self._admit()
             self._prefill()
             self._step()
@@ -203,40 +172,29 @@ class Engine:
     @property
     def _placed(self) -> list[Sequence]:
         """The requests in progress that are not set aside."""
-        return [sequence for sequence in self._active if not sequence.is_aside]
+        return [sequence for sequence in self.active if not sequence.is_aside]
 
     def _drop_cancelled(self) -> None:
         with self._changed:
-            cancelled = [sequence for sequence in (*self._waiting, *self._active) if sequence.is_cancelled]
-            self._waiting = [sequence for sequence in self._waiting if sequence not in cancelled]
+            cancelled = [sequence for sequence in (*self.waiting, *self.active) if sequence.is_cancelled]
+            self.waiting = [sequence for sequence in self.waiting if sequence not in cancelled]
         for sequence in cancelled:
             sequence.cancel()
         self._remove_ended()
 
-    def _drain(self, until: float) -> None:
-        """Fail what has not begun and, after the time `until`, all else."""
-        with self._changed:
-            waiting, self._waiting = self._waiting, []
-        for sequence in self._active:
-            sequence.is_aside = False
-        late = self._active if time.monotonic() >= until else []
-        for sequence in (*waiting, *late):
-            sequence.fail(StoppingError())
-        self._remove_ended()
-
     def _set_aside(self) -> None:
         """Set paused requests aside, and take those back that are not paused any more, while there are places."""
-        for sequence in self._active:
+        for sequence in self.active:
             sequence.is_aside |= sequence.is_paused
         places = self._limits.concurrent - len(self._placed)
-        resumed = [sequence for sequence in self._active if sequence.is_aside and not sequence.is_paused]
+        resumed = [sequence for sequence in self.active if sequence.is_aside and not sequence.is_paused]
         for sequence in resumed[: max(0, places)]:
             sequence.is_aside = False
 
     def _admit(self) -> None:
         """Move requests from the queue to those in progress: in their order, as many as there is space for. Requests
         for a model that is being loaded are passed over."""
-        for sequence in list(self._waiting):
+        for sequence in list(self.waiting):
             try:
                 if not sequence.opened.done():
                     continue
@@ -246,11 +204,11 @@ class Engine:
                     sequence.open(tokenizer, context, runtime.cache_bytes_per_token)
                 if not self._has_space(sequence):
                     return
-                self._active.append(sequence)
+                self.active.append(sequence)
             except Exception as error:
-                sequence.fail(_as_llm_error(error))
+                sequence.fail(error)
             with self._changed:
-                self._waiting.remove(sequence)
+                self.waiting.remove(sequence)
 
     def _has_space(self, sequence: Sequence) -> bool:
         """Whether a request can begin. Those that are set aside give up their memory for it, and fail."""
@@ -258,7 +216,7 @@ class Engine:
         free = self._limits.live_bytes - sum(other.max_bytes for other in placed)
         if placed and (len(placed) >= self._limits.concurrent or sequence.max_bytes > free):
             return False
-        aside = [other for other in self._active if other.is_aside]
+        aside = [other for other in self.active if other.is_aside]
         while aside and sum(other.max_bytes for other in aside) + sequence.max_bytes > free:
             aside.pop(0).fail(UnavailableError("the answer was not read, and its memory was needed for others"))
         self._remove_ended()
@@ -270,11 +228,11 @@ class Engine:
         if sequence is not None:
             try:
                 if sequence.runtime is None:
-                    live = [prefix for other in self._active if (prefix := other.prefix())]
-                    sequence.begin(self._prefixes, live)
+                    live = [prefix for other in self.active if (prefix := other.prefix())]
+                    sequence.begin(self.prefixes, live)
                 sequence.advance()
             except Exception as error:
-                sequence.fail(_as_llm_error(error))
+                sequence.fail(error)
 
     def _step(self) -> None:
         """Process one token of each text that is being generated, those of a model together."""
@@ -297,17 +255,17 @@ class Engine:
             try:
                 sequence.step_done(sequence.live_runtime.step(sequence.next_token) if row is None else row, choice)
             except Exception as error:
-                sequence.fail(_as_llm_error(error))
+                sequence.fail(error)
 
     def _remove_ended(self) -> None:
         """Remove requests that ended, and keep their caches for later ones."""
-        ended = [sequence for sequence in self._active if sequence.is_done]
+        ended = [sequence for sequence in self.active if sequence.is_done]
         if not ended:
             return
-        self._active = [sequence for sequence in self._active if not sequence.is_done]
+        self.active = [sequence for sequence in self.active if not sequence.is_done]
         for sequence in ended:
             if (prefix := sequence.prefix()) and not sequence.has_failed:
-                self._prefixes.keep(prefix)
+                self.prefixes.keep(prefix)
         with self._changed:
             self._is_changed = True  # there is space for others
 
@@ -341,14 +299,3 @@ def _start_thread(function: Callable[..., None], *arguments: Any, name: str) -> 
     except (RuntimeError, MemoryError) as error:
         raise UnavailableError("the server could not start a thread; try again later") from error
     return thread
-
-
-def _as_llm_error(error: Exception) -> LLMError:
-    """The error for a client; one that is not meant for users becomes its cause."""
-    if isinstance(error, LLMError):
-        return error
-    unexpected = LLMError(f"internal error: {type(error).__name__}: {error}")
-    if isinstance(error, MemoryError):
-        unexpected = UnavailableError("the server has not enough memory for this request; try a shorter one")
-    unexpected.__cause__ = error
-    return unexpected

@@ -60,7 +60,7 @@ class Finished:
 class Failed:
     """The request ended with an error; nothing follows."""
 
-    error: LLMError
+    error: Exception
 
 
 class StoppingError(LLMError):

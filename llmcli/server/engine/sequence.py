@@ -1,16 +1,14 @@
 """One request while it is processed: its prompt in chunks, then token by token. V = vocabulary size."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Ids
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.errors import LLMError
 from llmcli.generation.generator import Choice, GeneratedText, Piece, next_input
 from llmcli.generation.token_healing import Prompt, read_prompt
 from llmcli.models.logits import log_softmax
@@ -19,18 +17,9 @@ from llmcli.models.runtime import PREFILL_CHUNK, Array, Runtime
 from llmcli.server.engine.prefix_cache import Prefix, PrefixCache
 from llmcli.server.engine.requests import Event, Failed, Finished, OnEvent, Request, ScoredToken, Started, Token
 
-
-@dataclass
-class Counts:
-    """Tokens and requests since the engine started."""
-
-    requests: int = 0
-    finished: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0  # of the prompts, those whose keys and values were reused
-    tokens: int = 0  # generated
+# since the engine started: requests, those finished, failed and cancelled; prompt_tokens, and of them cached_tokens,
+# whose keys and values were reused; tokens generated
+Counts = Counter[str]
 
 
 class Sequence:
@@ -181,29 +170,26 @@ class Sequence:
 
     # ---- events
 
-    def fail(self, error: LLMError) -> None:
+    def fail(self, error: Exception) -> None:
         self.has_failed = True
-        self._counts.failed += 1
-        self._end(Failed(error))
+        self._end("failed")
+        self._tell(Failed(error))
 
     def cancel(self) -> None:
-        self._counts.cancelled += 1
-        self._end()
+        self._end("cancelled")
 
     def _finish(self, reason: str) -> None:
-        self._counts.finished += 1
-        self._end(Finished(reason, self.text.tokens))
+        self._end("finished")
+        self._tell(Finished(reason, self.text.tokens))
 
-    def _end(self, event: Event | None = None) -> None:
+    def _end(self, how: str) -> None:
+        self._counts[how] += 1
         self.is_done, self.waits_for_step = True, False
-        if event is not None:
-            self._tell(event)
 
     def _start(self) -> None:
         if not self._is_started:
             self._is_started = True
-            self._counts.prompt_tokens += self._prompt_length
-            self._counts.cached_tokens += self._cached
+            self._counts.update(prompt_tokens=self._prompt_length, cached_tokens=self._cached)
             self._tell(Started(self._prompt_length, self._cached, tuple(self._prompt)))
 
     def _emit(self, pieces: list[Piece]) -> None:
@@ -211,7 +197,7 @@ class Sequence:
             if piece.id is not None:
                 data, self._first_bytes = self._first_bytes or self._token_bytes[piece.id], b""
                 self._tell(Token(piece.id, data, piece.logprob, self._alternatives.popleft(), piece.text))
-        self._counts.tokens += 1
+        self._counts["tokens"] += 1
         if self.text.finish_reason is None:
             self._prepare()
             return

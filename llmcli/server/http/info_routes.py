@@ -31,26 +31,23 @@ async def health(call: Call) -> Response:
 
 async def metrics(call: Call) -> Response:
     """Counts, for Prometheus."""
-    service, stats = call.service, call.service.engine.stats()
-    counts = stats.counts
+    service, engine = call.service, call.service.engine
     requests: dict[str, float] = {
         f'{{route="{route}",status="{status}"}}': n for (route, status), n in service.http_requests.items()
     }
     families: dict[str, dict[str, float]] = {
         "http_requests_total": requests,
         "time_to_first_token_seconds": {"_sum": service.seconds_to_first, "_count": service.first_tokens},
-        "requests_active": {"": stats.active},
-        "requests_waiting": {"": stats.waiting},
-        "requests_total": {"": counts.requests},
-        "requests_ended_total": {
-            f'{{end="{end}"}}': getattr(counts, end) for end in ("finished", "failed", "cancelled")
-        },
-        "tokens_total": {"": counts.tokens},
-        "prompt_tokens_total": {"": counts.prompt_tokens},
-        "prompt_tokens_cached_total": {"": counts.cached_tokens},
-        "cached_prefixes": {"": stats.prefixes},
-        "cached_prefix_bytes": {"": stats.prefix_bytes},
-        "models_loaded": {"": len(stats.loaded)},
+        "requests_active": {"": len(engine.active)},
+        "requests_waiting": {"": len(engine.waiting)},
+        "requests_total": {"": engine.counts["requests"]},
+        "requests_ended_total": {f'{{end="{end}"}}': engine.counts[end] for end in ("finished", "failed", "cancelled")},
+        "tokens_total": {"": engine.counts["tokens"]},
+        "prompt_tokens_total": {"": engine.counts["prompt_tokens"]},
+        "prompt_tokens_cached_total": {"": engine.counts["cached_tokens"]},
+        "cached_prefixes": {"": len(engine.prefixes)},
+        "cached_prefix_bytes": {"": engine.prefixes.bytes},
+        "models_loaded": {"": len(engine.loaded)},
     }
     lines = []
     for name, samples in families.items():

@@ -71,10 +71,10 @@ def test_a_client_that_leaves_frees_its_place(served, stream, messages):
             await leave_after(app, body, messages)
             engine = app.state.service.engine
             for _ in range(100):
-                if engine.stats().counts.cancelled == 1:
+                if engine.counts["cancelled"] == 1:
                     break
                 await asyncio.sleep(0.05)
-            assert engine.stats().counts.cancelled == 1 and engine.stats().active == 0
+            assert engine.counts["cancelled"] == 1 and len(engine.active) == 0
 
     asyncio.run(story())
 
@@ -210,7 +210,8 @@ def test_a_thread_that_cannot_be_started_fails_one_request_at_most(served, monke
     """Several models: none is loaded at the start."""
     with TestClient(create_app(Models(served)), base_url=URL) as client:
         if name == "engine":
-            client.app.state.service.engine._give_up(MemoryError())
+            client.app.state.service.engine.close()
+            client.app.state.service.engine._is_closed = False
         FewThreads(monkeypatch, name)
         body = COMPLETE if "completions" in path else {"prompt": "The cat", "n": 1}
         first = client.post(path, json=body)
@@ -238,7 +239,7 @@ def test_an_engine_that_ends_fails_its_requests_and_starts_again(served, monkeyp
     admit = engine.Engine._admit
 
     def fail(self):
-        if self._waiting:
+        if self.waiting:
             monkeypatch.setattr(engine.Engine, "_admit", admit)
             raise error
         admit(self)
@@ -298,7 +299,7 @@ def test_what_is_not_read_waits_and_others_have_its_place(served, monkeypatch):
             async with running.Run(process, asked[:2]) as unread:
                 async with running.Run(process, asked[2:]) as read:
                     texts = [await asyncio.wait_for(read.finish(), 60)]
-                assert process.stats().counts.finished == 1 and len(unread._arrived) <= 8 + 2
+                assert process.counts["finished"] == 1 and len(unread._arrived) <= 8 + 2
                 texts.append(await asyncio.wait_for(unread.finish(), 60))
             async with running.Run(process, asked[:1]) as alone:
                 texts.append(await alone.finish())

@@ -207,9 +207,9 @@ def test_a_conversation_processes_only_its_new_tokens(start):
     assert_as_alone(second, "dense", longer)
     again = ask(engine, tuple(ids)).wait()  # the beginning is copied from the longer one
     assert again.events[0].cached_tokens == len(ids) - 1
-    counts = engine.stats().counts
-    assert counts.cached_tokens == sum(client.events[0].cached_tokens for client in (second, again))
-    assert counts.prompt_tokens == 2 * len(ids) + len(longer)
+    counts = engine.counts
+    assert counts["cached_tokens"] == sum(client.events[0].cached_tokens for client in (second, again))
+    assert counts["prompt_tokens"] == 2 * len(ids) + len(longer)
 
 
 class Blocking(Client):
@@ -259,11 +259,10 @@ def test_a_cancelled_request_frees_its_place(start):
     assert not unending.ended.is_set() or len(unending.tokens) > 0
     assert waiting.events == []
     deadline = time.monotonic() + SECONDS
-    while engine.stats().active and time.monotonic() < deadline:
+    while engine.active and time.monotonic() < deadline:
         time.sleep(0.01)
-    stats = engine.stats()
-    assert (stats.active, stats.waiting) == (0, 0)
-    assert stats.counts.cancelled + stats.counts.finished == 3
+    assert (engine.active, engine.waiting) == ([], [])
+    assert engine.counts["cancelled"] + engine.counts["finished"] == 3
 
 
 class Failing:
@@ -312,7 +311,7 @@ def test_an_error_ends_one_request_alone(start, cache):
         end = other.events[-1]
         if isinstance(end, Failed):
             failed += 1
-            assert "ZeroDivisionError" in str(end.error) and isinstance(end.error.__cause__, ZeroDivisionError)
+            assert isinstance(end.error, ZeroDivisionError)
             assert other.tokens[-1].id == 13
     assert 0 < failed < 30
     assert isinstance(ask(engine, (13,)).wait().events[-1], Failed)
@@ -348,11 +347,11 @@ def test_models_are_opened_at_their_first_use_and_again_after_an_error(start):
         return runtime_of("moe" if name == "broken" else name), TOKENIZER
 
     engine = start(open_model=open_model)
-    assert engine.stats().loaded == ()
+    assert engine.loaded == []
     clients = [ask(engine, (5, 6), model=name) for name in ("dense", "moe", "dense", "moe")]
     for client, name in zip(clients, ("dense", "moe", "dense", "moe"), strict=True):
         assert_as_alone(client, name, [5, 6])
-    assert sorted(opened) == ["dense", "moe"] and sorted(engine.stats().loaded) == ["dense", "moe"]
+    assert sorted(opened) == ["dense", "moe"] and sorted(engine.loaded) == ["dense", "moe"]
     assert str(ask(engine, (5,), model="broken").wait().events[-1].error) == "no such file"
     assert_as_alone(ask(engine, (5, 6), model="broken"), "moe", [5, 6])
 
@@ -408,7 +407,7 @@ def test_sequences_wait_for_memory(start):
 
     class Watching(Client):
         def __call__(self, event):
-            most.append(engine.stats().active)
+            most.append(len(engine.active))
             super().__call__(event)
 
     clients = [Watching() for _ in range(5)]
@@ -429,20 +428,16 @@ def test_the_context_can_be_limited(start):
         assert client.text == "".join(piece.text for piece in generate(runtime, TOKENIZER, prompt, GREEDY))
 
 
-def test_closing_lets_requests_finish_for_a_while_and_then_fails_them(start):
-    engine = start(Limits(concurrent=2))
-    short, long = ask(engine, (5, 6)), ask(engine, (7,), SamplingConfig(temperature=0.9, max_tokens=10**9))
+def test_closing_fails_all_requests(start):
+    engine = start(Limits(concurrent=1))
+    running = ask(engine, (7,), SamplingConfig(temperature=0.9, max_tokens=10**9))
     deadline = time.monotonic() + SECONDS
-    while not (short.events and long.events) and time.monotonic() < deadline:
+    while not running.events and time.monotonic() < deadline:
         time.sleep(0.001)
     waiting = [ask(engine, (8,), SamplingConfig(max_tokens=10**9)) for _ in range(3)]
-    began = time.monotonic()
-    engine.close(0.5)
-    assert time.monotonic() - began < SECONDS
-    assert_as_alone(short, "dense", [5, 6])
-    for client in (*waiting, long):
-        assert client.ended.is_set()
-    assert any("stopping" in str(client.events[-1].error) for client in waiting)
+    engine.close()
+    for client in (*waiting, running):
+        assert client.ended.is_set() and "stopping" in str(client.events[-1].error)
     with pytest.raises(LLMError, match="stopping"):
         ask(engine, (5,))
     with pytest.raises(LLMError, match="stopping"):
@@ -510,6 +505,6 @@ def test_any_schedule_of_arrivals_and_cancellations_gives_the_same_texts(arrival
                 assert_as_alone(client, "dense", prompt, sampling)
     finally:
         engine.close()
-    counts = engine.stats().counts
-    assert counts.requests == len(arrivals) == counts.finished + counts.cancelled + counts.failed
-    assert engine.stats().prefix_bytes <= Limits().prefix_bytes and not math.isnan(counts.tokens)
+    counts = engine.counts
+    assert counts["requests"] == len(arrivals) == counts["finished"] + counts["cancelled"] + counts["failed"]
+    assert engine.prefixes.bytes <= Limits().prefix_bytes and not math.isnan(counts["tokens"])
