@@ -15,7 +15,6 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmcli import units
 from llmcli.analysis.explain import Explanation
@@ -45,22 +44,22 @@ def explanation_page(
     """Write the page of an explanation made with `every_position`, with `count` next words and tokens.
 
     For an ensemble `expert` is the name and weight of the model that is explained. Attention weights are rounded to
-    1/255, and reduced if they would make the page too large. All other figures are exact.
+    1/255, and averaged over the heads if they would make the page too large. All other figures are exact.
     """
-    attention = _limited_attention(explanation.attention)
-    shown = attention.shape[-1]  # the last tokens
-    ids, effects = explanation.ids[-shown:], explanation.ablation_effects[-shown:].tolist()
+    attention, effects = explanation.attention, explanation.ablation_effects.tolist()
+    rows, columns = np.tril_indices(attention.shape[-1])
+    if is_mean := attention.shape[0] * attention.shape[1] * len(rows) > MAX_ATTENTION:
+        attention = attention.mean(1, keepdims=True)
     effects[-1] = np.nan  # without the last token, the model would predict something else
-    rows, columns = np.tril_indices(shown)
     weights = np.rint(attention[:, :, rows, columns] * 255)
     next_tokens, next_words = explanation.most_likely(count), words.words[:count]
-    lens_ids, probabilities = explanation.logit_lens.ids[:, -shown:], explanation.logit_lens.probabilities[:, -shown:]
+    lens_ids, probabilities = explanation.logit_lens.ids, explanation.logit_lens.probabilities
     lens_tokens, indices = np.unique(lens_ids, return_inverse=True)  # `lens`: index of the token, probability
     pairs = np.stack([indices.reshape(lens_ids.shape).astype(object), probabilities.astype(object)], -1)
     data: dict[str, Any] = {
-        "tokens": [tokenizer.label(token) for token in ids],
-        "ids": ids,
-        "surprisals": _finite_or_none(explanation.surprisals[-shown:].tolist()),
+        "tokens": [tokenizer.label(token) for token in explanation.ids],
+        "ids": explanation.ids,
+        "surprisals": _finite_or_none(explanation.surprisals.tolist()),
         "effects": _finite_or_none(effects),
         "layers": attention.shape[0],
         "heads": attention.shape[1],
@@ -72,7 +71,7 @@ def explanation_page(
         "continues": [word.continues for word in next_words],
     }
     texts = {
-        "summary": " ".join(_notes(explanation, model, expert, shown)),
+        "summary": " ".join(_notes(explanation, model, expert, is_mean=is_mean)),
         "effects-hint": _effects_hint(tokenizer.label(next_tokens[0]), is_partial=None in data["effects"][:-1]),
         "entropy": f"{units.entropy(explanation.entropy).capitalize()}. {units.choice(explanation.entropy, 'tokens')}",
     }
@@ -80,22 +79,7 @@ def explanation_page(
     return _page("explain", title if len(title) <= MAX_TITLE else f"…{title[-MAX_TITLE:]}", data, texts)
 
 
-def _attention_bytes(layers: int, heads: int, tokens: int) -> int:
-    """Return the size of the attention weights on a page, a byte each: a lower triangle per head."""
-    return layers * heads * tokens * (tokens + 1) // 2
-
-
-def _limited_attention(attention: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Reduce attention weights [L, H, N, N], if too large for a page, to the heads' mean of n tokens [L, 1, n, n]."""
-    layers, heads, tokens, _ = attention.shape
-    if _attention_bytes(layers, heads, tokens) > MAX_ATTENTION:
-        attention, heads = attention.mean(1, keepdims=True), 1
-    while _attention_bytes(layers, heads, tokens) > MAX_ATTENTION:
-        tokens = tokens * 9 // 10
-    return attention[:, :, -tokens:, -tokens:]
-
-
-def _notes(explanation: Explanation, model: str, expert: Mapping[str, Any] | None, shown: int) -> list[str]:
+def _notes(explanation: Explanation, model: str, expert: Mapping[str, Any] | None, *, is_mean: bool) -> list[str]:
     """Say what the page shows, and what it leaves out."""
     layers, heads, tokens, _ = explanation.attention.shape
     notes = [f"Model: {model}, {units.count(layers, 'layer')} with {units.count(heads, 'attention head')} each."]
@@ -104,10 +88,12 @@ def _notes(explanation: Explanation, model: str, expert: Mapping[str, Any] | Non
             f"The model is an ensemble. This page shows the activations of its expert {_printable(expert['name'])}, "
             f"whose weight is {expert['weight']:.3f} here; the prediction is the ensemble's."
         )
-    if _attention_bytes(layers, heads, tokens) > MAX_ATTENTION:
+    if is_mean:
         notes.append("Attention is shown as the mean of each layer's heads, to keep the page small.")
-    if before := explanation.truncated + explanation.preceding + tokens - shown:
-        notes.append(f"The last {units.count(shown, 'token')} of the prompt are shown; {before:,} before them are not.")
+    if before := explanation.truncated + explanation.preceding:
+        notes.append(
+            f"The last {units.count(tokens, 'token')} of the prompt are shown; {before:,} before them are not."
+        )
     if explanation.tail:
         tail = _printable(explanation.tail)
         notes.append(f"The most likely next token starts inside the prompt: it includes the prompt's end “{tail}”.")
@@ -227,8 +213,8 @@ def _page(kind: str, title: str, data: Mapping[str, object], texts: Mapping[str,
         assert body.count(end) == 1, id_
         body = body.replace(end, f'id="{id_}">{html.escape(text)}</')
     page = Template((pages / "page.html").read_text("utf-8")).substitute(
-        style_hash=_hash(style), script_hash=_hash(script), title=html.escape(title), style=style, body=body,
-        data=_json_for_script(data), script=script,
+        style_hash=source_hash(style), script_hash=source_hash(script), title=html.escape(title), style=style,
+        body=body, data=_json_for_script(data), script=script,
     )  # fmt: skip
     return page.encode("utf-8", "backslashreplace")
 
@@ -241,6 +227,6 @@ def _json_for_script(data: Mapping[str, object]) -> str:
     return text
 
 
-def _hash(text: str) -> str:
+def source_hash(text: str) -> str:
     """Hash a style or script as a Content-Security-Policy lists it."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()

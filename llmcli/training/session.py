@@ -413,7 +413,7 @@ def _leading(
     group.close()
 
 
-def follow(processes: Processes, device: str, on_connected: Callable[[Callable[[int], None]], None]) -> None:
+def follow(processes: Processes, device: str, on_connected: Callable[[Callable[[int, object], None]], None]) -> None:
     """Worker loop of ranks above 0. `on_connected` gets a function that asks rank 0 to stop. Raises LLMError when
     another process has ended."""
     group = ProcessGroup(processes, pick_device(device, processes))

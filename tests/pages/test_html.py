@@ -171,11 +171,7 @@ def test_if_all_heads_are_too_large_the_page_shows_their_mean_and_says_so(monkey
     monkeypatch.setattr(html_report, "MAX_ATTENTION", L * N * (N + 1) // 2)
     text = html_report.explanation_page(explanation, tokenizer(), "x", WORDS, 5, "m").decode()
     assert "the mean of each layer's heads" in html.unescape(text) and data_of(text)["heads"] == 1
-    monkeypatch.setattr(html_report, "MAX_ATTENTION", L * 15)
-    text = html_report.explanation_page(explanation, tokenizer(), "x", WORDS, 5, "m").decode()
-    kept = len(data_of(text)["tokens"])
-    assert kept <= 5 and f"The last {kept} tokens of the prompt are shown; {N - kept} before them are not." in text
-    assert [len(depth) for depth in data_of(text)["lens"]] == [kept] * (L + 1)
+    assert [len(depth) for depth in data_of(text)["lens"]] == [N] * (L + 1)
 
 
 def test_a_page_loads_nothing(page: Path) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import os
 import platform
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ from llmcli import units
 from llmcli.cli import app, process_start
 from llmcli.cli.options import DATA, ReadingOptions, argument, choice, flag, note_skipped_files, option, parse_duration
 from llmcli.cli.terminal import console
-from llmcli.cli.terminal.signals import end_on_stop_requests, forward_stop_requests, ignore_stop_requests, stop_requests
+from llmcli.cli.terminal.signals import on_stop_requests, stop_requests
 from llmcli.config import DEFAULT_MODEL, DEVICES, DTYPES, MAX_VOCAB_SIZE, MIN_VOCAB_SIZE, TrainConfig, cpu_cores
 from llmcli.errors import INTERRUPTED, LLMError, command_line, require_torch, usage
 from llmcli.training.distributed.processes import BEGAN, Processes
@@ -110,10 +111,10 @@ def train(options: _Options) -> None:
             raise typer.Exit(_launch(options.processes, found))
     if processes.rank:
         if not options.dry_run:
-            end_on_stop_requests()  # until it is connected with rank 0, which may never come so far
+            on_stop_requests(signal.SIG_DFL)  # until it is connected with rank 0, which may never come so far
             from llmcli.training.session import follow
 
-            _end_after(options, partial(follow, processes, options.device, forward_stop_requests))
+            _end_after(options, partial(follow, processes, options.device, on_stop_requests))
         return
     if options.processes and options.processes != processes.local_count:
         raise usage(
@@ -192,7 +193,7 @@ def _end_after(options: _Options, work: Callable[[], None]) -> NoReturn:
         code = int(end.code or 0)
     except BaseException as error:
         code = app.report(error)
-    ignore_stop_requests()  # the launcher passes on what the terminal has sent already
+    on_stop_requests(signal.SIG_IGN)  # the launcher passes on what the terminal has sent already
     options.invocation.close()
     with suppress(OSError):  # the reader of a pipe is gone
         sys.stdout.flush()

@@ -82,10 +82,9 @@ def print_scores(scores: "Sequence[ModelScore]", baselines: "Sequence[Baseline]"
     )
 
 
-def baseline_json(baseline: "Baseline", file: str | None) -> dict[str, object]:
+def baseline_json(baseline: "Baseline") -> dict[str, object]:
     return {
         "name": baseline.name,
-        "file": file,
         "bytes": baseline.bytes,
         "bits_per_byte": round(baseline.bits_per_byte, 6),
         "adaptive": baseline.is_adaptive,

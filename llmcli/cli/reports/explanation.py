@@ -91,23 +91,14 @@ class ExplanationReport:
         if len(labels) < 2:
             return
         weights = self.explanation.attention[:, :, -1]  # [L, H, N]
-        ranked = sorted(
-            (
-                (float(head_weights.max()), layer, head, int(head_weights.argmax()))
-                for layer, heads in enumerate(weights, 1)
-                for head, head_weights in enumerate(heads, 1)
-            ),
-            reverse=True,
-        )
+        rows = []
+        for number in (-weights.max(-1)).argsort(axis=None, kind="stable")[:MAX_HEADS].tolist():
+            layer, head = divmod(number, weights.shape[1])
+            target = int(weights[layer, head].argmax())
+            weight = units.probability(float(weights[layer, head, target]))
+            rows.append((str(layer + 1), str(head + 1), f"{target + 1} {labels[target]}", weight))
         console.heading(f"heads with the highest attention weights from the last token, {labels[-1]}")
-        tables.table(
-            ("layer", "head", "attends to", "weight"),
-            [
-                (str(layer), str(head), f"{target + 1} {labels[target]}", units.probability(weight))
-                for weight, layer, head, target in ranked[:MAX_HEADS]
-            ],
-            numbers=(0, 1, 3),
-        )
+        tables.table(("layer", "head", "attends to", "weight"), rows, numbers=(0, 1, 3))
         console.caption("The attention weights of a head sum to 1 over all tokens.")
 
     def _show_logit_lens(self) -> None:

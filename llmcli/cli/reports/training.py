@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
+from llmcli.cli.reports.evaluation import baseline_json
 from llmcli.cli.terminal import console, tables
 from llmcli.config import as_record
 from llmcli.evaluation.figures import as_json, change
@@ -89,8 +90,7 @@ def _show_restart(event: "Restarted", view: "TrainingView", *, json_: bool) -> N
         return
     view.begin_model(plan.conversations.share if plan.conversations else None)
     now, then = (units.number(size) for size in sizes)
-    models = ("two models", "one") if plan.train.teacher_share else ("one model", "two")
-    change = f"{now} parameters instead of {then}" if now != then else " instead of ".join(models)
+    change = f"{now} parameters instead of {then}" if now != then else "another plan"
     console.note(
         f"step {event.step:,}: training runs at {event.speed:.2g} times the speed that was measured before the run, so "
         f"it starts over with {change}"
@@ -122,15 +122,7 @@ def show_result(
             interrupted=done.interrupted,
             bits_per_byte_before=done.base_score.bits_per_byte if done.base_score else None,
             **as_json(done.base_score.figures if done.base_score else None, "_before"),
-            baselines=[
-                {
-                    "name": one.name,
-                    "bits_per_byte": one.bits_per_byte,
-                    "adaptive": one.is_adaptive,
-                    "estimate": one.is_estimate,
-                }
-                for one in baselines
-            ],
+            baselines=[baseline_json(one) for one in baselines],
             memorised=record["memorised"],
             verdict=sentences,
             **({"of": "answers"} | {key: record.get(key) for key in ("answers", "plain_text")} if of_answers else {}),

@@ -73,22 +73,11 @@ def stop_requests(
     return _collected(stop_signals(), note, can_save)
 
 
-def ignore_stop_requests() -> None:
-    """Ignore stop signals from here on: the process is ending."""
+def on_stop_requests(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    """Handle stop signals like this from here on. signal.SIG_DFL lets them end the process at once, also while it waits
+    outside of Python; signal.SIG_IGN ignores them, when it is ending."""
     for number in stop_signals():
-        signal.signal(number, signal.SIG_IGN)
-
-
-def end_on_stop_requests() -> None:
-    """Let stop signals end this process at once, also while it waits outside of Python."""
-    for number in stop_signals():
-        signal.signal(number, signal.SIG_DFL)
-
-
-def forward_stop_requests(forward: Callable[[int], None]) -> None:
-    """Pass stop signals to another process of the run, which ends this one."""
-    for number in stop_signals():
-        signal.signal(number, lambda number, _: forward(number))
+        signal.signal(number, handler)
 
 
 def interruptions() -> AbstractContextManager[list[int]]:

@@ -18,16 +18,13 @@ F = TypeVar("F", bound="Fields")
 SHOWN_VALUES = 60  # the length of longer texts and lists is shown in their place
 
 # fields of OpenAI, vLLM, llama.cpp, Ollama and others that never change a text, or only together with one below
-HARMLESS = frozenset(
-    {
-        "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-        "parallel_tool_calls", "request_id", "priority", "cache_salt", "include_reasoning",
-        "spaces_between_special_tokens", "cache_prompt", "id_slot", "n_keep", "timings_per_token", "return_progress",
-        "reasoning_format", "keep_alive", "ttl", "mirostat_tau", "mirostat_eta", "dry_base", "dry_allowed_length",
-        "dry_penalty_last_n", "dry_sequence_breakers", "xtc_threshold", "dynatemp_exponent", "repeat_last_n",
-        "include_obfuscation", "continuous_usage_stats",
-    }
-)  # fmt: skip
+HARMLESS = {
+    "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+    "parallel_tool_calls", "request_id", "priority", "cache_salt", "include_reasoning", "spaces_between_special_tokens",
+    "cache_prompt", "id_slot", "n_keep", "timings_per_token", "return_progress", "reasoning_format", "keep_alive",
+    "ttl", "mirostat_tau", "mirostat_eta", "dry_base", "dry_allowed_length", "dry_penalty_last_n", "repeat_last_n",
+    "dry_sequence_breakers", "xtc_threshold", "dynatemp_exponent", "include_obfuscation", "continuous_usage_stats",
+}  # fmt: skip
 # fields that change the text and are not supported: the values without effect (besides null), and the fields
 _UNSUPPORTED: tuple[tuple[tuple[Any, ...], str], ...] = (
     (
@@ -43,11 +40,6 @@ _UNSUPPORTED: tuple[tuple[tuple[Any, ...], str], ...] = (
     ((-1, 0), "top_n_sigma"),
     ((["text"], []), "modalities"),
     (({"type": "text"},), "response_format"),
-    (
-        (),
-        "guided_json guided_regex guided_choice guided_grammar structured_outputs audio prediction verbosity "
-        "web_search_options chat_template",
-    ),
 )
 UNSUPPORTED = {name: neutral for neutral, names in _UNSUPPORTED for name in names.split()}
 

@@ -26,20 +26,16 @@ MAX_EXAMPLE_CHARACTERS = 80  # of a question
 MAX_EXAMPLE_BYTES = 4_000_000  # of the training files that are searched for questions
 
 
-def _encode(text: str, model: ServedModel) -> Prompt:
-    """The tokens of a text. Raises ApiError if it is empty or does not fit the context."""
-    if not text:
+def _encode(body: PromptBody | NextBody, model: ServedModel, new_tokens: int = 0) -> Prompt:
+    """The tokens of a text or of messages. Raises ApiError if they do not fit the context, or the text is empty."""
+    if isinstance(body, PromptBody) and body.messages is not None:
+        template = chat_template(model, body.chat_template_kwargs)
+        return encode_messages(body.messages, template, model.context, new_tokens)[0]
+    if not body.prompt:
         raise invalid("prompt", "is empty; give a text to continue")
-    prompt = Prompt.of(text, model.tokenizer)
+    prompt = Prompt.of(body.prompt, model.tokenizer)
     check_length(len(prompt.ids), model)
     return prompt
-
-
-def _encode_prompt(body: PromptBody, model: ServedModel, new_tokens: int) -> Prompt:
-    if body.messages is None:
-        return _encode(body.prompt or "", model)
-    template = chat_template(model, body.chat_template_kwargs)
-    return encode_messages(body.messages, template, model.context, new_tokens)[0]
 
 
 # ---- next words
@@ -48,7 +44,7 @@ def _encode_prompt(body: PromptBody, model: ServedModel, new_tokens: int) -> Pro
 async def next_word_list(call: Call, body: NextBody) -> JsonObject:
     """The most likely next words after a text."""
     call.entry.prompt = body.prompt
-    await call.search(lambda _: _encode(body.prompt, call.model))
+    await call.search(lambda _: _encode(body, call.model))
     found = await call.analyze(lambda runtime, check: _next_words(runtime, call.model, body.prompt, check))
     return {"model": call.model.name} | found.as_json(body.prompt, body.n)
 
@@ -64,7 +60,7 @@ async def explain_prompt(call: Call, body: ExplainBody) -> JsonObject:
     """How the model arrives at its prediction after a prompt, or in an answer."""
     title = body.messages[-1].content if body.messages else body.prompt or ""
     call.entry.prompt = title
-    encoded = await call.search(lambda _: _encode_prompt(body, call.model, 1))
+    encoded = await call.search(lambda _: _encode(body, call.model, 1))
     prompt = body.prompt or encoded
     return await call.analyze(lambda runtime, check: _explain(runtime, call.model, body, title, prompt, check))
 
@@ -104,7 +100,7 @@ async def expert_weights(call: Call, body: ExpertsBody) -> JsonObject:
         raise ApiError(f"{model.name} has no experts", param="model", code="no_experts")
     ids = body.token_ids
     check_ids("token_ids", ids, model)
-    prompt = await call.search(lambda _: _encode_prompt(body, model, len(ids)))
+    prompt = await call.search(lambda _: _encode(body, model, len(ids)))
     weights = await call.analyze(lambda runtime, check: _expert_weights(runtime, prompt.ids, ids, model.context, check))
     return {"model": model.name, "experts": model.experts, "weights": weights}
 
@@ -132,14 +128,13 @@ def _expert_weights(
 async def memory(call: Call, body: MemoryBody) -> JsonObject:
     """The passages of a text that occur verbatim in the training text."""
     call.entry.prompt = body.text
-    found = await call.search(lambda check: _search(call.model, body.text, check))
-    return {"model": call.model.name} | found
 
+    def search(check: Check) -> JsonObject:
+        texts = [replace(one, corpus=one.corpus.cut(0, MAX_SEARCHED_BYTES)) for one in training_texts(call.model)]
+        names = [name for one in texts for name in one.names]
+        return find_verbatim([body.text], texts, check=check)[0].as_json(body.text, names)
 
-def _search(model: ServedModel, text: str, check: Check) -> JsonObject:
-    texts = [replace(one, corpus=one.corpus.cut(0, MAX_SEARCHED_BYTES)) for one in training_texts(model)]
-    names = [name for one in texts for name in one.names]
-    return find_verbatim([text], texts, check=check)[0].as_json(text, names)
+    return {"model": call.model.name} | await call.search(search)
 
 
 def training_texts(model: ServedModel) -> list[TrainingText]:

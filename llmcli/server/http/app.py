@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from starlette.applications import Starlette
@@ -68,7 +68,7 @@ class Hooks:
 
     log: Callable[[str], None] = lambda line: None  # a line for each request
     on_ready: Callable[[], None] = lambda: None  # requests can be sent
-    on_load_error: Callable[[BaseException], None] = field(default=lambda error: None)  # of the only model
+    on_load_error: Callable[[BaseException], None] = lambda error: None  # of the only model
 
 
 def create_app(

@@ -1,14 +1,12 @@
 """The routes that describe the server and its models: health, metrics, the page, models and their tokenizers."""
 
-import base64
-import hashlib
 from importlib.resources import files
 from typing import Any
 
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from llmcli.formats.headers import read_header
-from llmcli.pages.html import inspection_data
+from llmcli.pages.html import inspection_data, source_hash
 from llmcli.server.api.answers import token_text
 from llmcli.server.api.bodies import DetokenizeBody, TokenizeBody
 from llmcli.server.api.prompts import chat_template, check_ids
@@ -62,20 +60,15 @@ async def page(call: Call) -> Response:
     pages = files("llmcli.pages")
     curve = (pages / "templates" / "curve.js").read_text("utf-8")
     text = (pages / "server" / "index.html").read_text("utf-8").replace("/* curve.js */", curve)
-    style, script = (_source_hash(text, tag) for tag in ("style", "script"))
+    style, script = (
+        source_hash(text.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]) for tag in ("style", "script")
+    )
     policy = (
-        f"default-src 'none'; style-src {style}; script-src {script}; connect-src 'self'; img-src data:; "
+        f"default-src 'none'; style-src '{style}'; script-src '{script}'; connect-src 'self'; img-src data:; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     headers = {"Cache-Control": "no-cache", "Referrer-Policy": "no-referrer", "Content-Security-Policy": policy}
     return HTMLResponse(text, headers=headers)
-
-
-def _source_hash(text: str, tag: str) -> str:
-    """The hash of the text in an element that a page has once, as a Content-Security-Policy lists it."""
-    content = text.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
-    digest = hashlib.sha256(content.encode("utf-8")).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 # ---- models

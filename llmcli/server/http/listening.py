@@ -37,15 +37,10 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def _bind_error(error: OSError, host: str, port: int) -> LLMError:
-    match error.errno:
-        case errno.EADDRINUSE:
-            return LLMError(f"port {port} is in use by another program; choose another: --port {port % 65535 + 1}")
-        case errno.EACCES:
-            return LLMError(f"port {port} may not be used here; choose one from 1024 on: --port 8000")
-        case errno.EADDRNOTAVAIL:
-            return usage(f"--host {host} is not an address of this computer; give one: --host 127.0.0.1")
-        case _:
-            return LLMError(f"{host}:{port} cannot be listened on: {error.strerror or error}")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return usage(f"--host {host} is not an address of this computer; give one: --host 127.0.0.1")
+    reason = "is in use by another program" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
+    return LLMError(f"port {port} {reason}; choose another: --port {max(1024, port % 65535 + 1)}")
 
 
 def is_loopback(listener: socket.socket) -> bool:

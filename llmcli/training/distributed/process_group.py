@@ -72,7 +72,7 @@ class ProcessGroup:
             dist.barrier()
         dist.destroy_process_group()
 
-    def request_stop(self, signal: int) -> None:
+    def request_stop(self, signal: int, _: object = None) -> None:
         """Ask rank 0 to end the run because of a signal; only this method is called by one process alone."""
         self._store.set(STOP, str(signal))
 
