@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from llmcli.analysis.explain import MAX_TOKENS, mean_attention, record
+from llmcli.analysis.explain import MAX_TOKENS, record
 from llmcli.data.text.words import character_class
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
@@ -36,10 +36,6 @@ class Alignment:
     prompt: list[Word]
     answer: list[Word]
     weights: Array  # [L, H, A, P]
-
-    def mean(self, layer: int | None = None, head: int | None = None) -> Array:
-        """Average the weights [A, P], see `mean_attention`."""
-        return mean_attention(self.weights, layer, head)
 
     def strongest_head(self, answer: int, prompt: int) -> tuple[int, int, float]:
         """Return the head that attends most from one word to another as (layer, head, weight), counted from 1."""
@@ -69,7 +65,7 @@ def align(
 def split_words(tokenizer: Tokenizer, ids: Sequence[int], start: int = 0) -> list[Word]:
     """Split the tokens from `start` on into words, without white space; ` umbrell` and `as` are joined."""
     words: list[Word] = []
-    for text, first, end in _characters_of_tokens([tokenizer.token_bytes[token] for token in ids[start:]]):
+    for text, first, end in characters_of_tokens([tokenizer.token_bytes[token] for token in ids[start:]]):
         if words and all(character_class(c) == "letters" for c in (words[-1].text[-1], text[0])):
             last = words.pop()
             words.append(Word(last.text + text, last.start, start + end))
@@ -78,10 +74,10 @@ def split_words(tokenizer: Tokenizer, ids: Sequence[int], start: int = 0) -> lis
     return [Word(word.text.strip(), word.start, word.end) for word in words if word.text.strip()]
 
 
-def _characters_of_tokens(tokens: Sequence[bytes]) -> Iterator[tuple[str, int, int]]:
+def characters_of_tokens(tokens: Sequence[bytes]) -> Iterator[tuple[str, int, int]]:
     """Yield (the characters that begin in a token, its index, that of the next token in which one begins).
 
-    >>> list(_characters_of_tokens(["a赤".encode()[:2], "赤".encode()[1:], b"b"]))
+    >>> list(characters_of_tokens(["a赤".encode()[:2], "赤".encode()[1:], b"b"]))
     [('a赤', 0, 2), ('b', 2, 3)]
     """
     begins, offset = [], 0  # (token, where its first character begins)

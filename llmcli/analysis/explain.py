@@ -67,14 +67,10 @@ class Explanation:
     copies: tuple[Copy, ...] | None = None  # what an n-gram cache adds; None: there is none
 
     @property
-    def probabilities(self) -> NDArray[np.float64]:
-        """[V], of the next token."""
-        return np.exp(self.logprobs)
-
-    @property
     def entropy(self) -> float:
         """Entropy of the next token in bits."""
-        return entropy(self.probabilities / self.probabilities.sum())
+        probabilities = np.exp(self.logprobs)
+        return entropy(probabilities / probabilities.sum())
 
     def most_likely(self, count: int) -> list[int]:
         """Return at most `count` next tokens, the most likely first."""

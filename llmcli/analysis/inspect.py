@@ -1,7 +1,7 @@
 """The parameters of a model file as a tree and by dtype, its JSON documents, and statistics of its tensors."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -79,8 +79,7 @@ def parameter_tree(header: Header) -> ParameterGroup:
         node.copies += 1
         node.shapes[tensor.shape] += 1
         node.tensors.append(tensor)
-    _collapse_numbered(root, block_numbers)
-    _join_single_children(root)
+    _simplify(root, block_numbers)
     return root
 
 
@@ -92,35 +91,20 @@ def walk(group: ParameterGroup, depth: int = 0, path: str = "") -> Iterator[tupl
         yield from walk(child, depth + 1, child_path)
 
 
-def _collapse_numbered(node: ParameterGroup, block_numbers: dict[int, set[str]]) -> None:
-    """Put merged blocks into a node that has no other children: layers.# becomes "layers" with 80 copies."""
+def _simplify(node: ParameterGroup, block_numbers: dict[int, set[str]]) -> None:
+    """Put merged blocks into a node that has no other children: layers.# becomes "layers" with 80 copies. Then join
+    each node with its only child: "q_proj" and its "weight" become "q_proj.weight"."""
     blocks = node.children.get("#")
     if blocks is not None and blocks.children:
         blocks.copies = len(block_numbers[id(blocks)])
         if len(node.children) == 1:
             node.copies, node.children = blocks.copies, blocks.children
-    for child in node.children.values():
-        _collapse_numbered(child, block_numbers)
-
-
-def _join_single_children(node: ParameterGroup) -> None:
-    """Join each node with its only child: "q_proj" and its "weight" become "q_proj.weight"."""
     for key, child in list(node.children.items()):
-        _join_single_children(child)
+        _simplify(child, block_numbers)
         if len(child.children) == 1 and not child.copies:
             only = next(iter(child.children.values()))
             only.name = f"{child.name}.{only.name}"
             node.children[key] = only
-
-
-def active_parameters(header: Header, config: Mapping[str, object]) -> int:
-    """Count the parameters used per token in a mixture-of-experts model; 0 for a dense one."""
-    experts = config.get("num_experts", config.get("num_local_experts"))
-    active = config.get("num_experts_per_tok")
-    if not isinstance(experts, int) or not isinstance(active, int) or not 0 < active <= experts:
-        return 0
-    in_experts = sum(tensor.size for name, tensor in header.tensors.items() if ".experts." in name)
-    return header.parameters - in_experts // experts * (experts - active)
 
 
 def parameters_by_dtype(header: Header) -> dict[str, int]:

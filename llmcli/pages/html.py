@@ -66,7 +66,7 @@ def explanation_page(
         "attention": base64.b64encode(weights.astype(np.uint8).tobytes()).decode(),
         "texts": [tokenizer.label(int(token)) for token in lens_tokens],
         "lens": pairs.tolist(),  # [layer][position][rank]
-        "next": [[tokenizer.label(token), float(explanation.probabilities[token])] for token in next_tokens],
+        "next": [[tokenizer.label(token), math.exp(explanation.logprobs[token])] for token in next_tokens],
         "words": [[word.text, word.probability] for word in next_words],
         "continues": [word.continues for word in next_words],
     }

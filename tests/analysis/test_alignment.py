@@ -43,11 +43,8 @@ def test_weights_are_the_sums_of_those_of_explain(tiny_model: Path) -> None:
     rows = len(ids) + np.array([0, 2]) - 1  # the tokens before A and before dog
     cat = slice(len(header) + 4, len(header) + 7)
     np.testing.assert_allclose(found.weights[:, :, :, 1], truth[:, :, rows, cat].sum(-1), atol=1e-6)
-    np.testing.assert_allclose(found.mean(), found.weights.mean((0, 1)))
-    np.testing.assert_allclose(found.mean(2), found.weights[1].mean(0))
-    np.testing.assert_allclose(found.mean(2, 3), found.weights[1, 2])
     layer, head, weight = found.strongest_head(1, 1)
-    assert align(runtime, tokenizer, prompt, ids, []).mean().shape == (0, 3)
+    assert align(runtime, tokenizer, prompt, ids, []).weights.shape[2:] == (0, 3)
     assert weight == found.weights[layer - 1, head - 1, 1, 1] == found.weights[:, :, 1, 1].max()
 
 

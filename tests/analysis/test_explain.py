@@ -193,7 +193,7 @@ def test_a_token_that_starts_inside_the_prompt_may_be_the_prediction() -> None:
     explanation = explain(NumpyRuntime(model), TOKENIZER, "The do", literal=False, candidates=3)
     assert explanation.ids == TOKENIZER.encode("The") and explanation.tail == " do"
     assert explanation.most_likely(1) == [dog]
-    assert explanation.probabilities.sum() == pytest.approx(1, abs=1e-6)
+    assert np.exp(explanation.logprobs).sum() == pytest.approx(1, abs=1e-6)
     table = TOKENIZER.token_bytes
     fits = [i for i, data in enumerate(table) if data in (b" ", b" d") or data.startswith(b" do")]
     assert set(explanation.logit_lens.ids[:-1, -1].ravel().tolist()) <= set(fits)
@@ -216,7 +216,7 @@ def test_a_token_that_starts_inside_the_prompt_may_be_the_prediction() -> None:
         spelled = math.prod(float(probabilities(*path[:n])[path[n]]) for n in range(len(path)))
         ends += spelled * float((probabilities(*path) * allowed).sum())
     # tolerance: continuations with less than a thousandth of the total probability are not followed
-    assert explanation.probabilities[dog] == pytest.approx(beyond / (beyond + ends), rel=1e-2)
+    assert np.exp(explanation.logprobs[dog]) == pytest.approx(beyond / (beyond + ends), rel=1e-2)
 
 
 def test_of_a_prompt_longer_than_the_context_the_end_is_read() -> None:

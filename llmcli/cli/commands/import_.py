@@ -32,7 +32,6 @@ def import_(options: _Options) -> None:
 
     Example: llm import SmolLM2-135M/ -o smol.safetensors
     """
-    from llmcli.cli.reports.training import note_float32
     from llmcli.data.sources import read_sources
     from llmcli.formats import adapters, atomic_io, checkpoint, loading
 
@@ -62,8 +61,6 @@ def import_(options: _Options) -> None:
         {"file": str(output), "parameters": parameters, "imported": imported},
         f"saved {output}: {units.number(parameters)} parameters, {units.size(output.stat().st_size)}",
     )
-    if model is not base:
-        note_float32(base, source)
     if license_ := imported.get("license"):
         console.note(f"license: {license_}")
 

@@ -359,7 +359,7 @@ def _show_generation(share: float) -> None:
 
 def _report(options: _Options, result: "Result", run: "PlannedRun") -> None:
     """Print what was saved, how good the model is, and what to type next."""
-    from llmcli.cli.reports.training import note_float32, show_result
+    from llmcli.cli.reports.training import show_result
     from llmcli.training.files.summary import summarize, usage_hints
 
     done, inputs, output = result.done, run.inputs, run.output
@@ -386,8 +386,6 @@ def _report(options: _Options, result: "Result", run: "PlannedRun") -> None:
     show_result(
         done, result.file, parameters=parameters, baselines=result.baselines, sentences=sentences, json_=options.json
     )
-    if inputs.base and not output.adapter_only and not options.json:
-        note_float32(inputs.base, str(inputs.base_path))
 
 
 def _command_without_budget(options: _Options) -> str:

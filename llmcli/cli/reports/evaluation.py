@@ -133,11 +133,15 @@ class TokenSurprisals:
 
     def show(self, spans: "Sequence[Span]") -> None:
         """Print the texts with their tokens colored by surprisal, then a table of the most surprising passages."""
+        from llmcli.analysis.alignment import characters_of_tokens
+
         ends = [*self.first_tokens[1:], len(self.ids)]
         for file, first, end in zip(self.files, self.first_tokens, ends, strict=True):
             if len(self.files) > 1:
                 console.heading(file)
-            token_output.surprisals(self._text_with_bits(first, end))
+            tokens = [self.tokenizer.token_bytes[token] for token in self.ids[first:end]]
+            texts = characters_of_tokens(tokens)  # tokens that share a character are joined
+            token_output.surprisals([(text, sum(self.bits[first + i : first + j])) for text, i, j in texts])
         console.heading(f"{self.score.figures}; the most surprising passages:")
         rows = [
             (
@@ -148,18 +152,3 @@ class TokenSurprisals:
         ]  # fmt: skip
         tables.table(("bits", "per token", "at token", "passage"), rows, numbers=(0, 1, 2))
         console.caption("The surprisal of a token with probability 1/2 is 1 bit, with 1/4 2 bits, with 1/1024 10 bits.")
-
-    def _text_with_bits(self, first: int, end: int) -> list[tuple[str, float]]:
-        """Return (text, bits) of the tokens; tokens that share a character are joined."""
-        from llmcli.data.tokenizers.tokenizer import StreamDecoder
-
-        decoder = StreamDecoder()
-        rows, pending_bits = [], 0.0
-        for token, bits in zip(self.ids[first:end], self.bits[first:end], strict=True):
-            pending_bits += bits
-            if text := decoder.feed(self.tokenizer.token_bytes[token]):
-                rows.append((text, pending_bits))
-                pending_bits = 0.0
-        if rest := decoder.finish():
-            rows.append((rest, pending_bits))
-        return rows

@@ -200,7 +200,9 @@ class AlignmentReport:
     head: int | None  # of this layer, from 1
 
     def show(self) -> None:
-        alignment, weights = self.alignment, self.alignment.mean(self.layer, self.head)
+        from llmcli.analysis.explain import mean_attention
+
+        alignment, weights = self.alignment, mean_attention(self.alignment.weights, self.layer, self.head)
         console.result(f"answer: {self.answer}")
         L, H, _, _ = alignment.weights.shape
         title = attention_title(L, H, self.layer, self.head)
@@ -219,6 +221,8 @@ class AlignmentReport:
         )
 
     def as_json(self) -> dict[str, object]:
+        from llmcli.analysis.explain import mean_attention
+
         return {
             "prompt": self.prompt,
             "answer": self.answer,
@@ -226,5 +230,5 @@ class AlignmentReport:
             "head": self.head,
             "prompt_words": [word.text for word in self.alignment.prompt],
             "answer_words": [word.text for word in self.alignment.answer],
-            "weights": self.alignment.mean(self.layer, self.head).astype(float).round(6).tolist(),
+            "weights": mean_attention(self.alignment.weights, self.layer, self.head).astype(float).round(6).tolist(),
         }

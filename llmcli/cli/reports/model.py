@@ -4,14 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
-from llmcli.analysis.inspect import (
-    active_parameters,
-    json_object,
-    parameter_tree,
-    parameters_by_dtype,
-    tokenizer_facts,
-    walk,
-)
+from llmcli.analysis.inspect import json_object, parameter_tree, parameters_by_dtype, tokenizer_facts, walk
 from llmcli.cli.terminal import charts, console, tables
 from llmcli.cli.terminal.text_layout import terminal_width
 from llmcli.errors import LLMError
@@ -95,12 +88,11 @@ def _print_size(
     )
     if header.problem:
         console.paragraph(f"llm can show it but not run it: {header.problem}")
-    if active := active_parameters(header, config):
-        experts = config.get("num_experts", config.get("num_local_experts"))
-        console.paragraph(
-            f"{units.number(active)} of them are active per token: {config['num_experts_per_tok']} of {experts} "
-            "experts in each layer"
-        )
+    experts, active = config.get("num_experts", config.get("num_local_experts")), config.get("num_experts_per_tok")
+    if isinstance(experts, int) and isinstance(active, int) and 0 < active <= experts:
+        in_experts = sum(tensor.size for name, tensor in header.tensors.items() if ".experts." in name)
+        used = units.number(header.parameters - in_experts // experts * (experts - active))
+        console.paragraph(f"{used} of them are active per token: {active} of {experts} experts in each layer")
 
 
 def _print_training(header: "Header", record: Record) -> None:

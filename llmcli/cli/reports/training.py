@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from llmcli.cli.terminal.progress import TrainingView
     from llmcli.data.sources import FileGroup
     from llmcli.evaluation.compressors import Baseline
-    from llmcli.formats.checkpoint import Checkpoint
     from llmcli.training.loop.events import Done, Evaluation, Restarted, Sample, Step, TeacherTrained
     from llmcli.training.planning.plan import Plan
 
@@ -98,13 +97,7 @@ def _show_restart(event: "Restarted", view: "TrainingView", *, json_: bool) -> N
 
 
 def show_result(
-    done: "Done",
-    file: "Path",
-    *,
-    parameters: int,
-    baselines: "Sequence[Baseline]",
-    sentences: list[str],
-    json_: bool,
+    done: "Done", file: "Path", *, parameters: int, baselines: "Sequence[Baseline]", sentences: list[str], json_: bool
 ) -> None:
     """Show the saved file and its losses; `sentences` are the summary of the run."""
     record = done.checkpoint.record
@@ -140,18 +133,6 @@ def show_result(
         console.note(f"held-out bits per byte{' of answers' if of_answers else ''}: {changed}{unchanged}")
     for sentence in sentences:
         console.note(sentence)
-
-
-def note_float32(base: "Checkpoint", name: str) -> None:
-    """Note that the weights of a fine-tuned model are float32 unlike those of its base model."""
-    from llmcli.formats.safetensors.dtypes import TORCH_NAMES
-
-    dtypes = sorted({TORCH_NAMES[dtype] for dtype in base.dtypes.values()})
-    if dtypes:
-        console.note(
-            f"the weights are saved as float32 although those of {name} are {' and '.join(dtypes)}: small updates "
-            "would be lost in lower precision"
-        )
 
 
 def json_event(kind: str, **values: object) -> None:

@@ -13,7 +13,6 @@ from llmcli.cli.terminal.text_layout import fit
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 MAX_ERROR_LENGTH = 2_000  # characters: a damaged file may put far more into a message
 
@@ -127,10 +126,6 @@ def prompt(text: str) -> None:
 def write_line(line: str, stream: TextIO) -> None:
     """Print a line, in which untrusted text must have passed through `visible`."""
     print(line, file=stream, flush=True)
-
-
-def draw(drawing: "Table", stream: TextIO) -> None:
-    rich_console(stream).print(drawing)
 
 
 def rich_console(stream: TextIO) -> "Console":

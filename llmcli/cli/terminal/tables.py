@@ -16,11 +16,7 @@ MAX_TREE_NAME = 80  # characters
 
 
 def table(
-    columns: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    *,
-    numbers: Sequence[int] = (),
-    to_stderr: bool = False,
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[int] = (), to_stderr: bool = False
 ) -> None:
     """Print a table: drawn in a terminal; tab-separated for a program, the column names first.
 
@@ -53,7 +49,7 @@ def table(
         drawn.add_column(name, justify="right" if i in numbers else "left", overflow="fold", no_wrap=i in numbers)
     for row in cells:
         drawn.add_row(*map(Text, row))
-    console.draw(drawn, stream)
+    console.rich_console(stream).print(drawn)
 
 
 def tab_separated(cells: Iterable[str], stream: TextIO | None = None) -> None:

@@ -4,6 +4,7 @@ import itertools
 import math
 import os
 import re
+import shutil
 import sys
 from contextlib import suppress
 from typing import TextIO
@@ -11,14 +12,10 @@ from typing import TextIO
 
 def terminal_width(stream: TextIO | None = None) -> int:
     """Return the columns of the terminal of a stream (by default stdout); $COLUMNS overrides it."""
-    columns = os.environ.get("COLUMNS", "")
-    if columns.isdecimal() and int(columns) > 0:
-        return int(columns)
-    for candidate in (sys.stdout if stream is None else stream, sys.stdin, sys.stdout, sys.stderr):
+    if not os.environ.get("COLUMNS"):
         with suppress(OSError, ValueError, AttributeError):  # not a terminal, or not a file at all
-            if size := os.get_terminal_size(candidate.fileno()).columns:
-                return size
-    return 80
+            return os.get_terminal_size((stream or sys.stdout).fileno()).columns or 80
+    return shutil.get_terminal_size().columns
 
 
 def text_width(text: str) -> int:

@@ -5,6 +5,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from llmcli.config import ANSWER_TOKENS
 from llmcli.data.tokenizers.tokenizer import StreamDecoder, Tokenizer
@@ -47,19 +48,15 @@ class Generated:
 class Answer(ABC):
     """The answer to a request that was understood: whole, or in chunks."""
 
-    id: str
-    kind: str  # `object` in OpenAI's JSON
-    chunk_kind: str
+    kind: ClassVar[str]  # `object` in OpenAI's JSON
+    chunk_kind: ClassVar[str]
+    prefix: ClassVar[str]  # of the id
     model: ServedModel
     body: GenerationBody
     requests: Sequence[Request]  # the n of the first prompt, those of the second, ...
     dropped_turns: int = 0  # of a conversation, the oldest ones, which do not fit the context
+    _id: str = field(default_factory=lambda: secrets.token_hex(12))
     _created: int = field(default_factory=lambda: int(time.time()))
-
-    @property
-    @abstractmethod
-    def prompt_text(self) -> str:
-        """For the log."""
 
     @abstractmethod
     def choice(self, index: int, text: Generated) -> JsonObject:
@@ -85,7 +82,7 @@ class Answer(ABC):
 
     def _envelope(self, kind: str, choices: list[JsonObject]) -> JsonObject:
         return {
-            "id": self.id,
+            "id": self.prefix + self._id,
             "object": kind,
             "created": self._created,
             "model": self.model.name,
@@ -111,6 +108,8 @@ class Answer(ABC):
 class Completion(Answer):
     """Continued prompts."""
 
+    kind = chunk_kind = "text_completion"
+    prefix = "cmpl-"
     body: CompletionBody
 
     @classmethod
@@ -123,12 +122,7 @@ class Completion(Answer):
             for prompt in [encode_prompt(prompt, model, literal=body.echo) for prompt in body.prompts]
             for sampling in samplings
         ]
-        id_, kind = f"cmpl-{secrets.token_hex(12)}", "text_completion"
-        return cls(id=id_, kind=kind, chunk_kind=kind, model=model, body=body, requests=requests)
-
-    @property
-    def prompt_text(self) -> str:
-        return "\n".join(self._prompt(index) for index in range(0, len(self.requests), self.body.n))
+        return cls(model=model, body=body, requests=requests)
 
     def choice(self, index: int, text: Generated) -> JsonObject:
         assert text.started and text.finished
@@ -145,13 +139,10 @@ class Completion(Answer):
                 return self._choice(index, "", text.take_unsent(), text, event.reason)
         return None
 
-    def _prompt(self, index: int) -> str:
-        """The prompt of a choice as text."""
-        prompt = self.body.prompts[index // self.body.n]
-        return prompt if isinstance(prompt, str) else self.model.tokenizer.decode(prompt)
-
     def _echo(self, index: int) -> str:
-        return self._prompt(index) if self.body.echo else ""
+        """The prompt of a choice as text, if it is asked for."""
+        prompt = self.body.prompts[index // self.body.n] if self.body.echo else ""
+        return prompt if isinstance(prompt, str) else self.model.tokenizer.decode(prompt)
 
     def _choice(
         self, index: int, new: str, tokens: Sequence[ScoredToken], text: Generated, reason: str | None = None
@@ -170,6 +161,7 @@ class Completion(Answer):
 class ChatCompletion(Answer):
     """The next message of a conversation."""
 
+    kind, chunk_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl-"
     body: ChatBody
 
     @classmethod
@@ -189,14 +181,7 @@ class ChatCompletion(Answer):
             )
             for sampling in body.samplings(min(max_tokens, model.context - len(prompt.ids)))
         ]
-        return cls(
-            id=f"chatcmpl-{secrets.token_hex(12)}", kind="chat.completion", chunk_kind="chat.completion.chunk",
-            model=model, body=body, requests=requests, dropped_turns=dropped_turns,
-        )  # fmt: skip
-
-    @property
-    def prompt_text(self) -> str:
-        return self.body.messages[-1].content
+        return cls(model=model, body=body, requests=requests, dropped_turns=dropped_turns)
 
     def choice(self, index: int, text: Generated) -> JsonObject:
         assert text.finished
@@ -206,18 +191,15 @@ class ChatCompletion(Answer):
 
     def choice_chunk(self, index: int, event: Event, text: Generated) -> JsonObject | None:
         delta: dict[str, str] = {}
-        logprobs = None
         match event:
             case Started():
                 delta = {"role": "assistant", "content": ""}
-            case Token() if event.text:
+            case Token(text=""):
+                return None
+            case Token():
                 is_first = event.text == text.text
                 delta = {"content": self._without_prefix_space(event.text) if is_first else event.text}
-                logprobs = self._logprobs(text.take_unsent())
-            case Finished():
-                logprobs = self._logprobs(text.take_unsent())
-            case _:
-                return None
+        logprobs = self._logprobs(text.take_unsent())
         reason = event.reason if isinstance(event, Finished) else None
         return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 

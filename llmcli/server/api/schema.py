@@ -28,18 +28,15 @@ HARMLESS = {
 # fields that change the text and are not supported: the values without effect (besides null), and the fields
 _UNSUPPORTED: tuple[tuple[tuple[Any, ...], str], ...] = (
     (
-        (0, "", [], {}),
+        (0, "", [], {}, "none", "auto", ["text"], {"type": "text"}),
         "presence_penalty frequency_penalty logit_bias suffix grammar json_schema use_beam_search min_tokens "
         "ignore_eos mirostat dry_multiplier xtc_probability dynatemp_range n_probs post_sampling_probs lora "
         "early_stopping format stop_token_ids bad_words return_tokens_as_token_ids include_stop_str_in_output "
-        "options tools functions think echo documents return_token_ids parse_special return_token_strs",
+        "options tools functions think echo documents return_token_ids parse_special return_token_strs tool_choice "
+        "function_call reasoning_effort modalities response_format",
     ),
     ((1,), "best_of typical_p typ_p repeat_penalty length_penalty skip_special_tokens"),
-    (("none", "auto"), "tool_choice function_call"),
-    (("none",), "reasoning_effort"),
     ((-1, 0), "top_n_sigma"),
-    ((["text"], []), "modalities"),
-    (({"type": "text"},), "response_format"),
 )
 UNSUPPORTED = {name: neutral for neutral, names in _UNSUPPORTED for name in names.split()}
 

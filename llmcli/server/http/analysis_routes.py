@@ -143,11 +143,8 @@ def training_texts(model: ServedModel) -> list[TrainingText]:
         return find_training_texts(model.source.records, model.path)[0]
     except LLMError as error:
         names = ", ".join(dict.fromkeys(name for record in model.source.records for name in recorded_names(record)))
-        message = (
-            f"the training text of {model.name}, {names}, is missing or has changed; put it beside the model"
-            if names
-            else f"{model.name} does not record its training text"
-        )
+        message = f"the training text of {model.name}, {names}, is missing or has changed; put it beside the model"
+        message = message if names else f"{model.name} does not record its training text"
         raise ApiError(message, 404, code="training_text_not_found") from error
 
 

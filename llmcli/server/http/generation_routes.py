@@ -20,17 +20,17 @@ from llmcli.server.http.service import Call, while_connected
 
 async def completions(call: Call, body: CompletionBody) -> Response:
     """Continue prompts."""
+    call.entry.prompt = body.prompt if isinstance(body.prompt, str) else str(body.prompt)
     return await _generate(call, await run_in_threadpool(Completion.of, body, call.model))
 
 
 async def chat_completions(call: Call, body: ChatBody) -> Response:
     """Answer a conversation."""
-    models = call.service.models
-    return await _generate(call, await run_in_threadpool(ChatCompletion.of, body, call.model, models))
+    call.entry.prompt = body.messages[-1].content
+    return await _generate(call, await run_in_threadpool(ChatCompletion.of, body, call.model, call.service.models))
 
 
 async def _generate(call: Call, answer: Answer) -> Response:
-    call.entry.prompt = answer.prompt_text
     if answer.body.stream:
         return EventStream(call, answer)
     return await while_connected(call.request.receive, _whole(call, answer))

@@ -41,10 +41,9 @@ class LogEntry:
     def lines(self, *, with_contents: bool) -> list[str]:
         """Such as "GET /health 200 0.00s", and the texts of the request and of its answer, each on a line."""
         parts = [self.method, self.path[:MAX_LOGGED_PATH], str(self.status or "disconnected")]
-        counts = {"model": self.model, "prompt": self.prompt_tokens, "new": self.new_tokens}
-        parts += [f"{name}={value}" for name, value in counts.items() if value is not None]
-        if self.seconds_to_first is not None:
-            parts.append(f"first={self.seconds_to_first:.3f}s")
+        first = None if self.seconds_to_first is None else f"{self.seconds_to_first:.3f}s"
+        figures = {"model": self.model, "prompt": self.prompt_tokens, "new": self.new_tokens, "first": first}
+        parts += [f"{name}={value}" for name, value in figures.items() if value is not None]
         parts.append(f"{time.monotonic() - self.began:.2f}s" + (f" error: {self.error}" if self.error else ""))
         texts = {"prompt": self.prompt, "answer": self.answer} if with_contents else {}
         shown = {name: text[:MAX_LOGGED_TEXT] for name, text in texts.items() if text is not None}

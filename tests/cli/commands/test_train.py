@@ -437,23 +437,20 @@ def test_the_plan_says_where_the_tokenizer_is_from(llm: Llm, tiny_model: Path) -
 
 
 @pytest.mark.slow
-def test_weights_saved_as_float32_are_noted(llm: Llm, tiny_model: Path) -> None:
+def test_adapters_alone_are_merged_by_the_command_in_the_note(llm: Llm, tiny_model: Path) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     model = checkpoint.load(tiny_model)
     model.dtypes = dict.fromkeys(model.config.tensor_shapes(), "BF16")
     checkpoint.save("half.safetensors", model)
     same = ("train", "c.txt", "--steps", 1, "--from")
-    message = "the weights are saved as float32 although those of half.safetensors are bfloat16"
-    assert message in llm(*same, "half.safetensors", "-o", "a.safetensors").stderr
     other = llm(*same, tiny_model, "-o", "b.safetensors").stderr
-    assert "float32, those" not in other and "Undertrained: 1 step" in other and "plateaued" not in other
+    assert "Undertrained: 1 step" in other and "plateaued" not in other
     alone = llm(*same, "half.safetensors", "--lora", 2, "--adapter-only", "-o", "c.safetensors")
     assert "Try it" not in alone.stderr  # adapters alone cannot answer
     assert "Undertrained: 1 step" in alone.stderr and "plateaued" not in alone.stderr
     typed = alone.stderr.split("To use the adapters, merge them into the base model: llm ")[1].split("\n")[0]
     assert typed == "import half.safetensors --adapter c.safetensors -o merged.safetensors"
-    merged = llm(*typed.split())
-    assert message in merged.stderr
+    assert llm(*typed.split()).exit_code == 0
 
 
 @platforms.posix

@@ -327,4 +327,4 @@ def test_the_line_that_says_so(capsys: pytest.CaptureFixture[str]) -> None:
         "step 45: training runs at 0.5 times the speed that was measured before the run, so it starts over with "
         "1.72 M parameters instead of 3.64 M"
     )
-    assert second.endswith("so it starts over with one model instead of two")
+    assert second.endswith("so it starts over with another plan")
