@@ -163,14 +163,9 @@ def _rows(header: "Header", shown: Mapping[str, Any], record: Mapping[str, Any])
 
 def _curve_data(curve: Curve) -> dict[str, object]:
     first, last = (units.bits_per_byte(bits) for bits in (curve.training[0], curve.training[-1]))
-    end = max([*curve.steps, *curve.validation_steps])
-    summary = f"The training loss went from {first} to {last} bits per byte by step {end:,}"
+    summary = f"The training loss went from {first} to {last} bits per byte by step {curve.steps[-1]:,}"
     if curve.validation:
-        best, step = min(zip(curve.validation, curve.validation_steps, strict=True))
-        summary += (
-            f"; the lowest {curve.label} loss was {units.bits_per_byte(best)} at step {step:,}. The loss on held-out "
-            "text is in the record"
-        )
+        summary += f"; the lowest {curve.label} loss was {units.bits_per_byte(min(curve.validation))}"
     return {
         "steps": curve.steps,
         "training": [round(bits, 4) for bits in curve.training],

@@ -162,8 +162,11 @@ class TrainingView:
             Text(f"bits per byte: {losses}"),
         ]
         text = Text.assemble((self._sample[0], "bold"), ("│", "bright_black"), (self._sample[1], "italic"))
-        sample = list(text.wrap(live.console, columns - 1, overflow="fold"))[: 4 if rows >= 20 else 2]
-        sample = sample if any(self._sample) else []
+        sample = list(text.wrap(live.console, columns - 1, overflow="fold")) if any(self._sample) else []
+        if len(sample) > (max_lines := 4 if rows >= 20 else 2):
+            sample = sample[:max_lines]
+            sample[-1].truncate(columns - 2)
+            sample[-1].append("…")
         # a row is left for the cursor, one is the chart's axis; the plan above stays visible if it fits
         height = min(16, max(6, columns // 10), rows - len(lines) - len(sample) - 2)
         if height >= MIN_CHART_HEIGHT and columns >= MIN_CHART_WIDTH:

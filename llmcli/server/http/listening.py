@@ -18,7 +18,6 @@ from uvicorn.server import HANDLED_SIGNALS
 from llmcli.errors import LLMError, usage
 from llmcli.server.limits import DRAIN_SECONDS, MAX_CONNECTIONS, RECEIVE_SECONDS, UNREAD_SECONDS
 
-BACKLOG = 128
 KEEP_ALIVE_IDLE_SECONDS = 30  # a connection stays open between two requests
 SEND_BUFFER_BYTES = 65_536  # the system's megabytes would take minutes of unread text before a client counts as slow
 
@@ -31,7 +30,7 @@ def bind(host: str, port: int) -> socket.socket:
         raise usage(f"--host {host} is not known; give a name or address of this computer: --host 127.0.0.1") from error
     takes_ipv4 = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=takes_ipv4)
+        return socket.create_server(address, family=family, dualstack_ipv6=takes_ipv4)
     except OSError as error:
         raise _bind_error(error, host, port) from error
 
