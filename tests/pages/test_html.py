@@ -428,7 +428,7 @@ def test_the_page_of_a_trained_model(llm: Llm, trained: Path) -> None:
     assert re.match(r"model.layers × 2: [\d,]+ parameters, \d+\.\d%", result["details"])
     assert result["total"] == pytest.approx(100) and result["rows"] == result["boxes"] > 10 and result["circles"] == 2
     assert result["samples"] == ["step 1 The cat <b>", "step 3 The cat sat⏎"]
-    best = "the lowest held-out (interim) loss was 2.200 at step 3"
+    best = "the lowest held-out (interim) loss was 2.200"
     assert best in shown and "&lt;b&gt;りんご&lt;/b&gt;.txt" in shown and "&lt;i&gt;Good&lt;/i&gt;" in shown
     run_page(Path("page.html"))
 
