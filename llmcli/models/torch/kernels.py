@@ -80,7 +80,7 @@ def _sum_dtype(x: Tensor) -> torch.dtype:
 
 
 def _empty_heads_first(like: Tensor) -> Tensor:
-    """An empty [B, T, N, D] in memory order [N, B, T, D], so that attention needs no copy (torch.compile refuses it)."""
+    """An empty [B, T, N, D] in memory order [N, B, T, D]: attention needs no copy then. torch.compile refuses it."""
     B, T, N, D = like.shape
     return like.new_empty(N, B, T, D).permute(1, 2, 0, 3)
 
