@@ -5,11 +5,10 @@ import ctypes
 import math
 import os
 import platform
-import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import torch
 
@@ -166,28 +165,12 @@ def _process_memory() -> float:
     return math.inf
 
 
-def available_memory(process: Path = Path("/proc/self")) -> float:
-    """Bytes that a process (its directory in /proc) may still use by the limits of its control groups (cgroups, version
-    2), such as that of a container; infinite without any."""
-    return min(map(_available, _groups(process)), default=math.inf)
-
-
-def _groups(process: Path) -> Iterator[Path]:
-    """The directory of the group of a process, and those of all groups that contain it."""
-    names = [line.removeprefix("0::") for line in _lines(process / "cgroup") if line.startswith("0::")]
-    for line in _lines(process / "mountinfo"):  # the fields are those of man 5 proc
-        before, _, after = line.partition(" - ")
-        fields = before.split()
-        if after.split()[:1] == ["cgroup2"] and len(fields) >= 5:
-            root, point = (re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), name) for name in fields[3:5])
-            for path in (_inside(name, root) for name in names):
-                yield from (Path(point) / part for part in (path, *path.parents))
-
-
-def _inside(name: str, root: str) -> PurePosixPath:
-    """The path of a group relative to `root`, which inside a container often is its own group, as the host names it."""
-    path, top = PurePosixPath(name), PurePosixPath(root)
-    return PurePosixPath() if ".." in path.parts or not path.is_relative_to(top) else path.relative_to(top)
+def available_memory(cgroup: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Bytes that a process, whose groups the file `cgroup` names, may still use by the limits of its control groups
+    (cgroups, version 2), such as that of a container; infinite without any. A container may see the names of its host,
+    which do not exist below `root`: the limits of `root` count there as well."""
+    groups = [root / line.removeprefix("0::/") for line in _lines(cgroup) if line.startswith("0::/")]
+    return min((_available(each) for group in groups for each in (group, *group.parents)), default=math.inf)
 
 
 def _available(group: Path) -> float:

@@ -26,18 +26,10 @@ def put(tmp_path: Path) -> Put:
     return make
 
 
-def process(root: Path, groups: str, *mounts: tuple[str, str, str, str]) -> Path:
-    """A directory like that of a process in /proc; `mounts` are (group shown, mount point, type, options)."""
-    directory = root / "self"
-    directory.mkdir()
-    (directory / "cgroup").write_text(groups)
-    lines = [
-        f"{31 + n} 23 0:28 {shown} {str(root / point).replace(' ', chr(92) + '040')} rw,nosuid shared:9 - "
-        f"{kind} none rw,{options}\n"
-        for n, (shown, point, kind, options) in enumerate(mounts)
-    ]
-    (directory / "mountinfo").write_text("22 1 8:1 / / rw - ext4 /dev/sda rw\n" + "".join(lines))
-    return directory
+def available(root: Path, groups: str) -> float:
+    """To a process with these lines in /proc/self/cgroup, where root/sys is /sys/fs/cgroup."""
+    (root / "cgroup").write_text(groups)
+    return available_memory(root / "cgroup", root / "sys")
 
 
 def test_the_smallest_remainder_of_nested_groups_counts(tmp_path: Path, put: Put) -> None:
@@ -45,65 +37,50 @@ def test_the_smallest_remainder_of_nested_groups_counts(tmp_path: Path, put: Put
     put("sys/user.slice", memory_max=8000 * MB, memory_current=7000 * MB, memory_stat="inactive_file 0")
     put("sys/user.slice/job", memory_max=4000 * MB, memory_current=1000 * MB, memory_stat="inactive_file 0")
     put("sys/user.slice/job/step", memory_max="max", memory_current=900 * MB)
-    here = process(tmp_path, "0::/user.slice/job/step\n", ("/", "sys", "cgroup2", "nsdelegate"))
-    assert available_memory(here) == 1000 * MB  # what other groups leave of the slice
+    assert available(tmp_path, "0::/user.slice/job/step\n") == 1000 * MB  # what other groups leave of the slice
     put("sys/user.slice", memory_max="max")
-    assert available_memory(here) == 3000 * MB
+    assert available(tmp_path, "0::/user.slice/job/step\n") == 3000 * MB
     put("sys/user.slice/job", memory_max="max")
-    assert available_memory(here) == math.inf
+    assert available(tmp_path, "0::/user.slice/job/step\n") == math.inf
 
 
 def test_memory_high_is_a_limit_too(tmp_path: Path, put: Put) -> None:
     put("sys", memory_max=4000, memory_high=3000, memory_current=1000, memory_stat="active_file 0")
-    assert available_memory(process(tmp_path, "0::/\n", ("/", "sys", "cgroup2", ""))) == 2000
+    assert available(tmp_path, "0::/\n") == 2000
 
 
 def test_the_page_cache_does_not_count_as_used(tmp_path: Path, put: Put) -> None:
     """A container of 4 GB that has read a text of 5 GB. tmpfs (shmem) and process memory (anon) do count."""
     stat = f"anon {200 * MB}\nfile {3700 * MB}\nshmem {100 * MB}\nactive_file {1600 * MB}\ninactive_file {2000 * MB}"
     put("sys", memory_max=4000 * MB, memory_current=3990 * MB, memory_stat=stat)
-    here = process(tmp_path, "0::/\n", ("/", "sys", "cgroup2", ""))
-    assert available_memory(here) == (4000 - 390) * MB
+    assert available(tmp_path, "0::/\n") == (4000 - 390) * MB
 
 
 def test_a_container_that_sees_its_own_group_as_the_root(tmp_path: Path, put: Put) -> None:
     """The name of the group on the host does not exist inside; a group created inside does."""
     put("sys", memory_max=3000, memory_current=1000)
     put("sys/jobs", memory_max=1500, memory_current=500)
-    here = process(tmp_path, "0::/docker/12ab\n", ("/docker/12ab", "sys", "cgroup2", ""))
-    assert available_memory(here) == 2000
-    (here / "cgroup").write_text("0::/docker/12ab/jobs\n")
-    assert available_memory(here) == 1000
-    for strange in ("/elsewhere", "/../other", "/docker/12"):
-        (here / "cgroup").write_text(f"0::{strange}\n")
-        assert available_memory(here) == 2000
+    assert available(tmp_path, "0::/jobs\n") == 1000
+    for name in ("/docker/12ab", "/elsewhere", "/../other"):
+        assert available(tmp_path, f"0::{name}\n") == 2000
 
 
 def test_a_hierarchy_of_version_1_is_ignored(tmp_path: Path, put: Put) -> None:
-    put("sys/unified/a", memory_max=10_000, memory_current=1000)
-    put("sys/memory/a", memory_max=8000, memory_current=1000)
-    here = process(
-        tmp_path, "4:memory:/a\n0::/a\n", ("/", "sys/memory", "cgroup", "memory"), ("/", "sys/unified", "cgroup2", "")
-    )
-    assert available_memory(here) == 9000
-
-
-def test_a_directory_with_a_space_in_its_name(tmp_path: Path, put: Put) -> None:
-    put("my sys", memory_max=3000, memory_current=1000)
-    assert available_memory(process(tmp_path, "0::/\n", ("/", "my sys", "cgroup2", ""))) == 2000
+    put("sys/a", memory_max=10_000, memory_current=1000)
+    put("sys/memory/b", memory_max=8000, memory_current=1000)
+    assert available(tmp_path, "4:memory:/b\n0::/a\n") == 9000
 
 
 def test_a_group_over_its_limit_has_nothing_left(tmp_path: Path, put: Put) -> None:
     put("sys", memory_max=3000, memory_high=500, memory_current=2900)
-    assert available_memory(process(tmp_path, "0::/\n", ("/", "sys", "cgroup2", ""))) == 0
+    assert available(tmp_path, "0::/\n") == 0
 
 
 @pytest.mark.parametrize("content", ["", "max", "x", "-5"])
 def test_a_file_that_cannot_be_read_means_no_limit(tmp_path: Path, put: Put, content: str) -> None:
     assert available_memory(tmp_path / "nowhere") == math.inf
     put("sys", memory_max=content, memory_current=content, memory_stat=content)
-    here = process(tmp_path, "0::/\nnot a line of its kind\n\n:", ("/", "sys", "cgroup2", ""))
-    assert available_memory(here) == math.inf
+    assert available(tmp_path, "0::/\nnot a line of its kind\n\n:") == math.inf
 
 
 def test_free_memory_respects_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
