@@ -12,7 +12,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from llmcli.training.distributed.process_group import LOST_PROCESS
-from llmcli.training.distributed.processes import BEGAN, OWN_RESTARTS, RESTARTS_LEFT
+from llmcli.training.distributed.processes import BEGAN, OWN_RESTARTS
 
 MAX_RESTARTS = 3
 SAVING_SECONDS = 60  # that the processes have to end after a signal
@@ -36,7 +36,7 @@ def launch(count: int, arguments: Sequence[str], on_note: Callable[[str], None])
         logs_specs=DefaultLogsSpecs(os.devnull),  # otherwise each run leaves an empty temporary directory
     )
     for restarts in range(MAX_RESTARTS + 1):
-        os.environ[OWN_RESTARTS], os.environ[RESTARTS_LEFT] = str(restarts), str(MAX_RESTARTS - restarts)
+        os.environ[OWN_RESTARTS] = str(restarts)
         config.run_id = str(uuid.uuid4())
         try:
             elastic_launch(config, sys.executable)(*command)
@@ -46,7 +46,8 @@ def launch(count: int, arguments: Sequence[str], on_note: Callable[[str], None])
         except ChildFailedError as error:
             codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
             if not _may_restart(codes) or restarts == MAX_RESTARTS:
-                return _exit_code(codes)
+                code = codes.get(0, next(iter(codes.values())))
+                return 128 - code if code < 0 else code
         on_note("a process of this run was killed; starting all again from the last saved state")
         os.environ.pop(BEGAN, None)  # the state of the run has the seconds before
     return 1
@@ -57,8 +58,3 @@ def _may_restart(codes: Mapping[int, int]) -> bool:
     if codes.get(0, 0) > 0 and codes[0] not in (LOST_PROCESS, 128 + signal.SIGTERM):
         return False
     return any(code < 0 or code == LOST_PROCESS for code in codes.values())
-
-
-def _exit_code(codes: Mapping[int, int]) -> int:
-    code = codes.get(0, next(iter(codes.values())))
-    return 128 - code if code < 0 else code

@@ -3,7 +3,6 @@ pickle: tensors, and JSON as bytes), and the errors where that fails or does not
 
 import datetime
 import json
-import os
 import platform
 import socket
 import time
@@ -26,7 +25,6 @@ PATIENCE = datetime.timedelta(days=7)  # the others wait while rank 0 plans or e
 JOINING = datetime.timedelta(minutes=10)  # rank 0 waits for the others, which have nothing to do before
 CONNECTING = datetime.timedelta(minutes=1)  # a process that others cannot reach does not notice that
 LOST_PROCESS = 75  # exit code when another process ended: the run can be started again (EX_TEMPFAIL of sysexits.h)
-LAUNCHER = os.getppid()  # the process that started this one, and starts it again
 LOOPBACK = ("lo", "lo0")  # names of the interface by which a machine reaches itself
 STOP = "llmcli/stop"  # key in the store: a signal that another process than rank 0 has received
 LOOK_SECONDS = 0.5  # between two looks at it
@@ -52,20 +50,13 @@ class ProcessGroup:
 
     def __init__(self, processes: Processes, device: str) -> None:
         """Wait until all have connected. `device` is that of the model: "cpu", "cuda" or "mps"."""
-        self.processes, self.is_sharded = processes, False  # whether each process holds a part of every weight
+        self.processes, self.rank, self.count = processes, processes.rank, processes.count
+        self.is_sharded = False  # whether each process holds a part of every weight
         if device == "cuda":
             torch.cuda.set_device(processes.local_rank)
         self._device = torch.device("cuda" if device == "cuda" else "cpu")  # of what is sent
         self._store = _connect(processes, "nccl" if device == "cuda" else "gloo")
         self._next_look = 0.0  # when to look for a stop request again
-
-    @property
-    def rank(self) -> int:
-        return self.processes.rank
-
-    @property
-    def count(self) -> int:
-        return self.processes.count
 
     def close(self) -> None:
         with suppress(RuntimeError):
@@ -173,7 +164,7 @@ class explain_lost_process:  # noqa: N801 (used as a function, many times per st
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
-            raise lost_process(Processes.of()) from error
+            raise lost_process() from error
 
 
 def _connect(processes: Processes, backend: str) -> Any:
@@ -183,7 +174,7 @@ def _connect(processes: Processes, backend: str) -> Any:
         store.set_timeout(PATIENCE)
         prefix = meet(store, processes)
     except RuntimeError as error:
-        raise lost_process(processes) from error
+        raise lost_process() from error
     store = dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
     try:
         dist.init_process_group(
@@ -209,17 +200,17 @@ def meet(store: Any, processes: Processes) -> str:
     return own
 
 
-def lost_process(processes: Processes) -> LLMError:
-    will_restart = processes.restarts_left and os.getppid() == LAUNCHER  # else that one was killed
-    again = "all are started again, and resume" if will_restart else "start the same command again to resume"
+def lost_process() -> LLMError:
     return LLMError(
-        f"another process of this run has ended, or cannot be reached; {again} from the last saved state", LOST_PROCESS
+        "another process of this run has ended, or cannot be reached; if all are not started again by themselves, "
+        "start the same command again: it resumes from the last saved state",
+        LOST_PROCESS,
     )
 
 
 def _unreachable(processes: Processes, error: RuntimeError) -> LLMError:
     if not processes.are_on_several_machines:
-        return lost_process(processes)
+        return lost_process()
     reason = str(error).partition("\n")[0].rpartition("] ")[2]  # without the place in torch's source
     names = [name for _, name in socket.if_nameindex() if name not in LOOPBACK] or ["eth0"]
     return LLMError(

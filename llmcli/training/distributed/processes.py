@@ -8,9 +8,7 @@ from llmcli.errors import LLMError
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 RESTARTS = "TORCHELASTIC_RESTART_COUNT"  # how often torchrun has started all processes again
-MAX_RESTARTS = "TORCHELASTIC_MAX_RESTARTS"  # how often it does so at most
-OWN_RESTARTS = "LLMCLI_RESTARTS"  # how often `llm train --processes` has started them again ...
-RESTARTS_LEFT = "LLMCLI_RESTARTS_LEFT"  # ... and still does so at most
+OWN_RESTARTS = "LLMCLI_RESTARTS"  # how often `llm train --processes` has done so
 BEGAN = "LLMCLI_BEGAN"  # when `llm train --processes` began, for its processes (cli/process_start.py)
 
 
@@ -23,7 +21,6 @@ class Processes:
     local_rank: int = 0  # on this machine
     local_count: int = 1
     restarts: int = 0  # how often the run was started again after a process ended
-    restarts_left: int = 0  # how often it would be started again
     began: float | None = None  # when the command that started them did, in time of time.monotonic
 
     @classmethod
@@ -40,12 +37,9 @@ class Processes:
             )
         try:
             rank, count, local_rank, local_count = (int(values[name]) for name in VARIABLES[:4])
-            restarts = int(values.get(RESTARTS, "0"))
-            left = max(0, int(values.get(MAX_RESTARTS, "0")) - restarts) + int(values.get(RESTARTS_LEFT, "0"))
-            restarts += int(values.get(OWN_RESTARTS, "0"))
-            return cls(
-                rank, count, local_rank, local_count, restarts, left, float(values[BEGAN]) if BEGAN in values else None
-            )
+            restarts = int(values.get(RESTARTS, "0")) + int(values.get(OWN_RESTARTS, "0"))
+            began = float(values[BEGAN]) if BEGAN in values else None
+            return cls(rank, count, local_rank, local_count, restarts, began)
         except ValueError as error:
             raise LLMError(f"RANK and WORLD_SIZE must be numbers, as torchrun sets them: {error}") from error
 

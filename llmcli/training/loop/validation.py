@@ -183,6 +183,7 @@ class HeldOutEvaluation:
             for start in range(0, len(data), SEARCHED_TOKENS):  # it may be a memory-mapped file
                 found = np.flatnonzero(data[start : start + SEARCHED_TOKENS] == tokenizer.eos_id)
                 ends += (start + found).tolist()
+            # the positions of the tokens that precede the documents, and the end of the last
             self._first_tokens = [0, *(1 + end for end in ends), 1 + len(data)]
         self._units: Sequence[Any] = ()
         self.cached_tokens = 0  # that the n-gram cache held at most, if that were fewer than `llm eval` lets it hold
@@ -200,10 +201,12 @@ class HeldOutEvaluation:
         """Evaluate the weights that will be saved, as those who use the file will run them: in float32, with the
         model's own context length (that of training if `hurried`) and the n-gram `cache`, if it has one. Until `limit`,
         in seconds since the run began; None if it was interrupted in the first batch."""
-        tokens = min(self._settings.eval_tokens, self.tokens) if hurried else self._affordable_tokens(trained)
-        if hurried and isinstance(self._data, _Text):
-            self.context = min(self.context, self._settings.context)
-        if not hurried and self._is_timed:  # the limit decides, so that the run ends on time
+        tokens = self._affordable_tokens(trained)
+        if hurried:
+            tokens = min(self._settings.eval_tokens, self.tokens)
+            if isinstance(self._data, _Text):
+                self.context = min(self.context, self._settings.context)
+        elif self._is_timed:  # the limit decides, so that the run ends on time
             tokens = min(EXTRA_FINAL_TOKENS * tokens, self.tokens)
         self._units = self._select(tokens)
         self.cached_tokens = SAMPLE_CACHE_TOKENS if cache and tokens < self.tokens > MAX_CACHED_TOKENS else 0
@@ -244,34 +247,19 @@ class HeldOutEvaluation:
         """Units of about `most` tokens, spread evenly over the data; so are the first of them if a clock may end it."""
         if isinstance(self._data, _Answers):
             return spread(self._data.conversations, most)
-        windows: Sequence[Window] = _DocumentWindows(self._first_tokens, self.context)
-        if windows and most < self.tokens:
-            keep = max(1, round(most / self.tokens * len(windows)))
-            windows = [windows[round(i)] for i in np.linspace(0, len(windows) - 1, keep)]
+        firsts = self._first_tokens
+        documents = [Windows(end - first, self.context) for first, end in itertools.pairwise(firsts)]
+        ends = list(itertools.accumulate(map(len, documents)))  # of each document, as a number of windows
+        chosen: Sequence[int] = range(ends[-1])
+        if chosen and most < self.tokens:
+            keep = max(1, round(most / self.tokens * len(chosen)))
+            chosen = [round(i) for i in np.linspace(0, len(chosen) - 1, keep)]
+        windows = []
+        for i in chosen:  # none spans two documents, as in `llm eval`
+            document = bisect.bisect_right(ends, i)
+            first, window = firsts[document], documents[document][i - ends[document] + len(documents[document])]
+            windows.append((first + window[0], first + window[1], first + window[2]))
         return spread_order(windows) if self._is_timed else windows
-
-
-class _DocumentWindows(Sequence[Window]):
-    """The windows of documents, computed on access. None spans two documents, as in `llm eval`."""
-
-    def __init__(self, first_tokens: Sequence[int], context: int) -> None:
-        """`first_tokens` are the positions of the tokens that precede the documents, and the end of the last."""
-        self._first_tokens, self._context = first_tokens, context
-        counts = (len(self._of(index)) for index in range(len(first_tokens) - 1))
-        self._ends = list(itertools.accumulate(counts))  # of each document, as a number of windows
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def __getitem__(self, index: int) -> Window:  # type: ignore[override]
-        document = bisect.bisect_right(self._ends, index)
-        windows, first = self._of(document), self._first_tokens[document]
-        start, counted_from, end = windows[index - self._ends[document] + len(windows)]
-        return first + start, first + counted_from, first + end
-
-    def _of(self, document: int) -> Sequence[Window]:
-        """Those of a document, counted from the token that precedes it."""
-        return Windows(self._first_tokens[document + 1] - self._first_tokens[document], self._context)
 
 
 def _evaluate(

@@ -1,7 +1,7 @@
 """One step of training, in one process or in several that compute it together (data parallel)."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -38,10 +38,15 @@ class Batch:
 def accumulate_gradients(model: LanguageModel, ids: Tensor, count: int, loss_mask: Tensor | None = None) -> Tensor:
     """Mean loss in nats per token of a batch ids [B, T + 1], where `loss_mask` [B, T + 1] is True. Its gradients are
     accumulated in the parameters, in at most `count` micro-batches, to limit memory."""
-    total = torch.zeros((), device=ids.device)
-    for part, mask, weight in _micro_batches(ids, loss_mask, count):
-        loss = model.loss(part, mask) * weight
-        torch.autograd.backward(loss)
+    return _accumulate(model, _micro_batches(ids, loss_mask, count))
+
+
+def _accumulate(model: LanguageModel, batches: Iterable[MicroBatch], scale: float = 1.0) -> Tensor:
+    """The weighted sum of the losses of micro-batches, whose gradients are multiplied by `scale`."""
+    total = torch.zeros((), device=model.cos.device)
+    for ids, mask, weight in batches:
+        loss = model.loss(ids, mask) * weight
+        torch.autograd.backward(loss * scale)
         total += loss.detach()
     return total
 
@@ -97,19 +102,15 @@ def training_step(
             base_behaviour.add_gradients(batch.step)
         loss = computed
     if group:
-        loss = _summed_loss(group, loss)
+        values = [0.0, 0.0] if loss is None else [float(loss), 1.0]
+        total, finished = group.sum(torch.tensor(values, dtype=torch.float64))
+        loss = total if round(float(finished)) == group.count else None
     if loss is None:
         model.zero_grad(set_to_none=True)
         return None
     # the optimizer sums the gradients of all processes and follows the schedules of learning rate and momentum
     optimizer.step(batch.progress)
     return float(loss.item())
-
-
-def _summed_loss(group: ProcessGroup, loss: Tensor | None) -> Tensor | None:
-    values = [0.0, 0.0] if loss is None else [float(loss), 1.0]
-    total, finished = group.sum(torch.tensor(values, dtype=torch.float64))
-    return total if round(float(finished)) == group.count else None
 
 
 # ---- several processes
@@ -147,16 +148,11 @@ def take_share(
 
 def share_gradients(gradients: Gradients, model: LanguageModel, share: Share, sharded_over: int = 0) -> Tensor:
     """Accumulate the gradients of a share of a batch, times its weight; returns its loss times its weight."""
-    total = torch.zeros((), device=share.ids.device)
     if sharded_over:  # the backward pass gives each process its part of the mean gradients of all
-        for ids, mask, weight in equal_micro_batches(share):
-            with explain_lost_process():
-                loss = model.loss(ids, mask) * weight
-                torch.autograd.backward(loss * sharded_over)
-            total += loss.detach()
-        return total
+        with explain_lost_process():
+            return _accumulate(model, equal_micro_batches(share), sharded_over)
     if not share.weight:
-        return total
+        return torch.zeros(())
     loss = gradients(model, share.ids, share.micro_batches, share.loss_mask)
     for parameter in model.parameters():
         if parameter.grad is not None:
