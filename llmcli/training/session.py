@@ -330,10 +330,8 @@ def run(
     """
     prepared, output, correction = plan.prepared, plan.output, plan.correction
     baselines = _baselines(prepared)
-    saver = resume.StateSaver(
-        output.resume_path, plan.identity, prepared.plan, prepared.tokenizer.to_json(), plan.on_note,
-        prepared.max_bytes,
-    )  # fmt: skip
+    saved = StoppedRun(plan.identity, prepared.plan, prepared.tokenizer.to_json(), State({}, {}), prepared.max_bytes)
+    saver = resume.StateSaver(output.resume_path, saved, plan.on_note)
     with hardware.explain_out_of_memory(), _leading(plan, stop, on_stop_request) as (leader, stop_anywhere):
         train = partial(_train, save_due=saver.is_due, leader=leader, stop=stop_anywhere, on_progress=on_progress)
         events = train(plan)
@@ -355,7 +353,8 @@ def run(
                 yield event
                 if correction and (restarted := correction.restart(event)) and not stop():
                     events.close()
-                    plan, correction, saver.plan = _start_over(plan, restarted), None, restarted.plan
+                    plan, correction = _start_over(plan, restarted), None
+                    saver.run = replace(saved, plan=restarted.plan)
                     yield restarted
                     events = train(plan)
 

@@ -77,16 +77,11 @@ def saved_by(kind: str, path: Path) -> resume.StoppedRun:
         "model.layers.0.self_attn.q_proj.adapter.lora_A": rng_like[:2],
         "model.layers.0.self_attn.q_proj.adapter.lora_B": rng_like[:, :2].copy(),
     }
-    file = path / adapters.PEFT_FILE if kind == "adapters in a directory" else path
-    file.parent.mkdir(exist_ok=True)
-    adapters.save(file, learned, model)
-    if kind == "adapters in a directory":
-        text = resume.read_header(file).metadata[adapters.PEFT_CONFIG]
-        (path / adapters.PEFT_CONFIG).write_text(text, "utf-8")
+    adapters.save(path, learned, model)
     return replace(stopped, identity=TUNED)
 
 
-KINDS = ["small", "large", "adapters", "adapters in a directory"]
+KINDS = ["small", "large", "adapters"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -94,22 +89,18 @@ def test_a_changed_byte_anywhere_is_detected(kind: str) -> None:
     place = Path("m.safetensors")
     stopped = saved_by(kind, place)
     assert resume.is_saved_in(stopped, place)
-    for file in sorted(place.iterdir()) if place.is_dir() else [place]:
-        whole = file.read_bytes()
-        assert len(whole) > checkpoint.MAX_HASHED_BYTES or kind != "large"
-        start = int.from_bytes(whole[:8], "little") + 8
-        for position in {0, 9, 100, start - 1, start, len(whole) // 2, len(whole) - 1} & set(range(len(whole))):
-            with open(file, "r+b") as opened:
-                opened.seek(position)
-                opened.write(bytes([whole[position] ^ 1]))
-            assert not resume.is_saved_in(stopped, place), (file, position)
-            with open(file, "r+b") as opened:
-                opened.seek(position)
-                opened.write(whole[position : position + 1])
+    whole = place.read_bytes()
+    assert len(whole) > checkpoint.MAX_HASHED_BYTES or kind != "large"
+    start = int.from_bytes(whole[:8], "little") + 8
+    for position in {0, 9, 100, start - 1, start, len(whole) // 2, len(whole) - 1}:
+        with open(place, "r+b") as opened:
+            opened.seek(position)
+            opened.write(bytes([whole[position] ^ 1]))
+        assert not resume.is_saved_in(stopped, place), position
+        with open(place, "r+b") as opened:
+            opened.seek(position)
+            opened.write(whole[position : position + 1])
     assert resume.is_saved_in(stopped, place)
-    if place.is_dir():
-        (place / "README.md").write_text("mine")
-        assert not resume.is_saved_in(stopped, place)
 
 
 def test_a_model_that_another_command_derived_is_not_the_saved_one() -> None:
@@ -220,7 +211,7 @@ def test_a_run_with_a_similar_name_leaves_a_stopped_run_alone(llm: Llm) -> None:
 def test_a_file_of_another_process_is_not_replaced_by_a_resume_file() -> None:
     warnings: list[str] = []
     stopped = saved_by("small", MODEL)
-    saver = resume.StateSaver(Path("m.resume.safetensors"), {}, stopped.plan, "{}", warnings.append)
+    saver = resume.StateSaver(Path("m.resume.safetensors"), stopped, warnings.append)
     saver.save(stopped.state)
     saver.save(stopped.state)
     assert warnings == [] and resume.is_resume_file(Path("m.resume.safetensors"))
@@ -324,7 +315,7 @@ def test_a_directory_that_became_unreadable_does_not_lose_the_model(
     output = Path("closed/m.safetensors")
     beside = resume.resume_path(output)
     monkeypatch.setattr(os, "stat", refuse)
-    resume.StateSaver(beside, {}, stopped.plan, "{}", warnings.append).save(stopped.state)
+    resume.StateSaver(beside, stopped, warnings.append).save(stopped.state)
     assert len(warnings) == 1 and "Permission denied" in warnings[0]
     assert [Output(output, beside, False, False, on_warning=console.warn).save(done)] == files_in(elsewhere)
 

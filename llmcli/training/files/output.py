@@ -98,7 +98,9 @@ class Output:
 
 def dry_run_output(path: Path, *, adapter_only: bool = False) -> Output:
     """The output of a run that is only planned: the name is checked, nothing is created. Raises LLMError."""
-    _check_name(path)
+    if not path.name:
+        raise usage("-o needs the name of a file: -o model.safetensors")
+    reject_gguf_name(path)
     path = _adapter_file(path) if adapter_only else path
     resume.check_model_name(path)
     return Output(path, resume.resume_path(path), adapter_only, force=False)
@@ -123,12 +125,12 @@ def claim_output(
     With `rename_existing` an existing model of this program is renamed; otherwise it is replaced only with `force`.
     `model` is a model that the run reads, `model_role` describes it in errors.
     """
-    _check_name(path)
+    planned = dry_run_output(path, adapter_only=adapter_only)
+    output = replace(planned, force=force, on_note=on_note, on_warning=on_warning)
+    directory, path = path, output.path
     with ExitStack() as stack:
-        if adapter_only:
-            path = stack.enter_context(_adapter_output(path, force))
-        resume.check_model_name(path)
-        output = Output(path, resume.resume_path(path), adapter_only, force, on_note=on_note, on_warning=on_warning)
+        if path != directory:
+            stack.enter_context(_adapter_directory(directory, path, force))
         if model:
             reject_overwriting(path, "model", [model], model_role)
             reject_overwriting(path, "model", loading.files(model), "part of a model that this run reads")
@@ -148,12 +150,6 @@ def claim_output(
             )
         atomic_io.check_writable(path, force=replaceable or output.rename_existing)
         yield output
-
-
-def _check_name(path: Path) -> None:
-    if not path.name:
-        raise usage("-o needs the name of a file: -o model.safetensors")
-    reject_gguf_name(path)
 
 
 def _load_stopped(path: Path, *, start_over: bool) -> StoppedRun | None:
@@ -186,12 +182,8 @@ def _adapter_file(path: Path) -> Path:
 
 
 @contextmanager
-def _adapter_output(path: Path, force: bool) -> Iterator[Path]:
-    """The file for adapters; a directory for it is created, and removed at the end if nothing was written to it."""
-    file = _adapter_file(path)
-    if file == path:
-        yield file
-        return
+def _adapter_directory(path: Path, file: Path, force: bool) -> Iterator[None]:
+    """Inside, there is a directory for the file of adapters; a new one is removed if nothing was written to it."""
     is_new = not path.is_dir()
     try:
         if is_new:
@@ -205,7 +197,7 @@ def _adapter_output(path: Path, force: bool) -> Iterator[Path]:
     try:
         if not file.exists():
             atomic_io.check_writable(path / adapters.PEFT_CONFIG, force=force, example=adapters.PEFT_CONFIG)
-        yield file
+        yield
     finally:
         if is_new:
             with suppress(OSError):  # it is not empty

@@ -9,14 +9,13 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llmcli import units
 from llmcli.config import TrainConfig, as_record
 from llmcli.errors import LLMError
-from llmcli.formats.adapters import PEFT_CONFIG, PEFT_FILE
 from llmcli.formats.hf_config import dump_config, parse_config
 from llmcli.formats.safetensors.file import digest, read_tensor, write_tensors
 from llmcli.formats.safetensors.header import read_header
@@ -148,18 +147,9 @@ def _check_plan(plan: Plan, identity: Mapping[str, Any]) -> None:
 class StateSaver:
     """Saves the state of a run at intervals that grow, and are so long that saving takes a fiftieth of the time."""
 
-    def __init__(
-        self,
-        path: Path,
-        identity: dict[str, Any],
-        plan: Plan,
-        tokenizer_json: str,
-        warn: Callable[[str], None],
-        max_bytes: int | None = None,
-    ) -> None:
-        """What it saves with each state is described at StoppedRun; `warn` gets the first failure."""
-        self._path, self._identity, self.plan, self._tokenizer_json = path, identity, plan, tokenizer_json
-        self._warn, self._max_bytes = warn, max_bytes
+    def __init__(self, path: Path, run: StoppedRun, warn: Callable[[str], None]) -> None:
+        """`run` is what it saves, but for its state; `warn` gets the first failure."""
+        self._path, self.run, self._warn = path, run, warn
         self._pause, self._next = FIRST_PAUSE, time.monotonic() + FIRST_PAUSE
         self._has_saved = self._has_failed = False
 
@@ -177,7 +167,7 @@ class StateSaver:
         try:
             if os.path.exists(self._path) and not is_resume_file(self._path):  # noqa: PTH110 (Path.exists may raise)
                 raise LLMError(f"{self._path} was created by another process during the run and is kept")
-            save(self._path, StoppedRun(self._identity, self.plan, self._tokenizer_json, state, self._max_bytes))
+            save(self._path, replace(self.run, state=state))
             self._has_saved = True
         except LLMError as error:
             if not self._has_failed:
@@ -201,19 +191,16 @@ def check_same_run(stopped: StoppedRun, identity: Mapping[str, Any], path: Path,
     # with another number of processes the order of sums is another anyway, so that threads do not matter
     if processes != stopped.processes and THREADS in stopped.identity:
         identity = {**identity, THREADS: stopped.identity[THREADS]}
-    if different := differences(stopped.identity, json.loads(json.dumps(identity))):
+    before, now = stopped.identity, json.loads(json.dumps(identity))
+    if different := [
+        f"{key} was {_quoted(before.get(key))}, is {_quoted(now.get(key))}"
+        for key in dict.fromkeys([*before, *now])
+        if before.get(key) != now.get(key)
+    ]:
         raise LLMError(
             f"{path} is from a run that stopped at step {stopped.state.step:,}, whose settings differ: "
             f"{'; '.join(different)}; give the same to resume it, --force to start over, or another -o"
         )
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{key} was {_quoted(before.get(key))}, is {_quoted(now.get(key))}"
-        for key in dict.fromkeys([*before, *now])
-        if before.get(key) != now.get(key)
-    ]
 
 
 def _quoted(value: object) -> str:
@@ -222,20 +209,11 @@ def _quoted(value: object) -> str:
 
 
 def is_saved_in(stopped: StoppedRun, model: Path) -> bool:
-    """Whether `model` is what this run saved when it was stopped, or just before it was killed, unchanged since.
-
-    `model` is a model, a file of adapters, or a PEFT directory. All of its bytes are read, whatever its size.
-    """
+    """Whether `model`, a model or adapters, is what this run saved when it was stopped, or just before it was killed,
+    unchanged since. All of its bytes are read, whatever its size."""
     try:
-        header = read_header(model / PEFT_FILE if model.is_dir() else model)
-        metadata = header.metadata
-        if not _is_of(stopped, metadata) or digest(header) != metadata["sha256"]:
-            return False
-        if not model.is_dir():
-            return True
-        names = {path.name for path in model.iterdir()}
-        config = (model / PEFT_CONFIG).read_text("utf-8")  # which the file of adapters repeats
-        return names == {PEFT_FILE, PEFT_CONFIG} and config == metadata[PEFT_CONFIG]
+        header = read_header(model)
+        return _is_of(stopped, header.metadata) and digest(header) == header.metadata["sha256"]
     except (LLMError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return False
 

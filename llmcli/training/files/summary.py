@@ -38,11 +38,7 @@ class Curve:
     training: list[float]  # mean of the steps up to each of these, with dropout
     validation_steps: list[int]
     validation: list[float]
-    name: str = "validation"  # in files of earlier versions these losses are of the held-out text, and named "held-out"
-
-    @property
-    def label(self) -> str:
-        return self.name if self.name == "validation" else f"{self.name} (interim)"
+    label: str = "validation"  # in files of earlier versions these losses are of the held-out text
 
 
 def read_curve(record: Record) -> Curve:
@@ -69,7 +65,7 @@ def read_curve(record: Record) -> Curve:
         [loss for _, loss in training],
         [step for step, _ in validation],
         [bits for _, bits in validation],
-        "validation" if "validation" in record else "held-out",
+        "validation" if "validation" in record else "held-out (interim)",
     )
 
 
@@ -121,7 +117,7 @@ def summarize(
     if memorization and not remark:
         memorization += " More text or a smaller model would help."
     elif not remark:
-        loss = run.curve.name if run.curve.validation else "training"
+        loss = run.curve.label if run.curve.validation else "training"
         remark = f"The {loss} loss has plateaued: longer training at this size would help little."
     sentences = [_quality(run), _known_text(run), *_conversations(record), remark, memorization]
     return [sentence for sentence in sentences if sentence]
@@ -285,7 +281,7 @@ def _answers(run: _Run) -> str:
 
 def _overfitting(run: _Run) -> str:
     """A validation loss that rose or is far above the training loss, or a limit of epochs that is near."""
-    losses, name, more = run.curve.validation or [0.0], run.curve.name, f"More {run.data} would help."
+    losses, name, more = run.curve.validation or [0.0], run.curve.label, f"More {run.data} would help."
     best, last = min(losses), losses[-1]
     lowest, at_end = units.bits_per_byte(best), units.bits_per_byte(last)
     if run.best_step < run.steps[-1] and last > max(best * (1 + DETERIORATION), KNOWN):

@@ -59,11 +59,9 @@ class Optimizer:
                 groups[rates[kind]].append(parameter)
         self._muon_lr = rates.get("matrices", 0.0)
         dtype = getattr(torch, config.dtype)
-        self._muon: WholeMuon | ShardedMuon
-        if group and group.is_sharded:
-            self._muon = ShardedMuon(matrices, dtype, group)
-        else:
-            self._muon = WholeMuon(matrices, dtype, group)
+        self._muon: WholeMuon | ShardedMuon = (
+            ShardedMuon(matrices, dtype, group) if group and group.is_sharded else WholeMuon(matrices, dtype, group)
+        )
         self._adamw = AdamW(groups, group)
 
     def step(self, progress: float) -> None:

@@ -2,9 +2,8 @@
 
 import math
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import replace
+from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from llmcli.training.step.hardware import keep_freed_memory
 from llmcli.training.step.initialization import new_model
 from llmcli.training.step.optimizer import Optimizer
 from llmcli.training.step.thread_tuner import ThreadTuner
-from llmcli.training.step.training_step import Gradients, accumulate_gradients
+from llmcli.training.step.training_step import accumulate_gradients
 
 MAX_SECONDS = 4.0  # after which two steps have to be enough
 BLOCK = (1 << 16) + 1  # random numbers that are repeated; odd, so that rows differ
@@ -40,27 +39,25 @@ def measure_throughput(
     tuner: ThreadTuner | None = None,
     *,
     conversations: bool = False,
-    gradients: Gradients = accumulate_gradients,
-    clock: Callable[[], float] = time.perf_counter,
 ) -> Throughput:
     """Training tokens per second, measured in about `seconds`, with the number of threads that the `tuner` chooses.
     With `conversations`, all rows have the full context length, and a loss mask."""
     tuner = tuner or ThreadTuner(1)
     longest = min(MAX_SECONDS, max(0.5, 10 * seconds))
     part = _affordable_part(config, settings, longest)
-    trial = _Trial(part, settings, gradients, clock, conversations)
+    trial = _Trial(part, settings, conversations)
     tuner.new_shape()
     paces: list[tuple[int, int, float]] = []  # (window length, threads, seconds per token)
-    began = clock()
+    began = perf_counter()
 
     def enough() -> bool:
         few = len(paces) < 4 or tuner.trying
-        return len(paces) >= 2 and clock() - began >= (longest if few else seconds)
+        return len(paces) >= 2 and perf_counter() - began >= (longest if few else seconds)
 
     while not enough():
         length = trial.lengths[len(paces) % 2]
         threads, tokens = tuner.threads, trial.rows(length) * length
-        pace = trial.pace(length, clock() - began)
+        pace = trial.pace(length, perf_counter() - began)
         paces.append((length, threads, pace))
         tuner.add_step(pace * tokens, tokens)
         if pace * tokens > longest:
@@ -103,15 +100,8 @@ def _fill(model: LanguageModel, device: str) -> None:
 class _Trial:
     """A model with random weights that is trained on random tokens."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        settings: TrainConfig,
-        gradients: Gradients,
-        clock: Callable[[], float],
-        conversations: bool,
-    ) -> None:
-        self._settings, self._gradients, self._clock, self._masked = settings, gradients, clock, conversations
+    def __init__(self, config: ModelConfig, settings: TrainConfig, conversations: bool) -> None:
+        self._settings, self._masked = settings, conversations
         torch.set_num_threads(settings.threads)
         keep_freed_memory()
         self._model = new_model(config, settings)
@@ -132,18 +122,18 @@ class _Trial:
         ids = torch.from_numpy(self._rng.integers(self._model.config.vocab_size, size=(rows, length + 1))).to(device)
         loss_mask = torch.arange(length + 1) < MASKED_SHARE * (length + 1)
         _synchronize(device)
-        began, done = self._clock(), 0
+        began, done = perf_counter(), 0
         for micro_batch in ids.chunk(micro_batches(self._model.config, self._settings)):
             mask = loss_mask.expand(micro_batch.shape) if self._masked else None
-            self._gradients(self._model, micro_batch, 1, mask)
+            accumulate_gradients(self._model, micro_batch, 1, mask)
             done += micro_batch.shape[0] * length
-            if spent + self._clock() - began > MAX_SECONDS:
+            if spent + perf_counter() - began > MAX_SECONDS:
                 break
         _synchronize(device)
-        gradients = self._clock() - began
+        gradients = perf_counter() - began
         self._optimizer.step(0.5)
         _synchronize(device)
-        update = self._clock() - began - gradients
+        update = perf_counter() - began - gradients
         return gradients / done + update / (rows * length)
 
 

@@ -258,20 +258,21 @@ def test_a_model_is_not_a_resume_file(tiny_model: Path) -> None:
         resume.load(tiny_model)
 
 
-def test_differences_of_identities_are_listed() -> None:
+def test_differences_of_identities_are_listed(ready: Prepared) -> None:
     before = {"--steps": 10, "--lr": 1.0, "the text": "a"}
-    assert resume.differences(before, before) == []
-    assert resume.differences(before, {"--steps": 12, "the text": "a", "--width": 64}) == [
-        "--steps was 10, is 12",
-        "--lr was 1.0, is not given",
-        "--width was not given, is 64",
-    ]
+    stopped = resume.StoppedRun(before, ready.plan, "{}", State({}, {"step": 1}))
+    resume.check_same_run(stopped, before, Path("r"))
+    differences = "--steps was 10, is 12; --lr was 1.0, is not given; --width was not given, is 64; give the same"
+    with pytest.raises(LLMError, match=differences):
+        resume.check_same_run(stopped, {"--steps": 12, "the text": "a", "--width": 64}, Path("r"))
 
 
 def test_a_disk_that_cannot_be_written_causes_one_warning(ready: Prepared) -> None:
     state = states(run(ready, save_due=lambda: True))[0]
     warnings: list[str] = []
-    saver = resume.StateSaver(Path("nowhere/m.resume.safetensors"), {}, ready.plan, "{}", warnings.append)
+    saver = resume.StateSaver(
+        Path("nowhere/m.resume.safetensors"), resume.StoppedRun({}, ready.plan, "{}", state), warnings.append
+    )
     assert saver.resumable
     saver.save(state)
     saver.save(state)

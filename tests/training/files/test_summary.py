@@ -38,7 +38,7 @@ def with_validation(*bits: float, **changes: Any) -> dict[str, Any]:
 def test_the_curve_of_an_earlier_version_is_of_the_held_out_text() -> None:
     older = {key: value for key, value in record().items() if key != "validation"}
     assert (read_curve(record()).label, read_curve(older).label) == ("validation", "held-out (interim)")
-    assert summarize(older) == [FINAL, PLATEAU.replace("validation", "held-out")]
+    assert summarize(older) == [FINAL, PLATEAU.replace("validation", "held-out (interim)")]
 
 
 def test_the_curve_is_in_bits_per_byte() -> None:

@@ -1,5 +1,7 @@
 """The measured speed of training, on a simulated clock."""
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,12 +12,19 @@ from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.planning.cost_model import estimated_speed
 from llmcli.training.step import throughput
 from llmcli.training.step.throughput import measure_throughput
-from llmcli.training.step.training_step import accumulate_gradients
+from llmcli.training.step.training_step import Gradients, accumulate_gradients
 
 GENERATOR = torch.Generator
 
 
-def test_tokens_per_second_are_measured() -> None:
+def simulate(
+    monkeypatch: pytest.MonkeyPatch, gradients: Gradients, clock: Callable[[], float] = time.perf_counter
+) -> None:
+    monkeypatch.setattr(throughput, "accumulate_gradients", gradients)
+    monkeypatch.setattr(throughput, "perf_counter", clock)
+
+
+def test_tokens_per_second_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only gradients let time pass: 1/4096 s per token."""
     now = [100.0]
 
@@ -27,11 +36,13 @@ def test_tokens_per_second_are_measured() -> None:
 
     config = ModelConfig(300, 16, 32, 2, 2, 2, 8, 32)
     settings = TrainConfig(steps=1, context=32, batch_size=16)
-    measured = measure_throughput(config, settings, 0.0, gradients=gradients, clock=lambda: now[0])
-    assert measured == pytest.approx((4096, 4096))
+    simulate(monkeypatch, gradients, lambda: now[0])
+    assert measure_throughput(config, settings, 0.0) == pytest.approx((4096, 4096))
 
 
-def test_rows_of_conversations_have_the_full_length_and_learn_a_part_of_their_tokens() -> None:
+def test_rows_of_conversations_have_the_full_length_and_learn_a_part_of_their_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     shapes, masked_shares = set(), set()
 
     def gradients(
@@ -44,7 +55,8 @@ def test_rows_of_conversations_have_the_full_length_and_learn_a_part_of_their_to
 
     config = ModelConfig(300, 16, 32, 2, 2, 2, 8, 32)
     settings = TrainConfig(steps=1, context=32, batch_size=4)
-    measure_throughput(config, settings, 0.0, conversations=True, gradients=gradients)
+    simulate(monkeypatch, gradients)
+    measure_throughput(config, settings, 0.0, conversations=True)
     assert shapes == {33} and masked_shares == {0.4}
 
 
@@ -67,7 +79,8 @@ def test_what_a_gpu_has_queued_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(throughput, "_synchronize", synchronize)
     config = ModelConfig(300, 16, 32, 2, 2, 2, 8, 32)
     settings = TrainConfig(steps=1, context=32, batch_size=16)
-    trial = throughput._Trial(config, settings, gradients, lambda: now, False)
+    simulate(monkeypatch, gradients, lambda: now)
+    trial = throughput._Trial(config, settings, False)
     assert trial.pace(32, 0.0) == pytest.approx(1 / 4096)
 
 
@@ -89,7 +102,8 @@ def test_a_model_whose_step_takes_long_is_measured_by_some_of_its_layers(monkeyp
     assert throughput._affordable_part(config, settings, whole) == config
     assert throughput._affordable_part(config, settings, whole / 2).num_hidden_layers in (10, 11)
     monkeypatch.setattr(throughput, "_affordable_part", lambda *_: replace(config, num_hidden_layers=4))
-    measured = measure_throughput(config, settings, 0.0, gradients=gradients, clock=lambda: now)
+    simulate(monkeypatch, gradients, lambda: now)
+    measured = measure_throughput(config, settings, 0.0)
     assert layers == {4} and measured.mean == pytest.approx(estimated_speed(config, settings), rel=1e-6)
 
 
@@ -105,5 +119,5 @@ def test_the_weights_of_a_trial_are_drawn_on_their_device(monkeypatch: pytest.Mo
     monkeypatch.setattr(throughput, "new_model", lambda config, settings: LanguageModel(config))
     for device in ("cuda", "mps", "cpu"):
         settings = TrainConfig(steps=1, context=32, device=device)
-        throughput._Trial(ModelConfig(300, 16, 32, 2, 2, 2, 8, 32), settings, accumulate_gradients, float, False)
+        throughput._Trial(ModelConfig(300, 16, 32, 2, 2, 2, 8, 32), settings, False)
     assert drawn_on == ["cuda", "mps", "cpu"]
