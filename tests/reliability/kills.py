@@ -196,11 +196,8 @@ def changed_runs(where: Path, tries: int) -> list[str]:
 
 
 EXPLODES = """
-from dataclasses import replace
-import llmcli.models.torch.transformer, llmcli.training.loop.trainer as trainer
-from llmcli.training.loop.job import EvaluationSchedule
-train = trainer.train
-trainer.train = lambda job, *rest: train(replace(job, schedule=EvaluationSchedule(training_per_evaluated=1)), *rest)
+import llmcli.models.torch.transformer, llmcli.training.planning.recipe as recipe
+recipe.TRAINING_PER_EVALUATED = 1
 real, steps = llmcli.models.torch.transformer.LanguageModel.loss, []
 def loss(self, ids, learned=None):
     steps.append(1)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -17,15 +18,34 @@ from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.prepare import Prepared
 from llmcli.training.data.run_data import RunData
 from llmcli.training.files import resume
-from llmcli.training.loop import trainer
+from llmcli.training.loop import trainer, validation
 from llmcli.training.loop.clock import Clock
 from llmcli.training.loop.events import Done, Event, State, Step
 from llmcli.training.loop.job import Job
+from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import Request
-from llmcli.training.step.training_step import Compute
+from llmcli.training.step import training_step
 from tests.training.plans import prepare
 
 LINES = "".join(f"{a} likes {b}.\n" for a in ("Anna", "Ben", "Cleo") for b in ("tea", "milk", "rice", "bread")) * 30
+
+
+class Compute(NamedTuple):
+    """What takes the place of the two computations that take nearly all the time of a run."""
+
+    gradients: Any = training_step.accumulate_gradients
+    score: Any = validation.score_with_torch
+
+
+class Schedule(NamedTuple):
+    """How much training lies between two evaluations."""
+
+    training_per_evaluated: float = recipe.TRAINING_PER_EVALUATED
+    min_progress: float = recipe.EVALUATION_INTERVAL
+    long_evaluation: float = trainer.LONG_EVALUATION
+
+
+REAL, USUAL = Compute(), Schedule()
 
 
 def prepared(path: Path, **request: object) -> Prepared:
@@ -49,12 +69,20 @@ def train(
     started_at: float | None = None,
     reserve_seconds: float = 0.0,
     resume_from: State | None = None,
+    compute: Compute = REAL,
+    schedule: Schedule = USUAL,
     **options: object,
 ) -> Iterator[Event]:
     """The events of a run; `options` are those of a Job."""
     data = RunData(ready.plan, ready.tokenizer, ready.tokens, ready.held_out, ready.conversations)
     job = Job(ready.plan, data, ready.record, start, **options)  # type: ignore[arg-type]
-    return trainer.train(job, Clock(ready.plan.train, started_at, reserve_seconds, clock, stop), resume_from)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_step, "accumulate_gradients", compute.gradients)
+        patch.setattr(validation, "score_with_torch", compute.score)
+        patch.setattr(recipe, "TRAINING_PER_EVALUATED", schedule.training_per_evaluated)
+        patch.setattr(recipe, "EVALUATION_INTERVAL", schedule.min_progress)
+        patch.setattr(trainer, "LONG_EVALUATION", schedule.long_evaluation)
+        yield from trainer.train(job, Clock(ready.plan.train, started_at, reserve_seconds, clock, stop), resume_from)
 
 
 def run(ready: Prepared, start: Checkpoint | None = None, **options: object) -> list[Event]:

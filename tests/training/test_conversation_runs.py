@@ -14,13 +14,12 @@ from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.run_data import reserve_conversations
 from llmcli.training.loop.events import Done, Evaluation, Sample, State
-from llmcli.training.loop.job import EvaluationSchedule
-from llmcli.training.step.training_step import Compute, accumulate_gradients
+from llmcli.training.step.training_step import accumulate_gradients
 from tests.platforms import in_full
 from tests.training.chats import PAIRS, prepared, run, run_to_end
-from tests.training.small_runs import losses, through_a_file
+from tests.training.small_runs import Compute, Schedule, losses, through_a_file
 
-OFTEN = EvaluationSchedule(training_per_evaluated=1)
+OFTEN = Schedule(training_per_evaluated=1)
 
 
 class Recorder:

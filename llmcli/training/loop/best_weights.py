@@ -41,7 +41,7 @@ class CandidateEvaluator:
         self._model, self._clock, self._is_compiled = model, clock, is_compiled
         data, settings = job.data, job.plan.train
         self._windows = data.validation_text.windows[: None if settings.calibrates else 0]  # [B, T + 1]
-        self.validator = Validator(model, data.tokenizer, data.validation, job.compute.score)
+        self.validator = Validator(model, data.tokenizer, data.validation)
 
     @property
     def cost(self) -> float:

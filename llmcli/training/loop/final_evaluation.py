@@ -29,7 +29,7 @@ class FinalEvaluator:
         self._model, self._start, self._clock, self._parameters = model, job.start, clock, job.plan.model.parameters
         data, settings = job.data, job.plan.train
         self._held_out = HeldOutEvaluation(
-            model, data.tokenizer, data.held_out, settings, clock, models=2 if job.start else 1, score=job.compute.score
+            model, data.tokenizer, data.held_out, settings, clock, models=2 if job.start else 1
         )
         self._plain_text: PlainTextComparison | None = None
         if data.conversations and (data.plain_text or not job.is_sharded):  # sharded weights cannot generate text

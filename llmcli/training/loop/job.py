@@ -1,7 +1,7 @@
 """What a run is to do: what it trains, on which data, with what it computes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from llmcli.formats.checkpoint import Checkpoint
@@ -10,20 +10,11 @@ from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import Plan, Regularization
 from llmcli.training.step.data_parallel import Leader
 from llmcli.training.step.thread_tuner import ThreadTuner
-from llmcli.training.step.training_step import Compute
 
 
-@dataclass(frozen=True)
-class EvaluationSchedule:
-    """How much training has to lie between two evaluations."""
-
-    training_per_evaluated: float = recipe.TRAINING_PER_EVALUATED  # tokens trained on, per token evaluated, at least
-    min_progress: float = recipe.EVALUATION_INTERVAL  # of the run, at least
-    long_evaluation: float = 5e11  # FLOPs (a few seconds on a few cores), before which the state of the run is saved
-
-    def is_due(self, trained: int, evaluated: int, progress: float) -> bool:
-        """Whether to evaluate `evaluated` tokens, after `trained` tokens and `progress` (0 to 1) since the last."""
-        return trained >= self.training_per_evaluated * evaluated and progress >= self.min_progress
+def is_evaluation_due(trained: int, evaluated: int, progress: float) -> bool:
+    """Whether to evaluate `evaluated` tokens, after `trained` tokens and `progress` (0 to 1) since the last."""
+    return trained >= recipe.TRAINING_PER_EVALUATED * evaluated and progress >= recipe.EVALUATION_INTERVAL
 
 
 @dataclass(frozen=True)
@@ -37,8 +28,6 @@ class Job:
     sample_prompt: str | None = None
     regularize: Callable[[float], Regularization] | None = None  # by the number of epochs, in a run with a time limit
     tuner: ThreadTuner | None = None  # chooses the number of threads from step to step, in a run with a time limit
-    schedule: EvaluationSchedule = EvaluationSchedule()
-    compute: Compute = field(default_factory=Compute)
     leader: Leader | None = None  # of several processes, which compute each step together
     save_due: Callable[[], bool] = lambda: False  # whether to yield a State, from which a run can be resumed
     on_progress: Callable[[float], None] = lambda share: None  # of text that a base model generates first

@@ -91,7 +91,7 @@ class Stepper:
         deadline = self._clock.step_deadline(first=not position.step)
         return training_step(
             self.model, self._optimizer, batch, self._settings, group=leader.group if leader else None,
-            gradients=self._job.compute.gradients, base_behaviour=self._base_behaviour,
+            base_behaviour=self._base_behaviour,
             interruptible=self._clock.interruptible(self.model, STEP_PATIENCE, deadline),
         )  # fmt: skip
 

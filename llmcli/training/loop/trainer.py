@@ -20,7 +20,7 @@ from llmcli.training.loop.best_weights import BestWeights, CandidateEvaluator
 from llmcli.training.loop.clock import Clock, TimeBudget
 from llmcli.training.loop.events import Done, Evaluation, Event, State, Step, TeacherTrained
 from llmcli.training.loop.final_evaluation import FinalEvaluator
-from llmcli.training.loop.job import Job
+from llmcli.training.loop.job import Job, is_evaluation_due
 from llmcli.training.loop.record import History, clock_record, training_record
 from llmcli.training.loop.sample_generator import SampleGenerator
 from llmcli.training.loop.stepper import Stepper
@@ -30,6 +30,7 @@ from llmcli.training.step import base_behaviour
 from llmcli.training.step.optimizer import lr_schedule
 
 STATE = ("model", "best", "optimizer", "adapters", "teacher")  # prefixes of the arrays of a State
+LONG_EVALUATION = 5e11  # FLOPs (a few seconds on a few cores), before which the state of the run is saved
 SAVING_SECONDS_PER_MILLION = 0.12  # parameters, with the state of the optimizer, on a slow disk
 
 
@@ -240,7 +241,7 @@ class Run:
         return trained > 0 and (
             self.is_over
             or self.is_student_due
-            or self._job.schedule.is_due(trained, evaluated, position.progress - position.evaluated_progress)
+            or is_evaluation_due(trained, evaluated, position.progress - position.evaluated_progress)
         )
 
     def evaluate(self, hurried: bool = False) -> Iterator[Event]:
@@ -268,7 +269,7 @@ class Run:
         left = self._clock.final_deadline() - self._clock.elapsed
         if SAVING_SECONDS_PER_MILLION * self._plan.model.parameters / 1e6 > left / 2:
             return False
-        return 2 * self._plan.model.parameters * self._final_cost() > self._job.schedule.long_evaluation
+        return 2 * self._plan.model.parameters * self._final_cost() > LONG_EVALUATION
 
     def state(self) -> State:
         """All that the following steps depend on."""

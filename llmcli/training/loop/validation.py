@@ -51,7 +51,6 @@ BATCH_OPERATIONS = 1e11  # ... and parameters x tokens, at most
 MAX_CACHED_TOKENS, SAMPLE_CACHE_TOKENS = 1 << 20, 1 << 13
 
 Weights = Mapping[str, NDArray[np.float32]]
-ScoreWith = Callable[[LanguageModel, NDArray[np.int64]], tuple[NDArray[np.floating], NDArray[np.bool_]]]
 
 
 def final_evaluation_tokens(trained: int, least: int, held_out: int) -> int:
@@ -125,9 +124,8 @@ class Validator:
         model: LanguageModel,
         tokenizer: Tokenizer,
         data: NDArray[np.int64] | ConversationTokens,
-        score: ScoreWith = score_with_torch,
     ) -> None:
-        self._model, self._score, byte_lengths = model, score, tokenizer.byte_lengths
+        self._model, byte_lengths = model, tokenizer.byte_lengths
         self._data: _Data
         self._units: Sequence[Any]
         if isinstance(data, ConversationTokens):
@@ -141,7 +139,7 @@ class Validator:
 
     def evaluate(self, limit: float = math.inf, now: Callable[[], float] = time.monotonic) -> Score:
         """Evaluate the current weights. If `limit`, a time of `now`, ends this early, later ones cover no more."""
-        score, units = _evaluate(self._model, self._data, self._units, self._score, limit, now)
+        score, units = _evaluate(self._model, self._data, self._units, limit, now)
         self.evaluated_tokens = self._data.tokens(units)
         self.keep_units(len(units))
         return score
@@ -165,10 +163,9 @@ class HeldOutEvaluation:
         clock: Clock | None = None,
         *,
         models: int = 1,
-        score: ScoreWith = score_with_torch,
     ) -> None:
         """`model` is that of the run. `models` is the number of models evaluated: 2 if the run starts from another."""
-        self._model, self._models, self._settings, self._score = model, models, settings, score
+        self._model, self._models, self._settings = model, models, settings
         self._clock, self._is_timed = clock or Clock(settings), settings.seconds is not None
         self._separator, byte_lengths = tokenizer.bos_id, tokenizer.byte_lengths
         self.context = longest = model.config.max_position_embeddings  # each conversation is scored whole
@@ -228,9 +225,7 @@ class HeldOutEvaluation:
             starts = range(0, end, self.cached_tokens) if self.cached_tokens else document_blocks(self._first_tokens)
             data = replace(data, cached=NgramText(data.ids, cache, self._separator, starts) if cache else None)
         with clock.interruptible(model, FINAL_PATIENCE, deadline):
-            evaluated = _evaluate(
-                model, data, self._units, self._score, clock.began + limit, clock.now, partial_ok=True
-            )
+            evaluated = _evaluate(model, data, self._units, clock.began + limit, clock.now, partial_ok=True)
         return model, *evaluated
 
     def cost(self, trained: int) -> float:
@@ -266,7 +261,6 @@ def _evaluate(
     model: LanguageModel,
     data: _Data,
     units: Sequence[Any],
-    score: ScoreWith,
     limit: float,
     now: Callable[[], float],
     *,
@@ -278,7 +272,7 @@ def _evaluate(
     total, done = Score(0.0, 0, 0), 0
     batch_tokens = int(min(BATCH_TOKENS, BATCH_OPERATIONS / model.config.parameters))
     try:
-        for batch, batch_score in data.evaluate(units, partial(score, model), batch_tokens):
+        for batch, batch_score in data.evaluate(units, partial(score_with_torch, model), batch_tokens):
             total, done = total + batch_score, done + len(batch)
             if now() > limit:
                 break

@@ -1,17 +1,14 @@
 """One step of training, in one process or in several that compute it together (data parallel)."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from llmcli.config import TrainConfig
-from llmcli.models.torch.runtime import score
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.distributed.process_group import ProcessGroup, explain_lost_process
 from llmcli.training.distributed.processes import Processes
@@ -20,7 +17,6 @@ from llmcli.training.planning.cost_model import micro_batches
 from llmcli.training.step.base_behaviour import BaseBehaviour
 from llmcli.training.step.optimizer import Optimizer
 
-Gradients = Callable[[LanguageModel, Tensor, int, Tensor | None], Tensor]  # as accumulate_gradients
 MicroBatch = tuple[Tensor, Tensor | None, float]  # (ids [b, T + 1], loss mask, weight in the loss of the batch)
 
 
@@ -63,15 +59,6 @@ def _micro_batches(ids: Tensor, loss_mask: Tensor | None, count: int) -> list[Mi
     ]
 
 
-@dataclass(frozen=True)
-class Compute:
-    """The two computations that take nearly all the time of a run; a test can simulate them."""
-
-    gradients: Gradients = accumulate_gradients
-    # ids [B, T + 1] -> nats, and whether the target was the most likely token; both [B, T]
-    score: Callable[[LanguageModel, NDArray[np.int64]], tuple[NDArray[np.floating], NDArray[np.bool_]]] = score
-
-
 def training_step(
     model: LanguageModel,
     optimizer: Optimizer,
@@ -79,7 +66,6 @@ def training_step(
     settings: TrainConfig,
     *,
     group: ProcessGroup | None = None,
-    gradients: Gradients = accumulate_gradients,
     base_behaviour: BaseBehaviour | None = None,
     interruptible: AbstractContextManager[None] | None = None,
 ) -> float | None:
@@ -93,10 +79,10 @@ def training_step(
         # forward pass, loss, backward pass
         if group is None:
             count = micro_batches(model.config, settings)
-            computed = gradients(model, batch.ids, count, batch.loss_mask)
+            computed = accumulate_gradients(model, batch.ids, count, batch.loss_mask)
         else:
             share = take_share(batch, group.processes, model, settings, sharded=group.is_sharded)
-            computed = share_gradients(gradients, model, share, group.count if group.is_sharded else 0)
+            computed = share_gradients(model, share, group.count if group.is_sharded else 0)
         if base_behaviour:  # the divergence from the base model adds its gradients
             model.dropout.set_rows(None)
             base_behaviour.add_gradients(batch.step)
@@ -146,14 +132,14 @@ def take_share(
     return Share(ids[part], None if mask is None else mask[part], weight, count)
 
 
-def share_gradients(gradients: Gradients, model: LanguageModel, share: Share, sharded_over: int = 0) -> Tensor:
+def share_gradients(model: LanguageModel, share: Share, sharded_over: int = 0) -> Tensor:
     """Accumulate the gradients of a share of a batch, times its weight; returns its loss times its weight."""
     if sharded_over:  # the backward pass gives each process its part of the mean gradients of all
         with explain_lost_process():
             return _accumulate(model, equal_micro_batches(share), sharded_over)
     if not share.weight:
         return torch.zeros(())
-    loss = gradients(model, share.ids, share.micro_batches, share.loss_mask)
+    loss = accumulate_gradients(model, share.ids, share.micro_batches, share.loss_mask)
     for parameter in model.parameters():
         if parameter.grad is not None:
             parameter.grad.mul_(share.weight)

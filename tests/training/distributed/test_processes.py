@@ -109,7 +109,7 @@ def test_the_shares_add_up_to_the_gradients_of_the_batch(count, masked):
     def one_share(rank):
         def run(model):
             share = take_share(Batch(4, 0.0, 0.0, ids, mask), Processes(rank, count), model, SETTINGS)
-            return share_gradients(accumulate_gradients, model, share)
+            return share_gradients(model, share)
 
         return run
 

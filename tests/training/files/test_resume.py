@@ -18,7 +18,6 @@ from llmcli.training.data.prepare import Prepared
 from llmcli.training.files import resume
 from llmcli.training.loop.best_weights import Candidate, CandidateEvaluator
 from llmcli.training.loop.events import Done, Evaluation, Event, State
-from llmcli.training.loop.job import EvaluationSchedule
 from llmcli.training.planning.cost_model import Memory, check_fits
 from llmcli.training.planning.plan import Expected, Request
 from tests import platforms
@@ -26,13 +25,13 @@ from tests.golden.models import read_safetensors
 from tests.reliability.runs import OPTIONS, RESUME_FILE, TEXT, end, interrupted_here, train, train_here
 from tests.training import small_runs
 from tests.training.plans import prepare
-from tests.training.small_runs import losses, through_a_file
+from tests.training.small_runs import Schedule, losses, through_a_file
 
 pytestmark = pytest.mark.slow
 
 Llm = Callable[..., Result]
 HERE = Path()
-OFTEN = EvaluationSchedule(training_per_evaluated=1)  # an evaluation every other step
+OFTEN = Schedule(training_per_evaluated=1)  # an evaluation every other step
 
 
 @pytest.fixture

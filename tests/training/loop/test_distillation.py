@@ -17,15 +17,14 @@ from llmcli.training.data.prepare import Prepared
 from llmcli.training.distributed.processes import Processes
 from llmcli.training.loop.best_weights import Candidate, CandidateEvaluator
 from llmcli.training.loop.events import Done, Evaluation, Event, State, Step, TeacherTrained
-from llmcli.training.loop.job import EvaluationSchedule
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import Request
 from llmcli.training.session import _resumed_plan
 from tests.training.plans import plan
-from tests.training.small_runs import SimulatedMachine, losses, prepared, run, run_until, through_a_file
+from tests.training.small_runs import Schedule, SimulatedMachine, losses, prepared, run, run_until, through_a_file
 
 CONFIG = ModelConfig(50, 32, 64, 2, 2, 2, 16, 64)
-OFTEN = EvaluationSchedule(training_per_evaluated=1)
+OFTEN = Schedule(training_per_evaluated=1)
 
 
 def distilled(path: Path, share: float = 0.5, **request: object) -> Prepared:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmcli.training.loop.job import EvaluationSchedule
+from llmcli.training.loop.job import is_evaluation_due
 
 
 @pytest.mark.parametrize(
@@ -12,4 +12,4 @@ from llmcli.training.loop.job import EvaluationSchedule
 def test_an_evaluation_is_due_after_enough_training_and_progress(
     trained: int, evaluated: int, progress: float, due: bool
 ) -> None:
-    assert EvaluationSchedule().is_due(trained, evaluated, progress) == due
+    assert is_evaluation_due(trained, evaluated, progress) == due

@@ -23,15 +23,16 @@ from llmcli.training.interruption import CutShortError
 from llmcli.training.loop import final_evaluation
 from llmcli.training.loop.best_weights import CandidateEvaluator
 from llmcli.training.loop.events import Done, Evaluation, Sample, State, Step
-from llmcli.training.loop.job import EvaluationSchedule
 from llmcli.training.loop.sample_generator import SAMPLE_TOKENS
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import Regularization, Request
 from llmcli.training.planning.rules import regularization
-from llmcli.training.step.training_step import Compute, accumulate_gradients
+from llmcli.training.step.training_step import accumulate_gradients
 from tests.training.plans import prepare
 from tests.training.small_runs import (
     LINES,
+    Compute,
+    Schedule,
     SimulatedMachine,
     losses,
     prepared,
@@ -42,7 +43,7 @@ from tests.training.small_runs import (
     with_slice,
 )
 
-OFTEN = EvaluationSchedule(training_per_evaluated=1)
+OFTEN = Schedule(training_per_evaluated=1)
 
 
 @pytest.mark.slow
@@ -155,7 +156,7 @@ def test_of_two_nearly_equal_evaluations_the_later_is_kept(tmp_path: Path, worse
     ready = prepared(tmp_path / "c.txt", steps=10)
     last = 2.0 * (1 + worse * recipe.TIE_MARGIN)
     scripted = ScriptedEvaluations(ready.tokenizer, [3.0, 2.5, 2.0, last, last])
-    schedule = EvaluationSchedule(training_per_evaluated=0, min_progress=0.3)
+    schedule = Schedule(training_per_evaluated=0, min_progress=0.3)
     assert run_to_end(ready, compute=scripted.compute, schedule=schedule).best_step == best_step
 
 
@@ -516,7 +517,7 @@ def test_a_time_limit_that_ends_within_the_first_step_is_an_error(tmp_path: Path
 def test_the_state_is_saved_before_a_long_final_evaluation(tmp_path: Path) -> None:
     ready = prepared(tmp_path / "c.txt", steps=3)
     assert not [event for event in run(ready) if isinstance(event, State)]
-    events = run(ready, schedule=EvaluationSchedule(long_evaluation=0))
+    events = run(ready, schedule=Schedule(long_evaluation=0))
     (state,) = [event for event in events if isinstance(event, State)]
     assert state.step == 3
     last_step = next(event for event in events if isinstance(event, Step) and event.step == 3)

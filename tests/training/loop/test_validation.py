@@ -28,7 +28,6 @@ from llmcli.training.loop.job import Job
 from llmcli.training.loop.record import FinalEvaluation, _measured
 from llmcli.training.loop.validation import HeldOutEvaluation, Validator, final_evaluation_tokens
 from llmcli.training.planning.plan import Request
-from llmcli.training.step.training_step import Compute
 from tests.evaluation.scoring import evaluate
 from tests.models.test_ngram_cache import WEIGHTS
 from tests.training.plans import plan
@@ -50,7 +49,9 @@ def test_the_final_evaluation_is_what_the_numpy_graph_computes(tmp_path: Path) -
     assert done.score.bits_per_byte == pytest.approx(expected.bits_per_byte, abs=1e-4)
 
 
-def test_a_model_with_a_long_context_is_evaluated_with_a_shorter_one_that_is_recorded() -> None:
+def test_a_model_with_a_long_context_is_evaluated_with_a_shorter_one_that_is_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Before and after fine-tuning a model of 131,072 positions no window is longer than EVALUATION_CONTEXT."""
     config = ModelConfig(300, 16, 32, 1, 1, 1, 16, 131_072)
     model = LanguageModel(config)
@@ -64,7 +65,8 @@ def test_a_model_with_a_long_context_is_evaluated_with_a_shorter_one_that_is_rec
         lengths.append(ids.shape[1] - 1)
         return score(model, ids)
 
-    job = Job(made, RunData(made, BYTES, tokens, tokens), {}, base, compute=Compute(score=recorded_score))
+    monkeypatch.setattr(validation, "score_with_torch", recorded_score)
+    job = Job(made, RunData(made, BYTES, tokens, tokens), {}, base)
     *_, done = trainer.train(job, Clock(made.train))
     assert isinstance(done, Done) and done.score and done.base_score
     assert max(lengths) == EVALUATION_CONTEXT

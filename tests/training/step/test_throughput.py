@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,14 +13,12 @@ from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.planning.cost_model import estimated_speed
 from llmcli.training.step import throughput
 from llmcli.training.step.throughput import measure_throughput
-from llmcli.training.step.training_step import Gradients, accumulate_gradients
+from llmcli.training.step.training_step import accumulate_gradients
 
 GENERATOR = torch.Generator
 
 
-def simulate(
-    monkeypatch: pytest.MonkeyPatch, gradients: Gradients, clock: Callable[[], float] = time.perf_counter
-) -> None:
+def simulate(monkeypatch: pytest.MonkeyPatch, gradients: Any, clock: Callable[[], float] = time.perf_counter) -> None:
     monkeypatch.setattr(throughput, "accumulate_gradients", gradients)
     monkeypatch.setattr(throughput, "perf_counter", clock)
 
