@@ -45,28 +45,21 @@ def read_curve(record: Record) -> Curve:
     """The curve of a record, of two models that of the one that was kept. Raises LLMError if it cannot be read."""
     try:
         points = record["curve"]
-        training = [
-            (int(step), float(loss) * (_tokens_per_byte(record, step) / math.log(2)))  # a loss is in nats per token
+        training = {
+            int(step): float(loss) * (_tokens_per_byte(record, step) / math.log(2))  # a loss is in nats per token
             for step, loss in zip(points["step"], points["loss"], strict=True)
-        ]
-        validation = [
-            (int(step), float(bits))
-            for step, bits in zip(points["eval_step"], points["eval_bits_per_byte"], strict=True)
-        ]
-        kept = _steps_of_model(record) if "distillation" in record else ()
+        }
+        evaluations = zip(points["eval_step"], points["eval_bits_per_byte"], strict=True)
+        validation = {int(step): float(bits) for step, bits in evaluations}
+        kept = _steps_of_model(record)
         if not training:
             raise ValueError("no points")
     except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise LLMError("there is no readable curve in its training record") from error
-    if any(step in kept for step, _ in training):
-        training, validation = ([one for one in points if one[0] in kept] for points in (training, validation))
-    return Curve(
-        [step for step, _ in training],
-        [loss for _, loss in training],
-        [step for step, _ in validation],
-        [bits for _, bits in validation],
-        "validation" if "validation" in record else "held-out (interim)",
-    )
+    if "distillation" in record and any(step in kept for step in training):
+        training, validation = ({step: one[step] for step in one if step in kept} for one in (training, validation))
+    label = "validation" if "validation" in record else "held-out (interim)"
+    return Curve([*training], [*training.values()], [*validation], [*validation.values()], label)
 
 
 def student_was_kept(record: Record) -> bool:

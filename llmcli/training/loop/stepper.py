@@ -72,7 +72,7 @@ class Stepper:
         self._tuner.new_shape()  # sets the number of threads: too many beside another program are many times as slow
         with self._clock.interruptible(self.model, 0.0, self._clock.elapsed + seconds):
             text = base_behaviour.generate(self.model, job.data.tokenizer, self._settings.seed, job.on_progress)
-        self.base_tokens = text.tokens if text else 0
+        self.base_tokens = text.ids[:, 1:].numel() if text else 0
         if text:
             self._base_behaviour = BaseBehaviour(self.model, text, self._settings, conversations.base_divergence)
 

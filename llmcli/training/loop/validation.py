@@ -198,7 +198,7 @@ class HeldOutEvaluation:
         """Evaluate the weights that will be saved, as those who use the file will run them: in float32, with the
         model's own context length (that of training if `hurried`) and the n-gram `cache`, if it has one. Until `limit`,
         in seconds since the run began; None if it was interrupted in the first batch."""
-        tokens = self._affordable_tokens(trained)
+        tokens = final_evaluation_tokens(trained, self._settings.eval_tokens, self.tokens)
         if hurried:
             tokens = min(self._settings.eval_tokens, self.tokens)
             if isinstance(self._data, _Text):
@@ -233,10 +233,7 @@ class HeldOutEvaluation:
         slower = 1.0 if self._model.dtype is torch.float32 else FLOAT32_COST
         if isinstance(self._data, _Text) and self.tokens > self.context:  # windows overlap
             slower *= self.context / stride(self.context)
-        return self._models * slower * self._affordable_tokens(trained)
-
-    def _affordable_tokens(self, trained: int) -> int:
-        return final_evaluation_tokens(trained, self._settings.eval_tokens, self.tokens)
+        return self._models * slower * final_evaluation_tokens(trained, self._settings.eval_tokens, self.tokens)
 
     def _select(self, most: int) -> Sequence[Any]:
         """Units of about `most` tokens, spread evenly over the data; so are the first of them if a clock may end it."""

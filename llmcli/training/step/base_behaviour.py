@@ -38,10 +38,6 @@ class GeneratedText:
     hidden: Tensor  # [N, T, C], what `head` reads
     head: Tensor  # [V, C]
 
-    @property
-    def tokens(self) -> int:
-        return self.ids[:, 1:].numel()
-
 
 class BaseBehaviour:
     """Adds the gradients of the divergence to those of a step."""

@@ -90,8 +90,11 @@ def follow(group: ProcessGroup) -> None:
     while (message := group.next_command())[0] != Command.END:
         command, numbers = message
         if command == Command.STEP:
-            batch = _receive_batch(group, settings.device, *numbers)
-            training_step(model, optimizer, batch, settings, group=group)
+            step, progress, dropout, rows, columns, is_masked = numbers
+            shape = int(rows), int(columns)
+            ids = group.broadcast(torch.zeros(shape, dtype=torch.int64, device=settings.device))
+            mask = group.broadcast(torch.zeros(shape, dtype=torch.bool)) if is_masked else None
+            training_step(model, optimizer, Batch(int(step), progress, dropout, ids, mask), settings, group=group)
         elif command == Command.SAVE_OPTIMIZER:
             for _ in optimizer.state():
                 pass
@@ -105,13 +108,3 @@ def follow(group: ProcessGroup) -> None:
                 group.broadcast(parameter.data)
         else:
             model.take_part(command, *numbers)  # sharded weights alone
-
-
-def _receive_batch(
-    group: ProcessGroup, device: str, step: float, progress: float, dropout: float, rows: float, columns: float,
-    is_masked: float,
-) -> Batch:  # fmt: skip
-    shape = int(rows), int(columns)
-    ids = group.broadcast(torch.zeros(shape, dtype=torch.int64, device=device))
-    mask = group.broadcast(torch.zeros(shape, dtype=torch.bool)) if is_masked else None
-    return Batch(int(step), progress, dropout, ids, mask)

@@ -48,22 +48,19 @@ def measure_throughput(
     trial = _Trial(part, settings, conversations)
     tuner.new_shape()
     paces: list[tuple[int, int, float]] = []  # (window length, threads, seconds per token)
-    began = perf_counter()
-
-    def enough() -> bool:
-        few = len(paces) < 4 or tuner.trying
-        return len(paces) >= 2 and perf_counter() - began >= (longest if few else seconds)
-
-    while not enough():
+    began, spent = perf_counter(), 0.0
+    while len(paces) < 2 or spent < (longest if len(paces) < 4 or tuner.trying else seconds):
         length = trial.lengths[len(paces) % 2]
         threads, tokens = tuner.threads, trial.rows(length) * length
-        pace = trial.pace(length, perf_counter() - began)
+        pace = trial.pace(length, spent)
         paces.append((length, threads, pace))
         tuner.add_step(pace * tokens, tokens)
         if pace * tokens > longest:
             break
-    chosen = [(length, pace) for length, threads, pace in paces if threads == tuner.threads]
-    typical = _typical_paces(chosen or [(length, pace) for length, _, pace in paces])
+        spent = perf_counter() - began
+    chosen = [step for step in paces if step[1] == tuner.threads] or paces
+    late = chosen[2:] if len(chosen) >= 4 else chosen[-2:]  # the first steps are slower than the rest
+    typical = {length: statistics.median(pace for other, _, pace in late if other == length) for length, _, _ in late}
     factor = estimated_speed(config, settings) / estimated_speed(part, settings)
     return Throughput(factor * len(typical) / sum(typical.values()), factor / typical[min(typical)])
 
@@ -76,13 +73,6 @@ def _affordable_part(config: ModelConfig, settings: TrainConfig, seconds: float)
         if settings.tokens_per_step / estimated_speed(part, settings) <= seconds:
             return part
     return replace(config, num_hidden_layers=least)
-
-
-def _typical_paces(paces: list[tuple[int, float]]) -> dict[int, float]:
-    """The median of the seconds per token for each window length, from (window length, seconds per token) of steps."""
-    late = paces[2:] if len(paces) >= 4 else paces[-2:]  # the first steps are slower than the rest
-    lengths = {length for length, _ in late}
-    return {length: statistics.median(pace for other, pace in late if other == length) for length in lengths}
 
 
 @torch.no_grad()
@@ -139,7 +129,4 @@ class _Trial:
 
 def _synchronize(device: str) -> None:
     """Wait until the device has finished what was queued on it."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    elif device == "mps":
-        torch.mps.synchronize()
+    getattr(torch, device).synchronize()  # torch.cuda, torch.mps, or torch.cpu, where nothing is queued

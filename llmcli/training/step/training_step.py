@@ -1,7 +1,7 @@
 """One step of training, in one process or in several that compute it together (data parallel)."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from llmcli.training.planning.cost_model import micro_batches
 from llmcli.training.step.base_behaviour import BaseBehaviour
 from llmcli.training.step.optimizer import Optimizer
 
+Split = Callable[[Tensor, int], Sequence[Tensor]]  # torch.chunk or torch.tensor_split
 MicroBatch = tuple[Tensor, Tensor | None, float]  # (ids [b, T + 1], loss mask, weight in the loss of the batch)
 
 
@@ -34,7 +35,9 @@ class Batch:
 def accumulate_gradients(model: LanguageModel, ids: Tensor, count: int, loss_mask: Tensor | None = None) -> Tensor:
     """Mean loss in nats per token of a batch ids [B, T + 1], where `loss_mask` [B, T + 1] is True. Its gradients are
     accumulated in the parameters, in at most `count` micro-batches, to limit memory."""
-    return _accumulate(model, _micro_batches(ids, loss_mask, count))
+    parts = _split(ids, loss_mask, torch.chunk, count)
+    counted = sum(tokens for _, _, tokens in parts)
+    return _accumulate(model, [(part, mask, tokens / counted) for part, mask, tokens in parts if tokens])
 
 
 def _accumulate(model: LanguageModel, batches: Iterable[MicroBatch], scale: float = 1.0) -> Tensor:
@@ -47,16 +50,11 @@ def _accumulate(model: LanguageModel, batches: Iterable[MicroBatch], scale: floa
     return total
 
 
-def _micro_batches(ids: Tensor, loss_mask: Tensor | None, count: int) -> list[MicroBatch]:
-    if loss_mask is None:
-        return [(part, None, len(part) / len(ids)) for part in ids.chunk(count)]
-    masks = loss_mask.chunk(count)
+def _split(ids: Tensor, loss_mask: Tensor | None, split: Split, count: int) -> list[tuple[Tensor, Tensor | None, int]]:
+    """(ids, loss mask, tokens that the loss counts) of each micro-batch."""
+    masks = split(torch.ones_like(ids, dtype=torch.bool, device="cpu") if loss_mask is None else loss_mask, count)
     counted = [int(mask[:, 1:].sum()) for mask in masks]
-    return [
-        (part, mask, tokens / sum(counted))
-        for part, mask, tokens in zip(ids.chunk(count), masks, counted, strict=True)
-        if tokens
-    ]
+    return list(zip(split(ids, count), [None] * len(masks) if loss_mask is None else masks, counted, strict=True))
 
 
 def training_step(
@@ -148,11 +146,7 @@ def share_gradients(model: LanguageModel, share: Share, sharded_over: int = 0) -
 
 def equal_micro_batches(share: Share) -> Iterator[MicroBatch]:
     """As many as at the other processes. Where no token counts, or no row is left, a row with weight 0."""
-    mask = torch.ones_like(share.ids, dtype=torch.bool, device="cpu") if share.loss_mask is None else share.loss_mask
-    counted = int(mask[:, 1:].sum())
-    count = share.micro_batches
-    for ids, part in zip(share.ids.tensor_split(count), mask.tensor_split(count), strict=True):
-        if own := int(part[:, 1:].sum()):
-            yield ids, None if share.loss_mask is None else part, share.weight * own / counted
-        else:
-            yield share.ids[:1], None, 0.0
+    parts = _split(share.ids, share.loss_mask, torch.tensor_split, share.micro_batches)
+    counted = sum(tokens for _, _, tokens in parts)
+    for ids, mask, tokens in parts:
+        yield (ids, mask, share.weight * tokens / counted) if tokens else (share.ids[:1], None, 0.0)
