@@ -24,9 +24,8 @@ class Processes:
     began: float | None = None  # when the command that started them did, in time of time.monotonic
 
     @classmethod
-    def of(cls, environment: Mapping[str, str] | None = None) -> "Processes":
+    def of(cls, values: Mapping[str, str] = os.environ) -> "Processes":
         """From the variables that torchrun sets; one process without any. Raises LLMError if only some are there."""
-        values = os.environ if environment is None else environment
         given = [name for name in VARIABLES if name in values]
         if not given or values.get("WORLD_SIZE") == "1":
             return cls()

@@ -153,14 +153,12 @@ def claim_output(
 
 
 def _load_stopped(path: Path, *, start_over: bool) -> StoppedRun | None:
-    if not path.exists():
-        return None
-    if not is_resume_file(path):
+    if path.exists() and not is_resume_file(path):
         raise LLMError(
             f"{path} is not a resume file, but the run would save its state there; move it away, or choose another "
             "output with -o"
         )
-    return None if start_over else resume.load(path)
+    return resume.load(path) if path.exists() and not start_over else None
 
 
 def _is_own_model(path: Path) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.models.torch.devices import is_out_of_memory
 from llmcli.models.torch.transformer import LanguageModel
-from llmcli.training.data.plain_text import PlainTextComparison, PlainTextScores
+from llmcli.training.data.plain_text import PlainTextComparison
 from llmcli.training.interruption import CutShortError
 from llmcli.training.loop.clock import FINAL_PATIENCE, GRACE, LOADING_SECONDS_PER_MILLION, Clock
 from llmcli.training.loop.job import Job
@@ -81,21 +81,15 @@ class FinalEvaluator:
             if self._start and score:
                 base_cache = CacheWeights.of_record(self._start.record)
                 base_score = held_out.evaluate_base(self._start.tensors, scored_by + GRACE, base_cache)
-        plain_text = self._score_plain_text(compared, best, end)
+        plain_text = None
+        if compared and self._clock.elapsed < end:
+            plain_text = compared.scores(
+                best, self._model,
+                lambda model, share: self._clock.interruptible(model, FINAL_PATIENCE, self._part(end, share)),
+            )  # fmt: skip
         return FinalEvaluation(
             score, base_score, held_out.context, held_out.cached_tokens, held_out.expert_shares, cache, plain_text
         )
-
-    def _score_plain_text(
-        self, compared: PlainTextComparison | None, best: Weights, end: float
-    ) -> PlainTextScores | None:
-        if compared is None or self._clock.elapsed >= end:
-            return None
-
-        def interruptible(model: LanguageModel, share: float) -> contextlib.AbstractContextManager[None]:
-            return self._clock.interruptible(model, FINAL_PATIENCE, self._part(end, share))
-
-        return compared.scores(best, self._model, interruptible)
 
     def _part(self, end: float, share: float) -> float:
         """When a share of the time until `end` is over; both in seconds since the run began."""

@@ -3,7 +3,7 @@
 import copy
 import math
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from llmcli.training.planning.plan import Expected
 from llmcli.version import __version__
 
 CURVE_POINTS = 300  # of the loss curve in the record, at most
+Pairs = Iterable[tuple[int, Any]]  # a step, and what belongs to it
 MAX_PARAMETERS_WITH_SAMPLES = 20_000_000  # the record of a larger model keeps no samples
 
 
@@ -37,12 +38,7 @@ def versions() -> dict[str, str]:
 class History:
     """The losses, evaluations and samples of a run."""
 
-    def __init__(
-        self,
-        losses: Sequence[float] = (),
-        evaluations: Sequence[tuple[int, float]] = (),
-        samples: Sequence[tuple[int, str]] = (),
-    ) -> None:
+    def __init__(self, losses: Iterable[float] = (), evaluations: Pairs = (), samples: Pairs = ()) -> None:
         """Empty, or that of a stopped run. Raises TypeError or ValueError for values of another structure."""
         self.losses = array("d", losses)  # nats per token of each step
         self.evaluations = [(step, bits) for step, bits in evaluations]  # in bits per byte

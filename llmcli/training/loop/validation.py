@@ -120,10 +120,7 @@ class Validator:
     """Evaluates the validation slice: windows [B, T + 1], or conversations. It may be empty."""
 
     def __init__(
-        self,
-        model: LanguageModel,
-        tokenizer: Tokenizer,
-        data: NDArray[np.int64] | ConversationTokens,
+        self, model: LanguageModel, tokenizer: Tokenizer, data: NDArray[np.int64] | ConversationTokens
     ) -> None:
         self._model, byte_lengths = model, tokenizer.byte_lengths
         self._data: _Data

@@ -59,10 +59,7 @@ class BaseBehaviour:
 
 
 def generate(
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    seed: int,
-    on_progress: Callable[[float], None] = lambda share: None,
+    model: LanguageModel, tokenizer: Tokenizer, seed: int, on_progress: Callable[[float], None] = lambda share: None
 ) -> GeneratedText | None:
     """Text that a base model generates: `model`, whose adapters, if any, do not change it yet. A pass that raises
     CutShortError ends it; None if it is too short then. `on_progress` gets the share that is done, 0 to 1."""

@@ -25,10 +25,7 @@ def fresh_weights(config: ModelConfig, seed: int, induction: bool = False) -> di
 
 
 def new_model(
-    config: ModelConfig,
-    settings: TrainConfig,
-    new_tokens: range = range(0),
-    kind: type[LanguageModel] = LanguageModel,
+    config: ModelConfig, settings: TrainConfig, new_tokens: range = range(0), kind: type[LanguageModel] = LanguageModel
 ) -> LanguageModel:
     """A model whose weights are not set yet. With LoRA adapters the embeddings of `new_tokens` are trained too."""
     model = kind(config, settings.dropout, getattr(torch, settings.dtype)).to(settings.device)
