@@ -131,17 +131,10 @@ class ProcessGroup:
         own = self.rows_of(self.rank, len(tensor))
         return tensor[own.start : own.stop]
 
-    def part(self, tensor: Tensor) -> Tensor:
-        """As `rows`, filled up with zeros."""
-        return self._filled(self.rows(tensor), len(tensor))
-
-    def _filled(self, rows: Tensor, length: int) -> Tensor:
-        missing = self.part_length(length) - len(rows)
-        return torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]) if missing else rows
-
     def gather(self, part: Tensor, length: int) -> Tensor:
         """The tensor [length, ...] whose rows, or parts, the processes have."""
-        part = self._filled(part, length)
+        if missing := self.part_length(length) - len(part):
+            part = torch.cat([part, part.new_zeros(missing, *part.shape[1:])])
         whole = part.new_empty(self.count * len(part), *part.shape[1:])
         gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
         with explain_lost_process():

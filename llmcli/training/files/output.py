@@ -162,10 +162,8 @@ def _load_stopped(path: Path, *, start_over: bool) -> StoppedRun | None:
 
 
 def _is_own_model(path: Path) -> bool:
-    if path.is_symlink() or not path.is_file():
-        return False
     try:
-        return bool(headers.read_header(path).is_ours)
+        return path.is_file() and not path.is_symlink() and bool(headers.read_header(path).is_ours)
     except LLMError:
         return False
 
@@ -183,15 +181,8 @@ def _adapter_file(path: Path) -> Path:
 def _adapter_directory(path: Path, file: Path, force: bool) -> Iterator[None]:
     """Inside, there is a directory for the file of adapters; a new one is removed if nothing was written to it."""
     is_new = not path.is_dir()
-    try:
-        if is_new:
-            path.mkdir()
-    except FileNotFoundError:
-        raise LLMError(f"there is no directory {path.parent}; create it first: mkdir -p {path.parent}") from None
-    except OSError as error:
-        raise LLMError(
-            f"cannot create the directory {path}: {error.strerror or error}; choose another output with -o"
-        ) from error
+    with suppress(OSError):  # what is wrong is said where the files are checked
+        path.mkdir()
     try:
         if not file.exists():
             atomic_io.check_writable(path / adapters.PEFT_CONFIG, force=force, example=adapters.PEFT_CONFIG)

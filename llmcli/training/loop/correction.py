@@ -35,28 +35,30 @@ class MeasuredSpeeds:
     def __init__(self, measure: Measure, gain: float = 1.0) -> None:
         """`gain` is that of several processes over one."""
         self._measure, self._gain = measure, gain
-        self._measured: dict[tuple[int, int, int], Throughput] = {}
-        self._ratios: dict[tuple[int, int, int], float] = {}  # to the estimated speed
+        self._measured: dict[tuple[int, int, int], tuple[Throughput, float]] = {}  # and its ratio to the estimate
 
     def __call__(self, model: ModelConfig, settings: TrainConfig, seconds: float) -> float:
         key, measured = _shape(model, settings), self._measure(model, settings, seconds)
-        if key not in self._measured or measured.mean > self._measured[key].mean:
-            self._measured[key] = measured
-            self._ratios[key] = measured.mean / estimated_speed(model, settings)
+        if key not in self._measured or measured.mean > self._measured[key][0].mean:
+            self._measured[key] = measured, measured.mean / estimated_speed(model, settings)
         return self._gain * measured.mean
 
     def at_start(self, model: ModelConfig, settings: TrainConfig) -> float | None:
         """Tokens per second in the first steps, if that was measured."""
         measured = self._measured.get(_shape(model, settings))
-        return measured and measured.at_start
+        return measured and measured[0].at_start
 
     def scaled(self, factor: float) -> Speed:
         """The speeds on a machine that is `factor` times as fast: those that were measured, and estimates of others."""
 
         def speed(model: ModelConfig, settings: TrainConfig, seconds: float) -> float:
             if measured := self._measured.get(_shape(model, settings)):
-                return factor * measured.mean
-            return factor * statistics.median(self._ratios.values()) * estimated_speed(model, settings)
+                return factor * measured[0].mean
+            return (
+                factor
+                * statistics.median(ratio for _, ratio in self._measured.values())
+                * estimated_speed(model, settings)
+            )
 
         return speed
 

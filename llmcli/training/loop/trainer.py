@@ -83,8 +83,7 @@ class Run:
 
     def __init__(self, job: Job, clock: Clock) -> None:
         self._job, self._clock, self._plan, self._data, self._settings = job, clock, job.plan, job.data, job.plan.train
-        settings = self._settings
-        self._stepper = Stepper(job, clock)
+        settings, self._stepper = self._settings, Stepper(job, clock)
         model = self._stepper.model
         self.position = Position(
             dropout=settings.dropout, token_split=settings.token_split, stage_end=settings.teacher_share or 1.0

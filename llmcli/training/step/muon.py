@@ -94,7 +94,8 @@ class WholeMuon:
 
     def load_momenta(self, i: int, momenta: Tensor) -> None:
         """Take the momenta that `momenta` yielded for shape i."""
-        self._momenta[i].copy_(self._group.part(momenta) if self._group else momenta)
+        own = self._group.rows(momenta) if self._group else momenta
+        self._momenta[i][: len(own)] = own
 
 
 class ShardedMuon:
