@@ -326,8 +326,7 @@ def _train(
     with (
         _named_as_arguments(),
         claim_output(
-            output, force=overwrite, model=base or like, model_role="a model that the run reads",
-            on_note=on_note, on_warning=on_note,
+            output, force=overwrite, model=base or like, on_note=on_note, on_warning=on_note
         ) as place,
     ):  # fmt: skip
         inputs = load_inputs(

@@ -175,7 +175,6 @@ def _claim_output(options: _Options, processes: Processes) -> "Output":
         training_output.claim_output(
             options.output, adapter_only=options.adapter_only, force=options.force, restarted=processes.restarts > 0,
             rename_existing=not options.typed("output"), model=options.from_ or options.like,
-            model_role="the base model" if options.from_ else "the model given with --like",
             on_note=console.note, on_warning=console.warn,
         )
     )  # fmt: skip

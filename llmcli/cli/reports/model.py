@@ -125,6 +125,6 @@ def _print_curve(record: Record) -> None:
         console.result(line)
     console.caption(
         "Lower is better. Both losses were measured during training: the training loss on the batches, with dropout if "
-        f"any, the {run.name} loss on text that the model was not trained on. If the training loss falls and the "
-        f"{run.name} loss does not, the model overfits."
+        f"any, the {run.label} loss on text that the model was not trained on. If the training loss falls and the "
+        f"{run.label} loss does not, the model overfits."
     )

@@ -115,7 +115,6 @@ def claim_output(
     restarted: bool = False,
     rename_existing: bool = False,
     model: Path | None = None,
-    model_role: str = "",
     on_note: Callable[[str], None] = lambda note: None,
     on_warning: Callable[[str], None] = lambda warning: None,
 ) -> Iterator[Output]:
@@ -123,7 +122,7 @@ def claim_output(
     this run was `restarted` after a process was killed. Raises LLMError when the run could not save its model there.
 
     With `rename_existing` an existing model of this program is renamed; otherwise it is replaced only with `force`.
-    `model` is a model that the run reads, `model_role` describes it in errors.
+    `model` is a model that the run reads.
     """
     planned = dry_run_output(path, adapter_only=adapter_only)
     output = replace(planned, force=force, on_note=on_note, on_warning=on_warning)
@@ -132,7 +131,7 @@ def claim_output(
         if path != directory:
             stack.enter_context(_adapter_directory(directory, path, force))
         if model:
-            reject_overwriting(path, "model", [model], model_role)
+            reject_overwriting(path, "model", [model], "a model that this run reads")
             reject_overwriting(path, "model", loading.files(model), "part of a model that this run reads")
         atomic_io.check_writable(path, force=True)
         if problem := stack.enter_context(file_lock.locked(path)):

@@ -46,7 +46,7 @@ class TimeBudget:
         self._best_pace = math.inf
         self._steady_pace = 0.0
         self._trained_seconds = 0.0  # in steps alone, since this object was made
-        self._earlier_step_seconds = earlier_step_seconds
+        self.step_seconds = earlier_step_seconds  # in steps alone, also before this object was made
         self._evaluation_costs: list[float] = []  # per token, as multiples of the pace at that time
 
     def add_step(self, seconds: float, tokens: int) -> None:
@@ -54,6 +54,7 @@ class TimeBudget:
         while len(self._steps) > RECENT_STEPS and self._recent_seconds - self._steps[0][0] >= RECENT_SECONDS:
             self._steps.popleft()
         self._trained_seconds += seconds
+        self.step_seconds += seconds
         weight = 1 - math.exp(-seconds / (STEADY_SHARE * min(self.seconds, 10 * self._trained_seconds)))
         self._steady_pace += weight * (seconds / tokens - self._steady_pace) if self._steady_pace else seconds / tokens
         if len(self._steps) >= RECENT_STEPS:
@@ -66,10 +67,6 @@ class TimeBudget:
     def add_evaluation(self, seconds: float, tokens: int) -> None:
         if self._steps and tokens:
             self._evaluation_costs.append(seconds / tokens / self.pace)
-
-    @property
-    def step_seconds(self) -> float:
-        return self._earlier_step_seconds + self._trained_seconds
 
     @property
     def pace(self) -> float:

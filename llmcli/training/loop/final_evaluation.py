@@ -6,10 +6,8 @@ They need another model in memory, and may be interrupted or run out of time: th
 
 import contextlib
 import math
-from collections.abc import Iterator
 
 from llmcli.formats.cache_weights import CacheWeights
-from llmcli.models.torch.devices import is_out_of_memory
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.plain_text import PlainTextComparison
 from llmcli.training.interruption import CutShortError
@@ -17,6 +15,7 @@ from llmcli.training.loop.clock import FINAL_PATIENCE, GRACE, LOADING_SECONDS_PE
 from llmcli.training.loop.job import Job
 from llmcli.training.loop.record import FinalEvaluation
 from llmcli.training.loop.validation import HeldOutEvaluation, Weights
+from llmcli.training.step.hardware import OutOfMemoryError, explain_out_of_memory
 
 CACHE_FIT_COST = 8.0  # of fitting the n-gram cache, per token, relative to evaluating the token
 NO_MEMORY = "for which memory was too short"
@@ -50,20 +49,14 @@ class FinalEvaluator:
         if LOADING_SECONDS_PER_MILLION * self._parameters / 1e6 > end - self._clock.elapsed:
             return FinalEvaluation()
         cache = None
-        with _out_of_memory_ignored():
-            cache = self._fit_cache(best, end)
-        with _out_of_memory_ignored():
+        if self._cache_text:
+            with contextlib.suppress(OutOfMemoryError, CutShortError), explain_out_of_memory():
+                model = self._model.scoring_model(best)
+                with self._clock.interruptible(model, FINAL_PATIENCE, end):
+                    cache = self._cache_text.fit_cache(model)
+        with contextlib.suppress(OutOfMemoryError), explain_out_of_memory():
             return self._score(best, trained, cache, end, hurried=hurried)
         return FinalEvaluation(cache=cache, problem=NO_MEMORY)
-
-    def _fit_cache(self, best: Weights, end: float) -> CacheWeights | None:
-        """None also where the fit was interrupted."""
-        if self._cache_text is None:
-            return None
-        model = self._model.scoring_model(best)
-        with contextlib.suppress(CutShortError), self._clock.interruptible(model, FINAL_PATIENCE, end):
-            return self._cache_text.fit_cache(model)
-        return None
 
     def _score(
         self, best: Weights, trained: int, cache: CacheWeights | None, end: float, *, hurried: bool
@@ -95,12 +88,3 @@ class FinalEvaluator:
         """When a share of the time until `end` is over; both in seconds since the run began."""
         now = self._clock.elapsed
         return end if math.isinf(end) else now + share * max(0.0, end - now)
-
-
-@contextlib.contextmanager
-def _out_of_memory_ignored() -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise

@@ -194,14 +194,18 @@ def _lines(path: Path) -> list[str]:
     return []
 
 
+class OutOfMemoryError(LLMError):
+    """Memory was too short."""
+
+
 @contextlib.contextmanager
 def explain_out_of_memory() -> Iterator[None]:
-    """Inside, an error for lack of memory becomes an LLMError that says what to type. Other errors pass."""
+    """Inside, an error for lack of memory becomes an OutOfMemoryError that says what to type. Other errors pass."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise LLMError(
+            raise OutOfMemoryError(
                 "out of memory; use a smaller batch, context or model: --batch-tokens 1024, --context 128, or a "
                 "smaller --width or fewer --layers"
             ) from error

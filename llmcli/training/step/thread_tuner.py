@@ -36,23 +36,19 @@ class ThreadTuner:
         self._counts = thread_counts(max_threads)
         self._set_threads, self._fastest = set_threads, fastest
         self._chosen = self._counts.index(fastest(self._counts))  # in _counts
-        self._trial: int | None = None  # in _counts: the number that is being tried
+        self.trial: int | None = None  # in _counts: the number that is being tried
         self._trial_paces: list[float] = []
         self._reset()
         set_threads(self.threads)
 
     @property
     def threads(self) -> int:
-        return self._counts[self._chosen if self._trial is None else self._trial]
-
-    @property
-    def trying(self) -> bool:
-        return self._trial is not None
+        return self._counts[self._chosen if self.trial is None else self.trial]
 
     def add_step(self, seconds: float, tokens: int) -> None:
         """Count a step that was taken with `threads`; afterwards `threads` is the number for the next step."""
         pace = seconds / tokens
-        if self._trial is None:
+        if self.trial is None:
             self._add_usual_step(pace, seconds)
         else:
             self._round_seconds += seconds
@@ -61,7 +57,7 @@ class ThreadTuner:
 
     def new_shape(self) -> None:
         """The following steps have another shape: earlier paces can't be compared with theirs."""
-        self._trial = None
+        self.trial = None
         self._recent.clear()
         self._best = float("inf")
         self._set_threads(self.threads)
@@ -98,7 +94,7 @@ class ThreadTuner:
             if not self._to_try:
                 self._end_round()
         if self._to_try:
-            self._trial, self._trial_paces, self._since_trial = self._to_try.pop(0), [], 0.0
+            self.trial, self._trial_paces, self._since_trial = self._to_try.pop(0), [], 0.0
 
     def _add_trial_step(self, pace: float) -> None:
         current = self._current_pace()
@@ -106,12 +102,12 @@ class ThreadTuner:
         measured = self._trial_paces[1:]
         if pace < ABORT * current and len(measured) < TRIAL_STEPS:
             return
-        if self._trial is not None and measured and statistics.fmean(measured) < GAIN * current:
-            self._chosen = self._trial
+        if self.trial is not None and measured and statistics.fmean(measured) < GAIN * current:
+            self._chosen = self.trial
             self._reset()
         elif not self._to_try:
             self._end_round()
-        self._trial = None
+        self.trial = None
 
     def _end_round(self) -> None:
         """Without success: the next one follows after a longer pause."""

@@ -49,7 +49,7 @@ def measure_throughput(
     tuner.new_shape()
     paces: list[tuple[int, int, float]] = []  # (window length, threads, seconds per token)
     began, spent = perf_counter(), 0.0
-    while len(paces) < 2 or spent < (longest if len(paces) < 4 or tuner.trying else seconds):
+    while len(paces) < 2 or spent < (longest if len(paces) < 4 or tuner.trial is not None else seconds):
         length = trial.lengths[len(paces) % 2]
         threads, tokens = tuner.threads, trial.rows(length) * length
         pace = trial.pace(length, spent)

@@ -86,7 +86,7 @@ def test_one_core_means_one_thread() -> None:
     tuner = ThreadTuner(1, used.append)
     for _ in range(50):
         tuner.add_step(0.1, STEP)
-    assert set(used) == {1} and not tuner.trying
+    assert set(used) == {1} and tuner.trial is None
 
 
 def test_steps_of_another_shape_are_not_taken_for_a_slower_machine() -> None:
@@ -106,4 +106,4 @@ def test_the_first_step_is_not_taken_for_the_pace() -> None:
     for step in range(40):
         slower = 4.0 if step == 0 else 1.0
         tuner.add_step(slower * STEP / ALONE[tuner.threads], STEP)
-        assert tuner.threads == 2 or tuner.trying
+        assert tuner.threads == 2 or tuner.trial is not None
