@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import operator
 import os
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import fields
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from llmcli.config import ANSWER_TOKENS, DEFAULT_MODEL, DEVICES, DTYPES, QUANTIZATIONS, SamplingConfig
-from llmcli.errors import LLMError, brief, missing_package, require_torch, usage
+from llmcli.errors import LLMError, brief, missing_package, option_of, require_torch, usage
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -242,13 +240,12 @@ def load(
         raise usage(f"quantize must be None, {' or '.join(QUANTIZATIONS)}, found {brief(quantize)}")
     if quantize is not None and device != "cpu":
         raise usage('quantized weights run on the CPU; leave out device, or give device="cpu"')
-    with _named_as_arguments():
-        source = load_any(_path(model, "model"))
-        try:
-            runtime = open_runtime(source, device, quantize, on_note, cache=_flag(cache, "cache"))
-        except ImportError as error:
-            raise missing_package(error) or error from error
-        return Model(source, runtime, open_tokenizer(source))
+    source = load_any(_path(model, "model"))
+    try:
+        runtime = open_runtime(source, device, quantize, on_note, cache=_flag(cache, "cache"))
+    except ImportError as error:
+        raise missing_package(error) or error from error
+    return Model(source, runtime, open_tokenizer(source))
 
 
 def train(
@@ -299,18 +296,16 @@ def train(
         raise TypeError(f'speakers must be two names, as in ("User", "Assistant"), found {brief(speakers)}')
     if val is not None and not isinstance(val, str | Real):
         val = str(_path(val, "val"))
-    with _named_as_arguments():
-        return _train(
-            _paths(corpus),
-            _path(output, "output"),
-            Request(
-                seconds=seconds, steps=steps, epochs=epochs, device=device, dtype=dtype,
-                threads=cpu_cores() if threads is None else threads, **options,
-            ),
-            Reading.of_options(speakers, _flag(pairs, "pairs"), column, _flag(plain, "plain")),
-            val, None if base is None else _path(base, "base"), None if like is None else _path(like, "like"),
-            tokenizer, fixed_threads=threads is not None, overwrite=_flag(overwrite, "overwrite"), on_note=on_note,
-        )  # fmt: skip
+    request = Request(
+        seconds=seconds, steps=steps, epochs=epochs, device=device, dtype=dtype,
+        threads=cpu_cores() if threads is None else threads, **options,
+    )  # fmt: skip
+    return _train(
+        _paths(corpus), _path(output, "output"), request,
+        Reading.of_options(speakers, _flag(pairs, "pairs"), column, _flag(plain, "plain")),
+        val, None if base is None else _path(base, "base"), None if like is None else _path(like, "like"),
+        tokenizer, fixed_threads=threads is not None, overwrite=_flag(overwrite, "overwrite"), on_note=on_note,
+    )  # fmt: skip
 
 
 def _train(
@@ -323,20 +318,17 @@ def _train(
     from llmcli.training.files.output import claim_output
 
     started = time.monotonic()
-    with (
-        _named_as_arguments(),
-        claim_output(
-            output, force=overwrite, model=base or like, on_note=on_note, on_warning=on_note
-        ) as place,
-    ):  # fmt: skip
+    with claim_output(
+        output, force=overwrite, model=base or like, on_note=on_note, on_warning=on_note
+    ) as place:  # fmt: skip
         inputs = load_inputs(
             [str(file) for file in files], val, base, like, tokenizer, place.path, reading=reading,
             seconds=request.budget, on_note=on_note,
         )  # fmt: skip
         from llmcli.training import session  # imports torch: errors in the text come before
 
-        options = {f"--{field.name.replace('_', '-')}": getattr(request, field.name) for field in fields(request)}
-        options |= {"--time": request.seconds, "--lora": request.lora or None, "--adapter-only": False}
+        options = {option_of(field.name): getattr(request, field.name) for field in fields(request)}
+        options |= {"--lora": request.lora or None, "--adapter-only": False}
         options |= {"--speakers": reading.speakers and ",".join(reading.speakers)}
         plan = session.plan_run(
             request, inputs, place, options=options, fixed_threads=fixed_threads, started=started, on_note=on_note
@@ -408,32 +400,9 @@ def _path(value: object, name: str) -> Path:
     return Path(path)
 
 
-# options of the command line in an error, which are arguments here; commands, which end with their clause, stay
-_ARGUMENTS = {"time": "seconds", "from": "base", "force": "overwrite=True", "lr_scale": "lr"}  # with other names
-_OPTION = re.compile(r"\bllm [a-z]+\b[^;]*|(?<![\w-])(?:--([a-z]+(?:-[a-z]+)*)|-(o))\b")
-
-
-@contextmanager
-def _named_as_arguments() -> Iterator[None]:
-    """Errors of the code below name options as the command line has them; here, they are arguments."""
-
-    def argument(option: re.Match[str]) -> str:
-        if option[0].startswith("llm"):
-            return option[0]
-        name = (option[1] or "output").replace("-", "_")
-        return _ARGUMENTS.get(name, name)
-
-    try:
-        yield
-    except LLMError as error:
-        error.args = (_OPTION.sub(argument, str(error)),)
-        raise
-
-
 def _sampling(options: SamplingOptions) -> SamplingConfig:
     _check_names(options, [field.name for field in fields(SamplingConfig)])
     seed, stop = options.get("seed"), options.get("stop", ())
     stops = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, list) else stop
     values: dict[str, Any] = {**options, "seed": secrets.randbelow(1 << 32) if seed is None else seed, "stop": stops}
-    with _named_as_arguments():
-        return SamplingConfig(**values)
+    return SamplingConfig(**values)

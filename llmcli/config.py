@@ -268,10 +268,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         convert_fields(self)
-        require(self.steps >= 1, "--steps", "at least 1", self.steps)
-        require(self.seconds is None or 0 < self.seconds < math.inf, "--time", "above 0 seconds", self.seconds)
-        require(0 <= self.dropout < 1, "--dropout", "at least 0 and below 1", self.dropout)
-        require(0 < self.lr <= 1e12, "--lr-scale", "above 0 and at most 1e12", self.lr)
+        require(self.steps >= 1, "`steps`", "at least 1", self.steps)
+        require(self.seconds is None or 0 < self.seconds < math.inf, "`seconds`", "above 0 seconds", self.seconds)
+        require(0 <= self.dropout < 1, "`dropout`", "at least 0 and below 1", self.dropout)
+        require(0 < self.lr <= 1e12, "`lr`", "above 0 and at most 1e12", self.lr)
         require(0 <= self.teacher_share < 1, "teacher_share", "at least 0 and below 1", self.teacher_share)
         for name in ("batch_size", "context", "threads"):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
@@ -280,7 +280,7 @@ class TrainConfig:
             require(0 <= getattr(self, name) < math.inf, name, "at least 0", getattr(self, name))
         require(self.recipe in RECIPES, "recipe", f"one of {', '.join(RECIPES)}", self.recipe)
         lora = self.lora_rank >= 1 if self.recipe == "lora" else self.lora_rank == 0
-        require(lora, "--lora", "at least 1", self.lora_rank)
+        require(lora, "`lora`", "at least 1", self.lora_rank)
         if self.dtype not in DTYPES or self.device not in DEVICES:
             raise usage(f"training in {brief(self.dtype)} on {brief(self.device)} is not supported")
 
@@ -302,16 +302,16 @@ class SamplingConfig:
         convert_fields(self)
         strings = isinstance(self.stop, tuple) and all(isinstance(text, str) for text in self.stop)
         require(strings, "stop", "a tuple of strings", self.stop)
-        require(self.max_tokens >= 0, "--max-tokens", "at least 0", self.max_tokens)
-        require(0 <= self.temperature < math.inf, "--temperature", "a number of at least 0", self.temperature)
-        require(self.top_k >= 0, "--top-k", "at least 0 (0: no limit)", self.top_k)
-        require(0 < self.top_p <= 1, "--top-p", "above 0 and at most 1", self.top_p)
-        require(0 <= self.min_p <= 1, "--min-p", "between 0 and 1", self.min_p)
+        require(self.max_tokens >= 0, "`max_tokens`", "at least 0", self.max_tokens)
+        require(0 <= self.temperature < math.inf, "`temperature`", "a number of at least 0", self.temperature)
+        require(self.top_k >= 0, "`top_k`", "at least 0 (0: no limit)", self.top_k)
+        require(0 < self.top_p <= 1, "`top_p`", "above 0 and at most 1", self.top_p)
+        require(0 <= self.min_p <= 1, "`min_p`", "between 0 and 1", self.min_p)
         penalty = self.repetition_penalty
-        require(1e-6 <= penalty <= 1e6, "--repetition-penalty", "between 1e-6 and 1e6 (1: none)", penalty)
-        require(self.seed >= 0, "--seed", "at least 0", self.seed)
+        require(1e-6 <= penalty <= 1e6, "`repetition_penalty`", "between 1e-6 and 1e6 (1: none)", penalty)
+        require(self.seed >= 0, "`seed`", "at least 0", self.seed)
         if "" in self.stop:
-            raise usage("--stop must not be empty")
+            raise usage("`stop` must not be empty")
 
 
 def convert_fields(config: "DataclassInstance") -> None:

@@ -1,15 +1,23 @@
-"""LLMError, the error that is shown to users: what was found, what was expected, and what to type."""
+"""LLMError, the error that is shown to users: what was found, what was expected, and what to type.
+
+Errors and notes name a setting in backticks, as an argument of Python: `kl_weight`. The command line prints its option.
+"""
 
 import os
+import re
 import reprlib
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 
 # exit codes; after another signal than SIGINT it is 128 + its number
 FAILURE = 1  # files or the machine are the cause: a missing file, a damaged model
 WRONG_USAGE = 2  # options out of range or in conflict
 INTERRUPTED = 130  # by Ctrl-C
+OPTIONS = {  # of settings that are not --name
+    "seconds": "--time", "base": "--from", "lr": "--lr-scale", "overwrite=True": "--force", "output": "-o",
+    "cache=False": "--no-cache",
+}  # fmt: skip
 
 
 class LLMError(Exception):
@@ -33,6 +41,19 @@ def command_line(words: Sequence[str], *, windows: bool = os.name == "nt") -> st
     import subprocess
 
     return subprocess.list2cmdline(words)
+
+
+def option_of(setting: str) -> str:
+    return OPTIONS.get(setting) or f"--{setting.replace('_', '-')}"
+
+
+def with_options(message: str, known: Container[str]) -> str:
+    """A message that names settings by their options, as far as these are `known`.
+
+    >>> with_options("`top_k` must be at least 0; see `README`", ["--top-k"])
+    '--top-k must be at least 0; see `README`'
+    """
+    return re.sub("`([^` ]+)`", lambda name: option if (option := option_of(name[1])) in known else name[0], message)
 
 
 def usage(message: str) -> LLMError:

@@ -305,15 +305,15 @@ def test_errors_name_arguments(tiny_model: Path) -> None:
     Path("mine.safetensors").write_text("mine", "utf-8")
     model = llmcli.load(tiny_model)
     calls: list[tuple[Callable[[], object], str]] = [
-        (lambda: model.generate("The", max_tokens=-1), "^max_tokens must be"),
+        (lambda: model.generate("The", max_tokens=-1), "^`max_tokens` must be"),
         (lambda: model.generate("The", temprature=1), "unknown option 'temprature'; .*temperature"),
         (lambda: llmcli.train("c.txt", time="20s"), "unknown option 'time'; the options are seconds"),
-        (lambda: llmcli.train("c.txt", steps=1, seconds=5), "^seconds and steps both"),
-        (lambda: next(llmcli.train("c.txt", "o.safetensors", steps=1, lr=-1)), "^lr must be above 0"),
+        (lambda: llmcli.train("c.txt", steps=1, seconds=5), "^`seconds` and `steps` both"),
+        (lambda: next(llmcli.train("c.txt", "o.safetensors", steps=1, lr=-1)), "^`lr` must be above 0"),
         (lambda: llmcli.train([]), "^corpus is an empty list"),
         (lambda: llmcli.train(TEXT), "^corpus must be the name of a file, found a text"),
         (lambda: llmcli.train(io.StringIO(TEXT)), "^corpus must be the name of a file, or a list"),
-        (lambda: next(llmcli.train("c.txt", "mine.safetensors", steps=1)), "add overwrite=True to replace it"),
+        (lambda: next(llmcli.train("c.txt", "mine.safetensors", steps=1)), "add `overwrite=True` to replace it"),
         (lambda: next(llmcli.train(tiny_model, "o.safetensors", steps=1)), "llm train TEXT --from "),
     ]
     for call, message in calls:

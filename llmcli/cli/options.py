@@ -210,6 +210,7 @@ def as_function(command: Callable[[Any], None]) -> Callable[..., None]:
     kind = command.__annotations__["options"]
 
     def run(context_: typer.Context, **values: Any) -> None:
+        console.settings.options = {name for param in context_.command.params for name in param.opts}
         command(kind(context_, **values))
 
     parameters = [Parameter("context_", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]

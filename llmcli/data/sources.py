@@ -28,7 +28,7 @@ _PART_BYTES, _PART_LINES = 100_000_000, 100_000  # of a text, or of records, tha
 _RECORD_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")  # of files with a record in a line
 _HTML = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body)\b", re.I | re.S)
 _JSON = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[\[{\"])")
-_OTHER_COLUMN = "--column NAME or --plain"
+_OTHER_COLUMN = "`column` NAME or `plain`"
 _AUTOMATIC = Reading()
 
 
@@ -99,7 +99,7 @@ def _kind_of_text(document: Document, *, search: bool) -> FileGroup:
     elif _JSON.match(start):
         detail = "JSON, read with its keys and braces"
     elif len(lines) > 1 and len(tabs) == 1 and tabs != {0}:
-        detail = "tabs separate columns; to read them as prompts and answers: --column 1,2"
+        detail = "tabs separate columns; to read them as prompts and answers: `column` 1,2"
     return FileGroup("plain text", detail)
 
 
@@ -107,7 +107,7 @@ def _kind_of_conversations(file: ConversationFile) -> FileGroup:
     detail = file.shape
     if file.shape == "two columns":
         detail = file.first_row or f"columns {' and '.join(file.columns)}"
-    otherwise = _OTHER_COLUMN if file.columns and not file.first_row else "--plain"
+    otherwise = _OTHER_COLUMN if file.columns and not file.first_row else "`plain`"
     return FileGroup("pairs" if len(file.columns) == 2 else "conversations", detail, file.columns, otherwise)
 
 
@@ -132,7 +132,7 @@ class ReadingProgress:
             read = f"{units.size(self._size)} of it" if one else units.count(self._files, "file")
             raise ReadingEndsError(
                 f"{f'{name}: ' * one}reading takes more than half of the time; {read} are read after "
-                f"{units.duration(now - self._started)}; give a longer --time"
+                f"{units.duration(now - self._started)}; give a longer `seconds`"
                 + (_take_a_part(name) if one else ", or fewer and larger files")
             )
         if now - self._noted >= _NOTE_SECONDS:
@@ -174,15 +174,15 @@ def check_reading(reading: Reading, sources: Iterable[Sources]) -> None:
     if reading.speakers and shape_of(*reading.speakers) not in {file.shape for file in files}:
         user, assistant = reading.speakers
         raise LLMError(
-            f"--speakers {user},{assistant}: no file has turns of both; wanted a text with lines that begin with "
-            f'"{user}:" and "{assistant}:", its first line among them; check the names, or leave --speakers out'
+            f"`speakers` {user},{assistant}: no file has turns of both; wanted a text with lines that begin with "
+            f'"{user}:" and "{assistant}:", its first line among them; check the names, or leave `speakers` out'
         )
     wanted = {normalized(column) for column in reading.columns}
     read: list[ConversationFile | Document] = [*files, *(one for group in sources for one in group.text.documents)]
     if wanted and not any(set(map(normalized, file.columns)) == wanted for file in read):
         columns = [f"{one.name} has {', '.join(one.all_columns) or 'no columns'}" for one in read[:_MAX_NAMES]]
         problem = f"no file has {'such a column' if len(wanted) == 1 else 'such columns'}"
-        option = f"--column {','.join(reading.columns)}"
+        option = f"`column` {','.join(reading.columns)}"
         raise LLMError("; ".join([f"{option}: {problem}", *columns]) + "; ..." * (len(read) > _MAX_NAMES))
     if reading.pairs and not any(len(file.columns) == 2 for file in read):
-        raise LLMError(f"--pairs: no file is a table of two columns; {sources[0].describe()}")
+        raise LLMError(f"`pairs`: no file is a table of two columns; {sources[0].describe()}")

@@ -168,8 +168,8 @@ def evaluation_context(model_context: int, requested: int | None = None, trained
         return min(model_context, max(EVALUATION_CONTEXT, trained))
     if requested > model_context:
         raise usage(
-            f"--context {requested} is longer than the model's context of {model_context:,} tokens; give "
-            f"--context {model_context} or less"
+            f"`context` {requested} is longer than the model's context of {model_context:,} tokens; give "
+            f"`context` {model_context} or less"
         )
     return requested
 

@@ -265,7 +265,7 @@ def find_corpus(record: Record, model: Path) -> Corpus:
     """The texts alone; see `find_sources`."""
     entries = _files(record, conversations=False)
     if not entries:
-        raise LLMError(f"{model} does not record its training text; name it: --corpus FILE")
+        raise LLMError(f"{model} does not record its training text; name it: `corpus` FILE")
     copy = TextCopy()
 
     def read(path: Path, reading: Reading) -> Document | None:
@@ -299,7 +299,7 @@ def _find(file: dict[str, Any], model: Path, read: Callable[[Path, Reading], _Re
             return found
     raise LLMError(
         f"the training text of {model}, {name[:200]}, is missing or has changed (searched here and beside the model); "
-        f"name it: --corpus FILE"
+        f"name it: `corpus` FILE"
     )
 
 

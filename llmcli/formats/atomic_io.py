@@ -37,7 +37,9 @@ def name_of(path: str | Path) -> str:
 # ---- checks before a long run
 
 
-def check_writable(path: str | Path, *, force: bool, by: str = " with -o", example: str = "model.safetensors") -> None:
+def check_writable(
+    path: str | Path, *, force: bool, by: str = " with `output`", example: str = "model.safetensors"
+) -> None:
     """Raises LLMError unless `write` can write this file. The message asks for another name, such as `example`; `by`
     says how to give it."""
     path = Path(path)
@@ -58,7 +60,7 @@ def check_writable(path: str | Path, *, force: bool, by: str = " with -o", examp
         if not path.is_file():
             raise LLMError(f"{path} is not a regular file; give another name{by}")
         if not force:
-            raise LLMError(f"{path} already exists; add --force to replace it, or give another name{by}")
+            raise LLMError(f"{path} already exists; add `overwrite=True` to replace it, or give another name{by}")
         if WINDOWS and not path.stat().st_mode & stat.S_IWRITE:
             raise LLMError(f"{path} is read-only; allow writing: attrib -R {path}, or give another name{by}")
     target = resolve_links(path)
@@ -88,7 +90,7 @@ def reject_gguf_name(output: Path) -> None:
         raise usage(f"{output}: this command writes a .safetensors file; to write a .gguf: {command}")
 
 
-def reject_overwriting(output: Path, kind: str, inputs: Iterable[Path], role: str, by: str = " with -o") -> None:
+def reject_overwriting(output: Path, kind: str, inputs: Iterable[Path], role: str, by: str = " with `output`") -> None:
     """Raises LLMError if an output would replace one of the inputs of the command, or a directory that contains it.
     `kind` says what the output is, `role` what the inputs are, `by` which option names the output."""
     target = output.resolve()

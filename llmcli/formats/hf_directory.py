@@ -193,7 +193,9 @@ def check_writable(directory: Path, *, force: bool) -> None:
         return
     contents = sorted(directory.iterdir())
     if contents and not force:
-        raise LLMError(f"{directory} is not empty; add --force to replace the model in it, or give another name")
+        raise LLMError(
+            f"{directory} is not empty; add `overwrite=True` to replace the model in it, or give another name"
+        )
     ours = (*TEXTS, *_OTHER_FILES, WEIGHTS, INDEX)
     others = [f.name for f in contents if f.is_dir() or not (f.name in ours or _SHARD.fullmatch(f.name))]
     if others:

@@ -88,7 +88,7 @@ class Runtime(ABC):
     def expert_weights(self) -> Array:
         """Weights [layers, experts] of the experts for the last token: those of sparse layers, or the models of an
         ensemble, which counts as one layer. Raises LLMError where they are not known."""
-        raise LLMError("the experts are only known on the CPU; run the model without --quantize and --device")
+        raise LLMError("the experts are only known on the CPU; run the model without `quantize` and `device`")
 
 
 def step_batch(runtimes: Sequence[Runtime], tokens: Sequence[int]) -> Array:

@@ -148,7 +148,7 @@ def _resumed_plan(plan: Plan, request: Request, processes: Processes) -> Plan:
     if plan.train.teacher_share and processes.are_several:
         raise LLMError(
             "the stopped run trains a second model from the predictions of a first, which takes one process: resume "
-            "it without --processes, or start over with --force"
+            "it without `processes`, or start over with `overwrite=True`"
         )
     needs_whole_weights = plan.conversations is not None and plan.conversations.base_divergence > 0
     sharded = not needs_whole_weights and rules.sharding(request, plan.model, train, memory).value
@@ -163,7 +163,7 @@ def _check_adapters(inputs: Inputs, output: Output) -> None:
         lacks = f"{count} tokens of one" if count else "one to store"
         raise LLMError(
             f"{inputs.base_path} has no chat template, and adapters have no place for {lacks}; leave out "
-            "--adapter-only: the merged model has it"
+            "`adapter_only`: the merged model has it"
         )
 
 
@@ -173,11 +173,11 @@ def pick_device(name: str, processes: Processes) -> str:
     if not processes.are_several or device == "cpu":
         return device
     if device == "mps":
-        raise LLMError("a run on mps has one process; leave out --processes, or add --device cpu")
+        raise LLMError("a run on mps has one process; leave out `processes`, or add `device` cpu")
     if (count := devices.gpu_count()) < processes.local_count:
         raise LLMError(
-            f"{processes.local_count} processes need a GPU each, but torch finds {count} here; use --processes {count}"
-            ", or --device cpu"
+            f"{processes.local_count} processes need a GPU each, but torch finds {count} here; use `processes` {count}"
+            ", or `device` cpu"
         )
     return device
 
@@ -199,10 +199,10 @@ def _check_hardware(stopped: StoppedRun, resume_path: Path) -> None:
     settings = stopped.plan.train
     if problem := devices.find_problem(settings.dtype, settings.device):
         works_in_float32 = settings.dtype != "float32" and not devices.find_problem("float32", settings.device)
-        option = "--dtype float32" if works_in_float32 else "--device cpu"
+        option = "`dtype` float32" if works_in_float32 else "`device` cpu"
         raise LLMError(
             f"{resume_path} is from a run on {settings.device} in {settings.dtype}, but {problem}; resume it on a "
-            f"machine where that works, or start over here with {option} --force"
+            f"machine where that works, or start over here with {option} `overwrite=True`"
         )
 
 

@@ -36,7 +36,7 @@ def text_of(sources: Sources) -> str:
 def test_records_with_text_are_plain_text_without_braces(name: str) -> None:
     sources = read(name, lines(*STORIES))
     assert text_of(sources) == JOINED
-    assert sources.describe() == f"data: text in {name} (column text; otherwise: --column NAME or --plain)"
+    assert sources.describe() == f"data: text in {name} (column text; otherwise: `column` NAME or `plain`)"
     assert sources.notes == [f"{name}: read: text; not used: id"]
 
 
@@ -60,8 +60,8 @@ def test_another_column_is_named_by_the_user() -> None:
     with pytest.raises(LLMError) as caught:
         read("a.jsonl", data)
     assert str(caught.value) == (
-        "a.jsonl: what to train on cannot be told from its columns ('title', 'content'); add --column content for its "
-        "text, --column title,content for prompts and their answers, or --plain for the file as it is"
+        "a.jsonl: what to train on cannot be told from its columns ('title', 'content'); add `column` content for its "
+        "text, `column` title,content for prompts and their answers, or `plain` for the file as it is"
     )
     assert text_of(read("a.jsonl", data, Reading(columns=("content",)))) == "C0\n\nC1"
     pairs = read("a.jsonl", data, Reading(columns=("title", "content"))).conversations
@@ -78,7 +78,7 @@ def test_preferences_are_refused_and_the_chosen_answers_are_read() -> None:
         ({"prompt": "Hi", "chosen": "Ho", "rejected": "No"}, "prompt,chosen"),
         ({"prompt": "Hi", "chosen": messages, "rejected": messages[:1]}, "chosen"),
     ):
-        with pytest.raises(LLMError, match=f"preference data: .* --column {advised}$"):
+        with pytest.raises(LLMError, match=f"preference data: .* `column` {advised}$"):
             read("a.jsonl", lines(record, record))
         [one, _] = read("a.jsonl", lines(record, record), Reading.of_options(None, False, advised, False)).conversations
         assert [message.content for message in one.messages] == ["Hi", "Ho"]
@@ -102,7 +102,7 @@ def test_a_line_that_is_no_json_is_an_error_where_the_name_says_so() -> None:
         (
             "a.txt",
             b"Go.\tVe.\nHi.\tHola.\n",
-            " (tabs separate columns; to read them as prompts and answers: --column 1,2)",
+            " (tabs separate columns; to read them as prompts and answers: `column` 1,2)",
         ),
         ("a.txt", b"Once upon a time <b>there</b> was\n", ""),
         ("a.txt", b"[Scene 1]\nEnter\n", ""),
@@ -122,7 +122,7 @@ def test_many_files_are_grouped_by_kind() -> None:
     sources = read_sources(["d"])
     assert sources.describe() == (
         "data: plain text in 5 files (d/0.txt, d/1.txt, d/2.txt, ...); conversations in d/faq.txt (Q:/A: turns; "
-        "otherwise: --plain); pairs in d/x.csv (question/answer; otherwise: --column NAME or --plain)"
+        "otherwise: `plain`); pairs in d/x.csv (question/answer; otherwise: `column` NAME or `plain`)"
     )
     assert sources.text.skipped[0].startswith("d/numbers.csv: what to train on cannot be told")
 
@@ -131,8 +131,8 @@ def test_options_that_no_file_fits_are_an_error() -> None:
     sources = read("a.jsonl", lines(*STORIES))
     with pytest.raises(LLMError) as caught:
         check_reading(Reading(columns=("boddy",)), [sources, read("b.txt", b"Once upon a time.\n")])
-    assert str(caught.value) == "--column boddy: no file has such a column; a.jsonl has id, text; b.txt has no columns"
-    with pytest.raises(LLMError, match=r"^--pairs: no file is a table of two columns; data: "):
+    assert str(caught.value) == "`column` boddy: no file has such a column; a.jsonl has id, text; b.txt has no columns"
+    with pytest.raises(LLMError, match=r"^`pairs`: no file is a table of two columns; data: "):
         check_reading(Reading(pairs=True), [sources])
     check_reading(Reading(columns=("TEXT",)), [sources])
     for column in ("a,b,c", "a,,b", "a,a"):
@@ -225,14 +225,14 @@ def test_reading_is_noted_and_ends_after_half_of_the_time() -> None:
     assert str(caught.value).startswith("a.txt.gz: reading takes more than half of the time; ")
     assert str(caught.value).endswith("a part of the text: gzip -dc a.txt.gz | head -c 100000000 > part.txt")
     put("b.csv", b"text\n" + b"x\n" * 999_999)
-    with pytest.raises(LLMError, match=r"give a longer --time, or train .*: head -n 100000 b\.csv > part\.csv$"):
+    with pytest.raises(LLMError, match=r"give a longer `seconds`, or train .*: head -n 100000 b\.csv > part\.csv$"):
         read_sources(["b.csv"], on_read=later)
     progress = ReadingProgress(20, notes.append, clock=lambda: now[0])
     with pytest.raises(LLMError) as caught:
         for name in ("1.txt", "2.txt", "3.txt"):
             later(name, 10)
     assert str(caught.value) == (
-        "reading takes more than half of the time; 3 files are read after 12s; give a longer --time, or fewer and "
+        "reading takes more than half of the time; 3 files are read after 12s; give a longer `seconds`, or fewer and "
         "larger files"
     )
     put("b.jsonl", b'{"text": "x"}\n' * 200_000)

@@ -237,7 +237,7 @@ def test_a_missing_or_changed_text_is_an_error(text: str | None) -> None:
     if text is not None:
         Path("c.txt").write_text(text)
     with pytest.raises(
-        LLMError, match=r"training text of m\.safetensors, c\.txt, is missing or has changed .*; name it: --corpus FILE"
+        LLMError, match=r"training text of m\.safetensors, c\.txt, is missing or has changed .*; name it: `corpus` FILE"
     ):
         find_corpus(record("c.txt", TRAINING_TEXT), Path("m.safetensors"))
 

@@ -314,7 +314,7 @@ def test_checking_a_writable_file_leaves_nothing_behind() -> None:
 
 def test_an_existing_file_needs_force_and_is_not_changed_by_the_check() -> None:
     Path("f").write_bytes(OLD)
-    with pytest.raises(LLMError, match="f already exists; add --force"):
+    with pytest.raises(LLMError, match="f already exists; add `overwrite=True`"):
         atomic_io.check_writable("f", force=False)
     atomic_io.check_writable("f", force=True)
     assert listing() == ["f"]
@@ -324,7 +324,7 @@ def test_an_existing_file_needs_force_and_is_not_changed_by_the_check() -> None:
 @pytest.mark.parametrize("force", [False, True])
 def test_a_directory_in_place_of_a_file_is_an_error(force: bool) -> None:
     Path("d").mkdir()
-    with pytest.raises(LLMError, match=r"d is a directory; .* -o d/model\.safetensors"):
+    with pytest.raises(LLMError, match=r"d is a directory; .* `output` d/model\.safetensors"):
         atomic_io.check_writable("d", force=force)
     with pytest.raises(LLMError, match=r"d is a directory; .* --html d/page\.html"):
         atomic_io.check_writable("d", force=force, by=" with --html", example="page.html")
@@ -332,7 +332,7 @@ def test_a_directory_in_place_of_a_file_is_an_error(force: bool) -> None:
 
 
 def test_standard_output_in_place_of_a_file_is_an_error() -> None:
-    with pytest.raises(LLMError, match=r"found -, which is standard output; .* -o model\.safetensors"):
+    with pytest.raises(LLMError, match=r"found -, which is standard output; .* `output` model\.safetensors"):
         atomic_io.check_writable("-", force=True)
     assert listing() == []
 

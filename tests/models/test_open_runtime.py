@@ -57,7 +57,7 @@ def test_another_device_runs_torch_even_when_it_resolves_to_the_cpu(monkeypatch:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert isinstance(open_runtime(MODEL, "auto"), TorchRuntime)
-    with pytest.raises(LLMError, match="finds no cuda device here; use --device cpu or auto"):
+    with pytest.raises(LLMError, match="finds no cuda device here; use `device` cpu or auto"):
         open_runtime(MODEL, "cuda")
 
 
@@ -117,7 +117,7 @@ def test_every_runtime_implements_the_interface(name: str) -> None:
 
 
 def test_a_runtime_that_does_not_know_the_experts_says_so() -> None:
-    with pytest.raises(LLMError, match="only known on the CPU; run the model without --quantize and --device"):
+    with pytest.raises(LLMError, match="only known on the CPU; run the model without `quantize` and `device`"):
         OPEN["torch"]().expert_weights()
 
 

@@ -99,13 +99,16 @@ def test_without_the_device_the_error_says_what_to_type(monkeypatch: pytest.Monk
         _check_hardware(stopped_on(device, "bfloat16"), RESUME_FILE)
     assert str(caught.value) == (
         f"model.resume.safetensors is from a run on {device} in bfloat16, but torch {torch.__version__} finds no "
-        f"{device} device here; resume it on a machine where that works, or start over here with --device cpu --force"
+        f"{device} device here; resume it on a machine where that works, or start over here with `device` cpu "
+        "`overwrite=True`"
     )
 
 
 def test_without_the_data_type_the_device_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     refuse(monkeypatch, torch.bfloat16)
-    with pytest.raises(LLMError, match=r"on cuda in bfloat16, but cuda cannot .* here with --dtype float32 --force$"):
+    with pytest.raises(
+        LLMError, match=r"on cuda in bfloat16, but cuda cannot .* here with `dtype` float32 `overwrite=True`$"
+    ):
         _check_hardware(stopped_on("cuda", "bfloat16"), RESUME_FILE)
 
 

@@ -48,7 +48,7 @@ def test_weights_are_sharded_where_a_process_has_no_memory_for_them() -> None:
 def test_a_request_decides() -> None:
     machine = Machine(estimated_speed, Memory(1e12, 1e12))
     assert plan(Request(steps=10, processes=2, shard=True), machine=machine).sharded
-    with pytest.raises(LLMError, match="--shard is for several processes"):
+    with pytest.raises(LLMError, match="`shard` is for several processes"):
         Request(steps=10, shard=True)
 
 

@@ -80,8 +80,8 @@ def set_option(sampling: SamplingConfig, text: str) -> SamplingConfig:
         raise usage(f"/set {name} needs {what}, found {value or 'nothing'}; for example: {example}") from None
     try:
         return replace(sampling, **{field: number})
-    except LLMError as error:  # it names the option of the command line
-        raise usage(str(error).removeprefix("--")) from None
+    except LLMError as error:
+        raise usage(str(error).replace(f"`{field}`", name)) from None
 
 
 def settings(sampling: SamplingConfig) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 from llmcli.cli.terminal import styles
 from llmcli.cli.terminal.safe_text import json_line, visible, visible_line
 from llmcli.cli.terminal.text_layout import fit
+from llmcli.errors import with_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 MAX_ERROR_LENGTH = 2_000  # characters: a damaged file may put far more into a message
 
 
-settings = SimpleNamespace(quiet=False)  # quiet: no notes, captions and progress; errors and results remain
+# quiet: no notes, captions and progress; errors and results remain. options: those of the command
+settings = SimpleNamespace(quiet=False, options=frozenset())
 
 
 def set_quiet(quiet: bool) -> bool:
@@ -86,13 +88,13 @@ def note(text: str) -> None:
 
 def warn(text: str) -> None:
     """Print something the user must know on stderr, also with --quiet."""
-    for line in fit(visible_line(text), sys.stderr):
+    for line in fit(visible_line(with_options(text, settings.options)), sys.stderr):
         write_line(line, sys.stderr)
 
 
 def fail(text: str) -> None:
     """Print an error message on stderr."""
-    text = " ".join(text.split())
+    text = with_options(" ".join(text.split()), settings.options)
     text = text if len(text) <= MAX_ERROR_LENGTH else f"{text[:MAX_ERROR_LENGTH]}…"
     first, *others = fit(f"error: {visible_line(text)}", sys.stderr)
     for line in (styles.styled("error:", styles.RED, sys.stderr) + first.removeprefix("error:"), *others):

@@ -87,7 +87,7 @@ class _Records:
 
         document = documents.document_of_texts(self.name, self.path, texts(), copy)
         if not document.text_bytes:
-            raise LLMError(f"{self.name}: the column {column} has no text; name another one: --column NAME")
+            raise LLMError(f"{self.name}: the column {column} has no text; name another one: `column` NAME")
         if blank:
             self.notes.append(f"{self.name}: {blank:,} records without text left out")
         all_columns = tuple(map(str, self.columns))
@@ -101,7 +101,7 @@ class _Records:
             except LLMError as error:
                 if conversations or self.place != "line" or _suffix(self.path) in _JSON_LINES_SUFFIXES:
                     raise
-                raise LLMError(f"{error}; or add --plain to read the file as plain text") from error
+                raise LLMError(f"{error}; or add `plain` to read the file as plain text") from error
         return _with_conversations(conversations, ConversationFile(
             self.name, self.path, self.shape.name, (), 0, tuple(self.notes), 0, self.sha256,
             columns=self.shape.keys, all_columns=tuple(map(str, self.columns)), first_row=self.first_row,

@@ -119,7 +119,7 @@ def _requested(name: str, records: Sequence[Record], known: Mapping[str, str], r
     if reading.pairs and len(known) > 2 and not any(map(record_shape, records)):
         option = column_option(*list(known.values())[-2:])
         raise LLMError(
-            f"{name}: {len(known)} columns ({_listed(known.values())}), and --pairs takes 2; name them: {option}"
+            f"{name}: {len(known)} columns ({_listed(known.values())}), and `pairs` takes 2; name them: {option}"
         )
     chosen = tuple(known[wanted] for column in reading.columns if (wanted := normalized(column)) in known)
     if not chosen or len(chosen) < len(reading.columns):
@@ -149,7 +149,7 @@ def column_option(*columns: str) -> str:
     "--column 'my question,answer'"
     """
     quoted = ('"' + name.replace('"', '""') + '"' if "," in name or name[:1] == '"' else name for name in columns)
-    return f"--column {shlex.quote(','.join(quoted))}"
+    return f"`column` {shlex.quote(','.join(quoted))}"
 
 
 def _hold_words(records: Sequence[Record]) -> bool:
@@ -176,9 +176,9 @@ def _explain_unknown(
     if len(texts) > 1:
         ways.append(f"{column_option(*list(sizes)[:2])} for prompts and their answers")
     elif is_table and len(columns) == 2:
-        ways.append("--pairs for prompts and their answers")
+        ways.append("`pairs` for prompts and their answers")
     if can_be_plain:
-        ways.append("--plain for the file as it is")
+        ways.append("`plain` for the file as it is")
     advice = f"; add {', or '.join(filter(None, (', '.join(ways[:-1]), ways[-1])))}" if ways else "; wanted text"
     without = "" if texts else ", none of which holds words"
     return f"{name}: what to train on cannot be told from its columns ({_listed(columns)}){without}{advice}"

@@ -161,7 +161,7 @@ def _records(
             names = ", ".join(brief(column, 30) for column in columns)
             raise LLMError(
                 f"{name} line {line:,}: {count(len(row), 'column')}; wanted {len(columns)} ({names}), where text with "
-                f"the delimiter in it stands in double quotes; or add --plain to read the file as plain text"
+                f"the delimiter in it stands in double quotes; or add `plain` to read the file as plain text"
             )
         yield line, dict(zip(columns, row, strict=True))
 

@@ -98,7 +98,7 @@ class Tokenizer:
         """
         counts: Counter[str] = Counter()
         if vocab_size is not None:
-            _check_vocab_size(vocab_size, "for --tokenizer char")
+            _check_vocab_size(vocab_size, "for `tokenizer` char")
         for text in texts:
             counts.update(text)
         non_ascii = sorted((c for c in counts if ord(c) >= 128), key=lambda c: (-counts[c], c))
@@ -423,7 +423,7 @@ def check_unicode(text: str) -> None:
 
 def _check_vocab_size(size: int, detail: str) -> None:
     if size < MIN_VOCAB_SIZE:
-        raise usage(f"--vocab-size must be at least {MIN_VOCAB_SIZE} {detail}, found {size}")
+        raise usage(f"`vocab_size` must be at least {MIN_VOCAB_SIZE} {detail}, found {size}")
 
 
 def _boundary(pre_tokenizer: str | None) -> re.Pattern[str]:
@@ -449,9 +449,9 @@ def _decoder(kind: str) -> Any:
 def read_tokenizer(path: str, expected: str = "a tokenizer.json") -> tuple[str, Tokenizer]:
     """(text, tokenizer) of the file that --tokenizer names. Raises LLMError, which says to give what is `expected`."""
     if not path:
-        raise usage(f"--tokenizer is empty; give {expected}")
+        raise usage(f"`tokenizer` is empty; give {expected}")
     if not Path(path).exists():
-        raise LLMError(f"--tokenizer {path}: there is no such file; give {expected}")
+        raise LLMError(f"`tokenizer` {path}: there is no such file; give {expected}")
     try:
         with open_regular_file(path, Path(path)) as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -460,4 +460,4 @@ def read_tokenizer(path: str, expected: str = "a tokenizer.json") -> tuple[str, 
         text = data.decode("utf-8")
         return text, Tokenizer.from_json(text)
     except (LLMError, UnicodeDecodeError) as error:
-        raise LLMError(f"--tokenizer {path}: {error}") from error
+        raise LLMError(f"`tokenizer` {path}: {error}") from error

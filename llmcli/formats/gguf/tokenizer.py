@@ -183,7 +183,7 @@ def to_fields(document: dict[str, Any], config: ModelConfig) -> list[tuple[str, 
         name = tokenizer_json.pre_tokenizer_name(document.get("pre_tokenizer"))
         pre_tokenizer = next((theirs for theirs, ours in _PRE_TOKENIZERS.items() if ours == name), None)
         if pre_tokenizer is None:
-            raise LLMError("the tokenizer has a pre-tokenizer that llama.cpp does not know; use --to hf instead")
+            raise LLMError("the tokenizer has a pre-tokenizer that llama.cpp does not know; use `to` hf instead")
         merges = document["model"].get("merges") or []
         merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
         fields: list[tuple[str, Any]] = [

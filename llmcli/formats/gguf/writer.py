@@ -29,7 +29,7 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
     Raises LLMError for a model or tokenizer that llama.cpp does not support, and when the disk is full or fails.
     """
     if dtype not in DTYPES:
-        raise usage(f"--dtype must be {', '.join(DTYPES)}, found {dtype}")
+        raise usage(f"`dtype` must be {', '.join(DTYPES)}, found {dtype}")
     gguf = import_gguf("writing a GGUF file")
     config, scaling = checkpoint.config, checkpoint.config.rope_scaling
     architecture = ARCHITECTURE_OF[config.model_type]
@@ -37,7 +37,7 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
         raise LLMError("the weights of this model's active experts do not sum to 1, which llama.cpp does not support")
     if scaling and scaling.rope_type == "llama3" and architecture != "llama":
         problem = f"llama.cpp supports Llama 3's RoPE scaling only in models of type llama, not {config.model_type}"
-        raise LLMError(f"{problem}; use --to hf instead")
+        raise LLMError(f"{problem}; use `to` hf instead")
     tokenizer = gguf_tokenizer.to_fields(json.loads(checkpoint.tokenizer_json), config)
 
     def write_file(temporary: Path) -> None:

@@ -186,5 +186,5 @@ class _GraphBuilder:
         try:
             return model.SerializeToString(), self._arrays
         except ValueError as error:
-            problem = "quantized weights of over 2 GB do not run in onnxruntime; run the model without --quantize"
+            problem = "quantized weights of over 2 GB do not run in onnxruntime; run the model without `quantize`"
             raise LLMError(problem) from error

@@ -15,7 +15,7 @@ def pick_device(name: str) -> str:
     if name == "auto":
         return next(device for device in ("cuda", "mps", "cpu") if not _missing(device))
     if missing := _missing(name):
-        raise LLMError(f"{missing}; use --device cpu or auto")
+        raise LLMError(f"{missing}; use `device` cpu or auto")
     return name
 
 
@@ -29,7 +29,7 @@ def check_dtype(dtype: str, device: str) -> None:
     """Raises LLMError if this machine cannot multiply matrices of `dtype` on `device`."""
     pick_device(device)
     if problem := find_problem(dtype, device):
-        raise LLMError(f"{problem}; use {'--device cpu' if dtype == 'float32' else '--dtype float32'}")
+        raise LLMError(f"{problem}; use {'`device` cpu' if dtype == 'float32' else '`dtype` float32'}")
 
 
 def find_problem(dtype: str, device: str) -> str:

@@ -125,7 +125,7 @@ def fit_cache(model: Checkpoint, tokenizer: Tokenizer, text: Corpus) -> CacheWei
     count = min(FIT_TOKENS, int(FIT_SHARE * len(tokens)))
     if count < MIN_TOKENS:
         raise LLMError(
-            f"--fit-cache: {len(tokens):,} tokens of text are too few; give at least {round(MIN_TOKENS / FIT_SHARE):,}"
+            f"`fit_cache`: {len(tokens):,} tokens of text are too few; give at least {round(MIN_TOKENS / FIT_SHARE):,}"
         )
     _, windows = reserve_tokens(tokens, count, min(EVALUATION_CONTEXT, model.config.max_position_embeddings))
     network = LanguageModel(model.config)

@@ -144,7 +144,7 @@ class PreparedConversations:
         if not len(training):
             raise LLMError(
                 f"no answer begins within a context of {context} tokens: the shortest conversation has "
-                f"{int(self.training.lengths.min()):,}; give a larger --context"
+                f"{int(self.training.lengths.min()):,}; give a larger `context`"
             )
         held_out, kept_held_out, _ = self.held_out.truncated(context + 1)
         chosen = ConversationSplit(

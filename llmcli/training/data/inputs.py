@@ -76,9 +76,9 @@ def load_inputs(
     if isinstance(val, str) and Path(val).exists():
         val_sources = read_sources([val], reading, on_read=progress)
         if val_sources.text.documents and not sources.text.documents:
-            raise LLMError(f"--val {val} holds no conversations; name a file of conversations, or a fraction")
+            raise LLMError(f"`val` {val} holds no conversations; name a file of conversations, or a fraction")
         if val_sources.conversation_files and not sources.conversation_files:
-            raise LLMError(f"--val {val} holds conversations, but the training data are plain text; name a text")
+            raise LLMError(f"`val` {val} holds conversations, but the training data are plain text; name a text")
     elif val is not None:
         held_out = _fraction(val)
     held_out_text = val_sources.text if val_sources and val_sources.text.documents else held_out
@@ -105,9 +105,9 @@ def _fraction(val: str | float) -> float:
     try:
         fraction = float(val)
     except ValueError:
-        raise LLMError(f"--val {val}: there is no such file, and it is no fraction of the corpus such as 0.1") from None
+        raise LLMError(f"`val` {val}: there is no such file, and it is no fraction of the corpus such as 0.1") from None
     if not 0 <= fraction < 1:
-        raise usage(f"--val must be a file, or a fraction from 0 (nothing held out) to below 1, found {val}")
+        raise usage(f"`val` must be a file, or a fraction from 0 (nothing held out) to below 1, found {val}")
     return fraction
 
 
@@ -120,7 +120,7 @@ def _check_sources(sources: Sources, val: Sources | None, output: Path, on_note:
     reject_overwriting(output, "model", conversations, "a file of conversations")
     trained = {document.sha256 for document in sources.text.documents}
     if val and any(document.sha256 in trained for document in val.text.documents):
-        on_note("--val contains training text, so its figures do not measure how well new text is predicted")
+        on_note("`val` contains training text, so its figures do not measure how well new text is predicted")
 
 
 def _check_amount(sources: Sources, *, fine_tunes: bool) -> None:

@@ -38,7 +38,7 @@ MAX_TEMPORARY_BYTES = 64_000_000  # of training text whose tokens are not cached
 TokenIds = NDArray[np.unsignedinteger]
 SEEN_NOTE = (
     "the base model was trained on the held-out {0}, so the figures will not measure new {0}; hold out other {0}: "
-    "--val FILE"
+    "`val` FILE"
 )
 
 

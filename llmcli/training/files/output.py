@@ -145,7 +145,7 @@ def claim_output(
         if output.stopped and not (replaceable or output.rename_existing):
             raise LLMError(
                 f"{path} was not saved by the run that stopped at step {output.stopped.state.step:,}; move it "
-                "away to resume the run, add --force to start over, or choose another output with -o"
+                "away to resume the run, add `overwrite=True` to start over, or choose another output with `output`"
             )
         atomic_io.check_writable(path, force=replaceable or output.rename_existing)
         yield output
@@ -155,7 +155,7 @@ def _load_stopped(path: Path, *, start_over: bool) -> StoppedRun | None:
     if path.exists() and not is_resume_file(path):
         raise LLMError(
             f"{path} is not a resume file, but the run would save its state there; move it away, or choose another "
-            "output with -o"
+            "output with `output`"
         )
     return resume.load(path) if path.exists() and not start_over else None
 

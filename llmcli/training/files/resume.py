@@ -15,7 +15,7 @@ from typing import Any
 
 from llmcli import units
 from llmcli.config import TrainConfig, as_record
-from llmcli.errors import LLMError
+from llmcli.errors import OPTIONS, LLMError
 from llmcli.formats.hf_config import dump_config, parse_config
 from llmcli.formats.safetensors.file import digest, read_tensor, write_tensors
 from llmcli.formats.safetensors.header import read_header
@@ -67,7 +67,7 @@ def check_model_name(model: Path) -> None:
     """Raises LLMError if a model would get the name of a resume file."""
     if model.name.endswith(_RESUME_SUFFIXES):
         raise LLMError(
-            f"{model}: names that end in {' or '.join(_RESUME_SUFFIXES)} are for resume files; give another -o"
+            f"{model}: names that end in {' or '.join(_RESUME_SUFFIXES)} are for resume files; give another `output`"
         )
 
 
@@ -107,12 +107,14 @@ def load(path: Path) -> StoppedRun:
     try:
         header = read_header(path)
     except LLMError as error:
-        raise LLMError(f"{error}; start over with --force") from error
+        raise LLMError(f"{error}; start over with `overwrite=True`") from error
     metadata = header.metadata
     if metadata.get(FORMAT_KEY) != FORMAT_VERSION:
-        raise LLMError(f"{path} is not a resume file of this version; move it away, or start over with --force")
+        raise LLMError(
+            f"{path} is not a resume file of this version; move it away, or start over with `overwrite=True`"
+        )
     if digest(header) != metadata.get("sha256"):
-        raise LLMError(f"{path} is damaged: its hash does not match; start over with --force")
+        raise LLMError(f"{path} is damaged: its hash does not match; start over with `overwrite=True`")
     try:
         identity, plan = json.loads(metadata["identity"]), _read_plan(metadata)
         _check_plan(plan, identity)
@@ -121,7 +123,7 @@ def load(path: Path) -> StoppedRun:
         max_bytes = int(metadata["max_bytes"]) if "max_bytes" in metadata else None
         return StoppedRun(identity, plan, metadata["tokenizer.json"], state, max_bytes)
     except (AttributeError, KeyError, ValueError, TypeError, OverflowError, LLMError) as error:
-        raise LLMError(f"{path} is damaged: {error}; start over with --force") from error
+        raise LLMError(f"{path} is damaged: {error}; start over with `overwrite=True`") from error
 
 
 def _read_plan(metadata: Mapping[str, str]) -> Plan:
@@ -141,7 +143,7 @@ def _check_plan(plan: Plan, identity: Mapping[str, Any]) -> None:
         raise ValueError(f"windows of {settings.context:,} tokens are longer than the context of its model")
     threads, steps = identity.get(THREADS, settings.threads), identity.get("--steps", settings.steps)
     if threads < settings.threads or steps != settings.steps:  # several processes share the threads
-        raise ValueError("its plan and its command have different --threads or --steps")
+        raise ValueError("its plan and its command have different `threads` or `steps`")
 
 
 class StateSaver:
@@ -193,14 +195,19 @@ def check_same_run(stopped: StoppedRun, identity: Mapping[str, Any], path: Path,
         identity = {**identity, THREADS: stopped.identity[THREADS]}
     before, now = stopped.identity, json.loads(json.dumps(identity))
     if different := [
-        f"{key} was {_quoted(before.get(key))}, is {_quoted(now.get(key))}"
+        f"{_setting(key)} was {_quoted(before.get(key))}, is {_quoted(now.get(key))}"
         for key in dict.fromkeys([*before, *now])
         if before.get(key) != now.get(key)
     ]:
         raise LLMError(
             f"{path} is from a run that stopped at step {stopped.state.step:,}, whose settings differ: "
-            f"{'; '.join(different)}; give the same to resume it, --force to start over, or another -o"
+            f"{'; '.join(different)}; give the same to resume it, `overwrite=True` to start over, or another `output`"
         )
+
+
+def _setting(key: str) -> str:
+    names = {option: name for name, option in OPTIONS.items()}
+    return f"`{names.get(key) or key[2:].replace('-', '_')}`" if key.startswith("--") else key
 
 
 def _quoted(value: object) -> str:

@@ -208,9 +208,9 @@ class Run:
         self.position.progress = 1.0
         if clock.budget and not self.position.step:
             raise LLMError(
-                f"no training step could be finished in --time {clock.budget.seconds:g}s: reading and planning took "
+                f"no training step could be finished in `seconds` {clock.budget.seconds:g}s: reading and planning took "
                 f"{began - clock.began:,.0f} s, and one step takes more than {clock.now() - began:,.0f} s here; give "
-                "more time, or a smaller --context or model, or end other programs that run on this machine"
+                "more time, or a smaller `context` or model, or end other programs that run on this machine"
             )
 
     @property
@@ -299,7 +299,7 @@ class Run:
                 self._candidates.validator.keep_units(units)
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise LLMError(
-                f"the state of the stopped run does not fit its plan ({error}); start over with --force"
+                f"the state of the stopped run does not fit its plan ({error}); start over with `overwrite=True`"
             ) from error
 
     def finish(self, *, interrupted: bool) -> Done:
@@ -352,7 +352,7 @@ class Run:
 
 def _divergence(step: int, settings: TrainConfig) -> str:
     lower = min(settings.lr / 4, 0.5)
-    return f"the loss became NaN or infinite at step {step}; lower the learning rate: --lr-scale {lower:g} --force"
+    return f"the loss became NaN or infinite at step {step}; lower the learning rate: `lr` {lower:g} `overwrite=True`"
 
 
 def _with_prefix(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:

@@ -117,9 +117,10 @@ def check_fits(plan: Plan, memory: Memory, processes: int = 1) -> None:
     """Raises LLMError where a plan made earlier does not fit into the `memory` that is free for each process."""
     needed = memory_needed(plan.model, plan.train, processes, sharded=plan.sharded and processes > 1)
     if problem := shortage(needed, memory, 1.0):
-        smaller = "--context" if plan.train.is_fine_tuning else "--width"
+        smaller = "`context`" if plan.train.is_fine_tuning else "`width`"
         raise LLMError(
-            f"resuming {problem}; free some, or start over with --force and a smaller {smaller} or --batch-tokens"
+            f"resuming {problem}; free some, or start over with `overwrite=True` and a smaller {smaller} or "
+            "`batch_tokens`"
         )
 
 

@@ -52,30 +52,30 @@ class Request:
     def __post_init__(self) -> None:
         convert_fields(self)
         for name in COUNTS:
-            value, option = getattr(self, name), f"--{name.replace('_', '-')}"
+            value, setting = getattr(self, name), f"`{name}`"
             if value is not None:
-                require(value >= 1, option, "at least 1", value)
+                require(value >= 1, setting, "at least 1", value)
             if value is not None and name in MAX_COUNTS:
-                require(value <= MAX_COUNTS[name], option, f"at most {MAX_COUNTS[name]:,}", value)
-        require(0 <= self.seed < 1 << 63, "--seed", "at least 0 and below 2^63", self.seed)
-        budgets = {"--time": self.seconds, "--steps": self.steps, "--epochs": self.epochs}
+                require(value <= MAX_COUNTS[name], setting, f"at most {MAX_COUNTS[name]:,}", value)
+        require(0 <= self.seed < 1 << 63, "`seed`", "at least 0 and below 2^63", self.seed)
+        budgets = {"`seconds`": self.seconds, "`steps`": self.steps, "`epochs`": self.epochs}
         given = {name: value for name, value in budgets.items() if value is not None}
         if len(given) > 1:
             raise usage(f"{' and '.join(given)} both set the length of the run; give one of them")
         for name, value in given.items():
             require(0 < value < math.inf, name, "a number above 0", value)
-        require((self.epochs or 0) <= 1e6, "--epochs", "at most a million", self.epochs)
-        require(self.optimizer in (None, "muon", "adamw"), "--optimizer", "muon or adamw", self.optimizer)
+        require((self.epochs or 0) <= 1e6, "`epochs`", "at most a million", self.epochs)
+        require(self.optimizer in (None, "muon", "adamw"), "`optimizer`", "muon or adamw", self.optimizer)
         if self.active is not None and not self.experts:
-            raise usage("--active is the number of experts per token; give --experts too")
+            raise usage("`active` is the number of experts per token; give `experts` too")
         active = self.active or 1
-        require(1 <= active <= (self.experts or 1), "--active", f"between 1 and --experts ({self.experts})", active)
+        require(1 <= active <= (self.experts or 1), "`active`", f"between 1 and `experts` ({self.experts})", active)
         if self.shard and self.processes == 1:
-            raise usage("--shard is for several processes; give --processes, or start them with torchrun")
+            raise usage("`shard` is for several processes; give `processes`, or start them with torchrun")
         if self.lora and self.optimizer == "muon":
-            raise usage("--lora trains with AdamW; leave out --optimizer muon")
+            raise usage("`lora` trains with AdamW; leave out `optimizer` muon")
         if self.width is not None and self.heads is not None and self.width % self.heads:
-            raise usage(f"--heads {self.heads} does not divide --width {self.width}; give a divisor of it")
+            raise usage(f"`heads` {self.heads} does not divide `width` {self.width}; give a divisor of it")
 
     @property
     def has_time_budget(self) -> bool:

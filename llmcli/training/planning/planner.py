@@ -153,7 +153,7 @@ class _Planner:
         while not (fitting := [model for model in models if not shortage(self._memory_needed(model, divisor), free)]):
             if task.request.batch_tokens or divisor >= MAX_BATCH_DIVISOR:
                 problem = shortage(self._memory_needed(models[0], divisor), free)
-                options = "--batch-tokens or --context" if task.base else "--width, --batch-tokens or fewer --layers"
+                options = "`batch_tokens` or `context`" if task.base else "`width`, `batch_tokens` or fewer `layers`"
                 raise LLMError(f"training {models[0].parameters:,} parameters {problem}; give a smaller {options}")
             divisor *= 2
         return fitting, divisor
@@ -233,5 +233,5 @@ class _Planner:
         training = rules.training_seconds(seconds, self.task.seconds_spent)
         missing = training * (recipe.MIN_STEPS / max(steps, 0.01) - 1)
         enough = units.duration(math.ceil(seconds + missing / recipe.SHARE_OF_REST)).replace(" ", "")
-        smaller = "--context" if self.task.base else "--context, --width or --layers"
-        return f"{fitting} in {units.duration(seconds)}; give --time {enough} or more, or a smaller {smaller}"
+        smaller = "`context`" if self.task.base else "`context`, `width` or `layers`"
+        return f"{fitting} in {units.duration(seconds)}; give `seconds` {enough} or more, or a smaller {smaller}"

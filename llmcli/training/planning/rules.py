@@ -22,9 +22,9 @@ def check_kl_weight(task: Task) -> None:
     """Raise LLMError for an invalid weight, or where there is no divergence from a base model."""
     weight = task.request.kl_weight
     if weight is not None and not 0 <= weight < math.inf:
-        raise usage(f"--kl-weight must be at least 0, found {weight:g}")
+        raise usage(f"`kl_weight` must be at least 0, found {weight:g}")
     if weight and not (task.base and task.conversations_alone):
-        raise usage("--kl-weight is for fine-tuning on conversations alone, without plain text; leave it out")
+        raise usage("`kl_weight` is for fine-tuning on conversations alone, without plain text; leave it out")
 
 
 def time_budget(request: Request, most_epochs: float) -> Decision[float | None]:

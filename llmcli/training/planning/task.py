@@ -52,7 +52,7 @@ class Task:
         """In tokens. Raises LLMError when the text is too short for the context requested, or for any."""
         requested, base, longest = self.request.context, self.base, self.text.tokens - 1  # a window has a target more
         if not self.conversations_alone and longest < recipe.MIN_CONTEXT:
-            smaller = "" if base else ", or give --vocab-size 257 or --tokenizer char if it is repetitive"
+            smaller = "" if base else ", or give `vocab_size` 257 or `tokenizer` char if it is repetitive"
             raise LLMError(
                 f"the corpus is too short: {self.text.tokens} training tokens ({self.text.bytes:,} bytes), at least "
                 f"{recipe.MIN_CONTEXT + 1} are needed; add more text{smaller}"
@@ -60,11 +60,11 @@ class Task:
         if requested is None:
             return self._default_context()
         if base and requested > base.max_position_embeddings:
-            raise usage(f"--context {requested} is longer than the base model's {base.max_position_embeddings}")
+            raise usage(f"`context` {requested} is longer than the base model's {base.max_position_embeddings}")
         if not self.conversations_alone and requested > longest:
-            shorter = f" or give --context {longest} or less" if self.request.context_reason == REQUESTED else ""
+            shorter = f" or give `context` {longest} or less" if self.request.context_reason == REQUESTED else ""
             raise LLMError(
-                f"the corpus is shorter than the context length: {longest + 1} training tokens, --context {requested} "
+                f"the corpus is shorter than the context length: {longest + 1} training tokens, `context` {requested} "
                 f"needs {requested + 1}; add more text{shorter}"
             )
         return Decision(requested, self.request.context_reason)

@@ -206,7 +206,7 @@ def explain_out_of_memory() -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise OutOfMemoryError(
-                "out of memory; use a smaller batch, context or model: --batch-tokens 1024, --context 128, or a "
-                "smaller --width or fewer --layers"
+                "out of memory; use a smaller batch, context or model: `batch_tokens` 1024, `context` 128, or a "
+                "smaller `width` or fewer `layers`"
             ) from error
         raise

@@ -31,7 +31,7 @@ def pairs_of(file: object) -> list[tuple[str, str]]:
     return [(c.messages[0].content, c.messages[1].content) for c in file.conversations]
 
 
-HEADER, DATA = " is the header; if it is data: --column ", " is data"
+HEADER, DATA = " is the header; if it is data: `column` ", " is data"
 PAIRS: list[tuple[str, str, list[tuple[str, str]], str, str]] = [  # (name, text, pairs, lines, of the first row)
     ("a.csv", "question,answer\nHi,Ho\n", [("Hi", "Ho")], "2", ""),
     ("a.csv", "Prompt, Completion \r\nHi,Ho\r\n", [("Hi", "Ho")], "2", ""),
@@ -122,16 +122,16 @@ REFUSED = [
     ("1,2\n3,4\n5,6\n", "what to train on cannot be told from its columns ('1', '2'), none of which holds words; add "
      "--pairs for prompts and their answers, or --plain for the file as it is"),
     ("date,temp\n2024-01,3.5\n2024-02,4.1\n", "what to train on cannot be told from its columns ('date', 'temp')"),
-    ("a,b,c\nx1,longer,z\n", "what to train on cannot be told from its columns ('1', '2', '3'); add --column 2 for its "
-     "text, --column 1,2 for prompts and their answers, or --plain for the file as it is"),
+    ("a,b,c\nx1,longer,z\n", "what to train on cannot be told from its columns ('1', '2', '3'); add `column` 2 for its "
+     "text, `column` 1,2 for prompts and their answers, or `plain` for the file as it is"),
     ("title,body,n\nx,y,1\nx,y,2\n", "what to train on cannot be told from its columns ('title', 'body', 'n'); add "
-     "--column body for its text, --column title,body"),
+     "`column` body for its text, `column` title,body"),
     ("chosen,rejected\nyes,no\n", "preference data: training would also learn the rejected answers; to train on the "
-     "chosen ones: --column chosen"),
+     "chosen ones: `column` chosen"),
     ("prompt,chosen,rejected\nHi,yes,no\n", "preference data: training would also learn the rejected answers; to train "
-     "on the chosen ones: --column prompt,chosen"),
+     "on the chosen ones: `column` prompt,chosen"),
     ("'question, or prompt',x,n\n".replace("'", '"') + "Hi,Ho,1\nHa,He,2\n", "what to train on cannot be told from its "
-     "columns ('question, or prompt', 'x', 'n'); add --column '\"question, or prompt\"' for its text, --column "
+     "columns ('question, or prompt', 'x', 'n'); add `column` '\"question, or prompt\"' for its text, `column` "
      "'\"question, or prompt\",x' for prompts"),
     ("prompt,completion,label\nHi,Ho,True\nHi,No,False\n", '"label" says which answers are good, and training would'),
 ]  # fmt: skip
@@ -147,9 +147,9 @@ def test_what_cannot_be_told_and_what_is_better_not_learned_is_refused(text: str
         read("a.csv", text)
     assert str(caught.value).startswith(f"a.csv: {problem}")
     assert read("a.csv", text, Reading(plain=True)) is None
-    if "; add --column" in problem or "--column prompt,chosen" in problem:  # the command that the message names helps
-        words = shlex.split(str(caught.value).split("--column ", 1)[1])
-        advised = words[words.index("--column") + 1] if "--column" in words else words[0]
+    if "; add `column`" in problem or "`column` prompt,chosen" in problem:  # the command that the message names helps
+        words = shlex.split(str(caught.value).split("`column` ", 1)[1])
+        advised = words[words.index("`column`") + 1] if "`column`" in words else words[0]
         assert pairs_of(read("a.csv", text, Reading.of_options(None, False, advised, False)))
 
 

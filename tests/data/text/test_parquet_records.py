@@ -93,7 +93,7 @@ def test_without_pyarrow_the_error_says_what_to_install() -> None:
 def test_what_cannot_be_told_is_not_recommended_as_plain_text() -> None:
     write("a.parquet", [{"title": "One", "abstract": "Once upon a time"}])
     with pytest.raises(
-        LLMError, match=r"add --column abstract for its text, or --column title,abstract for .* answers$"
+        LLMError, match=r"add `column` abstract for its text, or `column` title,abstract for .* answers$"
     ):
         read("a.parquet")
     write("b.parquet", [{"id": 1}])

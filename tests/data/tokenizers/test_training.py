@@ -74,7 +74,7 @@ def test_each_character_becomes_a_token(tmp_path):
 
 
 def test_a_vocabulary_smaller_than_the_byte_values_is_wrong_usage(tmp_path):
-    with pytest.raises(LLMError, match="--vocab-size") as caught:
+    with pytest.raises(LLMError, match="`vocab_size`") as caught:
         train_tokenizer(corpus_of(tmp_path, "text"), 260)
     assert caught.value.exit_code == 2
 

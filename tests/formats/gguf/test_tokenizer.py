@@ -66,7 +66,7 @@ def test_embedding_rows_without_a_token_get_unique_names() -> None:
 def test_an_unnamed_pre_tokenizer_is_an_error() -> None:
     result = json.loads(TOKENIZERS["bpe"].to_json())
     result["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
-    with pytest.raises(LLMError, match="does not know; use --to hf"):
+    with pytest.raises(LLMError, match="does not know; use `to` hf"):
         gguf_tokenizer.to_fields(result, ModelConfig(300, 32, 64, 1, 2, 2, 16, 32))
 
 

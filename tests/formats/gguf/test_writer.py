@@ -96,7 +96,7 @@ def test_rope_scaling_round_trips(tmp_path: Path, theta: float, scaling: RopeSca
 def test_rope_scaling_that_llama_cpp_does_not_support_is_an_error(tmp_path: Path) -> None:
     pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
     config = ModelConfig(300, 32, 64, 1, 4, 2, 8, 40, rope_scaling=RopeScaling("llama3", 8.0, 1.0, 4.0, 32))
-    with pytest.raises(LLMError, match="only in models of type llama, not qwen3; use --to hf"):
+    with pytest.raises(LLMError, match="only in models of type llama, not qwen3; use `to` hf"):
         gguf_writer.write(tmp_path / "m.gguf", random_checkpoint(config), "f32", {})
 
 

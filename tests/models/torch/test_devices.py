@@ -39,7 +39,7 @@ def test_what_works_here_has_no_problem() -> None:
 
 def test_a_missing_device_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(LLMError, match=r"finds no cuda device here; use --device cpu or auto$"):
+    with pytest.raises(LLMError, match=r"finds no cuda device here; use `device` cpu or auto$"):
         devices.check_dtype("bfloat16", "cuda")
     assert devices.find_problem("bfloat16", "cuda") == f"torch {torch.__version__} finds no cuda device here"
 
@@ -47,14 +47,14 @@ def test_a_missing_device_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_data_type_that_does_not_work_is_an_error_that_names_another(monkeypatch: pytest.MonkeyPatch) -> None:
     refuse(monkeypatch, torch.bfloat16)
     devices.check_dtype("float32", "cuda")
-    with pytest.raises(LLMError, match=r"^cuda cannot compute in bfloat16 here \(.*BFloat16\); use --dtype float32$"):
+    with pytest.raises(LLMError, match=r"^cuda cannot compute in bfloat16 here \(.*BFloat16\); use `dtype` float32$"):
         devices.check_dtype("bfloat16", "cuda")
 
 
 def test_a_device_that_does_not_work_at_all_is_an_error_that_names_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver that is installed, for a GPU that torch does not support."""
     refuse(monkeypatch, torch.float32)
-    with pytest.raises(LLMError, match=r"^cuda cannot compute in float32 here .*; use --device cpu$"):
+    with pytest.raises(LLMError, match=r"^cuda cannot compute in float32 here .*; use `device` cpu$"):
         devices.check_dtype("float32", "cuda")
 
 

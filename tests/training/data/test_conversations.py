@@ -170,7 +170,7 @@ def test_conversations_without_anything_to_learn_are_left_out_or_an_error() -> N
     assert ready.record["conversations"]["dropped"] == 1 and ready.record["conversations"]["training"] == 35
     with pytest.raises(LLMError, match=r"nothing to learn from in chats.jsonl: none of 2 conversations has an answer"):
         prepared(conversations=inputs([silent, silent]))
-    with pytest.raises(LLMError, match=r"no answer begins within a context of 8 tokens.*larger --context"):
+    with pytest.raises(LLMError, match=r"no answer begins within a context of 8 tokens.*larger `context`"):
         prepared(context=8)
 
 

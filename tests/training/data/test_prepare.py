@@ -174,7 +174,7 @@ def test_without_other_held_out_text_it_is_said_that_the_base_model_knows_it(tmp
     assert ready.record["held_out"]["seen_by_base"] is True and ready.record["held_out"]["bytes"] > 0
     assert notes == [
         "the base model was trained on the held-out text, so the figures will not measure new text; hold out other "
-        "text: --val FILE"
+        "text: `val` FILE"
     ]
     parse_document(json.dumps(ready.record), "training.json")
 
@@ -204,7 +204,7 @@ def test_a_repetitive_text_is_not_too_short(tmp_path, text):
 
 
 def test_the_error_of_a_short_corpus_names_its_bytes(tmp_path):
-    with pytest.raises(LLMError, match=r"too short: 5 training tokens \(90 bytes\), at least 9 .*--tokenizer char"):
+    with pytest.raises(LLMError, match=r"too short: 5 training tokens \(90 bytes\), at least 9 .*`tokenizer` char"):
         prepare(Request(steps=5), corpus_of(tmp_path, "a" * 100))
 
 

@@ -57,7 +57,7 @@ def test_several_processes_need_a_gpu_each(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert pick_device("auto", Processes(count=2, local_count=2)) == "cuda"
     assert pick_device("auto", Processes(count=8, local_count=2)) == "cuda"  # on four machines
-    with pytest.raises(LLMError, match=r"^3 processes need a GPU each, but torch finds 2 here; use --processes 2, or"):
+    with pytest.raises(LLMError, match=r"^3 processes need a GPU each, but torch finds 2 here; use `processes` 2, or"):
         pick_device("auto", Processes(count=3, local_count=3))
     assert pick_device("cpu", Processes(count=3, local_count=3)) == "cpu"
 

@@ -203,10 +203,10 @@ def test_damage_is_detected(ready: Prepared) -> None:
     data = bytearray(path.read_bytes())
     data[-1000] ^= 1
     path.write_bytes(data)
-    with pytest.raises(LLMError, match="damaged: its hash does not match; start over with --force"):
+    with pytest.raises(LLMError, match="damaged: its hash does not match; start over with `overwrite=True`"):
         resume.load(path)
     path.write_bytes(data[:-1000])
-    with pytest.raises(LLMError, match=r"cut off.*; start over with --force"):
+    with pytest.raises(LLMError, match=r"cut off.*; start over with `overwrite=True`"):
         resume.load(path)
 
 
@@ -227,7 +227,7 @@ def test_a_state_that_does_not_fit_the_plan_is_refused(ready: Prepared) -> None:
         (state.arrays, {"best_factor": 0.0}),
         (state.arrays, {"conversations_from": -1}),
     ):
-        with pytest.raises(LLMError, match=r"does not fit its plan \(.*\); start over with --force"):
+        with pytest.raises(LLMError, match=r"does not fit its plan \(.*\); start over with `overwrite=True`"):
             run(ready, resume_from=State(arrays, state.values | values))
 
 
@@ -241,7 +241,7 @@ def test_an_invalid_plan_is_refused(ready: Prepared, change: dict[str, object]) 
     object.__setattr__(invalid, "train", settings)
     path = Path("model.resume.safetensors")
     resume.save(path, resume.StoppedRun({}, invalid, ready.tokenizer.to_json(), state))
-    with pytest.raises(LLMError, match=r"is damaged: .*; start over with --force"):
+    with pytest.raises(LLMError, match=r"is damaged: .*; start over with `overwrite=True`"):
         resume.load(path)
 
 
@@ -261,7 +261,7 @@ def test_differences_of_identities_are_listed(ready: Prepared) -> None:
     before = {"--steps": 10, "--lr": 1.0, "the text": "a"}
     stopped = resume.StoppedRun(before, ready.plan, "{}", State({}, {"step": 1}))
     resume.check_same_run(stopped, before, Path("r"))
-    differences = "--steps was 10, is 12; --lr was 1.0, is not given; --width was not given, is 64; give the same"
+    differences = "`steps` was 10, is 12; `lr` was 1.0, is not given; `width` was not given, is 64; give the same"
     with pytest.raises(LLMError, match=differences):
         resume.check_same_run(stopped, {"--steps": 12, "the text": "a", "--width": 64}, Path("r"))
 

@@ -223,5 +223,5 @@ def test_the_limit_of_epochs_is_that_of_each_model() -> None:
 
 def test_a_stopped_run_of_two_models_takes_one_process(tmp_path: Path) -> None:
     ready = distilled(tmp_path / "c.txt")
-    with pytest.raises(LLMError, match="takes one process: resume it without --processes"):
+    with pytest.raises(LLMError, match="takes one process: resume it without `processes`"):
         _resumed_plan(ready.plan, Request(steps=40), Processes(0, 2, 0, 2))

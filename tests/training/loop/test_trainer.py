@@ -253,7 +253,7 @@ def nan_gradients(from_step: int, loss: float = math.nan) -> Compute:
 
 
 def test_a_loss_of_nan_at_once_is_an_error_with_advice(tmp_path: Path) -> None:
-    advice = r"became NaN or infinite at step 1; lower the learning rate: --lr-scale 0.25 --force"
+    advice = r"became NaN or infinite at step 1; lower the learning rate: `lr` 0.25 `overwrite=True`"
     with pytest.raises(LLMError, match=advice):
         run(prepared(tmp_path / "c.txt"), compute=nan_gradients(from_step=1))
 
@@ -266,7 +266,7 @@ def test_a_loss_that_becomes_nan_ends_the_run_with_the_best_weights_so_far(tmp_p
     done = events[-1]
     assert isinstance(done, Done)
     assert done.problem == (
-        "the loss became NaN or infinite at step 31; lower the learning rate: --lr-scale 0.25 --force"
+        "the loss became NaN or infinite at step 31; lower the learning rate: `lr` 0.25 `overwrite=True`"
     )
     record = done.checkpoint.record
     assert (done.step, record["steps"], record["interrupted"], record["problem"]) == (30, 30, False, done.problem)
@@ -510,7 +510,7 @@ def test_a_long_step_is_given_up_without_a_trace_when_the_run_is_stopped(tmp_pat
 
 def test_a_time_limit_that_ends_within_the_first_step_is_an_error(tmp_path: Path) -> None:
     ready = prepared(tmp_path / "c.txt", steps=None, seconds=5.0, layers=8)
-    with pytest.raises(LLMError, match=r"no training step could be finished in --time 5s: .*; give more time"):
+    with pytest.raises(LLMError, match=r"no training step could be finished in `seconds` 5s: .*; give more time"):
         run(ready, clock=TickingClock(), started_at=0.0)
 
 

@@ -55,7 +55,7 @@ def test_short_of_memory_the_batch_shrinks_before_a_model_is_refused():
     assert memory_needed(limited.model, limited.train).device <= 1.3 * smallest
     with pytest.raises(LLMError, match=r"needs about .* GB of memory"):
         plan(Request(**requested, batch_tokens=16384), machine=machine(1.3 * smallest))
-    with pytest.raises(LLMError, match="give a smaller --width"):
+    with pytest.raises(LLMError, match="give a smaller `width`"):
         plan(Request(**requested), machine=machine(0.5 * smallest))
 
 

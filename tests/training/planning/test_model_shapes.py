@@ -56,12 +56,12 @@ def test_a_single_requested_size_leaves_the_other_to_the_planner():
     ("requested", "message"),
     [
         ({"heads": 7}, "7 heads do not divide width"),
-        ({"width": 64, "heads": 4, "kv_heads": 3}, "--kv-heads"),
-        ({"width": 64, "heads": 2, "kv_heads": 4}, "--kv-heads"),
+        ({"width": 64, "heads": 4, "kv_heads": 3}, "`kv_heads`"),
+        ({"width": 64, "heads": 2, "kv_heads": 4}, "`kv_heads`"),
         ({"width": 66, "heads": 2}, "even"),
-        ({"width": 101}, "--width must be even for rotary embeddings, found 101"),
-        ({"dropout": 1.0}, "--dropout"),
-        ({"lr": 0.0}, "--lr"),
+        ({"width": 101}, "`width` must be even for rotary embeddings, found 101"),
+        ({"dropout": 1.0}, "`dropout`"),
+        ({"lr": 0.0}, "`lr`"),
     ],
 )
 def test_requests_that_give_no_model_are_wrong_usage(requested, message):

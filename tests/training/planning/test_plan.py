@@ -8,25 +8,25 @@ from llmcli.training.planning.plan import Request
 
 @pytest.mark.parametrize(("experts", "active"), [(4, 5), (None, 2)])
 def test_experts_out_of_range_are_wrong_usage(experts, active):
-    with pytest.raises(LLMError, match="--active"):
+    with pytest.raises(LLMError, match="`active`"):
         Request(experts=experts, active=active)
 
 
 @pytest.mark.parametrize(
     ("requested", "message"),
     [
-        ({"seconds": 60.0, "steps": 10}, "--time and --steps"),
-        ({"seconds": 60.0, "epochs": 2.0}, "--time and --epochs"),
-        ({"steps": 10, "epochs": 2.0}, "--steps and --epochs"),
-        ({"width": 64, "heads": 3}, "--heads 3 does not divide --width 64"),
-        ({"seconds": 0.0}, "--time must be a number above 0, found 0"),
-        ({"steps": 0}, "--steps must be a number above 0, found 0"),
-        ({"seconds": float("nan")}, "--time must be a number above 0"),
-        ({"steps": 0, "seconds": 9.0}, "--time and --steps"),
-        ({"epochs": 0.0}, "--epochs"),
-        ({"epochs": -1.0}, "--epochs"),
-        ({"epochs": float("nan")}, "--epochs"),
-        ({"epochs": float("inf")}, "--epochs"),
+        ({"seconds": 60.0, "steps": 10}, "`seconds` and `steps`"),
+        ({"seconds": 60.0, "epochs": 2.0}, "`seconds` and `epochs`"),
+        ({"steps": 10, "epochs": 2.0}, "`steps` and `epochs`"),
+        ({"width": 64, "heads": 3}, "`heads` 3 does not divide `width` 64"),
+        ({"seconds": 0.0}, "`seconds` must be a number above 0, found 0"),
+        ({"steps": 0}, "`steps` must be a number above 0, found 0"),
+        ({"seconds": float("nan")}, "`seconds` must be a number above 0"),
+        ({"steps": 0, "seconds": 9.0}, "`seconds` and `steps`"),
+        ({"epochs": 0.0}, "`epochs`"),
+        ({"epochs": -1.0}, "`epochs`"),
+        ({"epochs": float("nan")}, "`epochs`"),
+        ({"epochs": float("inf")}, "`epochs`"),
     ],
 )
 def test_conflicting_requests_are_wrong_usage(requested, message):

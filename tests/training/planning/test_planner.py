@@ -31,11 +31,11 @@ def test_a_time_budget_for_fewer_steps_gives_a_warning() -> None:
     result = plan(
         Request(seconds=120), base=replace(BASE, max_position_embeddings=8192), machine=Machine(lambda *_: 10.0)
     )
-    assert result.warning == "only about 2 steps fit in 2m; give --time 9m6s or more, or a smaller --context"
+    assert result.warning == "only about 2 steps fit in 2m; give `seconds` 9m6s or more, or a smaller `context`"
     result = plan(
         Request(seconds=120), base=replace(BASE, max_position_embeddings=8192), machine=Machine(lambda *_: 1.0)
     )
-    assert result.warning.startswith("less than one step fits in 2m; give --time 1h29m56s or more")
+    assert result.warning.startswith("less than one step fits in 2m; give `seconds` 1h29m56s or more")
     assert not plan(Request(steps=2)).warning
 
 

@@ -104,11 +104,11 @@ def test_the_temperature_is_calibrated_after_many_epochs_of_enough_text(request_
 
 
 def test_the_error_of_a_context_longer_than_the_text_names_the_longest_possible():
-    with pytest.raises(LLMError, match=r"--context 500 needs 501; add more text$"):
+    with pytest.raises(LLMError, match=r"`context` 500 needs 501; add more text$"):
         plan(Request(context=500, context_reason="another's"), train_tokens=500)
-    with pytest.raises(LLMError, match="--context 500 needs 501") as caught:
+    with pytest.raises(LLMError, match="`context` 500 needs 501") as caught:
         plan(Request(context=500), train_tokens=500)
-    assert "--context 499 or less" in str(caught.value)
+    assert "`context` 499 or less" in str(caught.value)
     assert caught.value.exit_code == 1
     assert plan(Request(context=499), train_tokens=500).train.context == 499
 
@@ -127,7 +127,7 @@ def test_a_text_too_short_for_any_context_is_an_error(train_tokens):
 
 
 def test_a_context_longer_than_the_base_models_is_wrong_usage():
-    with pytest.raises(LLMError, match="--context 65 is longer than the base model's 64") as caught:
+    with pytest.raises(LLMError, match="`context` 65 is longer than the base model's 64") as caught:
         plan(Request(context=65), base=BASE)
     assert caught.value.exit_code == 2
     assert plan(Request(context=64), base=BASE).train.context == 64

@@ -51,7 +51,7 @@ def test_the_context_is_long_enough_for_the_longest_conversation(
 
 def test_a_context_is_kept_as_requested() -> None:
     assert plan(size(), Request(context=40)).train.context == 40
-    with pytest.raises(LLMError, match="--context 65 is longer than the base model's 64"):
+    with pytest.raises(LLMError, match="`context` 65 is longer than the base model's 64"):
         plan(size(), Request(context=65), base=BASE)
 
 
@@ -169,10 +169,10 @@ def test_the_weight_of_the_divergence_can_be_chosen() -> None:
 
 def test_a_weight_of_the_divergence_that_would_have_no_effect_is_refused() -> None:
     for options in ({}, {"base": LONG_BASE, "text": 5_000}):
-        with pytest.raises(LLMError, match="--kl-weight is for fine-tuning on conversations alone"):
+        with pytest.raises(LLMError, match="`kl_weight` is for fine-tuning on conversations alone"):
             plan(size(), Request(kl_weight=2.0), **options)  # type: ignore[arg-type]
     for weight in (-1.0, math.nan, math.inf):
-        with pytest.raises(LLMError, match="--kl-weight must be at least 0"):
+        with pytest.raises(LLMError, match="`kl_weight` must be at least 0"):
             plan(size(), Request(kl_weight=weight), base=LONG_BASE)
 
 

@@ -98,7 +98,7 @@ print(before, hardware.free_memory("cpu"))
     ],
 )
 def test_an_error_for_lack_of_memory_says_what_to_type(error: Exception) -> None:
-    with pytest.raises(LLMError, match=r"out of memory; .*--batch-tokens 1024"), hardware.explain_out_of_memory():
+    with pytest.raises(LLMError, match=r"out of memory; .*`batch_tokens` 1024"), hardware.explain_out_of_memory():
         raise error
 
 
