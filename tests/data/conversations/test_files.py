@@ -408,12 +408,12 @@ def test_a_file_that_must_hold_conversations_and_does_not_is_an_error() -> None:
 
 def test_where_no_record_of_a_json_file_is_a_conversation_the_option_for_plain_text_is_named() -> None:
     problem = '"input" is the number 3.2; wanted text in quotes'
-    with pytest.raises(LLMError, match=rf"^a\.json line 1: {problem}; or add --plain to read the file as plain text$"):
+    with pytest.raises(LLMError, match=rf"^a\.json line 1: {problem}; or add `plain` to read the file as plain text$"):
         read("a.json", '[{"input": 3.2, "output": 1.1}]')
     for name, text in (("a.jsonl", '{"input": 3.2, "output": 1.1}'), ("b.json", f'[{GOOD},\n{{"messages": 3}}]')):
         with pytest.raises(LLMError) as caught:
             read(name, text)
-        assert "--plain" not in str(caught.value)
+        assert "`plain`" not in str(caught.value)
 
 
 def test_the_weight_of_an_answer_in_a_file_is_read() -> None:

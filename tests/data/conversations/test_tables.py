@@ -120,7 +120,7 @@ def test_the_options_say_otherwise(name: str, reading: Reading, text: str, expec
 
 REFUSED = [
     ("1,2\n3,4\n5,6\n", "what to train on cannot be told from its columns ('1', '2'), none of which holds words; add "
-     "--pairs for prompts and their answers, or --plain for the file as it is"),
+     "`pairs` for prompts and their answers, or `plain` for the file as it is"),
     ("date,temp\n2024-01,3.5\n2024-02,4.1\n", "what to train on cannot be told from its columns ('date', 'temp')"),
     ("a,b,c\nx1,longer,z\n", "what to train on cannot be told from its columns ('1', '2', '3'); add `column` 2 for its "
      "text, `column` 1,2 for prompts and their answers, or `plain` for the file as it is"),

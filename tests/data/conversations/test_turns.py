@@ -143,7 +143,7 @@ def test_a_second_answer_to_a_question_is_an_error() -> None:
         turns("Q: 1\nA: a\n\nQ: 2\nA: b\nor\nA: c\n")
     assert str(caught.value) == (
         "a.txt line 7: a second answer to the question in line 4; wanted the question before each answer; or "
-        "add --plain to read the file as plain text"
+        "add `plain` to read the file as plain text"
     )
 
 
