@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import lru_cache
 from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -171,8 +171,9 @@ class ModelConfig:
         plain = [self.rope_theta ** (-2 * i / self.head_dim) for i in range(self.head_dim // 2)]
         return [self.rope_scaling.scaled(frequency) for frequency in plain] if self.rope_scaling else plain
 
-    @cached_property
-    def _tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+    @lru_cache  # noqa: B019
+    def tensor_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """All tensors of the model, in the order of the graph: Hugging Face's name -> shape."""
         d, ff = self.hidden_size, self.intermediate_size
         q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
         shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (self.vocab_size, d)}
@@ -193,10 +194,6 @@ class ModelConfig:
         if not self.tie_word_embeddings:
             shapes[HEAD] = (self.vocab_size, d)
         return shapes
-
-    def tensor_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """All tensors of the model, in the order of the graph: Hugging Face's name -> shape. Computed once."""
-        return self._tensor_shapes
 
     def router_name(self, layer: int) -> str:
         """The router of a layer's experts, [experts, hidden_size]."""

@@ -198,11 +198,9 @@ def _check_hardware(stopped: StoppedRun, resume_path: Path) -> None:
     """Raise LLMError if a stopped run cannot resume on this machine."""
     settings = stopped.plan.train
     if problem := devices.find_problem(settings.dtype, settings.device):
-        works_in_float32 = settings.dtype != "float32" and not devices.find_problem("float32", settings.device)
-        option = "`dtype` float32" if works_in_float32 else "`device` cpu"
         raise LLMError(
             f"{resume_path} is from a run on {settings.device} in {settings.dtype}, but {problem}; resume it on a "
-            f"machine where that works, or start over here with {option} `overwrite=True`"
+            "machine where that works, or start over here with `device` auto `dtype` auto `overwrite=True`"
         )
 
 

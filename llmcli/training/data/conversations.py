@@ -4,7 +4,7 @@ In the order in which a run needs it: `divide` before a tokenizer is trained on 
 tokenizer, `fit` once the context length is planned.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.evaluation.training_text import trained_indices
 from llmcli.formats import loading
-from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.checkpoint import Checkpoint, ComputedTensors
 from llmcli.formats.training_stages import Record, all_stages
 from llmcli.training.planning.plan import PlanRow
 from llmcli.training.planning.task import ConversationSize
@@ -243,28 +243,17 @@ def with_chat_format(base: Checkpoint) -> tuple[Checkpoint, ChatTemplate | None,
     if template is not None or (extended := tokenizer.with_chat_tokens()).vocab_size == first:
         return base, template, 0
     config = replace(base.config, vocab_size=max(base.config.vocab_size, extended.vocab_size))
-    tensors = _TensorsWithRows(base.tensors, first, extended.vocab_size)
-    model = replace(base, config=config, tensors=tensors, tokenizer_json=extended.to_json())
-    return model, None, extended.vocab_size - first
+    count = extended.vocab_size - first
 
-
-class _TensorsWithRows(Mapping[str, NDArray[np.float32]]):
-    """Tensors of a model, each computed on access; the embeddings have new rows `first` to `end` - 1: the mean of the
-    others, so that at first a new token is neither likelier nor less likely than an average one."""
-
-    def __init__(self, tensors: Mapping[str, NDArray[np.float32]], first: int, end: int) -> None:
-        self._tensors, self._first, self._end = tensors, first, end
-
-    def __getitem__(self, name: str) -> NDArray[np.float32]:
-        tensor = self._tensors[name]
+    def compute(name: str) -> NDArray[np.float32]:
+        """The new rows are the mean of the others, so that at first a new token is neither likelier nor less likely
+        than an average one."""
+        tensor = base.tensors[name]
         if name not in (EMBEDDING, HEAD):
             return tensor
-        known = tensor[: self._first]
+        known = tensor[:first]
         mean = known.mean(axis=0, dtype=np.float64).astype(np.float32)
-        return np.concatenate([known, np.tile(mean, (self._end - self._first, 1)), tensor[self._end :]])
+        return np.concatenate([known, np.tile(mean, (count, 1)), tensor[first + count :]])
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
+    tensors = ComputedTensors(base.tensors, compute)
+    return replace(base, config=config, tensors=tensors, tokenizer_json=extended.to_json()), None, count

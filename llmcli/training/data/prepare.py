@@ -27,7 +27,7 @@ from llmcli.training.data.conversations import DividedConversations, PreparedCon
 from llmcli.training.data.inputs import Inputs
 from llmcli.training.planning import recipe, rules
 from llmcli.training.planning.cost_model import CorpusSize, Machine
-from llmcli.training.planning.plan import Plan, PlanRow, Regularization, Request
+from llmcli.training.planning.plan import Plan, PlanRow, Request
 from llmcli.training.planning.planner import make_plan
 from llmcli.training.planning.task import Task
 
@@ -74,7 +74,7 @@ class Prepared:
         }
         return replace(self, plan=plan, conversations=fitted, record=record)
 
-    def regularization(self) -> Callable[[float], Regularization]:
+    def regularization(self) -> Callable[[float], tuple[float, float]]:
         """The regularization by the number of epochs, which the trainer asks for again when that becomes clear."""
         packed = self.encoded.size.packed(self.plan.train.context).tokens if self.encoded else 0
         return partial(rules.regularization, self.task, self.plan.model, len(self.tokens) + packed)

@@ -7,7 +7,7 @@ from typing import Any
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.training.data.run_data import RunData
 from llmcli.training.planning import recipe
-from llmcli.training.planning.plan import Plan, Regularization
+from llmcli.training.planning.plan import Plan
 from llmcli.training.step.data_parallel import Leader
 from llmcli.training.step.thread_tuner import ThreadTuner
 
@@ -26,7 +26,8 @@ class Job:
     record: dict[str, Any]  # describes the corpus; it becomes part of the training record
     start: Checkpoint | None = None  # the model that is trained further; None: fresh weights
     sample_prompt: str | None = None
-    regularize: Callable[[float], Regularization] | None = None  # by the number of epochs, in a run with a time limit
+    # (dropout, BPE-dropout) by the number of epochs, in a run with a time limit
+    regularize: Callable[[float], tuple[float, float]] | None = None
     tuner: ThreadTuner | None = None  # chooses the number of threads from step to step, in a run with a time limit
     leader: Leader | None = None  # of several processes, which compute each step together
     save_due: Callable[[], bool] = lambda: False  # whether to yield a State, from which a run can be resumed

@@ -25,7 +25,6 @@ from llmcli.training.loop.record import History, clock_record, training_record
 from llmcli.training.loop.sample_generator import SampleGenerator
 from llmcli.training.loop.stepper import Stepper
 from llmcli.training.planning import recipe
-from llmcli.training.planning.plan import Regularization
 from llmcli.training.step import base_behaviour
 from llmcli.training.step.optimizer import lr_schedule
 
@@ -184,13 +183,11 @@ class Run:
             return
         position.regularized_progress = position.progress
         epochs = self._expected_stage_tokens(budget) / self._data.tokens_per_epoch
-        current = Regularization(position.dropout, position.token_split)
-        margin = 1 + recipe.EPOCHS_MARGIN
+        current, margin = (position.dropout, position.token_split), 1 + recipe.EPOCHS_MARGIN
         if current in (regularize(epochs / margin), regularize(epochs * margin)):
             return
-        chosen = regularize(epochs)
-        position.dropout, position.token_split = chosen.dropout, chosen.bpe_dropout
-        position.regularizations.append([position.step, round(epochs, 2), chosen.dropout, chosen.bpe_dropout])
+        position.dropout, position.token_split = regularize(epochs)
+        position.regularizations.append([position.step, round(epochs, 2), position.dropout, position.token_split])
 
     def _expected_stage_tokens(self, budget: TimeBudget) -> float:
         """Tokens that the current stage will have trained on at its end, at the current speed. The run is not over."""

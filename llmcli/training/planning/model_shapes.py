@@ -35,13 +35,8 @@ def model_config(
         raise usage(f"{heads} heads do not divide width {width}; set `heads` to a divisor of {width}")
     if heads % kv_heads:
         raise usage(f"{kv_heads} key-value heads do not divide {heads} heads; set `kv_heads` to a divisor of `heads`")
-    if width % 2:
-        raise usage(f"`width` must be even for rotary embeddings, found {width}")
     if width // heads % 2:
-        raise usage(
-            f"the head size must be even for rotary embeddings, found {width // heads}; set `heads` so that "
-            "`width` / `heads` is even"
-        )
+        raise usage(f"the head size must be even for rotary embeddings: `width` / `heads`, found {width} / {heads}")
     active = min(request.active or recipe.ACTIVE_EXPERTS, request.experts or 1)
     embedding_outweighs_layers = vocab_size * width > 12 * layers * width**2
     return ModelConfig(

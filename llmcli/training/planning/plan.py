@@ -74,8 +74,8 @@ class Request:
             raise usage("`shard` is for several processes; give `processes`, or start them with torchrun")
         if self.lora and self.optimizer == "muon":
             raise usage("`lora` trains with AdamW; leave out `optimizer` muon")
-        if self.width is not None and self.heads is not None and self.width % self.heads:
-            raise usage(f"`heads` {self.heads} does not divide `width` {self.width}; give a divisor of it")
+        weight = self.kl_weight or 0
+        require(0 <= weight < math.inf, "`kl_weight`", "at least 0", weight)
 
     @property
     def has_time_budget(self) -> bool:
@@ -124,11 +124,8 @@ class ConversationSettings:
     validation: int = 0  # training conversations in the validation slice
 
     def __post_init__(self) -> None:
-        if (
-            not 0 < self.share <= 1
-            or not 0 <= self.dropout < 1
-            or min(self.new_tokens, self.base_divergence, self.validation) < 0
-        ):
+        counts = self.new_tokens, self.base_divergence, self.validation
+        if not 0 < self.share <= 1 or not 0 <= self.dropout < 1 or min(counts) < 0:
             raise ValueError(f"no run trains on conversations with {self}")
 
 
@@ -151,11 +148,3 @@ class Plan:
     conversations: ConversationSettings | None = None  # None: plain text only
     expected: Expected | None = None  # where a clock ends the run
     sharded: bool = False  # of several processes each has a part of the weights, their gradients and the optimizer
-
-
-@dataclass(frozen=True)
-class Regularization:
-    """The two rates that follow the number of epochs."""
-
-    dropout: float
-    bpe_dropout: float

@@ -14,16 +14,13 @@ from llmcli.data.tokenizers.training import nearest_power_of_two
 from llmcli.errors import usage
 from llmcli.training.planning import recipe
 from llmcli.training.planning.cost_model import BASE_BYTES, Estimate, Memory, layer_parameters, memory_needed, shortage
-from llmcli.training.planning.plan import DEFAULT_SECONDS, FROM_BASE, REQUESTED, Decision, Regularization, Request
+from llmcli.training.planning.plan import DEFAULT_SECONDS, FROM_BASE, REQUESTED, Decision, Request
 from llmcli.training.planning.task import Task
 
 
 def check_kl_weight(task: Task) -> None:
-    """Raise LLMError for an invalid weight, or where there is no divergence from a base model."""
-    weight = task.request.kl_weight
-    if weight is not None and not 0 <= weight < math.inf:
-        raise usage(f"`kl_weight` must be at least 0, found {weight:g}")
-    if weight and not (task.base and task.conversations_alone):
+    """Raise LLMError for a weight where there is no divergence from a base model."""
+    if task.request.kl_weight and not (task.base and task.conversations_alone):
         raise usage("`kl_weight` is for fine-tuning on conversations alone, without plain text; leave it out")
 
 
@@ -179,11 +176,9 @@ def bpe_dropout(task: Task, model: ModelConfig, tokens: int, epochs: float) -> D
     return Decision(rate, f"not needed for about {units.epochs(epochs)}")
 
 
-def regularization(task: Task, model: ModelConfig, tokens: int, epochs: float) -> Regularization:
-    """Both rates, as the trainer updates them while its estimate of the number of epochs changes."""
-    return Regularization(
-        dropout(task, model, tokens, epochs).value, bpe_dropout(task, model, tokens, epochs).value
-    )  # fmt: skip
+def regularization(task: Task, model: ModelConfig, tokens: int, epochs: float) -> tuple[float, float]:
+    """(dropout, BPE-dropout), which the trainer updates while its estimate of the number of epochs changes"""
+    return dropout(task, model, tokens, epochs).value, bpe_dropout(task, model, tokens, epochs).value
 
 
 def _memorizes(model: ModelConfig, tokens: int, epochs: float) -> bool:

@@ -59,7 +59,7 @@ def test_a_single_requested_size_leaves_the_other_to_the_planner():
         ({"width": 64, "heads": 4, "kv_heads": 3}, "`kv_heads`"),
         ({"width": 64, "heads": 2, "kv_heads": 4}, "`kv_heads`"),
         ({"width": 66, "heads": 2}, "even"),
-        ({"width": 101}, "`width` must be even for rotary embeddings, found 101"),
+        ({"width": 101}, "must be even for rotary embeddings: `width` / `heads`, found 101 / 1"),
         ({"dropout": 1.0}, "`dropout`"),
         ({"lr": 0.0}, "`lr`"),
     ],

@@ -173,7 +173,7 @@ def test_a_weight_of_the_divergence_that_would_have_no_effect_is_refused() -> No
             plan(size(), Request(kl_weight=2.0), **options)  # type: ignore[arg-type]
     for weight in (-1.0, math.nan, math.inf):
         with pytest.raises(LLMError, match="`kl_weight` must be at least 0"):
-            plan(size(), Request(kl_weight=weight), base=LONG_BASE)
+            plan(size(), Request(kl_weight=weight))
 
 
 def test_a_base_model_has_no_dropout_unless_requested() -> None:
