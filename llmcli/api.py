@@ -10,20 +10,21 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import fields
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from llmcli.config import ANSWER_TOKENS, DEFAULT_MODEL, DEVICES, DTYPES, QUANTIZATIONS, SamplingConfig
-from llmcli.errors import LLMError, brief, missing_package, option_of, require_torch, usage
+from llmcli.errors import LLMError, brief, missing_package, require_torch, usage
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from llmcli.analysis.explain import Explanation
     from llmcli.data.conversations.messages import Message
-    from llmcli.data.conversations.record_kinds import Reading
     from llmcli.data.tokenizers.tokenizer import Tokenizer
     from llmcli.evaluation.evaluator import Score
     from llmcli.formats.checkpoint import Checkpoint
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from llmcli.generation.chat import Assistant
     from llmcli.generation.generator import Piece
     from llmcli.models.runtime import Runtime
+    from llmcli.training.data.inputs import Inputs
+    from llmcli.training.files.output import Output
     from llmcli.training.loop.events import Evaluation, Restarted, Sample, Step, TeacherTrained
     from llmcli.training.planning.plan import Request
     from llmcli.training.session import Result
@@ -282,6 +285,8 @@ def train(
     """
     from llmcli.config import cpu_cores
     from llmcli.data.conversations.record_kinds import Reading
+    from llmcli.training.data.inputs import load_inputs
+    from llmcli.training.files.output import claim_output
     from llmcli.training.planning.plan import Request
 
     require_torch()
@@ -300,39 +305,35 @@ def train(
         seconds=seconds, steps=steps, epochs=epochs, device=device, dtype=dtype,
         threads=cpu_cores() if threads is None else threads, **options,
     )  # fmt: skip
-    return _train(
-        _paths(corpus), _path(output, "output"), request,
-        Reading.of_options(speakers, _flag(pairs, "pairs"), column, _flag(plain, "plain")),
-        val, None if base is None else _path(base, "base"), None if like is None else _path(like, "like"),
-        tokenizer, fixed_threads=threads is not None, overwrite=_flag(overwrite, "overwrite"), on_note=on_note,
+    reading = Reading.of_options(speakers, _flag(pairs, "pairs"), column, _flag(plain, "plain"))
+    base_path = None if base is None else _path(base, "base")
+    like_path = None if like is None else _path(like, "like")
+    read = partial(
+        load_inputs, [str(file) for file in _paths(corpus)], val, base_path, like_path, tokenizer, reading=reading,
+        seconds=request.budget, on_note=on_note,
     )  # fmt: skip
+    claim = partial(
+        claim_output, _path(output, "output"), force=_flag(overwrite, "overwrite"), model=base_path or like_path,
+        on_note=on_note, on_warning=on_note,
+    )  # fmt: skip
+    return _train(request, claim, read, fixed_threads=threads is not None, on_note=on_note)
 
 
 def _train(
-    files: list[Path], output: Path, request: Request, reading: Reading, val: str | float | None,
-    base: Path | None, like: Path | None, tokenizer: str, *, fixed_threads: bool, overwrite: bool,
+    request: Request,
+    claim: Callable[[], AbstractContextManager[Output]],
+    read: Callable[..., Inputs],
+    *,
+    fixed_threads: bool,
     on_note: Callable[[str], None],
-) -> Iterator[Step | Evaluation | Sample | TeacherTrained | Restarted | Result]:  # fmt: skip
+) -> Iterator[Step | Evaluation | Sample | TeacherTrained | Restarted | Result]:
     """`train`, with arguments that were checked."""
-    from llmcli.training.data.inputs import load_inputs
-    from llmcli.training.files.output import claim_output
-
     started = time.monotonic()
-    with claim_output(
-        output, force=overwrite, model=base or like, on_note=on_note, on_warning=on_note
-    ) as place:  # fmt: skip
-        inputs = load_inputs(
-            [str(file) for file in files], val, base, like, tokenizer, place.path, reading=reading,
-            seconds=request.budget, on_note=on_note,
-        )  # fmt: skip
+    with claim() as place:
+        inputs = read(output=place.path)
         from llmcli.training import session  # imports torch: errors in the text come before
 
-        options = {option_of(field.name): getattr(request, field.name) for field in fields(request)}
-        options |= {"--lora": request.lora or None, "--adapter-only": False}
-        options |= {"--speakers": reading.speakers and ",".join(reading.speakers)}
-        plan = session.plan_run(
-            request, inputs, place, options=options, fixed_threads=fixed_threads, started=started, on_note=on_note
-        )
+        plan = session.plan_run(request, inputs, place, fixed_threads=fixed_threads, started=started, on_note=on_note)
         for note in inputs.notes:
             on_note(note)
         plan.check_space()

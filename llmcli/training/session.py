@@ -3,7 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,7 +14,7 @@ from llmcli.config import as_record
 from llmcli.data.conversations.files import ConversationFile
 from llmcli.data.text.documents import Document
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, option_of
 from llmcli.evaluation import compressors, memorization
 from llmcli.evaluation.compressors import Baseline
 from llmcli.evaluation.training_text import recorded_path
@@ -57,12 +57,8 @@ ANSWERS_TIME_SHARE, ANSWERS_SECONDS = 0.03, 0.5
 SAMPLE_PROMPT_CHARACTERS = 24
 ONE_PROCESS = Processes()
 PROCESS_GAIN = 0.85  # speed that each further process is assumed to add, relative to one alone
-# the options that are part of the identity of a run, see _run_identity
-IDENTITY_OPTIONS = (
-    "--time", "--steps", "--epochs", "--lora", "--adapter-only", "--kl-weight", "--vocab-size", "--layers", "--width",
-    "--heads", "--kv-heads", "--experts", "--active", "--context", "--tie", "--batch-tokens", "--optimizer",
-    "--dropout", "--seed", "--device", "--dtype", "--speakers",
-)  # fmt: skip
+# of the fields of a request, all others are part of the identity of a run
+NOT_IN_IDENTITY = {"context_reason", "machine_reason", "processes", "shard", "threads"}
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,6 @@ def plan_run(
     inputs: Inputs,
     output: Output,
     *,
-    options: Mapping[str, object],
     fixed_threads: bool,
     started: float,
     on_note: Callable[[str], None] = lambda note: None,
@@ -101,14 +96,13 @@ def plan_run(
 ) -> PlannedRun:
     """Choose device and data type where they are "auto", prepare the tokens, plan; a stopped run keeps its plan.
 
-    `options` are those of the command line, by name; `started` is when the time budget began (time.monotonic). Raises
-    LLMError.
+    `started` is when the time budget began (time.monotonic). Raises LLMError.
     """
     if inputs.like:
         length = inputs.like.config.max_position_embeddings
         request = replace(request, context=length, context_reason="same as the --like model")
     _check_adapters(inputs, output)
-    identity = _run_identity(options, request, inputs, processes)
+    identity = _run_identity(request, inputs, output, processes)
     # Where steps or epochs end the run, the bytes of the model depend on the number of threads.
     is_fixed = fixed_threads or not request.has_time_budget or processes.are_several
     tuner = None if is_fixed else hardware.torch_thread_tuner(request.threads)
@@ -226,14 +220,12 @@ def _open_tokenizer(inputs: Inputs, stopped: StoppedRun | None) -> Tokenizer | N
     return tokenizer.with_chat_tokens() if inputs.conversations else tokenizer
 
 
-def _run_identity(
-    options: Mapping[str, object], request: Request, inputs: Inputs, processes: Processes
-) -> dict[str, Any]:
+def _run_identity(request: Request, inputs: Inputs, output: Output, processes: Processes) -> dict[str, Any]:
     """What identifies a run: a stopped one resumes only if all of this is equal. JSON.
 
     Resume files contain it: a key that is renamed or added makes older ones those of another run.
     """
-    tokenizer, base = inputs.tokenizer, None
+    tokenizer, base, given = inputs.tokenizer, None, as_record(request)
     if inputs.tokenizer_json is not None:
         tokenizer = hashlib.sha256(inputs.tokenizer_json.encode("utf-8")).hexdigest()
     if inputs.base_path:
@@ -244,8 +236,11 @@ def _run_identity(
         "--from": base,
         "--tokenizer": tokenizer,
         "--threads": request.threads * processes.local_count,  # it may resume with another number of processes
-        "--lr-scale": request.lr,
-        **{name: options[name] for name in IDENTITY_OPTIONS if options.get(name) is not None},
+        "--adapter-only": output.adapter_only,
+        **({"--speakers": ",".join(inputs.reading.speakers)} if inputs.reading.speakers else {}),
+        **{
+            option_of(name): value for name, value in given.items() if value is not None and name not in NOT_IN_IDENTITY
+        },
         **({"how the text is read": inputs.reading.as_record()} if inputs.reading.is_requested else {}),
         **{f"the version of {name}": version for name, version in versions().items()},
     }

@@ -116,7 +116,7 @@ def main() -> None:
         output = dry_run_output(OUTPUT)
         inputs = load_inputs(options.corpus, options.val, options.base, None, "bpe", output.path)
         prepared = plan_run(
-            replace(request, dtype=options.dtype), inputs, output, options={}, fixed_threads=True,
+            replace(request, dtype=options.dtype), inputs, output, fixed_threads=True,
             started=time.monotonic(),
         ).prepared  # fmt: skip
         rows.append(measure(prepared, inputs, options.validation))

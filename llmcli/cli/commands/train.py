@@ -149,7 +149,6 @@ def _plan_and_run(options: _Options, how: "Reading", processes: Processes) -> No
 
     run = session.plan_run(
         request, inputs, target,
-        options={param.opts[0]: getattr(options, str(param.name)) for param in options.params},
         fixed_threads=options.threads is not None, started=started, on_note=console.note, processes=processes,
     )  # fmt: skip
     _note_stopped_run(target, options.dry_run, processes.count)

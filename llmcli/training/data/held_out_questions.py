@@ -3,7 +3,7 @@
 import difflib
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -134,21 +134,13 @@ def answer_questions(
 
 def answer_shares(answers: Sequence[tuple[str, str]], known: Collection[str]) -> AnswerShares:
     """The shares of some pairs (answer, reference answer); `known` are the training answers."""
-
-    def share(counted: Iterable[bool]) -> float:
-        return round(sum(counted) / len(answers), 4)
-
     exact = [answer == reference for answer, reference in answers]
     near = [
         not same and difflib.SequenceMatcher(None, *pair, autojunk=False).ratio() >= NEAR
         for same, pair in zip(exact, answers, strict=True)
     ]
     verbatim = [answer in known for answer, _ in answers]
-    return AnswerShares(
-        questions=len(answers),
-        verbatim=share(verbatim),
-        exact=share(exact),
-        near=share(near),
-        garbled=share(not any(one) for one in zip(exact, near, verbatim, strict=True)),
-        seen=share(reference in known for _, reference in answers),
-    )
+    garbled = [not any(one) for one in zip(exact, near, verbatim, strict=True)]
+    seen = [reference in known for _, reference in answers]
+    shares = [round(sum(counted) / len(answers), 4) for counted in (verbatim, exact, near, garbled, seen)]
+    return AnswerShares(len(answers), *shares)
