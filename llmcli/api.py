@@ -154,23 +154,20 @@ class Model:
         """Like `chat`, piece by piece as the model generates. A piece never ends inside a character."""
         from llmcli.generation.chat import messages_from, open_assistant
 
-        if not self._assistants:
-            self._assistants = [open_assistant(self._source, self.runtime.fork(), self.tokenizer)]
         options.setdefault("max_tokens", ANSWER_TOKENS)
         read = messages_from(messages)
         for message in read:
             _text(message.content, "content")
-        return self._answer(read, _sampling(options))
-
-    def _answer(self, messages: list[Message], sampling: SamplingConfig) -> Iterator[str]:
-        """Generate with the assistant of the last chat, or with another while that one is answering."""
-        from llmcli.generation.chat import open_assistant
-        from llmcli.generation.generator import Piece
-
-        try:
+        sampling = _sampling(options)
+        try:  # the assistant of the last chat, or another while that one is answering
             assistant = self._assistants.pop()
         except IndexError:
             assistant = open_assistant(self._source, self.runtime.fork(), self.tokenizer)
+        return self._answer(assistant, read, sampling)
+
+    def _answer(self, assistant: Assistant, messages: list[Message], sampling: SamplingConfig) -> Iterator[str]:
+        from llmcli.generation.generator import Piece
+
         try:
             for event in assistant.answer(messages, sampling):
                 if isinstance(event, Piece):

@@ -450,12 +450,7 @@ def _baselines(prepared: Prepared) -> list[Baseline]:
 
 
 def _complete_record(
-    done: Done,
-    plan: PlannedRun,
-    baselines: list[Baseline],
-    *,
-    resumable: bool,
-    stop: Callable[[], bool],
+    done: Done, plan: PlannedRun, baselines: list[Baseline], *, resumable: bool, stop: Callable[[], bool]
 ) -> None:
     """Add what the model memorized, or how it answers, and the summary of the run to the record in the model."""
     record, settings, conversations = done.checkpoint.record, plan.prepared.plan.train, plan.prepared.conversations

@@ -12,6 +12,7 @@ of other texts, all of them weaker where that fits better.
 N, K = tokens, orders.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -104,18 +105,13 @@ class ValidationText:
         """The weights for a model; None where the cache does not help it."""
         model.eval()
         network, _ = score(model, self.windows)
-        matches = np.concatenate([self._matches(history) for history in HISTORIES], axis=1)
-        return fit_weights(np.tile(network.reshape(-1), len(HISTORIES)), matches)
-
-    def _matches(self, history: int) -> Matches:
-        """The matches for the predicted tokens of all windows, B * T."""
-        T = self.windows.shape[1] - 1
-        parts = []
-        for start in window_starts(len(self.tokens), len(self.windows), T).tolist():
+        T, parts = self.windows.shape[1] - 1, []
+        starts = window_starts(len(self.tokens), len(self.windows), T).tolist()
+        for history, start in itertools.product(HISTORIES, starts):
             first = max(0, start - history)
             text = self.tokens[np.arange(first, start + T + 1)]
-            parts.append(find_matches(text, ORDERS, self.separator)[:, start + 1 - first :])
-        return np.concatenate(parts, axis=1)
+            parts.append(find_matches(text, ORDERS, self.separator)[:, start + 1 - first :])  # of the predicted tokens
+        return fit_weights(np.tile(network.reshape(-1), len(HISTORIES)), np.concatenate(parts, axis=1))
 
 
 def fit_cache(model: Checkpoint, tokenizer: Tokenizer, text: Corpus) -> CacheWeights | None:

@@ -141,15 +141,11 @@ def prepare(
 
 
 def _plan(
-    task: Task,
-    encoded: PreparedConversations | None,
-    data_rows: list[PlanRow],
-    machine: Machine | None,
-    seconds_spent: float,
+    task: Task, encoded: PreparedConversations | None, data_rows: list[PlanRow], machine: Machine | None, spent: float
 ) -> Plan:
-    """The plan for a machine, after some seconds of the time budget; its rows begin with those of the data, the last of
-    which is the vocabulary."""
-    plan = make_plan(replace(task, seconds_spent=seconds_spent), machine)
+    """The plan for a machine, after `spent` seconds of the time budget; its rows begin with those of the data, of which
+    the vocabulary is the last."""
+    plan = make_plan(replace(task, seconds_spent=spent), machine)
     if encoded is None or plan.conversations is None:
         return replace(plan, rows=(*data_rows, *plan.rows))
     stop_ids = {*plan.model.extra_eos_ids, *encoded.template.stop_ids} - {plan.model.eos_token_id}
@@ -272,11 +268,7 @@ def _document_record(document: Document) -> dict[str, Any]:
 
 
 def _seen_bytes(
-    tokens: TokenIds | TokenShards,
-    conversations: PreparedConversations | None,
-    tokenizer: Tokenizer,
-    *,
-    fine_tunes: bool,
+    tokens: TokenIds | TokenShards, conversations: PreparedConversations | None, tokenizer: Tokenizer, fine_tunes: bool
 ) -> bytes | None:
     """The byte values that occur in the training text and conversations, and, for fine-tuning, in the text of the base
     model; None where the latter are not known."""

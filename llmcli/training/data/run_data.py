@@ -123,19 +123,17 @@ class ConversationPhase:
         self,
         conversations: PreparedConversations,
         chosen: ConversationSettings,
-        settings: TrainConfig,
+        train: TrainConfig,
         tokenizer: Tokenizer,
     ) -> None:
-        self._conversations, self._chosen, self._settings = conversations, chosen, settings
+        self._conversations, self._chosen, self._settings = conversations, chosen, train
         self._tokenizer = tokenizer
         # the chat template to store with the model; None if the base model has one
         self.template = None if conversations.divided.inputs.template else conversations.template.source
         self.follows_text = chosen.share < 1
         training, self.validation = reserve_conversations(conversations.training, chosen.validation)
-        self._batches = ConversationBatches(
-            training, settings.context, settings.batch_size, settings.seed, tokenizer.eos_id
-        )
-        self.tokens_per_epoch = self._batches.rows * settings.context  # padding included
+        self._batches = ConversationBatches(training, train.context, train.batch_size, train.seed, tokenizer.eos_id)
+        self.tokens_per_epoch = self._batches.rows * train.context  # padding included
         self._question = next(questions(conversations))
         self.question = self._question.text  # a held-out one, which the samples answer
 
