@@ -188,7 +188,7 @@ def test_a_read_only_file_is_refused_in_advance(windows: Windows) -> None:
     ],
 )  # fmt: skip
 def test_names_that_windows_does_not_allow_are_refused_in_advance(windows: Windows, name: str, problem: str) -> None:
-    with pytest.raises(LLMError, match=rf"Windows.*; give another name with -o|{problem}.*Windows"):
+    with pytest.raises(LLMError, match=rf"Windows.*; give another name with `output`|{problem}.*Windows"):
         atomic_io.check_writable(name, force=False)
     assert re.search(problem, atomic_io.windows_name_problem(name))
 

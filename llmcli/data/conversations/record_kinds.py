@@ -143,10 +143,10 @@ def _shape(record: object) -> RecordShape | None:
 
 
 def column_option(*columns: str) -> str:
-    """The option that names these columns, as it is typed.
+    """The setting that names these columns, as messages have it.
 
     >>> column_option("my question", "answer")
-    "--column 'my question,answer'"
+    "`column` 'my question,answer'"
     """
     quoted = ('"' + name.replace('"', '""') + '"' if "," in name or name[:1] == '"' else name for name in columns)
     return f"`column` {shlex.quote(','.join(quoted))}"
