@@ -225,7 +225,8 @@ def _run_identity(request: Request, inputs: Inputs, output: Output, processes: P
 
     Resume files contain it: a key that is renamed or added makes older ones those of another run.
     """
-    tokenizer, base, given = inputs.tokenizer, None, as_record(request)
+    tokenizer, base = inputs.tokenizer, None
+    given = as_record(request) | {"lora": request.lora or None}
     if inputs.tokenizer_json is not None:
         tokenizer = hashlib.sha256(inputs.tokenizer_json.encode("utf-8")).hexdigest()
     if inputs.base_path:

@@ -74,6 +74,8 @@ class Request:
             raise usage("`shard` is for several processes; give `processes`, or start them with torchrun")
         if self.lora and self.optimizer == "muon":
             raise usage("`lora` trains with AdamW; leave out `optimizer` muon")
+        if self.width is not None and self.heads is not None and self.width % self.heads:
+            raise usage(f"`heads` {self.heads} does not divide `width` {self.width}; give a divisor of it")
         weight = self.kl_weight or 0
         require(0 <= weight < math.inf, "`kl_weight`", "at least 0", weight)
 

@@ -18,6 +18,7 @@ def test_experts_out_of_range_are_wrong_usage(experts, active):
         ({"seconds": 60.0, "steps": 10}, "`seconds` and `steps`"),
         ({"seconds": 60.0, "epochs": 2.0}, "`seconds` and `epochs`"),
         ({"steps": 10, "epochs": 2.0}, "`steps` and `epochs`"),
+        ({"width": 64, "heads": 3}, "`heads` 3 does not divide `width` 64"),
         ({"seconds": 0.0}, "`seconds` must be a number above 0, found 0"),
         ({"steps": 0}, "`steps` must be a number above 0, found 0"),
         ({"seconds": float("nan")}, "`seconds` must be a number above 0"),
