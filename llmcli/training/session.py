@@ -93,16 +93,18 @@ def plan_run(
     started: float,
     on_note: Callable[[str], None] = lambda note: None,
     processes: Processes = ONE_PROCESS,
+    time_given: str | None = None,
 ) -> PlannedRun:
     """Choose device and data type where they are "auto", prepare the tokens, plan; a stopped run keeps its plan.
 
-    `started` is when the time budget began (time.monotonic). Raises LLMError.
+    `started` is when the time budget began (time.monotonic); `time_given` is the budget as it was typed. Raises
+    LLMError.
     """
+    identity = _run_identity(request, inputs, output, processes, time_given)
     if inputs.like:
         length = inputs.like.config.max_position_embeddings
         request = replace(request, context=length, context_reason="same as the --like model")
     _check_adapters(inputs, output)
-    identity = _run_identity(request, inputs, output, processes)
     # Where steps or epochs end the run, the bytes of the model depend on the number of threads.
     is_fixed = fixed_threads or not request.has_time_budget or processes.are_several
     tuner = None if is_fixed else hardware.torch_thread_tuner(request.threads)
@@ -220,13 +222,15 @@ def _open_tokenizer(inputs: Inputs, stopped: StoppedRun | None) -> Tokenizer | N
     return tokenizer.with_chat_tokens() if inputs.conversations else tokenizer
 
 
-def _run_identity(request: Request, inputs: Inputs, output: Output, processes: Processes) -> dict[str, Any]:
+def _run_identity(
+    request: Request, inputs: Inputs, output: Output, processes: Processes, time_given: str | None
+) -> dict[str, Any]:
     """What identifies a run: a stopped one resumes only if all of this is equal. JSON.
 
     Resume files contain it: a key that is renamed or added makes older ones those of another run.
     """
     tokenizer, base = inputs.tokenizer, None
-    given = as_record(request) | {"lora": request.lora or None}
+    given = as_record(request) | {"lora": request.lora or None, "seconds": time_given or request.seconds}
     if inputs.tokenizer_json is not None:
         tokenizer = hashlib.sha256(inputs.tokenizer_json.encode("utf-8")).hexdigest()
     if inputs.base_path:

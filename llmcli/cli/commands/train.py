@@ -150,6 +150,7 @@ def _plan_and_run(options: _Options, how: "Reading", processes: Processes) -> No
     run = session.plan_run(
         request, inputs, target,
         fixed_threads=options.threads is not None, started=started, on_note=console.note, processes=processes,
+        time_given=options.time,
     )  # fmt: skip
     _note_stopped_run(target, options.dry_run, processes.count)
     for note in inputs.notes:

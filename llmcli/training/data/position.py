@@ -7,6 +7,8 @@ from typing import Any
 
 from llmcli.config import TrainConfig
 
+ADDED_LATER = ("conversations_from", "stage_start", "stage_end", "student_from")  # older versions lack them
+
 
 @dataclass
 class Position:
@@ -40,8 +42,9 @@ class Position:
 
     def restore(self, values: Mapping[str, Any], settings: TrainConfig) -> None:
         """Take the values of a stopped run. Raises KeyError, TypeError or ValueError if they do not fit `settings`."""
-        for one in fields(self):
-            setattr(self, one.name, values[one.name])
+        for name in (one.name for one in fields(self)):
+            if name in values or name not in ADDED_LATER:
+                setattr(self, name, values[name])
         valid = (
             all(type(step) is int for step in (self.step, self.best_step, self.evaluated_step))
             and 0 <= self.best_step <= self.step <= settings.steps

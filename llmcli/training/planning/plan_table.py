@@ -109,6 +109,8 @@ def overview(plan: Plan) -> list[PlanRow]:
     """The plan in five rows: corpus, vocabulary, model, training and regularization; and the learning rate where it is
     not the recipe's."""
     by_name = {row.name: row for row in plan.rows}
+    if "corpus" not in by_name:  # resumed from a file of an earlier version, with other names
+        return list(plan.rows)
     batch = by_name["batch size"].value
     training = PlanRow("training", f"{by_name['steps'].value} steps of {batch}", by_name["steps"].reason)
     if plan.train.seconds:

@@ -180,6 +180,13 @@ def test_what_the_plan_expected_is_kept(ready: Prepared) -> None:
     through_a_file(timed, state)  # which compares the plans
 
 
+def test_a_run_that_was_stopped_before_there_were_conversations_resumes(ready: Prepared) -> None:
+    whole = run(ready, save_due=lambda: True)
+    state = states(whole)[9]
+    older = State(state.arrays, {key: value for key, value in state.values.items() if key != "conversations_from"})
+    assert_same_end(whole, run(ready, resume_from=through_a_file(ready, older)))
+
+
 def test_the_part_of_the_text_that_the_run_reads_is_kept(ready: Prepared) -> None:
     """Which depends on the number of cores; older files do not have it."""
     state = states(run(ready, save_due=lambda: True))[0]

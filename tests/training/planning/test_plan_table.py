@@ -88,6 +88,11 @@ def test_the_overview_shows_a_scaled_learning_rate() -> None:
     assert [row.name for row in overview(prepared(Request(steps=10, lr=0.5)))][5:] == ["learning rate"]
 
 
+def test_the_overview_of_a_plan_from_an_earlier_version_has_all_its_rows() -> None:
+    earlier = replace(plan(Request(steps=10)), rows=(PlanRow("text", "9 bytes", "all"), PlanRow("size", "9", "small")))
+    assert overview(earlier) == list(earlier.rows)
+
+
 def test_the_context_of_the_final_evaluation_is_given_where_it_is_shorter_than_the_model_s() -> None:
     for request in (Request(steps=9), Request(epochs=1), Request(seconds=60), Request(seconds=60, lora=8)):
         assert row(plan(request, base=LONG), "context length") == PlanRow(
