@@ -23,7 +23,7 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.torch import devices
 from llmcli.training.data.held_out_questions import AnswerShares, answer_questions
 from llmcli.training.data.inputs import Inputs
-from llmcli.training.data.plain_text import held_out_text
+from llmcli.training.data.plain_text import find_plain_text
 from llmcli.training.data.prepare import Prepared, prepare
 from llmcli.training.data.run_data import RunData
 from llmcli.training.distributed.process_group import ProcessGroup
@@ -362,7 +362,7 @@ def _train(plan: PlannedRun, stop: Callable[[], bool], **options: Any) -> Genera
     prepared, inputs, stopped = plan.prepared, plan.inputs, plan.output.stopped
     data = RunData(
         prepared.plan, prepared.tokenizer, prepared.tokens, prepared.held_out, prepared.conversations,
-        None if inputs.base else held_out_text(prepared),
+        find_plain_text(inputs, prepared),
     )  # fmt: skip
     job = Job(
         prepared.plan, data, prepared.record, inputs.base,

@@ -1,13 +1,14 @@
 """How well a model still predicts plain text after it was trained on conversations: what fine-tuning forgot.
 
-The text is that which the base model generates: on it, bits per byte rise by the divergence of the new model from the
-base model. Without a base model it is the held-out text, if there is any.
+The text is held-out text if there is any, else text that the base model itself generates: on that, bits per byte rise
+by the divergence of the new model from the base model.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,17 +17,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmcli.config import ModelConfig
+from llmcli.config import ModelConfig, TrainConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.data.tokens.tokens import tokenize
+from llmcli.errors import LLMError
+from llmcli.evaluation.training_text import find_corpus, trained_in, untrained_part
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.torch.runtime import score
 from llmcli.models.torch.transformer import LanguageModel, LayerKVCache
+from llmcli.training.data.inputs import Inputs
 from llmcli.training.data.prepare import Prepared
 from llmcli.training.interruption import CutShortError
 
 WORK = 1.5e11  # parameters x tokens scored: a few seconds on two cores ...
 TOKENS = (256, 16_384)  # ... but at least and at most so many tokens
 WINDOW = 256  # tokens that are scored together
+MAX_FOUND_BYTES = 64_000_000  # of a base model's training text that is searched for; a longer one would take too long
+BYTES_PER_TOKEN = 8  # at most, assumed
 GENERATED_LENGTH = 64  # tokens of each generated text
 MIN_LENGTH = 8  # the same, where there is no time for more
 GENERATION_SHARE = 0.6  # of the time for generating a text and scoring it with two models
@@ -63,14 +70,32 @@ class PlainTextScores:
         return {"from": self.source, "tokens": self.tokens, "before": before, "after": round(self.after, 6)}
 
 
-def held_out_text(prepared: Prepared) -> PlainText | None:
-    """The held-out text of a run that trains on text first; None if there is none, or if there are no conversations."""
+def find_plain_text(inputs: Inputs, prepared: Prepared) -> PlainText | None:
+    """The held-out text of a run that trains on text first; with a base model, the text that was held out when the base
+    was trained, if it is found. None if there is neither, or if there are no conversations."""
     if not prepared.conversations:
         return None
+    ids, source, corpus = prepared.held_out, "the held-out text", inputs.corpus
+    if inputs.base and not trained_in(corpus, inputs.base.record):
+        ids = _held_out_text_of(inputs.base, inputs.base_path, prepared.tokenizer)
+        source = "the text held out from the base model"
     config = prepared.plan.model
     most = affordable_tokens(config.parameters)
-    windows = windows_of(prepared.held_out, prepared.tokenizer.bos_id, config.max_position_embeddings, most)
-    return PlainText(windows, "the held-out text") if len(windows) else None
+    windows = windows_of(ids, prepared.tokenizer.bos_id, config.max_position_embeddings, most)
+    return PlainText(windows, source) if len(windows) else None
+
+
+def _held_out_text_of(base: Checkpoint, path: Path | None, tokenizer: Tokenizer) -> NDArray[np.unsignedinteger]:
+    """The tokens of the text that was held out when a base model was trained; none if it is not found."""
+    none = tokenize(iter(()), tokenizer)
+    try:
+        size = sum(document["bytes"] for document in base.record["corpus"])
+        if path is None or size > MAX_FOUND_BYTES:
+            return none
+        corpus = find_corpus(base.record, path)
+    except (LLMError, KeyError):
+        return none
+    return tokenize(untrained_part(corpus, [base.record]).sample(BYTES_PER_TOKEN * TOKENS[1]).texts(), tokenizer)
 
 
 def affordable_tokens(parameters: int) -> int:
@@ -139,35 +164,38 @@ def bits_per_byte(model: LanguageModel, text: PlainText, byte_lengths: NDArray[n
     return float(losses.sum(dtype=np.float64)) / math.log(2) / max(1, size)
 
 
-@dataclass(frozen=True)
 class PlainTextComparison:
-    """Plain text under the model that a run ends with, and under the one that it started from, which generates it."""
+    """Plain text under the model that a run ends with, and under the one that it started from."""
 
-    config: ModelConfig
-    tokenizer: Tokenizer
-    text: PlainText | None  # held out, where there is no base model; without either, nothing is compared
-    start: Checkpoint | None  # the base model
-    seed: int
+    def __init__(
+        self,
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        text: PlainText | None,
+        start: Checkpoint | None,
+        settings: TrainConfig,
+    ) -> None:
+        """Without a text the base model `start` generates one; without either, nothing is compared."""
+        self._config, self._tokenizer, self._text, self._start = config, tokenizer, text, start
+        self._seed = settings.seed
 
     @property
     def cost(self) -> float:
         """The cost of `scores`, as a number of tokens of an evaluation."""
-        if self.start:
-            return GENERATION_COST * affordable_tokens(self.config.parameters)
-        return self.text.tokens if self.text else 0.0
+        if self._start is None:
+            return self._text.tokens if self._text else 0.0
+        if self._text:
+            return 2.0 * self._text.tokens
+        return GENERATION_COST * affordable_tokens(self._config.parameters)
 
     def scores(
         self, best: Weights, model: LanguageModel, interruptible: Interruptible = lambda model, share: nullcontext()
     ) -> PlainTextScores | None:
         """The scores of the weights that a run of `model` ends with. None if there is no text, or no time for it."""
-        text, before = self.text, None
+        text, before = self._text, None
         try:
-            if self.start:
-                base = model.scoring_model(self.start.tensors)
-                with interruptible(base, GENERATION_SHARE):
-                    text = generate_text(base, self.tokenizer, affordable_tokens(self.config.parameters), self.seed)
-                before = self._score(text, base, interruptible) if text else None
-                del base  # or it would be in memory beside the next one
+            if self._start:
+                text, before = self._before(self._start, model, interruptible)
             if text is None:
                 return None
             after = self._score(text, model.scoring_model(best), interruptible)
@@ -175,6 +203,17 @@ class PlainTextComparison:
             return None
         return PlainTextScores(text.source, text.tokens, before, after)
 
+    def _before(
+        self, start: Checkpoint, run_model: LanguageModel, interruptible: Interruptible
+    ) -> tuple[PlainText | None, float]:
+        """The text, which the base model generates if there is none, and its score under the base model, which takes
+        no memory afterwards."""
+        model, text = run_model.scoring_model(start.tensors), self._text
+        if text is None:
+            with interruptible(model, GENERATION_SHARE):
+                text = generate_text(model, self._tokenizer, affordable_tokens(self._config.parameters), self._seed)
+        return text, self._score(text, model, interruptible) if text else math.nan
+
     def _score(self, text: PlainText, model: LanguageModel, interruptible: Interruptible) -> float:
         with interruptible(model, 1.0):
-            return bits_per_byte(model, text, self.tokenizer.byte_lengths)
+            return bits_per_byte(model, text, self._tokenizer.byte_lengths)

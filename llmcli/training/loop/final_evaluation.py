@@ -32,9 +32,7 @@ class FinalEvaluator:
         )
         self._plain_text: PlainTextComparison | None = None
         if data.conversations and (data.plain_text or not job.is_sharded):  # sharded weights cannot generate text
-            self._plain_text = PlainTextComparison(
-                job.plan.model, data.tokenizer, data.plain_text, job.start, settings.seed
-            )
+            self._plain_text = PlainTextComparison(job.plan.model, data.tokenizer, data.plain_text, job.start, settings)
         # for the n-gram cache: no model of conversations gets one, nor one that saw too little text
         has_cache = not data.conversations and not job.is_sharded and data.validation_text.is_sufficient
         self._cache_text = data.validation_text if has_cache else None

@@ -133,15 +133,19 @@ def test_other_speakers(llm: Llm) -> None:
 @pytest.mark.parametrize("lora", [(), ("--lora", 2)], ids=["full", "lora"])
 @pytest.mark.slow
 def test_a_base_model_learns_to_answer(llm: Llm, lora: tuple[object, ...]) -> None:
+    """The base's training text is beside it, so what was forgotten of its held-out part is measured."""
     write_chats()
     Path("book.txt").write_text(TEXT * 3, "utf-8")
     assert llm("train", "book.txt", "--steps", 20, *SMALL, "-o", "base.safetensors").exit_code == 0
     answer = llm("train", "chats.jsonl", "--from", "base.safetensors", "--steps", 5, *lora, "--threads", 1)
     assert answer.exit_code == 0, answer.stderr
     record = record_of("model.safetensors")
-    assert record["plain_text"]["from"] == "text that the base model generates"
-    assert "Plain text (text that the base model generates): " in answer.stderr
+    assert record["plain_text"]["from"] == "the text held out from the base model"
+    assert "Plain text (the text held out from the base model): " in answer.stderr
     assert "held-out bits per byte of answers: " in answer.stderr
+    before = record["plain_text"]["before"]
+    scores = json.loads(llm("eval", "book.txt", "-m", "base.safetensors", "--json").stdout)["results"]
+    assert before == pytest.approx(scores[0]["bits_per_byte"], rel=0.1)  # of other windows
     assert record["base"]["file"] == "base.safetensors"
 
 

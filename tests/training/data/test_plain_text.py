@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.config import ModelConfig
+from llmcli.config import ModelConfig, TrainConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.torch.transformer import LanguageModel
@@ -92,7 +92,7 @@ def test_without_time_for_whole_texts_they_are_shorter_or_left_out() -> None:
     """Passes are counted: two layers for each token that is generated, then two for each of two models' scores."""
     made = model()
     checkpoint = Checkpoint(made.config, BYTES.to_json(), made.to_arrays(), {})
-    comparison = PlainTextComparison(made.config, BYTES, None, checkpoint, seed=0)
+    comparison = PlainTextComparison(made.config, BYTES, None, checkpoint, TrainConfig(steps=1))
     count = max(1, affordable_tokens(made.config.parameters) // plain_text.GENERATED_LENGTH)
 
     def scores(tokens: int, layers: float = math.inf) -> plain_text.PlainTextScores | None:
@@ -122,6 +122,6 @@ def test_no_two_models_are_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) 
             alive.add(self)
 
     monkeypatch.setattr(plain_text, "LanguageModel", Counted)
-    comparison = PlainTextComparison(made.config, BYTES, None, checkpoint, seed=0)
+    comparison = PlainTextComparison(made.config, BYTES, None, checkpoint, TrainConfig(steps=1))
     scores = comparison.scores(checkpoint.tensors, LanguageModel(made.config))
     assert scores is not None and scores.before == scores.after
