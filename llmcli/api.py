@@ -17,7 +17,7 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from llmcli.config import ANSWER_TOKENS, DEFAULT_MODEL, DEVICES, DTYPES, QUANTIZATIONS, SamplingConfig
+from llmcli.config import ANSWER_TOKENS, DEFAULT_MODEL, DEVICES, DTYPES, QUANTIZATIONS, SamplingConfig, cpu_cores
 from llmcli.errors import LLMError, brief, missing_package, require_torch, usage
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def load(
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.models.open_runtime import open_runtime
 
-    _check_device(device)
+    _check_choice("device", device, DEVICES)
     if quantize not in (None, *QUANTIZATIONS):
         raise usage(f"quantize must be None, {' or '.join(QUANTIZATIONS)}, found {brief(quantize)}")
     if quantize is not None and device != "cpu":
@@ -270,17 +270,15 @@ def train(
     on_note: Callable[[str], None] = lambda note: None,
     **options: Unpack[TrainOptions],
 ) -> Iterator[Step | Evaluation | Sample | TeacherTrained | Restarted | Result]:
-    """Train a model on text or conversations and save it. Yields events; the last is the `Result`, after the file is
-    written.
+    """Train a model on text or conversations and save it. Yields events; the last is the `Result`, of the saved file.
 
     `corpus` is one or more files, directories or glob patterns; files of conversations are recognized, `speakers` names
     who asks and who answers in text with turns. `column` is the one with the text in tables, JSON and Parquet, or two,
     "question,answer"; `pairs` reads tables of two columns as prompts and answers, `plain` everything as text. `val` is
-    a validation file or the fraction to hold out, `base` a model to fine-tune, `like` one whose tokenizer to use. A
-    file at `output` is replaced only with `overwrite`. The same call resumes a run that was stopped. Closing the
-    iterator before its end discards the run. Raises LLMError.
+    a validation file or the fraction to hold out, `base` a model to fine-tune, `like` one whose tokenizer to use. Only
+    with `overwrite` a file at `output` is replaced. The same call resumes a stopped run; closing the iterator before
+    its end discards the run. Raises LLMError.
     """
-    from llmcli.config import cpu_cores
     from llmcli.data.conversations.record_kinds import Reading
     from llmcli.training.data.inputs import load_inputs
     from llmcli.training.files.output import claim_output
@@ -288,14 +286,10 @@ def train(
 
     require_torch()
     _check_names(options, [*(train.__kwdefaults__ or ()), *TrainOptions.__annotations__])
-    for name, value in (("tokenizer", tokenizer), ("column", column or "")):
-        if not isinstance(value, str):
-            raise TypeError(f"{name} must be a str, found {brief(value)}")
-    _check_device(device)
-    if dtype not in (*DTYPES, "auto"):
-        raise usage(f"dtype must be auto or one of {', '.join(DTYPES)}, found {brief(dtype)}")
-    if speakers is not None and not (isinstance(speakers, tuple | list) and [*map(type, speakers)] == [str, str]):
-        raise TypeError(f'speakers must be two names, as in ("User", "Assistant"), found {brief(speakers)}')
+    _check_words(tokenizer=tokenizer, column=column or "")
+    _check_choice("device", device, DEVICES)
+    _check_choice("dtype", dtype, DTYPES)
+    _check_speakers(speakers)
     if val is not None and not isinstance(val, str | Real):
         val = str(_path(val, "val"))
     request = Request(
@@ -303,8 +297,8 @@ def train(
         threads=cpu_cores() if threads is None else threads, **options,
     )  # fmt: skip
     reading = Reading.of_options(speakers, _flag(pairs, "pairs"), column, _flag(plain, "plain"))
-    base_path = None if base is None else _path(base, "base")
-    like_path = None if like is None else _path(like, "like")
+    models = {"base": base, "like": like}
+    base_path, like_path = (None if path is None else _path(path, name) for name, path in models.items())
     read = partial(
         load_inputs, [str(file) for file in _paths(corpus)], val, base_path, like_path, tokenizer, reading=reading,
         seconds=request.budget, on_note=on_note,
@@ -357,9 +351,20 @@ def _flag(value: object, name: str) -> bool:
     return bool(value)
 
 
-def _check_device(value: object) -> None:
-    if value not in (*DEVICES, "auto"):
-        raise usage(f"device must be {', '.join(DEVICES)} or auto, found {brief(value)}")
+def _check_words(**values: object) -> None:
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be a str, found {brief(value)}")
+
+
+def _check_speakers(value: object) -> None:
+    if value is not None and not (isinstance(value, tuple | list) and [*map(type, value)] == [str, str]):
+        raise TypeError(f'speakers must be two names, as in ("User", "Assistant"), found {brief(value)}')
+
+
+def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    if value not in (*choices, "auto"):
+        raise usage(f"{name} must be {', '.join(choices)} or auto, found {brief(value)}")
 
 
 def _check_names(options: Mapping[str, object], known: Sequence[str]) -> None:
