@@ -41,6 +41,7 @@ PORTABLE_SIGNAL_NAMES = {
     "default_int_handler",
     "raise_signal",
     "Signals",
+    "Handlers",
     "SIGINT",
     "SIGTERM",
     "SIG_DFL",

@@ -91,6 +91,8 @@ def record_rows(record: Record) -> Rows:
         rows.append(("time", f"{units.duration(clock['seconds'])}, {clock['tokens_per_second']:,} tokens/s"))
     if settings := record.get("train"):
         rows.append(("settings", ", ".join(f"{key} {settings[key]}" for key in SHOWN_SETTINGS if key in settings)))
+    if versions := record.get("versions"):
+        rows.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
     return rows
 
 

@@ -186,7 +186,7 @@ def test_no_two_outputs_share_a_resume_file() -> None:
     beside = [resume.resume_path(Path(name)) for name in names]
     assert len(set(beside)) == len(names) and not set(beside) & set(map(Path, names))
     for path in beside:
-        with pytest.raises(LLMError, match="are for resume files; give another -o"):
+        with pytest.raises(LLMError, match="are for resume files; give another `output`"):
             resume.check_model_name(path)
     for name in names:
         resume.check_model_name(Path(name))
@@ -598,5 +598,6 @@ def test_a_stopped_run_on_a_missing_device_is_refused_in_one_line(llm: Llm) -> N
     before = Path(RESUME_FILE).read_bytes()
     answer = llm("train", "c.txt", *OPTIONS, "--steps", 12)
     assert answer.exit_code == 1 and answer.stderr.count("\n") == 1
-    assert f"{RESUME_FILE} is from a run on cuda in " in answer.stderr and "--device cpu --force" in answer.stderr
+    assert f"{RESUME_FILE} is from a run on cuda in " in answer.stderr
+    assert "here with --device auto --dtype auto --force\n" in answer.stderr
     assert Path(RESUME_FILE).read_bytes() == before

@@ -101,7 +101,7 @@ def _mutated_resumes(where: Path, tries: int) -> list[str]:
                 if data != whole:
                     failures.append(f"{number}: a mutated resume file was accepted")
             except LLMError as error:
-                if "--force" not in str(error):
+                if "`overwrite=True`" not in str(error):
                     failures.append(f"{number}: does not say what to type: {error}")
         if calls.number > MAX_CALLS:
             failures.append(f"{number}: {calls.number:,} calls")

@@ -177,7 +177,7 @@ def _print(options: _Options, scores: list[ModelScore], baselines: "Sequence[Bas
     if options.json:
         console.json_result({
             "results": [score.as_json() for score in scores],
-            "baselines": [baseline_json(baseline) | {"file": files[-1]} for baseline in baselines],
+            "baselines": [{"name": one.name, "file": files[-1]} | baseline_json(one) for one in baselines],
             "from_byte": from_byte,
         })  # fmt: skip
     else:

@@ -5,7 +5,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
-from llmcli.cli.reports.evaluation import baseline_json
 from llmcli.cli.terminal import console, tables
 from llmcli.config import as_record
 from llmcli.evaluation.figures import as_json, change
@@ -115,7 +114,10 @@ def show_result(
             interrupted=done.interrupted,
             bits_per_byte_before=done.base_score.bits_per_byte if done.base_score else None,
             **as_json(done.base_score.figures if done.base_score else None, "_before"),
-            baselines=[baseline_json(one) for one in baselines],
+            baselines=[
+                {"name": b.name, "bits_per_byte": b.bits_per_byte, "adaptive": b.is_adaptive, "estimate": b.is_estimate}
+                for b in baselines
+            ],
             memorised=record["memorised"],
             verdict=sentences,
             **({"of": "answers"} | {key: record.get(key) for key in ("answers", "plain_text")} if of_answers else {}),

@@ -49,7 +49,7 @@ def table(
         drawn.add_column(name, justify="right" if i in numbers else "left", overflow="fold", no_wrap=i in numbers)
     for row in cells:
         drawn.add_row(*map(Text, row))
-    console.rich_console(stream).print(drawn)
+    console.draw(drawn, stream)
 
 
 def tab_separated(cells: Iterable[str], stream: TextIO | None = None) -> None:
