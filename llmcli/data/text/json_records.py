@@ -6,7 +6,9 @@ Standard library only.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from llmcli.errors import LLMError, brief
 
@@ -90,18 +92,18 @@ def _value(text: str, position: int) -> tuple[object, int]:
         raise _JSONError(error.pos, error.msg) from error
     except RecursionError as error:
         raise _JSONError(position, "nested too deeply") from error
-    except ValueError as error:  # from `_object`
+    except ValueError as error:  # from `unique_keys`
         raise _JSONError(position, str(error)) from error
     return value, _space_end(text, end)
 
 
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs. Raises ValueError for a repeated key."""
     keys = dict(pairs)
     if len(keys) < len(pairs):
-        names = [key for key, _ in pairs]
-        twice = next(key for key in names if names.count(key) > 1)
+        [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
         raise ValueError(f"the key {brief(twice)} is repeated in one object")
     return keys
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=float)
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_int=float)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmcli.data.text.json_records import unique_keys
 from llmcli.errors import LLMError
 from llmcli.formats.open_file import expected_format, open_for_reading
 from llmcli.formats.safetensors.dtypes import BYTES_PER_ELEMENT
@@ -122,7 +123,7 @@ def _parse(text: str) -> tuple[dict[str, Any], dict[str, str]]:
         outside_strings = re.sub('"[^"]*"', "", text.replace("\\\\", "").replace('\\"', ""))
         if problem := _excess(outside_strings):
             raise ValueError(f"its header has more than {problem}")
-    descriptions = json.loads(text, object_pairs_hook=_unique_keys)
+    descriptions = json.loads(text, object_pairs_hook=unique_keys)
     metadata = descriptions.pop("__metadata__", None)
     if metadata is None:
         return descriptions, {}
@@ -136,13 +137,6 @@ def _parse(text: str) -> tuple[dict[str, Any], dict[str, str]]:
 def _excess(text: str) -> str:
     """The limit that a header exceeds; "" if none."""
     return next((f"{most:,} {kind}" for character, kind, most in _LIMITS if text.count(character) > most), "")
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a name occurs twice in the header")
-    return value
 
 
 def _tensor_info(name: str, description: Any, data_start: int) -> TensorInfo:
