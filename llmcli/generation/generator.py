@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import SamplingConfig
-from llmcli.data.tokenizers.tokenizer import StreamDecoder, Tokenizer
+from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
 from llmcli.data.tokenizers.vocabulary import START, state_after
 from llmcli.generation.sampler import Sampler, min_logit, usable_temperature
 from llmcli.generation.token_healing import FirstToken, Prompt, read_prompt
@@ -107,7 +107,7 @@ class GeneratedText:
         self.finish_reason: str | None = None
         self.last_token: Choice | None = None  # the token that ended the text, and its log probability
         self.first_bytes = b""  # of the first token after a prompt, those that follow the prompt; set by `add_first`
-        self._sampler, self._decoder = how if isinstance(how, Sampler) else Sampler(how), StreamDecoder()
+        self._sampler, self._decoder = how if isinstance(how, Sampler) else Sampler(how), stream_decoder()
         self.sampling = sampling = self._sampler.config
         self._end_ids = {*tokenizer.eos_ids, *stop_ids}
         self._vocabulary, self._state = tokenizer.vocabulary, START
@@ -158,7 +158,7 @@ class GeneratedText:
             self._state = state
             if self._penalizes:
                 self._seen.add(token)
-            pieces = [Piece(token, self._decoder.feed(new_bytes), logprob)]
+            pieces = [Piece(token, self._decoder.decode(new_bytes), logprob)]
             if self.tokens == self.sampling.max_tokens:
                 pieces.append(self.end("length"))
         if self._stops is None:

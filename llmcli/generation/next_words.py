@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmcli.data.text.words import character_class
-from llmcli.data.tokenizers.tokenizer import StreamDecoder, Tokenizer
+from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
 from llmcli.data.tokenizers.vocabulary import START, state_after
 from llmcli.generation.token_healing import Path, Prompt, read_prompt
 from llmcli.models.logits import entropy, softmax
@@ -130,7 +130,7 @@ def _first_word(spelled: bytes, *, ended: bool) -> str | None:
     >>> [_first_word(text.encode(), ended=False) for text in (" app", " apple.", "\\n", " 3", "リンゴを", "!")]
     [None, 'apple', '\\n', None, 'リンゴ', '!']
     """
-    text = StreamDecoder().feed(spelled).lstrip(" \t\u3000")  # without an incomplete character at the end
+    text = stream_decoder().decode(spelled).lstrip(" \t\u3000")  # without an incomplete character at the end
     if not text:
         return END if ended else None
     kind = character_class(text[0])

@@ -88,7 +88,7 @@ def test_shares_of_generated_and_of_held_out_text(tiny_model: Path, monkeypatch:
 
 def test_held_out_text_ends_at_any_token_that_ends_a_text(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = load(tiny_model)
-    tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json).with_eos_ids([7])
+    tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json).for_model(None, [7])
     known, other = "abcdefghijklmnopqrstuvwxyz0123456789", "9876543210zyxwvutsrqponmlkjihgfedcba"
     set_generated_texts(monkeypatch, known)
     for end in (tokenizer.eos_id, 7):

@@ -126,14 +126,13 @@ def test_control_tokens_are_not_generated_unless_they_end_a_text(tokenizer, lite
     *pieces, last = generate(FakeRuntime(100, lambda _: likely), tokenizer, "the c", sampling, literal=literal)
     assert len(pieces) == 5 and last.finish_reason == "length"
     assert all(tokenizer.token_bytes[piece.id] for piece in pieces)
-    ended = list(
-        generate(FakeRuntime(100, lambda _: likely), tokenizer.with_eos_ids([2]), "the c", sampling, literal=literal)
-    )
+    ends_at_2 = tokenizer.for_model(None, [2])
+    ended = list(generate(FakeRuntime(100, lambda _: likely), ends_at_2, "the c", sampling, literal=literal))
     assert ended[-1].finish_reason == "stop" and len(ended) <= 2
 
 
 def test_an_imported_model_may_generate_any_control_token():
-    tokenizer = BPE.with_eos_ids([2])
+    tokenizer = BPE.for_model(None, [2])
     tokenizer.imported = True
     model = FakeRuntime(100, lambda _: 9.0 * np.eye(BPE.vocab_size)[1])
     pieces = list(generate(model, tokenizer, "the c", SamplingConfig(max_tokens=2, temperature=0), literal=True))

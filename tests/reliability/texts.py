@@ -7,7 +7,7 @@ import os
 import random
 from pathlib import Path
 
-from llmcli.data.tokenizers.tokenizer import StreamDecoder, Tokenizer
+from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
 from tests.reliability.runs import TEXT, invoke, measured
 
 
@@ -18,8 +18,8 @@ def streamed_text(where: Path, tries: int) -> list[str]:
     failures = []
     for _ in range(tries):
         ids = [rng.randrange(tokenizer.vocab_size) for _ in range(rng.randrange(40))]
-        decoder = StreamDecoder()
-        streamed = "".join(decoder.feed(tokenizer.token_bytes[i]) for i in ids) + decoder.finish()
+        decoder = stream_decoder()
+        streamed = "".join(decoder.decode(tokenizer.token_bytes[i]) for i in ids) + decoder.decode(b"", final=True)
         if streamed != b"".join(tokenizer.token_bytes[i] for i in ids).decode("utf-8", "replace"):
             failures.append(f"ids {ids[:10]}")
     return failures

@@ -222,20 +222,11 @@ class Tokenizer:
 
         return Vocabulary(self.token_bytes, self.seen_bytes, self.eos_ids, unrestricted=self.imported)
 
-    def with_seen_bytes(self, seen_bytes: bytes | None) -> Tokenizer:
-        """A copy for a model whose training text has these byte values; None if they are unknown."""
-        other = self._copy()
-        other.seen_bytes = seen_bytes
-        return other
-
-    def with_eos_ids(self, ids: Iterable[int]) -> Tokenizer:
-        """A copy for a model for which these tokens, too, end a text; `eos_id` stays."""
-        other = self._copy()
-        other.eos_id, other._end_ids = self.eos_id, self.eos_ids | set(ids)
-        return other
-
-    def _copy(self) -> Tokenizer:
+    def for_model(self, seen_bytes: bytes | None, eos_ids: Iterable[int] = ()) -> Tokenizer:
+        """A copy for a model whose training text has these byte values, None if they are unknown, and for which these
+        tokens, too, end a text; `eos_id` stays."""
         other = copy.copy(self)
+        other.seen_bytes, other.eos_id, other._end_ids = seen_bytes, self.eos_id, self.eos_ids | set(eos_ids)
         for name in ("vocabulary", "eos_ids"):
             other.__dict__.pop(name, None)
         return other
@@ -393,22 +384,13 @@ class Tokenizer:
         return b"".join(parts).removeprefix(b" " if self.adds_prefix_space else b"")
 
 
-class StreamDecoder:
+def stream_decoder() -> codecs.IncrementalDecoder:
     """Bytes to text, without splitting characters; invalid UTF-8 becomes U+FFFD as soon as it is known to be invalid.
 
-    >>> d = StreamDecoder(); [d.feed(b"\\xe3\\x81"), d.feed(b"\\x82!"), d.finish()]
+    >>> d = stream_decoder(); [d.decode(b"\\xe3\\x81"), d.decode(b"\\x82!"), d.decode(b"", final=True)]
     ['', 'あ!', '']
     """
-
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def feed(self, data: bytes) -> str:
-        return self._decoder.decode(data)
-
-    def finish(self) -> str:
-        """U+FFFD for a character that is still incomplete, or ""."""
-        return self._decoder.decode(b"", final=True)
+    return codecs.getincrementaldecoder("utf-8")("replace")
 
 
 def check_unicode(text: str) -> None:

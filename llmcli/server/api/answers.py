@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from llmcli.config import ANSWER_TOKENS
-from llmcli.data.tokenizers.tokenizer import StreamDecoder, Tokenizer
+from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
 from llmcli.server.api.bodies import ChatBody, CompletionBody, GenerationBody
 from llmcli.server.api.models import ServedModel
 from llmcli.server.api.prompts import chat_template, encode_messages, encode_prompt
@@ -231,10 +231,10 @@ def completion_logprobs(tokenizer: Tokenizer, tokens: Sequence[ScoredToken], fir
     """The four lists of a completion. `text_offset` counts characters of the choice's text, from `first_offset` up to
     `end`, where a stop string may have cut it."""
     offsets = []
-    decoder, offset = StreamDecoder(), first_offset
+    decoder, offset = stream_decoder(), first_offset
     for token in tokens:
         offsets.append(min(offset, end))
-        offset += len(decoder.feed(token.text_bytes))
+        offset += len(decoder.decode(token.text_bytes))
     return {
         "tokens": [token_text(tokenizer, token.id, token.text_bytes) for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],

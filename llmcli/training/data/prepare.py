@@ -129,11 +129,10 @@ def prepare(
     seen_bytes = _seen_bytes(tokens, encoded, tokenizer, fine_tunes=base is not None)
     if seen_bytes:
         record["seen_bytes"] = seen_bytes.hex()
-    tokenizer = tokenizer.with_seen_bytes(seen_bytes)
+    # as it is opened with the model: answers to questions end
+    tokenizer = tokenizer.for_model(seen_bytes, plan.model.extra_eos_ids if encoded else ())
     if encoded:
         record["corpus"] += corpus_record(encoded.divided.inputs.files)
-        # as it is opened with the model: answers to questions end
-        tokenizer = tokenizer.with_eos_ids(plan.model.extra_eos_ids)
     prepared = Prepared(
         plan, task, tokenizer, text, tokens, held_out_tokens, record, max_bytes, encoded, plan_again=plan_again
     )

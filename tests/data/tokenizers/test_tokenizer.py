@@ -13,7 +13,7 @@ from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from llmcli.config import MIN_VOCAB_SIZE
 from llmcli.data.tokenizers import tokenizer as module
-from llmcli.data.tokenizers.tokenizer import CONTROL_TOKENS, END_OF_TEXT, IM_END, IM_START, StreamDecoder, Tokenizer
+from llmcli.data.tokenizers.tokenizer import CONTROL_TOKENS, END_OF_TEXT, IM_END, IM_START, Tokenizer, stream_decoder
 from llmcli.errors import LLMError
 from tests.conftest import TEXT
 
@@ -393,7 +393,7 @@ def test_a_chat_token_that_text_becomes_is_an_error() -> None:
 
 
 def test_more_tokens_may_end_a_text() -> None:
-    tokenizer = BPE.with_seen_bytes(b"abc").with_eos_ids([2])
+    tokenizer = BPE.for_model(b"abc", [2])
     assert tokenizer.eos_ids == {0, 2} and tokenizer.eos_id == 0 and BPE.eos_ids == {0}
     assert tokenizer.seen_bytes == b"abc"
 
@@ -453,43 +453,43 @@ BROKEN = [
 @settings(max_examples=300, deadline=None)
 @given(chunks=st.lists(st.sampled_from(BROKEN) | st.binary(max_size=4), max_size=12))
 def test_stream_decoder_equals_decoding_at_once(chunks: list[bytes]) -> None:
-    decoder = StreamDecoder()
-    text = "".join(decoder.feed(chunk) for chunk in chunks) + decoder.finish()
+    decoder = stream_decoder()
+    text = "".join(decoder.decode(chunk) for chunk in chunks) + decoder.decode(b"", final=True)
     assert text == b"".join(chunks).decode("utf-8", "replace")
 
 
 @settings(max_examples=100, deadline=None)
 @given(text=st.text(st.characters(codec="utf-8", exclude_characters="\ufffd"), max_size=30))
 def test_stream_decoder_returns_each_character_with_its_last_byte(text: str) -> None:
-    decoder = StreamDecoder()
+    decoder = stream_decoder()
     for character in text:
         *before, last = character.encode("utf-8")
-        assert [decoder.feed(bytes([b])) for b in before] == [""] * len(before)
-        assert decoder.feed(bytes([last])) == character
-    assert decoder.finish() == ""
+        assert [decoder.decode(bytes([b])) for b in before] == [""] * len(before)
+        assert decoder.decode(bytes([last])) == character
+    assert decoder.decode(b"", final=True) == ""
 
 
 def test_stream_decoder_returns_invalid_bytes_at_once() -> None:
-    decoder = StreamDecoder()
-    assert [decoder.feed(b"\x80") for _ in range(4000)] == ["\ufffd"] * 4000
-    assert decoder.finish() == ""
+    decoder = stream_decoder()
+    assert [decoder.decode(b"\x80") for _ in range(4000)] == ["\ufffd"] * 4000
+    assert decoder.decode(b"", final=True) == ""
 
 
 def test_stream_decoder_returns_a_replacement_as_soon_as_it_is_certain() -> None:
-    decoder = StreamDecoder()
-    assert [decoder.feed(b) for b in (b"\xe3", b"A", b"\xf0\x9f", b"\xe3\x81", b"\x82")] == [
+    decoder = stream_decoder()
+    assert [decoder.decode(b) for b in (b"\xe3", b"A", b"\xf0\x9f", b"\xe3\x81", b"\x82")] == [
         "",
         "\ufffdA",
         "",
         "\ufffd",
         "あ",
     ]
-    assert StreamDecoder().feed(b"\xff") == "\ufffd"
+    assert stream_decoder().decode(b"\xff") == "\ufffd"
 
 
 def test_stream_decoder_finishes_with_a_replacement_for_half_a_character() -> None:
-    decoder = StreamDecoder()
-    assert (decoder.feed(b"a\xf0\x9f\x8d"), decoder.finish()) == ("a", "\ufffd")
+    decoder = stream_decoder()
+    assert (decoder.decode(b"a\xf0\x9f\x8d"), decoder.decode(b"", final=True)) == ("a", "\ufffd")
 
 
 def test_merge_pairs_spell_their_token() -> None:

@@ -213,7 +213,7 @@ def test_the_error_of_a_short_corpus_names_its_bytes(tmp_path):
     [(None, False, b" ab"), (b"xy", False, b" ab"), (b"xy", True, b" abxy"), (None, True, None)],
 )
 def test_seen_bytes_include_those_of_the_base_model(tmp_path, before, fine_tunes, expected):
-    tokenizer = Tokenizer.train_bpe(["ab xy"], 261).with_seen_bytes(before)
+    tokenizer = Tokenizer.train_bpe(["ab xy"], 261).for_model(before)
     base = ModelConfig(261, 32, 64, 2, 4, 2, 8, 32) if fine_tunes else None
     ready = prepare(Request(steps=5), corpus_of(tmp_path, "ab ba " * 300), tokenizer=tokenizer, base=base)
     assert ready.tokenizer.seen_bytes == expected
