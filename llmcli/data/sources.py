@@ -11,7 +11,7 @@ from llmcli import units
 from llmcli.data.conversations.files import ConversationFile, read_records
 from llmcli.data.conversations.messages import Conversation, normalized
 from llmcli.data.conversations.record_kinds import Reading
-from llmcli.data.conversations.turns import shape_of
+from llmcli.data.conversations.turns import named_speakers
 from llmcli.data.text.corpus import Corpus, corpus_of_files, read_files
 from llmcli.data.text.documents import STANDARD_INPUT, Document, OnRead, ignore
 from llmcli.data.text.file_types import through, unpacked_name
@@ -171,7 +171,7 @@ def check_reading(reading: Reading, sources: Iterable[Sources]) -> None:
     """Raise LLMError if the options fit none of the files."""
     sources = list(sources)
     files = [file for one in sources for file in one.conversation_files]
-    if reading.speakers and shape_of(*reading.speakers) not in {file.shape for file in files}:
+    if reading.speakers and named_speakers(*reading.speakers).shape not in {file.shape for file in files}:
         user, assistant = reading.speakers
         raise LLMError(
             f"`speakers` {user},{assistant}: no file has turns of both; wanted a text with lines that begin with "

@@ -404,12 +404,12 @@ def _command_without_budget(options: _Options) -> str:
 
 def _example_prompt(prepared: "Prepared") -> str | None:
     """The start of a sentence of the held-out text, or else of the training text, to try the model with."""
-    from llmcli.data.conversations.example_prompt import example_prompt
+    from llmcli.data.conversations.example_prompt import example_prompts
 
     tokenizer = prepared.tokenizer
     for ids, starts_inside in ((prepared.held_out, True), (prepared.tokens, False)):
         documents = itertools.groupby(ids[:MAX_PROMPT_SEARCH_TOKENS].tolist(), tokenizer.eos_id.__ne__)
         text = "\n".join(tokenizer.decode(list(document)) for is_text, document in documents if is_text)
-        if prompt := example_prompt(text, starts_inside=starts_inside):
-            return prompt
+        if prompts := example_prompts(text, starts_inside=starts_inside):
+            return prompts[0]
     return None

@@ -17,24 +17,16 @@ _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
 _SHELL_SPECIAL = frozenset("\"$`\\!'")  # characters with a meaning inside double quotes, and the single quote
 
 
-def example_prompt(text: str, *, starts_inside: bool = False) -> str | None:
-    """The first few words of a sentence or line, but not all of it. None if no line has a letter or digit.
+def example_prompts(text: str, *, starts_inside: bool = False) -> list[str]:
+    """The first few words of all sentences and lines that have a letter or digit, each once; first those that need no
+    escaping in a shell and are long.
 
     `starts_inside` says that the text may begin in the middle of a sentence, which is then used last.
 
-    >>> example_prompt("I like to eat apple.\\nThe cat likes to sleep.")
-    'I like to eat'
-    >>> example_prompt("私は毎朝リンゴを食べます。")
-    '私は毎朝'
-    """
-    return next(iter(example_prompts(text, starts_inside=starts_inside)), None)
-
-
-def example_prompts(text: str, *, starts_inside: bool = False) -> list[str]:
-    """The beginnings of all sentences and lines, each once; first those that need no escaping in a shell and are long.
-
     >>> example_prompts("I like to eat apple.\\nThe cat likes to sleep. I like to eat soup.")
     ['I like to eat', 'The cat likes to']
+    >>> example_prompts("私は毎朝リンゴを食べます。")
+    ['私は毎朝']
     """
     sentences = itertools.islice(_sentences(text), MAX_SENTENCES)
     prompts = [prompt for sentence in sentences if (prompt := _beginning(sentence))]

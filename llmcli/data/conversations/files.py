@@ -163,8 +163,9 @@ def read_records(
         return document if text_only else found.conversations()
     if text_only or suffix in TABLE_SUFFIXES or not (turns := read_turns(document, reading.speakers, start)):
         return document
-    file = ConversationFile(document.name, path, turns.shape, (), 0, tuple(turns.notes), 0, document.sha256)
-    return _with_conversations(turns.conversations, file)
+    shape, conversations, notes = turns
+    file = ConversationFile(document.name, path, shape, (), 0, tuple(notes), 0, document.sha256)
+    return _with_conversations(conversations, file)
 
 
 def _suffix(path: Path) -> str:

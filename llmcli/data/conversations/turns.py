@@ -32,16 +32,9 @@ _RULE = re.compile(r"[ \t]*([-=*])([ \t]*\1){2,}[ \t]*")  # a line of three or m
 
 
 @dataclass(frozen=True)
-class TurnText:
-    """A text that was recognized as conversations."""
+class Speakers:
+    """Who speaks in a text with turns."""
 
-    shape: str  # for users
-    conversations: list[Conversation]
-    notes: list[str]
-
-
-@dataclass(frozen=True)
-class _Speakers:
     shape: str  # for users
     label: re.Pattern[str]  # of a line that begins a turn; its groups are ROLES and "text"
     questions: bool = False  # each turn of the user begins a conversation
@@ -68,11 +61,11 @@ def _label(user: str, assistant: str, system: str) -> re.Pattern[str]:
 
 
 _KNOWN = (
-    _Speakers(
+    Speakers(
         "User:/Assistant: turns",
         _label("(?i:user|human)|ユーザー?|人間", "(?i:assistant|ai|bot)|アシスタント", "(?i:system)|システム"),
     ),
-    _Speakers(
+    Speakers(
         "Q:/A: turns",
         _label(r"(?:Q|(?i:question)|質問|問)[ ]?\d{0,4}", r"(?:A|(?i:answer)|回答|答え?)[ ]?\d{0,4}", "(?!)"),
         questions=True,
@@ -80,16 +73,12 @@ _KNOWN = (
 )
 
 
-def _named_speakers(user: str, assistant: str) -> _Speakers:
+def named_speakers(user: str, assistant: str) -> Speakers:
+    """Raises LLMError unless these are two names."""
     user, assistant = user.strip().rstrip(":："), assistant.strip().rstrip(":：")
     if not user or not assistant or user == assistant:
         raise usage(f"the speakers are {user!r} and {assistant!r}; wanted two names, of who asks and of who answers")
-    return _Speakers(f"{user}:/{assistant}: turns", _label(re.escape(user), re.escape(assistant), "System"))
-
-
-def shape_of(user: str, assistant: str) -> str:
-    """The name of the shape of a text with turns of two speakers. Raises LLMError as `read_turns` does."""
-    return _named_speakers(user, assistant).shape
+    return Speakers(f"{user}:/{assistant}: turns", _label(re.escape(user), re.escape(assistant), "System"))
 
 
 def speakers_in(shape: str) -> tuple[str, str] | None:
@@ -102,14 +91,17 @@ def speakers_in(shape: str) -> tuple[str, str] | None:
     return (named[1], named[2]) if named and shape not in (known.shape for known in _KNOWN) else None
 
 
-def read_turns(document: Document, names: tuple[str, str] | None = None, start: str = "") -> TurnText | None:
-    """The conversations of a text; None if it is other text, of which only the start is read in most cases.
+def read_turns(
+    document: Document, names: tuple[str, str] | None = None, start: str = ""
+) -> tuple[str, list[Conversation], list[str]] | None:
+    """(the shape of a text, its conversations, notes for users); None if it is other text, of which only the start is
+    read in most cases.
 
     `names` are the user's and the assistant's, if they are not among the known ones; `start` is that of the document,
     if it is known. Raises LLMError for two answers to one question, and for text before the first named speaker.
     """
     first_line = next(filter(str.strip, (start or document.start).split("\n")), "")
-    known = (_named_speakers(*names),) if names else _KNOWN
+    known = (named_speakers(*names),) if names else _KNOWN
     speakers = next((candidate for candidate in known if candidate.label.match(first_line)), None)
     if speakers is None:
         lines = document.lines() if names else ()
@@ -140,7 +132,7 @@ def read_turns(document: Document, names: tuple[str, str] | None = None, start: 
         )
         for group, _ in groups
     ]
-    return TurnText(speakers.shape, conversations, notes)
+    return speakers.shape, conversations, notes
 
 
 def _role(label: re.Match[str]) -> str:

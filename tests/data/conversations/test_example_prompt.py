@@ -7,11 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.data.conversations.example_prompt import MAX_PROMPT, MAX_PROMPT_WITHOUT_SPACES, example_prompt, shell_quoted
+from llmcli.data.conversations.example_prompt import (
+    MAX_PROMPT,
+    MAX_PROMPT_WITHOUT_SPACES,
+    example_prompts,
+    shell_quoted,
+)
 
 
 @pytest.mark.parametrize(
-    ("text", "prompt"),
+    ("text", "first"),
     [
         ("I like to eat apple.\nThe cat likes to sleep.", "I like to eat"),
         ("First Citizen:\nBefore we proceed any further, hear me speak.", "Before we proceed any further"),
@@ -28,30 +33,33 @@ from llmcli.data.conversations.example_prompt import MAX_PROMPT, MAX_PROMPT_WITH
         ("abc" * 100, "abcabcabcabc"),
         ("a\u202eb c d\nplain words stand here", "plain words stand"),
         ("broken \ufffd words here\nwhole words are here", "whole words are"),
-        ("", None),
-        ("!!!\n-- ???\n", None),
     ],
 )
-def test_a_prompt_is_the_beginning_of_a_sentence_or_line(text: str, prompt: str | None) -> None:
-    assert example_prompt(text) == prompt
+def test_a_prompt_is_the_beginning_of_a_sentence_or_line(text: str, first: str) -> None:
+    assert example_prompts(text)[0] == first
+
+
+def test_a_text_without_words_has_no_prompt() -> None:
+    assert example_prompts("") == example_prompts("!!!\n-- ???\n") == []
 
 
 def test_a_sentence_that_may_be_incomplete_is_used_last() -> None:
-    assert example_prompt("es to the market today.\nAnna has a kite.", starts_inside=True) == "Anna has a"
-    assert example_prompt("es to the market today.", starts_inside=True) == "es to the market"
+    assert example_prompts("es to the market today.\nAnna has a kite.", starts_inside=True)[0] == "Anna has a"
+    assert example_prompts("es to the market today.", starts_inside=True) == ["es to the market"]
 
 
 def test_a_character_with_a_modifier_is_not_split() -> None:
-    assert example_prompt("0\ua700") == "0\ua700"
+    assert example_prompts("0\ua700") == ["0\ua700"]
 
 
 @pytest.mark.slow
 @given(st.text() | st.lists(st.sampled_from([*string.printable, "リンゴ", "é", "👩‍🚀"])).map("".join))
 def test_any_prompt_can_be_typed(text: str) -> None:
-    prompt = example_prompt(text)
-    assert (prompt is None) == (example_prompt(text, starts_inside=True) is None)
-    if prompt is None:
+    prompts = example_prompts(text)
+    assert sorted(prompts) == sorted(example_prompts(text, starts_inside=True))
+    if not prompts:
         return
+    prompt = prompts[0]
     assert (
         prompt.isprintable() and prompt[0].isalnum() and len(prompt) <= max(MAX_PROMPT, MAX_PROMPT_WITHOUT_SPACES) + 1
     )

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.data.conversations.turns import TurnText, read_turns
+from llmcli.data.conversations.messages import Conversation
+from llmcli.data.conversations.turns import read_turns
 from llmcli.data.text.documents import Document, read_document
 from llmcli.data.text.temporary_files import TextCopy
 from llmcli.errors import LLMError
@@ -15,14 +16,14 @@ def document(text: str) -> Document:
     return read_document(put("a.txt", text.encode()), Path("a.txt"), TextCopy())
 
 
-def read(text: str, names: tuple[str, str] | None = None) -> TurnText | None:
+def read(text: str, names: tuple[str, str] | None = None) -> tuple[str, list[Conversation], list[str]] | None:
     return read_turns(document(text), names)
 
 
 def turns(text: str, names: tuple[str, str] | None = None) -> list[list[str]] | None:
     """Each conversation as "u: Hi", "a: Ho"."""
     recognized = read(text, names)
-    return recognized and [[f"{m.role[0]}: {m.content}" for m in c.messages] for c in recognized.conversations]
+    return recognized and [[f"{m.role[0]}: {m.content}" for m in c.messages] for c in recognized[1]]
 
 
 PAIR = [["u: Hi", "a: Ho"]]
@@ -106,11 +107,11 @@ def test_where_a_conversation_begins(kind: str) -> None:
 
 def test_the_line_of_each_conversation_and_how_blank_lines_were_read() -> None:
     recognized = read("\nUser: 1\n\nAI: a\n\nUser: 2\n\nAI: b\n\n\nUser: 3\n\nAI: c\n")
-    assert recognized and recognized.shape == "User:/Assistant: turns"
-    assert [c.source for c in recognized.conversations] == ["a.txt line 2", "a.txt line 11"]
-    assert recognized.notes == ["a.txt: blank lines separate turns; two of them, or ---, begin a new conversation"]
+    assert recognized and recognized[0] == "User:/Assistant: turns"
+    assert [c.source for c in recognized[1]] == ["a.txt line 2", "a.txt line 11"]
+    assert recognized[2] == ["a.txt: blank lines separate turns; two of them, or ---, begin a new conversation"]
     recognized = read("Q: 1\n\nA: a\n\nQ: 2\nA: b")
-    assert recognized and recognized.shape == "Q:/A: turns" and recognized.notes == []
+    assert recognized and recognized[0] == "Q:/A: turns" and recognized[2] == []
 
 
 def test_named_speakers_are_the_only_ones() -> None:
@@ -118,7 +119,7 @@ def test_named_speakers_are_the_only_ones() -> None:
     expected = [["u: Hi\nUser: x", "a: Ho"], ["u: 1", "a: 2\nalice: 3"]]
     assert turns(text, ("Alice", "Bob")) == turns(text, ("Alice:", "Bob：")) == expected
     recognized = read(text, ("Alice", "Bob"))
-    assert recognized and recognized.shape == "Alice:/Bob: turns"
+    assert recognized and recognized[0] == "Alice:/Bob: turns"
     assert turns(text) is None
     assert turns("User: Hi\nAI: Ho", ("Alice", "Bob")) is None
     assert turns("Alice: Hi\n" * 9, ("Alice", "Bob")) is None
