@@ -215,16 +215,9 @@ def from_header(header: Header) -> Checkpoint:
             raise LLMError(f"it is quantized as {scheme[:20]!r}; {' and '.join(QUANTIZATIONS)} are supported")
         _check_tensors(header, config, scheme)
     check_hash(header)
-    return Checkpoint(
-        config,
-        metadata["tokenizer.json"],
-        TensorsOnDisk(header, config.tensor_shapes()),
-        record,
-        tokenizer_config,
-        {name: t.dtype for name, t in header.tensors.items() if t.dtype in ("F16", "BF16") and scheme is None},
-        scheme,
-        path,
-    )
+    tensors = TensorsOnDisk(header, config.tensor_shapes())
+    dtypes = {name: t.dtype for name, t in header.tensors.items() if t.dtype in ("F16", "BF16") and scheme is None}
+    return Checkpoint(config, metadata["tokenizer.json"], tensors, record, tokenizer_config, dtypes, scheme, path)
 
 
 def check_version(header: Header) -> None:

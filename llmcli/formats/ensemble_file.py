@@ -116,10 +116,6 @@ def average(models: Mapping[str, Checkpoint]) -> Checkpoint:
     return replace(first, tensors=checkpoint.ComputedTensors(first.config.tensor_shapes(), mean), record=record)
 
 
-def is_ensemble(header: Header) -> bool:
-    return MODEL_TYPE in header.metadata.get("config.json", "")[:200]
-
-
 def from_header(header: Header) -> Ensemble:
     """The ensemble that a header describes; tensors stay on disk. Raises LLMError when the file is damaged."""
     checkpoint.check_version(header)
@@ -154,11 +150,10 @@ def save(path: Path, ensemble: Ensemble) -> None:
     """Write an ensemble; the bytes depend on it alone. Raises LLMError when the disk is full or fails."""
     first = ensemble.shared
     configs = [json.loads(expert.config_json) for expert in ensemble.experts]
+    config = {"model_type": MODEL_TYPE, "names": list(ensemble.names), "experts": configs}
     metadata = {
         "llmcli": str(checkpoint.FORMAT_VERSION),
-        "config.json": json.dumps(
-            {"model_type": MODEL_TYPE, "names": list(ensemble.names), "experts": configs}, indent=2
-        ),
+        "config.json": json.dumps(config, indent=2),
         "tokenizer.json": first.tokenizer_json,
         "tokenizer_config.json": first.tokenizer_config_json,
         "training.json": json.dumps({"experts": ensemble.records}, ensure_ascii=False),

@@ -5,7 +5,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, prefixed
 from llmcli.formats import checkpoint, ensemble_file
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
@@ -37,8 +37,8 @@ def load_any(path: str | Path) -> Checkpoint | Ensemble:
     header = read_header(path)
     if header.form != "safetensors file":
         return checkpoint.from_header(header)
-    from_header = ensemble_file.from_header if ensemble_file.is_ensemble(header) else checkpoint.from_own_header
-    return from_header(header)
+    is_ensemble = ensemble_file.MODEL_TYPE in header.metadata.get("config.json", "")[:200]
+    return ensemble_file.from_header(header) if is_ensemble else checkpoint.from_own_header(header)
 
 
 def check_packages(model: Checkpoint | Ensemble) -> None:
@@ -58,15 +58,9 @@ def open_tokenizer(model: Checkpoint | Ensemble) -> "Tokenizer":
 
     shared, config = model.shared, model.shared.config
     seen_bytes = checkpoint.seen_bytes(model.records)
-    try:
-        tokenizer = Tokenizer.from_json(
-            shared.tokenizer_json,
-            max_vocab_size=config.vocab_size,
-            eos_ids=(config.eos_token_id, *config.extra_eos_ids),
-            seen_bytes=seen_bytes,
-        )
-    except LLMError as error:
-        raise LLMError(f"{shared.path}: {error}" if shared.path else str(error)) from error
+    eos_ids = config.eos_token_id, *config.extra_eos_ids
+    with prefixed(shared.path or "the model"):
+        tokenizer = Tokenizer.from_json(shared.tokenizer_json, config.vocab_size, eos_ids, seen_bytes)
     tokenizer.imported = seen_bytes is None and any("imported" in record for record in model.records)
     return tokenizer
 

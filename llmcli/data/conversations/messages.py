@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from llmcli.data.text.file_types import through, unpacked_name
-from llmcli.errors import LLMError, brief
+from llmcli.errors import LLMError, brief, prefixed
 
 ROLES = ("system", "user", "assistant")
 
@@ -182,10 +182,8 @@ def unread_keys(record: object, shape: RecordShape) -> Iterator[str]:
 
 def text_of_record(record: object, source: str, shape: RecordShape) -> str:
     """The plain text in a record; "" if there is none. Raises LLMError as `from_record` does."""
-    try:
+    with prefixed(source):
         return _optional(_fields(record), shape.keys[0])
-    except LLMError as error:
-        raise LLMError(f"{source}: {error}") from error
 
 
 def _fields(record: object) -> Record:

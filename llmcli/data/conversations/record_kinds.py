@@ -104,7 +104,9 @@ def choose_shape(
         return shape
     if not objects or 2 * len(objects) < len(records):
         return None
-    if is_table and len(columns) == 2 and _hold_words(objects):
+    # most rows have a letter in one of their cells, which tables of numbers do not have
+    worded = sum(any(character.isalpha() for cell in row.values() for character in str(cell)) for row in objects)
+    if is_table and len(columns) == 2 and 2 * worded > len(objects):
         return RecordShape("two columns", tuple(columns))
     if must_be_known:
         raise LLMError(_explain_unknown(name, list(columns), objects, is_table, is_text))
@@ -150,12 +152,6 @@ def column_option(*columns: str) -> str:
     """
     quoted = ('"' + name.replace('"', '""') + '"' if "," in name or name[:1] == '"' else name for name in columns)
     return f"`column` {shlex.quote(','.join(quoted))}"
-
-
-def _hold_words(records: Sequence[Record]) -> bool:
-    """Whether most rows have a letter in one of their cells, which tables of numbers do not have."""
-    words = sum(any(character.isalpha() for cell in row.values() for character in str(cell)) for row in records)
-    return 2 * words > len(records)
 
 
 def _listed(columns: Iterable[str]) -> str:

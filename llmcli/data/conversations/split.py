@@ -48,8 +48,5 @@ def is_held_out(index: int, count: int, share: float) -> bool:
         return not is_held_out(index, count, 1 - share)
     stretches = round(count * share)
     first = index * stretches // count  # the stretch that it is in, or, by rounding, the one before
-    return any(_index_in(i, stretches, count) == index for i in (first, first + 1) if i < stretches)
-
-
-def _index_in(stretch: int, stretches: int, count: int) -> int:
-    return int((stretch + (stretch + 1) * GOLDEN % 1.0) * count / stretches)
+    chosen = (int((i + (i + 1) * GOLDEN % 1.0) * count / stretches) for i in (first, first + 1) if i < stretches)
+    return index in chosen

@@ -59,7 +59,7 @@ class Table:
     columns: tuple[str, ...]  # their names, or "1", "2", ... without a header
     first_row: tuple[str, ...]
     has_header: bool
-    first_records: list[Mapping[str, str]]
+    first_records: Sequence[Mapping[str, str]]
     records: Iterator[tuple[int, Mapping[str, str]]]  # (line, cells by column) of all rows after the header
     notes: list[str]
 
@@ -91,7 +91,6 @@ def read_table(document: Document, suffix: str, reading: Reading, on_read: OnRea
         return None
     has_header = _has_header(rows, width, reading)
     columns = _column_names(rows[0] if has_header else [""] * width)
-    first: list[Mapping[str, str]]
     first = [dict(zip(columns, row, strict=True)) for row in rows[has_header:] if len(row) == width]
     notes: list[str] = []
     all_rows = islice(_rows_of_file(document, dialect, notes, on_read), int(has_header), None)
@@ -100,11 +99,10 @@ def read_table(document: Document, suffix: str, reading: Reading, on_read: OnRea
 
 def _first_rows(document: Document, dialect: _Dialect) -> list[list[str]]:
     """The rows up to the first that cannot be read; it is an error later, unless there is another dialect."""
-    rows = []
+    rows: list[list[str]] = []
     with contextlib.suppress(_QuotingError):
         lines = islice(_lines(document), _PEEKED_LINES)
-        for _, row in islice(_rows(document.name, lines, dialect), _PEEKED_ROWS + 1):
-            rows.append(row)
+        rows.extend(row for _, row in islice(_rows(document.name, lines, dialect), _PEEKED_ROWS + 1))
     return rows
 
 

@@ -15,7 +15,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -42,20 +42,17 @@ def main() -> None:
     with os.fdopen(os.dup(1), "w", encoding="ascii", buffering=1, newline="\n") as answers:
         answers.write(json.dumps({"ready": True}) + "\n")
         for line in sys.stdin.buffer:
-            with _alarm():
-                answer = _answer(json.loads(line))
+            _end_after(2 * SECONDS)
+            answer = _answer(json.loads(line))
+            _end_after(0)
             answers.write(json.dumps(answer) + "\n")
 
 
-@contextlib.contextmanager
-def _alarm() -> Iterator[None]:
-    """End this process if the block never ends: the process that started it may have died."""
-    has_alarm = hasattr(signal, "setitimer") and hasattr(signal, "ITIMER_REAL")
-    if has_alarm:
-        signal.setitimer(signal.ITIMER_REAL, 2 * SECONDS)
-    yield
-    if has_alarm:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+def _end_after(seconds: float) -> None:
+    """End this process after so many seconds, where the system can do that; 0: never. The process that started it may
+    have died, and cannot kill it."""
+    if hasattr(signal, "setitimer") and hasattr(signal, "ITIMER_REAL"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _answer(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import IO, TypeVar
 
 import numpy as np
 
-from llmcli.data.text.documents import STANDARD_INPUT, Document, OnRead, display_name, ignore, read_document
+from llmcli.data.text.documents import STANDARD_INPUT, Document, display_name, read_document
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
 from llmcli.errors import LLMError
 
@@ -92,12 +92,10 @@ class Corpus:
             yield Part(part.document, part.start + low, part.start + high)
 
 
-def read_corpus(
-    names: Iterable[str], stdin: IO[bytes] | None = None, copy: TextCopy | None = None, on_read: OnRead = ignore
-) -> Corpus:
+def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None, copy: TextCopy | None = None) -> Corpus:
     """The plain text of files, as `read_files` finds them; several calls may share a `copy`."""
     copy = copy or TextCopy()
-    documents, skipped = read_files(names, lambda name, path: read_document(name, path, copy, on_read, stdin))
+    documents, skipped = read_files(names, lambda name, path: read_document(name, path, copy, stdin=stdin))
     return corpus_of_files(documents, skipped)
 
 
@@ -138,13 +136,10 @@ def read_files(names: Iterable[str], read: Callable[[str, Path], T]) -> tuple[li
         problems = [*skipped, *itertools.chain(*unreadable.values())]
         details = f" ({len(problems)} files there were skipped; the first: {problems[0]})" if problems else ""
         raise LLMError(f"no text found in {', '.join(names)}{details}; name a text file")
-    return files, skipped + [_skipped_line(suffix, problems) for suffix, problems in unreadable.items()]
-
-
-def _skipped_line(suffix: str, problems: list[str]) -> str:
-    if len(problems) == 1:
-        return problems[0]
-    return f"{len(problems):,} {suffix or 'other'} files; the first: {problems[0]}"
+    for suffix, problems in unreadable.items():
+        number = f"{len(problems):,} {suffix or 'other'} files; the first: " if len(problems) > 1 else ""
+        skipped.append(number + problems[0])
+    return files, skipped
 
 
 def _find_files(names: Iterable[str]) -> Iterator[tuple[str, Path, str, bool]]:

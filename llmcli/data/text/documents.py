@@ -170,7 +170,7 @@ def read_document(
                 end = file.read()
             description = file_types.describe_binary(name, start[: file_types.START_BYTES], end, program)
             raise LLMError(description or str(error), error.exit_code) from error
-    return Document(name, path, text.size, text.sha256, offset, copy if copied else None, changed_at)
+    return Document(name, path, text.size, text.sha256.hexdigest(), offset, copy if copied else None, changed_at)
 
 
 def document_of_texts(name: str, path: Path, texts: Iterable[str], copy: TextCopy) -> Document:
@@ -182,21 +182,17 @@ def document_of_texts(name: str, path: Path, texts: Iterable[str], copy: TextCop
     except LLMError:
         copy.truncate(offset)
         raise
-    return Document(name, path, text.size, text.sha256, offset, copy)
+    return Document(name, path, text.size, text.sha256.hexdigest(), offset, copy)
 
 
 class _TextDigest:
     """Size and hash of a text in UTF-8, which is appended to a copy if there is one."""
 
     def __init__(self, copy: TextCopy | None) -> None:
-        self._copy, self._hash, self.size = copy, hashlib.sha256(), 0
-
-    @property
-    def sha256(self) -> str:
-        return self._hash.hexdigest()
+        self._copy, self.sha256, self.size = copy, hashlib.sha256(), 0
 
     def add(self, data: bytes) -> bytes:
-        self._hash.update(data)
+        self.sha256.update(data)
         self.size += len(data)
         if self._copy is not None:
             self._copy.append(data)

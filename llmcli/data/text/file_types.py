@@ -58,10 +58,9 @@ def describe_binary(name: str, start: bytes, end: bytes = b"", program: str = ""
     >>> describe_binary("my book.pdf", b"%PDF-1.7 ...")
     "my book.pdf is a PDF, not text; extract its text first: pdftotext 'my book.pdf' 'my book.txt'"
     """
-    recognized = _recognize(start, end)
-    if recognized is None:
+    description, advice = _recognize(start, end)
+    if not description:
         return None
-    description, advice = recognized
     file = "FILE" if name == "standard input" else name
     unpack = ""
     if program and not advice.startswith(_UNPACK):
@@ -91,7 +90,8 @@ def through(command: str, name: str, output: str, program: str | None = None) ->
     return f"{source} > {shlex.quote(output)}"
 
 
-def _recognize(start: bytes, end: bytes) -> tuple[str, str] | None:
+def _recognize(start: bytes, end: bytes) -> tuple[str, str]:
+    """(description, advice) of a type; empty for an unknown one."""
     if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return next(
             (what, advice)
@@ -100,5 +100,5 @@ def _recognize(start: bytes, end: bytes) -> tuple[str, str] | None:
         )
     return next(
         ((what, advice) for what, advice, marks in _TYPES if any(start.startswith(mark, at) for at, mark in marks)),
-        None,
+        ("", ""),
     )

@@ -27,6 +27,7 @@ PATTERNS = {
     r"\s+(?!\S)|\s+",
 }
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+_DIGITS = {"type": "Digits", "individual_digits": True}
 
 
 def _split_by(pattern: str) -> dict[str, Any]:
@@ -36,10 +37,7 @@ def _split_by(pattern: str) -> dict[str, Any]:
 
 PRE_TOKENIZERS: dict[str, dict[str, Any]] = {  # that other programs know by name
     "GPT-2": BYTE_LEVEL,
-    "GPT-2, single digits": {
-        "type": "Sequence",
-        "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTE_LEVEL],
-    },
+    "GPT-2, single digits": {"type": "Sequence", "pretokenizers": [_DIGITS, BYTE_LEVEL]},
     "Llama 3": _split_by(PATTERNS["Llama 3"]),
     "Qwen 2": _split_by(PATTERNS["Qwen 2"]),
 }
@@ -234,10 +232,8 @@ def bos_token_of(post_processor: Any) -> str | None:
 
 
 def bos_post_processor(token: str, token_id: int) -> dict[str, Any]:
-    bos, first, second = (
-        {kind: {"id": name, "type_id": 0}}
-        for kind, name in (("SpecialToken", token), ("Sequence", "A"), ("Sequence", "B"))
-    )
+    bos = {"SpecialToken": {"id": token, "type_id": 0}}
+    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
     return {
         "type": "TemplateProcessing",
         "single": [bos, first],

@@ -4,6 +4,7 @@ Shards that the cache has are read, the others are tokenized on all cores. If th
 space, shards go to a temporary file, which the system deletes with the process. The tokens are the same either way.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -151,7 +152,8 @@ class _ShardMaker:
         try:
             return open_shard(path)
         except (OSError, ValueError):
-            self._cache.remove(key)
+            with contextlib.suppress(OSError):
+                path.unlink()
             return None
 
     def _make(self, index: int) -> Shard:

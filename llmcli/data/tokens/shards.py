@@ -48,14 +48,9 @@ class Shard:
 
 def shard_header(shard: Shard, tokens: bytes, labels: dict[str, str]) -> bytes:
     """The bytes before the tokens in a file. `labels` describe the text for users."""
-    fields: dict[str, Any] = {
-        "format": FORMAT,
-        "dtype": shard.dtype,
-        "tokens": shard.count,
-        "text_bytes": shard.text_bytes,
-        "seen_bytes": shard.seen_bytes.hex(),
-        **{name: label[:_MAX_LABEL] for name, label in labels.items()},
-    }
+    fields: dict[str, Any] = {"format": FORMAT, "dtype": shard.dtype, "tokens": shard.count}
+    fields |= {"text_bytes": shard.text_bytes, "seen_bytes": shard.seen_bytes.hex()}
+    fields |= {name: label[:_MAX_LABEL] for name, label in labels.items()}
     fields["digest"] = _digest(fields, [tokens])
     return json.dumps(fields).encode("ascii").ljust(HEADER_BYTES - 1) + b"\n"
 

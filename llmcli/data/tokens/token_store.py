@@ -109,10 +109,6 @@ class TokenCache:
                 temporary.unlink()
         return path
 
-    def remove(self, key: str) -> None:
-        with contextlib.suppress(OSError):
-            self._path(key).unlink()
-
     def clear(self) -> list[CachedFile]:
         """Remove all files, and return them. Raises OSError if one cannot be removed."""
         files = [*self.files(), *self._files(TEMPORARY_SUFFIX)]
