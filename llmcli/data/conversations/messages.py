@@ -129,20 +129,14 @@ def is_list_of_messages(value: object) -> bool:
     )
 
 
-def from_record(record: object, source: str, shape: RecordShape | None = None) -> Conversation:
-    """The exact conversation in a record, whose shape is recognized if it is not given.
+def from_record(record: object, source: str, shape: RecordShape) -> Conversation:
+    """The exact conversation in a record of this shape.
 
     A system message comes first; between two answers comes a message of the user. Raises LLMError, beginning with the
     source of the record, with what is wrong in it.
     """
     try:
-        fields = _fields(_with_key(record))
-        shape = shape or record_shape(fields)
-        if shape is None:
-            keys = ", ".join(list(map(str, fields))[:5]) or "none"
-            raise LLMError(f'the record is no conversation (its keys: {keys}); wanted "messages", or "prompt" and '
-                           f'"completion"')  # fmt: skip
-        messages = tuple(_read(fields, shape))
+        messages = tuple(_read(_fields(_with_key(record)), shape))
         _check_order(messages)
     except LLMError as error:
         name = source.rpartition(" line ")[0]

@@ -4,11 +4,16 @@ from typing import Any
 
 import pytest
 
-from llmcli.data.conversations.messages import Conversation, Message, from_record, record_shape
+from llmcli.data.conversations.messages import Conversation, Message, RecordShape, from_record, record_shape
 from llmcli.errors import LLMError
 
 USER, ASSISTANT = Message("user", "Hi"), Message("assistant", "Ho")
 SYSTEM = Message("system", "Be brief.")
+
+
+def read(record: object, source: str, shape: RecordShape | None = None) -> Conversation:
+    """The conversation in a record; one of no known shape is in a file of messages."""
+    return from_record(record, source, shape or record_shape(record) or RecordShape("messages", ("messages",)))
 
 
 def openai(*messages: Message) -> list[dict[str, Any]]:
@@ -77,7 +82,7 @@ RECORDS: list[tuple[str, Any, tuple[Message, ...]]] = [
 def test_each_shape_of_record_is_recognized_and_read(name: str, record: Any, messages: tuple[Message, ...]) -> None:
     shape = record_shape(record)
     assert shape and shape.name == name
-    assert from_record(record, "a.jsonl line 7") == Conversation(messages, "a.jsonl line 7")
+    assert read(record, "a.jsonl line 7") == Conversation(messages, "a.jsonl line 7")
 
 
 OTHER_RECORDS: list[Any] = [
@@ -100,8 +105,7 @@ MALFORMED: list[tuple[Any, str]] = [
     (3.0, "the record is the number 3; wanted an object: {...}"),
     ("Hi", "the record is the text 'Hi'; wanted an object: {...}"),
     ([1, 2], "the record is a list; wanted an object: {...}"),
-    ({"text": "x"}, 'the record is no conversation (its keys: text); wanted "messages", or "prompt" and "completion"'),
-    ({}, 'the record is no conversation (its keys: none); wanted "messages", or "prompt" and "completion"'),
+    ({"text": "x"}, 'the record has no "messages"; wanted "messages", as in other records of the file'),
     (
         {"messages": "Hi"},
         '"messages" is the text \'Hi\'; wanted a list of messages: [{"role": "user", "content": "text"}, ...]',
@@ -182,7 +186,7 @@ MALFORMED: list[tuple[Any, str]] = [
 def test_a_malformed_record_gives_one_line_with_its_place(record: Any, problem: str) -> None:
     shape = record_shape({"prompt": "", "completion": ""}) if "completion" in str(record) else None
     with pytest.raises(LLMError) as caught:
-        from_record(record, "a.jsonl line 7", shape)
+        read(record, "a.jsonl line 7", shape)
     assert str(caught.value) == f"a.jsonl line 7: {problem}"
 
 
@@ -198,7 +202,7 @@ def test_a_malformed_record_gives_one_line_with_its_place(record: Any, problem: 
 def test_a_record_must_have_the_shape_of_its_file(record: Any, problem: str) -> None:
     shape = record_shape({"prompt": "Hi", "completion": "Ho"})
     with pytest.raises(LLMError) as caught:
-        from_record(record, "a", shape)
+        read(record, "a", shape)
     assert str(caught.value).startswith(f"a: {problem}")
 
 
@@ -207,34 +211,34 @@ def test_an_answer_of_weight_0_is_not_learned(weight: float | None, learned: boo
     for keys, roles in ((("role", "content"), ("user", "assistant")), (("from", "value"), ("human", "gpt"))):
         asked, answered_ = (dict(zip(keys, pair, strict=True)) for pair in zip(roles, ("Hi", "Ho"), strict=True))
         record = {"messages": [asked, answered_ | {"weight": weight}]}
-        assert from_record(record, "a.jsonl line 1").messages == (USER, Message("assistant", "Ho", is_learned=learned))
+        assert read(record, "a.jsonl line 1").messages == (USER, Message("assistant", "Ho", is_learned=learned))
 
 
 @pytest.mark.parametrize(("train", "learned"), [(False, False), (True, True), (None, True)])
 def test_an_answer_with_train_false_is_not_learned(train: bool | None, learned: bool) -> None:
     record = {"messages": [*openai(USER), {"role": "assistant", "content": "Ho", "train": train}]}
-    assert from_record(record, "a.jsonl line 1").messages == (USER, Message("assistant", "Ho", is_learned=learned))
+    assert read(record, "a.jsonl line 1").messages == (USER, Message("assistant", "Ho", is_learned=learned))
 
 
 @pytest.mark.parametrize("sender", ["gpt", "model", "bot", "ai", "chatgpt", "bard", "assistant"])
 def test_the_senders_of_sharegpt_are_known(sender: str) -> None:
     record = {"conversations": [{"from": "human", "value": "Hi"}, {"from": sender, "value": "Ho"}]}
-    assert from_record(record, "a").messages == (USER, ASSISTANT)
+    assert read(record, "a").messages == (USER, ASSISTANT)
 
 
 @pytest.mark.parametrize("key", ["tool_calls", "function_call"])
 def test_calls_of_tools_are_refused(key: str) -> None:
     answer = {"role": "assistant", "content": None, key: [{"name": "f"}]}
     with pytest.raises(LLMError) as caught:
-        from_record({"messages": [*openai(USER), answer]}, "a.jsonl line 7")
+        read({"messages": [*openai(USER), answer]}, "a.jsonl line 7")
     assert str(caught.value) == (
         f'a.jsonl line 7: message 2 of "messages" has "{key}", which is not read: the model would learn to answer '
         f"without calling; leave such conversations out: jq -c 'select(all(.messages[]; .{key} | not))' a.jsonl > "
         "a-kept.jsonl"
     )
     with pytest.raises(LLMError, match=r"leave such conversations out$"):  # jq reads no Parquet
-        from_record({"messages": [*openai(USER), answer]}, "a.parquet row 7")
-    assert from_record({"messages": [*openai(USER), answer | {"content": "Ho", key: []}]}, "a").messages[1] == ASSISTANT
+        read({"messages": [*openai(USER), answer]}, "a.parquet row 7")
+    assert read({"messages": [*openai(USER), answer | {"content": "Ho", key: []}]}, "a").messages[1] == ASSISTANT
 
 
 @pytest.mark.parametrize("weight", [2, -1, 0.5, 1.5, "1", True, False, [], {}])
@@ -244,4 +248,4 @@ def test_another_weight_is_an_error(weight: object) -> None:
         LLMError,
         match=r'^a\.jsonl line 7: "weight" of message 2 of "messages" is .*; wanted 1, or 0 for an answer that is not',
     ):
-        from_record(record, "a.jsonl line 7")
+        read(record, "a.jsonl line 7")
