@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from llmcli.data.text.file_types import through, unpacked_name
-from llmcli.errors import LLMError, brief, prefixed
+from llmcli.errors import LLMError, brief
 
 ROLES = ("system", "user", "assistant")
 
@@ -176,8 +176,10 @@ def unread_keys(record: object, shape: RecordShape) -> Iterator[str]:
 
 def text_of_record(record: object, source: str, shape: RecordShape) -> str:
     """The plain text in a record; "" if there is none. Raises LLMError as `from_record` does."""
-    with prefixed(source):
+    try:
         return _optional(_fields(record), shape.keys[0])
+    except LLMError as error:
+        raise LLMError(f"{source}: {error}") from error
 
 
 def _fields(record: object) -> Record:

@@ -104,10 +104,11 @@ def choose_shape(
         return shape
     if not objects or 2 * len(objects) < len(records):
         return None
-    # most rows have a letter in one of their cells, which tables of numbers do not have
-    worded = sum(any(character.isalpha() for cell in row.values() for character in str(cell)) for row in objects)
-    if is_table and len(columns) == 2 and 2 * worded > len(objects):
-        return RecordShape("two columns", tuple(columns))
+    if is_table and len(columns) == 2:
+        # rows with a letter in one of their cells, of which a table of numbers has few
+        worded = sum(any(character.isalpha() for cell in row.values() for character in str(cell)) for row in objects)
+        if 2 * worded > len(objects):
+            return RecordShape("two columns", tuple(columns))
     if must_be_known:
         raise LLMError(_explain_unknown(name, list(columns), objects, is_table, is_text))
     return None
