@@ -14,6 +14,7 @@ from llmcli.errors import with_options
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 MAX_ERROR_LENGTH = 2_000  # characters: a damaged file may put far more into a message
 
@@ -130,9 +131,14 @@ def write_line(line: str, stream: TextIO) -> None:
     print(line, file=stream, flush=True)
 
 
+def draw(drawing: "Table", stream: TextIO) -> None:
+    rich_console(stream).print(drawing)
+
+
 def rich_console(stream: TextIO) -> "Console":
     """Return a rich console on a stream, without rich's own markup, highlighting and emoji codes."""
     from rich.console import Console
+    from rich.table import Table
 
     return Console(file=stream, markup=False, highlight=False, emoji=False)
 
