@@ -138,7 +138,6 @@ def draw(drawing: "Table", stream: TextIO) -> None:
 def rich_console(stream: TextIO) -> "Console":
     """Return a rich console on a stream, without rich's own markup, highlighting and emoji codes."""
     from rich.console import Console
-    from rich.table import Table
 
     return Console(file=stream, markup=False, highlight=False, emoji=False)
 
