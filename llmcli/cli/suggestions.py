@@ -6,7 +6,6 @@ the most common ones to what does the same here. difflib finds typos.
 
 import difflib
 import itertools
-import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -35,8 +34,6 @@ COMMANDS = {
     "to measure how well a model predicts a text: llm eval TEXT -m FILE": "perplexity ppl evaluate test bench",
     "to fine-tune: llm train TEXT --from MODEL -o FILE (--lora 8 for low-rank adapters)": "finetune fine-tune sft lora",
     "to resume a run that was stopped, type the same llm train command again": "resume continue",
-    'to see the tokens of a text: llm tokenize "I like to eat"': "encode decode",
-    "to merge adapters: llm import MODEL --adapter FILE; models: llm mix A B": "merge fuse",
     "that is a command of another program named llm (llm.datasette.io); this one is llmcli and is also installed under "
     "that name": "keys models templates plugins logs install uninstall aliases embed openai",
 }
@@ -56,25 +53,20 @@ OPTIONS = (
      "--model -m --base-model --model-name-or-path --init-from --pretrained --checkpoint"),
     ("train", "a stopped run resumes automatically: type the same command again", "--resume --resume-from --continue"),
     ("train", "the text is an argument, not an option: llm train TEXT", "--data --dataset --corpus --file --text"),
-    ("train", "--lora RANK", "--lora-r --lora-rank --rank -r"),
     ("train", "--dtype bfloat16 or --dtype float32", "--precision --torch-dtype --bf16 --fp16"),
     ("train", "the training recipe sets that; to see the plan: llm train TEXT --dry-run",
      "--weight-decay --warmup --warmup-steps --grad-clip --min-lr --lr-scheduler-type --eval-interval --lora-alpha"),
     ("generate chat", "--max-tokens N", "--max-length --length --num-predict --n-tokens --tokens"),
-    ("generate chat", "--temperature 0, which always chooses the most likely token", "--greedy --no-sample"),
-    ("generate chat", "there is no beam search; --temperature 0 always chooses the most likely token", "--num-beams"),
     ("generate", 'the prompt is an argument, not an option: llm generate "Once upon a time"', "--prompt --text"),
     ("generate chat", "to read the text from standard input: llm generate - < FILE", "--file --prompt-file -f"),
-    ("generate", "to talk with a model: llm chat -m FILE", "--interactive -i --chat --conversation -cnv --system"),
-    ("chat", "--system TEXT", "--system-prompt --sys -sys"),
+    ("generate", "to talk with a model: llm chat -m FILE", "--interactive -i --chat --conversation --system"),
+    ("chat", "--system TEXT", "--system-prompt --sys"),
     ("inspect", "the model is an argument, not an option: llm inspect FILE", "--model -m --file"),
     ("export", "--dtype f32, f16, bf16, q8_0 or q4_0", "--outtype --type"),
     ("export", "the output is the last argument: llm export MODEL OUTPUT --to gguf", "--output -o --outfile --out"),
-    ("*", "--device cuda", "--gpu --cuda --n-gpu-layers -ngl"),
+    ("*", "--device cuda", "--gpu --cuda --n-gpu-layers"),
     ("*", "--force", "--overwrite -f -y --yes"),
-    ("*", "--model FILE", "--model-path --ckpt --checkpoint"),
     ("*", "--output FILE", "--out --out-dir --output-dir --outfile --save"),
-    ("*", "progress and notes are always written to standard error; --quiet turns them off", "--verbose -v --debug"),
 )  # fmt: skip
 Known = Mapping[str, Iterable[str]]  # the options of every subcommand
 
@@ -83,13 +75,10 @@ def usage_message(error: "UsageError", words: Sequence[str], options: Known) -> 
     """One line for a usage error that Typer found in a command line `words`: what is wrong, and what to type."""
     # the one of Typer's errors with `possibilities` is that of an unknown option
     unknown: str | None = getattr(error, "option_name", None) if hasattr(error, "possibilities") else None
-    if error.ctx and error.ctx.parent:
-        command = str(error.ctx.info_name)
-        unknown = _with_one_dash(command, words, options) or unknown
-        if unknown:
-            return option_hint(command, unknown, options)
-    elif error.ctx and unknown:
-        return top_option_hint(unknown, options)
+    if error.ctx and unknown:
+        if error.ctx.parent is None:
+            return top_option_hint(unknown, options)
+        return option_hint(str(error.ctx.info_name), unknown, options)
     subcommand = words[0] if words and not words[0].startswith("-") else ""
     path = error.ctx.command_path if error.ctx else f"llm {subcommand}".rstrip()
     message = error.format_message().rstrip(".")
@@ -105,20 +94,12 @@ def _with_value(message: str, error: "UsageError", words: Sequence[str]) -> str:
     _, is_rule, rule = message.partition("Input should be ")
     names = getattr(getattr(error, "param", None), "opts", [])
     values = [value for word, value in itertools.pairwise(words) if word in names]
+    values += [word[2:] for word in words if word[:2] in names and len(word) > 2]  # -n3; also -temp 0.5
     values += [word.split("=", 1)[1] for word in words if "=" in word and word.split("=", 1)[0] in names]
     if not is_rule or not values:
         return message
     name = next((name for name in names if name.startswith("--")), names[0])
     return f"{name} must be {rule.split(', unable')[0]}, found {values[-1]}"
-
-
-def _with_one_dash(command: str, words: Sequence[str], options: Known) -> str | None:
-    """A long option written with one dash, as some programs accept it; Typer reads -temp as -t emp."""
-    for key in (word.split("=")[0] for word in words):
-        is_known = f"-{key}" in options[command] or _known(command, key, options[command])
-        if is_known and re.fullmatch(r"-[A-Za-z]{2}[\w-]*", key):
-            return key
-    return None
 
 
 def _shortened(name: str) -> str:
@@ -133,12 +114,10 @@ def command_hint(name: str, known: Sequence[str]) -> str:
     """
     shown, key = _shortened(name), name.strip().lower()
     hints = {other: hint for hint, others in COMMANDS.items() for other in others.split()}
-    if key not in hints:
-        if close := difflib.get_close_matches(key, known, n=1, cutoff=0.75):
-            return f"there is no command {shown}; did you mean: llm {close[0]}? see: llm --help"
-        key = next(iter(difflib.get_close_matches(key, hints, n=1, cutoff=0.85)), key)
     if key in hints:
         return f"there is no command {shown}; {hints[key]}"
+    if close := difflib.get_close_matches(key, known, n=1, cutoff=0.75):
+        return f"there is no command {shown}; did you mean: llm {close[0]}? see: llm --help"
     if any(character.isspace() for character in name):
         return f"there is no command {shlex.quote(shown)}; to continue a text: llm generate {shlex.quote(shown)}"
     if Path(name).exists():
@@ -173,8 +152,6 @@ def option_hint(command: str, name: str, options: Known) -> str:
     start, see = f"llm {command} has no option {_shortened(name)}", f"see: llm {command} --help"
     key = name.split("=")[0].replace("_", "-")
     key = key if len(key) == 2 else key.lower()
-    if f"-{key}" in own:  # -temp
-        key = f"-{key}"
     hint = key if key in own else _known(command, key, own)
     if hint is None and key.startswith("--"):
         close = difflib.get_close_matches(key, [o for o in own if o.startswith("--")], n=1, cutoff=0.7)

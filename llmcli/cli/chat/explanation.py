@@ -30,12 +30,12 @@ def show(source: "Checkpoint | Ensemble", assistant: "Assistant", answer: Answer
     if styles.has_colors(sys.stdout):
         console.heading("the answer, each token colored by its probability")
         for one in answer.pieces:
-            console.verbatim(styles.by_probability(one.text, math.exp(one.logprob)), raw=True)
+            console.verbatim(styles.by_value(one.text, math.exp(one.logprob), styles.PROBABILITIES), raw=True)
         console.result(f"\n{styles.legend(styles.PROBABILITIES)}", raw=True)
     explanation = _explain(source, assistant, position)
     number, label = f"token {position + 1} of {len(answer.pieces)}", visible_whitespace(tokenizer.label(piece.id))
     console.heading(f"{number}: {label}, probability {units.probability(math.exp(piece.logprob))}")
-    ExplanationReport(explanation, None, tokenizer, "", None, None, CANDIDATES).show(is_summary=True)
+    ExplanationReport(explanation, None, tokenizer, CANDIDATES).show(is_summary=True)
     if len(answer.pieces) > 1:
         console.note("/why N explains the Nth token of the answer, /why WORD that of a word")
 

@@ -47,6 +47,7 @@ def explain(options: _Options) -> None:
     from llmcli.generation.next_words import next_words
     from llmcli.models.ngram_runtime import with_ngram_cache
     from llmcli.models.numpy_runtime import NumpyRuntime
+    from llmcli.pages.explanation_json import explanation_json
 
     source = load_any(path)
     tokenizer = open_tokenizer(source)
@@ -68,7 +69,7 @@ def explain(options: _Options) -> None:
     _print_notes(explanation, config)
     if subject.checkpoint.quantization:
         console.note("the analysis uses the dequantized weights; llm generate also quantizes the activations")
-    report = ExplanationReport(explanation, words, tokenizer, text, options.layer, options.head, options.next)
+    shown = options.next, options.layer, options.head
     if html is not None:
         from llmcli.formats import atomic_io
         from llmcli.pages.html import explanation_page
@@ -77,9 +78,10 @@ def explain(options: _Options) -> None:
         atomic_io.write(html, [page])
         options.report({"prompt": text, "page": str(html)}, f"saved {html}; open it in a browser")
     elif options.json:
-        console.json_result(report.as_json() | ({"expert": subject.expert} if subject.expert else {}))
+        record = explanation_json(explanation, words, tokenizer, text, *shown)
+        console.json_result(record | ({"expert": subject.expert} if subject.expert else {}))
     else:
-        report.show()
+        ExplanationReport(explanation, words, tokenizer, *shown).show()
 
 
 def _check_options(options: _Options) -> None:
@@ -105,8 +107,8 @@ def _check_attention(options: _Options, config: "ModelConfig", model: Path) -> N
 def _explain_answer(options: _Options, path: Path, text: str) -> None:
     """Show the model's most likely answer to a prompt, and the alignment of the two."""
     from llmcli.analysis.alignment import align
-    from llmcli.analysis.explain import choose_subject
-    from llmcli.cli.reports.explanation import AlignmentReport
+    from llmcli.analysis.explain import choose_subject, mean_attention
+    from llmcli.cli.reports.explanation import show_alignment
     from llmcli.config import SamplingConfig
     from llmcli.data.conversations.messages import Message
     from llmcli.formats.loading import load_any, open_tokenizer
@@ -125,11 +127,18 @@ def _explain_answer(options: _Options, path: Path, text: str) -> None:
     subject = choose_subject(source, tokenizer, Prompt(prompt_ids), literal=True, on_note=console.note)
     _check_attention(options, subject.checkpoint.config, path)
     alignment = align(NumpyRuntime(subject.checkpoint), tokenizer, text, prompt_ids, answer_ids)
-    report = AlignmentReport(alignment, text, answer, options.layer, options.head)
-    if options.json:
-        console.json_result(report.as_json())
-    else:
-        report.show()
+    if not options.json:
+        show_alignment(alignment, answer, options.layer, options.head)
+        return
+    console.json_result({
+        "prompt": text,
+        "answer": answer,
+        "layer": options.layer,
+        "head": options.head,
+        "prompt_words": [word.text for word in alignment.prompt],
+        "answer_words": [word.text for word in alignment.answer],
+        "weights": mean_attention(alignment.weights, options.layer, options.head).astype(float).round(6).tolist(),
+    })  # fmt: skip
 
 
 def _print_notes(explanation: "Explanation", config: "ModelConfig") -> None:

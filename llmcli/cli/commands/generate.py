@@ -159,7 +159,7 @@ def _print_texts(
 
     def print_piece(piece: "Piece") -> None:
         if options.color and piece.id is not None:
-            console.verbatim(styles.by_probability(piece.text, math.exp(piece.logprob)), raw=True)
+            console.verbatim(styles.by_value(piece.text, math.exp(piece.logprob), styles.PROBABILITIES), raw=True)
         else:
             console.verbatim(piece.text)
 

@@ -42,10 +42,9 @@ class ExplanationReport:
     explanation: "Explanation"
     words: "NextWords | None"  # None: not searched for
     tokenizer: "Tokenizer"
-    prompt: str
-    layer: int | None  # of the attention to show, from 1; None: the mean of all
-    head: int | None  # in this layer, from 1
     count: int  # of next tokens and words
+    layer: int | None = None  # of the attention to show, from 1; None: the mean of all
+    head: int | None = None  # in this layer, from 1
 
     def show(self, *, is_summary: bool = False) -> None:
         """Print the explanation; a summary fits on a screen and has only the tokens with the largest effects."""
@@ -180,55 +179,26 @@ class ExplanationReport:
             "samples from these probabilities."
         )
 
-    def as_json(self) -> dict[str, object]:
-        from llmcli.pages.explanation_json import explanation_json
 
-        assert self.words is not None
-        return explanation_json(
-            self.explanation, self.words, self.tokenizer, self.prompt, self.count, self.layer, self.head
-        )
+def show_alignment(alignment: "Alignment", answer: str, layer: int | None, head: int | None) -> None:
+    """Print an answer, and the words of the prompt that each of its words attends to; `layer` and `head` are those of
+    `ExplanationReport`."""
+    from llmcli.analysis.explain import mean_attention
 
-
-@dataclass(frozen=True)
-class AlignmentReport:
-    """A model's answer, and the words of the prompt that each of its words attends to."""
-
-    alignment: "Alignment"
-    prompt: str
-    answer: str
-    layer: int | None  # whose attention is shown, from 1; None: the mean of all
-    head: int | None  # of this layer, from 1
-
-    def show(self) -> None:
-        from llmcli.analysis.explain import mean_attention
-
-        alignment, weights = self.alignment, mean_attention(self.alignment.weights, self.layer, self.head)
-        console.result(f"answer: {self.answer}")
-        L, H, _, _ = alignment.weights.shape
-        title = attention_title(L, H, self.layer, self.head)
-        console.heading(f"attention from the answer to the prompt, {title}")
-        rows = []
-        for i, word in enumerate(alignment.answer):
-            source = int(weights[i].argmax())
-            layer, head, largest = alignment.strongest_head(i, source)
-            texts = (visible_whitespace(text) for text in (word.text, alignment.prompt[source].text))
-            weight = float(weights[i, source])
-            strongest = f"{units.probability(largest)} in layer {layer}, head {head}"
-            rows.append((*texts, units.probability(weight), charts.bar(weight, ALIGNMENT_BAR), strongest))
-        tables.table(("answer", "attends to", "weight", "", "largest weight"), rows, numbers=(2,))
-        console.caption(
-            "For each word of the answer, the word of the prompt to which the model attends most while it predicts it."
-        )
-
-    def as_json(self) -> dict[str, object]:
-        from llmcli.analysis.explain import mean_attention
-
-        return {
-            "prompt": self.prompt,
-            "answer": self.answer,
-            "layer": self.layer,
-            "head": self.head,
-            "prompt_words": [word.text for word in self.alignment.prompt],
-            "answer_words": [word.text for word in self.alignment.answer],
-            "weights": mean_attention(self.alignment.weights, self.layer, self.head).astype(float).round(6).tolist(),
-        }
+    weights = mean_attention(alignment.weights, layer, head)
+    console.result(f"answer: {answer}")
+    L, H, _, _ = alignment.weights.shape
+    title = attention_title(L, H, layer, head)
+    console.heading(f"attention from the answer to the prompt, {title}")
+    rows = []
+    for i, word in enumerate(alignment.answer):
+        source = int(weights[i].argmax())
+        in_layer, by_head, largest = alignment.strongest_head(i, source)
+        texts = (visible_whitespace(text) for text in (word.text, alignment.prompt[source].text))
+        weight = float(weights[i, source])
+        strongest = f"{units.probability(largest)} in layer {in_layer}, head {by_head}"
+        rows.append((*texts, units.probability(weight), charts.bar(weight, ALIGNMENT_BAR), strongest))
+    tables.table(("answer", "attends to", "weight", "", "largest weight"), rows, numbers=(2,))
+    console.caption(
+        "For each word of the answer, the word of the prompt to which the model attends most while it predicts it."
+    )

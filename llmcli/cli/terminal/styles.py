@@ -31,11 +31,6 @@ def styled(text: str, style: str, stream: TextIO) -> str:
     return f"\x1b[{style}m{visible(text)}\x1b[0m" if has_colors(stream) else visible(text)
 
 
-def by_probability(text: str, probability: float) -> str:
-    """Put text on a background from red (unlikely) through yellow to green (likely)."""
-    return by_value(text, probability, PROBABILITIES)
-
-
 def by_value(text: str, value: float, scale: Scale) -> str:
     """Put text on the background of a value on PROBABILITIES or SURPRISALS."""
     color = next((color for lowest, color, _ in reversed(scale) if value >= lowest), scale[0][1])

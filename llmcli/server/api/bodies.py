@@ -104,11 +104,10 @@ PROMPT = Kind(
 SHARE = number(0, 1, int, float)
 MAX_TOKENS, WORDS = integer(0, limits.MAX_TOKENS), integer(1, limits.MAX_NEXT_WORDS)
 _COUNT = integer(0, limits.MAX_LOGPROBS)
-LOGPROBS = Kind(  # some clients send the boolean of the chat's shape; false is none
-    _COUNT.wanted,
-    _COUNT.schema,
-    lambda value: value is False or _COUNT.is_valid(value),
-    lambda value: None if value is False else value,
+LOGPROBS = replace(  # some clients send the boolean of the chat's shape; false is none
+    _COUNT,
+    is_valid=lambda value: value is False or _COUNT.is_valid(value),
+    convert=lambda value: None if value is False else value,
 )
 
 # ---- the bodies

@@ -30,6 +30,7 @@ class ServedModel:
         if self.name != self.name.encode("utf-8", "replace").decode("utf-8"):  # JSON cannot hold it
             raise LLMError(f"the name {path} is not UTF-8 text; rename the file")
         self.source = load_any(path)
+        self.experts = expert_names(self.source)
         check_packages(self.source)
         self._version = _version(path)
         self._readable: tuple[Checkpoint, NumpyRuntime] | None = None
@@ -44,10 +45,6 @@ class ServedModel:
     @cached_property
     def template(self) -> ChatTemplate | None:
         return open_chat_template(self.source, self.tokenizer)
-
-    @cached_property
-    def experts(self) -> list[str]:
-        return expert_names(self.source)
 
     def prepare(self) -> None:
         """Compute what the first request would wait for. Errors are left to the requests."""

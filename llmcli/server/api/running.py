@@ -85,7 +85,12 @@ class Run:
             if not self._arrived:
                 yield None
                 continue
-            number, event = self._take()
+            with self._lock:
+                number, event = self._arrived.popleft()
+                if len(self._arrived) <= UNREAD_TOKENS // 2:  # half of what had been waiting is read
+                    for paused in self._paused:
+                        self._engine.pause(self._submitted[paused], False)
+                    self._paused.clear()
             if isinstance(event, Failed):
                 raise as_api_error(event.error) from event.error
             if isinstance(event, Token) and self.seconds_to_first is None:
@@ -93,16 +98,6 @@ class Run:
             self.texts[number].add(event)
             left -= isinstance(event, Finished)
             yield number, event
-
-    def _take(self) -> tuple[int, Event]:
-        """The first that has arrived. The requests go on when half of what had been waiting is read."""
-        with self._lock:
-            taken = self._arrived.popleft()
-            if self._paused and len(self._arrived) <= UNREAD_TOKENS // 2:
-                for number in self._paused:
-                    self._engine.pause(self._submitted[number], False)
-                self._paused.clear()
-        return taken
 
     async def finish(self) -> list[Generated]:
         """All texts, when they are complete. Raises ApiError as `events` does."""

@@ -45,12 +45,9 @@ async def next_word_list(call: Call, body: NextBody) -> JsonObject:
     """The most likely next words after a text."""
     call.entry.prompt = body.prompt
     await call.search(lambda _: _encode(body, call.model))
-    found = await call.analyze(lambda runtime, check: _next_words(runtime, call.model, body.prompt, check))
+    tokenizer = call.model.tokenizer
+    found = await call.analyze(lambda runtime, check: next_words(runtime, tokenizer, body.prompt, check=check))
     return {"model": call.model.name} | found.as_json(body.prompt, body.n)
-
-
-def _next_words(runtime: Runtime, model: ServedModel, prompt: str, check: Check) -> NextWords:
-    return next_words(runtime, model.tokenizer, prompt, check=check)
 
 
 # ---- explain
@@ -85,7 +82,7 @@ def _explain(
     words = NextWords((), 1.0, 0)
     if isinstance(prompt, str):
         runtime.rewind()
-        words = _next_words(runtime, model, prompt, check)
+        words = next_words(runtime, tokenizer, prompt, check=check)
     shown = {"model": model.name} | explanation_json(found, words, tokenizer, title, body.n)
     return shown | ({"expert": subject.expert} if subject.expert else {})
 
