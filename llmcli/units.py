@@ -30,6 +30,12 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
+def some(names: Sequence[str], limit: int) -> str:
+    """The first names, and how many others there are: "a.txt, b.txt and 3 more"."""
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
 def bits_per_byte(value: float) -> str:
     """0.21349 -> "0.213"."""
     return f"{value:.{BITS_PER_BYTE_DIGITS}f}"

@@ -19,7 +19,6 @@ from llmcli.formats.safetensors.file import read_values
 from llmcli.formats.safetensors.header import Header
 
 Shape = tuple[int, ...]
-ReadTensor = Callable[[str], NDArray[np.floating]]
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def compare(first: Header, other: Header, on_progress: Callable[[float], None] =
     )
 
 
-def _tensors(header: Header) -> tuple[Mapping[str, Shape], ReadTensor]:
+def _tensors(header: Header) -> tuple[Mapping[str, Shape], Callable[[str], NDArray[np.floating]]]:
     """Return (shape by name, function that reads a tensor as [values]): the weights that a model runs with, dequantized
     and under the usual names; else those stored."""
     try:

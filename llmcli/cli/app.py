@@ -146,8 +146,7 @@ def subcommand(name: str) -> "Command":
 
 @app.callback()
 def _top(
-    context: typer.Context,
-    version_: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    context: typer.Context, version_: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
 ) -> None:
     """Options before the subcommand; without a subcommand the help is printed."""
     if version_:

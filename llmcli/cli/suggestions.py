@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmcli.cli.terminal.text_layout import truncate
+
 if TYPE_CHECKING:
     from typer._click.exceptions import UsageError
 
-LONGEST_NAME = 60  # characters of an unknown name that a message repeats
+LONGEST_NAME = 60  # columns of an unknown name that a message repeats
 
 _CHAT = "to talk with a model: llm chat -m FILE"
 _GENERATE = 'to continue a text: llm generate "Once upon a time" -m FILE'
@@ -79,8 +81,7 @@ def usage_message(error: "UsageError", words: Sequence[str], options: Known) -> 
         if error.ctx.parent is None:
             return top_option_hint(unknown, options)
         return option_hint(str(error.ctx.info_name), unknown, options)
-    subcommand = words[0] if words and not words[0].startswith("-") else ""
-    path = error.ctx.command_path if error.ctx else f"llm {subcommand}".rstrip()
+    path = error.ctx.command_path if error.ctx else "llm"
     message = error.format_message().rstrip(".")
     if "unexpected extra argument" in message and path.endswith(("chat", "generate", "explain", "tokenize")):
         return f"{message}; a text of several words needs quotes"
@@ -102,17 +103,13 @@ def _with_value(message: str, error: "UsageError", words: Sequence[str]) -> str:
     return f"{name} must be {rule.split(', unable')[0]}, found {values[-1]}"
 
 
-def _shortened(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..."
-
-
 def command_hint(name: str, known: Sequence[str]) -> str:
     """One line for a subcommand `name` that does not exist; `known` are those that do.
 
     >>> command_hint("trian", ["train", "generate"])
     'there is no command trian; did you mean: llm train? see: llm --help'
     """
-    shown, key = _shortened(name), name.strip().lower()
+    shown, key = truncate(name, LONGEST_NAME), name.strip().lower()
     hints = {other: hint for hint, others in COMMANDS.items() for other in others.split()}
     if key in hints:
         return f"there is no command {shown}; {hints[key]}"
@@ -134,7 +131,7 @@ def top_option_hint(name: str, options: Known) -> str:
     >>> top_option_hint("--time", {"train": ["--time"]})
     'llm has no option --time; options follow the subcommand: llm train --time; see: llm --help'
     """
-    shown = _shortened(name)
+    shown = truncate(name, LONGEST_NAME)
     if name in ("-v", "-V"):
         return f"llm has no option {shown}; did you mean --version? see: llm --help"
     owner = next((command for command, own in options.items() if name in own), None)
@@ -149,9 +146,8 @@ def option_hint(command: str, name: str, options: Known) -> str:
     'llm train has no option --hidden_size; did you mean --width N, the hidden size? see: llm train --help'
     """
     own = list(options.get(command, ()))
-    start, see = f"llm {command} has no option {_shortened(name)}", f"see: llm {command} --help"
+    start, see = f"llm {command} has no option {truncate(name, LONGEST_NAME)}", f"see: llm {command} --help"
     key = name.split("=")[0].replace("_", "-")
-    key = key if len(key) == 2 else key.lower()
     hint = key if key in own else _known(command, key, own)
     if hint is None and key.startswith("--"):
         close = difflib.get_close_matches(key, [o for o in own if o.startswith("--")], n=1, cutoff=0.7)
@@ -167,7 +163,6 @@ def option_hint(command: str, name: str, options: Known) -> str:
 def _known(command: str, key: str, own: Iterable[str]) -> str | None:
     """What to use in place of an option of another program."""
     for commands, hint, names in OPTIONS:
-        is_possible = not hint.startswith("-") or hint.split()[0] in own
-        if key in names.split() and (command in commands.split() or (commands == "*" and is_possible)):
+        if key in names.split() and (command in commands.split() or (commands == "*" and hint.split()[0] in own)):
             return hint
     return None

@@ -116,9 +116,8 @@ def _data_rows(record: Record) -> Rows:
 
 def _corpus(record: Record) -> str:
     documents = record.get("corpus", [])
-    names = ", ".join(str(document.get("name")) for document in documents[:MAX_NAMES])
-    more = f" and {len(documents) - MAX_NAMES} more" if len(documents) > MAX_NAMES else ""
-    return f"{names}{more}, {sum(document.get('bytes', 0) for document in documents):,} bytes"
+    names = units.some([str(document.get("name")) for document in documents], MAX_NAMES)
+    return f"{names}, {sum(document.get('bytes', 0) for document in documents):,} bytes"
 
 
 def _run_rows(record: Record) -> Rows:

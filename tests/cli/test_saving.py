@@ -358,7 +358,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
 def test_two_signals_at_once_count_as_one_and_a_later_one_ends_the_run(
     kinds: tuple[signal.Signals, signal.Signals], clock: list[float], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(KeyboardInterrupt), stop_requests() as caught:
+    with pytest.raises(KeyboardInterrupt), stop_requests(lambda: True, console.note_from_signal_handler) as caught:
         signal.raise_signal(kinds[0])
         clock[0] += signals.SAME_REQUEST / 2
         signal.raise_signal(kinds[1])
@@ -374,7 +374,7 @@ def test_while_there_is_nothing_to_save_a_signal_has_its_usual_effect(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # torch leaves a handler of its own where a process group ended
     can_save: list[bool] = []
-    with stop_requests(lambda: bool(can_save)) as caught:
+    with stop_requests(lambda: bool(can_save), console.note_from_signal_handler) as caught:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         with pytest.raises(SystemExit, match="143"):
@@ -431,8 +431,8 @@ def test_an_ignored_signal_stays_ignored(clock: list[float]) -> None:
     assert signal.SIGHUP not in termination_signals() and signal.SIGTERM in termination_signals()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        for collected in (stop_requests, interruptions):
-            with collected() as caught:
+        for collected in (stop_requests(lambda: True, console.note_from_signal_handler), interruptions()):
+            with collected as caught:
                 signal.raise_signal(signal.SIGHUP)
                 signal.raise_signal(signal.SIGINT)
                 assert caught == []

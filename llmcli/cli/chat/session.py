@@ -27,11 +27,7 @@ class Session:
     """Reads input, answers, and runs commands."""
 
     def __init__(
-        self,
-        chat: "Chat",
-        read: Callable[[str], str],
-        source: "Checkpoint | Ensemble",
-        memory: "Memory | None" = None,
+        self, chat: "Chat", read: Callable[[str], str], source: "Checkpoint | Ensemble", memory: "Memory | None" = None
     ) -> None:
         """`read` is that of `line_editor.open_reader`."""
         self._chat, self._read, self._source, self._memory = chat, read, source, memory

@@ -58,9 +58,7 @@ def chat(options: _Options) -> None:
 
     source = load_any(path)
     tokenizer = open_tokenizer(source)
-    marks = None
-    if options.memory:
-        marks = memory_report.Memory(memory_report.training_texts(options.corpus, source, path))
+    marks = memory_report.Memory(memory_report.training_texts(options.corpus, source, path)) if options.memory else None
     fast = source.parameters >= WORTH_FAST
     runtime = open_runtime(
         source, options.device, options.quantize, console.note, fast=fast, cache=not options.no_cache

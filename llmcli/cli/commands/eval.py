@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmcli import units
 from llmcli.cli.options import ReadingOptions, argument, flag, model_path, note_skipped_files, option
 from llmcli.cli.reports.evaluation import ModelScore, TokenSurprisals, baseline_json, print_scores
 from llmcli.cli.terminal import console
@@ -247,10 +248,9 @@ def _note_training_text(measured: "Corpus", trained: "Corpus", models: "Models")
             f"{part.document.name} from byte {part.start:,} on" if part.start else part.document.name
             for part in measured.contents
         ]
-        more = f" and {len(parts) - MAX_NAMES:,} more documents" if len(parts) > MAX_NAMES else ""
         console.note(
             f"{trained.text_bytes:,} bytes of this text were trained on; the {measured.text_bytes:,} others are "
-            f"measured: {', '.join(parts[:MAX_NAMES])}{more} (--whole measures all)"
+            f"measured: {units.some(parts, MAX_NAMES)} (--whole measures all)"
         )
     for path, source in models.items():
         if earlier := _earlier_stages(trained, source):

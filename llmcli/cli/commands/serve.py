@@ -122,14 +122,13 @@ def _access(listener: "socket.socket", host: str, key: str | None, origins: list
     from llmcli.server.http.access import LOOPBACK_NAMES, Access
     from llmcli.server.http.listening import is_loopback
 
-    if is_loopback(listener):
-        return Access(LOOPBACK_NAMES | {host.lower()}, frozenset(origins), key)
-    if key is None:
+    hosts = LOOPBACK_NAMES | {host.lower()} if is_loopback(listener) else None
+    if hosts is None and key is None:
         raise usage(
             f"--host {host} lets other computers connect, so a key is needed; give one: --api-key KEY, or set "
             f"{API_KEY_VARIABLE}"
         )
-    return Access(None, frozenset(origins), key)
+    return Access(hosts, frozenset(origins), key)
 
 
 def _run(models: "Models", listener: "socket.socket", access: "Access", options: _Options) -> None:

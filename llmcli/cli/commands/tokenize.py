@@ -156,7 +156,10 @@ def _print_conversations(options: _Options, file: Path, template: "ChatTemplate"
             mask = [int(learned) for learned in encoded.loss_mask]
             console.json_result({"ids": encoded.ids, "tokens": names, "mask": mask})
         else:
-            token_output.conversation(conversation.source, *_marked_text(tokenizer, encoded))
+            text, spans = _marked_text(tokenizer, encoded)
+            console.heading(conversation.source)
+            token_output.with_highlights(text, spans)
+            console.verbatim("" if text.endswith("\n") else "\n")
         total, learned_total = total + len(encoded.ids), learned_total + sum(encoded.loss_mask)
     for note in read.notes:
         console.note(note)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmcli import units
 from llmcli.cli.options import note_skipped_files
 from llmcli.cli.reports.tokens import with_highlights
 from llmcli.cli.terminal import console
@@ -24,7 +25,7 @@ def training_texts(names: list[str] | None, source: "Checkpoint | Ensemble", pat
     if not names:
         texts, missing = find_training_texts(source.records, path)
         if missing:
-            listed = ", ".join(missing[:MAX_NAMES]) + (", ..." if len(missing) > MAX_NAMES else "")
+            listed = units.some(missing, MAX_NAMES)
             console.note(f"{path} was also trained on text that is missing or has changed: {listed}")
         return texts
     sources = read_sources(names, recorded_reading(source.records))
@@ -57,12 +58,11 @@ class Memory:
         if len(text) < LENGTH:
             console.note(f"{len(text)} characters are too few: only passages of at least {LENGTH} count{advice}")
             return
-        more = len(self._names) - MAX_NAMES
-        files = ", ".join(self._names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
         longest = max((end - start for start, end in matches.spans), default=0)
         console.note(
-            f"{matches.share:.0%} of the {len(text):,} characters occur verbatim in {files}, in passages of at least "
-            f"{LENGTH} characters" + (f"; the longest has {longest:,}" if longest else "")
+            f"{matches.share:.0%} of the {len(text):,} characters occur verbatim in "
+            f"{units.some(self._names, MAX_NAMES)}, in passages of at least {LENGTH} characters"
+            f"{f'; the longest has {longest:,}' if longest else ''}"
         )
 
     def as_json(self, text: str, matches: "VerbatimSpans | None" = None) -> dict[str, object]:

@@ -84,14 +84,6 @@ def with_highlights(text: str, spans: Iterable[tuple[int, int]]) -> None:
     console.verbatim(text[position:])
 
 
-def conversation(title: str, text: str, spans: Iterable[tuple[int, int]]) -> None:
-    """Print a conversation under its title; `spans` are the passages in the loss mask."""
-    console.heading(title)
-    with_highlights(text, spans)
-    if not text.endswith("\n"):
-        console.result()
-
-
 def probability_legend() -> None:
     """Explain the backgrounds of tokens on stderr, if colors were shown; nothing with --quiet."""
     is_colored = sys.stdout.isatty() and styles.has_colors(sys.stdout) and styles.has_colors(sys.stderr)

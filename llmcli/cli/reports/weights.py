@@ -106,8 +106,7 @@ def print_difference(first: "Header", other: "Header", *, json_: bool) -> None:
         console.paragraph(f"{name}: {' and '.join(map(shape_text, shapes))}", indent=2)
     for file, names in ((first.path, difference.only_first), (other.path, difference.only_other)):
         if names:
-            more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
-            console.paragraph(f"only in {file}: {', '.join(names[:MAX_NAMES])}{more}", indent=2)
+            console.paragraph(f"only in {file}: {units.some(names, MAX_NAMES)}", indent=2)
 
 
 def _print_values(

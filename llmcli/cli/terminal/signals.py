@@ -62,13 +62,8 @@ def _send(number: int) -> None:
         _thread.interrupt_main(signal.Signals(number))
 
 
-def stop_requests(
-    can_save: Callable[[], bool] = lambda: True, show_note: Callable[[str], None] | None = None
-) -> AbstractContextManager[list[int]]:
+def stop_requests(can_save: Callable[[], bool], show_note: Callable[[str], None]) -> AbstractContextManager[list[int]]:
     """Collect the first stop signal in a list, so that a run can end and save; see `_collected`."""
-    from llmcli.cli.terminal import console
-
-    show_note = show_note or console.note_from_signal_handler
     note = partial(show_note, "ending the run and saving; press Ctrl-C again to quit without saving")
     return _collected(stop_signals(), note, can_save)
 

@@ -30,7 +30,6 @@ from llmcli.server.engine.sequence import Counts, Sequence
 T = TypeVar("T")
 PASS_SECONDS = 0.5  # `close` waits for the pass in progress
 Opened = tuple[Runtime, Tokenizer]  # the runtime has an empty cache: it is only forked
-OpenModel = Callable[[str], Opened]  # by the name that it is served under; raises LLMError
 
 
 class Engine:
@@ -39,8 +38,9 @@ class Engine:
     The thread may end by an error, such as a lack of memory. Then all requests fail, and the next one starts it again.
     """
 
-    def __init__(self, open_model: OpenModel, limits: Limits | None = None) -> None:
-        """`open_model` is called at the first use of a model, in a thread of its own."""
+    def __init__(self, open_model: Callable[[str], Opened], limits: Limits | None = None) -> None:
+        """`open_model` is called at the first use of a model, in a thread of its own, with the name that it is served
+        under; it may raise LLMError."""
         self._open_model, self._limits = open_model, limits or Limits()
         self._changed = threading.Condition()  # guards the next six
         self._thread: threading.Thread | None = None  # None: it is not running

@@ -137,15 +137,12 @@ async def _handle(request: Request, error: Exception) -> Response:
         case _:
             api_error = as_api_error(error, 400)
     if api_error.status >= 500:
-        request.scope[SCOPE_KEY].error = _first_cause(error)
+        first: BaseException = error  # the one that was raised first is logged
+        while first.__cause__ is not None:
+            first = first.__cause__
+        is_ours = isinstance(first, LLMError | ApiError)
+        request.scope[SCOPE_KEY].error = str(first) if is_ours else f"{type(first).__name__}: {first}"
     return error_response(api_error)
-
-
-def _first_cause(error: BaseException) -> str:
-    """The error that was raised first, for the log."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error) if isinstance(error, LLMError | ApiError) else f"{type(error).__name__}: {error}"
 
 
 def _not_offered(request: Request, error: HTTPException) -> str:

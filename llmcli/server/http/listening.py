@@ -32,14 +32,11 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server(address, family=family, dualstack_ipv6=takes_ipv4)
     except OSError as error:
-        raise _bind_error(error, host, port) from error
-
-
-def _bind_error(error: OSError, host: str, port: int) -> LLMError:
-    if error.errno == errno.EADDRNOTAVAIL:
-        return usage(f"--host {host} is not an address of this computer; give one: --host 127.0.0.1")
-    reason = "is in use by another program" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
-    return LLMError(f"port {port} {reason}; choose another: --port {max(1024, port % 65535 + 1)}")
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise usage(f"--host {host} is not an address of this computer; give one: --host 127.0.0.1") from error
+        is_used = error.errno == errno.EADDRINUSE
+        reason = "is in use by another program" if is_used else f"cannot be used: {error.strerror}"
+        raise LLMError(f"port {port} {reason}; choose another: --port {max(1024, port % 65535 + 1)}") from error
 
 
 def is_loopback(listener: socket.socket) -> bool:

@@ -152,7 +152,7 @@ def test_a_signal_during_a_note_is_caught_and_acknowledged(monkeypatch: pytest.M
                 return file.write(data)
 
         monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BufferedWriter(Interrupted()), "utf-8"))
-        with stop_requests() as caught:
+        with stop_requests(lambda: True, console.note_from_signal_handler) as caught:
             console.note("step 1")
     assert caught == [signal.SIGINT]
     assert sorted((tmp_path / "notes").read_text().splitlines()) == [
