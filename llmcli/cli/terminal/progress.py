@@ -39,6 +39,7 @@ class TrainingView:
     ) -> None:
         self._bytes_per_token, self._answers = bytes_per_token, answers
         self._validation_name = "validation answers" if answers else "validation"
+        self._loss = math.nan  # moving average of the training loss, bits per byte
         self._sample = "", ""  # prompt, text
         self._step: Step | None = None  # the last one
         self._shown_seconds = -math.inf
@@ -88,7 +89,7 @@ class TrainingView:
         self._losses = array("d")  # of each step, bits per byte
         self._shown_progress = -math.inf
         self._evaluations: list[tuple[int, float]] = []  # (step, bits per byte)
-        self._loss: float = math.nan  # moving average of the training loss, bits per byte
+        self._loss = math.nan
         if self._answers and share is not None:
             self._answers = 1 - share, self._answers[1]
 
