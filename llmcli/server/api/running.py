@@ -24,7 +24,7 @@ class Run:
         self._loop = asyncio.get_running_loop()
         self._arrived: deque[tuple[int, Event]] = deque()  # no more than UNREAD_TOKENS and one of each text
         self._paused: set[int] = set()  # numbers of the requests that wait until this is read
-        self._lock = threading.Lock()  # guards these two together
+        self._lock = threading.RLock()  # guards these two, and no event of a request comes before it is in `_submitted`
         self._is_woken = False  # the event loop will see what has arrived
         self._has_arrived = asyncio.Event()
         self._submitted: list[Submitted] = []
@@ -36,7 +36,8 @@ class Run:
         """Raises LLMError as the engine does, when its queue is full or it cannot run."""
         try:
             for number, request in enumerate(self._requests):
-                self._submitted.append(self._engine.submit(request, partial(self._receive, number)))
+                with self._lock:
+                    self._submitted.append(self._engine.submit(request, partial(self._receive, number)))
         except LLMError:
             await self.__aexit__()
             raise
@@ -51,7 +52,7 @@ class Run:
         """In the engine's thread."""
         with self._lock:
             self._arrived.append((number, event))
-            if len(self._arrived) > UNREAD_TOKENS and number < len(self._submitted):
+            if len(self._arrived) > UNREAD_TOKENS:
                 self._paused.add(number)
                 self._engine.pause(self._submitted[number], True)
         if not self._is_woken and not self._loop.is_closed():
