@@ -25,6 +25,8 @@ MEMORIZED_SHARE = 0.1  # of generated strings that occur in the training text, b
 ASSUMED_SHARE = 0.4  # ... which is assumed where nothing is held out
 CORRECT_SHARE = 0.9  # of held-out questions that are answered exactly or nearly: what remains is rare
 KNOWN_SHARE = 0.5  # of the strings of a held-out file that occur in the training text: it is hardly new text
+REPEATED_SHARE = 0.9  # the text says the same again and again; what a model cannot predict in it is mostly chance
+NEAR_FLOOR = 0.05  # bits per byte by which the second half of a run improved: on such a text, nearly all there was
 MIN_COMPARED_BYTES = 2000  # of held-out text; on less, a comparison with compressors says nothing
 
 Record = Mapping[str, Any]  # of a training run, as JSON holds it
@@ -138,6 +140,7 @@ class _Run:
         self.data = "conversations" if self.of_answers else "text"
         self.all_steps, self.best_step = int(record["steps"]), int(record["best_step"])
         self.steps = _steps_of_model(record)
+        self.known_share = (record.get("memorised") or {}).get("held_out_share") or 0.0
         settings = record["train"]  # with a time limit the steps are those of the limit of epochs
         self.limit_share = 0.0 if settings.get("seconds") is None else self.all_steps / settings["steps"]
         epochs = (record["conversations"] if self.of_answers else record).get("epochs", 0.0)
@@ -198,9 +201,12 @@ def _known_text(run: _Run) -> str:
             f"The base model was trained on the held-out {what}, so neither its figures nor those after fine-tuning "
             f"measure new {what}; hold out other {what}: --val FILE."
         )
-    share = (run.record.get("memorised") or {}).get("held_out_share") or 0.0
-    known = f"{share:.0%} of the 30-character strings of the held-out text occur verbatim in the training text"
-    is_known = share >= KNOWN_SHARE and held_out.get("files")  # the end of the corpus itself may repeat the beginning
+    known = (
+        f"{run.known_share:.0%} of the 30-character strings of the held-out text occur verbatim in the training text"
+    )
+    is_known = run.known_share >= KNOWN_SHARE and held_out.get(
+        "files"
+    )  # the end of the corpus itself may repeat the beginning
     return f"{known}, so its bits per byte say little about new text." if is_known else ""
 
 
@@ -294,6 +300,11 @@ def _overfitting(run: _Run) -> str:
         training = f"{units.bits_per_byte(run.training_loss)} bits per byte"
         return f"Overfitting: after {epochs} the training loss is {training}, the {name} loss {at_end}. {more}"
     if run.limit_share >= NEAR_THE_LIMIT:
+        if run.known_share >= REPEATED_SHARE:
+            return (
+                f"Training stopped after {epochs}. The text is repetitive ({run.known_share:.0%} of the 30-character "
+                "strings of its held-out part occur in the training part): more time or text would help little."
+            )
         only = f"further epochs would only make the model memorize the {run.data}"
         return f"Training stopped after {epochs}: {only}. {more}"
     return ""
@@ -308,6 +319,8 @@ def _still_improving(run: _Run) -> bool:
         return False
     half = (run.steps[0] + run.steps[-1]) / 2
     first_half = [loss for step, loss in zip(steps, losses, strict=True) if step <= half]
+    if first_half and run.known_share >= REPEATED_SHARE and first_half[-1] - last < NEAR_FLOOR:
+        return False
     return not first_half or last <= first_half[-1] * (1 - IMPROVEMENT)
 
 

@@ -446,6 +446,29 @@ def test_a_run_that_nearly_reached_its_limit_of_epochs_would_be_hardly_longer() 
         assert summarize(run)[1].startswith(advice)
 
 
+@pytest.mark.parametrize(("share", "half", "improving"), [(0.97, 0.27, False), (0.89, 0.27, True), (0.97, 0.28, True)])
+def test_a_repetitive_text_near_its_floor_needs_no_more_time(share: float, half: float, improving: bool) -> None:
+    """food.txt after 20 seconds: .27 at half of the run, .225 at the end; twice the time gives hardly more."""
+    run = with_validation(0.6, half, 0.25, 0.225, memorised={"share": share, "held_out_share": share})
+    assert (summarize(run)[1:] == ["Still improving at the end; more time would help."]) is improving
+    assert (summarize(run)[1:] == [PLATEAU]) is not improving
+
+
+@pytest.mark.parametrize(("share", "repetitive"), [(0.97, True), (0.9, True), (0.89, False)])
+@pytest.mark.parametrize("steps", [100, 110])
+def test_a_repetitive_text_calls_for_neither_text_nor_time(share: float, repetitive: bool, steps: int) -> None:
+    """Nor does a run that nearly reached its limit of epochs call for time: it would be hardly longer."""
+    run = with_validation(
+        2.0, 1.5, 1.2, 1.0, epochs=19.98, train={"steps": steps, "seconds": 300.0},
+        memorised={"share": share, "held_out_share": share},
+    )  # fmt: skip
+    [advice] = summarize(run, command="llm train c.txt --force")[1:]
+    assert advice.startswith("Training stopped after 20 epochs")
+    assert advice.endswith("more time or text would help little." if repetitive else "More text would help.")
+    longer = summarize(run | {"train": {"steps": 112, "seconds": 300.0}}, command="llm train c.txt --force")
+    assert longer[1:] == ["Still improving at the end; more time would help: llm train c.txt --force --time 5m"]
+
+
 def test_greedy_answers_and_plain_text_have_a_sentence_each() -> None:
     answers = {"questions": 40, "verbatim": 0.0, "seen": 1.0, "exact": 0.1, "near": 0.025, "garbled": 0.775}
     plain_text = {"from": "the held-out text", "tokens": 99, "before": 2.0, "after": 2.03}
