@@ -279,7 +279,7 @@ def train(
     with `overwrite` a file at `output` is replaced. The same call resumes a stopped run; closing the iterator before
     its end discards the run. Raises LLMError.
     """
-    from llmcli.data.conversations.record_kinds import Reading
+    from llmcli.data.conversations.record_kinds import ReadOptions
     from llmcli.training.data.inputs import load_inputs
     from llmcli.training.files.output import claim_output
     from llmcli.training.planning.plan import Request
@@ -296,7 +296,7 @@ def train(
         seconds=seconds, steps=steps, epochs=epochs, device=device, dtype=dtype,
         threads=cpu_cores() if threads is None else threads, **options,
     )  # fmt: skip
-    reading = Reading.of_options(speakers, _flag(pairs, "pairs"), column, _flag(plain, "plain"))
+    reading = ReadOptions.of_options(speakers, _flag(pairs, "pairs"), column, _flag(plain, "plain"))
     models = {"base": base, "like": like}
     base_path, like_path = (None if path is None else _path(path, name) for name, path in models.items())
     read = partial(

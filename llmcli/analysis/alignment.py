@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from llmcli.analysis.explain import MAX_TOKENS, record
+from llmcli.analysis.explain import MAX_TOKENS, record_activations
 from llmcli.data.text.words import character_class
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
@@ -57,7 +57,7 @@ def align(
     prompt, answer = split_words(tokenizer, ids[:last], first), split_words(tokenizer, ids, len(prompt_ids))
     if not prompt:
         raise LLMError("the prompt is empty; give a text to answer")
-    _, recorder = record(runtime, ids, len(ids))
+    _, recorder = record_activations(runtime, ids, len(ids))
     weights = recorder.weights[:, :, [word.start - 1 for word in answer]]  # [L, H, A, N]
     return Alignment(prompt, answer, np.stack([weights[..., one.start : one.end].sum(-1) for one in prompt], -1))
 

@@ -43,7 +43,7 @@ class Copy:
     """A token that the n-gram cache makes more likely, because it followed the same context earlier in the text."""
 
     token: int
-    network: float  # its probability under the network alone
+    network_probability: float  # its probability under the network alone
     probability: float  # ... and with the cache
     matched: int  # tokens of the longest context that it followed
     positions: tuple[int, ...]  # where it followed that context, in the tokens of the text
@@ -83,7 +83,7 @@ class NextToken:
     """A prompt as a model read it, and its prediction of the next token."""
 
     ids: list[int]  # of the prompt without its tail
-    tail: bytes  # end of the prompt that is part of `token`, which starts inside the prompt; mostly b""
+    tail_bytes: bytes  # end of the prompt that is part of `token`, which starts inside the prompt; mostly b""
     allowed: NDArray[np.bool_]  # [V]: tokens that agree with the tail
     logprobs: NDArray[np.float64]  # [V], natural log probabilities; -inf for tokens that `generate` never writes
     token: int  # the most likely one
@@ -146,7 +146,7 @@ def explain(
         config = runtime.config
         work_per_token = (config.num_hidden_layers + 1) * config.vocab_size * config.hidden_size
         kept = min(kept, max(1, int(MAX_LENS_WORK / work_per_token)))
-    logits, recorder = record(runtime, context, kept)
+    logits, recorder = record_activations(runtime, context, kept)
     ids, residuals = context[recorder.first :], recorder.residuals
     lens = _logit_lens(runtime, residuals if every_position else residuals[:, -1:], prediction.allowed, candidates)
     surprisals = np.full(kept, np.nan)  # the prediction of the first token was not recorded
@@ -162,7 +162,7 @@ def explain(
         copies = find_copies(context, predictor.cache.orders, network, prediction.logprobs)
     return Explanation(
         ids=ids,
-        tail=prediction.tail.decode("utf-8", "ignore"),
+        tail=prediction.tail_bytes.decode("utf-8", "ignore"),
         truncated=len(prediction.ids) - len(context),
         preceding=recorder.first,
         attention=recorder.weights,
@@ -195,8 +195,8 @@ def find_copies(
         Copy(token, math.exp(network[token]), math.exp(mixed[token]), matched, tuple(positions))
         for token, (matched, positions) in found.items()
     ]
-    ranked = sorted(copies, key=lambda copy: copy.network - copy.probability)
-    return tuple(copy for copy in ranked[:MAX_COPIES] if copy.probability - copy.network >= MIN_ADDED)
+    ranked = sorted(copies, key=lambda copy: copy.network_probability - copy.probability)
+    return tuple(copy for copy in ranked[:MAX_COPIES] if copy.probability - copy.network_probability >= MIN_ADDED)
 
 
 def mean_attention(weights: Array, layer: int | None = None, head: int | None = None) -> Array:
@@ -207,7 +207,7 @@ def mean_attention(weights: Array, layer: int | None = None, head: int | None = 
     return mean
 
 
-def record(runtime: NumpyRuntime, context: Sequence[int], kept: int) -> "tuple[Array, ActivationRecorder]":
+def record_activations(runtime: NumpyRuntime, context: Sequence[int], kept: int) -> "tuple[Array, ActivationRecorder]":
     """Process a context; return the logits [V] after it, and the activations of its last `kept` tokens."""
     recorder = ActivationRecorder(runtime, len(context), kept)
     runtime.rewind()
@@ -273,12 +273,12 @@ def _ablation_effects(
         return effects  # nothing would be left to predict from
     original = _masked_logprob(logits, prediction)
     count = min(T, MAX_TOKENS, math.isqrt(int(2 * MAX_ABLATION_WORK / runtime.config.parameters)))
-    for gap in range(T - 1, T - 1 - count, -1):
+    for removed in range(T - 1, T - 1 - count, -1):
         check()
-        kept = gap if gap < T - 1 else gap - 1  # at least one token must be processed for a prediction
+        kept = removed if removed < T - 1 else removed - 1  # at least one token must be processed for a prediction
         runtime.rewind(kept)
-        logits = runtime.prefill(context[gap + 1 :] if gap < T - 1 else context[kept:gap])
-        effects[gap] = (original - _masked_logprob(logits, prediction)) / math.log(2)
+        logits = runtime.prefill(context[removed + 1 :] if removed < T - 1 else context[kept:removed])
+        effects[removed] = (original - _masked_logprob(logits, prediction)) / math.log(2)
     return effects
 
 
@@ -289,12 +289,12 @@ def _masked_logprob(logits: Array, prediction: NextToken) -> float:
 
 
 @dataclass(frozen=True)
-class Subject:
+class ExplainedModel:
     """The model whose activations are shown."""
 
     checkpoint: Checkpoint
     predictor: Runtime | None = None  # an ensemble, or a model with its n-gram cache; None: the model alone
-    expert: dict[str, object] | None = None  # name and weight of the model in the ensemble
+    member: dict[str, object] | None = None  # name and weight of the model in the ensemble
 
 
 def choose_subject(
@@ -306,13 +306,13 @@ def choose_subject(
     on_note: Callable[[str], None],
     runtime: Runtime | None = None,
     cache: bool = True,
-) -> Subject:
+) -> ExplainedModel:
     """Choose the model to explain a prompt with: of an ensemble, the one with the largest weight after the prompt.
 
     `runtime` is that of the source if it is open already; else `cache` says whether an ensemble uses its n-gram cache.
     """
     if not isinstance(source, Ensemble):
-        return Subject(source, runtime if isinstance(runtime, NgramRuntime) else None)
+        return ExplainedModel(source, runtime if isinstance(runtime, NgramRuntime) else None)
     if runtime is None or not isinstance(network_of(runtime), EnsembleRuntime):
         runtime = open_runtime(source, on_note=on_note, cache=cache)
     predict_next(runtime, tokenizer, prompt, literal=literal)
@@ -324,4 +324,4 @@ def choose_subject(
         f"ensemble of {len(weights)} models: showing the activations of {source.names[top]}, which has the largest "
         f"weight after this prompt ({weights[top]:.3f}); the final probabilities are those of the ensemble"
     )
-    return Subject(source.experts[top], runtime, {"name": source.names[top], "weight": round(weights[top], 6)})
+    return ExplainedModel(source.experts[top], runtime, {"name": source.names[top], "weight": round(weights[top], 6)})

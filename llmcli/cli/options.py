@@ -23,7 +23,7 @@ from llmcli.errors import LLMError, command_line, usage
 if TYPE_CHECKING:
     from typer._click import Parameter as TyperParameter
 
-    from llmcli.data.conversations.record_kinds import Reading
+    from llmcli.data.conversations.record_kinds import ReadOptions
     from llmcli.data.text.corpus import Corpus
 
 MAX_SKIPPED_NOTES = 5
@@ -126,9 +126,9 @@ class Options:
             have, them = ("has", "it") if len(typed) == 1 else ("have", "them")
             raise usage(f"{' and '.join(typed)} {have} no effect {condition}; leave {them} out")
 
-    def reading(self) -> "Reading":
+    def reading(self) -> "ReadOptions":
         """How --speakers, --pairs, --column and --plain say that files are read. Raises LLMError."""
-        from llmcli.data.conversations.record_kinds import Reading
+        from llmcli.data.conversations.record_kinds import ReadOptions
 
         speakers = None
         if self.speakers is not None:
@@ -136,7 +136,7 @@ class Options:
             if not user or not assistant or user == assistant or "," in assistant:
                 raise usage(f"--speakers must be two names, as in --speakers User,Assistant; found {self.speakers}")
             speakers = user, assistant
-        return Reading.of_options(speakers, self.pairs, self.column, vars(self).get("plain", False))
+        return ReadOptions.of_options(speakers, self.pairs, self.column, vars(self).get("plain", False))
 
 
 class ResultOptions(Options):

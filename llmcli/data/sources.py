@@ -10,7 +10,7 @@ from typing import Any
 from llmcli import units
 from llmcli.data.conversations.files import ConversationFile, read_records
 from llmcli.data.conversations.messages import Conversation, normalized
-from llmcli.data.conversations.record_kinds import Reading
+from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.conversations.turns import named_speakers
 from llmcli.data.text.corpus import Corpus, corpus_of_files, read_files
 from llmcli.data.text.documents import STANDARD_INPUT, Document, OnRead, ignore
@@ -29,7 +29,7 @@ _RECORD_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")  # of files with a reco
 _HTML = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body)\b", re.I | re.S)
 _JSON = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[\[{\"])")
 _OTHER_COLUMN = "`column` NAME or `plain`"
-_AUTOMATIC = Reading()
+_AUTOMATIC = ReadOptions()
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _take_a_part(name: str) -> str:
 
 
 def read_sources(
-    names: Iterable[str], reading: Reading = _AUTOMATIC, *, text_only: bool = False, on_read: OnRead = ignore
+    names: Iterable[str], reading: ReadOptions = _AUTOMATIC, *, text_only: bool = False, on_read: OnRead = ignore
 ) -> Sources:
     """Read files, directories and patterns, as `read_files` finds them, each as `read_records` does.
 
@@ -167,7 +167,7 @@ def read_sources(
     return Sources(corpus_of_files(documents, skipped, may_be_empty=bool(files)), files)
 
 
-def check_reading(reading: Reading, sources: Iterable[Sources]) -> None:
+def check_reading(reading: ReadOptions, sources: Iterable[Sources]) -> None:
     """Raise LLMError if the options fit none of the files."""
     sources = list(sources)
     files = [file for one in sources for file in one.conversation_files]

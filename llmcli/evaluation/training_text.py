@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from llmcli.data.conversations import split
 from llmcli.data.conversations.files import ConversationFile, read_conversations, read_records
 from llmcli.data.conversations.messages import Conversation
-from llmcli.data.conversations.record_kinds import Reading
+from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.conversations.turns import speakers_in
 from llmcli.data.sources import Sources
 from llmcli.data.text.corpus import Corpus, Part, read_corpus
@@ -220,11 +220,11 @@ def recorded_speakers(records: Iterable[Record]) -> tuple[str, str] | None:
     return next(filter(None, map(speakers_in, shapes)), None)
 
 
-def recorded_reading(records: Iterable[Record]) -> Reading:
+def recorded_reading(records: Iterable[Record]) -> ReadOptions:
     """How the user said that files are read when a model was trained."""
     records = list(records)
-    requested = (Reading.of_record(record.get("reading")) for record in records)
-    reading = next((one for one in requested if one.is_requested), Reading())
+    requested = (ReadOptions.of_record(record.get("reading")) for record in records)
+    reading = next((one for one in requested if one.is_requested), ReadOptions())
     return replace(reading, speakers=recorded_speakers(records))
 
 
@@ -268,7 +268,7 @@ def find_corpus(record: Record, model: Path) -> Corpus:
         raise LLMError(f"{model} does not record its training text; name it: `corpus` FILE")
     copy = TextCopy()
 
-    def read(path: Path, reading: Reading) -> Document | None:
+    def read(path: Path, reading: ReadOptions) -> Document | None:
         """The same text again: a column, or a whole file."""
         if not reading.columns:
             return read_corpus([str(path)], copy=copy).documents[0]
@@ -282,9 +282,9 @@ def find_corpus(record: Record, model: Path) -> Corpus:
     return Corpus.of(documents.values())
 
 
-def _find(file: dict[str, Any], model: Path, read: Callable[[Path, Reading], _Read | None]) -> _Read:
+def _find(file: dict[str, Any], model: Path, read: Callable[[Path, ReadOptions], _Read | None]) -> _Read:
     """A file of a record. Raises LLMError when it is missing or has changed."""
-    reading = Reading.of_record(file, speakers_in(str(file.get("shape"))))
+    reading = ReadOptions.of_record(file, speakers_in(str(file.get("shape"))))
     name, relative = str(file.get("name")), file.get("path")
     beside: list[Path] = [model.parent / relative] if isinstance(relative, str) else []
     given = Path(name)

@@ -57,7 +57,7 @@ def explanation_json(
     if explanation.copies is not None:
         result["copies"] = [
             token_json(
-                copy.token, network=round(copy.network, 6), probability=round(copy.probability, 6),
+                copy.token, network=round(copy.network_probability, 6), probability=round(copy.probability, 6),
                 matched=copy.matched, positions=[position - explanation.preceding for position in copy.positions],
             )
             for copy in explanation.copies

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from llmcli.data.conversations.record_kinds import Reading
+from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.sources import ReadingProgress, Sources, check_reading, read_sources
 from llmcli.errors import LLMError
 from tests.data.corpora import put
@@ -23,7 +23,7 @@ def lines(*records: object) -> bytes:
     return "".join(json.dumps(record) + "\n" for record in records).encode()
 
 
-def read(name: str, data: bytes, reading: Reading = Reading(), *, text_only: bool = False) -> Sources:  # noqa: B008
+def read(name: str, data: bytes, reading: ReadOptions = ReadOptions(), *, text_only: bool = False) -> Sources:  # noqa: B008
     put(name, data)
     return read_sources([name], reading, text_only=text_only)
 
@@ -63,13 +63,13 @@ def test_another_column_is_named_by_the_user() -> None:
         "a.jsonl: what to train on cannot be told from its columns ('title', 'content'); add `column` content for its "
         "text, `column` title,content for prompts and their answers, or `plain` for the file as it is"
     )
-    assert text_of(read("a.jsonl", data, Reading(columns=("content",)))) == "C0\n\nC1"
-    pairs = read("a.jsonl", data, Reading(columns=("title", "content"))).conversations
+    assert text_of(read("a.jsonl", data, ReadOptions(columns=("content",)))) == "C0\n\nC1"
+    pairs = read("a.jsonl", data, ReadOptions(columns=("title", "content"))).conversations
     assert [[m.content for m in one.messages] for one in pairs] == [["T0", "C0"], ["T1", "C1"]]
-    assert [one.messages for one in read("a.jsonl", data, Reading(pairs=True)).conversations] == [
+    assert [one.messages for one in read("a.jsonl", data, ReadOptions(pairs=True)).conversations] == [
         one.messages for one in pairs
     ]
-    assert text_of(read("a.jsonl", data, Reading(plain=True))) == data.decode()
+    assert text_of(read("a.jsonl", data, ReadOptions(plain=True))) == data.decode()
 
 
 def test_preferences_are_refused_and_the_chosen_answers_are_read() -> None:
@@ -80,7 +80,9 @@ def test_preferences_are_refused_and_the_chosen_answers_are_read() -> None:
     ):
         with pytest.raises(LLMError, match=f"preference data: .* `column` {advised}$"):
             read("a.jsonl", lines(record, record))
-        [one, _] = read("a.jsonl", lines(record, record), Reading.of_options(None, False, advised, False)).conversations
+        [one, _] = read(
+            "a.jsonl", lines(record, record), ReadOptions.of_options(None, False, advised, False)
+        ).conversations
         assert [message.content for message in one.messages] == ["Hi", "Ho"]
     feedback = [{"prompt": "Hi", "completion": "Ho", "label": label} for label in (True, False)]
     with pytest.raises(LLMError, match=r"select\(\.label\)' a\.jsonl > a-kept\.jsonl"):
@@ -130,16 +132,16 @@ def test_many_files_are_grouped_by_kind() -> None:
 def test_options_that_no_file_fits_are_an_error() -> None:
     sources = read("a.jsonl", lines(*STORIES))
     with pytest.raises(LLMError) as caught:
-        check_reading(Reading(columns=("boddy",)), [sources, read("b.txt", b"Once upon a time.\n")])
+        check_reading(ReadOptions(columns=("boddy",)), [sources, read("b.txt", b"Once upon a time.\n")])
     assert str(caught.value) == "`column` boddy: no file has such a column; a.jsonl has id, text; b.txt has no columns"
     with pytest.raises(LLMError, match=r"^`pairs`: no file is a table of two columns; data: "):
-        check_reading(Reading(pairs=True), [sources])
-    check_reading(Reading(columns=("TEXT",)), [sources])
+        check_reading(ReadOptions(pairs=True), [sources])
+    check_reading(ReadOptions(columns=("TEXT",)), [sources])
     for column in ("a,b,c", "a,,b", "a,a"):
         with pytest.raises(LLMError, match="column must be one name, or two as in question,answer"):
-            Reading.of_options(None, False, column, False)
+            ReadOptions.of_options(None, False, column, False)
     with pytest.raises(LLMError, match="exclude each other"):
-        Reading.of_options(None, True, None, True)
+        ReadOptions.of_options(None, True, None, True)
 
 
 # ---- the commands

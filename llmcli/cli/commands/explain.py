@@ -74,12 +74,12 @@ def explain(options: _Options) -> None:
         from llmcli.formats import atomic_io
         from llmcli.pages.html import explanation_page
 
-        page = explanation_page(explanation, tokenizer, text, words, options.next, path.name, subject.expert)
+        page = explanation_page(explanation, tokenizer, text, words, options.next, path.name, subject.member)
         atomic_io.write(html, [page])
         options.report({"prompt": text, "page": str(html)}, f"saved {html}; open it in a browser")
     elif options.json:
         record = explanation_json(explanation, words, tokenizer, text, *shown)
-        console.json_result(record | ({"expert": subject.expert} if subject.expert else {}))
+        console.json_result(record | ({"expert": subject.member} if subject.member else {}))
     else:
         ExplanationReport(explanation, words, tokenizer, *shown).show()
 

@@ -25,7 +25,7 @@ from llmcli.training.distributed.processes import BEGAN, Processes
 from llmcli.training.planning import recipe
 
 if TYPE_CHECKING:
-    from llmcli.data.conversations.record_kinds import Reading
+    from llmcli.data.conversations.record_kinds import ReadOptions
     from llmcli.training.data.prepare import Prepared
     from llmcli.training.files.output import Output
     from llmcli.training.planning.plan import Request
@@ -129,7 +129,7 @@ def train(options: _Options) -> None:
     train_and_save()
 
 
-def _plan_and_run(options: _Options, how: "Reading", processes: Processes) -> None:
+def _plan_and_run(options: _Options, how: "ReadOptions", processes: Processes) -> None:
     """Read the text, show the plan, train and save, in the process of rank 0."""
     from llmcli.cli.reports.training import show_plan
     from llmcli.training.data.inputs import load_inputs

@@ -154,7 +154,7 @@ class ExplanationReport:
         rows, first = [], self.explanation.preceding  # tokens are numbered from 1
         for copy in copies:
             numbers = [f"{at - first + 1:,}" if at >= first else "earlier" for at in copy.positions[-MAX_POSITIONS:]]
-            probabilities = units.probability(copy.network), units.probability(copy.probability)
+            probabilities = units.probability(copy.network_probability), units.probability(copy.probability)
             rows.append((self._label(copy.token), *probabilities, str(copy.matched), ", ".join(numbers)))
         tables.table(("next token", "network", "with cache", "matched", "at token"), rows, numbers=(1, 2, 3))
         console.caption(

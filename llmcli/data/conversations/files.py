@@ -24,7 +24,7 @@ from llmcli.data.conversations.messages import (
     unread_keys,
     without_blank_answers,
 )
-from llmcli.data.conversations.record_kinds import Reading, choose_shape
+from llmcli.data.conversations.record_kinds import ReadOptions, choose_shape
 from llmcli.data.conversations.tables import TABLE_SUFFIXES, read_table
 from llmcli.data.conversations.turns import read_turns
 from llmcli.data.text import documents
@@ -38,7 +38,7 @@ _PEEKED_RECORDS = 10
 _JSON_START = re.compile(r"\s*(?:\{|\[\s*[\[{])")
 _JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
 _MAX_KEYS = 5  # that a note lists
-_AUTOMATIC = Reading()
+_AUTOMATIC = ReadOptions()
 
 
 @dataclass(frozen=True)
@@ -122,13 +122,13 @@ class _Records:
                 self.notes.append(f"{self.name}: {what}: {names}")
 
 
-def read_conversations(name: str, path: Path, reading: Reading = _AUTOMATIC) -> ConversationFile | None:
+def read_conversations(name: str, path: Path, reading: ReadOptions = _AUTOMATIC) -> ConversationFile | None:
     """The conversations of a file; None for other text. Raises LLMError as `read_records` does."""
     file = read_records(name, path, reading, TextCopy())
     return file if isinstance(file, ConversationFile) else None
 
 
-def require_conversations(name: str, path: Path, reading: Reading = _AUTOMATIC) -> ConversationFile:
+def require_conversations(name: str, path: Path, reading: ReadOptions = _AUTOMATIC) -> ConversationFile:
     """Like `read_conversations`; raises LLMError for other text, too."""
     if file := read_conversations(name, path, reading):
         return file
@@ -139,7 +139,7 @@ def require_conversations(name: str, path: Path, reading: Reading = _AUTOMATIC) 
 
 
 def read_records(
-    name: str, path: Path, reading: Reading, copy: TextCopy, *, text_only: bool = False, on_read: OnRead = ignore
+    name: str, path: Path, reading: ReadOptions, copy: TextCopy, *, text_only: bool = False, on_read: OnRead = ignore
 ) -> ConversationFile | Document:
     """The conversations in a file, the text in a column of it, or its whole text; if it is `text_only`, conversations
     are plain text, too. "-" is standard input, which is always plain text. Decoded text is appended to `copy`.
@@ -173,7 +173,7 @@ def _suffix(path: Path) -> str:
 
 
 def _read_parquet(
-    name: str, path: Path, reading: Reading, copy: TextCopy, text_only: bool
+    name: str, path: Path, reading: ReadOptions, copy: TextCopy, text_only: bool
 ) -> ConversationFile | Document | None:
     name = documents.display_name(name)
     with open_parquet(name, path) as (columns, rows):
@@ -195,7 +195,9 @@ def _sha256(name: str, path: Path) -> str:
     return digest.hexdigest()
 
 
-def _records_of_text(document: Document, start: str, suffix: str, reading: Reading, on_read: OnRead) -> _Records | None:
+def _records_of_text(
+    document: Document, start: str, suffix: str, reading: ReadOptions, on_read: OnRead
+) -> _Records | None:
     if suffix not in TABLE_SUFFIXES:
         if suffix in (*_JSON_LINES_SUFFIXES, ".json") or _JSON_START.match(start):
             return _json_records(document, start, suffix, reading, on_read)
@@ -204,7 +206,7 @@ def _records_of_text(document: Document, start: str, suffix: str, reading: Readi
     table = read_table(document, suffix, reading, on_read)
     if table is None:
         return None
-    shape = choose_shape(document.name, table.first_records, reading, is_table=True)
+    shape = choose_shape(document.name, table.first_records, reading, cells_are_text=True)
     if shape is None:
         raise LLMError(_nothing_to_learn(document.name))
     first_row = table.first_row_as(shape.keys) if shape.name == "two columns" else ""
@@ -214,7 +216,9 @@ def _records_of_text(document: Document, start: str, suffix: str, reading: Readi
     )  # fmt: skip
 
 
-def _json_records(document: Document, start: str, suffix: str, reading: Reading, on_read: OnRead) -> _Records | None:
+def _json_records(
+    document: Document, start: str, suffix: str, reading: ReadOptions, on_read: OnRead
+) -> _Records | None:
     name = document.name
     begins_array = start.lstrip().startswith("[")
     must_be_lines = suffix in _JSON_LINES_SUFFIXES and not begins_array

@@ -28,7 +28,7 @@ _MAX_COLUMNS = 8  # that a message lists
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """How the user says that files are read; by default, their content decides."""
 
     speakers: tuple[str, str] | None = None  # the names of the user and of the assistant in text with turns
@@ -46,7 +46,9 @@ class Reading:
         return {key: value for key, value in fields.items() if value}
 
     @classmethod
-    def of_options(cls, speakers: tuple[str, str] | None, pairs: bool, column: str | None, plain: bool) -> "Reading":
+    def of_options(
+        cls, speakers: tuple[str, str] | None, pairs: bool, column: str | None, plain: bool
+    ) -> "ReadOptions":
         """`column` is NAME or PROMPT,ANSWER; a name with a comma stands in double quotes. Raises LLMError."""
         columns = tuple(map(str.strip, next(csv.reader([column], skipinitialspace=True)))) if column else ()
         if len(columns) > 2 or not all(columns) or len(set(columns)) < len(columns):
@@ -56,7 +58,7 @@ class Reading:
         return cls(speakers, pairs, columns, plain)
 
     @classmethod
-    def of_record(cls, record: object, speakers: tuple[str, str] | None = None) -> "Reading":
+    def of_record(cls, record: object, speakers: tuple[str, str] | None = None) -> "ReadOptions":
         """The reverse of `as_record`, whatever a file may hold."""
         fields = record if isinstance(record, Mapping) else {}
         columns = fields.get("columns")
@@ -67,9 +69,9 @@ class Reading:
 def choose_shape(
     name: str,
     records: Sequence[object],
-    reading: Reading,
+    reading: ReadOptions,
     *,
-    is_table: bool = False,
+    cells_are_text: bool = False,
     must_be_known: bool = True,
     is_text: bool = True,
 ) -> RecordShape | None:
@@ -86,8 +88,8 @@ def choose_shape(
         return shape
     if 2 * sum({"chosen", "rejected"} <= set(map(normalized, record)) for record in objects) >= max(1, len(records)):
         values = (record.get(known["chosen"]) for record in objects)
-        has_prompt = "prompt" not in known or any(isinstance(one, list) and len(one) > 1 for one in values)
-        answer = [known["chosen"]] if has_prompt else [known["prompt"], known["chosen"]]
+        chosen_includes_prompt = "prompt" not in known or any(isinstance(one, list) and len(one) > 1 for one in values)
+        answer = [known["chosen"]] if chosen_includes_prompt else [known["prompt"], known["chosen"]]
         raise LLMError(
             f"{name}: preference data: training would also learn the rejected answers; to train on the chosen ones: "
             f"{column_option(*answer)}"
@@ -96,25 +98,25 @@ def choose_shape(
     if shapes and 2 * shapes[0][1] >= len(records):
         shape = shapes[0][0]
         label = known.get("label")
-        marks = {str(record[label]).lower() for record in objects if label in record}
-        if not shape.is_text and "false" in marks and marks <= {"true", "false"}:
+        label_values = {str(record[label]).lower() for record in objects if label in record}
+        if not shape.is_text and "false" in label_values and label_values <= {"true", "false"}:
             command = filter_command(name, f".{label}")
             raise LLMError(f'{name}: "label" says which answers are good, and training would also learn the others; '
                            f"keep the good ones only{command and f' (JSON Lines: {command})'}")  # fmt: skip
         return shape
     if not objects or 2 * len(objects) < len(records):
         return None
-    if is_table and len(columns) == 2:
+    if cells_are_text and len(columns) == 2:
         # rows with a letter in one of their cells, of which a table of numbers has few
         worded = sum(any(character.isalpha() for cell in row.values() for character in str(cell)) for row in objects)
         if 2 * worded > len(objects):
             return RecordShape("two columns", tuple(columns))
     if must_be_known:
-        raise LLMError(_explain_unknown(name, list(columns), objects, is_table, is_text))
+        raise LLMError(_explain_unknown(name, list(columns), objects, cells_are_text, is_text))
     return None
 
 
-def _requested(name: str, records: Sequence[Record], known: Mapping[str, str], reading: Reading) -> RecordShape | None:
+def _requested(name: str, records: Sequence[Record], known: dict[str, str], reading: ReadOptions) -> RecordShape | None:
     """The kind that the user names; None if these records have no such columns. `known` are their columns, by their
     normalized names."""
     if reading.pairs and len(known) == 2:
@@ -161,7 +163,7 @@ def _listed(columns: Iterable[str]) -> str:
 
 
 def _explain_unknown(
-    name: str, columns: Sequence[str], records: Sequence[Record], is_table: bool, can_be_plain: bool
+    name: str, columns: Sequence[str], records: Sequence[Record], cells_are_text: bool, can_be_plain: bool
 ) -> str:
     sizes = {
         column: sum(len(value) for record in records if isinstance(value := record.get(column), str))
@@ -172,7 +174,7 @@ def _explain_unknown(
     ways = [f"{column_option(texts[0])} for its text"] if texts else []
     if len(texts) > 1:
         ways.append(f"{column_option(*list(sizes)[:2])} for prompts and their answers")
-    elif is_table and len(columns) == 2:
+    elif cells_are_text and len(columns) == 2:
         ways.append("`pairs` for prompts and their answers")
     if can_be_plain:
         ways.append("`plain` for the file as it is")

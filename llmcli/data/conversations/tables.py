@@ -18,7 +18,7 @@ from itertools import chain, islice
 from typing import Literal, TypeAlias
 
 from llmcli.data.conversations.messages import PAIRS, normalized
-from llmcli.data.conversations.record_kinds import Reading, column_option
+from llmcli.data.conversations.record_kinds import ReadOptions, column_option
 from llmcli.data.text.documents import Document, OnRead, ignore
 from llmcli.errors import LLMError, brief
 from llmcli.units import count
@@ -74,7 +74,7 @@ class Table:
         return f"{row} is data" + (f"; if it is the header: {column_option(*names)}" if may_be_header else "")
 
 
-def read_table(document: Document, suffix: str, reading: Reading, on_read: OnRead = ignore) -> Table | None:
+def read_table(document: Document, suffix: str, reading: ReadOptions, on_read: OnRead = ignore) -> Table | None:
     """The table in a file whose name ends with `suffix`; without one of TABLE_SUFFIXES, only tabs separate columns.
     None if it is no table.
 
@@ -120,7 +120,7 @@ def _is_known_header(row: list[str]) -> bool:
     return any(header <= names for header in _HEADERS)
 
 
-def _has_header(rows: list[list[str]], width: int, reading: Reading) -> bool:
+def _has_header(rows: list[list[str]], width: int, reading: ReadOptions) -> bool:
     first, others = rows[0], [row for row in rows[1:] if len(row) == width]
     if len(first) != width:
         return False

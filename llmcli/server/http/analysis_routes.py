@@ -84,7 +84,7 @@ def _explain(
         runtime.rewind()
         words = next_words(runtime, tokenizer, prompt, check=check)
     shown = {"model": model.name} | explanation_json(found, words, tokenizer, title, body.n)
-    return shown | ({"expert": subject.expert} if subject.expert else {})
+    return shown | ({"expert": subject.member} if subject.member else {})
 
 
 # ---- experts

@@ -57,7 +57,7 @@ OPERATIONS = [
     Operation("/detokenize", info_routes.detokenize, bodies.DetokenizeBody, "Text"),
     Operation("/tokenizer_info", info_routes.tokenizer_info),
 ]
-OFFERED = (
+SUGGESTED_ROUTES = (
     "/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/next", "/v1/explain", "/tokenize", "/detokenize",
 )  # fmt: skip
 
@@ -89,7 +89,9 @@ def create_app(
 
     guard = Middleware(Guard, access=access or Access(), counts=service.http_requests, log=log)
     app = Starlette(
-        routes=[Route(one.path, partial(respond, one), methods=[one.method]) for one in OPERATIONS],
+        routes=[
+            Route(operation.path, partial(respond, operation), methods=[operation.method]) for operation in OPERATIONS
+        ],
         middleware=[guard],
         exception_handlers=dict.fromkeys((ApiError, LLMError, HTTPException, ClientDisconnect), _handle),
         lifespan=lambda _: _lifespan(service, hooks),
@@ -150,8 +152,8 @@ def _not_offered(request: Request, error: HTTPException) -> str:
     path = request.url.path
     if error.status_code == 405 and error.headers:
         return f"{request.method[:20]} is not offered at {path[:100]}; use {error.headers['Allow']}"
-    routes = (*OFFERED, *(one.path for one in OPERATIONS))
+    routes = (*SUGGESTED_ROUTES, *(operation.path for operation in OPERATIONS))
     wanted = path.rstrip("/")
     similar = next((route for route in routes if route != "/" and wanted.endswith(route.removeprefix("/v1"))), None)
     hint = f"use {similar}; " if similar else ""
-    return f"{path[:100]} is not offered here; {hint}there are {', '.join(OFFERED)}; /openapi.json lists all"
+    return f"{path[:100]} is not offered here; {hint}there are {', '.join(SUGGESTED_ROUTES)}; /openapi.json lists all"

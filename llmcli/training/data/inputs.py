@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llmcli import units
 from llmcli.data.conversations.files import ConversationFile
-from llmcli.data.conversations.record_kinds import Reading
+from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.sources import FileGroup, ReadingProgress, Sources, check_reading, read_sources
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.tokenizers.tokenizer import read_tokenizer
@@ -37,7 +37,7 @@ class Inputs:
     tokenizer: str = "bpe"  # or "char" or a file
     tokenizer_json: str | None = None  # of an existing tokenizer; None: one is trained
     tokenizer_reason: str = ""
-    reading: Reading = field(default_factory=Reading)
+    reading: ReadOptions = field(default_factory=ReadOptions)
     groups: list[FileGroup] = field(default_factory=list)  # what the files were taken for
     notes: list[str] = field(default_factory=list)  # the same in one line, and what was left out
 
@@ -55,7 +55,7 @@ def load_inputs(
     tokenizer: str,
     output: Path,
     *,
-    reading: Reading | None = None,
+    reading: ReadOptions | None = None,
     seconds: float | None = None,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> Inputs:
@@ -68,7 +68,7 @@ def load_inputs(
     if base_model:
         CacheWeights.of_record(base_model.record, base)  # damaged ones are an error before the run, not at its end
     like_model = loading.load_any(like).shared if like else None
-    reading = reading or Reading()
+    reading = reading or ReadOptions()
     progress = ReadingProgress(seconds, on_note)
     sources = read_sources(corpus, reading, on_read=progress)
     _check_amount(sources, fine_tunes=base is not None)

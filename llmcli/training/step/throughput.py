@@ -1,8 +1,8 @@
 """How fast this machine trains a model of a given shape, measured by a few real steps on random tokens."""
 
 import math
-import statistics
 from dataclasses import replace
+from statistics import median
 from time import perf_counter
 from typing import NamedTuple
 
@@ -21,8 +21,8 @@ from llmcli.training.step.training_step import accumulate_gradients
 
 MAX_SECONDS = 4.0  # after which two steps have to be enough
 BLOCK = (1 << 16) + 1  # random numbers that are repeated; odd, so that rows differ
-LEAST_LAYERS = 1 / 6  # of a model that is measured by a part of it
-MASKED_SHARE = 0.4  # of the tokens of conversations that the loss counts, assumed
+MIN_LAYER_SHARE = 1 / 6  # of a model that is measured by a part of it
+COUNTED_SHARE = 0.4  # of the tokens of conversations that the loss counts, assumed
 
 
 class Throughput(NamedTuple):
@@ -59,15 +59,15 @@ def measure_throughput(
             break
         spent = perf_counter() - began
     chosen = [step for step in paces if step[1] == tuner.threads] or paces
-    late = chosen[2:] if len(chosen) >= 4 else chosen[-2:]  # the first steps are slower than the rest
-    typical = {length: statistics.median(pace for other, _, pace in late if other == length) for length, _, _ in late}
+    after_warm_up = chosen[2:] if len(chosen) >= 4 else chosen[-2:]  # the first steps are slower than the rest
+    median_pace = {n: median(pace for length, _, pace in after_warm_up if length == n) for n, _, _ in after_warm_up}
     factor = estimated_speed(config, settings) / estimated_speed(part, settings)
-    return Throughput(factor * len(typical) / sum(typical.values()), factor / typical[min(typical)])
+    return Throughput(factor * len(median_pace) / sum(median_pace.values()), factor / median_pace[min(median_pace)])
 
 
 def _affordable_part(config: ModelConfig, settings: TrainConfig, seconds: float) -> ModelConfig:
     """A model with as many of the layers as a step in about `seconds` may have: all layers take equally long."""
-    least = max(1, int(LEAST_LAYERS * config.num_hidden_layers))
+    least = max(1, int(MIN_LAYER_SHARE * config.num_hidden_layers))
     for layers in range(config.num_hidden_layers, least, -1):
         part = replace(config, num_hidden_layers=layers)
         if settings.tokens_per_step / estimated_speed(part, settings) <= seconds:
@@ -110,7 +110,7 @@ class _Trial:
         """Seconds per token of a step, of which only a part is run after MAX_SECONDS; `spent` have passed."""
         rows, device = self.rows(length), self._settings.device
         ids = torch.from_numpy(self._rng.integers(self._model.config.vocab_size, size=(rows, length + 1))).to(device)
-        loss_mask = torch.arange(length + 1) < MASKED_SHARE * (length + 1)
+        loss_mask = torch.arange(length + 1) < COUNTED_SHARE * (length + 1)
         _synchronize(device)
         began, done = perf_counter(), 0
         for micro_batch in ids.chunk(micro_batches(self._model.config, self._settings)):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from llmcli.data.conversations import files as conversation_files
 from llmcli.data.conversations.files import ConversationFile, read_conversations, require_conversations
 from llmcli.data.conversations.messages import Message
-from llmcli.data.conversations.record_kinds import Reading
+from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.errors import LLMError
 from tests.data.corpora import put
 
@@ -33,7 +33,7 @@ TEXT_BYTES = sum(len((prompt + answer).encode()) for prompt, answer in PAIRS)
 
 def read(name: str, data: bytes | str, speakers: tuple[str, str] | None = None) -> ConversationFile | None:
     put(name, data.encode() if isinstance(data, str) else data)
-    return read_conversations(name, Path(name), Reading(speakers))
+    return read_conversations(name, Path(name), ReadOptions(speakers))
 
 
 def messages_of(file: ConversationFile | None) -> list[tuple[Message, ...]]:

@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.data.conversations.files import ConversationFile, read_records
-from llmcli.data.conversations.record_kinds import Reading
+from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.text.documents import Document
 from llmcli.data.text.temporary_files import TextCopy
 from llmcli.errors import LLMError
 from tests.data.corpora import put
 
-AUTOMATIC = Reading()
+AUTOMATIC = ReadOptions()
 
 
-def read(name: str, text: str, reading: Reading = AUTOMATIC) -> ConversationFile | Document | None:
+def read(name: str, text: str, reading: ReadOptions = AUTOMATIC) -> ConversationFile | Document | None:
     put(name, text.encode())
     file = read_records(name, Path(name), reading, TextCopy())
     return None if isinstance(file, Document) and not file.columns else file
@@ -94,23 +94,23 @@ def test_a_column_called_text_is_plain_text(name: str, text: str, column: str) -
     assert "".join(document.text()) == "One.\n\nTwo."
 
 
-REQUESTED: list[tuple[str, Reading, str, object]] = [  # (file, how it is read, text, pairs or text)
-    ("a.csv", Reading(pairs=True), "1,2\n3,4\n", [("1", "2"), ("3", "4")]),
-    ("a.csv", Reading(pairs=True), "x,y\n1,2\n3,4\n", [("1", "2"), ("3", "4")]),
-    ("a.csv", Reading(columns=("c", "a")), "a,b,c\nx,y,z\n", [("z", "x")]),
-    ("a.csv", Reading(columns=("3", "1")), "a,b,c\nx,y,z\n", [("c", "a"), ("z", "x")]),
-    ("a.csv", Reading(columns=("1", "2")), "question,answer\nHi,Ho\n", [("question", "answer"), ("Hi", "Ho")]),
-    ("a.csv", Reading(columns=("cat", "gato")), "cat,gato\ndog,perro\n", [("dog", "perro")]),
-    ("a.csv", Reading(columns=("ANSWER",)), "question,answer\nHi,Ho\n", "Ho"),
-    ("a.txt", Reading(columns=("1", "2")), "Go.\tVe.\tCC\nHi.\tHola.\tCC\n", [("Go.", "Ve."), ("Hi.", "Hola.")]),
-    ("a.txt", Reading(pairs=True), "Go.\tVe.\nHi.\tHola.\n", [("Go.", "Ve."), ("Hi.", "Hola.")]),
-    ("a.csv", Reading(plain=True), "question,answer\nHi,Ho\n", None),
-    ("a.csv", Reading(columns=("other",)), "question,answer\nHi,Ho\n", [("Hi", "Ho")]),  # that of another file
+REQUESTED: list[tuple[str, ReadOptions, str, object]] = [  # (file, how it is read, text, pairs or text)
+    ("a.csv", ReadOptions(pairs=True), "1,2\n3,4\n", [("1", "2"), ("3", "4")]),
+    ("a.csv", ReadOptions(pairs=True), "x,y\n1,2\n3,4\n", [("1", "2"), ("3", "4")]),
+    ("a.csv", ReadOptions(columns=("c", "a")), "a,b,c\nx,y,z\n", [("z", "x")]),
+    ("a.csv", ReadOptions(columns=("3", "1")), "a,b,c\nx,y,z\n", [("c", "a"), ("z", "x")]),
+    ("a.csv", ReadOptions(columns=("1", "2")), "question,answer\nHi,Ho\n", [("question", "answer"), ("Hi", "Ho")]),
+    ("a.csv", ReadOptions(columns=("cat", "gato")), "cat,gato\ndog,perro\n", [("dog", "perro")]),
+    ("a.csv", ReadOptions(columns=("ANSWER",)), "question,answer\nHi,Ho\n", "Ho"),
+    ("a.txt", ReadOptions(columns=("1", "2")), "Go.\tVe.\tCC\nHi.\tHola.\tCC\n", [("Go.", "Ve."), ("Hi.", "Hola.")]),
+    ("a.txt", ReadOptions(pairs=True), "Go.\tVe.\nHi.\tHola.\n", [("Go.", "Ve."), ("Hi.", "Hola.")]),
+    ("a.csv", ReadOptions(plain=True), "question,answer\nHi,Ho\n", None),
+    ("a.csv", ReadOptions(columns=("other",)), "question,answer\nHi,Ho\n", [("Hi", "Ho")]),  # that of another file
 ]
 
 
 @pytest.mark.parametrize(("name", "reading", "text", "expected"), REQUESTED)
-def test_the_options_say_otherwise(name: str, reading: Reading, text: str, expected: object) -> None:
+def test_the_options_say_otherwise(name: str, reading: ReadOptions, text: str, expected: object) -> None:
     file = read(name, text, reading)
     if isinstance(file, Document):
         assert "".join(file.text()) == expected
@@ -146,11 +146,11 @@ def test_what_cannot_be_told_and_what_is_better_not_learned_is_refused(text: str
     with pytest.raises(LLMError) as caught:
         read("a.csv", text)
     assert str(caught.value).startswith(f"a.csv: {problem}")
-    assert read("a.csv", text, Reading(plain=True)) is None
+    assert read("a.csv", text, ReadOptions(plain=True)) is None
     if "; add `column`" in problem or "`column` prompt,chosen" in problem:  # the command that the message names helps
         words = shlex.split(str(caught.value).split("`column` ", 1)[1])
         advised = words[words.index("`column`") + 1] if "`column`" in words else words[0]
-        assert pairs_of(read("a.csv", text, Reading.of_options(None, False, advised, False)))
+        assert pairs_of(read("a.csv", text, ReadOptions.of_options(None, False, advised, False)))
 
 
 @pytest.mark.parametrize(
