@@ -83,7 +83,7 @@ class Model:
     def __init__(self, source: Checkpoint | Ensemble, runtime: Runtime, tokenizer: Tokenizer) -> None:
         self._source = source
         self.runtime = runtime
-        self._assistants: list[Assistant] = []  # that of the last chat, which may go on, unless it is answering
+        self._assistants: list[Assistant] = []  # that of the last chat, which may continue, unless it is answering
         self.tokenizer = tokenizer
 
     def __repr__(self) -> str:
@@ -142,7 +142,7 @@ class Model:
         """The answer to a conversation: messages {"role": ..., "content": ...} of "system", "user" and "assistant", the
         last of them the user's. max_tokens is 1000 by default.
 
-        A conversation that goes on is answered faster, since the model keeps what it has read. If it does not fit the
+        A continued conversation is answered faster, since the model keeps what it has read. If it does not fit the
         context, the oldest turns are left out. Raises LLMError for a model without a chat template, messages that it
         does not accept or an invalid value.
 
@@ -185,7 +185,7 @@ class Model:
         return [(word.text, word.probability) for word in words]
 
     def score(self, text: str) -> Score:
-        """How well the model predicts a text: `.network_bits_per_byte` of the network alone, `.adapting_bits_per_byte`
+        """The score of the model on a text: `.network_bits_per_byte` of the network alone, `.adapting_bits_per_byte`
         with its n-gram cache (None without one), `.bits_per_byte` as the model runs, with the cache if it has one;
         `.perplexity`, `.accuracy`, `.tokens`.
 
@@ -199,7 +199,7 @@ class Model:
         return measure("the text", [_text(text, "text")], self.runtime, self.tokenizer, context=context)
 
     def explain(self, prompt: str, *, literal: bool = False) -> Explanation:
-        """What happens inside the model while it reads a prompt: tokens, attention, the prediction after each layer.
+        """The activations of the model while it reads a prompt: tokens, attention, the prediction after each layer.
 
         Raises LLMError for a model that does not run in numpy (a GPU, quantized weights), or for an ensemble.
         """
@@ -335,7 +335,7 @@ def _train(
 
 
 def _text(value: object, name: str) -> str:
-    """A text. Raises TypeError for anything else, LLMError for one that is not Unicode."""
+    """A text. Raises TypeError for anything else, LLMError for text that is not Unicode."""
     from llmcli.data.tokenizers.tokenizer import check_unicode
 
     if not isinstance(value, str):
@@ -345,7 +345,7 @@ def _text(value: object, name: str) -> str:
 
 
 def _flag(value: object, name: str) -> bool:
-    """True or False, and not what Python takes for one of them: overwrite="no" would replace a file."""
+    """True or False, not just a truthy value: overwrite="no" would replace a file."""
     if type(value).__name__ not in ("bool", "bool_"):  # the second is that of numpy before version 2
         raise TypeError(f"{name} must be True or False, found {brief(value)}")
     return bool(value)

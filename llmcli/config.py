@@ -40,7 +40,7 @@ FINAL_NORM = "model.norm.weight"
 ROPE_TYPES = ("linear", "llama3")
 ANSWER_TOKENS = 1000  # most tokens of an answer in a chat; most models end theirs long before
 RECIPES = ("muon", "adamw", "fine-tune", "lora")  # see training/step/optimizer.py
-FINE_TUNING_RECIPES = ("fine-tune", "lora")  # whose learning rates are those for a model that is trained already
+FINE_TUNING_RECIPES = ("fine-tune", "lora")  # with learning rates for a model that is trained already
 LORA_SCALE = 2.0  # alpha / rank, in PEFT's terms
 EVALUATION_CONTEXT = 2048  # tokens; longest context of an evaluation by default
 # the longest context at which training on a CPU keeps the attention weights for the backward pass, which is faster than
@@ -218,7 +218,7 @@ class ModelConfig:
 
     @property
     def active_parameters(self) -> int:
-        """The number of parameters used per token: all but those of inactive experts."""
+        """The number of parameters used per token: all except inactive experts."""
         inactive = self.num_experts - self.num_experts_per_tok
         return self.parameters - inactive * self.num_hidden_layers * 3 * self.hidden_size * self.intermediate_size
 
@@ -284,7 +284,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How to choose the next token from the model's logits."""
+    """Settings for choosing the next token from the model's logits."""
 
     max_tokens: int = 200
     temperature: float = 0.8  # 0: greedy decoding

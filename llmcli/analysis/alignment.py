@@ -1,7 +1,7 @@
 """Word alignment of an answer with its prompt, from the model's attention.
 
 In a model that translates, attention shows the word alignment (Bahdanau, Cho and Bengio 2014). A word is one or more
-tokens, whose weights are summed; the attention is that of the token before it. numpy only, never torch.
+tokens, whose weights are summed; the attention comes from the token before it. numpy only, never torch.
 
 A, P = words of the answer and of the prompt; L, H = layers, heads.
 """

@@ -1,6 +1,6 @@
 """The difference between two model files: config, tokenizer, and the relative distance of each tensor.
 
-The distance is the Frobenius norm of the difference divided by that of the first file's tensor: 0 for equal tensors,
+The distance is the Frobenius norm of the difference divided by the norm of the first file's tensor: 0 if equal,
 about 1.4 for two independent random tensors of one size. Only one tensor of each file is in memory at a time.
 """
 
@@ -35,7 +35,7 @@ class TensorDistance:
 class Difference:
     """The difference between two model files."""
 
-    config: dict[str, tuple[object, object]]  # key -> (first, other) where they differ; None where a file lacks the key
+    config: dict[str, tuple[object, object]]  # key -> (first, other) if they differ; None if a file lacks the key
     tokenizer: dict[str, tuple[object, object]]  # likewise: kind and vocabulary size
     shared_tokens: int | None  # tokens in both vocabularies; None if a tokenizer cannot be read
     tensors: tuple[TensorDistance, ...]  # the most distant first

@@ -309,7 +309,7 @@ def choose_subject(
 ) -> ExplainedModel:
     """Choose the model to explain a prompt with: of an ensemble, the one with the largest weight after the prompt.
 
-    `runtime` is that of the source if it is open already; else `cache` says whether an ensemble uses its n-gram cache.
+    `runtime` is the source's if it is open already; else `cache` says whether an ensemble uses its n-gram cache.
     """
     if not isinstance(source, Ensemble):
         return ExplainedModel(source, runtime if isinstance(runtime, NgramRuntime) else None)

@@ -71,7 +71,7 @@ class ErrorHandlingGroup(TyperGroup):
         sys.exit(code if isinstance(code, int) else 0)
 
     def resolve_command(self, ctx: "Context", args: list[str]) -> "tuple[str | None, Command | None, list[str]]":
-        """As Typer, but an unknown subcommand gets a suggestion."""
+        """Like Typer, but with a suggestion for an unknown subcommand."""
         if args[0] not in SUBCOMMANDS and not args[0].startswith("-"):
             from llmcli.cli import suggestions
 
@@ -177,7 +177,7 @@ def main() -> None:
 
 
 def _prepare_streams() -> None:
-    """Make stdout and stderr write UTF-8 whatever the locale; open those that the caller closed."""
+    """Make stdout and stderr write UTF-8 regardless of the locale; open those that the caller closed."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
@@ -249,7 +249,7 @@ def report(error: BaseException) -> int:
     if isinstance(error, MemoryError):
         console.fail("out of memory; use a smaller model, batch size or context length")
     elif isinstance(error, OSError):
-        if error.errno != errno.EPIPE:  # a closed pipe is no error
+        if error.errno != errno.EPIPE:  # a closed pipe is not an error
             console.fail(_os_error_message(error))
         if error.errno == errno.EPIPE or error.filename == OUTPUT:
             _discard_output()

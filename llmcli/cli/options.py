@@ -1,4 +1,4 @@
-"""Declaring the options of a subcommand, those that several subcommands share, and converting and reading values."""
+"""Declaring options, including those shared by several subcommands; converting and reading values."""
 
 import math
 import operator
@@ -53,7 +53,7 @@ def option(
     panel: str | None = None,
     callback: Callable[..., Any] | None = None,
 ) -> Any:
-    """An option. `names` lists all its names, unless the only one is that of the attribute: --kv-heads for kv_heads."""
+    """An option. `names` lists all its names, unless the only one is the attribute's: --kv-heads for kv_heads."""
     return typer.Option(
         default, *names.split(), metavar=metavar, help=help, min=min, max=max, rich_help_panel=panel, callback=callback
     )
@@ -85,8 +85,8 @@ def max_tokens_option(default: int) -> Any:
 class Options:
     """The options and arguments of a subcommand, with their values in an instance.
 
-    A subclass annotates those that the subcommand has, in the order of its help; those of a group, which is a subclass
-    too, come after its own. The attributes here are shared: the subclass needs no more than their annotation.
+    A subclass annotates the options of its subcommand, in the order of its help; the options of a group, which is also
+    a subclass, come after them. The attributes here are shared: the subclass only needs to annotate them.
     """
 
     model: str | None = option(
@@ -242,7 +242,7 @@ def convert_directly(params: "Iterable[TyperParameter]") -> None:
 
 
 def _process_value(param: Any, by_typer: Any, context: typer.Context, value: Any) -> Any:
-    """As Typer's `process_value`: the converted value, passed through the callback of the option."""
+    """Like Typer's `process_value`: the converted value, passed through the callback of the option."""
     converted = _converted(param, value)
     if converted is _UNKNOWN:
         return by_typer(context, value)
@@ -297,7 +297,7 @@ def _other_models(directory: Path) -> str:
 
 
 def text_argument(given: str | None, what: str) -> str:
-    """The text given, or standard input for "-" and where stdin is no terminal. `what` names the text in an LLMError,
+    """The text given, or standard input for "-" or if stdin is not a terminal. `what` names the text in an LLMError,
     which is raised if it is not UTF-8."""
     if given is None and sys.stdin.isatty():
         raise usage(f"no {what} was given; write it in quotes, or - to read standard input")
@@ -309,7 +309,7 @@ def text_argument(given: str | None, what: str) -> str:
 def utf8_argument(given: str, what: str) -> str:
     """A text of the command line; raises LLMError as `text_argument` does."""
     try:
-        return os.fsencode(given).decode("utf-8")  # the bytes that were typed, whatever the locale decoded them as
+        return os.fsencode(given).decode("utf-8")  # the bytes that were typed, however the locale decoded them
     except (UnicodeEncodeError, UnicodeDecodeError) as error:
         raise LLMError(f"the {what} is not UTF-8 text: byte at position {error.start}; write it in UTF-8") from error
 

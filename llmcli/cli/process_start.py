@@ -1,6 +1,6 @@
-"""When this command began: the time that a user gives it with --time counts from there, imports included.
+"""The start time of this command: --time counts from there, imports included.
 
-Imports nothing else, since the program asks it before anything is imported.
+Imports nothing else: the program calls it before all other imports.
 """
 
 import os
@@ -22,7 +22,7 @@ def began() -> float:
 
 
 def _age() -> float:
-    """Seconds since the operating system started this process; 0 where it does not say."""
+    """Seconds since the operating system started this process; 0 if unknown."""
     try:
         fields = Path("/proc/self/stat").read_text("ascii", "replace").rpartition(")")[2].split()
         started = int(fields[19]) / os.sysconf("SC_CLK_TCK")

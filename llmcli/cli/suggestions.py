@@ -75,7 +75,7 @@ Known = Mapping[str, Iterable[str]]  # the options of every subcommand
 
 def usage_message(error: "UsageError", words: Sequence[str], options: Known) -> str:
     """One line for a usage error that Typer found in a command line `words`: what is wrong, and what to type."""
-    # the one of Typer's errors with `possibilities` is that of an unknown option
+    # only Typer's error for an unknown option has `possibilities`
     unknown: str | None = getattr(error, "option_name", None) if hasattr(error, "possibilities") else None
     if error.ctx and unknown:
         if error.ctx.parent is None:
@@ -104,7 +104,7 @@ def _with_value(message: str, error: "UsageError", words: Sequence[str]) -> str:
 
 
 def command_hint(name: str, known: Sequence[str]) -> str:
-    """One line for a subcommand `name` that does not exist; `known` are those that do.
+    """One line for a subcommand `name` that does not exist; `known` are the existing ones.
 
     >>> command_hint("trian", ["train", "generate"])
     'there is no command trian; did you mean: llm train? see: llm --help'
@@ -161,7 +161,7 @@ def option_hint(command: str, name: str, options: Known) -> str:
 
 
 def _known(command: str, key: str, own: Iterable[str]) -> str | None:
-    """What to use in place of an option of another program."""
+    """The replacement for an option of another program."""
     for commands, hint, names in OPTIONS:
         if key in names.split() and (command in commands.split() or (commands == "*" and hint.split()[0] in own)):
             return hint

@@ -143,7 +143,7 @@ class ReadingProgress:
 
 
 def _take_a_part(name: str) -> str:
-    """How to take the beginning of a file, where a command can do that."""
+    """Advice to train on the beginning of a file, with the command for it; "" if there is none."""
     suffix = Path(unpacked_name(name)).suffix.lower()
     if suffix in (".json", ".parquet") or name == STANDARD_INPUT:
         return ""

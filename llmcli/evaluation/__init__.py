@@ -1,1 +1,1 @@
-"""How well a model predicts text, and what it has memorized."""
+"""Measuring how well a model predicts text and how much it has memorized."""

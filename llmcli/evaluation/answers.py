@@ -37,7 +37,7 @@ def spread(conversations: ConversationTokens, max_tokens: float = math.inf) -> l
 def evaluate_answers(
     tokens: ConversationTokens, indices: Sequence[int], byte_lengths: Ints, score: ScoreWindows, batch_tokens: int
 ) -> Iterator[tuple[Sequence[int], Score]]:
-    """As `evaluate_windows`, for the answers of some conversations."""
+    """Like `evaluate_windows`, for the answers of some conversations."""
     for batch in _batches(tokens.lengths, indices, batch_tokens):
         spans = [tokens.span(index) for index in batch]
         ids = padded([tokens.ids[span] for span in spans], np.int64)
@@ -51,7 +51,7 @@ def evaluate_answers(
 
 @dataclass(frozen=True)
 class AnswerScore:
-    """How well a model predicts the answers of some conversations."""
+    """The score of a model on the answers of some conversations."""
 
     score: Score
     conversations: int  # measured

@@ -80,7 +80,7 @@ def _past_limits(seconds: float) -> tuple[int, int, int]:
 
 
 def _added_bits_per_byte(size: Callable[[bytes], int], text: bytes, past: bytes) -> float:
-    """Compressed size that a text adds to that of its past, in bits per byte; fixed headers cancel out."""
+    """Compressed size that a text adds to its past, in bits per byte; fixed headers cancel out."""
     return (size(past + text) - size(past)) * 8 / len(text)
 
 

@@ -38,13 +38,13 @@ KL_TOKENS = 256  # sampled to estimate a divergence
 
 @dataclass(frozen=True)
 class Score:
-    """How well a model predicts a text."""
+    """The score of a model on a text."""
 
     nats: float  # total cross-entropy of the tokens
     tokens: int
     bytes: int  # of text in these tokens
     correct: int = 0  # tokens that were the network's most likely one
-    network_nats: float | None = None  # of the network alone; None where it has no n-gram cache
+    network_nats: float | None = None  # of the network alone; None if it has no n-gram cache
 
     def __add__(self, other: "Score") -> "Score":
         return Score(
@@ -58,7 +58,7 @@ class Score:
 
     @property
     def bits_per_byte(self) -> float:
-        """As the model runs: `adapting_bits_per_byte` if it has an n-gram cache, else `network_bits_per_byte`."""
+        """`adapting_bits_per_byte` if the model has an n-gram cache, else `network_bits_per_byte`."""
         return _bits_per_byte(self.nats, self.bytes)
 
     @property
@@ -67,7 +67,7 @@ class Score:
 
     @property
     def adapting_bits_per_byte(self) -> float | None:
-        """With the n-gram cache, which adapts to the text; None where the model has none."""
+        """With the n-gram cache, which adapts to the text; None if the model has none."""
         return None if self.network_nats is None else self.bits_per_byte
 
     @property
@@ -181,7 +181,7 @@ def trained_context(records: Iterable[Mapping[str, Any]]) -> int:
 
 
 def stride(context: int) -> int:
-    """How many tokens a window advances; at least as many precede each token that is counted."""
+    """The tokens that a window advances; each counted token has at least this many before it."""
     return max(1, context // 2)
 
 

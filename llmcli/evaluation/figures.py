@@ -18,7 +18,7 @@ class Figures:
     """Bits per byte of a text under a model."""
 
     network: float
-    adapting: float | None = None  # None where the model has no n-gram cache
+    adapting: float | None = None  # None if the model has no n-gram cache
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any], when: str = "") -> "Figures | None":

@@ -34,7 +34,7 @@ class Memorization:
 
     share: float  # 0 to 1, of the generated strings
     strings: int  # generated strings that were searched for
-    held_out_share: float | None  # None where there is not enough held-out text
+    held_out_share: float | None  # None if there is not enough held-out text
     searched_bytes: int  # of the training text
 
 
@@ -46,9 +46,9 @@ def measure_memorization(
     seed: int = 0,
     is_over: Callable[[], bool] = lambda: False,
 ) -> Memorization | None:
-    """Generate text without a prompt at temperature 1, and search for its strings in the training documents, and for
-    those of `held_out` token ids [N]. Once `is_over` returns True, no more is generated or searched. None when the
-    generated texts are too short. Raises LLMError for damaged weights."""
+    """Generate text without a prompt at temperature 1; search the training documents for its strings, and for the
+    strings of the `held_out` token ids [N]. Once `is_over` returns True, no more is generated or searched. None if
+    the generated texts are too short. Raises LLMError for damaged weights."""
     generated_strings = list(strings(_generate_texts(checkpoint, tokenizer, seed, is_over)))
     held_out_strings = list(strings(_excerpts(tokenizer, held_out)))
     if not generated_strings:
@@ -81,7 +81,7 @@ class VerbatimSpans:
     searched_bytes: int
 
     def as_json(self, text: str, corpus: Sequence[str]) -> dict[str, object]:
-        """As `--memory --json` prints them; `corpus` are the names of the files."""
+        """The passages as `--memory --json` prints them; `corpus` are the names of the files."""
         return {
             "corpus": list(corpus),
             "searched_bytes": self.searched_bytes,
@@ -93,8 +93,8 @@ class VerbatimSpans:
 def find_verbatim(
     texts: Sequence[str], training_texts: Sequence[TrainingText], *, check: Callable[[], None] = lambda: None
 ) -> list[VerbatimSpans]:
-    """The spans of each text that occur in the training texts, which are read once for all of them; overlapping strings
-    form one span. `check`, called before each piece of them, may raise an exception to end the search."""
+    """The spans of each text that occur in the training texts, which are read only once; overlapping strings form one
+    span. `check`, called before each piece of the training texts, may raise an exception to end the search."""
 
     def checked(pieces: Iterable[str]) -> Iterator[str]:
         for piece in pieces:

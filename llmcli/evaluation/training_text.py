@@ -1,6 +1,6 @@
-"""Which text a model was trained on, according to its record: names, sizes and sha256 hashes of the files.
+"""The text that a model was trained on, according to its record: names, sizes and sha256 hashes of the files.
 
-A record includes earlier stages of training, such as that of the base model (formats/training_stages.py).
+A record includes earlier stages of training, such as the base model's (formats/training_stages.py).
 """
 
 import itertools
@@ -29,7 +29,7 @@ _Read = TypeVar("_Read", Document, ConversationFile)
 
 
 def _files(record: Record, *, conversations: bool | None = None) -> list[dict[str, Any]]:
-    """The files in a record, or those of them that are or are not conversations; [] if its structure is unexpected."""
+    """The files in a record: all, or with or without conversations; [] if its structure is unexpected."""
     listed = record.get("corpus")
     files = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
     return [one for one in files if conversations is None or ("shape" in one) == conversations]
@@ -43,8 +43,8 @@ def recorded_names(record: Record) -> list[str]:
 
 
 def trained_lengths(records: Iterable[Record]) -> dict[str, int]:
-    """How many bytes of each text, from its beginning, any of the models was trained on in any stage, by the sha256 of
-    the text; 0 for one that was held out. Stages of which a record is not valid are left out."""
+    """The bytes of each text, from its beginning, that any of the models was trained on in any stage, by the sha256 of
+    the text; 0 for a text that was held out. Stages with an invalid record are left out."""
     longest: dict[str, int] = {}
     for stage in all_stages(records):
         texts = _files(stage, conversations=False)
@@ -55,7 +55,7 @@ def trained_lengths(records: Iterable[Record]) -> dict[str, int]:
 
 
 def _trained_bytes(stage: Record, texts: list[dict[str, Any]]) -> list[int]:
-    """For each of the texts; [] if the record is not valid."""
+    """The trained bytes of each text; [] if the record is not valid."""
     sizes = [size if isinstance(size := text.get("bytes"), int) else 0 for text in texts]
     if any("held_out" in text for text in texts):
         untrained = (int(text.get("held_out", 0)) + int(text.get("left_out", 0)) for text in texts)
@@ -68,7 +68,7 @@ def _trained_bytes(stage: Record, texts: list[dict[str, Any]]) -> list[int]:
 
 
 def _divide(corpus: Corpus, records: Iterable[Record]) -> Iterator[tuple[Part, Part]]:
-    """Each text as (what any of the models was trained on, the rest)."""
+    """Each text as (the part that any of the models was trained on, the rest)."""
     known = trained_lengths(records)
     for part in corpus.contents:
         middle = min(max(part.start, known.get(part.document.sha256, 0)), part.end)
@@ -76,7 +76,7 @@ def _divide(corpus: Corpus, records: Iterable[Record]) -> Iterator[tuple[Part, P
 
 
 def trained_part(corpus: Corpus, records: Iterable[Record]) -> Corpus:
-    """What any of the models was trained on, as far as their records name texts of the corpus."""
+    """The part of the corpus that the records say any of the models was trained on."""
     return Corpus(tuple(part for part, _ in _divide(corpus, records) if part.text_bytes))
 
 
@@ -86,8 +86,8 @@ def untrained_part(corpus: Corpus, records: Iterable[Record]) -> Corpus:
 
 
 def trained_in(corpus: Corpus, record: Record) -> list[str]:
-    """The stages in which a model was trained on any of this text or on conversations in it, as far as the hashes of
-    whole files show, described; "" is the run that made it."""
+    """Descriptions of the stages in which a model was trained on any of this text or its conversations, according to
+    the hashes of whole files; "" is the run that made it."""
     hashes = {document.sha256 for document in corpus.documents}
     return [
         describe(stage)
@@ -98,7 +98,7 @@ def trained_in(corpus: Corpus, record: Record) -> list[str]:
 
 
 def is_held_out(corpus: Corpus, record: Record) -> bool:
-    """Whether a text is what was held out when a model was trained: of its corpus, or as another file."""
+    """Whether a text was held out when a model was trained: as part of its corpus, or as another file."""
     files, trained = held_out_files(record), trained_lengths([record])
     return bool(corpus.contents) and all(
         part.document.sha256 in files or part.start >= trained.get(part.document.sha256, sys.maxsize)
@@ -120,7 +120,7 @@ class MeasuredConversations:
     """The conversations that measure how models answer."""
 
     conversations: list[Conversation]
-    trained: int  # of the files' conversations, those that a model was trained on; they are left out if not all are
+    trained: int  # conversations of the files that a model was trained on; left out unless all are
     contains_training: bool  # whether all are measured, although a model was trained on some
 
 
@@ -139,10 +139,10 @@ def measured_conversations(
 
 
 def trained_indices(files: Sequence[ConversationFile], record: Record) -> set[int]:
-    """The indices, among the conversations of all files, of those that were trained on in one stage."""
+    """The indices of the conversations, counted over all files, that were trained on in one stage."""
     details = record.get("conversations")
     share = (details.get("held_out_share") if isinstance(details, dict) else None) or 0.0
-    recorded: dict[str, tuple[int, int]] = {}  # sha256 -> (index of the first conversation, how many there are)
+    recorded: dict[str, tuple[int, int]] = {}  # sha256 -> (index of the first conversation, their number)
     count = 0
     for entry in _files(record, conversations=True):
         number = int(entry.get("conversations", 0))
@@ -152,7 +152,7 @@ def trained_indices(files: Sequence[ConversationFile], record: Record) -> set[in
     first = 0
     for file in files:
         offset, number = recorded.get(file.sha256, (None, 0))
-        if offset is not None and count:  # a damaged record may not say how many there are
+        if offset is not None and count:  # a damaged record may lack their number
             if len(file.conversations) != number:  # read differently than in training: all may be trained on
                 share = 0.0
             held_out = (split.is_held_out(offset + i, count, share) for i in range(len(file.conversations)))
@@ -170,7 +170,7 @@ def _trained_in_any(files: Sequence[ConversationFile], records: Iterable[Record]
 
 @dataclass(frozen=True)
 class TrainingText:
-    """What a model was trained on: texts, or parts of them, and conversations."""
+    """The texts, or parts of texts, and the conversations that a model was trained on."""
 
     corpus: Corpus
     files: tuple[ConversationFile, ...] = ()
@@ -178,7 +178,7 @@ class TrainingText:
 
     @classmethod
     def of(cls, sources: Sources, records: Iterable[Record]) -> "TrainingText":
-        """What records say was trained on, or the whole of a text or the conversations that they do not name."""
+        """The parts that records say were trained on; texts and conversations that they do not name, in full."""
         records = list(records)
         known = trained_lengths(records)
         divided = zip(sources.text.contents, _divide(sources.text, records), strict=True)
@@ -221,7 +221,7 @@ def recorded_speakers(records: Iterable[Record]) -> tuple[str, str] | None:
 
 
 def recorded_reading(records: Iterable[Record]) -> ReadOptions:
-    """How the user said that files are read when a model was trained."""
+    """The read options that the user gave when a model was trained."""
     records = list(records)
     requested = (ReadOptions.of_record(record.get("reading")) for record in records)
     reading = next((one for one in requested if one.is_requested), ReadOptions())

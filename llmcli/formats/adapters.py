@@ -50,7 +50,7 @@ def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoi
 
 
 def parameter_count(config: ModelConfig, rank: int) -> int:
-    """Parameters of the adapters of all matrices in the layers except those of experts and routers, which get none."""
+    """Parameters of the adapters: one for each matrix in the layers, except experts and routers."""
     return sum(
         rank * sum(shape)
         for name, shape in config.tensor_shapes().items()

@@ -1,4 +1,4 @@
-"""Atomic writes: whatever fails, a file has all of its old content or all of its new content.
+"""Atomic writes: if anything fails, a file has all of its old content or all of its new content.
 
 The steps: create a temporary file beside the target with the target's owner and mode, reserve its space, write it,
 check its length, flush it to disk, close it, rename it, flush the directory. A step that a file system or operating
@@ -74,7 +74,7 @@ def check_writable(
 
 
 def windows_name_problem(name: str) -> str:
-    """Why Windows cannot have a file of this name, or would write to something else; "" for other names."""
+    """The reason why Windows cannot have a file of this name, or would write elsewhere; "" for other names."""
     device = name.split(".")[0].rstrip(" ").upper()
     if device in _WINDOWS_DEVICES:
         return f"{device} is the name of a device on Windows"
@@ -267,7 +267,7 @@ def _temporary_file(target: Path, *, keep: bool = False) -> Iterator[tuple[int, 
 
 
 def _rename(source: Path, target: Path, call: Callable[[Path, Path], None]) -> None:
-    """Rename by `call`, for a few seconds again on Windows, which refuses while another program has one of the files
+    """Rename with `call`; on Windows, retry for a few seconds: it refuses while another program has one of the files
     open, as search indexers and virus scanners do for a moment with every new file."""
     for pause in RENAME_PAUSES if WINDOWS else ():
         try:

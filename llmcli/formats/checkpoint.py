@@ -61,12 +61,12 @@ class Checkpoint:
 
     @property
     def shared(self) -> Checkpoint:
-        """As `Ensemble.shared`."""
+        """See `Ensemble.shared`."""
         return self
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """As `Ensemble.records`."""
+        """See `Ensemble.records`."""
         return [self.record]
 
     def quantized(self, name: str, scheme: str | None) -> QuantizedMatrix | None:

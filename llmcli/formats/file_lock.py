@@ -1,5 +1,5 @@
 """A lock on an output file, so that two runs do not write the same file. (The `filelock` package leaves its lock file
-behind, and where a file system has no locks, its fallback outlives a killed run.)"""
+behind, and on a file system without locks its fallback outlives a killed run.)"""
 
 import contextlib
 import errno
@@ -16,7 +16,7 @@ _HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK}  # how sy
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[str]:
     """Hold the lock of an output file, which the system releases when the process ends, even if it is killed. Yields
-    why nothing is locked where there are no locks, else "". Raises LLMError when another process holds the lock."""
+    "", or the reason why no lock is possible. Raises LLMError when another process holds the lock."""
     target = atomic_io.resolve_links(path)
     lock_file = target.with_name(f".{target.name}.lock")
     while True:
@@ -46,8 +46,8 @@ def locked(path: Path) -> Iterator[str]:
 
 
 def _lock(descriptor: int) -> str:
-    """Lock an open file for this process: "", or why there are no locks here. Raises BlockingIOError when another
-    process has locked it."""
+    """Lock an open file for this process; "", or the reason why there are no locks here. Raises BlockingIOError when
+    another process has locked it."""
     try:
         try:
             import fcntl

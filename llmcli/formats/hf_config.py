@@ -12,7 +12,7 @@ from llmcli.config import ARCHITECTURES, EXPERT_NAMES, ROPE_TYPES, ModelConfig, 
 from llmcli.errors import LLMError, brief, prefixed
 from llmcli.formats.metadata import parse_document
 
-# The values of transformers for keys that a config.json leaves out, where they differ between architectures. Sizes of
+# The values of transformers for keys that a config.json leaves out, if they differ between architectures. Sizes of
 # tensors may come from here, since the tensors are checked against them.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {"eos_token_id": 2, "bos_token_id": 1},
@@ -38,7 +38,7 @@ _LAYER_TYPES = ("full_attention", "attention", "sliding_attention")  # the secon
 
 
 def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
-    """The text of config.json, as in a Hugging Face directory; `dtype` is that of the weights, in torch's names."""
+    """The text of config.json, as in a Hugging Face directory; `dtype` is the weights', in torch's names."""
     experts: dict[str, Any] = {}
     if config.model_type == "qwen3_moe":
         experts = {
@@ -123,7 +123,7 @@ def _missing(key: str) -> LLMError:
 
 
 def _parse_experts(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The experts of Qwen3-MoE and Mixtral; other architectures have none, whatever their config says."""
+    """The experts of Qwen3-MoE and Mixtral; other architectures have none, even if their config names some."""
     model_type = values["model_type"]
     if model_type not in EXPERT_NAMES:
         return {"num_experts": 0, "num_experts_per_tok": 0, "norm_topk_prob": True}

@@ -73,7 +73,7 @@ def read_header(directory: Path) -> Header:
 
 
 def files(directory: Path) -> list[Path]:
-    """All files of a model in a directory, and those that would become part of it if they existed."""
+    """All files of a model in a directory, including names that would become part of it if they existed."""
     return [*(directory / name for name in (*TEXTS, INDEX, WEIGHTS)), *_weight_files(directory)]
 
 
@@ -117,7 +117,7 @@ def _eos_tokens(
 
 
 def _provenance(directory: Path) -> dict[str, Any]:
-    """Where the model comes from, for the record; its license from the first lines of the model card."""
+    """The origin of the model, for the record, with the license from the first lines of the model card."""
     origin: dict[str, Any] = {"file": atomic_io.name_of(directory.resolve()), "form": "Hugging Face directory"}
     card = directory / "README.md"
     if card.is_file() and card.stat().st_size < MAX_TEXT_BYTES:
@@ -132,7 +132,7 @@ def _provenance(directory: Path) -> dict[str, Any]:
 
 
 def _weight_files(directory: Path) -> list[Path]:
-    """The files with the weights: those that the index lists, if there is one. Raises LLMError when there are none."""
+    """The files with the weights, from the index if there is one. Raises LLMError if there are none."""
     if (directory / INDEX).exists():
         weight_map = _read_json(directory / INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):

@@ -84,7 +84,7 @@ def files(path: str | Path) -> list[Path]:
 
 
 def fingerprint(model: str | Path | Checkpoint) -> str:
-    """The sha256 of a model: the one in its metadata, else that of the files with its weights. Raises LLMError."""
+    """The sha256 of a model: from its metadata, else of the files with its weights. Raises LLMError."""
     if isinstance(model, Checkpoint):
         assert isinstance(model.tensors, checkpoint.TensorsOnDisk), "it was opened from a file"
         header = model.tensors.header

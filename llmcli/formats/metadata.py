@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from llmcli.errors import LLMError, brief
 
-MAX_INTEGER = (1 << 53) - 1  # that every JSON reader keeps exact
+MAX_INTEGER = (1 << 53) - 1  # the largest integer that is exact and unambiguous in a double
 MAX_DEPTH = 100  # of nested lists and objects
 
 
@@ -66,6 +66,7 @@ _FILE: dict[str, Schema] = {
 }  # fmt: skip
 _STAGE: dict[str, Schema] = {  # what was trained on, and what was held out
     "corpus": [{**_FILE, "held_out": COUNT, "left_out": COUNT}],
+    # "from": how it was held out, in words; "of": "answers" if conversations were held out
     "held_out": {"bytes": COUNT, "tokens": COUNT, "from": TEXT, "of": TEXT, "files": [_FILE], "seen_by_base": FLAG},
     "conversations": {
         "training": COUNT, "held_out": COUNT, "held_out_share": (FRACTION, NULL), "train_tokens": COUNT,
@@ -80,7 +81,7 @@ _RECORD: dict[str, Schema] = {  # of a training run
     "bits_per_byte": _OPTIONAL_NUMBER, "bits_per_byte_without_cache": NUMBER, "bits_per_byte_before": NUMBER,
     "bits_per_byte_before_without_cache": NUMBER,
     "imported": OBJECT, "train": OBJECT, "versions": OBJECT,
-    "answers": (
+    "answers": (  # near: almost the reference answer; garbled: like no answer; seen: the reference is a training answer
         {
             "questions!": COUNT, "verbatim!": FRACTION, "exact!": FRACTION, "near": FRACTION, "garbled": FRACTION,
             "seen": FRACTION,
@@ -96,6 +97,7 @@ _RECORD: dict[str, Schema] = {  # of a training run
     "earlier_stages": [{**_STAGE, "stage": TEXT, "file": TEXT}],
     "expert_shares": [[NUMBER]],
     "held_out_measured": ({"bytes": COUNT, "tokens": COUNT, "cached_tokens": COUNT}, NULL),
+    # a key of stored files: it keeps its British spelling
     "memorised": ({"share!": FRACTION, "held_out_share!": (FRACTION, NULL)}, NULL),
     "plain_text": {"from": TEXT, "tokens": COUNT, "before": _OPTIONAL_NUMBER, "after": NUMBER},
     "samples": {"prompt": TEXT, "texts": [_SAMPLE]},
@@ -168,7 +170,7 @@ def validation_error(value: Any, schema: Schema, place: str = "it") -> str:
 
 
 def _error_inside(value: Any, schema: Any, place: str) -> str:
-    """The same for the entries of a list, or the values of an object."""
+    """The first violation inside a list or object."""
     if isinstance(schema, list):
         errors = (validation_error(entry, schema[0], f"{place}[{i}]") for i, entry in enumerate(value))
         return next(filter(None, errors), "")

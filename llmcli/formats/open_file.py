@@ -49,7 +49,7 @@ def read_text(path: Path) -> str:
 
 
 def model_files(directory: Path) -> list[Path]:
-    """The files in a directory whose names are those of models, sorted; those of stopped runs are none."""
+    """The files in a directory that are named like models, sorted, without the files of stopped runs."""
     try:
         paths = sorted(path for path in directory.iterdir() if path.suffix in (".safetensors", ".gguf"))
     except OSError:

@@ -1,7 +1,7 @@
 """Quantized matrices: blocks of 32 weights in a row share a scale, and each weight is a small integer times the scale.
 
 int8 has 8 bits per weight. int4 has 4 bits in the layers and 8 in the input and output embeddings, where 4 bits would
-cost the most quality (measured: tests/benchmarks/LOG.md). The layout is that of onnxruntime's MatMulNBits, which
+cost the most quality (measured: tests/benchmarks/LOG.md). The layout follows onnxruntime's MatMulNBits, which
 multiplies with it as stored.
 """
 
@@ -40,7 +40,7 @@ class QuantizedMatrix:
         return int(8 * self.codes.shape[-1] // BLOCK)
 
     def dequantize(self, rows: Any = slice(None)) -> NDArray[np.float32]:
-        """The values of all rows, or of those that `rows` indexes: [..., columns]."""
+        """The values of all rows, or of the rows that `rows` indexes: [..., columns]."""
         import numpy as np
 
         codes = self.codes[rows]

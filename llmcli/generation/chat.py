@@ -1,8 +1,8 @@
 """A conversation with a model: messages in, pieces of the answer out.
 
-`Assistant` answers any list of messages, `Chat` keeps those of one conversation. The KV cache is kept between answers:
-the whole conversation is encoded each time, so that the model sees what other programs would give it, and only the
-tokens after the longest common prefix with those in the cache are processed.
+`Assistant` answers any list of messages, `Chat` keeps the messages of one conversation. The KV cache is kept between
+answers: the whole conversation is encoded each time, so that the model gets the same tokens as in other programs, and
+only the tokens after the longest prefix shared with the cache are processed.
 """
 
 import json
@@ -48,7 +48,7 @@ class TurnsDropped:
 
 @dataclass(frozen=True)
 class Reading:
-    """How far the conversation, rendered by the template, has been processed."""
+    """Progress in processing the conversation, rendered by the template."""
 
     tokens: int
     cached: int  # tokens that were still in the KV cache
@@ -103,7 +103,7 @@ class Assistant:
         self._length = 0  # of the runtime's cache after the last answer: it differs after another use of the runtime
 
     def answer(self, messages: Sequence[Message], sampling: SamplingConfig) -> Iterator[Event]:
-        """The answer to messages, of which the last is the user's; closing the iterator stops it. If they do not fit
+        """The answer to messages, the last of which is the user's; closing the iterator stops it. If they do not fit
         the context, the oldest turns are left out, but not the system message. Raises LLMError for messages that the
         template does not accept, and for a last message that does not fit the context."""
         ids, dropped = self._fit(messages, sampling.max_tokens)
@@ -137,7 +137,7 @@ class Assistant:
         return ids, sum(message.role == "user" for message in turns[before:first])
 
     def _read(self, ids: list[int]) -> Iterator[Reading]:
-        """Process all of `ids` but the last, without those that the cache holds already."""
+        """Process all of `ids` but the last, except tokens that the cache holds already."""
         known = []
         if self.runtime.length == self._length:
             known = (self.prompt_ids + self.answer_ids)[: self._length]
@@ -176,7 +176,7 @@ class Chat:
 
     @property
     def sampling(self) -> SamplingConfig:
-        """How the next answer is sampled; each answer has a seed of its own."""
+        """The sampling settings of the next answer; each answer has a different seed."""
         return replace(self._sampling, seed=self._sampling.seed + self._answers)
 
     def set_sampling(self, sampling: SamplingConfig) -> None:
@@ -283,8 +283,8 @@ def messages_from(records: Iterable[Mapping[str, Any]]) -> list[Message]:
 
 
 def save_messages(path: Path, messages: Sequence[Message], saved: bytes = b"") -> bytes:
-    """Write a conversation to a new file, or to one that still holds `saved`, the conversation as it was. Returns the
-    bytes that were written. Raises LLMError for any other file that exists, and where the file cannot be written."""
+    """Write a conversation to a new file, or over `saved`, its earlier state. Returns the bytes that were written.
+    Raises LLMError for any other existing file, and if the file cannot be written."""
     if not any(message.role == "assistant" for message in messages):
         raise usage("there is nothing to save yet: the conversation has no answer")
     if path.exists() and not (saved and path.is_file() and path.read_bytes() == saved):

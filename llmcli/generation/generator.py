@@ -1,4 +1,5 @@
-"""Prompt -> pieces of text. Every caller uses the loop of `decode`: generate, chat, samples during training, tests.
+"""Prompt -> pieces of text. `decode` is the loop for a single text; many texts are generated together by the loops of
+server/engine/engine.py and training/data/plain_text.py.
 
 A text begins as token ids. After a prompt that may end inside a word, `generate` first adds the token that
 token_healing.py finds. B, V = texts, vocabulary size.
@@ -72,7 +73,7 @@ def generate(
 def continue_ids(
     runtime: Runtime, tokenizer: Tokenizer, ids: Sequence[int], sampling: SamplingConfig, stop_ids: Collection[int] = ()
 ) -> Iterator[Piece]:
-    """Continue token ids, of which the runtime has processed none, or all but the last; otherwise as `generate` does.
+    """Continue token ids as `generate` does; the runtime has processed none of them, or all but the last.
     `stop_ids` also end the text, and are exempt from the repetition penalty: every turn of a conversation has them."""
     text = GeneratedText(tokenizer, ids, sampling, stop_ids)
     return decode(runtime, text) if sampling.max_tokens else iter([text.end("length")])
@@ -106,7 +107,7 @@ class GeneratedText:
         self.tokens = 0  # new ones
         self.finish_reason: str | None = None
         self.last_token: Choice | None = None  # the token that ended the text, and its log probability
-        self.first_bytes = b""  # of the first token after a prompt, those that follow the prompt; set by `add_first`
+        self.first_bytes = b""  # bytes of the first token beyond the prompt; set by `add_first`
         self._sampler, self._decoder = how if isinstance(how, Sampler) else Sampler(how), stream_decoder()
         self.sampling = sampling = self._sampler.config
         self._end_ids = {*tokenizer.eos_ids, *stop_ids}
@@ -134,8 +135,8 @@ class GeneratedText:
         return self._append(choice, self._vocabulary.token_bytes[token], state)
 
     def add_first(self, first: FirstToken) -> list[Piece]:
-        """Choose the first token after a prompt, whose end may then be other tokens, and bring the runtime to the state
-        before it; otherwise as `append`."""
+        """Like `append`, for the first token after a prompt: choose it, replace the tokens of the prompt's end if they
+        change, and bring the runtime to the state before it."""
         entry, logprob = self._sampler(first.logits, self._seen, model_logits=first.model_logits, tokens=first.tokens)
         continuations = first.continuations_of(entry)
         chosen = continuations[self._sampler.choose([continuation.probability for continuation in continuations])]
@@ -207,7 +208,7 @@ def choose_together(texts: Sequence[GeneratedText], logits: Array) -> list[Choic
 
 
 def _choose_from_rows(texts: Sequence[GeneratedText], rows: Array) -> Ints:
-    """A token for each text [B] from logits [B, V] in which -inf marks what is not allowed."""
+    """A token for each text [B] from logits [B, V]; -inf marks tokens that are not allowed."""
     tokens: Ints = rows.argmax(axis=1)
     drawn = [i for i, text in enumerate(texts) if text.sampling.temperature]
     if not drawn:

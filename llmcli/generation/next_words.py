@@ -1,8 +1,8 @@
 """Prompt -> the most likely next words with their probabilities, for any tokenizer.
 
 A model gives probabilities of tokens, and a word has many spellings: " apple", or " app" followed by "le". Best-first
-search follows the most likely spellings until each has completed its word, and sums those of the same word. The rest is
-unexplored. So each probability is a lower bound, and together with the rest they sum to 1.
+search follows the most likely spellings until each has completed its word, and sums the spellings of a word. The rest
+is unexplored. So each probability is a lower bound, and together with the rest they sum to 1.
 
 A word is a run of letters, digits and combining marks. Chinese characters, hiragana and katakana each form runs of
 their own, since no spaces separate words in those scripts. Any other character, and a line break, is a word by itself.
@@ -52,7 +52,7 @@ class NextWords:
 
     @property
     def entropy(self) -> float:
-        """Of the next word in bits. The unexplored rest counts as one word, so this is a lower bound."""
+        """Entropy of the next word in bits. The unexplored rest counts as one word, so this is a lower bound."""
         return entropy(np.array([*(word.probability for word in self.words), self.unexplored]))
 
     def as_json(self, prompt: str, count: int) -> dict[str, object]:

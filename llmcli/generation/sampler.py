@@ -25,8 +25,8 @@ class Sampler:
     def __call__(
         self, logits: Array, seen: Ids = (), *, model_logits: Array | None = None, tokens: Ints | None = None
     ) -> tuple[int, float]:
-        """Choose an entry of `logits`, in which -inf marks what is not allowed. `seen` are the tokens that the
-        repetition penalty applies to. The log probability is that of `model_logits`, if different. `tokens` are the
+        """Choose an entry of `logits`, in which -inf marks entries that are not allowed. `seen` are the tokens that the
+        repetition penalty applies to. The log probability comes from `model_logits`, if different. `tokens` are the
         token ids of the entries, if not their indices. Raises LLMError for NaN or infinite logits."""
         model_logits = logits if model_logits is None else model_logits
         check_finite(model_logits.max())
@@ -39,7 +39,7 @@ class Sampler:
         return chosen, token_logprob(model_logits, chosen)
 
     def choose(self, weights: Sequence[float]) -> int:
-        """The index of one of several choices, drawn by weight; at temperature 0 that of the largest weight."""
+        """The index of one of several choices, drawn by weight; at temperature 0 the one with the largest weight."""
         if self.config.temperature == 0 or len(weights) == 1:
             return int(np.argmax(weights))
         return self.draw(np.log(np.array(weights, np.float64)).astype(np.float32))
@@ -89,7 +89,7 @@ def usable_temperature(value: float) -> np.float32:
 
 
 def top_k(logits: Array, k: int) -> Array:
-    """Keep the k most likely tokens, and ties with the last of them; 0 keeps all."""
+    """Keep the k most likely tokens, including ties at the end; 0 keeps all."""
     if not 0 < k < len(logits):
         return logits
     threshold = np.partition(logits, -k)[-k]
@@ -114,5 +114,5 @@ def min_p(logits: Array, p: float) -> Array:
 
 
 def min_logit(p: float) -> np.float32:
-    """The lowest logit that min-p keeps, where the highest is 0."""
+    """The lowest logit that min-p keeps, relative to the highest."""
     return np.float32(np.log(p) if p > 0 else -np.inf)

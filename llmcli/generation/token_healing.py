@@ -61,7 +61,7 @@ class Prompt:
         if literal:
             return cls(tokenizer.bos_ids + tokenizer.encode(text))
         before, last_word = tokenizer.split_last_word(text)
-        # where no token begins a text, the beginning of a line does
+        # without a token for the beginning of a text, a line break stands in for it
         line = [] if before or tokenizer.bos_ids else tokenizer.encode("\n")
         ids = tokenizer.bos_ids + line + tokenizer.encode(text)
         cut, word_bytes = len(ids), len(last_word.encode("utf-8"))
@@ -125,7 +125,7 @@ class FirstToken:
     """
 
     logits: Array  # [N], -inf where an entry is not allowed
-    model_logits: Array | None = None  # [N], where they differ from `logits`
+    model_logits: Array | None = None  # [N], if they differ from `logits`
     tokens: Ints | None = None  # [N], the most likely last token of each entry; None: the entry itself
 
     def __init__(self, search: "Search", head: list[int], in_word: bool, unexplored: float) -> None:

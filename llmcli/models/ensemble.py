@@ -3,7 +3,7 @@
 The weight of a model is the posterior of its domain given the text so far: a uniform prior times the likelihood of the
 text under the model, in which older tokens count less (DEMix, arXiv:2108.05036, section 4.1; Branch-Train-Merge,
 arXiv:2208.03306, section 3). A model with a negligible weight is not run. Every REFRESH tokens all models catch up on
-the text, and the weights decide again which of them run.
+the text, and the weights decide again which models run.
 
 n = models; T = tokens; V = vocabulary size.
 """
@@ -103,7 +103,7 @@ class EnsembleRuntime(Runtime):
         return self._weights(self.length - tokens + 1, self.length)
 
     def score(self, ids: NDArray[np.int64]) -> Scores:
-        """As in other runtimes, but the cache is empty afterwards."""
+        """See `Runtime`; the cache is empty afterwards."""
         return self.score_with_weights(ids)[:2]
 
     def score_with_weights(self, ids: NDArray[np.int64]) -> WeightedScores:

@@ -109,7 +109,7 @@ def _write_previous_token_heads(
 def _write_induction_head(
     weights: dict[str, Array], config: ModelConfig, space: _Subspaces, encode: Array, copy: Array
 ) -> None:
-    """Layer 1, head 0: queries are the codes of the last K tokens, keys those of the K tokens before a position."""
+    """Layer 1, head 0: queries are the codes of the last K tokens, keys the codes of the K tokens before a position."""
     D, size = config.head_dim, space.code_size
     q, k, v, o, gains = _attention(weights, 1)
     for gain in gains:

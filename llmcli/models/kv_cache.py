@@ -3,7 +3,7 @@
 With them a new token costs one pass through the network, not one for each token before it. `KVCache` belongs to one
 text. An operator that attends for several texts at once needs their keys and values side by side: `KVSlots` moves the
 caches of texts that are processed together into one large cache. In torch, where layers are compiled one by one, each
-layer has a cache of its own, with the same names (torch/transformer.py).
+layer has a cache of its own (LayerKVCache in torch/transformer.py).
 
 B, T = texts, tokens; G = key-value heads; S = capacity in tokens; D = head size.
 """
@@ -20,12 +20,12 @@ from llmcli.config import ModelConfig
 from llmcli.models.runtime import Array, Ints, Runtime, check_input
 
 MIN_CAPACITY = 64  # tokens
-MIN_SLOT_BYTES = 4 << 20  # the system provides memory only for what is used, and growing copies all of it
+MIN_SLOT_BYTES = 4 << 20  # pages are allocated lazily, while growing copies the whole cache
 
 
 class KVCache:
-    """Keys and values by layer, [B, G, S, D] each; the first `length` tokens are in use. Where they move to other
-    memory, `keys` and `values` become other lists."""
+    """Keys and values by layer, [B, G, S, D] each; the first `length` tokens are in use. On reallocation,
+    `keys` and `values` are replaced by new lists."""
 
     def __init__(self, config: ModelConfig, *, batch: int = 1, capacity: int = 0) -> None:
         self.length = 0
@@ -60,7 +60,7 @@ class KVCache:
             self.resize(min(self.limit, max(length, 2 * self.capacity, MIN_CAPACITY)))
 
     def resize(self, capacity: int) -> None:
-        """Move to memory of its own for `capacity` tokens, which may be more or fewer than now."""
+        """Move to newly allocated memory for `capacity` tokens, which may be more or fewer than now."""
         B, G, _, D = self.keys[0].shape
         keys, values = ([np.zeros((B, G, capacity, D), np.float32) for _ in self.keys] for _ in range(2))
         self.move(keys, values, -1)
@@ -112,7 +112,7 @@ class KVSlots:
         self._caches[slot] = weakref.ref(cache)
 
     def _make_space(self, count: int, length: int) -> None:
-        """Have `count` slots or more for `length` tokens; both grow by doubling."""
+        """Make space for `count` slots of `length` tokens; both grow by doubling."""
         slots, capacity = len(self._caches), self._cache.capacity
         if count <= slots and length <= capacity:
             return

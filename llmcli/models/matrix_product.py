@@ -5,7 +5,7 @@ texts are generated together, should cost hardly more. BLAS copies the weights i
 only for many tokens; its products of small matrices do without. A small matrix is also kept column by column, in which
 order BLAS multiplies a few tokens up to twice as fast. Figures: tests/benchmarks/LOG.md.
 
-BLAS's own threads wait for each other by spinning, so that beside other programs a product can take thirty times as
+BLAS's own threads wait for each other by spinning, so that alongside other programs a product can take thirty times as
 long. A program for which that matters sets BLAS_THREADS to 1 before it imports numpy; the threads here are Python's.
 """
 

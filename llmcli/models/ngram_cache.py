@@ -81,7 +81,7 @@ class NgramCache:
         return len(self._ids)
 
     def append(self, token: int, *, counts: bool = True) -> None:
-        """Add a token. Unless it `counts` it is context for later tokens, but not what followed a context."""
+        """Add a token. With `counts=False` it is context only, not counted as a continuation until `rewind`."""
         recent, position = tuple(self._ids[-self.orders :]), len(self._ids)
         self._ids.append(token)
         if not counts:
@@ -108,7 +108,7 @@ class NgramCache:
             self.append(token)
 
     def drop(self, length: int) -> None:
-        """Drop all but the first `length` tokens, of which as many count as before."""
+        """Drop all but the first `length` tokens; the others count or not as before."""
         while len(self._ids) > length:
             token, before = self._ids.pop(), self._before.pop()
             recent = tuple(self._ids[-self.orders :])
@@ -128,8 +128,8 @@ class NgramCache:
         return NgramCache(self._models, self._ids[start:end])
 
     def matches(self, model: int = 0) -> Iterator[tuple[int, float, int, Mapping[int, int]]]:
-        """(k, g_k, T_k, how often each token followed) of the last k = 1, 2, ... tokens, where they occurred before, by
-        the weights of one of the models."""
+        """(k, g_k, T_k, counts of the tokens that followed) for each k = 1, 2, ... whose last k tokens occurred before,
+        with the weights of one model."""
         weights = self._models[model]
         rows = weights.orders if weights else ()
         recent = tuple(self._ids[-self.orders :])
@@ -142,8 +142,8 @@ class NgramCache:
             yield order, min(MAX_GATE, 1 / (1 + math.exp(-max(z, -MAX_LOGIT)))), total, context.counts
 
     def added(self, shares: Sequence[float] | NDArray[np.floating] = ALONE) -> dict[int, float]:
-        """For each token that followed a context of the text's end: what the cache adds to its probability under the
-        network, before all are normalized again. `shares` are the weights of the models of an ensemble."""
+        """By token that followed a context at the text's end: the probability that the cache adds to the network's,
+        before all are normalized again. `shares` are the weights of the models of an ensemble."""
         if len(self._models) == 1:
             return self._added_by(0)[0]
         added: dict[int, float] = {}
@@ -168,7 +168,7 @@ class NgramCache:
         return added, left
 
     def mix(self, logits: Array, shares: Sequence[float] | NDArray[np.floating] = ALONE) -> Array:
-        """The logits [V] of the mixture, from those of the network after the text so far; for `shares` see `added`."""
+        """The logits [V] of the mixture, from the network's logits after the text so far; for `shares` see `added`."""
         if not (added := self.added(shares)):
             return logits
         highest = logits.max()
@@ -189,7 +189,7 @@ Matches = Ints
 
 
 def gate_features(matches: Matches) -> Doubles:
-    """[N, K, FEATURES], what the gates depend on."""
+    """The inputs [N, K, FEATURES] of the gates."""
     total, distinct, gap = np.maximum(1, matches[:3]).astype(np.float64)
     return np.stack([np.ones_like(total), np.log(total), np.log(distinct / total), np.log(gap)], axis=-1)
 
@@ -262,7 +262,7 @@ def shares_of_mixture(gates: Doubles, shares: Doubles) -> tuple[Doubles, Doubles
 
 
 def document_blocks(first_tokens: Sequence[int]) -> list[int]:
-    """Where blocks of at most BLOCK_TOKENS begin in consecutive documents, so that short ones share a block.
+    """The starts of blocks of at most BLOCK_TOKENS in consecutive documents; short documents share a block.
     `first_tokens` are the positions of the tokens that precede the documents, and the end of the last."""
     starts: list[int] = []
     for first, end in itertools.pairwise(first_tokens):

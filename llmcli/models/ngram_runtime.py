@@ -35,7 +35,7 @@ class NgramRuntime(Runtime):
 
     @property
     def cache_bytes(self) -> int:
-        """Memory of the KV cache, and about that of the n-gram cache."""
+        """Memory of the KV cache and, approximately, of the n-gram cache."""
         return self.network.cache_bytes + BYTES_PER_TOKEN * len(self.cache)
 
     def fork(self, length: int = 0) -> "NgramRuntime":
@@ -76,7 +76,7 @@ class NgramRuntime(Runtime):
         return np.stack(rows)
 
     def score(self, ids: Ints) -> Scores:
-        """As in other runtimes, but what counts as correct is the network's most likely token."""
+        """See `Runtime`; whether a token is correct depends on the network's most likely token."""
         losses, correct, *shares = self.score_network(ids)
         texts = [NgramText(row, self.weights) for row in ids]
         return np.stack([text.nats(1, *one) for text, *one in zip(texts, losses, *shares, strict=True)]), correct
@@ -104,7 +104,7 @@ class NgramRuntime(Runtime):
 
 
 class NgramEnsemble(NgramRuntime):
-    """An ensemble with its n-gram cache, in which each model has gates of its own and weighs what it weighs in the
+    """An ensemble with its n-gram cache, in which each model has gates of its own and the same weight as in the
     ensemble."""
 
     network: "EnsembleRuntime"

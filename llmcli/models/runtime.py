@@ -80,14 +80,14 @@ class Runtime(ABC):
 
     @staticmethod
     def step_batch(runtimes: Sequence[Any], tokens: Sequence[int]) -> Array:
-        """`step` for each of B forks of one runtime; the logits [B, V]. Together they read each weight once, so that
-        several texts take hardly longer than one, and the last bits may differ: matrix products of other shapes add in
-        another order."""
+        """`step` for each of B forks of one runtime; the logits [B, V]. Together they read each weight once, so
+        several texts take hardly longer than one. The last bits may differ: the order of additions in a matrix product
+        depends on its shape."""
         return np.stack([runtime.step(token) for runtime, token in zip(runtimes, tokens, strict=True)])
 
     def expert_weights(self) -> Array:
-        """Weights [layers, experts] of the experts for the last token: those of sparse layers, or the models of an
-        ensemble, which counts as one layer. Raises LLMError where they are not known."""
+        """Weights [layers, experts] for the last token, of the experts in sparse layers or the models of an ensemble
+        (one layer). Raises LLMError if they are not known."""
         raise LLMError("the experts are only known on the CPU; run the model without `quantize` and `device`")
 
 

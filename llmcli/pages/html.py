@@ -80,7 +80,7 @@ def explanation_page(
 
 
 def _notes(explanation: Explanation, model: str, expert: Mapping[str, Any] | None, *, is_mean: bool) -> list[str]:
-    """Say what the page shows, and what it leaves out."""
+    """Describe the contents of the page, and what it leaves out."""
     layers, heads, tokens, _ = explanation.attention.shape
     notes = [f"Model: {model}, {units.count(layers, 'layer')} with {units.count(heads, 'attention head')} each."]
     if expert:

@@ -1,4 +1,4 @@
-"""How much one HTTP request may ask for, and how long it may take; docs/serve.md lists these numbers."""
+"""Limits on the size and duration of an HTTP request; docs/serve.md lists these numbers."""
 
 MAX_BODY_BYTES = 1_000_000
 MAX_PROMPTS = 32  # in one request

@@ -1,4 +1,7 @@
-"""Aborting a training step or an evaluation that takes too long, after Ctrl-C or at a time limit."""
+"""Aborting a training step or an evaluation that takes too long, after Ctrl-C or at a time limit.
+
+cli/terminal/signals.py handles Ctrl-C; loop/clock.py decides when to abort; loop/trainer.py then ends the run.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -12,7 +15,7 @@ class CutShortError(Exception):
 
 @contextlib.contextmanager
 def stop_between_layers(model: LanguageModel, should_stop: Callable[[], bool]) -> Iterator[None]:
-    """Inside, forward passes of `model` and its teacher raise CutShortError before a layer once `should_stop()`."""
+    """Within it, forward passes of `model` and its teacher raise CutShortError before a layer once `should_stop()`."""
 
     def check() -> None:
         if should_stop():

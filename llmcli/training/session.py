@@ -49,7 +49,7 @@ from llmcli.training.step.thread_tuner import ThreadTuner
 # saving the model; the latter also for each million parameters, up to a share of a budget that is short for the model
 RESERVED_SECONDS, MEMORIZATION_SECONDS_PER_MILLION, SAVING_SECONDS_PER_MILLION = 0.6, 0.02, 0.04
 LARGEST_SAVING_SHARE = 0.15
-MEASURED_SECONDS = 1.0  # for measuring memorization, at least, where the run is late
+MEASURED_SECONDS = 1.0  # for measuring memorization, at least, if the run is late
 # seconds for the compressors: a share of the time budget, or without one
 BASELINE_TIME_SHARE, BASELINE_SECONDS = 0.03, 9.99
 # seconds for greedy answers to held-out questions: a share of the time budget, and at least
@@ -73,7 +73,7 @@ class PlannedRun:
     on_note: Callable[[str], None]
     processes: Processes
     tuner: ThreadTuner | None  # None: the number of threads is fixed
-    correction: Correction | None = None  # of the model's size, where a clock ends the run and the planner chose it
+    correction: Correction | None = None  # of the model's size, if the run has a time limit and the planner chose it
 
     def check_space(self) -> None:
         """Raise LLMError if the disk has no space for the model, or for the adapters alone."""
@@ -95,7 +95,7 @@ def plan_run(
     processes: Processes = ONE_PROCESS,
     time_given: str | None = None,
 ) -> PlannedRun:
-    """Choose device and data type where they are "auto", prepare the tokens, plan; a stopped run keeps its plan.
+    """Choose device and data type if they are "auto", prepare the tokens, plan; a stopped run keeps its plan.
 
     `started` is when the time budget began (time.monotonic); `time_given` is the budget as it was typed. Raises
     LLMError.
@@ -164,7 +164,7 @@ def _check_adapters(inputs: Inputs, output: Output) -> None:
 
 
 def pick_device(name: str, processes: Processes) -> str:
-    """The device of each process; each has a GPU of its own. Raises LLMError where there are too few."""
+    """The device of each process; each has its own GPU. Raises LLMError if there are too few."""
     device = devices.pick_device(name)
     if not processes.are_several or device == "cpu":
         return device
@@ -201,7 +201,7 @@ def _check_hardware(stopped: StoppedRun, resume_path: Path) -> None:
 
 
 def _free_memory(device: str, processes: Processes) -> Memory:
-    """For rank 0, which alone keeps copies on the host of a GPU. On a CPU the processes share its memory."""
+    """The memory for rank 0, which alone keeps copies on the host of a GPU. On a CPU the processes share it."""
     host = hardware.free_memory("cpu")
     if device == "cpu":
         return Memory(host / processes.local_count, math.inf)
@@ -225,9 +225,9 @@ def _open_tokenizer(inputs: Inputs, stopped: StoppedRun | None) -> Tokenizer | N
 def _run_identity(
     request: Request, inputs: Inputs, output: Output, processes: Processes, time_given: str | None
 ) -> dict[str, Any]:
-    """What identifies a run: a stopped one resumes only if all of this is equal. JSON.
+    """The identity of a run, as JSON: a stopped run resumes only if all of it is equal.
 
-    Resume files contain it: a key that is renamed or added makes older ones those of another run.
+    Resume files contain it: with a renamed or added key, older files belong to another run.
     """
     tokenizer, base = inputs.tokenizer, None
     given = as_record(request) | {"lora": request.lora or None, "seconds": time_given or request.seconds}
@@ -270,7 +270,7 @@ def _held_out_fingerprint(inputs: Inputs) -> str | float:
 
 def _add_inputs_to_record(record: dict[str, Any], inputs: Inputs, output: Output) -> None:
     """Note in the training record the paths of the training files and how they were read; which model was fine-tuned,
-    where that one comes from, and what it was trained on."""
+    its origin, and what it was trained on."""
     files = [*(document.path for document in inputs.corpus.documents), *(file.path for file in inputs.files)]
     for entry, file in zip(record["corpus"], files, strict=True):
         if path := recorded_path(file, output.path):
@@ -298,7 +298,7 @@ class Result:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """On the held-out text, as the model runs; None where nothing was held out."""
+        """The score on the held-out text, as the model runs; None if nothing was held out."""
         return self.done.score.bits_per_byte if self.done.score else None
 
     @property
@@ -319,8 +319,8 @@ def run(
     on_stop_request: Callable[[int], None] = lambda signal: None,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> Iterator[Step | Evaluation | Sample | TeacherTrained | Restarted | Result]:
-    """Train, and save the model at the end: yields events, and the result as the last one. If its first steps have
-    another speed than the plan assumed, the run may start over once, with a model of another size.
+    """Train, and save the model at the end: yields events, and the result as the last one. If its first steps run
+    at a different speed than the plan assumed, the run may start over once, with a model of another size.
 
     When `stop()` is true the run ends after the current step and saves what it has. `on_stop_request` gets the signal
     that another of several processes received, after which `stop` is asked again. `on_progress` is that of `Job`.
@@ -337,7 +337,7 @@ def run(
             event = next(events)
             if isinstance(event, State):
                 saver.save(event)
-                del event  # or its copy of all weights would be in memory while training goes on
+                del event  # or its copy of all weights would be in memory while training continues
                 if correction:
                     correction.pause()
             elif isinstance(event, Done):
@@ -374,7 +374,7 @@ def _train(plan: PlannedRun, stop: Callable[[], bool], **options: Any) -> Genera
 
 
 def _start_over(plan: PlannedRun, restarted: Restarted) -> PlannedRun:
-    """The same run with the new plan; its record says what was before."""
+    """The same run with the new plan; its record describes the old one."""
     before = {
         "after_seconds": round(restarted.seconds, 2),
         "speed": round(restarted.speed, 3),
@@ -388,8 +388,8 @@ def _start_over(plan: PlannedRun, restarted: Restarted) -> PlannedRun:
 def _leading(
     plan: PlannedRun, stop: Callable[[], bool], on_stop_request: Callable[[int], None]
 ) -> Iterator[tuple[Leader | None, Callable[[], bool]]]:
-    """(rank 0 of several processes, connected with the others, which it ends; `stop`, which passes on any stop request
-    that another process received)"""
+    """(rank 0 of several processes, connected to the other ranks, which it shuts down on exit; `stop`, which passes on
+    any stop request that another process received)"""
     if not plan.processes.are_several:
         yield None, stop
         return
@@ -443,7 +443,7 @@ def _answers_seconds(budget: float | None) -> float:
 
 def _baselines(prepared: Prepared) -> list[Baseline]:
     """Bits per byte of compressors on the held-out text, after reading the training text; none if it is too long for
-    the time there is, and none for answers, which are no text without their questions."""
+    the time there is, and none for answers, which mean little without their questions."""
     if prepared.conversations:
         return []
     budget = prepared.plan.train.seconds
@@ -457,7 +457,7 @@ def _baselines(prepared: Prepared) -> list[Baseline]:
 def _complete_record(
     done: Done, plan: PlannedRun, baselines: list[Baseline], *, resumable: bool, stop: Callable[[], bool]
 ) -> None:
-    """Add what the model memorized, or how it answers, and the summary of the run to the record in the model."""
+    """Add memorization or answers, and the summary of the run, to the record in the model."""
     record, settings, conversations = done.checkpoint.record, plan.prepared.plan.train, plan.prepared.conversations
     seconds = math.inf if settings.seconds is None else settings.seconds - done.seconds
     seconds = max(MEASURED_SECONDS, seconds - _saving_seconds(plan.prepared.plan))
@@ -478,8 +478,8 @@ def _complete_record(
 def _measure(
     checkpoint: Checkpoint, plan: PlannedRun, seconds: float, stop: Callable[[], bool]
 ) -> dict[str, Any] | None:
-    """How the model answers held-out questions; without conversations, how much of its training text it repeats
-    verbatim. None where there was no time for it, in about `seconds`."""
+    """The shares of its answers to held-out questions; without conversations, of training text repeated verbatim.
+    None if there was no time for it, in about `seconds`."""
     prepared, settings = plan.prepared, plan.prepared.plan.train
     result: AnswerShares | memorization.Memorization | None
     if prepared.conversations:

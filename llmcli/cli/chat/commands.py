@@ -28,7 +28,7 @@ FILE_COMMANDS = ("/save ", "/load ")
 USAGE = {usage.split()[0][1:]: usage for usage in COMMANDS}
 _ALIASES = {"?": "help", "clear": "reset", "quit": "exit", "q": "exit", "bye": "exit", "redo": "regenerate"}
 
-# words that are no message but an attempt to leave, or a command of a shell
+# words that are not a message but an attempt to leave, or a command of a shell
 _NO_MESSAGE = re.compile(
     r"(?i:(exit|quit)(\(\))?|logout|:w?q!?)|clear|help|llm( -.*| (chat|explain|generate|inspect|train)( .*)?)?"
 )

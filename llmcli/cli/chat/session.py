@@ -29,14 +29,14 @@ class Session:
     def __init__(
         self, chat: "Chat", read: Callable[[str], str], source: "Checkpoint | Ensemble", memory: "Memory | None" = None
     ) -> None:
-        """`read` is that of `line_editor.open_reader`."""
+        """`read` comes from `line_editor.open_reader`."""
         self._chat, self._read, self._source, self._memory = chat, read, source, memory
         self._draft = ""  # the next input begins with it
         self._last: answers.Answer | None = None  # of this conversation
         self._saved: dict[Path, bytes] = {}  # files of this session with their content, which /save may replace
 
     def run(self) -> None:
-        """Answer until the end of the input, or /exit. An error is shown, and the conversation goes on."""
+        """Answer until the end of the input, or /exit. An error is shown, and the conversation continues."""
         while True:
             draft, self._draft = self._draft, ""
             try:

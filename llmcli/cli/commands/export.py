@@ -196,7 +196,7 @@ def _metadata(model: "Checkpoint", path: Path, options: _Options) -> dict[str, s
 
 
 def _description(record: dict[str, Any], origin: dict[str, Any]) -> str:
-    """Where a model comes from, in a few sentences."""
+    """The origin of a model, in a few sentences."""
     corpus = record.get("corpus", [])
     stages = [stage for stage in training_stages.stages(record) if stage.get("corpus")]
     bases = [stage for stage in stages if stage.get("stage") == training_stages.BASE]

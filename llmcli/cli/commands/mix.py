@@ -56,7 +56,7 @@ def mix(options: _Options) -> None:
 
 
 def _check_arguments(models: list[str], output: Path) -> None:
-    """Raise LLMError for names that cannot be those of several models and an output."""
+    """Raise LLMError for too few or too many models, and for invalid or repeated names."""
     from llmcli.formats.ensemble_file import MAX_EXPERTS
 
     if len(models) < 2:

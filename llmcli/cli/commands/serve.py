@@ -60,7 +60,7 @@ def serve(options: _Options) -> None:
         raise missing_extra("llm serve", " and ".join(missing), "serve")
     paths = [model_path(name) for name in options.models or (None,)]
     key, origins = _api_key(options.api_key), [_origin(given) for given in options.cors_origin or []]
-    # before numpy is imported: BLAS's threads are slow beside other programs (models/matrix_product.py)
+    # before numpy is imported: BLAS's threads are slow alongside other programs (models/matrix_product.py)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from llmcli.server.api.models import Models
     from llmcli.server.http.listening import bind

@@ -111,7 +111,7 @@ def train(options: _Options) -> None:
             raise typer.Exit(_launch(options.processes, found))
     if processes.rank:
         if not options.dry_run:
-            on_stop_requests(signal.SIG_DFL)  # until it is connected with rank 0, which may never come so far
+            on_stop_requests(signal.SIG_DFL)  # until it is connected to rank 0, which may never get that far
             from llmcli.training.session import follow
 
             _end_after(options, partial(follow, processes, options.device, on_stop_requests))

@@ -1,4 +1,4 @@
-"""The output of `llm eval`: scores beside those of compressors, or the surprisal of each token."""
+"""The output of `llm eval`: scores next to those of compressors, or the surprisal of each token."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING

@@ -31,7 +31,7 @@ def curve(
     low, high = log_range([y for _, y in line + marked])
 
     def dot_row(y: float) -> int:
-        """From the top."""
+        """The row of dots, from the top."""
         return round(math.log(high / max(y, low)) / math.log(high / low) * (4 * height - 1))
 
     labels = [""] * height

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MAX_ERROR_LENGTH = 2_000  # characters: a damaged file may put far more into a message
 
 
-# quiet: no notes, captions and progress; errors and results remain. options: those of the command
+# quiet: no notes, captions and progress; errors and results remain. options: the command's
 settings = SimpleNamespace(quiet=False, options=frozenset())
 
 
@@ -40,7 +40,7 @@ def verbatim(text: str, end: str = "", *, raw: bool = False) -> None:
 
 
 def result_bytes(data: bytes) -> None:
-    """Write bytes: unchanged for a program, in a terminal as visible text on a line of its own."""
+    """Write bytes: unchanged for a program, in a terminal as visible text on its own line."""
     if sys.stdout.isatty():
         verbatim(data.decode("utf-8", "replace"), end="\n")
     else:
@@ -144,7 +144,7 @@ def rich_console(stream: TextIO) -> "Console":
 
 @contextmanager
 def without_echo() -> Iterator[None]:
-    """Hide what is typed meanwhile, ^C included; it can be read afterwards. Windows hides it anyway."""
+    """Hide input typed in the meantime, ^C included; it can be read afterwards. Windows hides it anyway."""
     try:
         import termios
     except ImportError:  # Windows

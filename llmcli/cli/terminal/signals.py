@@ -69,8 +69,8 @@ def stop_requests(can_save: Callable[[], bool], show_note: Callable[[str], None]
 
 
 def on_stop_requests(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
-    """Handle stop signals like this from here on. signal.SIG_DFL lets them end the process at once, also while it waits
-    outside of Python; signal.SIG_IGN ignores them, when it is ending."""
+    """Handle stop signals with `handler` from now on. signal.SIG_DFL lets them end the process at once, even while it
+    waits outside of Python; signal.SIG_IGN ignores them, for a process that is ending."""
     for number in stop_signals():
         signal.signal(number, handler)
 

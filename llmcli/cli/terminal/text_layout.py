@@ -1,4 +1,4 @@
-"""Text in the columns of a terminal, where a wide character (CJK, emoji) takes two."""
+"""Text in the columns of a terminal; a wide character (CJK, emoji) takes two."""
 
 import itertools
 import math
@@ -102,7 +102,7 @@ class WordWrap:
         self.columns = columns  # the caller changes it when the window is resized
         self._used = self._start = indent  # columns of the line, and where it starts
         self._hanging = hanging
-        self._pending = ""  # the last word, which may go on, after its space
+        self._pending = ""  # the last word, which may continue, after its space
 
     def feed(self, text: str) -> str:
         """Return the text that can be printed so far: up to the last complete word."""

@@ -94,7 +94,7 @@ class ConversationBatches:
     """Training batches of conversations as a pure function of (seed, step).
 
     An epoch visits every conversation once. In an order drawn from (seed, epoch) they are packed into rows of
-    `context` + 1 tokens, which are then visited in an order of their own. The rest of a row is `padding`, not learned.
+    `context` + 1 tokens, which are then visited in another random order. The rest of a row is `padding`, not learned.
     """
 
     def __init__(

@@ -96,7 +96,7 @@ class ControlTokens:
 
 
 def _overlaps(spans: Iterable[Span], marked: Sequence[Span]) -> Iterator[bool]:
-    """Whether each span overlaps one that is marked; both are in ascending order."""
+    """Whether each span overlaps a marked span; both are in ascending order."""
     i = 0
     for start, end in spans:
         while i < len(marked) and marked[i][1] <= start:

@@ -18,8 +18,8 @@ _SHELL_SPECIAL = frozenset("\"$`\\!'")  # characters with a meaning inside doubl
 
 
 def example_prompts(text: str, *, starts_inside: bool = False) -> list[str]:
-    """The first few words of all sentences and lines that have a letter or digit, each once; first those that need no
-    escaping in a shell and are long.
+    """The first few words of all sentences and lines that have a letter or digit, each once; long ones that need no
+    shell escaping come first.
 
     `starts_inside` says that the text may begin in the middle of a sentence, which is then used last.
 

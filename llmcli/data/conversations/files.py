@@ -4,8 +4,8 @@
 - Tables in CSV, TSV (tables.py) and Parquet files: each row is a record whose keys are the columns.
 - Plain text with turns: turns.py.
 
-The first ten records decide the kind of all (record_kinds.py); then a record of another kind is an error. Conversations
-are held in memory, as messages; JSON other than one record a line also as text.
+The first ten records decide the shape of all (record_kinds.py); a later record of another shape is an error.
+Conversations are held in memory as messages; JSON other than one record a line also as text.
 """
 
 import hashlib
@@ -49,8 +49,8 @@ class ConversationFile:
     path: Path
     shape: str  # for users: "messages", "prompt/completion", "ShareGPT", "two columns", "User:/Assistant: turns", ...
     columns: tuple[str, ...] = field(kw_only=True, default=())  # of the prompt and the answer, or of the messages
-    all_columns: tuple[str, ...] = field(kw_only=True, default=())  # also the ones that are not read
-    first_row: str = field(kw_only=True, default="")  # of a table without a header that has a known name: what it is
+    all_columns: tuple[str, ...] = field(kw_only=True, default=())  # including unread ones
+    first_row: str = field(kw_only=True, default="")  # of a table without known column names, and how it was read
     conversations: tuple[Conversation, ...] = field(repr=False)
     dropped: int  # conversations without an answer
     notes: tuple[str, ...]  # one line each: how the file was read, what was dropped and why
@@ -144,8 +144,8 @@ def read_records(
     """The conversations in a file, the text in a column of it, or its whole text; if it is `text_only`, conversations
     are plain text, too. "-" is standard input, which is always plain text. Decoded text is appended to `copy`.
 
-    Raises LLMError for a file that is not text, for a malformed record in a file that was recognized, if nothing can be
-    learned from it, for records of unknown columns, and for those better not learned.
+    Raises LLMError for a file that is not text or has nothing to learn from, for a malformed record in a recognized
+    file, for records with unknown columns, and for records that should not be trained on.
     """
     try:
         document = documents.read_document(name, path, copy, on_read)
@@ -157,7 +157,7 @@ def read_records(
     if name == "-" or reading.plain:
         return document
     suffix, start = _suffix(path), document.start
-    if found := _records_of_text(document, start, suffix, reading, on_read):
+    if found := _from_text(document, start, suffix, reading, on_read):
         if found.shape.is_text:
             return found.text(copy)
         return document if text_only else found.conversations()
@@ -195,12 +195,10 @@ def _sha256(name: str, path: Path) -> str:
     return digest.hexdigest()
 
 
-def _records_of_text(
-    document: Document, start: str, suffix: str, reading: ReadOptions, on_read: OnRead
-) -> _Records | None:
+def _from_text(document: Document, start: str, suffix: str, reading: ReadOptions, on_read: OnRead) -> _Records | None:
     if suffix not in TABLE_SUFFIXES:
         if suffix in (*_JSON_LINES_SUFFIXES, ".json") or _JSON_START.match(start):
-            return _json_records(document, start, suffix, reading, on_read)
+            return _from_json(document, start, suffix, reading, on_read)
         if not (reading.pairs or reading.columns):
             return None
     table = read_table(document, suffix, reading, on_read)
@@ -216,9 +214,7 @@ def _records_of_text(
     )  # fmt: skip
 
 
-def _json_records(
-    document: Document, start: str, suffix: str, reading: ReadOptions, on_read: OnRead
-) -> _Records | None:
+def _from_json(document: Document, start: str, suffix: str, reading: ReadOptions, on_read: OnRead) -> _Records | None:
     name = document.name
     begins_array = start.lstrip().startswith("[")
     must_be_lines = suffix in _JSON_LINES_SUFFIXES and not begins_array
@@ -234,7 +230,7 @@ def _json_records(
 
 
 def _first(records: Iterable[tuple[int, object]], *, strict: bool) -> list[object]:
-    """The first records, up to one that is not JSON: an error if `strict`, else None in the list."""
+    """The first records; one that is not JSON ends them: an error if `strict`, else None in the list."""
     first: list[object] = []
     try:
         first.extend(record for _, record in islice(records, _PEEKED_RECORDS))

@@ -1,7 +1,7 @@
-"""The kind of records: conversations, pairs of a prompt and an answer, or plain text in one column.
+"""The shape of records: conversations, pairs of a prompt and an answer, or plain text in one column.
 
-It is decided here for JSON, tables and Parquet alike, by the names of the columns in the first records. Records that
-would teach the model something wrong, and those of an unknown kind, are an error that names the option that helps.
+JSON, tables and Parquet are treated alike: the column names in the first records decide. Records that would teach the
+model something wrong, and records of an unknown shape, raise an error that names the option to use.
 
 Standard library only.
 """
@@ -29,10 +29,10 @@ _MAX_COLUMNS = 8  # that a message lists
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How the user says that files are read; by default, their content decides."""
+    """The options that say how to read files; by default, their content decides."""
 
     speakers: tuple[str, str] | None = None  # the names of the user and of the assistant in text with turns
-    pairs: bool = False  # two columns are a prompt and its answer, whatever they are called and hold
+    pairs: bool = False  # two columns are a prompt and its answer, regardless of names and contents
     columns: tuple[str, ...] = ()  # one with plain text, or two with a prompt and its answer; by name, or by number
     plain: bool = False  # everything is plain text
 
@@ -59,10 +59,9 @@ class ReadOptions:
 
     @classmethod
     def of_record(cls, record: object, speakers: tuple[str, str] | None = None) -> "ReadOptions":
-        """The reverse of `as_record`, whatever a file may hold."""
+        """The reverse of `as_record`, for any value that a file may hold."""
         fields = record if isinstance(record, Mapping) else {}
-        columns = fields.get("columns")
-        names = tuple(map(str, columns)) if isinstance(columns, list) else ()
+        names = tuple(map(str, columns)) if isinstance(columns := fields.get("columns"), list) else ()
         return cls(speakers, bool(fields.get("pairs")), names[:2], bool(fields.get("plain")))
 
 
@@ -75,11 +74,11 @@ def choose_shape(
     must_be_known: bool = True,
     is_text: bool = True,
 ) -> RecordShape | None:
-    """The kind of the first records of a file, each an object or None.
+    """The shape of the first records of a file, each an object or None.
 
-    Returns None if most are no objects, and for an unknown kind unless it `must_be_known`. Every cell of a table is
-    text, so two columns with words are pairs. A file that `is_text` can be read as plain text. Raises LLMError for
-    records that would teach the model something wrong, and for an unknown kind.
+    Returns None if most records are not objects, or if the shape is unknown and `must_be_known` is false. If all
+    `cells_are_text`, as in CSV, two columns with words are pairs. If the file `is_text`, it can be read as plain text.
+    Raises LLMError for records that would teach the model something wrong, and for an unknown shape.
     """
     objects = [record for record in records if isinstance(record, Mapping)]
     columns = dict.fromkeys(str(key) for record in objects for key in record)
@@ -91,7 +90,7 @@ def choose_shape(
         chosen_includes_prompt = "prompt" not in known or any(isinstance(one, list) and len(one) > 1 for one in values)
         answer = [known["chosen"]] if chosen_includes_prompt else [known["prompt"], known["chosen"]]
         raise LLMError(
-            f"{name}: preference data: training would also learn the rejected answers; to train on the chosen ones: "
+            f"{name}: preference data: the model would also learn the rejected answers; to train on the chosen ones: "
             f"{column_option(*answer)}"
         )
     shapes = Counter(filter(None, map(_shape, records))).most_common(1)
@@ -101,7 +100,7 @@ def choose_shape(
         label_values = {str(record[label]).lower() for record in objects if label in record}
         if not shape.is_text and "false" in label_values and label_values <= {"true", "false"}:
             command = filter_command(name, f".{label}")
-            raise LLMError(f'{name}: "label" says which answers are good, and training would also learn the others; '
+            raise LLMError(f'{name}: "label" says which answers are good, and the model would also learn the others; '
                            f"keep the good ones only{command and f' (JSON Lines: {command})'}")  # fmt: skip
         return shape
     if not objects or 2 * len(objects) < len(records):
@@ -117,8 +116,8 @@ def choose_shape(
 
 
 def _requested(name: str, records: Sequence[Record], known: dict[str, str], reading: ReadOptions) -> RecordShape | None:
-    """The kind that the user names; None if these records have no such columns. `known` are their columns, by their
-    normalized names."""
+    """The shape that the user requests; None if these records lack its columns. `known` are their columns by
+    normalized name."""
     if reading.pairs and len(known) == 2:
         return RecordShape("two columns", tuple(known.values()))
     if reading.pairs and len(known) > 2 and not any(map(record_shape, records)):

@@ -19,7 +19,7 @@ class ConversationSplit:
 
 
 def split(conversations: Sequence[Conversation], share: float) -> ConversationSplit:
-    """Hold out a share of conversations, but none that equals one that is trained on."""
+    """Hold out a share of conversations, but none that also occurs in the training part."""
     chosen = set(held_out_indices(len(conversations), share))
     training = [one for i, one in enumerate(conversations) if i not in chosen]
     return without_duplicates(training, [conversations[i] for i in sorted(chosen)])

@@ -1,7 +1,7 @@
 """Tables in CSV and TSV files: which delimiter, whether the first row is a header, and the rows as records.
 
 A file is a table if at least four in five of its first rows have the same number of columns, two or more; then any
-other row is an error. So prose with commas is no table.
+other row is an error. So prose with commas is not a table.
 
 The first row is a header if it has the names of known columns, such as question and answer, if all its cells are common
 names of columns, or if a column has letters there and nowhere else.
@@ -76,7 +76,7 @@ class Table:
 
 def read_table(document: Document, suffix: str, reading: ReadOptions, on_read: OnRead = ignore) -> Table | None:
     """The table in a file whose name ends with `suffix`; without one of TABLE_SUFFIXES, only tabs separate columns.
-    None if it is no table.
+    None if it is not a table.
 
     Raises LLMError, also later while the records are read, for a row with another number of columns. Rows whose cells
     are empty are left out.
@@ -167,8 +167,8 @@ def _records(
 def _rows_of_file(
     document: Document, dialect: _Dialect, notes: list[str], on_read: OnRead
 ) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a file. TSV has no rule for quotation marks: they follow RFC 4180 if the whole file, which is held
-    in memory for that, can be read so; otherwise they are part of the text."""
+    """The rows of a file. TSV has no rule for quotation marks: they follow RFC 4180 if the whole file, held in
+    memory for this, can be read that way; otherwise they are part of the text."""
     if dialect == ("\t", True):
         try:
             yield from list(_rows(document.name, _lines(document, on_read), dialect))

@@ -1,4 +1,4 @@
-"""Renders chat templates in a process of its own: `main` reads requests from standard input and answers on standard
+"""Renders chat templates in a separate process: `main` reads requests from standard input and answers on standard
 output, each a line of JSON.
 
 A template comes from an untrusted file and is a program: it may never end, or fill the memory. So jinja2 runs it in a
@@ -28,14 +28,14 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 SECONDS = 5.0  # for the templates of one request
-MEMORY = 1 << 29  # bytes of this process, where the system can limit it
+MEMORY = 1 << 29  # bytes of this process, if the system can limit it
 EXTRA_CHARACTERS = 1 << 20  # that a template may write beyond twice the text of the messages
 MAX_MESSAGE = 300  # characters of an error
 
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is for the process that started this one
-    with contextlib.suppress(ImportError, OSError, ValueError):  # where the system can do that
+    with contextlib.suppress(ImportError, OSError, ValueError):  # if the system can do that
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _end_after(seconds: float) -> None:
-    """End this process after so many seconds, where the system can do that; 0: never. The process that started it may
+    """End this process after this many seconds, if the system can do that; 0: never. The process that started it may
     have died, and cannot kill it."""
     if hasattr(signal, "setitimer") and hasattr(signal, "ITIMER_REAL"):
         signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -114,7 +114,7 @@ class _RefusalError(TemplateError):
 
 
 class _Generation(jinja2.ext.Extension):
-    """The block {% generation %}, which marks what the assistant writes."""
+    """The block {% generation %}, which marks the text of the assistant."""
 
     tags = {"generation"}  # noqa: RUF012 (the name and the type are jinja2's)
 

@@ -1,14 +1,14 @@
-"""Conversations in plain text, where the speaker's name and a colon begin a turn: User:/Assistant: or Q:/A:.
+"""Conversations in plain text; the speaker's name and a colon begin each turn: User:/Assistant: or Q:/A:.
 
 A text is taken as conversations if its first line that is not blank begins with the name of a speaker, both speakers
-speak, and there are two answers or more, or the text is short. But no third speaker takes part: no other name and colon
-begins lines in the turns of both, as in a play, and A: is no choice beside B:, as in a quiz.
+speak, and there are two answers or more, or the text is short. There must be no third speaker: no other name and colon
+begins lines in the turns of both, as in a play, and A: is not a choice next to B:, as in a quiz.
 
 A turn continues until the next speaker. Names stand at the very beginning of a line: words in any case, Q and A as
 capitals, which may have a number (Q1:). The colon may be full-width, with a space before it.
 
 In Q:/A: text, each question begins a conversation. In User:/Assistant: text, a blank line before the speaker who began
-the text does; where blank lines separate all turns, it takes two of them, or a line such as ---. Turns of one speaker
+the text does; if blank lines separate all turns, two blank lines do, or a line such as ---. Turns of one speaker
 in a row are one message. "System:" at the beginning of a conversation is its system message.
 
 Standard library only.
@@ -27,7 +27,7 @@ from llmcli.errors import LLMError, usage
 _COLON = r"[ \t\u00a0\u202f]?[:：](?![:/\\])[ \t\u3000]*(?P<text>.*)"
 _SHORT_TEXT = 10_000  # characters in which one answer is enough
 _OTHER_NAME = re.compile(r"(?P<name>[^\W\d_][\w.'-]{0,30}(?: [\w.'-]{1,30}){0,2})" + _COLON)
-_TURNS_PER_OTHER = 8  # a name that begins fewer lines than one for so many turns is no third speaker
+_TURNS_PER_OTHER = 8  # a name that begins fewer lines than one per this many turns is not a third speaker
 _RULE = re.compile(r"[ \t]*([-=*])([ \t]*\1){2,}[ \t]*")  # a line of three or more of a character
 
 

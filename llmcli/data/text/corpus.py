@@ -102,7 +102,7 @@ def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None, copy: Text
 def corpus_of_files(
     documents: Iterable[tuple[Document, str]], skipped: Iterable[str], *, may_be_empty: bool = False
 ) -> Corpus:
-    """The corpus of documents with their relative names. Raises LLMError if all of them are empty."""
+    """The corpus of documents with their relative names. Raises LLMError if all are empty."""
     named = [replace(document, relative_name=relative) for document, relative in documents]
     if not may_be_empty and not any(document.text_bytes for document in named):
         raise LLMError(f"{named[0].name} is empty; name a file that contains text")

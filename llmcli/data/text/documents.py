@@ -241,7 +241,7 @@ def _decompressed(name: str, file: IO[bytes]) -> Iterator[tuple[IO[bytes], str]]
 
 
 def _unpacked_size(file: IO[bytes], program: str, module: Any) -> int:
-    """What a file says of the size of its content, of gzip modulo 4 GiB; 0 if it says nothing that can be true."""
+    """The size of the content according to a file, for gzip modulo 4 GiB; 0 if it is missing or implausible."""
     with contextlib.suppress(Exception):  # OSError, ZstdError: reading it will raise them again
         if program == "zstd":
             return module.get_frame_info(file.peek(18)[:18]).decompressed_size or 0  # type: ignore[attr-defined]

@@ -22,7 +22,7 @@ class _JSONError(Exception):
 
 
 def records_of_lines(name: str, lines: Iterable[str]) -> Iterator[tuple[int, object]]:
-    """(line number from 1, value) for each line that is not blank. Raises LLMError for one that is not JSON."""
+    """(line number from 1, value) for each line that is not blank. Raises LLMError for a line that is not JSON."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -85,7 +85,7 @@ def _space_end(text: str, position: int) -> int:
 
 
 def _value(text: str, position: int) -> tuple[object, int]:
-    """The value that begins at a position, and the position of what follows. Raises _JSONError."""
+    """(the value that begins at a position, the position after it). Raises _JSONError."""
     try:
         value, end = _DECODER.raw_decode(text, position)
     except json.JSONDecodeError as error:

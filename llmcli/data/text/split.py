@@ -98,7 +98,7 @@ def _rule(corpus: Corpus, share: float, whole: Collection[int], long: Collection
 
 
 def _family_rule(corpus: Corpus, families: Sequence[Sequence[int]], left_out: Mapping[int, int]) -> str:
-    """What happens to large families; `left_out` as in `CorpusSplit`."""
+    """The treatment of large families, in words; `left_out` as in `CorpusSplit`."""
     if not families:
         return ""
     if left_out:

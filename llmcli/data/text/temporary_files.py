@@ -13,7 +13,7 @@ from llmcli.errors import LLMError
 
 
 class ReadingEndsError(LLMError):
-    """Ends the reading of all files, not only of the one that it names."""
+    """Ends the reading of all files, not only of the file it names."""
 
 
 class TemporaryFileError(ReadingEndsError):

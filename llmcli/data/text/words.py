@@ -1,5 +1,5 @@
-"""Where words begin and end: which characters form words together, and where a long text may be cut into pieces that
-can be encoded one by one, with the token ids of the whole.
+"""Word boundaries: which characters form words, and where a long text may be cut into pieces whose separate encodings
+give the token ids of the whole.
 
 Standard library only.
 """

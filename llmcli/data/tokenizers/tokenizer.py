@@ -192,12 +192,12 @@ class Tokenizer:
 
     @cached_property
     def bos_id(self) -> int:
-        """The id that precedes a document: that of the beginning-of-text token if there is one, else `eos_id`."""
+        """The id that precedes a document: the beginning-of-text token if there is one, else `eos_id`."""
         return self.eos_id if self._bos_token is None else self._names.index(self._bos_token)
 
     @property
     def bos_ids(self) -> list[int]:
-        """The ids that precede a prompt: that of the beginning-of-text token if there is one."""
+        """The ids that precede a prompt: the beginning-of-text token if there is one."""
         return [] if self._bos_token is None else [self.bos_id]
 
     @cached_property
@@ -249,7 +249,7 @@ class Tokenizer:
         return other
 
     def strips(self, control_id: int) -> tuple[bool, bool]:
-        """Whether a control token takes the white space before it, and that after it, where a template writes it."""
+        """Whether a control token in a template takes the white space before it, and after it."""
         token = self._inner.get_added_tokens_decoder()[control_id]
         return token.lstrip, token.rstrip
 
@@ -280,7 +280,7 @@ class Tokenizer:
 
     @cached_property
     def _missing_bytes(self) -> bytes:
-        """The bytes without a token, of which some published vocabularies have a few. The library would drop them."""
+        """The bytes without a token; some published vocabularies have a few. The library would drop them."""
         table = set(self.token_bytes)
         return bytes(b for b in range(256) if bytes([b]) not in table)
 

@@ -50,7 +50,7 @@ _PREPEND_SPACE = {"type": "Prepend", "prepend": SPACE}
 
 @dataclass(frozen=True)
 class SafeTokenizer:
-    """A tokenizer.json reduced to what is safe to give to the library."""
+    """A tokenizer.json reduced to the parts that are safe to give to the library."""
 
     kind: str  # "bpe" (byte-level), "spm" (SentencePiece: spaces are written as SPACE) or "char"
     text: str  # tokenizer.json, without what the fields below describe
@@ -120,7 +120,7 @@ def classify(document: Any) -> tuple[str, str]:
 
 
 def _problems(document: Mapping[str, Any], kind: str) -> Iterator[str]:
-    """Why a BPE is not supported; the check of each problem relies on the absence of those before."""
+    """The reasons why a BPE is not supported; each check relies on the checks before it."""
     model, normalizer = document["model"], document.get("normalizer")
     if kind != "spm" and normalizer is not None and (types := _step_types(normalizer)) != ["NFC"]:
         yield f"changes the text with a {'/'.join(types)[:60] or 'nonstandard'} normalizer"
@@ -184,7 +184,7 @@ def prefix_space(document: Mapping[str, Any]) -> str:
     """How a SentencePiece BPE prepends a space.
 
     "prepend": to a text, and to each part of it that follows a control token (the normalizer Prepend). The other values
-    belong to the pre-tokenizer Metaspace, which adds no space where there is one. "always": likewise to each part.
+    belong to the pre-tokenizer Metaspace, which adds no space if there is one already. "always": likewise to each part.
     "first": only to a text. "": never.
     """
     if "Prepend" in _step_types(document.get("normalizer")):

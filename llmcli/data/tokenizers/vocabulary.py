@@ -156,7 +156,7 @@ class Vocabulary:
 
     @cached_property
     def _joined(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """(the bytes of all tokens joined, where each token begins)"""
+        """(the bytes of all tokens joined, the start of each token)"""
         ends = np.cumsum([len(data) for data in self.token_bytes])
         return np.frombuffer(b"".join(self.token_bytes), np.uint8), np.concatenate([[0], ends[:-1]])
 

@@ -30,7 +30,7 @@ from llmcli.data.tokens.token_store import LIMIT_VARIABLE, TokenCache, cache_dir
 from llmcli.data.tokens.tokens import count_bytes, encode_texts, token_type, used_tokens
 
 SHARD_BYTES = 16_000_000  # of text in a shard; the last one has less
-CORES_PER_THREAD = 4  # the library has threads of its own; these read the text and store the tokens meanwhile
+CORES_PER_THREAD = 4  # the library has its own threads; these read the text and store the tokens meanwhile
 MIN_THREADS = 2
 NOTED_BYTES = 16_000_000  # of text, from which on there are notes: less takes a few seconds
 NOTE_SECONDS = 20.0  # between two notes, at least; later a third of the time that has passed
@@ -100,7 +100,7 @@ class StoppedError(Exception):
 
 
 def tokenize_in_shards(parts: Iterable[Part], tokenizer: Tokenizer, on_note: OnNote = lambda note: None) -> TokenShards:
-    """The token ids of parts of a corpus, at least one, with one end-of-text id between two of them. Raises LLMError
+    """The token ids of parts of a corpus, at least one, separated by one end-of-text id each. Raises LLMError
     when neither the cache nor the temporary directory has space."""
     directory = cache_directory()
     cache = TokenCache(directory) if directory else None
@@ -125,7 +125,7 @@ class _ShardMaker:
         self._stopped = threading.Event()
 
     def all_shards(self) -> list[Shard]:
-        """In order. Ctrl-C stops after the shards that are complete: the next run finds them."""
+        """All shards in order. After Ctrl-C, the complete shards are kept for the next run."""
         sizes = [sum(part.text_bytes for part in text.parts) for text in self._texts]
         is_cached = [self._cache is not None and self._cache.find(key) is not None for key in self._keys]
         missing = [0 if cached else size for size, cached in zip(sizes, is_cached, strict=True)]

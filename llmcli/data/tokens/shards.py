@@ -33,7 +33,7 @@ class Shard:
 
     file: Path | IO[bytes] | None  # None: not stored yet
     offset: int  # of the first token in the file
-    dtype: str  # as of `token_type`
+    dtype: str  # from `token_type`
     count: int  # of tokens
     text_bytes: int  # that the tokens stand for
     seen_bytes: bytes  # the byte values that occur in these, ascending

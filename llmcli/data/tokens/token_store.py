@@ -21,7 +21,7 @@ TEMPORARY_SUFFIX = ".tmp"  # of a file while it is written
 LIMIT_VARIABLE = "LLMCLI_CACHE_GB"
 MAX_BYTES = 20e9  # of all files together, at most ...
 DISK_SHARE = 0.1  # ... and of what is free on the disk without them
-STALE_SECONDS = 86_400.0  # after which a temporary file is that of a killed process
+STALE_SECONDS = 86_400.0  # after which a temporary file must belong to a killed process
 
 
 @dataclass(frozen=True)

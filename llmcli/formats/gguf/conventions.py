@@ -1,4 +1,4 @@
-"""Where GGUF files differ from Hugging Face's: names of architectures, config keys and tensors, and the row order of
+"""Differences between GGUF and Hugging Face files: names of architectures, config keys and tensors; the row order of
 query and key projections."""
 
 import re
@@ -60,7 +60,7 @@ def expert_tensors(config: ModelConfig) -> Iterator[tuple[str, list[str], bool]]
 
 
 def interleaved_heads(config: ModelConfig) -> dict[str, int]:
-    """Projection -> number of heads, where GGUF has the rows in another order than Hugging Face: see `reorder_rows`."""
+    """Projection -> number of heads, if GGUF orders its rows differently than Hugging Face; see `reorder_rows`."""
     if ARCHITECTURE_OF[config.model_type] != "llama":
         return {}
     return {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}

@@ -95,7 +95,7 @@ def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Hea
 
 
 def _translated_tensors(tensors: Mapping[str, TensorInfo], config: ModelConfig) -> dict[str, TensorInfo]:
-    """The tensors under Hugging Face's names, with each matrix of an expert as a tensor of its own."""
+    """The tensors under Hugging Face's names, with each matrix of an expert as a separate tensor."""
     ours = {theirs: name for name, theirs in conventions.tensor_names(config).items()}
     translated = {ours.get(name, name): tensor for name, tensor in tensors.items()}
     for gguf_name, names, is_stack in conventions.expert_tensors(config):
@@ -133,7 +133,7 @@ def _untranslated_header(path: Path, header: GGUFHeader, file_bytes: int, proble
 
 
 def _training_json(path: Path, fields: Mapping[str, Any]) -> str:
-    """A training record that says where the model comes from."""
+    """A training record with the origin of the model."""
     origin = {key: value for key in _PROVENANCE_KEYS if isinstance(value := fields.get(f"general.{key}"), str)}
     imported = {"file": atomic_io.name_of(path), "form": "GGUF", **origin}
     stages = training_stages.from_metadata(fields.get(training_stages.METADATA_KEY))
@@ -141,7 +141,7 @@ def _training_json(path: Path, fields: Mapping[str, Any]) -> str:
 
 
 def _decoder(path: Path, heads: Mapping[str, int]) -> Callable[[TensorInfo], Iterator[NDArray[np.float32]]]:
-    """The function that reads the values of a tensor, flat, as float32. `heads`: those of interleaved projections."""
+    """The function that reads the values of a tensor, flat, as float32. `heads`: of interleaved projections."""
 
     def decode(tensor: TensorInfo) -> Iterator[NDArray[np.float32]]:
         with open_for_reading(path) as file:

@@ -1,7 +1,7 @@
 """The tokenizer fields of a GGUF file <-> a tokenizer.json.
 
-llama.cpp names a pre-tokenizer where tokenizer.json describes it, and has SentencePiece's scores where tokenizer.json
-has merges. What one of them cannot express is an error. Standard library only.
+llama.cpp names a pre-tokenizer while tokenizer.json describes it, and has SentencePiece's scores while tokenizer.json
+has merges. Anything that the other cannot express is an error. Standard library only.
 """
 
 import json
@@ -208,7 +208,7 @@ def to_fields(document: dict[str, Any], config: ModelConfig) -> list[tuple[str, 
 
 
 def _scores(model: dict[str, Any], kind: str, tokens: list[str]) -> tuple[list[float], list[str]]:
-    """(scores, tokens) for llama.cpp's SentencePiece, where the first merge has the highest score."""
+    """(scores, tokens) for llama.cpp's SentencePiece; the first merge has the highest score."""
     if kind == "char":
         if " " in tokens and SPACE in tokens:
             raise LLMError(f"the vocabulary has both a space and {SPACE}, which are one token in llama.cpp")

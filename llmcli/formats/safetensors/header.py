@@ -1,6 +1,6 @@
 """The header of a model file in one form for all formats, and the reader of safetensors headers.
 
-A file may be untrusted: its header is checked before anything in it is used. Reading takes the same time whatever the
+A file may be untrusted: its header is checked before anything in it is used. The time to read it does not depend on the
 size of the file. (The `safetensors` library limits neither the memory that a hostile header takes nor repeated names,
 and reads no types beyond numpy's.)
 """

@@ -30,7 +30,7 @@ Graph = tuple[bytes, dict[str, Array]]
 
 
 def read_weight(checkpoint: Checkpoint, scheme: str | None, *names: str) -> Weight:
-    """Matrices with the same input, stacked, so that one product computes all of them; in float32 without a scheme."""
+    """Matrices with the same input, stacked so that one product computes all; in float32 without a scheme."""
     matrices = [matrix for name in names if (matrix := checkpoint.quantized(name, scheme)) is not None]
     if len(matrices) < 2:
         return matrices[0] if matrices else checkpoint.stacked(names)

@@ -1,5 +1,5 @@
-"""Runs models on a CPU with onnxruntime, faster than numpy: quantized, where weights of 8 or 4 bits need less memory
-bandwidth, or in float32, where several operations are one and all cores work.
+"""Runs models on a CPU with onnxruntime, faster than numpy: quantized, so that weights of 8 or 4 bits need less
+memory bandwidth, or in float32, with fused operations on all cores.
 
 Results of quantized models differ slightly from those of numpy_runtime.py, since matrix products quantize their inputs
 to int8, block by block. In float32 the weights are twice in memory: onnxruntime copies each matrix into the order in
@@ -110,7 +110,7 @@ class OnnxRuntime(KVCacheRuntime):
 
 
 class _Network:
-    """What all forks of a runtime share: the embedding, the sessions of the two graphs, and rotary tables."""
+    """The state shared by all forks of a runtime: embedding, sessions of the two graphs, rotary tables."""
 
     def __init__(self, checkpoint: Checkpoint, scheme: str | None) -> None:
         try:

@@ -56,7 +56,7 @@ def _missing(device: str) -> str:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error of torch, whose types differ by device, says that memory is short."""
+    """Whether an error of torch means that memory is short; its type differs by device."""
     return isinstance(error, MemoryError) or re.search(OUT_OF_MEMORY, str(error)) is not None
 
 

@@ -75,7 +75,7 @@ def _normalized(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 def _sum_dtype(x: Tensor) -> torch.dtype:
-    """At least float32: sums lose too much precision in bfloat16."""
+    """The type for sums, at least float32: bfloat16 loses too much precision."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
@@ -256,7 +256,7 @@ def _joined_and_folded(weights: Sequence[Tensor], gain: Tensor | None, dtype: to
 
 
 class _SwiGLU(_Function):
-    """silu(gate) * up (arXiv:2002.05202), where gate and up are the two halves of the last dimension."""
+    """silu(gate) * up (arXiv:2002.05202); gate and up are the two halves of the last dimension."""
 
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
@@ -340,7 +340,7 @@ class Dropout:
         self._rows: tuple[range, int] | None = None  # (rows of the batch that are here, all rows); None: all
 
     def set_rows(self, rows: range | None, count: int = 0) -> None:
-        """Draw masks for these rows of a batch of `count` rows: those that the whole batch would get. None: all."""
+        """Draw masks for these rows of a batch of `count` rows: the same as in the whole batch. None: all rows."""
         self._rows = None if rows is None else (rows, count)
 
     def set_rate(self, rate: float) -> None:
@@ -424,8 +424,8 @@ class SoftTargets:
 
 
 def cross_entropy(x: Tensor, head: Tensor, targets: Tensor, soft: SoftTargets | None = None) -> Tensor:
-    """Mean cross-entropy in nats of targets [R] under softmax(x head^T), as a `_HeadLoss`. With `soft` the gradients
-    are those of both kinds of targets, by their weights; the value stays that of `targets` alone."""
+    """Mean cross-entropy in nats of targets [R] under softmax(x head^T), as a `_HeadLoss`. With `soft`, the gradients
+    are a weighted sum for both kinds of targets; the value is still that of `targets` alone."""
 
     def row_loss(block: slice) -> tuple[Tensor, Tensor]:
         targets_block = targets[block, None]

@@ -39,7 +39,7 @@ class Linear(nn.Linear):
         self.saves_memory = False  # also on a CPU, at the cost of some time
 
     def recomputes(self, x: Tensor) -> bool:
-        """Whether the copy of the weights that is multiplied is made again in the backward pass."""
+        """Whether the backward pass recomputes the copy of the weights that is multiplied."""
         return self.saves_memory or x.device.type != "cpu"
 
     def reset_parameters(self) -> None:
@@ -63,7 +63,7 @@ class TokenRows(nn.Module):
         self.head = None if tied else nn.Parameter(torch.zeros(count, hidden_size))
 
     def embed(self, x: Tensor, ids: Tensor) -> Tensor:
-        """The embeddings x [B, T, C] of ids [B, T], with those of these tokens replaced."""
+        """The embeddings x [B, T, C] of ids [B, T], with the rows of these tokens replaced."""
         is_own = (ids >= self._first) & (ids < self._end)
         rows = F.embedding((ids - self._first).clamp(0, len(self.embedding) - 1), self.embedding)
         return torch.where(is_own[..., None], rows, x)

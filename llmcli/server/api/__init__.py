@@ -1,1 +1,1 @@
-"""What requests ask for, and the answers."""
+"""Requests and their answers."""

@@ -20,7 +20,7 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 @dataclass
 class Generated:
-    """What has arrived of one text."""
+    """The part of a text that has arrived so far."""
 
     text: str = ""
     tokens: list[Token] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Answer(ABC):
 
     @abstractmethod
     def choice_chunk(self, index: int, event: Event, text: Generated) -> JsonObject | None:
-        """What is sent for an event of a choice, whose text so far is `text`; None while no text is complete."""
+        """The message for an event of a choice, whose text so far is `text`; None while no text is complete."""
 
     def whole(self, texts: Sequence[Generated]) -> JsonObject:
         """The answer when all texts are complete."""
@@ -72,7 +72,7 @@ class Answer(ABC):
         return self._envelope(self.kind, choices) | self._usage(texts)
 
     def chunk(self, index: int, event: Event, text: Generated) -> JsonObject | None:
-        """The part of a stream for an event; the arguments are those of `choice_chunk`."""
+        """The part of a stream for an event; for the arguments see `choice_chunk`."""
         choice = self.choice_chunk(index, event, text)
         return choice and self._envelope(self.chunk_kind, [choice])
 
@@ -229,7 +229,7 @@ def token_text(tokenizer: Tokenizer, token: int | None, text_bytes: bytes) -> st
 
 def completion_logprobs(tokenizer: Tokenizer, tokens: Sequence[ScoredToken], first_offset: int, end: int) -> JsonObject:
     """The four lists of a completion. `text_offset` counts characters of the choice's text, from `first_offset` up to
-    `end`, where a stop string may have cut it."""
+    `end`, where a stop string may have truncated it."""
     offsets = []
     decoder, offset = stream_decoder(), first_offset
     for token in tokens:

@@ -1,4 +1,4 @@
-"""What each route is asked: the fields of its body, their bounds and defaults."""
+"""The request bodies of the routes: fields, bounds and defaults."""
 
 import secrets
 from dataclasses import dataclass, replace
@@ -115,7 +115,7 @@ LOGPROBS = replace(  # some clients send the boolean of the chat's shape; false 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamOptions(Fields):
-    """What a stream has besides the text."""
+    """Extra contents of a stream."""
 
     include_usage: bool = False
 
@@ -125,7 +125,7 @@ STREAM_OPTIONS = Kind("an object", StreamOptions.schema(), lambda value: isinsta
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationBody(Body):
-    """How texts are generated and sent: what completions and chats have in common."""
+    """The fields for generating and sending texts, shared by completions and chats."""
 
     max_tokens: Annotated[int | None, MAX_TOKENS] = None
     temperature: Annotated[float, number(0, 100, int, float)] = SamplingConfig.temperature
@@ -144,7 +144,7 @@ class GenerationBody(Body):
             raise invalid("stream_options", "has no effect without stream; leave it out, or set stream to true")
 
     def samplings(self, max_tokens: int) -> list[SamplingConfig]:
-        """The settings of each of the n texts, each with a seed of its own."""
+        """The settings of each of the n texts, with different seeds."""
         seed = secrets.randbelow(1 << 32) if self.seed is None else self.seed
         names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop")
         settings = SamplingConfig(max_tokens=max_tokens, **{name: getattr(self, name) for name in names})
@@ -163,7 +163,7 @@ class CompletionBody(GenerationBody):
 
     @property
     def prompts(self) -> list[str | list[int]]:
-        """The prompts, of which there is at least one, each of at least one character or token. Raises ApiError."""
+        """The prompts: at least one, with at least one character or token each. Raises ApiError."""
         prompts: list[Any] = [self.prompt] if isinstance(self.prompt, str) or is_ids(self.prompt) else [*self.prompt]
         if len(prompts) > limits.MAX_PROMPTS:
             raise invalid("prompt", f"must have at most {limits.MAX_PROMPTS} prompts, found {len(prompts)}")

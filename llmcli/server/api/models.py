@@ -89,7 +89,7 @@ class ServedModel:
 
 
 def _version(path: Path) -> list[tuple[str, int, int, int]]:
-    """What changes when a model file, or a model's file in a directory, is replaced."""
+    """A value that changes when a model file, or a file in a model's directory, is replaced."""
     files = [path]
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in (".safetensors", ".json") and file.is_file())
@@ -110,7 +110,7 @@ class Models:
         cache: bool = True,
         on_note: Callable[[str], None] = lambda note: None,
     ) -> None:
-        """Raises LLMError for a file that is no model, and for two files of one name."""
+        """Raises LLMError for a file that is not a model, and for two files with the same name."""
         self._open = partial(open_runtime, device=device, quantize=quantize, on_note=on_note, fast=True, cache=cache)
         self._on_note = on_note
         self._models: dict[str, ServedModel] = {}

@@ -43,8 +43,8 @@ def check_length(tokens: int, model: ServedModel) -> None:
 def chat_template(
     model: ServedModel, variables: Mapping[str, Any] | None, others: Iterable[ServedModel] = ()
 ) -> ChatTemplate:
-    """The chat template of a model with these variables. Raises ApiError if it has none, and names those of `others`
-    that have one."""
+    """The chat template of a model with these variables. Raises ApiError if it has none, naming the models of
+    `others` that have one."""
     if model.template is None:
         able = [other.name for other in others if other.template is not None][:MAX_LISTED]
         hint = f", or a model that can chat: {', '.join(able)}" if able else ""

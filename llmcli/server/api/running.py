@@ -49,7 +49,7 @@ class Run:
                 self._engine.cancel(submitted)
 
     def _receive(self, number: int, event: Event) -> None:
-        """In the engine's thread."""
+        """Runs in the engine's thread."""
         with self._lock:
             self._arrived.append((number, event))
             if len(self._arrived) > UNREAD_TOKENS:
@@ -88,7 +88,7 @@ class Run:
                 continue
             with self._lock:
                 number, event = self._arrived.popleft()
-                if len(self._arrived) <= UNREAD_TOKENS // 2:  # half of what had been waiting is read
+                if len(self._arrived) <= UNREAD_TOKENS // 2:  # resume once half the backlog is read
                     for paused in self._paused:
                         self._engine.pause(self._submitted[paused], False)
                     self._paused.clear()

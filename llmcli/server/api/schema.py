@@ -66,7 +66,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 @dataclass(frozen=True)
 class Kind:
-    """What the value of a field must be."""
+    """The values that a field accepts."""
 
     wanted: str  # for errors
     schema: JsonObject
@@ -235,7 +235,7 @@ def _object(properties: JsonObject) -> JsonObject:
 
 
 def openapi(operations: Iterable[Operation]) -> JsonObject:
-    """The document of all routes, each of which has one method."""
+    """The OpenAPI document of all routes; each has one method."""
     described = f"Language models on this computer. Refused unless without effect: {', '.join(UNSUPPORTED)}."
     return {
         "openapi": "3.1.0",

@@ -39,10 +39,10 @@ class Engine:
     """
 
     def __init__(self, open_model: Callable[[str], Opened], limits: Limits | None = None) -> None:
-        """`open_model` is called at the first use of a model, in a thread of its own, with the name that it is served
-        under; it may raise LLMError."""
+        """`open_model` is called in its own thread when a model is first used, with the name that it is served under;
+        it may raise LLMError."""
         self._open_model, self._limits = open_model, limits or Limits()
-        self._changed = threading.Condition()  # guards the next six
+        self._changed = threading.Condition()  # guards _thread, failure, _is_changed, waiting, _is_closed, _models
         self._thread: threading.Thread | None = None  # None: it is not running
         self.failure: str | None = None  # why it is not
         self._is_changed = False  # there may be something to do
@@ -91,12 +91,12 @@ class Engine:
         self._wake()
 
     def pause(self, sequence: Sequence, is_paused: bool) -> None:
-        """Set a request aside before its next token: it keeps its cache, and others have its place. Or resume it."""
+        """Pause a request before its next token: it keeps its cache but gives up its place; or resume it."""
         sequence.is_paused = is_paused
         self._wake()
 
     def run(self, model: str, function: Callable[[Runtime], T]) -> "Future[T]":
-        """Call a function in a thread of its own, one at a time, with a runtime of the model that has an empty cache.
+        """Call a function in a separate thread, one at a time, with a runtime of the model that has an empty cache.
         Raises StoppingError after `close`, and UnavailableError if the engine cannot run."""
         future: Future[T] = Future()
 
@@ -211,7 +211,7 @@ class Engine:
                 self.waiting.remove(sequence)
 
     def _has_space(self, sequence: Sequence) -> bool:
-        """Whether a request can begin. Those that are set aside give up their memory for it, and fail."""
+        """Whether a request can begin. Requests that were set aside fail if it needs their memory."""
         placed = self._placed
         free = self._limits.live_bytes - sum(other.max_bytes for other in placed)
         if placed and (len(placed) >= self._limits.concurrent or sequence.max_bytes > free):
@@ -235,7 +235,7 @@ class Engine:
                 sequence.fail(error)
 
     def _step(self) -> None:
-        """Process one token of each text that is being generated, those of a model together."""
+        """Process one token of each text that is being generated; texts of the same model are batched."""
         ready = [sequence for sequence in self._placed if sequence.waits_for_step]
         for name in dict.fromkeys(sequence.request.model for sequence in ready):
             self._step_model([sequence for sequence in ready if sequence.request.model == name])
@@ -248,7 +248,7 @@ class Engine:
         try:
             logits = step_batch(runtimes, [sequence.next_token for sequence in sequences])
             choices, rows[:] = choose_together([sequence.text for sequence in sequences], logits), logits
-        except Exception:  # of one of them, perhaps: each is processed alone below
+        except Exception:  # one sequence may be at fault: retry each alone
             for runtime, length in zip(runtimes, lengths, strict=True):
                 undo_step(runtime, length)
         for sequence, row, choice in zip(sequences, rows, choices, strict=True):
@@ -281,7 +281,7 @@ class Engine:
         return self._models[name]
 
     def _load(self, name: str, future: "Future[Opened]") -> None:
-        """In a thread of its own."""
+        """Runs in its own thread."""
         with self._loading:
             try:
                 future.set_result(self._open_model(name))
@@ -292,7 +292,7 @@ class Engine:
 
 
 def _start_thread(function: Callable[..., None], *arguments: Any, name: str) -> threading.Thread:
-    """Raises UnavailableError where the system has no thread left."""
+    """Raises UnavailableError if the system has no thread left."""
     thread = threading.Thread(target=function, args=arguments, name=name, daemon=True)
     try:
         thread.start()

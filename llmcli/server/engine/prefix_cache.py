@@ -39,7 +39,7 @@ class PrefixCache:
         return sum(prefix.bytes for prefix in self._kept)
 
     def keep(self, prefix: Prefix) -> None:
-        """Keep a cache whose runtime nobody else uses any more. It replaces those that hold only its beginning."""
+        """Keep a cache whose runtime is no longer in use. It replaces caches that hold only its beginning."""
         if prefix.bytes > self._max_bytes or not len(prefix.ids):
             return
         self._kept = [p for p in self._kept if p.model != prefix.model or _shared(p, prefix.ids) < len(p.ids)]
@@ -48,7 +48,7 @@ class PrefixCache:
             del self._kept[0]
 
     def take(self, model: str, ids: Sequence[int], live: Iterable[Prefix] = ()) -> tuple[Runtime, int] | None:
-        """(a runtime for a prompt, how many of `ids` its cache holds), from the kept or `live` cache with most of them;
+        """(a runtime for a prompt, how many of `ids` its cache holds), from the kept or `live` cache that holds most;
         None if too few. A kept cache that holds nothing else is handed over; others are copied."""
         asked = np.array(ids, np.int64)
         known = [prefix for prefix in (*live, *self._kept) if prefix.model == model]
@@ -66,7 +66,7 @@ class PrefixCache:
 
 
 def _shared(prefix: Prefix, ids: NDArray[np.int64]) -> int:
-    """How many tokens a cache has in common with the beginning of a prompt."""
+    """The number of tokens that a cache shares with the beginning of a prompt."""
     length = min(len(prefix.ids), len(ids))
     differing = np.flatnonzero(prefix.ids[:length] != ids[:length])
     return int(differing[0]) if len(differing) else length

@@ -1,4 +1,4 @@
-"""What the engine is asked, and what it answers: plain data, without HTTP and without a model."""
+"""Requests to the engine and its answers: plain data, without HTTP and without a model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Request:
     model: str  # the name that it is served under
     prompt: Prompt | tuple[int, ...]  # token ids are continued as they are; of a Prompt, the last word may continue
     sampling: SamplingConfig
-    stop_ids: frozenset[int] = frozenset()  # end the text, besides those of the tokenizer
+    stop_ids: frozenset[int] = frozenset()  # end the text, in addition to the tokenizer's
     top_logprobs: int = 0  # alternatives to report for each token
     prompt_logprobs: bool = False  # also report the log probabilities of the prompt's tokens, which must be ids
 
@@ -35,14 +35,14 @@ class Started:
     """The prompt is processed; `prompt` has its tokens if they were asked for."""
 
     prompt_tokens: int
-    cached_tokens: int  # of them, those whose keys and values were kept from an earlier request
+    cached_tokens: int  # how many have their keys and values kept from an earlier request
     prompt: tuple[ScoredToken, ...] = ()
 
 
 @dataclass(frozen=True)
 class Token(ScoredToken):
-    """A new token, and the text that it completes. The `text_bytes` of the first token after a prompt whose last word
-    goes on are those that follow the prompt."""
+    """A new token, and the text that it completes. If the prompt ends inside a word, the `text_bytes` of the first
+    token are only those beyond the prompt."""
 
     text: str = ""  # while a character is incomplete, or while a stop string may be beginning
     ends_text: bool = False  # the model's sign that the text ends, which is not part of it
@@ -84,7 +84,7 @@ OnEvent = Callable[[Event], None]  # called in the engine's thread; must return 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much of anything the engine accepts; docs/serve.md lists the numbers."""
+    """The limits of the engine; docs/serve.md lists the numbers."""
 
     concurrent: int = 16  # sequences that are decoded together
     queue: int = 64  # requests that wait; more are refused

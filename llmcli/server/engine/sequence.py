@@ -37,7 +37,7 @@ class Sequence:
         self._on_event, self._counts = on_event, counts
         self._alternatives: deque[tuple[ScoredToken, ...]] = deque()  # of the tokens whose pieces are held back
         self._prompt: list[ScoredToken] = []
-        self._first_bytes = b""  # of the first token, those that follow a prompt whose last word goes on
+        self._first_bytes = b""  # bytes of the first token beyond a prompt that ends inside a word
 
     # ---- the prompt
 
@@ -66,7 +66,7 @@ class Sequence:
         self._held, self._pending = list(self._pending[: self._cached]), self._pending[self._cached :]
 
     def advance(self) -> None:
-        """Process a chunk of what comes before the next token; after the last chunk, choose it."""
+        """Process a chunk of the tokens before the next one; after the last chunk, choose it."""
         is_last = len(self._pending) <= PREFILL_CHUNK
         scores_prompt = self.request.prompt_logprobs and not self._is_started
         max_tokens = self.request.sampling.max_tokens
@@ -153,7 +153,7 @@ class Sequence:
     def _most_likely(
         self, logprobs: NDArray[np.float64], token_of: Callable[[int], tuple[int | None, bytes]] | None = None
     ) -> tuple[ScoredToken, ...]:
-        """As many tokens as are asked for, most likely first. Their log probabilities [V] are those of a Sampler."""
+        """The requested number of tokens, most likely first, from the log probabilities [V] of a Sampler."""
         return tuple(
             ScoredToken(*(token_of(i) if token_of else (i, self._token_bytes[i])), float(logprobs[i]))
             for i in _highest(logprobs, self.request.top_logprobs)

@@ -22,7 +22,7 @@ Headers = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Access:
-    """What is checked of each request."""
+    """The access rules that each request is checked against."""
 
     hosts: frozenset[str] | None = LOOPBACK_NAMES  # names in the Host header; None: any, which a key makes safe
     origins: frozenset[str] = frozenset()  # besides the server's own; "*": any
@@ -88,7 +88,7 @@ def _name(host: str) -> str | None:
 
 
 def check_body(headers: Headers) -> None:
-    """Raise ApiError for a body that is not read: another type than JSON, or too large."""
+    """Raise ApiError for a body that is not read: not JSON, or too large."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(

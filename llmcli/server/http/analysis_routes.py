@@ -65,7 +65,7 @@ async def explain_prompt(call: Call, body: ExplainBody) -> JsonObject:
 def _explain(
     runtime: Runtime, model: ServedModel, body: ExplainBody, title: str, prompt: str | Prompt, check: Check
 ) -> JsonObject:
-    """In a thread of the engine."""
+    """Runs in a thread of the engine."""
     tokenizer = model.tokenizer
     subject = choose_subject(
         model.source, tokenizer, prompt, literal=body.literal, on_note=lambda note: None, runtime=runtime

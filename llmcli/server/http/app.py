@@ -1,4 +1,4 @@
-"""The web application: its routes, what surrounds them, and how it starts and ends."""
+"""The web application: its routes, middleware and error handlers, and how it starts and ends."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -27,7 +27,7 @@ from llmcli.server.http.service import Call, Service, respond
 
 
 def description(call: Call) -> JsonObject:
-    """This description."""
+    """The OpenAPI document."""
     return openapi(OPERATIONS)
 
 
@@ -64,7 +64,7 @@ SUGGESTED_ROUTES = (
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the server calls: it prints nothing itself."""
+    """Callbacks of the server, which prints nothing itself."""
 
     log: Callable[[str], None] = lambda line: None  # a line for each request
     on_ready: Callable[[], None] = lambda: None  # requests can be sent
@@ -79,7 +79,7 @@ def create_app(
     hooks: Hooks | None = None,
     log_contents: bool = False,
 ) -> Starlette:
-    """The application that serves these models. A single model is loaded at the start, several when they are used."""
+    """The application that serves these models. A single model is loaded at the start, several on first use."""
     hooks = hooks or Hooks()
     service = Service(models, Engine(models.open_runtime, limits))
 
@@ -87,12 +87,11 @@ def create_app(
         for line in entry.lines(with_contents=log_contents):
             hooks.log(line)
 
-    guard = Middleware(Guard, access=access or Access(), counts=service.http_requests, log=log)
     app = Starlette(
         routes=[
             Route(operation.path, partial(respond, operation), methods=[operation.method]) for operation in OPERATIONS
         ],
-        middleware=[guard],
+        middleware=[Middleware(Guard, access=access or Access(), counts=service.http_requests, log=log)],
         exception_handlers=dict.fromkeys((ApiError, LLMError, HTTPException, ClientDisconnect), _handle),
         lifespan=lambda _: _lifespan(service, hooks),
     )
@@ -118,8 +117,7 @@ def _preload(service: Service, hooks: Hooks) -> None:
 
     def on_loaded(loading: "asyncio.Future[None]") -> None:
         service.loading = False
-        error = loading.exception()
-        if error is not None and not isinstance(error, UnavailableError):
+        if (error := loading.exception()) and not isinstance(error, UnavailableError):
             hooks.on_load_error(error)
 
     with suppress(UnavailableError):  # the first request tries again
@@ -129,7 +127,7 @@ def _preload(service: Service, hooks: Hooks) -> None:
 
 
 async def _handle(request: Request, error: Exception) -> Response:
-    """An exception of a route as an HTTP answer."""
+    """The HTTP answer for an exception of a route."""
     match error:
         case HTTPException():
             message = _not_offered(request, error) if error.status_code in (404, 405) else error.detail
@@ -148,7 +146,7 @@ async def _handle(request: Request, error: Exception) -> Response:
 
 
 def _not_offered(request: Request, error: HTTPException) -> str:
-    """The message for another route or method: what is not offered, and what is."""
+    """The message for an unknown route or method, with the routes to use."""
     path = request.url.path
     if error.status_code == 405 and error.headers:
         return f"{request.method[:20]} is not offered at {path[:100]}; use {error.headers['Allow']}"

@@ -70,7 +70,7 @@ class EventStream(Response):
         try:
             with suppress(ClientDisconnect):
                 await while_connected(receive, self._send(send))
-        except asyncio.CancelledError:  # the server ends, and the time for answers in progress is over
+        except asyncio.CancelledError:  # the server ends, and the time for answers in progress is up
             if not self._call.entry.status:
                 raise
             await send(_part(_event(as_api_error(StoppingError()).body), more=False))

@@ -24,7 +24,7 @@ SCOPE_KEY = "llmcli.log"  # where a request's entry is found in its ASGI scope
 
 @dataclass
 class LogEntry:
-    """A line of the log for each request; what is not known until its end is filled in while it is answered."""
+    """The log entry of a request; some fields are filled in only while it is answered."""
 
     method: str
     path: str
@@ -93,7 +93,7 @@ class Guard:
                 await self._app(scope, _bounded(receive), send)
         except ApiError as error:
             response = error_response(error)
-        except asyncio.CancelledError:  # the server ends, and the time for answers in progress is over
+        except asyncio.CancelledError:  # the server ends, and the time for answers in progress is up
             response = error_response(as_api_error(StoppingError()))
         except Exception as error:  # a bug: the client learns nothing of it, the log its kind and place
             place = extract_tb(error.__traceback__)[-1]

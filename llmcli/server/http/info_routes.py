@@ -85,7 +85,7 @@ def model(call: Call) -> JsonObject:
 
 
 def card(call: Call) -> JsonObject:
-    """What `llm inspect` shows of a model."""
+    """A model as `llm inspect` shows it."""
     model = call.model
     model.check_unchanged()
     return model.as_json() | inspection_data(read_header(model.path), lambda note: None) | {"file": model.path.name}

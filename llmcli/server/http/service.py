@@ -1,4 +1,4 @@
-"""What the routes share: the models, the engine, the counts, and how a request is received and answered."""
+"""Shared by the routes: the models, the engine, the counts; receiving a request and sending its answer."""
 
 import asyncio
 import threading
@@ -23,7 +23,7 @@ from llmcli.server.http.guard import SCOPE_KEY, LogEntry
 from llmcli.server.limits import MAX_ANALYSES, RECEIVE_SECONDS, REQUEST_SECONDS
 
 T = TypeVar("T")
-Check = Callable[[], None]  # raises when nobody waits for the result any more
+Check = Callable[[], None]  # raises once nobody waits for the result
 
 
 class _AbandonedError(Exception):
@@ -53,8 +53,8 @@ class Call:
     entry: LogEntry
 
     async def analyze(self, function: Callable[[Runtime, Check], T]) -> T:
-        """Run a function on a fork of the model's runtime, in a thread of the engine. The function calls its second
-        argument now and then, which ends it when the client has left or the time is over. Raises ApiError and
+        """Run a function on a fork of the model's runtime, in a thread of the engine. It must call its second
+        argument, `check`, regularly, which raises once the client has left or the time is up. Raises ApiError and
         ClientDisconnect."""
         engine, name = self.service.engine, self.model.name
         return await self._bounded(
@@ -62,7 +62,7 @@ class Call:
         )
 
     async def search(self, function: Callable[[Check], T]) -> T:
-        """Run a function that takes seconds in a thread of its own; otherwise as `analyze`."""
+        """Like `analyze`, for a function that takes seconds and needs no runtime; it has its own thread."""
         return await self._bounded(lambda check: run_in_threadpool(function, check))
 
     async def _bounded(self, start: Callable[[Check], Awaitable[T]]) -> T:

@@ -1,1 +1,1 @@
-"""What a run trains and evaluates on."""
+"""The training and evaluation data of a run."""

@@ -7,7 +7,7 @@ are chosen by it, so that the held-out text, which measures them, has chosen not
 The weights of the cache minimize the loss of the mixture on the slice, which the network predicts as it predicts new
 text. Each window counts twice: once with the text before it in the cache, once with an empty cache, as at the start of
 a short text or a prompt. A few thousand tokens are enough for twenty weights, since a prior draws them to the weights
-of other texts, all of them weaker where that fits better.
+of other texts, all scaled down if that fits better.
 
 N, K = tokens, orders.
 """
@@ -52,7 +52,7 @@ PRIOR = (
     (-0.6, -0.8, -1.65, 0.0),
 )
 PRIOR_STRENGTH = 10.0  # nats for each squared distance from these
-OFFSETS = range(0, -9, -1)  # of all gates (logits), at no cost: beside a strong network the cache is nearly off
+OFFSETS = range(0, -9, -1)  # of all gates (logits), at no cost: alongside a strong network the cache is nearly off
 STEPS, LEARNING_RATE, BETAS = 40, 0.05, (0.9, 0.98)  # of the fit; the rate falls linearly to 0
 
 
@@ -84,7 +84,7 @@ def slice_window(count: int, context: int) -> int:
 
 
 def window_starts(tokens: int, windows: int, length: int) -> NDArray[np.int64]:
-    """Where the windows that `reserve_tokens` takes from a text of `tokens` tokens begin."""
+    """The start positions of the windows that `reserve_tokens` takes from a text of `tokens` tokens."""
     return ((np.arange(windows) + 0.5) / windows * (tokens - length - 1)).astype(np.int64)
 
 
@@ -102,7 +102,7 @@ class ValidationText:
         return self.windows.size >= MIN_TOKENS
 
     def fit_cache(self, model: LanguageModel) -> CacheWeights | None:
-        """The weights for a model; None where the cache does not help it."""
+        """The weights for a model; None if the cache does not help it."""
         model.eval()
         network, _ = score(model, self.windows)
         T, parts = self.windows.shape[1] - 1, []
@@ -115,7 +115,7 @@ class ValidationText:
 
 
 def fit_cache(model: Checkpoint, tokenizer: Tokenizer, text: Corpus) -> CacheWeights | None:
-    """The weights of a cache for a model that was not trained here, fitted on windows spread over a text; None where a
+    """The weights of a cache for a model that was not trained here, fitted on windows spread over a text; None if a
     cache does not help it there. Raises LLMError if the text is too short."""
     tokens = tokenize(text.sample(MAX_BYTES).texts(), tokenizer)
     count = min(FIT_TOKENS, int(FIT_SHARE * len(tokens)))
@@ -136,7 +136,7 @@ def fit_weights(
     strength: float = PRIOR_STRENGTH,
     steps: int = STEPS,
 ) -> CacheWeights | None:
-    """The weights that minimize the loss of the mixture, from the losses of the network in nats [N]; None where it is
+    """The weights that minimize the loss of the mixture, from the losses of the network in nats [N]; None if it is
     not lower by MIN_GAIN and MARGIN."""
     features = torch.from_numpy(gate_features(matches))
     known = torch.from_numpy(matches[0] > 0)

@@ -41,7 +41,7 @@ class ConversationInputs:
     new_tokens: int = 0  # that were appended to the base model's vocabulary for ChatML
 
     def divide(self, max_bytes: int, base_records: Sequence[Record] = ()) -> "DividedConversations":
-        """Training and held-out conversations; where one of them has more than `max_bytes` bytes, an even sample of it.
+        """Training and held-out conversations; an even sample of a part with more than `max_bytes` bytes.
 
         Conversations that a base model was trained on are not held out, unless there are no others.
         """
@@ -90,7 +90,7 @@ class DividedConversations:
     seen_by_base: bool = False  # whether the base model was trained on all held-out conversations
 
     def texts(self) -> Iterator[str]:
-        """What a tokenizer is trained on: the contents of the training messages, each after its role."""
+        """The training text of a tokenizer: the contents of the training messages, each after its role."""
         for conversation in self.split.training:
             for message in conversation.messages:
                 yield f"{message.role}\n{message.content}\n"
@@ -139,7 +139,7 @@ class PreparedConversations:
         return ConversationSize(tuple(self.training.lengths.tolist()), _text_bytes(self.split.training))
 
     def fit(self, context: int) -> "PreparedConversations":
-        """Truncate what is longer than a row of `context` inputs. Raises LLMError if nothing to learn from is left."""
+        """Truncate conversations longer than a row of `context` inputs. Raises LLMError if nothing is left to learn."""
         training, kept, truncated = self.training.truncated(context + 1)
         if not len(training):
             raise LLMError(
@@ -158,7 +158,7 @@ class PreparedConversations:
         )  # fmt: skip
 
     def rows(self, name: str) -> list[PlanRow]:
-        """What the plan says of the conversations; the first row has this name."""
+        """The rows of the plan about the conversations; the first has this name."""
         total = len(self.training) + len(self.held_out)
         learned = f"{self.training.targets:,} of {len(self.training.ids):,}"
         return [
@@ -214,7 +214,7 @@ class PreparedConversations:
 
 
 def corpus_record(files: Sequence[ConversationFile]) -> list[dict[str, Any]]:
-    """The files of conversations as the training record lists them, beside texts."""
+    """The files of conversations as the training record lists them, next to texts."""
     return [
         {
             "name": Path(file.name).name,

@@ -31,7 +31,7 @@ NEAR = 0.8
 
 @dataclass(frozen=True)
 class Question:
-    """What precedes the last answer of a conversation, and that answer."""
+    """The messages before the last answer of a conversation, and that answer."""
 
     text: str  # of the last message before the answer
     ids: tuple[int, ...]  # the whole prompt, up to where the answer begins
@@ -71,7 +71,7 @@ def questions(conversations: PreparedConversations) -> Iterator[Question]:
 
 
 def _answers(loss_mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Where each answer begins and ends, the latter exclusive, by the loss mask [N]."""
+    """(starts, ends) of the answers according to the loss mask [N]; the ends are exclusive."""
     edges = np.diff(np.concatenate([[False], loss_mask, [False]]).astype(np.int8))
     return np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
 
@@ -107,8 +107,8 @@ def answer_questions(
     device: str = "cpu",
     stop: Callable[[], bool] = lambda: False,
 ) -> AnswerShares | None:
-    """Answer held-out questions, as many as MAX_WORK allows and `seconds` are enough for. None if nothing is held out,
-    or if there was no time for any. `device` is that of the run. Once `stop` returns True no more are answered."""
+    """Answer as many held-out questions as MAX_WORK and `seconds` allow. None if nothing is held out, or if there was
+    no time for any. `device` is the run's. Once `stop` returns True, no more are answered."""
     if not len(conversations.held_out):
         return None
     messages = (message for conversation in conversations.split.training for message in conversation.messages)

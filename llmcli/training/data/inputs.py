@@ -1,4 +1,4 @@
-"""What a training run reads: texts, conversations, their held-out parts, models and a tokenizer."""
+"""The inputs of a training run: texts, conversations, their held-out parts, models and a tokenizer."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ EXAMPLES = "https://github.com/llmcli/llmcli/tree/main/examples"
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run reads."""
+    """The inputs of a run."""
 
     corpus: Corpus  # plain text; may be empty if there are conversations
     held_out: Corpus | float = recipe.HELD_OUT  # validation text, or the fraction of the corpus to hold out at its end
@@ -61,8 +61,8 @@ def load_inputs(
 ) -> Inputs:
     """Open the models and read the texts and conversations.
 
-    Raises LLMError, also where the output would overwrite one of them, where the kind of a file cannot be determined or
-    is not as `reading` says, and where reading takes too much of the `seconds` of the time budget.
+    Raises LLMError, also if the output would overwrite one of them, if the shape of a file cannot be determined or
+    differs from `reading`, and if reading takes too many of the `seconds` of the time budget.
     """
     base_model = loading.load(base) if base else None
     if base_model:
@@ -101,7 +101,7 @@ def load_inputs(
 
 
 def _fraction(val: str | float) -> float:
-    """A value of --val that is no file. Raises LLMError."""
+    """A value of --val that is not a file. Raises LLMError."""
     try:
         fraction = float(val)
     except ValueError:
@@ -112,7 +112,7 @@ def _fraction(val: str | float) -> float:
 
 
 def _check_sources(sources: Sources, val: Sources | None, output: Path, on_note: Callable[[str], None]) -> None:
-    """Raise LLMError where the output would overwrite one of the files; note validation text that is trained on."""
+    """Raise LLMError if the output would overwrite one of the files; note validation text that is trained on."""
     every = [sources, val] if val else [sources]
     texts = [document.path for one in every for document in one.text.documents]
     reject_overwriting(output, "model", texts, "the training text")

@@ -1,4 +1,4 @@
-"""How well a model still predicts plain text after it was trained on conversations: what fine-tuning forgot.
+"""Catastrophic forgetting: plain text predicted by a model after training on conversations.
 
 The text is held-out text if there is any, else text that the base model itself generates: on that, bits per byte rise
 by the divergence of the new model from the base model.
@@ -30,12 +30,12 @@ from llmcli.training.data.prepare import Prepared
 from llmcli.training.interruption import CutShortError
 
 WORK = 1.5e11  # parameters x tokens scored: a few seconds on two cores ...
-TOKENS = (256, 16_384)  # ... but at least and at most so many tokens
+TOKENS = (256, 16_384)  # ... but at least and at most this many tokens
 WINDOW = 256  # tokens that are scored together
 MAX_FOUND_BYTES = 64_000_000  # of a base model's training text that is searched for; a longer one would take too long
 BYTES_PER_TOKEN = 8  # at most, assumed
 GENERATED_LENGTH = 64  # tokens of each generated text
-MIN_LENGTH = 8  # the same, where there is no time for more
+MIN_LENGTH = 8  # the same, if there is no time for more
 GENERATION_SHARE = 0.6  # of the time for generating a text and scoring it with two models
 GENERATION_COST = 5.0  # of generating a text and scoring it with two models, per token; 1 is that of scoring it once
 
@@ -58,7 +58,7 @@ class PlainText:
 
 @dataclass(frozen=True)
 class PlainTextScores:
-    """How well plain text is predicted by a model that was trained on conversations."""
+    """Bits per byte of plain text under a model that was trained on conversations."""
 
     source: str  # of the text
     tokens: int
@@ -72,7 +72,7 @@ class PlainTextScores:
 
 def find_plain_text(inputs: Inputs, prepared: Prepared) -> PlainText | None:
     """The held-out text of a run that trains on text first; with a base model, the text that was held out when the base
-    was trained, if it is found. None if there is neither, or if there are no conversations."""
+    model was trained, if it is found. None if there is neither, or if there are no conversations."""
     if not prepared.conversations:
         return None
     ids, source, corpus = prepared.held_out, "the held-out text", inputs.corpus
@@ -165,7 +165,7 @@ def bits_per_byte(model: LanguageModel, text: PlainText, byte_lengths: NDArray[n
 
 
 class PlainTextComparison:
-    """Plain text under the model that a run ends with, and under the one that it started from."""
+    """Scores plain text with the final model of a run and with its base model."""
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ class PlainTextComparison:
         start: Checkpoint | None,
         settings: TrainConfig,
     ) -> None:
-        """Without a text the base model `start` generates one; without either, nothing is compared."""
+        """Without a text, the base model `start` generates one; without either, nothing is compared."""
         self._config, self._tokenizer, self._text, self._start = config, tokenizer, text, start
         self._seed = settings.seed
 
@@ -191,7 +191,7 @@ class PlainTextComparison:
     def scores(
         self, best: Weights, model: LanguageModel, interruptible: Interruptible = lambda model, share: nullcontext()
     ) -> PlainTextScores | None:
-        """The scores of the weights that a run of `model` ends with. None if there is no text, or no time for it."""
+        """The scores of the final weights of a run of `model`. None if there is no text, or no time for it."""
         text, before = self._text, None
         try:
             if self._start:

@@ -1,4 +1,4 @@
-"""Where a training run stands between two steps."""
+"""The position of a training run between two steps."""
 
 import math
 from collections.abc import Mapping

@@ -64,7 +64,7 @@ class Prepared:
         return self.split.training.sample(self.max_bytes).texts()
 
     def with_plan(self, plan: Plan) -> "Prepared":
-        """The same for another plan; the conversations are fitted into its context, and recorded."""
+        """The same data for another plan; the conversations are fitted into its context, and recorded."""
         if self.encoded is None:
             return replace(self, plan=plan)
         fitted = self.encoded.fit(plan.train.context)
@@ -93,7 +93,7 @@ def prepare(
     """Split the corpus, train a tokenizer unless one is given, tokenize, plan.
 
     At most `max_bytes` of training text are read; by default the time budget limits them. `elapsed` returns how many
-    seconds of the time budget are over. Raises LLMError when the corpus is too short, or no conversation has an answer.
+    seconds of the time budget are spent. Raises LLMError if the corpus is too short, or no conversation has an answer.
     """
     corpus, base = inputs.corpus, inputs.base
     max_bytes = max_bytes or _max_bytes(request)
@@ -142,8 +142,8 @@ def prepare(
 def _plan(
     task: Task, encoded: PreparedConversations | None, data_rows: list[PlanRow], machine: Machine | None, spent: float
 ) -> Plan:
-    """The plan for a machine, after `spent` seconds of the time budget; its rows begin with those of the data, of which
-    the vocabulary is the last."""
+    """The plan for a machine, after `spent` seconds of the time budget; its rows begin with `data_rows`, whose last
+    row is the vocabulary."""
     plan = make_plan(replace(task, seconds_spent=spent), machine)
     if encoded is None or plan.conversations is None:
         return replace(plan, rows=(*data_rows, *plan.rows))
@@ -188,7 +188,7 @@ def _split(corpus: Corpus, held_out: Corpus | float) -> CorpusSplit:
 
 
 def _without_text_of_base(text: CorpusSplit, records: list[Record]) -> CorpusSplit:
-    """The split without held-out text that the base model was trained on: it cannot measure what either model says of
+    """The split without held-out text that the base model was trained on: it cannot measure either model on
     new text. If there is no other held-out text, it stays."""
     held_out = untrained_part(text.held_out, records)
     seen = text.held_out.text_bytes - held_out.text_bytes
@@ -218,7 +218,7 @@ def _description(text: CorpusSplit, read_bytes: int) -> str:
 
 
 def _max_held_out_bytes(text: CorpusSplit, max_bytes: int) -> int:
-    """Bytes of held-out text to read: of a corpus of which a part is read, as large a part."""
+    """Bytes of held-out text to read: if only part of a corpus is read, the same share of its held-out text."""
     held_out_bytes = text.held_out.text_bytes
     if text.is_from_corpus and held_out_bytes:
         max_bytes = max(1, round(max_bytes * held_out_bytes / (text.training.text_bytes + held_out_bytes)))
@@ -228,7 +228,7 @@ def _max_held_out_bytes(text: CorpusSplit, max_bytes: int) -> int:
 def _training_tokens(
     training: Corpus, max_bytes: int, tokenizer: Tokenizer, on_note: Callable[[str], None]
 ) -> TokenIds | TokenShards:
-    """The tokens of the training text that the run reads; those of a long text are cached."""
+    """The tokens of the training text that the run reads; they are cached for a long text."""
     size, read = min(training.text_bytes, max_bytes), training.sample(max_bytes)
     if size <= MAX_TEMPORARY_BYTES:
         return tokenize(TokenizingProgress(size, 0, on_note).counted(read.texts()), tokenizer)
@@ -270,7 +270,7 @@ def _seen_bytes(
     tokens: TokenIds | TokenShards, conversations: PreparedConversations | None, tokenizer: Tokenizer, fine_tunes: bool
 ) -> bytes | None:
     """The byte values that occur in the training text and conversations, and, for fine-tuning, in the text of the base
-    model; None where the latter are not known."""
+    model; None if the latter are not known."""
     before = tokenizer.seen_bytes if fine_tunes else b""
     if before is None:
         return None

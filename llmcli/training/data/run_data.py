@@ -75,7 +75,7 @@ class RunData:
         return self._batches.batch(position.step, position.stage_progress, position.token_split), None
 
     def has_planned_dropout(self, position: Position) -> bool:
-        """Whether the run has turned from text to conversations, for which dropout is planned and does not follow the
+        """Whether the run has turned from text to conversations; their dropout is planned and does not follow the
         clock."""
         phase = self.conversations
         return phase is not None and phase.follows_text and position.conversations_from is not None
@@ -159,7 +159,7 @@ class ConversationPhase:
         return self._tokenizer.decode(ids)
 
     def record(self, position: Position) -> dict[str, Any]:
-        """When a run turned to the conversations, and how often it read them."""
+        """The step at which a run turned to the conversations, and the epochs it read them."""
         began = position.step if position.conversations_from is None else position.conversations_from
         tokens = (position.step - began) * self._settings.tokens_per_step
         return {"from_step": began, "epochs": round(tokens / self.tokens_per_epoch, 4)}

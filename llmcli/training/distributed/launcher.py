@@ -19,11 +19,11 @@ SAVING_SECONDS = 60  # that the processes have to end after a signal
 
 
 def launch(count: int, arguments: Sequence[str], on_note: Callable[[str], None]) -> int:
-    """Run `llm` with these arguments in `count` processes; returns the exit code of rank 0, or of one that failed. When
-    a process is killed, all are started again, and the run resumes from its last saved state."""
+    """Run `llm` with these arguments in `count` processes; returns the exit code of rank 0, or of a failed process.
+    When a process is killed, all are started again, and the run resumes from its last saved state."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # each sets its own number of threads
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no stack frames where a process is lost
-    logging.disable(logging.ERROR)  # torch logs what the exit code says, by loggers with levels of their own
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no stack frames when a process is lost
+    logging.disable(logging.ERROR)  # torch logs what the exit code says, from loggers with their own levels
     command = ["-m", "llmcli", *arguments]
     config = LaunchConfig(
         min_nodes=1,

@@ -1,5 +1,5 @@
 """The group of the processes of a run, on one machine or several: connecting them, what they send each other (without
-pickle: tensors, and JSON as bytes), and the errors where that fails or does not last."""
+pickle: tensors, and JSON as bytes), and the errors when connecting fails or a connection is lost."""
 
 import datetime
 import json
@@ -26,13 +26,13 @@ JOINING = datetime.timedelta(minutes=10)  # rank 0 waits for the others, which h
 CONNECTING = datetime.timedelta(minutes=1)  # a process that others cannot reach does not notice that
 LOST_PROCESS = 75  # exit code when another process ended: the run can be started again (EX_TEMPFAIL of sysexits.h)
 LOOPBACK = ("lo", "lo0")  # names of the interface by which a machine reaches itself
-STOP = "llmcli/stop"  # key in the store: a signal that another process than rank 0 has received
+STOP = "llmcli/stop"  # key in the store: a signal that a rank other than 0 has received
 LOOK_SECONDS = 0.5  # between two looks at it
 MESSAGE_LENGTH = 7  # numbers: a Command, and what it needs
 
 
 class Command(IntEnum):
-    """What rank 0 tells the others to do with it; data_parallel.py and sharded_model.py say which numbers follow."""
+    """Commands from rank 0 to the other ranks; data_parallel.py and sharded_model.py define the numbers that follow."""
 
     END = 0
     STEP = 1  # compute the gradients of a share of a batch, and update the weights
@@ -49,12 +49,12 @@ class ProcessGroup:
     """All processes of a run. All call every method in the same order; it raises LLMError when one has ended."""
 
     def __init__(self, processes: Processes, device: str) -> None:
-        """Wait until all have connected. `device` is that of the model: "cpu", "cuda" or "mps"."""
+        """Wait until all have connected. `device` is the model's: "cpu", "cuda" or "mps"."""
         self.processes, self.rank, self.count = processes, processes.rank, processes.count
         self.is_sharded = False  # whether each process holds a part of every weight
         if device == "cuda":
             torch.cuda.set_device(processes.local_rank)
-        self._device = torch.device("cuda" if device == "cuda" else "cpu")  # of what is sent
+        self._device = torch.device("cuda" if device == "cuda" else "cpu")  # of the tensors that are sent
         self._store = _connect(processes, "nccl" if device == "cuda" else "gloo")
         self._next_look = 0.0  # when to look for a stop request again
 
@@ -77,7 +77,7 @@ class ProcessGroup:
             return int(self._store.get(STOP)) if self._store.check([STOP]) else None
 
     def tell(self, command: Command, *numbers: float) -> None:
-        """At rank 0: what the others get from `next_command`."""
+        """At rank 0: send a command, which the others get from `next_command`."""
         message = [float(command), *map(float, numbers)]
         self.broadcast(torch.tensor(message + [0.0] * (MESSAGE_LENGTH - len(message)), dtype=torch.float64))
 
@@ -86,7 +86,7 @@ class ProcessGroup:
         return Command(int(command)), numbers
 
     def broadcast(self, tensor: Tensor) -> Tensor:
-        """Overwrite a tensor with that of rank 0; its shape and dtype are the same everywhere."""
+        """Overwrite a tensor with rank 0's; its shape and dtype are the same everywhere."""
         return self._overwrite(tensor, lambda sent: dist.broadcast(sent, 0))
 
     def broadcast_json(self, value: Any = None) -> Any:
@@ -107,7 +107,7 @@ class ProcessGroup:
         return tensor if sent is tensor else tensor.copy_(sent)
 
     def part_length(self, length: int) -> int:
-        """How many of `length` values each process has; the last ones may have fewer, filled up with zeros."""
+        """The number of values per process when `length` are divided; the last processes are padded with zeros."""
         return -(-length // self.count)
 
     def sum_part(self, tensor: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ def _connect(processes: Processes, backend: str) -> Any:
 
 
 def meet(store: Any, processes: Processes) -> str:
-    """A name for all that no earlier group has had: torchrun keeps its store, with addresses of ended processes."""
+    """A group name, shared by all ranks and never used before: torchrun's store keeps addresses of ended processes."""
     own = uuid.uuid4().hex
     if processes.rank:
         store.set(f"llmcli/joined/{processes.rank}", own)

@@ -14,7 +14,7 @@ BEGAN = "LLMCLI_BEGAN"  # when `llm train --processes` began, for its processes 
 
 @dataclass(frozen=True)
 class Processes:
-    """Where this process is among those of a run. Rank 0 reads, plans, prints and saves."""
+    """The rank of this process among the processes of a run. Rank 0 reads, plans, prints and saves."""
 
     rank: int = 0
     count: int = 1
@@ -51,5 +51,5 @@ class Processes:
         return self.count > self.local_count
 
     def threads(self, cores: int) -> int:
-        """Threads of each process on a machine with so many cores."""
+        """Threads of each process on a machine with this many cores."""
         return max(1, cores // self.local_count)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Output:
-    """Where a run saves its model, and what is there already."""
+    """The files that a run writes, and the ones that exist already."""
 
     path: Path  # of the model; with `adapter_only` of the adapters
     resume_path: Path  # of the state that a stopped run resumes from
@@ -73,7 +73,7 @@ class Output:
                 self.resume_path.unlink()
 
     def _free_path(self) -> Path:
-        """`path`, once an existing model there is renamed; if that is not allowed, another path beside it."""
+        """`path`, after renaming an existing model there; if that is not allowed, another path in its directory."""
         if self.may_replace():
             return self.path
         problem = f"{self.path} was created by another process during the run and is kept"
@@ -180,7 +180,7 @@ def _adapter_file(path: Path) -> Path:
 def _adapter_directory(path: Path, file: Path, force: bool) -> Iterator[None]:
     """Inside, there is a directory for the file of adapters; a new one is removed if nothing was written to it."""
     is_new = not path.is_dir()
-    with suppress(OSError):  # what is wrong is said where the files are checked
+    with suppress(OSError):  # the errors are reported when the files are checked
         path.mkdir()
     try:
         if not file.exists():

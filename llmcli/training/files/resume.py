@@ -147,10 +147,10 @@ def _check_plan(plan: Plan, identity: Mapping[str, Any]) -> None:
 
 
 class StateSaver:
-    """Saves the state of a run at intervals that grow, and are so long that saving takes a fiftieth of the time."""
+    """Saves the state of a run at growing intervals, long enough that saving takes a fiftieth of the time."""
 
     def __init__(self, path: Path, run: StoppedRun, warn: Callable[[str], None]) -> None:
-        """`run` is what it saves, but for its state; `warn` gets the first failure."""
+        """`run` is saved along with each state; `warn` gets the first failure."""
         self._path, self.run, self._warn = path, run, warn
         self._pause, self._next = FIRST_PAUSE, time.monotonic() + FIRST_PAUSE
         self._has_saved = self._has_failed = False
@@ -164,7 +164,7 @@ class StateSaver:
         return time.monotonic() >= self._next
 
     def save(self, state: State) -> None:
-        """Save a state. The first failure is a warning; the run goes on."""
+        """Save a state. The first failure is a warning; the run continues."""
         began = time.monotonic()
         try:
             if os.path.exists(self._path) and not is_resume_file(self._path):  # noqa: PTH110 (Path.exists may raise)
@@ -216,8 +216,8 @@ def _quoted(value: object) -> str:
 
 
 def is_saved_in(stopped: StoppedRun, model: Path) -> bool:
-    """Whether `model`, a model or adapters, is what this run saved when it was stopped, or just before it was killed,
-    unchanged since. All of its bytes are read, whatever its size."""
+    """Whether `model`, a model or adapters, was saved by this run when it was stopped, or just before it was killed,
+    and is unchanged. All of its bytes are read, regardless of its size."""
     try:
         header = read_header(model)
         return _is_of(stopped, header.metadata) and digest(header) == header.metadata["sha256"]

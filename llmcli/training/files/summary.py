@@ -13,7 +13,7 @@ from llmcli.evaluation.compressors import Baseline
 from llmcli.evaluation.figures import ADAPTING, NETWORK, Figures
 
 MIN_STEPS, MIN_STEPS_FINE_TUNING = 100, 10  # with fewer a model is undertrained ...
-MANY_EPOCHS = 10.0  # ... except after so many epochs: the run lacks text, not steps
+MANY_EPOCHS = 10.0  # ... except after this many epochs: the run lacks text, not steps
 MIN_SUGGESTED_MINUTES = 5  # for --time
 IMPROVEMENT = 0.03  # share by which the second half of a run lowered the loss: doubling the run would do so again
 KNOWN = 0.02  # bits per byte: with less loss, answers are known, and neither time nor data would help
@@ -44,7 +44,7 @@ class Curve:
 
 
 def read_curve(record: Record) -> Curve:
-    """The curve of a record, of two models that of the one that was kept. Raises LLMError if it cannot be read."""
+    """The curve of a record; with two models, of the one that was kept. Raises LLMError if it cannot be read."""
     try:
         points = record["curve"]
         training = {
@@ -71,7 +71,7 @@ def student_was_kept(record: Record) -> bool:
 
 
 def _steps_of_model(record: Record) -> range:
-    """The evaluated steps of the model that was kept: all, or of two models those of the teacher or the student."""
+    """The evaluated steps of the model that was kept: all, or with two models the teacher's or the student's."""
     last, first = int(record["steps"]), record.get("distillation", {}).get("from_step")
     if first is None:
         return range(last + 1)
@@ -121,7 +121,7 @@ def summarize(
 def usage_hints(
     model: str, prompt: str | None = None, *, has_chat_template: bool = False, chats: bool = False
 ) -> list[str]:
-    """What to type next. `model` is the file, "" for the default one; `prompt` is a text for it to continue.
+    """The commands to try next. `model` is the file, "" for the default one; `prompt` is a text for it to continue.
     `has_chat_template` says whether the model can answer in a chat, `chats` whether that is what it was trained for."""
     file = f" {command_line([model])}" if model else ""
     option = f" -m{file}" if model else ""
@@ -131,7 +131,7 @@ def usage_hints(
 
 
 class _Run:
-    """A run that has ended. Of two models the losses and steps are those of the one that was kept."""
+    """A run that has ended. With two models, the losses and steps belong to the one that was kept."""
 
     def __init__(self, record: Record, baselines: Sequence[Baseline]) -> None:
         self.record, self.curve, self.baselines = record, read_curve(record), baselines
@@ -150,7 +150,7 @@ class _Run:
 
     @property
     def verdicts(self) -> list[tuple[Baseline, bool]]:
-        """Whether the model is better than each compressor of its kind, where both read the same bytes, and enough."""
+        """Whether the model is better than each compressor of its kind, if both read the same bytes, and enough."""
         figures, record = self.figures, self.record
         if not (figures and record["held_out_measured"]["bytes"] == record["held_out"]["bytes"] >= MIN_COMPARED_BYTES):
             return []
@@ -185,7 +185,7 @@ def _quality(run: _Run) -> str:
 
 
 def _beside(run: _Run, figure: str, *, adaptive: bool) -> str:
-    """The compressors that stand beside a figure, and whether it is better; "" if there are none."""
+    """The compressors to compare a figure with, and whether it is better; "" if there are none."""
     shown = [f"{baseline.name} {baseline.shown}" for baseline in run.baselines if baseline.is_adaptive == adaptive]
     better = {baseline.name: better for baseline, better in run.verdicts if baseline.is_adaptive == adaptive}
     ahead = " and ".join(name for name in better if not better[name])
@@ -227,7 +227,7 @@ def _conversations(record: Record) -> list[str]:
 
 
 def answer_counts(record: Record) -> str:
-    """How many greedy answers to held-out questions were right, "" where none was asked."""
+    """A sentence on the greedy answers to held-out questions; "" if no question was asked."""
     measured = record.get("answers") or {}
     if "garbled" not in measured:  # files of earlier versions count less
         return ""
@@ -264,7 +264,7 @@ def _undertrained(run: _Run, longer: str) -> str:
 
 
 def _answers(run: _Run) -> str:
-    """What would improve the answers of a model that knows those of its training data, "" where that is open."""
+    """Advice that would improve the answers of a model that has learned its training data; "" if there is none."""
     answers, new = run.record.get("answers"), run.curve.validation[-1:]
     if answers and answers["exact"] + answers.get("near", 0.0) >= CORRECT_SHARE:
         return "Nearly all of these answers are exact or near: longer training would help little."
@@ -325,7 +325,7 @@ def _still_improving(run: _Run) -> bool:
 
 
 def _memorization(record: Record) -> str:
-    """How much more of its training text the model repeats than new text would, "" if hardly more."""
+    """A sentence on training text that the model repeats more than new text would; "" if hardly more."""
     measured = record.get("memorised")
     if not measured:
         return ""

@@ -1,4 +1,4 @@
-"""The weights that a run ends with: those that predict the validation slice best, or the last if there is no slice.
+"""The final weights of a run: the best on the validation slice, or the last if there is no slice.
 
 They are calibrated (arXiv:1706.04599, section 4.2): after several epochs a model is overconfident about new text. One
 factor for all logits, the inverse of a temperature, is fitted on the validation slice and multiplied into the gain of
@@ -117,7 +117,7 @@ class BestWeights:
         return is_best
 
     def keep(self, candidate: Candidate) -> None:
-        """Keep the current weights, which are those of the candidate."""
+        """Keep the current weights, which are the candidate's."""
         self.weights = candidate.weights
         self.adapters = self._model.trainable_arrays() if self._has_adapters else None
         self._position.best_step, self._position.best_factor = self._position.step, candidate.factor

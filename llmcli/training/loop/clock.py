@@ -24,11 +24,11 @@ STEP_PATIENCE = 1.0  # a step or an evaluation that has taken more seconds than 
 FINAL_PATIENCE = 3.0  # ... and so is an evaluation that follows the last step
 LOADING_SECONDS_PER_MILLION = 0.015  # parameters, into another model, before anything is evaluated
 GRACE = 1.5  # seconds in which a run that is late still evaluates what it has trained
-# steps, and the seconds in them, at least, whose mean counts as the current speed: several processes that share a core
-# take turns of up to half a second
+# the current speed is the mean over at least this many steps and seconds: several processes that share a core take
+# turns of up to half a second
 RECENT_STEPS, RECENT_SECONDS = 12, 2.0
 STEADY_SHARE = 0.1  # of the run: the time constant of the mean speed from which the whole run is estimated
-# of the time after reading and planning, for the final evaluations; if they need more, they evaluate fewer tokens
+# largest share of the time after planning reserved for final evaluations; if they need more, they use fewer tokens
 LARGEST_RESERVE = 0.4
 ASSUMED_COST = 0.4  # of evaluating a token, relative to training on it, before the first evaluation (FLOPs: a third)
 LARGEST_SLOWDOWN = 2.0  # that is expected of the work after training: much of it uses one thread
@@ -123,7 +123,7 @@ class Clock:
         self._grace_end: float | None = None  # in seconds since the run began; None: the run is not late
 
     def start(self, stopped: Mapping[str, Any] | None = None) -> None:
-        """Training begins now. A run that was stopped goes on from the seconds that `values` returned."""
+        """Training begins now. A stopped run continues from the seconds that `values` returned."""
         self._training_began, step_seconds = self.now(), 0.0
         if stopped:
             self.began -= stopped["seconds"]
@@ -134,13 +134,13 @@ class Clock:
             self.budget = TimeBudget(self._settings.seconds, self.reserve, training_began, step_seconds)
 
     def begin_steps(self) -> None:
-        """The first step begins now: the evaluation of the model that the run starts from is no progress."""
+        """The first step begins now: the evaluation of the model that the run starts from is not progress."""
         self._training_began = self.now()
         if self.budget:
             self.budget.training_began = self.elapsed
 
     def values(self) -> dict[str, float]:
-        """What `start` needs to go on."""
+        """The values from which `start` resumes."""
         elapsed, trained = self.read()
         step_seconds = self.budget.step_seconds if self.budget else trained
         return {"seconds": elapsed, "trained_seconds": trained, "step_seconds": step_seconds}
@@ -174,8 +174,8 @@ class Clock:
 
     @contextlib.contextmanager
     def interruptible(self, model: LanguageModel, patience: float, deadline: float = math.inf) -> Iterator[None]:
-        """Inside, forward passes of `model` raise CutShortError once `stop` returns True and `patience` seconds are
-        over, or at `deadline`, in seconds since the run began."""
+        """Inside, forward passes of `model` raise CutShortError once `stop` returns True and `patience` seconds have
+        passed, or at `deadline`, in seconds since the run began."""
         entered = self.now()
 
         def should_stop() -> bool:

@@ -1,5 +1,5 @@
-"""Whether a run starts over with a model of another size, since its first steps have another speed than was measured:
-other programs may have been busy during the measurement, or have started since."""
+"""Whether a run starts over with a model of another size, because its first steps run at a different speed than
+was measured: other programs may have been busy during the measurement, or have started since."""
 
 import math
 import statistics
@@ -30,10 +30,10 @@ Measure = Callable[[ModelConfig, TrainConfig, float], Throughput]
 
 
 class MeasuredSpeeds:
-    """Measures the speed of shapes for the planner, and remembers it. Of several measurements the fastest counts."""
+    """Measures the speed of shapes for the planner, and remembers it. The fastest of several measurements counts."""
 
     def __init__(self, measure: Measure, gain: float = 1.0) -> None:
-        """`gain` is that of several processes over one."""
+        """`gain` is the speedup of several processes over one."""
         self._measure, self._gain = measure, gain
         self._measured: dict[tuple[int, int, int], tuple[Throughput, float]] = {}  # and its ratio to the estimate
 
@@ -49,16 +49,13 @@ class MeasuredSpeeds:
         return measured and measured[0].at_start
 
     def scaled(self, factor: float) -> Speed:
-        """The speeds on a machine that is `factor` times as fast: those that were measured, and estimates of others."""
+        """The speeds on a machine that is `factor` times as fast: measured ones, and estimates of others."""
 
         def speed(model: ModelConfig, settings: TrainConfig, seconds: float) -> float:
             if measured := self._measured.get(_shape(model, settings)):
                 return factor * measured[0].mean
-            return (
-                factor
-                * statistics.median(ratio for _, ratio in self._measured.values())
-                * estimated_speed(model, settings)
-            )
+            ratio = statistics.median(ratio for _, ratio in self._measured.values())
+            return factor * ratio * estimated_speed(model, settings)
 
         return speed
 
@@ -68,18 +65,18 @@ def _shape(model: ModelConfig, settings: TrainConfig) -> tuple[int, int, int]:
 
 
 def _models(plan: Plan) -> tuple[int, int, bool]:
-    """The shape of what is trained, and whether that is two models."""
+    """The shape of the model, and whether two are trained (teacher and student)."""
     return plan.model.num_hidden_layers, plan.model.hidden_size, plan.train.teacher_share > 0
 
 
 def _loss(plan: Plan, tokens: float, data: CorpusSize) -> float:
-    """The expected loss after `tokens`, of which the second of two models sees a part."""
+    """The expected loss after `tokens`; with two models, the second sees only part of these."""
     shares = token_shares(plan.train.teacher_share)
     return expected_loss(loss_size(plan.model), tokens * shares[1] / sum(shares), data)
 
 
 class Correction:
-    """Compares the speed of a run that a clock ends with that of its plan, until CORRECTION_UNTIL."""
+    """Compares the speed of a run that has a time limit with its plan, until CORRECTION_UNTIL."""
 
     def __init__(self, prepared: Prepared, speeds: MeasuredSpeeds, memory: Memory) -> None:
         self._prepared, self._speeds, self._memory = prepared, speeds, memory
@@ -92,11 +89,11 @@ class Correction:
         self._last: Step | None = None  # the step before, if nothing else has taken time since
 
     def pause(self) -> None:
-        """Something else than a step takes time: an evaluation, saving."""
+        """Something other than a step takes time: an evaluation, saving."""
         self._last = None
 
     def restart(self, event: Event) -> Restarted | None:
-        """With which plan to start over after this event, if there is a better one."""
+        """The plan to restart with after this event; None if there is no better one."""
         if not isinstance(event, Step):
             self.pause()
             return None
@@ -105,7 +102,7 @@ class Correction:
         return Restarted(event.step, event.seconds, factor, self._prepared.plan, plan) if factor and plan else None
 
     def _factor(self, step: Step) -> float | None:
-        """How many times as fast as assumed the run is, once that is known and makes a difference."""
+        """The speed of the run relative to its plan, once it is known and off by CORRECTION_FACTOR."""
         last, self._last = self._last, step
         if not self._planned or step.progress > recipe.CORRECTION_UNTIL or last is None or last.step < WARM_UP_STEPS:
             return None
@@ -144,7 +141,7 @@ class Correction:
         return CorpusSize(tokens, read_bytes)
 
     def _is_too_short(self, plan: Plan, tokens: float) -> bool:
-        """Whether conversations, if there are any, are read too seldom in a run of so many tokens."""
+        """Whether a run of `tokens` tokens reads its conversations, if any, for too few epochs."""
         if plan.conversations is None or self._prepared.encoded is None:
             return False
         packed = self._prepared.encoded.size.packed(plan.train.context).tokens
@@ -152,7 +149,7 @@ class Correction:
 
 
 def agreed_factor(factors: list[float]) -> float | None:
-    """How many times as fast as planned a run is, by the smaller deviation of two windows that agree on the direction.
+    """The speed of a run relative to its plan: the smaller deviation of two windows that agree on the direction.
 
     >>> agreed_factor([0.4, 0.5]), agreed_factor([1.9, 1.5]), agreed_factor([0.4, 1.5]), agreed_factor([0.9, 0.2])
     (0.5, 1.5, None, None)

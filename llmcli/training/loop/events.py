@@ -54,11 +54,11 @@ class TeacherTrained:
 
 @dataclass(frozen=True)
 class Restarted:
-    """The first steps had another speed than the plan assumed, so the run starts over with another model."""
+    """The first steps ran at a different speed than the plan assumed, so the run starts over with another model."""
 
     step: int  # taken by the plan before
     seconds: float  # since the run began
-    speed: float  # relative to the one that was assumed
+    speed: float  # relative to the plan's
     before: Plan
     plan: Plan
 

@@ -1,5 +1,5 @@
-"""The evaluations after the last step: the weights of the n-gram cache, and the scores on the held-out data, beside
-those of the model that the run started from.
+"""The evaluations after the last step: the weights of the n-gram cache, and the scores on the held-out data, and
+the scores of the model that the run started from.
 
 They need another model in memory, and may be interrupted or run out of time: the weights are saved all the same.
 """
@@ -44,7 +44,7 @@ class FinalEvaluator:
         return self._held_out.cost(trained) + cache + plain_text
 
     def evaluate(self, best: Weights, trained: int, *, hurried: bool) -> FinalEvaluation:
-        """After training on `trained` tokens. Without memory for it, or time, there are no scores."""
+        """Evaluate after training on `trained` tokens. Without the memory or time for it, there are no scores."""
         end = self._clock.final_deadline()
         if LOADING_SECONDS_PER_MILLION * self._parameters / 1e6 > end - self._clock.elapsed:
             return FinalEvaluation()
@@ -85,6 +85,6 @@ class FinalEvaluator:
         )
 
     def _part(self, end: float, share: float) -> float:
-        """When a share of the time until `end` is over; both in seconds since the run began."""
+        """The end of this share of the time until `end`; both in seconds since the run began."""
         now = self._clock.elapsed
         return end if math.isinf(end) else now + share * max(0.0, end - now)

@@ -1,4 +1,4 @@
-"""What a run is to do: what it trains, on which data, with what it computes."""
+"""The inputs of a run: plan, data, starting weights, compute."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -39,7 +39,7 @@ class History:
     """The losses, evaluations and samples of a run."""
 
     def __init__(self, losses: Iterable[float] = (), evaluations: Pairs = (), samples: Pairs = ()) -> None:
-        """Empty, or that of a stopped run. Raises TypeError or ValueError for values of another structure."""
+        """An empty history, or a stopped run's. Raises TypeError or ValueError for values of another structure."""
         self.losses = array("d", losses)  # nats per token of each step
         self.evaluations = [(step, bits) for step, bits in evaluations]  # in bits per byte
         self.samples = [(step, text) for step, text in samples]
@@ -58,12 +58,12 @@ class History:
 
 @dataclass(frozen=True)
 class FinalEvaluation:
-    """What was measured at the end of a run, of the weights that it ends with."""
+    """The measurements of the final weights of a run."""
 
     score: Score | None = None  # on the held-out data
     base_score: Score | None = None  # of the model that the run started from, on the same tokens
     context: int = 0  # length of the windows, in tokens
-    cached_tokens: int = 0  # that the n-gram cache held at most, where that is fewer than when a model runs
+    cached_tokens: int = 0  # that the n-gram cache held at most, if fewer than when a model runs
     expert_shares: list[list[float]] | None = None  # of the tokens, by layer and expert, if there are experts
     cache: CacheWeights | None = None  # of the n-gram cache, if there is one
     plain_text: PlainTextScores | None = None  # only after training on conversations
@@ -115,7 +115,7 @@ def training_record(
 
 
 def clock_record(expected: Expected | None, seconds: float, tokens_per_second: float) -> dict[str, float]:
-    """How long a run with a time limit took, and how fast it was, beside what the plan assumed."""
+    """The duration and speed of a run with a time limit, and the plan's assumptions."""
     record = {"seconds": round(seconds, 2), "tokens_per_second": round(tokens_per_second)}
     if expected:
         record["planned_tokens_per_second"] = round(expected.tokens_per_second)
@@ -124,7 +124,7 @@ def clock_record(expected: Expected | None, seconds: float, tokens_per_second: f
 
 
 def _distillation(position: Position, history: History) -> dict[str, float]:
-    """When the student began, and how good its teacher was; empty without one."""
+    """The first step of the student, and the score of its teacher; empty without one."""
     if (step := position.student_from) is None:
         return {}
     teacher = min(bits for evaluated, bits in history.evaluations if evaluated <= step)
@@ -137,7 +137,7 @@ def _given(key: str, value: object) -> Mapping[str, object]:
 
 
 def _measured(score: Score, final: FinalEvaluation, model_context: int) -> dict[str, int]:
-    """How much held-out text was evaluated, and with what context and cache, if smaller than those of the model."""
+    """The amount of held-out text evaluated; the context and cache used, if smaller than the model's."""
     shorter = {"context": final.context} if final.context < model_context else {}
     fewer = {"cached_tokens": final.cached_tokens} if final.cached_tokens else {}
     return {"tokens": score.tokens, "bytes": score.bytes, **shorter, **fewer}

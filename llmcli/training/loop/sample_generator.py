@@ -25,7 +25,7 @@ COPYING_SECONDS_PER_MILLION = 0.01  # on a slow machine
 
 
 class SampleGenerator:
-    """Continues a prompt, or answers a held-out question greedily; with a time limit only as far as that allows."""
+    """Continues a prompt, or answers a held-out question greedily, within the time limit if there is one."""
 
     def __init__(self, job: Job, clock: Clock) -> None:
         self._job, self._clock, self._conversations = job, clock, job.data.conversations

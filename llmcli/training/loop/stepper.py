@@ -2,7 +2,7 @@
 
 In distillation a run trains two models of the same shape, one after the other (born-again networks, arXiv:1805.04770):
 a teacher, then a student from fresh weights, a part of whose targets are the predictions of the teacher
-(arXiv:1503.02531, section 2). Each is a stage of the run, with a learning-rate schedule of its own.
+(arXiv:1503.02531, section 2). Each is a stage of the run, with its own learning-rate schedule.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,7 +26,7 @@ from llmcli.training.step.optimizer import Optimizer
 from llmcli.training.step.thread_tuner import ThreadTuner
 from llmcli.training.step.training_step import Batch, training_step
 
-STUDENT_SEED = 2_000_003  # added to that of the run: the fresh weights of the student are others
+STUDENT_SEED = 2_000_003  # added to the run's: the fresh weights of the student differ
 
 Weights = dict[str, NDArray[np.float32]]
 
@@ -69,7 +69,7 @@ class Stepper:
         conversations, job = self._plan.conversations, self._job
         if job.data.conversations is None or conversations is None or not conversations.base_divergence:
             return
-        self._tuner.new_shape()  # sets the number of threads: too many beside another program are many times as slow
+        self._tuner.new_shape()  # sets the number of threads: too many alongside another program are many times as slow
         with self._clock.interruptible(self.model, 0.0, self._clock.elapsed + seconds):
             text = base_behaviour.generate(self.model, job.data.tokenizer, self._settings.seed, job.on_progress)
         self.base_tokens = text.ids[:, 1:].numel() if text else 0
@@ -96,7 +96,7 @@ class Stepper:
         )  # fmt: skip
 
     def count_seconds(self, seconds: float) -> None:
-        """What the last step took, for the clock and for the choice of the number of threads."""
+        """Report the duration of the last step to the clock and to the tuner of threads."""
         budget, tokens = self._clock.budget, self._settings.tokens_per_step
         if budget and self._compiles:
             budget.exclude(seconds)
@@ -106,7 +106,7 @@ class Stepper:
 
     @contextmanager
     def all_threads(self) -> Iterator[None]:
-        """Inside, the threads of other processes on this machine, which wait, are used as well."""
+        """Within it, the threads of the other processes on this machine, which wait, are used as well."""
         leader, threads = self._job.leader, self._settings.threads
         if leader and not self._plan.sharded:
             torch.set_num_threads(threads * leader.group.processes.local_count)
@@ -130,7 +130,7 @@ class Stepper:
         self.model.teacher = Teacher(model, recipe.TEACHER_WEIGHT)
 
     def arrays(self) -> dict[str, Mapping[str, NDArray[Any]]]:
-        """What steps change, by kind and name."""
+        """The arrays that steps change, by kind and name."""
         optimizer, leader, teacher = self._optimizer, self._job.leader, self.model.teacher
         return {
             "model": self.model.trainable_arrays(),
@@ -139,7 +139,7 @@ class Stepper:
         }
 
     def load(self, arrays: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
-        """Take what `arrays` returned."""
+        """Restore the arrays that `arrays` returned."""
         self.model.load_trainable(arrays["model"])
         self._optimizer.load_arrays(arrays["optimizer"])
         if arrays["teacher"]:

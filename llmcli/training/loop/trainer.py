@@ -106,7 +106,7 @@ class Run:
             leader.send_state(self._stepper.model, optimizer)
 
     def _seconds_to_generate(self, resume_from: State | None) -> float:
-        """At most, for text of the base model before the first step."""
+        """The most seconds to spend on text of the base model before the first step."""
         if (budget := self._settings.seconds) is None:
             return math.inf
         earlier = resume_from.values.get("seconds") if resume_from else None
@@ -131,7 +131,7 @@ class Run:
         return self.position.step * self._settings.tokens_per_step
 
     def step(self) -> Step | None:
-        """Take a step. None if it was not finished: `problem` says why, or the time is over."""
+        """Take a step. None if it was not finished: `problem` says why, or the time is up."""
         position, clock = self.position, self._clock
         began = clock.now()
         loss = self._stepper.step(position)
@@ -159,7 +159,7 @@ class Run:
         )
 
     def _progress(self) -> float:
-        """Of the run, 0 to 1, by its steps or by the clock."""
+        """Progress of the run, 0 to 1, by its steps or by the clock."""
         progress = self.position.step / self._settings.steps
         if budget := self._clock.budget:
             progress = max(progress, budget.progress(self._clock.elapsed, self._final_cost()))
@@ -231,7 +231,7 @@ class Run:
         return not self._candidates.validator.tokens or self.position.evaluated_step >= self.position.step
 
     def is_evaluation_due(self) -> bool:
-        """Without a validation slice only a sample is due."""
+        """Whether an evaluation is due; without a validation slice, it only generates a sample."""
         position, evaluated = self.position, self._candidates.validator.tokens or self._settings.eval_tokens
         trained = (position.step - position.evaluated_step) * self._settings.tokens_per_step
         return trained > 0 and (
@@ -330,7 +330,7 @@ class Run:
         )
 
     def _keep_last_weights(self) -> None:
-        """Without any evaluation the last weights are kept, calibrated if possible. Raises LLMError if they are NaN."""
+        """Keep the last weights, calibrated if possible, if none were evaluated. Raises LLMError if they are NaN."""
         if self.problem:
             raise LLMError(self.problem)
         self._best.keep(self._candidates.calibrate())

@@ -1,7 +1,7 @@
 """Evaluation in a run: of the validation slice while the model is trained, and of the held-out data once, at the end.
 
 The validation slice is not trained on, and chooses the weights that are kept; the held-out data choose nothing. Both
-are texts, of which all tokens count, or conversations, of which the answers count.
+are texts, with all tokens counted, or conversations, with only the answers counted.
 """
 
 import bisect
@@ -40,14 +40,14 @@ from llmcli.training.interruption import CutShortError
 from llmcli.training.loop.clock import FINAL_PATIENCE, GRACE, Clock
 from llmcli.training.planning import recipe
 
-EXTRA_FINAL_TOKENS = 3  # times as many tokens at the end, at most, where the clock leaves time for them
+EXTRA_FINAL_TOKENS = 3  # times as many tokens at the end, at most, if time is left for them
 # seconds of an evaluation in float32, for each second of one in bfloat16: 1.3 to 2.2, by processor and model. Where it
 # is more than this, fewer tokens are evaluated in the time that is left
 FLOAT32_COST = 1.4
 SEARCHED_TOKENS = 1 << 16  # of a text, at once
 BATCH_TOKENS = 4096  # evaluated between two readings of the clock, at most ...
 BATCH_OPERATIONS = 1e11  # ... and parameters x tokens, at most
-# tokens of held-out text, of a sample of which the n-gram cache would take too long to read all; it then holds so many
+# a sample of a held-out text with more tokens than the first is scored with only the second in the n-gram cache
 MAX_CACHED_TOKENS, SAMPLE_CACHE_TOKENS = 1 << 20, 1 << 13
 
 Weights = Mapping[str, NDArray[np.float32]]
@@ -161,7 +161,7 @@ class HeldOutEvaluation:
         *,
         models: int = 1,
     ) -> None:
-        """`model` is that of the run. `models` is the number of models evaluated: 2 if the run starts from another."""
+        """`model` is the run's. `models` is the number of models evaluated: 2 if the run starts from another."""
         self._model, self._models, self._settings = model, models, settings
         self._clock, self._is_timed = clock or Clock(settings), settings.seconds is not None
         self._separator, byte_lengths = tokenizer.bos_id, tokenizer.byte_lengths
@@ -233,7 +233,7 @@ class HeldOutEvaluation:
         return self._models * slower * final_evaluation_tokens(trained, self._settings.eval_tokens, self.tokens)
 
     def _select(self, most: int) -> Sequence[Any]:
-        """Units of about `most` tokens, spread evenly over the data; so are the first of them if a clock may end it."""
+        """Units of about `most` tokens, spread evenly over the data; so is any first part, as a clock may end it."""
         if isinstance(self._data, _Answers):
             return spread(self._data.conversations, most)
         firsts = self._first_tokens

@@ -33,7 +33,7 @@ Settings = Callable[[ModelConfig, float], TrainConfig]  # (model, training token
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of memory. Where the device has none of its own (the CPU, MPS), a run needs only the device's."""
+    """Bytes of memory. A run without dedicated device memory (CPU, MPS) needs all of it as `device`; `host` is 0."""
 
     device: float
     host: float
@@ -41,7 +41,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a plan will run."""
+    """The machine that a plan is made for."""
 
     speed: Speed
     memory: Memory = Memory(math.inf, math.inf)  # that is free
@@ -57,11 +57,11 @@ class CorpusSize:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The model with the lowest expected loss for a budget, and what it is expected to see."""
+    """The model with the lowest expected loss for a budget, and the tokens it is expected to see."""
 
     model: ModelConfig
     tokens: float  # seen in training
-    tokens_per_second: float = 0.0  # as measured; 0 where no clock ends the run
+    tokens_per_second: float = 0.0  # as measured; 0 without a time limit
 
 
 def estimated_speed(model: ModelConfig, train: TrainConfig, seconds: float = 0.0) -> float:
@@ -83,8 +83,8 @@ def flops_per_token(model: ModelConfig, context: int) -> float:
 
 
 def micro_batches(model: ModelConfig, train: TrainConfig, processes: int = 1) -> int:
-    """The number of micro-batches into which the part of a batch that a process has is split (gradient accumulation):
-    all processes have the same number."""
+    """The number of micro-batches into which each process splits its part of a batch (gradient accumulation); the same
+    for all processes."""
     windows = -(-train.batch_size // processes)
     values = model.num_hidden_layers * model.hidden_size * train.context  # of a window
     return -(-windows // max(1, MICRO_BATCH_VALUES[train.device] // values))
@@ -114,7 +114,7 @@ def memory_needed(model: ModelConfig, train: TrainConfig, processes: int = 1, *,
 
 
 def check_fits(plan: Plan, memory: Memory, processes: int = 1) -> None:
-    """Raises LLMError where a plan made earlier does not fit into the `memory` that is free for each process."""
+    """Raises LLMError if a plan made earlier does not fit into the `memory` that is free for each process."""
     needed = memory_needed(plan.model, plan.train, processes, sharded=plan.sharded and processes > 1)
     if problem := shortage(needed, memory, 1.0):
         smaller = "`context`" if plan.train.is_fine_tuning else "`width`"
@@ -125,7 +125,7 @@ def check_fits(plan: Plan, memory: Memory, processes: int = 1) -> None:
 
 
 def shortage(needed: Memory, free: Memory, share: float = MEMORY_SHARE) -> str:
-    """Which memory is short, in words; "" if this share of the free memory is enough."""
+    """The shortage of memory in words; "" if this share of the free memory is enough."""
     for kind, wanted, there in (
         ("GPU memory" if needed.host else "memory", needed.device, free.device),
         ("main memory", needed.host, free.host),
@@ -156,8 +156,8 @@ def _step_bytes(
 
 
 def _activation_bytes(model: ModelConfig, train: TrainConfig, processes: int) -> float:
-    """A micro-batch: what the layers save for the backward pass, as much as one of them for what is computed in
-    between, and a block of logits; the last two for a teacher, too."""
+    """Activations of a micro-batch: the values that layers save for the backward pass, as much as one layer saves for
+    intermediate values, and a block of logits; the last two for a teacher, too."""
     models = 2 if train.teacher_share else 1
     windows = -(-train.batch_size // processes)
     tokens = train.context * -(-windows // micro_batches(model, train, processes))
@@ -223,9 +223,9 @@ def choose_model(
     """The one of `models`, which are sorted by size, with the lowest expected loss after `seconds` of steps, among
     those that see `min_tokens` even at LOW_SPEED.
 
-    The speed of the shape that seems best is measured, and so on, for at most MAX_MEASUREMENTS shapes; then all of them
-    in a second round, of which the faster counts. The ratio of the last measured to its estimated speed corrects the
-    estimates of the other shapes. `measured` are tokens per second by the index of a model; new ones are added.
+    Repeatedly measures the shape that ranks best, at most MAX_MEASUREMENTS shapes; then remeasures all of these and
+    keeps the faster result. The ratio of the last measured speed to its estimate corrects the estimates of the others.
+    `measured` are tokens per second by the index of a model; new ones are added.
     """
     max_tokens = max_epochs * data.tokens
     estimated = [estimated_speed(model, settings(model, 0.0)) for model in models]
@@ -270,5 +270,5 @@ def choose_model(
 
 
 def loss_size(model: ModelConfig) -> float:
-    """Parameters as `expected_loss` counts them: between active and all, where there are experts."""
+    """Parameters as `expected_loss` counts them; with experts, between the active and all parameters."""
     return math.sqrt(model.parameters * model.active_parameters)

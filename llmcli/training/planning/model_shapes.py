@@ -11,7 +11,7 @@ from llmcli.training.planning.task import Task
 
 
 def candidates(task: Task, data: CorpusSize, context: int) -> list[ModelConfig]:
-    """The models that the data are large enough for, smallest first; only one where the shape is fixed."""
+    """The models that the data are large enough for, smallest first; only one if the shape is fixed."""
     if task.base:
         return [task.base]
     request = task.request
@@ -28,7 +28,7 @@ def candidates(task: Task, data: CorpusSize, context: int) -> list[ModelConfig]:
 def model_config(
     request: Request, layers: int, width: int, context: int, vocab_size: int, eos_id: int, *, induction: bool
 ) -> ModelConfig:
-    """The model of a shape. Raises LLMError where the numbers that the user fixed do not fit together."""
+    """The model of a shape. Raises LLMError if the numbers that the user fixed do not fit together."""
     heads = request.heads or _heads(width)
     kv_heads = request.kv_heads or heads
     if width % heads:

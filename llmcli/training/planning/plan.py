@@ -1,4 +1,4 @@
-"""What the user requests of a training run, and the plan for it: hyperparameters, each with a reason."""
+"""The user's request for a training run, and the plan for it: hyperparameters, each with a reason."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 from llmcli.config import MAX_VOCAB_SIZE, ModelConfig, TrainConfig, convert_fields, require
 from llmcli.errors import usage
 
-DEFAULT_SECONDS = 300.0  # time budget where the user gives no budget at all
+DEFAULT_SECONDS = 300.0  # time budget if the user gives none
 COUNTS = (
     "vocab_size", "layers", "width", "heads", "kv_heads", "context", "batch_tokens", "experts", "threads",
 )  # fmt: skip
@@ -20,7 +20,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True)
 class Request:
-    """What the user fixed; None leaves the decision to the planner."""
+    """The settings that the user fixed; None leaves the decision to the planner."""
 
     seconds: float | None = None  # time budget
     steps: int | None = None
@@ -86,7 +86,7 @@ class Request:
 
     @property
     def budget(self) -> float | None:
-        """The time budget, also where the user gives none; None if steps or epochs end the run."""
+        """The time budget, also if the user gives none; None if steps or epochs end the run."""
         return (self.seconds or DEFAULT_SECONDS) if self.has_time_budget else None
 
     @property
@@ -114,7 +114,7 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class ConversationSettings:
-    """How conversations are trained on. Together with TrainConfig it determines the weights.
+    """The settings for training on conversations. Together with TrainConfig they determine the weights.
 
     The names of these fields are stored in resume files.
     """
@@ -133,7 +133,7 @@ class ConversationSettings:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a plan assumes about a run that a clock ends."""
+    """The assumptions of a plan about a run with a time limit."""
 
     tokens_per_second: float  # as measured
     epochs: float
@@ -148,5 +148,5 @@ class Plan:
     rows: tuple[PlanRow, ...]
     warning: str = ""  # why the run will hardly train the model
     conversations: ConversationSettings | None = None  # None: plain text only
-    expected: Expected | None = None  # where a clock ends the run
+    expected: Expected | None = None  # if the run has a time limit
     sharded: bool = False  # of several processes each has a part of the weights, their gradients and the optimizer

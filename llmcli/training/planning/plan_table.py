@@ -106,7 +106,7 @@ def learning_rate(recipe: str, multiplier: float, model: ModelConfig) -> str:
 
 
 def overview(plan: Plan) -> list[PlanRow]:
-    """The plan in five rows: corpus, vocabulary, model, training and regularization; and the learning rate where it is
+    """The plan in five rows: corpus, vocabulary, model, training and regularization; and the learning rate if it is
     not the recipe's."""
     by_name = {row.name: row for row in plan.rows}
     if "corpus" not in by_name:  # resumed from a file of an earlier version, with other names

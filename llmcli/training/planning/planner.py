@@ -35,7 +35,7 @@ MAX_SPEEDUP = 4.0  # over the estimate; a faster machine gets larger batches, wh
 def make_plan(task: Task, machine: Machine | None = None) -> Plan:
     """A plan for a run.
 
-    The speed of `machine` is measured only where a time budget ends the run. Raises LLMError when the corpus is too
+    The speed of `machine` is measured only if the run has a time budget. Raises LLMError when the corpus is too
     short, when no model fits into memory, or when the requests contradict each other.
     """
     rules.check_kl_weight(task)
@@ -91,7 +91,7 @@ class _Planner:
         self, model: ModelConfig, tokens: float, batch_divisor: int
     ) -> tuple[TrainConfig, ConversationSettings | None, dict[str, str]]:
         """How to train a model on `tokens` (0: not known yet), with the batch size divided by `batch_divisor`; with the
-        reasons by the name of the field, those for conversations after "conversations."."""
+        reasons by the name of the field, prefixed by "conversations." for conversations."""
         task, request, data = self.task, self.task.request, self.task.data.tokens
         distillation = rules.distillation(task, tokens)
         most_epochs = self._most_epochs(distillation.value)
@@ -141,14 +141,14 @@ class _Planner:
         return self._decide(model, tokens, batch_divisor)[0]
 
     def _most_epochs(self, teacher_share: float) -> float:
-        """The limit of epochs for the whole run: doubled where it trains two models."""
+        """The limit of epochs for the whole run: doubled if it trains two models."""
         return self.task.max_epochs * (2 if teacher_share else 1)
 
     # ---- memory
 
     def _fit(self, models: list[ModelConfig]) -> tuple[list[ModelConfig], int]:
-        """(the models that fit into the free memory with the largest batch in which any of them does, by how much that
-        is smaller than planned). Raises LLMError where none fits."""
+        """(the models that fit into the free memory with the largest batch that fits any model, the divisor of the
+        planned batch). Raises LLMError if none fits."""
         free, task, divisor = self.machine.memory, self.task, 1
         while not (fitting := [model for model in models if not shortage(self._memory_needed(model, divisor), free)]):
             if task.request.batch_tokens or divisor >= MAX_BATCH_DIVISOR:
@@ -176,7 +176,7 @@ class _Planner:
 
     @property
     def _step_cost(self) -> float:
-        """The time of a step, relative to that of its batch alone: the divergence from a base model takes time, too."""
+        """The time of a step, relative to its batch alone: the divergence from a base model takes time, too."""
         base, request = self.task.base, self.task.request
         if base is None or not self.task.conversations_alone or request.kl_weight == 0:
             return 1.0
@@ -190,7 +190,7 @@ class _Planner:
         return seconds and rules.training_seconds(seconds, self.task.seconds_spent) / self._step_cost
 
     def _choose(self, models: list[ModelConfig], batch_divisor: int) -> Estimate:
-        """The model for the time of the run, or, where that is enough for two models, for the time that each has."""
+        """The model for the time of the run, or, if that is enough for two models, for the time of each."""
         task, measured = self.task, dict[int, float]()
 
         def settings(model: ModelConfig, tokens: float) -> TrainConfig:
@@ -219,13 +219,13 @@ class _Planner:
         return of_two if still_enough else estimate
 
     def _tokens_in_time(self, estimate: Estimate) -> float:
-        """The tokens that a model would be trained on in the time budget, if no limit of epochs ended the run; without
-        a time budget those that it will be trained on."""
+        """The tokens that a model would be trained on in the time budget, without the limit of epochs; if there is no
+        time budget, the tokens that it will be trained on."""
         seconds = self._batch_seconds
         return estimate.tokens if seconds is None else seconds * estimate.tokens_per_second
 
     def _too_few_steps(self, steps: float) -> str:
-        """A warning where a time budget leaves fewer than MIN_STEPS steps, else ""."""
+        """A warning if a time budget leaves fewer than MIN_STEPS steps, else ""."""
         seconds = self.task.request.budget
         if seconds is None or steps >= recipe.MIN_STEPS:
             return ""

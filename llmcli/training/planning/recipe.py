@@ -1,7 +1,7 @@
 """The training recipe: the hyperparameters of the plan and of training, measured or published, in one table.
 
 Each constant has its meaning and, in brackets, its source: the first words of a heading of tests/benchmarks/LOG.md in
-quotes, a publication, or "chosen" where no comparison is recorded. Not here: what belongs to an algorithm of its own
+quotes, a publication, or "chosen" if no comparison is recorded. Not here: constants of a single algorithm
 (the coefficients of Muon in muon.py, the fit of the n-gram cache in cache_fit.py, the initial weights in
 models/torch/transformer.py and models/induction.py); the weight decay, a default of config.TrainConfig; limits of
 time and memory.
@@ -25,7 +25,7 @@ MIN_CONTEXT = 8  # a text that is too short for it is an error [chosen]
 SHORT_CONTEXT = 128  # for less than CONTEXT_TOKENS of text [chosen]
 CONTEXT = 256  # for more [chosen]
 CONTEXT_TOKENS = 100_000  # of training text [chosen]
-FINE_TUNING_CONTEXT = 512  # where the base model has at least twice that [chosen]
+FINE_TUNING_CONTEXT = 512  # if the base model has at least twice that [chosen]
 INDUCTION_CONTEXT = 1024  # with induction heads ["Useful context length"]
 INDUCTION_MIN_TOKENS = 100_000  # of training text; with less, there are no induction heads ["Where it does not help"]
 # time budget x threads, on a CPU; with less, longer windows cost more than they gain
@@ -63,7 +63,7 @@ ADAMW_EPSILON = 1e-10  # [chosen]
 DROPOUT = ((4, 0.0), (8, 0.05), (12, 0.1), (math.inf, 0.2))  # ["At a fixed time", "Many epochs", "A 15-minute run"]
 BPE_DROPOUT = ((4.5, 0.0), (math.inf, 0.15))  # ["At a fixed time", "Many epochs"]
 BPE_DROPOUT_UNTIL = 0.8  # progress; after that, tokens are what generation will see ["A 15-minute run"]
-# a model can memorize its text if its layers have more parameters than both limits, and after so many epochs
+# a model can memorize its text if its layers have more parameters than both limits, and after this many epochs
 LARGE_PARAMETERS = 500_000  # ["Large models"]
 LARGE_PARAMETERS_PER_TOKEN = 4.0  # of the training text ["Large models"]
 LARGE_EPOCHS = 12.0  # ["Large models"]
@@ -76,9 +76,9 @@ EPOCHS_MARGIN = 0.05  # relative: they change once that number is this far beyon
 # of training text; shorter ones are read 20 times within a minute or two, and have a small validation slice
 DISTILLATION_MIN_TOKENS = 100_000  # [chosen]
 DISTILLATION_EPOCHS = 8.0  # of the run, at least; with fewer, one model is as good or better ["Training two models"]
-TEACHER_SHARE = 0.45  # of the run: its student, whose steps take longer, gets as many ["Training two models"]
+TEACHER_SHARE = 0.45  # of the run: about as many steps, slower ones, remain for the student ["Training two models"]
 TEACHER_WEIGHT = 0.5  # of its predictions in the targets; .8 is no better ["Distillation from a first run"]
-TEACHER_COST = 0.2  # the time of its predictions, as a part of that of a step without it ["Training two models"]
+TEACHER_COST = 0.2  # the time of its predictions, relative to a step without it ["Training two models"]
 
 # ---- Model shape
 # layers x hidden size, each at most twice the size of the one before; two layers beat four in runs of up to a minute
@@ -105,25 +105,25 @@ REPETITION_DECAY = 3.0  # epochs; R* of arXiv:2305.16264, where it is 15.4; fitt
 TRAINING_SHARE = 0.9  # of the time budget, at most; reading, planning, evaluating and saving take the rest [chosen]
 SHARE_OF_REST = 0.95  # of the time after reading, at most: less than the above in short runs [chosen] ...
 AROUND_TRAINING_SECONDS = 1.0  # ... without these, for measuring speeds and for the end [chosen]
-LEAST_TRAINING_SHARE = 0.1  # that is planned for, however late it is [chosen]
+LEAST_TRAINING_SHARE = 0.1  # planned for even if reading used up the time budget [chosen]
 MAX_MEASUREMENTS = 3  # shapes whose speed is measured [chosen]
 # each is measured in two rounds, and the faster counts: a slow moment of the machine is shorter than both
 MEASUREMENT_SHARE = 0.005  # of the run, for a measurement in a round [chosen] ...
 MAX_MEASUREMENT_SECONDS = 1.5  # ... and at most this long [chosen]
-LOW_SPEED = 0.7  # of the measured speed, with which a run has time for its conversations [chosen]
+LOW_SPEED = 0.7  # of the measured speed, at which a run must still have time for its conversations [chosen]
 
-# ---- Correction of the model's size, once, where the first steps of a run have another speed than measured
+# ---- Correction of the model's size, once, if the first steps of a run are faster or slower than measured
 CORRECTION_SHARE = 0.025  # of the time budget, for each of two windows that have to agree [chosen] ...
 CORRECTION_SECONDS = 1.0  # ... and at least this long: other programs take turns of up to half a second [chosen]
 CORRECTION_UNTIL = 0.15  # progress, at the latest: the windows are the shortest until then [chosen]
-CORRECTION_FACTOR = 1.25  # of the measured speed, or one over it, at least ["Ten plans"]
-CORRECTION_GAIN = 0.01  # by which the expected loss has to be lower, without the irreducible loss [chosen]
+CORRECTION_FACTOR = 1.25  # correct only if the speed is off by at least this factor, either way ["Ten plans"]
+CORRECTION_GAIN = 0.01  # by which the expected loss must fall, relatively, without the irreducible loss [chosen]
 RESTART_SECONDS = 1.0  # until the first step of the other model [chosen]
 
 # ---- Validation slice and temperature calibration
 VALIDATION_SHARE = 1 / 64  # of the training tokens are in the slice ["The held-out text chooses nothing"] ...
 MIN_VALIDATION_TOKENS = 512  # ... or none, if that would be fewer ["The held-out text chooses nothing"]
-MIN_VALIDATION_WINDOWS = 8  # windows are shorter than the context of training where that takes it [chosen] ...
+MIN_VALIDATION_WINDOWS = 8  # windows are shorter than the context of training if needed for this [chosen] ...
 SHORTEST_VALIDATION_WINDOW = 64  # ... but not shorter than this, in tokens [chosen]
 TIE_MARGIN = 0.002  # evaluations that differ by less, relatively, count as equal [chosen]
 CALIBRATION_EPOCHS = 6.0  # fewer do not make a model overconfident ["A 15-minute run"]
@@ -131,7 +131,7 @@ MIN_CALIBRATION_TOKENS = 1024  # fewer give a factor that is mostly noise ["The 
 
 # ---- Evaluation during the run and at its end
 EVAL_DIVISOR = 400  # training tokens for each token of an evaluation [chosen] ...
-EVAL_TOKENS = (4096, 65_536)  # ... but at least and at most so many tokens [chosen]
+EVAL_TOKENS = (4096, 65_536)  # ... but at least and at most this many tokens [chosen]
 TRAINING_PER_EVALUATED = 24.0  # tokens trained on between two evaluations, per token evaluated, at least [chosen]
 EVALUATION_INTERVAL = 0.05  # of the run, between two evaluations, at least [chosen]
 FINAL_TOKENS = 65_536  # held-out tokens evaluated at the end [chosen] ...
@@ -144,28 +144,28 @@ CONVERSATION_SHORTEST_CONTEXT = 128  # tokens, from scratch ["Rows"]
 CONVERSATION_LONGEST_CONTEXT = 1024  # [chosen]
 CONVERSATION_SHORTEST_FINE_TUNING_CONTEXT = 64  # rows of a batch; the model keeps its own context length [chosen]
 CONVERSATION_EPOCHS = 60.0  # at most, from scratch ["Text first"], or more ...
-CONVERSATION_STEPS = 1000  # ... where that would be fewer steps than these [chosen]
+CONVERSATION_STEPS = 1000  # ... if that would be fewer steps than these [chosen]
 CONVERSATION_FINE_TUNING_EPOCHS = 3.0  # the same for fine-tuning [chosen]
 CONVERSATION_FINE_TUNING_STEPS = 100  # [chosen]
-CONVERSATION_MIN_EPOCHS = 2.0  # that a model has time for, at LOW_SPEED, where a smaller one has [chosen]
-CONVERSATION_BATCHES_PER_EPOCH = 4  # at least, where that is at least one row [chosen]
+CONVERSATION_MIN_EPOCHS = 2.0  # prefer a model that reaches this many even at LOW_SPEED [chosen]
+CONVERSATION_BATCHES_PER_EPOCH = 4  # at least, if that is at least one row [chosen]
 CONVERSATION_SHARE = 0.3  # part of a run in which they follow text [chosen]
-CONVERSATION_LARGEST_SHARE = 0.8  # where there is more of them than of text [chosen]
-CONVERSATION_SMALLEST_SHARE = 0.05  # where there are few [chosen]
+CONVERSATION_LARGEST_SHARE = 0.8  # if there are more of them than of text [chosen]
+CONVERSATION_SMALLEST_SHARE = 0.05  # if there are few [chosen]
 CONVERSATION_VALIDATION_SHARE = 1 / 32  # of them are in the validation slice ["The held-out text chooses nothing"] ...
 CONVERSATION_MIN_VALIDATION = 32  # ... or none, if that would be fewer ["The held-out text chooses nothing"]
 DIVERGENCE_WEIGHT = 5.0  # in the loss, on text that the base model generates ["Catastrophic forgetting"]
-DIVERGENCE_TOKENS = 0.25  # of that text in a step, as a part of those of the batch ["Catastrophic forgetting"]
-DIVERGENCE_COST = 0.4  # the time they take, as a part of that of the batch ["Catastrophic forgetting"]
+DIVERGENCE_TOKENS = 0.25  # of that text in a step, relative to the tokens of the batch ["Catastrophic forgetting"]
+DIVERGENCE_COST = 0.4  # the time they take, relative to the batch ["Catastrophic forgetting"]
 
 # ---- Corpus and vocabulary
 HELD_OUT = 0.1  # share of the corpus that is held out [chosen]
-# most bytes of text that a run reads: factor * (time budget x threads) ** exponent, a third more than any plan has time
-# for once
+# most bytes of text that a run reads: factor * (time budget x threads) ** exponent, a third more than any plan can read
+# once
 CPU_BYTES_FACTOR = 4e5  # ["100 MB of text"]
 GPU_BYTES_FACTOR = 1.2e7  # [chosen]
 BYTES_EXPONENT = 0.6  # ["100 MB of text"]
-MIN_BYTES = 1_000_000  # but so many at least [chosen]
+MIN_BYTES = 1_000_000  # the least of these limits [chosen]
 # times sqrt(core-seconds), on a CPU: the output layer must leave time for the others
 VOCABULARY_FACTOR = 170  # ["At a fixed time"]
 

@@ -19,20 +19,20 @@ from llmcli.training.planning.task import Task
 
 
 def check_kl_weight(task: Task) -> None:
-    """Raise LLMError for a weight where there is no divergence from a base model."""
+    """Raise LLMError for a weight if there is no divergence from a base model."""
     if task.request.kl_weight and not (task.base and task.conversations_alone):
         raise usage("`kl_weight` is for fine-tuning on conversations alone, without plain text; leave it out")
 
 
 def time_budget(request: Request, most_epochs: float) -> Decision[float | None]:
-    """In seconds; None where a number of steps or epochs ends the run."""
+    """The time budget in seconds; None if a number of steps or epochs ends the run."""
     if request.seconds or not request.has_time_budget:
         return Decision(request.budget, REQUESTED)
     return Decision(DEFAULT_SECONDS, f"default; stops after {units.epochs(most_epochs)} if that comes first")
 
 
 def training_seconds(budget: float, spent: float) -> float:
-    """The part of a time budget that the steps will take, if `spent` seconds are over before the run is planned.
+    """The part of a time budget that the steps will take, if `spent` seconds have passed before the run is planned.
 
     >>> [round(training_seconds(budget, spent=2.0), 1) for budget in (2, 10, 20, 142)]
     [0.2, 6.6, 16.1, 127.8]
@@ -72,8 +72,8 @@ def induction_helps(task: Task) -> bool:
 
 
 def sharding(request: Request, model: ModelConfig, train: TrainConfig, memory: Memory) -> Decision[bool]:
-    """Whether several processes share out weights, gradients and optimizer. That costs more communication, but not as
-    much as batches so small that no process accumulates gradients."""
+    """Whether to shard weights, gradients and optimizer over the processes. This costs communication, but less than
+    batches so small that no process accumulates gradients."""
     if request.shard is not None:
         return Decision(request.shard, REQUESTED)
     windows = min(train.batch_size, 2 * request.processes)
@@ -86,8 +86,8 @@ def sharding(request: Request, model: ModelConfig, train: TrainConfig, memory: M
 
 
 def batch_size(task: Task, tokens: float, batch_divisor: int) -> Decision[int]:
-    """In windows. `tokens` is the length of the run, 0 where it is not known yet; `batch_divisor` makes the batch
-    smaller to save memory. A few dozen conversations alone are several batches."""
+    """The batch size in windows. `tokens` is the length of the run, 0 if it is not known yet; `batch_divisor` makes
+    the batch smaller to save memory. Small sets of conversations are split into several batches."""
     request, most = task.request, task.data.tokens
     if request.batch_tokens:
         per_batch, reason = request.batch_tokens, REQUESTED
@@ -147,8 +147,8 @@ def distillation(task: Task, tokens: float) -> Decision[float]:
 
 
 def token_shares(teacher_share: float) -> tuple[float, float]:
-    """How many tokens the teacher and the student are trained on, relative to what one model would be in the time of
-    the run, if the teacher has `teacher_share` of it.
+    """Tokens that the teacher and the student are trained on, relative to a single model in the time of the run, if
+    the teacher has `teacher_share` of it.
 
     >>> [round(share, 3) for share in token_shares(0.4)]
     [0.4, 0.5]

@@ -1,4 +1,4 @@
-"""What a plan is made for: a request and the data, and what follows from them before a model is chosen.
+"""The input of the planner: a request and the data, and what follows from them before a model is chosen.
 
 The data are text, conversations, or text and then conversations.
 """
@@ -20,7 +20,7 @@ from llmcli.training.planning.plan import REQUESTED, Decision, Request
 class ConversationSize:
     """The size of the training conversations."""
 
-    lengths: tuple[int, ...]  # tokens of each, with those of the chat template
+    lengths: tuple[int, ...]  # tokens of each, including the chat template's
     bytes: int  # of text in their messages
 
     def packed(self, context: int) -> CorpusSize:
@@ -35,13 +35,13 @@ class Task:
     """A run as requested, and the size of its data."""
 
     request: Request
-    text: CorpusSize  # training text; of 0 tokens where there are conversations alone
+    text: CorpusSize  # training text; of 0 tokens if there are conversations alone
     vocab_size: int
     eos_id: int
     base: ModelConfig | None = None  # the model to fine-tune
     conversations: ConversationSize | None = None
     seconds_spent: float = 0.0  # of the time budget, before the first step
-    induction: bool = False  # whether initial weights get induction heads, where the model can hold them
+    induction: bool = False  # whether initial weights get induction heads, if the model can hold them
 
     @property
     def conversations_alone(self) -> bool:
@@ -49,7 +49,7 @@ class Task:
 
     @cached_property
     def context(self) -> Decision[int]:
-        """In tokens. Raises LLMError when the text is too short for the context requested, or for any."""
+        """The context length in tokens. Raises LLMError if the text is too short for the requested one, or for any."""
         requested, base, longest = self.request.context, self.base, self.text.tokens - 1  # a window has a target more
         if not self.conversations_alone and longest < recipe.MIN_CONTEXT:
             smaller = "" if base else ", or give `vocab_size` 257 or `tokenizer` char if it is repetitive"
@@ -151,7 +151,7 @@ class Task:
         if natural > recipe.CONVERSATION_SHARE:
             wanted = min(natural, recipe.CONVERSATION_LARGEST_SHARE)
             reason = "text first; in proportion to the amount of data"
-        if tokens:  # after so many epochs, text and conversations would only be memorized
+        if tokens:  # after this many epochs, text and conversations would only be memorized
             least = 1 - self._text_epochs * self.text.tokens / tokens
             most = self._conversation_epochs * self.packed.tokens / tokens
             if most < wanted:

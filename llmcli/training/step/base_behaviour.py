@@ -20,13 +20,13 @@ from llmcli.training.planning import recipe
 TEXTS = (4, 64)  # that the base model generates, at least and at most
 WORK = 5.6e11  # parameters x tokens generated: about ten seconds on two cores
 TEXTS_AT_ONCE = 4  # that pass through the model together, to limit memory
-SEED = 1_000_003  # added to that of the run: the text that measures what was forgotten is another
-# of the time budget, at most, for generating the text; and of what reading and planning have left of it
+SEED = 1_000_003  # added to the run's seed, so that this text differs from the text that measures forgetting
+# at most for generating the text: of the time budget, and of the time left after reading and planning
 TIME_SHARE, SHARE_OF_REST = 0.1, 0.25
 
 
 def seconds_to_generate(budget: float, left: float) -> float:
-    """The time limit of the text, in a run of `budget` seconds, of which `left` are left."""
+    """The time limit for the text in a run of `budget` seconds, `left` of which are left."""
     return max(0.0, min(TIME_SHARE * budget, SHARE_OF_REST * left))
 
 
@@ -40,7 +40,7 @@ class GeneratedText:
 
 
 class BaseBehaviour:
-    """Adds the gradients of the divergence to those of a step."""
+    """Adds the gradients of the divergence to the gradients of a step."""
 
     def __init__(self, model: LanguageModel, text: GeneratedText, settings: TrainConfig, weight: float) -> None:
         self._model, self._text, self._seed, self._weight = model, text, settings.seed, weight

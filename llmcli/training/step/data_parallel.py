@@ -2,8 +2,8 @@
 of the matrices.
 
 Rank 0, the leader, runs everything else: it reads, plans, keeps the clock, evaluates and saves. The others hold the
-same weights, or with sharded weights another part of each, and do what the leader says step by step. So the run is the
-same function of (seed, step) with any number of processes, but for the order of sums.
+same weights, or with sharded weights another part of each, and follow its commands. So the run is the same function of
+(seed, step) with any number of processes, except for the order of sums.
 """
 
 from collections.abc import Mapping
@@ -78,7 +78,7 @@ def _new_model(config: ModelConfig, settings: TrainConfig, new_tokens: range, gr
 
 
 def follow(group: ProcessGroup) -> None:
-    """Any rank but 0: compute what the leader tells until it ends."""
+    """Worker loop of ranks above 0: follow the commands of the leader until it ends."""
     dumped, recorded, new_tokens, group.is_sharded = group.broadcast_json()
     config, settings = parse_config(dumped), TrainConfig(**recorded)
     torch.set_num_threads(settings.threads)

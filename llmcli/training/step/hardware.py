@@ -1,4 +1,4 @@
-"""What this machine offers: devices, the faster data type, threads, free memory."""
+"""The hardware of this machine: devices, the faster data type, threads, free memory."""
 
 import contextlib
 import ctypes
@@ -20,7 +20,7 @@ BFLOAT16_GAIN = 0.8  # bfloat16 is chosen if products take less than this fracti
 PRODUCTS_TIMED = 16  # in each data type
 THREADS_GAIN = 0.9  # fewer threads are chosen if they take less than this fraction of the time with more
 SHARE_SECONDS = 0.1  # in which the share of a core is measured: less is misled by how the system deals out time
-# of a core; a thread that gets less waits for others. Measured on two cores: .97 beside one busy process, .48 to .87
+# of a core; a thread that gets less waits for others. Measured on two cores: .97 alongside one busy process, .48 to .87
 # beside two
 FREE_SHARE = 0.92
 LIMITS = ("memory.max", "memory.high")  # the latter is not a hard limit, but the kernel slows down a group above it
@@ -60,10 +60,10 @@ def _product_seconds(dtype: torch.dtype) -> float:
 
 
 def fastest_threads(counts: Sequence[int]) -> int:
-    """The number of threads, of `counts` in descending order, with which small operations are fastest now.
+    """The number of threads, from `counts` in descending order, that makes small operations fastest now.
 
-    While another process is busy, fewer threads than cores are much faster, since threads wait for each other. Where
-    even one thread waits for a core it is the smallest: more would only take time from other processes.
+    While another process is busy, fewer threads than cores are much faster, since threads wait for each other. If
+    even one thread waits for a core, it is the smallest: more would only take time from other processes.
     """
     if len(counts) == 1 or (_core_share() < FREE_SHARE and _core_share() < FREE_SHARE):  # twice: not for a moment
         return counts[-1]
@@ -75,7 +75,7 @@ def fastest_threads(counts: Sequence[int]) -> int:
 
 
 def _core_share() -> float:
-    """The share of a core, 0 to 1, that a thread gets now; 1 where the system's clock is too coarse to know."""
+    """The share of a core, 0 to 1, that a thread gets now; 1 if the system's clock is too coarse to know."""
     if sys.platform == "win32":
         return 1.0
     began, worked = time.perf_counter(), time.thread_time()
@@ -116,7 +116,7 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Have glibc return to the system what is freed now, such as models whose speed was measured."""
+    """Have glibc return freed memory to the system, such as models whose speed was measured."""
     if libc := _glibc():
         libc.malloc_trim(0)
 

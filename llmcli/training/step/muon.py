@@ -57,7 +57,7 @@ def _nesterov(gradient: Tensor, buffer: Tensor, momentum: float) -> Tensor:
 
 
 def _update(own: Tensor, direction: Tensor, shape: Sequence[int], lr: float, weight_decay: float) -> None:
-    """Update the rows that are here of a matrix of `shape` [..., m, n]. `lr` is that of square matrices."""
+    """Update the rows that are here of a matrix of `shape` [..., m, n]. `lr` is for square matrices."""
     rows, columns = shape[-2:]
     rate = lr * math.sqrt(max(1.0, rows / columns))
     own.mul_(1 - lr * weight_decay).add_(direction, alpha=-rate)
@@ -68,7 +68,7 @@ class WholeMuon:
     orthogonalizes its part of the matrices of a shape, and all get the result."""
 
     def __init__(self, matrices: Iterable[nn.Parameter], dtype: torch.dtype, group: ProcessGroup | None = None) -> None:
-        """`dtype` is that of the matrix products."""
+        """`dtype` is used for the matrix products."""
         self.matrices, self._dtype, self._group = _same_shapes(matrices), dtype, group
         length = group.part_length if group else int
         self._momenta = [  # of the matrices of this process
@@ -88,7 +88,7 @@ class WholeMuon:
                 _update(matrix, direction, matrix.shape, lr, weight_decay)
 
     def momenta(self) -> Iterator[Tensor]:
-        """For each shape of matrices all of their momenta, [L, m, n]."""
+        """The momenta [L, m, n] of all matrices of a shape, for each shape."""
         for same, buffer in zip(self.matrices, self._momenta, strict=True):
             yield self._group.gather(buffer, len(same)) if self._group else buffer
 
@@ -99,14 +99,14 @@ class WholeMuon:
 
 
 class ShardedMuon:
-    """As WholeMuon, where each of several processes holds a part of the rows of the weights, and of their momenta.
+    """Like WholeMuon, but each of several processes holds only some rows of the weights and of their momenta.
 
-    To be orthogonalized, matrices are dealt out: each process gets the parts of some of them from all others, and
+    For orthogonalization, matrices are dealt out: each process gets the parts of some matrices from all others, and
     returns the results. Stacks of experts' matrices are sharded by expert, so that each is whole.
     """
 
     def __init__(self, matrices: Iterable[nn.Parameter], dtype: torch.dtype, group: ProcessGroup) -> None:
-        """`dtype` is that of the matrix products, and of what is sent."""
+        """`dtype` is used for the matrix products and for sending matrices."""
         self.matrices, self._dtype, self._group = _same_shapes(matrices), dtype, group
         self._momenta = [[torch.zeros_like(own_part(matrix)) for matrix in same] for same in self.matrices]
 

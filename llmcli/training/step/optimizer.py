@@ -1,7 +1,7 @@
 """The optimizer: parameter groups, update rules, schedules of the learning rate and of the momentum.
 
-By the recipe "muon", weight matrices inside the layers are updated by Muon; embeddings, the output head and the gains
-of the norms by AdamW. The others use AdamW for all parameters that are trained. The figures are in recipe.py.
+With the recipe "muon", weight matrices inside the layers are updated by Muon; embeddings, the output head and the gains
+of the norms by AdamW. The other recipes use AdamW for all trained parameters. The figures are in recipe.py.
 """
 
 from collections import defaultdict
@@ -82,7 +82,7 @@ class Optimizer:
         return {name: copied(value) for name, value in self.state()}
 
     def load_arrays(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
-        """Take the state that `to_arrays` returned. Raises KeyError where the momentum of matrices is missing."""
+        """Take the state that `to_arrays` returned. Raises KeyError if the momentum of matrices is missing."""
         for i in range(len(self._muon.matrices)):
             arrays[f"{MUON}{i}"]
         for name, array in arrays.items():
@@ -97,7 +97,7 @@ class Optimizer:
 
 
 def _kind(name: str, parameter: nn.Parameter) -> str:
-    """The key of `learning_rates` for a parameter, where they differ."""
+    """The key of `learning_rates` for a parameter, for recipes with several rates."""
     if name.endswith("embed_tokens.weight"):
         return "embedding"
     if name == "lm_head.weight":

@@ -1,4 +1,4 @@
-"""A model of which each of N processes holds 1/N of every weight: FSDP2 of torch (arXiv:2304.11277).
+"""A model sharded over N processes, each of which holds 1/N of every weight: FSDP2 of torch (arXiv:2304.11277).
 
 Before a layer computes, the processes gather its weights; after it, they drop them. The backward pass does so again,
 and leaves each process its part of the summed gradients. Where rank 0 alone would read the weights or evaluate, it
@@ -80,16 +80,16 @@ class ShardedModel(LanguageModel):
         return super().hidden_states(ids)
 
     def _check_interruption(self) -> None:
-        """Not between layers: the other processes would wait for the rest of the pass."""
+        """Checked before a pass, not between layers: the other processes would wait for the rest of the pass."""
 
     def _use_float32(self) -> None:
-        """From now on, as those who use the file will run the model."""
+        """Use float32 from now on, as users of the file will."""
         if self.dtype != torch.float32:
             self.dtype = torch.float32
             self.cos, self.sin = (table[:0].float() for table in (self.cos, self.sin))
 
     def scoring_model(self, arrays: Mapping[str, Array]) -> LanguageModel:
-        """This model, whose weights are replaced: there is no memory for another, and the run is over."""
+        """This model, whose weights are replaced: there is no memory for another, and training has ended."""
         self.load_arrays(arrays)
         self._use_float32()
         return self
@@ -135,7 +135,7 @@ class ShardedModel(LanguageModel):
         return weights
 
     def _sharded(self, *, trainable: bool) -> Iterator[tuple[str, DTensor]]:
-        """The parameters, of which this process has a part."""
+        """The parameters; this process holds a part of each."""
         assert isinstance(self, FSDPModule)
         self.reshard()  # an evaluation leaves the embeddings whole
         for name, parameter in self.named_parameters():

@@ -1,4 +1,4 @@
-"""How many threads a training step should use, found by measurement during the run.
+"""The number of threads for training steps, found by measurement during the run.
 
 A thread whose core is taken by another process delays all others: on two cores, with one other busy process, two
 threads train at 0.28 of their usual speed and one thread at 0.70 of it (tests/benchmarks/LOG.md). So now and then a few
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 # whose mean, without the slowest, is the current pace: a median would not see the few steps that take most of the time
-# beside other processes, and the first step is always slow
+# alongside other processes, and the first step is always slow
 RECENT_STEPS = 6
 FIRST_TRIAL = 4  # steps before the first trial: as many are needed to know the current pace
 TRIAL_STEPS = 2  # measured in a trial, after one step to warm up
@@ -32,7 +32,7 @@ class ThreadTuner:
         set_threads: Callable[[int], None] = lambda threads: None,
         fastest: Callable[[Sequence[int]], int] = max,
     ) -> None:
-        """`set_threads` gets every choice. `fastest` returns the number with which small operations are fastest now."""
+        """`set_threads` gets every choice. `fastest` returns the number that makes small operations fastest now."""
         self._counts = thread_counts(max_threads)
         self._set_threads, self._fastest = set_threads, fastest
         self._chosen = self._counts.index(fastest(self._counts))  # in _counts
@@ -110,7 +110,7 @@ class ThreadTuner:
         self.trial = None
 
     def _end_round(self) -> None:
-        """Without success: the next one follows after a longer pause."""
+        """End a round without success; the next one follows after a longer pause."""
         self._pause = max(min(2 * self._pause, LONGEST_PAUSE), PAUSE_PER_ROUND * self._round_seconds)
         self._since_trial, self._round_seconds = 0.0, 0.0
 

@@ -1,4 +1,4 @@
-"""How fast this machine trains a model of a given shape, measured by a few real steps on random tokens."""
+"""The training speed of this machine for a model shape, measured by a few real steps on random tokens."""
 
 import math
 from dataclasses import replace
@@ -19,10 +19,10 @@ from llmcli.training.step.optimizer import Optimizer
 from llmcli.training.step.thread_tuner import ThreadTuner
 from llmcli.training.step.training_step import accumulate_gradients
 
-MAX_SECONDS = 4.0  # after which two steps have to be enough
+MAX_SECONDS = 4.0  # after this long, two steps have to be enough
 BLOCK = (1 << 16) + 1  # random numbers that are repeated; odd, so that rows differ
-MIN_LAYER_SHARE = 1 / 6  # of a model that is measured by a part of it
-COUNTED_SHARE = 0.4  # of the tokens of conversations that the loss counts, assumed
+MIN_LAYER_SHARE = 1 / 6  # the smallest part of the layers that stands for a model
+COUNTED_SHARE = 0.4  # assumed share of a conversation's tokens that count in the loss
 
 
 class Throughput(NamedTuple):
@@ -40,7 +40,8 @@ def measure_throughput(
     *,
     conversations: bool = False,
 ) -> Throughput:
-    """Training tokens per second, measured in about `seconds`, with the number of threads that the `tuner` chooses.
+    """Training tokens per second, with the number of threads that the `tuner` chooses. Takes about `seconds`, but up to
+    ten times that (0.5 s to MAX_SECONDS) until four steps are done and the tuner has no number of threads left to try.
     With `conversations`, all rows have the full context length, and a loss mask."""
     tuner = tuner or ThreadTuner(1)
     longest = min(MAX_SECONDS, max(0.5, 10 * seconds))
@@ -66,7 +67,7 @@ def measure_throughput(
 
 
 def _affordable_part(config: ModelConfig, settings: TrainConfig, seconds: float) -> ModelConfig:
-    """A model with as many of the layers as a step in about `seconds` may have: all layers take equally long."""
+    """A model with as many layers as keep a step within about `seconds`: all layers take equally long."""
     least = max(1, int(MIN_LAYER_SHARE * config.num_hidden_layers))
     for layers in range(config.num_hidden_layers, least, -1):
         part = replace(config, num_hidden_layers=layers)
@@ -107,7 +108,7 @@ class _Trial:
         return max(1, self._settings.tokens_per_step // length)
 
     def pace(self, length: int, spent: float) -> float:
-        """Seconds per token of a step, of which only a part is run after MAX_SECONDS; `spent` have passed."""
+        """Seconds per token of a step, which is cut short at MAX_SECONDS; `spent` seconds have already passed."""
         rows, device = self.rows(length), self._settings.device
         ids = torch.from_numpy(self._rng.integers(self._model.config.vocab_size, size=(rows, length + 1))).to(device)
         loss_mask = torch.arange(length + 1) < COUNTED_SHARE * (length + 1)
@@ -128,5 +129,5 @@ class _Trial:
 
 
 def _synchronize(device: str) -> None:
-    """Wait until the device has finished what was queued on it."""
+    """Wait until the device has finished all queued work."""
     getattr(torch, device).synchronize()  # torch.cuda, torch.mps, or torch.cpu, where nothing is queued

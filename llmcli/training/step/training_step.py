@@ -23,7 +23,7 @@ MicroBatch = tuple[Tensor, Tensor | None, float]  # (ids [b, T + 1], loss mask, 
 
 @dataclass(frozen=True)
 class Batch:
-    """What all processes get for a step."""
+    """The input of a step, the same for all processes."""
 
     step: int  # from 0
     progress: float  # of the schedules, 0 to 1
@@ -145,7 +145,7 @@ def share_gradients(model: LanguageModel, share: Share, sharded_over: int = 0) -
 
 
 def equal_micro_batches(share: Share) -> Iterator[MicroBatch]:
-    """As many as at the other processes. Where no token counts, or no row is left, a row with weight 0."""
+    """The same number as in the other processes; if no token counts or no row is left, a row with weight 0."""
     parts = _split(share.ids, share.loss_mask, torch.tensor_split, share.micro_batches)
     counted = sum(tokens for _, _, tokens in parts)
     for ids, mask, tokens in parts:

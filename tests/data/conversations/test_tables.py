@@ -126,14 +126,14 @@ REFUSED = [
      "text, `column` 1,2 for prompts and their answers, or `plain` for the file as it is"),
     ("title,body,n\nx,y,1\nx,y,2\n", "what to train on cannot be told from its columns ('title', 'body', 'n'); add "
      "`column` body for its text, `column` title,body"),
-    ("chosen,rejected\nyes,no\n", "preference data: training would also learn the rejected answers; to train on the "
+    ("chosen,rejected\nyes,no\n", "preference data: the model would also learn the rejected answers; to train on the "
      "chosen ones: `column` chosen"),
-    ("prompt,chosen,rejected\nHi,yes,no\n", "preference data: training would also learn the rejected answers; to train "
-     "on the chosen ones: `column` prompt,chosen"),
+    ("prompt,chosen,rejected\nHi,yes,no\n", "preference data: the model would also learn the rejected answers; to "
+     "train on the chosen ones: `column` prompt,chosen"),
     ("'question, or prompt',x,n\n".replace("'", '"') + "Hi,Ho,1\nHa,He,2\n", "what to train on cannot be told from its "
      "columns ('question, or prompt', 'x', 'n'); add `column` '\"question, or prompt\"' for its text, `column` "
      "'\"question, or prompt\",x' for prompts"),
-    ("prompt,completion,label\nHi,Ho,True\nHi,No,False\n", '"label" says which answers are good, and training would'),
+    ("prompt,completion,label\nHi,Ho,True\nHi,No,False\n", '"label" says which answers are good, and the model would'),
 ]  # fmt: skip
 
 
