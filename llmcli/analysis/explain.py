@@ -297,7 +297,7 @@ class ExplainedModel:
     member: dict[str, object] | None = None  # name and weight of the model in the ensemble
 
 
-def choose_subject(
+def choose_explained_model(
     source: Checkpoint | Ensemble,
     tokenizer: Tokenizer,
     prompt: str | Prompt,

@@ -58,7 +58,7 @@ def find_token(answer: Answer, which: str) -> int:
 
 
 def _explain(source: "Checkpoint | Ensemble", assistant: "Assistant", position: int) -> "Explanation":
-    from llmcli.analysis.explain import choose_subject, explain
+    from llmcli.analysis.explain import choose_explained_model, explain
     from llmcli.generation.token_healing import Prompt
     from llmcli.models.ngram_runtime import network_of
     from llmcli.models.numpy_runtime import NumpyRuntime
@@ -66,7 +66,7 @@ def _explain(source: "Checkpoint | Ensemble", assistant: "Assistant", position: 
     runtime, tokenizer = assistant.runtime, assistant.tokenizer
     prompt = Prompt(assistant.prompt_ids + assistant.answer_ids[:position])
     try:
-        subject = choose_subject(source, tokenizer, prompt, literal=True, on_note=console.note, runtime=runtime)
+        subject = choose_explained_model(source, tokenizer, prompt, literal=True, on_note=console.note, runtime=runtime)
         network = network_of(runtime)
         analyzed = network if isinstance(network, NumpyRuntime) else NumpyRuntime(subject.checkpoint)
         return explain(

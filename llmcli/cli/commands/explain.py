@@ -40,7 +40,7 @@ def explain(options: _Options) -> None:
     if options.prompt_pair:
         _explain_answer(options, path, text)
         return
-    from llmcli.analysis.explain import choose_subject, explain
+    from llmcli.analysis.explain import choose_explained_model, explain
     from llmcli.cli.reports.explanation import ExplanationReport
     from llmcli.formats.cache_weights import CacheWeights
     from llmcli.formats.loading import load_any, open_tokenizer
@@ -51,7 +51,7 @@ def explain(options: _Options) -> None:
 
     source = load_any(path)
     tokenizer = open_tokenizer(source)
-    subject = choose_subject(
+    subject = choose_explained_model(
         source, tokenizer, text, literal=options.literal, on_note=console.note, cache=not options.no_cache
     )
     config = subject.checkpoint.config
@@ -107,7 +107,7 @@ def _check_attention(options: _Options, config: "ModelConfig", model: Path) -> N
 def _explain_answer(options: _Options, path: Path, text: str) -> None:
     """Show the model's most likely answer to a prompt, and the alignment of the two."""
     from llmcli.analysis.alignment import align
-    from llmcli.analysis.explain import choose_subject, mean_attention
+    from llmcli.analysis.explain import choose_explained_model, mean_attention
     from llmcli.cli.reports.explanation import show_alignment
     from llmcli.config import SamplingConfig
     from llmcli.data.conversations.messages import Message
@@ -124,7 +124,7 @@ def _explain_answer(options: _Options, path: Path, text: str) -> None:
     events = assistant.answer([Message("user", text)], SamplingConfig(temperature=0))
     answer = "".join(event.text for event in events if isinstance(event, Piece))
     prompt_ids, answer_ids = assistant.prompt_ids, assistant.answer_ids
-    subject = choose_subject(source, tokenizer, Prompt(prompt_ids), literal=True, on_note=console.note)
+    subject = choose_explained_model(source, tokenizer, Prompt(prompt_ids), literal=True, on_note=console.note)
     _check_attention(options, subject.checkpoint.config, path)
     alignment = align(NumpyRuntime(subject.checkpoint), tokenizer, text, prompt_ids, answer_ids)
     if not options.json:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from llmcli.analysis.explain import choose_subject, explain
+from llmcli.analysis.explain import choose_explained_model, explain
 from llmcli.data.conversations.example_prompt import example_prompts
 from llmcli.errors import LLMError
 from llmcli.evaluation.memorization import MAX_SEARCHED_BYTES, find_verbatim
@@ -67,7 +67,7 @@ def _explain(
 ) -> JsonObject:
     """Runs in a thread of the engine."""
     tokenizer = model.tokenizer
-    subject = choose_subject(
+    subject = choose_explained_model(
         model.source, tokenizer, prompt, literal=body.literal, on_note=lambda note: None, runtime=runtime
     )
     network = network_of(runtime)

@@ -28,7 +28,7 @@ class Leader:
 
     def __init__(self, group: ProcessGroup) -> None:
         self.group = group
-        self._has_started = False  # whether the others compute, and have not been told to end
+        self._has_started = False  # whether the other ranks run a model, and were not sent the end
 
     def new_model(
         self, config: ModelConfig, settings: TrainConfig, new_tokens: range, *, sharded: bool
