@@ -40,9 +40,9 @@ ONLY_IN = {  # library -> the modules, or the packages, that may import it
 }
 HEAVY = {"numpy", "torch", "tokenizers", "safetensors", "typer", "rich"}
 STANDARD_LIBRARY_ONLY = {
-    "config", "data.conversations.example_prompt", "data.conversations.files", "data.conversations.messages",
+    "config", "data.conversations.example_prompt", "data.conversations.messages",
     "data.conversations.record_kinds", "data.conversations.tables", "data.conversations.template_renderer",
-    "data.conversations.turns", "data.text.documents", "data.text.file_types", "data.text.json_records",
+    "data.conversations.turns", "data.files", "data.text.documents", "data.text.file_types", "data.text.json_records",
     "data.text.temporary_files", "data.text.words", "data.tokenizers.tokenizer_json",
     "data.tokens.token_store", "errors", "evaluation.compressors", "evaluation.figures", "formats.atomic_io",
     "formats.gguf.tokenizer", "formats.metadata", "training.files.summary", "training.planning.recipe",

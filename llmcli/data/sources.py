@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from llmcli import units
-from llmcli.data.conversations.files import ConversationFile, read_records
 from llmcli.data.conversations.messages import Conversation, normalized
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.conversations.turns import named_speakers
+from llmcli.data.files import ConversationFile, read_records
 from llmcli.data.text.corpus import Corpus, corpus_of_files, read_files
 from llmcli.data.text.documents import STANDARD_INPUT, Document, OnRead, ignore
 from llmcli.data.text.file_types import through, unpacked_name

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llmcli.data.conversations import split
-from llmcli.data.conversations.files import ConversationFile, read_conversations, read_records
 from llmcli.data.conversations.messages import Conversation
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.conversations.turns import speakers_in
+from llmcli.data.files import ConversationFile, read_conversations, read_records
 from llmcli.data.sources import Sources
 from llmcli.data.text.corpus import Corpus, Part, read_corpus
 from llmcli.data.text.documents import Document

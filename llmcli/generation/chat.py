@@ -17,8 +17,8 @@ from typing import Any
 from llmcli import units
 from llmcli.config import SamplingConfig
 from llmcli.data.conversations.chat_template import ChatTemplate
-from llmcli.data.conversations.files import read_conversations
 from llmcli.data.conversations.messages import ROLES, Conversation, Message
+from llmcli.data.files import read_conversations
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError, brief, command_line, usage
 from llmcli.formats import atomic_io

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.config import as_record
-from llmcli.data.conversations.files import ConversationFile
+from llmcli.data.files import ConversationFile
 from llmcli.data.text.documents import Document
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError, option_of

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from llmcli.data.conversations.files import ConversationFile
 from llmcli.data.conversations.messages import Conversation, Message
 from llmcli.data.conversations.split import held_out_indices
+from llmcli.data.files import ConversationFile
 from llmcli.evaluation.training_text import measured_conversations, trained_indices
 
 

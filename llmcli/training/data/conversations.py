@@ -16,9 +16,9 @@ from llmcli import units
 from llmcli.config import EMBEDDING, HEAD
 from llmcli.data.conversations.batches import ConversationTokens
 from llmcli.data.conversations.chat_template import CHATML, ChatTemplate
-from llmcli.data.conversations.files import ConversationFile
 from llmcli.data.conversations.messages import Conversation
 from llmcli.data.conversations.split import ConversationSplit, split, without_duplicates
+from llmcli.data.files import ConversationFile
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.evaluation.training_text import trained_indices

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmcli import units
-from llmcli.data.conversations.files import ConversationFile
 from llmcli.data.conversations.record_kinds import ReadOptions
+from llmcli.data.files import ConversationFile
 from llmcli.data.sources import FileGroup, ReadingProgress, Sources, check_reading, read_sources
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.tokenizers.tokenizer import read_tokenizer

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.data.conversations.files import ConversationFile, read_records
 from llmcli.data.conversations.record_kinds import ReadOptions
+from llmcli.data.files import ConversationFile, read_records
 from llmcli.data.text.documents import Document
 from llmcli.data.text.temporary_files import TextCopy
 from llmcli.errors import LLMError

@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 
-from llmcli.data.conversations.files import ConversationFile, read_conversations, require_conversations
+from llmcli.data.files import ConversationFile, read_conversations, require_conversations
 from llmcli.errors import LLMError
 from tests.data.conversations.test_files import LISTS, MESSAGES, PAIRS, SHAPES, TEXT_BYTES, messages_of
 from tests.data.corpora import put

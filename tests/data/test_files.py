@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.data.conversations import files as conversation_files
-from llmcli.data.conversations.files import ConversationFile, read_conversations, require_conversations
+from llmcli.data import files as conversation_files
 from llmcli.data.conversations.messages import Message
 from llmcli.data.conversations.record_kinds import ReadOptions
+from llmcli.data.files import ConversationFile, read_conversations, require_conversations
 from llmcli.errors import LLMError
 from tests.data.corpora import put
 
-ROOT = Path(__file__).parent.parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent
 PAIRS = [
     ("What is a cat?", 'An animal.\nIt says "meow", and\u2028purrs.'),
     ("りんごは何色？", "赤い🍎"),

@@ -1,11 +1,15 @@
-"""A file as conversations, plain text in a column, or plain text. Records without an answer are left out and counted.
+"""One file of any format as conversations, the text in a column, or plain text: `read_records`.
 
-- JSON: one record a line, records in an array, or one after the other.
-- Tables in CSV, TSV (tables.py) and Parquet files: each row is a record whose keys are the columns.
-- Plain text with turns: turns.py.
+sources.py reads the files that a command names with it. The formats:
 
-The first ten records decide the shape of all (record_kinds.py); a later record of another shape is an error.
-Conversations are held in memory as messages; JSON other than one record a line also as text.
+- JSON: one record a line, an array of records, or records one after the other (text/json_records.py).
+- Tables in CSV, TSV (conversations/tables.py) and Parquet files (text/parquet_records.py): each row is a record whose
+  keys are the columns.
+- Plain text with turns: conversations/turns.py. Other text: text/documents.py.
+
+The first ten records decide the shape of all (conversations/record_kinds.py); a later record of another shape is an
+error. Records without an answer are left out and counted. Conversations are held in memory as messages; JSON other than
+one record a line also as text.
 """
 
 import hashlib
