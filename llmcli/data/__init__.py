@@ -1,1 +1,1 @@
-"""Bytes on disk to text, text to tokens, tokens to batches. Reading order: sources.py, files.py, text/ or conversations/."""
+"""Bytes on disk to text, to tokens, to batches. Start at sources.py, then files.py, then text/ or conversations/."""
