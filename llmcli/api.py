@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from llmcli.training.data.inputs import Inputs
     from llmcli.training.files.output import Output
     from llmcli.training.loop.events import Evaluation, Restarted, Sample, Step, TeacherTrained
-    from llmcli.training.planning.plan import Request
+    from llmcli.training.planning.plan import PlanRequest
     from llmcli.training.session import Result
 
 
@@ -53,7 +53,7 @@ class SamplingOptions(TypedDict, total=False):
 
 
 class TrainOptions(TypedDict, total=False):
-    """Fields of `Request`, whose values are chosen for the text, the time budget and this machine if not given."""
+    """Fields of `PlanRequest`, whose values are chosen for the text, the time budget and this machine if not given."""
 
     layers: int
     width: int
@@ -282,7 +282,7 @@ def train(
     from llmcli.data.conversations.record_kinds import ReadOptions
     from llmcli.training.data.inputs import load_inputs
     from llmcli.training.files.output import claim_output
-    from llmcli.training.planning.plan import Request
+    from llmcli.training.planning.plan import PlanRequest
 
     require_torch()
     _check_names(options, [*(train.__kwdefaults__ or ()), *TrainOptions.__annotations__])
@@ -292,7 +292,7 @@ def train(
     _check_speakers(speakers)
     if val is not None and not isinstance(val, str | Real):
         val = str(_path(val, "val"))
-    request = Request(
+    request = PlanRequest(
         seconds=seconds, steps=steps, epochs=epochs, device=device, dtype=dtype,
         threads=cpu_cores() if threads is None else threads, **options,
     )  # fmt: skip
@@ -311,7 +311,7 @@ def train(
 
 
 def _train(
-    request: Request,
+    request: PlanRequest,
     claim: Callable[[], AbstractContextManager[Output]],
     read: Callable[..., Inputs],
     *,

@@ -47,7 +47,7 @@ class TurnsDropped:
 
 
 @dataclass(frozen=True)
-class Reading:
+class PrefillProgress:
     """Progress in processing the conversation, rendered by the template."""
 
     tokens: int
@@ -55,7 +55,7 @@ class Reading:
     processed: int  # tokens processed so far, including the cached ones
 
 
-Event = TurnsDropped | Reading | Piece  # in this order; the last piece has the finish reason
+Event = TurnsDropped | PrefillProgress | Piece  # in this order; the last piece has the finish reason
 
 
 def open_assistant(model: Checkpoint | Ensemble, runtime: Runtime, tokenizer: Tokenizer) -> "Assistant":
@@ -136,7 +136,7 @@ class Assistant:
         self._dropped = turns[:first]
         return ids, sum(message.role == "user" for message in turns[before:first])
 
-    def _read(self, ids: list[int]) -> Iterator[Reading]:
+    def _read(self, ids: list[int]) -> Iterator[PrefillProgress]:
         """Process all of `ids` but the last, except tokens that the cache holds already."""
         known = []
         if self.runtime.length == self._length:
@@ -145,10 +145,10 @@ class Assistant:
         cached = min(next(differing, len(known)), len(ids) - 1)
         self.runtime.rewind(cached)
         self.prompt_ids, self.answer_ids = ids, []
-        yield Reading(len(ids), cached, cached)
+        yield PrefillProgress(len(ids), cached, cached)
         for start in range(cached, len(ids) - 1, READ_CHUNK):
             self.runtime.read(ids[start : min(start + READ_CHUNK, len(ids) - 1)])
-            yield Reading(len(ids), cached, self.runtime.length)
+            yield PrefillProgress(len(ids), cached, self.runtime.length)
 
     def _generate(self, sampling: SamplingConfig) -> Iterator[Piece]:
         space = self.runtime.context - len(self.prompt_ids)

@@ -84,7 +84,7 @@ def next_words(
     first = read_prompt(
         runtime, tokenizer, prompt, max_evaluations=most, negligible=MIN_PROBABILITY, reserve=MAX_WORD_TOKENS
     )
-    search = _Search(tokenizer, in_word=character_class(text[-1]) == "letters")
+    search = _WordSearch(tokenizer, in_word=character_class(text[-1]) == "letters")
     explored = 1 - first.unexplored
     for continuation in first.continuations(MIN_PROBABILITY):
         search.add(continuation.probability * explored, continuation.tokens, continuation.new_bytes)
@@ -104,7 +104,7 @@ def next_words(
     return NextWords(words, max(0.0, 1 - search.explored), first.search.evaluations)
 
 
-class _Search:
+class _WordSearch:
     """The state of the search: the words found, and the spellings to follow."""
 
     def __init__(self, tokenizer: Tokenizer, in_word: bool) -> None:

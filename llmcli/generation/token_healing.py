@@ -103,7 +103,7 @@ def read_prompt(
     if max_evaluations is None:
         max_evaluations = 2 + min(MAX_EVALUATIONS, MAX_WORK // max(1, runtime.parameters))
     head, tail = prompt.split(runtime.context - reserve)
-    search = Search(runtime, tokenizer.vocabulary, head, tail, cached)
+    search = TokenizationSearch(runtime, tokenizer.vocabulary, head, tail, cached)
     unexplored = search.run(max_evaluations, negligible)
     return FirstToken(search, prompt.ids[: len(prompt.ids) - len(tail)], prompt.in_word, unexplored)
 
@@ -128,7 +128,7 @@ class FirstToken:
     model_logits: Array | None = None  # [N], if they differ from `logits`
     tokens: Ints | None = None  # [N], the most likely last token of each entry; None: the entry itself
 
-    def __init__(self, search: "Search", head: list[int], in_word: bool, unexplored: float) -> None:
+    def __init__(self, search: "TokenizationSearch", head: list[int], in_word: bool, unexplored: float) -> None:
         """`head` are the tokens before the prompt's tail; `in_word` says that the prompt's last word may continue."""
         self.search, self._head, self._vocabulary = search, head, search.vocabulary
         self.unexplored = unexplored  # share of the probability that sequences not followed may have
@@ -226,7 +226,7 @@ class _Group:
     probabilities: Doubles  # [n]
 
 
-class Search:
+class TokenizationSearch:
     """Best-first search for the token sequences that spell the bytes of a tail."""
 
     def __init__(self, runtime: Runtime, vocabulary: Vocabulary, head: list[int], tail: list[int], cached: int) -> None:

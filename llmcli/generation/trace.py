@@ -19,7 +19,7 @@ SHOWN = 5  # candidates of a step
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CandidateToken:
     """A token that could be chosen."""
 
     id: int
@@ -38,11 +38,11 @@ class Removal:
 
 
 @dataclass(frozen=True)
-class Step:
+class TraceStep:
     """The choice of one token."""
 
-    candidates: tuple[Candidate, ...]  # the most likely, in order
-    chosen: Candidate
+    candidates: tuple[CandidateToken, ...]  # the most likely, in order
+    chosen: CandidateToken
     remaining: int  # tokens that could be chosen after all filters
     removals: tuple[Removal, ...]
     entropy: float  # of the model's probabilities, in bits
@@ -53,7 +53,7 @@ class Step:
 
 def trace(
     runtime: Runtime, tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig, *, literal: bool = False
-) -> Iterator[Step]:
+) -> Iterator[TraceStep]:
     """The steps of `generate`; stop strings are ignored. Raises LLMError as `generate` does."""
     sampler = _RecordingSampler(replace(sampling, stop=()))
     for piece in generate(runtime, tokenizer, prompt, sampler, literal=literal):
@@ -68,7 +68,7 @@ def trace(
 class _RecordingSampler(Sampler):
     def __init__(self, config: SamplingConfig) -> None:
         super().__init__(config)
-        self.steps: list[Step] = []  # since the caller last took them
+        self.steps: list[TraceStep] = []  # since the caller last took them
 
     def __call__(
         self, logits: Array, seen: Ids = (), *, model_logits: Array | None = None, tokens: Ints | None = None
@@ -90,10 +90,10 @@ class _RecordingSampler(Sampler):
             sampling_probabilities[chosen], remaining = 1, 1
         ranked = [int(i) for i in np.argsort(-probabilities, kind="stable") if np.isfinite(logits[i])]
 
-        def candidate(i: int) -> Candidate:
+        def candidate(i: int) -> CandidateToken:
             token = i if tokens is None else int(tokens[i])
-            return Candidate(token, float(probabilities[i]), float(sampling_probabilities[i]), removed_by.get(i))
+            return CandidateToken(token, float(probabilities[i]), float(sampling_probabilities[i]), removed_by.get(i))
 
         shown, bits, retokenized = tuple(map(candidate, ranked[:SHOWN])), entropy(probabilities), tokens is not None
-        self.steps.append(Step(shown, candidate(chosen), remaining, tuple(removals), bits, retokenized))
+        self.steps.append(TraceStep(shown, candidate(chosen), remaining, tuple(removals), bits, retokenized))
         return chosen, logprob

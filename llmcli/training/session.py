@@ -40,7 +40,7 @@ from llmcli.training.loop.job import Job
 from llmcli.training.loop.record import versions
 from llmcli.training.planning import rules
 from llmcli.training.planning.cost_model import BASE_BYTES, Machine, Memory, check_fits
-from llmcli.training.planning.plan import Plan, Request
+from llmcli.training.planning.plan import Plan, PlanRequest
 from llmcli.training.step import data_parallel, hardware, throughput
 from llmcli.training.step.data_parallel import Leader
 from llmcli.training.step.thread_tuner import ThreadTuner
@@ -85,7 +85,7 @@ class PlannedRun:
 
 
 def plan_run(
-    request: Request,
+    request: PlanRequest,
     inputs: Inputs,
     output: Output,
     *,
@@ -137,7 +137,7 @@ def plan_run(
     return PlannedRun(inputs, output, prepared, identity, started, on_note, processes, tuner, correction)
 
 
-def _resumed_plan(plan: Plan, request: Request, processes: Processes) -> Plan:
+def _resumed_plan(plan: Plan, request: PlanRequest, processes: Processes) -> Plan:
     """The plan of a stopped run for the processes of this one. Raises LLMError if their memory is too short."""
     memory = _free_memory(plan.train.device, processes)
     train = replace(plan.train, threads=request.threads)
@@ -179,8 +179,8 @@ def pick_device(name: str, processes: Processes) -> str:
 
 
 def _choose_hardware(
-    request: Request, tuner: ThreadTuner | None, processes: Processes, *, conversations: bool
-) -> tuple[Request, MeasuredSpeeds]:
+    request: PlanRequest, tuner: ThreadTuner | None, processes: Processes, *, conversations: bool
+) -> tuple[PlanRequest, MeasuredSpeeds]:
     """(the request with device and data type, the speeds there); `conversations` is whether there is nothing else."""
     device = pick_device(request.device, processes)
     dtype, reason = hardware.pick_dtype(request.dtype, device, request.threads)
@@ -223,7 +223,7 @@ def _open_tokenizer(inputs: Inputs, stopped: StoppedRun | None) -> Tokenizer | N
 
 
 def _run_identity(
-    request: Request, inputs: Inputs, output: Output, processes: Processes, time_given: str | None
+    request: PlanRequest, inputs: Inputs, output: Output, processes: Processes, time_given: str | None
 ) -> dict[str, Any]:
     """The identity of a run, as JSON: a stopped run resumes only if all of it is equal.
 

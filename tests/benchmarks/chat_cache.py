@@ -15,7 +15,7 @@ from pathlib import Path
 from llmcli.config import SamplingConfig
 from llmcli.data.conversations.messages import Message
 from llmcli.formats.loading import load, open_tokenizer
-from llmcli.generation.chat import Assistant, Reading, open_assistant
+from llmcli.generation.chat import Assistant, PrefillProgress, open_assistant
 from llmcli.generation.generator import Piece
 from llmcli.models.numpy_runtime import NumpyRuntime
 
@@ -24,11 +24,11 @@ QUESTION = Message("user", "And where was the dog?")
 GREEDY = SamplingConfig(max_tokens=16, temperature=0.0)
 
 
-def answer(assistant: Assistant, messages: Sequence[Message]) -> tuple[float, Reading, str]:
+def answer(assistant: Assistant, messages: Sequence[Message]) -> tuple[float, PrefillProgress, str]:
     """(seconds to the first token, what was processed before it, the answer)"""
     began, first, text, reading = time.perf_counter(), 0.0, "", None
     for event in assistant.answer(messages, GREEDY):
-        if isinstance(event, Reading):
+        if isinstance(event, PrefillProgress):
             reading = event
         elif isinstance(event, Piece):
             first = first or time.perf_counter() - began

@@ -41,7 +41,7 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq},
     **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.And: ast.Or, ast.Or: ast.And},
 }
-# No behaviour to test in these: messages, types, decorators.
+# No behavior to test in these: messages, types, decorators.
 SKIPPED_NODES = (ast.Raise, ast.Assert, ast.JoinedStr)
 SKIPPED_FIELDS = ("annotation", "returns", "decorator_list")
 SKIPPED_FUNCTIONS = ("__repr__", "__str__")

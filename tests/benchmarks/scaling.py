@@ -25,7 +25,7 @@ from llmcli.training.planning.cost_model import (
     micro_batches,
 )
 from llmcli.training.planning.model_shapes import model_config
-from llmcli.training.planning.plan import Plan, Request
+from llmcli.training.planning.plan import Plan, PlanRequest
 from llmcli.training.planning.planner import make_plan
 from llmcli.training.planning.task import Task
 from tests.benchmarks.collectives import Link
@@ -115,7 +115,7 @@ def targets(context: int, vocab_size: int, tokens_per_parameter: float) -> list[
     """The models as `llm train --layers --width --context --vocab-size` makes them."""
     found = []
     for name, shape in SHAPES.items():
-        model = model_config(Request(), *shape, context, vocab_size, 0, induction=False)
+        model = model_config(PlanRequest(), *shape, context, vocab_size, 0, induction=False)
         found.append(Target(name, model, int(tokens_per_parameter * model.parameters)))
     return found
 
@@ -123,7 +123,7 @@ def targets(context: int, vocab_size: int, tokens_per_parameter: float) -> list[
 def plan_of(target: Target, gpus: int, memory: float) -> Plan | None:
     """The plan of `llm train` for a model on GPUs that have so many bytes of memory; None if it does not fit."""
     model = target.model
-    request = Request(
+    request = PlanRequest(
         epochs=1, layers=model.num_hidden_layers, width=model.hidden_size, context=target.context, device="cuda",
         dtype="bfloat16", processes=gpus,
     )  # fmt: skip

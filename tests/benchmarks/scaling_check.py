@@ -17,7 +17,7 @@ from pathlib import Path
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.training.planning.cost_model import flops_per_token
 from llmcli.training.planning.model_shapes import model_config
-from llmcli.training.planning.plan import Request
+from llmcli.training.planning.plan import PlanRequest
 from tests.benchmarks import collectives, processes
 from tests.benchmarks.collectives import Link
 from tests.benchmarks.processes import BATCH_TOKENS, CONTEXT, LAYERS, VOCAB_SIZE
@@ -54,7 +54,7 @@ def predicted(model: ModelConfig, rate: float, links: dict[str, Link]) -> Step:
 
 def row(text: Path, directory: Path, width: int, steps: int, rounds: int, links: dict[str, Link]) -> str:
     """Predicted and measured for a width."""
-    shape = Request(layers=LAYERS, width=width)
+    shape = PlanRequest(layers=LAYERS, width=width)
     model = model_config(shape, LAYERS, width, CONTEXT, VOCAB_SIZE, 0, induction=False)
     rates, speeds = [], []
     for _ in range(rounds):

@@ -27,13 +27,13 @@ from llmcli.training.data.prepare import Prepared
 from llmcli.training.data.run_data import RunData
 from llmcli.training.files.output import dry_run_output
 from llmcli.training.loop import trainer
-from llmcli.training.loop.best_weights import BestWeights, Candidate
+from llmcli.training.loop.best_weights import BestWeights, CandidateWeights
 from llmcli.training.loop.clock import Clock
 from llmcli.training.loop.events import Done
 from llmcli.training.loop.job import Job
 from llmcli.training.loop.validation import HeldOutEvaluation
 from llmcli.training.planning import recipe
-from llmcli.training.planning.plan import Plan, Request
+from llmcli.training.planning.plan import Plan, PlanRequest
 from llmcli.training.session import plan_run
 
 MOST_TOKENS = 65_536  # of the held-out text
@@ -47,7 +47,7 @@ class ObservedWeights(BestWeights):
     prepared: Prepared
     scores: list[tuple[int, float]]  # (step, bits per byte of the held-out data); of the newest run
 
-    def keep_if_best(self, candidate: Candidate) -> bool:
+    def keep_if_best(self, candidate: CandidateWeights) -> bool:
         self.scores.append((self._position.step, held_out_bits(self.plan, self.prepared, candidate.weights)))
         return super().keep_if_best(candidate)
 
@@ -112,7 +112,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|", flush=True)
     rows = []
     for seed in range(options.seeds):
-        request = Request(**{name: getattr(options, name) for name in names}, seed=seed, threads=1)
+        request = PlanRequest(**{name: getattr(options, name) for name in names}, seed=seed, threads=1)
         output = dry_run_output(OUTPUT)
         inputs = load_inputs(options.corpus, options.val, options.base, None, "bpe", output.path)
         prepared = plan_run(

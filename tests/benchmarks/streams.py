@@ -32,7 +32,7 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.gguf import writer as gguf_writer
 from llmcli.models.open_runtime import open_runtime
 from llmcli.server.engine.engine import Engine
-from llmcli.server.engine.requests import Event, Failed, Finished, Limits, Request
+from llmcli.server.engine.requests import Event, Failed, Finished, GenerationRequest, Limits
 from tests.benchmarks.engines import SHAPES, random_model
 
 GGUF_DTYPES = {"float32": "f32", "int8": "q8_0"}
@@ -70,7 +70,7 @@ def open_ours(directory: Path, dtype: str) -> Callable[[int, int, int], float]:
 
         began = time.perf_counter()
         for ids in prompts(streams, model.config.vocab_size, seed):
-            engine.submit(Request("model", ids, sampling), on_event)
+            engine.submit(GenerationRequest("model", ids, sampling), on_event)
         done.wait()
         return streams * tokens / (time.perf_counter() - began)
 

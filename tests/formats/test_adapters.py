@@ -179,14 +179,14 @@ def test_a_stopped_run_of_adapters_resumes_to_the_same_bytes(tiny_model: Path, l
     from llmcli.data.text.corpus import read_corpus
     from llmcli.data.tokenizers.tokenizer import Tokenizer
     from llmcli.training.loop.events import Done, State
-    from llmcli.training.planning.plan import Request
+    from llmcli.training.planning.plan import PlanRequest
     from tests.training import small_runs
     from tests.training.plans import prepare
 
     Path("c.txt").write_text(TEXT)
     base = checkpoint.load(tiny_model)
     tokenizer = Tokenizer.from_json(base.tokenizer_json)
-    request = Request(steps=8, lora=2, context=16)
+    request = PlanRequest(steps=8, lora=2, context=16)
     ready = prepare(request, read_corpus(["c.txt"]), tokenizer=tokenizer, base=base.config)
 
     whole = small_runs.run(ready, base)[-1]

@@ -11,7 +11,7 @@ from llmcli.data.conversations.chat_template import CHATML, ChatTemplate
 from llmcli.data.conversations.messages import Message
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.generation.chat import READ_CHUNK, Assistant, Chat, Reading, TurnsDropped, messages_from
+from llmcli.generation.chat import READ_CHUNK, Assistant, Chat, PrefillProgress, TurnsDropped, messages_from
 from llmcli.generation.generator import Piece
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.conftest import TEXT, random_checkpoint
@@ -55,7 +55,7 @@ def test_the_second_answer_costs_only_its_new_tokens():
     events = list(chat.answer("pq"))
     assert text_of(events) == "e"
     assert model.processed - before == len([END, USER, "p", "q", END, ASSISTANT]) + len("e")
-    assert events[0] == Reading(tokens=14, cached=8, processed=8)
+    assert events[0] == PrefillProgress(tokens=14, cached=8, processed=8)
 
 
 def test_another_answer_to_the_same_question_processes_its_last_token_only():
@@ -129,7 +129,7 @@ def check_prompt(events, asked, model, is_stopped=False):
 
 def test_a_long_conversation_is_read_in_chunks():
     chat, _ = chat_of(answering("c"))
-    readings = events_of(list(chat.answer("x" * 600)), Reading)
+    readings = events_of(list(chat.answer("x" * 600)), PrefillProgress)
     tokens = 600 + 3
     assert [one.processed for one in readings] == [0, READ_CHUNK, 2 * READ_CHUNK, tokens - 1]
     assert {(one.tokens, one.cached) for one in readings} == {(tokens, 0)}
@@ -195,7 +195,7 @@ def test_after_turns_were_dropped_the_cache_is_used_again():
     kept = []
     for letter in "cdefghij":
         events = list(chat.answer(letter * 4))
-        kept.append((bool(events_of(events, TurnsDropped)), events_of(events, Reading)[0].cached))
+        kept.append((bool(events_of(events, TurnsDropped)), events_of(events, PrefillProgress)[0].cached))
     # a turn has 9 tokens, of which END is processed with the next question; 34 + 10 do not fit 40
     begun = [(False, 0), (False, 8), (False, 17)]
     dropped = (True, 1)  # the conversation has another beginning: only its first token, USER, is the same

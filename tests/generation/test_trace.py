@@ -16,7 +16,7 @@ from llmcli.data.tokenizers.vocabulary import START
 from llmcli.generation import trace as trace_module
 from llmcli.generation.generator import generate
 from llmcli.generation.token_healing import Prompt, read_prompt
-from llmcli.generation.trace import Step, trace
+from llmcli.generation.trace import TraceStep, trace
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.cli.terminals import STYLES, in_a_terminal
 from tests.conftest import TEXT, random_checkpoint
@@ -27,7 +27,7 @@ CONFIG = ModelConfig(300, 32, 64, 2, 4, 2, 8, 32)
 ALLOWED = TOKENIZER.vocabulary.allowed(START)
 
 
-def traced(prompt: str, literal: bool = True, candidates: int = 5, **values: float) -> tuple[list[Step], str]:
+def traced(prompt: str, literal: bool = True, candidates: int = 5, **values: float) -> tuple[list[TraceStep], str]:
     """(the steps, the text that `generate` gives with the same options)"""
     sampling = SamplingConfig(**{"max_tokens": 6, "seed": 3, **values})  # type: ignore[arg-type]
     runtime = NumpyRuntime(random_checkpoint(CONFIG))

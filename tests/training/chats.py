@@ -8,7 +8,7 @@ from llmcli.data.text.corpus import Corpus, read_corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.training.data.conversations import ConversationInputs
 from llmcli.training.data.prepare import Prepared
-from llmcli.training.planning.plan import Request
+from llmcli.training.planning.plan import PlanRequest
 from tests.training.plans import prepare
 from tests.training.small_runs import run as run
 from tests.training.small_runs import run_to_end as run_to_end
@@ -48,7 +48,7 @@ def prepared(text: Path | None = None, conversations: ConversationInputs | None 
         text.write_text(LINES, "utf-8")
         corpus = read_corpus([str(text)])
     settings = {"steps": 30, "batch_tokens": 256, "context": 64, "dtype": "float32"} | request
-    return prepare(Request(**settings), corpus, conversations=conversations or inputs())  # type: ignore[arg-type]
+    return prepare(PlanRequest(**settings), corpus, conversations=conversations or inputs())  # type: ignore[arg-type]
 
 
 def text_of(tokenizer: Tokenizer, ids: list[int]) -> str:

@@ -10,7 +10,7 @@ from llmcli.training.data.inputs import Inputs
 from llmcli.training.data.prepare import Prepared
 from llmcli.training.data.prepare import prepare as prepare_inputs
 from llmcli.training.planning.cost_model import CorpusSize, Machine
-from llmcli.training.planning.plan import Plan, PlanRow, Request
+from llmcli.training.planning.plan import Plan, PlanRequest, PlanRow
 from llmcli.training.planning.planner import make_plan
 from llmcli.training.planning.task import ConversationSize, Task
 
@@ -34,7 +34,7 @@ budgets = (
 
 
 def plan(
-    request: Request | None = None,
+    request: PlanRequest | None = None,
     *,
     train_tokens: int = 200_000,
     vocab_size: int = 512,
@@ -44,11 +44,11 @@ def plan(
     conversations: ConversationSize | None = None,
 ) -> Plan:
     text = CorpusSize(train_tokens, 3 * train_tokens)
-    return make_plan(Task(request or Request(), text, vocab_size, 0, base, conversations, seconds_spent), machine)
+    return make_plan(Task(request or PlanRequest(), text, vocab_size, 0, base, conversations, seconds_spent), machine)
 
 
 def prepare(
-    request: Request,
+    request: PlanRequest,
     corpus: Corpus,
     *,
     base: ModelConfig | None = None,

@@ -23,7 +23,7 @@ from llmcli.training.loop.clock import Clock
 from llmcli.training.loop.events import Done, Event, State, Step
 from llmcli.training.loop.job import Job
 from llmcli.training.planning import recipe
-from llmcli.training.planning.plan import Request
+from llmcli.training.planning.plan import PlanRequest
 from llmcli.training.step import training_step
 from tests.training.plans import prepare
 
@@ -51,7 +51,7 @@ REAL, USUAL = Compute(), Schedule()
 def prepared(path: Path, **request: object) -> Prepared:
     """A run of 40 small steps on LINES, written to `path`, unless `request` says otherwise."""
     path.write_text(LINES, "utf-8")
-    small = Request(**{"steps": 40, "batch_tokens": 512, "context": 32, **request})  # type: ignore[arg-type]
+    small = PlanRequest(**{"steps": 40, "batch_tokens": 512, "context": 32, **request})  # type: ignore[arg-type]
     return with_slice(prepare(small, read_corpus([str(path)])))
 
 

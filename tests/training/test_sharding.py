@@ -15,7 +15,7 @@ from llmcli.formats.checkpoint import load
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.distributed.processes import Processes
 from llmcli.training.planning.cost_model import BASE_BYTES, Machine, Memory, estimated_speed, memory_needed
-from llmcli.training.planning.plan import Request
+from llmcli.training.planning.plan import PlanRequest
 from llmcli.training.step.training_step import Batch, equal_micro_batches, take_share
 from tests.platforms import in_full, linux
 from tests.training.distributed.test_processes import SECONDS, command, corpus, losses, run, run_here, wait_for
@@ -35,21 +35,21 @@ needs_fsdp = pytest.mark.skipif(torch.__version__.startswith("2.5"), reason="nee
 
 def test_weights_are_sharded_where_a_process_has_no_memory_for_them() -> None:
     requested = {"steps": 10, "layers": 16, "width": 4096, "device": "cuda", "processes": 4}
-    large = plan(Request(**requested))
+    large = plan(PlanRequest(**requested))
     needed = memory_needed(large.model, replace(large.train, batch_size=8), 4).device  # two windows each
     assert not large.sharded and row(large, "weights").value == "in each process"
     for memory, sharded in ((1.2 * needed, True), (1.3 * needed, False)):  # a plan uses 0.8 of what is free
-        chosen = plan(Request(**requested), machine=Machine(estimated_speed, Memory(memory, 1e12)))
+        chosen = plan(PlanRequest(**requested), machine=Machine(estimated_speed, Memory(memory, 1e12)))
         assert chosen.sharded == sharded
-    alone = plan(Request(**requested | {"processes": 1}), machine=Machine(estimated_speed, Memory(1e12, 1e12)))
+    alone = plan(PlanRequest(**requested | {"processes": 1}), machine=Machine(estimated_speed, Memory(1e12, 1e12)))
     assert "weights" not in {r.name for r in alone.rows}
 
 
 def test_a_request_decides() -> None:
     machine = Machine(estimated_speed, Memory(1e12, 1e12))
-    assert plan(Request(steps=10, processes=2, shard=True), machine=machine).sharded
+    assert plan(PlanRequest(steps=10, processes=2, shard=True), machine=machine).sharded
     with pytest.raises(LLMError, match="`shard` is for several processes"):
-        Request(steps=10, shard=True)
+        PlanRequest(steps=10, shard=True)
 
 
 def test_memory_by_hand() -> None:

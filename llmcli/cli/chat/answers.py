@@ -13,7 +13,7 @@ from llmcli.cli.terminal.safe_text import visible
 from llmcli.cli.terminal.text_layout import WordWrap, terminal_width
 
 if TYPE_CHECKING:
-    from llmcli.generation.chat import Event, Reading
+    from llmcli.generation.chat import Event, PrefillProgress
     from llmcli.generation.generator import Piece
 
 INTERRUPTED = "interrupted"  # the finish reason of an answer that Ctrl-C stopped
@@ -27,7 +27,7 @@ class Answer:
     text: str = ""
     pieces: "list[Piece]" = field(default_factory=list)  # only pieces with a token
     finish_reason: str | None = None
-    reading: "Reading | None" = None  # the last one
+    reading: "PrefillProgress | None" = None  # the last one
     dropped_turns: int = 0
     started: float = field(default_factory=time.perf_counter)
     first_at: float = math.nan  # when the first token was there
@@ -92,7 +92,7 @@ def receive(
     When the context is full, a note says so and ends with `dropped_note`; there is none if that is None. Once
     `is_stopped`, the answer ends. Raises what the events raise.
     """
-    from llmcli.generation.chat import READ_CHUNK, Reading, TurnsDropped
+    from llmcli.generation.chat import READ_CHUNK, PrefillProgress, TurnsDropped
 
     answer, is_answered = Answer(max_tokens), False
     wrap = WordWrap(terminal_width()) if sys.stdout.isatty() else None
@@ -104,7 +104,7 @@ def receive(
                     which = "the oldest turn" if event.turns == 1 else f"the {event.turns:,} oldest turns"
                     full = f"the context of {event.context:,} tokens is full"
                     console.note(f"{full}: from here on the model does not see {which}{dropped_note}")
-            elif isinstance(event, Reading):
+            elif isinstance(event, PrefillProgress):
                 answer.reading = event
                 if event.tokens - event.cached > READ_CHUNK:
                     console.status(f"reading: {event.processed:,} of {event.tokens:,} tokens")

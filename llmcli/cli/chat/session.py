@@ -17,7 +17,7 @@ from llmcli.errors import LLMError, usage
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from llmcli.cli.reports.memory import Memory
+    from llmcli.cli.reports.memory import MemoryReport
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.ensemble_file import Ensemble
     from llmcli.generation.chat import Chat, Event
@@ -27,7 +27,11 @@ class Session:
     """Reads input, answers, and runs commands."""
 
     def __init__(
-        self, chat: "Chat", read: Callable[[str], str], source: "Checkpoint | Ensemble", memory: "Memory | None" = None
+        self,
+        chat: "Chat",
+        read: Callable[[str], str],
+        source: "Checkpoint | Ensemble",
+        memory: "MemoryReport | None" = None,
     ) -> None:
         """`read` comes from `line_editor.open_reader`."""
         self._chat, self._read, self._source, self._memory = chat, read, source, memory

@@ -58,7 +58,9 @@ def chat(options: _Options) -> None:
 
     source = load_any(path)
     tokenizer = open_tokenizer(source)
-    marks = memory_report.Memory(memory_report.training_texts(options.corpus, source, path)) if options.memory else None
+    marks = None
+    if options.memory:
+        marks = memory_report.MemoryReport(memory_report.training_texts(options.corpus, source, path))
     fast = source.parameters >= WORTH_FAST
     runtime = open_runtime(
         source, options.device, options.quantize, console.note, fast=fast, cache=not options.no_cache
@@ -83,7 +85,7 @@ def chat(options: _Options) -> None:
         Session(conversation, read, source, marks).run()
 
 
-def _answer_once(conversation: "Chat", text: str, marks: memory_report.Memory | None, *, json_: bool) -> None:
+def _answer_once(conversation: "Chat", text: str, marks: memory_report.MemoryReport | None, *, json_: bool) -> None:
     sampling = conversation.sampling
     answer = answers.receive(conversation.answer(text), sampling.max_tokens, shows_text=not (marks or json_))
     if json_:
@@ -99,7 +101,7 @@ def _answer_once(conversation: "Chat", text: str, marks: memory_report.Memory | 
 # ---- --json
 
 
-def _answer_lines(conversation: "Chat", marks: memory_report.Memory | None, *, separate: bool) -> None:
+def _answer_lines(conversation: "Chat", marks: memory_report.MemoryReport | None, *, separate: bool) -> None:
     """Answer each line of standard input, with a line of JSON each: one conversation, or one for each line."""
     dropped_note: str | None = " (see dropped_turns); --separate answers each line in a conversation of its own"
     for number, line in enumerate(sys.stdin.buffer, 1):
@@ -135,7 +137,7 @@ def _parse_turn(line: str, number: int) -> tuple[str, str]:
     return role, text
 
 
-def _print_json(answer: answers.Answer, marks: memory_report.Memory | None) -> None:
+def _print_json(answer: answers.Answer, marks: memory_report.MemoryReport | None) -> None:
     console.json_result(answer.as_json() | ({"memory": marks.as_json(answer.text)} if marks else {}))
 
 

@@ -13,7 +13,7 @@ from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
 
 if TYPE_CHECKING:
-    from llmcli.cli.reports.memory import Memory
+    from llmcli.cli.reports.memory import MemoryReport
     from llmcli.data.tokenizers.tokenizer import Tokenizer
     from llmcli.generation.chat import Assistant
     from llmcli.generation.generator import Piece
@@ -60,9 +60,9 @@ def generate(options: _Options) -> None:
         raise LLMError(f"{path} has no experts; use an ensemble (llm mix), or a model trained with llm train --experts")
     memory = None
     if options.memory:  # what only some options need is imported with them
-        from llmcli.cli.reports.memory import Memory, training_texts
+        from llmcli.cli.reports.memory import MemoryReport, training_texts
 
-        memory = Memory(training_texts(options.corpus, source, path))
+        memory = MemoryReport(training_texts(options.corpus, source, path))
     runtime = open_runtime(source, options.device, options.quantize, console.note, cache=not options.no_cache)
     tokenizer = open_tokenizer(source)
     assistant = None
@@ -152,7 +152,7 @@ class _Generator:
 
 
 def _print_texts(
-    options: _Options, generator: _Generator, settings: list[SamplingConfig], memory: "Memory | None"
+    options: _Options, generator: _Generator, settings: list[SamplingConfig], memory: "MemoryReport | None"
 ) -> None:
     """Generate a text for each setting and print it: each piece at once, JSON at the end of each text. With `memory`,
     its verbatim passages are marked; the training text is searched once for all texts."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from llmcli.data.conversations.record_kinds import ReadOptions
     from llmcli.training.data.prepare import Prepared
     from llmcli.training.files.output import Output
-    from llmcli.training.planning.plan import Request
+    from llmcli.training.planning.plan import PlanRequest
     from llmcli.training.session import PlannedRun, Result
 
 MODEL, TRAINING = "Model architecture", "Training"  # panels of the help
@@ -214,17 +214,17 @@ def _launch(count: int, device: str) -> int:
 # ---- options
 
 
-def _request(options: _Options, processes: Processes) -> "Request":
+def _request(options: _Options, processes: Processes) -> "PlanRequest":
     """The settings that the options fix; the planner chooses the others. Raises LLMError."""
-    from llmcli.training.planning.plan import Request
+    from llmcli.training.planning.plan import PlanRequest
 
-    names = {field.name for field in fields(Request)}
+    names = {field.name for field in fields(PlanRequest)}
     given = {name: value for name, value in vars(options).items() if name in names and value is not None}
     given |= {
         "lr": _learning_rate_scale(options), "processes": processes.count,
         "threads": processes.threads(options.threads or cpu_cores()),
     }  # fmt: skip
-    return Request(seconds=parse_duration(options.time) if options.time else None, **given)
+    return PlanRequest(seconds=parse_duration(options.time) if options.time else None, **given)
 
 
 def _check_options(options: _Options) -> None:

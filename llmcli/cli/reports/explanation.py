@@ -78,7 +78,7 @@ class ExplanationReport:
         digits = len(str(N))
         numbered = [f"{i:>{digits}} {labels[i - 1]}" for i in range(first, N + 1)]
         header = [("", line) for line in (tens, ones) if line.strip()]
-        tables.labelled([*header, *zip(numbered, rows, strict=True)], LABEL_WIDTH + digits + 1)
+        tables.labeled([*header, *zip(numbered, rows, strict=True)], LABEL_WIDTH + digits + 1)
         console.paragraph(charts.HEAT_LEGEND)
         console.caption(
             "Each row is a token; its dark cells are the tokens that it attends to, itself or earlier ones. High "
@@ -132,14 +132,14 @@ class ExplanationReport:
         digits = len(str(len(labels)))
         largest = max(MIN_FULL_BAR, *(abs(bits) for _, bits in effects))
         bar_width = min(MAX_BAR, terminal_width() - LABEL_WIDTH - digits - 12)
-        labelled = [
+        labeled = [
             (
                 f"{i + 1:>{digits}} {labels[i]}",
                 f"{units.bits(bits, signed=True):>7} {charts.signed_bar(bits, largest, bar_width)}",
             )
             for i, bits in effects
         ]
-        tables.labelled(labelled, LABEL_WIDTH + digits + 1)
+        tables.labeled(labeled, LABEL_WIDTH + digits + 1)
         console.caption(
             f"+1.00: without the token, {predicted} is half as likely. Negative: without it, {predicted} is more "
             "likely. The last token is not left out: the model would then predict what follows the token before it."

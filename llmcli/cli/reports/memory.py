@@ -35,7 +35,7 @@ def training_texts(names: list[str] | None, source: "Checkpoint | Ensemble", pat
     return [TrainingText.of(sources, source.records)]
 
 
-class Memory:
+class MemoryReport:
     """Finds passages in the training text and shows them."""
 
     def __init__(self, texts: "list[TrainingText]") -> None:

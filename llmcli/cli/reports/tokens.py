@@ -65,9 +65,9 @@ def surprisals(rows: Sequence[tuple[str, float]]) -> None:
             tables.tab_separated((f"{bits:.2f}", visible_whitespace(text)))
         return
     if len(rows) <= MAX_WITH_FIGURES:
-        labelled = [(visible_whitespace(text), bits) for text, bits in rows]
+        labeled = [(visible_whitespace(text), bits) for text, bits in rows]
         _side_by_side(
-            (label, styles.by_value(label, bits, styles.SURPRISALS), units.bits(bits)) for label, bits in labelled
+            (label, styles.by_value(label, bits, styles.SURPRISALS), units.bits(bits)) for label, bits in labeled
         )
     else:
         colored = "".join(styles.by_value(text, bits, styles.SURPRISALS) for text, bits in rows)

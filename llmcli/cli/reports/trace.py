@@ -11,13 +11,13 @@ from llmcli.cli.terminal.text_layout import terminal_width, truncate
 if TYPE_CHECKING:
     from llmcli.config import SamplingConfig
     from llmcli.data.tokenizers.tokenizer import Tokenizer
-    from llmcli.generation.trace import Candidate, Step
+    from llmcli.generation.trace import CandidateToken, TraceStep
 
 MAX_TOKEN_WIDTH = 16  # columns
 MAX_BAR, MIN_BAR, OTHER_COLUMNS = 40, 8, 50  # columns of the bars, and of all beside them
 
 
-def print_step(step: "Step", number: int, text: str, tokenizer: "Tokenizer", sampling: "SamplingConfig") -> None:
+def print_step(step: "TraceStep", number: int, text: str, tokenizer: "Tokenizer", sampling: "SamplingConfig") -> None:
     """Print a table of the candidates of a step, and the sampling settings. `text` is the text so far."""
     console.heading(f"{number}  {token_output.prompt_end(text)}…")
     if step.retokenized:
@@ -35,7 +35,7 @@ def print_step(step: "Step", number: int, text: str, tokenizer: "Tokenizer", sam
     console.paragraph("; ".join(_settings(step, sampling)))
 
 
-def _settings(step: "Step", sampling: "SamplingConfig") -> list[str]:
+def _settings(step: "TraceStep", sampling: "SamplingConfig") -> list[str]:
     """Describe the entropy, and the sampling settings with their effect."""
     phrases = [f"entropy {units.bits(step.entropy)} bits"]
     if sampling.repetition_penalty != 1:
@@ -61,7 +61,7 @@ def print_end(text: str, seed: int) -> None:
     console.note(f"[seed {seed}]")
 
 
-def trace_json(steps: "list[Step]", prompt: str, tokenizer: "Tokenizer", seed: int) -> dict[str, object]:
+def trace_json(steps: "list[TraceStep]", prompt: str, tokenizer: "Tokenizer", seed: int) -> dict[str, object]:
     return {
         "prompt": prompt,
         "text": "".join(step.text for step in steps),
@@ -85,7 +85,7 @@ def trace_json(steps: "list[Step]", prompt: str, tokenizer: "Tokenizer", seed: i
     }
 
 
-def _candidate_json(candidate: "Candidate", tokenizer: "Tokenizer") -> dict[str, object]:
+def _candidate_json(candidate: "CandidateToken", tokenizer: "Tokenizer") -> dict[str, object]:
     return {
         "id": candidate.id,
         "text": tokenizer.label(candidate.id),

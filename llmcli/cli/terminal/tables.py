@@ -68,7 +68,7 @@ def pairs(rows: Iterable[tuple[str, str]], *, to_stderr: bool = False) -> None:
             console.write_line(line, stream)
 
 
-def labelled(rows: Iterable[tuple[str, str]], max_label: int) -> None:
+def labeled(rows: Iterable[tuple[str, str]], max_label: int) -> None:
     """Print (label, line) pairs, the labels padded to one width of at most `max_label` columns."""
     rows = [(visible_line(label), line) for label, line in rows]
     margin = min(max_label, max((text_width(label) for label, _ in rows), default=0))

@@ -13,7 +13,7 @@ from llmcli.server.api.bodies import ChatBody, CompletionBody, GenerationBody
 from llmcli.server.api.models import ServedModel
 from llmcli.server.api.prompts import chat_template, encode_messages, encode_prompt
 from llmcli.server.api.schema import JsonObject
-from llmcli.server.engine.requests import Event, Finished, Request, ScoredToken, Started, Token
+from llmcli.server.engine.requests import Event, Finished, GenerationRequest, ScoredToken, Started, Token
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
@@ -45,7 +45,7 @@ class Generated:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer(ABC):
+class GenerationAnswer(ABC):
     """The answer to a request that was understood: whole, or in chunks."""
 
     kind: ClassVar[str]  # `object` in OpenAI's JSON
@@ -53,7 +53,7 @@ class Answer(ABC):
     prefix: ClassVar[str]  # of the id
     model: ServedModel
     body: GenerationBody
-    requests: Sequence[Request]  # the n of the first prompt, those of the second, ...
+    requests: Sequence[GenerationRequest]  # the n of the first prompt, those of the second, ...
     dropped_turns: int = 0  # of a conversation, the oldest ones, which do not fit the context
     _id: str = field(default_factory=lambda: secrets.token_hex(12))
     _created: int = field(default_factory=lambda: int(time.time()))
@@ -105,7 +105,7 @@ class Answer(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Completion(Answer):
+class Completion(GenerationAnswer):
     """Continued prompts."""
 
     kind = chunk_kind = "text_completion"
@@ -118,7 +118,9 @@ class Completion(Answer):
         max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
         samplings, scores_prompt = body.samplings(max_tokens), body.echo and body.logprobs is not None
         requests = [
-            Request(model.name, prompt, sampling, top_logprobs=body.logprobs or 0, prompt_logprobs=scores_prompt)
+            GenerationRequest(
+                model.name, prompt, sampling, top_logprobs=body.logprobs or 0, prompt_logprobs=scores_prompt
+            )
             for prompt in [encode_prompt(prompt, model, literal=body.echo) for prompt in body.prompts]
             for sampling in samplings
         ]
@@ -158,7 +160,7 @@ class Completion(Answer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatCompletion(Answer):
+class ChatCompletion(GenerationAnswer):
     """The next message of a conversation."""
 
     kind, chunk_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl-"
@@ -172,7 +174,7 @@ class ChatCompletion(Answer):
         template = chat_template(model, body.chat_template_kwargs, others)
         prompt, dropped_turns = encode_messages(body.messages, template, model.context, max_tokens)
         requests = [
-            Request(
+            GenerationRequest(
                 model.name,
                 prompt if prompt.tail else tuple(prompt.ids),
                 sampling,

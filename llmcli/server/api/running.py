@@ -10,16 +10,16 @@ from functools import partial
 from llmcli.errors import LLMError
 from llmcli.server.api.answers import Generated
 from llmcli.server.engine.engine import Engine
-from llmcli.server.engine.requests import Event, Failed, Finished, Request, Token
+from llmcli.server.engine.requests import Event, Failed, Finished, GenerationRequest, Token
 from llmcli.server.engine.sequence import Sequence as Submitted
 from llmcli.server.errors import ApiError, as_api_error
 from llmcli.server.limits import KEEP_ALIVE_SECONDS, REQUEST_SECONDS, UNREAD_TOKENS
 
 
-class Run:
+class RunningRequests:
     """A context manager: requests in the engine, which are cancelled at its end if they have not finished."""
 
-    def __init__(self, engine: Engine, requests: Sequence[Request]) -> None:
+    def __init__(self, engine: Engine, requests: Sequence[GenerationRequest]) -> None:
         self._engine, self._requests = engine, requests
         self._loop = asyncio.get_running_loop()
         self._arrived: deque[tuple[int, Event]] = deque()  # no more than UNREAD_TOKENS and one of each text
@@ -32,7 +32,7 @@ class Run:
         self.seconds_to_first: float | None = None
         self.texts = [Generated() for _ in requests]
 
-    async def __aenter__(self) -> "Run":
+    async def __aenter__(self) -> "RunningRequests":
         """Raises LLMError as the engine does, when its queue is full or it cannot run."""
         try:
             for number, request in enumerate(self._requests):

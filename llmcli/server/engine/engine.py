@@ -24,7 +24,14 @@ from llmcli.generation.generator import Choice, choose_together
 from llmcli.models.ngram_runtime import undo_step
 from llmcli.models.runtime import Array, Runtime, step_batch
 from llmcli.server.engine.prefix_cache import PrefixCache
-from llmcli.server.engine.requests import Limits, OnEvent, QueueFullError, Request, StoppingError, UnavailableError
+from llmcli.server.engine.requests import (
+    GenerationRequest,
+    Limits,
+    OnEvent,
+    QueueFullError,
+    StoppingError,
+    UnavailableError,
+)
 from llmcli.server.engine.sequence import Counts, Sequence
 
 T = TypeVar("T")
@@ -72,7 +79,7 @@ class Engine:
         if thread is not None:
             thread.join(PASS_SECONDS)
 
-    def submit(self, request: Request, on_event: OnEvent) -> Sequence:
+    def submit(self, request: GenerationRequest, on_event: OnEvent) -> Sequence:
         """Add a request to the queue. Raises QueueFullError when too many wait, StoppingError after `close`, and
         UnavailableError if the engine cannot run."""
         with self._changed:

@@ -9,7 +9,7 @@ from llmcli.generation.token_healing import Prompt
 
 
 @dataclass(frozen=True)
-class Request:
+class GenerationRequest:
     """Tokens to continue."""
 
     model: str  # the name that it is served under

@@ -15,7 +15,16 @@ from llmcli.models.logits import log_softmax
 from llmcli.models.ngram_runtime import recompute
 from llmcli.models.runtime import PREFILL_CHUNK, Array, Runtime
 from llmcli.server.engine.prefix_cache import Prefix, PrefixCache
-from llmcli.server.engine.requests import Event, Failed, Finished, OnEvent, Request, ScoredToken, Started, Token
+from llmcli.server.engine.requests import (
+    Event,
+    Failed,
+    Finished,
+    GenerationRequest,
+    OnEvent,
+    ScoredToken,
+    Started,
+    Token,
+)
 
 # since the engine started: requests, those finished, failed and cancelled; prompt_tokens, and of them cached_tokens,
 # whose keys and values were reused; tokens generated
@@ -26,7 +35,7 @@ class Sequence:
     """The tokens of one request, and the runtime that processes them."""
 
     def __init__(
-        self, request: Request, on_event: OnEvent, counts: Counts, opened: "Future[tuple[Runtime, Tokenizer]]"
+        self, request: GenerationRequest, on_event: OnEvent, counts: Counts, opened: "Future[tuple[Runtime, Tokenizer]]"
     ) -> None:
         self.request, self.opened = request, opened
         self.is_cancelled = self.is_paused = False  # set from any thread

@@ -10,9 +10,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from llmcli.server.api.answers import Answer, ChatCompletion, Completion
+from llmcli.server.api.answers import ChatCompletion, Completion, GenerationAnswer
 from llmcli.server.api.bodies import ChatBody, CompletionBody
-from llmcli.server.api.running import Run
+from llmcli.server.api.running import RunningRequests
 from llmcli.server.engine.requests import StoppingError
 from llmcli.server.errors import ApiError, as_api_error
 from llmcli.server.http.service import Call, while_connected
@@ -30,38 +30,38 @@ async def chat_completions(call: Call, body: ChatBody) -> Response:
     return await _generate(call, await run_in_threadpool(ChatCompletion.of, body, call.model, call.service.models))
 
 
-async def _generate(call: Call, answer: Answer) -> Response:
+async def _generate(call: Call, answer: GenerationAnswer) -> Response:
     if answer.body.stream:
         return EventStream(call, answer)
     return await while_connected(call.request.receive, _whole(call, answer))
 
 
-async def _whole(call: Call, answer: Answer) -> Response:
+async def _whole(call: Call, answer: GenerationAnswer) -> Response:
     """The answer when its texts are complete."""
-    async with Run(call.service.engine, answer.requests) as run:
+    async with RunningRequests(call.service.engine, answer.requests) as running:
         try:
-            texts = await run.finish()
+            texts = await running.finish()
             return await run_in_threadpool(lambda: JSONResponse(answer.whole(texts)))
         finally:
-            _note(run, call)
+            _note(running, call)
 
 
-def _note(run: Run, call: Call) -> None:
-    """Note the figures of a run in the log and the metrics."""
-    entry = call.entry
-    entry.prompt_tokens = sum(text.started.prompt_tokens for text in run.texts if text.started)
-    entry.new_tokens = sum(len(text.tokens) if text.finished is None else text.finished.tokens for text in run.texts)
-    entry.seconds_to_first, entry.answer = run.seconds_to_first, "\n".join(text.text for text in run.texts)
-    if run.seconds_to_first is not None:
+def _note(running: RunningRequests, call: Call) -> None:
+    """Note the figures of requests in the log and the metrics."""
+    entry, texts = call.entry, running.texts
+    entry.prompt_tokens = sum(text.started.prompt_tokens for text in texts if text.started)
+    entry.new_tokens = sum(len(text.tokens) if text.finished is None else text.finished.tokens for text in texts)
+    entry.seconds_to_first, entry.answer = running.seconds_to_first, "\n".join(text.text for text in texts)
+    if running.seconds_to_first is not None:
         call.service.first_tokens += 1
-        call.service.seconds_to_first += run.seconds_to_first
+        call.service.seconds_to_first += running.seconds_to_first
 
 
 class EventStream(Response):
     """An answer in server-sent events. It begins with the first event of the engine, so that an error before has a
     status of its own; a later one is sent as an event."""
 
-    def __init__(self, call: Call, answer: Answer) -> None:
+    def __init__(self, call: Call, answer: GenerationAnswer) -> None:
         super().__init__(media_type="text/event-stream; charset=utf-8", headers={"Cache-Control": "no-store"})
         del self.headers["content-length"]
         self._call, self._answer = call, answer
@@ -83,22 +83,22 @@ class EventStream(Response):
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await send(_part(data, more=more))
 
-        async with Run(call.service.engine, answer.requests) as run:
+        async with RunningRequests(call.service.engine, answer.requests) as running:
             try:
-                async for item in run.events():
+                async for item in running.events():
                     if item is None:
                         await write(b": the answer is being computed\n\n")
-                    elif chunk := answer.chunk(*item, run.texts[item[0]]):
+                    elif chunk := answer.chunk(*item, running.texts[item[0]]):
                         await write(_event(chunk))
                 if answer.body.stream_options is not None and answer.body.stream_options.include_usage:
-                    await write(_event(answer.usage_chunk(run.texts)))
+                    await write(_event(answer.usage_chunk(running.texts)))
                 await write(b"data: [DONE]\n\n", more=False)
             except ApiError as error:
                 if not call.entry.status:
                     raise
                 await write(_event(error.body), more=False)
             finally:
-                _note(run, call)
+                _note(running, call)
 
 
 def _event(value: Any) -> bytes:

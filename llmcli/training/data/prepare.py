@@ -27,7 +27,7 @@ from llmcli.training.data.conversations import DividedConversations, PreparedCon
 from llmcli.training.data.inputs import Inputs
 from llmcli.training.planning import recipe, rules
 from llmcli.training.planning.cost_model import CorpusSize, Machine
-from llmcli.training.planning.plan import Plan, PlanRow, Request
+from llmcli.training.planning.plan import Plan, PlanRequest, PlanRow
 from llmcli.training.planning.planner import make_plan
 from llmcli.training.planning.task import Task
 
@@ -81,7 +81,7 @@ class Prepared:
 
 
 def prepare(
-    request: Request,
+    request: PlanRequest,
     inputs: Inputs,
     machine: Machine | None = None,
     *,
@@ -158,7 +158,7 @@ def _plan(
 
 
 def _trained_tokenizer(
-    request: Request,
+    request: PlanRequest,
     text: CorpusSplit,
     divided: DividedConversations | None,
     max_bytes: int,
@@ -278,7 +278,7 @@ def _seen_bytes(
     return bytes(sorted({*before, *_byte_values(tokens, tokenizer), *answers}))
 
 
-def _max_bytes(request: Request) -> int:
+def _max_bytes(request: PlanRequest) -> int:
     """Bytes of training text to read: more could not be seen in the time budget, but reading and tokenizing them would
     take time."""
     if not request.has_time_budget:

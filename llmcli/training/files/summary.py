@@ -100,7 +100,7 @@ def summarize(
     The advice to train longer extends `command`, that of the run without its budget, by twice the `seconds` that it
     took. `resumable` says whether an interrupted run can be resumed, `again` how. Raises LLMError without a curve.
     """
-    run = _Run(record, baselines)
+    run = _FinishedRun(record, baselines)
     taken = record.get("clock", {}).get("seconds", 0.0) if seconds is None else seconds
     minutes = max(MIN_SUGGESTED_MINUTES, math.ceil(2 * taken / 60))
     longer = f": {command} --time {minutes}m" if command else "."
@@ -130,7 +130,7 @@ def usage_hints(
     return [f"Try it: {command}{option}", f"{note}Details of the file: llm inspect{file}"]
 
 
-class _Run:
+class _FinishedRun:
     """A run that has ended. With two models, the losses and steps belong to the one that was kept."""
 
     def __init__(self, record: Record, baselines: Sequence[Baseline]) -> None:
@@ -158,7 +158,7 @@ class _Run:
         return [(one, bits < one.bits_per_byte) for one, bits in sides if bits is not None]
 
 
-def _quality(run: _Run) -> str:
+def _quality(run: _FinishedRun) -> str:
     """Bits per byte of held-out text at the end, of the network and adapting, each beside its compressors."""
     record, figures = run.record, run.figures
     held_out = record.get("held_out", {}).get("bytes", 0)
@@ -184,7 +184,7 @@ def _quality(run: _Run) -> str:
     return f"{quality} Compressors on {text}, {'; '.join(filter(None, beside))}."
 
 
-def _beside(run: _Run, figure: str, *, adaptive: bool) -> str:
+def _beside(run: _FinishedRun, figure: str, *, adaptive: bool) -> str:
     """The compressors to compare a figure with, and whether it is better; "" if there are none."""
     shown = [f"{baseline.name} {baseline.shown}" for baseline in run.baselines if baseline.is_adaptive == adaptive]
     better = {baseline.name: better for baseline, better in run.verdicts if baseline.is_adaptive == adaptive}
@@ -193,7 +193,7 @@ def _beside(run: _Run, figure: str, *, adaptive: bool) -> str:
     return f"beside {figure}: {' and '.join(shown)}{verdict}" if shown else ""
 
 
-def _known_text(run: _Run) -> str:
+def _known_text(run: _FinishedRun) -> str:
     """Whether the held-out text is not new to the model."""
     held_out, what = run.record.get("held_out", {}), run.data
     if run.figures and held_out.get("seen_by_base"):
@@ -247,7 +247,7 @@ def _early_end(record: Record, resumable: bool, again: str) -> str:
     return f"Interrupted at step {record['steps']:,}; {then}."
 
 
-def _undertrained(run: _Run, longer: str) -> str:
+def _undertrained(run: _FinishedRun, longer: str) -> str:
     """Few steps, less than an epoch of a text that was read whole, or no better than any compressor."""
     if run.limit_share >= 1:
         return ""
@@ -263,7 +263,7 @@ def _undertrained(run: _Run, longer: str) -> str:
     return f"Undertrained: {', '.join(reasons)}. Train longer{longer}" if reasons else ""
 
 
-def _answers(run: _Run) -> str:
+def _answers(run: _FinishedRun) -> str:
     """Advice that would improve the answers of a model that has learned its training data; "" if there is none."""
     answers, new = run.record.get("answers"), run.curve.validation[-1:]
     if answers and answers["exact"] + answers.get("near", 0.0) >= CORRECT_SHARE:
@@ -278,7 +278,7 @@ def _answers(run: _Run) -> str:
     )
 
 
-def _overfitting(run: _Run) -> str:
+def _overfitting(run: _FinishedRun) -> str:
     """A validation loss that rose or is far above the training loss, or a limit of epochs that is near."""
     losses, name, more = run.curve.validation or [0.0], run.curve.label, f"More {run.data} would help."
     best, last = min(losses), losses[-1]
@@ -310,7 +310,7 @@ def _overfitting(run: _Run) -> str:
     return ""
 
 
-def _still_improving(run: _Run) -> bool:
+def _still_improving(run: _FinishedRun) -> bool:
     """Whether the best weights are the last, and the second half of the run lowered the loss by IMPROVEMENT."""
     curve, steps, losses, last = run.curve, run.curve.steps, run.curve.training, run.training_loss
     if len(curve.validation) > 1:

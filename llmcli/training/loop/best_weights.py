@@ -25,7 +25,7 @@ CALIBRATION_COST = 5.0  # of fitting the temperature, per token, relative to eva
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CandidateWeights:
     """Calibrated weights at a step of the run."""
 
     weights: Weights
@@ -48,7 +48,7 @@ class CandidateEvaluator:
         """The cost of an evaluation with its calibration, as a number of tokens that are only evaluated."""
         return self.validator.tokens + CALIBRATION_COST * self._windows.size
 
-    def evaluate(self, *, is_first: bool, hurried: bool) -> Candidate | None:
+    def evaluate(self, *, is_first: bool, hurried: bool) -> CandidateWeights | None:
         """None if it was interrupted, or took too long. The evaluation before the first step has a time limit, and
         later ones cover no more tokens. A `hurried` one follows a stop request."""
         clock, validator = self._clock, self.validator
@@ -73,16 +73,16 @@ class CandidateEvaluator:
                 validator.keep_units(1)  # which is how long it took
             return None
         # as in the record, so that every display of it rounds the same number
-        return Candidate(weights, factor, round(score.bits_per_byte, 6))
+        return CandidateWeights(weights, factor, round(score.bits_per_byte, 6))
 
-    def calibrate(self) -> Candidate:
+    def calibrate(self) -> CandidateWeights:
         """The current weights without an evaluation; calibrated, if there is a slice for it and no stop request."""
         deadline = self._clock.final_deadline()
         try:
             with self._clock.interruptible(self._model, FINAL_PATIENCE, deadline), self._calibrated() as factor:
-                return Candidate(self._model.to_arrays(), factor)
+                return CandidateWeights(self._model.to_arrays(), factor)
         except CutShortError:
-            return Candidate(self._model.to_arrays(), factor=1.0)
+            return CandidateWeights(self._model.to_arrays(), factor=1.0)
 
     @contextlib.contextmanager
     def _calibrated(self) -> Iterator[float]:
@@ -107,7 +107,7 @@ class BestWeights:
         self.weights: Weights = {}
         self.adapters: Weights | None = None  # LoRA matrices by name, if any are trained
 
-    def keep_if_best(self, candidate: Candidate) -> bool:
+    def keep_if_best(self, candidate: CandidateWeights) -> bool:
         """Keep the current weights if they are the best so far; returns whether. Of nearly equal ones the later win."""
         bits, best = candidate.bits_per_byte, self._position.best_bits
         is_best = math.isfinite(bits) and (best is None or bits <= best * (1 + recipe.TIE_MARGIN))
@@ -116,7 +116,7 @@ class BestWeights:
             self._position.best_bits = bits if best is None else min(bits, best)
         return is_best
 
-    def keep(self, candidate: Candidate) -> None:
+    def keep(self, candidate: CandidateWeights) -> None:
         """Keep the current weights, which are the candidate's."""
         self.weights = candidate.weights
         self.adapters = self._model.trainable_arrays() if self._has_adapters else None

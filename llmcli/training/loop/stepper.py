@@ -18,8 +18,8 @@ from llmcli.training.data.position import Position
 from llmcli.training.loop.clock import STEP_PATIENCE, Clock
 from llmcli.training.loop.job import Job
 from llmcli.training.planning import recipe
-from llmcli.training.step import base_behaviour
-from llmcli.training.step.base_behaviour import BaseBehaviour
+from llmcli.training.step import base_divergence
+from llmcli.training.step.base_divergence import BaseDivergence
 from llmcli.training.step.hardware import keep_freed_memory, return_freed_memory
 from llmcli.training.step.initialization import compile_layers, fresh_weights, new_model
 from llmcli.training.step.optimizer import Optimizer
@@ -43,7 +43,7 @@ class Stepper:
         self.model = self._new_model(job.data.tokenizer.vocab_size)
         self._optimizer = self._new_optimizer()
         self.is_compiled = compile_layers(self.model, self._settings)
-        self._base_behaviour: BaseBehaviour | None = None
+        self._base_divergence: BaseDivergence | None = None
         self.base_tokens: int | None = None  # of the base model's text for the divergence; None: the plan has none
         self._window = 0  # tokens in a window of the last step
         self._compiles = False  # whether torch compiled layers in the last step, for windows of that length
@@ -71,10 +71,10 @@ class Stepper:
             return
         self._tuner.new_shape()  # sets the number of threads: too many alongside another program are many times as slow
         with self._clock.interruptible(self.model, 0.0, self._clock.elapsed + seconds):
-            text = base_behaviour.generate(self.model, job.data.tokenizer, self._settings.seed, job.on_progress)
+            text = base_divergence.generate(self.model, job.data.tokenizer, self._settings.seed, job.on_progress)
         self.base_tokens = text.ids[:, 1:].numel() if text else 0
         if text:
-            self._base_behaviour = BaseBehaviour(self.model, text, self._settings, conversations.base_divergence)
+            self._base_divergence = BaseDivergence(self.model, text, self._settings, conversations.base_divergence)
 
     def step(self, position: Position) -> float | None:
         """Take the next step; its loss in nats per token, or None if it was cut short."""
@@ -91,7 +91,7 @@ class Stepper:
         deadline = self._clock.step_deadline(first=not position.step)
         return training_step(
             self.model, self._optimizer, batch, self._settings, group=leader.group if leader else None,
-            base_behaviour=self._base_behaviour,
+            base_divergence=self._base_divergence,
             interruptible=self._clock.interruptible(self.model, STEP_PATIENCE, deadline),
         )  # fmt: skip
 

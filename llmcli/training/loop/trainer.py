@@ -25,7 +25,7 @@ from llmcli.training.loop.record import History, clock_record, training_record
 from llmcli.training.loop.sample_generator import SampleGenerator
 from llmcli.training.loop.stepper import Stepper
 from llmcli.training.planning import recipe
-from llmcli.training.step import base_behaviour
+from llmcli.training.step import base_divergence
 from llmcli.training.step.optimizer import lr_schedule
 
 STATE = ("model", "best", "optimizer", "adapters", "teacher")  # prefixes of the arrays of a State
@@ -111,7 +111,7 @@ class Run:
             return math.inf
         earlier = resume_from.values.get("seconds") if resume_from else None
         spent = self._clock.elapsed + (earlier if isinstance(earlier, float) else 0.0)  # else it will be refused
-        return base_behaviour.seconds_to_generate(budget, budget - self._clock.reserve - spent)
+        return base_divergence.seconds_to_generate(budget, budget - self._clock.reserve - spent)
 
     @property
     def is_new(self) -> bool:

@@ -6,7 +6,7 @@ from llmcli.config import ModelConfig
 from llmcli.errors import usage
 from llmcli.training.planning import recipe
 from llmcli.training.planning.cost_model import CorpusSize
-from llmcli.training.planning.plan import Request
+from llmcli.training.planning.plan import PlanRequest
 from llmcli.training.planning.task import Task
 
 
@@ -26,7 +26,7 @@ def candidates(task: Task, data: CorpusSize, context: int) -> list[ModelConfig]:
 
 
 def model_config(
-    request: Request, layers: int, width: int, context: int, vocab_size: int, eos_id: int, *, induction: bool
+    request: PlanRequest, layers: int, width: int, context: int, vocab_size: int, eos_id: int, *, induction: bool
 ) -> ModelConfig:
     """The model of a shape. Raises LLMError if the numbers that the user fixed do not fit together."""
     heads = request.heads or _heads(width)

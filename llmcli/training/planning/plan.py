@@ -19,7 +19,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True)
-class Request:
+class PlanRequest:
     """The settings that the user fixed; None leaves the decision to the planner."""
 
     seconds: float | None = None  # time budget

@@ -14,7 +14,7 @@ from llmcli.data.tokenizers.training import nearest_power_of_two
 from llmcli.errors import usage
 from llmcli.training.planning import recipe
 from llmcli.training.planning.cost_model import BASE_BYTES, Estimate, Memory, layer_parameters, memory_needed, shortage
-from llmcli.training.planning.plan import DEFAULT_SECONDS, FROM_BASE, REQUESTED, Decision, Request
+from llmcli.training.planning.plan import DEFAULT_SECONDS, FROM_BASE, REQUESTED, Decision, PlanRequest
 from llmcli.training.planning.task import Task
 
 
@@ -24,7 +24,7 @@ def check_kl_weight(task: Task) -> None:
         raise usage("`kl_weight` is for fine-tuning on conversations alone, without plain text; leave it out")
 
 
-def time_budget(request: Request, most_epochs: float) -> Decision[float | None]:
+def time_budget(request: PlanRequest, most_epochs: float) -> Decision[float | None]:
     """The time budget in seconds; None if a number of steps or epochs ends the run."""
     if request.seconds or not request.has_time_budget:
         return Decision(request.budget, REQUESTED)
@@ -71,7 +71,7 @@ def induction_helps(task: Task) -> bool:
     return not task.base and not short and task.text.tokens >= recipe.INDUCTION_MIN_TOKENS
 
 
-def sharding(request: Request, model: ModelConfig, train: TrainConfig, memory: Memory) -> Decision[bool]:
+def sharding(request: PlanRequest, model: ModelConfig, train: TrainConfig, memory: Memory) -> Decision[bool]:
     """Whether to shard weights, gradients and optimizer over the processes. This costs communication, but less than
     batches so small that no process accumulates gradients."""
     if request.shard is not None:
@@ -252,7 +252,7 @@ def optimizer(task: Task) -> Decision[str]:
     return Decision("muon", "Muon for matrices, AdamW for the rest: lowest loss in a given time")
 
 
-def learning_rate(request: Request, kind: str) -> Decision[float]:
+def learning_rate(request: PlanRequest, kind: str) -> Decision[float]:
     """The multiplier of the peak learning rates of a recipe (recipe.learning_rates): of `kind`, one of RECIPES."""
     if request.lr != 1:
         reason = f"{request.lr:g} times the peak rates of the recipe, {REQUESTED}"

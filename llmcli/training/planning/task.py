@@ -13,7 +13,7 @@ from llmcli.data.conversations.batches import pack
 from llmcli.errors import LLMError, usage
 from llmcli.training.planning import recipe
 from llmcli.training.planning.cost_model import CorpusSize
-from llmcli.training.planning.plan import REQUESTED, Decision, Request
+from llmcli.training.planning.plan import REQUESTED, Decision, PlanRequest
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ConversationSize:
 class Task:
     """A run as requested, and the size of its data."""
 
-    request: Request
+    request: PlanRequest
     text: CorpusSize  # training text; of 0 tokens if there are conversations alone
     vocab_size: int
     eos_id: int

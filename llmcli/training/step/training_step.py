@@ -14,7 +14,7 @@ from llmcli.training.distributed.process_group import ProcessGroup, explain_lost
 from llmcli.training.distributed.processes import Processes
 from llmcli.training.interruption import CutShortError
 from llmcli.training.planning.cost_model import micro_batches
-from llmcli.training.step.base_behaviour import BaseBehaviour
+from llmcli.training.step.base_divergence import BaseDivergence
 from llmcli.training.step.optimizer import Optimizer
 
 Split = Callable[[Tensor, int], Sequence[Tensor]]  # torch.chunk or torch.tensor_split
@@ -64,7 +64,7 @@ def training_step(
     settings: TrainConfig,
     *,
     group: ProcessGroup | None = None,
-    base_behaviour: BaseBehaviour | None = None,
+    base_divergence: BaseDivergence | None = None,
     interruptible: AbstractContextManager[None] | None = None,
 ) -> float | None:
     """Take a step on a batch. Returns its mean loss in nats per token, or None if it was cut short, which leaves no
@@ -81,9 +81,9 @@ def training_step(
         else:
             share = take_share(batch, group.processes, model, settings, sharded=group.is_sharded)
             computed = share_gradients(model, share, group.count if group.is_sharded else 0)
-        if base_behaviour:  # the divergence from the base model adds its gradients
+        if base_divergence:  # the divergence from the base model adds its gradients
             model.dropout.set_rows(None)
-            base_behaviour.add_gradients(batch.step)
+            base_divergence.add_gradients(batch.step)
         loss = computed
     if group:
         values = [0.0, 0.0] if loss is None else [float(loss), 1.0]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmcli.cli.chat.session import Session
-from llmcli.cli.reports.memory import Memory
+from llmcli.cli.reports.memory import MemoryReport
 from llmcli.config import SamplingConfig
 from llmcli.data.conversations.messages import Message
 from llmcli.generation.chat import Assistant, Chat
@@ -208,7 +208,7 @@ def test_memory_marks_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
         Assistant(CountingModel(answering(f"x{passage}x")), LETTERS, Turns(LETTERS)),
         SamplingConfig(temperature=0, max_tokens=100),
     )
-    memory = Memory([TrainingText(corpus)])
+    memory = MemoryReport([TrainingText(corpus)])
     Session(chat, Lines("q").read, source=None, memory=memory).run()  # type: ignore[arg-type]
     captured = capsys.readouterr()
     assert captured.out == f"x⟦{passage}⟧x\n" and "96% of the 54 characters occur verbatim in c.txt" in captured.err

@@ -20,7 +20,7 @@ from llmcli.generation.next_words import next_words
 from llmcli.server.api import running
 from llmcli.server.api.models import Models, ServedModel
 from llmcli.server.engine import engine
-from llmcli.server.engine.requests import Limits, Request
+from llmcli.server.engine.requests import GenerationRequest, Limits
 from llmcli.server.errors import ApiError, ModelLoadError, as_api_error
 from llmcli.server.http import analysis_routes, service
 from llmcli.server.http.app import Hooks, create_app
@@ -295,13 +295,15 @@ def test_what_is_not_read_waits_and_others_have_its_place(served, monkeypatch):
         app = create_app(Models(served), limits=Limits(concurrent=2))
         async with app.router.lifespan_context(app):
             process = app.state.service.engine
-            asked = [Request("text", (5, 6), SamplingConfig(max_tokens=n, temperature=0)) for n in (60, 60, 5)]
-            async with running.Run(process, asked[:2]) as unread:
-                async with running.Run(process, asked[2:]) as read:
+            asked = [
+                GenerationRequest("text", (5, 6), SamplingConfig(max_tokens=n, temperature=0)) for n in (60, 60, 5)
+            ]
+            async with running.RunningRequests(process, asked[:2]) as unread:
+                async with running.RunningRequests(process, asked[2:]) as read:
                     texts = [await asyncio.wait_for(read.finish(), 60)]
                 assert process.counts["finished"] == 1 and len(unread._arrived) <= 8 + 2
                 texts.append(await asyncio.wait_for(unread.finish(), 60))
-            async with running.Run(process, asked[:1]) as alone:
+            async with running.RunningRequests(process, asked[:1]) as alone:
                 texts.append(await alone.finish())
             return [[token.id for token in text.tokens] for run in texts for text in run]
 
@@ -316,9 +318,11 @@ def test_what_is_not_read_gives_up_its_memory_for_others(served, monkeypatch):
         app = create_app(Models(served), limits=Limits(live_bytes=1))  # one at a time
         async with app.router.lifespan_context(app):
             process = app.state.service.engine
-            long, short = (Request("text", (5, 6), SamplingConfig(max_tokens=n, temperature=0)) for n in (60, 5))
-            async with running.Run(process, [long]) as unread:
-                async with running.Run(process, [short]) as read:
+            long, short = (
+                GenerationRequest("text", (5, 6), SamplingConfig(max_tokens=n, temperature=0)) for n in (60, 5)
+            )
+            async with running.RunningRequests(process, [long]) as unread:
+                async with running.RunningRequests(process, [short]) as read:
                     await asyncio.wait_for(read.finish(), 60)
                 with pytest.raises(ApiError, match="was not read, and its memory was needed") as error:
                     await unread.finish()

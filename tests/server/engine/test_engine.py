@@ -21,7 +21,7 @@ from llmcli.models.ngram_runtime import with_ngram_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.onnx.runtime import OnnxRuntime, is_installed
 from llmcli.server.engine.engine import Engine
-from llmcli.server.engine.requests import Failed, Finished, Limits, QueueFullError, Request, Started, Token
+from llmcli.server.engine.requests import Failed, Finished, GenerationRequest, Limits, QueueFullError, Started, Token
 from tests.conftest import TEXT, random_checkpoint
 from tests.models.test_ngram_cache import WEIGHTS
 
@@ -95,7 +95,7 @@ def start():
 
 def ask(engine, prompt, sampling=GREEDY, model="dense", **more):
     client = Client()
-    client.sequence = engine.submit(Request(model, prompt, sampling, **more), client)
+    client.sequence = engine.submit(GenerationRequest(model, prompt, sampling, **more), client)
     return client
 
 
@@ -229,7 +229,7 @@ class Blocking(Client):
 def blocked(engine):
     """A client for which the engine's thread waits."""
     client = Blocking()
-    engine.submit(Request("dense", (9,), SamplingConfig(max_tokens=1)), client)
+    engine.submit(GenerationRequest("dense", (9,), SamplingConfig(max_tokens=1)), client)
     assert client.stopped.wait(SECONDS)
     return client
 
@@ -250,7 +250,7 @@ def test_a_cancelled_request_frees_its_place(start):
     engine = start(Limits(concurrent=1))
     endless = SamplingConfig(temperature=0.0, max_tokens=10**9, repetition_penalty=1.0)
     unending = Client()
-    sequence = engine.submit(Request("dense", (5, 6), endless), unending)
+    sequence = engine.submit(GenerationRequest("dense", (5, 6), endless), unending)
     waiting = ask(engine, (7,), endless)
     other = ask(engine, (7, 8))
     engine.cancel(waiting.sequence)
@@ -333,7 +333,7 @@ def test_a_listener_that_raises_ends_its_request(start):
     def raising(event):
         raise RuntimeError("the event loop is closed")
 
-    engine.submit(Request("dense", (5, 6), SamplingConfig(max_tokens=10**9)), raising)
+    engine.submit(GenerationRequest("dense", (5, 6), SamplingConfig(max_tokens=10**9)), raising)
     assert_as_alone(ask(engine, (5, 6)), "dense", [5, 6])
 
 
@@ -412,7 +412,7 @@ def test_sequences_wait_for_memory(start):
 
     clients = [Watching() for _ in range(5)]
     for client in clients:
-        engine.submit(Request("dense", (5, 6), SamplingConfig(temperature=0.0, max_tokens=33)), client)
+        engine.submit(GenerationRequest("dense", (5, 6), SamplingConfig(temperature=0.0, max_tokens=33)), client)
     for client in clients:
         assert_as_alone(client, "dense", [5, 6], SamplingConfig(temperature=0.0, max_tokens=33))
     assert max(most) == 2

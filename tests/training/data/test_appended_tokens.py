@@ -13,7 +13,7 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.training.data.conversations import with_chat_format
 from llmcli.training.data.prepare import Prepared
 from llmcli.training.loop.events import Done
-from llmcli.training.planning.plan import Request
+from llmcli.training.planning.plan import PlanRequest
 from tests.conftest import TEXT, random_checkpoint
 from tests.training.chats import inputs
 from tests.training.plans import prepare
@@ -86,7 +86,7 @@ def fine_tuning(start: Checkpoint, **request: object) -> tuple[Prepared, Checkpo
     extended, template, new_tokens = with_chat_format(start)
     settings = {"steps": 3, "batch_tokens": 256, "dtype": "float32"} | request
     ready = prepare(
-        Request(**settings), Corpus(()), tokenizer=loading.open_tokenizer(extended), base=extended.config,  # type: ignore[arg-type]
+        PlanRequest(**settings), Corpus(()), tokenizer=loading.open_tokenizer(extended), base=extended.config,  # type: ignore[arg-type]
         conversations=replace(inputs(), template=template, new_tokens=new_tokens),
     )  # fmt: skip
     return ready, extended

@@ -13,7 +13,7 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.training.data.conversations import ConversationInputs
 from llmcli.training.planning import recipe
-from llmcli.training.planning.plan import Request
+from llmcli.training.planning.plan import PlanRequest
 from tests.training.chats import PAIRS, conversation, conversation_file, inputs, prepared, run_to_end, text_of
 from tests.training.plans import prepare, row
 
@@ -60,7 +60,7 @@ def test_if_the_base_model_knows_all_held_out_conversations_that_is_recorded() -
     base = prepared(conversations=inputs(held_out=0.0))
     notes: list[str] = []
     ready = prepare(
-        Request(steps=30, batch_tokens=256, context=64, dtype="float32"), Corpus(()), conversations=inputs(),
+        PlanRequest(steps=30, batch_tokens=256, context=64, dtype="float32"), Corpus(()), conversations=inputs(),
         base_record=base.record, on_note=notes.append,
     )  # fmt: skip
     assert ready.conversations is not None
@@ -208,11 +208,11 @@ def test_of_more_than_there_is_time_for_an_even_sample_is_read(monkeypatch: pyte
 
 def test_a_given_tokenizer_is_used() -> None:
     from llmcli.data.text.corpus import Corpus
-    from llmcli.training.planning.plan import Request
+    from llmcli.training.planning.plan import PlanRequest
     from tests.training.plans import prepare
 
     tokenizer = Tokenizer.train_bpe(["some other text"], 300)
-    ready = prepare(Request(steps=5), Corpus(()), conversations=inputs(), tokenizer=tokenizer)
+    ready = prepare(PlanRequest(steps=5), Corpus(()), conversations=inputs(), tokenizer=tokenizer)
     assert ready.tokenizer.to_json() == tokenizer.to_json() and ready.plan.model.vocab_size == tokenizer.vocab_size
 
 

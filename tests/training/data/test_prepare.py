@@ -16,7 +16,7 @@ from llmcli.evaluation.training_text import trained_lengths
 from llmcli.formats.metadata import parse_document
 from llmcli.training.data import prepare as prepare_module
 from llmcli.training.planning import recipe
-from llmcli.training.planning.plan import Request
+from llmcli.training.planning.plan import PlanRequest
 from tests.data.tokenizers.test_training import corpus_of, words
 from tests.training.plans import prepare, row
 
@@ -25,21 +25,21 @@ from tests.training.plans import prepare, row
 def test_the_end_of_the_corpus_is_held_out_to_the_byte(tmp_path, share, held_bytes):
     text = words(3000)[:10_000]
     assert len(text) == 10_000
-    ready = prepare(Request(steps=5), corpus_of(tmp_path, text), held_out=share)
+    ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, text), held_out=share)
     cut = len(text) - held_bytes
     assert ready.tokenizer.decode(ready.tokens.tolist()) == text[:cut]
     assert ready.tokenizer.decode(ready.held_out.tolist()) == text[cut:]
 
 
 def test_a_tenth_is_held_out_by_default(tmp_path):
-    ready = prepare(Request(steps=5), corpus_of(tmp_path, words(3000)[:5000]))
+    ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, words(3000)[:5000]))
     assert len(ready.tokenizer.decode_bytes(ready.held_out.tolist())) == 500
 
 
 def test_no_character_is_cut_or_lost_by_the_split(tmp_path):
     text = "りんごを食べる🍎 " * 101
     for share in (0.1, 0.11, 0.12, 0.13):
-        ready = prepare(Request(steps=5), corpus_of(tmp_path, text), held_out=share, characters=True)
+        ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, text), held_out=share, characters=True)
         first, last = (ready.tokenizer.decode(part.tolist()) for part in (ready.tokens, ready.held_out))
         assert first + last == text
         assert len(last.encode()) == pytest.approx(len(text.encode()) * share, abs=4)
@@ -60,8 +60,8 @@ def test_a_compressed_text_is_prepared_like_a_plain_one_and_read_once(tmp_path, 
     monkeypatch.setattr(
         gzip.GzipFile, "read", lambda self, size=-1: decoded.append(len(data := real(self, size))) or data
     )
-    plain = prepare(Request(**budget), corpus_of(tmp_path, text))
-    compressed = prepare(Request(**budget), read_corpus([str(path)]))
+    plain = prepare(PlanRequest(**budget), corpus_of(tmp_path, text))
+    compressed = prepare(PlanRequest(**budget), read_corpus([str(path)]))
     assert sum(decoded) == (len(text.encode()) if kind == "gzip" else 0)
     assert compressed.record == plain.record and compressed.plan == plain.plan
     assert (plain.record["read_bytes"] < plain.record["train_bytes"]) == ("seconds" in budget)
@@ -73,7 +73,9 @@ def test_a_compressed_text_is_prepared_like_a_plain_one_and_read_once(tmp_path, 
 def test_a_validation_corpus_is_held_out_whole(tmp_path):
     text = words(500)
     (tmp_path / "other.txt").write_text("quite another text", "utf-8")
-    ready = prepare(Request(steps=5), corpus_of(tmp_path, text), held_out=read_corpus([str(tmp_path / "other.txt")]))
+    ready = prepare(
+        PlanRequest(steps=5), corpus_of(tmp_path, text), held_out=read_corpus([str(tmp_path / "other.txt")])
+    )
     assert ready.tokenizer.decode(ready.tokens.tolist()) == text
     assert ready.tokenizer.decode(ready.held_out.tolist()) == "quite another text"
     assert ready.record["held_out"]["bytes"] == 18
@@ -89,11 +91,11 @@ def test_the_plan_describes_the_split(tmp_path):
         (0.0, f"{size:,} for training, nothing held out"),
         (read_corpus([str(tmp_path / "other.txt")]), "all for training; held out: the 18 bytes of other.txt"),
     ):
-        assert row(prepare(Request(steps=5), corpus, held_out=held_out).plan, "corpus").reason == reason
+        assert row(prepare(PlanRequest(steps=5), corpus, held_out=held_out).plan, "corpus").reason == reason
 
 
 def test_documents_are_separated_by_one_end_of_text_token(tmp_path):
-    ready = prepare(Request(steps=5), corpus_of(tmp_path, "first text here. ", "the second text"), held_out=0.0)
+    ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, "first text here. ", "the second text"), held_out=0.0)
     ids, end = ready.tokens.tolist(), ready.tokenizer.eos_id
     assert ids.count(end) == 1
     assert ready.tokenizer.decode(ids[: ids.index(end)]) == "first text here. "
@@ -105,9 +107,9 @@ def test_no_tokenizer_is_trained_on_held_out_text(tmp_path):
     text = training + held
     share = len(held.encode()) / len(text.encode())
     corpus = corpus_of(tmp_path, text)
-    bpe = prepare(Request(steps=5, vocab_size=400), corpus, held_out=share).tokenizer
+    bpe = prepare(PlanRequest(steps=5, vocab_size=400), corpus, held_out=share).tokenizer
     assert bpe.to_json() == Tokenizer.train_bpe([training], 400).to_json()
-    char = prepare(Request(steps=5), corpus, held_out=share, characters=True).tokenizer
+    char = prepare(PlanRequest(steps=5), corpus, held_out=share, characters=True).tokenizer
     assert "あ".encode() not in char.token_bytes
     assert char.to_json() == Tokenizer.train_char([training]).to_json()
 
@@ -115,7 +117,7 @@ def test_no_tokenizer_is_trained_on_held_out_text(tmp_path):
 def test_the_record_describes_the_corpus(tmp_path):
     first, second = "one text of many words. " * 50, "another one! " * 50
     corpus = corpus_of(tmp_path, first, second)
-    ready = prepare(Request(steps=5), corpus)
+    ready = prepare(PlanRequest(steps=5), corpus)
     assert ready.record == {
         "corpus": [
             {"name": "0.txt", "bytes": 1200, "sha256": corpus.documents[0].sha256, "held_out": 120},
@@ -135,7 +137,7 @@ def test_the_ends_of_near_duplicates_are_recorded_as_left_out(tmp_path):
     """Three versions of one text, each the beginning of the next: `llm eval` knows what was trained on."""
     text = words(1000)
     corpus = corpus_of(tmp_path, text[:1000], text[: len(text) - 100], text)
-    ready = prepare(Request(steps=5), corpus)
+    ready = prepare(PlanRequest(steps=5), corpus)
     size, other = round(0.1 * len(text)), round(0.1 * (len(text) - 100))
     assert [(one.get("held_out"), one.get("left_out")) for one in ready.record["corpus"]] == [
         (None, 100), (None, other), (size, None)
@@ -153,24 +155,24 @@ def test_no_held_out_text_is_what_the_base_model_was_trained_on(tmp_path, as_fil
     """The base model was trained on nine tenths of a text of which now the last fifth is held out, or all as --val."""
     text = words(1000)
     corpus = corpus_of(tmp_path, text)
-    first = prepare(Request(steps=5), corpus)
+    first = prepare(PlanRequest(steps=5), corpus)
     held_out = corpus if as_file else 0.2
-    ready = prepare(Request(steps=5), corpus, held_out=held_out, base_record=first.record)
+    ready = prepare(PlanRequest(steps=5), corpus, held_out=held_out, base_record=first.record)
     assert ready.tokenizer.decode(ready.held_out.tolist()) == text[len(text) - round(0.1 * len(text)) :]
     seen = round(0.9 * len(text)) if as_file else round(0.2 * len(text)) - round(0.1 * len(text))
     assert f"without {seen:,} bytes that the base model was trained on" in row(ready.plan, "corpus").reason
     assert "seen_by_base" not in ready.record["held_out"]
     if not as_file:
         assert trained_lengths([ready.record]) == {corpus.documents[0].sha256: len(text) - round(0.2 * len(text))}
-    again = prepare(Request(steps=5), corpus, base_record=first.record)  # the same tenth
+    again = prepare(PlanRequest(steps=5), corpus, base_record=first.record)  # the same tenth
     assert again.record == {key: value for key, value in first.record.items() if key != "seen_bytes"}
 
 
 def test_without_other_held_out_text_it_is_said_that_the_base_model_knows_it(tmp_path):
     corpus = corpus_of(tmp_path, words(1000))
-    first = prepare(Request(steps=5), corpus, held_out=0.0)
+    first = prepare(PlanRequest(steps=5), corpus, held_out=0.0)
     notes: list[str] = []
-    ready = prepare(Request(steps=5), corpus, base_record=first.record, on_note=notes.append)
+    ready = prepare(PlanRequest(steps=5), corpus, base_record=first.record, on_note=notes.append)
     assert ready.record["held_out"]["seen_by_base"] is True and ready.record["held_out"]["bytes"] > 0
     assert notes == [
         "the base model was trained on the held-out text, so the figures will not measure new text; hold out other "
@@ -181,7 +183,7 @@ def test_without_other_held_out_text_it_is_said_that_the_base_model_knows_it(tmp
 
 def test_the_same_corpus_and_request_give_the_same_result(tmp_path):
     corpus = corpus_of(tmp_path, words(2000))
-    one, two = (prepare(Request(seconds=20.0, seed=3), corpus) for _ in range(2))
+    one, two = (prepare(PlanRequest(seconds=20.0, seed=3), corpus) for _ in range(2))
     assert one.plan == two.plan
     assert one.record == two.record
     assert one.tokenizer.to_json() == two.tokenizer.to_json()
@@ -191,7 +193,7 @@ def test_the_same_corpus_and_request_give_the_same_result(tmp_path):
 
 def test_a_given_tokenizer_is_used(tmp_path):
     given_one = Tokenizer.train_char(["abc"])
-    ready = prepare(Request(steps=5), corpus_of(tmp_path, words(200)), tokenizer=given_one)
+    ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, words(200)), tokenizer=given_one)
     assert ready.tokenizer.to_json() == given_one.to_json()
     assert ready.plan.model.vocab_size == given_one.vocab_size
 
@@ -199,13 +201,13 @@ def test_a_given_tokenizer_is_used(tmp_path):
 @pytest.mark.parametrize("text", ["a" * 300_000, "👨\u200d👩\u200d👧\u200d👦" * 5000], ids=["a", "emoji"])
 def test_a_repetitive_text_is_not_too_short(tmp_path, text):
     """With tokens of any length these were 9 and 6 tokens, "too short"."""
-    ready = prepare(Request(steps=5), corpus_of(tmp_path, text))
+    ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, text))
     assert len(ready.tokens) > 1000 and ready.plan.train.context >= 64
 
 
 def test_the_error_of_a_short_corpus_names_its_bytes(tmp_path):
     with pytest.raises(LLMError, match=r"too short: 5 training tokens \(90 bytes\), at least 9 .*`tokenizer` char"):
-        prepare(Request(steps=5), corpus_of(tmp_path, "a" * 100))
+        prepare(PlanRequest(steps=5), corpus_of(tmp_path, "a" * 100))
 
 
 @pytest.mark.parametrize(
@@ -215,24 +217,24 @@ def test_the_error_of_a_short_corpus_names_its_bytes(tmp_path):
 def test_seen_bytes_include_those_of_the_base_model(tmp_path, before, fine_tunes, expected):
     tokenizer = Tokenizer.train_bpe(["ab xy"], 261).for_model(before)
     base = ModelConfig(261, 32, 64, 2, 4, 2, 8, 32) if fine_tunes else None
-    ready = prepare(Request(steps=5), corpus_of(tmp_path, "ab ba " * 300), tokenizer=tokenizer, base=base)
+    ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, "ab ba " * 300), tokenizer=tokenizer, base=base)
     assert ready.tokenizer.seen_bytes == expected
     assert ready.record.get("seen_bytes") == (expected.hex() if expected else None)
 
 
 def test_a_short_corpus_is_an_error(tmp_path):
     with pytest.raises(LLMError, match="too short"):
-        prepare(Request(steps=5), corpus_of(tmp_path, "few words"), characters=True)
+        prepare(PlanRequest(steps=5), corpus_of(tmp_path, "few words"), characters=True)
 
 
 @pytest.mark.parametrize(
     ("request_", "most"),
     [
-        (Request(seconds=20.0, threads=2), 1024),
-        (Request(seconds=300.0, threads=2), 4096),
-        (Request(seconds=3600.0, threads=2), 8192),
-        (Request(seconds=20.0, device="cuda"), 8192),
-        (Request(steps=10), 8192),
+        (PlanRequest(seconds=20.0, threads=2), 1024),
+        (PlanRequest(seconds=300.0, threads=2), 4096),
+        (PlanRequest(seconds=3600.0, threads=2), 8192),
+        (PlanRequest(seconds=20.0, device="cuda"), 8192),
+        (PlanRequest(steps=10), 8192),
     ],
 )
 def test_little_time_limits_the_vocabulary(tmp_path, monkeypatch, request_, most):
@@ -251,7 +253,7 @@ def test_of_a_text_too_long_for_the_time_budget_parts_are_read(tmp_path, monkeyp
     monkeypatch.setattr(recipe, "MIN_BYTES", 1)
     text = words(20_000)
     corpus = corpus_of(tmp_path, text)
-    ready = prepare(Request(seconds=2.0, threads=2), corpus)
+    ready = prepare(PlanRequest(seconds=2.0, threads=2), corpus)
     train_bytes = len(text) - round(len(text) / 10)
     assert ready.record["train_bytes"] == train_bytes  # the last tenth is held out, whatever was read of the rest
     assert ready.record["read_bytes"] == 12_800 < train_bytes
@@ -269,7 +271,7 @@ def test_without_a_time_budget_all_text_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 1)
     monkeypatch.setattr(recipe, "MIN_BYTES", 1)
     text = words(2000)
-    ready = prepare(Request(steps=5), corpus_of(tmp_path, text), held_out=0.0)
+    ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, text), held_out=0.0)
     assert ready.tokenizer.decode(ready.tokens.tolist()) == text
     assert ready.record["read_bytes"] == len(text)
 
@@ -282,9 +284,9 @@ def test_a_run_is_prepared_the_same_whether_its_tokens_are_cached(tmp_path, monk
     monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 1)
     monkeypatch.setattr(corpus_tokens, "SHARD_BYTES", 3000)
     corpus = corpus_of(tmp_path, words(9000), words(20, 1), words(5000, 2, "りんごé🍎"))
-    plain = prepare(Request(**budget), corpus)
+    plain = prepare(PlanRequest(**budget), corpus)
     monkeypatch.setattr(prepare_module, "MAX_TEMPORARY_BYTES", 1000)
-    made, read = (prepare(Request(**budget), corpus) for _ in range(2))
+    made, read = (prepare(PlanRequest(**budget), corpus) for _ in range(2))
     assert len(list((tmp_path / "cache" / "llmcli").iterdir())) > 5
     for shards in (made, read):
         assert shards.record == plain.record and shards.plan == plain.plan
@@ -298,7 +300,7 @@ def test_no_more_of_the_held_out_text_is_read_than_an_evaluation_covers(tmp_path
     (tmp_path / "other.txt").write_text(other, "utf-8")
     for held_out, whole in ((0.1, text[len(text) - round(len(text) / 10) :]), (None, other)):
         given_ = held_out or read_corpus([str(tmp_path / "other.txt")])
-        ready = prepare(Request(steps=5), corpus_of(tmp_path, text), held_out=given_)
+        ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, text), held_out=given_)
         assert ready.record["held_out"]["bytes"] == len(whole)
         ids = ready.held_out.tolist()
         assert len(ready.tokenizer.decode_bytes(ids)) == 640 and ids.count(ready.tokenizer.eos_id) == SAMPLE_SPANS - 1
@@ -306,5 +308,5 @@ def test_no_more_of_the_held_out_text_is_read_than_an_evaluation_covers(tmp_path
 
 @given(seconds=st.floats(1, 1e6), threads=st.integers(1, 64))
 def test_more_time_reads_no_less_text(seconds, threads):
-    less, more = (prepare_module._max_bytes(Request(seconds=s, threads=threads)) for s in (seconds, 2 * seconds))
+    less, more = (prepare_module._max_bytes(PlanRequest(seconds=s, threads=threads)) for s in (seconds, 2 * seconds))
     assert recipe.MIN_BYTES <= less <= more

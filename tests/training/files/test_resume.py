@@ -16,10 +16,10 @@ from llmcli.errors import LLMError
 from llmcli.training import session
 from llmcli.training.data.prepare import Prepared
 from llmcli.training.files import resume
-from llmcli.training.loop.best_weights import Candidate, CandidateEvaluator
+from llmcli.training.loop.best_weights import CandidateEvaluator, CandidateWeights
 from llmcli.training.loop.events import Done, Evaluation, Event, State
 from llmcli.training.planning.cost_model import Memory, check_fits
-from llmcli.training.planning.plan import Expected, Request
+from llmcli.training.planning.plan import Expected, PlanRequest
 from tests import platforms
 from tests.golden.models import read_safetensors
 from tests.reliability.runs import OPTIONS, RESUME_FILE, TEXT, end, interrupted_here, train, train_here
@@ -37,7 +37,7 @@ OFTEN = Schedule(training_per_evaluated=1)  # an evaluation every other step
 @pytest.fixture
 def ready(tmp_path: Path) -> Prepared:
     (tmp_path / "c.txt").write_text(TEXT, "utf-8")
-    request = Request(steps=24, batch_tokens=512, context=32, dropout=0.2)
+    request = PlanRequest(steps=24, batch_tokens=512, context=32, dropout=0.2)
     ready = prepare(request, read_corpus([str(tmp_path / "c.txt")]))
     settings = replace(ready.plan.train, token_split=0.3, calibration_tokens=65)
     return replace(ready, plan=replace(ready.plan, train=settings))
@@ -74,7 +74,7 @@ def test_a_run_resumed_from_any_step_ends_the_same(ready: Prepared) -> None:
 
 def test_a_resumed_run_with_experts_ends_the_same(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text(TEXT, "utf-8")
-    request = Request(steps=12, batch_tokens=512, context=32, dropout=0.2, experts=4)
+    request = PlanRequest(steps=12, batch_tokens=512, context=32, dropout=0.2, experts=4)
     ready = prepare(request, read_corpus([str(tmp_path / "c.txt")]))
     whole = run(ready, save_due=lambda: True)
     for state in (states(whole)[0], states(whole)[6]):
@@ -102,7 +102,7 @@ def test_a_run_stopped_in_an_evaluation_resumes_with_that_evaluation(
     evaluate, calls = CandidateEvaluator.evaluate, list[int]()
     whole = run(ready)
 
-    def cut_short(self: CandidateEvaluator, **options: bool) -> Candidate | None:
+    def cut_short(self: CandidateEvaluator, **options: bool) -> CandidateWeights | None:
         calls.append(1)
         return None if len(calls) == number else evaluate(self, **options)  # type: ignore[arg-type]
 

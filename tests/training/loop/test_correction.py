@@ -21,7 +21,7 @@ from llmcli.training.loop.events import Evaluation, Event, Restarted, Step
 from llmcli.training.planning import recipe
 from llmcli.training.planning.cost_model import CorpusSize, Machine, Memory, estimated_speed, expected_loss
 from llmcli.training.planning.model_shapes import candidates
-from llmcli.training.planning.plan import Plan, Request
+from llmcli.training.planning.plan import Plan, PlanRequest
 from llmcli.training.planning.planner import make_plan
 from llmcli.training.planning.task import ConversationSize, Task
 from llmcli.training.step import throughput
@@ -64,7 +64,7 @@ class Planned:
             return Throughput(speed, START * speed)
 
         speeds = MeasuredSpeeds(measure)
-        task = Task(Request(seconds=seconds, threads=2), text, 1024, 0, None, conversations)
+        task = Task(PlanRequest(seconds=seconds, threads=2), text, 1024, 0, None, conversations)
         self.plan = make_plan(task, Machine(speeds, MEMORY))
         prepared = SimpleNamespace(
             plan=self.plan, tokens=np.zeros(text.tokens, np.uint16), record={"read_bytes": text.bytes},
@@ -91,7 +91,7 @@ class Planned:
 
 
 CANDIDATES = {
-    context: candidates(Task(Request(), TEXT, 1024, 0, induction=context == 1024), TEXT, context)
+    context: candidates(Task(PlanRequest(), TEXT, 1024, 0, induction=context == 1024), TEXT, context)
     for context in (128, 256, 1024)
 }  # of the planner
 
@@ -195,7 +195,7 @@ def test_pairs_are_read_twice_where_a_smaller_model_has_the_time(
     machine = Machine(lambda model, settings, seconds: speed * 225_728 / model.parameters)
     size = ConversationSize((32,) * 100_000, 8_000_000)
     plan = make_plan(
-        Task(Request(seconds=142, threads=2), CorpusSize(text, 3 * text), 1024, 0, None, size), machine
+        Task(PlanRequest(seconds=142, threads=2), CorpusSize(text, 3 * text), 1024, 0, None, size), machine
     )  # fmt: skip
     assert plan.expected and plan.conversations
     rows = size.packed(plan.train.context).tokens
@@ -223,7 +223,7 @@ def test_a_slow_moment_while_speeds_are_measured_changes_no_plan(slow: int) -> N
         count += 1
         return quiet_speed(model, settings, 142) / (3 if count == slow + 1 else 1)
 
-    plan = make_plan(Task(Request(seconds=142, threads=2), TEXT, 1024, 0), Machine(speed))
+    plan = make_plan(Task(PlanRequest(seconds=142, threads=2), TEXT, 1024, 0), Machine(speed))
     assert count > slow and plan.model.parameters == 1_722_048
 
 
@@ -233,7 +233,7 @@ def test_noisy_measurements_change_the_size_of_few_plans(seconds: float) -> None
     rng, chosen = np.random.default_rng(0), []
     for _ in range(10):
         speeds = Machine(lambda *shape: quiet_speed(shape[0], shape[1], seconds) * float(rng.uniform(0.85, 1.0)))
-        plan = make_plan(Task(Request(seconds=seconds, threads=2), TEXT, 1024, 0), speeds)
+        plan = make_plan(Task(PlanRequest(seconds=seconds, threads=2), TEXT, 1024, 0), speeds)
         chosen.append(plan.model.parameters)
     assert chosen.count(QUIET[round(seconds)][0]) >= 9
 

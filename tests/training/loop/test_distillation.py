@@ -15,10 +15,10 @@ from llmcli.models.torch.transformer import LanguageModel, Teacher
 from llmcli.training.data.position import Position
 from llmcli.training.data.prepare import Prepared
 from llmcli.training.distributed.processes import Processes
-from llmcli.training.loop.best_weights import Candidate, CandidateEvaluator
+from llmcli.training.loop.best_weights import CandidateEvaluator, CandidateWeights
 from llmcli.training.loop.events import Done, Evaluation, Event, State, Step, TeacherTrained
 from llmcli.training.planning import recipe
-from llmcli.training.planning.plan import Request
+from llmcli.training.planning.plan import PlanRequest
 from llmcli.training.session import _resumed_plan
 from tests.training.plans import plan
 from tests.training.small_runs import Schedule, SimulatedMachine, losses, prepared, run, run_until, through_a_file
@@ -148,7 +148,7 @@ def test_a_run_stopped_in_the_evaluation_of_the_teacher_resumes_with_that_evalua
     """It is cut short: the student must not begin with the weights of an earlier one."""
     ready, evaluate, cut = distilled(tmp_path / "c.txt", steps=24), CandidateEvaluator.evaluate, list[int]()
 
-    def cut_short(self: CandidateEvaluator, *, is_first: bool, hurried: bool) -> Candidate | None:
+    def cut_short(self: CandidateEvaluator, *, is_first: bool, hurried: bool) -> CandidateWeights | None:
         if not hurried and len(cut) < 2:  # when the teacher is trained, and when the student should begin
             cut.append(1)
             return None
@@ -192,7 +192,7 @@ def test_with_a_time_limit_the_stages_share_the_time(tmp_path: Path) -> None:
 
 
 def planned(train_tokens: int = 200_000, **request: object) -> tuple[float, str]:
-    made = plan(Request(**request), train_tokens=train_tokens)  # type: ignore[arg-type]
+    made = plan(PlanRequest(**request), train_tokens=train_tokens)  # type: ignore[arg-type]
     (row,) = [row for row in made.rows if row.name == "distillation"]
     assert (row.value == "off") == (made.train.teacher_share == 0)
     return made.train.teacher_share, row.reason
@@ -212,9 +212,9 @@ def test_runs_of_many_epochs_train_a_teacher_first() -> None:
 
 def test_the_limit_of_epochs_is_that_of_each_model() -> None:
     """With time for far more, both are trained for 20 epochs: the dropout is that for 20, not for less."""
-    made = plan(Request(seconds=36_000.0))
+    made = plan(PlanRequest(seconds=36_000.0))
     assert made.train.steps * made.train.batch_size * made.train.context == pytest.approx(40 * 200_000, rel=0.01)
-    assert made.train.dropout == plan(Request(epochs=20.0, layers=8, width=384)).train.dropout
+    assert made.train.dropout == plan(PlanRequest(epochs=20.0, layers=8, width=384)).train.dropout
     rows = {row.name: row for row in made.rows}
     assert rows["training tokens"].reason.startswith("about 40 epochs")
     assert rows["training tokens"].reason.endswith("ends before the time is up")
@@ -224,4 +224,4 @@ def test_the_limit_of_epochs_is_that_of_each_model() -> None:
 def test_a_stopped_run_of_two_models_takes_one_process(tmp_path: Path) -> None:
     ready = distilled(tmp_path / "c.txt")
     with pytest.raises(LLMError, match="takes one process: resume it without `processes`"):
-        _resumed_plan(ready.plan, Request(steps=40), Processes(0, 2, 0, 2))
+        _resumed_plan(ready.plan, PlanRequest(steps=40), Processes(0, 2, 0, 2))

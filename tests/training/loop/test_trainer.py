@@ -25,7 +25,7 @@ from llmcli.training.loop.best_weights import CandidateEvaluator
 from llmcli.training.loop.events import Done, Evaluation, Sample, State, Step
 from llmcli.training.loop.sample_generator import SAMPLE_TOKENS
 from llmcli.training.planning import recipe
-from llmcli.training.planning.plan import Request
+from llmcli.training.planning.plan import PlanRequest
 from llmcli.training.planning.rules import regularization
 from llmcli.training.step.training_step import accumulate_gradients
 from tests.training.plans import prepare
@@ -173,7 +173,7 @@ def test_without_a_validation_slice_the_last_weights_are_kept(tmp_path: Path) ->
 @pytest.mark.slow
 def test_without_held_out_text_the_validation_slice_still_chooses_the_weights(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text(LINES, "utf-8")
-    ready = with_slice(prepare(Request(steps=30, context=32), read_corpus([str(tmp_path / "c.txt")]), held_out=0.0))
+    ready = with_slice(prepare(PlanRequest(steps=30, context=32), read_corpus([str(tmp_path / "c.txt")]), held_out=0.0))
     scripted = ScriptedEvaluations(ready.tokenizer, chain([3.0, 1.0, 2.0, 2.5, 2.6], repeat(2.7)))
     done = run_to_end(ready, compute=scripted.compute, schedule=OFTEN)
     assert done.score is None and 0 < done.best_step < 30
@@ -185,7 +185,7 @@ def test_the_held_out_text_has_no_influence_on_the_weights(tmp_path: Path) -> No
     (tmp_path / "c.txt").write_text(LINES, "utf-8")
     (tmp_path / "same.txt").write_text(LINES[:2000], "utf-8")
     (tmp_path / "other.txt").write_text("zzq. pkx, vvb; " * 200, "utf-8")
-    request = Request(steps=40, batch_tokens=512, context=32)
+    request = PlanRequest(steps=40, batch_tokens=512, context=32)
     corpus = read_corpus([str(tmp_path / "c.txt")])
     same, other = (
         run_to_end(
@@ -220,7 +220,7 @@ def test_the_slice_is_not_trained_on_and_is_what_evaluations_measure(tmp_path: P
 def test_fine_tuning_starts_where_the_base_model_is(tmp_path: Path) -> None:
     base = run_to_end(prepared(tmp_path / "c.txt", dtype="float32")).checkpoint
     tokenizer = Tokenizer.from_json(base.tokenizer_json)
-    request, corpus = Request(steps=2, batch_tokens=512), read_corpus([str(tmp_path / "c.txt")])
+    request, corpus = PlanRequest(steps=2, batch_tokens=512), read_corpus([str(tmp_path / "c.txt")])
     ready = with_slice(prepare(request, corpus, tokenizer=tokenizer, base=base.config))
     events = run(ready, base)
     assert isinstance(events[0], Evaluation) and events[0].step == 0  # of the base model
@@ -306,7 +306,7 @@ def test_a_timed_run_ends_on_time_with_the_regularization_for_its_epochs(
     settings = replace(
         ready.plan.train, steps=10**9, dropout=0.2, token_split=0.15, eval_tokens=64, calibration_tokens=66
     )
-    task = replace(ready.task, request=Request(seconds=200.0))
+    task = replace(ready.task, request=PlanRequest(seconds=200.0))
     regularize = partial(regularization, task, ready.plan.model, len(ready.tokens))
     events = run(
         replace(ready, plan=replace(ready.plan, train=settings)),
@@ -333,7 +333,7 @@ def test_a_timed_run_of_few_steps_ends(tmp_path: Path, speed: float) -> None:
     """Also where its last step leaves less time than half another step takes."""
     ready = prepared(tmp_path / "c.txt", steps=None, seconds=200.0, batch_tokens=64)
     machine = SimulatedMachine(lambda time: speed)
-    task = replace(ready.task, request=Request(seconds=200.0))
+    task = replace(ready.task, request=PlanRequest(seconds=200.0))
     regularize = partial(regularization, task, ready.plan.model, len(ready.tokens))
     options = {"started_at": 0.0, "clock": lambda: machine.time, "compute": machine.compute}
     done = run_to_end(ready, regularize=regularize, **options)
@@ -362,7 +362,7 @@ def test_evaluations_without_end_do_not_make_a_run_late(tmp_path: Path, fine_tun
     ready = prepared(tmp_path / "c.txt", steps=None, seconds=200.0, batch_tokens=64)
     if base:
         tokenizer = Tokenizer.from_json(base.tokenizer_json)
-        request, corpus = Request(seconds=200.0, batch_tokens=64), read_corpus([str(tmp_path / "c.txt")])
+        request, corpus = PlanRequest(seconds=200.0, batch_tokens=64), read_corpus([str(tmp_path / "c.txt")])
         ready = with_slice(prepare(request, corpus, tokenizer=tokenizer, base=base.config))
     machine = SimulatedMachine(lambda time: ready.plan.train.tokens_per_step / 2)
 
@@ -458,7 +458,7 @@ def test_fine_tuning_that_was_stopped_in_the_evaluation_of_its_base_model_begins
 ) -> None:
     base = run_to_end(prepared(tmp_path / "c.txt", steps=4)).checkpoint
     tokenizer = Tokenizer.from_json(base.tokenizer_json)
-    request, corpus = Request(steps=2, batch_tokens=512), read_corpus([str(tmp_path / "c.txt")])
+    request, corpus = PlanRequest(steps=2, batch_tokens=512), read_corpus([str(tmp_path / "c.txt")])
     ready = with_slice(prepare(request, corpus, tokenizer=tokenizer, base=base.config))
     states = []
     with monkeypatch.context() as cut, pytest.raises(LLMError, match="stopped before the first training step"):

@@ -27,7 +27,7 @@ from llmcli.training.loop.events import Done
 from llmcli.training.loop.job import Job
 from llmcli.training.loop.record import FinalEvaluation, _measured
 from llmcli.training.loop.validation import HeldOutEvaluation, Validator, final_evaluation_tokens
-from llmcli.training.planning.plan import Request
+from llmcli.training.planning.plan import PlanRequest
 from tests.evaluation.scoring import evaluate
 from tests.models.test_ngram_cache import WEIGHTS
 from tests.training.plans import plan
@@ -58,7 +58,7 @@ def test_a_model_with_a_long_context_is_evaluated_with_a_shorter_one_that_is_rec
     model.initialize(torch.Generator().manual_seed(0))
     base = Checkpoint(config, BYTES.to_json(), model.to_arrays(), {})
     tokens = np.random.default_rng(0).integers(100, 200, size=12_000).astype(np.uint16)
-    made = plan(Request(steps=2, batch_tokens=64), train_tokens=len(tokens), vocab_size=300, base=config)
+    made = plan(PlanRequest(steps=2, batch_tokens=64), train_tokens=len(tokens), vocab_size=300, base=config)
     lengths = []
 
     def recorded_score(model: LanguageModel, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -109,7 +109,7 @@ def model() -> LanguageModel:
 
 def held_out(model: LanguageModel, tokenizer: Tokenizer, eval_tokens: int) -> HeldOutEvaluation:
     tokens = tokenize(iter([iter([document]) for document in DOCUMENTS]), tokenizer)
-    settings = plan(Request(steps=2, batch_tokens=64), train_tokens=9000, vocab_size=261).train
+    settings = plan(PlanRequest(steps=2, batch_tokens=64), train_tokens=9000, vocab_size=261).train
     settings = replace(settings, context=32, eval_tokens=eval_tokens)
     return HeldOutEvaluation(model, tokenizer, tokens, settings)
 

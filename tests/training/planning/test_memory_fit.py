@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llmcli.errors import LLMError
 from llmcli.training.planning import recipe
 from llmcli.training.planning.cost_model import MEMORY_SHARE, Machine, Memory, estimated_speed, memory_needed
-from llmcli.training.planning.plan import Request
+from llmcli.training.planning.plan import PlanRequest
 from tests.training.plans import budgets, machines, plan, row, tokens
 
 
@@ -21,10 +21,10 @@ from tests.training.plans import budgets, machines, plan, row, tokens
 def test_every_plan_fits_into_memory_or_is_an_error(train_tokens, budget, machine, memory):
     machine_here = Machine(estimated_speed, Memory(memory, memory))
     try:
-        result = plan(Request(**budget, **machine), train_tokens=train_tokens, machine=machine_here)
+        result = plan(PlanRequest(**budget, **machine), train_tokens=train_tokens, machine=machine_here)
     except LLMError as error:
         assert "GB is free" in str(error)
-        smallest = plan(Request(**budget, **machine, layers=1, width=2), train_tokens=train_tokens)
+        smallest = plan(PlanRequest(**budget, **machine, layers=1, width=2), train_tokens=train_tokens)
         needed = memory_needed(smallest.model, smallest.train)
         assert memory < 3 * max(needed.device, needed.host)
     else:
@@ -35,12 +35,12 @@ def test_every_plan_fits_into_memory_or_is_an_error(train_tokens, budget, machin
 def test_a_width_beyond_all_machines_is_refused_at_once(no_hang):
     """Its divisors are not tried one after another."""
     with pytest.raises(LLMError, match=r"needs about .* GB of memory"):
-        plan(Request(width=500_000_000), machine=Machine(estimated_speed, Memory(1e9, 1e9)))
+        plan(PlanRequest(width=500_000_000), machine=Machine(estimated_speed, Memory(1e9, 1e9)))
 
 
 def test_short_of_memory_the_batch_shrinks_before_a_model_is_refused():
     requested = {"seconds": 600.0, "layers": 4, "width": 256, "context": 256}
-    unlimited = plan(Request(**requested))
+    unlimited = plan(PlanRequest(**requested))
     # a faster machine than estimated would train two models
     least = replace(unlimited.train, batch_size=1, teacher_share=recipe.TEACHER_SHARE)
     smallest = memory_needed(unlimited.model, least).device
@@ -48,19 +48,19 @@ def test_short_of_memory_the_batch_shrinks_before_a_model_is_refused():
     def machine(memory):
         return Machine(estimated_speed, Memory(memory, math.inf))
 
-    limited = plan(Request(**requested), machine=machine(1.3 * smallest))
+    limited = plan(PlanRequest(**requested), machine=machine(1.3 * smallest))
     assert limited.model == unlimited.model
     assert limited.train.batch_size < unlimited.train.batch_size
     assert row(limited, "batch size").reason == "largest that fits in memory"
     assert memory_needed(limited.model, limited.train).device <= 1.3 * smallest
     with pytest.raises(LLMError, match=r"needs about .* GB of memory"):
-        plan(Request(**requested, batch_tokens=16384), machine=machine(1.3 * smallest))
+        plan(PlanRequest(**requested, batch_tokens=16384), machine=machine(1.3 * smallest))
     with pytest.raises(LLMError, match="give a smaller `width`"):
-        plan(Request(**requested), machine=machine(0.5 * smallest))
+        plan(PlanRequest(**requested), machine=machine(0.5 * smallest))
 
 
 def test_the_memory_of_a_gpu_and_of_its_machine_are_told_from_each_other():
-    requested = Request(steps=10, layers=4, width=1024, device="cuda", dtype="bfloat16")
+    requested = PlanRequest(steps=10, layers=4, width=1024, device="cuda", dtype="bfloat16")
     for memory, what in ((Memory(1e8, 1e12), "GPU memory"), (Memory(1e12, 1e8), "main memory")):
         with pytest.raises(LLMError, match=rf"needs about .* GB of {what}, but only 0\.1 GB is free; give a smaller"):
             plan(requested, machine=Machine(estimated_speed, memory))

@@ -8,24 +8,24 @@ from llmcli.errors import LLMError
 from llmcli.training.planning import recipe
 from llmcli.training.planning.cost_model import CorpusSize
 from llmcli.training.planning.model_shapes import _heads, candidates
-from llmcli.training.planning.plan import Request
+from llmcli.training.planning.plan import PlanRequest
 from llmcli.training.planning.task import Task
 from tests.training.plans import plan, row
 
 
 def test_active_experts_have_as_many_parameters_as_a_dense_layer():
-    dense, sparse = plan(Request(steps=100)), plan(Request(steps=100, experts=8, active=2))
+    dense, sparse = plan(PlanRequest(steps=100)), plan(PlanRequest(steps=100, experts=8, active=2))
     model = sparse.model
     assert (model.num_experts, model.num_experts_per_tok, model.model_type) == (8, 2, "qwen3_moe")
     routers = model.num_hidden_layers * 8 * model.hidden_size
     assert model.active_parameters == pytest.approx(dense.model.parameters + routers, rel=0.1)
     assert model.parameters > 1.5 * dense.model.parameters
     assert "2 of 8" in row(sparse, "experts").value
-    assert plan(Request(steps=9, experts=2)).model.num_experts_per_tok == 2
+    assert plan(PlanRequest(steps=9, experts=2)).model.num_experts_per_tok == 2
 
 
 def test_every_requested_size_is_in_the_model():
-    request = Request(layers=3, width=80, heads=4, kv_heads=2, context=32, tie=True)
+    request = PlanRequest(layers=3, width=80, heads=4, kv_heads=2, context=32, tie=True)
     model = plan(request).model
     assert (model.num_hidden_layers, model.hidden_size, model.num_attention_heads) == (3, 80, 4)
     assert (model.num_key_value_heads, model.head_dim, model.max_position_embeddings) == (2, 20, 32)
@@ -38,7 +38,7 @@ def test_candidates_are_the_shapes_that_the_corpus_is_large_enough_for():
 
     def shapes(tokens: int) -> list[tuple[int, int]]:
         text = CorpusSize(tokens, 4 * tokens)
-        configs = candidates(Task(Request(), text, 1000, 0), text, 128)
+        configs = candidates(Task(PlanRequest(), text, 1000, 0), text, 128)
         return [(config.num_hidden_layers, config.hidden_size) for config in configs]
 
     assert shapes(100_000) == list(recipe.SHAPES[:4])
@@ -47,7 +47,7 @@ def test_candidates_are_the_shapes_that_the_corpus_is_large_enough_for():
 
 
 def test_a_single_requested_size_leaves_the_other_to_the_planner():
-    deep, wide = plan(Request(layers=7)).model, plan(Request(width=80)).model
+    deep, wide = plan(PlanRequest(layers=7)).model, plan(PlanRequest(width=80)).model
     assert deep.num_hidden_layers == 7 and deep.hidden_size in {width for _, width in recipe.SHAPES}
     assert wide.hidden_size == 80 and wide.num_hidden_layers in {layers for layers, _ in recipe.SHAPES}
 
@@ -66,13 +66,13 @@ def test_a_single_requested_size_leaves_the_other_to_the_planner():
 )
 def test_requests_that_give_no_model_are_wrong_usage(requested, message):
     with pytest.raises(LLMError, match=message) as caught:
-        plan(Request(**requested))
+        plan(PlanRequest(**requested))
     assert caught.value.exit_code == 2
 
 
 @pytest.mark.parametrize("width", [100, 130, 200])
 def test_a_width_alone_gets_heads_that_divide_it(width):
-    model = plan(Request(width=width)).model
+    model = plan(PlanRequest(width=width)).model
     assert model.hidden_size == width == model.num_attention_heads * model.head_dim
 
 

@@ -3,13 +3,13 @@
 import pytest
 
 from llmcli.errors import LLMError
-from llmcli.training.planning.plan import Request
+from llmcli.training.planning.plan import PlanRequest
 
 
 @pytest.mark.parametrize(("experts", "active"), [(4, 5), (None, 2)])
 def test_experts_out_of_range_are_wrong_usage(experts, active):
     with pytest.raises(LLMError, match="`active`"):
-        Request(experts=experts, active=active)
+        PlanRequest(experts=experts, active=active)
 
 
 @pytest.mark.parametrize(
@@ -31,5 +31,5 @@ def test_experts_out_of_range_are_wrong_usage(experts, active):
 )
 def test_conflicting_requests_are_wrong_usage(requested, message):
     with pytest.raises(LLMError, match=message) as caught:
-        Request(**requested)
+        PlanRequest(**requested)
     assert caught.value.exit_code == 2

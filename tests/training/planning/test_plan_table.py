@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from llmcli.training.planning.plan import Plan, PlanRow, Request
+from llmcli.training.planning.plan import Plan, PlanRequest, PlanRow
 from llmcli.training.planning.plan_table import overview
 from tests.training.plans import BASE, plan, row
 
@@ -11,14 +11,14 @@ CORPUS = PlanRow("corpus", "600,000 bytes", "540,000 for training, 60,000 held o
 VOCABULARY = PlanRow("vocabulary", "512 tokens", "minimum")
 
 
-def prepared(request: Request) -> Plan:
+def prepared(request: PlanRequest) -> Plan:
     """A plan with the rows of the corpus."""
     made = plan(request)
     return replace(made, rows=(CORPUS, VOCABULARY, *made.rows))
 
 
 def test_every_row_of_a_plan() -> None:
-    assert [(row.name, row.value, row.reason) for row in plan(Request(epochs=2, threads=1)).rows] == [
+    assert [(row.name, row.value, row.reason) for row in plan(PlanRequest(epochs=2, threads=1)).rows] == [
         ("budget", "2 epochs", "as requested"),
         ("model size", "320,160 parameters", "best size for the number of training tokens"),
         ("architecture", "2 layers, hidden size 96, 2 heads", "shallow models take more steps per minute"),
@@ -49,7 +49,7 @@ def test_every_row_of_a_plan() -> None:
 
 
 def test_rows_of_fine_tuning_with_adapters() -> None:
-    made = plan(Request(lora=8, lr=2.0, seconds=60.0), base=BASE)
+    made = plan(PlanRequest(lora=8, lr=2.0, seconds=60.0), base=BASE)
     assert row(made, "steps").reason == "2 epochs; more would only make the model memorize the text"
     assert (row(made, "LoRA rank").value, row(made, "optimizer").value) == ("8", "AdamW")
     assert row(made, "learning rate").value == "AdamW 0.0187"
@@ -64,14 +64,14 @@ def test_rows_of_fine_tuning_with_adapters() -> None:
 
 
 def test_rows_of_a_model_with_experts_and_grouped_queries() -> None:
-    made = plan(Request(steps=10, experts=8, width=64, heads=4, kv_heads=2, layers=1))
+    made = plan(PlanRequest(steps=10, experts=8, width=64, heads=4, kv_heads=2, layers=1))
     assert row(made, "architecture").value == "1 layer, hidden size 64, 4 heads (2 for keys and values)"
     assert row(made, "experts").value == "2 of 8 active per token"
     assert row(made, "experts").reason == f"as requested; {made.model.active_parameters:,} active parameters"
 
 
 def test_the_overview_has_five_rows() -> None:
-    made = prepared(Request(epochs=10))
+    made = prepared(PlanRequest(epochs=10))
     assert [(row.name, row.value) for row in overview(made)] == [
         ("corpus", "600,000 bytes"),
         ("vocabulary", "512 tokens"),
@@ -79,28 +79,35 @@ def test_the_overview_has_five_rows() -> None:
         ("training", f"{made.train.steps:,} steps of {row(made, 'batch size').value}"),
         ("regularization", "dropout 0.1, BPE-dropout 15%"),
     ]
-    timed = overview(prepared(Request(seconds=90)))[3]
+    timed = overview(prepared(PlanRequest(seconds=90)))[3]
     assert timed.value.startswith("1m 30s, batches of ") and " epochs at " in timed.reason
-    assert overview(prepared(Request(epochs=1)))[4].value == "dropout 0"
+    assert overview(prepared(PlanRequest(epochs=1)))[4].value == "dropout 0"
 
 
 def test_the_overview_shows_a_scaled_learning_rate() -> None:
-    assert [row.name for row in overview(prepared(Request(steps=10, lr=0.5)))][5:] == ["learning rate"]
+    assert [row.name for row in overview(prepared(PlanRequest(steps=10, lr=0.5)))][5:] == ["learning rate"]
 
 
 def test_the_overview_of_a_plan_from_an_earlier_version_has_all_its_rows() -> None:
-    earlier = replace(plan(Request(steps=10)), rows=(PlanRow("text", "9 bytes", "all"), PlanRow("size", "9", "small")))
+    earlier = replace(
+        plan(PlanRequest(steps=10)), rows=(PlanRow("text", "9 bytes", "all"), PlanRow("size", "9", "small"))
+    )
     assert overview(earlier) == list(earlier.rows)
 
 
 def test_the_context_of_the_final_evaluation_is_given_where_it_is_shorter_than_the_model_s() -> None:
-    for request in (Request(steps=9), Request(epochs=1), Request(seconds=60), Request(seconds=60, lora=8)):
+    for request in (
+        PlanRequest(steps=9),
+        PlanRequest(epochs=1),
+        PlanRequest(seconds=60),
+        PlanRequest(seconds=60, lora=8),
+    ):
         assert row(plan(request, base=LONG), "context length") == PlanRow(
             "context length",
             "512 tokens",
             "long enough for fine-tuning; longer windows are slower; the final evaluation uses 2,048 of the 131,072 "
             "that the model supports",
         )
-    assert "evaluation uses 4,096" in row(plan(Request(context=4096), base=LONG), "context length").reason
-    for made in (plan(base=BASE), plan(Request(context=4096))):
+    assert "evaluation uses 4,096" in row(plan(PlanRequest(context=4096), base=LONG), "context length").reason
+    for made in (plan(base=BASE), plan(PlanRequest(context=4096))):
         assert "evaluation" not in row(made, "context length").reason

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llmcli import units
 from llmcli.training.planning import recipe
 from llmcli.training.planning.cost_model import CorpusSize, Machine, estimated_speed, expected_loss
-from llmcli.training.planning.plan import Request
+from llmcli.training.planning.plan import PlanRequest
 from llmcli.training.planning.rules import token_shares
 from tests.training.plans import BASE, budgets, machines, plan, row, times, tokens
 
@@ -19,7 +19,7 @@ SHAPES = len(recipe.SHAPES)
 
 def test_on_a_slow_machine_batches_are_smaller_so_that_there_are_ten_steps() -> None:
     result = plan(
-        Request(seconds=120), base=replace(BASE, max_position_embeddings=8192), machine=Machine(lambda *_: 60.0)
+        PlanRequest(seconds=120), base=replace(BASE, max_position_embeddings=8192), machine=Machine(lambda *_: 60.0)
     )
     tokens = result.train.batch_size * result.train.context
     assert tokens == 512  # one window
@@ -29,21 +29,21 @@ def test_on_a_slow_machine_batches_are_smaller_so_that_there_are_ten_steps() -> 
 
 def test_a_time_budget_for_fewer_steps_gives_a_warning() -> None:
     result = plan(
-        Request(seconds=120), base=replace(BASE, max_position_embeddings=8192), machine=Machine(lambda *_: 10.0)
+        PlanRequest(seconds=120), base=replace(BASE, max_position_embeddings=8192), machine=Machine(lambda *_: 10.0)
     )
     assert result.warning == "only about 2 steps fit in 2m; give `seconds` 9m6s or more, or a smaller `context`"
     result = plan(
-        Request(seconds=120), base=replace(BASE, max_position_embeddings=8192), machine=Machine(lambda *_: 1.0)
+        PlanRequest(seconds=120), base=replace(BASE, max_position_embeddings=8192), machine=Machine(lambda *_: 1.0)
     )
     assert result.warning.startswith("less than one step fits in 2m; give `seconds` 1h29m56s or more")
-    assert not plan(Request(steps=2)).warning
+    assert not plan(PlanRequest(steps=2)).warning
 
 
 def test_a_short_run_is_planned_for_the_time_that_reading_leaves() -> None:
     """At 1,000 tokens per second: of 10 s with 2 s over, 95 % of 8 s less 1 s; of 142 s still nine tenths."""
     for seconds, spent, trained in ((10, 2.0, 6600), (10, 9.9, 1000), (142, 2.0, 127_800)):
         result = plan(
-            Request(seconds=seconds), train_tokens=20_000, machine=Machine(lambda *_: 1000.0), seconds_spent=spent
+            PlanRequest(seconds=seconds), train_tokens=20_000, machine=Machine(lambda *_: 1000.0), seconds_spent=spent
         )
         assert result.expected and result.expected.epochs * 20_000 == pytest.approx(trained)
 
@@ -52,7 +52,7 @@ def test_a_short_run_is_planned_for_the_time_that_reading_leaves() -> None:
 @settings(max_examples=200, deadline=None)
 @given(tokens, budgets, machines, st.integers(261, 70_000))
 def test_every_plan_can_be_trained(train_tokens, budget, machine, vocab_size):
-    result = plan(Request(**budget, **machine), train_tokens=train_tokens, vocab_size=vocab_size)
+    result = plan(PlanRequest(**budget, **machine), train_tokens=train_tokens, vocab_size=vocab_size)
     model, train = result.model, result.train  # their own checks have passed
     assert model.head_dim * model.num_attention_heads == model.hidden_size
     assert (model.num_hidden_layers, model.hidden_size) in recipe.SHAPES
@@ -70,7 +70,7 @@ def test_every_plan_can_be_trained(train_tokens, budget, machine, vocab_size):
 @given(tokens, machines, st.lists(times, min_size=2, max_size=2))
 def test_more_time_never_makes_a_smaller_model(train_tokens, machine, both):
     """Unless it is enough for two of them."""
-    less, more = (plan(Request(seconds=t, **machine), train_tokens=train_tokens) for t in sorted(both))
+    less, more = (plan(PlanRequest(seconds=t, **machine), train_tokens=train_tokens) for t in sorted(both))
     if less.train.teacher_share == more.train.teacher_share:
         assert less.model.parameters <= more.model.parameters
 
@@ -79,7 +79,7 @@ def test_more_time_never_makes_a_smaller_model(train_tokens, machine, both):
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(1, 10**7), min_size=2, max_size=2), tokens)
 def test_more_steps_never_make_a_smaller_model(both, train_tokens):
-    less, more = (plan(Request(steps=n), train_tokens=train_tokens).model for n in sorted(both))
+    less, more = (plan(PlanRequest(steps=n), train_tokens=train_tokens).model for n in sorted(both))
     assert less.parameters <= more.parameters
 
 
@@ -87,7 +87,7 @@ def test_more_steps_never_make_a_smaller_model(both, train_tokens):
 @settings(max_examples=100, deadline=None)
 @given(st.lists(tokens, min_size=2, max_size=2), budgets.filter(lambda b: "epochs" in b or "steps" in b), machines)
 def test_more_text_never_makes_a_smaller_model_without_a_time_budget(both, budget, machine):
-    less, more = (plan(Request(**budget, **machine), train_tokens=n).model for n in sorted(both))
+    less, more = (plan(PlanRequest(**budget, **machine), train_tokens=n).model for n in sorted(both))
     assert less.parameters <= more.parameters
 
 
@@ -104,7 +104,7 @@ def test_the_plan_follows_the_measured_speed_and_measures_rarely(train_tokens, s
         measured.append((model.num_hidden_layers, model.hidden_size))
         return factors[recipe.SHAPES.index(measured[-1])] * estimated_speed(model, train)
 
-    request = Request(seconds=seconds, threads=threads)
+    request = PlanRequest(seconds=seconds, threads=threads)
     result = plan(request, train_tokens=train_tokens, machine=Machine(speed))
     share = token_shares(result.train.teacher_share)[1]
     assert 1 <= len(set(measured)) <= recipe.MAX_MEASUREMENTS * (2 if share < 1 else 1)
@@ -131,12 +131,12 @@ def test_without_a_time_budget_nothing_is_measured(budget):
     def speed(model, train, allowed):
         raise AssertionError
 
-    assert plan(Request(**budget), machine=Machine(speed)) == plan(Request(**budget))
+    assert plan(PlanRequest(**budget), machine=Machine(speed)) == plan(PlanRequest(**budget))
 
 
 def test_budget_and_text_both_limit_the_size():
     def shape(seconds, train_tokens):
-        model = plan(Request(seconds=seconds), train_tokens=train_tokens).model
+        model = plan(PlanRequest(seconds=seconds), train_tokens=train_tokens).model
         return model.num_hidden_layers, model.hidden_size
 
     assert shape(seconds=1, train_tokens=10**9) == shape(seconds=200_000, train_tokens=100) == recipe.SHAPES[0]
@@ -144,11 +144,11 @@ def test_budget_and_text_both_limit_the_size():
 
 
 def test_the_same_request_gives_the_same_plan():
-    assert plan(Request(seconds=60.0)) == plan(Request(seconds=60.0))
+    assert plan(PlanRequest(seconds=60.0)) == plan(PlanRequest(seconds=60.0))
 
 
 def test_steps_give_exactly_these_steps_and_no_time_budget():
-    result = plan(Request(steps=123))
+    result = plan(PlanRequest(steps=123))
     assert (result.train.steps, result.train.seconds) == (123, None)
     assert (row(result, "budget").value, row(result, "budget").reason) == ("123 steps", "as requested")
     assert (row(result, "steps").value, row(result, "steps").reason) == ("123", "as requested")
@@ -156,7 +156,7 @@ def test_steps_give_exactly_these_steps_and_no_time_budget():
 
 @pytest.mark.parametrize("steps", [10, 1000, 20_000])
 def test_the_plan_counts_the_tokens_of_its_steps(steps):
-    result = plan(Request(steps=steps))
+    result = plan(PlanRequest(steps=steps))
     tokens = steps * result.train.batch_size * result.train.context
     assert row(result, "training tokens").value == f"{tokens:,}"
     assert row(result, "dropout").reason.endswith(f" about {units.epochs(tokens / 200_000)}")
@@ -164,7 +164,7 @@ def test_the_plan_counts_the_tokens_of_its_steps(steps):
 
 
 def test_time_gives_a_time_budget_and_an_upper_limit_of_steps():
-    result = plan(Request(seconds=90.0))
+    result = plan(PlanRequest(seconds=90.0))
     assert result.train.seconds == 90.0
     assert row(result, "budget").value == "1m 30s"
     assert row(result, "budget").reason == "as requested"
@@ -179,7 +179,7 @@ def test_the_default_budget_is_5_minutes():
 
 @pytest.mark.parametrize("epochs", [0.5, 1.0, 3.0])
 def test_epochs_set_the_number_of_steps(epochs):
-    result = plan(Request(epochs=epochs))
+    result = plan(PlanRequest(epochs=epochs))
     seen = result.train.steps * result.train.batch_size * result.train.context
     assert result.train.seconds is None
     assert epochs * 200_000 <= seen < epochs * 200_000 + result.train.batch_size * result.train.context
@@ -200,13 +200,13 @@ def test_epochs_set_the_number_of_steps(epochs):
     ],
 )
 def test_requested_values_are_taken_and_the_reason_says_so(requested, name, value):
-    fixed, free = row(plan(Request(**requested)), name), row(plan(), name)
+    fixed, free = row(plan(PlanRequest(**requested)), name), row(plan(), name)
     assert fixed.reason == "as requested" != free.reason
     assert value is None or fixed.value == value
 
 
 def test_every_requested_setting_is_in_the_train_config():
-    request = Request(
+    request = PlanRequest(
         lr=0.5, seed=9, device="cuda", dtype="bfloat16", threads=3, dropout=0.25, batch_tokens=512, context=64
     )
     train = plan(request).train
@@ -216,7 +216,7 @@ def test_every_requested_setting_is_in_the_train_config():
 
 @pytest.mark.parametrize("train_tokens", [100, 200_000])
 def test_a_base_model_keeps_its_shape(train_tokens):
-    result = plan(Request(seconds=1e5), train_tokens=train_tokens, base=BASE, vocab_size=300)
+    result = plan(PlanRequest(seconds=1e5), train_tokens=train_tokens, base=BASE, vocab_size=300)
     assert result.model == BASE
     assert result.train.context == min(64, 16 if train_tokens == 100 else 64)
     for name in ("model size", "architecture", "tied embeddings"):

@@ -4,7 +4,7 @@ import pytest
 
 from llmcli.errors import LLMError
 from llmcli.training.planning import recipe, rules
-from llmcli.training.planning.plan import Request
+from llmcli.training.planning.plan import PlanRequest
 from tests.training.plans import BASE, plan
 
 
@@ -21,7 +21,7 @@ from tests.training.plans import BASE, plan
     ],
 )
 def test_the_context_length_follows_the_text(train_tokens, seconds, expected):
-    assert plan(Request(seconds=seconds), train_tokens=train_tokens).train.context == expected
+    assert plan(PlanRequest(seconds=seconds), train_tokens=train_tokens).train.context == expected
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_the_context_length_follows_the_text(train_tokens, seconds, expected):
     ],
 )
 def test_induction_heads_where_they_help(requested, train_tokens, induction):
-    result = plan(Request(**requested), train_tokens=train_tokens)
+    result = plan(PlanRequest(**requested), train_tokens=train_tokens)
     assert result.train.induction is induction
     assert [row.value for row in result.rows if row.name == "initialization"] == (
         ["induction heads"] if induction else []
@@ -48,29 +48,29 @@ def test_induction_heads_where_they_help(requested, train_tokens, induction):
         (1024, 1e6) if induction else (result.train.context, 1e4)
     )
     assert induction or result.train.context <= 256
-    assert not plan(Request(seconds=300.0), train_tokens=train_tokens, base=BASE).train.induction
+    assert not plan(PlanRequest(seconds=300.0), train_tokens=train_tokens, base=BASE).train.induction
 
 
 def test_a_model_that_cannot_hold_induction_heads_has_a_short_context():
     """With so large a vocabulary the embeddings of a small model are tied, those of a large one are not."""
-    small = plan(Request(steps=10), train_tokens=5_000_000, vocab_size=8192)
+    small = plan(PlanRequest(steps=10), train_tokens=5_000_000, vocab_size=8192)
     assert small.model.tie_word_embeddings and not small.train.induction
     assert (small.train.context, small.model.rope_theta) == (256, 1e4)
-    large = plan(Request(steps=10**6), train_tokens=5_000_000, vocab_size=8192)
+    large = plan(PlanRequest(steps=10**6), train_tokens=5_000_000, vocab_size=8192)
     assert large.train.induction and (large.train.context, large.model.rope_theta) == (1024, 1e6)
 
 
 def test_a_batch_of_fewer_tokens_than_a_context_is_one_window():
-    assert plan(Request(batch_tokens=10)).train.batch_size == 1
+    assert plan(PlanRequest(batch_tokens=10)).train.batch_size == 1
 
 
 def test_dropout_grows_with_the_number_of_epochs():
-    small = plan(Request(epochs=30.0, layers=2, width=64)).train
+    small = plan(PlanRequest(epochs=30.0, layers=2, width=64)).train
     assert (small.dropout, small.token_split) == (0.2, 0.15)
-    large = plan(Request(epochs=30.0, layers=4, width=192)).train  # nine layer parameters per token
+    large = plan(PlanRequest(epochs=30.0, layers=4, width=192)).train  # nine layer parameters per token
     assert (large.dropout, large.token_split) == (0.3, 0.3)
-    assert plan(Request(epochs=10.0)).train.dropout == 0.1
-    assert plan(Request(epochs=2.0)).train.dropout == 0.0
+    assert plan(PlanRequest(epochs=10.0)).train.dropout == 0.1
+    assert plan(PlanRequest(epochs=2.0)).train.dropout == 0.0
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_dropout_grows_with_the_number_of_epochs():
     ],
 )  # a 64th of the text, at most a 400th of the tokens trained on, or 4,096 if that is more; none of a short text
 def test_the_size_of_the_validation_slice(epochs, train_tokens, tokens):
-    planned = plan(Request(epochs=epochs), train_tokens=train_tokens)
+    planned = plan(PlanRequest(epochs=epochs), train_tokens=train_tokens)
     assert planned.train.calibration_tokens == tokens
     [row] = [row for row in planned.rows if row.name == "validation"]
     assert row.value == (f"{tokens:,} tokens" if tokens else "none")
@@ -93,10 +93,10 @@ def test_the_size_of_the_validation_slice(epochs, train_tokens, tokens):
 @pytest.mark.parametrize(
     ("request_", "train_tokens", "calibrates"),
     [
-        (Request(epochs=10.0), 65_536, True),
-        (Request(epochs=10.0), 65_535, False),  # the slice would have 1,023 tokens
-        (Request(epochs=5.0), 200_000, False),  # few epochs do not make a model overconfident
-        (Request(epochs=10.0, lora=4), 200_000, False),
+        (PlanRequest(epochs=10.0), 65_536, True),
+        (PlanRequest(epochs=10.0), 65_535, False),  # the slice would have 1,023 tokens
+        (PlanRequest(epochs=5.0), 200_000, False),  # few epochs do not make a model overconfident
+        (PlanRequest(epochs=10.0, lora=4), 200_000, False),
     ],
 )
 def test_the_temperature_is_calibrated_after_many_epochs_of_enough_text(request_, train_tokens, calibrates):
@@ -105,17 +105,17 @@ def test_the_temperature_is_calibrated_after_many_epochs_of_enough_text(request_
 
 def test_the_error_of_a_context_longer_than_the_text_names_the_longest_possible():
     with pytest.raises(LLMError, match=r"`context` 500 needs 501; add more text$"):
-        plan(Request(context=500, context_reason="another's"), train_tokens=500)
+        plan(PlanRequest(context=500, context_reason="another's"), train_tokens=500)
     with pytest.raises(LLMError, match="`context` 500 needs 501") as caught:
-        plan(Request(context=500), train_tokens=500)
+        plan(PlanRequest(context=500), train_tokens=500)
     assert "`context` 499 or less" in str(caught.value)
     assert caught.value.exit_code == 1
-    assert plan(Request(context=499), train_tokens=500).train.context == 499
+    assert plan(PlanRequest(context=499), train_tokens=500).train.context == 499
 
 
 def test_a_context_of_nearly_the_whole_text_leaves_none_for_a_validation_slice():
     """Of 40,000 tokens it would have 625."""
-    slices = {n: plan(Request(context=n), train_tokens=40_000).train.calibration_tokens for n in (39_000, 39_900)}
+    slices = {n: plan(PlanRequest(context=n), train_tokens=40_000).train.calibration_tokens for n in (39_000, 39_900)}
     assert slices == {39_000: 625, 39_900: 0}
 
 
@@ -128,13 +128,13 @@ def test_a_text_too_short_for_any_context_is_an_error(train_tokens):
 
 def test_a_context_longer_than_the_base_models_is_wrong_usage():
     with pytest.raises(LLMError, match="`context` 65 is longer than the base model's 64") as caught:
-        plan(Request(context=65), base=BASE)
+        plan(PlanRequest(context=65), base=BASE)
     assert caught.value.exit_code == 2
-    assert plan(Request(context=64), base=BASE).train.context == 64
+    assert plan(PlanRequest(context=64), base=BASE).train.context == 64
 
 
 def test_the_reason_for_the_learning_rate_describes_the_schedule() -> None:
     assert recipe.FINAL_RATE == 0
-    assert rules.learning_rate(Request(), "muon").reason.endswith(
+    assert rules.learning_rate(PlanRequest(), "muon").reason.endswith(
         f"; linear decay to 0 after {1 - recipe.DECAY:.0%} of the run"
     )

@@ -8,7 +8,7 @@ from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.training.planning import recipe, rules
 from llmcli.training.planning.cost_model import CorpusSize, Machine
-from llmcli.training.planning.plan import Plan, Request
+from llmcli.training.planning.plan import Plan, PlanRequest
 from llmcli.training.planning.task import ConversationSize, Task
 from tests.training import plans
 from tests.training.plans import BASE, row
@@ -21,7 +21,11 @@ def size(count: int = 30, length: int = 30) -> ConversationSize:
 
 
 def plan(
-    conversations: ConversationSize, request: Request | None = None, *, text: int = 0, base: ModelConfig | None = None
+    conversations: ConversationSize,
+    request: PlanRequest | None = None,
+    *,
+    text: int = 0,
+    base: ModelConfig | None = None,
 ) -> Plan:
     return plans.plan(request, train_tokens=text, base=base, conversations=conversations)
 
@@ -50,9 +54,9 @@ def test_the_context_is_long_enough_for_the_longest_conversation(
 
 
 def test_a_context_is_kept_as_requested() -> None:
-    assert plan(size(), Request(context=40)).train.context == 40
+    assert plan(size(), PlanRequest(context=40)).train.context == 40
     with pytest.raises(LLMError, match="`context` 65 is longer than the base model's 64"):
-        plan(size(), Request(context=65), base=BASE)
+        plan(size(), PlanRequest(context=65), base=BASE)
 
 
 def test_an_epoch_is_the_packed_rows() -> None:
@@ -78,7 +82,7 @@ def test_one_conversation_can_be_trained_on() -> None:
 
 
 def test_conversations_alone_have_neither_bpe_dropout_nor_calibration_nor_induction_heads() -> None:
-    train = plan(size(20_000), Request(epochs=30.0, layers=2, width=64)).train
+    train = plan(size(20_000), PlanRequest(epochs=30.0, layers=2, width=64)).train
     assert (train.token_split, train.calibration_tokens, train.induction) == (0.0, 0, False)
     assert train.dropout == 0.2
     assert plan(size(20_000)).conversations is not None
@@ -101,27 +105,27 @@ def test_conversations_alone_have_neither_bpe_dropout_nor_calibration_nor_induct
 )
 def test_the_share_of_conversations_after_text(text: int, conversations: int, tokens: float, expected: float) -> None:
     size = ConversationSize((101,) * (conversations // 100), 3)  # each fills a row of 100 inputs
-    task = Task(Request(context=100, batch_tokens=10), CorpusSize(text, 3 * text), 512, 0, None, size)
+    task = Task(PlanRequest(context=100, batch_tokens=10), CorpusSize(text, 3 * text), 512, 0, None, size)
     assert task.conversation_share(tokens).value == expected
 
 
 def test_text_and_conversations_have_their_own_limits_of_epochs() -> None:
     """20 of 100,000 tokens and 60 of 300,000: 20,000,000 tokens, which are 50 epochs of the 400,000."""
     conversations = ConversationSize((129,) * 2344, 99)  # each fills a row of 128 inputs
-    task = Task(Request(context=128), CorpusSize(100_011, 9), 512, 0, None, conversations)
+    task = Task(PlanRequest(context=128), CorpusSize(100_011, 9), 512, 0, None, conversations)
     assert task.data.tokens == 100_011 + 300_032
     assert task.max_epochs == (20 * 100_011 + 60 * 300_032) / (100_011 + 300_032)
     assert task.conversation_share(20e6).value == 0.9
 
 
 def test_conversations_after_text_are_planned_with_a_reason() -> None:
-    result = plan(size(3000), Request(steps=100), text=400_000)
+    result = plan(size(3000), PlanRequest(steps=100), text=400_000)
     assert result.conversations is not None and result.conversations.share == 0.3
     phase = row(result, "conversation phase")
     assert phase.value == "last 30% of the run" and phase.reason.startswith("text first, to learn the language")
     assert result.train.induction and result.train.context == 1024  # as for the text alone
     assert result.train.calibration_tokens == 0
-    assert plan(ConversationSize((200,) * 50, 99), Request(steps=9), text=5_000).train.context == 256
+    assert plan(ConversationSize((200,) * 50, 99), PlanRequest(steps=9), text=5_000).train.context == 256
     assert not [one for one in plan(size()).rows if one.name == "conversation phase"]
 
 
@@ -137,7 +141,7 @@ def test_the_validation_slice_of_conversations(conversations: int, tokens: float
 
 def test_the_context_of_a_short_text_stays_short() -> None:
     """Its windows would have no tokens."""
-    assert plan(ConversationSize((200,) * 50, 99), Request(steps=9), text=500).train.context == 64
+    assert plan(ConversationSize((200,) * 50, 99), PlanRequest(steps=9), text=500).train.context == 64
 
 
 def test_fine_tuning_takes_few_epochs_of_many_conversations_and_more_of_few() -> None:
@@ -159,10 +163,10 @@ def test_only_a_base_model_without_new_text_is_kept() -> None:
 
 
 def test_the_weight_of_the_divergence_can_be_chosen() -> None:
-    chosen = plan(size(), Request(kl_weight=2.0), base=LONG_BASE)
+    chosen = plan(size(), PlanRequest(kl_weight=2.0), base=LONG_BASE)
     assert chosen.conversations is not None and chosen.conversations.base_divergence == 2.0
     assert (row(chosen, "KL divergence").value, row(chosen, "KL divergence").reason) == ("weight 2", "as requested")
-    off = plan(size(), Request(kl_weight=0.0), base=LONG_BASE)
+    off = plan(size(), PlanRequest(kl_weight=0.0), base=LONG_BASE)
     assert off.conversations is not None and off.conversations.base_divergence == 0.0
     assert "KL divergence" not in {one.name for one in off.rows}
 
@@ -170,16 +174,16 @@ def test_the_weight_of_the_divergence_can_be_chosen() -> None:
 def test_a_weight_of_the_divergence_that_would_have_no_effect_is_refused() -> None:
     for options in ({}, {"base": LONG_BASE, "text": 5_000}):
         with pytest.raises(LLMError, match="`kl_weight` is for fine-tuning on conversations alone"):
-            plan(size(), Request(kl_weight=2.0), **options)  # type: ignore[arg-type]
+            plan(size(), PlanRequest(kl_weight=2.0), **options)  # type: ignore[arg-type]
     for weight in (-1.0, math.nan, math.inf):
         with pytest.raises(LLMError, match="`kl_weight` must be at least 0"):
-            plan(size(), Request(kl_weight=weight))
+            plan(size(), PlanRequest(kl_weight=weight))
 
 
 def test_a_base_model_has_no_dropout_unless_requested() -> None:
     """Also after many epochs, for which a new model has it."""
     assert plan(size(), base=LONG_BASE).train.dropout == 0.0
-    assert plan(size(), Request(dropout=0.1), base=LONG_BASE).train.dropout == 0.1
+    assert plan(size(), PlanRequest(dropout=0.1), base=LONG_BASE).train.dropout == 0.1
     assert plan(size()).train.dropout > 0
 
 
@@ -188,17 +192,17 @@ def test_the_divergence_takes_its_part_of_the_time() -> None:
     """1,000 tokens of batches a second, and 0.4 times as long for the divergence: 0.9 x 60 / 1.4 s of batches."""
     machine = Machine(lambda model, settings, seconds: 1000.0)
     fine_tuned = {"train_tokens": 0, "vocab_size": 300, "base": LONG_BASE, "conversations": size(30_000)}
-    result = plans.plan(Request(seconds=60.0), machine=machine, **fine_tuned)  # type: ignore[arg-type]
+    result = plans.plan(PlanRequest(seconds=60.0), machine=machine, **fine_tuned)  # type: ignore[arg-type]
     assert row(result, "training tokens").value == "about 38,571"
     assert "at 714 tokens/s" in row(result, "training tokens").reason
     assert result.expected is not None and result.expected.tokens_per_second == pytest.approx(1000 / 1.4)
-    without = plans.plan(Request(seconds=60.0, kl_weight=0.0), machine=machine, **fine_tuned)  # type: ignore[arg-type]
+    without = plans.plan(PlanRequest(seconds=60.0, kl_weight=0.0), machine=machine, **fine_tuned)  # type: ignore[arg-type]
     assert row(without, "training tokens").value == "about 54,000"
 
 
 def test_with_sharded_weights_there_is_no_divergence() -> None:
     """The base model would have to generate text. The plan does not show it either."""
-    sharded = plan(size(), Request(steps=9, processes=2, shard=True), base=LONG_BASE)
+    sharded = plan(size(), PlanRequest(steps=9, processes=2, shard=True), base=LONG_BASE)
     assert sharded.sharded and sharded.conversations is not None and sharded.conversations.base_divergence == 0.0
     assert "KL divergence" not in {one.name for one in sharded.rows}
 

@@ -31,7 +31,7 @@ def seconds_to_generate(budget: float, left: float) -> float:
 
 
 @dataclass(frozen=True)
-class GeneratedText:
+class GeneratedBatch:
     """Text that the base model generates, with its predictions."""
 
     ids: Tensor  # [N, T + 1]
@@ -39,10 +39,10 @@ class GeneratedText:
     head: Tensor  # [V, C]
 
 
-class BaseBehaviour:
+class BaseDivergence:
     """Adds the gradients of the divergence to the gradients of a step."""
 
-    def __init__(self, model: LanguageModel, text: GeneratedText, settings: TrainConfig, weight: float) -> None:
+    def __init__(self, model: LanguageModel, text: GeneratedBatch, settings: TrainConfig, weight: float) -> None:
         self._model, self._text, self._seed, self._weight = model, text, settings.seed, weight
         texts = round(recipe.DIVERGENCE_TOKENS * settings.tokens_per_step / text.hidden.shape[1])
         self._texts_per_step = min(max(1, texts), len(text.ids))
@@ -60,7 +60,7 @@ class BaseBehaviour:
 
 def generate(
     model: LanguageModel, tokenizer: Tokenizer, seed: int, on_progress: Callable[[float], None] = lambda share: None
-) -> GeneratedText | None:
+) -> GeneratedBatch | None:
     """Text that a base model generates: `model`, whose adapters, if any, do not change it yet. A pass that raises
     CutShortError ends it; None if it is too short then. `on_progress` gets the share that is done, 0 to 1."""
     length, hidden = generated_length(model.config), list[Tensor]()
@@ -74,4 +74,4 @@ def generate(
     on_progress(0.0)
     ids = generate_ids(model, tokenizer, texts, SEED + seed, keep)
     on_progress(1.0)
-    return None if ids is None else GeneratedText(ids, torch.cat(hidden, dim=1), model.head().detach().clone())
+    return None if ids is None else GeneratedBatch(ids, torch.cat(hidden, dim=1), model.head().detach().clone())

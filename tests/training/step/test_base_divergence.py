@@ -20,8 +20,8 @@ from llmcli.training.loop.clock import Clock
 from llmcli.training.loop.events import Done, State
 from llmcli.training.loop.job import Job
 from llmcli.training.loop.stepper import Stepper
-from llmcli.training.step import base_behaviour
-from llmcli.training.step.base_behaviour import BaseBehaviour
+from llmcli.training.step import base_divergence
+from llmcli.training.step.base_divergence import BaseDivergence
 from tests.platforms import in_full
 from tests.training.data.test_appended_tokens import base, fine_tune, fine_tuning
 from tests.training.data.test_plain_text import BYTES, model
@@ -30,10 +30,10 @@ from tests.training.small_runs import run, run_to_end, through_a_file, train
 SETTINGS = TrainConfig(steps=9, context=64, batch_size=16)
 
 
-def behaviour(of: LanguageModel, tokenizer: Tokenizer = BYTES, weight: float = 2.0) -> BaseBehaviour:
-    text = base_behaviour.generate(of, tokenizer, SETTINGS.seed)
+def divergence(of: LanguageModel, tokenizer: Tokenizer = BYTES, weight: float = 2.0) -> BaseDivergence:
+    text = base_divergence.generate(of, tokenizer, SETTINGS.seed)
     assert text
-    return BaseBehaviour(of, text, SETTINGS, weight)
+    return BaseDivergence(of, text, SETTINGS, weight)
 
 
 def gradients(of: LanguageModel) -> dict[str, torch.Tensor]:
@@ -42,7 +42,7 @@ def gradients(of: LanguageModel) -> dict[str, torch.Tensor]:
 
 def test_the_base_model_itself_has_no_gradient() -> None:
     tuned = model(1)
-    behaviour(tuned).add_gradients(0)
+    divergence(tuned).add_gradients(0)
     assert all(gradient.abs().max() < 1e-6 for gradient in gradients(tuned).values())
 
 
@@ -50,11 +50,11 @@ def test_the_gradients_are_those_of_the_divergence() -> None:
     """Weight 2, of four texts: a quarter of the tokens of a batch of 16 x 64, in texts of 64 tokens; compared with
     torch's own divergence on the same texts."""
     tuned, original = model(1), model(1)
-    added = behaviour(tuned)
+    added = divergence(tuned)
     with torch.no_grad():
         for name, weight in tuned.named_parameters():
             weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name))))
-    texts = np.random.default_rng([0, 5, base_behaviour.SEED]).choice(64, 4, replace=False)
+    texts = np.random.default_rng([0, 5, base_divergence.SEED]).choice(64, 4, replace=False)
     ids = added._text.ids[torch.from_numpy(texts), :-1]
     added.add_gradients(5)
     found = gradients(tuned)
@@ -69,7 +69,7 @@ def test_the_gradients_are_those_of_the_divergence() -> None:
 
 def test_each_step_has_its_texts() -> None:
     tuned = model(1)
-    added = behaviour(tuned)
+    added = divergence(tuned)
     with torch.no_grad():
         tuned.lm_head.weight.add_(torch.randn(261, 32, generator=torch.Generator().manual_seed(1)))
     found = []
@@ -102,7 +102,7 @@ def prepared_text(
     data = RunData(ready.plan, ready.tokenizer, ready.tokens, ready.held_out, ready.conversations)
     stepper = Stepper(Job(ready.plan, data, {}, start), Clock(settings, 0.0, now=clock, stop=lambda: stop))
     began = clock.time
-    limit = math.inf if seconds is None else base_behaviour.seconds_to_generate(seconds, seconds - spent)
+    limit = math.inf if seconds is None else base_divergence.seconds_to_generate(seconds, seconds - spent)
     stepper.prepare(limit + 1)  # a second passes before the first layer
     return stepper.base_tokens if stepper.base_tokens is not None else -1, clock.time - began
 
@@ -124,10 +124,10 @@ def test_without_a_time_budget_the_text_does_not_depend_on_the_clock() -> None:
 
 
 def test_shorter_texts_are_the_beginnings_of_the_whole_ones() -> None:
-    whole = base_behaviour.generate(model(1), BYTES, 0)
+    whole = base_divergence.generate(model(1), BYTES, 0)
     short, readings = model(1), iter(range(10**6))
     with stop_between_layers(short, lambda: next(readings) >= 2 * 10):
-        part = base_behaviour.generate(short, BYTES, 0)
+        part = base_divergence.generate(short, BYTES, 0)
     assert whole and part and part.hidden.shape == (64, 10, 32)
     assert torch.equal(part.ids, whole.ids[:, :11]) and torch.equal(part.hidden, whole.hidden[:, :10])
 
@@ -144,7 +144,7 @@ def test_a_stop_request_ends_the_text_at_once() -> None:
 
 
 def test_without_a_divergence_no_text_is_generated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base_behaviour, "generate", lambda *_: pytest.fail("text is generated"))
+    monkeypatch.setattr(base_divergence, "generate", lambda *_: pytest.fail("text is generated"))
     assert prepared_text(None, kl_weight=0.0)[0] == -1
 
 
@@ -192,5 +192,5 @@ def test_a_run_forgets_less(monkeypatch: pytest.MonkeyPatch, lora: int) -> None:
         return float(scores["after"] - scores["before"])
 
     kept = rise()
-    monkeypatch.setattr(BaseBehaviour, "add_gradients", lambda self, step: None)
+    monkeypatch.setattr(BaseDivergence, "add_gradients", lambda self, step: None)
     assert 0 < kept < 0.7 * rise()
