@@ -13,8 +13,8 @@ from llmcli.cli.terminal import signals
 
 
 def main() -> None:
-    """Entry point of the installed commands: as `run`, but without torch the process ends at once. To finalize Python
-    would take a fifth of the time of a short command."""
+    """Entry point of the installed commands. Like `run`, but ends the process at once if torch is not loaded:
+    finalizing Python would take a fifth of the time of a short command."""
     try:
         run()
     except SystemExit as end:
@@ -24,8 +24,8 @@ def main() -> None:
 
 
 def _exit_at_once(code: int) -> None:
-    """End the process after the functions that modules registered for its end. Returns if output cannot be written:
-    Python's own exit reports that."""
+    """Run the registered exit functions and end the process. Returns if output cannot be written: Python's own exit
+    reports that."""
     atexit._run_exitfuncs()
     try:
         for stream in (sys.stdout, sys.stderr):

@@ -53,7 +53,7 @@ class SamplingOptions(TypedDict, total=False):
 
 
 class TrainOptions(TypedDict, total=False):
-    """Fields of `PlanRequest`, whose values are chosen for the text, the time budget and this machine if not given."""
+    """Fields of `PlanRequest`. Values that are left out are chosen for the text, the time budget and this machine."""
 
     layers: int
     width: int
@@ -76,14 +76,14 @@ class TrainOptions(TypedDict, total=False):
 class Model:
     """A language model, ready to run. `llmcli.load` makes one.
 
-    Each call has its own key-value cache: calls between the pieces of a stream, and from other threads, give what they
-    give alone.
+    Each call has its own key-value cache, so calls made while a stream is consumed, or from other threads, do not
+    affect each other's results.
     """
 
     def __init__(self, source: Checkpoint | Ensemble, runtime: Runtime, tokenizer: Tokenizer) -> None:
         self._source = source
         self.runtime = runtime
-        self._assistants: list[Assistant] = []  # that of the last chat, which may continue, unless it is answering
+        self._assistants: list[Assistant] = []  # the last chat's, which may continue; empty while it answers
         self.tokenizer = tokenizer
 
     def __repr__(self) -> str:
@@ -92,7 +92,7 @@ class Model:
 
     @property
     def path(self) -> Path | None:
-        """The file or directory it was loaded from."""
+        """The file or directory that the model was loaded from."""
         path = self._source.shared.path
         return Path(path) if path else None
 
@@ -112,18 +112,18 @@ class Model:
         return dict(self._source.shared.record)
 
     def tokenize(self, text: str) -> list[int]:
-        """The token ids of a text."""
+        """Return the token ids of a text."""
         return self.tokenizer.encode(_text(text, "text"))
 
     def detokenize(self, ids: Sequence[int]) -> str:
-        """The text of token ids; incomplete UTF-8 becomes U+FFFD."""
+        """Return the text of token ids; incomplete UTF-8 becomes U+FFFD."""
         return self.tokenizer.decode([operator.index(token) for token in ids])
 
     def generate(self, prompt: str, *, literal: bool = False, **options: Unpack[SamplingOptions]) -> str:
         """Continue a prompt; returns the new text only.
 
-        The defaults are those of `SamplingConfig`, but the seed is random. With literal=True the prompt is tokenized in
-        one way only; see `llm generate --help`. Raises LLMError for an empty prompt or an invalid value.
+        The defaults are `SamplingConfig`'s, except for the seed, which is random. literal=True keeps the tokenization
+        of the prompt fixed; see `llm generate --help`. Raises LLMError for an empty prompt or an invalid value.
         """
         return "".join(self.stream(prompt, literal=literal, **options))
 
@@ -139,12 +139,12 @@ class Model:
         return generate(self.runtime.fork(), self.tokenizer, prompt, sampling, literal=literal)
 
     def chat(self, messages: Sequence[Mapping[str, str]], **options: Unpack[SamplingOptions]) -> str:
-        """The answer to a conversation: messages {"role": ..., "content": ...} of "system", "user" and "assistant", the
-        last of them the user's. max_tokens is 1000 by default.
+        """Answer a conversation: messages {"role": ..., "content": ...} with the roles "system", "user" and
+        "assistant", ending with a user message. max_tokens is 1000 by default.
 
-        A continued conversation is answered faster, since the model keeps what it has read. If it does not fit the
-        context, the oldest turns are left out. Raises LLMError for a model without a chat template, messages that it
-        does not accept or an invalid value.
+        Continuing a conversation is faster than starting one, since its keys and values stay cached. If a conversation
+        does not fit the context, the oldest turns are left out. Raises LLMError for a model without a chat template,
+        messages that the template does not accept, or an invalid value.
 
             model.chat([{"role": "user", "content": "What is the capital of France?"}])
         """
@@ -159,7 +159,7 @@ class Model:
         for message in read:
             _text(message.content, "content")
         sampling = _sampling(options)
-        try:  # the assistant of the last chat, or another while that one is answering
+        try:  # the last chat's assistant, or a new one while that is busy
             assistant = self._assistants.pop()
         except IndexError:
             assistant = open_assistant(self._source, self.runtime.fork(), self.tokenizer)
@@ -176,7 +176,7 @@ class Model:
             self._assistants = [assistant]
 
     def next_words(self, prompt: str, count: int = 10) -> list[tuple[str, float]]:
-        """The `count` most likely next words, each with its probability, the most likely first."""
+        """Return the `count` most likely next words with their probabilities, most likely first."""
         from llmcli.generation.next_words import next_words
 
         if count < 1:
@@ -185,11 +185,12 @@ class Model:
         return [(word.text, word.probability) for word in words]
 
     def score(self, text: str) -> Score:
-        """The score of the model on a text: `.network_bits_per_byte` of the network alone, `.adapting_bits_per_byte`
-        with its n-gram cache (None without one), `.bits_per_byte` as the model runs, with the cache if it has one;
-        `.perplexity`, `.accuracy`, `.tokens`.
+        """Score the model on a text: `.network_bits_per_byte` (the network alone), `.adapting_bits_per_byte` (with the
+        n-gram cache; None without one), `.bits_per_byte` (with the cache if the model has one), `.perplexity`,
+        `.accuracy`, `.tokens`.
 
-        Raises LLMError for an empty text, and when the tokenizer changes the text: bits per byte would then be wrong.
+        Raises LLMError for an empty text, and for a text that the tokenizer changes, since bits per byte would be
+        wrong.
         """
         from llmcli.evaluation.evaluator import evaluation_context, measure, trained_context
 
@@ -199,7 +200,7 @@ class Model:
         return measure("the text", [_text(text, "text")], self.runtime, self.tokenizer, context=context)
 
     def explain(self, prompt: str, *, literal: bool = False) -> Explanation:
-        """The activations of the model while it reads a prompt: tokens, attention, the prediction after each layer.
+        """Return the model's activations on a prompt: tokens, attention, the prediction after each layer.
 
         Raises LLMError for a model that does not run in numpy (a GPU, quantized weights), or for an ensemble.
         """
@@ -228,9 +229,9 @@ def load(
 ) -> Model:
     """Load a model: a .safetensors file of llmcli, a .gguf, or a Hugging Face directory.
 
-    `device` is "cpu" (numpy), or "cuda", "mps" or "auto" (torch). `quantize` is None, "int8" or "int4". `cache` is
-    whether a model uses its n-gram cache of the text so far, if it has one. `on_note` receives notes for the user, such
-    as one about a missing backend. Raises LLMError for a file that is missing or damaged, or does not run here.
+    `device` is "cpu" (numpy), or "cuda", "mps" or "auto" (torch). `quantize` is None, "int8" or "int4". `cache=False`
+    turns off the model's n-gram cache, if it has one. `on_note` receives notes for the user, for instance about a
+    missing backend. Raises LLMError for a file that is missing or damaged, or that does not run here.
     """
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.models.open_runtime import open_runtime
@@ -270,14 +271,14 @@ def train(
     on_note: Callable[[str], None] = lambda note: None,
     **options: Unpack[TrainOptions],
 ) -> Iterator[Step | Evaluation | Sample | TeacherTrained | Restarted | Result]:
-    """Train a model on text or conversations and save it. Yields events; the last is the `Result`, of the saved file.
+    """Train a model on text or conversations and save it. Yields events; the last one is the `Result`.
 
-    `corpus` is one or more files, directories or glob patterns; files of conversations are recognized, `speakers` names
-    who asks and who answers in text with turns. `column` is the one with the text in tables, JSON and Parquet, or two,
-    "question,answer"; `pairs` reads tables of two columns as prompts and answers, `plain` everything as text. `val` is
-    a validation file or the fraction to hold out, `base` a model to fine-tune, `like` one whose tokenizer to use. Only
-    with `overwrite` a file at `output` is replaced. The same call resumes a stopped run; closing the iterator before
-    its end discards the run. Raises LLMError.
+    `corpus` is one or more files, directories or glob patterns; conversation files are recognized, and `speakers` names
+    who asks and who answers in text with turns. `column` names the text column in tables, JSON and Parquet, or two
+    columns, "question,answer"; `pairs` reads two-column tables as prompts and answers, `plain` reads everything as
+    text. `val` is a validation file or the fraction to hold out, `base` a model to fine-tune, `like` a model whose
+    tokenizer to use. An existing file at `output` is replaced only with `overwrite`. The same call resumes a stopped
+    run; closing the iterator early discards the run. Raises LLMError.
     """
     from llmcli.data.conversations.record_kinds import ReadOptions
     from llmcli.training.data.inputs import load_inputs
@@ -318,11 +319,11 @@ def _train(
     fixed_threads: bool,
     on_note: Callable[[str], None],
 ) -> Iterator[Step | Evaluation | Sample | TeacherTrained | Restarted | Result]:
-    """`train`, with arguments that were checked."""
+    """Implement `train` with checked arguments."""
     started = time.monotonic()
     with claim() as place:
         inputs = read(output=place.path)
-        from llmcli.training import session  # imports torch: errors in the text come before
+        from llmcli.training import session  # imports torch: report errors in the text first
 
         plan = session.plan_run(request, inputs, place, fixed_threads=fixed_threads, started=started, on_note=on_note)
         for note in inputs.notes:
@@ -331,11 +332,11 @@ def _train(
         yield from session.run(plan)
 
 
-# ---- arguments: what no type checker has seen ends in one sentence, not inside the package
+# ---- arguments: a caller without a type checker gets one clear sentence, not an error from inside the package
 
 
 def _text(value: object, name: str) -> str:
-    """A text. Raises TypeError for anything else, LLMError for text that is not Unicode."""
+    """Return a str argument. Raises TypeError for anything else, LLMError for text that is not Unicode."""
     from llmcli.data.tokenizers.tokenizer import check_unicode
 
     if not isinstance(value, str):
@@ -345,8 +346,8 @@ def _text(value: object, name: str) -> str:
 
 
 def _flag(value: object, name: str) -> bool:
-    """True or False, not just a truthy value: overwrite="no" would replace a file."""
-    if type(value).__name__ not in ("bool", "bool_"):  # the second is that of numpy before version 2
+    """Return a bool argument. Truthy values are errors: overwrite="no" would replace a file."""
+    if type(value).__name__ not in ("bool", "bool_"):  # "bool_" in numpy before version 2
         raise TypeError(f"{name} must be True or False, found {brief(value)}")
     return bool(value)
 
@@ -382,8 +383,8 @@ def _paths(corpus: object) -> list[Path]:
 
 
 def _path(value: object, name: str) -> Path:
-    """The path of a file or directory, which need not exist. Raises TypeError for anything else, LLMError for what
-    cannot be a name: also for "", which would be the current directory."""
+    """Return the path of a file or directory, which need not exist. Raises TypeError for anything else, LLMError for an
+    impossible name, and for "", which would be the current directory."""
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{name} must be a str or a Path, found {brief(value)}")
     path = os.fspath(value)

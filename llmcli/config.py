@@ -1,6 +1,6 @@
-"""The configurations of model, training and sampling: frozen dataclasses with all defaults and checks.
+"""Configurations for models, training and sampling: frozen dataclasses with all defaults and checks.
 
-The options of the command line take their defaults from these fields.
+Command-line options take their defaults from these fields.
 """
 
 import math
@@ -16,10 +16,10 @@ from llmcli.errors import brief, usage
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-QUANTIZATIONS = ("int8", "int4")  # of weights
+QUANTIZATIONS = ("int8", "int4")  # weight formats
 DEVICES = ("cpu", "cuda", "mps")
-DTYPES = ("float32", "bfloat16")  # of matrix products in training
-DEFAULT_MODEL = "model.safetensors"  # what `llm train` writes and the other commands read by default
+DTYPES = ("float32", "bfloat16")  # for matrix products in training
+DEFAULT_MODEL = "model.safetensors"  # `llm train` writes it and the other commands read it by default
 ARCHITECTURES = {  # model_type -> class in transformers; one graph runs all of them
     "qwen3": "Qwen3ForCausalLM",  # RMSNorm on queries and keys; the architecture of models trained here
     "qwen2": "Qwen2ForCausalLM",  # biases on queries, keys and values
@@ -28,29 +28,29 @@ ARCHITECTURES = {  # model_type -> class in transformers; one graph runs all of 
     "qwen3_moe": "Qwen3MoeForCausalLM",  # Qwen3 with experts
     "mixtral": "MixtralForCausalLM",  # Llama with experts
 }
-EXPERT_NAMES = {  # model_type -> tensors of a layer with experts: (router; gate, up and down of an expert)
+EXPERT_NAMES = {  # model_type -> tensor names in a layer with experts: (router; an expert's gate, up and down)
     "qwen3_moe": ("mlp.gate", "mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj", "mlp.experts.{}.down_proj"),
     "mixtral": (
         "block_sparse_moe.gate", "block_sparse_moe.experts.{}.w1", "block_sparse_moe.experts.{}.w3",
         "block_sparse_moe.experts.{}.w2",
     ),
 }  # fmt: skip
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # the tensors that have a row for each token
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # tensors with one row per token
 FINAL_NORM = "model.norm.weight"
 ROPE_TYPES = ("linear", "llama3")
-ANSWER_TOKENS = 1000  # most tokens of an answer in a chat; most models end theirs long before
+ANSWER_TOKENS = 1000  # maximum length of a chat answer; most models stop long before
 RECIPES = ("muon", "adamw", "fine-tune", "lora")  # see training/step/optimizer.py
-FINE_TUNING_RECIPES = ("fine-tune", "lora")  # with learning rates for a model that is trained already
+FINE_TUNING_RECIPES = ("fine-tune", "lora")  # with learning rates for a pretrained model
 LORA_SCALE = 2.0  # alpha / rank, in PEFT's terms
-EVALUATION_CONTEXT = 2048  # tokens; longest context of an evaluation by default
-# the longest context at which training on a CPU keeps the attention weights for the backward pass, which is faster than
+EVALUATION_CONTEXT = 2048  # tokens; default maximum for an evaluation
+# longest context for which CPU training keeps the attention weights for the backward pass, which is faster than
 # recomputing them
 MAX_CONTEXT_KEEPING_SCORES = 1024
-# of such attention, queries per head at a time: smaller blocks read keys and values more often, larger ones compute
+# queries per head in a block of that attention: smaller blocks read keys and values more often, larger ones compute
 # more masked scores
 QUERY_BLOCK = 128
-# logits of a training step are computed in blocks: of LOSS_ROWS tokens on a CPU, whose cache they stay in; on a GPU of
-# about LOSS_LOGITS logits
+# a training step computes logits in blocks: LOSS_ROWS tokens on a CPU, so that they stay in its cache; about
+# LOSS_LOGITS logits on a GPU
 LOSS_ROWS, LOSS_LOGITS = 512, 1 << 28
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}  # in messages
 LARGEST_COUNT = (1 << 31) - 1  # largest integer in a config: other programs read it as int32
@@ -66,7 +66,7 @@ def require(valid: bool, name: str, wanted: str, found: object) -> None:
 
 
 def _is_usable(value: object) -> bool:
-    """Whether a value is a positive number that float32 can hold and divide by."""
+    """Return whether a value is a positive number that float32 can represent and divide by."""
     return isinstance(value, int | float) and type(value) in (int, float) and 1e-30 <= value <= 1e30
 
 
@@ -96,7 +96,7 @@ class RopeScaling:
             raise usage("rope_scaling: low_freq_factor must be below high_freq_factor")
 
     def scaled(self, frequency: float) -> float:
-        """A frequency (radians per position) after scaling."""
+        """Return a frequency (radians per position) after scaling."""
         if self.rope_type == "linear":
             return frequency / self.factor
         rotations = self.original_max_position_embeddings * frequency / (2 * math.pi)  # in the original context
@@ -111,7 +111,7 @@ class ModelConfig:
 
     vocab_size: int
     hidden_size: int  # width of the residual stream
-    intermediate_size: int  # of a SwiGLU; of each expert, if there are any
+    intermediate_size: int  # of each SwiGLU (MLP or expert)
     num_hidden_layers: int
     num_attention_heads: int
     num_key_value_heads: int  # a divisor of num_attention_heads (grouped-query attention)
@@ -123,11 +123,11 @@ class ModelConfig:
     eos_token_id: int = 0
     model_type: str = "qwen3"
     rope_scaling: RopeScaling | None = None
-    bos_token_id: int | None = None  # for programs that begin a text with such a token; None: eos_token_id
+    bos_token_id: int | None = None  # for programs that prepend it to a text; None: eos_token_id
     extra_eos_ids: tuple[int, ...] = ()  # other tokens that end a text; config.json lists them in eos_token_id
-    num_experts: int = 0  # SwiGLUs per layer, of which a router chooses some for each token; 0: a dense model
+    num_experts: int = 0  # per layer; a router chooses some of them for each token; 0: a dense model
     num_experts_per_tok: int = 0  # active experts
-    norm_topk_prob: bool = True  # the weights of the active experts are normalized to sum to 1
+    norm_topk_prob: bool = True  # normalize the weights of the active experts to sum to 1
 
     def __post_init__(self) -> None:
         if self.model_type not in ARCHITECTURES:
@@ -167,13 +167,13 @@ class ModelConfig:
         return self.model_type == "qwen2"
 
     def rope_frequencies(self) -> list[float]:
-        """Radians per position by which each pair (i, i + D/2) of a head is rotated (arXiv:2104.09864), [D/2]."""
+        """Rotation of each pair (i, i + D/2) of a head in radians per position (arXiv:2104.09864), [D/2]."""
         plain = [self.rope_theta ** (-2 * i / self.head_dim) for i in range(self.head_dim // 2)]
         return [self.rope_scaling.scaled(frequency) for frequency in plain] if self.rope_scaling else plain
 
     @lru_cache  # noqa: B019
     def tensor_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """All tensors of the model, in the order of the graph: Hugging Face's name -> shape."""
+        """Shapes of all tensors in graph order, by Hugging Face name."""
         d, ff = self.hidden_size, self.intermediate_size
         q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
         shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (self.vocab_size, d)}
@@ -196,11 +196,11 @@ class ModelConfig:
         return shapes
 
     def router_name(self, layer: int) -> str:
-        """The router of a layer's experts, [experts, hidden_size]."""
+        """Name of the router of a layer's experts, [experts, hidden_size]."""
         return f"model.layers.{layer}.{EXPERT_NAMES[self.model_type][0]}.weight"
 
     def swiglu_names(self, layer: int) -> list[tuple[str, str, str]]:
-        """The tensors (gate, up, down) of each SwiGLU of a layer: one, or one for each expert."""
+        """Names of the tensors (gate, up, down) of a layer's MLP, or of each of its experts."""
         start = f"model.layers.{layer}."
         if not self.num_experts:
             return [(f"{start}mlp.gate_proj.weight", f"{start}mlp.up_proj.weight", f"{start}mlp.down_proj.weight")]
@@ -209,7 +209,7 @@ class ModelConfig:
 
     @property
     def swiglus(self) -> int:
-        """The number of SwiGLUs in all layers, each of three tensors."""
+        """Number of SwiGLUs (of three tensors each) in all layers."""
         return self.num_hidden_layers * max(1, self.num_experts)
 
     @property
@@ -218,13 +218,13 @@ class ModelConfig:
 
     @property
     def active_parameters(self) -> int:
-        """The number of parameters used per token: all except inactive experts."""
+        """Number of parameters used per token: all except inactive experts."""
         inactive = self.num_experts - self.num_experts_per_tok
         return self.parameters - inactive * self.num_hidden_layers * 3 * self.hidden_size * self.intermediate_size
 
     @property
     def cache_bytes_per_token(self) -> int:
-        """Memory of the keys and values of a token in all layers, in float32."""
+        """Size of a token's keys and values in all layers, in float32."""
         return 2 * 4 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim
 
 
@@ -241,18 +241,18 @@ class TrainConfig:
     batch_size: int = 8  # windows per step
     lr: float = 1.0  # multiplier of the recipe's learning rates
     dropout: float = 0.0
-    token_split: float = 0.0  # BPE-dropout: fraction of merged tokens that are split (stored under this name)
-    calibration_tokens: int = 0  # of the training text in the validation slice (stored under this name)
+    token_split: float = 0.0  # BPE-dropout: fraction of merged tokens that are split (this name is stored)
+    calibration_tokens: int = 0  # training tokens in the validation slice (this name is stored)
     calibrates: bool = True  # whether the temperature is calibrated on that slice
     weight_decay: float = 0.1
     induction: bool = False  # initial weights contain induction heads (models/induction.py)
     recipe: str = "muon"  # one of RECIPES
     lora_rank: int = 0  # above 0 for the recipe "lora" only
-    teacher_share: float = 0.0  # of the run, in which the teacher is trained (training/loop/stepper.py); 0: none
-    eval_tokens: int = 4096  # held-out tokens that are evaluated even at the end of a short or interrupted run
+    teacher_share: float = 0.0  # fraction of the run that trains the teacher (training/loop/stepper.py); 0: none
+    eval_tokens: int = 4096  # minimum of held-out tokens to evaluate, even after a short or interrupted run
     seed: int = 0
     device: str = "cpu"
-    dtype: str = "float32"  # of matrix products; weights are always float32
+    dtype: str = "float32"  # for matrix products; weights are always float32
     threads: int = 1
 
     @property
@@ -312,7 +312,8 @@ class SamplingConfig:
 
 
 def convert_fields(config: "DataclassInstance") -> None:
-    """Check the fields of type int, float, bool or str (or None). Numbers of numpy become Python's. Raises LLMError."""
+    """Check fields of type int, float, bool or str (or None), and convert numpy numbers to Python's. Raises
+    LLMError."""
     from numbers import Integral, Real
 
     for field in fields(config):
@@ -322,7 +323,7 @@ def convert_fields(config: "DataclassInstance") -> None:
         is_huge = isinstance(value, int) and value.bit_length() > 1000  # more than a float can hold
         if type(value) in kinds or expected is None or (type(value) is int and float in kinds and not is_huge):
             continue
-        is_bool = type(value).__name__ in ("bool", "bool_")  # the second is that of numpy before version 2
+        is_bool = type(value).__name__ in ("bool", "bool_")  # "bool_" in numpy before version 2
         if int in kinds and isinstance(value, Integral) and not is_bool:
             object.__setattr__(config, field.name, int(value))
         elif float in kinds and isinstance(value, Real) and not is_bool and not is_huge:
@@ -332,7 +333,7 @@ def convert_fields(config: "DataclassInstance") -> None:
 
 
 def as_record(config: "DataclassInstance") -> dict[str, Any]:
-    """The fields of a dataclass by name, in order, for JSON. Their values are not copied."""
+    """Return the fields of a dataclass by name, in order, for JSON. Values are not copied."""
     return {field.name: getattr(config, field.name) for field in fields(config)}
 
 

@@ -1,6 +1,6 @@
-"""LLMError, the error that is shown to users: what was found, what was expected, and what to type.
+"""LLMError, the error shown to users: what was found, what was expected, and what to type.
 
-Errors and notes name a setting in backticks, as an argument of Python: `kl_weight`. The command line prints its option.
+Errors and notes name a setting as a Python argument in backticks: `kl_weight`. The command line prints the option.
 """
 
 import os
@@ -10,11 +10,11 @@ import shlex
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 
-# exit codes; after another signal than SIGINT it is 128 + its number
-FAILURE = 1  # files or the machine are the cause: a missing file, a damaged model
+# exit codes; after a signal other than SIGINT, 128 + its number
+FAILURE = 1  # caused by files or the machine: a missing file, a damaged model
 WRONG_USAGE = 2  # options out of range or in conflict
 INTERRUPTED = 130  # by Ctrl-C
-OPTIONS = {  # of settings that are not --name
+OPTIONS = {  # settings whose option is not --name
     "seconds": "--time", "base": "--from", "lr": "--lr-scale", "overwrite=True": "--force", "output": "-o",
     "cache=False": "--no-cache",
 }  # fmt: skip
@@ -29,7 +29,7 @@ class LLMError(Exception):
 
 
 def command_line(words: Sequence[str], *, windows: bool = os.name == "nt") -> str:
-    """A command that can be pasted into a shell: arguments are quoted where the shell of this system needs it.
+    """Join arguments into a command to paste into this system's shell, quoted where necessary.
 
     >>> command_line(["llm", "inspect", "my model"], windows=False)
     "llm inspect 'my model'"
@@ -48,7 +48,7 @@ def option_of(setting: str) -> str:
 
 
 def with_options(message: str, known: Container[str]) -> str:
-    """A message that names settings by their options, as far as these are `known`.
+    """Replace the names of settings in a message with their options, if these are `known`.
 
     >>> with_options("`top_k` must be at least 0; see `README`", ["--top-k"])
     '--top-k must be at least 0; see `README`'
@@ -57,7 +57,7 @@ def with_options(message: str, known: Container[str]) -> str:
 
 
 def usage(message: str) -> LLMError:
-    """An error in the arguments that the user gave.
+    """Make an error for invalid arguments.
 
     >>> usage("--steps must be at least 1").exit_code
     2
@@ -67,7 +67,7 @@ def usage(message: str) -> LLMError:
 
 @contextmanager
 def prefixed(prefix: object) -> Iterator[None]:
-    """Errors in this block begin with the name of the file at fault, and are not errors of usage.
+    """Prefix errors raised in this block with the name of the file at fault; they are no longer usage errors.
 
     >>> with prefixed("a.safetensors"):
     ...     raise usage("head_dim must be even")
@@ -81,7 +81,7 @@ def prefixed(prefix: object) -> Iterator[None]:
 
 
 def missing_package(error: ImportError) -> LLMError | None:
-    """The error for a package that is not installed, or does not load; None if it is part of this program.
+    """Make the error for a package that is not installed or does not load; None if it is part of this program.
 
     >>> str(missing_package(ImportError("no module", name="prompt_toolkit.x"))).split("; ")[1]
     'install it: pip install prompt-toolkit'
@@ -89,11 +89,11 @@ def missing_package(error: ImportError) -> LLMError | None:
     name = (error.name or "").partition(".")[0].replace("_", "-")
     if name in ("", "llmcli"):
         return None
-    return LLMError(f"the package {name} is needed, and cannot be imported ({error}); install it: pip install {name}")
+    return LLMError(f"the package {name} is needed but cannot be imported ({error}); install it: pip install {name}")
 
 
 def missing_extra(what: str, package: str, extra: str) -> LLMError:
-    """The error for something that needs a package of an optional extra.
+    """Make the error for a feature that needs a package of an optional extra.
 
     >>> str(missing_extra("reading a.parquet", "pyarrow", "parquet"))
     "reading a.parquet needs pyarrow, which this installation lacks; install it: pip install 'llmcli[parquet]'"
@@ -102,7 +102,7 @@ def missing_extra(what: str, package: str, extra: str) -> LLMError:
 
 
 def require_torch() -> None:
-    """Raise LLMError if torch is not installed: it is imported late, and what precedes that may take a while."""
+    """Raise LLMError if torch is not installed: it is imported late, after work that may take a while."""
     from importlib.util import find_spec
 
     if find_spec("torch") is None:
@@ -110,7 +110,7 @@ def require_torch() -> None:
 
 
 def brief(value: object, max_length: int = 60) -> str:
-    """A value from a file for use in a message: its repr, shortened.
+    """Shorten the repr of a value from a file for a message.
 
     >>> brief([1, "a"]), brief("x" * 99, 10)
     ("[1, 'a']", "'xxxxxxxx…")
@@ -120,5 +120,5 @@ def brief(value: object, max_length: int = 60) -> str:
     elif isinstance(value, int) and value.bit_length() > 1000:  # int to str conversion is limited to 4,300 digits
         text = f"a number of {value.bit_length()} bits"
     else:
-        text = reprlib.repr(value)  # also of large and deeply nested values
+        text = reprlib.repr(value)  # safe for large and deeply nested values
     return text if len(text) <= max_length else f"{text[: max_length - 1]}…"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-# Decimal places, the same in a terminal and on HTML pages
+# decimal places, the same in a terminal and on HTML pages
 PROBABILITY_DIGITS = 3
 BITS_DIGITS = 2  # entropy, surprisal, effect of an ablation
 BITS_PER_BYTE_DIGITS = 3
@@ -31,7 +31,7 @@ def count(number: int, noun: str) -> str:
 
 
 def some(names: Sequence[str], limit: int) -> str:
-    """The first names, and how many others there are: "a.txt, b.txt and 3 more"."""
+    """List the first names and count the others: "a.txt, b.txt and 3 more"."""
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
@@ -42,12 +42,12 @@ def bits_per_byte(value: float) -> str:
 
 
 def entropy(value: float, *, at_least: bool = False) -> str:
-    """An entropy in bits, and as a perplexity: "entropy 2.82 bits (perplexity 7.1)"."""
+    """Format an entropy in bits and as a perplexity: "entropy 2.82 bits (perplexity 7.1)"."""
     return f"entropy {'at least ' * at_least}{bits(value)} bits (perplexity {2.0 ** min(value, 64.0):,.1f})"
 
 
 def choice(value: float, what: str) -> str:
-    """An entropy in bits, explained as a choice among equally likely outcomes."""
+    """Explain an entropy in bits as a choice among equally likely outcomes."""
     outcomes = round(2.0 ** min(value, 64.0))
     if outcomes < 2:
         return f"Nearly certain: one of the {what} has almost all of the probability."
@@ -55,17 +55,17 @@ def choice(value: float, what: str) -> str:
 
 
 def number(value: float) -> str:
-    """A count with a unit prefix: "950", "541.8 k", "15.19 M", "68.98 B"."""
+    """Format a count with a unit prefix: "950", "541.8 k", "15.19 M", "68.98 B"."""
     return _scaled(value, ("", " k", " M", " B", " T"), (0, 1, 2, 2, 2))
 
 
 def size(count: float) -> str:
-    """A number of bytes with a unit prefix: "12 bytes", "3.75 MB"."""
+    """Format a number of bytes with a unit prefix: "12 bytes", "3.75 MB"."""
     return _scaled(count, (" bytes", " kB", " MB", " GB", " TB"), (0, 2, 2, 2, 2))
 
 
 def _scaled(value: float, units: Sequence[str], digits: Sequence[int]) -> str:
-    """A value in the first unit in which it rounds to less than 1000; each unit is 1000 times the one before."""
+    """Format a value in the first unit in which it rounds to less than 1000; each unit is 1000 times the one before."""
     if value >= 10**18:
         return f"over 1,000,000{units[-1]}"
     power = next((p for p, places in enumerate(digits) if round(value / 1000**p, places) < 1000), len(units) - 1)

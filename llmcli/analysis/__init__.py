@@ -1,1 +1,1 @@
-"""Model analysis: attention, tensors, differences."""
+"""Model analysis: activations on a prompt, tensor statistics, differences between two files."""

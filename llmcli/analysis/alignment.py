@@ -1,9 +1,9 @@
-"""Word alignment of an answer with its prompt, from the model's attention.
+"""Word alignment between an answer and its prompt, from the model's attention.
 
-In a model that translates, attention shows the word alignment (Bahdanau, Cho and Bengio 2014). A word is one or more
-tokens, whose weights are summed; the attention comes from the token before it. numpy only, never torch.
+In a translation model, attention shows the word alignment (Bahdanau, Cho and Bengio 2014). A word is one or more
+tokens, whose weights are summed; the attending token is the one before the word. numpy only, never torch.
 
-A, P = words of the answer and of the prompt; L, H = layers, heads.
+A, P = words in the answer and in the prompt; L, H = layers, heads.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from llmcli.models.runtime import Array
 
 @dataclass(frozen=True)
 class Word:
-    """Consecutive tokens of a word between spaces, or one token of a script without spaces."""
+    """The consecutive tokens of a word between spaces, or one token in a script without spaces."""
 
     text: str
     start: int  # its first token
@@ -63,7 +63,7 @@ def align(
 
 
 def split_words(tokenizer: Tokenizer, ids: Sequence[int], start: int = 0) -> list[Word]:
-    """Split the tokens from `start` on into words, without white space; ` umbrell` and `as` are joined."""
+    """Split the tokens from `start` on into words without white space; ` umbrell` and `as` are joined."""
     words: list[Word] = []
     for text, first, end in characters_of_tokens([tokenizer.token_bytes[token] for token in ids[start:]]):
         if words and all(character_class(c) == "letters" for c in (words[-1].text[-1], text[0])):
@@ -75,7 +75,8 @@ def split_words(tokenizer: Tokenizer, ids: Sequence[int], start: int = 0) -> lis
 
 
 def characters_of_tokens(tokens: Sequence[bytes]) -> Iterator[tuple[str, int, int]]:
-    """Yield (the characters that begin in a token, its index, that of the next token in which one begins).
+    """Yield (characters that begin in a token, index of the token, index of the next token in which a character
+    begins).
 
     >>> list(characters_of_tokens(["a赤".encode()[:2], "赤".encode()[1:], b"b"]))
     [('a赤', 0, 2), ('b', 2, 3)]

@@ -1,7 +1,8 @@
-"""The difference between two model files: config, tokenizer, and the relative distance of each tensor.
+"""The differences between two model files: config, tokenizer, and the relative distance of each tensor.
 
-The distance is the Frobenius norm of the difference divided by the norm of the first file's tensor: 0 if equal,
-about 1.4 for two independent random tensors of one size. Only one tensor of each file is in memory at a time.
+The distance is the Frobenius norm of the difference divided by the norm of the first file's tensor: 0 for equal
+tensors, about 1.4 for independent random tensors of similar magnitude. Only one tensor of each file is in memory at a
+time.
 """
 
 import math
@@ -23,12 +24,12 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class TensorDistance:
-    """The distance of a tensor that both files have in the same shape."""
+    """The distance between two tensors of the same name and shape."""
 
     name: str
     shape: Shape
-    distance: float  # relative; inf if only the first is all zeros, NaN if a value is NaN
-    largest: float  # difference of a single value
+    distance: float  # relative; inf if only the first tensor is all zeros, NaN if any value is NaN
+    largest: float  # largest difference of a single value
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ def compare(first: Header, other: Header, on_progress: Callable[[float], None] =
 
 
 def _tensors(header: Header) -> tuple[Mapping[str, Shape], Callable[[str], NDArray[np.floating]]]:
-    """Return (shape by name, function that reads a tensor as [values]): the weights that a model runs with, dequantized
-    and under the usual names; else those stored."""
+    """Return (shape by name, function that reads a tensor as [values]): a model's dequantized weights under the usual
+    names, or the stored tensors of a file that is not a model."""
     try:
         model = from_header(header)
     except LLMError:
@@ -93,7 +94,7 @@ def _unequal(first: Mapping[str, object], other: Mapping[str, object]) -> dict[s
 
 
 def _shared_tokens(first: Header, other: Header) -> int | None:
-    """Count the tokens for bytes in both vocabularies; None without two readable tokenizers."""
+    """Count the tokens that spell the same bytes in both vocabularies; None without two readable tokenizers."""
     try:
         texts = [header.metadata["tokenizer.json"] for header in (first, other)]
         one, two = (set(Tokenizer.from_json(text, max_vocab_size=1 << 30).token_bytes) for text in texts)

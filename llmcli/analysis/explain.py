@@ -1,9 +1,9 @@
-"""The inside of a model while it reads a prompt: attention, logit lens, ablation, surprisal.
+"""A model's activations on a prompt: attention, logit lens, ablation, surprisal.
 
-The prompt is read as `generate` reads it, then once more with a recorder. numpy only, never torch.
+The prompt is processed as in `generate`, then once more with a recorder. numpy only, never torch.
 
-L, H, C, V = layers, heads, hidden size, vocabulary; T = tokens in the context, N = the last of them, which are
-analyzed; K = candidates per position.
+L, H, C, V = layers, heads, hidden size, vocabulary; T = tokens in the context, N = analyzed tokens (the last ones);
+K = candidates per position.
 """
 
 import math
@@ -24,15 +24,15 @@ from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.open_runtime import open_runtime
 from llmcli.models.runtime import Array, Runtime
 
-MAX_TOKENS = 256  # analyzed: the memory for attention weights grows quadratically
+MAX_TOKENS = 256  # analyzed tokens: the memory for attention weights grows quadratically
 MAX_ABLATION_WORK = 3e10  # parameters x tokens processed, over all ablations: a few seconds
-MAX_LENS_WORK = 1e11  # multiplications of the logit lens at every position: some seconds
-MAX_COPIES, MIN_ADDED = 5, 0.001  # copies that are listed, and the probability that the cache adds at least
+MAX_LENS_WORK = 1e11  # multiplications for the logit lens at every position: a few seconds
+MAX_COPIES, MIN_ADDED = 5, 0.001  # number of copies listed, and the least probability that the cache adds to one
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The K most likely next tokens at some positions, the most likely first."""
+    """The K most likely next tokens at each position, most likely first."""
 
     ids: NDArray[np.int64]  # [..., K]
     probabilities: Array  # [..., K]
@@ -45,8 +45,8 @@ class Copy:
     token: int
     network_probability: float  # its probability under the network alone
     probability: float  # ... and with the cache
-    matched: int  # tokens of the longest context that it followed
-    positions: tuple[int, ...]  # where it followed that context, in the tokens of the text
+    matched: int  # length of the longest matching context before it, in tokens
+    positions: tuple[int, ...]  # its positions after that context
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,17 @@ class Explanation:
     """The activations of a model for a prompt, and its prediction of the next token."""
 
     ids: list[int]  # [N], the analyzed tokens
-    tail: str  # end of the prompt that is part of the most likely next token instead of `ids`; mostly ""
-    truncated: int  # tokens of the prompt that do not fit the context
+    tail: str  # end of the prompt that belongs to the most likely next token, not to `ids`; usually ""
+    truncated: int  # prompt tokens that do not fit the context
     preceding: int  # T - N, tokens in the context before the analyzed ones
-    attention: Array  # [L, H, N, N]: one row per query; a row sums to 1 minus its weight on preceding tokens
-    logit_lens: Candidates  # [L + 1, N or 1, K]: predictions after 0, 1, ... L layers, at each position or the last
-    token: int  # the next token that the ablation is about: the most likely one, unless another was asked for
-    ablation_effects: NDArray[np.float64]  # [N], bits that `token` loses without each; NaN: skipped
-    surprisals: NDArray[np.float64]  # [N], bits of each token given the tokens before it; NaN: not computed
-    logprobs: NDArray[np.float64]  # [V], natural log probabilities of the next token, as `generate` has them; -inf for
-    # tokens that it never writes: incomplete UTF-8, and bytes that are not in the training text
-    copies: tuple[Copy, ...] | None = None  # what an n-gram cache adds; None: there is none
+    attention: Array  # [L, H, N, N]; each row (query) sums to 1 minus its weight on preceding tokens
+    logit_lens: Candidates  # [L + 1, N or 1, K]: predictions after 0, 1, ... L layers, at every or the last position
+    token: int  # the next token whose ablation is measured: the most likely or the requested one
+    ablation_effects: NDArray[np.float64]  # [N], bits that `token` loses without each context token; NaN: skipped
+    surprisals: NDArray[np.float64]  # [N], surprisal of each token given those before it, in bits; NaN: not computed
+    logprobs: NDArray[np.float64]  # [V], natural log probabilities of the next token, as in `generate`; -inf for
+    # tokens that are never generated: incomplete UTF-8, and bytes that are not in the training text
+    copies: tuple[Copy, ...] | None = None  # added by the n-gram cache; None: the model has none
 
     @property
     def entropy(self) -> float:
@@ -80,20 +80,20 @@ class Explanation:
 
 @dataclass(frozen=True)
 class NextToken:
-    """A prompt as a model read it, and its prediction of the next token."""
+    """A tokenized prompt and the model's prediction of the next token."""
 
-    ids: list[int]  # of the prompt without its tail
-    tail_bytes: bytes  # end of the prompt that is part of `token`, which starts inside the prompt; mostly b""
-    allowed: NDArray[np.bool_]  # [V]: tokens that agree with the tail
-    logprobs: NDArray[np.float64]  # [V], natural log probabilities; -inf for tokens that `generate` never writes
+    ids: list[int]  # the prompt without its tail
+    tail_bytes: bytes  # end of the prompt that belongs to `token`, which starts inside the prompt; usually b""
+    allowed: NDArray[np.bool_]  # [V]: tokens that are consistent with the tail
+    logprobs: NDArray[np.float64]  # [V], natural log probabilities; -inf for tokens that are never generated
     token: int  # the most likely one
 
 
 def predict_next(runtime: Runtime, tokenizer: Tokenizer, prompt: str | Prompt, *, literal: bool) -> NextToken:
     """Predict the next token as `generate` does, summed over the tokenizations of the prompt's end.
 
-    The KV cache then holds the most likely of these, as far as it fits. Raises LLMError for an empty prompt and for NaN
-    or infinite logits.
+    Afterwards the KV cache holds the most likely tokenization, as far as it fits. Raises LLMError for an empty prompt
+    and for NaN or infinite logits.
     """
     vocabulary = tokenizer.vocabulary
     first = read_prompt(runtime, tokenizer, Prompt.of(prompt, tokenizer, literal=literal))
@@ -125,16 +125,16 @@ def explain(
     predictor: Runtime | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Explanation:
-    """Run a prompt through a model and record what happens.
+    """Run a prompt through a model and record its activations.
 
     - Logit lens (nostalgebraist 2020): the final norm and the output layer, applied to the residual stream after each
-      layer. With `every_position` at each token, which also gives the surprisals: -log2 p(token | tokens before).
-    - Ablation: log2 p(token | all tokens) - log2 p(token | all but one), of the most likely next token or of `token`.
-      The tokens after the missing one move forward by one position.
+      layer; at each token with `every_position`, which also gives the surprisals -log2 p(token | tokens before).
+    - Ablation: log2 p(token | all tokens) - log2 p(token | all but one) for `token` (default: the most likely next
+      token). The tokens after the removed one move forward by one position.
 
     Only the last tokens are analyzed, within MAX_TOKENS, MAX_LENS_WORK and MAX_ABLATION_WORK. `predictor` makes the
-    prediction if `runtime` is a part of it: a model of an ensemble, or the network beside its n-gram cache. `check` may
-    raise to stop. Raises LLMError as `predict_next` does.
+    prediction if `runtime` is only a component: a model of an ensemble, or a network with an n-gram cache. `check` may
+    raise to stop the analysis. Raises LLMError as `predict_next` does.
     """
     predictor = predictor or runtime
     prediction = predict_next(predictor, tokenizer, prompt, literal=literal)
@@ -149,15 +149,15 @@ def explain(
     logits, recorder = record_activations(runtime, context, kept)
     ids, residuals = context[recorder.first :], recorder.residuals
     lens = _logit_lens(runtime, residuals if every_position else residuals[:, -1:], prediction.allowed, candidates)
-    surprisals = np.full(kept, np.nan)  # the prediction of the first token was not recorded
+    surprisals = np.full(kept, np.nan)  # no prediction of the first token was recorded
     if every_position:
         after_each = runtime.logit_lens(residuals[-1])[:, : len(prediction.allowed)]
         surprisals[1:] = [-log_softmax(row)[id_] / math.log(2) for row, id_ in zip(after_each, ids[1:], strict=False)]
-    if predictor is runtime:  # the last prediction exactly as `generate` has it
+    if predictor is runtime:  # the last prediction is exactly that of `generate`
         top = np.argsort(-prediction.logprobs, kind="stable")[: lens.ids.shape[-1]]
         lens.ids[-1, -1], lens.probabilities[-1, -1] = top, np.exp(prediction.logprobs[top])
     copies = None
-    if isinstance(predictor, NgramRuntime) and predictor.parameters == runtime.parameters:  # not of an ensemble
+    if isinstance(predictor, NgramRuntime) and predictor.parameters == runtime.parameters:  # not an ensemble
         network = log_softmax(logits[: len(prediction.logprobs)])
         copies = find_copies(context, predictor.cache.orders, network, prediction.logprobs)
     return Explanation(
@@ -178,29 +178,30 @@ def explain(
 def find_copies(
     context: Sequence[int], orders: int, network: NDArray[np.floating], mixed: NDArray[np.floating]
 ) -> tuple[Copy, ...]:
-    """Find the tokens that an n-gram cache of `orders` makes more likely after `context`, the largest increase first.
+    """Find the tokens that an n-gram cache of `orders` makes more likely after `context`, largest increase first.
 
-    `network` and `mixed` [V] are log probabilities of the next token, without and with the cache.
+    `network` and `mixed` [V] are the log probabilities of the next token without and with the cache.
     """
-    found: dict[int, tuple[int, list[int]]] = {}  # token -> (tokens of the context, positions)
+    matches: dict[int, tuple[int, list[int]]] = {}  # token -> (length of the context, positions)
     for matched in range(1, min(orders, len(context) - 1) + 1):
         end = tuple(context[-matched:])
         for position in range(matched, len(context)):
             if tuple(context[position - matched : position]) == end:
                 token = context[position]
-                if found.get(token, (0, []))[0] < matched:
-                    found[token] = matched, []
-                found[token][1].append(position)
+                if matches.get(token, (0, []))[0] < matched:
+                    matches[token] = matched, []
+                matches[token][1].append(position)
     copies = [
         Copy(token, math.exp(network[token]), math.exp(mixed[token]), matched, tuple(positions))
-        for token, (matched, positions) in found.items()
+        for token, (matched, positions) in matches.items()
     ]
     ranked = sorted(copies, key=lambda copy: copy.network_probability - copy.probability)
     return tuple(copy for copy in ranked[:MAX_COPIES] if copy.probability - copy.network_probability >= MIN_ADDED)
 
 
 def mean_attention(weights: Array, layer: int | None = None, head: int | None = None) -> Array:
-    """Average attention weights [L, H, ...] over all layers and heads, the heads of a layer, or one head, from 1."""
+    """Average attention weights [L, H, ...] over all layers and heads, or over one layer; or select one head. Layers
+    and heads are numbered from 1."""
     layers = slice(None) if layer is None else slice(layer - 1, layer)
     heads = slice(None) if head is None else slice(head - 1, head)
     mean: Array = weights[layers, heads].mean((0, 1))
@@ -208,23 +209,23 @@ def mean_attention(weights: Array, layer: int | None = None, head: int | None = 
 
 
 def record_activations(runtime: NumpyRuntime, context: Sequence[int], kept: int) -> "tuple[Array, ActivationRecorder]":
-    """Process a context; return the logits [V] after it, and the activations of its last `kept` tokens."""
+    """Process a context; return the logits [V] after it and the activations of its last `kept` tokens."""
     recorder = ActivationRecorder(runtime, len(context), kept)
     runtime.rewind()
     return runtime.prefill(context, recorder), recorder
 
 
 class ActivationRecorder:
-    """Keeps the activations of the last N tokens of a context of T tokens, which is processed in chunks."""
+    """Records the activations of the last N tokens of a context of T tokens, which is processed in chunks."""
 
     def __init__(self, runtime: NumpyRuntime, tokens: int, kept: int) -> None:
         config = runtime.config
         L, H = config.num_hidden_layers, config.num_attention_heads
-        self.first = tokens - kept  # position of the first token that is kept
-        self.residuals = np.zeros((L + 1, kept, config.hidden_size), np.float32)  # after 0, 1, ... L layers
+        self.first = tokens - kept  # position of the first recorded token
+        self.residuals = np.zeros((L + 1, kept, config.hidden_size), np.float32)  # after layers 0 (the embedding) to L
         self.weights = np.zeros((L, H, kept, kept), np.float32)
-        self._depth = 0  # layers that the current chunk has passed
-        self._processed = 0  # tokens of the previous chunks
+        self._depth = 0  # layers completed for the current chunk
+        self._processed = 0  # tokens in previous chunks
 
     def residual(self, x: Array) -> None:
         """Receive the residual stream [t, C] of a chunk, before the first layer and after each."""
@@ -236,14 +237,15 @@ class ActivationRecorder:
 
     def attention(self, weights: Array) -> None:
         """Receive the attention weights [H, t, S] of a chunk in the next layer."""
-        start, end = self._processed - self.first, weights.shape[-1] - self.first  # columns among those kept
+        start, end = self._processed - self.first, weights.shape[-1] - self.first  # relative to the recorded tokens
         if end > 0:
             rows = weights[:, max(0, -start) :, self.first :]
             self.weights[self._depth - 1, :, max(0, start) : end, :end] = rows
 
 
 def _logit_lens(runtime: NumpyRuntime, residuals: Array, allowed: NDArray[np.bool_], candidates: int) -> Candidates:
-    """Find the next tokens by the residual stream [L + 1, n, C] after each layer; at the end only those `allowed`."""
+    """Return the most likely next tokens from the residual stream [L + 1, n, C] after each layer; at the last position
+    only those `allowed`."""
     depths, n, _ = residuals.shape
     V = len(allowed)
     K = min(candidates, V)
@@ -263,9 +265,9 @@ def _logit_lens(runtime: NumpyRuntime, residuals: Array, allowed: NDArray[np.boo
 def _ablation_effects(
     runtime: NumpyRuntime, context: Sequence[int], logits: Array, prediction: NextToken, check: Callable[[], None]
 ) -> NDArray[np.float64]:
-    """Return how many bits the predicted token loses without each token of the context [T]; NaN where skipped.
+    """Return the bits that the predicted token loses without each token of the context [T]; NaN where skipped.
 
-    `logits` [V] are those after the context. From the last token to the first, so that the cached prefix stays valid.
+    `logits` [V] follow the whole context. Tokens are removed from last to first, so that the cached prefix stays valid.
     """
     T = len(context)
     effects = np.full(T, np.nan)
@@ -283,14 +285,14 @@ def _ablation_effects(
 
 
 def _masked_logprob(logits: Array, prediction: NextToken) -> float:
-    """Return the natural log probability of the predicted token among those allowed."""
+    """Return the natural log probability of the predicted token among the allowed ones."""
     allowed = prediction.allowed
     return float(log_softmax(np.where(allowed, logits[: len(allowed)], np.float32(-np.inf)))[prediction.token])
 
 
 @dataclass(frozen=True)
 class ExplainedModel:
-    """The model whose activations are shown."""
+    """The model whose activations are explained."""
 
     checkpoint: Checkpoint
     predictor: Runtime | None = None  # an ensemble, or a model with its n-gram cache; None: the model alone
@@ -307,9 +309,9 @@ def choose_explained_model(
     runtime: Runtime | None = None,
     cache: bool = True,
 ) -> ExplainedModel:
-    """Choose the model to explain a prompt with: of an ensemble, the one with the largest weight after the prompt.
+    """Choose the model to explain: in an ensemble, the one with the largest weight after the prompt.
 
-    `runtime` is the source's if it is open already; else `cache` says whether an ensemble uses its n-gram cache.
+    `runtime` is the source's, if it is already open; otherwise `cache` turns an ensemble's n-gram cache on.
     """
     if not isinstance(source, Ensemble):
         return ExplainedModel(source, runtime if isinstance(runtime, NgramRuntime) else None)

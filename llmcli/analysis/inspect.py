@@ -1,4 +1,4 @@
-"""The parameters of a model file as a tree and by dtype, its JSON documents, and statistics of its tensors."""
+"""A model file's parameters as a tree and by dtype, its JSON documents, and tensor statistics."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HISTOGRAM_BINS = 15
-MAX_DEPTH = 20  # levels of the tree; the rest of a name stays in one piece
+MAX_DEPTH = 20  # levels of the tree; the rest of a name is not split further
 
 
-OnNote = Callable[[str], None]  # receives what a user should know
+OnNote = Callable[[str], None]  # receives notes for the user
 
 
 @dataclass
@@ -26,15 +26,15 @@ class ParameterGroup:
 
     name: str
     parameters: int = 0
-    copies: int = 0  # tensors of a leaf; numbered blocks (layers, experts) of another node, 0 if it has none
-    shapes: Counter[tuple[int, ...]] = field(default_factory=Counter)  # of a leaf's tensors
+    copies: int = 0  # number of tensors in a leaf; number of merged blocks (layers, experts) in another node, or 0
+    shapes: Counter[tuple[int, ...]] = field(default_factory=Counter)  # of the tensors in a leaf
     children: dict[str, "ParameterGroup"] = field(default_factory=dict)
-    tensors: list[TensorInfo] = field(default_factory=list)  # of a leaf
+    tensors: list[TensorInfo] = field(default_factory=list)  # in a leaf
 
 
 @dataclass(frozen=True)
 class TensorStatistics:
-    """Statistics of the values of one or more tensors; NaN, and an empty histogram, if no value is finite."""
+    """Statistics of the values in one or more tensors; NaN and an empty histogram if no value is finite."""
 
     mean: float
     deviation: float  # standard deviation
@@ -46,7 +46,7 @@ class TensorStatistics:
 
 
 def json_object(header: Header, key: str, on_note: OnNote = lambda note: None) -> dict[str, Any]:
-    """Parse a JSON document of the metadata; {} if it is missing or not an object. Notes if it is not JSON."""
+    """Parse a JSON document in the metadata; {} if it is missing or not an object. Notes invalid JSON."""
     try:
         value = parse_json(header.metadata.get(key, "{}"))
     except ValueError:
@@ -92,7 +92,7 @@ def walk(group: ParameterGroup, depth: int = 0, path: str = "") -> Iterator[tupl
 
 
 def _simplify(node: ParameterGroup, block_numbers: dict[int, set[str]]) -> None:
-    """Put merged blocks into a node that has no other children: layers.# becomes "layers" with 80 copies. Then join
+    """Merge numbered blocks into a parent without other children: layers.# becomes "layers" with 80 copies. Then join
     each node with its only child: "q_proj" and its "weight" become "q_proj.weight"."""
     blocks = node.children.get("#")
     if blocks is not None and blocks.children:
@@ -108,7 +108,7 @@ def _simplify(node: ParameterGroup, block_numbers: dict[int, set[str]]) -> None:
 
 
 def parameters_by_dtype(header: Header) -> dict[str, int]:
-    """Count the parameters of each dtype, the most frequent dtype first."""
+    """Count the parameters of each dtype, most frequent first."""
     counts: Counter[str] = Counter()
     for tensor in header.tensors.values():
         counts[tensor.dtype] += tensor.size
@@ -116,7 +116,7 @@ def parameters_by_dtype(header: Header) -> dict[str, int]:
 
 
 def find_tensor(header: Header, name: str) -> TensorInfo:
-    """Find a tensor by its name. Raises LLMError, which suggests a similar name, if there is none."""
+    """Find a tensor by name. Raises LLMError with a similar name if there is none."""
     if name in header.tensors:
         return header.tensors[name]
     import difflib
@@ -127,7 +127,7 @@ def find_tensor(header: Header, name: str) -> TensorInfo:
 
 
 def tensor_statistics(header: Header, *tensors: TensorInfo) -> TensorStatistics:
-    """Compute statistics of all values of some tensors, in three passes. Raises LLMError for an unreadable dtype."""
+    """Compute statistics of the values in all tensors, in three passes. Raises LLMError for an unreadable dtype."""
     import numpy as np
 
     count, zeros, not_finite, low, high = 0, 0, 0, np.inf, -np.inf
@@ -138,7 +138,7 @@ def tensor_statistics(header: Header, *tensors: TensorInfo) -> TensorStatistics:
             low, high = min(low, float(values.min())), max(high, float(values.max()))
     if count == 0:
         return TensorStatistics(np.nan, np.nan, np.nan, np.nan, 0, not_finite, [])
-    scale = max(abs(low), abs(high)) or 1.0  # values are divided by it, so that no sum overflows
+    scale = max(abs(low), abs(high)) or 1.0  # values are divided by it to avoid overflow
     mean = sum(float((values / scale).sum()) for values, _ in _finite_values(header, tensors)) / count
     squares, histogram = 0.0, np.zeros(HISTOGRAM_BINS, np.int64)
     span = high / scale - low / scale
@@ -152,7 +152,7 @@ def tensor_statistics(header: Header, *tensors: TensorInfo) -> TensorStatistics:
 
 
 def _finite_values(header: Header, tensors: tuple[TensorInfo, ...]) -> "Iterator[tuple[NDArray[np.float64], int]]":
-    """Yield (the finite values, the number of others) for each chunk of the tensors."""
+    """Yield (finite values, number of other values) for each chunk of the tensors."""
     import numpy as np
 
     from llmcli.formats.safetensors.file import read_values

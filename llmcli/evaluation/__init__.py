@@ -1,1 +1,1 @@
-"""Measuring how well a model predicts text and how much it has memorized."""
+"""Evaluation of models: prediction of text and of answers, memorization, compressors as baselines."""

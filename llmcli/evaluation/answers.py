@@ -1,7 +1,7 @@
 """Bits per byte of the answers in conversations.
 
-Each conversation is scored by itself, as a chat reads it. Its questions are context and are not counted; the tokens
-that end an answer are, although they have no text.
+Each conversation is scored separately, as in a chat. Questions are context and are not counted; the tokens that end an
+answer are counted, although they have no text.
 """
 
 import math
@@ -28,7 +28,8 @@ from llmcli.models.runtime import Ints, Scorer
 
 
 def spread(conversations: ConversationTokens, max_tokens: float = math.inf) -> list[int]:
-    """The indices of conversations of about `max_tokens` tokens, at least one; any prefix is spread evenly over all."""
+    """Choose conversations with about `max_tokens` tokens in total, at least one. Returns indices of which any prefix
+    is spread evenly over all conversations."""
     order = spread_indices(len(conversations))
     ends = np.cumsum(conversations.lengths[order])
     return [int(i) for i in order[: max(1, int(np.searchsorted(ends, max_tokens, side="right")))]]
@@ -37,7 +38,7 @@ def spread(conversations: ConversationTokens, max_tokens: float = math.inf) -> l
 def evaluate_answers(
     tokens: ConversationTokens, indices: Sequence[int], byte_lengths: Ints, score: ScoreWindows, batch_tokens: int
 ) -> Iterator[tuple[Sequence[int], Score]]:
-    """Like `evaluate_windows`, for the answers of some conversations."""
+    """Like `evaluate_windows`, for the answers in some conversations."""
     for batch in _batches(tokens.lengths, indices, batch_tokens):
         spans = [tokens.span(index) for index in batch]
         ids = padded([tokens.ids[span] for span in spans], np.int64)
@@ -51,19 +52,19 @@ def evaluate_answers(
 
 @dataclass(frozen=True)
 class AnswerScore:
-    """The score of a model on the answers of some conversations."""
+    """A model's score on the answers in some conversations."""
 
     score: Score
     conversations: int  # measured
-    truncated: int  # conversations that were cut to the context
+    truncated: int  # conversations cut to the context
     left_out: int  # conversations without an answer within the context
 
 
 def measure_answers(
     conversations: Sequence[Conversation], model: Scorer, template: ChatTemplate, context: int, on_progress: OnProgress
 ) -> AnswerScore:
-    """Score the answers of conversations, each in its own context of at most `context` tokens. Raises LLMError when
-    there is no answer to measure, or for NaN or infinite logits."""
+    """Score the answers in conversations, each in a context of its own of at most `context` tokens. Raises LLMError if
+    there is no answer to measure, and for NaN or infinite logits."""
     encoded = (template.encode_conversation(one.messages) for one in conversations)
     whole = ConversationTokens.of(one for one in encoded if any(one.loss_mask[1:]))
     tokens, kept, truncated = whole.truncated(context + 1)
@@ -77,7 +78,8 @@ def measure_answers(
 
 
 def _batches(lengths: Ints, indices: Sequence[int], batch_tokens: int) -> Iterator[Sequence[int]]:
-    """Consecutive indices whose conversations, padded to the longest of them, have at most `batch_tokens` tokens."""
+    """Yield consecutive indices of conversations that, padded to the longest one, have at most `batch_tokens`
+    tokens."""
     batch: list[int] = []
     width = 0
     for index in indices:

@@ -1,6 +1,6 @@
-"""File compressors as baselines for language models: bits per byte of a text, given text before it (its past).
+"""File compressors as baselines for language models: bits per byte of a text, given preceding text (its past).
 
-A past, such as the training text of a model, is compressed first; only the bytes that the text adds to it count. xz
+The past, usually a model's training text, is compressed first; only the bytes that the text adds to it count. xz
 (LZ77, as `xz -9e`) copies what it has seen before. PPM (variant H of PPMd, order 6; D. Shkarin, "PPM: one step to
 practicality", 2002; as in 7-Zip) predicts each byte from the six bytes before it: a small language model made of
 counts.
@@ -14,11 +14,11 @@ from llmcli import units
 
 ADAPTIVE_PPM, STATIC_PPM = "PPM, adaptive", "PPM, static"
 PPM_ORDER = 6  # bytes of context
-PIECE_BYTES = 1024  # so short that PPM adapts little within a piece
+PIECE_BYTES = 1024  # short enough that PPM adapts little within a piece
 MAX_PIECES, MIN_PIECES = 24, 8
-PPM_MEMORY = 1 << 28  # bytes at most; the model is reset when they are full
-# bytes per second, measured on one slow core, and shares of the time. They are constants, so that the same call gives
-# the same result on every machine.
+PPM_MEMORY = 1 << 28  # maximum bytes; the model is reset when they are full
+# bytes per second on one slow core, and shares of the time: constants, so that a call gives the same result on every
+# machine
 XZ_SPEED, PPM_SPEED = 1.5e6, 4e6
 XZ_SHARE, ADAPTING_SHARE, STATIC_SHARE = 0.3, 0.2, 0.5
 DEFAULT_SECONDS = 10.0
@@ -30,29 +30,30 @@ class Baseline:
 
     name: str
     bits_per_byte: float
-    bytes: int  # of the text
-    past_bytes: int  # that it read before: the end of the past
-    pieces: int | None = None  # of the text that were compressed independently; None if the text was not divided
+    bytes: int  # size of the text
+    past_bytes: int  # end of the past that was compressed first
+    pieces: int | None = None  # of the text, compressed independently; None if the text was not divided
 
     @property
     def is_adaptive(self) -> bool:
-        """Whether its statistics adapt to the text, so that it compares with the adapting figure of a model."""
+        """Whether its statistics adapt to the text; it is then compared with a model's adapting figure."""
         return self.name == ADAPTIVE_PPM
 
     @property
     def is_estimate(self) -> bool:
-        """Whether it was measured on a sample of the pieces."""
+        """Whether only a sample of the pieces was measured."""
         return self.pieces is not None and self.pieces * PIECE_BYTES < self.bytes
 
     @property
     def shown(self) -> str:
-        """Bits per byte, of an estimate to two decimals."""
+        """Bits per byte; an estimate has two decimals."""
         return f"about {self.bits_per_byte:.2f}" if self.is_estimate else units.bits_per_byte(self.bits_per_byte)
 
 
 def baselines(text: bytes, past: bytes = b"", *, seconds: float = DEFAULT_SECONDS) -> list[Baseline]:
-    """Compress a text with xz and with PPM, which adapts to the text; given a past, also with static PPM, which like a
-    trained model does not. Of the past only the end that takes about `seconds` is read. [] for an empty text."""
+    """Compress a text with xz and with PPM, which adapts to the text; given a past, also with static PPM, which does
+    not adapt, like a trained model. Only as much of the end of the past is read as takes about `seconds`. [] for an
+    empty text."""
     if not text:
         return []
     xz_past, ppm_past, _ = (past[-limit:] for limit in _past_limits(seconds))
@@ -64,7 +65,7 @@ def baselines(text: bytes, past: bytes = b"", *, seconds: float = DEFAULT_SECOND
 
 
 def affordable(text_bytes: int, past_bytes: int, seconds: float) -> bool:
-    """Whether `baselines` can read at least 90 % of such a past in this time: a fair comparison needs nearly all."""
+    """Return whether `baselines` can read at least 90% of the past in this time: a fair comparison needs nearly all."""
     return text_bytes / 1e6 <= seconds / 2 and 0.9 * past_bytes <= min(_past_limits(seconds))
 
 
@@ -73,24 +74,27 @@ def max_past_bytes(seconds: float = DEFAULT_SECONDS) -> int:
 
 
 def _past_limits(seconds: float) -> tuple[int, int, int]:
-    """Bytes of the past for xz and adapting PPM, which read it twice, and static PPM, which reads it for each piece."""
+    """Return the bytes of the past to use for xz and adapting PPM, which read it twice, and for static PPM, which reads
+    it once per piece."""
     speeds = XZ_SHARE * XZ_SPEED / 2, ADAPTING_SHARE * PPM_SPEED / 2, STATIC_SHARE * PPM_SPEED / MIN_PIECES
     xz, adapting, static = (max(1, int(speed * seconds)) for speed in speeds)
     return xz, adapting, static
 
 
 def _added_bits_per_byte(size: Callable[[bytes], int], text: bytes, past: bytes) -> float:
-    """Compressed size that a text adds to its past, in bits per byte; fixed headers cancel out."""
+    """Return the compressed size that a text adds to its past, in bits per byte; fixed headers cancel out."""
     return (size(past + text) - size(past)) * 8 / len(text)
 
 
 def static_ppm(text: bytes, past: bytes, *, seconds: float = STATIC_SHARE * DEFAULT_SECONDS) -> Baseline:
-    """PPM that knows only the past: the mean over pieces of the text, each compressed right after the past. As the
-    state of PPM cannot be copied, the past is read again for each piece of an evenly spaced sample. The sample measures
-    the difference to the adapting run, which is added to the adapting result on the whole text (a control variate)."""
+    """Measure PPM that knows only the past: the mean over pieces of the text, each compressed right after the past.
+
+    PPM's state cannot be copied, so the past is read again for each piece of an evenly spaced sample. The sample
+    estimates the difference from the adapting run, which is added to the adapting result on the whole text (a control
+    variate)."""
     import pyppmd
 
-    budget = max(1, int(seconds * PPM_SPEED))  # bytes to read in all
+    budget = max(1, int(seconds * PPM_SPEED))  # total bytes to read
     past = past[-max(1, budget // MIN_PIECES) :]
     pieces = [text[start : start + PIECE_BYTES] for start in range(0, len(text), PIECE_BYTES)]
     count = min(len(pieces), MAX_PIECES, max(MIN_PIECES, budget // len(past)))
@@ -105,14 +109,14 @@ def static_ppm(text: bytes, past: bytes, *, seconds: float = STATIC_SHARE * DEFA
 
 
 def xz_size(data: bytes) -> int:
-    """Bytes of `xz -9e` without its container: raw LZMA2 with a window of at most 64 MiB."""
+    """Return the size of `xz -9e` output without its container: raw LZMA2 with a window of at most 64 MiB."""
     window = min(max(len(data), 4096), 1 << 26)  # no larger than the data, to save memory
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": window}]
     return len(lzma.compress(data, lzma.FORMAT_RAW, filters=filters))
 
 
 def ppm_size(data: bytes) -> int:
-    """Bytes of PPMd variant H, including the five that end the stream."""
+    """Return the size of PPMd variant H output, including the five bytes that end the stream."""
     import pyppmd
 
     encoder = pyppmd.Ppmd7Encoder(PPM_ORDER, memory(len(data)))
@@ -120,5 +124,6 @@ def ppm_size(data: bytes) -> int:
 
 
 def memory(size: int) -> int:
-    """Bytes of memory for the counts of `size` bytes of text: twice the 16 per byte that were enough when measured."""
+    """Return the bytes of memory for the counts of `size` bytes of text: twice the 16 per byte that sufficed when
+    measured."""
     return min(PPM_MEMORY, max(1 << 20, 32 * size))

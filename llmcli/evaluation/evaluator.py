@@ -1,8 +1,8 @@
-"""Bits per byte of a text under a model: a measure that compares models with different tokenizers.
+"""A model's bits per byte on a text: a measure that is comparable between models with different tokenizers.
 
 Windows as long as the model's context slide over the text with a stride of half a context. Each token is counted in one
-window, where at least half a context precedes it (at the beginning of the text: all tokens before it). Losses are
-computed by any runtime or by torch. The n-gram cache of a model (models/ngram_cache.py) sees all of the text so far.
+window, in which at least half a context precedes it (or the whole beginning of the text). Losses are computed by any
+runtime or by torch. A model's n-gram cache (models/ngram_cache.py) sees all of the preceding text.
 """
 
 import math
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
     from llmcli.data.tokenizers.tokenizer import Tokenizer
 
 # windows ids [B, T + 1] -> for each of ids[:, 1:]: (loss in nats, whether it was the most likely token), both [B, T];
-# of an ensemble also the weights of its models [B, T, n]
+# an ensemble also returns the weights of its models [B, T, n]
 ScoreWindows = Callable[[Ints], Scores | WeightedScores]
 Window = tuple[int, int, int]  # start, first position counted, end
-OnProgress = Callable[[float], None]  # receives the share done
+OnProgress = Callable[[float], None]  # receives the completed share
 OnTokens = Callable[[NDArray[np.integer], NDArray[np.floating]], None]  # receives tokens and their losses in nats
-BATCH_TOKENS = 4096  # scored together
+BATCH_TOKENS = 4096  # per batch
 KL_TOKENS = 256  # sampled to estimate a divergence
 
 
 @dataclass(frozen=True)
 class Score:
-    """The score of a model on a text."""
+    """A model's score on a text."""
 
     nats: float  # total cross-entropy of the tokens
     tokens: int
-    bytes: int  # of text in these tokens
-    correct: int = 0  # tokens that were the network's most likely one
-    network_nats: float | None = None  # of the network alone; None if it has no n-gram cache
+    bytes: int  # size of the text of these tokens
+    correct: int = 0  # tokens that the network ranked first
+    network_nats: float | None = None  # without the n-gram cache; None if there is no cache
 
     def __add__(self, other: "Score") -> "Score":
         return Score(
@@ -67,7 +67,7 @@ class Score:
 
     @property
     def adapting_bits_per_byte(self) -> float | None:
-        """With the n-gram cache, which adapts to the text; None if the model has none."""
+        """Bits per byte with the n-gram cache, which adapts to the text; None without a cache."""
         return None if self.network_nats is None else self.bits_per_byte
 
     @property
@@ -76,12 +76,12 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """Per token."""
+        """Perplexity per token."""
         return math.exp(min(self.nats / self.tokens, 700.0)) if self.tokens else math.nan
 
     @property
     def accuracy(self) -> float:
-        """The share of tokens that were the network's most likely one (top-1 accuracy)."""
+        """Share of tokens that the network ranked first (top-1 accuracy)."""
         return self.correct / self.tokens if self.tokens else math.nan
 
 
@@ -90,7 +90,7 @@ def _bits_per_byte(nats: float, size: int) -> float:
 
 
 def total_score(batches: Iterable[tuple[Sequence[Any], Score]], count: int, on_progress: OnProgress) -> Score:
-    """The sum of the scores of batches, of `count` units in all."""
+    """Add up the scores of batches with `count` units in total."""
     total, done = Score(0.0, 0, 0), 0
     for batch, score in batches:
         total, done = total + score, done + len(batch)
@@ -99,7 +99,7 @@ def total_score(batches: Iterable[tuple[Sequence[Any], Score]], count: int, on_p
 
 
 def padded(rows: Sequence[NDArray[Any]], dtype: type) -> NDArray[Any]:
-    """Rows of different lengths as one array, with zeros on the right, which are not counted."""
+    """Return rows of different lengths as one array, padded with zeros on the right."""
     block: NDArray[Any] = np.zeros((len(rows), max(map(len, rows))), dtype)
     for row, values in zip(block, rows, strict=True):
         row[: len(values)] = values
@@ -116,11 +116,11 @@ def evaluate_windows(
     cached: NgramText | None = None,
     on_tokens: OnTokens = lambda ids, nats: None,
 ) -> Iterator[tuple[Sequence[Window], Score]]:
-    """Score windows in batches of at most `batch_tokens` tokens, or of one window; a caller can stop in between.
+    """Score windows in batches of at most `batch_tokens` tokens, or of one window; a caller can stop after any batch.
 
     Each token of a text `ids` is scored given those before it; ids[0] precedes the text (end of text).
-    `byte_lengths[i]` is the length of token i in bytes. `cached` are the same ids with an n-gram cache, which the
-    losses of the network are mixed with. `on_tokens` is called in the order of the windows."""
+    `byte_lengths[i]` is the length of token i in bytes. `cached` holds the same ids with an n-gram cache, whose
+    predictions are mixed with the network's. `on_tokens` is called in the order of the windows."""
     longest = max((end - start for start, _, end in windows), default=1) - 1
     rows = max(1, batch_tokens // max(1, longest))
     for first in range(0, len(windows), rows):
@@ -144,7 +144,7 @@ def spread_order(windows: Sequence[Window]) -> list[Window]:
 
 
 def spread_indices(count: int) -> NDArray[np.intp]:
-    """0 to `count` - 1, ordered so that any prefix is spread evenly: steps of the golden ratio.
+    """Order 0 to `count` - 1 so that any prefix is spread evenly, in steps of the golden ratio.
 
     >>> spread_indices(5).tolist()
     [0, 3, 1, 4, 2]
@@ -155,9 +155,9 @@ def spread_indices(count: int) -> NDArray[np.intp]:
 
 
 def evaluation_context(model_context: int, requested: int | None = None, trained: int = 0) -> int:
-    """The context length for evaluation: as requested, else at most EVALUATION_CONTEXT, because the time for attention
-    grows quadratically, or the context that the model was trained with if that is longer. Raises LLMError when more is
-    requested than the model's context.
+    """Return the context length for an evaluation: the requested one, or else at most EVALUATION_CONTEXT (the time for
+    attention grows quadratically) or the training context if that is longer. Raises LLMError for a request beyond the
+    model's context.
 
     >>> evaluation_context(1024), evaluation_context(131_072), evaluation_context(131_072, 4096)
     (1024, 2048, 4096)
@@ -175,18 +175,18 @@ def evaluation_context(model_context: int, requested: int | None = None, trained
 
 
 def trained_context(records: Iterable[Mapping[str, Any]]) -> int:
-    """The shortest context that the models with these training records were trained with; 0 if one does not say."""
+    """Return the shortest training context in these records; 0 if a record has none."""
     contexts = (record.get("train", {}).get("context") for record in records)
     return min((context if isinstance(context, int) else 0 for context in contexts), default=0)
 
 
 def stride(context: int) -> int:
-    """The tokens that a window advances; each counted token has at least this many before it."""
+    """Return the stride of the windows in tokens, which is also the least context of each counted token."""
     return max(1, context // 2)
 
 
 class Windows(Sequence[Window]):
-    """(start, first position counted, end) of each window of a text of `count` tokens, computed on access. Every
+    """The windows of a text of `count` tokens as (start, first position counted, end), computed on access. Every
     position from 1 on is counted exactly once.
 
     >>> list(Windows(8, 4))
@@ -221,8 +221,8 @@ def measure(
     *,
     context: int | None = None,
 ) -> Score:
-    """Score every token of a text, given in pieces. `context` is the number of tokens the model sees at once (default:
-    `evaluation_context`). Raises LLMError when the tokenizer changes the text, because bits per byte would then be
+    """Score every token of a text, given in pieces. `context` is the number of tokens that the model sees at once
+    (default: `evaluation_context`). Raises LLMError when the tokenizer changes the text, since bits per byte would be
     wrong, and for NaN or infinite logits."""
     text_bytes = 0
 
@@ -234,7 +234,7 @@ def measure(
 
     ids = tokenize(iter([counted()]), tokenizer)
     token_bytes = count_bytes(ids, tokenizer.byte_lengths)
-    added = 1 if tokenizer.adds_prefix_space and text_bytes else 0  # a space that the tokenizer puts before the text
+    added = 1 if tokenizer.adds_prefix_space and text_bytes else 0  # a space that the tokenizer prepends to the text
     if token_bytes != text_bytes + added:
         raise LLMError(
             f"the tokenizer changes {name}: {text_bytes:,} bytes of text become {token_bytes:,} bytes of "
@@ -253,7 +253,7 @@ def measure(
     return replace(score, bytes=text_bytes)
 
 
-# ---- passages that surprise a model, and two versions of a model
+# ---- surprising passages, and the divergence of two versions of a model
 
 
 @dataclass(frozen=True)
@@ -268,10 +268,10 @@ class Span:
 def most_surprising(
     bits: NDArray[np.floating], length: int = 16, max_passages: int = 5, breaks: Iterable[int] = ()
 ) -> list[Span]:
-    """The passages of `length` tokens with the highest total surprisal, the highest first; a shorter document is one.
+    """Find the passages of `length` tokens (or shorter documents) with the highest total surprisal, highest first.
 
-    `bits` [N] is the surprisal of each token. Passages neither overlap nor cross a break (the index of the first token
-    of another document).
+    `bits` [N] is the surprisal of each token. Passages neither overlap nor cross a break (the first token of another
+    document).
 
     >>> most_surprising(np.array([1, 5, 5, 0, 0, 4, 4]), length=2, max_passages=2)
     [Span(start=1, end=3, bits=10.0), Span(start=5, end=7, bits=8.0)]
@@ -291,7 +291,7 @@ def most_surprising(
 
 
 def kl_divergence(reference: Runtime, other: Scorer, tokenizer: "Tokenizer") -> float:
-    """An estimate of KL(reference || other) in bits per byte, from one text that `reference` samples."""
+    """Estimate KL(reference || other) in bits per byte, from one text sampled from `reference`."""
     from llmcli.generation.sampler import Sampler
 
     ids = [tokenizer.bos_id]

@@ -1,4 +1,4 @@
-"""The two figures of a model on a text, in bits per byte, under the same names everywhere.
+"""The two figures for a model on a text, in bits per byte, with the same names everywhere.
 
 network: the network alone, which knows the training text, like static compressors.
 adapting: the network with its n-gram cache, which also learns from the text so far, like adaptive compressors.
@@ -15,14 +15,14 @@ NETWORK, ADAPTING = "network", "adapting"
 
 @dataclass(frozen=True)
 class Figures:
-    """Bits per byte of a text under a model."""
+    """A model's bits per byte on a text."""
 
     network: float
     adapting: float | None = None  # None if the model has no n-gram cache
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any], when: str = "") -> "Figures | None":
-        """The figures of the held-out text in a training record, at the end of the run or "_before" it; None if they
+        """Read the figures on the held-out text from a training record, after the run or "_before" it; None if they
         were not measured."""
         as_it_runs = record.get(f"bits_per_byte{when}")
         network = record.get(f"bits_per_byte{when}_without_cache")
@@ -31,7 +31,7 @@ class Figures:
         return cls(as_it_runs) if network is None else cls(network, as_it_runs)
 
     def as_record(self, when: str = "") -> dict[str, float]:
-        """The entries of a training record that `of_record` reads."""
+        """Return the entries of a training record that `of_record` reads."""
         key = f"bits_per_byte{when}"
         if self.adapting is None:
             return {key: round(self.network, 6)}
@@ -60,7 +60,7 @@ def change(before: Figures, after: Figures) -> str:
 
 
 def as_json(figures: Figures | None, when: str = "") -> dict[str, float | None]:
-    """Both as entries of an object: network_bits_per_byte, adapting_bits_per_byte."""
+    """Return both figures as entries of an object: network_bits_per_byte, adapting_bits_per_byte."""
     bits = (figures.network, figures.adapting) if figures else (None, None)
     both = zip((NETWORK, ADAPTING), bits, strict=True)
     return {f"{name}_bits_per_byte{when}": None if one is None else round(one, 6) for name, one in both}

@@ -1,7 +1,7 @@
-"""Memorization: which 30-character strings of a text occur verbatim in the training text.
+"""Memorization: the 30-character strings of a text that occur verbatim in the training text.
 
-`measure_memorization` gives the share for text that a model generates without a prompt. People repeat themselves too,
-so the same share of held-out text is the baseline. `find_verbatim` marks the strings in given texts.
+`measure_memorization` measures their share in text that a model generates without a prompt. People repeat themselves
+too, so the same share of held-out text is the baseline. `find_verbatim` marks the strings in given texts.
 """
 
 import itertools
@@ -18,11 +18,11 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.generator import generate
 from llmcli.models.numpy_runtime import NumpyRuntime
 
-LENGTH = 30  # characters in a string: longer than almost any phrase that people write twice by chance
-SAMPLED_CHARACTERS = 2_000  # generated in all
-SAMPLES = 8  # texts that are generated
+LENGTH = 30  # characters per string: longer than almost any phrase that people write twice by chance
+SAMPLED_CHARACTERS = 2_000  # generated in total
+SAMPLES = 8  # generated texts
 MAX_WORK = 3e9  # parameters x tokens generated: about a second or two on one core
-MAX_SEARCHED_BYTES = 64_000_000  # of the training text, from its beginning: about two seconds
+MAX_SEARCHED_BYTES = 64_000_000  # from the beginning of the training text: about two seconds
 _STEPS = (2, 3, 5)  # their product is LENGTH
 _HASH_FACTOR = 0x9E3779B97F4A7C15  # odd, with well-mixed bits
 _TABLE_BITS = 20  # a million slots for a few thousand strings: few hash collisions
@@ -46,9 +46,9 @@ def measure_memorization(
     seed: int = 0,
     is_over: Callable[[], bool] = lambda: False,
 ) -> Memorization | None:
-    """Generate text without a prompt at temperature 1; search the training documents for its strings, and for the
-    strings of the `held_out` token ids [N]. Once `is_over` returns True, no more is generated or searched. None if
-    the generated texts are too short. Raises LLMError for damaged weights."""
+    """Generate text without a prompt at temperature 1, and search the training documents for its strings and for those
+    of the `held_out` token ids [N]. Stops when `is_over` returns True. Returns None if the generated texts are too
+    short. Raises LLMError for damaged weights."""
     generated_strings = list(strings(_generate_texts(checkpoint, tokenizer, seed, is_over)))
     held_out_strings = list(strings(_excerpts(tokenizer, held_out)))
     if not generated_strings:
@@ -81,7 +81,7 @@ class VerbatimSpans:
     searched_bytes: int
 
     def as_json(self, text: str, corpus: Sequence[str]) -> dict[str, object]:
-        """The passages as `--memory --json` prints them; `corpus` are the names of the files."""
+        """Return the passages as printed by `--memory --json`; `corpus` lists the names of the files."""
         return {
             "corpus": list(corpus),
             "searched_bytes": self.searched_bytes,
@@ -93,8 +93,8 @@ class VerbatimSpans:
 def find_verbatim(
     texts: Sequence[str], training_texts: Sequence[TrainingText], *, check: Callable[[], None] = lambda: None
 ) -> list[VerbatimSpans]:
-    """The spans of each text that occur in the training texts, which are read only once; overlapping strings form one
-    span. `check`, called before each piece of the training texts, may raise an exception to end the search."""
+    """Find the spans of each text that occur in the training texts, which are read only once; overlapping strings form
+    one span. `check` is called before each piece of the training texts and may raise an exception to end the search."""
 
     def checked(pieces: Iterable[str]) -> Iterator[str]:
         for piece in pieces:
@@ -115,20 +115,20 @@ def find_verbatim(
 
 
 def strings(texts: Iterable[str]) -> Iterator[str]:
-    """Every string of LENGTH characters in each text; none in a shorter one."""
+    """Yield every string of LENGTH characters in each text."""
     for text in texts:
         for start in range(len(text) - LENGTH + 1):
             yield text[start : start + LENGTH]
 
 
 def share(candidates: Sequence[str], occurring: set[str]) -> float:
-    """The share of the strings, repeats counted, that occur: 0 to 1."""
+    """Return the share (0 to 1) of the strings, including repeats, that occur."""
     return sum(string in occurring for string in candidates) / len(candidates)
 
 
 def occurring_strings(candidates: set[str], documents: Iterable[Iterable[str]]) -> set[str]:
-    """The candidates, strings of LENGTH characters, that occur in a document. One pass, about 0.05 s per MB: numpy
-    hashes all strings of the documents, and the few whose slot a candidate shares are compared exactly."""
+    """Return the candidates (strings of LENGTH characters) that occur in a document. One pass, about 0.05 s per MB:
+    numpy hashes all strings in the documents, and the few that share a slot with a candidate are compared exactly."""
     missing = set(candidates)
     slots = _filter(missing)
     for pieces in documents:
@@ -144,12 +144,12 @@ def occurring_strings(candidates: set[str], documents: Iterable[Iterable[str]]) 
             matches = missing.intersection([text[at : at + LENGTH] for at in places])
             if matches:
                 missing -= matches
-                slots = _filter(missing)  # a string that the text keeps repeating is compared once
+                slots = _filter(missing)  # a repeated string is compared once
     return candidates - missing
 
 
 def _filter(candidates: set[str]) -> NDArray[np.bool_]:
-    """Which slots hold a candidate, [2 ** _TABLE_BITS]."""
+    """Mark the slots that hold a candidate, [2 ** _TABLE_BITS]."""
     slots = np.zeros(1 << _TABLE_BITS, bool)
     if candidates:
         slots[_slots("".join(candidates))[::LENGTH]] = True
@@ -157,8 +157,8 @@ def _filter(candidates: set[str]) -> NDArray[np.bool_]:
 
 
 def _slots(text: str) -> NDArray[np.uint64]:
-    """The table slot of the string that starts at each character: the top bits of a polynomial rolling hash. Hashes of
-    2 characters are combined to hashes of 6, and those to hashes of 30: seven products instead of thirty."""
+    """Return the table slot of the string that starts at each character: the top bits of a polynomial rolling hash.
+    Hashes of 2 characters are combined into hashes of 6, then 30: seven products instead of thirty."""
     hashes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.uint64)
     width = 1
     for times in _STEPS:
@@ -173,7 +173,8 @@ def _slots(text: str) -> NDArray[np.uint64]:
 def _generate_texts(
     checkpoint: Checkpoint, tokenizer: Tokenizer, seed: int, is_over: Callable[[], bool]
 ) -> Iterator[str]:
-    """Up to SAMPLES texts with SAMPLED_CHARACTERS in all; less from a large model, to limit the time."""
+    """Generate up to SAMPLES texts with SAMPLED_CHARACTERS in total, and fewer with a large model, to limit the
+    time."""
     runtime = NumpyRuntime(checkpoint)
     tokens = int(min(SAMPLED_CHARACTERS, max(200, MAX_WORK / checkpoint.config.parameters))) // SAMPLES
     for index in range(SAMPLES):
@@ -190,7 +191,7 @@ def _generate_texts(
 
 
 def _excerpts(tokenizer: Tokenizer, ids: NDArray[np.unsignedinteger]) -> Iterator[str]:
-    """Up to SAMPLES excerpts of the text of ids [N], spread evenly, as long as the generated texts."""
+    """Return up to SAMPLES evenly spaced excerpts of the text of ids [N], each as long as the generated texts."""
     length = SAMPLED_CHARACTERS // SAMPLES
     for start in np.linspace(0, max(0, len(ids) - length), SAMPLES if len(ids) > SAMPLES * length else 1).astype(int):
         tokens = ids[start : start + length].tolist()

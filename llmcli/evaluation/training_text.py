@@ -1,4 +1,4 @@
-"""The text that a model was trained on, according to its record: names, sizes and sha256 hashes of the files.
+"""A model's training text according to its record: names, sizes and sha256 hashes of the files.
 
 A record includes earlier stages of training, such as the base model's (formats/training_stages.py).
 """
@@ -23,13 +23,13 @@ from llmcli.data.text.temporary_files import TemporaryFileError, TextCopy
 from llmcli.errors import LLMError
 from llmcli.formats.training_stages import CACHE, Record, all_stages, describe, stages
 
-_JOINED = 1_000  # conversations whose messages are searched at once
-_SEPARATOR = "\ud800"  # between messages: half a character, which is in no text
+_JOINED = 1_000  # conversations searched at a time
+_SEPARATOR = "\ud800"  # between messages: half of a surrogate pair, which occurs in no text
 _Read = TypeVar("_Read", Document, ConversationFile)
 
 
 def _files(record: Record, *, conversations: bool | None = None) -> list[dict[str, Any]]:
-    """The files in a record: all, or with or without conversations; [] if its structure is unexpected."""
+    """Return the files in a record: all, or those with or without conversations; [] if its structure is unexpected."""
     listed = record.get("corpus")
     files = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
     return [one for one in files if conversations is None or ("shape" in one) == conversations]
@@ -43,8 +43,8 @@ def recorded_names(record: Record) -> list[str]:
 
 
 def trained_lengths(records: Iterable[Record]) -> dict[str, int]:
-    """The bytes of each text, from its beginning, that any of the models was trained on in any stage, by the sha256 of
-    the text; 0 for a text that was held out. Stages with an invalid record are left out."""
+    """Return the number of bytes at the beginning of each text that any model was trained on in any stage, by the
+    text's sha256; 0 for a held-out text. Stages with an invalid record are left out."""
     longest: dict[str, int] = {}
     for stage in all_stages(records):
         texts = _files(stage, conversations=False)
@@ -55,7 +55,7 @@ def trained_lengths(records: Iterable[Record]) -> dict[str, int]:
 
 
 def _trained_bytes(stage: Record, texts: list[dict[str, Any]]) -> list[int]:
-    """The trained bytes of each text; [] if the record is not valid."""
+    """Return the number of trained bytes of each text; [] if the record is invalid."""
     sizes = [size if isinstance(size := text.get("bytes"), int) else 0 for text in texts]
     if any("held_out" in text for text in texts):
         untrained = (int(text.get("held_out", 0)) + int(text.get("left_out", 0)) for text in texts)
@@ -68,7 +68,7 @@ def _trained_bytes(stage: Record, texts: list[dict[str, Any]]) -> list[int]:
 
 
 def _divide(corpus: Corpus, records: Iterable[Record]) -> Iterator[tuple[Part, Part]]:
-    """Each text as (the part that any of the models was trained on, the rest)."""
+    """Yield each text as (part that any model was trained on, rest)."""
     known = trained_lengths(records)
     for part in corpus.contents:
         middle = min(max(part.start, known.get(part.document.sha256, 0)), part.end)
@@ -76,18 +76,18 @@ def _divide(corpus: Corpus, records: Iterable[Record]) -> Iterator[tuple[Part, P
 
 
 def trained_part(corpus: Corpus, records: Iterable[Record]) -> Corpus:
-    """The part of the corpus that the records say any of the models was trained on."""
+    """Return the part of the corpus that any model was trained on, according to the records."""
     return Corpus(tuple(part for part, _ in _divide(corpus, records) if part.text_bytes))
 
 
 def untrained_part(corpus: Corpus, records: Iterable[Record]) -> Corpus:
-    """The rest of the corpus, which none of the models was trained on. It may be empty."""
+    """Return the part of the corpus that no model was trained on; it may be empty."""
     return Corpus(tuple(part for _, part in _divide(corpus, records) if part.text_bytes))
 
 
 def trained_in(corpus: Corpus, record: Record) -> list[str]:
-    """Descriptions of the stages in which a model was trained on any of this text or its conversations, according to
-    the hashes of whole files; "" is the run that made it."""
+    """Describe the stages in which a model was trained on any of this text or its conversations, according to the
+    hashes of whole files; "" stands for the model's own run."""
     hashes = {document.sha256 for document in corpus.documents}
     return [
         describe(stage)
@@ -98,7 +98,7 @@ def trained_in(corpus: Corpus, record: Record) -> list[str]:
 
 
 def is_held_out(corpus: Corpus, record: Record) -> bool:
-    """Whether a text was held out when a model was trained: as part of its corpus, or as another file."""
+    """Return whether a text was held out when a model was trained, as part of its corpus or as a separate file."""
     files, trained = held_out_files(record), trained_lengths([record])
     return bool(corpus.contents) and all(
         part.document.sha256 in files or part.start >= trained.get(part.document.sha256, sys.maxsize)
@@ -107,7 +107,7 @@ def is_held_out(corpus: Corpus, record: Record) -> bool:
 
 
 def held_out_files(record: Record) -> set[str]:
-    """The sha256 of each text or file of conversations that --val named when a model was trained."""
+    """Return the sha256 of each text or conversation file that --val named when a model was trained."""
     held_out = [one for stage in stages(record) if isinstance(one := stage.get("held_out"), dict)]
     return {str(file.get("sha256")) for one in held_out for file in one.get("files") or () if isinstance(file, dict)}
 
@@ -117,17 +117,17 @@ def held_out_files(record: Record) -> set[str]:
 
 @dataclass(frozen=True)
 class MeasuredConversations:
-    """The conversations that measure how models answer."""
+    """The conversations on which the answers of models are measured."""
 
     conversations: list[Conversation]
-    trained: int  # conversations of the files that a model was trained on; left out unless all are
-    contains_training: bool  # whether all are measured, although a model was trained on some
+    trained: int  # number of conversations that a model was trained on; left out unless all are
+    contains_training: bool  # True if all are measured although a model was trained on some
 
 
 def measured_conversations(
     files: Sequence[ConversationFile], records: Iterable[Record], *, whole: bool = False
 ) -> MeasuredConversations:
-    """The conversations that were held out for all models; all if there are none, or if `whole`."""
+    """Select the conversations that were held out for all models; all if there are none, or if `whole`."""
     conversations = [one for file in files for one in file.conversations]
     trained = _trained_in_any(files, records)
     training = [conversations[i] for i in sorted(trained)]
@@ -139,10 +139,10 @@ def measured_conversations(
 
 
 def trained_indices(files: Sequence[ConversationFile], record: Record) -> set[int]:
-    """The indices of the conversations, counted over all files, that were trained on in one stage."""
+    """Return the indices, counted over all files, of the conversations that one stage was trained on."""
     details = record.get("conversations")
     share = (details.get("held_out_share") if isinstance(details, dict) else None) or 0.0
-    recorded: dict[str, tuple[int, int]] = {}  # sha256 -> (index of the first conversation, their number)
+    recorded: dict[str, tuple[int, int]] = {}  # sha256 -> (index of the first conversation, number of conversations)
     count = 0
     for entry in _files(record, conversations=True):
         number = int(entry.get("conversations", 0))
@@ -152,8 +152,8 @@ def trained_indices(files: Sequence[ConversationFile], record: Record) -> set[in
     first = 0
     for file in files:
         offset, number = recorded.get(file.sha256, (None, 0))
-        if offset is not None and count:  # a damaged record may lack their number
-            if len(file.conversations) != number:  # read differently than in training: all may be trained on
+        if offset is not None and count:  # a damaged record may lack the number
+            if len(file.conversations) != number:  # read with other options than in training: all may be trained on
                 share = 0.0
             held_out = (split.is_held_out(offset + i, count, share) for i in range(len(file.conversations)))
             trained |= {first + i for i, is_out in enumerate(held_out) if not is_out}
@@ -170,7 +170,7 @@ def _trained_in_any(files: Sequence[ConversationFile], records: Iterable[Record]
 
 @dataclass(frozen=True)
 class TrainingText:
-    """The texts, or parts of texts, and the conversations that a model was trained on."""
+    """The texts (or parts of texts) and the conversations that a model was trained on."""
 
     corpus: Corpus
     files: tuple[ConversationFile, ...] = ()
@@ -178,7 +178,7 @@ class TrainingText:
 
     @classmethod
     def of(cls, sources: Sources, records: Iterable[Record]) -> "TrainingText":
-        """The parts that records say were trained on; texts and conversations that they do not name, in full."""
+        """Select the parts that were trained on according to the records; files that these do not name stay whole."""
         records = list(records)
         known = trained_lengths(records)
         divided = zip(sources.text.contents, _divide(sources.text, records), strict=True)
@@ -194,12 +194,12 @@ class TrainingText:
 
     @property
     def bytes(self) -> int:
-        """Size of the text, and of the messages."""
+        """Size of the text and the messages."""
         return self.corpus.text_bytes + sum(conversation.text_bytes for conversation in self.conversations)
 
     def documents(self) -> Iterator[Iterable[str]]:
-        """Each text, and the messages of the conversations, in pieces. No text that a model writes spans two messages,
-        between which half a character stands."""
+        """Yield each text, and the messages of the conversations, in pieces. The separator between messages prevents
+        matches across them."""
         yield from self.corpus.texts()
         yield map(self._messages, range(0, len(self.conversations), _JOINED))
 
@@ -209,19 +209,19 @@ class TrainingText:
 
 
 def names_sources(record: Record, sources: Sources) -> bool:
-    """Whether a record names any of these texts, trained on or held out, or conversations trained on."""
+    """Return whether a record names any of these texts (trained on or held out) or conversations (trained on)."""
     hashes = {document.sha256 for document in sources.text.documents}
     return bool(hashes & trained_lengths([record]).keys() or _trained_in_any(sources.conversation_files, [record]))
 
 
 def recorded_speakers(records: Iterable[Record]) -> tuple[str, str] | None:
-    """The speakers that were named when a model was trained on text with turns; None if there were none."""
+    """Return the speakers that the user named when a model was trained on text with turns, or None."""
     shapes = (str(file.get("shape")) for record in records for file in _files(record, conversations=True))
     return next(filter(None, map(speakers_in, shapes)), None)
 
 
 def recorded_reading(records: Iterable[Record]) -> ReadOptions:
-    """The read options that the user gave when a model was trained."""
+    """Return the read options that the user gave when a model was trained."""
     records = list(records)
     requested = (ReadOptions.of_record(record.get("reading")) for record in records)
     reading = next((one for one in requested if one.is_requested), ReadOptions())
@@ -232,8 +232,8 @@ def recorded_reading(records: Iterable[Record]) -> ReadOptions:
 
 
 def find_training_texts(records: Iterable[Record], model: Path) -> tuple[list[TrainingText], list[str]]:
-    """(what models were trained on, in all stages; the names of the texts of earlier stages that are not found). Raises
-    LLMError when a record names none, or when a file of it is missing or has changed."""
+    """Return (texts and conversations of all stages, names of missing texts of earlier stages). Raises LLMError when a
+    record names no text, or when a file of the last stage is missing or has changed."""
     texts: list[TrainingText] = []
     missing: list[str] = []
     searched = set[str]()
@@ -253,8 +253,8 @@ def find_training_texts(records: Iterable[Record], model: Path) -> tuple[list[Tr
 
 
 def find_sources(record: Record, model: Path) -> Sources:
-    """The texts and conversations that a record names, searched for here and beside the model, by their sha256. Raises
-    LLMError when the record names none, or when a file is missing or has changed."""
+    """Find the texts and conversations that a record names, here and beside the model, by their sha256. Raises LLMError
+    when the record names none, or when a file is missing or has changed."""
     entries = _files(record, conversations=True)
     files = [_find(entry, model, lambda path, how: read_conversations(str(path), path, how)) for entry in entries]
     corpus = find_corpus(record, model) if _files(record, conversations=False) or not files else Corpus(())
@@ -262,14 +262,14 @@ def find_sources(record: Record, model: Path) -> Sources:
 
 
 def find_corpus(record: Record, model: Path) -> Corpus:
-    """The texts alone; see `find_sources`."""
+    """Find the texts that a record names; see `find_sources`."""
     entries = _files(record, conversations=False)
     if not entries:
         raise LLMError(f"{model} does not record its training text; name it: `corpus` FILE")
     copy = TextCopy()
 
     def read(path: Path, reading: ReadOptions) -> Document | None:
-        """The same text again: a column, or a whole file."""
+        """Read a column or a whole file as text."""
         if not reading.columns:
             return read_corpus([str(path)], copy=copy).documents[0]
         found = read_records(str(path), path, reading, copy, text_only=True)
@@ -283,7 +283,7 @@ def find_corpus(record: Record, model: Path) -> Corpus:
 
 
 def _find(file: dict[str, Any], model: Path, read: Callable[[Path, ReadOptions], _Read | None]) -> _Read:
-    """A file of a record. Raises LLMError when it is missing or has changed."""
+    """Find a file of a record. Raises LLMError when it is missing or has changed."""
     reading = ReadOptions.of_record(file, speakers_in(str(file.get("shape"))))
     name, relative = str(file.get("name")), file.get("path")
     beside: list[Path] = [model.parent / relative] if isinstance(relative, str) else []
@@ -293,7 +293,7 @@ def _find(file: dict[str, Any], model: Path, read: Callable[[Path, ReadOptions],
             found = read(path, reading) if path.is_file() else None
         except TemporaryFileError:
             raise
-        except (LLMError, OSError, ValueError):  # something else
+        except (LLMError, OSError, ValueError):  # not the file
             continue
         if found and found.sha256 == file.get("sha256"):
             return found
@@ -304,9 +304,9 @@ def _find(file: dict[str, Any], model: Path, read: Callable[[Path, ReadOptions],
 
 
 def recorded_path(file: Path, model: Path) -> str | None:
-    """The path of a training file from the directory of the model, with "/", so that both can be moved together. None
-    for standard input, and for one outside the current directory: a record must not name directories that the user did
-    not."""
+    """Return the path of a training file relative to the model's directory, with "/", so that both can be moved
+    together. None for standard input and for a file outside the current directory: a record must not reveal directories
+    that the user did not name."""
     here, file, model = Path.cwd(), Path(os.path.abspath(file)), Path(os.path.abspath(model))
     if not (file.is_file() and file.is_relative_to(here) and model.is_relative_to(here)):
         return None
