@@ -41,30 +41,30 @@ from llmcli.errors import LLMError, brief
 _PEEKED_RECORDS = 10
 _JSON_START = re.compile(r"\s*(?:\{|\[\s*[\[{])")
 _JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
-_MAX_KEYS = 5  # that a note lists
+_MAX_KEYS = 5  # listed in a note
 _AUTOMATIC = ReadOptions()
 
 
 @dataclass(frozen=True)
 class ConversationFile:
-    """The conversations of a file that can be learned from: each ends with an answer, and no answer is blank."""
+    """The usable conversations in a file: each ends with an answer, and no answer is blank."""
 
     name: str  # as the user wrote it
     path: Path
     shape: str  # for users: "messages", "prompt/completion", "ShareGPT", "two columns", "User:/Assistant: turns", ...
-    columns: tuple[str, ...] = field(kw_only=True, default=())  # of the prompt and the answer, or of the messages
+    columns: tuple[str, ...] = field(kw_only=True, default=())  # the prompt and answer columns, or the messages column
     all_columns: tuple[str, ...] = field(kw_only=True, default=())  # including unread ones
-    first_row: str = field(kw_only=True, default="")  # of a table without known column names, and how it was read
+    first_row: str = field(kw_only=True, default="")  # of a table with unknown column names, and how it was read
     conversations: tuple[Conversation, ...] = field(repr=False)
     dropped: int  # conversations without an answer
     notes: tuple[str, ...]  # one line each: how the file was read, what was dropped and why
     text_bytes: int  # size of all messages in UTF-8
-    sha256: str  # of the text of the file; of a Parquet file, of its bytes
+    sha256: str  # of the file's text; for Parquet, of its bytes
 
 
 @dataclass
 class _Records:
-    """The records of a file; notes and columns are complete after the last one is read."""
+    """The records in a file; notes and columns are complete once all records are read."""
 
     name: str
     path: Path
@@ -72,12 +72,12 @@ class _Records:
     shape: RecordShape
     numbered: Iterable[tuple[int, object]]
     columns: dict[str, None] = field(default_factory=dict)  # in order
-    place: str = "line"  # what the numbers count
+    place: str = "line"  # unit of the numbers
     first_row: str = ""
     notes: list[str] = field(default_factory=list)
 
     def text(self, copy: TextCopy) -> Document:
-        """The text in a column, which is appended to `copy`. Raises LLMError if there is none."""
+        """Append the text in a column to `copy` and return it. Raises LLMError if there is none."""
         [column] = self.shape.keys
         blank = 0
 
@@ -91,9 +91,9 @@ class _Records:
 
         document = documents.document_of_texts(self.name, self.path, texts(), copy)
         if not document.text_bytes:
-            raise LLMError(f"{self.name}: the column {column} has no text; name another one: `column` NAME")
+            raise LLMError(f"{self.name}: the column {column} has no text; name another: `column` NAME")
         if blank:
-            self.notes.append(f"{self.name}: {blank:,} records without text left out")
+            self.notes.append(f"{self.name}: left out {blank:,} records without text")
         all_columns = tuple(map(str, self.columns))
         return replace(document, columns=(column,), all_columns=all_columns, notes=tuple(self.notes))
 
@@ -127,13 +127,13 @@ class _Records:
 
 
 def read_conversations(name: str, path: Path, reading: ReadOptions = _AUTOMATIC) -> ConversationFile | None:
-    """The conversations of a file; None for other text. Raises LLMError as `read_records` does."""
+    """Read a file of conversations; None for other text. Raises LLMError as `read_records` does."""
     file = read_records(name, path, reading, TextCopy())
     return file if isinstance(file, ConversationFile) else None
 
 
 def require_conversations(name: str, path: Path, reading: ReadOptions = _AUTOMATIC) -> ConversationFile:
-    """Like `read_conversations`; raises LLMError for other text, too."""
+    """Like `read_conversations`, but other text also raises LLMError."""
     if file := read_conversations(name, path, reading):
         return file
     raise LLMError(
@@ -145,11 +145,11 @@ def require_conversations(name: str, path: Path, reading: ReadOptions = _AUTOMAT
 def read_records(
     name: str, path: Path, reading: ReadOptions, copy: TextCopy, *, text_only: bool = False, on_read: OnRead = ignore
 ) -> ConversationFile | Document:
-    """The conversations in a file, the text in a column of it, or its whole text; if it is `text_only`, conversations
-    are plain text, too. "-" is standard input, which is always plain text. Decoded text is appended to `copy`.
+    """Read a file as conversations, the text in a column, or plain text; with `text_only`, conversations are plain text
+    too. "-" is standard input, which is always plain text. Decoded text is appended to `copy`.
 
-    Raises LLMError for a file that is not text or has nothing to learn from, for a malformed record in a recognized
-    file, for records with unknown columns, and for records that should not be trained on.
+    Raises LLMError for a file that is not text or has nothing to train on, for a malformed record in a recognized file,
+    for records with unknown columns, and for records that should not be trained on.
     """
     try:
         document = documents.read_document(name, path, copy, on_read)
@@ -222,7 +222,7 @@ def _from_json(document: Document, start: str, suffix: str, reading: ReadOptions
     name = document.name
     begins_array = start.lstrip().startswith("[")
     must_be_lines = suffix in _JSON_LINES_SUFFIXES and not begins_array
-    first = _first(records_of_lines(name, document.lines()), strict=must_be_lines) or [None]  # of an empty text
+    first = _first(records_of_lines(name, document.lines()), strict=must_be_lines) or [None]  # the text is empty
     if must_be_lines or isinstance(first[0], Mapping) or is_list_of_messages(first[0]):
         records = records_of_lines(name, document.lines(on_read))
     else:
@@ -234,7 +234,7 @@ def _from_json(document: Document, start: str, suffix: str, reading: ReadOptions
 
 
 def _first(records: Iterable[tuple[int, object]], *, strict: bool) -> list[object]:
-    """The first records; one that is not JSON ends them: an error if `strict`, else None in the list."""
+    """Return the first records, up to one that is not JSON: an error if `strict`, otherwise None in the list."""
     first: list[object] = []
     try:
         first.extend(record for _, record in islice(records, _PEEKED_RECORDS))
@@ -246,9 +246,9 @@ def _first(records: Iterable[tuple[int, object]], *, strict: bool) -> list[objec
 
 
 def _with_conversations(conversations: Iterable[Conversation], file: ConversationFile) -> ConversationFile:
-    """A file with the conversations that end with an answer. Raises LLMError if there are none."""
+    """Keep the conversations that have an answer, up to the last one. Raises LLMError if there are none."""
     kept: list[Conversation] = []
-    unanswered: list[str] = []  # the sources of conversations
+    unanswered: list[str] = []  # sources of the conversations
     blank: list[str] = []
     shortened: list[str] = []
     total = answer_count = 0
@@ -264,16 +264,16 @@ def _with_conversations(conversations: Iterable[Conversation], file: Conversatio
         answer_count += sum(message.role == "assistant" for message in answers)
         learned, questions = without_blank_answers(answers)
         for question in questions:
-            blank.append(f"that to {brief(question.content, 40)}, in the conversation of {conversation.source}")
+            blank.append(f"to {brief(question.content, 40)} in {conversation.source}")
         kept.append(Conversation(tuple(learned), conversation.source))
     if not kept:
         raise LLMError(_nothing_to_learn(file.name, total, *unanswered[:1]))
     notes = [
-        f"{file.name}: {len(sources):,} {what} (the first: {sources[0]})"
+        f"{file.name}: {len(sources):,} {what} (first: {sources[0]})"
         for sources, what in (
-            (unanswered, f"of {total:,} conversations dropped: without an answer"),
-            (blank, f"of {answer_count:,} answers left out, with the question: blank"),
-            (shortened, f"of {total:,} conversations cut after the last answer: the messages after it have none"),
+            (unanswered, f"of {total:,} conversations left out: no answer"),
+            (blank, f"of {answer_count:,} answers left out with their questions: blank"),
+            (shortened, f"of {total:,} conversations cut after the last answer: no answer follows"),
         )
         if sources
     ]
@@ -285,6 +285,6 @@ def _with_conversations(conversations: Iterable[Conversation], file: Conversatio
 
 def _nothing_to_learn(name: str, total: int = 0, first: str = "") -> str:
     if not total:
-        return f"{name} holds no conversation, only a header; wanted rows of a prompt and an answer"
-    others = f", as in all {total:,} conversations of the file" if total > 1 else ""
-    return f"{first}: no answer{others}; wanted answers, to learn from"
+        return f"{name} has a header but no conversations; wanted rows with a prompt and an answer"
+    problem = f"{first}: no answer" if total == 1 else f"{name}: none of the {total:,} conversations has an answer"
+    return f"{problem}; wanted answers to train on"

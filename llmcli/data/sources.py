@@ -1,4 +1,4 @@
-"""The files that a command names, each by its contents: plain text, the text in a column, or conversations."""
+"""The files that a command names, recognized by content: plain text, text in a column, or conversations."""
 
 import re
 import time
@@ -18,14 +18,14 @@ from llmcli.data.text.file_types import through, unpacked_name
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
 from llmcli.errors import LLMError
 
-_MAX_NAMES = 3  # of files that a description lists
-_MAX_SEARCHED = 256  # plain texts that are searched for tags and braces
+_MAX_NAMES = 3  # files listed in a description
+_MAX_SEARCHED = 256  # plain texts checked for tags and braces
 _TABLE_LINES = 10
-_NOTE_SECONDS = 5.0  # between two notes on the reading
-_NOTED_BYTES = 1_000_000  # of a file; of a smaller one only the name
-_READING_SHARE = 0.5  # of the time budget, for reading
-_PART_BYTES, _PART_LINES = 100_000_000, 100_000  # of a text, or of records, that a message suggests to train on
-_RECORD_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")  # of files with a record in a line
+_NOTE_SECONDS = 5.0  # between two progress notes
+_NOTED_BYTES = 1_000_000  # notes on a smaller file show only its name
+_READING_SHARE = 0.5  # of the time budget
+_PART_BYTES, _PART_LINES = 100_000_000, 100_000  # size of the part that a message suggests
+_RECORD_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")  # one record per line
 _HTML = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body)\b", re.I | re.S)
 _JSON = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[\[{\"])")
 _OTHER_COLUMN = "`column` NAME or `plain`"
@@ -34,12 +34,12 @@ _AUTOMATIC = ReadOptions()
 
 @dataclass(frozen=True)
 class FileGroup:
-    """Files that were recognized as the same kind."""
+    """Files recognized as the same kind."""
 
     kind: str  # "plain text", "text in a column", "pairs", "conversations"
     detail: str = ""  # for users
     columns: tuple[str, ...] = ()
-    otherwise: str = ""  # the options for another kind
+    otherwise: str = ""  # options to read them as another kind
     names: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -58,18 +58,18 @@ class FileGroup:
 
 @dataclass(frozen=True)
 class Sources:
-    """The contents of files; one of the two may be empty."""
+    """The contents of files: text and conversations, one of which may be empty."""
 
     text: Corpus
     conversation_files: tuple[ConversationFile, ...]
 
     @property
     def conversations(self) -> list[Conversation]:
-        return [one for file in self.conversation_files for one in file.conversations]
+        return [conversation for file in self.conversation_files for conversation in file.conversations]
 
     @property
     def notes(self) -> list[str]:
-        """How files were read, what was left out and why, one line each."""
+        """Notes on how files were read and what was left out, one line each."""
         files: list[ConversationFile | Document] = [*self.conversation_files, *self.text.documents]
         return [note for file in files for note in file.notes]
 
@@ -82,12 +82,12 @@ class Sources:
         return [replace(group, names=tuple(files)) for group, files in names.items()]
 
     def describe(self) -> str:
-        """One line with the kind of each file, and the options for another one."""
+        """Describe the kind of each file, and the options to read it differently, in one line."""
         return f"data: {'; '.join(map(str, self.groups()))}"
 
 
 def _kind_of_text(document: Document, *, search: bool) -> FileGroup:
-    """`search` says whether to look for markup, which the model would learn too."""
+    """With `search`, the text is checked for markup, which the model would learn too."""
     if document.columns:
         return FileGroup("text", f"column {document.columns[0]}", document.columns, _OTHER_COLUMN)
     start = document.start if search else ""
@@ -112,7 +112,7 @@ def _kind_of_conversations(file: ConversationFile) -> FileGroup:
 
 
 class ReadingProgress:
-    """Notes the progress of a long reading, and ends it after a share of the time budget."""
+    """Reports the progress of reading, and stops it after a share of the time budget."""
 
     def __init__(
         self, seconds: float | None, on_note: Callable[[str], None], clock: Callable[[], float] = time.monotonic
@@ -128,12 +128,12 @@ class ReadingProgress:
         self._size += size
         now = self._clock()
         if self._seconds and now - self._started > _READING_SHARE * self._seconds:
-            one = self._files == 1 or self._size >= _NOTED_BYTES
-            read = f"{units.size(self._size)} of it" if one else units.count(self._files, "file")
+            is_one = self._files == 1 or self._size >= _NOTED_BYTES
+            read = units.size(self._size) if is_one else units.count(self._files, "file")
             raise ReadingEndsError(
-                f"{f'{name}: ' * one}reading takes more than half of the time; {read} are read after "
+                f"{f'{name}: ' * is_one}reading takes more than half of the time: {read} in "
                 f"{units.duration(now - self._started)}; give a longer `seconds`"
-                + (_take_a_part(name) if one else ", or fewer and larger files")
+                + (_part_advice(name) if is_one else ", or fewer and larger files")
             )
         if now - self._noted >= _NOTE_SECONDS:
             self._noted = now
@@ -142,21 +142,21 @@ class ReadingProgress:
             self._on_note(f"reading {name}{number}{amount}")
 
 
-def _take_a_part(name: str) -> str:
-    """Advice to train on the beginning of a file, with the command for it; "" if there is none."""
+def _part_advice(name: str) -> str:
+    """Advise to train on the beginning of a file, with the command; "" if there is none."""
     suffix = Path(unpacked_name(name)).suffix.lower()
     if suffix in (".json", ".parquet") or name == STANDARD_INPUT:
         return ""
     head = f"head -n {_PART_LINES}" if suffix in _RECORD_SUFFIXES else f"head -c {_PART_BYTES}"
-    return f", or train on a part of the text: {through(head, name, f'part{suffix}')}"
+    return f", or train on part of the text: {through(head, name, f'part{suffix}')}"
 
 
 def read_sources(
     names: Iterable[str], reading: ReadOptions = _AUTOMATIC, *, text_only: bool = False, on_read: OnRead = ignore
 ) -> Sources:
-    """Read files, directories and patterns, as `read_files` finds them, each as `read_records` does.
+    """Find files, directories and patterns with `read_files`, and read each file with `read_records`.
 
-    Raises LLMError, also for a malformed record in a file of conversations.
+    Raises LLMError, for instance for a malformed record in a conversation file.
     """
     copy = TextCopy()
     contents, skipped = read_files(
@@ -168,21 +168,21 @@ def read_sources(
 
 
 def check_reading(reading: ReadOptions, sources: Iterable[Sources]) -> None:
-    """Raise LLMError if the options fit none of the files."""
+    """Raise LLMError if the options match none of the files."""
     sources = list(sources)
-    files = [file for one in sources for file in one.conversation_files]
+    files = [file for source in sources for file in source.conversation_files]
     if reading.speakers and named_speakers(*reading.speakers).shape not in {file.shape for file in files}:
         user, assistant = reading.speakers
         raise LLMError(
             f"`speakers` {user},{assistant}: no file has turns of both; wanted a text with lines that begin with "
-            f'"{user}:" and "{assistant}:", its first line among them; check the names, or leave `speakers` out'
+            f'"{user}:" and "{assistant}:", including the first line; check the names, or leave `speakers` out'
         )
-    wanted = {normalized(column) for column in reading.columns}
-    read: list[ConversationFile | Document] = [*files, *(one for group in sources for one in group.text.documents)]
-    if wanted and not any(set(map(normalized, file.columns)) == wanted for file in read):
-        columns = [f"{one.name} has {', '.join(one.all_columns) or 'no columns'}" for one in read[:_MAX_NAMES]]
-        problem = f"no file has {'such a column' if len(wanted) == 1 else 'such columns'}"
+    requested = {normalized(column) for column in reading.columns}
+    read: list[ConversationFile | Document] = [*files, *(text for source in sources for text in source.text.documents)]
+    if requested and not any(set(map(normalized, file.columns)) == requested for file in read):
+        columns = [f"{file.name} has {', '.join(file.all_columns) or 'no columns'}" for file in read[:_MAX_NAMES]]
+        problem = f"no file has {'this column' if len(requested) == 1 else 'these columns'}"
         option = f"`column` {','.join(reading.columns)}"
         raise LLMError("; ".join([f"{option}: {problem}", *columns]) + "; ..." * (len(read) > _MAX_NAMES))
     if reading.pairs and not any(len(file.columns) == 2 for file in read):
-        raise LLMError(f"`pairs`: no file is a table of two columns; {sources[0].describe()}")
+        raise LLMError(f"`pairs`: no file is a two-column table; {sources[0].describe()}")

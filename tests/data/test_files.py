@@ -204,11 +204,9 @@ def test_what_has_no_answer_is_left_out_and_counted() -> None:
     assert [c.source for c in file.conversations] == [f"a.jsonl line {line}" for line in (1, 4, 5, 6)]
     assert file.dropped == 2 and file.text_bytes == 8
     assert file.notes == (
-        "a.jsonl: 2 of 6 conversations dropped: without an answer (the first: a.jsonl line 2)",
-        "a.jsonl: 1 of 5 answers left out, with the question: blank (the first: that to '7', in the conversation of "
-        "a.jsonl line 5)",
-        "a.jsonl: 2 of 6 conversations cut after the last answer: the messages after it have none (the first: "
-        "a.jsonl line 4)",
+        "a.jsonl: 2 of 6 conversations left out: no answer (first: a.jsonl line 2)",
+        "a.jsonl: 1 of 5 answers left out with their questions: blank (first: to '7' in a.jsonl line 5)",
+        "a.jsonl: 2 of 6 conversations cut after the last answer: no answer follows (first: a.jsonl line 4)",
     )
 
 
@@ -236,18 +234,21 @@ def test_one_blank_answer_of_many_is_left_out_alone() -> None:
     ]
     assert list(file.conversations[0].messages) == expected
     assert file.notes == (
-        "a.txt: 1 of 300 answers left out, with the question: blank (the first: that to '137?', in the conversation of "
-        "a.txt line 1)",
+        "a.txt: 1 of 300 answers left out with their questions: blank (first: to '137?' in a.txt line 1)",
     )
 
 
 @pytest.mark.parametrize(
     ("name", "text", "problem"),
     [
-        ("a.jsonl", json_lines([conversation("1"), conversation("2")]), "a.jsonl line 1: no answer, as in all 2 "),
-        ("a.csv", "question,answer\n\nHi,\n", "a.csv line 3: no answer; wanted answers, to learn from"),
-        ("a.csv", "question,answer\n\n", "a.csv holds no conversation, only a header; wanted rows of a prompt and"),
-        ("a.txt", "User: 1\nAI:\n", "a.txt line 1: no answer; wanted answers, to learn from"),
+        (
+            "a.jsonl",
+            json_lines([conversation("1"), conversation("2")]),
+            "a.jsonl: none of the 2 conversations has an answer",
+        ),
+        ("a.csv", "question,answer\n\nHi,\n", "a.csv line 3: no answer; wanted answers to train on"),
+        ("a.csv", "question,answer\n\n", "a.csv has a header but no conversations; wanted rows with a prompt and"),
+        ("a.txt", "User: 1\nAI:\n", "a.txt line 1: no answer; wanted answers to train on"),
     ],
 )
 def test_a_file_without_any_answer_is_an_error(name: str, text: str, problem: str) -> None:
@@ -315,7 +316,7 @@ OTHER_MALFORMED = {
     "an array without an end": ("a.json", f"[{GOOD},\n{GOOD}\n", "line 3: invalid JSON (the array does not end)"),
     "an array with a number": ("a.json", f"[{GOOD},\n3]", "line 2: the record is the number 3; wanted an object"),
     "an array without a comma": ("a.json", f"[{GOOD}\n{GOOD}]", "line 2: invalid JSON (wanted , or ] before "),
-    "an array and more": ("a.json", f"[{GOOD}]\n[{GOOD}]", "line 2: invalid JSON (more after the end of the array"),
+    "an array and more": ("a.json", f"[{GOOD}]\n[{GOOD}]", "line 2: invalid JSON (extra text after the array"),
     "three columns": ("a.csv", "question,answer\n1,a\n2,b,c\n", "line 3: 3 columns; wanted 2"),
     "an open quotation mark": ("a.csv", 'question,answer\n1,a\n2,"b\n', "line 3: a quotation mark without its partner"),
     "one column": ("a.tsv", "a\tb\n" * 30 + "c\n", "line 31: 1 column; wanted 2"),

@@ -50,7 +50,7 @@ def test_an_array_of_records_with_text_and_a_parquet_file_are_the_same_text() ->
 
 def test_records_without_text_are_left_out_and_counted() -> None:
     sources = read("a.jsonl", lines({"text": "One."}, {"text": None}, {"text": " "}, {"text": "Two."}, {}))
-    assert text_of(sources) == "One.\n\nTwo." and sources.notes == ["a.jsonl: 3 records without text left out"]
+    assert text_of(sources) == "One.\n\nTwo." and sources.notes == ["a.jsonl: left out 3 records without text"]
     with pytest.raises(LLMError, match=r'^a\.jsonl line 2: "text" is the number 4; wanted text in quotes'):
         read("a.jsonl", lines({"text": "One."}, {"text": 4}, {"text": "One."}))
 
@@ -133,8 +133,8 @@ def test_options_that_no_file_fits_are_an_error() -> None:
     sources = read("a.jsonl", lines(*STORIES))
     with pytest.raises(LLMError) as caught:
         check_reading(ReadOptions(columns=("boddy",)), [sources, read("b.txt", b"Once upon a time.\n")])
-    assert str(caught.value) == "`column` boddy: no file has such a column; a.jsonl has id, text; b.txt has no columns"
-    with pytest.raises(LLMError, match=r"^`pairs`: no file is a table of two columns; data: "):
+    assert str(caught.value) == "`column` boddy: no file has this column; a.jsonl has id, text; b.txt has no columns"
+    with pytest.raises(LLMError, match=r"^`pairs`: no file is a two-column table; data: "):
         check_reading(ReadOptions(pairs=True), [sources])
     check_reading(ReadOptions(columns=("TEXT",)), [sources])
     for column in ("a,b,c", "a,,b", "a,a"):
@@ -224,8 +224,8 @@ def test_reading_is_noted_and_ends_after_half_of_the_time() -> None:
     progress = ReadingProgress(20, notes.append, clock=lambda: now[0])
     with pytest.raises(LLMError) as caught:
         read_sources(["."], on_read=later)  # a directory: other errors of its files skip them
-    assert str(caught.value).startswith("a.txt.gz: reading takes more than half of the time; ")
-    assert str(caught.value).endswith("a part of the text: gzip -dc a.txt.gz | head -c 100000000 > part.txt")
+    assert str(caught.value).startswith("a.txt.gz: reading takes more than half of the time: ")
+    assert str(caught.value).endswith("part of the text: gzip -dc a.txt.gz | head -c 100000000 > part.txt")
     put("b.csv", b"text\n" + b"x\n" * 999_999)
     with pytest.raises(LLMError, match=r"give a longer `seconds`, or train .*: head -n 100000 b\.csv > part\.csv$"):
         read_sources(["b.csv"], on_read=later)
@@ -234,8 +234,7 @@ def test_reading_is_noted_and_ends_after_half_of_the_time() -> None:
         for name in ("1.txt", "2.txt", "3.txt"):
             later(name, 10)
     assert str(caught.value) == (
-        "reading takes more than half of the time; 3 files are read after 12s; give a longer `seconds`, or fewer and "
-        "larger files"
+        "reading takes more than half of the time: 3 files in 12s; give a longer `seconds`, or fewer and larger files"
     )
     put("b.jsonl", b'{"text": "x"}\n' * 200_000)
     progress = ReadingProgress(36, notes.append, clock=lambda: now[0])

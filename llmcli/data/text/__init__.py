@@ -1,1 +1,1 @@
-"""Files on disk as text: sources, readers of lines and records, the split into training and held-out text."""
+"""Text files: opening and decoding them, their records, the corpus, the split into training and held-out text."""

@@ -1,4 +1,4 @@
-"""The corpus: documents, or parts of them, in order. Text comes in pieces, so it may be larger than memory."""
+"""The corpus: documents, or parts of them, in order. Text is yielded in pieces, so it may be larger than memory."""
 
 import bisect
 import errno
@@ -20,12 +20,12 @@ from llmcli.errors import LLMError
 T = TypeVar("T")
 
 _GENERATED_DIRECTORIES = ("__pycache__", "node_modules")
-SAMPLE_SPANS = 64  # number of spans that `Corpus.sample` takes from a long text
+SAMPLE_SPANS = 64  # spans that `Corpus.sample` takes from a long text
 
 
 @dataclass(frozen=True)
 class Part:
-    """A document, or the bytes of its UTF-8 text from `start` to `end`."""
+    """A document or a part of it: the bytes of its UTF-8 text from `start` to `end`."""
 
     document: Document
     start: int
@@ -41,14 +41,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts in order, each a document or a part of one. A position in a corpus is a byte position in its UTF-8 text."""
+    """Documents or parts of documents in order. A position in a corpus is a byte position in its UTF-8 text."""
 
     contents: tuple[Part, ...]
-    skipped: tuple[str, ...] = ()  # why files found in directories were skipped, one line each
+    skipped: tuple[str, ...] = ()  # reasons for files skipped in directories, one line each
 
     @classmethod
     def of(cls, documents: Iterable[Document], skipped: Iterable[str] = ()) -> "Corpus":
-        """Whole documents; empty ones are left out."""
+        """Make a corpus of whole documents; empty ones are left out."""
         return cls(tuple(Part(one, 0, one.text_bytes) for one in documents if one.text_bytes), tuple(skipped))
 
     @cached_property
@@ -67,15 +67,15 @@ class Corpus:
         return (part.text() for part in self.contents)
 
     def utf8(self) -> bytes:
-        """The text in memory, its documents joined."""
+        """Return the text of all documents, joined in memory."""
         return b"".join(piece.encode("utf-8") for text in self.texts() for piece in text)
 
     def cut(self, start: int, end: int | None = None) -> "Corpus":
-        """The text between two positions; one inside a character is moved to the end of that character."""
+        """Return the text between two positions; a position inside a character moves to its end."""
         return Corpus(tuple(self._parts(start, self.text_bytes if end is None else end)))
 
     def sample(self, max_bytes: int) -> "Corpus":
-        """The text; of more than `max_bytes`, SAMPLE_SPANS evenly spaced spans of about that size in total."""
+        """Return the text or, if it exceeds `max_bytes`, SAMPLE_SPANS evenly spaced spans of about that total size."""
         if self.text_bytes <= max_bytes:
             return self
         span = max(1, max_bytes // SAMPLE_SPANS)
@@ -93,7 +93,7 @@ class Corpus:
 
 
 def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None, copy: TextCopy | None = None) -> Corpus:
-    """The plain text of files, as `read_files` finds them; several calls may share a `copy`."""
+    """Read the plain text of files, found as in `read_files`; several calls may share a `copy`."""
     copy = copy or TextCopy()
     documents, skipped = read_files(names, lambda name, path: read_document(name, path, copy, stdin=stdin))
     return corpus_of_files(documents, skipped)
@@ -102,7 +102,7 @@ def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None, copy: Text
 def corpus_of_files(
     documents: Iterable[tuple[Document, str]], skipped: Iterable[str], *, may_be_empty: bool = False
 ) -> Corpus:
-    """The corpus of documents with their relative names. Raises LLMError if all are empty."""
+    """Make a corpus of (document, relative name). Raises LLMError if all documents are empty."""
     named = [replace(document, relative_name=relative) for document, relative in documents]
     if not may_be_empty and not any(document.text_bytes for document in named):
         raise LLMError(f"{named[0].name} is empty; name a file that contains text")
@@ -110,20 +110,20 @@ def corpus_of_files(
 
 
 def read_files(names: Iterable[str], read: Callable[[str, Path], T]) -> tuple[list[tuple[T, str]], list[str]]:
-    """([(the result of `read` for the name and path of a file, its relative name), ...], why others were skipped).
+    """Call `read` with the name and path of each file. Returns ([(result, relative name), ...], reasons for skipping).
 
-    `names` are files, directories (all files inside), glob patterns, or "-" for standard input. A file that `read`
-    raises LLMError for is an error if it was named, and is skipped if a directory contained it; ReadingEndsError is
-    always one. Raises LLMError if no file is left.
+    `names` are files, directories (all files inside), glob patterns, or "-" for standard input. If `read` raises
+    LLMError, a file in a directory is skipped; for a file that the user named, and for ReadingEndsError, the error is
+    raised. Raises LLMError if no file is left.
     """
     names = list(names)
     files: list[tuple[T, str]] = []
     skipped: list[str] = []
-    unreadable: dict[str, list[str]] = {}  # suffix of files in directories -> why each of them is not read
+    unreadable: dict[str, list[str]] = {}  # suffix of files in directories -> reasons
     seen: set[Path] = set()
     for name, path, relative, was_named in _find_files(names):
         if path.resolve() in seen:
-            skipped.append(f"{name} was named before; it is read once")
+            skipped.append(f"{name} was named twice; it is read once")
             continue
         seen.add(path.resolve())
         try:
@@ -134,7 +134,7 @@ def read_files(names: Iterable[str], read: Callable[[str, Path], T]) -> tuple[li
             unreadable.setdefault(path.suffix.lower(), []).append(str(error))
     if not files:
         problems = [*skipped, *itertools.chain(*unreadable.values())]
-        details = f" ({len(problems)} files there were skipped; the first: {problems[0]})" if problems else ""
+        details = f" ({len(problems)} files were skipped; the first: {problems[0]})" if problems else ""
         raise LLMError(f"no text found in {', '.join(names)}{details}; name a text file")
     for suffix, problems in unreadable.items():
         number = f"{len(problems):,} {suffix or 'other'} files; the first: " if len(problems) > 1 else ""
@@ -143,8 +143,7 @@ def read_files(names: Iterable[str], read: Callable[[str, Path], T]) -> tuple[li
 
 
 def _find_files(names: Iterable[str]) -> Iterator[tuple[str, Path, str, bool]]:
-    """(name to show, path, relative name, whether the user named the file itself) of each file; those in a directory
-    are sorted."""
+    """Yield (displayed name, path, relative name, whether the user named the file itself); directories are sorted."""
     for name in names:
         if not name:
             raise LLMError("the name of a text is empty; name a text file, a directory, a pattern or -")
@@ -168,13 +167,13 @@ def _find_files(names: Iterable[str]) -> Iterator[tuple[str, Path, str, bool]]:
             for match in matches:
                 yield from _files_of(match, Path(match), root)
         else:
-            download = f"; this program downloads nothing, get it first: curl -LO {name}" if "://" in name else ""
+            download = f"; llm does not download files; download it first: curl -LO {name}" if "://" in name else ""
             raise LLMError(f"there is no file or directory {name}{download}")
 
 
 def _files_of(name: str, path: Path, root: Path) -> Iterator[tuple[str, Path, str, bool]]:
-    """A file, or the files in a directory, with their names relative to `root`, which are the same on every system.
-    Hidden files and those that tools generate are left out."""
+    """Yield a file, or the files in a directory, with their names relative to `root`, which are the same on every
+    system. Hidden and generated files are left out."""
     is_directory = path.is_dir()
     for file in sorted(path.rglob("*")) if is_directory else [path]:
         parts = file.relative_to(path).parts

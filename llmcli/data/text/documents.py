@@ -1,4 +1,4 @@
-"""One document: a file, or standard input, that is opened, decompressed, decoded and checked to be text.
+"""A document: a file or standard input, opened, decompressed, decoded and checked to be text.
 
 The text is UTF-8 with or without a byte-order mark, or UTF-16 with one, and may be compressed (gzip, zstd). Text that
 cannot be read from an arbitrary position (compressed, UTF-16, standard input) is decoded once, into a temporary file.
@@ -25,14 +25,14 @@ from llmcli.data.text import file_types
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy, check_temporary_space
 from llmcli.errors import LLMError, missing_extra
 
-OnRead: TypeAlias = Callable[[str, int], None]  # gets the name and the size of each block that was read
+OnRead: TypeAlias = Callable[[str, int], None]  # receives the name of the file and the size of each block read
 
 BLOCK_BYTES = 1 << 20  # bytes per read
-CHECKED_BYTES = 1 << 16  # decoded at a time to check them: they stay in the processor's cache
-STANDARD_INPUT = "standard input"  # its name in messages
-_START_BYTES = 1 << 16  # of the text, to recognize what it holds
-_COMPRESSION = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}  # the first bytes of a file -> its program
-_MAX_GZIP_RATIO = 1032  # of the content to the file
+CHECKED_BYTES = 1 << 16  # checked at a time: they stay in the processor's cache
+STANDARD_INPUT = "standard input"  # name in messages
+_START_BYTES = 1 << 16  # of text, used to recognize its format
+_COMPRESSION = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}  # magic bytes -> program
+_MAX_GZIP_RATIO = 1032  # size of the content / size of the file
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
@@ -42,34 +42,34 @@ def ignore(name: str, size: int) -> None:
 
 @dataclass(frozen=True)
 class Document:
-    """A file that was read to its end once and is text."""
+    """A text file that was read to its end once."""
 
     name: str  # as the user wrote it
     path: Path
-    text_bytes: int  # size of its text in UTF-8, without a byte-order mark
-    sha256: str  # of that text
-    offset: int = 0  # where its UTF-8 text begins in the file, or in the copy
-    copy: TextCopy | None = field(default=None, repr=False, compare=False)  # of a file that is not plain UTF-8
+    text_bytes: int  # size of the text in UTF-8, without a byte-order mark
+    sha256: str  # of the text
+    offset: int = 0  # start of the UTF-8 text in the file, or in the copy
+    copy: TextCopy | None = field(default=None, repr=False, compare=False)  # for a file that is not plain UTF-8
     changed_at: int = field(default=0, repr=False, compare=False)  # st_mtime_ns of the file before it was read
-    relative_name: str = ""  # its path from the directory that the user named, with "/"; of a named file, its name
-    columns: tuple[str, ...] = ()  # the column that the text comes from; none for the text of the whole file
-    all_columns: tuple[str, ...] = field(default=(), compare=False)  # of that file
+    relative_name: str = ""  # path relative to the named directory, with "/"; for a named file, its name
+    columns: tuple[str, ...] = ()  # column of the text; empty for the text of the whole file
+    all_columns: tuple[str, ...] = field(default=(), compare=False)  # in the file
     notes: tuple[str, ...] = field(default=(), compare=False)  # what was left out, one line each
 
     def is_unchanged(self) -> bool:
-        """Whether the file has the same time of modification as when it was read."""
+        """Return whether the modification time is still that of the first read."""
         try:
             return self.copy is not None or self.path.stat().st_mtime_ns == self.changed_at
         except OSError:
             return False
 
     def utf8(self, start: int, size: int) -> bytes:
-        """Up to `size` bytes of the text in UTF-8 from a position on; characters may be cut at both ends."""
+        """Return up to `size` bytes of the UTF-8 text from a position on; characters may be cut at both ends."""
         with self._reader() as read:
             return read(self.offset + start, min(size, self.text_bytes - start))
 
     def text(self, start: int = 0, end: int | None = None) -> Iterator[str]:
-        """The text between two byte positions, in pieces; a position inside a character is moved to its end."""
+        """Yield the text between two byte positions, in pieces; a position inside a character moves to its end."""
         end = self.text_bytes if end is None else min(end, self.text_bytes)
         with self._reader() as read:
 
@@ -90,9 +90,9 @@ class Document:
         return "".join(self.text(0, _START_BYTES))
 
     def lines(self, on_read: OnRead = ignore) -> Iterator[str]:
-        """The lines without their ends. Only "\n" ends a line: U+2028, a form feed and "\r" belong to it.
+        """Yield the lines without their ends. Only "\n" ends a line: U+2028, a form feed and "\r" belong to it.
 
-        `on_read` is called with size 0 now and then, so that it can end the reading.
+        `on_read` is also called with size 0 now and then, so that it can stop the reading.
         """
         unfinished: list[str] = []
         for piece in self.text():
@@ -108,7 +108,7 @@ class Document:
 
     @contextlib.contextmanager
     def _reader(self) -> Iterator[Callable[[int, int], bytes]]:
-        """A function (position, size) -> bytes of the file, or of the copy."""
+        """Open the file or the copy; yields a function (position, size) -> bytes."""
         if self.copy is not None:
             yield self.copy.read
             return
@@ -118,7 +118,7 @@ class Document:
                 file.seek(position)
                 data = _read(file, size, self.name)
                 if len(data) < size:
-                    raise LLMError(f"{self.name} became shorter while it was used; run the command again")
+                    raise LLMError(f"{self.name} became shorter while it was in use; run the command again")
                 return data
 
             yield read
@@ -129,8 +129,8 @@ def read_document(
 ) -> Document:
     """Read a file, or standard input ("-"), to its end and check that it is text.
 
-    Text that is not plain UTF-8 in a file is appended to `copy`. `on_read` may raise ReadingEndsError. Raises LLMError
-    with the kind of the file, or else the position of the first byte that is not text.
+    Text other than a plain UTF-8 file is appended to `copy`. `on_read` may raise ReadingEndsError. Raises LLMError with
+    the type of a file that is not text, or the position of the first byte that is not.
     """
     stream = (stdin or sys.stdin.buffer) if name == "-" else None
     name = display_name(name)
@@ -151,7 +151,7 @@ def read_document(
                 yield block
 
         try:
-            if encoding == "utf-8":  # the bytes of the file are those of the text
+            if encoding == "utf-8":  # the text is in the file itself
                 starts = ((block, start) for block in blocks() for start in range(0, len(block), CHECKED_BYTES))
                 parts = (text.add(block[start : start + CHECKED_BYTES]) for block, start in starts)
                 for _ in _decode(name, parts, encoding, len(mark), program):
@@ -174,11 +174,11 @@ def read_document(
 
 
 def document_of_texts(name: str, path: Path, texts: Iterable[str], copy: TextCopy) -> Document:
-    """The texts in a file as one document, joined by blank lines and appended to `copy`."""
+    """Make one document of the texts in a file, joined by blank lines and appended to `copy`."""
     offset, text = copy.size, _TextDigest(copy)
     try:
-        for number, one in enumerate(texts):
-            text.add((f"\n\n{one}" if number else one).encode("utf-8"))
+        for number, part in enumerate(texts):
+            text.add((f"\n\n{part}" if number else part).encode("utf-8"))
     except LLMError:
         copy.truncate(offset)
         raise
@@ -186,7 +186,7 @@ def document_of_texts(name: str, path: Path, texts: Iterable[str], copy: TextCop
 
 
 class _TextDigest:
-    """Size and hash of a text in UTF-8, which is appended to a copy if there is one."""
+    """Size and hash of UTF-8 text, which is appended to a copy if there is one."""
 
     def __init__(self, copy: TextCopy | None) -> None:
         self._copy, self.sha256, self.size = copy, hashlib.sha256(), 0
@@ -201,11 +201,11 @@ class _TextDigest:
 
 @contextlib.contextmanager
 def open_regular_file(name: str, path: Path) -> Iterator[IO[bytes]]:
-    """Raises LLMError for a file that cannot be opened, or is not a regular file."""
+    """Open a file. Raises LLMError if that fails, or if it is not a regular file."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise LLMError(f"{name} is not a regular file; name a text file, or - for standard input")
-        file = open(path, "rb")  # noqa: SIM115 (closed below; an error inside the block is not one of opening it)
+        file = open(path, "rb")  # noqa: SIM115 (closed below; errors in the block must not count as errors of opening)
     except OSError as error:
         raise LLMError(f"cannot read {name}: {error.strerror or error}") from error
     with file:
@@ -214,7 +214,7 @@ def open_regular_file(name: str, path: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _buffered(stream: IO[bytes]) -> Iterator[IO[bytes]]:
-    """A stream with `peek`, which stays open afterwards."""
+    """Add `peek` to a stream, which stays open afterwards."""
     buffered = io.BufferedReader(cast(io.RawIOBase, stream))
     try:
         yield buffered
@@ -224,7 +224,7 @@ def _buffered(stream: IO[bytes]) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _decompressed(name: str, file: IO[bytes]) -> Iterator[tuple[IO[bytes], str]]:
-    """(the content of a file, the program that compressed it: "gzip", "zstd" or "")"""
+    """Yield (content of a file, program that decompresses it: "gzip", "zstd" or "")."""
     try:
         start = file.peek(4)[:4]  # type: ignore[attr-defined]
     except OSError as error:
@@ -241,8 +241,8 @@ def _decompressed(name: str, file: IO[bytes]) -> Iterator[tuple[IO[bytes], str]]
 
 
 def _unpacked_size(file: IO[bytes], program: str, module: Any) -> int:
-    """The size of the content according to a file, for gzip modulo 4 GiB; 0 if it is missing or implausible."""
-    with contextlib.suppress(Exception):  # OSError, ZstdError: reading it will raise them again
+    """Return the size of the content as stored in the file (modulo 4 GiB in gzip); 0 if missing or implausible."""
+    with contextlib.suppress(Exception):  # OSError, ZstdError: reading the file will raise them again
         if program == "zstd":
             return module.get_frame_info(file.peek(18)[:18]).decompressed_size or 0  # type: ignore[attr-defined]
         packed = file.seek(0, os.SEEK_END)
@@ -254,7 +254,7 @@ def _unpacked_size(file: IO[bytes], program: str, module: Any) -> int:
 
 
 def _import_zstd(name: str) -> Any:
-    """Python's own module, from 3.14 on, or the package that has the same for older versions."""
+    """Import Python's module (3.14 and later) or its backport for older versions."""
     with contextlib.suppress(ImportError):
         from compression import zstd
 
@@ -275,11 +275,11 @@ def _read(file: IO[bytes], size: int, name: str) -> bytes:
 
 
 def _decode(name: str, blocks: Iterable[bytes], encoding: str, first: int = 0, program: str = "") -> Iterator[str]:
-    """The text of blocks, in pieces. `first` is the position of the first block in the file that `program`
-    compressed. Raises LLMError with the position of a byte that is not text; a zero byte is in no text."""
+    """Decode blocks to text, in pieces. `first` is the position of the first block in the file that `program`
+    compressed. Raises LLMError with the position of a byte that is not text, such as a zero byte."""
     decoder, read = codecs.getincrementaldecoder(encoding)(), first
     for block in itertools.chain(blocks, [b""]):
-        start = read - len(decoder.getstate()[0])  # position of what is decoded: a character may be unfinished
+        start = read - len(decoder.getstate()[0])  # position of the bytes to decode: a character may be unfinished
         read += len(block)
         try:
             text = decoder.decode(block, final=not block)
@@ -300,7 +300,7 @@ def _decode(name: str, blocks: Iterable[bytes], encoding: str, first: int = 0, p
 
 
 def _iconv(name: str, encoding: str, program: str) -> str:
-    """The command that converts a file to UTF-8.
+    """Return the command that converts a file to UTF-8.
 
     >>> _iconv("my book.txt", "UTF-16LE", "")
     "iconv -f UTF-16LE -t UTF-8 'my book.txt' > 'my book.txt.utf8'"
@@ -313,10 +313,10 @@ def _iconv(name: str, encoding: str, program: str) -> str:
 
 
 def continuation_bytes(data: bytes) -> int:
-    """The number of bytes at the beginning of a piece of UTF-8 that continue the character before it."""
+    """Count the bytes at the beginning of a piece of UTF-8 that continue the previous character."""
     return next((i for i, byte in enumerate(data) if byte & 0xC0 != 0x80), len(data))
 
 
 def display_name(name: str) -> str:
-    """A file name as text that can be printed: its bytes need not be UTF-8; "-" is standard input."""
+    """Return a file name as printable text: its bytes need not be UTF-8; "-" is standard input."""
     return STANDARD_INPUT if name == "-" else os.fsencode(name).decode("utf-8", "replace")

@@ -1,13 +1,13 @@
-"""The type of a file that is not text, and how to get text out of it.
+"""Types of files that are not text, with advice on how to extract text from them.
 
-A file is recognized by its first bytes, and a ZIP container by the names of its members, not by its own name.
+A file is recognized by its first bytes, and a ZIP container by the names of its members, not by the file name.
 Standard library only.
 """
 
 import shlex
 
-START_BYTES = 4096  # read at the beginning of a file ...
-END_BYTES = 65536  # ... and at its end, where a ZIP archive lists its members
+START_BYTES = 4096  # read from the beginning of a file ...
+END_BYTES = 65536  # ... and from its end, where a ZIP archive lists its members
 
 _PANDOC = "extract its text first: pandoc {file} -t plain -o {text}"
 _UNPACK = "unpack it into a directory and name that: "
@@ -51,9 +51,9 @@ _ZIP_TYPES: tuple[tuple[str, str, tuple[bytes, ...]], ...] = (  # (description, 
 
 
 def describe_binary(name: str, start: bytes, end: bytes = b"", program: str = "") -> str | None:
-    """One line with the type of a file that is not text, and how to get text out of it; None for an unknown type.
+    """Describe, in one line, the type of a file that is not text and how to extract its text; None if unknown.
 
-    `start` and `end` are its first and last bytes, before `program` ("gzip", "zstd" or "") compressed them.
+    `start` and `end` are its first and last bytes, decompressed by `program` ("gzip", "zstd" or "").
 
     >>> describe_binary("my book.pdf", b"%PDF-1.7 ...")
     "my book.pdf is a PDF, not text; extract its text first: pdftotext 'my book.pdf' 'my book.txt'"
@@ -78,7 +78,7 @@ def unpacked_name(file: str) -> str:
 
 
 def through(command: str, name: str, output: str, program: str | None = None) -> str:
-    """The line that sends a file, unpacked, through a command; its name tells the program, if that is not given.
+    """Return the shell line that pipes a file through a command, decompressed by `program` (default: by the suffix).
 
     >>> through("head -n 9", "my book.zst", "part.txt")
     "zstd -dc 'my book.zst' | head -n 9 > part.txt"
@@ -91,7 +91,7 @@ def through(command: str, name: str, output: str, program: str | None = None) ->
 
 
 def _recognize(start: bytes, end: bytes) -> tuple[str, str]:
-    """(description, advice) of a type; empty for an unknown one."""
+    """Return (description, advice) of a file type; empty strings for an unknown one."""
     if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return next(
             (what, advice)

@@ -1,4 +1,4 @@
-"""The records of a JSON file, each with its line: one a line (JSON Lines), in an array, or one after the other.
+"""Records in a JSON file with their line numbers: one per line (JSON Lines), in an array, or one after the other.
 
 Stricter than Python's parser: a repeated key in an object is an error. Numbers of any length are read as floats.
 Standard library only.
@@ -22,7 +22,7 @@ class _JSONError(Exception):
 
 
 def records_of_lines(name: str, lines: Iterable[str]) -> Iterator[tuple[int, object]]:
-    """(line number from 1, value) for each line that is not blank. Raises LLMError for a line that is not JSON."""
+    """Yield (line number from 1, value) for each nonblank line. Raises LLMError for a line that is not JSON."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -32,14 +32,14 @@ def records_of_lines(name: str, lines: Iterable[str]) -> Iterator[tuple[int, obj
         except _JSONError as error:
             raise LLMError(
                 f"{name} line {number:,}: invalid JSON at character {error.position + 1:,} ({error}); wanted one "
-                f"record a line: {{...}}"
+                f"record per line: {{...}}"
             ) from error
         yield number, value
 
 
 def records_of_text(name: str, text: str) -> Iterator[tuple[int, object]]:
-    """(line number from 1, value) for each element of an array, or for each of several values in a row. Raises LLMError
-    where the text is not JSON."""
+    """Yield (line number from 1, value) for each element of an array, or for each of several values in a row. Raises
+    LLMError where the text is not JSON."""
     line, before = 1, 0
     try:
         for position, value in _array(text) if text.startswith("[", _space_end(text, 0)) else _values(text):
@@ -52,7 +52,7 @@ def records_of_text(name: str, text: str) -> Iterator[tuple[int, object]]:
 
 
 def _values(text: str) -> Iterator[tuple[int, object]]:
-    """(position, value)"""
+    """Yield (position, value)."""
     position = _space_end(text, 0)
     while position < len(text):
         value, end = _value(text, position)
@@ -77,15 +77,15 @@ def _array(text: str) -> Iterator[tuple[int, object]]:
 
 def _check_end(text: str, end: int, what: str) -> None:
     if end < len(text):
-        raise _JSONError(end, f"more after the end of the {what}: {brief(text[end : end + 20], 20)}")
+        raise _JSONError(end, f"extra text after the {what}: {brief(text[end : end + 20], 20)}")
 
 
 def _space_end(text: str, position: int) -> int:
-    return _SPACE.match(text, position).end()  # type: ignore[union-attr]  # it matches any text
+    return _SPACE.match(text, position).end()  # type: ignore[union-attr]  # the pattern matches any text
 
 
 def _value(text: str, position: int) -> tuple[object, int]:
-    """(the value that begins at a position, the position after it). Raises _JSONError."""
+    """Return (value at a position, position after it). Raises _JSONError."""
     try:
         value, end = _DECODER.raw_decode(text, position)
     except json.JSONDecodeError as error:
@@ -98,7 +98,7 @@ def _value(text: str, position: int) -> tuple[object, int]:
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of these pairs. Raises ValueError for a repeated key."""
+    """Make an object of key-value pairs. Raises ValueError for a repeated key."""
     keys = dict(pairs)
     if len(keys) < len(pairs):
         [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)

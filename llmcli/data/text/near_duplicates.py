@@ -1,9 +1,9 @@
-"""Near-duplicates among documents: versions of a file, copies with small changes, a log and its beginning.
+"""Near-duplicate documents: versions of a file, copies with small changes, a log and its beginning.
 
-The beginning of each document is reduced to a sketch: the smallest hashes of all strings of SHINGLE_BYTES bytes in it
+The beginning of each document is reduced to a sketch: the smallest hashes of all its strings of SHINGLE_BYTES bytes
 (bottom-k, Broder 1997, "On the resemblance and containment of documents"). Two documents are near-duplicates if one
-contains most strings of the other. Sketches show that up to a ratio of about 8 of their lengths. Bytes are compared,
-not words or lines, so it works for any language and file type.
+contains most of the other's strings. Sketches detect that for lengths that differ by a factor of up to about 8. Bytes
+are compared, not words or lines, so it works for any language and file type.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,23 +13,23 @@ from numpy.typing import NDArray
 
 from llmcli.data.text.documents import Document
 
-COMPARED_BYTES = 1 << 16  # of each document, from its beginning
+COMPARED_BYTES = 1 << 16  # from the beginning of each document
 SHINGLE_BYTES = 32  # a power of 2
 SKETCH_SIZE = 64  # hashes
-SHARED = 2 / 3  # of the strings of one of two near-duplicates that are in the other, at least
-MIN_SHARED = 8  # hashes, if the sketches have as many, before two are compared
-NEIGHBORS = 4  # documents with the same hash that are compared with one of them
+SHARED = 2 / 3  # least share of the strings of one near-duplicate that are in the other
+MIN_SHARED = 8  # common hashes (fewer in smaller sketches) before two documents are compared
+NEIGHBORS = 4  # a document is compared with this many others that have the same hash
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 Sketch = NDArray[np.uint64]  # ascending, without repetition, [at most SKETCH_SIZE]
 
 
 def near_duplicates(documents: Sequence[Document]) -> list[list[int]]:
-    """The indices of documents in groups: near-duplicates are in the same group, directly or through others."""
+    """Group the indices of documents: near-duplicates are in the same group, directly or through others."""
     parents = list(range(len(documents)))
 
     def root(index: int) -> int:
-        """The first document of a group, with shorter paths to it for the next time."""
+        """Find the first document of a group, and shorten the paths to it."""
         while parents[index] != index:
             parents[index] = parents[parents[index]]
             index = parents[index]
@@ -67,10 +67,10 @@ def _hashes(data: bytes) -> NDArray[np.uint64]:
 
 
 def _similar(sketches: Sequence[Sketch]) -> Iterator[tuple[int, int]]:
-    """Pairs of near-duplicates. Each of many documents with the same hash is compared with the next NEIGHBORS only:
-    this finds families in linear time, and common headers join nothing."""
+    """Find pairs of near-duplicates. Documents with the same hash are compared with the next NEIGHBORS only: this finds
+    families in linear time, and common headers join nothing."""
     hashes = np.concatenate([*sketches, np.empty(0, np.uint64)])
-    owners = np.repeat(np.arange(len(sketches)), [len(one) for one in sketches])
+    owners = np.repeat(np.arange(len(sketches)), [len(sketch) for sketch in sketches])
     order = np.lexsort((owners, hashes))
     hashes, owners = hashes[order], owners[order]
     pairs = []
@@ -80,11 +80,11 @@ def _similar(sketches: Sequence[Sketch]) -> Iterator[tuple[int, int]]:
     codes, counts = np.unique(np.concatenate(pairs), return_counts=True)
     for code, count in zip(codes.tolist(), counts.tolist(), strict=True):
         first, second = divmod(code, len(sketches))
-        one, other = sketches[first], sketches[second]
-        if count < min(MIN_SHARED, len(one), len(other)):
+        left, right = sketches[first], sketches[second]
+        if count < min(MIN_SHARED, len(left), len(right)):
             continue
-        # larger hashes than the last of a full sketch are unknown
-        limit = min((full[-1] for full in (one, other) if len(full) == SKETCH_SIZE), default=hashes[-1])
-        known = min(np.searchsorted(one, limit, side="right"), np.searchsorted(other, limit, side="right"))
-        if len(np.intersect1d(one, other, assume_unique=True)) >= SHARED * known:
+        # a full sketch says nothing about hashes above its last
+        limit = min((full[-1] for full in (left, right) if len(full) == SKETCH_SIZE), default=hashes[-1])
+        known = min(np.searchsorted(left, limit, side="right"), np.searchsorted(right, limit, side="right"))
+        if len(np.intersect1d(left, right, assume_unique=True)) >= SHARED * known:
             yield first, second

@@ -1,4 +1,4 @@
-"""The records of a Parquet file, row by row. The only module that imports pyarrow, an extra."""
+"""Records in a Parquet file, row by row. Only this module imports pyarrow, an optional dependency."""
 
 import contextlib
 from collections.abc import Callable, Container, Iterator
@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 from llmcli.data.text.documents import open_regular_file
 from llmcli.errors import LLMError, missing_extra
 
-_MAGIC = b"PAR1"  # the first bytes of such a file
+_MAGIC = b"PAR1"  # first bytes of a Parquet file
 _BATCH_ROWS = 1024  # held in memory at once
 
-# columns -> (row number from 1, record with these columns), ...
+# names of columns -> (row number from 1, record with these columns), ...
 Rows: TypeAlias = Callable[[Container[str]], Iterator[tuple[int, object]]]
 
 
@@ -22,8 +22,8 @@ def is_parquet(name: str, path: Path) -> bool:
 
 @contextlib.contextmanager
 def open_parquet(name: str, path: Path) -> Iterator[tuple[list[str], Rows]]:
-    """(the columns of a table, its rows). Raises LLMError, also while rows are read, if the file is damaged or pyarrow
-    is not installed."""
+    """Yield (columns of a table, function that reads rows). Raises LLMError, also while rows are read, if the file is
+    damaged or pyarrow is not installed."""
     try:
         import pyarrow
         import pyarrow.parquet

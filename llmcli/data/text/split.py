@@ -1,11 +1,11 @@
-"""The training text and the held-out text of a corpus.
+"""The split of a corpus into training text and held-out text.
 
-The end of a long document is held out. Short documents are held out whole, evenly over a hash of their names, with
-near-duplicates on the same side. So the split does not depend on the place or the order of the files, and one more file
-changes little.
+The end of each long document is held out. Short documents are held out as a whole, chosen by a hash of their names,
+with near-duplicates on the same side. The split therefore does not depend on the location or order of the files, and
+adding a file changes little.
 
-Near-duplicates that are too large to be held out are all trained on. If they are most of the corpus, the end of the
-longest is held out, and the end of each other is left out.
+Near-duplicates that are too large to be held out are all trained on. If they make up most of the corpus, the end of the
+longest one is held out, and the ends of the others are left out.
 """
 
 import hashlib
@@ -16,9 +16,9 @@ from llmcli.data.text.corpus import Corpus, Part
 from llmcli.data.text.documents import Document
 from llmcli.data.text.near_duplicates import near_duplicates
 
-LONG_SHARE = 0.5  # of the bytes to hold out: a document that has more is long
+LONG_SHARE = 0.5  # a document with more than this share of the bytes to hold out is long
 FRACTIONS = {0.05: "twentieth", 0.1: "tenth", 0.2: "fifth", 0.25: "quarter", 0.5: "half"}
-MAX_NAMES = 3  # of documents that are listed
+MAX_NAMES = 3  # documents listed
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class CorpusSplit:
 
     training: Corpus
     held_out: Corpus
-    rule: str  # what is held out, as a phrase; "" if nothing is
+    rule: str  # description of the held-out text; "" if there is none
     is_from_corpus: bool = True  # False: the held-out text is another corpus
     left_out: Mapping[Document, int] = field(default_factory=dict)  # bytes at the end that may repeat held-out text
 
 
 def split(corpus: Corpus, share: float) -> CorpusSplit:
-    """Hold out about a share of the bytes of a corpus, from 0 to below 1."""
+    """Hold out about this share (0 to below 1) of the bytes of a corpus."""
     longest = LONG_SHARE * share * corpus.text_bytes
     groups = [(group, sum(corpus.contents[i].text_bytes for i in group)) for group in _groups(corpus)]
     short = [(group, size) for group, size in groups if size <= longest]
@@ -48,7 +48,7 @@ def split(corpus: Corpus, share: float) -> CorpusSplit:
 
 
 def _groups(corpus: Corpus) -> list[list[int]]:
-    """The indices of near-duplicates, in an order that is evenly distributed, and the same for each order of names."""
+    """Return groups of near-duplicates (indices) in a pseudorandom order that does not depend on the order of names."""
     keys = [
         (hashlib.sha256(document.relative_name.encode("utf-8")).digest(), document.sha256)
         for document in corpus.documents
@@ -60,8 +60,8 @@ def _groups(corpus: Corpus) -> list[list[int]]:
 def _cut(
     corpus: Corpus, share: float, whole: Collection[int], long: Collection[int], families: Sequence[Sequence[int]]
 ) -> CorpusSplit:
-    """Hold out the documents `whole`, and the end of those in `long`. `families` are large groups of near-duplicates,
-    kept or cut."""
+    """Hold out the documents `whole` and the ends of the documents `long`. `families` are large groups of
+    near-duplicates, kept or cut."""
     sizes = [part.text_bytes for part in corpus.contents]
     ends = {index: round(share * size) for index, size in enumerate(sizes)}
     held_out_bytes = {index: sizes[index] for index in whole} | {index: ends[index] for index in long}
@@ -98,10 +98,10 @@ def _rule(corpus: Corpus, share: float, whole: Collection[int], long: Collection
 
 
 def _family_rule(corpus: Corpus, families: Sequence[Sequence[int]], left_out: Mapping[int, int]) -> str:
-    """The treatment of large families, in words; `left_out` as in `CorpusSplit`."""
+    """Describe the treatment of large families of near-duplicates; `left_out` as in `CorpusSplit`."""
     if not families:
         return ""
     if left_out:
-        return f"; of {len(left_out):,} near-duplicates the ends, {sum(left_out.values()):,} bytes, are left out"
+        return f"; the ends of {len(left_out):,} near-duplicates ({sum(left_out.values()):,} bytes) are left out"
     names = [corpus.documents[index].relative_name for group in families for index in group]
-    return f"; {len(names):,} near-duplicates, such as {min(names)}, are all for training"
+    return f"; {len(names):,} near-duplicates, such as {min(names)}, are all trained on"

@@ -1,4 +1,4 @@
-"""Decoded text in a temporary file, and the error for a temporary file that cannot be written."""
+"""Decoded text in a temporary file, and errors for temporary files that cannot be written."""
 
 import contextlib
 import shlex
@@ -13,7 +13,7 @@ from llmcli.errors import LLMError
 
 
 class ReadingEndsError(LLMError):
-    """Ends the reading of all files, not only of the file it names."""
+    """Stops the reading of all files, not only of the file it names."""
 
 
 class TemporaryFileError(ReadingEndsError):
@@ -22,7 +22,7 @@ class TemporaryFileError(ReadingEndsError):
 
 @contextlib.contextmanager
 def temporary_file_errors(content: str) -> Iterator[None]:
-    """Turn an OSError into a TemporaryFileError; `content` is what the file should hold."""
+    """Turn an OSError into a TemporaryFileError; `content` describes the content of the file."""
     try:
         yield
     except OSError as error:
@@ -40,11 +40,11 @@ def _temporary_directory() -> str:
 
 
 def check_temporary_space(name: str, program: str, size: int) -> None:
-    """Raise TemporaryFileError if there is no space for `size` bytes, the content of a file packed by `program`."""
+    """Raise TemporaryFileError if there is no space for `size` bytes, the content of a file compressed by `program`."""
     directory = _temporary_directory()
     try:
         free = shutil.disk_usage(directory).free
-    except OSError:  # found out when it is written
+    except OSError:  # writing the file will show it
         return
     if size > free:
         raise TemporaryFileError(
@@ -60,7 +60,7 @@ class TextCopy:
 
     def __init__(self) -> None:
         self._file: IO[bytes] | None = None
-        self._lock = threading.Lock()  # held from `seek` to `read`: several threads may read
+        self._lock = threading.Lock()  # several threads may seek and read
         self.size = 0
 
     def append(self, data: bytes) -> None:
@@ -74,10 +74,10 @@ class TextCopy:
         self.size += len(data)
 
     def truncate(self, size: int) -> None:
-        """Discard all but the first `size` bytes, when a document turned out not to be text."""
+        """Keep only the first `size` bytes, after a document turned out not to be text."""
         self.size = size
         if self._file is not None:
-            with contextlib.suppress(OSError):  # then the next append overwrites it
+            with contextlib.suppress(OSError):  # the next append overwrites the rest
                 self._file.truncate(size)
 
     def read(self, position: int, size: int) -> bytes:

@@ -1,5 +1,5 @@
-"""Word boundaries: which characters form words, and where a long text may be cut into pieces whose separate encodings
-give the token ids of the whole.
+"""Word boundaries: the characters that form words, and the places where a long text may be cut into pieces that are
+encoded separately, with the same token ids as the whole.
 
 Standard library only.
 """
@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-SEARCHED_CHARACTERS = 1 << 16  # searched for a place to cut, at least
+SEARCHED_CHARACTERS = 1 << 16  # minimum searched for a place to cut
 WORD_END = re.compile(r"(?<=\S)[ \n]")
 # in the patterns of Llama 3 and Qwen 2 a punctuation mark takes the line ends after it into its pre-token
 WORD_OR_LINE_END = re.compile(r"(?<=\S) |(?<=\n)(?=\S)")
@@ -25,11 +25,10 @@ _BLOCKS = {  # class -> ranges of Unicode code points; the first class with a ma
 def pieces(
     texts: Iterable[str], boundary: re.Pattern[str] = WORD_END, size: int = SEARCHED_CHARACTERS
 ) -> Iterator[str]:
-    """Text that comes in arbitrary parts, cut into pieces of about `size` characters, each of which begins at a
-    match of `boundary`.
+    """Cut text, given in arbitrary parts, into pieces of about `size` characters that begin at a match of `boundary`.
 
     The pattern that splits text into words always ends a word there, so encoding piece by piece gives the ids of the
-    whole. In a run of 2 * SEARCHED_CHARACTERS without a match the cut is arbitrary.
+    whole text. In a run of 2 * SEARCHED_CHARACTERS without a match the cut is arbitrary.
     """
     longest = 2 * SEARCHED_CHARACTERS
     rest = ""
@@ -51,8 +50,8 @@ def pieces(
 
 
 def character_class(c: str) -> str:
-    """The class of a character: a word is a run of characters of one class, and a character of class "single" is a word
-    by itself.
+    """Return the class of a character: a word is a run of characters of one class; each character of class "single" is
+    a word.
 
     >>> [character_class(c) for c in "a7_漢ひカ!"]
     ['letters', 'letters', 'letters', 'han', 'hiragana', 'katakana', 'single']
@@ -64,10 +63,10 @@ def character_class(c: str) -> str:
 
 
 def begins_with_letter(data: bytes) -> bool:
-    """Whether UTF-8 begins with a letter, digit or combining mark of a script that separates words by spaces.
+    """Return whether UTF-8 begins with a letter, digit or combining mark of a script that separates words by spaces.
 
-    An incomplete character is classified by its first byte: nearly all characters of two bytes are such letters
-    (accented Latin, Greek, Cyrillic, Hebrew, Arabic); longer ones are unknown and do not count as letters.
+    An incomplete character is classified by its first byte: nearly all two-byte characters are letters (accented Latin,
+    Greek, Cyrillic, Hebrew, Arabic); longer characters do not count as letters.
 
     >>> [begins_with_letter(data) for data in (b"s", b" s", "é".encode(), b"\\xd0", "漢".encode(), b"\\xe6", b"")]
     [True, False, True, True, False, False, False]

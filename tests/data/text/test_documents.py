@@ -140,7 +140,7 @@ def test_a_file_that_became_shorter_is_an_error_and_one_that_grew_is_not() -> No
     assert [*document.text(len(UTF8))] == [*document.text(len(UTF8) + 9)] == []
     put("a.txt", UTF8[:-1])
     for read in (lambda: "".join(document.text()), lambda: document.utf8(3, 999)):
-        with pytest.raises(LLMError, match=r"^a\.txt became shorter while it was used; run the command again$"):
+        with pytest.raises(LLMError, match=r"^a\.txt became shorter while it was in use; run the command again$"):
             read()
     assert document.utf8(0, 3) == UTF8[:3]
 

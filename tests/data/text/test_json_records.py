@@ -40,7 +40,7 @@ INVALID = {
     "cut off": ('{"a": 1', "line 2: invalid JSON at character 8 ("),
     "a trailing comma": ('{"a": 1,}', "line 2: invalid JSON at character "),
     "single quotes": ("{'a': 1}", "line 2: invalid JSON at character 2 ("),
-    "two values": ('{"a": 1} {"b": 2}', "line 2: invalid JSON at character 10 (more after the end of the value: "),
+    "two values": ('{"a": 1} {"b": 2}', "line 2: invalid JSON at character 10 (extra text after the value: "),
     "a key twice": ('{"x": {"a": 1, "b": 2, "a": 3}}', "the key 'a' is repeated in one object)"),
     "nested": ("[" * 100_000, "line 2: invalid JSON at character 1 (nested too deeply)"),
     "nested objects": ('{"a":' * 100_000, "line 2: invalid JSON at character 1 (nested too deeply)"),
@@ -58,7 +58,7 @@ def test_the_error_gives_the_line_and_the_character(kind: str) -> None:
         list(records_of_lines("a.jsonl", ["{}", line]))
     message = str(caught.value)
     assert message.startswith("a.jsonl line 2: invalid JSON at character ") and problem in message
-    assert message.endswith("; wanted one record a line: {...}") and "\n" not in message and len(message) < 200
+    assert message.endswith("; wanted one record per line: {...}") and "\n" not in message and len(message) < 200
 
 
 ARRAYS = {
@@ -67,7 +67,7 @@ ARRAYS = {
     "ends after a comma": ('[\n{"a": 1},\n]', 1, "line 3: invalid JSON ("),
     "no comma": ('[{"a": 1}\n{"a": 2}]', 1, "line 2: invalid JSON (wanted , or ] before '{\"a\": 2}]')"),
     "two commas": ('[{"a": 1},\n,{"a": 2}]', 1, "line 2: invalid JSON ("),
-    "more after it": ('[{"a": 1}\n]\n[{"a": 2}]', 1, "line 3: invalid JSON (more after the end of the array: "),
+    "more after it": ('[{"a": 1}\n]\n[{"a": 2}]', 1, "line 3: invalid JSON (extra text after the array: "),
     "a key twice": ('[{"a": 1},\n\n{"b": 1, "b": 2}]', 1, "line 3: invalid JSON (the key 'b' is repeated in one "),
     "nested": ('[{"a": 1},\n' + "[" * 100_000, 1, "line 2: invalid JSON (nested too deeply)"),
     "no value": ('{"a": 1}\n{"a": 2}\nx', 2, "line 3: invalid JSON ("),

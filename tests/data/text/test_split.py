@@ -182,7 +182,7 @@ def test_of_versions_of_one_text_the_end_of_the_longest_is_held_out() -> None:
     left_out = {one.relative_name: size for one, size in divided.left_out.items()}
     assert left_out == {name: size // 10 for name, size in sizes.items() if size < 20_000}
     assert divided.rule == (
-        "the last tenth of version-0-20000.txt; of 19 near-duplicates the ends, 19,000 bytes, are left out"
+        "the last tenth of version-0-20000.txt; the ends of 19 near-duplicates (19,000 bytes) are left out"
     )
 
 
@@ -192,7 +192,7 @@ def test_versions_beside_other_text_are_all_for_training() -> None:
     divided = split(corpus, 0.1)
     assert {*family} <= names(divided.training) and not {*family} & names(divided.held_out) and not divided.left_out
     assert divided.held_out.text_bytes == 4000  # a tenth of the others
-    assert divided.rule.endswith("; 6 near-duplicates, such as version-0-1000.txt, are all for training")
+    assert divided.rule.endswith("; 6 near-duplicates, such as version-0-1000.txt, are all trained on")
 
 
 def test_near_duplicate_books_are_one_text() -> None:

@@ -147,7 +147,7 @@ def test_the_ends_of_near_duplicates_are_recorded_as_left_out(tmp_path):
     kept = [900, len(text) - 100 - other, len(text) - size]
     assert [trained[document.sha256] for document in corpus.documents] == kept
     parse_document(json.dumps(ready.record), "training.json")
-    assert f"the ends, {100 + other:,} bytes, are left out" in row(ready.plan, "corpus").reason
+    assert f"near-duplicates ({100 + other:,} bytes) are left out" in row(ready.plan, "corpus").reason
 
 
 @pytest.mark.parametrize("as_file", [False, True])
