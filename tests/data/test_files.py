@@ -244,7 +244,7 @@ def test_one_blank_answer_of_many_is_left_out_alone() -> None:
         (
             "a.jsonl",
             json_lines([conversation("1"), conversation("2")]),
-            "a.jsonl: none of the 2 conversations has an answer",
+            "a.jsonl: none of the 2 conversations has an ",
         ),
         ("a.csv", "question,answer\n\nHi,\n", "a.csv line 3: no answer; wanted answers to train on"),
         ("a.csv", "question,answer\n\n", "a.csv has a header but no conversations; wanted rows with a prompt and"),
@@ -275,9 +275,9 @@ MALFORMED_LINES: dict[str, tuple[str, str]] = {
     "another shape": ('{"prompt": "Hi", "completion": "Ho"}', 'the record has no "messages"'),
     "text for messages": ('{"messages": "Hi"}', "\"messages\" is the text 'Hi'; wanted a list of messages"),
     "a huge number for messages": ('{"messages": 1' + "0" * 6000 + "}", '"messages" is a number; wanted a list'),
-    "half a character": (
+    "a lone surrogate": (
         '{"messages": [{"role": "user", "content": "\\ud83c"}]}',
-        '"content" of message 1 of "messages" has half a character (\\ud83c, a lone surrogate) at position 0',
+        '"content" of message 1 of "messages" has a lone surrogate (\\ud83c) at position 0',
     ),
     "an array of numbers": ("[1, 2]", "the record is a list; wanted an object"),
     "text": ('"Hello"', "the record is the text 'Hello'; wanted an object"),

@@ -60,7 +60,7 @@ def test_another_column_is_named_by_the_user() -> None:
     with pytest.raises(LLMError) as caught:
         read("a.jsonl", data)
     assert str(caught.value) == (
-        "a.jsonl: what to train on cannot be told from its columns ('title', 'content'); add `column` content for its "
+        "a.jsonl: unclear which columns to train on: 'title', 'content'; add `column` content for its "
         "text, `column` title,content for prompts and their answers, or `plain` for the file as it is"
     )
     assert text_of(read("a.jsonl", data, ReadOptions(columns=("content",)))) == "C0\n\nC1"
@@ -126,7 +126,7 @@ def test_many_files_are_grouped_by_kind() -> None:
         "data: plain text in 5 files (d/0.txt, d/1.txt, d/2.txt, ...); conversations in d/faq.txt (Q:/A: turns; "
         "otherwise: `plain`); pairs in d/x.csv (question/answer; otherwise: `column` NAME or `plain`)"
     )
-    assert sources.text.skipped[0].startswith("d/numbers.csv: what to train on cannot be told")
+    assert sources.text.skipped[0].startswith("d/numbers.csv: unclear which columns to train on")
 
 
 def test_options_that_no_file_fits_are_an_error() -> None:

@@ -1,1 +1,1 @@
-"""Conversations: records, turns, tokens and the loss mask, chat templates."""
+"""Conversations: records, turns, chat templates, tokens with a loss mask."""

@@ -1,4 +1,4 @@
-"""Tokenized conversations to training batches: whole conversations packed into rows, with a loss mask.
+"""Training batches of conversations: whole conversations packed into rows, with a loss mask.
 
 A batch is a pure function of (conversations, seed, step), as in tokens/batches.py.
 """
@@ -17,11 +17,11 @@ from llmcli.data.conversations.chat_template import EncodedConversation
 
 @dataclass(frozen=True)
 class ConversationTokens:
-    """The tokens of n conversations, one after another."""
+    """The tokens of n conversations, concatenated."""
 
     ids: NDArray[np.unsignedinteger]  # [N]
-    loss_mask: NDArray[np.bool_]  # [N]; False for the first token of each conversation, which nothing predicts
-    starts: NDArray[np.int64]  # [n + 1]: where each conversation begins, and the end of the last
+    loss_mask: NDArray[np.bool_]  # [N]; False for the first token of each conversation, which is never a target
+    starts: NDArray[np.int64]  # [n + 1]: start of each conversation, and the end of the last
 
     @classmethod
     def of(cls, conversations: Iterable[EncodedConversation]) -> "ConversationTokens":
@@ -31,7 +31,7 @@ class ConversationTokens:
             ids.append(np.array(conversation.ids, np.uint32))
             masks.append(np.array(conversation.loss_mask, bool))
             masks[-1][0] = False
-        starts = np.cumsum([len(one) for one in ids], dtype=np.int64)
+        starts = np.cumsum([len(tokens) for tokens in ids], dtype=np.int64)
         return cls(np.concatenate(ids), np.concatenate(masks), starts)
 
     def __len__(self) -> int:
@@ -49,17 +49,17 @@ class ConversationTokens:
         return slice(int(self.starts[index]), int(self.starts[index + 1]))
 
     def answer_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
-        """Bytes of text in the learned tokens; `byte_lengths[i]` is the length of token i in bytes."""
+        """Count the bytes of text in the learned tokens; `byte_lengths[i]` is the length of token i in bytes."""
         return int(byte_lengths[self.ids[self.loss_mask]].sum())
 
     def select(self, indices: Sequence[int]) -> "ConversationTokens":
         return self._slices([self.span(i) for i in indices])
 
     def truncated(self, most: int) -> tuple["ConversationTokens", list[int], int]:
-        """(the conversations, each of at most `most` tokens; the index that each had; how many were truncated)
+        """Truncate conversations to `most` tokens. Returns (conversations, their previous indices, number truncated).
 
-        A longer one ends after the last answer that fits, else within its first answer; without a learned token it is
-        left out.
+        A longer conversation ends after the last answer that fits, or else within its first answer; one without a
+        learned token is left out.
         """
         spans = [self.span(i) for i in range(len(self))]
         fitting = [self._truncated_span(span, most) if span.stop - span.start > most else span for span in spans]
@@ -68,23 +68,23 @@ class ConversationTokens:
 
     def _truncated_span(self, span: slice, most: int) -> slice:
         mask = self.loss_mask[span.start : span.start + most + 1]
-        answer_ends = np.flatnonzero(mask[:-1] & ~mask[1:]) + 1  # one past the last token of each answer
+        answer_ends = np.flatnonzero(mask[:-1] & ~mask[1:]) + 1  # the position after each answer
         if len(answer_ends):
             return slice(span.start, span.start + int(answer_ends[-1]))
         return slice(span.start, span.start + (most if mask[:most].any() else 0))
 
     def _slices(self, slices: Sequence[slice]) -> "ConversationTokens":
-        starts = np.cumsum([0, *(one.stop - one.start for one in slices)], dtype=np.int64)
+        starts = np.cumsum([0, *(span.stop - span.start for span in slices)], dtype=np.int64)
 
         def join(values: NDArray[Any]) -> NDArray[Any]:
-            return np.concatenate([values[:0], *(values[one] for one in slices)])
+            return np.concatenate([values[:0], *(values[span] for span in slices)])
 
         return ConversationTokens(join(self.ids), join(self.loss_mask), starts)
 
 
 @dataclass(frozen=True)
 class MaskedBatch:
-    """Rows of a training step. The targets are ids[:, 1:] where loss_mask[:, 1:]."""
+    """The rows of a training step. Targets are ids[:, 1:] where loss_mask[:, 1:] is True."""
 
     ids: NDArray[np.int64]  # [B, T + 1]
     loss_mask: NDArray[np.bool_]  # [B, T + 1]
@@ -93,28 +93,29 @@ class MaskedBatch:
 class ConversationBatches:
     """Training batches of conversations as a pure function of (seed, step).
 
-    An epoch visits every conversation once. In an order drawn from (seed, epoch) they are packed into rows of
-    `context` + 1 tokens, which are then visited in another random order. The rest of a row is `padding`, not learned.
+    An epoch visits every conversation once. Conversations are packed, in an order drawn from (seed, epoch), into rows
+    of `context` + 1 tokens, which are then visited in another random order. The rest of a row is `padding` and not
+    learned.
     """
 
     def __init__(
         self, conversations: ConversationTokens, context: int, batch_size: int, seed: int, padding: int
     ) -> None:
-        """No conversation may have more than `context` + 1 tokens. A batch has `batch_size` rows."""
+        """Conversations have at most `context` + 1 tokens; a batch has `batch_size` rows."""
         if not len(conversations) or conversations.lengths.max() > context + 1:
-            raise ValueError(f"no conversations, or one of more than {context + 1} tokens")
+            raise ValueError(f"no conversations, or one with more than {context + 1} tokens")
         self._conversations, self._context, self._batch_size = conversations, context, batch_size
         self._seed, self._padding = seed, padding
-        self._first_rows = [0]  # of epochs 0, 1, ...: the number of rows in all epochs before; as far as they are known
-        self._recent: tuple[int, list[list[int]]] = -1, []  # the last epoch that was packed, with its rows
+        self._first_rows = [0]  # number of rows before each epoch that was visited
+        self._recent: tuple[int, list[list[int]]] = -1, []  # the last packed epoch, and its rows
 
     @cached_property
     def rows(self) -> int:
-        """Rows in the first epoch; other epochs have a few more or less."""
+        """Number of rows in the first epoch; other epochs have a few more or less."""
         return len(self._epoch(0))
 
     def batch(self, step: int) -> MaskedBatch:
-        """The rows of step 0, 1, ... They may belong to two epochs, or to more if an epoch has few rows."""
+        """Return the rows of step 0, 1, ... A step may span two epochs, or more if an epoch has few rows."""
         ids = np.full((self._batch_size, self._context + 1), self._padding, np.int64)
         loss_mask = np.zeros(ids.shape, bool)
         for row in range(self._batch_size):
@@ -127,7 +128,7 @@ class ConversationBatches:
         return MaskedBatch(ids, loss_mask)
 
     def _visited(self, visit: int) -> list[int]:
-        """The conversations in the row of a visit; visits are numbered from the first of epoch 0."""
+        """Return the conversations in a row; visits of rows are numbered from the beginning of epoch 0."""
         while self._first_rows[-1] <= visit:
             self._first_rows.append(self._first_rows[-1] + len(self._epoch(len(self._first_rows) - 1)))
         epoch = bisect.bisect_right(self._first_rows, visit) - 1
@@ -143,14 +144,14 @@ class ConversationBatches:
 
 
 def pack(lengths: Sequence[int], capacity: int, order: Iterable[int]) -> list[list[int]]:
-    """Rows of at most `capacity` tokens, by best fit: in this order, each conversation goes into the fullest row that
-    has space for it. `lengths` are the tokens of each conversation, at most `capacity`.
+    """Pack conversations into rows of at most `capacity` tokens by best fit: in the given order, each goes into the
+    fullest row that has space for it. `lengths` are the numbers of tokens, at most `capacity`.
 
     >>> pack([5, 4, 3, 6], 8, [0, 1, 2, 3])
     [[0, 2], [1], [3]]
     """
     rows: list[list[int]] = []
-    spaces: list[tuple[int, int]] = []  # (tokens left, row), ascending; only rows that another conversation may fit
+    spaces: list[tuple[int, int]] = []  # (tokens left, row), ascending; only rows with space for another conversation
     shortest = min(lengths, default=0)
     for index in order:
         at = bisect.bisect_left(spaces, (lengths[index], -1))

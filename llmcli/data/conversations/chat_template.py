@@ -1,8 +1,8 @@
-"""A conversation -> the text and the tokens that a model is trained on, and prompted with: its chat template.
+"""Chat templates: conversations as the text and tokens on which a model is trained and prompted.
 
-Models made here have ChatML, which this module renders itself. Any other template is untrusted jinja2, rendered in a
-separate process (template_renderer.py). The tokens equal those of transformers' `apply_chat_template`, except that text
-of a message never becomes a control token (control_tokens.py).
+Models trained here use ChatML, which this module renders itself. Any other template is untrusted jinja2, rendered in a
+separate process (template_renderer.py). The tokens equal those of transformers' `apply_chat_template`, except that the
+text of a message never becomes a control token (control_tokens.py).
 """
 
 import json
@@ -19,8 +19,8 @@ from llmcli.data.conversations.template_renderer import Job, Rendering, Template
 from llmcli.data.tokenizers.tokenizer import IM_END, IM_START, Tokenizer
 from llmcli.errors import LLMError
 
-# The text of each turn between IM_START and IM_END, as SmolLM2 and Qwen have it, without a default system message.
-# {% generation %} marks what the assistant writes, for programs that train with this template.
+# Each turn stands between IM_START and IM_END, as in SmolLM2 and Qwen, without a default system message.
+# {% generation %} marks the assistant's text, for programs that train with this template.
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
     "{% if message['role'] == 'assistant' %}"
@@ -34,26 +34,26 @@ _MARKER = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
 @dataclass(frozen=True)
 class EncodedConversation:
-    """A conversation as tokens to train on."""
+    """A conversation as training tokens."""
 
     ids: list[int]
-    loss_mask: list[bool]  # of each token: whether it belongs to an answer or ends one
+    loss_mask: list[bool]  # True for tokens that belong to an answer or end one
 
 
 class ChatTemplate:
-    """A template with the tokenizer of its model."""
+    """A chat template and the tokenizer of its model."""
 
     def __init__(self, source: str, tokenizer: Tokenizer, variables: Mapping[str, Any] | None = None) -> None:
-        """`source` is the template, in jinja2; `variables` are bos_token, eos_token and others that it may use."""
+        """`source` is the jinja2 template; `variables` are bos_token, eos_token and others that it may use."""
         self.source, self.tokenizer = source, tokenizer
         self._variables = dict(variables or {})
         self._control_tokens = ControlTokens(tokenizer)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], tokenizer: Tokenizer) -> "ChatTemplate | None":
-        """The template in a parsed tokenizer_config.json; None if it has none."""
+        """Return the template in a parsed tokenizer_config.json, or None."""
         source = config.get("chat_template")
-        if isinstance(source, list):  # several by name
+        if isinstance(source, list):  # several named templates
             source = next((entry.get("template") for entry in source if entry.get("name") == "default"), None)
         if not isinstance(source, str) or not source.strip():
             return None
@@ -67,12 +67,13 @@ class ChatTemplate:
         return cls(source, tokenizer, names)
 
     def with_variables(self, variables: Mapping[str, Any]) -> "ChatTemplate":
-        """The same template with other values of variables (the keyword arguments of transformers)."""
+        """Return this template with other values of variables (the keyword arguments in transformers)."""
         return ChatTemplate(self.source, self.tokenizer, self._variables | dict(variables))
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
-        """The text of a conversation, with control tokens by their names; `add_generation_prompt` adds the header of
-        the assistant's next turn. Raises LLMError if the template is invalid, refuses the messages or exceeds a limit.
+        """Return the text of a conversation with the names of control tokens; `add_generation_prompt` adds the header
+        of the assistant's next turn. Raises LLMError if the template is invalid, refuses the messages or exceeds a
+        limit.
         """
         return self._render([(messages, add_generation_prompt)])[0].text
 
@@ -82,14 +83,15 @@ class ChatTemplate:
         return template_renderer.render(self.source, self._variables, jobs)
 
     def encode(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> list[int]:
-        """The ids of a conversation; text of a message never becomes a control token. Raises LLMError as `render`."""
+        """Return the ids of a conversation; the text of a message never becomes a control token. Raises LLMError as
+        `render` does."""
         hidden, names = self._hide(messages)
         return self._control_tokens.encode(self._render([(hidden, add_generation_prompt)])[0].text, names)[0]
 
     def encode_conversation(self, messages: Sequence[Message]) -> EncodedConversation:
-        """The ids of a conversation, and the loss mask: the answers that are learned and the token that ends each.
+        """Return the ids and the loss mask of a conversation: the learned answers with the token that ends each.
 
-        Raises LLMError as `render` does, and when the template writes a turn differently once others follow.
+        Raises LLMError as `render` does, and if the template writes a turn differently once others follow.
         """
         hidden, names = self._hide(messages)
         rendering = self._render([(hidden, False)])[0]
@@ -101,7 +103,8 @@ class ChatTemplate:
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """The tokens that end a text, and the first control token that the template writes after an answer."""
+        """Tokens that end an answer: the tokenizer's, and the first control token that the template writes after
+        one."""
         probe = unused_characters(1, [self.source])[0]
         try:
             text = self.render([Message("user", "Hello"), Message("assistant", probe)])
@@ -115,21 +118,21 @@ class ChatTemplate:
         return self._control_tokens.hide(messages, self.source + "".join(values))
 
     def _answer(self, whole: str, messages: Sequence[Message]) -> Span:
-        """The span of the last of some messages, an answer, in the text of the whole conversation."""
+        """Return the span of the last message, an answer, in the text of the whole conversation."""
         [until] = self._render([(messages, False)])
         header = self._header(messages)
         controls = self._control_tokens.find(until.text[len(header) :])
-        end = len(header) + controls[-1][1] if controls else len(until.text)  # without the line end after the token
+        end = len(header) + controls[-1][1] if controls else len(until.text)  # exclude the line end after the token
         if not until.text.startswith(header) or not whole.startswith(until.text[:end]):
             raise LLMError(
-                "the model's chat template writes an answer differently once other messages follow, so which tokens "
-                "to learn is unclear; give each conversation one answer, or mark answers in the template with "
+                "the model's chat template writes an answer differently once other messages follow, so it is unclear "
+                "which tokens to learn; give each conversation one answer, or mark answers in the template with "
                 "{% generation %}"
             )
         return len(header), end
 
     def _header(self, messages: Sequence[Message]) -> str:
-        """The text before the last of some messages, an answer."""
+        """Return the text before the last message, an answer."""
         before = messages[:-1]
         if before:
             plain, prompt = (rendering.text for rendering in self._render([(before, False), (before, True)]))
@@ -141,20 +144,20 @@ class ChatTemplate:
 
 
 def _learned_spans(answers: list[Span], messages: Sequence[Message]) -> list[Span]:
-    """The spans of the answers that are learned. Raises LLMError if not all are, and the template marks others."""
+    """Select the spans of learned answers. Raises LLMError if it is unclear which spans belong to which answers."""
     learned = [message.is_learned for message in messages if message.role == "assistant"]
     if all(learned):
         return answers
     if len(answers) != len(learned):
         raise LLMError(
-            f"the model's chat template marks {len(answers)} answers of {len(learned)} in the conversation, so which "
-            'of them has "weight": 0 is unclear; remove the answers with this weight'
+            f"the model's chat template marks {len(answers)} of the {len(learned)} answers in the conversation, so "
+            'it is unclear which one has "weight": 0; remove the answers with this weight'
         )
     return [answer for answer, is_learned in zip(answers, learned, strict=True) if is_learned]
 
 
 def _render_chatml(messages: Sequence[Message], add_generation_prompt: bool) -> Rendering:
-    """Equal to rendering CHATML."""
+    """Return the same text as rendering CHATML."""
     text, answers = "", []
     for message in messages:
         text += f"{IM_START}{message.role}\n"

@@ -1,7 +1,7 @@
-"""Text in which a chat template wrote control tokens by their names -> token ids.
+"""Encoding of text in which a chat template wrote the names of control tokens.
 
-Text of a user must not become a control token. So before the template is rendered, each name of a control token in a
-message is replaced by a stand-in: a private-use character that occurs nowhere else. The names in the rendered text then
+User text must not become a control token. Before the template is rendered, each name of a control token in a message is
+therefore replaced by a stand-in: a private-use character that occurs nowhere else. All names in the rendered text then
 come from the template, and the stand-ins become text again.
 """
 
@@ -15,24 +15,24 @@ from llmcli.data.conversations.messages import Message
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 
-PRIVATE_USE = (range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE), range(0xE000, 0xF900))  # of Unicode
+PRIVATE_USE = (range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE), range(0xE000, 0xF900))  # in Unicode
 _SPACE_AFTER = re.compile(r"\s*")
 
-Span = tuple[int, int]  # the first character, and the one after the last
+Span = tuple[int, int]  # first character, one past the last
 
 
 def unused_characters(count: int, texts: Iterable[str]) -> list[str]:
-    """Private-use characters that occur in none of the texts. Raises LLMError if there are fewer than `count`."""
+    """Find private-use characters that occur in none of the texts. Raises LLMError if there are fewer than `count`."""
     used = set().union(*texts)
     unused = (chr(code) for codes in PRIVATE_USE for code in codes if chr(code) not in used)
     characters = [character for character, _ in zip(unused, range(count), strict=False)]
     if len(characters) < count:
-        raise LLMError("the messages have nearly all private-use characters of Unicode; remove these characters")
+        raise LLMError("the messages use nearly all private-use characters of Unicode; remove these characters")
     return characters
 
 
 class ControlTokens:
-    """The control tokens of a tokenizer, as a template writes them."""
+    """The control tokens of a tokenizer, written by name in a template."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -40,12 +40,12 @@ class ControlTokens:
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")  # (?!) matches nothing
 
     def find(self, text: str) -> list[tuple[int, int, int]]:
-        """(first character, the one after the last, id) of each control token in a text."""
+        """Return (first character, one past the last, id) of each control token in a text."""
         return [(m.start(), m.end(), self._tokenizer.control_ids[m[0]]) for m in self._pattern.finditer(text)]
 
     def hide(self, messages: Sequence[Message], template: str) -> tuple[list[Message], dict[str, str]]:
-        """(messages with stand-ins in place of the names of control tokens, stand-in -> name). The stand-ins occur
-        neither in the messages nor in the template. Raises LLMError if there are too few."""
+        """Return (messages with stand-ins for the names of control tokens, stand-in -> name). Stand-ins occur neither
+        in the messages nor in the template. Raises LLMError if there are too few."""
         texts = [text for message in messages for text in (message.role, message.content)]
         names = sorted({name for text in texts for name in self._pattern.findall(text)})
         if not names:
@@ -59,7 +59,7 @@ class ControlTokens:
         return changed, {stand_in: name for name, stand_in in stand_ins.items()}
 
     def encode(self, text: str, names: Mapping[str, str], marked: Sequence[Span] = ()) -> tuple[list[int], list[bool]]:
-        """(ids of a rendered text, whether each token overlaps one of the `marked` spans, which ascend).
+        """Return (ids of a rendered text, whether each token overlaps one of the ascending `marked` spans).
 
         `names` are the names behind the stand-ins, from `hide`. Raises LLMError as `Tokenizer.encode` does.
         """
@@ -67,7 +67,7 @@ class ControlTokens:
         growth = [0, *accumulate(len(names[text[i]]) - 1 for i in places)]
 
         def moved(position: int) -> int:
-            """A position, after the stand-ins before it have become names."""
+            """Return a position after the stand-ins before it have been replaced by names."""
             return position + growth[bisect_left(places, position)]
 
         controls = [(moved(start), moved(end), control) for start, end, control in self.find(text)]
@@ -78,7 +78,7 @@ class ControlTokens:
         return [token for token, _ in tokens], list(_overlaps((span for _, span in tokens), marked))
 
     def _tokens(self, text: str, controls: Sequence[tuple[int, int, int]]) -> Iterator[tuple[int, Span]]:
-        """(id, span) of each token of a text, with control tokens nowhere but at `controls`."""
+        """Yield (id, span) of each token of a text, with control tokens only at `controls`."""
         start, before = 0, None
         for control in (*controls, None):
             end = control[0] if control else len(text)
@@ -96,7 +96,7 @@ class ControlTokens:
 
 
 def _overlaps(spans: Iterable[Span], marked: Sequence[Span]) -> Iterator[bool]:
-    """Whether each span overlaps a marked span; both are in ascending order."""
+    """Return, for each span, whether it overlaps a marked span; both are in ascending order."""
     i = 0
     for start, end in spans:
         while i < len(marked) and marked[i][1] <= start:

@@ -1,4 +1,4 @@
-"""An example prompt from a text: the beginning of one of its sentences or lines. Standard library only."""
+"""Example prompts: beginnings of sentences or lines in a text. Standard library only."""
 
 import itertools
 import re
@@ -8,20 +8,20 @@ from collections.abc import Iterator
 
 from llmcli.data.text.words import character_class
 
-MAX_PROMPT = 32  # characters, in a script that puts spaces between words
+MAX_PROMPT = 32  # characters, in a script with spaces between words
 MAX_WORDS = 5
 MAX_PROMPT_WITHOUT_SPACES = 12  # characters, in other scripts
 MIN_PROMPT = 4  # characters; a shorter prompt is used only if there is no other
-MAX_SENTENCES = 400  # sentences that are tried
+MAX_SENTENCES = 400  # sentences tried
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
-_SHELL_SPECIAL = frozenset("\"$`\\!'")  # characters with a meaning inside double quotes, and the single quote
+_SHELL_SPECIAL = frozenset("\"$`\\!'")  # characters that are special inside double quotes, and the single quote
 
 
 def example_prompts(text: str, *, starts_inside: bool = False) -> list[str]:
-    """The first few words of all sentences and lines that have a letter or digit, each once; long ones that need no
-    shell escaping come first.
+    """Return the first few words of all sentences and lines that have a letter or digit, without repeats; long ones
+    that need no shell escaping come first.
 
-    `starts_inside` says that the text may begin in the middle of a sentence, which is then used last.
+    With `starts_inside` the text may begin in the middle of a sentence, which is then used last.
 
     >>> example_prompts("I like to eat apple.\\nThe cat likes to sleep. I like to eat soup.")
     ['I like to eat', 'The cat likes to']
@@ -41,8 +41,7 @@ def example_prompts(text: str, *, starts_inside: bool = False) -> list[str]:
 
 
 def shell_quoted(text: str) -> str:
-    """A text as one word of a shell command: in double quotes, which every shell knows, unless something in it is
-    special there.
+    """Quote a text for a shell: in double quotes, which every shell knows, unless it contains something special there.
 
     >>> shell_quoted("I like to eat"), shell_quoted("for $5")
     ('"I like to eat"', "'for $5'")
@@ -51,7 +50,7 @@ def shell_quoted(text: str) -> str:
 
 
 def _sentences(text: str) -> Iterator[str]:
-    """Sentences and lines that can be typed, each from its first letter or digit on, with single spaces."""
+    """Yield sentences and lines that can be typed, each from its first letter or digit on, with single spaces."""
     for line in text.splitlines():
         for piece in _SENTENCE_END.split(line):
             start = next((i for i, c in enumerate(piece) if c.isalnum()), len(piece))
@@ -66,24 +65,24 @@ def _beginning(sentence: str) -> str:
         lengths = itertools.accumulate(len(word) + 1 for word in words)
         count = sum(length <= MAX_PROMPT + 1 for length in lengths)
         return " ".join(words[: min(MAX_WORDS, len(words) - 1, count)]).rstrip(",;:-–—")
-    word = words[0]  # or a sentence in a script without spaces
+    word = words[0]  # or a whole sentence in a script without spaces
     if _is_cased(word) and len(word) <= MAX_PROMPT:
-        return word  # a line of one word, such as a name: half of it would not be a prompt
+        return word  # a line of one word, such as a name, is not cut
     boundaries = [i for i in range(1, len(word)) if not _joins(word, i)]
     longest = min(MAX_PROMPT_WITHOUT_SPACES, max(1, len(word) // 2))
     ends = [i for i in boundaries if i <= longest] or boundaries[:1] or [len(word)]
-    # a word ends where the script changes, except before hiragana, which is the ending of a Japanese word
+    # a word ends where the script changes, except before hiragana, which ends a Japanese word
     classes = list(map(character_class, word))
     word_ends = [i for i in ends if 1 < i < len(word) and classes[i - 1] != classes[i] != "hiragana"]
     return word[: (word_ends or ends)[-1]]
 
 
 def _is_cased(text: str) -> bool:
-    """Whether its script has capital letters. All such scripts put spaces between words."""
+    """Return whether the character's script has capital letters; all such scripts put spaces between words."""
     return any(c.lower() != c.upper() for c in text)
 
 
 def _joins(text: str, i: int) -> bool:
-    """Whether the character at i belongs to the one before: a combining mark, a modifier, a joined emoji."""
+    """Return whether character i belongs to the previous one: a combining mark, a modifier, a joined emoji."""
     category = unicodedata.category(text[i])
     return category[0] == "M" or category in ("Lm", "Sk", "Cf") or text[i - 1] == "\u200d"

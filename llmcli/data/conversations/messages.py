@@ -1,6 +1,6 @@
-"""A conversation: messages of a user and an assistant, and the pair of prompt and answer as its shortest form.
+"""Conversations: messages of a user and an assistant; a prompt and its answer are the shortest form.
 
-`from_record` reads one from a JSON object, in each of the shapes that OpenAI, TRL, mlx-lm, Alpaca and ShareGPT use.
+`from_record` reads a conversation from a JSON object in the formats of OpenAI, TRL, mlx-lm, Alpaca and ShareGPT.
 Standard library only.
 """
 
@@ -21,7 +21,7 @@ _ROLE_NAMES = (
     | {"developer": "system", "human": "user"}
     | dict.fromkeys(("gpt", "model", "bot", "ai", "chatgpt", "bard"), "assistant")
 )
-_READ_KEYS = {"role", "content", "from", "value", "weight", "train", "tool_calls", "function_call"}  # of a message
+_READ_KEYS = {"role", "content", "from", "value", "weight", "train", "tool_calls", "function_call"}  # in a message
 _MESSAGE_EXAMPLE = '{"role": "user", "content": "text"}'
 
 
@@ -31,12 +31,12 @@ class Message:
 
     role: str  # one of ROLES
     content: str
-    is_learned: bool = field(default=True, repr=False)  # for an answer: whether it is trained on, or only context
+    is_learned: bool = field(default=True, repr=False)  # False for an answer that is only context
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages in order. `source` is the file and the line, for error messages."""
+    """Messages in order. `source` is the file and line, for error messages."""
 
     messages: tuple[Message, ...]
     source: str = ""
@@ -47,7 +47,7 @@ class Conversation:
 
 
 def without_blank_answers(messages: Iterable[Message]) -> tuple[list[Message], list[Message]]:
-    """(the messages without blank answers and their questions, the last question of each blank answer)
+    """Return (messages without blank answers and their questions, last question of each blank answer).
 
     >>> without_blank_answers([Message("user", "1?"), Message("assistant", ""), Message("user", "2?")])
     ([Message(role='user', content='2?')], [Message(role='user', content='1?')])
@@ -64,7 +64,7 @@ def without_blank_answers(messages: Iterable[Message]) -> tuple[list[Message], l
     return kept, unanswered
 
 
-PAIRS = {  # keys of the prompt and the answer -> key of an optional text that is appended to the prompt
+PAIRS = {  # keys of the prompt and the answer -> key of optional text appended to the prompt
     ("prompt", "completion"): "",
     ("prompt", "response"): "",
     ("instruction", "output"): "input",
@@ -78,26 +78,27 @@ PAIRS = {  # keys of the prompt and the answer -> key of an optional text that i
 
 @dataclass(frozen=True)
 class RecordShape:
-    """Which keys of a record hold a conversation: a list of messages, or a prompt and an answer."""
+    """The keys of a record that hold a conversation (a list of messages, or a prompt and an answer) or plain text."""
 
     name: str  # for users
-    keys: tuple[str, ...]  # of the list; of the prompt and the answer; of plain text
-    context_key: str = ""  # optional text that is appended to the prompt after a blank line
+    keys: tuple[str, ...]  # the list; or the prompt and the answer; or plain text
+    context_key: str = ""  # optional text appended to the prompt after a blank line
     is_text: bool = False  # the key holds plain text, not a conversation
 
     @property
     def used_keys(self) -> frozenset[str]:
-        """The keys whose values are read. Every shape may have a "system" key: text of a first system message."""
+        """Keys whose values are read. Every shape may have a "system" key with the text of a system message."""
         return frozenset((*self.keys, self.context_key, "system"))
 
 
 def normalized(key: object) -> str:
-    """The name of a column as it is compared."""
+    """Normalize the name of a column for comparison."""
     return str(key).strip().lower()
 
 
 def record_shape(record: object) -> RecordShape | None:
-    """The shape of a record by its keys; None if it holds no conversation. A list of messages is taken as their record.
+    """Return the shape of a record by its keys; None if it holds no conversation. A list of messages counts as a
+    record.
 
     >>> record_shape({"Question": "Who?", "answer": "Me.", "id": 1})
     RecordShape(name='question/answer', keys=('Question', 'answer'), context_key='', is_text=False)
@@ -123,17 +124,17 @@ def _with_key(record: object) -> object:
 
 
 def is_list_of_messages(value: object) -> bool:
-    """Whether any item of a list has a role; others may be malformed."""
+    """Return whether a value is a list with at least one message; other items may be malformed."""
     return isinstance(value, list) and any(
         isinstance(item, Mapping) and item.keys() & {"role", "from"} for item in value
     )
 
 
 def from_record(record: object, source: str, shape: RecordShape) -> Conversation:
-    """The exact conversation in a record of this shape.
+    """Read the conversation in a record of this shape.
 
-    A system message comes first; between two answers comes a message of the user. Raises LLMError, beginning with the
-    source of the record, with what is wrong in it.
+    A system message must come first, and a user message between two answers. Raises LLMError that begins with the
+    source of the record and says what is wrong.
     """
     try:
         messages = tuple(_read(_fields(_with_key(record)), shape))
@@ -146,7 +147,7 @@ def from_record(record: object, source: str, shape: RecordShape) -> Conversation
 
 
 class _CallError(LLMError):
-    """An answer that calls a tool. Other conversations fulfill `condition`, in the language of jq."""
+    """An answer that calls a tool. `condition` is a jq expression that selects the other conversations."""
 
     def __init__(self, message: str, condition: str) -> None:
         super().__init__(message)
@@ -154,8 +155,8 @@ class _CallError(LLMError):
 
 
 def filter_command(name: str, condition: str) -> str:
-    """The command that writes the records of a JSON Lines file that fulfill a condition of jq to another file; "" for
-    other files.
+    """Return the command that copies the records of a JSON Lines file that satisfy a jq condition to another file; ""
+    for other files.
 
     >>> filter_command("my chats.jsonl", ".label")
     "jq -c 'select(.label)' 'my chats.jsonl' > 'my chats-kept.jsonl'"
@@ -166,7 +167,7 @@ def filter_command(name: str, condition: str) -> str:
 
 
 def unread_keys(record: object, shape: RecordShape) -> Iterator[str]:
-    """The keys inside the messages of a record that are not read."""
+    """Return the keys in a record's messages that are not read."""
     record = _with_key(record)
     values = [record.get(key) for key in shape.keys] if isinstance(record, Mapping) else []
     for message in itertools.chain.from_iterable(value for value in values if isinstance(value, list)):
@@ -175,7 +176,7 @@ def unread_keys(record: object, shape: RecordShape) -> Iterator[str]:
 
 
 def text_of_record(record: object, source: str, shape: RecordShape) -> str:
-    """The plain text in a record; "" if there is none. Raises LLMError as `from_record` does."""
+    """Return the plain text in a record, or "". Raises LLMError as `from_record` does."""
     try:
         return _optional(_fields(record), shape.keys[0])
     except LLMError as error:
@@ -208,7 +209,7 @@ def _read(record: Record, shape: RecordShape) -> Iterator[Message]:
 
 
 def _optional(record: Record, key: str) -> str:
-    """A text, or "" where it is missing, null or blank."""
+    """Return a text, or "" if it is missing, null or blank."""
     value = record.get(key)
     text = "" if value is None else _content(value, f'"{key}"')
     return text if text.strip() else ""
@@ -247,8 +248,8 @@ def _read_message(item: object, name: str) -> Message:
 
 
 def _is_learned(item: Record, name: str) -> bool:
-    """Whether a message counts in the loss: "weight": 0 (OpenAI's format for fine-tuning) and "train": false say that
-    it does not. Only answers are learned in any case."""
+    """Return whether a message counts in the loss: not with "weight": 0 (OpenAI's fine-tuning format) or "train":
+    false. Only answers are ever learned."""
     weight, train = item.get("weight"), item.get("train")
     if weight is not None and (type(weight) not in (int, float) or weight not in (0, 1)):
         raise LLMError(f'"weight" of {name} is {_kind(weight)}; wanted 1, or 0 for an answer that is not trained on')
@@ -260,7 +261,7 @@ def _is_learned(item: Record, name: str) -> bool:
 
 
 def _content(value: object, name: str) -> str:
-    """Text, or the joined text of OpenAI's content parts."""
+    """Return text, or the joined text of OpenAI's content parts."""
     if isinstance(value, list):
         return "".join(_text_of_part(part, f"part {number} of {name}") for number, part in enumerate(value, 1))
     if not isinstance(value, str):
@@ -271,8 +272,8 @@ def _content(value: object, name: str) -> str:
         if not value.isascii():
             value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise LLMError(f"{name} has half a character (\\u{ord(value[error.start]):04x}, a lone surrogate) at position "
-                       f"{error.start:,}; wanted both halves, or remove it") from error  # fmt: skip
+        raise LLMError(f"{name} has a lone surrogate (\\u{ord(value[error.start]):04x}) at position "
+                       f"{error.start:,}; wanted both halves of the pair, or remove it") from error  # fmt: skip
     return value
 
 
@@ -298,8 +299,8 @@ def _kind(value: object) -> str:
 def _check_order(messages: Iterable[Message]) -> None:
     for number, (before, message) in enumerate(itertools.pairwise(messages), 2):
         if message.role == "system":
-            raise LLMError(f"message {number} is a system message; wanted it first, or not at all")
+            raise LLMError(f"message {number} is a system message; wanted it first or not at all")
         if message.role == before.role == "assistant":
             raise LLMError(
-                f"messages {number - 1} and {number} are both of the assistant; wanted one of the user between them"
+                f"messages {number - 1} and {number} are both the assistant's; wanted a user message between them"
             )

@@ -1,7 +1,7 @@
-"""The shape of records: conversations, pairs of a prompt and an answer, or plain text in one column.
+"""The shape of records: conversations, prompt-answer pairs, or plain text in one column.
 
-JSON, tables and Parquet are treated alike: the column names in the first records decide. Records that would teach the
-model something wrong, and records of an unknown shape, raise an error that names the option to use.
+JSON, tables and Parquet are treated alike: the column names in the first records decide. Records with bad answers, and
+records of an unknown shape, raise an error that names the option to use.
 
 Standard library only.
 """
@@ -24,21 +24,21 @@ from llmcli.data.conversations.messages import (
 from llmcli.errors import LLMError, brief, usage
 
 _TEXT_NAMES = ("content", "body", "story", "article", "document", "output", "completion", "response")
-_MAX_COLUMNS = 8  # that a message lists
+_MAX_COLUMNS = 8  # listed in a message
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """The options that say how to read files; by default, their content decides."""
+    """Options for reading files; by default, their content decides."""
 
-    speakers: tuple[str, str] | None = None  # the names of the user and of the assistant in text with turns
+    speakers: tuple[str, str] | None = None  # names of the user and the assistant in text with turns
     pairs: bool = False  # two columns are a prompt and its answer, regardless of names and contents
-    columns: tuple[str, ...] = ()  # one with plain text, or two with a prompt and its answer; by name, or by number
+    columns: tuple[str, ...] = ()  # one text column, or a prompt and an answer column; by name or number
     plain: bool = False  # everything is plain text
 
     @property
     def is_requested(self) -> bool:
-        """Whether the user says what columns are for. The speakers do not count: their text has no columns."""
+        """Whether the user said how to use columns. `speakers` does not count: text with turns has no columns."""
         return bool(self.pairs or self.columns or self.plain)
 
     def as_record(self) -> dict[str, Any]:
@@ -49,7 +49,8 @@ class ReadOptions:
     def of_options(
         cls, speakers: tuple[str, str] | None, pairs: bool, column: str | None, plain: bool
     ) -> "ReadOptions":
-        """`column` is NAME or PROMPT,ANSWER; a name with a comma stands in double quotes. Raises LLMError."""
+        """Parse the options; `column` is NAME or PROMPT,ANSWER, and a name with a comma is in double quotes. Raises
+        LLMError."""
         columns = tuple(map(str.strip, next(csv.reader([column], skipinitialspace=True)))) if column else ()
         if len(columns) > 2 or not all(columns) or len(set(columns)) < len(columns):
             raise usage(f"column must be one name, or two as in question,answer; found {column}")
@@ -59,7 +60,7 @@ class ReadOptions:
 
     @classmethod
     def of_record(cls, record: object, speakers: tuple[str, str] | None = None) -> "ReadOptions":
-        """The reverse of `as_record`, for any value that a file may hold."""
+        """Reverse `as_record`, for any value that a file may hold."""
         fields = record if isinstance(record, Mapping) else {}
         names = tuple(map(str, columns)) if isinstance(columns := fields.get("columns"), list) else ()
         return cls(speakers, bool(fields.get("pairs")), names[:2], bool(fields.get("plain")))
@@ -74,11 +75,11 @@ def choose_shape(
     must_be_known: bool = True,
     is_text: bool = True,
 ) -> RecordShape | None:
-    """The shape of the first records of a file, each an object or None.
+    """Choose the shape for the first records of a file, each an object or None.
 
-    Returns None if most records are not objects, or if the shape is unknown and `must_be_known` is false. If all
-    `cells_are_text`, as in CSV, two columns with words are pairs. If the file `is_text`, it can be read as plain text.
-    Raises LLMError for records that would teach the model something wrong, and for an unknown shape.
+    Returns None if most records are not objects, or if the shape is unknown and `must_be_known` is False. With
+    `cells_are_text`, as in CSV, two columns with words are pairs. A file that `is_text` can be read as plain text.
+    Raises LLMError for records with bad answers, and for an unknown shape.
     """
     objects = [record for record in records if isinstance(record, Mapping)]
     columns = dict.fromkeys(str(key) for record in objects for key in record)
@@ -87,7 +88,7 @@ def choose_shape(
         return shape
     if 2 * sum({"chosen", "rejected"} <= set(map(normalized, record)) for record in objects) >= max(1, len(records)):
         values = (record.get(known["chosen"]) for record in objects)
-        chosen_includes_prompt = "prompt" not in known or any(isinstance(one, list) and len(one) > 1 for one in values)
+        chosen_includes_prompt = "prompt" not in known or any(isinstance(v, list) and len(v) > 1 for v in values)
         answer = [known["chosen"]] if chosen_includes_prompt else [known["prompt"], known["chosen"]]
         raise LLMError(
             f"{name}: preference data: the model would also learn the rejected answers; to train on the chosen ones: "
@@ -100,13 +101,13 @@ def choose_shape(
         label_values = {str(record[label]).lower() for record in objects if label in record}
         if not shape.is_text and "false" in label_values and label_values <= {"true", "false"}:
             command = filter_command(name, f".{label}")
-            raise LLMError(f'{name}: "label" says which answers are good, and the model would also learn the others; '
-                           f"keep the good ones only{command and f' (JSON Lines: {command})'}")  # fmt: skip
+            raise LLMError(f'{name}: "label" marks good answers, and the model would also learn the others; '
+                           f"keep only the good ones{command and f' (JSON Lines: {command})'}")  # fmt: skip
         return shape
     if not objects or 2 * len(objects) < len(records):
         return None
     if cells_are_text and len(columns) == 2:
-        # rows with a letter in one of their cells, of which a table of numbers has few
+        # a table of numbers has few rows with a letter
         worded = sum(any(character.isalpha() for cell in row.values() for character in str(cell)) for row in objects)
         if 2 * worded > len(objects):
             return RecordShape("two columns", tuple(columns))
@@ -116,14 +117,14 @@ def choose_shape(
 
 
 def _requested(name: str, records: Sequence[Record], known: dict[str, str], reading: ReadOptions) -> RecordShape | None:
-    """The shape that the user requests; None if these records lack its columns. `known` are their columns by
-    normalized name."""
+    """Return the shape that the user requests; None if these records lack its columns. `known` maps normalized names to
+    columns."""
     if reading.pairs and len(known) == 2:
         return RecordShape("two columns", tuple(known.values()))
     if reading.pairs and len(known) > 2 and not any(map(record_shape, records)):
         option = column_option(*list(known.values())[-2:])
         raise LLMError(
-            f"{name}: {len(known)} columns ({_listed(known.values())}), and `pairs` takes 2; name them: {option}"
+            f"{name}: {len(known)} columns ({_listed(known.values())}), but `pairs` takes 2; name them: {option}"
         )
     chosen = tuple(known[wanted] for column in reading.columns if (wanted := normalized(column)) in known)
     if not chosen or len(chosen) < len(reading.columns):
@@ -147,7 +148,7 @@ def _shape(record: object) -> RecordShape | None:
 
 
 def column_option(*columns: str) -> str:
-    """The setting that names these columns, as messages have it.
+    """Return the setting that names these columns, as shown in messages.
 
     >>> column_option("my question", "answer")
     "`column` 'my question,answer'"
@@ -178,5 +179,5 @@ def _explain_unknown(
     if can_be_plain:
         ways.append("`plain` for the file as it is")
     advice = f"; add {', or '.join(filter(None, (', '.join(ways[:-1]), ways[-1])))}" if ways else "; wanted text"
-    without = "" if texts else ", none of which holds words"
-    return f"{name}: what to train on cannot be told from its columns ({_listed(columns)}){without}{advice}"
+    without = "" if texts else " (none has words)"
+    return f"{name}: unclear which columns to train on: {_listed(columns)}{without}{advice}"

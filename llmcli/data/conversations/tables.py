@@ -1,10 +1,10 @@
-"""Tables in CSV and TSV files: which delimiter, whether the first row is a header, and the rows as records.
+"""Tables in CSV and TSV files: the delimiter, the header, and the rows as records.
 
-A file is a table if at least four in five of its first rows have the same number of columns, two or more; then any
-other row is an error. So prose with commas is not a table.
+A file is a table if at least four in five of its first rows have the same number of columns, two or more; any other row
+is then an error. Prose with commas is not a table.
 
-The first row is a header if it has the names of known columns, such as question and answer, if all its cells are common
-names of columns, or if a column has letters there and nowhere else.
+The first row is a header if it names known columns, such as question and answer, if all its cells are common column
+names, or if a column has letters only in that row.
 
 Standard library only.
 """
@@ -26,7 +26,7 @@ from llmcli.units import count
 TABLE_SUFFIXES = (".csv", ".tsv")
 _PEEKED_LINES, _PEEKED_ROWS = 50, 10
 _MAX_CELL = 2**31 - 1  # characters; Python's own limit of 131,072 is smaller than answers can be
-_MAX_HEADER = 40  # characters of names of columns that a note suggests
+_MAX_HEADER = 40  # characters of column names that a note suggests
 _HEADERS = ({"text"}, {"messages"}, {"conversations"}, {"chosen", "rejected"}, *map(set, PAIRS))
 _NAMES = {  # if all cells of the first row are among these, it is a header
     "answer", "article", "back", "body", "category", "chinese", "class", "content", "de", "definition",
@@ -37,26 +37,26 @@ _NAMES = {  # if all cells of the first row are among these, it is a header
     "url", "value", "vocabulary", "word", "zh", "単語", "意味", "英語", "日本語", "表", "裏", "名前", "答え", "質問",
     "回答", "原文", "訳",
 }  # fmt: skip
-_REASONS = {  # of an error of Python's csv module, in the words of this one
+_REASONS = {  # error of Python's csv module -> our wording
     "unexpected end of data": "a quotation mark without its partner",
     "new-line": "a carriage return inside a row",
     "expected after": "text after the quotation mark that ends a cell",
 }
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 
-# the delimiter, and whether a cell in quotation marks may hold it, line ends and doubled quotation marks
+# (delimiter, whether a quoted cell may contain it, line ends and doubled quotation marks)
 _Dialect: TypeAlias = tuple[str, bool]
 
 
 class _QuotingError(LLMError):
-    """A row that does not follow the rules for quotation marks of RFC 4180."""
+    """A row that breaks the rules of RFC 4180 for quotation marks."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; notes are added while it is read."""
+    """A table; notes are added while its records are read."""
 
-    columns: tuple[str, ...]  # their names, or "1", "2", ... without a header
+    columns: tuple[str, ...]  # names, or "1", "2", ... without a header
     first_row: tuple[str, ...]
     has_header: bool
     first_records: Sequence[Mapping[str, str]]
@@ -64,7 +64,7 @@ class Table:
     notes: list[str]
 
     def first_row_as(self, used: Sequence[str]) -> str:
-        """Whether the first row is data or a header, and the option for the other."""
+        """Say whether the first row is data or a header, and name the option for the other."""
         row = f"the first row ({', '.join(brief(cell.strip(), 30) for cell in self.first_row)})"
         if self.has_header:
             numbers = (str(self.columns.index(column) + 1) for column in used)
@@ -75,18 +75,17 @@ class Table:
 
 
 def read_table(document: Document, suffix: str, reading: ReadOptions, on_read: OnRead = ignore) -> Table | None:
-    """The table in a file whose name ends with `suffix`; without one of TABLE_SUFFIXES, only tabs separate columns.
-    None if it is not a table.
+    """Read the table in a file with this suffix; unless it is one of TABLE_SUFFIXES, only tabs separate columns. None
+    if the file is not a table.
 
-    Raises LLMError, also later while the records are read, for a row with another number of columns. Rows whose cells
-    are empty are left out.
+    Raises LLMError, also while records are read, for a row with another number of columns. Empty rows are left out.
     """
     dialects: list[_Dialect] = [("\t", True), ("\t", False)]
     if suffix == ".csv":
         dialects = [(delimiter, True) for delimiter in _DELIMITERS]
     starts = [(dialect, rows) for dialect in dialects if (rows := _first_rows(document, dialect))]
     widths = ((dialect, rows, _width(rows, share)) for share in (1.0, 0.8) for dialect, rows in starts)
-    dialect, rows, width = next((one for one in widths if one[2]), (dialects[0], [], 0))
+    dialect, rows, width = next((candidate for candidate in widths if candidate[2]), (dialects[0], [], 0))
     if not width:
         return None
     has_header = _has_header(rows, width, reading)
@@ -98,7 +97,7 @@ def read_table(document: Document, suffix: str, reading: ReadOptions, on_read: O
 
 
 def _first_rows(document: Document, dialect: _Dialect) -> list[list[str]]:
-    """The rows up to the first that cannot be read; it is an error later, unless there is another dialect."""
+    """Return the rows up to the first unreadable one, which is an error later unless another dialect fits."""
     rows: list[list[str]] = []
     with contextlib.suppress(_QuotingError):
         lines = islice(_lines(document), _PEEKED_LINES)
@@ -107,8 +106,8 @@ def _first_rows(document: Document, dialect: _Dialect) -> list[list[str]]:
 
 
 def _width(rows: list[list[str]], share: float) -> int:
-    """The number of columns that at least this share of the rows have; 0 if there is none. A single column is a table
-    if its header is "text"."""
+    """Return the number of columns that at least this share of the rows have, or 0. A single column is a table if its
+    header is "text"."""
     if _is_known_header(rows[0]):
         return len(rows[0])
     [(width, most)] = Counter(map(len, rows)).most_common(1)
@@ -141,7 +140,7 @@ def _has_letter(cell: str) -> bool:
 
 
 def _column_names(header: list[str]) -> tuple[str, ...]:
-    """The cells of a header; a column without a name gets its number, one with a name that was used both."""
+    """Return the column names in a header; an unnamed column gets its number, a repeated name gets its number too."""
     names: dict[str, str] = {}  # normalized name -> name
     for number, cell in enumerate(map(str.strip, header), 1):
         name = cell or str(number)
@@ -158,8 +157,8 @@ def _records(
         if len(row) != len(columns):
             names = ", ".join(brief(column, 30) for column in columns)
             raise LLMError(
-                f"{name} line {line:,}: {count(len(row), 'column')}; wanted {len(columns)} ({names}), where text with "
-                f"the delimiter in it stands in double quotes; or add `plain` to read the file as plain text"
+                f"{name} line {line:,}: {count(len(row), 'column')}; wanted {len(columns)} ({names}), with double "
+                f"quotes around text that contains the delimiter; or add `plain` to read the file as plain text"
             )
         yield line, dict(zip(columns, row, strict=True))
 
@@ -167,8 +166,8 @@ def _records(
 def _rows_of_file(
     document: Document, dialect: _Dialect, notes: list[str], on_read: OnRead
 ) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a file. TSV has no rule for quotation marks: they follow RFC 4180 if the whole file, held in
-    memory for this, can be read that way; otherwise they are part of the text."""
+    """Yield the rows of a file. TSV has no rule for quotation marks: they follow RFC 4180 if the whole file (held in
+    memory for this) can be read that way; otherwise they are part of the text."""
     if dialect == ("\t", True):
         try:
             yield from list(_rows(document.name, _lines(document, on_read), dialect))
@@ -181,14 +180,14 @@ def _rows_of_file(
 
 
 def _lines(document: Document, on_read: OnRead = ignore) -> Iterator[str]:
-    """The lines of a table; in a text of one line, as old programs for the Mac write it, carriage returns end them."""
+    """Yield the lines of a table; in a text of one line (old Mac programs), carriage returns end them."""
     lines = document.lines(on_read)
     start = list(islice(lines, 2))
     return chain(start if len(start) > 1 else "".join(start).removesuffix("\r").split("\r"), lines)
 
 
 def _rows(name: str, lines: Iterable[str], dialect: _Dialect) -> Iterator[tuple[int, list[str]]]:
-    """(line in which the row begins, its cells) for rows that are not empty. Raises _QuotingError."""
+    """Yield (first line, cells) of each nonempty row. Raises _QuotingError."""
     csv.field_size_limit(_MAX_CELL)
     delimiter, is_quoted = dialect
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
@@ -200,12 +199,12 @@ def _rows(name: str, lines: Iterable[str], dialect: _Dialect) -> Iterator[tuple[
         except csv.Error as error:
             reason = next((text for words, text in _REASONS.items() if words in str(error)), str(error))
             raise _QuotingError(
-                f"{name} line {start:,}: {reason}; wanted text with a {_DELIMITERS[delimiter]} "
-                f'or a quotation mark in it as "text", each quotation mark inside doubled'
+                f"{name} line {start:,}: {reason}; wanted double quotes around text with a {_DELIMITERS[delimiter]} "
+                f"or a quotation mark, and each quotation mark inside doubled"
             ) from error
         if row is None:
             return
         if start == 1 and delimiter.join(row).rstrip("\r") == f"sep={delimiter}":
-            continue  # for Excel, which takes the delimiter from it
+            continue  # "sep=;", which tells Excel the delimiter
         if any(cell.strip() for cell in row):
             yield start, [cell.replace("\r\n", "\n") for cell in row]

@@ -1,6 +1,6 @@
-"""Chat templates from untrusted files, rendered in a separate process with limits of time, memory and output.
+"""Rendering of untrusted chat templates in a separate process with limits on time, memory and output.
 
-The process is started with the first template and serves all others; it ends with this one.
+The process is started for the first template and serves all others; it ends with this process.
 """
 
 import atexit
@@ -16,29 +16,29 @@ from typing import Any
 from llmcli.data.conversations.messages import Message
 from llmcli.errors import LLMError
 
-SECONDS = 5.0  # for the renderings of one call
+SECONDS = 5.0  # for all renderings of a call
 START_SECONDS = 60.0  # for the process to start on a busy machine
-# with the same modules as this process, wherever it finds them
+# the child finds the same modules as this process
 _COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from llmcli.data.conversations.template_worker import main; main()"
 
 Job = tuple[Sequence[Message], bool]  # messages, and whether to add a generation prompt
 
 
 class TemplateRefusalError(LLMError):
-    """A template refuses some messages, as many refuse two turns of one role after each other."""
+    """The template refuses the messages; many refuse two consecutive turns of one role."""
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """The text that a template makes of messages."""
+    """The text that a template produces from messages."""
 
     text: str
-    answers: list[tuple[int, int]]  # spans of its {% generation %} blocks: first character, the one after the last
+    answers: list[tuple[int, int]]  # spans of {% generation %} blocks: first character, one past the last
 
 
 def render(source: str, variables: Mapping[str, Any], jobs: Sequence[Job]) -> list[Rendering]:
-    """Render a jinja2 template for each job. Raises LLMError when it is invalid or exceeds a limit, and
-    TemplateRefusalError when it refuses the messages."""
+    """Render a jinja2 template for each job. Raises LLMError if it is invalid or exceeds a limit, and
+    TemplateRefusalError if it refuses the messages."""
     sent = [([{"role": m.role, "content": m.content} for m in messages], prompt) for messages, prompt in jobs]
     answer = _process.ask({"template": source, "variables": dict(variables), "jobs": sent})
     if "refused" in answer:
@@ -49,7 +49,7 @@ def render(source: str, variables: Mapping[str, Any], jobs: Sequence[Job]) -> li
 
 
 class _Process:
-    """The process of template_worker.py, which is started when it is needed."""
+    """The process of template_worker.py, started on first use."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -59,12 +59,12 @@ class _Process:
         with self._lock:
             try:
                 return _exchange(self._started(), json.dumps(request).encode("ascii") + b"\n", SECONDS)
-            except BaseException:  # also Ctrl-C: an answer that comes later would be taken for the next one
+            except BaseException:  # including Ctrl-C: a late answer would be mistaken for the next one
                 self._stop()
                 raise
 
     def _started(self) -> subprocess.Popen[bytes]:
-        """The process, ready for a request. Raises LLMError if it cannot be started."""
+        """Return the process, ready for a request. Raises LLMError if it cannot be started."""
         if self._running is not None and self._running.poll() is None:
             return self._running
         self._stop()
@@ -72,13 +72,13 @@ class _Process:
             self._running = subprocess.Popen(
                 [sys.executable, "-c", _COMMAND, *sys.path],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                start_new_session=True,  # signals of the terminal are for this process alone
+                start_new_session=True,  # signals from the terminal go to this process only
             )  # fmt: skip
             atexit.register(self._stop)
             _exchange(self._running, b"", START_SECONDS)
         except (OSError, LLMError) as error:
             raise LLMError(
-                f"the process that renders chat templates does not start ({error}); it needs jinja2: pip install jinja2"
+                f"the process that renders chat templates did not start ({error}); it needs jinja2: pip install jinja2"
             ) from error
         return self._running
 
@@ -95,7 +95,7 @@ class _Process:
 
 
 def _exchange(process: subprocess.Popen[bytes], line: bytes, seconds: float) -> dict[str, Any]:
-    """Send a line and wait for the answer. Raises LLMError if it takes longer than `seconds`, or the process ends."""
+    """Send a line and wait for the answer. Raises LLMError if that takes over `seconds`, or if the process ends."""
     stdin, stdout = process.stdin, process.stdout
     assert stdin is not None and stdout is not None
     received: list[bytes] = []

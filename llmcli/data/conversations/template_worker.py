@@ -1,8 +1,8 @@
-"""Renders chat templates in a separate process: `main` reads requests from standard input and answers on standard
-output, each a line of JSON.
+"""Renders chat templates in a separate process: `main` reads requests from standard input and writes answers to
+standard output, each a line of JSON.
 
-A template comes from an untrusted file and is a program: it may never end, or fill the memory. So jinja2 runs it in a
-sandbox as transformers does, and this process has limits. template_renderer.py starts it and kills it when a template
+A template from an untrusted file is a program: it may never end, or fill the memory. jinja2 therefore runs it in a
+sandbox, as transformers does, and this process has limits. template_renderer.py starts it, and kills it when a template
 takes too long. Only this module imports jinja2.
 
     {"template": TEXT, "variables": {}, "jobs": [[messages, add_generation_prompt], ...]}
@@ -27,15 +27,15 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-SECONDS = 5.0  # for the templates of one request
-MEMORY = 1 << 29  # bytes of this process, if the system can limit it
-EXTRA_CHARACTERS = 1 << 20  # that a template may write beyond twice the text of the messages
-MAX_MESSAGE = 300  # characters of an error
+SECONDS = 5.0  # per request
+MEMORY = 1 << 29  # bytes, if the system can limit them
+EXTRA_CHARACTERS = 1 << 20  # allowed output beyond twice the text of the messages
+MAX_MESSAGE = 300  # characters in an error
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is for the process that started this one
-    with contextlib.suppress(ImportError, OSError, ValueError):  # if the system can do that
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent process
+    with contextlib.suppress(ImportError, OSError, ValueError):  # where the system supports it
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
@@ -49,8 +49,8 @@ def main() -> None:
 
 
 def _end_after(seconds: float) -> None:
-    """End this process after this many seconds, if the system can do that; 0: never. The process that started it may
-    have died, and cannot kill it."""
+    """End this process after this many seconds (0: never), where the system supports it: its parent may have died and
+    cannot kill it."""
     if hasattr(signal, "setitimer") and hasattr(signal, "ITIMER_REAL"):
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
@@ -80,7 +80,7 @@ def _one_line(error: Exception) -> str:
 def _render(
     template: jinja2.Template, variables: Mapping[str, str], messages: list[dict[str, str]], add_generation_prompt: bool
 ) -> tuple[str, list[tuple[int, int]]]:
-    """(text, spans of the blocks {% generation %} in it)"""
+    """Return (text, spans of its {% generation %} blocks)."""
     limit = EXTRA_CHARACTERS + 2 * sum(len(message["content"]) for message in messages)
     tracker = template.environment.extensions[_Generation.identifier]
     assert isinstance(tracker, _Generation)
@@ -96,7 +96,7 @@ def _render(
 
 
 def environment() -> jinja2.Environment:
-    """The environment in which transformers renders a chat template."""
+    """Return an environment like the one in which transformers renders chat templates."""
     made = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
@@ -110,11 +110,11 @@ def environment() -> jinja2.Environment:
 
 
 class _RefusalError(TemplateError):
-    """A template called raise_exception."""
+    """The template called raise_exception."""
 
 
 class _Generation(jinja2.ext.Extension):
-    """The block {% generation %}, which marks the text of the assistant."""
+    """The block {% generation %}, which marks the assistant's text."""
 
     tags = {"generation"}  # noqa: RUF012 (the name and the type are jinja2's)
 
@@ -139,15 +139,15 @@ def _raise_exception(message: str) -> None:
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-    """JSON without the HTML escapes of jinja2's own filter."""
+    """Format as JSON, without the HTML escapes of jinja2's own filter."""
     return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
 
 class _Namespace(Namespace):
-    """`namespace` without attributes that begin with an underscore, which belong to Python."""
+    """`namespace`, but without access to attributes that begin with an underscore (Python's own)."""
 
     def __init__(*args: Any, **named: Any) -> None:
-        self, *values = args  # so that namespace(self=...) works
+        self, *values = args  # allows namespace(self=...)
         attributes = dict(*values, **named)
         for name in attributes:
             _check_name(name)

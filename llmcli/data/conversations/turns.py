@@ -1,15 +1,15 @@
-"""Conversations in plain text; the speaker's name and a colon begin each turn: User:/Assistant: or Q:/A:.
+"""Conversations in plain text, in which each turn begins with a name and a colon: User:/Assistant: or Q:/A:.
 
-A text is taken as conversations if its first line that is not blank begins with the name of a speaker, both speakers
-speak, and there are two answers or more, or the text is short. There must be no third speaker: no other name and colon
-begins lines in the turns of both, as in a play, and A: is not a choice next to B:, as in a quiz.
+A text holds conversations if its first nonblank line begins with the name of a speaker, both speakers speak, and there
+are at least two answers or the text is short. There must be no third speaker: no other name and colon begins lines in
+the turns of both, as in a play, and A: is not a choice next to B:, as in a quiz.
 
-A turn continues until the next speaker. Names stand at the very beginning of a line: words in any case, Q and A as
-capitals, which may have a number (Q1:). The colon may be full-width, with a space before it.
+A turn continues until the next speaker. Names stand at the very beginning of a line: words in any case, or capital Q
+and A, optionally with a number (Q1:). The colon may be full-width and may follow a space.
 
-In Q:/A: text, each question begins a conversation. In User:/Assistant: text, a blank line before the speaker who began
-the text does; if blank lines separate all turns, two blank lines do, or a line such as ---. Turns of one speaker
-in a row are one message. "System:" at the beginning of a conversation is its system message.
+In Q:/A: text, each question begins a conversation. In User:/Assistant: text, a conversation begins at a blank line
+before the speaker who began the text; if blank lines separate all turns, at two blank lines or a line such as ---.
+Consecutive turns of one speaker are one message. "System:" at the beginning of a conversation is its system message.
 
 Standard library only.
 """
@@ -25,30 +25,30 @@ from llmcli.data.text.documents import Document
 from llmcli.errors import LLMError, usage
 
 _COLON = r"[ \t\u00a0\u202f]?[:：](?![:/\\])[ \t\u3000]*(?P<text>.*)"
-_SHORT_TEXT = 10_000  # characters in which one answer is enough
+_SHORT_TEXT = 10_000  # characters; one answer is enough in a shorter text
 _OTHER_NAME = re.compile(r"(?P<name>[^\W\d_][\w.'-]{0,30}(?: [\w.'-]{1,30}){0,2})" + _COLON)
 _TURNS_PER_OTHER = 8  # a name that begins fewer lines than one per this many turns is not a third speaker
-_RULE = re.compile(r"[ \t]*([-=*])([ \t]*\1){2,}[ \t]*")  # a line of three or more of a character
+_RULE = re.compile(r"[ \t]*([-=*])([ \t]*\1){2,}[ \t]*")  # a rule: three or more of a character
 
 
 @dataclass(frozen=True)
 class Speakers:
-    """Who speaks in a text with turns."""
+    """The speakers in a text with turns."""
 
     shape: str  # for users
-    label: re.Pattern[str]  # of a line that begins a turn; its groups are ROLES and "text"
-    questions: bool = False  # each turn of the user begins a conversation
+    label: re.Pattern[str]  # matches a line that begins a turn; its groups are ROLES and "text"
+    questions: bool = False  # each user turn begins a conversation
 
 
 @dataclass
 class _Turn:
     line: int
     role: str
-    gap: int  # blank lines before it; 2 for a line such as ---
+    gap: int  # blank lines before the turn; a line such as --- counts as 2
     lines: list[str]
 
     def end(self) -> int:
-        """Remove the blank lines and rules at the end; return the gap that they are for the next turn."""
+        """Remove blank lines and rules at the end, and return them as the gap before the next turn."""
         gap = 0
         while len(self.lines) > 1 and (not self.lines[-1].strip() or _RULE.fullmatch(self.lines[-1])):
             gap += 2 if self.lines.pop().strip() else 1
@@ -56,7 +56,7 @@ class _Turn:
 
 
 def _label(user: str, assistant: str, system: str) -> re.Pattern[str]:
-    """Names are regular expressions."""
+    """Make speakers from names, which are regular expressions."""
     return re.compile(rf"(?:(?P<user>{user})|(?P<assistant>{assistant})|(?P<system>{system})){_COLON}")
 
 
@@ -74,15 +74,15 @@ _KNOWN = (
 
 
 def named_speakers(user: str, assistant: str) -> Speakers:
-    """Raises LLMError unless these are two names."""
+    """Make speakers with these names. Raises LLMError unless these are two different names."""
     user, assistant = user.strip().rstrip(":："), assistant.strip().rstrip(":：")
     if not user or not assistant or user == assistant:
-        raise usage(f"the speakers are {user!r} and {assistant!r}; wanted two names, of who asks and of who answers")
+        raise usage(f"the speakers are {user!r} and {assistant!r}; wanted two names: who asks, and who answers")
     return Speakers(f"{user}:/{assistant}: turns", _label(re.escape(user), re.escape(assistant), "System"))
 
 
 def speakers_in(shape: str) -> tuple[str, str] | None:
-    """The names of the user and of the assistant in the name of a shape; None for the known ones.
+    """Return the names of the user and the assistant in the name of a shape; None for the built-in names.
 
     >>> speakers_in("Ann:/Bob: turns"), speakers_in("Q:/A: turns"), speakers_in("messages")
     (('Ann', 'Bob'), None, None)
@@ -94,11 +94,11 @@ def speakers_in(shape: str) -> tuple[str, str] | None:
 def read_turns(
     document: Document, names: tuple[str, str] | None = None, start: str = ""
 ) -> tuple[str, list[Conversation], list[str]] | None:
-    """(the shape of a text, its conversations, notes for users); None if it is other text, of which only the start is
-    read in most cases.
+    """Return (shape of the text, conversations, notes for the user); None for other text, which is mostly recognized by
+    its start.
 
-    `names` are the user's and the assistant's, if they are not among the known ones; `start` is that of the document,
-    if it is known. Raises LLMError for two answers to one question, and for text before the first named speaker.
+    `names` are the user's and the assistant's, unless they are built in; `start` is the start of the document, if it is
+    known. Raises LLMError for two answers to one question, and for text before the first named speaker.
     """
     first_line = next(filter(str.strip, (start or document.start).split("\n")), "")
     known = (named_speakers(*names),) if names else _KNOWN
@@ -143,7 +143,8 @@ def _role(label: re.Match[str]) -> str:
 
 
 def _read(lines: Iterable[str], label: re.Pattern[str]) -> tuple[list[_Turn], defaultdict[str, Counter[str]]]:
-    """The turns of a text that begins with one; other name -> (role -> how many lines in its turns begin with it)"""
+    """Return (turns, other name -> (role -> number of lines in its turns that begin with the name)). The text must
+    begin with a turn."""
     turns: list[_Turn] = []
     others: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for number, line in enumerate(lines, 1):
@@ -166,10 +167,10 @@ def _read(lines: Iterable[str], label: re.Pattern[str]) -> tuple[list[_Turn], de
 
 
 def _split(turns: list[_Turn], questions: bool) -> Iterator[tuple[list[_Turn], bool]]:
-    """(the turns of one conversation, whether a blank line stands before the first turn of its second speaker)"""
+    """Yield (turns of a conversation, whether a blank line precedes the first turn of its second speaker)."""
     opening = next(turn.role for turn in turns if turn.role != "system")
     group: list[_Turn] = []
-    speaks = False  # whether the group has a turn other than the system's
+    speaks = False  # whether the group has a turn other than System:
     spaced: bool | None = None
     for turn in turns:
         is_system, gap = turn.role == "system", 0 if questions else 2 if spaced else 1
@@ -184,7 +185,7 @@ def _split(turns: list[_Turn], questions: bool) -> Iterator[tuple[list[_Turn], b
 
 
 def _messages(name: str, turns: list[_Turn], questions: bool) -> Iterator[Message]:
-    """One message for turns of one speaker in a row."""
+    """Yield one message for consecutive turns of one speaker."""
     for role, same in groupby(turns, key=lambda turn: turn.role):
         first, *more = same
         if more and role == "assistant" and questions:

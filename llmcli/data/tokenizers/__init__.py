@@ -1,1 +1,1 @@
-"""Tokenizers: reading, training, encoding, decoding."""
+"""Tokenizers: training, reading, encoding, decoding."""

@@ -1,8 +1,8 @@
-"""Text <-> token ids. The tokenizer is trained on the corpus, stored in the model file, and lossless for any text.
+"""The tokenizer: trained on the corpus, stored in the model file, and lossless for any text.
 
-The `tokenizers` library does the work, and its tokenizer.json is the format that is stored. Here, user text never
-becomes a control token, the bytes of every token are known (so decoding is exact and can be streamed), and long text is
-encoded in pieces of bounded memory.
+It wraps the `tokenizers` library and stores its tokenizer.json. In addition, user text never becomes a control token,
+the bytes of every token are known (decoding is exact and can be streamed), and long text is encoded in pieces of
+bounded memory.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the end of a document
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"  # ChatML's names for the beginning and the end of a turn
-# the control tokens of the tokenizers trained here, from id 0 on; the last two are spare, under the names of Llama 3
+# control tokens of tokenizers trained here, from id 0 on; the last two are spare, with names from Llama 3
 CONTROL_TOKENS = (END_OF_TEXT, IM_START, IM_END, "<|reserved_special_token_0|>", "<|reserved_special_token_1|>")
 # names of the end-of-text token, in order of preference
 _EOS_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
-MAX_TAIL = 200  # characters at the end of a prompt that are searched for its last word
-MAX_TOKEN_BYTES = 63  # of a trained token: longer ones are boilerplate, and leave too few tokens of a short text
+MAX_TAIL = 200  # characters searched for the last word of a prompt
+MAX_TOKEN_BYTES = 63  # in training: longer tokens are boilerplate, and would leave a short text with too few tokens
 MAX_TRAINING_WORD = 256  # characters of a pre-token in training
 BATCH_CHARACTERS = 1 << 19  # per call of the library; its Encoding takes about 200 bytes per token
-# Characters that the library encodes at a time: what it allocates for them stays in the processor's cache. Its time for
-# 65,536 is a third longer (LOG.md, "10 GB of text").
+# Characters that the library encodes at a time: its allocations stay in the processor's cache. With 65,536 it takes a
+# third longer (LOG.md, "10 GB of text").
 PIECE_CHARACTERS = 2048
-# bytes that hardly occur in text: control characters, and first bytes of code points that are not assigned
+# bytes that hardly occur in text: control characters, and first bytes of unassigned code points
 RARE_BYTES = {*range(9), 11, 12, *range(14, 32), 127, 0xC0, 0xC1, *range(0xF1, 0x100)}
-MAX_FILE_BYTES = 100_000_000  # of a tokenizer.json: three times the largest published one
+MAX_FILE_BYTES = 100_000_000  # of a tokenizer.json: three times the largest published file
 _LAST_WORD = re.compile(r"\s*\S*\Z")
 
 
@@ -62,8 +62,8 @@ class Tokenizer:
         eos_ids: Iterable[int] = (), seen_bytes: bytes | None = None,
     ) -> None:  # fmt: skip
         self._bos_token, self._prefix_space, self._end_ids = bos_token, prefix_space, frozenset(eos_ids)
-        self.imported = False  # its model was trained by another program
-        self.seen_bytes = seen_bytes  # byte values that occur in the text its model was trained on; None if unknown
+        self.imported = False  # from a model trained by another program
+        self.seen_bytes = seen_bytes  # byte values in the training text; None if unknown
         inner.no_padding()
         inner.no_truncation()
         inner.encode_special_tokens = True  # "<|endoftext|>" typed by a user is text, not the control token
@@ -73,8 +73,8 @@ class Tokenizer:
     def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
         """Byte-level byte-pair encoding (Sennrich et al. 2016; GPT-2 section 2.2) with GPT-2's pre-tokenizer.
 
-        The vocabulary is CONTROL_TOKENS, the 256 bytes, then the merges in the order of training, none of more than
-        MAX_TOKEN_BYTES. It is smaller than `vocab_size` if the text has no more pairs to merge.
+        The vocabulary is CONTROL_TOKENS, the 256 bytes, then the merges in the order of training, of at most
+        MAX_TOKEN_BYTES each. It is smaller than `vocab_size` if the text has no more pairs to merge.
         """
         _check_vocab_size(vocab_size, f"(256 bytes and {len(CONTROL_TOKENS)} control tokens)")
         inner = tokenizers.Tokenizer(models.BPE())
@@ -91,10 +91,10 @@ class Tokenizer:
 
     @classmethod
     def train_char(cls, texts: Iterable[str], vocab_size: int | None = None) -> Tokenizer:
-        """One token for each character of the texts; any other character is encoded as bytes.
+        """Train a tokenizer with one token per character of the texts; other characters are encoded as bytes.
 
-        All ASCII characters of the texts are kept, as each takes the place of its byte; and the most frequent of the
-        others, up to `vocab_size`. The tokenizer.json is a BPE without merges and with `byte_fallback`.
+        All ASCII characters of the texts are kept, since each replaces its byte, and the most frequent others up to
+        `vocab_size`. The tokenizer.json is a BPE without merges and with `byte_fallback`.
         """
         counts: Counter[str] = Counter()
         if vocab_size is not None:
@@ -117,10 +117,11 @@ class Tokenizer:
     def from_json(
         cls, text: str, max_vocab_size: int | None = None, eos_ids: Iterable[int] = (), seen_bytes: bytes | None = None
     ) -> Tokenizer:
-        """Read a tokenizer.json: a BPE that is byte-level or has byte fallback. Raises LLMError for any other.
+        """Read a tokenizer.json: a BPE that is byte-level or has byte fallback. Raises LLMError for any other kind.
 
-        The other arguments belong to its model. With `max_vocab_size`, tokens for some bytes may be missing: `encode`
-        raises LLMError for text with these bytes. `eos_ids` end a text; `seen_bytes` occur in the training text.
+        The other arguments describe its model. With `max_vocab_size`, tokens for some bytes may be missing, and
+        `encode` raises LLMError for text with these bytes. `eos_ids` end a text; `seen_bytes` occur in the training
+        text.
         """
         safe = tokenizer_json.sanitize(text)
         try:
@@ -131,7 +132,7 @@ class Tokenizer:
             raise LLMError(f"the tokenizer could not be read: {error}") from error
         inner.decoder = _decoder(safe.kind)
         tokenizer = cls(inner, safe.bos_token, safe.prefix_space, eos_ids, seen_bytes)
-        tokenizer.kind, tokenizer._boundary = safe.kind, _boundary(safe.pre_tokenizer)  # without parsing it again
+        tokenizer.kind, tokenizer._boundary = safe.kind, _boundary(safe.pre_tokenizer)  # not parsed again
         if max_vocab_size is not None and tokenizer.vocab_size > max_vocab_size:
             raise LLMError(f"the tokenizer has {tokenizer.vocab_size} tokens, its model only {max_vocab_size}")
         missing = set(tokenizer._missing_bytes) - RARE_BYTES
@@ -152,7 +153,7 @@ class Tokenizer:
         return json.dumps(document, ensure_ascii=False)
 
     def to_config_json(self, context: int) -> str:
-        """The text of tokenizer_config.json for transformers; `context` is the context length in tokens."""
+        """Return the text of tokenizer_config.json for transformers; `context` is the context length in tokens."""
         eos_token = self._names[self.eos_id]
         config = {
             "add_bos_token": False, "add_prefix_space": False, "bos_token": eos_token,
@@ -163,7 +164,7 @@ class Tokenizer:
 
     @cached_property
     def kind(self) -> str:
-        """ "bpe" (byte-level), "spm" (SentencePiece) or "char" (no merges: one token for each character)."""
+        """ "bpe" (byte-level), "spm" (SentencePiece) or "char" (no merges: one token per character)."""
         return tokenizer_json.classify(json.loads(self.to_json()))[0]
 
     @cached_property
@@ -192,17 +193,17 @@ class Tokenizer:
 
     @cached_property
     def bos_id(self) -> int:
-        """The id that precedes a document: the beginning-of-text token if there is one, else `eos_id`."""
+        """The id before a document: the beginning-of-text token if there is one, otherwise `eos_id`."""
         return self.eos_id if self._bos_token is None else self._names.index(self._bos_token)
 
     @property
     def bos_ids(self) -> list[int]:
-        """The ids that precede a prompt: the beginning-of-text token if there is one."""
+        """The ids before a prompt: the beginning-of-text token if there is one."""
         return [] if self._bos_token is None else [self.bos_id]
 
     @cached_property
     def token_bytes(self) -> list[bytes]:
-        """The bytes of each token; b"" for control tokens. Decoding joins them."""
+        """Bytes of each token; b"" for control tokens. Decoding joins them."""
         table = [name_to_bytes(self.kind, name) for name in self._names]
         for i, added in self._inner.get_added_tokens_decoder().items():
             table[i] = b"" if added.special else added.content.encode("utf-8")
@@ -210,21 +211,21 @@ class Tokenizer:
 
     @cached_property
     def byte_lengths(self) -> NDArray[np.int64]:
-        """The number of bytes of each token, [vocab_size]."""
+        """Number of bytes of each token, [vocab_size]."""
         import numpy as np
 
         return np.array([len(data) for data in self.token_bytes])
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The bytes of all tokens, indexed. A model trained here writes no control token but `eos_ids`."""
-        from llmcli.data.tokenizers.vocabulary import Vocabulary  # imports numpy, which ids alone do not need
+        """An index of the bytes of all tokens. Models trained here generate no control tokens except `eos_ids`."""
+        from llmcli.data.tokenizers.vocabulary import Vocabulary  # imports numpy, which encoding does not need
 
         return Vocabulary(self.token_bytes, self.seen_bytes, self.eos_ids, unrestricted=self.imported)
 
     def for_model(self, seen_bytes: bytes | None, eos_ids: Iterable[int] = ()) -> Tokenizer:
-        """A copy for a model whose training text has these byte values, None if they are unknown, and for which these
-        tokens, too, end a text; `eos_id` stays."""
+        """Return a copy for a model whose training text has these byte values (None: unknown) and in which these tokens
+        also end a text; `eos_id` stays."""
         other = copy.copy(self)
         other.seen_bytes, other.eos_id, other._end_ids = seen_bytes, self.eos_id, self.eos_ids | set(eos_ids)
         for name in ("vocabulary", "eos_ids"):
@@ -232,9 +233,10 @@ class Tokenizer:
         return other
 
     def with_chat_tokens(self) -> Tokenizer:
-        """Itself if it has the control tokens of ChatML, else a copy to which the missing ones are appended.
+        """Return this tokenizer if it has the control tokens of ChatML, otherwise a copy with the missing ones
+        appended.
 
-        Its `eos_id` stays. Raises LLMError if ordinary text would become one of them.
+        `eos_id` stays. Raises LLMError if ordinary text would become a control token.
         """
         missing = [name for name in (IM_START, IM_END) if name not in self.control_ids]
         if not missing:
@@ -245,22 +247,22 @@ class Tokenizer:
         other.eos_id, other.imported = self.eos_id, self.imported
         for name in missing:
             if other.control_ids[name] in other.encode(name):
-                raise LLMError(f"the tokenizer makes {name} of ordinary text, so it cannot be a control token")
+                raise LLMError(f"the tokenizer makes {name} from ordinary text, so it cannot be a control token")
         return other
 
     def strips(self, control_id: int) -> tuple[bool, bool]:
-        """Whether a control token in a template takes the white space before it, and after it."""
+        """Return whether a control token in a template absorbs the white space (before it, after it)."""
         token = self._inner.get_added_tokens_decoder()[control_id]
         return token.lstrip, token.rstrip
 
     def label(self, token: int) -> str:
-        """One token for display: bytes of an incomplete character as \\xe3, a control token by its name."""
+        """Format a token for display: bytes of an incomplete character as \\xe3, a control token by its name."""
         data = self.token_bytes[token]
         return data.decode("utf-8", "backslashreplace") if data else self._names[token]
 
     @cached_property
     def merge_pairs(self) -> list[tuple[int, int]]:
-        """The two tokens that each token was merged from; (-1, -1) for tokens that are not merges."""
+        """The two tokens from which each token was merged; (-1, -1) for tokens that are not merges."""
         model = json.loads(self._inner.to_str())["model"]
         vocabulary = model.get("vocab") or {}
         pairs = [(-1, -1)] * self.vocab_size
@@ -280,20 +282,21 @@ class Tokenizer:
 
     @cached_property
     def _missing_bytes(self) -> bytes:
-        """The bytes without a token; some published vocabularies have a few. The library would drop them."""
+        """Bytes without a token, as in some published vocabularies. The library would drop them."""
         table = set(self.token_bytes)
         return bytes(b for b in range(256) if bytes([b]) not in table)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of any text; the name of a control token is ordinary text. Raises LLMError for a lone surrogate."""
+        """Return the ids of any text; the name of a control token is ordinary text. Raises LLMError for a lone
+        surrogate."""
         check_unicode(text)
         return [i for ids in self.encode_stream([text]) for i in ids]
 
     def encode_part(self, text: str, *, after_control_token: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        """(ids, spans) of a part of a text, between the control tokens that a template wrote.
+        """Return (ids, spans) of text between control tokens in a rendered template.
 
-        A span is (first character, the one after the last); tokens of the same character have the same span. A space
-        is prepended where other programs prepend one. Raises LLMError as `encode`.
+        A span is (first character, one past the last); tokens of the same character have the same span. A space is
+        prepended where other programs prepend one. Raises LLMError as `encode` does.
         """
         check_unicode(text)
         scheme, has_space = self._prefix_space, text.startswith((" ", SPACE))
@@ -313,24 +316,25 @@ class Tokenizer:
         return ids, spans
 
     def split_last_word(self, text: str) -> tuple[str, str]:
-        """(head, last word) of a text, where words are the pre-tokens of this tokenizer: no token crosses the split.
+        """Split a text into (head, last word), where words are the pre-tokens of this tokenizer: no token crosses the
+        split.
 
-        The last word is "" for tokenizers of single characters; a very long one is cut to its last MAX_TAIL characters.
+        The last word is "" for character tokenizers; a very long word is cut to its last MAX_TAIL characters.
         """
         if self.kind == "char" or not text:
             return text, ""
         end = text[-MAX_TAIL:]
         if self.kind == "spm":  # a SentencePiece token begins with spaces and ends before the next space
-            word = _LAST_WORD.search(end)[0]  # type: ignore[index]  # it matches any text
+            word = _LAST_WORD.search(end)[0]  # type: ignore[index]  # the pattern matches any text
         else:
             word = end[self._inner.pre_tokenizer.pre_tokenize_str(end)[-1][1][0] :]
         return text[: len(text) - len(word)], word
 
     def encode_stream(self, texts: Iterable[str], *, continued: bool = False) -> Iterator[array[int]]:
-        """The ids of one long text that comes in parts, as arrays of bounded size.
+        """Yield the ids of a long text, given in parts, as arrays of bounded size.
 
         The ids do not depend on where the parts end, except in runs of over 65,536 characters without a space.
-        `continued` says that this is the rest of a text that was cut at `first_cut`.
+        With `continued` this is the rest of a text that was cut at `first_cut`.
         """
         batch: list[str] = []
         characters = 0
@@ -349,7 +353,7 @@ class Tokenizer:
             yield self._encode_batch(batch)
 
     def first_cut(self, text: str) -> int | None:
-        """The first position at which a text may be cut in two that are encoded separately; None if there is none."""
+        """Return the first position at which a text may be cut into two that are encoded separately, or None."""
         match = self._boundary.search(text, 1)
         return match.start() if match else None
 
@@ -357,7 +361,7 @@ class Tokenizer:
         self._check_bytes(batch)
         ids = array("I")
         for encoding in self._inner.encode_batch_fast(batch, add_special_tokens=False):
-            ids.fromlist(encoding.ids)  # a third of the time of `extend`
+            ids.fromlist(encoding.ids)  # takes a third of the time of `extend`
         return ids
 
     def _check_bytes(self, batch: list[str]) -> None:
@@ -366,15 +370,15 @@ class Tokenizer:
             if len(data.translate(None, self._missing_bytes)) != len(data):
                 byte = next(byte for byte in data if byte in self._missing_bytes)
                 raise LLMError(
-                    f"the tokenizer has no token for the byte 0x{byte:02x}, which the text has; remove it from the text"
+                    f"the tokenizer has no token for the byte 0x{byte:02x} in the text; remove it from the text"
                 )
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids, with U+FFFD for invalid UTF-8. Raises LLMError for an id outside the vocabulary."""
+        """Return the text of ids, with U+FFFD for invalid UTF-8. Raises LLMError for an id outside the vocabulary."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The exact bytes of ids. Raises LLMError as `decode` does."""
+        """Return the exact bytes of ids. Raises LLMError as `decode` does."""
         table = self.token_bytes
         parts = []
         for i in ids:
@@ -385,7 +389,8 @@ class Tokenizer:
 
 
 def stream_decoder() -> codecs.IncrementalDecoder:
-    """Bytes to text, without splitting characters; invalid UTF-8 becomes U+FFFD as soon as it is known to be invalid.
+    """Decode bytes to text without splitting characters; invalid UTF-8 becomes U+FFFD as soon as it is known to be
+    invalid.
 
     >>> d = stream_decoder(); [d.decode(b"\\xe3\\x81"), d.decode(b"\\x82!"), d.decode(b"", final=True)]
     ['', 'あ!', '']
@@ -394,7 +399,7 @@ def stream_decoder() -> codecs.IncrementalDecoder:
 
 
 def check_unicode(text: str) -> None:
-    """Raises LLMError for a lone surrogate."""
+    """Encode as UTF-8. Raises LLMError for a lone surrogate."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -413,15 +418,15 @@ def _boundary(pre_tokenizer: str | None) -> re.Pattern[str]:
 
 
 def _training_pre_tokenizer() -> pre_tokenizers.PreTokenizer:
-    """GPT-2's pre-tokenizer, which also cuts pre-tokens of more than MAX_TRAINING_WORD characters: training takes time
-    quadratic in their length. No ordinary text has such long ones."""
+    """Return GPT-2's pre-tokenizer with a limit of MAX_TRAINING_WORD characters, because training takes time quadratic
+    in the length of a pre-token. Ordinary text has no pre-tokens that long."""
     pattern = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}{1,N}| ?\p{N}{1,N}| ?[^\s\p{L}\p{N}]{1,N}|\s{1,N}(?!\S)|\s{1,N}"
     split = pre_tokenizers.Split(tokenizers.Regex(pattern.replace("{1,N}", f"{{1,{MAX_TRAINING_WORD}}}")), "isolated")
     return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 def _decoder(kind: str) -> Any:
-    """The decoder of tokenizer.json, for other programs; this one uses `token_bytes`."""
+    """Return the decoder in tokenizer.json, for other programs; this one uses `token_bytes`."""
     if kind == "bpe":
         return decoders.ByteLevel()
     spaces = [decoders.Replace(SPACE, " ")] if kind == "spm" else []
@@ -429,7 +434,7 @@ def _decoder(kind: str) -> Any:
 
 
 def read_tokenizer(path: str, expected: str = "a tokenizer.json") -> tuple[str, Tokenizer]:
-    """(text, tokenizer) of the file that --tokenizer names. Raises LLMError, which says to give what is `expected`."""
+    """Return (text, tokenizer) of the file that --tokenizer names. Errors (LLMError) ask for what is `expected`."""
     if not path:
         raise usage(f"`tokenizer` is empty; give {expected}")
     if not Path(path).exists():

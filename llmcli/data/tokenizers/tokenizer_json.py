@@ -1,8 +1,8 @@
-"""A tokenizer.json, which may come from an untrusted file: classified, checked and reduced to its safe parts.
+"""Reading of tokenizer.json files from untrusted sources: classified, checked and reduced to their safe parts.
 
 The parser of the `tokenizers` library aborts the process on some files (padding to a billion tokens, a regular
-expression that never ends). So the file is parsed as JSON first, and only what is known to be safe, and cannot lose or
-change text, is passed on to the library. Standard library only.
+expression that never ends). The file is therefore parsed as JSON first, and only parts that are known to be safe, and
+that cannot lose or change text, are passed to the library. Standard library only.
 """
 
 import json
@@ -13,11 +13,11 @@ from typing import Any
 
 from llmcli.errors import LLMError, brief
 
-SPACE = "\u2581"  # a space in the names of SentencePiece's tokens
-MAX_CHARACTERS = 1 << 25  # of JSON: twice the largest published vocabularies
+SPACE = "\u2581"  # represents a space in SentencePiece tokens
+MAX_CHARACTERS = 1 << 25  # of JSON: twice the largest published vocabulary
 MAX_TOKEN_CHARACTERS = 1024  # of an added token
 MAX_ADDED_TOKENS = 1 << 14
-MAX_STEPS = 64  # of a pre-tokenizer, normalizer or post-processor, Sequences included: ten times any published one
+MAX_STEPS = 64  # in a pre-tokenizer, normalizer or post-processor, including Sequences: ten times the published maximum
 # patterns that split text into pre-tokens
 PATTERNS = {
     "GPT-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
@@ -35,7 +35,7 @@ def _split_by(pattern: str) -> dict[str, Any]:
     return {"type": "Sequence", "pretokenizers": [split, BYTE_LEVEL | {"use_regex": False}]}
 
 
-PRE_TOKENIZERS: dict[str, dict[str, Any]] = {  # that other programs know by name
+PRE_TOKENIZERS: dict[str, dict[str, Any]] = {  # known by name in other programs
     "GPT-2": BYTE_LEVEL,
     "GPT-2, single digits": {"type": "Sequence", "pretokenizers": [_DIGITS, BYTE_LEVEL]},
     "Llama 3": _split_by(PATTERNS["Llama 3"]),
@@ -50,18 +50,18 @@ _PREPEND_SPACE = {"type": "Prepend", "prepend": SPACE}
 
 @dataclass(frozen=True)
 class SafeTokenizer:
-    """A tokenizer.json reduced to the parts that are safe to give to the library."""
+    """A tokenizer.json reduced to the parts that are safe for the library."""
 
     kind: str  # "bpe" (byte-level), "spm" (SentencePiece: spaces are written as SPACE) or "char"
-    text: str  # tokenizer.json, without what the fields below describe
-    bos_token: str | None  # the control token that is prepended to a text
-    prefix_space: str  # how a space is prepended to a text (see `prefix_space`)
-    pre_tokenizer: str | None  # its name in PRE_TOKENIZERS
+    text: str  # tokenizer.json without the parts described by the fields below
+    bos_token: str | None  # control token prepended to a text
+    prefix_space: str  # how a space is prepended to a text; see `prefix_space`
+    pre_tokenizer: str | None  # name in PRE_TOKENIZERS
 
 
 def sanitize(text: str) -> SafeTokenizer:
-    """Reduce a tokenizer.json to its safe parts. Raises LLMError unless it is a byte-level BPE or a BPE with byte
-    fallback, and all of its parts are supported."""
+    """Reduce a tokenizer.json to its safe parts. Raises LLMError unless it is a BPE, byte-level or with byte fallback,
+    and all its parts are supported."""
     if len(text) > MAX_CHARACTERS:
         raise LLMError(
             f"the tokenizer is {len(text):,} characters long; expected a tokenizer.json of at most {MAX_CHARACTERS:,}"
@@ -94,7 +94,7 @@ def sanitize(text: str) -> SafeTokenizer:
 
 
 def describe(text: str) -> dict[str, Any]:
-    """{"kind", "vocab_size"} of a tokenizer.json, without building the tokenizer; {} if it is not one."""
+    """Return {"kind", "vocab_size"} of a tokenizer.json without building the tokenizer; {} for another document."""
     try:
         document = json.loads(text)
         ids = {*document["model"]["vocab"].values(), *(token["id"] for token in document.get("added_tokens", ()))}
@@ -104,8 +104,8 @@ def describe(text: str) -> dict[str, Any]:
 
 
 def classify(document: Any) -> tuple[str, str]:
-    """(kind, problem) of a parsed tokenizer.json: ("bpe" | "spm" | "char", ""), or ("?", why it is not supported).
-    Whatever could lose or change text is not supported."""
+    """Classify a parsed tokenizer.json as (kind, problem): ("bpe" | "spm" | "char", ""), or ("?", reason). Anything
+    that could lose or change text is unsupported."""
     if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
         return "?", "has no model"
     model = document["model"]
@@ -120,7 +120,7 @@ def classify(document: Any) -> tuple[str, str]:
 
 
 def _problems(document: Mapping[str, Any], kind: str) -> Iterator[str]:
-    """The reasons why a BPE is not supported; each check relies on the checks before it."""
+    """Yield the reasons why a BPE is unsupported; each check relies on the previous ones."""
     model, normalizer = document["model"], document.get("normalizer")
     if kind != "spm" and normalizer is not None and (types := _step_types(normalizer)) != ["NFC"]:
         yield f"changes the text with a {'/'.join(types)[:60] or 'nonstandard'} normalizer"
@@ -166,7 +166,7 @@ def _pre_tokenizer_problems(steps: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _is_sentencepiece(document: Mapping[str, Any]) -> bool:
-    """Whether a text is changed only by turning spaces into SPACE, and perhaps prepending one."""
+    """Return whether the tokenizer changes a text only by turning spaces into SPACE, and perhaps prepending one."""
     steps = list(_steps(document.get("normalizer") or None))
     known = (_PREPEND_SPACE.items(), _REPLACE_SPACES.items())
     if not all(any(items <= step.items() for items in known) for step in steps):
@@ -181,11 +181,11 @@ def _is_sentencepiece(document: Mapping[str, Any]) -> bool:
 
 
 def prefix_space(document: Mapping[str, Any]) -> str:
-    """How a SentencePiece BPE prepends a space.
+    """Return how a SentencePiece BPE prepends a space.
 
-    "prepend": to a text, and to each part of it that follows a control token (the normalizer Prepend). The other values
-    belong to the pre-tokenizer Metaspace, which adds no space if there is one already. "always": likewise to each part.
-    "first": only to a text. "": never.
+    "prepend": to a text and to each part after a control token (the normalizer Prepend). The other values belong to the
+    pre-tokenizer Metaspace, which adds no space if there is one already. "always": also to each part. "first": only to
+    a text. "": never.
     """
     if "Prepend" in _step_types(document.get("normalizer")):
         return "prepend"
@@ -195,7 +195,8 @@ def prefix_space(document: Mapping[str, Any]) -> str:
 
 
 def prefix_space_steps(scheme: str) -> dict[str, Any]:
-    """The normalizer and the pre-tokenizer of a SentencePiece BPE that prepends a space as `prefix_space` says."""
+    """Return the normalizer and pre-tokenizer of a SentencePiece BPE that prepends a space according to
+    `prefix_space`."""
     if scheme in ("always", "first"):
         metaspace = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": False}
         return {"normalizer": None, "pre_tokenizer": metaspace}
@@ -204,13 +205,13 @@ def prefix_space_steps(scheme: str) -> dict[str, Any]:
 
 
 def merge_pair(merge: Any) -> tuple[str, str]:
-    """The names of the two tokens of an entry of `merges`, which is a list or, in older files, a string."""
+    """Return the two tokens of an entry of `merges`, which is a list or, in older files, a string."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right
 
 
 def decoder(kind: str, *, adds_prefix_space: bool = False) -> dict[str, Any]:
-    """The decoder for other programs: this one joins the bytes of the tokens."""
+    """Return the decoder for other programs; this one joins the bytes of the tokens."""
     if kind == "bpe":
         return dict(BYTE_LEVEL)
     steps: list[dict[str, Any]] = [{"type": "ByteFallback"}, {"type": "Fuse"}]
@@ -222,7 +223,7 @@ def decoder(kind: str, *, adds_prefix_space: bool = False) -> dict[str, Any]:
 
 
 def bos_token_of(post_processor: Any) -> str | None:
-    """The control token that a post-processor prepends to a text; None if there is none."""
+    """Return the control token that a post-processor prepends to a text, or None."""
     for step in _steps(post_processor):
         single = step.get("single")
         if step.get("type") == "TemplateProcessing" and isinstance(single, list) and single:
@@ -243,7 +244,7 @@ def bos_post_processor(token: str, token_id: int) -> dict[str, Any]:
 
 
 def pre_tokenizer_name(pre_tokenizer: Any) -> str | None:
-    """The name in PRE_TOKENIZERS of a pre-tokenizer; None if it has none."""
+    """Return the name of a pre-tokenizer in PRE_TOKENIZERS, or None."""
 
     def essentials(part: Any) -> list[Any]:
         keys = ("type", "individual_digits", "pattern")
@@ -254,8 +255,8 @@ def pre_tokenizer_name(pre_tokenizer: Any) -> str | None:
 
 
 def _steps(part: Any) -> Iterator[dict[str, Any]]:
-    """The steps of a pre-tokenizer, normalizer or post-processor, with every Sequence flattened; none of None. A step
-    that is not an object, and all steps after MAX_STEPS, are replaced by one of type "nonstandard"."""
+    """Return the steps of a pre-tokenizer, normalizer or post-processor (or None) with every Sequence flattened. A step
+    that is not an object is replaced by one of type "nonstandard", and so are all steps after MAX_STEPS."""
     pending = [] if part is None else [part]
     for _ in range(MAX_STEPS):
         if not pending:
@@ -280,7 +281,7 @@ def _step_types(part: Any) -> list[str]:
 
 
 def name_to_bytes(kind: str, name: str) -> bytes:
-    """The bytes of the token of this name in a tokenizer of kind "bpe", "spm" or "char".
+    """Return the bytes of a token, given its name in a tokenizer of kind "bpe", "spm" or "char".
 
     >>> name_to_bytes("bpe", "Ġcat"), name_to_bytes("spm", "▁cat"), name_to_bytes("char", "<0xE3>")
     (b' cat', b' cat', b'\xe3')
@@ -294,12 +295,12 @@ def name_to_bytes(kind: str, name: str) -> bytes:
 
 
 def byte_level_alphabet() -> dict[str, int]:
-    """The printable character that GPT-2 uses for each byte: character -> byte."""
+    """Map the printable character that GPT-2 uses for each byte to the byte."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(256) if b not in printable]
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
 
 
-_BYTE_NAME = re.compile(r"<0x([0-9A-F]{2})>")  # of a token for one byte, where other tokens are characters
+_BYTE_NAME = re.compile(r"<0x([0-9A-F]{2})>")  # name of a single-byte token beside character tokens
 _BYTE_OF_CHARACTER = byte_level_alphabet()
 _BYTE_CHARACTERS = str.maketrans({character: chr(byte) for character, byte in _BYTE_OF_CHARACTER.items()})

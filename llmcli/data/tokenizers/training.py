@@ -1,4 +1,4 @@
-"""Train a tokenizer on a corpus, and choose the size of its vocabulary."""
+"""Training of a tokenizer on a corpus, with a choice of the vocabulary size."""
 
 import itertools
 import math
@@ -8,8 +8,8 @@ from llmcli.config import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 
-TRAINING_BYTES = 16_000_000  # of text that a tokenizer is trained on; a longer text is sampled evenly
-BYTES_PER_TOKEN_TYPE = 1000  # bytes of text per vocabulary entry, so that each occurs often enough to be learned
+TRAINING_BYTES = 16_000_000  # of training text for a tokenizer; longer text is sampled evenly
+BYTES_PER_TOKEN_TYPE = 1000  # bytes of text per vocabulary entry, so that each occurs often enough to learn
 
 
 def train_tokenizer(
@@ -22,11 +22,11 @@ def train_tokenizer(
     contents: Iterable[str] = (),
     content_bytes: int = 0,
 ) -> tuple[Tokenizer, str]:
-    """(tokenizer for a corpus, the reason for the size of its vocabulary).
+    """Return (tokenizer for a corpus, reason for its vocabulary size).
 
-    It is trained on at most `max_bytes` of it, sampled evenly, and on `contents`, other texts of `content_bytes` bytes.
-    Without `vocab_size`, the size follows the length of the text, up to `max_vocab_size`. `characters` makes each
-    character a token. Raises LLMError when `vocab_size` is too small.
+    The tokenizer is trained on at most `max_bytes` of the corpus, sampled evenly, and on `contents`, other texts with
+    `content_bytes` bytes in total. Without `vocab_size`, the size follows the length of the text, up to
+    `max_vocab_size`. `characters` makes each character a token. Raises LLMError if `vocab_size` is too small.
     """
     sample = corpus.sample(min(max_bytes, TRAINING_BYTES))
     text = itertools.chain((piece for part in sample.texts() for piece in part), contents)
@@ -48,5 +48,5 @@ def train_tokenizer(
 
 
 def nearest_power_of_two(value: float, low: int, high: int) -> int:
-    """The power of two nearest to a value, on a log scale, after clipping it to [low, high]."""
+    """Return the power of two nearest to a value on a log scale, after clipping it to [low, high]."""
     return int(2 ** round(math.log2(min(max(value, low), high))))

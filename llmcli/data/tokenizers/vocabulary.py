@@ -1,9 +1,9 @@
-"""The bytes of all tokens, indexed: which tokens begin with given bytes, and which keep a text valid.
+"""An index of the bytes of all tokens: tokens that begin with given bytes, and tokens that keep a text valid.
 
-Three rules restrict which tokens a model may generate. The text stays valid UTF-8: a token that breaks a character only
-has probability because training did not reduce it to zero. Where it is known which byte values occur in the training
-text, no others are generated. The only control tokens are those that end a text. Models trained by other programs are
-not restricted.
+Three rules restrict the tokens that a model may generate. The text stays valid UTF-8: a token that breaks a character
+has probability only because training did not reduce it to zero. Byte values that do not occur in the training text, if
+these are known, are not generated. Control tokens are generated only to end a text. Models trained by other programs
+are not restricted.
 
 V = size of the vocabulary.
 """
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from llmcli.data.text.words import begins_with_letter
 
-# States of a UTF-8 decoder (Unicode, table 3-7). START is between two characters, the others are inside one.
+# States of a UTF-8 decoder (Unicode, table 3-7). START is between two characters, the others are inside a character.
 START = 0
 INVALID = -1
 _INSIDE = {  # state -> (lowest and highest byte that may follow, next state)
@@ -31,7 +31,7 @@ _ASCII_LETTERS = np.array([byte < 0x80 and begins_with_letter(bytes([byte])) for
 
 
 def state_between(data: bytes) -> int:
-    """The state after bytes of valid UTF-8 that may begin inside a character.
+    """Return the decoder state after bytes of valid UTF-8 that may begin inside a character.
 
     >>> [state_between(data) for data in ("あ".encode()[1:], b"\\x82\\xe3", b"")]
     [0, 2, 0]
@@ -41,7 +41,7 @@ def state_between(data: bytes) -> int:
 
 
 def state_after(data: bytes, state: int = START) -> int:
-    """The state after more bytes; INVALID if they are not valid UTF-8.
+    """Return the decoder state after more bytes; INVALID if they are not valid UTF-8.
 
     >>> [state_after(data) for data in (b"a", b"\\xe3", "あ".encode(), b"\\x82", b"\\xed\\xa0")]
     [0, 2, 0, -1, -1]
@@ -65,8 +65,8 @@ class Vocabulary:
         *,
         unrestricted: bool = False,
     ) -> None:
-        """`seen_bytes` are the byte values of the training text, `end_ids` the control tokens that end a text; None if
-        unknown. If `unrestricted`, every token may be generated."""
+        """`seen_bytes` are the byte values in the training text, `end_ids` the control tokens that end a text (None:
+        unknown). With `unrestricted`, every token may be generated."""
         self.token_bytes, self._unrestricted, self._end_ids = token_bytes, unrestricted, end_ids
         self._allowed: dict[int, NDArray[np.bool_] | None] = {}  # state -> mask
         self._unseen = b"" if seen_bytes is None else bytes(set(range(256)) - set(seen_bytes))
@@ -78,18 +78,18 @@ class Vocabulary:
         return next(iter(self._ids.get(data, ())), None)
 
     def prefixes_of(self, data: bytes) -> list[int]:
-        """The tokens whose bytes are a prefix of `data`, or all of it."""
+        """Return the tokens whose bytes are a prefix of `data`, or all of it."""
         return [i for end in range(1, min(len(data), self._longest) + 1) for i in self._ids.get(data[:end], ())]
 
     def extensions_of(self, data: bytes) -> NDArray[np.int64]:
         order, sorted_bytes = self._sorted
-        stem = data.rstrip(b"\xff")  # all that begins with `data` sorts before `stem` with its last byte plus one
+        stem = data.rstrip(b"\xff")  # whatever begins with `data` sorts before `stem` with its last byte plus one
         end = bisect_left(sorted_bytes, stem[:-1] + bytes([stem[-1] + 1])) if stem else len(order)
         return order[bisect_right(sorted_bytes, data) : end]
 
     def letter_at(self, tokens: NDArray[np.int64], offset: int) -> NDArray[np.bool_]:
-        """[n]: whether the bytes of each of `tokens` [n] from `offset` on begin with a letter; all tokens are longer
-        than `offset` bytes."""
+        """Return whether the bytes of each of `tokens` [n] from `offset` on begin with a letter, [n]; all tokens are
+        longer than `offset` bytes."""
         if not len(tokens):
             return np.zeros(0, bool)
         joined, starts = self._joined
@@ -101,11 +101,11 @@ class Vocabulary:
 
     @cached_property
     def begins_with_letter(self) -> NDArray[np.bool_]:
-        """[V]: mask of the tokens that, after a letter, continue its word."""
+        """Mask of the tokens that continue a word after a letter, [V]."""
         return np.fromiter(map(begins_with_letter, self.token_bytes), bool, len(self))
 
     def allowed(self, state: int) -> NDArray[np.bool_] | None:
-        """[V]: mask of the tokens that may be generated in a state; None if all are allowed, or none would be."""
+        """Return the mask [V] of tokens that may be generated in a state; None if all are allowed, or none would be."""
         if self._unrestricted:
             return None
         if state not in self._allowed:
@@ -113,7 +113,7 @@ class Vocabulary:
         return self._allowed[state]
 
     def state_after(self, token: int, state: int) -> int:
-        """The state after a token; invalid UTF-8 counts as a complete character."""
+        """Return the state after a token; invalid UTF-8 counts as a complete character."""
         if self._unrestricted or (state == START and token not in self._incomplete):
             return START
         return max(START, state_after(self.token_bytes[token], state))
@@ -135,7 +135,7 @@ class Vocabulary:
 
     @cached_property
     def _incomplete(self) -> dict[int, int]:
-        """The tokens that are not whole characters: token -> state after it, from START."""
+        """Tokens that are not whole characters, with the state after each from START."""
         return {
             i: state for i, data in enumerate(self.token_bytes) if not data.isascii() and (state := state_after(data))
         }
@@ -150,13 +150,13 @@ class Vocabulary:
 
     @cached_property
     def _sorted(self) -> tuple[NDArray[np.int64], list[bytes]]:
-        """(tokens sorted by their bytes, these bytes)"""
+        """Tokens sorted by their bytes, and these bytes."""
         order = sorted((i for i, data in enumerate(self.token_bytes) if data), key=self.token_bytes.__getitem__)
         return np.array(order, np.int64), [self.token_bytes[i] for i in order]
 
     @cached_property
     def _joined(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """(the bytes of all tokens joined, the start of each token)"""
+        """The joined bytes of all tokens, and the start of each token."""
         ends = np.cumsum([len(data) for data in self.token_bytes])
         return np.frombuffer(b"".join(self.token_bytes), np.uint8), np.concatenate([[0], ends[:-1]])
 

@@ -1,1 +1,1 @@
-"""Tokens on disk, and training batches."""
+"""Tokens on disk, the token cache, and training batches."""

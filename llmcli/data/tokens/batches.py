@@ -1,4 +1,4 @@
-"""Tokens to training batches. A batch is a pure function of (tokens, seed, step): no state is kept between steps.
+"""Training batches of tokens. A batch is a pure function of (tokens, seed, step): no state is kept between steps.
 
 B, T, W, V = batch size, context, window, vocabulary size.
 """
@@ -11,9 +11,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_SHUFFLED_BLOCKS = 1 << 22  # blocks of an epoch whose order is kept in memory; of more it is computed on demand
+MAX_SHUFFLED_BLOCKS = 1 << 22  # blocks per epoch whose order is kept in memory; for more it is computed on demand
 FEISTEL_ROUNDS = 6
-_MULTIPLIERS = np.array([0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53], np.uint64)  # those of MurmurHash3's finalizer
+_MULTIPLIERS = np.array([0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53], np.uint64)  # from MurmurHash3's finalizer
 
 
 class Tokens(Protocol):
@@ -24,10 +24,10 @@ class Tokens(Protocol):
 
 
 class TokensWithoutSpans:
-    """Tokens with spans of one width left out, to be indexed by positions. Nothing is copied."""
+    """Tokens without some spans of equal width, indexed by arrays of positions. Nothing is copied."""
 
     def __init__(self, tokens: Tokens, starts: NDArray[np.integer], width: int) -> None:
-        """`starts` of the spans in `tokens` ascend, and no two spans overlap."""
+        """`starts` are the ascending starts of the spans in `tokens`; spans do not overlap."""
         self._tokens, self._width = tokens, width
         self._gaps = starts - width * np.arange(len(starts))  # positions of the spans among the remaining tokens
 
@@ -39,7 +39,7 @@ class TokensWithoutSpans:
 
 
 class PrefixedTokens:
-    """Tokens with one more token before them, to be sliced. Only the slices are copied."""
+    """Tokens preceded by one more token. Supports slices, which are copied."""
 
     def __init__(self, first: int, tokens: NDArray[np.integer]) -> None:
         self._first, self._tokens = np.array([first], tokens.dtype), tokens
@@ -57,9 +57,9 @@ class PrefixedTokens:
 class Batches:
     """Training batches of a token array as a pure function of (seed, step).
 
-    An epoch visits every block of `context` tokens once. The order of the blocks, and the offset at which they begin,
-    are drawn from (seed, epoch). The tokens are circular: a block that reaches their end wraps around. A step takes
-    `batch_size` blocks, whole or cut into shorter windows.
+    An epoch visits every block of `context` tokens once. The order of the blocks and the offset of the first one are
+    drawn from (seed, epoch). The tokens are circular: a block that reaches their end wraps around. A step takes
+    `batch_size` blocks, which may be cut into shorter windows.
     """
 
     tokens: Tokens
@@ -73,8 +73,8 @@ class Batches:
         return len(self.tokens) // self.context
 
     def batch(self, step: int, window: int | None = None, bpe_dropout: float = 0.0) -> NDArray[np.int64]:
-        """The token ids [B * T / W, W + 1] of a step, counted from 0, in windows of W tokens, by default T. Columns 0
-        to W - 1 are the inputs, 1 to W the targets.
+        """Return the token ids [B * T / W, W + 1] of a step, counted from 0, in windows of W tokens (default: T).
+        Columns 0 to W - 1 are the inputs, 1 to W the targets.
 
         `bpe_dropout` is the fraction of merged tokens that are split into the two tokens that they were merged from,
         drawn for each step (after BPE-dropout, arXiv:1910.13267); longer windows are truncated. Raises ValueError
@@ -92,7 +92,8 @@ class Batches:
         return ids
 
     def _visited_blocks(self, visits: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The start positions of the blocks of some visits, counted from the beginning of the run and ascending."""
+        """Return the start positions of the blocks of some visits, which are numbered from the beginning of the run and
+        ascend."""
         starts = []
         for epoch in range(visits[0] // self.blocks, visits[-1] // self.blocks + 1):
             indices = visits[visits // self.blocks == epoch] % self.blocks
@@ -108,11 +109,11 @@ class Batches:
 def _split_merges(
     ids: NDArray[np.int64], merge_pairs: NDArray[np.int64], fraction: float, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Rows of tokens [B, W], a fraction of whose merged tokens is replaced by their pairs; rows are truncated to W."""
+    """Replace a fraction of the merged tokens in rows [B, W] by their pairs, and truncate the rows to W."""
     B, W = ids.shape
     pairs = merge_pairs[ids]  # [B, W, 2]
     split = (rng.random((B, W)) < fraction) & (pairs[..., 0] >= 0)
-    column = np.arange(W) + np.cumsum(split, axis=1) - split  # in `out`, of each token or the first of its pair
+    column = np.arange(W) + np.cumsum(split, axis=1) - split  # in `out`, for each token or the first of its pair
     row = np.broadcast_to(np.arange(B)[:, None], (B, W))
     out = np.empty((B, 2 * W), np.int64)
     out[row, column] = np.where(split, pairs[..., 0], ids)
@@ -122,7 +123,7 @@ def _split_merges(
 
 @lru_cache(maxsize=2)
 def _block_starts(tokens: int, context: int, blocks: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The start position of each block of an epoch, in the order in which they are visited: [blocks]."""
+    """Return the start position of each block of an epoch, in the order of the visits, [blocks]."""
     rng = np.random.default_rng([seed, epoch])
     offset = int(rng.integers(tokens))
     starts = rng.permutation(blocks)
@@ -133,7 +134,8 @@ def _block_starts(tokens: int, context: int, blocks: int, seed: int, epoch: int)
 
 
 def permuted(positions: NDArray[np.integer], size: int, seed: Sequence[int]) -> NDArray[np.int64]:
-    """The numbers at `positions` of a pseudorandom permutation of 0 to `size` - 1, in memory independent of `size`.
+    """Return the numbers at `positions` of a pseudorandom permutation of 0 to `size` - 1, in memory independent of
+    `size`.
 
     A Feistel network permutes all numbers of an even number of bits; a result that is too large is permuted again until
     it is small enough (cycle walking: Black and Rogaway 2002, "Ciphers with arbitrary finite domains").

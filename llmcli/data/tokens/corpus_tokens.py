@@ -1,7 +1,7 @@
-"""The tokens of a text that is too large for memory, as shards in the cache.
+"""Tokenization of a corpus that may be larger than memory, into shards in the cache.
 
-Shards that the cache has are read, the others are tokenized on all cores. If the cache cannot be written, or has no
-space, shards go to a temporary file, which the system deletes with the process. The tokens are the same either way.
+Cached shards are read, the others are tokenized on all cores. If the cache has no space or cannot be written, shards go
+to a temporary file, which the system deletes with the process. The tokens are the same either way.
 """
 
 import contextlib
@@ -29,26 +29,25 @@ from llmcli.data.tokens.shards import Shard, TokenShards, open_shard, shard_head
 from llmcli.data.tokens.token_store import LIMIT_VARIABLE, TokenCache, cache_directory
 from llmcli.data.tokens.tokens import count_bytes, encode_texts, token_type, used_tokens
 
-SHARD_BYTES = 16_000_000  # of text in a shard; the last one has less
-CORES_PER_THREAD = 4  # the library has its own threads; these read the text and store the tokens meanwhile
+SHARD_BYTES = 16_000_000  # text per shard; the last one has less
+CORES_PER_THREAD = 4  # the library has threads of its own; ours read text and store tokens
 MIN_THREADS = 2
-NOTED_BYTES = 16_000_000  # of text, from which on there are notes: less takes a few seconds
-NOTE_SECONDS = 20.0  # between two notes, at least; later a third of the time that has passed
+NOTED_BYTES = 16_000_000  # progress is reported for more text than this; less takes a few seconds
+NOTE_SECONDS = 20.0  # minimum between two notes; later a third of the elapsed time
 
 OnNote = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class ShardText:
-    """The text of a shard. A text that ends in the middle of a shard is followed by an end-of-text token, if another
-    one follows."""
+    """The text of a shard. An end-of-text token precedes each text except the very first."""
 
     parts: tuple[Part, ...]
-    begins_text: bool  # False: the first part is the rest of a text that the shard before begins
-    is_first: bool  # of all shards
+    begins_text: bool  # False: the first part continues a text from the previous shard
+    is_first: bool  # first shard of all
 
     def key(self, tokenizer_hash: str) -> str:
-        """A hash of the text and of the tokenizer: equal ones have equal tokens."""
+        """Hash of the text and the tokenizer, on which the tokens depend."""
         parts = [[part.document.sha256, part.start, part.end] for part in self.parts]
         content = [1, tokenizer_hash, parts, self.begins_text, self.is_first]
         return hashlib.sha256(json.dumps(content).encode("ascii")).hexdigest()[:40]
@@ -60,12 +59,12 @@ def label(texts: Iterable[ShardText]) -> str:
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
-    """A hash of everything that the tokens of a text depend on."""
+    """Hash everything in a tokenizer that the tokens of a text depend on."""
     return hashlib.sha256(f"{tokenizers.__version__}\n{tokenizer.to_json()}".encode()).hexdigest()
 
 
 def divide(parts: Iterable[Part], tokenizer: Tokenizer) -> Iterator[ShardText]:
-    """The texts of shards of about SHARD_BYTES, which together are `parts`, a text each."""
+    """Cut `parts`, each a text, into the texts of shards of about SHARD_BYTES."""
     shard: list[Part] = []
     size, begins_text, is_first = 0, True, True
     for part in parts:
@@ -86,7 +85,7 @@ def divide(parts: Iterable[Part], tokenizer: Tokenizer) -> Iterator[ShardText]:
 
 
 def _cut(document: Document, position: int, end: int, tokenizer: Tokenizer) -> int:
-    """The first position in bytes from `position` on at which a text may be cut; the end of a character if there is
+    """Find the first byte position from `position` on at which a text may be cut, or the end of a character if there is
     none nearby."""
     data = document.utf8(position, min(2 * SEARCHED_CHARACTERS, end - position))
     start = continuation_bytes(data[:4])
@@ -100,8 +99,8 @@ class StoppedError(Exception):
 
 
 def tokenize_in_shards(parts: Iterable[Part], tokenizer: Tokenizer, on_note: OnNote = lambda note: None) -> TokenShards:
-    """The token ids of parts of a corpus, at least one, separated by one end-of-text id each. Raises LLMError
-    when neither the cache nor the temporary directory has space."""
+    """Tokenize one or more parts of a corpus, separated by one end-of-text id each. Raises LLMError if neither the
+    cache nor the temporary directory has space."""
     directory = cache_directory()
     cache = TokenCache(directory) if directory else None
     if cache and not cache.limit():  # turned off
@@ -111,21 +110,21 @@ def tokenize_in_shards(parts: Iterable[Part], tokenizer: Tokenizer, on_note: OnN
 
 
 class _ShardMaker:
-    """Finds the shards of texts in the cache, or makes them."""
+    """Finds shards in the cache, or makes them."""
 
     def __init__(self, texts: list[ShardText], tokenizer: Tokenizer, cache: TokenCache | None, on_note: OnNote) -> None:
         self._texts, self._tokenizer, self._cache, self._on_note = texts, tokenizer, cache, on_note
         hash_ = tokenizer_hash(tokenizer)
         self._labels = {"text": label(texts), "tokenizer": hash_[:12]}
         self._keys = [text.key(hash_) for text in texts]
-        self._kept = set(self._keys)  # in the cache, while others are removed
+        self._kept = set(self._keys)  # not removed from the cache to make space
         self._temporary: IO[bytes] | None = None
-        self._lock = threading.Lock()  # of the temporary file
+        self._lock = threading.Lock()  # guards the temporary file
         self._noted = False
         self._stopped = threading.Event()
 
     def all_shards(self) -> list[Shard]:
-        """All shards in order. After Ctrl-C, the complete shards are kept for the next run."""
+        """Return all shards in order. After Ctrl-C, the completed shards are kept for the next run."""
         sizes = [sum(part.text_bytes for part in text.parts) for text in self._texts]
         is_cached = [self._cache is not None and self._cache.find(key) is not None for key in self._keys]
         missing = [0 if cached else size for size, cached in zip(sizes, is_cached, strict=True)]
@@ -184,7 +183,7 @@ class _ShardMaker:
             reason = f"cannot write to {self._cache.directory}: {getattr(error, 'strerror', None) or error}"
         with self._lock:
             if not self._noted:
-                self._on_note(f"tokens are in a temporary file, and so not all are kept for the next run: {reason}")
+                self._on_note(f"some tokens are in a temporary file and are not kept for the next run: {reason}")
             self._noted = True
         return None
 
@@ -199,10 +198,10 @@ class _ShardMaker:
 
 
 class TokenizingProgress:
-    """Counts the bytes that are tokenized."""
+    """Reports the progress of tokenization."""
 
     def __init__(self, total: int, cached: int, on_note: OnNote, clock: Callable[[], float] = time.monotonic) -> None:
-        """`total` bytes have to be tokenized; the tokens of `cached` other bytes are cached."""
+        """`total` bytes must be tokenized; the tokens of `cached` other bytes are cached."""
         self._total, self._done = total, 0
         self._on_note, self._clock = on_note, clock
         self._started = self._noted = clock()
@@ -223,7 +222,7 @@ class TokenizingProgress:
         self._on_note(f"tokenized {100 * self._done // self._total} %, about {units.duration(left)} left")
 
     def counted(self, texts: Iterator[Iterator[str]]) -> Iterator[Iterator[str]]:
-        """The same texts, whose pieces are tokenized when the next one is read."""
+        """Yield the same texts, and count each piece as tokenized when the next one is read."""
 
         def count(piece: str) -> str:
             self.add(len(piece.encode()))

@@ -1,7 +1,7 @@
-"""Token shards: files of some million tokens each, and many of them as one sequence that is never in memory.
+"""Token shards: files of a few million tokens each, and their concatenation, which is never in memory.
 
-A file has a header of HEADER_BYTES (a line of JSON), then the tokens, little-endian. The header spares reading all
-tokens for their number, their bytes of text, and the byte values in these.
+A file has a header of HEADER_BYTES (a line of JSON), then the little-endian tokens. The header stores their number,
+their bytes of text and the byte values in these, so that the tokens need not be read for that.
 """
 
 import hashlib
@@ -20,24 +20,24 @@ from llmcli.errors import LLMError
 
 HEADER_BYTES = 4096
 FORMAT = 2
-MAPPED_BYTES = 64_000_000  # of shards that are mapped into memory at the same time
+MAPPED_BYTES = 64_000_000  # shards mapped into memory at the same time
 _READ_BYTES = 1 << 20
-_MAX_LABEL = 200  # characters of the name of a text
+_MAX_LABEL = 200  # characters of a text's name
 
 Tokens = NDArray[np.unsignedinteger]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard in a file."""
+    """A shard and its place in a file."""
 
     file: Path | IO[bytes] | None  # None: not stored yet
     offset: int  # of the first token in the file
-    dtype: str  # from `token_type`
-    count: int  # of tokens
-    text_bytes: int  # that the tokens stand for
-    seen_bytes: bytes  # the byte values that occur in these, ascending
-    changed_at: int | None = field(default=None, compare=False)  # st_mtime_ns of a file whose tokens were verified
+    dtype: str  # see `token_type`
+    count: int  # number of tokens
+    text_bytes: int  # size of their text
+    seen_bytes: bytes  # the byte values that occur in the text, ascending
+    changed_at: int | None = field(default=None, compare=False)  # st_mtime_ns of a verified file
 
     def map(self) -> Tokens:
         """Map the tokens into memory. Raises OSError or ValueError if the file is gone or too short."""
@@ -47,7 +47,7 @@ class Shard:
 
 
 def shard_header(shard: Shard, tokens: bytes, labels: dict[str, str]) -> bytes:
-    """The bytes before the tokens in a file. `labels` describe the text for users."""
+    """Return the bytes before the tokens in a file. `labels` describe the text for users."""
     fields: dict[str, Any] = {"format": FORMAT, "dtype": shard.dtype, "tokens": shard.count}
     fields |= {"text_bytes": shard.text_bytes, "seen_bytes": shard.seen_bytes.hex()}
     fields |= {name: label[:_MAX_LABEL] for name, label in labels.items()}
@@ -56,7 +56,7 @@ def shard_header(shard: Shard, tokens: bytes, labels: dict[str, str]) -> bytes:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Raises OSError, or ValueError for a file of another kind."""
+    """Read the header of a file. Raises OSError, or ValueError for another kind of file."""
     with open(path, "rb") as file:
         header = json.loads(file.read(HEADER_BYTES))
     if not isinstance(header, dict) or header.get("format") != FORMAT:
@@ -65,14 +65,14 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def open_shard(path: Path) -> Shard:
-    """A shard whose tokens were read once and verified. Raises OSError, or ValueError for a damaged file."""
+    """Open a shard after verifying its tokens. Raises OSError, or ValueError for a damaged file."""
     changed_at = path.stat().st_mtime_ns
     header = read_header(path)
     expected = header.pop("digest", None)
     with open(path, "rb") as file:
         file.seek(HEADER_BYTES)
         digest = _digest(header, iter(lambda: file.read(_READ_BYTES), b""))
-    if digest != expected:  # which is also that of the header
+    if digest != expected:  # the header stores it too
         raise ValueError(f"{path} is damaged")
     return Shard(
         path, HEADER_BYTES, header["dtype"], header["tokens"], header["text_bytes"],
@@ -88,11 +88,11 @@ def _digest(fields: Mapping[str, Any], blocks: Iterable[bytes]) -> str:
 
 
 class TokenShards:
-    """The tokens of shards, one after another: to be sliced, or indexed by an array of positions. The MAPPED_BYTES used
-    last stay mapped: mapped pages count as memory of the process."""
+    """The concatenated tokens of shards, indexed by slices or arrays of positions. Only the MAPPED_BYTES used last stay
+    mapped: mapped pages count as memory of the process."""
 
     def __init__(self, shards: Sequence[Shard], restore: Callable[[int], Shard] | None = None) -> None:
-        """`restore` makes a shard again whose file is gone, by its index."""
+        """`restore` makes a shard again, given its index, if its file is gone."""
         self._shards, self._restore = list(shards), restore
         self._ends = np.cumsum([shard.count for shard in shards], dtype=np.int64)
         self.dtype = np.dtype(shards[0].dtype)
@@ -113,7 +113,7 @@ class TokenShards:
         positions = np.arange(*where.indices(len(self))) if isinstance(where, slice) else where
         flat = positions.ravel()
         shards = np.searchsorted(self._ends, flat, side="right")
-        runs = np.flatnonzero(np.diff(shards)) + 1  # where positions move to another shard
+        runs = np.flatnonzero(np.diff(shards)) + 1  # positions at which the shard changes
         result = np.empty(len(flat), self.dtype)
         for first, end in zip([0, *runs], [*runs, len(flat)], strict=True):
             if first < end:
@@ -123,7 +123,7 @@ class TokenShards:
         return result.reshape(positions.shape)
 
     def _open(self, index: int) -> Tokens:
-        """The tokens of a shard, for which others are closed."""
+        """Return the tokens of a shard; other shards are closed to make space."""
         if index in self._mapped:
             self._mapped.move_to_end(index)
             return self._mapped[index]
@@ -134,7 +134,7 @@ class TokenShards:
         return self._mapped[index]
 
     def _map(self, index: int) -> Tokens:
-        """The tokens of a shard, which is made again if another process removed or changed its file."""
+        """Map the tokens of a shard, which is made again if another process removed or changed its file."""
         shard = self._shards[index]
         try:
             if isinstance(shard.file, Path) and shard.file.stat().st_mtime_ns != shard.changed_at:
@@ -154,18 +154,18 @@ class TokenShards:
 
 @dataclass
 class StoredText:
-    """The shards of files that a run read together, with one tokenizer."""
+    """The shards of files that a run read together with one tokenizer."""
 
-    text: str  # the names of the files, as the user wrote them
-    tokenizer: str  # the beginning of a hash
+    text: str  # names of the files, as the user wrote them
+    tokenizer: str  # start of its hash
     shards: int = 0
     tokens: int = 0
-    size: int = 0  # of the shards, in bytes
-    used: float = 0.0  # when a run last opened one, in seconds since 1970
+    size: int = 0  # total bytes of the shards
+    used: float = 0.0  # when a run last opened a shard, in seconds since 1970
 
 
 def stored_texts(cache: TokenCache) -> list[StoredText]:
-    """The most recently used first; damaged shards are listed without names."""
+    """List the texts, most recently used first; damaged shards have no names."""
     texts: dict[tuple[str, str], StoredText] = {}
     for file in cache.files():
         try:
@@ -176,4 +176,4 @@ def stored_texts(cache: TokenCache) -> list[StoredText]:
         stored = texts.setdefault((text, tokenizer), StoredText(text, tokenizer))
         stored.shards, stored.tokens, stored.size = stored.shards + 1, stored.tokens + tokens, stored.size + file.size
         stored.used = max(stored.used, file.used)
-    return sorted(texts.values(), key=lambda one: one.used, reverse=True)
+    return sorted(texts.values(), key=lambda text: text.used, reverse=True)

@@ -1,7 +1,7 @@
-"""The cache directory: files of tokens that a later run on the same text reads instead of the text.
+"""The token cache: a directory of token files, which a later run on the same text reads instead of tokenizing.
 
-This module knows the names, sizes and ages of the files, shards.py their contents. The least recently used are removed
-first. Standard library only.
+This module handles the names, sizes and ages of the files, shards.py their contents. The least recently used files are
+removed first. Standard library only.
 """
 
 import contextlib
@@ -17,11 +17,11 @@ from pathlib import Path
 from llmcli.errors import LLMError
 
 SUFFIX = ".tokens"
-TEMPORARY_SUFFIX = ".tmp"  # of a file while it is written
+TEMPORARY_SUFFIX = ".tmp"  # while a file is written
 LIMIT_VARIABLE = "LLMCLI_CACHE_GB"
-MAX_BYTES = 20e9  # of all files together, at most ...
-DISK_SHARE = 0.1  # ... and of what is free on the disk without them
-STALE_SECONDS = 86_400.0  # after which a temporary file must belong to a killed process
+MAX_BYTES = 20e9  # total size of all files ...
+DISK_SHARE = 0.1  # ... and its share of the disk space that is free without them
+STALE_SECONDS = 86_400.0  # an older temporary file belongs to a killed process
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class CachedFile:
 
     path: Path
     size: int  # bytes
-    used: float  # when it was written or last opened by a run, in seconds since 1970
+    used: float  # when it was written, or last opened by a run, in seconds since 1970
 
     @property
     def key(self) -> str:
@@ -38,8 +38,8 @@ class CachedFile:
 
 
 def cache_directory() -> Path | None:
-    """$XDG_CACHE_HOME/llmcli, or ~/.cache/llmcli; on Windows %LOCALAPPDATA%\\llmcli\\cache. None without a home
-    directory. A relative path is ignored, as the XDG Base Directory Specification says."""
+    """Return $XDG_CACHE_HOME/llmcli or ~/.cache/llmcli; on Windows %LOCALAPPDATA%\\llmcli\\cache. None without a home
+    directory. A relative path is ignored, as the XDG Base Directory Specification requires."""
     local = Path(os.environ.get("LOCALAPPDATA", "")) if os.name == "nt" else Path()
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if base.is_absolute():
@@ -53,18 +53,18 @@ def cache_directory() -> Path | None:
 
 
 class TokenCache:
-    """The files in a directory, which is created by the first `write`."""
+    """The files in the cache directory, which the first `write` creates."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def files(self) -> list[CachedFile]:
-        """The least recently used first."""
+        """List the files, least recently used first."""
         return sorted(self._files(SUFFIX), key=lambda file: (file.used, file.path))
 
     def limit(self) -> float:
-        """Maximum bytes of all files together; 0 if the cache is turned off. Raises LLMError for a setting that is not
-        a number."""
+        """Return the maximum total size in bytes; 0 if the cache is turned off. Raises LLMError for a setting that is
+        not a number."""
         if requested := os.environ.get(LIMIT_VARIABLE):
             with contextlib.suppress(ValueError):
                 if 0 <= (gigabytes := float(requested)) < math.inf:
@@ -80,17 +80,17 @@ class TokenCache:
         return min(MAX_BYTES, DISK_SHARE * (free + sum(file.size for file in self._files(SUFFIX))))
 
     def find(self, key: str) -> Path | None:
-        """The file of a key, which counts as used now; None if there is none."""
+        """Return the file with this key, and mark it as used; None if there is none."""
         path = self._path(key)
         try:
             os.utime(path)
         except OSError:
-            return path if path.is_file() else None  # also in a directory that may only be read
+            return path if path.is_file() else None  # even in a read-only directory
         return path
 
     def write(self, key: str, parts: Iterable[bytes], size: int, keep: Container[str]) -> Path | None:
-        """Store a file of `parts`, `size` bytes together; None if they do not fit beside the keys of `keep`. Another
-        process may write the same file at the same time. Raises OSError."""
+        """Store a file of `parts` with `size` bytes in total; None if it does not fit beside the files in `keep`.
+        Another process may write the same file at the same time. Raises OSError."""
         if not self._make_room(key, size, keep):
             return None
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ class TokenCache:
                 file.writelines(parts)
             try:
                 os.replace(temporary, path)
-            except PermissionError:  # on Windows, if another process has the file open, which has the same content
+            except PermissionError:  # on Windows: another process has the same file open
                 if not path.is_file():
                     raise
         finally:
@@ -110,7 +110,7 @@ class TokenCache:
         return path
 
     def clear(self) -> list[CachedFile]:
-        """Remove all files, and return them. Raises OSError if one cannot be removed."""
+        """Remove and return all files. Raises OSError if one cannot be removed."""
         files = [*self.files(), *self._files(TEMPORARY_SUFFIX)]
         for file in files:
             file.path.unlink(missing_ok=True)
@@ -120,12 +120,12 @@ class TokenCache:
         return self.directory / f"{key}{SUFFIX}"
 
     def _make_room(self, key: str, size: int, keep: Container[str]) -> bool:
-        """Remove files whose keys are not in `keep` until a file of a key and of `size` bytes fits; whether it does."""
+        """Remove files whose keys are not in `keep` until a file of `size` bytes fits. Returns whether it fits."""
         for file in self._files(TEMPORARY_SUFFIX):
             if time.time() - file.used > STALE_SECONDS:
                 with contextlib.suppress(OSError):
                     file.path.unlink()
-        limit, files = self.limit(), [file for file in self.files() if file.key != key]  # which would be replaced
+        limit, files = self.limit(), [file for file in self.files() if file.key != key]  # it would be replaced
         excess = sum(file.size for file in files) + size - limit
         for file in files:
             if excess <= 0:

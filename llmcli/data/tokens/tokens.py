@@ -1,4 +1,4 @@
-"""Text to tokens, stored in a memory-mapped temporary file."""
+"""Tokenization of texts into a memory-mapped temporary file."""
 
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -13,16 +13,17 @@ BLOCK_TOKENS = 1 << 20  # tokens per block
 
 
 def token_type(tokenizer: Tokenizer) -> str:
-    """The type of stored token ids: uint16 for up to 65,536 tokens in the vocabulary, else uint32; little-endian."""
+    """Return the dtype of stored token ids: little-endian uint16 for a vocabulary of up to 65,536, otherwise uint32."""
     return "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
 
 
 def encode_texts(
     texts: Iterable[Iterator[str]], tokenizer: Tokenizer, *, continued: bool = False, is_first: bool = True
 ) -> Iterator[bytes]:
-    """The token ids of texts, stored in `token_type`, with one end-of-text id between two texts.
+    """Yield the token ids of texts as bytes in `token_type`, with one end-of-text id between two texts.
 
-    `continued`: the first text is the rest of one that was cut at `first_cut`; `is_first`: no text comes before it.
+    With `continued` the first text is the rest of a text that was cut at `first_cut`; with `is_first` no text precedes
+    it.
     """
     dtype = token_type(tokenizer)
     for text in texts:
@@ -37,8 +38,8 @@ def encode_texts(
 
 
 def tokenize(texts: Iterator[Iterator[str]], tokenizer: Tokenizer) -> NDArray[np.unsignedinteger]:
-    """The token ids of texts [T], as `encode_texts` joins them, in a memory-mapped temporary file. Raises LLMError when
-    the disk is full."""
+    """Store the token ids of texts [T], joined as by `encode_texts`, in a memory-mapped temporary file. Raises LLMError
+    if the disk is full."""
     dtype = np.dtype(token_type(tokenizer))
     with temporary_file_errors("the tokens"):
         file = tempfile.TemporaryFile(prefix="llmcli-")  # noqa: SIM115 (the mapping needs it open)
@@ -48,7 +49,7 @@ def tokenize(texts: Iterator[Iterator[str]], tokenizer: Tokenizer) -> NDArray[np
 
 
 def count_bytes(ids: NDArray[np.integer], byte_lengths: NDArray[np.int64]) -> int:
-    """The total number of bytes that token ids stand for; `byte_lengths[i]` is the length of token i."""
+    """Return the total number of bytes of token ids; `byte_lengths[i]` is the length of token i."""
     return sum(int(byte_lengths[block].sum()) for block in blocks(ids))
 
 
@@ -60,5 +61,5 @@ def used_tokens(ids: NDArray[np.integer], vocab_size: int) -> NDArray[np.intp]:
 
 
 def blocks(ids: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:
-    """Ids in blocks of bounded memory: they may be a memory-mapped file."""
+    """Yield ids, which may be a memory-mapped file, in blocks of bounded size."""
     return (ids[first : first + BLOCK_TOKENS] for first in range(0, len(ids), BLOCK_TOKENS))

@@ -164,15 +164,15 @@ MALFORMED: list[tuple[Any, str]] = [
     ),
     (
         of("Ho \ud83c"),
-        '"content" of message 2 of "messages" has half a character (\\ud83c, a lone surrogate) at position 3; wanted '
-        "both halves, or remove it",
+        '"content" of message 2 of "messages" has a lone surrogate (\\ud83c) at position 3; wanted '
+        "both halves of the pair, or remove it",
     ),
     (of("H\0o"), '"content" of message 2 of "messages" has a zero character (\\u0000) at position 1; remove it'),
     (
         {"messages": openai(USER, ASSISTANT, ASSISTANT)},
-        "messages 2 and 3 are both of the assistant; wanted one of the user between them",
+        "messages 2 and 3 are both the assistant's; wanted a user message between them",
     ),
-    ({"messages": openai(USER, SYSTEM)}, "message 2 is a system message; wanted it first, or not at all"),
+    ({"messages": openai(USER, SYSTEM)}, "message 2 is a system message; wanted it first or not at all"),
     (
         {"prompt": openai(USER), "completion": []},
         '"completion" is an empty list; wanted messages of the user and the assistant',

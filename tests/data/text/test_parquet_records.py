@@ -97,9 +97,7 @@ def test_what_cannot_be_told_is_not_recommended_as_plain_text() -> None:
     ):
         read("a.parquet")
     write("b.parquet", [{"id": 1}])
-    with pytest.raises(
-        LLMError, match=r"cannot be told from its columns \('id'\), none of which holds words; wanted text$"
-    ):
+    with pytest.raises(LLMError, match=r"unclear which columns to train on: 'id' \(none has words\); wanted text$"):
         read("b.parquet")
 
 

@@ -388,7 +388,7 @@ def test_a_chat_token_that_text_becomes_is_an_error() -> None:
     rules["model"]["merges"] += [[part[:-1], part[-1]] for part in parts[1:]]
     tokenizer = Tokenizer.from_json(json.dumps(rules))
     assert tokenizer.vocab_size == len(rules["model"]["vocab"])
-    with pytest.raises(LLMError, match=r"makes <\|im_end\|> of ordinary text"):
+    with pytest.raises(LLMError, match=r"makes <\|im_end\|> from ordinary text"):
         tokenizer.with_chat_tokens()
 
 
