@@ -1,1 +1,1 @@
-"""File formats: models, adapters and ensembles, read and written; atomic output and locks."""
+"""File formats: reading and writing models, adapters and ensembles; atomic output and file locks."""

@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA: arXiv:2106.09685, section 4.1) in the format of PEFT: written, read, merged into a model."""
+"""Low-rank adapters (LoRA: arXiv:2106.09685, section 4.1) in PEFT's format: writing, reading, merging into a model."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from llmcli.formats.safetensors.file import read_tensor, write_tensors
 from llmcli.formats.safetensors.header import Header, TensorInfo, read_header
 
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # in a PEFT directory
-# keys of PEFT's config that change what an adapter computes
+# keys in PEFT's config that change an adapter's computation
 _UNSUPPORTED = (
     "use_dora", "use_rslora", "use_qalora", "rank_pattern", "alpha_pattern", "layer_replication",
     "alora_invocation_tokens", "trainable_token_indices",
@@ -27,10 +27,10 @@ _CHANGES_BASE = ("pissa", "olora", "corda", "loftq")  # initializations that sub
 
 
 def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoint) -> None:
-    """Write adapters: for each matrix x `x.adapter.lora_A` [rank, inputs] and `x.adapter.lora_B` [outputs, rank].
+    """Write adapters: `x.adapter.lora_A` [rank, inputs] and `x.adapter.lora_B` [outputs, rank] for each matrix x.
 
-    The metadata has PEFT's adapter_config.json and the training record of `base`. A file of PEFT's own name gets the
-    config also beside it, so that PEFT can open the directory.
+    The metadata holds PEFT's adapter_config.json and the training record of `base`. Beside a file with PEFT's own name,
+    the config is also written as a file, so that PEFT can open the directory.
     """
     tensors = {ADAPTER_PREFIX + name.replace(".adapter.", ".") + ".weight": array for name, array in adapters.items()}
     rank = min(array.shape[0] for name, array in adapters.items() if name.endswith("lora_A"))
@@ -50,7 +50,7 @@ def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoi
 
 
 def parameter_count(config: ModelConfig, rank: int) -> int:
-    """Parameters of the adapters: one for each matrix in the layers, except experts and routers."""
+    """Count the parameters of adapters for each matrix in the layers, except experts and routers."""
     return sum(
         rank * sum(shape)
         for name, shape in config.tensor_shapes().items()
@@ -59,7 +59,7 @@ def parameter_count(config: ModelConfig, rank: int) -> int:
 
 
 def find_file(path: Path) -> Path:
-    """The file of adapters at a path, which may be a PEFT directory. Raises LLMError when there is none."""
+    """Return the adapter file at a path, which may be a PEFT directory. Raises LLMError if there is none."""
     file = path / PEFT_FILE if path.is_dir() else path
     if not file.exists():
         raise LLMError(f"there is no file {file}; adapters are a .safetensors file, or a directory with {PEFT_FILE}")
@@ -67,14 +67,14 @@ def find_file(path: Path) -> Path:
 
 
 def base_of(path: Path) -> tuple[str, list[str]]:
-    """(name, hashes) of the base model of these adapters: its own hash, and that of the model it was imported from."""
+    """Return (name, hashes) of the adapters' base model: its own hash, and that of the model it was imported from."""
     base = _record_of(path).get("base", {})
     return str(base.get("file", "")), [base[key] for key in ("sha256", "source_sha256") if key in base]
 
 
 def merged_record(base: Checkpoint, name: str, path: Path) -> dict[str, Any]:
-    """The record of a model called `name` with adapters merged into it: that of the run that trained them, with earlier
-    stages; for adapters of other programs, whose text is unknown, the model's own without "seen_bytes"."""
+    """Return the record of model `name` with merged adapters: the record of the run that trained them, with earlier
+    stages. Adapters from other programs, whose text is unknown, leave the model's own record without "seen_bytes"."""
     adapters_record = _record_of(path)
     known = {key: value for key, value in base.record.items() if key != "seen_bytes"}
     if "train" not in adapters_record:
@@ -88,7 +88,7 @@ def merged_record(base: Checkpoint, name: str, path: Path) -> dict[str, Any]:
 
 
 def _record_of(path: Path) -> dict[str, Any]:
-    """The training record in a file of adapters; {} if it has none, or it is damaged."""
+    """Return the training record in an adapter file; {} if it is missing or damaged."""
     try:
         return parse_document(read_header(path).metadata.get("training.json", "{}"), "training.json")
     except LLMError:
@@ -96,7 +96,7 @@ def _record_of(path: Path) -> dict[str, Any]:
 
 
 def merged_tensors(base: Checkpoint, path: Path) -> Mapping[str, NDArray[np.float32]]:
-    """The tensors of a model with adapters merged into them. Raises LLMError for adapters that do not fit."""
+    """Merge adapters into the tensors of a model. Raises LLMError for adapters that do not fit."""
     header = read_header(path)
     config = _read_config(header)
     scale = np.float32(config["lora_alpha"] / config["r"])
@@ -125,10 +125,10 @@ def merged_tensors(base: Checkpoint, path: Path) -> Mapping[str, NDArray[np.floa
 
 
 def _read_config(header: Header) -> dict[str, Any]:
-    """PEFT's config, from the metadata or the file beside it. Raises LLMError for anything but plain LoRA."""
+    """Read PEFT's config from the metadata or the file beside it. Raises LLMError for anything except plain LoRA."""
     text, beside = header.metadata.get(PEFT_CONFIG), header.path.with_name(PEFT_CONFIG)
     if text is None and not beside.exists():
-        raise LLMError(f"{header.path} has no {PEFT_CONFIG}, in its metadata or beside it")
+        raise LLMError(f"{header.path} has no {PEFT_CONFIG} in its metadata or beside it")
     with prefixed(header.path):
         config = parse_document(read_text(beside) if text is None else text, PEFT_CONFIG)
         unsupported = [f"sets {key}" for key in _UNSUPPORTED if config.get(key)]

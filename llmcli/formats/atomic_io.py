@@ -1,8 +1,8 @@
-"""Atomic writes: if anything fails, a file has all of its old content or all of its new content.
+"""Atomic writes: whatever fails, a file has either all of its old content or all of its new content.
 
 The steps: create a temporary file beside the target with the target's owner and mode, reserve its space, write it,
-check its length, flush it to disk, close it, rename it, flush the directory. A step that a file system or operating
-system does not support is omitted; a step that fails is an error.
+check its length, flush it to disk, close it, rename it, flush the directory. Steps that the file system or operating
+system does not support are skipped; a step that fails is an error.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from llmcli.errors import LLMError, usage
 
 Buffer = bytes | memoryview
 WINDOWS = os.name == "nt"
-BINARY_FLAG = getattr(os, "O_BINARY", 0)  # without it Windows writes two bytes for each line feed
+BINARY_FLAG = getattr(os, "O_BINARY", 0)  # otherwise Windows writes two bytes for each line feed
 RENAME_PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds between attempts to rename a file on Windows
 _WRITE_BYTES = 1 << 30  # per system call
 _NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -30,7 +30,7 @@ _WINDOWS_DEVICES |= {f"{port}{number}" for port in ("COM", "LPT") for number in 
 
 
 def name_of(path: str | Path) -> str:
-    """The last part of a path as text, although the bytes of a file name need not be UTF-8."""
+    """Return the last part of a path as text, even if the name is not UTF-8."""
     return os.fsencode(Path(path).name).decode("utf-8", "replace")
 
 
@@ -40,7 +40,7 @@ def name_of(path: str | Path) -> str:
 def check_writable(
     path: str | Path, *, force: bool, by: str = " with `output`", example: str = "model.safetensors"
 ) -> None:
-    """Raises LLMError unless `write` can write this file. The message asks for another name, such as `example`; `by`
+    """Raise LLMError unless `write` can write this file. The message asks for another name, such as `example`; `by`
     says how to give it."""
     path = Path(path)
     option = by.removeprefix(" with")
@@ -50,7 +50,7 @@ def check_writable(
         raise LLMError(f"expected a file, found -, which is standard output; give a file name:{option} {example}")
     try:
         os.stat(path)
-    except OSError as error:  # a name that the system does not allow
+    except OSError as error:  # the system does not allow this name
         if error.errno not in (errno.ENOENT, errno.ENOTDIR):
             name = str(path)[:80]
             raise LLMError(f"cannot write {name}: {error.strerror or error}; give another name{by}") from error
@@ -74,7 +74,7 @@ def check_writable(
 
 
 def windows_name_problem(name: str) -> str:
-    """The reason why Windows cannot have a file of this name, or would write elsewhere; "" for other names."""
+    """Return why Windows cannot create a file with this name, or would write elsewhere; "" if it can."""
     device = name.split(".")[0].rstrip(" ").upper()
     if device in _WINDOWS_DEVICES:
         return f"{device} is the name of a device on Windows"
@@ -84,15 +84,15 @@ def windows_name_problem(name: str) -> str:
 
 
 def reject_gguf_name(output: Path) -> None:
-    """Raises LLMError if a safetensors file would get the name of a GGUF file."""
+    """Raise LLMError if a safetensors file would be named like a GGUF file."""
     if output.suffix.lower() == ".gguf":
         command = f"llm export MODEL {output} --to gguf"
         raise usage(f"{output}: this command writes a .safetensors file; to write a .gguf: {command}")
 
 
 def reject_overwriting(output: Path, kind: str, inputs: Iterable[Path], role: str, by: str = " with `output`") -> None:
-    """Raises LLMError if an output would replace one of the inputs of the command, or a directory that contains it.
-    `kind` says what the output is, `role` what the inputs are, `by` which option names the output."""
+    """Raise LLMError if an output would replace an input of the command, or a directory that contains one. `kind`
+    describes the output, `role` the inputs, `by` the option that names the output."""
     target = output.resolve()
     for path in inputs:
         resolved = path.resolve()
@@ -103,31 +103,31 @@ def reject_overwriting(output: Path, kind: str, inputs: Iterable[Path], role: st
 
 
 def check_space(path: str | Path, size: int) -> None:
-    """Raises LLMError unless a file of `size` bytes is allowed and the disk has the space for it."""
+    """Raise LLMError unless a file of `size` bytes is allowed and fits on the disk."""
     directory = resolve_links(Path(path)).parent
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         if limit != resource.RLIM_INFINITY and limit < size:
-            found = f"files are limited to {limit / 1e6:,.1f} MB here (ulimit -f)"
-            raise LLMError(f"{found}, {path} needs {size / 1e6:,.1f} MB; raise the limit: ulimit -f unlimited")
+            problem = f"files are limited to {limit / 1e6:,.1f} MB here (ulimit -f)"
+            raise LLMError(f"{problem}, {path} needs {size / 1e6:,.1f} MB; raise the limit: ulimit -f unlimited")
     try:
         free = shutil.disk_usage(directory).free
     except OSError:
         return  # unknown
     if free < size:
-        found = f"the disk of {directory} has {free / 1e6:,.1f} MB left, {path} needs {size / 1e6:,.1f} MB"
-        raise LLMError(f"{found}; free some space, or name a file on another disk")
+        problem = f"the disk of {directory} has {free / 1e6:,.1f} MB left, {path} needs {size / 1e6:,.1f} MB"
+        raise LLMError(f"{problem}; free some space, or name a file on another disk")
 
 
 # ---- files
 
 
 def write(path: str | Path, parts: Iterable[Buffer], total: int | None = None) -> None:
-    """Write a file of `parts` joined. `total` is its size in bytes, required if the parts are generated one by one.
+    """Write the concatenated `parts` to a file. `total` is its size in bytes, required if the parts are generated.
 
-    Owner, mode and symbolic link of an existing file are kept. Raises LLMError, and keeps the file, if that fails.
+    Owner, mode and symbolic link of an existing file are kept. Raises LLMError and keeps the file if writing fails.
     """
     if total is None:
         parts = list(parts)
@@ -143,20 +143,20 @@ def write(path: str | Path, parts: Iterable[Buffer], total: int | None = None) -
 
 
 def write_with(path: str | Path, writer: Callable[[Path], None]) -> None:
-    """Write a file by a function that writes to a given path. Raises LLMError as `write` does."""
+    """Write a file with a function that writes to a path. Raises LLMError as `write` does."""
     with _temporary_file(resolve_links(Path(path)), keep=True) as (_, temporary):
         writer(temporary)
 
 
 def move_aside(path: Path) -> Path:
-    """Rename a file to the first free name of `model-1.safetensors`, `model-2.safetensors`, ..., and return that. With
-    hard links it also keeps its name until `write` replaces it. Raises LLMError when renaming fails."""
+    """Rename a file to the first free name of `model-1.safetensors`, `model-2.safetensors`, ..., and return that name.
+    Where hard links exist, it also keeps its old name until `write` replaces it. Raises LLMError if renaming fails."""
     numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(1))
     new_path = next(other for other in numbered if not os.path.lexists(other))
     try:
         try:
             os.link(path, new_path)
-        except FileExistsError:  # made by another process since
+        except FileExistsError:  # created by another process meanwhile
             return move_aside(path)
         except OSError:  # no hard links here
             path.rename(new_path)
@@ -168,11 +168,11 @@ def move_aside(path: Path) -> Path:
 
 def remove_stale(path: Path) -> None:
     """Remove temporary files that killed runs left beside an output, and restore a directory that was being replaced.
-    The caller must hold the lock of the output."""
+    The caller must hold the output's lock."""
     target = resolve_links(path)
     for stale in target.parent.glob(f".{glob.escape(target.name)}.*.*"):
         process, _, suffix = stale.name.removeprefix(f".{target.name}.").partition(".")
-        if not process.isdecimal():  # of another output, whose name is longer
+        if not process.isdecimal():  # belongs to another output with a longer name
             continue
         with contextlib.suppress(OSError):
             if suffix == "old" and stale.is_dir() and not target.exists():
@@ -188,12 +188,12 @@ def remove_stale(path: Path) -> None:
 
 @contextlib.contextmanager
 def replace_directory(path: Path) -> Iterator[Path]:
-    """A temporary directory to fill, which then replaces the one at `path` as a whole. Raises LLMError, and keeps the
-    existing one, if that fails; `remove_stale` restores it if the process is killed between the two renames."""
+    """Yield a temporary directory to fill, which then replaces the one at `path` as a whole. If that fails, raises
+    LLMError and keeps the existing directory; `remove_stale` restores it after a kill between the two renames."""
     target = resolve_links(path)
     temporary, old = (target.with_name(f".{target.name}.{os.getpid()}.{suffix}") for suffix in ("tmp", "old"))
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process with the same id
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process with the same id
         temporary.mkdir()
         if target.exists():
             temporary.chmod(stat.S_IMODE(target.stat().st_mode))
@@ -221,23 +221,23 @@ def replace_directory(path: Path) -> Iterator[Path]:
 
 
 def resolve_links(path: Path) -> Path:
-    """The file that symbolic links lead to; the links stay. Raises LLMError."""
+    """Return the target of symbolic links, which are kept. Raises LLMError."""
     try:
         return Path(os.path.realpath(path))
-    except OSError as error:  # such as a relative path in a working directory that was deleted
+    except OSError as error:  # such as a relative path in a deleted working directory
         problem = f"cannot write {path}: {error.strerror or error}"
         raise LLMError(f"{problem}; give the name of a directory that exists") from error
 
 
 @contextlib.contextmanager
 def _temporary_file(target: Path, *, keep: bool = False) -> Iterator[tuple[int, Path]]:
-    """(descriptor, path) of a new temporary file beside `target`. At the end it is flushed and replaces `target`, if it
-    is to be kept; else, and after an error, it is deleted."""
+    """Yield (descriptor, path) of a new temporary file beside `target`. At the end it is flushed and replaces `target`;
+    after an error, and if it is not to be kept, it is deleted."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     descriptor, created = -1, False
     try:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)  # of a killed process with the same id
+            os.unlink(temporary)  # left by a killed process with the same id
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY_FLAG, 0o666)
         created = True
         if target.exists():
@@ -251,7 +251,7 @@ def _temporary_file(target: Path, *, keep: bool = False) -> Iterator[tuple[int, 
         if keep:
             _flush(descriptor)
             flushed, descriptor = descriptor, -1
-            # closed before renaming: network file systems report late errors here, Windows renames no open file
+            # closed before renaming: network file systems report late errors here, and Windows cannot rename open files
             os.close(flushed)
             _rename(temporary, target, os.replace)
             _flush_directory(target.parent)
@@ -267,8 +267,8 @@ def _temporary_file(target: Path, *, keep: bool = False) -> Iterator[tuple[int, 
 
 
 def _rename(source: Path, target: Path, call: Callable[[Path, Path], None]) -> None:
-    """Rename with `call`; on Windows, retry for a few seconds: it refuses while another program has one of the files
-    open, as search indexers and virus scanners do for a moment with every new file."""
+    """Rename with `call`. On Windows, retry for a few seconds: renaming fails while another program has one of the
+    files open, and search indexers and virus scanners briefly open every new file."""
     for pause in RENAME_PAUSES if WINDOWS else ():
         try:
             return call(source, target)
@@ -278,7 +278,7 @@ def _rename(source: Path, target: Path, call: Callable[[Path, Path], None]) -> N
 
 
 def _reserve(descriptor: int, size: int) -> None:
-    """Reserve the disk space, so that a full disk is an error before anything is written."""
+    """Reserve disk space, so that a full disk is an error before anything is written."""
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(descriptor, 0, size)
@@ -288,7 +288,7 @@ def _reserve(descriptor: int, size: int) -> None:
 
 
 def _flush(descriptor: int) -> None:
-    """Flush a file to the disk. On macOS only F_FULLFSYNC does that, which network file systems do not support."""
+    """Flush a file to the disk. On macOS this takes F_FULLFSYNC, which network file systems do not support."""
     try:
         from fcntl import F_FULLFSYNC, fcntl  # type: ignore[attr-defined,unused-ignore]
 
@@ -300,7 +300,7 @@ def _flush(descriptor: int) -> None:
 
 
 def _is_supported(call: Callable[[], object]) -> bool:
-    """Make a system call; False if the system does not support it. Other errors are raised."""
+    """Make a system call; return False if the system does not support it. Other errors are raised."""
     try:
         call()
     except OSError as error:
@@ -311,7 +311,7 @@ def _is_supported(call: Callable[[], object]) -> bool:
 
 
 def _flush_directory(directory: Path) -> None:
-    """Flush the names in a directory to the disk. Windows cannot open directories; there nothing is done."""
+    """Flush the names in a directory to the disk. Does nothing on Windows, which cannot open directories."""
     try:
         descriptor = os.open(directory, os.O_RDONLY)
     except OSError:

@@ -1,4 +1,4 @@
-"""The weights of an n-gram cache (models/ngram_cache.py), as a training record holds them."""
+"""The weights of an n-gram cache (models/ngram_cache.py), as stored in a training record."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from typing import Any
 
 from llmcli.errors import LLMError
 
-FEATURES = 4  # of a context, each with a weight
-MAX_ORDERS = 16  # of a model
-MAX_WEIGHT = 1e3  # larger ones are damaged
+FEATURES = 4  # per context, each with a weight
+MAX_ORDERS = 16  # per model
+MAX_WEIGHT = 1e3  # a larger weight means damage
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class CacheWeights:
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any], path: object = None) -> "CacheWeights | None":
-        """The weights in a training record; None if it has none. Raises LLMError when they are damaged."""
+        """Return the weights in a training record, or None. Raises LLMError if they are damaged."""
         value = record.get("ngram_cache")
         if value is None:
             return None
@@ -36,8 +36,8 @@ class CacheWeights:
 
     @classmethod
     def mean(cls, models: Sequence["CacheWeights | None"]) -> "CacheWeights | None":
-        """The mean weights of several models; None if one has no cache, or they differ in their orders."""
-        weights = [one.orders for one in models if one]
+        """Return the mean weights of several models; None if one has no cache, or if their orders differ."""
+        weights = [model.orders for model in models if model]
         if len(weights) < len(models) or len({len(orders) for orders in weights}) != 1:
             return None
         import numpy as np

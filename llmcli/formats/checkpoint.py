@@ -1,6 +1,6 @@
-"""The model file: a standard safetensors file with the weights, the config, the tokenizer and the training record.
+"""The model file: a standard safetensors file with weights, config, tokenizer and training record.
 
-The tokenizer is text here, and is not interpreted. numpy is imported when a tensor is read.
+The tokenizer is kept as text and not interpreted here. numpy is imported when a tensor is read.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT_VERSION = 1
-MAX_HASHED_BYTES = 1 << 24  # largest file whose hash is checked whenever it is opened, which takes up to 10 ms
-ADAPTER_PREFIX = "base_model.model."  # of PEFT's tensor names
+MAX_HASHED_BYTES = 1 << 24  # largest file whose hash is checked on every open, in up to 10 ms
+ADAPTER_PREFIX = "base_model.model."  # in PEFT's tensor names
 
 
 @dataclass
 class Checkpoint:
-    """A model."""
+    """A model: config, weights, tokenizer and training record."""
 
     config: ModelConfig
-    tokenizer_json: str  # the text of tokenizer.json
+    tokenizer_json: str  # text of tokenizer.json
     tensors: Mapping[str, NDArray[np.float32]]
     record: dict[str, Any] = field(default_factory=dict)
     tokenizer_config_json: str = "{}"
-    dtypes: Mapping[str, str] = field(default_factory=dict)  # of tensors stored as F16 or BF16; all others are F32
+    dtypes: Mapping[str, str] = field(default_factory=dict)  # for tensors stored as F16 or BF16; all others are F32
     quantization: str | None = None  # "int8" or "int4" if the file has quantized matrices
-    path: Path | None = None  # of the file it was read from
+    path: Path | None = None  # file that it was read from
 
     @property
     def parameters(self) -> int:
@@ -50,12 +50,12 @@ class Checkpoint:
 
     @property
     def weight_dtypes(self) -> set[str]:
-        """The dtypes of its tensors, as a file names them."""
+        """The dtypes of the tensors, under their names in a file."""
         return {self.dtypes.get(name, "F32") for name in self.config.tensor_shapes()}
 
     @property
     def config_json(self) -> str:
-        """The text of config.json; its dtype is float32 if the tensors have several."""
+        """Return the text of config.json; its dtype is float32 if the tensors have several."""
         names = self.weight_dtypes
         return dump_config(self.config, TORCH_NAMES[names.pop()] if len(names) == 1 else "float32")
 
@@ -70,7 +70,7 @@ class Checkpoint:
         return [self.record]
 
     def quantized(self, name: str, scheme: str | None) -> QuantizedMatrix | None:
-        """A matrix under a quantization scheme, as stored if possible; None if the scheme does not quantize it."""
+        """Quantize a matrix, or return it as stored if possible; None if the scheme does not quantize it."""
         bits = quantization.bits_of(name, self.config.tensor_shapes()[name], scheme)
         if not bits:
             return None
@@ -80,7 +80,7 @@ class Checkpoint:
         return quantization.quantize(self.tensors[name], bits)
 
     def with_quantized_values(self, scheme: str) -> Checkpoint:
-        """The same model in float32, with weights that were quantized and dequantized."""
+        """Return this model in float32, with weights that were quantized and dequantized."""
 
         def compute(name: str) -> NDArray[np.float32]:
             matrix = self.quantized(name, scheme)
@@ -90,18 +90,18 @@ class Checkpoint:
 
     @property
     def stored(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Every tensor as its file has it: name -> (dtype, shape)."""
+        """Dtype and shape of each tensor in a file, by name."""
         dtypes = {} if self.quantization else self.dtypes
         tensors = quantization.stored_tensors(self.config, self.quantization).items()
         return {name: (dtypes.get(name, dtype), shape) for name, (dtype, shape) in tensors}
 
     @property
     def stored_bytes(self) -> int:
-        """The size of its tensors in a file."""
+        """Size of the tensors in a file."""
         return stored_bytes(self.stored.values())
 
     def stacked(self, names: Sequence[str]) -> NDArray[np.float32]:
-        """Tensors stacked along their first dimension in float32, each read straight into its place."""
+        """Stack tensors along their first dimension in float32, each read directly into its place."""
         import numpy as np
 
         shapes = [self.config.tensor_shapes()[name] for name in names]
@@ -119,7 +119,7 @@ class Checkpoint:
 
 
 def seen_bytes(records: Iterable[dict[str, Any]]) -> bytes | None:
-    """The byte values that occur in the training text of any of several models; None if unknown for one of them."""
+    """Return the byte values in the training text of any of several models; None if unknown for one of them."""
     values: set[int] = set()
     for record in records:
         try:
@@ -129,11 +129,11 @@ def seen_bytes(records: Iterable[dict[str, Any]]) -> bytes | None:
     return bytes(sorted(values)) or None
 
 
-# ---- tensors that are read or computed on access
+# ---- tensors read or computed on access
 
 
 class ComputedTensors(Mapping[str, "NDArray[Any]"]):
-    """Tensors by name, each computed on access."""
+    """Tensors by name, computed on access."""
 
     def __init__(self, names: Collection[str], compute: Callable[[str], NDArray[Any]]) -> None:
         self._names, self._compute = names, compute
@@ -149,7 +149,7 @@ class ComputedTensors(Mapping[str, "NDArray[Any]"]):
 
 
 class TensorsOnDisk(ComputedTensors):
-    """The tensors of a file as float32 arrays, each read on access."""
+    """The tensors in a file as float32 arrays, read on access."""
 
     def __init__(self, header: Header, shapes: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__(shapes, self._load)
@@ -166,7 +166,7 @@ class TensorsOnDisk(ComputedTensors):
         return out
 
     def quantized(self, name: str) -> QuantizedMatrix | None:
-        """A matrix that is stored quantized; None if it is not."""
+        """Return a matrix that is stored quantized; None for other tensors."""
         if name + quantization.CODES not in self.header.tensors:
             return None
         codes, scales = (
@@ -180,13 +180,13 @@ class TensorsOnDisk(ComputedTensors):
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Open a model that this program wrote; tensors stay on disk until they are accessed. Raises LLMError when it is
-    damaged, of another program or of a later format. The hash of a large file is not checked."""
+    """Open a model that this program wrote; tensors stay on disk until they are accessed. Raises LLMError if it is
+    damaged, or was written by another program or a later version. The hash of a large file is not checked."""
     return from_own_header(read_header(path))
 
 
 def from_own_header(header: Header) -> Checkpoint:
-    """The model that the header of a safetensors file describes, if this program wrote it. Raises LLMError."""
+    """Open the model that the header of a safetensors file describes. Raises LLMError unless this program wrote it."""
     path = header.path
     if any(name.startswith(ADAPTER_PREFIX) for name in header.tensors):
         command = f"llm import MODEL --adapter {path} -o merged.safetensors"
@@ -198,7 +198,7 @@ def from_own_header(header: Header) -> Checkpoint:
 
 
 def from_header(header: Header) -> Checkpoint:
-    """The model that a header describes. Raises LLMError."""
+    """Open the model that a header describes. Raises LLMError."""
     path, metadata = header.path, header.metadata
     if header.problem:
         raise LLMError(f"{path}: {header.problem}")
@@ -221,15 +221,15 @@ def from_header(header: Header) -> Checkpoint:
 
 
 def check_version(header: Header) -> None:
-    """Raises LLMError for a file of a later version of this program."""
+    """Raise LLMError for a file from a later version of this program."""
     version = header.metadata.get("llmcli", str(FORMAT_VERSION))
     if not version.isdecimal() or len(version) > 9 or int(version) > FORMAT_VERSION:
-        found = f"format version {version[:20]!r}, this program reads up to {FORMAT_VERSION}"
-        raise LLMError(f"{header.path} has {found}; upgrade it: pip install --upgrade llmcli")
+        problem = f"has format version {version[:20]!r}, this program reads up to {FORMAT_VERSION}"
+        raise LLMError(f"{header.path} {problem}; upgrade it: pip install --upgrade llmcli")
 
 
 def check_hash(header: Header) -> None:
-    """Raises LLMError for a file of this program that was changed after it was written. Large files are not checked."""
+    """Raise LLMError if this program's file was changed after it was written. Large files are not checked."""
     if not header.is_ours or header.file_bytes > MAX_HASHED_BYTES:
         return
     if header.metadata.get("sha256") not in (None, digest(header)):
@@ -238,7 +238,7 @@ def check_hash(header: Header) -> None:
 
 
 def _check_tensors(header: Header, config: ModelConfig, scheme: str | None) -> None:
-    """Raises LLMError unless the file has exactly the tensors of its config."""
+    """Raise LLMError unless the file has exactly the tensors of its config."""
     if config.swiglus > len(header.tensors):  # checked first: a damaged config may claim a billion layers or experts
         experts = f" of {config.num_experts:,} experts" if config.num_experts else ""
         raise LLMError(f"its config has {config.num_hidden_layers:,} layers{experts}, the file has fewer tensors")
@@ -260,7 +260,7 @@ def _check_tensors(header: Header, config: ModelConfig, scheme: str | None) -> N
 
 
 def save(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a model, quantized if its `quantization` is set. Raises LLMError when the disk is full or fails."""
+    """Write a model, quantized if `quantization` is set. Raises LLMError if the disk is full or fails."""
     metadata = {
         "llmcli": str(FORMAT_VERSION),
         "config.json": checkpoint.config_json,
@@ -274,14 +274,14 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
 
 
 def write_tensors(path: str | Path, models: Mapping[str, Checkpoint], metadata: Mapping[str, str]) -> None:
-    """Write the tensors of models into one file, each with the prefix that is the key of its model. Raises LLMError."""
+    """Write the tensors of models to one file; the key of each model is the prefix of its tensors. Raises LLMError."""
     stored: dict[str, tuple[str, tuple[int, ...]]] = {}
     sources: dict[str, tuple[Checkpoint, str]] = {}
     for prefix, model in models.items():
         for name, entry in model.stored.items():
             stored[prefix + name], sources[prefix + name] = entry, (model, name)
 
-    @lru_cache(maxsize=1)  # a file has the scales of a matrix after its codes
+    @lru_cache(maxsize=1)  # the scales of a matrix follow its codes in the file
     def quantized(name: str) -> QuantizedMatrix | None:
         model, codes = sources[name + quantization.CODES]
         return model.quantized(codes.removesuffix(quantization.CODES), model.quantization)

@@ -1,7 +1,7 @@
-"""An ensemble in one file: several models with one tokenizer, whose predictions models/ensemble.py mixes.
+"""Ensemble files: several models with one tokenizer, whose predictions are mixed (models/ensemble.py).
 
-A safetensors file with the tensors of each model under `experts.0.`, `experts.1.`, ...; its config.json lists their
-configs, its training.json their records.
+The tensors of each model are under `experts.0.`, `experts.1.`, ...; config.json lists their configs, training.json
+their records.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MODEL_TYPE = "llmcli_mixture"  # in its config.json
+MODEL_TYPE = "llmcli_mixture"  # in config.json
 MAX_EXPERTS = 256
 MAX_NAME_CHARACTERS = 60
 
@@ -41,17 +41,17 @@ class Ensemble:
 
     @property
     def shared(self) -> Checkpoint:
-        """One of the models, with the tokenizer and context length that all have."""
+        """The first model, for the tokenizer and context length, which all models share."""
         return self.experts[0]
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """The training record of each model."""
+        """Training record of each model."""
         return [expert.record for expert in self.experts]
 
 
 def combine(models: Mapping[str, Checkpoint]) -> Ensemble:
-    """Models by name as an ensemble. Raises LLMError when their predictions cannot be mixed."""
+    """Make an ensemble of models by name. Raises LLMError if their predictions cannot be mixed."""
     (first_name, first), *others = models.items()
     for name, model in models.items():
         if model.quantization:
@@ -68,14 +68,14 @@ def combine(models: Mapping[str, Checkpoint]) -> Ensemble:
             own, expected = getattr(model.config, key), getattr(first.config, key)
             if own != expected:
                 raise LLMError(f"{name} has {template.format(own)}, {first_name} of {expected:,}; {hint}")
-        own, expected = (" and ".join(sorted(one.weight_dtypes)) for one in (model, first))
+        own, expected = (" and ".join(sorted(m.weight_dtypes)) for m in (model, first))
         if own != expected:
             raise LLMError(f"{name} has weights in {own}, {first_name} in {expected}; they must be the same")
     return Ensemble(tuple(models.values()), tuple(models))
 
 
 def with_short_names(ensemble: Ensemble, names: Sequence[str]) -> Ensemble:
-    """The ensemble with its models renamed: names are cut to MAX_NAME_CHARACTERS, and equal ones are numbered."""
+    """Return the ensemble with renamed models: names are cut to MAX_NAME_CHARACTERS, and equal names are numbered."""
     unique: list[str] = []
     for name in (name[:MAX_NAME_CHARACTERS] for name in names):
         numbered = (f"{name[: MAX_NAME_CHARACTERS - 4]}-{n}" for n in range(2, MAX_EXPERTS + 2))
@@ -84,8 +84,8 @@ def with_short_names(ensemble: Ensemble, names: Sequence[str]) -> Ensemble:
 
 
 def average(models: Mapping[str, Checkpoint]) -> Checkpoint:
-    """The mean of the weights of models of one architecture, a model soup (arXiv:2203.05482), with all their training
-    texts in its record. Raises LLMError when their configs differ in more than the end-of-text token."""
+    """Average the weights of models of one architecture (a model soup, arXiv:2203.05482); the record lists all their
+    training texts. Raises LLMError if their configs differ in more than the end-of-text token."""
     (first_name, first), *others = models.items()
     for name, model in others:
         if replace(model.config, eos_token_id=0) != replace(first.config, eos_token_id=0):
@@ -117,7 +117,7 @@ def average(models: Mapping[str, Checkpoint]) -> Checkpoint:
 
 
 def from_header(header: Header) -> Ensemble:
-    """The ensemble that a header describes; tensors stay on disk. Raises LLMError when the file is damaged."""
+    """Open the ensemble that a header describes; tensors stay on disk. Raises LLMError if the file is damaged."""
     checkpoint.check_version(header)
     try:
         config = parse_document(header.metadata["config.json"], "config.json of an ensemble", "its config.json")
@@ -130,7 +130,7 @@ def from_header(header: Header) -> Ensemble:
     except (KeyError, ValueError, LLMError) as error:
         problem = f"is an ensemble whose config.json or training.json is damaged: {error}"
         raise LLMError(f"{header.path} {problem}") from error
-    tensors: list[dict[str, TensorInfo]] = [{} for _ in configs]  # of each expert, without the prefix of their names
+    tensors: list[dict[str, TensorInfo]] = [{} for _ in configs]  # per expert, without the prefix of the names
     for name, tensor in header.tensors.items():
         prefix, _, rest = name.partition(".")
         number, _, inner = rest.partition(".")
@@ -147,7 +147,7 @@ def from_header(header: Header) -> Ensemble:
 
 
 def save(path: Path, ensemble: Ensemble) -> None:
-    """Write an ensemble; the bytes depend on it alone. Raises LLMError when the disk is full or fails."""
+    """Write an ensemble; the bytes depend only on the ensemble. Raises LLMError if the disk is full or fails."""
     first = ensemble.shared
     configs = [json.loads(expert.config_json) for expert in ensemble.experts]
     config = {"model_type": MODEL_TYPE, "names": list(ensemble.names), "experts": configs}

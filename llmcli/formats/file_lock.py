@@ -1,5 +1,5 @@
-"""A lock on an output file, so that two runs do not write the same file. (The `filelock` package leaves its lock file
-behind, and on a file system without locks its fallback outlives a killed run.)"""
+"""A lock on an output file, which keeps two runs from writing the same file. (The `filelock` package leaves its lock
+file behind, and on a file system without locks its fallback outlives a killed run.)"""
 
 import contextlib
 import errno
@@ -10,13 +10,13 @@ from pathlib import Path
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io
 
-_HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK}  # how systems say that a file is locked
+_HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK}  # errors for a locked file on various systems
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[str]:
-    """Hold the lock of an output file, which the system releases when the process ends, even if it is killed. Yields
-    "", or the reason why no lock is possible. Raises LLMError when another process holds the lock."""
+    """Hold the lock of an output file, which the system releases when the process ends, even if it is killed. Yields ""
+    or the reason why locking is not possible. Raises LLMError if another process holds the lock."""
     target = atomic_io.resolve_links(path)
     lock_file = target.with_name(f".{target.name}.lock")
     while True:
@@ -33,11 +33,11 @@ def locked(path: Path) -> Iterator[str]:
         except BlockingIOError:
             os.close(descriptor)
             raise LLMError(f"another run is writing to {path}; wait for it, end it, or give another name") from None
-        os.close(descriptor)  # the holder before deleted the file after it was opened here: try again
+        os.close(descriptor)  # the previous holder deleted the file after we opened it: try again
     try:
         yield problem
     finally:
-        if atomic_io.WINDOWS:  # where an open file cannot be deleted, nor one that the next holder has open
+        if atomic_io.WINDOWS:  # which cannot delete a file that is open here or in the next holder
             os.close(descriptor)
         with contextlib.suppress(OSError):
             os.unlink(lock_file)
@@ -46,8 +46,8 @@ def locked(path: Path) -> Iterator[str]:
 
 
 def _lock(descriptor: int) -> str:
-    """Lock an open file for this process; "", or the reason why there are no locks here. Raises BlockingIOError when
-    another process has locked it."""
+    """Lock an open file for this process. Returns "" or the reason why locking is not possible. Raises BlockingIOError
+    if another process has locked it."""
     try:
         try:
             import fcntl

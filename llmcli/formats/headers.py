@@ -1,4 +1,4 @@
-"""The header of a model in any format, in the form of our own file. Imports neither numpy nor what reads tensors."""
+"""Reading the header of a model in any format. Imports neither numpy nor modules that read tensors."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from llmcli.formats.safetensors.header import Header
 
 
 def read_header(path: str | Path) -> Header:
-    """The header of a model, or of any safetensors file; no tensor is read. Raises LLMError."""
+    """Read the header of a model or any safetensors file; no tensor is read. Raises LLMError."""
     path = Path(path)
     if path.is_dir():
-        from llmcli.formats import hf_directory  # each reader only for its format: a short command waits for imports
+        from llmcli.formats import hf_directory  # imported only for its format: short commands wait for imports
 
         return hf_directory.read_header(path)
     if is_gguf(path):

@@ -1,6 +1,6 @@
-"""Hugging Face's config.json: read into a ModelConfig, and written from one.
+"""Conversion between Hugging Face's config.json and a ModelConfig.
 
-A key that would make the model compute something other than what this program computes is an error, never ignored.
+A key that would make the model compute something else is an error, never ignored.
 """
 
 import json
@@ -12,8 +12,8 @@ from llmcli.config import ARCHITECTURES, EXPERT_NAMES, ROPE_TYPES, ModelConfig, 
 from llmcli.errors import LLMError, brief, prefixed
 from llmcli.formats.metadata import parse_document
 
-# The values of transformers for keys that a config.json leaves out, if they differ between architectures. Sizes of
-# tensors may come from here, since the tensors are checked against them.
+# Defaults in transformers for keys missing in config.json, where they differ between architectures. Sizes of tensors
+# may come from here, since the tensors are checked against them.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {"eos_token_id": 2, "bos_token_id": 1},
     "mistral": {"eos_token_id": 2, "bos_token_id": 1, "num_key_value_heads": 8, "sliding_window": 4096},
@@ -24,21 +24,21 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen3": {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28, "head_dim": 128},
     "qwen3_moe": {"num_key_value_heads": 4, "sliding_window": 4096},
 }  # fmt: skip
-# keys that change the computation if they are set, and the architectures that have them
+# keys that change the computation if set, and the architectures that have them
 UNSUPPORTED: dict[str, Collection[str]] = {
     "attention_bias": ("llama", "qwen3", "qwen3_moe"),
     "mlp_bias": ("llama",),
     **dict.fromkeys(("quantization_config", "per_layer_config", "attention_chunk_size"), ARCHITECTURES),
 }
-_ROPE_KEYS = {  # rope type -> the keys that it needs
+_ROPE_KEYS = {  # rope type -> required keys
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
-_LAYER_TYPES = ("full_attention", "attention", "sliding_attention")  # the second is an older name of the first
+_LAYER_TYPES = ("full_attention", "attention", "sliding_attention")  # "attention" is an older name of "full_attention"
 
 
 def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
-    """The text of config.json, as in a Hugging Face directory; `dtype` is the weights', in torch's names."""
+    """Return the text of config.json for a Hugging Face directory; `dtype` is torch's name for the dtype of weights."""
     experts: dict[str, Any] = {}
     if config.model_type == "qwen3_moe":
         experts = {
@@ -48,7 +48,7 @@ def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
         }  # fmt: skip
     elif config.model_type == "mixtral":
         experts = {"num_experts_per_tok": config.num_experts_per_tok, "num_local_experts": config.num_experts}
-    values = as_record(config) | {  # whose fields have Hugging Face's names
+    values = as_record(config) | {  # the fields have Hugging Face's names
         "architectures": [ARCHITECTURES[config.model_type]],
         "attention_bias": False, "attention_dropout": 0.0, "hidden_act": "silu", "initializer_range": 0.02,
         "sliding_window": None, "torch_dtype": dtype, "use_cache": True, "use_sliding_window": False,
@@ -63,9 +63,9 @@ def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
 
 
 def parse_config(text: str) -> ModelConfig:
-    """Read a config.json. Raises LLMError when it is invalid or describes a model that is not supported.
+    """Read a config.json. Raises LLMError if it is invalid or describes an unsupported model.
 
-    With a sliding window the context length is limited to the window, within which attention is the same.
+    With a sliding window, the context length is limited to the window, within which full attention is the same.
     """
     document = parse_document(text, "config.json")
     if problem := architecture_problem(document):
@@ -105,7 +105,7 @@ def parse_config(text: str) -> ModelConfig:
 
 
 def architecture_problem(document: Mapping[str, Any]) -> str:
-    """Why the architecture of a config.json is not supported; "" if it is."""
+    """Return why the architecture in a config.json is not supported; "" if it is."""
     model_type = document.get("model_type")
     if model_type is None:
         return str(_missing("model_type"))
@@ -123,7 +123,7 @@ def _missing(key: str) -> LLMError:
 
 
 def _parse_experts(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The experts of Qwen3-MoE and Mixtral; other architectures have none, even if their config names some."""
+    """Read the experts of Qwen3-MoE and Mixtral; other architectures have none, even if their config names some."""
     model_type = values["model_type"]
     if model_type not in EXPERT_NAMES:
         return {"num_experts": 0, "num_experts_per_tok": 0, "norm_topk_prob": True}
@@ -132,7 +132,7 @@ def _parse_experts(values: Mapping[str, Any]) -> dict[str, Any]:
     experts = {
         "num_experts": values.get("num_experts", values.get("num_local_experts")),
         "num_experts_per_tok": values.get("num_experts_per_tok"),
-        # the default of transformers is false for Qwen3-MoE; Mixtral has no such key
+        # the default in transformers is false for Qwen3-MoE; Mixtral does not have this key
         "norm_topk_prob": model_type == "mixtral" or values.get("norm_topk_prob", False),
     }
     if model_type == "qwen3_moe":
@@ -144,8 +144,8 @@ def _parse_experts(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parse_rope(values: Mapping[str, Any]) -> dict[str, Any]:
-    """rope_theta and rope_scaling, which transformers 5 has in rope_parameters. As there, rope_scaling takes precedence
-    over rope_parameters, and a rope_theta inside them over one outside."""
+    """Read rope_theta and rope_scaling, which transformers 5 stores in rope_parameters. As in transformers,
+    rope_scaling takes precedence over rope_parameters, and an inner rope_theta over an outer one."""
     parameters = values.get("rope_scaling") or values.get("rope_parameters") or {}
     if not isinstance(parameters, Mapping):
         raise _unsupported("rope_scaling", parameters, "an object")
@@ -159,8 +159,8 @@ def _parse_rope(values: Mapping[str, Any]) -> dict[str, Any]:
     if rope_type == "default":
         return theta | {"rope_scaling": None}
     if rope_type not in list(ROPE_TYPES):
-        found = f"its config.json sets rope_scaling of type {brief(rope_type)}"
-        raise LLMError(f"{found}; supported: {', '.join(ROPE_TYPES)}")
+        problem = f"its config.json sets rope_scaling of type {brief(rope_type)}"
+        raise LLMError(f"{problem}; supported: {', '.join(ROPE_TYPES)}")
     arguments = {key: parameters[key] for key in _ROPE_KEYS[rope_type] if parameters.get(key) is not None}
     if rope_type == "llama3":
         key = "original_max_position_embeddings"
@@ -173,12 +173,12 @@ def _parse_rope(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sliding_window(document: Mapping[str, Any], layers: int) -> int | None:
-    """The number of tokens that a layer attends to, itself included; None if no layer has such a limit. Read as
-    transformers reads it, where null differs from a missing key."""
+    """Return the number of tokens that a layer attends to, including the current one; None without a limit. As in
+    transformers, null differs from a missing key."""
     model_type, window, types = document["model_type"], document.get("sliding_window"), document.get("layer_types")
     if model_type.startswith("qwen") and not document.get("use_sliding_window"):
         window = None
-    if model_type in ("qwen2", "qwen3"):  # which list the types of their layers, or say from which layer on
+    if model_type in ("qwen2", "qwen3"):  # which list the layer types, or name the first windowed layer
         if types is None:
             first = document["max_window_layers"]
             if type(first) is not int:

@@ -1,7 +1,7 @@
-"""A Hugging Face directory: its header in the form of our own file, and writing one.
+"""Hugging Face directories: reading a header, writing a directory.
 
-It has a config.json, a tokenizer.json, and the weights in one .safetensors file or in several with an index.
-transformers, and all programs that build on it, read what is written here.
+A directory has a config.json, a tokenizer.json, and the weights in one .safetensors file or in several with an index.
+transformers and all programs that build on it can read the output.
 """
 
 import json
@@ -24,10 +24,10 @@ from llmcli.formats.safetensors.file import tensors_equal
 from llmcli.formats.safetensors.header import Header, TensorInfo
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-# other files that are read, ...
+# other files that are read ...
 TEXTS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
          "README.md")  # fmt: skip
-# ... and files that transformers writes beside them
+# ... and files that transformers writes in addition
 _OTHER_FILES = ("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model")
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 MAX_WEIGHT_FILES = 1 << 12
@@ -35,8 +35,8 @@ _NOT_WEIGHTS = re.compile(r"\.rotary_emb\.inv_freq$")  # precomputed tables in o
 
 
 def read_header(directory: Path) -> Header:
-    """The header of the model in a directory; its config.json is completed with the end-of-text tokens of other files,
-    and with whether the embeddings are tied. Raises LLMError when something is missing or damaged."""
+    """Read the header of the model in a directory. Its config.json is completed with the end-of-text tokens from other
+    files, and with tie_word_embeddings. Raises LLMError if something is missing or damaged."""
     if not (directory / "config.json").exists():
         others = [str(model) for model in model_files(directory)[:3]]
         hint = f"name one of its files: {', '.join(others)}" if others else "a Hugging Face directory has one"
@@ -73,17 +73,17 @@ def read_header(directory: Path) -> Header:
 
 
 def files(directory: Path) -> list[Path]:
-    """All files of a model in a directory, including names that would become part of it if they existed."""
+    """List all files of a model in a directory, including names that would be read if they existed."""
     return [*(directory / name for name in (*TEXTS, INDEX, WEIGHTS)), *_weight_files(directory)]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file; {} if it does not exist."""
+    """Read a JSON file; {} if it does not exist."""
     return parse_document(read_text(path), path.name, str(path)) if path.exists() else {}
 
 
 def _read_tokenizer_config(directory: Path) -> dict[str, Any]:
-    """tokenizer_config.json with one chat template: that of chat_template.jinja if there is such a file, else the
+    """Read tokenizer_config.json with a single chat template: from chat_template.jinja if that exists, otherwise the
     default of several named ones."""
     config = _read_json(directory / "tokenizer_config.json")
     template = directory / "chat_template.jinja"
@@ -98,8 +98,8 @@ def _read_tokenizer_config(directory: Path) -> dict[str, Any]:
 def _eos_tokens(
     directory: Path, config: Mapping[str, Any], tokenizer_config: Mapping[str, Any], tokenizer: str
 ) -> dict[str, Any]:
-    """The eos_token_id that config.json lacks: the tokens of generation_config.json, or, if neither has any, the token
-    that tokenizer_config.json names. {} if it lacks nothing."""
+    """Return the eos_token_id that config.json lacks: the tokens in generation_config.json or, if neither file has any,
+    the token named in tokenizer_config.json. {} if config.json is complete."""
     own = config.get("eos_token_id")
     others = _read_json(directory / "generation_config.json").get("eos_token_id")
     if others is not None:
@@ -112,12 +112,12 @@ def _eos_tokens(
     try:
         added = [(entry["content"], entry["id"]) for entry in json.loads(tokenizer)["added_tokens"]]
     except (ValueError, RecursionError, KeyError, TypeError):
-        return {}  # opening the tokenizer reports what is wrong with it
+        return {}  # opening the tokenizer will report the problem
     return next(({"eos_token_id": token} for text, token in added if text == content and type(token) is int), {})
 
 
 def _provenance(directory: Path) -> dict[str, Any]:
-    """The origin of the model, for the record, with the license from the first lines of the model card."""
+    """Return the origin of the model for its record, with the license from the first lines of the model card."""
     origin: dict[str, Any] = {"file": atomic_io.name_of(directory.resolve()), "form": "Hugging Face directory"}
     card = directory / "README.md"
     if card.is_file() and card.stat().st_size < MAX_TEXT_BYTES:
@@ -132,7 +132,7 @@ def _provenance(directory: Path) -> dict[str, Any]:
 
 
 def _weight_files(directory: Path) -> list[Path]:
-    """The files with the weights, from the index if there is one. Raises LLMError if there are none."""
+    """List the files with the weights, from the index if there is one. Raises LLMError if there are none."""
     if (directory / INDEX).exists():
         weight_map = _read_json(directory / INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
@@ -157,8 +157,8 @@ def _weight_files(directory: Path) -> list[Path]:
 
 
 def _merge_tensors(directory: Path, headers: list[Header]) -> dict[str, TensorInfo]:
-    """The tensors of all files. In a base model (transformers' AutoModel) they lack the prefix "model.", and get it
-    here. Raises LLMError for a name that occurs twice."""
+    """Collect the tensors of all files. Those of a base model (transformers' AutoModel) get the prefix "model.", which
+    they lack. Raises LLMError for a name that occurs twice."""
     tensors: dict[str, TensorInfo] = {}
     for header in headers:
         for name, tensor in header.tensors.items():
@@ -174,8 +174,8 @@ def _merge_tensors(directory: Path, headers: list[Header]) -> dict[str, TensorIn
 
 
 def _is_tied(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> bool:
-    """Whether input and output embeddings are tied. If the config says so but the files have two different matrices,
-    both are used, as in transformers."""
+    """Return whether input and output embeddings are tied. If the config says so but the files have two different
+    matrices, both are used, as in transformers."""
     if "tie_word_embeddings" not in config:
         return HEAD not in tensors
     if not config["tie_word_embeddings"] or not {HEAD, EMBEDDING} <= tensors.keys():
@@ -184,7 +184,7 @@ def _is_tied(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> bo
 
 
 def check_writable(directory: Path, *, force: bool) -> None:
-    """Raises LLMError unless `write` may put a directory there."""
+    """Raise LLMError unless `write` may put a directory there."""
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise LLMError(f"{directory} is not a directory; give another name")
     if not directory.resolve().parent.is_dir():
@@ -208,8 +208,8 @@ def check_writable(directory: Path, *, force: bool) -> None:
 
 
 def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card: str) -> None:
-    """Write a model as a directory, which replaces an older one as a whole. `metadata` goes into the file of the
-    weights, which are not quantized; `card` becomes README.md. Raises LLMError when the disk is full or fails."""
+    """Write a model as a directory, which replaces an older one as a whole. `metadata` goes into the weights file,
+    which is not quantized; `card` becomes README.md. Raises LLMError if the disk is full or fails."""
     config = json.loads(model.config_json)
     generation_config = {
         "bos_token_id": config["bos_token_id"], "eos_token_id": config["eos_token_id"], "do_sample": True,
@@ -222,7 +222,7 @@ def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card:
         "README.md": card,
     }
     template = parse_document(model.tokenizer_config_json, "tokenizer_config.json").get("chat_template")
-    if isinstance(template, str):  # newer programs look for it here, older ones in tokenizer_config.json
+    if isinstance(template, str):  # newer programs look for it in a file, older ones in tokenizer_config.json
         texts["chat_template.jinja"] = template
     model = replace(model, quantization=None)
     atomic_io.check_space(directory, model.stored_bytes)
@@ -231,4 +231,4 @@ def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card:
             atomic_io.write(temporary / name, [text.encode("utf-8")])
         stages = training_stages.to_metadata(model.record, metadata.get("name", ""))
         checkpoint.write_tensors(temporary / WEIGHTS, {"": model}, {**metadata, **stages})
-        check_writable(directory, force=True)  # again: another program may have put something there since
+        check_writable(directory, force=True)  # again: another program may have put something there meanwhile

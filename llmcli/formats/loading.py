@@ -1,4 +1,4 @@
-"""A model in any format (our own, a Hugging Face directory, GGUF) as a Checkpoint, so that all other code is
+"""Opening a model in any format (our own, a Hugging Face directory, GGUF) as a Checkpoint, so that other code is
 independent of the format."""
 
 import hashlib
@@ -26,14 +26,14 @@ def load(path: str | Path) -> Checkpoint:
 
 
 def single_model(model: Checkpoint | Ensemble, path: str | Path) -> Checkpoint:
-    """The model, unless it is an ensemble of several. Raises LLMError."""
+    """Return a single model. Raises LLMError for an ensemble."""
     if isinstance(model, Ensemble):
         raise LLMError(f"{path} is an ensemble of models; name the file of one of them: {', '.join(model.names)}")
     return model
 
 
 def load_any(path: str | Path) -> Checkpoint | Ensemble:
-    """Open a model in any format, or an ensemble of several. Raises LLMError."""
+    """Open a model in any format, or an ensemble. Raises LLMError."""
     header = read_header(path)
     if header.form != "safetensors file":
         return checkpoint.from_header(header)
@@ -42,7 +42,7 @@ def load_any(path: str | Path) -> Checkpoint | Ensemble:
 
 
 def check_packages(model: Checkpoint | Ensemble) -> None:
-    """Raise LLMError if a package that reads the tensors is not installed, before they are read."""
+    """Raise LLMError if a package for reading the tensors is not installed, before they are read."""
     if not isinstance(model, Checkpoint) or not isinstance(model.tensors, checkpoint.TensorsOnDisk):
         return
     header = model.tensors.header
@@ -53,8 +53,8 @@ def check_packages(model: Checkpoint | Ensemble) -> None:
 
 
 def open_tokenizer(model: Checkpoint | Ensemble) -> "Tokenizer":
-    """The tokenizer in a model. Raises LLMError when it is damaged or does not match the model's vocabulary size."""
-    from llmcli.data.tokenizers.tokenizer import Tokenizer  # slow to import, and inspecting a file needs no text
+    """Open a model's tokenizer. Raises LLMError if it is damaged or does not match the model's vocabulary size."""
+    from llmcli.data.tokenizers.tokenizer import Tokenizer  # slow to import, and not needed to inspect a file
 
     shared, config = model.shared, model.shared.config
     seen_bytes = checkpoint.seen_bytes(model.records)
@@ -66,7 +66,7 @@ def open_tokenizer(model: Checkpoint | Ensemble) -> "Tokenizer":
 
 
 def open_chat_template(model: Checkpoint | Ensemble, tokenizer: "Tokenizer") -> "ChatTemplate | None":
-    """The chat template of a model with its tokenizer, as `open_tokenizer` returns it; None if the model has none."""
+    """Return a model's chat template with its tokenizer, from `open_tokenizer`; None if the model has no template."""
     from llmcli.data.conversations.chat_template import ChatTemplate
 
     config = parse_document(model.shared.tokenizer_config_json, "tokenizer_config.json")
@@ -74,7 +74,7 @@ def open_chat_template(model: Checkpoint | Ensemble, tokenizer: "Tokenizer") -> 
 
 
 def files(path: str | Path) -> list[Path]:
-    """The files that a model is read from. Raises LLMError."""
+    """List the files from which a model is read. Raises LLMError."""
     path = Path(path)
     if not path.is_dir():
         return [path]
@@ -84,7 +84,7 @@ def files(path: str | Path) -> list[Path]:
 
 
 def fingerprint(model: str | Path | Checkpoint) -> str:
-    """The sha256 of a model: from its metadata, else of the files with its weights. Raises LLMError."""
+    """Return the sha256 of a model, from its metadata or of the files with its weights. Raises LLMError."""
     if isinstance(model, Checkpoint):
         assert isinstance(model.tensors, checkpoint.TensorsOnDisk), "it was opened from a file"
         header = model.tensors.header
@@ -101,7 +101,8 @@ def fingerprint(model: str | Path | Checkpoint) -> str:
 
 
 def source_fingerprint(model: Checkpoint) -> str | None:
-    """The fingerprint of the model that this one was imported from; None if there is none, or the weights changed."""
+    """Return the fingerprint of the model that this one was imported from; None if the weights changed since, or if it
+    was not imported."""
     imported = model.record.get("imported")
     is_changed = model.record.keys() & {"train", "adapter", "average_of"} or model.quantization
     sha256 = imported.get("sha256") if isinstance(imported, dict) and not is_changed else None

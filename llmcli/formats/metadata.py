@@ -1,7 +1,7 @@
-"""The JSON documents that are stored with a model, and the types of the keys that this program reads in them.
+"""The JSON documents stored with a model, and the types of the keys that this program reads in them.
 
-The documents may come from untrusted files. They are checked once, when a model is opened, so that code that reads a
-key later can rely on its type. config.json is also checked by `config.ModelConfig`. Standard library only.
+Documents may come from untrusted files. They are checked once, when a model is opened, so that later code can rely on
+the types. config.json is also checked by `config.ModelConfig`. Standard library only.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from llmcli.errors import LLMError, brief
 
 MAX_INTEGER = (1 << 53) - 1  # the largest integer that is exact and unambiguous in a double
-MAX_DEPTH = 100  # of nested lists and objects
+MAX_DEPTH = 100  # nesting of lists and objects
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ TEXT = Scalar("a string", lambda value: isinstance(value, str))
 FLAG = Scalar("true or false", lambda value: isinstance(value, bool))
 COUNT = Scalar("a whole number of at least 0", _is_count)
 POSITIVE_COUNT = Scalar("a whole number of at least 1", lambda value: _is_count(value) and value > 0)
-NUMBER = Scalar("a number", _is_number)  # NaN and infinity included, which a diverged run records
+NUMBER = Scalar("a number", _is_number)  # including NaN and infinity, which a diverged run records
 AMOUNT = Scalar("a number of at least 0", lambda value: _is_number(value) and 0 <= value <= 1e30)
 POSITIVE_NUMBER = Scalar("a number above 0", lambda value: _is_number(value) and 1e-30 <= value <= 1e30)
 FRACTION = Scalar("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
@@ -64,7 +64,7 @@ _ROPE: Schema = (
 _FILE: dict[str, Schema] = {
     "name": TEXT, "path": TEXT, "bytes": COUNT, "sha256": TEXT, "shape": TEXT, "conversations": COUNT,
 }  # fmt: skip
-_STAGE: dict[str, Schema] = {  # what was trained on, and what was held out
+_STAGE: dict[str, Schema] = {  # training text and held-out text
     "corpus": [{**_FILE, "held_out": COUNT, "left_out": COUNT}],
     # "from": how it was held out, in words; "of": "answers" if conversations were held out
     "held_out": {"bytes": COUNT, "tokens": COUNT, "from": TEXT, "of": TEXT, "files": [_FILE], "seen_by_base": FLAG},
@@ -118,9 +118,9 @@ SCHEMAS: dict[str, dict[str, Schema]] = {
 
 
 def parse_document(text: str, name: str, label: str = "") -> dict[str, Any]:
-    """A document as an object that fits SCHEMAS[name]. `label` is its name in messages.
+    """Parse a document as an object that fits SCHEMAS[name]. `label` is its name in messages.
 
-    Raises LLMError when it is not JSON, does not fit, or has a lone surrogate, which cannot be written to a file.
+    Raises LLMError if it is not JSON, does not fit, or has a lone surrogate, which cannot be written to a file.
     """
     label = label or f"its {name}"
     try:
@@ -136,7 +136,7 @@ def parse_document(text: str, name: str, label: str = "") -> dict[str, Any]:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text. Raises ValueError when it is not JSON, or nested more than MAX_DEPTH deep."""
+    """Parse a JSON text. Raises ValueError if it is not JSON, or nested more than MAX_DEPTH deep."""
     try:
         value = json.loads(text)
     except RecursionError as error:
@@ -152,13 +152,13 @@ def parse_json(text: str) -> Any:
 
 
 def validation_error(value: Any, schema: Schema, place: str = "it") -> str:
-    """The first violation of a schema, with its path in the document; "" if there is none."""
+    """Return the first violation of a schema with its path in the document, or ""."""
     alternatives = schema if isinstance(schema, tuple) else (schema,)
     errors: list[str] = []
     for one in alternatives:
         if isinstance(one, Scalar) and one.is_valid(value):
             return ""
-        if type(value) is type(one):  # a list or an object: the error inside it is the most helpful
+        if type(value) is type(one):  # a list or an object: the inner error is the most helpful
             errors.append(_error_inside(value, one, place))
     if errors:
         return "" if "" in errors else errors[0]
@@ -170,7 +170,7 @@ def validation_error(value: Any, schema: Schema, place: str = "it") -> str:
 
 
 def _error_inside(value: Any, schema: Any, place: str) -> str:
-    """The first violation inside a list or object."""
+    """Return the first violation inside a list or object."""
     if isinstance(schema, list):
         errors = (validation_error(entry, schema[0], f"{place}[{i}]") for i, entry in enumerate(value))
         return next(filter(None, errors), "")

@@ -1,4 +1,4 @@
-"""Open a model file for reading, with errors that say how to get a missing file. Standard library only."""
+"""Opening model files, with errors that say how to get a missing file. Standard library only."""
 
 import contextlib
 import io
@@ -11,7 +11,7 @@ from pathlib import Path
 from llmcli.errors import LLMError
 
 GGUF_MAGIC = b"GGUF"
-MAX_TEXT_BYTES = 100_000_000  # of a file beside the weights
+MAX_TEXT_BYTES = 100_000_000  # per file beside the weights
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
 # hf://owner/name, hf:owner/name, hf.co/owner/name, https://huggingface.co/owner/name/..., https://anywhere/else
 _URL = re.compile(
@@ -23,7 +23,7 @@ _FILE_SUFFIXES = (".gguf", ".bin", ".pt", ".pth", ".json", ".txt")
 
 @contextlib.contextmanager
 def open_for_reading(path: Path) -> Iterator[io.BufferedReader]:
-    """The file, open for reading. Raises LLMError if it is missing, is not a regular file, or cannot be read."""
+    """Open a file for reading. Raises LLMError if it is missing, not a regular file, or unreadable."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             what = "a directory" if path.is_dir() else "not a regular file"
@@ -37,7 +37,7 @@ def open_for_reading(path: Path) -> Iterator[io.BufferedReader]:
 
 
 def read_text(path: Path) -> str:
-    """A text file beside the weights. Raises LLMError."""
+    """Read a text file beside the weights. Raises LLMError."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise LLMError(f"{path} is not a regular file")
@@ -49,7 +49,7 @@ def read_text(path: Path) -> str:
 
 
 def model_files(directory: Path) -> list[Path]:
-    """The files in a directory that are named like models, sorted, without the files of stopped runs."""
+    """List the files in a directory that are named like models, sorted, without the files of stopped runs."""
     try:
         paths = sorted(path for path in directory.iterdir() if path.suffix in (".safetensors", ".gguf"))
     except OSError:
@@ -68,19 +68,19 @@ def is_gguf(path: Path) -> bool:
 
 
 def expected_format(path: Path) -> str:
-    """The format that the name of a file suggests."""
+    """Return the format that a file name suggests."""
     return "a GGUF file" if path.suffix.lower() == ".gguf" else "a safetensors file"
 
 
 def _missing_file_message(path: Path) -> str:
-    """Why a file is missing, and how to get it."""
+    """Explain why a file is missing and how to get it."""
     if url := _URL.match(str(path)):
         command = f"curl -LO {shlex.quote(re.sub(':/+', '://', str(path), count=1))}"
         if url["hub"]:
             repository = shlex.quote(f"{url['owner']}/{url['name']}")
             file = f" {shlex.quote(url['file'])}" if url["file"] else ""
             command = f"hf download {repository}{file} --local-dir {shlex.quote(url['name'])}"
-        return f"{path} is a URL, and this program downloads nothing; get it first: {command}"
+        return f"{path} is a URL, and llm does not download files; download it first: {command}"
     if path.is_symlink():
         return f"{path} is a link to {path.readlink()}, which is missing"
     for suffix in (".safetensors", ".gguf"):
@@ -92,10 +92,10 @@ def _missing_file_message(path: Path) -> str:
     is_file_name = path.suffix.lower() in _FILE_SUFFIXES
     if _HUB_NAME.fullmatch(str(path)) and not path.parent.exists() and not is_file_name:
         return (
-            f"there is no {path} here, and this program downloads nothing; if it is a model of the Hugging Face hub, "
-            f"get it first: hf download {path} --local-dir {path.name}"
+            f"there is no {path} here, and llm does not download files; if it is a model on the Hugging Face hub, "
+            f"download it first: hf download {path} --local-dir {path.name}"
         )
     hint = "name a .safetensors, a .gguf or a Hugging Face directory"
-    if not is_file_name and path.parent == Path():  # perhaps the name of a model elsewhere: gpt2, llama3.2:1b
+    if not is_file_name and path.parent == Path():  # perhaps the name of a published model: gpt2, llama3.2:1b
         hint += "; to get one: hf download HuggingFaceTB/SmolLM2-135M --local-dir SmolLM2-135M"
     return f"there is no file or directory {path}; {hint}"

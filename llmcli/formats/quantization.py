@@ -1,8 +1,8 @@
-"""Quantized matrices: blocks of 32 weights in a row share a scale, and each weight is a small integer times the scale.
+"""Quantized matrices: each block of 32 weights in a row has a scale, and a weight is a small integer times the scale.
 
-int8 has 8 bits per weight. int4 has 4 bits in the layers and 8 in the input and output embeddings, where 4 bits would
-cost the most quality (measured: tests/benchmarks/LOG.md). The layout follows onnxruntime's MatMulNBits, which
-multiplies with it as stored.
+int8 has 8 bits per weight. int4 has 4 bits in the layers, and 8 bits in the input and output embeddings, where 4 bits
+would cost the most quality (measured: tests/benchmarks/LOG.md). The layout is that of onnxruntime's MatMulNBits, which
+uses it as stored.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK = 32  # weights that share a scale
-CODES, SCALES = ".codes", ".scales"  # appended to the name of a matrix in a file
-_ZERO_CODE = {8: 128, 4: 8}  # bits -> the code of 0
+CODES, SCALES = ".codes", ".scales"  # suffixes of a matrix's name in a file
+_ZERO_CODE = {8: 128, 4: 8}  # bits -> code for 0
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class QuantizedMatrix:
         return int(8 * self.codes.shape[-1] // BLOCK)
 
     def dequantize(self, rows: Any = slice(None)) -> NDArray[np.float32]:
-        """The values of all rows, or of the rows that `rows` indexes: [..., columns]."""
+        """Return the values of all rows, or of the rows indexed by `rows`, [..., columns]."""
         import numpy as np
 
         codes = self.codes[rows]
@@ -54,8 +54,8 @@ class QuantizedMatrix:
 
 
 def quantize(matrix: NDArray[np.float32], bits: int) -> QuantizedMatrix:
-    """Round each weight of a matrix [rows, columns] to the nearest code of `bits` bits, 8 or 4. The scale of a block
-    maps its weight of largest magnitude to an extreme value: 127 or -127 in 8 bits, -8 in 4 bits."""
+    """Round each weight of a matrix [rows, columns] to the nearest code of 8 or 4 `bits`. The scale of a block maps its
+    largest weight in magnitude to an extreme value: 127 or -127 in 8 bits, -8 in 4 bits."""
     import numpy as np
 
     rows, columns = matrix.shape
@@ -79,14 +79,14 @@ def quantize(matrix: NDArray[np.float32], bits: int) -> QuantizedMatrix:
 
 
 def bits_of(name: str, shape: tuple[int, ...], scheme: str | None) -> int:
-    """The bits of each weight of a tensor under a scheme, "int8" or "int4"; 0 if the tensor is not quantized."""
+    """Return the bits per weight of a tensor under a scheme ("int8" or "int4"); 0 if the tensor is not quantized."""
     if scheme is None or len(shape) != 2:
         return 0
     return 8 if scheme == "int8" or name in (EMBEDDING, HEAD) else 4
 
 
 def stored_tensors(config: ModelConfig, scheme: str | None) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Every tensor of a file: name -> (dtype, shape). F32 stands for any dtype of weights that are not quantized."""
+    """Return (dtype, shape) of each tensor in a file, by name. F32 stands for any unquantized dtype."""
     tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name, shape in config.tensor_shapes().items():
         bits = bits_of(name, shape, scheme)

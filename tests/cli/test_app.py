@@ -407,13 +407,13 @@ def test_a_named_pipe_is_not_read_as_a_model(llm: Llm, name: str) -> None:
             "llama3.2:1b",
             "llama3.2:1b; name a .safetensors, a .gguf or a Hugging Face directory; to get one",
         ),
-        ("hf.co/x/y", "get it first: hf download x/y --local-dir y"),
-        ("hf://a/b", "get it first: hf download a/b --local-dir b"),
-        ("hf:a/b", "get it first: hf download a/b --local-dir b"),
+        ("hf.co/x/y", "download it first: hf download x/y --local-dir y"),
+        ("hf://a/b", "download it first: hf download a/b --local-dir b"),
+        ("hf:a/b", "download it first: hf download a/b --local-dir b"),
         ("https://huggingface.co/HuggingFaceTB/SmolLM2-135M", "hf download HuggingFaceTB/SmolLM2-135M --local-dir"),
         ("https://huggingface.co/a/b/resolve/main/m-q4.gguf", "hf download a/b m-q4.gguf --local-dir b"),
         ("https://huggingface.co/a/b/blob/main/m.safetensors", "hf download a/b m.safetensors --local-dir b"),
-        ("https://example.org/m.gguf", "downloads nothing; get it first: curl -LO https://example.org/m.gguf"),
+        ("https://example.org/m.gguf", "not download files; download it first: curl -LO https://example.org/m.gguf"),
     ],
 )
 def test_the_error_for_a_missing_model_says_how_to_get_it(llm: Llm, name: str, message: str) -> None:

@@ -1,6 +1,6 @@
-"""The fields of a GGUF file as a ModelConfig.
+"""Conversion of the fields of a GGUF file to a ModelConfig.
 
-A field that would make the model compute something other than what this program computes is an error, never ignored.
+A field that would make the model compute something else is an error, never ignored.
 """
 
 import json
@@ -22,11 +22,11 @@ from llmcli.formats.safetensors.header import TensorInfo
 
 DEFAULT_ROPE_THETA = 10000.0
 _EMBEDDING = "token_embd.weight"
-_LLAMA3_CONTEXTS = (8192, 4096, 16384, 32768, 2048)  # original context lengths that are tried
+_LLAMA3_CONTEXTS = (8192, 4096, 16384, 32768, 2048)  # original context lengths to try
 
 
 def check_architecture(fields: Mapping[str, Any]) -> None:
-    """Raises LLMError when the architecture is not supported, or the file has no complete model."""
+    """Raise LLMError if the architecture is not supported, or if the file has no complete model."""
     content, parts = fields.get("general.type", "model"), fields.get("split.count", 1)
     if content != "model":
         hint = "; merge an adapter from its PEFT files: llm import MODEL --adapter DIR" if content == "adapter" else ""
@@ -45,7 +45,7 @@ def check_architecture(fields: Mapping[str, Any]) -> None:
 def parse_config(
     fields: Mapping[str, Any], tensors: Mapping[str, TensorInfo], rope_factors: list[float] | None
 ) -> ModelConfig:
-    """The config of a model, whose tensors have GGUF's names. Raises LLMError when it is not supported."""
+    """Return the config of a model whose tensors have GGUF names. Raises LLMError if the model is not supported."""
     if _EMBEDDING not in tensors or len(tensors[_EMBEDDING].shape) != 2:
         raise LLMError(f"it has no {_EMBEDDING}")
     name, number = fields["general.architecture"], partial(_number, fields)
@@ -81,7 +81,7 @@ def parse_config(
 
 
 def _number(fields: Mapping[str, Any], key: str, default: Any = None) -> Any:
-    """A field of the architecture. Raises LLMError when it has no default and is missing, or is not a number."""
+    """Return a field of the architecture. Raises LLMError if it is missing without a default, or is not a number."""
     name = f"{fields['general.architecture']}.{key}"
     value = fields.get(name, default)
     if value is None:
@@ -92,23 +92,23 @@ def _number(fields: Mapping[str, Any], key: str, default: Any = None) -> Any:
 
 
 def _shortest_float(number: float) -> float:
-    """The float with the fewest digits that is the same number in float32: 1e-05, not 9.999999747378752e-06."""
+    """Return the shortest float that is the same number in float32: 1e-05, not 9.999999747378752e-06."""
     return float(str(np.float32(number)))
 
 
 def _check_counts(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> None:
-    """Raises LLMError for more layers or experts than tensors, before these numbers cost time or memory."""
+    """Raise LLMError for more layers or experts than tensors, before these numbers cost time or memory."""
     if config.num_hidden_layers > len(tensors):
         raise LLMError(f"its config has {config.num_hidden_layers:,} layers, the file has {len(tensors):,} tensors")
     stacks = (tensors[stack] for pattern in conventions.EXPERT_STACKS if (stack := pattern.format(0)) in tensors)
     most = max([len(tensors), *(stack.shape[0] for stack in stacks if stack.shape)])
     if config.num_experts > most or config.swiglus > MAX_COUNT:
-        found = f"{config.num_hidden_layers:,} layers of {config.num_experts:,} experts"
-        raise LLMError(f"its config has {found}, the file has fewer tensors")
+        claim = f"{config.num_hidden_layers:,} layers of {config.num_experts:,} experts"
+        raise LLMError(f"its config has {claim}, the file has fewer tensors")
 
 
-# Fields that change what a model computes, and their neutral values, which change nothing. Some of them llama.cpp reads
-# only for other architectures.
+# Fields that change the computation, with their neutral values. llama.cpp reads some of them only for other
+# architectures.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys((
         "activation_sparsity_scale", "attention.clamp_kqv", "attention.indexer.top_k", "attention.key_length_mla",
@@ -134,7 +134,7 @@ _NEUTRAL_WITH_EXPERTS: dict[str, tuple[Any, ...]] = {
 
 
 def _check_neutral_fields(fields: Mapping[str, Any], head_dim: float) -> None:
-    """Raises LLMError for a field whose value is not neutral."""
+    """Raise LLMError for a field whose value is not neutral."""
     name = fields["general.architecture"]
     neutral = _NEUTRAL | (_NEUTRAL_WITH_EXPERTS if fields.get(f"{name}.expert_count") else {})
     neutral = neutral | {"attention.value_length": (head_dim,), "rope.dimension_count": (head_dim,)}
@@ -148,12 +148,12 @@ def _check_neutral_fields(fields: Mapping[str, Any], head_dim: float) -> None:
 
 
 def _rope_scaling(fields: Mapping[str, Any], factors: list[float] | None, head_dim: int) -> RopeScaling | None:
-    """The scaling of rotary positions, by a factor or a tensor of `factors`. As in llama.cpp, the factor may have an
-    older key, and the type is linear if none is given. Raises LLMError for other types."""
+    """Return the scaling of rotary positions, by a factor or a tensor of `factors`. As in llama.cpp, the factor may
+    have an older key, and the default type is linear. Raises LLMError for other types."""
     name = fields["general.architecture"]
     rope_type = fields.get(f"{name}.rope.scaling.type", "linear")
     if rope_type not in ("none", "linear"):
-        raise LLMError(f"its RoPE scaling is of type {str(rope_type)[:60]!r}; supported: linear, and that of Llama 3")
+        raise LLMError(f"its RoPE scaling is of type {str(rope_type)[:60]!r}; supported: linear, Llama 3")
     factor = fields.get(f"{name}.rope.scaling.factor", fields.get(f"{name}.rope.scale_linear", 0)) or 1
     if type(factor) not in (int, float):
         raise LLMError(f"its RoPE scaling factor is {str(factor)[:60]}; expected a number")
@@ -169,8 +169,8 @@ def _rope_scaling(fields: Mapping[str, Any], factors: list[float] | None, head_d
 
 
 def _llama3_scaling(factors: list[float], theta: float, stored: Any) -> RopeScaling:
-    """The scaling of Llama 3.1 that divides the frequencies by these factors: that of our own files, which have it as
-    JSON (`stored`), or the first of the usual ones that gives the factors. Raises LLMError when none does."""
+    """Return the Llama 3.1 scaling that divides the frequencies by these factors: the one that our own files store as
+    JSON (`stored`), or the first usual one that results in the factors. Raises LLMError if none does."""
     candidates = []
     with suppress(ValueError, TypeError, RecursionError, LLMError):
         candidates.append(RopeScaling(**json.loads(stored)))

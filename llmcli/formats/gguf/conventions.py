@@ -12,7 +12,7 @@ from llmcli.config import ModelConfig
 # GGUF's architecture -> transformers' model_type
 ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3moe": "qwen3_moe"}
 MODEL_TYPES_WITH_EXPERTS = {"llama": "mixtral", "qwen3moe": "qwen3_moe"}
-ARCHITECTURE_OF = {  # the reverse
+ARCHITECTURE_OF = {  # transformers' model_type -> GGUF's architecture
     "llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3",
     "qwen3_moe": "qwen3moe",
 }  # fmt: skip
@@ -22,9 +22,9 @@ CONFIG_KEYS = {  # GGUF's key without the prefix of the architecture -> Hugging 
     "attention.key_length": "head_dim", "context_length": "max_position_embeddings", "expert_count": "num_experts",
     "expert_used_count": "num_experts_per_tok", "rope.freq_base": "rope_theta",
 }  # fmt: skip
-ROPE_FACTORS = "rope_freqs.weight"  # the tensor with a divisor for each rotary frequency
-ROPE_SCALING_KEY = "llmcli.rope_scaling"  # our own: with its own keys llama.cpp would scale a second time
-_MODULES = {  # Hugging Face's name -> GGUF's; those of a layer without its prefix
+ROPE_FACTORS = "rope_freqs.weight"  # tensor with a divisor for each rotary frequency
+ROPE_SCALING_KEY = "llmcli.rope_scaling"  # our own key: with its own keys, llama.cpp would scale twice
+_MODULES = {  # Hugging Face's name -> GGUF's; names in a layer have no prefix here
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
@@ -32,12 +32,12 @@ _MODULES = {  # Hugging Face's name -> GGUF's; those of a layer without its pref
     "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 }  # fmt: skip
 _ROUTER = "blk.{}.ffn_gate_inp.weight"
-# the matrices of all experts of a layer as one tensor
+# one tensor with the matrices of all experts of a layer
 EXPERT_STACKS = ("blk.{}.ffn_gate_exps.weight", "blk.{}.ffn_up_exps.weight", "blk.{}.ffn_down_exps.weight")
 
 
 def tensor_names(config: ModelConfig) -> dict[str, str]:
-    """Hugging Face's name -> GGUF's, for all tensors outside the experts.
+    """Map Hugging Face's names to GGUF's for all tensors except experts.
 
     >>> tensor_names(ModelConfig(300, 32, 64, 1, 2, 2, 16, 32))["model.layers.0.self_attn.q_proj.weight"]
     'blk.0.attn_q.weight'
@@ -52,7 +52,7 @@ def tensor_names(config: ModelConfig) -> dict[str, str]:
 
 
 def expert_tensors(config: ModelConfig) -> Iterator[tuple[str, list[str], bool]]:
-    """(GGUF's name, Hugging Face's names, whether it is a stack of them) of each router and stack of experts."""
+    """Yield (GGUF's name, Hugging Face's names, whether they are stacked) of each router and stack of experts."""
     for layer in range(config.num_hidden_layers if config.num_experts else 0):
         yield _ROUTER.format(layer), [config.router_name(layer)], False
         for stack, names in zip(EXPERT_STACKS, zip(*config.swiglu_names(layer), strict=True), strict=True):
@@ -60,7 +60,7 @@ def expert_tensors(config: ModelConfig) -> Iterator[tuple[str, list[str], bool]]
 
 
 def interleaved_heads(config: ModelConfig) -> dict[str, int]:
-    """Projection -> number of heads, if GGUF orders its rows differently than Hugging Face; see `reorder_rows`."""
+    """Return projection -> number of heads where GGUF orders rows differently from Hugging Face; see `reorder_rows`."""
     if ARCHITECTURE_OF[config.model_type] != "llama":
         return {}
     return {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
@@ -70,8 +70,8 @@ def reorder_rows(rows: NDArray[np.float32], heads: int, *, interleave: bool) -> 
     """Permute the rows of query and key weights [heads * D, inputs] or biases [heads * D].
 
     Rotary embeddings rotate pairs of a head's D dimensions. Hugging Face pairs the two halves, (i, i + D/2); Meta's
-    Llama, and llama.cpp for its architecture "llama", pair neighbors, (2i, 2i + 1). `interleave` goes from halves to
-    neighbors, otherwise back.
+    Llama and llama.cpp's architecture "llama" pair neighbors, (2i, 2i + 1). `interleave` converts halves to neighbors,
+    otherwise neighbors to halves.
     """
     half = rows.shape[0] // heads // 2
     pairs = rows.reshape(heads, *((2, half) if interleave else (half, 2)), *rows.shape[1:])

@@ -1,4 +1,4 @@
-"""The header of a GGUF file (version 2 or 3, ggml's docs/gguf.md), which may be untrusted: everything has bounds."""
+"""The header of a GGUF file (version 2 or 3, ggml's docs/gguf.md). Files may be untrusted: everything is bounded."""
 
 import math
 import mmap
@@ -11,19 +11,19 @@ from llmcli.errors import LLMError
 from llmcli.formats.open_file import GGUF_MAGIC
 from llmcli.formats.safetensors.header import TensorInfo
 
-MAX_COUNT = 1 << 17  # of tensors, and of fields
-MAX_HEADER_BYTES = 100_000_000  # several times the longest that is published
+MAX_COUNT = 1 << 17  # tensors or fields
+MAX_HEADER_BYTES = 100_000_000  # several times the longest published header
 MAX_STRING_BYTES = 1 << 24
-MAX_ARRAY_ENTRIES = 1 << 24  # of all arrays together
-MAX_DIMENSIONS = 4  # of a tensor
+MAX_ARRAY_ENTRIES = 1 << 24  # in all arrays together
+MAX_DIMENSIONS = 4  # per tensor
 MAX_ALIGNMENT = 1 << 20  # bytes
-# GGML's number of a type -> (name, elements in a block, bytes of a block)
+# GGML's type number -> (name, elements per block, bytes per block)
 TYPES = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
     7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144),
     13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 30: ("BF16", 1, 2),
 }  # fmt: skip
-# other types: a file with them can be inspected, but its model cannot run
+# other types: a file can be inspected, but its model cannot run
 TYPES_WITHOUT_VALUES = {
     9: ("Q8_1", 32, 40), 15: ("Q8_K", 256, 292), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74),
     18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110),
@@ -32,14 +32,14 @@ TYPES_WITHOUT_VALUES = {
     39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
 }  # fmt: skip
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-_STRING, _ARRAY = 8, 9  # the types of a field's value besides _SCALARS
+_STRING, _ARRAY = 8, 9  # types of a field's value besides _SCALARS
 
 
 class GGUFHeader:
-    """The fields and tensors of a header, under GGUF's own names."""
+    """The fields and tensors in a header, under GGUF's own names."""
 
     def __init__(self, data: mmap.mmap) -> None:
-        """Raises LLMError for an unknown type of tensor, ValueError or struct.error when the file is damaged."""
+        """Parse a header. Raises LLMError for an unknown tensor type, ValueError or struct.error for a damaged file."""
         parser = _Parser(data)
         version = parser.number("<I")
         if version not in (2, 3):
@@ -54,7 +54,7 @@ class GGUFHeader:
         if type(alignment) is not int or not 0 < alignment <= MAX_ALIGNMENT:
             raise ValueError(f"its alignment is {alignment!r}")
         self.data_start = -(-parser.position // alignment) * alignment
-        self.problem = ""  # a type of tensor whose values are not read, if there is one
+        self.problem = ""  # names a tensor type whose values cannot be read, if there is one
         self.tensors: dict[str, TensorInfo] = {}
         for name, shape, type_number, offset in entries:
             if name in self.tensors:
@@ -99,7 +99,7 @@ class _Parser:
         return value
 
     def count(self) -> int:
-        """The number of tensors, or of fields."""
+        """Read the number of tensors or fields."""
         count = self.number("<Q")
         if count > MAX_COUNT:
             raise ValueError(f"its header has {count:,} entries of one kind; at most {MAX_COUNT:,} are supported")
@@ -115,7 +115,7 @@ class _Parser:
         return data.decode("utf-8", "replace")
 
     def tensor_entry(self) -> tuple[str, tuple[int, ...], int, int]:
-        """(name, shape, number of its type, offset)"""
+        """Read (name, shape, type number, offset) of a tensor."""
         name, dimensions = self.text(), self.number("<I")
         if dimensions > MAX_DIMENSIONS:
             raise ValueError(f"tensor {name[:100]!r} has {dimensions} dimensions")
@@ -123,7 +123,7 @@ class _Parser:
         return name, shape, self.number("<I"), self.number("<Q")
 
     def value(self, value_type: int) -> Any:
-        """The value of a field."""
+        """Read the value of a field."""
         if value_type in _SCALARS:
             return self.number(_SCALARS[value_type])
         if value_type == _STRING:
@@ -145,7 +145,7 @@ class _Parser:
         return [self.text() for _ in range(count)]
 
     def _require(self, size: int) -> None:
-        """Raises ValueError unless this many more bytes of the header exist."""
+        """Raise ValueError unless the header has this many more bytes."""
         if size > len(self._data) - self.position:
             raise ValueError("it is cut off inside its header")
         if size > self._end - self.position:

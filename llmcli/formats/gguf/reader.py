@@ -1,4 +1,4 @@
-"""Read a GGUF file, the format of llama.cpp, Ollama and LM Studio, under Hugging Face's names of tensors and keys."""
+"""Reading GGUF files, the format of llama.cpp, Ollama and LM Studio, with Hugging Face's names of tensors and keys."""
 
 import json
 import math
@@ -28,15 +28,15 @@ from llmcli.formats.safetensors.file import cut_off_error
 from llmcli.formats.safetensors.header import Header, TensorInfo
 
 MAX_ROPE_FACTORS = 1 << 16
-ROW_VALUES = 1 << 13  # of which `gguf` decodes 16 rows at a time; those of a narrow matrix are short, which is slow
-_PROVENANCE_KEYS = (  # after "general."
+ROW_VALUES = 1 << 13  # per row for `gguf`, which decodes 16 rows at a time: short rows are slow
+_PROVENANCE_KEYS = (  # without "general."
     "name", "author", "organization", "license", "license.link", "description", "url", "source.url", "basename",
     "finetune", "size_label",
 )  # fmt: skip
 
 
 def import_gguf(what: str) -> ModuleType:
-    """The gguf package. Raises LLMError, for `what`, when it is not installed."""
+    """Import the gguf package, which `what` needs. Raises LLMError if it is not installed."""
     try:
         import gguf
     except ImportError as error:
@@ -46,8 +46,8 @@ def import_gguf(what: str) -> ModuleType:
 
 
 def read_header(path: Path) -> Header:
-    """The header of a GGUF file. If its model is not supported, it has GGUF's own names, and the reason as its
-    `problem`. Raises LLMError when the file is damaged."""
+    """Read the header of a GGUF file. For an unsupported model it has GGUF's own names, and the reason as `problem`.
+    Raises LLMError if the file is damaged."""
     with open_for_reading(path) as file:
         try:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -71,14 +71,14 @@ def read_header(path: Path) -> Header:
 
 
 def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Header:
-    """The header with Hugging Face's names. Raises LLMError when the model is not supported."""
+    """Convert a header to Hugging Face's names. Raises LLMError if the model is not supported."""
     fields, tensors = header.fields, dict(header.tensors)
     gguf_config.check_architecture(fields)
     factors, divisors = None, tensors.pop(ROPE_FACTORS, None)
     if divisors:
         if divisors.dtype != "F32" or divisors.size > MAX_ROPE_FACTORS:
-            found = f"its {ROPE_FACTORS} has {divisors.size:,} numbers of type {divisors.dtype}"
-            raise LLMError(f"{found}; expected F32, half as many as a head has")
+            problem = f"its {ROPE_FACTORS} has {divisors.size:,} numbers of type {divisors.dtype}"
+            raise LLMError(f"{problem}; expected F32, half as many as a head has")
         factors = np.frombuffer(mapped, "<f4", divisors.size, divisors.start).tolist()
     config = gguf_config.parse_config(fields, tensors, factors)
     named = _translated_tensors(tensors, config)
@@ -95,7 +95,7 @@ def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Hea
 
 
 def _translated_tensors(tensors: Mapping[str, TensorInfo], config: ModelConfig) -> dict[str, TensorInfo]:
-    """The tensors under Hugging Face's names, with each matrix of an expert as a separate tensor."""
+    """Rename tensors to Hugging Face's names, and split stacks of experts into separate matrices."""
     ours = {theirs: name for name, theirs in conventions.tensor_names(config).items()}
     translated = {ours.get(name, name): tensor for name, tensor in tensors.items()}
     for gguf_name, names, is_stack in conventions.expert_tensors(config):
@@ -113,7 +113,7 @@ def _translated_tensors(tensors: Mapping[str, TensorInfo], config: ModelConfig) 
 
 
 def _untranslated_header(path: Path, header: GGUFHeader, file_bytes: int, problem: str) -> Header:
-    """The header of a model that is not supported, with GGUF's own names of tensors and fields."""
+    """Make the header of an unsupported model, with GGUF's own names of tensors and fields."""
     fields = header.fields
     architecture = str(fields.get("general.architecture", "not named"))
     known = {f"{architecture}.{gguf_key}": hf_key for gguf_key, hf_key in CONFIG_KEYS.items()}
@@ -124,7 +124,7 @@ def _untranslated_header(path: Path, header: GGUFHeader, file_bytes: int, proble
     others = {
         key: f"{len(value):,} entries" if isinstance(value, list) else str(value)
         for key, value in fields.items()
-        # without those that could be mistaken for metadata of our own files
+        # leave out fields that could be mistaken for metadata of our own files
         if key not in known and not key.startswith("general.") and "." in key and not key.endswith(".json")
     }
     metadata = others | {"config.json": json.dumps(config), "training.json": _training_json(path, fields)}
@@ -133,7 +133,7 @@ def _untranslated_header(path: Path, header: GGUFHeader, file_bytes: int, proble
 
 
 def _training_json(path: Path, fields: Mapping[str, Any]) -> str:
-    """A training record with the origin of the model."""
+    """Make a training record with the origin of the model."""
     origin = {key: value for key in _PROVENANCE_KEYS if isinstance(value := fields.get(f"general.{key}"), str)}
     imported = {"file": atomic_io.name_of(path), "form": "GGUF", **origin}
     stages = training_stages.from_metadata(fields.get(training_stages.METADATA_KEY))
@@ -141,7 +141,8 @@ def _training_json(path: Path, fields: Mapping[str, Any]) -> str:
 
 
 def _decoder(path: Path, heads: Mapping[str, int]) -> Callable[[TensorInfo], Iterator[NDArray[np.float32]]]:
-    """The function that reads the values of a tensor, flat, as float32. `heads`: of interleaved projections."""
+    """Return a function that reads the flat float32 values of a tensor. `heads` maps interleaved projections to their
+    number of heads."""
 
     def decode(tensor: TensorInfo) -> Iterator[NDArray[np.float32]]:
         with open_for_reading(path) as file:
@@ -162,7 +163,7 @@ def _decoder(path: Path, heads: Mapping[str, int]) -> Callable[[TensorInfo], Ite
 
 
 def _dequantize(data: bytes, tensor: TensorInfo) -> NDArray[np.float32]:
-    """The values of a tensor, flat or in rows."""
+    """Decode the values of a tensor, flat or in rows."""
     if dtypes.is_readable(tensor.dtype):
         values: NDArray[np.float32] = dtypes.decode(data, tensor.dtype).astype(np.float32, copy=False)
         return values
@@ -172,7 +173,7 @@ def _dequantize(data: bytes, tensor: TensorInfo) -> NDArray[np.float32]:
     together = math.gcd(tensor.size // block, ROW_VALUES // block)
     rows = np.frombuffer(data, np.uint8).reshape(-1, together * size)
     try:
-        with np.errstate(all="ignore"):  # a damaged scale gives infinities and NaN
+        with np.errstate(all="ignore"):  # a damaged scale causes infinities and NaN
             values = gguf.quants.dequantize(rows, quantization_type)
     except NotImplementedError as error:
         raise LLMError(f"{tensor.name[:100]} is of type {tensor.dtype}, whose values are not supported") from error

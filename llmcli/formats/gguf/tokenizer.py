@@ -1,7 +1,7 @@
-"""The tokenizer fields of a GGUF file <-> a tokenizer.json.
+"""Conversion between the tokenizer fields of a GGUF file and a tokenizer.json.
 
-llama.cpp names a pre-tokenizer while tokenizer.json describes it, and has SentencePiece's scores while tokenizer.json
-has merges. Anything that the other cannot express is an error. Standard library only.
+llama.cpp names a pre-tokenizer where tokenizer.json describes it, and has SentencePiece scores where tokenizer.json has
+merges. Anything that the other format cannot express is an error. Standard library only.
 """
 
 import json
@@ -13,7 +13,7 @@ from llmcli.data.tokenizers import tokenizer_json
 from llmcli.data.tokenizers.tokenizer_json import SPACE
 from llmcli.errors import LLMError
 
-# llama.cpp's name of a pre-tokenizer -> its name in tokenizer_json.PRE_TOKENIZERS; the first of each is written
+# llama.cpp's name of a pre-tokenizer -> name in tokenizer_json.PRE_TOKENIZERS; for writing, the first one is used
 _PRE_TOKENIZERS = {
     "gpt-2": "GPT-2", "smollm": "GPT-2, single digits", "llama-bpe": "Llama 3", "qwen2": "Qwen 2",
     "phi-2": "GPT-2", "olmo": "GPT-2", "jais": "GPT-2", "roberta-bpe": "GPT-2",
@@ -22,13 +22,13 @@ _PRE_TOKENIZERS = {
     "llama3": "Llama 3", "llama-v3": "Llama 3", "dbrx": "Llama 3", "smaug-bpe": "Llama 3",
     "deepseek-r1-qwen": "Qwen 2",
 }  # fmt: skip
-_LLAMA_3 = ("llama-bpe", "llama3", "llama-v3")  # also prepend a token to a text, and ignore merges for whole words
-_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6  # types of tokens
-_UNMERGED_SCORE = -1e6  # of tokens that are not merges
+_LLAMA_3 = ("llama-bpe", "llama3", "llama-v3")  # they also prepend a token to a text and ignore merges for whole words
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6  # token types
+_UNMERGED_SCORE = -1e6  # for tokens that are not merges
 
 
 def to_json(fields: Mapping[str, Any]) -> tuple[str, str | None]:
-    """(the text of a tokenizer.json, the control token that begins a text). Raises LLMError if it is not supported."""
+    """Return (text of a tokenizer.json, control token that begins a text). Raises LLMError if it is not supported."""
     kind, tokens = fields.get("tokenizer.ggml.model"), [*_list_field(fields, "tokens", str)]
     types = [_NORMAL] * len(tokens)
     if "tokenizer.ggml.token_type" in fields:
@@ -64,13 +64,13 @@ def to_json(fields: Mapping[str, Any]) -> tuple[str, str | None]:
 
 
 def bos_and_eos(fields: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The tokens that begin and end a text; llama.cpp's defaults if the file has none."""
+    """Return the tokens that begin and end a text; llama.cpp's defaults if the file has none."""
     bos, eos = (11, 11) if fields.get("tokenizer.ggml.model") == "gpt2" else (1, 2)
     return fields.get("tokenizer.ggml.bos_token_id", bos), fields.get("tokenizer.ggml.eos_token_id", eos)
 
 
 def to_config(fields: Mapping[str, Any], config: ModelConfig, bos_token: str | None) -> dict[str, Any]:
-    """The content of tokenizer_config.json; `bos_token` as `to_json` returns it."""
+    """Return the content of tokenizer_config.json; `bos_token` comes from `to_json`."""
     tokens = _list_field(fields, "tokens", str)
     tokenizer_config = {
         "add_bos_token": bos_token is not None,
@@ -85,7 +85,8 @@ def to_config(fields: Mapping[str, Any], config: ModelConfig, bos_token: str | N
 
 
 def _list_field(fields: Mapping[str, Any], name: str, entry_type: type, count: int | None = None) -> list[Any]:
-    """An array of the tokenizer. Raises LLMError when it is missing, of another type, or not of `count` entries."""
+    """Return an array of the tokenizer. Raises LLMError if it is missing, has another type, or lacks `count`
+    entries."""
     value = fields.get(f"tokenizer.ggml.{name}")
     if value is None:
         raise LLMError(f"it has no tokenizer.ggml.{name}")
@@ -98,12 +99,12 @@ def _list_field(fields: Mapping[str, Any], name: str, entry_type: type, count: i
 
 def _token(tokens: list[str], token_id: Any) -> str:
     if type(token_id) is not int or not 0 <= token_id < len(tokens):
-        raise LLMError(f"its token {str(token_id)[:60]} is none of its {len(tokens):,} tokens")
+        raise LLMError(f"its token {str(token_id)[:60]} is not among its {len(tokens):,} tokens")
     return tokens[token_id]
 
 
 def _byte_level(fields: Mapping[str, Any], vocabulary: dict[str, int]) -> dict[str, Any]:
-    """The parts of the tokenizer.json of a byte-level BPE."""
+    """Return the parts of a tokenizer.json for a byte-level BPE."""
     name = fields.get("tokenizer.ggml.pre")
     if name is None:
         raise LLMError("it has no tokenizer.ggml.pre, the name of its pre-tokenizer; get a newer file of this model")
@@ -119,10 +120,10 @@ def _byte_level(fields: Mapping[str, Any], vocabulary: dict[str, int]) -> dict[s
 
 
 def _sentencepiece(fields: Mapping[str, Any], vocabulary: dict[str, int], types: list[int]) -> dict[str, Any]:
-    """The parts of the tokenizer.json of a SentencePiece BPE, or of a tokenizer with one token for each character."""
+    """Return the parts of a tokenizer.json for a SentencePiece BPE, or for a tokenizer with one token per character."""
     merges = _merges(vocabulary, _list_field(fields, "scores", float, len(types)), types)
     model = {"type": "BPE", "vocab": vocabulary, "merges": merges, "byte_fallback": True}
-    if not merges:  # one token for each character, where a space is a space
+    if not merges:  # one token per character; a space is a space
         names = {" " if token == SPACE else token: i for token, i in vocabulary.items()}
         return {"model": model | {"vocab": names}, "decoder": tokenizer_json.decoder("char")}
     adds_prefix_space = bool(fields.get("tokenizer.ggml.add_space_prefix", True))
@@ -131,11 +132,11 @@ def _sentencepiece(fields: Mapping[str, Any], vocabulary: dict[str, int], types:
 
 
 def _merges(vocabulary: dict[str, int], scores: list[float], types: list[int]) -> list[list[str]]:
-    """The merges that SentencePiece's scores imply, each of two tokens into a third, by descending score. Raises
-    LLMError when they are longer than any tokenizer.json that is supported.
+    """Derive merges, each of two tokens into a third, from SentencePiece scores, by descending score. Raises LLMError
+    if they are longer than any supported tokenizer.json.
 
-    Takes time in proportion to the characters of the vocabulary and to the number of merges, not to the number of ways
-    to split each token.
+    The time is proportional to the characters in the vocabulary and the number of merges, not to the number of ways to
+    split each token.
     """
     prefixes = _prefix_lengths(vocabulary)
     suffixes = _prefix_lengths({token[::-1]: i for token, i in vocabulary.items()})
@@ -152,13 +153,13 @@ def _merges(vocabulary: dict[str, int], scores: list[float], types: list[int]) -
 
 
 def _prefix_lengths(vocabulary: dict[str, int]) -> dict[int, list[int]]:
-    """For each token id, the lengths of the shorter tokens that are a prefix of it.
+    """Return, for each token id, the lengths of the shorter tokens that are a prefix of it.
 
     >>> _prefix_lengths({"ab": 0, "abc": 1, "a": 2, "b": 3})
     {2: [], 0: [1], 1: [1, 2], 3: []}
     """
-    lengths, path = {}, [""]  # path: tokens, each a prefix of the next
-    for token in sorted(vocabulary):  # a token is followed by those that it is a prefix of
+    lengths, path = {}, [""]  # path: tokens, each a prefix of the next one
+    for token in sorted(vocabulary):  # a token is followed by the tokens that begin with it
         while not token.startswith(path[-1]):
             path.pop()
         lengths[vocabulary[token]] = [len(prefix) for prefix in path[1:]]
@@ -167,11 +168,11 @@ def _prefix_lengths(vocabulary: dict[str, int]) -> dict[int, list[int]]:
 
 
 def to_fields(document: dict[str, Any], config: ModelConfig) -> list[tuple[str, Any]]:
-    """(method of gguf's writer, value) of each field. Raises LLMError for a tokenizer that llama.cpp cannot run."""
+    """Yield (method of gguf's writer, value) of each field. Raises LLMError if llama.cpp cannot run the tokenizer."""
     kind, problem = tokenizer_json.classify(document)
     if problem:
         raise LLMError(f"the tokenizer {problem}, which llama.cpp does not support")
-    tokens = [f"<unused {i}>" for i in range(config.vocab_size)]  # a row of the embedding without a token
+    tokens = [f"<unused {i}>" for i in range(config.vocab_size)]  # for embedding rows without a token
     types = [_UNUSED] * config.vocab_size
     for token, i in document["model"]["vocab"].items():
         is_byte = kind != "bpe" and len(token) == 6 and token.startswith("<0x")
@@ -199,7 +200,7 @@ def to_fields(document: dict[str, Any], config: ModelConfig) -> list[tuple[str, 
     bos_token = tokenizer_json.bos_token_of(document.get("post_processor"))
     bos = config.eos_token_id if config.bos_token_id is None else config.bos_token_id
     bos = tokens.index(bos_token) if bos_token in tokens else bos
-    ends = [("add_eot_token_id", token) for token in config.extra_eos_ids[:1]]  # the end of an answer
+    ends = [("add_eot_token_id", token) for token in config.extra_eos_ids[:1]]  # end of an answer
     return [
         *fields, ("add_token_list", tokens), ("add_token_types", types), ("add_bos_token_id", bos),
         ("add_eos_token_id", config.eos_token_id), *ends, ("add_add_bos_token", bos_token in tokens),
@@ -208,7 +209,7 @@ def to_fields(document: dict[str, Any], config: ModelConfig) -> list[tuple[str, 
 
 
 def _scores(model: dict[str, Any], kind: str, tokens: list[str]) -> tuple[list[float], list[str]]:
-    """(scores, tokens) for llama.cpp's SentencePiece; the first merge has the highest score."""
+    """Return (scores, tokens) for llama.cpp's SentencePiece; the first merge has the highest score."""
     if kind == "char":
         if " " in tokens and SPACE in tokens:
             raise LLMError(f"the vocabulary has both a space and {SPACE}, which are one token in llama.cpp")

@@ -1,4 +1,4 @@
-"""Write a model as a GGUF file, for llama.cpp, Ollama and LM Studio, with the `gguf` package."""
+"""Writing GGUF files for llama.cpp, Ollama and LM Studio, with the `gguf` package."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -19,14 +19,14 @@ from llmcli.formats.gguf.reader import import_gguf
 from llmcli.formats.metadata import parse_document
 
 DTYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
-QUANTIZED_BLOCK = 32  # elements in a block of Q8_0 and Q4_0
+QUANTIZED_BLOCK = 32  # elements per block in Q8_0 and Q4_0
 
 
 def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, str]) -> None:
-    """Write a model. Its matrices become `dtype`, its norms and biases float32; a matrix whose rows do not divide into
-    the blocks of a quantized dtype becomes float16. `general` are fields general.*: name, license, ...
+    """Write a model. Matrices become `dtype`, norms and biases float32; a matrix whose rows do not divide into
+    quantized blocks becomes float16. `general` has the fields general.*: name, license, ...
 
-    Raises LLMError for a model or tokenizer that llama.cpp does not support, and when the disk is full or fails.
+    Raises LLMError for a model or tokenizer that llama.cpp does not support, and if the disk is full or fails.
     """
     if dtype not in DTYPES:
         raise usage(f"`dtype` must be {', '.join(DTYPES)}, found {dtype}")
@@ -68,7 +68,7 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
             data = gguf.quants.quantize(values, quantization_type)
             writer.add_tensor(name, data, raw_dtype=quantization_type)
             size += data.nbytes
-        atomic_io.check_space(path, size)  # the error of the package would not say that the disk is full
+        atomic_io.check_space(path, size)  # gguf's error would not say that the disk is full
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -78,7 +78,7 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
 
 
 def _config_fields(config: ModelConfig) -> dict[str, Any]:
-    """Method of gguf's writer -> value, for each field."""
+    """Return each field's value by the method of gguf's writer."""
     experts = {
         "add_expert_count": config.num_experts, "add_expert_used_count": config.num_experts_per_tok,
         "add_expert_feed_forward_length": config.intermediate_size,
@@ -95,7 +95,7 @@ def _config_fields(config: ModelConfig) -> dict[str, Any]:
 
 
 def _tensors(checkpoint: Checkpoint, dtype: str) -> Iterator[tuple[str, NDArray[np.float32], str]]:
-    """(GGUF's name, values, type) of each tensor."""
+    """Yield (GGUF's name, values, type) of each tensor."""
     config = checkpoint.config
     heads = conventions.interleaved_heads(config)
     for gguf_name, names, is_stack in conventions.expert_tensors(config):
@@ -114,7 +114,7 @@ def _tensors(checkpoint: Checkpoint, dtype: str) -> Iterator[tuple[str, NDArray[
 
 
 def _tensor_type(dtype: str, values: NDArray[np.float32], name: str) -> str:
-    """The GGUF type of a tensor in a file whose matrices are of `dtype`."""
+    """Return the GGUF type of a tensor in a file with matrices of `dtype`."""
     type_name = "F32" if values.ndim == 1 else dtype.upper()
     if type_name == "Q4_0" and name in (EMBEDDING, HEAD):
         type_name = "Q8_0"  # as in llama.cpp: the embeddings keep more precision

@@ -144,4 +144,4 @@ def test_a_prompt_that_is_not_text_is_recognized_too(llm: Llm) -> None:
 
 def test_an_address_is_an_error_with_a_download_command(llm: Llm) -> None:
     answer = llm("train", "https://example.org/book.txt", "--dry-run")
-    assert answer.exit_code == 1 and "get it first: curl -LO https://example.org/book.txt" in answer.stderr
+    assert answer.exit_code == 1 and "download it first: curl -LO https://example.org/book.txt" in answer.stderr

@@ -129,7 +129,7 @@ def without(*keys: str) -> dict[str, Any]:
         (FIELDS | {"tokenizer.ggml.merges": "a b"}, "its tokenizer.ggml.merges is not a list of str"),
         (FIELDS | {"tokenizer.ggml.token_type": [1, 2]}, "300 tokens, but 2 entries in tokenizer.ggml.token_type"),
         (FIELDS | {"tokenizer.ggml.tokens": TOKENS[:256], "tokenizer.ggml.token_type": [1] * 256,
-                  "tokenizer.ggml.eos_token_id": 299}, "its token 299 is none of its 256 tokens"),
+                  "tokenizer.ggml.eos_token_id": 299}, "its token 299 is not among its 256 tokens"),
         (without("llama.attention.head_count"), "it has no llama.attention.head_count$"),
         (FIELDS | {"llama.attention.head_count": [4, 2]}, r"head_count is \[4, 2\]; expected one number for all"),
         (FIELDS | {"llama.context_length": "many"}, "context_length is many; expected one number"),
