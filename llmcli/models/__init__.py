@@ -1,1 +1,1 @@
-"""The language model itself and the runtimes that execute it."""
+"""The language model and the runtimes that execute it."""

@@ -1,9 +1,9 @@
-"""An ensemble of models: at every step their next-token distributions are averaged.
+"""An ensemble of models, whose next-token distributions are averaged at every step.
 
-The weight of a model is the posterior of its domain given the text so far: a uniform prior times the likelihood of the
-text under the model, in which older tokens count less (DEMix, arXiv:2108.05036, section 4.1; Branch-Train-Merge,
-arXiv:2208.03306, section 3). A model with a negligible weight is not run. Every REFRESH tokens all models catch up on
-the text, and the weights decide again which models run.
+A model's weight is the posterior of its domain given the text so far: a uniform prior times the model's likelihood of
+the text, in which older tokens count less (DEMix, arXiv:2108.05036, section 4.1; Branch-Train-Merge, arXiv:2208.03306,
+section 3). A model with a negligible weight is not run. Every REFRESH tokens all models catch up on the text, and their
+weights are computed again.
 
 n = models; T = tokens; V = vocabulary size.
 """
@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 from llmcli.models.logits import softmax
 from llmcli.models.runtime import PREFILL_CHUNK, Array, Runtime, Scores, WeightedScores, check_context, check_input
 
-DECAY = 0.9  # of a token's log-likelihood, per token that follows it: measured, tests/benchmarks/LOG.md
+DECAY = 0.9  # of a token's log-likelihood, per later token: measured, tests/benchmarks/LOG.md
 REFRESH = 8  # tokens after which all models catch up
-MIN_WEIGHT = 0.001  # a model that weighs less at a refresh does not run until the next
-MIN_PROBABILITY = 1e-37  # probabilities are clipped here, so that their logarithms stay finite
+MIN_WEIGHT = 0.001  # a model with less weight at a refresh does not run until the next one
+MIN_PROBABILITY = 1e-37  # lower bound of probabilities, so that their logarithms stay finite
 
 
 class _Member:
-    """A model of the ensemble, and the evidence for it."""
+    """A model in the ensemble, and the evidence for it."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
-        self.evidence = [0.0]  # after 0, 1, ... tokens: their decayed log-likelihood, in nats
+        self.evidence = [0.0]  # decayed log-likelihood in nats after 0, 1, ... tokens
         self._last: tuple[int, Array] | None = None  # (number of tokens, probabilities [V] after them)
 
     def fork(self, length: int) -> "_Member":
@@ -42,13 +42,13 @@ class _Member:
         """Process the new tokens of the text `ids`; return the probabilities [T, V] after each of ids[start:]."""
         done = self.runtime.length
         known = self._last[1] if self._last and self._last[0] == done else None
-        if done and known is None:  # after a rewind the distribution after the last cached token is unknown
+        if done and known is None:  # unknown after a rewind: process the last cached token again
             done -= 1
             self.runtime.rewind(done)
         rows = softmax(self.runtime.logits(ids[done:]))
         for position in range(len(self.evidence) - 1, len(ids)):
             predicted = known if position == done and known is not None else rows[position - done - 1]
-            likelihood = predicted[ids[position]] if position else 1.0  # nothing predicts the first token of a text
+            likelihood = predicted[ids[position]] if position else 1.0  # the first token of a text is not predicted
             self.evidence.append(DECAY * self.evidence[-1] + math.log(max(likelihood, MIN_PROBABILITY)))
         self._last = len(ids), rows[-1].copy()
         return rows[start - len(ids) :]
@@ -99,7 +99,7 @@ class EnsembleRuntime(Runtime):
         return self.recent_weights(1)
 
     def recent_weights(self, tokens: int) -> Array:
-        """The weights [tokens, n] of the models for what follows each of the last tokens."""
+        """Return the models' weights [tokens, n] in the predictions after each of the last tokens."""
         return self._weights(self.length - tokens + 1, self.length)
 
     def score(self, ids: NDArray[np.int64]) -> Scores:
@@ -107,7 +107,7 @@ class EnsembleRuntime(Runtime):
         return self.score_with_weights(ids)[:2]
 
     def score_with_weights(self, ids: NDArray[np.int64]) -> WeightedScores:
-        """`score`, and the weights [B, T, n] of the models for each target."""
+        """Like `score`, with the models' weights [B, T, n] for each target."""
         B, T = ids.shape[0], ids.shape[1] - 1
         check_context(T, self.context)
         losses, correct = np.empty((B, T)), np.empty((B, T), np.bool_)
@@ -130,7 +130,7 @@ class EnsembleRuntime(Runtime):
             yield self._process(ids[first : first + PREFILL_CHUNK])
 
     def _process(self, ids: Sequence[int]) -> Array:
-        """Process tokens; the ensemble's log probabilities [T, V] after each."""
+        """Process tokens; return the ensemble's log probabilities [T, V] after each."""
         start = self.length
         self._ids += ids
         all_run = len(ids) > 1 or self.length % REFRESH == 0
@@ -141,7 +141,7 @@ class EnsembleRuntime(Runtime):
         return np.log(np.maximum(average, MIN_PROBABILITY))
 
     def _weights(self, first: int, last: int) -> Array:
-        """The weights [T, n] after `first` to `last` tokens; 0 for a model that does not run."""
+        """Return the weights [T, n] after `first` to `last` tokens; 0 for a model that does not run."""
         lengths = range(first, last + 1)
         at_refresh = np.array([[m.evidence[n // REFRESH * REFRESH] for m in self._members] for n in lengths])
         now = np.array([[m.evidence[n] if n < len(m.evidence) else -np.inf for m in self._members] for n in lengths])

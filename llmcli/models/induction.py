@@ -1,11 +1,11 @@
-"""Initialization with induction heads, so that a fresh model can copy from its context.
+"""Initialization with induction heads, with which a fresh model can copy from its context.
 
 A token that followed the last few tokens earlier in the text is likely to follow them again: names, terms, rows of a
-table. Induction heads (arXiv:2209.11895) find that place. They emerge by themselves over billions of training tokens,
-but not in minutes on a CPU (tests/benchmarks/LOG.md). So they are written into the initial weights. The architecture
-does not change, and training may change these weights like all others.
+table. Induction heads (arXiv:2209.11895) find that position. They emerge over billions of training tokens, but not in
+minutes on a CPU (tests/benchmarks/LOG.md), so they are written into the initial weights. The architecture does not
+change, and these weights are trained like all others.
 
-The residual stream is divided into: one constant dimension; the token; codes of the K tokens before it; the copied
+The residual stream is divided into one constant dimension, the token, codes of the K tokens before it, and the copied
 token.
 
     layer 0, heads 0 to K - 1   head k attends to the token k + 1 positions back, by position alone, and writes its code
@@ -24,26 +24,26 @@ import numpy as np
 from llmcli.config import ModelConfig
 from llmcli.models.runtime import Array, Ints
 
-MATCHED_TOKENS = 3  # K, if there are as many key-value heads
-MIN_HIDDEN_SIZE, MIN_HEAD_SIZE = 48, 16  # smaller ones have no space for the codes
-CODE_SHARE, COPY_SHARE = 1 / 4, 1 / 6  # of the hidden size, at most: for the codes, and for the copied token
-CONSTANT = 4.0  # the constant dimension of embeddings whose other entries have variance 1
+MATCHED_TOKENS = 3  # K (at most the number of key-value heads)
+MIN_HIDDEN_SIZE, MIN_HEAD_SIZE = 48, 16  # smaller sizes have no space for the codes
+CODE_SHARE, COPY_SHARE = 1 / 4, 1 / 6  # maximum shares of the hidden size: for the codes, for the copied token
+CONSTANT = 4.0  # value of the constant dimension; other entries of embeddings have variance 1
 POSITION_FREQUENCY = 0.1  # radians per token: rotary pairs at least this fast distinguish positions ...
-CONTENT_SHARE = 0.6  # ... and this share of the pairs, the slowest, hardly rotate: they compare tokens
+CONTENT_SHARE = 0.6  # ... and this share of the pairs, the slowest ones, compare tokens
 NORM_GAIN = 1.5  # of queries and keys; attention scores grow with its square
-# scale of matrices whose products are normalized: it cancels out, but makes a training step relatively smaller
+# scale of matrices whose products are normalized: it cancels out, but makes training steps relatively smaller
 NORMALIZED_SCALE = 16.0
 COPY_LOGIT = 0.05  # scale of the copied token in the output embedding
 
 
 def supports_induction(config: ModelConfig) -> bool:
-    """Whether a model has what the heads need."""
+    """Return whether a model is large enough for the heads."""
     has_space = config.hidden_size >= MIN_HIDDEN_SIZE and config.head_dim >= MIN_HEAD_SIZE
     return config.num_hidden_layers >= 2 and not config.tie_word_embeddings and config.qk_norm and has_space
 
 
 def write_induction_heads(config: ModelConfig, weights: dict[str, Array], seed: int) -> None:
-    """Write them into freshly initialized weights by name, whose embedding has variance 1."""
+    """Write induction heads into fresh weights (by name) whose embedding has variance 1."""
     rng = np.random.default_rng([seed, 1])
     space = _Subspaces.of(config, rng)
     token_size = space.token.stop - space.token.start
@@ -61,13 +61,13 @@ def write_induction_heads(config: ModelConfig, weights: dict[str, Array], seed: 
 
 @dataclass(frozen=True)
 class _Subspaces:
-    """Slices of the residual stream, and rows of a head."""
+    """Slices of the residual stream, and rows in a head."""
 
     token: slice
     copied: slice
-    codes: list[slice]  # K slices, of the tokens 1, 2, ... K positions back
+    codes: list[slice]  # K slices, for the tokens 1, 2, ... K positions back
     code_size: int
-    content: Ints  # rows of a head that compare tokens, shuffled
+    content: Ints  # shuffled rows of a head that compare tokens
 
     @classmethod
     def of(cls, config: ModelConfig, rng: np.random.Generator) -> "_Subspaces":
@@ -87,7 +87,7 @@ class _Subspaces:
 def _write_previous_token_heads(
     weights: dict[str, Array], config: ModelConfig, space: _Subspaces, encode: Array
 ) -> None:
-    """Layer 0: query head k of key-value group k attends k + 1 positions back and writes that token's code."""
+    """Write layer 0: query head k of key-value group k attends k + 1 positions back and writes that token's code."""
     D, half = config.head_dim, config.head_dim // 2
     group = config.num_attention_heads // config.num_key_value_heads  # query heads that share keys and values
     frequencies = np.array(config.rope_frequencies())
@@ -109,14 +109,15 @@ def _write_previous_token_heads(
 def _write_induction_head(
     weights: dict[str, Array], config: ModelConfig, space: _Subspaces, encode: Array, copy: Array
 ) -> None:
-    """Layer 1, head 0: queries are the codes of the last K tokens, keys the codes of the K tokens before a position."""
+    """Write layer 1, head 0: queries are the codes of the last K tokens, keys those of the K tokens before a
+    position."""
     D, size = config.head_dim, space.code_size
     q, k, v, o, gains = _attention(weights, 1)
     for gain in gains:
         gain[space.content] = NORM_GAIN
     q[:D], k[:D], v[:D] = 0, 0, 0
     identity = np.eye(size, dtype=np.float32)
-    recent = [(space.token, encode), *((code, identity) for code in space.codes)]  # this token and those before it
+    recent = [(space.token, encode), *((code, identity) for code in space.codes)]  # this token and the previous ones
     for n, ((part, read), code) in enumerate(zip(recent, space.codes, strict=False)):
         rows = space.content[n * size : (n + 1) * size]
         q[rows, part] = NORMALIZED_SCALE * read
@@ -126,7 +127,7 @@ def _write_induction_head(
 
 
 def _attention(weights: Mapping[str, Array], layer: int) -> tuple[Array, Array, Array, Array, tuple[Array, Array]]:
-    """The projections of queries, keys, values and output of a layer, and the gains of queries and keys."""
+    """Return a layer's projections of queries, keys, values and output, and the gains of queries and keys."""
     prefix = f"model.layers.{layer}.self_attn."
     q, k, v, o = (weights[f"{prefix}{name}_proj.weight"] for name in "qkvo")
     return q, k, v, o, (weights[f"{prefix}q_norm.weight"], weights[f"{prefix}k_norm.weight"])

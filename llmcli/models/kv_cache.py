@@ -1,9 +1,9 @@
 """The KV cache: the keys and values of the tokens that a model has processed.
 
-With them a new token costs one pass through the network, not one for each token before it. `KVCache` belongs to one
-text. An operator that attends for several texts at once needs their keys and values side by side: `KVSlots` moves the
-caches of texts that are processed together into one large cache. In torch, where layers are compiled one by one, each
-layer has a cache of its own (LayerKVCache in torch/transformer.py).
+With a KV cache, a new token costs one pass through the network instead of one per token before it. A `KVCache` belongs
+to one text. An operator that attends for several texts at once needs their keys and values side by side: `KVSlots`
+moves the caches of texts that are processed together into one large cache. In torch, where layers are compiled one by
+one, each layer has its own cache (LayerKVCache in torch/transformer.py).
 
 B, T = texts, tokens; G = key-value heads; S = capacity in tokens; D = head size.
 """
@@ -20,12 +20,12 @@ from llmcli.config import ModelConfig
 from llmcli.models.runtime import Array, Ints, Runtime, check_input
 
 MIN_CAPACITY = 64  # tokens
-MIN_SLOT_BYTES = 4 << 20  # pages are allocated lazily, while growing copies the whole cache
+MIN_SLOT_BYTES = 4 << 20  # pages are allocated lazily, whereas growing copies the whole cache
 
 
 class KVCache:
-    """Keys and values by layer, [B, G, S, D] each; the first `length` tokens are in use. On reallocation,
-    `keys` and `values` are replaced by new lists."""
+    """Keys and values by layer, [B, G, S, D] each; the first `length` tokens are in use. Reallocation replaces `keys`
+    and `values` by new lists."""
 
     def __init__(self, config: ModelConfig, *, batch: int = 1, capacity: int = 0) -> None:
         self.length = 0
@@ -41,8 +41,8 @@ class KVCache:
         return self.keys[0].shape[2]
 
     def extend(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
-        """Add the keys and values [T, G, D] of new tokens of a single text; return those of all tokens so far,
-        [G, length + T, D]. The caller reserves space, and increases `length` after the last layer."""
+        """Add the keys and values [T, G, D] of new tokens in a single text; return the keys and values of all tokens so
+        far, [G, length + T, D]. The caller reserves space, and increases `length` after the last layer."""
         end = self.length + len(k)
         keys, values = self.keys[layer][0], self.values[layer][0]  # [G, S, D]
         keys[:, self.length : end], values[:, self.length : end] = k.swapaxes(0, 1), v.swapaxes(0, 1)
@@ -55,12 +55,12 @@ class KVCache:
         return forked
 
     def reserve(self, length: int) -> None:
-        """Make space for `length` tokens; the capacity grows by doubling."""
+        """Make space for `length` tokens by doubling the capacity."""
         if length > self.capacity:
             self.resize(min(self.limit, max(length, 2 * self.capacity, MIN_CAPACITY)))
 
     def resize(self, capacity: int) -> None:
-        """Move to newly allocated memory for `capacity` tokens, which may be more or fewer than now."""
+        """Move to newly allocated memory for `capacity` tokens, more or fewer than now."""
         B, G, _, D = self.keys[0].shape
         keys, values = ([np.zeros((B, G, capacity, D), np.float32) for _ in self.keys] for _ in range(2))
         self.move(keys, values, -1)
@@ -72,23 +72,23 @@ class KVCache:
 
 
 class KVSlots:
-    """Slots of one large cache, for the caches of forks of one runtime. A cache moves into a slot when it is first
+    """Slots in one large cache for the caches of a runtime's forks. A cache moves into a slot when it is first
     processed together with others, and out again when others take its place."""
 
     def __init__(self, config: ModelConfig) -> None:
         self._config = config
         self._cache = KVCache(config, batch=0)  # [slots, G, S, D]
-        self._caches: list[weakref.ref[KVCache] | None] = []  # the last one in each slot, which may have left
+        self._caches: list[weakref.ref[KVCache] | None] = []  # last cache in each slot, which may have left
         self._parts: dict[int, KVCache] = {}  # the first B slots, by B
 
     def arrange(self, caches: Sequence[KVCache]) -> tuple[KVCache, list[int]]:
-        """Move B caches into the first B slots, in any order, with space for another token. Returns (these slots as the
-        cache of B texts, the slot of each cache)."""
+        """Move B caches into the first B slots, in any order, with space for another token. Returns (these slots as a
+        cache of B texts, slot of each cache)."""
         B = len(caches)
         self._make_space(B, max(cache.length for cache in caches) + 1)
         occupants = self._occupants()
         missing = [cache for cache in caches if not 0 <= cache.slot < B]
-        if missing or len(occupants) > B:  # not as in the step before
+        if missing or len(occupants) > B:  # the texts changed since the previous step
             for occupant in occupants.values():
                 if occupant not in caches:
                     occupant.resize(occupant.length)
@@ -102,7 +102,7 @@ class KVSlots:
         return self._parts[B], [cache.slot for cache in caches]
 
     def _occupants(self) -> dict[int, KVCache]:
-        """The cache in each slot that has one."""
+        """Return the cache in each occupied slot."""
         caches = [(slot, reference()) for slot, reference in enumerate(self._caches) if reference is not None]
         return {slot: cache for slot, cache in caches if cache is not None and cache.slot == slot}
 
@@ -136,7 +136,7 @@ class KVCacheRuntime(Runtime):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.max_position_embeddings, config.parameters, config.cache_bytes_per_token)
         self.config, self.cache = config, KVCache(config)
-        self._slots = KVSlots(config)  # of all forks
+        self._slots = KVSlots(config)  # for all forks
 
     @property
     def length(self) -> int:
@@ -168,4 +168,4 @@ class KVCacheRuntime(Runtime):
 
     @abstractmethod
     def _step_slots(self, ids: Ints, past: Ints, cache: KVCache) -> Array:
-        """Process tokens ids [B], each after past [B] others whose keys and values are in `cache`; logits [B, V]."""
+        """Process tokens ids [B], each after past [B] tokens in `cache`; return the logits [B, V]."""

@@ -13,14 +13,14 @@ Floats = TypeVar("Floats", bound=np.floating)
 
 
 def softmax(logits: NDArray[Floats]) -> NDArray[Floats]:
-    """Probabilities over the last dimension."""
+    """Compute probabilities over the last dimension."""
     exponentials: NDArray[Floats] = np.exp(logits - logits.max(axis=-1, keepdims=True))
     exponentials /= exponentials.sum(axis=-1, keepdims=True)
     return exponentials
 
 
 def log_softmax(logits: Array) -> Doubles:
-    """Log probabilities [V] of one row of logits. Raises LLMError when the highest is NaN or infinite."""
+    """Compute log probabilities [V] from one row of logits. Raises LLMError if the highest logit is NaN or infinite."""
     highest = logits.max()
     check_finite(highest)
     shifted = logits - highest
@@ -28,19 +28,19 @@ def log_softmax(logits: Array) -> Doubles:
 
 
 def token_logprob(logits: Array, token: int) -> float:
-    """The entry of `log_softmax` for one token, to the same bits; the logits must be finite."""
+    """Compute the entry of `log_softmax` for one token, bit for bit; the logits must be finite."""
     shifted = logits - logits.max()
     return float(shifted[token]) - float(np.log(float(np.exp(shifted).sum())))
 
 
 def check_finite(value: float | np.floating) -> None:
-    """Raise LLMError when a value that a model computed is NaN or infinite."""
+    """Raise LLMError if a value computed by a model is NaN or infinite."""
     if not np.isfinite(value):
         raise LLMError(f"the model produced NaN or infinite logits: {DAMAGED}")
 
 
 def token_losses(logits: Array, targets: Ints) -> tuple[Doubles, NDArray[np.bool_]]:
-    """(cross-entropy in nats [N], whether the target was the most likely token [N]) of token ids `targets` [N];
+    """Return (cross-entropy in nats [N], whether the target was the most likely token [N]) for token ids `targets` [N];
     `logits` [N, V] is overwritten."""
     logits -= logits.max(axis=-1, keepdims=True)
     correct = logits.argmax(axis=-1) == targets
@@ -49,7 +49,7 @@ def token_losses(logits: Array, targets: Ints) -> tuple[Doubles, NDArray[np.bool
 
 
 def entropy(probabilities: NDArray[np.floating]) -> float:
-    """Shannon entropy in bits.
+    """Compute the Shannon entropy in bits.
 
     >>> entropy(np.array([0.5, 0.25, 0.25, 0]))
     1.5

@@ -1,12 +1,12 @@
-"""The matrix product of a linear layer in numpy, for one token, a few, or many.
+"""Matrix products of a linear layer in numpy, for one token, a few, or many.
 
 One token is limited by memory bandwidth: every weight is read for one multiplication. A few tokens, as when several
-texts are generated together, should cost hardly more. BLAS copies the weights into another layout first, which pays off
-only for many tokens; its products of small matrices do without. A small matrix is also kept column by column, in which
-order BLAS multiplies a few tokens up to twice as fast. Figures: tests/benchmarks/LOG.md.
+texts are generated together, should cost hardly more. BLAS copies the weights into another layout first, except for
+small matrices, and that pays off only for many tokens. A small matrix is also stored by columns, an order in which BLAS
+multiplies a few tokens up to twice as fast. Figures: tests/benchmarks/LOG.md.
 
-BLAS's own threads wait for each other by spinning, so that alongside other programs a product can take thirty times as
-long. A program for which that matters sets BLAS_THREADS to 1 before it imports numpy; the threads here are Python's.
+BLAS's own threads wait for each other by spinning, and beside other programs a product can take thirty times as long. A
+program for which that matters sets BLAS_THREADS to 1 before it imports numpy; the threads here are Python's.
 """
 
 import os
@@ -22,16 +22,16 @@ from llmcli.models.runtime import Array
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-DOT_TOKENS = 3  # up to this many: a dot product for each output and token
+DOT_TOKENS = 3  # up to this many: a dot product per output and token
 FEW_TOKENS = 16  # up to this many: products of blocks of the weights
-BLOCK_PRODUCTS = 250_000  # multiplications of a block; OpenBLAS starts no threads for fewer than 262,144
-THREAD_PRODUCTS = 3_000_000  # fewer are not worth another thread
-SMALL_WEIGHTS = 200_000  # of a matrix that is kept in both orders
+BLOCK_PRODUCTS = 250_000  # multiplications per block; OpenBLAS starts no threads for fewer than 262,144
+THREAD_PRODUCTS = 3_000_000  # multiplications that are worth another thread
+SMALL_WEIGHTS = 200_000  # a smaller matrix is stored in both orders
 BLAS_THREADS = "OPENBLAS_NUM_THREADS"  # environment variable
 
 
 class Matrix:
-    """The weights [outputs, inputs] of a linear layer, which must not change."""
+    """The constant weights [outputs, inputs] of a linear layer."""
 
     def __init__(self, rows: Array) -> None:
         self.rows = rows
@@ -64,7 +64,7 @@ def linear(x: Array, matrix: Matrix) -> Array:
 
 
 def _for_each_core(outputs: int, multiply: Callable[[slice], object]) -> None:
-    """Call `multiply` for a range of the outputs in a thread for each core."""
+    """Call `multiply` for a range of the outputs in one thread per core."""
     cores = cpu_cores()
     first, *others = [slice(outputs * i // cores, outputs * (i + 1) // cores) for i in range(cores)]
     futures = [_threads().submit(multiply, rows) for rows in others]
@@ -85,6 +85,6 @@ def _multiply_blocks(weight: Array, x: Array, y: Array) -> None:
 
 @lru_cache(maxsize=1)
 def _threads() -> "ThreadPoolExecutor":
-    from concurrent.futures import ThreadPoolExecutor  # with logging: a small model needs neither
+    from concurrent.futures import ThreadPoolExecutor  # it imports logging: a small model needs neither
 
     return ThreadPoolExecutor(max(1, cpu_cores() - 1), "linear")

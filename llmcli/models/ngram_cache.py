@@ -1,19 +1,20 @@
-"""The n-gram cache: what followed the last few tokens earlier in the text becomes more likely to follow them again.
+"""The n-gram cache: tokens that followed the last few tokens earlier in the text become more likely.
 
-A cache language model (Kuhn and De Mori 1990; with a gate that is fitted: Grave, Joulin and Usunier,
-arXiv:1612.04426). The network's prediction is interpolated with relative frequencies in the text so far, of the tokens
-that followed its last 1, 2, ... K tokens there; longer contexts count last, and so most:
+This is a cache language model (Kuhn and De Mori 1990; with a fitted gate: Grave, Joulin and Usunier, arXiv:1612.04426).
+The network's prediction is interpolated with the relative frequencies of tokens that followed the last 1, 2, ... K
+tokens earlier in the text; longer contexts are applied last, so they count most:
 
     p_0(v) = the network's probability
     p_k(v) = (1 - g_k) p_(k-1)(v) + g_k c_k(v) / T_k     where the last k tokens occurred before, otherwise p_(k-1)(v)
     g_k    = sigmoid(w_k . (1, log T_k, log(D_k / T_k), log G_k))
 
-T_k is how often these k tokens occurred before, D_k the number of different tokens that followed them, c_k(v) how often
-v did, and G_k the number of tokens since they last occurred. The weights w_k, four for each k, are fitted to text that
-the network was not trained on (training/data/cache_fit.py), and belong to the model.
+T_k is the number of earlier occurrences of these k tokens, D_k the number of different tokens that followed them,
+c_k(v) the number of times that v followed, and G_k the number of tokens since the last occurrence. The weights w_k,
+four for each k, are fitted to text that the network was not trained on (training/data/cache_fit.py), and belong to the
+model.
 
-In an ensemble each model has its own weights w_k, and one cache holds the text: the mixtures that these weights make of
-the ensemble's prediction are averaged, each weighted as its model is in the ensemble.
+In an ensemble each model has its own weights w_k, and one cache holds the text. The ensemble's prediction is mixed with
+the cache once per set of weights, and the results are averaged with the models' weights in the ensemble.
 
 `NgramCache` holds a text that grows token by token; `NgramText` computes the same probabilities for a whole text at
 once. K, N, V = orders, tokens of a text, vocabulary size.
@@ -37,35 +38,35 @@ if TYPE_CHECKING:
 
     TokenIds = NDArray[np.integer] | PrefixedTokens
 
-ORDERS = 5  # K of models trained here; longer contexts add nothing
-ALONE = (1.0,)  # the weight of a single model
-Weights = CacheWeights | Sequence[CacheWeights | None]  # of a model, or of the models of an ensemble; None: no cache
-MAX_GATE = 0.999  # so that the network always counts
-MAX_LOGIT = 50.0  # of a gate, negated: its exponential stays finite
-BLOCK_TOKENS = 1 << 17  # of a whole text, after which its cache is emptied
-BYTES_PER_TOKEN = 250 * ORDERS  # memory of a token in a cache, about
+ORDERS = 5  # K in models trained here; longer contexts add nothing
+ALONE = (1.0,)  # weight of a single model
+Weights = CacheWeights | Sequence[CacheWeights | None]  # for a model, or for the models in an ensemble; None: no cache
+MAX_GATE = 0.999  # the network always counts
+MAX_LOGIT = 50.0  # limit of a gate's negated logit, whose exponential stays finite
+BLOCK_TOKENS = 1 << 17  # in a whole text, the cache is emptied after this many tokens
+BYTES_PER_TOKEN = 250 * ORDERS  # approximate memory per token in a cache
 
 
 def _models_and_orders(weights: Weights) -> tuple[tuple[CacheWeights | None, ...], int]:
-    """(the weights of each model, the largest K)"""
+    """Return (weights of each model, largest K)."""
     models = (weights,) if isinstance(weights, CacheWeights) else tuple(weights)
-    return models, max((len(one.orders) for one in models if one is not None), default=0)
+    return models, max((len(model.orders) for model in models if model is not None), default=0)
 
 
-# ---- a text that grows
+# ---- a growing text
 
 
 @dataclass(slots=True)
 class _Context:
-    """The tokens that followed a context so far."""
+    """The tokens that have followed a context."""
 
-    counts: dict[int, int]  # how often, by token
+    counts: dict[int, int]  # token -> number of times
     total: int = 0  # sum of the counts
-    last: int = 0  # position of the last one
+    last: int = 0  # position of the last follower
 
 
 class NgramCache:
-    """A text that grows, and shrinks, at its end, with what followed each of its contexts."""
+    """A text that grows and shrinks at its end, with the followers of each of its contexts."""
 
     def __init__(self, weights: Weights, ids: Iterable[int] = ()) -> None:
         self._models, self.orders = _models_and_orders(weights)
@@ -73,7 +74,7 @@ class NgramCache:
         self._contexts: dict[tuple[int, ...], _Context] = {}
         # for each token: `last` of its contexts before it was added; None: it does not count
         self._before: list[list[int] | None] = []
-        self._counted = 0  # tokens at the beginning, before the first that does not count
+        self._counted = 0  # tokens before the first one that does not count
         for token in ids:
             self.append(token)
 
@@ -81,7 +82,7 @@ class NgramCache:
         return len(self._ids)
 
     def append(self, token: int, *, counts: bool = True) -> None:
-        """Add a token. With `counts=False` it is context only, not counted as a continuation until `rewind`."""
+        """Add a token. With `counts=False` it is only context, and not counted as a continuation until `rewind`."""
         recent, position = tuple(self._ids[-self.orders :]), len(self._ids)
         self._ids.append(token)
         if not counts:
@@ -101,14 +102,14 @@ class NgramCache:
             self._counted += 1
 
     def rewind(self, length: int = 0) -> None:
-        """Drop all but the first `length` tokens. All that are left count from now on."""
+        """Keep only the first `length` tokens. All of them count from now on."""
         kept = self._ids[self._counted : length]
         self.drop(min(length, self._counted))
         for token in kept:
             self.append(token)
 
     def drop(self, length: int) -> None:
-        """Drop all but the first `length` tokens; the others count or not as before."""
+        """Keep only the first `length` tokens, without changing which of them count."""
         while len(self._ids) > length:
             token, before = self._ids.pop(), self._before.pop()
             recent = tuple(self._ids[-self.orders :])
@@ -124,12 +125,12 @@ class NgramCache:
         self._counted = min(self._counted, length)
 
     def part(self, start: int, end: int) -> "NgramCache":
-        """The cache of a part of the text, all of which counts."""
+        """Return the cache of a part of the text, all of which counts."""
         return NgramCache(self._models, self._ids[start:end])
 
     def matches(self, model: int = 0) -> Iterator[tuple[int, float, int, Mapping[int, int]]]:
-        """(k, g_k, T_k, counts of the tokens that followed) for each k = 1, 2, ... whose last k tokens occurred before,
-        with the weights of one model."""
+        """Yield (k, g_k, T_k, counts of the followers) for each k = 1, 2, ... whose last k tokens occurred before, with
+        the weights of one model."""
         weights = self._models[model]
         rows = weights.orders if weights else ()
         recent = tuple(self._ids[-self.orders :])
@@ -142,12 +143,12 @@ class NgramCache:
             yield order, min(MAX_GATE, 1 / (1 + math.exp(-max(z, -MAX_LOGIT)))), total, context.counts
 
     def added(self, shares: Sequence[float] | NDArray[np.floating] = ALONE) -> dict[int, float]:
-        """By token that followed a context at the text's end: the probability that the cache adds to the network's,
-        before all are normalized again. `shares` are the weights of the models of an ensemble."""
+        """Return, for each follower of a context at the text's end, the probability that the cache adds to the
+        network's before renormalization. `shares` are the weights of the models in an ensemble."""
         if len(self._models) == 1:
             return self._added_by(0)[0]
         added: dict[int, float] = {}
-        total = 0.0  # of the network's probability
+        total = 0.0  # share of the network's probability that is left
         for model, share in enumerate(shares):
             if share:
                 own, left = self._added_by(model)
@@ -157,7 +158,7 @@ class NgramCache:
         return {token: value / total for token, value in added.items()}
 
     def _added_by(self, model: int) -> tuple[dict[int, float], float]:
-        """(`added` by the weights of one model, the share of the network's probability that is left)"""
+        """Return (`added` with the weights of one model, remaining share of the network's probability)."""
         added: dict[int, float] = {}
         left = 1.0
         for _, gate, total, counts in self.matches(model):
@@ -168,7 +169,7 @@ class NgramCache:
         return added, left
 
     def mix(self, logits: Array, shares: Sequence[float] | NDArray[np.floating] = ALONE) -> Array:
-        """The logits [V] of the mixture, from the network's logits after the text so far; for `shares` see `added`."""
+        """Return the logits [V] of the mixture, given the network's logits after the text; for `shares` see `added`."""
         if not (added := self.added(shares)):
             return logits
         highest = logits.max()
@@ -183,25 +184,25 @@ class NgramCache:
 # ---- a whole text at once
 
 
-# For each token of a text, earlier occurrences of the 1, 2, ... K tokens before it: T, D, G, and c of the token itself,
-# [4, N, K], 0 where there are none.
+# For each token of a text, the earlier occurrences of the 1, 2, ... K tokens before it: T, D, G, and c of the token
+# itself, [4, N, K]; 0 where there are none.
 Matches = Ints
 
 
 def gate_features(matches: Matches) -> Doubles:
-    """The inputs [N, K, FEATURES] of the gates."""
+    """Compute the inputs [N, K, FEATURES] of the gates."""
     total, distinct, gap = np.maximum(1, matches[:3]).astype(np.float64)
     return np.stack([np.ones_like(total), np.log(total), np.log(distinct / total), np.log(gap)], axis=-1)
 
 
 def token_shares(matches: Matches) -> Doubles:
-    """c / T, the share of the token [N, K]."""
+    """Compute c / T, the relative frequency of each token, [N, K]."""
     shares: Doubles = matches[3] / np.maximum(1, matches[0])
     return shares
 
 
 def gates_of(matches: Matches, weights: CacheWeights) -> Doubles:
-    """g [N, K]; 0 where a context is new."""
+    """Compute g [N, K]; 0 where a context is new."""
     K = len(weights.orders)
     z = np.einsum("nkf,kf->nk", gate_features(matches)[:, :K], np.array(weights.orders))
     gates = np.minimum(MAX_GATE, 1 / (1 + np.exp(-np.maximum(z, -MAX_LOGIT))))
@@ -209,16 +210,16 @@ def gates_of(matches: Matches, weights: CacheWeights) -> Doubles:
 
 
 def find_matches(ids: NDArray[np.integer], orders: int, separator: int | None = None) -> Matches:
-    """The matches of every token of a text `ids` [N]. `separator` is a token that ends a document; nothing matches
-    beyond it."""
+    """Find the matches for every token of a text `ids` [N]. `separator` is a token that ends a document; nothing
+    matches beyond it."""
     N = len(ids)
-    starts = np.zeros(N, np.int64)  # where the document of each token begins
+    starts = np.zeros(N, np.int64)  # start of the document of each token
     if separator is not None:
         begins = np.concatenate([[False], ids[:-1] == separator])
         starts = np.maximum.accumulate(np.where(begins, np.arange(N), 0))
     followers = np.unique(ids, return_inverse=True)[1].astype(np.int64)
     columns = np.zeros((4, orders, N), np.int64)
-    contexts = starts  # a number for each different context of k tokens: of 0 tokens, the document
+    contexts = starts  # numbers the different contexts of k tokens; for 0 tokens, the documents
     for k in range(1, min(orders, N - 1) + 1):
         known = np.flatnonzero(np.arange(N) - starts >= k)
         numbers = np.zeros(N, np.int64)
@@ -230,7 +231,7 @@ def find_matches(ids: NDArray[np.integer], orders: int, separator: int | None = 
 
 
 def _count_matches(contexts: Ints, followers: Ints, positions: Ints) -> Ints:
-    """T, D, G, c [4, n] of contexts and what follows them, at increasing positions; see `Matches`."""
+    """Compute T, D, G, c [4, n] for contexts and their followers, at increasing positions; see `Matches`."""
     order = np.argsort(contexts, kind="stable")
     rank, is_first = _ranks(contexts[order])
     gaps = np.where(is_first, 0, np.diff(positions[order], prepend=0))
@@ -238,7 +239,7 @@ def _count_matches(contexts: Ints, followers: Ints, positions: Ints) -> Ints:
     by_pair = np.argsort(pairs, kind="stable")
     results = np.empty((4, len(contexts)), np.int64)
     results[3, by_pair] = _ranks(pairs[by_pair])[0]
-    new = (results[3, order] == 0).astype(np.int64)  # followers that this context has for the first time
+    new = (results[3, order] == 0).astype(np.int64)  # followers that are new for this context
     before = np.cumsum(new) - new
     distinct = before - np.maximum.accumulate(np.where(is_first, before, 0))
     results[:3, order] = rank, distinct, gaps
@@ -246,14 +247,14 @@ def _count_matches(contexts: Ints, followers: Ints, positions: Ints) -> Ints:
 
 
 def _ranks(ordered: Ints) -> tuple[Ints, NDArray[np.bool_]]:
-    """(how many equal values precede each, whether none does) of sorted values."""
+    """Return, for sorted values, (number of equal values before each, whether there are none)."""
     is_first = np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(ordered)]
     places = np.arange(len(ordered))
     return places - np.maximum.accumulate(np.where(is_first, places, 0)), is_first
 
 
 def shares_of_mixture(gates: Doubles, shares: Doubles) -> tuple[Doubles, Doubles]:
-    """(a, b) [N], such that a token's probability in the mixture is a times that under the network, plus b; `gates` and
+    """Return (a, b) [N] such that a token's probability in the mixture is a times the network's, plus b; `gates` and
     `shares` [N, K] are g and c / T."""
     a, b = np.ones(len(gates)), np.zeros(len(gates))
     for gate, share in zip(gates.T, shares.T, strict=True):
@@ -262,8 +263,8 @@ def shares_of_mixture(gates: Doubles, shares: Doubles) -> tuple[Doubles, Doubles
 
 
 def document_blocks(first_tokens: Sequence[int]) -> list[int]:
-    """The starts of blocks of at most BLOCK_TOKENS in consecutive documents; short documents share a block.
-    `first_tokens` are the positions of the tokens that precede the documents, and the end of the last."""
+    """Return the starts of blocks of at most BLOCK_TOKENS in consecutive documents; short documents share a block.
+    `first_tokens` are the positions of the tokens before the documents, and the end of the last one."""
     starts: list[int] = []
     for first, end in itertools.pairwise(first_tokens):
         if not starts or end - starts[-1] > BLOCK_TOKENS:
@@ -272,21 +273,21 @@ def document_blocks(first_tokens: Sequence[int]) -> list[int]:
 
 
 class NgramText:
-    """A whole text and the losses of the mixture. Each block of it begins with an empty cache, to bound memory."""
+    """A whole text with the losses of the mixture. Each block begins with an empty cache, to bound memory."""
 
     def __init__(
         self, ids: "TokenIds", weights: Weights, separator: int | None = None, starts: Sequence[int] = ()
     ) -> None:
-        """For `separator` see `find_matches`. `starts` are the positions where blocks begin, the first of them 0; by
-        default a block has BLOCK_TOKENS."""
+        """For `separator` see `find_matches`. `starts` are the positions where blocks begin, from 0 on; by default a
+        block has BLOCK_TOKENS."""
         self._ids, self._separator = ids, separator
         self._models, self._orders = _models_and_orders(weights)
         self._starts = starts or range(0, max(1, len(ids)), BLOCK_TOKENS)
         self._blocks: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
 
     def nats(self, first: int, network: NDArray[np.floating], shares: NDArray[np.floating] | None = None) -> Doubles:
-        """The losses of the tokens from position `first` on, from their losses under the network [N]. `shares` [N, n]
-        are the weights of the models of an ensemble for each."""
+        """Return the losses of the tokens from position `first` on, given the network's losses [N]. `shares` [N, n] are
+        the weights of the models in an ensemble."""
         mixed = np.empty(len(network))
         done = 0
         while done < len(network):
@@ -303,7 +304,7 @@ class NgramText:
         return mixed
 
     def _block(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """`shares_of_mixture` of the tokens of a block by each model [n, N], computed once."""
+        """Return `shares_of_mixture` for the tokens in a block and each model [n, N], computed once."""
         if number not in self._blocks:
             end = self._starts[number + 1] if number + 1 < len(self._starts) else len(self._ids)
             ids = np.asarray(self._ids[self._starts[number] : end])

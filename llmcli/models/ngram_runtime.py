@@ -1,7 +1,7 @@
-"""A runtime whose predictions are mixed with an n-gram cache of the text so far (ngram_cache.py).
+"""A runtime that mixes its predictions with an n-gram cache of the text so far (ngram_cache.py).
 
-Tokens that the model writes itself, with `step`, are not counted in the cache, or it would repeat itself (LOG.md, "An
-n-gram cache"). After a rewind, all remaining tokens count.
+Tokens that the model generates (`step`) are not counted in the cache, because the model would repeat itself (LOG.md,
+"An n-gram cache"). After a rewind, all remaining tokens count.
 
 B, T, V = batch, tokens, vocabulary size.
 """
@@ -26,8 +26,8 @@ class NgramRuntime(Runtime):
         super().__init__(network.context, network.parameters, network.cache_bytes_per_token + BYTES_PER_TOKEN)
         self.network, self.weights = network, weights
         self.cache = cache or NgramCache(weights)
-        self._start = 0  # where the tokens in the KV cache begin in the n-gram cache
-        self._ahead = 0  # tokens at the end of the n-gram cache that the network processes again
+        self._start = 0  # position in the n-gram cache of the first token in the KV cache
+        self._ahead = 0  # tokens at the end of the n-gram cache that the network must process again
 
     @property
     def length(self) -> int:
@@ -76,13 +76,13 @@ class NgramRuntime(Runtime):
         return np.stack(rows)
 
     def score(self, ids: Ints) -> Scores:
-        """See `Runtime`; whether a token is correct depends on the network's most likely token."""
+        """See `Runtime`; a token is correct if the network ranks it first."""
         losses, correct, *shares = self.score_network(ids)
         texts = [NgramText(row, self.weights) for row in ids]
         return np.stack([text.nats(1, *one) for text, *one in zip(texts, losses, *shares, strict=True)]), correct
 
     def score_network(self, ids: Ints) -> Scores | WeightedScores:
-        """`score` of the network alone; for an ensemble also the weights [B, T, n] of its models."""
+        """Call `score` of the network alone; an ensemble also returns the weights [B, T, n] of its models."""
         return self.network.score(ids)
 
     def expert_weights(self) -> Array:
@@ -99,13 +99,12 @@ class NgramRuntime(Runtime):
         return self.cache.mix(logits, self._shares(1)[0])
 
     def _shares(self, tokens: int) -> "Sequence[Sequence[float]] | Array":
-        """The weights [tokens, n] of an ensemble's models for what follows each of the last tokens."""
+        """Return the weights [tokens, n] of an ensemble's models in the predictions after each of the last tokens."""
         return [ALONE] * tokens
 
 
 class NgramEnsemble(NgramRuntime):
-    """An ensemble with its n-gram cache, in which each model has gates of its own and the same weight as in the
-    ensemble."""
+    """An ensemble with its n-gram cache, in which each model has its own gates and its weight in the ensemble."""
 
     network: "EnsembleRuntime"
 
@@ -117,16 +116,16 @@ class NgramEnsemble(NgramRuntime):
 
 
 def recompute(runtime: Runtime, tokens: int) -> None:
-    """Empty the KV cache before the end of a text is processed again; `tokens` of it were processed before. An n-gram
-    cache keeps the whole text."""
+    """Empty the KV cache before the last `tokens` tokens of a text are processed again. An n-gram cache keeps the whole
+    text."""
     network_of(runtime).rewind()
     if isinstance(runtime, NgramRuntime):
         runtime._ahead, runtime._start = tokens, len(runtime.cache) - tokens
 
 
 def undo_step(runtime: Runtime, length: int) -> None:
-    """Drop what a failed step added after the first `length` tokens. Unlike `rewind`, it does not change which tokens
-    count in an n-gram cache."""
+    """Keep only the first `length` tokens after a failed step. Unlike `rewind`, this does not change which tokens count
+    in an n-gram cache."""
     network_of(runtime).rewind(length)
     if isinstance(runtime, NgramRuntime):
         runtime.cache.drop(runtime._start + length)

@@ -1,4 +1,4 @@
-"""The decoder in numpy, which runs models on a CPU. Read this module to see how a language model works.
+"""The decoder in numpy, for models on a CPU. Read this module to see how a language model works.
 
 Token ids go in, logits come out; text does not appear here. `NumpyRuntime._forward` is the whole network:
 
@@ -8,8 +8,8 @@ Token ids go in, logits come out; text does not appear here. `NumpyRuntime._forw
         x = x + SwiGLU(RMSNorm(x))            transforms each token independently of the others
     logits = output embedding of RMSNorm(x)   [T, V]
 
-This is the decoder of Qwen3 (arXiv:2505.09388, section 2) and its relatives Qwen2, Llama and Mistral; ModelConfig says
-how they differ. torch/transformer.py is the same network for training. This module never imports torch.
+This is the decoder of Qwen3 (arXiv:2505.09388, section 2) and its relatives Qwen2, Llama and Mistral; their differences
+are in ModelConfig. torch/transformer.py is the same network for training. This module never imports torch.
 
 T = tokens; S = tokens in the cache; B = windows scored together; V = vocabulary size; C = hidden size;
 F = intermediate size of a SwiGLU; E = experts; H, G = query heads, key-value heads; D = head size.
@@ -34,13 +34,13 @@ Attend = Callable[[int, Array, Array, Array], Array]
 
 
 class Recorder(Protocol):
-    """Receives the activations of a forward pass, one chunk of t tokens at a time. It copies what it keeps."""
+    """Receives the activations of a forward pass, in chunks of t tokens. It must copy the arrays that it keeps."""
 
     def residual(self, x: Array) -> None:
-        """The residual stream [t, C]: once before the first layer, then after each layer."""
+        """Receive the residual stream [t, C]: once before the first layer, then after each layer."""
 
     def attention(self, weights: Array) -> None:
-        """Attention weights [H, t, S] of each layer in turn; rows sum to 1."""
+        """Receive the attention weights [H, t, S] of each layer in turn; rows sum to 1."""
 
 
 class NumpyRuntime(KVCacheRuntime):
@@ -56,7 +56,7 @@ class NumpyRuntime(KVCacheRuntime):
         self._head = Matrix(self._embedding if config.tie_word_embeddings else checkpoint.stacked(["lm_head.weight"]))
         self._eps = np.float32(config.rms_norm_eps)
         self._rotations = np.zeros((0, 1, config.head_dim // 2), np.complex64)
-        self._expert_weights: list[Array] = []  # [E] of the last token in each layer
+        self._expert_weights: list[Array] = []  # [E] for the last token, in each layer
 
     def prefill(self, ids: Sequence[int], recorder: Recorder | None = None) -> Array:
         return linear(self._process(ids, recorder)[-1:], self._head)[0]
@@ -65,15 +65,15 @@ class NumpyRuntime(KVCacheRuntime):
         return linear(self._process(ids), self._head)
 
     def logit_lens(self, x: Array) -> Array:
-        """Logits [T, V] of a residual stream [T, C], as if no layer followed (nostalgebraist 2020)."""
+        """Return the logits [T, V] of a residual stream [T, C], as if no layer followed (nostalgebraist 2020)."""
         return linear(self._final_norm(x), self._head)
 
     def expert_weights(self) -> Array:
-        """Weights [layers, E] of the experts for the last token; empty for a model without experts."""
+        """Return the weights [layers, E] of the experts for the last token; empty for a model without experts."""
         return np.stack(self._expert_weights) if self._expert_weights else np.zeros((0, 0), np.float32)
 
     def score(self, ids: Ints) -> Scores:
-        """Holds B * T hidden states in memory, never B * T * V logits."""
+        """Score windows with B * T hidden states in memory, never B * T * V logits."""
         B, T = ids.shape[0], ids.shape[1] - 1
         check_context(T, self.context)
         x = self._final_norm(self._forward_windows(ids[:, :-1]))
@@ -86,7 +86,7 @@ class NumpyRuntime(KVCacheRuntime):
         return losses.reshape(B, T), correct.reshape(B, T)
 
     def _process(self, ids: Sequence[int], recorder: Recorder | None = None) -> Array:
-        """Add tokens to the cache; return their final hidden states [T, C], which the output embedding reads."""
+        """Add tokens to the cache; return their final hidden states [T, C], the input of the output embedding."""
         check_input(ids, self.length, self.context)
         self._extend_rotations(self.length + len(ids))
         self.cache.reserve(self.length + len(ids))
@@ -103,8 +103,8 @@ class NumpyRuntime(KVCacheRuntime):
         return self._final_norm(chunks[0] if len(chunks) == 1 else np.concatenate(chunks))
 
     def _forward_windows(self, ids: Ints) -> Array:
-        """Windows [B, T] through all layers, without the cache: the residual stream [B * T, C]. Matrix products process
-        all windows together, attention one window at a time."""
+        """Run windows [B, T] through all layers without the cache; return the residual stream [B * T, C]. Matrix
+        products process all windows together, attention one window at a time."""
         B, T = ids.shape
         self._extend_rotations(T)
 
@@ -134,13 +134,13 @@ class NumpyRuntime(KVCacheRuntime):
     def _forward(
         self, ids: Ints, rotations: NDArray[np.complex64], attend: Attend, recorder: Recorder | None = None
     ) -> Array:
-        """Tokens [T], with the `rotations` [T, 1, D/2] of their positions, through all layers: [T, C]. `attend` is
-        attention against the cache, or within windows."""
+        """Run tokens [T] with the `rotations` [T, 1, D/2] of their positions through all layers; return [T, C].
+        `attend` is attention to the cache, or within windows."""
         x = self._embedding[ids]  # [T, C]
         if recorder:
             recorder.residual(x)
         expert_weights: list[Array] = []
-        with np.errstate(over="ignore"):  # exp(-gate) of a SwiGLU may be infinite; silu(gate) is then 0, as it should
+        with np.errstate(over="ignore"):  # exp(-gate) in a SwiGLU may be infinite; silu(gate) is then correctly 0
             for index, layer in enumerate(self._layers):
                 q, k, v = layer.project(_rms_norm(x, self._eps), rotations)
                 x = x + linear(attend(index, q, k, v), layer.o)
@@ -170,8 +170,8 @@ class _Layer:
 
     Matrices with the same input are stacked, so that a layer takes four matrix-vector products per token. The gains of
     norms and the scale of attention scores are folded into the matrices once. Rotary embeddings rotate the pairs
-    (i, i + D/2) of a head; here the two lie side by side, so that a pair is one complex number and a rotation one
-    complex product. Queries and keys are permuted alike, so attention scores do not change.
+    (i, i + D/2) of a head; here the elements of a pair are adjacent, so that a pair is one complex number and a
+    rotation one complex product. Queries and keys are permuted in the same way, so attention scores do not change.
     """
 
     def __init__(self, checkpoint: Checkpoint, index: int) -> None:
@@ -240,7 +240,7 @@ class _SwiGLU:
 
 class _Experts:
     """A sparse mixture of SwiGLUs: a router chooses `active` experts for each token (arXiv:2401.04088, section 2.1).
-    The others are not computed."""
+    The other experts are not computed."""
 
     def __init__(self, experts: list[_SwiGLU], router: Array, active: int, normalize: bool) -> None:
         """`router` is [E, C]."""
@@ -285,7 +285,7 @@ def _attention_together(q: Array, keys: Array, values: Array, lengths: Ints, mas
     `lengths` [B] positions of each text are in use; the others are `masked` [B, S]."""
     B, H, D = q.shape
     G, S = keys.shape[1], masked.shape[1]
-    if 2 * lengths.sum() < B * S:  # one long text among short ones: most of what follows would be masked
+    if 2 * lengths.sum() < B * S:  # one long text among short ones: most scores would be masked
         texts = enumerate(lengths.tolist())
         return np.concatenate([_attention(q[b : b + 1], keys[b, :, :n], values[b, :, :n]) for b, n in texts])
     weights = q.reshape(B, G, H // G, D) @ keys[:, :, :S].swapaxes(2, 3)  # [B, G, H/G, S]

@@ -1,6 +1,6 @@
-"""Model -> runtime: numpy on the CPU, onnxruntime for quantized weights or for speed, torch on any other device.
+"""The choice of a runtime for a model: numpy on the CPU, onnxruntime for quantized weights or speed, torch elsewhere.
 
-Each backend is imported only when it is chosen, so that the CPU never waits for torch.
+A backend is imported only when it is chosen, so the CPU never waits for torch.
 """
 
 import contextlib
@@ -13,8 +13,8 @@ from llmcli.formats.ensemble_file import Ensemble
 from llmcli.models.ngram_runtime import NgramEnsemble, with_ngram_cache
 from llmcli.models.runtime import Runtime
 
-FAST_BYTES = 2 << 30  # float32 weights of at most this size are held twice for speed
-WORTH_FAST = 20_000_000  # parameters; a smaller model answers at once anyway
+FAST_BYTES = 2 << 30  # largest float32 weights that are kept in memory twice for speed
+WORTH_FAST = 20_000_000  # parameters; a smaller model is fast enough anyway
 OnNote = Callable[[str], None]
 
 
@@ -27,10 +27,10 @@ def open_runtime(
     fast: bool = False,
     cache: bool = True,
 ) -> Runtime:
-    """Make a model ready to run, with its n-gram cache if it has one and `cache` is true. `device` is "cpu", "cuda",
-    "mps" or "auto"; `quantize` "int8", "int4", or None for the weights as they are stored. With `fast`, float32 weights
-    on the CPU run in onnxruntime, if installed: up to twice as fast, in twice the memory. Raises LLMError when the
-    device or the backend is missing."""
+    """Make a model ready to run, with its n-gram cache if it has one and `cache` is True. `device` is "cpu", "cuda",
+    "mps" or "auto"; `quantize` is "int8", "int4", or None for the stored weights. With `fast`, float32 weights on the
+    CPU run in onnxruntime, if installed: up to twice as fast, in twice the memory. Raises LLMError if the device or
+    backend is missing."""
     weights = [CacheWeights.of_record(record, model.shared.path) for record in model.records] if cache else []
     if isinstance(model, Ensemble):
         from llmcli.models.ensemble import EnsembleRuntime
@@ -56,13 +56,13 @@ def _open_network(checkpoint: Checkpoint, device: str, quantize: str | None, on_
     from llmcli.models.onnx import runtime as onnx_runtime
 
     unsupported = onnx_runtime.unsupported(checkpoint.config)
-    if not unsupported and (quantize or onnx_runtime.is_installed()):  # stored quantized weights run without it, too
+    if not unsupported and (quantize or onnx_runtime.is_installed()):  # stored quantized weights also run without it
         try:
             return onnx_runtime.OnnxRuntime(checkpoint, scheme)
-        except LLMError as error:  # it does not load, such as one for another system
+        except LLMError as error:  # it does not load, for instance a build for another system
             if quantize:
                 raise
-            on_note(f"onnxruntime does not work here ({error.__cause__ or error}); running without it, more slowly")
+            on_note(f"onnxruntime does not work here ({error.__cause__ or error}); running more slowly without it")
     if not scheme:
         return NumpyRuntime(checkpoint)
     reason = f"onnxruntime does not support {unsupported}" if unsupported else "pip install 'llmcli[fast]' adds one"
@@ -71,12 +71,12 @@ def _open_network(checkpoint: Checkpoint, device: str, quantize: str | None, on_
 
 
 def expert_names(model: Checkpoint | Ensemble) -> list[str]:
-    """The models of an ensemble, or the numbers of a sparse model's experts; [] without any."""
+    """Return the names of an ensemble's models, or the numbers of a sparse model's experts; [] for other models."""
     return list(model.names) if isinstance(model, Ensemble) else [str(i) for i in range(model.config.num_experts)]
 
 
 def open_trained(checkpoint: Checkpoint, device: str) -> Runtime:
-    """A model that its training run generates from: on the GPU, if the model is large and there is memory for it."""
+    """Open a model from its training run: on the GPU if it is large and fits, otherwise on the CPU."""
     if device != "cpu" and checkpoint.parameters >= WORTH_FAST:
         from llmcli.models.torch.runtime import TorchRuntime
 

@@ -1,1 +1,1 @@
-"""The network in ONNX Runtime."""
+"""The decoder in ONNX Runtime."""

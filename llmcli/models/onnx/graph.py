@@ -1,9 +1,9 @@
-"""The decoder as ONNX graphs, made of onnxruntime's fused operators, with quantized weights or in float32.
+"""The decoder as ONNX graphs of onnxruntime's fused operators, with quantized or float32 weights.
 
 Two graphs: `decoder_graph` from token embeddings to final hidden states, with the key-value cache as inputs and
-outputs that share memory; `head_graph` from hidden states to logits. A layer is nine operators: calling onnxruntime
-for the matrix products alone, with the rest in numpy, took 1.7 times as long (tests/benchmarks/LOG.md). Matrices in
-float32 are not copied into the graph: onnxruntime reads the arrays of this process.
+outputs that share memory; `head_graph` from hidden states to logits. A layer is nine operators: using onnxruntime only
+for matrix products, with the rest in numpy, took 1.7 times as long (tests/benchmarks/LOG.md). Float32 matrices are not
+copied into the graph: onnxruntime reads the arrays of this process.
 
 B = texts; T = tokens; V = vocabulary size; C = hidden size; I = intermediate size of the SwiGLU; H, G = query heads,
 key-value heads; D = head size.
@@ -22,15 +22,15 @@ from llmcli.models.runtime import Array
 
 _ORT = "com.microsoft"  # the domain of onnxruntime's own operators
 
-Weight = QuantizedMatrix | Array  # of a linear layer: [outputs, inputs]
+Weight = QuantizedMatrix | Array  # in a linear layer, [outputs, inputs]
 
 
-# a model, and the arrays that it refers to by name, which must live as long as it is used
+# a model, and the arrays that it refers to by name, which must outlive it
 Graph = tuple[bytes, dict[str, Array]]
 
 
 def read_weight(checkpoint: Checkpoint, scheme: str | None, *names: str) -> Weight:
-    """Matrices with the same input, stacked so that one product computes all; in float32 without a scheme."""
+    """Stack matrices with the same input into one product; without a scheme in float32."""
     matrices = [matrix for name in names if (matrix := checkpoint.quantized(name, scheme)) is not None]
     if len(matrices) < 2:
         return matrices[0] if matrices else checkpoint.stacked(names)
@@ -50,11 +50,11 @@ def head_graph(weight: Weight) -> Graph:
 
 
 def decoder_graph(checkpoint: Checkpoint, scheme: str | None) -> Graph:
-    """Embeddings x [B, T, C] -> final hidden states [B, T, C], normalized; keys and values are cached in place.
+    """Embeddings x [B, T, C] -> normalized final hidden states [B, T, C]; keys and values are cached in place.
 
-    `scheme` is "int8", "int4" or None. Further inputs: past [B], the positions of the last tokens; total [1], the
-    largest number of tokens including the last; the rotary tables cos and sin [positions, D/2]; the cache keys.i and
-    values.i [B, G, capacity, D] of layer i.
+    `scheme` is "int8", "int4" or None. Other inputs: past [B], the positions of the last tokens; total [1], the largest
+    number of tokens including the last; the rotary tables cos and sin [positions, D/2]; the cache keys.i and values.i
+    [B, G, capacity, D] of layer i.
     """
     config, tensors = checkpoint.config, checkpoint.tensors
     graph = _GraphBuilder()
@@ -87,7 +87,7 @@ def _add_attention(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str |
     bias = np.concatenate([tensors[f"{name}{which}_proj.bias"] for which in "qkv"]) if config.qkv_bias else None
     weight = read_weight(checkpoint, scheme, *(f"{name}{which}_proj.weight" for which in "qkv"))
     qkv = graph.linear(x, weight, name, bias)
-    projections = [qkv, "", ""]  # the operator takes the three in one
+    projections = [qkv, "", ""]  # the operator takes all three as one input
     if config.qk_norm:
         projections = [f"{name}{which}" for which in "qkv"]
         sizes = graph.constant(np.array([H * D, G * D, G * D], np.int64))
@@ -157,7 +157,7 @@ class _GraphBuilder:
             product, name, kind = out if bias is None else f"{out}.product", f"array.{len(self._arrays)}", self._proto
             self._arrays[name] = np.ascontiguousarray(weight)
             tensor = kind(name=name, data_type=kind.FLOAT, dims=weight.shape, data_location=kind.EXTERNAL)
-            tensor.external_data.add(key="location", value="memory")  # required, but not used
+            tensor.external_data.add(key="location", value="memory")  # required but unused
             self._constants.append(tensor)
             self.add("FusedMatMul", [x, name], [product], _ORT, transB=1)
             return product if bias is None else self.add("Add", [product, self.constant(bias)], [out])
@@ -179,7 +179,7 @@ class _GraphBuilder:
         return outputs[0], outputs[3]
 
     def finish(self) -> Graph:
-        """Raises LLMError when the model exceeds the size limit of protobuf, 2 GB."""
+        """Serialize the model. Raises LLMError if it exceeds protobuf's limit of 2 GB."""
         graph = self._helper.make_graph(self._nodes, "step", self._inputs, self._outputs, self._constants)
         versions = [self._helper.make_opsetid("", 17), self._helper.make_opsetid(_ORT, 1)]
         model = self._helper.make_model(graph, opset_imports=versions, ir_version=9)

@@ -1,9 +1,9 @@
-"""Runs models on a CPU with onnxruntime, faster than numpy: quantized, so that weights of 8 or 4 bits need less
-memory bandwidth, or in float32, with fused operations on all cores.
+"""Runs models on a CPU with onnxruntime, faster than numpy: quantized to 8 or 4 bits, which need less memory bandwidth,
+or in float32, with fused operations on all cores.
 
-Results of quantized models differ slightly from those of numpy_runtime.py, since matrix products quantize their inputs
-to int8, block by block. In float32 the weights are twice in memory: onnxruntime copies each matrix into the order in
-which it multiplies. Needs onnxruntime and onnx, which are extras. Never imports torch.
+Results of quantized models differ slightly from numpy_runtime.py, since matrix products quantize their inputs to int8,
+block by block. Float32 weights are in memory twice: onnxruntime copies each matrix into its own order. Needs
+onnxruntime and onnx, which are optional. Never imports torch.
 
 T = tokens; B = texts processed together; V = vocabulary size; C = hidden size; D = head size.
 """
@@ -34,7 +34,7 @@ def is_installed() -> bool:
 
 
 def unsupported(config: ModelConfig) -> str | None:
-    """The property of a model that onnxruntime's operators do not support; None if they run it."""
+    """Return the property of a model that onnxruntime's operators do not support, or None."""
     if config.num_experts:
         return "mixture-of-experts layers"
     return f"a head size of {config.head_dim} (only multiples of 16)" if config.head_dim % 16 else None
@@ -44,8 +44,8 @@ class OnnxRuntime(KVCacheRuntime):
     """A checkpoint ready to run in onnxruntime."""
 
     def __init__(self, checkpoint: Checkpoint, scheme: str | None) -> None:
-        """`scheme` is "int8", "int4", or None for float32; `checkpoint` must not be `unsupported`. Raises LLMError
-        without onnxruntime."""
+        """`scheme` is "int8", "int4", or None for float32; `checkpoint` must not be `unsupported`. Raises LLMError if
+        onnxruntime is not installed."""
         super().__init__(checkpoint.config)
         self._is_quantized = scheme is not None
         self._network = _Network(checkpoint, scheme)
@@ -64,8 +64,8 @@ class OnnxRuntime(KVCacheRuntime):
         return binding.last_logits()
 
     def prefill(self, ids: Sequence[int]) -> Array:
-        """Process one token or more; return the logits [V] of the next one. In a quantized model they come from a step
-        with the last token alone, which rounds differently: so they do not depend on what was in the cache before."""
+        """Process one token or more; return the logits [V] of the next one. A quantized model processes the last token
+        alone, because rounding depends on the batch: the logits then do not depend on what was cached before."""
         if self._is_quantized and len(ids) > 1:
             check_input(ids, self.length, self.context)
             self.cache.reserve(self.length + len(ids))
@@ -98,7 +98,7 @@ class OnnxRuntime(KVCacheRuntime):
         return losses, correct
 
     def _process(self, ids: Sequence[int]) -> "Iterator[_Binding]":
-        """Run tokens through the decoder; yields the binding that holds the results of each chunk."""
+        """Run tokens through the decoder; yields the binding with the results of each chunk."""
         check_input(ids, self.length, self.context)
         self.cache.reserve(self.length + len(ids))
         for first in range(0, len(ids), PREFILL_CHUNK):
@@ -124,11 +124,11 @@ class _Network:
         self._embedding = read_weight(checkpoint, scheme, "model.embed_tokens.weight")  # [V, C]
         tied = self.config.tie_word_embeddings
         head = self._embedding if tied else read_weight(checkpoint, scheme, "lm_head.weight")
-        self._weights: list[Any] = []  # in float32
+        self._weights: list[Any] = []  # float32 only
         self.decoder = self._session(decoder_graph(checkpoint, scheme))
         self.head = self._session(head_graph(head))
         self._rotary: list[Any] = []  # cos and sin of the positions used so far: [positions, D/2]
-        # of one token in each of several texts, by their slots: it goes when these move to larger memory
+        # for one token in each of several texts, by their slots; dropped when these move to larger memory
         self.bindings: WeakKeyDictionary[KVCache, _Binding] = WeakKeyDictionary()
 
     def _session(self, graph: Graph) -> Any:
@@ -145,18 +145,18 @@ class _Network:
             raise LLMError(f"onnxruntime {self._ort.__version__} cannot run this model: {error}") from error
 
     def value(self, array: NDArray[Any]) -> Any:
-        """An array for onnxruntime, which uses its memory."""
+        """Wrap an array for onnxruntime, which uses its memory."""
         return self._ort.OrtValue.ortvalue_from_numpy(array)
 
     def embed(self, ids: Ints) -> Array:
-        """The embeddings of tokens, [..., C]."""
+        """Return the embeddings of tokens, [..., C]."""
         if isinstance(self._embedding, QuantizedMatrix):
             return self._embedding.dequantize(ids)
         return self._embedding[ids]
 
     def rotary_tables(self, length: int) -> list[Any]:
-        """cos and sin [positions, D/2] of `length` positions or more: a config may claim a far longer context than is
-        ever used."""
+        """Return cos and sin [positions, D/2] for at least `length` positions: a config may claim a far longer context
+        than is ever used."""
         tables = self._rotary  # another thread may replace them
         known = tables[0].shape()[0] if tables else 0
         if length > known:
@@ -175,7 +175,7 @@ class _Binding:
         self._x = np.zeros((batch, count, config.hidden_size), np.float32)
         self._hidden = np.zeros_like(self._x)
         self._past, self._total = np.zeros(batch, np.int32), np.zeros(1, np.int32)
-        self._logits = np.zeros((batch, 1, config.vocab_size), np.float32)  # of the last token
+        self._logits = np.zeros((batch, 1, config.vocab_size), np.float32)  # for the last token
         self._decoder, self._head = network.decoder.io_binding(), network.head.io_binding()
         # a value must live as long as it is bound
         bound = {"x": self._x, "past": self._past, "total": self._total, "hidden": self._hidden, "logits": self._logits}
@@ -186,11 +186,11 @@ class _Binding:
         self._decoder.bind_ortvalue_output("hidden", self._values["hidden"])
         self._head.bind_ortvalue_input("hidden", self._values["last"])
         self._head.bind_ortvalue_output("logits", self._values["logits"])
-        self._keys: list[Array] | None = None  # of the cache that is bound
+        self._keys: list[Array] | None = None  # keys of the bound cache
 
     def run(self, ids: Sequence[Sequence[int]] | Ints, past: Sequence[int] | Ints, cache: KVCache) -> None:
-        """Run tokens ids [B, T] through the decoder, after past [B] others whose keys and values are in `cache`."""
-        if self._keys is not cache.keys:  # another cache, or it has moved
+        """Run tokens ids [B, T] through the decoder, after past [B] tokens in `cache`."""
+        if self._keys is not cache.keys:  # another cache, or a moved one
             self._bind(cache)
         ids = np.asarray(ids)
         self._x[...] = self._network.embed(ids.ravel()).reshape(self._x.shape)
@@ -210,11 +210,11 @@ class _Binding:
         self._keys = cache.keys
 
     def logits(self) -> Array:
-        """Logits [B, T, V] after each token."""
+        """Return the logits [B, T, V] after each token."""
         return self._network.head.run(None, {"hidden": self._hidden})[0]
 
     def last_logits(self) -> Array:
-        """Logits [B, V] after the last token of each text."""
+        """Return the logits [B, V] after the last token of each text."""
         if self._values["last"] is not self._values["hidden"]:
             self._values["last"].numpy()[...] = self._hidden[:, -1:]
         self._network.head.run_with_iobinding(self._head)

@@ -1,1 +1,1 @@
-"""The network in PyTorch, for training and GPUs."""
+"""The decoder in PyTorch, for training and GPUs."""

@@ -1,4 +1,4 @@
-"""The device that torch runs on: its choice, whether it works, and its lack of memory."""
+"""The device for torch: choosing it, checking that it works, detecting out-of-memory errors."""
 
 import contextlib
 import re
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from llmcli.errors import LLMError
 
-# in messages of torch, of cuBLAS and cuDNN, and of MPS, where a buffer would be larger than its largest
+# in messages of torch, of cuBLAS and cuDNN, and of MPS, where a buffer exceeds the maximum size
 OUT_OF_MEMORY = "(not enough|out of|allocate) memory|std::bad_alloc|STATUS_ALLOC_FAILED|Invalid buffer size"
 
 
 def pick_device(name: str) -> str:
-    """Resolve "auto" to a GPU if torch sees one, else to the CPU. Raises LLMError when a named device is missing."""
+    """Resolve "auto" to a GPU if torch sees one, otherwise to the CPU. Raises LLMError if a named device is missing."""
     if name == "auto":
         return next(device for device in ("cuda", "mps", "cpu") if not _missing(device))
     if missing := _missing(name):
@@ -26,14 +26,14 @@ def gpu_count() -> int:
 
 
 def check_dtype(dtype: str, device: str) -> None:
-    """Raises LLMError if this machine cannot multiply matrices of `dtype` on `device`."""
+    """Raise LLMError if this machine cannot multiply matrices of `dtype` on `device`."""
     pick_device(device)
     if problem := find_problem(dtype, device):
         raise LLMError(f"{problem}; use {'`device` cpu' if dtype == 'float32' else '`dtype` float32'}")
 
 
 def find_problem(dtype: str, device: str) -> str:
-    """The reason why this machine cannot multiply matrices of `dtype` on `device`; "" if it can."""
+    """Return why this machine cannot multiply matrices of `dtype` on `device`; "" if it can."""
     import torch
 
     if missing := _missing(device):
@@ -48,7 +48,7 @@ def find_problem(dtype: str, device: str) -> str:
 
 
 def _missing(device: str) -> str:
-    """An error message if torch does not see the device; "" if it does."""
+    """Return an error message if torch does not see the device; "" if it does."""
     import torch  # slow to import, and not needed on the CPU
 
     seen = torch.cuda.is_available() if device == "cuda" else device == "cpu" or torch.backends.mps.is_available()
@@ -56,13 +56,13 @@ def _missing(device: str) -> str:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error of torch means that memory is short; its type differs by device."""
+    """Return whether a torch error means out of memory; its type depends on the device."""
     return isinstance(error, MemoryError) or re.search(OUT_OF_MEMORY, str(error)) is not None
 
 
 @contextlib.contextmanager
 def memory_errors() -> Iterator[None]:
-    """Turns an error of torch for lack of memory into a MemoryError. Other errors pass."""
+    """Turn torch's out-of-memory errors into MemoryError. Other errors pass."""
     try:
         yield
     except RuntimeError as error:

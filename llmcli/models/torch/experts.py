@@ -1,4 +1,4 @@
-"""The sparse mixture of experts in torch: a router and its SwiGLUs.
+"""A sparse mixture of experts in torch: a router and its SwiGLUs.
 
 B, T, C = batch, tokens, hidden size; N = B * T; E, K = experts, active experts per token; I = intermediate size.
 """
@@ -20,7 +20,7 @@ class Router(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(config.num_experts, config.hidden_size))
         self.active, self.normalize = config.num_experts_per_tok, config.norm_topk_prob
-        self.balance_loss: Tensor | None = None  # of the last training batch: see `forward`
+        self.balance_loss: Tensor | None = None  # for the last training batch; see `forward`
         self.expert_counts = [0] * config.num_experts  # tokens routed to each expert in eval mode
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, list[int]]:
@@ -40,7 +40,7 @@ class Router(nn.Module):
 
 
 class Experts(nn.Module):
-    """SwiGLUs of which K of E process each token, with no capacity limit (arXiv:1701.06538, section 2;
+    """E SwiGLUs, of which K process each token, without a capacity limit (arXiv:1701.06538, section 2;
     arXiv:2401.04088, section 2.1). Their matrices are stacked; a file stores them one by one."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -53,14 +53,14 @@ class Experts(nn.Module):
         self.gate_up: Tensor | None = None  # see `fold`
 
     def fold(self, gain: Tensor) -> None:
-        """Stack the matrices of gate and up once, for inference alone. Their gain is applied to the activations."""
+        """Stack the gate and up matrices once, for inference only. Their gain is applied to the activations."""
         self.gate_up = torch.cat([self.gate_proj.detach(), self.up_proj.detach()], 1)
         self.register_parameter("gate_proj", None)
         self.register_parameter("up_proj", None)
 
     def forward(self, x: Tensor, gain: Tensor) -> Tensor:
-        """Normalized x [B, T, C], whose gain is still to be applied -> [B, T, C]. Tokens are sorted by expert, so that
-        each expert processes all of its tokens in one product."""
+        """Normalized x [B, T, C] before its gain -> [B, T, C]. Tokens are sorted by expert, so that each expert
+        processes all of its tokens in one product."""
         shape = x.shape
         x = (x * gain.to(x.dtype)).flatten(0, 1)  # [N, C]
         weights: Tensor

@@ -1,8 +1,8 @@
-"""Operations of the decoder with hand-written gradients, which make few passes over memory.
+"""Operations of the decoder with hand-written gradients that make few passes over memory.
 
-At these model sizes a training step on a CPU is limited by memory bandwidth and by the number of operations. What
-autograd would store and re-read for a norm, a rotation or a loss takes as long as the matrix products between them.
-Each class is one formula, forward and backward; the tests compare both with autograd.
+At these model sizes a training step on a CPU is limited by memory bandwidth and by the number of operations. Storing
+and reading the intermediate results of a norm, a rotation or a loss, as autograd does, takes as long as the matrix
+products. Each class is one formula, forward and backward; the tests compare both with autograd.
 
 B, T, C = batch, tokens, hidden size; N, D = heads, head size; V = vocabulary size; R = rows, mostly B * T.
 """
@@ -22,12 +22,12 @@ from torch.nn import functional
 from llmcli.config import LOSS_LOGITS, LOSS_ROWS, MAX_CONTEXT_KEEPING_SCORES, QUERY_BLOCK
 
 MAX_CONTEXT_KEEPING_SCORES_WITH_AMX = 512  # tokens; see `has_faster_attention`
-MIN_PROBABILITY = 1e-37  # probabilities are clipped here before the logarithm
+MIN_PROBABILITY = 1e-37  # lower bound of probabilities before the logarithm
 
 
 def contiguous_on_mps(x: Tensor) -> Tensor:
-    """x, copied if it is a view on MPS, where several versions of torch compute attention and SiLU's gradient of views
-    wrongly, without an error (issues 163597, 175188 and 181133 of pytorch/pytorch)."""
+    """Return x, copied if it is a view on MPS, where several torch versions silently compute wrong results for
+    attention and SiLU's gradient on views (issues 163597, 175188 and 181133 in pytorch/pytorch)."""
     return x.contiguous() if _is_on_mps(x) else x
 
 
@@ -59,7 +59,7 @@ class _Normalize(_Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         y, scale = ctx.saved_tensors
         grad = grads[0]
-        projection = (grad * y).mean(-1, keepdim=True)  # of the gradient onto y
+        projection = (grad * y).mean(-1, keepdim=True)  # projection of the gradient onto y
         return torch.addcmul(grad, y, projection, value=-1).mul_(scale), None
 
 
@@ -75,12 +75,12 @@ def _normalized(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 def _sum_dtype(x: Tensor) -> torch.dtype:
-    """The type for sums, at least float32: bfloat16 loses too much precision."""
+    """Return the dtype for sums, at least float32: bfloat16 loses too much precision."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
 def _empty_heads_first(like: Tensor) -> Tensor:
-    """An empty [B, T, N, D] in memory order [N, B, T, D]: attention needs no copy then. torch.compile refuses it."""
+    """Allocate [B, T, N, D] in memory order [N, B, T, D], so that attention needs no copy. torch.compile refuses it."""
     B, T, N, D = like.shape
     return like.new_empty(N, B, T, D).permute(1, 2, 0, 3)
 
@@ -136,8 +136,8 @@ rotate = _Rotate.apply
 class _Attention(_Function):
     """Causal softmax(q k^T) v (arXiv:1706.03762, section 3.2.1); [B, T, N, D] all. Queries must be scaled already.
 
-    The attention weights [B, N, T, T], without most of their masked half, are kept for the backward pass: for T up to
-    about a thousand that takes less time than recomputing them.
+    The attention weights [B, N, T, T], without most of their masked half, are kept for the backward pass, which is
+    faster than recomputing them for T up to about a thousand.
     """
 
     @staticmethod
@@ -179,8 +179,9 @@ attention = _Attention.apply
 
 
 def has_faster_attention(x: Tensor) -> bool:
-    """Whether torch's own attention trains faster than `attention` on x [B, T, C]: on GPUs, in long windows, and in
-    bfloat16 on processors with AMX, Intel's matrix unit, in shorter ones too (measured: tests/benchmarks/LOG.md)."""
+    """Return whether torch's own attention trains faster than `attention` on x [B, T, C]: on GPUs, in long windows, and
+    also in shorter windows in bfloat16 on processors with AMX, Intel's matrix unit (measured:
+    tests/benchmarks/LOG.md)."""
     if not _is_on_cpu(x):
         return True
     uses_amx = x.dtype is torch.bfloat16 and _has_amx()
@@ -200,8 +201,8 @@ def _future(T: int, device: torch.device) -> Tensor:
 
 
 class _StackedLinear(_Function):
-    """See `stacked_linear`. `tensors` are a gain, if `gains` is 1, a bias, if `biases` is 1, and the weights: numbers
-    come first, and no tensor is None, or torch.compile confuses them."""
+    """See `stacked_linear`. `tensors` are a gain if `gains` is 1, a bias if `biases` is 1, and the weights. Numbers
+    come first and no tensor is None, because torch.compile would confuse them."""
 
     @staticmethod
     def forward(ctx: Any, recompute: bool, gains: int, biases: int, x: Tensor, *tensors: Tensor) -> Tensor:
@@ -242,15 +243,15 @@ def _unpacked(
 def stacked_linear(
     x: Tensor, gain: Tensor | None, bias: Tensor | None, weights: Sequence[Tensor], *, recompute: bool
 ) -> Tensor:
-    """(x * gain) W^T + bias for several matrices stacked, in one product: [..., inputs] -> [..., sum of outputs], in
-    the dtype of x. The folded matrix is kept for the backward pass, or computed again there (`recompute`): the copies
-    of a large model would take more memory than its weights."""
+    """(x * gain) W^T + bias for several stacked matrices in one product: [..., inputs] -> [..., sum of outputs], in the
+    dtype of x. The folded matrix is kept for the backward pass, or recomputed there (`recompute`): in a large model the
+    copies would take more memory than the weights."""
     others = [tensor for tensor in (gain, bias) if tensor is not None]
     return _StackedLinear.apply(recompute, int(gain is not None), int(bias is not None), x, *others, *weights)
 
 
 def _joined_and_folded(weights: Sequence[Tensor], gain: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(the weights stacked, the same times the gain in `dtype`)"""
+    """Return (stacked weights, stacked weights times the gain in `dtype`)."""
     joined = torch.cat(list(weights)) if len(weights) > 1 else weights[0]
     return joined, (joined if gain is None else joined * gain).to(dtype)
 
@@ -269,7 +270,7 @@ class _SwiGLU(_Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         gate_up, activated = ctx.saved_tensors
         gate, up = map(contiguous_on_mps, gate_up.chunk(2, dim=-1))
-        if not _is_on_cpu(gate_up):  # torch.compile makes one kernel of it, but does not know the steps below
+        if not _is_on_cpu(gate_up):  # torch.compile fuses this into one kernel, unlike the steps below
             return torch.cat([torch.ops.aten.silu_backward(grads[0] * up, gate), grads[0] * activated], -1)
         grad = torch.empty_like(gate_up)
         grad_gate, grad_up = grad.chunk(2, dim=-1)
@@ -283,7 +284,7 @@ swiglu = _SwiGLU.apply
 
 
 class _Regroup(_Function):
-    """Rows of x [R, C] in another order, each `times` times, [R * times, C]: row i is x[order[i] // times]. `inverse`
+    """Reorder rows of x [R, C], each repeated `times` times, [R * times, C]: row i is x[order[i] // times]. `inverse`
     is the inverse permutation of `order`. The gradient is deterministic."""
 
     @staticmethod
@@ -330,30 +331,30 @@ grouped_linear = _GroupedLinear.apply
 
 
 class Dropout:
-    """Adds the output of a sublayer to the residual stream, with dropout. numpy draws masks, one byte per value: twenty
-    times as fast as torch, which uses one core, but the rate is rounded to a multiple of 1/256."""
+    """Adds the output of a sublayer to the residual stream, with dropout. numpy draws the masks, one byte per value:
+    twenty times as fast as torch, which uses one core, but the rate is rounded to a multiple of 1/256."""
 
     def __init__(self, rate: float) -> None:
         self.set_rate(rate)
         self._rng = np.random.Generator(np.random.SFC64(0))
         self._device_rng: torch.Generator | None = None  # used on a GPU
-        self._rows: tuple[range, int] | None = None  # (rows of the batch that are here, all rows); None: all
+        self._rows: tuple[range, int] | None = None  # (rows of this process, number of all rows); None: all
 
     def set_rows(self, rows: range | None, count: int = 0) -> None:
-        """Draw masks for these rows of a batch of `count` rows: the same as in the whole batch. None: all rows."""
+        """Draw masks for these rows of a batch of `count` rows, the same as in the whole batch. None: all rows."""
         self._rows = None if rows is None else (rows, count)
 
     def set_rate(self, rate: float) -> None:
         self._dropped = round(rate * 256)  # in 256ths
 
     def seed(self, *numbers: int) -> None:
-        """Make the masks that follow a function of these numbers: the seed, the step, ..."""
+        """Make the next masks a function of these numbers: the seed, the step, ..."""
         if self._dropped:
             self._rng = np.random.Generator(np.random.SFC64(numbers))
             self._device_rng = None
 
     def exclude_from_compilation(self) -> None:
-        """Have torch.compile call this as it is: it cannot compile random numbers that depend on a seed."""
+        """Exclude this from torch.compile, which cannot compile random numbers that depend on a seed."""
         self._mask = torch.compiler.disable(self._mask)  # type: ignore[method-assign, no-untyped-call]
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
@@ -378,13 +379,13 @@ class Dropout:
 
 # ---- losses of logits x head^T
 
-RowLoss = Callable[[slice], tuple[Tensor, Tensor]]  # block of rows -> (their summed loss, its gradient of the logits)
+RowLoss = Callable[[slice], tuple[Tensor, Tensor]]  # block of rows -> (summed loss, gradient of the logits)
 
 
 class _HeadLoss(_Function):
-    """The mean over rows of a loss of the logits x head^T; x [R, C], head [V, C].
+    """The mean over rows of a loss on the logits x head^T; x [R, C], head [V, C].
 
-    The forward pass already computes the gradients, a block of rows at a time (on a GPU of about `most_logits` logits),
+    The forward pass already computes the gradients, one block of rows at a time (about `most_logits` logits on a GPU),
     so that the logits [R, V] are never held in memory. Call it only in training; backward scales these gradients in
     place, so call it at most once.
     """
@@ -420,12 +421,12 @@ class SoftTargets:
 
     x: Tensor  # [R, C]
     head: Tensor  # [V, C]
-    weight: float  # 0 to 1; the targets have the rest
+    weight: float  # 0 to 1; the rest is the targets' weight
 
 
 def cross_entropy(x: Tensor, head: Tensor, targets: Tensor, soft: SoftTargets | None = None) -> Tensor:
     """Mean cross-entropy in nats of targets [R] under softmax(x head^T), as a `_HeadLoss`. With `soft`, the gradients
-    are a weighted sum for both kinds of targets; the value is still that of `targets` alone."""
+    are a weighted sum for both kinds of targets; the value still counts only `targets`."""
 
     def row_loss(block: slice) -> tuple[Tensor, Tensor]:
         targets_block = targets[block, None]

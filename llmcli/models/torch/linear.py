@@ -1,7 +1,7 @@
-"""Linear layers with optional low-rank adapters, and rows of embeddings that are trained.
+"""Linear layers with optional low-rank adapters, and trainable rows of embeddings.
 
-Weights stay float32; they are cast to the dtype of the activations for each product. `reset_parameters` does nothing:
-LanguageModel initializes or loads all weights, and random numbers that are overwritten take seconds for a billion.
+Weights stay float32 and are cast to the dtype of the activations for each product. `reset_parameters` does nothing:
+LanguageModel initializes or loads all weights, and a billion random numbers that are overwritten would take seconds.
 """
 
 import torch
@@ -25,21 +25,21 @@ class LowRankAdapter(nn.Module):
         return F.linear(F.linear(x, self.lora_A.to(x.dtype)), (self.lora_B * LORA_SCALE).to(x.dtype))
 
     def merged(self) -> Tensor:
-        """The update as one matrix [outputs, inputs]."""
+        """Return the update as one matrix [outputs, inputs]."""
         return LORA_SCALE * self.lora_B @ self.lora_A
 
 
 class Linear(nn.Linear):
-    """A matrix [outputs, inputs], with an adapter once one is set."""
+    """A matrix [outputs, inputs] with an optional adapter."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
         super().__init__(inputs, outputs, bias=bias)
         self.adapter: LowRankAdapter | None = None
         self.folded: tuple[Tensor, Tensor | None] | None = None  # see `fold`
-        self.saves_memory = False  # also on a CPU, at the cost of some time
+        self.saves_memory = False  # even on a CPU, at the cost of some time
 
     def recomputes(self, x: Tensor) -> bool:
-        """Whether the backward pass recomputes the copy of the weights that is multiplied."""
+        """Return whether the backward pass recomputes the cast copy of the weights."""
         return self.saves_memory or x.device.type != "cpu"
 
     def reset_parameters(self) -> None:
@@ -52,9 +52,9 @@ class Linear(nn.Linear):
 
 
 class TokenRows(nn.Module):
-    """Trainable embeddings of consecutive tokens, in place of their rows in the frozen matrices: LoRA alone cannot
-    teach a model the tokens that were appended for a chat template. B, T, C, V = batch, tokens, hidden size, vocabulary
-    size."""
+    """Trainable embeddings of consecutive tokens, which replace their rows in the frozen matrices: with LoRA alone, a
+    model cannot learn the tokens that were appended for a chat template. B, T, C, V = batch, tokens, hidden size,
+    vocabulary size."""
 
     def __init__(self, first: int, count: int, hidden_size: int, tied: bool) -> None:
         super().__init__()
@@ -63,18 +63,18 @@ class TokenRows(nn.Module):
         self.head = None if tied else nn.Parameter(torch.zeros(count, hidden_size))
 
     def embed(self, x: Tensor, ids: Tensor) -> Tensor:
-        """The embeddings x [B, T, C] of ids [B, T], with the rows of these tokens replaced."""
+        """Return the embeddings x [B, T, C] of ids [B, T] with the rows of these tokens replaced."""
         is_own = (ids >= self._first) & (ids < self._end)
         rows = F.embedding((ids - self._first).clamp(0, len(self.embedding) - 1), self.embedding)
         return torch.where(is_own[..., None], rows, x)
 
     def merged(self, name: str, matrix: Tensor) -> Tensor:
-        """A weight [V, C] with these rows in it; any other weight as it is."""
+        """Return a weight [V, C] with these rows inserted; other weights unchanged."""
         rows = self._rows(name)
         return matrix if rows is None else torch.cat([matrix[: self._first], rows, matrix[self._end :]])
 
     def load(self, name: str, matrix: Tensor) -> None:
-        """Copy these rows from a weight [V, C]; ignore any other weight."""
+        """Copy these rows from a weight [V, C]; ignore other weights."""
         rows = self._rows(name)
         if rows is not None:
             rows.copy_(matrix[self._first : self._end])
@@ -86,7 +86,7 @@ class TokenRows(nn.Module):
 
 
 def stacked_linear(x: Tensor, gain: Tensor, *matrices: Linear) -> Tensor:
-    """(x * gain) W^T for several matrices stacked, in one product: [..., inputs] -> [..., sum of outputs]."""
+    """(x * gain) W^T for several stacked matrices in one product: [..., inputs] -> [..., sum of outputs]."""
     if matrices[0].folded is not None:
         return F.linear(x, *matrices[0].folded)
     biases: list[Tensor] = [matrix.bias for matrix in matrices if matrix.bias is not None]
@@ -102,7 +102,7 @@ def stacked_linear(x: Tensor, gain: Tensor, *matrices: Linear) -> Tensor:
 
 @torch.no_grad()
 def fold(gain: Tensor, *matrices: Linear) -> None:
-    """Do once what `stacked_linear` does in every pass, for inference alone: the matrices themselves are dropped."""
+    """Stack and fold matrices once instead of in every pass, for inference only: the originals are dropped."""
     assert all(matrix.adapter is None for matrix in matrices), "adapters are merged"
     biases: list[Tensor] = [matrix.bias for matrix in matrices if matrix.bias is not None]
     weight = torch.cat([matrix.weight for matrix in matrices]).mul_(gain)

@@ -15,8 +15,8 @@ from llmcli.models.runtime import Array, Ints, Runtime, Scores, check_context, c
 from llmcli.models.torch.devices import memory_errors
 from llmcli.models.torch.transformer import LanguageModel, LayerKVCache
 
-LOGITS_AT_ONCE = 1 << 25  # logits of the windows that pass through the model together
-CPU_BLOCK_LOGITS = 1 << 23  # logits in memory at once on a CPU: 32 MB, up to four times while temperatures are tried
+LOGITS_AT_ONCE = 1 << 25  # logits of windows that are scored together
+CPU_BLOCK_LOGITS = 1 << 23  # logits in memory at once on a CPU: 32 MB, and up to four times that during calibration
 INVERSE_TEMPERATURES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)  # evenly spaced
 
 
@@ -28,9 +28,9 @@ class TorchRuntime(Runtime):
         config = checkpoint.config
         super().__init__(config.max_position_embeddings, config.parameters, config.cache_bytes_per_token)
         self._model = LanguageModel(config).to(device).eval()
-        self._model.load_arrays(checkpoint.tensors)  # one by one: the CPU never holds all of them
-        self._model.fold_gains()  # layer by layer: the device never holds two copies of more than one of them
-        if device != "cpu":  # give back what torch keeps for later tensors, for other programs
+        self._model.load_arrays(checkpoint.tensors)  # one by one: the CPU never holds all weights
+        self._model.fold_gains()  # layer by layer: the device holds two copies of one layer at most
+        if device != "cpu":  # return the memory that torch keeps for later tensors to the system
             (torch.cuda if device == "cuda" else torch.mps).empty_cache()
         self._caches = [LayerKVCache() for _ in range(config.num_hidden_layers)]
 
@@ -59,11 +59,11 @@ class TorchRuntime(Runtime):
 
     @memory_errors()
     @torch.inference_mode()
-    def _process(self, ids: Sequence[int], wanted: slice) -> Array:
-        """Process one token or more; return the logits [., V] after the `wanted` ones: all would take gigabytes."""
+    def _process(self, ids: Sequence[int], span: slice) -> Array:
+        """Process one token or more; return the logits [., V] after those in `span`: all would take gigabytes."""
         check_input(ids, self.length, self.context)
         batch = torch.tensor([list(ids)], device=self._model.cos.device)
-        hidden = self._model.hidden_states(batch, self._caches)[0, wanted]
+        hidden = self._model.hidden_states(batch, self._caches)[0, span]
         return self._model.logits(hidden).cpu().numpy()
 
     @memory_errors()
@@ -74,7 +74,7 @@ class TorchRuntime(Runtime):
 
 @torch.inference_mode()
 def score(model: LanguageModel, ids: Ints) -> Scores:
-    """Token losses as in `Scorer.score`. Dropout is off only if the model is in eval mode."""
+    """Compute token losses as `Scorer.score` does. Dropout is off only if the model is in eval mode."""
     losses, correct = [], []
     for logits, targets in _logits_and_targets(model, ids):
         losses.append(F.cross_entropy(logits, targets, reduction="none"))
@@ -85,9 +85,9 @@ def score(model: LanguageModel, ids: Ints) -> Scores:
 
 @torch.inference_mode()
 def fit_inverse_temperature(model: LanguageModel, ids: Ints) -> float:
-    """The factor on all logits that minimizes the loss of windows ids [B, T + 1]: temperature scaling
-    (arXiv:1706.04599, section 4.2). The loss is convex in it; a parabola through the best factor tried and its
-    neighbors is minimized."""
+    """Find the factor on all logits that minimizes the loss of windows ids [B, T + 1]: temperature scaling
+    (arXiv:1706.04599, section 4.2). The loss is convex in it; the result is the minimum of a parabola through the best
+    factor tried and its neighbors."""
     losses = torch.zeros(len(INVERSE_TEMPERATURES), dtype=torch.float64)
     for logits, targets in _logits_and_targets(model, ids):
         losses += torch.stack(
@@ -95,13 +95,13 @@ def fit_inverse_temperature(model: LanguageModel, ids: Ints) -> float:
         ).cpu()
     best = min(max(int(losses.argmin()), 1), len(INVERSE_TEMPERATURES) - 2)
     below, at, above = losses[best - 1 : best + 2].tolist()
-    offset = 0.5 * (below - above) / max(below - 2 * at + above, 1e-9)  # of the minimum from `best`, in steps
+    offset = 0.5 * (below - above) / max(below - 2 * at + above, 1e-9)  # distance of the minimum from `best`, in steps
     step = INVERSE_TEMPERATURES[1] - INVERSE_TEMPERATURES[0]
     return min(max(INVERSE_TEMPERATURES[best] + step * offset, INVERSE_TEMPERATURES[0]), INVERSE_TEMPERATURES[-1])
 
 
 def _logits_and_targets(model: LanguageModel, ids: Ints) -> Iterator[tuple[Tensor, Tensor]]:
-    """(logits [n, V] in float32, targets [n]) of windows ids [B, T + 1] in order, a block of them at a time."""
+    """Yield (logits [n, V] in float32, targets [n]) for blocks of windows ids [B, T + 1] in order."""
     windows = torch.from_numpy(ids).to(model.cos.device)
     rows = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
     block = max(1, CPU_BLOCK_LOGITS // model.config.vocab_size) if windows.device.type == "cpu" else rows

@@ -36,12 +36,12 @@ from llmcli.models.torch.kernels import (
 )
 from llmcli.models.torch.linear import Linear, LowRankAdapter, TokenRows, fold, stacked_linear
 
-BALANCE_WEIGHT = 0.01  # of the experts' load-balancing loss: measured, tests/benchmarks/LOG.md
+BALANCE_WEIGHT = 0.01  # weight of the experts' load-balancing loss: measured, tests/benchmarks/LOG.md
 
 
 class LayerKVCache:
-    """The KV cache of a layer, like KVCache in kv_cache.py. Forks share its tensors, which are replaced, never
-    changed."""
+    """The KV cache of a layer, like KVCache in kv_cache.py. Forks share its tensors, which are replaced but never
+    modified."""
 
     def __init__(self) -> None:
         self.tensors: tuple[Tensor, ...] = ()  # keys and values [B, G, length, D]
@@ -51,7 +51,7 @@ class LayerKVCache:
         return self.tensors[0].shape[2] if self.tensors else 0
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the keys and values of new tokens; return those of all tokens so far."""
+        """Add the keys and values of new tokens; return the keys and values of all tokens so far."""
         if self.tensors:
             k, v = (torch.cat(pair, dim=2) for pair in zip(self.tensors, (k, v), strict=True))
         self.tensors = k, v
@@ -83,7 +83,7 @@ class Attention(nn.Module):
         self.eps = config.rms_norm_eps
 
     def forward(self, x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, cache: LayerKVCache | None = None) -> Tensor:
-        """Normalized x [B, T, C], whose gain is still to be applied -> [B, T, C]. cos and sin are [T, 1, D]."""
+        """Normalized x [B, T, C] before its gain -> [B, T, C]. cos and sin are [T, 1, D]."""
         q, k, v = self._project(x, gain, cos, sin)
         B, T = x.shape[:2]
         if torch.is_grad_enabled() and not has_faster_attention(x):
@@ -97,7 +97,7 @@ class Attention(nn.Module):
         fold(gain, self.q_proj, self.k_proj, self.v_proj)
 
     def _project(self, x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries [B, T, H, D], scaled for attention, and keys [B, T, G, D]; values [B, T, G, D]."""
+        """Return rotated queries [B, T, H, D], scaled for attention, rotated keys and values [B, T, G, D]."""
         B, T, _ = x.shape
         H, G, D = self.H, self.G, self.D
         qkv = stacked_linear(x, gain, self.q_proj, self.k_proj, self.v_proj).view(B, T, H + 2 * G, D)
@@ -113,7 +113,7 @@ class Attention(nn.Module):
         return q, qk[:, :, H:], qkv[:, :, H + G :]
 
     def _attention_with_cache(self, q: Tensor, k: Tensor, v: Tensor, cache: LayerKVCache | None) -> Tensor:
-        """Attention by torch's own kernel, also to the tokens in the cache: [B, T, H or G, D] -> [B, T, H, D]."""
+        """Attention with torch's own kernel, including tokens in the cache: [B, T, H or G, D] -> [B, T, H, D]."""
         q, k, v = (contiguous_on_mps(t.transpose(1, 2)) for t in (q, k, v))  # [B, H or G, T, D]
         T, past = q.shape[2], cache.length if cache else 0
         mask: Tensor | None = None
@@ -131,8 +131,8 @@ class Attention(nn.Module):
 
 
 def _has_grouped_kernel(q: Tensor, mask: Tensor | None) -> bool:
-    """Whether torch computes attention of fewer key-value heads than query heads without holding all scores in memory.
-    On CUDA only FlashAttention does, which needs half precision and no mask."""
+    """Return whether torch computes grouped-query attention without holding all scores in memory. On CUDA only
+    FlashAttention does, which needs half precision and no mask."""
     return q.device.type != "cuda" or (q.dtype is torch.bfloat16 and mask is None)
 
 
@@ -146,7 +146,7 @@ class MLP(nn.Module):
         self.down_proj = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor, gain: Tensor) -> Tensor:
-        """Normalized x [B, T, C], whose gain is still to be applied -> [B, T, C]."""
+        """Normalized x [B, T, C] before its gain -> [B, T, C]."""
         return self.down_proj(swiglu(stacked_linear(x, gain, self.gate_proj, self.up_proj)))
 
     def fold(self, gain: Tensor) -> None:
@@ -172,7 +172,7 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Everything before the output embedding: a level in Hugging Face's tensor names."""
+    """Everything before the output embedding ("model." in Hugging Face's tensor names)."""
 
     def __init__(self, config: ModelConfig, dropout: Dropout) -> None:
         super().__init__()
@@ -183,13 +183,13 @@ class Decoder(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """Token ids [B, T] -> logits [B, T, V]. `dtype` is that of activations and matrix products; weights are float32. A
-    new model has no weights yet: call `initialize` or `load_arrays`."""
+    """Token ids [B, T] -> logits [B, T, V]. `dtype` applies to activations and matrix products; weights are float32. A
+    new model has no weights: call `initialize` or `load_arrays`."""
 
     cos: Tensor
     sin: Tensor
     between_layers: Callable[[], None] | None = None  # called before each layer; it may raise to abort the pass
-    teacher: "Teacher | None" = None  # in distillation: its predictions are a part of the targets in training
+    teacher: "Teacher | None" = None  # for distillation: its predictions are part of the training targets
 
     def __init__(self, config: ModelConfig, dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -200,7 +200,7 @@ class LanguageModel(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size)
         self.token_rows: TokenRows | None = None  # set by `train_token_rows`
-        self.logit_factor = 1.0  # of all logits, as if the gain of the last norm were multiplied by it
+        self.logit_factor = 1.0  # on all logits, as if the gain of the last norm were multiplied by it
         self._stacked = _stacked_names(config)
         empty = torch.empty(0, 1, config.head_dim, dtype=dtype)
         self.register_buffer("cos", empty, persistent=False)  # [positions used so far, 1, D]
@@ -210,8 +210,8 @@ class LanguageModel(nn.Module):
         return F.linear(self.hidden_states(ids, caches), self.head())
 
     def loss(self, ids: Tensor, loss_mask: Tensor | None = None) -> Tensor:
-        """Mean cross-entropy in nats of ids[:, 1:] in windows ids [B, T + 1], for training; with a `teacher` see
-        `cross_entropy`. `loss_mask` [B, T + 1], on the CPU, limits it to the tokens where it is True, at least one."""
+        """Return the mean cross-entropy in nats of ids[:, 1:] in windows ids [B, T + 1], for training; for a `teacher`
+        see `cross_entropy`. `loss_mask` [B, T + 1], on the CPU, selects the counted tokens, at least one."""
         hidden, targets = self.hidden_states(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()
         soft = self.teacher.targets(ids[:, :-1]) if self.teacher else None
         if loss_mask is not None:
@@ -222,11 +222,12 @@ class LanguageModel(nn.Module):
         if self.config.num_experts and self.training:
             balance_losses = [router.balance_loss for router in self._routers()]
             balance = torch.stack([term for term in balance_losses if term is not None]).mean()
-            loss = loss + BALANCE_WEIGHT * (balance - balance.detach())  # adds its gradient, but not its value
+            loss = loss + BALANCE_WEIGHT * (balance - balance.detach())  # adds the gradient but not the value
         return loss
 
     def hidden_states(self, ids: Tensor, caches: Sequence[LayerKVCache] | None = None) -> Tensor:
-        """The final hidden states [B, T, C] that `head` reads: normalized, without the gain of the last norm."""
+        """Return the final hidden states [B, T, C], the input of `head`: normalized, without the gain of the last
+        norm."""
         start = caches[0].length if caches else 0
         end = start + ids.shape[1]
         self._extend_rotary_tables(end)
@@ -244,7 +245,7 @@ class LanguageModel(nn.Module):
             self.between_layers()
 
     def head(self) -> Tensor:
-        """The output embedding [V, C], times the gain of the last norm."""
+        """Return the output embedding [V, C] times the gain of the last norm."""
         head = self._head_weight()
         if self.token_rows is not None:
             head = self.token_rows.merged(HEAD, head)
@@ -258,19 +259,20 @@ class LanguageModel(nn.Module):
         return gain if self.logit_factor == 1 else gain * self.logit_factor
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Final hidden states [T, C] of a few tokens -> logits [T, V] in float32; the gain is applied to the former."""
+        """Final hidden states [T, C] of a few tokens -> logits [T, V] in float32; the gain is applied to the hidden
+        states."""
         return F.linear(hidden * self.model.norm.weight, self._head_weight())
 
     def fold_gains(self) -> None:
-        """Fold the gains of the norms in the layers into the matrices after them, for inference alone in float32:
-        every pass would read and write these matrices three times otherwise."""
+        """Fold the gains of the norms in the layers into the following matrices, for inference in float32 only:
+        otherwise every pass would read and write these matrices three times."""
         for layer in self.modules():
             if isinstance(layer, Layer):
                 layer.self_attn.fold(layer.input_layernorm.weight)
                 layer.mlp.fold(layer.post_attention_layernorm.weight)
 
     def expert_shares(self) -> list[list[float]]:
-        """The share of routed tokens that each expert received in eval mode, [layers, experts]."""
+        """Return the share of routed tokens that each expert received in eval mode, [layers, experts]."""
         counts = [router.expert_counts for router in self._routers()]
         return [[round(count / max(1, sum(row)), 4) for count in row] for row in counts]
 
@@ -278,12 +280,12 @@ class LanguageModel(nn.Module):
         return [module for module in self.modules() if isinstance(module, Router)]
 
     def _extend_rotary_tables(self, length: int) -> None:
-        """Extend the rotary tables to `length` positions or more: a config may claim a far longer context than is ever
+        """Extend the rotary tables to at least `length` positions: a config may claim a far longer context than is ever
         used."""
         if length <= len(self.cos):
             return
         positions = max(length, 2 * len(self.cos), 64)
-        with torch.inference_mode(False):  # tables made while scoring are used in training too
+        with torch.inference_mode(False):  # tables made during scoring are also used in training
             self.cos, self.sin = (
                 table[:, None].to(self.cos.device, self.dtype) for table in rotary_tables(self.config, positions)
             )
@@ -317,7 +319,7 @@ class LanguageModel(nn.Module):
         self.to(self.cos.device)
 
     def train_token_rows(self, first: int, count: int) -> None:
-        """Train the embeddings of tokens `first` to `first` + `count` - 1, although the others are frozen."""
+        """Train the embeddings of tokens `first` to `first` + `count` - 1 while the others are frozen."""
         self.token_rows = TokenRows(first, count, self.config.hidden_size, self.config.tie_word_embeddings)
         self.token_rows.to(self.cos.device)
 
@@ -330,14 +332,14 @@ class LanguageModel(nn.Module):
                     self.token_rows.load(name, torch.from_numpy(arrays[name]))
 
     def scoring_model(self, arrays: Mapping[str, Array]) -> "LanguageModel":
-        """A model of the same config on the same device with other weights, in float32, as users of the file run it."""
+        """Return a model of the same config on the same device with other weights, in float32, as users will run it."""
         model = LanguageModel(self.config).to(self.cos.device)
         model.load_arrays(arrays)
         return model
 
     @torch.no_grad()
     def to_arrays(self) -> dict[str, Array]:
-        """A copy of the weights by Hugging Face's names, with adapters and `logit_factor` merged into them."""
+        """Copy the weights under Hugging Face's names, with adapters and `logit_factor` merged."""
         arrays = {}
         for name in self.config.tensor_shapes():
             weight = self._weight(name)
@@ -351,7 +353,7 @@ class LanguageModel(nn.Module):
         return arrays
 
     def trainable_arrays(self) -> dict[str, Array]:
-        """A copy of the trained weights by parameter name: all of them, or the adapters and token rows."""
+        """Copy the trained weights by parameter name: all weights, or the adapters and token rows."""
         return {name: copied(weight) for name, weight in self._trainable()}
 
     def load_trainable(self, arrays: Mapping[str, Array]) -> None:
@@ -371,19 +373,19 @@ class LanguageModel(nn.Module):
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained model from which another learns."""
+    """A trained model that another model learns from."""
 
     model: LanguageModel
-    weight: float  # of its predictions in the targets, 0 to 1
+    weight: float  # weight of its predictions in the targets, 0 to 1
 
     @torch.no_grad()
     def targets(self, ids: Tensor) -> SoftTargets:
-        """Its predictions after each of ids [B, T], as B * T rows."""
+        """Return its predictions after each of ids [B, T], as B * T rows."""
         return SoftTargets(self.model.hidden_states(ids).flatten(0, 1), self.model.head(), self.weight)
 
 
 def rotary_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
-    """cos and sin of position * frequency, [T, D] each; both halves of D have the same frequencies."""
+    """Compute cos and sin of position * frequency, [T, D] each; both halves of D have the same frequencies."""
     frequencies = torch.tensor(config.rope_frequencies(), dtype=torch.float64)
     angles = torch.arange(length, dtype=torch.float64)[:, None] * frequencies  # [T, D/2]
     angles = torch.cat([angles, angles], dim=-1)
@@ -391,7 +393,7 @@ def rotary_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
 
 
 def _stacked_names(config: ModelConfig) -> dict[str, tuple[str, int | None]]:
-    """Tensor names of routers and experts -> (parameter name, index into its stack; None for a router)."""
+    """Map tensor names of routers and experts to (parameter name, index into its stack; None for a router)."""
     stacked: dict[str, tuple[str, int | None]] = {}
     for i in range(config.num_hidden_layers if config.num_experts else 0):
         prefix = f"model.layers.{i}.mlp."
@@ -403,5 +405,5 @@ def _stacked_names(config: ModelConfig) -> dict[str, tuple[str, int | None]]:
 
 
 def copied(weight: Tensor) -> NDArray[np.float32]:
-    """A copy on the CPU, in float32."""
+    """Copy to the CPU in float32."""
     return weight.detach().to("cpu", torch.float32, copy=True).numpy()
