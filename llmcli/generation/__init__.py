@@ -1,1 +1,1 @@
-"""Text from a model: sampling, next words, the steps of one token."""
+"""Text generation: the decoding loop, sampling, next words, step-by-step traces, conversations."""

@@ -1,8 +1,8 @@
-"""A conversation with a model: messages in, pieces of the answer out.
+"""Conversations with a model: messages in, pieces of the answer out.
 
 `Assistant` answers any list of messages, `Chat` keeps the messages of one conversation. The KV cache is kept between
-answers: the whole conversation is encoded each time, so that the model gets the same tokens as in other programs, and
-only the tokens after the longest prefix shared with the cache are processed.
+answers: the whole conversation is encoded each time, for the same tokens as in other programs, and only the tokens
+after the longest prefix shared with the cache are processed.
 """
 
 import json
@@ -31,11 +31,11 @@ from llmcli.formats.open_file import model_files
 from llmcli.generation.generator import Piece, continue_ids
 from llmcli.models.runtime import Runtime
 
-READ_CHUNK = 256  # tokens of a prompt that are processed before control returns to the caller
-ANSWER_SHARE = 4  # a quarter of the context is kept free for the answer
-MAX_SEARCHED, MAX_LISTED = 100, 3  # model files whose headers are read, and that an error names
+READ_CHUNK = 256  # prompt tokens processed before control returns to the caller
+ANSWER_SHARE = 4  # one in four tokens of the context is kept free for the answer
+MAX_SEARCHED, MAX_LISTED = 100, 3  # model files whose headers are read, and those listed in an error
 TRAINING_FILE = "(FILE: a table of questions and answers, or conversations as JSON Lines)"
-_OTHER_LINE_ENDS = re.compile("[\x85\u2028\u2029]")  # JSON does not escape them, and many programs end a line there
+_OTHER_LINE_ENDS = re.compile("[\x85\u2028\u2029]")  # not escaped in JSON, but line ends in many programs
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class TurnsDropped:
 
 @dataclass(frozen=True)
 class PrefillProgress:
-    """Progress in processing the conversation, rendered by the template."""
+    """Progress in processing the conversation rendered by the template."""
 
     tokens: int
     cached: int  # tokens that were still in the KV cache
@@ -59,7 +59,7 @@ Event = TurnsDropped | PrefillProgress | Piece  # in this order; the last piece 
 
 
 def open_assistant(model: Checkpoint | Ensemble, runtime: Runtime, tokenizer: Tokenizer) -> "Assistant":
-    """Raises LLMError if the model has no chat template."""
+    """Open a model for conversations. Raises LLMError if it has no chat template."""
     template = open_chat_template(model.shared, tokenizer)
     if template is None:
         path = model.shared.path
@@ -69,7 +69,7 @@ def open_assistant(model: Checkpoint | Ensemble, runtime: Runtime, tokenizer: To
         )
         others = models_that_can_chat(path.parent) if path else ""
         raise LLMError(
-            f"{name} has no chat template: it continues text, and was not trained on conversations; "
+            f"{name} has no chat template: it continues text and was not trained on conversations; "
             f"{f'beside it, {others}' if others else train}; to continue a text: "
             f"{command_line(['llm', 'generate', 'Once upon a time', '-m', name])}"
         )
@@ -77,12 +77,12 @@ def open_assistant(model: Checkpoint | Ensemble, runtime: Runtime, tokenizer: To
 
 
 def models_that_can_chat(directory: Path) -> str:
-    """A sentence that names the first few model files with a chat template, "" if there are none."""
+    """Name the first few model files that have a chat template, in a sentence; "" if there are none."""
 
     def can_chat(path: Path) -> bool:
         try:
             config = parse_document(read_header(path).metadata["tokenizer_config.json"], "tokenizer_config.json")
-        except (LLMError, OSError, KeyError):  # damaged, or no model
+        except (LLMError, OSError, KeyError):  # damaged, or not a model
             return False
         return bool(config.get("chat_template"))
 
@@ -95,17 +95,17 @@ class Assistant:
 
     def __init__(self, runtime: Runtime, tokenizer: Tokenizer, template: ChatTemplate) -> None:
         self.runtime, self.tokenizer = runtime, tokenizer
-        self.prompt_ids: list[int] = []  # of the last answer: the conversation before it
+        self.prompt_ids: list[int] = []  # the conversation before the last answer
         self.answer_ids: list[int] = []
         self._template = template
         self._stop_ids = template.stop_ids | tokenizer.eos_ids
-        self._dropped: list[Message] = []  # the oldest messages of the last conversation, which did not fit
-        self._length = 0  # of the runtime's cache after the last answer: it differs after another use of the runtime
+        self._dropped: list[Message] = []  # oldest messages of the last conversation, which did not fit
+        self._length = 0  # of the runtime's cache after the last answer; differs if the runtime was used since
 
     def answer(self, messages: Sequence[Message], sampling: SamplingConfig) -> Iterator[Event]:
-        """The answer to messages, the last of which is the user's; closing the iterator stops it. If they do not fit
-        the context, the oldest turns are left out, but not the system message. Raises LLMError for messages that the
-        template does not accept, and for a last message that does not fit the context."""
+        """Answer messages that end with a user message; closing the iterator stops the answer. If the messages do not
+        fit the context, the oldest turns are left out, but not the system message. Raises LLMError for messages that
+        the template does not accept, and for a last message that does not fit the context."""
         ids, dropped = self._fit(messages, sampling.max_tokens)
         if dropped:
             yield TurnsDropped(dropped, self.runtime.context)
@@ -114,16 +114,16 @@ class Assistant:
             yield from self._generate(sampling)
         except GeneratorExit:
             raise
-        except BaseException:  # also a KeyboardInterrupt in the middle of a layer, after which the cache is unknown
+        except BaseException:  # including a KeyboardInterrupt inside a layer, which leaves the cache undefined
             self.runtime.rewind()
             raise
         finally:
             self._length = self.runtime.length
 
     def _fit(self, messages: Sequence[Message], max_tokens: int) -> tuple[list[int], int]:
-        """(ids of the conversation, how many more turns than before are left out of it)"""
+        """Return (ids of the conversation, number of turns left out in addition to earlier ones)."""
         if not messages or messages[-1].role != "user":
-            raise LLMError("a conversation needs a message of the user at its end, to be answered")
+            raise LLMError("a conversation must end with a user message, to be answered")
         system, turns = split_system(messages)
         before = len(self._dropped) if turns[: len(self._dropped)] == self._dropped else 0
         context = self.runtime.context
@@ -137,7 +137,7 @@ class Assistant:
         return ids, sum(message.role == "user" for message in turns[before:first])
 
     def _read(self, ids: list[int]) -> Iterator[PrefillProgress]:
-        """Process all of `ids` but the last, except tokens that the cache holds already."""
+        """Process all of `ids` except the last one and those that are already in the cache."""
         known = []
         if self.runtime.length == self._length:
             known = (self.prompt_ids + self.answer_ids)[: self._length]
@@ -163,7 +163,7 @@ class Assistant:
 
 
 class Chat:
-    """The messages of one conversation, which grows by the answers of an assistant."""
+    """The messages of one conversation, to which an assistant's answers are added."""
 
     def __init__(self, assistant: Assistant, sampling: SamplingConfig, messages: Iterable[Message] = ()) -> None:
         self.assistant = assistant
@@ -176,7 +176,7 @@ class Chat:
 
     @property
     def sampling(self) -> SamplingConfig:
-        """The sampling settings of the next answer; each answer has a different seed."""
+        """Sampling settings for the next answer; each answer has a different seed."""
         return replace(self._sampling, seed=self._sampling.seed + self._answers)
 
     def set_sampling(self, sampling: SamplingConfig) -> None:
@@ -187,7 +187,7 @@ class Chat:
         return sum(message.role == "user" for message in self.messages)
 
     def set_system(self, text: str) -> None:
-        """Replace the system message; "" removes it. The turns stay."""
+        """Replace the system message, or remove it with ""; the turns are kept."""
         rest = self.messages[bool(self.system) :]
         self.messages = [Message("system", text), *rest] if text else rest
 
@@ -195,18 +195,19 @@ class Chat:
         self.messages = self.messages[: bool(self.system)]
 
     def answer(self, text: str) -> Iterator[Event]:
-        """Ask, and answer. The conversation grows when the answer ends or is stopped, but not if an error ends it or it
-        is stopped before its first token. Raises LLMError, as for an empty text."""
+        """Ask a question and yield the answer. Both are added to the conversation when the answer ends or is stopped,
+        but not after an error, or if it is stopped before its first token. Raises LLMError, for instance for an empty
+        text."""
         if not text.strip():
             raise usage("the message is empty; give a text to answer")
         return self._answer([*self.messages, Message("user", text)])
 
     def regenerate(self) -> Iterator[Event]:
-        """Another answer to the last question, with another seed. Raises LLMError if there is none."""
+        """Answer the last question again with another seed. Raises LLMError if there is no question."""
         return self._answer(self.messages[: self._last_question() + 1])
 
     def take_back(self) -> str:
-        """Remove the last question with its answer, and return it. Raises LLMError if there is none."""
+        """Remove the last question with its answer, and return the question. Raises LLMError if there is none."""
         last = self._last_question()
         question = self.messages[last].content
         self.messages = self.messages[:last]
@@ -233,7 +234,7 @@ class Chat:
 
 
 def split_system(messages: Sequence[Message]) -> tuple[list[Message], list[Message]]:
-    """(the system messages at the beginning, the turns)"""
+    """Return (system messages at the beginning, turns)."""
     start = next((i for i, message in enumerate(messages) if message.role != "system"), len(messages))
     return list(messages[:start]), list(messages[start:])
 
@@ -241,17 +242,17 @@ def split_system(messages: Sequence[Message]) -> tuple[list[Message], list[Messa
 def fit(
     system: list[Message], turns: list[Message], template: ChatTemplate, context: int, max_tokens: int, before: int = 0
 ) -> tuple[list[int], int]:
-    """(ids of a conversation up to its next answer, how many messages of `turns` are left out, at least `before`).
-    Where a quarter of the context would not be free for the answer, turns are left out until half of it is, since the
-    rest is processed again. The last turn may still be too long. Raises LLMError for a template that renders to
+    """Return (ids of a conversation up to its next answer, number of messages of `turns` left out, at least `before`).
+    If less than a quarter of the context is free for the answer, turns are left out until half of it is, because the
+    rest must be processed again. The last turn may still be too long. Raises LLMError for a template that renders to
     nothing."""
 
     def encode(first: int) -> list[int]:
         ids = template.encode(system + turns[first:], add_generation_prompt=True)
         if not ids:
             raise LLMError(
-                "the model's chat template renders these messages to nothing, so there is nothing to answer; the "
-                "template is not made for them, or is damaged: without it, the model can still continue a text"
+                "the model's chat template renders these messages to nothing, so there is nothing to answer: it is "
+                "damaged, or made for other messages; the model can still continue a text without it"
             )
         return ids
 
@@ -267,7 +268,7 @@ def fit(
 
 
 def messages_from(records: Iterable[Mapping[str, Any]]) -> list[Message]:
-    """Messages of records {"role": ..., "content": ...}. Raises LLMError for a wrong role, or without a text."""
+    """Convert records {"role": ..., "content": ...} to messages. Raises LLMError for a wrong role or a missing text."""
     messages = []
     for number, record in enumerate(records, 1):
         role, content = (record.get("role"), record.get("content")) if isinstance(record, Mapping) else (None, None)
@@ -279,12 +280,12 @@ def messages_from(records: Iterable[Mapping[str, Any]]) -> list[Message]:
     return messages
 
 
-# ---- files: a conversation is a line of JSON Lines, {"messages": [{"role": ..., "content": ...}]}
+# ---- files: each conversation is a line {"messages": [{"role": ..., "content": ...}]} (JSON Lines)
 
 
 def save_messages(path: Path, messages: Sequence[Message], saved: bytes = b"") -> bytes:
-    """Write a conversation to a new file, or over `saved`, its earlier state. Returns the bytes that were written.
-    Raises LLMError for any other existing file, and if the file cannot be written."""
+    """Write a conversation to a new file, or replace `saved`, its earlier state. Returns the bytes written. Raises
+    LLMError for any other existing file, and if the file cannot be written."""
     if not any(message.role == "assistant" for message in messages):
         raise usage("there is nothing to save yet: the conversation has no answer")
     if path.exists() and not (saved and path.is_file() and path.read_bytes() == saved):
@@ -303,12 +304,12 @@ def as_line(messages: Sequence[Message]) -> bytes:
 
 
 def load_conversation(path: Path, number: int = 1) -> tuple[Conversation, int]:
-    """(a conversation of a file that `llm train` reads, counted from 1; how many the file has). Raises LLMError."""
+    """Return (a conversation from a file for `llm train`, counted from 1; number of conversations). Raises LLMError."""
     if not path.is_file():
-        raise LLMError(f"there is no file {path}; give the name of a file that /save wrote")
+        raise LLMError(f"there is no file {path}; give the name of a file written by /save")
     read = read_conversations(str(path), path)
     if read is None or not read.conversations:
-        raise LLMError(f'{path} holds no conversations; expected JSON Lines with "messages", as /save writes them')
+        raise LLMError(f'{path} has no conversations; expected JSON Lines with "messages", as written by /save')
     count = len(read.conversations)
     if not 1 <= number <= count:
         raise usage(

@@ -1,8 +1,8 @@
-"""Prompt -> pieces of text. `decode` is the loop for a single text; many texts are generated together by the loops of
-server/engine/engine.py and training/data/plain_text.py.
+"""Generation of text from a prompt. `decode` is the loop for a single text; the loops in server/engine/engine.py and
+training/data/plain_text.py generate many texts together.
 
-A text begins as token ids. After a prompt that may end inside a word, `generate` first adds the token that
-token_healing.py finds. B, V = texts, vocabulary size.
+A text begins as token ids. If the prompt may end inside a word, token_healing.py finds the first token. B, V = texts,
+vocabulary size.
 """
 
 from collections import deque
@@ -20,30 +20,30 @@ from llmcli.generation.token_healing import FirstToken, Prompt, read_prompt
 from llmcli.models.ngram_runtime import recompute
 from llmcli.models.runtime import Array, Ints, Runtime
 
-Choice = tuple[int, float]  # a token, and its log probability under the model
+Choice = tuple[int, float]  # (token, log probability under the model)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A token and the text that it completes. The last piece has no token, but the reason why generation ended."""
+    """A token and the text that it completes. The last piece has a finish reason instead of a token."""
 
     id: int | None
-    text: str  # "" while a character is incomplete; all pieces joined are the whole text
-    logprob: float  # under the model, before any filter; of the first token given all tokenizations of the prompt
-    finish_reason: str | None = None  # "stop" (a stop string, or a token that ends the text) or "length"
+    text: str  # "" while a character is incomplete; the whole text is the concatenation of all pieces
+    logprob: float  # under the model, without filters; for the first token given all tokenizations of the prompt
+    finish_reason: str | None = None  # "stop" (stop string or end-of-text token) or "length"
 
 
 def decode(runtime: Runtime, text: "GeneratedText") -> Iterator[Piece]:
-    """Prefill, sample, step: the loop in which a language model writes.
+    """Prefill, sample, step: the decoding loop of a language model.
 
-    The runtime has processed no token of the text yet, or all but the last.
+    The runtime has processed no token of the text yet, or all except the last.
     """
     while text.finish_reason is None:
         length, new = next_input(text.ids, runtime.length, runtime.context)
-        if length:  # step: process the token that was chosen last; the KV cache has those before it
+        if length:  # step: process the last chosen token; the KV cache holds the previous ones
             logits = runtime.step(new[0])
         else:  # prefill: process the prompt
-            if runtime.length:  # again, the newer half of a full context
+            if runtime.length:  # the context is full: process its newer half again
                 recompute(runtime, len(new) - 1)
             logits = runtime.prefill(new)
         choice = text.choose(logits)  # sample: draw the next token from its probabilities
@@ -53,11 +53,11 @@ def decode(runtime: Runtime, text: "GeneratedText") -> Iterator[Piece]:
 def generate(
     runtime: Runtime, tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig | Sampler, *, literal: bool = False
 ) -> Iterator[Piece]:
-    """Continue a prompt, piece by piece. A piece never holds part of a character or part of a stop string.
+    """Continue a prompt, piece by piece. A piece never contains part of a character or of a stop string.
 
     Unless `literal`, the prompt's end may be tokenized differently and its last word may continue (token_healing.py).
-    If the prompt is longer than the context, its end is used. When the context is full, its newer half is kept and
-    generation continues. Raises LLMError for an empty prompt.
+    If the prompt is longer than the context, its end is used. When the context is full, generation continues with its
+    newer half. Raises LLMError for an empty prompt.
     """
     known = Prompt.of(prompt, tokenizer, literal=literal)
     text = GeneratedText(tokenizer, known.ids, sampling)
@@ -73,17 +73,17 @@ def generate(
 def continue_ids(
     runtime: Runtime, tokenizer: Tokenizer, ids: Sequence[int], sampling: SamplingConfig, stop_ids: Collection[int] = ()
 ) -> Iterator[Piece]:
-    """Continue token ids as `generate` does; the runtime has processed none of them, or all but the last.
-    `stop_ids` also end the text, and are exempt from the repetition penalty: every turn of a conversation has them."""
+    """Continue token ids as `generate` does; the runtime has processed none of them, or all except the last. `stop_ids`
+    also end the text; the repetition penalty does not apply to them, since every turn of a conversation has them."""
     text = GeneratedText(tokenizer, ids, sampling, stop_ids)
     return decode(runtime, text) if sampling.max_tokens else iter([text.end("length")])
 
 
 def next_input(ids: Sequence[int], length: int, context: int) -> tuple[int, Sequence[int]]:
-    """(how many tokens of the cache to keep, the tokens to process), so that the logits after `ids` follow.
+    """Return (number of cached tokens to keep, tokens to process) to get the logits after `ids`.
 
-    The cache holds `length` tokens, none of `ids` or all but the last. If `ids` are more than fit the context, their
-    end is used. When the context is full, its newer half is kept.
+    The cache holds `length` tokens: none of `ids`, or all except the last. If `ids` do not fit the context, their end
+    is used. When the context is full, its newer half is kept.
 
     >>> next_input([1, 2, 3, 4, 5], 0, 4), next_input([1, 2, 3], 2, 4), next_input([1, 2, 3, 4, 5], 4, 4)
     ((0, [2, 3, 4, 5]), (2, [3]), (0, [4, 5]))
@@ -96,15 +96,15 @@ def next_input(ids: Sequence[int], length: int, context: int) -> tuple[int, Sequ
 
 
 class GeneratedText:
-    """A text that is being generated: it chooses each token from logits, and knows when the text ends. It does not run
-    the model: `decode` gives it the logits of one runtime, a server those of many texts processed together."""
+    """A text during generation: it chooses each token from logits, and detects the end of the text. It does not run the
+    model: `decode` passes it the logits of one runtime, a server those of many texts processed together."""
 
     def __init__(
         self, tokenizer: Tokenizer, ids: Sequence[int], how: SamplingConfig | Sampler, stop_ids: Collection[int] = ()
     ) -> None:
-        """`ids` are the tokens of the prompt; for `stop_ids` see `continue_ids`."""
-        self.ids = list(ids)  # of the prompt and the text, without a token that ends it
-        self.tokens = 0  # new ones
+        """`ids` are the prompt's tokens; for `stop_ids` see `continue_ids`."""
+        self.ids = list(ids)  # prompt and text, without the token that ends it
+        self.tokens = 0  # number of new tokens
         self.finish_reason: str | None = None
         self.last_token: Choice | None = None  # the token that ended the text, and its log probability
         self.first_bytes = b""  # bytes of the first token beyond the prompt; set by `add_first`
@@ -118,25 +118,25 @@ class GeneratedText:
 
     @property
     def _allowed(self) -> NDArray[np.bool_] | None:
-        """[V]: mask of the tokens that may be next; None if all may be."""
+        """Mask of the tokens that may be next, [V]; None if all may be."""
         return self._vocabulary.allowed(self._state)
 
     def choose(self, logits: Array) -> Choice:
-        """A token, from the logits [V] after `ids`."""
+        """Choose a token from the logits [V] after `ids`."""
         model_logits = logits[: len(self._vocabulary)]  # a model may have rows that no token uses
         allowed = self._allowed
         masked = model_logits if allowed is None else np.where(allowed, model_logits, np.float32(-np.inf))
         return self._sampler(masked, self._seen, model_logits=model_logits)
 
     def append(self, choice: Choice) -> list[Piece]:
-        """Add a chosen token. The pieces that it completes; the last one of the text has the finish reason."""
+        """Add a chosen token; return the pieces that it completes, the text's last one with the finish reason."""
         token, _ = choice
         state = self._vocabulary.state_after(token, self._state)
         return self._append(choice, self._vocabulary.token_bytes[token], state)
 
     def add_first(self, first: FirstToken) -> list[Piece]:
-        """Like `append`, for the first token after a prompt: choose it, replace the tokens of the prompt's end if they
-        change, and bring the runtime to the state before it."""
+        """Like `append`, for the first token after a prompt: choose it, replace the tokens of the prompt's end if
+        necessary, and bring the runtime to the state before it."""
         entry, logprob = self._sampler(first.logits, self._seen, model_logits=first.model_logits, tokens=first.tokens)
         continuations = first.continuations_of(entry)
         chosen = continuations[self._sampler.choose([continuation.probability for continuation in continuations])]
@@ -144,7 +144,7 @@ class GeneratedText:
         return self._append((chosen.tokens[-1], logprob), chosen.new_bytes, state_after(chosen.new_bytes))
 
     def end(self, reason: str) -> Piece:
-        """End the text. The last piece; an incomplete character is dropped."""
+        """End the text and return the last piece; an incomplete character is dropped."""
         self.finish_reason = reason
         return Piece(None, "", 0.0, reason)
 
@@ -174,9 +174,9 @@ class GeneratedText:
 
 
 def choose_together(texts: Sequence[GeneratedText], logits: Array) -> list[Choice | None]:
-    """The choices of several texts of one model from logits [B, V]: the same as from `choose`, to the bit, in fewer
-    numpy calls. None for a text that has to choose alone: with other filters than temperature and min-p, or if a model
-    is damaged."""
+    """Choose tokens for several texts of one model from logits [B, V]: bit for bit as `choose` does, in fewer numpy
+    calls. None for a text that must choose by itself: with filters other than temperature and min-p, or with a damaged
+    model."""
 
     def is_simple(text: GeneratedText) -> bool:
         filters = text.sampling.top_k > 0 or text.sampling.top_p < 1
@@ -208,7 +208,7 @@ def choose_together(texts: Sequence[GeneratedText], logits: Array) -> list[Choic
 
 
 def _choose_from_rows(texts: Sequence[GeneratedText], rows: Array) -> Ints:
-    """A token for each text [B] from logits [B, V]; -inf marks tokens that are not allowed."""
+    """Draw a token for each text [B] from logits [B, V]; -inf marks tokens that are not allowed."""
     tokens: Ints = rows.argmax(axis=1)
     drawn = [i for i, text in enumerate(texts) if text.sampling.temperature]
     if not drawn:
@@ -225,24 +225,24 @@ def _choose_from_rows(texts: Sequence[GeneratedText], rows: Array) -> Ints:
 
 
 class _StopStrings:
-    """Holds back the pieces of a text that a stop string may follow, or begin in."""
+    """Holds back pieces of a text as long as they may contain the beginning of a stop string."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = stops
         self._held: deque[Piece] = deque()
 
     def feed(self, piece: Piece) -> list[Piece]:
-        """The pieces that no stop string can be part of any more; at a stop string, those before it and the last one,
-        after which nothing may be fed."""
+        """Add a piece; return the pieces that can no longer be part of a stop string. At a stop string, return the
+        pieces before it and the last one, after which nothing may be fed."""
         self._held.append(piece)
         text = "".join(p.text for p in self._held)
         stop = min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=-1)
-        safe = len(text)  # no stop string begins before
+        safe = len(text)  # no stop string begins before this position
         if not piece.finish_reason:  # the longest end of the text that begins a stop string may become one
             longest = max(map(len, self._stops)) - 1
             starts = range(max(0, safe - longest), safe)
             safe = next((i for i in starts if any(stop.startswith(text[i:]) for stop in self._stops)), safe)
-        if 0 <= stop <= safe:  # otherwise a longer stop string, which began earlier, may still be completed
+        if 0 <= stop <= safe:  # otherwise a longer stop string that began earlier may still be completed
             kept = []
             for held in self._held:  # the pieces of the first `stop` characters
                 if stop <= 0:

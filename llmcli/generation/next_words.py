@@ -1,11 +1,11 @@
-"""Prompt -> the most likely next words with their probabilities, for any tokenizer.
+"""The most likely next words after a prompt, with their probabilities, for any tokenizer.
 
-A model gives probabilities of tokens, and a word has many spellings: " apple", or " app" followed by "le". Best-first
-search follows the most likely spellings until each has completed its word, and sums the spellings of a word. The rest
-is unexplored. So each probability is a lower bound, and together with the rest they sum to 1.
+A model predicts tokens, and a word has many spellings: " apple", or " app" followed by "le". Best-first search follows
+the most likely spellings until each has completed its word, and adds up the spellings of a word. The rest is
+unexplored, so each probability is a lower bound; together with the rest they sum to 1.
 
-A word is a run of letters, digits and combining marks. Chinese characters, hiragana and katakana each form runs of
-their own, since no spaces separate words in those scripts. Any other character, and a line break, is a word by itself.
+A word is a run of letters, digits and combining marks. Chinese characters, hiragana and katakana form separate runs,
+since no spaces separate words in those scripts. Every other character, including a line break, is a word.
 """
 
 import heapq
@@ -24,11 +24,11 @@ from llmcli.models.logits import entropy, softmax
 from llmcli.models.runtime import Runtime
 
 MAX_UNEXPLORED = 0.001  # the search stops when less probability than this is unexplored
-MAX_EVALUATIONS = 1000  # forward passes, after which the search stops; fewer for a large model ...
+MAX_EVALUATIONS = 1000  # maximum forward passes; fewer for a large model ...
 MAX_WORK = 2e10  # ... so that evaluations x parameters stay below this ...
-MIN_EVALUATIONS = 50  # ... but at least this many
+MIN_EVALUATIONS = 50  # ... but not fewer than this
 PROMPT_SHARE = 4  # one in four evaluations is for the tokenizations of the prompt's end
-MAX_WORD_TOKENS = 16  # tokens of the context kept free for the word
+MAX_WORD_TOKENS = 16  # context tokens kept free for the word
 END = "<end>"  # the word that stands for the end of the document
 MIN_PROBABILITY = 1e-7  # less likely spellings stay unexplored
 
@@ -44,11 +44,11 @@ class NextWord:
 
 @dataclass(frozen=True)
 class NextWords:
-    """Next words, the most likely first. Their probabilities and `unexplored` sum to 1."""
+    """Next words, most likely first. Their probabilities and `unexplored` sum to 1."""
 
     words: tuple[NextWord, ...]
     unexplored: float
-    evaluations: int  # of the model
+    evaluations: int  # number of forward passes
 
     @property
     def entropy(self) -> float:
@@ -56,7 +56,7 @@ class NextWords:
         return entropy(np.array([*(word.probability for word in self.words), self.unexplored]))
 
     def as_json(self, prompt: str, count: int) -> dict[str, object]:
-        """The `count` most likely words after a prompt, as `llm generate --next --json` prints them."""
+        """Return the `count` most likely words after a prompt as printed by `llm generate --next --json`."""
         return {
             "prompt": prompt,
             "next": [
@@ -70,15 +70,15 @@ class NextWords:
 
 
 def max_evaluations(parameters: int) -> int:
-    """The most evaluations of a model of this size, so that the search takes a few seconds."""
+    """Return the maximum number of evaluations for a model of this size, so that the search takes a few seconds."""
     return max(MIN_EVALUATIONS, min(MAX_EVALUATIONS, int(MAX_WORK / max(1, parameters))))
 
 
 def next_words(
     runtime: Runtime, tokenizer: Tokenizer, text: str, *, check: Callable[[], None] = lambda: None
 ) -> NextWords:
-    """The words that may follow a text, at temperature 1. `check`, called before each evaluation of the model, may
-    raise an exception to end the search. Raises LLMError for an empty text."""
+    """Find the words that may follow a text, at temperature 1. `check` is called before each evaluation of the model
+    and may raise an exception to end the search. Raises LLMError for an empty text."""
     limit = max_evaluations(runtime.parameters)
     prompt, most = Prompt.of(text, tokenizer), max(2, limit // PROMPT_SHARE)
     first = read_prompt(
@@ -105,7 +105,7 @@ def next_words(
 
 
 class _WordSearch:
-    """The state of the search: the words found, and the spellings to follow."""
+    """The state of the search: words found and spellings to follow."""
 
     def __init__(self, tokenizer: Tokenizer, in_word: bool) -> None:
         self._end_ids, self._in_word = tokenizer.eos_ids, in_word
@@ -114,7 +114,7 @@ class _WordSearch:
         self.open: list[tuple[float, Path, bytes]] = []  # heap: (-probability, tokens, bytes after the text)
 
     def add(self, probability: float, path: Path, spelled: bytes) -> None:
-        """Add a spelling: it is counted if its first word is complete, and followed later if not."""
+        """Add a spelling: it is counted if its first word is complete, otherwise followed later."""
         word = _first_word(spelled, ended=path[-1] in self._end_ids)
         if word is None:
             heapq.heappush(self.open, (-probability, path, spelled))
@@ -125,7 +125,8 @@ class _WordSearch:
 
 
 def _first_word(spelled: bytes, *, ended: bool) -> str | None:
-    """The first word, without white space before it; None if it is not complete yet. `ended`: the document ends here.
+    """Return the first word without leading white space; None if it is not complete yet. With `ended`, the document
+    ends here.
 
     >>> [_first_word(text.encode(), ended=False) for text in (" app", " apple.", "\\n", " 3", "リンゴを", "!")]
     [None, 'apple', '\\n', None, 'リンゴ', '!']

@@ -1,7 +1,7 @@
-"""Logits -> a token id. Built once from a SamplingConfig, then called for every token.
+"""Sampling: a token id from logits. A Sampler is built once from a SamplingConfig, then called for every token.
 
 Filters are pure functions from logits to logits, applied in this order: repetition penalty, temperature, top-k, top-p,
-min-p. Tokens that a filter removes have logits of -inf. V = vocabulary size.
+min-p. Removed tokens have logits of -inf. V = vocabulary size.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -16,7 +16,7 @@ Ids = Collection[int] | Ints
 
 
 class Sampler:
-    """`sampler(logits [V], seen ids)` -> (token id, its log probability under the model)."""
+    """`sampler(logits [V], seen ids)` -> (token id, log probability under the model)."""
 
     def __init__(self, config: SamplingConfig) -> None:
         self.config = config
@@ -25,9 +25,9 @@ class Sampler:
     def __call__(
         self, logits: Array, seen: Ids = (), *, model_logits: Array | None = None, tokens: Ints | None = None
     ) -> tuple[int, float]:
-        """Choose an entry of `logits`, in which -inf marks entries that are not allowed. `seen` are the tokens that the
-        repetition penalty applies to. The log probability comes from `model_logits`, if different. `tokens` are the
-        token ids of the entries, if not their indices. Raises LLMError for NaN or infinite logits."""
+        """Choose an entry of `logits`, where -inf marks entries that are not allowed. The repetition penalty applies to
+        the tokens `seen`. The log probability comes from `model_logits`, if different. `tokens` are the token ids of
+        the entries, if these are not the indices. Raises LLMError for NaN or infinite logits."""
         model_logits = logits if model_logits is None else model_logits
         check_finite(model_logits.max())
         *_, (_, filtered) = self.stages(logits, seen, tokens)
@@ -39,13 +39,13 @@ class Sampler:
         return chosen, token_logprob(model_logits, chosen)
 
     def choose(self, weights: Sequence[float]) -> int:
-        """The index of one of several choices, drawn by weight; at temperature 0 the one with the largest weight."""
+        """Draw the index of a choice by weight; at temperature 0, return the choice with the largest weight."""
         if self.config.temperature == 0 or len(weights) == 1:
             return int(np.argmax(weights))
         return self.draw(np.log(np.array(weights, np.float64)).astype(np.float32))
 
     def stages(self, logits: Array, seen: Ids = (), tokens: Ints | None = None) -> Iterator[tuple[str, Array]]:
-        """(name of a filter, logits after it) for each filter in order; arguments as in `__call__`."""
+        """Yield (name of the filter, logits after it) for each filter in order; arguments as in `__call__`."""
         config = self.config
         if tokens is not None and config.repetition_penalty != 1:
             seen = np.flatnonzero(np.isin(tokens, np.fromiter(seen, np.int64, len(seen))))
@@ -62,7 +62,7 @@ class Sampler:
         yield "min-p", min_p(logits, config.min_p)
 
     def draw(self, logits: Array) -> int:
-        """An index, drawn from the softmax of the logits; never one whose logit is -inf."""
+        """Draw an index from the softmax of the logits, never one whose logit is -inf."""
         cumulative = np.exp(logits - logits.max()).cumsum(dtype=np.float64)
         drawn = int(cumulative.searchsorted(self._rng.random() * cumulative[-1], side="right"))
         return min(drawn, int(cumulative.searchsorted(cumulative[-1])))  # rounding must not exceed the last
@@ -84,7 +84,7 @@ def temperature(logits: Array, value: float) -> Array:
 
 
 def usable_temperature(value: float) -> np.float32:
-    """A temperature that float32 can divide by."""
+    """Return a temperature that float32 can divide by."""
     return np.float32(min(max(value, 1e-6), 1e30))
 
 
@@ -114,5 +114,5 @@ def min_p(logits: Array, p: float) -> Array:
 
 
 def min_logit(p: float) -> np.float32:
-    """The lowest logit that min-p keeps, relative to the highest."""
+    """Return the lowest logit that min-p keeps, relative to the highest."""
     return np.float32(np.log(p) if p > 0 else -np.inf)

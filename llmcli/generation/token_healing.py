@@ -1,18 +1,17 @@
-"""Token healing: prompts that end inside a token or a word, and the first token that follows them.
+"""Token healing: the first token after a prompt that ends inside a token or a word.
 
-A prompt may end inside a token: a model knows " eat", and has never seen " ea" followed by "t", as after "I like to
+A prompt may end inside a token: a model knows " eat", but has never seen " ea" followed by "t", as after "I like to
 ea". This is the prompt boundary problem; usually, token healing drops the last token and constrains the next one to
 begin with its text. Here the probability of a continuation given the prompt's bytes is a sum over all token sequences
 that spell the prompt. Each is weighted by its own probability, and its last token ends with the prompt or extends
 beyond it:
 
-    p(next | prompt) = sum of p(sequence) over those that spell prompt + next / sum of p(sequence) over all
+    p(next | prompt) = sum of p(sequence) over sequences that spell prompt + next / sum of p(sequence) over all
 
-Only the prompt's tail is tokenized again, and the most likely sequences are followed first. The probability of those
-that are not followed is known, and reported as unexplored. `generate`, its --next and --steps, and `explain` all start
-here.
+Only the prompt's tail is tokenized again, and the most likely sequences are followed first. The probability of the
+other sequences is known and reported as unexplored. `generate`, its --next and --steps, and `explain` all start here.
 
-V = vocabulary size; N = entries of the distribution; n = tokens of a group; T = tokens.
+V = vocabulary size; N = entries in the distribution; n = tokens in a group; T = tokens.
 """
 
 import heapq
@@ -29,14 +28,14 @@ from llmcli.errors import LLMError
 from llmcli.models.logits import DAMAGED, check_finite, log_softmax, softmax
 from llmcli.models.runtime import Array, Doubles, Ints, Runtime
 
-MAX_TAIL_TOKENS = 3  # at a prompt's end that may be tokenized differently; four are no better (tests/benchmarks/LOG.md)
-# Evaluations of the model for other tokenizations when text is generated: fewer for a large model, so that they take no
+MAX_TAIL_TOKENS = 3  # tokens at the prompt's end that may change; four are no better (tests/benchmarks/LOG.md)
+# Evaluations of the model for other tokenizations during generation: fewer for a large model, so that they take no
 # longer than the prompt itself.
 MAX_EVALUATIONS = 8
 MAX_WORK = 150_000_000  # evaluations x parameters
 NEGLIGIBLE = 1e-3  # sequences less likely than this share of the total so far are not followed
-# People end a prompt at the end of a word more often than a random cut of a text would. So the probability that the
-# last word continues is multiplied by this factor, measured on prompts of both kinds (tests/benchmarks/LOG.md).
+# People end prompts at the end of a word more often than random cuts of a text do. The probability that the last word
+# continues is therefore multiplied by this factor, measured on prompts of both kinds (tests/benchmarks/LOG.md).
 CONTINUE_WORD_FACTOR = 0.4
 
 Path = tuple[int, ...]  # tokens after a prompt's head
@@ -44,7 +43,7 @@ Path = tuple[int, ...]  # tokens after a prompt's head
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as the tokenizer splits it; the tokens of its `tail` may be tokenized differently."""
+    """A tokenized prompt, whose `tail` may be tokenized differently."""
 
     head: list[int]
     tail: list[int] = field(default_factory=list)
@@ -52,7 +51,7 @@ class Prompt:
 
     @classmethod
     def of(cls, text: "str | Prompt", tokenizer: Tokenizer, *, literal: bool = False) -> "Prompt":
-        """The tokens of a text; a `literal` one has no tail. A Prompt, such as a conversation, is returned as it is.
+        """Tokenize a text; with `literal`, it has no tail. A Prompt, such as a conversation, is returned unchanged.
         Raises LLMError for an empty text."""
         if isinstance(text, Prompt):
             return text
@@ -61,7 +60,7 @@ class Prompt:
         if literal:
             return cls(tokenizer.bos_ids + tokenizer.encode(text))
         before, last_word = tokenizer.split_last_word(text)
-        # without a token for the beginning of a text, a line break stands in for it
+        # a line break replaces a missing beginning-of-text token
         line = [] if before or tokenizer.bos_ids else tokenizer.encode("\n")
         ids = tokenizer.bos_ids + line + tokenizer.encode(text)
         cut, word_bytes = len(ids), len(last_word.encode("utf-8"))
@@ -77,7 +76,7 @@ class Prompt:
         return self.head + self.tail
 
     def split(self, space: int) -> tuple[list[int], list[int]]:
-        """(head, tail): the tokens at the end that fit `space` tokens, at least one of them before the tail."""
+        """Return (head, tail): the last tokens that fit `space` tokens, at least one of them before the tail."""
         space = max(1, space)
         tail = self.tail[max(0, len(self.tail) - (space - 1)) :] if space > 1 else []
         return self.ids[: len(self.ids) - len(tail)][-(space - len(tail)) :], tail
@@ -93,12 +92,12 @@ def read_prompt(
     reserve: int = 0,
     cached: int = 0,
 ) -> "FirstToken":
-    """Process a prompt; return the distribution of the token that follows.
+    """Process a prompt; return the distribution of the next token.
 
     Only the end of a long prompt is used, so that `reserve` tokens of the context stay free. The model is evaluated at
-    most `max_evaluations` times, at least 2; by default as often as MAX_EVALUATIONS and MAX_WORK allow. Sequences less
+    most `max_evaluations` times (at least 2; the default depends on MAX_EVALUATIONS and MAX_WORK). Sequences less
     likely than `negligible` times the total so far are not followed. The runtime's cache begins with the first `cached`
-    tokens of the used part of the prompt's head, not all of it. Raises LLMError for damaged weights.
+    tokens of the used part of the prompt's head, but not all of it. Raises LLMError for damaged weights.
     """
     if max_evaluations is None:
         max_evaluations = 2 + min(MAX_EVALUATIONS, MAX_WORK // max(1, runtime.parameters))
@@ -114,14 +113,14 @@ class Continuation:
 
     probability: float
     tokens: Path
-    new_bytes: bytes  # what the last token adds after the prompt
+    new_bytes: bytes  # bytes of the last token after the prompt
 
 
 class FirstToken:
-    """A distribution over N entries, which a Sampler chooses from.
+    """A distribution over N entries, from which a Sampler chooses.
 
-    The first V entries are the tokens of the vocabulary, by the text that they add; the others stand for text that only
-    the end of a longer token spells. The probabilities of all continuations that add the same text are summed.
+    The first V entries are the tokens of the vocabulary, by the text that they add; the others are texts that only the
+    end of a longer token spells. The probabilities of all continuations that add the same text are summed.
     """
 
     logits: Array  # [N], -inf where an entry is not allowed
@@ -129,9 +128,9 @@ class FirstToken:
     tokens: Ints | None = None  # [N], the most likely last token of each entry; None: the entry itself
 
     def __init__(self, search: "TokenizationSearch", head: list[int], in_word: bool, unexplored: float) -> None:
-        """`head` are the tokens before the prompt's tail; `in_word` says that the prompt's last word may continue."""
+        """`head` are the tokens before the prompt's tail; with `in_word`, the prompt's last word may continue."""
         self.search, self._head, self._vocabulary = search, head, search.vocabulary
-        self.unexplored = unexplored  # share of the probability that sequences not followed may have
+        self.unexplored = unexplored  # maximum probability of the sequences that were not followed
         self._extra_entries: dict[bytes, int] = {}  # text -> entry from V on
         groups = list(self._find_groups(in_word))
         total = sum(float(group.probabilities.sum()) for group in groups)
@@ -146,13 +145,14 @@ class FirstToken:
             self.logits = logits if allowed is None else np.where(allowed, logits, np.float32(-np.inf))
 
     def continuations(self, min_probability: float) -> Iterator[Continuation]:
-        """All continuations that are at least as likely. Each adds at least one token after the prompt's text."""
+        """Yield all continuations with at least this probability. Each adds at least one token after the prompt's
+        text."""
         for group in self._groups:
             for i in np.flatnonzero(group.probabilities >= min_probability).tolist():
                 yield self._continuation(group, i)
 
     def continuations_of(self, entry: int) -> list[Continuation]:
-        """The continuations that are summed in an entry, most likely first."""
+        """Return the continuations summed in an entry, most likely first."""
         of_entry = [
             self._continuation(group, i)
             for group in self._groups
@@ -161,15 +161,15 @@ class FirstToken:
         return sorted(of_entry, key=lambda continuation: -continuation.probability)
 
     def token_of(self, entry: int) -> tuple[int | None, bytes]:
-        """(the token that an entry stands for; None if no single token adds its text; the text that it adds)"""
+        """Return (token of an entry, or None if no single token adds its text; text of the entry)."""
         if entry < len(self._vocabulary):
             return entry, self._vocabulary.token_bytes[entry]
         texts = list(self._extra_entries)  # in the order of their entries
         return None, texts[entry - len(self._vocabulary)]
 
     def process(self, continuation: Continuation) -> list[int]:
-        """Bring the runtime to the state before a continuation's last token. Returns all tokens before it; the runtime
-        holds them, or as many at the end as fit the context."""
+        """Bring the runtime to the state before a continuation's last token. Returns all tokens before it, of which the
+        runtime holds as many at the end as fit the context."""
         self.search.process(continuation.tokens[:-1])
         return [*self._head, *continuation.tokens[:-1]]
 
@@ -203,7 +203,7 @@ class FirstToken:
             higher = group.probabilities > highest[group.entries]
             highest[group.entries[higher]] = group.probabilities[higher]
             self.tokens[group.entries[higher]] = group.tokens[higher]
-        # shifted to the size of the model's logits, since the repetition penalty depends on it
+        # shifted to the scale of the model's logits, on which the repetition penalty depends
         aligned = self.search.aligned
         shift = float(np.logaddexp.reduce(aligned[0][2].astype(np.float64))) if aligned else 0.0
         with np.errstate(divide="ignore"):
@@ -227,25 +227,25 @@ class _Group:
 
 
 class TokenizationSearch:
-    """Best-first search for the token sequences that spell the bytes of a tail."""
+    """Best-first search for token sequences that spell the bytes of a tail."""
 
     def __init__(self, runtime: Runtime, vocabulary: Vocabulary, head: list[int], tail: list[int], cached: int) -> None:
-        """The runtime's cache begins with the first `cached` tokens of `head`, which has more."""
+        """The runtime's cache begins with the first `cached` tokens of `head`, but not all of it."""
         self.vocabulary = vocabulary
         # sequences that end with the prompt: (log probability, tokens, logits [V] after them)
         self.aligned: list[tuple[float, Path, Array]] = []
         # sequences whose last token extends beyond the prompt: (log probabilities [n], tokens before the last, bytes of
         # the last token that belong to the prompt, last tokens [n])
         self.crossing: list[tuple[Doubles, Path, int, Ints]] = []
-        self.log_total = -math.inf  # logarithm of the sum of the probabilities of both
+        self.log_total = -math.inf  # logarithm of the total probability of both
         self.space = runtime.context - len(head)  # for tokens after the head
-        self.evaluations = 0  # of the model, so far
+        self.evaluations = 0  # number of evaluations so far
         self._open: list[tuple[float, Path, int]] = []  # heap of sequences to follow: (-logprob, tokens, bytes spelled)
-        self._log_too_long = -math.inf  # logarithm of the probability of sequences that do not fit the context
+        self._log_too_long = -math.inf  # log probability of sequences that do not fit the context
         self._runtime, self._head_length = runtime, len(head)
         self._cached = Path()  # tokens after the head in the runtime's cache
         self._text = b"".join(vocabulary.token_bytes[token] for token in tail)
-        self._state = START  # of the UTF-8 decoder where the text begins
+        self._state = START  # UTF-8 decoder state at the beginning of the text
         self._read(head, tail, cached)
 
     def _read(self, head: list[int], tail: list[int], cached: int) -> None:
@@ -268,8 +268,8 @@ class TokenizationSearch:
             self.aligned, self.log_total = [(0.0, tuple(tail), rows[-1])], 0.0
 
     def run(self, max_evaluations: int, negligible: float) -> float:
-        """Follow the most likely sequences, as long as one has more than a negligible share of the total. Returns the
-        share of the probability that the others may have, at most."""
+        """Follow the most likely sequences while one has more than a negligible share of the total. Returns the maximum
+        share of the probability that the others may have."""
         while self.evaluations < max_evaluations and self._open:
             cost, path, spelled = self._open[0]
             if math.exp(min(0.0, -cost - self.log_total)) <= negligible:
@@ -280,14 +280,14 @@ class TokenizationSearch:
         return float(np.exp(left - np.logaddexp(left, self.log_total))) if left > -np.inf else 0.0
 
     def logits_after(self, path: Path) -> Array:
-        """The logits [V] after the head and the tokens of `path`, at least one."""
+        """Return the logits [V] after the head and the tokens of `path`, at least one."""
         self._runtime.rewind(self._head_length)
         self._cached = path
         self.evaluations += 1
         return self._checked(self._runtime.prefill(path))
 
     def process(self, path: Path) -> None:
-        """Make the runtime's cache hold the head and the tokens of `path`."""
+        """Bring the runtime's cache to the head and the tokens of `path`."""
         if path and path != self._cached:
             self.logits_after(path)
         elif not path:

@@ -1,4 +1,4 @@
-"""Prompt -> a continuation step by step: the candidates for each token, what filters removed, and the token chosen.
+"""Step-by-step traces of generation: the candidates for each token, the filters' removals, and the chosen token.
 
 The loop is in generator.py; a subclass of Sampler records the choices.
 """
@@ -15,7 +15,7 @@ from llmcli.generation.sampler import Ids, Sampler
 from llmcli.models.logits import entropy, softmax
 from llmcli.models.runtime import Array, Ints, Runtime
 
-SHOWN = 5  # candidates of a step
+SHOWN = 5  # candidates per step
 
 
 @dataclass(frozen=True)
@@ -23,43 +23,43 @@ class CandidateToken:
     """A token that could be chosen."""
 
     id: int
-    probability: float  # under the model; of the first token given the prompt's text, summed over its tokenizations
-    sampling_probability: float  # of being chosen, after temperature and filters
+    probability: float  # under the model; for the first token, summed over the tokenizations of the prompt
+    sampling_probability: float  # after temperature and filters
     removed_by: str | None = None  # the filter that removed it
 
 
 @dataclass(frozen=True)
 class Removal:
-    """The tokens that a filter removed."""
+    """The tokens removed by a filter."""
 
     filter: str  # "top-k", "top-p" or "min-p"
     tokens: int
-    probability: float  # of all these tokens, under the model
+    probability: float  # total probability of these tokens under the model
 
 
 @dataclass(frozen=True)
 class TraceStep:
     """The choice of one token."""
 
-    candidates: tuple[CandidateToken, ...]  # the most likely, in order
+    candidates: tuple[CandidateToken, ...]  # most likely first
     chosen: CandidateToken
-    remaining: int  # tokens that could be chosen after all filters
+    remaining: int  # number of tokens left after all filters
     removals: tuple[Removal, ...]
-    entropy: float  # of the model's probabilities, in bits
-    retokenized: bool  # several tokenizations of the prompt's end were summed; a token may begin inside the prompt
-    text: str = ""  # what the token adds to the text; "" while a character is incomplete
-    finish_reason: str | None = None  # "stop" where the end of the document was chosen
+    entropy: float  # of the model's distribution, in bits
+    retokenized: bool  # several tokenizations of the prompt's end were summed; tokens may begin inside the prompt
+    text: str = ""  # added by the token; "" while a character is incomplete
+    finish_reason: str | None = None  # "stop" if the end of the document was chosen
 
 
 def trace(
     runtime: Runtime, tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig, *, literal: bool = False
 ) -> Iterator[TraceStep]:
-    """The steps of `generate`; stop strings are ignored. Raises LLMError as `generate` does."""
+    """Yield the steps of `generate`; stop strings are ignored. Raises LLMError as `generate` does."""
     sampler = _RecordingSampler(replace(sampling, stop=()))
     for piece in generate(runtime, tokenizer, prompt, sampler, literal=literal):
         steps, sampler.steps = sampler.steps, []
-        for step in steps:  # one, or none where a limit ended the text
-            # a piece's id is a token; what the sampler chose may be an entry that stands for it
+        for step in steps:  # one, or none if a limit ended the text
+            # a piece's id is a token, whereas the sampler may have chosen an entry for it
             chosen = step.chosen if piece.id is None else replace(step.chosen, id=piece.id)
             shown = tuple(chosen if candidate == step.chosen else candidate for candidate in step.candidates)
             yield replace(step, chosen=chosen, candidates=shown, text=piece.text, finish_reason=piece.finish_reason)
@@ -68,7 +68,7 @@ def trace(
 class _RecordingSampler(Sampler):
     def __init__(self, config: SamplingConfig) -> None:
         super().__init__(config)
-        self.steps: list[TraceStep] = []  # since the caller last took them
+        self.steps: list[TraceStep] = []  # not yet taken by the caller
 
     def __call__(
         self, logits: Array, seen: Ids = (), *, model_logits: Array | None = None, tokens: Ints | None = None

@@ -1,1 +1,1 @@
-"""HTML pages and their data."""
+"""HTML pages and their data: explanations, model files, the server's page."""

@@ -1,4 +1,4 @@
-"""An explanation as JSON: what `llm explain --json` prints and `llm serve` answers."""
+"""Explanations as JSON, for `llm explain --json` and `llm serve`."""
 
 import math
 
@@ -16,8 +16,9 @@ def explanation_json(
     layer: int | None = None,
     head: int | None = None,
 ) -> dict[str, object]:
-    """Collect an explanation with `count` next tokens and words, and the attention of a layer and head from 1 (None:
-    all). Positions of copies are indices of "tokens"; without an n-gram cache there is no key "copies"."""
+    """Convert an explanation to JSON, with `count` next tokens and words and the attention of a layer and head,
+    numbered from 1 (None: all). Positions of copies are indices in "tokens"; without an n-gram cache there is no key
+    "copies"."""
 
     def token_json(token: int, **values: object) -> dict[str, object]:
         return {"id": token, "text": tokenizer.label(token), **values}
@@ -25,7 +26,7 @@ def explanation_json(
     L, H, _, _ = explanation.attention.shape
     layers, heads = range(L) if layer is None else [layer - 1], range(H) if head is None else [head - 1]
     lens = explanation.logit_lens
-    last = [  # after each layer, the candidates at the last position
+    last = [  # candidates at the last position after each layer
         list(zip(ids[-1].tolist(), probabilities[-1].tolist(), strict=True))
         for ids, probabilities in zip(lens.ids, lens.probabilities, strict=True)
     ]

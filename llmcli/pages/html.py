@@ -1,7 +1,7 @@
-"""HTML pages, each complete in itself: the explanation of a prompt, or the facts of a model file.
+"""Self-contained HTML pages: the explanation of a prediction, or the facts about a model file.
 
-Text from models and users goes into a page as data, never as markup; the scripts in templates/ show it as text, and a
-Content-Security-Policy forbids any other script.
+Text from models and users is embedded as data, never as markup; the scripts in templates/ show it as text, and a
+Content-Security-Policy forbids all other scripts.
 """
 
 import base64
@@ -28,7 +28,7 @@ from llmcli.training.files.summary import Curve, read_curve
 if TYPE_CHECKING:
     from llmcli.formats.safetensors.header import Header
 
-MAX_ATTENTION = 1_300_000  # bytes, one per weight: 200 tokens, 6 layers and 8 heads take 964,800
+MAX_ATTENTION = 1_300_000  # bytes (weights): 200 tokens, 6 layers and 8 heads take 964,800
 MAX_TITLE = 200  # characters of the prompt; all tokens are shown below
 
 
@@ -43,8 +43,8 @@ def explanation_page(
 ) -> bytes:
     """Write the page of an explanation made with `every_position`, with `count` next words and tokens.
 
-    For an ensemble `expert` is the name and weight of the model that is explained. Attention weights are rounded to
-    1/255, and averaged over the heads if they would make the page too large. All other figures are exact.
+    For an ensemble, `expert` has the name and weight of the explained model. Attention weights are rounded to 1/255,
+    and averaged over the heads if the page would be too large. All other figures are exact.
     """
     attention, effects = explanation.attention, explanation.ablation_effects.tolist()
     rows, columns = np.tril_indices(attention.shape[-1])
@@ -80,7 +80,7 @@ def explanation_page(
 
 
 def _notes(explanation: Explanation, model: str, expert: Mapping[str, Any] | None, *, is_mean: bool) -> list[str]:
-    """Describe the contents of the page, and what it leaves out."""
+    """Describe the contents of the page and its omissions."""
     layers, heads, tokens, _ = explanation.attention.shape
     notes = [f"Model: {model}, {units.count(layers, 'layer')} with {units.count(heads, 'attention head')} each."]
     if expert:
@@ -103,22 +103,22 @@ def _notes(explanation: Explanation, model: str, expert: Mapping[str, Any] | Non
 def _effects_hint(next_token: str, *, is_partial: bool) -> str:
     token = _printable(next_token).strip() or next_token
     hint = (
-        f"Ablation: by how many bits “{token}”, the most likely next token, becomes less likely if a token is left "
-        "out. Plus: the token makes it more likely. Minus (in the other color): less likely. The last token is not "
-        "left out: the model would then predict what follows the token before it."
+        f"Ablation: the bits that “{token}”, the most likely next token, loses if a token is left out. Plus: the token "
+        "makes it more likely. Minus (in the other color): less likely. The last token is never left out: the model "
+        "would then predict the token after the one before it."
     )
     return f"{hint} Only the last tokens were left out." if is_partial else hint
 
 
 def inspection_page(header: "Header", on_note: OnNote) -> bytes:
-    """Write the page of a model file. Raises LLMError for a training record of another program."""
+    """Write the page about a model file. Raises LLMError for another program's training record."""
     data = inspection_data(header, on_note)
     summary = f"{data['parameters']:,} parameters in {data['tensors']:,} tensors, {data['bytes']:,} bytes."
     return _page("inspect", _printable(str(header.path)), data, {"summary": summary})
 
 
 def inspection_data(header: "Header", on_note: OnNote) -> dict[str, Any]:
-    """Collect what a page shows of a model file. Raises LLMError for a training record of another program."""
+    """Collect the data for the page about a model file. Raises LLMError for another program's training record."""
     record, shown = training_record(header), facts(header, on_note)
     try:
         curve = _curve_data(read_curve(record))
@@ -140,7 +140,7 @@ def inspection_data(header: "Header", on_note: OnNote) -> dict[str, Any]:
 
 
 def _rows(header: "Header", shown: Mapping[str, Any], record: Mapping[str, Any]) -> Rows:
-    """List the (name, value) pairs beside parameter tree, loss curve and config."""
+    """List the (name, value) pairs shown beside the parameter tree, loss curve and config."""
     tokenizer = shown["tokenizer"]
     rows = [
         ("form", "a model of llmcli" if header.is_ours else header.form),
@@ -196,7 +196,7 @@ def _printable(text: str) -> str:
 
 
 def _page(kind: str, title: str, data: Mapping[str, object], texts: Mapping[str, str]) -> bytes:
-    """Fill a page of templates/: `data` is for its script, `texts` are by the id of their element."""
+    """Fill a page template with `data` for its script and `texts` by the id of their element."""
     pages = files("llmcli.pages") / "templates"
     shared = ["shared.js", "curve.js"] if kind == "inspect" else ["shared.js"]
     style, body, *scripts = (
@@ -215,7 +215,7 @@ def _page(kind: str, title: str, data: Mapping[str, object], texts: Mapping[str,
 
 
 def _json_for_script(data: Mapping[str, object]) -> str:
-    """Write JSON for a script element, which no text in it can end."""
+    """Write JSON for a script element, such that no text can end the element."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -223,5 +223,5 @@ def _json_for_script(data: Mapping[str, object]) -> str:
 
 
 def source_hash(text: str) -> str:
-    """Hash a style or script as a Content-Security-Policy lists it."""
+    """Hash a style or script for a Content-Security-Policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()

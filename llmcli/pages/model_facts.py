@@ -1,4 +1,4 @@
-"""The facts of a model file as data, for JSON, the terminal and the HTML page."""
+"""The facts about a model file as data, for JSON, the terminal and the HTML page."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from llmcli.formats.safetensors.header import Header
 
 Rows = list[tuple[str, str]]  # (name, value)
-MAX_NAMES = 3  # of corpus files that are listed
+MAX_NAMES = 3  # corpus files listed
 SHOWN_SETTINGS = ("seed", "batch_size", "dropout", "dtype", "threads")
 
 
 def facts(header: "Header", on_note: OnNote) -> dict[str, Any]:
-    """Return what `llm inspect --json` prints: sizes, tensors, and the documents of the metadata."""
+    """Return the output of `llm inspect --json`: sizes, tensors, and the documents in the metadata."""
     return {
         "file": str(header.path),
         "bytes": header.file_bytes,
@@ -36,7 +36,7 @@ def facts(header: "Header", on_note: OnNote) -> dict[str, Any]:
 
 
 def _with_figures(record: dict[str, Any]) -> dict[str, Any]:
-    """Add to a record which of its figures are of the network alone, if they can be read."""
+    """Add to a record the figures under their own names (network, adapting), if they can be read."""
     if not record.keys() & {"bits_per_byte", "bits_per_byte_before"}:
         return record
     try:
@@ -47,7 +47,7 @@ def _with_figures(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def training_record(header: "Header") -> dict[str, Any]:
-    """Return the training record, {} if there is none. Raises LLMError for one that this program did not write."""
+    """Return the training record; {} if there is none. Raises LLMError for another program's record."""
     return _checked(header, "training.json", "training.json")
 
 
@@ -64,12 +64,12 @@ def shape_text(shape: tuple[int, ...]) -> str:
 
 
 def value_text(value: object) -> str:
-    """Write a value of a config on one line."""
+    """Format a value of a config on one line."""
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def record_rows(record: Record) -> Rows:
-    """List the facts of a training run; an imported model has few, as nothing is known of its run."""
+    """List the facts about a training run; an imported model has few, since nothing is known about its run."""
     experts = [
         (f"tokens per expert, layer {layer}", " ".join(f"{share:.1%}" for share in shares))
         for layer, shares in enumerate(record.get("expert_shares", []), 1)
@@ -97,7 +97,7 @@ def record_rows(record: Record) -> Rows:
 
 
 def _data_rows(record: Record) -> Rows:
-    """List what a model was trained on, and how it answers held-out conversations."""
+    """List the training data of a model, and its answers to held-out conversations."""
     rows = [("corpus", _corpus(record))]
     rows += [(str(one.get("stage")), f"{one.get('file')}: {_corpus(one)}") for one in record.get("earlier_stages", [])]
     found = record.get("conversations")

@@ -306,7 +306,7 @@ def test_what_cannot_be_answered_is_said():
     for call in (lambda: chat.answer(" \n"), chat.regenerate, chat.take_back):
         with pytest.raises(LLMError):
             call()
-    with pytest.raises(LLMError, match="needs a message of the user at its end"):
+    with pytest.raises(LLMError, match="must end with a user message"):
         list(chat.assistant.answer([Message("user", "x"), Message("assistant", "y")], GREEDY))
 
 

@@ -79,5 +79,5 @@ def test_a_file_without_conversations_is_named() -> None:
     with pytest.raises(LLMError, match=r"chat\.jsonl line 1: invalid JSON"):
         load_conversation(PATH)
     PATH.write_text('{"text": "Once upon a time."}\n' * 20)
-    with pytest.raises(LLMError, match=r"chat\.jsonl holds no conversations"):
+    with pytest.raises(LLMError, match=r"chat\.jsonl has no conversations"):
         load_conversation(PATH)
