@@ -11,7 +11,7 @@ HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: 
 
 
 class ApiError(Exception):
-    """An error as an HTTP answer. Its message says what was found, what was wanted and what to do."""
+    """An error with an HTTP status. Its message says what was found, what was wanted and what to do."""
 
     def __init__(
         self,
@@ -28,26 +28,26 @@ class ApiError(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        """The JSON of the answer."""
+        """Return the JSON of the answer."""
         kind = TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
 class ModelLoadError(LLMError):
-    """A served model that cannot be loaded. Its message, which names files, is for the log."""
+    """A served model that cannot be loaded. The message names files and is for the log."""
 
 
 class ModelFileError(ModelLoadError):
-    """The file of a served model has changed. The message names the model alone, and is for clients too."""
+    """The file of a served model has changed. The message names only the model, so clients may see it."""
 
 
 def invalid(param: str, message: str, code: str | None = None) -> ApiError:
-    """The error for a field of the request; the message begins with its name: "n must be at least 1, found 0"."""
+    """Make an error for a field of the request; its message begins with the name: "n must be at least 1, found 0"."""
     return ApiError(f"{param} {message}", param=param, code=code)
 
 
 def as_api_error(error: BaseException, status: int = 500) -> ApiError:
-    """The error for a request that could not be answered; `status` is for an LLMError that says no more."""
+    """Convert an exception to the error of a request; `status` is for an LLMError without a status of its own."""
     match error:
         case ApiError():
             return error
@@ -62,6 +62,6 @@ def as_api_error(error: BaseException, status: int = 500) -> ApiError:
         case LLMError():
             return ApiError(str(error), status)
     if isinstance(error, MemoryError) or "can't start new thread" in str(error):
-        message = "the server has no memory or no thread left for this request; try again later"
+        message = "the server is out of memory or threads for this request; try again later"
         return ApiError(message, 503, code="unavailable")
-    return ApiError("the server made an error; its log has the details", 500)
+    return ApiError("internal server error; the server's log has the details", 500)

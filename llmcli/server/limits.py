@@ -1,21 +1,21 @@
 """Limits on the size and duration of an HTTP request; docs/serve.md lists these numbers."""
 
 MAX_BODY_BYTES = 1_000_000
-MAX_PROMPTS = 32  # in one request
+MAX_PROMPTS = 32  # per request
 MAX_CHOICES = 32  # prompts x n
 MAX_MESSAGES = 1_000
-MAX_TOKENS = 32_768  # new tokens of a text
+MAX_TOKENS = 32_768  # new tokens per text
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 1_000
-MAX_LOGPROBS, MAX_TOP_LOGPROBS = 5, 20  # alternatives for each token: of a completion, of a chat
+MAX_LOGPROBS, MAX_TOP_LOGPROBS = 5, 20  # alternatives per token: completions, chats
 MAX_NEXT_WORDS = 100
 MAX_EXPLAIN_CHARACTERS = 4_000
 MAX_MEMORY_CHARACTERS = 20_000
-MAX_ANALYSES = 8  # at one time: /v1/explain, next, memory and experts; more are refused
+MAX_ANALYSES = 8  # concurrent requests to /v1/explain, next, memory and experts; more are refused
 MAX_CONNECTIONS = 256
 
 RECEIVE_SECONDS = 10  # for the head of a request, and for its body
 REQUEST_SECONDS = 600  # for an answer, including the time in the queue
-UNREAD_SECONDS = 30  # a client may leave its answer unread; then it is disconnected
-UNREAD_TOKENS = 256  # of a request; then it is paused until they are read, so that others can be decoded
-KEEP_ALIVE_SECONDS = 10  # without text; then a stream sends a comment
-DRAIN_SECONDS = 3  # for answers in progress, at shutdown
+UNREAD_SECONDS = 30  # a client that leaves its answer unread for longer is disconnected
+UNREAD_TOKENS = 256  # per request; it is then paused until they are read, so that others can be decoded
+KEEP_ALIVE_SECONDS = 10  # without text, after which a stream sends a comment
+DRAIN_SECONDS = 3  # for answers in progress at shutdown

@@ -1,1 +1,1 @@
-"""Requests and their answers."""
+"""The content of requests and answers: schemas, prompts, completions, log probabilities."""

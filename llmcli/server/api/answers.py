@@ -1,4 +1,4 @@
-"""The answers of completions and chats: whole, or in chunks. Log probabilities have the two shapes of OpenAI's API."""
+"""Answers of completions and chats, whole or in chunks, with log probabilities in both shapes of OpenAI's API."""
 
 import secrets
 import time
@@ -20,16 +20,16 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 @dataclass
 class Generated:
-    """The part of a text that has arrived so far."""
+    """The part of a text that has been generated so far."""
 
     text: str = ""
     tokens: list[Token] = field(default_factory=list)
     started: Started | None = None
     finished: Finished | None = None
-    _sent: int = 0  # tokens
+    _sent: int = 0  # number of tokens
 
     def take_unsent(self) -> list[Token]:
-        """The tokens since the last call."""
+        """Return the tokens since the last call."""
         tokens, self._sent = self.tokens[self._sent :], len(self.tokens)
         return tokens
 
@@ -46,38 +46,38 @@ class Generated:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationAnswer(ABC):
-    """The answer to a request that was understood: whole, or in chunks."""
+    """The answer to a valid request, whole or in chunks."""
 
     kind: ClassVar[str]  # `object` in OpenAI's JSON
     chunk_kind: ClassVar[str]
-    prefix: ClassVar[str]  # of the id
+    prefix: ClassVar[str]  # of ids
     model: ServedModel
     body: GenerationBody
-    requests: Sequence[GenerationRequest]  # the n of the first prompt, those of the second, ...
-    dropped_turns: int = 0  # of a conversation, the oldest ones, which do not fit the context
+    requests: Sequence[GenerationRequest]  # n for the first prompt, n for the second, ...
+    dropped_turns: int = 0  # oldest turns of a conversation that do not fit the context
     _id: str = field(default_factory=lambda: secrets.token_hex(12))
     _created: int = field(default_factory=lambda: int(time.time()))
 
     @abstractmethod
     def choice(self, index: int, text: Generated) -> JsonObject:
-        """A choice of the whole answer, whose text is complete."""
+        """Return a choice of the whole answer, whose text is complete."""
 
     @abstractmethod
     def choice_chunk(self, index: int, event: Event, text: Generated) -> JsonObject | None:
-        """The message for an event of a choice, whose text so far is `text`; None while no text is complete."""
+        """Return the message for an event of a choice with `text` so far; None while no text is complete."""
 
     def whole(self, texts: Sequence[Generated]) -> JsonObject:
-        """The answer when all texts are complete."""
+        """Return the answer when all texts are complete."""
         choices = [self.choice(index, text) for index, text in enumerate(texts)]
         return self._envelope(self.kind, choices) | self._usage(texts)
 
     def chunk(self, index: int, event: Event, text: Generated) -> JsonObject | None:
-        """The part of a stream for an event; for the arguments see `choice_chunk`."""
+        """Return the part of a stream for an event; for the arguments see `choice_chunk`."""
         choice = self.choice_chunk(index, event, text)
         return choice and self._envelope(self.chunk_kind, [choice])
 
     def usage_chunk(self, texts: Sequence[Generated]) -> JsonObject:
-        """The last chunk of a stream that was asked for its usage."""
+        """Return the last chunk of a stream whose usage was requested."""
         return self._envelope(self.chunk_kind, []) | self._usage(texts)
 
     def _envelope(self, kind: str, choices: list[JsonObject]) -> JsonObject:
@@ -91,15 +91,15 @@ class GenerationAnswer(ABC):
         }
 
     def _usage(self, texts: Sequence[Generated]) -> JsonObject:
-        """The tokens of all texts; a prompt counts once for its n texts."""
+        """Count the tokens of all texts; a prompt counts once for its n texts."""
         started = [text.started for text in texts[:: self.body.n] if text.started]
-        prompt = sum(one.prompt_tokens for one in started)
+        prompt = sum(event.prompt_tokens for event in started)
         completion = sum(text.finished.tokens for text in texts if text.finished)
         usage = {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": sum(one.cached_tokens for one in started)},
+            "prompt_tokens_details": {"cached_tokens": sum(event.cached_tokens for event in started)},
         }
         return {"usage": usage | ({"dropped_turns": self.dropped_turns} if self.dropped_turns else {})}
 
@@ -114,7 +114,8 @@ class Completion(GenerationAnswer):
 
     @classmethod
     def of(cls, body: CompletionBody, model: ServedModel) -> "Completion":
-        """Raises ApiError for a prompt that the model cannot read, LLMError for text that has no tokens."""
+        """Prepare requests. Raises ApiError for a prompt that the model cannot read, LLMError for text without
+        tokens."""
         max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
         samplings, scores_prompt = body.samplings(max_tokens), body.echo and body.logprobs is not None
         requests = [
@@ -142,14 +143,14 @@ class Completion(GenerationAnswer):
         return None
 
     def _echo(self, index: int) -> str:
-        """The prompt of a choice as text, if it is asked for."""
+        """Return the prompt of a choice as text, if requested."""
         prompt = self.body.prompts[index // self.body.n] if self.body.echo else ""
         return prompt if isinstance(prompt, str) else self.model.tokenizer.decode(prompt)
 
     def _choice(
         self, index: int, new: str, tokens: Sequence[ScoredToken], text: Generated, reason: str | None = None
     ) -> JsonObject:
-        """A choice with the end of the text, which is new, and its tokens."""
+        """Make a choice with the new end of the text and its tokens."""
         logprobs = None
         if self.body.logprobs is not None:
             end = len(self._echo(index)) + len(text.text)
@@ -161,14 +162,15 @@ class Completion(GenerationAnswer):
 
 @dataclass(frozen=True, kw_only=True)
 class ChatCompletion(GenerationAnswer):
-    """The next message of a conversation."""
+    """The assistant's next message in a conversation."""
 
     kind, chunk_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl-"
     body: ChatBody
 
     @classmethod
     def of(cls, body: ChatBody, model: ServedModel, others: Iterable[ServedModel]) -> "ChatCompletion":
-        """Raises ApiError for messages that do not fit, or without a chat template; LLMError as a template does."""
+        """Prepare requests. Raises ApiError for messages that do not fit or a missing chat template, LLMError if the
+        template refuses them."""
         asked = (body.max_completion_tokens, body.max_tokens, ANSWER_TOKENS)
         max_tokens = next(number for number in asked if number is not None)
         template = chat_template(model, body.chat_template_kwargs, others)
@@ -206,11 +208,11 @@ class ChatCompletion(GenerationAnswer):
         return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
     def _without_prefix_space(self, text: str) -> str:
-        """An answer without SentencePiece's space before its first word."""
+        """Remove SentencePiece's space before the first word of an answer."""
         return text.removeprefix(" ") if self.model.tokenizer.adds_prefix_space else text
 
     def _logprobs(self, tokens: Sequence[Token]) -> JsonObject | None:
-        """The log probabilities of the tokens of an answer, without the token that ends it."""
+        """Return the log probabilities of the tokens of an answer, without the token that ends it."""
         shown = [token for token in tokens if not token.ends_text]
         return chat_logprobs(self.model.tokenizer, shown) if self.body.logprobs else None
 
@@ -219,7 +221,7 @@ class ChatCompletion(GenerationAnswer):
 
 
 def token_text(tokenizer: Tokenizer, token: int | None, text_bytes: bytes) -> str:
-    """A token as text. A control token has its name, and part of a character its bytes, as OpenAI writes them:
+    """Return a token as text: the name of a control token, and part of a character as bytes in OpenAI's form,
     "bytes:\\xe3\\x81"."""
     if token is not None and not text_bytes:
         return tokenizer.label(token)
@@ -230,8 +232,8 @@ def token_text(tokenizer: Tokenizer, token: int | None, text_bytes: bytes) -> st
 
 
 def completion_logprobs(tokenizer: Tokenizer, tokens: Sequence[ScoredToken], first_offset: int, end: int) -> JsonObject:
-    """The four lists of a completion. `text_offset` counts characters of the choice's text, from `first_offset` up to
-    `end`, where a stop string may have truncated it."""
+    """Return the four lists of a completion. `text_offset` counts characters in the choice's text, from `first_offset`
+    to `end`, where a stop string may have truncated it."""
     offsets = []
     decoder, offset = stream_decoder(), first_offset
     for token in tokens:
@@ -246,17 +248,17 @@ def completion_logprobs(tokenizer: Tokenizer, tokens: Sequence[ScoredToken], fir
 
 
 def _top_logprobs(tokenizer: Tokenizer, token: ScoredToken) -> dict[str, float] | None:
-    """The log probabilities of a token and its alternatives by their text; None for the first token of a prompt."""
+    """Return the log probabilities of a token and its alternatives by text; None for the first token of a prompt."""
     top: dict[str, float] = {}
-    for one in (*token.alternatives, token):
-        if one.logprob is not None:
-            text = token_text(tokenizer, one.id, one.text_bytes)
-            top[text] = max(one.logprob, top.get(text, one.logprob))
+    for candidate in (*token.alternatives, token):
+        if candidate.logprob is not None:
+            text = token_text(tokenizer, candidate.id, candidate.text_bytes)
+            top[text] = max(candidate.logprob, top.get(text, candidate.logprob))
     return top or None
 
 
 def chat_logprobs(tokenizer: Tokenizer, tokens: Sequence[ScoredToken]) -> JsonObject:
-    """The tokens of an answer, each with its id, its bytes and alternatives."""
+    """Return the tokens of an answer, each with its id, bytes and alternatives."""
 
     def scored(token: ScoredToken) -> JsonObject:
         data = token.text_bytes
@@ -264,6 +266,6 @@ def chat_logprobs(tokenizer: Tokenizer, tokens: Sequence[ScoredToken]) -> JsonOb
         return {"id": token.id, "token": text, "logprob": token.logprob, "bytes": list(data)}
 
     return {
-        "content": [scored(token) | {"top_logprobs": [scored(one) for one in token.alternatives]} for token in tokens],
+        "content": [scored(token) | {"top_logprobs": list(map(scored, token.alternatives))} for token in tokens],
         "refusal": None,
     }

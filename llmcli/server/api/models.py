@@ -1,4 +1,4 @@
-"""The served models, by the stem of the file's name. Each is loaded when it is first used."""
+"""The served models, by the stem of the file name. A model is loaded on first use."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -22,7 +22,7 @@ MAX_LISTED = 10  # names in an error
 
 
 class ServedModel:
-    """A model file. Its header is read at once, so that a missing or damaged file is an error at the start."""
+    """A model file. Its header is read at once, so that a missing or damaged file is an error at startup."""
 
     def __init__(self, path: Path, context: int | None = None) -> None:
         """`context` limits the context length. Raises LLMError."""
@@ -47,7 +47,7 @@ class ServedModel:
         return open_chat_template(self.source, self.tokenizer)
 
     def prepare(self) -> None:
-        """Compute what the first request would wait for. Errors are left to the requests."""
+        """Compute in advance what the first request would wait for. Errors are left to the requests."""
         with suppress(LLMError, OSError, MemoryError):
             self.tokenizer.vocabulary.allowed(START)
             if self.template is not None:
@@ -55,33 +55,33 @@ class ServedModel:
                 _ = self.template.stop_ids
 
     def readable_runtime(self, checkpoint: Checkpoint) -> NumpyRuntime:
-        """A runtime that shows its activations, of this model or of one of its ensemble. The last one is kept. Raises
-        ModelFileError if the file has changed since it was opened."""
+        """Open a runtime whose activations can be recorded, for this model or one of its ensemble. The last one is
+        kept. Raises ModelFileError if the file has changed since it was opened."""
         if self._readable is None or self._readable[0] is not checkpoint:
-            self.check_unchanged()  # its tensors are read again
+            self.check_unchanged()  # tensors are read again
             self._readable = checkpoint, NumpyRuntime(checkpoint)
         return self._readable[1].fork()
 
     def check_unchanged(self) -> None:
-        """Raise ModelFileError if the file is no longer the one that was opened: its tensors would be read with the
-        wrong header."""
+        """Raise ModelFileError if the file was replaced since it was opened: its tensors would be read with the wrong
+        header."""
         try:
             if _version(self.path) == self._version:
                 return
-            reason = "was replaced while it was served"
+            reason = "was replaced while the server was running"
         except OSError as error:
-            reason = f"cannot be read any more ({error.strerror})"
-        raise ModelFileError(f"the file of {self.name} {reason}; start llm serve again")
+            reason = f"can no longer be read ({error.strerror})"
+        raise ModelFileError(f"the file of {self.name} {reason}; restart llm serve")
 
     def as_json(self) -> dict[str, object]:
-        """The model as /v1/models lists it."""
+        """Return the model's entry in /v1/models."""
         return {
             "id": self.name,
             "object": "model",
             "created": self.created,
             "owned_by": "llmcli",
             "context_length": self.context,
-            "max_model_len": self.context,  # the name that vLLM's clients know
+            "max_model_len": self.context,  # vLLM's name
             "parameters": self.source.parameters,
             "chat": self.template is not None,
             "experts": self.experts,
@@ -89,7 +89,7 @@ class ServedModel:
 
 
 def _version(path: Path) -> list[tuple[str, int, int, int]]:
-    """A value that changes when a model file, or a file in a model's directory, is replaced."""
+    """Return a value that changes when a model file, or a file in a model's directory, is replaced."""
     files = [path]
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in (".safetensors", ".json") and file.is_file())
@@ -110,7 +110,7 @@ class Models:
         cache: bool = True,
         on_note: Callable[[str], None] = lambda note: None,
     ) -> None:
-        """Raises LLMError for a file that is not a model, and for two files with the same name."""
+        """Open model files. Raises LLMError for a file that is not a model, and for two files with the same name."""
         self._open = partial(open_runtime, device=device, quantize=quantize, on_note=on_note, fast=True, cache=cache)
         self._on_note = on_note
         self._models: dict[str, ServedModel] = {}
@@ -126,7 +126,7 @@ class Models:
         return iter(self._models.values())
 
     def find(self, name: str | None = None) -> ServedModel:
-        """The model of this name, by default the first one. Raises ApiError if it is not served."""
+        """Return the model with this name (default: the first one). Raises ApiError if it is not served."""
         name = next(iter(self._models)) if name is None else name
         if name not in self._models:
             names = ", ".join(list(self._models)[:MAX_LISTED])
@@ -137,7 +137,7 @@ class Models:
     def open_runtime(self, name: str) -> tuple[Runtime, Tokenizer]:
         """Load a model. Raises LLMError."""
         model = self._models[name]
-        with suppress(RuntimeError):  # no thread can be started: the first request prepares what it needs
+        with suppress(RuntimeError):  # no thread can be started: the first request does the work
             Thread(target=model.prepare, name="prepare-model", daemon=True).start()
         try:
             model.check_unchanged()

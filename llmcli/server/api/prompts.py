@@ -1,4 +1,4 @@
-"""The prompts of requests as tokens of a model."""
+"""Tokenization of the prompts in requests."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from llmcli.server.errors import ApiError, invalid
 
 
 def encode_prompt(prompt: str | list[int], model: ServedModel, *, literal: bool) -> Prompt | tuple[int, ...]:
-    """The tokens of a prompt. Unless `literal`, the last word of a text may continue, as in `llm generate`."""
+    """Tokenize a prompt. Unless `literal`, the last word of a text may continue, as in `llm generate`."""
     if not isinstance(prompt, str):
         check_ids("prompt", prompt, model)
         check_length(len(prompt), model)
@@ -43,13 +43,13 @@ def check_length(tokens: int, model: ServedModel) -> None:
 def chat_template(
     model: ServedModel, variables: Mapping[str, Any] | None, others: Iterable[ServedModel] = ()
 ) -> ChatTemplate:
-    """The chat template of a model with these variables. Raises ApiError if it has none, naming the models of
+    """Return a model's chat template with these variables. If it has none, raises ApiError that names the models in
     `others` that have one."""
     if model.template is None:
         able = [other.name for other in others if other.template is not None][:MAX_LISTED]
         hint = f", or a model that can chat: {', '.join(able)}" if able else ""
         raise ApiError(
-            f"{model.name} has no chat template: it continues text, and was not trained on conversations; use "
+            f"{model.name} has no chat template: it continues text and was not trained on conversations; use "
             f"/v1/completions{hint}",
             param="model",
             code="no_chat_template",
@@ -60,9 +60,9 @@ def chat_template(
 def encode_messages(
     messages: Sequence[Message], template: ChatTemplate, context: int, max_tokens: int
 ) -> tuple[Prompt, int]:
-    """(tokens of a conversation with the header of the answer, how many of the oldest turns are left out, as `llm chat`
-    does). A message of the assistant at the end is the beginning of the answer. Raises ApiError where the last turn
-    alone does not fit."""
+    """Return (tokens of a conversation with the header of the answer, number of old turns left out, as in `llm chat`).
+    An assistant message at the end is the beginning of the answer. Raises ApiError if the last turn alone does not
+    fit."""
     prefill = messages[-1].content if messages[-1].role == "assistant" else ""
     asked = messages[:-1] if messages[-1].role == "assistant" else messages
     beginning = Prompt.of(prefill, template.tokenizer) if prefill else Prompt([])
@@ -72,7 +72,7 @@ def encode_messages(
     if len(prompt.ids) >= context:
         raise invalid(
             "messages",
-            f"have {len(prompt.ids):,} tokens without the turns before the last, and the context length is "
+            f"have {len(prompt.ids):,} tokens even without earlier turns, and the context length is "
             f"{context:,}; use a shorter text",
             "context_length_exceeded",
         )

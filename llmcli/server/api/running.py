@@ -17,15 +17,15 @@ from llmcli.server.limits import KEEP_ALIVE_SECONDS, REQUEST_SECONDS, UNREAD_TOK
 
 
 class RunningRequests:
-    """A context manager: requests in the engine, which are cancelled at its end if they have not finished."""
+    """A context manager for requests in the engine. Unfinished requests are cancelled on exit."""
 
     def __init__(self, engine: Engine, requests: Sequence[GenerationRequest]) -> None:
         self._engine, self._requests = engine, requests
         self._loop = asyncio.get_running_loop()
-        self._arrived: deque[tuple[int, Event]] = deque()  # no more than UNREAD_TOKENS and one of each text
-        self._paused: set[int] = set()  # numbers of the requests that wait until this is read
-        self._lock = threading.RLock()  # guards these two, and no event of a request comes before it is in `_submitted`
-        self._is_woken = False  # the event loop will see what has arrived
+        self._arrived: deque[tuple[int, Event]] = deque()  # at most UNREAD_TOKENS, plus one per text
+        self._paused: set[int] = set()  # numbers of the requests that wait for the reader
+        self._lock = threading.RLock()  # guards these two, and holds events back until their request is in `_submitted`
+        self._is_woken = False  # the event loop has been notified
         self._has_arrived = asyncio.Event()
         self._submitted: list[Submitted] = []
         self._submitted_at = time.monotonic()
@@ -33,7 +33,7 @@ class RunningRequests:
         self.texts = [Generated() for _ in requests]
 
     async def __aenter__(self) -> "RunningRequests":
-        """Raises LLMError as the engine does, when its queue is full or it cannot run."""
+        """Submit the requests. Raises LLMError if the engine's queue is full or it cannot run."""
         try:
             for number, request in enumerate(self._requests):
                 with self._lock:
@@ -64,8 +64,8 @@ class RunningRequests:
         self._has_arrived.set()
 
     async def _wait(self, seconds: float) -> None:
-        """Wait until something arrives, or for some seconds. (`asyncio.wait_for` loses a cancellation that comes
-        together with a result, before Python 3.12.)"""
+        """Wait for an event or for some seconds. (Before Python 3.12, `asyncio.wait_for` loses a cancellation that
+        arrives together with a result.)"""
         self._has_arrived.clear()
         timer = self._loop.call_later(seconds, self._has_arrived.set)
         try:
@@ -74,8 +74,8 @@ class RunningRequests:
             timer.cancel()
 
     async def events(self) -> AsyncIterator[tuple[int, Event] | None]:
-        """(number of the request, event) until all have finished; None when nothing has come for KEEP_ALIVE_SECONDS.
-        Raises ApiError if one fails, or after REQUEST_SECONDS."""
+        """Yield (number of the request, event) until all have finished; None after KEEP_ALIVE_SECONDS without events.
+        Raises ApiError if a request fails, or after REQUEST_SECONDS."""
         left = len(self._requests)
         while left:
             seconds = min(KEEP_ALIVE_SECONDS, self._submitted_at + REQUEST_SECONDS - time.monotonic())
@@ -101,7 +101,7 @@ class RunningRequests:
             yield number, event
 
     async def finish(self) -> list[Generated]:
-        """All texts, when they are complete. Raises ApiError as `events` does."""
+        """Wait until all texts are complete, and return them. Raises ApiError as `events` does."""
         async for _ in self.events():
             pass
         return self.texts

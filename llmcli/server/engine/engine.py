@@ -1,15 +1,15 @@
 """The engine of `llm serve`: one thread that owns all models and their KV caches, and processes many requests together.
 
-The thread works in passes: a chunk of one prompt (chunked prefill), and then one token of each text that is being
-generated, stacked through the linear layers of its model (continuous batching). So a long prompt delays the other texts
-by a chunk per token, and a cancelled request is gone before the next token. Functions that analyze a model run in a
-thread of their own, one at a time, on a fork.
+The thread works in passes: a chunk of one prompt (chunked prefill), then one token of each text that is being
+generated, batched through the linear layers of its model (continuous batching). A long prompt therefore delays the
+other texts by one chunk per token, and a cancelled request is removed before the next token. Functions that analyze a
+model run in a separate thread, one at a time, on a fork.
 
-A text does not depend on what else runs: each request has its own KV cache and its own random numbers. Only the last
-bits of logits can differ, with the number of texts in a step and with the part of the prompt that was cached.
+A text does not depend on other requests: each request has its own KV cache and random numbers. Only the last bits of
+logits can vary, with the number of texts in a step and the part of the prompt that was cached.
 
-Requests are admitted while all keys and values that they can need fit `Limits.live_bytes` (one is always admitted). A
-cache grows by doubling, so up to twice as much may be allocated.
+Requests are admitted while all keys and values that they may need fit `Limits.live_bytes` (one is always admitted).
+Caches grow by doubling, so up to twice as much may be allocated.
 """
 
 import threading
@@ -35,43 +35,43 @@ from llmcli.server.engine.requests import (
 from llmcli.server.engine.sequence import Counts, Sequence
 
 T = TypeVar("T")
-PASS_SECONDS = 0.5  # `close` waits for the pass in progress
-Opened = tuple[Runtime, Tokenizer]  # the runtime has an empty cache: it is only forked
+PASS_SECONDS = 0.5  # how long `close` waits for the pass in progress
+Opened = tuple[Runtime, Tokenizer]  # the runtime's cache stays empty: it is only forked
 
 
 class Engine:
     """Processes requests for any of several models. Its methods may be called from any thread.
 
-    The thread may end by an error, such as a lack of memory. Then all requests fail, and the next one starts it again.
+    If the thread ends with an error, such as out of memory, all requests fail, and the next request restarts it.
     """
 
     def __init__(self, open_model: Callable[[str], Opened], limits: Limits | None = None) -> None:
-        """`open_model` is called in its own thread when a model is first used, with the name that it is served under;
-        it may raise LLMError."""
+        """`open_model` is called with the served name, in a separate thread, when a model is first used; it may raise
+        LLMError."""
         self._open_model, self._limits = open_model, limits or Limits()
         self._changed = threading.Condition()  # guards _thread, failure, _is_changed, waiting, _is_closed, _models
-        self._thread: threading.Thread | None = None  # None: it is not running
-        self.failure: str | None = None  # why it is not
+        self._thread: threading.Thread | None = None  # None: not running
+        self.failure: str | None = None  # the reason why it is not running
         self._is_changed = False  # there may be something to do
         self.waiting: list[Sequence] = []
         self._is_closed = False
         self._models: dict[str, Future[Opened]] = {}
         self._loading = threading.Lock()  # one model at a time
         self._analyzing = threading.Lock()  # one function at a time
-        self.active: list[Sequence] = []  # in progress; this and what follows is changed by the engine's thread alone
+        self.active: list[Sequence] = []  # in progress; only the engine's thread changes this and the following
         self.prefixes = PrefixCache(self._limits.prefix_bytes)
         self.counts = Counts()
 
     # ---- from any thread
 
     def start(self) -> None:
-        """Start the thread. Where that fails, `failure` says why, and the next request tries again."""
+        """Start the thread. If that fails, `failure` has the reason, and the next request tries again."""
         with suppress(LLMError), self._changed:
             self._ensure_running()
 
     def close(self) -> None:
-        """Refuse new requests, fail the others, and end. Functions that run and models that are being loaded are not
-        waited for: their threads end with the process."""
+        """Refuse new requests, fail the others, and end the thread. Running functions and models that are being loaded
+        are not waited for: their threads end with the process."""
         with self._changed:
             self._is_closed = True
             thread = self._thread
@@ -80,7 +80,7 @@ class Engine:
             thread.join(PASS_SECONDS)
 
     def submit(self, request: GenerationRequest, on_event: OnEvent) -> Sequence:
-        """Add a request to the queue. Raises QueueFullError when too many wait, StoppingError after `close`, and
+        """Add a request to the queue. Raises QueueFullError if too many are waiting, StoppingError after `close`, and
         UnavailableError if the engine cannot run."""
         with self._changed:
             self._ensure_running()
@@ -93,27 +93,27 @@ class Engine:
         return sequence
 
     def cancel(self, sequence: Sequence) -> None:
-        """Stop a request before its next token. It may have ended already, and an event may be under way."""
+        """Stop a request before its next token. It may have ended already, and one more event may arrive."""
         sequence.is_cancelled = True
         self._wake()
 
     def pause(self, sequence: Sequence, is_paused: bool) -> None:
-        """Pause a request before its next token: it keeps its cache but gives up its place; or resume it."""
+        """Pause a request before its next token (it keeps its cache but gives up its place), or resume it."""
         sequence.is_paused = is_paused
         self._wake()
 
     def run(self, model: str, function: Callable[[Runtime], T]) -> "Future[T]":
-        """Call a function in a separate thread, one at a time, with a runtime of the model that has an empty cache.
-        Raises StoppingError after `close`, and UnavailableError if the engine cannot run."""
+        """Call a function in a separate thread, one at a time, with a runtime of the model whose cache is empty. Raises
+        StoppingError after `close`, and UnavailableError if the engine cannot run."""
         future: Future[T] = Future()
 
         def work() -> None:
-            opened.exception()  # waits until it is loaded
+            opened.exception()  # waits until the model is loaded
             with self._analyzing:
                 if future.set_running_or_notify_cancel():
                     try:
                         future.set_result(function(opened.result()[0].fork()))
-                    except Exception as error:  # it belongs to whoever waits for the result
+                    except Exception as error:  # raised where the result is awaited
                         future.set_exception(error)
 
         with self._changed:
@@ -124,11 +124,11 @@ class Engine:
 
     @property
     def loaded(self) -> list[str]:
-        """The names of the models in memory."""
+        """Return the names of the loaded models."""
         return [name for name, model in list(self._models.items()) if model.done()]
 
     def _ensure_running(self) -> None:
-        """Start the thread if it is not running; `_changed` is held. Raises StoppingError after `close`."""
+        """Start the thread if it is not running. The caller holds `_changed`. Raises StoppingError after `close`."""
         if self._is_closed:
             raise StoppingError()
         if self._thread is None:
@@ -150,7 +150,7 @@ class Engine:
         try:
             self._work()
             failure: LLMError = StoppingError()
-        except BaseException as error:  # nothing may wait for a thread that has ended
+        except BaseException as error:  # requests must not wait for a thread that has ended
             reason = "not enough memory" if isinstance(error, MemoryError) else "an internal error, which is in its log"
             failure = UnavailableError(f"the server's engine ended: {reason}; the next request starts it again")
             failure.__cause__ = error
@@ -178,7 +178,7 @@ class Engine:
 
     @property
     def _placed(self) -> list[Sequence]:
-        """The requests in progress that are not set aside."""
+        """Return the requests in progress that are not set aside."""
         return [sequence for sequence in self.active if not sequence.is_aside]
 
     def _drop_cancelled(self) -> None:
@@ -190,7 +190,7 @@ class Engine:
         self._remove_ended()
 
     def _set_aside(self) -> None:
-        """Set paused requests aside, and take those back that are not paused any more, while there are places."""
+        """Set paused requests aside, and take resumed ones back while there are places."""
         for sequence in self.active:
             sequence.is_aside |= sequence.is_paused
         places = self._limits.concurrent - len(self._placed)
@@ -199,8 +199,8 @@ class Engine:
             sequence.is_aside = False
 
     def _admit(self) -> None:
-        """Move requests from the queue to those in progress: in their order, as many as there is space for. Requests
-        for a model that is being loaded are passed over."""
+        """Start queued requests in order, as many as there is space for. Requests for a model that is being loaded are
+        skipped."""
         for sequence in list(self.waiting):
             try:
                 if not sequence.opened.done():
@@ -218,14 +218,14 @@ class Engine:
                 self.waiting.remove(sequence)
 
     def _has_space(self, sequence: Sequence) -> bool:
-        """Whether a request can begin. Requests that were set aside fail if it needs their memory."""
+        """Return whether a request can begin. Requests that were set aside fail if it needs their memory."""
         placed = self._placed
         free = self._limits.live_bytes - sum(other.max_bytes for other in placed)
         if placed and (len(placed) >= self._limits.concurrent or sequence.max_bytes > free):
             return False
         aside = [other for other in self.active if other.is_aside]
         while aside and sum(other.max_bytes for other in aside) + sequence.max_bytes > free:
-            aside.pop(0).fail(UnavailableError("the answer was not read, and its memory was needed for others"))
+            aside.pop(0).fail(UnavailableError("the answer was not read, and other requests needed its memory"))
         self._remove_ended()
         return True
 
@@ -255,7 +255,7 @@ class Engine:
         try:
             logits = step_batch(runtimes, [sequence.next_token for sequence in sequences])
             choices, rows[:] = choose_together([sequence.text for sequence in sequences], logits), logits
-        except Exception:  # one sequence may be at fault: retry each alone
+        except Exception:  # one sequence may be at fault: retry them one by one
             for runtime, length in zip(runtimes, lengths, strict=True):
                 undo_step(runtime, length)
         for sequence, row, choice in zip(sequences, rows, choices, strict=True):
@@ -265,7 +265,7 @@ class Engine:
                 sequence.fail(error)
 
     def _remove_ended(self) -> None:
-        """Remove requests that ended, and keep their caches for later ones."""
+        """Remove finished requests, and keep their caches for later ones."""
         ended = [sequence for sequence in self.active if sequence.is_done]
         if not ended:
             return
@@ -279,27 +279,27 @@ class Engine:
     # ---- models
 
     def _model(self, name: str) -> "Future[Opened]":
-        """A model, which may still be loading; `_changed` is held."""
+        """Return a model, which may still be loading. The caller holds `_changed`."""
         if name not in self._models:
             future: Future[Opened] = Future()
             _start_thread(self._load, name, future, name="load-model")
-            self._models[name] = future  # not before: a future that no thread completes would stay for ever
+            self._models[name] = future  # not earlier: without a thread, the future would never complete
             future.add_done_callback(self._wake)
         return self._models[name]
 
     def _load(self, name: str, future: "Future[Opened]") -> None:
-        """Runs in its own thread."""
+        """Load a model, in a separate thread."""
         with self._loading:
             try:
                 future.set_result(self._open_model(name))
-            except BaseException as error:  # it belongs to whoever asks for the model
+            except BaseException as error:  # raised where the model is awaited
                 with self._changed:
                     del self._models[name]  # the next request tries again
                 future.set_exception(error)
 
 
 def _start_thread(function: Callable[..., None], *arguments: Any, name: str) -> threading.Thread:
-    """Raises UnavailableError if the system has no thread left."""
+    """Start a thread. Raises UnavailableError if the system has none left."""
     thread = threading.Thread(target=function, args=arguments, name=name, daemon=True)
     try:
         thread.start()

@@ -1,5 +1,5 @@
-"""Prefix caching: new prompts reuse the beginning of the KV caches of earlier requests, such as a system prompt. The
-least recently used are dropped when they exceed a number of bytes, or MAX_KEPT."""
+"""Prefix caching: new prompts reuse the beginning of earlier requests' KV caches, such as a system prompt. The least
+recently used caches are dropped when they exceed a size in bytes, or MAX_KEPT."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,37 +9,37 @@ from numpy.typing import NDArray
 
 from llmcli.models.runtime import Runtime
 
-MIN_SHARED = 4  # tokens; fewer are not worth a copy
-MAX_KEPT = 256  # caches: each is compared with every new prompt
+MIN_SHARED = 4  # tokens that are worth a copy
+MAX_KEPT = 256  # caches, each of which is compared with every new prompt
 
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """A runtime of a model, and the tokens that its cache holds."""
+    """A runtime of a model, and the tokens in its cache."""
 
     model: str
     runtime: Runtime
     ids: NDArray[np.int64]
-    bytes: int  # of the cache
+    bytes: int  # size of the cache
 
 
 class PrefixCache:
-    """Kept caches of any models."""
+    """Kept caches of all models."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._kept: list[Prefix] = []  # the least recently used first
+        self._kept: list[Prefix] = []  # least recently used first
 
     def __len__(self) -> int:
         return len(self._kept)
 
     @property
     def bytes(self) -> int:
-        """Memory of all that are kept."""
+        """Total size of the kept caches."""
         return sum(prefix.bytes for prefix in self._kept)
 
     def keep(self, prefix: Prefix) -> None:
-        """Keep a cache whose runtime is no longer in use. It replaces caches that hold only its beginning."""
+        """Keep a cache whose runtime is no longer in use. It replaces kept caches of its beginnings."""
         if prefix.bytes > self._max_bytes or not len(prefix.ids):
             return
         self._kept = [p for p in self._kept if p.model != prefix.model or _shared(p, prefix.ids) < len(p.ids)]
@@ -48,8 +48,9 @@ class PrefixCache:
             del self._kept[0]
 
     def take(self, model: str, ids: Sequence[int], live: Iterable[Prefix] = ()) -> tuple[Runtime, int] | None:
-        """(a runtime for a prompt, how many of `ids` its cache holds), from the kept or `live` cache that holds most;
-        None if too few. A kept cache that holds nothing else is handed over; others are copied."""
+        """Return (runtime for a prompt, number of `ids` in its cache), from the kept or `live` cache with the longest
+        shared prefix; None if that is too short. A kept cache without other tokens is handed over; others are
+        copied."""
         asked = np.array(ids, np.int64)
         known = [prefix for prefix in (*live, *self._kept) if prefix.model == model]
         lengths = [_shared(prefix, asked) for prefix in known]
@@ -61,12 +62,12 @@ class PrefixCache:
             self._kept.remove(best)
             if length == len(best.ids):
                 return best.runtime, length
-            self._kept.append(best)  # as the one used last
+            self._kept.append(best)  # now the most recently used
         return best.runtime.fork(length), length
 
 
 def _shared(prefix: Prefix, ids: NDArray[np.int64]) -> int:
-    """The number of tokens that a cache shares with the beginning of a prompt."""
+    """Count the tokens that a cache shares with the beginning of a prompt."""
     length = min(len(prefix.ids), len(ids))
     differing = np.flatnonzero(prefix.ids[:length] != ids[:length])
     return int(differing[0]) if len(differing) else length

@@ -1,4 +1,4 @@
-"""Requests to the engine and its answers: plain data, without HTTP and without a model."""
+"""The engine's requests and events: plain data, independent of HTTP and of models."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,42 +10,42 @@ from llmcli.generation.token_healing import Prompt
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """Tokens to continue."""
+    """A request to continue tokens."""
 
-    model: str  # the name that it is served under
-    prompt: Prompt | tuple[int, ...]  # token ids are continued as they are; of a Prompt, the last word may continue
+    model: str  # served name
+    prompt: Prompt | tuple[int, ...]  # token ids are kept as they are; the last word of a Prompt may continue
     sampling: SamplingConfig
-    stop_ids: frozenset[int] = frozenset()  # end the text, in addition to the tokenizer's
-    top_logprobs: int = 0  # alternatives to report for each token
-    prompt_logprobs: bool = False  # also report the log probabilities of the prompt's tokens, which must be ids
+    stop_ids: frozenset[int] = frozenset()  # tokens that end the text in addition to the tokenizer's
+    top_logprobs: int = 0  # number of alternatives to report per token
+    prompt_logprobs: bool = False  # also report log probabilities of the prompt, which must be ids
 
 
 @dataclass(frozen=True)
 class ScoredToken:
-    """A token with its log probability under the model (natural, before any filter)."""
+    """A token with its natural log probability under the model, before any filter."""
 
-    id: int | None  # None: text that no single token spells, at the end of a prompt that is tokenized in several ways
+    id: int | None  # None: text that no single token spells, after a prompt with several tokenizations
     text_bytes: bytes
     logprob: float | None  # None: the first token of a prompt
-    alternatives: "tuple[ScoredToken, ...]" = ()  # most likely first; they have none themselves
+    alternatives: "tuple[ScoredToken, ...]" = ()  # most likely first, without alternatives of their own
 
 
 @dataclass(frozen=True)
 class Started:
-    """The prompt is processed; `prompt` has its tokens if they were asked for."""
+    """The prompt was processed; `prompt` has its tokens if they were requested."""
 
     prompt_tokens: int
-    cached_tokens: int  # how many have their keys and values kept from an earlier request
+    cached_tokens: int  # tokens whose keys and values came from an earlier request
     prompt: tuple[ScoredToken, ...] = ()
 
 
 @dataclass(frozen=True)
 class Token(ScoredToken):
-    """A new token, and the text that it completes. If the prompt ends inside a word, the `text_bytes` of the first
-    token are only those beyond the prompt."""
+    """A new token and the text that it completes. If the prompt ends inside a word, the first token's `text_bytes`
+    are only the bytes beyond the prompt."""
 
-    text: str = ""  # while a character is incomplete, or while a stop string may be beginning
-    ends_text: bool = False  # the model's sign that the text ends, which is not part of it
+    text: str = ""  # "" while a character or a possible stop string is incomplete
+    ends_text: bool = False  # an end-of-text token, which is not part of the text
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Finished:
     """The text ended."""
 
     reason: str  # "stop" or "length"
-    tokens: int  # new tokens
+    tokens: int  # number of new tokens
 
 
 @dataclass(frozen=True)
@@ -71,23 +71,23 @@ class StoppingError(LLMError):
 
 
 class UnavailableError(LLMError):
-    """The server lacks threads or memory, or its engine has ended. A later request may succeed."""
+    """The server is out of threads or memory, or its engine has ended. A later request may succeed."""
 
 
 class QueueFullError(LLMError):
-    """More requests wait than the limit allows; the client may try again later."""
+    """Too many requests are waiting; the client may try again later."""
 
 
-Event = Started | Token | Finished | Failed  # Started, any number of Token, then Finished; or Failed at any place
-OnEvent = Callable[[Event], None]  # called in the engine's thread; must return at once
+Event = Started | Token | Finished | Failed  # Started, any number of Token, then Finished; or Failed at any point
+OnEvent = Callable[[Event], None]  # called in the engine's thread; must return quickly
 
 
 @dataclass(frozen=True)
 class Limits:
     """The limits of the engine; docs/serve.md lists the numbers."""
 
-    concurrent: int = 16  # sequences that are decoded together
-    queue: int = 64  # requests that wait; more are refused
-    live_bytes: int = 4 << 30  # keys and values of sequences that are decoded together; one always runs
-    prefix_bytes: int = 1 << 30  # keys and values kept of earlier requests
+    concurrent: int = 16  # sequences decoded together
+    queue: int = 64  # waiting requests; more are refused
+    live_bytes: int = 4 << 30  # keys and values of sequences decoded together; one always runs
+    prefix_bytes: int = 1 << 30  # keys and values kept from earlier requests
     context: int | None = None  # tokens; None: the model's context length

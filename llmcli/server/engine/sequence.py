@@ -1,4 +1,4 @@
-"""One request while it is processed: its prompt in chunks, then token by token. V = vocabulary size."""
+"""A request being processed: its prompt in chunks, then token by token. V = vocabulary size."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -26,13 +26,13 @@ from llmcli.server.engine.requests import (
     Token,
 )
 
-# since the engine started: requests, those finished, failed and cancelled; prompt_tokens, and of them cached_tokens,
-# whose keys and values were reused; tokens generated
+# since the engine started: requests; finished, failed, cancelled; prompt_tokens, including cached_tokens, whose keys
+# and values were reused; generated tokens
 Counts = Counter[str]
 
 
 class Sequence:
-    """The tokens of one request, and the runtime that processes them."""
+    """The tokens of a request, and the runtime that processes them."""
 
     def __init__(
         self, request: GenerationRequest, on_event: OnEvent, counts: Counts, opened: "Future[tuple[Runtime, Tokenizer]]"
@@ -41,17 +41,17 @@ class Sequence:
         self.is_cancelled = self.is_paused = False  # set from any thread
         self.is_open = self.is_aside = self.is_done = self.has_failed = False
         self.runtime: Runtime | None = None
-        self.max_bytes = 0  # memory that the KV cache can need
-        self.waits_for_step = False  # the prompt is processed, and one token is to be processed next
+        self.max_bytes = 0  # maximum memory of the KV cache
+        self.waits_for_step = False  # the prompt is processed, and the next step processes one token
         self._on_event, self._counts = on_event, counts
-        self._alternatives: deque[tuple[ScoredToken, ...]] = deque()  # of the tokens whose pieces are held back
+        self._alternatives: deque[tuple[ScoredToken, ...]] = deque()  # for tokens whose pieces are held back
         self._prompt: list[ScoredToken] = []
         self._first_bytes = b""  # bytes of the first token beyond a prompt that ends inside a word
 
     # ---- the prompt
 
     def open(self, tokenizer: Tokenizer, context: int, bytes_per_token: int) -> None:
-        """Prepare for a model. The prompt has a token or more, and fits `context` if it is to be scored."""
+        """Prepare for a model. The prompt has at least one token, and fits `context` if it is scored."""
         prompt, sampling = self.request.prompt, self.request.sampling
         self._tokenizer, self._context = tokenizer, context
         self._token_bytes = tokenizer.vocabulary.token_bytes
@@ -60,22 +60,22 @@ class Sequence:
         self.text = GeneratedText(tokenizer, ids, sampling, stop_ids=self.request.stop_ids)
         # tokens to process before the next one can be chosen
         self._pending: Ids[int] = prompt.split(context)[0] if isinstance(prompt, Prompt) else ids[-context:]
-        self._held: list[int] = []  # tokens in the cache
+        self._held: list[int] = []  # the tokens in the cache
         self._is_started = False
         self.max_bytes = min(context, len(ids) + sampling.max_tokens) * bytes_per_token
         self.is_open = True
 
     def begin(self, prefixes: PrefixCache, live: Iterable[Prefix]) -> None:
-        """Get a runtime, whose cache has as much of the prompt as kept and `live` ones have."""
-        # not the last token, whose logits are needed; none where the prompt's log probabilities are asked for
+        """Get a runtime whose cache has as much of the prompt as any kept or `live` cache."""
+        # not the last token, whose logits are needed; none if the prompt's log probabilities are requested
         shareable = () if self.request.prompt_logprobs else self._pending[:-1]
         shared = prefixes.take(self.request.model, shareable, live)
         self.runtime, self._cached = shared or (self.opened.result()[0].fork(), 0)
-        self.runtime.rewind(self._cached)  # what an earlier request wrote is a part of this prompt
+        self.runtime.rewind(self._cached)  # tokens generated for an earlier request are part of this prompt
         self._held, self._pending = list(self._pending[: self._cached]), self._pending[self._cached :]
 
     def advance(self) -> None:
-        """Process a chunk of the tokens before the next one; after the last chunk, choose it."""
+        """Process a chunk of the tokens before the next one; after the last chunk, choose that one."""
         is_last = len(self._pending) <= PREFILL_CHUNK
         scores_prompt = self.request.prompt_logprobs and not self._is_started
         max_tokens = self.request.sampling.max_tokens
@@ -102,7 +102,7 @@ class Sequence:
                 self._finish("length")
 
     def _score(self, chunk: Ids[int]) -> Array:
-        """Process tokens of the prompt, with their log probabilities; the logits [V] after the last."""
+        """Process tokens of the prompt with their log probabilities; return the logits [V] after the last."""
         rows = self.live_runtime.logits(chunk)
         if not self._held:
             self._prompt.append(ScoredToken(chunk[0], self._token_bytes[chunk[0]], None))
@@ -115,7 +115,7 @@ class Sequence:
         return last
 
     def _read_end(self, prompt: Prompt) -> None:
-        """Process the end of a prompt that may be tokenized in several ways, and choose the first token."""
+        """Process the end of a prompt with several tokenizations, and choose the first token."""
         cached = len(self._held)
         reserve = self.live_runtime.context - self._context
         first = read_prompt(self.live_runtime, self._tokenizer, prompt, reserve=reserve, cached=cached)
@@ -142,19 +142,19 @@ class Sequence:
         return self.text.ids[-1]
 
     def prefix(self) -> Prefix | None:
-        """The cache with its tokens; None if it has none yet."""
+        """Return the cache with its tokens, or None."""
         if self.runtime is None:
             return None
         ids = np.array(self._held[: self.runtime.length], np.int64)
         return Prefix(self.request.model, self.runtime, ids, self.runtime.cache_bytes)
 
     def step_done(self, logits: Array, choice: Choice | None = None) -> None:
-        """The next token was processed: these are the logits [V] after it, and the choice from them if it is made."""
+        """Receive the logits [V] after the token of the last step, and the choice from them if it was made."""
         self._held.append(self.next_token)
         self._add(logits, choice)
 
     def _add(self, logits: Array, choice: Choice | None = None) -> None:
-        """Choose the next token from the logits [V] after all that were processed, if it is not chosen already."""
+        """Choose the next token from the logits [V] after all processed tokens, unless it is chosen already."""
         is_asked = self.request.top_logprobs > 0
         self._alternatives.append(self._most_likely(log_softmax(logits[: len(self._token_bytes)])) if is_asked else ())
         self._emit(self.text.append(choice or self.text.choose(logits)))
@@ -162,7 +162,7 @@ class Sequence:
     def _most_likely(
         self, logprobs: NDArray[np.float64], token_of: Callable[[int], tuple[int | None, bytes]] | None = None
     ) -> tuple[ScoredToken, ...]:
-        """The requested number of tokens, most likely first, from the log probabilities [V] of a Sampler."""
+        """Return the requested number of tokens, most likely first, from a Sampler's log probabilities [V]."""
         return tuple(
             ScoredToken(*(token_of(i) if token_of else (i, self._token_bytes[i])), float(logprobs[i]))
             for i in _highest(logprobs, self.request.top_logprobs)
@@ -170,7 +170,7 @@ class Sequence:
         )
 
     def _prepare(self) -> None:
-        """Decide what comes next: a step, or the newer half of a full context."""
+        """Prepare the next step, or the newer half of a full context."""
         keep, new = next_input(self.text.ids, self.live_runtime.length, self._context)
         self.waits_for_step = keep > 0
         if not keep:
@@ -210,7 +210,7 @@ class Sequence:
         if self.text.finish_reason is None:
             self._prepare()
             return
-        if self.text.last_token and len(self._alternatives) == 1:  # no stop string cut the text before it
+        if self.text.last_token and len(self._alternatives) == 1:  # no stop string cut the text earlier
             token, logprob = self.text.last_token
             self._tell(Token(token, b"", logprob, self._alternatives.pop(), ends_text=True))
         self._finish(self.text.finish_reason)
@@ -218,12 +218,12 @@ class Sequence:
     def _tell(self, event: Event) -> None:
         try:
             self._on_event(event)
-        except Exception:  # nobody listens any more, such as an event loop that has ended
+        except Exception:  # the receiver is gone, for instance an event loop that has ended
             self.is_cancelled = True
 
 
 def _highest(logprobs: NDArray[np.float64], count: int) -> list[int]:
-    """The indices of the highest, in order; of equal ones the first is first, as in greedy decoding."""
+    """Return the indices of the highest values in order; ties keep their order, as in greedy decoding."""
     if not count:
         return []
     candidates = np.arange(len(logprobs))

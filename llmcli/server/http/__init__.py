@@ -1,1 +1,1 @@
-"""HTTP: routes, access, limits, listening."""
+"""The HTTP layer: routes, access checks, listening."""

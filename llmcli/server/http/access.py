@@ -1,7 +1,7 @@
-"""Who may use the server: the Host and Origin headers and the API key of a request.
+"""Access checks: the Host and Origin headers and the API key of a request.
 
-A page of any website can send requests to a server on the computer where the browser runs. Their Origin header names
-the website, or their Host header does, where its name was resolved to 127.0.0.1 (DNS rebinding).
+A page on any website can send requests to a server on the browser's computer. The Origin header then names the website;
+if the website's name resolves to 127.0.0.1 (DNS rebinding), the Host header does.
 """
 
 import hmac
@@ -13,23 +13,23 @@ from llmcli.server.errors import ApiError
 from llmcli.server.limits import MAX_BODY_BYTES
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-OPEN_PATHS = frozenset({"/", "/health", "/v1/health"})  # without a key
-PREFLIGHT_SECONDS = 600  # a browser may remember the answer
-_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?")  # nothing else, such as a user before it
+OPEN_PATHS = frozenset({"/", "/health", "/v1/health"})  # no key required
+PREFLIGHT_SECONDS = 600  # how long a browser may cache the answer
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?")  # no user name or anything else
 
 Headers = Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Access:
-    """The access rules that each request is checked against."""
+    """The access rules for all requests."""
 
-    hosts: frozenset[str] | None = LOOPBACK_NAMES  # names in the Host header; None: any, which a key makes safe
-    origins: frozenset[str] = frozenset()  # besides the server's own; "*": any
+    hosts: frozenset[str] | None = LOOPBACK_NAMES  # allowed in the Host header; None: any, which is safe with a key
+    origins: frozenset[str] = frozenset()  # in addition to the server's own; "*": any
     api_key: str | None = None
 
     def check(self, method: str, path: str, headers: Headers) -> None:
-        """Raise ApiError for a request that must not be answered."""
+        """Raise ApiError for a request that is not allowed."""
         if "content-length" in headers and "transfer-encoding" in headers:
             # programs disagree on where such a request ends and the next one begins (RFC 9112, 6.3)
             message = "the body must have a Content-Length or a Transfer-Encoding, found both"
@@ -47,8 +47,8 @@ class Access:
                 code="origin_not_allowed",
             )
         if self.api_key is not None and path not in OPEN_PATHS and not is_preflight(method, headers):
-            scheme, _, given = headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self.api_key.encode()):
+            scheme, _, key = headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), self.api_key.encode()):
                 problem = "wrong" if scheme else "missing"
                 message = f"the API key is {problem}; send it as the header Authorization: Bearer KEY"
                 raise ApiError(message, 401, code="invalid_api_key")
@@ -58,7 +58,7 @@ class Access:
         return "*" in self.origins or origin in self.origins or origin in own
 
     def cors_headers(self, method: str, headers: Headers) -> dict[str, str]:
-        """The headers that let a page of an allowed origin read the answer."""
+        """Return the headers that let a page from an allowed origin read the answer."""
         origin = headers.get("origin")
         if origin is None or not self._is_allowed(origin, headers.get("host", "")):
             return {}
@@ -73,22 +73,22 @@ class Access:
 
 
 def is_preflight(method: str, headers: Headers) -> bool:
-    """Whether a browser asks if it may send a request."""
+    """Return whether this is a browser's CORS preflight request."""
     return method == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers
 
 
 def _name(host: str) -> str | None:
-    """The name in a Host header, without the port; None if it is not a name or an address alone.
+    """Return the name in a Host header without the port; None if the header has anything else.
 
     >>> _name("[::1]:8000"), _name("LOCALHOST:80"), _name("evil.com@localhost"), _name("localhost/evil")
     ('::1', 'localhost', None, None)
     """
-    found = _HOST.fullmatch(host.lower())
-    return found and (found[1] or found[2])
+    match = _HOST.fullmatch(host.lower())
+    return match and (match[1] or match[2])
 
 
 def check_body(headers: Headers) -> None:
-    """Raise ApiError for a body that is not read: not JSON, or too large."""
+    """Raise ApiError for a body that is not JSON or too large, before it is read."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(

@@ -1,4 +1,4 @@
-"""The routes that show what a model does: /v1/explain, /v1/next, /v1/memory, /v1/experts, and prompts to try."""
+"""Routes that analyze a model: /v1/explain, /v1/next, /v1/memory, /v1/experts, and prompts to try."""
 
 from dataclasses import replace
 
@@ -21,13 +21,13 @@ from llmcli.server.api.schema import JsonObject
 from llmcli.server.errors import ApiError, invalid
 from llmcli.server.http.service import Call, Check
 
-MAX_EXAMPLES = 4  # questions, and prompts
-MAX_EXAMPLE_CHARACTERS = 80  # of a question
-MAX_EXAMPLE_BYTES = 4_000_000  # of the training files that are searched for questions
+MAX_EXAMPLES = 4  # questions, or prompts
+MAX_EXAMPLE_CHARACTERS = 80  # per question
+MAX_EXAMPLE_BYTES = 4_000_000  # of training files searched for questions
 
 
 def _encode(body: PromptBody | NextBody, model: ServedModel, new_tokens: int = 0) -> Prompt:
-    """The tokens of a text or of messages. Raises ApiError if they do not fit the context, or the text is empty."""
+    """Tokenize a text or messages. Raises ApiError if they do not fit the context, or if the text is empty."""
     if isinstance(body, PromptBody) and body.messages is not None:
         template = chat_template(model, body.chat_template_kwargs)
         return encode_messages(body.messages, template, model.context, new_tokens)[0]
@@ -105,8 +105,8 @@ async def expert_weights(call: Call, body: ExpertsBody) -> JsonObject:
 def _expert_weights(
     runtime: Runtime, prompt: list[int], ids: list[int], context: int, check: Check
 ) -> list[list[float]]:
-    """The weights [T][n] of the experts that predicted each of `ids`, in a thread of the engine. A full context
-    continues as when the text was generated."""
+    """Return the weights [T][n] of the experts that predicted each of `ids`; runs in a thread of the engine. A full
+    context continues as during generation."""
     read, rows = list(prompt), []
     for token in ids:
         check()
@@ -135,7 +135,7 @@ async def memory(call: Call, body: MemoryBody) -> JsonObject:
 
 
 def training_texts(model: ServedModel) -> list[TrainingText]:
-    """The training text of a model, or of each model of an ensemble. Raises ApiError if it is not available."""
+    """Find the training text of a model, or of each model in an ensemble. Raises ApiError if it is not available."""
     try:
         return find_training_texts(model.source.records, model.path)[0]
     except LLMError as error:
@@ -161,7 +161,7 @@ def examples(call: Call) -> JsonObject:
 
 
 def _questions(model: ServedModel) -> list[str]:
-    """First messages of the training conversations, spread over them."""
+    """Return first messages of training conversations, evenly spread."""
     files = [file for record in model.source.records for file in record.get("corpus", []) if isinstance(file, dict)]
     if sum(file.get("bytes", 0) for file in files) > MAX_EXAMPLE_BYTES:
         return []

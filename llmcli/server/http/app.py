@@ -1,4 +1,4 @@
-"""The web application: its routes, middleware and error handlers, and how it starts and ends."""
+"""The web application: routes, middleware, error handlers, startup and shutdown."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -39,7 +39,7 @@ OPERATIONS = [
     Operation("/openapi.json", description),
     *(
         Operation(prefix + path, handler, body, answer)
-        for prefix in ("/v1", "")  # many programs are given the address of a server without /v1
+        for prefix in ("/v1", "")  # many programs take the server's address without /v1
         for path, handler, body, answer in (
             ("/models", info_routes.models, None, "Models"),
             ("/models/{id}", info_routes.model, None, "Model"),
@@ -64,11 +64,11 @@ SUGGESTED_ROUTES = (
 
 @dataclass(frozen=True)
 class Hooks:
-    """Callbacks of the server, which prints nothing itself."""
+    """Callbacks of the server, which prints nothing."""
 
-    log: Callable[[str], None] = lambda line: None  # a line for each request
-    on_ready: Callable[[], None] = lambda: None  # requests can be sent
-    on_load_error: Callable[[BaseException], None] = lambda error: None  # of the only model
+    log: Callable[[str], None] = lambda line: None  # one line per request
+    on_ready: Callable[[], None] = lambda: None  # the server accepts requests
+    on_load_error: Callable[[BaseException], None] = lambda error: None  # for a single model
 
 
 def create_app(
@@ -79,7 +79,7 @@ def create_app(
     hooks: Hooks | None = None,
     log_contents: bool = False,
 ) -> Starlette:
-    """The application that serves these models. A single model is loaded at the start, several on first use."""
+    """Make the application that serves these models. A single model is loaded at startup, several on first use."""
     hooks = hooks or Hooks()
     service = Service(models, Engine(models.open_runtime, limits))
 
@@ -113,7 +113,7 @@ async def _lifespan(service: Service, hooks: Hooks) -> AsyncIterator[None]:
 
 
 def _preload(service: Service, hooks: Hooks) -> None:
-    """Load the only model; until then, the server is not healthy."""
+    """Load a single model; the server is not healthy until then."""
 
     def on_loaded(loading: "asyncio.Future[None]") -> None:
         service.loading = False
@@ -127,7 +127,7 @@ def _preload(service: Service, hooks: Hooks) -> None:
 
 
 async def _handle(request: Request, error: Exception) -> Response:
-    """The HTTP answer for an exception of a route."""
+    """Answer an exception raised by a route."""
     match error:
         case HTTPException():
             message = _not_offered(request, error) if error.status_code in (404, 405) else error.detail
@@ -137,7 +137,7 @@ async def _handle(request: Request, error: Exception) -> Response:
         case _:
             api_error = as_api_error(error, 400)
     if api_error.status >= 500:
-        first: BaseException = error  # the one that was raised first is logged
+        first: BaseException = error  # log the first error in the chain
         while first.__cause__ is not None:
             first = first.__cause__
         is_ours = isinstance(first, LLMError | ApiError)
@@ -146,12 +146,12 @@ async def _handle(request: Request, error: Exception) -> Response:
 
 
 def _not_offered(request: Request, error: HTTPException) -> str:
-    """The message for an unknown route or method, with the routes to use."""
+    """Return the message for an unknown route or method, with suggestions."""
     path = request.url.path
     if error.status_code == 405 and error.headers:
         return f"{request.method[:20]} is not offered at {path[:100]}; use {error.headers['Allow']}"
     routes = (*SUGGESTED_ROUTES, *(operation.path for operation in OPERATIONS))
-    wanted = path.rstrip("/")
-    similar = next((route for route in routes if route != "/" and wanted.endswith(route.removeprefix("/v1"))), None)
+    requested = path.rstrip("/")
+    similar = next((route for route in routes if route != "/" and requested.endswith(route.removeprefix("/v1"))), None)
     hint = f"use {similar}; " if similar else ""
     return f"{path[:100]} is not offered here; {hint}there are {', '.join(SUGGESTED_ROUTES)}; /openapi.json lists all"

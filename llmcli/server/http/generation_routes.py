@@ -1,4 +1,4 @@
-"""The routes that generate text: /v1/completions and /v1/chat/completions, whole or streamed."""
+"""Routes that generate text, whole or streamed: /v1/completions and /v1/chat/completions."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ async def _generate(call: Call, answer: GenerationAnswer) -> Response:
 
 
 async def _whole(call: Call, answer: GenerationAnswer) -> Response:
-    """The answer when its texts are complete."""
+    """Answer when all texts are complete."""
     async with RunningRequests(call.service.engine, answer.requests) as running:
         try:
             texts = await running.finish()
@@ -58,8 +58,8 @@ def _note(running: RunningRequests, call: Call) -> None:
 
 
 class EventStream(Response):
-    """An answer in server-sent events. It begins with the first event of the engine, so that an error before has a
-    status of its own; a later one is sent as an event."""
+    """An answer in server-sent events. It begins with the engine's first event, so that an earlier error has its own
+    HTTP status; a later error is sent as an event."""
 
     def __init__(self, call: Call, answer: GenerationAnswer) -> None:
         super().__init__(media_type="text/event-stream; charset=utf-8", headers={"Cache-Control": "no-store"})
@@ -70,7 +70,7 @@ class EventStream(Response):
         try:
             with suppress(ClientDisconnect):
                 await while_connected(receive, self._send(send))
-        except asyncio.CancelledError:  # the server ends, and the time for answers in progress is up
+        except asyncio.CancelledError:  # the server is shutting down, and the time for answers in progress is over
             if not self._call.entry.status:
                 raise
             await send(_part(_event(as_api_error(StoppingError()).body), more=False))

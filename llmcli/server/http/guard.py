@@ -1,4 +1,4 @@
-"""The ASGI layer around all routes: access checks, the size of the body, CORS headers, unexpected errors, the log."""
+"""The ASGI layer around all routes: access checks, body size, CORS headers, unexpected errors, the log."""
 
 import asyncio
 import json
@@ -19,12 +19,12 @@ from llmcli.server.http.access import Access, is_preflight, too_large
 from llmcli.server.limits import MAX_BODY_BYTES
 
 MAX_LOGGED_PATH, MAX_LOGGED_TEXT = 100, 2_000  # characters
-SCOPE_KEY = "llmcli.log"  # where a request's entry is found in its ASGI scope
+SCOPE_KEY = "llmcli.log"  # key of the log entry in a request's ASGI scope
 
 
 @dataclass
 class LogEntry:
-    """The log entry of a request; some fields are filled in only while it is answered."""
+    """The log entry of a request; some fields are filled in while it is answered."""
 
     method: str
     path: str
@@ -33,13 +33,13 @@ class LogEntry:
     prompt_tokens: int | None = None
     new_tokens: int | None = None
     seconds_to_first: float | None = None
-    prompt: str | None = None  # these two are only logged if they are asked for
+    prompt: str | None = None  # prompt and answer are logged only on request
     answer: str | None = None
-    error: str | None = None  # for the log alone
+    error: str | None = None  # for the log only
     began: float = field(default_factory=time.monotonic)
 
     def lines(self, *, with_contents: bool) -> list[str]:
-        """Such as "GET /health 200 0.00s", and the texts of the request and of its answer, each on a line."""
+        """Return "GET /health 200 0.00s" or similar, and the prompt and answer, each on a line."""
         parts = [self.method, self.path[:MAX_LOGGED_PATH], str(self.status or "disconnected")]
         first = None if self.seconds_to_first is None else f"{self.seconds_to_first:.3f}s"
         figures = {"model": self.model, "prompt": self.prompt_tokens, "new": self.new_tokens, "first": first}
@@ -47,16 +47,16 @@ class LogEntry:
         parts.append(f"{time.monotonic() - self.began:.2f}s" + (f" error: {self.error}" if self.error else ""))
         texts = {"prompt": self.prompt, "answer": self.answer} if with_contents else {}
         shown = {name: text[:MAX_LOGGED_TEXT] for name, text in texts.items() if text is not None}
-        return [" ".join(parts)] + [f"  {name}: {json.dumps(one, ensure_ascii=False)}" for name, one in shown.items()]
+        return [" ".join(parts)] + [f"  {name}: {json.dumps(text, ensure_ascii=False)}" for name, text in shown.items()]
 
 
 def error_response(error: ApiError) -> Response:
-    """An error as an HTTP answer."""
+    """Convert an error to an HTTP answer."""
     return JSONResponse(error.body, error.status, dict(error.headers))
 
 
 class Guard:
-    """Lets requests pass that may be answered."""
+    """Passes on the requests that are allowed."""
 
     def __init__(
         self, app: ASGIApp, access: Access, counts: Counter[tuple[str, int]], log: Callable[[LogEntry], None]
@@ -93,9 +93,9 @@ class Guard:
                 await self._app(scope, _bounded(receive), send)
         except ApiError as error:
             response = error_response(error)
-        except asyncio.CancelledError:  # the server ends, and the time for answers in progress is up
+        except asyncio.CancelledError:  # the server is shutting down, and the time for answers in progress is over
             response = error_response(as_api_error(StoppingError()))
-        except Exception as error:  # a bug: the client learns nothing of it, the log its kind and place
+        except Exception as error:  # a bug: logged with type and place, and hidden from the client
             place = extract_tb(error.__traceback__)[-1]
             entry.error = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
             response = error_response(as_api_error(error))
@@ -104,7 +104,7 @@ class Guard:
 
 
 def _bounded(receive: Receive) -> Receive:
-    """`receive`, which raises ApiError when the body is too large."""
+    """Wrap `receive`: raises ApiError if the body is too large."""
     received = 0
 
     async def bounded() -> Message:

@@ -1,4 +1,4 @@
-"""The routes that describe the server and its models: health, metrics, the page, models and their tokenizers."""
+"""Routes that describe the server and its models: health, metrics, the page, models and their tokenizers."""
 
 from importlib.resources import files
 from typing import Any
@@ -20,7 +20,7 @@ async def health(call: Call) -> Response:
     """Whether the server is ready."""
     engine = call.service.engine
     if failure := engine.failure:
-        engine.start()  # so that it is well again at the next question, if that is possible
+        engine.start()  # it may be healthy again at the next check
         return JSONResponse({"status": "failed", "error": failure}, 503, {"Retry-After": "1"})
     if call.service.loading:
         return JSONResponse({"status": "loading"}, 503, {"Retry-After": "1"})
@@ -101,7 +101,7 @@ def tokenize(call: Call, body: TokenizeBody) -> JsonObject:
         template = chat_template(call.model, body.chat_template_kwargs)
         ids = template.encode(body.messages, add_generation_prompt=body.add_generation_prompt)
     else:
-        # lm_eval asks for the id of the token that ends a text by its name; in any other text, a name stays text
+        # lm_eval requests the id of the end-of-text token by name; a name within a longer text is ordinary text
         ids = [tokenizer.control_ids[text]] if text in tokenizer.control_ids else tokenizer.encode(text)
         has_bos = body.add_special if body.add_special_tokens is None else body.add_special_tokens
         ids = (tokenizer.bos_ids if has_bos else []) + ids

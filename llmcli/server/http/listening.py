@@ -1,4 +1,4 @@
-"""The socket that the server listens on, its connections, and the loop that serves it until a signal ends it."""
+"""The server's socket, its connections, and the loop that serves until a signal."""
 
 import asyncio
 import errno
@@ -18,12 +18,12 @@ from uvicorn.server import HANDLED_SIGNALS
 from llmcli.errors import LLMError, usage
 from llmcli.server.limits import DRAIN_SECONDS, MAX_CONNECTIONS, RECEIVE_SECONDS, UNREAD_SECONDS
 
-KEEP_ALIVE_IDLE_SECONDS = 30  # a connection stays open between two requests
-SEND_BUFFER_BYTES = 65_536  # the system's megabytes would take minutes of unread text before a client counts as slow
+KEEP_ALIVE_IDLE_SECONDS = 30  # how long a connection stays open between requests
+SEND_BUFFER_BYTES = 65_536  # with the default of several MB, a client counts as slow only after minutes
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises LLMError for an unknown host and for a port that cannot be used."""
+    """Open a listening socket. Raises LLMError for an unknown host and for a port that cannot be used."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except (OSError, UnicodeError) as error:
@@ -40,40 +40,41 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def is_loopback(listener: socket.socket) -> bool:
-    """Whether only programs on this computer can connect."""
+    """Return whether only programs on this computer can connect."""
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def url(listener: socket.socket) -> str:
-    """The address in a browser."""
+    """Return the address for a browser."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class _Connection(H11Protocol):
-    """Closes a connection whose request does not arrive, or whose answer is not read. When there are too many, one that
-    is not being answered makes room for the next."""
+    """A connection that is closed if its request does not arrive or its answer is not read. If there are too many
+    connections, one without an answer in progress is closed for the next."""
 
     def connection_made(self, transport: Any) -> None:
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._since = self.loop.time()  # when its last request began
+        self._since = self.loop.time()  # start of its last request
         super().connection_made(transport)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        open_ones = [one for one in self.connections if isinstance(one, _Connection) and not one.transport.is_closing()]
-        if len(open_ones) > MAX_CONNECTIONS:
-            idle = [one for one in open_ones if one is not self and one._rank() < 3]
-            min(idle, key=lambda one: (one._rank(), one._since), default=self).transport.abort()
+        connections = [c for c in self.connections if isinstance(c, _Connection) and not c.transport.is_closing()]
+        if len(connections) > MAX_CONNECTIONS:
+            idle = [c for c in connections if c is not self and c._rank() < 3]
+            min(idle, key=lambda c: (c._rank(), c._since), default=self).transport.abort()
         if not transport.is_closing():
             self._start_head_timer()
 
     def _rank(self) -> int:
-        """0: it awaits a request; 1: the body has not arrived; 2: the answer is not read; 3: it is being answered."""
+        """Return 0 if it awaits a request, 1 if the body has not arrived, 2 if the answer is not read, 3 if it is being
+        answered."""
         if self._awaits_request():
             return 0
         return 1 if self.cycle.more_body else 2 if "unread" in self._timers else 3
 
     def _awaits_request(self) -> bool:
-        """Whether no request is being answered: the next one has not arrived, or only a part of its head."""
+        """Return whether no request is being answered: the next one has not arrived, or only part of its head."""
         return self.cycle is None or self.cycle.response_complete
 
     def data_received(self, data: bytes) -> None:
@@ -134,7 +135,7 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals ignored that the parent process set to be ignored."""
+        """Keep ignoring signals that the parent process had ignored."""
         ignored = [number for number in HANDLED_SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
         with super().capture_signals():
             if threading.current_thread() is threading.main_thread():
@@ -143,5 +144,5 @@ class Server(uvicorn.Server):
             yield
 
     def stop(self) -> None:
-        """End after the answers in progress."""
+        """Shut down after the answers in progress."""
         self.should_exit = True

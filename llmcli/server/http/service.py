@@ -1,4 +1,4 @@
-"""Shared by the routes: the models, the engine, the counts; receiving a request and sending its answer."""
+"""Shared by the routes: models, engine and counters; receiving requests and sending answers."""
 
 import asyncio
 import threading
@@ -23,11 +23,11 @@ from llmcli.server.http.guard import SCOPE_KEY, LogEntry
 from llmcli.server.limits import MAX_ANALYSES, RECEIVE_SECONDS, REQUEST_SECONDS
 
 T = TypeVar("T")
-Check = Callable[[], None]  # raises once nobody waits for the result
+Check = Callable[[], None]  # raises once the result is no longer awaited
 
 
 class _AbandonedError(Exception):
-    """Nobody waits for the result of an analysis."""
+    """The result of an analysis is no longer awaited."""
 
 
 @dataclass
@@ -37,24 +37,24 @@ class Service:
     models: Models
     engine: Engine
     http_requests: Counter[tuple[str, int]] = field(default_factory=Counter)  # by route and status
-    first_tokens: int = 0  # texts that began
-    seconds_to_first: float = 0.0  # of all of them
+    first_tokens: int = 0  # texts with a first token
+    seconds_to_first: float = 0.0  # total over these texts
     loading: bool = False  # the first model is being loaded
     analyses: int = 0  # in progress
 
 
 @dataclass(frozen=True)
 class Call:
-    """A request to a route. Its methods run on the event loop."""
+    """A request to a route. The methods run on the event loop."""
 
     request: Request
     service: Service
-    model: ServedModel  # that the request names, or the first one
+    model: ServedModel  # the requested model, or the first one
     entry: LogEntry
 
     async def analyze(self, function: Callable[[Runtime, Check], T]) -> T:
-        """Run a function on a fork of the model's runtime, in a thread of the engine. It must call its second
-        argument, `check`, regularly, which raises once the client has left or the time is up. Raises ApiError and
+        """Run a function on a fork of the model's runtime, in a thread of the engine. The function must regularly call
+        its second argument, `check`, which raises once the client has left or the time is up. Raises ApiError and
         ClientDisconnect."""
         engine, name = self.service.engine, self.model.name
         return await self._bounded(
@@ -62,7 +62,7 @@ class Call:
         )
 
     async def search(self, function: Callable[[Check], T]) -> T:
-        """Like `analyze`, for a function that takes seconds and needs no runtime; it has its own thread."""
+        """Like `analyze`, for a function that takes seconds and needs no runtime; it runs in a separate thread."""
         return await self._bounded(lambda check: run_in_threadpool(function, check))
 
     async def _bounded(self, start: Callable[[Check], Awaitable[T]]) -> T:
@@ -85,7 +85,7 @@ class Call:
 
 
 async def respond(operation: Operation, request: Request) -> Response:
-    """The answer of a route. Its handler gets a Call and the body, and returns a Response or a value that is sent as
+    """Answer a request. The route's handler gets a Call and the body, and returns a Response or a value that is sent as
     JSON; it runs in a thread unless it is a coroutine."""
     service, entry = request.app.state.service, request.scope[SCOPE_KEY]
     body, name = None, request.path_params.get("id") or request.query_params.get("model")
@@ -103,7 +103,7 @@ async def respond(operation: Operation, request: Request) -> Response:
 
 
 async def _receive(request: Request) -> bytes:
-    """The body of a request. Raises ApiError."""
+    """Receive the body of a request. Raises ApiError."""
     check_body(request.headers)
     try:
         return await asyncio.wait_for(request.body(), RECEIVE_SECONDS)
@@ -112,7 +112,7 @@ async def _receive(request: Request) -> bytes:
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`. Raises ClientDisconnect, and cancels it, when the client leaves. The body must be read."""
+    """Await `work`. If the client leaves, cancels it and raises ClientDisconnect. The body must have been read."""
 
     async def disconnect() -> None:
         while (await receive())["type"] != "http.disconnect":

@@ -324,7 +324,7 @@ def test_what_is_not_read_gives_up_its_memory_for_others(served, monkeypatch):
             async with running.RunningRequests(process, [long]) as unread:
                 async with running.RunningRequests(process, [short]) as read:
                     await asyncio.wait_for(read.finish(), 60)
-                with pytest.raises(ApiError, match="was not read, and its memory was needed") as error:
+                with pytest.raises(ApiError, match="was not read, and other requests needed its memory") as error:
                     await unread.finish()
             assert error.value.status == 503
 
