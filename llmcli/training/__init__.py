@@ -1,1 +1,1 @@
-"""From a corpus to a trained model: planning, the training loop, resuming, the summary."""
+"""Training: planning, data, one step, the loop, output files, resuming, the summary."""

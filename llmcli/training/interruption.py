@@ -1,4 +1,4 @@
-"""Aborting a training step or an evaluation that takes too long, after Ctrl-C or at a time limit.
+"""Aborting a training step or an evaluation that takes too long after Ctrl-C or a time limit.
 
 cli/terminal/signals.py handles Ctrl-C; loop/clock.py decides when to abort; loop/trainer.py then ends the run.
 """
@@ -10,12 +10,13 @@ from llmcli.models.torch.transformer import LanguageModel
 
 
 class CutShortError(Exception):
-    """Raised by a forward pass that was asked to stop."""
+    """A forward pass was asked to stop."""
 
 
 @contextlib.contextmanager
 def stop_between_layers(model: LanguageModel, should_stop: Callable[[], bool]) -> Iterator[None]:
-    """Within it, forward passes of `model` and its teacher raise CutShortError before a layer once `should_stop()`."""
+    """In this context, forward passes of `model` and its teacher raise CutShortError before a layer once
+    `should_stop()` is True."""
 
     def check() -> None:
         if should_stop():

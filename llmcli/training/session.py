@@ -1,4 +1,4 @@
-"""A training run from its inputs to its file: read, plan, train, save. The command line and the Python API call it."""
+"""A training run from inputs to model file: read, plan, train, save. Called by the command line and the Python API."""
 
 import hashlib
 import math
@@ -45,38 +45,38 @@ from llmcli.training.step import data_parallel, hardware, throughput
 from llmcli.training.step.data_parallel import Leader
 from llmcli.training.step.thread_tuner import ThreadTuner
 
-# seconds of the time budget reserved for what follows the training and its evaluations: measuring memorization and
-# saving the model; the latter also for each million parameters, up to a share of a budget that is short for the model
+# seconds of the time budget reserved for measuring memorization and saving the model after training and evaluations;
+# for saving also per million parameters, up to a share of a short budget
 RESERVED_SECONDS, MEMORIZATION_SECONDS_PER_MILLION, SAVING_SECONDS_PER_MILLION = 0.6, 0.02, 0.04
 LARGEST_SAVING_SHARE = 0.15
-MEASURED_SECONDS = 1.0  # for measuring memorization, at least, if the run is late
-# seconds for the compressors: a share of the time budget, or without one
+MEASURED_SECONDS = 1.0  # minimum for measuring memorization if the run is late
+# for the compressors: a share of the time budget, or seconds without a budget
 BASELINE_TIME_SHARE, BASELINE_SECONDS = 0.03, 9.99
-# seconds for greedy answers to held-out questions: a share of the time budget, and at least
+# for greedy answers to held-out questions: a share of the time budget, and the minimum in seconds
 ANSWERS_TIME_SHARE, ANSWERS_SECONDS = 0.03, 0.5
 SAMPLE_PROMPT_CHARACTERS = 24
 ONE_PROCESS = Processes()
-PROCESS_GAIN = 0.85  # speed that each further process is assumed to add, relative to one alone
-# of the fields of a request, all others are part of the identity of a run
+PROCESS_GAIN = 0.85  # assumed gain in speed per additional process, relative to a single process
+# all other fields of a request are part of the identity of a run
 NOT_IN_IDENTITY = {"context_reason", "machine_reason", "processes", "shard", "threads"}
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """All that training needs."""
+    """Everything that training needs."""
 
     inputs: Inputs
     output: Output
     prepared: Prepared
     identity: dict[str, Any]
-    started: float  # when the time budget began (time.monotonic)
+    started: float  # start of the time budget (time.monotonic)
     on_note: Callable[[str], None]
     processes: Processes
     tuner: ThreadTuner | None  # None: the number of threads is fixed
-    correction: Correction | None = None  # of the model's size, if the run has a time limit and the planner chose it
+    correction: Correction | None = None  # if the run has a time limit and the planner chose the model's size
 
     def check_space(self) -> None:
-        """Raise LLMError if the disk has no space for the model, or for the adapters alone."""
+        """Raise LLMError if the disk has no space for the model, or for adapters only."""
         plan = self.prepared.plan
         size = 4 * plan.model.parameters + len(self.prepared.tokenizer.to_json())
         if self.output.adapter_only:
@@ -95,17 +95,16 @@ def plan_run(
     processes: Processes = ONE_PROCESS,
     time_given: str | None = None,
 ) -> PlannedRun:
-    """Choose device and data type if they are "auto", prepare the tokens, plan; a stopped run keeps its plan.
+    """Choose device and data type if they are "auto", prepare the tokens, and plan; a stopped run keeps its plan.
 
-    `started` is when the time budget began (time.monotonic); `time_given` is the budget as it was typed. Raises
-    LLMError.
+    `started` is the start of the time budget (time.monotonic); `time_given` is the budget as typed. Raises LLMError.
     """
     identity = _run_identity(request, inputs, output, processes, time_given)
     if inputs.like:
         length = inputs.like.config.max_position_embeddings
         request = replace(request, context=length, context_reason="same as the --like model")
     _check_adapters(inputs, output)
-    # Where steps or epochs end the run, the bytes of the model depend on the number of threads.
+    # if steps or epochs end the run, the model's bytes depend on the number of threads
     is_fixed = fixed_threads or not request.has_time_budget or processes.are_several
     tuner = None if is_fixed else hardware.torch_thread_tuner(request.threads)
     machine = speeds = None
@@ -138,7 +137,7 @@ def plan_run(
 
 
 def _resumed_plan(plan: Plan, request: PlanRequest, processes: Processes) -> Plan:
-    """The plan of a stopped run for the processes of this one. Raises LLMError if their memory is too short."""
+    """Adapt the plan of a stopped run to the processes of this run. Raises LLMError if memory is insufficient."""
     memory = _free_memory(plan.train.device, processes)
     train = replace(plan.train, threads=request.threads)
     if plan.train.teacher_share and processes.are_several:
@@ -164,7 +163,7 @@ def _check_adapters(inputs: Inputs, output: Output) -> None:
 
 
 def pick_device(name: str, processes: Processes) -> str:
-    """The device of each process; each has its own GPU. Raises LLMError if there are too few."""
+    """Return the device of this process; each process has its own GPU. Raises LLMError if there are too few."""
     device = devices.pick_device(name)
     if not processes.are_several or device == "cpu":
         return device
@@ -181,7 +180,7 @@ def pick_device(name: str, processes: Processes) -> str:
 def _choose_hardware(
     request: PlanRequest, tuner: ThreadTuner | None, processes: Processes, *, conversations: bool
 ) -> tuple[PlanRequest, MeasuredSpeeds]:
-    """(the request with device and data type, the speeds there); `conversations` is whether there is nothing else."""
+    """Return (request with device and data type, speeds there); `conversations` means that there is no plain text."""
     device = pick_device(request.device, processes)
     dtype, reason = hardware.pick_dtype(request.dtype, device, request.threads)
     devices.check_dtype(dtype, device)
@@ -201,7 +200,8 @@ def _check_hardware(stopped: StoppedRun, resume_path: Path) -> None:
 
 
 def _free_memory(device: str, processes: Processes) -> Memory:
-    """The memory for rank 0, which alone keeps copies on the host of a GPU. On a CPU the processes share it."""
+    """Return the free memory for rank 0, which keeps copies of a GPU's weights on the host. On a CPU, the processes
+    share the memory."""
     host = hardware.free_memory("cpu")
     if device == "cpu":
         return Memory(host / processes.local_count, math.inf)
@@ -209,7 +209,7 @@ def _free_memory(device: str, processes: Processes) -> Memory:
 
 
 def _open_tokenizer(inputs: Inputs, stopped: StoppedRun | None) -> Tokenizer | None:
-    """The existing tokenizer to use; None if one is to be trained."""
+    """Return the existing tokenizer to use; None if a new one will be trained."""
     if inputs.base:
         return loading.open_tokenizer(inputs.base)
     if inputs.like:
@@ -225,12 +225,12 @@ def _open_tokenizer(inputs: Inputs, stopped: StoppedRun | None) -> Tokenizer | N
 def _run_identity(
     request: PlanRequest, inputs: Inputs, output: Output, processes: Processes, time_given: str | None
 ) -> dict[str, Any]:
-    """The identity of a run, as JSON: a stopped run resumes only if all of it is equal.
+    """Return the identity of a run as JSON: a stopped run resumes only if all of it is equal.
 
     Resume files contain it: with a renamed or added key, older files belong to another run.
     """
     tokenizer, base = inputs.tokenizer, None
-    given = as_record(request) | {"lora": request.lora or None, "seconds": time_given or request.seconds}
+    values = as_record(request) | {"lora": request.lora or None, "seconds": time_given or request.seconds}
     if inputs.tokenizer_json is not None:
         tokenizer = hashlib.sha256(inputs.tokenizer_json.encode("utf-8")).hexdigest()
     if inputs.base_path:
@@ -240,11 +240,13 @@ def _run_identity(
         "--val": _held_out_fingerprint(inputs),
         "--from": base,
         "--tokenizer": tokenizer,
-        "--threads": request.threads * processes.local_count,  # it may resume with another number of processes
+        "--threads": request.threads * processes.local_count,  # it may resume with a different number of processes
         "--adapter-only": output.adapter_only,
         **({"--speakers": ",".join(inputs.reading.speakers)} if inputs.reading.speakers else {}),
         **{
-            option_of(name): value for name, value in given.items() if value is not None and name not in NOT_IN_IDENTITY
+            option_of(name): value
+            for name, value in values.items()
+            if value is not None and name not in NOT_IN_IDENTITY
         },
         **({"how the text is read": inputs.reading.as_record()} if inputs.reading.is_requested else {}),
         **{f"the version of {name}": version for name, version in versions().items()},
@@ -252,7 +254,7 @@ def _run_identity(
 
 
 def _data_fingerprint(documents: Sequence[Document], files: Sequence[ConversationFile]) -> str:
-    """A hash of texts and conversations and the names of their files."""
+    """Hash texts and conversations and the names of their files."""
     return text_fingerprint([
         *((document.relative_name, document.text_bytes, document.sha256) for document in documents),
         *((Path(file.name).name, file.text_bytes, file.sha256) for file in files),
@@ -260,7 +262,7 @@ def _data_fingerprint(documents: Sequence[Document], files: Sequence[Conversatio
 
 
 def _held_out_fingerprint(inputs: Inputs) -> str | float:
-    """The value of --val in the identity of a run."""
+    """Return the value of --val for the identity of a run."""
     text, files = inputs.held_out, inputs.conversations.held_out if inputs.conversations else ()
     if isinstance(text, float) and (isinstance(files, float) or not files):
         return text if len(inputs.corpus.contents) < 2 else f"{text:g} of several documents"
@@ -269,8 +271,8 @@ def _held_out_fingerprint(inputs: Inputs) -> str | float:
 
 
 def _add_inputs_to_record(record: dict[str, Any], inputs: Inputs, output: Output) -> None:
-    """Note in the training record the paths of the training files and how they were read; which model was fine-tuned,
-    its origin, and what it was trained on."""
+    """Add to the training record: the paths of the training files and how they were read; the base model, its origin
+    and its training data."""
     files = [*(document.path for document in inputs.corpus.documents), *(file.path for file in inputs.files)]
     for entry, file in zip(record["corpus"], files, strict=True):
         if path := recorded_path(file, output.path):
@@ -289,7 +291,7 @@ def _add_inputs_to_record(record: dict[str, Any], inputs: Inputs, output: Output
 
 @dataclass(frozen=True)
 class Result:
-    """A run that has ended, its model saved."""
+    """A finished run with a saved model."""
 
     done: Done = field(repr=False)  # it holds all weights
     file: Path  # where the model was saved
@@ -298,7 +300,7 @@ class Result:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """The score on the held-out text, as the model runs; None if nothing was held out."""
+        """Score on the held-out text (with the n-gram cache if the model has one); None if nothing was held out."""
         return self.done.score.bits_per_byte if self.done.score else None
 
     @property
@@ -319,12 +321,12 @@ def run(
     on_stop_request: Callable[[int], None] = lambda signal: None,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> Iterator[Step | Evaluation | Sample | TeacherTrained | Restarted | Result]:
-    """Train, and save the model at the end: yields events, and the result as the last one. If its first steps run
-    at a different speed than the plan assumed, the run may start over once, with a model of another size.
+    """Train and save the model: yields events, the last of which is the result. If the first steps run at a different
+    speed than planned, the run may start over once with a model of another size.
 
-    When `stop()` is true the run ends after the current step and saves what it has. `on_stop_request` gets the signal
-    that another of several processes received, after which `stop` is asked again. `on_progress` is that of `Job`.
-    Raises LLMError.
+    When `stop()` returns True, the run ends after the current step and saves the model. `on_stop_request` receives a
+    signal that reached another process, after which `stop` is called again. For `on_progress` see `Job`. Raises
+    LLMError.
     """
     prepared, output, correction = plan.prepared, plan.output, plan.correction
     baselines = _baselines(prepared)
@@ -337,13 +339,13 @@ def run(
             event = next(events)
             if isinstance(event, State):
                 saver.save(event)
-                del event  # or its copy of all weights would be in memory while training continues
+                del event  # its copy of all weights must not stay in memory while training continues
                 if correction:
                     correction.pause()
             elif isinstance(event, Done):
                 _complete_record(event, plan, baselines, resumable=saver.resumable, stop=stop)
                 file = output.save(event)
-                if not event.interrupted:  # also after a problem: a resumed run would meet it again
+                if not event.interrupted:  # even after a problem, which a resumed run would meet again
                     output.discard_resume_file()
                 yield Result(event, file, baselines, saver.resumable)
                 return
@@ -358,7 +360,7 @@ def run(
 
 
 def _train(plan: PlannedRun, stop: Callable[[], bool], **options: Any) -> Generator[Event, None, None]:
-    """The events of the trainer."""
+    """Yield the trainer's events."""
     prepared, inputs, stopped = plan.prepared, plan.inputs, plan.output.stopped
     data = RunData(
         prepared.plan, prepared.tokenizer, prepared.tokens, prepared.held_out, prepared.conversations,
@@ -374,7 +376,7 @@ def _train(plan: PlannedRun, stop: Callable[[], bool], **options: Any) -> Genera
 
 
 def _start_over(plan: PlannedRun, restarted: Restarted) -> PlannedRun:
-    """The same run with the new plan; its record describes the old one."""
+    """Return the run with a new plan; its record describes the old plan."""
     before = {
         "after_seconds": round(restarted.seconds, 2),
         "speed": round(restarted.speed, 3),
@@ -388,8 +390,8 @@ def _start_over(plan: PlannedRun, restarted: Restarted) -> PlannedRun:
 def _leading(
     plan: PlannedRun, stop: Callable[[], bool], on_stop_request: Callable[[int], None]
 ) -> Iterator[tuple[Leader | None, Callable[[], bool]]]:
-    """(rank 0 of several processes, connected to the other ranks, which it shuts down on exit; `stop`, which passes on
-    any stop request that another process received)"""
+    """Yield (rank 0 of several processes, connected to the other ranks, which it shuts down on exit; `stop`, which also
+    reports stop requests received by other processes)."""
     if not plan.processes.are_several:
         yield None, stop
         return
@@ -403,7 +405,7 @@ def _leading(
 
     try:
         yield leader, stop_anywhere
-    except LLMError:  # after any other error the others may wait for the rest of a pass: they notice that this one ends
+    except LLMError:  # after any other error the ranks may be waiting inside a pass: they notice that this process ends
         leader.end()
         raise
     leader.end()
@@ -411,7 +413,7 @@ def _leading(
 
 
 def follow(processes: Processes, device: str, on_connected: Callable[[Callable[[int, object], None]], None]) -> None:
-    """Worker loop of ranks above 0. `on_connected` gets a function that asks rank 0 to stop. Raises LLMError when
+    """Worker loop of ranks above 0. `on_connected` receives a function that asks rank 0 to stop. Raises LLMError if
     another process has ended."""
     group = ProcessGroup(processes, pick_device(device, processes))
     on_connected(group.request_stop)
@@ -420,7 +422,7 @@ def follow(processes: Processes, device: str, on_connected: Callable[[Callable[[
 
 
 def _reserve_seconds(prepared: Prepared) -> float:
-    """Seconds of the time budget for what follows the training and its evaluations."""
+    """Return the seconds of the time budget reserved for the end of the run, after training and evaluations."""
     budget, millions = prepared.plan.train.seconds, prepared.plan.model.parameters / 1e6
     if budget is None:
         return 0.0
@@ -431,19 +433,20 @@ def _reserve_seconds(prepared: Prepared) -> float:
 
 
 def _saving_seconds(plan: Plan) -> float:
-    """Seconds for saving the model, on a slow disk; fewer in a budget that is short for the model."""
+    """Return the seconds reserved for saving the model on a slow disk; fewer in a budget that is short for the
+    model."""
     seconds = SAVING_SECONDS_PER_MILLION * plan.model.parameters / 1e6
     return min(seconds, LARGEST_SAVING_SHARE * (plan.train.seconds or math.inf))
 
 
 def _answers_seconds(budget: float | None) -> float:
-    """Seconds for greedy answers to held-out questions."""
+    """Return the seconds for greedy answers to held-out questions."""
     return math.inf if budget is None else max(ANSWERS_SECONDS, ANSWERS_TIME_SHARE * budget)
 
 
 def _baselines(prepared: Prepared) -> list[Baseline]:
-    """Bits per byte of compressors on the held-out text, after reading the training text; none if it is too long for
-    the time there is, and none for answers, which mean little without their questions."""
+    """Measure compressors on the held-out text, given the training text; [] if there is too little time, and for
+    answers, which mean little without their questions."""
     if prepared.conversations:
         return []
     budget = prepared.plan.train.seconds
@@ -457,16 +460,16 @@ def _baselines(prepared: Prepared) -> list[Baseline]:
 def _complete_record(
     done: Done, plan: PlannedRun, baselines: list[Baseline], *, resumable: bool, stop: Callable[[], bool]
 ) -> None:
-    """Add memorization or answers, and the summary of the run, to the record in the model."""
+    """Add memorization or answers, and the summary of the run, to the model's record."""
     record, settings, conversations = done.checkpoint.record, plan.prepared.plan.train, plan.prepared.conversations
     seconds = math.inf if settings.seconds is None else settings.seconds - done.seconds
     seconds = max(MEASURED_SECONDS, seconds - _saving_seconds(plan.prepared.plan))
-    loading = LOADING_SECONDS_PER_MILLION * done.checkpoint.parameters / 1e6  # the model, to measure anything
+    loading = LOADING_SECONDS_PER_MILLION * done.checkpoint.parameters / 1e6  # before any measurement
     measured = None
     if not (done.interrupted or done.problem or seconds < loading):
         try:
             measured = _measure(done.checkpoint, plan, seconds, stop)
-        except Exception as error:  # the text was removed, or memory is short: the model must still be saved
+        except Exception as error:  # the text was removed, or out of memory: the model must still be saved
             what = "answers to held-out questions" if conversations else "memorization"
             plan.on_note(f"{what} could not be measured: {error}")
     record["memorised"] = None if conversations else measured
@@ -478,8 +481,8 @@ def _complete_record(
 def _measure(
     checkpoint: Checkpoint, plan: PlannedRun, seconds: float, stop: Callable[[], bool]
 ) -> dict[str, Any] | None:
-    """The shares of its answers to held-out questions; without conversations, of training text repeated verbatim.
-    None if there was no time for it, in about `seconds`."""
+    """Measure the answers to held-out questions or, without conversations, memorization, in about `seconds`. None if
+    there was no time."""
     prepared, settings = plan.prepared, plan.prepared.plan.train
     result: AnswerShares | memorization.Memorization | None
     if prepared.conversations:
@@ -497,7 +500,7 @@ def _measure(
 
 
 def _first_words(text: str, longest: int = SAMPLE_PROMPT_CHARACTERS) -> str:
-    """The start of a text, up to the end of a word: the prompt of the samples during training.
+    """Return the start of a text up to the end of a word: the prompt for samples during training.
 
     >>> _first_words("Once upon a time there was a king.\\n")
     'Once upon a time there'

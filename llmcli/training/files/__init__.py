@@ -1,1 +1,1 @@
-"""Output files, resuming, and the summary of a run."""
+"""Output files of a run, resuming, and the summary."""

@@ -1,5 +1,5 @@
-"""The file that a training run writes, claimed before it and saved after it. One that this run did not write is never
-overwritten without --force, and if the path can no longer be written to, the model is saved elsewhere."""
+"""The output file of a training run, claimed before the run and saved after it. A file that this run did not write is
+never overwritten without --force; if the path can no longer be written to, the model is saved elsewhere."""
 
 import itertools
 import os
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Output:
-    """The files that a run writes, and the ones that exist already."""
+    """The files that a run writes, and existing ones."""
 
-    path: Path  # of the model; with `adapter_only` of the adapters
-    resume_path: Path  # of the state that a stopped run resumes from
+    path: Path  # model, or adapters with `adapter_only`
+    resume_path: Path  # state from which a stopped run resumes
     adapter_only: bool
     force: bool
-    stopped: StoppedRun | None = None  # the run to resume
+    stopped: StoppedRun | None = None  # run to resume
     rename_existing: bool = False  # rename an existing model instead of requiring --force
     on_note: Callable[[str], None] = lambda note: None
     on_warning: Callable[[str], None] = lambda warning: None
 
     def may_replace(self) -> bool:
-        """Whether nothing is at `path`, or --force was given, or the stopped run saved what is there."""
+        """Return whether `path` is free, or --force was given, or the existing file was saved by the stopped run."""
         exists = os.path.exists(self.path)  # noqa: PTH110 (Path.exists raises where the directory may not be read)
         return self.force or not exists or (self.stopped is not None and is_saved_in(self.stopped, self.path))
 
@@ -45,7 +45,8 @@ class Output:
             self.on_note(f"{self.path} exists; it will be renamed, not overwritten (name the new model with -o)")
 
     def save(self, done: "Done") -> Path:
-        """Write the model to `path`, or else to another directory; returns its path. Raises LLMError if all fail."""
+        """Write the model to `path`, or to another directory if that fails; return its path. Raises LLMError if all
+        fail."""
         path = self._free_path()
         try:
             self._write(path, done)
@@ -73,7 +74,7 @@ class Output:
                 self.resume_path.unlink()
 
     def _free_path(self) -> Path:
-        """`path`, after renaming an existing model there; if that is not allowed, another path in its directory."""
+        """Return `path` after renaming an existing model there or, if that is not allowed, a new path beside it."""
         if self.may_replace():
             return self.path
         problem = f"{self.path} was created by another process during the run and is kept"
@@ -97,7 +98,7 @@ class Output:
 
 
 def dry_run_output(path: Path, *, adapter_only: bool = False) -> Output:
-    """The output of a run that is only planned: the name is checked, nothing is created. Raises LLMError."""
+    """Return the output of a run that is only planned: checks the name, creates nothing. Raises LLMError."""
     if not path.name:
         raise usage("-o needs the name of a file: -o model.safetensors")
     reject_gguf_name(path)
@@ -118,8 +119,8 @@ def claim_output(
     on_note: Callable[[str], None] = lambda note: None,
     on_warning: Callable[[str], None] = lambda warning: None,
 ) -> Iterator[Output]:
-    """Check the output path, lock it until the context ends, and load the state of a stopped run; with `force` only if
-    this run was `restarted` after a process was killed. Raises LLMError when the run could not save its model there.
+    """Check the output path, lock it until the context ends, and load the state of a stopped run (with `force` only if
+    this run was `restarted` after a process was killed). Raises LLMError if the run could not save its model there.
 
     With `rename_existing` an existing model of this program is renamed; otherwise it is replaced only with `force`.
     `model` is a model that the run reads.
@@ -136,7 +137,7 @@ def claim_output(
         atomic_io.check_writable(path, force=True)
         if problem := stack.enter_context(file_lock.locked(path)):
             on_note(f"{path} cannot be locked here ({problem}); make sure that no other run writes to it")
-        else:  # what killed runs left
+        else:  # left by killed runs
             atomic_io.remove_stale(path)
             atomic_io.remove_stale(output.resume_path)
         output = replace(output, stopped=_load_stopped(output.resume_path, start_over=force and not restarted))
@@ -168,7 +169,7 @@ def _is_own_model(path: Path) -> bool:
 
 
 def _adapter_file(path: Path) -> Path:
-    """The file for adapters: `path` if it ends in .safetensors, else PEFT's file in a directory of that name."""
+    """Return the file for adapters: `path` if it ends in .safetensors, otherwise PEFT's file in a directory `path`."""
     if path.suffix.lower() == ".safetensors" and not path.is_dir():
         return path
     if path.exists() and not path.is_dir():
@@ -178,7 +179,7 @@ def _adapter_file(path: Path) -> Path:
 
 @contextmanager
 def _adapter_directory(path: Path, file: Path, force: bool) -> Iterator[None]:
-    """Inside, there is a directory for the file of adapters; a new one is removed if nothing was written to it."""
+    """Create a directory for the adapter file; on exit, a new directory is removed if it is empty."""
     is_new = not path.is_dir()
     with suppress(OSError):  # the errors are reported when the files are checked
         path.mkdir()
@@ -188,5 +189,5 @@ def _adapter_directory(path: Path, file: Path, force: bool) -> Iterator[None]:
         yield
     finally:
         if is_new:
-            with suppress(OSError):  # it is not empty
+            with suppress(OSError):  # not empty
                 path.rmdir()

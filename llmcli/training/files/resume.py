@@ -1,7 +1,7 @@
 """The resume file: a second safetensors file beside the model, from which a stopped run continues.
 
-It holds the plan, the tokenizer, the identity of the run (what it was asked for), and its state after a step. Data
-order and dropout are functions of (seed, step), so no state of a random generator is saved.
+It holds the plan, the tokenizer, the identity of the run (its settings and data), and its state after a step. Data
+order and dropout are functions of (seed, step), so no random generator's state is saved.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ from llmcli.training.loop.events import State
 from llmcli.training.planning.plan import ConversationSettings, Expected, Plan, PlanRow
 
 FORMAT_KEY, FORMAT_VERSION = "llmcli.resume", "1"
-THREADS = "--threads"  # key of the identity of a run: of all processes on the machine of rank 0
-HEADER_BYTES = 1 << 16  # from the beginning of the file, which include FORMAT_KEY
-FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0  # seconds between two saves: at first, and later at most ...
+THREADS = "--threads"  # key in the identity of a run: threads of all processes on the machine of rank 0
+HEADER_BYTES = 1 << 16  # the beginning of the file, which includes FORMAT_KEY
+FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0  # seconds between two saves: at first, and the maximum ...
 PAUSE_PER_SAVE = 50  # ... but at least this many times as long as a save takes
 _MODEL_SUFFIX, _RESUME_SUFFIXES = ".safetensors", (".resume.safetensors", ".resume")
 
@@ -34,25 +34,25 @@ _MODEL_SUFFIX, _RESUME_SUFFIXES = ".safetensors", (".resume.safetensors", ".resu
 class StoppedRun:
     """A run that can continue."""
 
-    identity: dict[str, Any]  # the options, the text and the versions that it depends on; JSON
+    identity: dict[str, Any]  # options, text and versions on which it depends; JSON
     plan: Plan
     tokenizer_json: str
     state: State
-    max_bytes: int | None = None  # of training text that it reads; None: an older version did not save it
+    max_bytes: int | None = None  # of training text; None: not saved by an older version
 
     @property
     def processes(self) -> int:
         return int(self.state.values.get("processes", 1))
 
     def take_state(self) -> State:
-        """Its state, whose large arrays are dropped here."""
+        """Return the state, whose large arrays are dropped here."""
         taken = State(dict(self.state.arrays), self.state.values)
         self.state.arrays.clear()
         return taken
 
 
 def resume_path(model: Path) -> Path:
-    """The resume file of a run that writes `model`, beside it, or beside the target of a symbolic link.
+    """Return the path of the resume file beside `model`, or beside the target of a symbolic link.
 
     >>> resume_path(Path("a/model.safetensors")).name, resume_path(Path("a/model")).name
     ('model.resume.safetensors', 'model.resume')
@@ -64,7 +64,7 @@ def resume_path(model: Path) -> Path:
 
 
 def check_model_name(model: Path) -> None:
-    """Raises LLMError if a model would get the name of a resume file."""
+    """Raise LLMError if a model would be named like a resume file."""
     if model.name.endswith(_RESUME_SUFFIXES):
         raise LLMError(
             f"{model}: names that end in {' or '.join(_RESUME_SUFFIXES)} are for resume files; give another `output`"
@@ -72,7 +72,7 @@ def check_model_name(model: Path) -> None:
 
 
 def is_resume_file(path: Path) -> bool:
-    """Whether a file is a resume file, possibly a damaged one. Only such a file may be replaced or removed."""
+    """Return whether a file is a resume file, possibly damaged. No other file may be replaced or removed."""
     try:
         if not path.is_file():
             return False
@@ -83,7 +83,7 @@ def is_resume_file(path: Path) -> bool:
 
 
 def save(path: Path, run: StoppedRun) -> None:
-    """Write the file atomically. Raises LLMError if that fails, such as on a full disk."""
+    """Write the file atomically. Raises LLMError if that fails, for instance on a full disk."""
     plan = run.plan
     metadata = {
         FORMAT_KEY: FORMAT_VERSION,
@@ -103,7 +103,7 @@ def save(path: Path, run: StoppedRun) -> None:
 
 
 def load(path: Path) -> StoppedRun:
-    """Read the file and verify its hash. Raises LLMError if it is damaged or no resume file."""
+    """Read the file and verify its hash. Raises LLMError if it is damaged or not a resume file."""
     try:
         header = read_header(path)
     except LLMError as error:
@@ -150,14 +150,14 @@ class StateSaver:
     """Saves the state of a run at growing intervals, long enough that saving takes a fiftieth of the time."""
 
     def __init__(self, path: Path, run: StoppedRun, warn: Callable[[str], None]) -> None:
-        """`run` is saved along with each state; `warn` gets the first failure."""
+        """`run` is saved with each state; `warn` receives the first failure."""
         self._path, self.run, self._warn = path, run, warn
         self._pause, self._next = FIRST_PAUSE, time.monotonic() + FIRST_PAUSE
         self._has_saved = self._has_failed = False
 
     @property
     def resumable(self) -> bool:
-        """Whether a run that is stopped now can continue from a state that was saved, or that can be."""
+        """Return whether a run that is stopped now can resume, from a saved state or one that can be saved."""
         return self._has_saved or not self._has_failed
 
     def is_due(self) -> bool:
@@ -181,7 +181,7 @@ class StateSaver:
 
 
 def text_fingerprint(documents: Iterable[tuple[str, int, str]]) -> str:
-    """The training text in the identity of a run. Each document is (file name, bytes, sha256)."""
+    """Describe the training text for the identity of a run. Each document is (file name, bytes, sha256)."""
     documents = list(documents)
     names = json.dumps([[name, sha256] for name, _, sha256 in documents])
     digest_ = hashlib.sha256(names.encode("utf-8")).hexdigest()[:16]
@@ -189,8 +189,8 @@ def text_fingerprint(documents: Iterable[tuple[str, int, str]]) -> str:
 
 
 def check_same_run(stopped: StoppedRun, identity: Mapping[str, Any], path: Path, processes: int = 1) -> None:
-    """Raises LLMError, with the differences, if the stopped run in the file `path` has another identity."""
-    # with another number of processes the order of sums is another anyway, so that threads do not matter
+    """Raise LLMError with the differences if the stopped run in the file `path` has another identity."""
+    # another number of processes changes the order of sums anyway, so threads do not matter
     if processes != stopped.processes and THREADS in stopped.identity:
         identity = {**identity, THREADS: stopped.identity[THREADS]}
     before, now = stopped.identity, json.loads(json.dumps(identity))
@@ -216,8 +216,8 @@ def _quoted(value: object) -> str:
 
 
 def is_saved_in(stopped: StoppedRun, model: Path) -> bool:
-    """Whether `model`, a model or adapters, was saved by this run when it was stopped, or just before it was killed,
-    and is unchanged. All of its bytes are read, regardless of its size."""
+    """Return whether `model` (a model or adapters) was saved by this run when it was stopped, or just before it was
+    killed, and is unchanged. Reads the whole file."""
     try:
         header = read_header(model)
         return _is_of(stopped, header.metadata) and digest(header) == header.metadata["sha256"]
@@ -230,7 +230,7 @@ def _is_of(stopped: StoppedRun, metadata: Mapping[str, str]) -> bool:
     documents = [(d["name"], d["bytes"], d["sha256"]) for d in record["corpus"]]
     base, base_option = record.get("base"), str(identity.get("--from") or "")
     return bool(
-        {**record["train"], "threads": None} == {**as_record(stopped.plan.train), "threads": None}  # as it was resumed
+        {**record["train"], "threads": None} == {**as_record(stopped.plan.train), "threads": None}  # may change
         and metadata.get("tokenizer.json", stopped.tokenizer_json) == stopped.tokenizer_json  # adapters have none
         and text_fingerprint(documents) == identity.get("the text")
         and (base is None) == (not base_option)

@@ -1,4 +1,4 @@
-"""The loss curve of a training record, and a summary of the run by rough rules that need only the record."""
+"""The loss curve in a training record, and a summary of the run by rules of thumb that need only the record."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,39 +12,39 @@ from llmcli.errors import LLMError, command_line
 from llmcli.evaluation.compressors import Baseline
 from llmcli.evaluation.figures import ADAPTING, NETWORK, Figures
 
-MIN_STEPS, MIN_STEPS_FINE_TUNING = 100, 10  # with fewer a model is undertrained ...
+MIN_STEPS, MIN_STEPS_FINE_TUNING = 100, 10  # with fewer, a model is undertrained ...
 MANY_EPOCHS = 10.0  # ... except after this many epochs: the run lacks text, not steps
 MIN_SUGGESTED_MINUTES = 5  # for --time
-IMPROVEMENT = 0.03  # share by which the second half of a run lowered the loss: doubling the run would do so again
-KNOWN = 0.02  # bits per byte: with less loss, answers are known, and neither time nor data would help
-DETERIORATION = 0.02  # overfitting: share by which the validation loss rose after the best weights, ...
-OVERFITTING_RATIO, OVERFITTING_EPOCHS = 1.15, 2.0  # ... or validation to training loss, after this many epochs
-NEAR_THE_LIMIT = 0.9  # of the limit of epochs: twice the time would train for hardly more of them
-FORGETTING = 0.02  # share by which training on conversations raised the bits per byte of plain text
-MEMORIZED_SHARE = 0.1  # of generated strings that occur in the training text, beyond that of the held-out text, ...
-ASSUMED_SHARE = 0.4  # ... which is assumed where nothing is held out
-CORRECT_SHARE = 0.9  # of held-out questions that are answered exactly or nearly: what remains is rare
-KNOWN_SHARE = 0.5  # of the strings of a held-out file that occur in the training text: it is hardly new text
-REPEATED_SHARE = 0.9  # the text says the same again and again; what a model cannot predict in it is mostly chance
-NEAR_FLOOR = 0.05  # bits per byte by which the second half of a run improved: on such a text, nearly all there was
-MIN_COMPARED_BYTES = 2000  # of held-out text; on less, a comparison with compressors says nothing
+IMPROVEMENT = 0.03  # relative gain in the second half of a run: doubling the run would bring it again
+KNOWN = 0.02  # bits per byte: below this loss, answers are known, and more time or data would not help
+DETERIORATION = 0.02  # overfitting: relative rise of the validation loss after the best weights, ...
+OVERFITTING_RATIO, OVERFITTING_EPOCHS = 1.15, 2.0  # ... or ratio of validation to training loss, after this many epochs
+NEAR_THE_LIMIT = 0.9  # of the limit of epochs: twice the time would add few epochs
+FORGETTING = 0.02  # relative rise of the bits per byte of plain text by training on conversations
+MEMORIZED_SHARE = 0.1  # of generated strings that occur in the training text, beyond the held-out text's share, ...
+ASSUMED_SHARE = 0.4  # ... which is assumed if nothing is held out
+CORRECT_SHARE = 0.9  # of held-out questions answered exactly or nearly: few are left
+KNOWN_SHARE = 0.5  # of a held-out file's strings that occur in the training text: the file is hardly new text
+REPEATED_SHARE = 0.9  # likewise, for a repetitive text, in which the unpredictable part is mostly chance
+NEAR_FLOOR = 0.05  # bits per byte gained in the second half of a run: on a repetitive text, nearly all that is left
+MIN_COMPARED_BYTES = 2000  # of held-out text; on less, a comparison with compressors means nothing
 
-Record = Mapping[str, Any]  # of a training run, as JSON holds it
+Record = Mapping[str, Any]  # a training record as JSON
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The losses of a model in its training, in bits per byte."""
+    """The losses of a model during training, in bits per byte."""
 
     steps: list[int]
-    training: list[float]  # mean of the steps up to each of these, with dropout
+    training: list[float]  # mean over the steps up to each point, with dropout
     validation_steps: list[int]
     validation: list[float]
-    label: str = "validation"  # in files of earlier versions these losses are of the held-out text
+    label: str = "validation"  # earlier versions recorded the loss on held-out text
 
 
 def read_curve(record: Record) -> Curve:
-    """The curve of a record; with two models, of the one that was kept. Raises LLMError if it cannot be read."""
+    """Read the curve in a record; with two models, that of the kept one. Raises LLMError if it cannot be read."""
     try:
         points = record["curve"]
         training = {
@@ -65,13 +65,13 @@ def read_curve(record: Record) -> Curve:
 
 
 def student_was_kept(record: Record) -> bool:
-    """Whether a run of two models kept the student; False after a run of one."""
+    """Return whether a run with two models kept the student; False after a run with one model."""
     first = record.get("distillation", {}).get("from_step")
     return first is not None and bool(record.get("best_step", 0) > first)
 
 
 def _steps_of_model(record: Record) -> range:
-    """The evaluated steps of the model that was kept: all, or with two models the teacher's or the student's."""
+    """Return the evaluated steps of the kept model: all, or with two models the teacher's or the student's."""
     last, first = int(record["steps"]), record.get("distillation", {}).get("from_step")
     if first is None:
         return range(last + 1)
@@ -79,7 +79,7 @@ def _steps_of_model(record: Record) -> range:
 
 
 def _tokens_per_byte(record: Record, step: int) -> float:
-    """Tokens that a step was trained to predict per byte of their text: of plain text, or of answers."""
+    """Return the predicted tokens per byte of their text at a step: of plain text, or of answers."""
     conversations = record.get("conversations")
     if conversations and step > conversations["from_step"]:
         return float(conversations["train_tokens"] / conversations["train_bytes"])
@@ -95,17 +95,18 @@ def summarize(
     resumable: bool = True,
     again: str = "the same command",
 ) -> list[str]:
-    """A few sentences on a run that has ended: how good the model is, and what would help.
+    """Summarize a finished run in a few sentences: the quality of the model, and advice.
 
-    The advice to train longer extends `command`, that of the run without its budget, by twice the `seconds` that it
-    took. `resumable` says whether an interrupted run can be resumed, `again` how. Raises LLMError without a curve.
+    The advice to train longer adds twice the `seconds` of the run to `command`, the run's command without its budget.
+    `resumable` says whether an interrupted run can be resumed, `again` how. Raises LLMError without a curve.
     """
     run = _FinishedRun(record, baselines)
     taken = record.get("clock", {}).get("seconds", 0.0) if seconds is None else seconds
     minutes = max(MIN_SUGGESTED_MINUTES, math.ceil(2 * taken / 60))
     longer = f": {command} --time {minutes}m" if command else "."
     memorization = _memorization(record)
-    remark = _early_end(record, resumable, again) or _undertrained(run, longer) or _answers(run) or _overfitting(run)
+    early_end, overfitting = _early_end(record, resumable, again), _overfitting(run)
+    remark = early_end or _undertrained(run, longer, overfits=bool(overfitting)) or _answers(run) or overfitting
     memorizes = memorization and not run.curve.validation  # which is why its training loss falls
     if not (remark or memorizes) and _still_improving(run):
         remark = f"Still improving at the end; more time would help{longer}"
@@ -121,8 +122,8 @@ def summarize(
 def usage_hints(
     model: str, prompt: str | None = None, *, has_chat_template: bool = False, chats: bool = False
 ) -> list[str]:
-    """The commands to try next. `model` is the file, "" for the default one; `prompt` is a text for it to continue.
-    `has_chat_template` says whether the model can answer in a chat, `chats` whether that is what it was trained for."""
+    """Return the commands to try next. `model` is the file, "" for the default one; `prompt` is a text to continue.
+    `has_chat_template` says whether the model can chat, `chats` whether it was trained for that."""
     file = f" {command_line([model])}" if model else ""
     option = f" -m{file}" if model else ""
     note = "" if has_chat_template else "The model continues text; it does not answer questions. "
@@ -131,7 +132,7 @@ def usage_hints(
 
 
 class _FinishedRun:
-    """A run that has ended. With two models, the losses and steps belong to the one that was kept."""
+    """A finished run. With two models, losses and steps belong to the kept one."""
 
     def __init__(self, record: Record, baselines: Sequence[Baseline]) -> None:
         self.record, self.curve, self.baselines = record, read_curve(record), baselines
@@ -150,16 +151,16 @@ class _FinishedRun:
 
     @property
     def verdicts(self) -> list[tuple[Baseline, bool]]:
-        """Whether the model is better than each compressor of its kind, if both read the same bytes, and enough."""
+        """Compare the model with each compressor of its kind, if both read the same bytes, and enough of them."""
         figures, record = self.figures, self.record
         if not (figures and record["held_out_measured"]["bytes"] == record["held_out"]["bytes"] >= MIN_COMPARED_BYTES):
             return []
-        sides = [(one, figures.adapting if one.is_adaptive else figures.network) for one in self.baselines]
-        return [(one, bits < one.bits_per_byte) for one, bits in sides if bits is not None]
+        sides = [(base, figures.adapting if base.is_adaptive else figures.network) for base in self.baselines]
+        return [(base, bits < base.bits_per_byte) for base, bits in sides if bits is not None]
 
 
 def _quality(run: _FinishedRun) -> str:
-    """Bits per byte of held-out text at the end, of the network and adapting, each beside its compressors."""
+    """Report the bits per byte on held-out text at the end, network and adapting, each with its compressors."""
     record, figures = run.record, run.figures
     held_out = record.get("held_out", {}).get("bytes", 0)
     what, was = ("answers", "were") if run.of_answers else ("text", "was")
@@ -185,7 +186,7 @@ def _quality(run: _FinishedRun) -> str:
 
 
 def _beside(run: _FinishedRun, figure: str, *, adaptive: bool) -> str:
-    """The compressors to compare a figure with, and whether it is better; "" if there are none."""
+    """List the compressors comparable with a figure, and say whether it is better; "" if there are none."""
     shown = [f"{baseline.name} {baseline.shown}" for baseline in run.baselines if baseline.is_adaptive == adaptive]
     better = {baseline.name: better for baseline, better in run.verdicts if baseline.is_adaptive == adaptive}
     ahead = " and ".join(name for name in better if not better[name])
@@ -194,7 +195,7 @@ def _beside(run: _FinishedRun, figure: str, *, adaptive: bool) -> str:
 
 
 def _known_text(run: _FinishedRun) -> str:
-    """Whether the held-out text is not new to the model."""
+    """Warn if the held-out text is not new to the model."""
     held_out, what = run.record.get("held_out", {}), run.data
     if run.figures and held_out.get("seen_by_base"):
         return (
@@ -211,7 +212,7 @@ def _known_text(run: _FinishedRun) -> str:
 
 
 def _conversations(record: Record) -> list[str]:
-    """After training on conversations: answers to held-out questions, and plain text before and after."""
+    """After training on conversations, report answers to held-out questions, and plain text before and after."""
     sentences = []
     if counts := answer_counts(record):
         sentences.append(f"Greedy answers to {counts}.")
@@ -227,7 +228,7 @@ def _conversations(record: Record) -> list[str]:
 
 
 def answer_counts(record: Record) -> str:
-    """A sentence on the greedy answers to held-out questions; "" if no question was asked."""
+    """Count the greedy answers to held-out questions in a sentence; "" if no question was asked."""
     measured = record.get("answers") or {}
     if "garbled" not in measured:  # files of earlier versions count less
         return ""
@@ -247,8 +248,8 @@ def _early_end(record: Record, resumable: bool, again: str) -> str:
     return f"Interrupted at step {record['steps']:,}; {then}."
 
 
-def _undertrained(run: _FinishedRun, longer: str) -> str:
-    """Few steps, less than an epoch of a text that was read whole, or no better than any compressor."""
+def _undertrained(run: _FinishedRun, longer: str, *, overfits: bool) -> str:
+    """Report few steps, less than an epoch of a text that was read whole, or no better than any compressor."""
     if run.limit_share >= 1:
         return ""
     reasons, record = [], run.record
@@ -258,13 +259,13 @@ def _undertrained(run: _FinishedRun, longer: str) -> str:
     if run.epochs < 1 and record.get("read_bytes", record["train_bytes"]) >= record["train_bytes"]:
         share = f"{min(run.epochs, 0.99):.0%}" if run.epochs >= 0.01 else "less than 1%"
         reasons.append(f"{share} of the training {run.data} seen")
-    if run.verdicts and not any(better for _, better in run.verdicts) and not _overfitting(run):
+    if run.verdicts and not any(better for _, better in run.verdicts) and not overfits:
         reasons.append("worse than every compressor")
     return f"Undertrained: {', '.join(reasons)}. Train longer{longer}" if reasons else ""
 
 
 def _answers(run: _FinishedRun) -> str:
-    """Advice that would improve the answers of a model that has learned its training data; "" if there is none."""
+    """Give advice for a model that has learned its training answers; "" if there is none."""
     answers, new = run.record.get("answers"), run.curve.validation[-1:]
     if answers and answers["exact"] + answers.get("near", 0.0) >= CORRECT_SHARE:
         return "Nearly all of these answers are exact or near: longer training would help little."
@@ -279,7 +280,7 @@ def _answers(run: _FinishedRun) -> str:
 
 
 def _overfitting(run: _FinishedRun) -> str:
-    """A validation loss that rose or is far above the training loss, or a limit of epochs that is near."""
+    """Report a validation loss that rose or is far above the training loss, or a limit of epochs that is near."""
     losses, name, more = run.curve.validation or [0.0], run.curve.label, f"More {run.data} would help."
     best, last = min(losses), losses[-1]
     lowest, at_end = units.bits_per_byte(best), units.bits_per_byte(last)
@@ -311,7 +312,7 @@ def _overfitting(run: _FinishedRun) -> str:
 
 
 def _still_improving(run: _FinishedRun) -> bool:
-    """Whether the best weights are the last, and the second half of the run lowered the loss by IMPROVEMENT."""
+    """Return whether the best weights are the last, and the second half of the run lowered the loss by IMPROVEMENT."""
     curve, steps, losses, last = run.curve, run.curve.steps, run.curve.training, run.training_loss
     if len(curve.validation) > 1:
         steps, losses, last = curve.validation_steps, curve.validation, curve.validation[-1]
@@ -325,7 +326,7 @@ def _still_improving(run: _FinishedRun) -> bool:
 
 
 def _memorization(record: Record) -> str:
-    """A sentence on training text that the model repeats more than new text would; "" if hardly more."""
+    """Report training text that the model repeats more than new text would; "" if hardly more."""
     measured = record.get("memorised")
     if not measured:
         return ""

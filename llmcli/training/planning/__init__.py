@@ -1,1 +1,1 @@
-"""The plan of a run: its decisions and their reasons."""
+"""The plan of a run: decisions and their reasons."""

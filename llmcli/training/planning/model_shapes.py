@@ -1,4 +1,4 @@
-"""The shapes of fresh models: candidates of increasing size, and the config of each."""
+"""Shapes of new models: candidates of increasing size, and their configs."""
 
 import math
 
@@ -11,7 +11,7 @@ from llmcli.training.planning.task import Task
 
 
 def candidates(task: Task, data: CorpusSize, context: int) -> list[ModelConfig]:
-    """The models that the data are large enough for, smallest first; only one if the shape is fixed."""
+    """List the models that the amount of data supports, smallest first; only one if the shape is fixed."""
     if task.base:
         return [task.base]
     request = task.request
@@ -28,7 +28,7 @@ def candidates(task: Task, data: CorpusSize, context: int) -> list[ModelConfig]:
 def model_config(
     request: PlanRequest, layers: int, width: int, context: int, vocab_size: int, eos_id: int, *, induction: bool
 ) -> ModelConfig:
-    """The model of a shape. Raises LLMError if the numbers that the user fixed do not fit together."""
+    """Make the config of a shape. Raises LLMError if the user's numbers do not fit together."""
     heads = request.heads or _heads(width)
     kv_heads = request.kv_heads or heads
     if width % heads:
@@ -42,7 +42,7 @@ def model_config(
     return ModelConfig(
         vocab_size=vocab_size,
         hidden_size=width,
-        # 8/3: three matrices of a SwiGLU then have as many parameters as the two of an MLP that is 4 times as wide;
+        # 8/3: the three matrices of a SwiGLU then have as many parameters as the two of an MLP that is 4 times as wide;
         # the active experts share them
         intermediate_size=max(32, round(width * 8 / 3 / active / 32) * 32),
         num_hidden_layers=layers,
@@ -60,7 +60,7 @@ def model_config(
 
 
 def _heads(width: int) -> int:
-    """The number of heads whose size is closest to the preferred one."""
+    """Return the number of heads whose size is closest to the preferred one."""
     preferred = recipe.SMALL_HEAD_DIM if width < recipe.MIN_HIDDEN_SIZE_OF_LARGE_HEADS else recipe.HEAD_DIM
     half = width // 2 if width % 2 == 0 else 0  # heads of even size
     small = [heads for heads in range(1, math.isqrt(half) + 1) if half % heads == 0]

@@ -1,4 +1,4 @@
-"""The user's request for a training run, and the plan for it: hyperparameters, each with a reason."""
+"""The user's request for a training run, and its plan: hyperparameters with reasons."""
 
 import math
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ DEFAULT_SECONDS = 300.0  # time budget if the user gives none
 COUNTS = (
     "vocab_size", "layers", "width", "heads", "kv_heads", "context", "batch_tokens", "experts", "threads",
 )  # fmt: skip
-MAX_COUNTS = {"vocab_size": MAX_VOCAB_SIZE, "layers": 1_000, "experts": 1_000}  # the last two per model and layer
-REQUESTED = "as requested"  # the reason for a value that the user fixed
+MAX_COUNTS = {"vocab_size": MAX_VOCAB_SIZE, "layers": 1_000, "experts": 1_000}  # layers per model, experts per layer
+REQUESTED = "as requested"  # reason for a value that the user fixed
 FROM_BASE = "from the base model"
 
 T_co = TypeVar("T_co", covariant=True)
@@ -20,7 +20,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """The settings that the user fixed; None leaves the decision to the planner."""
+    """Settings fixed by the user; None leaves the decision to the planner."""
 
     seconds: float | None = None  # time budget
     steps: int | None = None
@@ -40,14 +40,14 @@ class PlanRequest:
     experts: int | None = None  # per layer
     active: int | None = None  # experts per token
     lora: int = 0  # rank; 0: train all weights
-    kl_weight: float | None = None  # of the divergence from the base model; 0: none
+    kl_weight: float | None = None  # weight of the divergence from the base model; 0: none
     seed: int = TrainConfig.seed
     device: str = TrainConfig.device
     dtype: str = TrainConfig.dtype
-    threads: int = TrainConfig.threads  # of each process
+    threads: int = TrainConfig.threads  # per process
     processes: int = 1
-    shard: bool | None = None  # over the processes: weights, gradients and optimizer
-    machine_reason: str = "detected"  # for the device and the data type
+    shard: bool | None = None  # weights, gradients and optimizer over the processes
+    machine_reason: str = "detected"  # reason for the device and the data type
 
     def __post_init__(self) -> None:
         convert_fields(self)
@@ -59,10 +59,10 @@ class PlanRequest:
                 require(value <= MAX_COUNTS[name], setting, f"at most {MAX_COUNTS[name]:,}", value)
         require(0 <= self.seed < 1 << 63, "`seed`", "at least 0 and below 2^63", self.seed)
         budgets = {"`seconds`": self.seconds, "`steps`": self.steps, "`epochs`": self.epochs}
-        given = {name: value for name, value in budgets.items() if value is not None}
-        if len(given) > 1:
-            raise usage(f"{' and '.join(given)} both set the length of the run; give one of them")
-        for name, value in given.items():
+        set_budgets = {name: value for name, value in budgets.items() if value is not None}
+        if len(set_budgets) > 1:
+            raise usage(f"{' and '.join(set_budgets)} both set the length of the run; give one of them")
+        for name, value in set_budgets.items():
             require(0 < value < math.inf, name, "a number above 0", value)
         require((self.epochs or 0) <= 1e6, "`epochs`", "at most a million", self.epochs)
         require(self.optimizer in (None, "muon", "adamw"), "`optimizer`", "muon or adamw", self.optimizer)
@@ -81,17 +81,17 @@ class PlanRequest:
 
     @property
     def has_time_budget(self) -> bool:
-        """Whether the clock ends the run, and not a number of steps or epochs."""
+        """Whether the clock ends the run, not a number of steps or epochs."""
         return not (self.steps or self.epochs)
 
     @property
     def budget(self) -> float | None:
-        """The time budget, also if the user gives none; None if steps or epochs end the run."""
+        """The time budget or its default; None if steps or epochs end the run."""
         return (self.seconds or DEFAULT_SECONDS) if self.has_time_budget else None
 
     @property
     def core_seconds(self) -> float:
-        """The time budget times the number of threads of all processes; infinite without one."""
+        """The time budget times the number of threads in all processes; infinite without a budget."""
         return (self.budget or math.inf) * (self.threads * self.processes)
 
 
@@ -105,7 +105,7 @@ class Decision(Generic[T_co]):
 
 @dataclass(frozen=True)
 class PlanRow:
-    """A row of the plan as it is shown."""
+    """A displayed row of the plan."""
 
     name: str
     value: str
@@ -114,15 +114,15 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class ConversationSettings:
-    """The settings for training on conversations. Together with TrainConfig they determine the weights.
+    """Settings for training on conversations. Together with TrainConfig they determine the weights.
 
     The names of these fields are stored in resume files.
     """
 
-    share: float = 1.0  # of the run, at its end, in which the batches are conversations; before, they are text
-    dropout: float = 0.0  # in that part
-    new_tokens: int = 0  # tokens at the end of the vocabulary that the base model does not have
-    base_divergence: float = 0.0  # weight in the loss of the divergence from the base model
+    share: float = 1.0  # final share of the run that trains on conversations, after text
+    dropout: float = 0.0  # in that share
+    new_tokens: int = 0  # tokens at the end of the vocabulary that the base model lacks
+    base_divergence: float = 0.0  # weight of the divergence from the base model in the loss
     validation: int = 0  # training conversations in the validation slice
 
     def __post_init__(self) -> None:
@@ -133,20 +133,20 @@ class ConversationSettings:
 
 @dataclass(frozen=True)
 class Expected:
-    """The assumptions of a plan about a run with a time limit."""
+    """A plan's assumptions about a run with a time limit."""
 
-    tokens_per_second: float  # as measured
+    tokens_per_second: float  # measured
     epochs: float
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The configs that the trainer needs, with the reasons for their values."""
+    """The trainer's configs, with the reasons for their values."""
 
     model: ModelConfig
     train: TrainConfig
     rows: tuple[PlanRow, ...]
-    warning: str = ""  # why the run will hardly train the model
+    warning: str = ""  # reason why the run will hardly train the model
     conversations: ConversationSettings | None = None  # None: plain text only
     expected: Expected | None = None  # if the run has a time limit
-    sharded: bool = False  # of several processes each has a part of the weights, their gradients and the optimizer
+    sharded: bool = False  # each process has a part of the weights, gradients and optimizer

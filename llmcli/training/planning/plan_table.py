@@ -1,4 +1,4 @@
-"""The decisions of a plan as rows to show: the name of a hyperparameter, its value, the reason."""
+"""The decisions of a plan as displayed rows: hyperparameter, value, reason."""
 
 from llmcli import units
 from llmcli.config import ModelConfig, TrainConfig
@@ -19,7 +19,7 @@ def rows(
     sharded: bool,
     reasons: dict[str, str],
 ) -> tuple[PlanRow, ...]:
-    """The whole plan; `tokens` are seen in training. A row without a value is left out."""
+    """Return all rows of the plan; `tokens` are seen in training. Rows without a value are left out."""
     timed, request = train.seconds is not None, task.request
     budget = units.epochs(request.epochs) if request.epochs else units.count(train.steps, "step")
     if train.seconds:
@@ -66,7 +66,7 @@ def _model_rows(
     layers = units.count(model.num_hidden_layers, "layer")
     experts = f"{model.num_experts_per_tok} of {model.num_experts} active per token" if model.num_experts else ""
     context_reason, evaluated = reasons["context"], evaluation_context(longest, trained=train.context)
-    if evaluated < longest and not has_conversations:  # answers are evaluated in the context of training
+    if evaluated < longest and not has_conversations:  # answers are evaluated with the training context
         context_reason += f"; the final evaluation uses {evaluated:,} of the {longest:,} that the model supports"
     return [
         PlanRow("model size", f"{model.parameters:,} parameters", reasons["size"]),
@@ -87,7 +87,7 @@ def _model_rows(
 
 
 def _conversation_row(chosen: ConversationSettings, reasons: dict[str, str]) -> PlanRow:
-    """The weight that limits forgetting, or when conversations follow text."""
+    """Return the row on the weight that limits forgetting, or on the phase in which conversations follow text."""
     if chosen.base_divergence:
         return PlanRow("KL divergence", f"weight {chosen.base_divergence:g}", reasons["conversations.base_divergence"])
     dropout = f"dropout {chosen.dropout:g}: {reasons['conversations.dropout']}"
@@ -96,7 +96,7 @@ def _conversation_row(chosen: ConversationSettings, reasons: dict[str, str]) -> 
 
 
 def learning_rate(recipe: str, multiplier: float, model: ModelConfig) -> str:
-    """The peak learning rates of a run."""
+    """Format the peak learning rates of a run."""
     rates = learning_rates(recipe, model.hidden_size, model.tie_word_embeddings)
     peak = {name: f"{multiplier * rate:.3g}" for name, rate in rates.items()}
     if "all" in peak:
@@ -106,8 +106,8 @@ def learning_rate(recipe: str, multiplier: float, model: ModelConfig) -> str:
 
 
 def overview(plan: Plan) -> list[PlanRow]:
-    """The plan in five rows: corpus, vocabulary, model, training and regularization; and the learning rate if it is
-    not the recipe's."""
+    """Summarize the plan in five rows (corpus, vocabulary, model, training, regularization) and, if it is not the
+    recipe's, the learning rate."""
     by_name = {row.name: row for row in plan.rows}
     if "corpus" not in by_name:  # resumed from a file of an earlier version, with other names
         return list(plan.rows)

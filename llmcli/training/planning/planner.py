@@ -1,7 +1,7 @@
-"""A task and a machine -> a plan, by the rules in rules.py.
+"""The planner: makes a plan for a task and a machine, by the rules in rules.py.
 
-The caller measures how fast the machine trains. Where a number of steps or epochs ends the run nothing is measured, and
-the same command gives the same plan.
+The caller measures the machine's training speed. If a number of steps or epochs ends the run, nothing is measured, and
+the same command results in the same plan.
 """
 
 import math
@@ -28,15 +28,15 @@ from llmcli.training.planning.model_shapes import candidates
 from llmcli.training.planning.plan import ConversationSettings, Decision, Expected, Plan
 from llmcli.training.planning.task import Task
 
-MAX_BATCH_DIVISOR = 64  # how many times smaller a batch may become; if no model fits then, that is an error
-MAX_SPEEDUP = 4.0  # over the estimate; a faster machine gets larger batches, which must fit into memory too
+MAX_BATCH_DIVISOR = 64  # largest reduction of the batch; an error if no model fits even then
+MAX_SPEEDUP = 4.0  # over the estimate; a faster machine gets larger batches, which must also fit into memory
 
 
 def make_plan(task: Task, machine: Machine | None = None) -> Plan:
-    """A plan for a run.
+    """Plan a run.
 
-    The speed of `machine` is measured only if the run has a time budget. Raises LLMError when the corpus is too
-    short, when no model fits into memory, or when the requests contradict each other.
+    The speed of `machine` is measured only if the run has a time budget. Raises LLMError if the corpus is too short, no
+    model fits into memory, or settings contradict each other.
     """
     rules.check_kl_weight(task)
     machine = machine or Machine(estimated_speed)
@@ -44,7 +44,7 @@ def make_plan(task: Task, machine: Machine | None = None) -> Plan:
         with_heads = replace(task, induction=True)
         if any(map(supports_induction, candidates(with_heads, task.text, recipe.INDUCTION_CONTEXT))):
             plan = _Planner(with_heads, machine).plan()
-            if plan.train.induction:  # else the best model cannot hold the heads
+            if plan.train.induction:  # otherwise the best model cannot hold the heads
                 return plan
     return _Planner(task, machine).plan()
 
@@ -62,10 +62,10 @@ class _Planner:
         model = estimate.model
         train, conversations, reasons = self._decide(model, self._tokens_in_time(estimate), batch_divisor)
         sharded = rules.sharding(request, model, train, self.machine.memory)
-        if sharded.value and conversations:  # the base model cannot generate text then
+        if sharded.value and conversations:  # a sharded base model cannot generate text
             conversations = replace(conversations, base_divergence=0.0)
         most_epochs = self._most_epochs(train.teacher_share)
-        if train.teacher_share:  # what a teacher and a student see together, in the time of one model
+        if train.teacher_share:  # seen by teacher and student together, in the time of one model
             share = sum(rules.token_shares(train.teacher_share))
             seen = min(self._tokens_in_time(estimate) * share, most_epochs * task.data.tokens)
             estimate = Estimate(model, seen, estimate.tokens_per_second * share)
@@ -85,13 +85,13 @@ class _Planner:
             sharded=sharded.value,
         )
 
-    # ---- how a model is trained
+    # ---- training settings
 
     def _decide(
         self, model: ModelConfig, tokens: float, batch_divisor: int
     ) -> tuple[TrainConfig, ConversationSettings | None, dict[str, str]]:
-        """How to train a model on `tokens` (0: not known yet), with the batch size divided by `batch_divisor`; with the
-        reasons by the name of the field, prefixed by "conversations." for conversations."""
+        """Decide how to train a model on `tokens` (0: not known yet), with the batch size divided by `batch_divisor`.
+        Returns the settings, and the reasons by name of the field, prefixed by "conversations." for conversations."""
         task, request, data = self.task, self.task.request, self.task.data.tokens
         distillation = rules.distillation(task, tokens)
         most_epochs = self._most_epochs(distillation.value)
@@ -120,11 +120,11 @@ class _Planner:
             "teacher_share": distillation,
         }
         train = TrainConfig(
-            **{name: one.value for name, one in decided.items()},
+            **{name: decision.value for name, decision in decided.items()},
             lora_rank=request.lora, eval_tokens=rules.eval_tokens(tokens), seed=request.seed, device=request.device,
             dtype=request.dtype, threads=request.threads,
         )  # fmt: skip
-        reasons = {name: one.reason for name, one in decided.items()}
+        reasons = {name: decision.reason for name, decision in decided.items()}
         if task.packed is None or task.conversations is None:
             return train, None, reasons
         share = task.conversation_share(tokens)
@@ -134,20 +134,21 @@ class _Planner:
             "base_divergence": rules.base_divergence(task),
             "validation": rules.conversation_validation(task.conversations.lengths, tokens),
         }
-        conversations = ConversationSettings(**{name: one.value for name, one in chosen.items()})
-        return train, conversations, reasons | {f"conversations.{name}": one.reason for name, one in chosen.items()}
+        conversations = ConversationSettings(**{name: decision.value for name, decision in chosen.items()})
+        reasons |= {f"conversations.{name}": decision.reason for name, decision in chosen.items()}
+        return train, conversations, reasons
 
     def _settings(self, model: ModelConfig, tokens: float, batch_divisor: int) -> TrainConfig:
         return self._decide(model, tokens, batch_divisor)[0]
 
     def _most_epochs(self, teacher_share: float) -> float:
-        """The limit of epochs for the whole run: doubled if it trains two models."""
+        """Return the limit of epochs for the whole run, doubled if it trains two models."""
         return self.task.max_epochs * (2 if teacher_share else 1)
 
     # ---- memory
 
     def _fit(self, models: list[ModelConfig]) -> tuple[list[ModelConfig], int]:
-        """(the models that fit into the free memory with the largest batch that fits any model, the divisor of the
+        """Return (models that fit into the free memory with the largest batch that fits any model, divisor of the
         planned batch). Raises LLMError if none fits."""
         free, task, divisor = self.machine.memory, self.task, 1
         while not (fitting := [model for model in models if not shortage(self._memory_needed(model, divisor), free)]):
@@ -159,24 +160,24 @@ class _Planner:
         return fitting, divisor
 
     def _memory_needed(self, model: ModelConfig, batch_divisor: int) -> Memory:
-        """With the largest batch that the run may have, and with a teacher if it may have one."""
+        """Estimate the memory with the largest batch that the run may have, and with a possible teacher."""
         settings = self._settings(model, 0.0, batch_divisor)
         in_time = MAX_SPEEDUP * (self.task.request.budget or 0.0) * estimated_speed(model, settings)
         tokens = in_time or float(settings.steps * settings.tokens_per_step)
-        # the most that a single model sees; of two each sees less, and has smaller batches
+        # maximum for a single model; with two models, each sees less and has smaller batches
         of_one = min(tokens, math.nextafter(recipe.DISTILLATION_EPOCHS * self.task.data.tokens, 0.0))
         needed = []
         for count in {tokens, of_one}:
             settings = self._settings(model, count, batch_divisor)
             sharded = rules.sharding(self.task.request, model, settings, self.machine.memory).value
             needed.append(memory_needed(model, settings, self.task.request.processes, sharded=sharded))
-        return Memory(max(one.device for one in needed), max(one.host for one in needed))
+        return Memory(max(memory.device for memory in needed), max(memory.host for memory in needed))
 
     # ---- time
 
     @property
     def _step_cost(self) -> float:
-        """The time of a step, relative to its batch alone: the divergence from a base model takes time, too."""
+        """Return the time of a step relative to its batch: the divergence from a base model also takes time."""
         base, request = self.task.base, self.task.request
         if base is None or not self.task.conversations_alone or request.kl_weight == 0:
             return 1.0
@@ -185,12 +186,12 @@ class _Planner:
 
     @property
     def _batch_seconds(self) -> float | None:
-        """The part of the time budget for the batches alone."""
+        """Return the part of the time budget for the batches alone."""
         seconds = self.task.request.budget
         return seconds and rules.training_seconds(seconds, self.task.seconds_spent) / self._step_cost
 
     def _choose(self, models: list[ModelConfig], batch_divisor: int) -> Estimate:
-        """The model for the time of the run, or, if that is enough for two models, for the time of each."""
+        """Choose the model for the time of the run or, if that is enough for two models, for the time of each."""
         task, measured = self.task, dict[int, float]()
 
         def settings(model: ModelConfig, tokens: float) -> TrainConfig:
@@ -202,7 +203,7 @@ class _Planner:
             tokens = float(first.steps * first.tokens_per_step)
             trainable = [model for model in models if layer_parameters(model) <= tokens / recipe.TOKENS_PER_PARAMETER]
             return Estimate((trainable or models[:1])[-1], tokens)
-        min_tokens = 0.0  # in which conversations are read often enough
+        min_tokens = 0.0  # enough to read the conversations often enough
         if task.packed:
             min_tokens = recipe.CONVERSATION_MIN_EPOCHS * task.packed.tokens / task.conversation_share(0.0).value
         choose = partial(
@@ -214,18 +215,18 @@ class _Planner:
         if not teacher_share:
             return estimate
         of_two = choose(seconds * rules.token_shares(teacher_share)[1])
-        # not if that one was measured as slower
+        # unless that model was measured to be slower
         still_enough = rules.distillation(task, seconds * of_two.tokens_per_second).value
         return of_two if still_enough else estimate
 
     def _tokens_in_time(self, estimate: Estimate) -> float:
-        """The tokens that a model would be trained on in the time budget, without the limit of epochs; if there is no
+        """Return the tokens that a model would be trained on in the time budget without the limit of epochs; without a
         time budget, the tokens that it will be trained on."""
         seconds = self._batch_seconds
         return estimate.tokens if seconds is None else seconds * estimate.tokens_per_second
 
     def _too_few_steps(self, steps: float) -> str:
-        """A warning if a time budget leaves fewer than MIN_STEPS steps, else ""."""
+        """Return a warning if a time budget leaves fewer than MIN_STEPS steps, otherwise ""."""
         seconds = self.task.request.budget
         if seconds is None or steps >= recipe.MIN_STEPS:
             return ""

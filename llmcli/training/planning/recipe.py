@@ -1,10 +1,10 @@
 """The training recipe: the hyperparameters of the plan and of training, measured or published, in one table.
 
-Each constant has its meaning and, in brackets, its source: the first words of a heading of tests/benchmarks/LOG.md in
-quotes, a publication, or "chosen" if no comparison is recorded. Not here: constants of a single algorithm
-(the coefficients of Muon in muon.py, the fit of the n-gram cache in cache_fit.py, the initial weights in
-models/torch/transformer.py and models/induction.py); the weight decay, a default of config.TrainConfig; limits of
-time and memory.
+Each constant has its meaning and, in brackets, its source: the first words of a heading in tests/benchmarks/LOG.md in
+quotes, a publication, or "chosen" if no comparison is recorded. Elsewhere: constants of a single algorithm (the
+coefficients of Muon in muon.py, the fit of the n-gram cache in cache_fit.py, the initial weights in
+models/torch/transformer.py and models/induction.py); the weight decay, a default in config.TrainConfig; limits on time
+and memory.
 """
 
 import math
@@ -21,21 +21,21 @@ GPU_BATCH_DIVISOR = 2500  # training tokens for each token of a batch [chosen]
 GPU_BATCH_TOKENS = (16_384, 262_144)  # at least and at most [chosen]
 
 # ---- Context length, in tokens, and induction heads in the initial weights
-MIN_CONTEXT = 8  # a text that is too short for it is an error [chosen]
+MIN_CONTEXT = 8  # a shorter text is an error [chosen]
 SHORT_CONTEXT = 128  # for less than CONTEXT_TOKENS of text [chosen]
 CONTEXT = 256  # for more [chosen]
 CONTEXT_TOKENS = 100_000  # of training text [chosen]
 FINE_TUNING_CONTEXT = 512  # if the base model has at least twice that [chosen]
 INDUCTION_CONTEXT = 1024  # with induction heads ["Useful context length"]
-INDUCTION_MIN_TOKENS = 100_000  # of training text; with less, there are no induction heads ["Where it does not help"]
-# time budget x threads, on a CPU; with less, longer windows cost more than they gain
+INDUCTION_MIN_TOKENS = 100_000  # of training text; no induction heads with less ["Where it does not help"]
+# time budget x threads on a CPU; with less, longer windows cost more than they gain
 INDUCTION_MIN_CORE_SECONDS = 200.0  # ["Induction heads in short runs"]
-# most pairs of a head then rotate little within a window, and can compare tokens
+# with this, most pairs in a head rotate little within a window and can compare tokens
 INDUCTION_ROPE_THETA = 1e6  # ["Writing the heads"]
 
 # ---- Sequence-length warm-up: (up to this progress of the run, the context length is divided by this)
 LENGTH_WARMUP = ((0.2, 4), (0.5, 2))  # ["At a fixed number"]
-LENGTH_WARMUP_WITH_INDUCTION = ((0.5, 2),)  # such heads need text to copy ["Writing the heads"]
+LENGTH_WARMUP_WITH_INDUCTION = ((0.5, 2),)  # induction heads need text to copy ["Writing the heads"]
 SHORTEST_WINDOW = 16  # tokens, at least [chosen]
 
 # ---- Peak learning rates
@@ -63,7 +63,7 @@ ADAMW_EPSILON = 1e-10  # [chosen]
 DROPOUT = ((4, 0.0), (8, 0.05), (12, 0.1), (math.inf, 0.2))  # ["At a fixed time", "Many epochs", "A 15-minute run"]
 BPE_DROPOUT = ((4.5, 0.0), (math.inf, 0.15))  # ["At a fixed time", "Many epochs"]
 BPE_DROPOUT_UNTIL = 0.8  # progress; after that, tokens are what generation will see ["A 15-minute run"]
-# a model can memorize its text if its layers have more parameters than both limits, and after this many epochs
+# a model can memorize its text if its layers have more parameters than both limits, after this many epochs
 LARGE_PARAMETERS = 500_000  # ["Large models"]
 LARGE_PARAMETERS_PER_TOKEN = 4.0  # of the training text ["Large models"]
 LARGE_EPOCHS = 12.0  # ["Large models"]
@@ -73,20 +73,20 @@ REGULARIZE_EVERY = 0.02  # of the run: the rates follow the number of epochs tha
 EPOCHS_MARGIN = 0.05  # relative: they change once that number is this far beyond a threshold [chosen]
 
 # ---- Distillation, in runs from scratch with a time budget
-# of training text; shorter ones are read 20 times within a minute or two, and have a small validation slice
+# of training text; shorter texts are read 20 times within a minute or two, and have a small validation slice
 DISTILLATION_MIN_TOKENS = 100_000  # [chosen]
-DISTILLATION_EPOCHS = 8.0  # of the run, at least; with fewer, one model is as good or better ["Training two models"]
-TEACHER_SHARE = 0.45  # of the run: about as many steps, slower ones, remain for the student ["Training two models"]
+DISTILLATION_EPOCHS = 8.0  # minimum; with fewer, one model is as good or better ["Training two models"]
+TEACHER_SHARE = 0.45  # of the run: the student gets about as many steps, slower ones ["Training two models"]
 TEACHER_WEIGHT = 0.5  # of its predictions in the targets; .8 is no better ["Distillation from a first run"]
-TEACHER_COST = 0.2  # the time of its predictions, relative to a step without it ["Training two models"]
+TEACHER_COST = 0.2  # time of its predictions relative to a step without a teacher ["Training two models"]
 
 # ---- Model shape
-# layers x hidden size, each at most twice the size of the one before; two layers beat four in runs of up to a minute
+# layers x hidden size, each at most twice the previous size; two layers beat four in runs of up to a minute
 SHAPES = (
     (2, 64), (2, 96), (2, 128), (3, 128), (3, 192), (4, 192), (4, 256), (6, 256), (6, 320),
     (8, 384), (8, 512), (12, 640), (12, 768),
 )  # ["At a fixed time"] # fmt: skip
-MAX_SIZE_FACTOR = 0.006  # most parameters of the layers: factor * tokens of text ** exponent ["The planner allows"]
+MAX_SIZE_FACTOR = 0.006  # maximum parameters in the layers: factor * tokens of text ** exponent ["The planner allows"]
 MAX_SIZE_EXPONENT = 1.6  # ["The planner allows"]
 HEAD_DIM = 64  # preferred ["At a fixed number"]
 SMALL_HEAD_DIM = 32  # below MIN_HIDDEN_SIZE_OF_LARGE_HEADS [chosen]
@@ -94,50 +94,50 @@ MIN_HIDDEN_SIZE_OF_LARGE_HEADS = 96  # [chosen]
 ACTIVE_EXPERTS = 2  # per token [arXiv:2401.04088, section 2.1]
 
 # ---- Choice of the model: expected loss and measured speed
-TOKENS_PER_PARAMETER = 1.2  # of the layers, at least, for a fixed number of steps or epochs [chosen]
+TOKENS_PER_PARAMETER = 1.2  # minimum per parameter in the layers, for a fixed number of steps or epochs [chosen]
 # expected loss: factor / parameters ** exponent + 1 / tokens ** exponent; constants such that the optimum is that of
 # nanochat's fits, where compute-optimal parameters grow as compute ** 0.52
 PARAMETER_FACTOR = 0.237  # [nanochat, dev/LOG.md, 2026-01-27]
 PARAMETER_EXPONENT = 0.34  # [nanochat, dev/LOG.md, 2026-01-27]
 TOKEN_EXPONENT = 0.374  # [nanochat, dev/LOG.md, 2026-01-27]
-REFERENCE_BYTES_PER_TOKEN = 3.3  # a token of more bytes counts for more [chosen]
+REFERENCE_BYTES_PER_TOKEN = 3.3  # longer tokens count for more [chosen]
 REPETITION_DECAY = 3.0  # epochs; R* of arXiv:2305.16264, where it is 15.4; fitted: 2.5 ["At a fixed time"]
 TRAINING_SHARE = 0.9  # of the time budget, at most; reading, planning, evaluating and saving take the rest [chosen]
 SHARE_OF_REST = 0.95  # of the time after reading, at most: less than the above in short runs [chosen] ...
-AROUND_TRAINING_SECONDS = 1.0  # ... without these, for measuring speeds and for the end [chosen]
+AROUND_TRAINING_SECONDS = 1.0  # ... minus these, for measuring speeds and ending the run [chosen]
 LEAST_TRAINING_SHARE = 0.1  # planned for even if reading used up the time budget [chosen]
 MAX_MEASUREMENTS = 3  # shapes whose speed is measured [chosen]
-# each is measured in two rounds, and the faster counts: a slow moment of the machine is shorter than both
+# each is measured in two rounds, and the faster one counts: a slow moment of the machine is shorter than both
 MEASUREMENT_SHARE = 0.005  # of the run, for a measurement in a round [chosen] ...
 MAX_MEASUREMENT_SECONDS = 1.5  # ... and at most this long [chosen]
-LOW_SPEED = 0.7  # of the measured speed, at which a run must still have time for its conversations [chosen]
+LOW_SPEED = 0.7  # share of the measured speed at which a run must still have time for its conversations [chosen]
 
 # ---- Correction of the model's size, once, if the first steps of a run are faster or slower than measured
-CORRECTION_SHARE = 0.025  # of the time budget, for each of two windows that have to agree [chosen] ...
+CORRECTION_SHARE = 0.025  # of the time budget, for each of two windows that must agree [chosen] ...
 CORRECTION_SECONDS = 1.0  # ... and at least this long: other programs take turns of up to half a second [chosen]
-CORRECTION_UNTIL = 0.15  # progress, at the latest: the windows are the shortest until then [chosen]
+CORRECTION_UNTIL = 0.15  # latest progress: until then, windows are shortest [chosen]
 CORRECTION_FACTOR = 1.25  # correct only if the speed is off by at least this factor, either way ["Ten plans"]
-CORRECTION_GAIN = 0.01  # by which the expected loss must fall, relatively, without the irreducible loss [chosen]
+CORRECTION_GAIN = 0.01  # minimum relative gain in expected loss, without the irreducible loss [chosen]
 RESTART_SECONDS = 1.0  # until the first step of the other model [chosen]
 
 # ---- Validation slice and temperature calibration
 VALIDATION_SHARE = 1 / 64  # of the training tokens are in the slice ["The held-out text chooses nothing"] ...
 MIN_VALIDATION_TOKENS = 512  # ... or none, if that would be fewer ["The held-out text chooses nothing"]
-MIN_VALIDATION_WINDOWS = 8  # windows are shorter than the context of training if needed for this [chosen] ...
+MIN_VALIDATION_WINDOWS = 8  # windows are shorter than the training context if necessary [chosen] ...
 SHORTEST_VALIDATION_WINDOW = 64  # ... but not shorter than this, in tokens [chosen]
-TIE_MARGIN = 0.002  # evaluations that differ by less, relatively, count as equal [chosen]
+TIE_MARGIN = 0.002  # evaluations with a smaller relative difference count as equal [chosen]
 CALIBRATION_EPOCHS = 6.0  # fewer do not make a model overconfident ["A 15-minute run"]
 MIN_CALIBRATION_TOKENS = 1024  # fewer give a factor that is mostly noise ["The held-out text chooses nothing"]
 
 # ---- Evaluation during the run and at its end
 EVAL_DIVISOR = 400  # training tokens for each token of an evaluation [chosen] ...
 EVAL_TOKENS = (4096, 65_536)  # ... but at least and at most this many tokens [chosen]
-TRAINING_PER_EVALUATED = 24.0  # tokens trained on between two evaluations, per token evaluated, at least [chosen]
-EVALUATION_INTERVAL = 0.05  # of the run, between two evaluations, at least [chosen]
+TRAINING_PER_EVALUATED = 24.0  # minimum tokens of training between two evaluations, per token evaluated [chosen]
+EVALUATION_INTERVAL = 0.05  # minimum share of the run between two evaluations [chosen]
 FINAL_TOKENS = 65_536  # held-out tokens evaluated at the end [chosen] ...
 SHORT_FINAL_DIVISOR = 6  # ... or one for this many tokens trained on, if that is fewer [chosen] ...
 FINAL_DIVISOR = 16  # ... or one for this many tokens trained on, if that is more [chosen] ...
-MAX_FINAL_TOKENS = 1 << 22  # ... up to this number: more would not change the digits that are shown [chosen]
+MAX_FINAL_TOKENS = 1 << 22  # ... up to this number: more would not change the displayed digits [chosen]
 
 # ---- Conversations
 CONVERSATION_SHORTEST_CONTEXT = 128  # tokens, from scratch ["Rows"]
@@ -160,20 +160,20 @@ DIVERGENCE_COST = 0.4  # the time they take, relative to the batch ["Catastrophi
 
 # ---- Corpus and vocabulary
 HELD_OUT = 0.1  # share of the corpus that is held out [chosen]
-# most bytes of text that a run reads: factor * (time budget x threads) ** exponent, a third more than any plan can read
-# once
+# maximum bytes of text that a run reads: factor * (time budget x threads) ** exponent, a third more than any plan can
+# read once
 CPU_BYTES_FACTOR = 4e5  # ["100 MB of text"]
 GPU_BYTES_FACTOR = 1.2e7  # [chosen]
 BYTES_EXPONENT = 0.6  # ["100 MB of text"]
-MIN_BYTES = 1_000_000  # the least of these limits [chosen]
+MIN_BYTES = 1_000_000  # minimum of this limit [chosen]
 # times sqrt(core-seconds), on a CPU: the output layer must leave time for the others
 VOCABULARY_FACTOR = 170  # ["At a fixed time"]
 
 
 def learning_rates(name: str, width: int, tied: bool) -> dict[str, float]:
-    """The peak learning rates of a recipe, `name` being one of config.RECIPES: of "all" parameters (AdamW), or of
-    "matrices" (Muon), "embedding", "head" and "gains" (AdamW). `width` is the hidden size; `tied` is whether the
-    embeddings are tied.
+    """Return the peak learning rates of a recipe in config.RECIPES: for "all" parameters (AdamW), or for "matrices"
+    (Muon), "embedding", "head" and "gains" (AdamW). `width` is the hidden size; `tied` says whether the embeddings are
+    tied.
 
     >>> learning_rates("fine-tune", 1000, tied=True)
     {'all': 0.0001}

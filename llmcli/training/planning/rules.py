@@ -1,7 +1,7 @@
-"""The rules of the planner: one for each hyperparameter, in the order of the plan. A rule returns a Decision, its value
-with the reason for it.
+"""The rules of the planner, one per hyperparameter, in the order of the plan. A rule returns a Decision: a value and
+the reason for it.
 
-The numbers, and where they come from, are in recipe.py; the context length and the number of epochs are in task.py.
+The numbers and their sources are in recipe.py; the context length and the number of epochs are in task.py.
 """
 
 import math
@@ -19,20 +19,20 @@ from llmcli.training.planning.task import Task
 
 
 def check_kl_weight(task: Task) -> None:
-    """Raise LLMError for a weight if there is no divergence from a base model."""
+    """Raise LLMError for a KL weight without a divergence from a base model."""
     if task.request.kl_weight and not (task.base and task.conversations_alone):
         raise usage("`kl_weight` is for fine-tuning on conversations alone, without plain text; leave it out")
 
 
 def time_budget(request: PlanRequest, most_epochs: float) -> Decision[float | None]:
-    """The time budget in seconds; None if a number of steps or epochs ends the run."""
+    """Decide the time budget in seconds; None if a number of steps or epochs ends the run."""
     if request.seconds or not request.has_time_budget:
         return Decision(request.budget, REQUESTED)
     return Decision(DEFAULT_SECONDS, f"default; stops after {units.epochs(most_epochs)} if that comes first")
 
 
 def training_seconds(budget: float, spent: float) -> float:
-    """The part of a time budget that the steps will take, if `spent` seconds have passed before the run is planned.
+    """Return the part of a time budget for the steps, if `spent` seconds have passed before planning.
 
     >>> [round(training_seconds(budget, spent=2.0), 1) for budget in (2, 10, 20, 142)]
     [0.2, 6.6, 16.1, 127.8]
@@ -44,7 +44,7 @@ def training_seconds(budget: float, spent: float) -> float:
 def model_reasons(
     task: Task, model: ModelConfig, models: Sequence[ModelConfig], fitting: Sequence[ModelConfig]
 ) -> dict[str, str]:
-    """Why `model`, one of `models` and of those `fitting` into memory, has its size, its shape and its embeddings."""
+    """Explain the size, shape and embeddings of `model`, chosen from `models` and those `fitting` into memory."""
     request = task.request
     if task.base:
         return dict.fromkeys(("size", "shape", "tied"), FROM_BASE)
@@ -66,19 +66,19 @@ def model_reasons(
 
 
 def induction_helps(task: Task) -> bool:
-    """Whether the text and the run of a new model are long enough for induction heads in the initial weights."""
+    """Return whether the text and the run of a new model are long enough for induction heads in the initial weights."""
     short = task.request.device == "cpu" and task.request.core_seconds < recipe.INDUCTION_MIN_CORE_SECONDS
     return not task.base and not short and task.text.tokens >= recipe.INDUCTION_MIN_TOKENS
 
 
 def sharding(request: PlanRequest, model: ModelConfig, train: TrainConfig, memory: Memory) -> Decision[bool]:
-    """Whether to shard weights, gradients and optimizer over the processes. This costs communication, but less than
-    batches so small that no process accumulates gradients."""
+    """Decide whether to shard weights, gradients and optimizer over the processes. This costs communication, but less
+    than batches so small that no process accumulates gradients."""
     if request.shard is not None:
         return Decision(request.shard, REQUESTED)
     windows = min(train.batch_size, 2 * request.processes)
     least = memory_needed(model, replace(train, batch_size=windows), request.processes)
-    # no figure of the free memory: the reason is part of the file, whose bytes must not depend on other programs
+    # without the free memory: the reason is part of the file, whose bytes must not depend on other programs
     needed = f"with gradients and optimizer they need {units.size(least.device - BASE_BYTES)}"
     if request.processes > 1 and shortage(least, memory):
         return Decision(True, f"{needed}, more than a process can have")
@@ -86,8 +86,8 @@ def sharding(request: PlanRequest, model: ModelConfig, train: TrainConfig, memor
 
 
 def batch_size(task: Task, tokens: float, batch_divisor: int) -> Decision[int]:
-    """The batch size in windows. `tokens` is the length of the run, 0 if it is not known yet; `batch_divisor` makes
-    the batch smaller to save memory. Small sets of conversations are split into several batches."""
+    """Decide the batch size in windows. `tokens` is the length of the run (0: not known yet); `batch_divisor` reduces
+    the batch to save memory. Small sets of conversations are split into several batches."""
     request, most = task.request, task.data.tokens
     if request.batch_tokens:
         per_batch, reason = request.batch_tokens, REQUESTED
@@ -120,7 +120,7 @@ def steps(task: Task, tokens_per_step: int, most_epochs: float) -> Decision[int]
 
 
 def training_tokens(task: Task, most_epochs: float, estimate: Estimate, train: TrainConfig) -> Decision[float]:
-    """The number of tokens seen in training; with a time budget estimated from the measured speed."""
+    """Decide the number of training tokens; with a time budget it is estimated from the measured speed."""
     if not task.request.has_time_budget:
         return Decision(float(train.steps * train.tokens_per_step), "steps x batch size")
     epochs = estimate.tokens / task.data.tokens
@@ -130,7 +130,7 @@ def training_tokens(task: Task, most_epochs: float, estimate: Estimate, train: T
 
 
 def distillation(task: Task, tokens: float) -> Decision[float]:
-    """The part of the run in which a teacher is trained; 0 for a run of one model, which would see `tokens`."""
+    """Decide the share of the run that trains a teacher; 0 for a run with one model, which would see `tokens`."""
     epochs = min(tokens / task.data.tokens, task.max_epochs)
     if task.base or task.conversations:
         return Decision(0.0, "not used in fine-tuning" if task.base else "not used with conversations")
@@ -147,8 +147,8 @@ def distillation(task: Task, tokens: float) -> Decision[float]:
 
 
 def token_shares(teacher_share: float) -> tuple[float, float]:
-    """Tokens that the teacher and the student are trained on, relative to a single model in the time of the run, if
-    the teacher has `teacher_share` of it.
+    """Return the training tokens of teacher and student relative to a single model in the same time, if the teacher has
+    `teacher_share` of the run.
 
     >>> [round(share, 3) for share in token_shares(0.4)]
     [0.4, 0.5]
@@ -157,7 +157,7 @@ def token_shares(teacher_share: float) -> tuple[float, float]:
 
 
 def dropout(task: Task, model: ModelConfig, tokens: int, epochs: float) -> Decision[float]:
-    """The rate for data of `tokens` tokens, by the number of epochs."""
+    """Decide the dropout rate for data of `tokens` tokens, by the number of epochs."""
     if task.request.dropout is not None:
         return Decision(task.request.dropout, REQUESTED)
     if task.base and task.conversations_alone:
@@ -167,7 +167,7 @@ def dropout(task: Task, model: ModelConfig, tokens: int, epochs: float) -> Decis
 
 
 def bpe_dropout(task: Task, model: ModelConfig, tokens: int, epochs: float) -> Decision[float]:
-    """The share of merged tokens that are split again (arXiv:1910.13267), by the number of epochs."""
+    """Decide the share of merged tokens that are split again (arXiv:1910.13267), by the number of epochs."""
     if task.conversations_alone:  # it would move the loss mask
         return Decision(0.0, "not used with conversations")
     rate = recipe.LARGE_BPE_DROPOUT if _memorizes(model, tokens, epochs) else _rate(recipe.BPE_DROPOUT, epochs)
@@ -177,12 +177,12 @@ def bpe_dropout(task: Task, model: ModelConfig, tokens: int, epochs: float) -> D
 
 
 def regularization(task: Task, model: ModelConfig, tokens: int, epochs: float) -> tuple[float, float]:
-    """(dropout, BPE-dropout), which the trainer updates while its estimate of the number of epochs changes"""
+    """Return (dropout, BPE-dropout), which the trainer updates when its estimate of the number of epochs changes."""
     return dropout(task, model, tokens, epochs).value, bpe_dropout(task, model, tokens, epochs).value
 
 
 def _memorizes(model: ModelConfig, tokens: int, epochs: float) -> bool:
-    """Whether a model is large enough, and sees the data often enough, to memorize them."""
+    """Return whether a model is large enough, and sees the data often enough, to memorize them."""
     threshold = max(recipe.LARGE_PARAMETERS, recipe.LARGE_PARAMETERS_PER_TOKEN * tokens)
     return epochs > recipe.LARGE_EPOCHS and layer_parameters(model) > threshold
 
@@ -192,8 +192,8 @@ def _rate(table: Sequence[tuple[float, float]], epochs: float) -> float:
 
 
 def validation(task: Task, tokens: float) -> Decision[int]:
-    """Tokens of the training text in the validation slice; `tokens` is the number of training tokens. What remains has
-    a window of the context length at least."""
+    """Decide the tokens of the training text in the validation slice; `tokens` is the number of training tokens. The
+    remaining text is at least as long as one window."""
     if task.conversations:
         return Decision(0, "of the conversations")
     text = task.text.tokens
@@ -204,7 +204,7 @@ def validation(task: Task, tokens: float) -> Decision[int]:
 
 
 def conversation_validation(lengths: Sequence[int], tokens: float) -> Decision[int]:
-    """Training conversations, of these lengths in tokens, in the validation slice."""
+    """Decide the number of training conversations (of these lengths in tokens) in the validation slice."""
     most = eval_tokens(tokens) * len(lengths) // sum(lengths)
     count = min(int(len(lengths) * recipe.CONVERSATION_VALIDATION_SHARE), most)
     if count < recipe.CONVERSATION_MIN_VALIDATION:
@@ -213,7 +213,8 @@ def conversation_validation(lengths: Sequence[int], tokens: float) -> Decision[i
 
 
 def base_divergence(task: Task) -> Decision[float]:
-    """The weight of the divergence from the base model in the loss. After text, it would undo what that text added."""
+    """Decide the weight of the divergence from the base model in the loss. After text, it would undo what was learned
+    from the text."""
     if task.request.kl_weight is not None:
         return Decision(task.request.kl_weight, REQUESTED)
     if task.base and task.conversations_alone:
@@ -235,13 +236,13 @@ def calibration(task: Task, validation_tokens: int, epochs: float) -> Decision[b
 
 
 def eval_tokens(tokens: float) -> int:
-    """Tokens of an evaluation, a small part of the time of the run, by the number of training tokens."""
+    """Return the tokens of an evaluation, by the number of training tokens: a small part of the time of the run."""
     least, most = recipe.EVAL_TOKENS
     return min(max(int(tokens / recipe.EVAL_DIVISOR), least), most)
 
 
 def optimizer(task: Task) -> Decision[str]:
-    """The recipe, one of RECIPES, with the reason for its optimizer."""
+    """Decide the recipe, one of RECIPES, with the reason for its optimizer."""
     requested = task.request.optimizer
     if task.request.lora:
         return Decision("lora", "usual for LoRA")
@@ -253,7 +254,7 @@ def optimizer(task: Task) -> Decision[str]:
 
 
 def learning_rate(request: PlanRequest, kind: str) -> Decision[float]:
-    """The multiplier of the peak learning rates of a recipe (recipe.learning_rates): of `kind`, one of RECIPES."""
+    """Decide the multiplier of the peak learning rates of recipe `kind` (recipe.learning_rates)."""
     if request.lr != 1:
         reason = f"{request.lr:g} times the peak rates of the recipe, {REQUESTED}"
     elif kind == "fine-tune":

@@ -1,6 +1,6 @@
-"""The input of the planner: a request and the data, and what follows from them before a model is chosen.
+"""The planner's input: a request and the size of the data, with decisions that do not depend on the model.
 
-The data are text, conversations, or text and then conversations.
+The data are text, conversations, or text followed by conversations.
 """
 
 import math
@@ -20,28 +20,28 @@ from llmcli.training.planning.plan import REQUESTED, Decision, PlanRequest
 class ConversationSize:
     """The size of the training conversations."""
 
-    lengths: tuple[int, ...]  # tokens of each, including the chat template's
-    bytes: int  # of text in their messages
+    lengths: tuple[int, ...]  # tokens per conversation, including the chat template's
+    bytes: int  # of text in the messages
 
     def packed(self, context: int) -> CorpusSize:
-        """The rows of an epoch, padding included. Longer conversations are truncated."""
-        most = context + 1  # a row has the token after the last input too
+        """Return the size of an epoch in rows, including padding. Longer conversations are truncated."""
+        most = context + 1  # a row includes the last target
         rows = pack([min(length, most) for length in self.lengths], most, range(len(self.lengths)))
         return CorpusSize(context * len(rows), self.bytes)
 
 
 @dataclass(frozen=True)
 class Task:
-    """A run as requested, and the size of its data."""
+    """A requested run and the size of its data."""
 
     request: PlanRequest
-    text: CorpusSize  # training text; of 0 tokens if there are conversations alone
+    text: CorpusSize  # training text; 0 tokens if there are only conversations
     vocab_size: int
     eos_id: int
     base: ModelConfig | None = None  # the model to fine-tune
     conversations: ConversationSize | None = None
-    seconds_spent: float = 0.0  # of the time budget, before the first step
-    induction: bool = False  # whether initial weights get induction heads, if the model can hold them
+    seconds_spent: float = 0.0  # of the time budget before the first step
+    induction: bool = False  # whether initial weights get induction heads, if they fit the model
 
     @property
     def conversations_alone(self) -> bool:
@@ -49,8 +49,9 @@ class Task:
 
     @cached_property
     def context(self) -> Decision[int]:
-        """The context length in tokens. Raises LLMError if the text is too short for the requested one, or for any."""
-        requested, base, longest = self.request.context, self.base, self.text.tokens - 1  # a window has a target more
+        """Decide the context length in tokens. Raises LLMError if the text is too short for the requested or any
+        length."""
+        requested, base, longest = self.request.context, self.base, self.text.tokens - 1  # a window has one more target
         if not self.conversations_alone and longest < recipe.MIN_CONTEXT:
             smaller = "" if base else ", or give `vocab_size` 257 or `tokenizer` char if it is repetitive"
             raise LLMError(
@@ -107,18 +108,18 @@ class Task:
 
     @cached_property
     def packed(self) -> CorpusSize | None:
-        """The rows of conversations, if there are any."""
+        """Return the size of the conversations in rows, if there are any."""
         return self.conversations.packed(self.context.value) if self.conversations else None
 
     @cached_property
     def data(self) -> CorpusSize:
-        """All that an epoch reads."""
+        """Return the size of an epoch."""
         packed = self.packed or CorpusSize(0, 0)
         return CorpusSize(self.text.tokens + packed.tokens, self.text.bytes + packed.bytes)
 
     @property
     def max_epochs(self) -> float:
-        """The number of epochs after which a run ends, unless the user fixes it."""
+        """Decide the number of epochs after which a run ends, unless the user fixes it."""
         if self.packed is None:
             return self._text_epochs
         if self.conversations_alone:
@@ -133,7 +134,7 @@ class Task:
 
     @property
     def _conversation_epochs(self) -> float:
-        """Few conversations need many epochs, since each is only one example."""
+        """Limit of epochs for conversations: few conversations need many epochs, since each is only one example."""
         assert self.packed
         epochs, steps = recipe.CONVERSATION_EPOCHS, recipe.CONVERSATION_STEPS
         if self.base:
@@ -143,7 +144,7 @@ class Task:
         return max(epochs, steps * min(requested or recipe.CPU_BATCH_TOKENS[0], part_of_epoch) / tokens)
 
     def conversation_share(self, tokens: float) -> Decision[float]:
-        """The part of a run of `tokens` training tokens (0: not known yet), at its end, on conversations."""
+        """Decide the final share of a run of `tokens` training tokens (0: not known yet) on conversations."""
         if self.packed is None or self.conversations_alone:
             return Decision(1.0, "there is no plain text")
         natural = self.packed.tokens / self.data.tokens
