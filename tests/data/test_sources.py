@@ -194,7 +194,7 @@ def test_too_little_to_learn_from_is_refused(llm: Llm, tiny_model: Path) -> None
     put("q.csv", b"question,answer\n" + b"".join(b"%d?,%d\n" % (i, i) for i in range(4)))
     few = llm("train", "q.csv", *SMALL)
     assert few.exit_code == 1 and few.stderr.startswith(
-        "error: 4 answers to learn; wanted 5 at least, and several hundr"
+        "error: 4 answers to learn; wanted at least 5, and several hundr"
     )
     put("q.csv", b"question,answer\n" + b"".join(b"%d?,%d\n" % (i, i) for i in range(5)))
     assert llm("train", "q.csv", *SMALL, "--dry-run").exit_code == 0

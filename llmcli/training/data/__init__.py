@@ -1,1 +1,1 @@
-"""The training and evaluation data of a run."""
+"""Training and evaluation data of a run."""

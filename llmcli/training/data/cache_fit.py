@@ -1,13 +1,13 @@
-"""The validation slice of a text, and the weights of the n-gram cache (models/ngram_cache.py) that are fitted on it at
-the end of a run, or on a text that the user names.
+"""The validation slice of a text, and the weights of the n-gram cache (models/ngram_cache.py), which are fitted on the
+slice at the end of a run, or on a text that the user names.
 
-The slice is a part of the training text, spread evenly over it, that a run is not trained on. The weights that are kept
-are chosen by it, so that the held-out text, which measures them, has chosen nothing.
+The slice is an evenly spread part of the training text that is not trained on. It selects the weights to keep, so that
+the held-out text, on which they are measured, selects nothing.
 
-The weights of the cache minimize the loss of the mixture on the slice, which the network predicts as it predicts new
-text. Each window counts twice: once with the text before it in the cache, once with an empty cache, as at the start of
-a short text or a prompt. A few thousand tokens are enough for twenty weights, since a prior draws them to the weights
-of other texts, all scaled down if that fits better.
+The weights of the cache minimize the loss of the mixture on the slice, which is new text for the network. Each window
+counts twice: once with the preceding text in the cache, once with an empty cache, as at the start of a short text or a
+prompt. A few thousand tokens are enough for twenty weights, thanks to a prior: the weights for other texts, all scaled
+down if that fits better.
 
 N, K = tokens, orders.
 """
@@ -35,15 +35,15 @@ from llmcli.models.torch.runtime import score
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.planning import recipe
 
-MIN_TOKENS = 1000  # to fit the weights on; with fewer a model gets no cache
-FIT_TOKENS = 16_384  # of a text that the user names, that are scored at most
-FIT_SHARE = 0.5  # of it, at most: the rest stands before them, and can be copied
-MAX_BYTES = 20_000_000  # of it that are read
-MIN_GAIN = 0.002  # share by which the cache must lower the loss, ...
-MARGIN = 3.0  # ... and standard errors by which it must lower it: a smaller gain may be chance
+MIN_TOKENS = 1000  # for fitting the weights; with fewer, a model gets no cache
+FIT_TOKENS = 16_384  # maximum number of scored tokens in a text that the user names
+FIT_SHARE = 0.5  # maximum share of that text: the rest precedes the scored tokens and can be copied
+MAX_BYTES = 20_000_000  # read from that text
+MIN_GAIN = 0.002  # minimum relative gain in loss from the cache ...
+MARGIN = 3.0  # ... and the gain in standard errors: a smaller gain may be chance
 HISTORIES = (8192, 0)  # tokens before a window
-# The mean of the weights for four texts that are in no table: tests/benchmarks/cache_prior.py (LOG.md, "The prior of
-# the n-gram cache")
+# The mean weights for four texts that are not in any published table: tests/benchmarks/cache_prior.py (LOG.md, "The
+# prior of the n-gram cache")
 PRIOR = (
     (-1.25, -0.25, -0.6, -0.1),
     (-0.1, -0.7, -1.55, -0.15),
@@ -51,16 +51,16 @@ PRIOR = (
     (-1.45, -0.6, -1.2, -0.05),
     (-0.6, -0.8, -1.65, 0.0),
 )
-PRIOR_STRENGTH = 10.0  # nats for each squared distance from these
-OFFSETS = range(0, -9, -1)  # of all gates (logits), at no cost: alongside a strong network the cache is nearly off
-STEPS, LEARNING_RATE, BETAS = 40, 0.05, (0.9, 0.98)  # of the fit; the rate falls linearly to 0
+PRIOR_STRENGTH = 10.0  # nats per squared distance from the prior
+OFFSETS = range(0, -9, -1)  # added to all gates (logits) without penalty: with a strong network the cache is nearly off
+STEPS, LEARNING_RATE, BETAS = 40, 0.05, (0.9, 0.98)  # for the fit; the rate falls linearly to 0
 
 
 def reserve_tokens(tokens: Tokens, count: int, context: int) -> tuple[Tokens, NDArray[np.int64]]:
-    """(training tokens, windows [B, T + 1] of about `count` tokens, T at most `context`).
+    """Return (training tokens, windows [B, T + 1] with about `count` tokens in total and T up to `context`).
 
-    The windows are taken evenly from the whole text: its end alone may differ from the rest, such as by the names in a
-    last chapter.
+    The windows are taken evenly from the whole text: the end alone may differ from the rest, for instance by the names
+    in a last chapter.
     """
     length = slice_window(count, context)
     windows = count // (length + 1)
@@ -72,7 +72,7 @@ def reserve_tokens(tokens: Tokens, count: int, context: int) -> tuple[Tokens, ND
 
 
 def slice_window(count: int, context: int) -> int:
-    """The number of inputs in a window of a slice of `count` tokens.
+    """Return the number of inputs per window in a slice of `count` tokens.
 
     >>> slice_window(5300, 1024), slice_window(20_000, 1024), slice_window(66, 32)
     (512, 1024, 32)
@@ -84,7 +84,7 @@ def slice_window(count: int, context: int) -> int:
 
 
 def window_starts(tokens: int, windows: int, length: int) -> NDArray[np.int64]:
-    """The start positions of the windows that `reserve_tokens` takes from a text of `tokens` tokens."""
+    """Return the start positions of the windows that `reserve_tokens` takes from a text of `tokens` tokens."""
     return ((np.arange(windows) + 0.5) / windows * (tokens - length - 1)).astype(np.int64)
 
 
@@ -98,11 +98,11 @@ class ValidationText:
 
     @property
     def is_sufficient(self) -> bool:
-        """Whether there are tokens enough for a fit."""
+        """Return whether there are enough tokens for a fit."""
         return self.windows.size >= MIN_TOKENS
 
     def fit_cache(self, model: LanguageModel) -> CacheWeights | None:
-        """The weights for a model; None if the cache does not help it."""
+        """Fit weights for a model; None if the cache does not help."""
         model.eval()
         network, _ = score(model, self.windows)
         T, parts = self.windows.shape[1] - 1, []
@@ -110,13 +110,13 @@ class ValidationText:
         for history, start in itertools.product(HISTORIES, starts):
             first = max(0, start - history)
             text = self.tokens[np.arange(first, start + T + 1)]
-            parts.append(find_matches(text, ORDERS, self.separator)[:, start + 1 - first :])  # of the predicted tokens
+            parts.append(find_matches(text, ORDERS, self.separator)[:, start + 1 - first :])  # the predicted tokens
         return fit_weights(np.tile(network.reshape(-1), len(HISTORIES)), np.concatenate(parts, axis=1))
 
 
 def fit_cache(model: Checkpoint, tokenizer: Tokenizer, text: Corpus) -> CacheWeights | None:
-    """The weights of a cache for a model that was not trained here, fitted on windows spread over a text; None if a
-    cache does not help it there. Raises LLMError if the text is too short."""
+    """Fit cache weights for a model that was not trained here, on windows spread over a text; None if a cache does not
+    help on that text. Raises LLMError if the text is too short."""
     tokens = tokenize(text.sample(MAX_BYTES).texts(), tokenizer)
     count = min(FIT_TOKENS, int(FIT_SHARE * len(tokens)))
     if count < MIN_TOKENS:
@@ -136,15 +136,15 @@ def fit_weights(
     strength: float = PRIOR_STRENGTH,
     steps: int = STEPS,
 ) -> CacheWeights | None:
-    """The weights that minimize the loss of the mixture, from the losses of the network in nats [N]; None if it is
-    not lower by MIN_GAIN and MARGIN."""
+    """Find the weights that minimize the loss of the mixture, given the network's losses in nats [N]; None if the gain
+    is below MIN_GAIN or MARGIN."""
     features = torch.from_numpy(gate_features(matches))
     known = torch.from_numpy(matches[0] > 0)
     shares = torch.from_numpy(token_shares(matches))
     probabilities = torch.exp(-torch.from_numpy(network.astype(np.float64)))
     first = torch.tensor([1.0] + [0.0] * (FEATURES - 1), dtype=torch.float64)
     priors = [torch.tensor(prior_weights, dtype=torch.float64) + offset * first for offset in OFFSETS]
-    prior = min(priors, key=lambda one: float(_losses(one, probabilities, features, known, shares).sum()))
+    prior = min(priors, key=lambda weights: float(_losses(weights, probabilities, features, known, shares).sum()))
     weights = prior.clone()
     moments = torch.zeros(2, *prior.shape, dtype=torch.float64)
     for step in range(steps):  # Adam (arXiv:1412.6980); torch.optim would take a second to import its compiler
@@ -164,8 +164,8 @@ def fit_weights(
 
 
 def _losses(weights: Tensor, network: Tensor, features: Tensor, known: Tensor, shares: Tensor) -> Tensor:
-    """The losses of the mixture in nats [N], from the probabilities of the network [N], the features [N, K, FEATURES],
-    whether contexts are known and the shares of the tokens [N, K]."""
+    """Compute the losses of the mixture in nats [N], given the network's probabilities [N], the features [N, K,
+    FEATURES], whether contexts are known, and the relative frequencies of the tokens [N, K]."""
     gates = (torch.sigmoid((features * weights).sum(-1)) * known).clamp(max=MAX_GATE)
     mixed = network
     for gate, share in zip(gates.T, shares.T, strict=True):

@@ -1,7 +1,7 @@
-"""Files of conversations -> training and held-out conversations as tokens, and their rows in the plan and the record.
+"""Training and held-out conversations as tokens, with their rows in the plan and their entries in the record.
 
-In the order in which a run needs it: `divide` before a tokenizer is trained on the contents, `encode` with the
-tokenizer, `fit` once the context length is planned.
+The steps of a run, in order: `divide`, before a tokenizer is trained on the contents; `encode` with the tokenizer;
+`fit` once the context length is planned.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ from llmcli.formats.training_stages import Record, all_stages
 from llmcli.training.planning.plan import PlanRow
 from llmcli.training.planning.task import ConversationSize
 
-MAX_NAMES = 3  # of files that a row of the plan lists
+MAX_NAMES = 3  # files listed in a row of the plan
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,17 @@ class ConversationInputs:
     """The conversations that a run reads."""
 
     files: tuple[ConversationFile, ...]
-    held_out: tuple[ConversationFile, ...] | float  # files for validation, or the share of `files` to hold out
+    held_out: tuple[ConversationFile, ...] | float  # validation files, or the share of `files` to hold out
     template: ChatTemplate | None = None  # the base model's own; None: ChatML
-    new_tokens: int = 0  # that were appended to the base model's vocabulary for ChatML
+    new_tokens: int = 0  # appended to the base model's vocabulary for ChatML
 
     def divide(self, max_bytes: int, base_records: Sequence[Record] = ()) -> "DividedConversations":
-        """Training and held-out conversations; an even sample of a part with more than `max_bytes` bytes.
+        """Split into training and held-out conversations; a part with more than `max_bytes` bytes is sampled evenly.
 
-        Conversations that a base model was trained on are not held out, unless there are no others.
+        Conversations that the base model was trained on are not held out, unless there are no others.
         """
         files = self.files if isinstance(self.held_out, float) else (*self.files, *self.held_out)
-        every = [one for file in files for one in file.conversations]
+        every = [conversation for file in files for conversation in file.conversations]
         if isinstance(self.held_out, float):
             divided, source = split(every, self.held_out), f"{100 * self.held_out:.3g}% of the conversations"
             source += ", spread evenly"
@@ -55,7 +55,7 @@ class ConversationInputs:
             divided = without_duplicates(every[:count], every[count:])
             source = ", ".join(Path(file.name).name for file in self.held_out)
         seen = {every[i].messages for stage in all_stages(base_records) for i in trained_indices(files, stage)}
-        held_out = [one for one in divided.held_out if one.messages not in seen]
+        held_out = [conversation for conversation in divided.held_out if conversation.messages not in seen]
         seen_by_base = not held_out and bool(divided.held_out)
         if seen_by_base:
             held_out = divided.held_out
@@ -81,22 +81,22 @@ def _sample(conversations: list[Conversation], max_bytes: int) -> list[Conversat
 
 @dataclass(frozen=True)
 class DividedConversations:
-    """Conversations as text."""
+    """Training and held-out conversations as text."""
 
     inputs: ConversationInputs
     split: ConversationSplit
-    available: int  # conversations for training, of which `split` has a sample if there is no time for all
-    source: str  # of the held-out conversations
+    available: int  # number of training conversations, of which `split` has a sample if there is no time for all
+    source: str  # description of the held-out conversations
     seen_by_base: bool = False  # whether the base model was trained on all held-out conversations
 
     def texts(self) -> Iterator[str]:
-        """The training text of a tokenizer: the contents of the training messages, each after its role."""
+        """Yield the tokenizer's training text: the contents of the training messages, each after its role."""
         for conversation in self.split.training:
             for message in conversation.messages:
                 yield f"{message.role}\n{message.content}\n"
 
     def encode(self, tokenizer: Tokenizer) -> "PreparedConversations":
-        """Tokenize. Raises LLMError if there is nothing to learn from."""
+        """Tokenize. Raises LLMError if there is nothing to learn."""
         template = self.inputs.template or ChatTemplate(CHATML, tokenizer)
         training, kept = _encode(self.split.training, template)
         if not len(training):
@@ -115,15 +115,15 @@ class DividedConversations:
 def _encode(
     conversations: Sequence[Conversation], template: ChatTemplate
 ) -> tuple[ConversationTokens, list[Conversation]]:
-    """(the tokens of the conversations that have an answer to learn, these conversations)"""
-    encoded = [(template.encode_conversation(one.messages), one) for one in conversations]
-    answered = [(tokens, one) for tokens, one in encoded if any(tokens.loss_mask[1:])]
-    return ConversationTokens.of(tokens for tokens, _ in answered), [one for _, one in answered]
+    """Tokenize. Returns (tokens of the conversations with an answer to learn, these conversations)."""
+    encoded = [(template.encode_conversation(conversation.messages), conversation) for conversation in conversations]
+    answered = [(tokens, conversation) for tokens, conversation in encoded if any(tokens.loss_mask[1:])]
+    return ConversationTokens.of(tokens for tokens, _ in answered), [conversation for _, conversation in answered]
 
 
 @dataclass(frozen=True)
 class PreparedConversations:
-    """Conversations as tokens: of any length, or, after `fit`, such that they fit the context of a plan."""
+    """Conversations as tokens: of any length, or fitted to the context of a plan by `fit`."""
 
     divided: DividedConversations
     template: ChatTemplate
@@ -131,7 +131,7 @@ class PreparedConversations:
     held_out: ConversationTokens
     split: ConversationSplit  # the same conversations as text
     unanswered: int  # conversations left out because they have no answer
-    truncated: int = 0  # training conversations that are cut
+    truncated: int = 0  # training conversations cut to the context
     too_long: int = 0  # training conversations left out because their first answer begins after the context
 
     @property
@@ -158,7 +158,7 @@ class PreparedConversations:
         )  # fmt: skip
 
     def rows(self, name: str) -> list[PlanRow]:
-        """The rows of the plan about the conversations; the first has this name."""
+        """Return the rows of the plan about the conversations; the first has this name."""
         total = len(self.training) + len(self.held_out)
         learned = f"{self.training.targets:,} of {len(self.training.ids):,}"
         return [
@@ -185,7 +185,7 @@ class PreparedConversations:
                 yield f"{count:,} {what}"
 
     def record(self, tokenizer: Tokenizer) -> dict[str, Any]:
-        """The conversations as the training record describes them."""
+        """Describe the conversations for the training record."""
         inputs = self.divided.inputs
         return {
             "training": len(self.training),
@@ -199,8 +199,8 @@ class PreparedConversations:
         }
 
     def held_out_record(self, tokenizer: Tokenizer, texts: list[dict[str, Any]]) -> dict[str, Any]:
-        """The held-out answers as the training record describes them; with the files that --val named: `texts`, and
-        files of conversations."""
+        """Describe the held-out answers for the training record, with the files that --val named (`texts` and
+        conversation files)."""
         held_out = self.divided.inputs.held_out
         files = texts if isinstance(held_out, float) else [*texts, *corpus_record(held_out)]
         return {
@@ -214,7 +214,7 @@ class PreparedConversations:
 
 
 def corpus_record(files: Sequence[ConversationFile]) -> list[dict[str, Any]]:
-    """The files of conversations as the training record lists them, next to texts."""
+    """Return the entries for conversation files in the training record's list of texts."""
     return [
         {
             "name": Path(file.name).name,
@@ -228,14 +228,14 @@ def corpus_record(files: Sequence[ConversationFile]) -> list[dict[str, Any]]:
     ]
 
 
-# ---- a base model whose vocabulary lacks the tokens of a chat template
+# ---- base models whose vocabulary lacks the tokens of a chat template
 
 
 def with_chat_format(base: Checkpoint) -> tuple[Checkpoint, ChatTemplate | None, int]:
-    """(the model with the tokens of its chat template, or of ChatML; its own template, if it has one; the number of
-    tokens that were appended to its vocabulary). Raises LLMError for a damaged tokenizer or template.
+    """Add the tokens of its chat template (or ChatML) to a base model. Returns (model, its own template or None, number
+    of tokens appended to the vocabulary). Raises LLMError for a damaged tokenizer or template.
 
-    Rows that the embeddings have beyond the vocabulary, which no token used, are taken before any is appended.
+    Unused rows of the embeddings beyond the vocabulary are taken before any is appended.
     """
     tokenizer = loading.open_tokenizer(base)
     template = loading.open_chat_template(base, tokenizer)
@@ -246,8 +246,7 @@ def with_chat_format(base: Checkpoint) -> tuple[Checkpoint, ChatTemplate | None,
     count = extended.vocab_size - first
 
     def compute(name: str) -> NDArray[np.float32]:
-        """The new rows are the mean of the others, so that at first a new token is neither likelier nor less likely
-        than an average one."""
+        """Append rows with the mean of the others, so that a new token is at first as likely as an average one."""
         tensor = base.tensors[name]
         if name not in (EMBEDDING, HEAD):
             return tensor

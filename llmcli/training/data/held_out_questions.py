@@ -24,35 +24,35 @@ MAX_WORK = 2e10  # parameters x tokens generated: a few seconds on one core; but
 MIN_QUESTIONS = 4
 LONGEST_ANSWER = 2.0  # times the length of the longest training answer, in tokens; plus SLACK
 SLACK = 8
-# similarity (Ratcliff and Obershelp: twice the number of matching characters, divided by the length of both) from which
-# on an answer nearly equals another one
+# minimum similarity (Ratcliff and Obershelp: twice the number of matching characters, divided by the total length) of
+# nearly equal answers
 NEAR = 0.8
 
 
 @dataclass(frozen=True)
 class Question:
-    """The messages before the last answer of a conversation, and that answer."""
+    """The messages before the last answer in a conversation, and that answer."""
 
-    text: str  # of the last message before the answer
-    ids: tuple[int, ...]  # the whole prompt, up to where the answer begins
-    answer: tuple[int, ...]  # with the token that ends it
+    text: str  # last message before the answer
+    ids: tuple[int, ...]  # the whole prompt, up to the answer
+    answer: tuple[int, ...]  # including the token that ends it
 
 
 @dataclass(frozen=True)
 class AnswerShares:
-    """Greedy answers to held-out questions."""
+    """The results of greedy answers to held-out questions, as shares from 0 to 1."""
 
     questions: int
-    verbatim: float  # share of them, 0 to 1, answered with an answer of the training data
-    exact: float  # share of them answered with the reference answer
-    near: float = 0.0  # share answered almost with it: not exactly, but with a similarity of NEAR
-    garbled: float = 0.0  # share answered with none of these: not exact, not near, and no training answer
-    seen: float = 0.0  # share whose reference answer is one of the training answers
+    verbatim: float  # a training answer
+    exact: float  # the reference answer
+    near: float = 0.0  # not exact, but with a similarity of at least NEAR
+    garbled: float = 0.0  # not exact, not near, and not a training answer
+    seen: float = 0.0  # questions whose reference answer is one of the training answers
 
 
 def questions(conversations: PreparedConversations) -> Iterator[Question]:
-    """The last question of each held-out conversation, or of each training conversation if none is held out; any first
-    part of them is spread evenly over all."""
+    """Return the last question of each held-out conversation, or of each training conversation if none is held out; any
+    prefix is spread evenly over all."""
     tokens, texts = conversations.held_out, conversations.split.held_out
     if not len(tokens):
         tokens, texts = conversations.training, conversations.split.training
@@ -71,7 +71,7 @@ def questions(conversations: PreparedConversations) -> Iterator[Question]:
 
 
 def _answers(loss_mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """(starts, ends) of the answers according to the loss mask [N]; the ends are exclusive."""
+    """Return (starts, exclusive ends) of the answers in a loss mask [N]."""
     edges = np.diff(np.concatenate([[False], loss_mask, [False]]).astype(np.int8))
     return np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
 
@@ -84,8 +84,8 @@ def greedy_answer(
     most: int,
     is_over: Callable[[], bool] = lambda: False,
 ) -> list[int]:
-    """The answer to `ids` as `llm chat` gives it at temperature 0, without the token that ends it: at most `most`
-    tokens, and as many as the context has space for. Once `is_over` returns True the rest is missing."""
+    """Answer `ids` as `llm chat` does at temperature 0, without the token that ends the answer: at most `most` tokens,
+    as far as the context has space. Once `is_over` returns True, the rest is missing."""
     runtime.rewind()
     sampling = SamplingConfig(max_tokens=min(most, runtime.context - len(ids) + 1), temperature=0.0)
     pieces = continue_ids(runtime, tokenizer, ids, sampling, stop_ids=stop_ids)
@@ -93,7 +93,7 @@ def greedy_answer(
 
 
 def longest_answer(conversations: PreparedConversations) -> int:
-    """Tokens after which a greedy answer is cut."""
+    """Return the maximum length of a greedy answer in tokens."""
     starts, ends = _answers(conversations.training.loss_mask)
     return int(LONGEST_ANSWER * (ends - starts).max()) + SLACK
 
@@ -107,8 +107,8 @@ def answer_questions(
     device: str = "cpu",
     stop: Callable[[], bool] = lambda: False,
 ) -> AnswerShares | None:
-    """Answer as many held-out questions as MAX_WORK and `seconds` allow. None if nothing is held out, or if there was
-    no time for any. `device` is the run's. Once `stop` returns True, no more are answered."""
+    """Answer as many held-out questions as MAX_WORK and `seconds` allow, on the run's `device`, until `stop` returns
+    True. None if nothing is held out, or if there was no time for any."""
     if not len(conversations.held_out):
         return None
     messages = (message for conversation in conversations.split.training for message in conversation.messages)
@@ -126,14 +126,14 @@ def answer_questions(
             break
         ids = greedy_answer(runtime, tokenizer, question.ids, conversations.template.stop_ids, most, is_over)
         if is_over():
-            break  # the answer may not be whole
+            break  # the answer may be incomplete
         work += checkpoint.parameters * (len(ids) + 1)
         answers.append((tokenizer.decode(ids).strip(), tokenizer.decode(question.answer).strip()))
     return answer_shares(answers, known) if answers else None
 
 
 def answer_shares(answers: Sequence[tuple[str, str]], known: Collection[str]) -> AnswerShares:
-    """The shares of some pairs (answer, reference answer); `known` are the training answers."""
+    """Compute the shares for pairs (answer, reference answer); `known` are the training answers."""
     exact = [answer == reference for answer, reference in answers]
     near = [
         not same and difflib.SequenceMatcher(None, *pair, autojunk=False).ratio() >= NEAR

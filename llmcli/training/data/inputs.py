@@ -18,8 +18,8 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.training.data.conversations import ConversationInputs, with_chat_format
 from llmcli.training.planning import recipe
 
-MIN_TEXT_BYTES, MIN_ANSWERS = 1000, 5  # that a new model is trained on; less cannot be learned from, only repeated
-MIN_FINE_TUNING_BYTES = 100  # that a model which knows a language may be fine-tuned on; of answers, one is enough
+MIN_TEXT_BYTES, MIN_ANSWERS = 1000, 5  # minimum for a new model; with less, it could only memorize
+MIN_FINE_TUNING_BYTES = 100  # minimum for fine-tuning; one answer is enough
 EXAMPLES = "https://github.com/llmcli/llmcli/tree/main/examples"
 
 
@@ -28,22 +28,22 @@ class Inputs:
     """The inputs of a run."""
 
     corpus: Corpus  # plain text; may be empty if there are conversations
-    held_out: Corpus | float = recipe.HELD_OUT  # validation text, or the fraction of the corpus to hold out at its end
+    held_out: Corpus | float = recipe.HELD_OUT  # validation text, or the fraction of the corpus to hold out
     conversations: ConversationInputs | None = None
     base: Checkpoint | None = None  # the model to fine-tune
     base_path: Path | None = None
     base_sha256: str = ""
     like: Checkpoint | None = None  # the model whose tokenizer and context length are used
     tokenizer: str = "bpe"  # or "char" or a file
-    tokenizer_json: str | None = None  # of an existing tokenizer; None: one is trained
+    tokenizer_json: str | None = None  # an existing tokenizer; None: a new one is trained
     tokenizer_reason: str = ""
     reading: ReadOptions = field(default_factory=ReadOptions)
-    groups: list[FileGroup] = field(default_factory=list)  # what the files were taken for
-    notes: list[str] = field(default_factory=list)  # the same in one line, and what was left out
+    groups: list[FileGroup] = field(default_factory=list)  # kinds of files
+    notes: list[str] = field(default_factory=list)  # the kinds in one line, and what was left out
 
     @property
     def files(self) -> tuple[ConversationFile, ...]:
-        """The files of conversations."""
+        """Conversation files."""
         return self.conversations.files if self.conversations else ()
 
 
@@ -61,12 +61,12 @@ def load_inputs(
 ) -> Inputs:
     """Open the models and read the texts and conversations.
 
-    Raises LLMError, also if the output would overwrite one of them, if the shape of a file cannot be determined or
-    differs from `reading`, and if reading takes too many of the `seconds` of the time budget.
+    Raises LLMError, for instance if the output would overwrite an input, if the shape of a file cannot be determined or
+    differs from `reading`, or if reading takes too many of the `seconds` of the time budget.
     """
     base_model = loading.load(base) if base else None
     if base_model:
-        CacheWeights.of_record(base_model.record, base)  # damaged ones are an error before the run, not at its end
+        CacheWeights.of_record(base_model.record, base)  # report damaged weights before the run, not at its end
     like_model = loading.load_any(like).shared if like else None
     reading = reading or ReadOptions()
     progress = ReadingProgress(seconds, on_note)
@@ -76,9 +76,9 @@ def load_inputs(
     if isinstance(val, str) and Path(val).exists():
         val_sources = read_sources([val], reading, on_read=progress)
         if val_sources.text.documents and not sources.text.documents:
-            raise LLMError(f"`val` {val} holds no conversations; name a file of conversations, or a fraction")
+            raise LLMError(f"`val` {val} has no conversations; name a file of conversations, or a fraction")
         if val_sources.conversation_files and not sources.conversation_files:
-            raise LLMError(f"`val` {val} holds conversations, but the training data are plain text; name a text")
+            raise LLMError(f"`val` {val} has conversations, but the training data are plain text; name a text")
     elif val is not None:
         held_out = _fraction(val)
     held_out_text = val_sources.text if val_sources and val_sources.text.documents else held_out
@@ -101,22 +101,22 @@ def load_inputs(
 
 
 def _fraction(val: str | float) -> float:
-    """A value of --val that is not a file. Raises LLMError."""
+    """Parse a value of --val that is not a file. Raises LLMError."""
     try:
         fraction = float(val)
     except ValueError:
-        raise LLMError(f"`val` {val}: there is no such file, and it is no fraction of the corpus such as 0.1") from None
+        raise LLMError(f"`val` {val} is neither a file nor a fraction of the corpus such as 0.1") from None
     if not 0 <= fraction < 1:
         raise usage(f"`val` must be a file, or a fraction from 0 (nothing held out) to below 1, found {val}")
     return fraction
 
 
 def _check_sources(sources: Sources, val: Sources | None, output: Path, on_note: Callable[[str], None]) -> None:
-    """Raise LLMError if the output would overwrite one of the files; note validation text that is trained on."""
+    """Raise LLMError if the output would overwrite an input file; note validation text that is also training text."""
     every = [sources, val] if val else [sources]
-    texts = [document.path for one in every for document in one.text.documents]
+    texts = [document.path for sources in every for document in sources.text.documents]
     reject_overwriting(output, "model", texts, "the training text")
-    conversations = [file.path for one in every for file in one.conversation_files]
+    conversations = [file.path for sources in every for file in sources.conversation_files]
     reject_overwriting(output, "model", conversations, "a file of conversations")
     trained = {document.sha256 for document in sources.text.documents}
     if val and any(document.sha256 in trained for document in val.text.documents):
@@ -124,9 +124,11 @@ def _check_sources(sources: Sources, val: Sources | None, output: Path, on_note:
 
 
 def _check_amount(sources: Sources, *, fine_tunes: bool) -> None:
-    """Raise LLMError for so little text, and so few answers, that nothing can be learned from them."""
+    """Raise LLMError for too little text and too few answers to learn from."""
     answers = sum(
-        message.role == "assistant" and message.is_learned for one in sources.conversations for message in one.messages
+        message.role == "assistant" and message.is_learned
+        for conversation in sources.conversations
+        for message in conversation.messages
     )
     bytes_wanted, answers_wanted = (MIN_FINE_TUNING_BYTES, 1) if fine_tunes else (MIN_TEXT_BYTES, MIN_ANSWERS)
     text_bytes = sources.text.text_bytes
@@ -134,10 +136,10 @@ def _check_amount(sources: Sources, *, fine_tunes: bool) -> None:
         return
     advice = f"add more; examples: {EXAMPLES}"
     if answers:
-        raise LLMError(f"{units.count(answers, 'answer')} to learn; wanted {answers_wanted} at least, and several "
+        raise LLMError(f"{units.count(answers, 'answer')} to learn; wanted at least {answers_wanted}, and several "
                        f"hundred for a model that answers new questions; {advice}")  # fmt: skip
     name = ", ".join(document.name for document in sources.text.documents[:3])
-    wanted = f"{bytes_wanted:,} at least" + ("" if fine_tunes else ", and 100,000 for a model that writes words")
+    wanted = f"at least {bytes_wanted:,}" + ("" if fine_tunes else ", and 100,000 for a model that writes words")
     if text_bytes:
         raise LLMError(f"{name} is too short: {units.count(text_bytes, 'byte')} of text; wanted {wanted}; {advice}")
 
@@ -145,7 +147,7 @@ def _check_amount(sources: Sources, *, fine_tunes: bool) -> None:
 def _existing_tokenizer(
     tokenizer: str, base: Checkpoint | None, like: Checkpoint | None, output: Path
 ) -> tuple[str | None, str]:
-    """(the tokenizer.json of --tokenizer or of another model, None if a tokenizer is trained; the reason for it)."""
+    """Return (tokenizer.json of --tokenizer or of another model, None if a tokenizer is trained; reason)."""
     if tokenizer not in ("bpe", "char"):
         reject_overwriting(output, "model", [Path(tokenizer)], "the tokenizer to use")
         return read_tokenizer(tokenizer, "bpe, char or a tokenizer.json")[0], "from the tokenizer given"

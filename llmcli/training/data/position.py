@@ -12,28 +12,28 @@ ADDED_LATER = ("conversations_from", "stage_start", "stage_end", "student_from")
 
 @dataclass
 class Position:
-    """Counters, the best evaluation so far, and the current regularization. A resume file holds it by these names."""
+    """Counters, the best evaluation so far, and the current regularization. Resume files contain these names."""
 
     step: int = 0
     progress: float = 0.0  # of the run, 0 to 1
-    evaluated_step: int = 0  # of the last evaluation
+    evaluated_step: int = 0  # step of the last evaluation
     evaluated_progress: float = 0.0
     best_step: int = 0
-    best_bits: float | None = None  # per byte of the validation slice; None before the first evaluation
+    best_bits: float | None = None  # bits per byte on the validation slice; None before the first evaluation
     best_factor: float = 1.0  # on the logits of the best weights (best_weights.py)
     dropout: float = 0.0
     token_split: float = 0.0  # BPE-dropout
-    regularized_progress: float = 0.0  # when these two were last chosen
+    regularized_progress: float = 0.0  # progress when these two were last chosen
     regularizations: list[list[float]] = field(default_factory=list)  # changes: [step, epochs, dropout, BPE-dropout]
-    conversations_from: int | None = None  # steps before the first on conversations; None: not begun
-    stage_start: float = 0.0  # of the current stage (loop/stepper.py): progress of the run at its beginning ...
+    conversations_from: int | None = None  # number of steps before the conversations; None: not begun
+    stage_start: float = 0.0  # progress of the run at the start of the current stage (loop/stepper.py) ...
     stage_end: float = 1.0  # ... and at its end
-    student_from: int | None = None  # steps before the first of the student in distillation; None: not begun
+    student_from: int | None = None  # in distillation, number of steps before the student; None: not begun
 
     @property
     def stage_progress(self) -> float:
-        """Progress of the current stage, 0 to 1: it is the whole run, or the training of one model of two. (The
-        progress of the run may decrease: on a machine that becomes faster, the final evaluations need less time.)"""
+        """Progress of the current stage, 0 to 1: the whole run, or the training of one of two models. (The progress of
+        the run may decrease: on a machine that becomes faster, the final evaluations need less time.)"""
         return max(0.0, self.progress - self.stage_start) / (self.stage_end - self.stage_start)
 
     @property
@@ -41,7 +41,8 @@ class Position:
         return self.step - (self.student_from or 0)
 
     def restore(self, values: Mapping[str, Any], settings: TrainConfig) -> None:
-        """Take the values of a stopped run. Raises KeyError, TypeError or ValueError if they do not fit `settings`."""
+        """Restore the values of a stopped run. Raises KeyError, TypeError or ValueError if they do not fit
+        `settings`."""
         for name in (one.name for one in fields(self)):
             if name in values or name not in ADDED_LATER:
                 setattr(self, name, values[name])
@@ -50,7 +51,7 @@ class Position:
             and 0 <= self.best_step <= self.step <= settings.steps
             and 0 <= self.evaluated_step <= self.step
             and 0 <= self.progress < math.inf
-            and 0 <= self.evaluated_progress < math.inf  # more than `progress`, if that has decreased since
+            and 0 <= self.evaluated_progress < math.inf  # may exceed `progress`, which can decrease
             and 0 < self.best_factor < math.inf
             and 0 <= (self.best_bits or 0.0) < math.inf
             and 0 <= self.dropout < 1

@@ -1,4 +1,4 @@
-"""Corpus and conversations -> training and held-out tokens, tokenizer, plan and the start of the training record."""
+"""Preparation of a run: the split, the tokenizer, the tokens, the plan, and the data's part of the training record."""
 
 import math
 import sys
@@ -31,9 +31,9 @@ from llmcli.training.planning.plan import Plan, PlanRequest, PlanRow
 from llmcli.training.planning.planner import make_plan
 from llmcli.training.planning.task import Task
 
-MAX_HELD_OUT_BYTES = 64_000_000  # of held-out text that are read, sampled evenly: an evaluation never covers more
-NOTED_BYTES = 4_000_000  # that a tokenizer is trained on: a note, for it takes seconds
-MAX_TEMPORARY_BYTES = 64_000_000  # of training text whose tokens are not cached: a few seconds make them again
+MAX_HELD_OUT_BYTES = 64_000_000  # held-out text to read, sampled evenly: an evaluation never covers more
+NOTED_BYTES = 4_000_000  # training a tokenizer on more takes seconds, so there is a note
+MAX_TEMPORARY_BYTES = 64_000_000  # tokens of a shorter training text are not cached: tokenizing it takes a few seconds
 
 TokenIds = NDArray[np.unsignedinteger]
 SEEN_NOTE = (
@@ -52,19 +52,19 @@ class Prepared:
     split: CorpusSplit
     tokens: TokenIds | TokenShards  # training text; may be empty if there are conversations
     held_out: TokenIds  # validation text; may be empty
-    record: dict[str, Any]  # the corpus, for the training record
-    max_bytes: int = sys.maxsize  # of training text that the time budget allows for
+    record: dict[str, Any]  # description of the corpus for the training record
+    max_bytes: int = sys.maxsize  # of training text within the time budget
     encoded: PreparedConversations | None = None  # of any length
-    conversations: PreparedConversations | None = None  # as the context of the plan has space for them
+    conversations: PreparedConversations | None = None  # fitted to the plan's context
     # the plan for another speed of the machine, after some seconds of the time budget
     plan_again: Callable[[Machine, float], Plan] | None = field(default=None, compare=False, repr=False)
 
     def training_text(self) -> Iterator[Iterator[str]]:
-        """The text of `tokens`: one iterator of pieces for each of its parts."""
+        """Return the text of `tokens`: an iterator of pieces for each part."""
         return self.split.training.sample(self.max_bytes).texts()
 
     def with_plan(self, plan: Plan) -> "Prepared":
-        """The same data for another plan; the conversations are fitted into its context, and recorded."""
+        """Return the same data for another plan, with conversations fitted to its context and recorded."""
         if self.encoded is None:
             return replace(self, plan=plan)
         fitted = self.encoded.fit(plan.train.context)
@@ -75,7 +75,8 @@ class Prepared:
         return replace(self, plan=plan, conversations=fitted, record=record)
 
     def regularization(self) -> Callable[[float], tuple[float, float]]:
-        """The regularization by the number of epochs, which the trainer asks for again when that becomes clear."""
+        """Return the regularization as a function of the number of epochs, which the trainer estimates during the
+        run."""
         packed = self.encoded.size.packed(self.plan.train.context).tokens if self.encoded else 0
         return partial(rules.regularization, self.task, self.plan.model, len(self.tokens) + packed)
 
@@ -90,10 +91,10 @@ def prepare(
     on_note: Callable[[str], None] = lambda note: None,
     elapsed: Callable[[], float] = lambda: 0.0,
 ) -> Prepared:
-    """Split the corpus, train a tokenizer unless one is given, tokenize, plan.
+    """Split the corpus, train a tokenizer unless there is one, tokenize, and plan.
 
-    At most `max_bytes` of training text are read; by default the time budget limits them. `elapsed` returns how many
-    seconds of the time budget are spent. Raises LLMError if the corpus is too short, or no conversation has an answer.
+    At most `max_bytes` of training text are read; by default the time budget limits them. `elapsed` returns the spent
+    seconds of the time budget. Raises LLMError if the corpus is too short, or if no conversation has an answer.
     """
     corpus, base = inputs.corpus, inputs.base
     max_bytes = max_bytes or _max_bytes(request)
@@ -108,7 +109,7 @@ def prepare(
     held_out_tokens = tokenize(text.held_out.sample(_max_held_out_bytes(text, max_bytes)).texts(), tokenizer)
     encoded = divided.encode(tokenizer) if divided else None
     read_bytes = text.training.text_bytes
-    if read_bytes > max_bytes:  # a part was read
+    if read_bytes > max_bytes:  # only a part was read
         lengths = tokenizer.byte_lengths
         read_bytes = tokens.text_bytes if isinstance(tokens, TokenShards) else count_bytes(tokens, lengths)
     task = Task(
@@ -129,7 +130,7 @@ def prepare(
     seen_bytes = _seen_bytes(tokens, encoded, tokenizer, fine_tunes=base is not None)
     if seen_bytes:
         record["seen_bytes"] = seen_bytes.hex()
-    # as it is opened with the model: answers to questions end
+    # as it will be opened with the model
     tokenizer = tokenizer.for_model(seen_bytes, plan.model.extra_eos_ids if encoded else ())
     if encoded:
         record["corpus"] += corpus_record(encoded.divided.inputs.files)
@@ -142,8 +143,8 @@ def prepare(
 def _plan(
     task: Task, encoded: PreparedConversations | None, data_rows: list[PlanRow], machine: Machine | None, spent: float
 ) -> Plan:
-    """The plan for a machine, after `spent` seconds of the time budget; its rows begin with `data_rows`, whose last
-    row is the vocabulary."""
+    """Plan for a machine, after `spent` seconds of the time budget; the rows begin with `data_rows`, the last of which
+    is the vocabulary."""
     plan = make_plan(replace(task, seconds_spent=spent), machine)
     if encoded is None or plan.conversations is None:
         return replace(plan, rows=(*data_rows, *plan.rows))
@@ -165,18 +166,18 @@ def _trained_tokenizer(
     characters: bool,
     on_note: Callable[[str], None],
 ) -> tuple[Tokenizer, str]:
-    """(a new tokenizer, the reason for the size of its vocabulary)"""
+    """Train a tokenizer. Returns (tokenizer, reason for its vocabulary size)."""
     size = min(text.training.text_bytes, max_bytes, TRAINING_BYTES)
     if size >= NOTED_BYTES:
         on_note(f"training a tokenizer on {units.size(size)} of text")
     largest = MAX_DEFAULT_VOCAB_SIZE
-    if request.device != "cuda" and request.has_time_budget:  # the output layer takes its time from the other layers
+    if request.device != "cuda" and request.has_time_budget:  # a large output layer takes time from the other layers
         best = recipe.VOCABULARY_FACTOR * math.sqrt(request.core_seconds)
         largest = nearest_power_of_two(best, MIN_DEFAULT_VOCAB_SIZE, MAX_DEFAULT_VOCAB_SIZE)
     return train_tokenizer(
         text.training, request.vocab_size, max_vocab_size=largest, max_bytes=max_bytes, characters=characters,
         contents=divided.texts() if divided else (),
-        content_bytes=sum(one.text_bytes for one in divided.split.training) if divided else 0,
+        content_bytes=sum(conversation.text_bytes for conversation in divided.split.training) if divided else 0,
     )  # fmt: skip
 
 
@@ -188,8 +189,8 @@ def _split(corpus: Corpus, held_out: Corpus | float) -> CorpusSplit:
 
 
 def _without_text_of_base(text: CorpusSplit, records: list[Record]) -> CorpusSplit:
-    """The split without held-out text that the base model was trained on: it cannot measure either model on
-    new text. If there is no other held-out text, it stays."""
+    """Remove held-out text that the base model was trained on, since it is not new text; it stays if there is no other
+    held-out text."""
     held_out = untrained_part(text.held_out, records)
     seen = text.held_out.text_bytes - held_out.text_bytes
     if not seen or not held_out.contents:
@@ -204,7 +205,7 @@ def _without_text_of_base(text: CorpusSplit, records: list[Record]) -> CorpusSpl
 
 
 def _description(text: CorpusSplit, read_bytes: int) -> str:
-    """The split in words, for the plan; `read_bytes` of the training text are used."""
+    """Describe the split for the plan; `read_bytes` of the training text are used."""
     train_bytes, held_out_bytes = text.training.text_bytes, text.held_out.text_bytes
     if not held_out_bytes:
         description = f"{train_bytes:,} for training, nothing held out"
@@ -218,7 +219,8 @@ def _description(text: CorpusSplit, read_bytes: int) -> str:
 
 
 def _max_held_out_bytes(text: CorpusSplit, max_bytes: int) -> int:
-    """Bytes of held-out text to read: if only part of a corpus is read, the same share of its held-out text."""
+    """Return the bytes of held-out text to read: if only part of a corpus is read, the same share of its held-out
+    text."""
     held_out_bytes = text.held_out.text_bytes
     if text.is_from_corpus and held_out_bytes:
         max_bytes = max(1, round(max_bytes * held_out_bytes / (text.training.text_bytes + held_out_bytes)))
@@ -228,7 +230,7 @@ def _max_held_out_bytes(text: CorpusSplit, max_bytes: int) -> int:
 def _training_tokens(
     training: Corpus, max_bytes: int, tokenizer: Tokenizer, on_note: Callable[[str], None]
 ) -> TokenIds | TokenShards:
-    """The tokens of the training text that the run reads; they are cached for a long text."""
+    """Tokenize the training text that the run reads; the tokens of a long text are cached."""
     size, read = min(training.text_bytes, max_bytes), training.sample(max_bytes)
     if size <= MAX_TEMPORARY_BYTES:
         return tokenize(TokenizingProgress(size, 0, on_note).counted(read.texts()), tokenizer)
@@ -236,14 +238,14 @@ def _training_tokens(
 
 
 def _byte_values(tokens: TokenIds | TokenShards, tokenizer: Tokenizer) -> frozenset[int]:
-    """The byte values that occur in the text of tokens."""
+    """Return the byte values in the text of tokens."""
     if isinstance(tokens, TokenShards):
         return tokens.seen_bytes
     return frozenset(b"".join(tokenizer.token_bytes[i] for i in used_tokens(tokens, tokenizer.vocab_size)))
 
 
 def _record(corpus: Corpus, text: CorpusSplit, read_bytes: int, tokens: int, held_out_tokens: int) -> dict[str, Any]:
-    """The corpus as the training record describes it."""
+    """Describe the corpus for the training record."""
     held_out: dict[str, Any] = {"bytes": text.held_out.text_bytes, "tokens": held_out_tokens, "from": text.rule}
     ends: dict[Document, dict[str, int]] = {}
     if text.is_from_corpus:
@@ -255,7 +257,7 @@ def _record(corpus: Corpus, text: CorpusSplit, read_bytes: int, tokens: int, hel
     return {
         "corpus": [_document_record(document) | ends.get(document, {}) for document in corpus.documents],
         "train_bytes": text.training.text_bytes,
-        "read_bytes": read_bytes,  # of them
+        "read_bytes": read_bytes,  # of train_bytes
         "train_tokens": tokens,
         "held_out": held_out,
     }
@@ -269,8 +271,8 @@ def _document_record(document: Document) -> dict[str, Any]:
 def _seen_bytes(
     tokens: TokenIds | TokenShards, conversations: PreparedConversations | None, tokenizer: Tokenizer, fine_tunes: bool
 ) -> bytes | None:
-    """The byte values that occur in the training text and conversations, and, for fine-tuning, in the text of the base
-    model; None if the latter are not known."""
+    """Return the byte values in the training text and conversations and, for fine-tuning, in the base model's text;
+    None if the latter are not known."""
     before = tokenizer.seen_bytes if fine_tunes else b""
     if before is None:
         return None
@@ -279,8 +281,8 @@ def _seen_bytes(
 
 
 def _max_bytes(request: PlanRequest) -> int:
-    """Bytes of training text to read: more could not be seen in the time budget, but reading and tokenizing them would
-    take time."""
+    """Return the bytes of training text to read: the time budget would not suffice to train on more, and reading and
+    tokenizing more would take time."""
     if not request.has_time_budget:
         return sys.maxsize
     factor = recipe.GPU_BYTES_FACTOR if request.device == "cuda" else recipe.CPU_BYTES_FACTOR

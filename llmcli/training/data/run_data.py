@@ -1,9 +1,9 @@
-"""The data of a run: what it is trained on, a batch for each step; the validation slice; the held-out data.
+"""The data of a run: training batches, validation slice, held-out data.
 
-They are a text, conversations, or a text and then conversations. Where there are conversations, they alone are
+Training data are a text, conversations, or a text followed by conversations. If there are conversations, only they are
 evaluated.
 
-On text a new model starts with short windows, many to a batch, and ends with the full context length (sequence-length
+On text, a new model starts with short windows, many per batch, and ends with the full context length (sequence-length
 warm-up): it learns more from the same number of tokens, and short windows are faster per token.
 """
 
@@ -31,7 +31,7 @@ from llmcli.training.planning.plan import ConversationSettings, Plan
 
 
 class RunData:
-    """All data of a run. Which batch is next is a function of its Position."""
+    """All data of a run. The next batch is a function of the run's Position."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class RunData:
             self.tokens_per_epoch += self.conversations.tokens_per_epoch
 
     def validation_size(self) -> dict[str, int]:
-        """The size of the validation slice, for the record; empty if there is none."""
+        """Return the size of the validation slice for the record; {} if there is none."""
         data = self.validation
         if not len(data):
             return {}
@@ -68,23 +68,23 @@ class RunData:
         return {"tokens": data.size}
 
     def next_batch(self, position: Position) -> tuple[NDArray[np.int64], torch.Tensor | None]:
-        """(token ids [B, T + 1] of the next step, their loss mask [B, T + 1], None if it is all True). The run turns
-        from text to conversations here, if it is time."""
+        """Return (token ids [B, T + 1] of the next step, loss mask [B, T + 1] or None if it is all True). The switch
+        from text to conversations happens here."""
         if self.conversations and (batch := self.conversations.next_batch(position)):
             return batch.ids, torch.from_numpy(batch.loss_mask)
         return self._batches.batch(position.step, position.stage_progress, position.token_split), None
 
     def has_planned_dropout(self, position: Position) -> bool:
-        """Whether the run has turned from text to conversations; their dropout is planned and does not follow the
+        """Whether the run has switched from text to conversations, whose dropout is planned and does not follow the
         clock."""
         phase = self.conversations
         return phase is not None and phase.follows_text and position.conversations_from is not None
 
 
 def window_length(progress: float, settings: TrainConfig) -> int:
-    """Tokens per window at `progress` (0 to 1 of the run): a divisor of the context length.
+    """Return the tokens per window at `progress` (0 to 1 of the run), a divisor of the context length.
 
-    Fine-tuning uses the full context length throughout: that model attends over long distances already.
+    Fine-tuning uses the full context length throughout: the model already attends over long distances.
 
     >>> settings = TrainConfig(steps=1, context=256)
     >>> [window_length(progress, settings) for progress in (0.0, 0.3, 0.5)]
@@ -107,7 +107,7 @@ class BatchSchedule:
         self._batches = Batches(tokens, settings.context, settings.batch_size, settings.seed)
 
     def batch(self, step: int, progress: float, bpe_dropout: float | None = None) -> NDArray[np.int64]:
-        """Token ids [rows, window + 1] of a step. `bpe_dropout` replaces the rate of the settings, if given."""
+        """Return the token ids [rows, window + 1] of a step. `bpe_dropout` overrides the configured rate."""
         rate = self._settings.token_split if bpe_dropout is None else bpe_dropout
         rate = rate if progress < recipe.BPE_DROPOUT_UNTIL else 0.0
         if rate and self._batches.merge_pairs is None:
@@ -116,8 +116,8 @@ class BatchSchedule:
 
 
 class ConversationPhase:
-    """The part of a run that trains on conversations: all of it, or its end, after text. Where a run stands in it is in
-    its Position."""
+    """The part of a run that trains on conversations: the whole run, or its end after text. The run's Position has the
+    progress."""
 
     def __init__(
         self,
@@ -128,21 +128,21 @@ class ConversationPhase:
     ) -> None:
         self._conversations, self._chosen, self._settings = conversations, chosen, train
         self._tokenizer = tokenizer
-        # the chat template to store with the model; None if the base model has one
+        # chat template to store with the model; None if the base model has one
         self.template = None if conversations.divided.inputs.template else conversations.template.source
         self.follows_text = chosen.share < 1
         training, self.validation = reserve_conversations(conversations.training, chosen.validation)
         self._batches = ConversationBatches(training, train.context, train.batch_size, train.seed, tokenizer.eos_id)
-        self.tokens_per_epoch = self._batches.rows * train.context  # padding included
+        self.tokens_per_epoch = self._batches.rows * train.context  # including padding
         self._question = next(questions(conversations))
-        self.question = self._question.text  # a held-out one, which the samples answer
+        self.question = self._question.text  # a held-out question, which the samples answer
 
     def next_batch(self, position: Position) -> MaskedBatch | None:
-        """The batch of the next step; None as long as it is of text. When the run turns from text to conversations is a
-        function of its progress."""
+        """Return the batch of the next step; None while the run trains on text. The switch to conversations is a
+        function of progress."""
         if position.conversations_from is None:
             begin = 1 - self._chosen.share
-            if self._settings.seconds is None:  # even a run of few steps has one on conversations
+            if self._settings.seconds is None:  # even a short run takes one step on conversations
                 begin = min(begin, (self._settings.steps - 1) / self._settings.steps)
             if position.progress < begin:
                 return None
@@ -152,14 +152,14 @@ class ConversationPhase:
         return self._batches.batch(position.step - position.conversations_from)
 
     def answer(self, runtime: Runtime, most: int, is_over: Callable[[], bool] = lambda: False) -> str:
-        """The greedy answer of a model to the question, of at most `most` tokens, until `is_over` returns True."""
+        """Return a model's greedy answer to the question, with at most `most` tokens, until `is_over` returns True."""
         most = min(most, longest_answer(self._conversations))
         stop_ids = self._conversations.template.stop_ids
         ids = greedy_answer(runtime, self._tokenizer, self._question.ids, stop_ids, most, is_over)
         return self._tokenizer.decode(ids)
 
     def record(self, position: Position) -> dict[str, Any]:
-        """The step at which a run turned to the conversations, and the epochs it read them."""
+        """Return the step at which a run switched to conversations, and its epochs on them."""
         began = position.step if position.conversations_from is None else position.conversations_from
         tokens = (position.step - began) * self._settings.tokens_per_step
         return {"from_step": began, "epochs": round(tokens / self.tokens_per_epoch, 4)}
@@ -168,7 +168,7 @@ class ConversationPhase:
 def reserve_conversations(
     conversations: ConversationTokens, count: int
 ) -> tuple[ConversationTokens, ConversationTokens]:
-    """(training conversations, about `count` others). One that is equal to a training conversation is in neither."""
+    """Return (training conversations, about `count` others). A duplicate of a training conversation is in neither."""
     chosen = held_out_indices(len(conversations), count / len(conversations))
     reserved = set(chosen)
     kept = [i for i in range(len(conversations)) if i not in reserved]

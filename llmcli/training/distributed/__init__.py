@@ -1,1 +1,1 @@
-"""Processes that train one model together."""
+"""Several processes that train one model: starting, connecting, communicating."""

@@ -15,15 +15,15 @@ from llmcli.training.distributed.process_group import LOST_PROCESS
 from llmcli.training.distributed.processes import BEGAN, OWN_RESTARTS
 
 MAX_RESTARTS = 3
-SAVING_SECONDS = 60  # that the processes have to end after a signal
+SAVING_SECONDS = 60  # for the processes to end after a signal
 
 
 def launch(count: int, arguments: Sequence[str], on_note: Callable[[str], None]) -> int:
-    """Run `llm` with these arguments in `count` processes; returns the exit code of rank 0, or of a failed process.
-    When a process is killed, all are started again, and the run resumes from its last saved state."""
+    """Run `llm` with these arguments in `count` processes; return the exit code of rank 0, or of a failed process. If a
+    process is killed, all are restarted, and the run resumes from its last saved state."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # each sets its own number of threads
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no stack frames when a process is lost
-    logging.disable(logging.ERROR)  # torch logs what the exit code says, from loggers with their own levels
+    logging.disable(logging.ERROR)  # torch also logs the exit code, with loggers that have their own levels
     command = ["-m", "llmcli", *arguments]
     config = LaunchConfig(
         min_nodes=1,
@@ -31,7 +31,7 @@ def launch(count: int, arguments: Sequence[str], on_note: Callable[[str], None])
         nproc_per_node=count,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
-        max_restarts=0,  # torch would start them again after an error of the user as well
+        max_restarts=0,  # torch would also restart them after a user error
         shutdown_timeout=SAVING_SECONDS,
         logs_specs=DefaultLogsSpecs(os.devnull),  # otherwise each run leaves an empty temporary directory
     )
@@ -49,12 +49,12 @@ def launch(count: int, arguments: Sequence[str], on_note: Callable[[str], None])
                 code = codes.get(0, next(iter(codes.values())))
                 return 128 - code if code < 0 else code
         on_note("a process of this run was killed; starting all again from the last saved state")
-        os.environ.pop(BEGAN, None)  # the state of the run has the seconds before
+        os.environ.pop(BEGAN, None)  # the state of the run has the earlier seconds
     return 1
 
 
 def _may_restart(codes: Mapping[int, int]) -> bool:
-    """Whether a process was killed or lost another one, and not because rank 0 has ended with an error."""
+    """Return whether a process was killed or lost another one, but not because rank 0 ended with an error."""
     if codes.get(0, 0) > 0 and codes[0] not in (LOST_PROCESS, 128 + signal.SIGTERM):
         return False
     return any(code < 0 or code == LOST_PROCESS for code in codes.values())

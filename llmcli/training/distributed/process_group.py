@@ -1,5 +1,5 @@
-"""The group of the processes of a run, on one machine or several: connecting them, what they send each other (without
-pickle: tensors, and JSON as bytes), and the errors when connecting fails or a connection is lost."""
+"""The process group of a run, on one machine or several: connecting the processes, exchanging tensors and JSON (without
+pickle), and errors when connecting fails or a connection is lost."""
 
 import datetime
 import json
@@ -21,42 +21,43 @@ from torch.distributed.rendezvous import rendezvous
 from llmcli.errors import LLMError
 from llmcli.training.distributed.processes import Processes
 
-PATIENCE = datetime.timedelta(days=7)  # the others wait while rank 0 plans or evaluates; an ended process is noticed
-JOINING = datetime.timedelta(minutes=10)  # rank 0 waits for the others, which have nothing to do before
-CONNECTING = datetime.timedelta(minutes=1)  # a process that others cannot reach does not notice that
-LOST_PROCESS = 75  # exit code when another process ended: the run can be started again (EX_TEMPFAIL of sysexits.h)
-LOOPBACK = ("lo", "lo0")  # names of the interface by which a machine reaches itself
-STOP = "llmcli/stop"  # key in the store: a signal that a rank other than 0 has received
-LOOK_SECONDS = 0.5  # between two looks at it
-MESSAGE_LENGTH = 7  # numbers: a Command, and what it needs
+PATIENCE = datetime.timedelta(days=7)  # the others wait while rank 0 plans or evaluates; ended processes are detected
+JOINING = datetime.timedelta(minutes=10)  # how long rank 0 waits for the others, which have nothing else to do
+CONNECTING = datetime.timedelta(minutes=1)  # needed because a process does not notice that others cannot reach it
+LOST_PROCESS = 75  # exit code when another process ended: the run can be restarted (EX_TEMPFAIL in sysexits.h)
+LOOPBACK = ("lo", "lo0")  # names of the loopback interface
+STOP = "llmcli/stop"  # key in the store: a signal received by a rank above 0
+LOOK_SECONDS = 0.5  # between two checks of that key
+MESSAGE_LENGTH = 7  # numbers: a Command and its arguments
 
 
 class Command(IntEnum):
-    """Commands from rank 0 to the other ranks; data_parallel.py and sharded_model.py define the numbers that follow."""
+    """Commands from rank 0 to the other ranks; data_parallel.py and sharded_model.py define their arguments."""
 
     END = 0
     STEP = 1  # compute the gradients of a share of a batch, and update the weights
-    SAVE_OPTIMIZER = 2  # take part in reading the optimizer's state
+    SAVE_OPTIMIZER = 2  # participate in reading the optimizer's state
     LOAD_OPTIMIZER = 3  # receive the optimizer's state of a resumed run
     RECEIVE_WEIGHTS = 4
-    # of sharded weights only:
+    # for sharded weights only:
     FORWARD = 5  # a pass without gradients
-    GATHER = 6  # take part in reading the weights
+    GATHER = 6  # participate in reading the weights
     SCATTER = 7  # receive this process's part of the weights
 
 
 class ProcessGroup:
-    """All processes of a run. All call every method in the same order; it raises LLMError when one has ended."""
+    """All processes of a run. All of them call every method in the same order; methods raise LLMError if one has
+    ended."""
 
     def __init__(self, processes: Processes, device: str) -> None:
-        """Wait until all have connected. `device` is the model's: "cpu", "cuda" or "mps"."""
+        """Wait until all processes have connected. `device` is the model's: "cpu", "cuda" or "mps"."""
         self.processes, self.rank, self.count = processes, processes.rank, processes.count
         self.is_sharded = False  # whether each process holds a part of every weight
         if device == "cuda":
             torch.cuda.set_device(processes.local_rank)
-        self._device = torch.device("cuda" if device == "cuda" else "cpu")  # of the tensors that are sent
+        self._device = torch.device("cuda" if device == "cuda" else "cpu")  # for communication
         self._store = _connect(processes, "nccl" if device == "cuda" else "gloo")
-        self._next_look = 0.0  # when to look for a stop request again
+        self._next_look = 0.0  # time of the next check for a stop request
 
     def close(self) -> None:
         with suppress(RuntimeError):
@@ -64,11 +65,11 @@ class ProcessGroup:
         dist.destroy_process_group()
 
     def request_stop(self, signal: int, _: object = None) -> None:
-        """Ask rank 0 to end the run because of a signal; only this method is called by one process alone."""
+        """Ask rank 0 to end the run because of a signal. The only method that a single process calls."""
         self._store.set(STOP, str(signal))
 
     def stop_request(self) -> int | None:
-        """The signal for which another process asked rank 0 to end the run."""
+        """Return the signal for which another process asked rank 0 to end the run, or None."""
         now = time.monotonic()
         if now < self._next_look:
             return None
@@ -77,7 +78,7 @@ class ProcessGroup:
             return int(self._store.get(STOP)) if self._store.check([STOP]) else None
 
     def tell(self, command: Command, *numbers: float) -> None:
-        """At rank 0: send a command, which the others get from `next_command`."""
+        """Send a command from rank 0, which the others receive with `next_command`."""
         message = [float(command), *map(float, numbers)]
         self.broadcast(torch.tensor(message + [0.0] * (MESSAGE_LENGTH - len(message)), dtype=torch.float64))
 
@@ -90,7 +91,7 @@ class ProcessGroup:
         return self._overwrite(tensor, lambda sent: dist.broadcast(sent, 0))
 
     def broadcast_json(self, value: Any = None) -> Any:
-        """The value that rank 0 gives."""
+        """Return rank 0's value."""
         data = json.dumps(value).encode() if self.rank == 0 else b""
         size = int(self.broadcast(torch.tensor([len(data)])))
         content = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(size, dtype=torch.uint8)
@@ -101,17 +102,17 @@ class ProcessGroup:
         return self._overwrite(tensor, dist.all_reduce)
 
     def _overwrite(self, tensor: Tensor, collective: Callable[[Tensor], object]) -> Tensor:
-        sent = tensor.to(self._device).contiguous()  # a view would be sent with what lies between its values
+        sent = tensor.to(self._device).contiguous()  # a view would be sent with the memory between its values
         with explain_lost_process():
             collective(sent)
         return tensor if sent is tensor else tensor.copy_(sent)
 
     def part_length(self, length: int) -> int:
-        """The number of values per process when `length` are divided; the last processes are padded with zeros."""
+        """Return the number of values per process if `length` values are divided, with padding at the end."""
         return -(-length // self.count)
 
     def sum_part(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes of this one's part of a tensor [n, ...]: [`part_length`(n), ...]."""
+        """Sum a tensor [n, ...] over all processes; return this process's part, [`part_length`(n), ...]."""
         size = self.part_length(len(tensor))
         if missing := size * self.count - len(tensor):
             tensor = torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])])
@@ -122,17 +123,17 @@ class ProcessGroup:
         return part
 
     def rows_of(self, rank: int, length: int) -> range:
-        """Which of `length` rows a process has. FSDP2 shards weights in the same way."""
+        """Return the range of a process in `length` rows. FSDP2 shards weights in the same way."""
         size = self.part_length(length)
         return range(length)[rank * size : (rank + 1) * size]
 
     def rows(self, tensor: Tensor) -> Tensor:
-        """The rows of a tensor [n, ...], known to all, that this process has."""
+        """Select this process's rows of a tensor [n, ...] that all processes have."""
         own = self.rows_of(self.rank, len(tensor))
         return tensor[own.start : own.stop]
 
     def gather(self, part: Tensor, length: int) -> Tensor:
-        """The tensor [length, ...] whose rows, or parts, the processes have."""
+        """Gather the tensor [length, ...] from the rows of all processes."""
         if missing := self.part_length(length) - len(part):
             part = torch.cat([part, part.new_zeros(missing, *part.shape[1:])])
         whole = part.new_empty(self.count * len(part), *part.shape[1:])
@@ -142,7 +143,7 @@ class ProcessGroup:
         return whole[:length]
 
     def exchange(self, sent: Sequence[Tensor], received: Sequence[int]) -> list[Tensor]:
-        """Send rows to every process, by its rank, and receive rows from it: `received` are their numbers."""
+        """Send rows to every process, by rank, and receive rows from it; `received` has their numbers."""
         rows = torch.cat(list(sent))
         result = rows.new_empty(sum(received), *rows.shape[1:])
         with explain_lost_process():
@@ -151,7 +152,7 @@ class ProcessGroup:
 
 
 class explain_lost_process:  # noqa: N801 (used as a function, many times per step)
-    """Turns the errors of torch.distributed into an LLMError."""
+    """Turns errors of torch.distributed into an LLMError."""
 
     def __enter__(self) -> None: ...
 
@@ -161,9 +162,9 @@ class explain_lost_process:  # noqa: N801 (used as a function, many times per st
 
 
 def _connect(processes: Processes, backend: str) -> Any:
-    """Wait for all processes and connect them; returns a torch.distributed.Store of this group."""
+    """Wait for all processes and connect them; return a torch.distributed.Store for this group."""
     try:
-        store, _, _ = next(rendezvous("env://", timeout=CONNECTING))  # torchrun has started it before its processes
+        store, _, _ = next(rendezvous("env://", timeout=CONNECTING))  # torchrun starts it before its processes
         store.set_timeout(PATIENCE)
         prefix = meet(store, processes)
     except RuntimeError as error:
@@ -180,7 +181,7 @@ def _connect(processes: Processes, backend: str) -> Any:
 
 
 def meet(store: Any, processes: Processes) -> str:
-    """A group name, shared by all ranks and never used before: torchrun's store keeps addresses of ended processes."""
+    """Return a new group name shared by all ranks: torchrun's store keeps addresses of ended processes."""
     own = uuid.uuid4().hex
     if processes.rank:
         store.set(f"llmcli/joined/{processes.rank}", own)
@@ -195,7 +196,7 @@ def meet(store: Any, processes: Processes) -> str:
 
 def lost_process() -> LLMError:
     return LLMError(
-        "another process of this run has ended, or cannot be reached; if all are not started again by themselves, "
+        "another process of this run has ended, or cannot be reached; unless the processes restart automatically, "
         "start the same command again: it resumes from the last saved state",
         LOST_PROCESS,
     )

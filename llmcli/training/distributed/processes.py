@@ -1,4 +1,4 @@
-"""The processes of a training run, as torchrun describes them to each in its environment. Imports nothing heavy."""
+"""The processes of a training run, read from the environment variables that torchrun sets. Imports nothing heavy."""
 
 import os
 from collections.abc import Mapping
@@ -7,31 +7,32 @@ from dataclasses import dataclass
 from llmcli.errors import LLMError
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-RESTARTS = "TORCHELASTIC_RESTART_COUNT"  # how often torchrun has started all processes again
-OWN_RESTARTS = "LLMCLI_RESTARTS"  # how often `llm train --processes` has done so
-BEGAN = "LLMCLI_BEGAN"  # when `llm train --processes` began, for its processes (cli/process_start.py)
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"  # number of restarts by torchrun
+OWN_RESTARTS = "LLMCLI_RESTARTS"  # number of restarts by `llm train --processes`
+BEGAN = "LLMCLI_BEGAN"  # start of `llm train --processes`, for its processes (cli/process_start.py)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The rank of this process among the processes of a run. Rank 0 reads, plans, prints and saves."""
+    """This process's rank among the processes of a run. Rank 0 reads, plans, prints and saves."""
 
     rank: int = 0
     count: int = 1
     local_rank: int = 0  # on this machine
     local_count: int = 1
-    restarts: int = 0  # how often the run was started again after a process ended
-    began: float | None = None  # when the command that started them did, in time of time.monotonic
+    restarts: int = 0  # number of restarts after a process ended
+    began: float | None = None  # start of the command that started the processes (time.monotonic)
 
     @classmethod
     def of(cls, values: Mapping[str, str] = os.environ) -> "Processes":
-        """From the variables that torchrun sets; one process without any. Raises LLMError if only some are there."""
-        given = [name for name in VARIABLES if name in values]
-        if not given or values.get("WORLD_SIZE") == "1":
+        """Read the variables that torchrun sets; without any, there is one process. Raises LLMError if some are
+        missing."""
+        present = [name for name in VARIABLES if name in values]
+        if not present or values.get("WORLD_SIZE") == "1":
             return cls()
         if missing := [name for name in VARIABLES if name not in values]:
             raise LLMError(
-                f"the environment has {given[0]}, as torchrun sets it, but not {missing[0]}; start the run with "
+                f"the environment has torchrun's variable {present[0]}, but not {missing[0]}; start the run with "
                 "torchrun, or with llm train --processes N"
             )
         try:
@@ -40,7 +41,7 @@ class Processes:
             began = float(values[BEGAN]) if BEGAN in values else None
             return cls(rank, count, local_rank, local_count, restarts, began)
         except ValueError as error:
-            raise LLMError(f"RANK and WORLD_SIZE must be numbers, as torchrun sets them: {error}") from error
+            raise LLMError(f"RANK and WORLD_SIZE, set by torchrun, must be numbers: {error}") from error
 
     @property
     def are_several(self) -> bool:
@@ -51,5 +52,5 @@ class Processes:
         return self.count > self.local_count
 
     def threads(self, cores: int) -> int:
-        """Threads of each process on a machine with this many cores."""
+        """Return the threads per process on a machine with this many cores."""
         return max(1, cores // self.local_count)

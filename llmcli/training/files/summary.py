@@ -165,9 +165,9 @@ def _quality(run: _FinishedRun) -> str:
     held_out = record.get("held_out", {}).get("bytes", 0)
     what, was = ("answers", "were") if run.of_answers else ("text", "was")
     if figures is None:
-        why = record.get("not_evaluated", "which would have taken too long")
+        why = record.get("not_evaluated", "it would have taken too long")
         none = f"No {run.data} {was} held out, so the loss on unseen {run.data} is unknown."
-        return f"The held-out {what} {was} not evaluated at the end, {why}: run llm eval." if held_out else none
+        return f"The held-out {what} {was} not evaluated at the end ({why}): run llm eval." if held_out else none
     of, measured = record["held_out"], record["held_out_measured"]
     rule = f" ({of['from']})" if of.get("from") else ""
     part = f"all {held_out:,} bytes"

@@ -1,1 +1,1 @@
-"""The training loop, its clock, evaluations and events."""
+"""The training loop: its clock, evaluations, events, and the training record."""

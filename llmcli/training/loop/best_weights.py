@@ -1,8 +1,8 @@
-"""The final weights of a run: the best on the validation slice, or the last if there is no slice.
+"""The choice of a run's final weights: the best on the validation slice, or the last if there is no slice.
 
-They are calibrated (arXiv:1706.04599, section 4.2): after several epochs a model is overconfident about new text. One
-factor for all logits, the inverse of a temperature, is fitted on the validation slice and multiplied into the gain of
-the final norm, so that every program that opens the file benefits.
+The weights are calibrated (arXiv:1706.04599, section 4.2): after several epochs a model is overconfident about new
+text. One factor for all logits, an inverse temperature, is fitted on the validation slice and multiplied into the gain
+of the final norm, so that every program that opens the file benefits.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ from llmcli.training.loop.stepper import Weights
 from llmcli.training.loop.validation import Validator
 from llmcli.training.planning import recipe
 
-FIRST_EVALUATION_SHARE = 0.1  # of the time left, at most, for the evaluation of the model that the run starts from
-CALIBRATION_COST = 5.0  # of fitting the temperature, per token, relative to evaluating the token
+FIRST_EVALUATION_SHARE = 0.1  # maximum share of the remaining time for evaluating the initial model
+CALIBRATION_COST = 5.0  # of fitting the temperature, per token, relative to an evaluation
 
 
 @dataclass(frozen=True)
 class CandidateWeights:
-    """Calibrated weights at a step of the run."""
+    """Calibrated weights after a step of the run."""
 
     weights: Weights
     factor: float  # on the logits, merged into the weights
@@ -37,7 +37,7 @@ class CandidateEvaluator:
     """Calibrates the current weights of a model and evaluates them on the validation slice."""
 
     def __init__(self, model: LanguageModel, job: Job, clock: Clock, *, is_compiled: bool) -> None:
-        """`is_compiled` is whether torch compiles the layers of the model when they are first used."""
+        """`is_compiled` says whether torch compiles the layers of the model on first use."""
         self._model, self._clock, self._is_compiled = model, clock, is_compiled
         data, settings = job.data, job.plan.train
         self._windows = data.validation_text.windows[: None if settings.calibrates else 0]  # [B, T + 1]
@@ -45,12 +45,13 @@ class CandidateEvaluator:
 
     @property
     def cost(self) -> float:
-        """The cost of an evaluation with its calibration, as a number of tokens that are only evaluated."""
+        """Cost of an evaluation with calibration, as a number of tokens that are only evaluated."""
         return self.validator.tokens + CALIBRATION_COST * self._windows.size
 
     def evaluate(self, *, is_first: bool, hurried: bool) -> CandidateWeights | None:
-        """None if it was interrupted, or took too long. The evaluation before the first step has a time limit, and
-        later ones cover no more tokens. A `hurried` one follows a stop request."""
+        """Calibrate and evaluate the current weights; None if that was interrupted or took too long. The evaluation
+        before the first step has a time limit, and later ones do not cover more tokens. A `hurried` one follows a stop
+        request."""
         clock, validator = self._clock, self.validator
         compiles, limit = self._is_compiled and not validator.evaluated_tokens, math.inf
         deadline = clock.final_deadline()
@@ -70,13 +71,13 @@ class CandidateEvaluator:
                 weights = self._model.to_arrays()
         except CutShortError:
             if is_first and not clock.stop():
-                validator.keep_units(1)  # which is how long it took
+                validator.keep_units(1)  # the time was enough for one unit at most
             return None
-        # as in the record, so that every display of it rounds the same number
+        # rounded as in the record, so that all displays round the same number
         return CandidateWeights(weights, factor, round(score.bits_per_byte, 6))
 
     def calibrate(self) -> CandidateWeights:
-        """The current weights without an evaluation; calibrated, if there is a slice for it and no stop request."""
+        """Return the current weights without an evaluation, calibrated if there is a slice and no stop request."""
         deadline = self._clock.final_deadline()
         try:
             with self._clock.interruptible(self._model, FINAL_PATIENCE, deadline), self._calibrated() as factor:
@@ -86,7 +87,7 @@ class CandidateEvaluator:
 
     @contextlib.contextmanager
     def _calibrated(self) -> Iterator[float]:
-        """Inside, the model is calibrated. Yields the factor on the logits: 1.0 without windows."""
+        """Calibrate the model within this context. Yields the factor on the logits: 1.0 without windows."""
         if not len(self._windows):
             yield 1.0
             return
@@ -100,15 +101,16 @@ class CandidateEvaluator:
 
 
 class BestWeights:
-    """The best weights so far, none before the first evaluation. Their step, factor and loss are in the Position."""
+    """The best weights so far; none before the first evaluation. Their step, factor and loss are in the Position."""
 
     def __init__(self, model: LanguageModel, position: Position, *, has_adapters: bool) -> None:
         self._model, self._position, self._has_adapters = model, position, has_adapters
         self.weights: Weights = {}
-        self.adapters: Weights | None = None  # LoRA matrices by name, if any are trained
+        self.adapters: Weights | None = None  # trained LoRA matrices by name
 
     def keep_if_best(self, candidate: CandidateWeights) -> bool:
-        """Keep the current weights if they are the best so far; returns whether. Of nearly equal ones the later win."""
+        """Keep the current weights if they are the best so far, and return whether they are. Among nearly equal
+        weights, later ones win."""
         bits, best = candidate.bits_per_byte, self._position.best_bits
         is_best = math.isfinite(bits) and (best is None or bits <= best * (1 + recipe.TIE_MARGIN))
         if is_best:

@@ -1,7 +1,7 @@
-"""The clock of a run: when it began, how long it may take, and when a pass through the model is given up.
+"""The clock of a run: its start, its time limit, and the deadlines of passes through the model.
 
-The speed of the machine may change threefold during a run, when another program starts or ends. So the cost of an
-evaluation is kept as a multiple of the cost of training on as many tokens at that time, and the rest of the run is
+The speed of the machine may change threefold during a run, when other programs start or end. The cost of an evaluation
+is therefore stored as a multiple of the cost of training on as many tokens at that time, and the rest of the run is
 estimated from the speed of the last steps.
 """
 
@@ -20,33 +20,33 @@ from llmcli.training.step.initialization import eager_without_compiler
 
 FIRST_STEP_SECONDS = 10.0  # the first step may take this long ...
 FIRST_STEP_SHARE = 0.25  # ... or this share of the run, if that is more
-STEP_PATIENCE = 1.0  # a step or an evaluation that has taken more seconds than this is cut short at Ctrl-C ...
-FINAL_PATIENCE = 3.0  # ... and so is an evaluation that follows the last step
-LOADING_SECONDS_PER_MILLION = 0.015  # parameters, into another model, before anything is evaluated
-GRACE = 1.5  # seconds in which a run that is late still evaluates what it has trained
-# the current speed is the mean over at least this many steps and seconds: several processes that share a core take
-# turns of up to half a second
+STEP_PATIENCE = 1.0  # on Ctrl-C, a step or an evaluation that has taken more seconds than this is cut short ...
+FINAL_PATIENCE = 3.0  # ... and likewise an evaluation after the last step
+LOADING_SECONDS_PER_MILLION = 0.015  # per million parameters, for loading another model before an evaluation
+GRACE = 1.5  # seconds in which a late run still evaluates its weights
+# the current speed is the mean over at least this many steps and seconds: processes that share a core take turns of up
+# to half a second
 RECENT_STEPS, RECENT_SECONDS = 12, 2.0
-STEADY_SHARE = 0.1  # of the run: the time constant of the mean speed from which the whole run is estimated
-# largest share of the time after planning reserved for final evaluations; if they need more, they use fewer tokens
+STEADY_SHARE = 0.1  # of the run: time constant of the mean speed from which the whole run is estimated
+# maximum share of the time after planning for final evaluations; if they need more, they use fewer tokens
 LARGEST_RESERVE = 0.4
 ASSUMED_COST = 0.4  # of evaluating a token, relative to training on it, before the first evaluation (FLOPs: a third)
-LARGEST_SLOWDOWN = 2.0  # that is expected of the work after training: much of it uses one thread
+LARGEST_SLOWDOWN = 2.0  # expected for the work after training, much of which uses one thread
 
 
 class TimeBudget:
-    """Estimates from the steps and evaluations so far. All times are in seconds since the run began."""
+    """Estimates based on the steps and evaluations so far. All times are in seconds since the run began."""
 
     def __init__(
         self, seconds: float, reserve: float = 0.0, training_began: float = 0.0, earlier_step_seconds: float = 0.0
     ) -> None:
-        """The caller needs `reserve` of the `seconds` after training; a resumed run has spent some in steps."""
+        """The caller needs `reserve` of the `seconds` after training; a resumed run has already spent some in steps."""
         self.seconds, self._reserve, self.training_began = seconds, reserve, training_began
         self._steps: deque[tuple[float, int]] = deque()  # recent ones: (seconds, tokens)
         self._best_pace = math.inf
         self._steady_pace = 0.0
-        self._trained_seconds = 0.0  # in steps alone, since this object was made
-        self.step_seconds = earlier_step_seconds  # in steps alone, also before this object was made
+        self._trained_seconds = 0.0  # in steps, since this object was made
+        self.step_seconds = earlier_step_seconds  # in steps, including those before this object was made
         self._evaluation_costs: list[float] = []  # per token, as multiples of the pace at that time
 
     def add_step(self, seconds: float, tokens: int) -> None:
@@ -61,7 +61,7 @@ class TimeBudget:
             self._best_pace = min(self._best_pace, self.pace)
 
     def exclude(self, seconds: float) -> None:
-        """Leave out time that says nothing about the speed, such as compiling: the run counts as begun later."""
+        """Exclude time that says nothing about the speed, such as compiling: the run counts as begun later."""
         self.training_began += seconds
 
     def add_evaluation(self, seconds: float, tokens: int) -> None:
@@ -80,24 +80,25 @@ class TimeBudget:
 
     @property
     def deadline(self) -> float:
-        """When the final evaluations must have ended, so that the caller's work after them ends in time."""
+        """Deadline of the final evaluations, so that the caller's remaining work ends in time."""
         slowdown = max(1.0, self.pace / self._best_pace)
         return self.seconds - self._reserve * min(slowdown, LARGEST_SLOWDOWN)
 
     def seconds_left(self, elapsed: float, final_tokens: float) -> float:
-        """Seconds left for training, if the final evaluations cover `final_tokens` tokens."""
+        """Return the seconds left for training if the final evaluations cover `final_tokens` tokens."""
         # the median of all evaluations so far: a single slow one must not end a run early
         cost = statistics.median(self._evaluation_costs or [ASSUMED_COST])
         reserve = min(cost * self.pace * final_tokens, LARGEST_RESERVE * (self.seconds - self.training_began))
         return max(0.0, self.deadline - reserve - elapsed)
 
     def progress(self, elapsed: float, final_tokens: float) -> float:
-        """Progress of the run, 0 to 1, linear in time; 1 if half of another step would exceed the time left."""
+        """Return the progress of the run, 0 to 1, linear in time; 1 if half of another step would exceed the time
+        left."""
         left, last_step = self.seconds_left(elapsed, final_tokens), self._steps[-1][0] if self._steps else 0.0
         return 1.0 if left <= last_step / 2 else 1 - left / (left + elapsed - self.training_began)
 
     def expected_tokens(self, elapsed: float, seen: int, final_tokens: float) -> float:
-        """Tokens that the run will have `seen` at its end, at its recent speed and share of time in evaluations."""
+        """Estimate the tokens seen by the end of the run, at its recent speed and share of time in evaluations."""
         if not self._trained_seconds:
             return float(seen)
         overhead = max(1.0, (elapsed - self.training_began) / self.step_seconds)
@@ -105,7 +106,7 @@ class TimeBudget:
 
 
 class Clock:
-    """Counts the seconds of a run since it began, and knows when the user asks it to stop."""
+    """Measures the seconds since a run began, and knows whether the user asked it to stop."""
 
     def __init__(
         self,
@@ -115,15 +116,15 @@ class Clock:
         now: Callable[[], float] = time.monotonic,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """The run began at `began`, in time of `now`, or begins now; the caller needs `reserve` seconds of its time
-        limit, if it has one, at the end. `stop` returns whether the user asked the run to stop."""
+        """The run began at `began` (in the time of `now`) or begins now; the caller needs the last `reserve` seconds of
+        a time limit. `stop` returns whether the user asked the run to stop."""
         self._settings, self.reserve, self.now, self.stop = settings, reserve, now, stop
         self.began = now() if began is None else began
-        self.budget: TimeBudget | None = None  # from `start` on, with a time limit
+        self.budget: TimeBudget | None = None  # set by `start` if there is a time limit
         self._grace_end: float | None = None  # in seconds since the run began; None: the run is not late
 
     def start(self, stopped: Mapping[str, Any] | None = None) -> None:
-        """Training begins now. A stopped run continues from the seconds that `values` returned."""
+        """Start training. A stopped run continues from the seconds that `values` returned."""
         self._training_began, step_seconds = self.now(), 0.0
         if stopped:
             self.began -= stopped["seconds"]
@@ -134,19 +135,19 @@ class Clock:
             self.budget = TimeBudget(self._settings.seconds, self.reserve, training_began, step_seconds)
 
     def begin_steps(self) -> None:
-        """The first step begins now: the evaluation of the model that the run starts from is not progress."""
+        """Start the first step: the evaluation of the initial model is not progress."""
         self._training_began = self.now()
         if self.budget:
             self.budget.training_began = self.elapsed
 
     def values(self) -> dict[str, float]:
-        """The values from which `start` resumes."""
+        """Return the values from which `start` resumes."""
         elapsed, trained = self.read()
         step_seconds = self.budget.step_seconds if self.budget else trained
         return {"seconds": elapsed, "trained_seconds": trained, "step_seconds": step_seconds}
 
     def read(self) -> tuple[float, float]:
-        """Seconds since the run began, and since its training began."""
+        """Return the seconds since the run and since its training began."""
         now = self.now()
         return now - self.began, now - self._training_began
 
@@ -156,7 +157,8 @@ class Clock:
         return self.now() - self.began
 
     def step_deadline(self, *, first: bool) -> float:
-        """When to give up a step, in seconds since the run began. The first may be late: better than no model."""
+        """Return the deadline of a step in seconds since the run began. The first step may be late: better than no
+        model."""
         if not self.budget:
             return math.inf
         if not first:
@@ -165,7 +167,7 @@ class Clock:
         return max(self.budget.deadline, self.elapsed + longest)
 
     def final_deadline(self) -> float:
-        """When the last evaluations must end, in seconds since the run began; a late run gets GRACE more, once."""
+        """Return the deadline of the last evaluations in seconds since the run began; a late run gets GRACE once."""
         if not self.budget:
             return math.inf
         if self._grace_end is None and self.elapsed + GRACE > self.budget.deadline:
@@ -174,8 +176,8 @@ class Clock:
 
     @contextlib.contextmanager
     def interruptible(self, model: LanguageModel, patience: float, deadline: float = math.inf) -> Iterator[None]:
-        """Inside, forward passes of `model` raise CutShortError once `stop` returns True and `patience` seconds have
-        passed, or at `deadline`, in seconds since the run began."""
+        """In this context, forward passes of `model` raise CutShortError once `stop` returns True and `patience`
+        seconds have passed, or at `deadline` (seconds since the run began)."""
         entered = self.now()
 
         def should_stop() -> bool:

@@ -1,5 +1,5 @@
-"""Whether a run starts over with a model of another size, because its first steps run at a different speed than
-was measured: other programs may have been busy during the measurement, or have started since."""
+"""Correction of a plan: a run starts over with a model of another size if its first steps run at a different speed than
+measured, because other programs were busy during the measurement or have started since."""
 
 import math
 import statistics
@@ -23,19 +23,19 @@ from llmcli.training.planning.plan import Plan
 from llmcli.training.planning.rules import token_shares, training_seconds
 from llmcli.training.step.throughput import Throughput
 
-WARM_UP_STEPS = 3  # slower than the rest
-WINDOW_STEPS = 4  # at least, in a window: the tuner of threads may try another number of them in three
+WARM_UP_STEPS = 3  # slower than later steps
+WINDOW_STEPS = 4  # minimum per window: the thread tuner may use another number of threads in three
 
 Measure = Callable[[ModelConfig, TrainConfig, float], Throughput]
 
 
 class MeasuredSpeeds:
-    """Measures the speed of shapes for the planner, and remembers it. The fastest of several measurements counts."""
+    """Measures the speed of shapes for the planner, and keeps the fastest of several measurements."""
 
     def __init__(self, measure: Measure, gain: float = 1.0) -> None:
-        """`gain` is the speedup of several processes over one."""
+        """`gain` is the speedup from using several processes."""
         self._measure, self._gain = measure, gain
-        self._measured: dict[tuple[int, int, int], tuple[Throughput, float]] = {}  # and its ratio to the estimate
+        self._measured: dict[tuple[int, int, int], tuple[Throughput, float]] = {}  # speed, ratio to the estimate
 
     def __call__(self, model: ModelConfig, settings: TrainConfig, seconds: float) -> float:
         key, measured = _shape(model, settings), self._measure(model, settings, seconds)
@@ -44,12 +44,12 @@ class MeasuredSpeeds:
         return self._gain * measured.mean
 
     def at_start(self, model: ModelConfig, settings: TrainConfig) -> float | None:
-        """Tokens per second in the first steps, if that was measured."""
+        """Return the measured tokens per second in the first steps, if known."""
         measured = self._measured.get(_shape(model, settings))
         return measured and measured[0].at_start
 
     def scaled(self, factor: float) -> Speed:
-        """The speeds on a machine that is `factor` times as fast: measured ones, and estimates of others."""
+        """Return the speeds, measured or estimated, on a machine that is `factor` times as fast."""
 
         def speed(model: ModelConfig, settings: TrainConfig, seconds: float) -> float:
             if measured := self._measured.get(_shape(model, settings)):
@@ -65,18 +65,18 @@ def _shape(model: ModelConfig, settings: TrainConfig) -> tuple[int, int, int]:
 
 
 def _models(plan: Plan) -> tuple[int, int, bool]:
-    """The shape of the model, and whether two are trained (teacher and student)."""
+    """Return the shape of the model, and whether there are two (teacher and student)."""
     return plan.model.num_hidden_layers, plan.model.hidden_size, plan.train.teacher_share > 0
 
 
 def _loss(plan: Plan, tokens: float, data: CorpusSize) -> float:
-    """The expected loss after `tokens`; with two models, the second sees only part of these."""
+    """Return the expected loss after `tokens`; with two models, the second sees only part of these."""
     shares = token_shares(plan.train.teacher_share)
     return expected_loss(loss_size(plan.model), tokens * shares[1] / sum(shares), data)
 
 
 class Correction:
-    """Compares the speed of a run that has a time limit with its plan, until CORRECTION_UNTIL."""
+    """Compares the speed of a run with a time limit with its plan, until CORRECTION_UNTIL."""
 
     def __init__(self, prepared: Prepared, speeds: MeasuredSpeeds, memory: Memory) -> None:
         self._prepared, self._speeds, self._memory = prepared, speeds, memory
@@ -85,15 +85,15 @@ class Correction:
         self._budget = plan.train.seconds or 0.0
         self._window_seconds = max(recipe.CORRECTION_SECONDS, recipe.CORRECTION_SHARE * self._budget)
         self._windows: deque[float] = deque(maxlen=2)  # tokens per second in each
-        self._seconds, self._tokens, self._steps = 0.0, 0, 0  # of the window that is not complete
-        self._last: Step | None = None  # the step before, if nothing else has taken time since
+        self._seconds, self._tokens, self._steps = 0.0, 0, 0  # in the incomplete window
+        self._last: Step | None = None  # the previous step, if nothing else has taken time since
 
     def pause(self) -> None:
-        """Something other than a step takes time: an evaluation, saving."""
+        """Ignore the time until the next step, because something else takes time: an evaluation, saving."""
         self._last = None
 
     def restart(self, event: Event) -> Restarted | None:
-        """The plan to restart with after this event; None if there is no better one."""
+        """Return the plan to restart with after this event; None if there is no better one."""
         if not isinstance(event, Step):
             self.pause()
             return None
@@ -102,7 +102,7 @@ class Correction:
         return Restarted(event.step, event.seconds, factor, self._prepared.plan, plan) if factor and plan else None
 
     def _factor(self, step: Step) -> float | None:
-        """The speed of the run relative to its plan, once it is known and off by CORRECTION_FACTOR."""
+        """Return the speed of the run relative to its plan, once it is known and off by CORRECTION_FACTOR."""
         last, self._last = self._last, step
         if not self._planned or step.progress > recipe.CORRECTION_UNTIL or last is None or last.step < WARM_UP_STEPS:
             return None
@@ -116,7 +116,7 @@ class Correction:
         return agreed_factor([speed / self._planned for speed in self._windows])
 
     def _better_plan(self, factor: float, step: Step) -> Plan | None:
-        """The plan for `factor` times the measured speed, if its model is another and starting over is worth it."""
+        """Return the plan for `factor` times the measured speed, if its model differs and starting over is worth it."""
         current, plan_again = self._prepared.plan, self._prepared.plan_again
         assert plan_again and current.expected
         machine = Machine(self._speeds.scaled(factor), self._memory)
@@ -133,7 +133,7 @@ class Correction:
         return plan if (1 + recipe.CORRECTION_GAIN) * better < loss else None
 
     def _data(self, plan: Plan) -> CorpusSize:
-        """All that an epoch reads."""
+        """Return the size of an epoch."""
         tokens, read_bytes = len(self._prepared.tokens), self._prepared.record["read_bytes"]
         if encoded := self._prepared.encoded:
             packed = encoded.size.packed(plan.train.context)
@@ -141,7 +141,7 @@ class Correction:
         return CorpusSize(tokens, read_bytes)
 
     def _is_too_short(self, plan: Plan, tokens: float) -> bool:
-        """Whether a run of `tokens` tokens reads its conversations, if any, for too few epochs."""
+        """Return whether a run of `tokens` tokens reads its conversations, if any, for too few epochs."""
         if plan.conversations is None or self._prepared.encoded is None:
             return False
         packed = self._prepared.encoded.size.packed(plan.train.context).tokens
@@ -149,12 +149,12 @@ class Correction:
 
 
 def agreed_factor(factors: list[float]) -> float | None:
-    """The speed of a run relative to its plan: the smaller deviation of two windows that agree on the direction.
+    """Return the speed of a run relative to its plan: the smaller deviation of two windows with the same direction.
 
     >>> agreed_factor([0.4, 0.5]), agreed_factor([1.9, 1.5]), agreed_factor([0.4, 1.5]), agreed_factor([0.9, 0.2])
     (0.5, 1.5, None, None)
     """
     if len(factors) < 2 or (factors[0] < 1) != (factors[1] < 1):
         return None
-    factor = min(factors, key=lambda one: abs(math.log(one)))
+    factor = min(factors, key=lambda factor: abs(math.log(factor)))
     return factor if abs(math.log(factor)) >= math.log(recipe.CORRECTION_FACTOR) else None

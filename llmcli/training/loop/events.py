@@ -14,7 +14,7 @@ from llmcli.training.planning.plan import Plan
 
 @dataclass(frozen=True)
 class Step:
-    """A training step was taken."""
+    """A training step."""
 
     step: int  # from 1
     progress: float  # of the run, 0 to 1
@@ -28,7 +28,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The model was evaluated on the validation slice."""
+    """An evaluation on the validation slice."""
 
     step: int
     bits_per_byte: float
@@ -37,7 +37,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Sample:
-    """Text that the model generates from a fixed prompt."""
+    """Text generated from a fixed prompt."""
 
     step: int
     prompt: str
@@ -46,26 +46,26 @@ class Sample:
 
 @dataclass(frozen=True)
 class TeacherTrained:
-    """In distillation: the first of two models is trained, the second begins."""
+    """In distillation, the teacher is trained, and the student begins."""
 
     step: int
-    bits_per_byte: float  # of the first, on the validation slice
+    bits_per_byte: float  # of the teacher, on the validation slice
 
 
 @dataclass(frozen=True)
 class Restarted:
-    """The first steps ran at a different speed than the plan assumed, so the run starts over with another model."""
+    """The run starts over with another model, because its first steps ran at a different speed than planned."""
 
-    step: int  # taken by the plan before
+    step: int  # steps taken with the previous plan
     seconds: float  # since the run began
-    speed: float  # relative to the plan's
+    speed: float  # relative to the plan
     before: Plan
     plan: Plan
 
 
 @dataclass(frozen=True)
 class State:
-    """Everything that the steps after this one depend on: arrays by name, and values that JSON can hold."""
+    """The state on which all later steps depend: arrays by name, and JSON values."""
 
     arrays: dict[str, NDArray[Any]]
     values: Mapping[str, Any]
@@ -77,7 +77,7 @@ class State:
 
 @dataclass(frozen=True)
 class Done:
-    """The run has ended. `checkpoint` holds the best weights and the training record."""
+    """The end of the run. `checkpoint` holds the best weights and the training record."""
 
     checkpoint: Checkpoint
     step: int
@@ -85,9 +85,9 @@ class Done:
     seconds: float
     score: Score | None  # of these weights, on the held-out data
     interrupted: bool
-    problem: str = ""  # why the run could not continue, if it could not
-    base_score: Score | None = None  # of the model that the run started from, on the same text
-    adapters: Mapping[str, NDArray[np.float32]] | None = None  # the best LoRA matrices by name, if any were trained
+    problem: str = ""  # the reason if the run could not continue
+    base_score: Score | None = None  # of the initial model, on the same text
+    adapters: Mapping[str, NDArray[np.float32]] | None = None  # best LoRA matrices by name, if they were trained
 
 
 Event = Step | Evaluation | Sample | TeacherTrained | Restarted | State | Done

@@ -1,7 +1,7 @@
-"""The evaluations after the last step: the weights of the n-gram cache, and the scores on the held-out data, and
-the scores of the model that the run started from.
+"""The evaluations after the last step: the weights of the n-gram cache, and the scores of the final and the initial
+model on the held-out data.
 
-They need another model in memory, and may be interrupted or run out of time: the weights are saved all the same.
+They need another model in memory, and may be interrupted or run out of time: the weights are saved anyway.
 """
 
 import contextlib
@@ -17,12 +17,12 @@ from llmcli.training.loop.record import FinalEvaluation
 from llmcli.training.loop.validation import HeldOutEvaluation, Weights
 from llmcli.training.step.hardware import OutOfMemoryError, explain_out_of_memory
 
-CACHE_FIT_COST = 8.0  # of fitting the n-gram cache, per token, relative to evaluating the token
-NO_MEMORY = "for which memory was too short"
+CACHE_FIT_COST = 8.0  # of fitting the n-gram cache, per token, relative to an evaluation
+NO_MEMORY = "out of memory"
 
 
 class FinalEvaluator:
-    """Evaluates the weights that a run of `model` ends with as those who use the file will run them."""
+    """Evaluates the final weights of a run of `model` as users of the file will run them."""
 
     def __init__(self, model: LanguageModel, job: Job, clock: Clock) -> None:
         self._model, self._start, self._clock, self._parameters = model, job.start, clock, job.plan.model.parameters
@@ -33,18 +33,18 @@ class FinalEvaluator:
         self._plain_text: PlainTextComparison | None = None
         if data.conversations and (data.plain_text or not job.is_sharded):  # sharded weights cannot generate text
             self._plain_text = PlainTextComparison(job.plan.model, data.tokenizer, data.plain_text, job.start, settings)
-        # for the n-gram cache: no model of conversations gets one, nor one that saw too little text
+        # for the n-gram cache, which needs enough text and is not for conversations
         has_cache = not data.conversations and not job.is_sharded and data.validation_text.is_sufficient
         self._cache_text = data.validation_text if has_cache else None
 
     def cost(self, trained: int) -> float:
-        """The cost after training on `trained` tokens, as a number of tokens of the validation slice."""
+        """Return the cost after training on `trained` tokens, as a number of tokens of the validation slice."""
         cache = CACHE_FIT_COST * self._cache_text.windows.size if self._cache_text else 0.0
         plain_text = self._plain_text.cost if self._plain_text else 0.0
         return self._held_out.cost(trained) + cache + plain_text
 
     def evaluate(self, best: Weights, trained: int, *, hurried: bool) -> FinalEvaluation:
-        """Evaluate after training on `trained` tokens. Without the memory or time for it, there are no scores."""
+        """Evaluate after training on `trained` tokens. Without enough memory or time, there are no scores."""
         end = self._clock.final_deadline()
         if LOADING_SECONDS_PER_MILLION * self._parameters / 1e6 > end - self._clock.elapsed:
             return FinalEvaluation()
@@ -61,7 +61,8 @@ class FinalEvaluator:
     def _score(
         self, best: Weights, trained: int, cache: CacheWeights | None, end: float, *, hurried: bool
     ) -> FinalEvaluation:
-        """The best weights and the base model on the same part of the held-out data; then plain text, until `end`."""
+        """Score the best weights and the base model on the same part of the held-out data, then plain text, until
+        `end`."""
         held_out, compared = self._held_out, None if hurried else self._plain_text
         score = base_score = None
         if held_out.tokens:
@@ -85,6 +86,6 @@ class FinalEvaluator:
         )
 
     def _part(self, end: float, share: float) -> float:
-        """The end of this share of the time until `end`; both in seconds since the run began."""
+        """Return the end of this share of the time until `end`; both in seconds since the run began."""
         now = self._clock.elapsed
         return end if math.isinf(end) else now + share * max(0.0, end - now)

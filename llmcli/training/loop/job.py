@@ -13,25 +13,26 @@ from llmcli.training.step.thread_tuner import ThreadTuner
 
 
 def is_evaluation_due(trained: int, evaluated: int, progress: float) -> bool:
-    """Whether to evaluate `evaluated` tokens, after `trained` tokens and `progress` (0 to 1) since the last."""
+    """Return whether to evaluate `evaluated` tokens, after `trained` tokens and `progress` (0 to 1) since the last
+    evaluation."""
     return trained >= recipe.TRAINING_PER_EVALUATED * evaluated and progress >= recipe.EVALUATION_INTERVAL
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run before it begins. It evaluates the held-out answers of its data, if these have conversations."""
+    """A run before it begins. If its data have conversations, their held-out answers are evaluated."""
 
     plan: Plan
     data: RunData
-    record: dict[str, Any]  # describes the corpus; it becomes part of the training record
-    start: Checkpoint | None = None  # the model that is trained further; None: fresh weights
+    record: dict[str, Any]  # description of the corpus for the training record
+    start: Checkpoint | None = None  # initial model; None: fresh weights
     sample_prompt: str | None = None
     # (dropout, BPE-dropout) by the number of epochs, in a run with a time limit
     regularize: Callable[[float], tuple[float, float]] | None = None
     tuner: ThreadTuner | None = None  # chooses the number of threads from step to step, in a run with a time limit
     leader: Leader | None = None  # of several processes, which compute each step together
-    save_due: Callable[[], bool] = lambda: False  # whether to yield a State, from which a run can be resumed
-    on_progress: Callable[[float], None] = lambda share: None  # of text that a base model generates first
+    save_due: Callable[[], bool] = lambda: False  # whether to yield a State for resuming
+    on_progress: Callable[[float], None] = lambda share: None  # progress of the text that a base model generates first
 
     @property
     def is_sharded(self) -> bool:

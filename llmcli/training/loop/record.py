@@ -1,4 +1,4 @@
-"""The history of a run, and the training record: what the file of a model says about the run that made it."""
+"""The history of a run, and its training record in the model file."""
 
 import copy
 import math
@@ -20,13 +20,13 @@ from llmcli.training.loop.job import Job
 from llmcli.training.planning.plan import Expected
 from llmcli.version import __version__
 
-CURVE_POINTS = 300  # of the loss curve in the record, at most
-Pairs = Iterable[tuple[int, Any]]  # a step, and what belongs to it
-MAX_PARAMETERS_WITH_SAMPLES = 20_000_000  # the record of a larger model keeps no samples
+CURVE_POINTS = 300  # maximum in the record's loss curve
+Pairs = Iterable[tuple[int, Any]]  # (step, value)
+MAX_PARAMETERS_WITH_SAMPLES = 20_000_000  # a larger model's record has no samples
 
 
 def versions() -> dict[str, str]:
-    """The versions of the packages that the bytes of a trained model depend on."""
+    """Return the versions of the packages on which a trained model's bytes depend."""
     return {
         "llmcli": __version__,
         "torch": torch.__version__,
@@ -36,16 +36,16 @@ def versions() -> dict[str, str]:
 
 
 class History:
-    """The losses, evaluations and samples of a run."""
+    """A run's losses, evaluations and samples."""
 
     def __init__(self, losses: Iterable[float] = (), evaluations: Pairs = (), samples: Pairs = ()) -> None:
-        """An empty history, or a stopped run's. Raises TypeError or ValueError for values of another structure."""
+        """Make a history, empty or a stopped run's. Raises TypeError or ValueError for values of another structure."""
         self.losses = array("d", losses)  # nats per token of each step
         self.evaluations = [(step, bits) for step, bits in evaluations]  # in bits per byte
         self.samples = [(step, text) for step, text in samples]
 
     def curve(self) -> dict[str, list[Any]]:
-        """At most CURVE_POINTS means of losses, each placed at the last of its steps, and all evaluations."""
+        """Return at most CURVE_POINTS mean losses, each placed at the last of its steps, and all evaluations."""
         width = math.ceil(len(self.losses) / CURVE_POINTS)
         ends = range(width, len(self.losses) + width, width) if width else ()
         return {
@@ -58,16 +58,16 @@ class History:
 
 @dataclass(frozen=True)
 class FinalEvaluation:
-    """The measurements of the final weights of a run."""
+    """The measurements of a run's final weights."""
 
     score: Score | None = None  # on the held-out data
-    base_score: Score | None = None  # of the model that the run started from, on the same tokens
+    base_score: Score | None = None  # of the initial model, on the same tokens
     context: int = 0  # length of the windows, in tokens
-    cached_tokens: int = 0  # that the n-gram cache held at most, if fewer than when a model runs
-    expert_shares: list[list[float]] | None = None  # of the tokens, by layer and expert, if there are experts
-    cache: CacheWeights | None = None  # of the n-gram cache, if there is one
+    cached_tokens: int = 0  # capacity of the n-gram cache, if smaller than when a model runs
+    expert_shares: list[list[float]] | None = None  # shares of the tokens by layer and expert, if there are experts
+    cache: CacheWeights | None = None  # weights of the n-gram cache, if there is one
     plain_text: PlainTextScores | None = None  # only after training on conversations
-    problem: str = ""  # why there is no score, if not for lack of time
+    problem: str = ""  # the reason for a missing score, other than lack of time
 
 
 def training_record(
@@ -80,7 +80,7 @@ def training_record(
     interrupted: bool,
     problem: str,
 ) -> dict[str, Any]:
-    """The record of a run without its clock. The order of the keys is fixed, so that equal runs write equal files."""
+    """Make the record of a run without its clock. The order of keys is fixed, so that equal runs write equal files."""
     plan, data = job.plan, job.data
     tokens = position.step * plan.train.tokens_per_step
     score, base = final.score, final.base_score
@@ -115,7 +115,7 @@ def training_record(
 
 
 def clock_record(expected: Expected | None, seconds: float, tokens_per_second: float) -> dict[str, float]:
-    """The duration and speed of a run with a time limit, and the plan's assumptions."""
+    """Record the duration and speed of a run with a time limit, and the plan's assumptions."""
     record = {"seconds": round(seconds, 2), "tokens_per_second": round(tokens_per_second)}
     if expected:
         record["planned_tokens_per_second"] = round(expected.tokens_per_second)
@@ -124,7 +124,7 @@ def clock_record(expected: Expected | None, seconds: float, tokens_per_second: f
 
 
 def _distillation(position: Position, history: History) -> dict[str, float]:
-    """The first step of the student, and the score of its teacher; empty without one."""
+    """Record the student's first step and the teacher's score; {} without a teacher."""
     if (step := position.student_from) is None:
         return {}
     teacher = min(bits for evaluated, bits in history.evaluations if evaluated <= step)
@@ -132,12 +132,12 @@ def _distillation(position: Position, history: History) -> dict[str, float]:
 
 
 def _given(key: str, value: object) -> Mapping[str, object]:
-    """The entry, unless the value is empty."""
+    """Return the entry unless the value is empty."""
     return {key: value} if value else {}
 
 
 def _measured(score: Score, final: FinalEvaluation, model_context: int) -> dict[str, int]:
-    """The amount of held-out text evaluated; the context and cache used, if smaller than the model's."""
+    """Record the amount of evaluated held-out text, and the context and cache if smaller than the model's."""
     shorter = {"context": final.context} if final.context < model_context else {}
     fewer = {"cached_tokens": final.cached_tokens} if final.cached_tokens else {}
     return {"tokens": score.tokens, "bytes": score.bytes, **shorter, **fewer}

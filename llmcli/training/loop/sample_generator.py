@@ -1,4 +1,4 @@
-"""Samples: text that the model generates from the same prompt after each evaluation of a run."""
+"""Samples: text generated from the same prompt after each evaluation of a run."""
 
 import math
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from llmcli.training.loop.events import Sample
 from llmcli.training.loop.job import Job
 
 SAMPLE_TOKENS = 48
-# of a time limit, for a sample, at most; and of the time since a sample for the next one
+# maximum share of the time limit for a sample, and of the time since the previous sample
 TIME_SHARE, MIN_SECONDS = 0.02, 0.3
-# larger models generate no samples during training, and none in a run in which copying the weights takes more than its
-# share: that would take too long
+# larger models generate no samples during training, and neither do runs in which copying the weights takes more than
+# that share
 MAX_SAMPLING_PARAMETERS = 200_000_000
 COPYING_SECONDS_PER_MILLION = 0.01  # on a slow machine
 
@@ -31,21 +31,21 @@ class SampleGenerator:
         self._job, self._clock, self._conversations = job, clock, job.data.conversations
         seconds, parameters = job.plan.train.seconds, job.plan.model.parameters
         self._longest = math.inf if seconds is None else max(MIN_SECONDS, TIME_SHARE * seconds)
-        self._next = -math.inf  # when the next sample may be generated, in time of the clock
+        self._next = -math.inf  # earliest time of the next sample on the clock
         self.prompt = self._conversations.question if self._conversations else job.sample_prompt
         copying = COPYING_SECONDS_PER_MILLION * parameters / 1e6
         self._are_wanted = self.prompt and parameters <= MAX_SAMPLING_PARAMETERS and copying <= self._longest
 
     @property
     def is_wanted(self) -> bool:
-        """Whether a sample is to be generated now."""
+        """Return whether to generate a sample now."""
         return bool(self._are_wanted) and self._clock.now() >= self._next
 
     def generate(self, step: int, weights: Mapping[str, NDArray[np.float32]]) -> Sample:
-        """The sample of the model with the weights of a step."""
+        """Generate a sample with the weights after a step."""
         assert self.prompt is not None, "a sample is wanted"
         now, plan, began = self._clock.now, self._job.plan, self._clock.now()
-        device = "cpu" if self._job.is_sharded else plan.train.device  # which has no memory for the whole model
+        device = "cpu" if self._job.is_sharded else plan.train.device  # which does not hold the whole model
         runtime = open_trained(Checkpoint(plan.model, "", weights), device)
 
         def is_over() -> bool:

@@ -1,8 +1,8 @@
-"""The model of a run and its optimizer, which steps change, in one process or several.
+"""The model of a run and its optimizer, in one process or several.
 
 In distillation a run trains two models of the same shape, one after the other (born-again networks, arXiv:1805.04770):
-a teacher, then a student from fresh weights, a part of whose targets are the predictions of the teacher
-(arXiv:1503.02531, section 2). Each is a stage of the run, with its own learning-rate schedule.
+a teacher, then a student from fresh weights, whose targets include the teacher's predictions (arXiv:1503.02531, section
+2). Each is a stage of the run, with its own learning-rate schedule.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,33 +26,33 @@ from llmcli.training.step.optimizer import Optimizer
 from llmcli.training.step.thread_tuner import ThreadTuner
 from llmcli.training.step.training_step import Batch, training_step
 
-STUDENT_SEED = 2_000_003  # added to the run's: the fresh weights of the student differ
+STUDENT_SEED = 2_000_003  # added to the run's seed for the student's fresh weights
 
 Weights = dict[str, NDArray[np.float32]]
 
 
 class Stepper:
-    """Trains `model`, which it makes, on the batches of a run."""
+    """Makes `model` and trains it on the batches of a run."""
 
     def __init__(self, job: Job, clock: Clock) -> None:
         self._job, self._clock, self._plan, self._settings = job, clock, job.plan, job.plan.train
         self._tuner = (job.tuner if self._settings.seconds is not None else None) or ThreadTuner(1)
         torch.set_num_threads(self._settings.threads)
-        return_freed_memory()  # of planning
+        return_freed_memory()  # used by planning
         keep_freed_memory()
         self.model = self._new_model(job.data.tokenizer.vocab_size)
         self._optimizer = self._new_optimizer()
         self.is_compiled = compile_layers(self.model, self._settings)
         self._base_divergence: BaseDivergence | None = None
-        self.base_tokens: int | None = None  # of the base model's text for the divergence; None: the plan has none
-        self._window = 0  # tokens in a window of the last step
-        self._compiles = False  # whether torch compiled layers in the last step, for windows of that length
+        self.base_tokens: int | None = None  # size of the base model's text for the divergence; None: not planned
+        self._window = 0  # window length in the last step
+        self._compiles = False  # whether torch compiled layers for that window length in the last step
 
     def _new_model(self, vocab_size: int) -> LanguageModel:
-        """With the weights of the job's `start`, or fresh ones."""
+        """Make a model with the weights of the job's `start`, or with fresh ones."""
         plan, settings, start = self._plan, self._settings, self._job.start
         added = plan.conversations.new_tokens if plan.conversations else 0
-        new_tokens = range(vocab_size - added, vocab_size)  # which a base model does not have
+        new_tokens = range(vocab_size - added, vocab_size)  # missing in the base model
         if leader := self._job.leader:
             model = leader.new_model(plan.model, settings, new_tokens, sharded=plan.sharded)
         else:
@@ -65,11 +65,11 @@ class Stepper:
         return Optimizer(self.model, self._settings, self._plan.model.hidden_size, group)
 
     def prepare(self, seconds: float) -> None:
-        """Let the base model generate text for the divergence from it, if the plan has one, for `seconds` at most."""
+        """Let the base model generate text for the divergence, if planned, for at most `seconds`."""
         conversations, job = self._plan.conversations, self._job
         if job.data.conversations is None or conversations is None or not conversations.base_divergence:
             return
-        self._tuner.new_shape()  # sets the number of threads: too many alongside another program are many times as slow
+        self._tuner.new_shape()  # sets the number of threads: too many beside another program are many times slower
         with self._clock.interruptible(self.model, 0.0, self._clock.elapsed + seconds):
             text = base_divergence.generate(self.model, job.data.tokenizer, self._settings.seed, job.on_progress)
         self.base_tokens = text.ids[:, 1:].numel() if text else 0
@@ -77,7 +77,7 @@ class Stepper:
             self._base_divergence = BaseDivergence(self.model, text, self._settings, conversations.base_divergence)
 
     def step(self, position: Position) -> float | None:
-        """Take the next step; its loss in nats per token, or None if it was cut short."""
+        """Take the next step; return its loss in nats per token, or None if it was cut short."""
         ids, loss_mask = self._job.data.next_batch(position)
         has_new_shape = ids.shape[1] != self._window
         self._window, self._compiles = ids.shape[1], has_new_shape and self.is_compiled
@@ -96,7 +96,7 @@ class Stepper:
         )  # fmt: skip
 
     def count_seconds(self, seconds: float) -> None:
-        """Report the duration of the last step to the clock and to the tuner of threads."""
+        """Report the duration of the last step to the clock and the thread tuner."""
         budget, tokens = self._clock.budget, self._settings.tokens_per_step
         if budget and self._compiles:
             budget.exclude(seconds)
@@ -106,7 +106,7 @@ class Stepper:
 
     @contextmanager
     def all_threads(self) -> Iterator[None]:
-        """Within it, the threads of the other processes on this machine, which wait, are used as well."""
+        """In this context, also use the threads of the other processes on this machine, which are waiting."""
         leader, threads = self._job.leader, self._settings.threads
         if leader and not self._plan.sharded:
             torch.set_num_threads(threads * leader.group.processes.local_count)
@@ -117,11 +117,11 @@ class Stepper:
                 torch.set_num_threads(threads)
 
     def begin_student(self, teacher: Weights) -> None:
-        """Start again from fresh weights, with the predictions of a model with the weights `teacher` as targets."""
+        """Start again from fresh weights, with the predictions of a model with weights `teacher` as targets."""
         self._set_teacher(teacher)
         seed, induction = self._settings.seed + STUDENT_SEED, self._settings.induction
         self.model.load_arrays(fresh_weights(self._plan.model, seed, induction))
-        del self._optimizer  # or the state of both would be in memory
+        del self._optimizer  # its state must not stay in memory beside the new one
         self._optimizer = self._new_optimizer()
 
     def _set_teacher(self, weights: Weights) -> None:
@@ -130,7 +130,7 @@ class Stepper:
         self.model.teacher = Teacher(model, recipe.TEACHER_WEIGHT)
 
     def arrays(self) -> dict[str, Mapping[str, NDArray[Any]]]:
-        """The arrays that steps change, by kind and name."""
+        """Return the arrays that steps change, by kind and name."""
         optimizer, leader, teacher = self._optimizer, self._job.leader, self.model.teacher
         return {
             "model": self.model.trainable_arrays(),

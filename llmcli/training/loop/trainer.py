@@ -1,7 +1,7 @@
 """The loop of a training run, as a generator of events. It never prints and never writes a file.
 
-Everything random is a function of (seed, step): the order of the data, dropout, fresh weights. A run from scratch, a
-fine-tuning run and a resumed run take the same path.
+All randomness (the order of the data, dropout, fresh weights) is a function of (seed, step). Runs from scratch,
+fine-tuning runs and resumed runs take the same path.
 """
 
 import math
@@ -29,23 +29,24 @@ from llmcli.training.step import base_divergence
 from llmcli.training.step.optimizer import lr_schedule
 
 STATE = ("model", "best", "optimizer", "adapters", "teacher")  # prefixes of the arrays of a State
-LONG_EVALUATION = 5e11  # FLOPs (a few seconds on a few cores), before which the state of the run is saved
-SAVING_SECONDS_PER_MILLION = 0.12  # parameters, with the state of the optimizer, on a slow disk
+LONG_EVALUATION = 5e11  # FLOPs (a few seconds on a few cores); the state is saved before a longer evaluation
+SAVING_SECONDS_PER_MILLION = 0.12  # per million parameters with the optimizer's state, on a slow disk
 
 
 def train(job: Job, clock: Clock, resume_from: State | None = None) -> Iterator[Event]:
-    """Train from the weights of the job's `start`, or from fresh ones. The last event is Done.
+    """Train from the weights of the job's `start`, or from fresh weights. The last event is Done.
 
-    When the clock's `stop` returns True, the run ends early, with the best weights so far. When the job's `save_due`
-    does, and before long evaluations, a State is yielded: as `resume_from` it leads to exactly the same weights.
+    When the clock's `stop` returns True, the run ends early with the best weights so far. When the job's `save_due`
+    returns True, and before long evaluations, a State is yielded: passed as `resume_from`, it leads to exactly the same
+    weights.
 
-    Raises LLMError if the loss becomes NaN or infinite before the first evaluation (after it, the run ends with the
-    best weights so far), if the run is stopped before its first step, or if `resume_from` is of another run.
+    Raises LLMError if the loss becomes NaN or infinite before the first evaluation (later, the run ends with the best
+    weights so far), if the run is stopped before its first step, or if `resume_from` belongs to another run.
     """
     stop = clock.stop
     run = Run(job, clock)
     run.begin(resume_from)
-    del resume_from  # or its copy of the weights and of the optimizer would be in memory for the whole run
+    del resume_from  # its copy of the weights and optimizer must not stay in memory
     stopped = stop()
     if job.start and run.is_new and not stopped:
         yield from run.evaluate()  # if training only makes these weights worse, the run ends with them
@@ -57,7 +58,7 @@ def train(job: Job, clock: Clock, resume_from: State | None = None) -> Iterator[
             stopped = stop()
         if run.problem or (run.is_over and not stopped):
             break
-        # saved before the evaluation that only an interrupted run makes: a resumed run must not depend on that
+        # save before an evaluation that only an interrupted run makes: a resumed run must not depend on it
         if stopped or (run.has_begun and job.save_due()):
             yield run.state()
         if stopped:
@@ -69,7 +70,7 @@ def train(job: Job, clock: Clock, resume_from: State | None = None) -> Iterator[
                 yield step
             stopped = stop()
         if run.is_over and run.has_long_final_evaluation():
-            yield run.state()  # a failure in any of the evaluations that follow loses no step
+            yield run.state()  # a failure in the following evaluations loses no steps
     if not (run.has_begun or run.problem):
         raise LLMError("stopped before the first training step was finished; no model was written")
     if stopped and not (run.is_evaluated or run.problem):
@@ -78,7 +79,7 @@ def train(job: Job, clock: Clock, resume_from: State | None = None) -> Iterator[
 
 
 class Run:
-    """A run, and the operations of its loop."""
+    """A training run and the operations in its loop."""
 
     def __init__(self, job: Job, clock: Clock) -> None:
         self._job, self._clock, self._plan, self._data, self._settings = job, clock, job.plan, job.data, job.plan.train
@@ -92,7 +93,7 @@ class Run:
         self._candidates = CandidateEvaluator(model, job, clock, is_compiled=self._stepper.is_compiled)
         self._samples = SampleGenerator(job, clock)
         self._final = FinalEvaluator(model, job, clock)
-        self.problem = ""  # why the run cannot continue
+        self.problem = ""  # the reason why the run cannot continue
 
     def begin(self, resume_from: State | None) -> None:
         """Prepare the steps, restore the state of a stopped run, and start the clock."""
@@ -106,16 +107,16 @@ class Run:
             leader.send_state(self._stepper.model, optimizer)
 
     def _seconds_to_generate(self, resume_from: State | None) -> float:
-        """The most seconds to spend on text of the base model before the first step."""
+        """Return the maximum seconds for the base model's text before the first step."""
         if (budget := self._settings.seconds) is None:
             return math.inf
         earlier = resume_from.values.get("seconds") if resume_from else None
-        spent = self._clock.elapsed + (earlier if isinstance(earlier, float) else 0.0)  # else it will be refused
+        spent = self._clock.elapsed + (earlier if isinstance(earlier, float) else 0.0)  # other values will be refused
         return base_divergence.seconds_to_generate(budget, budget - self._clock.reserve - spent)
 
     @property
     def is_new(self) -> bool:
-        """Whether there was neither a step nor an evaluation."""
+        """Return whether there was neither a step nor an evaluation."""
         return not (self.has_begun or self._history.evaluations or self._history.samples)
 
     @property
@@ -131,7 +132,7 @@ class Run:
         return self.position.step * self._settings.tokens_per_step
 
     def step(self) -> Step | None:
-        """Take a step. None if it was not finished: `problem` says why, or the time is up."""
+        """Take a step; None if it was not finished: `problem` has the reason, or the time is up."""
         position, clock = self.position, self._clock
         began = clock.now()
         loss = self._stepper.step(position)
@@ -159,14 +160,14 @@ class Run:
         )
 
     def _progress(self) -> float:
-        """Progress of the run, 0 to 1, by its steps or by the clock."""
+        """Return the progress of the run, 0 to 1, by its steps or by the clock."""
         progress = self.position.step / self._settings.steps
         if budget := self._clock.budget:
             progress = max(progress, budget.progress(self._clock.elapsed, self._final_cost()))
         return progress
 
     def _final_cost(self) -> float:
-        """The cost of the evaluations after the last step, as a number of tokens of an evaluation during the run."""
+        """Return the cost of the evaluations after the last step, as a number of tokens evaluated during the run."""
         return self._candidates.cost + self._final.cost(self._seen_tokens)
 
     def _adapt_regularization(self) -> None:
@@ -178,7 +179,7 @@ class Run:
             or self.is_over
             or self._data.has_planned_dropout(position)
             or position.progress < position.regularized_progress + recipe.REGULARIZE_EVERY
-            or not budget.pace  # no step has been measured yet, if the first compiled the layers
+            or not budget.pace  # no step was measured yet: the first one may compile the layers
         ):
             return
         position.regularized_progress = position.progress
@@ -190,7 +191,7 @@ class Run:
         position.regularizations.append([position.step, round(epochs, 2), position.dropout, position.token_split])
 
     def _expected_stage_tokens(self, budget: TimeBudget) -> float:
-        """Tokens that the current stage will have trained on at its end, at the current speed. The run is not over."""
+        """Estimate the tokens that the current stage will have trained on at its end, at the current speed."""
         position, seen = self.position, self._seen_tokens
         expected = budget.expected_tokens(self._clock.elapsed, seen, self._final_cost())
         left = max(0.0, min(expected, self._settings.steps * self._settings.tokens_per_step) - seen)
@@ -198,7 +199,7 @@ class Run:
         return position.stage_step * self._settings.tokens_per_step + in_stage * left
 
     def _give_up_step(self, began: float) -> None:
-        """The run is over, unless the user asked to stop. Raises LLMError if that was its first step."""
+        """End the run, unless the user asked to stop. Raises LLMError if that was its first step."""
         clock = self._clock
         if clock.stop():
             return
@@ -212,12 +213,12 @@ class Run:
 
     @property
     def is_student_due(self) -> bool:
-        """Whether the teacher is trained and the student has not begun."""
+        """Return whether the teacher is trained and the student has not begun."""
         position = self.position
         return position.stage_end < 1 and position.progress >= position.stage_end
 
     def begin_student(self) -> Iterator[Event]:
-        """Turn to the student, if the teacher is evaluated and that did not take all the time that was left."""
+        """Start the student if the teacher was evaluated and there is time left."""
         position = self.position
         position.progress = max(position.progress, self._progress())
         if self.is_evaluated and not self.is_over:
@@ -227,11 +228,11 @@ class Run:
 
     @property
     def is_evaluated(self) -> bool:
-        """Whether the current weights were evaluated, or there is no validation slice."""
+        """Return whether the current weights were evaluated, or there is no validation slice."""
         return not self._candidates.validator.tokens or self.position.evaluated_step >= self.position.step
 
     def is_evaluation_due(self) -> bool:
-        """Whether an evaluation is due; without a validation slice, it only generates a sample."""
+        """Return whether an evaluation is due; without a validation slice, it only generates a sample."""
         position, evaluated = self.position, self._candidates.validator.tokens or self._settings.eval_tokens
         trained = (position.step - position.evaluated_step) * self._settings.tokens_per_step
         return trained > 0 and (
@@ -261,14 +262,14 @@ class Run:
             yield sample
 
     def has_long_final_evaluation(self) -> bool:
-        """Whether the final evaluations take so long that the state should be saved before them, if there is time."""
+        """Return whether the final evaluations take so long that the state should be saved first, if there is time."""
         left = self._clock.final_deadline() - self._clock.elapsed
         if SAVING_SECONDS_PER_MILLION * self._plan.model.parameters / 1e6 > left / 2:
             return False
         return 2 * self._plan.model.parameters * self._final_cost() > LONG_EVALUATION
 
     def state(self) -> State:
-        """All that the following steps depend on."""
+        """Return everything that the following steps depend on."""
         history, leader = self._history, self._job.leader
         groups = self._stepper.arrays() | {"best": self._best.weights, "adapters": self._best.adapters or {}}
         arrays = {f"{kind}.{name}": array for kind in STATE for name, array in groups[kind].items()}
@@ -282,7 +283,7 @@ class Run:
         )
 
     def _restore(self, state: State) -> None:
-        """Restore what `state` returned. Raises LLMError if it is of another run."""
+        """Restore a state. Raises LLMError if it belongs to another run."""
         values = state.values
         groups = {kind: _with_prefix(state.arrays, f"{kind}.") for kind in STATE}
         try:
@@ -300,7 +301,7 @@ class Run:
             ) from error
 
     def finish(self, *, interrupted: bool) -> Done:
-        """Evaluate the best weights as those who use the file will run them, and describe the run in its record."""
+        """Evaluate the best weights as users of the file will run them, and write the run's record."""
         position, clock = self.position, self._clock
         if position.best_bits is None:
             self._keep_last_weights()
@@ -330,7 +331,7 @@ class Run:
         )
 
     def _keep_last_weights(self) -> None:
-        """Keep the last weights, calibrated if possible, if none were evaluated. Raises LLMError if they are NaN."""
+        """If no weights were evaluated, keep the last ones, calibrated if possible. Raises LLMError if they are NaN."""
         if self.problem:
             raise LLMError(self.problem)
         self._best.keep(self._candidates.calibrate())
@@ -353,5 +354,5 @@ def _divergence(step: int, settings: TrainConfig) -> str:
 
 
 def _with_prefix(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
-    """The arrays whose names start with `prefix`, by the rest of their names."""
+    """Return the arrays whose names start with `prefix`, by the rest of their names."""
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

@@ -1,7 +1,7 @@
-"""Evaluation in a run: of the validation slice while the model is trained, and of the held-out data once, at the end.
+"""Evaluation in a run: on the validation slice during training, and once on the held-out data at the end.
 
-The validation slice is not trained on, and chooses the weights that are kept; the held-out data choose nothing. Both
-are texts, with all tokens counted, or conversations, with only the answers counted.
+The validation slice is not trained on and selects the weights to keep; the held-out data select nothing. Both are
+texts, with all tokens counted, or conversations, with only the answers counted.
 """
 
 import bisect
@@ -40,13 +40,13 @@ from llmcli.training.interruption import CutShortError
 from llmcli.training.loop.clock import FINAL_PATIENCE, GRACE, Clock
 from llmcli.training.planning import recipe
 
-EXTRA_FINAL_TOKENS = 3  # times as many tokens at the end, at most, if time is left for them
-# seconds of an evaluation in float32, for each second of one in bfloat16: 1.3 to 2.2, by processor and model. Where it
-# is more than this, fewer tokens are evaluated in the time that is left
+EXTRA_FINAL_TOKENS = 3  # maximum factor on the tokens at the end, if there is time left
+# assumed seconds of an evaluation in float32 per second in bfloat16 (measured: 1.3 to 2.2, by processor and model). If
+# it takes more, fewer tokens are evaluated in the remaining time
 FLOAT32_COST = 1.4
-SEARCHED_TOKENS = 1 << 16  # of a text, at once
-BATCH_TOKENS = 4096  # evaluated between two readings of the clock, at most ...
-BATCH_OPERATIONS = 1e11  # ... and parameters x tokens, at most
+SEARCHED_TOKENS = 1 << 16  # searched at a time
+BATCH_TOKENS = 4096  # maximum evaluated between two readings of the clock ...
+BATCH_OPERATIONS = 1e11  # ... and maximum parameters x tokens
 # a sample of a held-out text with more tokens than the first is scored with only the second in the n-gram cache
 MAX_CACHED_TOKENS, SAMPLE_CACHE_TOKENS = 1 << 20, 1 << 13
 
@@ -54,8 +54,8 @@ Weights = Mapping[str, NDArray[np.float32]]
 
 
 def final_evaluation_tokens(trained: int, least: int, held_out: int) -> int:
-    """Tokens that the final evaluation covers, of `held_out`: as many as is reasonable after training on `trained`
-    tokens, and no fewer than `least`."""
+    """Return the number of `held_out` tokens for the final evaluation: reasonable after training on `trained` tokens,
+    and at least `least`."""
     short = min(trained // recipe.SHORT_FINAL_DIVISOR, recipe.FINAL_TOKENS)
     long = min(trained // recipe.FINAL_DIVISOR, recipe.MAX_FINAL_TOKENS)
     return min(max(short, long, least), held_out)
@@ -63,21 +63,21 @@ def final_evaluation_tokens(trained: int, least: int, held_out: int) -> int:
 
 @dataclass(frozen=True)
 class _Text:
-    """A text, scored in units that are windows (start, first position counted, end)."""
+    """A text, scored in windows (start, first position counted, end) as units."""
 
     ids: NDArray[np.integer] | PrefixedTokens
     byte_lengths: NDArray[np.int64]
-    first_bytes: int = 0  # that the tokenizer adds before a document
+    first_bytes: int = 0  # prepended to a document by the tokenizer
     cached: NgramText | None = None  # the same ids with an n-gram cache
 
     def tokens(self, units: Sequence[Window]) -> int:
-        """The number of tokens that the model processes to score these units."""
+        """Return the number of tokens that the model processes to score these units."""
         return sum(end - counted_from for _, counted_from, end in units)
 
     def evaluate(
         self, units: Sequence[Window], score: ScoreWindows, batch_tokens: int
     ) -> Iterator[tuple[Sequence[Window], Score]]:
-        """Score units in batches; a caller can stop in between."""
+        """Score units in batches; a caller can stop after any batch."""
         for batch, batch_score in evaluate_windows(
             self.ids, self.byte_lengths, units, score, batch_tokens=batch_tokens, cached=self.cached
         ):
@@ -86,7 +86,7 @@ class _Text:
 
 
 class _Documents(PrefixedTokens):
-    """Documents, each after `bos`, the token that precedes a text, from tokens with `eos` between documents."""
+    """Tokens with `eos` between documents, in which each document is preceded by `bos`."""
 
     def __init__(self, tokens: NDArray[np.integer], bos: int, eos: int) -> None:
         super().__init__(bos, tokens)
@@ -99,7 +99,7 @@ class _Documents(PrefixedTokens):
 
 @dataclass(frozen=True)
 class _Answers:
-    """The answers in conversations, scored in units that are indices of these."""
+    """Answers in conversations, scored with the indices of conversations as units."""
 
     conversations: ConversationTokens
     byte_lengths: NDArray[np.int64]
@@ -131,25 +131,26 @@ class Validator:
             width = data.shape[1]
             windows = [(start, start + 1, start + width) for start in range(0, data.size, width)]
             self._data, self._units = _Text(data.ravel(), byte_lengths), spread_order(windows)
-        self.evaluated_tokens = 0  # that the last evaluation processed
+        self.evaluated_tokens = 0  # processed by the last evaluation
         self.keep_units(len(self._units))
 
     def evaluate(self, limit: float = math.inf, now: Callable[[], float] = time.monotonic) -> Score:
-        """Evaluate the current weights. If `limit`, a time of `now`, ends this early, later ones cover no more."""
+        """Evaluate the current weights. If `limit` (in the time of `now`) ends this early, later evaluations do not
+        cover more."""
         score, units = _evaluate(self._model, self._data, self._units, limit, now)
         self.evaluated_tokens = self._data.tokens(units)
         self.keep_units(len(units))
         return score
 
     def keep_units(self, count: int) -> None:
-        """Let later evaluations cover the first `count` units."""
+        """Limit later evaluations to the first `count` units."""
         self._units = self._units[:count]
         self.units = len(self._units)
-        self.tokens = self._data.tokens(self._units)  # that an evaluation covers; 0 without a validation slice
+        self.tokens = self._data.tokens(self._units)  # covered by an evaluation; 0 without a validation slice
 
 
 class HeldOutEvaluation:
-    """The evaluation of the held-out data, a text [N] or conversations, at the end of a run."""
+    """The evaluation on the held-out data, a text [N] or conversations, at the end of a run."""
 
     def __init__(
         self,
@@ -161,11 +162,11 @@ class HeldOutEvaluation:
         *,
         models: int = 1,
     ) -> None:
-        """`model` is the run's. `models` is the number of models evaluated: 2 if the run starts from another."""
+        """`model` is the run's. `models` is the number of evaluated models: 2 if the run starts from another model."""
         self._model, self._models, self._settings = model, models, settings
         self._clock, self._is_timed = clock or Clock(settings), settings.seconds is not None
         self._separator, byte_lengths = tokenizer.bos_id, tokenizer.byte_lengths
-        self.context = longest = model.config.max_position_embeddings  # each conversation is scored whole
+        self.context = longest = model.config.max_position_embeddings  # conversations are scored whole
         self._data: _Data
         if isinstance(data, ConversationTokens):
             self._data, self.tokens = _Answers(data, byte_lengths), len(data.ids)
@@ -177,11 +178,11 @@ class HeldOutEvaluation:
             for start in range(0, len(data), SEARCHED_TOKENS):  # it may be a memory-mapped file
                 found = np.flatnonzero(data[start : start + SEARCHED_TOKENS] == tokenizer.eos_id)
                 ends += (start + found).tolist()
-            # the positions of the tokens that precede the documents, and the end of the last
+            # positions of the tokens before the documents, and the end of the last one
             self._first_tokens = [0, *(1 + end for end in ends), 1 + len(data)]
         self._units: Sequence[Any] = ()
-        self.cached_tokens = 0  # that the n-gram cache held at most, if that were fewer than `llm eval` lets it hold
-        self.expert_shares: list[list[float]] = []  # of the tokens evaluated, [layers][experts]
+        self.cached_tokens = 0  # capacity of the n-gram cache, if smaller than in `llm eval`
+        self.expert_shares: list[list[float]] = []  # of the evaluated tokens, [layers][experts]
 
     def evaluate(
         self,
@@ -192,15 +193,15 @@ class HeldOutEvaluation:
         hurried: bool = False,
         cache: CacheWeights | None = None,
     ) -> Score | None:
-        """Evaluate the weights that will be saved, as those who use the file will run them: in float32, with the
-        model's own context length (that of training if `hurried`) and the n-gram `cache`, if it has one. Until `limit`,
-        in seconds since the run began; None if it was interrupted in the first batch."""
+        """Evaluate the weights that will be saved as users of the file will run them: in float32, with the model's own
+        context length (the training context if `hurried`) and the n-gram `cache`, if any; until `limit`, in seconds
+        since the run began. None if the first batch was interrupted."""
         tokens = final_evaluation_tokens(trained, self._settings.eval_tokens, self.tokens)
         if hurried:
             tokens = min(self._settings.eval_tokens, self.tokens)
             if isinstance(self._data, _Text):
                 self.context = min(self.context, self._settings.context)
-        elif self._is_timed:  # the limit decides, so that the run ends on time
+        elif self._is_timed:  # the limit applies, so that the run ends on time
             tokens = min(EXTRA_FINAL_TOKENS * tokens, self.tokens)
         self._units = self._select(tokens)
         self.cached_tokens = SAMPLE_CACHE_TOKENS if cache and tokens < self.tokens > MAX_CACHED_TOKENS else 0
@@ -209,7 +210,7 @@ class HeldOutEvaluation:
         return score if self._units else None
 
     def evaluate_base(self, weights: Weights, deadline: float, cache: CacheWeights | None = None) -> Score | None:
-        """Evaluate other weights on the units of `evaluate`. None if that was interrupted, or took until `deadline`."""
+        """Evaluate other weights on the units of `evaluate`; None if that was interrupted or took until `deadline`."""
         _, score, units = self._evaluate(weights, cache, math.inf, deadline)
         return score if len(units) == len(self._units) else None
 
@@ -226,25 +227,26 @@ class HeldOutEvaluation:
         return model, *evaluated
 
     def cost(self, trained: int) -> float:
-        """The cost after training on `trained` tokens, as a number of tokens of the validation slice."""
+        """Return the cost after training on `trained` tokens, as a number of tokens of the validation slice."""
         slower = 1.0 if self._model.dtype is torch.float32 else FLOAT32_COST
         if isinstance(self._data, _Text) and self.tokens > self.context:  # windows overlap
             slower *= self.context / stride(self.context)
         return self._models * slower * final_evaluation_tokens(trained, self._settings.eval_tokens, self.tokens)
 
     def _select(self, most: int) -> Sequence[Any]:
-        """Units of about `most` tokens, spread evenly over the data; so is any first part, as a clock may end it."""
+        """Choose units with about `most` tokens in total, spread evenly over the data, as is any prefix: time may run
+        out."""
         if isinstance(self._data, _Answers):
             return spread(self._data.conversations, most)
         firsts = self._first_tokens
         documents = [Windows(end - first, self.context) for first, end in itertools.pairwise(firsts)]
-        ends = list(itertools.accumulate(map(len, documents)))  # of each document, as a number of windows
+        ends = list(itertools.accumulate(map(len, documents)))  # number of windows up to the end of each document
         chosen: Sequence[int] = range(ends[-1])
         if chosen and most < self.tokens:
             keep = max(1, round(most / self.tokens * len(chosen)))
             chosen = [round(i) for i in np.linspace(0, len(chosen) - 1, keep)]
         windows = []
-        for i in chosen:  # none spans two documents, as in `llm eval`
+        for i in chosen:  # no window spans two documents, as in `llm eval`
             document = bisect.bisect_right(ends, i)
             first, window = firsts[document], documents[document][i - ends[document] + len(documents[document])]
             windows.append((first + window[0], first + window[1], first + window[2]))
@@ -260,8 +262,8 @@ def _evaluate(
     *,
     partial_ok: bool = False,
 ) -> tuple[Score, Sequence[Any]]:
-    """(score, units evaluated): all, or those until `limit`, a time of `now`, but at least a batch. An interruption
-    raises CutShortError, unless a part is enough (`partial_ok`)."""
+    """Return (score, evaluated units): all, or those until `limit` (in the time of `now`), but at least a batch. An
+    interruption raises CutShortError unless a part is enough (`partial_ok`)."""
     model.eval()
     total, done = Score(0.0, 0, 0), 0
     batch_tokens = int(min(BATCH_TOKENS, BATCH_OPERATIONS / model.config.parameters))

@@ -1,1 +1,1 @@
-"""One training step and its parts."""
+"""One training step and its parts: optimizers, processes, threads, hardware."""

@@ -1,9 +1,9 @@
-"""Data parallel training: each of several processes computes the gradients of a slice of the batch, and updates a part
-of the matrices.
+"""Data parallel training: each process computes the gradients of a slice of the batch, and updates a part of the
+matrices.
 
-Rank 0, the leader, runs everything else: it reads, plans, keeps the clock, evaluates and saves. The others hold the
-same weights, or with sharded weights another part of each, and follow its commands. So the run is the same function of
-(seed, step) with any number of processes, except for the order of sums.
+Rank 0, the leader, does everything else: it reads, plans, keeps the clock, evaluates and saves. The others hold the
+same weights, or with sharded weights another part of each weight, and follow its commands. The run is therefore the
+same function of (seed, step) for any number of processes, except for the order of sums.
 """
 
 from collections.abc import Mapping
@@ -28,19 +28,19 @@ class Leader:
 
     def __init__(self, group: ProcessGroup) -> None:
         self.group = group
-        self._has_started = False  # whether the other ranks run a model, and were not sent the end
+        self._has_started = False  # whether the other ranks run a model and must be shut down
 
     def new_model(
         self, config: ModelConfig, settings: TrainConfig, new_tokens: range, *, sharded: bool
     ) -> LanguageModel:
-        """Make a model in all processes; the weights are not set yet. A base model does not have the `new_tokens`."""
+        """Make a model without weights in all processes. A base model lacks the `new_tokens`."""
         added = [new_tokens.start, new_tokens.stop]
         self.group.broadcast_json([dump_config(config), as_record(settings), added, sharded])
         self._has_started, self.group.is_sharded = True, sharded
         return _new_model(config, settings, new_tokens, self.group)
 
     def send_state(self, model: LanguageModel, optimizer: Mapping[str, NDArray[np.float32]] | None) -> None:
-        """Give the others the weights, unless they are sharded, and the state of the optimizer of a resumed run."""
+        """Send the others the weights, unless they are sharded, and the optimizer's state in a resumed run."""
         if not self.group.is_sharded:
             self.group.tell(Command.RECEIVE_WEIGHTS)
             for parameter in model.parameters():
@@ -52,7 +52,7 @@ class Leader:
                 self.group.broadcast(torch.from_numpy(array))
 
     def send_batch(self, batch: Batch) -> None:
-        """Have the others take a step, which this process takes as well."""
+        """Take a step in all processes."""
         is_masked = batch.loss_mask is not None
         self.group.tell(Command.STEP, batch.step, batch.progress, batch.dropout, *batch.ids.shape, is_masked)
         self.group.broadcast(batch.ids)
@@ -71,7 +71,7 @@ class Leader:
 
 def _new_model(config: ModelConfig, settings: TrainConfig, new_tokens: range, group: ProcessGroup) -> LanguageModel:
     if group.is_sharded:
-        from llmcli.training.step.sharded_model import new_sharded_model  # its import takes time
+        from llmcli.training.step.sharded_model import new_sharded_model  # slow to import
 
         return new_sharded_model(config, settings, new_tokens, group)
     return new_model(config, settings, new_tokens)
@@ -107,4 +107,4 @@ def follow(group: ProcessGroup) -> None:
             for parameter in model.parameters():
                 group.broadcast(parameter.data)
         else:
-            model.take_part(command, *numbers)  # sharded weights alone
+            model.take_part(command, *numbers)  # only for sharded weights

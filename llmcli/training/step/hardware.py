@@ -1,4 +1,4 @@
-"""The hardware of this machine: devices, the faster data type, threads, free memory."""
+"""The hardware of this machine: the faster data type, the number of threads, free memory."""
 
 import contextlib
 import ctypes
@@ -16,12 +16,12 @@ from llmcli.errors import LLMError
 from llmcli.models.torch.devices import is_out_of_memory
 from llmcli.training.step.thread_tuner import ThreadTuner
 
-BFLOAT16_GAIN = 0.8  # bfloat16 is chosen if products take less than this fraction of their time in float32
-PRODUCTS_TIMED = 16  # in each data type
+BFLOAT16_GAIN = 0.8  # bfloat16 is chosen if matrix products take less than this fraction of the time in float32
+PRODUCTS_TIMED = 16  # per data type
 THREADS_GAIN = 0.9  # fewer threads are chosen if they take less than this fraction of the time with more
-SHARE_SECONDS = 0.1  # in which the share of a core is measured: less is misled by how the system deals out time
-# of a core; a thread that gets less waits for others. Measured on two cores: .97 alongside one busy process, .48 to .87
-# beside two
+SHARE_SECONDS = 0.1  # duration of measuring the share of a core: shorter times depend on the system's time slices
+# of a core; a thread with less waits for other processes. Measured on two cores: .97 beside one busy process, .48 to
+# .87 beside two
 FREE_SHARE = 0.92
 LIMITS = ("memory.max", "memory.high")  # the latter is not a hard limit, but the kernel slows down a group above it
 PAGE_CACHE = ("inactive_file", "active_file")  # keys in memory.stat; the kernel frees it when necessary
@@ -29,24 +29,24 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from glibc
 
 
 def pick_dtype(requested: str, device: str, threads: int) -> tuple[str, str]:
-    """(dtype, reason). For "auto": bfloat16 where matrix products are faster in it than in float32."""
+    """Return (dtype, reason). "auto" chooses bfloat16 if its matrix products are faster than in float32."""
     if requested != "auto":
         return requested, "as requested"
     if device == "cuda":
-        supported = torch.cuda.is_bf16_supported(including_emulation=False)  # that is slower than float32
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)  # emulation is slower than float32
         return ("bfloat16", "the fastest on this GPU") if supported else ("float32", "this GPU has no bfloat16")
     if device != "cpu":
         return "float32", f"the default on {device}"
     torch.set_num_threads(threads)
     faster = _product_seconds(torch.bfloat16) < BFLOAT16_GAIN * _product_seconds(torch.float32)
-    # no measured figure in the reason: it is part of the file, whose bytes must not depend on a clock
+    # without measured figures: the reason is part of the file, whose bytes must not depend on a clock
     reason = f"bfloat16 matrix products are {'faster' if faster else 'not faster'} than float32 here"
     return "bfloat16" if faster else "float32", reason
 
 
 def _product_seconds(dtype: torch.dtype) -> float:
-    """Processor seconds of one core for a matrix product of a usual size: the minimum of several."""
-    clock = time.perf_counter if sys.platform == "win32" else time.thread_time  # which is too coarse there
+    """Measure the processor seconds of a typical matrix product on one core: the minimum of several."""
+    clock = time.perf_counter if sys.platform == "win32" else time.thread_time  # thread_time is too coarse there
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     x, y = (torch.ones(512, 256, dtype=dtype) for _ in range(2))
@@ -60,12 +60,12 @@ def _product_seconds(dtype: torch.dtype) -> float:
 
 
 def fastest_threads(counts: Sequence[int]) -> int:
-    """The number of threads, from `counts` in descending order, that makes small operations fastest now.
+    """Choose the number of threads, from descending `counts`, that currently makes small operations fastest.
 
-    While another process is busy, fewer threads than cores are much faster, since threads wait for each other. If
-    even one thread waits for a core, it is the smallest: more would only take time from other processes.
+    While another process is busy, fewer threads than cores are much faster, since threads wait for each other. If even
+    a single thread waits for a core, the smallest number is chosen: more would only take time from other processes.
     """
-    if len(counts) == 1 or (_core_share() < FREE_SHARE and _core_share() < FREE_SHARE):  # twice: not for a moment
+    if len(counts) == 1 or (_core_share() < FREE_SHARE and _core_share() < FREE_SHARE):  # twice: not just for a moment
         return counts[-1]
     best, fastest = math.inf, counts[0]
     for count in counts:
@@ -75,7 +75,7 @@ def fastest_threads(counts: Sequence[int]) -> int:
 
 
 def _core_share() -> float:
-    """The share of a core, 0 to 1, that a thread gets now; 1 if the system's clock is too coarse to know."""
+    """Measure the share of a core, 0 to 1, that a thread gets now; 1 if the system's clock is too coarse."""
     if sys.platform == "win32":
         return 1.0
     began, worked = time.perf_counter(), time.thread_time()
@@ -85,7 +85,7 @@ def _core_share() -> float:
 
 
 def _chain_seconds(threads: int) -> float:
-    """Seconds for ten small products, each of which needs the one before."""
+    """Measure the seconds for ten small products, each of which depends on the previous one."""
     torch.set_num_threads(threads)
     x, y = torch.ones(512, 256), torch.ones(256, 256) / 256
     began, rounds = time.perf_counter(), 0
@@ -101,7 +101,7 @@ def torch_thread_tuner(threads: int) -> ThreadTuner:
 
 
 def check_can_shard() -> None:
-    """Raises LLMError if this version of torch cannot shard weights."""
+    """Raise LLMError if this version of torch cannot shard weights."""
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
         raise LLMError(
             f"sharded weights need torch 2.6 or later, found {torch.__version__}; update it: pip install -U torch"
@@ -109,14 +109,14 @@ def check_can_shard() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next step: mapping it again takes a twentieth of the time of a step."""
-    if libc := _glibc():  # 32 MB is the largest threshold that it accepts
+    """Make glibc keep freed memory for the next step: mapping it again takes a twentieth of the time of a step."""
+    if libc := _glibc():  # which accepts a threshold of at most 32 MB
         libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
         libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def return_freed_memory() -> None:
-    """Have glibc return freed memory to the system, such as models whose speed was measured."""
+    """Make glibc return freed memory to the system, for instance after measuring the speed of models."""
     if libc := _glibc():
         libc.malloc_trim(0)
 
@@ -127,7 +127,7 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def free_memory(device: str) -> float:
-    """Bytes that a run may use on a device. MPS shares the memory of the CPU, but may not use all of it."""
+    """Return the bytes that a run may use on a device. MPS shares the CPU's memory but may not use all of it."""
     if device == "cuda":
         return float(torch.cuda.mem_get_info()[0])
     host = min(_system_memory(), available_memory(), _process_memory())
@@ -146,7 +146,7 @@ def _system_memory() -> float:
 
 
 def _windows_memory() -> float:
-    """ullAvailPhys of MEMORYSTATUSEX (two 32-bit numbers, then seven of 64 bits), from GlobalMemoryStatusEx."""
+    """Return ullAvailPhys in MEMORYSTATUSEX (two 32-bit numbers, then seven of 64 bits), from GlobalMemoryStatusEx."""
     status = (ctypes.c_uint64 * 8)(ctypes.sizeof(ctypes.c_uint64) * 8)  # dwLength first; all are little-endian
     if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):  # type: ignore[attr-defined,unused-ignore]
         raise OSError("GlobalMemoryStatusEx failed")
@@ -154,7 +154,7 @@ def _windows_memory() -> float:
 
 
 def _process_memory() -> float:
-    """Bytes left of the limit on this process's address space (ulimit -v); infinite without one."""
+    """Return the bytes left of the limit on this process's address space (ulimit -v); infinite without a limit."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -166,9 +166,9 @@ def _process_memory() -> float:
 
 
 def available_memory(cgroup: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
-    """Bytes that a process, whose groups the file `cgroup` names, may still use by the limits of its control groups
-    (cgroups, version 2), such as that of a container; infinite without any. A container may see the names of its host,
-    which do not exist below `root`: the limits of `root` count there as well."""
+    """Return the bytes that a process may still use within the limits of its control groups (cgroups version 2), named
+    in the file `cgroup`, such as a container's; infinite without limits. A container may see the names of its host,
+    which do not exist below `root`: the limits of `root` then count."""
     groups = [root / line.removeprefix("0::/") for line in _lines(cgroup) if line.startswith("0::/")]
     return min((_available(each) for group in groups for each in (group, *group.parents)), default=math.inf)
 
@@ -183,7 +183,7 @@ def _available(group: Path) -> float:
 
 
 def _number(path: Path) -> float:
-    """The number in a file; infinite if the file holds none or does not exist."""
+    """Read the number in a file; infinite if there is none or the file does not exist."""
     text = "".join(_lines(path)[:1])
     return float(text) if text.isdecimal() else math.inf
 
@@ -195,12 +195,12 @@ def _lines(path: Path) -> list[str]:
 
 
 class OutOfMemoryError(LLMError):
-    """Memory was too short."""
+    """The run needs more memory than there is."""
 
 
 @contextlib.contextmanager
 def explain_out_of_memory() -> Iterator[None]:
-    """Inside, an error for lack of memory becomes an OutOfMemoryError that says what to type. Other errors pass."""
+    """Turn out-of-memory errors into an OutOfMemoryError that says what to type. Other errors pass."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

@@ -1,4 +1,4 @@
-"""The model that a run starts from: fresh weights, LoRA adapters, compiled layers."""
+"""The initial model of a run: fresh weights, LoRA adapters, compiled layers."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.induction import write_induction_heads
 from llmcli.models.torch.transformer import LanguageModel
 
-COMPILE_FROM = 120.0  # length of a run in seconds from which compiling pays off
+COMPILE_FROM = 120.0  # minimum length of a run in seconds for which compiling pays off
 
 
 def fresh_weights(config: ModelConfig, seed: int, induction: bool = False) -> dict[str, NDArray[np.float32]]:
-    """Random weights by tensor name, with induction heads (models/induction.py) if asked."""
+    """Make random weights by tensor name, optionally with induction heads (models/induction.py)."""
     model = LanguageModel(config)
     model.initialize(torch.Generator().manual_seed(seed))
     weights = model.to_arrays()
@@ -27,7 +27,7 @@ def fresh_weights(config: ModelConfig, seed: int, induction: bool = False) -> di
 def new_model(
     config: ModelConfig, settings: TrainConfig, new_tokens: range = range(0), kind: type[LanguageModel] = LanguageModel
 ) -> LanguageModel:
-    """A model whose weights are not set yet. With LoRA adapters the embeddings of `new_tokens` are trained too."""
+    """Make a model without weights. With LoRA adapters, the embeddings of `new_tokens` are also trained."""
     model = kind(config, settings.dropout, getattr(torch, settings.dtype)).to(settings.device)
     if settings.lora_rank:
         model.add_adapters(settings.lora_rank, torch.Generator().manual_seed(settings.seed))
@@ -37,7 +37,7 @@ def new_model(
 
 
 def compile_layers(model: LanguageModel, settings: TrainConfig) -> bool:
-    """Have each layer compiled when it first gets windows of a length, if that pays off; returns whether it does."""
+    """Compile each layer when it first gets windows of a new length, if that pays off; return whether it does."""
     if not _is_worth_compiling(settings):
         return False
     model.dropout.exclude_from_compilation()
@@ -48,7 +48,7 @@ def compile_layers(model: LanguageModel, settings: TrainConfig) -> bool:
 
 @contextlib.contextmanager
 def eager_without_compiler(settings: TrainConfig) -> Iterator[None]:
-    """Inside, a layer that cannot be compiled runs eagerly: torch needs a C compiler, which may be missing."""
+    """Run layers that cannot be compiled eagerly: torch needs a C compiler, which may be missing."""
     if not _is_worth_compiling(settings):
         yield
         return
@@ -59,5 +59,5 @@ def eager_without_compiler(settings: TrainConfig) -> Iterator[None]:
 
 
 def _is_worth_compiling(settings: TrainConfig) -> bool:
-    """True on a GPU, except in short runs. Measured on a CPU: 0 to 5 % faster, after 26 s of compiling."""
+    """Return True on a GPU, except in short runs. Measured on a CPU: 0 to 5% faster after 26 s of compiling."""
     return settings.device == "cuda" and (settings.seconds is None or settings.seconds >= COMPILE_FROM)

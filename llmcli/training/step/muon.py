@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from llmcli.training.distributed.process_group import ProcessGroup
 
 # Coefficients of five iterations of x <- a x + (b A + c A A) x with A = x x', from "The Polar Express"
-# (arXiv:2505.16932), section 4: they bring singular values in [0.001, 1] close to 1. In all but the last iteration x
-# is divided by SAFETY first: otherwise bfloat16 rounding occasionally lifts a value above the interval, from where it
+# (arXiv:2505.16932), section 4: they bring singular values in [0.001, 1] close to 1. In all iterations except the last,
+# x is divided by SAFETY first: otherwise bfloat16 rounding occasionally lifts a value above the interval, where it
 # diverges (measured: a largest singular value of 2,094 instead of 1.15).
 SAFETY = 1.02
 POLAR_EXPRESS = (
@@ -28,7 +28,8 @@ POLAR_EXPRESS = (
 
 
 def orthogonalize(x: Tensor) -> Tensor:
-    """Roughly the nearest (semi-)orthogonal matrix of each x [..., m, n]: large singular values become 0.8 to 1.2."""
+    """Approximate the nearest (semi-)orthogonal matrix of each x [..., m, n]: large singular values become 0.8 to
+    1.2."""
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT
@@ -51,24 +52,24 @@ def _same_shapes(matrices: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
 
 
 def _nesterov(gradient: Tensor, buffer: Tensor, momentum: float) -> Tensor:
-    """Nesterov momentum of a gradient, which is overwritten; `buffer`, the momentum, is updated."""
+    """Compute the Nesterov momentum of a gradient, which is overwritten; `buffer`, the momentum, is updated."""
     buffer.lerp_(gradient, 1 - momentum)
     return gradient.lerp_(buffer, momentum)
 
 
 def _update(own: Tensor, direction: Tensor, shape: Sequence[int], lr: float, weight_decay: float) -> None:
-    """Update the rows that are here of a matrix of `shape` [..., m, n]. `lr` is for square matrices."""
+    """Update this process's rows of a matrix of `shape` [..., m, n]. `lr` is for square matrices."""
     rows, columns = shape[-2:]
     rate = lr * math.sqrt(max(1.0, rows / columns))
     own.mul_(1 - lr * weight_decay).add_(direction, alpha=-rate)
 
 
 class WholeMuon:
-    """Updates whole weight matrices by their gradients, which it drops. Of several processes each sums and
+    """Updates whole weight matrices with their gradients, which it drops. With several processes, each sums and
     orthogonalizes its part of the matrices of a shape, and all get the result."""
 
     def __init__(self, matrices: Iterable[nn.Parameter], dtype: torch.dtype, group: ProcessGroup | None = None) -> None:
-        """`dtype` is used for the matrix products."""
+        """`dtype` is for the matrix products."""
         self.matrices, self._dtype, self._group = _same_shapes(matrices), dtype, group
         length = group.part_length if group else int
         self._momenta = [  # of the matrices of this process
@@ -88,31 +89,31 @@ class WholeMuon:
                 _update(matrix, direction, matrix.shape, lr, weight_decay)
 
     def momenta(self) -> Iterator[Tensor]:
-        """The momenta [L, m, n] of all matrices of a shape, for each shape."""
+        """Yield the momenta [L, m, n] of all matrices of a shape, for each shape."""
         for same, buffer in zip(self.matrices, self._momenta, strict=True):
             yield self._group.gather(buffer, len(same)) if self._group else buffer
 
     def load_momenta(self, i: int, momenta: Tensor) -> None:
-        """Take the momenta that `momenta` yielded for shape i."""
+        """Restore the momenta that `momenta` yielded for shape i."""
         own = self._group.rows(momenta) if self._group else momenta
         self._momenta[i][: len(own)] = own
 
 
 class ShardedMuon:
-    """Like WholeMuon, but each of several processes holds only some rows of the weights and of their momenta.
+    """Like WholeMuon, but each process holds only some rows of the weights and their momenta.
 
-    For orthogonalization, matrices are dealt out: each process gets the parts of some matrices from all others, and
-    returns the results. Stacks of experts' matrices are sharded by expert, so that each is whole.
+    For orthogonalization, matrices are distributed: each process receives the parts of some matrices from all others,
+    and returns the results. Stacks of experts' matrices are sharded by expert, so each matrix is whole.
     """
 
     def __init__(self, matrices: Iterable[nn.Parameter], dtype: torch.dtype, group: ProcessGroup) -> None:
-        """`dtype` is used for the matrix products and for sending matrices."""
+        """`dtype` is for the matrix products and for sending matrices."""
         self.matrices, self._dtype, self._group = _same_shapes(matrices), dtype, group
         self._momenta = [[torch.zeros_like(own_part(matrix)) for matrix in same] for same in self.matrices]
 
     @torch.no_grad()
     def step(self, lr: float, momentum: float, weight_decay: float) -> None:
-        first = 0  # the process that gets the first matrix: they take turns over all shapes
+        first = 0  # the process that gets the first matrix: processes take turns over all shapes
         for same_shape, buffers in zip(self.matrices, self._momenta, strict=True):
             shape = same_shape[0].shape
             smoothed = [
@@ -128,7 +129,7 @@ class ShardedMuon:
             first = (first + len(same_shape)) % self._group.count
 
     def _orthogonalize_dealt(self, parts: Sequence[Tensor], rows: int, first: int) -> list[Tensor]:
-        """The rows that are here of some matrices [m, n] -> the same rows of the orthogonalized matrices."""
+        """Convert this process's rows of some matrices [m, n] to the same rows of the orthogonalized matrices."""
         group = self._group
         dealt = [[i for i in range(len(parts)) if (first + i) % group.count == rank] for rank in range(group.count)]
         heights = [len(group.rows_of(rank, rows)) for rank in range(group.count)]
@@ -159,13 +160,13 @@ class ShardedMuon:
 
 
 def _take_gradient(parameter: nn.Parameter) -> Tensor:
-    """The gradient, which is then dropped; zeros if there is none."""
+    """Return and drop the gradient; zeros if there is none."""
     gradient = parameter.grad
     parameter.grad = None
     return torch.zeros_like(parameter) if gradient is None else gradient
 
 
 def own_part(tensor: Tensor) -> Tensor:
-    """The rows of a sharded tensor that this process has; all of any other."""
-    to_local = getattr(tensor, "to_local", None)  # of a DTensor, whose import takes time
+    """Return this process's rows of a sharded tensor; all rows of any other tensor."""
+    to_local = getattr(tensor, "to_local", None)  # only a DTensor, which is slow to import, has it
     return to_local() if to_local else tensor

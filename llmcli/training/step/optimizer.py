@@ -1,7 +1,7 @@
-"""The optimizer: parameter groups, update rules, schedules of the learning rate and of the momentum.
+"""The optimizer: parameter groups, update rules, schedules of learning rate and momentum.
 
 With the recipe "muon", weight matrices inside the layers are updated by Muon; embeddings, the output head and the gains
-of the norms by AdamW. The other recipes use AdamW for all trained parameters. The figures are in recipe.py.
+of the norms by AdamW. The other recipes use AdamW for all trained parameters. The numbers are in recipe.py.
 """
 
 from collections import defaultdict
@@ -19,12 +19,12 @@ from llmcli.training.distributed.process_group import ProcessGroup
 from llmcli.training.planning import recipe
 from llmcli.training.step.muon import ShardedMuon, WholeMuon, own_part
 
-MUON, ADAMW = "muon.", "adamw."  # prefixes of the names in the state
-ROUTER_SUFFIX = "mlp.gate.weight"  # of routers of experts: matrices that AdamW updates, like gains
+MUON, ADAMW = "muon.", "adamw."  # prefixes of names in the state
+ROUTER_SUFFIX = "mlp.gate.weight"  # routers of experts are updated by AdamW, like gains
 
 
 def lr_schedule(progress: float) -> float:
-    """The learning rate at `progress` (0 to 1 of the run) as a fraction of its peak."""
+    """Return the learning rate at `progress` (0 to 1 of the run) as a fraction of its peak."""
     if progress < recipe.WARMUP:
         return recipe.INITIAL_RATE + (1 - recipe.INITIAL_RATE) * progress / recipe.WARMUP
     if progress <= 1 - recipe.DECAY:
@@ -33,12 +33,12 @@ def lr_schedule(progress: float) -> float:
 
 
 def momentum(progress: float) -> float:
-    """Muon's momentum at `progress`: it rises linearly in the first part of the run."""
+    """Return Muon's momentum at `progress`: it rises linearly in the first part of the run."""
     return recipe.MOMENTUM + recipe.MOMENTUM_RISE * min(1.0, progress / recipe.MOMENTUM_WARMUP)
 
 
 class Optimizer:
-    """Updates all trainable parameters of a model. Of several processes, all call the methods in the same order."""
+    """Updates all trainable parameters of a model. All processes call the methods in the same order."""
 
     def __init__(
         self, model: nn.Module, config: TrainConfig, width: int = 1, group: ProcessGroup | None = None
@@ -65,24 +65,24 @@ class Optimizer:
         self._adamw = AdamW(groups, group)
 
     def step(self, progress: float) -> None:
-        """Update every parameter by its gradient, then drop the gradients. `progress` is 0 to 1 of the run."""
+        """Update every parameter with its gradient, then drop the gradients. `progress` is 0 to 1 of the run."""
         lr_scale = self._config.lr * lr_schedule(progress)
         self._adamw.step(lr_scale)
         self._muon.step(self._muon_lr * lr_scale, momentum(progress), self._config.weight_decay)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
-        """Its state by name, one after another."""
+        """Yield the state by name, one array at a time."""
         for i, momenta in enumerate(self._muon.momenta()):
             yield f"{MUON}{i}", momenta
         for name, value in self._adamw.state():
             yield ADAMW + name, value
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
-        """A copy of its state by name."""
+        """Copy the state by name."""
         return {name: copied(value) for name, value in self.state()}
 
     def load_arrays(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
-        """Take the state that `to_arrays` returned. Raises KeyError if the momentum of matrices is missing."""
+        """Restore the state that `to_arrays` returned. Raises KeyError if the momentum of matrices is missing."""
         for i in range(len(self._muon.matrices)):
             arrays[f"{MUON}{i}"]
         for name, array in arrays.items():
@@ -97,7 +97,7 @@ class Optimizer:
 
 
 def _kind(name: str, parameter: nn.Parameter) -> str:
-    """The key of `learning_rates` for a parameter, for recipes with several rates."""
+    """Return the key in `learning_rates` for a parameter, for recipes with several rates."""
     if name.endswith("embed_tokens.weight"):
         return "embedding"
     if name == "lm_head.weight":
@@ -106,17 +106,19 @@ def _kind(name: str, parameter: nn.Parameter) -> str:
 
 
 class AdamW:
-    """AdamW (arXiv:1711.05101), as torch.optim.AdamW, which imports torch's compiler: that takes a second."""
+    """AdamW (arXiv:1711.05101), equal to torch.optim.AdamW but without importing torch's compiler, which takes a
+    second."""
 
     def __init__(self, groups: Mapping[float, list[nn.Parameter]], group: ProcessGroup | None = None) -> None:
         """`groups` are the parameters by their peak learning rate."""
         self._groups, self._group, self._sharded = groups, group, group is not None and group.is_sharded
         self._parameters = [parameter for same_rate in groups.values() for parameter in same_rate]
-        self._state: dict[nn.Parameter, dict[str, Tensor]] = {}  # of those that have had a gradient
+        self._state: dict[nn.Parameter, dict[str, Tensor]] = {}  # for parameters that have had a gradient
 
     @torch.no_grad()
     def step(self, lr_scale: float) -> None:
-        """Update the parameters that have a gradient, with their peak learning rates times `lr_scale`, and drop it."""
+        """Update the parameters that have a gradient with their peak learning rate times `lr_scale`; drop the
+        gradient."""
         if self._group and not self._sharded:
             _sum_gradients(self._parameters, self._group)
         beta1, beta2 = recipe.ADAMW_BETAS
@@ -139,7 +141,7 @@ class AdamW:
                 parameter.grad = None
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
-        """Its state, whole, by name."""
+        """Yield the whole state by name."""
         for i, parameter in enumerate(self._parameters):
             for name, value in self._state.get(parameter, {}).items():
                 if self._sharded and self._group and value.ndim:
@@ -156,7 +158,7 @@ class AdamW:
 
 
 def _sum_gradients(parameters: Sequence[nn.Parameter], group: ProcessGroup) -> None:
-    """Replace the gradients by their sums over all processes, which are sent together."""
+    """Replace the gradients by their sums over all processes, in one message."""
     if not parameters:
         return
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]

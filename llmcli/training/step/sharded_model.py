@@ -1,8 +1,8 @@
-"""A model sharded over N processes, each of which holds 1/N of every weight: FSDP2 of torch (arXiv:2304.11277).
+"""A model sharded over N processes, each of which holds 1/N of every weight: torch's FSDP2 (arXiv:2304.11277).
 
-Before a layer computes, the processes gather its weights; after it, they drop them. The backward pass does so again,
-and leaves each process its part of the summed gradients. Where rank 0 alone would read the weights or evaluate, it
-tells the others to take part.
+Before a layer computes, the processes gather its weights; afterwards they drop them. The backward pass does the same,
+and leaves each process with its part of the summed gradients. When rank 0 reads the weights or evaluates, it commands
+the others to participate.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ from llmcli.training.step.initialization import new_model
 def new_sharded_model(
     config: ModelConfig, settings: TrainConfig, new_tokens: range, group: ProcessGroup
 ) -> "ShardedModel":
-    """Make a model in all processes at the same time. The weights are not set yet."""
+    """Make a model without weights in all processes at the same time."""
     plain = partial(new_model, config, replace(settings, device="cpu"), new_tokens)
     model = plain(ShardedModel)
     assert isinstance(model, ShardedModel)
@@ -35,10 +35,11 @@ def new_sharded_model(
 
 
 class ShardedModel(LanguageModel):
-    """Rank 0 calls its methods, and the others `take_part` in them; all call `loss`. It has no KV cache."""
+    """A sharded model without a KV cache. Rank 0 calls the methods, and the others call `take_part`; all call
+    `loss`."""
 
     def shard(self, device: str, group: ProcessGroup, plain: Callable[[], LanguageModel]) -> None:
-        """Keep a part of each weight, on a device. `plain` makes a model with whole weights on the CPU."""
+        """Keep a part of each weight on a device. `plain` makes a model with whole weights on the CPU."""
         self._group, self._plain = group, plain
         mesh = init_device_mesh(device, (group.count,))
         for module in self.modules():
@@ -72,7 +73,7 @@ class ShardedModel(LanguageModel):
     def _forward_together(self, ids: Tensor, *, in_float32: bool) -> Tensor:
         if in_float32:
             self._use_float32()
-        # weights that are gathered in inference mode could not be used in training
+        # weights gathered in inference mode could not be used in training
         with torch.inference_mode(False), torch.no_grad(), explain_lost_process():
             return self._pass(self._group.broadcast(ids.clone()))
 
@@ -80,16 +81,16 @@ class ShardedModel(LanguageModel):
         return super().hidden_states(ids)
 
     def _check_interruption(self) -> None:
-        """Checked before a pass, not between layers: the other processes would wait for the rest of the pass."""
+        """Check before a pass, not between layers: the other processes would wait for the rest of the pass."""
 
     def _use_float32(self) -> None:
-        """Use float32 from now on, as users of the file will."""
+        """Switch to float32, as users of the file will."""
         if self.dtype != torch.float32:
             self.dtype = torch.float32
             self.cos, self.sin = (table[:0].float() for table in (self.cos, self.sin))
 
     def scoring_model(self, arrays: Mapping[str, Array]) -> LanguageModel:
-        """This model, whose weights are replaced: there is no memory for another, and training has ended."""
+        """Return this model with replaced weights: there is no memory for another one, and training has ended."""
         self.load_arrays(arrays)
         self._use_float32()
         return self
@@ -117,7 +118,7 @@ class ShardedModel(LanguageModel):
 
     @torch.no_grad()
     def _scatter(self, weights: Mapping[str, Tensor] | None, *, trainable: bool) -> None:
-        """Take this process's part of the weights, which rank 0 gives."""
+        """Receive this process's part of the weights from rank 0."""
         for name, parameter in self._sharded(trainable=trainable):
             local = parameter.to_local()
             whole = local.new_empty(parameter.shape) if weights is None else weights[name].to(local.device)
@@ -126,7 +127,7 @@ class ShardedModel(LanguageModel):
 
     @torch.no_grad()
     def _gather(self, *, trainable: bool) -> dict[str, Tensor]:
-        """The weights on the CPU, at rank 0."""
+        """Return the weights on the CPU, at rank 0."""
         weights = {}
         for name, parameter in self._sharded(trainable=trainable):
             whole = self._group.gather(parameter.to_local(), len(parameter))
@@ -135,9 +136,9 @@ class ShardedModel(LanguageModel):
         return weights
 
     def _sharded(self, *, trainable: bool) -> Iterator[tuple[str, DTensor]]:
-        """The parameters; this process holds a part of each."""
+        """Yield the parameters, of which this process holds a part each."""
         assert isinstance(self, FSDPModule)
-        self.reshard()  # an evaluation leaves the embeddings whole
+        self.reshard()  # an evaluation leaves the embeddings gathered
         for name, parameter in self.named_parameters():
             assert isinstance(parameter, DTensor)
             if parameter.requires_grad or not trainable:

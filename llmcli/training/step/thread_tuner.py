@@ -1,8 +1,8 @@
-"""The number of threads for training steps, found by measurement during the run.
+"""Tuning the number of threads for training steps, by measurement during the run.
 
-A thread whose core is taken by another process delays all others: on two cores, with one other busy process, two
-threads train at 0.28 of their usual speed and one thread at 0.70 of it (tests/benchmarks/LOG.md). So now and then a few
-steps are tried with another number of threads, and the faster number is kept. A step with too many threads may take
+A thread whose core is taken by another process delays all others: on two cores beside one busy process, two threads
+train at 0.28 of their usual speed, and one thread at 0.70 (tests/benchmarks/LOG.md). Now and then, a few steps are
+therefore tried with another number of threads, and the faster number is kept. A step with too many threads may take
 thirty times as long, so more threads are tried only if small operations are faster with them.
 """
 
@@ -10,17 +10,17 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
 
-# whose mean, without the slowest, is the current pace: a median would not see the few steps that take most of the time
-# alongside other processes, and the first step is always slow
+# steps whose mean, without the slowest, is the current pace: a median would miss the few steps that take most of the
+# time beside other processes, and the first step is always slow
 RECENT_STEPS = 6
-FIRST_TRIAL = 4  # steps before the first trial: as many are needed to know the current pace
+FIRST_TRIAL = 4  # steps before the first trial, needed to know the current pace
 TRIAL_STEPS = 2  # measured in a trial, after one step to warm up
 GAIN = 0.95  # a trial succeeds below this fraction of the current pace
-ABORT = 1.8  # times the current pace: so slow a trial ends after its first step
-SLOWER = 1.25  # times the best pace with this number of threads: another process is busy, try fewer at once
-SHORTEST_PAUSE, LONGEST_PAUSE = 4.0, 32.0  # seconds between rounds of trials; doubled after each without success
-PAUSE_PER_ROUND = 25  # a pause lasts at least this many times as long as the round before it
-ALL_THREADS_PAUSE = 4.0  # times as long while all threads are in use: a slower pace starts a round at once
+ABORT = 1.8  # times the current pace: a slower trial ends after its first step
+SLOWER = 1.25  # times the best pace with this number of threads: another process is busy, try fewer immediately
+SHORTEST_PAUSE, LONGEST_PAUSE = 4.0, 32.0  # seconds between rounds of trials; doubled after each unsuccessful round
+PAUSE_PER_ROUND = 25  # a pause lasts at least this many times as long as the previous round
+ALL_THREADS_PAUSE = 4.0  # times as long while all threads are in use: a slower pace starts a round immediately
 
 
 class ThreadTuner:
@@ -32,11 +32,11 @@ class ThreadTuner:
         set_threads: Callable[[int], None] = lambda threads: None,
         fastest: Callable[[Sequence[int]], int] = max,
     ) -> None:
-        """`set_threads` gets every choice. `fastest` returns the number that makes small operations fastest now."""
+        """`set_threads` receives every choice. `fastest` returns the number with which small operations are fastest."""
         self._counts = thread_counts(max_threads)
         self._set_threads, self._fastest = set_threads, fastest
         self._chosen = self._counts.index(fastest(self._counts))  # in _counts
-        self.trial: int | None = None  # in _counts: the number that is being tried
+        self.trial: int | None = None  # index in _counts of the number being tried
         self._trial_paces: list[float] = []
         self._reset()
         set_threads(self.threads)
@@ -46,7 +46,7 @@ class ThreadTuner:
         return self._counts[self._chosen if self.trial is None else self.trial]
 
     def add_step(self, seconds: float, tokens: int) -> None:
-        """Count a step that was taken with `threads`; afterwards `threads` is the number for the next step."""
+        """Record a step taken with `threads`; afterwards `threads` is the number for the next step."""
         pace = seconds / tokens
         if self.trial is None:
             self._add_usual_step(pace, seconds)
@@ -56,7 +56,7 @@ class ThreadTuner:
         self._set_threads(self.threads)
 
     def new_shape(self) -> None:
-        """The following steps have another shape: earlier paces can't be compared with theirs."""
+        """Forget earlier paces, because the following steps have another shape."""
         self.trial = None
         self._recent.clear()
         self._best = float("inf")
@@ -70,7 +70,7 @@ class ThreadTuner:
         self._since_trial, self._pause = 0.0, SHORTEST_PAUSE / 2  # seconds, and seconds until the next round
 
     def _fewer(self) -> list[int]:
-        """Indices of the smaller numbers of threads, the nearest first."""
+        """Return the indices of smaller numbers of threads, nearest first."""
         return list(range(self._chosen + 1, len(self._counts)))
 
     def _current_pace(self) -> float:
@@ -87,7 +87,7 @@ class ThreadTuner:
             self._to_try = self._fewer()
             self._best, self._pause = current, SHORTEST_PAUSE / 2
         elif self._since_trial >= self._pause * (1.0 if self._chosen else ALL_THREADS_PAUSE):
-            if not self._to_try:  # the numbers that may be faster, the nearest first
+            if not self._to_try:  # numbers that may be faster, nearest first
                 fastest = self._counts.index(self._fastest(self._counts[: self._chosen + 1]))
                 others = [*range(fastest, self._chosen), *self._fewer()]
                 self._to_try = sorted(others, key=lambda i: abs(i - self._chosen))
@@ -110,12 +110,12 @@ class ThreadTuner:
         self.trial = None
 
     def _end_round(self) -> None:
-        """End a round without success; the next one follows after a longer pause."""
+        """End an unsuccessful round; the next one follows after a longer pause."""
         self._pause = max(min(2 * self._pause, LONGEST_PAUSE), PAUSE_PER_ROUND * self._round_seconds)
         self._since_trial, self._round_seconds = 0.0, 0.0
 
 
 def thread_counts(max_threads: int) -> list[int]:
-    """The numbers of threads that are worth a trial: such as 16, 15, 14, 12, 8, 1."""
+    """Return the numbers of threads worth trying, for instance 16, 15, 14, 12, 8, 1."""
     fewer = (max_threads - 2**i for i in range(10) if 2**i < max_threads)
     return sorted({max_threads, 1, *fewer}, reverse=True)

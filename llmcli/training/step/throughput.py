@@ -1,4 +1,4 @@
-"""The training speed of this machine for a model shape, measured by a few real steps on random tokens."""
+"""Measuring this machine's training speed for a model shape, with a few real steps on random tokens."""
 
 import math
 from dataclasses import replace
@@ -19,17 +19,17 @@ from llmcli.training.step.optimizer import Optimizer
 from llmcli.training.step.thread_tuner import ThreadTuner
 from llmcli.training.step.training_step import accumulate_gradients
 
-MAX_SECONDS = 4.0  # after this long, two steps have to be enough
-BLOCK = (1 << 16) + 1  # random numbers that are repeated; odd, so that rows differ
-MIN_LAYER_SHARE = 1 / 6  # the smallest part of the layers that stands for a model
+MAX_SECONDS = 4.0  # after this time, two steps must be enough
+BLOCK = (1 << 16) + 1  # random numbers, which are repeated; odd, so that rows differ
+MIN_LAYER_SHARE = 1 / 6  # minimum share of the layers that represents a model
 COUNTED_SHARE = 0.4  # assumed share of a conversation's tokens that count in the loss
 
 
 class Throughput(NamedTuple):
     """Training tokens per second."""
 
-    mean: float  # over the lengths of windows in a run
-    at_start: float  # where windows are the shortest
+    mean: float  # over the window lengths in a run
+    at_start: float  # with the shortest windows
 
 
 def measure_throughput(
@@ -40,9 +40,9 @@ def measure_throughput(
     *,
     conversations: bool = False,
 ) -> Throughput:
-    """Training tokens per second, with the number of threads that the `tuner` chooses. Takes about `seconds`, but up to
-    ten times that (0.5 s to MAX_SECONDS) until four steps are done and the tuner has no number of threads left to try.
-    With `conversations`, all rows have the full context length, and a loss mask."""
+    """Measure training tokens per second, with the number of threads that the `tuner` chooses. Takes about `seconds`,
+    or up to ten times that (0.5 s to MAX_SECONDS) until four steps are done and the tuner has tried its numbers of
+    threads. With `conversations`, all rows have the full context length and a loss mask."""
     tuner = tuner or ThreadTuner(1)
     longest = min(MAX_SECONDS, max(0.5, 10 * seconds))
     part = _affordable_part(config, settings, longest)
@@ -67,7 +67,7 @@ def measure_throughput(
 
 
 def _affordable_part(config: ModelConfig, settings: TrainConfig, seconds: float) -> ModelConfig:
-    """A model with as many layers as keep a step within about `seconds`: all layers take equally long."""
+    """Reduce a model to as many layers as keep a step within about `seconds`: all layers take the same time."""
     least = max(1, int(MIN_LAYER_SHARE * config.num_hidden_layers))
     for layers in range(config.num_hidden_layers, least, -1):
         part = replace(config, num_hidden_layers=layers)
@@ -79,7 +79,7 @@ def _affordable_part(config: ModelConfig, settings: TrainConfig, seconds: float)
 @torch.no_grad()
 def _fill(model: LanguageModel, device: str) -> None:
     """Give all matrices the same random numbers: new ones for a large model take a second or more."""
-    generator = torch.Generator(device).manual_seed(0)  # where the weights are already
+    generator = torch.Generator(device).manual_seed(0)  # where the weights are
     block = torch.randn(BLOCK, device=model.cos.device, generator=generator)
     for weight in model.parameters():
         if weight.ndim >= 2:
@@ -89,7 +89,7 @@ def _fill(model: LanguageModel, device: str) -> None:
 
 
 class _Trial:
-    """A model with random weights that is trained on random tokens."""
+    """A model with random weights, trained on random tokens."""
 
     def __init__(self, config: ModelConfig, settings: TrainConfig, conversations: bool) -> None:
         self._settings, self._masked = settings, conversations
@@ -100,15 +100,15 @@ class _Trial:
         self._model.train()
         self._optimizer = Optimizer(self._model, settings, config.hidden_size)
         self._rng = np.random.default_rng(0)
-        # the shortest and the longest, in turn
+        # shortest and longest, in turn
         self.lengths = settings.context if conversations else window_length(0.0, settings), settings.context
 
     def rows(self, length: int) -> int:
-        """The number of windows of `length` tokens in a step."""
+        """Return the number of windows of `length` tokens in a step."""
         return max(1, self._settings.tokens_per_step // length)
 
     def pace(self, length: int, spent: float) -> float:
-        """Seconds per token of a step, which is cut short at MAX_SECONDS; `spent` seconds have already passed."""
+        """Return the seconds per token of a step, which is cut short at MAX_SECONDS; `spent` seconds have passed."""
         rows, device = self.rows(length), self._settings.device
         ids = torch.from_numpy(self._rng.integers(self._model.config.vocab_size, size=(rows, length + 1))).to(device)
         loss_mask = torch.arange(length + 1) < COUNTED_SHARE * (length + 1)

@@ -1,4 +1,4 @@
-"""One step of training, in one process or in several that compute it together (data parallel)."""
+"""One training step, in one process or data parallel in several."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,22 +26,22 @@ class Batch:
     """The input of a step, the same for all processes."""
 
     step: int  # from 0
-    progress: float  # of the schedules, 0 to 1
+    progress: float  # for the schedules, 0 to 1
     dropout: float
     ids: Tensor  # [B, T + 1]
-    loss_mask: Tensor | None = None  # [B, T + 1], on the CPU, where it is read without waiting; None: all tokens
+    loss_mask: Tensor | None = None  # [B, T + 1], on the CPU, where reading it does not wait; None: all tokens
 
 
 def accumulate_gradients(model: LanguageModel, ids: Tensor, count: int, loss_mask: Tensor | None = None) -> Tensor:
-    """Mean loss in nats per token of a batch ids [B, T + 1], where `loss_mask` [B, T + 1] is True. Its gradients are
-    accumulated in the parameters, in at most `count` micro-batches, to limit memory."""
+    """Return the mean loss in nats per token of a batch ids [B, T + 1], where `loss_mask` [B, T + 1] is True. Gradients
+    are accumulated in the parameters, in at most `count` micro-batches, to limit memory."""
     parts = _split(ids, loss_mask, torch.chunk, count)
     counted = sum(tokens for _, _, tokens in parts)
     return _accumulate(model, [(part, mask, tokens / counted) for part, mask, tokens in parts if tokens])
 
 
 def _accumulate(model: LanguageModel, batches: Iterable[MicroBatch], scale: float = 1.0) -> Tensor:
-    """The weighted sum of the losses of micro-batches, whose gradients are multiplied by `scale`."""
+    """Return the weighted sum of the losses of micro-batches; gradients are multiplied by `scale`."""
     total = torch.zeros((), device=model.cos.device)
     for ids, mask, weight in batches:
         loss = model.loss(ids, mask) * weight
@@ -51,7 +51,7 @@ def _accumulate(model: LanguageModel, batches: Iterable[MicroBatch], scale: floa
 
 
 def _split(ids: Tensor, loss_mask: Tensor | None, split: Split, count: int) -> list[tuple[Tensor, Tensor | None, int]]:
-    """(ids, loss mask, tokens that the loss counts) of each micro-batch."""
+    """Return (ids, loss mask, counted tokens) of each micro-batch."""
     masks = split(torch.ones_like(ids, dtype=torch.bool, device="cpu") if loss_mask is None else loss_mask, count)
     counted = [int(mask[:, 1:].sum()) for mask in masks]
     return list(zip(split(ids, count), [None] * len(masks) if loss_mask is None else masks, counted, strict=True))
@@ -67,8 +67,8 @@ def training_step(
     base_divergence: BaseDivergence | None = None,
     interruptible: AbstractContextManager[None] | None = None,
 ) -> float | None:
-    """Take a step on a batch. Returns its mean loss in nats per token, or None if it was cut short, which leaves no
-    trace. Of several processes, a `group`, all call this with the same batch, and each computes its rows of it."""
+    """Take a step on a batch. Returns its mean loss in nats per token, or None if it was cut short, which changes
+    nothing. All processes in a `group` call this with the same batch, and each computes its rows."""
     model.dropout.set_rate(batch.dropout)
     model.dropout.seed(settings.seed, batch.step)
     model.train()
@@ -106,15 +106,15 @@ class Share:
 
     ids: Tensor  # [rows, T + 1]
     loss_mask: Tensor | None
-    weight: float  # of its mean loss in that of the whole batch
+    weight: float  # of its mean loss in the loss of the whole batch
     micro_batches: int
 
 
 def take_share(
     batch: Batch, processes: Processes, model: LanguageModel, settings: TrainConfig, *, sharded: bool = False
 ) -> Share:
-    """The rows that a process has. If they are one micro-batch, they get their dropout masks in the whole batch. With
-    `sharded` weights all processes have the same number of micro-batches."""
+    """Select the rows of a process. If they are one micro-batch, they get their dropout masks from the whole batch.
+    With `sharded` weights, all processes have the same number of micro-batches."""
     ids, mask, B = batch.ids, batch.loss_mask, len(batch.ids)
     rows = range(B)[B * processes.rank // processes.count : B * (processes.rank + 1) // processes.count]
     part = slice(rows.start, rows.stop)
@@ -131,8 +131,8 @@ def take_share(
 
 
 def share_gradients(model: LanguageModel, share: Share, sharded_over: int = 0) -> Tensor:
-    """Accumulate the gradients of a share of a batch, times its weight; returns its loss times its weight."""
-    if sharded_over:  # the backward pass gives each process its part of the mean gradients of all
+    """Accumulate the gradients of a share of a batch, times its weight; return its loss times its weight."""
+    if sharded_over:  # the backward pass gives each process its part of the mean gradients
         with explain_lost_process():
             return _accumulate(model, equal_micro_batches(share), sharded_over)
     if not share.weight:
@@ -145,7 +145,8 @@ def share_gradients(model: LanguageModel, share: Share, sharded_over: int = 0) -
 
 
 def equal_micro_batches(share: Share) -> Iterator[MicroBatch]:
-    """The same number as in the other processes; if no token counts or no row is left, a row with weight 0."""
+    """Split into as many micro-batches as in the other processes; without counted tokens or rows, a row has weight
+    0."""
     parts = _split(share.ids, share.loss_mask, torch.tensor_split, share.micro_batches)
     counted = sum(tokens for _, _, tokens in parts)
     for ids, mask, tokens in parts:

@@ -187,9 +187,9 @@ def test_validation_files_must_be_of_the_same_kind(llm: Llm) -> None:
     write_chats()
     write_chats("val.jsonl", [("Who is Anna?", "A person.")])
     Path("c.txt").write_text(TEXT, "utf-8")
-    assert "--val c.txt holds no conversations" in llm(*RUN, "--val", "c.txt").stderr
+    assert "--val c.txt has no conversations" in llm(*RUN, "--val", "c.txt").stderr
     other = llm("train", "c.txt", "--steps", 1, "--val", "val.jsonl").stderr
-    assert "--val val.jsonl holds conversations, but the training data are plain text" in other
+    assert "--val val.jsonl has conversations, but the training data are plain text" in other
     assert llm(*RUN, "--val", "val.jsonl").exit_code == 0
     record = record_of("model.safetensors")
     assert record["held_out"]["from"] == "val.jsonl" and record["conversations"]["held_out"] == 1

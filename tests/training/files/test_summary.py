@@ -140,12 +140,10 @@ def test_a_capped_context_and_an_unmeasured_text_are_mentioned() -> None:
     assert capped == FINAL.replace("in float32.", "in float32 with a context of 2,048 tokens.")
     unmeasured = summarize(record(bits_per_byte=None, held_out_measured=None))[0]
     assert unmeasured == (
-        "The held-out text was not evaluated at the end, which would have taken too long: run llm eval."
+        "The held-out text was not evaluated at the end (it would have taken too long): run llm eval."
     )
-    short = record(bits_per_byte=None, held_out_measured=None, not_evaluated="for which memory was too short")
-    assert summarize(short)[0] == (
-        "The held-out text was not evaluated at the end, for which memory was too short: run llm eval."
-    )
+    short = record(bits_per_byte=None, held_out_measured=None, not_evaluated="out of memory")
+    assert summarize(short)[0] == ("The held-out text was not evaluated at the end (out of memory): run llm eval.")
 
 
 # ---- undertrained

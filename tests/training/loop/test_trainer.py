@@ -140,7 +140,7 @@ def test_without_memory_for_the_final_evaluation_the_weights_are_kept_all_the_sa
     message = "CUDA out of memory. Tried to allocate 4.60 GiB"
     done, whole = run_to_end(ready, compute=Compute(gradients, score)), run_to_end(ready)
     assert done.score is None and not done.problem and not done.interrupted
-    assert done.checkpoint.record["not_evaluated"] == "for which memory was too short"
+    assert done.checkpoint.record["not_evaluated"] == "out of memory"
     assert "not_evaluated" not in whole.checkpoint.record
     for name, array in whole.checkpoint.tensors.items():
         assert np.array_equal(done.checkpoint.tensors[name], array)
