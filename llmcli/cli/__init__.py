@@ -1,1 +1,1 @@
-"""The command line: options, terminal output, HTML pages, one module per subcommand."""
+"""The command line: options, terminal output, reports, one module per subcommand."""

@@ -22,8 +22,8 @@ from llmcli.errors import FAILURE, INTERRUPTED, WRONG_USAGE, LLMError, missing_p
 from llmcli.formats import atomic_io
 from llmcli.version import __version__
 
-# Typer ships its own copy of Click. Of the usage errors it exports only BadParameter; their base class is the next one
-# in its method resolution order. The private modules are imported for type checking only.
+# Typer ships its own copy of Click and exports only one usage error, BadParameter; their base class is next in its
+# method resolution order. The private modules are imported for type checking only.
 if TYPE_CHECKING:
     from typer._click import Command, Context, HelpFormatter
     from typer._click.exceptions import UsageError
@@ -33,12 +33,11 @@ else:
 SUBCOMMANDS = (
     "train", "generate", "chat", "serve", "eval", "explain", "inspect", "tokenize", "mix", "import", "export", "cache",
 )  # fmt: skip
-OUTPUT = "the output"  # the file name in errors of standard output
+OUTPUT = "the output"  # file name in errors of standard output
 
 
 class ErrorHandlingGroup(TyperGroup):
-    """Runs a subcommand, which is imported when it is first needed; an exception becomes one line on stderr and an exit
-    code."""
+    """Imports and runs a subcommand; an exception becomes one line on stderr and an exit code."""
 
     def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:
         convert_directly(self.get_params(ctx))
@@ -57,7 +56,7 @@ class ErrorHandlingGroup(TyperGroup):
         words = list(next(iter(args), extra.get("args")) or sys.argv[1:])
         try:
             code = super().main(*args, **extra | {"standalone_mode": False})
-        except UsageError as error:  # found by Typer
+        except UsageError as error:  # raised by Typer
             from llmcli.cli import suggestions
 
             options = {
@@ -113,7 +112,7 @@ class Subcommand(TyperCommand):
 
 
 def _usage_name(argument: TyperArgument) -> str:
-    """An argument in the usage line: "CORPUS...", "[PROMPT]"; a metavar of several words is complete by itself."""
+    """Format an argument for the usage line: "CORPUS...", "[PROMPT]"; a metavar of several words stays as it is."""
     name = str(argument.metavar)
     if not argument.required:
         return f"[{name}]"
@@ -136,7 +135,7 @@ app = typer.Typer(
 
 @cache
 def subcommand(name: str) -> "Command":
-    """Load a subcommand from its module in `cli/commands/`; names that Python has too end in "_" there."""
+    """Load a subcommand from its module in `cli/commands/`, whose name ends in "_" if it is a Python keyword."""
     module = importlib.import_module(f"llmcli.cli.commands.{name}{'_' if keyword.iskeyword(name) else ''}")
     function = vars(module).get(name) or vars(module)[f"{name}_"]
     app_of_one = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -159,7 +158,7 @@ def _top(
 def main() -> None:
     """Entry point of the installed command."""
     _prepare_streams()
-    # numpy's notes on damaged weights; the logits are checked, and the error says what is wrong
+    # numpy's warnings about damaged weights: the logits are checked, and the error says what is wrong
     warnings.filterwarnings("ignore", ".* encountered in ", RuntimeWarning, r"llmcli\.")
     if atomic_io.WINDOWS:
         _enable_escape_codes()
@@ -187,8 +186,8 @@ def _prepare_streams() -> None:
 
 
 def _utf8(stream: TextIO, kind: type[io.FileIO]) -> TextIO:
-    """A standard stream that writes UTF-8 and keeps line ends; `kind` is the class of the file below it."""
-    if atomic_io.WINDOWS and stream.isatty():  # a console there takes text, not bytes
+    """Return a standard stream that writes UTF-8 and keeps line ends; `kind` is the class of the underlying file."""
+    if atomic_io.WINDOWS and stream.isatty():  # a Windows console takes text, not bytes
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
         return stream
@@ -197,7 +196,7 @@ def _utf8(stream: TextIO, kind: type[io.FileIO]) -> TextIO:
 
 
 def _enable_escape_codes() -> None:
-    """Have Windows consoles interpret ANSI escape codes (Console Virtual Terminal Sequences in Microsoft's
+    """Make Windows consoles interpret ANSI escape codes (Console Virtual Terminal Sequences in Microsoft's
     documentation); without support for them colors are turned off."""
     import ctypes
 
@@ -211,7 +210,7 @@ def _enable_escape_codes() -> None:
 
 
 class _StandardOutput(io.FileIO):
-    """Standard output, whose errors carry the name OUTPUT, so that they differ from errors of other files."""
+    """Standard output, whose errors carry the name OUTPUT to distinguish them from errors of other files."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -264,7 +263,7 @@ def _os_error_message(error: OSError) -> str:
     try:
         Path.cwd()
     except OSError:
-        return "the working directory no longer exists; go to another: cd DIRECTORY"
+        return "the working directory no longer exists; change to another: cd DIRECTORY"
     return f"the operating system reported an error: {error.strerror or error}"
 
 

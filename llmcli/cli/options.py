@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from llmcli.data.text.corpus import Corpus
 
 MAX_SKIPPED_NOTES = 5
-MAX_NAMED_MODELS = 3  # that an error offers in place of a missing one
+MAX_NAMED_MODELS = 3  # offered in the error about a missing model
 DATA, SAMPLING, ANALYSIS = "Data", "Sampling", "Analysis"  # panels of the help
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?")
@@ -38,7 +38,7 @@ _UNKNOWN = object()
 
 
 def argument(metavar: str, help: str, default: Any = None) -> Any:
-    """An argument; it is required if `default` is `...`."""
+    """Declare an argument; it is required if `default` is `...`."""
     return typer.Argument(default, metavar=metavar, help=help)
 
 
@@ -53,21 +53,21 @@ def option(
     panel: str | None = None,
     callback: Callable[..., Any] | None = None,
 ) -> Any:
-    """An option. `names` lists all its names, unless the only one is the attribute's: --kv-heads for kv_heads."""
+    """Declare an option. `names` lists all its names; the default is the attribute's name: --kv-heads for kv_heads."""
     return typer.Option(
         default, *names.split(), metavar=metavar, help=help, min=min, max=max, rich_help_panel=panel, callback=callback
     )
 
 
 def flag(help: str, *, names: str = "", panel: str | None = None, callback: Callable[..., Any] | None = None) -> Any:
-    """An option without a value, which is off by default."""
+    """Declare an option without a value, off by default."""
     return option(None, help, False, names=names, panel=panel, callback=callback)
 
 
 def choice(
     *choices: str, help: str, default: str | None = None, metavar: str | None = None, panel: str | None = None
 ) -> Any:
-    """An option whose value must be one of the choices."""
+    """Declare an option whose value must be one of the choices."""
 
     def check(param: typer.CallbackParam, value: str | None) -> str | None:
         if value not in (None, *choices):
@@ -83,10 +83,10 @@ def max_tokens_option(default: int) -> Any:
 
 
 class Options:
-    """The options and arguments of a subcommand, with their values in an instance.
+    """The options and arguments of a subcommand; an instance has their values.
 
-    A subclass annotates the options of its subcommand, in the order of its help; the options of a group, which is also
-    a subclass, come after them. The attributes here are shared: the subclass only needs to annotate them.
+    A subclass annotates the options of its subcommand, in the order of the help; the options of a group, also a
+    subclass, follow them. The attributes here are shared: a subclass only needs to annotate them.
     """
 
     model: str | None = option(
@@ -112,22 +112,23 @@ class Options:
         vars(self).update(values)
 
     def typed(self, *names: str) -> list[str]:
-        """Return the options that were typed, of the attributes of these names; arguments in capitals.
+        """Return the typed options among these attributes; arguments in capitals.
 
         Long names are preferred: "--max-tokens" for -n.
         """
         source = self.invocation.get_parameter_source
-        given = [p for p in self.params if p.name in names and getattr(source(p.name), "name", "") == "COMMANDLINE"]
-        return [next((name for name in p.opts if name.startswith("--")), p.opts[0].upper()) for p in given]
+        typed = [p for p in self.params if p.name in names and getattr(source(p.name), "name", "") == "COMMANDLINE"]
+        return [next((name for name in p.opts if name.startswith("--")), p.opts[0].upper()) for p in typed]
 
     def reject(self, condition: str, *names: str) -> None:
-        """Raise LLMError if any of these was typed; `condition` says when they have no effect, as in "with --next"."""
+        """Raise LLMError if any of these options was typed; `condition` says when they have no effect: "with
+        --next"."""
         if typed := self.typed(*names):
             have, them = ("has", "it") if len(typed) == 1 else ("have", "them")
             raise usage(f"{' and '.join(typed)} {have} no effect {condition}; leave {them} out")
 
     def reading(self) -> "ReadOptions":
-        """How --speakers, --pairs, --column and --plain say that files are read. Raises LLMError."""
+        """Read options from --speakers, --pairs, --column and --plain. Raises LLMError."""
         from llmcli.data.conversations.record_kinds import ReadOptions
 
         speakers = None
@@ -140,13 +141,13 @@ class Options:
 
 
 class ResultOptions(Options):
-    """The group of all subcommands that print a result and end."""
+    """Options of all subcommands that print a result and end."""
 
     json: bool
     quiet: bool
 
     def report(self, record: dict[str, Any], sentence: str) -> None:
-        """Print what has been done: with --json as a record, otherwise as a note."""
+        """Report the result: with --json as a record, otherwise as a note."""
         if self.json:
             console.json_result(record)
         else:
@@ -154,7 +155,7 @@ class ResultOptions(Options):
 
 
 class ReadingOptions(ResultOptions):
-    """The group of subcommands that read text or conversations."""
+    """Options of subcommands that read text or conversations."""
 
     speakers: str | None
     pairs: bool
@@ -163,7 +164,7 @@ class ReadingOptions(ResultOptions):
 
 
 class GenerationOptions(ResultOptions):
-    """The group of subcommands that generate text."""
+    """Options of subcommands that generate text."""
 
     max_tokens: int = max_tokens_option(SamplingConfig.max_tokens)
     temperature: float = option(
@@ -193,8 +194,8 @@ class GenerationOptions(ResultOptions):
     device: str
 
     def sampling(self) -> SamplingConfig:
-        """The sampling options, with a random seed if none was given. Raises LLMError, also for options of the group
-        that have no effect together."""
+        """Return the sampling options, with a random seed by default. Raises LLMError, for instance for options of the
+        group that have no effect together."""
         if not self.memory:
             self.reject("without --memory", "corpus")
         if self.quantize:
@@ -232,17 +233,17 @@ def as_function(command: Callable[[Any], None]) -> Callable[..., None]:
 def convert_directly(params: "Iterable[TyperParameter]") -> None:
     """Convert plainly valid values without pydantic.
 
-    Typer, from 0.27 on, converts every value with pydantic, also that of an option that was not given, and importing
-    it takes a third of the time of a short command. Any other value is left to Typer, which words the error.
+    Since 0.27, Typer converts every value with pydantic, including defaults, and importing it takes a third of the time
+    of a short command. Other values are left to Typer, which words the error.
     """
     for param in params:
-        # a Typer without type descriptors has no pydantic; a method in the instance is ours
+        # a Typer without type descriptors does not use pydantic; a method in the instance is ours
         if hasattr(param, "type_descriptor") and "process_value" not in vars(param):
             param.process_value = partial(_process_value, param, param.process_value)  # type: ignore[method-assign]
 
 
 def _process_value(param: Any, by_typer: Any, context: typer.Context, value: Any) -> Any:
-    """Like Typer's `process_value`: the converted value, passed through the callback of the option."""
+    """Like Typer's `process_value`: convert the value and pass it through the option's callback."""
     converted = _converted(param, value)
     if converted is _UNKNOWN:
         return by_typer(context, value)
@@ -250,7 +251,7 @@ def _process_value(param: Any, by_typer: Any, context: typer.Context, value: Any
 
 
 def _converted(param: Any, value: Any) -> Any:
-    """The value that Typer would make of it, or _UNKNOWN."""
+    """Return the value as Typer would convert it, or _UNKNOWN."""
     annotation, info = param.type_descriptor.annotation, param.type_descriptor.parameter_info
     if value is None and not param.required:
         return () if param.multiple or param.nargs == -1 else None
@@ -277,8 +278,8 @@ def _converted(param: Any, value: Any) -> Any:
 
 
 def model_path(given: str | None, others: Callable[[Path], str] | None = None) -> Path:
-    """The model that -m names, else $LLMCLI_MODEL, else the default. Raises LLMError if there is none; `others` says
-    what to name in a directory instead."""
+    """Return the model named by -m, $LLMCLI_MODEL or the default. Raises LLMError if there is none; `others` suggests
+    models in a directory."""
     if given == "":
         raise usage("the name of the model is empty; name a .safetensors file")
     if name := given or os.environ.get("LLMCLI_MODEL"):
@@ -297,8 +298,8 @@ def _other_models(directory: Path) -> str:
 
 
 def text_argument(given: str | None, what: str) -> str:
-    """The text given, or standard input for "-" or if stdin is not a terminal. `what` names the text in an LLMError,
-    which is raised if it is not UTF-8."""
+    """Return the text argument, or standard input for "-" or if stdin is not a terminal. Raises LLMError, in which
+    `what` names the text, if it is not UTF-8."""
     if given is None and sys.stdin.isatty():
         raise usage(f"no {what} was given; write it in quotes, or - to read standard input")
     if given is None or given == "-":
@@ -307,7 +308,7 @@ def text_argument(given: str | None, what: str) -> str:
 
 
 def utf8_argument(given: str, what: str) -> str:
-    """A text of the command line; raises LLMError as `text_argument` does."""
+    """Return a text from the command line; raises LLMError as `text_argument` does."""
     try:
         return os.fsencode(given).decode("utf-8")  # the bytes that were typed, however the locale decoded them
     except (UnicodeEncodeError, UnicodeDecodeError) as error:
@@ -315,7 +316,7 @@ def utf8_argument(given: str, what: str) -> str:
 
 
 def decoded(data: bytes, what: str) -> str:
-    """The text of standard input, or of a part of it; raises LLMError as `text_argument` does."""
+    """Decode standard input or part of it; raises LLMError as `text_argument` does."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -330,7 +331,7 @@ def decoded(data: bytes, what: str) -> str:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of a time such as 90s, 5m, 2h or 1h30m. Raises LLMError.
+    """Parse a duration such as 90s, 5m, 2h or 1h30m in seconds. Raises LLMError.
 
     >>> [parse_duration(t) for t in ("90s", "2m20s", "1h30m", "1.5m")]
     [90.0, 140.0, 5400.0, 90.0]
@@ -356,7 +357,7 @@ def check_report_path(output: Path, model: Path, option: str, example: str, *, f
 
 
 def note_skipped_files(corpus: "Corpus") -> None:
-    """Say which files in directories were not read, and why."""
+    """Note which files in directories were not read, and why."""
     for line in corpus.skipped[:MAX_SKIPPED_NOTES]:
         console.note(f"skipped: {line}")
     if len(corpus.skipped) > MAX_SKIPPED_NOTES:

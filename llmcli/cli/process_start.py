@@ -1,4 +1,4 @@
-"""The start time of this command: --time counts from there, imports included.
+"""The start time of this command, from which --time counts, including imports.
 
 Imports nothing else: the program calls it before all other imports.
 """
@@ -11,18 +11,19 @@ _began: float | None = None
 
 
 def remember() -> None:
-    """Record that this process runs one command, which began with it."""
+    """Record that this process runs a single command, which began with the process."""
     global _began
     _began = time.monotonic() - _age()
 
 
 def began() -> float:
-    """The start in the time of time.monotonic, which all processes of a machine share; now, without `remember`."""
+    """Return the start in the time of time.monotonic, which all processes on a machine share; without `remember`,
+    now."""
     return time.monotonic() if _began is None else _began
 
 
 def _age() -> float:
-    """Seconds since the operating system started this process; 0 if unknown."""
+    """Return the seconds since the operating system started this process; 0 if unknown."""
     try:
         fields = Path("/proc/self/stat").read_text("ascii", "replace").rpartition(")")[2].split()
         started = int(fields[19]) / os.sysconf("SC_CLK_TCK")

@@ -1,7 +1,7 @@
-"""Messages for wrong usage: what to type in place of a subcommand, an option or a value that does not exist.
+"""Messages for wrong usage: suggestions for unknown subcommands, options and values.
 
-Many users know the names of other programs (Ollama, llama.cpp, transformers, nanoGPT, simonw's llm): two tables map
-the most common ones to what does the same here. difflib finds typos.
+Many users know the names in other programs (Ollama, llama.cpp, transformers, nanoGPT, simonw's llm): two tables map the
+most common ones to their equivalents here. difflib finds typos.
 """
 
 import difflib
@@ -16,7 +16,7 @@ from llmcli.cli.terminal.text_layout import truncate
 if TYPE_CHECKING:
     from typer._click.exceptions import UsageError
 
-LONGEST_NAME = 60  # columns of an unknown name that a message repeats
+LONGEST_NAME = 60  # columns of an unknown name in a message
 
 _CHAT = "to talk with a model: llm chat -m FILE"
 _GENERATE = 'to continue a text: llm generate "Once upon a time" -m FILE'
@@ -39,8 +39,8 @@ COMMANDS = {
     "that is a command of another program named llm (llm.datasette.io); this one is llmcli and is also installed under "
     "that name": "keys models templates plugins logs install uninstall aliases embed openai",
 }
-# (subcommands, what to use there, options of other programs). "*" is any subcommand that has the option suggested. A
-# suggestion that begins with "-" follows "did you mean".
+# (subcommands, suggestion, options in other programs). "*" is any subcommand with the suggested option. A suggestion
+# that begins with "-" follows "did you mean".
 OPTIONS = (
     ("train", "--width N, the hidden size", "--hidden-size --hidden-dim --n-embd --d-model --dim --embedding-size"),
     ("train", "--layers N", "--n-layer --n-layers --num-layers --num-hidden-layers --depth"),
@@ -74,7 +74,7 @@ Known = Mapping[str, Iterable[str]]  # the options of every subcommand
 
 
 def usage_message(error: "UsageError", words: Sequence[str], options: Known) -> str:
-    """One line for a usage error that Typer found in a command line `words`: what is wrong, and what to type."""
+    """Describe a usage error that Typer found in a command line `words` in one line: the problem, and what to type."""
     # only Typer's error for an unknown option has `possibilities`
     unknown: str | None = getattr(error, "option_name", None) if hasattr(error, "possibilities") else None
     if error.ctx and unknown:
@@ -91,7 +91,7 @@ def usage_message(error: "UsageError", words: Sequence[str], options: Known) -> 
 
 
 def _with_value(message: str, error: "UsageError", words: Sequence[str]) -> str:
-    """The message for an invalid value, which Typer's message does not contain."""
+    """Return the message for an invalid value, which Typer's message lacks."""
     _, is_rule, rule = message.partition("Input should be ")
     names = getattr(getattr(error, "param", None), "opts", [])
     values = [value for word, value in itertools.pairwise(words) if word in names]
@@ -104,7 +104,7 @@ def _with_value(message: str, error: "UsageError", words: Sequence[str]) -> str:
 
 
 def command_hint(name: str, known: Sequence[str]) -> str:
-    """One line for a subcommand `name` that does not exist; `known` are the existing ones.
+    """Return one line for an unknown subcommand `name`; `known` are the existing ones.
 
     >>> command_hint("trian", ["train", "generate"])
     'there is no command trian; did you mean: llm train? see: llm --help'
@@ -126,7 +126,7 @@ def command_hint(name: str, known: Sequence[str]) -> str:
 
 
 def top_option_hint(name: str, options: Known) -> str:
-    """One line for an unknown option before the subcommand.
+    """Return one line for an unknown option before the subcommand.
 
     >>> top_option_hint("--time", {"train": ["--time"]})
     'llm has no option --time; options follow the subcommand: llm train --time; see: llm --help'
@@ -140,7 +140,7 @@ def top_option_hint(name: str, options: Known) -> str:
 
 
 def option_hint(command: str, name: str, options: Known) -> str:
-    """One line for an option `name` that a subcommand does not have.
+    """Return one line for an option `name` that a subcommand does not have.
 
     >>> option_hint("train", "--hidden_size", {"train": ["--width", "--layers"]})
     'llm train has no option --hidden_size; did you mean --width N, the hidden size? see: llm train --help'
@@ -161,7 +161,7 @@ def option_hint(command: str, name: str, options: Known) -> str:
 
 
 def _known(command: str, key: str, own: Iterable[str]) -> str | None:
-    """The replacement for an option of another program."""
+    """Return the replacement for another program's option."""
     for commands, hint, names in OPTIONS:
         if key in names.split() and (command in commands.split() or (commands == "*" and hint.split()[0] in own)):
             return hint

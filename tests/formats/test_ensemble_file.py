@@ -192,7 +192,7 @@ def test_models_that_cannot_be_mixed_are_an_error(llm, second, message: str) -> 
         ("a.safetensors", "at least two models are needed, found 1"),
         ("a.safetensors c.safetensors -o y.safetensors", "there is no file c.safetensors"),
         ("a.safetensors ./a.safetensors -o y.safetensors", "a.safetensors is named twice"),
-        ("a.safetensors mixture.safetensors -o y.safetensors", "mixture.safetensors is an ensemble already"),
+        ("a.safetensors mixture.safetensors -o y.safetensors", "mixture.safetensors is already an ensemble"),
         ("a.safetensors b.safetensors -o b.safetensors --force", "b.safetensors is one of the models to mix"),
         (
             "a.safetensors b.safetensors --average -o y.safetensors",

@@ -1,4 +1,4 @@
-"""Answers of a chat: shown as they arrive, with their figures, or as JSON."""
+"""Chat answers: shown as they arrive, with their figures, or as JSON."""
 
 import math
 import sys
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from llmcli.generation.chat import Event, PrefillProgress
     from llmcli.generation.generator import Piece
 
-INTERRUPTED = "interrupted"  # the finish reason of an answer that Ctrl-C stopped
+INTERRUPTED = "interrupted"  # finish reason of an answer stopped by Ctrl-C
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Answer:
     reading: "PrefillProgress | None" = None  # the last one
     dropped_turns: int = 0
     started: float = field(default_factory=time.perf_counter)
-    first_at: float = math.nan  # when the first token was there
+    first_at: float = math.nan  # arrival of the first token
     last_at: float = math.nan
 
     def add(self, piece: "Piece") -> None:
@@ -87,10 +87,10 @@ def receive(
     dropped_note: str | None = "",
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Answer:
-    """Collect an answer of at most `max_tokens`, and show it as it arrives, in a terminal wrapped between words.
+    """Collect an answer of at most `max_tokens`, and show it as it arrives, wrapped between words in a terminal.
 
-    When the context is full, a note says so and ends with `dropped_note`; there is none if that is None. Once
-    `is_stopped`, the answer ends. Raises what the events raise.
+    When the context is full, a note says so and ends with `dropped_note` (None: no note). The answer ends once
+    `is_stopped()`. Exceptions of the events are raised.
     """
     from llmcli.generation.chat import READ_CHUNK, PrefillProgress, TurnsDropped
 
@@ -103,7 +103,7 @@ def receive(
                 if dropped_note is not None:
                     which = "the oldest turn" if event.turns == 1 else f"the {event.turns:,} oldest turns"
                     full = f"the context of {event.context:,} tokens is full"
-                    console.note(f"{full}: from here on the model does not see {which}{dropped_note}")
+                    console.note(f"{full}: from now on the model does not see {which}{dropped_note}")
             elif isinstance(event, PrefillProgress):
                 answer.reading = event
                 if event.tokens - event.cached > READ_CHUNK:

@@ -11,32 +11,32 @@ from llmcli.errors import LLMError, usage
 
 SETTINGS = ("temperature", "top-p", "top-k", "min-p", "repetition-penalty", "max-tokens", "seed")  # of /set
 
-COMMANDS = {  # how each is typed -> its help
+COMMANDS = {  # usage -> help
     "/help": "List the commands.",
     "/reset": "Start a new conversation; the system message stays.",
     "/system [TEXT]": "Show or set the system message; - removes it.",
-    "/save FILE": "Write the conversation to a new file of JSON Lines, which llm train reads.",
+    "/save FILE": "Write the conversation to a new JSON Lines file, which llm train reads.",
     "/load FILE [N]": "Continue a saved conversation, or the Nth of a file with several.",
     "/regenerate": "Answer the last question again, with another seed.",
     "/retry": "Take the last question back, to edit and send it again.",
     "/set [NAME VALUE]": f"Show or change {', '.join(SETTINGS[:-1])} or {SETTINGS[-1]}.",
     "/stats": "Show the figures of the last answer: tokens, speed, context.",
-    "/why [N or WORD]": "Explain the first token of the last answer, its Nth, or that of a word.",
+    "/why [N or WORD]": "Explain the first or Nth token of the last answer, or the token of a word.",
     "/exit": "Leave, as Ctrl-D does.",
 }
 FILE_COMMANDS = ("/save ", "/load ")
 USAGE = {usage.split()[0][1:]: usage for usage in COMMANDS}
 _ALIASES = {"?": "help", "clear": "reset", "quit": "exit", "q": "exit", "bye": "exit", "redo": "regenerate"}
 
-# words that are not a message but an attempt to leave, or a command of a shell
+# words that are probably an attempt to leave, or a shell command
 _NO_MESSAGE = re.compile(
     r"(?i:(exit|quit)(\(\))?|logout|:w?q!?)|clear|help|llm( -.*| (chat|explain|generate|inspect|train)( .*)?)?"
 )
 
 INPUT_HELP = (
     "Enter sends a message. Alt-Enter (or Esc, then Enter), or a backslash at the end of a line, begins another line. "
-    "The arrow keys bring back earlier messages. Ctrl-C stops an answer, Ctrl-D at an empty prompt leaves. A line "
-    "with a space before it is always a message, as one that begins with /."
+    "The arrow keys bring back earlier messages. Ctrl-C stops an answer, Ctrl-D at an empty prompt leaves. A line that "
+    "begins with a space is always a message, even if / follows."
 )
 
 
@@ -48,13 +48,13 @@ def parse(line: str) -> tuple[str, str] | None:
     name = _ALIASES.get(word.lower(), word.lower())
     if name not in USAGE:
         close = difflib.get_close_matches(name, USAGE, n=1)
-        advice = f"did you mean /{close[0]}?" if close else "/help lists those that exist;"
+        advice = f"did you mean /{close[0]}?" if close else "/help lists the commands;"
         raise usage(f"there is no command /{word}; {advice} a message that begins with / needs a space before it")
     return name, rest[0].strip() if rest else ""
 
 
 def hint(line: str) -> str:
-    """Advise on a line that is probably no message; "" for any other."""
+    """Return advice on a line that is probably not a message; "" for other lines."""
     typed = line.rstrip()
     if not _NO_MESSAGE.fullmatch(typed):
         return ""
@@ -92,7 +92,7 @@ def settings(sampling: SamplingConfig) -> list[tuple[str, str]]:
 
 
 def completions(text: str) -> Iterator[tuple[str, int, str]]:
-    """Complete the text before the cursor: (completion, number of characters that it replaces, its meaning)."""
+    """Complete the text before the cursor: yields (completion, number of replaced characters, meaning)."""
     if not text.startswith("/"):
         return
     name, space, rest = text.partition(" ")

@@ -1,4 +1,4 @@
-"""The output of /why: how likely each token of the last answer was, and why the model chose one of them."""
+"""The output of /why: the probability of each token in the last answer, and an explanation of one token."""
 
 import math
 import sys
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llmcli.formats.ensemble_file import Ensemble
     from llmcli.generation.chat import Assistant
 
-CANDIDATES = 5  # next tokens that are shown
+CANDIDATES = 5  # next tokens shown
 
 
 def show(source: "Checkpoint | Ensemble", assistant: "Assistant", answer: Answer, which: str) -> None:
@@ -37,7 +37,7 @@ def show(source: "Checkpoint | Ensemble", assistant: "Assistant", answer: Answer
     console.heading(f"{number}: {label}, probability {units.probability(math.exp(piece.logprob))}")
     ExplanationReport(explanation, None, tokenizer, CANDIDATES).show(is_summary=True)
     if len(answer.pieces) > 1:
-        console.note("/why N explains the Nth token of the answer, /why WORD that of a word")
+        console.note("/why N explains the Nth token of the answer, /why WORD the token of a word")
 
 
 def find_token(answer: Answer, which: str) -> int:

@@ -1,4 +1,4 @@
-"""The conversation of `llm chat` with a person: reads messages and commands until the person leaves."""
+"""An interactive conversation in `llm chat`: reads messages and commands until the user leaves."""
 
 import os
 from collections.abc import Callable
@@ -35,12 +35,12 @@ class Session:
     ) -> None:
         """`read` comes from `line_editor.open_reader`."""
         self._chat, self._read, self._source, self._memory = chat, read, source, memory
-        self._draft = ""  # the next input begins with it
-        self._last: answers.Answer | None = None  # of this conversation
-        self._saved: dict[Path, bytes] = {}  # files of this session with their content, which /save may replace
+        self._draft = ""  # start of the next input
+        self._last: answers.Answer | None = None  # last answer in this conversation
+        self._saved: dict[Path, bytes] = {}  # files saved in this session, which /save may replace, with their content
 
     def run(self) -> None:
-        """Answer until the end of the input, or /exit. An error is shown, and the conversation continues."""
+        """Answer until the end of the input or /exit. Errors are shown, and the conversation continues."""
         while True:
             draft, self._draft = self._draft, ""
             try:
@@ -144,7 +144,7 @@ class Session:
         last = self._last
         if last and last.reading:
             prompt, pieces = last.reading.tokens, len(last.pieces)
-            rows.append(("prompt", f"{prompt:,} tokens, {last.reading.cached:,} of them kept in the cache"))
+            rows.append(("prompt", f"{prompt:,} tokens, {last.reading.cached:,} of them from the cache"))
             if pieces:
                 rows.append(("first token", f"after {last.seconds_to_first_token:.2f} s"))
                 rows.append(("answer", f"{units.count(pieces, 'token')}, {last.tokens_per_second:,.1f} tokens/s"))
@@ -160,7 +160,7 @@ class Session:
 
 
 def _path(text: str, command: str) -> Path:
-    """Parse a file name, maybe in quotes or with ~. Raises LLMError if it is missing."""
+    """Parse a file name, possibly in quotes or with ~. Raises LLMError if it is missing."""
     name = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
     if not name:
         raise usage(f"a file name is missing: {chat_commands.USAGE[command]}")

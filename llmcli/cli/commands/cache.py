@@ -1,4 +1,4 @@
-"""`llm cache`: list or remove the tokens of long texts that are kept for later runs."""
+"""`llm cache`: list or remove the cached tokens of long texts."""
 
 import datetime
 
@@ -59,5 +59,5 @@ def _list(opened: TokenCache, options: _Options) -> None:
 
 
 def _date(seconds: float) -> str:
-    """A time since 1970 in this computer's time zone, to the second."""
+    """Format a time in seconds since 1970 in this computer's time zone."""
     return datetime.datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")

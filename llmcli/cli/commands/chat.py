@@ -1,4 +1,4 @@
-"""`llm chat`: talk with a model, in a terminal or by a program."""
+"""`llm chat`: talk with a model, in a terminal or from a program."""
 
 import json
 import sys
@@ -102,8 +102,8 @@ def _answer_once(conversation: "Chat", text: str, marks: memory_report.MemoryRep
 
 
 def _answer_lines(conversation: "Chat", marks: memory_report.MemoryReport | None, *, separate: bool) -> None:
-    """Answer each line of standard input, with a line of JSON each: one conversation, or one for each line."""
-    dropped_note: str | None = " (see dropped_turns); --separate answers each line in a conversation of its own"
+    """Answer each line of standard input with a line of JSON: as one conversation, or as one conversation per line."""
+    dropped_note: str | None = " (see dropped_turns); --separate answers each line in a separate conversation"
     for number, line in enumerate(sys.stdin.buffer, 1):
         role, text = _parse_turn(decoded(line, "message").strip(), number)
         if role == "system":
@@ -119,7 +119,7 @@ def _answer_lines(conversation: "Chat", marks: memory_report.MemoryReport | None
 
 
 def _parse_turn(line: str, number: int) -> tuple[str, str]:
-    """(role, text) of a line: a message as JSON, so that it may have several lines, or the text of the user's message.
+    """Return (role, text) of a line: a message as JSON, which may have several lines, or the text of a user message.
 
     Raises LLMError for a message of another role.
     """

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     Models = Mapping[Path, Checkpoint | Ensemble]
 
-MAX_COMPRESSED_BYTES = 1 << 26  # of text: the compressors hold it in memory
-MAX_NAMES = 3  # of documents that a note lists
+MAX_COMPRESSED_BYTES = 1 << 26  # of text, which the compressors hold in memory
+MAX_NAMES = 3  # documents listed in a note
 NO_TOKENS = "the text has no tokens to measure; add --whole to measure what was trained on too"
 
 
@@ -79,7 +79,7 @@ def eval_(options: _Options) -> None:
     progress = ReadingProgress(None, console.note)
     sources = read_sources(options.texts, how, text_only=not templates, on_read=progress)
     check_reading(typed, [sources])
-    if any(group.detail for group in sources.groups()):  # not only plain text
+    if any(group.detail for group in sources.groups()):  # more than plain text
         for note in (sources.describe(), *sources.notes):
             console.note(note)
     if templates and sources.conversation_files:
@@ -97,7 +97,7 @@ def eval_(options: _Options) -> None:
 
 @dataclass(frozen=True)
 class _Variant:
-    """A model with its weights as they are stored, or quantized."""
+    """A model with its stored weights, or quantized."""
 
     options: _Options
     path: Path
@@ -110,7 +110,7 @@ class _Variant:
 
     @contextmanager
     def opened(self) -> "Iterator[tuple[Runtime, int]]":
-        """(runtime, context length of the evaluation). An LLMError inside gets the name of the model."""
+        """Yield (runtime, context length of the evaluation). LLMErrors raised inside get the name of the model."""
         from llmcli.evaluation.evaluator import evaluation_context, trained_context
         from llmcli.models.open_runtime import open_runtime
 
@@ -126,7 +126,7 @@ class _Variant:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Name the model in an LLMError, and remove the status line at the end."""
+    """Add the name of the model to an LLMError, and remove the status line at the end."""
     try:
         yield
     except LLMError as error:
@@ -144,7 +144,8 @@ def _variants(options: _Options, models: "Models") -> list[_Variant]:
 
 
 def _evaluate_text(options: _Options, models: "Models", text: "Corpus", past: "Corpus | None") -> None:
-    """Measure and print the part that no model was trained on; all of it with --whole, or if there is no such part."""
+    """Measure and print the part that no model was trained on; the whole text with --whole, or if there is no such
+    part."""
     import numpy as np
 
     from llmcli.data.text.corpus import Corpus
@@ -172,13 +173,13 @@ def _evaluate_text(options: _Options, models: "Models", text: "Corpus", past: "C
 
 
 def _print(options: _Options, scores: list[ModelScore], baselines: "Sequence[Baseline]", from_byte: int) -> None:
-    """Print the scores on each document, the best first, and those of compressors on all documents."""
+    """Print the scores on each document, best first, and the compressors' results on all documents."""
     files = list(dict.fromkeys(score.file for score in scores))
     scores.sort(key=lambda score: (files.index(score.file), round(score.score.bits_per_byte, 6)))
     if options.json:
         console.json_result({
             "results": [score.as_json() for score in scores],
-            "baselines": [{"name": one.name, "file": files[-1]} | baseline_json(one) for one in baselines],
+            "baselines": [{"name": row.name, "file": files[-1]} | baseline_json(row) for row in baselines],
             "from_byte": from_byte,
         })  # fmt: skip
     else:
@@ -188,7 +189,7 @@ def _print(options: _Options, scores: list[ModelScore], baselines: "Sequence[Bas
 def _text_scores(
     variant: _Variant, text: "Corpus", on_tokens: "OnTokens" = lambda ids, nats: None
 ) -> Iterator[ModelScore]:
-    """The score of a model on each document, and on all together if there are several."""
+    """Score a model on each document, and on all together if there are several."""
     from llmcli.evaluation.evaluator import Score, measure, stride
     from llmcli.formats.loading import open_tokenizer
 
@@ -213,7 +214,7 @@ def _text_scores(
 
 
 def _surprisals(variant: _Variant, text: "Corpus") -> TokenSurprisals:
-    """The surprisal of each token under a model."""
+    """Measure the surprisal of each token under a model."""
     import numpy as np
 
     from llmcli.evaluation.evaluator import Score
@@ -240,7 +241,7 @@ def _surprisals(variant: _Variant, text: "Corpus") -> TokenSurprisals:
 
 
 def _note_training_text(measured: "Corpus", trained: "Corpus", models: "Models") -> None:
-    """Say which part of the text is measured, and what each model has to do with it."""
+    """Note which part of the text is measured, and whether each model was trained on it."""
     from llmcli.evaluation.training_text import is_held_out, trained_in, trained_part
 
     if trained.contents:
@@ -268,7 +269,7 @@ def _note_training_text(measured: "Corpus", trained: "Corpus", models: "Models")
 
 
 def _earlier_stages(text: "Corpus", source: "Checkpoint | Ensemble") -> str:
-    """The stages in which a model was trained on any of a text, other than the run that made it."""
+    """Describe the stages in which a model was trained on any of a text, except the run that made it."""
     from llmcli.evaluation.training_text import trained_in
 
     stages = [stage for record in source.records for stage in trained_in(text, record)]
@@ -276,15 +277,15 @@ def _earlier_stages(text: "Corpus", source: "Checkpoint | Ensemble") -> str:
 
 
 def _first_byte(text: "Corpus", measured: "Corpus") -> int:
-    """The position in a text of the first byte that is measured."""
+    """Return the position of the first measured byte in a text."""
     first = measured.contents[0]
     before = itertools.takewhile(lambda part: part.document != first.document, text.contents)
     return sum(part.text_bytes for part in before) + first.start
 
 
 def _baselines(text: "Corpus", past_text: "Corpus | None", trained: "Corpus") -> "list[Baseline]":
-    """Compressors on the measured text, the best first. They first read `past_text`, or else what the models were
-    trained on."""
+    """Measure compressors on the measured text, best first. They first read `past_text`, or else the models' training
+    text."""
     from llmcli.evaluation import compressors
 
     end = min(text.text_bytes, MAX_COMPRESSED_BYTES)
@@ -304,12 +305,12 @@ def _baselines(text: "Corpus", past_text: "Corpus | None", trained: "Corpus") ->
 
 
 def _chat_templates(models: "Models") -> "dict[Path, ChatTemplate]":
-    """The chat templates of the models that have one."""
+    """Return the chat templates of the models that have one."""
     from llmcli.formats.loading import open_chat_template, open_tokenizer
 
     templates = {}
     for path, source in models.items():
-        if '"chat_template"' in source.shared.tokenizer_config_json:  # else the tokenizer need not be opened yet
+        if '"chat_template"' in source.shared.tokenizer_config_json:  # otherwise the tokenizer need not be opened yet
             with _named(path):
                 if template := open_chat_template(source, open_tokenizer(source)):
                     templates[path] = template
@@ -325,7 +326,7 @@ def _evaluate_answers(
     files = sources.conversation_files
     if sources.text.documents:
         text, other = sources.text.documents[0].name, files[0].name
-        raise usage(f"{text} is text and {other} holds conversations; measure one kind at a time")
+        raise usage(f"{text} is text and {other} has conversations; measure one kind at a time")
     if missing := next((path for path in models if path not in templates), None):
         raise LLMError(f"{missing} has no chat template, so its answers cannot be measured; leave it out")
     records = [record for source in models.values() for record in source.records]

@@ -105,7 +105,7 @@ def _check_attention(options: _Options, config: "ModelConfig", model: Path) -> N
 
 
 def _explain_answer(options: _Options, path: Path, text: str) -> None:
-    """Show the model's most likely answer to a prompt, and the alignment of the two."""
+    """Show the model's most likely answer to a prompt, and the word alignment between them."""
     from llmcli.analysis.alignment import align
     from llmcli.analysis.explain import choose_explained_model, mean_attention
     from llmcli.cli.reports.explanation import show_alignment

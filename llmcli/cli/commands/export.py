@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint
 
 FORMATS = ("hf", "gguf", "tokenizer")
-EXAMPLES = {"gguf": "model.gguf", "tokenizer": "tokenizer.json"}  # names of outputs, by format
-HF_DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}  # -> as a safetensors file names them
+EXAMPLES = {"gguf": "model.gguf", "tokenizer": "tokenizer.json"}  # format -> output name
+HF_DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}  # -> name in a safetensors file
 MAX_FLOAT16 = 65504.0
-MIN_DIVERGENCE = 0.001  # bits per byte: an estimate from one short text can be this much by chance
-MAX_CORPUS_NAMES = 5  # in the description of a model
+MIN_DIVERGENCE = 0.001  # bits per byte: smaller estimates from one short text may be chance
+MAX_CORPUS_NAMES = 5  # in a model's description
 
 
 class _Options(ResultOptions):
@@ -81,7 +81,7 @@ def export(options: _Options) -> None:
 
 
 def _check_options(options: _Options) -> None:
-    """Raise LLMError for options that are missing, or have no effect together."""
+    """Raise LLMError for missing options, and for options that have no effect together."""
     to, dtype = options.to, options.dtype
     if to is None and options.quantize is None:
         raise usage(f"choose a format: --to {', --to '.join(FORMATS)} or --quantize int8")
@@ -112,7 +112,7 @@ def _check_output(options: _Options, output: Path, model: Path) -> None:
     if problem := options.invocation.with_resource(file_lock.locked(output)):  # until the command ends
         console.note(f"{output} cannot be locked here ({problem}); make sure that nothing else writes to it")
     else:
-        atomic_io.remove_stale(output)  # temporary files that killed exports left beside it
+        atomic_io.remove_stale(output)  # left by killed exports
     hf_directory.check_writable(output, force=options.force)
 
 
@@ -165,7 +165,7 @@ def _export_quantized(model: "Checkpoint", output: Path, kind: str, options: _Op
 
 
 def _converted(model: "Checkpoint", dtype: str) -> "Checkpoint":
-    """The same model, to be saved with weights of one type. Raises LLMError if a weight is too large for float16."""
+    """Return the model with weights of one type for saving. Raises LLMError if a weight is too large for float16."""
     import numpy as np
 
     names = list(model.config.tensor_shapes())
@@ -179,7 +179,7 @@ def _converted(model: "Checkpoint", dtype: str) -> "Checkpoint":
 
 
 def _metadata(model: "Checkpoint", path: Path, options: _Options) -> dict[str, str]:
-    """Name, license, author and description of a model, under the keys of GGUF's general.*."""
+    """Return name, license, author and description of a model, under the keys of GGUF's general.*."""
     from llmcli.formats import atomic_io
 
     record, origin = model.record, model.record.get("imported", {})
@@ -196,7 +196,7 @@ def _metadata(model: "Checkpoint", path: Path, options: _Options) -> dict[str, s
 
 
 def _description(record: dict[str, Any], origin: dict[str, Any]) -> str:
-    """The origin of a model, in a few sentences."""
+    """Describe the origin of a model in a few sentences."""
     corpus = record.get("corpus", [])
     stages = [stage for stage in training_stages.stages(record) if stage.get("corpus")]
     bases = [stage for stage in stages if stage.get("stage") == training_stages.BASE]
@@ -207,20 +207,20 @@ def _description(record: dict[str, Any], origin: dict[str, Any]) -> str:
         verb = "Fine-tuned" if origin or record.get("base") else "Trained"
         sentences.append(f"{verb} by llmcli {__version__} on {_names(corpus)}.")
     sentences += [f"Its base model, {stage.get('file')}, was trained on {_names(stage['corpus'])}." for stage in bases]
-    if figures := Figures.of_record(record):  # what other programs run has no n-gram cache
+    if figures := Figures.of_record(record):  # other programs run the network without the n-gram cache
         what = "answers" if record.get("held_out", {}).get("of") == "answers" else "text"
         sentences.append(f"Held-out {what}: {Figures(figures.network)}.")
     return " ".join(sentences) or f"Written by llmcli {__version__}."
 
 
 def _names(corpus: list[dict[str, Any]]) -> str:
-    """Some of the files of a corpus."""
+    """List the first files of a corpus."""
     names = ", ".join(str(document.get("name")) for document in corpus[:MAX_CORPUS_NAMES])
     return f"{names} and others" if len(corpus) > MAX_CORPUS_NAMES else names
 
 
 def _model_card(model: "Checkpoint", metadata: dict[str, str]) -> str:
-    """The README.md of a Hugging Face directory."""
+    """Return the README.md of a Hugging Face directory."""
     front_matter = ["library_name: transformers", "pipeline_tag: text-generation"]
     if "license" in metadata:
         front_matter.append(f"license: {json.dumps(metadata['license'])}")

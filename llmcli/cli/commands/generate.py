@@ -59,7 +59,7 @@ def generate(options: _Options) -> None:
     if usage and not usage.names:
         raise LLMError(f"{path} has no experts; use an ensemble (llm mix), or a model trained with llm train --experts")
     memory = None
-    if options.memory:  # what only some options need is imported with them
+    if options.memory:  # imported only when needed
         from llmcli.cli.reports.memory import MemoryReport, training_texts
 
         memory = MemoryReport(training_texts(options.corpus, source, path))
@@ -111,7 +111,7 @@ def _check_options(options: _Options) -> None:
 
 @dataclass(frozen=True)
 class _Generator:
-    """Continues or answers one prompt as often as it is asked to."""
+    """Continues or answers one prompt, any number of times."""
 
     runtime: "Runtime"
     tokenizer: "Tokenizer"
@@ -123,7 +123,7 @@ class _Generator:
     def run(
         self, sampling: SamplingConfig, on_piece: "Callable[[Piece], None]" = lambda piece: None
     ) -> tuple[Answer, dict[str, Any]]:
-        """Generate one text, also as JSON; `on_piece` is called for each piece as soon as it is there."""
+        """Generate one text, and its JSON; `on_piece` is called with each piece as it is generated."""
         answer, experts = Answer(sampling.max_tokens), []
         for piece in self._pieces(sampling):
             answer.add(piece)
@@ -154,8 +154,8 @@ class _Generator:
 def _print_texts(
     options: _Options, generator: _Generator, settings: list[SamplingConfig], memory: "MemoryReport | None"
 ) -> None:
-    """Generate a text for each setting and print it: each piece at once, JSON at the end of each text. With `memory`,
-    its verbatim passages are marked; the training text is searched once for all texts."""
+    """Generate a text for each setting and print it: pieces immediately, JSON at the end of each text. With `memory`,
+    verbatim passages are marked; the training text is searched once for all texts."""
 
     def print_piece(piece: "Piece") -> None:
         if options.color and piece.id is not None:
@@ -168,8 +168,7 @@ def _print_texts(
     for index, sampling in enumerate(settings):
         if options.json:
             answer, record = finished[index] if memory else generator.run(sampling)
-            found = {"memory": memory.as_json(answer.text, matches[index])} if memory else {}
-            console.json_result(record | found)
+            console.json_result(record | ({"memory": memory.as_json(answer.text, matches[index])} if memory else {}))
             continue
         if len(settings) > 1:
             console.note(f"--- {index + 1}")
@@ -223,16 +222,16 @@ def _trace_steps(
 
 
 class _ExpertUsage:
-    """Which expert had the largest weight for each token: the models of an ensemble, or the experts of a sparse model's
-    last layer."""
+    """Counts the tokens for which each expert had the largest weight: models of an ensemble, or experts in a sparse
+    model's last layer."""
 
     def __init__(self, names: list[str]) -> None:
         self.names = names
-        self._counts = [0] * len(names)  # tokens for which it had the largest weight
+        self._counts = [0] * len(names)  # tokens for which each expert had the largest weight
         self._weights = [0.0] * len(names)  # summed over the tokens
 
     def add_token(self, runtime: "Runtime") -> dict[str, float]:
-        """Count the token that was just generated; the weights of its experts by name."""
+        """Count the token that was just generated; return the weights of its experts by name."""
         weights = [float(weight) for weight in runtime.expert_weights()[-1]]
         self._counts[weights.index(max(weights))] += 1
         self._weights = [total + weight for total, weight in zip(self._weights, weights, strict=True)]

@@ -66,8 +66,8 @@ def import_(options: _Options) -> None:
 
 
 def _merge(base: "Checkpoint", source: str, adapter: Path) -> "Checkpoint":
-    """The model with the adapters added to its weights, in float32. Raises LLMError if they do not fit. Warns if they
-    were trained on another model: they fit any of the same shape, but are useless there."""
+    """Return the model with adapters merged into its weights, in float32. Raises LLMError if they do not fit. Warns if
+    they were trained on another model: they fit any model of the same shape, but are useless there."""
     from llmcli.formats import adapters, atomic_io, loading
 
     merged = adapters.merged_tensors(base, adapter)
@@ -85,7 +85,7 @@ def _merge(base: "Checkpoint", source: str, adapter: Path) -> "Checkpoint":
 
 
 def _with_cache(model: "Checkpoint", text: "Corpus", name: str) -> "Checkpoint":
-    """The model with an n-gram cache, fitted on a text; without one if that does not help there."""
+    """Return the model with an n-gram cache fitted on a text, or without one if it does not help on that text."""
     from llmcli.formats import loading, training_stages
     from llmcli.training.data.cache_fit import fit_cache
 

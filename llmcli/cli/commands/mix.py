@@ -75,7 +75,7 @@ def _check_arguments(models: list[str], output: Path) -> None:
 
 
 def _load(models: list[str], output: Path) -> "dict[str, Checkpoint]":
-    """The models by name. Raises LLMError for an ensemble, and if the output would replace one of them."""
+    """Open the models by name. Raises LLMError for an ensemble, and if the output would replace a model."""
     from llmcli.formats import ensemble_file, loading
 
     loaded = {}
@@ -84,15 +84,13 @@ def _load(models: list[str], output: Path) -> "dict[str, Checkpoint]":
         reject_overwriting(output, "ensemble", loading.files(name), f"{part}one of the models to mix")
         model = loading.load_any(name)
         if isinstance(model, ensemble_file.Ensemble):
-            raise LLMError(
-                f"{name} is an ensemble already; mix the models that it consists of: {', '.join(model.names)}"
-            )
+            raise LLMError(f"{name} is already an ensemble; mix its models instead: {', '.join(model.names)}")
         loaded[name] = model
     return loaded
 
 
 def _save_average(output: Path, models: "Mapping[str, Checkpoint]") -> int:
-    """Save the model with averaged weights; its number of parameters. Warns if the average may be useless."""
+    """Save the model with averaged weights; return its number of parameters. Warns if the average may be useless."""
     from llmcli.formats import atomic_io, checkpoint, ensemble_file
 
     averaged = ensemble_file.average(models)

@@ -60,7 +60,7 @@ def serve(options: _Options) -> None:
         raise missing_extra("llm serve", " and ".join(missing), "serve")
     paths = [model_path(name) for name in options.models or (None,)]
     key, origins = _api_key(options.api_key), [_origin(given) for given in options.cors_origin or []]
-    # before numpy is imported: BLAS's threads are slow alongside other programs (models/matrix_product.py)
+    # before numpy is imported: BLAS's threads are slow beside other programs (models/matrix_product.py)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from llmcli.server.api.models import Models
     from llmcli.server.http.listening import bind
@@ -79,8 +79,8 @@ def serve(options: _Options) -> None:
 
 @contextmanager
 def exits_at_once(stop: Callable[[], None]) -> Iterator[None]:
-    """When a signal ended the server, and a model is still loaded or analyzed, end the process here: native code that
-    runs in a thread while Python ends would abort it. `stop` ends a server that a signal reaches before it listens."""
+    """End the process here if a signal ended the server while a model is being loaded or analyzed: native code in a
+    thread would abort Python's finalization. `stop` ends a server that receives a signal before it listens."""
     received: list[int] = []
 
     def receive(number: int, _: FrameType | None) -> None:
@@ -110,15 +110,15 @@ def _api_key(given: str | None) -> str | None:
 
 
 def _origin(given: str) -> str:
-    """An origin as browsers write it."""
+    """Normalize an origin as browsers do."""
     origin = given.rstrip("/").lower()
     if origin not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#]+", origin):
-        raise usage(f"--cors-origin {given} is no origin; give a scheme and a host: --cors-origin https://example.com")
+        raise usage(f"--cors-origin {given} is not an origin; give scheme and host: --cors-origin https://example.com")
     return origin
 
 
 def _access(listener: "socket.socket", host: str, key: str | None, origins: list[str]) -> "Access":
-    """Who may use the server. Raises LLMError where everybody could."""
+    """Return the access rules. Raises LLMError if they would let everybody in."""
     from llmcli.server.http.access import LOOPBACK_NAMES, Access
     from llmcli.server.http.listening import is_loopback
 
@@ -132,7 +132,7 @@ def _access(listener: "socket.socket", host: str, key: str | None, origins: list
 
 
 def _run(models: "Models", listener: "socket.socket", access: "Access", options: _Options) -> None:
-    """Serve until a signal ends it. Raises LLMError when the only model cannot be loaded."""
+    """Serve until a signal. Raises LLMError if a single model cannot be loaded."""
     from llmcli.server.engine.requests import Limits
     from llmcli.server.http.app import Hooks, create_app
     from llmcli.server.http.listening import Server, url

@@ -71,7 +71,7 @@ def tokenize(options: _Options) -> None:
         from llmcli.data.text.corpus import read_corpus
 
         for document in read_corpus([str(file)]).texts():
-            for ids in opened.encode_stream(document):  # while the file is read, which may be larger than memory
+            for ids in opened.encode_stream(document):  # the file may be larger than memory
                 console.result(" ".join(map(str, ids)))
     else:
         content = _read(file) if file is not None else text_argument(text, "text")
@@ -79,7 +79,7 @@ def tokenize(options: _Options) -> None:
 
 
 def _open_tokenizer(options: _Options) -> "Tokenizer":
-    """The tokenizer in a file, or else that of a model."""
+    """Open the tokenizer in a file, or a model's tokenizer."""
     if options.tokenizer is not None:
         from llmcli.data.tokenizers.tokenizer import read_tokenizer
 
@@ -124,7 +124,7 @@ def _decode(tokenizer: "Tokenizer", text: str) -> None:
 
 
 def _open_chat_template(options: _Options) -> "ChatTemplate":
-    """The chat template of a model, or ChatML if it has none."""
+    """Return the chat template of a model, or ChatML if it has none."""
     from llmcli.data.conversations.chat_template import CHATML, ChatTemplate
     from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
 
@@ -141,7 +141,7 @@ def _open_chat_template(options: _Options) -> "ChatTemplate":
 
 
 def _print_conversations(options: _Options, file: Path, template: "ChatTemplate") -> None:
-    """Print each conversation in a file as a text with the learned tokens marked, or as a line of JSON."""
+    """Print each conversation in a file as text with the learned tokens marked, or as a line of JSON."""
     from llmcli.data.files import require_conversations
 
     read = require_conversations(str(file), file, options.reading())
@@ -164,13 +164,13 @@ def _print_conversations(options: _Options, file: Path, template: "ChatTemplate"
     for note in read.notes:
         console.note(note)
     console.note(
-        f"{count(len(read.conversations), 'conversation')} of {total:,} tokens; {learned_total:,} of them are learned "
-        "(marked): those of answers, and the one that ends each"
+        f"{count(len(read.conversations), 'conversation')} with {total:,} tokens, of which {learned_total:,} are "
+        "learned (marked): the answers and the tokens that end them"
     )
 
 
 def _marked_text(tokenizer: "Tokenizer", encoded: "EncodedConversation") -> tuple[str, list[tuple[int, int]]]:
-    """(text of a conversation with control tokens by their names, spans of the learned tokens in it)"""
+    """Return (text of a conversation with the names of control tokens, spans of its learned tokens)."""
     text, spans = "", []
     for learned, run in itertools.groupby(zip(encoded.loss_mask, encoded.ids, strict=True), key=lambda pair: pair[0]):
         data = b"".join(tokenizer.token_bytes[i] or tokenizer.label(i).encode() for _, i in run)

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 MODEL, TRAINING = "Model architecture", "Training"  # panels of the help
 MIN_LR_SCALE = 0.01  # a smaller factor is more likely meant as a learning rate
-MAX_PROMPT_SEARCH_TOKENS = 4_000  # at the start of a text, in which a prompt is looked for
-# what a suggested command leaves out: the budget, which it replaces, what it adds itself, and what does not matter
+MAX_PROMPT_SEARCH_TOKENS = 4_000  # at the start of a text, searched for a prompt
+# left out of a suggested command: the budget, options that it sets itself, and irrelevant options
 OMITTED = {"time", "steps", "epochs", "force", "json", "quiet", "corpus"}
 
 
@@ -106,12 +106,12 @@ def train(options: _Options) -> None:
         processes = Processes(count=options.processes, local_count=options.processes)
         from llmcli.training.session import pick_device
 
-        found = pick_device(options.device, processes)  # it would fail in each of them
+        device = pick_device(options.device, processes)  # errors would otherwise occur in every process
         if not options.dry_run:
-            raise typer.Exit(_launch(options.processes, found))
+            raise typer.Exit(_launch(options.processes, device))
     if processes.rank:
         if not options.dry_run:
-            on_stop_requests(signal.SIG_DFL)  # until it is connected to rank 0, which may never get that far
+            on_stop_requests(signal.SIG_DFL)  # until this process is connected to rank 0, which may never happen
             from llmcli.training.session import follow
 
             _end_after(options, partial(follow, processes, options.device, on_stop_requests))
@@ -130,7 +130,7 @@ def train(options: _Options) -> None:
 
 
 def _plan_and_run(options: _Options, how: "ReadOptions", processes: Processes) -> None:
-    """Read the text, show the plan, train and save, in the process of rank 0."""
+    """Read the text, show the plan, train and save (rank 0)."""
     from llmcli.cli.reports.training import show_plan
     from llmcli.training.data.inputs import load_inputs
 
@@ -145,7 +145,7 @@ def _plan_and_run(options: _Options, how: "ReadOptions", processes: Processes) -
     if options.threads and options.threads > cpu_cores():
         cores = units.count(cpu_cores(), "core")
         console.note(f"--threads {options.threads} is more than the {cores} here; extra threads slow training down")
-    from llmcli.training import session  # imports torch: errors in the text come before
+    from llmcli.training import session  # imports torch: report errors in the text first
 
     run = session.plan_run(
         request, inputs, target,
@@ -166,7 +166,7 @@ def _plan_and_run(options: _Options, how: "ReadOptions", processes: Processes) -
 
 
 def _claim_output(options: _Options, processes: Processes) -> "Output":
-    """Lock the output for this run; with --dry-run only look at it. Raises LLMError."""
+    """Lock the output for this run; with --dry-run only check it. Raises LLMError."""
     from llmcli.training.files import output as training_output
 
     if options.dry_run:
@@ -181,8 +181,8 @@ def _claim_output(options: _Options, processes: Processes) -> "Output":
 
 
 def _end_after(options: _Options, work: Callable[[], None]) -> NoReturn:
-    """Do the work of one of several processes, and end it without finalizing Python: torch's threads may abort it
-    then, which looks as if it were killed."""
+    """Do the work of a rank above 0, and end the process without finalizing Python: torch's threads may abort that,
+    which would look like a kill."""
     code = 0
     try:
         work()
@@ -192,7 +192,7 @@ def _end_after(options: _Options, work: Callable[[], None]) -> NoReturn:
         code = int(end.code or 0)
     except BaseException as error:
         code = app.report(error)
-    on_stop_requests(signal.SIG_IGN)  # the launcher passes on what the terminal has sent already
+    on_stop_requests(signal.SIG_IGN)  # the launcher also forwards signals that the terminal has sent to all
     options.invocation.close()
     with suppress(OSError):  # the reader of a pipe is gone
         sys.stdout.flush()
@@ -201,7 +201,7 @@ def _end_after(options: _Options, work: Callable[[], None]) -> NoReturn:
 
 
 def _launch(count: int, device: str) -> int:
-    """Run the same command in several processes on a device; returns its exit code."""
+    """Run the same command in several processes on a device; return its exit code."""
     from llmcli.training.distributed.launcher import launch
 
     if device == "cpu" and count > cpu_cores():
@@ -215,16 +215,16 @@ def _launch(count: int, device: str) -> int:
 
 
 def _request(options: _Options, processes: Processes) -> "PlanRequest":
-    """The settings that the options fix; the planner chooses the others. Raises LLMError."""
+    """Return the settings fixed by options; the planner chooses the others. Raises LLMError."""
     from llmcli.training.planning.plan import PlanRequest
 
     names = {field.name for field in fields(PlanRequest)}
-    given = {name: value for name, value in vars(options).items() if name in names and value is not None}
-    given |= {
+    typed = {name: value for name, value in vars(options).items() if name in names and value is not None}
+    typed |= {
         "lr": _learning_rate_scale(options), "processes": processes.count,
         "threads": processes.threads(options.threads or cpu_cores()),
     }  # fmt: skip
-    return PlanRequest(seconds=parse_duration(options.time) if options.time else None, **given)
+    return PlanRequest(seconds=parse_duration(options.time) if options.time else None, **typed)
 
 
 def _check_options(options: _Options) -> None:
@@ -244,10 +244,10 @@ def _check_options(options: _Options) -> None:
 
 
 def _learning_rate_scale(options: _Options) -> float:
-    """The factor that --lr-scale, or its alias --lr, gives.
+    """Return the factor of --lr-scale or its alias --lr.
 
-    Other programs take a learning rate as --lr. A value of --lr that looks like one raises LLMError, since as a factor
-    it would ruin the run.
+    In other programs --lr is a learning rate. A value of --lr that looks like one raises LLMError, since as a factor it
+    would ruin the run.
     """
     if options.lr is not None:
         options.reject("with --lr", "lr_scale")
@@ -268,7 +268,7 @@ def _learning_rate_scale(options: _Options) -> float:
 
 
 def _note_stopped_run(output: "Output", dry_run: bool, processes: int) -> None:
-    """Say what happens to the state of a stopped run; with --force it is removed."""
+    """Note what happens to the state of a stopped run; --force removes it."""
     if stopped := output.stopped:
         before = stopped.processes
         changed = f", with {processes} instead of {before} processes" if processes != before else ""
@@ -281,14 +281,14 @@ def _note_stopped_run(output: "Output", dry_run: bool, processes: int) -> None:
 
 
 def _run(options: _Options, run: "PlannedRun") -> None:
-    """Train, show what happens, and report the result."""
+    """Train, show progress, and report the result."""
     from llmcli.cli.reports.training import show_event
     from llmcli.cli.terminal.progress import TrainingView
     from llmcli.training import session
     from llmcli.training.loop.events import Step
 
     output_error: OSError | None = None
-    trains = False  # whether there is a step whose weights a stop request would save
+    trains = False  # whether there was a step, so that a stop request would save weights
     prepared, chosen = run.prepared, run.prepared.plan.conversations
     bytes_per_token, answers = prepared.record["read_bytes"] / max(1, len(prepared.tokens)), None
     if chosen:
@@ -312,7 +312,7 @@ def _run(options: _Options, run: "PlannedRun") -> None:
                 trains = trains or isinstance(event, Step)
                 try:
                     show_event(event, view, json_=options.json, of_answers=chosen is not None)
-                except OSError as error:  # the reader has gone, or the disk is full: save what has been trained
+                except OSError as error:  # the reader is gone, or the disk is full: save the weights so far
                     output_error = output_error or error
         except LLMError as error:
             if output_error:
@@ -331,7 +331,7 @@ def _run(options: _Options, run: "PlannedRun") -> None:
 
 @contextmanager
 def _first_step_interrupted(output: "Output", trains: Callable[[], bool]) -> Iterator[None]:
-    """Say that a Ctrl-C or a termination signal inside, before the first step, leaves no model."""
+    """Note that Ctrl-C or a termination signal before the first step leaves no model."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as end:
@@ -344,11 +344,10 @@ def _first_step_interrupted(output: "Output", trains: Callable[[], bool]) -> Ite
 
 
 def _show_generation(share: float) -> None:
-    """Progress of the text that a base model generates before the first step."""
+    """Show the progress of the text that the base model generates before the first step."""
     if not share:
         console.note(
-            "the base model generates text, on which training limits the KL divergence from it (--kl-weight 0 turns "
-            "this off)"
+            "the base model generates text for limiting the KL divergence from it (--kl-weight 0 turns this off)"
         )
     console.status(f"{share:4.0%}  generating text with the base model" if share < 1 else "")
 
@@ -357,7 +356,7 @@ def _show_generation(share: float) -> None:
 
 
 def _report(options: _Options, result: "Result", run: "PlannedRun") -> None:
-    """Print what was saved, how good the model is, and what to type next."""
+    """Report the saved file, the quality of the model, and commands to try next."""
     from llmcli.cli.reports.training import show_result
     from llmcli.training.files.summary import summarize, usage_hints
 
@@ -378,7 +377,7 @@ def _report(options: _Options, result: "Result", run: "PlannedRun") -> None:
     else:
         chats = run.prepared.conversations is not None
         sentences += usage_hints(
-            "" if str(result.file) == DEFAULT_MODEL else str(result.file),  # which commands find by themselves
+            "" if str(result.file) == DEFAULT_MODEL else str(result.file),  # the default model need not be named
             None if chats else _example_prompt(run.prepared), chats=chats,
             has_chat_template='"chat_template"' in (done.checkpoint.tokenizer_config_json or ""),
         )  # fmt: skip
@@ -388,7 +387,7 @@ def _report(options: _Options, result: "Result", run: "PlannedRun") -> None:
 
 
 def _command_without_budget(options: _Options) -> str:
-    """The command as it was typed, without its budget and with --force, to be completed by a new budget."""
+    """Return the typed command without its budget and with --force, to be completed by a new budget."""
     words = ["llm", "train", *options.corpus]
     for param in options.params:
         name = str(param.name)
@@ -403,7 +402,7 @@ def _command_without_budget(options: _Options) -> str:
 
 
 def _example_prompt(prepared: "Prepared") -> str | None:
-    """The start of a sentence of the held-out text, or else of the training text, to try the model with."""
+    """Return the start of a sentence in the held-out or else the training text, for trying the model."""
     from llmcli.data.conversations.example_prompt import example_prompts
 
     tokenizer = prepared.tokenizer

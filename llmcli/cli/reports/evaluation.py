@@ -1,4 +1,4 @@
-"""The output of `llm eval`: scores next to those of compressors, or the surprisal of each token."""
+"""The output of `llm eval`: scores of models and compressors, or the surprisal of each token."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelScore:
-    """The score of a model on a document, or on all documents together."""
+    """A model's score on a document, or on all documents together."""
 
-    model: str  # its name in the table
+    model: str  # name in the table
     file: str | None  # the document; None: all together
     score: "Score"
-    context: int  # tokens in a window
+    context: int  # tokens per window
     stride: int  # tokens between windows
-    conversations: int = 0  # whose answers were measured; 0: the document is plain text
+    conversations: int = 0  # number of conversations with measured answers; 0: plain text
 
     def as_json(self) -> dict[str, object]:
         figures = self.score.figures
@@ -47,7 +47,7 @@ class ModelScore:
 
 
 def print_scores(scores: "Sequence[ModelScore]", baselines: "Sequence[Baseline]", baseline_file: str | None) -> None:
-    """Print a table of models and compressors, each compressor in the column of the figure it can be compared with."""
+    """Print a table of models and compressors, each compressor in the column of the comparable figure."""
     rows = [
         [
             row.model, units.bits_per_byte(row.score.network_bits_per_byte),
@@ -96,7 +96,7 @@ def baseline_json(baseline: "Baseline") -> dict[str, object]:
 
 @dataclass(frozen=True)
 class TokenSurprisals:
-    """The surprisal of every token of some documents under a model."""
+    """The surprisal of every token in some documents under a model."""
 
     model: str
     tokenizer: "Tokenizer"
@@ -107,7 +107,7 @@ class TokenSurprisals:
     score: "Score"
 
     def as_json(self, spans: "Sequence[Span]", from_byte: int) -> dict[str, object]:
-        """`spans` are the most surprising passages, `from_byte` is where the measured text begins."""
+        """`spans` are the most surprising passages; `from_byte` is the start of the measured text."""
         return {
             "model": self.model,
             "files": [

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 LABEL_WIDTH = 14  # columns of a token's label beside a chart
 MAX_HEAT_MAP_ROWS = 60
-MAX_HEADS = 5  # in the table of those with the highest attention weights
+MAX_HEADS = 5  # in the table of heads with the highest attention weights
 MAX_LENS_LABEL, LENS_CELL = 12, 20  # columns of a token in the logit lens, and of a token with its probability
 MAX_BAR = 60  # columns
-MIN_FULL_BAR = 1.0  # bits: smaller effects do not get the whole width, even if there are no larger ones
-SUMMARY_ROWS = 10  # tokens whose effects a summary shows
-MAX_POSITIONS = 5  # of a copied token
+MIN_FULL_BAR = 1.0  # bits: smaller effects never fill the whole width
+SUMMARY_ROWS = 10  # tokens with effects in a summary
+MAX_POSITIONS = 5  # listed for a copied token
 ALIGNMENT_BAR = 12  # columns
 
 
 def attention_title(layers: int, heads: int, layer: int | None, head: int | None) -> str:
-    """Describe the attention that is shown; None: the mean over all layers or heads."""
+    """Describe the displayed attention; None: the mean over all layers or heads."""
     mean = f"mean of {units.count(heads, 'head')}"
     if layer is None:
         return f"mean of {units.count(layers, 'layer')} and {units.count(heads, 'head')}"
@@ -37,14 +37,14 @@ def attention_title(layers: int, heads: int, layer: int | None, head: int | None
 
 @dataclass(frozen=True)
 class ExplanationReport:
-    """An explanation of a prompt and how to show it."""
+    """An explanation of a prompt and its display settings."""
 
     explanation: "Explanation"
     words: "NextWords | None"  # None: not searched for
     tokenizer: "Tokenizer"
-    count: int  # of next tokens and words
-    layer: int | None = None  # of the attention to show, from 1; None: the mean of all
-    head: int | None = None  # in this layer, from 1
+    count: int  # next tokens and words to show
+    layer: int | None = None  # layer of the attention to show, from 1; None: mean of all
+    head: int | None = None  # head in this layer, from 1
 
     def show(self, *, is_summary: bool = False) -> None:
         """Print the explanation; a summary fits on a screen and has only the tokens with the largest effects."""
@@ -116,9 +116,9 @@ class ExplanationReport:
         console.caption("What the model would predict if it ended after this layer.")
 
     def _show_ablation(self, labels: list[str], rows: int | None = None) -> None:
-        """Print the effect of leaving out each token but the last, or each of the `rows` with the largest effects."""
+        """Print the effect of leaving out each token except the last, or the `rows` largest effects."""
         measured = enumerate(self.explanation.ablation_effects[:-1].tolist())
-        # as they are shown: an effect of 0.00 has no bar
+        # rounded as displayed: an effect of 0.00 has no bar
         effects = [(i, round(bits, units.BITS_DIGITS)) for i, bits in measured if not math.isnan(bits)]
         if not effects:
             return
@@ -128,7 +128,7 @@ class ExplanationReport:
             console.paragraph(f"(the {rows} tokens with the largest effects)")
             effects = sorted(sorted(effects, key=lambda effect: -abs(effect[1]))[:rows])
         elif len(effects) < len(labels) - 1:
-            console.paragraph(f"(of the last {len(effects) + 1} tokens only: a model of this size takes long)")
+            console.paragraph(f"(only the last {len(effects) + 1} tokens: a model of this size takes long)")
         digits = len(str(len(labels)))
         largest = max(MIN_FULL_BAR, *(abs(bits) for _, bits in effects))
         bar_width = min(MAX_BAR, terminal_width() - LABEL_WIDTH - digits - 12)
@@ -146,7 +146,7 @@ class ExplanationReport:
         )
 
     def _show_copies(self, copies: "tuple[Copy, ...]") -> None:
-        """Print the tokens that the n-gram cache makes more likely, and where they occurred in the prompt."""
+        """Print the tokens that the n-gram cache makes more likely, and their positions in the prompt."""
         console.heading("copies from the prompt (n-gram cache)")
         if not copies:
             console.paragraph("none: the end of the prompt did not occur in it before")
@@ -158,8 +158,8 @@ class ExplanationReport:
             rows.append((self._label(copy.token), *probabilities, str(copy.matched), ", ".join(numbers)))
         tables.table(("next token", "network", "with cache", "matched", "at token"), rows, numbers=(1, 2, 3))
         console.caption(
-            "matched: how many of the last tokens stood before this token earlier in the prompt; at token: where it "
-            "stood. The more tokens match, and the more recently, the more the cache counts. --no-cache leaves it out."
+            "matched: number of last tokens that also preceded this token earlier in the prompt; at token: its "
+            "position there. The longer and more recent the match, the more the cache counts. --no-cache turns it off."
         )
 
     def _show_predictions(self) -> None:
@@ -181,7 +181,7 @@ class ExplanationReport:
 
 
 def show_alignment(alignment: "Alignment", answer: str, layer: int | None, head: int | None) -> None:
-    """Print an answer, and the words of the prompt that each of its words attends to; `layer` and `head` are those of
+    """Print an answer, and the words of the prompt to which each of its words attends; for `layer` and `head` see
     `ExplanationReport`."""
     from llmcli.analysis.explain import mean_attention
 

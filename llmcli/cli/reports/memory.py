@@ -1,4 +1,4 @@
-"""The output of --memory: passages of a generated text that occur verbatim in the training text."""
+"""The output of --memory: passages in a generated text that occur verbatim in the training text."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.ensemble_file import Ensemble
 
-MAX_NAMES = 3  # of training files in a note
+MAX_NAMES = 3  # training files listed in a note
 
 
 def training_texts(names: list[str] | None, source: "Checkpoint | Ensemble", path: Path) -> "list[TrainingText]":
-    """Find the training text of a model or of each model of an ensemble; or read files of these names instead."""
+    """Find the training text of a model, or of each model in an ensemble; or read the named files instead."""
     from llmcli.data.sources import read_sources
     from llmcli.evaluation.training_text import TrainingText, find_training_texts, names_sources, recorded_reading
 
@@ -31,7 +31,7 @@ def training_texts(names: list[str] | None, source: "Checkpoint | Ensemble", pat
     sources = read_sources(names, recorded_reading(source.records))
     note_skipped_files(sources.text)
     if not any(names_sources(record, sources) for record in source.records):
-        console.note(f"{', '.join(names)} is not the training text that {path} records; all of it is searched")
+        console.note(f"{', '.join(names)} is not the training text in the record of {path}; all of it is searched")
     return [TrainingText.of(sources, source.records)]
 
 
@@ -43,7 +43,7 @@ class MemoryReport:
         self._names = [name for text in texts for name in text.names]
 
     def find(self, generated: list[str]) -> "list[VerbatimSpans]":
-        """Search once for all generated texts."""
+        """Search the training text once for all generated texts."""
         from llmcli.evaluation.memorization import find_verbatim
 
         return find_verbatim(generated, self._texts)

@@ -1,4 +1,4 @@
-"""The overview of a model file in `llm inspect`: parameters, config, tokenizer, training."""
+"""The overview of a model file in `llm inspect`: parameters, config, tokenizer and training."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ TOKENIZER_KINDS = {
 
 
 def print_overview(header: "Header") -> None:
-    """Print the overview. Raises LLMError for a training record that this program did not write."""
+    """Print the overview. Raises LLMError for another program's training record."""
     config = json_object(header, "config.json", console.note)
     training = json_object(header, "training.json", console.note)
     imported = training.get("imported")

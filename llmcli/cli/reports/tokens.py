@@ -12,11 +12,11 @@ from llmcli.cli.terminal.text_layout import terminal_width, text_width, truncate
 if TYPE_CHECKING:
     from llmcli.generation.next_words import NextWord, NextWords
 
-MAX_WITH_FIGURES = 80  # tokens of a text: their figures fill half a screen
+MAX_WITH_FIGURES = 80  # tokens, whose figures fill half a screen
 
 
 def tokens(labels: Sequence[str], ids: Sequence[int]) -> None:
-    """Print each token above its id, side by side; for a program one line each: id, token."""
+    """Print tokens side by side, each above its id; for a program one line each: id, token."""
     if not sys.stdout.isatty():
         for label, token in zip(labels, ids, strict=True):
             tables.tab_separated((str(token), label))
@@ -76,7 +76,7 @@ def surprisals(rows: Sequence[tuple[str, float]]) -> None:
 
 
 def with_highlights(text: str, spans: Iterable[tuple[int, int]]) -> None:
-    """Print a text with passages (first character, the one after the last) in brackets, without a line end."""
+    """Print a text with passages (first character, one past the last) in brackets, without a line end."""
     position = 0
     for start, end in spans:
         console.verbatim(f"{text[position:start]}⟦{text[start:end]}⟧")
@@ -92,7 +92,7 @@ def probability_legend() -> None:
 
 
 def print_next_words(search: "NextWords", prompt: str, count: int) -> None:
-    """Print what `llm generate --next` shows: the `count` most likely words; the others are summed."""
+    """Print the output of `llm generate --next`: the `count` most likely words, and the sum of the others."""
     from llmcli.generation.next_words import MAX_UNEXPLORED
 
     rows = [(word_label(word), word.probability) for word in search.words[:count]]
@@ -111,7 +111,7 @@ def print_next_words(search: "NextWords", prompt: str, count: int) -> None:
 
 
 def prompt_end(text: str) -> str:
-    """Return the end of a text for a heading of one line."""
+    """Return the end of a text for a one-line heading."""
     text, columns = one_line(text), terminal_width() - 8
     return text if len(text) <= columns else f"…{text[-max(1, columns) :].lstrip()}"
 

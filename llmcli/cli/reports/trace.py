@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from llmcli.generation.trace import CandidateToken, TraceStep
 
 MAX_TOKEN_WIDTH = 16  # columns
-MAX_BAR, MIN_BAR, OTHER_COLUMNS = 40, 8, 50  # columns of the bars, and of all beside them
+MAX_BAR, MIN_BAR, OTHER_COLUMNS = 40, 8, 50  # columns of the bars, and of everything else
 
 
 def print_step(step: "TraceStep", number: int, text: str, tokenizer: "Tokenizer", sampling: "SamplingConfig") -> None:
-    """Print a table of the candidates of a step, and the sampling settings. `text` is the text so far."""
+    """Print a table of a step's candidates, and the sampling settings. `text` is the text so far."""
     console.heading(f"{number}  {token_output.prompt_end(text)}…")
     if step.retokenized:
         console.paragraph("probabilities of the first token are summed over the tokenizations of the prompt's end")

@@ -1,4 +1,4 @@
-"""The output of `llm train`: the plan, the events as lines of JSON or in a live view, the result."""
+"""The output of `llm train`: the plan, events as lines of JSON or in a live view, the result."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def show_plan(plan: "Plan", data: "list[FileGroup]", *, dry_run: bool, json_: bool) -> None:
-    """Print the plan: with --dry-run as a result, else on stderr, in a terminal as a short summary."""
+    """Print the plan: with --dry-run as a result, otherwise on stderr, in a terminal as a short summary."""
     if json_:
         json_event("plan", **_plan_record(plan), data=[group.as_record() for group in data])
         return
@@ -90,7 +90,7 @@ def _show_restart(event: "Restarted", view: "TrainingView", *, json_: bool) -> N
     now, then = (units.number(size) for size in sizes)
     change = f"{now} parameters instead of {then}" if now != then else "another plan"
     console.note(
-        f"step {event.step:,}: training runs at {event.speed:.2g} times the speed that was measured before the run, so "
+        f"step {event.step:,}: training runs at {event.speed:.2g} times the speed measured before the run, so "
         f"it starts over with {change}"
     )
 

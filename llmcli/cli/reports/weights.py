@@ -1,4 +1,4 @@
-"""Tensors in `llm inspect`: a list, the statistics of one or of each group, and their difference to another file."""
+"""Tensors in `llm inspect`: a list, statistics of one tensor or of each group, and differences from another file."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,8 +13,8 @@ from llmcli.pages.model_facts import shape_text, value_text
 if TYPE_CHECKING:
     from llmcli.formats.safetensors.header import Header
 
-MAX_VALUE = 30  # columns of a value of a config
-MAX_NAMES = 3  # of tensors that only one file has
+MAX_VALUE = 30  # columns of a config value
+MAX_NAMES = 3  # listed tensors that only one file has
 
 
 def print_tensors(header: "Header") -> None:
@@ -79,7 +79,7 @@ def print_weights(header: "Header", *, json_: bool) -> None:
 
 
 def print_difference(first: "Header", other: "Header", *, json_: bool) -> None:
-    """Compare two files and print the difference. Raises LLMError for a file that cannot be read."""
+    """Compare two files and print the differences. Raises LLMError for an unreadable file."""
     from llmcli.analysis.diff import compare
 
     try:

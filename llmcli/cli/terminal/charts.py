@@ -1,4 +1,4 @@
-"""Charts as lines of text: loss curves, bars, heat maps, histograms. Knows no terminal and no colors."""
+"""Charts as lines of text: loss curves, bars, heat maps, histograms. Independent of terminals and colors."""
 
 import math
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ def curve(
     The y scale is logarithmic. Values that are not finite are left out. `marks` are (x values, y values) of points
     shown as MARK over the line. `legend` is centered below the chart if it fits.
     """
-    line, marked = ([(x, y) for x, y in zip(*one, strict=True) if math.isfinite(y)] for one in ((xs, ys), marks))
+    line, marked = ([(x, y) for x, y in zip(*xy, strict=True) if math.isfinite(y)] for xy in ((xs, ys), marks))
     if not line + marked:
         return []
     x_low, x_high = min(x for x, _ in line + marked), max(x for x, _ in line + marked)
     low, high = log_range([y for _, y in line + marked])
 
     def dot_row(y: float) -> int:
-        """The row of dots, from the top."""
+        """Return the row of dots, from the top."""
         return round(math.log(high / max(y, low)) / math.log(high / low) * (4 * height - 1))
 
     labels = [""] * height

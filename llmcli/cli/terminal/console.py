@@ -1,4 +1,4 @@
-"""Output of the commands: results to stdout, everything else to stderr; and the echo of the terminal."""
+"""Output of the commands: results to stdout, everything else to stderr; the terminal's echo."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-MAX_ERROR_LENGTH = 2_000  # characters: a damaged file may put far more into a message
+MAX_ERROR_LENGTH = 2_000  # characters: a damaged file may cause far longer messages
 
 
 # quiet: no notes, captions and progress; errors and results remain. options: the command's
@@ -24,18 +24,18 @@ settings = SimpleNamespace(quiet=False, options=frozenset())
 
 
 def set_quiet(quiet: bool) -> bool:
-    """Set --quiet; returns its value, as the callback of an option must."""
+    """Set --quiet; return its value, as an option's callback must."""
     settings.quiet = quiet
     return quiet
 
 
 def result(line: str = "", *, raw: bool = False) -> None:
-    """Print a line of a result on stdout, safe for a terminal unless it is `raw`: has our own escape sequences."""
+    """Print a line of a result on stdout, made safe for a terminal unless it is `raw` (has our escape sequences)."""
     _write((line if raw else visible_line(line)) + "\n")
 
 
 def verbatim(text: str, end: str = "", *, raw: bool = False) -> None:
-    """Print text of a model or a user: unchanged for a program, safe for a terminal. `raw` as in `result`."""
+    """Print a model's or user's text: unchanged for a program, safe for a terminal. `raw` as in `result`."""
     _write((visible(text) if sys.stdout.isatty() and not raw else text) + end)
 
 
@@ -66,7 +66,7 @@ def paragraph(text: str, indent: int = 0) -> None:
 
 
 def caption(text: str) -> None:
-    """Explain the figure above: faint, in a terminal only; nothing with --quiet."""
+    """Print an explanation of the preceding figure: faint, only in a terminal; nothing with --quiet."""
     if sys.stdout.isatty() and not settings.quiet:
         _styled_lines(text, styles.DIM)
 
@@ -82,13 +82,13 @@ def _write(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Print something useful to know on stderr; nothing with --quiet."""
+    """Print useful information on stderr; nothing with --quiet."""
     if not settings.quiet:
         warn(text)
 
 
 def warn(text: str) -> None:
-    """Print something the user must know on stderr, also with --quiet."""
+    """Print important information on stderr, even with --quiet."""
     for line in fit(visible_line(with_options(text, settings.options)), sys.stderr):
         write_line(line, sys.stderr)
 
@@ -115,7 +115,7 @@ def write_from_signal_handler(text: str) -> None:
 
 
 def status(text: str) -> None:
-    """Show a status line in a terminal, which the next one replaces; "" removes it."""
+    """Show a status line in a terminal, replaced by the next one; "" removes it."""
     if sys.stderr.isatty() and not settings.quiet:
         print(f"\r\x1b[K{visible_line(text)}", file=sys.stderr, end="", flush=True)
 
@@ -144,7 +144,7 @@ def rich_console(stream: TextIO) -> "Console":
 
 @contextmanager
 def without_echo() -> Iterator[None]:
-    """Hide input typed in the meantime, ^C included; it can be read afterwards. Windows hides it anyway."""
+    """Hide input typed in this context, including ^C; it can be read afterwards. Windows hides it anyway."""
     try:
         import termios
     except ImportError:  # Windows

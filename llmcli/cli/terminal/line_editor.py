@@ -1,4 +1,4 @@
-"""Input of `llm chat`. Imported only where a person types."""
+"""Interactive input for `llm chat`. Imported only in a terminal."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,13 +16,13 @@ from prompt_toolkit.styles import Style
 from llmcli.cli.terminal import styles
 
 PROMPT, CONTINUATION = "> ", "  "
-MENU_LINES = 6  # of completions
-# (text before the cursor) -> (completion, how many characters before the cursor it replaces, what it means)
+MENU_LINES = 6  # in the menu of completions
+# (text before the cursor) -> (completion, number of characters before the cursor that it replaces, meaning)
 Complete = Callable[[str], Iterable[tuple[str, int, str]]]
 
 
 def open_reader(complete: Complete, before_a_path: Sequence[str]) -> Callable[[str], str]:
-    """Return a function that reads one input, which begins with a draft to edit; line by line without a terminal.
+    """Return a function that reads one input, starting with a draft to edit; line by line without a terminal.
 
     It raises KeyboardInterrupt for Ctrl-C without any text, EOFError at the end of the input (Ctrl-D). A path is
     completed after each of `before_a_path`.

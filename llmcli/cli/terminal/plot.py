@@ -13,13 +13,13 @@ from llmcli.training.files.summary import Curve
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-METADATA: dict[str, Any] = {  # by format; without dates and versions, so that equal curves give equal bytes
+METADATA: dict[str, Any] = {  # by format; without dates and versions, so that equal curves result in equal files
     "svg": {"Date": None, "Creator": "llmcli"},
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "Creator": "llmcli", "Producer": None},
 }
 SIZE = (7.0, 4.2)  # inches
-DOTS_PER_INCH = 160  # of a png
+DOTS_PER_INCH = 160  # for png
 TRAINING_COLOR, VALIDATION_COLOR = "#4878a8", "#c44e1b"  # distinguishable with color blindness
 STYLE: dict[Any, Any] = {  # the keys are matplotlib's
     "svg.hashsalt": "llmcli", "svg.fonttype": "path", "font.size": 10, "axes.spines.top": False,
@@ -28,7 +28,7 @@ STYLE: dict[Any, Any] = {  # the keys are matplotlib's
 
 
 def format_of(path: Path) -> str:
-    """Return the format of a file name: svg, png or pdf. Raises LLMError for any other."""
+    """Return the format of a file name: svg, png or pdf. Raises LLMError for other names."""
     suffix = path.suffix.lower().removeprefix(".")
     if suffix not in METADATA:
         raise LLMError(f"{path} is not in a supported figure format; give a name that ends in .svg, .png or .pdf")

@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
     from llmcli.training.loop.events import Step
 
-REFRESH_SECONDS = 0.25  # between two drawings of the live view
-LINE_SECONDS, LINE_PROGRESS = 10, 0.02  # at least, between two lines elsewhere
-MIN_STEPS_FOR_ESTIMATE = 5  # before, the time left is not shown
+REFRESH_SECONDS = 0.25  # between two updates of the live view
+LINE_SECONDS, LINE_PROGRESS = 10, 0.02  # minimum between two lines elsewhere
+MIN_STEPS_FOR_ESTIMATE = 5  # earlier, the time left is not shown
 LOSS_SMOOTHING = 0.05  # weight of the newest loss in the moving average
-MAX_POINTS = 240  # of the curve in the chart
+MAX_POINTS = 240  # in the chart's curve
 MIN_CHART_HEIGHT, MIN_CHART_WIDTH = 3, 30
 
 
 class TrainingView:
     """Shows a run: in a terminal a bar, figures and a growing chart, elsewhere periodic lines.
 
-    `bytes_per_token` converts the training loss to bits per byte. A run on conversations has `answers`: (the progress
-    from which it trains on them, 0 to 1; the bytes per token of answers). `hidden` draws nothing in a terminal.
+    `bytes_per_token` converts the training loss to bits per byte. A run on conversations has `answers`: (progress, 0 to
+    1, from which it trains on them; bytes per token of answers). `hidden` draws nothing in a terminal.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class TrainingView:
         if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not (hidden or console.settings.quiet):
             import rich.live
 
-            # no refresh thread, which would take time from the training; stdout stays unredirected
+            # no refresh thread, which would take time from training; stdout is not redirected
             console_ = console.rich_console(sys.stderr)
             self._live = rich.live.Live(
                 console=console_, auto_refresh=False, redirect_stdout=False, vertical_overflow="crop"
             )
         self._note = ""  # the last line
-        self._note_is_below = False  # whether it is on the screen below the view
+        self._note_is_below = False  # whether it is displayed below the view
         self._echo = without_echo() if self._live else nullcontext()  # typed characters would shift the view
 
     def __enter__(self) -> "TrainingView":
@@ -85,8 +85,8 @@ class TrainingView:
         self._evaluations.append((step, bits_per_byte))
 
     def begin_model(self, share: float | None = None) -> None:
-        """Begin the curves of another model; `share` is the share of conversations at the end of its run."""
-        self._losses = array("d")  # of each step, bits per byte
+        """Start the curves of another model; `share` is the share of conversations at the end of its run."""
+        self._losses = array("d")  # bits per byte, for each step
         self._shown_progress = -math.inf
         self._evaluations: list[tuple[int, float]] = []  # (step, bits per byte)
         self._loss = math.nan
@@ -97,7 +97,7 @@ class TrainingView:
         self._sample = one_line(prompt), one_line(text)
 
     def note_from_signal_handler(self, text: str) -> None:
-        """Write a note at once below the view, which includes it when it is drawn again."""
+        """Write a note immediately below the view, which includes it in its next update."""
         if not (self._live and self._live.is_started):
             console.note_from_signal_handler(text)
             return
@@ -116,7 +116,7 @@ class TrainingView:
             if since >= REFRESH_SECONDS:
                 self._shown_seconds = event.seconds
                 self._erase_note(self._live)
-                self._live.start()  # not before the first step: before it, notes and status lines are written
+                self._live.start()  # not earlier, because of notes and status lines before the first step
                 self._live.update(self._draw(self._live), refresh=True)
         elif event.progress >= 1 or (since >= LINE_SECONDS and event.progress - self._shown_progress >= LINE_PROGRESS):
             self._shown_seconds, self._shown_progress = event.seconds, event.progress

@@ -1,7 +1,7 @@
-"""Makes untrusted text safe to print.
+"""Making untrusted text safe to print.
 
-Control characters and bidirectional overrides would move the cursor, change colors or reorder a line, so visible marks
-replace them. In JSON they are escaped, which keeps the value.
+Control characters and bidirectional overrides would move the cursor, change colors or reorder a line, so they are
+replaced by visible marks. In JSON they are escaped, which keeps the value.
 """
 
 import json
@@ -15,7 +15,7 @@ _UNSAFE_IN_JSON = re.compile(f"[{_CONTROL}\u2028\u2029]")  # JSON has none of th
 
 
 def visible(text: str) -> str:
-    """Replace control characters by visible marks; line ends and tabs stay.
+    """Replace control characters by visible marks; line ends and tabs are kept.
 
     >>> visible("a\\x1b[31mb\\u202e\\tc\\n")
     'a␛[31mb⟨U+202E⟩\\tc\\n'
@@ -29,7 +29,7 @@ def visible_line(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Replace control characters and line ends by visible marks; spaces stay."""
+    """Replace control characters and line ends by visible marks; spaces are kept."""
     return visible(text.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍"))
 
 

@@ -27,12 +27,12 @@ def stop_signals() -> list[signal.Signals]:
 
 
 def _not_ignored(*numbers: signal.Signals) -> list[signal.Signals]:
-    """Leave out the signals that the parent process set to be ignored, as nohup does with SIGHUP."""
+    """Leave out signals that the parent process ignores, as nohup does with SIGHUP."""
     return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def end_process(number: int, frame: FrameType | None) -> None:
-    """Handle a signal: raise KeyboardInterrupt or SystemExit; where that would be lost, try again shortly after."""
+    """Handle a signal: raise KeyboardInterrupt or SystemExit; if that would be lost here, try again shortly after."""
     if _loses_exceptions(frame):
         timer = threading.Timer(RETRY_SECONDS, _send, [number])
         timer.daemon = True
@@ -44,7 +44,8 @@ def end_process(number: int, frame: FrameType | None) -> None:
 
 
 def _loses_exceptions(frame: FrameType | None) -> bool:
-    """Python drops exceptions of destructors and of importlib's callback, and wraps those of `__set_name__`."""
+    """Return whether an exception would be lost here: Python drops exceptions in destructors and importlib's callback,
+    and wraps those in `__set_name__`."""
     while frame is not None:
         name, file = frame.f_code.co_name, frame.f_code.co_filename
         if name in ("__del__", "__set_name__") or (name == "cb" and file.startswith("<frozen importlib")):
@@ -69,8 +70,8 @@ def stop_requests(can_save: Callable[[], bool], show_note: Callable[[str], None]
 
 
 def on_stop_requests(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
-    """Handle stop signals with `handler` from now on. signal.SIG_DFL lets them end the process at once, even while it
-    waits outside of Python; signal.SIG_IGN ignores them, for a process that is ending."""
+    """Handle stop signals with `handler` from now on. With signal.SIG_DFL they end the process immediately, even while
+    it waits outside of Python; signal.SIG_IGN ignores them in a process that is ending."""
     for number in stop_signals():
         signal.signal(number, handler)
 
@@ -86,7 +87,7 @@ def _collected(
     on_first: Callable[[], None] = lambda: None,
     active: Callable[[], bool] = lambda: True,
 ) -> Iterator[list[int]]:
-    """Collect the first of these signals in a list; a later second one raises KeyboardInterrupt.
+    """Collect the first of these signals in a list; a second request raises KeyboardInterrupt.
 
     Unless `active`, the earlier handlers are called. One request often arrives as two signals: `timeout` signals the
     process and its group, and a closed terminal is reported by both the shell and the kernel.

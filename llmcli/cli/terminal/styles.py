@@ -1,4 +1,4 @@
-"""Colors of the terminal, as ANSI escape sequences. Untrusted text brings none: it is made visible first."""
+"""Terminal colors, as ANSI escape sequences. Escape sequences in untrusted text are made visible first."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from typing import TextIO
 
 from llmcli.cli.terminal.safe_text import visible
 
-# Backgrounds: (lowest value, one of the 256 colors or None, label), the lowest first
+# backgrounds: (lowest value, one of the 256 colors or None, label), lowest first
 PROBABILITIES = (
     (0.0, 88, "<2%"), (0.02, 130, "2-10%"), (0.1, 136, "10-30%"), (0.3, 100, "30-60%"), (0.6, 64, "60-90%"),
     (0.9, 28, "≥90%"),
@@ -20,7 +20,7 @@ BOLD, DIM, RED = "1", "2", "31"
 
 
 def has_colors(stream: TextIO) -> bool:
-    """Return whether output on a stream gets colors: in a terminal, unless $NO_COLOR is set or it is a dumb one."""
+    """Return whether output on a stream gets colors: in a terminal that is not dumb, unless $NO_COLOR is set."""
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False
     return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
@@ -32,7 +32,7 @@ def styled(text: str, style: str, stream: TextIO) -> str:
 
 
 def by_value(text: str, value: float, scale: Scale) -> str:
-    """Put text on the background of a value on PROBABILITIES or SURPRISALS."""
+    """Put text on the background for a value on the scale PROBABILITIES or SURPRISALS."""
     color = next((color for lowest, color, _ in reversed(scale) if value >= lowest), scale[0][1])
     return _on_background(color, text)
 
@@ -43,7 +43,7 @@ def legend(scale: Scale) -> str:
 
 
 def alternating(text: str, index: int) -> str:
-    """Put text on the background of this index, so that neighbors are distinguishable."""
+    """Put text on a background chosen by index, so that neighbors are distinguishable."""
     return _on_background(ALTERNATING_COLORS[index % len(ALTERNATING_COLORS)], text)
 
 

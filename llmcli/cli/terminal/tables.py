@@ -10,8 +10,8 @@ from llmcli.cli.terminal.safe_text import visible_line
 from llmcli.cli.terminal.text_layout import fit, pad, terminal_width, text_width
 
 GAP, MIN_GAP = 3, 2  # spaces between two columns
-MIN_TEXT_COLUMN = 12  # a column of text is folded to no less than this
-MIN_VALUE_COLUMN = 24  # with less left beside the names, values continue under their names
+MIN_TEXT_COLUMN = 12  # minimum width of a folded text column
+MIN_VALUE_COLUMN = 24  # with less space beside the names, values continue below them
 MAX_TREE_NAME = 80  # characters
 
 
@@ -69,7 +69,7 @@ def pairs(rows: Iterable[tuple[str, str]], *, to_stderr: bool = False) -> None:
 
 
 def labeled(rows: Iterable[tuple[str, str]], max_label: int) -> None:
-    """Print (label, line) pairs, the labels padded to one width of at most `max_label` columns."""
+    """Print (label, line) pairs with labels padded to one width of at most `max_label` columns."""
     rows = [(visible_line(label), line) for label, line in rows]
     margin = min(max_label, max((text_width(label) for label, _ in rows), default=0))
     for label, line in rows:
@@ -77,7 +77,7 @@ def labeled(rows: Iterable[tuple[str, str]], max_label: int) -> None:
 
 
 def tree(rows: Sequence[tuple[int, str, str, str]]) -> None:
-    """Print rows of (depth, name, detail, figures) as a tree; a narrow terminal gets no details, and short names."""
+    """Print rows of (depth, name, detail, figures) as a tree; a narrow terminal gets short names and no details."""
     names = [
         branches + visible_line(row[1])[:MAX_TREE_NAME] for branches, row in zip(_branches(rows), rows, strict=True)
     ]
@@ -96,7 +96,7 @@ def tree(rows: Sequence[tuple[int, str, str, str]]) -> None:
 
 def _branches(rows: Sequence[tuple[int, str, str, str]]) -> list[str]:
     """Draw the lines that connect each row of a tree with its parent and siblings."""
-    branches, siblings = [], set[int]()  # levels on which a row follows
+    branches, siblings = [], set[int]()  # levels on which another row follows
     for depth, *_ in reversed(rows):
         line = "".join("│  " if level in siblings else "   " for level in range(depth))
         branches.append(line + ("├─ " if depth in siblings else "└─ "))

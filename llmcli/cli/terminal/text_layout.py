@@ -1,4 +1,4 @@
-"""Text in the columns of a terminal; a wide character (CJK, emoji) takes two."""
+"""Layout of text in terminal columns; a wide character (CJK, emoji) takes two."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ from typing import TextIO
 
 
 def terminal_width(stream: TextIO | None = None) -> int:
-    """Return the columns of the terminal of a stream (by default stdout); $COLUMNS overrides it."""
+    """Return the columns of a stream's terminal (default: stdout); $COLUMNS overrides them."""
     if not os.environ.get("COLUMNS"):
         with suppress(OSError, ValueError, AttributeError):  # not a terminal, or not a file at all
             return os.get_terminal_size((stream or sys.stdout).fileno()).columns or 80
@@ -19,7 +19,7 @@ def terminal_width(stream: TextIO | None = None) -> int:
 
 
 def text_width(text: str) -> int:
-    """Count the columns of a text. rich is imported for other than ASCII only, so that short output starts fast."""
+    """Count the columns of a text. rich is imported only for non-ASCII text, so that short commands stay fast."""
     if text.isascii() and text.isprintable():
         return len(text)
     from rich.cells import cell_len
@@ -43,7 +43,7 @@ def pad(text: str, columns: int) -> str:
 
 
 def fit(text: str, stream: TextIO, indent: int = 0, hanging: int = 0) -> list[str]:
-    """Wrap a paragraph if `stream` is a terminal; else it is one line."""
+    """Wrap a paragraph if `stream` is a terminal; otherwise return it as one line."""
     columns = terminal_width(stream) if stream.isatty() else math.inf
     if 2 * len(text) + indent <= columns:  # short enough even if all characters are wide
         return [" " * indent + text]
@@ -66,12 +66,12 @@ def wrap(text: str, columns: int, indent: int = 0, hanging: int = 0) -> list[str
     return (" " * indent + wrapped.removesuffix("\n")).split("\n")
 
 
-# commands to type, in our messages: after a colon, up to the end of the clause
+# commands in our messages: after a colon, up to the end of the clause
 _COMMAND = re.compile(
     r"(?<=: )(?:bzip2|curl|hf|iconv|jq|llm|mkdir|ollama|pandoc|pdftotext|pip|tar|tesseract|unzip|xz|zstd) "
     r".+?(?:[;,)](?=\s)|$)"
 )
-_JOINER = "\0"  # instead of the spaces in a command; `visible_line` has replaced any other
+_JOINER = "\0"  # replaces the spaces in a command; `visible_line` has replaced any other zero byte
 # no line begins with a closing character, and none ends with an opening one (kinsoku shori, JIS X 4051)
 _CLOSING = frozenset("、。，．・：；？！」』）］｝〉》】〕…ーぁぃぅぇぉっゃゅょァィゥェォッャュョ々")
 _OPENING = frozenset("「『（［｛〈《【〔")
@@ -96,13 +96,13 @@ def _split_word(word: str) -> list[str]:
 
 
 class WordWrap:
-    """Wraps a text that arrives in pieces, such as an answer, as `wrap` does."""
+    """Wraps a text that arrives in pieces, such as an answer, like `wrap`."""
 
     def __init__(self, columns: int, indent: int = 0, hanging: int = 0) -> None:
         self.columns = columns  # the caller changes it when the window is resized
-        self._used = self._start = indent  # columns of the line, and where it starts
+        self._used = self._start = indent  # used columns of the line, and its start
         self._hanging = hanging
-        self._pending = ""  # the last word, which may continue, after its space
+        self._pending = ""  # the last word, which may continue, with its preceding space
 
     def feed(self, text: str) -> str:
         """Return the text that can be printed so far: up to the last complete word."""

@@ -144,7 +144,7 @@ def test_stats_are_those_of_the_last_answer(capsys: pytest.CaptureFixture[str]) 
     converse("x", "y", "/stats")
     shown = capsys.readouterr().err
     # USER x END ASSISTANT c a END USER y END ASSISTANT; all but the second END on were in the cache
-    assert "11 tokens, 6 of them kept in the cache" in shown
+    assert "11 tokens, 6 of them from the cache" in shown
     assert "2 turns" in shown and "13 of 1,000 tokens" in shown and "2 tokens," in shown
 
 
@@ -158,7 +158,7 @@ def test_an_error_of_an_answer_leaves_the_conversation_as_it_was(capsys: pytest.
 def test_dropped_turns_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
     converse("xxxxx", "yyyyy", "zzzzz", model=CountingModel(answering("c"), context=36))
     assert (
-        "the context of 36 tokens is full: from here on the model does not see the oldest turn"
+        "the context of 36 tokens is full: from now on the model does not see the oldest turn"
         in capsys.readouterr().err
     )
 

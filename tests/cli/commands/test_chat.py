@@ -131,7 +131,7 @@ def test_a_full_context_is_reported(llm: Llm, tmp_path: Path) -> None:
     answer = llm("chat", "--json", *GREEDY, stdin=b"The cat\n" * 6)
     assert sum(one["dropped_turns"] for one in objects(answer)) > 0
     assert all(one["prompt_tokens"] + len(one["tokens"]) <= 96 for one in objects(answer))
-    assert answer.stderr.startswith("the context of 96 tokens is full: from here on the model does not see the ")
+    assert answer.stderr.startswith("the context of 96 tokens is full: from now on the model does not see the ")
     assert "--separate answers each line" in answer.stderr
     assert answer.stderr.count("\n") == 1  # once
 

@@ -324,7 +324,7 @@ def test_the_line_that_says_so(capsys: pytest.CaptureFixture[str]) -> None:
         show_event(event, TrainingView(4.0), json_=False)
     first, second = capsys.readouterr().err.splitlines()
     assert first == (
-        "step 45: training runs at 0.5 times the speed that was measured before the run, so it starts over with "
+        "step 45: training runs at 0.5 times the speed measured before the run, so it starts over with "
         "1.72 M parameters instead of 3.64 M"
     )
     assert second.endswith("so it starts over with another plan")
