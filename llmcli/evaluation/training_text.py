@@ -68,7 +68,11 @@ def _trained_bytes(stage: Record, texts: list[dict[str, Any]]) -> list[int]:
 
 
 def _divide(corpus: Corpus, records: Iterable[Record]) -> Iterator[tuple[Part, Part]]:
-    """Yield each text as (part that any model was trained on, rest)."""
+    """Yield each text as (part that any model was trained on, rest).
+
+    The rest includes the ends of near-duplicates that were left out of the split: no model was trained on them, and a
+    file named by itself has no other untrained text. Beside the held-out end of their family they may repeat it.
+    """
     known = trained_lengths(records)
     for part in corpus.contents:
         middle = min(max(part.start, known.get(part.document.sha256, 0)), part.end)
