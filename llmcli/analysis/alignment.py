@@ -59,7 +59,7 @@ def align(
         raise LLMError("the prompt is empty; give a text to answer")
     _, recorder = record_activations(runtime, ids, len(ids))
     weights = recorder.weights[:, :, [word.start - 1 for word in answer]]  # [L, H, A, N]
-    return Alignment(prompt, answer, np.stack([weights[..., one.start : one.end].sum(-1) for one in prompt], -1))
+    return Alignment(prompt, answer, np.stack([weights[..., word.start : word.end].sum(-1) for word in prompt], -1))
 
 
 def split_words(tokenizer: Tokenizer, ids: Sequence[int], start: int = 0) -> list[Word]:
@@ -93,10 +93,10 @@ def characters_of_tokens(tokens: Sequence[bytes]) -> Iterator[tuple[str, int, in
 def _find(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> tuple[int, int]:
     """Find the tokens that hold the last occurrence of a text, as (first, last + 1)."""
     data = [tokenizer.token_bytes[token] for token in ids]
-    wanted = text.strip().encode()
-    place = b"".join(data).rfind(wanted)
+    target = text.strip().encode()
+    place = b"".join(data).rfind(target)
     if place < 0:
         raise LLMError("the model's chat template changes the text of the prompt; use llm chat and /why")
-    ends = np.cumsum([len(one) for one in data])
-    first, last = np.searchsorted(ends, [place, place + len(wanted) - 1], side="right").tolist()
+    ends = np.cumsum([len(token_bytes) for token_bytes in data])
+    first, last = np.searchsorted(ends, [place, place + len(target) - 1], side="right").tolist()
     return first, last + 1

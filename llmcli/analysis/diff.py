@@ -97,7 +97,7 @@ def _shared_tokens(first: Header, other: Header) -> int | None:
     """Count the tokens that spell the same bytes in both vocabularies; None without two readable tokenizers."""
     try:
         texts = [header.metadata["tokenizer.json"] for header in (first, other)]
-        one, two = (set(Tokenizer.from_json(text, max_vocab_size=1 << 30).token_bytes) for text in texts)
+        left, right = (set(Tokenizer.from_json(text, max_vocab_size=1 << 30).token_bytes) for text in texts)
     except (LLMError, KeyError):
         return None
-    return len((one & two) - {b""})
+    return len((left & right) - {b""})

@@ -216,7 +216,7 @@ def as_function(command: Callable[[Any], None]) -> Callable[..., None]:
 
     parameters = [Parameter("context_", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
     groups = kind.__mro__[: kind.__mro__.index(Options)]
-    annotations = {name: one for group in groups for name, one in group.__annotations__.items()}
+    annotations = {name: annotation for group in groups for name, annotation in group.__annotations__.items()}
     for name, annotation in annotations.items():
         info = copy(getattr(kind, name))
         if isinstance(info, OptionInfo) and not info.param_decls:
@@ -277,12 +277,12 @@ def _converted(param: Any, value: Any) -> Any:
 # ---- values
 
 
-def model_path(given: str | None, others: Callable[[Path], str] | None = None) -> Path:
+def model_path(typed: str | None, others: Callable[[Path], str] | None = None) -> Path:
     """Return the model named by -m, $LLMCLI_MODEL or the default. Raises LLMError if there is none; `others` suggests
     models in a directory."""
-    if given == "":
+    if typed == "":
         raise usage("the name of the model is empty; name a .safetensors file")
-    if name := given or os.environ.get("LLMCLI_MODEL"):
+    if name := typed or os.environ.get("LLMCLI_MODEL"):
         return Path(name)
     if not Path(DEFAULT_MODEL).exists():
         raise LLMError(f"there is no {DEFAULT_MODEL} here; {(others or _other_models)(Path())}")
@@ -292,25 +292,25 @@ def model_path(given: str | None, others: Callable[[Path], str] | None = None) -
 def _other_models(directory: Path) -> str:
     from llmcli.formats.open_file import model_files
 
-    if found := model_files(directory)[:MAX_NAMED_MODELS]:
-        return f"name another: {' or '.join(command_line(['-m', str(path)]) for path in found)}"
+    if models := model_files(directory)[:MAX_NAMED_MODELS]:
+        return f"name another: {' or '.join(command_line(['-m', str(path)]) for path in models)}"
     return "train one: llm train corpus.txt, or name a model with -m FILE"
 
 
-def text_argument(given: str | None, what: str) -> str:
+def text_argument(text: str | None, what: str) -> str:
     """Return the text argument, or standard input for "-" or if stdin is not a terminal. Raises LLMError, in which
     `what` names the text, if it is not UTF-8."""
-    if given is None and sys.stdin.isatty():
+    if text is None and sys.stdin.isatty():
         raise usage(f"no {what} was given; write it in quotes, or - to read standard input")
-    if given is None or given == "-":
+    if text is None or text == "-":
         return decoded(sys.stdin.buffer.read(), what)
-    return utf8_argument(given, what)
+    return utf8_argument(text, what)
 
 
-def utf8_argument(given: str, what: str) -> str:
+def utf8_argument(text: str, what: str) -> str:
     """Return a text from the command line; raises LLMError as `text_argument` does."""
     try:
-        return os.fsencode(given).decode("utf-8")  # the bytes that were typed, however the locale decoded them
+        return os.fsencode(text).decode("utf-8")  # the bytes that were typed, however the locale decoded them
     except (UnicodeEncodeError, UnicodeDecodeError) as error:
         raise LLMError(f"the {what} is not UTF-8 text: byte at position {error.start}; write it in UTF-8") from error
 

@@ -161,10 +161,10 @@ def read_records(
     if name == "-" or reading.plain:
         return document
     suffix, start = _suffix(path), document.start
-    if found := _from_text(document, start, suffix, reading, on_read):
-        if found.shape.is_text:
-            return found.text(copy)
-        return document if text_only else found.conversations()
+    if records := _from_text(document, start, suffix, reading, on_read):
+        if records.shape.is_text:
+            return records.text(copy)
+        return document if text_only else records.conversations()
     if text_only or suffix in TABLE_SUFFIXES or not (turns := read_turns(document, reading.speakers, start)):
         return document
     shape, conversations, notes = turns

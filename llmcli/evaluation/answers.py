@@ -65,8 +65,8 @@ def measure_answers(
 ) -> AnswerScore:
     """Score the answers in conversations, each in a context of its own of at most `context` tokens. Raises LLMError if
     there is no answer to measure, and for NaN or infinite logits."""
-    encoded = (template.encode_conversation(one.messages) for one in conversations)
-    whole = ConversationTokens.of(one for one in encoded if any(one.loss_mask[1:]))
+    encoded = (template.encode_conversation(conversation.messages) for conversation in conversations)
+    whole = ConversationTokens.of(tokens for tokens in encoded if any(tokens.loss_mask[1:]))
     tokens, kept, truncated = whole.truncated(context + 1)
     if not kept:
         raise LLMError("there is no answer to measure: no conversation has one within the context")

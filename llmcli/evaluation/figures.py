@@ -63,4 +63,4 @@ def as_json(figures: Figures | None, when: str = "") -> dict[str, float | None]:
     """Return both figures as entries of an object: network_bits_per_byte, adapting_bits_per_byte."""
     bits = (figures.network, figures.adapting) if figures else (None, None)
     both = zip((NETWORK, ADAPTING), bits, strict=True)
-    return {f"{name}_bits_per_byte{when}": None if one is None else round(one, 6) for name, one in both}
+    return {f"{name}_bits_per_byte{when}": None if bits is None else round(bits, 6) for name, bits in both}

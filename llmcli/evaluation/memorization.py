@@ -101,8 +101,9 @@ def find_verbatim(
             check()
             yield piece
 
-    documents = (checked(pieces) for one in training_texts for pieces in one.documents())
-    occurring, found = occurring_strings(set(strings(texts)), documents), []
+    documents = (checked(pieces) for text in training_texts for pieces in text.documents())
+    occurring, results = occurring_strings(set(strings(texts)), documents), []
+    searched = sum(text.bytes for text in training_texts)
     for text in texts:
         covered = bytearray(len(text))
         for start, string in enumerate(strings([text])):
@@ -110,8 +111,8 @@ def find_verbatim(
                 covered[start : start + LENGTH] = b"\1" * LENGTH
         edges = [i for i, (a, b) in enumerate(itertools.pairwise([0, *covered, 0])) if a != b]
         spans = tuple(itertools.pairwise(edges))[::2]
-        found.append(VerbatimSpans(spans, sum(covered) / max(1, len(text)), sum(one.bytes for one in training_texts)))
-    return found
+        results.append(VerbatimSpans(spans, sum(covered) / max(1, len(text)), searched))
+    return results
 
 
 def strings(texts: Iterable[str]) -> Iterator[str]:

@@ -79,7 +79,7 @@ class NgramRuntime(Runtime):
         """See `Runtime`; a token is correct if the network ranks it first."""
         losses, correct, *shares = self.score_network(ids)
         texts = [NgramText(row, self.weights) for row in ids]
-        return np.stack([text.nats(1, *one) for text, *one in zip(texts, losses, *shares, strict=True)]), correct
+        return np.stack([text.nats(1, *row) for text, *row in zip(texts, losses, *shares, strict=True)]), correct
 
     def score_network(self, ids: Ints) -> Scores | WeightedScores:
         """Call `score` of the network alone; an ensemble also returns the weights [B, T, n] of its models."""

@@ -35,7 +35,7 @@ def open_runtime(
     if isinstance(model, Ensemble):
         from llmcli.models.ensemble import EnsembleRuntime
 
-        ensemble = EnsembleRuntime([_open_network(one, device, quantize, on_note, fast=fast) for one in model.experts])
+        ensemble = EnsembleRuntime([_open_network(m, device, quantize, on_note, fast=fast) for m in model.experts])
         return NgramEnsemble(ensemble, weights) if any(weights) else ensemble
     return with_ngram_cache(_open_network(model, device, quantize, on_note, fast=fast), weights[0] if weights else None)
 

@@ -29,8 +29,8 @@ def show(source: "Checkpoint | Ensemble", assistant: "Assistant", answer: Answer
     assert piece.id is not None
     if styles.has_colors(sys.stdout):
         console.heading("the answer, each token colored by its probability")
-        for one in answer.pieces:
-            console.verbatim(styles.by_value(one.text, math.exp(one.logprob), styles.PROBABILITIES), raw=True)
+        for token in answer.pieces:
+            console.verbatim(styles.by_value(token.text, math.exp(token.logprob), styles.PROBABILITIES), raw=True)
         console.result(f"\n{styles.legend(styles.PROBABILITIES)}", raw=True)
     explanation = _explain(source, assistant, position)
     number, label = f"token {position + 1} of {len(answer.pieces)}", visible_whitespace(tokenizer.label(piece.id))

@@ -95,6 +95,6 @@ def _with_cache(model: "Checkpoint", text: "Corpus", name: str) -> "Checkpoint":
         console.warn(f"warning: an n-gram cache does not help the model on {name}, so it has none")
         return replace(model, record=record)
     console.note(f"n-gram cache: fitted on {name}; llm eval shows the figures with and without it")
-    stages = [training_stages.cache_stage(one.relative_name, one.text_bytes, one.sha256) for one in text.documents]
+    stages = [training_stages.cache_stage(d.relative_name, d.text_bytes, d.sha256) for d in text.documents]
     record |= training_stages.joined(record.get("earlier_stages", []), stages)
     return replace(model, record=record | {"ngram_cache": weights.as_record()})

@@ -59,7 +59,7 @@ def serve(options: _Options) -> None:
     if missing:
         raise missing_extra("llm serve", " and ".join(missing), "serve")
     paths = [model_path(name) for name in options.models or (None,)]
-    key, origins = _api_key(options.api_key), [_origin(given) for given in options.cors_origin or []]
+    key, origins = _api_key(options.api_key), [_origin(value) for value in options.cors_origin or []]
     # before numpy is imported: BLAS's threads are slow beside other programs (models/matrix_product.py)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from llmcli.server.api.models import Models
@@ -102,18 +102,18 @@ def exits_at_once(stop: Callable[[], None]) -> Iterator[None]:
             signal.raise_signal(received[0])
 
 
-def _api_key(given: str | None) -> str | None:
-    key = os.environ.get(API_KEY_VARIABLE) if given is None else given
+def _api_key(typed: str | None) -> str | None:
+    key = os.environ.get(API_KEY_VARIABLE) if typed is None else typed
     if key is not None and not (key.strip() and key.isascii() and key.isprintable()):
         raise usage("the API key must be printable ASCII characters, and not empty; give another: --api-key KEY")
     return key and key.strip()  # HTTP drops spaces around it
 
 
-def _origin(given: str) -> str:
+def _origin(value: str) -> str:
     """Normalize an origin as browsers do."""
-    origin = given.rstrip("/").lower()
+    origin = value.rstrip("/").lower()
     if origin not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#]+", origin):
-        raise usage(f"--cors-origin {given} is not an origin; give scheme and host: --cors-origin https://example.com")
+        raise usage(f"--cors-origin {value} is not an origin; give scheme and host: --cors-origin https://example.com")
     return origin
 
 

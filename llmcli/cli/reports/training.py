@@ -78,7 +78,7 @@ def show_event(
 
 def _show_restart(event: "Restarted", view: "TrainingView", *, json_: bool) -> None:
     plan, before = event.plan, event.before
-    sizes = [one.model.parameters for one in (plan, before)]
+    sizes = [planned.model.parameters for planned in (plan, before)]
     if json_:
         json_event(
             "restart", step=event.step, seconds=event.seconds, speed=event.speed, parameters=sizes[0],

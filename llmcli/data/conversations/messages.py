@@ -109,12 +109,12 @@ def record_shape(record: object) -> RecordShape | None:
     if not isinstance(record, Mapping):
         return None
     spelled = {normalized(key): str(key) for key in record}
-    given = {key for key in spelled if record[spelled[key]] is not None}
+    present = {key for key in spelled if record[spelled[key]] is not None}
     for key, name in (("messages", "messages"), ("conversations", "ShareGPT")):
-        if key in given:
+        if key in present:
             return RecordShape(name, (spelled[key],))
     for pair, context in PAIRS.items():
-        if given >= {*pair}:
+        if present >= {*pair}:
             return RecordShape("/".join(pair), tuple(map(spelled.__getitem__, pair)), spelled.get(context, context))
     return None
 

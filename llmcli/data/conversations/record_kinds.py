@@ -126,7 +126,7 @@ def _requested(name: str, records: Sequence[Record], known: dict[str, str], read
         raise LLMError(
             f"{name}: {len(known)} columns ({_listed(known.values())}), but `pairs` takes 2; name them: {option}"
         )
-    chosen = tuple(known[wanted] for column in reading.columns if (wanted := normalized(column)) in known)
+    chosen = tuple(known[own] for column in reading.columns if (own := normalized(column)) in known)
     if not chosen or len(chosen) < len(reading.columns):
         return None
     if len(chosen) == 2:

@@ -85,9 +85,9 @@ def _render(
     tracker = template.environment.extensions[_Generation.identifier]
     assert isinstance(tracker, _Generation)
     tracker.position, tracker.spans = 0, []
-    given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
+    arguments = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
     parts = []
-    for part in template.generate(**given, **variables):
+    for part in template.generate(**arguments, **variables):
         parts.append(part)
         tracker.position += len(part)
         if tracker.position > limit:
@@ -97,16 +97,16 @@ def _render(
 
 def environment() -> jinja2.Environment:
     """Return an environment like the one in which transformers renders chat templates."""
-    made = ImmutableSandboxedEnvironment(
+    sandbox = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
-    made.filters["tojson"] = _to_json
-    made.globals.update(
+    sandbox.filters["tojson"] = _to_json
+    sandbox.globals.update(
         raise_exception=_raise_exception,
         strftime_now=lambda format: datetime.now().strftime(format),
         namespace=_Namespace,
     )
-    return made
+    return sandbox
 
 
 class _RefusalError(TemplateError):

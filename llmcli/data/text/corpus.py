@@ -49,7 +49,7 @@ class Corpus:
     @classmethod
     def of(cls, documents: Iterable[Document], skipped: Iterable[str] = ()) -> "Corpus":
         """Make a corpus of whole documents; empty ones are left out."""
-        return cls(tuple(Part(one, 0, one.text_bytes) for one in documents if one.text_bytes), tuple(skipped))
+        return cls(tuple(Part(d, 0, d.text_bytes) for d in documents if d.text_bytes), tuple(skipped))
 
     @cached_property
     def documents(self) -> tuple[Document, ...]:

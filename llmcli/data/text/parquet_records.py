@@ -32,7 +32,7 @@ def open_parquet(name: str, path: Path) -> Iterator[tuple[list[str], Rows]]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             columns: list[str] = file.schema_arrow.names
-            yield columns, lambda used: _rows(name, file, [one for one in columns if one in used])
+            yield columns, lambda used: _rows(name, file, [column for column in columns if column in used])
     except (OSError, pyarrow.ArrowException) as error:
         reason = str(error).split("\n")[0]
         raise LLMError(f"{name} cannot be read as a Parquet file: {reason}") from error

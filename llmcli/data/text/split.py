@@ -37,9 +37,9 @@ def split(corpus: Corpus, share: float) -> CorpusSplit:
     longest = LONG_SHARE * share * corpus.text_bytes
     groups = [(group, sum(corpus.contents[i].text_bytes for i in group)) for group in _groups(corpus)]
     short = [(group, size) for group, size in groups if size <= longest]
-    whole, held_out, wanted = set[int](), 0, share * sum(size for _, size in short)
+    whole, held_out, target = set[int](), 0, share * sum(size for _, size in short)
     for group, size in short:
-        if held_out + size / 2 <= wanted:
+        if held_out + size / 2 <= target:
             whole.update(group)
             held_out += size
     long = {group[0] for group, size in groups if size > longest and len(group) == 1}

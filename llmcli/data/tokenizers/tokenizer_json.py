@@ -250,8 +250,8 @@ def pre_tokenizer_name(pre_tokenizer: Any) -> str | None:
         keys = ("type", "individual_digits", "pattern")
         return [[step.get("use_regex", True), *map(step.get, keys)] for step in _steps(part)]
 
-    wanted = essentials(pre_tokenizer)
-    return next((name for name, known in PRE_TOKENIZERS.items() if essentials(known) == wanted), None)
+    target = essentials(pre_tokenizer)
+    return next((name for name, known in PRE_TOKENIZERS.items() if essentials(known) == target), None)
 
 
 def _steps(part: Any) -> Iterator[dict[str, Any]]:

@@ -46,8 +46,8 @@ async def next_word_list(call: Call, body: NextBody) -> JsonObject:
     call.entry.prompt = body.prompt
     await call.search(lambda _: _encode(body, call.model))
     tokenizer = call.model.tokenizer
-    found = await call.analyze(lambda runtime, check: next_words(runtime, tokenizer, body.prompt, check=check))
-    return {"model": call.model.name} | found.as_json(body.prompt, body.n)
+    words = await call.analyze(lambda runtime, check: next_words(runtime, tokenizer, body.prompt, check=check))
+    return {"model": call.model.name} | words.as_json(body.prompt, body.n)
 
 
 # ---- explain
@@ -75,7 +75,7 @@ def _explain(
         reader = network if network is runtime else network.fork()
     else:
         reader = model.readable_runtime(subject.checkpoint)
-    found = explain(
+    explanation = explain(
         reader, tokenizer, prompt, literal=body.literal, candidates=body.n,
         predictor=subject.predictor, check=check,
     )  # fmt: skip
@@ -83,7 +83,7 @@ def _explain(
     if isinstance(prompt, str):
         runtime.rewind()
         words = next_words(runtime, tokenizer, prompt, check=check)
-    shown = {"model": model.name} | explanation_json(found, words, tokenizer, title, body.n)
+    shown = {"model": model.name} | explanation_json(explanation, words, tokenizer, title, body.n)
     return shown | ({"expert": subject.member} if subject.member else {})
 
 
@@ -127,8 +127,8 @@ async def memory(call: Call, body: MemoryBody) -> JsonObject:
     call.entry.prompt = body.text
 
     def search(check: Check) -> JsonObject:
-        texts = [replace(one, corpus=one.corpus.cut(0, MAX_SEARCHED_BYTES)) for one in training_texts(call.model)]
-        names = [name for one in texts for name in one.names]
+        texts = [replace(text, corpus=text.corpus.cut(0, MAX_SEARCHED_BYTES)) for text in training_texts(call.model)]
+        names = [name for text in texts for name in text.names]
         return find_verbatim([body.text], texts, check=check)[0].as_json(body.text, names)
 
     return {"model": call.model.name} | await call.search(search)
@@ -151,12 +151,12 @@ def training_texts(model: ServedModel) -> list[TrainingText]:
 def examples(call: Call) -> JsonObject:
     """Prompts to try: questions that the model was trained on, and beginnings of sentences that it wrote then."""
     model = call.model
-    samples = [one for record in model.source.records if (one := record.get("samples", {})).get("texts")]
-    texts = [f"{one.get('prompt', '')} {one['texts'][-1][1]}" for one in samples]
+    samples = [sample for record in model.source.records if (sample := record.get("samples", {})).get("texts")]
+    texts = [f"{sample.get('prompt', '')} {sample['texts'][-1][1]}" for sample in samples]
     prompts = [prompt for text in texts for prompt in example_prompts(text)]
     questions = _questions(model) if model.template else []
     if model.template and not questions:
-        questions = [one["prompt"] for one in samples if one.get("prompt")]
+        questions = [sample["prompt"] for sample in samples if sample.get("prompt")]
     return {"questions": questions[:MAX_EXAMPLES], "prompts": prompts[:MAX_EXAMPLES]}
 
 
@@ -166,9 +166,9 @@ def _questions(model: ServedModel) -> list[str]:
     if sum(file.get("bytes", 0) for file in files) > MAX_EXAMPLE_BYTES:
         return []
     try:
-        conversations = [one for text in training_texts(model) for one in text.conversations]
+        conversations = [conversation for text in training_texts(model) for conversation in text.conversations]
     except (ApiError, OSError):
         return []
-    asked = [one.messages[0].content for one in conversations if one.messages[0].role == "user"]
+    asked = [first.content for first in (c.messages[0] for c in conversations) if first.role == "user"]
     short = list(dict.fromkeys(text for text in asked if len(text) <= MAX_EXAMPLE_CHARACTERS))
     return short[:: max(1, -(-len(short) // MAX_EXAMPLES))]

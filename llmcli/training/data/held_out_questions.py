@@ -61,7 +61,7 @@ def questions(conversations: PreparedConversations) -> Iterator[Question]:
         ids = tokens.ids[span]
         starts, ends = _answers(tokens.loss_mask[span])
         messages = texts[index].messages
-        learned = [i for i, one in enumerate(messages) if one.role == "assistant" and one.is_learned]
+        learned = [i for i, message in enumerate(messages) if message.role == "assistant" and message.is_learned]
         answer = learned[min(len(starts), len(learned)) - 1]  # the last one that is not truncated
         yield Question(
             messages[answer - 1].content if answer else "",
@@ -140,7 +140,7 @@ def answer_shares(answers: Sequence[tuple[str, str]], known: Collection[str]) ->
         for same, pair in zip(exact, answers, strict=True)
     ]
     verbatim = [answer in known for answer, _ in answers]
-    garbled = [not any(one) for one in zip(exact, near, verbatim, strict=True)]
+    garbled = [not any(flags) for flags in zip(exact, near, verbatim, strict=True)]
     seen = [reference in known for _, reference in answers]
     shares = [round(sum(counted) / len(answers), 4) for counted in (verbatim, exact, near, garbled, seen)]
     return AnswerShares(len(answers), *shares)

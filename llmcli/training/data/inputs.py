@@ -139,9 +139,9 @@ def _check_amount(sources: Sources, *, fine_tunes: bool) -> None:
         raise LLMError(f"{units.count(answers, 'answer')} to learn; wanted at least {answers_wanted}, and several "
                        f"hundred for a model that answers new questions; {advice}")  # fmt: skip
     name = ", ".join(document.name for document in sources.text.documents[:3])
-    wanted = f"at least {bytes_wanted:,}" + ("" if fine_tunes else ", and 100,000 for a model that writes words")
+    minimum = f"at least {bytes_wanted:,}" + ("" if fine_tunes else ", and 100,000 for a model that writes words")
     if text_bytes:
-        raise LLMError(f"{name} is too short: {units.count(text_bytes, 'byte')} of text; wanted {wanted}; {advice}")
+        raise LLMError(f"{name} is too short: {units.count(text_bytes, 'byte')} of text; wanted {minimum}; {advice}")
 
 
 def _existing_tokenizer(

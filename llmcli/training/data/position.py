@@ -43,7 +43,7 @@ class Position:
     def restore(self, values: Mapping[str, Any], settings: TrainConfig) -> None:
         """Restore the values of a stopped run. Raises KeyError, TypeError or ValueError if they do not fit
         `settings`."""
-        for name in (one.name for one in fields(self)):
+        for name in (item.name for item in fields(self)):
             if name in values or name not in ADDED_LATER:
                 setattr(self, name, values[name])
         valid = (

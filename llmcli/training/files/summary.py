@@ -59,7 +59,9 @@ def read_curve(record: Record) -> Curve:
     except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise LLMError("there is no readable curve in its training record") from error
     if "distillation" in record and any(step in kept for step in training):
-        training, validation = ({step: one[step] for step in one if step in kept} for one in (training, validation))
+        training, validation = (
+            {step: loss for step, loss in losses.items() if step in kept} for losses in (training, validation)
+        )
     label = "validation" if "validation" in record else "held-out (interim)"
     return Curve([*training], [*training.values()], [*validation], [*validation.values()], label)
 

@@ -176,8 +176,8 @@ class HeldOutEvaluation:
             self.context = evaluation_context(longest, trained=settings.context)
             ends: list[int] = []
             for start in range(0, len(data), SEARCHED_TOKENS):  # it may be a memory-mapped file
-                found = np.flatnonzero(data[start : start + SEARCHED_TOKENS] == tokenizer.eos_id)
-                ends += (start + found).tolist()
+                positions = np.flatnonzero(data[start : start + SEARCHED_TOKENS] == tokenizer.eos_id)
+                ends += (start + positions).tolist()
             # positions of the tokens before the documents, and the end of the last one
             self._first_tokens = [0, *(1 + end for end in ends), 1 + len(data)]
         self._units: Sequence[Any] = ()

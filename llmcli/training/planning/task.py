@@ -78,8 +78,8 @@ class Task:
         if context.value > quarter:
             context = Decision(quarter, "a quarter of this short corpus")
         if self.conversations:
-            wanted = self._conversation_context()
-            return wanted if context.value < wanted.value <= quarter else context
+            decision = self._conversation_context()
+            return decision if context.value < decision.value <= quarter else context
         return context
 
     def _text_context(self) -> Decision[int]:
@@ -148,17 +148,17 @@ class Task:
         if self.packed is None or self.conversations_alone:
             return Decision(1.0, "there is no plain text")
         natural = self.packed.tokens / self.data.tokens
-        wanted, reason = recipe.CONVERSATION_SHARE, "text first, to learn the language; then to answer"
+        share, reason = recipe.CONVERSATION_SHARE, "text first, to learn the language; then to answer"
         if natural > recipe.CONVERSATION_SHARE:
-            wanted = min(natural, recipe.CONVERSATION_LARGEST_SHARE)
+            share = min(natural, recipe.CONVERSATION_LARGEST_SHARE)
             reason = "text first; in proportion to the amount of data"
         if tokens:  # after this many epochs, text and conversations would only be memorized
             least = 1 - self._text_epochs * self.text.tokens / tokens
             most = self._conversation_epochs * self.packed.tokens / tokens
-            if most < wanted:
-                wanted = min(max(natural, recipe.CONVERSATION_SMALLEST_SHARE, most), wanted)
+            if most < share:
+                share = min(max(natural, recipe.CONVERSATION_SMALLEST_SHARE, most), share)
                 reason = f"text first; at most {units.epochs(self._conversation_epochs)} of few conversations"
-            elif wanted < least:
-                wanted, epochs = min(least, most), units.epochs(self._text_epochs)
+            elif share < least:
+                share, epochs = min(least, most), units.epochs(self._text_epochs)
                 reason = f"after {epochs} of the text; more would only make the model memorize it"
-        return Decision(round(wanted, 3), reason)
+        return Decision(round(share, 3), reason)

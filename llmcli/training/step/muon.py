@@ -141,10 +141,10 @@ class ShardedMuon:
         )
         directions = orthogonalize(whole) if own else whole
         returned = [part.reshape(-1, columns) for part in torch.split(directions, heights, 1)]
-        found = group.exchange(returned, [height * len(indices) for indices in dealt])
+        orthogonalized = group.exchange(returned, [height * len(indices) for indices in dealt])
         in_order = {
             i: direction
-            for indices, part in zip(dealt, found, strict=True)
+            for indices, part in zip(dealt, orthogonalized, strict=True)
             for i, direction in zip(indices, part.view(len(indices), height, columns), strict=True)
         }
         return [in_order[i] for i in range(len(parts))]
