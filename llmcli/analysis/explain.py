@@ -324,6 +324,6 @@ def choose_explained_model(
     top = weights.index(max(weights))
     on_note(
         f"ensemble of {len(weights)} models: showing the activations of {source.names[top]}, which has the largest "
-        f"weight after this prompt ({weights[top]:.3f}); the final probabilities are those of the ensemble"
+        f"weight after this prompt ({weights[top]:.3f}); the final probabilities are the ensemble's"
     )
     return ExplainedModel(source.experts[top], runtime, {"name": source.names[top], "weight": round(weights[top], 6)})

@@ -28,8 +28,8 @@ from llmcli.models.runtime import Ints, Scorer
 
 
 def spread(conversations: ConversationTokens, max_tokens: float = math.inf) -> list[int]:
-    """Choose conversations with about `max_tokens` tokens in total, at least one. Returns indices of which any prefix
-    is spread evenly over all conversations."""
+    """Choose conversations with about `max_tokens` tokens in total, at least one. Any prefix of the indices is spread
+    evenly over all conversations."""
     order = spread_indices(len(conversations))
     ends = np.cumsum(conversations.lengths[order])
     return [int(i) for i in order[: max(1, int(np.searchsorted(ends, max_tokens, side="right")))]]

@@ -71,7 +71,7 @@ def _divide(corpus: Corpus, records: Iterable[Record]) -> Iterator[tuple[Part, P
     """Yield each text as (part that any model was trained on, rest).
 
     The rest includes the ends of near-duplicates that were left out of the split: no model was trained on them, and a
-    file named by itself has no other untrained text. Beside the held-out end of their family they may repeat it.
+    file named alone has no other untrained text. In a directory they may repeat the held-out end of their family.
     """
     known = trained_lengths(records)
     for part in corpus.contents:

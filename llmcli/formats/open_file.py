@@ -42,7 +42,7 @@ def read_text(path: Path) -> str:
         if not stat.S_ISREG(path.stat().st_mode):
             raise LLMError(f"{path} is not a regular file")
         if path.stat().st_size > MAX_TEXT_BYTES:
-            raise LLMError(f"{path} has over {MAX_TEXT_BYTES:,} bytes, too many for such a file")
+            raise LLMError(f"{path} has over {MAX_TEXT_BYTES:,} bytes, too many for a file of this kind")
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise LLMError(f"{path} cannot be read as text: {error}") from error

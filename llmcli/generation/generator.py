@@ -97,7 +97,7 @@ def next_input(ids: Sequence[int], length: int, context: int) -> tuple[int, Sequ
 
 class GeneratedText:
     """A text during generation: it chooses each token from logits, and detects the end of the text. It does not run the
-    model: `decode` passes it the logits of one runtime, a server those of many texts processed together."""
+    model: `decode` passes it the logits of one runtime, a server the logits of a batch of texts."""
 
     def __init__(
         self, tokenizer: Tokenizer, ids: Sequence[int], how: SamplingConfig | Sampler, stop_ids: Collection[int] = ()

@@ -40,7 +40,7 @@ def chat(options: _Options) -> None:
 
     Without MESSAGE a conversation begins: in a terminal with editing and commands (/help lists them). With --json the
     lines of standard input are the user's messages of one conversation, and each answer is a line of JSON. The model
-    sees the messages before, until its context is full; --separate answers each line by itself.
+    sees earlier messages until its context is full; --separate answers each line separately.
 
     Example: llm chat -m model.safetensors
     """

@@ -89,7 +89,7 @@ def eval_(options: _Options) -> None:
     for path in templates:
         if speakers := recorded_speakers(models[path].records):
             option_ = f"--speakers {shlex.quote(','.join(speakers))}"
-            console.note(f"{path}: trained on turns; to measure the answers in such a text: {option_}")
+            console.note(f"{path}: trained on text with turns; to measure the answers in such text: {option_}")
     note_skipped_files(sources.text)
     past = read_sources(options.past, how, text_only=True).text if options.past else None
     _evaluate_text(options, models, sources.text, past)

@@ -136,7 +136,7 @@ def _open_chat_template(options: _Options) -> "ChatTemplate":
         tokenizer = open_tokenizer(checkpoint)
         if template := open_chat_template(checkpoint, tokenizer):
             return template
-    console.note(f"{source} has no chat template; shown in ChatML, which llm train uses for such a model")
+    console.note(f"{source} has no chat template; shown in ChatML, which llm train would use for it")
     return ChatTemplate(CHATML, tokenizer.with_chat_tokens())
 
 

@@ -54,7 +54,7 @@ def wrap(text: str, columns: int, indent: int = 0, hanging: int = 0) -> list[str
     """Break a paragraph into lines; the first is indented by `indent`, the others by `hanging`.
 
     Lines break between words, and between characters where a script has no spaces. A word, path or command that is
-    longer than a line stays unbroken on a line of its own, so that it can be copied.
+    longer than a line stays unbroken on a separate line, so that it can be copied.
 
     >>> wrap("It was still improving; more time would help: llm train a.txt --time 10m", 30)
     ['It was still improving; more', 'time would help:', 'llm train a.txt --time 10m']

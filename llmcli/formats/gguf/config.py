@@ -182,4 +182,4 @@ def _llama3_scaling(factors: list[float], theta: float, stored: Any) -> RopeScal
         expected = (frequency / scaling.scaled(frequency) for frequency in frequencies)
         if all(math.isclose(e, factor, rel_tol=1e-5) for e, factor in zip(expected, factors, strict=True)):
             return scaling
-    raise LLMError("its RoPE scaling factors are not those of Llama 3")
+    raise LLMError("its RoPE scaling factors are not Llama 3's")

@@ -31,7 +31,7 @@ class Access:
     def check(self, method: str, path: str, headers: Headers) -> None:
         """Raise ApiError for a request that is not allowed."""
         if "content-length" in headers and "transfer-encoding" in headers:
-            # programs disagree on where such a request ends and the next one begins (RFC 9112, 6.3)
+            # programs disagree on where this request ends and the next one begins (RFC 9112, 6.3)
             message = "the body must have a Content-Length or a Transfer-Encoding, found both"
             raise ApiError(message, headers={"Connection": "close"})
         host, origin = headers.get("host", ""), headers.get("origin")

@@ -208,7 +208,7 @@ def _unreachable(processes: Processes, error: RuntimeError) -> LLMError:
     reason = str(error).partition("\n")[0].rpartition("] ")[2]  # without the place in torch's source
     names = [name for _, name in socket.if_nameindex() if name not in LOOPBACK] or ["eth0"]
     return LLMError(
-        f"the process on {platform.node()} cannot be connected with those of other machines ({reason}); set "
+        f"the process on {platform.node()} cannot connect to the processes on other machines ({reason}); set "
         "GLOO_SOCKET_IFNAME (on GPUs: NCCL_SOCKET_IFNAME) to the network interface between them on each machine, and "
         f"start again: GLOO_SOCKET_IFNAME={names[0]} torchrun ...",
         LOST_PROCESS,

@@ -144,7 +144,7 @@ class _FinishedRun:
         self.all_steps, self.best_step = int(record["steps"]), int(record["best_step"])
         self.steps = _steps_of_model(record)
         self.known_share = (record.get("memorised") or {}).get("held_out_share") or 0.0
-        settings = record["train"]  # with a time limit the steps are those of the limit of epochs
+        settings = record["train"]  # with a time limit, `steps` follow from the limit of epochs
         self.limit_share = 0.0 if settings.get("seconds") is None else self.all_steps / settings["steps"]
         epochs = (record["conversations"] if self.of_answers else record).get("epochs", 0.0)
         self.epochs = float(epochs) * (len(self.steps) - (self.steps.start == 0)) / max(1, self.all_steps)

@@ -59,7 +59,7 @@ def test_a_stored_rope_scaling_that_does_not_give_the_factors_is_ignored(stored:
     assert (
         gguf_config._llama3_scaling(factors, theta, stored) == scaling
     )  # found by trying, as for files of other programs
-    with pytest.raises(LLMError, match="RoPE scaling factors are not those of Llama 3"):
+    with pytest.raises(LLMError, match="RoPE scaling factors are not Llama 3's"):
         gguf_config._llama3_scaling([factor**2 for factor in factors], theta, stored)
 
 
