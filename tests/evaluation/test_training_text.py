@@ -398,7 +398,7 @@ def test_memorized_passages_are_marked(llm: Llm) -> None:
     assert "⟦" in marked
     Path("other.txt").write_text("nothing of that")
     answer = llm(*words, "--corpus", "other.txt")
-    assert answer.stdout == plain and "is not the training text that model.safetensors records" in answer.stderr
+    assert answer.stdout == plain and "is not the training text in the record of model.safetensors" in answer.stderr
     assert "0% of the" in answer.stderr
     short = llm("generate", "The cat", "-n", 2, "--memory")
     assert "too few" in short.stderr
