@@ -1,7 +1,7 @@
-// The chart of a training curve, in the page of a model file and in that of the server.
+// The chart of a training curve, on the page of a model file and on the server's page.
 //
-// A logarithmic scale shows the steep beginning of a run and small differences at its end. It reaches over LOG_RANGE at
-// most; lower values are drawn at its bottom.
+// A logarithmic scale shows the steep beginning of a run and small differences at its end. It spans at most LOG_RANGE;
+// lower values are drawn at its bottom.
 const LOG_RANGE = 10_000;
 function scaleOf({ steps, training, validation_steps: validationSteps, validation }) {
   const first = Math.min(...steps), last = Math.max(...steps, ...validationSteps);

@@ -1,10 +1,10 @@
-// The inside of a model while it reads a prompt: attention arcs of a selected token, predictions, ablation effects.
+// What a model computes for a prompt: attention arcs of a selected token, predictions, ablation effects.
 const { tokens, layers: L, heads: H } = data;
 const N = tokens.length;
 const MAX_ARCS = 5; // unless all are shown
-const MIN_WEIGHT = 0.01; // of attention, for an arc
-const MAX_LAYERS = 8; // rows of a table, the last layers, unless all are shown
-const MAX_EFFECTS = 24; // with more tokens half as many are shown, the largest effects, unless all are shown
+const MIN_WEIGHT = 0.01; // attention weights below this get no arc
+const MAX_LAYERS = 8; // a table shows the last layers, unless all are shown
+const MAX_EFFECTS = 24; // with more tokens only the largest effects are shown, half of this number, unless all are
 const MAX_ARC_HEIGHT = 84; // pixels
 const TRIANGLE = (N * (N + 1)) / 2;
 const attention = Uint8Array.from(atob(data.attention), (c) => c.charCodeAt(0)); // [L, H, TRIANGLE], in 1/255
@@ -30,8 +30,8 @@ const predictions = (depth, position) => data.lens[depth][position].map(([text, 
 const tokenName = (i) => `token ${i + 1}, ${readable(tokens[i])}`;
 const numberedToken = (i) => element("span", { class: "token" },
   element("span", { class: "faint" }, String(i + 1).padStart(String(N).length) + " "), withFaintMarks(tokens[i]));
-const wholePercent = (weight) => Math.round(100 * weight) + "%"; // attention is known to 1/255 only
-const bits = (value, digits = 2) => Math.abs(value).toFixed(digits); // without a sign
+const wholePercent = (weight) => Math.round(100 * weight) + "%"; // attention is stored in steps of 1/255
+const bits = (value, digits = 2) => Math.abs(value).toFixed(digits); // unsigned
 
 const tokenNodes = tokens.map((text, i) => element("div", {
   class: "token", role: "option", id: "token-" + (i + 1), tabindex: -1, "aria-selected": "false",
@@ -179,7 +179,7 @@ function cell(tag, text, share, format, label) {
 
 // ---- the whole prompt
 
-// Bars of [name, share], and one more for what is missing from 1.
+// Bars of [name, share], and one more for the rest up to 1.
 function showShares(list, rows, format = percent) {
   const rest = 1 - rows.reduce((sum, [, share]) => sum + share, 0);
   showBars(list, [...rows.map(([name, share]) => [name, format(share), share]),

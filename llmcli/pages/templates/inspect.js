@@ -1,11 +1,11 @@
 // The facts of a model file: a map of its parameters, the training curve, samples, config and record.
-const ROW_HEIGHT = 2.1; // rem, of a level of the tree
+const ROW_HEIGHT = 2.1; // height of one level of the tree, in rem
 const share = (group) => (data.parameters ? group.parameters / data.parameters : 0);
 const copies = (group) => (group.copies > 1 ? " × " + group.copies : "");
 
 // ---- parameters
 
-// Boxes for the children of a group, from `left` (percent) on; returns the number of levels.
+// Draws boxes for the children of a group, starting at `left` (percent); returns the number of levels.
 function showTree(group, left, depth) {
   let levels = depth;
   for (const child of group.children) {

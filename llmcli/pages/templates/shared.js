@@ -23,7 +23,7 @@ const readable = (text) => visibleWithSpaces(text).trim() || { " ": "space", "\n
 const percent = (share) => (100 * share).toFixed(1) + "%";
 const tokenSpan = (text) => element("span", { class: "token" }, withFaintMarks(text));
 
-// Visible text whose marks for white space are fainter than its letters.
+// Visible text in which the marks for white space are fainter than the letters.
 function withFaintMarks(text) {
   const fragment = document.createDocumentFragment();
   fragment.append(...visible(text).split(/([·⏎⇥␍]+)/).filter(Boolean).map((part) =>
