@@ -112,7 +112,7 @@ class Subcommand(TyperCommand):
 
 
 def _usage_name(argument: TyperArgument) -> str:
-    """Format an argument for the usage line: "CORPUS...", "[PROMPT]"; a metavar of several words stays as it is."""
+    """Format an argument for the usage line: "CORPUS...", "[PROMPT]"; a metavar of several words is kept unchanged."""
     name = str(argument.metavar)
     if not argument.required:
         return f"[{name}]"

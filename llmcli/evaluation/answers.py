@@ -63,7 +63,7 @@ class AnswerScore:
 def measure_answers(
     conversations: Sequence[Conversation], model: Scorer, template: ChatTemplate, context: int, on_progress: OnProgress
 ) -> AnswerScore:
-    """Score the answers in conversations, each in a context of its own of at most `context` tokens. Raises LLMError if
+    """Score the answers in conversations, each in a separate context of at most `context` tokens. Raises LLMError if
     there is no answer to measure, and for NaN or infinite logits."""
     encoded = (template.encode_conversation(conversation.messages) for conversation in conversations)
     whole = ConversationTokens.of(tokens for tokens in encoded if any(tokens.loss_mask[1:]))

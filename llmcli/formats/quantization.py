@@ -1,8 +1,8 @@
 """Quantized matrices: each block of 32 weights in a row has a scale, and a weight is a small integer times the scale.
 
 int8 has 8 bits per weight. int4 has 4 bits in the layers, and 8 bits in the input and output embeddings, where 4 bits
-would cost the most quality (measured: tests/benchmarks/LOG.md). The layout is that of onnxruntime's MatMulNBits, which
-uses it as stored.
+would cost the most quality (measured: tests/benchmarks/LOG.md). The layout is the one that onnxruntime's
+MatMulNBits reads without conversion.
 """
 
 from __future__ import annotations

@@ -27,9 +27,9 @@ MAX_UNEXPLORED = 0.001  # the search stops when less probability than this is un
 MAX_EVALUATIONS = 1000  # maximum forward passes; fewer for a large model ...
 MAX_WORK = 2e10  # ... so that evaluations x parameters stay below this ...
 MIN_EVALUATIONS = 50  # ... but not fewer than this
-PROMPT_SHARE = 4  # one in four evaluations is for the tokenizations of the prompt's end
+PROMPT_SHARE = 4  # one in four evaluations goes to tokenizations of the prompt's end
 MAX_WORD_TOKENS = 16  # context tokens kept free for the word
-END = "<end>"  # the word that stands for the end of the document
+END = "<end>"  # shown as the next word where the document would end
 MIN_PROBABILITY = 1e-7  # less likely spellings stay unexplored
 
 

@@ -278,8 +278,8 @@ class NgramText:
     def __init__(
         self, ids: "TokenIds", weights: Weights, separator: int | None = None, starts: Sequence[int] = ()
     ) -> None:
-        """For `separator` see `find_matches`. `starts` are the positions where blocks begin, from 0 on; by default a
-        block has BLOCK_TOKENS."""
+        """`separator` is explained at `find_matches`. `starts` are the positions where blocks begin, starting with 0;
+        by default a block has BLOCK_TOKENS."""
         self._ids, self._separator = ids, separator
         self._models, self._orders = _models_and_orders(weights)
         self._starts = starts or range(0, max(1, len(ids)), BLOCK_TOKENS)

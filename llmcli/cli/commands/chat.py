@@ -31,7 +31,7 @@ class _Options(GenerationOptions):
     message: str | None = argument("MESSAGE", "Message to answer, without a conversation; - reads standard input.")
     model: str | None
     system: str | None = option("TEXT", "System message, which says how the model should answer.")
-    separate: bool = flag("With --json: answer each line of standard input in a conversation of its own.")
+    separate: bool = flag("With --json: answer each line of standard input in a separate conversation.")
     max_tokens: int = max_tokens_option(ANSWER_TOKENS)
 
 

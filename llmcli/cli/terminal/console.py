@@ -109,7 +109,7 @@ def note_from_signal_handler(text: str) -> None:
 
 
 def write_from_signal_handler(text: str) -> None:
-    """Write safe text to stderr as it is."""
+    """Write safe text to stderr unchanged."""
     with suppress(OSError, ValueError):  # closed, or not a file
         os.write(sys.stderr.fileno(), text.encode("utf-8", "backslashreplace"))
 

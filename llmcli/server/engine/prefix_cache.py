@@ -39,7 +39,7 @@ class PrefixCache:
         return sum(prefix.bytes for prefix in self._kept)
 
     def keep(self, prefix: Prefix) -> None:
-        """Keep a cache whose runtime is no longer in use. It replaces kept caches of its beginnings."""
+        """Keep a cache whose runtime is no longer in use. It replaces kept caches of shorter prefixes."""
         if prefix.bytes > self._max_bytes or not len(prefix.ids):
             return
         self._kept = [p for p in self._kept if p.model != prefix.model or _shared(p, prefix.ids) < len(p.ids)]

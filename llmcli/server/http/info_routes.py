@@ -113,7 +113,7 @@ def tokenize(call: Call, body: TokenizeBody) -> JsonObject:
 
 
 def detokenize(call: Call, body: DetokenizeBody) -> JsonObject:
-    """The text of tokens; of a control token by itself its name."""
+    """The text of the tokens; a single control token is shown by its name."""
     tokenizer, ids = call.model.tokenizer, body.tokens
     check_ids("tokens", ids, call.model)
     is_control = len(ids) == 1 and not tokenizer.token_bytes[ids[0]]

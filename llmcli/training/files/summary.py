@@ -292,7 +292,7 @@ def _overfitting(run: _FinishedRun) -> str:
                 f"Fine-tuning did not improve on the base model ({name} loss: {lowest} bits per byte before, {at_end} "
                 f"at the end), so its weights are kept. A lower learning rate or more {run.data} would help."
             )
-        # a model of conversations may serve those who ask for what is in its file
+        # some users want a chat model that repeats the answers in its training file
         alone = " For a model that repeats the answers in the file, hold none out: --val 0." if run.of_answers else ""
         return (
             f"Overfitting after step {run.best_step:,}: the {name} loss rose from {lowest} to {at_end} bits per byte, "

@@ -16,8 +16,8 @@ from llmcli.training.planning.plan import Plan
 # maximum layers x width x tokens of a micro-batch; larger ones need memory (10 GB on a GPU) and are hardly faster
 MICRO_BATCH_VALUES = {"cpu": 1 << 22, "cuda": 1 << 27, "mps": 1 << 25}
 
-# assumed before any measurement: the peak (per CPU thread; for MPS that of the smallest GPU), and the hidden size at
-# which half of it is reached
+# assumed before any measurement: the peak (per CPU thread; for MPS, of the smallest GPU), and the hidden size that
+# reaches half of it
 PEAK_FLOPS = {"cpu": 5e10, "cuda": 2e14, "mps": 2e12}
 HALF_PEAK_WIDTH = {"cpu": 100, "cuda": 600, "mps": 300}
 

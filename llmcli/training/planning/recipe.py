@@ -95,8 +95,8 @@ ACTIVE_EXPERTS = 2  # per token [arXiv:2401.04088, section 2.1]
 
 # ---- Choice of the model: expected loss and measured speed
 TOKENS_PER_PARAMETER = 1.2  # minimum per parameter in the layers, for a fixed number of steps or epochs [chosen]
-# expected loss: factor / parameters ** exponent + 1 / tokens ** exponent; constants such that the optimum is that of
-# nanochat's fits, where compute-optimal parameters grow as compute ** 0.52
+# expected loss: factor / parameters ** exponent + 1 / tokens ** exponent; the constants give the optimum of nanochat's
+# fits, in which compute-optimal parameters grow as compute ** 0.52
 PARAMETER_FACTOR = 0.237  # [nanochat, dev/LOG.md, 2026-01-27]
 PARAMETER_EXPONENT = 0.34  # [nanochat, dev/LOG.md, 2026-01-27]
 TOKEN_EXPONENT = 0.374  # [nanochat, dev/LOG.md, 2026-01-27]
