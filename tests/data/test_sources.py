@@ -188,7 +188,7 @@ def test_too_little_to_learn_from_is_refused(llm: Llm, tiny_model: Path) -> None
     put("a.txt", b"Once upon a time there was a king. ..\n")
     answer = llm("train", "a.txt", *SMALL)
     assert answer.exit_code == 1 and answer.stderr == (
-        "error: a.txt is too short: 38 bytes of text; wanted 1,000 at least, and 100,000 for a model that writes "
+        "error: a.txt is too short: 38 bytes of text; wanted at least 1,000, and 100,000 for a model that writes "
         "words; add more; examples: https://github.com/llmcli/llmcli/tree/main/examples\n"
     )
     put("q.csv", b"question,answer\n" + b"".join(b"%d?,%d\n" % (i, i) for i in range(4)))

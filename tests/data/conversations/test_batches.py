@@ -132,5 +132,5 @@ def test_conversations_are_truncated_after_an_answer(text: str, most: int, expec
 
 
 def test_a_conversation_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="of more than 4 tokens"):
+    with pytest.raises(ValueError, match="with more than 4 tokens"):
         ConversationBatches(numbered([5]), 3, 1, 0, PADDING)
