@@ -200,7 +200,7 @@ def test_too_little_to_learn_from_is_refused(llm: Llm, tiny_model: Path) -> None
     assert llm("train", "q.csv", *SMALL, "--dry-run").exit_code == 0
     # a model that knows a language may learn from less
     tuned = llm("train", "a.txt", "--from", tiny_model, "--steps", 1, "--dry-run")
-    assert "38 bytes of text; wanted 100 at least; add more" in tuned.stderr
+    assert "38 bytes of text; wanted at least 100; add more" in tuned.stderr
     put("q.csv", b"question,answer\n1?,1\n")
     assert "wanted" not in llm("train", "q.csv", "--from", tiny_model, "--steps", 1, "--dry-run").stderr
 

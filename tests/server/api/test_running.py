@@ -137,7 +137,7 @@ def test_a_model_whose_file_changed_before_its_first_use_is_not_loaded(served, t
         assert client.post("/v1/completions", json={"prompt": "The"}).status_code == 200
     for answer in answers:
         assert answer.status_code == 503 and answer.json()["error"]["code"] == "model_not_loaded"
-    assert any(("cannot be read" if is_deleted else "was replaced") in note for note in notes)
+    assert any(("can no longer be read" if is_deleted else "was replaced") in note for note in notes)
 
 
 def test_a_model_directory_is_the_same_until_a_file_of_the_model_changes(served, tmp_path):
@@ -179,7 +179,7 @@ def test_a_model_in_memory_is_explained_whatever_became_of_its_file(
         assert explained.status_code == 200 and explained.json()["next"] == expected
         card = client.get("/v1/models/text/card")  # is read from the file
     assert card.status_code == 503
-    assert re.match("the file of text (was replaced|cannot be read)", card.json()["error"]["message"])
+    assert re.match("the file of text (was replaced|can no longer be read)", card.json()["error"]["message"])
 
 
 class FewThreads:
