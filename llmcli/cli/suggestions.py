@@ -28,7 +28,7 @@ COMMANDS = {
     "to answer over HTTP, with a page for the browser: llm serve -m MODEL": "server api web ui",
     "to see what is in a model file: llm inspect FILE": "show info view describe",
     "models are plain files here: ls *.safetensors *.gguf; to see what is in one: llm inspect FILE": "ls list rm cp",
-    "llm does not download models; download one first: hf download OWNER/NAME --local-dir NAME; then: "
+    "no model is downloaded automatically; download one first: hf download OWNER/NAME --local-dir NAME; then: "
     "llm import NAME -o FILE": "pull download get",
     "for quantized weights: llm export MODEL FILE --quantize int8, or llm export MODEL FILE.gguf --to gguf "
     "--dtype q8_0": "quantize quantise",

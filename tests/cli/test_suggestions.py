@@ -46,7 +46,7 @@ CASES = [
     ("show model.gguf", "llm inspect FILE"),
     ("ls", "llm inspect FILE"),
     ("list", "llm inspect FILE"),
-    ("pull llama3.2", "llm does not download models; download one first: hf download"),
+    ("pull llama3.2", "no model is downloaded automatically; download one first: hf download"),
     ("quantize m.gguf q4_0", "llm export MODEL FILE --quantize int8"),
     ("convert x", "llm import SOURCE -o FILE.safetensors"),
     ("perplexity x", "llm eval TEXT -m FILE"),

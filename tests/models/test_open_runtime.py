@@ -117,7 +117,7 @@ def test_every_runtime_implements_the_interface(name: str) -> None:
 
 
 def test_a_runtime_that_does_not_know_the_experts_says_so() -> None:
-    with pytest.raises(LLMError, match="only known on the CPU; run the model without `quantize` and `device`"):
+    with pytest.raises(LLMError, match="only available on the CPU; run the model without `quantize` and `device`"):
         OPEN["torch"]().expert_weights()
 
 

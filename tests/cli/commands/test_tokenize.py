@@ -67,7 +67,7 @@ def test_a_conversation_is_shown_with_the_learned_tokens_marked(llm: Llm, chat_m
     for number, (question, reply) in enumerate(PAIRS, 1):
         context = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
         assert f"{pairs} line {number}\n{context}⟦{reply}<|im_end|>⟧\n" in answer.stdout
-    assert answer.stderr.startswith("2 conversations of ") and "ChatML" not in answer.stderr
+    assert answer.stderr.startswith("2 conversations with ") and "ChatML" not in answer.stderr
     assert llm("tokenize", "--chat", pairs, "-q").stderr == ""
 
 

@@ -220,7 +220,7 @@ def test_a_text_of_other_speakers_needs_their_names(llm: Llm) -> None:
     Path("turns.txt").write_text(turns, "utf-8")
     assert llm("train", "turns.txt", "--steps", 1, *SMALL, "--speakers", "Teacher,Pupil").exit_code == 0
     plain, named = llm("eval", "turns.txt"), llm("eval", "turns.txt", "--speakers", "Teacher,Pupil", "--json")
-    assert "to measure the answers in such a text: --speakers Teacher,Pupil" in plain.stderr
+    assert "to measure the answers in such text: --speakers Teacher,Pupil" in plain.stderr
     assert json.loads(named.stdout)["results"][0]["of"] == "answers" and "--speakers" not in named.stderr
 
 
