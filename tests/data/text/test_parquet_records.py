@@ -9,8 +9,8 @@ import pytest
 
 from llmcli.data.files import ConversationFile, read_conversations, require_conversations
 from llmcli.errors import LLMError
-from tests.data.test_files import LISTS, MESSAGES, PAIRS, SHAPES, TEXT_BYTES, messages_of
 from tests.data.corpora import put
+from tests.data.test_files import LISTS, MESSAGES, PAIRS, SHAPES, TEXT_BYTES, messages_of
 
 
 def write(name: str, records: list[dict[str, Any]], **options: Any) -> None:
