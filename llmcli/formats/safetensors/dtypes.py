@@ -39,7 +39,7 @@ def decode(data: bytes, dtype: str) -> NDArray[Any]:
 
     elements = np.frombuffer(data, _NUMPY_NAMES[dtype])
     if dtype == "BF16":  # the upper half of a float32
-        return (elements.astype(np.uint32) << 16).view(np.float32)
+        return np.left_shift(elements, 16, dtype=np.uint32).view(np.float32)
     return elements
 
 

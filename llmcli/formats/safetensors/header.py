@@ -1,8 +1,7 @@
 """The header of a model file in one form for all formats, and the reader of safetensors headers.
 
 A file may be untrusted: its header is checked before anything in it is used. The time to read it does not depend on the
-size of the file. (The `safetensors` library limits neither the memory that a hostile header takes nor repeated names,
-and reads no types beyond numpy's.)
+size of the file. (The `safetensors` library accepts repeated names, and takes 1.5 GB of memory for a header of 93 MB.)
 """
 
 from __future__ import annotations
