@@ -34,6 +34,7 @@ ONLY_IN = {  # library -> the modules, or the packages, that may import it
     "safetensors": set(),  # the reference of the tests; formats/safetensors/file.py says why
     "starlette": {"server"},
     "uvicorn": {"server.http.listening"},
+    "pydantic": {"server.api.schema", "server.api.bodies"},
     "jinja2": {"data.conversations.template_worker"},
     "pyarrow": {"data.text.parquet_records"},
     "backports": {"data.text.documents"},

@@ -1,14 +1,16 @@
 """The request bodies of the routes: fields, bounds and defaults."""
 
 import secrets
-from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from llmcli.config import SamplingConfig
 from llmcli.data.conversations.messages import Message
 from llmcli.errors import brief
 from llmcli.server import limits
-from llmcli.server.api.schema import STRING, Body, Fields, JsonObject, Kind, integer, listed, number, short_text
+from llmcli.server.api.schema import Body, Fields, JsonObject
 from llmcli.server.errors import invalid
 
 SMALLEST_TOP_P = 1e-9  # keeps the most likely token alone
@@ -18,40 +20,21 @@ TEMPLATE_ARGUMENTS = {"messages", "tools", "documents", "add_generation_prompt"}
 
 # ---- kinds of fields
 
-TEXT = STRING.schema
-IDS: JsonObject = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}}
+TEXT: JsonObject = {"type": "string"}
 PART: JsonObject = {"type": "object", "properties": {"type": {"const": "text"}, "text": TEXT}, "required": ["text"]}
 MESSAGE: JsonObject = {
     "type": "object",
     "properties": {"role": {"enum": list(ROLES)}, "content": {"anyOf": [TEXT, {"type": "array", "items": PART}]}},
     "required": ["role", "content"],
 }
+MESSAGES: JsonObject = {
+    "type": "array", "items": MESSAGE, "minItems": 1, "maxItems": limits.MAX_MESSAGES,
+    "description": f"a list of 1 to {limits.MAX_MESSAGES:,} messages",
+}  # fmt: skip
 
 
 def is_ids(value: Any) -> bool:
     return isinstance(value, list) and all(type(token) is int for token in value)
-
-
-def token_ids(low: int, high: int) -> Kind:
-    """A list of token ids; whether the vocabulary has them is checked with the model."""
-    wanted = f"a list of {low} to {high:,} token ids"
-    return Kind(wanted, IDS | {"minItems": low}, lambda value: is_ids(value) and low <= len(value) <= high)
-
-
-def only(value: bool) -> Kind:
-    """A field with one value that has no effect; the other one is not supported."""
-    return Kind(str(value).lower(), {"const": value}, lambda given: given is value)
-
-
-def _is_prompt(value: Any) -> bool:
-    prompts = [value] if isinstance(value, str) or is_ids(value) else value
-    return isinstance(prompts, list) and all(isinstance(one, str) or is_ids(one) for one in prompts)
-
-
-def _is_stop(value: Any) -> bool:
-    texts, longest = [value] if isinstance(value, str) else value, limits.MAX_STOP_CHARACTERS
-    is_short = isinstance(texts, list) and len(texts) <= limits.MAX_STOPS
-    return is_short and all(isinstance(one, str) and 0 < len(one) <= longest for one in texts)
 
 
 def read_messages(values: list[Any]) -> list[Message]:
@@ -79,87 +62,100 @@ def _read_message(value: Any, name: str) -> Message:
     return Message(ROLES[role], content)
 
 
-MESSAGES = Kind(
-    f"a list of 1 to {limits.MAX_MESSAGES:,} messages",
-    listed(MESSAGE, 1, limits.MAX_MESSAGES),
-    lambda value: isinstance(value, list) and 0 < len(value) <= limits.MAX_MESSAGES,
-    read_messages,
-)
-VARIABLES = Kind(
-    f"an object without {', '.join(sorted(TEMPLATE_ARGUMENTS))}",
-    {"type": "object"},
-    lambda value: isinstance(value, dict) and not TEMPLATE_ARGUMENTS & value.keys(),
-)
-STOP = Kind(
-    f"a text or a list of at most {limits.MAX_STOPS} texts, each of 1 to {limits.MAX_STOP_CHARACTERS:,} characters",
-    {"anyOf": [TEXT, listed(TEXT, 0, limits.MAX_STOPS)]},
-    _is_stop,
-    lambda value: (value,) if isinstance(value, str) else tuple(value),
-)
-PROMPT = Kind(
-    "a text, a list of token ids, or a list of either",
-    {"anyOf": [TEXT, IDS, listed({"anyOf": [TEXT, IDS]}, 1, limits.MAX_PROMPTS)]},
-    _is_prompt,
-)
-SHARE = number(0, 1, int, float)
-MAX_TOKENS, WORDS = integer(0, limits.MAX_TOKENS), integer(1, limits.MAX_NEXT_WORDS)
-_COUNT = integer(0, limits.MAX_LOGPROBS)
-LOGPROBS = replace(  # some clients send the boolean of the chat's shape; false is none
-    _COUNT,
-    is_valid=lambda value: value is False or _COUNT.is_valid(value),
-    convert=lambda value: None if value is False else value,
-)
+def _message_list(values: Any) -> list[Message]:
+    if not isinstance(values, list) or not 0 < len(values) <= limits.MAX_MESSAGES:
+        raise ValueError
+    return read_messages(values)
+
+
+Messages = Annotated[list[Message], PlainValidator(_message_list), WithJsonSchema(MESSAGES)]
+
+
+def _variables(values: dict[str, Any]) -> dict[str, Any]:
+    if TEMPLATE_ARGUMENTS & values.keys():
+        raise ValueError
+    return values
+
+
+Variables = Annotated[
+    dict[str, Any],
+    AfterValidator(_variables),
+    Field(description=f"an object without {', '.join(sorted(TEMPLATE_ARGUMENTS))}"),
+]
+StopText = Annotated[str, Field(min_length=1, max_length=limits.MAX_STOP_CHARACTERS)]
+TokenId = Annotated[int, WithJsonSchema({"type": "integer", "minimum": 0, "maximum": 2**31 - 1})]
+MaxTokens = Annotated[int, Field(ge=0, le=limits.MAX_TOKENS)]
+Words = Annotated[int, Field(ge=1, le=limits.MAX_NEXT_WORDS)]
+
+
+def id_list(low: int, high: int) -> Any:
+    """A field for a list of token ids; whether the vocabulary has them is checked with the model."""
+    return Field(min_length=low, max_length=high, description=f"a list of {low} to {high:,} token ids")
+
 
 # ---- the bodies
 
 
-@dataclass(frozen=True, kw_only=True)
 class StreamOptions(Fields):
     """Extra contents of a stream."""
 
     include_usage: bool = False
 
 
-STREAM_OPTIONS = Kind("an object", StreamOptions.schema(), lambda value: isinstance(value, dict), StreamOptions.read)
+StreamOptionsField = Annotated[
+    StreamOptions,
+    BeforeValidator(lambda value: StreamOptions.read(value) if isinstance(value, dict) else value),
+    WithJsonSchema(StreamOptions.schema_of_fields()),
+    Field(description="an object"),
+]
 
 
-@dataclass(frozen=True, kw_only=True)
 class GenerationBody(Body):
     """The fields for generating and sending texts, shared by completions and chats."""
 
-    max_tokens: Annotated[int | None, MAX_TOKENS] = None
-    temperature: Annotated[float, number(0, 100, int, float)] = SamplingConfig.temperature
-    top_k: Annotated[int, replace(integer(-1, 1 << 31), convert=lambda k: max(0, k))] = SamplingConfig.top_k
-    top_p: Annotated[float, replace(SHARE, convert=lambda p: max(SMALLEST_TOP_P, p))] = SamplingConfig.top_p
-    min_p: Annotated[float, SHARE] = SamplingConfig.min_p
-    repetition_penalty: Annotated[float, number(1e-6, 1e6, int, float)] = SamplingConfig.repetition_penalty
-    seed: Annotated[int | None, integer(0, (1 << 63) - 1)] = None
-    stop: Annotated[tuple[str, ...], STOP] = ()
-    n: Annotated[int, integer(1, limits.MAX_CHOICES)] = 1  # texts for each prompt
+    max_tokens: MaxTokens | None = None
+    temperature: float = Field(SamplingConfig.temperature, ge=0, le=100)
+    top_k: Annotated[int, AfterValidator(lambda k: max(0, k))] = Field(SamplingConfig.top_k, ge=-1, le=1 << 31)
+    top_p: Annotated[float, AfterValidator(lambda p: max(SMALLEST_TOP_P, p))] = Field(SamplingConfig.top_p, ge=0, le=1)
+    min_p: float = Field(SamplingConfig.min_p, ge=0, le=1)
+    repetition_penalty: float = Field(SamplingConfig.repetition_penalty, ge=1e-6, le=1e6)
+    seed: Annotated[int, Field(ge=0, le=(1 << 63) - 1)] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=limits.MAX_STOPS)] = Field(
+        [],
+        description=f"a text or a list of at most {limits.MAX_STOPS} texts, each of 1 to "
+        f"{limits.MAX_STOP_CHARACTERS:,} characters",
+    )
+    n: int = Field(1, ge=1, le=limits.MAX_CHOICES)  # texts for each prompt
     stream: bool = False
-    stream_options: Annotated[StreamOptions | None, STREAM_OPTIONS] = None
+    stream_options: StreamOptionsField | None = None
 
-    def __post_init__(self) -> None:
+    def model_post_init(self, context: Any, /) -> None:
         if self.stream_options is not None and not self.stream:
             raise invalid("stream_options", "has no effect without stream; leave it out, or set stream to true")
 
     def samplings(self, max_tokens: int) -> list[SamplingConfig]:
         """The settings of each of the n texts, with different seeds."""
         seed = secrets.randbelow(1 << 32) if self.seed is None else self.seed
-        names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop")
-        settings = SamplingConfig(max_tokens=max_tokens, **{name: getattr(self, name) for name in names})
+        names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        settings = SamplingConfig(max_tokens=max_tokens, stop=stop, **{name: getattr(self, name) for name in names})
         return [replace(settings, seed=seed + number) for number in range(self.n)]
 
 
-@dataclass(frozen=True, kw_only=True)
 class CompletionBody(GenerationBody):
     """The fields of a completion."""
 
-    prompt: Annotated[str | list[int] | list[str | list[int]], PROMPT]
+    prompt: str | list[TokenId] | list[str | list[TokenId]] = Field(
+        description="a text, a list of token ids, or a list of either"
+    )
     echo: bool = False
-    logprobs: Annotated[int | None, LOGPROBS] = None
+    # some clients send the boolean of the chat's shape; false is none
+    logprobs: Annotated[
+        Annotated[int, Field(ge=0, le=limits.MAX_LOGPROBS)] | None,
+        BeforeValidator(lambda value: None if value is False else value),
+    ] = None
     return_token_ids: bool = False  # with the log probabilities also `content`, as in chats
-    add_special_tokens: Annotated[bool, only(True)] = True
+    add_special_tokens: Literal[True] = True  # false is not supported
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -174,21 +170,20 @@ class CompletionBody(GenerationBody):
         return prompts
 
 
-@dataclass(frozen=True, kw_only=True)
 class ChatBody(GenerationBody):
     """The fields of a chat."""
 
-    messages: Annotated[list[Message], MESSAGES]
-    chat_template_kwargs: Annotated[dict[str, Any] | None, VARIABLES] = None
-    max_completion_tokens: Annotated[int | None, MAX_TOKENS] = None  # max_tokens by its newer name
+    messages: Messages
+    chat_template_kwargs: Variables | None = None
+    max_completion_tokens: MaxTokens | None = None  # max_tokens by its newer name
     logprobs: bool = False
-    top_logprobs: Annotated[int, integer(0, limits.MAX_TOP_LOGPROBS)] = 0
+    top_logprobs: int = Field(0, ge=0, le=limits.MAX_TOP_LOGPROBS)
     add_generation_prompt: bool = True
     continue_final_message: bool | None = None
-    add_special_tokens: Annotated[bool, only(False)] = False
+    add_special_tokens: Literal[False] = False  # true is not supported
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def model_post_init(self, context: Any, /) -> None:
+        super().model_post_init(context)
         if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs", "has no effect without logprobs; set logprobs to true")
         # an answer of the assistant is continued, and after any other message the header of an answer follows
@@ -200,43 +195,39 @@ class ChatBody(GenerationBody):
             raise invalid("add_generation_prompt", "must be true before an answer", "unsupported_parameter")
 
 
-@dataclass(frozen=True, kw_only=True)
 class PromptBody(Body):
     """A text, or a conversation, whose last answer may be incomplete. `chat_template_kwargs` are variables of the chat
     template, such as {"enable_thinking": false}."""
 
     prompt: str | None = None
-    messages: Annotated[list[Message] | None, MESSAGES] = None
-    chat_template_kwargs: Annotated[dict[str, Any] | None, VARIABLES] = None
+    messages: Messages | None = None
+    chat_template_kwargs: Variables | None = None
 
     @property
     def text(self) -> str | None:
         return self.prompt
 
-    def __post_init__(self) -> None:
+    def model_post_init(self, context: Any, /) -> None:
         if self.text is None and self.messages is None:
             raise invalid("prompt", "is missing; give a text")
         if self.text is not None and self.messages is not None:
             raise invalid("prompt", "has no effect with messages; leave it out")
 
 
-@dataclass(frozen=True, kw_only=True)
 class ExplainBody(PromptBody):
     """The fields of /v1/explain."""
 
-    prompt: Annotated[str | None, short_text(limits.MAX_EXPLAIN_CHARACTERS)] = None
-    n: Annotated[int, WORDS] = DEFAULT_WORDS
+    prompt: Annotated[str, Field(max_length=limits.MAX_EXPLAIN_CHARACTERS)] | None = None
+    n: Words = DEFAULT_WORDS
     literal: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
 class ExpertsBody(PromptBody):
     """The fields of /v1/experts: tokens, and what they follow."""
 
-    token_ids: Annotated[list[int], token_ids(1, limits.MAX_TOKENS)]
+    token_ids: list[TokenId] = id_list(1, limits.MAX_TOKENS)
 
 
-@dataclass(frozen=True, kw_only=True)
 class TokenizeBody(PromptBody):
     """The fields of /tokenize: those of vLLM and llama.cpp."""
 
@@ -250,29 +241,26 @@ class TokenizeBody(PromptBody):
     def text(self) -> str | None:
         return self.prompt if self.content is None else self.content
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def model_post_init(self, context: Any, /) -> None:
+        super().model_post_init(context)
         if self.messages is not None and self.add_special_tokens:
             raise invalid("add_special_tokens", "has no effect with messages; leave it out", "unsupported_parameter")
 
 
-@dataclass(frozen=True, kw_only=True)
 class NextBody(Body):
     """The fields of /v1/next."""
 
     prompt: str
-    n: Annotated[int, WORDS] = DEFAULT_WORDS
+    n: Words = DEFAULT_WORDS
 
 
-@dataclass(frozen=True, kw_only=True)
 class MemoryBody(Body):
     """The fields of /v1/memory."""
 
-    text: Annotated[str, short_text(limits.MAX_MEMORY_CHARACTERS)]
+    text: str = Field(max_length=limits.MAX_MEMORY_CHARACTERS)
 
 
-@dataclass(frozen=True, kw_only=True)
 class DetokenizeBody(Body):
     """The fields of /detokenize."""
 
-    tokens: Annotated[list[int], token_ids(0, limits.MAX_BODY_BYTES)]
+    tokens: list[TokenId] = id_list(0, limits.MAX_BODY_BYTES)

@@ -1,13 +1,16 @@
-"""The JSON of requests: dataclasses declare each field once, with its type and bounds. Requests are checked by them,
-and the OpenAPI description is made from them. A field that is not declared is refused: it could change the answer."""
+"""The JSON of requests: pydantic models declare each field once, with its type and bounds. Requests are checked by
+them, and the OpenAPI description is made from them. A field that is not declared is refused: it could change the
+answer.
+"""
 
-import dataclasses
 import difflib
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llmcli.errors import brief
 from llmcli.server.errors import ApiError, invalid
@@ -61,98 +64,59 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number in JSON")
 
 
-# ---- kinds of fields
-
-
-@dataclass(frozen=True)
-class Kind:
-    """The values that a field accepts."""
-
-    wanted: str  # for errors
-    schema: JsonObject
-    is_valid: Callable[[Any], bool]
-    convert: Callable[[Any], Any] = lambda value: value
-
-    def read(self, name: str, value: Any) -> Any:
-        if value is None:
-            raise invalid(name, f"is missing; give {self.wanted}")
-        if not self.is_valid(value):
-            is_long = isinstance(value, str | list) and len(value) > SHOWN_VALUES
-            size = f"{len(value):,} {'characters' if isinstance(value, str) else 'values'}" if is_long else ""
-            raise invalid(name, f"must be {self.wanted}, found {size or brief(value)}")
-        return self.convert(value)
-
-
-FLAG = Kind("true or false", {"type": "boolean"}, lambda value: isinstance(value, bool))
-STRING = Kind("a text", {"type": "string"}, lambda value: isinstance(value, str))
-
-
-def number(low: float, high: float, *types: type) -> Kind:
-    """A number of one of these types."""
-    name = "an integer" if types == (int,) else "a number"
-    schema = {"type": name.split()[1], "minimum": low, "maximum": high}
-    return Kind(
-        f"{name} from {low} to {high}", schema, lambda value: type(value) in types and low <= value <= high, types[-1]
-    )
-
-
-def integer(low: int, high: int) -> Kind:
-    return number(low, high, int)
-
-
-def short_text(length: int) -> Kind:
-    schema = {"type": "string", "maxLength": length}
-    wanted = f"a text of at most {length:,} characters"
-    return Kind(wanted, schema, lambda value: isinstance(value, str) and len(value) <= length)
-
-
-def listed(items: JsonObject, low: int, high: int) -> JsonObject:
-    """The schema of a list."""
-    return {"type": "array", "items": items, "minItems": low, "maxItems": high}
-
-
 # ---- objects
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fields:
-    """An object in a request. A subclass declares its fields: bool, str, or any type annotated with a Kind. A default
-    stands for null, too."""
+class Fields(BaseModel):
+    """An object in a request. A default stands for null, too. A field with a `description` has it in errors."""
 
-    @classmethod
-    @cache
-    def kinds(cls) -> dict[str, tuple[Kind, bool]]:
-        """(kind, whether it is required) of each field."""
-        hints, kinds = get_type_hints(cls, include_extras=True), {}
-        for field in dataclasses.fields(cls):
-            hint = hints[field.name]
-            simple = FLAG if bool in (hint, *get_args(hint)) else STRING
-            kind = hint.__metadata__[0] if get_origin(hint) is Annotated else simple
-            kinds[field.name] = kind, field.default is dataclasses.MISSING
-        return kinds
+    model_config = ConfigDict(strict=True, frozen=True)
 
     @classmethod
     def read(cls: type[F], values: Mapping[str, Any]) -> F:
         """Raises ApiError that names the field for a value of another kind, and for a field that is not declared."""
-        kinds = cls.kinds()
-        _check_undeclared(values, kinds)
-        given = {}
-        for name, (kind, is_required) in kinds.items():
-            if is_required or values.get(name) is not None:
-                given[name] = kind.read(name, values.get(name))
-        return cls(**given)
+        _check_undeclared(values, cls.model_fields)
+        try:
+            return cls.model_validate({name: value for name, value in values.items() if value is not None})
+        except ValidationError as error:
+            name = str(error.errors(include_url=False, include_input=False)[0]["loc"][0])
+        value, wanted = values.get(name), _wanted(cls.schema_of_fields()["properties"][name])
+        if value is None:
+            raise invalid(name, f"is missing; give {wanted}")
+        is_long = isinstance(value, str | list) and len(value) > SHOWN_VALUES
+        size = f"{len(value):,} {'characters' if isinstance(value, str) else 'values'}" if is_long else ""
+        raise invalid(name, f"must be {wanted}, found {size or brief(value)}")
 
     @classmethod
-    def schema(cls) -> JsonObject:
-        """The JSON schema of the object."""
-        kinds, null = cls.kinds(), {"type": "null"}
-        properties = {
-            name: kind.schema if needed else {"anyOf": [kind.schema, null]} for name, (kind, needed) in kinds.items()
-        }
-        return {"type": "object", "properties": properties, "required": [name for name in kinds if kinds[name][1]]}
+    @cache
+    def schema_of_fields(cls) -> JsonObject:
+        """The JSON schema of the object, in which every field with a default may be null."""
+        properties, required = cls.model_json_schema()["properties"], []
+        for name, schema in properties.items():
+            for unneeded in ("title", "default"):
+                schema.pop(unneeded, None)
+            if cls.model_fields[name].is_required():
+                required.append(name)
+            elif {"type": "null"} not in schema.get("anyOf", ()):
+                properties[name] = {"anyOf": [schema, {"type": "null"}]}
+        return {"type": "object", "properties": properties, "required": required}
 
 
-@dataclass(frozen=True, kw_only=True)
+def _wanted(schema: JsonObject) -> str:
+    """The values that a schema accepts, for errors."""
+    first = schema["anyOf"][0] if "anyOf" in schema else schema
+    if described := schema.get("description") or first.get("description"):
+        return str(described)
+    match first:
+        case {"const": value}:
+            return str(value).lower()
+        case {"type": "integer" | "number" as kind, "minimum": low, "maximum": high}:
+            return f"{'an' if kind == 'integer' else 'a'} {kind} from {low} to {high}"
+        case {"type": "string", "maxLength": length}:
+            return f"a text of at most {length:,} characters"
+    return {"boolean": "true or false", "string": "a text", "object": "an object"}[first["type"]]
+
+
 class Body(Fields):
     """The body of a request."""
 
@@ -196,9 +160,9 @@ class Operation:
             },
         }
         if "{id}" in self.path:
-            described["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": STRING.schema}]
+            described["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
         if self.body is not None:
-            described["requestBody"] = {"required": True} | _json_content(self.body.schema())
+            described["requestBody"] = {"required": True} | _json_content(self.body.schema_of_fields())
         return described
 
 
