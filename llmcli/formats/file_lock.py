@@ -1,5 +1,5 @@
-"""A lock on an output file, which keeps two runs from writing the same file. (`FileLock` of the `filelock` package, 4.3,
-leaves its lock file behind, and is an error on a file system without locks, where runs go on here, with a note.)"""
+"""A lock on an output file, which keeps two runs from writing the same file. (`filelock.FileLock`, 4.3, leaves its lock
+file behind, and is an error on a file system without locks, where runs go on here, with a note.)"""
 
 import contextlib
 import errno

@@ -9,6 +9,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +21,7 @@ from llmcli.errors import LLMError
 
 HEADER_BYTES = 4096
 FORMAT = 2
-MAPPED_BYTES = 64_000_000  # shards mapped into memory at the same time
+OPEN_FILES = 64  # shards open at the same time
 _READ_BYTES = 1 << 20
 _MAX_LABEL = 200  # characters of a text's name
 
@@ -39,11 +40,15 @@ class Shard:
     seen_bytes: bytes  # the byte values that occur in the text, ascending
     changed_at: int | None = field(default=None, compare=False)  # st_mtime_ns of a verified file
 
-    def map(self) -> Tokens:
-        """Map the tokens into memory. Raises OSError or ValueError if the file is gone or too short."""
-        if not self.count or self.file is None:
-            return np.zeros(0, self.dtype)
-        return np.memmap(self.file, dtype=self.dtype, mode="r", offset=self.offset, shape=(self.count,))
+    def read(self, file: IO[bytes], positions: NDArray[np.integer]) -> Tokens:
+        """The tokens at some positions, from the open file. Raises ValueError if it is too short."""
+        tokens = np.empty(len(positions), self.dtype)
+        runs = np.flatnonzero(np.diff(positions) != 1) + 1  # where another window begins
+        for first, end in pairwise((0, *runs.tolist(), len(positions))):
+            file.seek(self.offset + int(positions[first]) * tokens.itemsize)
+            if file.readinto(tokens[first:end].data) < (end - first) * tokens.itemsize:  # type: ignore[attr-defined]
+                raise ValueError("it was cut off")
+        return tokens
 
 
 def shard_header(shard: Shard, tokens: bytes, labels: dict[str, str]) -> bytes:
@@ -88,15 +93,15 @@ def _digest(fields: Mapping[str, Any], blocks: Iterable[bytes]) -> str:
 
 
 class TokenShards:
-    """The concatenated tokens of shards, indexed by slices or arrays of positions. Only the MAPPED_BYTES used last stay
-    mapped: mapped pages count as memory of the process."""
+    """The concatenated tokens of shards, indexed by slices or arrays of positions. The OPEN_FILES used last stay open.
+    (They are not mapped into memory: where a mapped file was cut off, reading it kills the process.)"""
 
     def __init__(self, shards: Sequence[Shard], restore: Callable[[int], Shard] | None = None) -> None:
         """`restore` makes a shard again, given its index, if its file is gone."""
         self._shards, self._restore = list(shards), restore
         self._ends = np.cumsum([shard.count for shard in shards], dtype=np.int64)
         self.dtype = np.dtype(shards[0].dtype)
-        self._mapped: OrderedDict[int, Tokens] = OrderedDict()
+        self._files: OrderedDict[int, IO[bytes]] = OrderedDict()
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -119,37 +124,40 @@ class TokenShards:
             if first < end:
                 index = int(shards[first])
                 start = self._ends[index] - self._shards[index].count
-                result[first:end] = self._open(index)[flat[first:end] - start]
+                result[first:end] = self._read(index, flat[first:end] - start)
         return result.reshape(positions.shape)
 
-    def _open(self, index: int) -> Tokens:
-        """Return the tokens of a shard; other shards are closed to make space."""
-        if index in self._mapped:
-            self._mapped.move_to_end(index)
-            return self._mapped[index]
-        size = sum(tokens.nbytes for tokens in self._mapped.values()) + self._shards[index].count * self.dtype.itemsize
-        while self._mapped and size > MAPPED_BYTES:
-            size -= self._mapped.popitem(last=False)[1].nbytes
-        self._mapped[index] = self._map(index)
-        return self._mapped[index]
-
-    def _map(self, index: int) -> Tokens:
-        """Map the tokens of a shard, which is made again if another process removed or changed its file."""
-        shard = self._shards[index]
+    def _read(self, index: int, positions: NDArray[np.integer]) -> Tokens:
+        """Tokens of a shard, which is made again if another process removed, changed or cut off its file."""
         try:
-            if isinstance(shard.file, Path) and shard.file.stat().st_mtime_ns != shard.changed_at:
-                self._shards[index] = open_shard(shard.file)
-            return self._shards[index].map()
+            return self._shards[index].read(self._open(index), positions)
         except (OSError, ValueError) as error:
+            count, file = self._shards[index].count, self._shards[index].file
             if self._restore is None:
-                raise LLMError(f"cannot read the tokens in {shard.file}: {error}") from error
-            restored = self._shards[index] = self._restore(index)
-        if restored.count != shard.count:
+                raise LLMError(f"cannot read the tokens in {file}: {error}") from error
+            self._files.pop(index, None)
+            self._shards[index] = self._restore(index)
+        if self._shards[index].count != count:
             raise LLMError(
                 "the tokens of the training text were removed from the cache, and the text has changed; run the "
                 "command again"
             )
-        return restored.map()
+        return self._shards[index].read(self._open(index), positions)
+
+    def _open(self, index: int) -> IO[bytes]:
+        """The file of a shard; the one that was not used for longest is closed. Raises OSError or ValueError."""
+        shard = self._shards[index]
+        if not isinstance(shard.file, Path):
+            assert shard.file is not None, "it was stored"
+            return shard.file
+        if index not in self._files:
+            if shard.file.stat().st_mtime_ns != shard.changed_at:
+                self._shards[index] = open_shard(shard.file)
+            while len(self._files) >= OPEN_FILES:
+                self._files.popitem(last=False)[1].close()
+            self._files[index] = open(shard.file, "rb", buffering=0)  # noqa: SIM115 (it stays open)
+        self._files.move_to_end(index)
+        return self._files[index]
 
 
 @dataclass
