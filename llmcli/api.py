@@ -109,7 +109,7 @@ class Model:
     @property
     def record(self) -> dict[str, Any]:
         """How the model was trained, as `llm inspect --json` shows it: corpus, plan, loss curve, bits per byte."""
-        return dict(self._source.shared.record)
+        return self._source.shared.record.to_json()
 
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of a text."""

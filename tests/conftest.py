@@ -23,6 +23,7 @@ from llmcli.cli.terminal import console
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import Checkpoint, save
+from llmcli.formats.training_record import TrainingRecord
 
 TEXT = "The cat sat on the mat. The dog ate the hat.\nりんごを食べる。🍎\n" * 40
 
@@ -123,7 +124,7 @@ def random_checkpoint(config: ModelConfig, seed: int = 0, tokenizer_json: str = 
         name: (rng.uniform(0.5, 1.5, shape) if len(shape) == 1 else rng.normal(0, shape[1] ** -0.5, shape)).astype("f4")
         for name, shape in config.tensor_shapes().items()
     }
-    return Checkpoint(config, tokenizer_json, tensors, {"steps": 0})
+    return Checkpoint(config, tokenizer_json, tensors, TrainingRecord.from_json({"steps": 0}))
 
 
 def write_tiny_model(path: Path) -> Path:

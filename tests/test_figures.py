@@ -18,6 +18,7 @@ from llmcli.evaluation.compressors import baselines
 from llmcli.evaluation.evaluator import Score
 from llmcli.evaluation.figures import ADAPTING, NETWORK, Figures
 from llmcli.formats import checkpoint, loading
+from llmcli.formats.training_record import TrainingRecord
 from llmcli.training.files.summary import summarize
 from llmcli.training.loop.record import FinalEvaluation
 from tests.benchmarks import tables
@@ -41,8 +42,7 @@ RECORD = {
 def model(tiny_model: Path) -> Path:
     """A model that adapts, whose record has both figures."""
     source = loading.load(tiny_model)
-    source.record.clear()
-    source.record.update(RECORD)
+    source.record = TrainingRecord.from_json(RECORD)
     checkpoint.save(tiny_model, source)
     return tiny_model
 
@@ -53,9 +53,11 @@ def model(tiny_model: Path) -> Path:
 def the_result(*, json_: bool, capsys: pytest.CaptureFixture[str]) -> str:
     done: Any = SimpleNamespace(
         score=SCORE, base_score=BASE, step=100, best_step=100, seconds=1.0, interrupted=False,
-        checkpoint=SimpleNamespace(record=RECORD),
+        checkpoint=SimpleNamespace(record=TrainingRecord.from_json(RECORD)),
     )  # fmt: skip
-    show_result(done, Path("m"), parameters=1, baselines=[], sentences=summarize(RECORD), json_=json_)
+    show_result(
+        done, Path("m"), parameters=1, baselines=[], sentences=summarize(TrainingRecord.from_json(RECORD)), json_=json_
+    )
     shown = capsys.readouterr()
     return shown.out if json_ else shown.err
 
@@ -69,7 +71,7 @@ def exported(llm: Any, *words: str) -> str:
 def gguf_description(llm: Any) -> str:
     pytest.importorskip("gguf", reason="needs the extra gguf")
     exported(llm, "--to", "gguf")
-    return str(loading.load("out").record["imported"]["description"])
+    return str(loading.load("out").record.document["imported"]["description"])
 
 
 def model_card(llm: Any) -> str:
@@ -83,7 +85,7 @@ def page(llm: Any) -> str:
 
 
 BOTH: dict[str, Callable[[Any, Any], str]] = {  # places that show both figures
-    "summary": lambda llm, capsys: summarize(RECORD)[0],
+    "summary": lambda llm, capsys: summarize(TrainingRecord.from_json(RECORD))[0],
     "result of llm train": lambda llm, capsys: the_result(json_=False, capsys=capsys),
     "done event": lambda llm, capsys: the_result(json_=True, capsys=capsys),
     "llm inspect": lambda llm, capsys: llm("inspect").stdout,
@@ -121,8 +123,10 @@ def test_the_figures_before_and_after_are_of_the_same_kind(capsys: pytest.Captur
 def test_a_record_gives_the_figures_that_were_written() -> None:
     for figures in (Figures(2.5), Figures(2.5, 2.25)):
         for when in ("", "_before"):
-            assert Figures.of_record(figures.as_record(when), when) == figures
-    assert Figures.of_record({"bits_per_byte": None}) is None
+            record = TrainingRecord.from_json(figures.as_record(when))
+            assert Figures.of_record(record, before=bool(when)) == figures
+            assert Figures.of_record(record, before=not when) is None
+    assert Figures.of_record(TrainingRecord.from_json({"bits_per_byte": None})) is None
     assert FinalEvaluation().score is None
 
 
@@ -194,7 +198,7 @@ def test_the_figures_of_a_run_are_those_of_llm_eval(tmp_path: Path, llm: Any, mo
     answer = llm("train", "texts", "--from", "base.safetensors", "-o", "m.safetensors", "--steps", 3, "--json")
     assert answer.exit_code == 0, answer.stderr
     done = json.loads(answer.stdout.splitlines()[-1])
-    record = loading.load(tmp_path / "m.safetensors").record
+    record = loading.load(tmp_path / "m.safetensors").record.to_json()
     rows = json.loads(llm("eval", "texts", "-m", "m.safetensors", "--json", "-q").stdout)["results"]
     assert len(rows) > 2 and rows[-1]["bytes"] == record["held_out_measured"]["bytes"]  # all, of several documents
     for key in ("network_bits_per_byte", "adapting_bits_per_byte", "bits_per_byte"):

@@ -47,8 +47,8 @@ STANDARD_LIBRARY_ONLY = {
     "data.conversations.turns", "data.files", "data.text.documents", "data.text.file_types", "data.text.json_records",
     "data.text.temporary_files", "data.text.words", "data.tokenizers.tokenizer_json",
     "data.tokens.token_store", "errors", "evaluation.compressors", "evaluation.figures", "formats.atomic_io",
-    "formats.gguf.tokenizer", "formats.metadata", "training.files.summary", "training.planning.recipe",
-    "units",
+    "formats.gguf.tokenizer", "formats.metadata", "formats.training_record", "training.files.summary",
+    "training.planning.recipe", "units",
 }  # fmt: skip
 
 

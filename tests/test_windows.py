@@ -249,7 +249,7 @@ def test_a_run_is_stopped_and_resumed(windows: Windows, llm: Llm, monkeypatch: p
         answer = llm(*words)
     assert answer.exit_code == 128 + signal.SIGUSR1, answer.stderr
     assert names() == ["c.txt", "model.resume.safetensors", "model.safetensors", "whole.safetensors"]
-    assert checkpoint.load("model.safetensors").record["steps"] == 5
+    assert checkpoint.load("model.safetensors").record.steps == 5
     answer = llm(*words)
     assert answer.exit_code == 0, answer.stderr
     assert names() == ["c.txt", "model.safetensors", "whole.safetensors"]

@@ -6,7 +6,7 @@ runtime or by torch. A model's n-gram cache (models/ngram_cache.py) sees all of 
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from llmcli.data.tokens.batches import PrefixedTokens
 from llmcli.data.tokens.tokens import count_bytes, tokenize
 from llmcli.errors import LLMError, usage
 from llmcli.evaluation.figures import Figures
+from llmcli.formats.training_record import TrainingRecord
 from llmcli.models.logits import check_finite
 from llmcli.models.ngram_cache import NgramText
 from llmcli.models.ngram_runtime import NgramRuntime
@@ -174,10 +175,9 @@ def evaluation_context(model_context: int, requested: int | None = None, trained
     return requested
 
 
-def trained_context(records: Iterable[Mapping[str, Any]]) -> int:
+def trained_context(records: Iterable[TrainingRecord]) -> int:
     """Return the shortest training context in these records; 0 if a record has none."""
-    contexts = (record.get("train", {}).get("context") for record in records)
-    return min((context if isinstance(context, int) else 0 for context in contexts), default=0)
+    return min((record.train.context if record.train else 0 for record in records), default=0)
 
 
 def stride(context: int) -> int:

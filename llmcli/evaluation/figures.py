@@ -4,11 +4,10 @@ network: the network alone, which knows the training text, like static compresso
 adapting: the network with its n-gram cache, which also learns from the text so far, like adaptive compressors.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from llmcli import units
+from llmcli.formats.training_record import TrainingRecord
 
 NETWORK, ADAPTING = "network", "adapting"
 
@@ -21,17 +20,17 @@ class Figures:
     adapting: float | None = None  # None if the model has no n-gram cache
 
     @classmethod
-    def of_record(cls, record: Mapping[str, Any], when: str = "") -> "Figures | None":
-        """Read the figures on the held-out text from a training record, after the run or "_before" it; None if they
-        were not measured."""
-        as_it_runs = record.get(f"bits_per_byte{when}")
-        network = record.get(f"bits_per_byte{when}_without_cache")
+    def of_record(cls, record: TrainingRecord, *, before: bool = False) -> "Figures | None":
+        """Read the figures on the held-out text from a training record, after the run or before it; None if they were
+        not measured."""
+        as_it_runs = record.bits_per_byte_before if before else record.bits_per_byte
+        network = record.bits_per_byte_before_without_cache if before else record.bits_per_byte_without_cache
         if as_it_runs is None:
             return None
         return cls(as_it_runs) if network is None else cls(network, as_it_runs)
 
     def as_record(self, when: str = "") -> dict[str, float]:
-        """Return the entries of a training record that `of_record` reads."""
+        """Return the entries of a training record, after the run or "_before" it."""
         key = f"bits_per_byte{when}"
         if self.adapting is None:
             return {key: round(self.network, 6)}

@@ -15,6 +15,7 @@ from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.evaluation.training_text import TrainingText
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.training_record import Memorization
 from llmcli.generation.generator import generate
 from llmcli.models.numpy_runtime import NumpyRuntime
 
@@ -26,16 +27,6 @@ MAX_SEARCHED_BYTES = 64_000_000  # from the beginning of the training text: abou
 _STEPS = (2, 3, 5)  # their product is LENGTH
 _HASH_FACTOR = 0x9E3779B97F4A7C15  # odd, with well-mixed bits
 _TABLE_BITS = 20  # a million slots for a few thousand strings: few hash collisions
-
-
-@dataclass(frozen=True)
-class Memorization:
-    """The share of a model's generated text, and of held-out text, that occurs verbatim in the training text."""
-
-    share: float  # 0 to 1, of the generated strings
-    strings: int  # generated strings that were searched for
-    held_out_share: float | None  # None if there is not enough held-out text
-    searched_bytes: int  # of the training text
 
 
 def measure_memorization(

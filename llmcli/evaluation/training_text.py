@@ -7,9 +7,9 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from llmcli.data.conversations import split
 from llmcli.data.conversations.messages import Conversation
@@ -21,99 +21,85 @@ from llmcli.data.text.corpus import Corpus, Part, read_corpus
 from llmcli.data.text.documents import Document
 from llmcli.data.text.temporary_files import TemporaryFileError, TextCopy
 from llmcli.errors import LLMError
-from llmcli.formats.training_stages import CACHE, Record, all_stages, describe, stages
+from llmcli.formats.training_record import Reading, Stage, TrainingFile, TrainingRecord
+from llmcli.formats.training_stages import CACHE, all_stages, describe
 
 _JOINED = 1_000  # conversations searched at a time
 _SEPARATOR = "\ud800"  # between messages: half of a surrogate pair, which occurs in no text
 _Read = TypeVar("_Read", Document, ConversationFile)
 
 
-def _files(record: Record, *, conversations: bool | None = None) -> list[dict[str, Any]]:
-    """Return the files in a record: all, or those with or without conversations; [] if its structure is unexpected."""
-    listed = record.get("corpus")
-    files = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
-    return [one for one in files if conversations is None or ("shape" in one) == conversations]
-
-
-def recorded_names(record: Record) -> list[str]:
-    return [str(file.get("name")) for file in _files(record)]
-
-
 # ---- texts
 
 
-def trained_lengths(records: Iterable[Record]) -> dict[str, int]:
-    """Return the number of bytes at the beginning of each text that any model was trained on in any stage, by the
-    text's sha256; 0 for a held-out text. Stages with an invalid record are left out."""
+def trained_lengths(stages: Iterable[Stage]) -> dict[str, int]:
+    """Return the number of bytes at the beginning of each text that were trained on in any stage, by the text's sha256;
+    0 for a held-out text. Stages that contradict themselves are left out."""
     longest: dict[str, int] = {}
-    for stage in all_stages(records):
-        texts = _files(stage, conversations=False)
-        for text, length in zip(texts, _trained_bytes(stage, texts), strict=False):
-            sha256 = str(text.get("sha256"))
-            longest[sha256] = max(length, longest.get(sha256, 0))
+    for stage in stages:
+        for text, length in zip(stage.texts, _trained_bytes(stage), strict=False):
+            longest[text.sha256] = max(length, longest.get(text.sha256, 0))
     return longest
 
 
-def _trained_bytes(stage: Record, texts: list[dict[str, Any]]) -> list[int]:
-    """Return the number of trained bytes of each text; [] if the record is invalid."""
-    sizes = [size if isinstance(size := text.get("bytes"), int) else 0 for text in texts]
-    if any("held_out" in text for text in texts):
-        untrained = (int(text.get("held_out", 0)) + int(text.get("left_out", 0)) for text in texts)
-        return [size - rest for size, rest in zip(sizes, untrained, strict=True)]
-    total = stage.get("train_bytes")  # in files of earlier versions: all but the end of the whole corpus
-    if not isinstance(total, int) or not 0 <= total <= sum(sizes):
+def _trained_bytes(stage: Stage) -> list[int]:
+    """Return the number of trained bytes of each text; [] if the record does not say."""
+    sizes = [text.bytes for text in stage.texts]
+    if any(text.held_out is not None for text in stage.texts):
+        return [text.bytes - (text.held_out or 0) - text.left_out for text in stage.texts]
+    total = stage.train_bytes  # in files of earlier versions: all but the end of the whole corpus
+    if total is None or total > sum(sizes):
         return []
     starts = itertools.accumulate(sizes, initial=0)
     return [min(size, max(0, total - start)) for start, size in zip(starts, sizes, strict=False)]
 
 
-def _divide(corpus: Corpus, records: Iterable[Record]) -> Iterator[tuple[Part, Part]]:
-    """Yield each text as (part that any model was trained on, rest).
+def _divide(corpus: Corpus, stages: Iterable[Stage]) -> Iterator[tuple[Part, Part]]:
+    """Yield each text as (part that was trained on in any stage, rest).
 
     The rest includes the ends of near-duplicates that were left out of the split: no model was trained on them, and a
     file named alone has no other untrained text. In a directory they may repeat the held-out end of their family.
     """
-    known = trained_lengths(records)
+    known = trained_lengths(stages)
     for part in corpus.contents:
         middle = min(max(part.start, known.get(part.document.sha256, 0)), part.end)
         yield Part(part.document, part.start, middle), Part(part.document, middle, part.end)
 
 
-def trained_part(corpus: Corpus, records: Iterable[Record]) -> Corpus:
+def trained_part(corpus: Corpus, records: Iterable[TrainingRecord]) -> Corpus:
     """Return the part of the corpus that any model was trained on, according to the records."""
-    return Corpus(tuple(part for part, _ in _divide(corpus, records) if part.text_bytes))
+    return Corpus(tuple(part for part, _ in _divide(corpus, all_stages(records)) if part.text_bytes))
 
 
-def untrained_part(corpus: Corpus, records: Iterable[Record]) -> Corpus:
+def untrained_part(corpus: Corpus, records: Iterable[TrainingRecord]) -> Corpus:
     """Return the part of the corpus that no model was trained on; it may be empty."""
-    return Corpus(tuple(part for _, part in _divide(corpus, records) if part.text_bytes))
+    return Corpus(tuple(part for _, part in _divide(corpus, all_stages(records)) if part.text_bytes))
 
 
-def trained_in(corpus: Corpus, record: Record) -> list[str]:
+def trained_in(corpus: Corpus, record: TrainingRecord) -> list[str]:
     """Describe the stages in which a model was trained on any of this text or its conversations, according to the
     hashes of whole files; "" stands for the model's own run."""
     hashes = {document.sha256 for document in corpus.documents}
     return [
         describe(stage)
-        for stage in stages(record)
-        if not hashes.isdisjoint(str(file.get("sha256")) for file in _files(stage, conversations=True))
-        or trained_part(corpus, [stage]).contents
+        for stage in record.stages
+        if not hashes.isdisjoint(file.sha256 for file in stage.conversation_files)
+        or any(part.text_bytes for part, _ in _divide(corpus, [stage]))
     ]
 
 
-def is_held_out(corpus: Corpus, record: Record) -> bool:
+def is_held_out(corpus: Corpus, record: TrainingRecord) -> bool:
     """Return whether a text was held out when a model was trained, as part of its corpus or as a separate file."""
-    files, trained = held_out_files(record), trained_lengths([record])
+    files, trained = held_out_files(record), trained_lengths(record.stages)
     return bool(corpus.contents) and all(
         part.document.sha256 in files or part.start >= trained.get(part.document.sha256, sys.maxsize)
         for part in corpus.contents
     )
 
 
-def held_out_files(record: Record) -> set[str]:
+def held_out_files(record: TrainingRecord) -> set[str]:
     """Return the sha256 of each text or conversation file that --val named when a model was trained."""
-    held_out = [one for stage in stages(record) if isinstance(one := stage.get("held_out"), dict)]
-    return {str(file.get("sha256")) for one in held_out for file in one.get("files") or () if isinstance(file, dict)}
+    return {file.sha256 for stage in record.stages for file in stage.held_out.files}
 
 
 # ---- conversations
@@ -129,7 +115,7 @@ class MeasuredConversations:
 
 
 def measured_conversations(
-    files: Sequence[ConversationFile], records: Iterable[Record], *, whole: bool = False
+    files: Sequence[ConversationFile], records: Iterable[TrainingRecord], *, whole: bool = False
 ) -> MeasuredConversations:
     """Select the conversations that were held out for all models; all if there are none, or if `whole`."""
     conversations = [one for file in files for one in file.conversations]
@@ -142,16 +128,14 @@ def measured_conversations(
     return MeasuredConversations(rest, len(conversations) - len(rest), False)
 
 
-def trained_indices(files: Sequence[ConversationFile], record: Record) -> set[int]:
+def trained_indices(files: Sequence[ConversationFile], stage: Stage) -> set[int]:
     """Return the indices, counted over all files, of the conversations that one stage was trained on."""
-    details = record.get("conversations")
-    share = (details.get("held_out_share") if isinstance(details, dict) else None) or 0.0
+    share = (stage.conversations and stage.conversations.held_out_share) or 0.0
     recorded: dict[str, tuple[int, int]] = {}  # sha256 -> (index of the first conversation, number of conversations)
     count = 0
-    for entry in _files(record, conversations=True):
-        number = int(entry.get("conversations", 0))
-        recorded.setdefault(str(entry.get("sha256")), (count, number))
-        count += number
+    for entry in stage.conversation_files:
+        recorded.setdefault(entry.sha256, (count, entry.conversations))
+        count += entry.conversations
     trained: set[int] = set()
     first = 0
     for file in files:
@@ -165,7 +149,7 @@ def trained_indices(files: Sequence[ConversationFile], record: Record) -> set[in
     return trained
 
 
-def _trained_in_any(files: Sequence[ConversationFile], records: Iterable[Record]) -> set[int]:
+def _trained_in_any(files: Sequence[ConversationFile], records: Iterable[TrainingRecord]) -> set[int]:
     return set[int]().union(*(trained_indices(files, stage) for stage in all_stages(records)))
 
 
@@ -181,11 +165,11 @@ class TrainingText:
     conversations: Sequence[Conversation] = field(default=(), repr=False)  # from these files
 
     @classmethod
-    def of(cls, sources: Sources, records: Iterable[Record]) -> "TrainingText":
+    def of(cls, sources: Sources, records: Iterable[TrainingRecord]) -> "TrainingText":
         """Select the parts that were trained on according to the records; files that these do not name stay whole."""
         records = list(records)
-        known = trained_lengths(records)
-        divided = zip(sources.text.contents, _divide(sources.text, records), strict=True)
+        known = trained_lengths(all_stages(records))
+        divided = zip(sources.text.contents, _divide(sources.text, all_stages(records)), strict=True)
         parts = [trained if whole.document.sha256 in known else whole for whole, (trained, _) in divided]
         conversations, files = sources.conversations, sources.conversation_files
         if trained_on := _trained_in_any(files, records):
@@ -212,38 +196,38 @@ class TrainingText:
         return "".join(message.content + _SEPARATOR for one in chosen for message in one.messages)
 
 
-def names_sources(record: Record, sources: Sources) -> bool:
+def names_sources(record: TrainingRecord, sources: Sources) -> bool:
     """Return whether a record names any of these texts (trained on or held out) or conversations (trained on)."""
     hashes = {document.sha256 for document in sources.text.documents}
-    return bool(hashes & trained_lengths([record]).keys() or _trained_in_any(sources.conversation_files, [record]))
+    trained = trained_lengths(record.stages).keys()
+    return bool(hashes & trained or _trained_in_any(sources.conversation_files, [record]))
 
 
-def recorded_speakers(records: Iterable[Record]) -> tuple[str, str] | None:
+def recorded_speakers(records: Iterable[TrainingRecord]) -> tuple[str, str] | None:
     """Return the speakers that the user named when a model was trained on text with turns, or None."""
-    shapes = (str(file.get("shape")) for record in records for file in _files(record, conversations=True))
+    shapes = (file.shape or "" for record in records for file in record.conversation_files)
     return next(filter(None, map(speakers_in, shapes)), None)
 
 
-def recorded_reading(records: Iterable[Record]) -> ReadOptions:
+def recorded_reading(records: Iterable[TrainingRecord]) -> ReadOptions:
     """Return the read options that the user gave when a model was trained."""
     records = list(records)
-    requested = (ReadOptions.of_record(record.get("reading")) for record in records)
-    reading = next((one for one in requested if one.is_requested), ReadOptions())
-    return replace(reading, speakers=recorded_speakers(records))
+    reading = next((record.reading for record in records if record.reading), Reading())
+    return ReadOptions(recorded_speakers(records), reading.pairs, reading.columns[:2], reading.plain)
 
 
 # ---- finding the files again
 
 
-def find_training_texts(records: Iterable[Record], model: Path) -> tuple[list[TrainingText], list[str]]:
+def find_training_texts(records: Iterable[TrainingRecord], model: Path) -> tuple[list[TrainingText], list[str]]:
     """Return (texts and conversations of all stages, names of missing texts of earlier stages). Raises LLMError when a
     record names no text, or when a file of the last stage is missing or has changed."""
     texts: list[TrainingText] = []
     missing: list[str] = []
     searched = set[str]()
     for record in records:
-        for number, stage in enumerate(one for one in stages(record) if one.get("stage") != CACHE):
-            hashes = {str(file.get("sha256")) for file in _files(stage)}
+        for number, stage in enumerate(one for one in record.stages if one.stage != CACHE):
+            hashes = {file.sha256 for file in stage.corpus}
             if number and hashes <= searched:
                 continue
             try:
@@ -252,23 +236,22 @@ def find_training_texts(records: Iterable[Record], model: Path) -> tuple[list[Tr
             except LLMError:
                 if not number:
                     raise
-                missing += recorded_names(stage)
+                missing += [file.name for file in stage.corpus]
     return texts, missing
 
 
-def find_sources(record: Record, model: Path) -> Sources:
-    """Find the texts and conversations that a record names, here and beside the model, by their sha256. Raises LLMError
+def find_sources(stage: Stage, model: Path) -> Sources:
+    """Find the texts and conversations of a stage, here and beside the model, by their sha256. Raises LLMError
     when the record names none, or when a file is missing or has changed."""
-    entries = _files(record, conversations=True)
+    entries = stage.conversation_files
     files = [_find(entry, model, lambda path, how: read_conversations(str(path), path, how)) for entry in entries]
-    corpus = find_corpus(record, model) if _files(record, conversations=False) or not files else Corpus(())
+    corpus = find_corpus(stage, model) if stage.texts or not files else Corpus(())
     return Sources(corpus, tuple(files))
 
 
-def find_corpus(record: Record, model: Path) -> Corpus:
+def find_corpus(stage: Stage, model: Path) -> Corpus:
     """Find the texts that a record names; see `find_sources`."""
-    entries = _files(record, conversations=False)
-    if not entries:
+    if not stage.texts:
         raise LLMError(f"{model} does not record its training text; name it: `corpus` FILE")
     copy = TextCopy()
 
@@ -280,31 +263,28 @@ def find_corpus(record: Record, model: Path) -> Corpus:
         return found if isinstance(found, Document) else None
 
     documents: dict[Path, Document] = {}
-    for entry in entries:
+    for entry in stage.texts:
         document = _find(entry, model, read)
         documents.setdefault(document.path.resolve(), document)
     return Corpus.of(documents.values())
 
 
-def _find(file: dict[str, Any], model: Path, read: Callable[[Path, ReadOptions], _Read | None]) -> _Read:
+def _find(file: TrainingFile, model: Path, read: Callable[[Path, ReadOptions], _Read | None]) -> _Read:
     """Find a file of a record. Raises LLMError when it is missing or has changed."""
-    reading = ReadOptions.of_record(file, speakers_in(str(file.get("shape"))))
-    name, relative = str(file.get("name")), file.get("path")
-    beside: list[Path] = [model.parent / relative] if isinstance(relative, str) else []
-    given = Path(name)
-    for path in dict.fromkeys([*beside, given, model.parent / given, Path(given.name), model.parent / given.name]):
+    reading = ReadOptions(speakers_in(file.shape or ""), columns=file.columns[:2])
+    given = Path(file.name)
+    first = model.parent / file.path if file.path else given
+    for path in dict.fromkeys([first, given, model.parent / given, Path(given.name), model.parent / given.name]):
         try:
             found = read(path, reading) if path.is_file() else None
         except TemporaryFileError:
             raise
         except (LLMError, OSError, ValueError):  # not the file
             continue
-        if found and found.sha256 == file.get("sha256"):
+        if found and found.sha256 == file.sha256:
             return found
-    raise LLMError(
-        f"the training text of {model}, {name[:200]}, is missing or has changed (searched here and beside the model); "
-        f"name it: `corpus` FILE"
-    )
+    missing = f"{file.name[:200]}, is missing or has changed (searched here and beside the model)"
+    raise LLMError(f"the training text of {model}, {missing}; name it: `corpus` FILE")
 
 
 def recorded_path(file: Path, model: Path) -> str | None:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +11,11 @@ from llmcli.config import LORA_SCALE, ModelConfig
 from llmcli.errors import LLMError, prefixed
 from llmcli.formats import atomic_io, training_stages
 from llmcli.formats.checkpoint import ADAPTER_PREFIX, Checkpoint, ComputedTensors, seen_bytes
-from llmcli.formats.metadata import parse_document
+from llmcli.formats.metadata import JsonObject, PositiveCount, PositiveNumber, parse_document
 from llmcli.formats.open_file import read_text
 from llmcli.formats.safetensors.file import read_tensor, write_tensors
 from llmcli.formats.safetensors.header import Header, TensorInfo, read_header
+from llmcli.formats.training_record import Base, TrainingRecord
 
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # in a PEFT directory
 # keys in PEFT's config that change an adapter's computation
@@ -24,6 +24,12 @@ _UNSUPPORTED = (
     "alora_invocation_tokens", "trainable_token_indices",
 )  # fmt: skip
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq")  # initializations that subtract the adapter from the base weights
+
+
+class _Config(JsonObject):  # of PEFT
+    peft_type: str
+    r: PositiveCount
+    lora_alpha: PositiveNumber
 
 
 def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoint) -> None:
@@ -35,14 +41,14 @@ def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoi
     tensors = {ADAPTER_PREFIX + name.replace(".adapter.", ".") + ".weight": array for name, array in adapters.items()}
     rank = min(array.shape[0] for name, array in adapters.items() if name.endswith("lora_A"))
     config = {
-        "base_model_name_or_path": base.record.get("base", {}).get("file"),
+        "base_model_name_or_path": base.record.base and base.record.base.file,
         "bias": "none", "lora_alpha": rank * LORA_SCALE, "lora_dropout": 0.0, "peft_type": "LORA", "r": rank,
         "target_modules": sorted({name.split(".")[-3] for name in adapters}), "task_type": "CAUSAL_LM",
     }  # fmt: skip
     metadata = {
         "format": "pt",
         PEFT_CONFIG: json.dumps(config, indent=2),
-        "training.json": json.dumps(base.record, ensure_ascii=False),
+        "training.json": json.dumps(base.record.to_json(), ensure_ascii=False),
     }
     write_tensors(path, tensors, metadata)
     if path.name == PEFT_FILE:
@@ -68,38 +74,38 @@ def find_file(path: Path) -> Path:
 
 def base_of(path: Path) -> tuple[str, list[str]]:
     """Return (name, hashes) of the adapters' base model: its own hash, and that of the model it was imported from."""
-    base = _record_of(path).get("base", {})
-    return str(base.get("file", "")), [base[key] for key in ("sha256", "source_sha256") if key in base]
+    base = _record_of(path).base or Base()
+    return base.file, [sha256 for sha256 in (base.sha256, base.source_sha256) if sha256]
 
 
-def merged_record(base: Checkpoint, name: str, path: Path) -> dict[str, Any]:
+def merged_record(base: Checkpoint, name: str, path: Path) -> TrainingRecord:
     """Return the record of model `name` with merged adapters: the record of the run that trained them, with earlier
     stages. Adapters from other programs, whose text is unknown, leave the model's own record without "seen_bytes"."""
     adapters_record = _record_of(path)
-    known = {key: value for key, value in base.record.items() if key != "seen_bytes"}
-    if "train" not in adapters_record:
-        return known
-    record = {key: value for key, value in adapters_record.items() if key not in ("seen_bytes", "earlier_stages")}
-    record |= {key: known[key] for key in ("imported",) if key in known}
+    if adapters_record.train is None:
+        return base.record.without("seen_bytes")
     own_stages = training_stages.as_earlier(base.record, training_stages.BASE, name)
-    record |= training_stages.joined(own_stages, adapters_record.get("earlier_stages", []))
     seen = seen_bytes([base.record, adapters_record])
-    return record | ({"seen_bytes": seen.hex()} if seen else {})
+    return adapters_record.without("seen_bytes", "earlier_stages") | {
+        **({} if base.record.imported is None else {"imported": base.record.imported}),
+        **training_stages.joined(own_stages, (stage.document for stage in adapters_record.earlier_stages)),
+        **({"seen_bytes": seen.hex()} if seen else {}),
+    }
 
 
-def _record_of(path: Path) -> dict[str, Any]:
-    """Return the training record in an adapter file; {} if it is missing or damaged."""
+def _record_of(path: Path) -> TrainingRecord:
+    """Return the training record in an adapter file; an empty one if it is missing or damaged."""
     try:
-        return parse_document(read_header(path).metadata.get("training.json", "{}"), "training.json")
+        return TrainingRecord.parse(read_header(path).metadata.get("training.json", "{}"))
     except LLMError:
-        return {}
+        return TrainingRecord()
 
 
 def merged_tensors(base: Checkpoint, path: Path) -> Mapping[str, NDArray[np.float32]]:
     """Merge adapters into the tensors of a model. Raises LLMError for adapters that do not fit."""
     header = read_header(path)
     config = _read_config(header)
-    scale = np.float32(config["lora_alpha"] / config["r"])
+    scale = np.float32(config.lora_alpha / config.r)
     pairs: dict[str, tuple[TensorInfo, TensorInfo]] = {}  # matrix -> its A and B
     shapes = base.config.tensor_shapes()
     for name, a in header.tensors.items():
@@ -124,18 +130,18 @@ def merged_tensors(base: Checkpoint, path: Path) -> Mapping[str, NDArray[np.floa
     return ComputedTensors(shapes, compute)
 
 
-def _read_config(header: Header) -> dict[str, Any]:
+def _read_config(header: Header) -> _Config:
     """Read PEFT's config from the metadata or the file beside it. Raises LLMError for anything except plain LoRA."""
     text, beside = header.metadata.get(PEFT_CONFIG), header.path.with_name(PEFT_CONFIG)
     if text is None and not beside.exists():
         raise LLMError(f"{header.path} has no {PEFT_CONFIG} in its metadata or beside it")
     with prefixed(header.path):
-        config = parse_document(read_text(beside) if text is None else text, PEFT_CONFIG)
-        unsupported = [f"sets {key}" for key in _UNSUPPORTED if config.get(key)]
-        if str(config.get("init_lora_weights")).startswith(_CHANGES_BASE):
+        config: _Config = parse_document(read_text(beside) if text is None else text, f"its {PEFT_CONFIG}", _Config)
+        unsupported = [f"sets {key}" for key in _UNSUPPORTED if config.document.get(key)]
+        if str(config.document.get("init_lora_weights")).startswith(_CHANGES_BASE):
             unsupported.append("sets init_lora_weights")
-        if config["peft_type"] != "LORA":
-            unsupported.append(f"is of type {config['peft_type'][:60]!r}")
+        if config.peft_type != "LORA":
+            unsupported.append(f"is of type {config.peft_type[:60]!r}")
         if unsupported:
             raise LLMError(f"its {PEFT_CONFIG} {', '.join(unsupported)}; only plain LoRA is supported")
     return config

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmcli.errors import LLMError
+from llmcli.formats.training_record import TrainingRecord
 
 FEATURES = 4  # per context, each with a weight
 MAX_ORDERS = 16  # per model
@@ -18,9 +19,9 @@ class CacheWeights:
     orders: tuple[tuple[float, ...], ...]
 
     @classmethod
-    def of_record(cls, record: Mapping[str, Any], path: object = None) -> "CacheWeights | None":
+    def of_record(cls, record: TrainingRecord, path: object = None) -> "CacheWeights | None":
         """Return the weights in a training record, or None. Raises LLMError if they are damaged."""
-        value = record.get("ngram_cache")
+        value = record.ngram_cache
         if value is None:
             return None
         rows: Any = value.get("weights") if isinstance(value, Mapping) else None

@@ -16,11 +16,12 @@ from llmcli.config import QUANTIZATIONS, ModelConfig
 from llmcli.errors import LLMError, prefixed
 from llmcli.formats import quantization
 from llmcli.formats.hf_config import dump_config, parse_config
-from llmcli.formats.metadata import parse_document
+from llmcli.formats.metadata import JsonObject, parse_document
 from llmcli.formats.quantization import QuantizedMatrix
 from llmcli.formats.safetensors.dtypes import TORCH_NAMES, WEIGHT_DTYPES, stored_bytes
 from llmcli.formats.safetensors.file import digest, read_into, read_tensor, write
 from llmcli.formats.safetensors.header import Header, read_header
+from llmcli.formats.training_record import TrainingRecord
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +32,10 @@ MAX_HASHED_BYTES = 1 << 24  # largest file whose hash is checked on every open, 
 ADAPTER_PREFIX = "base_model.model."  # in PEFT's tensor names
 
 
+class _TokenizerConfig(JsonObject):
+    chat_template: str | tuple[dict[str, Any], ...] | None = None
+
+
 @dataclass
 class Checkpoint:
     """A model: config, weights, tokenizer and training record."""
@@ -38,7 +43,7 @@ class Checkpoint:
     config: ModelConfig
     tokenizer_json: str  # text of tokenizer.json
     tensors: Mapping[str, NDArray[np.float32]]
-    record: dict[str, Any] = field(default_factory=dict)
+    record: TrainingRecord = field(default_factory=TrainingRecord)
     tokenizer_config_json: str = "{}"
     dtypes: Mapping[str, str] = field(default_factory=dict)  # for tensors stored as F16 or BF16; all others are F32
     quantization: str | None = None  # "int8" or "int4" if the file has quantized matrices
@@ -65,7 +70,7 @@ class Checkpoint:
         return self
 
     @property
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[TrainingRecord]:
         """See `Ensemble.records`."""
         return [self.record]
 
@@ -118,15 +123,10 @@ class Checkpoint:
         return stacked
 
 
-def seen_bytes(records: Iterable[dict[str, Any]]) -> bytes | None:
+def seen_bytes(records: Iterable[TrainingRecord]) -> bytes | None:
     """Return the byte values in the training text of any of several models; None if unknown for one of them."""
-    values: set[int] = set()
-    for record in records:
-        try:
-            values |= set(bytes.fromhex(record["seen_bytes"]))
-        except (KeyError, TypeError, ValueError):
-            return None
-    return bytes(sorted(values)) or None
+    known = [record.seen_bytes for record in records]
+    return bytes(sorted(set(bytes.fromhex("".join(known))))) if all(known) else None
 
 
 # ---- tensors read or computed on access
@@ -209,8 +209,8 @@ def from_header(header: Header) -> Checkpoint:
     tokenizer_config, scheme = metadata.get("tokenizer_config.json", "{}"), metadata.get("quantization")
     with prefixed(path):
         config = parse_config(metadata["config.json"])
-        record = parse_document(metadata["training.json"], "training.json")
-        parse_document(tokenizer_config, "tokenizer_config.json")
+        record = TrainingRecord.parse(metadata["training.json"])
+        parse_document(tokenizer_config, "its tokenizer_config.json", _TokenizerConfig)
         if scheme is not None and scheme not in QUANTIZATIONS:
             raise LLMError(f"it is quantized as {scheme[:20]!r}; {' and '.join(QUANTIZATIONS)} are supported")
         _check_tensors(header, config, scheme)
@@ -266,7 +266,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         "config.json": checkpoint.config_json,
         "tokenizer.json": checkpoint.tokenizer_json,
         "tokenizer_config.json": checkpoint.tokenizer_config_json,
-        "training.json": json.dumps(checkpoint.record, ensure_ascii=False),
+        "training.json": json.dumps(checkpoint.record.to_json(), ensure_ascii=False),
     }
     if checkpoint.quantization:
         metadata["quantization"] = checkpoint.quantization

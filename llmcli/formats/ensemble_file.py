@@ -16,8 +16,9 @@ from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, checkpoint, training_stages
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.formats.metadata import parse_document
+from llmcli.formats.metadata import JsonObject, parse_document
 from llmcli.formats.safetensors.header import Header, TensorInfo
+from llmcli.formats.training_record import TrainingRecord
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
 MODEL_TYPE = "llmcli_mixture"  # in config.json
 MAX_EXPERTS = 256
 MAX_NAME_CHARACTERS = 60
+
+
+class EnsembleConfig(JsonObject):
+    """The config.json of an ensemble."""
+
+    experts: tuple[dict[str, Any], ...]
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class Ensemble:
         return self.experts[0]
 
     @property
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[TrainingRecord]:
         """Training record of each model."""
         return [expert.record for expert in self.experts]
 
@@ -101,7 +109,7 @@ def average(models: Mapping[str, Checkpoint]) -> Checkpoint:
         return (total / len(models)).astype(np.float32)
 
     names = {name: atomic_io.name_of(name) for name in models}
-    corpora = [document for model in models.values() for document in model.record.get("corpus", [])]
+    corpora = [document for model in models.values() for document in model.record.document.get("corpus", [])]
     record: dict[str, Any] = {"average_of": list(names.values()), "corpus": corpora}
     stages = (
         training_stages.as_earlier(models[name].record, training_stages.AVERAGE, short) for name, short in names.items()
@@ -112,17 +120,18 @@ def average(models: Mapping[str, Checkpoint]) -> Checkpoint:
     if seen := checkpoint.seen_bytes(model.record for model in models.values()):
         record["seen_bytes"] = seen.hex()
     for model in models.values():
-        record |= {key: model.record[key] for key in ("imported",) if key in model.record}
-    return replace(first, tensors=checkpoint.ComputedTensors(first.config.tensor_shapes(), mean), record=record)
+        record |= {} if model.record.imported is None else {"imported": model.record.imported}
+    tensors = checkpoint.ComputedTensors(first.config.tensor_shapes(), mean)
+    return replace(first, tensors=tensors, record=TrainingRecord.from_json(record))
 
 
 def from_header(header: Header) -> Ensemble:
     """Open the ensemble that a header describes; tensors stay on disk. Raises LLMError if the file is damaged."""
     checkpoint.check_version(header)
     try:
-        config = parse_document(header.metadata["config.json"], "config.json of an ensemble", "its config.json")
-        record = parse_document(header.metadata["training.json"], "training.json of an ensemble", "its training.json")
-        configs, names, records = config["experts"], config["names"], record["experts"]
+        config: EnsembleConfig = parse_document(header.metadata["config.json"], "its config.json", EnsembleConfig)
+        records = TrainingRecord.parse(header.metadata["training.json"]).experts
+        configs, names = config.experts, config.names
         if not 2 <= len(configs) == len(names) == len(records) <= MAX_EXPERTS:
             raise ValueError(f"it has {len(configs)} experts, {len(names)} names and {len(records)} records")
         if not all(0 < len(name) <= MAX_NAME_CHARACTERS for name in names):
@@ -139,8 +148,8 @@ def from_header(header: Header) -> Ensemble:
         tensors[int(number)][inner] = replace(tensor, name=inner)
     shared = {key: text for key, text in header.metadata.items() if key in ("tokenizer.json", "tokenizer_config.json")}
     experts = []
-    for own_tensors, config, record in zip(tensors, configs, records, strict=True):
-        metadata = shared | {"config.json": json.dumps(config), "training.json": json.dumps(record)}
+    for own_tensors, own_config, record in zip(tensors, configs, records, strict=True):
+        metadata = shared | {"config.json": json.dumps(own_config), "training.json": json.dumps(record.to_json())}
         experts.append(checkpoint.from_header(replace(header, tensors=own_tensors, metadata=metadata)))
     checkpoint.check_hash(header)
     return combine(dict(zip(names, experts, strict=True)))
@@ -156,6 +165,6 @@ def save(path: Path, ensemble: Ensemble) -> None:
         "config.json": json.dumps(config, indent=2),
         "tokenizer.json": first.tokenizer_json,
         "tokenizer_config.json": first.tokenizer_config_json,
-        "training.json": json.dumps({"experts": ensemble.records}, ensure_ascii=False),
+        "training.json": json.dumps({"experts": [one.to_json() for one in ensemble.records]}, ensure_ascii=False),
     }
     checkpoint.write_tensors(path, {f"experts.{i}.": expert for i, expert in enumerate(ensemble.experts)}, metadata)

@@ -67,7 +67,7 @@ def parse_config(text: str) -> ModelConfig:
 
     With a sliding window, the context length is limited to the window, within which full attention is the same.
     """
-    document = parse_document(text, "config.json")
+    document = parse_document(text, "its config.json")
     if problem := architecture_problem(document):
         raise LLMError(problem)
     for key, architectures in UNSUPPORTED.items():

@@ -79,7 +79,7 @@ def files(directory: Path) -> list[Path]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file; {} if it does not exist."""
-    return parse_document(read_text(path), path.name, str(path)) if path.exists() else {}
+    return parse_document(read_text(path), str(path)) if path.exists() else {}
 
 
 def _read_tokenizer_config(directory: Path) -> dict[str, Any]:
@@ -90,8 +90,8 @@ def _read_tokenizer_config(directory: Path) -> dict[str, Any]:
     if template.exists():
         config["chat_template"] = read_text(template)
     elif isinstance(config.get("chat_template"), list):
-        named = {entry.get("name"): entry.get("template") for entry in config["chat_template"]}
-        config["chat_template"] = named.get("default")
+        named = [one for one in config["chat_template"] if isinstance(one, dict) and one.get("name") == "default"]
+        config["chat_template"] = named[-1].get("template") if named else None
     return config
 
 
@@ -103,8 +103,8 @@ def _eos_tokens(
     own = config.get("eos_token_id")
     others = _read_json(directory / "generation_config.json").get("eos_token_id")
     if others is not None:
-        tokens = (token for ids in (own, others) for token in (ids if isinstance(ids, list) else [ids]))
-        return {"eos_token_id": list(dict.fromkeys(token for token in tokens if token is not None))}
+        tokens = [token for ids in (own, others) for token in (ids if isinstance(ids, list) else [ids])]
+        return {"eos_token_id": [one for i, one in enumerate(tokens) if one is not None and one not in tokens[:i]]}
     if own is not None:
         return {}
     eos_token = tokenizer_config.get("eos_token")
@@ -221,7 +221,7 @@ def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card:
         "tokenizer_config.json": model.tokenizer_config_json,
         "README.md": card,
     }
-    template = parse_document(model.tokenizer_config_json, "tokenizer_config.json").get("chat_template")
+    template = parse_document(model.tokenizer_config_json, "its tokenizer_config.json").get("chat_template")
     if isinstance(template, str):  # newer programs look for it in a file, older ones in tokenizer_config.json
         texts["chat_template.jinja"] = template
     model = replace(model, quantization=None)

@@ -61,7 +61,7 @@ def open_tokenizer(model: Checkpoint | Ensemble) -> "Tokenizer":
     eos_ids = config.eos_token_id, *config.extra_eos_ids
     with prefixed(shared.path or "the model"):
         tokenizer = Tokenizer.from_json(shared.tokenizer_json, config.vocab_size, eos_ids, seen_bytes)
-    tokenizer.imported = seen_bytes is None and any("imported" in record for record in model.records)
+    tokenizer.imported = seen_bytes is None and any(record.imported is not None for record in model.records)
     return tokenizer
 
 
@@ -69,7 +69,7 @@ def open_chat_template(model: Checkpoint | Ensemble, tokenizer: "Tokenizer") -> 
     """Return a model's chat template with its tokenizer, from `open_tokenizer`; None if the model has no template."""
     from llmcli.data.conversations.chat_template import ChatTemplate
 
-    config = parse_document(model.shared.tokenizer_config_json, "tokenizer_config.json")
+    config = parse_document(model.shared.tokenizer_config_json, "its tokenizer_config.json")
     return ChatTemplate.from_config(config, tokenizer)
 
 
@@ -103,7 +103,6 @@ def fingerprint(model: str | Path | Checkpoint) -> str:
 def source_fingerprint(model: Checkpoint) -> str | None:
     """Return the fingerprint of the model that this one was imported from; None if the weights changed since, or if it
     was not imported."""
-    imported = model.record.get("imported")
-    is_changed = model.record.keys() & {"train", "adapter", "average_of"} or model.quantization
-    sha256 = imported.get("sha256") if isinstance(imported, dict) and not is_changed else None
-    return sha256 if isinstance(sha256, str) else None
+    record, sha256 = model.record, (model.record.imported or {}).get("sha256")
+    is_changed = record.train or record.adapter or record.average_of or model.quantization
+    return sha256 if isinstance(sha256, str) and not is_changed else None

@@ -7,10 +7,14 @@ metadata.
 
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-Record = dict[str, Any]  # of a training run: training.json in a model file
+from llmcli.errors import LLMError
+from llmcli.formats.metadata import read_as
+from llmcli.formats.training_record import Stage, TrainingRecord
+
+Entry = Mapping[str, Any]  # a stage as JSON
 
 BASE, AVERAGE, CACHE, EXPORTED = "base model", "averaged model", "n-gram cache", "exported model"
 METADATA_KEY = "llmcli.earlier_stages"  # in an exported model
@@ -24,64 +28,56 @@ _DESCRIPTIONS = {
 _KEYS = ("corpus", "train_bytes", "held_out", "conversations")  # kept for a stage
 
 
-def stages(record: Record) -> list[Record]:
-    """List a record's own run and its earlier stages; only the latter for an averaged model, which has no run."""
-    earlier = record.get("earlier_stages")
-    listed = [stage for stage in earlier if isinstance(stage, dict)] if isinstance(earlier, list) else []
-    if listed and "average_of" in record:
-        return listed
-    return [{key: value for key, value in record.items() if key != "earlier_stages"}, *listed]
-
-
-def all_stages(records: Iterable[Record]) -> list[Record]:
+def all_stages(records: Iterable[TrainingRecord]) -> list[Stage]:
     """Yield the stages of several models."""
-    return [stage for record in records for stage in stages(record)]
+    return [stage for record in records for stage in record.stages]
 
 
-def describe(stage: Record) -> str:
+def describe(stage: Stage) -> str:
     """Describe an earlier stage for messages; "" for the run that made the model."""
-    return _DESCRIPTIONS.get(str(stage.get("stage")), "").format(stage.get("file"))
+    return _DESCRIPTIONS.get(stage.stage, "").format(stage.file)
 
 
-def as_earlier(record: Record, stage: str, file: str) -> list[Record]:
+def as_earlier(record: TrainingRecord, stage: str, file: str) -> list[Entry]:
     """Return a model's stages as the earlier stages of a model made from it; `stage` is its role, `file` its name."""
-    earlier = []
-    for entry in stages(record):
-        if "stage" not in entry:
+    earlier: list[Entry] = []
+    for one in record.stages:
+        entry = one.document
+        if not one.stage:
             kept = {key: entry[key] for key in _KEYS if entry.get(key)}
             if "conversations" in kept:
                 kept["conversations"] = {"held_out_share": kept["conversations"].get("held_out_share")}
             if "held_out" in kept:
                 kept["held_out"] = {key: value for key, value in kept["held_out"].items() if key == "files"}
             entry = {"stage": stage, "file": file, **kept}
-        if entry.get("corpus"):
+        if one.corpus:
             earlier.append(entry)
     return earlier
 
 
-def cache_stage(name: str, size: int, sha256: str) -> Record:
+def cache_stage(name: str, size: int, sha256: str) -> Entry:
     """Return the stage of fitting an n-gram cache on a text."""
     return {"stage": CACHE, "file": name, "corpus": [{"name": name, "bytes": size, "sha256": sha256, "held_out": 0}]}
 
 
-def to_metadata(record: Record, file: str) -> dict[str, str]:
+def to_metadata(record: TrainingRecord, file: str) -> dict[str, str]:
     """Return the metadata entry for an exported model named `file`; {} if nothing is known."""
     text = json.dumps(as_earlier(record, EXPORTED, file), ensure_ascii=False, separators=(",", ":"))
     return {METADATA_KEY: text} if 2 < len(text) <= MAX_CHARACTERS else {}
 
 
-def from_metadata(text: object) -> dict[str, list[Record]]:
+def from_metadata(text: object) -> dict[str, list[Entry]]:
     """Parse the text written by `to_metadata` into an entry of a record; {} for anything else."""
     try:
         entries = json.loads(text) if isinstance(text, str) and len(text) <= MAX_CHARACTERS else []
-    except (ValueError, RecursionError):
+        return joined(read_as(tuple[dict[str, Any], ...], entries))
+    except (ValueError, RecursionError, LLMError):
         return {}
-    return joined(entries) if isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries) else {}
 
 
-def joined(*lists: list[Record]) -> dict[str, list[Record]]:
+def joined(*lists: Iterable[Entry]) -> dict[str, list[Entry]]:
     """Join lists of earlier stages into an entry of a record, without repetition; {} if there are none."""
-    by_content: dict[str, Record] = {}
+    by_content: dict[str, Entry] = {}
     for stage in itertools.chain(*lists):
         by_content.setdefault(repr([stage.get(key) for key in _KEYS]), stage)
     return {"earlier_stages": list(by_content.values())} if by_content else {}

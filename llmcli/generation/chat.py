@@ -81,7 +81,7 @@ def models_that_can_chat(directory: Path) -> str:
 
     def can_chat(path: Path) -> bool:
         try:
-            config = parse_document(read_header(path).metadata["tokenizer_config.json"], "tokenizer_config.json")
+            config = parse_document(read_header(path).metadata["tokenizer_config.json"], "its tokenizer_config.json")
         except (LLMError, OSError, KeyError):  # damaged, or not a model
             return False
         return bool(config.get("chat_template"))

@@ -21,6 +21,7 @@ from llmcli.analysis.explain import Explanation
 from llmcli.analysis.inspect import OnNote, ParameterGroup, parameter_tree, parameters_by_dtype
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
+from llmcli.formats.training_record import TrainingRecord
 from llmcli.generation.next_words import NextWords
 from llmcli.pages.model_facts import Rows, expert_rows, facts, record_rows, training_record
 from llmcli.training.files.summary import Curve, read_curve
@@ -124,10 +125,9 @@ def inspection_data(header: "Header", on_note: OnNote) -> dict[str, Any]:
         curve = _curve_data(read_curve(record))
     except LLMError:  # a model that was not trained by this program
         curve = None
-    samples = record.get("samples", {})
-    texts = [[str(step), text] for step, text in samples.get("texts", [])]
+    texts = [[str(step), text] for step, text in record.samples.texts]
     return {
-        "prompt": samples.get("prompt", "") if texts else "",
+        "prompt": record.samples.prompt if texts else "",
         "samples": texts,
         "parameters": shown["parameters"],
         "tensors": len(shown["tensors"]),
@@ -139,7 +139,7 @@ def inspection_data(header: "Header", on_note: OnNote) -> dict[str, Any]:
     }
 
 
-def _rows(header: "Header", shown: Mapping[str, Any], record: Mapping[str, Any]) -> Rows:
+def _rows(header: "Header", shown: Mapping[str, Any], record: TrainingRecord) -> Rows:
     """List the (name, value) pairs shown beside the parameter tree, loss curve and config."""
     tokenizer = shown["tokenizer"]
     rows = [
@@ -151,14 +151,14 @@ def _rows(header: "Header", shown: Mapping[str, Any], record: Mapping[str, Any])
         rows.append(("not run here", header.problem))
     if tokenizer:
         rows.append(("tokenizer", f"{tokenizer['kind']}, {tokenizer['vocab_size']:,} tokens"))
-    if "experts" in record:
+    if record.experts:
         for name, shape, corpus, bits in expert_rows(header, record):
             loss = f", {bits} bits per byte" if bits else ""
             rows.append((f"expert {name}", f"{shape}, trained on {corpus}{loss}"))
         return rows
-    if record.keys() - {"imported"}:
+    if record.document.keys() - {"imported"}:
         rows += record_rows(record)
-    return [*rows, *(("summary", sentence) for sentence in record.get("verdict", ()))]
+    return [*rows, *(("summary", sentence) for sentence in record.verdict)]
 
 
 def _curve_data(curve: Curve) -> dict[str, object]:

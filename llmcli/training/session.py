@@ -20,8 +20,9 @@ from llmcli.evaluation.compressors import Baseline
 from llmcli.evaluation.training_text import recorded_path
 from llmcli.formats import adapters, atomic_io, loading, training_stages
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.training_record import AnswerShares, Memorization, TrainingRecord
 from llmcli.models.torch import devices
-from llmcli.training.data.held_out_questions import AnswerShares, answer_questions
+from llmcli.training.data.held_out_questions import answer_questions
 from llmcli.training.data.inputs import Inputs
 from llmcli.training.data.plain_text import find_plain_text
 from llmcli.training.data.prepare import Prepared, prepare
@@ -125,6 +126,7 @@ def plan_run(
         )  # fmt: skip
     if stopped:
         prepared = prepared.with_plan(_resumed_plan(stopped.plan, request, processes))
+    prepared = replace(prepared, record=prepared.record | _inputs_record(prepared.record, inputs, output))
     if prepared.plan.sharded:
         hardware.check_can_shard()
     correction = None
@@ -132,7 +134,6 @@ def plan_run(
     is_chosen = not (request.layers or request.width or inputs.base)
     if speeds and machine and may_correct and is_chosen and not processes.are_several:
         correction = Correction(prepared, speeds, machine.memory)
-    _add_inputs_to_record(prepared.record, inputs, output)
     return PlannedRun(inputs, output, prepared, identity, started, on_note, processes, tuner, correction)
 
 
@@ -270,23 +271,23 @@ def _held_out_fingerprint(inputs: Inputs) -> str | float:
     return _data_fingerprint(documents, () if isinstance(files, float) else files)
 
 
-def _add_inputs_to_record(record: dict[str, Any], inputs: Inputs, output: Output) -> None:
-    """Add to the training record: the paths of the training files and how they were read; the base model, its origin
-    and its training data."""
+def _inputs_record(record: TrainingRecord, inputs: Inputs, output: Output) -> dict[str, Any]:
+    """The entries of the training record about the inputs: the paths of the training files and how they were read;
+    which model was fine-tuned, its origin, and what it was trained on."""
     files = [*(document.path for document in inputs.corpus.documents), *(file.path for file in inputs.files)]
-    for entry, file in zip(record["corpus"], files, strict=True):
-        if path := recorded_path(file, output.path):
-            entry["path"] = path
+    listed = zip(record.document["corpus"], (recorded_path(file, output.path) for file in files), strict=True)
+    entries: dict[str, Any] = {"corpus": [file | ({"path": path} if path else {}) for file, path in listed]}
     if inputs.base and inputs.base_path:
         earlier, name = inputs.base.record, atomic_io.name_of(inputs.base_path.resolve())
-        record["base"] = {"file": name, "sha256": inputs.base_sha256}
-        record.update(training_stages.joined(training_stages.as_earlier(earlier, training_stages.BASE, name)))
+        entries["base"] = {"file": name, "sha256": inputs.base_sha256}
+        entries |= training_stages.joined(training_stages.as_earlier(earlier, training_stages.BASE, name))
         if source := loading.source_fingerprint(inputs.base):
-            record["base"]["source_sha256"] = source
-        if "imported" in earlier:
-            record["imported"] = earlier["imported"]
+            entries["base"]["source_sha256"] = source
+        if earlier.imported is not None:
+            entries["imported"] = earlier.imported
     if inputs.reading.is_requested:
-        record["reading"] = inputs.reading.as_record()
+        entries["reading"] = inputs.reading.as_record()
+    return entries
 
 
 @dataclass(frozen=True)
@@ -461,7 +462,7 @@ def _complete_record(
     done: Done, plan: PlannedRun, baselines: list[Baseline], *, resumable: bool, stop: Callable[[], bool]
 ) -> None:
     """Add memorization or answers, and the summary of the run, to the model's record."""
-    record, settings, conversations = done.checkpoint.record, plan.prepared.plan.train, plan.prepared.conversations
+    settings, conversations = plan.prepared.plan.train, plan.prepared.conversations
     seconds = math.inf if settings.seconds is None else settings.seconds - done.seconds
     seconds = max(MEASURED_SECONDS, seconds - _saving_seconds(plan.prepared.plan))
     loading = LOADING_SECONDS_PER_MILLION * done.checkpoint.parameters / 1e6  # before any measurement
@@ -472,10 +473,9 @@ def _complete_record(
         except Exception as error:  # the text was removed, or out of memory: the model must still be saved
             what = "answers to held-out questions" if conversations else "memorization"
             plan.on_note(f"{what} could not be measured: {error}")
-    record["memorised"] = None if conversations else measured
-    if conversations:
-        record["answers"] = measured
-    record["verdict"] = summarize(record, baselines, resumable=resumable)
+    answers = {"answers": measured} if conversations else {}
+    record = done.checkpoint.record | {"memorised": None if conversations else measured, **answers}
+    done.checkpoint.record = record | {"verdict": summarize(record, baselines, resumable=resumable)}
 
 
 def _measure(
@@ -484,7 +484,7 @@ def _measure(
     """Measure the answers to held-out questions or, without conversations, memorization, in about `seconds`. None if
     there was no time."""
     prepared, settings = plan.prepared, plan.prepared.plan.train
-    result: AnswerShares | memorization.Memorization | None
+    result: AnswerShares | Memorization | None
     if prepared.conversations:
         seconds = min(seconds, _answers_seconds(settings.seconds))
         result = answer_questions(
@@ -496,7 +496,7 @@ def _measure(
             checkpoint, prepared.tokenizer, prepared.held_out, prepared.training_text(), settings.seed,
             lambda: stop() or time.monotonic() > end,
         )  # fmt: skip
-    return as_record(result) if result else None
+    return result._asdict() if result else None
 
 
 def _first_words(text: str, longest: int = SAMPLE_PROMPT_CHARACTERS) -> str:

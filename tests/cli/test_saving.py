@@ -22,6 +22,7 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats import adapters, checkpoint, ensemble_file
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.training_record import TrainingRecord
 from llmcli.training import session
 from llmcli.training.files import resume
 from llmcli.training.files.output import Output
@@ -66,12 +67,12 @@ def saved_by(kind: str, path: Path) -> resume.StoppedRun:
     width = 544 if kind == "large" else 32
     config = ModelConfig(259, width, 2 * width, 2, 4, 2, width // 4, 32)
     record: dict[str, Any] = {"train": as_record(settings), "steps": 50, "corpus": CORPUS}
-    model = replace(random_checkpoint(config, tokenizer_json=tokenizer), record=record)
+    model = replace(random_checkpoint(config, tokenizer_json=tokenizer), record=TrainingRecord.from_json(record))
     stopped = resume.StoppedRun(IDENTITY, Plan(config, settings, ()), tokenizer, State({}, {"step": 50}))
     if not kind.startswith("adapters"):
         checkpoint.save(path, model)
         return stopped
-    model.record["base"] = BASE
+    model.record |= {"base": BASE}
     rng_like = random_checkpoint(config).tensors["model.layers.0.self_attn.q_proj.weight"]
     learned = {
         "model.layers.0.self_attn.q_proj.adapter.lora_A": rng_like[:2],
@@ -109,13 +110,13 @@ def test_a_model_that_another_command_derived_is_not_the_saved_one() -> None:
     changes: dict[str, Checkpoint] = {
         "quantized": replace(model, quantization="int8"),
         "merged": replace(model, record=model.record | {"adapter": "a"}),
-        "averaged": replace(model, record={"average_of": ["a", "b"], "corpus": CORPUS}),
+        "averaged": replace(model, record=TrainingRecord.from_json({"average_of": ["a", "b"], "corpus": CORPUS})),
         "another text": replace(model, record=model.record | {"corpus": [CORPUS[0] | {"sha256": "d" * 64}]}),
         "another plan": replace(model, record=model.record | {"train": as_record(TrainConfig(steps=101))}),
         "another base": replace(model, record=model.record | {"base": BASE}),
         "another tokenizer": replace(model, tokenizer_json=Tokenizer.train_char(["abd"]).to_json()),
-        "no record": replace(model, record={}),
-        "nonsense": replace(model, record={"train": 5, "corpus": 5}),
+        "no record": replace(model, record=TrainingRecord()),
+        "nonsense": replace(model, record=TrainingRecord(document={"train": 5, "corpus": 5})),
     }
     for what, changed in changes.items():
         checkpoint.save("other.safetensors", changed)
@@ -154,7 +155,7 @@ def test_a_changed_model_is_not_overwritten_without_force(llm: Llm) -> None:
     assert MODEL.read_bytes() == changed
     MODEL.rename("changed.safetensors")  # as the line says
     assert llm("train", "c.txt", *OPTIONS, "--steps", 12, "-o", MODEL).exit_code == 0
-    assert checkpoint.load(MODEL).record["steps"] == 12 and Path("changed.safetensors").read_bytes() == changed
+    assert checkpoint.load(MODEL).record.steps == 12 and Path("changed.safetensors").read_bytes() == changed
 
 
 def test_with_the_default_name_a_run_resumes_beside_a_model_of_another_one(llm: Llm) -> None:
@@ -163,7 +164,7 @@ def test_with_the_default_name_a_run_resumes_beside_a_model_of_another_one(llm: 
     changed = flip_a_bit(MODEL)
     answer = llm("train", "c.txt", *OPTIONS, "--steps", 12)
     assert answer.exit_code == 0 and "renamed the existing model.safetensors to model-1.safetensors" in answer.stderr
-    assert checkpoint.load(MODEL).record["steps"] == 12 and Path("model-1.safetensors").read_bytes() == changed
+    assert checkpoint.load(MODEL).record.steps == 12 and Path("model-1.safetensors").read_bytes() == changed
     assert "resuming" in answer.stderr
 
 
@@ -174,7 +175,7 @@ def test_a_model_changed_during_the_resumed_run_is_kept(monkeypatch: pytest.Monk
     answer = train_here(HERE, steps=12)
     assert answer.exit_code == 0 and "is kept; saving the model as model-2.safetensors" in answer.stderr
     assert len(MODEL.read_bytes()) == len(before) and MODEL.read_bytes()[-9] == before[-9] ^ 1
-    assert checkpoint.load("model-2.safetensors").record["steps"] == 12
+    assert checkpoint.load("model-2.safetensors").record.steps == 12
     assert not Path(RESUME_FILE).exists()
 
 
@@ -337,7 +338,7 @@ def test_an_error_after_training_does_not_lose_the_model(error: Exception, monke
     monkeypatch.setattr("llmcli.evaluation.memorization.measure_memorization", fail)
     answer = train_here(HERE, steps=3)
     assert measured and answer.exit_code == 0, answer.stderr
-    assert checkpoint.load(MODEL).record["steps"] == 3
+    assert checkpoint.load(MODEL).record.steps == 3
 
 
 # ---- signals
@@ -467,7 +468,7 @@ def test_a_closed_pipe_of_events_does_not_lose_the_model() -> None:
     stderr = process.stderr.read()
     assert process.wait(TIMEOUT) == 1 and b"Traceback" not in stderr
     assert b"events could no longer be written; saved" in stderr
-    record = checkpoint.load(MODEL).record
+    record = checkpoint.load(MODEL).record.to_json()
     assert record["interrupted"] is True and record["steps"] >= 3
     assert Path(RESUME_FILE).exists()
 
@@ -555,7 +556,7 @@ def test_a_run_works_without_a_system_call_that_is_not_supported(
     answer = llm("train", "c.txt", *OPTIONS, "--steps", 2)
     assert answer.exit_code == 0, answer.stderr
     assert (f"model.safetensors cannot be locked here ({os.strerror(number)})" in answer.stderr) == (what == "locks")
-    assert checkpoint.load(MODEL).record["steps"] == 2
+    assert checkpoint.load(MODEL).record.steps == 2
     assert sorted(path.name for path in HERE.iterdir()) == ["c.txt", "model.safetensors"]
 
 

@@ -141,7 +141,7 @@ def test_a_model_round_trips_through_a_gguf(reference, tmp_path, llm):
     theirs = LlamaCpp(path)
     for prompt in PROMPTS:
         assert [token for token in theirs.ids(prompt, GREEDY) if token] == greedy(reference.directory, prompt), prompt
-    origin = loading.load(path).record["imported"]
+    origin = loading.load(path).record.document["imported"]
     assert origin["name"] == "Tiny" and origin["license"] == "mit"
 
 

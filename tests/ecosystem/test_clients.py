@@ -39,7 +39,7 @@ def model(tmp_path_factory):
     tokenizer = Tokenizer.train_bpe([TEXT], 300)
     config = ModelConfig(tokenizer.vocab_size, 32, 64, 2, 4, 2, 8, 256)
     checkpoint = random_checkpoint(config, tokenizer_json=tokenizer.to_json())
-    record = {"steps": 1, "seen_bytes": bytes(sorted(set(b"The cat sat on the mat.\n"))).hex()}
+    record = checkpoint.record | {"seen_bytes": bytes(sorted(set(b"The cat sat on the mat.\n"))).hex()}
     path = tmp_path_factory.mktemp("clients") / "tiny.safetensors"
     save(path, replace(checkpoint, record=record, tokenizer_config_json=with_chat_template("{}", CHATML)))
     return path

@@ -1,7 +1,6 @@
 """The conversations that measure models are those that none of them was trained on, according to their records."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -9,6 +8,7 @@ from llmcli.data.conversations.messages import Conversation, Message
 from llmcli.data.conversations.split import held_out_indices
 from llmcli.data.files import ConversationFile
 from llmcli.evaluation.training_text import measured_conversations, trained_indices
+from llmcli.formats.training_record import TrainingRecord
 
 
 def file(name: str, count: int, first: int = 0) -> ConversationFile:
@@ -16,11 +16,12 @@ def file(name: str, count: int, first: int = 0) -> ConversationFile:
     return ConversationFile(name, Path(name), "messages", every, 0, (), 10 * count, f"hash of {name}")
 
 
-def record(*files: ConversationFile, share: float | None = 0.1) -> dict[str, Any]:
+def record(*files: ConversationFile, share: float | None = 0.1) -> TrainingRecord:
     """That of a model trained on a text and these files."""
     listed = [{"name": one.name, "sha256": one.sha256, "shape": one.shape, "conversations": len(one.conversations)}
               for one in files]  # fmt: skip
-    return {"corpus": [{"name": "t.txt", "sha256": "x"}, *listed], "conversations": {"held_out_share": share}}
+    text = {"name": "t.txt", "sha256": "x"}
+    return TrainingRecord.from_json({"corpus": [text, *listed], "conversations": {"held_out_share": share}})
 
 
 A, B, C = file("a", 34), file("b", 28, 100), file("c", 5, 200)
@@ -43,7 +44,7 @@ def test_one_of_the_files_is_enough() -> None:
 def test_other_files_are_measured_whole() -> None:
     measured = measured_conversations([C, A], [record(A)])
     assert measured.conversations == [*C.conversations, *(A.conversations[i] for i in held_out_indices(34, 0.1))]
-    assert measured_conversations([C], [record(A), {}]).conversations == list(C.conversations)
+    assert measured_conversations([C], [record(A), TrainingRecord()]).conversations == list(C.conversations)
 
 
 def test_no_model_was_trained_on_what_is_measured() -> None:
@@ -69,19 +70,15 @@ def test_a_repeated_conversation_is_not_measured_if_it_was_trained_on() -> None:
     assert {A.conversations.index(one) for one in measured.conversations} == held_out - trained
 
 
-@pytest.mark.parametrize("damaged", [{"corpus": 7}, {"corpus": [3]}, {"conversations": []}, {}])
-def test_a_record_of_another_structure_names_no_conversations(damaged: dict[str, Any]) -> None:
-    assert trained_indices([A], damaged) == set()
-
-
 def test_a_record_with_an_absurd_count_costs_nothing() -> None:
-    absurd = record(A)
-    absurd["corpus"].append({"sha256": "x", "shape": "messages", "conversations": 10**15})
+    listed = record(A).document["corpus"]
+    absurd = record(A) | {"corpus": [*listed, {"sha256": "x", "shape": "messages", "conversations": 10**15}]}
     assert trained_indices([A], absurd) <= set(range(34))
 
 
 def test_a_record_without_a_count_of_conversations_names_none() -> None:
-    uncounted = record(A)
-    for file in uncounted["corpus"]:
-        file["conversations"] = 0
-    assert trained_indices([A], uncounted) == set()
+    listed = [
+        {key: value for key, value in one.items() if key != "conversations"} for one in record(A).document["corpus"]
+    ]
+    for uncounted in (record(A) | {"corpus": listed}, record(A).without("corpus"), TrainingRecord()):
+        assert trained_indices([A], uncounted) == set()

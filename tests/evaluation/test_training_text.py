@@ -30,6 +30,7 @@ from llmcli.evaluation.training_text import (
     untrained_part,
 )
 from llmcli.formats.checkpoint import load, save
+from llmcli.formats.training_record import TrainingRecord
 from llmcli.formats.training_stages import BASE, as_earlier, cache_stage
 from llmcli.formats.training_stages import joined as joined_stages
 from tests.cli.terminals import in_a_terminal
@@ -56,12 +57,12 @@ def test_spans_equal_those_of_a_character_by_character_search(parts: list[tuple[
     assert all(a[1] < b[0] for a, b in itertools.pairwise(found))
 
 
-def record(name: str, text: str, train_bytes: int | None = None) -> dict:
+def record(name: str, text: str, train_bytes: int | None = None) -> TrainingRecord:
     data = text.encode()
-    return {
+    return TrainingRecord.from_json({
         "corpus": [{"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}],
         "train_bytes": len(data) if train_bytes is None else train_bytes,
-    }
+    })  # fmt: skip
 
 
 # ---- what was trained on, and what was not
@@ -73,12 +74,12 @@ def corpus_of(*texts: str) -> Corpus:
     return read_corpus([f"{i}.txt" for i in range(len(texts))])
 
 
-def record_of(corpus: Corpus, train_bytes: int, **held_out: int) -> dict:
+def record_of(corpus: Corpus, train_bytes: int, **held_out: int) -> TrainingRecord:
     """Of a run on a corpus; `held_out` are bytes at the end of documents, by name: `n0` for 0.txt."""
     files = [{"name": d.name, "bytes": d.text_bytes, "sha256": d.sha256} for d in corpus.documents]
     for name, size in held_out.items():
         files[int(name[1:])]["held_out"] = size
-    return {"corpus": files, "train_bytes": train_bytes}
+    return TrainingRecord.from_json({"corpus": files, "train_bytes": train_bytes})
 
 
 def joined(corpus: Corpus) -> list[str]:
@@ -133,7 +134,7 @@ def test_what_earlier_stages_were_trained_on_is_known() -> None:
     assert trained_in(corpus, tuned) == ["", "in its base model, base.safetensors"]
     assert trained_in(read_corpus(["1.txt"]), tuned) == ["in its base model, base.safetensors"]
     assert names_sources(tuned, Sources(read_corpus(["1.txt"]), ())) and not trained_in(read_corpus(["2.txt"]), tuned)
-    tuned |= joined_stages(tuned["earlier_stages"], [cache])
+    tuned |= joined_stages(tuned.document["earlier_stages"], [cache])
     assert trained_in(read_corpus(["2.txt"]), tuned) == ["to fit its n-gram cache"]
 
 
@@ -141,7 +142,7 @@ def test_the_text_of_the_base_model_is_searched_too() -> None:
     """Not that of a cache, of which the model can say nothing; what is not found is named."""
     corpus = corpus_of("one " * 20, "two " * 20, "three " * 20)
     [tuned, base, cache] = [record(f"{i}.txt", text) for i, text in enumerate(map("".join, corpus.texts()))]
-    stages = [*as_earlier(base, BASE, "base.safetensors"), cache_stage("2.txt", 120, cache["corpus"][0]["sha256"])]
+    stages = [*as_earlier(base, BASE, "base.safetensors"), cache_stage("2.txt", 120, cache.corpus[0].sha256)]
     tuned |= joined_stages(stages)
     texts, missing = find_training_texts([tuned], Path("m.safetensors"))
     assert [name for text in texts for name in text.names] == ["0.txt", "1.txt"] and missing == []
@@ -157,17 +158,21 @@ def test_files_that_were_held_out_are_known() -> None:
     record = record_of(corpus_of("one", "two"), 6)
     Path("val.txt").write_text("other")
     document = read_corpus(["val.txt"]).documents[0]
-    record["held_out"] = {"files": [{"name": "val.txt", "bytes": 5, "sha256": document.sha256}]}
+    record |= {"held_out": {"files": [{"name": "val.txt", "bytes": 5, "sha256": document.sha256}]}}
     assert is_held_out(read_corpus(["val.txt"]), record) and not trained_in(read_corpus(["val.txt"]), record)
-    assert not is_held_out(read_corpus(["0.txt"]), record) and not is_held_out(read_corpus(["val.txt"]), {})
+    assert not is_held_out(read_corpus(["0.txt"]), record) and not is_held_out(
+        read_corpus(["val.txt"]), TrainingRecord()
+    )
 
 
 @pytest.mark.parametrize(
-    "changes", [{"corpus": 7}, {"corpus": [3, {}]}, {"corpus": None}, {"train_bytes": "x"}, {"train_bytes": 10**9}]
+    "changes", [{"corpus": []}, {"corpus": [{}]}, {"corpus": [{"sha256": "0", "held_out": 1}]}, {"train_bytes": 10**9}]
 )
-def test_a_malformed_record_names_no_training_text(changes: dict) -> None:
+def test_a_record_that_does_not_say_it_names_no_training_text(changes: dict) -> None:
     corpus = corpus_of("one")
     assert joined(untrained_part(corpus, [record_of(corpus, 2) | changes])) == ["one"]
+    without = record_of(corpus, 2).without("train_bytes")
+    assert joined(untrained_part(corpus, [without])) == ["one"] and not is_held_out(corpus, without)
 
 
 def test_only_the_text_that_the_model_was_trained_on_is_searched() -> None:
@@ -176,7 +181,7 @@ def test_only_the_text_that_the_model_was_trained_on_is_searched() -> None:
     text = "a" * 40 + "|" + "b" * 40
     [found] = find_verbatim([text], [TrainingText.of(sources, [record("c.txt", "a" * 50 + "b" * 50, 50)])])
     assert (found.spans, found.searched_bytes) == (((0, 40),), 50) and found.share == pytest.approx(40 / 81)
-    assert find_verbatim([text], [TrainingText.of(sources, [{}])])[0].spans == ((0, 40), (41, 81))
+    assert find_verbatim([text], [TrainingText.of(sources, [TrainingRecord()])])[0].spans == ((0, 40), (41, 81))
 
 
 def test_of_an_ensemble_the_longest_training_text_is_searched() -> None:
@@ -225,7 +230,7 @@ def test_the_text_of_a_run_is_found_beside_the_model_wherever_both_are_moved(
     monkeypatch.chdir("..")
     Path("project").rename("moved")
     model = Path("moved/models/m.safetensors")
-    entries = load(model).record["corpus"]
+    entries = load(model).record.document["corpus"]
     assert [entry["path"] for entry in entries] == ["../examples/c.txt", "../examples/q.jsonl"]
     sources = find_sources(load(model).record, model)
     assert [document.path.resolve() for document in sources.text.documents] == [Path("moved/examples/c.txt").resolve()]
@@ -242,10 +247,10 @@ def test_a_missing_or_changed_text_is_an_error(text: str | None) -> None:
         find_corpus(record("c.txt", TRAINING_TEXT), Path("m.safetensors"))
 
 
-@pytest.mark.parametrize("malformed", [{}, {"corpus": []}, {"corpus": 7}, {"corpus": ["a"]}])
-def test_a_record_without_a_text_is_an_error(malformed: dict) -> None:
+@pytest.mark.parametrize("document", [{}, {"corpus": []}, {"corpus": [{"name": "c", "shape": "messages"}]}])
+def test_a_record_without_a_text_is_an_error(document: dict) -> None:
     with pytest.raises(LLMError, match="does not record its training text"):
-        find_corpus(malformed, Path("m.safetensors"))
+        find_corpus(TrainingRecord.from_json(document), Path("m.safetensors"))
 
 
 def test_several_texts_are_searched_in_one_pass_with_the_same_results(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,10 +286,10 @@ SYNTAX = {  # what stands in the files but not in a message
 
 def conversation_record(
     name: str, content: str, conversations: int, shape: str = "", share: float | None = None
-) -> dict:
+) -> TrainingRecord:
     digest = hashlib.sha256(content.encode()).hexdigest()
     file = {"name": name, "sha256": digest, "shape": shape, "conversations": conversations}
-    return {"corpus": [file], "conversations": {"held_out_share": share}}
+    return TrainingRecord.from_json({"corpus": [file], "conversations": {"held_out_share": share}})
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -319,7 +324,7 @@ def test_held_out_conversations_are_not_searched() -> None:
     saved = conversation_record("c.tsv", content, 30, share=0.1)
     found = find_verbatim(answers, [TrainingText.of(find_sources(saved, Path("m.safetensors")), [saved])])
     assert [i for i, one in enumerate(found) if not one.spans] == [6, 12, 28]
-    found = find_verbatim(answers, [TrainingText.of(read_sources(["c.tsv"]), [{}])])
+    found = find_verbatim(answers, [TrainingText.of(read_sources(["c.tsv"]), [TrainingRecord()])])
     assert all(one.spans for one in found)
 
 
@@ -346,7 +351,7 @@ def memorizing_model(tiny_model: Path, llm: Llm) -> str:
     Path("c.txt").write_text(text, "utf-8")
     model = load(tiny_model)
     checkpoint = random_checkpoint(model.config, tokenizer_json=model.tokenizer_json)
-    checkpoint.record.update(record("c.txt", text))
+    checkpoint.record = record("c.txt", text)
     save(tiny_model, checkpoint)
     return generated
 

@@ -71,7 +71,7 @@ def test_experts_and_routers_get_no_adapters() -> None:
 
 @pytest.mark.slow
 def test_the_run_reports_its_output(trained: tuple[Path, Path], tiny_model: Path) -> None:
-    record = checkpoint.load(trained[0]).record
+    record = checkpoint.load(trained[0]).record.to_json()
     assert record["bits_per_byte"] < record["bits_per_byte_before"]
     assert record["base"] == {"file": tiny_model.name, "sha256": loading.fingerprint(tiny_model)}
     assert loading.fingerprint(loading.load(tiny_model)) == loading.fingerprint(tiny_model)
@@ -105,7 +105,7 @@ def test_a_merged_model_has_the_record_of_its_run_and_the_text_of_its_base(
     base.record = base.record | {"corpus": [base_text], "train_bytes": 9, "seen_bytes": b"xyz".hex()}
     checkpoint.save(Path("base.safetensors"), base)
     assert llm("import", "base.safetensors", "--adapter", trained[1], "-o", "again.safetensors").exit_code == 0
-    record, run_record = checkpoint.load("again.safetensors").record, checkpoint.load(trained[0]).record
+    record, run_record = (checkpoint.load(name).record.to_json() for name in ("again.safetensors", trained[0]))
     [stage] = record.pop("earlier_stages")
     assert stage == {"stage": "base model", "file": "base.safetensors", "corpus": [base_text], "train_bytes": 9}
     assert record == run_record | {"adapter": "alone.safetensors"} and "seen_bytes" not in record
@@ -119,7 +119,7 @@ def test_a_merged_model_has_the_record_of_its_run_and_the_text_of_its_base(
         merging = ("import", "base.safetensors", "--adapter", "other.safetensors", "-o", "f.safetensors")
         assert llm(*merging, "--force").exit_code == 0
         merged = checkpoint.load("f.safetensors")
-        assert checkpoint.seen_bytes(merged.records) == seen and merged.record["corpus"] == corpus
+        assert checkpoint.seen_bytes(merged.records) == seen and merged.record.document["corpus"] == corpus
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from llmcli.formats.hf_config import dump_config
 from llmcli.formats.safetensors import file as safetensors_file
 from llmcli.formats.safetensors.file import digest, read_values
 from llmcli.formats.safetensors.header import read_header
+from llmcli.formats.training_record import TrainingRecord
 from tests import platforms
 from tests.conftest import random_checkpoint
 from tests.reliability.malformed import FOUR, ONE, OTHERS, put, tensor
@@ -68,7 +69,7 @@ METADATA = [
 
 def model(config: ModelConfig = UNTIED, seed: int = 0) -> Checkpoint:
     result = random_checkpoint(config, seed, TOKENIZER)
-    result.record = {"steps": 7, "name": "りんご\n", "nested": {"curve": [[1, 0.5], [2, 1e-9]]}}
+    result.record = TrainingRecord.from_json({"steps": 7, "name": "りんご\n", "nested": {"a": [[1, 0.5], [2, 1e-9]]}})
     result.tokenizer_config_json = '{"eos_token": "<|endoftext|>"}'
     return result
 
@@ -162,7 +163,7 @@ def test_metadata_has_these_keys_in_this_order() -> None:
     assert header["__metadata__"]["format"] == "pt"
     assert header["__metadata__"]["llmcli"] == "1"
     assert header["__metadata__"]["tokenizer.json"] == TOKENIZER
-    assert json.loads(header["__metadata__"]["training.json"]) == model().record
+    assert json.loads(header["__metadata__"]["training.json"]) == model().record.to_json()
 
 
 @pytest.mark.parametrize(
@@ -236,7 +237,7 @@ def test_a_model_can_be_saved_over_its_own_file() -> None:
 def test_tensors_are_aligned_to_eight_bytes() -> None:
     for length in range(9):
         checkpoint = model()
-        checkpoint.record = {"x": "y" * length}
+        checkpoint.record = TrainingRecord.from_json({"x": "y" * length})
         save("m", checkpoint)
         assert read_header("m").data_start % 8 == 0
 
@@ -251,7 +252,7 @@ def test_the_digest_is_that_of_the_file_with_zeros_in_place_of_it() -> None:
 
 def test_a_hash_inside_a_text_of_the_metadata_is_not_replaced() -> None:
     checkpoint = model()
-    checkpoint.record = {"sha256": "0" * 64, "x": '"sha256":"' + "0" * 64 + '"'}
+    checkpoint.record |= {"sha256": "0" * 64, "x": '"sha256":"' + "0" * 64 + '"'}
     save("m", checkpoint)
     header = read_header("m")
     assert digest(header) == header.metadata["sha256"] and load("m").record == checkpoint.record
@@ -289,9 +290,9 @@ def test_a_corpus_whose_name_is_not_unicode_can_be_in_the_record() -> None:
         pytest.skip("this file system has only names in Unicode")
     corpus = read_corpus([os.fsdecode(b"caf\xe9.txt")])
     checkpoint = model()
-    checkpoint.record = {"corpus": [{"name": document.name} for document in corpus.documents]}  # as planner does
+    checkpoint.record |= {"corpus": [{"name": document.name} for document in corpus.documents]}  # as planner does
     save("m", checkpoint)
-    assert len(load("m").record["corpus"]) == 1
+    assert len(load("m").record.document["corpus"]) == 1
 
 
 def test_a_failing_disk_is_an_error_and_leaves_the_old_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from llmcli.errors import LLMError
 from llmcli.formats import checkpoint, ensemble_file, loading
 from llmcli.formats.checkpoint import Checkpoint, save
 from llmcli.formats.safetensors.header import read_header
+from llmcli.formats.training_record import TrainingRecord
 from tests.conftest import TEXT, random_checkpoint
 
 TOKENIZER = Tokenizer.train_bpe([TEXT], 300)
@@ -22,7 +23,8 @@ CONFIG = ModelConfig(TOKENIZER.vocab_size, 32, 64, 2, 4, 2, 8, 32)
 def model(seed: int = 0, **changes: object) -> Checkpoint:
     config = replace(CONFIG, **changes)  # type: ignore[arg-type]
     result = random_checkpoint(config, seed=seed, tokenizer_json=TOKENIZER.to_json())
-    result.record = {"corpus": [{"name": f"{seed}.txt", "bytes": 9, "sha256": str(seed)}], "bits_per_byte": 2.5}
+    corpus = [{"name": f"{seed}.txt", "bytes": 9, "sha256": str(seed)}]
+    result.record = TrainingRecord.from_json({"corpus": corpus, "bits_per_byte": 2.5})
     return result
 
 
@@ -153,8 +155,8 @@ def test_averaged_weights_are_the_mean_of_the_models(llm) -> None:
         np.testing.assert_allclose(
             result.tensors[name], (models[0].tensors[name] + models[1].tensors[name]) / 2, rtol=1e-6
         )
-    assert result.record["average_of"] == ["a.safetensors", "b.safetensors"]
-    assert [document["name"] for document in result.record["corpus"]] == ["1.txt", "2.txt"]
+    assert result.record.document["average_of"] == ["a.safetensors", "b.safetensors"]
+    assert [document["name"] for document in result.record.document["corpus"]] == ["1.txt", "2.txt"]
 
 
 def with_other_tokenizer() -> Checkpoint:

@@ -28,7 +28,7 @@ def test_a_model_round_trips_as_a_directory(directory: Path, tiny_model: Path) -
     assert one.config == two.config and one.tokenizer_json == two.tokenizer_json
     for name in one.config.tensor_shapes():
         np.testing.assert_array_equal(one.tensors[name], two.tensors[name])
-    assert two.record == {"imported": {"file": "there", "form": "Hugging Face directory"}}
+    assert two.record.to_json() == {"imported": {"file": "there", "form": "Hugging Face directory"}}
 
 
 def test_weights_in_several_files_are_one_model(directory: Path) -> None:
@@ -144,7 +144,7 @@ def test_eos_tokens_and_chat_template_come_from_all_files(directory: Path) -> No
 
 def test_the_license_of_the_model_card_is_in_the_record(directory: Path) -> None:
     (directory / "README.md").write_text("---\nlanguage: en\nlicense: mit\n---\nlicense: gpl\n")
-    assert loading.load(directory).record["imported"]["license"] == "mit"
+    assert loading.load(directory).record.document["imported"]["license"] == "mit"
 
 
 def write(text: str):
@@ -156,7 +156,7 @@ def write(text: str):
     [
         ("config.json", Path.unlink, "has no config.json"),
         ("config.json", write("{"), "config.json is not JSON"),
-        ("config.json", write("[]"), "config.json is not an object"),
+        ("config.json", write("[]"), r"config.json is not valid: it is \[\]; expected an object"),
         ("config.json", write('{"model_type": "gpt2"}'), "model_type to 'gpt2'; supported: qwen3, qwen2, llama"),
         ("tokenizer.json", Path.unlink, "has no tokenizer.json"),
         ("model.safetensors", Path.unlink, "has no model.safetensors"),
@@ -332,10 +332,10 @@ def test_names_that_are_not_utf8_have_replacement_characters(directory: Path, ll
     text = Path(os.fsdecode(b"text\xff.txt"))
     text.write_text("The cat sat on the mat. " * 200)
     assert llm("import", there, "-o", "a.safetensors").exit_code == 0
-    assert checkpoint.load("a.safetensors").record["imported"]["file"] == "hf\ufffd"
+    assert checkpoint.load("a.safetensors").record.document["imported"]["file"] == "hf\ufffd"
     taught = llm("train", text, "--from", there, "-o", NO_UTF8 + ".safetensors", "--steps", 1)
     assert taught.exit_code == 0, taught.stderr
-    record = checkpoint.load(NO_UTF8 + ".safetensors").record
+    record = checkpoint.load(NO_UTF8 + ".safetensors").record.to_json()
     assert record["base"]["file"] == "hf\ufffd" and record["corpus"][0]["name"] == "text\ufffd.txt"
     for words in ((NO_UTF8 + ".gguf", "--to", "gguf"), (NO_UTF8 + "-2", "--to", "hf", "--name", NO_UTF8)):
         run = subprocess.run([sys.executable, "-m", "llmcli", "export", there, *words], capture_output=True)

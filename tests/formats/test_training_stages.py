@@ -1,11 +1,10 @@
 """What a model was trained on in earlier stages, in its record."""
 
 import hashlib
-import json
 from pathlib import Path
 
 from llmcli.formats import checkpoint, loading
-from llmcli.formats.metadata import parse_document
+from llmcli.formats.training_record import TrainingRecord
 from llmcli.formats.training_stages import (
     AVERAGE,
     BASE,
@@ -15,25 +14,31 @@ from llmcli.formats.training_stages import (
     describe,
     from_metadata,
     joined,
-    stages,
     to_metadata,
 )
 from tests.conftest import TEXT, random_checkpoint
 from tests.formats.test_ensemble_file import CONFIG, TOKENIZER
 
-OWN = {"corpus": [{"name": "a.txt", "bytes": 9, "sha256": "a", "held_out": 1}], "train_bytes": 8, "steps": 5}
-CHAT = {"corpus": [{"name": "b.jsonl", "bytes": 7, "sha256": "b", "shape": "messages", "conversations": 3}],
-        "held_out": {"bytes": 1, "files": [{"name": "v", "bytes": 1, "sha256": "v"}]},
-        "conversations": {"training": 3, "held_out_share": 0.1}}  # fmt: skip
+OWN = TrainingRecord.from_json(
+    {"corpus": [{"name": "a.txt", "bytes": 9, "sha256": "a", "held_out": 1}], "train_bytes": 8, "steps": 5}
+)
+CHAT = TrainingRecord.from_json({
+    "corpus": [{"name": "b.jsonl", "bytes": 7, "sha256": "b", "shape": "messages", "conversations": 3}],
+    "held_out": {"bytes": 1, "files": [{"name": "v", "bytes": 1, "sha256": "v"}]},
+    "conversations": {"training": 3, "held_out_share": 0.1},
+})  # fmt: skip
+IMPORTED = TrainingRecord.from_json({"imported": {"form": "GGUF file"}})
 
 
 def test_a_stage_has_what_says_what_was_trained_on() -> None:
     assert as_earlier(OWN, BASE, "m.safetensors") == [
-        {"stage": "base model", "file": "m.safetensors", "corpus": OWN["corpus"], "train_bytes": 8}
+        {"stage": "base model", "file": "m.safetensors", "corpus": OWN.document["corpus"], "train_bytes": 8}
     ]
     [chat] = as_earlier(CHAT, BASE, "m")
-    assert (chat["held_out"], chat["conversations"]) == ({"files": CHAT["held_out"]["files"]}, {"held_out_share": 0.1})
-    assert as_earlier({"imported": {"form": "GGUF file"}}, BASE, "m") == [] and joined([], []) == {}
+    assert (chat["held_out"], chat["conversations"]) == (
+        {"files": CHAT.document["held_out"]["files"]}, {"held_out_share": 0.1}
+    )  # fmt: skip
+    assert as_earlier(IMPORTED, BASE, "m") == [] and joined([], []) == {}
 
 
 def test_stages_of_stages_are_carried_along_once() -> None:
@@ -41,39 +46,35 @@ def test_stages_of_stages_are_carried_along_once() -> None:
     second = CHAT | joined(as_earlier(OWN, BASE, "1"))
     third = OWN | joined(as_earlier(second, BASE, "2"))
     fourth = OWN | joined(as_earlier(third, BASE, "3"))
-    assert [one["file"] for one in third["earlier_stages"]] == ["2", "1"]
-    assert [one["file"] for one in fourth["earlier_stages"]] == ["3", "2"]  # that of 1 is the same as that of 3
-    assert [one.get("file") for one in stages(third)] == [None, "2", "1"]
-    assert stages(third)[0] == OWN and [describe(one) for one in stages(second)] == ["", "in its base model, 1"]
-    parse_document(json.dumps({"experts": [fourth]}), "training.json")
+    assert [one.file for one in third.earlier_stages] == ["2", "1"]
+    assert [one.file for one in fourth.earlier_stages] == ["3", "2"]  # that of 1 is the same as that of 3
+    assert [one.file for one in third.stages] == ["", "2", "1"]
+    assert third.stages[0].corpus == OWN.corpus
+    assert [describe(one) for one in second.stages] == ["", "in its base model, 1"]
 
 
 def test_an_average_has_the_stages_of_its_models() -> None:
-    average = {"average_of": ["1", "2"], "corpus": OWN["corpus"]} | joined(
-        as_earlier(OWN, AVERAGE, "1"), as_earlier(CHAT, AVERAGE, "2")
-    )
-    assert [one["file"] for one in all_stages([average])] == ["1", "2"]
+    average = OWN | {"average_of": ["1", "2"], **joined(as_earlier(OWN, AVERAGE, "1"), as_earlier(CHAT, AVERAGE, "2"))}
+    assert [one.file for one in all_stages([average])] == ["1", "2"]
     assert [one["file"] for one in as_earlier(average, BASE, "3")] == ["1", "2"]
 
 
-def test_damaged_and_earlier_records() -> None:
-    for damaged in (None, 7, [3, None]):
-        assert stages({"earlier_stages": damaged, "steps": 1}) == [{"steps": 1}]
-    old = {"average_of": ["1"], "corpus": OWN["corpus"]}  # of a version that recorded no stages
-    assert stages(old) == [old]
+def test_an_average_of_a_version_that_recorded_no_stages() -> None:
+    old = OWN | {"average_of": ["1"]}
+    assert old.stages == [old]
 
 
 def test_mix_carries_the_text_of_each_model_along(llm) -> None:
     """Also of models without held-out text, of which an average once said nothing."""
     Path("a.txt").write_text(TEXT)
     text = {"name": "a.txt", "bytes": len(TEXT.encode()), "sha256": hashlib.sha256(TEXT.encode()).hexdigest()}
-    for name, record in (("a", {"corpus": [text], "train_bytes": text["bytes"]}), ("b", OWN)):
+    for name, record in (("a", TrainingRecord() | {"corpus": [text], "train_bytes": text["bytes"]}), ("b", OWN)):
         model = random_checkpoint(CONFIG, seed=1, tokenizer_json=TOKENIZER.to_json())
         model.record = record
         checkpoint.save(Path(f"{name}.safetensors"), model)
     for options in (["--average"], []):
         assert llm("mix", "a.safetensors", "b.safetensors", "--force", *options).exit_code == 0
-        assert [one["corpus"][0]["name"] for one in all_stages(loading.load_any("mixture.safetensors").records)] == [
+        assert [one.corpus[0].name for one in all_stages(loading.load_any("mixture.safetensors").records)] == [
             "a.txt", "a.txt"
         ]  # fmt: skip
         answer = llm("eval", "a.txt", "-m", "mixture.safetensors")
@@ -85,7 +86,9 @@ def test_an_exported_model_carries_what_it_was_trained_on() -> None:
     [text] = to_metadata(record, "m").values()
     found = from_metadata(text)["earlier_stages"]
     assert [(one["stage"], one["file"]) for one in found] == [("exported model", "m"), ("base model", "1")]
-    assert describe(found[0]) == "before it was exported, in m"
-    assert to_metadata({"imported": {}}, "m") == {} and METADATA_KEY == "llmcli.earlier_stages"
+    assert [describe(one) for one in (TrainingRecord() | {"earlier_stages": found}).stages[1:]] == [
+        "before it was exported, in m", "in its base model, 1"
+    ]  # fmt: skip
+    assert to_metadata(IMPORTED, "m") == {} and METADATA_KEY == "llmcli.earlier_stages"
     for damaged in (None, 7, "", "{", "[1]", "{}", "[" * 100_000):
         assert from_metadata(damaged) == {}

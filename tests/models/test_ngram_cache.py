@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from llmcli.data.tokens.batches import PrefixedTokens
 from llmcli.errors import LLMError
 from llmcli.formats.cache_weights import CacheWeights
+from llmcli.formats.training_record import TrainingRecord
 from llmcli.models.logits import softmax
 from llmcli.models.ngram_cache import NgramCache, NgramText, find_matches
 
@@ -140,8 +141,8 @@ def test_a_rewind_builds_again_only_what_did_not_count(length: int, monkeypatch:
 
 
 def test_weights_survive_the_record() -> None:
-    assert CacheWeights.of_record({"ngram_cache": WEIGHTS.as_record()}) == WEIGHTS
-    assert CacheWeights.of_record({}) is None
+    assert CacheWeights.of_record(TrainingRecord.from_json({"ngram_cache": WEIGHTS.as_record()})) == WEIGHTS
+    assert CacheWeights.of_record(TrainingRecord()) is None
 
 
 @pytest.mark.parametrize(
@@ -151,4 +152,4 @@ def test_weights_survive_the_record() -> None:
 )  # fmt: skip
 def test_damaged_weights_are_refused(value: object) -> None:
     with pytest.raises(LLMError, match=r"n-gram cache in its training\.json is damaged"):
-        CacheWeights.of_record({"ngram_cache": value})
+        CacheWeights.of_record(TrainingRecord.from_json({"ngram_cache": value}))

@@ -10,6 +10,7 @@ from llmcli.data.tokens.batches import PrefixedTokens
 from llmcli.formats import ensemble_file
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.ensemble_file import Ensemble
+from llmcli.formats.training_record import TrainingRecord
 from llmcli.generation.generator import Piece, decode
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import log_softmax, softmax
@@ -158,7 +159,10 @@ OTHER = CacheWeights(tuple(tuple(2 * value for value in row) for row in WEIGHTS.
 
 def ensemble_of(*weights: CacheWeights | None) -> Ensemble:
     models = tuple(
-        replace(random_checkpoint(CONFIG, seed), record={"ngram_cache": one.as_record()} if one else {})
+        replace(
+            random_checkpoint(CONFIG, seed),
+            record=TrainingRecord.from_json({"ngram_cache": one.as_record()} if one else {}),
+        )
         for seed, one in enumerate(weights)
     )
     return Ensemble(models, ("a", "b"))

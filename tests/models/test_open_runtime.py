@@ -12,6 +12,7 @@ from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
+from llmcli.formats.training_record import TrainingRecord
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.onnx import runtime as onnx_runtime
@@ -30,7 +31,9 @@ OPEN: dict[str, Callable[[], Runtime]] = {
     "numpy": lambda: open_runtime(MODEL),
     "torch": lambda: TorchRuntime(MODEL, "cpu"),
     "ensemble": lambda: open_runtime(ENSEMBLE),
-    "n-gram cache": lambda: open_runtime(replace(MODEL, record={"ngram_cache": WEIGHTS.as_record()})),
+    "n-gram cache": lambda: open_runtime(
+        replace(MODEL, record=TrainingRecord.from_json({"ngram_cache": WEIGHTS.as_record()}))
+    ),
 }
 if onnx_runtime.is_installed():
     OPEN["onnx"] = lambda: open_runtime(MODEL, quantize="int8")

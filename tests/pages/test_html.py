@@ -405,7 +405,7 @@ RECORD = {
 def trained(tiny_model: Path) -> Path:
     model = load(tiny_model)
     checkpoint = random_checkpoint(model.config, tokenizer_json=model.tokenizer_json)
-    checkpoint.record.update(RECORD)
+    checkpoint.record |= RECORD
     save(tiny_model, checkpoint)
     return tiny_model
 

@@ -38,7 +38,7 @@ def killed_while_saving(where: Path, tries: int) -> list[str]:
     small_model(where / "old.safetensors")
     small_model(where / "new.safetensors")
     model = load(where / "new.safetensors")
-    model.record["steps"] = 1
+    model.record |= {"steps": 1}
     save(where / "new.safetensors", model)
     old, new = ((where / f"{name}.safetensors").read_bytes() for name in ("old", "new"))
     seen = set()

@@ -128,7 +128,7 @@ def _signalled_in_a_step(where: Path, kind: signal.Signals, times: int, step: in
     process = python(where, SIGNALLED, str(int(kind)), str(times), str(step), *words)
     failures = problems(process, 128 + kind)
     model = where / "model.safetensors"
-    if not model.exists() or load(model).record["steps"] != step:
+    if not model.exists() or load(model).record.steps != step:
         failures.append(f"{kind.name} x {times}: the model of step {step} was not saved")
     failures += unfinished(train_here(where, steps=STEPS), when=f"after {kind.name} x {times}: ")
     model.unlink(missing_ok=True)
@@ -230,7 +230,7 @@ def exploding_loss(where: Path, tries: int) -> list[str]:
     if run.returncode != 1 or b"the best weights so far (step" not in stderr or b"Traceback" in stderr:
         failures.append(f"late: {run.returncode}, {stderr!r}")
     model = load(where / "model.safetensors")
-    if not all(np.isfinite(tensor).all() for tensor in model.tensors.values()) or model.record["steps"] != 60:
+    if not all(np.isfinite(tensor).all() for tensor in model.tensors.values()) or model.record.steps != 60:
         failures.append("the last good weights were not saved")
     if names(where) != ["c.txt", "model.safetensors"]:
         failures.append(f"left behind: {names(where)}")

@@ -16,6 +16,7 @@ from llmcli.config import ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats import ensemble_file
 from llmcli.formats.checkpoint import Checkpoint, save
+from llmcli.formats.training_record import TrainingRecord
 
 STEPS = 100
 TIMEOUT = 600  # seconds after which a process hangs, even on the slowest machine
@@ -152,7 +153,7 @@ def small_model(path: Path, kind: str = "dense") -> None:
         config = replace(config, model_type="qwen3_moe", num_experts=3, num_experts_per_tok=2)
     rng = np.random.default_rng(0)
     tensors = {name: rng.normal(0, 0.2, shape).astype("f4") for name, shape in config.tensor_shapes().items()}
-    model = Checkpoint(config, tokenizer.to_json(), tensors, {"steps": 0})
+    model = Checkpoint(config, tokenizer.to_json(), tensors, TrainingRecord.from_json({"steps": 0}))
     if kind == "ensemble":
         ensemble_file.save(path, ensemble_file.combine({"one": model, "two": model}))
     else:

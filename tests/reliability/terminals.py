@@ -11,6 +11,7 @@ import numpy as np
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import Checkpoint, load, save
+from llmcli.formats.training_record import TrainingRecord
 from tests.reliability.runs import TIMEOUT, invoke, small_model
 
 NUMBERS = ("0", "-1", "1e-320", "1e308", "nan", "inf", "-inf", "1e400", "x", "")
@@ -106,7 +107,7 @@ def commanding_text(where: Path, tries: int) -> list[str]:
     tensors["lm_head.weight"][tokenizer.encode(HOSTILE)] = 1  # it generates only these
     record = {"corpus": [{"name": HOSTILE, "bytes": 1, "sha256": HOSTILE}], "steps": 1, HOSTILE: HOSTILE}
     path = where / "model.safetensors"
-    save(path, Checkpoint(config, tokenizer.to_json(), tensors, record))
+    save(path, Checkpoint(config, tokenizer.to_json(), tensors, TrainingRecord.from_json(record)))
     failures = []
     for words in (
         ["generate", HOSTILE, "-n", "200", "--min-p", "0", "--seed", "1"],

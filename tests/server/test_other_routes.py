@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 from llmcli.config import ModelConfig
 from llmcli.formats.checkpoint import load, save
 from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
+from llmcli.formats.training_record import TrainingRecord
 from llmcli.server.api.models import Models, ServedModel
 from llmcli.server.api.schema import openapi
 from llmcli.server.errors import ApiError
@@ -102,11 +103,9 @@ def test_examples_are_from_the_texts_of_the_model(client, tmp_path, served, monk
     content = "".join(f"Q: {question}\nA: A number.\n\n" for question in asked).encode()
     model = load(served[1])
     sha256 = hashlib.sha256(content).hexdigest()
-    model.record["corpus"] = [
-        {"name": "q.txt", "bytes": len(content), "sha256": sha256, "shape": "Q:/A: turns", "conversations": 41}
-    ]
+    file = {"name": "q.txt", "bytes": len(content), "sha256": sha256, "shape": "Q:/A: turns", "conversations": 41}
     texts = [[1, "like it"], [9, "like it here. She likes to eat soup. She likes to eat bread."]]
-    model.record["samples"] = {"prompt": "We all", "texts": texts}
+    model.record |= {"corpus": [file], "samples": {"prompt": "We all", "texts": texts}}
     save(tmp_path / "asked.safetensors", model)
     with TestClient(create_app(Models([tmp_path / "asked.safetensors"])), base_url=URL) as other:
         prompts = ["We all like it", "She likes to eat"]
@@ -122,7 +121,8 @@ def test_the_training_text_must_be_at_hand(client, tmp_path):
     assert response.json()["error"]["message"] == "text does not record its training text"
     path = tmp_path / "pets.safetensors"
     record = {"corpus": [{"name": "cats.txt", "sha256": "0"}, {"name": "dogs.txt", "sha256": "1"}]}
-    save(path, replace(random_checkpoint(ModelConfig(300, 16, 16, 1, 2, 1, 8, 32)), record=record))
+    model = random_checkpoint(ModelConfig(300, 16, 16, 1, 2, 1, 8, 32))
+    save(path, replace(model, record=TrainingRecord.from_json(record)))
     with pytest.raises(ApiError, match=r"of pets, cats.txt, dogs.txt, is missing or has changed; put it beside"):
         training_texts(ServedModel(path))
 

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from llmcli.config import ModelConfig
 from llmcli.data.text.corpus import Corpus
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.training_record import TrainingRecord
 from llmcli.training.data.conversations import ConversationInputs
 from llmcli.training.data.inputs import Inputs
 from llmcli.training.data.prepare import Prepared
@@ -52,14 +53,14 @@ def prepare(
     corpus: Corpus,
     *,
     base: ModelConfig | None = None,
-    base_record: dict[str, object] | None = None,
+    base_record: TrainingRecord | None = None,
     characters: bool = False,
     held_out: Corpus | float = 0.1,
     conversations: ConversationInputs | None = None,
     **options: object,
 ) -> Prepared:
     """`training.data.prepare.prepare` with what a test needs of a base model."""
-    model = Checkpoint(base or BASE, "", {}, base_record or {}) if base or base_record else None
+    model = Checkpoint(base or BASE, "", {}, base_record or TrainingRecord()) if base or base_record else None
     inputs = Inputs(corpus, held_out, conversations, model, tokenizer="char" if characters else "bpe")
     return prepare_inputs(request, inputs, **options)  # type: ignore[arg-type]
 

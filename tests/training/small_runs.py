@@ -87,7 +87,9 @@ def train(
 
 def run(ready: Prepared, start: Checkpoint | None = None, **options: object) -> list[Event]:
     events = list(train(ready, start, **options))  # type: ignore[arg-type]
-    assert all(json.dumps(event.checkpoint.record) for event in events if isinstance(event, Done))  # it can be saved
+    assert all(
+        json.dumps(event.checkpoint.record.to_json()) for event in events if isinstance(event, Done)
+    )  # it can be saved
     return events
 
 

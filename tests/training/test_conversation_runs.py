@@ -45,8 +45,8 @@ def test_a_model_learns_to_answer_in_other_wordings() -> None:
     ready = prepared(steps=400, layers=2, width=64)
     done = run_to_end(ready)
     assert done.score is not None and done.score.bits_per_byte < 0.5
-    assert done.checkpoint.record["bits_per_byte"] == pytest.approx(done.score.bits_per_byte, abs=1e-6)
-    assert done.checkpoint.record["conversations"]["epochs"] > 40
+    assert done.checkpoint.record.bits_per_byte == pytest.approx(done.score.bits_per_byte, abs=1e-6)
+    assert done.checkpoint.record.conversations.epochs > 40
 
 
 @pytest.mark.slow
@@ -61,9 +61,9 @@ def test_the_validation_figure_is_what_the_numpy_graph_computes() -> None:
     scores = evaluate_answers(held_out, range(len(held_out)), lengths, runtime.score, batch_tokens=1)
     expected = sum((score for _, score in scores), Score(0.0, 0, 0))
     assert done.score.bits_per_byte == pytest.approx(expected.bits_per_byte, abs=1e-4)
-    assert done.score.bytes == ready.record["held_out"]["bytes"] == held_out.answer_bytes(lengths)
+    assert done.score.bytes == ready.record.held_out.bytes == held_out.answer_bytes(lengths)
     assert done.score.tokens == held_out.targets
-    assert "context" not in done.checkpoint.record["held_out_measured"]
+    assert "context" not in done.checkpoint.record.document["held_out_measured"]
 
 
 def test_the_model_has_the_chat_template_and_stops_at_the_end_of_a_turn() -> None:
@@ -91,7 +91,7 @@ def test_a_sample_answers_a_held_out_question() -> None:
     assert samples and {sample.prompt for sample in samples} <= questions
     assert all("assistant" not in sample.text and "<|im" not in sample.text for sample in samples)
     done = events[-1]
-    assert isinstance(done, Done) and done.checkpoint.record["samples"]["prompt"] == samples[0].prompt
+    assert isinstance(done, Done) and done.checkpoint.record.document["samples"]["prompt"] == samples[0].prompt
 
 
 @pytest.mark.slow
@@ -120,10 +120,10 @@ def test_a_run_turns_from_text_to_conversations(tmp_path: Path) -> None:
             assert (ids[:, 0] == start).all() and learned.any(axis=1).all()
         else:
             assert start not in ids
-    chats = done.checkpoint.record["conversations"]
+    chats = done.checkpoint.record.document["conversations"]
     assert chats["from_step"] == 7
     assert ready.conversations is not None
-    assert done.checkpoint.record["held_out"]["of"] == "answers"
+    assert done.checkpoint.record.held_out.of == "answers"
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
@@ -176,7 +176,7 @@ def test_conversations_of_the_validation_slice_are_not_trained_on() -> None:
     others = replace(ready, conversations=replace(ready.conversations, training=training))
     assert losses(events) == losses(run(others))
     [done] = [event for event in events if isinstance(event, Done)]
-    assert done.checkpoint.record["validation"] == {"conversations": 6, "tokens": validation.targets}
+    assert done.checkpoint.record.document["validation"] == {"conversations": 6, "tokens": validation.targets}
     assert len([event for event in events if isinstance(event, Evaluation)]) > 1
 
 
@@ -194,4 +194,4 @@ def test_a_run_without_held_out_conversations_keeps_the_last_weights() -> None:
 
     done = run_to_end(prepared(steps=3, conversations=inputs(held_out=0.0)))
     assert done.score is None and done.best_step == 3
-    assert len(PAIRS) == done.checkpoint.record["conversations"]["training"]
+    assert len(PAIRS) == done.checkpoint.record.conversations.training

@@ -90,7 +90,7 @@ def test_a_signal_to_torchrun_on_one_host_ends_both_with_the_model_saved(hosts, 
     first, second = map(finish, runs)
     assert (first, second)[where].returncode and first.returncode, first.stderr + second.stderr
     assert "Traceback" not in first.stderr.split("saved model.safetensors")[0]
-    assert 0 < load(hosts[0].directory / "model.safetensors").record["steps"] < 5000
+    assert 0 < load(hosts[0].directory / "model.safetensors").record.steps < 5000
     assert not list(hosts[1].directory.iterdir())
 
 

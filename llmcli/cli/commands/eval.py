@@ -264,7 +264,7 @@ def _note_training_text(measured: "Corpus", trained: "Corpus", models: "Models")
             console.note(f"{path}: trained on {share} of this text{when}, so its scores do not measure generalization")
         elif any(is_held_out(measured, record) for record in source.records):
             console.note(f"{path}: this text was held out in training")
-        elif not any(record.get("corpus") or record.get("earlier_stages") for record in source.records):
+        elif not any(record.corpus or record.earlier_stages for record in source.records):
             console.note(f"{path}: has no record of its training text, so this text may be part of it")
 
 

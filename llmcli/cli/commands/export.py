@@ -17,6 +17,7 @@ from llmcli.version import __version__
 
 if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint
+    from llmcli.formats.training_record import Stage, TrainingRecord
 
 FORMATS = ("hf", "gguf", "tokenizer")
 EXAMPLES = {"gguf": "model.gguf", "tokenizer": "tokenizer.json"}  # format -> output name
@@ -64,7 +65,7 @@ def export(options: _Options) -> None:
     if to == "tokenizer":
         atomic_io.write(output, [model.tokenizer_json.encode("utf-8")])
     else:
-        if "ngram_cache" in model.record:
+        if model.record.ngram_cache is not None:
             figures = Figures.of_record(model.record)
             loss = f": {figures}" if figures and figures.adapting is not None else ""
             console.note(f"other programs run the network without its n-gram cache{loss}")
@@ -182,7 +183,7 @@ def _metadata(model: "Checkpoint", path: Path, options: _Options) -> dict[str, s
     """Return name, license, author and description of a model, under the keys of GGUF's general.*."""
     from llmcli.formats import atomic_io
 
-    record, origin = model.record, model.record.get("imported", {})
+    record, origin = model.record, model.record.imported or {}
     values = {
         "type": "model",
         "name": options.name or origin.get("name") or Path(atomic_io.name_of(path.resolve())).stem,
@@ -195,28 +196,26 @@ def _metadata(model: "Checkpoint", path: Path, options: _Options) -> dict[str, s
     return {key: text.encode("utf-8", "replace").decode("utf-8") for key, text in texts.items()}
 
 
-def _description(record: dict[str, Any], origin: dict[str, Any]) -> str:
+def _description(record: "TrainingRecord", origin: dict[str, Any]) -> str:
     """Describe the origin of a model in a few sentences."""
-    corpus = record.get("corpus", [])
-    stages = [stage for stage in training_stages.stages(record) if stage.get("corpus")]
-    bases = [stage for stage in stages if stage.get("stage") == training_stages.BASE]
+    bases = [stage for stage in record.stages if stage.stage == training_stages.BASE and stage.corpus]
     sentences = []
     if origin:
         sentences.append(f"Imported from {origin.get('file')} ({origin.get('form')}).")
-    if corpus:
-        verb = "Fine-tuned" if origin or record.get("base") else "Trained"
-        sentences.append(f"{verb} by llmcli {__version__} on {_names(corpus)}.")
-    sentences += [f"Its base model, {stage.get('file')}, was trained on {_names(stage['corpus'])}." for stage in bases]
+    if record.corpus:
+        verb = "Fine-tuned" if origin or record.base else "Trained"
+        sentences.append(f"{verb} by llmcli {__version__} on {_names(record)}.")
+    sentences += [f"Its base model, {stage.file}, was trained on {_names(stage)}." for stage in bases]
     if figures := Figures.of_record(record):  # other programs run the network without the n-gram cache
-        what = "answers" if record.get("held_out", {}).get("of") == "answers" else "text"
+        what = "answers" if record.held_out.of == "answers" else "text"
         sentences.append(f"Held-out {what}: {Figures(figures.network)}.")
     return " ".join(sentences) or f"Written by llmcli {__version__}."
 
 
-def _names(corpus: list[dict[str, Any]]) -> str:
+def _names(stage: "Stage") -> str:
     """List the first files of a corpus."""
-    names = ", ".join(str(document.get("name")) for document in corpus[:MAX_CORPUS_NAMES])
-    return f"{names} and others" if len(corpus) > MAX_CORPUS_NAMES else names
+    names = ", ".join(file.name for file in stage.corpus[:MAX_CORPUS_NAMES])
+    return f"{names} and others" if len(stage.corpus) > MAX_CORPUS_NAMES else names
 
 
 def _model_card(model: "Checkpoint", metadata: dict[str, str]) -> str:

@@ -48,15 +48,15 @@ def import_(options: _Options) -> None:
     if adapter_file is not None:
         reject_overwriting(output, "output", [adapter_file], "the adapter to merge")
     loading.open_tokenizer(base)  # raises LLMError for a tokenizer that cannot be used
-    origin = base.record.get("imported")
-    if isinstance(origin, dict) and "train" not in base.record:
-        origin.setdefault("sha256", loading.fingerprint(source))
+    origin = base.record.imported
+    if origin is not None and not base.record.train and "sha256" not in origin:
+        base.record |= {"imported": origin | {"sha256": loading.fingerprint(source)}}
     model = base if adapter_file is None else _merge(base, source, adapter_file)
     atomic_io.check_space(output, model.stored_bytes + len(model.tokenizer_json))
     if text is not None:
         model = _with_cache(model, text, str(cache_text))
     checkpoint.save(output, model)
-    parameters, imported = model.config.parameters, model.record.get("imported", {})
+    parameters, imported = model.config.parameters, model.record.imported or {}
     options.report(
         {"file": str(output), "parameters": parameters, "imported": imported},
         f"saved {output}: {units.number(parameters)} parameters, {units.size(output.stat().st_size)}",
@@ -90,11 +90,11 @@ def _with_cache(model: "Checkpoint", text: "Corpus", name: str) -> "Checkpoint":
     from llmcli.training.data.cache_fit import fit_cache
 
     weights = fit_cache(model, loading.open_tokenizer(model), text)
-    record = {key: value for key, value in model.record.items() if key != "ngram_cache"}
+    record = model.record.without("ngram_cache")
     if weights is None:
         console.warn(f"warning: an n-gram cache does not help the model on {name}, so it has none")
         return replace(model, record=record)
     console.note(f"n-gram cache: fitted on {name}; llm eval shows the figures with and without it")
     stages = [training_stages.cache_stage(d.relative_name, d.text_bytes, d.sha256) for d in text.documents]
-    record |= training_stages.joined(record.get("earlier_stages", []), stages)
+    record |= training_stages.joined((stage.document for stage in record.earlier_stages), stages)
     return replace(model, record=record | {"ngram_cache": weights.as_record()})

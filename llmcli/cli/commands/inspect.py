@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from llmcli.cli.options import ResultOptions, argument, check_report_path, flag, model_path, option
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, prefixed
 
 if TYPE_CHECKING:
     from llmcli.formats.safetensors.header import Header
@@ -93,10 +93,8 @@ def _save_plot(header: "Header", output: Path, options: _Options) -> None:
     format_ = plot.format_of(output)
     check_report_path(output, header.path, "--plot", "loss.svg", force=options.force)
     record = training_record(header)
-    try:
+    with prefixed(header.path):
         curve = read_curve(record)
-    except LLMError as error:
-        raise LLMError(f"{header.path}: {error}") from error
     atomic_io.write(output, [plot.draw(curve, f"Training of {atomic_io.name_of(header.path)}", format_)])
     options.report({"file": str(header.path), "plot": str(output)}, f"saved {output}")
 

@@ -92,10 +92,11 @@ def _load(models: list[str], output: Path) -> "dict[str, Checkpoint]":
 def _save_average(output: Path, models: "Mapping[str, Checkpoint]") -> int:
     """Save the model with averaged weights; return its number of parameters. Warns if the average may be useless."""
     from llmcli.formats import atomic_io, checkpoint, ensemble_file
+    from llmcli.formats.training_record import Base
 
     averaged = ensemble_file.average(models)
-    bases = {model.record.get("base", {}).get("sha256") for model in models.values()}
-    if None in bases or len(bases) > 1:
+    bases = {(model.record.base or Base()).sha256 for model in models.values()}
+    if "" in bases or len(bases) > 1:
         console.warn(
             "warning: the training records do not show that the models were fine-tuned from the same base model; the "
             "average of unrelated models is useless"

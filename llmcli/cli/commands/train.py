@@ -290,10 +290,9 @@ def _run(options: _Options, run: "PlannedRun") -> None:
     output_error: OSError | None = None
     trains = False  # whether there was a step, so that a stop request would save weights
     prepared, chosen = run.prepared, run.prepared.plan.conversations
-    bytes_per_token, answers = prepared.record["read_bytes"] / max(1, len(prepared.tokens)), None
-    if chosen:
-        learned = prepared.record["conversations"]
-        answers = 1 - chosen.share, max(1, learned["train_bytes"]) / learned["train_tokens"]
+    bytes_per_token, answers = prepared.record.read_bytes / max(1, len(prepared.tokens)), None
+    if chosen and (learned := prepared.record.conversations):
+        answers = 1 - chosen.share, max(1, learned.train_bytes) / learned.train_tokens
     view = TrainingView(bytes_per_token, hidden=options.json, answers=answers)
     with (
         _first_step_interrupted(run.output, lambda: trains),

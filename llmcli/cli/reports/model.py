@@ -7,9 +7,10 @@ from llmcli import units
 from llmcli.analysis.inspect import json_object, parameter_tree, parameters_by_dtype, tokenizer_facts, walk
 from llmcli.cli.terminal import charts, console, tables
 from llmcli.cli.terminal.text_layout import terminal_width
-from llmcli.errors import LLMError
+from llmcli.errors import prefixed
+from llmcli.formats.training_record import TrainingRecord
 from llmcli.pages.model_facts import expert_rows, record_rows, shape_text, training_record, value_text
-from llmcli.training.files.summary import Record, read_curve
+from llmcli.training.files.summary import read_curve
 
 if TYPE_CHECKING:
     from llmcli.formats.safetensors.header import Header
@@ -62,11 +63,11 @@ def print_overview(header: "Header") -> None:
             console.heading(heading)
             tables.pairs([(str(key)[:MAX_KEY], str(values[key])[:MAX_VALUE]) for key in list(values)[:MAX_ROWS]])
     record = training_record(header)
-    if "experts" in record:
+    if record.experts:
         console.heading("experts")
         columns = ("expert", "shape", "trained on", "held-out bits/byte")
         tables.table(columns, expert_rows(header, record), numbers=(3,))
-    elif record.keys() - {"imported"}:
+    elif record.document.keys() - {"imported"}:
         _print_training(header, record)
 
 
@@ -95,26 +96,23 @@ def _print_size(
         console.paragraph(f"{used} of them are active per token: {active} of {experts} experts in each layer")
 
 
-def _print_training(header: "Header", record: Record) -> None:
+def _print_training(header: "Header", record: TrainingRecord) -> None:
     console.heading("training")
     tables.pairs(record_rows(record))
-    if record.get("curve", {}).get("step") and terminal_width() >= MIN_CURVE_WIDTH:
-        try:
+    if record.curve.step and terminal_width() >= MIN_CURVE_WIDTH:
+        with prefixed(header.path):
             _print_curve(record)
-        except LLMError as error:
-            raise LLMError(f"{header.path}: {error}") from error
-    samples = record.get("samples", {})
-    if texts := samples.get("texts"):
-        console.heading(f"samples during training, prompt {samples.get('prompt', '')!r}")
+    if texts := record.samples.texts:
+        console.heading(f"samples during training, prompt {record.samples.prompt!r}")
         shown = dict.fromkeys((0, len(texts) // 3, 2 * len(texts) // 3, len(texts) - 1))
         tables.pairs([(f"step {texts[i][0]:,}", " ".join(texts[i][1].split())) for i in shown])
-    if record.get("verdict"):
+    if record.verdict:
         console.heading("summary")
-        for sentence in record["verdict"]:
+        for sentence in record.verdict:
             console.paragraph(sentence, indent=2)
 
 
-def _print_curve(record: Record) -> None:
+def _print_curve(record: TrainingRecord) -> None:
     """Print the loss curve. Raises LLMError if it cannot be read."""
     run = read_curve(record)
     console.heading("bits per byte by step (logarithmic scale)")

@@ -99,7 +99,7 @@ def show_result(
     done: "Done", file: "Path", *, parameters: int, baselines: "Sequence[Baseline]", sentences: list[str], json_: bool
 ) -> None:
     """Show the saved file and its losses; `sentences` are the summary of the run."""
-    record = done.checkpoint.record
+    record = done.checkpoint.record.to_json()
     of_answers = "conversations" in record
     if json_:
         json_event(

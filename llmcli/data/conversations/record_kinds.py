@@ -58,13 +58,6 @@ class ReadOptions:
             raise usage("pairs, column and plain exclude each other; give one of them")
         return cls(speakers, pairs, columns, plain)
 
-    @classmethod
-    def of_record(cls, record: object, speakers: tuple[str, str] | None = None) -> "ReadOptions":
-        """Reverse `as_record`, for any value that a file may hold."""
-        fields = record if isinstance(record, Mapping) else {}
-        names = tuple(map(str, columns)) if isinstance(columns := fields.get("columns"), list) else ()
-        return cls(speakers, bool(fields.get("pairs")), names[:2], bool(fields.get("plain")))
-
 
 def choose_shape(
     name: str,

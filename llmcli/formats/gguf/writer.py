@@ -59,7 +59,7 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
             writer.add_string(conventions.ROPE_SCALING_KEY, json.dumps(as_record(scaling)))
         for method, value in tokenizer:
             getattr(writer, method)(value)
-        template = parse_document(checkpoint.tokenizer_config_json, "tokenizer_config.json").get("chat_template")
+        template = parse_document(checkpoint.tokenizer_config_json, "its tokenizer_config.json").get("chat_template")
         if isinstance(template, str) and template:
             writer.add_chat_template(template)
         size = len(checkpoint.tokenizer_json)

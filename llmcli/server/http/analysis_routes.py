@@ -6,7 +6,7 @@ from llmcli.analysis.explain import choose_explained_model, explain
 from llmcli.data.conversations.example_prompt import example_prompts
 from llmcli.errors import LLMError
 from llmcli.evaluation.memorization import MAX_SEARCHED_BYTES, find_verbatim
-from llmcli.evaluation.training_text import TrainingText, find_training_texts, recorded_names
+from llmcli.evaluation.training_text import TrainingText, find_training_texts
 from llmcli.generation.generator import next_input
 from llmcli.generation.next_words import NextWords, next_words
 from llmcli.generation.token_healing import Prompt
@@ -139,7 +139,7 @@ def training_texts(model: ServedModel) -> list[TrainingText]:
     try:
         return find_training_texts(model.source.records, model.path)[0]
     except LLMError as error:
-        names = ", ".join(dict.fromkeys(name for record in model.source.records for name in recorded_names(record)))
+        names = ", ".join(dict.fromkeys(file.name for record in model.source.records for file in record.corpus))
         message = f"the training text of {model.name}, {names}, is missing or has changed; put it beside the model"
         message = message if names else f"{model.name} does not record its training text"
         raise ApiError(message, 404, code="training_text_not_found") from error
@@ -151,19 +151,18 @@ def training_texts(model: ServedModel) -> list[TrainingText]:
 def examples(call: Call) -> JsonObject:
     """Prompts to try: questions that the model was trained on, and beginnings of sentences that it wrote then."""
     model = call.model
-    samples = [sample for record in model.source.records if (sample := record.get("samples", {})).get("texts")]
-    texts = [f"{sample.get('prompt', '')} {sample['texts'][-1][1]}" for sample in samples]
+    samples = [record.samples for record in model.source.records if record.samples.texts]
+    texts = [f"{one.prompt} {one.texts[-1][1]}" for one in samples]
     prompts = [prompt for text in texts for prompt in example_prompts(text)]
     questions = _questions(model) if model.template else []
     if model.template and not questions:
-        questions = [sample["prompt"] for sample in samples if sample.get("prompt")]
+        questions = [one.prompt for one in samples if one.prompt]
     return {"questions": questions[:MAX_EXAMPLES], "prompts": prompts[:MAX_EXAMPLES]}
 
 
 def _questions(model: ServedModel) -> list[str]:
     """Return first messages of training conversations, evenly spread."""
-    files = [file for record in model.source.records for file in record.get("corpus", []) if isinstance(file, dict)]
-    if sum(file.get("bytes", 0) for file in files) > MAX_EXAMPLE_BYTES:
+    if sum(file.bytes for record in model.source.records for file in record.corpus) > MAX_EXAMPLE_BYTES:
         return []
     try:
         conversations = [conversation for text in training_texts(model) for conversation in text.conversations]

@@ -19,12 +19,14 @@ from llmcli.data.conversations.chat_template import CHATML, ChatTemplate
 from llmcli.data.conversations.messages import Conversation
 from llmcli.data.conversations.split import ConversationSplit, split, without_duplicates
 from llmcli.data.files import ConversationFile
+from llmcli.data.text.documents import Document
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.evaluation.training_text import trained_indices
 from llmcli.formats import loading
 from llmcli.formats.checkpoint import Checkpoint, ComputedTensors
-from llmcli.formats.training_stages import Record, all_stages
+from llmcli.formats.training_record import TrainingRecord
+from llmcli.formats.training_stages import all_stages
 from llmcli.training.planning.plan import PlanRow
 from llmcli.training.planning.task import ConversationSize
 
@@ -40,7 +42,7 @@ class ConversationInputs:
     template: ChatTemplate | None = None  # the base model's own; None: ChatML
     new_tokens: int = 0  # appended to the base model's vocabulary for ChatML
 
-    def divide(self, max_bytes: int, base_records: Sequence[Record] = ()) -> "DividedConversations":
+    def divide(self, max_bytes: int, base_records: Sequence[TrainingRecord] = ()) -> "DividedConversations":
         """Split into training and held-out conversations; a part with more than `max_bytes` bytes is sampled evenly.
 
         Conversations that the base model was trained on are not held out, unless there are no others.
@@ -215,17 +217,13 @@ class PreparedConversations:
 
 def corpus_record(files: Sequence[ConversationFile]) -> list[dict[str, Any]]:
     """Return the entries for conversation files in the training record's list of texts."""
-    return [
-        {
-            "name": Path(file.name).name,
-            "bytes": file.text_bytes,
-            "sha256": file.sha256,
-            "shape": file.shape,
-            "conversations": len(file.conversations),
-            **({"columns": list(file.columns)} if file.columns else {}),
-        }
-        for file in files
-    ]
+    return [file_entry(Path(f.name).name, f, shape=f.shape, conversations=len(f.conversations)) for f in files]
+
+
+def file_entry(name: str, file: Document | ConversationFile, **others: object) -> dict[str, Any]:
+    """A file as the training record lists it."""
+    columns = {"columns": list(file.columns)} if file.columns else {}
+    return {"name": name, "bytes": file.text_bytes, "sha256": file.sha256, **others, **columns}
 
 
 # ---- base models whose vocabulary lacks the tokens of a chat template

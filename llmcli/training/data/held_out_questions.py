@@ -14,6 +14,7 @@ from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.evaluation.answers import spread
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.training_record import AnswerShares
 from llmcli.generation.generator import continue_ids
 from llmcli.models.open_runtime import open_trained
 from llmcli.models.runtime import Runtime
@@ -36,18 +37,6 @@ class Question:
     text: str  # last message before the answer
     ids: tuple[int, ...]  # the whole prompt, up to the answer
     answer: tuple[int, ...]  # including the token that ends it
-
-
-@dataclass(frozen=True)
-class AnswerShares:
-    """The results of greedy answers to held-out questions, as shares from 0 to 1."""
-
-    questions: int
-    verbatim: float  # a training answer
-    exact: float  # the reference answer
-    near: float = 0.0  # not exact, but with a similarity of at least NEAR
-    garbled: float = 0.0  # not exact, not near, and not a training answer
-    seen: float = 0.0  # questions whose reference answer is one of the training answers
 
 
 def questions(conversations: PreparedConversations) -> Iterator[Question]:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from llmcli.data.tokens.tokens import tokenize
 from llmcli.errors import LLMError
 from llmcli.evaluation.training_text import find_corpus, trained_in, untrained_part
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.training_record import PlainTextScores
 from llmcli.models.torch.runtime import score
 from llmcli.models.torch.transformer import LanguageModel, LayerKVCache
 from llmcli.training.data.inputs import Inputs
@@ -56,20 +56,6 @@ class PlainText:
         return self.windows[:, 1:].size
 
 
-@dataclass(frozen=True)
-class PlainTextScores:
-    """The bits per byte on plain text of a model that was trained on conversations."""
-
-    source: str  # description of the text
-    tokens: int
-    before: float | None  # bits per byte under the base model, if there is one
-    after: float
-
-    def as_record(self) -> dict[str, Any]:
-        before = None if self.before is None else round(self.before, 6)
-        return {"from": self.source, "tokens": self.tokens, "before": before, "after": round(self.after, 6)}
-
-
 def find_plain_text(inputs: Inputs, prepared: Prepared) -> PlainText | None:
     """Return the held-out text of a run that trains on text first; with a base model, the text held out when that was
     trained, if it is found. None if there is neither, or if there are no conversations."""
@@ -89,11 +75,10 @@ def _held_out_text_of(base: Checkpoint, path: Path | None, tokenizer: Tokenizer)
     """Return the tokens of the text held out when a base model was trained; empty if it is not found."""
     none = tokenize(iter(()), tokenizer)
     try:
-        size = sum(document["bytes"] for document in base.record["corpus"])
-        if path is None or size > MAX_FOUND_BYTES:
+        if path is None or sum(file.bytes for file in base.record.corpus) > MAX_FOUND_BYTES:
             return none
         corpus = find_corpus(base.record, path)
-    except (LLMError, KeyError):
+    except LLMError:
         return none
     return tokenize(untrained_part(corpus, [base.record]).sample(BYTES_PER_TOKEN * TOKENS[1]).texts(), tokenizer)
 
@@ -202,7 +187,7 @@ class PlainTextComparison:
             after = self._score(text, model.scoring_model(best), interruptible)
         except CutShortError:
             return None
-        return PlainTextScores(text.source, text.tokens, before, after)
+        return PlainTextScores(text.source, text.tokens, before and round(before, 6), round(after, 6))
 
     def _before(
         self, start: Checkpoint, run_model: LanguageModel, interruptible: Interruptible

@@ -22,8 +22,8 @@ from llmcli.data.tokens.corpus_tokens import TokenizingProgress, tokenize_in_sha
 from llmcli.data.tokens.shards import TokenShards
 from llmcli.data.tokens.tokens import count_bytes, tokenize, used_tokens
 from llmcli.evaluation.training_text import trained_part, untrained_part
-from llmcli.formats.training_stages import Record
-from llmcli.training.data.conversations import DividedConversations, PreparedConversations, corpus_record
+from llmcli.formats.training_record import TrainingRecord
+from llmcli.training.data.conversations import DividedConversations, PreparedConversations, corpus_record, file_entry
 from llmcli.training.data.inputs import Inputs
 from llmcli.training.planning import recipe, rules
 from llmcli.training.planning.cost_model import CorpusSize, Machine
@@ -52,7 +52,7 @@ class Prepared:
     split: CorpusSplit
     tokens: TokenIds | TokenShards  # training text; may be empty if there are conversations
     held_out: TokenIds  # validation text; may be empty
-    record: dict[str, Any]  # description of the corpus for the training record
+    record: TrainingRecord  # of the corpus only
     max_bytes: int = sys.maxsize  # of training text within the time budget
     encoded: PreparedConversations | None = None  # of any length
     conversations: PreparedConversations | None = None  # fitted to the plan's context
@@ -68,8 +68,9 @@ class Prepared:
         if self.encoded is None:
             return replace(self, plan=plan)
         fitted = self.encoded.fit(plan.train.context)
+        texts = [file for file in self.record.document["held_out"].get("files", []) if "shape" not in file]
         record = self.record | {
-            "held_out": fitted.held_out_record(self.tokenizer, self.record["held_out"].get("files", [])),
+            "held_out": fitted.held_out_record(self.tokenizer, texts),
             "conversations": fitted.record(self.tokenizer),
         }
         return replace(self, plan=plan, conversations=fitted, record=record)
@@ -98,7 +99,7 @@ def prepare(
     """
     corpus, base = inputs.corpus, inputs.base
     max_bytes = max_bytes or _max_bytes(request)
-    records = [base.record] if base and base.record else []
+    records = [base.record] if base else []
     text = _without_text_of_base(_split(corpus, inputs.held_out), records)
     divided = inputs.conversations.divide(max_bytes, records) if inputs.conversations else None
     tokenizer_reason = inputs.tokenizer_reason
@@ -134,8 +135,9 @@ def prepare(
     tokenizer = tokenizer.for_model(seen_bytes, plan.model.extra_eos_ids if encoded else ())
     if encoded:
         record["corpus"] += corpus_record(encoded.divided.inputs.files)
+    start = TrainingRecord.from_json(record)
     prepared = Prepared(
-        plan, task, tokenizer, text, tokens, held_out_tokens, record, max_bytes, encoded, plan_again=plan_again
+        plan, task, tokenizer, text, tokens, held_out_tokens, start, max_bytes, encoded, plan_again=plan_again
     )
     return prepared.with_plan(plan)
 
@@ -188,7 +190,7 @@ def _split(corpus: Corpus, held_out: Corpus | float) -> CorpusSplit:
     return CorpusSplit(corpus, held_out, names, is_from_corpus=False)
 
 
-def _without_text_of_base(text: CorpusSplit, records: list[Record]) -> CorpusSplit:
+def _without_text_of_base(text: CorpusSplit, records: list[TrainingRecord]) -> CorpusSplit:
     """Remove held-out text that the base model was trained on, since it is not new text; it stays if there is no other
     held-out text."""
     held_out = untrained_part(text.held_out, records)
@@ -253,19 +255,14 @@ def _record(corpus: Corpus, text: CorpusSplit, read_bytes: int, tokens: int, hel
         for document, size in text.left_out.items():
             ends[document] = ends.get(document, {}) | {"left_out": size}
     else:
-        held_out["files"] = [_document_record(document) for document in text.held_out.documents]
+        held_out["files"] = [file_entry(one.relative_name, one) for one in text.held_out.documents]
     return {
-        "corpus": [_document_record(document) | ends.get(document, {}) for document in corpus.documents],
+        "corpus": [file_entry(one.relative_name, one) | ends.get(one, {}) for one in corpus.documents],
         "train_bytes": text.training.text_bytes,
         "read_bytes": read_bytes,  # of train_bytes
         "train_tokens": tokens,
         "held_out": held_out,
     }
-
-
-def _document_record(document: Document) -> dict[str, Any]:
-    columns = {"columns": list(document.columns)} if document.columns else {}
-    return {"name": document.relative_name, "bytes": document.text_bytes, "sha256": document.sha256, **columns}
 
 
 def _seen_bytes(

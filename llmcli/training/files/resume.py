@@ -19,6 +19,7 @@ from llmcli.errors import OPTIONS, LLMError
 from llmcli.formats.hf_config import dump_config, parse_config
 from llmcli.formats.safetensors.file import digest, read_tensor, write_tensors
 from llmcli.formats.safetensors.header import read_header
+from llmcli.formats.training_record import TrainingRecord
 from llmcli.training.loop.events import State
 from llmcli.training.planning.plan import ConversationSettings, Expected, Plan, PlanRow
 
@@ -221,20 +222,21 @@ def is_saved_in(stopped: StoppedRun, model: Path) -> bool:
     try:
         header = read_header(model)
         return _is_of(stopped, header.metadata) and digest(header) == header.metadata["sha256"]
-    except (LLMError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
+    except (LLMError, OSError, KeyError):
         return False
 
 
 def _is_of(stopped: StoppedRun, metadata: Mapping[str, str]) -> bool:
-    record, identity = json.loads(metadata["training.json"]), stopped.identity
-    documents = [(d["name"], d["bytes"], d["sha256"]) for d in record["corpus"]]
-    base, base_option = record.get("base"), str(identity.get("--from") or "")
+    record, identity = TrainingRecord.parse(metadata["training.json"]), stopped.identity
+    documents = [(file.name, file.bytes, file.sha256) for file in record.corpus]
+    base, base_option = record.base, str(identity.get("--from") or "")
     return bool(
-        {**record["train"], "threads": None} == {**as_record(stopped.plan.train), "threads": None}  # may change
+        record.train  # as it was resumed, with any number of threads
+        and record.train.document | {"threads": None} == as_record(stopped.plan.train) | {"threads": None}
         and metadata.get("tokenizer.json", stopped.tokenizer_json) == stopped.tokenizer_json  # adapters have none
         and text_fingerprint(documents) == identity.get("the text")
         and (base is None) == (not base_option)
-        and (base is None or base["sha256"][:16] in base_option)
-        and not record.keys() & {"adapter", "average_of"}  # merged or averaged by another command
+        and (base is None or f"(sha256 {base.sha256[:16]})" in base_option)
+        and not (record.adapter or record.average_of)  # merged or averaged by another command
         and "quantization" not in metadata
     )

@@ -1,9 +1,8 @@
 """The loss curve in a training record, and a summary of the run by rules of thumb that need only the record."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from llmcli import units
 from llmcli.config import FINE_TUNING_RECIPES
@@ -11,6 +10,7 @@ from llmcli.data.conversations.example_prompt import shell_quoted
 from llmcli.errors import LLMError, command_line
 from llmcli.evaluation.compressors import Baseline
 from llmcli.evaluation.figures import ADAPTING, NETWORK, Figures
+from llmcli.formats.training_record import EvaluatedData, Settings, TrainingRecord
 
 MIN_STEPS, MIN_STEPS_FINE_TUNING = 100, 10  # with fewer, a model is undertrained ...
 MANY_EPOCHS = 10.0  # ... except after this many epochs: the run lacks text, not steps
@@ -29,8 +29,6 @@ REPEATED_SHARE = 0.9  # likewise, for a repetitive text, in which the unpredicta
 NEAR_FLOOR = 0.05  # bits per byte gained in the second half of a run: on a repetitive text, nearly all that is left
 MIN_COMPARED_BYTES = 2000  # of held-out text; on less, a comparison with compressors means nothing
 
-Record = Mapping[str, Any]  # a training record as JSON
-
 
 @dataclass(frozen=True)
 class Curve:
@@ -43,53 +41,49 @@ class Curve:
     label: str = "validation"  # earlier versions recorded the loss on held-out text
 
 
-def read_curve(record: Record) -> Curve:
+def read_curve(record: TrainingRecord) -> Curve:
     """Read the curve in a record; with two models, that of the kept one. Raises LLMError if it cannot be read."""
     try:
-        points = record["curve"]
         training = {
-            int(step): float(loss) * (_tokens_per_byte(record, step) / math.log(2))  # a loss is in nats per token
-            for step, loss in zip(points["step"], points["loss"], strict=True)
+            step: loss * (_tokens_per_byte(record, step) / math.log(2))  # a loss is in nats per token
+            for step, loss in zip(record.curve.step, record.curve.loss, strict=True)
         }
-        evaluations = zip(points["eval_step"], points["eval_bits_per_byte"], strict=True)
-        validation = {int(step): float(bits) for step, bits in evaluations}
-        kept = _steps_of_model(record)
+        validation = dict(zip(record.curve.eval_step, record.curve.eval_bits_per_byte, strict=True))
         if not training:
             raise ValueError("no points")
-    except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
+    except (ValueError, ZeroDivisionError) as error:
         raise LLMError("there is no readable curve in its training record") from error
-    if "distillation" in record and any(step in kept for step in training):
+    kept = _steps_of_model(record)
+    if record.distillation and any(step in kept for step in training):
         training, validation = (
             {step: loss for step, loss in losses.items() if step in kept} for losses in (training, validation)
         )
-    label = "validation" if "validation" in record else "held-out (interim)"
+    label = "validation" if record.validation else "held-out (interim)"
     return Curve([*training], [*training.values()], [*validation], [*validation.values()], label)
 
 
-def student_was_kept(record: Record) -> bool:
+def student_was_kept(record: TrainingRecord) -> bool:
     """Return whether a run with two models kept the student; False after a run with one model."""
-    first = record.get("distillation", {}).get("from_step")
-    return first is not None and bool(record.get("best_step", 0) > first)
+    return record.distillation is not None and record.best_step > record.distillation.from_step
 
 
-def _steps_of_model(record: Record) -> range:
+def _steps_of_model(record: TrainingRecord) -> range:
     """Return the evaluated steps of the kept model: all, or with two models the teacher's or the student's."""
-    last, first = int(record["steps"]), record.get("distillation", {}).get("from_step")
-    if first is None:
-        return range(last + 1)
-    return range(first + 1, last + 1) if student_was_kept(record) else range(first + 1)
+    if record.distillation is None:
+        return range(record.steps + 1)
+    first = record.distillation.from_step
+    return range(first + 1, record.steps + 1) if student_was_kept(record) else range(first + 1)
 
 
-def _tokens_per_byte(record: Record, step: int) -> float:
+def _tokens_per_byte(record: TrainingRecord, step: int) -> float:
     """Return the predicted tokens per byte of their text at a step: of plain text, or of answers."""
-    conversations = record.get("conversations")
-    if conversations and step > conversations["from_step"]:
-        return float(conversations["train_tokens"] / conversations["train_bytes"])
-    return float(record["train_tokens"] / record.get("read_bytes", record["train_bytes"]))
+    if (chats := record.conversations) and step > chats.from_step:
+        return chats.train_tokens / chats.train_bytes
+    return record.train_tokens / (record.read_bytes or record.train_bytes or 0)
 
 
 def summarize(
-    record: Record,
+    record: TrainingRecord,
     baselines: Sequence[Baseline] = (),
     *,
     command: str | None = None,
@@ -103,7 +97,7 @@ def summarize(
     `resumable` says whether an interrupted run can be resumed, `again` how. Raises LLMError without a curve.
     """
     run = _FinishedRun(record, baselines)
-    taken = record.get("clock", {}).get("seconds", 0.0) if seconds is None else seconds
+    taken = (record.clock.seconds if record.clock else 0.0) if seconds is None else seconds
     minutes = max(MIN_SUGGESTED_MINUTES, math.ceil(2 * taken / 60))
     longer = f": {command} --time {minutes}m" if command else "."
     memorization = _memorization(record)
@@ -136,26 +130,26 @@ def usage_hints(
 class _FinishedRun:
     """A finished run. With two models, losses and steps belong to the kept one."""
 
-    def __init__(self, record: Record, baselines: Sequence[Baseline]) -> None:
+    def __init__(self, record: TrainingRecord, baselines: Sequence[Baseline]) -> None:
         self.record, self.curve, self.baselines = record, read_curve(record), baselines
         self.figures = Figures.of_record(record)
-        self.of_answers = record.get("held_out", {}).get("of") == "answers"
+        self.of_answers = record.held_out.of == "answers"
         self.data = "conversations" if self.of_answers else "text"
-        self.all_steps, self.best_step = int(record["steps"]), int(record["best_step"])
+        self.all_steps, self.best_step = record.steps, record.best_step
         self.steps = _steps_of_model(record)
-        self.known_share = (record.get("memorised") or {}).get("held_out_share") or 0.0
-        settings = record["train"]  # with a time limit, `steps` follow from the limit of epochs
-        self.limit_share = 0.0 if settings.get("seconds") is None else self.all_steps / settings["steps"]
-        epochs = (record["conversations"] if self.of_answers else record).get("epochs", 0.0)
-        self.epochs = float(epochs) * (len(self.steps) - (self.steps.start == 0)) / max(1, self.all_steps)
+        self.known_share = (record.memorised and record.memorised.held_out_share) or 0.0
+        settings = record.train or Settings()  # with a time limit the steps are those of the limit of epochs
+        self.limit_share = 0.0 if settings.seconds is None else self.all_steps / settings.steps
+        epochs = record.conversations.epochs if record.conversations and self.of_answers else record.epochs
+        self.epochs = epochs * (len(self.steps) - (self.steps.start == 0)) / max(1, self.all_steps)
         tenth = self.curve.training[-max(1, len(self.curve.training) // 10) :]
         self.training_loss = sum(tenth) / len(tenth)
 
     @property
     def verdicts(self) -> list[tuple[Baseline, bool]]:
         """Compare the model with each compressor of its kind, if both read the same bytes, and enough of them."""
-        figures, record = self.figures, self.record
-        if not (figures and record["held_out_measured"]["bytes"] == record["held_out"]["bytes"] >= MIN_COMPARED_BYTES):
+        figures, measured, held_out = self.figures, self.record.held_out_measured, self.record.held_out
+        if not (figures and measured and measured.bytes == held_out.bytes >= MIN_COMPARED_BYTES):
             return []
         sides = [(base, figures.adapting if base.is_adaptive else figures.network) for base in self.baselines]
         return [(base, bits < base.bits_per_byte) for base, bits in sides if bits is not None]
@@ -163,24 +157,23 @@ class _FinishedRun:
 
 def _quality(run: _FinishedRun) -> str:
     """Report the bits per byte on held-out text at the end, network and adapting, each with its compressors."""
-    record, figures = run.record, run.figures
-    held_out = record.get("held_out", {}).get("bytes", 0)
+    record, figures, held_out = run.record, run.figures, run.record.held_out.bytes
     what, was = ("answers", "were") if run.of_answers else ("text", "was")
     if figures is None:
-        why = record.get("not_evaluated", "it would have taken too long")
+        why = record.not_evaluated or "it would have taken too long"
         none = f"No {run.data} {was} held out, so the loss on unseen {run.data} is unknown."
         return f"The held-out {what} {was} not evaluated at the end ({why}): run llm eval." if held_out else none
-    of, measured = record["held_out"], record["held_out_measured"]
-    rule = f" ({of['from']})" if of.get("from") else ""
+    measured = record.held_out_measured or EvaluatedData()
+    rule = f" ({record.held_out.from_})" if record.held_out.from_ else ""
     part = f"all {held_out:,} bytes"
-    if measured["bytes"] < held_out:
-        part = f"{measured['bytes']:,} of its {held_out:,} bytes (a sample, to save time)"
-    window = f" with a context of {measured['context']:,} tokens" if measured.get("context") else ""
+    if measured.bytes < held_out:
+        part = f"{measured.bytes:,} of its {held_out:,} bytes (a sample, to save time)"
+    window = f" with a context of {measured.context:,} tokens" if measured.context else ""
     quality = f"Held-out {what}{rule}: {figures} at the end (lower is better), on {part}, in float32{window}."
     if not run.baselines:
         left_out = " Compressors to compare with would have taken too long: run llm eval."
         return quality + (left_out if held_out >= MIN_COMPARED_BYTES and not run.of_answers else "")
-    text = "the same text" if measured["bytes"] == held_out else "all of it"
+    text = "the same text" if measured.bytes == held_out else "all of it"
     beside = [_beside(run, f"the {NETWORK}", adaptive=False)]
     if figures.adapting is not None:
         beside.append(_beside(run, ADAPTING, adaptive=True))
@@ -198,8 +191,8 @@ def _beside(run: _FinishedRun, figure: str, *, adaptive: bool) -> str:
 
 def _known_text(run: _FinishedRun) -> str:
     """Warn if the held-out text is not new to the model."""
-    held_out, what = run.record.get("held_out", {}), run.data
-    if run.figures and held_out.get("seen_by_base"):
+    held_out, what = run.record.held_out, run.data
+    if run.figures and held_out.seen_by_base:
         return (
             f"The base model was trained on the held-out {what}, so neither its figures nor those after fine-tuning "
             f"measure new {what}; hold out other {what}: --val FILE."
@@ -207,47 +200,45 @@ def _known_text(run: _FinishedRun) -> str:
     known = (
         f"{run.known_share:.0%} of the 30-character strings of the held-out text occur verbatim in the training text"
     )
-    is_known = run.known_share >= KNOWN_SHARE and held_out.get(
-        "files"
-    )  # the end of the corpus itself may repeat the beginning
+    is_known = run.known_share >= KNOWN_SHARE and held_out.files  # the end of the corpus may repeat its beginning
     return f"{known}, so its bits per byte say little about new text." if is_known else ""
 
 
-def _conversations(record: Record) -> list[str]:
+def _conversations(record: TrainingRecord) -> list[str]:
     """After training on conversations, report answers to held-out questions, and plain text before and after."""
     sentences = []
     if counts := answer_counts(record):
         sentences.append(f"Greedy answers to {counts}.")
-    if plain_text := record.get("plain_text"):
-        before, after = plain_text["before"], plain_text["after"]
+    if (plain_text := record.plain_text) and (after := plain_text.after) is not None:
+        before = plain_text.before
         change = after / before - 1 if before else 0.0
         figures = f"{Figures(after if before is None else before)}"
         if before is not None:
             figures += f" before, {units.bits_per_byte(after)} after ({units.change(change)})"
         keep = " Adding plain text to the training data, --lora, or a lower --lr-scale would help to keep it."
-        sentences.append(f"Plain text ({plain_text['from']}): {figures}.{keep if change > FORGETTING else ''}")
+        sentences.append(f"Plain text ({plain_text.from_}): {figures}.{keep if change > FORGETTING else ''}")
     return sentences
 
 
-def answer_counts(record: Record) -> str:
+def answer_counts(record: TrainingRecord) -> str:
     """Count the greedy answers to held-out questions in a sentence; "" if no question was asked."""
-    measured = record.get("answers") or {}
-    if "garbled" not in measured:  # files of earlier versions count less
+    measured = record.answers
+    if measured is None or measured.garbled is None:  # files of earlier versions count less
         return ""
-    count = measured["questions"]
-    exact, near, garbled = (round(measured[key] * count) for key in ("exact", "near", "garbled"))
+    count = measured.questions
+    exact, near, garbled = (round(share * count) for share in (measured.exact, measured.near, measured.garbled))
     return (
         f"{units.count(count, 'held-out question')}: {exact:,} exact, {near:,} near (at least 80% alike), "
         f"{count - exact - near - garbled:,} another training answer, {garbled:,} garbled"
     )
 
 
-def _early_end(record: Record, resumable: bool, again: str) -> str:
-    if record.get("problem") or not record.get("interrupted"):
-        return f"Training ended early: {record['problem']}." if record.get("problem") else ""
+def _early_end(record: TrainingRecord, resumable: bool, again: str) -> str:
+    if record.problem or not record.interrupted:
+        return f"Training ended early: {record.problem}." if record.problem else ""
     lost = "no resume file could be written, so the same command starts over"
     then = f"{again} resumes from there" if resumable else lost
-    return f"Interrupted at step {record['steps']:,}; {then}."
+    return f"Interrupted at step {record.steps:,}; {then}."
 
 
 def _undertrained(run: _FinishedRun, longer: str, *, overfits: bool) -> str:
@@ -255,10 +246,10 @@ def _undertrained(run: _FinishedRun, longer: str, *, overfits: bool) -> str:
     if run.limit_share >= 1:
         return ""
     reasons, record = [], run.record
-    fine_tuned = "base" in record or record["train"].get("recipe") in FINE_TUNING_RECIPES
+    fine_tuned = record.base or (record.train and record.train.recipe in FINE_TUNING_RECIPES)
     if run.all_steps < (MIN_STEPS_FINE_TUNING if fine_tuned else MIN_STEPS) and run.epochs < MANY_EPOCHS:
         reasons.append(units.count(run.all_steps, "step"))
-    if run.epochs < 1 and record.get("read_bytes", record["train_bytes"]) >= record["train_bytes"]:
+    if run.epochs < 1 and (not record.read_bytes or record.read_bytes >= (record.train_bytes or 0)):
         share = f"{min(run.epochs, 0.99):.0%}" if run.epochs >= 0.01 else "less than 1%"
         reasons.append(f"{share} of the training {run.data} seen")
     if run.verdicts and not any(better for _, better in run.verdicts) and not overfits:
@@ -268,16 +259,16 @@ def _undertrained(run: _FinishedRun, longer: str, *, overfits: bool) -> str:
 
 def _answers(run: _FinishedRun) -> str:
     """Give advice for a model that has learned its training answers; "" if there is none."""
-    answers, new = run.record.get("answers"), run.curve.validation[-1:]
-    if answers and answers["exact"] + answers.get("near", 0.0) >= CORRECT_SHARE:
+    answers, new = run.record.answers, run.curve.validation[-1:]
+    if answers and answers.exact + answers.near >= CORRECT_SHARE:
         return "Nearly all of these answers are exact or near: longer training would help little."
-    if not run.record.get("conversations") or run.training_loss >= KNOWN or (new and new[0] < KNOWN):
+    if not run.record.conversations or run.training_loss >= KNOWN or (new and new[0] < KNOWN):
         return ""
     unseen = " Most held-out answers are not among the training answers: to train on all, hold none out (--val 0)."
     return (
         "The model knows its training answers, so longer training would help little. Several wordings of each question "
         "in the training data, or fine-tuning a published model (--from), would help with new questions."
-        f"{unseen if answers and answers['seen'] < 1 - KNOWN_SHARE else ''}"
+        f"{unseen if answers and answers.seen < 1 - KNOWN_SHARE else ''}"
     )
 
 
@@ -327,12 +318,11 @@ def _still_improving(run: _FinishedRun) -> bool:
     return not first_half or last <= first_half[-1] * (1 - IMPROVEMENT)
 
 
-def _memorization(record: Record) -> str:
+def _memorization(record: TrainingRecord) -> str:
     """Report training text that the model repeats more than new text would; "" if hardly more."""
-    measured = record.get("memorised")
-    if not measured:
+    if record.memorised is None:
         return ""
-    share, held_out_share = measured["share"], measured["held_out_share"]
+    share, held_out_share = record.memorised.share, record.memorised.held_out_share
     if share < MEMORIZED_SHARE + (ASSUMED_SHARE if held_out_share is None else held_out_share):
         return ""
     beside = "" if held_out_share is None else f" (held-out text itself: {held_out_share:.0%})"

@@ -134,7 +134,7 @@ class Correction:
 
     def _data(self, plan: Plan) -> CorpusSize:
         """Return the size of an epoch."""
-        tokens, read_bytes = len(self._prepared.tokens), self._prepared.record["read_bytes"]
+        tokens, read_bytes = len(self._prepared.tokens), self._prepared.record.read_bytes
         if encoded := self._prepared.encoded:
             packed = encoded.size.packed(plan.train.context)
             return CorpusSize(tokens + packed.tokens, read_bytes + packed.bytes)

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.training_record import TrainingRecord
 from llmcli.training.data.run_data import RunData
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import Plan
@@ -24,7 +24,7 @@ class Job:
 
     plan: Plan
     data: RunData
-    record: dict[str, Any]  # description of the corpus for the training record
+    record: TrainingRecord  # of the corpus only; see loop/record.py
     start: Checkpoint | None = None  # initial model; None: fresh weights
     sample_prompt: str | None = None
     # (dropout, BPE-dropout) by the number of epochs, in a run with a time limit

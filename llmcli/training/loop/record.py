@@ -1,6 +1,5 @@
 """The history of a run, and its training record in the model file."""
 
-import copy
 import math
 from array import array
 from collections.abc import Iterable, Mapping
@@ -14,7 +13,7 @@ import torch
 from llmcli.config import as_record
 from llmcli.evaluation.evaluator import Score
 from llmcli.formats.cache_weights import CacheWeights
-from llmcli.training.data.plain_text import PlainTextScores
+from llmcli.formats.training_record import PlainTextScores, TrainingRecord
 from llmcli.training.data.position import Position
 from llmcli.training.loop.job import Job
 from llmcli.training.planning.plan import Expected
@@ -79,13 +78,15 @@ def training_record(
     sample_prompt: str | None,
     interrupted: bool,
     problem: str,
-) -> dict[str, Any]:
+) -> TrainingRecord:
     """Make the record of a run without its clock. The order of keys is fixed, so that equal runs write equal files."""
-    plan, data = job.plan, job.data
+    plan, data, chats = job.plan, job.data, job.data.conversations
     tokens = position.step * plan.train.tokens_per_step
     score, base = final.score, final.base_score
     samples = {"samples": {"prompt": sample_prompt, "texts": history.samples}}
-    record = copy.deepcopy(job.record) | {
+    plain_text = final.plain_text._asdict().items() if final.plain_text else ()
+    return job.record | {
+        **_given("conversations", chats and job.record.document["conversations"] | chats.record(position)),
         "versions": versions(),
         "plan": [as_record(row) for row in plan.rows],
         "train": as_record(plan.train),
@@ -104,14 +105,11 @@ def training_record(
         **_given("expert_shares", final.expert_shares),
         **_given("not_evaluated", final.problem),
         "held_out_measured": score and _measured(score, final, plan.model.max_position_embeddings),
-        **_given("plain_text", final.plain_text and final.plain_text.as_record()),
+        **_given("plain_text", {name.removesuffix("_"): value for name, value in plain_text}),
         **_given("validation", data.validation_size()),
         "curve": history.curve(),
         **(samples if plan.model.parameters <= MAX_PARAMETERS_WITH_SAMPLES else {}),
     }
-    if data.conversations:
-        record["conversations"] |= data.conversations.record(position)
-    return record
 
 
 def clock_record(expected: Expected | None, seconds: float, tokens_per_second: float) -> dict[str, float]:

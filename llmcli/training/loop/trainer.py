@@ -15,6 +15,7 @@ from llmcli.config import TrainConfig, as_record
 from llmcli.data.conversations.chat_template import with_chat_template
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.training_record import TrainingRecord
 from llmcli.training.data.position import Position
 from llmcli.training.loop.best_weights import BestWeights, CandidateEvaluator
 from llmcli.training.loop.clock import Clock, TimeBudget
@@ -314,10 +315,10 @@ class Run:
             self._job, position, self._history, final,
             sample_prompt=self._samples.prompt, interrupted=interrupted, problem=self.problem,
         )  # fmt: skip
-        if self._stepper.base_tokens is not None:
-            record["conversations"]["base_tokens"] = self._stepper.base_tokens
+        if (tokens := self._stepper.base_tokens) is not None:
+            record |= {"conversations": record.document["conversations"] | {"base_tokens": tokens}}
         if clock.budget:
-            record["clock"] = clock_record(self._plan.expected, seconds, self._seen_tokens / trained_seconds)
+            record |= {"clock": clock_record(self._plan.expected, seconds, self._seen_tokens / trained_seconds)}
         return Done(
             checkpoint=self._checkpoint(record),
             step=position.step,
@@ -338,7 +339,7 @@ class Run:
         if not all(np.isfinite(array).all() for array in self._best.weights.values()):
             raise LLMError(_divergence(self.position.step, self._settings))
 
-    def _checkpoint(self, record: dict[str, Any]) -> Checkpoint:
+    def _checkpoint(self, record: TrainingRecord) -> Checkpoint:
         config, tokenizer, start = self._plan.model, self._data.tokenizer, self._job.start
         tokenizer_config = (
             start.tokenizer_config_json if start else tokenizer.to_config_json(config.max_position_embeddings)

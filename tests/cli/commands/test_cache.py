@@ -43,7 +43,7 @@ def test_a_run_leaves_files_that_are_listed_and_removed(llm: Llm, own_cache: Pat
     assert (listed["directory"], listed["bytes"]) == (str(own_cache), size)
     (text,) = listed["texts"]
     assert (text["text"], text["files"], text["bytes"]) == ("c.txt and 1 more", len(files), size)
-    assert text["tokens"] == load("model.safetensors").record["train_tokens"]
+    assert text["tokens"] == load("model.safetensors").record.train_tokens
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d", text["used"])
     names, row = llm("cache").stdout.splitlines()
     assert names.split("\t") == ["text", "tokenizer", "files", "tokens", "size", "used"]

@@ -240,7 +240,8 @@ def test_memory_searches_the_messages_of_the_training_conversations(llm: Llm, ch
     Path("c.jsonl").write_text(content)
     model = load(chat_model)
     digest = hashlib.sha256(content.encode()).hexdigest()
-    model.record["corpus"] = [{"name": "c.jsonl", "sha256": digest, "shape": "messages", "conversations": 1}]
+    file = {"name": "c.jsonl", "sha256": digest, "shape": "messages", "conversations": 1}
+    model.record |= {"corpus": [file]}
     save(chat_model, model)
     for more in ([], ["--corpus", "c.jsonl"]):
         result = llm("chat", "The cat", "-n", 60, "--seed", 1, "--memory", *more, "--json")
@@ -254,7 +255,8 @@ def test_memory_reads_a_named_text_with_the_speakers_of_the_training(llm: Llm, c
     Path("c.txt").write_bytes(content.encode())
     model = load(chat_model)
     digest = hashlib.sha256(content.encode()).hexdigest()
-    model.record["corpus"] = [{"name": "c.txt", "sha256": digest, "shape": "Ann:/Bob: turns", "conversations": 1}]
+    file = {"name": "c.txt", "sha256": digest, "shape": "Ann:/Bob: turns", "conversations": 1}
+    model.record |= {"corpus": [file]}
     save(chat_model, model)
     result = llm("chat", "The cat", "-n", 60, "--seed", 1, "--memory", "--corpus", "c.txt", "--json")
     [found] = objects(result)

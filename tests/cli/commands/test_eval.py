@@ -16,6 +16,7 @@ from llmcli.data.text.corpus import read_corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.evaluation.compressors import baselines
 from llmcli.formats.checkpoint import Checkpoint, load, save
+from llmcli.formats.training_record import TrainingRecord
 from llmcli.formats.training_stages import BASE, as_earlier, joined
 from tests.cli.terminals import in_a_terminal
 from tests.conftest import TEXT
@@ -38,7 +39,7 @@ def bigram_model(path: str, probabilities: np.ndarray, record: dict | None = Non
             tensor[:] = 1
     length = math.sqrt(1 / (V + 1) + config.rms_norm_eps)  # the final norm divides a unit vector by this
     tensors["lm_head.weight"][:, :V] = np.log(probabilities).T * length
-    save(path, Checkpoint(config, BYTES.to_json(), tensors, record or {}))
+    save(path, Checkpoint(config, BYTES.to_json(), tensors, TrainingRecord.from_json(record or {})))
 
 
 UNIFORM = np.full((261, 261), 1 / 261)
@@ -157,7 +158,7 @@ def test_compressors_read_the_past_first(llm: Llm, tiny_model: Path) -> None:
 def test_the_held_out_end_is_measured_with_the_rest_as_past(llm: Llm) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     assert llm("train", "c.txt", "--steps", 3, "--context", 16, "-q").exit_code == 0
-    record = load("model.safetensors").record
+    record = load("model.safetensors").record.to_json()
     trained_bytes = record["train_bytes"]
     answer = llm("eval", "c.txt", "--json")
     found = results_of(answer)
@@ -192,7 +193,7 @@ def test_documents_that_were_held_out_are_found_again(llm: Llm) -> None:
         Path(f"c/{'more/' * (i % 2)}{i}.txt").write_text(" ".join(words) + "\n")
     answer = llm("train", "c", "--steps", 3, "--context", 16)
     assert answer.exit_code == 0
-    record = load("model.safetensors").record
+    record = load("model.safetensors").record.to_json()
     held_out = [file["name"] for file in record["corpus"] if "held_out" in file]
     assert len(held_out) == 4 and record["held_out"]["bytes"] == sum(
         Path("c", name).stat().st_size for name in held_out
@@ -217,7 +218,7 @@ def test_a_validation_file_is_known(llm: Llm) -> None:
     Path("val.txt").write_text("The hat sat on the cat. " * 30)
     Path("new.txt").write_text("The cat sat on the hat. " * 30)
     assert llm("train", "c.txt", "--val", "val.txt", "--steps", 3, "--context", 16, "-q").exit_code == 0
-    record = load("model.safetensors").record
+    record = load("model.safetensors").record.to_json()
     sha256 = hashlib.sha256(Path("val.txt").read_bytes()).hexdigest()
     assert record["held_out"]["files"] == [{"name": "val.txt", "bytes": 720, "sha256": sha256}]
     Path("val.txt").rename("renamed.txt")
@@ -258,7 +259,7 @@ def test_text_of_the_base_model_is_not_unseen(llm: Llm) -> None:
     Path("own.txt").write_text("hgfedcba" * 20)
     documents = read_corpus(["base.txt", "own.txt"]).documents
     files = [{"name": d.name, "bytes": 160, "sha256": d.sha256, "held_out": 40} for d in documents]
-    base = {"corpus": files[:1], "train_bytes": 120}
+    base = TrainingRecord.from_json({"corpus": files[:1], "train_bytes": 120})
     own = {"corpus": files[1:], "train_bytes": 120}
     bigram_model("model.safetensors", UNIFORM, own | joined(as_earlier(base, BASE, "b.safetensors")))
     answer = llm("eval", "base.txt", "--json")

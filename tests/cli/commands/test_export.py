@@ -88,7 +88,7 @@ def test_gguf_prints_the_line_of_a_modelfile(tiny_model: Path, llm) -> None:
     assert answer.exit_code == 0
     assert answer.stdout == f"FROM {Path('m.gguf').resolve()}\n"
     assert "ollama create" in answer.stderr
-    metadata = loading.load("m.gguf").record["imported"]
+    metadata = loading.load("m.gguf").record.document["imported"]
     assert (metadata["name"], metadata["license"]) == ("Cat", "mit")
     again = llm("export", "m.gguf", "--to", "gguf", "--force", "--json")
     assert json.loads(again.stdout)["to"] == "gguf"

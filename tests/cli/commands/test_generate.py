@@ -8,6 +8,7 @@ import pytest
 from typer.testing import Result
 
 from llmcli.formats import checkpoint
+from llmcli.formats.training_record import TrainingRecord
 from tests.conftest import TEXT
 
 Llm = Callable[..., Result]
@@ -38,10 +39,10 @@ def test_a_trained_model_generates_only_bytes_of_its_text(llm: Llm, tmp_path: Pa
 
 
 def test_a_record_without_seen_bytes_allows_all_bytes() -> None:
-    for record in ({}, {"seen_bytes": 5}, {"seen_bytes": "zz"}, {"seen_bytes": ""}, {"seen_bytes": [1]}):
-        assert checkpoint.seen_bytes([record]) is None
-    assert checkpoint.seen_bytes([{"seen_bytes": "6162"}, {"seen_bytes": "6263"}]) == b"abc"
-    assert checkpoint.seen_bytes([{"seen_bytes": "6162"}, {}]) is None
+    one, other = (TrainingRecord.from_json({"seen_bytes": values}) for values in ("6162", "6263"))
+    assert checkpoint.seen_bytes([one, other]) == b"abc"
+    for unknown in (TrainingRecord(), TrainingRecord.from_json({"seen_bytes": ""})):
+        assert checkpoint.seen_bytes([unknown]) is checkpoint.seen_bytes([one, unknown]) is None
 
 
 def test_json_has_the_documented_fields(llm: Llm, tiny_model: Path) -> None:

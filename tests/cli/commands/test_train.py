@@ -252,7 +252,9 @@ def test_a_compressed_corpus_gives_the_same_model(llm: Llm) -> None:
     assert answer.exit_code == 0
     plain, packed, wide = (Path(name, "m.safetensors").read_bytes() for name in texts)
     assert plain == packed == wide
-    curves = [checkpoint.load(Path(name)).record["curve"] for name in ("stdin.safetensors", "gz/m.safetensors")]
+    curves = [
+        checkpoint.load(Path(name)).record.document["curve"] for name in ("stdin.safetensors", "gz/m.safetensors")
+    ]
     assert curves[0] == curves[1]
 
 

@@ -24,7 +24,7 @@ def write_chats(path: str = "chats.jsonl", pairs: list[tuple[str, str]] = PAIRS)
 
 
 def record_of(name: str) -> dict[str, Any]:
-    return checkpoint.load(name).record
+    return checkpoint.load(name).record.to_json()
 
 
 def test_a_file_of_conversations_makes_a_model_that_answers(llm: Llm) -> None:

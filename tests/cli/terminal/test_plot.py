@@ -30,7 +30,7 @@ def trained(tiny_model: Path) -> Path:
     }  # fmt: skip
     model = load(tiny_model)
     checkpoint = random_checkpoint(model.config, tokenizer_json=model.tokenizer_json)
-    checkpoint.record.update(record)
+    checkpoint.record |= record
     save(tiny_model, checkpoint)
     return tiny_model
 

@@ -22,7 +22,7 @@ def test_a_gguf_made_by_hand_is_read_as_the_model(tmp_path: Path) -> None:
     assert result.config == ModelConfig(300, 32, 64, 1, 4, 2, 8, 40, True, 1e-5, 5000.0, 1, "llama", bos_token_id=0)
     for name in CONFIG.tensor_shapes():
         np.testing.assert_array_equal(result.tensors[name], MODEL.tensors[name])
-    fields = result.record["imported"]
+    fields = result.record.document["imported"]
     assert (fields["name"], fields["license"], fields["form"]) == ("By hand", "mit", "GGUF")
     assert json.loads(result.tokenizer_config_json)["chat_template"] == "{{ messages }}"
     tokenizer = open_tokenizer(result)

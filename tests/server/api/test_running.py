@@ -16,6 +16,7 @@ from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import save
 from llmcli.formats.loading import load
+from llmcli.formats.training_record import TrainingRecord
 from llmcli.generation.next_words import next_words
 from llmcli.server.api import running
 from llmcli.server.api.models import Models, ServedModel
@@ -168,7 +169,7 @@ def test_a_model_in_memory_is_explained_whatever_became_of_its_file(
 ):
     path = tmp_path / "text.safetensors"
     record = {"ngram_cache": WEIGHTS.as_record()} if has_cache else {}
-    save(path, replace(load(served[0]), record=record))
+    save(path, replace(load(served[0]), record=TrainingRecord.from_json(record)))
     with TestClient(create_app(Models([path])), base_url=URL) as client:
         expected = client.post("/v1/next", json={"prompt": "The cat"}).json()["next"]
         if is_deleted:

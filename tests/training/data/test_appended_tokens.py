@@ -124,6 +124,6 @@ def test_full_fine_tuning_trains_all_rows() -> None:
 @pytest.mark.slow
 def test_the_summary_of_plain_text_is_in_the_record() -> None:
     """Of text that the base model generates, since there is no other."""
-    record = fine_tune(base(context=128)).checkpoint.record
+    record = fine_tune(base(context=128)).checkpoint.record.to_json()
     assert record["plain_text"]["from"] == "text that the base model generates"
     assert record["plain_text"]["before"] > 0 and record["plain_text"]["after"] > 0

@@ -65,7 +65,7 @@ def test_if_the_base_model_knows_all_held_out_conversations_that_is_recorded() -
     )  # fmt: skip
     assert ready.conversations is not None
     assert len(ready.conversations.held_out) == len(held_out_indices(35, 0.1))
-    assert ready.record["held_out"]["seen_by_base"] is True
+    assert ready.record.held_out.seen_by_base is True
     assert notes and notes[0].startswith("the base model was trained on the held-out conversations, so")
 
 
@@ -81,25 +81,25 @@ def test_the_record_describes_the_conversations() -> None:
     chosen = held_out_indices(35, 0.1)
     answers = [len(answer.encode()) for _, answer in PAIRS]
     held_out_bytes = sum(answers[i] for i in chosen)
-    assert ready.record["corpus"] == [
+    assert ready.record.document["corpus"] == [
         {
             "name": "chats.jsonl", "bytes": sum(len(q) + len(a) for q, a in PAIRS), "sha256": "0" * 64,
             "shape": "messages", "conversations": 35,
         }
     ]  # fmt: skip
-    assert ready.record["train_bytes"] == ready.record["train_tokens"] == 0  # of plain text
-    assert ready.record["held_out"] == {
+    assert ready.record.train_bytes == ready.record.train_tokens == 0  # of plain text
+    assert ready.record.document["held_out"] == {
         "bytes": held_out_bytes, "tokens": ready.conversations.held_out.targets,
         "from": "10% of the conversations, spread evenly", "of": "answers",
     }  # fmt: skip
-    assert ready.record["conversations"] == {
+    assert ready.record.document["conversations"] == {
         "training": 35 - len(chosen), "held_out": len(chosen), "held_out_share": 0.1, "duplicates": 0, "dropped": 0,
         "truncated": 0, "train_tokens": ready.conversations.training.targets,
         "train_bytes": sum(answers) - held_out_bytes,
     }  # fmt: skip
     trained = [PAIRS[i] for i in range(35) if i not in chosen]
     text = "".join(q + a for q, a in trained) + "user" + "assistant" + "\n"
-    assert bytes.fromhex(ready.record["seen_bytes"]) == bytes(sorted(set(text.encode())))
+    assert bytes.fromhex(ready.record.document["seen_bytes"]) == bytes(sorted(set(text.encode())))
 
 
 def test_the_plan_says_what_is_trained_on() -> None:
@@ -119,9 +119,9 @@ def test_text_and_conversations_have_a_row_each(tmp_path: Path) -> None:
     ready = prepared(tmp_path / "c.txt")
     assert [one.name for one in ready.plan.rows][:4] == ["corpus", "conversations", "learned tokens", "vocabulary"]
     assert row(ready.plan, "corpus").value.endswith("bytes")
-    assert [file["name"] for file in ready.record["corpus"]] == ["c.txt", "chats.jsonl"]
-    assert ready.record["train_bytes"] > 0 and ready.record["held_out"]["of"] == "answers"
-    assert len(ready.tokens) == ready.record["train_tokens"] and len(ready.held_out)
+    assert [file["name"] for file in ready.record.document["corpus"]] == ["c.txt", "chats.jsonl"]
+    assert ready.record.train_bytes > 0 and ready.record.held_out.of == "answers"
+    assert len(ready.tokens) == ready.record.train_tokens and len(ready.held_out)
 
 
 def test_answers_end_a_text_for_the_model() -> None:
@@ -152,7 +152,10 @@ def test_what_is_longer_than_the_context_is_truncated_and_counted() -> None:
     assert ready.conversations is not None
     assert (ready.conversations.truncated, ready.conversations.too_long) == (1, 1)
     assert ready.conversations.training.lengths.max() <= 65
-    assert ready.record["conversations"]["truncated"] == 1 and ready.record["conversations"]["dropped"] == 1
+    assert (
+        ready.record.document["conversations"]["truncated"] == 1
+        and ready.record.document["conversations"]["dropped"] == 1
+    )
     assert row(ready.plan, "corpus").reason.endswith(
         "1 truncated to the context; 1 left out: no answer begins within the context"
     )
@@ -167,7 +170,7 @@ def test_what_is_longer_than_the_context_is_truncated_and_counted() -> None:
 def test_conversations_without_anything_to_learn_are_left_out_or_an_error() -> None:
     silent = Conversation((Message("user", "Hello?"),))
     ready = prepared(conversations=inputs([*(conversation(*pair) for pair in PAIRS), silent], held_out=0.0))
-    assert ready.record["conversations"]["dropped"] == 1 and ready.record["conversations"]["training"] == 35
+    assert ready.record.document["conversations"]["dropped"] == 1 and ready.record.conversations.training == 35
     with pytest.raises(LLMError, match=r"nothing to learn from in chats.jsonl: none of 2 conversations has an answer"):
         prepared(conversations=inputs([silent, silent]))
     with pytest.raises(LLMError, match=r"no answer begins within a context of 8 tokens.*larger `context`"):
@@ -178,8 +181,8 @@ def test_duplicates_of_training_conversations_are_not_held_out() -> None:
     every = [conversation(*pair) for pair in PAIRS]
     again = [every[i] for i in held_out_indices(45, 0.1) if i < 35][:2]  # these are also in the training part
     ready = prepared(conversations=inputs([*every, *again, *(conversation(f"{i}?", "No.") for i in range(8))]))
-    assert ready.record["conversations"]["duplicates"] == 2
-    assert ready.record["conversations"]["held_out"] == len(held_out_indices(45, 0.1)) - 2
+    assert ready.record.document["conversations"]["duplicates"] == 2
+    assert ready.record.conversations.held_out == len(held_out_indices(45, 0.1)) - 2
     assert "2 not held out: the same as a training conversation" in row(ready.plan, "corpus").reason
 
 
@@ -188,8 +191,10 @@ def test_a_validation_file_is_held_out_whole() -> None:
     ready = prepared(conversations=replace(inputs(), held_out=(other,)))
     assert ready.conversations is not None
     assert ready.conversations.split.held_out == [conversation("Who is it?", "Nobody.")]
-    assert ready.record["held_out"]["from"] == "val.jsonl" and ready.record["conversations"]["training"] == 35
-    assert ready.record["conversations"]["held_out_share"] is None
+    assert ready.record.held_out.from_ == "val.jsonl" and ready.record.conversations.training == 35
+    assert ready.record.conversations.held_out_share is None
+    assert [file.name for file in ready.record.held_out.files] == ["val.jsonl"]
+    assert ready.with_plan(ready.plan).record == ready.record  # as when a run is resumed
 
 
 def test_of_more_than_there_is_time_for_an_even_sample_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,5 +235,5 @@ def test_inputs_of_several_files_are_one_list() -> None:
     together = prepared()
     assert ready.conversations is not None and together.conversations is not None
     assert ready.conversations.training.ids.tolist() == together.conversations.training.ids.tolist()
-    assert [file["conversations"] for file in ready.record["corpus"]] == [20, 15]
+    assert [file["conversations"] for file in ready.record.document["corpus"]] == [20, 15]
     assert "messages in a.jsonl, b.jsonl" in row(ready.plan, "corpus").reason

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from llmcli.config import SamplingConfig
+from llmcli.formats.training_record import AnswerShares
 from llmcli.generation.chat import Assistant
 from llmcli.generation.generator import Piece
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.training.data import held_out_questions
 from llmcli.training.data.held_out_questions import (
-    AnswerShares,
     answer_questions,
     answer_shares,
     greedy_answer,
@@ -134,11 +134,11 @@ def test_shares_of_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_out_questions, "open_trained", lambda checkpoint, device: Scripted(script, end))
     checkpoint = run_to_end(prepared(steps=1)).checkpoint
     found = answer_questions(checkpoint, tokenizer, conversations)
-    assert found == AnswerShares(questions=3, verbatim=0.6667, exact=0.6667, seen=0.3333)  # Yes., No.; Yes., Is so.
+    assert found == AnswerShares(3, 0.6667, 0.6667, garbled=0.0, seen=0.3333)  # Yes., No.; Yes., Is so.
     # read before and after each answer and for each of its tokens: the time is over in the second answer
     clock = itertools.chain([0.0], itertools.repeat(0.5, 5 + len(tokenizer.encode(" Yes. "))), itertools.repeat(1.5))
     first = answer_questions(checkpoint, tokenizer, conversations, 1.0, lambda: next(clock))
-    assert first == AnswerShares(1, 1.0, 1.0, seen=1.0)
+    assert first == AnswerShares(1, 1.0, 1.0, garbled=0.0, seen=1.0)
     assert answer_questions(checkpoint, tokenizer, conversations, stop=lambda: True) is None
     monkeypatch.setattr(held_out_questions, "MAX_QUESTIONS", 2)
     limited = answer_questions(checkpoint, tokenizer, conversations)

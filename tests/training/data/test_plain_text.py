@@ -91,7 +91,7 @@ def test_generated_text_follows_the_probabilities_of_the_model() -> None:
 def test_without_time_for_whole_texts_they_are_shorter_or_left_out() -> None:
     """Passes are counted: two layers for each token that is generated, then two for each of two models' scores."""
     made = model()
-    checkpoint = Checkpoint(made.config, BYTES.to_json(), made.to_arrays(), {})
+    checkpoint = Checkpoint(made.config, BYTES.to_json(), made.to_arrays())
     comparison = PlainTextComparison(made.config, BYTES, None, checkpoint, TrainConfig(steps=1))
     count = max(1, affordable_tokens(made.config.parameters) // plain_text.GENERATED_LENGTH)
 
@@ -113,7 +113,7 @@ def test_no_two_models_are_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) 
     """On a GPU they would be beside the one that was trained."""
     alive: weakref.WeakSet[LanguageModel] = weakref.WeakSet()
     made = model()
-    checkpoint = Checkpoint(made.config, BYTES.to_json(), made.to_arrays(), {})
+    checkpoint = Checkpoint(made.config, BYTES.to_json(), made.to_arrays())
 
     class Counted(LanguageModel):
         def __init__(self, config: ModelConfig) -> None:

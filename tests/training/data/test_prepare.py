@@ -13,7 +13,7 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens import corpus_tokens
 from llmcli.errors import LLMError
 from llmcli.evaluation.training_text import trained_lengths
-from llmcli.formats.metadata import parse_document
+from llmcli.formats.training_record import TrainingRecord
 from llmcli.training.data import prepare as prepare_module
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import PlanRequest
@@ -64,7 +64,7 @@ def test_a_compressed_text_is_prepared_like_a_plain_one_and_read_once(tmp_path, 
     compressed = prepare(PlanRequest(**budget), read_corpus([str(path)]))
     assert sum(decoded) == (len(text.encode()) if kind == "gzip" else 0)
     assert compressed.record == plain.record and compressed.plan == plain.plan
-    assert (plain.record["read_bytes"] < plain.record["train_bytes"]) == ("seconds" in budget)
+    assert (plain.record.read_bytes < plain.record.train_bytes) == ("seconds" in budget)
     assert compressed.tokenizer.to_json() == plain.tokenizer.to_json()
     assert compressed.tokens.tolist() == plain.tokens.tolist()
     assert compressed.held_out.tolist() == plain.held_out.tolist()
@@ -78,9 +78,9 @@ def test_a_validation_corpus_is_held_out_whole(tmp_path):
     )
     assert ready.tokenizer.decode(ready.tokens.tolist()) == text
     assert ready.tokenizer.decode(ready.held_out.tolist()) == "quite another text"
-    assert ready.record["held_out"]["bytes"] == 18
-    assert ready.record["held_out"]["from"].endswith("other.txt")
-    assert ready.record["train_bytes"] == len(text)
+    assert ready.record.held_out.bytes == 18
+    assert ready.record.held_out.from_.endswith("other.txt")
+    assert ready.record.train_bytes == len(text)
 
 
 def test_the_plan_describes_the_split(tmp_path):
@@ -118,7 +118,7 @@ def test_the_record_describes_the_corpus(tmp_path):
     first, second = "one text of many words. " * 50, "another one! " * 50
     corpus = corpus_of(tmp_path, first, second)
     ready = prepare(PlanRequest(steps=5), corpus)
-    assert ready.record == {
+    assert ready.record.to_json() == {
         "corpus": [
             {"name": "0.txt", "bytes": 1200, "sha256": corpus.documents[0].sha256, "held_out": 120},
             {"name": "1.txt", "bytes": 650, "sha256": corpus.documents[1].sha256, "held_out": 65},
@@ -139,14 +139,14 @@ def test_the_ends_of_near_duplicates_are_recorded_as_left_out(tmp_path):
     corpus = corpus_of(tmp_path, text[:1000], text[: len(text) - 100], text)
     ready = prepare(PlanRequest(steps=5), corpus)
     size, other = round(0.1 * len(text)), round(0.1 * (len(text) - 100))
-    assert [(one.get("held_out"), one.get("left_out")) for one in ready.record["corpus"]] == [
+    assert [(one.get("held_out"), one.get("left_out")) for one in ready.record.document["corpus"]] == [
         (None, 100), (None, other), (size, None)
     ]  # fmt: skip
-    assert ready.record["held_out"]["bytes"] == size
-    trained = trained_lengths([ready.record])
+    assert ready.record.held_out.bytes == size
+    trained = trained_lengths(ready.record.stages)
     kept = [900, len(text) - 100 - other, len(text) - size]
     assert [trained[document.sha256] for document in corpus.documents] == kept
-    parse_document(json.dumps(ready.record), "training.json")
+    TrainingRecord.parse(json.dumps(ready.record.to_json()))
     assert f"near-duplicates ({100 + other:,} bytes) are left out" in row(ready.plan, "corpus").reason
 
 
@@ -161,11 +161,11 @@ def test_no_held_out_text_is_what_the_base_model_was_trained_on(tmp_path, as_fil
     assert ready.tokenizer.decode(ready.held_out.tolist()) == text[len(text) - round(0.1 * len(text)) :]
     seen = round(0.9 * len(text)) if as_file else round(0.2 * len(text)) - round(0.1 * len(text))
     assert f"without {seen:,} bytes that the base model was trained on" in row(ready.plan, "corpus").reason
-    assert "seen_by_base" not in ready.record["held_out"]
+    assert "seen_by_base" not in ready.record.document["held_out"]
     if not as_file:
-        assert trained_lengths([ready.record]) == {corpus.documents[0].sha256: len(text) - round(0.2 * len(text))}
+        assert trained_lengths(ready.record.stages) == {corpus.documents[0].sha256: len(text) - round(0.2 * len(text))}
     again = prepare(PlanRequest(steps=5), corpus, base_record=first.record)  # the same tenth
-    assert again.record == {key: value for key, value in first.record.items() if key != "seen_bytes"}
+    assert again.record.to_json() == {key: value for key, value in first.record.document.items() if key != "seen_bytes"}
 
 
 def test_without_other_held_out_text_it_is_said_that_the_base_model_knows_it(tmp_path):
@@ -173,12 +173,12 @@ def test_without_other_held_out_text_it_is_said_that_the_base_model_knows_it(tmp
     first = prepare(PlanRequest(steps=5), corpus, held_out=0.0)
     notes: list[str] = []
     ready = prepare(PlanRequest(steps=5), corpus, base_record=first.record, on_note=notes.append)
-    assert ready.record["held_out"]["seen_by_base"] is True and ready.record["held_out"]["bytes"] > 0
+    assert ready.record.held_out.seen_by_base is True and ready.record.held_out.bytes > 0
     assert notes == [
         "the base model was trained on the held-out text, so the figures will not measure new text; hold out other "
         "text: `val` FILE"
     ]
-    parse_document(json.dumps(ready.record), "training.json")
+    TrainingRecord.parse(json.dumps(ready.record.to_json()))
 
 
 def test_the_same_corpus_and_request_give_the_same_result(tmp_path):
@@ -219,7 +219,7 @@ def test_seen_bytes_include_those_of_the_base_model(tmp_path, before, fine_tunes
     base = ModelConfig(261, 32, 64, 2, 4, 2, 8, 32) if fine_tunes else None
     ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, "ab ba " * 300), tokenizer=tokenizer, base=base)
     assert ready.tokenizer.seen_bytes == expected
-    assert ready.record.get("seen_bytes") == (expected.hex() if expected else None)
+    assert ready.record.document.get("seen_bytes") == (expected.hex() if expected else None)
 
 
 def test_a_short_corpus_is_an_error(tmp_path):
@@ -255,8 +255,8 @@ def test_of_a_text_too_long_for_the_time_budget_parts_are_read(tmp_path, monkeyp
     corpus = corpus_of(tmp_path, text)
     ready = prepare(PlanRequest(seconds=2.0, threads=2), corpus)
     train_bytes = len(text) - round(len(text) / 10)
-    assert ready.record["train_bytes"] == train_bytes  # the last tenth is held out, whatever was read of the rest
-    assert ready.record["read_bytes"] == 12_800 < train_bytes
+    assert ready.record.train_bytes == train_bytes  # the last tenth is held out, whatever was read of the rest
+    assert ready.record.read_bytes == 12_800 < train_bytes
     ids = ready.tokens.tolist()
     assert len(ready.tokenizer.decode_bytes(ids)) == 12_800
     assert ids.count(ready.tokenizer.eos_id) == SAMPLE_SPANS - 1
@@ -273,7 +273,7 @@ def test_without_a_time_budget_all_text_is_read(tmp_path, monkeypatch):
     text = words(2000)
     ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, text), held_out=0.0)
     assert ready.tokenizer.decode(ready.tokens.tolist()) == text
-    assert ready.record["read_bytes"] == len(text)
+    assert ready.record.read_bytes == len(text)
 
 
 @pytest.mark.slow
@@ -301,7 +301,7 @@ def test_no_more_of_the_held_out_text_is_read_than_an_evaluation_covers(tmp_path
     for held_out, whole in ((0.1, text[len(text) - round(len(text) / 10) :]), (None, other)):
         given_ = held_out or read_corpus([str(tmp_path / "other.txt")])
         ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, text), held_out=given_)
-        assert ready.record["held_out"]["bytes"] == len(whole)
+        assert ready.record.held_out.bytes == len(whole)
         ids = ready.held_out.tolist()
         assert len(ready.tokenizer.decode_bytes(ids)) == 640 and ids.count(ready.tokenizer.eos_id) == SAMPLE_SPANS - 1
 

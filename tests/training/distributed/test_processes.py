@@ -198,7 +198,7 @@ def test_a_stopped_run_resumes_with_another_number_of_processes(corpus):
     resumed = run_here([*words, "--threads", "1"])  # one process has as many threads as each of two
     assert resumed.returncode == 0, resumed.stderr
     assert "with 1 instead of 2 processes" in resumed.stderr
-    assert load(corpus.parent / "stopped.safetensors").record["steps"] == 200
+    assert load(corpus.parent / "stopped.safetensors").record.steps == 200
 
 
 @pytest.mark.slow

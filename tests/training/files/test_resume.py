@@ -80,7 +80,7 @@ def test_a_resumed_run_with_experts_ends_the_same(tmp_path: Path) -> None:
     for state in (states(whole)[0], states(whole)[6]):
         assert_same_end(whole, run(ready, resume_from=through_a_file(ready, state)))
     assert isinstance(whole[-1], Done)
-    shares = whole[-1].checkpoint.record["expert_shares"]
+    shares = whole[-1].checkpoint.record.document["expert_shares"]
     assert [len(layer) for layer in shares] == [4, 4] and all(sum(s) == pytest.approx(1, abs=1e-3) for s in shares)
 
 

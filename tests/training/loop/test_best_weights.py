@@ -22,8 +22,8 @@ def test_calibration_scales_the_last_gain_and_its_text_is_not_trained_on(tmp_pat
     assert losses(our_events) == losses(their_events)
     assert isinstance(our_end, Done) and isinstance(their_end, Done)
     ours, theirs = our_end.checkpoint, their_end.checkpoint
-    factor = ours.record["sharpness"]
-    assert factor != 1.0 and theirs.record["sharpness"] == 1.0
+    factor = ours.record.document["sharpness"]
+    assert factor != 1.0 and theirs.record.document["sharpness"] == 1.0
     for name, array in theirs.tensors.items():
         scaled = array * (factor if name == "model.norm.weight" else 1.0)
         assert np.allclose(ours.tensors[name], scaled, rtol=1e-6)

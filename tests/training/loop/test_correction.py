@@ -14,6 +14,7 @@ from typer.testing import Result
 from llmcli.cli.reports.training import show_event
 from llmcli.cli.terminal.progress import TrainingView
 from llmcli.config import ModelConfig, TrainConfig
+from llmcli.formats.training_record import TrainingRecord
 from llmcli.training import session
 from llmcli.training.data.prepare import Prepared
 from llmcli.training.loop.correction import Correction, MeasuredSpeeds
@@ -67,7 +68,8 @@ class Planned:
         task = Task(PlanRequest(seconds=seconds, threads=2), text, 1024, 0, None, conversations)
         self.plan = make_plan(task, Machine(speeds, MEMORY))
         prepared = SimpleNamespace(
-            plan=self.plan, tokens=np.zeros(text.tokens, np.uint16), record={"read_bytes": text.bytes},
+            plan=self.plan, tokens=np.zeros(text.tokens, np.uint16),
+            record=TrainingRecord.from_json({"read_bytes": text.bytes}),
             encoded=SimpleNamespace(size=conversations) if conversations else None,
             plan_again=lambda machine, spent: make_plan(replace(task, seconds_spent=spent), machine),
         )  # fmt: skip

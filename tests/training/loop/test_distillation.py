@@ -88,11 +88,11 @@ def test_the_first_stage_is_the_run_of_one_model(tmp_path: Path) -> None:
     (teacher,) = only(both, TeacherTrained)
     evaluated = [event.bits_per_byte for event in both if isinstance(event, Evaluation) and event.step <= 12]
     assert teacher == TeacherTrained(12, min(evaluated))
-    assert result(both).checkpoint.record["distillation"] == {
+    assert result(both).checkpoint.record.document["distillation"] == {
         "from_step": 12,
         "teacher_bits_per_byte": min(evaluated),
     }
-    assert "distillation" not in result(alone).checkpoint.record
+    assert "distillation" not in result(alone).checkpoint.record.document
 
 
 @pytest.mark.slow
@@ -107,7 +107,7 @@ def test_the_student_starts_from_fresh_weights(tmp_path: Path) -> None:
 def test_the_teacher_is_kept_where_the_student_is_worse(tmp_path: Path) -> None:
     """Three steps are too few to learn as much as in 37."""
     done = result(run(distilled(tmp_path / "c.txt", 0.925), schedule=OFTEN))
-    record = done.checkpoint.record
+    record = done.checkpoint.record.to_json()
     assert record["distillation"]["from_step"] == 37 and record["steps"] == 40
     assert done.best_step <= 37
     assert min(record["curve"]["eval_bits_per_byte"]) == record["distillation"]["teacher_bits_per_byte"]

@@ -56,7 +56,7 @@ def test_the_loss_falls_and_the_result_is_recorded(tmp_path: Path) -> None:
     assert per_step[-1] < 0.3 * per_step[0]
     assert isinstance(done, Done)
     assert done.score is not None and done.score.bits_per_byte < 1.0
-    assert done.checkpoint.record["bits_per_byte"] == pytest.approx(done.score.bits_per_byte, abs=1e-6)
+    assert done.checkpoint.record.bits_per_byte == pytest.approx(done.score.bits_per_byte, abs=1e-6)
 
 
 @pytest.mark.slow
@@ -76,13 +76,13 @@ def test_samples_are_recorded_and_the_last_is_what_the_saved_model_generates(tmp
     events = run(ready, sample_prompt="Anna", schedule=OFTEN)
     done = events[-1]
     assert isinstance(done, Done)
-    recorded = done.checkpoint.record["samples"]
+    recorded = done.checkpoint.record.document["samples"]
     assert recorded["prompt"] == "Anna" and len(recorded["texts"]) > 3
     assert recorded["texts"] == [(event.step, event.text) for event in events if isinstance(event, Sample)]
     sampling = SamplingConfig(max_tokens=SAMPLE_TOKENS)
     pieces = generate(NumpyRuntime(done.checkpoint), ready.tokenizer, "Anna", sampling)
     assert done.best_step == 40 and recorded["texts"][-1] == (40, "".join(piece.text for piece in pieces))
-    assert run_to_end(ready).checkpoint.record["samples"] == {"prompt": None, "texts": []}
+    assert run_to_end(ready).checkpoint.record.document["samples"] == {"prompt": None, "texts": []}
 
 
 def test_dropout_changes_training(tmp_path: Path) -> None:
@@ -140,8 +140,8 @@ def test_without_memory_for_the_final_evaluation_the_weights_are_kept_all_the_sa
     message = "CUDA out of memory. Tried to allocate 4.60 GiB"
     done, whole = run_to_end(ready, compute=Compute(gradients, score)), run_to_end(ready)
     assert done.score is None and not done.problem and not done.interrupted
-    assert done.checkpoint.record["not_evaluated"] == "out of memory"
-    assert "not_evaluated" not in whole.checkpoint.record
+    assert done.checkpoint.record.not_evaluated == "out of memory"
+    assert "not_evaluated" not in whole.checkpoint.record.document
     for name, array in whole.checkpoint.tensors.items():
         assert np.array_equal(done.checkpoint.tensors[name], array)
     models.clear()
@@ -167,7 +167,7 @@ def test_without_a_validation_slice_the_last_weights_are_kept(tmp_path: Path) ->
     done = events[-1]
     assert isinstance(done, Done) and done.score is not None and done.best_step == 4
     assert not any(isinstance(event, Evaluation) for event in events)
-    assert "validation" not in done.checkpoint.record
+    assert "validation" not in done.checkpoint.record.document
 
 
 @pytest.mark.slow
@@ -213,7 +213,7 @@ def test_the_slice_is_not_trained_on_and_is_what_evaluations_measure(tmp_path: P
     assert losses(first) == losses(second)
     ours, theirs = ([one.bits_per_byte for one in events if isinstance(one, Evaluation)] for events in (first, second))
     assert len(ours) == len(theirs) > 1 and not set(ours) & set(theirs)
-    assert first[-1].checkpoint.record["validation"] == {"tokens": 330}  # type: ignore[union-attr]
+    assert first[-1].checkpoint.record.document["validation"] == {"tokens": 330}  # type: ignore[union-attr]
 
 
 @pytest.mark.slow
@@ -268,7 +268,7 @@ def test_a_loss_that_becomes_nan_ends_the_run_with_the_best_weights_so_far(tmp_p
     assert done.problem == (
         "the loss became NaN or infinite at step 31; lower the learning rate: `lr` 0.25 `overwrite=True`"
     )
-    record = done.checkpoint.record
+    record = done.checkpoint.record.to_json()
     assert (done.step, record["steps"], record["interrupted"], record["problem"]) == (30, 30, False, done.problem)
     assert 0 < done.best_step <= 30
     assert all(np.isfinite(array).all() for array in done.checkpoint.tensors.values())
@@ -323,7 +323,7 @@ def test_a_timed_run_ends_on_time_with_the_regularization_for_its_epochs(
     steps = [event for event in events if isinstance(event, Step)]
     assert max(step.rate for step in steps) == 1.0 and steps[-1].rate < 0.02  # the schedule came to its end
     epochs = steps[-1].epoch
-    _, expected, dropout, token_split = done.checkpoint.record["regularization"][-1]
+    _, expected, dropout, token_split = done.checkpoint.record.document["regularization"][-1]
     assert expected == pytest.approx(epochs, rel=0.5)
     assert (dropout, token_split) in {regularize(share * epochs) for share in (0.85, 1.0, 1.15)}
 
@@ -436,7 +436,7 @@ def test_stopping_ends_the_run_after_the_step(tmp_path: Path) -> None:
     done = events[-1]
     assert [event.step for event in events if isinstance(event, Step)] == [1, 2, 3]
     assert isinstance(done, Done) and done.interrupted and done.step == 3
-    assert done.checkpoint.record["interrupted"] is True
+    assert done.checkpoint.record.interrupted is True
 
 
 def test_a_stop_request_cuts_the_calibration_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,7 +450,7 @@ def test_a_stop_request_cuts_the_calibration_short(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("llmcli.training.loop.best_weights.fit_inverse_temperature", cut_short)
     done = run_until(ready, 3)[-1]
     assert isinstance(done, Done) and done.interrupted and done.best_step == 3
-    assert done.checkpoint.record["sharpness"] == 1.0
+    assert done.checkpoint.record.document["sharpness"] == 1.0
 
 
 def test_fine_tuning_that_was_stopped_in_the_evaluation_of_its_base_model_begins_with_it(

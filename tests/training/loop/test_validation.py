@@ -14,6 +14,7 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.tokens import tokenize
 from llmcli.evaluation.evaluator import Score, measure
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.training_record import TrainingRecord
 from llmcli.models import ngram_cache
 from llmcli.models.ngram_runtime import with_ngram_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -45,7 +46,7 @@ def test_the_final_evaluation_is_what_the_numpy_graph_computes(tmp_path: Path) -
     ids = np.concatenate([[ready.tokenizer.eos_id], ready.held_out]).astype(np.int64)
     lengths = np.array([len(data) for data in ready.tokenizer.token_bytes])
     expected = evaluate(ids, lengths, 32, NumpyRuntime(done.checkpoint).score)
-    assert expected.bytes == done.score.bytes == len(LINES.encode()) - ready.record["train_bytes"]
+    assert expected.bytes == done.score.bytes == len(LINES.encode()) - ready.record.train_bytes
     assert done.score.bits_per_byte == pytest.approx(expected.bits_per_byte, abs=1e-4)
 
 
@@ -56,7 +57,7 @@ def test_a_model_with_a_long_context_is_evaluated_with_a_shorter_one_that_is_rec
     config = ModelConfig(300, 16, 32, 1, 1, 1, 16, 131_072)
     model = LanguageModel(config)
     model.initialize(torch.Generator().manual_seed(0))
-    base = Checkpoint(config, BYTES.to_json(), model.to_arrays(), {})
+    base = Checkpoint(config, BYTES.to_json(), model.to_arrays())
     tokens = np.random.default_rng(0).integers(100, 200, size=12_000).astype(np.uint16)
     made = plan(PlanRequest(steps=2, batch_tokens=64), train_tokens=len(tokens), vocab_size=300, base=config)
     lengths = []
@@ -66,11 +67,11 @@ def test_a_model_with_a_long_context_is_evaluated_with_a_shorter_one_that_is_rec
         return score(model, ids)
 
     monkeypatch.setattr(validation, "score_with_torch", recorded_score)
-    job = Job(made, RunData(made, BYTES, tokens, tokens), {}, base)
+    job = Job(made, RunData(made, BYTES, tokens, tokens), TrainingRecord(), base)
     *_, done = trainer.train(job, Clock(made.train))
     assert isinstance(done, Done) and done.score and done.base_score
     assert max(lengths) == EVALUATION_CONTEXT
-    assert done.checkpoint.record["held_out_measured"]["context"] == EVALUATION_CONTEXT
+    assert done.checkpoint.record.document["held_out_measured"]["context"] == EVALUATION_CONTEXT
     assert (done.base_score.tokens, done.base_score.bytes) == (done.score.tokens, done.score.bytes)
 
 
@@ -133,7 +134,7 @@ def test_both_final_figures_are_those_of_llm_eval(
     evaluation = held_out(model, tokenizer, eval_tokens=10**6)
     assert evaluation.tokens > 400
     found = final_score(evaluation, model)
-    network = NumpyRuntime(Checkpoint(model.config, "", model.to_arrays(), {}))
+    network = NumpyRuntime(Checkpoint(model.config, "", model.to_arrays()))
     expected = Score(0.0, 0, 0)
     for document in DOCUMENTS:
         expected += measure("it", [document], with_ngram_cache(network, WEIGHTS), tokenizer)

@@ -100,7 +100,7 @@ def prepared_text(
     settings = replace(ready.plan.train, seconds=seconds)
     clock = PassingTime()
     data = RunData(ready.plan, ready.tokenizer, ready.tokens, ready.held_out, ready.conversations)
-    stepper = Stepper(Job(ready.plan, data, {}, start), Clock(settings, 0.0, now=clock, stop=lambda: stop))
+    stepper = Stepper(Job(ready.plan, data, ready.record, start), Clock(settings, 0.0, now=clock, stop=lambda: stop))
     began = clock.time
     limit = math.inf if seconds is None else base_divergence.seconds_to_generate(seconds, seconds - spent)
     stepper.prepare(limit + 1)  # a second passes before the first layer
@@ -150,8 +150,10 @@ def test_without_a_divergence_no_text_is_generated(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.slow
 def test_the_record_has_the_size_of_the_text() -> None:
-    assert fine_tune(base(context=128)).checkpoint.record["conversations"]["base_tokens"] == 64 * GENERATED_LENGTH
-    assert "base_tokens" not in fine_tune(base(context=128), kl_weight=0.0).checkpoint.record["conversations"]
+    assert (
+        fine_tune(base(context=128)).checkpoint.record.document["conversations"]["base_tokens"] == 64 * GENERATED_LENGTH
+    )
+    assert "base_tokens" not in fine_tune(base(context=128), kl_weight=0.0).checkpoint.record.document["conversations"]
 
 
 @pytest.mark.slow
@@ -160,7 +162,7 @@ def test_a_timed_run_without_time_for_the_divergence_trains_without_it() -> None
     plan = replace(ready.plan, train=replace(ready.plan.train, seconds=50.0, steps=3))
     done = run_to_end(replace(ready, plan=plan), start, clock=PassingTime(), started_at=0.0)
     assert done.step > 0
-    assert done.checkpoint.record["conversations"]["base_tokens"] == 0
+    assert done.checkpoint.record.document["conversations"]["base_tokens"] == 0
 
 
 @pytest.mark.slow
@@ -188,7 +190,7 @@ def test_a_run_forgets_less(monkeypatch: pytest.MonkeyPatch, lora: int) -> None:
     def rise() -> float:
         done = fine_tune(base(context=128), steps=30, lora=lora, lr=3.0)
         assert isinstance(done, Done) and done.best_step > 0
-        scores = done.checkpoint.record["plain_text"]
+        scores = done.checkpoint.record.document["plain_text"]
         return float(scores["after"] - scores["before"])
 
     kept = rise()

@@ -1,0 +1,239 @@
+"""The training record: what the file of a model says about its training, as JSON (training.json) and as a class.
+
+The fields have the names of the JSON keys, which files of every version share; a key that is missing has a default.
+Keys that nothing reads have no field, and are kept in `document`. Standard library only.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
+
+from llmcli.formats.metadata import (
+    Amount,
+    Check,
+    Count,
+    Fraction,
+    Hexadecimal,
+    JsonObject,
+    Number,
+    parse_document,
+    read_as,
+)
+
+
+class TrainingFile(JsonObject):
+    """A text, or a file of conversations, that a model was trained on, or that was held out."""
+
+    name: str = ""
+    path: str = ""  # from the directory of the model
+    bytes: Count = 0
+    sha256: str = ""
+    shape: str | None = None  # of the records of conversations; None: a text
+    conversations: Count = 0
+    columns: tuple[str, ...] = ()  # that were read
+    held_out: Count | None = None  # bytes at its end; earlier versions held out the end of the whole corpus
+    left_out: Count = 0  # bytes that are neither trained on nor held out
+
+
+class HeldOut(JsonObject):
+    """The held-out text or answers."""
+
+    bytes: Count = 0
+    from_: str = ""  # how they were held out, in words
+    of: str = ""  # "answers" if conversations were held out
+    files: tuple[TrainingFile, ...] = ()  # that --val named
+    seen_by_base: bool = False
+
+
+class Conversations(JsonObject):
+    """The conversations that were trained on, and their answers."""
+
+    training: Count = 0
+    held_out: Count = 0
+    held_out_share: Fraction | None = None
+    train_tokens: Count = 0
+    train_bytes: Count = 0
+    from_step: Count = 0
+    epochs: Amount = 0.0
+
+
+class Stage(JsonObject):
+    """What a model was trained on in one stage of its training, and what was held out (training_stages.py)."""
+
+    corpus: tuple[TrainingFile, ...] = ()
+    held_out: HeldOut = HeldOut()
+    conversations: Conversations | None = None
+    train_bytes: Count | None = None  # of the texts
+    stage: str = ""  # of an earlier stage: its role for the model, and the file of that stage
+    file: str = ""
+
+    @property
+    def texts(self) -> list[TrainingFile]:
+        return [file for file in self.corpus if file.shape is None]
+
+    @property
+    def conversation_files(self) -> list[TrainingFile]:
+        return [file for file in self.corpus if file.shape is not None]
+
+
+class Base(JsonObject):
+    """The model that was fine-tuned."""
+
+    file: str = ""
+    sha256: str = ""
+    source_sha256: str = ""  # of the model that it was imported from
+
+
+class Settings(JsonObject):
+    """The TrainConfig of the run, as far as it is read again."""
+
+    steps: Count = 0
+    seconds: Number | None = None
+    context: Count = 0
+    recipe: str = ""
+
+
+class Clock(JsonObject):
+    """The duration and speed of a run with a time limit."""
+
+    seconds: Amount = 0.0
+    tokens_per_second: Amount = 0.0
+
+
+class CurvePoints(JsonObject):
+    """The loss in nats per token by step, and the evaluations in bits per byte."""
+
+    step: tuple[Count, ...] = ()
+    loss: tuple[Number, ...] = ()
+    eval_step: tuple[Count, ...] = ()
+    eval_bits_per_byte: tuple[Number, ...] = ()
+
+
+class Distillation(JsonObject):
+    """The run of a teacher and then a student."""
+
+    from_step: Count = 0
+    teacher_bits_per_byte: Number = 0.0
+
+
+class EvaluatedData(JsonObject):
+    """The amount of held-out data that was evaluated at the end, or of validation data."""
+
+    bytes: Count = 0
+    tokens: Count = 0
+    conversations: Count | None = None
+    context: Count = 0  # 0: that of the model
+
+
+class Memorization(NamedTuple):
+    """The share of a model's generated text, and of held-out text, that occurs verbatim in the training text."""
+
+    share: Fraction = 0.0  # of the generated strings
+    strings: Count = 0  # generated strings that were searched for
+    held_out_share: Fraction | None = None  # None if there is not enough held-out text
+    searched_bytes: Count = 0  # of the training text
+
+
+class AnswerShares(NamedTuple):
+    """Greedy answers to held-out questions (training/data/held_out_questions.py)."""
+
+    questions: Count = 0
+    verbatim: Fraction = 0.0  # share of them, 0 to 1, answered with an answer of the training data
+    exact: Fraction = 0.0  # share of them answered with the reference answer
+    near: Fraction = 0.0  # share answered almost with it: not exactly, but with a similarity of NEAR
+    # share answered with none of these: not exact, not near, and no training answer; None in files of earlier versions
+    garbled: Fraction | None = None
+    seen: Fraction = 0.0  # share whose reference answer is one of the training answers
+
+
+class PlainTextScores(NamedTuple):
+    """Bits per byte of plain text under a model that was trained on conversations."""
+
+    from_: str = ""  # the source of the text
+    tokens: Count = 0
+    before: Number | None = None  # under the base model, if there is one
+    after: Number | None = None
+
+
+def _is_sample(value: Any) -> bool:
+    return isinstance(value, list) and list(map(type, value)) == [int, str] and value[0] >= 0
+
+
+class Samples(JsonObject):
+    """The texts that the model wrote during training, each with its step."""
+
+    prompt: str | None = ""  # None: there are no texts
+    texts: tuple[Annotated[tuple[int, str], Check("a list of a step and a text", _is_sample)], ...] = ()
+
+
+class Reading(JsonObject):
+    """The read options that the user gave."""
+
+    pairs: bool = False
+    columns: tuple[str, ...] = ()
+    plain: bool = False
+
+
+class TrainingRecord(Stage):
+    """The record of the run that made a model. Change it with `|` and `without`, which change its JSON."""
+
+    average_of: tuple[str, ...] = ()
+    adapter: str = ""  # that was merged into the model
+    base: Base | None = None
+    earlier_stages: tuple[Stage, ...] = ()
+    imported: dict[str, Any] | None = None  # the origin of a published model
+    reading: Reading | None = None
+    seen_bytes: Hexadecimal = ""  # the byte values in the training text; "": unknown
+    train_tokens: Count = 0
+    read_bytes: Count = 0  # of the training text; 0: all
+    versions: dict[str, Any] | None = None
+    train: Settings | None = None
+    steps: Count = 0
+    best_step: Count = 0
+    epochs: Amount = 0.0
+    interrupted: bool = False
+    problem: str = ""  # why training ended early
+    not_evaluated: str = ""  # why the held-out data was not evaluated, if not for lack of time
+    bits_per_byte: Number | None = None  # of the held-out data, as the model runs; see `evaluation.figures.Figures`
+    bits_per_byte_without_cache: Number | None = None
+    bits_per_byte_before: Number | None = None
+    bits_per_byte_before_without_cache: Number | None = None
+    ngram_cache: object = None  # see `CacheWeights.of_record`, which checks it: a model runs without its cache, too
+    expert_shares: tuple[tuple[Number, ...], ...] = ()  # of the tokens, by layer and expert
+    held_out_measured: EvaluatedData | None = None
+    plain_text: PlainTextScores | None = None
+    validation: EvaluatedData | None = None
+    distillation: Distillation | None = None
+    curve: CurvePoints = CurvePoints()
+    samples: Samples = Samples()
+    clock: Clock | None = None
+    memorised: Memorization | None = None  # a key of stored files: it keeps its British spelling
+    answers: AnswerShares | None = None
+    verdict: tuple[str, ...] = ()  # the summary of the run
+    experts: "tuple[TrainingRecord, ...]" = ()  # the records of an ensemble, which has nothing else
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "TrainingRecord":
+        """Read a record as from a file of this content. Raises LLMError for a value of a wrong type."""
+        return read_as(cls, json.loads(json.dumps(dict(document))))
+
+    @classmethod
+    def parse(cls, text: str) -> "TrainingRecord":
+        """Read a training.json. Raises LLMError."""
+        return parse_document(text, "its training.json", cls)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object that the record was made of, with all its keys in their order."""
+        return dict(self.document)
+
+    def __or__(self, entries: Mapping[str, Any]) -> "TrainingRecord":
+        """Return the record with other JSON entries, new keys last. Raises LLMError, like `from_json`."""
+        return self.from_json(self.document | dict(entries))
+
+    def without(self, *keys: str) -> "TrainingRecord":
+        return self.from_json({key: value for key, value in self.document.items() if key not in keys})
+
+    @property
+    def stages(self) -> list[Stage]:
+        """List the run and the earlier stages; only the latter for an averaged model, which has no run."""
+        return [*([] if self.average_of and self.earlier_stages else [self]), *self.earlier_stages]
