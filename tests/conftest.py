@@ -25,6 +25,7 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import Checkpoint, save
 from llmcli.formats.training_record import TrainingRecord
 
+Llm = Callable[..., Result]
 TEXT = "The cat sat on the mat. The dog ate the hat.\nりんごを食べる。🍎\n" * 40
 
 # what is ignored here is so in child processes too, which tests send signals to
@@ -105,7 +106,7 @@ def short_search(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def llm(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+def llm(monkeypatch: pytest.MonkeyPatch) -> Llm:
     """`llm("generate", "text")` runs the command in this process; the result has exit_code, stdout and stderr."""
     from llmcli.cli.app import app
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,11 @@ posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no POSIX signals
 named_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes in the file system here")
 file_locks = pytest.mark.skipif(os.name == "nt", reason="replaces fcntl.flock, which Windows does not have")
 symbolic_links = pytest.mark.skipif(not _can_link(), reason="this user may not make symbolic links here")
+pseudo_terminals = pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals")
 network_namespaces = pytest.mark.skipif(
     not _can_make_hosts(), reason="needs Linux, root, and ip, unshare and nsenter, to make hosts of network namespaces"
+)
+needs_onnxruntime = pytest.mark.skipif(
+    find_spec("onnxruntime") is None or find_spec("onnx") is None,
+    reason="needs onnxruntime and onnx: pip install -e '.[fast]'",
 )

@@ -1,10 +1,8 @@
 """The Python API gives the results of the command line, and importing it loads no heavy library."""
 
-import inspect
 import io
 import json
 import math
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,8 +17,8 @@ from typer.testing import Result
 import llmcli
 from llmcli import api
 from tests.cli.commands.test_chat import write_chat_model
+from tests.conftest import Llm
 
-Llm = Callable[..., Result]
 PROMPT = "The cat sat"
 
 
@@ -98,17 +96,7 @@ def test_next_words_are_those_of_the_command(tiny_model: Path, llm: Llm) -> None
     assert [p for _, p in words] == pytest.approx([entry["probability"] for entry in answer["next"]], abs=1e-6)
 
 
-def test_the_score_is_that_of_eval(tiny_model: Path, llm: Llm) -> None:
-    text = "The dog ate the hat. りんごを食べる。\n" * 5
-    Path("t.txt").write_text(text, "utf-8")
-    [row] = output(llm("eval", "t.txt", "-m", tiny_model, "--json"))["results"]
-    score = llmcli.load(tiny_model).score(text)
-    assert score.bits_per_byte == pytest.approx(row["bits_per_byte"], rel=1e-4)
-    assert (score.bytes, score.tokens) == (row["bytes"], row["tokens"])
-
-
 def test_the_score_is_the_sum_of_the_log_probabilities(tiny_model: Path) -> None:
-    """By hand: the logits of the runtime after each token of a text that fits the context."""
     model = llmcli.load(tiny_model)
     ids = model.tokenize(PROMPT)
     logits = model.runtime.logits([model.tokenizer.bos_id, *ids])[:-1].astype(np.float64)
@@ -137,38 +125,6 @@ def test_a_model_describes_itself(tiny_model: Path) -> None:
     assert f"{model.parameters:,} parameters, context 32" in repr(model)
 
 
-def test_every_error_is_an_llm_error(tmp_path: Path) -> None:
-    (tmp_path / "no.safetensors").write_bytes(b"no model")
-    for name in ("missing.safetensors", "no.safetensors"):
-        with pytest.raises(llmcli.LLMError):
-            llmcli.load(tmp_path / name)
-
-
-@pytest.mark.parametrize("function", [api.load, api.train])
-def test_the_page_shows_the_signature(function: Callable[..., object]) -> None:
-    """Names, order and defaults; a default that is a function is written `...`."""
-    page = (Path(__file__).parents[1] / "docs" / "api.md").read_text("utf-8")
-    shown = re.search(rf"`({function.__name__}\([^`]*\))`", page)
-    assert shown, "the signature is not on the page"
-    documented: dict[str, Callable[..., object]] = {}
-    exec(f"def {shown[1]}: ...", documented)
-
-    def defaults(of: Callable[..., object]) -> list[tuple[str, object, object]]:
-        parameters = inspect.signature(of).parameters.values()
-        return [
-            (p.name, p.kind, ... if callable(p.default) and p.default is not p.empty else p.default) for p in parameters
-        ]
-
-    assert defaults(documented[function.__name__]) == defaults(function)
-
-
-def test_the_options_of_training_are_on_the_page() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "api.md").read_text("utf-8")
-    [listed] = re.findall(r"`options` are ([^.]*)\.", page)
-    names = re.findall(r"[a-z_]+", re.sub(r"\([^)]*\)", "", listed).replace(" and ", " "))
-    assert tuple(names) == tuple(api.TrainOptions.__annotations__)
-
-
 TEXT = "The cat sat on the mat. The dog ate the hat.\n" * 60
 RUN = {"steps": 4, "threads": 1, "seed": 2, "layers": 1, "width": 32, "context": 16, "batch_tokens": 64}
 
@@ -186,7 +142,6 @@ def test_training_gives_the_model_of_the_command(own_directory: Path, llm: Llm) 
 
 
 def test_a_stopped_run_of_the_command_is_resumed_by_the_api_to_the_same_bytes(own_directory: Path, llm: Llm) -> None:
-    """Both give a run the same identity."""
     from llmcli.training.files import resume
 
     Path("c.txt").write_text(TEXT, "utf-8")
@@ -213,8 +168,6 @@ def test_a_file_is_replaced_only_with_overwrite(own_directory: Path) -> None:
     assert Path("m.safetensors").read_text("utf-8") == "mine"
     assert list(llmcli.train("c.txt", "m.safetensors", overwrite=True, **RUN))[-1].file == Path("m.safetensors")
 
-
-# ---- misuse: one sentence, raised where the arguments are read
 
 NOT_TEXTS = [None, b"ab", ["I like"], Path("x"), 5, np.int64(3), {"a": 1}, "\ud800"]
 CALLS: dict[str, Callable[[llmcli.Model, object], object]] = {
@@ -300,7 +253,6 @@ def test_options_of_training_are_refused_before_anything_is_written() -> None:
 
 
 def test_errors_name_arguments(tiny_model: Path) -> None:
-    """Not the options of the command line; its commands stay as they are typed."""
     Path("c.txt").write_text(TEXT, "utf-8")
     Path("mine.safetensors").write_text("mine", "utf-8")
     model = llmcli.load(tiny_model)

@@ -9,15 +9,9 @@ from llmcli.config import ModelConfig, RopeScaling, SamplingConfig, TrainConfig,
 from llmcli.errors import LLMError
 
 SMALL = ModelConfig(
-    vocab_size=10,
-    hidden_size=4,
-    intermediate_size=6,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    head_dim=2,
-    max_position_embeddings=16,
-)
+    vocab_size=10, hidden_size=4, intermediate_size=6, num_hidden_layers=2, num_attention_heads=2,
+    num_key_value_heads=1, head_dim=2, max_position_embeddings=16,
+)  # fmt: skip
 MAY_BE_ZERO = ("eos_token_id", "num_experts", "num_experts_per_tok")
 INTEGERS = [field.name for field in fields(ModelConfig) if field.type is int and field.name not in MAY_BE_ZERO]
 SPARSE = replace(SMALL, model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2)
@@ -25,9 +19,6 @@ SPARSE = replace(SMALL, model_type="qwen3_moe", num_experts=4, num_experts_per_t
 
 def test_the_integers_of_a_model_config():
     assert len(INTEGERS) == 8  # so that the tables below leave nothing out
-
-
-# ---- invalid model configs
 
 
 @pytest.mark.parametrize("name", INTEGERS)
@@ -75,29 +66,6 @@ def test_the_size_of_a_head_must_be_even(head_dim):
         replace(SMALL, head_dim=head_dim)
 
 
-# ---- tensors
-
-
-def test_the_tensors_of_one_layer_by_name_and_shape():
-    layer = "model.layers.0."
-    assert list(replace(SMALL, num_hidden_layers=1).tensor_shapes().items()) == [
-        ("model.embed_tokens.weight", (10, 4)),
-        (layer + "input_layernorm.weight", (4,)),
-        (layer + "self_attn.q_proj.weight", (4, 4)),
-        (layer + "self_attn.k_proj.weight", (2, 4)),
-        (layer + "self_attn.v_proj.weight", (2, 4)),
-        (layer + "self_attn.q_norm.weight", (2,)),
-        (layer + "self_attn.k_norm.weight", (2,)),
-        (layer + "self_attn.o_proj.weight", (4, 4)),
-        (layer + "post_attention_layernorm.weight", (4,)),
-        (layer + "mlp.gate_proj.weight", (6, 4)),
-        (layer + "mlp.up_proj.weight", (6, 4)),
-        (layer + "mlp.down_proj.weight", (4, 6)),
-        ("model.norm.weight", (4,)),
-        ("lm_head.weight", (10, 4)),
-    ]
-
-
 def test_parameters_counted_by_hand():
     layer = 4 + 4 + 16 + 8 + 8 + 2 + 2 + 16 + 24 + 24 + 24
     assert SMALL.parameters == 40 + 2 * layer + 4 + 40 == 348
@@ -128,9 +96,6 @@ def test_scaling_of_llama_3_by_hand():
     assert rule.scaled(frequency["short"]) == pytest.approx(frequency["short"])
     assert rule.scaled(frequency["long"]) == pytest.approx(frequency["long"] / 8)
     assert rule.scaled(frequency["between"]) == pytest.approx(frequency["between"] * (0.5 + 0.5 / 8))
-
-
-# ---- training and sampling
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,14 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from typer.testing import Result
 
 from llmcli.formats import headers
 from llmcli.training.data import held_out_questions
+from tests.conftest import Llm
 from tests.platforms import FULL
 
 pytestmark = pytest.mark.slow
@@ -102,7 +102,7 @@ def test_no_document_writes_a_file_that_another_wrote() -> None:
     assert "model.safetensors" not in written
 
 
-def make_tiny_gguf(place: Path, llm: Callable[..., Result]) -> None:
+def make_tiny_gguf(place: Path, llm: Llm) -> None:
     """A tiny GGUF in place of the real model's, which has 98 MB: each of its steps would take half a minute."""
     text = (ROOT / "examples" / "food.txt").read_text("utf-8")[:20_000]
     (place / "tiny.txt").write_text(text, "utf-8")
@@ -117,7 +117,7 @@ def make_tiny_gguf(place: Path, llm: Callable[..., Result]) -> None:
 class CommandRunner:
     """Runs the commands of a page, one after the other, in one directory that looks like a clone."""
 
-    def __init__(self, directory: Path, llm: Callable[..., Result]) -> None:
+    def __init__(self, directory: Path, llm: Llm) -> None:
         self._directory, self._llm = directory, llm
         self._variables: dict[str, object] = {}
         exec("import safetensors.numpy", self._variables)
@@ -185,19 +185,13 @@ def piped(command: str = "true") -> bytes:
 
 
 @pytest.fixture
-def runner(
-    own_directory: Path,
-    llm: Callable[..., Result],
-    monkeypatch: pytest.MonkeyPatch,
-    short_search: None,
-) -> CommandRunner:
+def runner(own_directory: Path, llm: Llm, monkeypatch: pytest.MonkeyPatch, short_search: None) -> CommandRunner:
     """Most held-out questions are left out."""
     monkeypatch.setattr(held_out_questions, "MAX_QUESTIONS", 2)
     return CommandRunner(own_directory, llm)
 
 
 def test_the_first_documents_run_in_order_in_one_directory(own_directory: Path, runner: CommandRunner) -> None:
-    """README, examples/README and the tour."""
     for page in (*READ, TOURS[0]):
         runner.run_page(page)
     assert runner.commands > 50

@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+from tests.platforms import pseudo_terminals
+
 ROOT = Path(__file__).parent.parent
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -35,9 +37,6 @@ def shown(received: str, columns: int = 20) -> list[str]:
 
 def elements(received: str, name: str) -> list[ElementTree.Element]:
     return ElementTree.fromstring(draw.svg(draw.screen(received), draw.LIGHT, "title")).findall(f".//{SVG}{name}")
-
-
-# ---- the screen
 
 
 @given(st.lists(st.text("abc <&\"'語リ│█⠒", max_size=10), max_size=6))
@@ -80,8 +79,6 @@ def test_rows_after_the_last_one_to_show_are_cropped() -> None:
     text = ["".join(cell.text for cell in row) for row in rows]
     assert text == ["$ llm a", "saved x", "", "$ llm b", "1", "2", "", "$ llm c", "3"]
 
-
-# ---- the picture
 
 RECEIVED = (
     ' \x1b[1mplan\x1b[0m     because\r\n ────────\r\n budget  5m <b>&"\r\n'
@@ -139,9 +136,7 @@ def test_bars_lines_and_dots_are_drawn_to_scale() -> None:
         ("README.ja.md", "first-picture-ja", "モデルが予測した確率は ([\\d.]+)、([\\d.]+)、([\\d.]+) です。"),
     ],
 )
-def test_the_picture_of_a_readme_shows_its_commands_and_its_probabilities(
-    page: str, picture: str, prediction: str
-) -> None:
+def test_the_picture_of_a_readme_shows_its_commands_and_figures(page: str, picture: str, prediction: str) -> None:
     readme = (ROOT / page).read_text("utf-8")
     names = re.search(
         r'<picture><source media="\(prefers-color-scheme: dark\)" srcset="([^"]+)">!\[[^]]+\]\(([^)]+)\)</picture>',
@@ -158,10 +153,7 @@ def test_the_picture_of_a_readme_shows_its_commands_and_its_probabilities(
     assert told and [*told.groups()] == [f"{float(one):.2f}" for one in shown[: len(told.groups())]]
 
 
-# ---- the run
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
+@pseudo_terminals
 def test_commands_run_in_a_terminal(tmp_path: Path) -> None:
     code = "import os, sys; print(sys.stdout.isatty(), *os.get_terminal_size(), os.environ['TERM'], os.getcwd())"
     received = draw.record(f'"{sys.executable}" -c "{code}"', tmp_path)

@@ -47,9 +47,6 @@ def model(tiny_model: Path) -> Path:
     return tiny_model
 
 
-# ---- what the record says
-
-
 def the_result(*, json_: bool, capsys: pytest.CaptureFixture[str]) -> str:
     done: Any = SimpleNamespace(
         score=SCORE, base_score=BASE, step=100, best_step=100, seconds=1.0, interrupted=False,
@@ -114,7 +111,6 @@ def test_what_other_programs_run_states_the_figure_of_the_network(model: Path, l
 
 
 def test_the_figures_before_and_after_are_of_the_same_kind(capsys: pytest.CaptureFixture[str]) -> None:
-    """A cache that the base model lacks is not counted as progress."""
     assert "bits per byte: network 2.222 before, 1.921 after; adapting 1.827 after" in the_result(
         json_=False, capsys=capsys
     )
@@ -130,9 +126,6 @@ def test_a_record_gives_the_figures_that_were_written() -> None:
     assert FinalEvaluation().score is None
 
 
-# ---- what is measured
-
-
 def test_each_way_to_measure_a_text_gives_the_same_two_figures(model: Path, llm: Any) -> None:
     Path("t.txt").write_text(TEXT, "utf-8")
     [row] = json.loads(llm("eval", "t.txt", "--json", "-q").stdout)["results"]
@@ -143,6 +136,7 @@ def test_each_way_to_measure_a_text_gives_the_same_two_figures(model: Path, llm:
     assert (alone["bits_per_byte"], alone["network_bits_per_byte"]) == (network, network)
     assert alone["adapting_bits_per_byte"] is None and "bits_per_byte_without_cache" not in alone
     score = llmcli.load(model).score(TEXT)
+    assert (score.bytes, score.tokens) == (row["bytes"], row["tokens"])
     assert score.network_bits_per_byte == pytest.approx(network, abs=1e-6)
     assert score.adapting_bits_per_byte == pytest.approx(adapting, abs=1e-6) == score.bits_per_byte
     without = llmcli.load(model, cache=False).score(TEXT)
@@ -179,7 +173,6 @@ def test_an_estimate_is_shown_as_one() -> None:
 
 @pytest.mark.slow
 def test_the_figures_of_a_run_are_those_of_llm_eval(tmp_path: Path, llm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fine-tuning a model whose token before a text is not that after it, on several documents, with a cache."""
     from llmcli.training.data import cache_fit
     from llmcli.training.planning import recipe
 
@@ -204,9 +197,6 @@ def test_the_figures_of_a_run_are_those_of_llm_eval(tmp_path: Path, llm: Any, mo
     for key in ("network_bits_per_byte", "adapting_bits_per_byte", "bits_per_byte"):
         assert done[key] == pytest.approx(rows[-1][key], rel=1e-4)
     assert done["adapting_bits_per_byte"] != done["network_bits_per_byte"]
-
-
-# ---- what is published
 
 
 @pytest.mark.parametrize("document", ["README.md", "README.ja.md", "docs/benchmarks.md"])

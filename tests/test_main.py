@@ -39,9 +39,7 @@ runpy.run_module("llmcli", run_name="__main__", alter_sys=True)
     ],
 )
 @pytest.mark.slow
-def test_a_signal_while_the_program_starts_ends_it(
-    tiny_model: Path, place: tuple[str, str], number: signal.Signals
-) -> None:
+def test_a_signal_in_the_start_ends_it(tiny_model: Path, place: tuple[str, str], number: signal.Signals) -> None:
     """Importlib's callbacks drop a KeyboardInterrupt, and `__set_name__` wraps it in another exception. `get_command`
     is typer's, which handles none yet."""
     words = ["generate", "The cat", "--samples", "1000000", "-m", str(tiny_model), "-q"]  # minutes, if not interrupted

@@ -68,9 +68,6 @@ def stored(environment: Environment, *measurements: Measurement) -> dict[str, re
     }
 
 
-# ---- the documents
-
-
 @pytest.mark.parametrize("document", tables.DOCUMENTS)
 def test_a_document_agrees_with_the_results(document: str) -> None:
     text = (ROOT / document).read_text("utf-8")
@@ -93,10 +90,8 @@ def test_the_results_belong_together() -> None:
         assert Measurement(**result["measurement"]).name == name
         assert str(Path.home()) not in json.dumps(result)
 
-
-def test_models_and_compressors_predict_the_same_bytes() -> None:
-    for text in TEXTS:
-        of_text = [stored["result"] for stored in results.load().values() if stored["measurement"]["text"] == text]
+    for text in TEXTS:  # models and compressors predict the same bytes
+        of_text = [stored["result"] for stored in found.values() if stored["measurement"]["text"] == text]
         held_out = {result["bytes"] for result in of_text if "bytes" in result}
         held_out |= {run["eval"]["results"][0]["bytes"] for result in of_text for run in result.get("runs", [])}
         assert len(held_out) <= 1
@@ -130,13 +125,12 @@ def test_a_row_by_hand() -> None:
 
     assert rows(False)[2] == "| 20s | **2.200** | 2.300 2.100 2.200 | **–** | – – – | 1,000 | 19.9 | 600 |"
     assert rows(True)[0].startswith("| `--time` | network | network, each seed | adapting | adapting, each seed |")
-    assert rows(True)[2] == (
-        "| 20s | **2.500** | 2.400 2.500 2.600 | **2.200** | 2.300 2.100 2.200 | 1,000 | 19.9 | 600 |"
+    assert (
+        rows(True)[2] == "| 20s | **2.500** | 2.400 2.500 2.600 | **2.200** | 2.300 2.100 2.200 | 1,000 | 19.9 | 600 |"
     )
 
 
 def test_the_median_of_the_texts_that_were_not_developed_on() -> None:
-    """Of those that were measured; nothing of a development text counts."""
     bits = {SHAKESPEARE: 9.0, "manual-ja": 9.0, "novel-en": 2.0, "quotations-de": 1.5, "javascript": 1.0}
     found = {}
     for name, value in bits.items():
@@ -171,9 +165,8 @@ def test_the_throughput_of_three_is_that_of_all_together() -> None:
 def test_only_what_is_between_markers_is_written() -> None:
     page = "before\n<!-- begin summary -->\nold\n<!-- end summary -->\nafter\n"
     new = tables.updated(page, Figures({}))
-    assert new.startswith("before\n<!-- begin summary -->\n\nNot measured yet.") and new.endswith(
-        "<!-- end summary -->\nafter\n"
-    )
+    assert new.startswith("before\n<!-- begin summary -->\n\nNot measured yet.")
+    assert new.endswith("<!-- end summary -->\nafter\n")
     assert tables.updated(new, Figures({})) == new
     with pytest.raises(LLMError, match="a part called unknown"):
         tables.updated("<!-- begin unknown -->\n<!-- end unknown -->", Figures({}))
@@ -200,9 +193,6 @@ def test_a_plot_shows_both_figures_and_the_median_of_an_even_number_of_runs() ->
     assert [text.get_text() for text in axes.texts] == ["llm train, network", "llm train, adapting"]
 
 
-# ---- the list of measurements
-
-
 def test_measurements_have_names_of_their_own_and_the_important_ones_come_first() -> None:
     found = publish.all_measurements()
     assert len({each.name for each in found}) == len(found)
@@ -215,7 +205,6 @@ def test_measurements_have_names_of_their_own_and_the_important_ones_come_first(
 
 
 def test_without_all_the_measurements_take_three_quarters_of_an_hour() -> None:
-    """They come first, and have texts of both kinds, each with all that its row shows."""
     found = publish.measurements()
     assert publish.all_measurements()[: len(found)] == found
     assert 30 < sum(map(publish.estimated_seconds, found)) / 60 < 47
@@ -230,9 +219,6 @@ def test_a_result_of_a_compressor_depends_on_no_engine_and_no_machine() -> None:
     xz = Measurement("xz", SHAKESPEARE)
     assert HERE.depends_on(xz) == NEWER.depends_on(xz) == ELSEWHERE.depends_on(xz)
     assert set(HERE.depends_on(xz)) == {"llmcli/evaluation/compressors.py", f"text {SHAKESPEARE}"}
-
-
-# ---- going on where another call ended
 
 
 class FakeMeasure:
@@ -298,7 +284,7 @@ def test_results_of_another_source_tree_or_machine_are_out_of_date(environment: 
 
 
 @pytest.fixture
-def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+def published(tmp_path: Path, monkeypatch) -> Callable[..., Path]:
     """Calls the command with fake measurements and texts; returns the directory of results."""
     monkeypatch.setattr(results, "present", lambda: HERE)
     monkeypatch.setattr(publish, "in_own_process", lambda command: a_result(WANTED[0]))
@@ -312,8 +298,8 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     return call
 
 
-def test_the_command_refuses_to_mix_and_starts_afresh_if_asked(
-    published: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_command_does_not_mix_and_starts_afresh_if_asked(
+    published: Callable[..., Path], monkeypatch, capsys
 ) -> None:
     directory = published()
     assert len(list(directory.iterdir())) == 3
@@ -327,7 +313,7 @@ def test_the_command_refuses_to_mix_and_starts_afresh_if_asked(
     assert {stored["commit"] for stored in results.load(directory).values()} == {"89abcde"}
 
 
-def test_the_list_shows_what_is_done(published: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_shows_what_is_done(published: Callable[..., Path], capsys) -> None:
     published("--list")
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[-1] for line in lines[:-1]] == ["missing"] * 3
@@ -339,7 +325,7 @@ def test_the_list_shows_what_is_done(published: Callable[..., Path], capsys: pyt
         publish.main(["--only", "nothing"])
 
 
-def test_a_modified_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_modified_engine_is_refused(monkeypatch) -> None:
     answers = {"status": "M llmcli/config.py"}
     monkeypatch.setattr(results, "_git", lambda command, *arguments: answers[command])
     with pytest.raises(LLMError, match=r"llmcli/config\.py differs from the last commit; commit it first"):
@@ -348,7 +334,6 @@ def test_a_modified_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @linux
 def test_no_process_is_left_of_an_interrupted_measurement(tmp_path: Path) -> None:
-    """The measurement starts a process of its own, as `llm train` is one, and both are gone."""
     started = tmp_path / "pid"
     measurement = (
         "import subprocess, sys, pathlib\n"
@@ -385,9 +370,6 @@ def test_a_measurement_that_fails_says_so() -> None:
     assert publish.in_own_process([sys.executable, "-c", "print('note'); print('{\"a\": 1}')"]) == {"a": 1}
 
 
-# ---- what is measured
-
-
 def test_compressors_read_the_training_text_first(tmp_path: Path) -> None:
     """The second half of a text whose halves are equal adds next to nothing; the tenth is that of `llm train`."""
     text = tmp_path / "text.txt"
@@ -401,7 +383,6 @@ def test_compressors_read_the_training_text_first(tmp_path: Path) -> None:
 @pytest.mark.slow
 @linux
 def test_static_ppm_is_measured_on_all_pieces(tmp_path: Path) -> None:
-    """Each compressed right after the training text."""
     text = tmp_path / "text.txt"
     text.write_text("".join(f"{number * 7919 % 100003} " for number in range(4000)), "utf-8")
     past, held_out = measure.split(text)
@@ -416,7 +397,6 @@ def test_static_ppm_is_measured_on_all_pieces(tmp_path: Path) -> None:
 @pytest.mark.slow
 @in_full
 def test_a_run_end_to_end(tmp_path: Path) -> None:
-    """A few seconds of training: everything that the tables need is there, and no path of this machine."""
     text = tmp_path / "stories.txt"
     text.write_bytes((ROOT / "examples" / "stories.txt").read_bytes())
     command = [sys.executable, "-m", "tests.benchmarks.measure", str(text), "--budgets", "6s", "--seeds", "1"]
@@ -430,9 +410,6 @@ def test_a_run_end_to_end(tmp_path: Path) -> None:
     plan = tables.plan(Figures({each.name: HERE.result(each, 1.0, found)})).split("\n")[2]
     assert tables.DASH not in plan
     assert re.search(r"network \d\.\d+, adapting [\d.-]+ bits per byte, [\d,]+ parameters, ", measure.summary(found))
-
-
-# ---- texts
 
 
 def test_the_file_of_a_text_is_checked(tmp_path: Path) -> None:
@@ -461,11 +438,8 @@ def test_packages_are_read(tmp_path: Path) -> None:
     data = archive.getvalue()
 
     def member_of_ar(name: str, content: bytes) -> bytes:
-        return (
-            f"{name:16}{'0':12}{'0':6}{'0':6}{'100644':8}{len(content):<10}`\n".encode()
-            + content
-            + b"\n" * (len(content) % 2)
-        )
+        header = f"{name:16}{'0':12}{'0':6}{'0':6}{'100644':8}{len(content):<10}`\n"
+        return header.encode() + content + b"\n" * (len(content) % 2)
 
     deb = tmp_path / "a_1_all.deb"
     deb.write_bytes(b"!<arch>\n" + member_of_ar("debian-binary", b"2.0") + member_of_ar("data.tar.xz", data))
@@ -478,9 +452,7 @@ def test_packages_are_read(tmp_path: Path) -> None:
         texts.archive_files(deb)
 
 
-def test_a_package_that_cannot_be_fetched_can_be_put_there_by_hand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_package_that_cannot_be_fetched_can_be_put_there_by_hand(tmp_path: Path, monkeypatch) -> None:
     package = texts.Package("apt", "some-name", "1:2-3")
     assert package.command[-1] == "some-name=1:2-3"
     monkeypatch.setenv("PATH", "")

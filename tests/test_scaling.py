@@ -40,9 +40,6 @@ IN_BFLOAT16 = replace(IN_FLOAT32, device="cuda", dtype="bfloat16")
 SECONDS = 300  # after which a command counts as hanging
 
 
-# ---- the page
-
-
 @pytest.mark.slow
 def test_the_tables_of_the_page_are_those_of_the_calculator(capsys: pytest.CaptureFixture[str]) -> None:
     scaling.main([])
@@ -80,9 +77,6 @@ def test_a_local_command_runs_as_printed(start: str, module: str, tmp_path: Path
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert (tmp_path / words[words.index("-o") + 1]).exists()
-
-
-# ---- the formulas
 
 
 def test_bytes_of_a_step_by_hand() -> None:
@@ -142,7 +136,6 @@ def test_a_step_is_compute_and_what_is_not_overlapped() -> None:
 
 
 def test_the_plan_is_that_of_the_planner() -> None:
-    """The largest model, on GPUs that have no memory for all of its weights: batches keep their size."""
     target = scaling.targets(2048, 32_768, 20)[-1]
     plan = scaling.plan_of(target, 8, 80e9)
     assert plan and plan.sharded and plan.model.parameters == target.model.parameters
@@ -155,9 +148,6 @@ def test_a_ring_through_machines_leaves_each_once() -> None:
     assert cluster.link(8).bandwidth == cluster.link_share * cluster.link_gbytes * 1e9
     assert cluster.link(16).bandwidth == cluster.link_share * cluster.network_gbits / 8 * 1e9
     assert cluster.link(64).latency == pytest.approx(6 * cluster.latency_us * 1e-6)
-
-
-# ---- examples/cluster
 
 
 def shell_text(name: str) -> str:

@@ -10,7 +10,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from safetensors import safe_open
 
 from tests.platforms import in_full
 
@@ -83,28 +82,6 @@ def test_generated_lines_consist_of_words_of_the_corpus(food: Path) -> None:
     known = set((EXAMPLES / "food.txt").read_text("utf-8").split())
     lines = words.stdout.split("\n")[1:-2]  # whole lines only
     assert lines and all(word in known for line in lines for word in line.split())
-
-
-def test_any_safetensors_reader_opens_the_file(food: Path) -> None:
-    with safe_open(food / "model.safetensors", "numpy") as file:
-        metadata, names = file.metadata(), set(file.keys())
-    config = json.loads(metadata["config.json"])
-    assert config["architectures"] == ["Qwen3ForCausalLM"] and metadata["format"] == "pt"
-    assert {"model.embed_tokens.weight", "model.layers.0.self_attn.q_norm.weight", "model.norm.weight"} < names
-
-
-def test_inspect_and_tokenize(food: Path) -> None:
-    shown = llm("inspect", directory=food).stdout
-    for what in (
-        "a model made by llmcli",
-        "Qwen3ForCausalLM",
-        "food.txt",
-        "bits per byte",
-        "bits per byte by step",
-    ):
-        assert what in shown
-    tokens = json.loads(llm("tokenize", "I like to eat apple.", "--json", directory=food).stdout)
-    assert "".join(tokens["tokens"]) == "I like to eat apple."
 
 
 @in_full

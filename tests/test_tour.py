@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.platforms import in_full
+from tests.platforms import in_full, pseudo_terminals
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +52,7 @@ def disagreement(shown: str, printed: str) -> str:
 
 
 @in_full
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
+@pseudo_terminals
 @pytest.mark.parametrize("tour", TOURS)
 def test_a_tour_shows_what_its_commands_print(tour: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a terminal, typed one after the other. What depends on the last digits of the weights, as sampled text does,
@@ -88,14 +88,10 @@ def test_the_figures_in_the_prose_of_a_tour_are_those_that_it_shows(tour: str) -
 
 
 def test_both_tours_have_the_same_sections() -> None:
-    """And a similar number of commands."""
     english, japanese = ([line.split(".")[0] for line in text.splitlines() if line.startswith("## ")]
                          for text in TOURS.values())  # fmt: skip
     assert english == japanese == [f"## {number}" for number in range(1, 9)]
     assert all(15 <= len(commands(text)) <= 36 for text in TOURS.values())
-
-
-# ---- the Japanese
 
 
 PROSE = [line for line in TOURS["tour.ja.md"].splitlines() if line and not line.startswith(("    ", "#"))]
@@ -103,7 +99,6 @@ POLITE = re.compile(r"(です|ます|でした|ました|ません|ましょう|
 
 
 def test_a_japanese_paragraph_is_one_line() -> None:
-    """A line's end inside a paragraph is shown as a space, which Japanese does not have."""
     lines = TOURS["tour.ja.md"].splitlines()
     prose = [bool(line) and not line.startswith("    ") for line in lines]
     assert not any(a and b for a, b in pairwise(prose)), "two lines of prose follow each other"

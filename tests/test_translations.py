@@ -66,7 +66,6 @@ def test_each_sentence_has_one_translation_and_is_there_in_both_directions() -> 
 @in_full
 @pytest.mark.slow
 def test_the_whole_grammar_is_one_to_one() -> None:
-    """Not only the sentences that are in the files."""
     every = [each.texts() for kind in ("activities", "events", "descriptions") for each in getattr(grammar(), kind)()]
     english, japanese = zip(*every, strict=True)
     assert len(every) == len(set(english)) == len(set(japanese)) > 100_000

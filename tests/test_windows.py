@@ -11,13 +11,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from typer.testing import Result
 
 import llmcli
 from llmcli.cli import app
@@ -28,25 +26,17 @@ from llmcli.formats import atomic_io, checkpoint, file_lock
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.files import resume
 from tests import platforms
+from tests.conftest import Llm
 from tests.reliability.runs import OPTIONS, TEXT
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the simulation needs /proc")
-Llm = Callable[..., Result]
 SOURCES = sorted(Path(llmcli.__file__).parent.rglob("*.py"))
 BINARY = 0x8000  # O_BINARY there
 ABSENT = ("fchmod", "fchown", "posix_fallocate", "sched_getaffinity", "sysconf", "geteuid", "getuid", "mkfifo", "fork")
 PORTABLE_SIGNAL_NAMES = {
-    "signal",
-    "getsignal",
-    "default_int_handler",
-    "raise_signal",
-    "Signals",
-    "Handlers",
-    "SIGINT",
-    "SIGTERM",
-    "SIG_DFL",
+    "signal", "getsignal", "default_int_handler", "raise_signal", "Signals", "Handlers", "SIGINT", "SIGTERM", "SIG_DFL",
     "SIG_IGN",
-}
+}  # fmt: skip
 MODULES = ("fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "syslog")
 
 
@@ -308,7 +298,7 @@ class Console:
     [(True, True, [7, 7], False), (True, False, [7, 7], True), (False, False, [], False)],
 )
 def test_escape_codes_are_enabled_or_colors_turned_off(
-    is_console: bool, takes_colors: bool, modes: list[int], plain: bool, monkeypatch: pytest.MonkeyPatch
+    is_console: bool, takes_colors: bool, modes: list[int], plain: bool, monkeypatch
 ) -> None:
     kernel = Console(is_console=is_console, takes_colors=takes_colors)
     monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=kernel), raising=False)
@@ -347,7 +337,6 @@ def test_suggested_commands_are_quoted_for_windows_shells() -> None:
 
 @pytest.mark.slow
 def test_no_text_is_read_or_written_in_the_locale_encoding() -> None:
-    """Text is read and written as UTF-8 or as bytes, never in the encoding of the locale."""
     for source in SOURCES:
         for call in (n for n in ast.walk(ast.parse(source.read_text("utf-8"))) if isinstance(n, ast.Call)):
             name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +9,13 @@ import numpy as np
 import pytest
 from rich.cells import cell_len
 from safetensors.numpy import save_file
-from typer.testing import Result
 
 from llmcli.analysis.diff import compare
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import load, save
 from llmcli.formats.safetensors.header import read_header
 from tests.cli.terminals import STYLES, in_a_terminal
-from tests.conftest import TEXT
-
-Llm = Callable[..., Result]
+from tests.conftest import TEXT, Llm
 
 
 @pytest.fixture
@@ -81,9 +77,6 @@ def test_a_quantized_model_is_compared_by_its_dequantized_weights(tiny_model: Pa
 @pytest.mark.slow
 def test_a_difference_as_json_and_in_a_terminal(llm: Llm, tiny_model: Path, changed: Path) -> None:
     printed = json.loads(llm("inspect", "--diff", changed, "--json").stdout)
-    assert set(printed) == {
-        "file", "other", "config", "tokenizer", "shared_tokens", "tensors", "reshaped", "only_first", "only_other"
-    }  # fmt: skip
     assert printed["config"] == {"rope_theta": [10000.0, 500.0]}
     for columns in ("80", "200"):
         shown = STYLES.sub("", in_a_terminal("inspect", "--diff", str(changed), COLUMNS=columns).split("\x1b[K")[-1])

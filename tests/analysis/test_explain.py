@@ -74,7 +74,6 @@ def explained(prompt: str, config: ModelConfig = CONFIG, **options: object) -> t
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("words", [1, 6, PREFILL_CHUNK])
 def test_attention_and_logit_lens_equal_the_reference(words: int, tied: bool) -> None:
-    """Prompts that are processed in one chunk, and in several."""
     config = replace(CONFIG, tie_word_embeddings=tied)
     explanation, model = explained(" cat" * words, config, candidates=8, every_position=True)
     attention, lens = reference(model, explanation.ids)
@@ -99,7 +98,6 @@ def test_attention_and_logit_lens_equal_the_reference(words: int, tied: bool) ->
 
 @pytest.mark.slow
 def test_of_many_tokens_the_last_are_analyzed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The results are those of all tokens; the first analyzed one is at the edge of a chunk, or inside one."""
     prompt = "The cat sat on the mat." * 40
     full, _ = explained(prompt, every_position=True)
     for most in (1, 7, len(full.ids) - PREFILL_CHUNK, len(full.ids) - PREFILL_CHUNK + 3):
@@ -142,9 +140,6 @@ def test_fewer_tokens_of_a_large_model_are_analyzed_at_every_position(monkeypatc
     explanation, _ = explained("The dog ate the hat.", every_position=True)
     assert len(explanation.ids) == 3 and explanation.logit_lens.ids.shape[:2] == (4, 3) and explanation.preceding > 0
     assert len(explained("The dog ate the hat.")[0].ids) == 3 + explanation.preceding
-
-
-# ---- the probabilities of the next token
 
 
 class RecordingSampler(Sampler):

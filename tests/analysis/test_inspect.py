@@ -10,13 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.analysis.inspect import (
-    HISTOGRAM_BINS,
-    find_tensor,
-    parameter_tree,
-    parameters_by_dtype,
-    tensor_statistics,
-)
+from llmcli.analysis.inspect import HISTOGRAM_BINS, find_tensor, parameter_tree, parameters_by_dtype, tensor_statistics
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats.safetensors import file as safetensors_file
@@ -63,9 +57,6 @@ def outline(group):
 
 def leaves(group):
     return [leaf for child in group.children.values() for leaf in (leaves(child) if child.children else [child])]
-
-
-# ---- the parameter tree
 
 
 def test_the_tree_of_our_own_model():
@@ -160,22 +151,12 @@ def test_a_tensor_may_have_the_name_of_a_group():
     assert outline(root) == [("a", 1, 5, [("b", 1, 3, [])])]
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a..b", ".a", "a.", "\u0663.w", "x" * 5000])
+@pytest.mark.parametrize("name", ["", ".", "..", "a..b", ".a", "a.", "\u0663.w", "x" * 5000, "a." * 2999 + "a"])
 def test_every_tensor_is_in_the_tree_whatever_its_name(name):
     root = parameter_tree(header_of({name: (3,), "other": (2,)}))
     assert root.parameters == 5
     assert sum(child.parameters for child in root.children.values()) == 5
     assert len(leaves(root)) == 2
-
-
-def test_a_name_with_very_many_dots():
-    root = parameter_tree(header_of({".".join(["a"] * 3000): (3,)}))
-    assert root.parameters == 3
-
-
-def test_the_tree_of_an_empty_file():
-    root = parameter_tree(header_of({}))
-    assert (root.parameters, root.children) == (0, {})
 
 
 names_of_tensors = st.builds(
@@ -209,9 +190,6 @@ def test_parameters_are_counted_by_dtype_the_most_frequent_first():
     assert list(counts.items()) == [("I8", 9), ("F32", 5)]
 
 
-# ---- finding one tensor
-
-
 def test_a_tensor_is_found_by_its_name():
     header = header_of(CONFIG.tensor_shapes())
     assert find_tensor(header, "model.norm.weight") is header.tensors["model.norm.weight"]
@@ -231,9 +209,6 @@ def test_the_error_for_an_unknown_name_suggests_a_similar_one(name, hint):
     with pytest.raises(LLMError) as caught:
         find_tensor(header_of(CONFIG.tensor_shapes()), name)
     assert hint in str(caught.value)
-
-
-# ---- statistics
 
 
 def test_statistics_computed_by_hand(tmp_path):
@@ -271,29 +246,16 @@ def test_statistics_of_booleans(tmp_path):
 
 
 def test_statistics_of_bfloat16(tmp_path):
-    statistics = statistics_of(
-        tmp_path, "BF16", struct.pack("<5H", 0x3F80, 0xC000, 0x7FC0, 0x0000, 0x7F80)
-    )  # 1 -2 nan 0 inf
-    assert statistics.mean == pytest.approx(-1 / 3)
-    assert (statistics.min, statistics.max, statistics.zeros, statistics.not_finite, sum(statistics.histogram)) == (
-        -2,
-        1,
-        1,
-        2,
-        3,
-    )
+    values = struct.pack("<5H", 0x3F80, 0xC000, 0x7FC0, 0x0000, 0x7F80)  # 1 -2 nan 0 inf
+    found = statistics_of(tmp_path, "BF16", values)
+    assert found.mean == pytest.approx(-1 / 3)
+    assert (found.min, found.max, found.zeros, found.not_finite, sum(found.histogram)) == (-2, 1, 1, 2, 3)
 
 
 def test_statistics_of_a_single_value(tmp_path):
     header = write(tmp_path / "t.safetensors", {"t": ("F32", [], struct.pack("<f", 2.5))})
-    statistics = tensor_statistics(header, header.tensors["t"])
-    assert (statistics.mean, statistics.deviation, statistics.min, statistics.max, sum(statistics.histogram)) == (
-        2.5,
-        0,
-        2.5,
-        2.5,
-        1,
-    )
+    found = tensor_statistics(header, header.tensors["t"])
+    assert (found.mean, found.deviation, found.min, found.max, sum(found.histogram)) == (2.5, 0, 2.5, 2.5, 1)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,13 @@
 """Mutation testing: changes one operator, constant or statement at a time and counts how many changes a test detects.
 
-    python -m tests.benchmarks.mutants [--count 60] [--seed 1] [--only PACKAGE or MODULE] [--skip 0] [--time-limit 240]
+    python -m tests.benchmarks.mutants [--count 60] [--seed 1] [--only PART OF A PATH ...] [--skip 0] [--time-limit 240]
 
 Works in a temporary copy of the project. A mutant of llmcli/PACKAGE/MODULE.py is "killed" when a fast test in
-tests/PACKAGE/test_MODULE.py fails (in all of tests/PACKAGE, if there is no such file), "killed by slow tests" when only
-a slow one of them or tests/test_golden.py fails, "timeout" when the tests exceed the time limit, else "survived". A
-survivor is equivalent to the original, or a constant that only benchmarks can judge, or a missing test. Modules take
-turns, so that each has about equally many mutants. `--skip` omits the first mutants, to continue an earlier run
-with the same seed.
+tests/PACKAGE/test_MODULE.py fails (in all of tests/PACKAGE, if there is no such file), "killed by other tests" when
+only another fast test of the top-level package fails, "killed by slow tests" when only a slow one of the module or
+tests/test_golden.py fails, "timeout" when the tests exceed the time limit, else "survived". A survivor is equivalent
+to the original, or a constant that only benchmarks can judge, or a missing test. Modules take turns, so that each has
+about equally many mutants. `--skip` omits the first mutants, to continue an earlier run with the same seed.
 """
 
 import argparse
@@ -36,7 +36,6 @@ import torch  # noqa: F401
 import typer.testing  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("models", "generation", "evaluation", "training")
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq},
     **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.And: ast.Or, ast.Or: ast.And},
@@ -126,14 +125,12 @@ def describe(mutant: Mutant) -> str:
     return " -> ".join(text[start : start + 90].replace("\n", " ") for text in (before, after))
 
 
-def sample(only: str, seed: int) -> Iterator[Mutant]:
+def sample(only: list[str], seed: int) -> Iterator[Mutant]:
     """Mutants in random order, one of each module per round."""
     rng = random.Random(seed)
-    by_module = []
-    for path in sorted(path for package in PACKAGES for path in (ROOT / "llmcli" / package).glob("*.py")):
-        module = path.relative_to(ROOT)
-        if only in str(module):
-            by_module.append(list(mutants(ast.parse(path.read_text("utf-8")), module)))
+    modules = sorted(path.relative_to(ROOT) for path in (ROOT / "llmcli").rglob("*.py"))
+    chosen = [module for module in modules if not only or any(part in str(module) for part in only)]
+    by_module = [list(mutants(ast.parse((ROOT / module).read_text("utf-8")), module)) for module in chosen]
     for found in by_module:
         rng.shuffle(found)
     while by_module := [found for found in by_module if found]:
@@ -177,13 +174,15 @@ def outcome(mutant: Mutant, copy: Path, time_limit: float) -> str:
     """Runs the tests of the mutant's module with the mutant in place."""
     path = copy / mutant.module
     original = path.read_text("utf-8")
-    tests = Path("tests") / mutant.module.parent.name
+    tests = "tests" / mutant.module.parent.relative_to("llmcli")
     mirror = tests / f"test_{mutant.module.name}"
     tests = mirror if (copy / mirror).exists() else tests
     path.write_text(mutant.source(), "utf-8")
     try:
         if not passes(copy, time_limit, "-m", "not slow", str(tests)):
             return "killed"
+        if not passes(copy, time_limit, "-m", "not slow", "/".join(tests.parts[:2])):
+            return "killed by other tests"
         is_alive = passes(copy, 3 * time_limit, "-m", "slow", str(tests), "tests/test_golden.py")
         return "survived" if is_alive else "killed by slow tests"
     except TimeoutError:
@@ -196,7 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", default="", help="part of a path, such as models/ or sampler.py")
+    parser.add_argument("--only", nargs="*", default=[], help="parts of paths, such as models/ or sampler.py")
     parser.add_argument("--skip", type=int, default=0)
     parser.add_argument("--time-limit", type=float, default=240, help="seconds for the tests of one mutant")
     options = parser.parse_args()

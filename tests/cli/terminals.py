@@ -24,12 +24,13 @@ class Terminal(io.StringIO):
 
 
 def colored_stdout(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """From here on standard output is a terminal with colors."""
+    """From here on standard output and standard error are a terminal with colors."""
     for name in ("NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
     screen = Terminal()
     monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(sys, "stderr", screen)
     return screen
 
 
@@ -82,6 +83,12 @@ class Typist:
             assert self._read(), f"the program ended before {text!r} appeared: {self.screen[-2000:]!r}"
         before, _, self._unread = plain.partition(text)
         return before
+
+    def say(self, keys: str, answer: str) -> str:
+        """Type keys at the prompt and read until the answer appears; what appeared before it."""
+        self.wait_for(PROMPT)
+        self.type(keys)
+        return self.wait_for(answer)
 
     def type(self, keys: str) -> None:
         os.write(self._descriptor, keys.encode("utf-8"))

@@ -79,7 +79,6 @@ def test_a_short_command_reads_once_and_imports_what_it_uses(words: tuple[str, .
 @pytest.mark.slow
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_command_without_torch_ends_at_once(at_once: bool) -> None:
-    """After the functions registered for the end, and without a destructor of what is left then."""
     program = f"""
 import atexit, os, sys, types
 class Left:

@@ -62,3 +62,8 @@ def test_plain_values_are_converted_without_typer() -> None:
     by_name = {param.name: param for param in app.subcommand("generate").params}
     made = {name: options._converted(by_name[name], value) for name, value in given.items()}
     assert made == {"prompt": "a", "max_tokens": 12, "temperature": 0.5, "next": 5, "stop": ["x"], "top_p": 1.0}
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("1d", 86400), ("2d3h4m5s", 183845), (".5h", 1800), ("1h 30m", 5400)])
+def test_a_duration_is_the_sum_of_its_parts(text: str, seconds: float) -> None:
+    assert options.parse_duration(text) == seconds

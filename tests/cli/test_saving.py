@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from typer.testing import Result
 
 from llmcli.cli.terminal import console, signals
 from llmcli.cli.terminal.signals import interruptions, stop_requests, termination_signals
@@ -29,25 +28,12 @@ from llmcli.training.files.output import Output
 from llmcli.training.loop.events import Evaluation, State
 from llmcli.training.planning.plan import Plan
 from tests import platforms
-from tests.conftest import random_checkpoint
-from tests.reliability.runs import (
-    OPTIONS,
-    RESUME_FILE,
-    SAVING_EVERY_STEP,
-    TEXT,
-    TIMEOUT,
-    end,
-    interrupted_here,
-    python,
-    saved_at,
-    train,
-    train_here,
-    wait_until_saved,
-)
+from tests.conftest import Llm, random_checkpoint
+from tests.formats.test_atomic_io import refuse
+from tests.reliability import runs
 
 pytestmark = pytest.mark.slow
 
-Llm = Callable[..., Result]
 HERE = Path()
 HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has no SIGHUP
 MODEL = Path("model.safetensors")
@@ -142,14 +128,14 @@ def flip_a_bit(path: Path) -> bytes:
 
 def interrupted(output: str = str(MODEL)) -> None:
     """Run 12 steps, interrupted in the fifth."""
-    answer = interrupted_here(HERE, "-o", output, steps=12, step=5)
+    answer = runs.interrupted_here(HERE, "-o", output, steps=12, step=5)
     assert answer.exit_code == 130, answer.stderr
 
 
 def test_a_changed_model_is_not_overwritten_without_force(llm: Llm) -> None:
     interrupted()
     changed = flip_a_bit(MODEL)
-    answer = llm("train", "c.txt", *OPTIONS, "--steps", 12, "-o", MODEL)
+    answer = llm("train", "c.txt", *runs.OPTIONS, "--steps", 12, "-o", MODEL)
     assert answer.exit_code == 1 and answer.stderr.count("\n") == 1
     assert "was not saved by the run that stopped at step 5" in answer.stderr and "move it away" in answer.stderr
     assert MODEL.read_bytes() == changed
@@ -159,10 +145,9 @@ def test_a_changed_model_is_not_overwritten_without_force(llm: Llm) -> None:
 
 
 def test_with_the_default_name_a_run_resumes_beside_a_model_of_another_one(llm: Llm) -> None:
-    """As it was begun: the older model is renamed at the end."""
     interrupted()
     changed = flip_a_bit(MODEL)
-    answer = llm("train", "c.txt", *OPTIONS, "--steps", 12)
+    answer = llm("train", "c.txt", *runs.OPTIONS, "--steps", 12)
     assert answer.exit_code == 0 and "renamed the existing model.safetensors to model-1.safetensors" in answer.stderr
     assert checkpoint.load(MODEL).record.steps == 12 and Path("model-1.safetensors").read_bytes() == changed
     assert "resuming" in answer.stderr
@@ -172,7 +157,7 @@ def test_a_model_changed_during_the_resumed_run_is_kept(monkeypatch: pytest.Monk
     interrupted()
     before = MODEL.read_bytes()
     monkeypatch.setattr(session, "_measure", lambda *_: flip_a_bit(MODEL) and None)
-    answer = train_here(HERE, steps=12)
+    answer = runs.train_here(HERE, steps=12)
     assert answer.exit_code == 0 and "is kept; saving the model as model-2.safetensors" in answer.stderr
     assert len(MODEL.read_bytes()) == len(before) and MODEL.read_bytes()[-9] == before[-9] ^ 1
     assert checkpoint.load("model-2.safetensors").record.steps == 12
@@ -203,9 +188,9 @@ def test_a_link_and_its_target_share_a_resume_file() -> None:
 def test_a_run_with_a_similar_name_leaves_a_stopped_run_alone(llm: Llm) -> None:
     interrupted(output="zz")
     before = {name: Path(name).read_bytes() for name in ("zz", "zz.resume")}
-    assert llm("train", "c.txt", *OPTIONS, "--steps", 3, "-o", "zz.safetensors").exit_code == 0
+    assert llm("train", "c.txt", *runs.OPTIONS, "--steps", 3, "-o", "zz.safetensors").exit_code == 0
     assert {name: Path(name).read_bytes() for name in before} == before
-    answer = llm("train", "c.txt", *OPTIONS, "--steps", 3, "-o", "zz.resume.safetensors")
+    answer = llm("train", "c.txt", *runs.OPTIONS, "--steps", 3, "-o", "zz.resume.safetensors")
     assert answer.exit_code == 1 and "give another -o" in answer.stderr
 
 
@@ -251,28 +236,20 @@ def files_in(directory: Path) -> list[Path]:
     return [path for path in directory.rglob("*") if path.is_file()]
 
 
-def test_a_deleted_directory_does_not_lose_the_model(
-    done: SimpleNamespace, elsewhere: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_deleted_directory_loses_no_model(done: SimpleNamespace, elsewhere: Path, monkeypatch, capsys) -> None:
+    done.checkpoint = replace(done.checkpoint, tensors=dict(done.checkpoint.tensors))
     whole = Path("source.safetensors").read_bytes()
     place = save(done, Path("gone/m.safetensors"))
     assert [place] == files_in(elsewhere) and place.read_bytes() == whole
     assert f"saved the model as {place} instead" in capsys.readouterr().err
-
-
-def test_a_deleted_working_directory_does_not_lose_the_model(
-    done: SimpleNamespace, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done.checkpoint = replace(done.checkpoint, tensors=dict(done.checkpoint.tensors))
-    Path("gone").mkdir()
+    place.unlink()
+    Path("gone").mkdir()  # the working directory
     monkeypatch.chdir("gone")
     Path.cwd().rmdir()
     assert [save(done, MODEL)] == files_in(elsewhere)
 
 
-def test_if_two_directories_fail_a_third_is_used(
-    done: SimpleNamespace, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_if_two_directories_fail_a_third_is_used(done: SimpleNamespace, elsewhere: Path, monkeypatch) -> None:
     real = os.open
 
     def refuse(path: Any, flags: int, *more: Any, **named: Any) -> int:
@@ -286,23 +263,18 @@ def test_if_two_directories_fail_a_third_is_used(
     assert len([path for path in elsewhere.rglob("llmcli-*") if path.is_dir()]) == 1  # no empty directory is left
 
 
-def test_if_no_directory_works_the_error_says_how_to_resume(
-    done: SimpleNamespace, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    Path(RESUME_FILE).write_bytes(b'        {"__metadata__":{"llmcli.resume":"1"}}')
+def test_if_no_directory_works_the_error_says_how_to_go_on(done: SimpleNamespace, elsewhere: Path, monkeypatch) -> None:
+    Path(runs.RESUME_FILE).write_bytes(b'        {"__metadata__":{"llmcli.resume":"1"}}')
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", refuse)
-        with pytest.raises(LLMError, match=rf"No space left.*the same command again: it resumes from {RESUME_FILE}"):
+        patch.setattr(os, "write", refuse(errno.ENOSPC))
+        with pytest.raises(
+            LLMError, match=rf"No space left.*the same command again: it resumes from {runs.RESUME_FILE}"
+        ):
             save(done, MODEL)
     assert files_in(elsewhere) == [] and not MODEL.exists()
 
 
-def test_a_directory_that_became_unreadable_does_not_lose_the_model(
-    done: SimpleNamespace, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_directory_that_became_unreadable_loses_no_model(done: SimpleNamespace, elsewhere: Path, monkeypatch) -> None:
     real = os.stat
 
     def refuse(path: Any, *more: Any, **named: Any) -> Any:
@@ -336,7 +308,7 @@ def test_an_error_after_training_does_not_lose_the_model(error: Exception, monke
 
     measured: list[Exception] = []
     monkeypatch.setattr("llmcli.evaluation.memorization.measure_memorization", fail)
-    answer = train_here(HERE, steps=3)
+    answer = runs.train_here(HERE, steps=3)
     assert measured and answer.exit_code == 0, answer.stderr
     assert checkpoint.load(MODEL).record.steps == 3
 
@@ -357,7 +329,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
 
 @pytest.mark.parametrize("kinds", [(signal.SIGTERM, signal.SIGTERM), (HANGUP, signal.SIGTERM)])
 def test_two_signals_at_once_count_as_one_and_a_later_one_ends_the_run(
-    kinds: tuple[signal.Signals, signal.Signals], clock: list[float], capfd: pytest.CaptureFixture[str]
+    kinds: tuple[signal.Signals, signal.Signals], clock: list[float], capfd
 ) -> None:
     with pytest.raises(KeyboardInterrupt), stop_requests(lambda: True, console.note_from_signal_handler) as caught:
         signal.raise_signal(kinds[0])
@@ -369,9 +341,7 @@ def test_two_signals_at_once_count_as_one_and_a_later_one_ends_the_run(
         pytest.fail("the run continues")
 
 
-def test_while_there_is_nothing_to_save_a_signal_has_its_usual_effect(
-    clock: list[float], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_while_there_is_nothing_to_save_a_signal_has_its_usual_effect(clock: list[float], capfd) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # torch leaves a handler of its own where a process group ended
     can_save: list[bool] = []
@@ -402,11 +372,11 @@ BEFORE_THE_FIRST_STEP = {
     [*((phase, signal.SIGINT) for phase in BEFORE_THE_FIRST_STEP), ("fresh weights", signal.SIGTERM)],
 )
 def test_an_interrupt_before_the_first_step_ends_the_command_at_once(
-    llm: Llm, monkeypatch: pytest.MonkeyPatch, phase: str, number: signal.Signals
+    llm: Llm, monkeypatch, phase: str, number: signal.Signals
 ) -> None:
     handler = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
     before = signal.signal(number, handler)  # it may be ignored here
-    Path("c.txt").write_text(TEXT, "utf-8")
+    Path("c.txt").write_text(runs.TEXT, "utf-8")
     passed: list[str] = []
 
     def interrupt(*_: object, **__: object) -> None:
@@ -415,7 +385,7 @@ def test_an_interrupt_before_the_first_step_ends_the_command_at_once(
 
     monkeypatch.setattr(BEFORE_THE_FIRST_STEP[phase], interrupt)
     try:
-        answer = llm("train", "c.txt", *OPTIONS, "--steps", 3)
+        answer = llm("train", "c.txt", *runs.OPTIONS, "--steps", 3)
     finally:
         signal.signal(number, before)
     assert answer.exit_code == 128 + number and not passed, answer.stderr
@@ -443,14 +413,14 @@ def test_an_ignored_signal_stays_ignored(clock: list[float]) -> None:
 
 @platforms.posix
 def test_under_nohup_a_closed_terminal_does_not_end_a_run() -> None:
-    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); " + SAVING_EVERY_STEP
-    process = train(HERE, steps=100_000, code=code)
-    wait_until_saved(process, HERE)
+    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); " + runs.SAVING_EVERY_STEP
+    process = runs.train(HERE, steps=100_000, code=code)
+    runs.wait_until_saved(process, HERE)
     process.send_signal(signal.SIGHUP)
     for _ in range(3):
-        wait_until_saved(process, HERE, saved_at(HERE))
+        runs.wait_until_saved(process, HERE, runs.saved_at(HERE))
     assert process.poll() is None, "the run ended"
-    end(process, signal.SIGTERM)
+    runs.end(process, signal.SIGTERM)
     assert process.returncode == 143
 
 
@@ -458,36 +428,32 @@ def test_under_nohup_a_closed_terminal_does_not_end_a_run() -> None:
 
 
 def test_a_closed_pipe_of_events_does_not_lose_the_model() -> None:
-    Path("c.txt").write_text(TEXT, "utf-8")
-    process = python(HERE, SAVING_EVERY_STEP, "train", "c.txt", *OPTIONS, "--steps", "100000", "--json")
+    Path("c.txt").write_text(runs.TEXT, "utf-8")
+    process = runs.python(HERE, runs.SAVING_EVERY_STEP, "train", "c.txt", *runs.OPTIONS, "--steps", "100000", "--json")
     assert process.stdout is not None
     for _ in range(4):
         process.stdout.readline()
     process.stdout.close()
     assert process.stderr is not None
     stderr = process.stderr.read()
-    assert process.wait(TIMEOUT) == 1 and b"Traceback" not in stderr
+    assert process.wait(runs.TIMEOUT) == 1 and b"Traceback" not in stderr
     assert b"events could no longer be written; saved" in stderr
     record = checkpoint.load(MODEL).record.to_json()
     assert record["interrupted"] is True and record["steps"] >= 3
-    assert Path(RESUME_FILE).exists()
+    assert Path(runs.RESUME_FILE).exists()
 
 
 def test_an_output_that_is_full_before_the_first_step_is_named(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the event of the base model's evaluation, for example."""
 
     def run(*_: object, stop: Callable[[], bool], **__: object) -> Iterator[Evaluation]:
         yield Evaluation(0, 1.0, True)
         assert stop()
         raise LLMError("stopped before the first training step was finished; no model was written")
 
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     monkeypatch.setattr(session, "run", run)
-    monkeypatch.setattr("llmcli.cli.reports.training.show_event", full)
-    Path("c.txt").write_text(TEXT, "utf-8")
-    answer = llm("train", "c.txt", *OPTIONS, "--steps", 2, "--json")
+    monkeypatch.setattr("llmcli.cli.reports.training.show_event", refuse(errno.ENOSPC))
+    Path("c.txt").write_text(runs.TEXT, "utf-8")
+    answer = llm("train", "c.txt", *runs.OPTIONS, "--steps", 2, "--json")
     assert answer.exit_code == 1 and "Traceback" not in answer.stderr
     assert "events could no longer be written; stopped before the first training step was finished; no model" in (
         answer.stderr
@@ -496,14 +462,15 @@ def test_an_output_that_is_full_before_the_first_step_is_named(llm: Llm, monkeyp
 
 @pytest.mark.parametrize(("options", "again"), [((), ""), (("--force",), " without --force")])
 def test_the_command_that_resumes_a_run_is_named(options: tuple[str, ...], again: str) -> None:
-    """With --force it would start over."""
-    answer = interrupted_here(HERE, "--json", *options, steps=12, step=5)
+    answer = runs.interrupted_here(HERE, "--json", *options, steps=12, step=5)
     verdict = json.loads(answer.stdout.splitlines()[-1])["verdict"]
     assert f"Interrupted at step 5; the same command{again} resumes from there." in verdict
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("words", [["--help"], [], ["--version"], ["train", "--help"], ["inspect"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], [], ["--version"], ["train", "--help"], ["inspect"], ["generate", "The cat", "-n", "4"]]
+)
 def test_a_full_output_is_one_line_of_error(words: list[str], tiny_model: Path) -> None:
     with open("/dev/full", "wb") as full:
         run = subprocess.run([sys.executable, "-m", "llmcli", *words], stdout=full, stderr=subprocess.PIPE)
@@ -514,18 +481,15 @@ def test_a_full_output_is_one_line_of_error(words: list[str], tiny_model: Path) 
 def test_a_removed_working_directory_is_named(tiny_model: Path) -> None:
     code = "import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); from llmcli.cli.app import main; main()"
     for words in (["train", str(tiny_model), "--steps", "1"], ["export", str(tiny_model), "x.gguf", "--to", "gguf"]):
-        process = python(HERE, code, *words)
-        stderr = end(process).decode()
+        process = runs.python(HERE, code, *words)
+        stderr = runs.end(process).decode()
         assert process.returncode == 1 and stderr.startswith("error: ") and stderr.count("\n") == 1, stderr
         assert "output" not in stderr and ("directory" in stderr)
 
 
 def test_an_error_without_a_name_is_not_blamed_on_the_output(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr("llmcli.data.sources.read_files", refuse)
-    Path("c.txt").write_text(TEXT, "utf-8")
+    monkeypatch.setattr("llmcli.data.sources.read_files", refuse(errno.ENOLCK))
+    Path("c.txt").write_text(runs.TEXT, "utf-8")
     answer = llm("train", "c.txt", "--steps", 1)
     assert answer.exit_code == 1
     assert answer.stderr == f"error: the operating system reported an error: {os.strerror(errno.ENOLCK)}\n"
@@ -542,18 +506,13 @@ WITHOUT = {
 
 
 @pytest.mark.parametrize(("what", "number"), [(what, number) for what, (_, all_) in WITHOUT.items() for number in all_])
-def test_a_run_works_without_a_system_call_that_is_not_supported(
-    what: str, number: int, llm: Llm, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
+def test_a_run_works_without_a_system_call_that_is_not_supported(what: str, number: int, llm: Llm, monkeypatch) -> None:
     module, function = WITHOUT[what][0].split(".")
     if not hasattr(pytest.importorskip(module), function):
         pytest.skip(f"{module} has no {function} here")
-    Path("c.txt").write_text(TEXT, "utf-8")
-    monkeypatch.setattr(WITHOUT[what][0], refuse)
-    answer = llm("train", "c.txt", *OPTIONS, "--steps", 2)
+    Path("c.txt").write_text(runs.TEXT, "utf-8")
+    monkeypatch.setattr(WITHOUT[what][0], refuse(number))
+    answer = llm("train", "c.txt", *runs.OPTIONS, "--steps", 2)
     assert answer.exit_code == 0, answer.stderr
     assert (f"model.safetensors cannot be locked here ({os.strerror(number)})" in answer.stderr) == (what == "locks")
     assert checkpoint.load(MODEL).record.steps == 2
@@ -563,14 +522,10 @@ def test_a_run_works_without_a_system_call_that_is_not_supported(
 @platforms.file_locks
 def test_without_locks_temporary_files_of_others_are_kept(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
     """They may belong to a run in progress."""
-
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
     Path(".model.safetensors.123.tmp").write_bytes(b"half a file")
-    Path("c.txt").write_text(TEXT, "utf-8")
-    monkeypatch.setattr("fcntl.flock", refuse)
-    assert llm("train", "c.txt", *OPTIONS, "--steps", 1).exit_code == 0
+    Path("c.txt").write_text(runs.TEXT, "utf-8")
+    monkeypatch.setattr("fcntl.flock", refuse(errno.ENOLCK))
+    assert llm("train", "c.txt", *runs.OPTIONS, "--steps", 1).exit_code == 0
     assert Path(".model.safetensors.123.tmp").exists()
 
 
@@ -578,11 +533,11 @@ def test_without_locks_temporary_files_of_others_are_kept(llm: Llm, monkeypatch:
 def test_a_limit_on_the_size_of_files_is_detected_before_training(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
     import resource
 
-    Path("c.txt").write_text(TEXT, "utf-8")
+    Path("c.txt").write_text(runs.TEXT, "utf-8")
     real = resource.getrlimit
     limit = {resource.RLIMIT_FSIZE: (100_000, 100_000)}
     monkeypatch.setattr(resource, "getrlimit", lambda which: limit.get(which) or real(which))
-    answer = llm("train", "c.txt", *OPTIONS, "--steps", 2, "-q")
+    answer = llm("train", "c.txt", *runs.OPTIONS, "--steps", 2, "-q")
     assert answer.exit_code == 1 and "files are limited to 0.1 MB here (ulimit -f)" in answer.stderr
     assert not MODEL.exists()
 
@@ -593,12 +548,12 @@ def test_a_limit_on_the_size_of_files_is_detected_before_training(llm: Llm, monk
 def test_a_stopped_run_on_a_missing_device_is_refused_in_one_line(llm: Llm) -> None:
     interrupted()
     MODEL.unlink()
-    stopped = resume.load(Path(RESUME_FILE))
+    stopped = resume.load(Path(runs.RESUME_FILE))
     settings = replace(stopped.plan.train, device="cuda")
-    resume.save(Path(RESUME_FILE), replace(stopped, plan=replace(stopped.plan, train=settings)))
-    before = Path(RESUME_FILE).read_bytes()
-    answer = llm("train", "c.txt", *OPTIONS, "--steps", 12)
+    resume.save(Path(runs.RESUME_FILE), replace(stopped, plan=replace(stopped.plan, train=settings)))
+    before = Path(runs.RESUME_FILE).read_bytes()
+    answer = llm("train", "c.txt", *runs.OPTIONS, "--steps", 12)
     assert answer.exit_code == 1 and answer.stderr.count("\n") == 1
-    assert f"{RESUME_FILE} is from a run on cuda in " in answer.stderr
+    assert f"{runs.RESUME_FILE} is from a run on cuda in " in answer.stderr
     assert "here with --device auto --dtype auto --force\n" in answer.stderr
-    assert Path(RESUME_FILE).read_bytes() == before
+    assert Path(runs.RESUME_FILE).read_bytes() == before

@@ -2,16 +2,14 @@
 
 import re
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import Result
 
 from llmcli.cli import suggestions
 from llmcli.cli.app import SUBCOMMANDS, subcommand
+from tests.conftest import Llm
 
-Llm = Callable[..., Result]
 OPTIONS = {
     name: {option for param in subcommand(name).params for option in (*param.opts, *param.secondary_opts)}
     for name in SUBCOMMANDS

@@ -8,14 +8,15 @@ import pytest
 from llmcli.formats import loading
 from llmcli.models.numpy_runtime import NumpyRuntime
 
+peft = pytest.importorskip("peft", reason="needs peft: pip install -e '.[ecosystem]'")
+ONE_KIND = pytest.mark.parametrize("reference", ["qwen3"], indirect=True)
 
+
+@ONE_KIND
 def test_peft_reads_our_adapters(reference, tmp_path: Path, llm) -> None:
-    peft = pytest.importorskip("peft", reason="needs peft: pip install -e '.[ecosystem]'")
     import torch
     import transformers
 
-    if reference.directory.name.rstrip("0123456789") != "qwen3":
-        pytest.skip("one kind is enough")
     Path("c.txt").write_text("The dog ate the hat. The cat sat on the mat.\n" * 60)
     same = ("train", "c.txt", "--from", reference.directory, "--lora", 4, "--steps", 12, "-q", "--context", 16)
     alone = tmp_path / "adapter"
@@ -31,13 +32,11 @@ def test_peft_reads_our_adapters(reference, tmp_path: Path, llm) -> None:
     assert np.abs(expected - reference.logits(ids)).max() > 0.01  # training changed it
 
 
+@ONE_KIND
 def test_adapters_saved_by_peft_are_read(reference, tmp_path: Path, llm) -> None:
-    peft = pytest.importorskip("peft", reason="needs peft: pip install -e '.[ecosystem]'")
     import torch
     import transformers
 
-    if reference.directory.name.rstrip("0123456789") != "qwen3":
-        pytest.skip("one kind is enough")
     base = transformers.AutoModelForCausalLM.from_pretrained(reference.directory, dtype=torch.float32)
     torch.manual_seed(0)
     settings = peft.LoraConfig(r=3, lora_alpha=7, target_modules=["q_proj", "down_proj"], init_lora_weights=False)

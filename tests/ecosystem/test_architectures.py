@@ -42,7 +42,6 @@ def test_logits_equal_those_of_transformers(reference, length):
 
 
 def test_gradients_equal_those_of_transformers(reference):
-    """The torch model that is trained computes the same function."""
     import torch
 
     from llmcli.models.torch.transformer import LanguageModel
@@ -62,16 +61,6 @@ def test_gradients_equal_those_of_transformers(reference):
         theirs[layer + "down_proj"] = theirs[layer + "experts.down_proj"]
     for name, weight in model.named_parameters():
         torch.testing.assert_close(weight.grad, theirs[name], atol=2e-5, rtol=1e-3)
-
-
-def test_single_steps_equal_the_whole_sequence(reference):
-    """One token at a time, with the KV cache."""
-    ids = list(range(5, 45))
-    runtime = NumpyRuntime(loading.load(reference.directory))
-    runtime.prefill(ids[:10])
-    for i in range(10, 40):
-        stepped = runtime.step(ids[i])
-    np.testing.assert_allclose(stepped, reference.logits(ids)[-1], atol=1e-4)
 
 
 def test_a_model_round_trips_through_a_hugging_face_directory(reference, tmp_path, llm):
@@ -161,7 +150,6 @@ def test_transformers_reads_our_gguf(reference, tmp_path, llm):
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "q8_0", "q4_0"])
 def test_smaller_tensor_types_run_in_llama_cpp(reference, tmp_path, llm, dtype):
-    """The weights that are read back from a smaller type are those that llama.cpp uses."""
     from tests.ecosystem.conftest import LlamaCpp
 
     if "not-to-one" in str(reference.directory):

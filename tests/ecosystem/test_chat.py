@@ -70,9 +70,6 @@ def ours(answer: str) -> dict[str, Any]:
     return {"ids": ids, "content": read["content"], "finish_reason": read["finish_reason"]}
 
 
-# ---- SmolLM2
-
-
 @pytest.fixture(scope="module")
 def smol_theirs(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Transformers:
     """The same weights in float32."""
@@ -87,8 +84,6 @@ def test_the_answer_equals_that_of_transformers(smollm2: Path, smol_theirs: Tran
     assert answer == smol_theirs.answer([{"role": "user", "content": question}], SMOL_TOKENS)
 
 
-# ---- a model trained here
-
 PAIRS = (
     ("What is red?", "A tomato is red."),
     ("What is blue?", "The sea is blue, and the sky too."),
@@ -99,12 +94,7 @@ PAIRS = (
 )
 SYSTEM = "Shout."
 # any answer to them, but the same; names of control tokens in a message are text here, and not in the other programs
-UNKNOWN = (
-    "  Who is red, and what is the sky?\n",
-    "空は何ですか？",
-    'ZZZ 123\n\n\t"é"',
-    "🍎",
-)
+UNKNOWN = ("  Who is red, and what is the sky?\n", "空は何ですか？", 'ZZZ 123\n\n\t"é"', "🍎")
 
 
 def records() -> Iterator[list[dict[str, str]]]:
@@ -176,7 +166,6 @@ def test_answers_of_a_trained_model_are_the_same_in_all_programs(trained: Traine
 
 
 def test_a_trained_model_has_learned_its_answers(trained: Trained) -> None:
-    """So that the answers above are not noise."""
     for question, answer in PAIRS:
         said = run("chat", question, "-m", trained.path, "-t", 0).rstrip("\n")
         shouted = run("chat", question, "-m", trained.path, "-t", 0, "--system", SYSTEM).rstrip("\n")

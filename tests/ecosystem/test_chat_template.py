@@ -86,9 +86,6 @@ def assert_same_tokens(ours: ChatTemplate, theirs: Any, messages: list[Message],
         assert list(map(int, encoded.loss_mask)) == expected["assistant_masks"]
 
 
-# ---- SmolLM2
-
-
 @pytest.fixture(scope="module")
 def smol(smollm2: Path) -> tuple[Checkpoint, ChatTemplate]:
     model = loading.load(smollm2)
@@ -149,9 +146,6 @@ def test_marks_give_the_mask_of_transformers_and_that_of_the_template_without_ma
     assert marked.encode_conversation(messages) == template.encode_conversation(messages)
 
 
-# ---- tokenizers and templates of other kinds
-
-
 TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
     "bpe": lambda: Tokenizer.train_bpe(texts.varied(300, seed=6), 600),
     "char": lambda: Tokenizer.train_char(texts.varied(300, seed=6)),
@@ -194,9 +188,6 @@ def test_sentencepiece_gives_the_tokens_of_transformers(rules, form: str, source
     again = Tokenizer.from_json(tokenizer.to_json())
     messages = [Message("user", "the world"), Message("assistant", " 12 ")]
     assert ChatTemplate(source, again, ours._variables).encode(messages) == ours.encode(messages)
-
-
-# ---- exports
 
 
 @pytest.fixture

@@ -56,9 +56,6 @@ def local(model):
     return llmcli.load(model)
 
 
-# ---- the openai SDK
-
-
 @pytest.fixture
 def sdk(url):
     openai = pytest.importorskip("openai")
@@ -128,9 +125,6 @@ def test_openai_errors(sdk, url):
     assert sdk.completions.create(model="tiny", prompt="The", max_tokens=1).choices
 
 
-# ---- LangChain
-
-
 def test_langchain(url, local):
     langchain = pytest.importorskip("langchain_openai")
     chat = langchain.ChatOpenAI(base_url=url, api_key="any", model="tiny", temperature=0, max_tokens=8)
@@ -139,9 +133,6 @@ def test_langchain(url, local):
     assert "".join(chunk.content for chunk in chat.stream(QUESTION["content"])) == expected
     text = langchain.OpenAI(base_url=url, api_key="any", model="tiny", temperature=0, max_tokens=8)
     assert text.invoke("The cat") == local.generate("The cat", temperature=0, max_tokens=8)
-
-
-# ---- the other llm
 
 
 def run(*words, **environment):
@@ -163,8 +154,6 @@ def test_the_other_llm(url, local, tmp_path, option):
     assert answer.strip() == local.chat([QUESTION], temperature=0, max_tokens=8).strip()
     assert "tiny" in run("llm", "openai", "endpoint", url, "--models", LLM_USER_PATH=str(tmp_path))
 
-
-# ---- lm_eval
 
 CHOICES = """
 task: local_choices

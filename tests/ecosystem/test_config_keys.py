@@ -265,7 +265,6 @@ def test_the_head_of_a_tied_model_is_treated_as_in_transformers(kind: str, tmp_p
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3_moe"])
 def test_a_base_model_of_transformers(kind: str, tmp_path: Path) -> None:
-    """Saved by AutoModel: the names of tensors lack "model.", and there is no head."""
     import transformers
 
     for tied in (True, False):

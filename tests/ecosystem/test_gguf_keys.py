@@ -1,6 +1,7 @@
 """The fields of a GGUF, omitted or changed: the next token is that of llama.cpp, or the file is an error."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +126,7 @@ def keys_of(group: Any) -> list[str]:
     for name, value in vars(group).items():
         if isinstance(value, type):
             result += keys_of(value)
-        elif (
-            isinstance(value, str)
-            and not name.startswith("__")
-            and value.startswith("{arch}.")
-            and "{" not in value[6:]
-        ):
+        elif isinstance(value, str) and not name.startswith("__") and re.fullmatch(r"\{arch\}\.[^{]*", value):
             result.append(value.removeprefix("{arch}."))
     return result
 

@@ -19,27 +19,13 @@ from tests.platforms import FULL, in_full
 
 TOKENS = 64
 PROMPTS = (
-    "The capital of France is",
-    "Once upon a time, there was a little girl who",
-    "def fibonacci(n):\n",
-    "The three laws of thermodynamics are",
-    "La capitale de la France est",
-    "Water boils at 100 degrees",
-    "In 1969, the first man on the moon",
-    "Dear Sir or Madam,\n\n",
-    "1 + 1 =",
-    "<h1>Welcome</h1>\n<p>",
-    "日本の首都は",
-    "To make a cake you need",
-    "Q: Who wrote Hamlet?\nA:",
-    "The meaning of life",
-    "import numpy as np\n\n",
-    "My favourite colour is blue because",
-    "Photosynthesis is the process by which",
-    "She opened the door and saw",
-    "SELECT name FROM users WHERE",
-    "😀😀😀",
-)
+    "The capital of France is", "Once upon a time, there was a little girl who", "def fibonacci(n):\n",
+    "The three laws of thermodynamics are", "La capitale de la France est", "Water boils at 100 degrees",
+    "In 1969, the first man on the moon", "Dear Sir or Madam,\n\n", "1 + 1 =", "<h1>Welcome</h1>\n<p>",
+    "日本の首都は", "To make a cake you need", "Q: Who wrote Hamlet?\nA:", "The meaning of life",
+    "import numpy as np\n\n", "My favourite colour is blue because", "Photosynthesis is the process by which",
+    "She opened the door and saw", "SELECT name FROM users WHERE", "😀😀😀",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +71,6 @@ def continued(ours: tuple[NumpyRuntime, Any], prompt: str, count: int) -> list[i
 
 @pytest.mark.parametrize("prompt", PROMPTS if FULL else PROMPTS[:1])
 def test_greedy_text_and_logits_equal_those_of_transformers(ours, theirs, prompt):
-    """The most likely token of transformers after each token of our continuation is the next one, so both are equal."""
     import torch
 
     runtime, tokenizer = ours
@@ -98,11 +83,6 @@ def test_greedy_text_and_logits_equal_those_of_transformers(ours, theirs, prompt
         assert logits[-1].argmax() in tokenizer.eos_ids
     runtime.rewind()
     np.testing.assert_allclose(runtime.logits(ids + mine), logits, atol=1e-3)
-
-
-def test_it_knows_the_capital_of_france(ours):
-    _, tokenizer = ours
-    assert "Paris" in tokenizer.decode(continued(ours, "The capital of France is", 8))
 
 
 def test_token_ids_equal_those_of_the_reference_tokenizer(ours, reference_tokenizer):

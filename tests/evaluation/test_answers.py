@@ -57,8 +57,6 @@ def test_the_first_conversations_are_spread_evenly(lengths: list[int], most: int
         assert gaps.max() <= 2.7 * 100 / count
 
 
-# ---- conversations as text
-
 BYTES = Tokenizer.train_bpe(["a"], 261)  # one token for each byte
 TEMPLATE = ChatTemplate(CHATML, BYTES)
 

@@ -124,9 +124,6 @@ def test_the_perplexity_of_a_very_high_loss_is_finite():
     assert math.isfinite(Score(nats=1e9, tokens=1, bytes=1).perplexity)
 
 
-# ---- texts on disk, and training records that name them
-
-
 class Model:
     """A model with the same loss for every token."""
 

@@ -35,7 +35,6 @@ def test_the_held_out_part_is_that_of_the_training_run() -> None:
 
 
 def test_one_of_the_files_is_enough() -> None:
-    """Its conversations keep their numbers among all."""
     wanted = [i - 34 for i in held_out_indices(62, 0.1) if i >= 34]
     assert measured_conversations([B], [record(A, B)]).conversations == [B.conversations[i] for i in wanted]
     assert trained_indices([B], record(A, B)) == set(range(28)) - set(wanted)

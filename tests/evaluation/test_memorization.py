@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.errors import LLMError
 from llmcli.evaluation import memorization
 from llmcli.evaluation.memorization import LENGTH, measure_memorization, occurring_strings, share, strings
 from llmcli.formats.checkpoint import load
-from tests.conftest import TEXT, random_checkpoint
+from tests.conftest import TEXT
 
 SENTENCE = "It was the best of times, it was the worst of times."
 
@@ -118,9 +117,7 @@ def test_the_measurement_is_reproducible_with_a_seed(tiny_model: Path) -> None:
     assert 0 < first.strings <= memorization.SAMPLED_CHARACTERS
 
 
-def test_a_measurement_whose_time_is_over_ends_with_what_it_has(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_measurement_whose_time_is_over_ends_with_what_it_has(tiny_model: Path, monkeypatch) -> None:
     checkpoint = load(tiny_model)
     tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json)
     [text] = memorization._generate_texts(checkpoint, tokenizer, 0, lambda: True)
@@ -130,15 +127,6 @@ def test_a_measurement_whose_time_is_over_ends_with_what_it_has(
     answers = iter([False, True])  # asked before the second and the third piece
     result = measure_memorization(checkpoint, tokenizer, np.array([5]), [pieces], 0, lambda: next(answers))
     assert result is not None and (result.searched_bytes, result.share) == (80, 1.0)
-
-
-def test_damaged_weights_are_an_error(tiny_model: Path) -> None:
-    checkpoint = load(tiny_model)
-    tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json)
-    broken = random_checkpoint(checkpoint.config, tokenizer_json=checkpoint.tokenizer_json)
-    broken.tensors["model.norm.weight"][:] = np.nan
-    with pytest.raises(LLMError, match="NaN or infinite logits"):
-        measure_memorization(broken, tokenizer, np.array([5]), [[TEXT]])
 
 
 def test_the_product_of_the_hash_steps_is_the_length() -> None:

@@ -4,22 +4,20 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import Result
 
 from llmcli.evaluation.evaluator import Span, most_surprising
 from llmcli.formats.checkpoint import load
 from llmcli.formats.loading import open_tokenizer
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.cli.terminals import STYLES, in_a_terminal
+from tests.conftest import Llm
 
-Llm = Callable[..., Result]
 TEXT = "The cat りんご sat.\n👨‍👩‍👧 ate the hat. The dog ate the mat and the cat sat on the hat of the dog.\n" * 3
 
 
@@ -38,7 +36,6 @@ def test_surprisals_equal_those_computed_token_by_token(llm: Llm, tiny_model: Pa
 
 
 def test_surprisals_sum_to_the_score_of_eval(llm: Llm, tiny_model: Path) -> None:
-    """Several windows, several documents."""
     Path("a.txt").write_text(TEXT, "utf-8")
     Path("b.txt").write_text("The dog.", "utf-8")
     report = json.loads(llm("eval", "a.txt", "b.txt", "--per-token", "--json").stdout)

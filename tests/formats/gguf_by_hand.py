@@ -41,26 +41,14 @@ def encoded_value(value: Any) -> bytes:
 
 
 FIELDS: dict[str, Any] = {
-    "general.architecture": "llama",
-    "general.name": "By hand",
-    "general.license": "mit",
-    "llama.block_count": 1,
-    "llama.context_length": 40,
-    "llama.embedding_length": 32,
-    "llama.feed_forward_length": 64,
-    "llama.attention.head_count": 4,
-    "llama.attention.head_count_kv": 2,
-    "llama.attention.layer_norm_rms_epsilon": 1e-5,
-    "llama.rope.freq_base": 5000.0,
-    "tokenizer.ggml.model": "gpt2",
-    "tokenizer.ggml.pre": "gpt-2",
-    "tokenizer.ggml.tokens": TOKENS,
-    "tokenizer.ggml.token_type": [3, 3, *[1] * 298],
-    "tokenizer.ggml.merges": ["Ġ a", "a b"],
-    "tokenizer.ggml.bos_token_id": 0,
-    "tokenizer.ggml.eos_token_id": 1,
+    "general.architecture": "llama", "general.name": "By hand", "general.license": "mit", "llama.block_count": 1,
+    "llama.context_length": 40, "llama.embedding_length": 32, "llama.feed_forward_length": 64,
+    "llama.attention.head_count": 4, "llama.attention.head_count_kv": 2, "llama.attention.layer_norm_rms_epsilon": 1e-5,
+    "llama.rope.freq_base": 5000.0, "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2",
+    "tokenizer.ggml.tokens": TOKENS, "tokenizer.ggml.token_type": [3, 3, *[1] * 298],
+    "tokenizer.ggml.merges": ["Ġ a", "a b"], "tokenizer.ggml.bos_token_id": 0, "tokenizer.ggml.eos_token_id": 1,
     "tokenizer.chat_template": "{{ messages }}",
-}
+}  # fmt: skip
 
 
 def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:

@@ -65,12 +65,6 @@ def test_a_system_call_that_writes_only_a_few_bytes_is_repeated(monkeypatch: pyt
     assert Path("f").read_bytes() == NEW + OLD
 
 
-def test_a_shorter_file_replaces_a_longer_one_completely() -> None:
-    Path("f").write_bytes(b"x" * 10_000)
-    atomic_io.write("f", [NEW])
-    assert Path("f").read_bytes() == NEW
-
-
 def test_a_reader_of_the_old_file_keeps_its_bytes() -> None:
     Path("f").write_bytes(OLD)
     with open("f", "rb") as reader:
@@ -137,6 +131,8 @@ def refuse(number: int, after: int = 0, real: Callable[..., Any] | None = None) 
 
 FAILURES = {
     "no space when it is reserved": ("posix_fallocate", lambda: refuse(errno.ENOSPC)),
+    "no quota when it is reserved": ("posix_fallocate", lambda: refuse(errno.EDQUOT)),
+    "too large a file": ("posix_fallocate", lambda: refuse(errno.EFBIG)),
     "no space at the first write": ("write", lambda: refuse(errno.ENOSPC)),
     "no space at the second write": ("write", lambda: refuse(errno.ENOSPC, 1, os.write)),
     "bytes lost silently": ("write", lambda: lambda _, data: len(data)),
@@ -151,9 +147,7 @@ FAILURES = {
 
 @pytest.mark.parametrize("kind", FAILURES)
 @pytest.mark.parametrize("existing", [True, False], ids=["replacing", "new"])
-def test_a_failing_disk_leaves_the_old_file_and_nothing_else(
-    kind: str, existing: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_disk_leaves_the_old_file_and_nothing_else(kind: str, existing: bool, monkeypatch) -> None:
     name, make = FAILURES[kind]
     if not hasattr(os, name) or (name == "fchmod" and not existing):
         pytest.skip("this step does not happen here")
@@ -173,10 +167,11 @@ def test_a_failing_disk_leaves_the_old_file_and_nothing_else(
         assert mode("f") == 0o640
 
 
-def test_the_error_has_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("call", "number"), [("write", errno.ENOSPC), ("posix_fallocate", errno.EDQUOT)])
+def test_the_error_has_the_reason(call: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", refuse(errno.ENOSPC))
-        with pytest.raises(LLMError, match=os.strerror(errno.ENOSPC)):
+        patch.setattr(os, call, refuse(number), raising=False)
+        with pytest.raises(LLMError, match=os.strerror(number)):
             atomic_io.write("f", [NEW])
 
 
@@ -194,36 +189,26 @@ def test_an_interrupt_leaves_the_old_file_and_nothing_else(monkeypatch: pytest.M
     assert Path("f").read_bytes() == OLD
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no posix_fallocate here")
 @pytest.mark.parametrize(
-    "number", [errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.ENODEV, errno.EBADF, errno.EINTR]
+    ("call", "after", "numbers"),
+    [
+        ("posix_fallocate", 0, ("EINVAL", "EOPNOTSUPP", "ENOSYS", "EPERM", "ENODEV", "EBADF", "EINTR")),
+        ("fsync", 0, ("EINVAL", "ENOSYS", "ENOTSUP")),
+        ("fsync", 1, ("EINVAL", "ENOTSUP")),  # of the directory
+    ],
 )
-def test_a_file_system_that_cannot_reserve_space_is_written_anyway(
-    number: int, monkeypatch: pytest.MonkeyPatch
+def test_a_file_system_that_cannot_reserve_space_or_flush_is_written_anyway(
+    call: str, after: int, numbers: tuple[str, ...], monkeypatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "posix_fallocate", refuse(number))
-        atomic_io.write("f", [NEW])
-    assert Path("f").read_bytes() == NEW
-
-
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no posix_fallocate here")
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_a_disk_without_the_space_is_not_written(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "posix_fallocate", refuse(number))
-        with pytest.raises(LLMError, match=os.strerror(number)):
-            atomic_io.write("f", [NEW])
-    assert listing() == []
-
-
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
-def test_a_file_system_that_cannot_flush_at_all_is_fine(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", refuse(number))
-        atomic_io.check_writable("f", force=False)
-        atomic_io.write("f", [NEW])
-    assert Path("f").read_bytes() == NEW
+    if not hasattr(os, call):
+        pytest.skip("this step does not happen here")
+    for number in numbers:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, refuse(getattr(errno, number), after, getattr(os, call)))
+            atomic_io.write("f", [number.encode()])
+            if not after:
+                atomic_io.check_writable("f", force=True)
+        assert Path("f").read_bytes() == number.encode()
 
 
 @platforms.posix
@@ -238,14 +223,6 @@ def test_on_macos_a_network_disk_is_flushed_by_fsync(number: int, monkeypatch: p
     monkeypatch.setattr(os, "fsync", flushed.append)
     atomic_io.write("f", [NEW])
     assert len(flushed) == 2  # the file and its directory
-
-
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
-def test_a_file_system_that_cannot_flush_directories_is_fine(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", refuse(number, 1, os.fsync))
-        atomic_io.write("f", [NEW])
-    assert Path("f").read_bytes() == NEW
 
 
 def test_a_directory_that_cannot_be_flushed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,21 +275,13 @@ def test_the_file_is_flushed_before_it_is_renamed_and_the_directory_after(monkey
         patch.setattr(os, "replace", recording_replace)
         atomic_io.write("d/f", [NEW])
     file, directory = Path("d/f").stat().st_ino, Path("d").stat().st_ino
-    assert calls == [
-        "write",
-        ("flush", file, len(NEW)),
-        ("move", file, True, OLD),
-        ("flush", directory, "directory"),
-    ]
+    assert calls == ["write", ("flush", file, len(NEW)), ("move", file, True, OLD), ("flush", directory, "directory")]
 
 
-def test_checking_a_writable_file_leaves_nothing_behind() -> None:
-    atomic_io.check_writable("f", force=False)
-    atomic_io.check_writable(Path("f"), force=True)
+def test_checking_a_file_changes_nothing_and_an_existing_one_needs_force() -> None:
+    for force in (False, True):
+        atomic_io.check_writable("f", force=force)
     assert listing() == []
-
-
-def test_an_existing_file_needs_force_and_is_not_changed_by_the_check() -> None:
     Path("f").write_bytes(OLD)
     with pytest.raises(LLMError, match="f already exists; add `overwrite=True`"):
         atomic_io.check_writable("f", force=False)
@@ -352,15 +321,11 @@ def test_a_missing_parent_directory_is_an_error_with_advice(tmp_path: Path) -> N
     assert listing() == []
 
 
-def test_a_file_in_place_of_the_parent_directory_is_an_error() -> None:
+def test_a_file_in_place_of_the_parent_directory_and_a_name_that_is_too_long_are_errors() -> None:
     Path("a").write_bytes(OLD)
-    with pytest.raises(LLMError, match="no directory"):
-        atomic_io.check_writable("a/f", force=False)
-
-
-def test_a_name_that_is_too_long_is_an_error() -> None:
-    with pytest.raises(LLMError):
-        atomic_io.check_writable("f" * 300, force=False)
+    for name, message in (("a/f", "no directory"), ("f" * 300, "cannot write")):
+        with pytest.raises(LLMError, match=message):
+            atomic_io.check_writable(name, force=False)
 
 
 def test_a_read_only_file_system_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,10 +389,7 @@ def test_a_disk_without_enough_space_is_an_error_before_the_work(monkeypatch: py
     ):
         atomic_io.check_space("m.safetensors", 100 * free)
 
-    def unknown(_: object) -> None:
-        raise OSError
-
-    monkeypatch.setattr(shutil, "disk_usage", unknown)
+    monkeypatch.setattr(shutil, "disk_usage", refuse(errno.ENOSYS))
     atomic_io.check_space("m.safetensors", 100 * free)
 
 
@@ -464,9 +426,7 @@ def refuse_once(number: int, after: int, real: Callable[..., Any]) -> Callable[.
 
 @pytest.mark.parametrize("name", ["mkdir", "rename", "write", "fsync", "replace"])
 @pytest.mark.parametrize("old", [False, True])
-def test_a_disk_that_fails_at_any_step_leaves_the_old_directory(
-    monkeypatch: pytest.MonkeyPatch, name: str, old: bool
-) -> None:
+def test_a_disk_that_fails_at_any_step_leaves_the_old_directory(monkeypatch, name: str, old: bool) -> None:
     if old:
         replace_files("old", 3)
     before = listing()
@@ -511,15 +471,9 @@ def contents(directory: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_a_file_moved_aside_gets_the_first_free_number(
-    own_directory: Path, links: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_moved_aside_gets_the_first_free_number(own_directory: Path, links: bool, monkeypatch) -> None:
     if not links:
-
-        def refuse(*_: object) -> None:
-            raise OSError(errno.EPERM, "no hard links")
-
-        monkeypatch.setattr(os, "link", refuse)
+        monkeypatch.setattr(os, "link", refuse(errno.EPERM))
     path = Path("model.safetensors")
     Path("model-2.safetensors").write_text("somebody's")
     for number, text in ((1, "a"), (3, "b"), (4, "c")):
@@ -534,11 +488,8 @@ def test_a_file_moved_aside_gets_the_first_free_number(
 
 
 def test_a_file_that_cannot_be_moved_aside_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    monkeypatch.setattr(os, "link", refuse)
-    monkeypatch.setattr(Path, "rename", refuse)
+    monkeypatch.setattr(os, "link", refuse(errno.EROFS))
+    monkeypatch.setattr(Path, "rename", refuse(errno.EROFS))
     path = Path("model.safetensors")
     path.write_text("a")
     with pytest.raises(LLMError, match=r"cannot rename model.safetensors to model-1.safetensors: Read-only"):

@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.config import ModelConfig
-from llmcli.data.text.corpus import read_corpus
 from llmcli.errors import LLMError
 from llmcli.formats import checkpoint as module
 from llmcli.formats.checkpoint import Checkpoint, load, save
@@ -32,16 +31,7 @@ from tests import platforms
 from tests.conftest import random_checkpoint
 from tests.reliability.malformed import FOUR, ONE, OTHERS, put, tensor
 
-UNTIED = ModelConfig(
-    vocab_size=11,
-    hidden_size=8,
-    intermediate_size=12,
-    num_hidden_layers=1,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=6,
-    max_position_embeddings=16,
-)
+UNTIED = ModelConfig(11, 8, 12, 1, 4, 2, head_dim=6, max_position_embeddings=16)
 TIED = ModelConfig(11, 8, 12, 1, 4, 2, 6, 16, tie_word_embeddings=True)
 LAYER = [  # of transformers' Qwen3ForCausalLM
     ("model.layers.0.input_layernorm.weight", (8,)),
@@ -56,11 +46,8 @@ LAYER = [  # of transformers' Qwen3ForCausalLM
     ("model.layers.0.mlp.up_proj.weight", (12, 8)),
     ("model.layers.0.mlp.down_proj.weight", (8, 12)),
 ]
-EMBEDDING, NORM, HEAD = (
-    ("model.embed_tokens.weight", (11, 8)),
-    ("model.norm.weight", (8,)),
-    ("lm_head.weight", (11, 8)),
-)
+EMBEDDING = ("model.embed_tokens.weight", (11, 8))
+NORM, HEAD = ("model.norm.weight", (8,)), ("lm_head.weight", (11, 8))
 TOKENIZER = '{"model": "stands for a tokenizer", "é": "🍎"}'
 METADATA = [
     "format", "llmcli", "config.json", "tokenizer.json", "tokenizer_config.json", "training.json", "sha256",
@@ -377,11 +364,6 @@ def test_a_file_cut_off_while_it_is_read_is_an_error() -> None:
 # ---- headers of any file
 
 
-def test_only_a_file_with_llmcli_in_its_metadata_is_ours() -> None:
-    assert read_header(saved()).is_ours
-    assert not read_header(with_metadata(llmcli=None)).is_ours
-
-
 @pytest.mark.parametrize("kind", OTHERS)
 def test_the_error_says_what_another_file_is(kind: str) -> None:
     make, message = OTHERS[kind]
@@ -436,6 +418,7 @@ def test_a_directory_and_a_missing_file_are_errors() -> None:
 def test_a_file_of_another_program_is_an_error_that_suggests_inspect() -> None:
     path = with_metadata(llmcli=None)
     assert read_header(path).parameters == 1076
+    assert read_header(saved()).is_ours and not read_header(path).is_ours
     with pytest.raises(LLMError, match=r"not a model of this program .*llm inspect x\.safetensors"):
         load(path)
     with pytest.raises(LLMError, match="llm inspect"):
@@ -466,21 +449,9 @@ def test_a_record_or_config_that_is_not_json_is_an_error(text: str) -> None:
     ("changes", "message"),
     [
         ({"model_type": "gpt2"}, "model_type to 'gpt2'"),
-        ({"rope_scaling": {"type": "yarn"}}, "sets rope_scaling"),
-        ({"attention_bias": True}, "sets attention_bias"),
         ({"hidden_size": 0}, "hidden_size must be"),
-        ({"hidden_size": "8"}, "hidden_size must be"),
-        ({"hidden_size": True}, "hidden_size must be"),
-        ({"head_dim": 5}, "head_dim must be even"),
-        ({"num_key_value_heads": 3}, "do not divide"),
-        ({"rms_norm_eps": 0}, "rms_norm_eps must be"),
-        ({"rope_theta": math.nan}, "rope_theta must be"),
-        ({"eos_token_id": 11}, "not below vocab_size"),
         ({"num_hidden_layers": 10**9}, "has 1,000,000,000 layers, the file has fewer tensors"),
-        (
-            {"num_hidden_layers": 10**4000},
-            "must be at most 2,147,483,647, found a number of 13288 bits$",
-        ),
+        ({"num_hidden_layers": 10**4000}, "must be at most 2,147,483,647, found a number of 13288 bits$"),
         ({"num_hidden_layers": 2}, r"model\.layers\.1\.input_layernorm\.weight is missing"),
         ({"vocab_size": 10**9}, r"embed_tokens\.weight has shape \[11, 8\]"),
         ({"vocab_size": 10**30}, "vocab_size must be at most"),
@@ -497,24 +468,24 @@ def test_a_config_that_does_not_match_is_an_error_of_the_file_not_of_usage(
     assert str(caught.value).startswith("x.safetensors: ")
 
 
-@pytest.mark.parametrize("name", ["model.embed_tokens.weight", LAYER[4][0], "model.norm.weight", "lm_head.weight"])
-def test_the_error_names_a_missing_tensor(name: str) -> None:
-    with pytest.raises(LLMError, match=f"tensor {name} is missing; the file is damaged"):
-        load(with_tensors(lambda tensors: tensors.pop(name)))
+def put_in(name: str, array: np.ndarray) -> Callable[[dict[str, np.ndarray]], None]:
+    return lambda tensors: tensors.update({name: array})
 
 
-def test_the_error_names_an_extra_tensor() -> None:
-    with pytest.raises(LLMError, match=r"tensor 'model\.layers\.1\.x' is not part of the model"):
-        load(with_tensors(lambda tensors: tensors.update({"model.layers.1.x": np.zeros(3, "f4")})))
+O_PROJ = "model.layers.0.self_attn.o_proj.weight"
 
 
-def test_the_error_has_both_shapes_of_a_tensor() -> None:
-    name = "model.layers.0.self_attn.o_proj.weight"
-    with pytest.raises(LLMError, match=rf"tensor {name} has shape \[24, 8\], its config has \[8, 24\]"):
-        load(with_tensors(lambda tensors: tensors.update({name: np.zeros((24, 8), "f4")})))
-
-
-@pytest.mark.parametrize(("dtype", "name"), [("i4", "I32"), ("f8", "F64"), ("u2", "U16")])
-def test_the_error_names_a_tensor_of_another_type(dtype: str, name: str) -> None:
-    with pytest.raises(LLMError, match=rf"model\.norm\.weight is {name}; expected F32 or F16 or BF16"):
-        load(with_tensors(lambda tensors: tensors.update({"model.norm.weight": np.zeros(8, dtype)})))
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *((lambda tensors, name=name: tensors.pop(name), f"tensor {name} is missing; the file is damaged")
+          for name in ("model.embed_tokens.weight", LAYER[4][0], "model.norm.weight", "lm_head.weight")),
+        (put_in("model.layers.1.x", np.zeros(3, "f4")), r"tensor 'model\.layers\.1\.x' is not part of the model"),
+        (put_in(O_PROJ, np.zeros((24, 8), "f4")), rf"tensor {O_PROJ} has shape \[24, 8\], its config has \[8, 24\]"),
+        *((put_in("model.norm.weight", np.zeros(8, dtype)), rf"norm\.weight is {name}; expected F32 or F16 or BF16")
+          for dtype, name in (("i4", "I32"), ("f8", "F64"), ("u2", "U16"))),
+    ],
+)  # fmt: skip
+def test_the_error_names_the_tensor(change: Callable[[dict[str, np.ndarray]], None], message: str) -> None:
+    with pytest.raises(LLMError, match=message):
+        load(with_tensors(change))

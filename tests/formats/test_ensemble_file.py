@@ -171,10 +171,7 @@ def in_bfloat16() -> Checkpoint:
     ("second", "message"),
     [
         (with_other_tokenizer, "b.safetensors has a different tokenizer from a.safetensors"),
-        (
-            lambda: model(2, max_position_embeddings=64),
-            "b.safetensors has a context length of 64 tokens, a",
-        ),
+        (lambda: model(2, max_position_embeddings=64), "b.safetensors has a context length of 64 tokens, a"),
         (in_bfloat16, "b.safetensors has weights in BF16, a.safetensors in F32"),
         (lambda: model(2, vocab_size=TOKENIZER.vocab_size + 7), "has embeddings of"),
         (lambda: replace(model(2), quantization="int8"), "b.safetensors has quantized weights"),

@@ -31,36 +31,18 @@ def test_a_model_round_trips_as_a_directory(directory: Path, tiny_model: Path) -
     assert two.record.to_json() == {"imported": {"file": "there", "form": "Hugging Face directory"}}
 
 
-def test_weights_in_several_files_are_one_model(directory: Path) -> None:
-    whole = loading.load(directory)
-    names = list(whole.config.tensor_shapes())
-    parts = {"a.safetensors": names[:5], "b.safetensors": names[5:]}
-    for file, part in parts.items():
-        safetensors_file.write_tensors(directory / file, {name: whole.tensors[name] for name in part}, {})
-    index = {"weight_map": {name: file for file, part in parts.items() for name in part}}
-    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
-    expected = {name: whole.tensors[name] for name in names}
-    (directory / "model.safetensors").unlink()
-    result = loading.load(directory)
-    for name in names:
-        np.testing.assert_array_equal(result.tensors[name], expected[name])
-
-
 def test_tensors_that_are_not_weights_are_ignored(directory: Path) -> None:
-    whole = loading.load(directory)
-    tensors = {name: whole.tensors[name] for name in whole.config.tensor_shapes()}
+    tensors = weights_of(directory)
     extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)}
     safetensors_file.write_tensors(directory / "model.safetensors", tensors | extra, {})
     assert set(loading.load(directory).tensors) == set(tensors)
 
 
 def test_without_a_head_the_embeddings_are_tied(directory: Path) -> None:
-    whole = loading.load(directory)
-    tensors = {name: whole.tensors[name] for name in whole.config.tensor_shapes() if name != "lm_head.weight"}
+    tensors = weights_of(directory)
+    del tensors["lm_head.weight"]
     safetensors_file.write_tensors(directory / "model.safetensors", tensors, {})
-    config = json.loads((directory / "config.json").read_text())
-    del config["tie_word_embeddings"]
-    (directory / "config.json").write_text(json.dumps(config))
+    changed_config(directory, tie_word_embeddings="left out")
     assert loading.load(directory).config.tie_word_embeddings
 
 
@@ -76,7 +58,6 @@ def weights_of(directory: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("type_name", ["F32", "F16"])
 def test_a_head_that_equals_the_embedding_is_tied(directory: Path, type_name: str) -> None:
-    """As in transformers, a head that differs from the embedding is used although the config says tied."""
     tensors = weights_of(directory)
     embedding = tensors["model.embed_tokens.weight"]
     embedding[...] = embedding.astype(np.float16)  # so that both types can hold it
@@ -178,19 +159,6 @@ def test_a_damaged_directory_is_an_error_of_one_line(directory: Path, name: str,
     assert "\n" not in str(caught.value)
 
 
-def test_the_error_of_a_config_names_no_option(directory: Path) -> None:
-    config = json.loads((directory / "config.json").read_text())
-    for change, message in (
-        ({"head_dim": 7}, "head_dim must be even for rotary embeddings, found 7$"),
-        ({"num_key_value_heads": 3}, "3 key-value heads do not divide 4 heads$"),
-        ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling without factor$"),
-    ):
-        (directory / "config.json").write_text(json.dumps(config | change))
-        with pytest.raises(LLMError, match=message) as caught:
-            loading.load(directory)
-        assert caught.value.exit_code == 1
-
-
 def test_pickles_are_an_error(directory: Path) -> None:
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
     with pytest.raises(LLMError, match="Python pickles, which can run code"):
@@ -206,17 +174,6 @@ def test_a_tensor_in_two_files_is_an_error(directory: Path) -> None:
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(LLMError, match="is in two of its files"):
         loading.load(directory)
-
-
-def test_every_command_takes_a_directory(directory: Path, llm) -> None:
-    Path("text.txt").write_text("The cat sat on the mat. " * 200)
-    assert llm("generate", "The cat", "-m", directory, "-n", 3).exit_code == 0
-    assert llm("tokenize", "The cat", "-m", directory).exit_code == 0
-    assert llm("eval", "text.txt", "-m", directory).exit_code == 0
-    shown = llm("inspect", directory)
-    assert shown.exit_code == 0 and "a Hugging Face directory" in shown.stdout and "layers x 2" in shown.stdout
-    assert llm("train", "text.txt", "--from", directory, "-o", "new.safetensors", "--steps", 1).exit_code == 0
-    assert "fine-tuned by llmcli from a Hugging Face directory" in llm("inspect", "new.safetensors").stdout
 
 
 def test_export_does_not_replace_a_directory_without_force(directory: Path, tiny_model: Path, llm) -> None:
@@ -297,6 +254,12 @@ def shards(directory: Path) -> Path:
     return directory
 
 
+def test_weights_in_several_files_are_one_model(tiny_model: Path, shards: Path) -> None:
+    expected = checkpoint.load(tiny_model).tensors
+    for name, array in weights_of(shards).items():
+        np.testing.assert_array_equal(array, expected[name])
+
+
 @platforms.symbolic_links
 @pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "config.json", "model.safetensors"])
 @pytest.mark.parametrize("words", ["--quantize int8", "--to gguf", "--to tokenizer", "import", "mix", "train"])
@@ -354,9 +317,7 @@ def test_a_lone_surrogate_in_a_json_file_is_an_error(directory: Path, llm) -> No
 @pytest.mark.parametrize("model_type", ["gpt_neox", "phi"])
 def test_an_unsupported_architecture_is_named(directory: Path, model_type: str) -> None:
     """Whatever its tensors are called: the output head of gpt_neox is not lm_head.weight."""
-    config = json.loads((directory / "config.json").read_text("utf-8"))
-    changes = {"model_type": model_type, "tie_word_embeddings": False}
-    (directory / "config.json").write_text(json.dumps(config | changes), "utf-8")
+    changed_config(directory, model_type=model_type, tie_word_embeddings=False)
     supported = f"model_type to '{model_type}'; supported: qwen3, qwen2, llama, mistral, qwen3_moe, mixtral"
     assert supported in hf_directory.read_header(directory).problem  # llm inspect shows it
     with pytest.raises(LLMError, match=supported):

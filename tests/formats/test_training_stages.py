@@ -42,7 +42,6 @@ def test_a_stage_has_what_says_what_was_trained_on() -> None:
 
 
 def test_stages_of_stages_are_carried_along_once() -> None:
-    """Fine-tuned twice, the second time on the text of the first."""
     second = CHAT | joined(as_earlier(OWN, BASE, "1"))
     third = OWN | joined(as_earlier(second, BASE, "2"))
     fourth = OWN | joined(as_earlier(third, BASE, "3"))
@@ -65,7 +64,6 @@ def test_an_average_of_a_version_that_recorded_no_stages() -> None:
 
 
 def test_mix_carries_the_text_of_each_model_along(llm) -> None:
-    """Also of models without held-out text, of which an average once said nothing."""
     Path("a.txt").write_text(TEXT)
     text = {"name": "a.txt", "bytes": len(TEXT.encode()), "sha256": hashlib.sha256(TEXT.encode()).hexdigest()}
     for name, record in (("a", TrainingRecord() | {"corpus": [text], "train_bytes": text["bytes"]}), ("b", OWN)):

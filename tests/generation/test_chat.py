@@ -90,7 +90,6 @@ STEPS = st.lists(
 @settings(max_examples=150, deadline=None)
 @given(STEPS, st.sampled_from([16, 24, 1000]))
 def test_the_model_always_sees_what_the_template_makes_of_the_messages(steps, context):
-    """Whatever happened before: the ids before an answer are those of the conversation, or of its newest turns."""
     chat, model = chat_of(answering("ab", "cdc", "", "bab"), context)
     for step, text in steps:
         try:
@@ -178,15 +177,8 @@ def test_a_full_context_drops_the_oldest_turns_and_says_so():
     # 3 tokens of the system message, 9 for each turn with its answer, 7 for the question
     # after three turns 3 + 27 + 7 = 37 > 40 - 10: the newest that fit 20 are 3 + 9 + 7 = 19
     assert notes == {
-        0: [],
-        1: [],
-        2: [],
-        3: [TurnsDropped(2, 40)],
-        4: [],
-        5: [TurnsDropped(2, 40)],
-        6: [],
-        7: [TurnsDropped(2, 40)],
-    }
+        0: [], 1: [], 2: [], 3: [TurnsDropped(2, 40)], 4: [], 5: [TurnsDropped(2, 40)], 6: [], 7: [TurnsDropped(2, 40)],
+    }  # fmt: skip
     assert chat.turns == 8  # all of them can be saved
 
 
@@ -390,7 +382,6 @@ class Counting:
 
 @pytest.mark.parametrize("kind", ["numpy", "torch", "onnx", "ensemble"])
 def test_a_kept_cache_changes_no_answer(kind):
-    """The answers equal those of a model that processes the whole conversation each time, which takes more tokens."""
     sampling = SamplingConfig(temperature=0.0, max_tokens=12)
     template = ChatTemplate(CHATML, TOKENIZER)
     kept, fresh = Counting(runtime_of(kind)), Counting(runtime_of(kind))

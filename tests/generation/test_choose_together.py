@@ -45,7 +45,6 @@ def rows_of(seed: int, count: int, extra: int) -> np.ndarray:
     inside=st.sets(st.integers(0, 8)),
 )
 def test_the_choices_are_those_made_alone(seed, samplings, extra, inside):
-    """To the last bit, also inside a character, where other tokens are allowed than between two."""
     assert INSIDE_CHARACTER is not None
     texts = [GeneratedText(TOKENIZER, [5, 6], sampling) for sampling in samplings]
     for number in inside & set(range(len(texts))):

@@ -80,19 +80,11 @@ def first_word(text, *, ends=False):
 
 
 APPLE = {
-    "": {" apple": 0.5, " app": 0.3, " ": 0.2},
-    " apple": {".": 0.8, "s": 0.2},
-    " apple|s": {".": 1.0},
-    " app": {"le": 0.5, ".": 0.5},
-    " app|le": {".": 1.0},
-    " ": {"a": 1.0},
-    " |a": {"p": 1.0},
-    " |a|p": {"p": 0.5, ".": 0.5},
-    " |a|p|p": {"le": 0.5, "l": 0.5},
-    " |a|p|p|le": {".": 1.0},
-    " |a|p|p|l": {"e": 1.0},
+    "": {" apple": 0.5, " app": 0.3, " ": 0.2}, " apple": {".": 0.8, "s": 0.2}, " apple|s": {".": 1.0},
+    " app": {"le": 0.5, ".": 0.5}, " app|le": {".": 1.0}, " ": {"a": 1.0}, " |a": {"p": 1.0},
+    " |a|p": {"p": 0.5, ".": 0.5}, " |a|p|p": {"le": 0.5, "l": 0.5}, " |a|p|p|le": {".": 1.0}, " |a|p|p|l": {"e": 1.0},
     " |a|p|p|l|e": {".": 1.0},
-}
+}  # fmt: skip
 
 
 def test_the_probability_of_a_word_is_the_sum_over_all_its_spellings():
@@ -308,11 +300,6 @@ def test_tokens_that_the_tokenizer_does_not_have_are_not_words():
 
 
 # ---- prompts
-
-
-def test_an_empty_prompt_is_an_error():
-    with pytest.raises(LLMError, match="prompt is empty"):
-        next_words(tree(9, 2, lambda path: {0: 1.0}), Table(["a"]), "")
 
 
 def test_the_end_of_a_long_prompt_is_used_with_space_for_a_word():

@@ -39,9 +39,6 @@ def kept(logits):
     return set(np.isfinite(logits).nonzero()[0].tolist())
 
 
-# ---- the filters, one by one
-
-
 @pytest.mark.parametrize(
     ("k", "expected"),
     [
@@ -119,9 +116,6 @@ def test_repetition_penalty_divides_positive_and_multiplies_negative(seen, penal
     np.testing.assert_array_equal(repetition_penalty(vector(2, -2, 1, 0), seen, penalty), vector(*expected))
 
 
-# ---- all filters together
-
-
 @pytest.mark.parametrize(
     ("options", "seen", "expected"),
     [
@@ -141,11 +135,6 @@ def test_filters_apply_in_the_order_penalty_temperature_top_k_top_p_min_p(option
 
 def test_temperature_0_always_takes_the_most_likely():
     assert draws(SamplingConfig(temperature=0.0), logits_of(PROBABILITIES), 50) == [1] * 50
-
-
-def test_the_repetition_penalty_applies_at_temperature_0():
-    config = SamplingConfig(temperature=0.0, repetition_penalty=2.0)
-    assert draws(config, vector(2, 3, 1, 0), 1, seen=[1]) == [0]
 
 
 def test_top_k_1_always_takes_the_most_likely():
@@ -183,13 +172,9 @@ def test_the_same_seed_draws_the_same_and_another_seed_does_not():
 
 ANY_LOGITS = st.lists(st.floats(-30, 30, width=32) | st.just(-INF), min_size=1, max_size=12)
 ANY_OPTIONS = st.builds(
-    SamplingConfig,
-    temperature=st.sampled_from([0.3, 1.0, 2.5]),
-    top_k=st.integers(0, 14),
-    top_p=st.floats(0.01, 1.0),
-    min_p=st.floats(0.0, 1.0),
-    seed=st.integers(0, 2**31 - 1),
-)
+    SamplingConfig, temperature=st.sampled_from([0.3, 1.0, 2.5]), top_k=st.integers(0, 14), top_p=st.floats(0.01, 1.0),
+    min_p=st.floats(0.0, 1.0), seed=st.integers(0, 2**31 - 1),
+)  # fmt: skip
 
 
 @pytest.mark.slow
@@ -239,9 +224,6 @@ def test_huge_temperatures_do_not_overflow_and_draw_uniformly(value):
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         found = Counter(draws(replace(PLAIN, temperature=value), vector(-9, 9, 3, 0), 400))
     assert all(found[i] > 60 for i in range(4))
-
-
-# ---- every option
 
 
 LETTERS = Digits("a", "b", "c", "d")

@@ -122,7 +122,6 @@ def test_words_and_first_tokens_are_those_of_the_sum_over_all_sequences(prompt: 
 @pytest.mark.slow
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_sampling_and_next_agree(prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The probability that sampling at temperature 1, token by token, spells a word is what --next gives."""
     monkeypatch.setattr("llmcli.generation.next_words.MAX_UNEXPLORED", 1e-9)
     monkeypatch.setattr("llmcli.generation.next_words.MIN_PROBABILITY", 1e-14)
     for seed in range(4):
@@ -198,9 +197,6 @@ def test_at_temperature_0_the_text_with_the_highest_sum_is_chosen() -> None:
     assert pieces[0].logprob == pytest.approx(math.log(0.3 + 0.25) - math.log(0.8), abs=1e-5)
 
 
-# ---- prompts as tokens
-
-
 def test_the_tail_of_a_prompt_lies_in_its_last_word() -> None:
     tokenizer = Tokenizer.train_bpe([TEXT], 300)
     for text in ["The cat", "The ca", "The cat ", "T", "りんごを食べ", "The zzzzzzzz", "a\n\n", "don't"]:
@@ -229,9 +225,6 @@ def test_an_empty_prompt_is_an_error() -> None:
         Prompt.of("", Tokenizer.train_bpe([TEXT], 300))
 
 
-# ---- evaluations of the model
-
-
 @pytest.mark.parametrize("limit", [2, 3, 10])
 def test_the_model_is_evaluated_no_more_often_than_allowed(limit: int) -> None:
     model = Model(0)
@@ -254,9 +247,7 @@ def test_a_large_model_is_evaluated_less_often(parameters: int, limit: int) -> N
 
 
 @pytest.mark.parametrize("limit", [5, 20, 50])
-def test_next_words_keeps_its_limit_after_a_very_long_word_and_reports_the_unexplored_rest(
-    limit: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_next_words_keeps_its_limit_after_a_very_long_word_and_reports_the_rest(limit: int, monkeypatch) -> None:
     monkeypatch.setattr(search, "max_evaluations", lambda parameters: limit)
     tokenizer = Tokenizer.train_bpe([TEXT], 300)
     runtime = NumpyRuntime(random_checkpoint(ModelConfig(300, 32, 64, 2, 4, 2, 8, 256)))
@@ -284,9 +275,6 @@ def test_the_end_of_a_long_prompt_is_used() -> None:
             model = Model(0, context)
             read_prompt(model, TABLE, Prompt.of("ab. ab. ab. ab abab", TABLE), reserve=reserve)  # type: ignore[arg-type]
             assert 1 <= model.length <= context
-
-
-# ---- other models
 
 
 def test_an_ensemble_of_equal_models_gives_the_distribution_of_one_model() -> None:

@@ -3,12 +3,10 @@
 import json
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import Result
 
 from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
@@ -19,9 +17,8 @@ from llmcli.generation.token_healing import Prompt, read_prompt
 from llmcli.generation.trace import TraceStep, trace
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.cli.terminals import STYLES, in_a_terminal
-from tests.conftest import TEXT, random_checkpoint
+from tests.conftest import TEXT, Llm, random_checkpoint
 
-Llm = Callable[..., Result]
 TOKENIZER = Tokenizer.train_bpe([TEXT], 300)
 CONFIG = ModelConfig(300, 32, 64, 2, 4, 2, 8, 32)
 ALLOWED = TOKENIZER.vocabulary.allowed(START)
@@ -81,7 +78,6 @@ def test_at_temperature_0_one_token_remains() -> None:
 
 
 def test_the_first_step_sums_over_tokenizations_of_the_last_word() -> None:
-    """Its candidates are those of read_prompt; later steps have one tokenization."""
     steps, _ = traced("The do", literal=False, candidates=300)
     assert [step.retokenized for step in steps] == [True] + [False] * 5
     first = read_prompt(NumpyRuntime(random_checkpoint(CONFIG)), TOKENIZER, Prompt.of("The do", TOKENIZER))

@@ -73,9 +73,6 @@ def is_close(value: float, recorded: float) -> bool:
     return math.isclose(value, recorded, rel_tol=0, abs_tol=TOLERANCE)
 
 
-# ---- exports
-
-
 def export_name(form: str) -> str:
     return "exported" if form == "hf" else f"exported.{form}"
 

@@ -50,25 +50,12 @@ def config(model_type: str, tokenizer: str, **values: Any) -> dict[str, Any]:
     """A config.json of a small model in the keys of Hugging Face."""
     name = {"qwen3": "Qwen3", "qwen3_moe": "Qwen3Moe", "llama": "Llama"}[model_type]
     return {
-        "architectures": [f"{name}ForCausalLM"],
-        "attention_bias": False,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        "head_dim": 8,
-        "hidden_act": "silu",
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "max_position_embeddings": 32,
-        "model_type": model_type,
-        "num_attention_heads": 4,
-        "num_hidden_layers": 2,
-        "num_key_value_heads": 2,
-        "rms_norm_eps": 1e-06,
-        "rope_theta": 10000.0,
-        "tie_word_embeddings": False,
-        "torch_dtype": "float32",
+        "architectures": [f"{name}ForCausalLM"], "attention_bias": False, "bos_token_id": 0, "eos_token_id": 0,
+        "head_dim": 8, "hidden_act": "silu", "hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 32,
+        "model_type": model_type, "num_attention_heads": 4, "num_hidden_layers": 2, "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-06, "rope_theta": 10000.0, "tie_word_embeddings": False, "torch_dtype": "float32",
         "vocab_size": len(json.loads(tokenizer)["model"]["vocab"]),
-    } | values
+    } | values  # fmt: skip
 
 
 def record(name: str, text: str, config: dict[str, Any]) -> dict[str, Any]:

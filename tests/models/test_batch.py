@@ -9,9 +9,10 @@ from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.models.onnx.runtime import OnnxRuntime, is_installed
+from llmcli.models.onnx.runtime import OnnxRuntime
 from llmcli.models.runtime import step_batch
 from tests.conftest import random_checkpoint
+from tests.platforms import needs_onnxruntime
 
 DENSE = ModelConfig(300, 64, 96, 2, 4, 2, 16, 200)
 MOE = replace(DENSE, model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2)
@@ -23,9 +24,6 @@ def torch_runtime():
     return TorchRuntime(random_checkpoint(DENSE), "cpu")
 
 
-needs_onnxruntime = pytest.mark.skipif(
-    not is_installed(), reason="needs onnxruntime and onnx: pip install -e '.[fast]'"
-)
 RUNTIMES = {
     "dense": lambda: NumpyRuntime(random_checkpoint(DENSE)),
     "qwen2": lambda: NumpyRuntime(random_checkpoint(replace(DENSE, model_type="qwen2", tie_word_embeddings=True))),

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from llmcli.config import ModelConfig
-from llmcli.errors import LLMError
 from llmcli.models import ensemble
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -125,11 +124,3 @@ def test_the_weights_follow_a_change_of_domain() -> None:
     for i in range(40):
         runtime.step(40 + i % 20)
     assert runtime.expert_weights()[0].argmax() == 2
-
-
-def test_more_tokens_than_the_context_are_an_error() -> None:
-    runtime = EnsembleRuntime(members())
-    with pytest.raises(LLMError, match="101 tokens exceed the context length of 100"):
-        runtime.prefill([1] * 101)
-    with pytest.raises(ValueError):
-        runtime.prefill([])

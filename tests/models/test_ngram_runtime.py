@@ -15,14 +15,7 @@ from llmcli.generation.generator import Piece, decode
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import log_softmax, softmax
 from llmcli.models.ngram_cache import NgramCache, NgramText
-from llmcli.models.ngram_runtime import (
-    NgramEnsemble,
-    NgramRuntime,
-    network_of,
-    recompute,
-    undo_step,
-    with_ngram_cache,
-)
+from llmcli.models.ngram_runtime import NgramEnsemble, NgramRuntime, network_of, recompute, undo_step, with_ngram_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.open_runtime import open_runtime
 from llmcli.models.runtime import Array, step_batch
@@ -61,7 +54,6 @@ def test_a_prompt_and_what_the_model_writes_after_it() -> None:
 
 
 def test_a_step_that_failed_is_undone_without_counting_what_was_written() -> None:
-    """Wherever it failed: before or after the tokens were added."""
     prompt, written = text(20), text(6, seed=1)
     for is_added in (False, True):
         runtime = cached()
@@ -97,7 +89,6 @@ def test_what_is_left_after_a_rewind_or_a_fork_counts_as_a_prompt() -> None:
 
 
 def test_the_probabilities_of_generation_are_those_of_evaluation() -> None:
-    """The chain rule over a whole text equals its score, of windows and as one text."""
     runtime, ids = cached(), text(50, seed=2)
     rows = runtime.logits(ids)
     losses = [-log_softmax(row)[token] for row, token in zip(rows, ids[1:], strict=False)]
@@ -110,7 +101,6 @@ def test_the_probabilities_of_generation_are_those_of_evaluation() -> None:
 
 
 def test_a_text_that_goes_on_beyond_the_context_keeps_its_prompt_in_the_cache() -> None:
-    """The newer half is processed again, in chunks; what the model wrote is still not in the cache."""
     runtime, prompt, written = cached(), text(30), text(34, seed=1)
     runtime.prefill(prompt)
     for token in written:
@@ -169,7 +159,7 @@ def ensemble_of(*weights: CacheWeights | None) -> Ensemble:
 
 
 @pytest.mark.parametrize("weights", [(WEIGHTS, OTHER), (OTHER, WEIGHTS), (None, WEIGHTS)], ids=["ab", "ba", "one"])
-def test_an_ensemble_averages_the_mixtures_of_its_models_over_one_cache(
+def test_an_ensemble_averages_mixtures_over_one_cache(
     weights: tuple[CacheWeights | None, ...],
 ) -> None:
     runtime, ids = open_runtime(ensemble_of(*weights)), text(40)

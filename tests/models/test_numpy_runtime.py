@@ -24,16 +24,6 @@ def test_prefill_in_several_calls_gives_the_same_logits() -> None:
     assert once.length == several.length == len(ids)
 
 
-def test_rewind_drops_tokens() -> None:
-    runtime = NumpyRuntime(random_checkpoint(CONFIG))
-    first = runtime.prefill([1, 2, 3])
-    runtime.prefill([4, 5, 6])
-    runtime.rewind(2)
-    assert np.abs(runtime.step(3) - first).max() < 1e-5
-    runtime.rewind()
-    assert runtime.length == 0
-
-
 def test_more_tokens_than_the_context_are_an_error_and_leave_the_cache() -> None:
     runtime = NumpyRuntime(random_checkpoint(ModelConfig(200, 32, 64, 1, 2, 2, 16, 8)))
     expected = runtime.prefill(range(7))

@@ -23,6 +23,7 @@ from llmcli.models.torch.devices import pick_device
 from llmcli.models.torch.runtime import TorchRuntime
 from tests.conftest import random_checkpoint
 from tests.models.test_ngram_cache import WEIGHTS
+from tests.platforms import needs_onnxruntime
 
 CONFIG = ModelConfig(300, 64, 96, 2, 4, 2, 16, 32)
 MODEL = random_checkpoint(CONFIG)
@@ -45,10 +46,8 @@ def test_the_cpu_runs_numpy_and_an_ensemble_of_it() -> None:
     assert isinstance(runtime, EnsembleRuntime) and runtime.parameters == 2 * CONFIG.parameters
 
 
-@pytest.mark.skipif(not onnx_runtime.is_installed(), reason="needs onnxruntime and onnx: pip install -e '.[fast]'")
-def test_for_speed_float32_runs_in_onnxruntime_unless_it_is_unsupported_or_large(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@needs_onnxruntime
+def test_for_speed_float32_runs_in_onnxruntime_unless_it_is_unsupported_or_large(monkeypatch) -> None:
     assert isinstance(open_runtime(MODEL, fast=True), OnnxRuntime)
     sparse = replace(CONFIG, model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2)
     assert isinstance(open_runtime(random_checkpoint(sparse), fast=True), NumpyRuntime)
@@ -72,7 +71,7 @@ def test_auto_picks_cuda_before_mps_before_the_cpu(monkeypatch: pytest.MonkeyPat
         assert pick_device("cpu") == "cpu"
 
 
-@pytest.mark.skipif(not onnx_runtime.is_installed(), reason="needs onnxruntime and onnx: pip install -e '.[fast]'")
+@needs_onnxruntime
 def test_quantized_weights_run_in_onnxruntime_without_a_note() -> None:
     notes: list[str] = []
     assert isinstance(open_runtime(MODEL, quantize="int8", on_note=notes.append), OnnxRuntime)
@@ -90,9 +89,7 @@ def test_a_model_that_onnxruntime_does_not_support_runs_dequantized_with_a_note(
     assert not np.array_equal(runtime.prefill([1, 2]), NumpyRuntime(model).prefill([1, 2]))
 
 
-def test_without_onnxruntime_stored_quantized_weights_run_and_requested_ones_do_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_without_onnxruntime_stored_quantized_weights_run_and_requested_ones_do_not(monkeypatch) -> None:
     notes: list[str] = []
     monkeypatch.setattr(onnx_runtime, "is_installed", lambda: False)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import Result
 
 from llmcli.analysis import explain as explain_module
 from llmcli.analysis.explain import Explanation, explain
@@ -27,9 +25,8 @@ from llmcli.generation.next_words import NextWord, NextWords
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.pages import html as html_report
 from llmcli.training.files.summary import Curve
-from tests.conftest import TEXT, random_checkpoint
+from tests.conftest import TEXT, Llm, random_checkpoint
 
-Llm = Callable[..., Result]
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs chromium: apt install chromium")
 LONG = "The cat sat on the mat. The dog ate the hat. The cat ate the dog"  # 18 tokens
@@ -45,6 +42,12 @@ def tokenizer() -> Tokenizer:
 def explained(prompt: str, config: ModelConfig | None = None) -> Explanation:
     config = config or ModelConfig(300, 32, 64, 2, 4, 2, 8, 64)
     return explain(NumpyRuntime(random_checkpoint(config)), tokenizer(), prompt, literal=True, every_position=True)
+
+
+def write_page(path: Path, explanation: Explanation, prompt: str, words: NextWords = WORDS, name: str = "m") -> str:
+    """The page, written to the path."""
+    path.write_bytes(html_report.explanation_page(explanation, tokenizer(), prompt, words, 5, name))
+    return path.read_text("utf-8")
 
 
 def data_of(text: str) -> dict:
@@ -86,10 +89,7 @@ def run_page(path: Path, fragment: str = "", script: str = "", width: int = 1200
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
     path = tmp_path / "page.html"
-    explanation = explained("The cat sat on the mat.")
-    path.write_bytes(
-        html_report.explanation_page(explanation, tokenizer(), "The cat sat on the mat.", WORDS, 5, "m.safetensors")
-    )
+    write_page(path, explained("The cat sat on the mat."), "The cat sat on the mat.")
     return path
 
 
@@ -155,20 +155,20 @@ def test_the_summary_of_a_curve() -> None:
     )
 
 
-def test_a_page_of_200_tokens_6_layers_and_8_heads_stays_under_2_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_of_200_tokens_6_layers_and_8_heads_stays_under_2_megabytes(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(explain_module, "MAX_ABLATION_WORK", 1e6)
     config = ModelConfig(300, 64, 64, 6, 8, 4, 8, 400)
     explanation = explained(" cat" * 200, config)
     assert len(explanation.ids) == 200
-    text = html_report.explanation_page(explanation, tokenizer(), " cat" * 200, WORDS, 5, "m.safetensors")
-    assert len(text) < 2_000_000 and data_of(text.decode())["heads"] == 8
+    text = write_page(tmp_path / "page.html", explanation, " cat" * 200)
+    assert len(text.encode()) < 2_000_000 and data_of(text)["heads"] == 8
 
 
-def test_if_all_heads_are_too_large_the_page_shows_their_mean_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_all_heads_are_too_large_the_page_shows_their_mean_and_says_so(tmp_path: Path, monkeypatch) -> None:
     explanation = explained("The cat sat on the mat.")
     L, _, N, _ = explanation.attention.shape
     monkeypatch.setattr(html_report, "MAX_ATTENTION", L * N * (N + 1) // 2)
-    text = html_report.explanation_page(explanation, tokenizer(), "x", WORDS, 5, "m").decode()
+    text = write_page(tmp_path / "page.html", explanation, "x")
     assert "the mean of each layer's heads" in html.unescape(text) and data_of(text)["heads"] == 1
     assert [len(depth) for depth in data_of(text)["lens"]] == [N] * (L + 1)
 
@@ -217,11 +217,9 @@ def test_the_next_word_follows_the_prompt_and_the_remaining_probability_is_shown
     assert len(result["shares"]) == 6 and sum(result["shares"]) == pytest.approx(100, abs=0.31)
     path = tmp_path / "joined.html"
     words = NextWords((NextWord("s", 0.5, continues=True),), 0.5, 1)
-    path.write_bytes(html_report.explanation_page(explained("The cat"), tokenizer(), "The cat", words, 5, "m"))
+    write_page(path, explained("The cat"), "The cat", words)
     assert run_page(path, script=script)[1]["words"] == ["…s50.0%", "all others50.0%"]
-    path.write_bytes(
-        html_report.explanation_page(explained("The cat"), tokenizer(), "The cat", NextWords((), 1.0, 1), 5, "m")
-    )
+    write_page(path, explained("The cat"), "The cat", NextWords((), 1.0, 1))
     assert run_page(path, script=script)[1]["words"] == ["all others100.0%"]
 
 
@@ -234,7 +232,7 @@ def test_figures_are_rounded_as_in_the_terminal(tmp_path: Path) -> None:
     lens = explanation.logit_lens
     lens.probabilities[-1, -1] = [0.4004996, 0.2504996, 0.1004996, 0.0504996, 0.0004996]
     explanation = replace(explanation, ablation_effects=effects, logit_lens=lens)
-    path.write_bytes(html_report.explanation_page(explanation, tokenizer(), "The cat sat on the mat.", WORDS, 5, "m"))
+    write_page(path, explanation, "The cat sat on the mat.")
     _, shown = run_page(path, script="""
         const figures = (id) => [...document.querySelectorAll(`#${id} .figure`)].map((node) => node.textContent);
         const empty = [...document.querySelectorAll("#effects .bar")].map((bar) => bar.style.width === "0%");
@@ -254,7 +252,7 @@ def test_five_arcs_are_shown_or_all(tmp_path: Path) -> None:
     path, explanation = tmp_path / "arcs.html", explained(LONG)
     last = explanation.attention.mean((0, 1))[-1, :-1]
     assert (last >= 0.011).sum() > 5
-    path.write_bytes(html_report.explanation_page(explanation, tokenizer(), LONG, WORDS, 5, "m"))
+    write_page(path, explanation, LONG)
     _, shown = run_page(path, script="""
         const weights = [...document.querySelectorAll("#tokens .weight")];
         const marked = () => weights.flatMap((node, i) => node.textContent ? [i] : []);
@@ -274,7 +272,7 @@ def test_five_arcs_are_shown_or_all(tmp_path: Path) -> None:
 @needs_browser
 def test_tables_show_the_last_eight_layers_or_all(tmp_path: Path) -> None:
     path, explanation = tmp_path / "deep.html", explained("The cat sat", DEEP)
-    path.write_bytes(html_report.explanation_page(explanation, tokenizer(), "The cat sat", WORDS, 5, "m"))
+    write_page(path, explanation, "The cat sat")
     _, shown = run_page(path, script="""
         const rows = (id) => [...document.querySelectorAll(`#${id} tbody th`)].map((node) => node.textContent);
         const fold = (name) => document.querySelector(`[data-key="fold-${name}"]`);
@@ -300,7 +298,7 @@ def test_tables_show_the_last_eight_layers_or_all(tmp_path: Path) -> None:
 def test_of_many_tokens_the_largest_effects_are_shown(tmp_path: Path) -> None:
     path = tmp_path / "many.html"
     explanation = replace(explained(" cat" * 40), ablation_effects=np.random.default_rng(0).normal(0, 1, 40))
-    path.write_bytes(html_report.explanation_page(explanation, tokenizer(), " cat" * 40, WORDS, 5, "m"))
+    write_page(path, explanation, " cat" * 40)
     _, shown = run_page(path, script="""
         const rows = () => [...document.querySelectorAll("#effects .token")].map((node) => parseInt(node.textContent));
         const fold = document.getElementById("effects-fold"), largest = rows(), name = fold.textContent;
@@ -347,7 +345,7 @@ def test_a_page_is_readable_at_any_width(tmp_path: Path, width: int, config: Mod
     """18 tokens that are complete, do not overlap, are centred, and at least as large as the text."""
     path, explanation = tmp_path / "wide.html", explained(LONG, config)
     assert len(explanation.ids) == 18
-    path.write_bytes(html_report.explanation_page(explanation, tokenizer(), LONG, WORDS, 5, "m"))
+    write_page(path, explanation, LONG)
     _, shown = run_page(path, "#layers=all", width=width, script="""
         const box = (node) => { const b = node.getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom]; };
         const nodes = [...document.querySelectorAll("#tokens .token")];
@@ -358,13 +356,8 @@ def test_a_page_is_readable_at_any_width(tmp_path: Path, width: int, config: Mod
             ["aria-label", "aria-labelledby"].some((name) => node.hasAttribute(name)) || node.labels?.length ||
             node.textContent) };
     """)  # fmt: skip
-    assert (
-        shown["window"] == width
-        and shown["page"] <= width
-        and shown["named"]
-        and shown["cut"] == 0
-        and shown["size"] >= 16
-    )
+    assert shown["window"] == width and shown["page"] <= width
+    assert shown["named"] and shown["cut"] == 0 and shown["size"] >= 16
     rows: dict[float, list[list[float]]] = {}
     for left, top, right, bottom in shown["boxes"]:
         assert shown["strip"][0] - 1 <= left < right <= shown["strip"][2] + 1 and bottom - top >= 24
@@ -379,10 +372,7 @@ def test_a_page_is_readable_at_any_width(tmp_path: Path, width: int, config: Mod
 def test_hostile_text_is_shown_as_text(tmp_path: Path) -> None:
     path = tmp_path / "hostile.html"
     words = NextWords((NextWord("\u202e<b>bold</b>", 0.5),), 0.5, 1)
-    path.write_bytes(
-        html_report.explanation_page(explained(HOSTILE), tokenizer(), HOSTILE, words, 5, "<i>.safetensors")
-    )
-    text = path.read_text("utf-8")
+    text = write_page(path, explained(HOSTILE), HOSTILE, words, "<i>.safetensors")
     assert text.count("<script") == 2 and "<img" not in text and "<b>" not in text and "\x1b" not in text
     shown, _ = run_page(path)
     assert "<img" not in shown and "<b>" not in shown and "⟨U+202E⟩&lt;b&gt;bold&lt;/b&gt;" in shown

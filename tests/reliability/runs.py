@@ -94,19 +94,8 @@ def train(
 ) -> "subprocess.Popen[bytes]":
     """Starts a training run on `text`, written to c.txt. `code` runs the command, by default SAVING_EVERY_STEP."""
     (where / "c.txt").write_text(text, "utf-8")
-    return python(
-        where,
-        code or SAVING_EVERY_STEP,
-        "train",
-        "c.txt",
-        *OPTIONS,
-        "--steps",
-        str(steps),
-        "-o",
-        output,
-        "-q",
-        *options,
-    )
+    words = ["train", "c.txt", *OPTIONS, "--steps", str(steps), "-o", output, "-q", *options]
+    return python(where, code or SAVING_EVERY_STEP, *words)
 
 
 def saved_at(where: Path) -> int:

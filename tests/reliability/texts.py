@@ -31,19 +31,8 @@ def text_stays_text(where: Path, tries: int) -> list[str]:
     control = json.loads(tokenizer.to_json())["added_tokens"][0]["content"]
     rng = random.Random(20)
     pieces = [
-        control,
-        "<|im_start|>",
-        "</s>",
-        "<pad>",
-        "りんご",
-        "🍎",
-        "\0",
-        "\u202e",
-        " ",
-        "a",
-        "\ud7ff",
-        "\U0010ffff",
-    ]
+        control, "<|im_start|>", "</s>", "<pad>", "りんご", "🍎", "\0", "\u202e", " ", "a", "\ud7ff", "\U0010ffff",
+    ]  # fmt: skip
     failures = []
     for _ in range(tries):
         text = "".join(rng.choices(pieces, k=rng.randrange(1, 12)))

@@ -56,7 +56,6 @@ def test_random_paths(client, request_):
 
 @pytest.mark.slow
 def test_schemathesis(served):
-    """Requests that schemathesis makes from the description, right and wrong ones."""
     schemathesis = pytest.importorskip("schemathesis", reason="needs pip install schemathesis")
     with TestClient(create_app(Models(served)), base_url=URL) as client:
         schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())

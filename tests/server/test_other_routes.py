@@ -179,11 +179,7 @@ def test_the_description_is_valid():
 @pytest.mark.parametrize(
     ("method", "path", "message"),
     [
-        (
-            "POST",
-            "/v1/embeddings",
-            "/v1/embeddings is not offered here; there are /v1/chat/completions, /v1/completions, ",
-        ),
+        ("POST", "/v1/embeddings", "/v1/embeddings is not offered here; there are /v1/chat/completions, "),
         ("POST", "/api/generate", "/api/generate is not offered here; there are /v1/chat/completions, "),
         ("POST", "/v1/v1/chat/completions", "use /v1/chat/completions; "),
         ("POST", "/v1/completions/", "use /v1/completions; "),

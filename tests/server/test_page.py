@@ -27,10 +27,7 @@ HOSTILE = '<img src=x onerror="alert(1)"> &lt; \u202e'
 
 pytest.importorskip("starlette", reason="needs starlette: pip install 'llmcli[serve]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="needs chromium: apt install chromium"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="needs chromium: apt install chromium")]
 
 
 @pytest.fixture(scope="module")
@@ -157,10 +154,9 @@ def post(url: str, body: dict[str, object]) -> dict[str, Any]:
         return dict(json.load(response))
 
 
-@pytest.mark.parametrize(
-    "temperature", [0, pytest.param(2, marks=in_full)]
-)  # at 2 characters are spelled by several tokens
-def test_the_same_seed_gives_the_text_of_the_completions_route(
+# at temperature 2, characters are spelled by several tokens
+@pytest.mark.parametrize("temperature", [0, pytest.param(2, marks=in_full)])
+def test_a_seed_gives_the_text_of_the_completions_route(
     page: "playwright.Page", address: str, temperature: int
 ) -> None:
     settings = {"temperature": temperature, "max_tokens": 40, "seed": 1, "min_p": 0}
@@ -217,7 +213,6 @@ def test_a_full_store_and_other_models_do_no_harm(page: "playwright.Page") -> No
 
 
 def test_a_model_begins_with_examples_from_its_own_texts(browser: "playwright.Browser", address: str) -> None:
-    """In the view of the first model, which continues text."""
     opened = browser.new_page(viewport={"width": 1200, "height": 800})
     opened.goto(address)
     opened.wait_for_selector("html[data-ready]")

@@ -119,7 +119,6 @@ def test_more_requests_that_do_not_arrive_than_connections_shut_nobody_out(serve
 
 
 def test_more_unread_answers_than_places_and_connections_shut_nobody_out(served, monkeypatch):
-    """Two places and six connections, and ten streams that nobody reads."""
     monkeypatch.setattr(listening, "UNREAD_SECONDS", 600)
     monkeypatch.setattr(listening, "MAX_CONNECTIONS", 6)
     body = json.dumps(LONG | {"logprobs": 5, "n": 1}).encode()
@@ -164,7 +163,6 @@ def test_a_signal_ends_it_in_the_middle_of_an_answer(served, number, code):
 
 @posix
 def test_an_interrupt_that_the_parent_ignores_stays_ignored(served):
-    """As in the background of a shell script."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with serving(served[0]) as process:

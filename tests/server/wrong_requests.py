@@ -7,24 +7,10 @@ from llmcli.server.limits import MAX_PROMPTS, MAX_STOPS, MAX_TOKENS
 
 LOCAL_HOSTS = ["127.0.0.1", "127.0.0.1:8000", "localhost", "LOCALHOST:1", "[::1]", "[::1]:8000"]
 FOREIGN_HOSTS = [
-    "evil.com",
-    "evil.com:8000",
-    "127.0.0.1.evil.com",
-    "",
-    "192.168.1.5",
-    "[::2]",
-    "[",
-    "localhost.evil.com",
-    "evil.com@localhost",
-    "localhost/evil",
-    "localhost:80@evil.com",
-    "localhost:x",
-    "localhost, evil.com",
-    "//localhost",
-    "localhost?",
-    "localhost#",
-    "127.0.0.1:8000:9",
-]
+    "evil.com", "evil.com:8000", "127.0.0.1.evil.com", "", "192.168.1.5", "[::2]", "[", "localhost.evil.com",
+    "evil.com@localhost", "localhost/evil", "localhost:80@evil.com", "localhost:x", "localhost, evil.com",
+    "//localhost", "localhost?", "localhost#", "127.0.0.1:8000:9",
+]  # fmt: skip
 WRONG_TYPES = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "")
 DAMAGED_HEADS = [
     b"Content-Length: -1\r\n", b"Content-Length: 5\r\nContent-Length: 6\r\n", b"Content-Length: x\r\n",
@@ -95,12 +81,8 @@ WRONG = {
     "/detokenize": {"tokens": [None, "x", [1.5], [-1], [300], [True]], "stream": [True]},
 }  # fmt: skip
 RIGHT = {
-    "prompt": "The cat",
-    "messages": [{"role": "user", "content": "x"}],
-    "text": "x",
-    "tokens": [1],
-    "model": "chat",
-}
+    "prompt": "The cat", "messages": [{"role": "user", "content": "x"}], "text": "x", "tokens": [1], "model": "chat",
+}  # fmt: skip
 
 
 def wrong_fields(path: str) -> Iterator[tuple[str, object, str]]:

@@ -19,7 +19,6 @@ def test_a_pass_ends_before_the_next_layer_once_it_should_stop() -> None:
 
 
 def test_the_pass_of_a_teacher_ends_too() -> None:
-    """The student's four layers are asked for first, then the teacher's."""
     student, teacher = (LanguageModel(ModelConfig(50, 16, 32, 4, 2, 2, 8, 12)) for _ in range(2))
     student.teacher = Teacher(teacher, 0.5)
     ids = torch.zeros(1, 5, dtype=torch.int64)

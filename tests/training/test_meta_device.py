@@ -25,9 +25,7 @@ def settings(**changes: object) -> TrainConfig:
 @pytest.mark.parametrize("model_type", ["qwen3", "qwen2", "llama"])
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("conversations", [False, True])
-def test_no_part_of_a_step_mixes_devices_or_waits_for_the_device(
-    model_type: str, lora: bool, conversations: bool
-) -> None:
+def test_no_part_of_a_step_mixes_or_waits_for_devices(model_type: str, lora: bool, conversations: bool) -> None:
     chosen = settings(recipe="lora", lora_rank=4) if lora else settings()
     model = new_model(replace(CONFIG, model_type=model_type), chosen, range(298, 300))
     model.train()

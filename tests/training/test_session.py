@@ -1,7 +1,6 @@
 """A run from its files to its file: what it keeps in memory, and where it resumes."""
 
 import weakref
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from typer.testing import Result
 
 from llmcli.errors import LLMError
 from llmcli.training.distributed.processes import Processes
@@ -21,6 +19,7 @@ from llmcli.training.loop.trainer import Run
 from llmcli.training.planning.cost_model import BASE_BYTES, Memory
 from llmcli.training.session import _check_hardware, _free_memory, _reserve_seconds
 from llmcli.training.step import hardware
+from tests.conftest import Llm
 from tests.training.plans import plan
 from tests.training.small_runs import LINES
 
@@ -32,9 +31,7 @@ def stopped_on(device: str, dtype: str) -> StoppedRun:
     return StoppedRun({}, replace(made, train=replace(made.train, device=device, dtype=dtype)), "", State({}, {}))
 
 
-def test_a_state_that_was_saved_is_dropped_before_the_next_step(
-    llm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_state_that_was_saved_is_dropped_before_the_next_step(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is a copy of the weights and of the state of the optimizer."""
     saved: list[weakref.ref[State]] = []
     step, kept = Run.step, []
@@ -52,10 +49,7 @@ def test_a_state_that_was_saved_is_dropped_before_the_next_step(
     assert len(saved) == 3 and kept == []
 
 
-def test_the_state_of_a_resumed_run_is_dropped_before_its_first_step(
-    llm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All of it but the best weights, which may be saved again."""
+def test_the_state_of_a_resumed_run_is_dropped_before_its_first_step(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("c.txt").write_text(LINES, "utf-8")
     command = ("train", "c.txt", "--steps", 4, "--context", 32, "--batch-tokens", 64, "-q", "-o", "m.safetensors")
     save = StateSaver.save
@@ -103,9 +97,7 @@ def test_without_the_device_the_error_says_what_to_type(monkeypatch: pytest.Monk
     )
 
 
-def test_processes_on_a_cpu_share_its_memory_and_on_gpus_rank_0_alone_has_copies_on_the_host(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_processes_on_a_cpu_share_its_memory_and_on_gpus_rank_0_alone_has_copies_on_the_host(monkeypatch) -> None:
     monkeypatch.setattr(hardware, "free_memory", {"cpu": 64e9, "cuda": 80e9}.__getitem__)
     four = Processes(count=8, local_count=4)
     assert _free_memory("cpu", four).device == 16e9
@@ -121,10 +113,9 @@ def test_processes_on_a_cpu_share_its_memory_and_on_gpus_rank_0_alone_has_copies
         (20.0, True, 0.6 + 135 * 0.015 + 0.6 + 3.0),  # loading the model, for answers
     ],
 )
-def test_what_is_reserved_for_the_end_leaves_time_for_steps(
+def test_the_reserve_for_the_end_leaves_time_for_steps(
     budget: float | None, conversations: bool, seconds: float
 ) -> None:
-    """Of a model of 135 million parameters."""
     plan = SimpleNamespace(model=SimpleNamespace(parameters=135_000_000), train=SimpleNamespace(seconds=budget))
     prepared: Any = SimpleNamespace(plan=plan, conversations=conversations or None)
     assert _reserve_seconds(prepared) == pytest.approx(seconds)

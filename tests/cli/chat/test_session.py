@@ -88,9 +88,7 @@ def test_regenerate_and_retry() -> None:
 @pytest.mark.parametrize(
     "command", ["/regenerate", "/retry", "/why", "/save", "/save f", "/load", "/load f", "/set x 1"]
 )
-def test_a_command_that_is_not_possible_is_an_error_and_the_chat_goes_on(
-    command: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_command_that_is_not_possible_is_an_error_and_the_chat_goes_on(command: str, capsys) -> None:
     chat, _ = converse(command, "x")
     captured = capsys.readouterr()
     assert contents(chat) == ["x", "ca"] and captured.out == "ca\n"
@@ -180,9 +178,7 @@ def test_ctrl_c_stops_an_answer_between_two_tokens(capsys: pytest.CaptureFixture
     assert captured.out == "ccc\n" and "(stopped)" in captured.err
 
 
-def test_ctrl_c_before_an_answer_leaves_the_message_out_and_says_so(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_before_an_answer_leaves_the_message_out_and_says_so(capsys, monkeypatch) -> None:
     from contextlib import contextmanager
 
     from llmcli.cli.chat import session as chat_session

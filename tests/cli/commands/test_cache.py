@@ -2,18 +2,14 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import Result
 
 from llmcli.data.tokens import corpus_tokens
 from llmcli.formats.checkpoint import load
 from llmcli.training.data import prepare
-from tests.conftest import TEXT
-
-Llm = Callable[..., Result]
+from tests.conftest import TEXT, Llm
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,8 @@ from llmcli.data.conversations.chat_template import CHATML, with_chat_template
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import load, save
 from tests.cli.terminals import PROMPT, Typist, in_a_terminal
-from tests.conftest import TEXT, random_checkpoint
+from tests.conftest import TEXT, Llm, random_checkpoint
 
-Llm = Callable[..., Result]
 GREEDY = ("-t", 0, "-n", 8)
 
 
@@ -44,9 +42,6 @@ def chat_model(tmp_path: Path) -> Path:
 def objects(answer: Result) -> list[dict[str, Any]]:
     assert answer.exit_code == 0, answer.stderr
     return [json.loads(line) for line in answer.stdout.splitlines()]
-
-
-# ---- one answer
 
 
 def test_stdout_has_only_the_answer(llm: Llm, chat_model: Path) -> None:
@@ -104,9 +99,6 @@ def test_explain_shows_what_the_same_answer_attends_to(llm: Llm, chat_model: Pat
     assert [line.split("\t")[1] for line in lines[4:]] == [["The", "cat"][i] for i in weights.argmax(1)]
 
 
-# ---- conversations of programs
-
-
 def test_each_line_is_a_message_of_one_conversation(llm: Llm, chat_model: Path) -> None:
     first, second = objects(llm("chat", "--json", *GREEDY, stdin="The cat\n\nりんご\n".encode()))
     assert first["content"] == objects(llm("chat", "The cat", *GREEDY, "--json"))[0]["content"]
@@ -142,9 +134,6 @@ def test_separate_lines_know_nothing_of_each_other(llm: Llm, chat_model: Path) -
     alone = [objects(llm("chat", text, "--json", "--system", "s", *GREEDY))[0] for text in texts]
     for key in ("content", "prompt_tokens"):
         assert [one[key] for one in found] == [one[key] for one in alone]
-
-
-# ---- errors
 
 
 @pytest.mark.parametrize(
@@ -209,9 +198,6 @@ def test_models_that_can_chat_are_named_and_no_others(llm: Llm) -> None:
     assert "train a model that can chat: llm train FILE (FILE: a table of questions" in llm("chat", "hi").stderr
 
 
-# ---- other models
-
-
 def test_an_ensemble_and_other_runtimes_answer(llm: Llm, chat_model: Path) -> None:
     Path("other.safetensors").write_bytes(chat_model.read_bytes())
     assert llm("mix", "model.safetensors", "other.safetensors", "-o", "mix.safetensors").exit_code == 0
@@ -263,9 +249,6 @@ def test_memory_reads_a_named_text_with_the_speakers_of_the_training(llm: Llm, c
     assert found["memory"]["searched_bytes"] == len("HiHo") and result.stderr == ""
 
 
-# ---- a person at a terminal
-
-
 @pytest.mark.slow
 def test_a_single_answer_in_a_terminal_has_its_speed(chat_model: Path) -> None:
     shown = in_a_terminal("chat", "The cat", "-t", "0", "-n", "8", "--seed", "5")
@@ -277,28 +260,17 @@ def test_a_single_answer_in_a_terminal_has_its_speed(chat_model: Path) -> None:
 def test_a_conversation_in_a_terminal(chat_model: Path) -> None:
     person = Typist("chat", "-t", "0", "-n", "4")
     assert "parameters, context 256 tokens" in person.wait_for("Ctrl-D leaves")
-    person.wait_for(PROMPT)
-    person.type("りんご 🍎\r")  # Japanese
-    person.wait_for("(cut off after 4 tokens")
-    person.wait_for(PROMPT)
-    person.type("one\\\rtwo\x1b\rthree\r")  # a backslash and Enter, Alt-Enter: three lines
-    person.wait_for("(cut off after 4 tokens")
-    person.wait_for(PROMPT)
-    person.type("/sa")
-    person.wait_for("Write the conversation")  # the menu of completions
+    person.say("りんご 🍎\r", "(cut off after 4 tokens")  # Japanese
+    # a backslash and Enter, Alt-Enter: three lines
+    person.say("one\\\rtwo\x1b\rthree\r", "(cut off after 4 tokens")
+    person.say("/sa", "Write the conversation")  # the menu of completions
     person.type("\t chat.jsonl\r")
     person.wait_for("saved chat.jsonl (2 turns)")
-    person.wait_for(PROMPT)
-    person.type("\x1b[A\x1b[A\r")  # the arrow key: the message before the command
-    person.wait_for("(cut off after 4 tokens")
-    person.wait_for(PROMPT)
-    person.type("/retry\r")
-    person.wait_for("three")  # to be edited
+    person.say("\x1b[A\x1b[A\r", "(cut off after 4 tokens")  # the arrow key: the message before the command
+    person.say("/retry\r", "three")  # to be edited
     person.type("!\r")
     person.wait_for("(cut off after 4 tokens")
-    person.wait_for(PROMPT)
-    person.type("/save again.jsonl\r")
-    person.wait_for("saved again.jsonl (3 turns)")
+    person.say("/save again.jsonl\r", "saved again.jsonl (3 turns)")
     person.wait_for(PROMPT)
     person.type("\x04")
     assert person.end() == 0
@@ -316,9 +288,7 @@ def messages(name: str) -> list[dict[str, str]]:
 def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path) -> None:
     write_chat_model(tmp_path / "model.safetensors", context=100_000, ends_answers=False)
     person = Typist("chat", "-n", "90000", "-t", "1", "--min-p", "0.5")
-    person.wait_for(PROMPT)
-    person.type("The cat\r")
-    person.wait_for("The cat")
+    person.say("The cat\r", "The cat")
     for _ in range(5):  # the answer has begun
         person.wait_for("\n")
     person.type("\x03")
@@ -327,9 +297,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path) -> None:
     person.type("half a message\x03")  # clears it
     person.type("\x03")
     person.wait_for("Ctrl-D or /exit leaves")
-    person.wait_for(PROMPT)
-    person.type("/stats\r")
-    assert "1 turn" in person.wait_for("sampling")
+    assert "1 turn" in person.say("/stats\r", "sampling")
     person.wait_for(PROMPT)
     person.type("/exit\r")
     assert person.end() == 0 and "Traceback" not in person.screen
@@ -339,18 +307,12 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("no_hang")
 def test_why_explains_the_last_answer(chat_model: Path) -> None:
     person = Typist("chat", "-t", "0", "-n", "4")
-    person.wait_for(PROMPT)
-    person.type("The cat\r")
-    person.wait_for("(cut off after 4 tokens")
-    person.wait_for(PROMPT)
-    person.type("/why 2\r")
-    assert "probability" in person.wait_for("token 2 of 4: ")
+    person.say("The cat\r", "(cut off after 4 tokens")
+    assert "probability" in person.say("/why 2\r", "token 2 of 4: ")
     shown = person.wait_for("/why N explains")
     for part in ("heads with the highest attention", "logit lens", "ablation: bits that", "next token: entropy"):
         assert part in shown
-    person.wait_for(PROMPT)
-    person.type("and\r")  # the conversation goes on
-    person.wait_for("(cut off after 4 tokens")
+    person.say("and\r", "(cut off after 4 tokens")  # the conversation goes on
     person.wait_for(PROMPT)
     person.type("\x04")
     assert person.end() == 0

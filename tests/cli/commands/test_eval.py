@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +17,8 @@ from llmcli.evaluation.compressors import baselines
 from llmcli.formats.checkpoint import Checkpoint, load, save
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.formats.training_stages import BASE, as_earlier, joined
-from tests.cli.terminals import in_a_terminal
-from tests.conftest import TEXT
+from tests.conftest import TEXT, Llm
 
-Llm = Callable[..., Result]
 BYTES = Tokenizer.train_bpe(["a"], 261)  # one token per byte
 
 
@@ -85,16 +82,6 @@ def test_a_bigram_model_by_hand(llm: Llm, device: str) -> None:
     assert found["accuracy"] == pytest.approx(right / 86, abs=1e-6)
 
 
-def test_numpy_and_torch_agree(llm: Llm, tiny_model: Path) -> None:
-    Path("t.txt").write_text(TEXT, "utf-8")
-    numpy, torch = (results_of(llm("eval", "t.txt", "--json", "--device", d))["results"][0] for d in ("cpu", "auto"))
-    for key in ("bits_per_byte", "perplexity", "accuracy"):
-        assert numpy[key] == pytest.approx(torch[key], rel=1e-5)
-
-
-# ---- rows
-
-
 def test_results_of_each_model_and_document_and_all_together(llm: Llm) -> None:
     bigram_model("u.safetensors", UNIFORM)
     bigram_model("s.safetensors", successor())
@@ -127,17 +114,6 @@ def test_the_text_may_come_from_standard_input(llm: Llm, tiny_model: Path) -> No
     assert 0 <= float(accuracy) <= 1 and 0 < int(tokens) <= 12
 
 
-@pytest.mark.slow
-def test_a_terminal_gets_a_table(tiny_model: Path) -> None:
-    Path("t.txt").write_text("The cat sat.")
-    shown = in_a_terminal("eval", "t.txt")
-    for word in ("network", "adapting", "perplexity", "accuracy", "model.safetensors", "PPM, adaptive", "xz"):
-        assert word in shown
-
-
-# ---- compressors
-
-
 def test_compressors_read_the_past_first(llm: Llm, tiny_model: Path) -> None:
     Path("t.txt").write_text("The cat sat on the hat. " * 3)
     Path("p.txt").write_text(TEXT, "utf-8")
@@ -149,9 +125,6 @@ def test_compressors_read_the_past_first(llm: Llm, tiny_model: Path) -> None:
         assert all(b["file"] == "t.txt" and b["bytes"] == len(text) for b in found)
         bits = [b["bits_per_byte"] for b in found]
         assert bits == sorted(bits)
-
-
-# ---- a text that a model was trained on
 
 
 @pytest.mark.slow
@@ -186,7 +159,6 @@ def test_the_held_out_end_is_measured_with_the_rest_as_past(llm: Llm) -> None:
 
 @pytest.mark.slow
 def test_documents_that_were_held_out_are_found_again(llm: Llm) -> None:
-    """Wherever the directory is then. The figure of the training run is that of an independent evaluation."""
     Path("c/more").mkdir(parents=True)
     for i in range(40):
         words = random.Random(i).choices(("the", "cat", "sat", "ate", "hat", "dog"), k=60)
@@ -254,7 +226,6 @@ def test_the_model_trained_on_most_of_the_text_sets_the_held_out_start(llm: Llm)
 
 
 def test_text_of_the_base_model_is_not_unseen(llm: Llm) -> None:
-    """Of a model fine-tuned on other text: the part that its base model was trained on is left out, with a note."""
     Path("base.txt").write_text("abcdefgh" * 20)
     Path("own.txt").write_text("hgfedcba" * 20)
     documents = read_corpus(["base.txt", "own.txt"]).documents
@@ -273,9 +244,6 @@ def test_text_of_the_base_model_is_not_unseen(llm: Llm) -> None:
         in answer.stderr
     )
     assert "base model" not in llm("eval", "own.txt").stderr
-
-
-# ---- errors and limits
 
 
 def test_the_error_for_an_unsuitable_tokenizer_names_its_model(llm: Llm, tiny_model: Path) -> None:

@@ -2,14 +2,12 @@
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.cells import cell_len
-from typer.testing import Result
 
 from llmcli.analysis.explain import explain
 from llmcli.data.tokenizers.vocabulary import START
@@ -18,10 +16,10 @@ from llmcli.formats.loading import open_tokenizer
 from llmcli.models.logits import softmax
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.cli.terminals import STYLES, in_a_terminal
+from tests.conftest import Llm
 
 pytestmark = pytest.mark.usefixtures("short_search")
 
-Llm = Callable[..., Result]
 FAMILY = "👨‍👩‍👧"  # joined by zero-width joiners
 
 
@@ -98,26 +96,6 @@ def test_a_pipe_gets_no_colors_and_stderr_is_empty(llm: Llm, tiny_model: Path) -
     answer = llm("explain", "The cat")
     assert answer.exit_code == 0 and "\x1b" not in answer.stdout.replace("\x1b[1m", "").replace("\x1b[0m", "")
     assert answer.stderr == ""
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "message"),
-    [
-        ("--layer 3", 2, "--layer must be at most 2 for model.safetensors, found 3"),
-        ("--layer 1 --head 5", 2, "--head must be at most 4 for model.safetensors, found 5"),
-        ("--head 1", 2, "--head 1 needs a layer; add --layer N"),
-        ("--layer 0", 2, "--layer"),
-        ("--next 0", 2, "--next"),
-        ("--force", 2, "--force has no effect without --html"),
-        ("--layer 1 --html a.html", 2, "--layer has no effect with --html"),
-        ("more", 2, "a text of several words needs quotes"),
-        ("-m nofile", 1, "no file or directory nofile"),
-    ],
-)
-def test_every_mistake_is_reported_in_one_line(llm: Llm, tiny_model: Path, words: str, code: int, message: str) -> None:
-    answer = llm("explain", "The cat", *words.split())
-    assert answer.exit_code == code and answer.stdout == ""
-    assert answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1 and message in answer.stderr
 
 
 def test_an_empty_prompt_is_refused(llm: Llm, tiny_model: Path) -> None:

@@ -11,37 +11,10 @@ import pytest
 from llmcli.formats import checkpoint, loading
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("out", "choose a format: --to hf, --to gguf, --to tokenizer or --quantize int8"),
-        ("out --to onnx", "--to must be hf, gguf or tokenizer, found onnx"),
-        ("a b c --to hf", "give one model and one output, found 3 names"),
-        ("out --to hf --quantize int8", "--quantize writes a .safetensors file"),
-        ("out --quantize int2", "--quantize must be int8 or int4"),
-        ("out --to tokenizer --dtype f16", "--dtype has no effect without --to gguf or --to hf"),
-        ("out --to hf --dtype q8_0", "--dtype must be f32, f16, bf16 with --to hf, found q8_0; for quantized weights"),
-        ("out --to hf --dtype int8", "--dtype must be f32, f16, bf16 with --to hf, found int8"),
-        ("out --to tokenizer --name x", "--name has no effect with --to tokenizer"),
-    ],
-)
-def test_usage_errors(tiny_model: Path, llm, words: str, message: str) -> None:
-    answer = llm("export", *words.split())
-    assert answer.exit_code == 2 and message in answer.stderr
-    assert not Path("out").exists()
-
-
 def test_an_unknown_dtype_of_a_gguf_is_refused(tiny_model: Path, llm) -> None:
     pytest.importorskip("gguf", reason="needs the extra gguf")
     answer = llm("export", "m.gguf", "--to", "gguf", "--dtype", "q2")
     assert answer.exit_code == 2 and "--dtype must be f32, f16, bf16, q8_0, q4_0" in answer.stderr
-
-
-def test_export_of_the_tokenizer_alone(tiny_model: Path, llm) -> None:
-    assert llm("export", "t.json", "--to", "tokenizer").exit_code == 0
-    assert Path("t.json").read_text("utf-8") == checkpoint.load(tiny_model).tokenizer_json
-    again = llm("export", "t.json", "--to", "tokenizer")
-    assert again.exit_code == 1 and "--force" in again.stderr
 
 
 @pytest.mark.parametrize(("dtype", "name"), [("f32", "float32"), ("f16", "float16"), ("bf16", "bfloat16")])
@@ -96,7 +69,6 @@ def test_gguf_prints_the_line_of_a_modelfile(tiny_model: Path, llm) -> None:
 
 @pytest.mark.parametrize(("to", "name"), [("hf", "d"), ("gguf", "d.gguf")])
 def test_an_exported_model_is_known_to_have_read_its_training_text(tiny_model: Path, llm, to: str, name: str) -> None:
-    """Also when it is imported again: its held-out text is measured as the model's own is, and the rest is left out."""
     if to == "gguf":
         pytest.importorskip("gguf", reason="needs the extra gguf")
     text = "The cat sat on the mat. A dog barks at night.\n" * 30
@@ -118,7 +90,6 @@ def test_an_exported_model_is_known_to_have_read_its_training_text(tiny_model: P
 
 
 def test_the_card_of_a_model_whose_base_names_no_text_is_written(tiny_model: Path, llm) -> None:
-    """Such a record may come from anywhere."""
     model = checkpoint.load(tiny_model)
     record = model.record | {"earlier_stages": [{"stage": "base model", "file": "old.safetensors"}]}
     checkpoint.save("tuned.safetensors", replace(model, record=record))
@@ -156,23 +127,6 @@ def test_import_of_a_file_of_this_program_is_a_copy(tiny_model: Path, llm) -> No
     assert one.config == two.config and one.record == two.record
     for name in one.config.tensor_shapes():
         np.testing.assert_array_equal(one.tensors[name], two.tensors[name])
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("nothing", "there is no file or directory nothing"),
-        (".", "has no config.json"),
-        ("c.txt", "is not a safetensors file|cut off"),
-    ],
-)
-def test_import_of_something_else_is_refused(llm, source: str, message: str) -> None:
-    import re
-
-    Path("c.txt").write_text("Some text, and no model at all.")
-    answer = llm("import", source, "-o", "m.safetensors")
-    assert answer.exit_code == 1 and re.search(message, answer.stderr)
-    assert not Path("m.safetensors").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,15 @@
 """`llm tokenize`: tokens, ids and text agree; training a tokenizer."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import Result
 
 from llmcli.data.conversations.chat_template import CHATML, with_chat_template
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import load, save
-from tests.conftest import TEXT
+from tests.conftest import TEXT, Llm
 from tests.golden.models import BPE as BPE_WITHOUT_CHAT_TOKENS
-
-Llm = Callable[..., Result]
 
 
 def test_json_ids_and_decode_agree(llm: Llm, tiny_model: Path) -> None:
@@ -37,8 +33,6 @@ def test_a_trained_tokenizer_is_accepted_by_train(llm: Llm) -> None:
     assert llm("tokenize", "The cat", "--ids").stdout == ids
     assert json.loads(llm("inspect", "--json").stdout)["config"]["vocab_size"] == 280
 
-
-# ---- --chat
 
 PAIRS = [("Who sat on the mat?", "The cat."), ("りんご?", "<|im_end|> 🍎")]
 RECORDS = "".join(
@@ -139,9 +133,7 @@ def test_a_conversation_that_the_template_refuses_is_named(llm: Llm, tiny_model:
 
 
 @pytest.mark.parametrize("option", ["--ids", "--decode", "--file x.txt", "--train x.txt"])
-def test_options_without_effect_beside_chat_are_wrong_usage(
-    llm: Llm, chat_model: Path, pairs: str, option: str
-) -> None:
+def test_options_without_effect_beside_chat_are_wrong(llm: Llm, chat_model: Path, pairs: str, option: str) -> None:
     answer = llm("tokenize", "--chat", pairs, *option.split())
     assert answer.exit_code == 2 and (
         "no effect with --chat" in answer.stderr or "no effect with --train" in answer.stderr

@@ -1,19 +1,16 @@
 """`llm train` with conversations, and `llm eval` on them: what is recognized, shown, recorded and refused."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import Result
 
 from llmcli.data.conversations.split import held_out_indices
 from llmcli.formats import checkpoint
-from tests.conftest import TEXT
+from tests.conftest import TEXT, Llm
 from tests.training.chats import PAIRS
 
-Llm = Callable[..., Result]
 SMALL = ("--layers", 1, "--width", 32, "--context", 64, "--batch-tokens", 256, "--threads", 1)
 RUN = ("train", "chats.jsonl", "--steps", 4, *SMALL)
 
@@ -23,12 +20,16 @@ def write_chats(path: str = "chats.jsonl", pairs: list[tuple[str, str]] = PAIRS)
     Path(path).write_text("\n".join(lines) + "\n", "utf-8")
 
 
+@pytest.fixture(autouse=True)
+def chats(own_directory: Path) -> None:
+    write_chats()
+
+
 def record_of(name: str) -> dict[str, Any]:
     return checkpoint.load(name).record.to_json()
 
 
 def test_a_file_of_conversations_makes_a_model_that_answers(llm: Llm) -> None:
-    write_chats()
     answer = llm(*RUN)
     assert answer.exit_code == 0, answer.stderr
     lines = answer.stderr.splitlines()
@@ -73,7 +74,6 @@ def test_a_file_of_held_out_conversations_is_known(llm: Llm) -> None:
 
 
 def test_text_first_then_conversations(llm: Llm) -> None:
-    write_chats()
     Path("book.txt").write_text(TEXT * 3, "utf-8")
     answer = llm("train", "book.txt", *RUN[1:], "--json")
     assert answer.exit_code == 0, answer.stderr
@@ -89,17 +89,9 @@ def test_text_first_then_conversations(llm: Llm) -> None:
     assert scores["from_byte"] == record["train_bytes"] > 0
 
 
-def test_the_same_run_gives_the_same_bytes(llm: Llm) -> None:
-    write_chats()
-    for name in ("a", "b"):
-        assert llm(*RUN, "--seed", 1, "-o", f"{name}.safetensors").exit_code == 0
-    assert Path("a.safetensors").read_bytes() == Path("b.safetensors").read_bytes()
-
-
 def test_the_api_gives_the_model_of_the_command(llm: Llm) -> None:
     import llmcli
 
-    write_chats()
     assert llm(*RUN, "--seed", 2, "-o", "command.safetensors").exit_code == 0
     options = {"steps": 4, "layers": 1, "width": 32, "context": 64, "batch_tokens": 256, "threads": 1, "seed": 2}
     *_, result = llmcli.train("chats.jsonl", "api.safetensors", **options)  # type: ignore[arg-type]
@@ -118,7 +110,6 @@ def test_other_speakers(llm: Llm) -> None:
     Path("text.txt").write_text("Once upon a time. " * 50)
     mixed = llm("train", "text.txt", "--steps", 2, *SMALL, "turns.txt", "--speakers", "Teacher,Pupil", "--dry-run")
     assert "conversations\t" in mixed.stdout
-    write_chats()
     for file, names in (("turns.txt", "Teacher,Bob"), ("turns.txt", "Pupil,Ann"), ("chats.jsonl", "Teacher,Pupil")):
         unknown = llm("train", file, *SMALL, "--speakers", names)
         assert unknown.exit_code == 1 and unknown.stdout == "" and unknown.stderr.count("\n") == 1
@@ -127,14 +118,9 @@ def test_other_speakers(llm: Llm) -> None:
     assert wrong.exit_code == 2 and "--speakers must be two names, as in --speakers User,Assistant" in wrong.stderr
 
 
-# ---- fine-tuning
-
-
 @pytest.mark.parametrize("lora", [(), ("--lora", 2)], ids=["full", "lora"])
 @pytest.mark.slow
 def test_a_base_model_learns_to_answer(llm: Llm, lora: tuple[object, ...]) -> None:
-    """The base's training text is beside it, so what was forgotten of its held-out part is measured."""
-    write_chats()
     Path("book.txt").write_text(TEXT * 3, "utf-8")
     assert llm("train", "book.txt", "--steps", 20, *SMALL, "-o", "base.safetensors").exit_code == 0
     answer = llm("train", "chats.jsonl", "--from", "base.safetensors", "--steps", 5, *lora, "--threads", 1)
@@ -150,15 +136,11 @@ def test_a_base_model_learns_to_answer(llm: Llm, lora: tuple[object, ...]) -> No
 
 
 def test_adapters_alone_have_no_place_for_a_template(llm: Llm, tiny_model: Path) -> None:
-    write_chats()
     answer = llm("train", "chats.jsonl", "--from", tiny_model, "--lora", 2, "--adapter-only", "-o", "a.safetensors")
     assert answer.exit_code == 1 and answer.stderr.count("\n") == 1
     assert (
         "has no chat template, and adapters have no place for one to store; leave out --adapter-only" in answer.stderr
     )
-
-
-# ---- what is refused
 
 
 def test_conversations_without_answers_are_one_line(llm: Llm) -> None:
@@ -168,7 +150,6 @@ def test_conversations_without_answers_are_one_line(llm: Llm) -> None:
 
 
 def test_a_malformed_record_names_its_line(llm: Llm) -> None:
-    write_chats()
     with open("chats.jsonl", "a", encoding="utf-8") as file:
         file.write('{"prompt": "Who?", "completion": 7}\n')
     answer = llm(*RUN)
@@ -176,7 +157,6 @@ def test_a_malformed_record_names_its_line(llm: Llm) -> None:
 
 
 def test_the_conversations_are_never_overwritten(llm: Llm) -> None:
-    write_chats()
     before = Path("chats.jsonl").read_bytes()
     answer = llm(*RUN, "-o", "chats.jsonl", "--force")
     assert answer.exit_code == 1 and "is a file of conversations" in answer.stderr
@@ -184,7 +164,6 @@ def test_the_conversations_are_never_overwritten(llm: Llm) -> None:
 
 
 def test_validation_files_must_be_of_the_same_kind(llm: Llm) -> None:
-    write_chats()
     write_chats("val.jsonl", [("Who is Anna?", "A person.")])
     Path("c.txt").write_text(TEXT, "utf-8")
     assert "--val c.txt has no conversations" in llm(*RUN, "--val", "c.txt").stderr
@@ -195,11 +174,7 @@ def test_validation_files_must_be_of_the_same_kind(llm: Llm) -> None:
     assert record["held_out"]["from"] == "val.jsonl" and record["conversations"]["held_out"] == 1
 
 
-# ---- llm eval
-
-
 def test_the_held_out_answers_are_measured(llm: Llm) -> None:
-    write_chats()
     assert llm(*RUN).exit_code == 0
     record = record_of("model.safetensors")
     answer = llm("eval", "chats.jsonl", "--json")
@@ -225,7 +200,6 @@ def test_a_text_of_other_speakers_needs_their_names(llm: Llm) -> None:
 
 
 def test_a_model_without_a_chat_template_reads_conversations_as_text(llm: Llm, tiny_model: Path) -> None:
-    write_chats()
     [result] = json.loads(llm("eval", "chats.jsonl", "--json").stdout)["results"]
     assert "of" not in result and result["bytes"] == Path("chats.jsonl").stat().st_size
     assert llm(*RUN, "-o", "chat.safetensors").exit_code == 0
@@ -234,7 +208,6 @@ def test_a_model_without_a_chat_template_reads_conversations_as_text(llm: Llm, t
 
 
 def test_options_for_text_are_refused_with_conversations(llm: Llm) -> None:
-    write_chats()
     Path("c.txt").write_text(TEXT, "utf-8")
     assert llm(*RUN).exit_code == 0
     assert "--per-token has no effect with conversations" in llm("eval", "chats.jsonl", "--per-token").stderr

@@ -1,14 +1,11 @@
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
 
 from llmcli.cli.reports.explanation import ExplanationReport
 
 
-def test_an_effect_that_is_shown_as_zero_has_no_bar(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_effect_that_is_shown_as_zero_has_no_bar(monkeypatch, capsys) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     effects = np.array([0.0049, -0.0049, 0.5, -0.25, 9.0])
     explanation = SimpleNamespace(ablation_effects=effects, token=4)

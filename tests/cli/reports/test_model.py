@@ -1,15 +1,13 @@
 """The overview that `llm inspect` prints."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from typer.testing import Result
 
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.pages.model_facts import record_rows
-
-Llm = Callable[..., Result]
+from tests.conftest import Llm
 
 
 def test_the_config_is_shown(tiny_model: Path, llm: Llm) -> None:

@@ -1,19 +1,15 @@
 """The statistics of weights by group, compared with numpy's."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.cells import cell_len
-from typer.testing import Result
 
 from llmcli.formats.checkpoint import load, save
 from tests.cli.terminals import STYLES, in_a_terminal
-from tests.conftest import random_checkpoint
-
-Llm = Callable[..., Result]
+from tests.conftest import Llm, random_checkpoint
 
 
 def test_the_statistics_of_a_group_are_those_of_numpy(llm: Llm, tiny_model: Path) -> None:

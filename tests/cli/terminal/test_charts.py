@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 
 from llmcli.cli.terminal.charts import bar, curve, heat_map, log_range, signed_bar, sparkline
 
-# ---- curves
-
 
 def dots(lines):
     """(column, row) of all braille dots of a chart, from the upper left."""
@@ -130,9 +128,6 @@ def test_a_chart_fits_its_size_and_joins_all_points(pairs, marked, width, height
         assert max(columns) >= 2 * (width - 9) - 1  # labels take 9 at most
 
 
-# ---- bars
-
-
 @pytest.mark.parametrize(
     ("share", "width", "expected"),
     [
@@ -159,9 +154,6 @@ def test_a_bar_fills_its_share_of_the_width(share, width):
     assert len(drawn) <= width
     filled = sum(" ▏▎▍▌▋▊▉█".index(c) / 8 for c in drawn)
     assert filled == pytest.approx(share * width, abs=1 / 16 + 1e-9)
-
-
-# ---- attention, effects, weights
 
 
 def test_a_heat_map_has_column_numbers_and_is_darker_for_larger_shares() -> None:

@@ -6,18 +6,17 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import Result
 
 from llmcli.cli.terminal import console, styles, tables
 from llmcli.cli.terminal.text_layout import text_width
 from llmcli.formats import checkpoint
 from tests.cli.terminals import STYLES, colored_stdout, in_a_terminal
+from tests.conftest import Llm
 
 
 @pytest.mark.parametrize("text", ["a\x1b]52;c;aGk=\x07b", "a\x9b31mb", "a\u202eb\u2066c", "a\x00\x7f\x08b"])
@@ -35,11 +34,6 @@ def test_no_color_and_a_dumb_terminal_get_plain_text(tiny_model: Path) -> None:
     assert "\x1b[48" not in in_a_terminal("generate", "The cat", "-n", "5", "--color", "--seed", "1", TERM="dumb")
 
 
-def test_generated_text_is_unchanged_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
-    console.verbatim("a\x1b[31mb\n")
-    assert capsys.readouterr().out == "a\x1b[31mb\n"
-
-
 def test_a_result_line_has_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     console.result("a\x1b[31mb\nc")
     assert capsys.readouterr().out == "a␛[31mb␊c\n"
@@ -50,7 +44,6 @@ def shown_at(monkeypatch: pytest.MonkeyPatch, columns: int, *words: str) -> str:
     from llmcli.cli.app import app
 
     screen = colored_stdout(monkeypatch)
-    monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("COLUMNS", str(columns))
     with pytest.raises(SystemExit) as end:
         app(list(words))
@@ -84,9 +77,7 @@ def test_every_command_ends_at_any_width(monkeypatch: pytest.MonkeyPatch, tiny_m
         assert shown_at(monkeypatch, columns, *words)
 
 
-def test_prose_is_wrapped_in_a_terminal_and_one_line_elsewhere(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_prose_is_wrapped_in_a_terminal_and_one_line_elsewhere(monkeypatch, capsys) -> None:
     text = "every token is predicted from at least 512 tokens before it, or from all there are. " * 2
     console.note(text.strip())
     console.paragraph(text.strip())
@@ -94,7 +85,6 @@ def test_prose_is_wrapped_in_a_terminal_and_one_line_elsewhere(
     piped = capsys.readouterr()
     assert piped.err == piped.out.splitlines()[0] + "\n" and len(piped.out.splitlines()) == 2
     screen = colored_stdout(monkeypatch)
-    monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("COLUMNS", "50")
     console.note(text)
     console.paragraph(text)
@@ -109,17 +99,13 @@ def test_prose_is_wrapped_in_a_terminal_and_one_line_elsewhere(
 
 
 @pytest.mark.parametrize("columns", [30, 80])
-def test_a_line_end_in_a_name_does_not_break_a_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
-) -> None:
-    """A message about a file with a line end in its name has no extra lines, in a pipe and in a terminal."""
+def test_a_line_end_in_a_name_does_not_break_a_line(monkeypatch, capsys, columns: int) -> None:
     show = console.paragraph, console.note, console.heading, console.caption, lambda text: tables.pairs([(text, text)])
     for each in show:
         each("a\nb: not made by llmcli")
     piped = capsys.readouterr()
     assert (piped.out + piped.err).count("\n") == 5  # a heading has an empty line before it; a caption is not shown
     screen = colored_stdout(monkeypatch)
-    monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("COLUMNS", str(columns))
     for each in show:
         each("a\nb: not made by llmcli")
@@ -175,9 +161,7 @@ def test_colors_have_a_legend_where_they_are_shown(tiny_model: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_pipe_gets_neither_legend_nor_captions(
-    llm: Callable[..., Result], tiny_model: Path, short_search: None
-) -> None:
+def test_a_pipe_gets_neither_legend_nor_captions(llm: Llm, tiny_model: Path, short_search: None) -> None:
     for color in ("", "1"):
         run = subprocess.run(
             [sys.executable, "-m", "llmcli", "generate", "The cat", "-n", "5", "--color", "--seed", "1"],

@@ -3,22 +3,19 @@
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import Result
 
 from llmcli.cli.terminal.plot import draw, format_of
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import load, save
 from llmcli.training.files.summary import Curve
 from tests import platforms
-from tests.conftest import random_checkpoint
+from tests.conftest import Llm, random_checkpoint
 
 CURVE = Curve([1, 2, 3, 4], [8.0, 3.0, 2.0, 1.5], [2, 4], [3.1, 1.7])
 FIRST_BYTES = {"svg": b"<?xml", "png": b"\x89PNG\r\n\x1a\n", "pdf": b"%PDF"}
-Llm = Callable[..., Result]
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The progress of a training run, in a terminal and elsewhere."""
 
 import math
-import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,11 +31,8 @@ def run(view: progress.TrainingView, steps: int, seconds: float) -> None:
     ("columns", "rows"), [(80, 24), (200, 50), (80, 15), (80, 8), (40, 4), (500, 100), *[(n, 2) for n in range(1, 21)]]
 )
 @pytest.mark.slow
-def test_the_live_view_fits_the_terminal_and_restores_it(
-    monkeypatch: pytest.MonkeyPatch, columns: int, rows: int
-) -> None:
+def test_the_live_view_fits_the_terminal_and_restores_it(monkeypatch, columns: int, rows: int) -> None:
     screen = colored_stdout(monkeypatch)
-    monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("LINES", str(rows))
     with progress.TrainingView(4.0) as view:
@@ -58,7 +54,6 @@ def test_the_live_view_fits_the_terminal_and_restores_it(
 def test_a_note_from_a_signal_handler_leaves_one_view(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     """The view fills the terminal, with a plan above it. (Japanese has two columns for a character: here is none.)"""
     screen = colored_stdout(monkeypatch)
-    monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setattr(console, "write_from_signal_handler", screen.write)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("LINES", str(rows))
@@ -82,7 +77,6 @@ def _bars(lines: list[str]) -> int:
 
 def test_the_cursor_is_restored_after_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = colored_stdout(monkeypatch)
-    monkeypatch.setattr(sys, "stderr", screen)
     with pytest.raises(KeyboardInterrupt), progress.TrainingView(4.0) as view:
         run(view, 3, 1)
         raise KeyboardInterrupt
@@ -107,7 +101,6 @@ def test_the_time_left_does_not_count_planning(capsys: pytest.CaptureFixture[str
 
 
 def test_figures_of_answers_have_a_name_and_a_unit_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
-    """From half of the run on, a token is 2 bytes instead of 4."""
     with progress.TrainingView(4.0, answers=(0.5, 2.0)) as view:
         view.evaluation(1, 1.5)
         for step, done in ((1, 0.4), (2, 0.6)):
@@ -133,7 +126,6 @@ def test_a_student_has_a_curve_and_figures_of_its_own(capsys: pytest.CaptureFixt
 
 def test_a_hidden_view_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = colored_stdout(monkeypatch)
-    monkeypatch.setattr(sys, "stderr", screen)
     with progress.TrainingView(4.0, hidden=True):
         print("one event")
     assert screen.getvalue() == "one event\n"

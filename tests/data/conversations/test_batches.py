@@ -47,9 +47,7 @@ def test_packing_places_each_once_and_wastes_little(lengths: list[int], more: in
 
 @settings(max_examples=60, deadline=None)
 @given(lengths_of, st.integers(1, 5), st.integers(0, 99), st.integers(0, 6))
-def test_rows_are_whole_conversations_padded_at_the_end(
-    lengths: list[int], batch_size: int, seed: int, step: int
-) -> None:
+def test_rows_are_whole_padded_conversations(lengths: list[int], batch_size: int, seed: int, step: int) -> None:
     conversations = numbered(lengths)
     context = max(lengths) + 6
     batch = ConversationBatches(conversations, context, batch_size, seed, PADDING).batch(step)
@@ -68,9 +66,7 @@ def test_rows_are_whole_conversations_padded_at_the_end(
 
 @settings(max_examples=60, deadline=None)
 @given(lengths_of, st.integers(1, 7), st.integers(0, 99))
-def test_an_epoch_visits_each_conversation_once_in_an_order_of_its_own(
-    lengths: list[int], batch_size: int, seed: int
-) -> None:
+def test_an_epoch_visits_each_once_in_an_order_of_its_own(lengths: list[int], batch_size: int, seed: int) -> None:
     conversations = numbered(lengths)
     batches = ConversationBatches(conversations, max(lengths) + 5, batch_size, seed, PADDING)
     steps = 3 * batches.rows // batch_size + 3
@@ -84,7 +80,6 @@ def test_an_epoch_visits_each_conversation_once_in_an_order_of_its_own(
 
 
 def test_a_batch_depends_on_seed_and_step_alone() -> None:
-    """Also if it is the first that is asked for, as in a resumed run."""
     lengths = np.random.default_rng(0).integers(2, 20, 30).tolist()
     walked = ConversationBatches(numbered(lengths), 24, 4, 7, PADDING)
     batches = [walked.batch(step) for step in range(20)]
@@ -102,9 +97,6 @@ def test_the_first_token_is_not_learned() -> None:
     assert (len(tokens), tokens.targets, tokens.lengths.tolist()) == (2, 2, [2, 3])
     assert tokens.answer_bytes(np.array([0, 1, 10, 100, 1000, 10000])) == 10010
     assert len(ConversationTokens.of([])) == 0
-
-
-# ---- truncation: q is a question, a an answer, e the token that ends it
 
 
 def marked(text: str) -> Pair:

@@ -131,9 +131,6 @@ def test_the_tokens_that_end_an_answer_are_known() -> None:
     assert ChatTemplate(CHATML, BPE).stop_ids == {0, BPE.control_ids[IM_END]}
 
 
-# ---- templates of others
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("prompt", [False, True])
 @pytest.mark.parametrize("name", CONVERSATIONS)
@@ -146,10 +143,8 @@ def test_chatml_is_what_jinja_makes_of_it(name: str, prompt: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONVERSATIONS)
 def test_a_template_without_marks_gives_the_same_tokens_and_mask(name: str) -> None:
-    messages = CONVERSATIONS[name]
-    assert ChatTemplate(PLAIN, BPE).encode_conversation(messages) == ChatTemplate(CHATML, BPE).encode_conversation(
-        messages
-    )
+    plain, chatml = (ChatTemplate(source, BPE).encode_conversation(CONVERSATIONS[name]) for source in (PLAIN, CHATML))
+    assert plain == chatml
 
 
 TEMPLATES = {
@@ -212,9 +207,6 @@ def test_a_template_that_rewrites_earlier_turns_is_an_error() -> None:
 def test_the_end_of_a_turn_is_found_by_rendering_one(source: str, expected: set[str]) -> None:
     template = ChatTemplate(source, BPE, {"eos_token": "<|endoftext|>"})
     assert {BPE.label(token) for token in template.stop_ids} == expected
-
-
-# ---- tokenizer_config.json
 
 
 def test_a_template_is_stored_beside_what_was_there() -> None:

@@ -27,55 +27,36 @@ RECORDS: list[tuple[str, Any, tuple[Message, ...]]] = [
     ("messages", {"messages": [{"role": "developer", "content": "Be brief."}, *openai(USER)]}, (SYSTEM, USER)),
     ("messages", {"messages": openai(USER, USER, ASSISTANT), "weight": 1}, (USER, USER, ASSISTANT)),
     ("messages", {"messages": openai(ASSISTANT, USER)}, (ASSISTANT, USER)),
-    (
-        "messages",
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]}]},
-        (USER,),
-    ),
+    ("messages",
+     {"messages": [{"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]}]},
+     (USER,)),
     ("messages", {"messages": [{"role": "user", "content": ""}, *openai(ASSISTANT)]}, (Message("user", ""), ASSISTANT)),
-    (
-        "ShareGPT",
-        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]},
-        (USER, ASSISTANT),
-    ),
-    (
-        "ShareGPT",
-        {"conversations": [{"from": "user", "value": "Hi"}, {"from": "assistant", "value": "Ho"}]},
-        (USER, ASSISTANT),
-    ),
-    (
-        "ShareGPT",
-        {"conversations": [{"from": "system", "value": "Be brief."}, {"from": "human", "value": "Hi"}]},
-        (SYSTEM, USER),
-    ),
+    ("ShareGPT", {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]},
+     (USER, ASSISTANT)),
+    ("ShareGPT", {"conversations": [{"from": "user", "value": "Hi"}, {"from": "assistant", "value": "Ho"}]},
+     (USER, ASSISTANT)),
+    ("ShareGPT", {"conversations": [{"from": "system", "value": "Be brief."}, {"from": "human", "value": "Hi"}]},
+     (SYSTEM, USER)),
     ("ShareGPT", {"conversations": openai(USER, ASSISTANT), "system": "Be brief."}, (SYSTEM, USER, ASSISTANT)),
     ("messages", {"messages": openai(SYSTEM, USER), "system": "Another"}, (SYSTEM, USER)),
     ("prompt/completion", {"prompt": "Hi", "completion": "Ho"}, (USER, ASSISTANT)),
     ("prompt/completion", {"prompt": "", "completion": " Ho\n"}, (Message("user", ""), Message("assistant", " Ho\n"))),
-    (
-        "prompt/completion",
-        {"prompt": openai(SYSTEM, USER, ASSISTANT, USER), "completion": openai(ASSISTANT)},
-        (SYSTEM, USER, ASSISTANT, USER, ASSISTANT),
-    ),
+    ("prompt/completion", {"prompt": openai(SYSTEM, USER, ASSISTANT, USER), "completion": openai(ASSISTANT)},
+     (SYSTEM, USER, ASSISTANT, USER, ASSISTANT)),
     ("prompt/completion", {"prompt": openai(SYSTEM, USER), "completion": "Ho"}, (SYSTEM, USER, ASSISTANT)),
     ("prompt/response", {"prompt": "Hi", "response": "Ho"}, (USER, ASSISTANT)),
     ("instruction/output", {"instruction": "Hi", "output": "Ho"}, (USER, ASSISTANT)),
     ("instruction/output", {"instruction": "Hi", "input": "", "output": "Ho"}, (USER, ASSISTANT)),
     ("instruction/output", {"instruction": "Hi", "input": None, "output": "Ho"}, (USER, ASSISTANT)),
-    (
-        "instruction/output",
-        {"instruction": "Hi", "input": "1, 2", "output": "Ho", "system": "Be brief.", "text": "all of it"},
-        (SYSTEM, Message("user", "Hi\n\n1, 2"), ASSISTANT),
-    ),
-    (
-        "instruction/response",
-        {"instruction": "Hi", "context": "x", "response": "Ho"},
-        (Message("user", "Hi\n\nx"), ASSISTANT),
-    ),
+    ("instruction/output",
+     {"instruction": "Hi", "input": "1, 2", "output": "Ho", "system": "Be brief.", "text": "all of it"},
+     (SYSTEM, Message("user", "Hi\n\n1, 2"), ASSISTANT)),
+    ("instruction/response", {"instruction": "Hi", "context": "x", "response": "Ho"},
+     (Message("user", "Hi\n\nx"), ASSISTANT)),
     ("question/answer", {"question": "Hi", "answer": "Ho", "id": 3}, (USER, ASSISTANT)),
     ("source/target", {"source": "Hi", "target": "Ho"}, (USER, ASSISTANT)),
     ("input/output", {"input": "Hi", "output": "Ho"}, (USER, ASSISTANT)),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "record", "messages"), RECORDS)
@@ -106,43 +87,25 @@ MALFORMED: list[tuple[Any, str]] = [
     ("Hi", "the record is the text 'Hi'; wanted an object: {...}"),
     ([1, 2], "the record is a list; wanted an object: {...}"),
     ({"text": "x"}, 'the record has no "messages"; wanted "messages", as in other records of the file'),
-    (
-        {"messages": "Hi"},
-        '"messages" is the text \'Hi\'; wanted a list of messages: [{"role": "user", "content": "text"}, ...]',
-    ),
+    ({"messages": "Hi"},
+     '"messages" is the text \'Hi\'; wanted a list of messages: [{"role": "user", "content": "text"}, ...]'),
     ({"messages": []}, '"messages" is an empty list; wanted messages of the user and the assistant'),
-    (
-        {"messages": [{"role": "user", "content": "Hi"}, "Ho"]},
-        'message 2 of "messages" is the text \'Ho\'; wanted {"role": "user", "content": "text"}',
-    ),
-    (
-        {"messages": [{"role": "user", "content": "Hi"}, {"content": "Ho"}]},
-        'message 2 of "messages" has no "role"; wanted {"role": "user", "content": "text"}',
-    ),
-    (
-        {"messages": [{"role": "tool", "content": "Hi"}]},
-        "message 1 of \"messages\" has the role 'tool'; wanted system, user or assistant",
-    ),
-    (
-        {"messages": [{"role": None, "content": "Hi"}]},
-        'message 1 of "messages" has the role None; wanted system, user or assistant',
-    ),
-    (
-        {"messages": [{"role": ["user"], "content": "Hi"}]},
-        "message 1 of \"messages\" has the role ['user']; wanted system, user or assistant",
-    ),
-    (
-        {"conversations": [{"from": "bing", "value": "Hi"}]},
-        "message 1 of \"conversations\" has the sender 'bing'; wanted system, human or gpt",
-    ),
-    (
-        {"messages": [{"role": "user", "text": "Hi"}]},
-        'message 1 of "messages" has no "content"; wanted {"role": "user", "content": "text"}',
-    ),
-    (
-        {"conversations": [{"from": "gpt", "content": "Hi"}]},
-        'message 1 of "conversations" has no "value"; wanted {"from": "gpt", "value": "text"}',
-    ),
+    ({"messages": [{"role": "user", "content": "Hi"}, "Ho"]},
+     'message 2 of "messages" is the text \'Ho\'; wanted {"role": "user", "content": "text"}'),
+    ({"messages": [{"role": "user", "content": "Hi"}, {"content": "Ho"}]},
+     'message 2 of "messages" has no "role"; wanted {"role": "user", "content": "text"}'),
+    ({"messages": [{"role": "tool", "content": "Hi"}]},
+     "message 1 of \"messages\" has the role 'tool'; wanted system, user or assistant"),
+    ({"messages": [{"role": None, "content": "Hi"}]},
+     'message 1 of "messages" has the role None; wanted system, user or assistant'),
+    ({"messages": [{"role": ["user"], "content": "Hi"}]},
+     "message 1 of \"messages\" has the role ['user']; wanted system, user or assistant"),
+    ({"conversations": [{"from": "bing", "value": "Hi"}]},
+     "message 1 of \"conversations\" has the sender 'bing'; wanted system, human or gpt"),
+    ({"messages": [{"role": "user", "text": "Hi"}]},
+     'message 1 of "messages" has no "content"; wanted {"role": "user", "content": "text"}'),
+    ({"conversations": [{"from": "gpt", "content": "Hi"}]},
+     'message 1 of "conversations" has no "value"; wanted {"from": "gpt", "value": "text"}'),
     (of(None), '"content" of message 2 of "messages" is null; wanted text in quotes'),
     (of(4.0), '"content" of message 2 of "messages" is the number 4; wanted text in quotes'),
     (of(float("inf")), '"content" of message 2 of "messages" is a number; wanted text in quotes'),
@@ -179,7 +142,7 @@ MALFORMED: list[tuple[Any, str]] = [
     ),
     ({"instruction": "Hi", "input": 3.0, "output": "Ho"}, '"input" is the number 3; wanted text in quotes'),
     ({"prompt": "Hi", "completion": "Ho", "system": 1.0}, '"system" is the number 1; wanted text in quotes'),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("record", "problem"), MALFORMED)

@@ -45,7 +45,6 @@ def test_the_two_parts_are_all_conversations() -> None:
 
 
 def test_what_is_trained_on_is_not_held_out() -> None:
-    """The same question with another answer is another conversation."""
     held_out = [conversation("Who?"), conversation("What?"), conversation("Who?", "I.")]
     parts = without_duplicates(
         [conversation("Why?"), Conversation(conversation("Who?").messages, "elsewhere")], held_out

@@ -154,13 +154,7 @@ def test_what_cannot_be_told_and_what_is_better_not_learned_is_refused(text: str
 
 
 @pytest.mark.parametrize(
-    "rows",
-    [
-        '"Why?" he asked.\tQ\nHi\tHo',
-        'Hi\tHo\n"Why?" he asked.\tQ',
-        'Hi\tHo\n"Why?\tQ',
-        "a\tb\n" * 60 + '"x\ty',
-    ],
+    "rows", ['"Why?" he asked.\tQ\nHi\tHo', 'Hi\tHo\n"Why?" he asked.\tQ', 'Hi\tHo\n"Why?\tQ', "a\tb\n" * 60 + '"x\ty']
 )
 def test_quotation_marks_of_a_tsv_are_text_where_they_follow_no_rule(rows: str) -> None:
     file = read("a.tsv", rows)

@@ -81,9 +81,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_template_is_one_line_within_the_limits(
-    name: str, monkeypatch: pytest.MonkeyPatch, no_hang: None
-) -> None:
+def test_a_hostile_template_is_one_line_within_the_limits(name: str, monkeypatch, no_hang: None) -> None:
     source, message = HOSTILE[name]
     monkeypatch.setattr(template_renderer, "SECONDS", 1.0 if "over 1 seconds" in message else 60.0)
     with pytest.raises(LLMError, match=message) as caught:
@@ -129,7 +127,6 @@ def test_a_module_of_the_working_directory_is_not_imported(tmp_path, monkeypatch
 
 @pytest.mark.skipif(not hasattr(os, "getpgid"), reason="Windows has no process groups")
 def test_ctrl_c_in_the_terminal_does_not_reach_the_process() -> None:
-    """Also not while it starts, before it could ignore the signal."""
     text("a")
     process = template_renderer._process._running
     assert process and os.getpgid(process.pid) == process.pid != os.getpgid(0)

@@ -67,14 +67,8 @@ REFUSED = {
     "merges are a number": (edited_model(merges=7), "a vocabulary or merges of the wrong type"),
     "added tokens are a number": (edited(added_tokens=5), "added tokens of the wrong type"),
     "an added token is a number": (edited(added_tokens=[5]), "added tokens of the wrong type"),
-    "an added token of nothing": (
-        edited(added_tokens=[{"id": 290, "content": ""}]),
-        "without an id",
-    ),
-    "an added token too long": (
-        edited(added_tokens=[{"id": 290, "content": "x" * 2000}]),
-        "of 1 to 1,024 char",
-    ),
+    "an added token of nothing": (edited(added_tokens=[{"id": 290, "content": ""}]), "without an id"),
+    "an added token too long": (edited(added_tokens=[{"id": 290, "content": "x" * 2000}]), "of 1 to 1,024 char"),
     "too many added tokens": (edited(added_tokens=[{"id": i, "content": "x"} for i in range(1 << 15)]), "32,768 added"),
     "a pattern that never ends": (
         edited(pre_tokenizer={"type": "Sequence", "pretokenizers": [split({"Regex": "(a+)+$"}), BYTE_LEVEL]}),

@@ -8,7 +8,6 @@ import pytest
 from llmcli.data.text.corpus import read_corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.training import train_tokenizer
-from llmcli.errors import LLMError
 
 
 def words(count, seed=0, letters=string.ascii_lowercase):
@@ -71,12 +70,6 @@ def test_each_character_becomes_a_token(tmp_path):
     assert tokenizer.vocab_size == 261 + 8  # り ん ご と リ ン ゴ 🍎
     assert reason == "one token per character, as requested"
     assert train_tokenizer(corpus, 264, characters=True)[0].vocab_size == 264
-
-
-def test_a_vocabulary_smaller_than_the_byte_values_is_wrong_usage(tmp_path):
-    with pytest.raises(LLMError, match="`vocab_size`") as caught:
-        train_tokenizer(corpus_of(tmp_path, "text"), 260)
-    assert caught.value.exit_code == 2
 
 
 def test_a_tokenizer_is_trained_on_evenly_sampled_parts_of_a_long_corpus(tmp_path):

@@ -53,9 +53,7 @@ def window_starts(batches: Batches, first: int, count: int) -> list[int]:
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), window=st.sampled_from([1, 2, 3, 5]), cuts=st.sampled_from([1, 2, 4, 6]), longer=st.booleans())
 @pytest.mark.slow
-def test_each_token_is_a_target_once_in_an_epoch_for_any_windows(
-    data: st.DataObject, window: int, cuts: int, longer: bool
-) -> None:
+def test_each_token_is_a_target_once_in_an_epoch(data: st.DataObject, window: int, cuts: int, longer: bool) -> None:
     """Except for the remainder that fills no block. The length of the windows varies from step to step. In a text of
     more blocks than are shuffled in memory (`longer`), too."""
     context = window * cuts
@@ -159,7 +157,6 @@ def test_mapped_tokens_give_the_same_batches_as_tokens_in_memory() -> None:
         assert np.array_equal(mapped.batch(step), held.batch(step))
 
 
-# ---- BPE-dropout
 MERGE_PAIRS = np.array([[-1, -1], [-1, -1], [-1, -1], [1, 2], [3, 1], [-1, -1]])  # 3 is 1 2, 4 is 3 1
 TOKEN_TEXTS = {0: "x", 1: "a", 2: "b", 3: "ab", 4: "aba", 5: "c"}
 
@@ -200,9 +197,6 @@ def test_batches_split_the_same_tokens_for_the_same_seed_and_step() -> None:
     assert np.array_equal(result, Batches(tokens, 16, 2, 7, MERGE_PAIRS).batch(3, 8, 0.5))
     assert not np.array_equal(result, split.batch(3, 8)) and np.array_equal(split.batch(3, 8), plain.batch(3, 8))
     assert not np.array_equal(result, Batches(tokens, 16, 2, 8, MERGE_PAIRS).batch(3, 8, 0.5))
-
-
-# ---- an order that is computed for single positions
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 1000, 4097, 100_000])

@@ -9,14 +9,12 @@ from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from llmcli.data.text.corpus import Corpus, read_corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens import corpus_tokens
 from llmcli.data.tokens import token_store as token_cache
-from llmcli.data.tokens.batches import Batches
 from llmcli.data.tokens.corpus_tokens import (
     ShardText,
     TokenizingProgress,
@@ -119,18 +117,6 @@ def test_samples_of_a_text_are_separated_as_without_shards() -> None:
     assert tokens[0 : len(tokens)].tolist() == whole.tolist()
 
 
-def test_batches_are_the_same_with_the_cache_without_and_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    sources = [tokenize(corpus().texts(), BPE), tokenize_in_shards(corpus().contents, BPE)]
-    sources.append(tokenize_in_shards(corpus().contents, BPE))
-    monkeypatch.setenv("LLMCLI_CACHE_GB", "0")
-    for path in cached():
-        path.unlink()
-    sources.append(tokenize_in_shards(corpus().contents, BPE))
-    for step in range(40):
-        first, *others = (Batches(tokens, 32, 4, seed=5).batch(step) for tokens in sources)
-        assert all(np.array_equal(first, other) for other in others)
-
-
 def test_the_next_run_on_the_same_text_tokenizes_nothing() -> None:
     tokenize_in_shards(corpus().contents, BPE)
     counting = CountingTokenizer.like(BPE)
@@ -168,14 +154,6 @@ def test_a_damaged_shard_is_made_again(damage: bytes) -> None:
         assert path.read_bytes() == before
 
 
-def test_a_shard_that_another_process_removes_during_the_run_is_made_again() -> None:
-    whole = tokenize(corpus().texts(), BPE).tolist()
-    tokens = tokenize_in_shards(corpus().contents, BPE)
-    for path in cached():
-        path.unlink()
-    assert tokens[0 : len(tokens)].tolist() == whole
-
-
 def unwritable(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(Path("file").absolute()))
@@ -200,9 +178,7 @@ def little_space(monkeypatch: pytest.MonkeyPatch) -> None:
         (little_space, "may have 30.00 kB"),
     ],
 )
-def test_without_a_cache_the_tokens_are_the_same_and_one_note_says_why(
-    monkeypatch: pytest.MonkeyPatch, problem: object, note: str
-) -> None:
+def test_without_a_cache_the_tokens_are_the_same_and_one_note_says_why(monkeypatch, problem: object, note: str) -> None:
     whole = tokenize(corpus().texts(), BPE).tolist()
     problem(monkeypatch)  # type: ignore[operator]
     notes: list[str] = []
@@ -213,7 +189,7 @@ def test_without_a_cache_the_tokens_are_the_same_and_one_note_says_why(
 
 @pytest.mark.parametrize("directory", [None, "unused"])
 def test_with_the_cache_turned_off_or_without_a_home_directory_nothing_is_kept(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, directory: str | None
+    monkeypatch, tmp_path: Path, directory: str | None
 ) -> None:
     monkeypatch.setenv("LLMCLI_CACHE_GB", "0")
     found = tmp_path / directory if directory else None

@@ -70,9 +70,7 @@ def test_a_cache_of_no_bytes_is_turned_off(cache: TokenCache, monkeypatch: pytes
     assert not cache.directory.exists()
 
 
-def test_the_limit_is_a_tenth_of_the_disk_that_is_free_without_the_cache(
-    cache: TokenCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_limit_is_a_tenth_of_the_disk_that_is_free_without_the_cache(cache: TokenCache, monkeypatch) -> None:
     monkeypatch.delenv("LLMCLI_CACHE_GB")
     put(cache, "a", 1000, 1)
     for free, limit in ((9000, 1000), (10**15, 20e9)):
@@ -82,9 +80,7 @@ def test_the_limit_is_a_tenth_of_the_disk_that_is_free_without_the_cache(
 
 
 @pytest.mark.parametrize("requested", ["many", "-1", "inf", "nan"])
-def test_a_limit_that_is_no_number_is_refused(
-    cache: TokenCache, monkeypatch: pytest.MonkeyPatch, requested: str
-) -> None:
+def test_a_limit_that_is_no_number_is_refused(cache: TokenCache, monkeypatch, requested: str) -> None:
     monkeypatch.setenv("LLMCLI_CACHE_GB", requested)
     with pytest.raises(LLMError, match="LLMCLI_CACHE_GB must be a number of gigabytes"):
         cache.limit()

@@ -13,42 +13,61 @@ from llmcli.formats.gguf import config as gguf_config
 from tests.formats.gguf_by_hand import FIELDS, MODEL, TOKENS, gguf_bytes
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"general.architecture": "gpt2"}, "architecture 'gpt2'; supported: llama, qwen2, qwen3"),
-        ({"llama.expert_count": 8}, "has no llama.expert_used_count"),
-        ({"tokenizer.ggml.pre": "falcon"}, "its pre-tokenizer is 'falcon'; gpt-2, smollm"),
-        ({"tokenizer.ggml.model": "bert"}, "kind 'bert'; gpt2 and llama"),
-        ({"llama.rope.scaling.type": "yarn"}, "RoPE scaling is of type 'yarn'"),
-        ({"llama.attention.head_count": 0}, "num_attention_heads must be"),
-        ({"llama.block_count": 2}, "layers.1.input_layernorm.weight is missing"),
-        ({"tokenizer.ggml.eos_token_id": 300}, "not below vocab_size"),
-        ({"tokenizer.ggml.tokens": ["a"]}, "invalid header|token"),
-        ({"general.alignment": 0}, "alignment is 0"),
-        ({"general.type": "adapter"}, "has no model: its general.type is 'adapter'; merge an adapter"),
-        ({"general.type": "mmproj"}, "has no model: its general.type is 'mmproj'$"),
-        ({"split.count": 2}, "one of the 2 files of a model; join them first: llama-gguf-split --merge"),
-        ({"llama.rope.dimension_count": 4}, "sets llama.rope.dimension_count to 4; supported: 8"),
-        ({"llama.attention.value_length": 16}, "sets llama.attention.value_length to 16"),
-        ({"llama.logit_scale": 2.0}, "sets llama.logit_scale to 2.0"),
-        ({"llama.attention.causal": False}, "sets llama.attention.causal to False"),
-        ({"llama.attention.scale": 0.5}, r"sets llama.attention.scale to 0.5; supported: 1 / sqrt\(8\)"),
-        ({"llama.final_logit_softcapping": 30.0}, "sets llama.final_logit_softcapping to 30.0"),
-        ({"llama.rope.scaling.attn_factor": 1.5}, "sets llama.rope.scaling.attn_factor to 1.5"),
-        ({"llama.rope.dimension_sections": [2, 2, 0, 0]}, "sets llama.rope.dimension_sections to"),
-        ({"llama.rope.scaling.factor": "4"}, "RoPE scaling factor is 4; expected a number"),
-        ({"llama.expert_count": 2, "llama.expert_used_count": 1, "llama.expert_gating_func": 2}, "expert_gating_func"),
-        ({"llama.expert_count": 2, "llama.expert_used_count": 1, "llama.expert_weights_norm": False}, "weights_norm"),
-        ({"llama.expert_count": 2, "llama.expert_used_count": 1, "llama.expert_weights_scale": 2.5}, "weights_scale"),
-    ],
-)
-def test_the_error_names_what_is_not_supported(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+def without(*keys: str) -> dict[str, Any]:
+    return {key: result for key, result in FIELDS.items() if key not in keys}
+
+
+UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
+    ({"general.architecture": "gpt2"}, "architecture 'gpt2'; supported: llama, qwen2, qwen3"),
+    ({"llama.expert_count": 8}, "has no llama.expert_used_count"),
+    ({"tokenizer.ggml.pre": "falcon"}, "its pre-tokenizer is 'falcon'; gpt-2, smollm"),
+    ({"tokenizer.ggml.model": "bert"}, "kind 'bert'; gpt2 and llama"),
+    ({"tokenizer.ggml.model": "llama"}, "it has no tokenizer.ggml.scores$"),
+    ({"llama.rope.scaling.type": "yarn"}, "RoPE scaling is of type 'yarn'"),
+    ({"llama.attention.head_count": 0}, "num_attention_heads must be"),
+    ({"llama.attention.head_count": [4, 2]}, r"head_count is \[4, 2\]; expected one number for all"),
+    ({"llama.attention.head_count_kv": 3}, "3 key-value heads do not divide 4 heads$"),
+    ({"llama.attention.key_length": 7}, "head_dim must be even for rotary embeddings, found 7$"),
+    ({"llama.context_length": "many"}, "context_length is many; expected one number"),
+    ({"llama.attention.layer_norm_rms_epsilon": "small"}, "epsilon is small; expected one number"),
+    ({"llama.block_count": 2}, "layers.1.input_layernorm.weight is missing"),
+    ({"tokenizer.ggml.eos_token_id": 300}, "not below vocab_size"),
+    ({"tokenizer.ggml.tokens": ["a"]}, "invalid header|token"),
+    ({"tokenizer.ggml.merges": "a b"}, "its tokenizer.ggml.merges is not a list of str"),
+    ({"tokenizer.ggml.token_type": [1, 2]}, "300 tokens, but 2 entries in tokenizer.ggml.token_type"),
+    ({"tokenizer.ggml.tokens": TOKENS[:256], "tokenizer.ggml.token_type": [1] * 256,
+      "tokenizer.ggml.eos_token_id": 299}, "its token 299 is none of its 256 tokens"),
+    ({"general.alignment": 0}, "alignment is 0"),
+    ({"general.type": "adapter"}, "has no model: its general.type is 'adapter'; merge an adapter"),
+    ({"general.type": "mmproj"}, "has no model: its general.type is 'mmproj'$"),
+    ({"split.count": 2}, "one of the 2 files of a model; join them first: llama-gguf-split --merge"),
+    ({"llama.rope.dimension_count": 4}, "sets llama.rope.dimension_count to 4; supported: 8"),
+    ({"llama.attention.value_length": 16}, "sets llama.attention.value_length to 16"),
+    ({"llama.logit_scale": 2.0}, "sets llama.logit_scale to 2.0"),
+    ({"llama.attention.causal": False}, "sets llama.attention.causal to False"),
+    ({"llama.attention.scale": 0.5}, r"sets llama.attention.scale to 0.5; supported: 1 / sqrt\(8\)"),
+    ({"llama.final_logit_softcapping": 30.0}, "sets llama.final_logit_softcapping to 30.0"),
+    ({"llama.rope.scaling.attn_factor": 1.5}, "sets llama.rope.scaling.attn_factor to 1.5"),
+    ({"llama.rope.dimension_sections": [2, 2, 0, 0]}, "sets llama.rope.dimension_sections to"),
+    ({"llama.rope.scaling.factor": "4"}, "RoPE scaling factor is 4; expected a number"),
+    *[({"llama.expert_count": 2, "llama.expert_used_count": 1, f"llama.{key}": value}, key)
+      for key, value in (("expert_gating_func", 2), ("expert_weights_norm", False), ("expert_weights_scale", 2.5))],
+]  # fmt: skip
+MISSING = [
+    (without("tokenizer.ggml.tokens"), "it has no tokenizer.ggml.tokens$"),
+    (without("tokenizer.ggml.merges"), "it has no tokenizer.ggml.merges$"),
+    (without("tokenizer.ggml.pre"), "it has no tokenizer.ggml.pre, the name"),
+    (without("llama.attention.head_count"), "it has no llama.attention.head_count$"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), [*((FIELDS | new, text) for new, text in UNSUPPORTED), *MISSING])
+def test_the_error_names_what_is_missing_or_invalid(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
     path = tmp_path / "m.gguf"
-    path.write_bytes(gguf_bytes(FIELDS | fields))
+    path.write_bytes(gguf_bytes(fields))
     with pytest.raises(LLMError, match=message) as caught:
         loading.load(path)
-    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+    assert caught.value.exit_code == 1 and "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize("stored", ["{}", "[", '{"rope_type": "llama3", "factor": 2.0}', '{"factor": []}', "[" * 99999])

@@ -42,9 +42,7 @@ def replaced(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
         (replaced(encoded_text("blk.0.ffn_up.weight"), encoded_text("blk.0.ffn_upp.weight")[:-1]), "."),
     ],
 )
-def test_a_damaged_header_is_an_error_of_one_line(
-    tmp_path: Path, change: Callable[[bytes], bytes], message: str
-) -> None:
+def test_a_damaged_header_is_one_line_of_error(tmp_path: Path, change: Callable[[bytes], bytes], message: str) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(change(gguf_bytes()))
     with pytest.raises(LLMError, match=message) as caught:

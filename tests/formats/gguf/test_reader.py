@@ -148,19 +148,12 @@ def test_inspect_shows_a_file_of_any_architecture_and_tensor_type(tmp_path: Path
         assert refused.exit_code == 1 and "architecture 'gemma3'" in refused.stderr and refused.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("fields", "problem"),
-    [
-        ({"general.architecture": "gpt2"}, "it is of architecture 'gpt2'"),
-        ({"llama.rope.scaling.type": "yarn"}, "its RoPE scaling is of type 'yarn'"),
-        ({"tokenizer.ggml.pre": "falcon"}, "its pre-tokenizer is 'falcon'"),
-    ],
-)
-def test_inspect_says_why_a_model_is_not_supported(tmp_path: Path, fields: dict[str, Any], problem: str, llm) -> None:
+def test_inspect_says_why_a_model_is_not_supported(tmp_path: Path, llm) -> None:
     path = tmp_path / "m.gguf"
-    path.write_bytes(gguf_bytes(FIELDS | fields))
+    path.write_bytes(gguf_bytes(FIELDS | {"llama.rope.scaling.type": "yarn"}))
     result = json.loads(llm("inspect", path, "--json").stdout)
-    assert problem in result["problem"] and {tensor["name"] for tensor in result["tensors"]} == set(TENSOR_NAMES)
+    assert "its RoPE scaling is of type 'yarn'" in result["problem"]
+    assert {tensor["name"] for tensor in result["tensors"]} == set(TENSOR_NAMES)
     path.write_bytes(gguf_bytes())
     assert "problem" not in json.loads(llm("inspect", path, "--json").stdout)
 

@@ -4,6 +4,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,19 @@ from llmcli.data.tokenizers import tokenizer_json
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, loading
+from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.gguf import writer as gguf_writer
 from llmcli.formats.loading import open_tokenizer
 from llmcli.server.api.models import Models
 from tests.conftest import random_checkpoint
 from tests.formats.gguf_by_hand import MODEL
+
+gguf = pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
+
+
+def model_with(tokenizer: Tokenizer, **changes: Any) -> Checkpoint:
+    config = ModelConfig(tokenizer.vocab_size, 64, 96, 2, 4, 2, 16, 40, **changes)
+    return random_checkpoint(config, tokenizer_json=tokenizer.to_json())
 
 
 def test_writing_without_the_gguf_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,13 +36,11 @@ def test_writing_without_the_gguf_package_says_what_to_install(tmp_path: Path, m
 
 
 @pytest.mark.parametrize(("dtype", "is_refused"), [("f16", False), ("q8_0", True)])
-def test_a_server_without_the_gguf_package_refuses_at_once_what_it_cannot_read(
-    monkeypatch: pytest.MonkeyPatch, dtype: str, is_refused: bool
+def test_a_server_without_the_gguf_package_refuses_what_it_cannot_read(
+    monkeypatch, dtype: str, is_refused: bool
 ) -> None:
-    pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
     tokenizer = Tokenizer.train_bpe(["the cat sat on the mat " * 50], 280)
-    config = ModelConfig(tokenizer.vocab_size, 64, 96, 1, 4, 2, 16, 40)
-    gguf_writer.write(Path("m.gguf"), random_checkpoint(config, tokenizer_json=tokenizer.to_json()), dtype, {})
+    gguf_writer.write(Path("m.gguf"), model_with(tokenizer), dtype, {})
     monkeypatch.setitem(sys.modules, "gguf", None)
     assert open_tokenizer(loading.load("m.gguf")).vocab_size == tokenizer.vocab_size  # which needs no tensors
     with pytest.raises(LLMError, match=r"Q8_0 .*pip install 'llmcli\[gguf\]'") if is_refused else nullcontext():
@@ -42,31 +49,27 @@ def test_a_server_without_the_gguf_package_refuses_at_once_what_it_cannot_read(
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "q8_0", "q4_0"])
 def test_a_written_model_is_read_back(tmp_path: Path, dtype: str) -> None:
-    pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
     tokenizer = Tokenizer.train_bpe(["the cat sat on the mat " * 50], 280)
-    config = ModelConfig(tokenizer.vocab_size, 64, 96, 2, 4, 2, 16, 40)
-    model = random_checkpoint(config, tokenizer_json=tokenizer.to_json())
+    model = model_with(tokenizer)
     gguf_writer.write(tmp_path / "m.gguf", model, dtype, {"name": "x"})
     result = loading.load(tmp_path / "m.gguf")
-    assert result.config == config
+    assert result.config == model.config
     assert open_tokenizer(result).encode("the cat's hat 12 りんご") == tokenizer.encode("the cat's hat 12 りんご")
     off = {"f32": 0.0, "f16": 1e-3, "bf16": 8e-3, "q8_0": 8e-3, "q4_0": 0.13}[dtype]
-    for name in config.tensor_shapes():
+    for name in model.config.tensor_shapes():
         expected = model.tensors[name]
         assert np.abs(result.tensors[name] - expected).max() <= off * np.abs(expected).max()
 
 
 def test_a_tokenizer_of_characters_is_written_as_sentencepiece(tmp_path: Path) -> None:
-    pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
     tokenizer = Tokenizer.train_char(["the cat りんご"])
-    config = ModelConfig(tokenizer.vocab_size, 64, 96, 2, 4, 2, 16, 40)
-    model = random_checkpoint(config, tokenizer_json=tokenizer.to_json())
+    model = model_with(tokenizer)
     gguf_writer.write(tmp_path / "m.gguf", model, "f32", {})
     again = open_tokenizer(loading.load(tmp_path / "m.gguf"))
     assert again.kind == "char"
     assert again.encode("a cat ごX") == tokenizer.encode("a cat ごX")
     both = Tokenizer.train_char([f"a {tokenizer_json.SPACE}"])
-    model = random_checkpoint(ModelConfig(both.vocab_size, 64, 96, 2, 4, 2, 16, 40), tokenizer_json=both.to_json())
+    model = model_with(both)
     with pytest.raises(LLMError, match="both a space and"):
         gguf_writer.write(tmp_path / "b.gguf", model, "f32", {})
 
@@ -81,30 +84,23 @@ LLAMA_3 = [
 
 @pytest.mark.parametrize(("theta", "scaling"), LLAMA_3)
 def test_rope_scaling_round_trips(tmp_path: Path, theta: float, scaling: RopeScaling) -> None:
-    gguf = pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
     tokenizer = Tokenizer.train_bpe(["the cat sat on the mat " * 50], 280)
-    config = ModelConfig(
-        tokenizer.vocab_size, 64, 96, 2, 4, 2, 16, 40, rope_theta=theta, model_type="llama", rope_scaling=scaling
-    )
-    model = random_checkpoint(config, tokenizer_json=tokenizer.to_json())
+    model = model_with(tokenizer, rope_theta=theta, model_type="llama", rope_scaling=scaling)
     gguf_writer.write(tmp_path / "m.gguf", model, "f32", {})
-    assert loading.load(tmp_path / "m.gguf").config == config
+    assert loading.load(tmp_path / "m.gguf").config == model.config
     keys = set(gguf.GGUFReader(tmp_path / "m.gguf").fields)
     assert scaling.rope_type == "linear" or "llama.rope.scaling.type" not in keys  # llama.cpp would scale twice
 
 
 def test_rope_scaling_that_llama_cpp_does_not_support_is_an_error(tmp_path: Path) -> None:
-    pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
     config = ModelConfig(300, 32, 64, 1, 4, 2, 8, 40, rope_scaling=RopeScaling("llama3", 8.0, 1.0, 4.0, 32))
     with pytest.raises(LLMError, match="only in models of type llama, not qwen3; use `to` hf"):
         gguf_writer.write(tmp_path / "m.gguf", random_checkpoint(config), "f32", {})
 
 
 def test_a_disk_without_space_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
     tokenizer = Tokenizer.train_char(["the cat"])
-    config = ModelConfig(tokenizer.vocab_size, 64, 96, 2, 4, 2, 16, 40)
-    model = random_checkpoint(config, tokenizer_json=tokenizer.to_json())
+    model = model_with(tokenizer)
     monkeypatch.setattr(atomic_io.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(LLMError, match=r"the disk of .* has 0\.0 MB left, .*m\.gguf needs"):
         gguf_writer.write(tmp_path / "m.gguf", model, "f32", {})

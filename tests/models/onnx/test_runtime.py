@@ -10,8 +10,9 @@ from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.quantization import bits_of, quantize
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.models.onnx.runtime import OnnxRuntime, is_installed
+from llmcli.models.onnx.runtime import OnnxRuntime
 from tests.conftest import random_checkpoint
+from tests.platforms import needs_onnxruntime
 
 QWEN3 = ModelConfig(300, 64, 96, 2, 4, 2, 16, 600, rope_theta=100.0)
 KINDS = {
@@ -31,16 +32,10 @@ def dequantized(model: Checkpoint, kind: str) -> NumpyRuntime:
     return NumpyRuntime(replace(model, tensors=values))
 
 
-needs_onnxruntime = pytest.mark.skipif(
-    not is_installed(), reason="needs onnxruntime and onnx: pip install -e '.[fast]'"
-)
-
-
 @needs_onnxruntime
 @pytest.mark.parametrize("name", list(KINDS))
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_logits_are_close_to_those_of_the_numpy_runtime(name: str, kind: str) -> None:
-    """They differ since matrix products round their inputs to eight bits."""
     model = random_checkpoint(KINDS[name])
     quantized, reference = OnnxRuntime(model, kind), dequantized(model, kind)
     for length in (1, 2, 300):
@@ -103,16 +98,6 @@ def test_scores_are_close_to_those_of_the_numpy_runtime_and_leave_the_cache() ->
     np.testing.assert_allclose(quantized.step(IDS[9]), before, atol=0.05 * before.std())
 
 
-@needs_onnxruntime
-def test_more_tokens_than_the_context_are_an_error() -> None:
-    quantized = OnnxRuntime(random_checkpoint(replace(QWEN3, max_position_embeddings=8)), "int8")
-    quantized.prefill(IDS[:8])
-    with pytest.raises(LLMError, match="9 tokens exceed the context length of 8"):
-        quantized.step(1)
-    with pytest.raises(ValueError, match="at least one"):
-        quantized.prefill([])
-
-
 def test_without_onnxruntime_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
@@ -135,7 +120,6 @@ def test_a_step_after_a_longer_score_uses_rotary_tables_that_still_exist() -> No
 
 @needs_onnxruntime
 def test_rotary_tables_grow_as_positions_are_used() -> None:
-    """With a claimed context of a billion positions the tables hold only those used, and the logits are the same."""
     model = random_checkpoint(QWEN3)
     quantized = OnnxRuntime(model, "int8")
     claimed = OnnxRuntime(replace(model, config=replace(QWEN3, max_position_embeddings=10**9)), "int8")

@@ -52,7 +52,6 @@ def test_a_data_type_that_does_not_work_is_an_error_that_names_another(monkeypat
 
 
 def test_a_device_that_does_not_work_at_all_is_an_error_that_names_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A driver that is installed, for a GPU that torch does not support."""
     refuse(monkeypatch, torch.float32)
     with pytest.raises(LLMError, match=r"^cuda cannot compute in float32 here .*; use `device` cpu$"):
         devices.check_dtype("float32", "cuda")

@@ -10,20 +10,6 @@ from torch.nn import functional as F
 
 from llmcli.config import LOSS_ROWS
 from llmcli.models.torch import kernels
-from llmcli.models.torch.kernels import (
-    QUERY_BLOCK,
-    Dropout,
-    attention,
-    cross_entropy,
-    divergence,
-    grouped_linear,
-    normalize,
-    normalize_rotate,
-    regroup,
-    rotate,
-    stacked_linear,
-    swiglu,
-)
 
 EPS = 1e-6
 
@@ -43,7 +29,7 @@ def assert_same(found: Tensor, expected: Tensor, inputs: list[Tensor], tolerance
 
 def test_normalize_is_rms_norm_without_its_gain() -> None:
     x = random(3, 5, 16)
-    assert_same(normalize(x, EPS), F.rms_norm(x, (16,), eps=EPS), [x])
+    assert_same(kernels.normalize(x, EPS), F.rms_norm(x, (16,), eps=EPS), [x])
 
 
 def test_normalize_rotate_is_rms_norm_with_gain_and_rotation() -> None:
@@ -53,7 +39,7 @@ def test_normalize_rotate_is_rms_norm_with_gain_and_rotation() -> None:
     y = F.rms_norm(x, (8,), eps=EPS) * gain
     rotated = torch.view_as_complex(torch.stack(y.chunk(2, -1), -1)) * torch.polar(torch.ones_like(angle), angle)
     expected = torch.cat([rotated.real, rotated.imag], -1)
-    assert_same(normalize_rotate(x, gain, cos, sin, EPS), expected, [x, gain])
+    assert_same(kernels.normalize_rotate(x, gain, cos, sin, EPS), expected, [x, gain])
 
 
 def test_rotate_is_a_complex_rotation_of_pairs() -> None:
@@ -61,34 +47,34 @@ def test_rotate_is_a_complex_rotation_of_pairs() -> None:
     angle = random(7, 1, 4, seed=2).detach()
     cos, sin = (torch.cat([t, t], -1) for t in (angle.cos(), angle.sin()))
     rotated = torch.view_as_complex(torch.stack(x.chunk(2, -1), -1)) * torch.polar(torch.ones_like(angle), angle)
-    assert_same(rotate(x, cos, sin), torch.cat([rotated.real, rotated.imag], -1), [x])
+    assert_same(kernels.rotate(x, cos, sin), torch.cat([rotated.real, rotated.imag], -1), [x])
 
 
 def test_normalize_rotate_orders_memory_by_heads_for_attention() -> None:
     x, gain = random(2, 7, 3, 8), random(3, 8, seed=1)
     ones, zeros = torch.ones(7, 1, 8), torch.zeros(7, 1, 8)
-    assert normalize_rotate(x, gain, ones, zeros, EPS).permute(2, 0, 1, 3).is_contiguous()
+    assert kernels.normalize_rotate(x, gain, ones, zeros, EPS).permute(2, 0, 1, 3).is_contiguous()
 
 
-@pytest.mark.parametrize("T", [1, 5, QUERY_BLOCK, QUERY_BLOCK + 1, 2 * QUERY_BLOCK + 3])
+@pytest.mark.parametrize("T", [1, 5, kernels.QUERY_BLOCK, kernels.QUERY_BLOCK + 1, 2 * kernels.QUERY_BLOCK + 3])
 def test_attention_and_its_gradients(T: int) -> None:
     q, k, v = (random(2, T, 3, 8, seed=seed) for seed in (1, 2, 3))
     expected = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), is_causal=True, scale=1.0)
-    assert_same(attention(q, k, v), expected.transpose(1, 2), [q, k, v])
+    assert_same(kernels.attention(q, k, v), expected.transpose(1, 2), [q, k, v])
 
 
 def test_regroup_and_its_gradients() -> None:
     x, order = random(4, 3), torch.tensor([7, 0, 3, 2, 6, 1, 5, 4])
-    assert_same(regroup(x, order, order.argsort(), 2), x[order // 2], [x])
+    assert_same(kernels.regroup(x, order, order.argsort(), 2), x[order // 2], [x])
     y = random(8, 3, seed=1)
-    assert_same(regroup(y, order, order.argsort(), 1), y[order], [y])
+    assert_same(kernels.regroup(y, order, order.argsort(), 1), y[order], [y])
 
 
 @pytest.mark.parametrize("ends", [[2, 2, 7], [0, 0, 7], [7, 7, 7]])
 def test_grouped_linear_multiplies_each_group_by_its_matrix(ends: list[int]) -> None:
     x, weights = random(7, 4), random(3, 5, 4, seed=1)
     group = torch.searchsorted(torch.tensor(ends), torch.arange(7), right=True)
-    assert_same(grouped_linear(x, weights, ends), torch.einsum("ni,noi->no", x, weights[group]), [x, weights])
+    assert_same(kernels.grouped_linear(x, weights, ends), torch.einsum("ni,noi->no", x, weights[group]), [x, weights])
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -96,15 +82,17 @@ def test_stacked_linear_and_its_gradients(recompute: bool) -> None:
     x, gain, bias = random(2, 5, 8), random(8, seed=1), random(7, seed=2)
     weights = [random(3, 8, seed=3), random(4, 8, seed=4)]
     expected = F.linear(x * gain, torch.cat(weights), bias)
-    assert_same(stacked_linear(x, gain, bias, weights, recompute=recompute), expected, [x, gain, bias, *weights])
-    plain = stacked_linear(x, None, None, weights[:1], recompute=recompute)
+    assert_same(
+        kernels.stacked_linear(x, gain, bias, weights, recompute=recompute), expected, [x, gain, bias, *weights]
+    )
+    plain = kernels.stacked_linear(x, None, None, weights[:1], recompute=recompute)
     assert_same(plain, F.linear(x, weights[0]), [x, weights[0]])
 
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_stacked_linear_of_frozen_weights(recompute: bool) -> None:
     x, gain, weight = random(5, 8), random(8, seed=1).detach(), random(3, 8, seed=2).detach()
-    assert_same(stacked_linear(x, gain, None, [weight], recompute=recompute), F.linear(x * gain, weight), [x])
+    assert_same(kernels.stacked_linear(x, gain, None, [weight], recompute=recompute), F.linear(x * gain, weight), [x])
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -119,13 +107,13 @@ def test_stacked_linear_keeps_copies_of_the_weights_only_if_they_are_not_made_ag
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        stacked_linear(x, gain, None, weights, recompute=recompute)
+        kernels.stacked_linear(x, gain, None, weights, recompute=recompute)
     assert sum(kept) == (0 if recompute else 2 * 128 * 8)
 
 
 def test_swiglu_and_its_gradients() -> None:
     both = random(2, 5, 12)
-    assert_same(swiglu(both), F.silu(both[..., :6]) * both[..., 6:], [both])
+    assert_same(kernels.swiglu(both), F.silu(both[..., :6]) * both[..., 6:], [both])
 
 
 def test_swiglu_on_mps_gives_torch_no_views(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +133,7 @@ def test_swiglu_on_mps_gives_torch_no_views(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(kernels.functional, "silu", silu)
     monkeypatch.setattr(torch.ops.aten, "silu_backward", silu_backward)
     both = random(2, 5, 12)
-    assert_same(swiglu(both), torch.sigmoid(both[..., :6]) * both[..., :6] * both[..., 6:], [both])
+    assert_same(kernels.swiglu(both), torch.sigmoid(both[..., :6]) * both[..., :6] * both[..., 6:], [both])
     assert len(given) == 3 and all(x.is_contiguous() for x in given)
 
 
@@ -153,14 +141,14 @@ def test_swiglu_on_mps_gives_torch_no_views(monkeypatch: pytest.MonkeyPatch) -> 
 def test_cross_entropy_and_its_gradients(rows: int) -> None:
     x, head = random(rows, 6), random(11, 6, seed=1)
     targets = torch.arange(rows) % 11
-    found = 3.0 * cross_entropy(x, head, targets)
+    found = 3.0 * kernels.cross_entropy(x, head, targets)
     expected = 3.0 * F.cross_entropy(x @ head.mT, targets)
     assert_same(found, expected, [x, head])
 
 
 def test_cross_entropy_of_an_impossible_target_is_finite() -> None:
     x, head = torch.tensor([[1000.0]], requires_grad=True), torch.tensor([[1.0], [-1.0]], requires_grad=True)
-    loss = cross_entropy(x, head, torch.tensor([1]))
+    loss = kernels.cross_entropy(x, head, torch.tensor([1]))
     loss.backward()
     assert math.isfinite(loss.item()) and loss.item() > 80
     assert x.grad is not None and torch.isfinite(x.grad).all()
@@ -169,7 +157,7 @@ def test_cross_entropy_of_an_impossible_target_is_finite() -> None:
 def test_cross_entropy_with_a_frozen_head() -> None:
     x, head = random(7, 6), random(11, 6, seed=1).detach()
     targets = torch.arange(7)
-    assert_same(cross_entropy(x, head, targets), F.cross_entropy(x @ head.mT, targets), [x])
+    assert_same(kernels.cross_entropy(x, head, targets), F.cross_entropy(x @ head.mT, targets), [x])
 
 
 def test_cross_entropy_in_bfloat16_is_close_to_float64() -> None:
@@ -178,7 +166,7 @@ def test_cross_entropy_in_bfloat16_is_close_to_float64() -> None:
     with torch.no_grad():
         head.mul_(0.1)
     low = [t.detach().bfloat16().requires_grad_() for t in (x, head)]
-    found, expected = cross_entropy(low[0], low[1], targets), F.cross_entropy(x @ head.mT, targets)
+    found, expected = kernels.cross_entropy(low[0], low[1], targets), F.cross_entropy(x @ head.mT, targets)
     assert found.item() == pytest.approx(expected.item(), rel=0.01)
     for found_grad, grad in zip(torch.autograd.grad(found, low), torch.autograd.grad(expected, [x, head]), strict=True):
         assert (found_grad.double() - grad).norm() < 0.02 * grad.norm()
@@ -193,13 +181,13 @@ def test_divergence_and_its_gradients(rows: int) -> None:
         head.requires_grad_(len(inputs) == 2)
         logs = torch.log_softmax(x @ head.mT, -1)
         expected = 3.0 * F.kl_div(logs, base_logs, log_target=True, reduction="batchmean")
-        assert_same(3.0 * divergence(x, head, base_x, base_head), expected, inputs)
+        assert_same(3.0 * kernels.divergence(x, head, base_x, base_head), expected, inputs)
 
 
 def test_attention_in_bfloat16_is_close_to_float64() -> None:
-    wide = [random(2, QUERY_BLOCK + 36, 2, 16, seed=seed) for seed in (1, 2, 3)]
+    wide = [random(2, kernels.QUERY_BLOCK + 36, 2, 16, seed=seed) for seed in (1, 2, 3)]
     low = [x.detach().bfloat16().requires_grad_() for x in wide]
-    found, expected = attention(*low), attention(*wide)
+    found, expected = kernels.attention(*low), kernels.attention(*wide)
     assert (found.double() - expected).norm() < 0.01 * expected.norm()
     weights = random(*expected.shape, seed=99).detach()
     gradients = [torch.autograd.grad((y * weights.to(y.dtype)).sum(), x) for y, x in ((found, low), (expected, wide))]
@@ -208,7 +196,7 @@ def test_attention_in_bfloat16_is_close_to_float64() -> None:
 
 
 def test_dropout_keeps_the_mean_and_has_gradients_where_values_are_kept() -> None:
-    dropout = Dropout(0.25)
+    dropout = kernels.Dropout(0.25)
     dropout.seed(1, 2)
     x, y = torch.zeros(400, 500), torch.ones(400, 500, requires_grad=True)
     z = dropout.add(x, y)
@@ -221,7 +209,7 @@ def test_dropout_keeps_the_mean_and_has_gradients_where_values_are_kept() -> Non
 
 def test_dropout_is_a_function_of_seed_and_step() -> None:
     def mask(seed: int, step: int) -> np.ndarray:
-        dropout = Dropout(0.5)
+        dropout = kernels.Dropout(0.5)
         dropout.seed(seed, step)
         return dropout.add(torch.zeros(9, 9), torch.ones(9, 9)).numpy()
 
@@ -231,4 +219,4 @@ def test_dropout_is_a_function_of_seed_and_step() -> None:
 
 
 def test_dropout_of_rate_0_adds() -> None:
-    assert torch.equal(Dropout(0.0).add(torch.ones(3), torch.ones(3)), torch.full((3,), 2.0))
+    assert torch.equal(kernels.Dropout(0.0).add(torch.ones(3), torch.ones(3)), torch.full((3,), 2.0))

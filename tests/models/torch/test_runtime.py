@@ -112,9 +112,7 @@ def test_a_step_reads_each_weight_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("shape", ["grouped"])
-def test_without_a_kernel_for_grouped_queries_keys_and_values_are_repeated(
-    shape: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_kernel_for_grouped_queries_keys_and_values_are_repeated(shape: str, monkeypatch) -> None:
     """Else torch would hold the scores of all heads, [T, T] each, on a GPU in float32 or with a mask."""
     checkpoint, shapes = random_checkpoint(SHAPES[shape]), list[tuple[int, int, bool]]()
     attention = torch.nn.functional.scaled_dot_product_attention
@@ -145,7 +143,6 @@ def test_which_kernels_know_grouped_queries() -> None:
 
 
 def test_a_lack_of_gpu_memory_is_a_memory_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which the command line and the server know."""
     runtime = TorchRuntime(random_checkpoint(SHAPES["tied"]), "cpu")
 
     def fail(*_: object) -> None:

@@ -41,16 +41,13 @@ def adapting(weights: CacheWeights | None, ids: NDArray[np.int64], nats: NDArray
 
 @pytest.mark.parametrize("concentration", [100.0, 0.03])
 def test_what_the_network_knows_exactly_needs_no_cache(concentration: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing repeats itself but as the network expects it, from nearly uniform to nearly certain."""
     rng = np.random.default_rng(1)
     chain = rng.dirichlet(np.full(V, concentration), size=V) * 0.999 + 0.001 / V
     assert fit(chain, draw(chain, TOKENS, rng), monkeypatch) is None
 
 
 @pytest.mark.parametrize(("concentration", "learned"), [(0.1, 0.7), (0.1, 0.9), (0.02, 0.9)])
-def test_the_cache_never_makes_a_new_text_worse(
-    concentration: float, learned: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cache_never_makes_a_new_text_worse(concentration: float, learned: float, monkeypatch) -> None:
     """The network has learned a part of the probabilities, so what was counted in a long text may be better. A new text
     begins with an empty cache, and with counts of 1."""
     rng = np.random.default_rng(2)

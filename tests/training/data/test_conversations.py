@@ -9,7 +9,6 @@ import pytest
 from llmcli.data.conversations.messages import Conversation, Message
 from llmcli.data.conversations.split import held_out_indices
 from llmcli.data.text.corpus import Corpus
-from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.training.data.conversations import ConversationInputs
 from llmcli.training.planning import recipe
@@ -70,7 +69,6 @@ def test_if_the_base_model_knows_all_held_out_conversations_that_is_recorded() -
 
 
 def test_the_tokenizer_knows_the_roles() -> None:
-    """They are in every turn."""
     tokenizer = prepared(vocab_size=400).tokenizer
     assert len(tokenizer.encode("assistant")) == len(tokenizer.encode("user")) == 1
 
@@ -125,14 +123,12 @@ def test_text_and_conversations_have_a_row_each(tmp_path: Path) -> None:
 
 
 def test_answers_end_a_text_for_the_model() -> None:
-    """So that other programs stop there too."""
     ready = prepared()
     assert ready.plan.model.eos_token_id == ready.tokenizer.eos_id
     assert ready.plan.model.extra_eos_ids == (ready.tokenizer.control_ids["<|im_end|>"],)
 
 
 def test_the_tokenizer_of_a_run_is_that_of_its_model() -> None:
-    """Which tokens end a text, and which may be generated: else a greedy answer in the run would never end."""
     from llmcli.data.tokenizers.vocabulary import START
     from llmcli.formats.loading import open_tokenizer
 

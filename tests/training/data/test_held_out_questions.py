@@ -124,7 +124,6 @@ def test_a_greedy_answer_is_that_of_a_chat() -> None:
 
 
 def test_shares_of_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Held out are an answer that training has too, and two that it has not."""
     ready = ready_with([4, 18, 19])
     conversations, tokenizer = ready.conversations, ready.tokenizer
     assert conversations is not None

@@ -63,7 +63,6 @@ def test_bits_per_byte_of_a_uniform_model() -> None:
 
 @pytest.mark.slow
 def test_generated_text_follows_the_probabilities_of_the_model() -> None:
-    """A model whose token depends on the one before: its text has the entropy of these distributions."""
     repeating = model()
     with torch.no_grad():
         for name, weight in repeating.named_parameters():
@@ -110,7 +109,6 @@ def test_without_time_for_whole_texts_they_are_shorter_or_left_out() -> None:
 
 @pytest.mark.slow
 def test_no_two_models_are_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU they would be beside the one that was trained."""
     alive: weakref.WeakSet[LanguageModel] = weakref.WeakSet()
     made = model()
     checkpoint = Checkpoint(made.config, BYTES.to_json(), made.to_arrays())

@@ -48,7 +48,6 @@ def test_no_character_is_cut_or_lost_by_the_split(tmp_path):
 @pytest.mark.parametrize("kind", ["gzip", "UTF-16"])
 @pytest.mark.parametrize("budget", [{"seconds": 1.0}, {"steps": 5}], ids=str)
 def test_a_compressed_text_is_prepared_like_a_plain_one_and_read_once(tmp_path, monkeypatch, kind, budget):
-    """With a time budget parts of it are read, for the tokenizer and all tokens; with steps the whole."""
     monkeypatch.setattr(recipe, "MIN_BYTES", 5000)
     monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 5000.0)
     text = words(20_000) + words(3000, 1, "りんごé🍎")

@@ -39,7 +39,6 @@ def test_every_batch_has_the_same_number_of_tokens(tmp_path: Path) -> None:
 
 
 def test_an_epoch_visits_every_token_once_while_windows_grow(tmp_path: Path) -> None:
-    """All targets of a run of three epochs with windows of three lengths, epoch by epoch."""
     ready = prepared(tmp_path / "c.txt", context=64)
     tokens = np.arange(1000, dtype=np.uint16)
     settings = replace(ready.plan.train, batch_size=5, steps=9, token_split=0.0)

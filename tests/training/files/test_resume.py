@@ -2,14 +2,12 @@
 
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import Result
 
 from llmcli.data.text.corpus import read_corpus
 from llmcli.errors import LLMError
@@ -21,15 +19,15 @@ from llmcli.training.loop.events import Done, Evaluation, Event, State
 from llmcli.training.planning.cost_model import Memory, check_fits
 from llmcli.training.planning.plan import Expected, PlanRequest
 from tests import platforms
+from tests.conftest import Llm
 from tests.golden.models import read_safetensors
 from tests.reliability.runs import OPTIONS, RESUME_FILE, TEXT, end, interrupted_here, train, train_here
 from tests.training import small_runs
 from tests.training.plans import prepare
-from tests.training.small_runs import Schedule, losses, through_a_file
+from tests.training.small_runs import Schedule, assert_same_end, losses, through_a_file
 
 pytestmark = pytest.mark.slow
 
-Llm = Callable[..., Result]
 HERE = Path()
 OFTEN = Schedule(training_per_evaluated=1)  # an evaluation every other step
 
@@ -51,17 +49,7 @@ def states(events: list[Event]) -> list[State]:
     return [event for event in events if isinstance(event, State)]
 
 
-def assert_same_end(first: list[Event], second: list[Event]) -> None:
-    ours, theirs = first[-1], second[-1]
-    assert isinstance(ours, Done) and isinstance(theirs, Done)
-    assert ours.checkpoint.record == theirs.checkpoint.record
-    assert ours.checkpoint.tensors.keys() == theirs.checkpoint.tensors.keys()
-    for name, array in ours.checkpoint.tensors.items():
-        assert np.array_equal(array, theirs.checkpoint.tensors[name]), name
-
-
 def test_a_run_resumed_from_any_step_ends_the_same(ready: Prepared) -> None:
-    """With the same losses to the last bit. The state passes through a file."""
     whole = run(ready, save_due=lambda: True)
     saved = states(whole)
     assert [state.step for state in saved] == list(range(1, 24))
@@ -95,10 +83,7 @@ def test_an_interrupted_run_resumes_as_if_it_had_not_been_interrupted(ready: Pre
 
 
 @pytest.mark.parametrize("number", [1, 3])
-def test_a_run_stopped_in_an_evaluation_resumes_with_that_evaluation(
-    ready: Prepared, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    """Which is cut short. A stop request ends the run at once, not after another step."""
+def test_a_run_stopped_in_an_evaluation_resumes_with_that_evaluation(ready: Prepared, monkeypatch, number: int) -> None:
     evaluate, calls = CandidateEvaluator.evaluate, list[int]()
     whole = run(ready)
 
@@ -137,7 +122,6 @@ def test_a_resumed_run_evaluates_as_much_of_the_validation_slice(ready: Prepared
 
 
 def test_a_state_saved_while_progress_was_lower_than_before_resumes(ready: Prepared) -> None:
-    """That of a timed run decreases where less time has to be reserved for the end."""
     (state,) = states(small_runs.run_until(ready, 8))
     values = state.values | {"evaluated_progress": state.values["progress"] + 0.01}
     done = run(ready, resume_from=State(state.arrays, values))[-1]
@@ -152,9 +136,6 @@ def test_time_already_used_counts(ready: Prepared) -> None:
     done = run(timed, resume_from=late)[-1]
     assert isinstance(done, Done) and not done.interrupted and done.step == 2  # another would end too late
     assert done.seconds > 999
-
-
-# ---- the file
 
 
 def test_the_keys_of_the_file_stay(ready: Prepared) -> None:
@@ -174,7 +155,6 @@ def test_the_keys_of_the_file_stay(ready: Prepared) -> None:
 
 
 def test_what_the_plan_expected_is_kept(ready: Prepared) -> None:
-    """For the record, which compares it with what the run reached."""
     timed = replace(ready, plan=replace(ready.plan, expected=Expected(12_345.678, 2.5)))
     state = states(run(ready, save_due=lambda: True))[0]
     through_a_file(timed, state)  # which compares the plans
@@ -188,7 +168,6 @@ def test_a_run_that_was_stopped_before_there_were_conversations_resumes(ready: P
 
 
 def test_the_part_of_the_text_that_the_run_reads_is_kept(ready: Prepared) -> None:
-    """Which depends on the number of cores; older files do not have it."""
     state = states(run(ready, save_due=lambda: True))[0]
     path = Path("model.resume.safetensors")
     for count in (None, 123_456):
@@ -282,9 +261,7 @@ def test_a_disk_that_cannot_be_written_causes_one_warning(ready: Prepared) -> No
     assert saver.resumable
 
 
-# ---- the command (killed runs, signals and two runs at once are rows of the scorecard: tests/reliability)
-
-
+# (killed runs, signals and two runs at once are rows of the scorecard: tests/reliability)
 @platforms.posix
 @pytest.mark.baselines  # as in the other process
 def test_a_run_killed_after_saving_its_model_resumes_to_the_same_model() -> None:

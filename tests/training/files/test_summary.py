@@ -109,7 +109,6 @@ ALL = compressors(xz=3.0, static=2.5, adaptive=2.0)
 def test_each_figure_is_compared_with_compressors_of_its_kind(
     network: float, adapting: float | None, of_network: str, of_adapting: str
 ) -> None:
-    """An estimate is printed as one."""
     of_both = {"bits_per_byte": adapting, "bits_per_byte_without_cache": network}
     first = summarize(record(**(of_both if adapting else {"bits_per_byte": network})), ALL)[0]
     shown = f"network {network:.3f}" + (f", adapting {adapting:.3f}" if adapting else "")
@@ -125,7 +124,6 @@ def test_each_figure_is_compared_with_compressors_of_its_kind(
     [(1999, 1999, "the same text"), (38, 38, "the same text"), (5000, 20_000, "all of it")],
 )
 def test_there_is_no_verdict_on_little_text_or_on_other_bytes(measured: int, held_out: int, text: str) -> None:
-    """Neither that the model is better nor, with worse figures, that more time would help."""
     for bits in (0.5, 9.0):
         sentences = summarize(
             record(bits_per_byte=bits, held_out_measured={"bytes": measured}, held_out={"bytes": held_out}), ALL
@@ -139,10 +137,7 @@ def test_there_is_no_verdict_on_little_text_or_on_other_bytes(measured: int, hel
 def test_without_held_out_text() -> None:
     curve = record()["curve"] | {"eval_step": [], "eval_bits_per_byte": []}
     bare = record(bits_per_byte=None, held_out={"bytes": 0}, curve=curve)
-    assert summarize(bare, ALL) == [
-        "No text was held out, so the loss on unseen text is unknown.",
-        PLATEAU_ALONE,
-    ]
+    assert summarize(bare, ALL) == ["No text was held out, so the loss on unseen text is unknown.", PLATEAU_ALONE]
 
 
 def test_a_capped_context_and_an_unmeasured_text_are_mentioned() -> None:
@@ -403,7 +398,6 @@ def test_more_conversations_would_help() -> None:
 
 
 def test_answers_that_are_certain_need_no_advice() -> None:
-    """As of translations by rules: the loss is hardly more than 0, whatever its ratio to another one."""
     for bits, best in (([2.0, 0.01, 0.001, 0.0001], 100), ([2.0, 0.0001, 0.001, 0.001], 50)):
         curve = record()["curve"] | {"eval_bits_per_byte": bits, "loss": [0.0] * 10}
         assert summarize(chat_record(curve=curve, best_step=best))[1:] == [PLATEAU]
@@ -416,7 +410,6 @@ def test_answers_that_are_certain_need_no_advice() -> None:
      (4, 1, 31, "4 exact, 1 near (at least 80% alike), 4 another training answer, 31 garbled.")],
 )  # fmt: skip
 def test_held_out_answers_decide_on_the_advice(exact: int, near: int, garbled: int, sentence: str) -> None:
-    """Of 40. The loss rises in all of them, which alone would be overfitting."""
     measured = {"verbatim": 0.0, "seen": 1.0} | {
         key: round(count / 40, 4) for key, count in (("exact", exact), ("near", near), ("garbled", garbled))
     }
@@ -431,7 +424,6 @@ def test_held_out_answers_decide_on_the_advice(exact: int, near: int, garbled: i
 
 
 def test_known_answers_call_for_other_wordings_rather_than_for_time() -> None:
-    """A loss that still falls, as .012 nats per token do in percent, is no reason to train longer."""
     losses = [4.0, 2.0, 0.05, 0.04, 0.03, 0.03, 0.02, 0.02, 0.015, 0.012]
     alone = record()["curve"] | {"loss": losses, "eval_step": [], "eval_bits_per_byte": []}
     run = chat_record(curve=alone, bits_per_byte=None, held_out={"bytes": 0, "of": "answers"})
@@ -512,14 +504,12 @@ def distilled(**changes: Any) -> dict[str, Any]:
 
 
 def test_the_second_of_two_models_is_judged_by_its_own_losses() -> None:
-    """At half of its steps, 75, its validation loss was 1.3: it still improved in the second half."""
     assert summarize(distilled())[1:] == ["Still improving at the end; more time would help."]
     curve = distilled()["curve"] | {"eval_bits_per_byte": [1.2, 1.1, 9.0, 3.0, 1.005, 1.001, 1.0]}
     assert summarize(distilled(curve=curve))[1:] == [PLATEAU]
 
 
 def test_the_first_of_two_models_is_kept_where_the_second_is_not_better() -> None:
-    """That is no overfitting of the first, though the validation loss at the end is higher."""
     curve = distilled()["curve"] | {"eval_bits_per_byte": [1.11, 1.1, 9.0, 3.0, 1.3, 1.3, 1.2]}
     assert summarize(distilled(curve=curve, best_step=50))[1:] == [PLATEAU]
 

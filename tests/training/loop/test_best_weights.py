@@ -5,9 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from llmcli.models.torch.transformer import LanguageModel
+from llmcli.training.data.run_data import RunData
+from llmcli.training.loop import validation
+from llmcli.training.loop.best_weights import CandidateEvaluator
+from llmcli.training.loop.clock import Clock
 from llmcli.training.loop.events import Done
-from tests.training.small_runs import losses, prepared, run, with_slice
+from llmcli.training.loop.job import Job
+from tests.training.small_runs import SimulatedMachine, losses, prepared, run, with_slice
 
 
 @pytest.mark.slow
@@ -27,3 +34,37 @@ def test_calibration_scales_the_last_gain_and_its_text_is_not_trained_on(tmp_pat
     for name, array in theirs.tensors.items():
         scaled = array * (factor if name == "model.norm.weight" else 1.0)
         assert np.allclose(ours.tensors[name], scaled, rtol=1e-6)
+
+
+@pytest.fixture
+def evaluator(tmp_path: Path, monkeypatch) -> tuple[CandidateEvaluator, Clock, SimulatedMachine]:
+    """Of a run of 200 seconds, on a machine that evaluates nine tokens a second; half of the time is over."""
+    ready, machine = (
+        with_slice(prepared(tmp_path / "c.txt", steps=None, seconds=200.0)),
+        SimulatedMachine(lambda _: 3.0),
+    )
+    monkeypatch.setattr(validation, "score_with_torch", machine.compute.score)
+    monkeypatch.setattr(validation, "BATCH_TOKENS", 1)
+    data = RunData(ready.plan, ready.tokenizer, ready.tokens, ready.held_out, ready.conversations)
+    model, clock = LanguageModel(ready.plan.model), Clock(ready.plan.train, 0.0, now=lambda: machine.time)
+    model.initialize(torch.Generator().manual_seed(0))
+    machine.time = 100.0
+    clock.start()
+    return CandidateEvaluator(model, Job(ready.plan, data, ready.record), clock, is_compiled=True), clock, machine
+
+
+def test_the_first_evaluation_of_compiled_layers_says_nothing_of_the_speed(evaluator) -> None:
+    candidates, clock, machine = evaluator
+    began = []
+    for _ in range(2):
+        assert candidates.evaluate(is_first=False, hurried=False)
+        began.append(clock.budget.training_began)
+    assert began == pytest.approx([(100.0 + machine.time) / 2] * 2) and machine.time > 120.0
+
+
+def test_the_evaluation_of_a_base_model_takes_a_tenth_of_the_time_that_is_left(evaluator) -> None:
+    candidates, _, machine = evaluator
+    assert candidates.evaluate(is_first=True, hurried=False)
+    assert 108.0 < machine.time < 116.0
+    whole = machine.time
+    assert candidates.evaluate(is_first=False, hurried=False) and machine.time - whole == pytest.approx(whole - 100.0)

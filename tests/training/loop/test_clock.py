@@ -120,9 +120,6 @@ def test_time_for_compiling_counts_neither_as_progress_nor_in_the_speed() -> Non
     assert before == pytest.approx(1 - 40 / 75) and made.progress(70.0, 0) == pytest.approx(1 - 30 / 65)  # it rises
 
 
-# ---- the clock
-
-
 class Time:
     def __init__(self) -> None:
         self.now = 104.0

@@ -9,7 +9,6 @@ from typing import cast
 
 import numpy as np
 import pytest
-from typer.testing import Result
 
 from llmcli.cli.reports.training import show_event
 from llmcli.cli.terminal.progress import TrainingView
@@ -27,9 +26,9 @@ from llmcli.training.planning.planner import make_plan
 from llmcli.training.planning.task import ConversationSize, Task
 from llmcli.training.step import throughput
 from llmcli.training.step.throughput import Throughput
+from tests.conftest import Llm
 from tests.training.small_runs import LINES, use_ticking_clock
 
-Llm = Callable[..., Result]
 RUN_OF_SESSION = session.run
 
 TOKENS = 411_744
@@ -52,11 +51,7 @@ class Planned:
     """A plan where `factor` times the speed of the quiet machine was measured, and its correction."""
 
     def __init__(
-        self,
-        factor: float,
-        seconds: float,
-        text: CorpusSize = TEXT,
-        conversations: ConversationSize | None = None,
+        self, factor: float, seconds: float, text: CorpusSize = TEXT, conversations: ConversationSize | None = None
     ) -> None:
         self.seconds = seconds
 
@@ -134,7 +129,6 @@ def test_another_speed_is_corrected_in_time_and_in_its_direction(
 
 
 def test_the_new_plan_is_for_the_time_that_is_left() -> None:
-    """95 % of what is left after the restart, which takes a second, less another second, at 19,000 tokens/s."""
     restarted = Planned(0.25, 142).restart(lambda time: 1.0)
     assert restarted and restarted.plan.expected
     tokens = restarted.plan.expected.epochs * TOKENS
@@ -149,7 +143,6 @@ def test_what_is_not_sure_is_not_corrected() -> None:
 
 
 def test_the_time_of_evaluations_does_not_count() -> None:
-    """Before every second step there is one that takes ten times as long as a step."""
     planned, late = Planned(1.0, 142), 0.0
     for step in planned.steps(lambda time: 1.0):
         if step.step % 2:
@@ -207,7 +200,6 @@ def test_pairs_are_read_twice_where_a_smaller_model_has_the_time(
 
 @pytest.mark.slow
 def test_a_model_for_which_there_is_no_time_for_the_pairs_is_given_up() -> None:
-    """Planned at 4 times the speed that the run has."""
     size = ConversationSize((32,) * 100_000, 8_000_000)
     planned = Planned(4.0, 142, CorpusSize(0, 0), size)
     restarted = planned.restart(lambda time: 1.0)
@@ -217,7 +209,6 @@ def test_a_model_for_which_there_is_no_time_for_the_pairs_is_given_up() -> None:
 
 @pytest.mark.parametrize("slow", range(4))
 def test_a_slow_moment_while_speeds_are_measured_changes_no_plan(slow: int) -> None:
-    """One of the measurements for 142 s gives a third of the speed."""
     count = 0
 
     def speed(model: ModelConfig, settings: TrainConfig, seconds: float) -> float:
@@ -231,7 +222,6 @@ def test_a_slow_moment_while_speeds_are_measured_changes_no_plan(slow: int) -> N
 
 @pytest.mark.parametrize("seconds", QUIET)
 def test_noisy_measurements_change_the_size_of_few_plans(seconds: float) -> None:
-    """Each measurement of ten plans is up to 15 % off."""
     rng, chosen = np.random.default_rng(0), []
     for _ in range(10):
         speeds = Machine(lambda *shape: quiet_speed(shape[0], shape[1], seconds) * float(rng.uniform(0.85, 1.0)))
@@ -282,10 +272,7 @@ def test_a_run_starts_over_once(llm: Llm, overestimated: None) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_started_over_resumes_with_its_new_size(
-    llm: Llm, overestimated: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is stopped right after the restart, and does not start over again."""
+def test_a_run_that_started_over_resumes_with_its_new_size(llm: Llm, overestimated: None, monkeypatch) -> None:
     events: list[Event] = []
 
     def stop_after_restart(*arguments: object, stop: Callable[[], bool], **options: object) -> Iterator[object]:

@@ -4,7 +4,6 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -21,7 +20,16 @@ from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import PlanRequest
 from llmcli.training.session import _resumed_plan
 from tests.training.plans import plan
-from tests.training.small_runs import Schedule, SimulatedMachine, losses, prepared, run, run_until, through_a_file
+from tests.training.small_runs import (
+    Schedule,
+    SimulatedMachine,
+    assert_same_end,
+    losses,
+    prepared,
+    run,
+    run_until,
+    through_a_file,
+)
 
 CONFIG = ModelConfig(50, 32, 64, 2, 2, 2, 16, 64)
 OFTEN = Schedule(training_per_evaluated=1)
@@ -52,7 +60,6 @@ def new_model(seed: int) -> LanguageModel:
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_gradients_are_those_of_both_kinds_of_targets(masked: bool) -> None:
-    """Against autograd; the value is the cross-entropy of the text alone, and the teacher is not trained."""
     model, teacher = new_model(0), new_model(1)
     ids = torch.randint(0, 50, (3, 9), generator=torch.Generator().manual_seed(2))
     learned = torch.rand(3, 9, generator=torch.Generator().manual_seed(3)) < 0.5 if masked else None
@@ -77,7 +84,6 @@ def test_the_gradients_are_those_of_both_kinds_of_targets(masked: bool) -> None:
 
 @pytest.mark.slow
 def test_the_first_stage_is_the_run_of_one_model(tmp_path: Path) -> None:
-    """To the last bit: its schedules end with the stage. Its best weights become the teacher."""
     ready = distilled(tmp_path / "c.txt", steps=24, dropout=0.1)
     of_one = replace(ready.plan.train, steps=12, teacher_share=0.0)
     alone, both = run(replace(ready, plan=replace(ready.plan, train=of_one))), run(ready)
@@ -105,7 +111,6 @@ def test_the_student_starts_from_fresh_weights(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_teacher_is_kept_where_the_student_is_worse(tmp_path: Path) -> None:
-    """Three steps are too few to learn as much as in 37."""
     done = result(run(distilled(tmp_path / "c.txt", 0.925), schedule=OFTEN))
     record = done.checkpoint.record.to_json()
     assert record["distillation"]["from_step"] == 37 and record["steps"] == 40
@@ -122,9 +127,7 @@ def test_a_stopped_run_resumes_in_either_stage(tmp_path: Path) -> None:
     for state in states:
         rest = run(ready, schedule=OFTEN, resume_from=through_a_file(ready, state))
         assert losses(rest) == losses(whole)[state.step :]
-        assert result(rest).checkpoint.record == result(whole).checkpoint.record
-        for name, array in result(whole).checkpoint.tensors.items():
-            assert np.array_equal(array, result(rest).checkpoint.tensors[name]), name
+        assert_same_end(whole, rest)
 
 
 @pytest.mark.slow
@@ -138,14 +141,11 @@ def test_an_interrupted_run_resumes_as_if_it_had_not_been_interrupted(tmp_path: 
     rest = run(ready, schedule=OFTEN, resume_from=through_a_file(ready, state))
     whole = run(ready, schedule=OFTEN)
     assert losses(rest) == losses(whole)[step:]
-    assert result(rest).checkpoint.record == result(whole).checkpoint.record
+    assert_same_end(whole, rest)
 
 
 @pytest.mark.slow
-def test_a_run_stopped_in_the_evaluation_of_the_teacher_resumes_with_that_evaluation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is cut short: the student must not begin with the weights of an earlier one."""
+def test_a_run_stopped_in_the_evaluation_of_the_teacher_resumes_with_it(tmp_path: Path, monkeypatch) -> None:
     ready, evaluate, cut = distilled(tmp_path / "c.txt", steps=24), CandidateEvaluator.evaluate, list[int]()
 
     def cut_short(self: CandidateEvaluator, *, is_first: bool, hurried: bool) -> CandidateWeights | None:
@@ -162,7 +162,7 @@ def test_a_run_stopped_in_the_evaluation_of_the_teacher_resumes_with_that_evalua
     assert isinstance(state, State)
     rest, whole = run(ready, resume_from=through_a_file(ready, state)), run(ready)
     assert losses(rest) == losses(whole)[12:]
-    assert result(rest).checkpoint.record == result(whole).checkpoint.record
+    assert_same_end(whole, rest)
 
 
 def test_progress_that_decreases_gives_no_negative_learning_rate() -> None:
@@ -174,7 +174,6 @@ def test_progress_that_decreases_gives_no_negative_learning_rate() -> None:
 
 @pytest.mark.slow
 def test_with_a_time_limit_the_stages_share_the_time(tmp_path: Path) -> None:
-    """The machine is simulated, and takes half as long again for a step with a teacher."""
     ready = distilled(tmp_path / "c.txt", 0.4, steps=None, seconds=200.0, batch_tokens=64)
     ready = replace(ready, plan=replace(ready.plan, train=replace(ready.plan.train, steps=10**9)))
     machine = SimulatedMachine(lambda time: 90.0 if time < 80 else 60.0)
@@ -186,9 +185,6 @@ def test_with_a_time_limit_the_stages_share_the_time(tmp_path: Path) -> None:
     assert 0.38 * 200 < began < 0.42 * 200
     assert 190 < result(events).seconds < 204
     assert steps[-1].rate < 0.02
-
-
-# ---- the plan
 
 
 def planned(train_tokens: int = 200_000, **request: object) -> tuple[float, str]:

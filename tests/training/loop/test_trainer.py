@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain, count, pairwise, repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ from tests.training.small_runs import (
     Compute,
     Schedule,
     SimulatedMachine,
+    assert_same_end,
     losses,
     prepared,
     run,
@@ -114,7 +116,6 @@ class ScriptedEvaluations:
 
 @pytest.mark.slow
 def test_the_best_weights_are_kept_not_the_last(tmp_path: Path) -> None:
-    """The second evaluation is the best."""
     ready = prepared(tmp_path / "c.txt", steps=30)
     scripted = ScriptedEvaluations(ready.tokenizer, chain([3.0, 1.0, 2.0, 2.5, 2.6], repeat(2.7)))
     done = run_to_end(ready, compute=scripted.compute, schedule=OFTEN)
@@ -124,7 +125,6 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path: Path) -> None:
 
 
 def test_without_memory_for_the_final_evaluation_the_weights_are_kept_all_the_same(tmp_path: Path) -> None:
-    """That evaluation needs a model beside the one that was trained. Other errors in it are not hidden."""
     ready = prepared(tmp_path / "c.txt", steps=4)
     models: list[LanguageModel] = []
 
@@ -161,7 +161,6 @@ def test_of_two_nearly_equal_evaluations_the_later_is_kept(tmp_path: Path, worse
 
 
 def test_without_a_validation_slice_the_last_weights_are_kept(tmp_path: Path) -> None:
-    """The held-out text does not replace it: it is only measured."""
     ready = with_slice(prepared(tmp_path / "c.txt", steps=4), 0)
     events = run(ready, schedule=OFTEN)
     done = events[-1]
@@ -181,7 +180,6 @@ def test_without_held_out_text_the_validation_slice_still_chooses_the_weights(tm
 
 @pytest.mark.slow
 def test_the_held_out_text_has_no_influence_on_the_weights(tmp_path: Path) -> None:
-    """One that is best predicted by the first weights, one by the last: the weights are the same to the bit."""
     (tmp_path / "c.txt").write_text(LINES, "utf-8")
     (tmp_path / "same.txt").write_text(LINES[:2000], "utf-8")
     (tmp_path / "other.txt").write_text("zzq. pkx, vvb; " * 200, "utf-8")
@@ -202,7 +200,6 @@ def test_the_held_out_text_has_no_influence_on_the_weights(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_the_slice_is_not_trained_on_and_is_what_evaluations_measure(tmp_path: Path) -> None:
-    """Other tokens in its place change evaluations, but no step."""
     ready = prepared(tmp_path / "c.txt", steps=10)
     count = len(ready.tokens)
     changed = np.array(ready.tokens)
@@ -238,10 +235,8 @@ def nan_gradients(from_step: int, loss: float = math.nan) -> Compute:
     """From a step on, all gradients are NaN; the loss of these steps is `loss`."""
     steps = count(1)
 
-    def gradients(
-        model: LanguageModel, ids: torch.Tensor, micro_batches: int, loss_mask: torch.Tensor | None
-    ) -> torch.Tensor:
-        result = accumulate_gradients(model, ids, micro_batches, loss_mask)
+    def gradients(model: LanguageModel, *rest: Any) -> torch.Tensor:
+        result = accumulate_gradients(model, *rest)
         if next(steps) < from_step:
             return result
         for parameter in model.parameters():
@@ -330,7 +325,6 @@ def test_a_timed_run_ends_on_time_with_the_regularization_for_its_epochs(
 
 @pytest.mark.parametrize("speed", [2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0])
 def test_a_timed_run_of_few_steps_ends(tmp_path: Path, speed: float) -> None:
-    """Also where its last step leaves less time than half another step takes."""
     ready = prepared(tmp_path / "c.txt", steps=None, seconds=200.0, batch_tokens=64)
     machine = SimulatedMachine(lambda time: speed)
     task = replace(ready.task, request=PlanRequest(seconds=200.0))
@@ -341,8 +335,8 @@ def test_a_timed_run_of_few_steps_ends(tmp_path: Path, speed: float) -> None:
 
 
 @pytest.mark.parametrize("seconds", [200.0, None])
-def test_a_model_that_there_is_no_time_to_load_again_is_not_evaluated(
-    tmp_path: Path, seconds: float | None, monkeypatch: pytest.MonkeyPatch
+def test_a_model_without_time_to_load_it_again_is_not_evaluated(
+    tmp_path: Path, seconds: float | None, monkeypatch
 ) -> None:
     monkeypatch.setattr(final_evaluation, "LOADING_SECONDS_PER_MILLION", 1e6)
     steps = None if seconds else 2
@@ -382,7 +376,6 @@ def test_evaluations_without_end_do_not_make_a_run_late(tmp_path: Path, fine_tun
 
 
 def test_the_caller_gets_the_time_that_it_reserves(tmp_path: Path) -> None:
-    """With 150 of 200 seconds reserved, training ends after about 50."""
     ready = prepared(tmp_path / "c.txt", steps=None, seconds=200.0, batch_tokens=64)
     machine = SimulatedMachine(lambda time: 30.0)
     options = {"started_at": 0.0, "clock": lambda: machine.time, "compute": machine.compute}
@@ -391,10 +384,7 @@ def test_the_caller_gets_the_time_that_it_reserves(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_timed_run_with_compiled_layers_begins_once_they_are_compiled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Which takes 40 seconds at the first step, when windows become longer, and at the first evaluation."""
+def test_a_timed_run_with_compiled_layers_begins_once_they_are_compiled(tmp_path: Path, monkeypatch) -> None:
     ready = prepared(tmp_path / "c.txt", steps=None, seconds=400.0, batch_tokens=64)
     settings, machine = replace(ready.plan.train, steps=10**9), SimulatedMachine(lambda time: 90.0)
     compiled = set[object]()
@@ -403,11 +393,9 @@ def test_a_timed_run_with_compiled_layers_begins_once_they_are_compiled(
         machine.time += 0.0 if key in compiled else 40.0
         compiled.add(key)
 
-    def gradients(
-        model: LanguageModel, ids: torch.Tensor, micro_batches: int, loss_mask: torch.Tensor | None
-    ) -> torch.Tensor:
+    def gradients(model: LanguageModel, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
         compile_once(ids.shape[1])
-        return machine.compute.gradients(model, ids, micro_batches, loss_mask)
+        return machine.compute.gradients(model, ids, *rest)
 
     def score(model: LanguageModel, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         compile_once("evaluation")
@@ -440,7 +428,6 @@ def test_stopping_ends_the_run_after_the_step(tmp_path: Path) -> None:
 
 
 def test_a_stop_request_cuts_the_calibration_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The weights are saved without it, where no evaluation was finished either."""
     ready = prepared(tmp_path / "c.txt")
     ready = replace(ready, plan=replace(ready.plan, train=replace(ready.plan.train, calibrates=True)))
 
@@ -453,9 +440,7 @@ def test_a_stop_request_cuts_the_calibration_short(tmp_path: Path, monkeypatch: 
     assert done.checkpoint.record.document["sharpness"] == 1.0
 
 
-def test_fine_tuning_that_was_stopped_in_the_evaluation_of_its_base_model_begins_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fine_tuning_stopped_in_the_evaluation_of_its_base_begins_with_it(tmp_path: Path, monkeypatch) -> None:
     base = run_to_end(prepared(tmp_path / "c.txt", steps=4)).checkpoint
     tokenizer = Tokenizer.from_json(base.tokenizer_json)
     request, corpus = PlanRequest(steps=2, batch_tokens=512), read_corpus([str(tmp_path / "c.txt")])
@@ -467,10 +452,9 @@ def test_fine_tuning_that_was_stopped_in_the_evaluation_of_its_base_model_begins
             states.append(event)
     (state,) = states
     assert isinstance(state, State) and state.step == 0
-    resumed, whole = run(ready, base, resume_from=state), run(ready, base)
+    resumed = run(ready, base, resume_from=state)
     assert isinstance(resumed[0], Evaluation) and resumed[0].step == 0
-    assert isinstance(resumed[-1], Done) and isinstance(whole[-1], Done)
-    assert resumed[-1].checkpoint.record == whole[-1].checkpoint.record
+    assert_same_end(resumed, run(ready, base))
 
 
 class TickingClock:
@@ -522,8 +506,4 @@ def test_the_state_is_saved_before_a_long_final_evaluation(tmp_path: Path) -> No
     assert state.step == 3
     last_step = next(event for event in events if isinstance(event, Step) and event.step == 3)
     assert events.index(state) == events.index(last_step) + 1  # nothing was measured in between
-    resumed, whole = run_to_end(ready, resume_from=state), events[-1]
-    assert isinstance(whole, Done)
-    assert resumed.checkpoint.record == whole.checkpoint.record
-    for name, array in whole.checkpoint.tensors.items():
-        assert np.array_equal(resumed.checkpoint.tensors[name], array)
+    assert_same_end(run(ready, resume_from=state), events)

@@ -39,7 +39,6 @@ BYTES = Tokenizer.train_bpe(["a"], 261)  # one token for each byte
 
 @pytest.mark.slow
 def test_the_final_evaluation_is_what_the_numpy_graph_computes(tmp_path: Path) -> None:
-    """Another implementation, every token scored in the same windows: the same bits per byte."""
     ready = prepared(tmp_path / "c.txt", dtype="float32")
     done = run_to_end(ready)
     assert done.score is not None
@@ -50,10 +49,7 @@ def test_the_final_evaluation_is_what_the_numpy_graph_computes(tmp_path: Path) -
     assert done.score.bits_per_byte == pytest.approx(expected.bits_per_byte, abs=1e-4)
 
 
-def test_a_model_with_a_long_context_is_evaluated_with_a_shorter_one_that_is_recorded(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Before and after fine-tuning a model of 131,072 positions no window is longer than EVALUATION_CONTEXT."""
+def test_a_model_with_a_long_context_is_evaluated_with_a_shorter_one_that_is_recorded(monkeypatch) -> None:
     config = ModelConfig(300, 16, 32, 1, 1, 1, 16, 131_072)
     model = LanguageModel(config)
     model.initialize(torch.Generator().manual_seed(0))
@@ -123,9 +119,7 @@ def final_score(evaluation: HeldOutEvaluation, model: LanguageModel) -> Score:
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 @pytest.mark.parametrize("block", [40, 1000])
-def test_both_final_figures_are_those_of_llm_eval(
-    model: LanguageModel, name: str, block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_both_final_figures_are_those_of_llm_eval(model: LanguageModel, name: str, block: int, monkeypatch) -> None:
     """Whatever token precedes a document, and however long the text is: of documents in several blocks of the n-gram
     cache, and of several documents in one."""
     monkeypatch.setattr(ngram_cache, "BLOCK_TOKENS", block)
@@ -145,9 +139,7 @@ def test_both_final_figures_are_those_of_llm_eval(
     assert abs(found.network_bits_per_byte / found.bits_per_byte - 1) > 0.01 and evaluation.cached_tokens == 0
 
 
-def test_a_sample_of_a_long_text_says_how_much_the_cache_held(
-    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sample_of_a_long_text_says_how_much_the_cache_held(model: LanguageModel, monkeypatch) -> None:
     evaluation = held_out(model, BYTES, eval_tokens=100)
     assert final_score(evaluation, model).tokens < 200 and evaluation.cached_tokens == 0  # a short text: as it runs
     monkeypatch.setattr(validation, "MAX_CACHED_TOKENS", 100)
@@ -158,7 +150,6 @@ def test_a_sample_of_a_long_text_says_how_much_the_cache_held(
 
 
 def test_a_resumed_run_evaluates_the_part_of_the_slice_that_the_stopped_one_did(tmp_path: Path) -> None:
-    """An evaluation that a limit ended has fixed it."""
     ready = prepared(tmp_path / "c.txt")
     model = LanguageModel(ready.plan.model)
     model.initialize(torch.Generator().manual_seed(0))

@@ -33,7 +33,6 @@ def test_every_plan_fits_into_memory_or_is_an_error(train_tokens, budget, machin
 
 
 def test_a_width_beyond_all_machines_is_refused_at_once(no_hang):
-    """Its divisors are not tried one after another."""
     with pytest.raises(LLMError, match=r"needs about .* GB of memory"):
         plan(PlanRequest(width=500_000_000), machine=Machine(estimated_speed, Memory(1e9, 1e9)))
 

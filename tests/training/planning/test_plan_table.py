@@ -31,21 +31,15 @@ def test_every_row_of_a_plan() -> None:
         ("distillation", "off", "only used with a time budget"),
         ("dropout", "0", "not needed for about 2 epochs"),
         ("BPE-dropout", "off", "not needed for about 2 epochs"),
-        (
-            "validation",
-            "3,125 tokens",
-            "spread over the training text, not trained on; the weights with the lowest loss are kept",
-        ),
+        ("validation", "3,125 tokens",
+         "spread over the training text, not trained on; the weights with the lowest loss are kept"),
         ("calibration", "off", "not needed for about 2 epochs"),
         ("weight decay", "0.1", "higher values did not help at any epoch count"),
         ("optimizer", "Muon + AdamW", "Muon for matrices, AdamW for the rest: lowest loss in a given time"),
-        (
-            "learning rate",
-            "Muon 0.03, AdamW 0.003 (embedding 0.05)",
-            "peak rates of the recipe; linear decay to 0 after 40% of the run",
-        ),
+        ("learning rate", "Muon 0.03, AdamW 0.003 (embedding 0.05)",
+         "peak rates of the recipe; linear decay to 0 after 40% of the run"),
         ("device", "cpu, 1 thread, float32", "detected"),
-    ]
+    ]  # fmt: skip
 
 
 def test_rows_of_fine_tuning_with_adapters() -> None:

@@ -96,7 +96,6 @@ def test_more_text_never_makes_a_smaller_model_without_a_time_budget(both, budge
 @example(1_033_148, 28_815.0, [1.0] * 10 + [2.0, 1.0, 1.0], 1)  # two models: what was measured for one counts
 @pytest.mark.slow
 def test_the_plan_follows_the_measured_speed_and_measures_rarely(train_tokens, seconds, factors, threads):
-    """Each width is faster or slower than estimated by a factor of its own."""
     measured = []
 
     def speed(model, train, allowed=0.0):

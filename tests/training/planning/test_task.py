@@ -44,9 +44,7 @@ def plan(
         (5000, BASE, 64),
     ],
 )
-def test_the_context_is_long_enough_for_the_longest_conversation(
-    longest: int, base: ModelConfig | None, expected: int
-) -> None:
+def test_the_context_holds_the_longest_conversation(longest: int, base: ModelConfig | None, expected: int) -> None:
     result = plan(ConversationSize((20, longest, 20), 100), base=base)
     assert result.train.context == expected
     if base is None:
@@ -181,7 +179,6 @@ def test_a_weight_of_the_divergence_that_would_have_no_effect_is_refused() -> No
 
 
 def test_a_base_model_has_no_dropout_unless_requested() -> None:
-    """Also after many epochs, for which a new model has it."""
     assert plan(size(), base=LONG_BASE).train.dropout == 0.0
     assert plan(size(), PlanRequest(dropout=0.1), base=LONG_BASE).train.dropout == 0.1
     assert plan(size()).train.dropout > 0

@@ -25,7 +25,7 @@ from llmcli.training.step.base_divergence import BaseDivergence
 from tests.platforms import in_full
 from tests.training.data.test_appended_tokens import base, fine_tune, fine_tuning
 from tests.training.data.test_plain_text import BYTES, model
-from tests.training.small_runs import run, run_to_end, through_a_file, train
+from tests.training.small_runs import assert_same_end, run, run_to_end, through_a_file, train
 
 SETTINGS = TrainConfig(steps=9, context=64, batch_size=16)
 
@@ -133,7 +133,6 @@ def test_shorter_texts_are_the_beginnings_of_the_whole_ones() -> None:
 
 
 def test_a_stop_request_ends_the_text_at_once() -> None:
-    """It is asked for before each layer."""
     assert prepared_text(None, stop=True)[1] <= 3
     ready, start = fine_tuning(base(context=128))
     events = []
@@ -168,24 +167,18 @@ def test_a_timed_run_without_time_for_the_divergence_trains_without_it() -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("lora", [pytest.param(0, marks=in_full), 2])
 def test_a_run_resumed_from_any_step_ends_the_same(tmp_path: Path, lora: int) -> None:
-    """The base model's text and predictions are those of the base model, and not of the state that goes on."""
     ready, start = fine_tuning(base(context=128), steps=6, lora=lora, lr=3.0)
 
     whole = run(ready, start, save_due=lambda: True)
     saved = [event for event in whole if isinstance(event, State)]
-    ours = whole[-1]
-    assert isinstance(ours, Done) and [state.step for state in saved] == [1, 2, 3, 4, 5]
+    assert [state.step for state in saved] == [1, 2, 3, 4, 5]
     for state in (saved[0], saved[3]):
-        theirs = run(ready, start, resume_from=through_a_file(ready, state))[-1]
-        assert isinstance(theirs, Done) and ours.checkpoint.record == theirs.checkpoint.record
-        for name, array in ours.checkpoint.tensors.items():
-            assert np.array_equal(array, theirs.checkpoint.tensors[name]), name
+        assert_same_end(whole, run(ready, start, resume_from=through_a_file(ready, state)))
 
 
 @pytest.mark.parametrize("lora", [0, pytest.param(2, marks=in_full)])
 @pytest.mark.slow
 def test_a_run_forgets_less(monkeypatch: pytest.MonkeyPatch, lora: int) -> None:
-    """Than without the divergence, on text that the base model generates for the comparison at the end."""
 
     def rise() -> float:
         done = fine_tune(base(context=128), steps=30, lora=lora, lr=3.0)

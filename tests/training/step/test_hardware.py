@@ -31,19 +31,12 @@ def test_the_requested_dtype_is_used() -> None:
 
 
 @pytest.mark.parametrize(("native", "chosen"), [(True, "bfloat16"), (False, "float32")])
-def test_a_gpu_that_only_emulates_bfloat16_trains_in_float32(
-    monkeypatch: pytest.MonkeyPatch, native: bool, chosen: str
-) -> None:
+def test_a_gpu_that_only_emulates_bfloat16_trains_in_float32(monkeypatch, native: bool, chosen: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
     assert hardware.pick_dtype("auto", "cuda", 1)[0] == chosen
 
 
-def test_free_memory_is_plausible() -> None:
-    assert 1e8 < hardware.free_memory("cpu") < 1e14
-
-
 def test_the_free_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CUDA says how much of its own is free; MPS may use a part of the machine's."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (7 << 30, 8 << 30))
     assert hardware.free_memory("cuda") == 7 << 30
     monkeypatch.setattr(hardware, "available_memory", lambda: 10000.0)
@@ -86,25 +79,10 @@ print(before, hardware.free_memory("cpu"))
     assert after < 12 << 30
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
-        ),
-        RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"),
-        RuntimeError("std::bad_alloc"),
-        MemoryError(),
-    ],
-)
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"), MemoryError()])
 def test_an_error_for_lack_of_memory_says_what_to_type(error: Exception) -> None:
     with pytest.raises(LLMError, match=r"out of memory; .*`batch_tokens` 1024"), hardware.explain_out_of_memory():
         raise error
-
-
-def test_other_errors_are_not_changed() -> None:
-    with pytest.raises(RuntimeError, match="size mismatch"), hardware.explain_out_of_memory():
-        raise RuntimeError("size mismatch")
 
 
 def test_the_message_of_torch_is_recognized() -> None:
@@ -121,9 +99,7 @@ def test_the_message_of_torch_is_recognized() -> None:
         pytest.param({2: 0.001, 1: 0.00095}, 2, id="hardly a difference"),
     ],
 )
-def test_the_fastest_number_of_threads_is_chosen(
-    seconds: dict[int, float], fastest: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_fastest_number_of_threads_is_chosen(seconds: dict[int, float], fastest: int, monkeypatch) -> None:
     monkeypatch.setattr(hardware, "_chain_seconds", seconds.__getitem__)
     monkeypatch.setattr(hardware, "_core_share", lambda: 1.0)
     assert hardware.fastest_threads([2, 1]) == fastest
@@ -137,10 +113,7 @@ def test_the_fastest_number_of_threads_is_chosen(
         pytest.param([0.5, 0.97], 2, id="only for a moment"),
     ],
 )
-def test_where_a_thread_waits_for_a_core_there_is_only_one(
-    shares: list[float], threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Even if more would be faster for a while."""
+def test_where_a_thread_waits_for_a_core_there_is_only_one(shares: list[float], threads: int, monkeypatch) -> None:
     measured = iter(shares)
     monkeypatch.setattr(hardware, "_chain_seconds", {2: 0.001, 1: 0.002}.__getitem__)
     monkeypatch.setattr(hardware, "_core_share", lambda: next(measured))
@@ -157,7 +130,6 @@ def test_a_chain_of_products_takes_time() -> None:
 
 
 def test_freed_memory_can_be_kept_more_than_once() -> None:
-    """Whatever the C library is."""
     hardware.keep_freed_memory()
     hardware.keep_freed_memory()
 

@@ -17,7 +17,6 @@ from tests.training.small_runs import losses, prepared, run
 
 @pytest.mark.slow
 def test_a_run_can_start_with_induction_heads(tmp_path: Path) -> None:
-    """The loss of the first step is that of fresh weights with the heads in them."""
     ready = prepared(tmp_path / "c.txt", layers=2, width=64)
     config, settings = ready.plan.model, replace(ready.plan.train, induction=True, dropout=0.0)
     first = losses(run(replace(ready, plan=replace(ready.plan, train=settings))))[0]
@@ -34,9 +33,7 @@ def test_a_run_can_start_with_induction_heads(tmp_path: Path) -> None:
     ("device", "seconds", "compiled"),
     [("cuda", None, True), ("cuda", 120.0, True), ("cuda", 119.0, False), ("cpu", None, False)],
 )
-def test_a_missing_compiler_is_tolerated_only_in_passes_of_compiled_layers(
-    device: str, seconds: float | None, compiled: bool
-) -> None:
+def test_a_missing_compiler_is_tolerated_in_compiled_layers(device: str, seconds: float | None, compiled: bool) -> None:
     import torch._dynamo
 
     before = torch._dynamo.config.suppress_errors

@@ -24,14 +24,11 @@ def simulate(monkeypatch: pytest.MonkeyPatch, gradients: Any, clock: Callable[[]
 
 
 def test_tokens_per_second_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only gradients let time pass: 1/4096 s per token."""
     now = [100.0]
 
-    def gradients(
-        model: LanguageModel, ids: torch.Tensor, micro_batches: int, loss_mask: torch.Tensor | None
-    ) -> torch.Tensor:
+    def gradients(model: LanguageModel, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
         now[0] += ids[:, 1:].numel() / 4096
-        return accumulate_gradients(model, ids, micro_batches)
+        return accumulate_gradients(model, ids, *rest)
 
     config = ModelConfig(300, 16, 32, 2, 2, 2, 8, 32)
     settings = TrainConfig(steps=1, context=32, batch_size=16)
@@ -39,9 +36,7 @@ def test_tokens_per_second_are_measured(monkeypatch: pytest.MonkeyPatch) -> None
     assert measure_throughput(config, settings, 0.0) == pytest.approx((4096, 4096))
 
 
-def test_rows_of_conversations_have_the_full_length_and_learn_a_part_of_their_tokens(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_rows_of_conversations_have_the_full_length_and_learn_a_part_of_their_tokens(monkeypatch) -> None:
     shapes, masked_shares = set(), set()
 
     def gradients(
@@ -64,12 +59,10 @@ def test_what_a_gpu_has_queued_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
     the first step."""
     now, queued = 100.0, 1.0
 
-    def gradients(
-        model: LanguageModel, ids: torch.Tensor, micro_batches: int, loss_mask: torch.Tensor | None
-    ) -> torch.Tensor:
+    def gradients(model: LanguageModel, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
         nonlocal queued
         queued += ids[:, 1:].numel() / 4096
-        return accumulate_gradients(model, ids, micro_batches)
+        return accumulate_gradients(model, ids, *rest)
 
     def synchronize(device: str) -> None:
         nonlocal now, queued
@@ -84,16 +77,13 @@ def test_what_a_gpu_has_queued_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_model_whose_step_takes_long_is_measured_by_some_of_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that is as fast as is assumed of it."""
     now, layers = 0.0, set()
 
-    def gradients(
-        model: LanguageModel, ids: torch.Tensor, micro_batches: int, loss_mask: torch.Tensor | None
-    ) -> torch.Tensor:
+    def gradients(model: LanguageModel, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
         nonlocal now
         layers.add(model.config.num_hidden_layers)
         now += ids[:, 1:].numel() / estimated_speed(model.config, settings)
-        return accumulate_gradients(model, ids, micro_batches)
+        return accumulate_gradients(model, ids, *rest)
 
     config = ModelConfig(300, 16, 32, 24, 2, 2, 8, 32)
     settings = TrainConfig(steps=1, context=32, batch_size=4)

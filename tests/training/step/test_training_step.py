@@ -1,12 +1,17 @@
 """Gradients of a batch."""
 
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
 
-from llmcli.config import ModelConfig
+from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.torch.transformer import LanguageModel
-from llmcli.training.step.training_step import accumulate_gradients
+from llmcli.training.distributed.processes import Processes
+from llmcli.training.step.training_step import Batch, accumulate_gradients, training_step
 
 
 @pytest.mark.parametrize("micro_batches", [2, 3, 5])
@@ -38,3 +43,15 @@ def test_masked_micro_batches_give_the_mean_over_all_learned_tokens(micro_batche
     model.zero_grad()
     accumulate_gradients(model, ids, 1, learned)
     torch.testing.assert_close(gradients, [p.grad for p in model.parameters()])
+
+
+def test_texts_of_the_base_model_have_dropout_of_all_their_rows() -> None:
+    """In a process whose share of the batch is some of its rows. Another process is cut short: nothing is updated."""
+    model = LanguageModel(ModelConfig(50, 16, 32, 2, 2, 2, 8, 12))
+    ids, seen = torch.ones(5, 13, dtype=torch.int64), []
+    group: Any = SimpleNamespace(processes=Processes(1, 2), count=2, is_sharded=False, sum=torch.zeros_like)
+    texts: Any = SimpleNamespace(add_gradients=lambda step: seen.append(len(model.hidden_states(ids[:2, :-1]))))
+    settings = TrainConfig(steps=1, context=12, batch_size=5)
+    batch, optimizer = Batch(4, 0.0, 0.3, ids), Mock(spec=[])
+    assert training_step(model, optimizer, batch, settings, group=group, base_behaviour=texts) is None
+    assert seen == [2] and all(p.grad is None for p in model.parameters())
