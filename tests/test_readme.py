@@ -14,6 +14,7 @@ import llmcli
 from llmcli import api
 from llmcli.cli.app import SUBCOMMANDS
 from llmcli.formats.training_record import TrainingRecord
+from tests.conftest import Llm
 
 ROOT = Path(__file__).parent.parent
 PAGES = [

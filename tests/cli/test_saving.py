@@ -140,7 +140,7 @@ def test_a_changed_model_is_not_overwritten_without_force(llm: Llm) -> None:
     assert "was not saved by the run that stopped at step 5" in answer.stderr and "move it away" in answer.stderr
     assert MODEL.read_bytes() == changed
     MODEL.rename("changed.safetensors")  # as the line says
-    assert llm("train", "c.txt", *OPTIONS, "--steps", 12, "-o", MODEL).exit_code == 0
+    assert llm("train", "c.txt", *runs.OPTIONS, "--steps", 12, "-o", MODEL).exit_code == 0
     assert checkpoint.load(MODEL).record.steps == 12 and Path("changed.safetensors").read_bytes() == changed
 
 
@@ -161,7 +161,7 @@ def test_a_model_changed_during_the_resumed_run_is_kept(monkeypatch: pytest.Monk
     assert answer.exit_code == 0 and "is kept; saving the model as model-2.safetensors" in answer.stderr
     assert len(MODEL.read_bytes()) == len(before) and MODEL.read_bytes()[-9] == before[-9] ^ 1
     assert checkpoint.load("model-2.safetensors").record.steps == 12
-    assert not Path(RESUME_FILE).exists()
+    assert not Path(runs.RESUME_FILE).exists()
 
 
 # ---- each output has its own resume file

@@ -7,9 +7,7 @@ import pytest
 
 from llmcli.formats import checkpoint
 from llmcli.formats.training_record import TrainingRecord
-from tests.conftest import TEXT
-
-Llm = Callable[..., Result]
+from tests.conftest import TEXT, Llm
 
 
 @pytest.mark.slow

@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-from typer.testing import Result
-
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.pages.model_facts import record_rows
 from tests.conftest import Llm

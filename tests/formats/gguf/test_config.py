@@ -134,37 +134,6 @@ def test_rope_scaling_twice_or_by_too_few_factors_is_an_error(tmp_path: Path) ->
         loading.load(path)
 
 
-def without(*keys: str) -> dict[str, Any]:
-    return {key: result for key, result in FIELDS.items() if key not in keys}
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        (without("tokenizer.ggml.tokens"), "it has no tokenizer.ggml.tokens$"),
-        (without("tokenizer.ggml.merges"), "it has no tokenizer.ggml.merges$"),
-        (without("tokenizer.ggml.pre"), "it has no tokenizer.ggml.pre, the name"),
-        (FIELDS | {"tokenizer.ggml.model": "llama"}, "it has no tokenizer.ggml.scores$"),
-        (FIELDS | {"tokenizer.ggml.merges": "a b"}, "its tokenizer.ggml.merges is not a list of str"),
-        (FIELDS | {"tokenizer.ggml.token_type": [1, 2]}, "300 tokens, but 2 entries in tokenizer.ggml.token_type"),
-        (FIELDS | {"tokenizer.ggml.tokens": TOKENS[:256], "tokenizer.ggml.token_type": [1] * 256,
-                  "tokenizer.ggml.eos_token_id": 299}, "its token 299 is not among its 256 tokens"),
-        (without("llama.attention.head_count"), "it has no llama.attention.head_count$"),
-        (FIELDS | {"llama.attention.head_count": [4, 2]}, r"head_count is \[4, 2\]; expected one number for all"),
-        (FIELDS | {"llama.context_length": "many"}, "context_length is many; expected one number"),
-        (FIELDS | {"llama.attention.layer_norm_rms_epsilon": "small"}, "epsilon is small; expected one number"),
-        (FIELDS | {"llama.attention.head_count_kv": 3}, "3 key-value heads do not divide 4 heads$"),
-        (FIELDS | {"llama.attention.key_length": 7}, "head_dim must be even for rotary embeddings, found 7$"),
-    ],
-)  # fmt: skip
-def test_the_error_names_a_missing_or_invalid_field(tmp_path: Path, fields: dict[str, Any], message: str, llm) -> None:
-    path = tmp_path / "m.gguf"
-    path.write_bytes(gguf_bytes(fields))
-    with pytest.raises(LLMError, match=message) as caught:
-        loading.load(path)
-    assert caught.value.exit_code == 1 and str(caught.value).startswith(f"{path}: ")
-
-
 def test_a_rope_theta_of_zero_is_an_error(tmp_path: Path) -> None:
     path, factors = tmp_path / "m.gguf", np.full(4, 8.0, "<f4").tobytes()
     tensors = {"token_embd.weight": (0, (300, 32), bytes(300 * 32 * 4)), "rope_freqs.weight": (0, (4,), factors)}
