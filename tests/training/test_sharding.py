@@ -68,7 +68,7 @@ def test_all_processes_have_equally_many_micro_batches_which_add_up_to_the_batch
     ids = torch.randint(50, (6, 17), generator=torch.Generator().manual_seed(0))
     learned = torch.zeros(6, 17, dtype=torch.bool)
     learned[1:, 3:9] = True
-    model = LanguageModel(CONFIG, dropout=0.3)
+    model = LanguageModel(CONFIG, dropout=0.3).train()
     model.initialize(torch.Generator().manual_seed(1))
     mask = learned if masked else None
     total, counts = 0.0, set()

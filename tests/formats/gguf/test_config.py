@@ -36,7 +36,7 @@ UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
     ({"tokenizer.ggml.merges": "a b"}, "its tokenizer.ggml.merges is not a list of str"),
     ({"tokenizer.ggml.token_type": [1, 2]}, "300 tokens, but 2 entries in tokenizer.ggml.token_type"),
     ({"tokenizer.ggml.tokens": TOKENS[:256], "tokenizer.ggml.token_type": [1] * 256,
-      "tokenizer.ggml.eos_token_id": 299}, "its token 299 is none of its 256 tokens"),
+      "tokenizer.ggml.eos_token_id": 299}, "its token 299 is not among its 256 tokens"),
     ({"general.alignment": 0}, "alignment is 0"),
     ({"general.type": "adapter"}, "has no model: its general.type is 'adapter'; merge an adapter"),
     ({"general.type": "mmproj"}, "has no model: its general.type is 'mmproj'$"),

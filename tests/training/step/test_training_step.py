@@ -53,5 +53,5 @@ def test_texts_of_the_base_model_have_dropout_of_all_their_rows() -> None:
     texts: Any = SimpleNamespace(add_gradients=lambda step: seen.append(len(model.hidden_states(ids[:2, :-1]))))
     settings = TrainConfig(steps=1, context=12, batch_size=5)
     batch, optimizer = Batch(4, 0.0, 0.3, ids), Mock(spec=[])
-    assert training_step(model, optimizer, batch, settings, group=group, base_behaviour=texts) is None
+    assert training_step(model, optimizer, batch, settings, group=group, base_divergence=texts) is None
     assert seen == [2] and all(p.grad is None for p in model.parameters())
