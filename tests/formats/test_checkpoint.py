@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.config import ModelConfig
+from llmcli.data.text.corpus import read_corpus
 from llmcli.errors import LLMError
 from llmcli.formats import checkpoint as module
 from llmcli.formats.checkpoint import Checkpoint, load, save
@@ -268,6 +269,29 @@ def test_a_changed_weight_is_an_error_when_the_model_is_opened(monkeypatch: pyte
         load(path)
     monkeypatch.setattr(module, "MAX_HASHED_BYTES", len(data) - 1)  # of a large file that would take too long
     assert load(path).config == UNTIED
+
+
+def test_a_corpus_whose_name_is_not_unicode_can_be_in_the_record() -> None:
+    try:
+        Path(os.fsdecode(b"caf\xe9.txt")).write_bytes(b"some text")
+    except (OSError, UnicodeError):
+        pytest.skip("this file system has only names in Unicode")
+    corpus = read_corpus([os.fsdecode(b"caf\xe9.txt")])
+    checkpoint = model()
+    checkpoint.record |= {"corpus": [{"name": document.name} for document in corpus.documents]}  # as planner does
+    save("m", checkpoint)
+    assert len(load("m").record.document["corpus"]) == 1
+
+
+def test_a_failing_disk_is_an_error_and_leaves_the_old_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved()
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", mock.Mock(side_effect=OSError(28, "No space left on device")))
+        with pytest.raises(LLMError, match="No space left"):
+            save(path, model(seed=1))
+    assert path.read_bytes() == before
+    assert [p.name for p in Path().iterdir()] == [path.name]
 
 
 # ---- reading values

@@ -9,6 +9,7 @@ import pytest
 from llmcli.data.conversations.messages import Conversation, Message
 from llmcli.data.conversations.split import held_out_indices
 from llmcli.data.text.corpus import Corpus
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.training.data.conversations import ConversationInputs
 from llmcli.training.planning import recipe
@@ -205,6 +206,23 @@ def test_of_more_than_there_is_time_for_an_even_sample_is_read(monkeypatch: pyte
     assert len(read) == pytest.approx(31 * 500 / (total * 31 / 35), abs=2)
     assert max(np.diff(read)) <= 2 * 35 / len(read) + 2
     assert f"the time budget allows for {len(read)} of 31" in row(ready.plan, "corpus").reason
+
+
+def test_a_given_tokenizer_is_used() -> None:
+    from llmcli.data.text.corpus import Corpus
+    from llmcli.training.planning.plan import PlanRequest
+    from tests.training.plans import prepare
+
+    tokenizer = Tokenizer.train_bpe(["some other text"], 300)
+    ready = prepare(PlanRequest(steps=5), Corpus(()), conversations=inputs(), tokenizer=tokenizer)
+    assert ready.tokenizer.to_json() == tokenizer.to_json() and ready.plan.model.vocab_size == tokenizer.vocab_size
+
+
+def test_the_same_inputs_give_the_same_result() -> None:
+    one, two = prepared(seed=3), prepared(seed=3)
+    assert one.plan == two.plan and one.record == two.record
+    assert one.conversations is not None and two.conversations is not None
+    assert one.conversations.training.ids.tolist() == two.conversations.training.ids.tolist()
 
 
 def test_inputs_of_several_files_are_one_list() -> None:

@@ -80,10 +80,10 @@ def test_samples_are_recorded_and_the_last_is_what_the_saved_model_generates(tmp
     assert isinstance(done, Done)
     recorded = done.checkpoint.record.document["samples"]
     assert recorded["prompt"] == "Anna" and len(recorded["texts"]) > 3
-    assert recorded["texts"] == [(event.step, event.text) for event in events if isinstance(event, Sample)]
+    assert recorded["texts"] == [[event.step, event.text] for event in events if isinstance(event, Sample)]
     sampling = SamplingConfig(max_tokens=SAMPLE_TOKENS)
     pieces = generate(NumpyRuntime(done.checkpoint), ready.tokenizer, "Anna", sampling)
-    assert done.best_step == 40 and recorded["texts"][-1] == (40, "".join(piece.text for piece in pieces))
+    assert done.best_step == 40 and recorded["texts"][-1] == [40, "".join(piece.text for piece in pieces)]
     assert run_to_end(ready).checkpoint.record.document["samples"] == {"prompt": None, "texts": []}
 
 
