@@ -3,23 +3,17 @@
 The process is started for the first template and serves all others; it ends with this process.
 """
 
-import atexit
-import contextlib
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llmcli.data.child_process import ChildProcess
 from llmcli.data.conversations.messages import Message
 from llmcli.errors import LLMError
 
 SECONDS = 5.0  # for all renderings of a call
-START_SECONDS = 60.0  # for the process to start on a busy machine
-# the child finds the same modules as this process
-_COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from llmcli.data.conversations.template_worker import main; main()"
 
 Job = tuple[Sequence[Message], bool]  # messages, and whether to add a generation prompt
 
@@ -53,70 +47,41 @@ class _Process:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running: subprocess.Popen[bytes] | None = None
+        self._running: ChildProcess | None = None
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         with self._lock:
+            process = self._started()
             try:
-                return _exchange(self._started(), json.dumps(request).encode("ascii") + b"\n", SECONDS)
-            except BaseException:  # including Ctrl-C: a late answer would be mistaken for the next one
+                answer: dict[str, Any] = json.loads(process.ask(json.dumps(request).encode("ascii") + b"\n", SECONDS))
+                return answer
+            except BaseException as error:  # including Ctrl-C: a late answer would be mistaken for the next one
                 self._stop()
+                if isinstance(error, TimeoutError):
+                    raise LLMError(
+                        f"the model's chat template ran for over {SECONDS:g} seconds and was stopped"
+                    ) from None
+                if isinstance(error, EOFError):
+                    raise LLMError("the process that rendered the model's chat template ended: it may have needed too "
+                                   "much memory") from None  # fmt: skip
                 raise
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _started(self) -> ChildProcess:
         """Return the process, ready for a request. Raises LLMError if it cannot be started."""
-        if self._running is not None and self._running.poll() is None:
-            return self._running
-        self._stop()
-        try:
-            self._running = subprocess.Popen(
-                [sys.executable, "-c", _COMMAND, *sys.path],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                start_new_session=True,  # signals from the terminal go to this process only
-            )  # fmt: skip
-            atexit.register(self._stop)
-            _exchange(self._running, b"", START_SECONDS)
-        except (OSError, LLMError) as error:
-            raise LLMError(
-                f"the process that renders chat templates did not start ({error}); it needs jinja2: pip install jinja2"
-            ) from error
+        if self._running is None or not self._running.is_running:
+            self._stop()
+            try:
+                self._running = ChildProcess("llmcli.data.conversations.template_worker")
+            except (OSError, EOFError) as error:  # TimeoutError is an OSError
+                raise LLMError(
+                    "the process that renders chat templates did not start; it needs jinja2: pip install jinja2"
+                ) from error
         return self._running
 
     def _stop(self) -> None:
         process, self._running = self._running, None
-        if process is None:
-            return
-        atexit.unregister(self._stop)
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            with contextlib.suppress(OSError):
-                pipe.close()  # type: ignore[union-attr]  # both are pipes
-
-
-def _exchange(process: subprocess.Popen[bytes], line: bytes, seconds: float) -> dict[str, Any]:
-    """Send a line and wait for the answer. Raises LLMError if that takes over `seconds`, or if the process ends."""
-    stdin, stdout = process.stdin, process.stdout
-    assert stdin is not None and stdout is not None
-    received: list[bytes] = []
-
-    def exchange() -> None:
-        with contextlib.suppress(OSError, ValueError):  # the process ended, or was killed
-            stdin.write(line)
-            stdin.flush()
-            received.append(stdout.readline())
-
-    thread = threading.Thread(target=exchange, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        process.kill()
-        thread.join()
-        raise LLMError(f"the model's chat template ran for over {seconds:g} seconds and was stopped")
-    if not received or not received[0].endswith(b"\n"):
-        raise LLMError("the process that rendered the model's chat template ended: it may have needed too much memory")
-    answer: dict[str, Any] = json.loads(received[0])
-    return answer
+        if process is not None:
+            process.stop()
 
 
 _process = _Process()

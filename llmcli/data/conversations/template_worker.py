@@ -9,11 +9,8 @@ takes too long. Only this module imports jinja2.
     -> {"results": [[text, [[start, end], ...]], ...]} or {"refused": message} or {"error": message}
 """
 
-import contextlib
 import functools
 import json
-import os
-import signal
 import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -27,6 +24,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
+from llmcli.data.child_process import become_child, end_after
+
 SECONDS = 5.0  # per request
 MEMORY = 1 << 29  # bytes, if the system can limit them
 EXTRA_CHARACTERS = 1 << 20  # allowed output beyond twice the text of the messages
@@ -34,25 +33,13 @@ MAX_MESSAGE = 300  # characters in an error
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent process
-    with contextlib.suppress(ImportError, OSError, ValueError):  # where the system supports it
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    with os.fdopen(os.dup(1), "w", encoding="ascii", buffering=1, newline="\n") as answers:
-        answers.write(json.dumps({"ready": True}) + "\n")
+    with become_child(MEMORY) as answers:
         for line in sys.stdin.buffer:
-            _end_after(2 * SECONDS)
+            end_after(2 * SECONDS)
             answer = _answer(json.loads(line))
-            _end_after(0)
-            answers.write(json.dumps(answer) + "\n")
-
-
-def _end_after(seconds: float) -> None:
-    """End this process after this many seconds (0: never), where the system supports it: its parent may have died and
-    cannot kill it."""
-    if hasattr(signal, "setitimer") and hasattr(signal, "ITIMER_REAL"):
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+            end_after(0)
+            answers.write(json.dumps(answer).encode("ascii") + b"\n")
+            answers.flush()
 
 
 def _answer(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -95,8 +95,7 @@ def test_a_process_that_was_killed_is_replaced() -> None:
     assert text("a") == "a"
     process = template_renderer._process._running
     assert process is not None
-    process.kill()
-    process.wait()
+    process.stop()
     assert text("a") == "a"
 
 

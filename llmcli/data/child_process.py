@@ -1,0 +1,109 @@
+"""Child processes that handle untrusted files and templates: starting, limiting and stopping them.
+
+The parent uses `ChildProcess`; the child calls `become_child` and `end_after`. Requests are lines on the child's
+standard input.
+"""
+
+import atexit
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import IO
+
+START_SECONDS = 60.0  # for the process to start on a busy machine
+# with the same modules as this process, wherever it finds them
+_COMMAND = "import importlib, sys; name, sys.path[:] = sys.argv[1], sys.argv[2:]; importlib.import_module(name).main()"
+
+
+class ChildProcess:
+    """A running process; it ends with this one."""
+
+    def __init__(self, module: str) -> None:
+        """Run the `main` of a module. Raises OSError, TimeoutError or EOFError if it does not start."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _COMMAND, module, *sys.path],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            start_new_session=True,  # signals of the terminal are for this process alone
+        )  # fmt: skip
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._stdin, self.stdout = self._process.stdin, self._process.stdout
+        self.pid = self._process.pid
+        atexit.register(self.stop)
+        try:
+            self.ask(b"", START_SECONDS)  # the line of `become_child`
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def send(self, line: bytes) -> None:
+        """Raises OSError if the process has ended."""
+        self._stdin.write(line)
+        self._stdin.flush()
+
+    def ask(self, line: bytes, seconds: float) -> bytes:
+        """Send a line and return the line that answers it. Raises TimeoutError, after killing the process, if it takes
+        longer, and EOFError if the process ends."""
+        received: list[bytes] = []
+
+        def exchange() -> None:
+            with contextlib.suppress(OSError, ValueError):  # the process ended, or was killed
+                self.send(line)
+                received.append(self.stdout.readline())
+
+        thread = threading.Thread(target=exchange, daemon=True)
+        thread.start()
+        thread.join(seconds)
+        if thread.is_alive():
+            self.kill()
+            thread.join()
+            raise TimeoutError
+        if not received or not received[0].endswith(b"\n"):
+            raise EOFError
+        return received[0]
+
+    def kill(self) -> None:
+        """Kill the process, from any thread; call `stop` afterwards."""
+        self._process.kill()
+
+    def stop(self) -> int:
+        """Kill the process if it is running. Returns its exit status, which is negative for a signal."""
+        atexit.unregister(self.stop)
+        self._process.kill()
+        status = self._process.wait()
+        for pipe in (self._stdin, self.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()
+        return status
+
+
+# ---- in the child
+
+
+def become_child(memory: int) -> IO[bytes]:
+    """Limit the memory of this process to that many bytes, if the system can do that, and return the file for answers.
+    The output of libraries is discarded, and Ctrl-C in the terminal is left to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    answers = os.fdopen(os.dup(1), "wb")
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    answers.write(b"ready\n")
+    answers.flush()
+    return answers
+
+
+def end_after(seconds: float) -> None:
+    """End this process after this many seconds, if the system can do that; 0: never. The parent may have died, and so
+    cannot kill it."""
+    if hasattr(signal, "setitimer") and hasattr(signal, "ITIMER_REAL"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
