@@ -14,7 +14,7 @@ PACKAGES = [  # from the bottom to the top; what is not named here stands alone 
     "training", "pages", "server", "api", "cli", "__main__",
 ]  # fmt: skip
 SUB_PACKAGES = {  # of each package, likewise; the modules beside them may import them and be imported by them
-    "data": ["text", "tokenizers", "conversations", "tokens"],
+    "data": ["text", "documents", "tokenizers", "conversations", "tokens"],
     "formats": ["safetensors", "gguf"],
     "models": ["torch", "onnx"],
     "training": ["planning", "data", "distributed", "step", "loop", "files"],
@@ -37,6 +37,9 @@ ONLY_IN = {  # library -> the modules, or the packages, that may import it
     "pydantic": {"server.api.schema", "server.api.bodies"},
     "jinja2": {"data.conversations.template_worker"},
     "pyarrow": {"data.text.parquet_records"},
+    "resiliparse": {"data.documents"},
+    "fastwarc": {"data.documents"},
+    "pypdfium2": {"data.documents"},
     "backports": {"data.text.documents"},
     "compression": {"data.text.documents"},
 }

@@ -1,0 +1,86 @@
+"""Archives: the files in ZIP and tar archives, one after the other, without unpacking them to paths.
+
+A tar archive may be compressed by gzip, bzip2 or xz, and be a stream that was decompressed. How much is unpacked is
+limited by the caller.
+"""
+
+import lzma
+import re
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import IO
+
+from llmcli.data.documents.extracted import ExtractionError, Skipped
+
+_ENCRYPTED, _NAME_IN_UTF8 = 0x1, 0x800  # in the flags of a member of a ZIP archive
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def members(file: IO[bytes], name: str) -> Iterator[tuple[str, IO[bytes]] | Skipped]:
+    """(name, content) of each regular file in an archive, in its order. A content is a stream, closed when the next one
+    is asked for. A ZIP archive must be seekable."""
+    is_zip = file.read(2) == b"PK"
+    file.seek(0)
+    number = 0
+    try:
+        for member in _zip_members(file) if is_zip else _tar_members(file):
+            if isinstance(member, Skipped):
+                yield member
+                continue
+            with member[1] as content:
+                yield display_path(member[0]), content
+            number += 1
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError) as error:
+        raise ExtractionError(f"is damaged after {number:,} files ({error})") from error
+
+
+def _zip_members(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]] | Skipped]:
+    with zipfile.ZipFile(file) as archive:
+        for info in archive.infolist():
+            mode = info.external_attr >> 16
+            if info.is_dir() or (stat.S_IFMT(mode) and not stat.S_ISREG(mode)):
+                continue
+            if info.flag_bits & _ENCRYPTED:
+                yield Skipped("encrypted file")
+                continue
+            try:
+                content = archive.open(info)
+            except NotImplementedError:
+                yield Skipped("file with an unknown compression")
+                continue
+            yield _zip_name(info), content
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """The name of a member. Without the flag for UTF-8 it is in the encoding of the system that wrote it: UTF-8 or
+    Shift_JIS much more often than the one of the standard, code page 437."""
+    if info.flag_bits & _NAME_IN_UTF8:
+        return info.filename
+    name = info.filename.encode("cp437", "replace")
+    for encoding in ("utf-8", "cp932"):
+        try:
+            return name.decode(encoding)
+        except UnicodeDecodeError:
+            pass
+    return info.filename
+
+
+def _tar_members(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
+    with tarfile.open(fileobj=file, mode="r|*") as archive:
+        for info in archive:
+            archive.members.clear()  # type: ignore[attr-defined]  # or it would keep them all
+            if info.isreg() and (content := archive.extractfile(info)):
+                yield info.name, content
+
+
+def display_path(name: str) -> str:
+    """The name of a member as one that can be shown, without what would lead out of a directory.
+
+    >>> display_path("../../etc/a\\x1b[31m"), display_path("C:\\\\b"), display_path("a//./b")
+    ('etc/a\ufffd[31m', 'C:/b', 'a/b')
+    """
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    return _UNSAFE.sub("\ufffd", "/".join(parts)) or "file"

@@ -1,0 +1,66 @@
+"""EPUB books: the chapters in the order in which they are read."""
+
+import re
+import zipfile
+from typing import IO
+
+from llmcli.data.documents import packages
+from llmcli.data.documents.extracted import Extracted, ExtractionError, Skipped
+from llmcli.data.documents.html import decode, plain_text
+
+_CONTAINER, _ENCRYPTION = "META-INF/container.xml", "META-INF/encryption.xml"
+_FONT_OBFUSCATION = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#RC")
+_TEXT_TYPES = ("application/xhtml+xml", "text/html", "application/x-dtbook+xml")
+_VOID = "area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr"
+_EMPTY_ELEMENT = re.compile(rf"<(?!(?:{_VOID})\b)([a-zA-Z][\w:-]*)((?:\s[^<>]*)?)/>")
+
+
+def extract(file: IO[bytes], name: str) -> Extracted:
+    with packages.open_package(file) as package:
+        _refuse_protection(package)
+        chapters, skipped = _reading_order(package)
+        yield from skipped
+        separator = ""
+        for part in chapters:
+            if text := plain_text(as_html(decode(packages.read_part(package, part)))):
+                yield separator + text
+                separator = "\n"
+
+
+def _refuse_protection(package: zipfile.ZipFile) -> None:
+    if _ENCRYPTION not in package.namelist():
+        return
+    methods = packages.elements(package, _ENCRYPTION, "EncryptionMethod")
+    if any(attributes.get("Algorithm") not in _FONT_OBFUSCATION for _, attributes in methods):
+        raise ExtractionError("is protected (DRM) and cannot be read; get an edition without protection")
+
+
+def _reading_order(package: zipfile.ZipFile) -> tuple[list[str], list[Skipped]]:
+    """(the parts with the chapters, what is left out)"""
+    root = next((found.get("full-path") for _, found in packages.elements(package, _CONTAINER, "rootfile")), None)
+    if not root:
+        raise ExtractionError("is damaged: it names no book")
+    items: dict[str, dict[str, str]] = {}
+    chapters: list[str] = []
+    skipped = []
+    for element, found in packages.elements(package, root, "item", "itemref"):
+        if element == "item":
+            items[found.get("id", "")] = found
+            continue
+        item = items.get(found.get("idref", ""), {})
+        if "nav" in item.get("properties", "").split():
+            skipped.append(Skipped("table of contents"))
+        elif found.get("linear") == "no":
+            skipped.append(Skipped("part beside the text"))
+        elif item.get("media-type") not in _TEXT_TYPES:
+            skipped.append(Skipped("part that is no text"))
+        else:
+            chapters.append(packages.relative_part(root, item.get("href", "")))
+    if not chapters:
+        raise ExtractionError("has no chapters")
+    return chapters, skipped
+
+
+def as_html(xhtml: str) -> str:
+    """XHTML as HTML: <title/> and the like get an end, without which they would hide all that follows."""
+    return _EMPTY_ELEMENT.sub(r"<\1\2></\1>", xhtml)

@@ -1,0 +1,88 @@
+"""Web pages: the main text of HTML, with headings, lists and tables as lines, without navigation, scripts and styles.
+
+resiliparse parses as browsers do, and finds the main text by rules.
+"""
+
+import re
+from typing import IO
+
+from resiliparse.extract.html2text import extract_plain_text
+from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
+from resiliparse.parse.html import ElementNode, HTMLTree
+
+from llmcli.data.documents.extracted import Extracted, ExtractionError
+
+_MIN_MAIN_SHARE = 0.1  # of the text of a page; of less, the page has no main text that the rules find
+_MAX_LINKED = 0.5  # of the text of a list; one with more links is navigation
+_META_BYTES = 4096  # in which a page declares its encoding
+_DECLARED = re.compile(rb"""(?:charset|<\?xml[^>]{0,100}encoding)\s*=\s*["']?\s*([\w.:-]{2,40})""", re.I)
+_SKIPPED_ELEMENTS = ("rt", "rp", "template")  # pronunciation above characters, which would stand between them
+_ITEM = "\ue000"  # at the beginning of an item of an unordered list
+_MARKED_ITEM = re.compile(rf"\d+\. ?{_ITEM}\s*")
+_LIST_INDENT = re.compile(r"^  ( *(?:•|\d+\.) )", re.M)
+_BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
+_LINE_ENDS = re.compile(r"[ \t]+$", re.M)
+
+
+def extract(file: IO[bytes], name: str) -> Extracted:
+    if text := main_text(decode(file.read())):
+        yield text
+    else:
+        raise ExtractionError("has no text")
+
+
+def main_text(html: str) -> str:
+    """The text of a page without navigation; of a page in which no main text is found, all of its text."""
+    tree = HTMLTree.parse(html)
+    for element in tree.body.query_selector_all("ul") if tree.body else ():
+        _keep_list(tree, element)
+    main, everything = _text(tree, main_content=True), _text(tree)
+    return main if len(main) >= _MIN_MAIN_SHARE * len(everything) else everything
+
+
+def plain_text(html: str) -> str:
+    """All text of a page, ending in "\\n"; "" if there is none."""
+    return _text(HTMLTree.parse(html))
+
+
+def _text(tree: HTMLTree, *, main_content: bool = False) -> str:
+    text = extract_plain_text(
+        tree, preserve_formatting=True, main_content=main_content, alt_texts=False, skip_elements=_SKIPPED_ELEMENTS
+    )
+    text = _MARKED_ITEM.sub("• ", text).replace("\t\t", "\t")
+    text = _LINE_ENDS.sub("", _LIST_INDENT.sub(r"\1", text))
+    text = _BLANK_LINES.sub("\n\n", text).strip("\n")
+    return text + "\n" if text.strip() else ""
+
+
+def _keep_list(tree: HTMLTree, element: ElementNode) -> None:
+    """Make a list that is no navigation an ordered one, with marked items: resiliparse takes no <ul> for main text."""
+    linked = sum(len(link.text or "") for link in element.query_selector_all("a"))
+    if linked > _MAX_LINKED * len(element.text or "") or not element.parent:
+        return
+    ordered = tree.document.create_element("ol")
+    for item in list(element.child_nodes):
+        if item.node_name == "li" and item.first_child:
+            item.insert_before(tree.document.create_text_node(_ITEM), item.first_child)
+        ordered.append_child(item)
+    element.parent.replace_child(ordered, element)
+
+
+def decode(data: bytes, declared: str | None = None) -> str:
+    """A page as text: by its byte-order mark, as UTF-8, as `declared` or as it declares itself, or by its bytes.
+
+    Pages that declare a wrong encoding are mostly UTF-8; text in another encoding is hardly ever valid UTF-8.
+    """
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16", "replace")
+    if b"\x1b$" not in data[:_META_BYTES]:  # ISO-2022-JP is all ASCII
+        try:
+            return data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            pass
+    if not declared and (match := _DECLARED.search(data[:_META_BYTES])):
+        declared = match[1].decode("ascii")
+    encoding = map_encoding_to_html5(declared, fallback_utf8=False) if declared else None
+    if not encoding or encoding == "utf-8":
+        encoding = detect_encoding(data) or "utf-8"
+    return bytes_to_str(data, encoding, errors="replace")

@@ -1,0 +1,130 @@
+"""Mail: the subject and the text of each message of an mbox file, or of a single message (.eml).
+
+A quoted line whose content stands in an earlier message is left out, attachments are too. Signatures stay.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from email import message_from_bytes, policy
+from email.message import EmailMessage, Message
+from typing import IO, cast
+
+from llmcli.data.documents.extracted import Extracted, ExtractionError, Skipped
+
+_SEPARATOR = re.compile(rb"From \S.*\d\d:\d\d")  # before each message of an mbox file, after a blank line
+_ESCAPED = re.compile(rb">+From ")
+_MAX_MESSAGE = 1 << 25  # bytes that are parsed; attachments make a message long, and come last
+_MAX_LINE = 1 << 16
+_QUOTED = re.compile(r"[ \t]*>[> \t]*")
+_REMEMBERED = 500_000  # lines, at least, that are compared with quoted ones
+# What mail declares, and the superset of it that mail programs write
+_ENCODINGS = {
+    "us-ascii": "utf-8", "iso-8859-1": "cp1252", "shift_jis": "cp932", "iso-2022-jp": "iso2022_jp_ext",
+    "gb2312": "gb18030", "gbk": "gb18030", "euc-kr": "cp949", "ks_c_5601-1987": "cp949",
+}  # fmt: skip
+
+
+def extract(file: IO[bytes], name: str) -> Extracted:
+    earlier, skipped, number = _EarlierLines(), Counter[str](), 0
+    for data in _messages(file):
+        try:
+            message = cast(EmailMessage, message_from_bytes(data, policy=policy.default))
+            subject = " ".join(str(message["subject"] or "").split())
+            parts = [text for part in _text_parts(message, skipped) if (text := _text(part).strip("\n"))]
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            # the standard library's parser fails on some damaged headers
+            skipped["damaged message"] += 1
+            continue
+        lines = list(earlier.without_quotes("\n\n".join(parts).split("\n"), skipped))
+        text = "\n\n".join(filter(None, [subject and f"Subject: {subject}", "\n".join(lines).strip("\n")]))
+        if text:
+            yield "\n\n" * bool(number) + text + "\n"
+            number += 1
+    if not number and not skipped:
+        raise ExtractionError("has no messages")
+    yield from (Skipped(reason, count) for reason, count in skipped.items())
+
+
+def _messages(file: IO[bytes]) -> Iterator[bytes]:
+    """The messages of an mbox file; any other file is one message."""
+    first = file.readline(_MAX_LINE)
+    if not _SEPARATOR.match(first):
+        yield first + file.read(_MAX_MESSAGE)
+        return
+    lines, size, after_blank = [], 0, False
+    while line := file.readline(_MAX_LINE):
+        if after_blank and _SEPARATOR.match(line):
+            yield b"".join(lines)
+            lines, size = [], 0
+        elif size < _MAX_MESSAGE:
+            lines.append(line[1:] if _ESCAPED.match(line) else line)
+            size += len(line)
+        after_blank = not line.strip()
+    yield b"".join(lines)
+
+
+def _text_parts(part: Message, skipped: Counter[str]) -> list[Message]:
+    """The parts that are shown as text; of alternatives the plain one, or else the first that has any."""
+    kind = part.get_content_type()
+    if part.is_multipart():
+        found = [_text_parts(one, skipped) for one in cast("list[Message]", part.get_payload())]
+        if kind != "multipart/alternative":
+            return [one for parts in found for one in parts]
+        return min(filter(None, found), key=lambda parts: parts[0].get_content_type() != "text/plain", default=[])
+    if kind in ("text/plain", "text/html") and part.get_content_disposition() != "attachment":
+        return [part]
+    skipped["attachment"] += 1
+    return []
+
+
+def _text(part: Message) -> str:
+    data = part.get_payload(decode=True) or b""
+    assert isinstance(data, bytes)  # the part has no parts
+    charset = (part.get_content_charset() or "").lower()
+    if part.get_content_type() == "text/html":
+        from llmcli.data.documents import html  # needs the extra, plain text does not
+
+        return html.plain_text(html.decode(data, charset or None))
+    for encoding in ("utf-8", _ENCODINGS.get(charset, charset)):
+        if encoding == "utf-8" and b"\x1b" in data:  # ISO-2022-JP is all ASCII
+            continue
+        try:
+            return data.decode(encoding).replace("\r\n", "\n")
+        except (UnicodeError, LookupError):
+            pass
+    return data.decode("cp1252", "replace").replace("\r\n", "\n")
+
+
+class _EarlierLines:
+    """The lines of the messages so far, by their hashes; of many only the last ones."""
+
+    def __init__(self) -> None:
+        self._lines: set[int] = set()
+        self._older: set[int] = set()
+
+    def without_quotes(self, lines: list[str], skipped: Counter[str]) -> Iterator[str]:
+        """The lines of a message without quoted ones that stand in earlier messages; these are counted."""
+        own, was_left_out = set(), False
+        for line in lines:
+            quote = _QUOTED.match(line)
+            content = _hash(line[quote.end() if quote else 0 :])
+            if quote:
+                was_left_out = content in self._lines or content in self._older or (was_left_out and content == _EMPTY)
+                if was_left_out:
+                    skipped["quoted line"] += 1
+                    continue
+            else:
+                was_left_out = False
+            own.add(content)
+            yield line
+        self._lines |= own - {_EMPTY}
+        if len(self._lines) > _REMEMBERED:
+            self._lines, self._older = set(), self._lines
+
+
+def _hash(line: str) -> int:
+    return hash(" ".join(line.split()))
+
+
+_EMPTY = _hash("")

@@ -1,0 +1,37 @@
+"""Jupyter notebooks: the text and the code of their cells, without outputs."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import IO, Any
+
+from llmcli.data.documents.extracted import Extracted, ExtractionError, Skipped
+from llmcli.data.documents.paragraphs import spaced
+
+_IMAGE_DATA = re.compile(r"data:image/[\w.+-]+;base64,[A-Za-z0-9+/=\s]+")
+
+
+def extract(file: IO[bytes], name: str) -> Extracted:
+    try:
+        notebook = json.loads(file.read().decode("utf-8-sig"))
+        sheets = [notebook] if "cells" in notebook else notebook["worksheets"]  # those until version 3
+        cells = [cell for sheet in sheets for cell in sheet["cells"]]
+        language = notebook.get("metadata", {}).get("kernelspec", {}).get("language") or "python"
+        blocks = list(_blocks(cells, language))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ExtractionError(f"is not a Jupyter notebook ({type(error).__name__}: {error})") from error
+    yield from spaced(blocks)
+
+
+def _blocks(cells: list[dict[str, Any]], language: str) -> Iterator[tuple[str, bool] | Skipped]:
+    skipped: Counter[str] = Counter()
+    for cell in cells:
+        kind, source = cell["cell_type"], cell["source"] if "source" in cell else cell.get("input", "")
+        text = _IMAGE_DATA.sub("", source if isinstance(source, str) else "".join(source)).strip("\n")
+        skipped["output"] += len(cell.get("outputs", ()))
+        if kind not in ("markdown", "code", "heading"):
+            skipped[f"cell of type {kind}"] += 1
+        elif text:
+            yield (f"```{language}\n{text}\n```" if kind == "code" else text), False
+    yield from (Skipped(reason, count) for reason, count in skipped.items() if count)

@@ -1,0 +1,221 @@
+"""Documents and presentations of office programs: DOCX and PPTX (Office Open XML) and ODT (OpenDocument).
+
+Paragraphs, headings, list items ("• "), tables (a line per row, cells separated by tabs), footnotes after the paragraph
+that they belong to, and the notes of slides. Left out: layout, headers and footers, comments, deleted text.
+"""
+
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import IO
+
+from llmcli.data.documents import packages
+from llmcli.data.documents.extracted import Extracted, ExtractionError
+from llmcli.data.documents.packages import END, START, Event
+from llmcli.data.documents.paragraphs import spaced
+
+_SPACE = re.compile(r"[ \t\r\n]+")
+_MAX_SPACES = 100  # of an element that stands for several
+_HEADING = re.compile(r"(?i)heading|title|\d$")  # the identifier of a paragraph style
+_OUTSIDE_SLIDE = ("dt", "ftr", "hdr", "sldNum")  # placeholders: date, footer, header, number
+
+
+@dataclass(frozen=True)
+class _Markup:
+    """What the elements of a format mean, by their names without namespaces."""
+
+    paragraphs: tuple[str, ...]
+    row: str
+    cell: str
+    skipped: frozenset[str]
+    replaced: Mapping[str, str]  # elements that stand for characters
+    text: str = ""  # the element around text; "": all text in paragraphs is shown
+    item: str = ""  # of a list, or in a paragraph that is one
+    notes: tuple[str, ...] = ()  # references to notes, or the notes themselves
+
+
+_OFFICE_OPEN = _Markup(
+    paragraphs=("p",), text="t", row="tr", cell="tc", item="numId", notes=("footnoteReference", "endnoteReference"),
+    skipped=frozenset({"del", "moveFrom", "Fallback", "rt", "tabs", "tabLst"}),
+    replaced={"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"},
+)  # fmt: skip
+_OPEN_DOCUMENT = _Markup(
+    paragraphs=("p", "h"), row="table-row", cell="table-cell", item="list-item", notes=("note",),
+    skipped=frozenset({"tracked-changes", "annotation", "ruby-text", "title", "desc", "binary-data", "note-citation"}),
+    replaced={"tab": "\t", "line-break": "\n", "s": " "},
+)  # fmt: skip
+
+
+def extract(file: IO[bytes], name: str) -> Extracted:
+    with packages.open_package(file) as package:
+        if "content.xml" in package.namelist():
+            yield from spaced(_open_document(package))
+            return
+        main = next(iter(_related(package, "", "officeDocument").values()), "")
+        if not main:
+            raise ExtractionError("is neither a text document nor a presentation")
+        if main.startswith("ppt/"):
+            yield from spaced(_slides(package, main))
+        else:
+            yield from spaced(_blocks(packages.events(package, main), _Reader(_OFFICE_OPEN, _notes(package, main))))
+
+
+def _open_document(package: zipfile.ZipFile) -> Iterator[tuple[str, bool]]:
+    manifest = "META-INF/manifest.xml"
+    if manifest in package.namelist() and packages.elements(package, manifest, "encryption-data"):
+        raise ExtractionError("is encrypted; save it without a password first")
+    yield from _blocks(packages.events(package, "content.xml"), _Reader(_OPEN_DOCUMENT))
+
+
+def _slides(package: zipfile.ZipFile, main: str) -> Iterator[tuple[str, bool]]:
+    """A block for each slide and one for its notes."""
+    parts = _related(package, main, "slide")
+    for _, slide in packages.elements(package, main, "sldId"):
+        part = parts.get(slide.get("r:id", ""), "")
+        for one in (part, *_related(package, part, "notesSlide").values()):
+            if one:
+                lines = _blocks(packages.events(package, one), _Reader(_OFFICE_OPEN))
+                yield "\n".join(text for text, _ in lines if text), False
+
+
+def _notes(package: zipfile.ZipFile, main: str) -> dict[tuple[str, str], str]:
+    """{(element that refers to it, identifier): text} of the footnotes and endnotes of a Word document."""
+    notes = {}
+    for kind in ("footnote", "endnote"):
+        for part in _related(package, main, f"{kind}s").values():
+            reader, identifier = _Reader(_OFFICE_OPEN), ""
+            for event in packages.events(package, part):
+                reader.read(event)
+                if event[:2] == (START, kind):
+                    identifier = event[2].get("id", "")
+                elif event[:2] == (END, kind):
+                    notes[f"{kind}Reference", identifier] = " ".join(text for text, _ in reader.blocks)
+                    reader.blocks.clear()
+    return notes
+
+
+def _related(package: zipfile.ZipFile, part: str, kind: str) -> dict[str, str]:
+    """{identifier: part} of the parts of a kind that a part refers to."""
+    directory, _, file = part.rpartition("/")
+    relations = f"{directory}/_rels/{file}.rels".lstrip("/")
+    if relations not in package.namelist():
+        return {}
+    return {
+        found.get("Id", ""): packages.relative_part(part, found.get("Target", ""))
+        for _, found in packages.elements(package, relations, "Relationship")
+        if found.get("Type", "").endswith(f"/{kind}")
+    }
+
+
+def _blocks(events: Iterable[Event], reader: "_Reader") -> Iterator[tuple[str, bool]]:
+    for event in events:
+        reader.read(event)
+        yield from reader.blocks
+        reader.blocks.clear()
+
+
+@dataclass
+class _Paragraph:
+    pieces: list[str] = field(default_factory=list)
+    is_item: bool = False
+    is_heading: bool = False
+
+
+class _Reader:
+    """Collects the paragraphs and rows among the events of a part in `blocks`: (text, whether it is one of several
+    lines, as in a list)."""
+
+    def __init__(self, markup: _Markup, notes: Mapping[tuple[str, str], str] | None = None) -> None:
+        self.blocks: list[tuple[str, bool]] = []
+        self._markup, self._texts_of_notes = markup, notes or {}
+        self._open: list[_Paragraph] = []  # text boxes and notes stand inside paragraphs
+        self._skipped = 0  # elements that are open inside one that is skipped, and that one
+        self._in_text = not markup.text
+        self._rows = 0  # that are open: tables stand inside tables
+        self._cells: list[list[str]] = []  # of the outermost row
+        self._item_begins = self._outside_slide = False
+        self._note_number = self._open_notes = 0
+        self._notes: list[str] = []  # of the block that is read
+
+    def read(self, event: Event) -> None:
+        kind, value, attributes = event
+        if self._skipped:
+            self._skipped += {START: 1, END: -1}.get(kind, 0)
+        elif kind == START:
+            self._start(value, attributes)
+        elif kind == END:
+            self._end(value)
+        elif self._in_text:
+            self._add(value if self._markup.text else _SPACE.sub(" ", value))
+
+    def _add(self, text: str) -> None:
+        if self._open:
+            self._open[-1].pieces.append(text)
+
+    def _start(self, element: str, attributes: Mapping[str, str]) -> None:
+        markup = self._markup
+        if element in markup.skipped:
+            self._skipped = 1
+        elif element == markup.text:
+            self._in_text = True
+        elif element in markup.paragraphs:
+            self._open.append(_Paragraph(is_item=self._item_begins))
+            self._item_begins = False
+        elif element in markup.replaced:
+            self._add(markup.replaced[element] * min(int(attributes.get("c", 1)), _MAX_SPACES))
+        elif element == markup.row:
+            self._rows += 1
+        elif element == markup.cell and self._rows == 1:
+            self._cells.append([])
+        elif element == markup.item and self._open:
+            self._open[-1].is_item = attributes.get("val") != "0" and not self._open[-1].is_heading
+        elif element == markup.item:
+            self._item_begins = True
+        elif element in markup.notes:
+            self._start_note(element, attributes)
+        elif element == "pStyle" and self._open:
+            self._open[-1].is_heading = bool(_HEADING.match(attributes.get("val", "")))
+        elif element == "ph":
+            self._outside_slide = attributes.get("type") in _OUTSIDE_SLIDE
+
+    def _start_note(self, element: str, attributes: Mapping[str, str]) -> None:
+        self._note_number += 1
+        self._add(f"[{self._note_number}]")
+        if element in ("footnoteReference", "endnoteReference"):
+            text = self._texts_of_notes.get((element, attributes.get("id", "")), "")
+            self._notes.append(f"[{self._note_number}] {text}")
+        else:
+            self._open_notes += 1
+
+    def _end(self, element: str) -> None:
+        markup = self._markup
+        if element == markup.text:
+            self._in_text = False
+        elif element in markup.paragraphs and self._open:
+            self._end_paragraph(self._open.pop())
+        elif element == markup.row:
+            self._rows -= 1
+            if not self._rows:
+                self._end_block("\t".join(" ".join(cell).replace("\n", " ") for cell in self._cells), is_line=True)
+                self._cells = []
+        elif element == "note":
+            self._open_notes -= 1
+        elif element == "sp":
+            self._outside_slide = False
+
+    def _end_paragraph(self, paragraph: _Paragraph) -> None:
+        text = "".join(paragraph.pieces).strip(" ")
+        if self._outside_slide or not text:
+            return
+        text = "• " * paragraph.is_item + text
+        if self._open_notes:
+            self._notes.append(f"[{self._note_number}] {text}")
+        elif self._cells:
+            self._cells[-1].append(text)
+        else:
+            self._end_block(text, is_line=paragraph.is_item)
+
+    def _end_block(self, text: str, *, is_line: bool) -> None:
+        self.blocks += [(text, is_line), *((note, True) for note in self._notes)]
+        self._notes = []

@@ -1,0 +1,217 @@
+"""The lines of pages as paragraphs: by their distances, their indentation, and whether the next word had room.
+
+Coordinates are those of horizontal text, to the right and upwards. Those of vertical text are turned accordingly.
+"""
+
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from statistics import median
+
+from llmcli.data.documents.paragraphs import is_cjk, joined
+
+_NEIGHBORS = 4  # pages before and after a page that are searched for its headers and footers
+_MARGIN_LINES = 3  # at the top and at the bottom of a page, that may be a header or a footer
+_SAME_PLACE = 2.0  # points between lines that repeat
+_REPEATS = 2  # on neighbors; a document of two pages has one
+_SAME_SIZE = 0.15  # relative difference
+_MAX_LEADING = 2.2  # from line to line of a paragraph, to the font size; so are the next distances
+_INDENT = 0.8
+_MIN_WIDTH = 8.0  # of lines that are joined
+_ROOM = 0.5  # that a full line may leave after the next word would have stood there
+_CJK_ROOM = 2.5  # the same where a line may break between any two characters but must not begin with punctuation
+_EVEN = 1.5  # within which lines end at the same place
+_COLUMN = 4.0  # within which lines begin in the same column
+_SMALL = 0.65  # largest size of pronunciation above characters, to theirs
+_NEAR = 4  # lines, in the order of the file, between a line and its pronunciation
+_WIDER = 1.25  # a distance that separates paragraphs, to the one between lines
+_MARKER = re.compile(r"[•◦▪‣●○■□◆◇※①-⑳]|[・*–—-]\s|[(（]?(?:\d{1,3}|[a-z])[)）]|\d{1,3}\.\s")
+_SENTENCE_END = re.compile(r"[.!?:;。！？：；][\"'”’」』)）\]]*$")
+_KANA = re.compile("[\u3041-\u30ff\\s]+")
+_NUMBER = re.compile(r"\d+|\b[ivxlc]+\b", re.I)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a page, and where it stands: points from the lower left corner."""
+
+    text: str
+    left: float
+    right: float
+    baseline: float
+    size: float  # of the font
+    hyphenated: bool = False  # it ends inside a word, with a hyphen that does not belong to the word
+    is_vertical: bool = False
+
+
+def without_margins(pages: Iterable[list[Line]]) -> Iterator[list[Line]]:
+    """The lines of each page without headers, footers and page numbers: lines at its top or bottom that stand in the
+    same place on pages nearby, whatever their numbers."""
+    outside: list[None] = [None] * _NEIGHBORS
+    window: deque[tuple[list[Line], dict[str, float]] | None] = deque(outside, maxlen=2 * _NEIGHBORS + 1)
+    for page in chain(((lines, _margins(lines)) for lines in pages), outside):
+        window.append(page)
+        if len(window) < 2 * _NEIGHBORS + 1 or (current := window[_NEIGHBORS]) is None:
+            continue
+        others = [other[1] for other in window if other and other is not current]
+        needed = min(_REPEATS, len(others)) or 1
+        lines, margins = current
+        repeated = {
+            (text, place) for text, place in margins.items()
+            if sum(abs(other.get(text, -1e9) - place) <= _SAME_PLACE for other in others) >= needed
+        }  # fmt: skip
+        yield [line for line in lines if (_same(line), line.baseline) not in repeated]
+
+
+def _margins(lines: Sequence[Line]) -> dict[str, float]:
+    """{text of a line that may be a header or a footer: its place}; a line of numbers only if it is the outermost."""
+    ordered = sorted((line for line in lines if not line.is_vertical), key=lambda line: line.baseline)
+    return {
+        text: line.baseline for line in (*ordered[:_MARGIN_LINES], *ordered[-_MARGIN_LINES:])
+        if re.search(r"[^\W\d_]", text := _same(line)) or line in (ordered[0], ordered[-1])
+    }  # fmt: skip
+
+
+def _same(line: Line) -> str:
+    """The text of a line with all numbers replaced, as page numbers differ."""
+    return _NUMBER.sub("#", line.text)
+
+
+@dataclass
+class _Block:
+    """Lines of one size that stand below each other at one distance."""
+
+    lines: list[Line]
+    page: int
+    right: float  # where its column ends
+
+
+class _Paragraph:
+    """A paragraph, to which lines are added."""
+
+    def __init__(self, line: Line, block: _Block) -> None:
+        self.text, self.last, self.block, self.lines = line.text, line, block, 1
+
+    def add(self, line: Line, block: _Block) -> None:
+        self.text = joined(self.text, line.text, hyphenated=self.last.hyphenated)
+        self.last, self.block = line, block
+        self.lines += 1
+
+    def continues_in(self, block: _Block) -> bool:
+        """Whether it goes on in a block of the next column, or of the next page."""
+        first, last = block.lines[0], self.last
+        if block.page == self.block.page and first.baseline < last.baseline and first.left < last.right:
+            return False
+        if not _same_kind(last, first) or _MARKER.match(first.text) or _SENTENCE_END.search(self.text):
+            return False
+        indented = len(block.lines) > 1 and first.left > block.lines[1].left + _INDENT * first.size
+        return last.hyphenated or (not indented and _is_full(last, first, self.block.right))
+
+    @property
+    def is_line(self) -> bool:
+        """Whether it is one of several lines, as in a list."""
+        return (self.lines == 1 and len(self.block.lines) > 1) or bool(_MARKER.match(self.text))
+
+
+def paragraphs(pages: Iterable[Sequence[Line]]) -> Iterator[tuple[str, bool]]:
+    """The paragraphs of pages, each with whether it is one of several lines, as in a list; an empty one stands between
+    blocks."""
+    current: _Paragraph | None = None
+    for page, lines in enumerate(pages):
+        for block in _blocks(_without_pronunciation(lines), page):
+            for line, continues in zip(block.lines, _continuations(block), strict=True):
+                is_first = line is block.lines[0]
+                if current and (continues or (is_first and current.continues_in(block))):
+                    current.add(line, block)
+                    continue
+                if current:
+                    yield current.text, current.is_line
+                    if is_first:
+                        yield "", False
+                current = _Paragraph(line, block)
+    if current:
+        yield current.text, current.is_line
+
+
+def _without_pronunciation(lines: Sequence[Line]) -> list[Line]:
+    """The lines without kana in small letters above others, which say how these are pronounced."""
+
+    def is_pronunciation(index: int) -> bool:
+        line = lines[index]
+        return bool(_KANA.fullmatch(line.text)) and any(
+            line.size <= _SMALL * other.size
+            and abs(line.baseline - other.baseline) < 2 * other.size
+            and line.left < other.right
+            and other.left < line.right
+            for other in lines[max(0, index - _NEAR) : index + _NEAR + 1]
+        )
+
+    return [line for index, line in enumerate(lines) if not is_pronunciation(index)]
+
+
+def _blocks(lines: Sequence[Line], page: int) -> Iterator[_Block]:
+    block: list[Line] = []
+    for index, line in enumerate(lines):
+        if block:
+            distance = _distance(block[-1], line)
+            others = [_distance(*pair) for pair in (block[-2:], lines[index : index + 2]) if len(pair) == 2]
+            if not distance or distance > _WIDER * min(filter(None, others), default=distance):
+                yield _Block(block, page, _right(block, lines))
+                block = []
+        block.append(line)
+    if block:
+        yield _Block(block, page, _right(block, lines))
+
+
+def _distance(line: Line, below: Line) -> float:
+    """From a line to the next one, if both may belong to a block, or else 0."""
+    distance = line.baseline - below.baseline
+    together = _same_kind(line, below) and line.left < below.right and below.left < line.right
+    return distance if together and 0 < distance <= _MAX_LEADING * line.size else 0.0
+
+
+def _same_kind(line: Line, other: Line) -> bool:
+    return line.is_vertical == other.is_vertical and abs(line.size - other.size) <= _SAME_SIZE * line.size
+
+
+def _right(block: Sequence[Line], page: Sequence[Line]) -> float:
+    """Where the lines of a block have to end: where two of them do, or else where others do that begin there."""
+    right, size = max(line.right for line in block), block[0].size
+    if sum(line.right > right - _EVEN * size for line in block[:-1]) >= 2:
+        return right
+    return max(
+        line.right for line in page
+        if line.is_vertical == block[0].is_vertical and abs(line.left - block[0].left) <= _COLUMN * size
+    )  # fmt: skip
+
+
+def _continuations(block: _Block) -> list[bool]:
+    """For each line, whether it continues the paragraph of the line before it."""
+    lines, size = block.lines, block.lines[0].size
+    if block.right - min(line.left for line in lines) < _MIN_WIDTH * size:
+        return [False, *(line.hyphenated for line in lines[:-1])]
+    steps = [(line, following, _is_full(line, following, block.right)) for line, following in pairwise(lines)]
+    # the first lines of paragraphs are further left in lists of references, and further right elsewhere
+    starts = [lines[0].left, *(following.left for _, following, is_full in steps if not is_full)]
+    others = [following.left for _, following, is_full in steps if is_full]
+    hanging = len(starts) > 1 and bool(others) and median(others) - median(starts) > _INDENT * size / 2
+    continuations = [False]
+    for line, following, is_full in steps:
+        indentation = (following.left - line.left) / size
+        begins = indentation < -_INDENT if hanging else indentation > _INDENT and not _MARKER.match(line.text)
+        begins = begins or bool(_MARKER.match(following.text)) or following.text[0] == "\u3000"
+        continuations.append(line.hyphenated or (is_full and not begins))
+    return continuations
+
+
+def _is_full(line: Line, following: Line, right: float) -> bool:
+    """Whether the first word of the following line had no room in a line; rows of a table never are."""
+    if "\t" in line.text or "\t" in following.text:
+        return False
+    if is_cjk(following.text[0]):
+        return line.right + _CJK_ROOM * line.size >= right
+    word = len(following.text.split(maxsplit=1)[0])
+    width = word / len(following.text) * (following.right - following.left)
+    return line.right + width + _ROOM * line.size >= right

@@ -1,0 +1,53 @@
+"""Paragraphs and lines as text: how they are separated, and how lines of one paragraph are joined."""
+
+import re
+from collections.abc import Iterable, Iterator
+
+from llmcli.data.documents.extracted import Skipped
+
+# Letters and punctuation of Chinese and Japanese, which set no spaces between words (Korean does).
+CJK = "\u2e80-\u30ff\u31c0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\ufe30-\ufe4f\uff01-\uff9f\U00020000-\U0003ffff"
+_CJK_CHARACTER = re.compile(f"[{CJK}]")
+_HYPHENS = ("-", "\u2010", "\u00ad")
+
+
+def spaced(blocks: Iterable[tuple[str, bool] | Skipped]) -> Iterator[str | Skipped]:
+    """Blocks as text, each ending in "\\n", with a blank line between two of them unless both are lines of one list,
+    table or listing, as the second value of a block says; an empty block that is none of these separates, too.
+
+    >>> list(spaced([("Title", False), ("• a", True), ("• b", True), ("Text", False)]))
+    ['Title\\n', '\\n• a\\n', '• b\\n', '\\nText\\n']
+    """
+    previous_is_line: bool | None = None
+    for block in blocks:
+        if isinstance(block, Skipped):
+            yield block
+            continue
+        text, is_line = block
+        if text := text.strip("\n"):
+            separate = previous_is_line is not None and not (previous_is_line and is_line)
+            yield "\n" * separate + text + "\n"
+            previous_is_line = is_line
+        elif previous_is_line is not None:
+            previous_is_line = previous_is_line and is_line
+
+
+def joined(text: str, line: str, *, hyphenated: bool = False) -> str:
+    """A paragraph and its next line: with a space, unless both are Chinese or Japanese there, or a word is divided.
+
+    `hyphenated` says that the text ends inside a word, and not with a hyphen of its own.
+
+    >>> joined("a sen-", "tence", hyphenated=True), joined("Jean-", "Paul"), joined("日本", "語"), joined("a", "b")
+    ('a sentence', 'Jean-Paul', '日本語', 'a b')
+    """
+    text, line = text.rstrip(" "), line.lstrip(" ")
+    if not text or not line:
+        return text + line
+    if text.endswith(_HYPHENS):
+        divided = hyphenated or text[-1] == "\u00ad"
+        return (text[:-1] if divided and line[0].islower() else text) + line
+    return text + " " * (not (is_cjk(text[-1]) and is_cjk(line[0]))) + line
+
+
+def is_cjk(character: str) -> bool:
+    return bool(_CJK_CHARACTER.match(character))

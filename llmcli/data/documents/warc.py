@@ -1,0 +1,39 @@
+"""Web archives (WARC): the main text of the HTML pages in them, or the text in one that holds text (WET)."""
+
+from typing import IO
+
+from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
+
+from llmcli.data.documents.extracted import Extracted, ExtractionError, Skipped
+from llmcli.data.documents.html import decode, main_text
+
+_RECORDS = WarcRecordType.response | WarcRecordType.conversion
+_PAGES = ("text/html", "application/xhtml+xml")
+_MAX_PAGE = 1 << 25  # bytes
+
+
+def extract(file: IO[bytes], name: str) -> Extracted:
+    pages = 0
+    try:
+        for record in ArchiveIterator(file, record_types=_RECORDS, auto_decode="all"):
+            block = _text(record)
+            if isinstance(block, str):
+                block = "\n\n" * bool(pages) + block
+                pages += 1
+            yield block
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ExtractionError(f"is damaged after {pages:,} pages ({error})") from error
+
+
+def _text(record: WarcRecord) -> str | Skipped:
+    if record.record_type == WarcRecordType.conversion:
+        text = record.reader.read(_MAX_PAGE).decode("utf-8", "replace").strip()
+        return text + "\n" if text else Skipped("record without text")
+    if record.http_content_type not in _PAGES:
+        return Skipped("record that is not HTML")
+    if record.http_headers.status_code != 200:
+        return Skipped("page with an error status")
+    data = record.reader.read(_MAX_PAGE + 1)
+    if len(data) > _MAX_PAGE:
+        return Skipped(f"page over {_MAX_PAGE >> 20} MB")
+    return main_text(decode(data, record.http_charset)) or Skipped("page without text")

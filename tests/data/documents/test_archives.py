@@ -1,0 +1,88 @@
+"""Files in archives: which are given out, under which names, and what is bounded."""
+
+import bz2
+import gzip
+import io
+import lzma
+import tarfile
+import zipfile
+import zlib
+from typing import IO
+
+import pytest
+
+from llmcli.data.documents import archives
+from llmcli.data.documents.extracted import ExtractionError, Skipped
+from tests.data.documents import samples
+
+
+def read_all(file: IO[bytes]) -> tuple[dict[str, bytes], list[Skipped]]:
+    contents, skipped = {}, []
+    for member in archives.members(file, "archive"):
+        if isinstance(member, Skipped):
+            skipped.append(member)
+        else:
+            contents[member[0]] = member[1].read()
+    return contents, skipped
+
+
+def tar(members: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+        directory = tarfile.TarInfo("directory")
+        directory.type = tarfile.DIRTYPE
+        archive.addfile(directory)
+    return file.getvalue()
+
+
+MEMBERS = {"a.txt": b"a", "directory/猫.txt": "猫".encode(), "large.bin": bytes(1 << 20)}
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress, lzma.compress])
+def test_regular_files_of_a_tar_archive(compress: type[bytes]) -> None:
+    assert read_all(io.BytesIO(compress(tar(MEMBERS)))) == (MEMBERS, [])
+
+
+def test_regular_files_of_a_zip_archive() -> None:
+    file = samples.zipped({**MEMBERS, "directory/": b""})
+    with zipfile.ZipFile(file, "a") as archive:
+        link = zipfile.ZipInfo("link")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+    file.seek(0)
+    assert read_all(file) == (MEMBERS, [])
+
+
+def test_names_cannot_lead_out_of_the_archive() -> None:
+    contents, _ = read_all(samples.zipped({"../../etc/passwd": b"", "/root/a": b"", "b\x1b[31m\n": b""}))
+    assert list(contents) == ["etc/passwd", "root/a", "b\ufffd[31m\ufffd"]
+
+
+def test_names_of_japanese_windows() -> None:
+    data = samples.zipped({"xxxx.txt": b""}).read().replace(b"xxxx.txt", "日本.txt".encode("cp932"))
+    assert list(read_all(io.BytesIO(data))[0]) == ["日本.txt"]
+
+
+def test_encrypted_members_are_skipped() -> None:
+    data = bytearray(samples.zipped({"a": b"secret", "b": b"text"}).read())
+    for at in (6, data.index(b"PK\x01\x02") + 8):
+        data[at] |= 1
+    assert read_all(io.BytesIO(data)) == ({"b": b"text"}, [Skipped("encrypted file")])
+
+
+@pytest.mark.parametrize("cut", [10, 100, 300])
+def test_a_damaged_archive_is_an_error(cut: int) -> None:
+    """Of the archive, or of the content that is read at that moment."""
+    for data in (
+        samples.zipped({"a": b"a" * 99, "b": b"b" * 99}).read(),
+        gzip.compress(tar({"a": bytes(range(256)) * 9})),
+    ):
+        with pytest.raises((ExtractionError, OSError, EOFError, tarfile.ReadError, zlib.error)):
+            read_all(io.BytesIO(data[:cut] if len(data) > cut else data[:-30]))

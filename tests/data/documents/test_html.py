@@ -1,0 +1,63 @@
+"""The main text of web pages, and their encodings."""
+
+import io
+
+import pytest
+
+pytest.importorskip("resiliparse")
+
+from llmcli.data.documents import html
+from llmcli.data.documents.extracted import ExtractionError
+from tests.data.documents.samples import split_extracted
+
+PAGE = """<!doctype html><html><head><title>T</title><style>p {{ color: red }}</style><meta charset="{charset}">
+</head><body>
+<nav><ul><li><a href="/">Home</a></li><li><a href="/about">About us</a></li></ul></nav>
+<main><article><h1>{title}</h1><p>{text}</p><ul><li>{item} 1</li><li>{item} 2</li></ul>
+<table><tr><th>{item}</th><th>B</th></tr><tr><td>1</td><td>2</td></tr></table>
+<script>track("me")</script></article></main><footer>Copyright, all rights reserved</footer></body></html>"""
+ENGLISH = {"title": "A title", "text": "The quick brown fox jumps over the lazy dog. " * 8, "item": "Item"}
+JAPANESE = {
+    "title": "記事の題名",
+    "text": "吾輩は猫である。名前はまだ無い。どこで生れたか見当がつかぬ。" * 8,
+    "item": "項目",
+}
+
+
+@pytest.mark.parametrize("words", [ENGLISH, JAPANESE])
+def test_the_main_text_without_navigation(words: dict[str, str]) -> None:
+    text, skipped = split_extracted(html.extract(io.BytesIO(PAGE.format(charset="utf-8", **words).encode()), "a.html"))
+    item = words["item"]
+    assert [line.strip() for line in text.split("\n") if line.strip()] == [
+        words["title"], words["text"].strip(), f"• {item} 1", f"• {item} 2", f"{item}\tB", "1\t2",
+    ]  # fmt: skip
+    assert not skipped
+
+
+@pytest.mark.parametrize("encoding", ["shift_jis", "euc_jp", "iso2022_jp", "utf-8", "utf-16"])
+@pytest.mark.parametrize("declares", [True, False])
+def test_encodings(encoding: str, declares: bool) -> None:
+    page = PAGE.format(charset=encoding.replace("_", "-") if declares else "", **JAPANESE)
+    assert JAPANESE["text"] in html.main_text(html.decode(page.encode(encoding)))
+
+
+def test_utf8_that_declares_another_encoding_is_utf8() -> None:
+    assert "für" in html.decode('<meta charset="iso-8859-1">für'.encode())
+
+
+def test_the_charset_of_the_server_counts_before_that_of_the_page() -> None:
+    assert html.decode('<meta charset="utf-8">猫'.encode("shift_jis"), "shift_jis").endswith("猫")
+
+
+def test_a_page_without_main_text_is_read_as_a_whole() -> None:
+    links = "".join(f'<li><a href="{n}">Entry number {n}</a></li>' for n in range(20))
+    assert "Entry number 19" in html.main_text(f"<body><nav><ul>{links}</ul></nav></body>")
+
+
+def test_pronunciation_is_left_out() -> None:
+    assert html.plain_text("<p><ruby>漢字<rp>(</rp><rt>かんじ</rt><rp>)</rp></ruby>を読む</p>") == "漢字を読む\n"
+
+
+def test_an_empty_page_is_an_error() -> None:
+    with pytest.raises(ExtractionError, match="no text"):
+        list(html.extract(io.BytesIO(b"<html><body></body></html>"), "a.html"))

@@ -1,0 +1,63 @@
+"""Messages: subjects, texts, quoted replies, attachments, charsets."""
+
+import io
+
+import pytest
+
+from llmcli.data.documents import mail
+from llmcli.data.documents.extracted import ExtractionError
+from tests.data.documents import samples
+
+
+def test_a_quoted_reply_is_read_once() -> None:
+    first = samples.message("猫について", "Dear all,\nwhere is the cat?\n-- \nAda", charset="iso-2022-jp")
+    reply = samples.message("Re: cat", "On Monday, Ada wrote:\n> where is  the cat?\n>\n> > never written\nHere.\n")
+    text, skipped = samples.split_extracted(mail.extract(samples.mbox(first, reply), "a.mbox"))
+    assert text == (
+        "Subject: 猫について\n\nDear all,\nwhere is the cat?\n-- \nAda\n\n\n"
+        "Subject: Re: cat\n\nOn Monday, Ada wrote:\n> > never written\nHere.\n"
+    )
+    assert skipped == {"quoted line": 2}
+
+
+def test_a_line_that_begins_with_from_is_no_separator() -> None:
+    one = samples.message("A", "text\n\n>From here on\n\nFrom now on\nend")
+    assert "\n\nFrom here on\n\nFrom now on\nend\n" in samples.split_extracted(mail.extract(samples.mbox(one), "a"))[0]
+
+
+def test_attachments_are_counted_and_of_alternatives_the_plain_text_is_read() -> None:
+    message = samples.message("Both", "The plain text.")
+    message.add_alternative("<p>The <b>HTML</b>.</p>", subtype="html")
+    message.add_attachment(b"\x89PNG", maintype="image", subtype="png", filename="cat.png")
+    file = io.BytesIO(message.as_bytes())
+    assert samples.split_extracted(mail.extract(file, "a.eml")) == (
+        "Subject: Both\n\nThe plain text.\n", {"attachment": 1},
+    )  # fmt: skip
+
+
+def test_html_is_read_where_there_is_no_plain_text() -> None:
+    pytest.importorskip("resiliparse")
+    message = samples.message("HTML", "")
+    message.set_content("<p>Grüße,<br>Ada</p>", subtype="html", charset="iso-8859-1")
+    text, _ = samples.split_extracted(mail.extract(io.BytesIO(message.as_bytes()), "a.eml"))
+    assert text == "Subject: HTML\n\nGrüße,\nAda\n"
+
+
+@pytest.mark.parametrize("declared", ["utf-8", "us-ascii", "x-unknown", "shift_jis"])
+def test_utf8_is_read_whatever_is_declared(declared: str) -> None:
+    data = f"Subject: A\nContent-Type: text/plain; charset={declared}\n\n猫\n".encode()
+    assert samples.split_extracted(mail.extract(io.BytesIO(data), "a.eml"))[0] == "Subject: A\n\n猫\n"
+
+
+def test_damaged_messages_are_counted() -> None:
+    nested = b"".join(b"Content-Type: multipart/mixed; boundary=%d\n\n--%d\n" % (n, n) for n in range(3000))
+    separator = b"From a@example.org Sat Nov 28 20:00:00 2026\n"
+    file = io.BytesIO(separator + nested + b"\n" + separator + b"Subject: B\n\ntext\n")
+    text, skipped = samples.split_extracted(mail.extract(file, "a.mbox"))
+    assert text.endswith("Subject: B\n\ntext\n")
+    assert sum(skipped.values()) <= 1
+
+
+def test_a_file_without_messages_is_an_error() -> None:
+    with pytest.raises(ExtractionError, match="no messages"):
+        list(mail.extract(io.BytesIO(b""), "a.mbox"))

@@ -1,0 +1,31 @@
+"""Cells of notebooks."""
+
+import io
+
+import pytest
+
+from llmcli.data.documents import notebook
+from llmcli.data.documents.extracted import ExtractionError
+from tests.data.documents import samples
+
+
+def test_text_and_code_without_outputs() -> None:
+    file = samples.notebook(
+        ("markdown", ["# Title\n", "猫 ![](data:image/png;base64,iVBORw0KGgo=)"]), ("code", "print(1)\n"), ("raw", "x")
+    )
+    text, skipped = samples.split_extracted(notebook.extract(file, "a.ipynb"))
+    assert text == "# Title\n猫 ![]()\n\n```python\nprint(1)\n```\n"
+    assert skipped == {"output": 1, "cell of type raw": 1}
+
+
+def test_version_3() -> None:
+    file = io.BytesIO(b'{"worksheets": [{"cells": [{"cell_type": "code", "input": ["x"], "outputs": []}]}]}')
+    assert samples.split_extracted(notebook.extract(file, "a.ipynb")) == ("```python\nx\n```\n", {})
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{}", b'{"cells": [1]}', b'{"cells": {}, "metadata": 3}', b"\xff", b"[" * 99999]
+)
+def test_other_json_is_an_error(data: bytes) -> None:
+    with pytest.raises(ExtractionError, match="not a Jupyter notebook"):
+        list(notebook.extract(io.BytesIO(data), "a.ipynb"))

@@ -1,0 +1,38 @@
+"""Joining lines of a paragraph and separating paragraphs."""
+
+import pytest
+
+from llmcli.data.documents.extracted import Skipped
+from llmcli.data.documents.paragraphs import is_cjk, joined, spaced
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "expected"),
+    [
+        ("one", "two", "one two"),
+        ("日本", "語の文", "日本語の文"),
+        ("これは", "Python", "これは Python"),
+        ("カタカナー", "。", "カタカナー。"),
+        ("한국어", "문장", "한국어 문장"),
+        ("soft\u00ad", "ware", "software"),
+        ("well-", "known", "well-known"),
+        ("", "text", "text"),
+    ],
+)
+def test_lines_of_a_paragraph_are_joined(text: str, line: str, expected: str) -> None:
+    assert joined(text, line) == expected
+
+
+def test_a_divided_word_loses_its_hyphen_unless_a_name_follows() -> None:
+    assert joined("exam-", "ple", hyphenated=True) == "example"
+    assert joined("Anglo-", "Saxon", hyphenated=True) == "Anglo-Saxon"
+
+
+def test_blank_lines_separate_all_but_lines() -> None:
+    blocks = [("A", False), Skipped("image"), ("1", True), ("2", True), ("", False), ("3", True), ("B\n", False)]
+    assert list(spaced(blocks)) == ["A\n", Skipped("image"), "\n1\n", "2\n", "\n3\n", "\nB\n"]
+
+
+def test_cjk_is_what_is_written_without_spaces() -> None:
+    assert all(map(is_cjk, "漢かカ、。「ー々𠮷Ａ"))
+    assert not any(map(is_cjk, "aéж한 1-"))

@@ -1,0 +1,34 @@
+"""Pages in web archives."""
+
+import gzip
+import io
+
+import pytest
+
+pytest.importorskip("fastwarc")
+
+from llmcli.data.documents import warc
+from tests.data.documents import samples
+from tests.data.documents.test_html import ENGLISH, JAPANESE, PAGE
+
+ARCHIVE = (
+    ("Content-Type: text/html; charset=utf-8", PAGE.format(charset="utf-8", **ENGLISH).encode()),
+    ("Content-Type: image/png", b"\x89PNG"),
+    ("Content-Type: text/html; charset=Shift_JIS", PAGE.format(charset="", **JAPANESE).encode("shift_jis")),
+    ("HTTP/1.1 404 Not Found\r\nContent-Type: text/html", b"<p>not here</p>"),
+    (
+        "Content-Type: text/html\r\nContent-Encoding: gzip",
+        gzip.compress(b"<p>Compressed by the server.</p>"),
+    ),
+)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_pages_are_read_and_others_counted(compressed: bool) -> None:
+    file = samples.warc(*ARCHIVE)
+    if compressed:
+        file = io.BytesIO(gzip.compress(file.read()))
+    text, skipped = samples.split_extracted(warc.extract(file, "a.warc"))
+    assert text.startswith("A title\n") and text.endswith("\n\nCompressed by the server.\n")
+    assert JAPANESE["text"] in text and "not here" not in text
+    assert skipped == {"record that is not HTML": 1, "page with an error status": 1}
