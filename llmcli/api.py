@@ -263,7 +263,10 @@ def train(
     speakers: tuple[str, str] | None = None,
     pairs: bool = False,
     column: str | None = None,
+    template: str | None = None,
     plain: bool = False,
+    encoding: str | None = None,
+    strip_boilerplate: bool = False,
     device: str = "auto",
     dtype: str = "auto",
     threads: int | None = None,
@@ -275,10 +278,12 @@ def train(
 
     `corpus` is one or more files, directories or glob patterns; conversation files are recognized, and `speakers` names
     who asks and who answers in text with turns. `column` names the text column in tables, JSON and Parquet, or two
-    columns, "question,answer"; `pairs` reads two-column tables as prompts and answers, `plain` reads everything as
-    text. `val` is a validation file or the fraction to hold out, `base` a model to fine-tune, `like` a model whose
-    tokenizer to use. An existing file at `output` is replaced only with `overwrite`. The same call resumes a stopped
-    run; closing the iterator early discards the run. Raises LLMError.
+    columns, "question,answer"; `template` joins columns to a text, "{title}\\n{body}"; `pairs` reads two-column tables
+    as prompts and answers, `plain` reads everything as text. `encoding` is that of text other than UTF-8, recognized by
+    default; `strip_boilerplate` cuts what many documents repeat. `val` is a validation file or the fraction to hold
+    out, `base` a model to fine-tune, `like` a model whose tokenizer to use. An existing file at `output` is replaced
+    only with `overwrite`. The same call resumes a stopped run; closing the iterator early discards the run. Raises
+    LLMError.
     """
     from llmcli.data.conversations.record_kinds import ReadOptions
     from llmcli.training.data.inputs import load_inputs
@@ -287,7 +292,7 @@ def train(
 
     require_torch()
     _check_names(options, [*(train.__kwdefaults__ or ()), *TrainOptions.__annotations__])
-    _check_words(tokenizer=tokenizer, column=column or "")
+    _check_words(tokenizer=tokenizer, column=column or "", template=template or "", encoding=encoding or "")
     _check_choice("device", device, DEVICES)
     _check_choice("dtype", dtype, DTYPES)
     _check_speakers(speakers)
@@ -297,7 +302,10 @@ def train(
         seconds=seconds, steps=steps, epochs=epochs, device=device, dtype=dtype,
         threads=cpu_cores() if threads is None else threads, **options,
     )  # fmt: skip
-    reading = ReadOptions.of_options(speakers, _flag(pairs, "pairs"), column, _flag(plain, "plain"))
+    reading = ReadOptions.of_options(
+        speakers, _flag(pairs, "pairs"), column, _flag(plain, "plain"), template=template, encoding=encoding,
+        strip_boilerplate=_flag(strip_boilerplate, "strip_boilerplate"),
+    )  # fmt: skip
     models = {"base": base, "like": like}
     base_path, like_path = (None if path is None else _path(path, name) for name, path in models.items())
     read = partial(

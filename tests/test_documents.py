@@ -35,6 +35,7 @@ NOT_RUN = {  # the beginning of a command -> why it is not run here
     "pipx install": "installs",
     "uv tool install": "installs",
     "python -m pytest": "these tests",
+    "llm train book.epub": "reads documents that nobody has",
 }
 SMALLER = {"llmcli/": "llmcli/generation/"}  # a directory of a page -> the part of it that is read here
 STEPS = 2  # in place of the time or steps that a run is given, or of the default of five minutes

@@ -45,9 +45,11 @@ ONLY_IN = {  # library -> the modules, or the packages, that may import it
 }
 HEAVY = {"numpy", "torch", "tokenizers", "safetensors", "typer", "rich"}
 STANDARD_LIBRARY_ONLY = {
-    "config", "data.conversations.example_prompt", "data.conversations.messages",
+    "config", "data.child_process", "data.conversations.example_prompt", "data.conversations.messages",
     "data.conversations.record_kinds", "data.conversations.tables", "data.conversations.template_renderer",
-    "data.conversations.turns", "data.files", "data.text.documents", "data.text.file_types", "data.text.json_records",
+    "data.conversations.turns", "data.documents.extracted", "data.documents.reader", "data.documents.worker",
+    "data.files", "data.text.boilerplate", "data.text.documents", "data.text.encodings", "data.text.file_types",
+    "data.text.json_records", "data.text.templates",
     "data.text.temporary_files", "data.text.words", "data.tokenizers.tokenizer_json",
     "data.tokens.token_store", "errors", "evaluation.compressors", "evaluation.figures", "formats.atomic_io",
     "formats.gguf.tokenizer", "formats.metadata", "formats.training_record", "training.files.summary",

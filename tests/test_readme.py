@@ -26,7 +26,7 @@ COMMANDS = sorted(
         (page, found[0].strip("`"))
         for page in PAGES
         for found in re.finditer(
-            r"\bllm (train|generate|chat|serve|explain|eval|inspect|tokenize|mix|import|export|cache)\b[^`\n|&]*",
+            r"\bllm (train|generate|chat|serve|explain|eval|inspect|text|tokenize|mix|import|export|cache)\b[^`\n|&]*",
             re.sub("<!--.*?-->", "", (ROOT / page).read_text("utf-8"), flags=re.S),
         )
     }

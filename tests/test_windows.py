@@ -20,7 +20,7 @@ import pytest
 import llmcli
 from llmcli.cli import app
 from llmcli.cli.terminal.signals import termination_signals
-from llmcli.data.text.corpus import read_corpus
+from llmcli.data.sources import read_corpus
 from llmcli.errors import LLMError, command_line
 from llmcli.formats import atomic_io, checkpoint, file_lock
 from llmcli.models.torch.transformer import LanguageModel

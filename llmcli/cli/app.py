@@ -31,7 +31,8 @@ else:
     UsageError = typer.BadParameter.__mro__[1]
 
 SUBCOMMANDS = (
-    "train", "generate", "chat", "serve", "eval", "explain", "inspect", "tokenize", "mix", "import", "export", "cache",
+    "train", "generate", "chat", "serve", "eval", "explain", "inspect", "text", "tokenize", "mix", "import", "export",
+    "cache",
 )  # fmt: skip
 OUTPUT = "the output"  # file name in errors of standard output
 

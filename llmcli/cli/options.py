@@ -105,7 +105,14 @@ class Options:
     )
     pairs: bool = flag("Read tables of two columns as prompts and answers.", panel=DATA)
     column: str | None = option("NAME", "Column with the text, or two: PROMPT,ANSWER.", panel=DATA)
+    template: str | None = option("TEXT", "Text with names of columns in braces, to join several.", panel=DATA)
     plain: bool = flag("Read files as plain text, whatever they hold.", panel=DATA)
+    encoding: str | None = option(
+        "NAME", "Encoding of text that is not UTF-8, such as Shift_JIS (default: recognized, if certain).", panel=DATA
+    )
+    strip_boilerplate: bool = flag(
+        "Cut lines that many documents repeat, and headers and licenses of Project Gutenberg.", panel=DATA
+    )
 
     def __init__(self, invocation: typer.Context, /, **values: Any) -> None:
         self.invocation, self.params = invocation, invocation.command.params
@@ -128,7 +135,7 @@ class Options:
             raise usage(f"{' and '.join(typed)} {have} no effect {condition}; leave {them} out")
 
     def reading(self) -> "ReadOptions":
-        """Read options from --speakers, --pairs, --column and --plain. Raises LLMError."""
+        """Read options from those of the panel DATA. Raises LLMError."""
         from llmcli.data.conversations.record_kinds import ReadOptions
 
         speakers = None
@@ -137,7 +144,11 @@ class Options:
             if not user or not assistant or user == assistant or "," in assistant:
                 raise usage(f"--speakers must be two names, as in --speakers User,Assistant; found {self.speakers}")
             speakers = user, assistant
-        return ReadOptions.of_options(speakers, self.pairs, self.column, vars(self).get("plain", False))
+        given = vars(self).get
+        return ReadOptions.of_options(
+            speakers, self.pairs, self.column, given("plain", False), template=given("template"),
+            encoding=given("encoding"), strip_boilerplate=given("strip_boilerplate", False),
+        )  # fmt: skip
 
 
 class ResultOptions(Options):
@@ -160,7 +171,10 @@ class ReadingOptions(ResultOptions):
     speakers: str | None
     pairs: bool
     column: str | None
+    template: str | None
     plain: bool
+    encoding: str | None
+    strip_boilerplate: bool
 
 
 class GenerationOptions(ResultOptions):
@@ -322,8 +336,7 @@ def decoded(data: bytes, what: str) -> str:
     except UnicodeDecodeError as error:
         from llmcli.data.text import file_types
 
-        start, end = data[: file_types.START_BYTES], data[-file_types.END_BYTES :]
-        message = file_types.describe_binary("standard input", start, end) or (
+        message = file_types.describe_binary("standard input", data[: file_types.START_BYTES]) or (
             f"the {what} is not UTF-8 text: byte 0x{data[error.start]:02x} at position {error.start:,}; "
             "convert it first: iconv -f ENCODING -t UTF-8"
         )

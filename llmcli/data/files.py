@@ -12,12 +12,15 @@ error. Records without an answer are left out and counted. Conversations are hel
 one record a line also as text.
 """
 
+import contextlib
 import hashlib
+import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import IO
 
 from llmcli.data.conversations.messages import (
     Conversation,
@@ -31,12 +34,13 @@ from llmcli.data.conversations.messages import (
 from llmcli.data.conversations.record_kinds import ReadOptions, choose_shape
 from llmcli.data.conversations.tables import TABLE_SUFFIXES, read_table
 from llmcli.data.conversations.turns import read_turns
-from llmcli.data.text import documents
+from llmcli.data.text import documents, file_types
 from llmcli.data.text.documents import Document, OnRead, ignore
 from llmcli.data.text.json_records import records_of_lines, records_of_text
-from llmcli.data.text.parquet_records import is_parquet, open_parquet
-from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
+from llmcli.data.text.parquet_records import MAGIC, is_parquet, open_parquet
+from llmcli.data.text.temporary_files import TextCopy
 from llmcli.errors import LLMError, brief
+from llmcli.units import some
 
 _PEEKED_RECORDS = 10
 _JSON_START = re.compile(r"\s*(?:\{|\[\s*[\[{])")
@@ -54,7 +58,10 @@ class ConversationFile:
     shape: str  # for users: "messages", "prompt/completion", "ShareGPT", "two columns", "User:/Assistant: turns", ...
     columns: tuple[str, ...] = field(kw_only=True, default=())  # the prompt and answer columns, or the messages column
     all_columns: tuple[str, ...] = field(kw_only=True, default=())  # including unread ones
+    member: str = field(kw_only=True, default="")  # path in an archive
     first_row: str = field(kw_only=True, default="")  # of a table with unknown column names, and how it was read
+    encoding: str = field(kw_only=True, default="")  # of the file, as in `Document`
+    file_bytes: int = field(kw_only=True, default=0)
     conversations: tuple[Conversation, ...] = field(repr=False)
     dropped: int  # conversations without an answer
     notes: tuple[str, ...]  # one line each: how the file was read, what was dropped and why
@@ -75,10 +82,11 @@ class _Records:
     place: str = "line"  # unit of the numbers
     first_row: str = ""
     notes: list[str] = field(default_factory=list)
+    encoding: str = ""  # of the file, as in `Document`
+    file_bytes: int = 0
 
     def text(self, copy: TextCopy) -> Document:
-        """Append the text in a column to `copy` and return it. Raises LLMError if there is none."""
-        [column] = self.shape.keys
+        """Append the text in one or several columns to `copy` and return it. Raises LLMError if there is none."""
         blank = 0
 
         def texts() -> Iterator[str]:
@@ -91,11 +99,20 @@ class _Records:
 
         document = documents.document_of_texts(self.name, self.path, texts(), copy)
         if not document.text_bytes:
-            raise LLMError(f"{self.name}: the column {column} has no text; name another: `column` NAME")
+            names = some(self.shape.keys, _MAX_KEYS)
+            raise LLMError(f"{self.name}: the column {names} has no text; name another: `column` NAME")
         if blank:
             self.notes.append(f"{self.name}: left out {blank:,} records without text")
-        all_columns = tuple(map(str, self.columns))
-        return replace(document, columns=(column,), all_columns=all_columns, notes=tuple(self.notes))
+        return replace(
+            document, columns=self.shape.keys, all_columns=tuple(map(str, self.columns)), notes=tuple(self.notes),
+            template=self.shape.template, detail=self._detail(), encoding=self.encoding, file_bytes=self.file_bytes,
+            skipped=(("record without text", blank),) if blank else (),
+        )  # fmt: skip
+
+    def _detail(self) -> str:
+        if self.shape.template:
+            return f"columns {', '.join(self.shape.keys)}"
+        return f"column {self.shape.keys[0]}" + ", the only one with prose" * self.shape.is_only_prose
 
     def conversations(self) -> ConversationFile:
         conversations: list[Conversation] = []
@@ -103,12 +120,13 @@ class _Records:
             try:
                 conversations.append(from_record(record, source, self.shape))
             except LLMError as error:
-                if conversations or self.place != "line" or _suffix(self.path) in _JSON_LINES_SUFFIXES:
+                if conversations or self.place != "line" or _suffix(self.name) in _JSON_LINES_SUFFIXES:
                     raise
                 raise LLMError(f"{error}; or add `plain` to read the file as plain text") from error
         return _with_conversations(conversations, ConversationFile(
             self.name, self.path, self.shape.name, (), 0, tuple(self.notes), 0, self.sha256,
             columns=self.shape.keys, all_columns=tuple(map(str, self.columns)), first_row=self.first_row,
+            encoding=self.encoding, file_bytes=self.file_bytes,
         ))  # fmt: skip
 
     def _with_sources(self) -> Iterator[tuple[object, str]]:
@@ -119,7 +137,8 @@ class _Records:
                 self.columns.update(dict.fromkeys(record))
             inner.update(dict.fromkeys(unread_keys(record, self.shape)))
         others = [str(key) for key in self.columns if key not in self.shape.used_keys]
-        read = self.shape.name if self.shape.name != "two columns" else " and ".join(self.shape.keys)
+        by_column = self.shape.is_text or self.shape.name == "two columns"
+        read = " and ".join(self.shape.keys) if by_column else self.shape.name
         for what, unused in ((f"read: {read}; not used", others), ("not used in messages", list(inner))):
             if unused:
                 names = ", ".join(unused[:_MAX_KEYS]) + ", ..." * (len(unused) > _MAX_KEYS)
@@ -143,24 +162,30 @@ def require_conversations(name: str, path: Path, reading: ReadOptions = _AUTOMAT
 
 
 def read_records(
-    name: str, path: Path, reading: ReadOptions, copy: TextCopy, *, text_only: bool = False, on_read: OnRead = ignore
+    name: str,
+    path: Path,
+    reading: ReadOptions,
+    copy: TextCopy,
+    *,
+    text_only: bool = False,
+    on_read: OnRead = ignore,
+    stream: IO[bytes] | None = None,
 ) -> ConversationFile | Document:
     """Read a file as conversations, the text in a column, or plain text; with `text_only`, conversations are plain text
-    too. "-" is standard input, which is always plain text. Decoded text is appended to `copy`.
+    too. "-" is standard input, which is always plain text. `stream` is the content of a file in the archive `path`.
+    Decoded text is appended to `copy`.
 
     Raises LLMError for a file that is not text or has nothing to train on, for a malformed record in a recognized file,
     for records with unknown columns, and for records that should not be trained on.
     """
-    try:
-        document = documents.read_document(name, path, copy, on_read)
-    except LLMError as error:
-        may_be_table = name != "-" and not reading.plain and not isinstance(error, ReadingEndsError)
-        if may_be_table and is_parquet(name, path) and (table := _read_parquet(name, path, reading, copy, text_only)):
-            return table
-        raise
+    if name != "-" and not reading.plain:
+        with contextlib.nullcontext(stream) if stream else documents.open_regular_file(name, path) as content:
+            if is_parquet(content):
+                return _read_parquet(documents.display_name(name), path, content, reading, copy, text_only)
+    document = documents.read_document(name, path, copy, on_read, stream, encoding=reading.encoding)
     if name == "-" or reading.plain:
         return document
-    suffix, start = _suffix(path), document.start
+    suffix, start = _suffix(name), document.start
     if records := _from_text(document, start, suffix, reading, on_read):
         if records.shape.is_text:
             return records.text(copy)
@@ -168,34 +193,39 @@ def read_records(
     if text_only or suffix in TABLE_SUFFIXES or not (turns := read_turns(document, reading.speakers, start)):
         return document
     shape, conversations, notes = turns
-    file = ConversationFile(document.name, path, shape, (), 0, tuple(notes), 0, document.sha256)
+    file = ConversationFile(
+        document.name, path, shape, (), 0, tuple(notes), 0, document.sha256, encoding=document.encoding,
+        file_bytes=document.file_bytes,
+    )  # fmt: skip
     return _with_conversations(conversations, file)
 
 
-def _suffix(path: Path) -> str:
-    return (path.with_suffix("") if path.suffix.lower() in (".gz", ".zst") else path).suffix.lower()
+def _suffix(name: str) -> str:
+    return PurePath(file_types.unpacked_name(name)).suffix.lower()
 
 
 def _read_parquet(
-    name: str, path: Path, reading: ReadOptions, copy: TextCopy, text_only: bool
-) -> ConversationFile | Document | None:
-    name = documents.display_name(name)
-    with open_parquet(name, path) as (columns, rows):
+    name: str, path: Path, file: IO[bytes], reading: ReadOptions, copy: TextCopy, text_only: bool
+) -> ConversationFile | Document:
+    with open_parquet(name, file) as (columns, rows):
         if not (first := _first(rows(columns), strict=True)):
             raise LLMError(f"{name} has no rows; wanted rows with text, or with a prompt and an answer")
         shape = choose_shape(name, first, reading, is_text=False)
         if shape is None or (text_only and not shape.is_text):
-            return None
-        digest = _sha256(name, path)
-        records = _Records(name, path, digest, shape, rows(shape.used_keys), dict.fromkeys(columns), "row")
+            raise LLMError(file_types.describe_binary(name, MAGIC) or name)
+        digest, size = _sha256(file), file.seek(0, io.SEEK_END)
+        records = _Records(
+            name, path, digest, shape, rows(shape.used_keys), dict.fromkeys(columns), "row", file_bytes=size
+        )  # fmt: skip
         return records.text(copy) if shape.is_text else records.conversations()
 
 
-def _sha256(name: str, path: Path) -> str:
-    digest = hashlib.sha256()
-    with documents.open_regular_file(name, path) as file:
-        while block := file.read(documents.BLOCK_BYTES):
-            digest.update(block)
+def _sha256(file: IO[bytes]) -> str:
+    position, digest = file.tell(), hashlib.sha256()
+    file.seek(0)
+    while block := file.read(documents.BLOCK_BYTES):
+        digest.update(block)
+    file.seek(position)
     return digest.hexdigest()
 
 
@@ -214,7 +244,7 @@ def _from_text(document: Document, start: str, suffix: str, reading: ReadOptions
     first_row = table.first_row_as(shape.keys) if shape.name == "two columns" else ""
     return _Records(
         document.name, document.path, document.sha256, shape, table.records, dict.fromkeys(table.columns),
-        first_row=first_row, notes=table.notes,
+        first_row=first_row, notes=table.notes, encoding=document.encoding, file_bytes=document.file_bytes,
     )  # fmt: skip
 
 
@@ -230,7 +260,12 @@ def _from_json(document: Document, start: str, suffix: str, reading: ReadOptions
         first, records = _first(records_of_text(name, text), strict=False), records_of_text(name, text)
     must_be_known = suffix in _JSON_LINES_SUFFIXES or len(first) > 1
     shape = choose_shape(name, first, reading, must_be_known=must_be_known)
-    return _Records(name, document.path, document.sha256, shape, records) if shape else None
+    if shape is None:
+        return None
+    return _Records(
+        name, document.path, document.sha256, shape, records, encoding=document.encoding,
+        file_bytes=document.file_bytes,
+    )  # fmt: skip
 
 
 def _first(records: Iterable[tuple[int, object]], *, strict: bool) -> list[object]:

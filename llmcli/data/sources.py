@@ -1,35 +1,34 @@
 """The files that a command names, recognized by content: plain text, text in a column, or conversations."""
 
 import re
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from itertools import chain
+from pathlib import Path, PurePath
+from typing import IO, Any, TypeAlias
 
 from llmcli import units
 from llmcli.data.conversations.messages import Conversation, normalized
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.conversations.turns import named_speakers
+from llmcli.data.documents.reader import DocumentReader, ReadFile, is_document
 from llmcli.data.files import ConversationFile, read_records
-from llmcli.data.text.corpus import Corpus, corpus_of_files, read_files
-from llmcli.data.text.documents import STANDARD_INPUT, Document, OnRead, ignore
-from llmcli.data.text.file_types import through, unpacked_name
+from llmcli.data.reading_progress import ReadingProgress
+from llmcli.data.text.boilerplate import strip
+from llmcli.data.text.corpus import Corpus, FoundFile, corpus_of_files, find_files
+from llmcli.data.text.documents import Document, OnRead, ignore, read_document
+from llmcli.data.text.file_types import TEXT_KINDS, is_page
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, brief
 
 _MAX_NAMES = 3  # files listed in a description
 _MAX_SEARCHED = 256  # plain texts checked for tags and braces
 _TABLE_LINES = 10
-_NOTE_SECONDS = 5.0  # between two progress notes
-_NOTED_BYTES = 1_000_000  # notes on a smaller file show only its name
-_READING_SHARE = 0.5  # of the time budget
-_PART_BYTES, _PART_LINES = 100_000_000, 100_000  # size of the part that a message suggests
-_RECORD_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")  # one record per line
-_HTML = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body)\b", re.I | re.S)
 _JSON = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[\[{\"])")
 _OTHER_COLUMN = "`column` NAME or `plain`"
 _AUTOMATIC = ReadOptions()
+
+Content: TypeAlias = Document | ConversationFile
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,8 @@ class Sources:
 
     text: Corpus
     conversation_files: tuple[ConversationFile, ...]
+    boilerplate: tuple[str, ...] | None = None  # hashes of the lines that were cut, if this was asked for
+    cuts: str = ""  # what was cut
 
     @property
     def conversations(self) -> list[Conversation]:
@@ -71,7 +72,12 @@ class Sources:
     def notes(self) -> list[str]:
         """Notes on how files were read and what was left out, one line each."""
         files: list[ConversationFile | Document] = [*self.conversation_files, *self.text.documents]
-        return [note for file in files for note in file.notes]
+        return [note for file in files for note in file.notes] + [self.cuts] * bool(self.cuts)
+
+    def records(self) -> list[dict[str, Any]]:
+        """What was taken from each file, for JSON: its kind, its size, the characters that were read, and what was
+        not read."""
+        return [*map(_text_record, self.text.documents), *map(_conversations_record, self.conversation_files)]
 
     def groups(self) -> list[FileGroup]:
         names: dict[FileGroup, list[str]] = {}
@@ -86,15 +92,41 @@ class Sources:
         return f"data: {'; '.join(map(str, self.groups()))}"
 
 
+def _text_record(document: Document) -> dict[str, Any]:
+    kind = document.kind or _kind_of_text(document, search=False).kind
+    return _record(document, kind, document.characters, document.skipped)
+
+
+def _conversations_record(file: ConversationFile) -> dict[str, Any]:
+    characters = sum(len(message.content) for one in file.conversations for message in one.messages)
+    skipped = [("conversation without an answer", file.dropped)]
+    return _record(file, _kind_of_conversations(file).kind, characters, skipped)
+
+
+def _record(
+    file: Document | ConversationFile, kind: str, characters: int, skipped: Iterable[tuple[str, int]]
+) -> dict[str, Any]:
+    """Describe what was read from a file. Optional fields are left out."""
+    reasons = [{"reason": reason, "count": count} for reason, count in skipped if count]
+    optional = {"encoding": file.encoding, "columns": list(file.columns), "skipped": reasons}
+    return {
+        "name": file.name, "kind": kind, "bytes": file.file_bytes, "characters": characters, "sha256": file.sha256,
+        **{key: value for key, value in optional.items() if value},
+    }  # fmt: skip
+
+
 def _kind_of_text(document: Document, *, search: bool) -> FileGroup:
     """With `search`, the text is checked for markup, which the model would learn too."""
+    if document.kind:
+        return FileGroup("text", document.kind, otherwise="`plain`" * (document.kind in TEXT_KINDS))
+    encoding = document.encoding and f"decoded from {document.encoding}"
     if document.columns:
-        return FileGroup("text", f"column {document.columns[0]}", document.columns, _OTHER_COLUMN)
+        return FileGroup("text", "; ".join(filter(None, (document.detail, encoding))), document.columns, _OTHER_COLUMN)
     start = document.start if search else ""
     lines = [line for line in start.split("\n")[:_TABLE_LINES] if line.strip()]
     tabs = {line.count("\t") for line in lines}
-    detail = ""
-    if _HTML.match(start):
+    detail = encoding
+    if is_page(start):
         detail = "HTML, read with its tags"
     elif _JSON.match(start):
         detail = "JSON, read with its keys and braces"
@@ -107,64 +139,134 @@ def _kind_of_conversations(file: ConversationFile) -> FileGroup:
     detail = file.shape
     if file.shape == "two columns":
         detail = file.first_row or f"columns {' and '.join(file.columns)}"
+    if file.encoding:
+        detail += f", decoded from {file.encoding}"
     otherwise = _OTHER_COLUMN if file.columns and not file.first_row else "`plain`"
     return FileGroup("pairs" if len(file.columns) == 2 else "conversations", detail, file.columns, otherwise)
-
-
-class ReadingProgress:
-    """Reports the progress of reading, and stops it after a share of the time budget."""
-
-    def __init__(
-        self, seconds: float | None, on_note: Callable[[str], None], clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._seconds, self._on_note, self._clock = seconds, on_note, clock
-        self._started = self._noted = clock()
-        self._name, self._size, self._files = "", 0, 0
-
-    def __call__(self, name: str, size: int) -> None:
-        """Count `size` more bytes of a file. Raises ReadingEndsError."""
-        if name != self._name:
-            self._name, self._size, self._files = name, 0, self._files + 1
-        self._size += size
-        now = self._clock()
-        if self._seconds and now - self._started > _READING_SHARE * self._seconds:
-            is_one = self._files == 1 or self._size >= _NOTED_BYTES
-            read = units.size(self._size) if is_one else units.count(self._files, "file")
-            raise ReadingEndsError(
-                f"{f'{name}: ' * is_one}reading takes more than half of the time: {read} in "
-                f"{units.duration(now - self._started)}; give a longer `seconds`"
-                + (_part_advice(name) if is_one else ", or fewer and larger files")
-            )
-        if now - self._noted >= _NOTE_SECONDS:
-            self._noted = now
-            number = f", file {self._files:,}" if self._files > 1 else ""
-            amount = f": {units.size(self._size)} of text" if self._size >= _NOTED_BYTES else ""
-            self._on_note(f"reading {name}{number}{amount}")
-
-
-def _part_advice(name: str) -> str:
-    """Advise to train on the beginning of a file, with the command; "" if there is none."""
-    suffix = Path(unpacked_name(name)).suffix.lower()
-    if suffix in (".json", ".parquet") or name == STANDARD_INPUT:
-        return ""
-    head = f"head -n {_PART_LINES}" if suffix in _RECORD_SUFFIXES else f"head -c {_PART_BYTES}"
-    return f", or train on part of the text: {through(head, name, f'part{suffix}')}"
 
 
 def read_sources(
     names: Iterable[str], reading: ReadOptions = _AUTOMATIC, *, text_only: bool = False, on_read: OnRead = ignore
 ) -> Sources:
-    """Find files, directories and patterns with `read_files`, and read each file with `read_records`.
+    """Read files, directories and patterns: text and records with `read_records`, other formats with data/documents.
 
     Raises LLMError, for instance for a malformed record in a conversation file.
     """
-    copy = TextCopy()
-    contents, skipped = read_files(
-        names, lambda name, path: read_records(name, path, reading, copy, text_only=text_only, on_read=on_read)
-    )
+    contents, skipped = _read_all(names, _record_reader(reading, text_only), reading, on_read)
+    contents, boilerplate, cuts = _stripped(contents, reading, on_read)
     files = tuple(file for file, _ in contents if isinstance(file, ConversationFile))
     documents = [(file, relative) for file, relative in contents if isinstance(file, Document)]
-    return Sources(corpus_of_files(documents, skipped, may_be_empty=bool(files)), files)
+    documents, duplicates = _without_duplicates(documents)
+    corpus = corpus_of_files(documents, [*skipped, *duplicates], may_be_empty=bool(files))
+    return Sources(corpus, files, boilerplate, cuts)
+
+
+def _stripped(
+    contents: list[tuple[Content, str]], reading: ReadOptions, on_read: OnRead
+) -> tuple[list[tuple[Content, str]], tuple[str, ...] | None, str]:
+    """Cut the boilerplate of documents, if that is requested. Returns (contents, hashes of lines, what was cut)."""
+    if not reading.strip_boilerplate:
+        return contents, None, ""
+    documents = [file for file, _ in contents if isinstance(file, Document)]
+    stripped, boilerplate, cut = strip(documents, reading.boilerplate, TextCopy(), on_read)
+    new = iter(stripped)
+    return [(next(new) if isinstance(one, Document) else one, name) for one, name in contents], boilerplate, str(cut)
+
+
+def _without_duplicates(documents: list[tuple[Document, str]]) -> tuple[list[tuple[Document, str]], list[str]]:
+    """Keep the first of documents with the same text. Returns (documents with their relative names, a line about the
+    others)."""
+    first: dict[str, Document] = {}
+    kept = [one for one in documents if first.setdefault(one[0].sha256, one[0]) is one[0] or not one[0].text_bytes]
+    others = [(one, same) for one, _ in documents if (same := first[one.sha256]) is not one and one.text_bytes]
+    if not others:
+        return documents, []
+    names = units.some([f"{one.name} (as {same.name})" for one, same in others], _MAX_NAMES)
+    return kept, [f"{units.count(len(others), 'document')} with the text of another, which is read once: {names}"]
+
+
+def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None, encoding: str = "") -> Corpus:
+    """Read the whole text of files and documents, without looking for records."""
+
+    def read(name: str, path: Path, stream: IO[bytes] | None, copy: TextCopy, on_read: OnRead) -> Content:
+        return read_document(name, path, copy, on_read, stdin if name == "-" else stream, encoding)
+
+    contents, skipped = _read_all(names, read, _AUTOMATIC, ignore)
+    return corpus_of_files(((one, name) for one, name in contents if isinstance(one, Document)), skipped)
+
+
+def read_if_possible(paths: Iterable[Path], reading: ReadOptions, *, text_only: bool) -> list[Content]:
+    """Read files as `read_sources` does; those that cannot be read are left out."""
+    files = [FoundFile(str(path), path, path.name, was_named=False) for path in paths]
+    contents, _ = _read_files(files, _record_reader(reading, text_only), reading, ignore)
+    return [content for content, _ in _stripped(contents, reading, ignore)[0]]
+
+
+def _record_reader(reading: ReadOptions, text_only: bool) -> "ReadFile[Content]":
+    def read(name: str, path: Path, stream: IO[bytes] | None, copy: TextCopy, on_read: OnRead) -> Content:
+        return read_records(name, path, reading, copy, text_only=text_only, on_read=on_read, stream=stream)
+
+    return read
+
+
+def _read_all(
+    names: Iterable[str], read: "ReadFile[Content]", reading: ReadOptions, on_read: OnRead
+) -> tuple[list[tuple[Content, str]], list[str]]:
+    """Find and read files. Returns ([(content, relative name), ...], reasons for skipping). Raises LLMError if no file
+    is left."""
+    names = list(names)
+    files, skipped = find_files(names)
+    contents, unreadable = _read_files(files, read, reading, on_read)
+    if not contents:
+        problems = [*skipped, *chain(*unreadable.values())]
+        details = f" ({len(problems)} files were skipped; the first: {problems[0]})" if problems else ""
+        raise LLMError(f"no text found in {', '.join(names)}{details}; name a text file")
+    for suffix, problems in unreadable.items():
+        number = f"{len(problems):,} {suffix or 'other'} files; the first: " if len(problems) > 1 else ""
+        skipped.append(number + problems[0])
+    return contents, skipped
+
+
+def _read_files(
+    files: Sequence[FoundFile], read: "ReadFile[Content]", reading: ReadOptions, on_read: OnRead
+) -> tuple[list[tuple[Content, str]], dict[str, list[str]]]:
+    """Read files in order, while child processes extract the text of documents. Returns ([(content, relative name),
+    ...], {suffix: reasons for skipping}).
+
+    A file in a directory or archive that cannot be read is skipped, as is a named document among others. For another
+    file that the user named, and for ReadingEndsError, the error is raised.
+    """
+    contents: list[tuple[Content, str]] = []
+    unreadable: dict[str, list[str]] = {}
+    copy, progress = TextCopy(), on_read if isinstance(on_read, ReadingProgress) else None
+    if progress:
+        progress.expect(file.path.stat().st_size if file.path.is_file() else 0 for file in files)
+    with DocumentReader(read) as reader:
+        jobs = {
+            file: reader.submit(file.name, file.path, plain=reading.plain)
+            for file in files
+            if is_document(file.name, file.path, plain=reading.plain)
+        }
+        for file in files:
+            try:
+                if job := jobs.get(file):
+                    reader.wait(job, on_read)
+                    if job.problems and not job.found and file.was_named and len(files) == 1:
+                        raise LLMError(job.problems[0][1])
+                    for name, problem in job.problems:
+                        unreadable.setdefault(PurePath(name).suffix.lower(), []).append(problem)
+                    for content, member in job.found:
+                        relative = f"{file.relative_name}/{member}" if member else file.relative_name
+                        contents.append((replace(content, member=member), relative))
+                else:
+                    contents.append((read(file.name, file.path, None, copy, on_read), file.relative_name))
+            except LLMError as error:
+                if file.was_named or isinstance(error, ReadingEndsError):
+                    raise
+                unreadable.setdefault(file.path.suffix.lower(), []).append(str(error))
+            if progress:
+                progress.finish_file()
+    return contents, unreadable
 
 
 def check_reading(reading: ReadOptions, sources: Iterable[Sources]) -> None:
@@ -183,6 +285,8 @@ def check_reading(reading: ReadOptions, sources: Iterable[Sources]) -> None:
         columns = [f"{file.name} has {', '.join(file.all_columns) or 'no columns'}" for file in read[:_MAX_NAMES]]
         problem = f"no file has {'this column' if len(requested) == 1 else 'these columns'}"
         option = f"`column` {','.join(reading.columns)}"
+        if reading.template:
+            option = f"`template` {brief(reading.template)}"
         raise LLMError("; ".join([f"{option}: {problem}", *columns]) + "; ..." * (len(read) > _MAX_NAMES))
     if reading.pairs and not any(len(file.columns) == 2 for file in read):
         raise LLMError(f"`pairs`: no file is a two-column table; {sources[0].describe()}")

@@ -6,27 +6,24 @@ A record includes earlier stages of training, such as the base model's (formats/
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 from llmcli.data.conversations import split
 from llmcli.data.conversations.messages import Conversation
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.conversations.turns import speakers_in
-from llmcli.data.files import ConversationFile, read_conversations, read_records
-from llmcli.data.sources import Sources
-from llmcli.data.text.corpus import Corpus, Part, read_corpus
+from llmcli.data.files import ConversationFile
+from llmcli.data.sources import Sources, read_if_possible
+from llmcli.data.text.corpus import Corpus, Part
 from llmcli.data.text.documents import Document
-from llmcli.data.text.temporary_files import TemporaryFileError, TextCopy
 from llmcli.errors import LLMError
 from llmcli.formats.training_record import Reading, Stage, TrainingFile, TrainingRecord
 from llmcli.formats.training_stages import CACHE, all_stages, describe
 
 _JOINED = 1_000  # conversations searched at a time
 _SEPARATOR = "\ud800"  # between messages: half of a surrogate pair, which occurs in no text
-_Read = TypeVar("_Read", Document, ConversationFile)
 
 
 # ---- texts
@@ -213,7 +210,14 @@ def recorded_reading(records: Iterable[TrainingRecord]) -> ReadOptions:
     """Return the read options that the user gave when a model was trained."""
     records = list(records)
     reading = next((record.reading for record in records if record.reading), Reading())
-    return ReadOptions(recorded_speakers(records), reading.pairs, reading.columns[:2], reading.plain)
+    return replace(_read_options(reading), speakers=recorded_speakers(records))
+
+
+def _read_options(reading: Reading) -> ReadOptions:
+    columns, cut = reading.columns if reading.template else reading.columns[:2], reading.strip_boilerplate
+    return ReadOptions(
+        None, reading.pairs, columns, reading.plain, reading.template, reading.encoding, cut is not None, cut
+    )  # fmt: skip
 
 
 # ---- finding the files again
@@ -243,8 +247,7 @@ def find_training_texts(records: Iterable[TrainingRecord], model: Path) -> tuple
 def find_sources(stage: Stage, model: Path) -> Sources:
     """Find the texts and conversations of a stage, here and beside the model, by their sha256. Raises LLMError
     when the record names none, or when a file is missing or has changed."""
-    entries = stage.conversation_files
-    files = [_find(entry, model, lambda path, how: read_conversations(str(path), path, how)) for entry in entries]
+    files = [one for one in _find(stage, stage.conversation_files, model) if isinstance(one, ConversationFile)]
     corpus = find_corpus(stage, model) if stage.texts or not files else Corpus(())
     return Sources(corpus, tuple(files))
 
@@ -253,38 +256,61 @@ def find_corpus(stage: Stage, model: Path) -> Corpus:
     """Find the texts that a record names; see `find_sources`."""
     if not stage.texts:
         raise LLMError(f"{model} does not record its training text; name it: `corpus` FILE")
-    copy = TextCopy()
-
-    def read(path: Path, reading: ReadOptions) -> Document | None:
-        """Read a column or a whole file as text."""
-        if not reading.columns:
-            return read_corpus([str(path)], copy=copy).documents[0]
-        found = read_records(str(path), path, reading, copy, text_only=True)
-        return found if isinstance(found, Document) else None
-
-    documents: dict[Path, Document] = {}
-    for entry in stage.texts:
-        document = _find(entry, model, read)
-        documents.setdefault(document.path.resolve(), document)
+    documents: dict[tuple[Path, str], Document] = {}
+    for document in _find(stage, stage.texts, model):
+        if isinstance(document, Document):
+            documents.setdefault((document.path.resolve(), document.member), document)
     return Corpus.of(documents.values())
 
 
-def _find(file: TrainingFile, model: Path, read: Callable[[Path, ReadOptions], _Read | None]) -> _Read:
-    """Find a file of a record. Raises LLMError when it is missing or has changed."""
-    reading = ReadOptions(speakers_in(file.shape or ""), columns=file.columns[:2])
-    given = Path(file.name)
-    first = model.parent / file.path if file.path else given
-    for path in dict.fromkeys([first, given, model.parent / given, Path(given.name), model.parent / given.name]):
-        try:
-            found = read(path, reading) if path.is_file() else None
-        except TemporaryFileError:
-            raise
-        except (LLMError, OSError, ValueError):  # not the file
-            continue
-        if found and found.sha256 == file.sha256:
-            return found
-    missing = f"{file.name[:200]}, is missing or has changed (searched here and beside the model)"
-    raise LLMError(f"the training text of {model}, {missing}; name it: `corpus` FILE")
+def _find(stage: Stage, entries: Sequence[TrainingFile], model: Path) -> list[Document | ConversationFile]:
+    """Find files of a stage. Raises LLMError when one is missing or has changed."""
+    found: dict[int, Document | ConversationFile] = {}
+    paths = [_paths(entry, model) for entry in entries]
+    for place in range(max(map(len, paths), default=0)):
+        groups: dict[tuple[ReadOptions, bool], dict[int, Path]] = {}  # files that are read in the same way
+        for index, entry in enumerate(entries):
+            if index not in found and place < len(paths[index]):
+                groups.setdefault(_recorded_way(entry, stage), {})[index] = paths[index][place]
+        for (reading, text_only), group in groups.items():
+            contents = read_if_possible(dict.fromkeys(group.values()), reading, text_only=text_only)
+            by_content = {(one.path, one.sha256): one for one in contents}
+            for index, path in group.items():
+                if one := by_content.get((path, entries[index].sha256)):
+                    found[index] = one
+    for index, entry in enumerate(entries):
+        if index not in found:
+            missing = f"{entry.name[:200]}, is missing or has changed (searched here and beside the model)"
+            raise LLMError(f"the training text of {model}, {missing}; name it: `corpus` FILE")
+    return [found[index] for index in range(len(entries))]
+
+
+def _recorded_way(entry: TrainingFile, stage: Stage) -> tuple[ReadOptions, bool]:
+    """Return (read options, whether all of it is text) of a file of a stage."""
+    columns = entry.columns if entry.template else entry.columns[:2]
+    reading = ReadOptions(
+        speakers_in(entry.shape or ""), columns=columns, template=entry.template, encoding=entry.encoding
+    )  # fmt: skip
+    if entry.shape is not None:
+        return reading, False
+    cut = (stage.reading or Reading()).strip_boilerplate
+    plain = not (reading.columns or entry.kind)
+    return replace(reading, plain=plain, strip_boilerplate=cut is not None, boilerplate=cut), True
+
+
+def _paths(entry: TrainingFile, model: Path) -> list[Path]:
+    """Return the places where a file of a record may be."""
+    given = Path(entry.name.removesuffix(f"/{entry.member}") if entry.member else entry.name)
+    beside = [model.parent / entry.path] if entry.path else []
+    paths = [*beside, given, model.parent / given, Path(given.name), model.parent / given.name]
+    return [path for path in dict.fromkeys(paths) if _is_file(path)]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # the name in the record is no file name
+        return False
 
 
 def recorded_path(file: Path, model: Path) -> str | None:

@@ -31,6 +31,10 @@ class TrainingFile(JsonObject):
     shape: str | None = None  # of the records of conversations; None: a text
     conversations: Count = 0
     columns: tuple[str, ...] = ()  # that were read
+    template: str = ""  # that joins several columns
+    encoding: str = ""  # of the file, if it is not UTF-8
+    kind: str = ""  # format that the text was extracted from
+    member: str = ""  # path in an archive
     held_out: Count | None = None  # bytes at its end; earlier versions held out the end of the whole corpus
     left_out: Count = 0  # bytes that are neither trained on nor held out
 
@@ -57,6 +61,17 @@ class Conversations(JsonObject):
     epochs: Amount = 0.0
 
 
+class Reading(JsonObject):
+    """The read options that the user gave."""
+
+    pairs: bool = False
+    columns: tuple[str, ...] = ()
+    plain: bool = False
+    template: str = ""
+    encoding: str = ""
+    strip_boilerplate: tuple[Hexadecimal, ...] | None = None  # hashes of the lines that were cut
+
+
 class Stage(JsonObject):
     """What a model was trained on in one stage of its training, and what was held out (training_stages.py)."""
 
@@ -64,6 +79,7 @@ class Stage(JsonObject):
     held_out: HeldOut = HeldOut()
     conversations: Conversations | None = None
     train_bytes: Count | None = None  # of the texts
+    reading: Reading | None = None
     stage: str = ""  # of an earlier stage: its role for the model, and the file of that stage
     file: str = ""
 
@@ -166,14 +182,6 @@ class Samples(JsonObject):
     texts: tuple[Annotated[tuple[int, str], Check("a list of a step and a text", _is_sample)], ...] = ()
 
 
-class Reading(JsonObject):
-    """The read options that the user gave."""
-
-    pairs: bool = False
-    columns: tuple[str, ...] = ()
-    plain: bool = False
-
-
 class TrainingRecord(Stage):
     """The record of the run that made a model. Change it with `|` and `without`, which change its JSON."""
 
@@ -182,7 +190,6 @@ class TrainingRecord(Stage):
     base: Base | None = None
     earlier_stages: tuple[Stage, ...] = ()
     imported: dict[str, Any] | None = None  # the origin of a published model
-    reading: Reading | None = None
     seen_bytes: Hexadecimal = ""  # the byte values in the training text; "": unknown
     train_tokens: Count = 0
     read_bytes: Count = 0  # of the training text; 0: all

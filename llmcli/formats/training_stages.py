@@ -25,7 +25,7 @@ _DESCRIPTIONS = {
     CACHE: "to fit its n-gram cache",
     EXPORTED: "before it was exported, in {}",
 }
-_KEYS = ("corpus", "train_bytes", "held_out", "conversations")  # kept for a stage
+_KEYS = ("corpus", "train_bytes", "held_out", "conversations", "reading")  # kept for a stage
 
 
 def all_stages(records: Iterable[TrainingRecord]) -> list[Stage]:

@@ -249,7 +249,7 @@ def _run_identity(
             for name, value in values.items()
             if value is not None and name not in NOT_IN_IDENTITY
         },
-        **({"how the text is read": inputs.reading.as_record()} if inputs.reading.is_requested else {}),
+        **({"how the text is read": reading} if (reading := inputs.reading.as_record()) else {}),
         **{f"the version of {name}": version for name, version in versions().items()},
     }
 
@@ -285,8 +285,8 @@ def _inputs_record(record: TrainingRecord, inputs: Inputs, output: Output) -> di
             entries["base"]["source_sha256"] = source
         if earlier.imported is not None:
             entries["imported"] = earlier.imported
-    if inputs.reading.is_requested:
-        entries["reading"] = inputs.reading.as_record()
+    if reading := inputs.reading.as_record():
+        entries["reading"] = reading
     return entries
 
 

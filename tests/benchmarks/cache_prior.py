@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.data.text.corpus import read_corpus
+from llmcli.data.sources import read_corpus
 from llmcli.data.tokens.tokens import tokenize
 from llmcli.evaluation.training_text import trained_part, untrained_part
 from llmcli.formats import loading

@@ -139,7 +139,7 @@ def nanogpt(measurement: Measurement, text: Path) -> Result:
 
 def split(text: Path) -> tuple[bytes, bytes]:
     """The training part and the held-out part of a text, as `llm train` divides it."""
-    from llmcli.data.text.corpus import read_corpus
+    from llmcli.data.sources import read_corpus
     from llmcli.training.planning import recipe
 
     corpus = read_corpus([str(text)])

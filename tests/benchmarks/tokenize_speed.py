@@ -23,7 +23,7 @@ from pathlib import Path
 
 import tokenizers
 
-from llmcli.data.text.corpus import read_corpus
+from llmcli.data.sources import read_corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.training import train_tokenizer
 from llmcli.data.tokens.corpus_tokens import tokenize_in_shards

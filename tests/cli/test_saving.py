@@ -488,7 +488,7 @@ def test_a_removed_working_directory_is_named(tiny_model: Path) -> None:
 
 
 def test_an_error_without_a_name_is_not_blamed_on_the_output(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmcli.data.sources.read_files", refuse(errno.ENOLCK))
+    monkeypatch.setattr("llmcli.data.sources.find_files", refuse(errno.ENOLCK))
     Path("c.txt").write_text(runs.TEXT, "utf-8")
     answer = llm("train", "c.txt", "--steps", 1)
     assert answer.exit_code == 1

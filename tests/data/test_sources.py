@@ -10,8 +10,11 @@ import pytest
 from typer.testing import Result
 
 from llmcli.data.conversations.record_kinds import ReadOptions
-from llmcli.data.sources import ReadingProgress, Sources, check_reading, read_sources
+from llmcli.data.reading_progress import ReadingProgress
+from llmcli.data.sources import Sources, check_reading, read_sources
 from llmcli.errors import LLMError
+from llmcli.evaluation.training_text import recorded_reading
+from llmcli.formats.training_record import TrainingRecord
 from tests.data.corpora import put
 
 Llm = Callable[..., Result]
@@ -72,6 +75,147 @@ def test_another_column_is_named_by_the_user() -> None:
     assert text_of(read("a.jsonl", data, ReadOptions(plain=True))) == data.decode()
 
 
+# ---- columns of prose, and templates
+
+ARTICLE = "The river rises in the hills north of the town, and flows slowly past the old mills to the sea. " * 2
+
+
+def articles(**columns: object) -> bytes:
+    return lines(*({"id": i, **columns, "body": f"{i}. {ARTICLE}"} for i in range(3)))
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"title": "The river", "date": "2020-01-01"},
+        {"year": 2020, "tags": ["a", "b"], "vector": [0.125] * 400},
+        {"url": "https://example.com/rivers", "note": None},
+    ],
+)
+def test_the_only_column_with_prose_is_found_and_named(columns: dict[str, object]) -> None:
+    sources = read("a.jsonl", articles(**columns))
+    assert text_of(sources) == "\n\n".join(f"{i}. {ARTICLE}" for i in range(3))
+    assert sources.describe() == (
+        "data: text in a.jsonl (column body, the only one with prose; otherwise: `column` NAME or `plain`)"
+    )
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"summary": ARTICLE},  # two with prose
+        {"question": "Where does the river rise, and how does it flow to the sea?"},  # too long for a title
+        {"speakers": [{"role_name": "a", "said": ARTICLE}]},
+    ],
+)
+def test_where_several_columns_may_hold_the_text_none_is_chosen(columns: dict[str, object]) -> None:
+    with pytest.raises(LLMError, match=r"unclear which columns to train on: .* add `column` body"):
+        read("a.jsonl", articles(**columns))
+
+
+def test_numbers_short_texts_and_codes_are_no_prose() -> None:
+    for value in ("x" * 500, "short text", "a b c", 5, "https://example.com/" + "a/" * 200):
+        with pytest.raises(LLMError, match="unclear which columns to train on"):
+            read("a.jsonl", lines(*({"id": i, "value": value} for i in range(3))))
+
+
+def test_prose_beside_numbers_in_a_table_is_text_and_beside_words_an_answer() -> None:
+    rows = "".join(f"{i},{ARTICLE.replace(',', ';')}\n" for i in range(4))
+    sources = read("a.csv", f"number,body\n{rows}".encode())
+    assert sources.text.documents[0].columns == ("body",) and not sources.conversations
+    words = "".join(f"word{i},{ARTICLE.replace(',', ';')}\n" for i in range(4))
+    assert len(read("b.csv", f"term,definition\n{words}".encode()).conversations) == 4
+
+
+def test_japanese_prose_has_no_spaces() -> None:
+    body = "川は町の北の丘に発し、古い水車のそばをゆっくりと流れて、やがて海に注ぎます。"
+    sources = read("a.jsonl", lines(*({"題": "川", "本文": body * (i + 1)} for i in range(3))))
+    assert sources.text.documents[0].columns == ("本文",)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{title}: {body}", "T0: B0\n\nT1: B1"),
+        (r"# {title}\n{body}\t{{{n}}}", "# T0\nB0\t{0}\n\n# T1\nB1\t{1}"),
+        ("{ TITLE }{Title}", "T0T0\n\nT1T1"),
+        ("{body} ({x})", "B0 (0.5)\n\nB1 (0.5)"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
+def test_a_template_joins_columns(template: str, expected: str, kind: str) -> None:
+    rows = [{"title": f"T{i}", "body": f"B{i}", "n": i, "x": 0.5} for i in range(2)]
+    if kind == "parquet":
+        pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
+        parquet = pytest.importorskip("pyarrow.parquet", exc_type=ImportError)
+        parquet.write_table(pyarrow.Table.from_pylist(rows), "a.parquet")
+    table = "".join(",".join(map(str, row)) + "\n" for row in ([*rows[0]], *(row.values() for row in rows)))
+    data = {"jsonl": lines(*rows), "json": json.dumps(rows).encode(), "csv": table.encode()}
+    reading = ReadOptions.of_options(None, False, None, False, template=template)
+    name = put(f"a.{kind}", data[kind]) if kind in data else "a.parquet"
+    sources = read_sources([name], reading)
+    check_reading(reading, [sources])
+    assert text_of(sources) == expected
+    assert recorded_reading([TrainingRecord.from_json({"reading": reading.as_record()})]) == reading
+
+
+def test_records_without_any_of_the_columns_are_left_out() -> None:
+    reading = ReadOptions.of_options(None, False, None, False, template="{a}-{b}")
+    records = lines({"a": "A", "b": "B"}, {"a": None}, {"a": " ", "b": ""}, {"b": "B"})
+    sources = read("a.jsonl", records, reading)
+    assert text_of(sources) == "A-B\n\n-B" and "a.jsonl: left out 2 records without text" in sources.notes
+    with pytest.raises(LLMError, match=r'^a\.jsonl line 2: "b" is an object; wanted text in quotes$'):
+        read("a.jsonl", lines({"a": "A", "b": "B"}, {"a": "A", "b": {}}), reading)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{title", r"^template: the brace at character 1 of '{title' has no partner; wanted columns in braces, as in "),
+        ("a } b {c}", "^template: the brace at character 3 of "),
+        ("title", r"^template must name columns in braces, as in '{title}\\n{body}'; found 'title'$"),
+        ("{}", "^template must name columns in braces"),
+    ],
+)
+def test_a_template_that_cannot_be_filled_is_an_error(template: str, message: str) -> None:
+    with pytest.raises(LLMError, match=message) as caught:
+        ReadOptions.of_options(None, False, None, False, template=template)
+    assert caught.value.exit_code == 2
+
+
+def test_a_template_with_an_unknown_column_is_an_error() -> None:
+    reading = ReadOptions.of_options(None, False, None, False, template="{title} {boddy}")
+    with pytest.raises(LLMError) as caught:
+        read("a.jsonl", articles(title="T"), reading)
+    assert str(caught.value) == "a.jsonl has no column 'boddy'; its columns: 'id', 'title', 'body'"
+    with pytest.raises(
+        LLMError, match=r"^`template` '{title} {boddy}': no file has these columns; a\.jsonl has id, text"
+    ):
+        check_reading(reading, [read("a.jsonl", lines(*STORIES), reading)])
+    with pytest.raises(LLMError, match="exclude each other"):
+        ReadOptions.of_options(None, False, "a", False, template="{a}")
+
+
+# ---- duplicates
+
+
+def test_documents_with_the_same_text_are_read_once_and_counted() -> None:
+    for name, data in {
+        "a.txt": b"One text.",
+        "b.txt": b"Another.",
+        "c.txt": b"One text.",
+        "d.txt": b"",
+        "e.txt": b"",
+    }.items():
+        put(f"d/{name}", data)
+    put("d/f.txt.gz", gzip.compress(b"One text.", mtime=0))
+    sources = read_sources(["d"])
+    assert [one.name for one in sources.text.documents] == ["d/a.txt", "d/b.txt"]
+    assert sources.text.skipped == (
+        "2 documents with the text of another, which is read once: d/c.txt (as d/a.txt), d/f.txt.gz (as d/a.txt)",
+    )
+
+
 def test_preferences_are_refused_and_the_chosen_answers_are_read() -> None:
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
     for record, advised in (
@@ -98,8 +242,6 @@ def test_a_line_that_is_no_json_is_an_error_where_the_name_says_so() -> None:
 @pytest.mark.parametrize(
     ("name", "data", "detail"),
     [
-        ("a.html", b"<!DOCTYPE html>\n<html><p>Hi", " (HTML, read with its tags)"),
-        ("a.htm", b"\n<!-- made by x -->\n<html lang=en>", " (HTML, read with its tags)"),
         ("a.json", b'{"name": "x", "size": 3}', " (JSON, read with its keys and braces)"),
         (
             "a.txt",
@@ -117,7 +259,7 @@ def test_the_line_says_what_plain_text_has_beside_words(name: str, data: bytes, 
 def test_many_files_are_grouped_by_kind() -> None:
     Path("d").mkdir()
     for i in range(5):
-        put(f"d/{i}.txt", b"Once upon a time.")
+        put(f"d/{i}.txt", b"Once upon a time %d." % i)
     put("d/faq.txt", b"Q: Hi?\nA: Ho.\n")
     put("d/x.csv", b"question,answer\nHi,Ho\n")
     put("d/numbers.csv", b"1,2\n3,4\n")
@@ -142,6 +284,25 @@ def test_options_that_no_file_fits_are_an_error() -> None:
             ReadOptions.of_options(None, False, column, False)
     with pytest.raises(LLMError, match="exclude each other"):
         ReadOptions.of_options(None, True, None, True)
+
+
+def test_html_that_is_read_as_plain_text_has_tags() -> None:
+    for name, data in (("a.txt", b"<!DOCTYPE html>\n<html><p>Hi"), ("a.htm", b"\n<!-- made by x -->\n<html lang=en>")):
+        assert read(name, data, ReadOptions(plain=True)).describe() == (
+            f"data: plain text in {name} (HTML, read with its tags)"
+        )
+
+
+def test_the_progress_of_many_files_says_how_long_it_takes() -> None:
+    now, notes = [0.0], list[str]()
+    progress = ReadingProgress(None, notes.append, clock=lambda: now[0])
+    progress.expect([3_000, 1_000, 2_000])
+    now[0] = 6.0
+    progress("a.txt", 3_000)
+    progress.finish_file()
+    now[0] = 12.0
+    progress("b.txt", 1_000)
+    assert notes == ["reading a.txt", "reading b.txt, file 2; 2 files, about 12s left"]
 
 
 # ---- the commands

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import Result
 
-from llmcli.data.sources import Sources, read_sources
+from llmcli.data.sources import Sources, read_corpus, read_sources
 from llmcli.data.text import documents
-from llmcli.data.text.corpus import Corpus, read_corpus
+from llmcli.data.text.corpus import Corpus
 from llmcli.errors import LLMError
 from llmcli.evaluation.memorization import LENGTH, find_verbatim
 from llmcli.evaluation.training_text import (

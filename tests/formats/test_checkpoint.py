@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.config import ModelConfig
-from llmcli.data.text.corpus import read_corpus
+from llmcli.data.sources import read_corpus
 from llmcli.errors import LLMError
 from llmcli.formats import checkpoint as module
 from llmcli.formats.checkpoint import Checkpoint, load, save

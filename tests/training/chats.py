@@ -4,7 +4,8 @@ from pathlib import Path
 
 from llmcli.data.conversations.messages import Conversation, Message
 from llmcli.data.files import ConversationFile
-from llmcli.data.text.corpus import Corpus, read_corpus
+from llmcli.data.sources import read_corpus
+from llmcli.data.text.corpus import Corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.training.data.conversations import ConversationInputs
 from llmcli.training.data.prepare import Prepared

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmcli.data.text.corpus import read_corpus
+from llmcli.data.sources import read_corpus
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.prepare import Prepared

@@ -62,7 +62,8 @@ def eval_(options: _Options) -> None:
 
     Example: llm eval held-out.txt -m a.safetensors -m b.safetensors
     """
-    from llmcli.data.sources import ReadingProgress, check_reading, read_sources
+    from llmcli.data.reading_progress import ReadingProgress
+    from llmcli.data.sources import check_reading, read_sources
     from llmcli.evaluation.training_text import recorded_reading, recorded_speakers
     from llmcli.formats.loading import load_any
 
@@ -74,12 +75,16 @@ def eval_(options: _Options) -> None:
     how = typed = options.reading()
     if not typed.is_requested:  # as in training
         records = [record for source in models.values() for record in source.records]
-        how = replace(recorded_reading(records), speakers=typed.speakers)
+        how = recorded_reading(records)
+        how = replace(
+            how, speakers=typed.speakers, encoding=typed.encoding or how.encoding,
+            strip_boilerplate=typed.strip_boilerplate or how.strip_boilerplate,
+        )  # fmt: skip
     templates = _chat_templates(models)
     progress = ReadingProgress(None, console.note)
     sources = read_sources(options.texts, how, text_only=not templates, on_read=progress)
     check_reading(typed, [sources])
-    if any(group.detail for group in sources.groups()):  # more than plain text
+    if sources.cuts or any(group.detail for group in sources.groups()):  # more than plain text
         for note in (sources.describe(), *sources.notes):
             console.note(note)
     if templates and sources.conversation_files:

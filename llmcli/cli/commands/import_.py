@@ -21,6 +21,7 @@ class _Options(ResultOptions):
     output: Path = option("FILE", "Model file to write.", Path(DEFAULT_MODEL), names="-o --output")
     adapter: Path | None = option("FILE", "Adapters (LoRA) to merge into the model: a file or a PEFT directory.")
     fit_cache: Path | None = option("TEXT", "Fit an n-gram cache on a text like those that the model will read.")
+    encoding: str | None
     force: bool = flag("Overwrite an existing file.")
 
 
@@ -32,6 +33,7 @@ def import_(options: _Options) -> None:
 
     Example: llm import SmolLM2-135M/ -o smol.safetensors
     """
+    from llmcli.data.conversations.record_kinds import ReadOptions
     from llmcli.data.sources import read_sources
     from llmcli.formats import adapters, atomic_io, checkpoint, loading
 
@@ -40,7 +42,10 @@ def import_(options: _Options) -> None:
         raise LLMError(f"-o needs the name of a file: -o {DEFAULT_MODEL}")
     reject_gguf_name(output)
     atomic_io.check_writable(output, force=options.force)
-    text = read_sources([str(cache_text)], text_only=True).text if cache_text is not None else None
+    if cache_text is None:
+        options.reject("without --fit-cache", "encoding")
+    reading = ReadOptions.of_options(None, False, None, False, encoding=options.encoding)
+    text = read_sources([str(cache_text)], reading, text_only=True).text if cache_text is not None else None
     base = loading.load(source)
     part = "part of " if Path(source).is_dir() else ""
     reject_overwriting(output, "output", loading.files(source), f"{part}the model to import")

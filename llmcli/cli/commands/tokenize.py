@@ -27,6 +27,7 @@ class _Options(ResultOptions):
     speakers: str | None
     pairs: bool
     column: str | None
+    encoding: str | None
     tokenizer: Path | None = option("FILE", "Use a tokenizer.json instead of a model.")
     ids: bool = flag("Print only the token ids.")
     decode: bool = flag("Turn token ids back into text; TEXT is the ids.")
@@ -57,6 +58,8 @@ def tokenize(options: _Options) -> None:
         options.reject("without --chat", "speakers", "pairs", "column")
     if file is not None:
         options.reject("with --file", "text")
+    elif options.chat is None:
+        options.reject("without a file", "encoding")
     if options.tokenizer is not None:
         options.reject("with --tokenizer", "model")
     if options.decode:
@@ -66,15 +69,15 @@ def tokenize(options: _Options) -> None:
         return
     opened = _open_tokenizer(options)
     if options.decode:
-        _decode(opened, text_argument(text, "list of ids") if file is None else _read(file))
+        _decode(opened, text_argument(text, "list of ids") if file is None else _read(file, options))
     elif file is not None and options.ids and not options.json:
-        from llmcli.data.text.corpus import read_corpus
+        from llmcli.data.sources import read_corpus
 
-        for document in read_corpus([str(file)]).texts():
+        for document in read_corpus([str(file)], encoding=options.encoding or "").texts():
             for ids in opened.encode_stream(document):  # the file may be larger than memory
                 console.result(" ".join(map(str, ids)))
     else:
-        content = _read(file) if file is not None else text_argument(text, "text")
+        content = _read(file, options) if file is not None else text_argument(text, "text")
         _print_tokens(opened, content, options)
 
 
@@ -89,10 +92,12 @@ def _open_tokenizer(options: _Options) -> "Tokenizer":
     return open_tokenizer(load_any(model_path(options.model)).shared)
 
 
-def _read(file: Path) -> str:
-    from llmcli.data.text.corpus import read_corpus
+def _read(file: Path, options: _Options) -> str:
+    from llmcli.data.sources import read_corpus
 
-    return "".join(piece for text in read_corpus([str(file)]).texts() for piece in text)
+    return "".join(
+        piece for text in read_corpus([str(file)], encoding=options.encoding or "").texts() for piece in text
+    )
 
 
 # ---- showing tokens
@@ -193,7 +198,7 @@ def _train(options: _Options) -> None:
     if output.suffix.lower() in (".safetensors", ".gguf"):
         raise usage(f"-o {output} is the name of a model; a tokenizer is a .json file: -o {DEFAULT_OUTPUT}")
     atomic_io.check_writable(output, force=options.force, example=DEFAULT_OUTPUT)
-    text = read_sources(options.train or [], text_only=True).text
+    text = read_sources(options.train or [], options.reading(), text_only=True).text
     reject_overwriting(output, "tokenizer", [document.path for document in text.documents], "the training text")
     trained, _ = train_tokenizer(text, options.vocab_size, characters=options.char)
     atomic_io.write(output, [trained.to_json().encode("utf-8")])

@@ -155,7 +155,7 @@ def _plan_and_run(options: _Options, how: "ReadOptions", processes: Processes) -
     _note_stopped_run(target, options.dry_run, processes.count)
     for note in inputs.notes:
         console.note(note)
-    show_plan(run.prepared.plan, inputs.groups, dry_run=options.dry_run, json_=options.json)
+    show_plan(run.prepared.plan, inputs, dry_run=options.dry_run, json_=options.json)
     if run.prepared.plan.warning:
         console.warn(run.prepared.plan.warning)
     if options.dry_run:

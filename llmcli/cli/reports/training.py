@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
+from llmcli.cli.reports.files import show_files
 from llmcli.cli.terminal import console, tables
 from llmcli.config import as_record
 from llmcli.evaluation.figures import as_json, change
@@ -15,17 +16,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llmcli.cli.terminal.progress import TrainingView
-    from llmcli.data.sources import FileGroup
     from llmcli.evaluation.compressors import Baseline
+    from llmcli.training.data.inputs import Inputs
     from llmcli.training.loop.events import Done, Evaluation, Restarted, Sample, Step, TeacherTrained
     from llmcli.training.planning.plan import Plan
 
 
-def show_plan(plan: "Plan", data: "list[FileGroup]", *, dry_run: bool, json_: bool) -> None:
-    """Print the plan: with --dry-run as a result, otherwise on stderr, in a terminal as a short summary."""
+def show_plan(plan: "Plan", inputs: "Inputs", *, dry_run: bool, json_: bool) -> None:
+    """Print the plan: with --dry-run as a result, after a table of the files; otherwise on stderr, in a terminal as a
+    short summary."""
+    not_read = list(inputs.corpus.skipped)
     if json_:
-        json_event("plan", **_plan_record(plan), data=[group.as_record() for group in data])
+        files = {"documents": inputs.files_read, "not_read": not_read} if dry_run else {}
+        json_event("plan", **_plan_record(plan), data=[group.as_record() for group in inputs.groups], **files)
         return
+    if dry_run:
+        show_files(inputs.files_read, not_read)
     if dry_run or not sys.stderr.isatty():
         rows = [(row.name, row.value, row.reason) for row in plan.rows]
         tables.table(("setting", "value", "reason"), rows, to_stderr=not dry_run)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from llmcli.data.text.file_types import through, unpacked_name
+from llmcli.data.text.templates import fill
 from llmcli.errors import LLMError, brief
 
 ROLES = ("system", "user", "assistant")
@@ -83,7 +84,9 @@ class RecordShape:
     name: str  # for users
     keys: tuple[str, ...]  # the list; or the prompt and the answer; or plain text
     context_key: str = ""  # optional text appended to the prompt after a blank line
-    is_text: bool = False  # the key holds plain text, not a conversation
+    is_text: bool = False  # the keys hold plain text, not a conversation
+    is_only_prose: bool = field(default=False, repr=False)  # the column was chosen because no other holds prose
+    template: str = field(default="", repr=False)  # joins several keys to plain text
 
     @property
     def used_keys(self) -> frozenset[str]:
@@ -178,9 +181,12 @@ def unread_keys(record: object, shape: RecordShape) -> Iterator[str]:
 def text_of_record(record: object, source: str, shape: RecordShape) -> str:
     """Return the plain text in a record, or "". Raises LLMError as `from_record` does."""
     try:
-        return _optional(_fields(record), shape.keys[0])
+        if not shape.template:
+            return _optional(_fields(record), shape.keys[0])
+        values = [_cell(_fields(record), key) for key in shape.keys]
     except LLMError as error:
         raise LLMError(f"{source}: {error}") from error
+    return fill(shape.template, values) if any(values) else ""
 
 
 def _fields(record: object) -> Record:
@@ -213,6 +219,14 @@ def _optional(record: Record, key: str) -> str:
     value = record.get(key)
     text = "" if value is None else _content(value, f'"{key}"')
     return text if text.strip() else ""
+
+
+def _cell(record: Record, key: str) -> str:
+    """A text as by `_optional`, or a number as text."""
+    value = record.get(key)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:.15g}" if isinstance(value, float) else str(value)
+    return _optional(record, key)
 
 
 def _read_list(value: object, name: str) -> Iterator[Message]:

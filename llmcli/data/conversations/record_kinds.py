@@ -21,10 +21,14 @@ from llmcli.data.conversations.messages import (
     normalized,
     record_shape,
 )
+from llmcli.data.text import templates
+from llmcli.data.text.encodings import codec_of
 from llmcli.errors import LLMError, brief, usage
 
 _TEXT_NAMES = ("content", "body", "story", "article", "document", "output", "completion", "response")
 _MAX_COLUMNS = 8  # listed in a message
+_PROSE_BYTES, _PROSE_RATIO = 100, 4  # mean size of prose, also relative to any other column
+_MIN_WORDS = 8  # in prose, if its script has spaces
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,10 @@ class ReadOptions:
     pairs: bool = False  # two columns are a prompt and its answer, regardless of names and contents
     columns: tuple[str, ...] = ()  # one text column, or a prompt and an answer column; by name or number
     plain: bool = False  # everything is plain text
+    template: str = ""  # plain text made of `columns`: "{title}\n{body}"
+    encoding: str = ""  # of text that is not UTF-8
+    strip_boilerplate: bool = False  # leave out what text/boilerplate.py finds
+    boilerplate: tuple[str, ...] | None = None  # hashes of lines to leave out, which training found; None: find them
 
     @property
     def is_requested(self) -> bool:
@@ -42,21 +50,38 @@ class ReadOptions:
         return bool(self.pairs or self.columns or self.plain)
 
     def as_record(self) -> dict[str, Any]:
-        fields = {"pairs": self.pairs, "columns": list(self.columns), "plain": self.plain}
-        return {key: value for key, value in fields.items() if value}
+        fields = {
+            "pairs": self.pairs, "columns": list(self.columns), "plain": self.plain, "template": self.template,
+            "encoding": self.encoding,
+        }  # fmt: skip
+        boilerplate = {"strip_boilerplate": list(self.boilerplate or ())} if self.strip_boilerplate else {}
+        return {key: value for key, value in fields.items() if value} | boilerplate
 
     @classmethod
     def of_options(
-        cls, speakers: tuple[str, str] | None, pairs: bool, column: str | None, plain: bool
+        cls,
+        speakers: tuple[str, str] | None,
+        pairs: bool,
+        column: str | None,
+        plain: bool,
+        *,
+        template: str | None = None,
+        encoding: str | None = None,
+        strip_boilerplate: bool = False,
     ) -> "ReadOptions":
         """Parse the options; `column` is NAME or PROMPT,ANSWER, and a name with a comma is in double quotes. Raises
         LLMError."""
         columns = tuple(map(str.strip, next(csv.reader([column], skipinitialspace=True)))) if column else ()
         if len(columns) > 2 or not all(columns) or len(set(columns)) < len(columns):
             raise usage(f"column must be one name, or two as in question,answer; found {column}")
-        if pairs + plain + bool(columns) > 1:
-            raise usage("pairs, column and plain exclude each other; give one of them")
-        return cls(speakers, pairs, columns, plain)
+        if pairs + plain + bool(columns) + (template is not None) > 1:
+            raise usage("pairs, column, template and plain exclude each other; give one of them")
+        if encoding is not None:
+            codec_of(encoding)
+        if template is not None:
+            template = templates.unescaped(template)
+            columns = templates.columns_of(template)
+        return cls(speakers, pairs, columns, plain, template or "", encoding or "", strip_boilerplate)
 
 
 def choose_shape(
@@ -99,14 +124,41 @@ def choose_shape(
         return shape
     if not objects or 2 * len(objects) < len(records):
         return None
+    prose = _prose_column(columns, objects) if must_be_known and not reading.columns else ""
     if cells_are_text and len(columns) == 2:
-        # a table of numbers has few rows with a letter
-        worded = sum(any(character.isalpha() for cell in row.values() for character in str(cell)) for row in objects)
-        if 2 * worded > len(objects):
+        # a table of numbers has few rows with a letter, and a number is no prompt for prose
+        worded = [[any(map(str.isalpha, str(row.get(column, "")))) for column in columns] for row in objects]
+        if 2 * sum(map(any, worded)) > len(objects) and not (prose and not any(map(all, worded))):
             return RecordShape("two columns", tuple(columns))
+    if prose:
+        return RecordShape("text", (prose,), is_text=True, is_only_prose=True)
+    if must_be_known and (missing := [column for column in reading.columns if normalized(column) not in known]):
+        raise LLMError(f"{name} has no column {_listed(missing)}; its columns: {_listed(columns)}")
     if must_be_known:
         raise LLMError(_explain_unknown(name, list(columns), objects, cells_are_text, is_text))
     return None
+
+
+def _prose_column(columns: Iterable[str], records: Sequence[Record]) -> str:
+    """Return the only column with prose, whose text is several times as long as that of any other column; "" if there
+    is none."""
+    sizes = {column: sum(_text_bytes(record.get(column)) for record in records) / len(records) for column in columns}
+    longest = max(sizes, key=sizes.__getitem__, default="")
+    others = [size for column, size in sizes.items() if column != longest]
+    wanted = max(_PROSE_BYTES, _PROSE_RATIO * max(others, default=0))
+    words = [value for record in records if isinstance(value := record.get(longest), str) and _is_prose(value)]
+    return longest if longest and sizes[longest] >= wanted and 2 * len(words) > len(records) else ""
+
+
+def _text_bytes(value: object) -> int:
+    """Return the size of a text, or of a list or object with text in it; 0 for numbers."""
+    text = value if isinstance(value, str) else str(value) if isinstance(value, list | Mapping) else ""
+    return len(text.encode("utf-8", "replace")) if isinstance(value, str) or set(text) & {"'", '"'} else 0
+
+
+def _is_prose(text: str) -> bool:
+    """Return whether a text has words: several with spaces between them, or in a script without spaces."""
+    return any(map(str.isalpha, text)) and (len(text.split()) >= _MIN_WORDS or not text.isascii())
 
 
 def _requested(name: str, records: Sequence[Record], known: dict[str, str], reading: ReadOptions) -> RecordShape | None:
@@ -122,6 +174,8 @@ def _requested(name: str, records: Sequence[Record], known: dict[str, str], read
     chosen = tuple(known[own] for column in reading.columns if (own := normalized(column)) in known)
     if not chosen or len(chosen) < len(reading.columns):
         return None
+    if reading.template:
+        return RecordShape("text", chosen, is_text=True, template=reading.template)
     if len(chosen) == 2:
         return RecordShape("two columns", chosen)
     values = [record.get(chosen[0]) for record in records]

@@ -5,21 +5,17 @@ import errno
 import glob
 import itertools
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TypeVar
 
 import numpy as np
 
-from llmcli.data.text.documents import STANDARD_INPUT, Document, display_name, read_document
-from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
+from llmcli.data.text.documents import STANDARD_INPUT, Document, display_name
+from llmcli.data.text.file_types import is_hidden
 from llmcli.errors import LLMError
 
-T = TypeVar("T")
-
-_GENERATED_DIRECTORIES = ("__pycache__", "node_modules")
 SAMPLE_SPANS = 64  # spans that `Corpus.sample` takes from a long text
 
 
@@ -92,13 +88,6 @@ class Corpus:
             yield Part(part.document, part.start + low, part.start + high)
 
 
-def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None, copy: TextCopy | None = None) -> Corpus:
-    """Read the plain text of files, found as in `read_files`; several calls may share a `copy`."""
-    copy = copy or TextCopy()
-    documents, skipped = read_files(names, lambda name, path: read_document(name, path, copy, stdin=stdin))
-    return corpus_of_files(documents, skipped)
-
-
 def corpus_of_files(
     documents: Iterable[tuple[Document, str]], skipped: Iterable[str], *, may_be_empty: bool = False
 ) -> Corpus:
@@ -109,41 +98,30 @@ def corpus_of_files(
     return Corpus.of(named, skipped)
 
 
-def read_files(names: Iterable[str], read: Callable[[str, Path], T]) -> tuple[list[tuple[T, str]], list[str]]:
-    """Call `read` with the name and path of each file. Returns ([(result, relative name), ...], reasons for skipping).
+@dataclass(frozen=True)
+class FoundFile:
+    """A file to read."""
 
-    `names` are files, directories (all files inside), glob patterns, or "-" for standard input. If `read` raises
-    LLMError, a file in a directory is skipped; for a file that the user named, and for ReadingEndsError, the error is
-    raised. Raises LLMError if no file is left.
-    """
-    names = list(names)
-    files: list[tuple[T, str]] = []
+    name: str  # displayed name
+    path: Path
+    relative_name: str  # path relative to the named directory, with "/"; for a named file, its name
+    was_named: bool  # by the user, rather than found in a directory
+
+
+def find_files(names: Iterable[str]) -> tuple[list[FoundFile], list[str]]:
+    """Return (files in order, a line for each that is named twice). `names` are files, directories (all files inside,
+    sorted), glob patterns, or "-" for standard input."""
+    files: dict[Path, FoundFile] = {}
     skipped: list[str] = []
-    unreadable: dict[str, list[str]] = {}  # suffix of files in directories -> reasons
-    seen: set[Path] = set()
-    for name, path, relative, was_named in _find_files(names):
-        if path.resolve() in seen:
-            skipped.append(f"{name} was named twice; it is read once")
-            continue
-        seen.add(path.resolve())
-        try:
-            files.append((read(name, path), relative))
-        except LLMError as error:
-            if was_named or isinstance(error, ReadingEndsError):
-                raise
-            unreadable.setdefault(path.suffix.lower(), []).append(str(error))
-    if not files:
-        problems = [*skipped, *itertools.chain(*unreadable.values())]
-        details = f" ({len(problems)} files were skipped; the first: {problems[0]})" if problems else ""
-        raise LLMError(f"no text found in {', '.join(names)}{details}; name a text file")
-    for suffix, problems in unreadable.items():
-        number = f"{len(problems):,} {suffix or 'other'} files; the first: " if len(problems) > 1 else ""
-        skipped.append(number + problems[0])
-    return files, skipped
+    for file in _find_files(names):
+        if (resolved := file.path.resolve()) in files:
+            skipped.append(f"{file.name} was named twice; it is read once")
+        else:
+            files[resolved] = file
+    return list(files.values()), skipped
 
 
-def _find_files(names: Iterable[str]) -> Iterator[tuple[str, Path, str, bool]]:
-    """Yield (displayed name, path, relative name, whether the user named the file itself); directories are sorted."""
+def _find_files(names: Iterable[str]) -> Iterator[FoundFile]:
     for name in names:
         if not name:
             raise LLMError("the name of a text is empty; name a text file, a directory, a pattern or -")
@@ -156,7 +134,7 @@ def _find_files(names: Iterable[str]) -> Iterator[tuple[str, Path, str, bool]]:
                     f"{name[:40]}... is too long for a file name; save the text to a file and name that"
                 ) from error
         if name == "-":
-            yield name, path, STANDARD_INPUT, True
+            yield FoundFile(name, path, STANDARD_INPUT, True)
         elif path.exists():
             yield from _files_of(name, path, path if path.is_dir() else path.parent)
         elif glob.has_magic(name):
@@ -171,14 +149,13 @@ def _find_files(names: Iterable[str]) -> Iterator[tuple[str, Path, str, bool]]:
             raise LLMError(f"there is no file or directory {name}{download}")
 
 
-def _files_of(name: str, path: Path, root: Path) -> Iterator[tuple[str, Path, str, bool]]:
+def _files_of(name: str, path: Path, root: Path) -> Iterator[FoundFile]:
     """Yield a file, or the files in a directory, with their names relative to `root`, which are the same on every
     system. Hidden and generated files are left out."""
     is_directory = path.is_dir()
     for file in sorted(path.rglob("*")) if is_directory else [path]:
-        parts = file.relative_to(path).parts
         if is_directory and not file.is_file():
             continue
-        if not any(part.startswith(".") or part in _GENERATED_DIRECTORIES for part in parts):
-            relative = display_name(file.relative_to(root).as_posix())
-            yield str(file) if is_directory else name, file, unicodedata.normalize("NFC", relative), not is_directory
+        if not is_hidden(file.relative_to(path).parts):
+            relative = unicodedata.normalize("NFC", display_name(file.relative_to(root).as_posix()))
+            yield FoundFile(str(file) if is_directory else name, file, relative, not is_directory)

@@ -1,18 +1,19 @@
 """A document: a file or standard input, opened, decompressed, decoded and checked to be text.
 
-The text is UTF-8 with or without a byte-order mark, or UTF-16 with one, and may be compressed (gzip, zstd). Text that
-cannot be read from an arbitrary position (compressed, UTF-16, standard input) is decoded once, into a temporary file.
+The text is UTF-8, UTF-16 or in another encoding (encodings.py), and may be compressed (gzip, bzip2, xz, zstd). Text
+that cannot be read from an arbitrary position (all but plain UTF-8 in a file) is decoded once, into a temporary file.
 
 Standard library only, except for zstd before Python 3.14.
 """
 
 import codecs
 import contextlib
-import gzip
 import hashlib
+import importlib
 import io
 import itertools
 import os
+import re
 import shlex
 import stat
 import sys
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeAlias, cast
 
-from llmcli.data.text import file_types
+from llmcli.data.text import encodings, file_types
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy, check_temporary_space
 from llmcli.errors import LLMError, missing_extra
 
@@ -30,14 +31,29 @@ OnRead: TypeAlias = Callable[[str, int], None]  # receives the name of the file 
 BLOCK_BYTES = 1 << 20  # bytes per read
 CHECKED_BYTES = 1 << 16  # checked at a time: they stay in the processor's cache
 STANDARD_INPUT = "standard input"  # name in messages
+
 _START_BYTES = 1 << 16  # of text, used to recognize its format
-_COMPRESSION = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}  # magic bytes -> program
+_SAMPLE_BYTES = 1 << 14  # of lines that are not ASCII, used to recognize their encoding
+_COMPRESSION = {  # first bytes of a file -> program
+    re.compile(rb"\x1f\x8b"): "gzip", re.compile(rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)"): "bzip2",
+    re.compile(rb"\xfd7zXZ\0"): "xz", re.compile(rb"\x28\xb5\x2f\xfd"): "zstd",
+}  # fmt: skip
+_MODULES = {"gzip": "gzip", "bzip2": "bz2", "xz": "lzma"}  # program -> module of the standard library
 _MAX_GZIP_RATIO = 1032  # size of the content / size of the file
+_CONTINUATION_BYTES = bytes(range(0x80, 0xC0))  # all but the first of a character
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
 def ignore(name: str, size: int) -> None:
     """An `OnRead` that does nothing."""
+
+
+class NotTextError(LLMError):
+    """Bytes that are not text in the encoding that was tried."""
+
+    def __init__(self, problem: str, advice: str) -> None:
+        super().__init__(f"{problem}; {advice}")
+        self.problem, self.advice = problem, advice
 
 
 @dataclass(frozen=True)
@@ -52,9 +68,17 @@ class Document:
     copy: TextCopy | None = field(default=None, repr=False, compare=False)  # for a file that is not plain UTF-8
     changed_at: int = field(default=0, repr=False, compare=False)  # st_mtime_ns of the file before it was read
     relative_name: str = ""  # path relative to the named directory, with "/"; for a named file, its name
-    columns: tuple[str, ...] = ()  # column of the text; empty for the text of the whole file
+    columns: tuple[str, ...] = ()  # columns of the text; empty for the text of the whole file
+    template: str = ""  # joins several columns
     all_columns: tuple[str, ...] = field(default=(), compare=False)  # in the file
     notes: tuple[str, ...] = field(default=(), compare=False)  # what was left out, one line each
+    member: str = ""  # path in an archive
+    kind: str = ""  # format that data/documents extracted the text from, such as "PDF"; empty for plain text
+    encoding: str = ""  # of the file, if it is neither UTF-8 nor told by a byte-order mark
+    detail: str = field(default="", compare=False)  # how the columns were chosen, for users
+    file_bytes: int = field(default=0, compare=False)  # size of the file
+    characters: int = field(default=0, compare=False)  # in the text
+    skipped: tuple[tuple[str, int], ...] = field(default=(), compare=False)  # (what was not read, how often)
 
     def is_unchanged(self) -> bool:
         """Return whether the modification time is still that of the first read."""
@@ -125,23 +149,83 @@ class Document:
 
 
 def read_document(
-    name: str, path: Path, copy: TextCopy, on_read: OnRead = ignore, stdin: IO[bytes] | None = None
+    name: str,
+    path: Path,
+    copy: TextCopy,
+    on_read: OnRead = ignore,
+    stream: IO[bytes] | None = None,
+    encoding: str = "",
 ) -> Document:
-    """Read a file, or standard input ("-"), to its end and check that it is text.
+    """Read a file, standard input ("-"), or a stream, to its end and check that it is text.
 
-    Text other than a plain UTF-8 file is appended to `copy`. `on_read` may raise ReadingEndsError. Raises LLMError with
-    the type of a file that is not text, or the position of the first byte that is not.
+    `encoding` names the encoding of text that is not UTF-8; by default, it is recognized if that is certain. Text other
+    than a plain UTF-8 file is appended to `copy`. `on_read` may raise ReadingEndsError. Raises LLMError with the type
+    of a file that is not text, or the position of the first byte that is not.
     """
-    stream = (stdin or sys.stdin.buffer) if name == "-" else None
+    given = encodings.codec_of(encoding) if encoding else ""
+    first = given if name == "-" or encodings.is_seven_bit(given) else ""
+    try:
+        return _read_as(first, name, path, copy, on_read, stream, may_be_iso2022_jp=not given and name != "-")
+    except NotTextError as error:
+        if name == "-":
+            raise
+        codec = "" if first else given or _recognize(name, path, stream, error, on_read)
+    return _read_as(codec, name, path, copy, on_read, stream)
+
+
+def _recognize(name: str, path: Path, stream: IO[bytes] | None, error: NotTextError, on_read: OnRead) -> str:
+    """Return the codec of a file that is not UTF-8. Raises LLMError if it is uncertain; `error` is that of UTF-8."""
+    sample = bytearray()  # of lines, which no encoding but UTF-16 cuts a character at
+    with _opened(name, path, stream) as file, _decompressed(display_name(name), file) as (content, _):
+        while len(sample) < _SAMPLE_BYTES and (block := _read(content, BLOCK_BYTES, display_name(name))):
+            on_read(display_name(name), 0)
+            if b"\0" in block:
+                if not sample and (codec := encodings.utf16_codec(block)):
+                    return codec
+                raise error
+            sample += b"".join(line for line in block.splitlines(keepends=True) if not line.isascii())
+    codec = encodings.recognize(bytes(sample[:_SAMPLE_BYTES]))
+    if not codec:
+        raise NotTextError(f"{error.problem}; its encoding is uncertain", error.advice) from error
+    return codec
+
+
+@contextlib.contextmanager
+def _opened(name: str, path: Path, stream: IO[bytes] | None) -> Iterator[IO[bytes]]:
+    """Open a file, standard input, or the beginning of a file in an archive."""
+    if stream is None and name != "-":
+        with open_regular_file(display_name(name), path) as file:
+            yield file
+        return
+    if stream is not None and name != "-":
+        stream.seek(0)
+    with _buffered(stream or sys.stdin.buffer) as file:
+        yield file
+
+
+def _read_as(
+    codec: str,
+    name: str,
+    path: Path,
+    copy: TextCopy,
+    on_read: OnRead,
+    stream: IO[bytes] | None = None,
+    may_be_iso2022_jp: bool = False,
+) -> Document:
+    """Read a document as `read_document` does; `codec` is for text without a byte-order mark, "" is UTF-8."""
+    source, is_file = _opened(name, path, stream), stream is None and name != "-"
     name = display_name(name)
-    source = open_regular_file(name, path) if stream is None else _buffered(stream)
     with source as file, _decompressed(name, file) as (content, program):
-        changed_at = os.fstat(file.fileno()).st_mtime_ns if stream is None else 0
+        changed_at = os.fstat(file.fileno()).st_mtime_ns if is_file else 0
         start = _read(content, max(BLOCK_BYTES, 4), name)
-        mark, encoding = next((known for known in _BYTE_ORDER_MARKS if start.startswith(known[0])), (b"", "utf-8"))
-        copied = stream is not None or bool(program) or encoding != "utf-8"
+        if may_be_iso2022_jp and encodings.is_iso2022_jp(start):
+            codec = encodings.codec_of("iso2022_jp")
+        mark, encoding = next(
+            (known for known in _BYTE_ORDER_MARKS if start.startswith(known[0])), (b"", codec or "utf-8")
+        )
+        copied = not is_file or bool(program) or encoding != "utf-8"
         offset = copy.size if copied else len(mark)
-        text = _TextDigest(copy if copied else None)
+        text = TextDigest(copy if copied else None)
 
         def blocks() -> Iterator[bytes]:
             on_read(name, len(start))
@@ -164,36 +248,39 @@ def read_document(
                 copy.truncate(offset)
             if isinstance(error, ReadingEndsError):
                 raise
-            end = b""
-            with contextlib.suppress(OSError):  # standard input may not be seekable
-                file.seek(max(0, file.seek(0, os.SEEK_END) - file_types.END_BYTES))
-                end = file.read()
-            description = file_types.describe_binary(name, start[: file_types.START_BYTES], end, program)
-            raise LLMError(description or str(error), error.exit_code) from error
-    return Document(name, path, text.size, text.sha256.hexdigest(), offset, copy if copied else None, changed_at)
+            if description := file_types.describe_binary(name, start[: file_types.START_BYTES], program):
+                raise LLMError(description) from error
+            raise
+        file_bytes = os.fstat(file.fileno()).st_size if is_file else text.size
+    return Document(
+        name, path, text.size, text.sha256.hexdigest(), offset, copy if copied else None, changed_at,
+        encoding=encodings.name_of(encoding) if encoding != "utf-8" and not mark else "", file_bytes=file_bytes,
+        characters=text.characters,
+    )  # fmt: skip
 
 
-def document_of_texts(name: str, path: Path, texts: Iterable[str], copy: TextCopy) -> Document:
-    """Make one document of the texts in a file, joined by blank lines and appended to `copy`."""
-    offset, text = copy.size, _TextDigest(copy)
+def document_of_texts(name: str, path: Path, texts: Iterable[str], copy: TextCopy, separator: str = "\n\n") -> Document:
+    """Make one document of the texts in a file, by default joined by blank lines, and appended to `copy`."""
+    offset, text = copy.size, TextDigest(copy)
     try:
         for number, part in enumerate(texts):
-            text.add((f"\n\n{part}" if number else part).encode("utf-8"))
+            text.add((f"{separator}{part}" if number else part).encode("utf-8"))
     except LLMError:
         copy.truncate(offset)
         raise
-    return Document(name, path, text.size, text.sha256.hexdigest(), offset, copy)
+    return Document(name, path, text.size, text.sha256.hexdigest(), offset, copy, characters=text.characters)
 
 
-class _TextDigest:
-    """Size and hash of UTF-8 text, which is appended to a copy if there is one."""
+class TextDigest:
+    """Size, characters and hash of UTF-8 text, which is appended to a copy if there is one."""
 
     def __init__(self, copy: TextCopy | None) -> None:
-        self._copy, self.sha256, self.size = copy, hashlib.sha256(), 0
+        self._copy, self.sha256, self.size, self.characters = copy, hashlib.sha256(), 0, 0
 
     def add(self, data: bytes) -> bytes:
         self.sha256.update(data)
         self.size += len(data)
+        self.characters += len(data.translate(None, _CONTINUATION_BYTES))
         if self._copy is not None:
             self._copy.append(data)
         return data
@@ -224,32 +311,53 @@ def _buffered(stream: IO[bytes]) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _decompressed(name: str, file: IO[bytes]) -> Iterator[tuple[IO[bytes], str]]:
-    """Yield (content of a file, program that decompresses it: "gzip", "zstd" or "")."""
+    """Yield (content of a file, program that decompresses it, or "")."""
     try:
-        start = file.peek(4)[:4]  # type: ignore[attr-defined]
+        start = file.peek(10)[:10]  # type: ignore[attr-defined]
     except OSError as error:
         raise LLMError(f"cannot read {name}: {error.strerror or error}") from error
-    program = next((program for magic, program in _COMPRESSION.items() if start.startswith(magic)), "")
-    if not program:
+    if not (program := compression(start)):
         yield file, ""
         return
-    module: Any = gzip if program == "gzip" else _import_zstd(name)
     if name != STANDARD_INPUT:
-        check_temporary_space(name, program, _unpacked_size(file, program, module))
-    with module.open(file) as content:
+        check_temporary_space(name, program, _unpacked_size(name, file, program))
+    with decompressed(name, file, program) as content:
         yield content, program
 
 
-def _unpacked_size(file: IO[bytes], program: str, module: Any) -> int:
+def compression(start: bytes) -> str:
+    """Return the program that decompresses a file with these first bytes; "" if it is not compressed."""
+    return next((program for magic, program in _COMPRESSION.items() if magic.match(start)), "")
+
+
+def decompressed(name: str, file: IO[bytes], program: str) -> IO[bytes]:
+    module: Any = _import_zstd(name) if program == "zstd" else importlib.import_module(_MODULES[program])
+    return cast(IO[bytes], module.open(file))
+
+
+def peek(path: Path) -> bytes:
+    """Return the first bytes of a file, or of its content if it is compressed; b"" if it cannot be read."""
+    with contextlib.suppress(Exception), open_regular_file("", path) as file:  # reading it will raise the error again
+        start = file.read(file_types.START_BYTES)
+        if program := compression(start):
+            file.seek(0)
+            with decompressed("", file, program) as content:
+                return content.read(file_types.START_BYTES)
+        return start
+    return b""
+
+
+def _unpacked_size(name: str, file: IO[bytes], program: str) -> int:
     """Return the size of the content as stored in the file (modulo 4 GiB in gzip); 0 if missing or implausible."""
     with contextlib.suppress(Exception):  # OSError, ZstdError: reading the file will raise them again
         if program == "zstd":
-            return module.get_frame_info(file.peek(18)[:18]).decompressed_size or 0  # type: ignore[attr-defined]
-        packed = file.seek(0, os.SEEK_END)
-        file.seek(max(0, packed - 4))
-        size = int.from_bytes(file.read(), "little")
-        file.seek(0)
-        return size if size <= _MAX_GZIP_RATIO * packed else 0
+            return _import_zstd(name).get_frame_info(file.peek(18)[:18]).decompressed_size or 0  # type: ignore[attr-defined]
+        if program == "gzip" and file.seekable():
+            packed = file.seek(0, os.SEEK_END)
+            file.seek(max(0, packed - 4))
+            size = int.from_bytes(file.read(), "little")
+            file.seek(0)
+            return size if size <= _MAX_GZIP_RATIO * packed else 0
     return 0
 
 
@@ -285,15 +393,18 @@ def _decode(name: str, blocks: Iterable[bytes], encoding: str, first: int = 0, p
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             byte = (error.object[error.start :] or b"\0")[0]
-            raise LLMError(
-                f"{name} is not {encoding.upper()} text: byte 0x{byte:02x} at position {start + error.start:,}; "
-                f"convert it first: {_iconv(name, 'ENCODING', program)} (ENCODING: ISO-8859-1, SHIFT_JIS, ...)"
+            what = encodings.name_of(encoding)
+            raise NotTextError(
+                f"{name} is not {what} text: byte 0x{byte:02x} at position {start + error.start:,}",
+                f"name its encoding: `encoding` NAME (ISO-8859-1, SHIFT_JIS, ...); or convert it first: "
+                f"{_iconv(name, 'ENCODING', program)}",
             ) from error
         if "\0" in text:
             position = start + len(text[: text.index("\0")].encode(encoding))
-            raise LLMError(
+            raise NotTextError(
                 f"{name} is not text: a zero byte at position {position:,} (a binary file, or UTF-16 without a "
-                f"byte-order mark); convert UTF-16 first: {_iconv(name, 'UTF-16LE', program)}"
+                "byte-order mark)",
+                f"if it is UTF-16: `encoding` UTF-16LE; or convert it first: {_iconv(name, 'UTF-16LE', program)}",
             )
         if text:
             yield text

@@ -1,27 +1,54 @@
-"""Types of files that are not text, with advice on how to extract text from them.
+"""Types of files: formats that data/documents extracts text from, and others, with advice on how to do that.
 
-A file is recognized by its first bytes, and a ZIP container by the names of its members, not by the file name.
+A file is recognized by its first bytes (of its content, if it is compressed) and a ZIP container by the names of its
+members, not by the file name, except for text with markup.
 Standard library only.
 """
 
+import codecs
+import re
 import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
 
-START_BYTES = 4096  # read from the beginning of a file ...
-END_BYTES = 65536  # ... and from its end, where a ZIP archive lists its members
+START_BYTES = 4096  # read from the beginning of a file
+COMPRESSION = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}  # suffix -> program
 
-_PANDOC = "extract its text first: pandoc {file} -t plain -o {text}"
+_GENERATED_DIRECTORIES = ("__pycache__", "node_modules", "__MACOSX")
+
+
+@dataclass(frozen=True)
+class FileType:
+    """A type of file other than plain text."""
+
+    description: str  # such as "a PDF"
+    module: str = ""  # module of data/documents that reads it
+    advice: str = ""  # how to extract text if there is no such module
+    is_text: bool = False  # whether it can also be read as plain text
+
+    @property
+    def kind(self) -> str:
+        """
+        >>> FileType("an EPUB book").kind
+        'EPUB book'
+        """
+        return self.description.partition(" ")[2]
+
+
 _UNPACK = "unpack it into a directory and name that: "
 _DATA = "export its text to a text file first"
-_TYPES: tuple[tuple[str, str, tuple[tuple[int, bytes], ...]], ...] = (  # (description, advice, (position, bytes), ...)
-    ("a PDF", "extract its text first: pdftotext {file} {text}", ((0, b"%PDF-"),)),
+_READABLE = (
+    (FileType("a PDF", "pdf"), ((0, b"%PDF-"),)),
+    (FileType("a WARC file", "warc"), ((0, b"WARC/"),)),
+    (FileType("a tar archive", "archives"), ((257, b"ustar"),)),
+)
+_OTHERS: tuple[tuple[str, str, tuple[tuple[int, bytes], ...]], ...] = (  # (description, advice, (position, bytes), ...)
     ("a DjVu document", "extract its text first: djvutxt {file} {text}", ((0, b"AT&TFORM"),)),
-    ("a tar archive", _UNPACK + "mkdir {stem} && tar -xf {file} -C {stem}", ((257, b"ustar"),)),
     ("a 7z archive", _UNPACK + "7z x -o{stem} {file}", ((0, b"7z\xbc\xaf\x27\x1c"),)),
     ("a RAR archive", _UNPACK + "unrar x {file} {stem}/", ((0, b"Rar!\x1a\x07"),)),
     ("compressed twice", "unpack it again: gzip -d {file}", ((0, b"\x1f\x8b"),)),
     ("compressed (lz4)", "unpack it first: lz4 -d {file}", ((0, b"\x04\x22\x4d\x18"),)),
-    ("compressed (bzip2)", "unpack it first: bzip2 -dk {file}", ((0, b"BZh"),)),
-    ("compressed (xz)", "unpack it first: xz -dk {file}", ((0, b"\xfd7zXZ\0"),)),
     ("an old Office document (.doc, .xls, .ppt)",
      "save it as plain text first: soffice --headless --convert-to txt:Text {file}",
      ((0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"),)),
@@ -39,30 +66,85 @@ _TYPES: tuple[tuple[str, str, tuple[tuple[int, bytes], ...]], ...] = (  # (descr
     ("an executable", "name a text file, or a directory of text files",
      ((0, b"\x7fELF"), (0, b"\xcf\xfa\xed\xfe"), (0, b"\xca\xfe\xba\xbe"), (0, b"\0asm"), (0, b"MZ"))),
 )  # fmt: skip
-_ZIP_TYPES: tuple[tuple[str, str, tuple[bytes, ...]], ...] = (  # (description, advice, names of members)
-    ("an EPUB book", _PANDOC, (b"application/epub+zip", b"META-INF/container.xml")),
-    ("a Word document", _PANDOC, (b"word/document.xml", b"word/styles.xml")),
-    ("an OpenDocument text", _PANDOC, (b"application/vnd.oasis.opendocument.text",)),
-    ("a spreadsheet", "save it as CSV first", (b"xl/workbook.xml", b"opendocument.spreadsheet")),
-    ("a presentation", _DATA, (b"ppt/presentation.xml", b"opendocument.presentation")),
-    ("a PyTorch model", "convert it to safetensors first, with the program that wrote it", (b"data.pkl", b"/data/0")),
-    ("a ZIP archive", _UNPACK + "unzip {file} -d {stem}", (b"",)),
+ZIP = FileType("a ZIP archive", "archives")
+_ZIP_TYPES = (  # (type, name of a member, or media type)
+    (FileType("an EPUB book", "epub"), "META-INF/container.xml"),
+    (FileType("a Word document", "office"), "word/document.xml"),
+    (FileType("an OpenDocument text", "office"), "application/vnd.oasis.opendocument.text"),
+    (FileType("a presentation", "office"), "ppt/presentation.xml"),
+    (FileType("a presentation", advice=_DATA), "application/vnd.oasis.opendocument.presentation"),
+    (FileType("a spreadsheet", advice="save it as CSV first"), "xl/workbook.xml"),
+    (FileType("a spreadsheet", advice="save it as CSV first"), "application/vnd.oasis.opendocument.spreadsheet"),
 )
+_PYTORCH = FileType("a PyTorch model", advice="convert it to safetensors first, with the program that wrote it")
+_PAGE = FileType("an HTML page", "html", is_text=True)
+_NOTEBOOK = FileType("a notebook", "notebook", is_text=True)
+_MAILBOX = FileType("a mailbox", "mail", is_text=True)
+_MESSAGE = FileType("an e-mail", "mail", is_text=True)
+TEXT_KINDS = {known.kind for known in (_PAGE, _NOTEBOOK, _MAILBOX, _MESSAGE)}
+_HTML = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body)\b", re.I | re.S)
+_MBOX = re.compile(r"From \S.* \d\d:\d\d.*\r?\n[\w-]+:\s")
+_HEADER = re.compile(r"[\w-]+:\s")
+_ZIP_START = (b"PK\x03\x04", b"PK\x05\x06")
 
 
-def describe_binary(name: str, start: bytes, end: bytes = b"", program: str = "") -> str | None:
+def recognize(name: str, start: bytes) -> FileType | None:
+    """Return the type of a file by its first bytes (decompressed); None for plain text and types that are not read.
+    `recognize_zip` tells ZIP archives apart."""
+    if start.startswith(_ZIP_START):
+        return ZIP
+    return _readable_text(name, start) or next(
+        (known for known, marks in _READABLE if any(start.startswith(mark, at) for at, mark in marks)), None
+    )
+
+
+def recognize_zip(members: Sequence[str], media_type: str) -> FileType:
+    """Return the type of a ZIP archive by the names of its members and the content of the member `mimetype`."""
+    names = {*members, media_type}
+    if any(name.endswith("/data.pkl") for name in members):
+        return _PYTORCH
+    return next((known for known, member in _ZIP_TYPES if member in names), ZIP)
+
+
+def is_page(start: str) -> bool:
+    """Return whether a text begins as HTML does."""
+    return bool(_HTML.match(start))
+
+
+def _readable_text(name: str, start: bytes) -> FileType | None:
+    """Return the type of text with markup."""
+    suffix = PurePath(unpacked_name(name)).suffix.lower()
+    is_utf16 = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = start.decode("utf-16" if is_utf16 else "utf-8", "replace").lstrip("\ufeff")
+    if is_page(text) or (suffix in (".html", ".htm", ".xhtml") and text.lstrip().startswith("<")):
+        return _PAGE
+    if suffix == ".ipynb" and text.lstrip().startswith("{"):
+        return _NOTEBOOK
+    if suffix not in (".patch", ".diff") and _MBOX.match(text):
+        return _MAILBOX
+    return _MESSAGE if suffix == ".eml" and _HEADER.match(text) else None
+
+
+def describe_binary(name: str, start: bytes, program: str = "") -> str | None:
     """Describe, in one line, the type of a file that is not text and how to extract its text; None if unknown.
 
-    `start` and `end` are its first and last bytes, decompressed by `program` ("gzip", "zstd" or "").
+    `start` are its first bytes, decompressed by `program` ("gzip", "zstd", ... or "").
 
-    >>> describe_binary("my book.pdf", b"%PDF-1.7 ...")
-    "my book.pdf is a PDF, not text; extract its text first: pdftotext 'my book.pdf' 'my book.txt'"
+    >>> describe_binary("my book.djvu", b"AT&TFORM ...")
+    "my book.djvu is a DjVu document, not text; extract its text first: djvutxt 'my book.djvu' 'my book.txt'"
     """
-    description, advice = _recognize(start, end)
-    if not description:
-        return None
+    if known := recognize(name, start):
+        return None if known.is_text else describe(name, known)
+    for what, advice, marks in _OTHERS:
+        if any(start.startswith(mark, at) for at, mark in marks):
+            return describe(name, FileType(what, advice=advice), program)
+    return None
+
+
+def describe(name: str, known: FileType, program: str = "") -> str:
+    """Say, in one line, what a file is and how to extract its text."""
     file = "FILE" if name == "standard input" else name
-    unpack = ""
+    unpack, advice = "", known.advice or "extract its text first: llm text {file} > {text}"
     if program and not advice.startswith(_UNPACK):
         unpack = f"unpack it ({program} -dk {shlex.quote(file)}), then "
         file = unpacked_name(file)
@@ -70,11 +152,16 @@ def describe_binary(name: str, start: bytes, end: bytes = b"", program: str = ""
     text = f"{file.rpartition('.')[0] or file}.txt"
     names = {"file": file, "text": text if text != file else f"{file}-text.txt", "stem": stem}
     advice = advice.format(**{key: shlex.quote(value) for key, value in names.items()})
-    return f"{name} is {description}, not text; {unpack}{advice}"
+    return f"{name} is {known.description}, not text; {unpack}{advice}"
+
+
+def is_hidden(parts: Iterable[str]) -> bool:
+    """Return whether a path in a directory or archive is hidden or generated, and so left out unless it is named."""
+    return any(part.startswith(".") or part in _GENERATED_DIRECTORIES for part in parts)
 
 
 def unpacked_name(file: str) -> str:
-    return file.removesuffix(".gz").removesuffix(".zst")
+    return next((file.removesuffix(suffix) for suffix in COMPRESSION if file.lower().endswith(suffix)), file)
 
 
 def through(command: str, name: str, output: str, program: str | None = None) -> str:
@@ -84,21 +171,7 @@ def through(command: str, name: str, output: str, program: str | None = None) ->
     "zstd -dc 'my book.zst' | head -n 9 > part.txt"
     """
     if program is None:
-        program = {"gz": "gzip", "zst": "zstd"}.get(name.rpartition(".")[2], "")
+        program = COMPRESSION.get(PurePath(name).suffix, "")
     file = shlex.quote(name)
     source = f"{program} -dc {file} | {command}" if program else f"{command} {file}"
     return f"{source} > {shlex.quote(output)}"
-
-
-def _recognize(start: bytes, end: bytes) -> tuple[str, str]:
-    """Return (description, advice) of a file type; empty strings for an unknown one."""
-    if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return next(
-            (what, advice)
-            for what, advice, members in _ZIP_TYPES
-            if any(member in start or member in end for member in members)
-        )
-    return next(
-        ((what, advice) for what, advice, marks in _TYPES if any(start.startswith(mark, at) for at, mark in marks)),
-        ("", ""),
-    )

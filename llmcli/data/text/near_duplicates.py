@@ -2,8 +2,9 @@
 
 The beginning of each document is reduced to a sketch: the smallest hashes of all its strings of SHINGLE_BYTES bytes
 (bottom-k, Broder 1997, "On the resemblance and containment of documents"). Two documents are near-duplicates if one
-contains most of the other's strings. Sketches detect that for lengths that differ by a factor of up to about 8. Bytes
-are compared, not words or lines, so it works for any language and file type.
+contains most of the other's strings. Sketches detect that for lengths that differ by a factor of up to about 8. The
+ends of long documents are compared in the same way: a list of changes grows at its beginning. Bytes are compared, not
+words or lines, so it works for any language and file type.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,12 +14,14 @@ from numpy.typing import NDArray
 
 from llmcli.data.text.documents import Document
 
-COMPARED_BYTES = 1 << 16  # from the beginning of each document
+COMPARED_BYTES = 1 << 16  # at the beginning and at the end of each document
 SHINGLE_BYTES = 32  # a power of 2
 SKETCH_SIZE = 64  # hashes
 SHARED = 2 / 3  # least share of the strings of one near-duplicate that are in the other
 MIN_SHARED = 8  # common hashes (fewer in smaller sketches) before two documents are compared
 NEIGHBORS = 4  # a document is compared with this many others that have the same hash
+MAX_STRINGS = 1 << 16  # of a text that are searched for in others; of a longer text, a sample
+_BLOCK_BYTES = 1 << 20  # searched at a time
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 Sketch = NDArray[np.uint64]  # ascending, without repetition, [at most SKETCH_SIZE]
@@ -35,13 +38,50 @@ def near_duplicates(documents: Sequence[Document]) -> list[list[int]]:
             index = parents[index]
         return index
 
-    for first, second in _similar([sketch(document.utf8(0, COMPARED_BYTES)) for document in documents]):
+    long = [index for index, document in enumerate(documents) if document.text_bytes > COMPARED_BYTES]
+    starts = [sketch(document.utf8(0, COMPARED_BYTES)) for document in documents]
+    ends = [sketch(documents[i].utf8(documents[i].text_bytes - COMPARED_BYTES, COMPARED_BYTES)) for i in long]
+    for first, second in (*_similar(starts), *((long[i], long[j]) for i, j in _similar(ends))):
         a, b = root(first), root(second)
         parents[max(a, b)] = min(a, b)
     groups: dict[int, list[int]] = {}
     for index in range(len(documents)):
         groups.setdefault(root(index), []).append(index)
     return list(groups.values())
+
+
+def first_repetitions(source: Document, start: int, others: Sequence[Document]) -> list[int]:
+    """Return where each of `others` begins to repeat the text of `source` from `start` on (and no text before it); its
+    length if it does not.
+
+    Every repeated string of SHINGLE_BYTES bytes counts if that text has at most MAX_STRINGS bytes, else longer ones.
+    """
+    modulus = np.uint64(max(1, (source.text_bytes - start) // MAX_STRINGS))
+    after = [values for _, values in _strings(source, start, source.text_bytes, modulus)]
+    wanted = np.unique(np.concatenate([*after, np.empty(0, np.uint64)]))
+    for _, values in _strings(source, 0, start, modulus):
+        wanted = np.setdiff1d(wanted, values)
+    return [
+        next(
+            (
+                int(positions[repeated][0])
+                for positions, values in _strings(other, 0, other.text_bytes, modulus)
+                if (repeated := np.isin(values, wanted)).any()
+            ),
+            other.text_bytes,
+        )
+        for other in others
+    ]
+
+
+def _strings(
+    document: Document, start: int, end: int, modulus: np.uint64
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
+    """Yield (positions, hashes) of the strings between two positions whose hashes are divisible by `modulus`."""
+    for first in range(start, end - SHINGLE_BYTES + 1, _BLOCK_BYTES):
+        values = _hashes(document.utf8(first, min(_BLOCK_BYTES + SHINGLE_BYTES - 1, end - first)))
+        chosen = np.flatnonzero(values % modulus == 0)
+        yield first + chosen, values[chosen]
 
 
 def sketch(data: bytes) -> Sketch:

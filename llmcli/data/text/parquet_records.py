@@ -2,26 +2,25 @@
 
 import contextlib
 from collections.abc import Callable, Container, Iterator
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
-from llmcli.data.text.documents import open_regular_file
 from llmcli.errors import LLMError, missing_extra
 
-_MAGIC = b"PAR1"  # first bytes of a Parquet file
+MAGIC = b"PAR1"  # first bytes of a Parquet file
 _BATCH_ROWS = 1024  # held in memory at once
 
 # names of columns -> (row number from 1, record with these columns), ...
 Rows: TypeAlias = Callable[[Container[str]], Iterator[tuple[int, object]]]
 
 
-def is_parquet(name: str, path: Path) -> bool:
-    with open_regular_file(name, path) as file:
-        return file.read(len(_MAGIC)) == _MAGIC
+def is_parquet(file: IO[bytes]) -> bool:
+    start = file.read(len(MAGIC))
+    file.seek(0)
+    return start == MAGIC
 
 
 @contextlib.contextmanager
-def open_parquet(name: str, path: Path) -> Iterator[tuple[list[str], Rows]]:
+def open_parquet(name: str, table: IO[bytes]) -> Iterator[tuple[list[str], Rows]]:
     """Yield (columns of a table, function that reads rows). Raises LLMError, also while rows are read, if the file is
     damaged or pyarrow is not installed."""
     try:
@@ -30,7 +29,7 @@ def open_parquet(name: str, path: Path) -> Iterator[tuple[list[str], Rows]]:
     except ImportError as error:
         raise missing_extra(f"reading {name}", "pyarrow", "parquet") from error
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(table) as file:
             columns: list[str] = file.schema_arrow.names
             yield columns, lambda used: _rows(name, file, [column for column in columns if column in used])
     except (OSError, pyarrow.ArrowException) as error:

@@ -5,16 +5,17 @@ with near-duplicates on the same side. The split therefore does not depend on th
 adding a file changes little.
 
 Near-duplicates that are too large to be held out are all trained on. If they make up most of the corpus, the end of the
-longest one is held out, and the ends of the others are left out.
+longest one is held out, and each of the others is left out from where it begins to repeat that end.
 """
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from llmcli import units
 from llmcli.data.text.corpus import Corpus, Part
 from llmcli.data.text.documents import Document
-from llmcli.data.text.near_duplicates import near_duplicates
+from llmcli.data.text.near_duplicates import first_repetitions, near_duplicates
 
 LONG_SHARE = 0.5  # a document with more than this share of the bytes to hold out is long
 FRACTIONS = {0.05: "twentieth", 0.1: "tenth", 0.2: "fifth", 0.25: "quarter", 0.5: "half"}
@@ -29,7 +30,7 @@ class CorpusSplit:
     held_out: Corpus
     rule: str  # description of the held-out text; "" if there is none
     is_from_corpus: bool = True  # False: the held-out text is another corpus
-    left_out: Mapping[Document, int] = field(default_factory=dict)  # bytes at the end that may repeat held-out text
+    left_out: Mapping[Document, int] = field(default_factory=dict)  # bytes at the end that repeat held-out text
 
 
 def split(corpus: Corpus, share: float) -> CorpusSplit:
@@ -70,7 +71,10 @@ def _cut(
         for group in families:
             longest = max(group, key=sizes.__getitem__)
             held_out_bytes[longest] = ends[longest]
-            left_out |= {index: ends[index] for index in group if index != longest}
+            others = [index for index in group if index != longest]
+            source, documents = corpus.documents[longest], [corpus.documents[index] for index in others]
+            positions = first_repetitions(source, sizes[longest] - ends[longest], documents)
+            left_out |= {i: sizes[i] - position for i, position in zip(others, positions, strict=True)}
     training, held_out = [], []
     for index, part in enumerate(corpus.contents):
         middle = part.end - held_out_bytes.get(index, 0) - left_out.get(index, 0)
@@ -99,9 +103,10 @@ def _rule(corpus: Corpus, share: float, whole: Collection[int], long: Collection
 
 def _family_rule(corpus: Corpus, families: Sequence[Sequence[int]], left_out: Mapping[int, int]) -> str:
     """Describe the treatment of large families of near-duplicates; `left_out` as in `CorpusSplit`."""
-    if not families:
+    if not families or (left_out and not any(left_out.values())):
         return ""
     if left_out:
-        return f"; the ends of {len(left_out):,} near-duplicates ({sum(left_out.values()):,} bytes) are left out"
+        cut = units.count(sum(map(bool, left_out.values())), "near-duplicate")
+        return f"; the ends of {cut} ({sum(left_out.values()):,} bytes), which repeat it, are left out"
     names = [corpus.documents[index].relative_name for group in families for index in group]
     return f"; {len(names):,} near-duplicates, such as {min(names)}, are all trained on"

@@ -1,15 +1,18 @@
 """Decoded text in a temporary file, and errors for temporary files that cannot be written."""
 
 import contextlib
+import io
 import shlex
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO
 
 from llmcli import units
 from llmcli.errors import LLMError
+
+_SPOOLED_BYTES = 1 << 25  # kept in memory
 
 
 class ReadingEndsError(LLMError):
@@ -54,17 +57,30 @@ def check_temporary_space(name: str, program: str, size: int) -> None:
         )
 
 
+def spooled(blocks: Iterable[bytes]) -> IO[bytes]:
+    """Store blocks in memory or, if they are large, in a temporary file. Returns the file, at its beginning."""
+    file: IO[bytes] = io.BytesIO()
+    for block in blocks:
+        if isinstance(file, io.BytesIO) and file.tell() + len(block) > _SPOOLED_BYTES:
+            with io.BytesIO(file.getvalue()) as start:
+                file = tempfile.TemporaryFile(prefix="llmcli-")  # noqa: SIM115 (the caller closes it)
+                shutil.copyfileobj(start, file)
+        file.write(block)
+    file.seek(0)
+    return file
+
+
 class TextCopy:
     """The UTF-8 text of several documents in one temporary file, which the system deletes with this object or the
     process, even if the process is killed. The first `append` creates it."""
 
     def __init__(self) -> None:
         self._file: IO[bytes] | None = None
-        self._lock = threading.Lock()  # several threads may seek and read
+        self._lock = threading.Lock()  # several threads may seek and read or write
         self.size = 0
 
     def append(self, data: bytes) -> None:
-        with temporary_file_errors("the decoded text"):
+        with temporary_file_errors("the decoded text"), self._lock:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(prefix="llmcli-", buffering=0)  # noqa: SIM115 (lives as long as this)
             self._file.seek(self.size)

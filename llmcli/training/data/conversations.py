@@ -222,8 +222,11 @@ def corpus_record(files: Sequence[ConversationFile]) -> list[dict[str, Any]]:
 
 def file_entry(name: str, file: Document | ConversationFile, **others: object) -> dict[str, Any]:
     """A file as the training record lists it."""
-    columns = {"columns": list(file.columns)} if file.columns else {}
-    return {"name": name, "bytes": file.text_bytes, "sha256": file.sha256, **others, **columns}
+    optional = {"columns": list(file.columns), "encoding": file.encoding, "member": file.member}
+    if isinstance(file, Document):
+        optional |= {"template": file.template, "kind": file.kind}
+    given = {key: value for key, value in optional.items() if value}
+    return {"name": name, "bytes": file.text_bytes, "sha256": file.sha256, **others, **given}
 
 
 # ---- base models whose vocabulary lacks the tokens of a chat template

@@ -1,13 +1,16 @@
 """The inputs of a training run: texts, conversations, their held-out parts, models and a tokenizer."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from llmcli import units
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.files import ConversationFile
-from llmcli.data.sources import FileGroup, ReadingProgress, Sources, check_reading, read_sources
+from llmcli.data.reading_progress import ReadingProgress
+from llmcli.data.sources import FileGroup, Sources, check_reading, read_sources
+from llmcli.data.text.boilerplate import SUGGESTED_SHARE, estimate
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.tokenizers.tokenizer import read_tokenizer
 from llmcli.errors import LLMError, usage
@@ -40,6 +43,7 @@ class Inputs:
     reading: ReadOptions = field(default_factory=ReadOptions)
     groups: list[FileGroup] = field(default_factory=list)  # kinds of files
     notes: list[str] = field(default_factory=list)  # the kinds in one line, and what was left out
+    files_read: list[dict[str, Any]] = field(default_factory=list)  # what was read of each file, for JSON
 
     @property
     def files(self) -> tuple[ConversationFile, ...]:
@@ -74,7 +78,7 @@ def load_inputs(
     _check_amount(sources, fine_tunes=base is not None)
     val_sources, held_out = None, recipe.HELD_OUT
     if isinstance(val, str) and Path(val).exists():
-        val_sources = read_sources([val], reading, on_read=progress)
+        val_sources = read_sources([val], replace(reading, boilerplate=sources.boilerplate), on_read=progress)
         if val_sources.text.documents and not sources.text.documents:
             raise LLMError(f"`val` {val} has no conversations; name a file of conversations, or a fraction")
         if val_sources.conversation_files and not sources.conversation_files:
@@ -94,9 +98,14 @@ def load_inputs(
         conversations = ConversationInputs(sources.conversation_files, held_out_conversations, template, new_tokens)
     tokenizer_json, reason = _existing_tokenizer(tokenizer, base_model, like_model, output)
     notes = [sources.describe(), *sources.notes, *(val_sources.notes if val_sources else ())]
+    if not reading.strip_boilerplate and (share := estimate(sources.text.documents)) >= SUGGESTED_SHARE:
+        notes.append(
+            f"about {share:.0%} of the text is boilerplate that documents repeat; to cut it: `strip_boilerplate`"
+        )
     return Inputs(
         sources.text, held_out_text, conversations, base_model, base, base_sha256, like_model, tokenizer,
-        tokenizer_json, reason, reading, sources.groups(), notes,
+        tokenizer_json, reason, replace(reading, boilerplate=sources.boilerplate), sources.groups(), notes,
+        sources.records(),
     )  # fmt: skip
 
 

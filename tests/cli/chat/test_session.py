@@ -194,7 +194,7 @@ def test_ctrl_c_before_an_answer_leaves_the_message_out_and_says_so(capsys, monk
 
 
 def test_memory_marks_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
-    from llmcli.data.text.corpus import read_corpus
+    from llmcli.data.sources import read_corpus
     from llmcli.evaluation.training_text import TrainingText
 
     passage = "abcdefghijklmnopqrstuvwxyz" * 2

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import Result
 
 from llmcli.config import ModelConfig
-from llmcli.data.text.corpus import read_corpus
+from llmcli.data.sources import read_corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.evaluation.compressors import baselines
 from llmcli.formats.checkpoint import Checkpoint, load, save

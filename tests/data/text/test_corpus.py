@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.data.text.corpus import read_corpus
+from llmcli.data.sources import read_corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.tokens import tokenize
 from llmcli.errors import LLMError

@@ -1,11 +1,13 @@
 """One file of text: its encoding, what is not text, and the temporary copy of what must be decoded."""
 
+import bz2
 import codecs
 import errno
 import gzip
 import hashlib
 import io
 import itertools
+import lzma
 import os
 import random
 import re
@@ -18,8 +20,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.data.text import documents
-from llmcli.data.text.corpus import Corpus, read_corpus
+from llmcli.data.sources import read_corpus
+from llmcli.data.text import documents, file_types
+from llmcli.data.text.corpus import Corpus
 from llmcli.data.text.documents import Document
 from llmcli.data.text.temporary_files import TextCopy
 from llmcli.data.tokenizers.tokenizer import Tokenizer
@@ -45,6 +48,9 @@ ENCODINGS = {
     "text called .gz": ("a.gz", UTF8),
     "gzip of UTF-8 with a mark": ("a.gz", gzip.compress(codecs.BOM_UTF8 + UTF8)),
     "gzip of UTF-16": ("a.gz", gzip.compress(codecs.BOM_UTF16_BE + SAMPLE.encode("utf-16-be"))),
+    "bzip2": ("a.txt.bz2", bz2.compress(UTF8)),
+    "xz": ("a.xz", lzma.compress(UTF8)),
+    "xz of UTF-16": ("a", lzma.compress(codecs.BOM_UTF16_LE + SAMPLE.encode("utf-16-le"))),
     "two gzips one after the other": ("a.gz", gzip.compress(UTF8[:9]) + gzip.compress(UTF8[9:])),
 }
 
@@ -115,8 +121,8 @@ def test_zstd_is_read_over_several_frames() -> None:
     for damaged in (data[:-3], data[:12] + b"\xff" * 9):
         with pytest.raises(LLMError, match=r"^cannot read b\.zst: "):
             read_corpus([put("b.zst", damaged)])
-    with pytest.raises(LLMError, match=r"unpack it \(zstd -dk a\.pdf\.zst\), then .*: pdftotext a\.pdf a\.txt$"):
-        read_corpus([put("a.pdf.zst", zstd.compress(b"%PDF-1.7\n\xff"))])
+    with pytest.raises(LLMError, match=r"unpack it \(zstd -dk a\.djvu\.zst\), then .*: djvutxt a\.djvu a\.txt$"):
+        read_corpus([put("a.djvu.zst", zstd.compress(b"AT&TFORM\n\xff"))])
 
 
 def test_without_a_library_for_zstd_the_error_says_what_to_install() -> None:
@@ -393,7 +399,7 @@ def test_text_that_must_be_decoded_is_decoded_once(kind: str, monkeypatch: pytes
 
     parts = samples(corpus)
     corpus.cut(0, 200_000).utf8()
-    assert sum(sizes) == len(data)
+    assert len(data) <= sum(sizes) <= len(data) + file_types.START_BYTES  # read before to recognize the file
     plain = read_corpus([put("plain", text.encode())])
     assert parts == [
         list(map("".join, plain.cut(1000, 300_000).sample(most).texts())) for most in (5000, 20_000, 299_000)

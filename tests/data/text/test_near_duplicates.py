@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.data.text.corpus import read_corpus
+from llmcli.data.sources import read_corpus
 from llmcli.data.text.near_duplicates import NEIGHBORS, SHARED, SHINGLE_BYTES, near_duplicates, sketch
 
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.data.text.corpus import Corpus, read_corpus
+from llmcli.data.sources import read_corpus
+from llmcli.data.text.corpus import Corpus
 from llmcli.data.text.split import split
 
 HERE = Path()
@@ -177,12 +178,11 @@ def test_of_versions_of_one_text_the_end_of_the_longest_is_held_out() -> None:
     [held_out] = divided.held_out.contents
     assert (held_out.document.relative_name, held_out.start, held_out.end) == ("version-0-20000.txt", 18_000, 20_000)
     trained = {part.document.relative_name: part.text_bytes for part in divided.training.contents}
-    sizes = {f"version-0-{size}.txt": size for size in range(1000, 20_001, 1000)}
-    assert trained == {name: size * 9 // 10 for name, size in sizes.items()}
-    left_out = {one.relative_name: size for one, size in divided.left_out.items()}
-    assert left_out == {name: size // 10 for name, size in sizes.items() if size < 20_000}
+    assert trained == {f"version-0-{size}.txt": min(size, 18_000) for size in range(1000, 20_001, 1000)}
+    assert {one.relative_name: size for one, size in divided.left_out.items()} == {"version-0-19000.txt": 1000}
     assert divided.rule == (
-        "the last tenth of version-0-20000.txt; the ends of 19 near-duplicates (19,000 bytes) are left out"
+        "the last tenth of version-0-20000.txt; the ends of 1 near-duplicate (1,000 bytes), which repeat it, are left "
+        "out"
     )
 
 
@@ -225,3 +225,43 @@ def test_no_held_out_passage_of_versions_is_trained_on(
     divided = split(write_texts(texts), share)
     assert divided.held_out.contents and divided.training.text_bytes > 0.5 * sum(map(len, texts.values()))
     assert not passages(divided.training) & passages(divided.held_out)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    edits=st.lists(
+        st.lists(
+            st.tuples(st.sampled_from(["insert", "delete", "move", "append", "prepend"]), st.integers(0, 9)),
+            min_size=1, max_size=4,
+        ),
+        min_size=1, max_size=8,
+    ),
+    others=st.sampled_from([0, 3, 60]),
+    size=st.sampled_from([4000, 20_000]),
+    seed=st.integers(0, 1000),
+)  # fmt: skip
+@pytest.mark.slow
+def test_no_version_however_edited_has_a_held_out_passage_of_another(
+    edits: list[list[tuple[str, int]]], others: int, size: int, seed: int
+) -> None:
+    """Versions of one text of ten parts: a group is held out or kept as a whole, or nothing of its end is trained on,
+    wherever that stands in other versions."""
+    parts = [letters(size // 10, 100 * seed + i) for i in range(10)]
+    texts = {f"{i}.txt": letters(1000, 10**6 + i) for i in range(others)} | {"original.txt": "".join(parts)}
+    for number, changes in enumerate(edits):
+        version = list(parts)
+        for step, (what, where) in enumerate(changes):
+            at = where % len(version)
+            if what == "delete" and len(version) > 8:
+                del version[at]
+            elif what == "move":
+                version.insert(where * 7 % len(version), version.pop(at))
+            elif what in ("insert", "append", "prepend"):
+                place = {"insert": at, "append": len(version), "prepend": 0}[what]
+                version.insert(place, letters(size // 20, 10**7 + 1000 * seed + 10 * number + step))
+        texts[f"version-{number}.txt"] = "".join(version)
+    family = {name for name in texts if not name[0].isdigit()}
+    divided = split(write_texts(texts), 0.1)
+    held_out = names(divided.held_out) & family
+    assert not passages(divided.training) & passages(divided.held_out)
+    assert not held_out or held_out == family or len(held_out) == 1

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.data.text.corpus import Corpus, read_corpus
+from llmcli.data.sources import read_corpus
+from llmcli.data.text.corpus import Corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens import corpus_tokens
 from llmcli.data.tokens import token_store as token_cache

@@ -9,8 +9,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from llmcli.data.sources import read_corpus
 from llmcli.data.text import documents
-from llmcli.data.text.corpus import read_corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.tokens import tokenize
 from llmcli.errors import LLMError

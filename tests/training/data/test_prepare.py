@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcli.config import ModelConfig
-from llmcli.data.text.corpus import SAMPLE_SPANS, read_corpus
+from llmcli.data.sources import read_corpus
+from llmcli.data.text import file_types
+from llmcli.data.text.corpus import SAMPLE_SPANS
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens import corpus_tokens
 from llmcli.errors import LLMError
@@ -61,7 +63,7 @@ def test_a_compressed_text_is_prepared_like_a_plain_one_and_read_once(tmp_path, 
     )
     plain = prepare(PlanRequest(**budget), corpus_of(tmp_path, text))
     compressed = prepare(PlanRequest(**budget), read_corpus([str(path)]))
-    assert sum(decoded) == (len(text.encode()) if kind == "gzip" else 0)
+    assert sum(decoded) == (file_types.START_BYTES + len(text.encode()) if kind == "gzip" else 0)  # the type, the text
     assert compressed.record == plain.record and compressed.plan == plain.plan
     assert (plain.record.read_bytes < plain.record.train_bytes) == ("seconds" in budget)
     assert compressed.tokenizer.to_json() == plain.tokenizer.to_json()
@@ -137,16 +139,16 @@ def test_the_ends_of_near_duplicates_are_recorded_as_left_out(tmp_path):
     text = words(1000)
     corpus = corpus_of(tmp_path, text[:1000], text[: len(text) - 100], text)
     ready = prepare(PlanRequest(steps=5), corpus)
-    size, other = round(0.1 * len(text)), round(0.1 * (len(text) - 100))
+    size = round(0.1 * len(text))
     assert [(one.get("held_out"), one.get("left_out")) for one in ready.record.document["corpus"]] == [
-        (None, 100), (None, other), (size, None)
+        (None, None), (None, size - 100), (size, None)
     ]  # fmt: skip
     assert ready.record.held_out.bytes == size
     trained = trained_lengths(ready.record.stages)
-    kept = [900, len(text) - 100 - other, len(text) - size]
+    kept = [1000, len(text) - size, len(text) - size]
     assert [trained[document.sha256] for document in corpus.documents] == kept
     TrainingRecord.parse(json.dumps(ready.record.to_json()))
-    assert f"near-duplicates ({100 + other:,} bytes) are left out" in row(ready.plan, "corpus").reason
+    assert f"of 1 near-duplicate ({size - 100:,} bytes), which repeat it, are left" in row(ready.plan, "corpus").reason
 
 
 @pytest.mark.parametrize("as_file", [False, True])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmcli.data.text.corpus import read_corpus
+from llmcli.data.sources import read_corpus
 from llmcli.errors import LLMError
 from llmcli.training import session
 from llmcli.training.data.prepare import Prepared

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from llmcli.config import SamplingConfig
-from llmcli.data.text.corpus import read_corpus
+from llmcli.data.sources import read_corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.generation.generator import generate

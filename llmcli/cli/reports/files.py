@@ -1,0 +1,33 @@
+"""The files that were read, by their kind: how much of them is text, and what is not read."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from llmcli.cli.terminal import console, tables
+
+MAX_ROWS = 10
+
+
+def show_files(records: Iterable[dict[str, Any]], not_read: Sequence[str], *, to_stderr: bool = False) -> None:
+    """Print a table of files, which are given as `Sources.records` describes them."""
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        encoding = f", {record['encoding']}" if "encoding" in record else ""
+        kinds.setdefault(f"{record['kind']}{encoding}", []).append(record)
+    rows = [(kind, *_totals(files)) for kind, files in kinds.items()]
+    rows += [("not read", "", "", "", reason) for reason in not_read]
+    columns = ("kind", "files", "bytes", "characters", "not read")
+    tables.table(columns, rows[:MAX_ROWS], numbers=(1, 2, 3), to_stderr=to_stderr)
+    if len(rows) > MAX_ROWS:
+        console.note(f"{len(rows) - MAX_ROWS:,} more rows; to list all files: --json")
+
+
+def _totals(files: list[dict[str, Any]]) -> tuple[str, str, str, str]:
+    skipped: Counter[str] = Counter()
+    for one in files:
+        for part in one.get("skipped", ()):
+            skipped[part["reason"]] += part["count"]
+    reasons = ", ".join(f"{reason} ({count:,})" for reason, count in skipped.items())
+    sums = (sum(one[key] for one in files) for key in ("bytes", "characters"))
+    return (f"{len(files):,}", *(f"{total:,}" for total in sums), reasons)  # type: ignore[return-value]

@@ -1,0 +1,329 @@
+"""Reads documents in child processes, several at once; they run worker.py.
+
+Each process has a thread that appends the extracted text to a temporary file, so memory does not grow with the text,
+and documents may be read before their turn. If a process dies or hangs, only its current document is lost: another
+process reads the rest.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Generic, TypeVar
+
+from llmcli.data.child_process import ChildProcess
+from llmcli.data.documents.worker import Limits
+from llmcli.data.text import file_types
+from llmcli.data.text.documents import Document, OnRead, TextDigest, display_name, peek
+from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy, spooled, temporary_file_errors
+from llmcli.errors import LLMError, missing_extra
+
+LIMITS = Limits()
+_MODULE = "llmcli.data.documents.worker"
+_WAKE_SECONDS = 0.25  # between checks for Ctrl-C and for silent processes
+_JOIN_SECONDS = 0.05
+_SPARE_SECONDS = 30.0  # after its time limit, in which a process should end itself
+_MAX_RESTARTS = 10  # processes that one archive may crash
+
+T = TypeVar("T")
+# (name, path, content of a file in the archive `path`, copy for its text, on_read) -> contents of a text file
+ReadFile = Callable[[str, Path, IO[bytes] | None, TextCopy, OnRead], T]
+
+
+@dataclass
+class Job(Generic[T]):
+    """A file to read, and its contents when it is done."""
+
+    name: str  # as the user wrote it
+    path: Path
+    plain: bool
+    found: list[tuple["Document | T", str]] = field(default_factory=list)  # (content, path in the archive or "")
+    problems: list[tuple[str, str]] = field(default_factory=list)  # (name of a file, line that says why it is not read)
+    error: Exception | None = None  # stops the reading of all files
+    is_done: bool = False
+
+
+class DocumentReader(Generic[T]):
+    """Reads files in child processes; `read_file` reads the texts and records in archives."""
+
+    def __init__(self, read_file: "ReadFile[T]") -> None:
+        self._read_file = read_file
+        self._jobs: queue.SimpleQueue[Job[T] | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()  # for OnRead
+        self._workers: list[_Worker[T]] = []
+
+    def submit(self, name: str, path: Path, *, plain: bool = False) -> Job[T]:
+        """Start reading a file; with `plain`, text with markup in an archive is read as it is."""
+        job: Job[T] = Job(display_name(name), path, plain)
+        self._jobs.put(job)
+        if len(self._workers) < _cores():
+            self._workers.append(_Worker(self._jobs, self._events, self._read_file))
+        return job
+
+    def wait(self, job: Job[T], on_read: OnRead) -> None:
+        """Wait for a file. `on_read` receives the progress of all files, and may raise ReadingEndsError."""
+        while not (job.is_done and self._events.empty()):
+            with contextlib.suppress(queue.Empty):
+                on_read(*self._events.get(timeout=_WAKE_SECONDS))
+            for worker in self._workers:
+                worker.end_if_silent()
+        if job.error:
+            raise job.error
+
+    def __enter__(self) -> "DocumentReader[T]":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.is_closed = True
+            self._jobs.put(None)
+        for worker in self._workers:
+            worker.close()
+
+
+def is_document(name: str, path: Path, *, plain: bool) -> bool:
+    """Return whether a file is read by a child process; with `plain`, text with markup is not."""
+    known = None if name == "-" else file_types.recognize(name, peek(path))
+    return known is not None and not (plain and known.is_text)
+
+
+class _EndedError(Exception):
+    """A child process ended before its answer did."""
+
+
+class _Worker(Generic[T]):
+    """A thread with a child process."""
+
+    def __init__(
+        self, jobs: "queue.SimpleQueue[Job[T] | None]", events: "queue.SimpleQueue[tuple[str, int]]",
+        read_file: "ReadFile[T]",
+    ) -> None:  # fmt: skip
+        self._jobs, self._events, self._read_file = jobs, events, read_file
+        self._copy = TextCopy()
+        self._child: ChildProcess | None = None
+        self._heard = 0.0  # when the process sent something; 0 while it has nothing to do
+        self.is_closed = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None and not self.is_closed:
+            self._heard = time.monotonic()
+            try:
+                self._read(job)
+            except Exception as error:
+                job.error = error
+                self._stop()
+            self._heard = 0.0
+            job.is_done = True
+            self._events.put((job.name, 0))
+
+    def end_if_silent(self) -> None:
+        heard, child = self._heard, self._child
+        if heard and child and time.monotonic() - heard > LIMITS.stalled_seconds + _SPARE_SECONDS:
+            child.kill()
+
+    def close(self) -> None:
+        """Wait for the thread, whose process is killed unless it is idle."""
+        while self._thread.is_alive():
+            if self._heard and (child := self._child):
+                child.kill()
+            self._thread.join(_JOIN_SECONDS)
+        if self._child:
+            _idle.put(self._child)
+
+    def _read(self, job: Job[T]) -> None:
+        skip = 0
+        for _ in range(1 + _MAX_RESTARTS):
+            answer = _Answer(job, self._copy, self._started(), self._on_read, self._read_file)
+            try:
+                answer.read(skip)
+                return
+            except _EndedError:
+                reason = _why_ended(self._stop())
+                if self.is_closed:
+                    return
+                job.problems.append((answer.name, f"{answer.name} {reason}"))
+                if not answer.member:
+                    return
+                skip += answer.begun
+        job.problems.append((job.name, f"{job.name} ended {1 + _MAX_RESTARTS} processes; what follows is not read"))
+
+    def _on_read(self, name: str, size: int) -> None:
+        self._heard = time.monotonic()
+        if self.is_closed:
+            raise ReadingEndsError("the reading was ended")
+        self._events.put((name, size))
+
+    def _started(self) -> ChildProcess:
+        if self._child is None:
+            self._child = _idle.get() or _start()
+        return self._child
+
+    def _stop(self) -> int:
+        child, self._child = self._child, None
+        return child.stop() if child else 0
+
+
+class _Answer(Generic[T]):
+    """The answer of a child process to a request for one file."""
+
+    def __init__(
+        self, job: Job[T], copy: TextCopy, child: ChildProcess, on_read: OnRead, read_file: "ReadFile[T]"
+    ) -> None:
+        self._job, self._copy, self._child, self._on_read, self._read_file = job, copy, child, on_read, read_file
+        self.member: str | None = None  # current one
+        self.begun = 0
+
+    def read(self, skip: int) -> None:
+        """Read the file, without its first `skip` documents. Raises _EndedError if the process ends."""
+        job = self._job
+        request = {"path": str(job.path.absolute()), "name": job.name, "plain": job.plain, "skip": skip}
+        try:
+            self._child.send(json.dumps(request | {"limits": dataclasses.asdict(LIMITS)}).encode("ascii") + b"\n")
+        except OSError as error:
+            raise _EndedError from error
+        while "done" not in (header := self.frame()[0]):
+            self.member, self.begun = header["begin"], self.begun + 1
+            if header["kind"]:
+                self._read_document(header["kind"], header["bytes"])
+            else:
+                self._read_other()
+            self.member = None
+        if header["done"]:
+            job.problems.append((job.name, f"{job.name} {header['done']}"))
+
+    def frame(self) -> tuple[dict[str, Any], bytes]:
+        """Return the header and the data of the next frame. Raises _EndedError."""
+        line = self._child.stdout.readline()
+        if not line.endswith(b"\n"):
+            raise _EndedError
+        try:
+            header: dict[str, Any] = json.loads(line)
+        except ValueError as error:  # a hostile document may have taken over the process
+            raise _EndedError from error
+        size = header.get("data", 0)
+        data = self._child.stdout.read(size) if size else b""
+        if len(data) < size:
+            raise _EndedError
+        self._on_read(self.name, size)
+        return header, data
+
+    @property
+    def name(self) -> str:
+        return f"{self._job.name}/{self.member}" if self.member else self._job.name
+
+    def _read_document(self, kind: str, file_bytes: int) -> None:
+        offset, text = self._copy.size, TextDigest(self._copy)
+        try:
+            while "end" not in (frame := self.frame())[0]:
+                text.add(frame[1])
+        except _EndedError:
+            self._copy.truncate(offset)
+            raise
+        header, skipped = frame[0], tuple(frame[0]["skipped"].items())
+        if self._add_problem(header, is_text=kind in file_types.TEXT_KINDS):
+            self._copy.truncate(offset)
+        elif not text.size:
+            details = f" ({', '.join(f'{reason}: {count:,}' for reason, count in skipped)})" if skipped else ""
+            self._add(f"{self.name} has no text{details}")
+        else:
+            self._job.found.append((
+                Document(
+                    self.name, self._job.path, text.size, text.sha256.hexdigest(), offset, self._copy,
+                    characters=text.characters, member=self.member or "", kind=kind, file_bytes=file_bytes,
+                    skipped=skipped,
+                ),
+                self.member or "",
+            ))  # fmt: skip
+
+    def _read_other(self) -> None:
+        """Read a file in an archive that is not a document."""
+        header: dict[str, Any] = {}
+
+        def blocks() -> Iterator[bytes]:
+            nonlocal header
+            while "end" not in (frame := self.frame())[0]:
+                yield frame[1]
+            header = frame[0]
+
+        size = self._copy.size
+        with temporary_file_errors("a file of an archive"), spooled(blocks()) as file:
+            if self._add_problem(header):
+                return
+            try:
+                found = self._read_file(self.name, self._job.path, file, self._copy, self._on_other_read)
+                self._job.found.append((found, self.member or ""))
+            except ReadingEndsError:
+                raise
+            except LLMError as error:
+                self._copy.truncate(size)
+                self._add(str(error))
+
+    def _on_other_read(self, name: str, size: int) -> None:
+        self._on_read(name, 0)  # its frames have been counted
+
+    def _add_problem(self, header: dict[str, Any], *, is_text: bool = False) -> bool:
+        """Return whether the last frame of a document reports a problem."""
+        if package := header["missing"]:
+            error = missing_extra(f"reading {self.name}", package, "documents")
+            self._add(f"{error}; or add `plain` to read it as it is" if is_text else str(error))
+        elif header["end"]:
+            self._add(f"{self.name} {header['end']}")
+        return bool(package or header["end"])
+
+    def _add(self, problem: str) -> None:
+        self._job.problems.append((self.name, problem))
+
+
+class _Idle:
+    """Keeps one idle process: starting one takes longer than reading a small document."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._child: ChildProcess | None = None
+
+    def get(self) -> ChildProcess | None:
+        with self._lock:
+            child, self._child = self._child, None
+        if child and not child.is_running:
+            child.stop()
+            return None
+        return child
+
+    def put(self, child: ChildProcess) -> None:
+        with self._lock:
+            self._child, child_before = child, self._child
+        if child_before:
+            child_before.stop()
+
+
+_idle = _Idle()
+
+
+def _start() -> ChildProcess:
+    try:
+        return ChildProcess(_MODULE)
+    except (OSError, EOFError) as error:  # TimeoutError is an OSError
+        raise ReadingEndsError("the process that reads documents does not start; is there enough memory?") from error
+
+
+def _why_ended(status: int) -> str:
+    if status == -getattr(signal, "SIGALRM", 0):
+        return f"gave no text for {LIMITS.stalled_seconds:g} seconds, and is not read"
+    if status == -getattr(signal, "SIGXCPU", 0):
+        return "takes too much processor time, and is not read"
+    return f"cannot be read: it is damaged, or needs over {LIMITS.memory >> 20:,} MB of memory"
+
+
+@functools.cache
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

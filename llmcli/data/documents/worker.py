@@ -1,0 +1,330 @@
+"""Extracts text from documents in a separate process: `main` reads requests from standard input and streams text back.
+
+A document comes from an untrusted file, which may try to fill the memory or the disk, or never end. So this process has
+limits and may end at any time; reader.py then starts another. A format's module is imported when it is first needed.
+
+A request is a line of JSON: {"path": PATH, "name": NAME, "plain": BOOL, "skip": N, "limits": {}}. The answer has these
+frames for each document, or other file in an archive, except the first N:
+
+    {"begin": MEMBER, "kind": KIND, "bytes": SIZE}   path in the archive; KIND is "" for other files
+    {"data": SIZE} and the bytes, several times      text in UTF-8, or the content of another file
+    {"end": PROBLEM, "missing": PACKAGE, "skipped": {REASON: COUNT}}
+
+The last frame is {"done": PROBLEM}, where PROBLEM prevented reading the rest of the file.
+"""
+
+import contextlib
+import importlib
+import io
+import json
+import math
+import sys
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+from llmcli import units
+from llmcli.data.child_process import become_child, end_after
+from llmcli.data.documents.extracted import ExtractionError, Skipped
+from llmcli.data.text import file_types
+from llmcli.data.text.documents import compression, decompressed
+from llmcli.data.text.file_types import START_BYTES, FileType
+from llmcli.data.text.parquet_records import MAGIC
+from llmcli.data.text.temporary_files import spooled
+from llmcli.errors import LLMError
+
+_FRAME_BYTES = 1 << 16  # of text per frame
+_MAX_PROBLEM = 300  # characters
+_READ_IN_ORDER = ("archives", "warc")  # modules that need no temporary copy of a compressed file
+_MAX_MEDIA_TYPE = 200  # bytes of the member "mimetype"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits for one file."""
+
+    memory: int = 1 << 30  # bytes of this process, if the system can limit it
+    stalled_seconds: float = 60.0  # without any text
+    processor_seconds: float = 300.0  # per document ...
+    bytes_per_second: int = 5_000_000  # ... and more for a large one, at this speed
+    depth: int = 3  # archives in archives
+    members: int = 100_000  # of an archive, including archives in it
+    bytes: int = 1 << 34  # text and unpacked content
+    ratio: int = 200  # text and unpacked content / size of the file ...
+    unpacked_bytes: int = 1 << 25  # ... above this size
+
+
+class _LimitError(Exception):
+    """Stops the reading of a file; the documents read before are kept."""
+
+
+def main() -> None:
+    with become_child(Limits.memory) as answers, contextlib.suppress(BrokenPipeError):
+        for line in sys.stdin.buffer:
+            request = json.loads(line)
+            end_after(request["limits"]["stalled_seconds"])
+            answer = _Answer(answers, Limits(**request["limits"]), request["skip"])
+            answer.done(_problem_of(request, answer))
+            end_after(0)
+
+
+def _problem_of(request: dict[str, Any], answer: "_Answer") -> str:
+    """Read a file. Returns the problem that prevented reading all of it, or ""."""
+    try:
+        with open(request["path"], "rb") as file:
+            answer.allow(file.seek(0, io.SEEK_END))
+            _FileReader(answer, request["plain"]).read(file, request["name"], "", 0)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        return _problem(error, answer.limits)
+    return ""
+
+
+def _problem(error: Exception, limits: Limits) -> str:
+    """Describe an error in one line, without the name of the document."""
+    if isinstance(error, MemoryError):
+        return f"needs over {limits.memory >> 20:,} MB of memory"
+    text = " ".join(str(error).split())
+    if not isinstance(error, (ExtractionError, LLMError, _LimitError)):
+        text = f"is damaged ({text or type(error).__name__})"
+    return text if len(text) <= _MAX_PROBLEM else f"{text[:_MAX_PROBLEM]}..."
+
+
+class _Answer:
+    """Writes the frames of an answer, and enforces the limits."""
+
+    def __init__(self, file: IO[bytes], limits: Limits, skip: int) -> None:
+        self._file, self.limits, self._skip = file, limits, skip
+        self._taken, self._allowed, self._members = 0, limits.bytes, 0
+        self._texts: list[str] = []
+        self._size = 0
+
+    def allow(self, file_bytes: int) -> None:
+        """Set the limit for a file of this size."""
+        ratio = max(self.limits.ratio * file_bytes, self.limits.unpacked_bytes)
+        self._allowed = min(self.limits.bytes, ratio)
+
+    def take(self, size: int) -> None:
+        """Count bytes of text or unpacked content. Raises _LimitError."""
+        end_after(self.limits.stalled_seconds)
+        self._taken += size
+        if self._taken > self._allowed:
+            times = "" if self._allowed == self.limits.bytes else f", over {self.limits.ratio} times its size"
+            raise _LimitError(f"unpacks to over {units.size(self._allowed)}{times}; what follows is not read")
+
+    def count_member(self) -> None:
+        end_after(self.limits.stalled_seconds)
+        self._members += 1
+        if self._members > self.limits.members:
+            raise _LimitError(f"has over {self.limits.members:,} members; those that follow are not read")
+
+    def begin(self, member: str, kind: str, size: int) -> bool:
+        """Begin a document or another file. Returns whether to read it: the first `skip` are not read again."""
+        self._skip -= 1
+        if self._skip >= 0:
+            return False
+        _limit_processor_time(self.limits.processor_seconds + size / self.limits.bytes_per_second)
+        self._send({"begin": member, "kind": kind, "bytes": size})
+        return True
+
+    def text(self, text: str) -> None:
+        self.take(len(text))
+        self._texts.append(text)
+        self._size += len(text)
+        if self._size >= _FRAME_BYTES:
+            self._flush()
+
+    def data(self, data: bytes) -> None:
+        self.take(len(data))
+        self._send({"data": len(data)}, data)
+
+    def end(self, problem: str = "", missing: str = "", skipped: Counter[str] | None = None) -> None:
+        self._flush()
+        self._send({"end": problem, "missing": missing, "skipped": skipped or {}})
+
+    def done(self, problem: str) -> None:
+        self._send({"done": problem})
+
+    def _flush(self) -> None:
+        if text := "".join(self._texts).replace("\0", ""):
+            data = text.encode("utf-8", "replace")  # JSON may hold half a character
+            self._send({"data": len(data)}, data)
+        self._texts, self._size = [], 0
+
+    def _send(self, header: dict[str, Any], data: bytes = b"") -> None:
+        end_after(0)  # the other process may be slow or suspended
+        self._file.write(json.dumps(header).encode("ascii") + b"\n" + data)
+        self._file.flush()
+        end_after(self.limits.stalled_seconds)
+
+
+def _limit_processor_time(seconds: float) -> None:
+    """End this process after this much more processor time, if the system can do that."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        limit = math.ceil(used.ru_utime + used.ru_stime + seconds)
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+
+class _FileReader:
+    """Sends the contents of a file; with `plain`, text with markup is sent as it is."""
+
+    def __init__(self, answer: _Answer, plain: bool) -> None:
+        self._answer, self._plain = answer, plain
+
+    def read(self, file: IO[bytes], name: str, member: str, depth: int) -> None:
+        """Send the document, or the contents of the archive, in a seekable file. `member` is its path in the archive
+        that was requested."""
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        start = file.read(START_BYTES)
+        file.seek(0)
+        with contextlib.ExitStack() as stack:
+            content = file
+            if program := compression(start):
+                content = stack.enter_context(decompressed(name, file, program))
+                start = content.read(START_BYTES)
+                content.seek(0)
+            known = file_types.recognize(name, start)
+            if known is None or (self._plain and known.is_text):
+                file.seek(0)
+                self._send_file(file, name, member, _problem_with(name, start, program))
+                return
+            if program and (known is file_types.ZIP or known.module not in _READ_IN_ORDER):
+                content = stack.enter_context(self._spooled(content))
+            if known is file_types.ZIP:
+                known = _zip_type(content)
+            if known.module == "archives":
+                self._read_members(content, name, member, depth)
+            else:
+                self._send_document(content, name, member, known, size)
+
+    def _read_members(self, file: IO[bytes], name: str, path: str, depth: int) -> None:
+        from llmcli.data.documents import archives
+
+        if depth == self._answer.limits.depth:
+            raise ExtractionError(f"is an archive in {depth} others, and not read; unpack it first")
+        skipped: Counter[str] = Counter()
+        is_empty = True
+        for member in archives.members(file, name):
+            is_empty = False
+            self._answer.count_member()
+            if isinstance(member, Skipped):
+                skipped[member.reason] += member.count
+            elif not file_types.is_hidden(member[0].split("/")):
+                self._read_member(member[1], f"{name}/{member[0]}", f"{path}/{member[0]}".lstrip("/"), depth + 1)
+        if is_empty:
+            raise ExtractionError("holds no files")
+        if skipped:
+            counts = ", ".join(f"{reason} ({number:,})" for reason, number in skipped.items())
+            self._send_problem(path, f"has what cannot be read: {counts}")
+
+    def _read_member(self, content: IO[bytes], name: str, member: str, depth: int) -> None:
+        """Send a file in an archive. A problem with it does not affect those that follow."""
+        try:
+            start = content.read(START_BYTES)
+            known = file_types.recognize(name, start)
+            if compression(start) or (known and not (self._plain and known.is_text)):
+                with self._spooled(content, start) as file:
+                    self.read(file, name, member, depth)
+            else:
+                self._send_file(content, name, member, _problem_with(name, start), start)
+        except (BrokenPipeError, _LimitError):
+            raise
+        except Exception as error:
+            self._send_problem(member, _problem(error, self._answer.limits))
+
+    def _send_document(self, file: IO[bytes], name: str, member: str, known: FileType, size: int) -> None:
+        if not self._answer.begin(member, known.kind, size):
+            return
+        with self._ending() as skipped:
+            if not known.module:
+                raise ExtractionError(_without_name(file_types.describe(name, known), name, member))
+            module = importlib.import_module(f"llmcli.data.documents.{known.module}")
+            for block in module.extract(file, name):
+                if isinstance(block, Skipped):
+                    skipped[block.reason] += block.count
+                    self._answer.take(0)
+                else:
+                    self._answer.text(block)
+
+    def _send_file(self, file: IO[bytes], name: str, member: str, description: str | None, start: bytes = b"") -> None:
+        """Send the content of a file that may be text; `start` was read from it before."""
+        if description:
+            self._send_problem(member, _without_name(description, name, member))
+        elif self._answer.begin(member, "", 0):
+            with self._ending():
+                self._answer.data(start)
+                for block in _blocks(file):
+                    self._answer.data(block)
+
+    @contextlib.contextmanager
+    def _ending(self) -> Iterator[Counter[str]]:
+        """Send the last frame of a document, with what the block counts as skipped, or with the problem that it raises;
+        only a limit of the whole file is raised again."""
+        skipped: Counter[str] = Counter()
+        try:
+            yield skipped
+        except BrokenPipeError:
+            raise
+        except _LimitError as error:
+            self._answer.end(str(error))
+            raise
+        except ModuleNotFoundError as error:
+            self._answer.end(missing=(error.name or "").partition(".")[0])
+        except Exception as error:
+            self._answer.end(_problem(error, self._answer.limits), skipped=skipped)
+        else:
+            self._answer.end(skipped=skipped)
+
+    def _send_problem(self, member: str, problem: str) -> None:
+        if self._answer.begin(member, "", 0):
+            self._answer.end(problem)
+
+    def _spooled(self, content: IO[bytes], start: bytes = b"") -> IO[bytes]:
+        """Return a seekable file with `start` and the rest of a stream."""
+
+        def blocks() -> Iterator[bytes]:
+            yield start
+            for block in _blocks(content):
+                self._answer.take(len(block))
+                yield block
+
+        return spooled(blocks())
+
+
+def _problem_with(name: str, start: bytes, program: str = "") -> str | None:
+    """Describe a file that can be read neither here nor by the other process, which reads text and tables."""
+    return None if start.startswith(MAGIC) else file_types.describe_binary(name, start, program)
+
+
+def _without_name(description: str, name: str, member: str) -> str:
+    """Return the description of a file without its name, and without advice for a file in an archive."""
+    return description[len(name) + 1 :].partition("; " if member else "\n")[0]
+
+
+def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+    while block := file.read(_FRAME_BYTES):
+        yield block
+
+
+def _zip_type(file: IO[bytes]) -> FileType:
+    """Return the type of a ZIP archive. For a damaged one, archives.py will say what is wrong."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names, media_type = archive.namelist(), b""
+            if "mimetype" in names:
+                with archive.open("mimetype") as member:
+                    media_type = member.read(_MAX_MEDIA_TYPE)
+            return file_types.recognize_zip(names, media_type.decode("ascii", "replace").strip())
+    except MemoryError:
+        raise
+    except Exception:
+        return file_types.ZIP
+    finally:
+        file.seek(0)

@@ -1,0 +1,72 @@
+"""Progress of reading files: notes, and the end of a reading that takes too much of the time budget."""
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from llmcli import units
+from llmcli.data.text.documents import STANDARD_INPUT
+from llmcli.data.text.file_types import through, unpacked_name
+from llmcli.data.text.temporary_files import ReadingEndsError
+
+_NOTE_SECONDS = 5.0  # between two progress notes
+_NOTED_BYTES = 1_000_000  # notes on a smaller file show only its name
+_READING_SHARE = 0.5  # of the time budget
+_PART_BYTES, _PART_LINES = 100_000_000, 100_000  # size of the part that a message suggests
+_RECORD_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")  # one record per line
+_INDIVISIBLE = (  # suffixes of files whose first bytes are no file of the same kind
+    ".json", ".parquet", ".pdf", ".epub", ".docx", ".odt", ".pptx", ".ipynb", ".warc", ".zip", ".tar", ".tgz",
+)  # fmt: skip
+
+
+class ReadingProgress:
+    """Reports the progress of reading, and stops it after a share of the time budget."""
+
+    def __init__(
+        self, seconds: float | None, on_note: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._seconds, self._on_note, self._clock = seconds, on_note, clock
+        self._started = self._noted = clock()
+        self._sizes: dict[str, int] = {}  # of files, several of which may be read at once
+        self._left: list[int] = []  # sizes of files that are not finished
+        self._expected = 0  # bytes of these at first
+
+    def expect(self, sizes: Iterable[int]) -> None:
+        """Set the sizes of the files to read, so that notes say how long it takes."""
+        self._left = list(sizes)[::-1]
+        self._expected = sum(self._left)
+
+    def finish_file(self) -> None:
+        self._left.pop()
+
+    def __call__(self, name: str, size: int) -> None:
+        """Count `size` more bytes of a file. Raises ReadingEndsError."""
+        self._sizes[name] = size = self._sizes.get(name, 0) + size
+        now, files = self._clock(), len(self._sizes)
+        if self._seconds and now - self._started > _READING_SHARE * self._seconds:
+            is_one = files == 1 or size >= _NOTED_BYTES
+            read = units.size(size) if is_one else units.count(files, "file")
+            raise ReadingEndsError(
+                f"{f'{name}: ' * is_one}reading takes more than half of the time: {read} in "
+                f"{units.duration(now - self._started)}; give a longer `seconds`"
+                + (_part_advice(name) if is_one else ", or fewer and larger files")
+            )
+        if now - self._noted >= _NOTE_SECONDS:
+            self._noted = now
+            number = f", file {files:,}" if files > 1 else ""
+            amount = f": {units.size(size)} of text" if size >= _NOTED_BYTES else ""
+            self._on_note(f"reading {name}{number}{amount}{self._time_left(now)}")
+
+    def _time_left(self, now: float) -> str:
+        done = self._expected - sum(self._left)
+        seconds = (now - self._started) * (self._expected - done) / max(1, done)
+        return f"; {units.count(len(self._left), 'file')}, about {units.duration(seconds)} left" if done else ""
+
+
+def _part_advice(name: str) -> str:
+    """Advise to train on the beginning of a file, with the command; "" if there is none."""
+    suffix = Path(unpacked_name(name)).suffix.lower()
+    if suffix in _INDIVISIBLE or name == STANDARD_INPUT:
+        return ""
+    head = f"head -n {_PART_LINES}" if suffix in _RECORD_SUFFIXES else f"head -c {_PART_BYTES}"
+    return f", or train on part of the text: {through(head, name, f'part{suffix}')}"

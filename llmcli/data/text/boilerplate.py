@@ -1,0 +1,197 @@
+"""Boilerplate: header and license of Project Gutenberg, and lines that many documents have, such as navigation.
+
+A line is repeated if it stands in more than one in ONE_IN documents, in MIN_DOCUMENTS at least. Runs of repeated lines
+are cut, blank lines between them included, unless they are too short to be more than a common word or a brace.
+
+Documents are counted in tables of a fixed size (count-min sketch, Cormode and Muthukrishnan 2005), in which a line may
+be counted too often, but only if the tables are full: memory does not grow with the corpus.
+"""
+
+import hashlib
+import re
+from array import array
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice, takewhile
+
+from llmcli import units
+from llmcli.data.text.documents import Document, OnRead, document_of_texts, ignore
+from llmcli.data.text.temporary_files import TextCopy
+
+MIN_DOCUMENTS, ONE_IN = 5, 10
+MAX_LINES = 10_000  # different ones that are cut
+SUGGESTED_SHARE = 0.02  # of the text; for less, as in source code, the option is not suggested
+_MIN_RUN = 24  # bytes of a run of repeated lines that is cut
+_SLOTS = 1 << 21  # per table
+_SAMPLED_DOCUMENTS, _SAMPLED_BYTES = 32, 1 << 15  # for an estimate; bytes at the beginning and at the end of each
+_BLOCK = 1 << 16  # characters of lines written at once
+_QUOTED = 40  # characters of a line in a note
+_GUTENBERG_START = re.compile(
+    r"^(?:\*\*\* ?START OF (?:THE |THIS )?PROJECT GUTENBERG[^*]{0,300}\*\*\*|\*END ?\*? ?THE SMALL PRINT!).*\n",
+    re.I | re.M,
+)
+_GUTENBERG_END = re.compile(r"\s*(?:\*\*\* ?END OF (?:THE |THIS )?|End of (?:the )?)Project Gutenberg", re.I)
+
+
+@dataclass
+class Cuts:
+    """What was cut from documents."""
+
+    documents: int = 0
+    text_bytes: int = 0
+    of_bytes: int = 0  # of all documents
+    gutenberg: int = 0  # documents with its header
+    lines: Counter[str] = field(default_factory=Counter)  # the beginnings of repeated lines
+
+    def __str__(self) -> str:
+        if not self.documents:
+            return "boilerplate: none found, nothing is cut"
+        gutenberg = f", with header and license of Project Gutenberg in {self.gutenberg:,}" if self.gutenberg else ""
+        first = ", ".join(repr(line) for line, _ in self.lines.most_common(3))
+        often = f", most often {first}" if first else ""
+        return (
+            f"boilerplate: {units.size(self.text_bytes)} ({self.text_bytes / self.of_bytes:.1%} of the text) cut from "
+            f"{units.count(self.documents, 'document')}{gutenberg}: "
+            f"{units.count(self.lines.total(), 'repeated line')}{often}"
+        )
+
+
+class _DocumentCounts:
+    """Counts the documents that a line stands in."""
+
+    def __init__(self) -> None:
+        # two tables, each with the number of documents and the last of them in each slot
+        self._tables = [(array("I", bytes(4 * _SLOTS)), array("I", bytes(4 * _SLOTS))) for _ in range(2)]
+
+    def add(self, line_hash: str, document: int) -> int:
+        """Count a line of a document, numbered from 1. Returns the number of documents so far."""
+        counted, number = [], int(line_hash, 16)
+        for counts, last in self._tables:
+            number, slot = divmod(number, _SLOTS)
+            if last[slot] != document:
+                last[slot] = document
+                counts[slot] += 1
+            counted.append(counts[slot])
+        return min(counted)
+
+
+def repeated_lines(documents: Sequence[Iterable[str]]) -> list[str]:
+    """Return the hashes of the repeated lines of documents, each of which is given as its lines."""
+    if len(documents) < MIN_DOCUMENTS:
+        return []
+    counts, repeated = _DocumentCounts(), set[str]()
+    least = max(MIN_DOCUMENTS, len(documents) // ONE_IN + 1)
+    for number, lines in enumerate(documents, 1):
+        for line in filter(str.strip, lines):
+            line_hash = _hash(line)
+            if counts.add(line_hash, number) >= least and len(repeated) < MAX_LINES:
+                repeated.add(line_hash)
+    return sorted(repeated)
+
+
+def _hash(line: str) -> str:
+    return hashlib.blake2b(line.strip().encode("utf-8", "replace"), digest_size=8).hexdigest()
+
+
+def strip(
+    documents: Sequence[Document], repeated: Sequence[str] | None, copy: TextCopy, on_read: OnRead = ignore
+) -> tuple[list[Document], tuple[str, ...], Cuts]:
+    """Cut boilerplate from documents, which are appended to `copy`. Returns (the documents, the hashes of the repeated
+    lines, what was cut). `repeated` are hashes that an earlier call returned, to cut the same lines."""
+    if repeated is None:
+        repeated = repeated_lines([_Body(document, on_read) for document in documents])
+    hashes, cuts = {*repeated}, Cuts(of_bytes=sum(document.text_bytes for document in documents))
+    return [_strip(document, hashes, copy, cuts, on_read) for document in documents], tuple(repeated), cuts
+
+
+def _strip(document: Document, repeated: Container[str], copy: TextCopy, cuts: Cuts, on_read: OnRead) -> Document:
+    body, cut, offset = _Body(document, on_read), Counter[str](), copy.size
+    found = document_of_texts(document.name, document.path, _blocks(_without_runs(body, repeated, cut)), copy, "\n")
+    if not cut and not body.has_gutenberg:
+        copy.truncate(offset)
+        return document
+    cuts.documents += 1
+    cuts.text_bytes += document.text_bytes - found.text_bytes
+    cuts.gutenberg += body.has_gutenberg
+    cuts.lines.update(cut)
+    reasons = (("repeated line", cut.total()), ("header and license of Project Gutenberg", int(body.has_gutenberg)))
+    return replace(
+        document, text_bytes=found.text_bytes, sha256=found.sha256, offset=found.offset, copy=copy,
+        characters=found.characters, skipped=(*document.skipped, *(reason for reason in reasons if reason[1])),
+    )  # fmt: skip
+
+
+class _Body:
+    """The lines of a document without the header and the license of Project Gutenberg."""
+
+    def __init__(self, document: Document, on_read: OnRead) -> None:
+        self._document, self._on_read = document, on_read
+        self._skipped = header_lines(document.start)
+        self.has_gutenberg = self._skipped > 0
+
+    def __iter__(self) -> Iterator[str]:
+        lines = islice(self._document.lines(self._on_read), self._skipped, None)
+        return takewhile(lambda line: not _GUTENBERG_END.match(line), lines) if self.has_gutenberg else lines
+
+
+def header_lines(start: str) -> int:
+    """Return the number of lines in the header of Project Gutenberg at the start of a text; 0 if there is none."""
+    found = _GUTENBERG_START.search(start)
+    return start.count("\n", 0, found.end()) if found else 0
+
+
+def _without_runs(lines: Iterable[str], repeated: Container[str], cut: Counter[str]) -> Iterator[str]:
+    """Yield the lines except for runs of repeated ones, whose first words are counted in `cut`. A run with blank lines
+    leaves one of them."""
+    run: list[str] = []
+    for line in chain(lines, [None]):
+        if line is not None and (_hash(line) in repeated if line.strip() else run):
+            run.append(line)
+            continue
+        words = list(filter(str.strip, run))
+        if sum(len(word.strip().encode("utf-8")) for word in words) >= _MIN_RUN:
+            cut.update(word.strip()[:_QUOTED] for word in words)
+            run = [""] * (len(words) < len(run))
+        yield from run
+        run = []
+        if line is not None:
+            yield line
+
+
+def _blocks(lines: Iterable[str]) -> Iterator[str]:
+    """Join lines to larger pieces, which are faster to write."""
+    block: list[str] = []
+    size = 0
+    for line in lines:
+        block.append(line)
+        size += len(line)
+        if size >= _BLOCK:
+            yield "\n".join(block)
+            block, size = [], 0
+    if block:
+        yield "\n".join(block)
+
+
+def estimate(documents: Sequence[Document]) -> float:
+    """Estimate the share of boilerplate in documents from the ends of some of them."""
+    sampled = [documents[i] for i in range(0, len(documents), -(-len(documents) // _SAMPLED_DOCUMENTS) or 1)]
+    texts = [_ends(document) for document in sampled]
+    repeated = {*repeated_lines([lines for lines, _ in texts])}
+    cut = 0
+    for lines, gutenberg_bytes in texts:
+        kept = _without_runs(lines, repeated, Counter())
+        cut += gutenberg_bytes + sum(len(line) + 1 for line in lines) - sum(len(line) + 1 for line in kept)
+    return cut / max(1, sum(document.characters for document in sampled))
+
+
+def _ends(document: Document) -> tuple[list[str], int]:
+    """Return (lines at the beginning and at the end of a document, size of Project Gutenberg's header and license
+    around them)."""
+    size = document.text_bytes
+    middle = min(size, _SAMPLED_BYTES)
+    start, end = ("".join(document.text(*part)) for part in ((0, middle), (max(middle, size - _SAMPLED_BYTES), size)))
+    lines = [*start.splitlines(), *end.splitlines()]
+    skipped = header_lines(start)
+    body = list(takewhile(lambda line: not (skipped and _GUTENBERG_END.match(line)), lines[skipped:]))
+    return body, sum(len(line) + 1 for line in lines) - sum(len(line) + 1 for line in body)

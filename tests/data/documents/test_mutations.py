@@ -1,0 +1,57 @@
+"""Mutated documents of each format: the result is text, or one line."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from llmcli.data.documents.reader import DocumentReader
+from tests.data.documents.test_reader import DOCUMENTS, MEMBERS, tarred, zipped
+
+TEXT = "A page about cats. " * 20
+FILES = {name: made(TEXT) for name, (made, _) in DOCUMENTS.items() if name.count(".") == 1} | {
+    "a.zip": zipped(dict(MEMBERS)),
+    "a.tar": tarred(MEMBERS),
+}
+
+
+def mutated(data: bytes, chance: random.Random) -> bytes:
+    """The data with a few bytes changed, and a part of it cut, repeated, moved or overwritten."""
+    changed = bytearray(data)
+    for _ in range(chance.choice([0, 1, 1, 4, 40])):
+        changed[chance.randrange(len(changed))] = chance.randrange(256)
+    start, end = sorted(chance.randrange(len(changed)) for _ in range(2))
+    part, way = changed[start:end], chance.randrange(6)
+    if way == 0:
+        return bytes(changed[:end])
+    if way == 1:
+        del changed[start:end]
+    elif way == 2:
+        changed[end:end] = part * chance.choice([1, 9])
+    elif way == 3:
+        changed[start:end] = chance.randbytes(end - start)
+    elif way == 4:
+        at = chance.randrange(len(changed))
+        changed[at:at] = part
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("number", [20, pytest.param(500, marks=pytest.mark.slow)])
+def test_a_mutated_file_is_text_or_one_line(name: str, number: int) -> None:
+    data, chance = FILES[name], random.Random(number)
+    problems = texts = 0
+    with DocumentReader[str](lambda name, path, stream, copy, on_read: "other") as reader:
+        jobs = []
+        for index in range(number):
+            path = Path(f"{index}{name}")
+            path.write_bytes(mutated(data, chance))
+            jobs.append(reader.submit(path.name, path))
+        for job in jobs:
+            reader.wait(job, lambda name, size: None)
+            assert job.error is None
+            problems += len(job.problems)
+            texts += len(job.found)
+            for file, problem in job.problems:
+                assert "\n" not in problem and len(problem) < 600 and job.name in file
+    assert texts + problems >= number and texts

@@ -1,0 +1,398 @@
+"""Documents of all kinds in child processes: what is read, in which order, and which limits end the reading."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llmcli.data.conversations.record_kinds import ReadOptions
+from llmcli.data.documents import reader
+from llmcli.data.documents.worker import Limits
+from llmcli.data.sources import Sources, read_corpus, read_sources
+from llmcli.errors import LLMError
+from tests import platforms
+from tests.data.corpora import put
+from tests.data.documents import samples
+
+for package in ("resiliparse", "fastwarc", "pypdfium2"):
+    pytest.importorskip(package, exc_type=ImportError)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_hang")]  # starts processes
+
+PAGE = "<!DOCTYPE html><html><body><p>A page about cats.</p></body></html>"
+CATS = "A page about cats.\n"
+
+
+def texts(sources: Sources) -> dict[str, str]:
+    """{name: text}"""
+    return {part.document.name: "".join(part.text()) for part in sources.text.contents}
+
+
+def zipped(members: dict[str, str | bytes]) -> bytes:
+    return samples.zipped(members).read()
+
+
+def tarred(members: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+def page(text: str) -> bytes:
+    return PAGE.replace("A page about cats.", text).encode()
+
+
+def pdf(text: str) -> bytes:
+    return samples.pdf(samples.lines_at(text)).read()
+
+
+def warc(text: str) -> bytes:
+    return samples.warc(("Content-Type: text/html", page(text))).read()
+
+
+DOCUMENTS: dict[str, tuple[Callable[[str], bytes], str]] = {  # name -> (text -> file, kind)
+    "a.html": (page, "HTML page"),
+    "utf16.htm": (lambda text: page(text).decode().encode("utf-16"), "HTML page"),
+    "a.html.gz": (lambda text: gzip.compress(page(text)), "HTML page"),
+    "a.xhtml": (lambda text: f"<p>{text}</p>".encode(), "HTML page"),
+    "a.pdf": (pdf, "PDF"),
+    "a.pdf.xz": (lambda text: lzma.compress(pdf(text)), "PDF"),
+    "a.epub": (lambda text: samples.epub({"a": f"<p>{text}</p>"}, ["a"]).read(), "EPUB book"),
+    "a.docx": (lambda text: samples.docx(f"<w:p><w:r><w:t>{text}</w:t></w:r></w:p>").read(), "Word document"),
+    "a.odt": (lambda text: samples.odt(f"<text:p>{text}</text:p>").read(), "OpenDocument text"),
+    "a.pptx": (lambda text: samples.pptx([samples.shape(text)], [1]).read(), "presentation"),
+    "a.ipynb": (lambda text: samples.notebook(("markdown", text)).read(), "notebook"),
+    "a.mbox": (lambda text: samples.mbox(samples.message("", text)).read(), "mailbox"),
+    "a.eml": (lambda text: samples.message("", text).as_bytes(), "e-mail"),
+    "a.warc": (warc, "WARC file"),
+    "a.warc.gz": (lambda text: gzip.compress(warc(text)), "WARC file"),
+}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_document_is_its_text(name: str) -> None:
+    made, kind = DOCUMENTS[name]
+    [part] = read_sources([put(name, made("A page about cats."))]).text.contents
+    document = part.document
+    assert "".join(part.text()) == CATS and (document.name, document.kind) == (name, kind)
+    assert document.text_bytes == len(CATS) and not document.skipped
+    assert read_corpus([name]).documents[0].sha256 == document.sha256
+
+
+def test_the_order_is_that_of_the_files_and_their_names_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when several processes read them at once."""
+    monkeypatch.setattr(reader, "_cores", lambda: 3)
+    for name, (made, _) in DOCUMENTS.items():
+        put(f"d/{name}", made(f"A page about {name}."))
+    put("d/b.txt", b"A page about b.txt.\n")
+    names = sorted([*DOCUMENTS, "b.txt"])
+    assert list(texts(read_sources(["d"])).items()) == [(f"d/{name}", f"A page about {name}.\n") for name in names]
+
+
+CONVERSATIONS = b'{"prompt": "Hi", "completion": "Ho"}\n{"prompt": "How?", "completion": "So."}\n'
+MEMBERS = {
+    "a.html": PAGE.encode(),
+    "b/c.txt": "猫\n".encode(),
+    "b/d.jsonl": CONVERSATIONS,
+    "b/e.jsonl": b'{"text": "One.", "id": 1}\n{"text": "Two.", "id": 2}\n',
+    "b/f.jsonl.gz": gzip.compress(CONVERSATIONS.replace(b"Hi", b"Hey")),
+    "g.png": b"\x89PNG\r\n\x1a\n\0",
+    ".hidden": b"hidden",
+    "__MACOSX/a.html": b"hidden",
+}
+
+
+@pytest.mark.parametrize("form", ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"])
+def test_an_archive_is_read_like_a_directory(form: str) -> None:
+    compress = {"tar.gz": gzip.compress, "tar.bz2": bz2.compress, "tar.xz": lzma.compress}.get(form, bytes)
+    name = put(f"a.{form}", zipped(MEMBERS) if form == "zip" else compress(tarred(MEMBERS)))
+    sources = read_sources([name])
+    assert texts(sources) == {
+        f"{name}/a.html": CATS, f"{name}/b/c.txt": "猫\n", f"{name}/b/e.jsonl": "One.\n\nTwo."
+    }  # fmt: skip
+    assert [file.name for file in sources.conversation_files] == [f"{name}/b/d.jsonl", f"{name}/b/f.jsonl.gz"]
+    assert [one.messages[0].content for one in sources.conversations] == ["Hi", "How?", "Hey", "How?"]
+    assert [document.member for document in sources.text.documents] == ["a.html", "b/c.txt", "b/e.jsonl"]
+    [skipped] = sources.text.skipped
+    assert skipped.startswith(f"{name}/g.png is an image, not text")
+
+
+def test_a_table_in_an_archive_is_a_table() -> None:
+    pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
+    parquet = pytest.importorskip("pyarrow.parquet", exc_type=ImportError)
+    parquet.write_table(pyarrow.table({"question": ["Hi?"], "answer": ["Ho."]}), "a.parquet")
+    data = Path("a.parquet").read_bytes()
+    sources = read_sources([put("a.zip", zipped({"x/a.parquet": data, "b.csv": b"question,answer\nWho?,Me.\n"}))])
+    assert [file.name for file in sources.conversation_files] == ["a.zip/x/a.parquet", "a.zip/b.csv"]
+    assert [one.messages[0].content for one in sources.conversations] == ["Hi?", "Who?"]
+    [plain] = read_sources(["a.parquet"]).conversation_files
+    assert plain.sha256 == sources.conversation_files[0].sha256
+
+
+def nested(depth: int) -> bytes:
+    data = zipped({"a.html": PAGE})
+    for number in range(1, depth):
+        data = zipped({"in.zip": data, "b.txt": f"b{number}"})
+    return data
+
+
+def test_archives_in_archives_are_read_to_a_depth_of_three() -> None:
+    assert texts(read_sources([put("a.zip", nested(3))])) == {
+        "a.zip/in.zip/in.zip/a.html": CATS, "a.zip/in.zip/b.txt": "b1", "a.zip/b.txt": "b2"
+    }  # fmt: skip
+    sources = read_sources([put("b.zip", nested(4))])
+    assert list(texts(sources).values()) == ["b1", "b2", "b3"]
+    assert sources.text.skipped == (
+        "b.zip/in.zip/in.zip/in.zip is an archive in 3 others, and not read; unpack it first",
+    )
+
+
+def test_plain_text_keeps_its_markup_and_other_documents_are_extracted() -> None:
+    plain = ReadOptions(plain=True)
+    assert texts(read_sources([put("a.html", PAGE.encode())], plain)) == {"a.html": PAGE}
+    files: dict[str, str | bytes] = {"a.html": PAGE, "a.docx": DOCUMENTS["a.docx"][0]("A page about cats.")}
+    assert texts(read_sources([put("a.zip", zipped(files))], plain)) == {"a.zip/a.html": PAGE, "a.zip/a.docx": CATS}
+
+
+def test_the_line_says_what_documents_were_taken_for() -> None:
+    put("d/a.html", page("Dogs."))
+    put("d/a.docx", DOCUMENTS["a.docx"][0]("A page about cats."))
+    assert read_sources(["d"]).describe() == (
+        "data: text in d/a.docx (Word document); text in d/a.html (HTML page; otherwise: `plain`)"
+    )
+
+
+# ---- what cannot be read
+
+
+def problem_of(*names: str) -> str:
+    with pytest.raises(LLMError) as caught:
+        read_sources(names)
+    message = str(caught.value)
+    assert caught.value.exit_code == 1 and "\n" not in message and len(message) < 600
+    return message
+
+
+def test_a_damaged_document_is_an_error_alone_and_skipped_among_others() -> None:
+    put("a.pdf", b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj")
+    assert problem_of("a.pdf").startswith("a.pdf is damaged")
+    put("b.html", PAGE.encode())
+    sources = read_sources(["a.pdf", "b.html"])
+    assert texts(sources) == {"b.html": CATS} and sources.text.skipped[0].startswith("a.pdf is damaged")
+    assert "no text found in a.pdf, a.pdf.gz" in problem_of("a.pdf", put("a.pdf.gz", gzip.compress(b"%PDF-1.7 x")))
+
+
+def test_a_zip_archive_that_is_no_text_has_its_advice() -> None:
+    put("a.xlsx", zipped({"xl/workbook.xml": "<x/>"}))
+    assert problem_of("a.xlsx") == "a.xlsx is a spreadsheet, not text; save it as CSV first"
+    put("a.pth", zipped({"archive/data.pkl": b"x"}))
+    assert problem_of("a.pth").startswith("a.pth is a PyTorch model, not text; convert it")
+    put("a.zip", b"PK\x03\x04" + bytes(40))
+    assert problem_of("a.zip").startswith("a.zip is damaged")
+    assert problem_of(put("empty.zip", zipped({}))) == "empty.zip holds no files"
+
+
+def test_a_document_without_text_says_what_it_has() -> None:
+    assert problem_of(put("a.html", b"<html><body></body></html>")) == "a.html has no text"
+
+
+def test_a_missing_package_is_a_line_with_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    put("a.html", PAGE.encode())
+    Path("blocked/resiliparse").mkdir(parents=True)
+    put("blocked/resiliparse/__init__.py", b"raise ModuleNotFoundError('no', name='resiliparse')")
+    with fresh_children():
+        monkeypatch.syspath_prepend(str(Path("blocked").absolute()))
+        assert problem_of("a.html") == (
+            "reading a.html needs resiliparse, which this installation lacks; install it: pip install "
+            "'llmcli[documents]'; or add `plain` to read it as it is"
+        )
+
+
+class fresh_children:  # noqa: N801 (a context manager)
+    """No child process from before the block is used in it, nor one from the block after it."""
+
+    def __enter__(self) -> None:
+        self._stop()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if child := reader._idle.get():
+            child.stop()
+
+
+# ---- limits
+
+
+def limit(monkeypatch: pytest.MonkeyPatch, **limits: float) -> None:
+    monkeypatch.setattr(reader, "LIMITS", replace(Limits(), **limits))  # type: ignore[arg-type]
+
+
+def test_a_zip_bomb_ends_at_the_ratio() -> None:
+    put("d/bomb.zip", zipped({"a.html": PAGE, "zeros.txt": bytes(300 << 20), "b.html": PAGE}))
+    put("d/c.html", page("Dogs."))
+    sources = read_sources(["d"])
+    assert list(texts(sources)) == ["d/bomb.zip/a.html", "d/c.html"]
+    assert any("over 200 times its size" in line or "what follows is not read" in line for line in sources.text.skipped)
+
+
+def test_a_large_mailbox_ends_at_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit(monkeypatch, bytes=100_000)
+    put("a.mbox", samples.mbox(*(samples.message(f"{n}", f"{n} " * 1000) for n in range(40))).read())
+    assert "a.mbox unpacks to over 100.00 kB" in problem_of("a.mbox")
+
+
+def test_many_members_end_at_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit(monkeypatch, members=10)
+    sources = read_sources([put("a.zip", zipped({f"{n}.txt": f"{n}" for n in range(20)}))])
+    assert len(texts(sources)) == 10
+    assert sources.text.skipped == ("a.zip has over 10 members; those that follow are not read",)
+
+
+def test_a_broken_cross_reference_table_is_repaired_or_one_line() -> None:
+    data = pdf("A page about cats.")
+    at = data.rindex(b"startxref")
+    for broken in (
+        data[:at] + b"startxref\n99999999999999999999\n%%EOF",
+        data.replace(b"00000 n", b"99999 n"),
+        data[:at],
+    ):
+        put("d/a.pdf", broken)
+        put("d/b.html", page("Dogs."))
+        sources = read_sources(["d"])
+        assert texts(sources).get("d/a.pdf", CATS) == CATS and len(sources.text.skipped) <= 1
+
+
+def test_entities_are_refused() -> None:
+    laughs = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]><x>&b;</x>'
+    put("a.docx", zipped({"word/document.xml": laughs, "_rels/.rels": "<x/>"}))
+    assert problem_of("a.docx").startswith("a.docx ")
+
+
+@platforms.named_pipes
+def test_a_document_that_gives_nothing_costs_that_document(monkeypatch: pytest.MonkeyPatch, no_hang: None) -> None:
+    """A pipe that nobody writes to stands for a document that is parsed for ever."""
+    limit(monkeypatch, stalled_seconds=1.0)
+    os.mkfifo("a.html")
+    put("b.html", PAGE.encode())
+    with reader.DocumentReader[None](lambda *_: None) as documents:
+        jobs = [documents.submit(name, Path(name)) for name in ("a.html", "b.html")]
+        for job in jobs:
+            documents.wait(job, lambda name, size: None)
+    assert jobs[0].problems == [("a.html", "a.html gave no text for 1 seconds, and is not read")]
+    assert [document.text_bytes for document, _ in jobs[1].found] == [len(CATS)]
+
+
+def test_a_process_that_dies_costs_one_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other files of its archive are read by another process."""
+    begin = reader._Answer._read_document
+
+    def die(self: reader._Answer, kind: str, size: int) -> None:
+        if self.name.endswith("b.html"):
+            os.kill(self._child.pid, signal.SIGKILL)
+            self._child._process.wait()
+            while self.frame():  # what it had sent
+                pass
+        begin(self, kind, size)
+
+    monkeypatch.setattr(reader._Answer, "_read_document", die)
+    members: dict[str, str | bytes] = {f"{name}.html": PAGE.replace("cats", f"cat {name}") for name in "abc"}
+    sources = read_sources([put("a.zip", zipped({**members, "d.txt": "d"}))])
+    assert list(texts(sources).values()) == ["A page about cat a.\n", "A page about cat c.\n", "d"]
+    assert [line.split(" cannot")[0] for line in sources.text.skipped] == ["a.zip/b.html"]
+
+
+def test_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit(monkeypatch, ratio=10**6)
+    put("a.ipynb.gz", gzip.compress(b'{"cells": ["' + bytes([32]) * (700 << 20) + b'"]}', 1))
+    assert "1,024 MB of memory" in problem_of("a.ipynb.gz")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+def test_ctrl_c_ends_within_a_second_and_leaves_no_process() -> None:
+    os.mkfifo("a.html")
+    code = (
+        "from pathlib import Path\n"
+        "from llmcli.data.documents import reader\n"
+        "with reader.DocumentReader(None) as documents:\n"
+        "    job = documents.submit('a.html', Path('a.html'))\n"
+        "    while not documents._workers[0]._child: pass\n"
+        "    print(documents._workers[0]._child.pid, flush=True)\n"
+        "    documents.wait(job, print)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    assert time.monotonic() - started < 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+
+
+def test_the_progress_counts_the_text_of_documents_and_may_end_the_reading() -> None:
+    from llmcli.data.text.temporary_files import ReadingEndsError
+
+    put("d/a.html", PAGE.encode())
+    put("d/a.zip", zipped({"b.txt": "b" * 1000}))
+    sizes: dict[str, int] = {}
+
+    def on_read(name: str, size: int) -> None:
+        sizes[name] = sizes.get(name, 0) + size
+
+    read_sources(["d"], on_read=on_read)
+    assert sizes["d/a.html"] == len(CATS) and sizes["d/a.zip/b.txt"] == 1000
+
+    def end(name: str, size: int) -> None:
+        raise ReadingEndsError("enough")
+
+    with pytest.raises(ReadingEndsError, match="enough"):
+        read_sources(["d"], on_read=end)
+
+
+def test_a_file_is_found_again_by_the_record(llm: Callable[..., object]) -> None:
+    """A model names its documents, and they are the same text later."""
+    from llmcli.evaluation.training_text import find_sources
+    from llmcli.formats.loading import load
+
+    for number, (name, (made, _)) in enumerate(DOCUMENTS.items()):
+        put(f"d/{number}{name}", made(f"A page about {name}. " * 9))
+    put("d/z.zip", zipped({"a.html": PAGE.replace("cats", "dogs " * 400), "b.txt": "b " * 400}))
+    small = ("--steps", 2, "--layers", 1, "--width", 16, "--context", 32, "--batch-tokens", 64, "--threads", 1)
+    answer = llm("train", "d", "-o", "m.safetensors", *small)
+    assert answer.exit_code == 0, answer.stderr  # type: ignore[attr-defined]
+    record = load(Path("m.safetensors")).record
+    entries = {entry.name: entry for entry in record.corpus}
+    assert entries["z.zip/a.html"].kind == "HTML page" and entries["z.zip/b.txt"].member == "b.txt"
+    found = find_sources(record, Path("m.safetensors")).text.documents
+    assert {document.sha256 for document in found} == {entry.sha256 for entry in record.corpus}
+    put("d/z.zip", b"PK\x03\x04")
+    with pytest.raises(LLMError, match=r"z\.zip/a\.html, is missing or has changed"):
+        find_sources(record, Path("m.safetensors"))
+
+
+def test_json_of_a_broken_character_is_text() -> None:
+    cells = {"cells": [{"cell_type": "markdown", "source": "a\ud800b\0c"}], "nbformat": 4}
+    assert texts(read_sources([put("a.ipynb", json.dumps(cells).encode())])) == {"a.ipynb": "a?bc\n"}
+    with zipfile.ZipFile("a.zip", "w") as archive:
+        archive.writestr("\x1b[31m.txt", "red")
+    [name] = texts(read_sources(["a.zip"]))
+    assert "\x1b" not in name

@@ -1,0 +1,150 @@
+"""Text that is not UTF-8: which encodings are recognized, and what is refused rather than guessed."""
+
+import codecs
+import gzip
+import io
+import random
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import Result
+
+from llmcli.data.sources import read_corpus, read_sources
+from llmcli.data.text import encodings
+from llmcli.errors import LLMError
+from tests.data.corpora import joined, put
+
+JAPANESE = (Path(__file__).parents[3] / "examples" / "asagohan.txt").read_text("utf-8")[:4000]
+RUSSIAN = (
+    "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему.\n"
+    "Все смешалось в доме Облонских. Жена узнала, что муж был в связи с бывшею в их доме француженкою-гувернанткой, "
+    "и объявила мужу, что не может жить с ним в одном доме. Положение это продолжалось уже третий день и мучительно "
+    "чувствовалось и самими супругами, и всеми членами семьи, и домочадцами.\n"
+)
+CHINESE = (
+    "天地玄黄，宇宙洪荒。日月盈昃，辰宿列张。寒来暑往，秋收冬藏。\n今天天气很好，我们一起去公园散步吧。他说他不知道这件事情，"
+    "可是大家都已经听说了。学习语言需要很多时间，也需要每天练习。这本书里有许多有意思的故事，孩子们都很喜欢读。\n"
+) * 3
+FRENCH = (
+    "Longtemps, je me suis couché de bonne heure. Parfois, à peine ma bougie éteinte, mes yeux se fermaient si vite "
+    "que je n’avais pas le temps de me dire : « Je m’endors. » Et, une demi-heure après, la pensée qu’il était temps "
+    "de chercher le sommeil m’éveillait ; je voulais poser le volume que je croyais avoir encore dans les mains et "
+    "souffler ma lumière ; je n’avais pas cessé en dormant de faire des réflexions sur ce que je venais de lire, mais "
+    "ces réflexions avaient pris un tour un peu particulier ; il me semblait que j’étais moi-même ce dont parlait "
+    "l’ouvrage : une église, un quatuor, la rivalité de François Ier et de Charles-Quint.\n"
+)
+TEXTS = {
+    "Shift_JIS": JAPANESE, "EUC-JP": JAPANESE, "ISO-2022-JP": JAPANESE, "GBK": CHINESE, "Windows-1252": FRENCH,
+    "KOI8-R": RUSSIAN, "Windows-1251": RUSSIAN, "UTF-16LE": RUSSIAN, "UTF-16BE": JAPANESE,
+}  # fmt: skip
+
+
+def encoded(name: str) -> bytes:
+    return TEXTS[name].encode(encodings.codec_of(name))
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+def test_common_encodings_are_recognized_and_named(name: str, packed: bool) -> None:
+    data = encoded(name)
+    sources = read_sources([put("old.txt", gzip.compress(data) if packed else data)])
+    assert sources.text.utf8().decode() == TEXTS[name]
+    assert sources.describe() == f"data: plain text in old.txt (decoded from {name})"
+    [record] = sources.records()
+    assert (record["encoding"], record["characters"]) == (name, len(TEXTS[name]))
+    assert record["bytes"] == Path("old.txt").stat().st_size
+
+
+def test_letters_far_into_an_ascii_text_are_enough() -> None:
+    text = "A long English preface.\n" * 100_000 + FRENCH
+    corpus = read_corpus([put("a.txt", text.encode("cp1252"))])
+    assert joined(corpus) == text and corpus.documents[0].encoding == "Windows-1252"
+
+
+REFUSED = {
+    "too short": "café au lait".encode("cp1252"),
+    "damaged UTF-8": JAPANESE.encode().replace(b"\x81", b"\xff", 3),
+    "UTF-8 with the end of a character missing": JAPANESE.encode()[:-2],
+    "random bytes": bytes(random.Random(0).choices(range(1, 256), k=5000)),
+    "random bytes and lines": bytes(random.Random(1).choices([10, *range(128, 256)], k=5000)),
+    "Greek in the middle of nothing": "".join(random.Random(2).choices("αβγδεζηθ", k=2000)).encode("cp1253"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_uncertain_is_refused(kind: str) -> None:
+    with pytest.raises(LLMError, match=r"^a\.txt is not UTF-8 text: byte .*; its encoding is uncertain; name its enc"):
+        read_corpus([put("a.txt", REFUSED[kind])])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(min_size=1, max_size=3000))
+@pytest.mark.slow
+def test_bytes_at_random_are_never_taken_for_text(data: bytes) -> None:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        text = "\0"
+    put("a.bin", data)
+    if "\0" in text:
+        with pytest.raises(LLMError):
+            read_corpus(["a.bin"])
+    else:
+        assert joined(read_corpus(["a.bin"])) == text
+
+
+# ---- --encoding
+
+
+@pytest.mark.parametrize("name", ["Shift_JIS", "SJIS", "euc-jp", "iso-2022-jp", "gbk", "latin-1", "cp437", "utf-16-be"])
+def test_the_user_decides(name: str) -> None:
+    codec = encodings.codec_of(name)
+    text = FRENCH.replace("’", "'") if name in ("latin-1", "cp437") else CHINESE if name == "gbk" else JAPANESE
+    data = text.encode(codec)
+    for corpus in (
+        read_corpus([put("a.txt", data)], encoding=name),
+        read_corpus(["-"], io.BytesIO(data), encoding=name),
+    ):
+        assert joined(corpus) == text and corpus.documents[0].encoding == encodings.name_of(codec)
+    # it is not about UTF-8, which has no such text by chance, nor about a text with a byte-order mark
+    for data in (text.encode(), codecs.BOM_UTF8 + text.encode(), text.encode("utf-16")):
+        corpus = read_corpus([put("b.txt", data)], encoding=name)
+        assert joined(corpus) == text and corpus.documents[0].encoding == ""
+
+
+def test_a_text_that_is_in_another_encoding_is_an_error_with_the_position() -> None:
+    with pytest.raises(LLMError, match=r"^a\.txt is not EUC-JP text: byte 0x81 at position 2; name its encoding"):
+        read_corpus([put("a.txt", b"ab\x81\x30")], encoding="EUC-JP")
+    for name in ("klingon", "hex", "rot13", "undefined", "a\0b"):
+        with pytest.raises(LLMError, match="is unknown; wanted a name such as Shift_JIS") as caught:
+            read_corpus(["a.txt"], encoding=name)
+        assert caught.value.exit_code == 2
+
+
+def test_names_lead_to_the_supersets_that_browsers_use() -> None:
+    """Texts that call themselves Shift_JIS have the characters of Windows."""
+    assert [encodings.codec_of(name) for name in ("Shift_JIS", "ISO-8859-1", "GB2312")] == [
+        "cp932",
+        "cp1252",
+        "gb18030",
+    ]
+    for name in TEXTS:
+        assert encodings.name_of(encodings.codec_of(name)) == name
+
+
+def test_training_records_the_encoding_and_other_commands_read_the_same(llm: Callable[..., Result]) -> None:
+    put("old.txt", encoded("KOI8-R") * 4)
+    small = ("--steps", 2, "--layers", 1, "--width", 16, "--context", 32, "--batch-tokens", 64, "--threads", 1)
+    trained = llm("train", "old.txt", *small)
+    assert trained.exit_code == 0, trained.stderr
+    assert trained.stderr.startswith("data: plain text in old.txt (decoded from KOI8-R)\n")
+    memory = llm("generate", RUSSIAN[:60], "-n", 30, "--memory", "-t", 0)
+    assert "occur verbatim in old.txt" in memory.stderr
+    with mock.patch.object(encodings, "recognize", lambda sample: ""):  # the record knows
+        assert llm("generate", RUSSIAN[:60], "-n", 30, "--memory", "-t", 0).exit_code == 0
+    told = llm("eval", "old.txt", "--encoding", "koi8-r", "--json")
+    assert told.exit_code == 0 and "bytes of this text were trained on" in told.stderr
