@@ -212,17 +212,17 @@ class _FileReader:
         skipped: Counter[str] = Counter()
         is_empty = True
         for member in archives.members(file, name):
-            is_empty = False
             self._answer.count_member()
             if isinstance(member, Skipped):
                 skipped[member.reason] += member.count
             elif not file_types.is_hidden(member[0].split("/")):
+                is_empty = False
                 self._read_member(member[1], f"{name}/{member[0]}", f"{path}/{member[0]}".lstrip("/"), depth + 1)
-        if is_empty:
-            raise ExtractionError("holds no files")
         if skipped:
             counts = ", ".join(f"{reason} ({number:,})" for reason, number in skipped.items())
             self._send_problem(path, f"has what cannot be read: {counts}")
+        elif is_empty:
+            raise ExtractionError("holds no files to read")
 
     def _read_member(self, content: IO[bytes], name: str, member: str, depth: int) -> None:
         """Send a file in an archive. A problem with it does not affect those that follow."""

@@ -205,7 +205,7 @@ def test_a_zip_archive_that_is_no_text_has_its_advice() -> None:
     assert problem_of("a.pth").startswith("a.pth is a PyTorch model, not text; convert it")
     put("a.zip", b"PK\x03\x04" + bytes(40))
     assert problem_of("a.zip").startswith("a.zip is damaged")
-    assert problem_of(put("empty.zip", zipped({}))) == "empty.zip holds no files"
+    assert problem_of(put("empty.zip", zipped({}))) == "empty.zip holds no files to read"
 
 
 def test_a_document_without_text_says_what_it_has() -> None:
