@@ -4,8 +4,9 @@ A wrong encoding turns a text into other characters without an error, so `recogn
 fits a language, and no other encoding gives a text that does: nearly all characters are letters of its alphabet or
 common punctuation, in scripts other than Latin many are its most frequent ones, and no capital stands inside a word.
 
-charset-normalizer was tried first: of 40 texts each, it took 28 in Spanish, 37 in Dutch and 23 in Catalan for another
-encoding, with the same confidence as the right ones. tests/benchmarks/legacy_encodings.py measures both errors.
+Of 200 texts each in 24 languages and encodings that it knows, none was taken for another one, and of 4,000 in 20 others
+2 were; most that are refused have too few such characters (tests/benchmarks/legacy_encodings.py). charset-normalizer
+took 28 of 40 Spanish, 37 Dutch and 23 Catalan texts for another encoding, as confidently as those that it got right.
 
 Standard library only.
 """
@@ -43,7 +44,7 @@ class _Language:
     share: float  # ... and their least share of the letters that are not ASCII
 
 
-_HAN = "\u2010-\u266f\u3000-\u3020\u4e00-\u9fff\uff01-\uff5e"  # with symbols and punctuation
+_HAN = "\u2010-\u266f\u3000-\u3020\u4e00-\u9fff\ufe30-\ufe4f\uff01-\uff5e"  # with symbols and punctuation
 _LANGUAGES = (
     _Language(("cp932", "euc_jp"), _HAN + "\u3041-\u30ff", "\u3041-\u3096", 0.1),
     _Language(("gb18030",), _HAN, "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可用行数字", 0.08),
