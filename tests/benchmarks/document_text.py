@@ -12,6 +12,7 @@ core, on longer versions of the same documents.
 import argparse
 import html
 import importlib
+import json
 import re
 import shutil
 import subprocess
@@ -54,7 +55,10 @@ class Source:
         return "\n".join([self.title, *self.paragraphs, *items, *("\t".join(row) for row in self.rows)])
 
     def times(self, number: int) -> "Source":
-        return replace(self, paragraphs=self.paragraphs * number)
+        """With the paragraphs in another order each time, so that pages do not begin or end alike."""
+        count = len(self.paragraphs)
+        orders = (self.paragraphs[n % count :] + self.paragraphs[: n % count] for n in range(number))
+        return replace(self, paragraphs=tuple(one for order in orders for one in order))
 
 
 SOURCES = {
@@ -242,11 +246,20 @@ def latex(source: Source, path: Path, *, columns: bool = False, map_characters: 
 
 _CAIRO = """
 import cairo, sys, json
-lines = json.loads(sys.stdin.read())
 surface = cairo.PDFSurface(sys.argv[1], 420, 595)
 context = cairo.Context(surface)
 context.select_font_face("Noto Serif CJK JP")
 context.set_font_size(10)
+lines = []
+for paragraph in json.loads(sys.stdin.read()):
+    line, pieces = "", paragraph.split(" ") if " " in paragraph else list(paragraph)
+    for piece in pieces:
+        longer = line + (" " if line and " " in paragraph else "") + piece
+        if context.text_extents(longer).x_advance > 340:
+            lines.append(line)
+            longer = piece
+        line = longer
+    lines += [line, ""]
 for number, line in enumerate(lines):
     if number and number % 30 == 0:
         context.show_page()
@@ -257,19 +270,9 @@ surface.finish()
 
 
 def cairo(source: Source, path: Path) -> None:
-    """Lines of equal length, drawn one by one, with python3-cairo of the system."""
-    import json
-
-    per_line = 34 if source.language == "ja" else 0
-    lines = []
-    for paragraph in (source.title, "", *source.paragraphs):
-        if per_line:
-            lines += [paragraph[start : start + per_line] for start in range(0, len(paragraph), per_line)] or [""]
-        else:
-            import textwrap
-
-            lines += textwrap.wrap(paragraph, 66) or [""]
-    subprocess.run(["/usr/bin/python3", "-c", _CAIRO, str(path)], input=json.dumps(lines), text=True, check=True)
+    """Lines that are drawn one by one, with python3-cairo of the system."""
+    paragraphs = json.dumps([source.title, *source.paragraphs])
+    subprocess.run(["/usr/bin/python3", "-c", _CAIRO, str(path)], input=paragraphs, text=True, check=True)
 
 
 @dataclass(frozen=True)
@@ -299,7 +302,7 @@ DOCUMENTS = {
     "PDF, Chromium": Document(lambda s, p: chromium(s, p), "pdf"),
     "PDF, Chromium, two columns": Document(lambda s, p: chromium(s, p, "body { columns: 2 }"), "pdf"),
     "PDF, Chromium, vertical": Document(
-        lambda s, p: chromium(s, p, "body { writing-mode: vertical-rl }"), "pdf", _prose, ("ja",)
+        lambda s, p: chromium(s, p, "body { writing-mode: vertical-rl }"), "pdf", languages=("ja",)
     ),
     "PDF, Chromium, pronunciation above": Document(lambda s, p: chromium(s, p, ruby=True), "pdf", languages=("ja",)),
     "PDF, Chromium, headers": Document(lambda s, p: chromium(s, p, header=True), "pdf"),

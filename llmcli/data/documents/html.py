@@ -17,7 +17,7 @@ _MAX_LINKED = 0.5  # of the text of a list; one with more links is navigation
 _META_BYTES = 4096  # in which a page declares its encoding
 _DECLARED = re.compile(rb"""(?:charset|<\?xml[^>]{0,100}encoding)\s*=\s*["']?\s*([\w.:-]{2,40})""", re.I)
 _SKIPPED_ELEMENTS = ("rt", "rp", "template")  # pronunciation above characters, which would stand between them
-_ITEM = "\ue000"  # at the beginning of an item of an unordered list
+_ITEM = "§§§"  # at the beginning of an item of an unordered list
 _MARKED_ITEM = re.compile(rf"\d+\. ?{_ITEM}\s*")
 _LIST_INDENT = re.compile(r"^  ( *(?:•|\d+\.) )", re.M)
 _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
@@ -57,13 +57,14 @@ def _text(tree: HTMLTree, *, main_content: bool = False) -> str:
 
 def _keep_list(tree: HTMLTree, element: ElementNode) -> None:
     """Make a list that is no navigation an ordered one, with marked items: resiliparse takes no <ul> for main text."""
+    document = tree.document
     linked = sum(len(link.text or "") for link in element.query_selector_all("a"))
-    if linked > _MAX_LINKED * len(element.text or "") or not element.parent:
+    if linked > _MAX_LINKED * len(element.text or "") or not element.parent or not document:
         return
-    ordered = tree.document.create_element("ol")
+    ordered = document.create_element("ol")
     for item in list(element.child_nodes):
-        if item.node_name == "li" and item.first_child:
-            item.insert_before(tree.document.create_text_node(_ITEM), item.first_child)
+        if item.node_name == "LI" and item.first_child:
+            item.insert_before(document.create_text_node(_ITEM), item.first_child)
         ordered.append_child(item)
     element.parent.replace_child(ordered, element)
 

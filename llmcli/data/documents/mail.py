@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from email import message_from_bytes, policy
-from email.message import EmailMessage, Message
+from email.message import Message
 from typing import IO, cast
 
 from llmcli.data.documents.extracted import Extracted, ExtractionError, Skipped
@@ -29,7 +29,7 @@ def extract(file: IO[bytes], name: str) -> Extracted:
     earlier, skipped, number = _EarlierLines(), Counter[str](), 0
     for data in _messages(file):
         try:
-            message = cast(EmailMessage, message_from_bytes(data, policy=policy.default))
+            message = message_from_bytes(data, policy=policy.default)
             subject = " ".join(str(message["subject"] or "").split())
             parts = [text for part in _text_parts(message, skipped) if (text := _text(part).strip("\n"))]
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
@@ -52,7 +52,8 @@ def _messages(file: IO[bytes]) -> Iterator[bytes]:
     if not _SEPARATOR.match(first):
         yield first + file.read(_MAX_MESSAGE)
         return
-    lines, size, after_blank = [], 0, False
+    lines: list[bytes] = []
+    size, after_blank = 0, False
     while line := file.readline(_MAX_LINE):
         if after_blank and _SEPARATOR.match(line):
             yield b"".join(lines)

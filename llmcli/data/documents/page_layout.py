@@ -22,6 +22,7 @@ _INDENT = 0.8
 _MIN_WIDTH = 8.0  # of lines that are joined
 _ROOM = 0.5  # that a full line may leave after the next word would have stood there
 _CJK_ROOM = 2.5  # the same where a line may break between any two characters but must not begin with punctuation
+_EVEN_LINES = 3  # that end at one place show where a column ends
 _EVEN = 1.5  # within which lines end at the same place
 _COLUMN = 4.0  # within which lines begin in the same column
 _SMALL = 0.65  # largest size of pronunciation above characters, to theirs
@@ -177,13 +178,13 @@ def _same_kind(line: Line, other: Line) -> bool:
 
 
 def _right(block: Sequence[Line], page: Sequence[Line]) -> float:
-    """Where the lines of a block have to end: where two of them do, or else where others do that begin there."""
+    """Where the lines of a block have to end: where three of them do, or else where others do that begin there."""
     right, size = max(line.right for line in block), block[0].size
-    if sum(line.right > right - _EVEN * size for line in block[:-1]) >= 2:
+    if sum(line.right > right - _EVEN * size for line in block[:-1]) >= _EVEN_LINES:
         return right
     return max(
         line.right for line in page
-        if line.is_vertical == block[0].is_vertical and abs(line.left - block[0].left) <= _COLUMN * size
+        if _same_kind(line, block[0]) and abs(line.left - block[0].left) <= _COLUMN * size
     )  # fmt: skip
 
 

@@ -24,7 +24,8 @@ _HYPHEN = 0x02  # pdfium's character for a hyphen at the end of a line; no other
 _LINE_ENDS = (0x0A, 0x0D)
 _SPACE = 0x20
 _COLUMN_GAP = 1.5  # between characters of a line, to the font size: cells of a table, which a tab separates
-_WORD_GAP = 0.8  # likewise; Chinese and Japanese characters may be set apart by less than that in one word
+_CJK_SPACE = 0.8  # likewise; Chinese and Japanese characters may be set apart by less without a space
+_SPACE_AFTER_END = 0.15  # likewise, where pdfium takes a line to end that goes on
 _SAME_HEIGHT = 0.3  # difference of baselines on one line, likewise
 _VERTICAL = 2.0  # least height of a line of vertical text, to its width
 # Control characters, private use, the replacement character and noncharacters; what other programs write for a glyph
@@ -110,7 +111,7 @@ class _PageReader:
             gap = max(box.left - line[2], line[1] - box.top)
             if gap > _COLUMN_GAP * self._size:
                 self._pieces.append("\t")
-            elif self._space and not (gap < _WORD_GAP * self._size and self._is_in_cjk(character)):
+            elif self._space and gap > self._smallest_space(character):
                 self._pieces.append(" ")
             line[0], line[1] = min(box.left, line[0]), min(box.bottom, line[1])
             line[2], line[3] = max(box.right, line[2]), max(box.top, line[3])
@@ -122,9 +123,11 @@ class _PageReader:
         same_height = abs(self._origin(index) - self._baseline) < _SAME_HEIGHT * self._size
         return same_height and box.left > self._box[2] - _SAME_HEIGHT * self._size
 
-    def _is_in_cjk(self, character: str) -> bool:
-        """Whether a space before a character is only the distance of Chinese or Japanese from what is beside it."""
-        return is_cjk(character) or bool(self._pieces and is_cjk(self._pieces[-1]))
+    def _smallest_space(self, character: str) -> float:
+        """The distance of a character from the one before it that is a space where pdfium says so."""
+        if is_cjk(character) or (self._pieces and is_cjk(self._pieces[-1])):
+            return _CJK_SPACE * self._size
+        return _SPACE_AFTER_END * self._size if self._line_ended else -math.inf
 
     def _start_line(self, index: int, box: Any) -> None:
         matrix = raw.FS_MATRIX()

@@ -33,8 +33,8 @@ def text_of(*pages: Sequence[Line]) -> str:
             "The quick brown fox jumps over the lazy dog, and the dog sleeps on until evening comes.\n",
         ),
         (  # it had room: lines of a poem, or of a program
-            "if number > 5 and not quiet or verbose:|    print(number)|    break|for number in range(10):",
-            "if number > 5 and not quiet or verbose:\nprint(number)\nbreak\nfor number in range(10):\n",
+            "if number > 5:|    print(number)|    break|for number in range(10):",
+            "if number > 5:\nprint(number)\nbreak\nfor number in range(10):\n",
         ),
         (  # indented first lines
             "  The quick brown fox jumps over the lazy|dog, and the dog sleeps on until evening|"
@@ -67,7 +67,8 @@ def text_of(*pages: Sequence[Line]) -> str:
     ],
 )
 def test_lines_are_joined_where_the_next_word_had_no_room(lines: str, expected: str) -> None:
-    assert text_of(page(*lines.split("|"))) == expected
+    wide = page("A line as wide as the column, and apart." + "..", top=100)
+    assert text_of([*page(*lines.split("|")), *wide]) == f"{expected}\n{wide[0].text}\n"
 
 
 def test_a_larger_distance_or_size_separates() -> None:
