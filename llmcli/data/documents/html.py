@@ -16,12 +16,12 @@ _MIN_MAIN_SHARE = 0.1  # of the text of a page; of less, the page has no main te
 _MAX_LINKED = 0.5  # of the text of a list; one with more links is navigation
 _META_BYTES = 4096  # in which a page declares its encoding
 _DECLARED = re.compile(rb"""(?:charset|<\?xml[^>]{0,100}encoding)\s*=\s*["']?\s*([\w.:-]{2,40})""", re.I)
+_LINK, _TAG = re.compile(r"<a\b[^>]*>(.*?)</a>", re.S), re.compile(r"<[^>]*>")
 _SKIPPED_ELEMENTS = ("rt", "rp", "template")  # pronunciation above characters, which would stand between them
 _ITEM = "§§§"  # at the beginning of an item of an unordered list
 _MARKED_ITEM = re.compile(rf"\d+\. ?{_ITEM}\s*")
 _LIST_INDENT = re.compile(r"^  ( *(?:•|\d+\.) )", re.M)
-_BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
-_LINE_ENDS = re.compile(r"[ \t]+$", re.M)
+_BLANK_LINES = re.compile(r"\n{3,}")
 
 
 def extract(file: IO[bytes], name: str) -> Extracted:
@@ -34,10 +34,12 @@ def extract(file: IO[bytes], name: str) -> Extracted:
 def main_text(html: str) -> str:
     """The text of a page without navigation; of a page in which no main text is found, all of its text."""
     tree = HTMLTree.parse(html)
-    for element in tree.body.query_selector_all("ul") if tree.body else ():
+    if tree.body is None:
+        return ""
+    for element in tree.body.get_elements_by_tag_name("ul"):
         _keep_list(tree, element)
-    main, everything = _text(tree, main_content=True), _text(tree)
-    return main if len(main) >= _MIN_MAIN_SHARE * len(everything) else everything
+    main = _text(tree, main_content=True)
+    return main if len(main) >= _MIN_MAIN_SHARE * len(tree.body.text or "") else _text(tree)
 
 
 def plain_text(html: str) -> str:
@@ -49,16 +51,17 @@ def _text(tree: HTMLTree, *, main_content: bool = False) -> str:
     text = extract_plain_text(
         tree, preserve_formatting=True, main_content=main_content, alt_texts=False, skip_elements=_SKIPPED_ELEMENTS
     )
-    text = _MARKED_ITEM.sub("• ", text).replace("\t\t", "\t")
-    text = _LINE_ENDS.sub("", _LIST_INDENT.sub(r"\1", text))
-    text = _BLANK_LINES.sub("\n\n", text).strip("\n")
+    if _ITEM in text:
+        text = _MARKED_ITEM.sub("• ", text)
+    lines = _LIST_INDENT.sub(r"\1", text.replace("\t\t", "\t")).split("\n")
+    text = _BLANK_LINES.sub("\n\n", "\n".join([line.rstrip(" \t") for line in lines])).strip("\n")
     return text + "\n" if text.strip() else ""
 
 
 def _keep_list(tree: HTMLTree, element: ElementNode) -> None:
     """Make a list that is no navigation an ordered one, with marked items: resiliparse takes no <ul> for main text."""
     document = tree.document
-    linked = sum(len(link.text or "") for link in element.query_selector_all("a"))
+    linked = sum(len(_TAG.sub("", link)) for link in _LINK.findall(element.html))  # faster than the texts of its nodes
     if linked > _MAX_LINKED * len(element.text or "") or not element.parent or not document:
         return
     ordered = document.create_element("ol")
