@@ -81,7 +81,8 @@ def usage_message(error: "UsageError", words: Sequence[str], options: Known) -> 
         if error.ctx.parent is None:
             return top_option_hint(unknown, options)
         return option_hint(str(error.ctx.info_name), unknown, options)
-    path = error.ctx.command_path if error.ctx else "llm"
+    subcommand = next((word for word in words[:1] if word in options), "")
+    path = error.ctx.command_path if error.ctx else f"llm {subcommand}".rstrip()
     message = error.format_message().rstrip(".")
     if "unexpected extra argument" in message and path.endswith(("chat", "generate", "explain", "tokenize")):
         return f"{message}; a text of several words needs quotes"

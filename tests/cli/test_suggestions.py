@@ -85,6 +85,7 @@ CASES = [
     ("train c.txt --data x", "the text is an argument, not an option: llm train TEXT"),
     ("train c.txt --weight-decay 0", "the training recipe sets that"),
     ("train c.txt --temperature 1", "llm train has no option --temperature, but llm generate and llm chat have one"),
+    ("train c.txt --time", "'--time' requires an argument; see: llm train --help"),
     ("train c.txt --bogus", "llm train has no option --bogus; see: llm train --help"),
     ("generate hi --max-length 5", "did you mean --max-tokens N?"),
     ("generate hi -temp 0.5", "--temperature must be a valid number, found emp"),

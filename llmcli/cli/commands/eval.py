@@ -301,8 +301,9 @@ def _baselines(text: "Corpus", past_text: "Corpus | None", trained: "Corpus") ->
     baselines = compressors.baselines(text.cut(0, end).utf8(), past.cut(past_start).utf8())
     if past.text_bytes:
         source = "the --past text" if past_text else "the training text"
-        used = ", ".join(f"{b.past_bytes:,} ({b.name})" for b in baselines)
-        console.note(f"of {past.text_bytes:,} bytes of {source}, compressors first read the last {used}")
+        shorter = [f"{b.past_bytes:,} ({b.name})" for b in baselines if b.past_bytes < past.text_bytes]
+        limits = f"; only the last {', '.join(shorter)}" if shorter else ""
+        console.note(f"compressors first read the {past.text_bytes:,} bytes of {source}{limits}")
     return sorted(baselines, key=lambda baseline: baseline.bits_per_byte)
 
 

@@ -144,6 +144,7 @@ def test_the_held_out_end_is_measured_with_the_rest_as_past(llm: Llm) -> None:
     )
     assert note in answer.stderr and "--whole" in answer.stderr
     assert "model.safetensors: this text was held out in training" in answer.stderr
+    assert f"compressors first read the {trained_bytes:,} bytes of the training text\n" in answer.stderr
     assert all(b["past_bytes"] == trained_bytes for b in found["baselines"]) and len(found["baselines"]) == 3
     whole = llm("eval", "c.txt", "--json", "--whole")
     assert results_of(whole)["results"][0]["bytes"] == len(TEXT.encode()) and results_of(whole)["from_byte"] == 0
