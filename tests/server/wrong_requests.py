@@ -77,7 +77,7 @@ WRONG = {
     "/v1/explain": {"prompt": [None, "", 3, "x" * 4001], "n": [0], "literal": [1], "temperature": [0]},
     "/v1/memory": {"text": [None, 3, "x" * 20_001], "n": [1]},
     "/v1/experts": {"token_ids": [[1]]},  # this model has none
-    "/tokenize": {"prompt": [None, 3], "with_pieces": [1], "messages": ["x"]},
+    "/tokenize": {"prompt": [None, 3], "content": ["another text", 3], "with_pieces": [1], "messages": ["x"]},
     "/detokenize": {"tokens": [None, "x", [1.5], [-1], [300], [True]], "stream": [True]},
 }  # fmt: skip
 RIGHT = {

@@ -104,7 +104,7 @@ class StreamOptions(Fields):
 
 StreamOptionsField = Annotated[
     StreamOptions,
-    BeforeValidator(lambda value: StreamOptions.read(value) if isinstance(value, dict) else value),
+    BeforeValidator(lambda value: StreamOptions.read(value, "stream_options.") if isinstance(value, dict) else value),
     WithJsonSchema(StreamOptions.schema_of_fields()),
     Field(description="an object"),
 ]
@@ -243,6 +243,8 @@ class TokenizeBody(PromptBody):
 
     def model_post_init(self, context: Any, /) -> None:
         super().model_post_init(context)
+        if self.prompt and self.content:
+            raise invalid("prompt", "has no effect with content; leave it out")
         if self.messages is not None and self.add_special_tokens:
             raise invalid("add_special_tokens", "has no effect with messages; leave it out", "unsupported_parameter")
 

@@ -73,19 +73,20 @@ class Fields(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True)
 
     @classmethod
-    def read(cls: type[F], values: Mapping[str, Any]) -> F:
-        """Raises ApiError that names the field for a value of another kind, and for a field that is not declared."""
-        _check_undeclared(values, cls.model_fields)
+    def read(cls: type[F], values: Mapping[str, Any], place: str = "") -> F:
+        """Raises ApiError that names the field, after the `place` of the object, for a value of another kind and for a
+        field that is not declared."""
+        _check_undeclared(values, cls.model_fields, place)
         try:
             return cls.model_validate({name: value for name, value in values.items() if value is not None})
         except ValidationError as error:
             name = str(error.errors(include_url=False, include_input=False)[0]["loc"][0])
         value, wanted = values.get(name), _wanted(cls.schema_of_fields()["properties"][name])
         if value is None:
-            raise invalid(name, f"is missing; give {wanted}")
+            raise invalid(place + name, f"is missing; give {wanted}")
         is_long = isinstance(value, str | list) and len(value) > SHOWN_VALUES
         size = f"{len(value):,} {'characters' if isinstance(value, str) else 'values'}" if is_long else ""
-        raise invalid(name, f"must be {wanted}, found {size or brief(value)}")
+        raise invalid(place + name, f"must be {wanted}, found {size or brief(value)}")
 
     @classmethod
     @cache
@@ -123,16 +124,18 @@ class Body(Fields):
     model: str | None = None  # by default the first one
 
 
-def _check_undeclared(values: Mapping[str, Any], declared: Collection[str]) -> None:
+def _check_undeclared(values: Mapping[str, Any], declared: Collection[str], place: str) -> None:
     for name, value in values.items():
         if value is None or name in declared or name in HARMLESS:
             continue
         if name not in UNSUPPORTED:
             similar = difflib.get_close_matches(name[:100], declared, 1)
             hint = f"; did you mean {similar[0]}?" if similar else "; leave it out"
-            raise invalid(name[:100], f"is not supported here{hint}", "unsupported_parameter")
+            raise invalid(place + name[:100], f"is not supported here{hint}", "unsupported_parameter")
         if value not in UNSUPPORTED[name]:
-            raise invalid(name, f"is not supported, found {brief(value)}; leave it out", "unsupported_parameter")
+            raise invalid(
+                place + name, f"is not supported, found {brief(value)}; leave it out", "unsupported_parameter"
+            )
 
 
 # ---- the OpenAPI description
