@@ -96,9 +96,11 @@ def average(models: Mapping[str, Checkpoint]) -> Checkpoint:
     training texts. Raises LLMError if their configs differ in more than the end-of-text token."""
     (first_name, first), *others = models.items()
     for name, model in others:
-        if replace(model.config, eos_token_id=0) != replace(first.config, eos_token_id=0):
-            hint = f"average models fine-tuned from the same base model: llm train TEXT --from {first_name}"
-            raise LLMError(f"{name} has a different shape from {first_name}; {hint}")
+        config, wanted = vars(model.config), vars(first.config)
+        if different := [key for key in config if key != "eos_token_id" and config[key] != wanted[key]]:
+            values = ", ".join(f"{key} is {config[key]}, not {wanted[key]}" for key in different)
+            hint = "average models fine-tuned from the same base model, all on text or all on conversations"
+            raise LLMError(f"{name} differs from {first_name}: {values}; {hint}: llm train TEXT --from {first_name}")
 
     def mean(tensor: str) -> NDArray[np.float32]:
         import numpy as np

@@ -195,7 +195,7 @@ def test_models_that_cannot_be_mixed_are_an_error(llm, second, message: str) -> 
         ("a.safetensors b.safetensors -o b.safetensors --force", "b.safetensors is one of the models to mix"),
         (
             "a.safetensors b.safetensors --average -o y.safetensors",
-            "b.safetensors has a different shape from a.safetensors",
+            "b.safetensors differs from a.safetensors: hidden_size is 48, not ",
         ),
     ],
 )

@@ -16,6 +16,7 @@ def candidates(task: Task, data: CorpusSize, context: int) -> list[ModelConfig]:
         return [task.base]
     request = task.request
     largest = recipe.MAX_SIZE_FACTOR * data.tokens**recipe.MAX_SIZE_EXPONENT
+    # 12 * width**2: about the parameters in a layer, a third of them in the attention and the rest in the SwiGLU
     shapes = [(layers, width) for layers, width in recipe.SHAPES if 12 * layers * width**2 <= largest]
     shapes = shapes or [recipe.SHAPES[0]]
     distinct = dict.fromkeys((request.layers or layers, request.width or width) for layers, width in shapes)
