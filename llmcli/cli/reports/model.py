@@ -34,9 +34,9 @@ TOKENIZER_KINDS = {
 
 
 def print_overview(header: "Header") -> None:
-    """Print the overview. Raises LLMError for another program's training record."""
+    """Print the overview. Raises LLMError at its end, for a training record that is not valid."""
     config = json_object(header, "config.json", console.note)
-    training = json_object(header, "training.json", console.note)
+    training = json_object(header, "training.json")
     imported = training.get("imported")
     origin = imported if isinstance(imported, dict) else {}
     _print_size(header, config, training, origin)
