@@ -19,7 +19,7 @@ from llmcli.data.tokens.tokens import count_bytes, tokenize
 from llmcli.errors import LLMError, usage
 from llmcli.evaluation.figures import Figures
 from llmcli.formats.training_record import TrainingRecord
-from llmcli.models.logits import check_finite
+from llmcli.models.logits import check_finite, log_softmax
 from llmcli.models.ngram_cache import NgramText
 from llmcli.models.ngram_runtime import NgramRuntime
 from llmcli.models.runtime import Ints, Runtime, Scorer, Scores, WeightedScores
@@ -292,6 +292,30 @@ def most_surprising(
 
 def kl_divergence(reference: Runtime, other: Scorer, tokenizer: "Tokenizer") -> float:
     """Estimate KL(reference || other) in bits per byte, from one text sampled from `reference`."""
+    ids = _sampled_text(reference, tokenizer)
+    byte_count = sum(len(tokenizer.token_bytes[i]) for i in ids[1:])
+    window = np.array([ids], np.int64)
+    nats = float(other.score(window)[0].sum() - reference.score(window)[0].sum())
+    return round(nats / math.log(2) / max(1, byte_count), 6)
+
+
+def relative_divergence(reference: Runtime, other: Runtime, tokenizer: "Tokenizer") -> float:
+    """KL(reference || other) divided by the entropy of `reference`: the share of bits that `other` needs in addition to
+    predict what `reference` samples. Both are exact after each token of one such text. Raises LLMError for NaN or
+    infinite logits."""
+    ids, V = _sampled_text(reference, tokenizer), len(tokenizer.token_bytes)
+    reference.rewind()
+    other.rewind()
+    divergence = entropy = 0.0
+    for p_logits, q_logits in zip(reference.logits(ids[:-1]), other.logits(ids[:-1]), strict=True):
+        p, q = log_softmax(p_logits[:V]), log_softmax(q_logits[:V])
+        divergence += float(np.exp(p) @ (p - q))
+        entropy -= float(np.exp(p) @ p)
+    return divergence / entropy if entropy else 0.0
+
+
+def _sampled_text(reference: Runtime, tokenizer: "Tokenizer") -> list[int]:
+    """The ids of a text that a model samples, after the token that precedes a document."""
     from llmcli.generation.sampler import Sampler
 
     ids = [tokenizer.bos_id]
@@ -302,7 +326,4 @@ def kl_divergence(reference: Runtime, other: Scorer, tokenizer: "Tokenizer") -> 
     while len(ids) <= count:
         ids.append(sampler(logits[: len(tokenizer.token_bytes)], ())[0])
         logits = reference.step(ids[-1])
-    byte_count = sum(len(tokenizer.token_bytes[i]) for i in ids[1:])
-    window = np.array([ids], np.int64)
-    nats = float(other.score(window)[0].sum() - reference.score(window)[0].sum())
-    return round(nats / math.log(2) / max(1, byte_count), 6)
+    return ids

@@ -78,6 +78,16 @@ def quantize(matrix: NDArray[np.float32], bits: int) -> QuantizedMatrix:
     return QuantizedMatrix(codes, scales, columns)
 
 
+def quantize_rows(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Round each weight of a matrix [rows, columns] to 8 bits, with one scale per row: (codes, scales [rows])."""
+    import numpy as np
+
+    scales = (np.abs(matrix).max(axis=-1) / 127).astype(np.float32)
+    codes = np.zeros_like(matrix)
+    np.divide(matrix, scales[:, None], out=codes, where=scales[:, None] > 0)
+    return np.rint(codes).clip(-127, 127).astype(np.int8), scales
+
+
 def bits_of(name: str, shape: tuple[int, ...], scheme: str | None) -> int:
     """Return the bits per weight of a tensor under a scheme ("int8" or "int4"); 0 if the tensor is not quantized."""
     if scheme is None or len(shape) != 2:

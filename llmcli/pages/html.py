@@ -76,7 +76,7 @@ def explanation_page(
         "effects-hint": _effects_hint(tokenizer.label(next_tokens[0]), is_partial=None in data["effects"][:-1]),
         "entropy": f"{units.entropy(explanation.entropy).capitalize()}. {units.choice(explanation.entropy, 'tokens')}",
     }
-    title = _printable(prompt)
+    title = printable(prompt)
     return _page("explain", title if len(title) <= MAX_TITLE else f"…{title[-MAX_TITLE:]}", data, texts)
 
 
@@ -86,7 +86,7 @@ def _notes(explanation: Explanation, model: str, expert: Mapping[str, Any] | Non
     notes = [f"Model: {model}, {units.count(layers, 'layer')} with {units.count(heads, 'attention head')} each."]
     if expert:
         notes.append(
-            f"The model is an ensemble. This page shows the activations of its expert {_printable(expert['name'])}, "
+            f"The model is an ensemble. This page shows the activations of its expert {printable(expert['name'])}, "
             f"whose weight is {expert['weight']:.3f} here; the prediction is the ensemble's."
         )
     if is_mean:
@@ -96,13 +96,13 @@ def _notes(explanation: Explanation, model: str, expert: Mapping[str, Any] | Non
             f"The last {units.count(tokens, 'token')} of the prompt are shown; {before:,} before them are not."
         )
     if explanation.tail:
-        tail = _printable(explanation.tail)
+        tail = printable(explanation.tail)
         notes.append(f"The most likely next token starts inside the prompt: it includes the prompt's end “{tail}”.")
     return notes
 
 
 def _effects_hint(next_token: str, *, is_partial: bool) -> str:
-    token = _printable(next_token).strip() or next_token
+    token = printable(next_token).strip() or next_token
     hint = (
         f"Ablation: the bits that “{token}”, the most likely next token, loses if a token is left out. Plus: the token "
         "makes it more likely. Minus (in the other color): less likely. The last token is never left out: the model "
@@ -115,7 +115,7 @@ def inspection_page(header: "Header", on_note: OnNote) -> bytes:
     """Write the page about a model file. Raises LLMError for another program's training record."""
     data = inspection_data(header, on_note)
     summary = f"{data['parameters']:,} parameters in {data['tensors']:,} tensors, {data['bytes']:,} bytes."
-    return _page("inspect", _printable(str(header.path)), data, {"summary": summary})
+    return _page("inspect", printable(str(header.path)), data, {"summary": summary})
 
 
 def inspection_data(header: "Header", on_note: OnNote) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def _finite_or_none(values: list[float]) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values]
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Replace control characters, line ends and bidirectional overrides by spaces."""
     return "".join(c if c.isprintable() else " " for c in text)
 
@@ -209,12 +209,12 @@ def _page(kind: str, title: str, data: Mapping[str, object], texts: Mapping[str,
         body = body.replace(end, f'id="{id_}">{html.escape(text)}</')
     page = Template((pages / "page.html").read_text("utf-8")).substitute(
         style_hash=source_hash(style), script_hash=source_hash(script), title=html.escape(title), style=style,
-        body=body, data=_json_for_script(data), script=script,
+        body=body, data=json_for_script(data), script=script,
     )  # fmt: skip
     return page.encode("utf-8", "backslashreplace")
 
 
-def _json_for_script(data: Mapping[str, object]) -> str:
+def json_for_script(data: Mapping[str, object]) -> str:
     """Write JSON for a script element, such that no text can end the element."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":

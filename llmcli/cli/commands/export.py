@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.training_record import Stage, TrainingRecord
 
-FORMATS = ("hf", "gguf", "tokenizer")
-EXAMPLES = {"gguf": "model.gguf", "tokenizer": "tokenizer.json"}  # format -> output name
+FORMATS = ("hf", "gguf", "html", "tokenizer")
+EXAMPLES = {"gguf": "model.gguf", "html": "model.html", "tokenizer": "tokenizer.json"}  # format -> output name
 HF_DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}  # -> name in a safetensors file
+HTML_DTYPES = ("int8", "f16", "f32")
 MAX_FLOAT16 = 65504.0
 MIN_DIVERGENCE = 0.001  # bits per byte: smaller estimates from one short text may be chance
 MAX_CORPUS_NAMES = 5  # in a model's description
@@ -31,10 +32,13 @@ class _Options(ResultOptions):
     names: list[str] = argument(
         "[MODEL] OUTPUT", f"Model (default: $LLMCLI_MODEL or {DEFAULT_MODEL}), and file or directory to write.", ...
     )
-    to: str | None = choice(*FORMATS, help="Output format: Hugging Face directory, GGUF file, or the tokenizer alone.")
+    to: str | None = choice(
+        *FORMATS, help="Output format: Hugging Face directory, GGUF file, HTML page, or the tokenizer alone."
+    )
     quantize: str | None = choice(*QUANTIZATIONS, help="Write a .safetensors file with quantized weights instead.")
     dtype: str | None = option(
-        "f32|f16|bf16|q8_0|q4_0", "Data type of the weights (default: the model's); q8_0 and q4_0 for GGUF only."
+        "f32|f16|bf16|q8_0|q4_0|int8",
+        "Data type of the weights (default: the model's); q8_0 and q4_0 for GGUF, int8 for HTML only.",
     )
     name: str | None = option("TEXT", "Name of the model in its metadata.")
     license: str | None = option("TEXT", "License in its metadata, such as mit or apache-2.0.")
@@ -42,10 +46,11 @@ class _Options(ResultOptions):
 
 
 def export(options: _Options) -> None:
-    """Convert a model to GGUF or Hugging Face format, or quantize it.
+    """Convert a model to GGUF, Hugging Face or HTML, or quantize it.
 
-    --to hf is for transformers, --to gguf for llama.cpp, Ollama and LM Studio. Those tokenize a prompt in one way only;
-    to compare with them, use: llm generate --literal --no-cache.
+    --to html writes one file with the model inside, which runs in any browser, offline. --to hf is for transformers,
+    --to gguf for llama.cpp, Ollama and LM Studio. Those tokenize a prompt in one way only; to compare with them, use:
+    llm generate --literal --no-cache.
 
     Example: llm export model.safetensors --to gguf model.gguf --dtype q8_0
     """
@@ -64,6 +69,8 @@ def export(options: _Options) -> None:
         return
     if to == "tokenizer":
         atomic_io.write(output, [model.tokenizer_json.encode("utf-8")])
+    elif to == "html":
+        _export_html(model, output, path, options.dtype)
     else:
         if model.record.ngram_cache is not None:
             figures = Figures.of_record(model.record)
@@ -91,11 +98,14 @@ def _check_options(options: _Options) -> None:
     if len(options.names) > 2:
         raise usage(f"give one model and one output, found {len(options.names)} names: {command_line(options.names)}")
     if to not in ("gguf", "hf"):
-        options.reject("without --to gguf or --to hf", "dtype")
-        options.reject("with --to tokenizer" if to else "with --quantize", "name", "license")
+        if to != "html":
+            options.reject("without --to gguf, --to hf or --to html", "dtype")
+        options.reject(f"with --to {to}" if to else "with --quantize", "name", "license")
     if to == "hf" and dtype is not None and dtype not in HF_DTYPES:
         advice = "; for quantized weights: --to gguf" if dtype.startswith("q") else ""
         raise usage(f"--dtype must be {', '.join(HF_DTYPES)} with --to hf, found {dtype}{advice}")
+    if to == "html" and dtype is not None and dtype not in HTML_DTYPES:
+        raise usage(f"--dtype must be {', '.join(HTML_DTYPES)} with --to html, found {dtype}")
 
 
 def _check_output(options: _Options, output: Path, model: Path) -> None:
@@ -126,6 +136,15 @@ def _export_hf(model: "Checkpoint", output: Path, dtype: str | None, metadata: d
     if dtype:
         model = _converted(model, HF_DTYPES[dtype])
     hf_directory.write(output, model, metadata, _model_card(model, metadata))
+
+
+def _export_html(model: "Checkpoint", output: Path, path: Path, dtype: str | None) -> None:
+    from llmcli.formats import atomic_io
+    from llmcli.formats.headers import read_header
+    from llmcli.pages.live_page import live_page
+
+    name = Path(atomic_io.name_of(path.resolve())).stem
+    atomic_io.write(output, [live_page(model, read_header(path), name, dtype, console.note)])
 
 
 def _export_gguf(model: "Checkpoint", output: Path, dtype: str | None, metadata: dict[str, str]) -> None:

@@ -1,0 +1,166 @@
+// Prompt -> text: prefill, sample, step. And prompt -> the most likely next words.
+const MAX_UNEXPLORED = 0.001; // the search for words stops when less probability than this is unexplored
+const MAX_EVALUATIONS = 1000, MIN_EVALUATIONS = 50, MAX_WORK = 2e10; // of the model, and evaluations x parameters
+const PROMPT_SHARE = 4; // one in four evaluations is for the tokenizations of the prompt's end
+const MAX_WORD_TOKENS = 16; // tokens of the context kept free for the word
+const MIN_PROBABILITY = 1e-7; // less likely spellings stay unexplored
+const QUICK_EVALUATIONS = 20; // of the model, for a first look
+const SHOW_EVERY = 150; // milliseconds between two looks
+const END = "<end>"; // the word that stands for the end of the text
+
+// Continues a prompt: yields {id, ids, added, probability}, each with all tokens of the text so far, and at the end of the text
+// {end: true}. `check` is awaited before each token, and may throw to stop.
+async function* generate(runtime, vocabulary, prompt, settings, check, endIds = vocabulary.tokenizer.eos_ids) {
+  const ends = new Set(endIds), { context } = runtime;
+  let ids = [...prompt.head, ...prompt.tail], state = vocabulary.stateAfterTokens(ids), isNew = true;
+  if (prompt.tail.length || prompt.inWord) {
+    const { search, choices } = await readPrompt(runtime, vocabulary, prompt, settings, check);
+    const { probability, continuations } = choices[draw(choices.map((choice) => choice.probability))];
+    const chosen = continuations[settings.temperature ? draw(continuations.map((one) => one.probability)) : 0];
+    const path = chosen.path.slice(0, -1), id = chosen.path.at(-1);
+    ids = [...search.before, ...path];
+    if (ends.has(id)) return yield { end: true };
+    if (path.length) search.logitsAfter(path); // the state before the chosen token
+    else runtime.rewind(search.head.length);
+    ids = [...ids, id];
+    state = Math.max(START, stateAfter(chosen.added));
+    isNew = false;
+    yield { id, ids, added: chosen.added, probability };
+  }
+  for (;;) {
+    await check();
+    let logits;
+    if (isNew) { // prefill: process the prompt
+      const last = ids.slice(-context);
+      logits = runtime.read(last.slice(runtime.reuse(last)));
+    } else if (runtime.length < context) { // step: process the token that was chosen last
+      logits = runtime.read(ids.slice(-1), { counts: false });
+    } else logits = runtime.readHalf(ids);
+    isNew = false;
+    const probabilities = samplingProbabilities(vocabulary.maskLogits(logits, state), settings);
+    const id = draw(probabilities);
+    if (ends.has(id)) return yield { end: true };
+    ids = [...ids, id];
+    state = vocabulary.stateAfter(id, state);
+    yield { id, ids, added: vocabulary.tokens[id], probability: probabilities[id] };
+  }
+}
+
+// The tokens that may follow a prompt, the most likely first: [{probability, path, added}]; the last of `path` is the token.
+async function nextTokens(runtime, vocabulary, prompt, settings, check) {
+  const { choices } = await readPrompt(runtime, vocabulary, prompt, settings, check);
+  const tokens = choices.map(({ probability, continuations: [first] }) => ({ ...first, probability }));
+  return tokens.sort((a, b) => b.probability - a.probability);
+}
+
+// The words that may follow a prompt, as next_words.py of llmcli finds them: a word may be spelled in several ways, whose
+// probabilities are summed. Yields the words again and again, as it finds more, the most likely first:
+// [{text, probability, continues, added}]. `text` is that of the prompt.
+async function* nextWords(runtime, vocabulary, prompt, settings, check, text) {
+  const limit = Math.max(MIN_EVALUATIONS, Math.min(MAX_EVALUATIONS, Math.floor(MAX_WORK / runtime.model.config.parameters)));
+  const thorough = { most: Math.floor(limit / PROMPT_SHARE), negligible: MIN_PROBABILITY };
+  let shown = performance.now();
+  for (const [evaluations, options] of [[QUICK_EVALUATIONS, {}], [limit, thorough]]) {
+    const read = await readPrompt(runtime, vocabulary, prompt, settings, check, { ...options, reserve: MAX_WORD_TOKENS });
+    const words = new WordSearch(vocabulary, text), { search } = read;
+    for (const { continuations } of read.choices) {
+      for (const { probability, path, added } of continuations) words.put(probability * (1 - read.unexplored), path, added);
+    }
+    while (search.evaluations < evaluations && words.open.length && 1 - words.explored >= MAX_UNEXPLORED) {
+      await check();
+      if (performance.now() - shown > SHOW_EVERY) {
+        shown = performance.now();
+        yield words.ranked();
+      }
+      const best = words.next();
+      if (best.path.length > search.space) continue;
+      const logits = vocabulary.maskLogits(search.logitsAfter(best.path), Math.max(START, stateAfter(best.spelled)));
+      if (logits.every((logit) => logit === -Infinity)) continue;
+      samplingProbabilities(logits, settings).forEach((probability, id) => {
+        words.put(best.probability * probability, [...best.path, id], best.spelled + vocabulary.tokens[id]);
+      });
+    }
+    yield words.ranked();
+    if (1 - words.explored < MAX_UNEXPLORED) return;
+  }
+}
+
+// The words that were found, and the spellings to follow.
+class WordSearch {
+  constructor(vocabulary, text) {
+    this.ends = vocabulary.tokenizer.eos_ids;
+    this.inWord = characterClass([...text].at(-1)) === "letters";
+    this.words = new Map();
+    this.open = []; // {probability, path, spelled}
+    this.explored = 0; // sum of the probabilities of the words
+  }
+
+  // Adds a spelling: it is counted if its first word is complete, and followed later if not.
+  put(probability, path, spelled) {
+    if (probability < MIN_PROBABILITY) return;
+    const found = firstWord(spelled, this.ends.includes(path.at(-1)));
+    if (!found) {
+      this.open.push({ probability, path, spelled });
+      return;
+    }
+    const { word, space } = found, continues = this.inWord && !space && characterClass([...word][0]) === "letters";
+    const key = `${continues} ${word}`;
+    if (!this.words.has(key)) this.words.set(key, { text: word, probability: 0, continues, added: word === END ? "" : space + word });
+    this.words.get(key).probability += probability;
+    this.explored += probability;
+  }
+
+  // Removes the most likely spelling, and returns it.
+  next() {
+    const best = this.open.reduce((a, b) => (b.probability > a.probability ? b : a));
+    this.open.splice(this.open.indexOf(best), 1);
+    return best;
+  }
+
+  ranked() {
+    return [...this.words.values()].sort((a, b) => b.probability - a.probability || (a.text < b.text ? -1 : 1));
+  }
+}
+
+// {word, space} of the first word of some bytes, and the white space before it; null if it is not complete yet. `ended`: the
+// text ends after them.
+function firstWord(spelled, ended) {
+  const decoded = new TextDecoder("utf-8", { ignoreBOM: true }).decode(byteArray(spelled), { stream: true });
+  const [space] = decoded.match(/^[ \t\u3000]*/), characters = [...decoded.slice(space.length)];
+  if (!characters.length) return ended ? { word: END, space: "" } : null;
+  const kind = characterClass(characters[0]);
+  if (kind === "single") return { word: characters[0], space };
+  const isLetter = (character) => character === undefined || characterClass(character) === "letters";
+  const continues = (character, i) => characterClass(character) === kind || /\p{M}/u.test(character)
+    || (kind === "katakana" && character === "ー") || (kind === "letters" && /['’]/.test(character) && isLetter(characters[i + 1]));
+  const end = characters.findIndex((character, i) => i > 0 && !continues(character, i));
+  if (end > 0) return { word: characters.slice(0, end).join(""), space };
+  return ended ? { word: characters.join("").replace(/['’]+$/, ""), space } : null;
+}
+
+// ---- conversations
+
+// The ids of a conversation up to its next answer. `chat` has the parts of the chat template, control tokens as ids; the user
+// begins, and the two take turns.
+function encodeConversation(chat, messages, tokenizer) {
+  const contents = messages.map((content) => (chat.trims ? content.trim() : content));
+  const parts = contents.flatMap((content, i) => [...(i === 0 ? chat.begin : i % 2 ? chat.answer : chat.next), content]);
+  const joined = [];
+  for (const part of [...parts, ...chat.prompt]) {
+    if (typeof part === "string" && typeof joined.at(-1) === "string") joined[joined.length - 1] += part;
+    else joined.push(part);
+  }
+  return joined.flatMap((part, i) => (typeof part === "number" ? [part] : tokenizer.encodePart(part, i > 0)));
+}
+
+// As `encodeConversation`; where a quarter of the context would not be free for the answer, the oldest turns are left out until
+// half of it is.
+function fitConversation(chat, messages, tokenizer, context) {
+  let ids = encodeConversation(chat, messages, tokenizer);
+  if (ids.length + Math.floor(context / 4) <= context) return ids;
+  for (let first = 2; first < messages.length; first += 2) {
+    ids = encodeConversation(chat, messages.slice(first), tokenizer);
+    if (ids.length <= Math.floor(context / 2)) break;
+  }
+  return ids;
+}

@@ -1,0 +1,133 @@
+// The n-gram cache, as ngram_cache.py of llmcli describes it: what followed the last 1, 2, ... K tokens earlier in the
+// text becomes more likely to follow them again.
+const MAX_GATE = 0.999, MAX_GATE_LOGIT = 50;
+
+class NgramCache {
+  // `orders`: for each k the four weights of its gate.
+  constructor(orders) {
+    this.orders = orders;
+    this.ids = [];
+    this.contexts = new Map(); // tokens, joined by commas -> {counts of the tokens that followed, their total, last position}
+    this.before = []; // of each token: `last` of its contexts before it was added; null: the token does not count
+    this.counted = 0; // tokens before the first that does not count
+  }
+
+  // The contexts at the end of the text, of 1, 2, ... K tokens.
+  *keys() {
+    const last = this.ids.slice(-this.orders.length);
+    for (let n = 1; n <= last.length; n++) yield last.slice(-n).join();
+  }
+
+  // Adds a token. One that does not count is context only: tokens that the model writes, or it would repeat itself.
+  append(token, counts = true) {
+    const position = this.ids.length, before = [];
+    for (const key of counts ? this.keys() : []) {
+      const context = this.contexts.get(key) ?? { counts: new Map(), total: 0, last: 0 };
+      this.contexts.set(key, context);
+      before.push(context.last);
+      context.counts.set(token, (context.counts.get(token) ?? 0) + 1);
+      context.total++;
+      context.last = position;
+    }
+    this.before.push(counts ? before : null);
+    if (counts && this.counted === position) this.counted++;
+    this.ids.push(token);
+  }
+
+  // Drops all but the first `length` tokens. All that are left count from now on.
+  rewind(length) {
+    const kept = this.ids.slice(this.counted, length), counting = Math.min(length, this.counted);
+    while (this.ids.length > counting) {
+      const token = this.ids.pop(), before = this.before.pop() ?? [], keys = this.keys();
+      for (const last of before) {
+        const key = keys.next().value, context = this.contexts.get(key), count = context.counts.get(token) - 1;
+        context.last = last;
+        context.total--;
+        if (count) context.counts.set(token, count);
+        else context.counts.delete(token);
+        if (!context.total) this.contexts.delete(key);
+      }
+    }
+    this.counted = counting;
+    for (const token of kept) this.append(token);
+  }
+
+  // The logits of the mixture, from the network's logits after the text.
+  mix(logits) {
+    const added = new Map(); // token -> what the cache adds to the network's probability, before all are normalized again
+    let left = 1, n = 0;
+    for (const key of this.keys()) {
+      const context = this.contexts.get(key), [bias, ofTotal, ofDistinct, ofGap] = this.orders[n++];
+      if (!context) break;
+      const { counts, total, last } = context;
+      const z = bias + ofTotal * Math.log(total) + ofDistinct * Math.log(counts.size / total) + ofGap * Math.log(this.ids.length - last);
+      const gate = Math.min(MAX_GATE, 1 / (1 + Math.exp(-Math.max(z, -MAX_GATE_LOGIT))));
+      left *= 1 - gate;
+      for (const [token, count] of counts) added.set(token, (added.get(token) ?? 0) + (gate / (left * total)) * count);
+    }
+    if (!added.size) return logits;
+    const logTotal = logSumExp(logits), mixed = logits.slice();
+    for (const [token, share] of added) mixed[token] = logSumExp([logits[token], logTotal + Math.log(share)]);
+    return mixed;
+  }
+}
+
+function logSumExp(values) {
+  let highest = -Infinity, sum = 0;
+  for (const value of values) highest = Math.max(highest, value);
+  if (highest === -Infinity) return highest;
+  for (const value of values) sum += Math.exp(value - highest);
+  return highest + Math.log(sum);
+}
+
+// A network with its n-gram cache, if it has one, and the tokens that it has processed.
+class Runtime {
+  constructor(model, orders) {
+    this.model = model;
+    this.cache = orders && new NgramCache(orders);
+    this.ids = []; // in the KV cache
+    this.context = model.config.max_position_embeddings;
+  }
+  get length() { return this.ids.length; }
+
+  rewind(length = 0) {
+    const isWhole = this.cache?.ids.length === this.ids.length; // otherwise it holds more than the context
+    this.ids.length = Math.min(length, this.ids.length);
+    this.model.rewind(length);
+    if (isWhole) this.cache.rewind(length);
+    else if (this.cache) {
+      this.cache = new NgramCache(this.cache.orders);
+      for (const token of this.ids) this.cache.append(token);
+    }
+  }
+
+  // Keeps the tokens with which `ids` begins, but not all of `ids`. Returns how many.
+  reuse(ids) {
+    let same = 0;
+    while (same < ids.length - 1 && same < this.ids.length && ids[same] === this.ids[same]) same++;
+    this.rewind(same);
+    return same;
+  }
+
+  // Processes tokens; returns the logits after the last one, or all of them. Tokens that the model wrote do not count.
+  read(ids, { counts = true, every = false } = {}) {
+    const rows = ids.map((token, i) => {
+      const logits = this.model.step(token, every || i === ids.length - 1);
+      this.ids.push(token);
+      this.cache?.append(token, counts);
+      return logits && this.cache ? this.cache.mix(logits) : logits;
+    });
+    return every ? rows : rows.at(-1);
+  }
+
+  // The context is full: processes the newer half of `ids` again. The n-gram cache keeps the whole text.
+  readHalf(ids) {
+    const half = ids.slice(-Math.max(1, Math.floor(this.context / 2)));
+    this.model.rewind();
+    this.ids = half.slice();
+    let logits = null;
+    half.forEach((token, i) => { logits = this.model.step(token, i === half.length - 1); });
+    this.cache?.append(ids.at(-1), false);
+    return this.cache ? this.cache.mix(logits) : logits;
+  }
+}

@@ -1,0 +1,126 @@
+// The model in a worker, so that the page never freezes. A request {id, type, ...} is answered by messages with its id. A new
+// request for "next", "generate" or "chat" stops the one before; "alternatives" are answered at once, in between.
+let runtime, sidelong, tokenizer, vocabulary, chat;
+let current = 0; // the request that runs; any other ends
+let queue = Promise.resolve();
+const { port1, port2 } = new MessageChannel();
+const PLAIN = { temperature: 1, topP: 1, minP: 0 }; // the probabilities of the model itself
+const SHOWN = 10, ALWAYS_SHOWN = 3; // bars
+const VISIBLE = 0.0005; // probability that is not shown as 0.0%
+class Stopped extends Error {}
+
+// Lets messages arrive, and ends a request that another has replaced.
+const checkOf = (id) => async () => {
+  await new Promise((resolve) => { port1.onmessage = resolve; port2.postMessage(null); });
+  if (id !== current) throw new Stopped();
+};
+
+function open({ data, weights }) {
+  const binary = atob(weights), bytes = new Uint8Array(binary.length);
+  for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
+  const tensors = readTensors(data.tensors, bytes.buffer);
+  [runtime, sidelong] = [0, 0].map(() => new Runtime(new Model(data.config, tensors), data.ngram_cache));
+  tokenizer = new Tokenizer(data.tokenizer);
+  vocabulary = new Vocabulary(tokenizer);
+  chat = data.chat;
+}
+
+// A text as a prompt; `ids` are its tokens if the model wrote it, `prefix` of which come before the text.
+function promptOf({ text, ids, prefix }) {
+  if (ids) return { head: ids, tail: [], inWord: false, prefix };
+  return text ? readText(text, tokenizer) : { head: [tokenizer.bos_id], tail: [], inWord: false, prefix: 1 };
+}
+
+const newDecoder = () => new TextDecoder("utf-8", { ignoreBOM: true });
+// The text of bytes, without a character that is not complete.
+const completeText = (bytes) => newDecoder().decode(byteArray(bytes), { stream: true });
+
+// A text without the space that SentencePiece puts before it.
+const withoutSpace = (text) => (tokenizer.prefix_space ? text.replace(/^ /, "") : text);
+
+// The most likely choices, and the probability of all others.
+function answerOf(choices) {
+  const listed = choices.slice(0, SHOWN).filter(({ probability }, i) => i < ALWAYS_SHOWN || probability >= VISIBLE);
+  return { choices: listed, rest: Math.max(0, 1 - listed.reduce((sum, { probability }) => sum + probability, 0)) };
+}
+
+const jobs = {
+  // What may follow a text, in words or in tokens.
+  async *next({ text, ids, prefix, settings, unit }, check) {
+    const prompt = promptOf({ text, ids, prefix }), all = [...prompt.head, ...prompt.tail];
+    yield { tokens: { ids: all, prefix: prompt.prefix, labels: all.slice(prompt.prefix).map((id) => tokenizer.label(id)) } };
+    if (unit === "tokens") {
+      const found = await nextTokens(runtime, vocabulary, prompt, settings, check);
+      return yield answerOf(found.map(({ path, added: bytes, probability }) => {
+        const added = completeText(bytes);
+        return { text: added || tokenizer.label(path.at(-1)), added, probability };
+      }));
+    }
+    for await (const words of nextWords(runtime, vocabulary, prompt, settings, check, text || "\n")) yield answerOf(words);
+  },
+
+  // Continues a text by up to `count` tokens.
+  async *generate({ text, ids, prefix, settings, count }, check) {
+    const prompt = promptOf({ text, ids, prefix }), decoder = newDecoder();
+    for await (const { end, ids: all, added } of generate(runtime, vocabulary, prompt, settings, check)) {
+      if (end) return yield { end };
+      yield { piece: decoder.decode(byteArray(added), { stream: true }), ids: all, prefix: prompt.prefix };
+      if (--count === 0) return;
+    }
+  },
+
+  // Answers the last of some messages; the user wrote the first, and each second one after it.
+  async *chat({ messages, settings }, check) {
+    const ids = fitConversation(chat, messages, tokenizer, runtime.context), decoder = newDecoder();
+    let count = runtime.context - ids.length, text = "";
+    if (count <= 0) throw new Error("the message is longer than the context of the model");
+    for await (const { end, added } of generate(runtime, vocabulary, { head: ids, tail: [] }, settings, check, chat.stop_ids)) {
+      if (end) return;
+      text += decoder.decode(byteArray(added), { stream: true });
+      yield { answer: withoutSpace(text) };
+      if (--count === 0) return;
+    }
+  },
+};
+
+// What else the model could have written in the place of a token.
+function alternatives({ ids, prefix, position }) {
+  if (position === 0) return { choices: [], chosen: null };
+  const before = ids.slice(Math.max(0, position - sidelong.context), position);
+  const logits = sidelong.read(before.slice(sidelong.reuse(before)));
+  const probabilities = samplingProbabilities(vocabulary.maskLogits(logits, vocabulary.stateAfterTokens(before)), PLAIN);
+  const ranked = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]);
+  const start = ids.slice(prefix, position).map((id) => tokenizer.tokens[id]).join("");
+  const describe = (id) => ({
+    label: tokenizer.label(id), probability: probabilities[id],
+    isChosen: id === ids[position], canChoose: id !== ids[position] && tokenizer.tokens[id] !== "",
+    ids: [...ids.slice(0, position), id], text: withoutSpace(completeText(start + tokenizer.tokens[id])),
+  });
+  const listed = ranked.slice(0, SHOWN);
+  if (!listed.includes(ids[position])) listed.push(ids[position]);
+  return { choices: listed.map(describe), rank: ranked.indexOf(ids[position]) + 1 };
+}
+
+async function run({ id, type, ...request }) {
+  if (id !== current) return;
+  try {
+    for await (const answer of jobs[type](request, checkOf(id))) if (id === current) postMessage({ id, ...answer });
+    postMessage({ id, done: true });
+  } catch (error) {
+    postMessage(error instanceof Stopped ? { id, done: true } : { id, done: true, error: error.message });
+  }
+}
+
+onmessage = ({ data: request }) => {
+  const { id, type } = request;
+  try {
+    if (type === "open") postMessage({ id, done: true, ...open(request) });
+    else if (type === "alternatives") postMessage({ id, done: true, ...alternatives(request) });
+    else {
+      current = id;
+      if (type !== "stop") queue = queue.then(() => run(request));
+    }
+  } catch (error) {
+    postMessage({ id, done: true, error: error.message });
+  }
+};

@@ -1,0 +1,98 @@
+"""A page with a model inside: one HTML file that runs the model in any browser, without a network.
+
+The page has the weights, the config, the tokenizer and the training record as data, and the run program as JavaScript
+(live/model.js is numpy_runtime.py, one token at a time), which a worker runs.
+"""
+
+import base64
+import html
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from llmcli import units
+from llmcli.config import ModelConfig
+from llmcli.data.conversations.example_prompt import example_prompts
+from llmcli.formats.cache_weights import CacheWeights
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.loading import open_chat_template, open_tokenizer
+from llmcli.pages.html import inspection_data, json_for_script, printable, source_hash
+from llmcli.pages.live_text import chat_data, tokenizer_data
+from llmcli.pages.live_weights import check_size, choose_dtype, pack
+from llmcli.pages.model_facts import Rows, training_record
+
+if TYPE_CHECKING:
+    from llmcli.formats.safetensors.header import Header
+
+_MODEL_SCRIPTS = ("tokenizer", "vocabulary", "model", "ngram_cache", "sampler", "token_healing", "generator", "worker")
+_CONFIG_KEYS = (
+    "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings",
+    "rms_norm_eps", "num_experts", "num_experts_per_tok", "norm_topk_prob", "parameters",
+)  # fmt: skip
+
+
+def live_page(
+    model: Checkpoint, header: "Header", name: str, dtype: str | None, on_note: Callable[[str], None]
+) -> bytes:
+    """Write the page of a model. The data type of its weights is chosen unless `dtype` is given. Raises LLMError for a
+    model that is too large, or that pages do not support."""
+    tokenizer = open_tokenizer(model)
+    dtype, note = choose_dtype(model, tokenizer, dtype)
+    template = open_chat_template(model, tokenizer)
+    chat = template and chat_data(template, tokenizer)
+    if template and not chat:
+        on_note("pages do not support the model's chat template, so this one continues text but has no chat")
+    entries, weights = pack(model, dtype)
+    cache = CacheWeights.of_record(model.record, model.path)
+    data: dict[str, Any] = {
+        "config": _config_data(model.config),
+        "tensors": entries,
+        "tokenizer": tokenizer_data(tokenizer, model.tokenizer_json),
+        "ngram_cache": cache and cache.orders,
+        "chat": chat,
+        "parameters": units.number(model.parameters),
+        "dtype": dtype,
+        "record": _record_data(header, note),
+    }
+    prompt = data["record"]["prompt"]
+    data["start"] = next(iter(example_prompts(prompt)), prompt)  # the last word is left to predict
+    page = _fill(name, data, base64.b64encode(weights).decode())
+    check_size(model.config, dtype, len(page))
+    on_note(f"weights: {note}")
+    return page
+
+
+def _config_data(config: ModelConfig) -> dict[str, Any]:
+    return {key: getattr(config, key) for key in _CONFIG_KEYS} | {"rope_frequencies": config.rope_frequencies()}
+
+
+def _record_data(header: "Header", weights: str) -> dict[str, Any]:
+    shown = inspection_data(header, lambda note: None)
+    return {
+        "rows": [("weights in this page", weights), *(row for row in shown["record"] if row[0] != "summary")],
+        "verdict": [value for name, value in shown["record"] if name == "summary"],
+        "plan": _plan_rows(training_record(header).document),
+        **{key: shown[key] for key in ("curve", "samples", "prompt")},
+    }
+
+
+def _plan_rows(document: Mapping[str, Any]) -> Rows:
+    """List the choices of the plan with their reasons; a record from elsewhere may hold anything there."""
+    plan = document.get("plan")
+    rows = [row for row in plan if isinstance(row, dict)] if isinstance(plan, list) else []
+    return [(str(row.get("name", "")), f"{row.get('value', '')} ({row.get('reason', '')})") for row in rows]
+
+
+def _fill(name: str, data: Mapping[str, object], weights: str) -> bytes:
+    def joined(*names: str) -> str:
+        return "\n".join((files("llmcli.pages") / name).read_text("utf-8") for name in names)
+
+    style = joined("templates/page.css", "live/page.css")
+    script = joined("templates/shared.js", "templates/curve.js", "live/texts.js", "live/page.js")
+    page = Template(joined("live/page.html")).substitute(
+        style_hash=source_hash(style), script_hash=source_hash(script), title=html.escape(printable(name)), style=style,
+        data=json_for_script(data), weights=weights, script=script,
+        worker='"use strict";\n' + joined(*(f"live/{script}.js" for script in _MODEL_SCRIPTS)),
+    )  # fmt: skip
+    return page.encode("utf-8", "backslashreplace")

@@ -1,0 +1,108 @@
+"""What the script of a page would have to find out from a tokenizer.json and a chat template, as data."""
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+from llmcli.data.conversations.chat_template import ChatTemplate
+from llmcli.data.conversations.control_tokens import ControlTokens, unused_characters
+from llmcli.data.conversations.messages import Message
+from llmcli.data.tokenizers import tokenizer_json
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.errors import LLMError
+
+# the patterns of a pre-tokenizer of tokenizer_json.PRE_TOKENIZERS; each splits the parts that the one before it leaves
+_SPLITS = {name: [pattern] for name, pattern in tokenizer_json.PATTERNS.items()} | {
+    "GPT-2, single digits": [r"\p{N}|\P{N}+", tokenizer_json.PATTERNS["GPT-2"]]
+}
+# in JavaScript \s is another set of characters, and older browsers do not know (?i:...); "ſ" is a lowercase "S"
+_IN_JAVASCRIPT = {
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)": "'(?:[sSſ]|[tT]|[rR][eE]|[vV][eE]|[mM]|[lL][lL]|[dD])",
+    r"\s": r"\p{White_Space}",
+    r"\S": r"\P{White_Space}",
+}
+
+
+def tokenizer_data(tokenizer: Tokenizer, stored: str) -> dict[str, Any]:
+    """What live/tokenizer.js needs of a tokenizer, whose tokenizer.json in the model file is `stored`. Bytes are
+    strings of the characters U+0000 to U+00FF. Raises LLMError for a pre-tokenizer that pages do not support."""
+    document, kind = json.loads(tokenizer.to_json()), tokenizer.kind
+    model, added = document["model"], [token for token in document["added_tokens"] if not token["special"]]
+    merges = [tokenizer_json.merge_pair(merge) for merge in model["merges"]]
+    vocab = model["vocab"]
+    return {
+        "kind": kind,
+        "tokens": [data.decode("latin-1") for data in tokenizer.token_bytes],
+        "byte_ids": _byte_ids(tokenizer, {} if kind == "bpe" else vocab, {token["id"] for token in added}),
+        "merges": list(chain.from_iterable((vocab[left], vocab[right], vocab[left + right]) for left, right in merges)),
+        "splits": _splits(document["pre_tokenizer"]) if kind == "bpe" else [],
+        "ignore_merges": bool(model.get("ignore_merges")),
+        "is_nfc": kind != "spm" and document.get("normalizer") is not None,
+        "added": sorted(((token["content"], token["id"]) for token in added), key=lambda one: -len(one[0])),
+        "control_names": {token: name for name, token in tokenizer.control_ids.items()},
+        "prefix_space": tokenizer_json.prefix_space(json.loads(stored)) if kind == "spm" else "",
+        "bos_id": tokenizer.bos_id,
+        "bos_ids": tokenizer.bos_ids,
+        "eos_ids": sorted(tokenizer.eos_ids),
+        "is_imported": tokenizer.imported,
+        "seen_bytes": None if tokenizer.seen_bytes is None else list(tokenizer.seen_bytes),
+    }
+
+
+def _byte_ids(tokenizer: Tokenizer, vocab: dict[str, int], added: set[int]) -> list[int]:
+    """The token of each byte, -1 if there is none."""
+    single = {data: i for i, data in enumerate(tokenizer.token_bytes) if len(data) == 1 and i not in added}
+    return [vocab.get(f"<0x{byte:02X}>", single.get(bytes([byte]), -1)) for byte in range(256)]
+
+
+def _splits(pre_tokenizer: Any) -> list[str]:
+    name = tokenizer_json.pre_tokenizer_name(pre_tokenizer)
+    if name not in _SPLITS:
+        known = ", ".join(_SPLITS)
+        raise LLMError(f"the tokenizer splits words otherwise than {known}, and pages support only these; use --to hf")
+    patterns = []
+    for pattern in _SPLITS[name]:
+        for ours, theirs in _IN_JAVASCRIPT.items():
+            pattern = pattern.replace(ours, theirs)
+        patterns.append(pattern)
+    return patterns
+
+
+def chat_data(template: ChatTemplate, tokenizer: Tokenizer) -> dict[str, Any] | None:
+    """A chat template as four parts, each a list of texts and control tokens: what precedes the first message, an
+    answer, the next message, and the answer that is to be written. None for a template that renders conversations in
+    any other way, or not at all."""
+    probes = unused_characters(5, [template.source])
+    messages = [Message(("user", "assistant")[i % 2], f" {probe} ") for i, probe in enumerate(probes)]
+    try:
+        texts = [template.render(messages[:count], add_generation_prompt=True) for count in (1, 3, 5)]
+    except LLMError:
+        return None
+    trims = f" {probes[0]} " not in texts[0]
+    space = "" if trims else " "
+    pieces = [re.split(f"{space}[{''.join(probes)}]{space}", text) for text in texts]
+    if len(pieces[1]) != 4:
+        return None
+    begin, answer, following, prompt = pieces[1]
+    if pieces != [[begin, prompt], pieces[1], [begin, answer, following, answer, following, prompt]]:
+        return None
+    if any(True in tokenizer.strips(token) for token in tokenizer.control_ids.values()):
+        return None
+    names = {"begin": begin, "answer": answer, "next": following, "prompt": prompt}
+    controls = ControlTokens(tokenizer)
+    parts = {name: list(_parts(text, controls)) for name, text in names.items()}
+    return {**parts, "trims": trims, "stop_ids": sorted(template.stop_ids | tokenizer.eos_ids)}
+
+
+def _parts(text: str, controls: ControlTokens) -> Iterator[str | int]:
+    """The control tokens in a rendered text, and the texts between them."""
+    start = 0
+    for first, end, token in controls.find(text):
+        if first > start:
+            yield text[start:first]
+        yield token
+        start = end
+    if start < len(text):
+        yield text[start:]

@@ -1,0 +1,114 @@
+"""The weights in a page: their data type, and the block of bytes that live/model.js reads."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli import units
+from llmcli.config import ModelConfig
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.errors import LLMError, usage
+from llmcli.evaluation.evaluator import relative_divergence
+from llmcli.formats.checkpoint import Checkpoint, ComputedTensors
+from llmcli.formats.quantization import quantize_rows
+from llmcli.models.numpy_runtime import NumpyRuntime
+
+MAX_BYTES = 64_000_000  # of a page
+BYTES_PER_WEIGHT = {"int8": 1, "f16": 2, "f32": 4}  # of a matrix; vectors are float32
+MAX_COST = 0.005  # share by which int8 may raise the bits per byte; if it costs more, the weights are float16
+MAX_FLOAT16 = 65504.0
+BASE64 = 4 / 3  # bytes of the page per byte of weights
+
+
+def choose_dtype(model: Checkpoint, tokenizer: Tokenizer, dtype: str | None) -> tuple[str, str]:
+    """(data type of the matrices, a sentence about it that says which weights the record's figures are of).
+
+    Unless one is asked for, int8 if that costs less than MAX_COST, else float16. Raises LLMError if the weights are too
+    large for a page.
+    """
+    if dtype not in (None, *BYTES_PER_WEIGHT):
+        raise usage(f"`dtype` must be {', '.join(BYTES_PER_WEIGHT)} in a page, found {dtype}")
+    check_size(model.config, dtype or "int8", int(BASE64 * BYTES_PER_WEIGHT[dtype or "int8"] * model.config.parameters))
+    if dtype in ("f16", "f32"):
+        return dtype, {"f16": "float16", "f32": "float32"}[dtype]
+    cost = relative_divergence(NumpyRuntime(model), NumpyRuntime(with_page_values(model, "int8")), tokenizer)
+    if dtype is None and cost > MAX_COST:
+        return "f16", f"float16, as int8 weights would raise the bits per byte by {cost:.1%}"
+    amount = f"about {cost:.2%}" if cost >= 1e-4 else "less than 0.01%"
+    return "int8", f"int8, one scale per row: the bits per byte are {amount} higher than those of the original weights"
+
+
+def check_size(config: ModelConfig, dtype: str, size: int) -> None:
+    """Raise LLMError for a page that is too large."""
+    if size <= MAX_BYTES:
+        return
+    smaller = [one for one, width in BYTES_PER_WEIGHT.items() if width < BYTES_PER_WEIGHT[dtype]]
+    fitting = [one for one in smaller if 1.1 * BASE64 * BYTES_PER_WEIGHT[one] * config.parameters < MAX_BYTES]
+    advice = f"add --dtype {fitting[-1]}" if fitting else "for a model of this size: --to gguf or --to hf"
+    most = units.number(MAX_BYTES / BASE64 / BYTES_PER_WEIGHT[dtype])
+    raise LLMError(
+        f"the page would take {units.size(size)} with {dtype} weights; at most {units.size(MAX_BYTES)} are written, "
+        f"which {most} parameters fill; {advice}"
+    )
+
+
+def with_page_values(model: Checkpoint, dtype: str) -> Checkpoint:
+    """The same model in float32, with the values that a page of this dtype computes with."""
+
+    def compute(name: str) -> NDArray[Any]:
+        values = model.tensors[name]
+        if values.ndim < 2 or dtype == "f32":
+            return values
+        if dtype == "f16":
+            return values.astype(np.float16).astype(np.float32)
+        codes, scales = quantize_rows(values)
+        return codes * scales[:, None]
+
+    tensors = ComputedTensors(list(model.config.tensor_shapes()), compute)
+    return replace(model, tensors=tensors, dtypes={}, quantization=None)
+
+
+def pack(model: Checkpoint, dtype: str) -> tuple[list[dict[str, Any]], bytes]:
+    """The tensors as one block of bytes, and where each is in it: see `readTensors` in live/model.js. Raises LLMError
+    if a weight is too large for float16."""
+    entries: list[dict[str, Any]] = []
+    parts: list[bytes] = []
+    offset = 0
+
+    def put(array: NDArray[Any]) -> int:
+        nonlocal offset
+        start, data = offset, array.tobytes()
+        parts.append(data + bytes(-len(data) % 4))  # float32 values must be aligned
+        offset += len(parts[-1])
+        return start
+
+    names = _page_names(model.config)
+    for name in model.config.tensor_shapes():
+        values = model.tensors[name]
+        entry: dict[str, Any] = {"name": names.get(name, name), "shape": values.shape, "dtype": dtype}
+        if values.ndim < 2 or dtype == "f32":
+            entry |= {"dtype": "f32", "offset": put(values.astype("<f4"))}
+        elif dtype == "f16":
+            if (largest := float(np.abs(values).max(initial=0.0))) > MAX_FLOAT16:
+                problem = f"{name} contains {largest:.6g}, the largest float16 is {MAX_FLOAT16:,.0f}"
+                raise LLMError(f"{problem}; export with --dtype f32")
+            entry["offset"] = put(values.astype("<f2"))
+        else:
+            codes, scales = quantize_rows(values)
+            entry |= {"offset": put(codes), "scales": put(scales.astype("<f4"))}
+        entries.append(entry)
+    return entries, b"".join(parts)
+
+
+def _page_names(config: ModelConfig) -> dict[str, str]:
+    """The names of routers and experts in a page, by their names in a file: those of Qwen3-MoE, in any architecture."""
+    names = {}
+    for layer in range(config.num_hidden_layers if config.num_experts else 0):
+        start = f"model.layers.{layer}.mlp."
+        names[config.router_name(layer)] = f"{start}gate.weight"
+        for expert, matrices in enumerate(config.swiglu_names(layer)):
+            for which, name in zip(("gate", "up", "down"), matrices, strict=True):
+                names[name] = f"{start}experts.{expert}.{which}_proj.weight"
+    return names

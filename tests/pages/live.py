@@ -1,0 +1,104 @@
+"""Driving the page with a model inside: its run program alone in a browser, or the page itself."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.formats import checkpoint
+from llmcli.formats.cache_weights import CacheWeights
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.headers import read_header
+from llmcli.models.ngram_runtime import with_ngram_cache
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.runtime import Runtime
+from llmcli.pages.live_page import live_page
+from llmcli.pages.live_weights import with_page_values
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_browser = pytest.mark.skipif(
+    BROWSER is None or find_spec("playwright") is None, reason="needs chromium, and playwright: pip install playwright"
+)
+GREEDY = {"temperature": 0, "topP": 1, "minP": 0}
+PLAIN = {"temperature": 1, "topP": 1, "minP": 0}
+CACHE = {"weights": [[-2.5, 0.3, -0.8, -0.1], [-1.5, 0.4, -0.9, -0.1], [-0.5, 0.5, -1.0, -0.2]]}
+
+
+def page_of(model: Path, dtype: str | None = "f32") -> str:
+    """The text of the page of a model file."""
+    page = live_page(checkpoint.load(model), read_header(model), model.stem, dtype, lambda note: None)
+    return page.decode("utf-8")
+
+
+def runtime_of(model: Path, dtype: str = "f32") -> Runtime:
+    """The model as its page computes with it, in numpy."""
+    loaded = checkpoint.load(model)
+    network = NumpyRuntime(with_page_values(loaded, dtype))
+    return with_ngram_cache(network, CacheWeights.of_record(loaded.record))
+
+
+def save_with_cache(path: Path, model: Checkpoint, tokenizer: Tokenizer | None = None) -> Path:
+    """Write a model with an n-gram cache, whatever it was trained on."""
+    json_ = model.tokenizer_json if tokenizer is None else tokenizer.to_json()
+    checkpoint.save(path, replace(model, record=model.record | {"ngram_cache": CACHE}, tokenizer_json=json_, path=None))
+    return path
+
+
+def element(text: str, id_: str) -> str:
+    found = re.search(rf'<script type="[^"]*" id="{id_}">(.*?)</script>', text, re.S)
+    assert found
+    return found[1]
+
+
+class Program:
+    """The run program of a page, in a browser, without the page around it."""
+
+    def __init__(self, page: "Page", text: str) -> None:
+        self.page = page
+        page.goto("about:blank")
+        page.add_script_tag(content=element(text, "worker"))
+        page.evaluate(
+            "([data, weights]) => open({ data, weights })",
+            [json.loads(element(text, "data")), element(text, "weights")],
+        )
+
+    def logits(self, ids: list[int]) -> list[list[float]]:
+        script = "(ids) => { runtime.rewind(); return runtime.read(ids, { every: true }).map((row) => [...row]); }"
+        return self.page.evaluate(script, ids)  # type: ignore[no-any-return]
+
+    def generate(self, text: str, count: int, settings: dict[str, float] = GREEDY) -> str:
+        """What the page adds to a text."""
+        script = """async ([text, settings, count]) => {
+            let written = "";
+            const request = { text, ids: null, prefix: 0, settings, count };
+            for await (const { piece } of jobs.generate(request, async () => {})) written += piece ?? "";
+            return written;
+        }"""
+        return self.page.evaluate(script, [text, settings, count])  # type: ignore[no-any-return]
+
+    def next(self, text: str, unit: str = "words", settings: dict[str, float] = PLAIN) -> Any:
+        """The last answer to what comes next."""
+        script = """async ([text, settings, unit]) => {
+            let last = null;
+            const request = { text, ids: null, prefix: 0, settings, unit };
+            for await (const answer of jobs.next(request, async () => {})) last = answer;
+            return last;
+        }"""
+        return self.page.evaluate(script, [text, settings, unit])
+
+    def chat(self, messages: list[str], settings: dict[str, float] = GREEDY) -> str:
+        script = """async ([messages, settings]) => {
+            let last = "";
+            for await (const { answer } of jobs.chat({ messages, settings }, async () => {})) last = answer ?? last;
+            return last;
+        }"""
+        return self.page.evaluate(script, [messages, settings])  # type: ignore[no-any-return]

@@ -1,0 +1,404 @@
+"""The page with a model inside: the file, and what one does with it in a real browser."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from typer.testing import Result
+
+from llmcli.config import ModelConfig
+from llmcli.data.conversations.chat_template import CHATML, ChatTemplate, with_chat_template
+from llmcli.data.conversations.example_prompt import example_prompts
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.errors import LLMError
+from llmcli.formats import checkpoint
+from llmcli.formats.quantization import quantize_rows
+from llmcli.pages.live_text import chat_data
+from llmcli.pages.live_weights import MAX_BYTES, check_size, choose_dtype, pack, with_page_values
+from tests.conftest import TEXT, random_checkpoint
+from tests.pages.live import element, needs_browser, page_of
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+Llm = Callable[..., Result]
+HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)"> &lt; <!-- \u202e \u2028"\\${x}'
+
+
+# ---- the file
+
+
+def test_each_row_has_its_own_scale() -> None:
+    matrix = np.array([[0.5, -1.27, 0.01], [0, 0, 0], [1e-30, 127e-30, -5e-31]], np.float32)
+    codes, scales = quantize_rows(matrix)
+    assert codes.tolist() == [[50, -127, 1], [0, 0, 0], [1, 127, 0]]
+    np.testing.assert_allclose(scales, [0.01, 0, 1e-30], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "f16", "f32"])
+def test_packed_weights_are_the_values_that_a_page_computes_with(dtype: str) -> None:
+    config = ModelConfig(
+        301,
+        30,
+        47,
+        2,
+        4,
+        2,
+        8,
+        32,
+        model_type="mixtral",
+        num_experts=3,
+        num_experts_per_tok=2,
+        tie_word_embeddings=True,
+    )
+    model = random_checkpoint(config)
+    entries, block = pack(model, dtype)
+    expected = with_page_values(model, dtype).tensors
+    kinds = {"int8": np.int8, "f16": np.float16, "f32": np.float32}
+    assert len(entries) == len(expected)
+    for entry, (name, values) in zip(entries, expected.items(), strict=True):
+        found = np.frombuffer(block, kinds[entry["dtype"]], values.size, entry["offset"]).reshape(values.shape)
+        if entry["dtype"] == "int8":
+            found = found * np.frombuffer(block, np.float32, len(values), entry["scales"])[:, None]
+        np.testing.assert_array_equal(found, values, name)
+    names = {entry["name"] for entry in entries}
+    assert {"model.layers.1.mlp.gate.weight", "model.layers.0.mlp.experts.2.down_proj.weight"} <= names
+
+
+def test_int8_unless_it_costs_too_much() -> None:
+    tokenizer = Tokenizer.train_bpe([TEXT], 300)
+    config = ModelConfig(tokenizer.vocab_size, 32, 64, 2, 4, 2, 8, 64)
+    model = random_checkpoint(config, tokenizer_json=tokenizer.to_json())
+    dtype, note = choose_dtype(model, tokenizer, None)
+    assert dtype == "int8" and note.startswith("int8, one scale per row: the bits per byte are ")
+    tensors = {name: np.array(tensor) for name, tensor in model.tensors.items()}
+    tensors["model.norm.weight"][0] /= 3000  # one large weight in each row: little precision is left for the others
+    tensors["lm_head.weight"][:, 0] *= 3000
+    uneven = replace(model, tensors=tensors)
+    dtype, note = choose_dtype(uneven, tokenizer, None)
+    assert dtype == "f16" and re.fullmatch(r"float16, as int8 weights would raise the bits per byte by \d+\.\d%", note)
+    assert choose_dtype(uneven, tokenizer, "int8")[0] == "int8"
+
+
+def test_a_page_that_is_too_large_is_refused_with_what_would_fit() -> None:
+    small, large = (ModelConfig(8192, width, 4 * width, 8, 8, 8, 64, 64) for width in (512, 2048))
+    check_size(small, "int8", MAX_BYTES)
+    with pytest.raises(
+        LLMError, match=r"^the page would take 128.00 MB with f16 weights; at most 64.00 MB are written"
+    ):
+        check_size(small, "f16", 2 * MAX_BYTES)
+    with pytest.raises(LLMError, match=r"which 24.00 M parameters fill; add --dtype int8$"):
+        check_size(small, "f16", 2 * MAX_BYTES)
+    with pytest.raises(
+        LLMError, match=r"which 48.00 M parameters fill; for a model of this size: --to gguf or --to hf$"
+    ):
+        check_size(large, "int8", 10 * MAX_BYTES)
+
+
+def test_the_parts_of_a_chat_template() -> None:
+    tokenizer = Tokenizer.train_bpe([TEXT], 300)
+    start, end = (tokenizer.control_ids[name] for name in ("<|im_start|>", "<|im_end|>"))
+    chat = chat_data(ChatTemplate(CHATML, tokenizer), tokenizer)
+    assert chat == {
+        "begin": [start, "user\n"], "answer": [end, "\n", start, "assistant\n"], "next": [end, "\n", start, "user\n"],
+        "prompt": [end, "\n", start, "assistant\n"], "trims": False, "stop_ids": sorted({end, *tokenizer.eos_ids}),
+    }  # fmt: skip
+    trimming = "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"  # noqa: E501
+    chat = chat_data(ChatTemplate(trimming, tokenizer), tokenizer)
+    assert chat and chat["trims"] and chat["next"] == ["[user]"]
+    for other in ("{{ messages | length }}" + CHATML, "{{ raise_exception('no') }}", "{{ messages[-1].content }}"):
+        assert chat_data(ChatTemplate(other, tokenizer), tokenizer) is None, other
+
+
+def test_the_command(llm: Llm, tiny_model: Path) -> None:
+    answer = llm("export", "page.html", "--to", "html", "--json")
+    assert answer.exit_code == 0, answer.stderr
+    page = Path("page.html").read_bytes()
+    assert json.loads(answer.stdout) == {"file": "page.html", "to": "html", "bytes": len(page)}
+    assert "weights: int8, one scale per row" in answer.stderr
+    again = llm("export", "page.html", "--to", "html")
+    assert again.exit_code == 1 and "already exists; add --force" in again.stderr
+    assert llm("export", "page.html", "--to", "html", "--force").exit_code == 0
+    assert Path("page.html").read_bytes() == page
+    f16 = llm("export", "f16.html", "--to", "html", "--dtype", "f16")
+    assert f16.exit_code == 0 and "weights: float16" in f16.stderr
+    wrong = llm("export", "x.html", "--to", "html", "--dtype", "bf16")
+    assert wrong.exit_code == 2 and "--dtype must be int8, f16, f32 with --to html, found bf16" in wrong.stderr
+
+
+def test_a_chat_template_that_pages_do_not_support_is_noted(llm: Llm, tiny_model: Path) -> None:
+    model = checkpoint.load(tiny_model)
+    config = with_chat_template(model.tokenizer_config_json, "{{ messages | length }}{{ messages[-1].content }}")
+    checkpoint.save("other.safetensors", replace(model, tokenizer_config_json=config))
+    answer = llm("export", "other.safetensors", "page.html", "--to", "html")
+    assert answer.exit_code == 0 and "do not support the model's chat template" in answer.stderr
+    assert json.loads(element(Path("page.html").read_text("utf-8"), "data"))["chat"] is None
+
+
+# ---- in a browser
+
+
+@pytest.fixture
+def opened(browser: "Browser", tmp_path: Path) -> "Iterator[Callable[..., Page]]":
+    """`opened(model file)`: its page in an offline browser, ready. Fails if the browser logs a message, or asks for any
+    address but that of the page and its worker."""
+    messages: list[str] = []
+    contexts = []
+
+    def open_page(model: Path, *, width: int = 1200, locale: str = "en-US", dtype: str | None = "f32") -> "Page":
+        path = tmp_path / f"page{len(contexts)}.html"
+        path.write_text(page_of(model, dtype), "utf-8")
+        size = {"width": width, "height": 800}
+        context = browser.new_context(viewport=size, locale=locale, offline=True, reduced_motion="reduce")
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("dialog", lambda dialog: messages.append("an alert"))
+        page.on("request", lambda request: request.url.startswith(("file:", "blob:")) or messages.append(request.url))
+        page.goto(path.as_uri())
+        page.wait_for_selector("html[data-ready]")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert messages == []
+
+
+def bars(page: "Page", list_: str = "next") -> list[tuple[str, float]]:
+    """(name, percent) of the bars."""
+    rows = page.locator(f"#{list_} li").evaluate_all(
+        "(all) => all.map((one) => [one.children[0].textContent, parseFloat(one.children[1].textContent)])"
+    )
+    return [tuple(row) for row in rows]
+
+
+def settle(page: "Page") -> list[tuple[str, float]]:
+    """The bars, once the search has ended."""
+    page.wait_for_selector("#next[aria-busy=false]")
+    return bars(page)
+
+
+def wait_for_change(page: "Page", text: str) -> None:
+    """Wait until the text is another one."""
+    for _ in range(200):
+        if text_of(page) != text:
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError("the text does not change")
+
+
+def text_of(page: "Page") -> str:
+    return page.input_value("#text")
+
+
+def set_slider(page: "Page", name: str, value: float) -> None:
+    page.locator(f"#{name}").evaluate(
+        "(node, value) => { node.value = value; node.dispatchEvent(new Event('input', { bubbles: true })); }", value
+    )
+
+
+@pytest.mark.slow
+@needs_browser
+def test_next_words_follow_each_keystroke_and_can_be_added(opened: Any, words_model: Path) -> None:
+    page = opened(words_model)
+    page.fill("#text", "I like to")
+    first = settle(page)
+    assert sum(percent for _, percent in first) == pytest.approx(100, abs=0.6)
+    assert {"eat", "drink"} & {name for name, _ in first[:4]}
+    page.press("#text", "End")
+    page.keyboard.type(" eat")
+    assert settle(page) != first
+    page.fill("#text", "I like to")
+    settle(page)
+    page.locator("#next button").first.click()
+    assert text_of(page) == "I like to " + first[0][0]
+    assert "".join(page.locator("#strip button").all_text_contents()).replace("·", " ") == text_of(page)
+    page.click("#undo")
+    assert text_of(page) == "I like to" and settle(page) == first
+    page.select_option("#unit", "tokens")
+    tokens = settle(page)
+    assert tokens != first and sum(percent for _, percent in tokens) == pytest.approx(100, abs=0.6)
+
+
+@pytest.mark.slow
+@needs_browser
+def test_sliders_move_the_bars(opened: Any, words_model: Path) -> None:
+    page = opened(words_model)
+    page.fill("#text", "I like to")
+    plain = settle(page)
+    set_slider(page, "temperature", 2)
+    hot = settle(page)
+    assert hot[0][1] < plain[0][1]
+    set_slider(page, "temperature", 0)
+    assert [percent for _, percent in settle(page)] == [100]
+    set_slider(page, "temperature", 1)
+    assert settle(page) == plain
+    set_slider(page, "minP", 0.5)
+    assert len(settle(page)) < len(plain)
+    set_slider(page, "minP", 0)
+    set_slider(page, "topP", 0.05)
+    assert len(settle(page)) < len(plain)
+    assert page.text_content("#topP-value") == "0.05"
+
+
+@pytest.mark.slow
+@needs_browser
+def test_step_run_stop_and_undo(opened: Any, words_model: Path) -> None:
+    page = opened(words_model)
+    set_slider(page, "temperature", 0)
+    page.fill("#text", "I like to")
+    settle(page)
+    page.click("#step")
+    wait_for_change(page, "I like to")
+    page.wait_for_selector("#step:not(:disabled)")
+    one = text_of(page)
+    assert one.startswith("I like to") and len(one) > len("I like to")
+    page.click("#run")
+    page.wait_for_selector("#run:not(:disabled)")
+    assert text_of(page).startswith(one) and len(text_of(page)) > len(one)
+    page.click("#undo")
+    assert text_of(page) == one
+    page.click("#undo")
+    assert text_of(page) == "I like to" and page.is_disabled("#undo")
+    page.press("#text", "Control+Enter")
+    wait_for_change(page, "I like to")
+    page.wait_for_selector("#step:not(:disabled)")
+    assert text_of(page) == one
+    set_slider(page, "temperature", 1)
+    page.click("#run")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#run:not(:disabled)")
+    page.fill("#text", "The cat")
+    page.click("#run")
+    page.press("#text", "End")
+    page.keyboard.type("私は")  # typing ends the run
+    settle(page)
+    assert text_of(page).endswith("私は") and page.is_enabled("#run") and page.is_disabled("#stop")
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_token_opens_what_else_could_have_stood_there(opened: Any, words_model: Path) -> None:
+    page = opened(words_model)
+    page.fill("#text", "I like to eat apple.")
+    settle(page)
+    tokens = page.locator("#strip button")
+    tokens.first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowLeft")
+    place = tokens.count() - 2
+    assert page.evaluate("[...document.querySelectorAll('#strip button')].indexOf(document.activeElement)") == place
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#alternatives:not([hidden])")
+    shown = bars(page, "alternatives-bars")
+    assert len(shown) >= 5 and shown == sorted(shown, key=lambda row: -row[1])
+    assert page.locator("#alternatives-bars b").count() == 1
+    chosen = page.locator("#alternatives-bars button").first
+    name = str(chosen.text_content()).replace("·", " ")
+    start = "".join(tokens.all_text_contents()[:place]).replace("·", " ")
+    chosen.click()
+    assert text_of(page) == start + name
+    page.click("#undo")
+    assert text_of(page) == "I like to eat apple."
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_conversation(opened: Any, sums_model: Path) -> None:
+    page = opened(sums_model)
+    assert page.is_visible("#chat") and not page.is_visible("#write")
+    assert page.input_value("#temperature") == "0.8" and page.is_visible("#temperature")
+    set_slider(page, "temperature", 0)
+    page.fill("#message", "What is 2 and 3?")
+    page.press("#message", "Enter")
+    page.wait_for_selector("#send:not(:disabled)")
+    answers = page.locator("#messages .from-model span")
+    assert len(str(answers.first.text_content())) > 2
+    page.fill("#message", "What is 4 and 4?")
+    page.click("#send")
+    page.wait_for_selector("#send:not(:disabled)")
+    assert answers.count() == 2
+    page.click("#chat-undo")
+    assert answers.count() == 1 and page.input_value("#message") == "What is 4 and 4?"
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.parametrize(("width", "locale"), [(400, "ja-JP"), (400, "en-US"), (1200, "de-DE")])
+def test_widths_and_languages(opened: Any, sums_model: Path, width: int, locale: str) -> None:
+    """Nothing is wider than the window, all controls have names, and all texts follow the language."""
+    page = opened(sums_model, width=width, locale=locale)
+    texts = {}
+    for _ in range(2):
+        language = page.get_attribute("html", "lang")
+        texts[language] = []
+        for tab in ("tab-chat", "tab-write", "tab-record"):
+            page.click(f"#{tab}")
+            page.fill("#text", "What is 2") if tab == "tab-write" else None
+            page.wait_for_timeout(200)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
+            texts[language] += page.locator("[data-text]:visible").all_text_contents()
+        page.click("#language")
+    assert list(texts) == (["ja", "en"] if locale == "ja-JP" else ["en", "ja"])
+    assert len(texts["ja"]) == len(texts["en"]) > 20
+    assert all(re.search(r"[\u3040-\u30ff\u4e00-\u9fff]|^(Top|Min)-p$", text) for text in texts["ja"])
+    unnamed = """[...document.querySelectorAll("button, input, select, textarea")].filter((node) =>
+        !node.hidden && !node.textContent.trim() && !node.labels?.length && !node.ariaLabel).map((node) => node.id)"""
+    assert page.evaluate(unnamed) == []
+
+
+@pytest.mark.slow
+@needs_browser
+def test_tabs_are_reached_by_keys(opened: Any, words_model: Path) -> None:
+    page = opened(words_model)
+    page.focus("#tab-write")
+    page.keyboard.press("ArrowRight")  # there is no chat
+    assert page.is_visible("#record-view") and not page.is_visible("#write")
+    assert page.get_attribute("#tab-record", "aria-selected") == "true"
+    assert page.locator("#curve svg polyline.training").count() == 1
+    assert "weights in this page" in str(page.text_content("#record"))
+    assert page.locator("#plan dt").count() > 3
+
+
+@pytest.mark.slow
+@needs_browser
+def test_hostile_names_and_texts_are_shown_as_text(opened: Any, words_model: Path, tmp_path: Path) -> None:
+    model = checkpoint.load(words_model)
+    record = model.record | {
+        "verdict": [HOSTILE], "plan": [{"name": HOSTILE, "value": HOSTILE, "reason": HOSTILE}, 5, {"name": 7}],
+        "samples": {"prompt": HOSTILE, "texts": [[1, HOSTILE]]},
+        "corpus": [{"name": HOSTILE, "bytes": 3}],
+    }  # fmt: skip
+    path = tmp_path / "<img src=x onerror=alert(3)> &amp;.safetensors"
+    checkpoint.save(path, replace(model, record=record))
+    text = page_of(path)
+    assert text.count("<script") == 4 and "<img" not in text.replace("&lt;img", "")
+    page = opened(path)
+    settle(page)
+    assert text_of(page) == next(iter(example_prompts(HOSTILE)), HOSTILE)
+    assert page.text_content("h1") == path.stem == page.title()
+    page.click("#tab-record")
+    for id_ in ("verdict", "samples", "record", "plan"):
+        assert '<img src=x onerror="alert(2)">' in str(page.text_content(f"#{id_}")), id_
+    assert page.locator("img").count() == 0 and "⟨U+202E⟩" in str(page.text_content("#plan"))
+
+
+@pytest.mark.slow
+@needs_browser
+def test_damaged_weights_are_reported(opened: Any, tiny_model: Path) -> None:
+    model = checkpoint.load(tiny_model)
+    tensors = {name: np.array(tensor) for name, tensor in model.tensors.items()}
+    tensors["model.norm.weight"][:] = np.nan
+    checkpoint.save(tiny_model, replace(model, tensors=tensors))
+    page = opened(tiny_model)
+    page.fill("#text", "The cat")
+    page.wait_for_selector("#problem:not([hidden])")
+    assert "its weights are damaged" in str(page.text_content("#problem"))

@@ -1,0 +1,310 @@
+"""The JavaScript of the page with a model inside, in a real browser: the same numbers and texts as in Python."""
+
+import json
+import math
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import models, normalizers, pre_tokenizers, trainers
+
+from llmcli.config import ModelConfig, RopeScaling, SamplingConfig
+from llmcli.data.conversations.messages import Message
+from llmcli.data.tokenizers.tokenizer import CONTROL_TOKENS, Tokenizer
+from llmcli.data.tokenizers.tokenizer_json import PRE_TOKENIZERS, prefix_space_steps
+from llmcli.formats import checkpoint, loading
+from llmcli.formats.cache_weights import CacheWeights
+from llmcli.formats.training_record import TrainingRecord
+from llmcli.generation.chat import open_assistant
+from llmcli.generation.generator import Piece, generate
+from llmcli.generation.next_words import next_words
+from llmcli.generation.sampler import Sampler
+from llmcli.models.logits import softmax
+from llmcli.models.ngram_cache import NgramCache
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.pages.live_text import tokenizer_data
+from llmcli.pages.live_weights import with_page_values
+from tests.conftest import TEXT, random_checkpoint
+from tests.data.tokenizers.test_tokenizer import AWKWARD
+from tests.ecosystem.texts import varied
+from tests.pages.conftest import SENTENCES
+from tests.pages.live import CACHE, GREEDY, Program, needs_browser, page_of, runtime_of, save_with_cache
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = [pytest.mark.slow, needs_browser]
+PROMPTS = [
+    "I like to eat", "I like to ea", "I like to ", "The cat", "The cat likes to sleep on the m", "T", "apple. I",
+    "I like to drink green tea.", "the mat.\n", "\n", "私は", "私は毎朝リンゴを食", "猫", "寝ます。", "🍎",
+    "食べます。🍎", "def add(a", "def add(a, b):\n    return", "    ", "A zebra & ещё <b> 漢",
+]  # fmt: skip
+assert len(PROMPTS) == 20
+
+
+# ---- tokenizers
+
+
+def published_bpe(pre_tokenizer: str) -> str:
+    """A byte-level tokenizer as published models have it."""
+    inner = tokenizers.Tokenizer(models.BPE(ignore_merges=pre_tokenizer == "Llama 3"))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )  # fmt: skip
+    inner.train_from_iterator(
+        [SENTENCES, " ".join(varied(200, seed=5)), "12 123 1234 don't DON'T\r\n\r\n"] * 3, trainer
+    )
+    document = json.loads(inner.to_str()) | {"pre_tokenizer": PRE_TOKENIZERS[pre_tokenizer]}
+    if pre_tokenizer == "Qwen 2":
+        document["normalizer"] = {"type": "NFC"}
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+        document["added_tokens"].append({"id": 500, "content": "<tool>", **flags})
+    return json.dumps(document)
+
+
+def sentencepiece(scheme: str) -> str:
+    """A BPE with byte fallback, in which spaces are ▁, as Llama 2 has it."""
+    inner = tokenizers.Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    inner.normalizer = normalizers.Replace(" ", "▁")
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=names, show_progress=False)
+    inner.train_from_iterator([line.replace(" ", "▁") for line in (SENTENCES * 5).split("\n")], trainer)
+    document = json.loads(inner.to_str()) | prefix_space_steps(scheme)
+    document["added_tokens"] = [token for token in document["added_tokens"] if token["id"] < 3]
+    return json.dumps(document)
+
+
+TOKENIZERS = {
+    "bpe": lambda: Tokenizer.train_bpe([TEXT, SENTENCES * 5], 500).to_json(),
+    "char": lambda: Tokenizer.train_char([TEXT, SENTENCES]).to_json(),
+    **{name: (lambda name=name: published_bpe(name)) for name in PRE_TOKENIZERS},
+    **{f"spm {scheme}": (lambda scheme=scheme: sentencepiece(scheme)) for scheme in ("prepend", "always", "")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_tokens_of_a_thousand_strings(blank: "Page", words_model: Path, kind: str) -> None:
+    stored = TOKENIZERS[kind]()
+    tokenizer = Tokenizer.from_json(stored, 10_000)
+    strings = [*AWKWARD, *CONTROL_TOKENS, "it's IT'S don'ſ <tool> 12345", *varied(1000)]
+    if kind.startswith("spm"):  # which this program reads as spaces
+        strings = [text for text in strings if "▁" not in text]
+    Program(blank, page_of(words_model))
+    script = """([data, strings]) => {
+        const tokenizer = new Tokenizer(data), all = strings.map((text) => tokenizer.encode(text));
+        return [all, all.map((ids) => tokenizer.decode(ids)), strings.map((text) => tokenizer.splitLastWord(text))];
+    }"""
+    ids, texts, split = blank.evaluate(script, [tokenizer_data(tokenizer, stored), strings])
+    expected = [tokenizer.encode(text) for text in strings]
+    assert ids == expected
+    assert texts == [tokenizer.decode(one) for one in expected]
+    assert [tuple(one) for one in split] == [tokenizer.split_last_word(text) for text in strings]
+
+
+# ---- the network, its cache, the sampler
+
+SHAPES = {
+    "untied": ModelConfig(300, 32, 64, 2, 4, 2, 8, 64),
+    "tied": ModelConfig(300, 48, 70, 3, 6, 1, 8, 64, tie_word_embeddings=True, rope_theta=1e6),
+    "llama": ModelConfig(
+        300, 32, 64, 2, 4, 4, 8, 64, model_type="llama", rms_norm_eps=1e-5,
+        rope_scaling=RopeScaling("llama3", 8.0, original_max_position_embeddings=32),
+    ),
+    "qwen2": ModelConfig(300, 32, 64, 2, 4, 2, 16, 64, model_type="qwen2"),
+    "experts": ModelConfig(300, 32, 48, 2, 4, 2, 8, 64, model_type="qwen3_moe", num_experts=5, num_experts_per_tok=2),
+    "mixtral": ModelConfig(300, 32, 48, 2, 4, 2, 8, 64, model_type="mixtral", num_experts=4, num_experts_per_tok=2),
+    "one expert": ModelConfig(
+        300, 32, 48, 2, 4, 2, 8, 64, model_type="qwen3_moe", num_experts=3, num_experts_per_tok=1, norm_topk_prob=False
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [*((shape, "int8") for shape in SHAPES), ("untied", "f16"), ("tied", "f32")]
+)
+def test_logits_are_those_of_numpy(blank: "Page", tmp_path: Path, shape: str, dtype: str) -> None:
+    tokenizer = Tokenizer.train_bpe([TEXT], 300)
+    model = random_checkpoint(SHAPES[shape], tokenizer_json=tokenizer.to_json())
+    checkpoint.save(tmp_path / "m.safetensors", model)
+    ids = np.random.default_rng(0).integers(300, size=40).tolist()
+    logits = np.array(Program(blank, page_of(tmp_path / "m.safetensors", dtype)).logits(ids))
+    expected = NumpyRuntime(with_page_values(model, dtype)).logits(ids)
+    assert np.abs(logits - expected).max() < 1e-3
+    assert np.abs(logits - NumpyRuntime(model).logits(ids)).max() > (0 if dtype == "f32" else 1e-4)
+
+
+def test_activations_and_switches(blank: "Page", tmp_path: Path) -> None:
+    """What the recorder sees agrees with numpy; a switched-off head or layer adds nothing to the residual stream."""
+    config = SHAPES["untied"]
+    model = random_checkpoint(config, tokenizer_json=Tokenizer.train_bpe([TEXT], 300).to_json())
+    checkpoint.save(tmp_path / "m.safetensors", model)
+    program, ids = Program(blank, page_of(tmp_path / "m.safetensors")), [5, 70, 8, 9]
+    script = """([ids, off]) => {
+        const { model } = runtime, residual = [], attention = [];
+        model.switchOff(off);
+        model.recorder = { residual: (x) => residual.push([...x]), attention: (...one) => attention.push([one[0], one[1], [...one[2]]]) };
+        const rows = ids.map((id) => [...model.step(id)]);
+        model.recorder = null;
+        model.switchOff([]);
+        return { residual, attention, rows };
+    }"""  # noqa: E501
+    seen: dict[str, list[np.ndarray]] = {"residual": [], "attention": []}
+
+    class Recorder:
+        def residual(self, x: np.ndarray) -> None:
+            seen["residual"].append(x.copy())
+
+        def attention(self, weights: np.ndarray) -> None:
+            seen["attention"].append(weights.copy())
+
+    NumpyRuntime(model).prefill(ids, Recorder())
+    L, H = config.num_hidden_layers, config.num_attention_heads
+    found = blank.evaluate(script, [ids, []])
+    residual = np.array(found["residual"]).reshape(len(ids), L + 1, -1)
+    assert np.abs(residual - np.stack(seen["residual"], 1)).max() < 1e-3
+    last = found["attention"][-L * H :]
+    assert [one[:2] for one in last] == [[layer, head] for layer in range(L) for head in range(H)]
+    expected = np.stack(seen["attention"])[:, :, -1].reshape(L * H, -1)
+    assert np.abs(np.array([one[2] for one in last]) - expected).max() < 1e-4
+
+    tensors = {name: np.array(tensor) for name, tensor in model.tensors.items()}
+    D = config.head_dim
+    tensors["model.layers.1.self_attn.o_proj.weight"][:, 2 * D : 3 * D] = 0
+    for name in ("self_attn.o_proj", "mlp.down_proj"):
+        tensors[f"model.layers.0.{name}.weight"][:] = 0
+    expected = NumpyRuntime(replace(model, tensors=tensors)).logits(ids)
+    assert np.abs(np.array(blank.evaluate(script, [ids, ["1", "2.3"]])["rows"]) - expected).max() < 1e-3
+    assert np.abs(np.array(program.logits(ids)) - NumpyRuntime(model).logits(ids)).max() < 1e-3
+
+
+def test_the_ngram_cache_grows_and_shrinks_as_in_python(blank: "Page", words_model: Path) -> None:
+    rng, weights = random.Random(3), CacheWeights.of_record(TrainingRecord.from_json({"ngram_cache": CACHE}))
+    assert weights is not None
+    cache, operations, expected = NgramCache(weights), [], []
+    logits = np.random.default_rng(1).normal(0, 2, 12).astype(np.float32)
+    for _ in range(400):
+        if rng.random() < 0.1:
+            operations.append(["rewind", length := rng.randint(0, len(cache))])
+            cache.rewind(length)
+        else:
+            operations.append(["append", token := rng.randrange(4), counts := rng.random() < 0.8])
+            cache.append(token, counts=counts)
+        expected.append(cache.mix(logits))
+    Program(blank, page_of(words_model))
+    script = """([orders, operations, logits]) => {
+        const cache = new NgramCache(orders);
+        return operations.map(([name, ...values]) => (cache[name](...values), [...cache.mix(logits)]));
+    }"""
+    mixed = blank.evaluate(script, [CACHE["weights"], operations, logits.tolist()])
+    assert np.abs(np.array(mixed) - np.stack(expected)).max() < 1e-5
+    assert np.abs(np.stack(expected) - logits).max() > 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.4, 1.0, 1.7])
+@pytest.mark.parametrize(("top_p", "min_p"), [(1.0, 0.0), (0.8, 0.0), (1.0, 0.1), (0.6, 0.3)])
+def test_sampling_probabilities(
+    blank: "Page", words_model: Path, temperature: float, top_p: float, min_p: float
+) -> None:
+    logits = np.random.default_rng(2).normal(0, 2, 200).astype(np.float32)
+    logits[7] = -np.inf
+    *_, (_, filtered) = Sampler(SamplingConfig(temperature=temperature, top_p=top_p, min_p=min_p)).stages(logits)
+    expected = softmax(filtered.astype(np.float64))
+    if temperature == 0:
+        expected = np.eye(200)[filtered.argmax()]
+    Program(blank, page_of(words_model))
+    script = """([logits, settings]) => {
+        const row = Float32Array.from(logits, (logit) => logit ?? -Infinity);
+        const chances = samplingProbabilities(row, settings);
+        const drawn = Array.from({ length: 1000 }, (_, i) => draw(chances, () => (i + 0.5) / 1000));
+        return [[...chances], drawn];
+    }"""
+    settings = {"temperature": temperature, "topP": top_p, "minP": min_p}
+    found, drawn = blank.evaluate(script, [[x if math.isfinite(x) else None for x in logits.tolist()], settings])
+    assert np.abs(np.array(found) - expected).max() < 1e-5
+    assert (np.array(found) > 0).tolist() == (expected > 0).tolist()
+    assert np.abs(np.bincount(drawn, minlength=200) / 1000 - expected).max() < 0.002
+
+
+# ---- texts
+
+
+def written(model: Path, prompt: str, count: int, dtype: str) -> str:
+    """What `llm generate --temperature 0` writes, with the weights that a page has."""
+    tokenizer = loading.open_tokenizer(checkpoint.load(model))
+    sampling = SamplingConfig(max_tokens=count, temperature=0)
+    return "".join(piece.text for piece in generate(runtime_of(model, dtype), tokenizer, prompt, sampling))
+
+
+@pytest.mark.parametrize("model", ["words_model", "characters_model", "experts_model"])
+def test_greedy_texts_are_those_of_llm_generate(
+    blank: "Page", tmp_path: Path, request: pytest.FixtureRequest, model: str
+) -> None:
+    """With an n-gram cache, and beyond the context of 64 tokens."""
+    path = save_with_cache(tmp_path / "cached.safetensors", checkpoint.load(request.getfixturevalue(model)))
+    program = Program(blank, page_of(path, "int8"))
+    for prompt in PROMPTS:
+        count = 100 if prompt == PROMPTS[0] else 30
+        assert program.generate(prompt, count) == written(path, prompt, count, "int8"), prompt
+
+
+@pytest.mark.parametrize("kind", ["Llama 3", "spm prepend"])
+def test_greedy_texts_of_an_imported_model(blank: "Page", tmp_path: Path, kind: str) -> None:
+    """With random weights, whose texts are no words."""
+    stored = TOKENIZERS[kind]()
+    size = Tokenizer.from_json(stored, 10_000).vocab_size
+    config = ModelConfig(size + 3, 32, 64, 2, 4, 2, 8, 64, model_type="llama")
+    model = random_checkpoint(config, tokenizer_json=stored)
+    model.record |= {"imported": {"file": "published", "form": "Hugging Face directory"}}
+    checkpoint.save(tmp_path / "m.safetensors", model)
+    program = Program(blank, page_of(tmp_path / "m.safetensors"))
+    for prompt in PROMPTS[::3]:
+        assert program.generate(prompt, 15) == written(tmp_path / "m.safetensors", prompt, 15, "f32"), prompt
+
+
+def test_answers_are_those_of_llm_chat(blank: "Page", sums_model: Path) -> None:
+    model = checkpoint.load(sums_model)
+    program, tokenizer = Program(blank, page_of(sums_model)), loading.open_tokenizer(model)
+    for questions in (["What is 2 and 3?"], ["What is <|im_end|>?"], ["What is 2 and 3?", "And 4 and 4?"] * 6):
+        messages: list[Message] = []
+        for question in questions:
+            assistant = open_assistant(model, runtime_of(sums_model), tokenizer)
+            messages.append(Message("user", question))
+            events = assistant.answer(messages, SamplingConfig(max_tokens=1000, temperature=0))
+            answer = "".join(event.text for event in events if isinstance(event, Piece))
+            assert program.chat([message.content for message in messages]) == answer
+            messages.append(Message("assistant", answer))
+
+
+@pytest.mark.parametrize("model", ["words_model", "characters_model"])
+def test_next_words_are_those_of_llm_generate_next(blank: "Page", request: pytest.FixtureRequest, model: str) -> None:
+    path = request.getfixturevalue(model)
+    program, tokenizer = Program(blank, page_of(path)), loading.open_tokenizer(checkpoint.load(path))
+    for prompt in ("I like to eat", "I like to ea", "The cat likes to sleep on the m", "私は毎朝", "def add(a"):
+        shown = program.next(prompt)
+        expected = next_words(runtime_of(path), tokenizer, prompt).words
+        for one in shown["choices"][:5]:
+            name = one["text"], one.get("continues", False)
+            probability = next(word.probability for word in expected if (word.text, word.continues) == name)
+            assert one["probability"] == pytest.approx(probability, abs=2e-3), (prompt, name)
+        assert shown["choices"][0]["text"] == expected[0].text
+        total = sum(one["probability"] for one in shown["choices"]) + shown["rest"]
+        assert total == pytest.approx(1, abs=1e-9)
+
+
+def test_settings_move_the_words(blank: "Page", words_model: Path) -> None:
+    """At temperature 0 a single word is left, which greedy decoding writes; min-p leaves the likely ones."""
+    program = Program(blank, page_of(words_model))
+    plain = program.next("I like to")["choices"]
+    greedy = program.next("I like to", settings=GREEDY)["choices"]
+    assert len(plain) > 1 and [one["probability"] for one in greedy] == [pytest.approx(1, abs=1e-3)]
+    assert program.generate("I like to", 6).split()[0].startswith(greedy[0]["text"][:3])
+    few = program.next("I like to", settings={"temperature": 1, "topP": 1, "minP": 0.3})["choices"]
+    assert 0 < len(few) < len(plain) and few[0]["probability"] > plain[0]["probability"]
+    tokens = program.next("I like to", unit="tokens")
+    assert sum(one["probability"] for one in tokens["choices"]) + tokens["rest"] == pytest.approx(1)
