@@ -15,7 +15,7 @@ from dataclasses import fields
 from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 from llmcli.config import ANSWER_TOKENS, DEFAULT_MODEL, DEVICES, DTYPES, QUANTIZATIONS, SamplingConfig, cpu_cores
 from llmcli.errors import LLMError, brief, missing_package, require_torch, usage
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.ensemble_file import Ensemble
     from llmcli.generation.chat import Assistant
+    from llmcli.generation.choices import ScoredText
     from llmcli.generation.generator import Piece
     from llmcli.models.runtime import Runtime
     from llmcli.training.data.inputs import Inputs
@@ -152,18 +153,19 @@ class Model:
 
     def stream_chat(self, messages: Sequence[Mapping[str, str]], **options: Unpack[SamplingOptions]) -> Iterator[str]:
         """Like `chat`, piece by piece as the model generates. A piece never ends inside a character."""
-        from llmcli.generation.chat import messages_from, open_assistant
-
         options.setdefault("max_tokens", ANSWER_TOKENS)
-        read = messages_from(messages)
-        for message in read:
-            _text(message.content, "content")
+        read = _messages(messages)
         sampling = _sampling(options)
-        try:  # the last chat's assistant, or a new one while that is busy
-            assistant = self._assistants.pop()
+        return self._answer(self._take_assistant(), read, sampling)
+
+    def _take_assistant(self) -> Assistant:
+        """Return the last chat's assistant, or a new one while that is busy."""
+        from llmcli.generation.chat import open_assistant
+
+        try:
+            return self._assistants.pop()
         except IndexError:
-            assistant = open_assistant(self._source, self.runtime.fork(), self.tokenizer)
-        return self._answer(assistant, read, sampling)
+            return open_assistant(self._source, self.runtime.fork(), self.tokenizer)
 
     def _answer(self, assistant: Assistant, messages: list[Message], sampling: SamplingConfig) -> Iterator[str]:
         from llmcli.generation.generator import Piece
@@ -184,10 +186,51 @@ class Model:
         words = next_words(self.runtime.fork(), self.tokenizer, _text(prompt, "prompt")).words[:count]
         return [(word.text, word.probability) for word in words]
 
-    def score(self, text: str) -> Score:
+    def choose(self, prompt: str | Sequence[Mapping[str, str]], choices: Sequence[str]) -> list[tuple[str, float]]:
+        """Return the choices with their probabilities, most likely first. These sum to 1: they are what `score` gives
+        for each choice, normalized.
+
+        `prompt` is a conversation as for `chat`, of which a choice is the whole answer, or a text that a choice
+        continues: begin the choice with a space if it begins a word. Raises LLMError for fewer than two choices, and
+        for one that is empty, repeated, or longer than the context.
+
+            model.choose([{"role": "user", "content": "The food was okay."}], ["positive", "negative"])
+        """
+        from llmcli.generation.choices import check_choices, ranked
+
+        if isinstance(choices, str | bytes) or not isinstance(choices, Iterable):
+            raise TypeError(f"choices must be a list of str, found {brief(choices)}")
+        texts = [_text(choice, "each choice") for choice in choices]
+        check_choices(texts)
+        return [(choice.text, probability) for choice, probability in ranked(self._score(prompt, texts))]
+
+    def _score(self, prompt: str | Sequence[Mapping[str, str]], texts: Sequence[str]) -> list[ScoredText]:
+        from llmcli.generation.choices import score_continuations
+        from llmcli.generation.token_healing import Prompt
+
+        if isinstance(prompt, str):
+            beginning = Prompt.of(_text(prompt, "prompt"), self.tokenizer)
+            return [*score_continuations(self.runtime.fork(), self.tokenizer, beginning, texts)]
+        messages = _messages(prompt)
+        assistant = self._take_assistant()
+        try:
+            return assistant.score(messages, texts)
+        finally:
+            self._assistants = [assistant]
+
+    @overload
+    def score(self, text: str) -> Score: ...
+
+    @overload
+    def score(self, text: str, *, prompt: str | Sequence[Mapping[str, str]]) -> ScoredText: ...
+
+    def score(self, text: str, *, prompt: str | Sequence[Mapping[str, str]] | None = None) -> Score | ScoredText:
         """Score the model on a text: `.network_bits_per_byte` (the network alone), `.adapting_bits_per_byte` (with the
         n-gram cache; None without one), `.bits_per_byte` (with the cache if the model has one), `.perplexity`,
         `.accuracy`, `.tokens`.
+
+        With `prompt`, score the text as an answer or a continuation, as `choose` does: `.logprob` (natural),
+        `.probability`, `.bits_per_byte`, `.tokens`.
 
         Raises LLMError for an empty text, and for a text that the tokenizer changes, since bits per byte would be
         wrong.
@@ -196,6 +239,8 @@ class Model:
 
         if text == "":
             raise usage("the text is empty; give one to score")
+        if prompt is not None:
+            return self._score(prompt, [_text(text, "text")])[0]
         context = evaluation_context(self.runtime.context, trained=trained_context(self._source.records))
         return measure("the text", [_text(text, "text")], self.runtime, self.tokenizer, context=context)
 
@@ -351,6 +396,16 @@ def _text(value: object, name: str) -> str:
         raise TypeError(f"{name} must be a str, found {brief(value)}")
     check_unicode(value)
     return value
+
+
+def _messages(records: Sequence[Mapping[str, str]]) -> list[Message]:
+    """Return the messages of a conversation. Raises LLMError."""
+    from llmcli.generation.chat import messages_from
+
+    messages = messages_from(records)
+    for message in messages:
+        _text(message.content, "content")
+    return messages
 
 
 def _flag(value: object, name: str) -> bool:

@@ -305,3 +305,21 @@ def test_messages_of_other_types_are_refused() -> None:
         [{"role": "assistant", "content": "a"}],
     ):  # fmt: skip
         assert_one_sentence(lambda messages=messages: model.chat(messages, max_tokens=1))  # type: ignore[misc]
+
+
+def test_choose_normalizes_what_score_gives(tmp_path: Path) -> None:
+    model = llmcli.load(write_chat_model(tmp_path / "model.safetensors"))
+    question = [{"role": "user", "content": "What did the cat do?"}]
+    for prompt, choices in ((question, ["It sat", "It ate", "🍎"]), ("The cat", [" sat", " ate", "s"])):
+        chosen = model.choose(prompt, choices)
+        scores = {choice: model.score(choice, prompt=prompt) for choice in choices}
+        total = sum(score.probability for score in scores.values())
+        assert [text for text, _ in chosen] == sorted(choices, key=lambda text: -scores[text].logprob)
+        for text, probability in chosen:
+            assert probability == pytest.approx(scores[text].probability / total, rel=1e-3)
+        assert dict(model.choose(prompt, choices[::-1])) == pytest.approx(dict(chosen), rel=1e-3)
+    assert scores[" sat"].bits_per_byte == pytest.approx(-scores[" sat"].logprob / math.log(2) / 4)
+    with pytest.raises(llmcli.LLMError, match="at least two texts"):
+        model.choose("The cat", ["a"])
+    with pytest.raises(TypeError, match="choices must be a list of str"):
+        model.choose("The cat", "ab")

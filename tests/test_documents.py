@@ -24,7 +24,9 @@ sys.path.insert(0, str(ROOT / "examples"))  # a program, not a package
 import renew_output  # noqa: E402
 
 READ = ("README.md", "examples/README.md")
-DOCS = tuple(f"docs/{name}.md" for name in ("training", "explain", "mixtures", "models-and-formats", "chat", "api"))
+DOCS = tuple(
+    f"docs/{name}.md" for name in ("training", "explain", "mixtures", "models-and-formats", "chat", "tasks", "api")
+)
 TOURS = ("examples/tour.md", "examples/tour.ja.md")
 PYTHON = ("import ", "model = ", "model.", "for event in ", "safetensors.")
 COMMANDS = ("llm ", "pip ", "pipx ", "uv ", "python3 ", "cp ", "cat ", "printf ", *PYTHON)

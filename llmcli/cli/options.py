@@ -177,6 +177,28 @@ class ReadingOptions(ResultOptions):
     strip_boilerplate: bool
 
 
+SAMPLING_NAMES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+CHOICES_HELP = "a list with commas, or a file with one on each line"
+
+
+def read_choices(value: str, *, strips: bool) -> list[str]:
+    """Return the choices that --choices names: the lines of a file if there is one of this name, or else what stands
+    between commas. Spaces around a choice are removed if `strips`. Raises LLMError."""
+    from llmcli.generation.choices import check_choices
+
+    try:
+        is_file = Path(value).is_file()
+    except (OSError, ValueError):  # too long for a name
+        is_file = False
+    value = utf8_argument(value, "list of choices") if not is_file else decoded(Path(value).read_bytes(), "choices")
+    choices = [line for line in value.splitlines() if line.strip()] if is_file else value.split(",")
+    if len(choices) == 1 and not is_file:
+        raise usage(f"--choices must be {CHOICES_HELP}, found {value}, which is no file")
+    choices = [choice.strip() for choice in choices] if strips else choices
+    check_choices(choices, "--choices")
+    return choices
+
+
 class GenerationOptions(ResultOptions):
     """Options of subcommands that generate text."""
 

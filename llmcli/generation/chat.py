@@ -28,6 +28,7 @@ from llmcli.formats.headers import read_header
 from llmcli.formats.loading import open_chat_template
 from llmcli.formats.metadata import parse_document
 from llmcli.formats.open_file import model_files
+from llmcli.generation.choices import ScoredText, score_answers
 from llmcli.generation.generator import Piece, continue_ids
 from llmcli.models.runtime import Runtime
 
@@ -118,6 +119,21 @@ class Assistant:
             self.runtime.rewind()
             raise
         finally:
+            self._length = self.runtime.length
+
+    def score(self, messages: Sequence[Message], answers: Sequence[str]) -> list[ScoredText]:
+        """Score each of some answers to messages that end with a user message (choices.py). Raises LLMError as `answer`
+        does, and for an answer that does not fit the context."""
+        ids, _ = self._fit(messages, 1 + max(len(self.tokenizer.encode(answer)) for answer in answers))
+        try:
+            for _ in self._read(ids):
+                pass
+            return [*score_answers(self.runtime, self.tokenizer, ids, answers, self._stop_ids)]
+        except BaseException:  # as in `answer`
+            self.runtime.rewind()
+            raise
+        finally:
+            self.runtime.rewind(min(self.runtime.length, len(ids) - 1))
             self._length = self.runtime.length
 
     def _fit(self, messages: Sequence[Message], max_tokens: int) -> tuple[list[int], int]:

@@ -82,6 +82,11 @@ class Prompt:
         return self.ids[: len(self.ids) - len(tail)][-(space - len(tail)) :], tail
 
 
+def default_evaluations(runtime: Runtime) -> int:
+    """Return the maximum number of evaluations of a model to find the tokenizations of a text."""
+    return 2 + min(MAX_EVALUATIONS, MAX_WORK // max(1, runtime.parameters))
+
+
 def read_prompt(
     runtime: Runtime,
     tokenizer: Tokenizer,
@@ -100,7 +105,7 @@ def read_prompt(
     tokens of the used part of the prompt's head, but not all of it. Raises LLMError for damaged weights.
     """
     if max_evaluations is None:
-        max_evaluations = 2 + min(MAX_EVALUATIONS, MAX_WORK // max(1, runtime.parameters))
+        max_evaluations = default_evaluations(runtime)
     head, tail = prompt.split(runtime.context - reserve)
     search = TokenizationSearch(runtime, tokenizer.vocabulary, head, tail, cached)
     unexplored = search.run(max_evaluations, negligible)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from llmcli import units
 from llmcli.cli.chat import answers
 from llmcli.cli.options import (
+    CHOICES_HELP,
+    SAMPLING_NAMES,
     GenerationOptions,
     argument,
     decoded,
@@ -15,6 +17,7 @@ from llmcli.cli.options import (
     max_tokens_option,
     model_path,
     option,
+    read_choices,
     text_argument,
     utf8_argument,
 )
@@ -31,6 +34,7 @@ class _Options(GenerationOptions):
     message: str | None = argument("MESSAGE", "Message to answer, without a conversation; - reads standard input.")
     model: str | None
     system: str | None = option("TEXT", "System message, which says how the model should answer.")
+    choices: str | None = option("LIST", f"Show the probability of each of these answers: {CHOICES_HELP}.")
     separate: bool = flag("With --json: answer each line of standard input in a separate conversation.")
     max_tokens: int = max_tokens_option(ANSWER_TOKENS)
 
@@ -45,11 +49,14 @@ def chat(options: _Options) -> None:
     Example: llm chat -m model.safetensors
     """
     message = options.message
+    if options.choices is not None:
+        options.reject("with --choices", "max_tokens", *SAMPLING_NAMES, "separate", "memory")
     if not (options.json and message is None):
         options.reject("without --json or with a MESSAGE", "separate")
     sampling = options.sampling()
     path = model_path(options.model, _other_models)
-    is_conversation = message is None and (options.json or sys.stdin.isatty())
+    choices = None if options.choices is None else read_choices(options.choices, strips=True)
+    is_conversation = message is None and not choices and (options.json or sys.stdin.isatty())
     text = "" if is_conversation else text_argument(message, "message").rstrip("\r\n")
     from llmcli.data.conversations.messages import Message
     from llmcli.formats.loading import load_any, open_tokenizer
@@ -68,7 +75,14 @@ def chat(options: _Options) -> None:
     assistant = open_assistant(source, runtime, tokenizer)
     system = [Message("system", utf8_argument(options.system, "system message"))] if options.system else []
     conversation = Chat(assistant, sampling, system)
-    if not is_conversation:
+    if choices:
+        from llmcli.cli.reports.choices import print_choices
+
+        if not text.strip():
+            raise usage("the message is empty; give a text to answer")
+        scored = assistant.score([*system, Message("user", text)], choices)
+        print_choices("answer", text, scored, json_=options.json)
+    elif not is_conversation:
         _answer_once(conversation, text, marks, json_=options.json)
     elif options.json:
         _answer_lines(conversation, marks, separate=options.separate)

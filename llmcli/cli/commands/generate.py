@@ -7,7 +7,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llmcli.cli.chat.answers import Answer
-from llmcli.cli.options import ANALYSIS, SAMPLING, GenerationOptions, argument, flag, model_path, option, text_argument
+from llmcli.cli.options import (
+    ANALYSIS,
+    CHOICES_HELP,
+    SAMPLING,
+    SAMPLING_NAMES,
+    GenerationOptions,
+    argument,
+    flag,
+    model_path,
+    option,
+    read_choices,
+    text_argument,
+)
 from llmcli.cli.terminal import console, styles
 from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
@@ -34,6 +46,9 @@ class _Options(GenerationOptions):
         panel=SAMPLING,
     )
     next: int | None = option("N", "List the N most likely next words instead of generating.", min=1, panel=ANALYSIS)
+    choices: str | None = option(
+        "LIST", f"Show the probability of each of these continuations: {CHOICES_HELP}.", panel=ANALYSIS
+    )
     steps: int | None = option("N", "Show how each of N tokens is chosen from its candidates.", min=1, panel=ANALYSIS)
     prompt_pair: bool = flag("Answer the prompt, as llm chat does, instead of continuing it.")
     color: bool = flag("Color each token by its probability.", panel=ANALYSIS)
@@ -48,6 +63,7 @@ def generate(options: _Options) -> None:
     _check_options(options)
     sampling = options.sampling()
     path = model_path(options.model)
+    choices = None if options.choices is None else read_choices(options.choices, strips=options.prompt_pair)
     text = text_argument(options.prompt, "prompt")
     if options.prompt_pair and not text.strip():
         raise LLMError("the prompt is empty; give a text to answer")
@@ -75,6 +91,8 @@ def generate(options: _Options) -> None:
         console.note(f"the prompt has {tokens:,} tokens, the context length is {length:,}: only its end is used")
     if options.next is not None:
         _list_next_words(options, runtime, tokenizer, text, options.next)
+    elif choices:
+        _score_choices(options, _Generator(runtime, tokenizer, text, options.literal, None, assistant), choices)
     elif options.steps is not None:
         _trace_steps(options, runtime, tokenizer, text, replace(sampling, max_tokens=options.steps))
     else:
@@ -93,8 +111,12 @@ def _check_options(options: _Options) -> None:
     """Raise LLMError for options that have no effect together."""
     if options.next is not None:
         options.reject(
-            "with --next", "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop",
-            "samples", "literal", "prompt_pair", "color", "steps", "memory", "experts",
+            "with --next", "max_tokens", *SAMPLING_NAMES, "stop", "samples", "literal", "prompt_pair", "color", "steps",
+            "memory", "experts", "choices",
+        )  # fmt: skip
+    if options.choices is not None:
+        options.reject(
+            "with --choices", "max_tokens", *SAMPLING_NAMES, "stop", "samples", "color", "steps", "memory", "experts",
         )  # fmt: skip
     if options.steps is not None:
         options.reject("with --steps", "max_tokens", "stop", "samples", "prompt_pair", "color", "memory", "experts")
@@ -184,7 +206,22 @@ def _print_texts(
             answer.note_speed(sampling.seed)
 
 
-# ---- --next and --steps
+# ---- --choices, --next and --steps
+
+
+def _score_choices(options: _Options, generator: _Generator, choices: list[str]) -> None:
+    from llmcli.cli.reports.choices import print_choices
+    from llmcli.data.conversations.messages import Message
+    from llmcli.generation.choices import score_continuations
+    from llmcli.generation.token_healing import Prompt
+
+    if generator.assistant is not None:
+        scored = generator.assistant.score([Message("user", generator.prompt)], choices)
+    else:
+        prompt = Prompt.of(generator.prompt, generator.tokenizer, literal=generator.literal)
+        scored = [*score_continuations(generator.runtime, generator.tokenizer, prompt, choices)]
+    what = "answer" if generator.assistant else "continuation"
+    print_choices(what, generator.prompt, scored, json_=options.json)
 
 
 def _list_next_words(options: _Options, runtime: "Runtime", tokenizer: "Tokenizer", prompt: str, count: int) -> None:

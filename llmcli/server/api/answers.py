@@ -11,9 +11,10 @@ from llmcli.config import ANSWER_TOKENS
 from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
 from llmcli.server.api.bodies import ChatBody, CompletionBody, GenerationBody
 from llmcli.server.api.models import ServedModel
-from llmcli.server.api.prompts import chat_template, encode_messages, encode_prompt
+from llmcli.server.api.prompts import chat_template, check_choices_fit, encode_messages, encode_prompt
 from llmcli.server.api.schema import JsonObject
 from llmcli.server.engine.requests import Event, Finished, GenerationRequest, ScoredToken, Started, Token
+from llmcli.server.errors import invalid
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
@@ -118,11 +119,19 @@ class Completion(GenerationAnswer):
         tokens."""
         max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
         samplings, scores_prompt = body.samplings(max_tokens), body.echo and body.logprobs is not None
+        prompts = [encode_prompt(prompt, model, literal=body.echo) for prompt in body.prompts]
+        for prompt in prompts:
+            check_choices_fit(body.choices, prompt, model)
         requests = [
             GenerationRequest(
-                model.name, prompt, sampling, top_logprobs=body.logprobs or 0, prompt_logprobs=scores_prompt
+                model.name,
+                prompt,
+                sampling,
+                top_logprobs=body.logprobs or 0,
+                prompt_logprobs=scores_prompt,
+                choices=body.choices,
             )
-            for prompt in [encode_prompt(prompt, model, literal=body.echo) for prompt in body.prompts]
+            for prompt in prompts
             for sampling in samplings
         ]
         return cls(model=model, body=body, requests=requests)
@@ -174,7 +183,10 @@ class ChatCompletion(GenerationAnswer):
         asked = (body.max_completion_tokens, body.max_tokens, ANSWER_TOKENS)
         max_tokens = next(number for number in asked if number is not None)
         template = chat_template(model, body.chat_template_kwargs, others)
+        if body.choices and body.messages[-1].role == "assistant":
+            raise invalid("messages", "must end with a message of the user, of which one of the choices is the answer")
         prompt, dropped_turns = encode_messages(body.messages, template, model.context, max_tokens)
+        check_choices_fit(body.choices, prompt, model)
         requests = [
             GenerationRequest(
                 model.name,
@@ -182,6 +194,7 @@ class ChatCompletion(GenerationAnswer):
                 sampling,
                 stop_ids=template.stop_ids | model.tokenizer.eos_ids,
                 top_logprobs=body.top_logprobs,
+                choices=body.choices,
             )
             for sampling in body.samplings(min(max_tokens, model.context - len(prompt.ids)))
         ]

@@ -8,10 +8,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Wit
 
 from llmcli.config import SamplingConfig
 from llmcli.data.conversations.messages import Message
-from llmcli.errors import brief
+from llmcli.errors import LLMError, brief
+from llmcli.generation.choices import check_choices
 from llmcli.server import limits
 from llmcli.server.api.schema import Body, Fields, JsonObject
-from llmcli.server.errors import invalid
+from llmcli.server.errors import ApiError, invalid
 
 SMALLEST_TOP_P = 1e-9  # keeps the most likely token alone
 DEFAULT_WORDS = 10
@@ -102,10 +103,37 @@ class StreamOptions(Fields):
     include_usage: bool = False
 
 
+def _read_nested(kind: type[Fields], name: str) -> BeforeValidator:
+    """Read an object inside a request, so that its errors name the field."""
+    return BeforeValidator(lambda value: kind.read(value, f"{name}.") if isinstance(value, dict) else value)
+
+
 StreamOptionsField = Annotated[
     StreamOptions,
-    BeforeValidator(lambda value: StreamOptions.read(value, "stream_options.") if isinstance(value, dict) else value),
+    _read_nested(StreamOptions, "stream_options"),
     WithJsonSchema(StreamOptions.schema_of_fields()),
+    Field(description="an object"),
+]
+Choices = Annotated[
+    list[Annotated[str, Field(max_length=limits.MAX_GUIDED_CHARACTERS)]],
+    Field(
+        min_length=2, max_length=limits.MAX_GUIDED_CHOICES,
+        description=f"a list of 2 to {limits.MAX_GUIDED_CHOICES} texts, each of at most "
+        f"{limits.MAX_GUIDED_CHARACTERS:,} characters",
+    ),
+]  # fmt: skip
+
+
+class StructuredOutputs(Fields):
+    """The form of the text."""
+
+    choice: Choices
+
+
+StructuredOutputsField = Annotated[
+    StructuredOutputs,
+    _read_nested(StructuredOutputs, "structured_outputs"),
+    WithJsonSchema(StructuredOutputs.schema_of_fields()),
     Field(description="an object"),
 ]
 
@@ -128,10 +156,28 @@ class GenerationBody(Body):
     n: int = Field(1, ge=1, le=limits.MAX_CHOICES)  # texts for each prompt
     stream: bool = False
     stream_options: StreamOptionsField | None = None
+    guided_choice: Choices | None = None  # the text is one of these
+    structured_outputs: StructuredOutputsField | None = None  # by its newer name
 
     def model_post_init(self, context: Any, /) -> None:
         if self.stream_options is not None and not self.stream:
             raise invalid("stream_options", "has no effect without stream; leave it out, or set stream to true")
+        if self.guided_choice is not None and self.structured_outputs is not None:
+            raise invalid("guided_choice", "is the earlier name of structured_outputs.choice; give one of the two")
+        if self.choices:
+            name = "structured_outputs.choice" if self.guided_choice is None else "guided_choice"
+            try:
+                check_choices(self.choices, name)
+            except LLMError as error:
+                raise ApiError(str(error), param=name) from error
+            if other := next((field for field in ("stop", "echo") if getattr(self, field, None)), None):
+                raise invalid(other, f"has no effect with {name}; leave it out")
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The texts of which one is generated; () if any text is."""
+        chosen = self.structured_outputs.choice if self.structured_outputs else self.guided_choice
+        return tuple(chosen or ())
 
     def samplings(self, max_tokens: int) -> list[SamplingConfig]:
         """The settings of each of the n texts, with different seeds."""

@@ -40,6 +40,20 @@ def check_length(tokens: int, model: ServedModel) -> None:
         )
 
 
+def check_choices_fit(choices: Sequence[str], prompt: Prompt | Sequence[int], model: ServedModel) -> None:
+    """Raise ApiError for a choice that does not fit the context after the prompt; for other tokenizations of it, one
+    token is kept free."""
+    taken = len(prompt.ids if isinstance(prompt, Prompt) else prompt)
+    for choice in choices:
+        if taken + (tokens := len(model.tokenizer.encode(choice))) >= model.context:
+            raise invalid(
+                "guided_choice",
+                f"has {brief(choice)} with {tokens:,} tokens after {taken:,} of the prompt, and the context length of "
+                f"{model.name} is {model.context:,}; use a shorter one",
+                "context_length_exceeded",
+            )
+
+
 def chat_template(
     model: ServedModel, variables: Mapping[str, Any] | None, others: Iterable[ServedModel] = ()
 ) -> ChatTemplate:

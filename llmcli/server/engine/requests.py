@@ -18,13 +18,14 @@ class GenerationRequest:
     stop_ids: frozenset[int] = frozenset()  # tokens that end the text in addition to the tokenizer's
     top_logprobs: int = 0  # number of alternatives to report per token
     prompt_logprobs: bool = False  # also report log probabilities of the prompt, which must be ids
+    choices: tuple[str, ...] = ()  # one of these is the text: an answer if there are stop_ids, or else a continuation
 
 
 @dataclass(frozen=True)
 class ScoredToken:
     """A token with its natural log probability under the model, before any filter."""
 
-    id: int | None  # None: text that no single token spells, after a prompt with several tokenizations
+    id: int | None  # None: text that no single token spells, after a prompt with several tokenizations; a choice
     text_bytes: bytes
     logprob: float | None  # None: the first token of a prompt
     alternatives: "tuple[ScoredToken, ...]" = ()  # most likely first, without alternatives of their own

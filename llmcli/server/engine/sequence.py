@@ -1,7 +1,7 @@
 """A request being processed: its prompt in chunks, then token by token. V = vocabulary size."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Ids
 from concurrent.futures import Future
 
@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.generation.choices import ScoredText, score_answers, score_continuations
 from llmcli.generation.generator import Choice, GeneratedText, Piece, next_input
+from llmcli.generation.sampler import Sampler
 from llmcli.generation.token_healing import Prompt, read_prompt
 from llmcli.models.logits import log_softmax
 from llmcli.models.ngram_runtime import recompute
@@ -47,6 +49,8 @@ class Sequence:
         self._alternatives: deque[tuple[ScoredToken, ...]] = deque()  # for tokens whose pieces are held back
         self._prompt: list[ScoredToken] = []
         self._first_bytes = b""  # bytes of the first token beyond a prompt that ends inside a word
+        self._choices: Iterator[ScoredText] | None = None  # that are still to be scored
+        self._scored: list[ScoredText] = []
 
     # ---- the prompt
 
@@ -83,6 +87,9 @@ class Sequence:
             self._start()
             self._finish("length")
             return
+        if is_last and self.request.choices:
+            self._score_choice()
+            return
         if is_last and isinstance(self.request.prompt, Prompt) and not self._is_started:
             self._read_end(self.request.prompt)
             return
@@ -100,6 +107,38 @@ class Sequence:
                 self._add(logits)
             else:
                 self._finish("length")
+
+    def _score_choice(self) -> None:
+        """Score one of the choices after the prompt; after the last one, choose."""
+        request, runtime, held = self.request, self.live_runtime, len(self._held)
+        ids = [*self._held, *self._pending]
+        if self._choices is None:
+            if request.stop_ids:
+                if len(ids) > held + 1:
+                    runtime.read(ids[held:-1])
+                self._choices = score_answers(runtime, self._tokenizer, ids, request.choices, request.stop_ids)
+            else:
+                prompt = request.prompt if isinstance(request.prompt, Prompt) else Prompt(ids)
+                reserve = runtime.context - self._context
+                self._choices = score_continuations(
+                    runtime, self._tokenizer, prompt, request.choices, reserve=reserve, cached=held
+                )
+        self._scored.append(next(self._choices))
+        if len(self._scored) == len(request.choices):
+            runtime.rewind(held)
+            self._choose()
+
+    def _choose(self) -> None:
+        """Choose from the scored choices by the sampling settings, as from tokens."""
+        logprobs = log_softmax(np.array([choice.logprob for choice in self._scored], np.float32))
+        chosen, _ = Sampler(self.request.sampling)(logprobs.astype(np.float32))
+        data = [choice.text.encode("utf-8") for choice in self._scored]
+        others = self._most_likely(logprobs, lambda i: (None, data[i]))
+        self._start()
+        self.text.tokens = self._scored[chosen].tokens - bool(self.request.stop_ids)  # without the one that ends it
+        self._counts["tokens"] += self.text.tokens
+        self._tell(Token(None, data[chosen], float(logprobs[chosen]), others, self._scored[chosen].text))
+        self._finish("stop")
 
     def _score(self, chunk: Ids[int]) -> Array:
         """Process tokens of the prompt with their log probabilities; return the logits [V] after the last."""

@@ -316,3 +316,39 @@ def test_why_explains_the_last_answer(chat_model: Path) -> None:
     person.wait_for(PROMPT)
     person.type("\x04")
     assert person.end() == 0
+
+
+# ---- --choices
+
+
+def test_choices_are_listed_with_their_probabilities(llm: Llm, chat_model: Path, tmp_path: Path) -> None:
+    [answer] = objects(llm("chat", "The cat", "--choices", "mat, hat,dog", "--json"))
+    assert {choice["text"] for choice in answer["choices"]} == {"mat", "hat", "dog"}
+    probabilities = [choice["probability"] for choice in answer["choices"]]
+    assert sum(probabilities) == pytest.approx(1, abs=1e-5) and probabilities == sorted(probabilities, reverse=True)
+    first, second = answer["choices"][:2]
+    assert first["probability"] / second["probability"] == pytest.approx(
+        np.exp(first["logprob"] - second["logprob"]), rel=1e-3
+    )
+    (tmp_path / "choices.txt").write_text("mat\nhat\n\ndog\n", "utf-8")
+    assert objects(llm("chat", "The cat", "--choices", "choices.txt", "--json")) == [answer]
+    lines = llm("chat", "The cat", "--choices", "mat,hat,dog").stdout.splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["answer", *(choice["text"] for choice in answer["choices"])]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("hi", "--choices", "mat"),
+            "--choices must be a list with commas, or a file with one on each line, found mat",
+        ),
+        (("hi", "--choices", "a,b,a"), "--choices has 'a' twice"),
+        (("hi", "--choices", "a,,b"), "an empty text (number 2)"),
+        (("hi", "--choices", "a,b", "-t", "0"), "--temperature has no effect with --choices"),
+        ((" ", "--choices", "a,b"), "the message is empty"),
+    ],
+)
+def test_wrong_choices_are_refused(llm: Llm, chat_model: Path, words: tuple[str, ...], message: str) -> None:
+    answer = llm("chat", *words)
+    assert answer.exit_code == 2 and message in answer.stderr and answer.stdout == ""

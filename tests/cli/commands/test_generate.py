@@ -69,3 +69,19 @@ def test_torch_and_numpy_generate_the_same_text(llm: Llm, tiny_model: Path) -> N
 def test_probabilities_after_an_unlikely_prompt_sum_to_one(llm: Llm, tiny_model: Path, prompt: str) -> None:
     found = json.loads(llm("generate", prompt, "--next", 100000, "--json").stdout)
     assert sum(word["probability"] for word in found["next"]) + found["unexplored"] == pytest.approx(1, abs=1e-3)
+
+
+def test_choices_continue_the_prompt(llm, tiny_model):
+    """A choice that ends the word, and the same with the whole last word, are the same text."""
+
+    def probabilities(prompt, choices):
+        answer = llm("generate", prompt, "--choices", choices, "--json")
+        assert answer.exit_code == 0, answer.stderr
+        return {choice["text"]: choice["logprob"] for choice in json.loads(answer.stdout)["choices"]}
+
+    inside, before = probabilities("The ca", "t,r"), probabilities("The", " cat, car")
+    assert inside["t"] - inside["r"] == pytest.approx(before[" cat"] - before[" car"], abs=0.2)
+    lines = llm("generate", "The", "--choices", " cat, car").stdout.splitlines()
+    assert lines[0].startswith("continuation") and {line.split("\t")[0] for line in lines[1:]} == {"·cat", "·car"}
+    refused = llm("generate", "The", "--choices", "a,b", "-n", 3)
+    assert refused.exit_code == 2 and "--max-tokens has no effect with --choices" in refused.stderr

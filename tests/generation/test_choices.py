@@ -1,0 +1,132 @@
+"""Probabilities of given texts, compared with sums over all token sequences and with plain forward passes."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from llmcli.data.conversations.messages import Message
+from llmcli.errors import LLMError
+from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
+from llmcli.generation import choices as module
+from llmcli.generation.chat import open_assistant
+from llmcli.generation.choices import ScoredText, check_choices, ranked, score_continuations
+from llmcli.generation.token_healing import Prompt
+from llmcli.models.open_runtime import open_runtime
+from tests.cli.commands.test_chat import write_chat_model
+from tests.generation.fakes import Table
+from tests.generation.test_token_healing import PROMPTS, TABLE, TOKENS, Model, all_texts
+
+CHOICES = ["a", "ba", " b", ".", "b.", "ab a"]
+MESSAGES = [Message("user", "What did the cat do?")]
+ANSWERS = ["The cat sat", "りんごを食べる。", "The", "qx🍎 z"]
+
+
+def probability_of_all(seed: int, head: list[int], data: bytes) -> float:
+    """The probability that the bytes after the head begin with `data`, over all sequences."""
+    return sum(all_texts(seed, head, data).values())
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_continuations_have_the_probability_of_all_sequences_that_spell_them(
+    prompt: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the prompt ends inside a word, and a token crosses its end."""
+    monkeypatch.setattr(module, "default_evaluations", lambda runtime: 10_000)
+    monkeypatch.setattr(module, "NEGLIGIBLE", 0.0)
+    known = Prompt.of(prompt, TABLE)  # type: ignore[arg-type]
+    tail = b"".join(TOKENS[token] for token in known.tail)
+    scored = [*score_continuations(Model(seed), TABLE, known, CHOICES)]  # type: ignore[arg-type]
+    of_prompt = probability_of_all(seed, known.head, tail)
+    for choice in scored:
+        expected = probability_of_all(seed, known.head, tail + choice.text.encode()) / of_prompt
+        assert choice.probability == pytest.approx(expected, rel=1e-4)
+
+
+def test_few_evaluations_miss_little() -> None:
+    """With the default number, the probability is a lower bound near the sum."""
+    known = Prompt.of("b a", TABLE)  # type: ignore[arg-type]
+    tail = b"".join(TOKENS[token] for token in known.tail)
+    for choice in score_continuations(Model(3), TABLE, known, CHOICES):  # type: ignore[arg-type]
+        of_prompt = probability_of_all(3, known.head, tail)
+        expected = probability_of_all(3, known.head, tail + choice.text.encode()) / of_prompt
+        assert 0.8 * expected < choice.probability < 1.05 * expected
+
+
+@pytest.fixture(scope="module")
+def chat_model(tmp_path_factory: pytest.TempPathFactory):
+    return load_any(write_chat_model(tmp_path_factory.mktemp("chat") / "chat.safetensors"))
+
+
+@pytest.fixture
+def assistant(chat_model):
+    return open_assistant(chat_model, open_runtime(chat_model, "cpu", None), open_tokenizer(chat_model))
+
+
+def test_an_answer_has_the_probability_of_a_plain_forward_pass(chat_model, assistant) -> None:
+    """Over the conversation as in training: the answer's tokens, then either token that ends it."""
+    runtime, tokenizer = open_runtime(chat_model, "cpu", None), open_tokenizer(chat_model)
+    template = open_chat_template(chat_model, tokenizer)
+    for choice in assistant.score(MESSAGES, ANSWERS):
+        trained = template.encode_conversation([*MESSAGES, Message("assistant", choice.text)])
+        learned = np.flatnonzero(trained.loss_mask)
+        assert choice.tokens == len(learned)
+        totals = []
+        for end in template.stop_ids:
+            ids = [*trained.ids[: learned[-1]], end]
+            losses = runtime.score(np.array([ids]))[0][0]
+            totals.append(-losses[learned[0] - 1 :].sum(dtype=np.float64))
+        assert len(totals) == 2
+        assert choice.logprob == pytest.approx(np.logaddexp.reduce(totals), abs=1e-4)
+
+
+def test_scores_depend_neither_on_order_nor_on_what_was_scored_before(assistant) -> None:
+    scores = {choice.text: choice.logprob for choice in assistant.score(MESSAGES, ANSWERS)}
+    list(assistant.score([Message("user", "What did the dog eat?")], ANSWERS[:2]))
+    for order in itertools.permutations(ANSWERS, 3):
+        for choice in assistant.score(MESSAGES, order):
+            assert choice.logprob == pytest.approx(scores[choice.text], abs=1e-4)
+    assert assistant.runtime.length == len(assistant.prompt_ids) - 1
+
+
+def test_probabilities_of_choices_sum_to_1() -> None:
+    rows = ranked([ScoredText("a", -1000.0, 1), ScoredText("b", -1000.0 + math.log(3), 1), ScoredText("c", -1e9, 1)])
+    assert [choice.text for choice, _ in rows] == ["b", "a", "c"]
+    assert [probability for _, probability in rows] == pytest.approx([0.75, 0.25, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        (["a"], "at least two texts, found 1"),
+        (["a", " "], r"an empty text \(number 2\)"),
+        (["a", "b", "a"], "'a' twice"),
+    ],
+)
+def test_wrong_choices_are_one_clear_error(choices: list[str], message: str) -> None:
+    with pytest.raises(LLMError, match=message):
+        check_choices(choices)
+
+
+def test_a_choice_longer_than_the_context_is_one_clear_error(assistant) -> None:
+    with pytest.raises(LLMError, match=r"the choice 'x+…? has 300 tokens after 2\d of the prompt, and the context"):
+        assistant.score(MESSAGES, ["yes", "x" * 300])
+    assert assistant.score(MESSAGES, ["yes"])[0].tokens > 1
+    known = Prompt.of("b a", TABLE)  # type: ignore[arg-type]
+    with pytest.raises(LLMError, match="has 10 tokens after 1 of the prompt, and the context length is 10"):
+        list(score_continuations(Model(0, context=10), TABLE, known, ["a", "." * 10]))  # type: ignore[arg-type]
+
+
+def test_a_space_that_the_tokenizer_puts_before_a_text_is_no_part_of_a_continuation() -> None:
+    """As in SentencePiece: the same probabilities as with a tokenizer that adds none."""
+
+    class Prefixing(Table):
+        def encode(self, text: str) -> list[int]:
+            return super().encode(f" {text}") if text else []
+
+    known = Prompt([3], [4])
+    found = [*score_continuations(Model(1), Prefixing(*TOKENS[1:]), known, CHOICES)]  # type: ignore[arg-type]
+    expected = [*score_continuations(Model(1), TABLE, known, CHOICES)]  # type: ignore[arg-type]
+    assert [choice.logprob for choice in found] == pytest.approx([choice.logprob for choice in expected], abs=0.05)
