@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli import units
-from llmcli.cli.options import ReadingOptions, argument, flag, model_path, note_skipped_files, option
+from llmcli.cli.options import (
+    CHOICES_HELP,
+    ReadingOptions,
+    argument,
+    flag,
+    model_path,
+    note_skipped_files,
+    option,
+    read_choices,
+)
 from llmcli.cli.reports.evaluation import ModelScore, TokenSurprisals, baseline_json, print_scores
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL, EVALUATION_CONTEXT
@@ -23,6 +32,7 @@ if TYPE_CHECKING:
 
     from llmcli.data.conversations.chat_template import ChatTemplate
     from llmcli.data.conversations.messages import Conversation
+    from llmcli.data.files import ConversationFile
     from llmcli.data.sources import Sources
     from llmcli.data.text.corpus import Corpus
     from llmcli.evaluation.compressors import Baseline
@@ -46,6 +56,10 @@ class _Options(ReadingOptions):
     past: list[str] | None = option("FILE", "Text that compressors read first (default: the models' training text).")
     whole: bool = flag("Measure all of a text that a model was trained on, not only what was held out.")
     per_token: bool = flag("Show the surprisal of each token and the most surprising passages.")
+    choices: str | None = option(
+        "LIST",
+        f"Measure how well models choose the answers among these: {CHOICES_HELP}; or answers, for those in the text.",
+    )
     context: int | None = option(
         "N", f"Context length in tokens (default: the model's, at most {EVALUATION_CONTEXT} or its training's).", min=2
     )
@@ -91,6 +105,8 @@ def eval_(options: _Options) -> None:
         options.reject("with conversations", "past", "per_token")
         _evaluate_answers(options, models, sources, templates)
         return
+    if options.choices is not None:
+        raise usage("--choices needs conversations, and models that can chat: a table of texts and labels, for example")
     for path in templates:
         if speakers := recorded_speakers(models[path].records):
             option_ = f"--speakers {shlex.quote(','.join(speakers))}"
@@ -347,6 +363,9 @@ def _evaluate_answers(
     for path, source in models.items():
         if any({file.sha256 for file in files} <= held_out_files(record) for record in source.records):
             console.note(f"{path}: these conversations were held out in training")
+    if options.choices is not None:
+        _evaluate_choices(options, models, measured.conversations, files)
+        return
     file = files[0].name if len(files) == 1 else None
     scores = [
         _answer_score(variant, measured.conversations, templates[variant.path], file)
@@ -368,3 +387,27 @@ def _answer_score(
             f"{result.left_out:,} have no answer within it"
         )
     return ModelScore(variant.name, file, result.score, context, context, result.conversations)
+
+
+def _evaluate_choices(
+    options: _Options, models: "Models", conversations: "list[Conversation]", files: "Sequence[ConversationFile]"
+) -> None:
+    """Measure how well each model chooses the last answers of conversations, and print it."""
+    from llmcli.cli.reports.choices import print_label_scores
+    from llmcli.evaluation.labels import answer_choices, score_labels
+    from llmcli.formats.loading import open_tokenizer
+    from llmcli.generation.chat import open_assistant
+    from llmcli.generation.choices import check_choices
+
+    options.reject("with --choices", "context")
+    if options.choices == "answers":
+        choices = answer_choices([one for file in files for one in file.conversations])
+        check_choices(choices, "--choices answers")
+    else:
+        choices = read_choices(str(options.choices), strips=True)
+    scores = []
+    for variant in _variants(options, models):
+        with variant.opened() as (runtime, _):
+            assistant = open_assistant(variant.source, runtime, open_tokenizer(variant.source))
+            scores.append((variant.name, score_labels(conversations, assistant, choices, variant.show_progress)))
+    print_label_scores(scores, json_=options.json)
