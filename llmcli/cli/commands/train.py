@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 MODEL, TRAINING = "Model architecture", "Training"  # panels of the help
 MIN_LR_SCALE = 0.01  # a smaller factor is more likely meant as a learning rate
+MAX_QUESTION = 60  # characters shown of a training question
 MAX_PROMPT_SEARCH_TOKENS = 4_000  # at the start of a text, searched for a prompt
 # left out of a suggested command: the budget, options that it sets itself, and irrelevant options
 OMITTED = {"time", "steps", "epochs", "force", "json", "quiet", "corpus"}
@@ -374,10 +375,13 @@ def _report(options: _Options, result: "Result", run: "PlannedRun") -> None:
         merge = ["llm", "import", str(inputs.base_path), "--adapter", str(result.file), "-o", "merged.safetensors"]
         sentences.append(f"To use the adapters, merge them into the base model: {command_line(merge)}")
     else:
-        chats = run.prepared.conversations is not None
+        conversations = run.prepared.conversations
+        chats, labels = conversations is not None, conversations.labels if conversations else []
+        first = conversations.split.training[0].messages if conversations and labels else ()
+        question = next((" ".join(message.content.split()) for message in first if message.role == "user"), "")
         sentences += usage_hints(
             "" if str(result.file) == DEFAULT_MODEL else str(result.file),  # the default model need not be named
-            None if chats else _example_prompt(run.prepared), chats=chats,
+            question[:MAX_QUESTION] if chats else _example_prompt(run.prepared), chats=chats, labels=labels,
             has_chat_template='"chat_template"' in (done.checkpoint.tokenizer_config_json or ""),
         )  # fmt: skip
     show_result(

@@ -4,6 +4,7 @@ The steps of a run, in order: `divide`, before a tokenizer is trained on the con
 `fit` once the context length is planned.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from llmcli.training.planning.plan import PlanRow
 from llmcli.training.planning.task import ConversationSize
 
 MAX_NAMES = 3  # files listed in a row of the plan
+MAX_LABELS, MIN_QUESTIONS = 20, 3  # different answers that are labels, and questions with each
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,17 @@ class PreparedConversations:
     @property
     def size(self) -> ConversationSize:
         return ConversationSize(tuple(self.training.lengths.tolist()), _text_bytes(self.split.training))
+
+    @property
+    def labels(self) -> list[str]:
+        """The different answers of the training conversations, most frequent first, if these are pairs with few
+        different answers; [] otherwise."""
+        pairs = [conversation.messages for conversation in self.split.training]
+        if any(len([message for message in pair if message.role == "assistant"]) > 1 for pair in pairs):
+            return []
+        counts = Counter(pair[-1].content for pair in pairs)
+        is_labels = 1 < len(counts) <= MAX_LABELS and min(counts.values()) >= MIN_QUESTIONS
+        return [label for label, _ in counts.most_common()] if is_labels else []
 
     def fit(self, context: int) -> "PreparedConversations":
         """Truncate conversations longer than a row of `context` inputs. Raises LLMError if nothing is left to learn."""

@@ -27,6 +27,7 @@ CORRECT_SHARE = 0.9  # of held-out questions answered exactly or nearly: few are
 KNOWN_SHARE = 0.5  # of a held-out file's strings that occur in the training text: the file is hardly new text
 REPEATED_SHARE = 0.9  # likewise, for a repetitive text, in which the unpredictable part is mostly chance
 NEAR_FLOOR = 0.05  # bits per byte gained in the second half of a run: on a repetitive text, nearly all that is left
+MAX_LISTED_CHARACTERS = 200  # of the answers in a command
 MIN_COMPARED_BYTES = 2000  # of held-out text; on less, a comparison with compressors means nothing
 
 
@@ -116,15 +117,36 @@ def summarize(
 
 
 def usage_hints(
-    model: str, prompt: str | None = None, *, has_chat_template: bool = False, chats: bool = False
+    model: str,
+    prompt: str | None = None,
+    *,
+    has_chat_template: bool = False,
+    chats: bool = False,
+    labels: Sequence[str] = (),
 ) -> list[str]:
-    """Return the commands to try next. `model` is the file, "" for the default one; `prompt` is a text to continue.
-    `has_chat_template` says whether the model can chat, `chats` whether it was trained for that."""
+    """Return the commands to try next. `model` is the file, "" for the default one; `prompt` is a text to continue, or
+    to label. `has_chat_template` says whether the model can chat, `chats` whether it was trained for that; `labels` are
+    the training answers if these are few."""
     file = f" {command_line([model])}" if model else ""
     option = f" -m{file}" if model else ""
     note = "" if has_chat_template else "The model continues text; it does not answer questions. "
     command = "llm chat" if chats else f"llm generate {shell_quoted(prompt or '...')}"
-    return [f"Try it: {command}{option}", f"{note}Details of the file: llm inspect{file}"]
+    details = f"{note}Details of the file: llm inspect{file}"
+    return [f"Try it: {command}{option}", *_label_hints(labels, option, prompt or "..."), details]
+
+
+def _label_hints(labels: Sequence[str], option: str, question: str) -> list[str]:
+    """Return how to ask for the probabilities of answers, if these are few."""
+    if not labels:
+        return []
+    is_list = all("," not in label and label == " ".join(label.split()) for label in labels)
+    is_list &= sum(map(len, labels)) <= MAX_LISTED_CHARACTERS
+    choices = command_line([",".join(labels)]) if is_list else "FILE (with one on each line)"
+    return [
+        f"There are only {len(labels)} different answers. Their probabilities: "
+        f"llm chat{option} {shell_quoted(question)} --choices {choices}; how well the model chooses among them: "
+        f"llm eval TABLE{option} --choices answers"
+    ]
 
 
 class _FinishedRun:

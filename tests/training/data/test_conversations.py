@@ -101,6 +101,22 @@ def test_the_record_describes_the_conversations() -> None:
     assert bytes.fromhex(ready.record.document["seen_bytes"]) == bytes(sorted(set(text.encode())))
 
 
+@pytest.mark.parametrize(
+    ("answers", "labels"),
+    [
+        (["a"] * 5 + ["b"] * 20 + ["c"] * 5, ["b", "a", "c"]),
+        (["a"] * 28 + ["b"] * 2, []),  # too rare
+        (["a"] * 30, []),  # no choice
+        ([str(i % 21) for i in range(210)], []),  # too many
+    ],
+)
+def test_few_different_answers_are_labels(answers: list[str], labels: list[str]) -> None:
+    pairs = [conversation(f"question {i}", answer) for i, answer in enumerate(answers)]
+    ready = prepared(conversations=replace(inputs(), files=(conversation_file(pairs),), held_out=0.0))
+    assert ready.conversations is not None
+    assert ready.conversations.labels == labels
+
+
 def test_the_plan_says_what_is_trained_on() -> None:
     ready = prepared(
         conversations=replace(inputs(), files=(conversation_file([conversation(*p) for p in PAIRS], dropped=3),))

@@ -531,3 +531,18 @@ def test_the_hints_name_the_model_where_they_must() -> None:
         "Try it: llm chat -m 'my model.safetensors'",
         "Details of the file: llm inspect 'my model.safetensors'",
     ]
+
+
+def test_a_model_with_few_answers_is_asked_for_their_probabilities() -> None:
+    plain = usage_hints("m.safetensors", chats=True, has_chat_template=True)
+    first, labels, last = usage_hints(
+        "m.safetensors", "It was good.", chats=True, has_chat_template=True, labels=["yes", "not sure"]
+    )
+    assert [first, last] == plain
+    assert labels == (
+        'There are only 2 different answers. Their probabilities: llm chat -m m.safetensors "It was good." '
+        "--choices 'yes,not sure'; how well the model chooses among them: "
+        "llm eval TABLE -m m.safetensors --choices answers"
+    )
+    for long in (["yes, sir", "no"], ["x" * 300, "no"]):
+        assert 'llm chat "..." --choices FILE (with one on each line);' in usage_hints("", chats=True, labels=long)[1]
