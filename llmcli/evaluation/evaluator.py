@@ -290,6 +290,39 @@ def most_surprising(
     return spans
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line of a text. A token belongs to the line in which it begins."""
+
+    number: int  # from 1
+    text: bytes
+    tokens: range
+    bits: float  # total surprisal of its tokens
+    bytes: int  # size of its tokens
+    most: int  # the token with the highest surprisal
+
+
+def surprisal_of_lines(tokens: Sequence[bytes], bits: Sequence[float]) -> list[Line]:
+    """Return the lines of a text, given as tokens, in which a token begins.
+
+    >>> for line in surprisal_of_lines([b"a", b"b\\n", b"\\nc", b"d"], [1, 2, 3, 1]): print(line)
+    Line(number=1, text=b'ab', tokens=range(0, 2), bits=3, bytes=3, most=1)
+    Line(number=2, text=b'', tokens=range(2, 3), bits=3, bytes=2, most=2)
+    Line(number=3, text=b'cd', tokens=range(3, 4), bits=1, bytes=1, most=3)
+    """
+    texts = b"".join(tokens).split(b"\n")
+    lines, number, first = [], 1, 0
+    for i, token in enumerate(tokens):
+        breaks = token.count(b"\n")
+        if not breaks and i + 1 < len(tokens):
+            continue
+        inside = range(first, i + 1)
+        size, most = sum(len(tokens[j]) for j in inside), max(inside, key=bits.__getitem__)
+        lines.append(Line(number, texts[number - 1], inside, sum(bits[first : i + 1]), size, most))
+        number, first = number + breaks, i + 1
+    return lines
+
+
 def kl_divergence(reference: Runtime, other: Scorer, tokenizer: "Tokenizer") -> float:
     """Estimate KL(reference || other) in bits per byte, from one text sampled from `reference`."""
     ids = _sampled_text(reference, tokenizer)

@@ -56,6 +56,8 @@ class _Options(ReadingOptions):
     past: list[str] | None = option("FILE", "Text that compressors read first (default: the models' training text).")
     whole: bool = flag("Measure all of a text that a model was trained on, not only what was held out.")
     per_token: bool = flag("Show the surprisal of each token and the most surprising passages.")
+    per_line: bool = flag("Rank the lines by surprisal, with the token that surprised most.")
+    top: int = option("N", "With --per-line: number of lines; --json prints all.", 20, min=1)
     choices: str | None = option(
         "LIST",
         f"Measure how well models choose the answers among these: {CHOICES_HELP}; or answers, for those in the text.",
@@ -81,10 +83,12 @@ def eval_(options: _Options) -> None:
     from llmcli.evaluation.training_text import recorded_reading, recorded_speakers
     from llmcli.formats.loading import load_any
 
-    if options.per_token:
-        options.reject("with --per-token", "past")
+    if not options.per_line:
+        options.reject("without --per-line", "top")
+    if per := "--per-line" * options.per_line or "--per-token" * options.per_token:
+        options.reject(f"with {per}", "past", *["per_token"] * options.per_line)
         if len(options.models or ()) > 1:
-            raise usage(f"--per-token shows one model, found {len(options.models or ())}; name one with -m")
+            raise usage(f"{per} shows one model, found {len(options.models or ())}; name one with -m")
     models = {path: load_any(path) for path in (model_path(name) for name in options.models or (None,))}
     how = typed = options.reading()
     if not typed.is_requested:  # as in training
@@ -102,7 +106,7 @@ def eval_(options: _Options) -> None:
         for note in (sources.describe(), *sources.notes):
             console.note(note)
     if templates and sources.conversation_files:
-        options.reject("with conversations", "past", "per_token")
+        options.reject("with conversations", "past", "per_token", "per_line")
         _evaluate_answers(options, models, sources, templates)
         return
     if options.choices is not None:
@@ -178,9 +182,12 @@ def _evaluate_text(options: _Options, models: "Models", text: "Corpus", past: "C
     measured = measured if measured.contents else text
     trained = trained_part(text, records) if measured.text_bytes < text.text_bytes else Corpus(())
     _note_training_text(measured, trained, models)
-    if options.per_token:
+    if options.per_token or options.per_line:
         [(path, source)] = models.items()
         surprisals = _surprisals(_Variant(options, path, source, options.quantize), measured)
+        if options.per_line:
+            surprisals.show_lines([part.first_line for part in measured.contents], options.top, json_=options.json)
+            return
         spans = most_surprising(np.array(surprisals.bits), breaks=surprisals.first_tokens)
         if options.json:
             console.json_result(surprisals.as_json(spans, _first_byte(text, measured)))

@@ -1,12 +1,12 @@
 """The output of `llm eval`: scores of models and compressors, or the surprisal of each token."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmcli import units
 from llmcli.cli.reports import tokens as token_output
 from llmcli.cli.terminal import console, tables
-from llmcli.cli.terminal.safe_text import one_line
+from llmcli.cli.terminal.safe_text import one_line, visible_whitespace
 from llmcli.evaluation.figures import ADAPTING, NETWORK, as_json
 
 if TYPE_CHECKING:
@@ -152,3 +152,46 @@ class TokenSurprisals:
         ]  # fmt: skip
         tables.table(("bits", "per token", "at token", "passage"), rows, numbers=(0, 1, 2))
         console.caption("The surprisal of a token with probability 1/2 is 1 bit, with 1/4 2 bits, with 1/1024 10 bits.")
+
+    def show_lines(self, first_lines: "Sequence[int]", top: int, *, json_: bool) -> None:
+        """Print the lines with the highest surprisal; `first_lines` are the numbers of the first line of each file."""
+        from llmcli.evaluation.evaluator import surprisal_of_lines
+
+        ends = [*self.first_tokens[1:], len(self.ids)]
+        rows: list[dict[str, Any]] = []
+        for file, start, end, first_line in zip(self.files, self.first_tokens, ends, first_lines, strict=True):
+            tokens = [self.tokenizer.token_bytes[token] for token in self.ids[start:end]]
+            bits = self.bits[start:end]
+            rows += [
+                {
+                    "file": file,
+                    "line": first_line + line.number - 1,
+                    "text": line.text.decode("utf-8", "replace"),
+                    "bits": round(line.bits, 4),
+                    "bits_per_byte": round(line.bits / line.bytes, 6),
+                    "most_surprising": {
+                        "text": self.tokenizer.label(self.ids[start + line.most]), "bits": round(bits[line.most], 4)
+                    },
+                }
+                for line in surprisal_of_lines(tokens, bits)
+            ]  # fmt: skip
+        rows.sort(key=lambda row: -row["bits"])
+        if json_:
+            console.json_result({"model": self.model, **as_json(self.score.figures), "lines": rows})
+            return
+        names = ["bits", "per byte", "line", "file", "most surprising token", "text"]
+        shown = [
+            [
+                f"{row['bits']:.1f}", f"{row['bits_per_byte']:.2f}", f"{row['line']:,}", row["file"],
+                visible_whitespace(row["most_surprising"]["text"]), one_line(row["text"]),
+            ]
+            for row in rows[:top]
+        ]  # fmt: skip
+        if len(self.files) == 1:
+            for cells in (names, *shown):
+                del cells[3]
+        tables.table(names, shown, numbers=(0, 1, 2))
+        console.caption(
+            f"The {min(top, len(rows)):,} of {len(rows):,} lines with the most bits. A token is counted in the line in "
+            "which it begins. Each line is predicted from the lines before it."
+        )

@@ -31,6 +31,11 @@ class Part:
     def text_bytes(self) -> int:
         return self.end - self.start
 
+    @property
+    def first_line(self) -> int:
+        """Number of the line in the document, from 1, in which this part begins."""
+        return 1 + sum(piece.count("\n") for piece in self.document.text(0, self.start))
+
     def text(self) -> Iterator[str]:
         return self.document.text(self.start, self.end)
 

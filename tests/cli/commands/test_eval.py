@@ -277,3 +277,57 @@ def test_a_long_context_is_limited_with_a_note(llm: Llm, monkeypatch: pytest.Mon
     answer = llm("eval", "t.txt", "--json")
     assert results_of(answer)["results"][0]["context"] == 8
     assert "context windows of 8 tokens (of 16; --context changes it)" in answer.stderr
+
+
+# ---- lines
+
+
+def test_lines_are_ranked_by_their_bits(llm: Llm) -> None:
+    """By hand: with one token for each byte, every letter but the successors costs log2(2600) bits."""
+    bigram_model("model.safetensors", successor())
+    lines = ["abcdef", "abxdef", "abcdef", "qaqa", "", "abc"]
+    Path("log.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    answer = results_of(llm("eval", "log.txt", "--per-line", "--json"))
+    right, wrong = -math.log2(0.9), -math.log2(0.1 / 260)
+    # a line end is no letter: after it, as at the beginning, all 261 are alike
+    first = math.log2(261)
+    expected = {
+        1: first + 5 * right + wrong, 2: first + 3 * right + 2 * wrong + wrong, 3: first + 5 * right + wrong,
+        4: first + 4 * wrong, 5: first, 6: first + 2 * right + wrong,
+    }  # fmt: skip
+    assert {row["line"]: row["bits"] for row in answer["lines"]} == pytest.approx(expected, abs=1e-3)
+    assert [row["line"] for row in answer["lines"]][:2] == [4, 2]
+    assert {row["line"]: row["text"] for row in answer["lines"]} == dict(enumerate(lines, 1))
+    four = answer["lines"][0]
+    assert four["bits_per_byte"] == pytest.approx(four["bits"] / 5, abs=1e-3)
+    assert four["most_surprising"]["bits"] == pytest.approx(wrong, abs=1e-3) and four["file"] == "log.txt"
+    shown = llm("eval", "log.txt", "--per-line", "--top", 2).stdout.splitlines()
+    assert shown[0] == "bits\tper byte\tline\tmost surprising token\ttext" and len(shown) == 3
+    assert shown[1].endswith("qaqa") and shown[2].endswith("abxdef")
+
+
+def test_lines_of_the_part_that_was_held_out_keep_their_numbers(llm: Llm) -> None:
+    text = "".join(f"line {i}\n" for i in range(1, 41))
+    Path("t.txt").write_text(text, "utf-8")
+    start = text.index("line 31")
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    file = {"name": "t.txt", "bytes": len(text), "sha256": sha256, "held_out": len(text) - start}
+    bigram_model("model.safetensors", UNIFORM, {"corpus": [file], "train_bytes": start})
+    rows = results_of(llm("eval", "t.txt", "--per-line", "--json"))["lines"]
+    assert sorted(row["line"] for row in rows) == list(range(31, 41))
+    assert all(row["text"] == f"line {row['line']}" for row in rows)
+    assert len(results_of(llm("eval", "t.txt", "--per-line", "--json", "--whole"))["lines"]) == 40
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--top", 3), "--top has no effect without --per-line"),
+        (("--per-line", "--per-token"), "--per-token has no effect with --per-line"),
+        (("--per-line", "-m", "a", "-m", "b"), "--per-line shows one model, found 2"),
+    ],
+)
+def test_options_without_effect_on_lines_are_refused(llm: Llm, words: tuple[object, ...], message: str) -> None:
+    Path("t.txt").write_text("abc\n", "utf-8")
+    run = llm("eval", "t.txt", *words)
+    assert run.exit_code == 2 and message in run.stderr
