@@ -65,7 +65,7 @@ def _keep_list(tree: HTMLTree, element: ElementNode) -> None:
     if linked > _MAX_LINKED * len(element.text or "") or not element.parent or not document:
         return
     ordered = document.create_element("ol")
-    for item in list(element.child_nodes):
+    while item := element.first_child:
         if item.node_name == "LI" and item.first_child:
             item.insert_before(document.create_text_node(_ITEM), item.first_child)
         ordered.append_child(item)
