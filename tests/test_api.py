@@ -138,7 +138,7 @@ def test_training_gives_the_model_of_the_command(own_directory: Path, llm: Llm) 
     assert isinstance(result, llmcli.Result) and result.file == Path("api.safetensors") and result.done.step == 4
     assert {llmcli.Step, llmcli.Evaluation} <= {type(event) for event in events}
     assert Path("api.safetensors").read_bytes() == Path("command.safetensors").read_bytes()
-    assert llmcli.load("api.safetensors").record.bits_per_byte == pytest.approx(result.bits_per_byte, abs=1e-4)
+    assert llmcli.load("api.safetensors").record["bits_per_byte"] == pytest.approx(result.bits_per_byte, abs=1e-4)
 
 
 def test_a_stopped_run_of_the_command_is_resumed_by_the_api_to_the_same_bytes(own_directory: Path, llm: Llm) -> None:

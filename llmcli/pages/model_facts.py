@@ -8,7 +8,6 @@ from llmcli.analysis.inspect import OnNote, json_object, tokenizer_facts
 from llmcli.errors import LLMError, prefixed
 from llmcli.evaluation.figures import NETWORK, Figures, as_json
 from llmcli.formats.cache_weights import CacheWeights
-from llmcli.formats.ensemble_file import EnsembleConfig
 from llmcli.formats.metadata import parse_document
 from llmcli.formats.training_record import Stage, TrainingRecord
 from llmcli.training.files.summary import answer_counts, student_was_kept
@@ -144,6 +143,8 @@ def _run_rows(record: TrainingRecord) -> Rows:
 
 def expert_rows(header: "Header", record: TrainingRecord) -> list[tuple[str, str, str, str]]:
     """List (name, shape, training text, held-out bits per byte) of an ensemble's models. Raises LLMError."""
+    from llmcli.formats.ensemble_file import EnsembleConfig
+
     with prefixed(header.path):
         text = header.metadata.get("config.json", "{}")
         config: EnsembleConfig = parse_document(text, "its config.json", EnsembleConfig)

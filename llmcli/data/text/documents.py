@@ -169,8 +169,12 @@ def read_document(
     except NotTextError as error:
         if name == "-":
             raise
-        codec = "" if first else given or _recognize(name, path, stream, error, on_read)
-    return _read_as(codec, name, path, copy, on_read, stream)
+        utf8_error = error
+    codec = "" if first else given or _recognize(name, path, stream, utf8_error, on_read)
+    try:
+        return _read_as(codec, name, path, copy, on_read, stream)
+    except NotTextError as error:
+        raise error if first or given else _uncertain(utf8_error) from error
 
 
 def _recognize(name: str, path: Path, stream: IO[bytes] | None, error: NotTextError, on_read: OnRead) -> str:
@@ -186,8 +190,12 @@ def _recognize(name: str, path: Path, stream: IO[bytes] | None, error: NotTextEr
             sample += b"".join(line for line in block.splitlines(keepends=True) if not line.isascii())
     codec = encodings.recognize(bytes(sample[:_SAMPLE_BYTES]))
     if not codec:
-        raise NotTextError(f"{error.problem}; its encoding is uncertain", error.advice) from error
+        raise _uncertain(error) from error
     return codec
+
+
+def _uncertain(error: NotTextError) -> NotTextError:
+    return NotTextError(f"{error.problem}; its encoding is uncertain", error.advice)
 
 
 @contextlib.contextmanager

@@ -81,6 +81,12 @@ def test_what_is_uncertain_is_refused(kind: str) -> None:
         read_corpus([put("a.txt", REFUSED[kind])])
 
 
+def test_text_that_ends_inside_a_character_is_an_error_of_utf8() -> None:
+    put("a.txt", JAPANESE.encode("shift_jis") + b"\x81")
+    with pytest.raises(LLMError, match="^a.txt is not UTF-8 text: byte 0x.* its encoding is uncertain;"):
+        read_corpus(["a.txt"])
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.binary(min_size=1, max_size=3000))
 @pytest.mark.slow
