@@ -21,6 +21,9 @@ _SKIPPED_ELEMENTS = ("rt", "rp", "template")  # pronunciation above characters, 
 _ITEM = "§§§"  # at the beginning of an item of an unordered list
 _MARKED_ITEM = re.compile(rf"\d+\. ?{_ITEM}\s*")
 _LIST_INDENT = re.compile(r"^  ( *(?:•|\d+\.) )", re.M)
+# such as の or — between two links, and what makes resiliparse not take it for an icon
+_LONE_CHARACTER = re.compile(r"(>\s*(?:[\u0800-\ud7ff\uf900-\uffff]|&#?\w{2,8};))(?=\s*<)")
+_KEEP = "\u2063\u2063"
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 
@@ -33,7 +36,7 @@ def extract(file: IO[bytes], name: str) -> Extracted:
 
 def main_text(html: str) -> str:
     """The text of a page without navigation; of a page in which no main text is found, all of its text."""
-    tree = HTMLTree.parse(html)
+    tree = HTMLTree.parse(_LONE_CHARACTER.sub(rf"\1{_KEEP}", html))
     if tree.body is None:
         return ""
     for element in tree.body.get_elements_by_tag_name("ul"):
@@ -53,7 +56,7 @@ def _text(tree: HTMLTree, *, main_content: bool = False) -> str:
     )
     if _ITEM in text:
         text = _MARKED_ITEM.sub("• ", text)
-    lines = _LIST_INDENT.sub(r"\1", text.replace("\t\t", "\t")).split("\n")
+    lines = _LIST_INDENT.sub(r"\1", text.replace("\t\t", "\t").replace(_KEEP, "")).split("\n")
     text = _BLANK_LINES.sub("\n\n", "\n".join([line.rstrip(" \t") for line in lines])).strip("\n")
     return text + "\n" if text.strip() else ""
 

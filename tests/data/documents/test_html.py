@@ -54,6 +54,15 @@ def test_a_page_without_main_text_is_read_as_a_whole() -> None:
     assert "Entry number 19" in html.main_text(f"<body><nav><ul>{links}</ul></nav></body>")
 
 
+@pytest.mark.parametrize("between", [" や ", "の", "—", " &mdash; ", "&#12354;", "<b>が</b>"])
+def test_a_lone_character_between_elements_is_main_text(between: str) -> None:
+    words = f'<p>{"Long text. " * 30}</p><p>See <a href="a">A</a>{between}<a href="b">B</a> first</p>'
+    page = f"<body><nav><a href='/'>Home</a></nav><main><h1>T</h1>{words}</main></body>"
+    text = html.main_text(page)
+    assert "Home" not in text
+    assert text.endswith(html.plain_text(f"<p>See A{between}B first</p>"))
+
+
 def test_pronunciation_is_left_out() -> None:
     assert html.plain_text("<p><ruby>漢字<rp>(</rp><rt>かんじ</rt><rp>)</rp></ruby>を読む</p>") == "漢字を読む\n"
 
