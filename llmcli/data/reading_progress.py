@@ -10,6 +10,7 @@ from llmcli.data.text.file_types import through, unpacked_name
 from llmcli.data.text.temporary_files import ReadingEndsError
 
 _NOTE_SECONDS = 5.0  # between two progress notes
+_LEAST_DONE = 0.05  # share of the bytes, before notes say how long the rest takes
 _NOTED_BYTES = 1_000_000  # notes on a smaller file show only its name
 _READING_SHARE = 0.5  # of the time budget
 _PART_BYTES, _PART_LINES = 100_000_000, 100_000  # size of the part that a message suggests
@@ -59,8 +60,10 @@ class ReadingProgress:
 
     def _time_left(self, now: float) -> str:
         done = self._expected - sum(self._left)
-        seconds = (now - self._started) * (self._expected - done) / max(1, done)
-        return f"; {units.count(len(self._left), 'file')}, about {units.duration(seconds)} left" if done else ""
+        if done < _LEAST_DONE * self._expected or not done:
+            return ""
+        seconds = (now - self._started) * (self._expected - done) / done
+        return f"; {units.count(len(self._left), 'file')}, about {units.duration(seconds)} left"
 
 
 def _part_advice(name: str) -> str:

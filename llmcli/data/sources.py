@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path, PurePath
 from typing import IO, Any, TypeAlias
 
@@ -16,7 +15,7 @@ from llmcli.data.files import ConversationFile, read_records
 from llmcli.data.reading_progress import ReadingProgress
 from llmcli.data.text.boilerplate import strip
 from llmcli.data.text.corpus import Corpus, FoundFile, corpus_of_files, find_files
-from llmcli.data.text.documents import Document, OnRead, ignore, read_document
+from llmcli.data.text.documents import Document, OnRead, display_name, ignore, read_document
 from llmcli.data.text.file_types import TEXT_KINDS, is_page
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
 from llmcli.errors import LLMError, brief
@@ -24,6 +23,7 @@ from llmcli.errors import LLMError, brief
 _MAX_NAMES = 3  # files listed in a description
 _MAX_SEARCHED = 256  # plain texts checked for tags and braces
 _TABLE_LINES = 10
+_NUMBER = re.compile(r"0x[0-9a-f]+|\d+")  # a position or size, which differs between files with the same problem
 _JSON = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[\[{\"])")
 _OTHER_COLUMN = "`column` NAME or `plain`"
 _AUTOMATIC = ReadOptions()
@@ -152,12 +152,16 @@ def read_sources(
 
     Raises LLMError, for instance for a malformed record in a conversation file.
     """
-    contents, skipped = _read_all(names, _record_reader(reading, text_only), reading, on_read)
+    contents, skipped, not_read = _read_all(names, _record_reader(reading, text_only), reading, on_read)
     contents, boilerplate, cuts = _stripped(contents, reading, on_read)
     files = tuple(file for file, _ in contents if isinstance(file, ConversationFile))
     documents = [(file, relative) for file, relative in contents if isinstance(file, Document)]
     documents, duplicates = _without_duplicates(documents)
-    corpus = corpus_of_files(documents, [*skipped, *duplicates], may_be_empty=bool(files))
+    if duplicates:
+        number, names = units.count(len(duplicates), "document"), units.some(duplicates, _MAX_NAMES)
+        skipped.append(f"{number} with the text of another, which is read once: {names}")
+    not_read += [f"{line}: the same text, which is read once" for line in duplicates]
+    corpus = corpus_of_files(documents, skipped, not_read, may_be_empty=bool(files))
     return Sources(corpus, files, boilerplate, cuts)
 
 
@@ -174,15 +178,12 @@ def _stripped(
 
 
 def _without_duplicates(documents: list[tuple[Document, str]]) -> tuple[list[tuple[Document, str]], list[str]]:
-    """Keep the first of documents with the same text. Returns (documents with their relative names, a line about the
-    others)."""
+    """Keep the first of documents with the same text. Returns (documents with their relative names, "NAME (as NAME)"
+    for each other one)."""
     first: dict[str, Document] = {}
     kept = [one for one in documents if first.setdefault(one[0].sha256, one[0]) is one[0] or not one[0].text_bytes]
     others = [(one, same) for one, _ in documents if (same := first[one.sha256]) is not one and one.text_bytes]
-    if not others:
-        return documents, []
-    names = units.some([f"{one.name} (as {same.name})" for one, same in others], _MAX_NAMES)
-    return kept, [f"{units.count(len(others), 'document')} with the text of another, which is read once: {names}"]
+    return kept, [f"{one.name} (as {same.name})" for one, same in others]
 
 
 def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None, encoding: str = "") -> Corpus:
@@ -191,8 +192,8 @@ def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None, encoding: 
     def read(name: str, path: Path, stream: IO[bytes] | None, copy: TextCopy, on_read: OnRead) -> Content:
         return read_document(name, path, copy, on_read, stdin if name == "-" else stream, encoding)
 
-    contents, skipped = _read_all(names, read, _AUTOMATIC, ignore)
-    return corpus_of_files(((one, name) for one, name in contents if isinstance(one, Document)), skipped)
+    contents, *skipped = _read_all(names, read, _AUTOMATIC, ignore)
+    return corpus_of_files(((one, name) for one, name in contents if isinstance(one, Document)), *skipped)
 
 
 def read_if_possible(paths: Iterable[Path], reading: ReadOptions, *, text_only: bool) -> list[Content]:
@@ -211,33 +212,38 @@ def _record_reader(reading: ReadOptions, text_only: bool) -> "ReadFile[Content]"
 
 def _read_all(
     names: Iterable[str], read: "ReadFile[Content]", reading: ReadOptions, on_read: OnRead
-) -> tuple[list[tuple[Content, str]], list[str]]:
-    """Find and read files. Returns ([(content, relative name), ...], reasons for skipping). Raises LLMError if no file
-    is left."""
+) -> tuple[list[tuple[Content, str]], list[str], list[str]]:
+    """Find and read files. Returns ([(content, relative name), ...], what is skipped in few lines, and in one line for
+    each file). Raises LLMError if no file is left."""
     names = list(names)
     files, skipped = find_files(names)
     contents, unreadable = _read_files(files, read, reading, on_read)
+    not_read = [*skipped, *(problem for _, problem in unreadable)]
     if not contents:
-        problems = [*skipped, *chain(*unreadable.values())]
-        details = f" ({len(problems)} files were skipped; the first: {problems[0]})" if problems else ""
+        details = f" ({len(not_read)} files were skipped; the first: {not_read[0]})" if not_read else ""
         raise LLMError(f"no text found in {', '.join(names)}{details}; name a text file")
-    for suffix, problems in unreadable.items():
+    same: dict[tuple[str, str], list[str]] = {}
+    for name, problem in unreadable:
+        suffix = PurePath(name).suffix.lower()
+        reason = _NUMBER.sub("", problem.replace(name, "")).partition(";")[0]
+        same.setdefault((suffix, reason), []).append(problem)
+    for (suffix, _), problems in same.items():
         number = f"{len(problems):,} {suffix or 'other'} files; the first: " if len(problems) > 1 else ""
         skipped.append(number + problems[0])
-    return contents, skipped
+    return contents, skipped, not_read
 
 
 def _read_files(
     files: Sequence[FoundFile], read: "ReadFile[Content]", reading: ReadOptions, on_read: OnRead
-) -> tuple[list[tuple[Content, str]], dict[str, list[str]]]:
+) -> tuple[list[tuple[Content, str]], list[tuple[str, str]]]:
     """Read files in order, while child processes extract the text of documents. Returns ([(content, relative name),
-    ...], {suffix: reasons for skipping}).
+    ...], [(name, line that says why it is skipped), ...]).
 
     A file in a directory or archive that cannot be read is skipped, as is a named document among others. For another
     file that the user named, and for ReadingEndsError, the error is raised.
     """
     contents: list[tuple[Content, str]] = []
-    unreadable: dict[str, list[str]] = {}
+    unreadable: list[tuple[str, str]] = []
     copy, progress = TextCopy(), on_read if isinstance(on_read, ReadingProgress) else None
     if progress:
         progress.expect(file.path.stat().st_size if file.path.is_file() else 0 for file in files)
@@ -253,8 +259,7 @@ def _read_files(
                     reader.wait(job, on_read)
                     if job.problems and not job.found and file.was_named and len(files) == 1:
                         raise LLMError(job.problems[0][1])
-                    for name, problem in job.problems:
-                        unreadable.setdefault(PurePath(name).suffix.lower(), []).append(problem)
+                    unreadable += job.problems
                     for content, member in job.found:
                         relative = f"{file.relative_name}/{member}" if member else file.relative_name
                         contents.append((replace(content, member=member), relative))
@@ -263,7 +268,7 @@ def _read_files(
             except LLMError as error:
                 if file.was_named or isinstance(error, ReadingEndsError):
                     raise
-                unreadable.setdefault(file.path.suffix.lower(), []).append(str(error))
+                unreadable.append((display_name(file.name), str(error)))
             if progress:
                 progress.finish_file()
     return contents, unreadable

@@ -271,6 +271,23 @@ def test_many_files_are_grouped_by_kind() -> None:
     assert sources.text.skipped[0].startswith("d/numbers.csv: unclear which columns to train on")
 
 
+def test_skipped_files_share_a_line_only_with_the_same_reason() -> None:
+    """Each of them is in `not_read`."""
+    image = b"\x89PNG\r\n\x1a\n\0"
+    for name, data in {
+        "a.txt": b"One text.", "b.txt": b"One text.", "1.bin": b"\0\1", "2.bin": b"x\0\1", "1.png": image,
+        "2.png": image, "3.png": b"\0",
+    }.items():  # fmt: skip
+        put(f"d/{name}", data)
+    text = read_sources(["d"]).text
+    starts = ["2 .bin files; the first: d/1.bin is not text", "2 .png files; the first: d/1.png is an image",
+              "d/3.png is not text", "1 document with the text of another"]  # fmt: skip
+    assert [line[: len(start)] for line, start in zip(text.skipped, starts, strict=True)] == starts
+    assert [line.split()[0] for line in text.not_read] == [
+        "d/1.bin", "d/1.png", "d/2.bin", "d/2.png", "d/3.png", "d/b.txt"
+    ]  # fmt: skip
+
+
 def test_options_that_no_file_fits_are_an_error() -> None:
     sources = read("a.jsonl", lines(*STORIES))
     with pytest.raises(LLMError) as caught:

@@ -31,7 +31,7 @@ def text(options: _Options) -> None:
     sources = read_sources(options.files, reading, on_read=ReadingProgress(None, console.note))
     check_reading(reading, [sources])
     if options.json:
-        console.json_result({"documents": sources.records(), "not_read": list(sources.text.skipped)})
+        console.json_result({"documents": sources.records(), "not_read": list(sources.text.not_read)})
         return
     note_skipped_files(sources.text)
     for note in (sources.describe(), *sources.notes):

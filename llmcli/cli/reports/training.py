@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 def show_plan(plan: "Plan", inputs: "Inputs", *, dry_run: bool, json_: bool) -> None:
     """Print the plan: with --dry-run as a result, after a table of the files; otherwise on stderr, in a terminal as a
     short summary."""
-    not_read = list(inputs.corpus.skipped)
     if json_:
+        not_read = list(inputs.corpus.not_read)
         files = {"documents": inputs.files_read, "not_read": not_read} if dry_run else {}
         json_event("plan", **_plan_record(plan), data=[group.as_record() for group in inputs.groups], **files)
         return
     if dry_run:
-        show_files(inputs.files_read, not_read)
+        show_files(inputs.files_read, inputs.corpus.skipped)
     if dry_run or not sys.stderr.isatty():
         rows = [(row.name, row.value, row.reason) for row in plan.rows]
         tables.table(("setting", "value", "reason"), rows, to_stderr=not dry_run)

@@ -45,12 +45,14 @@ class Corpus:
     """Documents or parts of documents in order. A position in a corpus is a byte position in its UTF-8 text."""
 
     contents: tuple[Part, ...]
-    skipped: tuple[str, ...] = ()  # reasons for files skipped in directories, one line each
+    skipped: tuple[str, ...] = ()  # reasons for files skipped in directories, one line for files with the same reason
+    not_read: tuple[str, ...] = ()  # the same with one line for each file
 
     @classmethod
-    def of(cls, documents: Iterable[Document], skipped: Iterable[str] = ()) -> "Corpus":
+    def of(cls, documents: Iterable[Document], skipped: Iterable[str] = (), not_read: Iterable[str] = ()) -> "Corpus":
         """Make a corpus of whole documents; empty ones are left out."""
-        return cls(tuple(Part(d, 0, d.text_bytes) for d in documents if d.text_bytes), tuple(skipped))
+        parts = tuple(Part(d, 0, d.text_bytes) for d in documents if d.text_bytes)
+        return cls(parts, tuple(skipped), tuple(not_read))
 
     @cached_property
     def documents(self) -> tuple[Document, ...]:
@@ -94,13 +96,17 @@ class Corpus:
 
 
 def corpus_of_files(
-    documents: Iterable[tuple[Document, str]], skipped: Iterable[str], *, may_be_empty: bool = False
+    documents: Iterable[tuple[Document, str]],
+    skipped: Iterable[str],
+    not_read: Iterable[str],
+    *,
+    may_be_empty: bool = False,
 ) -> Corpus:
     """Make a corpus of (document, relative name). Raises LLMError if all documents are empty."""
     named = [replace(document, relative_name=relative) for document, relative in documents]
     if not may_be_empty and not any(document.text_bytes for document in named):
         raise LLMError(f"{named[0].name} is empty; name a file that contains text")
-    return Corpus.of(named, skipped)
+    return Corpus.of(named, skipped, not_read)
 
 
 @dataclass(frozen=True)

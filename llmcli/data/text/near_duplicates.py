@@ -4,9 +4,11 @@ The beginning of each document is reduced to a sketch: the smallest hashes of al
 (bottom-k, Broder 1997, "On the resemblance and containment of documents"). Two documents are near-duplicates if one
 contains most of the other's strings. Sketches detect that for lengths that differ by a factor of up to about 8. The
 ends of long documents are compared in the same way: a list of changes grows at its beginning. Bytes are compared, not
-words or lines, so it works for any language and file type.
+words or lines, so it works for any language and file type; spaces, line ends and ASCII punctuation are left out, which
+differ between formats of one document.
 """
 
+import string
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -22,6 +24,7 @@ MIN_SHARED = 8  # common hashes (fewer in smaller sketches) before two documents
 NEIGHBORS = 4  # a document is compared with this many others that have the same hash
 MAX_STRINGS = 1 << 16  # of a text that are searched for in others; of a longer text, a sample
 _BLOCK_BYTES = 1 << 20  # searched at a time
+_LEFT_OUT = (string.whitespace + string.punctuation).encode()
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 Sketch = NDArray[np.uint64]  # ascending, without repetition, [at most SKETCH_SIZE]
@@ -85,7 +88,7 @@ def _strings(
 
 
 def sketch(data: bytes) -> Sketch:
-    values = _hashes(data.ljust(SHINGLE_BYTES, b"\0"))
+    values = _hashes(data.translate(None, _LEFT_OUT).ljust(SHINGLE_BYTES, b"\0"))
     smallest = np.partition(values, 4 * SKETCH_SIZE)[: 4 * SKETCH_SIZE] if len(values) > 4 * SKETCH_SIZE else values
     hashes = np.unique(smallest)
     if len(hashes) < SKETCH_SIZE:  # much of the text is repeated

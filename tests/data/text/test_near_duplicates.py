@@ -50,6 +50,13 @@ def test_copies_and_versions_are_in_one_group() -> None:
     assert found == [[0, 2, 4], [1], [3, 5], [6]]
 
 
+def test_formats_that_break_lines_and_mark_words_differently_are_in_one_group() -> None:
+    words = letters(9000, 0).split()
+    wrapped = "\n    ".join(" ".join(words[i : i + 4]) for i in range(0, len(words), 4))
+    marked = " ".join(f"*{word}*" if len(word) % 3 == 0 else word for word in words)
+    assert near_duplicates(documents(" ".join(words), wrapped, marked, letters(9000, 1))) == [[0, 1, 2], [3]]
+
+
 def test_versions_of_versions_are_in_one_group() -> None:
     """Each shares most of its text with the next, the first and the last share nothing."""
     parts = [letters(1000, seed) for seed in range(30)]
