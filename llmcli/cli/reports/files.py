@@ -2,21 +2,30 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmcli.cli.terminal import console, tables
+from llmcli.errors import with_options
+
+if TYPE_CHECKING:
+    from llmcli.data.text.corpus import Corpus
 
 MAX_ROWS = 10
 
 
-def show_files(records: Iterable[dict[str, Any]], not_read: Sequence[str], *, to_stderr: bool = False) -> None:
+def not_read(corpus: "Corpus") -> list[str]:
+    """What is not read, and why, for JSON: one line for each file."""
+    return [with_options(line, console.settings.options) for line in corpus.not_read]
+
+
+def show_files(records: Iterable[dict[str, Any]], skipped: Sequence[str], *, to_stderr: bool = False) -> None:
     """Print a table of files, which are given as `Sources.records` describes them."""
     kinds: dict[str, list[dict[str, Any]]] = {}
     for record in records:
         encoding = f", {record['encoding']}" if "encoding" in record else ""
         kinds.setdefault(f"{record['kind']}{encoding}", []).append(record)
     rows = [(kind, *_totals(files)) for kind, files in kinds.items()]
-    rows += [("not read", "", "", "", reason) for reason in not_read]
+    rows += [("not read", "", "", "", reason) for reason in skipped]
     columns = ("kind", "files", "bytes", "characters", "not read")
     tables.table(columns, rows[:MAX_ROWS], numbers=(1, 2, 3), to_stderr=to_stderr)
     if len(rows) > MAX_ROWS:

@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
-from llmcli.cli.reports.files import show_files
+from llmcli.cli.reports.files import not_read, show_files
 from llmcli.cli.terminal import console, tables
 from llmcli.config import as_record
 from llmcli.evaluation.figures import as_json, change
@@ -26,8 +26,7 @@ def show_plan(plan: "Plan", inputs: "Inputs", *, dry_run: bool, json_: bool) -> 
     """Print the plan: with --dry-run as a result, after a table of the files; otherwise on stderr, in a terminal as a
     short summary."""
     if json_:
-        not_read = list(inputs.corpus.not_read)
-        files = {"documents": inputs.files_read, "not_read": not_read} if dry_run else {}
+        files = {"documents": inputs.files_read, "not_read": not_read(inputs.corpus)} if dry_run else {}
         json_event("plan", **_plan_record(plan), data=[group.as_record() for group in inputs.groups], **files)
         return
     if dry_run:

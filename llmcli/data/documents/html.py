@@ -42,7 +42,10 @@ def main_text(html: str) -> str:
     for element in tree.body.get_elements_by_tag_name("ul"):
         _keep_list(tree, element)
     main = _text(tree, main_content=True)
-    return main if len(main) >= _MIN_MAIN_SHARE * len(tree.body.text or "") else _text(tree)
+    if len(main) >= _MIN_MAIN_SHARE * len(tree.body.text or ""):  # scripts are in it, but it is fast
+        return main
+    everything = _text(tree)
+    return main if len(main) >= _MIN_MAIN_SHARE * len(everything) else everything
 
 
 def plain_text(html: str) -> str:

@@ -73,7 +73,11 @@ def main() -> None:
 def _problem_of(request: dict[str, Any], answer: "_Answer") -> str:
     """Read a file. Returns the problem that prevented reading all of it, or ""."""
     try:
-        with open(request["path"], "rb") as file:
+        file = open(request["path"], "rb")  # noqa: SIM115 (closed below; errors of reading have another message)
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    try:
+        with file:
             answer.allow(file.seek(0, io.SEEK_END))
             _FileReader(answer, request["plain"]).read(file, request["name"], "", 0)
     except BrokenPipeError:

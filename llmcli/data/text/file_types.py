@@ -100,7 +100,7 @@ def recognize(name: str, start: bytes) -> FileType | None:
 
 def recognize_zip(members: Sequence[str], media_type: str) -> FileType:
     """Return the type of a ZIP archive by the names of its members and the content of the member `mimetype`."""
-    names = {*members, media_type}
+    names = {*members, media_type.removesuffix("-template")}
     if any(name.endswith("/data.pkl") for name in members):
         return _PYTORCH
     return next((known for known, member in _ZIP_TYPES if member in names), ZIP)

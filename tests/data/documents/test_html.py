@@ -63,6 +63,12 @@ def test_a_lone_character_between_elements_is_main_text(between: str) -> None:
     assert text.endswith(html.plain_text(f"<p>See A{between}B first</p>"))
 
 
+def test_long_scripts_are_no_reason_to_read_the_navigation() -> None:
+    script = f"<script>{'var x = 1;' * 2000}</script>"
+    text = html.main_text(PAGE.format(charset="utf-8", **ENGLISH).replace("</article>", script + "</article>"))
+    assert text.startswith("A title") and "About us" not in text
+
+
 def test_pronunciation_is_left_out() -> None:
     assert html.plain_text("<p><ruby>漢字<rp>(</rp><rt>かんじ</rt><rp>)</rp></ruby>を読む</p>") == "漢字を読む\n"
 

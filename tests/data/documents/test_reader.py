@@ -280,6 +280,13 @@ def test_a_broken_cross_reference_table_is_repaired_or_one_line() -> None:
         assert texts(sources).get("d/a.pdf", CATS) == CATS and len(sources.text.skipped) <= 1
 
 
+def test_a_document_that_vanishes_before_its_turn_is_a_line() -> None:
+    with reader.DocumentReader[None](lambda *_: None) as documents:
+        job = documents.submit("a.html", Path("a.html"))
+        documents.wait(job, lambda name, size: None)
+    assert job.problems == [("a.html", "a.html cannot be read: No such file or directory")]
+
+
 def test_entities_are_refused() -> None:
     laughs = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]><x>&b;</x>'
     put("a.docx", zipped({"word/document.xml": laughs, "_rels/.rels": "<x/>"}))

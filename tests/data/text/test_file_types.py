@@ -142,6 +142,7 @@ def test_zip_archives_are_told_apart_by_their_members() -> None:
         (["a/word/document.xml", "b.docx"], "", "a ZIP archive"),
         (["META-INF/container.xml", "mimetype"], "application/epub+zip", "an EPUB book"),
         (["content.xml"], "application/vnd.oasis.opendocument.text", "an OpenDocument text"),
+        (["content.xml"], "application/vnd.oasis.opendocument.text-template", "an OpenDocument text"),
         (["content.xml"], "application/vnd.oasis.opendocument.spreadsheet", "a spreadsheet"),
         (["m/data.pkl", "m/data/0"], "", "a PyTorch model"),
         ([], "", "a ZIP archive"),
