@@ -29,6 +29,7 @@ _SMALL = 0.65  # largest size of pronunciation above characters, to theirs
 _NEAR = 4  # lines, in the order of the file, between a line and its pronunciation
 _WIDER = 1.25  # a distance that separates paragraphs, to the one between lines
 _MARKER = re.compile(r"[•◦▪‣●○■□◆◇※①-⑳]|[・*–—-]\s|[(（]?(?:\d{1,3}|[a-z])[)）]|\d{1,3}\.\s")
+_LEADERS = re.compile(r"(?:\. ?){4,}\s*[\w.-]{1,8}$")  # dots to a page number in a table of contents
 _SENTENCE_END = re.compile(r"[.!?:;。！？：；][\"'”’」』)）\]]*$")
 _KANA = re.compile("[\u3041-\u30ff\\s]+")
 _NUMBER = re.compile(r"\d+|\b[ivxlc]+\b", re.I)
@@ -208,8 +209,8 @@ def _continuations(block: _Block) -> list[bool]:
 
 
 def _is_full(line: Line, following: Line, right: float) -> bool:
-    """Whether the first word of the following line had no room in a line; rows of a table never are."""
-    if "\t" in line.text or "\t" in following.text:
+    """Whether the first word of the following line had no room in a line; rows of tables and of contents never are."""
+    if "\t" in line.text or "\t" in following.text or _LEADERS.search(line.text):
         return False
     if is_cjk(following.text[0]):
         return line.right + _CJK_ROOM * line.size >= right

@@ -71,6 +71,12 @@ def test_lines_are_joined_where_the_next_word_had_no_room(lines: str, expected: 
     assert text_of([*page(*lines.split("|")), *wide]) == f"{expected}\n{wide[0].text}\n"
 
 
+def test_the_lines_of_a_table_of_contents_are_not_joined() -> None:
+    entries = [f"1.{n} {'Title ' * n}{'. ' * (30 - 3 * n)}{n}" for n in range(1, 6)]
+    assert text_of(page(*entries)).split() == " ".join(entries).split()
+    assert [line for line in text_of(page(*entries)).split("\n") if line] == entries
+
+
 def test_a_larger_distance_or_size_separates() -> None:
     heading = page("A heading in large letters, so long", "that it needs two lines", size=20, leading=24)
     body = page("The quick brown fox jumps over the lazy", "dog.", top=700)
