@@ -19,12 +19,11 @@ _DECLARED = re.compile(rb"""(?:charset|<\?xml[^>]{0,100}encoding)\s*=\s*["']?\s*
 _LINK, _TAG = re.compile(r"<a\b[^>]*>(.*?)</a>", re.S), re.compile(r"<[^>]*>")
 _SKIPPED_ELEMENTS = ("rt", "rp", "template")  # pronunciation above characters, which would stand between them
 _ITEM = "§§§"  # at the beginning of an item of an unordered list
-_MARKED_ITEM = re.compile(rf"\d+\. ?{_ITEM}\s*")
-_LIST_INDENT = re.compile(r"^  ( *(?:•|\d+\.) )", re.M)
+_MARKED_ITEM = re.compile(rf"[0-9]+\. ?{_ITEM}\s*")
+_LIST_INDENT = re.compile(r"\n  ( *(?:•|[0-9]+\.) )")
 # such as の or — between two links, and what makes resiliparse not take it for an icon
 _LONE_CHARACTER = re.compile(r"(>\s*(?:[\u0800-\ud7ff\uf900-\uffff]|&#?\w{2,8};))(?=\s*<)")
 _KEEP = "\u2063\u2063"
-_BLANK_LINES = re.compile(r"\n{3,}")
 
 
 def extract(file: IO[bytes], name: str) -> Extracted:
@@ -42,10 +41,11 @@ def main_text(html: str) -> str:
     for element in tree.body.get_elements_by_tag_name("ul"):
         _keep_list(tree, element)
     main = _text(tree, main_content=True)
-    if len(main) >= _MIN_MAIN_SHARE * len(tree.body.text or ""):  # scripts are in it, but it is fast
+    least = len(main) / _MIN_MAIN_SHARE
+    if least >= len(html) or least >= len(tree.body.text or ""):  # both are longer than the text, and fast
         return main
     everything = _text(tree)
-    return main if len(main) >= _MIN_MAIN_SHARE * len(everything) else everything
+    return main if least >= len(everything) else everything
 
 
 def plain_text(html: str) -> str:
@@ -59,9 +59,11 @@ def _text(tree: HTMLTree, *, main_content: bool = False) -> str:
     )
     if _ITEM in text:
         text = _MARKED_ITEM.sub("• ", text)
-    lines = _LIST_INDENT.sub(r"\1", text.replace("\t\t", "\t").replace(_KEEP, "")).split("\n")
-    text = _BLANK_LINES.sub("\n\n", "\n".join([line.rstrip(" \t") for line in lines])).strip("\n")
-    return text + "\n" if text.strip() else ""
+    text = "\n" + text.replace("\t\t", "\t").replace(_KEEP, "")
+    text = "\n".join([line.rstrip(" \t") for line in _LIST_INDENT.sub(r"\n\1", text).split("\n")])
+    while "\n\n\n" in text:
+        text = text.replace("\n\n\n", "\n\n")
+    return text.strip("\n") + "\n" if text.strip() else ""
 
 
 def _keep_list(tree: HTMLTree, element: ElementNode) -> None:
