@@ -83,7 +83,7 @@ def test_what_is_uncertain_is_refused(kind: str) -> None:
 
 def test_text_that_ends_inside_a_character_is_an_error_of_utf8() -> None:
     put("a.txt", JAPANESE.encode("shift_jis") + b"\x81")
-    with pytest.raises(LLMError, match="^a.txt is not UTF-8 text: byte 0x.* its encoding is uncertain;"):
+    with pytest.raises(LLMError, match=r"^a\.txt is not UTF-8 text: byte 0x.* its encoding is uncertain;"):
         read_corpus(["a.txt"])
 
 
