@@ -305,10 +305,9 @@ class Line:
 def surprisal_of_lines(tokens: Sequence[bytes], bits: Sequence[float]) -> list[Line]:
     """Return the lines of a text, given as tokens, in which a token begins.
 
-    >>> for line in surprisal_of_lines([b"a", b"b\\n", b"\\nc", b"d"], [1, 2, 3, 1]): print(line)
-    Line(number=1, text=b'ab', tokens=range(0, 2), bits=3, bytes=3, most=1)
-    Line(number=2, text=b'', tokens=range(2, 3), bits=3, bytes=2, most=2)
-    Line(number=3, text=b'cd', tokens=range(3, 4), bits=1, bytes=1, most=3)
+    >>> lines = surprisal_of_lines([b"a", b"b\\n", b"\\nc", b"d"], [1, 2, 3, 1])
+    >>> [(line.number, line.text, line.bits) for line in lines]
+    [(1, b'ab', 3), (2, b'', 3), (3, b'cd', 1)]
     """
     texts = b"".join(tokens).split(b"\n")
     lines, number, first = [], 1, 0

@@ -11,8 +11,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-
-from playwright.sync_api import Page, sync_playwright
+from typing import TYPE_CHECKING
 
 from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
@@ -22,6 +21,9 @@ from llmcli.generation.generator import generate
 from llmcli.pages.live_page import live_page
 from tests.conftest import TEXT, random_checkpoint
 from tests.pages.live import BROWSER, runtime_of
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 GENERATE = """(count) => new Promise((resolve) => {
     const started = performance.now(), settings = { temperature: 0, topP: 1, minP: 0 };
@@ -41,7 +43,7 @@ def random_model(path: Path) -> Path:
     return path
 
 
-def measure(page: Page, path: Path, tokens: int, rounds: int) -> None:
+def measure(page: "Page", path: Path, tokens: int, rounds: int) -> None:
     started = time.perf_counter()
     page.goto(path.as_uri())
     page.wait_for_selector("html[data-ready]", timeout=120_000)
@@ -65,6 +67,8 @@ def main() -> None:
         path = Path(folder) / "page.html"
         path.write_bytes(text)
         print(f"{loaded.parameters:,} parameters, page {len(text):,} bytes")
+        from playwright.sync_api import sync_playwright
+
         with sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
             measure(browser.new_page(), path, options.tokens, options.rounds)

@@ -210,7 +210,8 @@ def test_bytes_decode_as_in_python_and_fail_at_the_same_position(chunks: list[by
     """Other encodings are tested in test_encodings.py: here none is recognized."""
     data = b"x" + b"".join(chunks).replace(b"\0", b"")
     put("a.txt", data)
-    with mock.patch.object(documents, "BLOCK_BYTES", block), mock.patch.object(encodings, "recognize", lambda _: ""):
+    no_others = mock.patch.multiple(encodings, recognize=lambda _: "", is_iso2022_jp=lambda _: False)
+    with mock.patch.object(documents, "BLOCK_BYTES", block), no_others:
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:
