@@ -135,7 +135,7 @@ class Options:
             raise usage(f"{' and '.join(typed)} {have} no effect {condition}; leave {them} out")
 
     def reading(self) -> "ReadOptions":
-        """Read options from those of the panel DATA. Raises LLMError."""
+        """Return the options of the panel DATA as ReadOptions. Raises LLMError."""
         from llmcli.data.conversations.record_kinds import ReadOptions
 
         speakers = None
@@ -358,11 +358,12 @@ def decoded(data: bytes, what: str) -> str:
     except UnicodeDecodeError as error:
         from llmcli.data.text import file_types
 
-        message = file_types.describe_binary("standard input", data[: file_types.START_BYTES]) or (
+        if description := file_types.describe_binary("standard input", data[: file_types.START_BYTES]):
+            raise LLMError(f"standard input {description}") from error
+        raise LLMError(
             f"the {what} is not UTF-8 text: byte 0x{data[error.start]:02x} at position {error.start:,}; "
             "convert it first: iconv -f ENCODING -t UTF-8"
-        )
-        raise LLMError(message) from error
+        ) from error
 
 
 def parse_duration(text: str) -> float:

@@ -212,7 +212,7 @@ def _read_parquet(
             raise LLMError(f"{name} has no rows; wanted rows with text, or with a prompt and an answer")
         shape = choose_shape(name, first, reading, is_text=False)
         if shape is None or (text_only and not shape.is_text):
-            raise LLMError(file_types.describe_binary(name, MAGIC) or name)
+            raise LLMError(f"{name} {file_types.describe_binary(name, MAGIC)}")
         digest, size = _sha256(file), file.seek(0, io.SEEK_END)
         records = _Records(
             name, path, digest, shape, rows(shape.used_keys), dict.fromkeys(columns), "row", file_bytes=size

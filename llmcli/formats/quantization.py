@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK = 32  # weights that share a scale
+MAX_FLOAT16 = 65504.0  # larger weights need another data type
 CODES, SCALES = ".codes", ".scales"  # suffixes of a matrix's name in a file
 _ZERO_CODE = {8: 128, 4: 8}  # bits -> code for 0
 

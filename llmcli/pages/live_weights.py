@@ -12,13 +12,12 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError, usage
 from llmcli.evaluation.evaluator import relative_divergence
 from llmcli.formats.checkpoint import Checkpoint, ComputedTensors
-from llmcli.formats.quantization import quantize_rows
+from llmcli.formats.quantization import MAX_FLOAT16, quantize_rows
 from llmcli.models.numpy_runtime import NumpyRuntime
 
 MAX_BYTES = 64_000_000  # of a page
 BYTES_PER_WEIGHT = {"int8": 1, "f16": 2, "f32": 4}  # of a matrix; vectors are float32
 MAX_COST = 0.005  # share by which int8 may raise the bits per byte; if it costs more, the weights are float16
-MAX_FLOAT16 = 65504.0
 BASE64 = 4 / 3  # bytes of the page per byte of weights
 
 
@@ -55,7 +54,7 @@ def check_size(config: ModelConfig, dtype: str, size: int) -> None:
 
 
 def with_page_values(model: Checkpoint, dtype: str) -> Checkpoint:
-    """The same model in float32, with the values that a page of this dtype computes with."""
+    """Return the model in float32, with the weights that a page of this dtype uses."""
 
     def compute(name: str) -> NDArray[Any]:
         values = model.tensors[name]
@@ -71,8 +70,8 @@ def with_page_values(model: Checkpoint, dtype: str) -> Checkpoint:
 
 
 def pack(model: Checkpoint, dtype: str) -> tuple[list[dict[str, Any]], bytes]:
-    """The tensors as one block of bytes, and where each is in it: see `readTensors` in live/model.js. Raises LLMError
-    if a weight is too large for float16."""
+    """Return the position of each tensor in a block of bytes, and the block: see `readTensors` in live/model.js. Raises
+    LLMError if a weight is too large for float16."""
     entries: list[dict[str, Any]] = []
     parts: list[bytes] = []
     offset = 0
@@ -103,7 +102,7 @@ def pack(model: Checkpoint, dtype: str) -> tuple[list[dict[str, Any]], bytes]:
 
 
 def _page_names(config: ModelConfig) -> dict[str, str]:
-    """The names of routers and experts in a page, by their names in a file: those of Qwen3-MoE, in any architecture."""
+    """Map names of routers and experts in a file to those in a page, which are Qwen3-MoE's for any architecture."""
     names = {}
     for layer in range(config.num_hidden_layers if config.num_experts else 0):
         start = f"model.layers.{layer}.mlp."

@@ -23,7 +23,6 @@ FORMATS = ("hf", "gguf", "html", "tokenizer")
 EXAMPLES = {"gguf": "model.gguf", "html": "model.html", "tokenizer": "tokenizer.json"}  # format -> output name
 HF_DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}  # -> name in a safetensors file
 HTML_DTYPES = ("int8", "f16", "f32")
-MAX_FLOAT16 = 65504.0
 MIN_DIVERGENCE = 0.001  # bits per byte: smaller estimates from one short text may be chance
 MAX_CORPUS_NAMES = 5  # in a model's description
 
@@ -187,6 +186,8 @@ def _export_quantized(model: "Checkpoint", output: Path, kind: str, options: _Op
 def _converted(model: "Checkpoint", dtype: str) -> "Checkpoint":
     """Return the model with weights of one type for saving. Raises LLMError if a weight is too large for float16."""
     import numpy as np
+
+    from llmcli.formats.quantization import MAX_FLOAT16
 
     names = list(model.config.tensor_shapes())
     for name in names if dtype == "F16" else ():

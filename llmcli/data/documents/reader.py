@@ -7,9 +7,7 @@ process reads the rest.
 
 import contextlib
 import dataclasses
-import functools
 import json
-import os
 import queue
 import signal
 import threading
@@ -19,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar
 
+from llmcli.config import cpu_cores
 from llmcli.data.child_process import ChildProcess
 from llmcli.data.documents.worker import Limits
 from llmcli.data.text import file_types
@@ -64,7 +63,7 @@ class DocumentReader(Generic[T]):
         """Start reading a file; with `plain`, text with markup in an archive is read as it is."""
         job: Job[T] = Job(display_name(name), path, plain)
         self._jobs.put(job)
-        if len(self._workers) < _cores():
+        if len(self._workers) < cpu_cores():
             self._workers.append(_Worker(self._jobs, self._events, self._read_file))
         return job
 
@@ -322,8 +321,3 @@ def _why_ended(status: int) -> str:
     if status == -getattr(signal, "SIGXCPU", 0):
         return "takes too much processor time, and is not read"
     return f"cannot be read: it is damaged, or needs over {LIMITS.memory >> 20:,} MB of memory"
-
-
-@functools.cache
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -248,7 +248,7 @@ class _FileReader:
             return
         with self._ending() as skipped:
             if not known.module:
-                raise ExtractionError(_without_name(file_types.describe(name, known), name, member))
+                raise ExtractionError(_without_advice(file_types.describe(name, known), member))
             module = importlib.import_module(f"llmcli.data.documents.{known.module}")
             for block in module.extract(file, name):
                 if isinstance(block, Skipped):
@@ -260,7 +260,7 @@ class _FileReader:
     def _send_file(self, file: IO[bytes], name: str, member: str, description: str | None, start: bytes = b"") -> None:
         """Send the content of a file that may be text; `start` was read from it before."""
         if description:
-            self._send_problem(member, _without_name(description, name, member))
+            self._send_problem(member, _without_advice(description, member))
         elif self._answer.begin(member, "", 0):
             with self._ending():
                 self._answer.data(start)
@@ -307,9 +307,9 @@ def _problem_with(name: str, start: bytes, program: str = "") -> str | None:
     return None if start.startswith(MAGIC) else file_types.describe_binary(name, start, program)
 
 
-def _without_name(description: str, name: str, member: str) -> str:
-    """Return the description of a file without its name, and without advice for a file in an archive."""
-    return description[len(name) + 1 :].partition("; " if member else "\n")[0]
+def _without_advice(description: str, member: str) -> str:
+    """Return the first line of a description, without its advice if the file is in an archive."""
+    return description.partition("; " if member else "\n")[0]
 
 
 def _blocks(file: IO[bytes]) -> Iterator[bytes]:

@@ -74,7 +74,7 @@ class Document:
     notes: tuple[str, ...] = field(default=(), compare=False)  # what was left out, one line each
     member: str = ""  # path in an archive
     kind: str = ""  # format that data/documents extracted the text from, such as "PDF"; empty for plain text
-    encoding: str = ""  # of the file, if it is neither UTF-8 nor told by a byte-order mark
+    encoding: str = ""  # of the file, unless it is UTF-8 or given by a byte-order mark
     detail: str = field(default="", compare=False)  # how the columns were chosen, for users
     file_bytes: int = field(default=0, compare=False)  # size of the file
     characters: int = field(default=0, compare=False)  # in the text
@@ -257,7 +257,7 @@ def _read_as(
             if isinstance(error, ReadingEndsError):
                 raise
             if description := file_types.describe_binary(name, start[: file_types.START_BYTES], program):
-                raise LLMError(description) from error
+                raise LLMError(f"{name} {description}") from error
             raise
         file_bytes = os.fstat(file.fileno()).st_size if is_file else text.size
     return Document(

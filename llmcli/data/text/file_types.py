@@ -126,12 +126,13 @@ def _readable_text(name: str, start: bytes) -> FileType | None:
 
 
 def describe_binary(name: str, start: bytes, program: str = "") -> str | None:
-    """Describe, in one line, the type of a file that is not text and how to extract its text; None if unknown.
+    """Describe the type of a file that is not text, and how to extract its text, in one line that follows its name;
+    None if unknown.
 
     `start` are its first bytes, decompressed by `program` ("gzip", "zstd", ... or "").
 
     >>> describe_binary("my book.djvu", b"AT&TFORM ...")
-    "my book.djvu is a DjVu document, not text; extract its text first: djvutxt 'my book.djvu' 'my book.txt'"
+    "is a DjVu document, not text; extract its text first: djvutxt 'my book.djvu' 'my book.txt'"
     """
     if known := recognize(name, start):
         return None if known.is_text else describe(name, known)
@@ -142,7 +143,7 @@ def describe_binary(name: str, start: bytes, program: str = "") -> str | None:
 
 
 def describe(name: str, known: FileType, program: str = "") -> str:
-    """Say, in one line, what a file is and how to extract its text."""
+    """Say, in one line that follows its name, what a file is and how to extract its text."""
     file = "FILE" if name == "standard input" else name
     unpack, advice = "", known.advice or "extract its text first: llm text {file} > {text}"
     if program and not advice.startswith(_UNPACK):
@@ -152,7 +153,7 @@ def describe(name: str, known: FileType, program: str = "") -> str:
     text = f"{file.rpartition('.')[0] or file}.txt"
     names = {"file": file, "text": text if text != file else f"{file}-text.txt", "stem": stem}
     advice = advice.format(**{key: shlex.quote(value) for key, value in names.items()})
-    return f"{name} is {known.description}, not text; {unpack}{advice}"
+    return f"is {known.description}, not text; {unpack}{advice}"
 
 
 def is_hidden(parts: Iterable[str]) -> bool:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from email.message import EmailMessage
@@ -31,6 +32,18 @@ def zipped(members: Mapping[str, str | bytes]) -> IO[bytes]:
             archive.writestr(name, content)
     file.seek(0)
     return file
+
+
+def tarred(members: Mapping[str, bytes], *others: tarfile.TarInfo) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+        for other in others:
+            archive.addfile(other)
+    return file.getvalue()
 
 
 def epub(chapters: Mapping[str, str], spine: Iterable[str], others: Mapping[str, str] | None = None) -> IO[bytes]:

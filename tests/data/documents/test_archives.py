@@ -27,19 +27,10 @@ def read_all(file: IO[bytes]) -> tuple[dict[str, bytes], list[Skipped]]:
 
 
 def tar(members: dict[str, bytes]) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-        link = tarfile.TarInfo("link")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        archive.addfile(link)
-        directory = tarfile.TarInfo("directory")
-        directory.type = tarfile.DIRTYPE
-        archive.addfile(directory)
-    return file.getvalue()
+    """An archive of these files, and of a link and a directory."""
+    link, directory = tarfile.TarInfo("link"), tarfile.TarInfo("directory")
+    link.type, link.linkname, directory.type = tarfile.SYMTYPE, "/etc/passwd", tarfile.DIRTYPE
+    return samples.tarred(members, link, directory)
 
 
 MEMBERS = {"a.txt": b"a", "directory/猫.txt": "猫".encode(), "large.bin": bytes(1 << 20)}

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from llmcli.data.documents.reader import DocumentReader
-from tests.data.documents.test_reader import DOCUMENTS, MEMBERS, tarred, zipped
+from tests.data.documents import samples
+from tests.data.documents.test_reader import DOCUMENTS, MEMBERS, zipped
 
 TEXT = "A page about cats. " * 20
 FILES = {name: made(TEXT) for name, (made, _) in DOCUMENTS.items() if name.count(".") == 1} | {
     "a.zip": zipped(dict(MEMBERS)),
-    "a.tar": tarred(MEMBERS),
+    "a.tar": samples.tarred(MEMBERS),
 }
 
 

@@ -2,14 +2,12 @@
 
 import bz2
 import gzip
-import io
 import json
 import lzma
 import os
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -42,16 +40,6 @@ def texts(sources: Sources) -> dict[str, str]:
 
 def zipped(members: dict[str, str | bytes]) -> bytes:
     return samples.zipped(members).read()
-
-
-def tarred(members: dict[str, bytes]) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return file.getvalue()
 
 
 def page(text: str) -> bytes:
@@ -121,7 +109,7 @@ MEMBERS = {
 @pytest.mark.parametrize("form", ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"])
 def test_an_archive_is_read_like_a_directory(form: str) -> None:
     compress = {"tar.gz": gzip.compress, "tar.bz2": bz2.compress, "tar.xz": lzma.compress}.get(form, bytes)
-    name = put(f"a.{form}", zipped(MEMBERS) if form == "zip" else compress(tarred(MEMBERS)))
+    name = put(f"a.{form}", zipped(MEMBERS) if form == "zip" else compress(samples.tarred(MEMBERS)))
     sources = read_sources([name])
     assert texts(sources) == {
         f"{name}/a.html": CATS, f"{name}/b/c.txt": "猫\n", f"{name}/b/e.jsonl": "One.\n\nTwo."
