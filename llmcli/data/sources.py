@@ -75,8 +75,7 @@ class Sources:
         return [note for file in files for note in file.notes] + [self.cuts] * bool(self.cuts)
 
     def records(self) -> list[dict[str, Any]]:
-        """What was taken from each file, for JSON: its kind, its size, the characters that were read, and what was
-        not read."""
+        """Describe each file for JSON: its kind, its size, the characters that were read, and the skipped parts."""
         return [*map(_text_record, self.text.documents), *map(_conversations_record, self.conversation_files)]
 
     def groups(self) -> list[FileGroup]:

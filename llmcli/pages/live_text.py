@@ -1,4 +1,4 @@
-"""What the script of a page would have to find out from a tokenizer.json and a chat template, as data."""
+"""The tokenizer and the chat template as data for the script of a page."""
 
 import json
 import re
@@ -26,7 +26,7 @@ _IN_JAVASCRIPT = {
 
 
 def tokenizer_data(tokenizer: Tokenizer, stored: str) -> dict[str, Any]:
-    """What live/tokenizer.js needs of a tokenizer, whose tokenizer.json in the model file is `stored`. Bytes are
+    """Return the data that live/tokenizer.js needs; `stored` is the tokenizer.json in the model file. Bytes are
     strings of the characters U+0000 to U+00FF. Raises LLMError for a pre-tokenizer that pages do not support."""
     document, kind = json.loads(tokenizer.to_json()), tokenizer.kind
     model, added = document["model"], [token for token in document["added_tokens"] if not token["special"]]
@@ -52,7 +52,7 @@ def tokenizer_data(tokenizer: Tokenizer, stored: str) -> dict[str, Any]:
 
 
 def _byte_ids(tokenizer: Tokenizer, vocab: dict[str, int], added: set[int]) -> list[int]:
-    """The token of each byte, -1 if there is none."""
+    """Return the token of each byte, or -1."""
     single = {data: i for i, data in enumerate(tokenizer.token_bytes) if len(data) == 1 and i not in added}
     return [vocab.get(f"<0x{byte:02X}>", single.get(bytes([byte]), -1)) for byte in range(256)]
 
@@ -97,7 +97,7 @@ def chat_data(template: ChatTemplate, tokenizer: Tokenizer) -> dict[str, Any] | 
 
 
 def _parts(text: str, controls: ControlTokens) -> Iterator[str | int]:
-    """The control tokens in a rendered text, and the texts between them."""
+    """Yield the control tokens in a rendered text, and the texts between them."""
     start = 0
     for first, end, token in controls.find(text):
         if first > start:

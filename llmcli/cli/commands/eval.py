@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     Models = Mapping[Path, Checkpoint | Ensemble]
 
-MAX_COMPRESSED_BYTES = 1 << 26  # of text, which the compressors hold in memory
+MAX_COMPRESSED_BYTES = 1 << 26  # of text: compressors hold it in memory
 MAX_NAMES = 3  # documents listed in a note
 NO_TOKENS = "the text has no tokens to measure; add --whole to measure what was trained on too"
 

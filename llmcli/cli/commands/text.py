@@ -51,7 +51,7 @@ def text(options: _Options) -> None:
 
 
 def _texts(sources: "Sources") -> Iterator[tuple[str, Iterator[str]]]:
-    """(the name of a file, its text in pieces); conversations with the role before each message."""
+    """Yield (name of a file, its text in pieces); in conversations, the role precedes each message."""
     for part in sources.text.contents:
         yield part.document.name, part.text()
     for file in sources.conversation_files:

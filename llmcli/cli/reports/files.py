@@ -1,4 +1,4 @@
-"""The files that were read, by their kind: how much of them is text, and what is not read."""
+"""Reports on the files that were read, by kind, and on those that were not."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ MAX_ROWS = 10
 
 
 def not_read(corpus: "Corpus") -> list[str]:
-    """What is not read, and why, for JSON: one line for each file."""
+    """Return a line for each file that is not read, with the reason, for JSON."""
     return [with_options(line, console.settings.options) for line in corpus.not_read]
 
 

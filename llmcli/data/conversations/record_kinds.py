@@ -46,7 +46,7 @@ class ReadOptions:
 
     @property
     def is_requested(self) -> bool:
-        """Whether the user said how to use columns. `speakers` does not count: text with turns has no columns."""
+        """Whether the user chose how to use columns. `speakers` does not count: text with turns has no columns."""
         return bool(self.pairs or self.columns or self.plain)
 
     def as_record(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def extract(file: IO[bytes], name: str) -> Extracted:
 
 
 def main_text(html: str) -> str:
-    """The text of a page without navigation; of a page in which no main text is found, all of its text."""
+    """Return the text of a page without navigation, or all of its text if no main text is found."""
     tree = HTMLTree.parse(_LONE_CHARACTER.sub(rf"\1{_KEEP}", html))
     if tree.body is None:
         return ""
@@ -49,7 +49,7 @@ def main_text(html: str) -> str:
 
 
 def plain_text(html: str) -> str:
-    """All text of a page, ending in "\\n"; "" if there is none."""
+    """Return all text of a page, ending in "\\n"; "" if there is none."""
     return _text(HTMLTree.parse(html))
 
 

@@ -47,7 +47,7 @@ def extract(file: IO[bytes], name: str) -> Extracted:
 
 
 def _messages(file: IO[bytes]) -> Iterator[bytes]:
-    """The messages of an mbox file; any other file is one message."""
+    """Yield the messages of an mbox file; any other file is one message."""
     first = file.readline(_MAX_LINE)
     if not _SEPARATOR.match(first):
         yield first + file.read(_MAX_MESSAGE)
@@ -66,7 +66,7 @@ def _messages(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _text_parts(part: Message, skipped: Counter[str]) -> list[Message]:
-    """The parts that are shown as text; of alternatives the plain one, or else the first that has any."""
+    """Return the parts that are shown as text; among alternatives, the plain one, or else the first that has text."""
     kind = part.get_content_type()
     if part.is_multipart():
         found = [_text_parts(one, skipped) for one in cast("list[Message]", part.get_payload())]
@@ -98,14 +98,14 @@ def _text(part: Message) -> str:
 
 
 class _EarlierLines:
-    """The lines of the messages so far, by their hashes; of many only the last ones."""
+    """Hashes of the lines in the messages so far, or of the most recent ones."""
 
     def __init__(self) -> None:
         self._lines: set[int] = set()
         self._older: set[int] = set()
 
     def without_quotes(self, lines: list[str], skipped: Counter[str]) -> Iterator[str]:
-        """The lines of a message without quoted ones that stand in earlier messages; these are counted."""
+        """Return the lines of a message without quotations of earlier messages; these are counted."""
         own, was_left_out = set(), False
         for line in lines:
             quote = _QUOTED.match(line)

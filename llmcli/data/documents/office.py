@@ -23,7 +23,7 @@ _OUTSIDE_SLIDE = ("dt", "ftr", "hdr", "sldNum")  # placeholders: date, footer, h
 
 @dataclass(frozen=True)
 class _Markup:
-    """What the elements of a format mean, by their names without namespaces."""
+    """The meaning of a format's elements, by their names without namespaces."""
 
     paragraphs: tuple[str, ...]
     row: str

@@ -60,7 +60,7 @@ def read_part(package: zipfile.ZipFile, part: str) -> bytes:
 
 
 def events(package: zipfile.ZipFile, part: str) -> Iterator[Event]:
-    """The elements of an XML part, with their names and those of attributes without a namespace."""
+    """Yield the elements of an XML part; names of elements and attributes have no namespace."""
     pending: list[Event] = []
     parser = expat.ParserCreate(namespace_separator=" ")
     parser.buffer_text = True

@@ -1,4 +1,4 @@
-"""The lines of pages as paragraphs: by their distances, their indentation, and whether the next word had room.
+"""Joins the lines of pages to paragraphs: by their distances, their indentation, and the space left at their ends.
 
 Coordinates are those of horizontal text, to the right and upwards. Those of vertical text are turned accordingly.
 """
@@ -77,7 +77,7 @@ def _margins(lines: Sequence[Line]) -> dict[str, float]:
 
 
 def _same(line: Line) -> str:
-    """The text of a line with all numbers replaced, as page numbers differ."""
+    """Return the text of a line with all numbers replaced, since page numbers differ."""
     return _NUMBER.sub("#", line.text)
 
 
@@ -102,7 +102,7 @@ class _Paragraph:
         self.lines += 1
 
     def continues_in(self, block: _Block) -> bool:
-        """Whether it goes on in a block of the next column, or of the next page."""
+        """Whether it continues in a block of the next column or page."""
         first, last = block.lines[0], self.last
         if block.page == self.block.page and first.baseline < last.baseline and first.left < last.right:
             return False
@@ -138,7 +138,7 @@ def paragraphs(pages: Iterable[Sequence[Line]]) -> Iterator[tuple[str, bool]]:
 
 
 def _without_pronunciation(lines: Sequence[Line]) -> list[Line]:
-    """The lines without kana in small letters above others, which say how these are pronounced."""
+    """Return the lines without ruby: small kana above other lines, which give their pronunciation."""
 
     def is_pronunciation(index: int) -> bool:
         line = lines[index]
@@ -209,7 +209,7 @@ def _continuations(block: _Block) -> list[bool]:
 
 
 def _is_full(line: Line, following: Line, right: float) -> bool:
-    """Whether the first word of the following line had no room in a line; rows of tables and of contents never are."""
+    """Whether the next line's first word would not fit in this line; False for rows of tables and of contents."""
     if "\t" in line.text or "\t" in following.text or _LEADERS.search(line.text):
         return False
     if is_cjk(following.text[0]):

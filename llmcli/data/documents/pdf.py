@@ -50,7 +50,7 @@ def extract(file: IO[bytes], name: str) -> Extracted:
 
 
 def _lines(document: pypdfium2.PdfDocument, number: int, skipped: Counter[str]) -> list[Line]:
-    """The lines of a page, none if it cannot be read."""
+    """Return the lines of a page; none if it cannot be read."""
     try:
         page = document[number]
         text = page.get_textpage()

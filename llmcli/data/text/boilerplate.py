@@ -36,7 +36,7 @@ _GUTENBERG_END = re.compile(r"\s*(?:\*\*\* ?END OF (?:THE |THIS )?|End of (?:the
 
 @dataclass
 class Cuts:
-    """What was cut from documents."""
+    """Counts of the text cut from documents."""
 
     documents: int = 0
     text_bytes: int = 0
