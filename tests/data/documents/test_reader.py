@@ -85,7 +85,7 @@ def test_a_document_is_its_text(name: str) -> None:
 
 def test_the_order_is_that_of_the_files_and_their_names_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when several processes read them at once."""
-    monkeypatch.setattr(reader, "_cores", lambda: 3)
+    monkeypatch.setattr(reader, "cpu_cores", lambda: 3)
     for name, (made, _) in DOCUMENTS.items():
         put(f"d/{name}", made(f"A page about {name}."))
     put("d/b.txt", b"A page about b.txt.\n")
