@@ -26,7 +26,7 @@ def measure(directory: str, cores: int) -> None:
     from llmcli.data.documents import reader
     from llmcli.data.sources import read_sources
 
-    reader._cores = lambda: cores  # type: ignore[assignment]
+    reader.cpu_cores = lambda: cores  # type: ignore[attr-defined]
     start = time.perf_counter()
     text = read_sources([directory]).text
     seconds = time.perf_counter() - start
