@@ -1,4 +1,4 @@
-"""Generation of text from a prompt. `decode` is the loop for a single text; the loops in server/engine/engine.py and
+"""Generation of text from a prompt. `decode` is the loop for a single text; the loops in engine/engine.py and
 training/data/plain_text.py generate many texts together.
 
 A text begins as token ids. If the prompt may end inside a word, token_healing.py finds the first token. B, V = texts,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmcli.errors import LLMError
-from llmcli.server.engine.requests import QueueFullError, StoppingError, UnavailableError
+from llmcli.generation.engine.requests import QueueFullError, StoppingError, UnavailableError
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}

@@ -30,9 +30,9 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats import hf_directory, loading
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.gguf import writer as gguf_writer
+from llmcli.generation.engine.engine import Engine
+from llmcli.generation.engine.requests import Event, Failed, Finished, GenerationRequest, Limits
 from llmcli.models.open_runtime import open_runtime
-from llmcli.server.engine.engine import Engine
-from llmcli.server.engine.requests import Event, Failed, Finished, GenerationRequest, Limits
 from tests.benchmarks.engines import SHAPES, random_model
 
 GGUF_DTYPES = {"float32": "f32", "int8": "q8_0"}

@@ -114,8 +114,8 @@ def test_lm_eval_scores_a_text_and_a_table(running, tmp_path, monkeypatch):
 
 
 def test_the_numbers_are_those_of_the_code():
+    from llmcli.generation.engine.requests import Limits
     from llmcli.server import limits
-    from llmcli.server.engine.requests import Limits
 
     numbers = [getattr(limits, name) for name in dir(limits) if name.isupper() and name != "KEEP_ALIVE_SECONDS"]
     table = PAGE.partition("## Limits")[2]

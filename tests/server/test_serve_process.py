@@ -14,8 +14,8 @@ import pytest
 
 pytest.importorskip("starlette", reason="needs pip install 'llmcli[serve]'")
 
+from llmcli.generation.engine.requests import Limits
 from llmcli.server.api.models import Models
-from llmcli.server.engine.requests import Limits
 from llmcli.server.http import listening, service
 from llmcli.server.http.app import create_app
 from llmcli.server.http.listening import Server, bind

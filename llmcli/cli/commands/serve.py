@@ -133,7 +133,7 @@ def _access(listener: "socket.socket", host: str, key: str | None, origins: list
 
 def _run(models: "Models", listener: "socket.socket", access: "Access", options: _Options) -> None:
     """Serve until a signal. Raises LLMError if a single model cannot be loaded."""
-    from llmcli.server.engine.requests import Limits
+    from llmcli.generation.engine.requests import Limits
     from llmcli.server.http.app import Hooks, create_app
     from llmcli.server.http.listening import Server, url
 

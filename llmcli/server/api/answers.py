@@ -9,11 +9,11 @@ from typing import ClassVar
 
 from llmcli.config import ANSWER_TOKENS
 from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
+from llmcli.generation.engine.requests import Event, Finished, GenerationRequest, ScoredToken, Started, Token
 from llmcli.server.api.bodies import ChatBody, CompletionBody, GenerationBody
 from llmcli.server.api.models import ServedModel
 from llmcli.server.api.prompts import chat_template, check_choices_fit, encode_messages, encode_prompt
 from llmcli.server.api.schema import JsonObject
-from llmcli.server.engine.requests import Event, Finished, GenerationRequest, ScoredToken, Started, Token
 from llmcli.server.errors import invalid
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's

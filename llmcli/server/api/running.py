@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
 from llmcli.errors import LLMError
+from llmcli.generation.engine.engine import Engine
+from llmcli.generation.engine.requests import Event, Failed, Finished, GenerationRequest, Token
+from llmcli.generation.engine.sequence import Sequence as Submitted
 from llmcli.server.api.answers import Generated
-from llmcli.server.engine.engine import Engine
-from llmcli.server.engine.requests import Event, Failed, Finished, GenerationRequest, Token
-from llmcli.server.engine.sequence import Sequence as Submitted
 from llmcli.server.errors import ApiError, as_api_error
 from llmcli.server.limits import KEEP_ALIVE_SECONDS, REQUEST_SECONDS, UNREAD_TOKENS
 

@@ -14,11 +14,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from llmcli.errors import LLMError
+from llmcli.generation.engine.engine import Engine
+from llmcli.generation.engine.requests import Limits, UnavailableError
 from llmcli.server.api import bodies
 from llmcli.server.api.models import Models
 from llmcli.server.api.schema import JsonObject, Operation, openapi
-from llmcli.server.engine.engine import Engine
-from llmcli.server.engine.requests import Limits, UnavailableError
 from llmcli.server.errors import ApiError, as_api_error
 from llmcli.server.http import analysis_routes, generation_routes, info_routes
 from llmcli.server.http.access import Access

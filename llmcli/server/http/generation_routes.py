@@ -10,10 +10,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from llmcli.generation.engine.requests import StoppingError
 from llmcli.server.api.answers import ChatCompletion, Completion, GenerationAnswer
 from llmcli.server.api.bodies import ChatBody, CompletionBody
 from llmcli.server.api.running import RunningRequests
-from llmcli.server.engine.requests import StoppingError
 from llmcli.server.errors import ApiError, as_api_error
 from llmcli.server.http.service import Call, while_connected
 

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmcli.server.engine.requests import StoppingError
+from llmcli.generation.engine.requests import StoppingError
 from llmcli.server.errors import ApiError, as_api_error
 from llmcli.server.http.access import Access, is_preflight, too_large
 from llmcli.server.limits import MAX_BODY_BYTES

@@ -13,10 +13,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive
 
+from llmcli.generation.engine.engine import Engine
 from llmcli.models.runtime import Runtime
 from llmcli.server.api.models import Models, ServedModel
 from llmcli.server.api.schema import Operation, parse_object
-from llmcli.server.engine.engine import Engine
 from llmcli.server.errors import ApiError
 from llmcli.server.http.access import check_body
 from llmcli.server.http.guard import SCOPE_KEY, LogEntry

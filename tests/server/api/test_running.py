@@ -17,11 +17,11 @@ from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import save
 from llmcli.formats.loading import load
 from llmcli.formats.training_record import TrainingRecord
+from llmcli.generation.engine import engine
+from llmcli.generation.engine.requests import GenerationRequest, Limits
 from llmcli.generation.next_words import next_words
 from llmcli.server.api import running
 from llmcli.server.api.models import Models, ServedModel
-from llmcli.server.engine import engine
-from llmcli.server.engine.requests import GenerationRequest, Limits
 from llmcli.server.errors import ApiError, ModelLoadError, as_api_error
 from llmcli.server.http import analysis_routes, service
 from llmcli.server.http.app import Hooks, create_app

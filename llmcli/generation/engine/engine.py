@@ -1,4 +1,5 @@
-"""The engine of `llm serve`: one thread that owns all models and their KV caches, and processes many requests together.
+"""The engine of `llm serve` and batches: a thread that owns all models and their KV caches, and processes many requests
+together.
 
 The thread works in passes: a chunk of one prompt (chunked prefill), then one token of each text that is being
 generated, batched through the linear layers of its model (continuous batching). A long prompt therefore delays the
@@ -20,11 +21,8 @@ from typing import Any, TypeVar
 
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.generation.generator import Choice, choose_together
-from llmcli.models.ngram_runtime import undo_step
-from llmcli.models.runtime import Array, Runtime, step_batch
-from llmcli.server.engine.prefix_cache import PrefixCache
-from llmcli.server.engine.requests import (
+from llmcli.generation.engine.prefix_cache import PrefixCache
+from llmcli.generation.engine.requests import (
     GenerationRequest,
     Limits,
     OnEvent,
@@ -32,7 +30,10 @@ from llmcli.server.engine.requests import (
     StoppingError,
     UnavailableError,
 )
-from llmcli.server.engine.sequence import Counts, Sequence
+from llmcli.generation.engine.sequence import Counts, Sequence
+from llmcli.generation.generator import Choice, choose_together
+from llmcli.models.ngram_runtime import undo_step
+from llmcli.models.runtime import Array, Runtime, step_batch
 
 T = TypeVar("T")
 PASS_SECONDS = 0.5  # how long `close` waits for the pass in progress

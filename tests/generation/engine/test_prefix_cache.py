@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from llmcli.server.engine.prefix_cache import Prefix, PrefixCache
+from llmcli.generation.engine.prefix_cache import Prefix, PrefixCache
 
 
 class Model:

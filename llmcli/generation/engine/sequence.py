@@ -10,14 +10,8 @@ from numpy.typing import NDArray
 
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.generation.choices import ScoredText, score_answers, score_continuations
-from llmcli.generation.generator import Choice, GeneratedText, Piece, next_input
-from llmcli.generation.sampler import Sampler
-from llmcli.generation.token_healing import Prompt, read_prompt
-from llmcli.models.logits import log_softmax
-from llmcli.models.ngram_runtime import recompute
-from llmcli.models.runtime import PREFILL_CHUNK, Array, Runtime
-from llmcli.server.engine.prefix_cache import Prefix, PrefixCache
-from llmcli.server.engine.requests import (
+from llmcli.generation.engine.prefix_cache import Prefix, PrefixCache
+from llmcli.generation.engine.requests import (
     Event,
     Failed,
     Finished,
@@ -27,6 +21,12 @@ from llmcli.server.engine.requests import (
     Started,
     Token,
 )
+from llmcli.generation.generator import Choice, GeneratedText, Piece, next_input
+from llmcli.generation.sampler import Sampler
+from llmcli.generation.token_healing import Prompt, read_prompt
+from llmcli.models.logits import log_softmax
+from llmcli.models.ngram_runtime import recompute
+from llmcli.models.runtime import PREFILL_CHUNK, Array, Runtime
 
 # since the engine started: requests; finished, failed, cancelled; prompt_tokens, including cached_tokens, whose keys
 # and values were reused; generated tokens

@@ -12,6 +12,16 @@ from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.generation.engine.engine import Engine
+from llmcli.generation.engine.requests import (
+    Failed,
+    Finished,
+    GenerationRequest,
+    Limits,
+    QueueFullError,
+    Started,
+    Token,
+)
 from llmcli.generation.generator import continue_ids, generate
 from llmcli.generation.token_healing import Prompt
 from llmcli.models.ensemble import EnsembleRuntime
@@ -19,8 +29,6 @@ from llmcli.models.logits import log_softmax
 from llmcli.models.ngram_runtime import with_ngram_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.onnx.runtime import OnnxRuntime
-from llmcli.server.engine.engine import Engine
-from llmcli.server.engine.requests import Failed, Finished, GenerationRequest, Limits, QueueFullError, Started, Token
 from tests.conftest import TEXT, random_checkpoint
 from tests.models.test_ngram_cache import WEIGHTS
 from tests.platforms import needs_onnxruntime
