@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from llmcli.analysis.explain import Explanation
     from llmcli.data.conversations.messages import Message
+    from llmcli.data.conversations.record_kinds import ReadOptions
+    from llmcli.data.sources import Sources
     from llmcli.data.tokenizers.tokenizer import Tokenizer
     from llmcli.evaluation.evaluator import Score
     from llmcli.formats.checkpoint import Checkpoint
@@ -295,9 +297,11 @@ def load(
 
 
 def train(
-    corpus: str | Path | Sequence[str | Path],
+    corpus: str | Path | Sequence[str | Path] | None = None,
     output: str | Path = DEFAULT_MODEL,
     *,
+    text: str | Iterable[str] | None = None,
+    conversations: Iterable[Sequence[Mapping[str, str]] | Mapping[str, Any]] | None = None,
     seconds: float | None = None,
     steps: int | None = None,
     epochs: float | None = None,
@@ -321,14 +325,17 @@ def train(
 ) -> Iterator[Step | Evaluation | Sample | TeacherTrained | Restarted | Result]:
     """Train a model on text or conversations and save it. Yields events; the last one is the `Result`.
 
-    `corpus` is one or more files, directories or glob patterns; conversation files are recognized, and `speakers` names
-    who asks and who answers in text with turns. `column` names the text column in tables, JSON and Parquet, or two
-    columns, "question,answer"; `template` joins columns to a text, "{title}\\n{body}"; `pairs` reads two-column tables
-    as prompts and answers, `plain` reads everything as text. `encoding` is that of text other than UTF-8, recognized by
-    default; `strip_boilerplate` cuts what many documents repeat. `val` is a validation file or the fraction to hold
-    out, `base` a model to fine-tune, `like` a model whose tokenizer to use. An existing file at `output` is replaced
-    only with `overwrite`. The same call resumes a stopped run; closing the iterator early discards the run. Raises
-    LLMError.
+    `corpus` is one or more files, directories or glob patterns. In its place, `text` is one or more documents in
+    memory, such as a list or the column of a data frame, and `conversations` a list of conversations as for
+    `Model.chat`, or of records such as {"prompt": ..., "completion": ...}.
+
+    Conversation files are recognized, and `speakers` names who asks and who answers in text with turns. `column` names
+    the text column in tables, JSON and Parquet, or two columns, "question,answer"; `template` joins columns to a text,
+    "{title}\\n{body}"; `pairs` reads two-column tables as prompts and answers, `plain` reads everything as text.
+    `encoding` is that of text other than UTF-8, recognized by default; `strip_boilerplate` cuts what many documents
+    repeat. `val` is a validation file or the fraction to hold out, `base` a model to fine-tune, `like` a model whose
+    tokenizer to use. An existing file at `output` is replaced only with `overwrite`. The same call resumes a stopped
+    run; closing the iterator early discards the run. Raises LLMError.
     """
     from llmcli.data.conversations.record_kinds import ReadOptions
     from llmcli.training.data.inputs import load_inputs
@@ -354,14 +361,40 @@ def train(
     models = {"base": base, "like": like}
     base_path, like_path = (None if path is None else _path(path, name) for name, path in models.items())
     read = partial(
-        load_inputs, [str(file) for file in _paths(corpus)], val, base_path, like_path, tokenizer, reading=reading,
-        seconds=request.budget, on_note=on_note,
+        load_inputs, _corpus(corpus, text, conversations, reading), val, base_path, like_path, tokenizer,
+        reading=reading, seconds=request.budget, on_note=on_note,
     )  # fmt: skip
     claim = partial(
         claim_output, _path(output, "output"), force=_flag(overwrite, "overwrite"), model=base_path or like_path,
         on_note=on_note, on_warning=on_note,
     )  # fmt: skip
     return _train(request, claim, read, fixed_threads=threads is not None, on_note=on_note)
+
+
+def _corpus(corpus: object, text: object, conversations: object, reading: ReadOptions) -> list[str] | Sources:
+    """Return the names of files, or the documents and conversations in memory. Raises LLMError."""
+    from llmcli.data.sources import sources_in_memory
+
+    in_memory = {"text": [text] if isinstance(text, str) else text, "conversations": conversations}
+    in_memory = {name: value for name, value in in_memory.items() if value is not None}
+    if (corpus is None) is not bool(in_memory):
+        raise usage("give either corpus, the names of files, or text and conversations, which are in memory")
+    if corpus is not None:
+        return [str(file) for file in _paths(corpus)]
+    if reading.is_for_files:
+        raise usage("speakers, pairs, column, template, plain and encoding are for files; leave them out for text and "
+                    "conversations in memory")  # fmt: skip
+    lists: dict[str, list[Any]] = {}
+    for name, values in in_memory.items():
+        if not isinstance(values, Iterable) or isinstance(values, str | bytes | Mapping) or hasattr(values, "read"):
+            raise TypeError(f"{name} must be a list, found {brief(values)}")
+        if not (lists := lists | {name: [*values]})[name]:
+            raise usage(f"{name} is an empty list")
+    texts = [_text(value, f"text {number}") for number, value in enumerate(lists.get("text", ()), 1)]
+    try:
+        return sources_in_memory(texts, lists.get("conversations", ()), reading)
+    except TypeError as error:  # from json
+        raise TypeError(f"conversations must be lists of messages, or records of str: {error}") from error
 
 
 def _train(

@@ -160,6 +160,28 @@ def test_a_stopped_run_of_the_command_is_resumed_by_the_api_to_the_same_bytes(ow
     assert Path("api.safetensors").read_bytes() == whole.file.read_bytes()
 
 
+def test_texts_in_memory_give_the_model_of_files_with_these_names(own_directory: Path, llm: Llm) -> None:
+    texts = [f"{number} little cats sat on {number} mats and ate {7 * number} fish.\n" * 30 for number in range(12)]
+    texts += [texts[0], "", "\ufeffりんごを食べた。\r\n" * 30]
+    chats = [[{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"り{n}"}] for n in range(20)]
+    for number, text in enumerate(texts, 1):
+        Path(f"text {number}").write_bytes(text.encode("utf-8"))
+    Path("conversations in memory").write_text("".join(json.dumps(chat) + "\n" for chat in chats), "utf-8")
+    names = [f"text {number}" for number in range(1, 16)]
+    *_, files = llmcli.train([*names, "conversations in memory"], "files.safetensors", **RUN)
+    for name in [*names, "conversations in memory"]:
+        Path(name).unlink()
+    *_, memory = llmcli.train(text=(text for text in texts), conversations=chats, output="memory.safetensors", **RUN)
+    tensors = [done.checkpoint.tensors for done in (files.done, memory.done)]
+    assert all(np.array_equal(tensors[0][name], tensors[1][name]) for name in {*tensors[0], *tensors[1]})
+    records = [llmcli.load(f"{name}.safetensors").record for name in ("files", "memory")]
+    assert {entry.pop("kind", None) for entry in records[1]["corpus"]} == {"in memory", None}
+    assert all(entry.pop("path") == entry["name"] for entry in records[0]["corpus"])
+    assert records[0]["corpus"] == records[1]["corpus"] and len(records[1]["corpus"]) == 14
+    run = llm("generate", "The cat", "-n", 1, "-m", "memory.safetensors", "--memory")
+    assert run.exit_code == 1 and "in memory, was in memory and has no file; name it: --corpus FILE" in run.stderr
+
+
 def test_a_file_is_replaced_only_with_overwrite(own_directory: Path) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     Path("m.safetensors").write_text("mine", "utf-8")
@@ -259,12 +281,23 @@ def test_errors_name_arguments(tiny_model: Path) -> None:
     calls: list[tuple[Callable[[], object], str]] = [
         (lambda: model.generate("The", max_tokens=-1), "^`max_tokens` must be"),
         (lambda: model.generate("The", temprature=1), "unknown option 'temprature'; .*temperature"),
-        (lambda: llmcli.train("c.txt", time="20s"), "unknown option 'time'; the options are seconds"),
+        (lambda: llmcli.train("c.txt", time="20s"), "unknown option 'time'; the options are text, "),
         (lambda: llmcli.train("c.txt", steps=1, seconds=5), "^`seconds` and `steps` both"),
         (lambda: next(llmcli.train("c.txt", "o.safetensors", steps=1, lr=-1)), "^`lr` must be above 0"),
         (lambda: llmcli.train([]), "^corpus is an empty list"),
         (lambda: llmcli.train(TEXT), "^corpus must be the name of a file, found a text"),
         (lambda: llmcli.train(io.StringIO(TEXT)), "^corpus must be the name of a file, or a list"),
+        (lambda: llmcli.train(), "^give either corpus, the names of files, or text and conversations, which are in"),
+        (lambda: llmcli.train("c.txt", text=[TEXT]), "^give either corpus"),
+        (lambda: llmcli.train(text=[]), "^text is an empty list"),
+        (lambda: llmcli.train(text=[TEXT, math.nan]), "^text 2 must be a str, found nan"),
+        (lambda: llmcli.train(text=io.StringIO(TEXT)), "^text must be a list, found "),
+        (lambda: llmcli.train(text=[TEXT, "a\0"]), "^text 2 is not text: a zero character at position 1"),
+        (lambda: llmcli.train(text=[TEXT], column="a"), "^speakers, pairs, column, .* are for files"),
+        (lambda: llmcli.train(conversations=[{"a": "b"}]), "^conversations "),
+        (lambda: llmcli.train(conversations=[{"text": "b"}]), "^conversations must be lists of messages, or records"),
+        (lambda: llmcli.train(conversations=[[{"role": "user", "content": b"b"}]]), "^conversations must be lists of"),
+        (lambda: next(llmcli.train(text="short", output="o.safetensors")), "^text 1 is too short: 5 bytes"),
         (lambda: next(llmcli.train("c.txt", "mine.safetensors", steps=1)), "add `overwrite=True` to replace it"),
         (lambda: next(llmcli.train(tiny_model, "o.safetensors", steps=1)), "llm train TEXT --from "),
     ]

@@ -1,5 +1,8 @@
-"""The files that a command names, recognized by content: plain text, text in a column, or conversations."""
+"""The files that a command names, recognized by content: plain text, text in a column, or conversations; and the texts
+and conversations that a Python program has in memory."""
 
+import io
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +18,7 @@ from llmcli.data.files import ConversationFile, read_records
 from llmcli.data.reading_progress import ReadingProgress
 from llmcli.data.text.boilerplate import strip
 from llmcli.data.text.corpus import Corpus, FoundFile, corpus_of_files, find_files
-from llmcli.data.text.documents import Document, OnRead, display_name, ignore, read_document
+from llmcli.data.text.documents import Document, OnRead, display_name, document_of_texts, ignore, read_document
 from llmcli.data.text.file_types import TEXT_KINDS, is_page
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
 from llmcli.errors import LLMError, brief
@@ -27,6 +30,7 @@ _NUMBER = re.compile(r"0x[0-9a-f]+|\d+")  # a position or size, which differs be
 _JSON = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[\[{\"])")
 _OTHER_COLUMN = "`column` NAME or `plain`"
 _AUTOMATIC = ReadOptions()
+_IN_MEMORY, _CONVERSATIONS = "in memory", "conversations in memory"  # the kind of a text; the name of conversations
 
 Content: TypeAlias = Document | ConversationFile
 
@@ -45,7 +49,7 @@ class FileGroup:
         details = "; ".join(filter(None, (self.detail, self.otherwise and f"otherwise: {self.otherwise}")))
         names = ", ".join(self.names[:_MAX_NAMES])
         if len(self.names) > _MAX_NAMES:
-            names = f"{units.count(len(self.names), 'file')} ({names}, ...)"
+            names = f"{units.count(len(self.names), 'text' if self.detail == _IN_MEMORY else 'file')} ({names}, ...)"
         return f"{self.kind} in {names}" + (f" ({details})" if details else "")
 
     def as_record(self) -> dict[str, Any]:
@@ -152,6 +156,39 @@ def read_sources(
     Raises LLMError, for instance for a malformed record in a conversation file.
     """
     contents, skipped, not_read = _read_all(names, _record_reader(reading, text_only), reading, on_read)
+    return _sources_of(contents, skipped, not_read, reading, on_read)
+
+
+def sources_in_memory(
+    texts: Iterable[str], conversations: Iterable[object] = (), reading: ReadOptions = _AUTOMATIC
+) -> Sources:
+    """Make each text a document, and read conversations (each a list of messages, or a record as in a file of JSON
+    Lines). Raises LLMError as `read_sources` does."""
+    copy, contents = TextCopy(), list[tuple[Content, str]]()
+    for number, text in enumerate(texts, 1):
+        name, text = f"text {number}", text.removeprefix("\ufeff")
+        if "\0" in text:
+            raise LLMError(f"{name} is not text: a zero character at position {text.index(chr(0)):,}")
+        document = document_of_texts(name, Path(), [text], copy)
+        contents.append((replace(document, kind=_IN_MEMORY, file_bytes=document.text_bytes), name))
+    if lines := [json.dumps(conversation) + "\n" for conversation in conversations]:
+        stream = io.BytesIO("".join(lines).encode("ascii"))
+        file = read_records(_CONVERSATIONS, Path(), reading, copy, stream=stream)
+        if isinstance(file, Document):
+            raise LLMError(f"conversations must be lists of messages, or records with answers, found {brief(lines[0])}")
+        contents.append((file, _CONVERSATIONS))
+    return _sources_of(contents, [], [], reading, ignore)
+
+
+def was_in_memory(name: str, kind: str) -> bool:
+    """Return whether an entry of a training record is for a text or for conversations without a file."""
+    return kind == _IN_MEMORY or name == _CONVERSATIONS
+
+
+def _sources_of(
+    contents: list[tuple[Content, str]], skipped: list[str], not_read: list[str], reading: ReadOptions, on_read: OnRead
+) -> Sources:
+    """Combine contents, each with its relative name, in a corpus and conversations; the same text counts once."""
     contents, boilerplate, cuts = _stripped(contents, reading, on_read)
     files = tuple(file for file, _ in contents if isinstance(file, ConversationFile))
     documents = [(file, relative) for file, relative in contents if isinstance(file, Document)]

@@ -15,7 +15,7 @@ from llmcli.data.conversations.messages import Conversation
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.conversations.turns import speakers_in
 from llmcli.data.files import ConversationFile
-from llmcli.data.sources import Sources, read_if_possible
+from llmcli.data.sources import Sources, read_if_possible, was_in_memory
 from llmcli.data.text.corpus import Corpus, Part
 from llmcli.data.text.documents import Document
 from llmcli.errors import LLMError
@@ -281,6 +281,8 @@ def _find(stage: Stage, entries: Sequence[TrainingFile], model: Path) -> list[Do
     for index, entry in enumerate(entries):
         if index not in found:
             missing = f"{entry.name[:200]}, is missing or has changed (searched here and beside the model)"
+            if was_in_memory(entry.name, entry.kind):
+                missing = f"{entry.name}, was in memory and has no file"
             raise LLMError(f"the training text of {model}, {missing}; name it: `corpus` FILE")
     return [found[index] for index in range(len(entries))]
 

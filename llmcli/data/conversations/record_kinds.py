@@ -49,6 +49,11 @@ class ReadOptions:
         """Whether the user chose how to use columns. `speakers` does not count: text with turns has no columns."""
         return bool(self.pairs or self.columns or self.plain)
 
+    @property
+    def is_for_files(self) -> bool:
+        """Whether there is an option that says how to read a file."""
+        return bool(self.is_requested or self.speakers or self.encoding)
+
     def as_record(self) -> dict[str, Any]:
         fields = {
             "pairs": self.pairs, "columns": list(self.columns), "plain": self.plain, "template": self.template,

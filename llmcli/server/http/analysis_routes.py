@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from llmcli.analysis.explain import choose_explained_model, explain
 from llmcli.data.conversations.example_prompt import example_prompts
+from llmcli.data.sources import was_in_memory
 from llmcli.errors import LLMError
 from llmcli.evaluation.memorization import MAX_SEARCHED_BYTES, find_verbatim
 from llmcli.evaluation.training_text import TrainingText, find_training_texts
@@ -139,8 +140,11 @@ def training_texts(model: ServedModel) -> list[TrainingText]:
     try:
         return find_training_texts(model.source.records, model.path)[0]
     except LLMError as error:
-        names = ", ".join(dict.fromkeys(file.name for record in model.source.records for file in record.corpus))
+        files = [file for record in model.source.records for file in record.corpus]
+        names = ", ".join(dict.fromkeys(file.name for file in files))
         message = f"the training text of {model.name}, {names}, is missing or has changed; put it beside the model"
+        if any(was_in_memory(file.name, file.kind) for file in files):
+            message = f"the training text of {model.name} was in memory and has no file"
         message = message if names else f"{model.name} does not record its training text"
         raise ApiError(message, 404, code="training_text_not_found") from error
 

@@ -52,7 +52,7 @@ class Inputs:
 
 
 def load_inputs(
-    corpus: Sequence[str],
+    corpus: Sequence[str] | Sources,
     val: str | float | None,
     base: Path | None,
     like: Path | None,
@@ -74,7 +74,7 @@ def load_inputs(
     like_model = loading.load_any(like).shared if like else None
     reading = reading or ReadOptions()
     progress = ReadingProgress(seconds, on_note)
-    sources = read_sources(corpus, reading, on_read=progress)
+    sources = corpus if isinstance(corpus, Sources) else read_sources(corpus, reading, on_read=progress)
     _check_amount(sources, fine_tunes=base is not None)
     val_sources, held_out = None, recipe.HELD_OUT
     if isinstance(val, str) and Path(val).exists():
