@@ -6,7 +6,7 @@ The page has the weights, the config, the tokenizer and the training record as d
 
 import base64
 import html
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING, Any
@@ -33,10 +33,22 @@ _CONFIG_KEYS = (
 
 
 def live_page(
-    model: Checkpoint, header: "Header", name: str, dtype: str | None, on_note: Callable[[str], None]
+    model: Checkpoint,
+    header: "Header",
+    name: str,
+    dtype: str | None,
+    on_note: Callable[[str], None],
+    *,
+    prompt: str | None = None,
+    compare: str | None = None,
+    without: Sequence[str] = (),
 ) -> bytes:
-    """Write the page of a model. The data type of its weights is chosen unless `dtype` is given. Raises LLMError for a
-    model that is too large, or that pages do not support."""
+    """Write the page of a model. The data type of its weights is chosen unless `dtype` is given.
+
+    With a `prompt`, the page opens at its prediction, with the parts `without` switched off ("2": layer 2, "2.3": head
+    3 of layer 2); with `compare` as well, at both prompts side by side. Raises LLMError for a model that is too large,
+    or that pages do not support.
+    """
     tokenizer = open_tokenizer(model)
     dtype, note = choose_dtype(model, tokenizer, dtype)
     template = open_chat_template(model, tokenizer)
@@ -55,8 +67,14 @@ def live_page(
         "dtype": dtype,
         "record": _record_data(header, note),
     }
-    prompt = data["record"]["prompt"]
-    data["start"] = next(iter(example_prompts(prompt)), prompt)  # the last word is left to predict
+    sample = data["record"]["prompt"]
+    example = next(iter(example_prompts(sample)), sample)  # the last word is left to predict
+    data["start"] = {
+        "view": ("write" if prompt is None else "inside") if compare is None else "compare",
+        "text": example if prompt is None else prompt,
+        "compare": compare or "",
+        "without": list(without),
+    }
     page = _fill(name, data, base64.b64encode(weights).decode())
     check_size(model.config, dtype, len(page))
     on_note(f"weights: {note}")

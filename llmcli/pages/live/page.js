@@ -293,4 +293,4 @@ if (data.chat) { // as llm chat chooses its words
 }
 showTexts();
 showSettings();
-setText(data.start);
+setText(data.start.text);
