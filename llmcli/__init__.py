@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmcli.config import SamplingConfig as SamplingConfig
     from llmcli.errors import LLMError as LLMError
     from llmcli.training.loop.events import Evaluation as Evaluation
+    from llmcli.training.loop.events import Prediction as Prediction
     from llmcli.training.loop.events import Restarted as Restarted
     from llmcli.training.loop.events import Sample as Sample
     from llmcli.training.loop.events import Step as Step
@@ -30,7 +31,7 @@ _NAMES = {
     "api": ("Model", "load", "train"),
     "config": ("ModelConfig", "SamplingConfig"),
     "errors": ("LLMError",),
-    "training.loop.events": ("Evaluation", "Restarted", "Sample", "Step", "TeacherTrained"),
+    "training.loop.events": ("Evaluation", "Prediction", "Restarted", "Sample", "Step", "TeacherTrained"),
     "training.session": ("Result",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from llmcli.models.runtime import Runtime
     from llmcli.training.data.inputs import Inputs
     from llmcli.training.files.output import Output
-    from llmcli.training.loop.events import Evaluation, Restarted, Sample, Step, TeacherTrained
+    from llmcli.training.loop.events import Evaluation, Prediction, Restarted, Sample, Step, TeacherTrained
     from llmcli.training.planning.plan import PlanRequest
     from llmcli.training.session import Result
 
@@ -73,6 +73,7 @@ class TrainOptions(TypedDict, total=False):
     active: int
     lora: int
     kl_weight: float
+    probe: str
     seed: int
 
 
@@ -322,7 +323,7 @@ def train(
     overwrite: bool = False,
     on_note: Callable[[str], None] = lambda note: None,
     **options: Unpack[TrainOptions],
-) -> Iterator[Step | Evaluation | Sample | TeacherTrained | Restarted | Result]:
+) -> Iterator[Step | Evaluation | Prediction | Sample | TeacherTrained | Restarted | Result]:
     """Train a model on text or conversations and save it. Yields events; the last one is the `Result`.
 
     `corpus` is one or more files, directories or glob patterns. In its place, `text` is one or more documents in
@@ -404,7 +405,7 @@ def _train(
     *,
     fixed_threads: bool,
     on_note: Callable[[str], None],
-) -> Iterator[Step | Evaluation | Sample | TeacherTrained | Restarted | Result]:
+) -> Iterator[Step | Evaluation | Prediction | Sample | TeacherTrained | Restarted | Result]:
     """Implement `train` with checked arguments."""
     started = time.monotonic()
     with claim() as place:

@@ -182,6 +182,28 @@ class Samples(JsonObject):
     texts: tuple[Annotated[tuple[int, str], Check("a list of a step and a text", _is_sample)], ...] = ()
 
 
+def _is_prediction(value: Any) -> bool:
+    if not (isinstance(value, list) and len(value) == 2 and type(value[0]) is int and value[0] >= 0):
+        return False
+    return isinstance(value[1], list) and all(
+        isinstance(pair, list) and list(map(type, pair)) in ([str, float], [str, int]) and 0 <= pair[1] <= 1
+        for pair in value[1]
+    )
+
+
+class Probe(JsonObject):
+    """The likeliest next tokens of one prompt by step: (step, pairs of a token and its probability)."""
+
+    prompt: str = ""
+    predictions: tuple[
+        Annotated[
+            tuple[int, list[tuple[str, float]]],
+            Check("a list of a step and of tokens with probabilities", _is_prediction),
+        ],
+        ...,
+    ] = ()
+
+
 class TrainingRecord(Stage):
     """The record of the run that made a model. Change it with `|` and `without`, which change its JSON."""
 
@@ -213,6 +235,7 @@ class TrainingRecord(Stage):
     distillation: Distillation | None = None
     curve: CurvePoints = CurvePoints()
     samples: Samples = Samples()
+    probe: Probe | None = None
     clock: Clock | None = None
     memorised: Memorization | None = None  # a key of stored files: it keeps its British spelling
     answers: AnswerShares | None = None

@@ -36,7 +36,17 @@ from llmcli.training.files.summary import summarize
 from llmcli.training.loop import trainer
 from llmcli.training.loop.clock import LOADING_SECONDS_PER_MILLION, Clock
 from llmcli.training.loop.correction import Correction, MeasuredSpeeds
-from llmcli.training.loop.events import Done, Evaluation, Event, Restarted, Sample, State, Step, TeacherTrained
+from llmcli.training.loop.events import (
+    Done,
+    Evaluation,
+    Event,
+    Prediction,
+    Restarted,
+    Sample,
+    State,
+    Step,
+    TeacherTrained,
+)
 from llmcli.training.loop.job import Job
 from llmcli.training.loop.record import versions
 from llmcli.training.planning import rules
@@ -74,6 +84,7 @@ class PlannedRun:
     on_note: Callable[[str], None]
     processes: Processes
     tuner: ThreadTuner | None  # None: the number of threads is fixed
+    probe: str | None = None  # the requested prompt
     correction: Correction | None = None  # if the run has a time limit and the planner chose the model's size
 
     def check_space(self) -> None:
@@ -134,7 +145,7 @@ def plan_run(
     is_chosen = not (request.layers or request.width or inputs.base)
     if speeds and machine and may_correct and is_chosen and not processes.are_several:
         correction = Correction(prepared, speeds, machine.memory)
-    return PlannedRun(inputs, output, prepared, identity, started, on_note, processes, tuner, correction)
+    return PlannedRun(inputs, output, prepared, identity, started, on_note, processes, tuner, request.probe, correction)
 
 
 def _resumed_plan(plan: Plan, request: PlanRequest, processes: Processes) -> Plan:
@@ -321,7 +332,7 @@ def run(
     stop: Callable[[], bool] = lambda: False,
     on_stop_request: Callable[[int], None] = lambda signal: None,
     on_progress: Callable[[float], None] = lambda share: None,
-) -> Iterator[Step | Evaluation | Sample | TeacherTrained | Restarted | Result]:
+) -> Iterator[Step | Evaluation | Prediction | Sample | TeacherTrained | Restarted | Result]:
     """Train and save the model: yields events, the last of which is the result. If the first steps run at a different
     speed than planned, the run may start over once with a model of another size.
 
@@ -370,10 +381,17 @@ def _train(plan: PlannedRun, stop: Callable[[], bool], **options: Any) -> Genera
     job = Job(
         prepared.plan, data, prepared.record, inputs.base,
         sample_prompt=_first_words(next(next(inputs.corpus.texts()))) if inputs.corpus.documents else None,
+        probe=plan.probe or (None if prepared.conversations else _probe_prompt(prepared)),
         regularize=prepared.regularization(), tuner=plan.tuner, **options,
     )  # fmt: skip
     clock = Clock(prepared.plan.train, plan.started, _reserve_seconds(prepared), stop=stop)
     yield from trainer.train(job, clock, stopped.take_state() if stopped else None)
+
+
+def _probe_prompt(prepared: Prepared) -> str | None:
+    """Return the start of a sentence; a tokenizer of characters would only predict that a space follows its words."""
+    prompt = prepared.example_prompt()
+    return f"{prompt} " if prompt and " " in prompt and prepared.tokenizer.kind == "char" else prompt
 
 
 def _start_over(plan: PlannedRun, restarted: Restarted) -> PlannedRun:

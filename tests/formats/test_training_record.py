@@ -43,6 +43,7 @@ FULL: dict[str, Any] = {  # a key of each kind that is read, with keys of other 
     "distillation": {"from_step": 4, "teacher_bits_per_byte": 2.0}, "clock": {"seconds": 1.25, "tokens_per_second": 9},
     "curve": {"step": [5, 10], "loss": [2.0, 1], "eval_step": [10], "eval_bits_per_byte": [float("inf")]},
     "samples": {"prompt": "The", "texts": [[5, " cat"], [10, "\n🍎"]]}, "verdict": ["Good.", "りんご"],
+    "probe": {"prompt": "The", "predictions": [[5, [[" cat", 0.5], [" 🐱", 0]]], [10, []]]},
     "memorised": {"share": 0.5, "strings": 9, "held_out_share": None, "searched_bytes": 9},
     "answers": {"questions": 4, "verbatim": 0.5, "exact": 0.25}, "a later key": {"a": [None]},
 }  # fmt: skip
@@ -104,6 +105,10 @@ def test_changes_keep_the_order_of_the_keys() -> None:
         ({"experts": [{}, {"steps": "1"}]}, "experts[1].steps is '1'; expected a whole number of at least 0"),
         ({"samples": {"texts": [[1, "a"], [1]]}}, "samples.texts[1] is [1]; expected a list of a step and a text"),
         ({"samples": {"texts": [["a", 1]]}}, "samples.texts[0] is ['a', 1]; expected a list of a step and a text"),
+        (
+            {"probe": {"predictions": [[1, [["a", 1.5]]]]}},
+            "probe.predictions[0] is [1, [['a', 1.5]]]; expected a list of a step and of tokens with probabilities",
+        ),
         ({"samples": {"texts": [[-1, "a"]]}}, "samples.texts[0] is [-1, 'a']; expected a list of a step and a text"),
     ],
 )

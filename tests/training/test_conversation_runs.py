@@ -12,7 +12,7 @@ from llmcli.evaluation.answers import evaluate_answers
 from llmcli.evaluation.evaluator import Score
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.torch.transformer import LanguageModel
-from llmcli.training.data.run_data import reserve_conversations
+from llmcli.training.data.run_data import RunData, reserve_conversations
 from llmcli.training.loop.events import Done, Evaluation, Sample, State
 from llmcli.training.step.training_step import accumulate_gradients
 from tests.platforms import in_full
@@ -90,6 +90,14 @@ def test_a_sample_answers_a_held_out_question() -> None:
     assert all("assistant" not in sample.text and "<|im" not in sample.text for sample in samples)
     done = events[-1]
     assert isinstance(done, Done) and done.checkpoint.record.document["samples"]["prompt"] == samples[0].prompt
+    probe = done.checkpoint.record.probe  # of the same question
+    assert probe and probe.prompt == samples[0].prompt
+    phase = RunData(ready.plan, ready.tokenizer, ready.tokens, ready.held_out, ready.conversations).conversations
+    assert phase and list(phase.prompt(None)) == list(phase.prompt(probe.prompt))
+    ids = phase.prompt(None)
+    assert ready.tokenizer.decode(list(ids)).endswith("assistant\n")
+    likeliest = dict(probe.predictions)[done.best_step][0][0]
+    assert likeliest == ready.tokenizer.label(int(NumpyRuntime(done.checkpoint).prefill(ids).argmax()))
 
 
 def test_a_run_turns_from_text_to_conversations(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """`llm train`: train a model on text or conversations and save it as one file."""
 
-import itertools
 import os
 import platform
 import signal
@@ -16,7 +15,17 @@ import typer
 
 from llmcli import units
 from llmcli.cli import app, process_start
-from llmcli.cli.options import DATA, ReadingOptions, argument, choice, flag, note_skipped_files, option, parse_duration
+from llmcli.cli.options import (
+    DATA,
+    ReadingOptions,
+    argument,
+    choice,
+    flag,
+    note_skipped_files,
+    option,
+    parse_duration,
+    utf8_argument,
+)
 from llmcli.cli.terminal import console
 from llmcli.cli.terminal.signals import on_stop_requests, stop_requests
 from llmcli.config import DEFAULT_MODEL, DEVICES, DTYPES, MAX_VOCAB_SIZE, MIN_VOCAB_SIZE, TrainConfig, cpu_cores
@@ -26,7 +35,6 @@ from llmcli.training.planning import recipe
 
 if TYPE_CHECKING:
     from llmcli.data.conversations.record_kinds import ReadOptions
-    from llmcli.training.data.prepare import Prepared
     from llmcli.training.files.output import Output
     from llmcli.training.planning.plan import PlanRequest
     from llmcli.training.session import PlannedRun, Result
@@ -34,7 +42,6 @@ if TYPE_CHECKING:
 MODEL, TRAINING = "Model architecture", "Training"  # panels of the help
 MIN_LR_SCALE = 0.01  # a smaller factor is more likely meant as a learning rate
 MAX_QUESTION = 60  # characters shown of a training question
-MAX_PROMPT_SEARCH_TOKENS = 4_000  # at the start of a text, searched for a prompt
 # left out of a suggested command: the budget, options that it sets itself, and irrelevant options
 OMITTED = {"time", "steps", "epochs", "force", "json", "quiet", "corpus"}
 
@@ -74,6 +81,10 @@ class _Options(ReadingOptions):
     lr: float | None = option("X", "Alias of --lr-scale: a factor, not a learning rate.", panel=TRAINING)
     optimizer: str | None = option("muon|adamw", "Optimizer; muon uses AdamW for embeddings and norms.", panel=TRAINING)
     dropout: float | None = option("X", "Dropout rate, from 0 to below 1.", panel=TRAINING)
+    probe: str | None = option(
+        "TEXT", "Prompt whose likeliest next tokens the record keeps (default: one from the held-out text).",
+        panel=TRAINING,
+    )  # fmt: skip
     seed: int = option(
         "N", "Seed; with --steps it fixes the file on a CPU.", TrainConfig.seed, min=0, max=2**31 - 1, panel=TRAINING
     )
@@ -223,6 +234,7 @@ def _request(options: _Options, processes: Processes) -> "PlanRequest":
     typed = {name: value for name, value in vars(options).items() if name in names and value is not None}
     typed |= {
         "lr": _learning_rate_scale(options), "processes": processes.count,
+        "probe": options.probe and utf8_argument(options.probe, "text of --probe"),
         "threads": processes.threads(options.threads or cpu_cores()),
     }  # fmt: skip
     return PlanRequest(seconds=parse_duration(options.time) if options.time else None, **typed)
@@ -381,7 +393,7 @@ def _report(options: _Options, result: "Result", run: "PlannedRun") -> None:
         question = next((" ".join(message.content.split()) for message in first if message.role == "user"), "")
         sentences += usage_hints(
             "" if str(result.file) == DEFAULT_MODEL else str(result.file),  # the default model need not be named
-            question[:MAX_QUESTION] if chats else _example_prompt(run.prepared), chats=chats, labels=labels,
+            question[:MAX_QUESTION] if chats else run.prepared.example_prompt(), chats=chats, labels=labels,
             has_chat_template='"chat_template"' in (done.checkpoint.tokenizer_config_json or ""),
         )  # fmt: skip
     show_result(
@@ -402,16 +414,3 @@ def _command_without_budget(options: _Options) -> str:
         else:
             words += [param.opts[0], str(value)]
     return command_line([*words, "--force"])
-
-
-def _example_prompt(prepared: "Prepared") -> str | None:
-    """Return the start of a sentence in the held-out or else the training text, for trying the model."""
-    from llmcli.data.conversations.example_prompt import example_prompts
-
-    tokenizer = prepared.tokenizer
-    for ids, starts_inside in ((prepared.held_out, True), (prepared.tokens, False)):
-        documents = itertools.groupby(ids[:MAX_PROMPT_SEARCH_TOKENS].tolist(), tokenizer.eos_id.__ne__)
-        text = "\n".join(tokenizer.decode(list(document)) for is_text, document in documents if is_text)
-        if prompts := example_prompts(text, starts_inside=starts_inside):
-            return prompts[0]
-    return None

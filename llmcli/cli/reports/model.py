@@ -1,6 +1,6 @@
 """The overview of a model file in `llm inspect`: parameters, config, tokenizer and training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
@@ -10,13 +10,14 @@ from llmcli.cli.terminal.text_layout import terminal_width
 from llmcli.errors import prefixed
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.pages.model_facts import expert_rows, record_rows, shape_text, training_record, value_text
-from llmcli.training.files.summary import read_curve
+from llmcli.training.files.summary import ProbePoint, probe_points, read_curve
 
 if TYPE_CHECKING:
     from llmcli.formats.safetensors.header import Header
 
 MIN_CURVE_WIDTH, MAX_CURVE_WIDTH, CURVE_HEIGHT = 30, 120, 12  # columns, columns, lines
 MAX_ROWS = 20  # of metadata
+MAX_LIKELIEST = 4  # tokens of the probe
 MAX_KEY, MAX_VALUE = 60, 200  # characters of metadata
 OWN_KEYS = ("format", "llmcli", "config.json", "tokenizer.json", "tokenizer_config.json", "training.json", "sha256")
 CONFIG_KEYS = (
@@ -104,12 +105,24 @@ def _print_training(header: "Header", record: TrainingRecord) -> None:
             _print_curve(record)
     if texts := record.samples.texts:
         console.heading(f"samples during training, prompt {record.samples.prompt!r}")
-        shown = dict.fromkeys((0, len(texts) // 3, 2 * len(texts) // 3, len(texts) - 1))
-        tables.pairs([(f"step {texts[i][0]:,}", " ".join(texts[i][1].split())) for i in shown])
+        tables.pairs([(f"step {step:,}", " ".join(text.split())) for step, text in _spread(texts)])
+    if record.probe and (points := probe_points(record)):
+        console.heading(f"likeliest next tokens during training, prompt {record.probe.prompt!r}")
+        tables.pairs([(f"step {point.step:,}", _likeliest(point)) for point in _spread(points)])
     if record.verdict:
         console.heading("summary")
         for sentence in record.verdict:
             console.paragraph(sentence, indent=2)
+
+
+def _likeliest(point: ProbePoint) -> str:
+    return ", ".join(f"{text!r} {share:.0%}" for text, share in point.likeliest[:MAX_LIKELIEST])
+
+
+def _spread(values: Sequence[Any]) -> list[Any]:
+    """Return the first and the last value and two between them."""
+    last = len(values) - 1
+    return [values[i] for i in dict.fromkeys((0, len(values) // 3, 2 * len(values) // 3, last))]
 
 
 def _print_curve(record: TrainingRecord) -> None:

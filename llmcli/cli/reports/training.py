@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llmcli.cli.terminal.progress import TrainingView
     from llmcli.evaluation.compressors import Baseline
     from llmcli.training.data.inputs import Inputs
-    from llmcli.training.loop.events import Done, Evaluation, Restarted, Sample, Step, TeacherTrained
+    from llmcli.training.loop.events import Done, Evaluation, Prediction, Restarted, Sample, Step, TeacherTrained
     from llmcli.training.planning.plan import Plan
 
 
@@ -50,7 +50,7 @@ def _plan_record(plan: "Plan") -> dict[str, Any]:
 
 
 def show_event(
-    event: "Step | Evaluation | Sample | TeacherTrained | Restarted",
+    event: "Step | Evaluation | Prediction | Sample | TeacherTrained | Restarted",
     view: "TrainingView",
     *,
     json_: bool,
@@ -63,7 +63,8 @@ def show_event(
         _show_restart(event, view, json_=json_)
     elif json_:
         kinds = {
-            events.Step: "step", events.Evaluation: "eval", events.Sample: "sample", events.TeacherTrained: "teacher"
+            events.Step: "step", events.Evaluation: "eval", events.Prediction: "probe", events.Sample: "sample",
+            events.TeacherTrained: "teacher",
         }  # fmt: skip
         kind = kinds[type(event)]
         json_event(kind, **as_record(event), **({"of": "answers"} if of_answers and kind == "eval" else {}))
@@ -77,7 +78,7 @@ def show_event(
             f"step {event.step:,}: the teacher is trained (validation loss {units.bits_per_byte(event.bits_per_byte)} "
             "bits per byte); the student starts from fresh weights and also learns from its predictions"
         )
-    elif sys.stderr.isatty():
+    elif isinstance(event, events.Sample) and sys.stderr.isatty():
         view.sample(event.prompt, event.text)
 
 

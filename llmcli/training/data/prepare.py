@@ -1,5 +1,6 @@
 """Preparation of a run: the split, the tokenizer, the tokens, the plan, and the data's part of the training record."""
 
+import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from llmcli import units
 from llmcli.config import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE
+from llmcli.data.conversations.example_prompt import example_prompts
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.text.documents import Document
 from llmcli.data.text.split import CorpusSplit, split
@@ -33,6 +35,7 @@ from llmcli.training.planning.task import Task
 
 MAX_HELD_OUT_BYTES = 64_000_000  # held-out text to read, sampled evenly: an evaluation never covers more
 NOTED_BYTES = 4_000_000  # training a tokenizer on more takes seconds, so there is a note
+MAX_PROMPT_SEARCH_TOKENS = 4_000  # at the start of a text, searched for a prompt
 MAX_TEMPORARY_BYTES = 64_000_000  # tokens of a shorter training text are not cached: tokenizing it takes a few seconds
 
 TokenIds = NDArray[np.unsignedinteger]
@@ -62,6 +65,16 @@ class Prepared:
     def training_text(self) -> Iterator[Iterator[str]]:
         """Return the text of `tokens`: an iterator of pieces for each part."""
         return self.split.training.sample(self.max_bytes).texts()
+
+    def example_prompt(self) -> str | None:
+        """Return the start of a sentence in the held-out or else the training text, for trying the model."""
+        tokenizer = self.tokenizer
+        for ids, starts_inside in ((self.held_out, True), (self.tokens, False)):
+            documents = itertools.groupby(ids[:MAX_PROMPT_SEARCH_TOKENS].tolist(), tokenizer.eos_id.__ne__)
+            text = "\n".join(tokenizer.decode(list(document)) for is_text, document in documents if is_text)
+            if prompts := example_prompts(text, starts_inside=starts_inside):
+                return prompts[0]
+        return None
 
     def with_plan(self, plan: Plan) -> "Prepared":
         """Return the same data for another plan, with conversations fitted to its context and recorded."""

@@ -7,7 +7,7 @@ On text, a new model starts with short windows, many per batch, and ends with th
 warm-up): it learns more from the same number of tokens, and short windows are faster per token.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from llmcli.config import TrainConfig
 from llmcli.data.conversations.batches import ConversationBatches, ConversationTokens, MaskedBatch
+from llmcli.data.conversations.messages import Message
 from llmcli.data.conversations.split import held_out_indices
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.batches import Batches, Tokens
@@ -150,6 +151,13 @@ class ConversationPhase:
             if self.follows_text:
                 position.dropout = self._chosen.dropout
         return self._batches.batch(position.step - position.conversations_from)
+
+    def prompt(self, question: str | None) -> Sequence[int]:
+        """Return the tokens of a question up to its answer; None: `question`, with the messages before it."""
+        if question is None:
+            return self._question.ids
+        messages = [Message("user", question)]
+        return self._conversations.template.encode(messages, add_generation_prompt=True)
 
     def answer(self, runtime: Runtime, most: int, is_over: Callable[[], bool] = lambda: False) -> str:
         """Return a model's greedy answer to the question, with at most `most` tokens, until `is_over` returns True."""

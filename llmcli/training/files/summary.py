@@ -63,6 +63,22 @@ def read_curve(record: TrainingRecord) -> Curve:
     return Curve([*training], [*training.values()], [*validation], [*validation.values()], label)
 
 
+@dataclass(frozen=True)
+class ProbePoint:
+    """The likeliest next tokens of the probe prompt after a step."""
+
+    step: int
+    bits_per_byte: float | None  # of the validation slice
+    likeliest: Sequence[tuple[str, float]]  # pairs of a token and its probability
+
+
+def probe_points(record: TrainingRecord) -> list[ProbePoint]:
+    """List the probe's predictions by the kept model, in the order of the run."""
+    losses = dict(zip(record.curve.eval_step, record.curve.eval_bits_per_byte, strict=False))
+    kept, points = _steps_of_model(record), record.probe.predictions if record.probe else ()
+    return [ProbePoint(step, losses.get(step), likeliest) for step, likeliest in points if step in kept]
+
+
 def student_was_kept(record: TrainingRecord) -> bool:
     """Return whether a run with two models kept the student; False after a run with one model."""
     return record.distillation is not None and record.best_step > record.distillation.from_step

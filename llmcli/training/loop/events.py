@@ -45,6 +45,15 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """The likeliest next tokens after the probe prompt, predicted by the network alone."""
+
+    step: int
+    prompt: str
+    next: tuple[tuple[str, float], ...]  # (token, probability), likeliest first
+
+
+@dataclass(frozen=True)
 class TeacherTrained:
     """In distillation, the teacher is trained, and the student begins."""
 
@@ -90,4 +99,4 @@ class Done:
     adapters: Mapping[str, NDArray[np.float32]] | None = None  # best LoRA matrices by name, if they were trained
 
 
-Event = Step | Evaluation | Sample | TeacherTrained | Restarted | State | Done
+Event = Step | Evaluation | Prediction | Sample | TeacherTrained | Restarted | State | Done

@@ -27,6 +27,7 @@ class Job:
     record: TrainingRecord  # of the corpus only; see loop/record.py
     start: Checkpoint | None = None  # initial model; None: fresh weights
     sample_prompt: str | None = None
+    probe: str | None = None  # prompt, or question; None: a held-out question, or no predictions without conversations
     # (dropout, BPE-dropout) by the number of epochs, in a run with a time limit
     regularize: Callable[[float], tuple[float, float]] | None = None
     tuner: ThreadTuner | None = None  # chooses the number of threads from step to step, in a run with a time limit

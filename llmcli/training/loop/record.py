@@ -35,13 +35,16 @@ def versions() -> dict[str, str]:
 
 
 class History:
-    """A run's losses, evaluations and samples."""
+    """A run's losses, evaluations, samples and predictions of the probe."""
 
-    def __init__(self, losses: Iterable[float] = (), evaluations: Pairs = (), samples: Pairs = ()) -> None:
+    def __init__(
+        self, losses: Iterable[float] = (), evaluations: Pairs = (), samples: Pairs = (), predictions: Pairs = ()
+    ) -> None:
         """Make a history, empty or a stopped run's. Raises TypeError or ValueError for values of another structure."""
         self.losses = array("d", losses)  # nats per token of each step
         self.evaluations = [(step, bits) for step, bits in evaluations]  # in bits per byte
         self.samples = [(step, text) for step, text in samples]
+        self.predictions = [(step, likeliest) for step, likeliest in predictions]
 
     def curve(self) -> dict[str, list[Any]]:
         """Return at most CURVE_POINTS mean losses, each placed at the last of its steps, and all evaluations."""
@@ -76,6 +79,7 @@ def training_record(
     final: FinalEvaluation,
     *,
     sample_prompt: str | None,
+    probe: str,
     interrupted: bool,
     problem: str,
 ) -> TrainingRecord:
@@ -109,6 +113,7 @@ def training_record(
         **_given("validation", data.validation_size()),
         "curve": history.curve(),
         **(samples if plan.model.parameters <= MAX_PARAMETERS_WITH_SAMPLES else {}),
+        **_given("probe", history.predictions and {"prompt": probe, "predictions": history.predictions}),
     }
 
 

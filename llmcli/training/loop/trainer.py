@@ -22,6 +22,7 @@ from llmcli.training.loop.clock import Clock, TimeBudget
 from llmcli.training.loop.events import Done, Evaluation, Event, State, Step, TeacherTrained
 from llmcli.training.loop.final_evaluation import FinalEvaluator
 from llmcli.training.loop.job import Job, is_evaluation_due
+from llmcli.training.loop.probe import Probe
 from llmcli.training.loop.record import History, clock_record, training_record
 from llmcli.training.loop.sample_generator import SampleGenerator
 from llmcli.training.loop.stepper import Stepper
@@ -92,7 +93,7 @@ class Run:
         self._history = History()
         self._best = BestWeights(model, self.position, has_adapters=settings.lora_rank > 0)
         self._candidates = CandidateEvaluator(model, job, clock, is_compiled=self._stepper.is_compiled)
-        self._samples = SampleGenerator(job, clock)
+        self._samples, self._probe = SampleGenerator(job, clock), Probe(job, clock)
         self._final = FinalEvaluator(model, job, clock)
         self.problem = ""  # the reason why the run cannot continue
 
@@ -243,7 +244,8 @@ class Run:
         )
 
     def evaluate(self, hurried: bool = False) -> Iterator[Event]:
-        """Evaluate the current weights, keep the best, generate a sample. Yields nothing if that was interrupted."""
+        """Evaluate the current weights, keep the best, predict what follows the probe prompt, generate a sample. Yields
+        nothing if that was interrupted."""
         position, candidate = self.position, None
         if self._candidates.validator.tokens:
             with self._stepper.all_threads():
@@ -256,8 +258,13 @@ class Run:
         elif hurried:
             return
         position.evaluated_step, position.evaluated_progress = position.step, position.progress
+        if not (self._probe.is_wanted or self._samples.is_wanted):
+            return
+        weights = candidate.weights if candidate else self._stepper.model.to_arrays()
+        if self._probe.is_wanted and (prediction := self._probe.predict(position.step, weights)):
+            self._history.predictions.append((prediction.step, prediction.next))
+            yield prediction
         if self._samples.is_wanted:
-            weights = candidate.weights if candidate else self._stepper.model.to_arrays()
             sample = self._samples.generate(position.step, weights)
             self._history.samples.append((sample.step, sample.text))
             yield sample
@@ -278,6 +285,7 @@ class Run:
             arrays | {"losses": np.array(history.losses, np.float64)},
             as_record(self.position)
             | {"evaluations": list(history.evaluations), "samples": list(history.samples)}
+            | {"predictions": list(history.predictions)}
             | {"validation_units": self._candidates.validator.units}
             | self._clock.values()
             | ({"processes": leader.group.count} if leader else {}),
@@ -291,7 +299,9 @@ class Run:
             self._best.weights = groups["best"]
             self._best.adapters = groups["adapters"] if self._settings.lora_rank else None
             self._stepper.load(groups)
-            self._history = History(state.arrays["losses"].tolist(), values["evaluations"], values["samples"])
+            predictions = values.get("predictions", ())  # older versions lack them
+            losses = state.arrays["losses"].tolist()
+            self._history = History(losses, values["evaluations"], values["samples"], predictions)
             self.position.restore(values, self._settings)
             self._clock.start(values)
             if units := values.get("validation_units"):  # older versions lack it
@@ -313,7 +323,7 @@ class Run:
         seconds = clock.elapsed
         record = training_record(
             self._job, position, self._history, final,
-            sample_prompt=self._samples.prompt, interrupted=interrupted, problem=self.problem,
+            sample_prompt=self._samples.prompt, probe=self._probe.prompt, interrupted=interrupted, problem=self.problem,
         )  # fmt: skip
         if (tokens := self._stepper.base_tokens) is not None:
             record |= {"conversations": record.document["conversations"] | {"base_tokens": tokens}}

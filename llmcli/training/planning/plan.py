@@ -12,6 +12,7 @@ COUNTS = (
     "vocab_size", "layers", "width", "heads", "kv_heads", "context", "batch_tokens", "experts", "threads",
 )  # fmt: skip
 MAX_COUNTS = {"vocab_size": MAX_VOCAB_SIZE, "layers": 1_000, "experts": 1_000}  # layers per model, experts per layer
+MAX_PROBE = 500  # characters
 REQUESTED = "as requested"  # reason for a value that the user fixed
 FROM_BASE = "from the base model"
 
@@ -48,6 +49,7 @@ class PlanRequest:
     processes: int = 1
     shard: bool | None = None  # weights, gradients and optimizer over the processes
     machine_reason: str = "detected"  # reason for the device and the data type
+    probe: str | None = None  # prompt whose likeliest next tokens the run records
 
     def __post_init__(self) -> None:
         convert_fields(self)
@@ -76,6 +78,9 @@ class PlanRequest:
             raise usage("`lora` trains with AdamW; leave out `optimizer` muon")
         if self.width is not None and self.heads is not None and self.width % self.heads:
             raise usage(f"`heads` {self.heads} does not divide `width` {self.width}; give a divisor of it")
+        if self.probe is not None:
+            given = f"{len(self.probe)} characters"
+            require(0 < len(self.probe) <= MAX_PROBE, "`probe`", f"a text of at most {MAX_PROBE} characters", given)
         weight = self.kl_weight or 0
         require(0 <= weight < math.inf, "`kl_weight`", "at least 0", weight)
 

@@ -1,0 +1,73 @@
+"""The likeliest next tokens of one prompt, in the events and the record of a run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmcli.formats.training_record import TrainingRecord
+from llmcli.generation.token_healing import Prompt
+from llmcli.models.logits import softmax
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.training.files.summary import probe_points
+from llmcli.training.loop.clock import Clock
+from llmcli.training.loop.events import Done, Evaluation, Prediction, State
+from llmcli.training.loop.job import Job
+from llmcli.training.loop.probe import LIKELIEST, Probe
+from tests.training.small_runs import Schedule, assert_same_end, prepared, run, run_until, through_a_file
+
+OFTEN = Schedule(training_per_evaluated=1)
+
+
+def record_of(events: list[object]) -> TrainingRecord:
+    done = events[-1]
+    assert isinstance(done, Done)
+    return done.checkpoint.record
+
+
+def test_the_last_prediction_is_that_of_the_saved_network_and_a_resumed_run_keeps_all(own_directory: Path) -> None:
+    ready = prepared(Path("c.txt"), steps=12, dtype="float32")
+    events = run(ready, probe="Anna likes", schedule=OFTEN)
+    predictions = [event for event in events if isinstance(event, Prediction)]
+    assert [one.step for one in predictions] == [event.step for event in events if isinstance(event, Evaluation)]
+    assert len(predictions) > 3
+    done, record = events[-1], record_of(events)
+    assert isinstance(done, Done) and record.probe and done.best_step == 12
+    assert record.document["probe"]["prompt"] == "Anna likes"
+    assert record.document["probe"]["predictions"] == [[one.step, [*map(list, one.next)]] for one in predictions]
+
+    ids = Prompt.of("Anna likes", ready.tokenizer).ids
+    probabilities = softmax(NumpyRuntime(done.checkpoint).logits(ids)[-1])
+    likeliest = sorted(((-p, ready.tokenizer.label(i)) for i, p in enumerate(probabilities)))[:LIKELIEST]
+    assert predictions[-1].next == tuple((text, pytest.approx(-p, abs=1e-4)) for p, text in likeliest)
+
+    stopped = [event for event in run_until(ready, 6, probe="Anna likes", schedule=OFTEN) if isinstance(event, State)]
+    resumed = run(ready, probe="Anna likes", resume_from=through_a_file(ready, stopped[-1]), schedule=OFTEN)
+    assert_same_end(events, resumed)
+
+
+def test_in_a_timed_run_predictions_take_a_small_share_of_the_time(tmp_path: Path) -> None:
+    from llmcli.training.data.run_data import RunData
+
+    ready, now = prepared(tmp_path / "c.txt"), iter(range(100))
+    timed = replace(ready.plan, train=replace(ready.plan.train, seconds=1000.0))
+    data = RunData(timed, ready.tokenizer, ready.tokens, ready.held_out)
+    probe = Probe(Job(timed, data, ready.record, probe="Anna"), Clock(timed.train, 0.0, now=lambda: float(next(now))))
+    weights = {name: np.zeros(shape, np.float32) for name, shape in timed.model.tensor_shapes().items()}
+    assert probe.is_wanted
+    prediction = probe.predict(3, weights)
+    uniform = round(1 / timed.model.vocab_size, 4)
+    assert prediction and [share for _, share in prediction.next] == [uniform] * LIKELIEST
+    assert not probe.is_wanted  # it took a second (of this clock), 0.4 % of the next 250 s
+    weights["model.norm.weight"] += np.nan
+    assert probe.predict(4, weights) is None
+
+
+def test_only_predictions_of_the_kept_model_are_shown() -> None:
+    record = TrainingRecord.from_json({
+        "steps": 30, "best_step": 30, "distillation": {"from_step": 10, "teacher_bits_per_byte": 2.0},
+        "curve": {"eval_step": [10, 20, 30], "eval_bits_per_byte": [2.0, 1.5, 1.0]},
+        "probe": {"prompt": "The", "predictions": [[10, [["a", 0.5]]], [20, [["b", 0.5]]], [25, []]]},
+    })  # fmt: skip
+    assert [(point.step, point.bits_per_byte) for point in probe_points(record)] == [(20, 1.5), (25, None)]
