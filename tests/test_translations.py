@@ -71,6 +71,7 @@ def test_the_whole_grammar_is_one_to_one() -> None:
     assert len(every) == len(set(english)) == len(set(japanese)) > 100_000
 
 
+@in_full
 @pytest.mark.slow
 def test_a_tenth_is_held_out_in_both_directions_and_all_of_its_words_are_known() -> None:
     training, test = sentences()

@@ -19,10 +19,10 @@ from tests.cli.terminals import STYLES, colored_stdout, in_a_terminal
 from tests.conftest import Llm
 
 
-@pytest.mark.parametrize("text", ["a\x1b]52;c;aGk=\x07b", "a\x9b31mb", "a\u202eb\u2066c", "a\x00\x7f\x08b"])
 @pytest.mark.slow
-def test_text_cannot_control_a_terminal(tiny_model: Path, text: str) -> None:
-    for words in (["tokenize", text.replace("\0", "")], ["generate", text.replace("\0", ""), "-n", "20", "--color"]):
+def test_text_cannot_control_a_terminal(tiny_model: Path) -> None:
+    text = "a\x1b]52;c;aGk=\x07b a\x9b31mb a\u202eb\u2066c a\x7f\x08b"
+    for words in (["tokenize", text], ["generate", text, "-n", "20", "--color"]):
         shown = STYLES.sub("", in_a_terminal(*words))
         assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", shown), repr(shown)
 

@@ -149,7 +149,8 @@ def test_the_keys_of_the_file_stay(ready: Prepared) -> None:
     assert list(json.loads(metadata["figures"])) == [
         "step", "progress", "evaluated_step", "evaluated_progress", "best_step", "best_bits", "best_factor", "dropout",
         "token_split", "regularized_progress", "regularizations", "conversations_from", "stage_start", "stage_end",
-        "student_from", "evaluations", "samples", "validation_units", "seconds", "trained_seconds", "step_seconds",
+        "student_from", "evaluations", "samples", "predictions", "validation_units", "seconds", "trained_seconds",
+        "step_seconds",
     ]  # fmt: skip
     assert {name.split(".")[0] for name in tensors} >= {"model", "optimizer", "losses"}
 
