@@ -19,7 +19,7 @@ _DECLARED = re.compile(rb"""(?:charset|<\?xml[^>]{0,100}encoding)\s*=\s*["']?\s*
 _LINK, _TAG = re.compile(r"<a\b[^>]*>(.*?)</a>", re.S), re.compile(r"<[^>]*>")
 _SKIPPED_ELEMENTS = ("rt", "rp", "template")  # pronunciation above characters, which would stand between them
 _ITEM = "§§§"  # at the beginning of an item of an unordered list
-_MARKED_ITEM = re.compile(rf"[0-9]+\. ?{_ITEM}\s*")
+_LIST_TAG = re.compile(r"<li(?=[ >])[^>]*>(?!</li>)|<(/?)[uo]l(?=[ >])[^>]*>")  # in serialized HTML
 _LIST_INDENT = re.compile(r"\n  ( *(?:•|[0-9]+\.) )")
 # such as の or — between two links, and what makes resiliparse not take it for an icon
 _LONE_CHARACTER = re.compile(r"(>\s*(?:[\u0800-\ud7ff\uf900-\uffff]|&#?\w{2,8};))(?=\s*<)")
@@ -38,8 +38,10 @@ def main_text(html: str) -> str:
     tree = HTMLTree.parse(_LONE_CHARACTER.sub(rf"\1{_KEEP}", html))
     if tree.body is None:
         return ""
-    for element in tree.body.get_elements_by_tag_name("ul"):
-        _keep_list(tree, element)
+    # resiliparse takes few <ul> for main text: those that are no navigation become ordered lists with marked items
+    lists = tree.body.get_elements_by_tag_name("ul")[:]  # fast, unlike its iterator
+    for element in reversed([one for one in lists if not _is_navigation(one)]):
+        element.outer_html = f"<ol>{_with_marked_items(element.inner_html)}</ol>"
     main = _text(tree, main_content=True)
     least = len(main) / _MIN_MAIN_SHARE
     if least >= len(html) or least >= len(tree.body.text or ""):  # both are longer than the text, and fast
@@ -57,27 +59,33 @@ def _text(tree: HTMLTree, *, main_content: bool = False) -> str:
     text = extract_plain_text(
         tree, preserve_formatting=True, main_content=main_content, alt_texts=False, skip_elements=_SKIPPED_ELEMENTS
     )
-    if _ITEM in text:
-        text = _MARKED_ITEM.sub("• ", text)
-    text = "\n" + text.replace("\t\t", "\t").replace(_KEEP, "")
+    items = text.split(_ITEM)
+    items[1:] = [item.lstrip() for item in items[1:]]
+    items[:-1] = [item.rstrip(" .").rstrip("0123456789") for item in items[:-1]]  # the number of the next one
+    text = "\n" + "• ".join(items).replace("\t\t", "\t").replace(_KEEP, "")
     text = "\n".join([line.rstrip(" \t") for line in _LIST_INDENT.sub(r"\n\1", text).split("\n")])
     while "\n\n\n" in text:
         text = text.replace("\n\n\n", "\n\n")
     return text.strip("\n") + "\n" if text.strip() else ""
 
 
-def _keep_list(tree: HTMLTree, element: ElementNode) -> None:
-    """Make a list that is no navigation an ordered one, with marked items: resiliparse takes no <ul> for main text."""
-    document = tree.document
+def _is_navigation(element: ElementNode) -> bool:
     linked = sum(len(_TAG.sub("", link)) for link in _LINK.findall(element.html))  # faster than the texts of its nodes
-    if linked > _MAX_LINKED * len(element.text or "") or not element.parent or not document:
-        return
-    ordered = document.create_element("ol")
-    while item := element.first_child:
-        if item.node_name == "LI" and item.first_child:
-            item.insert_before(document.create_text_node(_ITEM), item.first_child)
-        ordered.append_child(item)
-    element.parent.replace_child(ordered, element)
+    return linked > _MAX_LINKED * len(element.text or "")
+
+
+def _with_marked_items(items: str) -> str:
+    """Mark the items of an unordered list, but not those of lists in it."""
+    depth = 0
+
+    def mark(tag: re.Match[str]) -> str:
+        nonlocal depth
+        if tag[1] is None:
+            return tag[0] + _ITEM * (depth == 0)
+        depth += -1 if tag[1] else 1
+        return tag[0]
+
+    return _LIST_TAG.sub(mark, items)
 
 
 def decode(data: bytes, declared: str | None = None) -> str:

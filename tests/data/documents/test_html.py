@@ -76,3 +76,11 @@ def test_pronunciation_is_left_out() -> None:
 def test_an_empty_page_is_an_error() -> None:
     with pytest.raises(ExtractionError, match="no text"):
         list(html.extract(io.BytesIO(b"<html><body></body></html>"), "a.html"))
+
+
+def test_every_list_is_main_text_and_lists_in_it_keep_their_form() -> None:
+    lists = "<ul><li>One<ol><li>first<li>second</ol><li><p>Two, of 3.<ul><li>inner</ul><li></ul>"
+    page = f"<body><nav><ul><li><a>Home</a></ul></nav><main><h1>T</h1>{lists}<p>{'Text. ' * 30}</p>{lists * 2}</main>"
+    expected = ["• One", "1. first", "2. second", "• Two, of 3.", "• inner"]
+    lines = [line.strip() for line in html.main_text(page).split("\n") if line.strip()]
+    assert lines == ["T", *expected, ("Text. " * 30).strip(), *expected, *expected]
