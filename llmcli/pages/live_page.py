@@ -17,10 +17,12 @@ from llmcli.data.conversations.example_prompt import example_prompts
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.loading import open_chat_template, open_tokenizer
+from llmcli.formats.training_record import TrainingRecord
 from llmcli.pages.html import inspection_data, json_for_script, printable, source_hash
 from llmcli.pages.live_text import chat_data, tokenizer_data
 from llmcli.pages.live_weights import check_size, choose_dtype, pack
 from llmcli.pages.model_facts import Rows, training_record
+from llmcli.training.files.summary import probe_points
 
 if TYPE_CHECKING:
     from llmcli.formats.safetensors.header import Header
@@ -86,12 +88,22 @@ def _config_data(config: ModelConfig) -> dict[str, Any]:
 
 
 def _record_data(header: "Header", weights: str) -> dict[str, Any]:
-    shown = inspection_data(header, lambda note: None)
+    shown, record = inspection_data(header, lambda note: None), training_record(header)
     return {
         "rows": [("weights in this page", weights), *(row for row in shown["record"] if row[0] != "summary")],
         "verdict": [value for name, value in shown["record"] if name == "summary"],
-        "plan": _plan_rows(training_record(header).document),
+        "plan": _plan_rows(record.document),
+        "probe": _probe_data(record),
         **{key: shown[key] for key in ("curve", "samples", "prompt")},
+    }
+
+
+def _probe_data(record: TrainingRecord) -> dict[str, Any] | None:
+    if not (record.probe and (points := probe_points(record))):
+        return None
+    return {
+        "prompt": record.probe.prompt,
+        "points": [[point.step, point.bits_per_byte, point.likeliest] for point in points],
     }
 
 
@@ -107,7 +119,7 @@ def _fill(name: str, data: Mapping[str, object], weights: str) -> bytes:
         return "\n".join((files("llmcli.pages") / name).read_text("utf-8") for name in names)
 
     style = joined("templates/page.css", "live/page.css")
-    script = joined("templates/shared.js", "templates/curve.js", "live/texts.js", "live/page.js")
+    script = joined("templates/shared.js", "templates/curve.js", "live/texts.js", "live/record.js", "live/page.js")
     page = Template(joined("live/page.html")).substitute(
         style_hash=source_hash(style), script_hash=source_hash(script), title=html.escape(printable(name)), style=style,
         data=json_for_script(data), weights=weights, script=script,

@@ -370,11 +370,42 @@ def test_tabs_are_reached_by_keys(opened: Any, words_model: Path) -> None:
 
 @pytest.mark.slow
 @needs_browser
+def test_the_slider_moves_the_bars_of_one_prompt_over_the_run(opened: Any, words_model: Path, tmp_path: Path) -> None:
+    model, path = checkpoint.load(words_model), tmp_path / "probe.safetensors"
+    predictions = [[10, [[" a", 0.5], [" b", 0.25]]], [20, [[" c", 0.75], [" a", 0.125]]]]
+    curve = {"step": [12, 20], "loss": [2.0, 1.0], "eval_step": [20], "eval_bits_per_byte": [1.5]}
+    record = model.record | {"steps": 20, "probe": {"prompt": "The cat", "predictions": predictions}, "curve": curve}
+    checkpoint.save(path, replace(model, record=record))
+    page = opened(path)
+    page.click("#tab-record")
+
+    def bars() -> list[str]:
+        return page.locator("#probe-bars li").all_inner_texts()  # type: ignore[no-any-return]
+
+    assert page.inner_text("#probe-prompt") == "The cat"
+    assert page.inner_text("#probe-value") == "Step 20: validation loss 1.500 bits per byte"
+    assert [text.split("\n") for text in bars()] == [
+        ["·c", "75.0%"], ["·a", "12.5%"], ["·b", "< 12.5%"], ["all others", "12.5%"]
+    ]  # fmt: skip
+    page.focus("#probe-step")
+    page.keyboard.press("Home")
+    assert [text.split("\n") for text in bars()] == [
+        ["·c", "< 25.0%"], ["·a", "50.0%"], ["·b", "25.0%"], ["all others", "25.0%"]
+    ]  # fmt: skip
+    training = json.loads(element(page_of(path), "data"))["record"]["curve"]["training"][0]
+    assert page.inner_text("#probe-value") == f"Step 10: training loss {training:.3f} bits per byte"
+    page.click("#language")
+    assert page.get_attribute("#probe-step", "aria-valuetext") == "ステップ 10"  # it stays there
+
+
+@pytest.mark.slow
+@needs_browser
 def test_hostile_names_and_texts_are_shown_as_text(opened: Any, words_model: Path, tmp_path: Path) -> None:
     model = checkpoint.load(words_model)
     record = model.record | {
         "verdict": [HOSTILE], "plan": [{"name": HOSTILE, "value": HOSTILE, "reason": HOSTILE}, 5, {"name": 7}],
         "samples": {"prompt": HOSTILE, "texts": [[1, HOSTILE]]},
+        "probe": {"prompt": HOSTILE, "predictions": [[1, [[HOSTILE, 0.5]]]]},
         "corpus": [{"name": HOSTILE, "bytes": 3}],
     }  # fmt: skip
     path = tmp_path / "<img src=x onerror=alert(3)> &amp;.safetensors"
@@ -386,7 +417,7 @@ def test_hostile_names_and_texts_are_shown_as_text(opened: Any, words_model: Pat
     assert text_of(page) == next(iter(example_prompts(HOSTILE)), HOSTILE)
     assert page.text_content("h1") == path.stem == page.title()
     page.click("#tab-record")
-    for id_ in ("verdict", "samples", "record", "plan"):
+    for id_ in ("verdict", "samples", "record", "plan", "probe-prompt", "probe-bars"):
         assert '<img src=x onerror="alert(2)">' in str(page.text_content(f"#{id_}")), id_
     assert page.locator("img").count() == 0 and "⟨U+202E⟩" in str(page.text_content("#plan"))
 

@@ -1,6 +1,4 @@
 // The page around the model: text, next words, chat and the record. The model itself runs in a worker.
-let language = navigator.language?.startsWith("ja") ? "ja" : "en";
-const say = (name, values = {}) => TEXTS[language][name].replace(/\{(\w+)\}/g, (_, key) => values[key]);
 const RUN_TOKENS = 200; // of one click on Run
 const settingNames = ["temperature", "topP", "minP"];
 const settings = () => Object.fromEntries(settingNames.map((name) => [name, Number(byId(name).value)]));
@@ -225,22 +223,14 @@ byId("message").addEventListener("keydown", (event) => {
 // ---- the record
 
 function showRecord() {
-  const { rows, plan, verdict, curve, samples, prompt } = data.record;
-  const pairs = (id, list) => byId(id).replaceChildren(...list.flatMap(([name, value]) =>
-    [element("dt", {}, visibleWithSpaces(name)), element("dd", {}, visibleWithSpaces(value))]));
+  const { rows, plan, verdict, curve, samples, prompt, probe: predictions } = data.record;
   byId("verdict").replaceChildren(...verdict.map((sentence) => element("p", {}, visibleWithSpaces(sentence))));
-  pairs("record", rows);
-  pairs("plan", plan);
+  showPairs("record", rows);
+  showPairs("plan", plan);
   byId("plan-section").hidden = !plan.length;
-  byId("samples").replaceChildren(...samples.map(([step, sample]) =>
-    element("li", {}, element("b", {}, say("atStep", { step })), " ", element("i", {}, visibleWithSpaces(prompt)), " ", visibleWithSpaces(sample))));
-  byId("samples-section").hidden = !samples.length;
-  byId("curve-section").hidden = !curve;
-  if (!curve) return;
-  const key = (name) => element("span", {}, element("i", { class: name }), ` ${say(name)}`);
-  const width = Math.max(320, Math.min(900, byId("curve").clientWidth || 900));
-  const legend = element("p", { class: "legend" }, key("training"), ...(curve.validation.length ? [key("validation")] : []));
-  byId("curve").replaceChildren(legend, curveChart(curve, width), element("p", {}, curve.summary));
+  showSamples(samples, prompt);
+  showLosses(curve);
+  showProbe(predictions, curve);
 }
 
 // ---- tabs and languages

@@ -20,6 +20,9 @@ const TEXTS = {
     recordHint: "The model file keeps a record of how it was trained.",
     curveTitle: "Loss during training", curveHint: "Bits per byte: how many bits the model needs on average for the next byte of text. Lower is better.",
     samplesTitle: "Samples during training", samplesHint: "At each evaluation, the model continued the same prompt.", atStep: "step {step}",
+    probeTitle: "One prompt over the course of training", probeLabel: "Evaluation, from the first to the last",
+    probeHint: "At each evaluation, the network predicted what follows this text. Move the slider (or use the arrow keys) to see the bars change as it learned.",
+    probeValidation: "Step {step}: validation loss {bits} bits per byte", probeTraining: "Step {step}: training loss {bits} bits per byte",
     factsTitle: "Record", planTitle: "Plan", training: "training", validation: "validation",
     added: "Added “{text}”.", finished: "{count} tokens added.", ended: "The model ended the text.",
     switchTo: "日本語", failed: "The model could not be started: {error}",
@@ -44,8 +47,13 @@ const TEXTS = {
     recordHint: "モデルのファイルには、学習の記録が入っています。",
     curveTitle: "学習中の損失", curveHint: "バイトあたりのビット数: 次の 1 バイトを当てるのに平均で何ビット要るか。低いほど良い予測です。",
     samplesTitle: "学習中の出力", samplesHint: "評価のたびに、モデルは同じ書き出しの続きを書きました。", atStep: "ステップ {step}",
+    probeTitle: "同じ文に対する予測の移り変わり", probeLabel: "評価(最初から最後まで)",
+    probeHint: "評価のたびに、ネットワークはこの文の続きを予測しました。スライダー(または矢印キー)を動かすと、学習につれて棒が変わる様子が見えます。",
+    probeValidation: "ステップ {step}: 検証損失 {bits} ビット/バイト", probeTraining: "ステップ {step}: 学習損失 {bits} ビット/バイト",
     factsTitle: "記録", planTitle: "計画", training: "学習", validation: "検証",
     added: "「{text}」を加えました。", finished: "{count} トークンを加えました。", ended: "モデルは文章を終えました。",
     switchTo: "English", failed: "モデルを開始できませんでした: {error}",
   },
 };
+let language = navigator.language?.startsWith("ja") ? "ja" : "en";
+const say = (name, values = {}) => TEXTS[language][name].replace(/\{(\w+)\}/g, (_, key) => values[key]);

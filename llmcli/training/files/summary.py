@@ -76,7 +76,7 @@ def probe_points(record: TrainingRecord) -> list[ProbePoint]:
     """List the probe's predictions by the kept model, in the order of the run."""
     losses = dict(zip(record.curve.eval_step, record.curve.eval_bits_per_byte, strict=False))
     kept, points = _steps_of_model(record), record.probe.predictions if record.probe else ()
-    return [ProbePoint(step, losses.get(step), likeliest) for step, likeliest in points if step in kept]
+    return [ProbePoint(step, losses.get(step), likeliest) for step, likeliest in points if step in kept and likeliest]
 
 
 def student_was_kept(record: TrainingRecord) -> bool:

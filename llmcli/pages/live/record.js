@@ -1,0 +1,61 @@
+// How a model came to be: its loss curve, its samples, and the probe, one prompt over the course of the run. Shared by the
+// page with a model inside and the page of a run in progress.
+const showPairs = (id, pairs) => byId(id).replaceChildren(...pairs.flatMap(([name, value]) =>
+  [element("dt", {}, visibleWithSpaces(name)), element("dd", {}, visibleWithSpaces(value))]));
+
+function showLosses(curve) {
+  byId("curve-section").hidden = !curve;
+  if (!curve) return;
+  const key = (name) => element("span", {}, element("i", { class: name }), ` ${say(name)}`);
+  const width = Math.max(320, Math.min(900, byId("curve").clientWidth || 900));
+  const legend = element("p", { class: "legend" }, key("training"), ...(curve.validation.length ? [key("validation")] : []));
+  byId("curve").replaceChildren(legend, curveChart(curve, width), element("p", {}, curve.summary));
+}
+
+function showSamples(samples, prompt) {
+  byId("samples").replaceChildren(...samples.map(([step, sample]) =>
+    element("li", {}, element("b", {}, say("atStep", { step })), " ", element("i", {}, visibleWithSpaces(prompt)), " ", visibleWithSpaces(sample))));
+  byId("samples-section").hidden = !samples.length;
+}
+
+// ---- the probe
+
+const ONCE_LIKELY = 3; // a token that was ever among so many likeliest ones has a row
+let probe = null; // its prompt and points: [step, validation loss or null, [[token, probability], ...]]
+let probeCurve = null;
+
+// Shows the predictions; the slider stays where it is, or at the newest prediction.
+function showProbe(next, curve) {
+  const slider = byId("probe-step"), isAtEnd = !probe || Number(slider.value) >= probe.points.length - 1;
+  [probe, probeCurve] = [next, curve];
+  byId("probe-section").hidden = !probe;
+  if (!probe) return;
+  slider.max = probe.points.length - 1;
+  if (isAtEnd) slider.value = slider.max;
+  byId("probe-prompt").replaceChildren(element("q", {}, visibleWithSpaces(probe.prompt)));
+  showProbePoint();
+}
+
+// Draws the bars of one point. Each token has the same place at all points, so that its bar can be followed.
+function showProbePoint() {
+  const [step, bits, likeliest] = probe.points[Number(byId("probe-step").value)];
+  const shares = new Map(likeliest), last = probe.points.at(-1)[2].map(([token]) => token);
+  const earlier = probe.points.flatMap(([, , tokens]) => tokens.slice(0, ONCE_LIKELY).map(([token]) => token));
+  const tokens = [...new Set([...last, ...earlier])], least = Math.min(...shares.values());
+  const rows = tokens.map((token) => {
+    const share = shares.get(token);
+    return [tokenSpan(token), share === undefined ? "< " + percent(least) : percent(share), share ?? 0, ""];
+  });
+  const rest = 1 - tokens.reduce((sum, token) => sum + (shares.get(token) ?? 0), 0);
+  if (rest >= 0.0005) rows.push([element("span", {}, say("rest")), percent(rest), Math.min(1, rest), "rest"]);
+  showBars(byId("probe-bars"), rows);
+  byId("probe-step").setAttribute("aria-valuetext", say("atStep", { step }));
+  byId("probe-value").textContent = probeLoss(step, bits);
+}
+
+function probeLoss(step, bits) {
+  if (bits !== null) return say("probeValidation", { step: step.toLocaleString("en"), bits: bits.toFixed(3) });
+  const i = probeCurve?.steps.findIndex((one) => one >= step) ?? -1;
+  return i < 0 ? say("atStep", { step }) : say("probeTraining", { step: step.toLocaleString("en"), bits: probeCurve.training[i].toFixed(3) });
+}
+byId("probe-step").addEventListener("input", showProbePoint);
