@@ -107,6 +107,7 @@ class Settings(JsonObject):
     seconds: Number | None = None
     context: Count = 0
     recipe: str = ""
+    induction: bool = False
 
 
 class Clock(JsonObject):

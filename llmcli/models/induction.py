@@ -42,6 +42,14 @@ def supports_induction(config: ModelConfig) -> bool:
     return config.num_hidden_layers >= 2 and not config.tie_word_embeddings and config.qk_norm and has_space
 
 
+def initialized_heads(config: ModelConfig) -> dict[str, str]:
+    """Describe the heads that `write_induction_heads` writes, by layer and head, counted from 1: "2.1"."""
+    group = config.num_attention_heads // config.num_key_value_heads
+    K = min(MATCHED_TOKENS, config.num_key_value_heads)
+    previous = {f"1.{n * group + 1}": f"previous-token head, {n + 1} back" for n in range(K)}
+    return previous | {"2.1": "induction head"}
+
+
 def write_induction_heads(config: ModelConfig, weights: dict[str, Array], seed: int) -> None:
     """Write induction heads into fresh weights (by name) whose embedding has variance 1."""
     rng = np.random.default_rng([seed, 1])

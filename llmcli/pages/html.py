@@ -198,7 +198,7 @@ def printable(text: str) -> str:
 def _page(kind: str, title: str, data: Mapping[str, object], texts: Mapping[str, str]) -> bytes:
     """Fill a page template with `data` for its script and `texts` by the id of their element."""
     pages = files("llmcli.pages") / "templates"
-    shared = ["shared.js", "curve.js"] if kind == "inspect" else ["shared.js"]
+    shared = ["shared.js", {"inspect": "curve.js", "explain": "arcs.js"}[kind]]
     style, body, *scripts = (
         (pages / name).read_text("utf-8") for name in ("page.css", f"{kind}.html", *shared, f"{kind}.js")
     )

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from llmcli.data.tokenizers.tokenizer import Tokenizer
@@ -33,9 +34,9 @@ PLAIN = {"temperature": 1, "topP": 1, "minP": 0}
 CACHE = {"weights": [[-2.5, 0.3, -0.8, -0.1], [-1.5, 0.4, -0.9, -0.1], [-0.5, 0.5, -1.0, -0.2]]}
 
 
-def page_of(model: Path, dtype: str | None = "f32") -> str:
+def page_of(model: Path, dtype: str | None = "f32", **opening: Any) -> str:
     """The text of the page of a model file."""
-    page = live_page(checkpoint.load(model), read_header(model), model.stem, dtype, lambda note: None)
+    page = live_page(checkpoint.load(model), read_header(model), model.stem, dtype, lambda note: None, **opening)
     return page.decode("utf-8")
 
 
@@ -51,6 +52,21 @@ def save_with_cache(path: Path, model: Checkpoint, tokenizer: Tokenizer | None =
     json_ = model.tokenizer_json if tokenizer is None else tokenizer.to_json()
     checkpoint.save(path, replace(model, record=model.record | {"ngram_cache": CACHE}, tokenizer_json=json_, path=None))
     return path
+
+
+def switched_off(model: Checkpoint, without: list[str]) -> Checkpoint:
+    """Set the output matrices of parts to 0."""
+    tensors = {name: np.array(tensor) for name, tensor in model.tensors.items()}
+    D = model.config.head_dim
+    for part in without:
+        layer, _, head = part.partition(".")
+        start = f"model.layers.{int(layer) - 1}."
+        columns = slice((int(head) - 1) * D, int(head) * D) if head else slice(None)
+        tensors[f"{start}self_attn.o_proj.weight"][:, columns] = 0
+        for name, tensor in tensors.items():
+            if name.startswith(start) and name.endswith("down_proj.weight") and not head:
+                tensor[:] = 0
+    return replace(model, tensors=tensors)
 
 
 def element(text: str, id_: str) -> str:
@@ -94,6 +110,19 @@ class Program:
             return last;
         }"""
         return self.page.evaluate(script, [text, settings, unit])
+
+    def inside(self, text: str, without: list[str]) -> Any:
+        """All answers about a prediction in one; "attention" [L, H, N, N] has zeros after the diagonal."""
+        script = """async ([text, without]) => {
+            const all = {}, request = { text, ids: null, prefix: 0, without }, { layers, config } = runtime.model;
+            for await (const answer of jobs.inside(request, async () => {})) Object.assign(all, answer);
+            const heads = [...Array(config.num_attention_heads).keys()], rows = all.labels.map((_, i) => i);
+            all.attention = layers.map((_, layer) => heads.map((head) => rows.map((i) =>
+                [...recording.attention(i, layer, head), ...rows.slice(i + 1).map(() => 0)])));
+            all.mean = recording.attention(rows.length - 1, null, null);
+            return all;
+        }"""
+        return self.page.evaluate(script, [text, without])
 
     def chat(self, messages: list[str], settings: dict[str, float] = GREEDY) -> str:
         script = """async ([messages, settings]) => {

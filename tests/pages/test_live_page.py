@@ -1,6 +1,7 @@
 """The page with a model inside: the file, and what one does with it in a real browser."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,17 +12,20 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
+from llmcli.analysis.explain import predict_next
 from llmcli.config import ModelConfig
 from llmcli.data.conversations.chat_template import CHATML, ChatTemplate, with_chat_template
 from llmcli.data.conversations.example_prompt import example_prompts
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats import checkpoint
+from llmcli.formats.loading import open_tokenizer
 from llmcli.formats.quantization import quantize_rows
+from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.pages.live_text import chat_data
 from llmcli.pages.live_weights import MAX_BYTES, check_size, choose_dtype, pack, with_page_values
 from tests.conftest import TEXT, random_checkpoint
-from tests.pages.live import element, needs_browser, page_of
+from tests.pages.live import element, needs_browser, page_of, switched_off
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -150,9 +154,9 @@ def opened(browser: "Browser", tmp_path: Path) -> "Iterator[Callable[..., Page]]
     messages: list[str] = []
     contexts = []
 
-    def open_page(model: Path, *, width: int = 1200, locale: str = "en-US", dtype: str | None = "f32") -> "Page":
+    def open_page(model: Path, *, width: int = 1200, locale: str = "en-US", **opening: Any) -> "Page":
         path = tmp_path / f"page{len(contexts)}.html"
-        path.write_text(page_of(model, dtype), "utf-8")
+        path.write_text(page_of(model, **opening), "utf-8")
         size = {"width": width, "height": 800}
         context = browser.new_context(viewport=size, locale=locale, offline=True, reduced_motion="reduce")
         contexts.append(context)
@@ -181,8 +185,13 @@ def bars(page: "Page", list_: str = "next") -> list[tuple[str, float]]:
 
 def settle(page: "Page") -> list[tuple[str, float]]:
     """The bars, once the search has ended."""
-    page.wait_for_selector("#next[aria-busy=false]")
+    wait_until_shown(page)
     return bars(page)
+
+
+def wait_until_shown(page: "Page") -> None:
+    """Wait until the open tab shows all."""
+    page.wait_for_selector("[role=tabpanel]:not([hidden]):not([aria-busy=true])")
 
 
 def wait_for_change(page: "Page", text: str) -> None:
@@ -312,6 +321,98 @@ def test_a_token_opens_what_else_could_have_stood_there(opened: Any, words_model
 
 @pytest.mark.slow
 @needs_browser
+def test_a_head_is_switched_off(opened: Any, words_model: Path) -> None:
+    """The bars move to the probabilities of the model without the head, and back."""
+    page, tokenizer = opened(words_model), open_tokenizer(checkpoint.load(words_model))
+    page.click("#tab-inside")
+    page.fill("#text", "I like to drink")
+    wait_until_shown(page)
+    before = bars(page, "change-bars")
+    assert page.is_disabled("#all-on") and page.locator("#parts .pair").count() == 0
+    page.click("[data-part='2.1']")
+    wait_until_shown(page)
+    model = NumpyRuntime(switched_off(checkpoint.load(words_model), ["2.1"]))
+    logprobs = predict_next(model, tokenizer, "I like to drink", literal=False).logprobs
+    rows = page.locator("#change-bars li").evaluate_all(
+        "(all) => all.map((one) => [...one.children].map((node) => node.textContent))"
+    )
+    after = {name.replace("·", " "): float(q[:-1]) for name, _, _, q, _ in rows}
+    for token in np.argsort(-logprobs)[:3].tolist():
+        assert after[tokenizer.label(token)] == pytest.approx(100 * math.exp(logprobs[token]), abs=0.2)
+    assert [(row[0], float(row[1][:-1])) for row in rows][: len(before)] == before
+    assert re.search(r"(lost|gained) \d+\.\d\d bits", str(page.text_content("#change")))
+    assert page.input_value("#head") == "2.1" and page.get_attribute("[data-part='2.1']", "aria-checked") == "false"
+    page.click("[data-part='1']")
+    wait_until_shown(page)
+    page.click("#all-on")
+    wait_until_shown(page)
+    assert bars(page, "change-bars") == before
+
+
+@pytest.mark.slow
+@needs_browser
+def test_inside_by_keyboard(opened: Any, words_model: Path) -> None:
+    page = opened(words_model)
+    page.focus("#tab-write")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Tab")
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.type("The cat likes to")
+    wait_until_shown(page)
+    focused = "document.activeElement.dataset.part ?? document.activeElement.id"
+    for _ in range(10):
+        if page.evaluate(focused) == "1":
+            break
+        page.keyboard.press("Tab")
+    for key, part in (("ArrowRight", "1.1"), ("ArrowDown", "2.1"), ("End", "2.2"), ("Home", "2")):
+        page.keyboard.press(key)
+        assert page.evaluate(focused) == part
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Space")
+    wait_until_shown(page)
+    assert page.evaluate(focused) == "2.1" and page.get_attribute("[data-part='2.1']", "aria-checked") == "false"
+    page.focus("#head")
+    page.select_option("#head", "1.2")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "to"
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("document.getElementById('attention-text').textContent.startsWith('“likes” attends to')")
+    assert page.locator("#tokens [aria-selected=true]").count() == 1 and page.locator("#arc-lines path").count() >= 1
+    assert page.locator("#lens tbody tr").count() == 3 and page.locator("#attribution li").count() == 8
+    assert page.locator("#effects li").count() == page.locator("#tokens .token").count() - 1
+
+
+@pytest.mark.slow
+@needs_browser
+def test_two_prompts(opened: Any, words_model: Path) -> None:
+    page = opened(words_model, prompt="The cat likes to", compare="I like to")
+    assert page.is_visible("#compare") and page.input_value("#other") == "I like to"
+    wait_until_shown(page)
+    script = "(all) => all.map((one) => [0, 1, 3].map((i) => one.children[i].textContent))"
+    compared = page.locator("#compared li").evaluate_all(script)
+    assert page.locator("#lens-0 tbody tr").count() == page.locator("#lens-1 tbody tr").count() == 3
+    page.click("#tab-write")
+    for column, prompt in ((1, "The cat likes to"), (2, "I like to")):
+        page.fill("#text", prompt)
+        shown = dict(settle(page)[:3])
+        found = {row[0]: float(row[column][:-1]) for row in compared}
+        assert shown == {name: pytest.approx(found[name], abs=0.1) for name in shown}
+
+
+@pytest.mark.slow
+@needs_browser
+def test_the_page_opens_at_a_prompt_without_some_parts(opened: Any, words_model: Path) -> None:
+    page = opened(words_model, prompt="私は毎朝", without=["1.2", "2"], locale="ja-JP", width=400)
+    assert page.is_visible("#inside") and text_of(page) == "私は毎朝"
+    wait_until_shown(page)
+    checked = page.locator("#parts [aria-checked=false]").evaluate_all("(all) => all.map((node) => node.dataset.part)")
+    assert checked == ["1.2", "2", "2.1", "2.2"] and page.is_enabled("#all-on")
+    assert re.search(r"ビット(減|増)", str(page.text_content("#change")))
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+@pytest.mark.slow
+@needs_browser
 def test_a_conversation(opened: Any, sums_model: Path) -> None:
     page = opened(sums_model)
     assert page.is_visible("#chat") and not page.is_visible("#write")
@@ -328,6 +429,14 @@ def test_a_conversation(opened: Any, sums_model: Path) -> None:
     assert answers.count() == 2
     page.click("#chat-undo")
     assert answers.count() == 1 and page.input_value("#message") == "What is 4 and 4?"
+    answer = str(answers.first.text_content())
+    page.click("#look-inside")  # the whole conversation, up to the answer
+    page.wait_for_selector("#inside[aria-busy=false]")
+    tokens = "".join(page.locator("#tokens .token span:first-child").all_text_contents()).replace("·", " ")
+    assert "What is 2 and 3?" in tokens and answer not in tokens
+    page.click("#step")
+    page.wait_for_selector("#step:not(:disabled)")
+    assert text_of(page).strip() and answer.startswith(text_of(page).strip())
 
 
 @pytest.mark.slow
@@ -340,10 +449,11 @@ def test_widths_and_languages(opened: Any, sums_model: Path, width: int, locale:
     for _ in range(2):
         language = page.get_attribute("html", "lang")
         texts[language] = []
-        for tab in ("tab-chat", "tab-write", "tab-record"):
+        for tab in ("tab-chat", "tab-write", "tab-inside", "tab-compare", "tab-record"):
             page.click(f"#{tab}")
             page.fill("#text", "What is 2") if tab == "tab-write" else None
-            page.wait_for_timeout(200)
+            page.fill("#other", "What is 3") if tab == "tab-compare" else None
+            wait_until_shown(page)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
             texts[language] += page.locator("[data-text]:visible").all_text_contents()
         page.click("#language")
@@ -360,7 +470,8 @@ def test_widths_and_languages(opened: Any, sums_model: Path, width: int, locale:
 def test_tabs_are_reached_by_keys(opened: Any, words_model: Path) -> None:
     page = opened(words_model)
     page.focus("#tab-write")
-    page.keyboard.press("ArrowRight")  # there is no chat
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")  # there is no chat
     assert page.is_visible("#record-view") and not page.is_visible("#write")
     assert page.get_attribute("#tab-record", "aria-selected") == "true"
     assert page.locator("#curve svg polyline.training").count() == 1

@@ -3,7 +3,6 @@
 import json
 import math
 import random
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,19 +11,23 @@ import pytest
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
+from llmcli.analysis.explain import explain, record_activations
 from llmcli.config import ModelConfig, RopeScaling, SamplingConfig
 from llmcli.data.conversations.messages import Message
 from llmcli.data.tokenizers.tokenizer import CONTROL_TOKENS, Tokenizer
 from llmcli.data.tokenizers.tokenizer_json import PRE_TOKENIZERS, prefix_space_steps
 from llmcli.formats import checkpoint, loading
 from llmcli.formats.cache_weights import CacheWeights
+from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.generation.chat import open_assistant
 from llmcli.generation.generator import Piece, generate
 from llmcli.generation.next_words import next_words
 from llmcli.generation.sampler import Sampler
+from llmcli.generation.token_healing import Prompt, read_prompt
 from llmcli.models.logits import softmax
 from llmcli.models.ngram_cache import NgramCache
+from llmcli.models.ngram_runtime import with_ngram_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.pages.live_text import tokenizer_data
 from llmcli.pages.live_weights import with_page_values
@@ -32,7 +35,7 @@ from tests.conftest import TEXT, random_checkpoint
 from tests.data.tokenizers.test_tokenizer import AWKWARD
 from tests.ecosystem.texts import varied
 from tests.pages.conftest import SENTENCES
-from tests.pages.live import CACHE, GREEDY, Program, needs_browser, page_of, runtime_of, save_with_cache
+from tests.pages.live import CACHE, GREEDY, Program, needs_browser, page_of, runtime_of, save_with_cache, switched_off
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -139,48 +142,91 @@ def test_logits_are_those_of_numpy(blank: "Page", tmp_path: Path, shape: str, dt
     assert np.abs(logits - NumpyRuntime(model).logits(ids)).max() > (0 if dtype == "f32" else 1e-4)
 
 
-def test_activations_and_switches(blank: "Page", tmp_path: Path) -> None:
-    """What the recorder sees agrees with numpy; a switched-off head or layer adds nothing to the residual stream."""
-    config = SHAPES["untied"]
-    model = random_checkpoint(config, tokenizer_json=Tokenizer.train_bpe([TEXT], 300).to_json())
+@pytest.mark.parametrize("shape", ["untied", "experts"])
+def test_activations_and_switches(blank: "Page", tmp_path: Path, shape: str) -> None:
+    """Attention, logit lens, attribution and the effects of tokens agree with numpy, with all parts and without some: a
+    switched-off head or layer adds nothing to the residual stream."""
+    tokenizer = Tokenizer.train_bpe([TEXT], 300)
+    model = random_checkpoint(SHAPES[shape], tokenizer_json=tokenizer.to_json())
     checkpoint.save(tmp_path / "m.safetensors", model)
-    program, ids = Program(blank, page_of(tmp_path / "m.safetensors")), [5, 70, 8, 9]
-    script = """([ids, off]) => {
-        const { model } = runtime, residual = [], attention = [];
-        model.switchOff(off);
-        model.recorder = { residual: (x) => residual.push([...x]), attention: (...one) => attention.push([one[0], one[1], [...one[2]]]) };
-        const rows = ids.map((id) => [...model.step(id)]);
-        model.recorder = null;
-        model.switchOff([]);
-        return { residual, attention, rows };
-    }"""  # noqa: E501
-    seen: dict[str, list[np.ndarray]] = {"residual": [], "attention": []}
+    program, prompt = Program(blank, page_of(tmp_path / "m.safetensors")), "The cat likes to sleep. "
+    token = explain(NumpyRuntime(model), tokenizer, prompt, literal=False).token
+    for without in ([], ["1", "2.3"], []):
+        changed = switched_off(model, without)
+        expected = explain(NumpyRuntime(changed), tokenizer, prompt, literal=False, candidates=4, token=token)
+        found = program.inside(prompt, without)
+        layers = [layer for layer in range(2) if str(layer + 1) not in without]
+        for layer in layers:
+            assert np.abs(np.array(found["attention"][layer]) - expected.attention[layer]).max() < 1e-4
+        assert np.abs(np.array(found["mean"]) - expected.attention[layers, :, -1].mean((0, 1))).max() < 1e-4
+        lens = np.array([[one["probability"] for one in row] for row in found["lens"]])
+        assert np.abs(lens - expected.logit_lens.probabilities[:, -1])[:-1].max() < 1e-3  # the last: see below
+        labels = [[tokenizer.label(id_) for id_ in row] for row in expected.logit_lens.ids[:-1, -1]]
+        assert [[one["label"] for one in row] for row in found["lens"][:-1]] == labels
+        assert found["effects"][-1] is None
+        assert np.abs(np.array(found["effects"][:-1]) - expected.ablation_effects[:-1]).max() < 1e-3
+        embedding, heads, mlp = attribution_by_hand(changed, expected.ids, token)
+        assert found["attribution"]["embedding"] == pytest.approx(embedding, abs=1e-3)
+        assert np.abs(np.array(found["attribution"]["heads"]) - heads).max() < 1e-3
+        assert np.abs(np.array(found["attribution"]["mlp"]) - mlp).max() < 1e-3
+        logit = NumpyRuntime(changed).prefill(expected.ids)[token]
+        assert embedding + heads.sum() + mlp.sum() == pytest.approx(logit, abs=1e-3)
+    assert np.abs(np.array(program.logits([5, 70])) - NumpyRuntime(model).logits([5, 70])).max() < 1e-3
 
-    class Recorder:
-        def residual(self, x: np.ndarray) -> None:
-            seen["residual"].append(x.copy())
 
-        def attention(self, weights: np.ndarray) -> None:
-            seen["attention"].append(weights.copy())
+def attribution_by_hand(model: Checkpoint, ids: list[int], token: int) -> tuple[float, np.ndarray, np.ndarray]:
+    """What the embedding, each head [L, H] and each MLP [L] adds to a logit, from the formulas in numpy_runtime.py."""
+    config, tensors = model.config, {name: np.array(tensor) for name, tensor in model.tensors.items()}
+    H, D = config.num_attention_heads, config.head_dim
+    group = H // config.num_key_value_heads
+    _, recorder = record_activations(NumpyRuntime(model), ids, len(ids))
 
-    NumpyRuntime(model).prefill(ids, Recorder())
-    L, H = config.num_hidden_layers, config.num_attention_heads
-    found = blank.evaluate(script, [ids, []])
-    residual = np.array(found["residual"]).reshape(len(ids), L + 1, -1)
-    assert np.abs(residual - np.stack(seen["residual"], 1)).max() < 1e-3
-    last = found["attention"][-L * H :]
-    assert [one[:2] for one in last] == [[layer, head] for layer in range(L) for head in range(H)]
-    expected = np.stack(seen["attention"])[:, :, -1].reshape(L * H, -1)
-    assert np.abs(np.array([one[2] for one in last]) - expected).max() < 1e-4
+    def normalized(x: np.ndarray) -> np.ndarray:
+        return x / np.sqrt((x * x).mean(-1, keepdims=True) + config.rms_norm_eps)
 
-    tensors = {name: np.array(tensor) for name, tensor in model.tensors.items()}
-    D = config.head_dim
-    tensors["model.layers.1.self_attn.o_proj.weight"][:, 2 * D : 3 * D] = 0
-    for name in ("self_attn.o_proj", "mlp.down_proj"):
-        tensors[f"model.layers.0.{name}.weight"][:] = 0
-    expected = NumpyRuntime(replace(model, tensors=tensors)).logits(ids)
-    assert np.abs(np.array(blank.evaluate(script, [ids, ["1", "2.3"]])["rows"]) - expected).max() < 1e-3
-    assert np.abs(np.array(program.logits(ids)) - NumpyRuntime(model).logits(ids)).max() < 1e-3
+    last = recorder.residuals[-1, -1]
+    scale = normalized(last)[0] / last[0]
+    direction = tensors["lm_head.weight"][token] * tensors["model.norm.weight"] * scale
+    heads = np.zeros((config.num_hidden_layers, H))
+    for layer in range(config.num_hidden_layers):
+        start = f"model.layers.{layer}."
+        x = normalized(recorder.residuals[layer]) * tensors[f"{start}input_layernorm.weight"]
+        values = (x @ tensors[f"{start}self_attn.v_proj.weight"].T).reshape(len(ids), -1, D)
+        for head in range(H):
+            output = recorder.weights[layer, head, -1] @ values[:, head // group]
+            o = tensors[f"{start}self_attn.o_proj.weight"][:, head * D : (head + 1) * D]
+            heads[layer, head] = direction @ (o @ output)
+    streams = recorder.residuals[:, -1] @ direction
+    return float(streams[0]), heads, np.diff(streams) - heads.sum(1)
+
+
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_parts_that_are_switched_off_change_the_next_token(
+    blank: "Page", tmp_path: Path, words_model: Path, is_cached: bool
+) -> None:
+    """Also at a prompt that ends inside a token."""
+    model = checkpoint.load(words_model)
+    path = save_with_cache(tmp_path / "cached.safetensors", model) if is_cached else words_model
+    tokenizer, program = loading.open_tokenizer(model), Program(blank, page_of(path))
+    weights = CacheWeights.of_record(checkpoint.load(path).record)
+    largest: list[float] = []
+    for prompt, without in (("I like to drink green tea. I like to", ["1", "2.1"]), ("The cat likes to slee", ["2.2"])):
+        found = program.inside(prompt, without)
+        for which, parts in (("p", []), ("q", without)):
+            runtime = with_ngram_cache(NumpyRuntime(switched_off(model, parts)), weights)
+            first = read_prompt(runtime, tokenizer, Prompt.of(prompt, tokenizer))
+            probabilities = softmax(first.logits.astype(np.float64))
+            ranked = [entry for entry in np.argsort(-probabilities)[:5].tolist() if probabilities[entry] > 1e-3]
+            shown = {one["text"]: one[which] for one in found["pairs"]}
+            for entry in ranked:
+                text = first.token_of(entry)[1].decode() or "<end>"
+                assert shown[text] == pytest.approx(probabilities[entry], abs=2e-3), (prompt, which)
+        assert found["pairs"][0]["bits"] == pytest.approx(math.log2(found["pairs"][0]["q"] / found["pairs"][0]["p"]))
+        largest.append(max(abs(one["bits"]) for one in found["pairs"]))
+        if not is_cached:  # otherwise the lens is that of the network
+            lens = [one["probability"] for one in found["lens"][-1]]
+            assert lens == pytest.approx(np.sort(probabilities)[::-1][:4], abs=2e-3)
+    assert max(largest) > 0.1
 
 
 def test_the_ngram_cache_grows_and_shrinks_as_in_python(blank: "Page", words_model: Path) -> None:

@@ -43,6 +43,11 @@ function multiply({ rows, columns, data, scales }, x) {
   return y;
 }
 
+// A row of a matrix.
+function rowOf({ columns, data, scales }, row) {
+  return Float32Array.from(data.subarray(row * columns, (row + 1) * columns), (value) => value * (scales ? scales[row] : 1));
+}
+
 function add(x, y) {
   for (let i = 0; i < x.length; i++) x[i] += y[i];
 }
@@ -81,7 +86,7 @@ class Model {
     this.length = 0; // tokens in the KV cache
     this.without = new Set(); // what is switched off: "2" is layer 2, "2.3" head 3 of layer 2, counted from 1
     // What receives the activations of each token, or null: residual(x), once before the first layer and then after each;
-    // attention(layer, head, weights); experts(layer, weights). Layers and heads are counted from 0.
+    // attention(layer, head, weights); heads(layer, their outputs [H * D]). Layers and heads are counted from 0.
     this.recorder = null;
   }
 
@@ -98,13 +103,12 @@ class Model {
 
   // Processes a token. Returns the logits of the next one, or null if they are not wanted.
   step(token, wantsLogits = true) {
-    const { columns, data, scales } = this.embedding;
-    const x = Float32Array.from(data.subarray(token * columns, (token + 1) * columns), (value) => value * (scales ? scales[token] : 1));
+    const x = rowOf(this.embedding, token);
     this.recorder?.residual(x.slice());
     this.layers.forEach((layer, index) => {
       if (!this.without.has(`${index + 1}`)) {
         add(x, this.attention(layer, index, this.rmsNorm(x, layer.inputNorm)));
-        add(x, this.mlp(layer, index, this.rmsNorm(x, layer.mlpNorm)));
+        add(x, this.mlp(layer, this.rmsNorm(x, layer.mlpNorm)));
       }
       this.recorder?.residual(x.slice());
     });
@@ -115,6 +119,12 @@ class Model {
   // The logits of a residual stream: of the last layer, or of an earlier one, as if no layer followed (the logit lens).
   logits(x) {
     return multiply(this.head, this.rmsNorm(x, this.norm));
+  }
+
+  // The vector whose product with the residual stream x is the logit of a token, as long as the scale of the last norm stays.
+  logitDirection(x, token) {
+    const scale = this.rmsScale(x);
+    return rowOf(this.head, token).map((value, i) => value * this.norm[i] * scale);
   }
 
   // Causal attention. H / G query heads share each key-value head.
@@ -128,7 +138,6 @@ class Model {
     layer.values[position] = v;
     const y = new Float32Array(H * D), scores = new Float32Array(position + 1);
     for (let head = 0; head < H; head++) {
-      if (this.without.has(`${index + 1}.${head + 1}`)) continue;
       const own = head * D, shared = Math.floor(head / (H / G)) * D;
       for (let t = 0; t <= position; t++) {
         const key = layer.keys[t];
@@ -138,11 +147,13 @@ class Model {
       }
       const weights = softmax(scores);
       this.recorder?.attention(index, head, weights);
+      if (this.without.has(`${index + 1}.${head + 1}`)) continue; // its output stays 0
       for (let t = 0; t <= position; t++) {
         const value = layer.values[t], weight = weights[t];
         for (let i = 0; i < D; i++) y[own + i] += weight * value[shared + i];
       }
     }
+    this.recorder?.heads(index, y);
     return multiply(layer.o, y);
   }
 
@@ -168,18 +179,17 @@ class Model {
   }
 
   // A SwiGLU, or a sparse mixture of several: a router chooses some experts for each token, and weights them.
-  mlp(layer, index, x) {
+  mlp(layer, x) {
     if (!layer.router) return this.swiglu(layer.experts[0], x);
     const { num_experts_per_tok: active, norm_topk_prob: normalizes } = this.config;
     const probabilities = softmax(multiply(layer.router, x));
     const chosen = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]).slice(0, active);
     const total = normalizes ? chosen.reduce((sum, expert) => sum + probabilities[expert], 0) : 1;
-    const y = new Float32Array(x.length), weights = new Float32Array(probabilities.length);
+    const y = new Float32Array(x.length);
     for (const expert of chosen) {
-      weights[expert] = probabilities[expert] / total;
-      add(y, this.swiglu(layer.experts[expert], x).map((value) => value * weights[expert]));
+      const weight = probabilities[expert] / total;
+      add(y, this.swiglu(layer.experts[expert], x).map((value) => value * weight));
     }
-    this.recorder?.experts(index, weights);
     return y;
   }
 
@@ -192,9 +202,12 @@ class Model {
 
   // x / sqrt(mean(x^2) + eps) * gain, arXiv:1910.07467
   rmsNorm(x, gain) {
+    const scale = this.rmsScale(x);
+    return x.map((value, i) => value * scale * gain[i]);
+  }
+  rmsScale(x) {
     let squares = 0;
     for (const value of x) squares += value * value;
-    const scale = 1 / Math.sqrt(squares / x.length + this.config.rms_norm_eps);
-    return x.map((value, i) => value * scale * gain[i]);
+    return 1 / Math.sqrt(squares / x.length + this.config.rms_norm_eps);
   }
 }

@@ -26,6 +26,7 @@ worker.onmessage = ({ data: answer }) => {
   if (answer.done) receivers.delete(answer.id);
   if (answer.error) showProblem(answer.error);
   receive?.(answer);
+  if (answer.done && answer.id === lastNext) openPanel().setAttribute("aria-busy", "false");
 };
 worker.onerror = (event) => showProblem(say("failed", { error: event.message }));
 
@@ -61,17 +62,20 @@ function undo() {
   if (before) setState(before);
 }
 
-// Asks for what comes next, after any change.
+// Asks for what the open tab shows, after any change.
 function refresh() {
+  const panel = openPanel(), ask = { write: refreshNext, inside: refreshInside, compare: refreshCompare }[panel.id];
+  if (!ask) return;
   setBusy(false);
+  lastNext = ask();
+  panel.setAttribute("aria-busy", "true");
+}
+function refreshNext() {
   byId("alternatives").hidden = true;
-  byId("next").setAttribute("aria-busy", "true");
-  const own = request("next", { ...state, settings: settings(), unit: byId("unit").value }, (answer) => {
+  return request("next", { ...state, settings: settings(), unit: byId("unit").value }, (answer) => {
     if (answer.tokens) showTokens(answer.tokens);
     if (answer.choices) showNext(answer);
-    if (answer.done && own === lastNext) byId("next").setAttribute("aria-busy", "false");
   });
-  lastNext = own;
 }
 
 function showNext({ choices, rest }) {
@@ -128,7 +132,7 @@ byId("unit").addEventListener("change", refresh);
 for (const name of settingNames) byId(name).addEventListener("input", showSettings);
 function showSettings() {
   for (const name of settingNames) byId(name + "-value").textContent = Number(byId(name).value).toFixed(2);
-  if (!byId("write").hidden) refresh();
+  refresh();
 }
 document.addEventListener("keydown", (event) => event.key === "Escape" && stop());
 
@@ -164,8 +168,8 @@ function showAlternatives(index) {
 byId("strip").addEventListener("keydown", (event) => moveFocus(event, byId("strip")));
 
 // Arrow keys move the focus among the children of a node, of which one can be reached with Tab.
-function moveFocus(event, node) {
-  const all = [...node.children].filter((child) => !child.hidden), i = all.indexOf(document.activeElement);
+function moveFocus(event, node, kind = "*") {
+  const all = [...node.children].filter((child) => !child.hidden && child.matches(kind)), i = all.indexOf(document.activeElement);
   const target = { ArrowRight: i + 1, ArrowLeft: i - 1, Home: 0, End: all.length - 1 }[event.key];
   if (i < 0 || !all[target]) return null;
   for (const child of all) child.tabIndex = child === all[target] ? 0 : -1;
@@ -183,7 +187,7 @@ function showMessages() {
     const speaker = element("b", {}, say(i % 2 ? "model" : "you"));
     return element("p", { class: i % 2 ? "from-model" : "from-user", dir: "auto" }, speaker, element("span", {}, content || say("waiting")));
   }));
-  byId("chat-undo").disabled = !messages.length;
+  byId("chat-undo").disabled = byId("look-inside").disabled = !messages.length;
 }
 let turn = 0; // the answer that is being written
 function setAnswering(answering) {
@@ -214,6 +218,17 @@ byId("chat-undo").addEventListener("click", () => {
   byId("message").value = messages.splice(-2)[0];
   showMessages();
 });
+// Opens the prediction of the first token of the last answer.
+byId("look-inside").addEventListener("click", () => {
+  stop();
+  request("conversation", { messages: messages.slice(0, -1) }, ({ ids }) => {
+    if (!ids) return;
+    keepForUndo();
+    setState({ text: "", ids, prefix: ids.length });
+    openTab(byId("tab-inside"));
+    byId("tab-inside").focus();
+  });
+});
 byId("message").addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
@@ -236,6 +251,7 @@ function showRecord() {
 // ---- tabs and languages
 
 const tabs = [...byId("tabs").children];
+const openPanel = () => document.querySelector("[role=tabpanel]:not([hidden])");
 function openTab(tab) {
   for (const other of tabs) {
     other.setAttribute("aria-selected", String(other === tab));
@@ -243,7 +259,8 @@ function openTab(tab) {
     byId(other.getAttribute("aria-controls")).hidden = other !== tab;
   }
   byId(tab.id === "tab-chat" ? "chat-settings" : "write-settings").append(byId("settings"));
-  if (tab.id === "tab-write") refresh();
+  byId(`${tab.getAttribute("aria-controls")}-text`)?.append(byId("text-field"));
+  refresh();
   if (tab.id === "tab-record") showRecord(); // the chart is as wide as the window
 }
 for (const tab of tabs) tab.addEventListener("click", () => openTab(tab));
@@ -260,11 +277,13 @@ function showTexts() {
   byId("summary").textContent = say("summary", { parameters: data.parameters, weights: data.dtype });
   showMessages();
   showRecord();
+  showHeadChoices();
+  showParts();
 }
 byId("language").addEventListener("click", () => {
   language = language === "ja" ? "en" : "ja";
   showTexts();
-  if (!byId("write").hidden) refresh();
+  refresh();
 });
 
 // ---- start
@@ -279,8 +298,8 @@ byId("tab-chat").hidden = !data.chat;
 if (data.chat) { // as llm chat chooses its words
   byId("temperature").value = 0.8;
   byId("minP").value = 0.05;
-  openTab(byId("tab-chat"));
 }
 showTexts();
 showSettings();
 setText(data.start.text);
+openTab(byId(`tab-${data.chat && data.start.view === "write" ? "chat" : data.start.view}`));

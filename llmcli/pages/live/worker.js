@@ -1,6 +1,7 @@
 // The model in a worker, so that the page never freezes. A request {id, type, ...} is answered by messages with its id. A new
-// request for "next", "generate" or "chat" stops the one before; "alternatives" are answered at once, in between.
+// request for one of `jobs` stops the one before; those for `atOnce` are answered in between.
 let runtime, sidelong, tokenizer, vocabulary, chat;
+let changed, other, recording; // without the parts that are switched off
 let current = 0; // the request that runs; any other ends
 let queue = Promise.resolve();
 const { port1, port2 } = new MessageChannel();
@@ -19,7 +20,9 @@ function open({ data, weights }) {
   const binary = atob(weights), bytes = new Uint8Array(binary.length);
   for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
   const tensors = readTensors(data.tensors, bytes.buffer);
-  [runtime, sidelong] = [0, 0].map(() => new Runtime(new Model(data.config, tensors), data.ngram_cache));
+  const newModel = () => new Model(data.config, tensors); // the weights are shared
+  [runtime, sidelong, changed, other] = Array.from({ length: 4 }, () => new Runtime(newModel(), data.ngram_cache));
+  recording = new Recording(newModel());
   tokenizer = new Tokenizer(data.tokenizer);
   vocabulary = new Vocabulary(tokenizer);
   chat = data.chat;
@@ -44,18 +47,31 @@ function answerOf(choices) {
   return { choices: listed, rest: Math.max(0, 1 - listed.reduce((sum, { probability }) => sum + probability, 0)) };
 }
 
+const ofToken = ({ path, added: bytes, probability }) => {
+  const added = completeText(bytes);
+  return { text: added || tokenizer.label(path.at(-1)), added, probability };
+};
+
+// The tokens before the one that is predicted, which may begin inside the prompt, and what else fits the prompt in its place.
+function placeOf(prompt, { path, added }) {
+  const token = path.at(-1), bytes = tokenizer.tokens[token], tail = bytes.slice(0, bytes.length - added.length);
+  const fitting = new Set(tail && [...vocabulary.prefixesOf(tail), ...vocabulary.extensionsOf(tail)]);
+  return { ids: [...splitPrompt(prompt, runtime.context).head, ...path.slice(0, -1)], token, fits: (id) => !tail || fitting.has(id) };
+}
+
+// The logit lens. Its last row is the prediction itself, unless the n-gram cache changed that.
+function lensOf(fits, prediction) {
+  const rows = recording.lens(fits);
+  const last = prediction.slice(0, LENS_TOKENS).map(({ path, probability }) => ({ label: tokenizer.label(path.at(-1)), probability }));
+  return runtime.cache ? rows : [...rows.slice(0, -1), last];
+}
+
 const jobs = {
   // What may follow a text, in words or in tokens.
   async *next({ text, ids, prefix, settings, unit }, check) {
     const prompt = promptOf({ text, ids, prefix }), all = [...prompt.head, ...prompt.tail];
     yield { tokens: { ids: all, prefix: prompt.prefix, labels: all.slice(prompt.prefix).map((id) => tokenizer.label(id)) } };
-    if (unit === "tokens") {
-      const found = await nextTokens(runtime, vocabulary, prompt, settings, check);
-      return yield answerOf(found.map(({ path, added: bytes, probability }) => {
-        const added = completeText(bytes);
-        return { text: added || tokenizer.label(path.at(-1)), added, probability };
-      }));
-    }
+    if (unit === "tokens") return yield answerOf((await nextTokens(runtime, vocabulary, prompt, settings, check)).map(ofToken));
     for await (const words of nextWords(runtime, vocabulary, prompt, settings, check, text || "\n")) yield answerOf(words);
   },
 
@@ -66,6 +82,45 @@ const jobs = {
       if (end) return yield { end };
       yield { piece: decoder.decode(byteArray(added), { stream: true }), ids: all, prefix: prompt.prefix };
       if (--count === 0) return;
+    }
+  },
+
+  // What happens inside a prediction without some parts of the model.
+  async *inside({ without, ...text }, check) {
+    const prompt = promptOf(text), before = await nextTokens(runtime, vocabulary, prompt, PLAIN, check);
+    switchOff(changed, without);
+    switchOff(recording.runtime, without);
+    const after = without.length ? await nextTokens(changed, vocabulary, prompt, PLAIN, check) : before;
+    const { ids, token, fits } = placeOf(prompt, before[0]);
+    yield { pairs: pairs(before.map(ofToken), after.map(ofToken)), token: tokenizer.label(token) };
+    await recording.read(ids, check);
+    const { first } = recording, labels = ids.slice(first).map((id) => tokenizer.label(id));
+    yield { labels, lens: lensOf(fits, after), attribution: recording.attribution(token) };
+    const bits = labels.map(() => null);
+    changed.rewind(); // its network is used without the cache
+    for await (const [position, lost] of effects(changed.model, ids, token, fits, check)) bits[position - first] = lost;
+    yield { effects: bits };
+  },
+
+  // Two predictions, both without some parts: next words, and the logit lens.
+  async *compare({ texts, without }, check) {
+    const prompts = texts.map((text) => promptOf({ text })), runtimes = [changed, other], words = [[], []];
+    const lenses = [];
+    for (const one of [...runtimes, recording.runtime]) switchOff(one, without);
+    for (const [i, prompt] of prompts.entries()) {
+      const found = await nextTokens(runtimes[i], vocabulary, prompt, PLAIN, check), { ids, token, fits } = placeOf(prompt, found[0]);
+      await recording.read(ids, check);
+      lenses.push({ token: tokenizer.label(token), lens: lensOf(fits, found) });
+    }
+    yield { lenses };
+    const searches = prompts.map((prompt, i) => nextWords(runtimes[i], vocabulary, prompt, PLAIN, check, texts[i] || "\n"));
+    for (let open = [0, 1]; open.length;) { // in turn
+      for (const i of open) {
+        const { value, done } = await searches[i].next();
+        if (done) open = open.filter((one) => one !== i);
+        else words[i] = value;
+      }
+      yield { pairs: pairs(...words) };
     }
   },
 
@@ -101,6 +156,13 @@ function alternatives({ ids, prefix, position }) {
   return { choices: listed.map(describe), rank: ranked.indexOf(ids[position]) + 1 };
 }
 
+const atOnce = {
+  open,
+  alternatives,
+  attention: ({ position, layer, head }) => ({ weights: recording.attention(position, layer, head) }),
+  conversation: ({ messages }) => ({ ids: fitConversation(chat, messages, tokenizer, runtime.context) }), // up to the next answer
+};
+
 async function run({ id, type, ...request }) {
   if (id !== current) return;
   try {
@@ -114,8 +176,7 @@ async function run({ id, type, ...request }) {
 onmessage = ({ data: request }) => {
   const { id, type } = request;
   try {
-    if (type === "open") postMessage({ id, done: true, ...open(request) });
-    else if (type === "alternatives") postMessage({ id, done: true, ...alternatives(request) });
+    if (atOnce[type]) postMessage({ id, done: true, ...atOnce[type](request) });
     else {
       current = id;
       if (type !== "stop") queue = queue.then(() => run(request));

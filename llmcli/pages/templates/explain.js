@@ -5,7 +5,6 @@ const MAX_ARCS = 5; // unless all are shown
 const MIN_WEIGHT = 0.01; // attention weights below this get no arc
 const MAX_LAYERS = 8; // a table shows the last layers, unless all are shown
 const MAX_EFFECTS = 24; // with more tokens only the largest effects are shown, half of this number, unless all are
-const MAX_ARC_HEIGHT = 84; // pixels
 const TRIANGLE = (N * (N + 1)) / 2;
 const attention = Uint8Array.from(atob(data.attention), (c) => c.charCodeAt(0)); // [L, H, TRIANGLE], in 1/255
 // layer and head count from 1, 0 is the mean; arcs and layers are "" or "all"; a pinned token ignores the pointer
@@ -80,25 +79,7 @@ function arcTargets(selected) {
   return state.arcs ? targets : targets.slice(0, MAX_ARCS);
 }
 
-function showArcs(selected) {
-  const area = byId("token-area");
-  area.classList.toggle("wrapped", tokenNodes[N - 1].offsetTop > tokenNodes[0].offsetTop);
-  const areaBox = area.getBoundingClientRect();
-  const position = (node) => {
-    const box = node.getBoundingClientRect();
-    return { x: box.left + box.width / 2 - areaBox.left, top: box.top - areaBox.top, bottom: box.bottom - areaBox.top };
-  };
-  const from = position(tokenNodes[state.token]);
-  const maxHeight = area.classList.contains("wrapped") ? parseFloat(getComputedStyle(byId("tokens")).rowGap) - 8 : MAX_ARC_HEIGHT;
-  byId("arc-lines").replaceChildren(...arcTargets(selected).map((i) => {
-    const to = position(tokenNodes[i]);
-    const isSameRow = Math.abs(to.top - from.top) < 4; // an arc over the row; otherwise a line up to the other row
-    const height = isSameRow ? Math.min(maxHeight, 18 + Math.abs(to.x - from.x) / 5) : Math.max(26, (from.top - to.bottom) / 2);
-    const end = isSameRow ? to.top : to.bottom;
-    const d = `M${from.x} ${from.top} C${from.x} ${from.top - height} ${to.x} ${isSameRow ? end - height : end + height} ${to.x} ${end}`;
-    return element("path", { d, "stroke-width": (1.25 + 6 * selected[i]).toFixed(2), "stroke-opacity": (0.3 + 0.7 * selected[i]).toFixed(2) });
-  }));
-}
+const showArcs = (selected) => drawArcs(tokenNodes, state.token, selected, arcTargets(selected));
 
 function showAttention(selected) {
   const order = descending(selected);

@@ -1,0 +1,210 @@
+// Inside: what happens in the model when it predicts, and what changes when parts of it are switched off.
+const { num_hidden_layers: L, num_attention_heads: H } = data.config;
+const MAX_ARCS = 5, MIN_WEIGHT = 0.01; // attention below this gets no arc
+const MAX_CONTRIBUTIONS = 8, MAX_EFFECTS = 16; // bars
+const off = new Set(data.start.without);
+const selected = { layer: null, head: null, token: 0 }; // counted from 0; null: the mean
+let inside = { labels: [], weights: [] }; // what the page shows
+let lastAttention = 0; // number of the last request
+
+const refreshInside = () => request("inside", { ...state, without: [...off] }, (answer) => {
+  if (answer.pairs) showChange(answer);
+  if (answer.labels) showActivations(answer);
+  if (answer.effects) showEffects(answer.effects);
+});
+
+// ---- the parts: switches for layers and heads, colored by what they add to the prediction
+
+const partName = (layer, head) => say(head === undefined ? "layerName" : "headName", { layer: layer + 1, head: head + 1 });
+const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
+const positionsBack = (planted) => planted.match(/\d+/)?.[0]; // of a head that attends to a previous token
+
+function showParts() {
+  const focused = document.activeElement.dataset.part;
+  const cell = (label, contribution, name, part) => {
+    const title = contribution === undefined ? name : `${name}: ${signed(contribution)}`, isOff = off.has(part) || off.has(part?.split(".")[0]);
+    const node = part ? clickable(() => switchPart(part), { role: "switch", "aria-checked": !isOff, tabindex: -1, "data-part": part }, label)
+      : element("span", {}, label);
+    node.title = title;
+    node.setAttribute("aria-label", title);
+    if (data.planted[part]) node.classList.add("planted");
+    if (contribution) {
+      node.style.setProperty("--share", Math.abs(contribution) / inside.largest);
+      node.classList.toggle("negative", contribution < 0);
+    }
+    return node;
+  };
+  const { embedding, heads, mlp } = inside.attribution ?? {};
+  const rows = [[cell(say("embedding"), embedding, say("embedding"))], ...Array.from({ length: L }, (_, layer) => [
+    cell(partName(layer), undefined, partName(layer), `${layer + 1}`),
+    ...Array.from({ length: H }, (_, head) => cell(head + 1, heads?.[layer][head], partName(layer, head), `${layer + 1}.${head + 1}`)),
+    cell("MLP", mlp?.[layer], say("mlpName", { layer: layer + 1 })),
+  ])];
+  byId("parts").replaceChildren(...rows.map((cells) => element("div", {}, ...cells)));
+  const switches = [...byId("parts").querySelectorAll("button")], current = switches.find((node) => node.dataset.part === focused);
+  (current ?? switches[0]).tabIndex = 0;
+  current?.focus();
+  byId("all-on").disabled = !off.size;
+}
+
+function switchPart(part) {
+  const [layer, head] = part.split(".").map((number) => number - 1);
+  if (!off.delete(part)) off.add(part);
+  if (head !== undefined) selectHead(layer, head);
+  announce(say(off.has(part) ? "isOff" : "isOn", { part: partName(layer, head) }));
+  showParts();
+  refresh();
+}
+
+byId("all-on").addEventListener("click", () => {
+  off.clear();
+  byId("parts").querySelector("button").focus();
+  showParts();
+  refresh();
+});
+byId("parts").addEventListener("keydown", (event) => {
+  const rows = [...byId("parts").children].slice(1), row = rows.indexOf(document.activeElement.parentNode);
+  if (row < 0) return;
+  const up = { ArrowUp: -1, ArrowDown: 1 }[event.key], target = rows[row + up]?.children[[...rows[row].children].indexOf(document.activeElement)];
+  if (!target) return void moveFocus(event, rows[row], "button");
+  document.activeElement.tabIndex = -1;
+  target.tabIndex = 0;
+  target.focus();
+  event.preventDefault();
+});
+
+// ---- what comes next, with and without the parts
+
+function showChange({ pairs, token }) {
+  inside.token = readable(token);
+  byId("attribution-title").textContent = say("attributionTitle", { token: inside.token });
+  byId("effects-title").textContent = say("effectsTitle", { token: inside.token });
+  const [{ text, p, q, bits }] = pairs, amount = { token: readable(text), p: percent(p), q: percent(q), bits: Math.abs(bits).toFixed(2) };
+  byId("change").textContent = off.size ? say(bits < 0 ? "lessLikely" : "moreLikely", amount) : say("switchSomething");
+  showPairs(byId("change-bars"), pairs, off.size > 0);
+}
+
+// Bars of one prediction, or of two: the first, then the second.
+function showPairs(list, pairs, areTwo) {
+  showBars(list, pairs.map(({ text, p }) => [tokenSpan(text), percent(p), Math.min(1, p), areTwo ? "first" : ""]));
+  if (areTwo) pairs.forEach(({ q }, i) => {
+    const bar = element("div", { class: "bar second" });
+    bar.style.width = 100 * Math.min(1, q) + "%";
+    list.children[i].append(element("span", { class: "figure" }, percent(q)), element("div", { class: "track" }, bar));
+    list.children[i].classList.add("pair");
+  });
+}
+
+// ---- attention
+
+function showActivations({ labels, lens, attribution }) {
+  const hasNewTokens = labels.join("\n") !== inside.labels.join("\n");
+  inside = { ...inside, labels, attribution };
+  const parts = [attribution.embedding, ...attribution.heads.flat(), ...attribution.mlp];
+  inside.largest = Math.max(...parts.map(Math.abs), 1e-9);
+  if (hasNewTokens) showInsideTokens();
+  showParts();
+  showLens(byId("lens"), lens, inside.token, say("lensCaption"));
+  showAttribution();
+  requestAttention();
+}
+
+function showInsideTokens() {
+  selected.token = inside.labels.length - 1;
+  byId("effects").replaceChildren();
+  byId("tokens").setAttribute("aria-label", say("tokensTitle"));
+  byId("tokens").dataset.size = inside.labels.length <= 12 ? "medium" : "small";
+  byId("tokens").replaceChildren(...inside.labels.map((label, i) => element("div", {
+    class: "token", role: "option", tabindex: i === selected.token ? 0 : -1, "aria-label": readable(label),
+  }, element("span", {}, withFaintMarks(label)), element("span", { class: "weight" }))));
+}
+function selectToken(node) {
+  const i = [...byId("tokens").children].indexOf(node);
+  if (i < 0 || i === selected.token) return;
+  selected.token = i;
+  requestAttention();
+}
+byId("tokens").addEventListener("focusin", (event) => selectToken(event.target));
+byId("tokens").addEventListener("click", (event) => event.target.closest(".token")?.focus());
+byId("tokens").addEventListener("keydown", (event) => moveFocus(event, byId("tokens")));
+byId("head").addEventListener("change", (event) => {
+  const [layer, head] = event.target.value.split(".").map((number) => number - 1);
+  selectHead(event.target.value ? layer : null, head ?? null);
+  requestAttention();
+});
+
+function selectHead(layer, head) {
+  Object.assign(selected, { layer, head });
+  byId("head").value = layer === null ? "" : head === null ? `${layer + 1}` : `${layer + 1}.${head + 1}`;
+}
+
+function showHeadChoices() {
+  const option = (value, ...text) => element("option", { value }, ...text);
+  byId("head").replaceChildren(option("", say("allHeads")), ...Array.from({ length: L }, (_, layer) => [
+    ...(H > 1 ? [option(`${layer + 1}`, say("layerMean", { layer: layer + 1 }))] : []),
+    ...Array.from({ length: H }, (_, head) => option(`${layer + 1}.${head + 1}`, partName(layer, head))),
+  ]).flat());
+  selectHead(selected.layer, selected.head);
+  byId("planted").replaceChildren(...Object.entries(data.planted).map(([part, planted]) => {
+    const [layer, head] = part.split("."), back = positionsBack(planted);
+    return element("li", {}, say(back ? "previousTokenHead" : "inductionHead", { layer, head, back }));
+  }));
+}
+
+function requestAttention() {
+  const { layer, head, token: position } = selected;
+  lastAttention = request("attention", { layer, head, position }, ({ id, weights }) => {
+    if (id !== lastAttention || !weights) return;
+    inside.weights = weights;
+    showAttention();
+  });
+}
+
+function showAttention() {
+  const { weights, labels } = inside, nodes = [...byId("tokens").children];
+  const ranked = [...weights.keys()].sort((a, b) => weights[b] - weights[a]).filter((i) => weights[i] >= MIN_WEIGHT).slice(0, MAX_ARCS);
+  const whole = (weight) => Math.round(100 * weight) + "%";
+  nodes.forEach((node, i) => {
+    node.setAttribute("aria-selected", String(i === selected.token));
+    node.style.setProperty("--share", 0.6 * (weights[i] ?? 0));
+    node.lastChild.textContent = ranked.includes(i) ? whole(weights[i]) : "";
+  });
+  drawArcs(nodes, selected.token, weights, ranked.filter((i) => i !== selected.token));
+  const listed = ranked.slice(0, 3).map((i) => say("weightOf", { token: readable(labels[i]), weight: whole(weights[i]) })).join(say("comma"));
+  byId("attention-text").textContent = listed ? say("attendsTo", { token: readable(labels[selected.token]), listed }) : say("noAttention");
+}
+new ResizeObserver(() => byId("inside").hidden || !inside.weights.length || showAttention()).observe(byId("token-area"));
+
+// ---- layers, parts and tokens
+
+// A row for each layer; `token`, which is predicted in the end, is outlined.
+function showLens(node, lens, token, caption) {
+  const cell = ({ label, probability }) => {
+    const figure = element("span", { class: "figure" }, Math.round(100 * probability) + "%");
+    const node = element("span", { class: readable(label) === token ? "cell predicted" : "cell" }, tokenSpan(label), figure);
+    node.style.setProperty("--share", probability);
+    return node;
+  };
+  const rows = lens.map((row, depth) => [depth || say("embedding"), ...row.map(cell)]);
+  node.replaceChildren(table(caption, [say("layer"), ...lens[0].map((_, i) => i + 1)], rows));
+}
+
+// Signed bars of [name, value], the largest first; those that are not shown are summed.
+function showSigned(list, rows, most, total) {
+  const ranked = [...rows].sort(([, a], [, b]) => Math.abs(b) - Math.abs(a)), shown = ranked.slice(0, most), rest = ranked.slice(most);
+  if (rest.length) shown.push([say("otherParts", { count: rest.length }), rest.reduce((sum, [, value]) => sum + value, 0)]);
+  const largest = Math.max(...shown.map(([, value]) => Math.abs(value)), 1e-9);
+  showBars(list, shown.map(([name, value]) => [element("span", {}, name), signed(value), Math.abs(value) / largest, value < 0 ? "negative" : ""]));
+  if (total) list.append(element("li", { class: "total" }, element("span", {}, total), element("span", { class: "figure" }, signed(rows.reduce((sum, [, value]) => sum + value, 0)))));
+}
+
+function showAttribution() {
+  const { embedding, heads, mlp } = inside.attribution;
+  showSigned(byId("attribution"), [[say("embedding"), embedding], ...mlp.map((value, layer) => [say("mlpName", { layer: layer + 1 }), value]),
+    ...heads.flatMap((row, layer) => row.map((value, head) => [partName(layer, head), value]))], MAX_CONTRIBUTIONS, say("logit"));
+}
+
+function showEffects(effects) {
+  const known = [...effects.keys()].filter((i) => effects[i] !== null);
+  showSigned(byId("effects"), known.map((i) => [tokenSpan(inside.labels[i]), effects[i]]), MAX_EFFECTS);
+}
