@@ -376,7 +376,7 @@ def test_inside_by_keyboard(opened: Any, words_model: Path) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "to"
     page.keyboard.press("ArrowLeft")
-    page.wait_for_function("document.getElementById('attention-text').textContent.startsWith('“likes” attends to')")
+    page.locator("#attention-text", has_text="“likes” attends to").wait_for()
     assert page.locator("#tokens [aria-selected=true]").count() == 1 and page.locator("#arc-lines path").count() >= 1
     assert page.locator("#lens tbody tr").count() == 3 and page.locator("#attribution li").count() == 8
     assert page.locator("#effects li").count() == page.locator("#tokens .token").count() - 1
@@ -401,13 +401,18 @@ def test_two_prompts(opened: Any, words_model: Path) -> None:
 
 @pytest.mark.slow
 @needs_browser
-def test_the_page_opens_at_a_prompt_without_some_parts(opened: Any, words_model: Path) -> None:
-    page = opened(words_model, prompt="私は毎朝", without=["1.2", "2"], locale="ja-JP", width=400)
+def test_the_page_opens_at_a_prompt_without_some_parts(opened: Any, words_model: Path, tmp_path: Path) -> None:
+    model, path = checkpoint.load(words_model), tmp_path / "planted.safetensors"
+    checkpoint.save(path, replace(model, record=model.record | {"train": {"induction": True}}))
+    page = opened(path, prompt="私は毎朝", without=["1.2", "2"], locale="ja-JP", width=400)
     assert page.is_visible("#inside") and text_of(page) == "私は毎朝"
     wait_until_shown(page)
     checked = page.locator("#parts [aria-checked=false]").evaluate_all("(all) => all.map((node) => node.dataset.part)")
     assert checked == ["1.2", "2", "2.1", "2.2"] and page.is_enabled("#all-on")
     assert re.search(r"ビット(減|増)", str(page.text_content("#change")))
+    planted = page.locator("#parts .planted").evaluate_all("(all) => all.map((node) => node.dataset.part)")
+    assert planted == ["1.1", "1.2", "2.1"]
+    assert re.search(r"1.1、1.2。.*1、2 つ前.*誘導ヘッド: 2.1。", str(page.text_content("#planted")))
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
@@ -432,7 +437,7 @@ def test_a_conversation(opened: Any, sums_model: Path) -> None:
     answer = str(answers.first.text_content())
     page.click("#look-inside")  # the whole conversation, up to the answer
     page.wait_for_selector("#inside[aria-busy=false]")
-    tokens = "".join(page.locator("#tokens .token span:first-child").all_text_contents()).replace("·", " ")
+    tokens = "".join(page.locator("#tokens .token > span:first-child").all_text_contents()).replace("·", " ")
     assert "What is 2 and 3?" in tokens and answer not in tokens
     page.click("#step")
     page.wait_for_selector("#step:not(:disabled)")

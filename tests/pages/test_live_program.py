@@ -227,6 +227,10 @@ def test_parts_that_are_switched_off_change_the_next_token(
             lens = [one["probability"] for one in found["lens"][-1]]
             assert lens == pytest.approx(np.sort(probabilities)[::-1][:4], abs=2e-3)
     assert max(largest) > 0.1
+    alone = program.inside("I like to drink green tea. I like to", ["cache"])["pairs"]
+    assert (max(abs(one["bits"]) for one in alone) > 0) == is_cached
+    network = read_prompt(NumpyRuntime(model), tokenizer, Prompt.of("I like to drink green tea. I like to", tokenizer))
+    assert max(one["q"] for one in alone) == pytest.approx(softmax(network.logits.astype(np.float64)).max(), abs=2e-3)
 
 
 def test_the_ngram_cache_grows_and_shrinks_as_in_python(blank: "Page", words_model: Path) -> None:

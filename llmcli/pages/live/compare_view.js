@@ -5,7 +5,7 @@ byId("other").addEventListener("input", () => refresh());
 function refreshCompare() {
   const texts = [state.text, byId("other").value], names = texts.map((text) => (text.length > 40 ? "…" : "") + readable(text.slice(-40)));
   const key = (i) => element("span", {}, element("i", { class: ["first", "second"][i] }), ` ${names[i]}`);
-  const parts = [...off].map((part) => partName(...part.split(".").map((number) => number - 1))).join(say("comma"));
+  const parts = [...off].map(nameOf).join(say("comma"));
   byId("compared-legend").replaceChildren(key(0), key(1), parts && element("span", {}, say("without", { parts })));
   return request("compare", { texts, without: [...off] }, ({ pairs, lenses }) => {
     if (pairs) showPairs(byId("compared"), pairs, true);

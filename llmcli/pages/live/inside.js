@@ -112,9 +112,10 @@ function pairs(first, second) {
   });
 }
 
-// Switches parts off, and all others on, and forgets the text if that changes anything.
+// Switches parts off, and all others on, and forgets the text if that changes anything; "cache" is the n-gram cache.
 function switchOff(runtime, names) {
   if ([...runtime.model.without].join() === names.join()) return;
   runtime.rewind();
   runtime.model.switchOff(names);
+  runtime.cache = names.includes("cache") ? null : runtime.newCache();
 }

@@ -16,8 +16,8 @@ const refreshInside = () => request("inside", { ...state, without: [...off] }, (
 // ---- the parts: switches for layers and heads, colored by what they add to the prediction
 
 const partName = (layer, head) => say(head === undefined ? "layerName" : "headName", { layer: layer + 1, head: head + 1 });
-const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
-const positionsBack = (planted) => planted.match(/\d+/)?.[0]; // of a head that attends to a previous token
+const nameOf = (part) => (part === "cache" ? say("ngramCache") : partName(...part.split(".").map((number) => number - 1)));
+const signed = (value, figure = Math.abs(value).toFixed(2)) => (Number(figure) ? (value < 0 ? "−" : "+") : "") + figure;
 
 function showParts() {
   const focused = document.activeElement.dataset.part;
@@ -39,7 +39,7 @@ function showParts() {
     cell(partName(layer), undefined, partName(layer), `${layer + 1}`),
     ...Array.from({ length: H }, (_, head) => cell(head + 1, heads?.[layer][head], partName(layer, head), `${layer + 1}.${head + 1}`)),
     cell("MLP", mlp?.[layer], say("mlpName", { layer: layer + 1 })),
-  ])];
+  ]), ...(data.ngram_cache ? [[cell(say("ngramCache"), undefined, say("ngramCache"), "cache")]] : [])];
   byId("parts").replaceChildren(...rows.map((cells) => element("div", {}, ...cells)));
   const switches = [...byId("parts").querySelectorAll("button")], current = switches.find((node) => node.dataset.part === focused);
   (current ?? switches[0]).tabIndex = 0;
@@ -48,10 +48,9 @@ function showParts() {
 }
 
 function switchPart(part) {
-  const [layer, head] = part.split(".").map((number) => number - 1);
   if (!off.delete(part)) off.add(part);
-  if (head !== undefined) selectHead(layer, head);
-  announce(say(off.has(part) ? "isOff" : "isOn", { part: partName(layer, head) }));
+  if (part.includes(".")) selectHead(...part.split(".").map((number) => number - 1));
+  announce(say(off.has(part) ? "isOff" : "isOn", { part: nameOf(part) }));
   showParts();
   refresh();
 }
@@ -75,12 +74,14 @@ byId("parts").addEventListener("keydown", (event) => {
 
 // ---- what comes next, with and without the parts
 
-function showChange({ pairs, token }) {
+function showChange({ pairs, token, tail }) {
+  byId("tail").textContent = tail ? say("tail", { token: readable(token), tail: readable(tail) }) : "";
   inside.token = readable(token);
   byId("attribution-title").textContent = say("attributionTitle", { token: inside.token });
   byId("effects-title").textContent = say("effectsTitle", { token: inside.token });
   const [{ text, p, q, bits }] = pairs, amount = { token: readable(text), p: percent(p), q: percent(q), bits: Math.abs(bits).toFixed(2) };
-  byId("change").textContent = off.size ? say(bits < 0 ? "lessLikely" : "moreLikely", amount) : say("switchSomething");
+  const change = Number(amount.bits) === 0 ? "unchanged" : bits < 0 ? "lessLikely" : "moreLikely";
+  byId("change").textContent = say(off.size ? change : "switchSomething", amount);
   showPairs(byId("change-bars"), pairs, off.size > 0);
 }
 
@@ -145,10 +146,15 @@ function showHeadChoices() {
     ...Array.from({ length: H }, (_, head) => option(`${layer + 1}.${head + 1}`, partName(layer, head))),
   ]).flat());
   selectHead(selected.layer, selected.head);
-  byId("planted").replaceChildren(...Object.entries(data.planted).map(([part, planted]) => {
-    const [layer, head] = part.split("."), back = positionsBack(planted);
-    return element("li", {}, say(back ? "previousTokenHead" : "inductionHead", { layer, head, back }));
-  }));
+  byId("planted").replaceChildren(...(data.ngram_cache ? [element("li", {}, say("cacheHint"))] : []), ...plantedHeads().map((text) => element("li", {}, text)));
+}
+
+// What some heads were before training.
+function plantedHeads() {
+  const heads = Object.entries(data.planted), back = heads.map(([, text]) => text.match(/\d+/)?.[0]); // of those that attend so many tokens back
+  const names = (areBack) => heads.filter((_, i) => Boolean(back[i]) === areBack).map(([part]) => part).join(say("comma"));
+  if (!heads.length) return [];
+  return [say("previousTokenHeads", { heads: names(true), back: back.filter(Boolean).join(say("comma")) }), say("inductionHeads", { heads: names(false) })];
 }
 
 function requestAttention() {
@@ -189,22 +195,25 @@ function showLens(node, lens, token, caption) {
   node.replaceChildren(table(caption, [say("layer"), ...lens[0].map((_, i) => i + 1)], rows));
 }
 
-// Signed bars of [name, value], the largest first; those that are not shown are summed.
-function showSigned(list, rows, most, total) {
-  const ranked = [...rows].sort(([, a], [, b]) => Math.abs(b) - Math.abs(a)), shown = ranked.slice(0, most), rest = ranked.slice(most);
-  if (rest.length) shown.push([say("otherParts", { count: rest.length }), rest.reduce((sum, [, value]) => sum + value, 0)]);
-  const largest = Math.max(...shown.map(([, value]) => Math.abs(value)), 1e-9);
-  showBars(list, shown.map(([name, value]) => [element("span", {}, name), signed(value), Math.abs(value) / largest, value < 0 ? "negative" : ""]));
-  if (total) list.append(element("li", { class: "total" }, element("span", {}, total), element("span", { class: "figure" }, signed(rows.reduce((sum, [, value]) => sum + value, 0)))));
+// Signed bars of [name, value].
+function showSigned(list, rows) {
+  const largest = Math.max(...rows.map(([, value]) => Math.abs(value)), 1); // less never fills the width
+  showBars(list, rows.map(([name, value]) => [element("span", {}, name), signed(value), Math.abs(value) / largest, value < 0 ? "negative" : ""]));
 }
+const bySize = (rows) => [...rows].sort(([, a], [, b]) => Math.abs(b) - Math.abs(a));
+const sum = (rows) => rows.reduce((total, [, value]) => total + value, 0);
 
 function showAttribution() {
   const { embedding, heads, mlp } = inside.attribution;
-  showSigned(byId("attribution"), [[say("embedding"), embedding], ...mlp.map((value, layer) => [say("mlpName", { layer: layer + 1 }), value]),
-    ...heads.flatMap((row, layer) => row.map((value, head) => [partName(layer, head), value]))], MAX_CONTRIBUTIONS, say("logit"));
+  const rows = bySize([[say("embedding"), embedding], ...mlp.map((value, layer) => [say("mlpName", { layer: layer + 1 }), value]),
+    ...heads.flatMap((row, layer) => row.map((value, head) => [partName(layer, head), value]))]);
+  const rest = rows.slice(MAX_CONTRIBUTIONS);
+  showSigned(byId("attribution"), [...rows.slice(0, MAX_CONTRIBUTIONS), ...(rest.length ? [[say("otherParts", { count: rest.length }), sum(rest)]] : [])]);
+  byId("attribution").append(element("li", { class: "total" }, element("span", {}, say("logit")), element("span", { class: "figure" }, signed(sum(rows)))));
 }
 
 function showEffects(effects) {
-  const known = [...effects.keys()].filter((i) => effects[i] !== null);
-  showSigned(byId("effects"), known.map((i) => [tokenSpan(inside.labels[i]), effects[i]]), MAX_EFFECTS);
+  const rows = effects.map((bits, i) => [tokenSpan(inside.labels[i]), bits]).filter(([, bits]) => bits !== null);
+  const shown = new Set(bySize(rows).slice(0, MAX_EFFECTS));
+  showSigned(byId("effects"), rows.filter((row) => shown.has(row)));
 }

@@ -84,7 +84,8 @@ function logSumExp(values) {
 class Runtime {
   constructor(model, orders) {
     this.model = model;
-    this.cache = orders && new NgramCache(orders);
+    this.newCache = () => orders && new NgramCache(orders);
+    this.cache = this.newCache();
     this.ids = []; // in the KV cache
     this.context = model.config.max_position_embeddings;
   }
@@ -96,7 +97,7 @@ class Runtime {
     this.model.rewind(length);
     if (isWhole) this.cache.rewind(length);
     else if (this.cache) {
-      this.cache = new NgramCache(this.cache.orders);
+      this.cache = this.newCache();
       for (const token of this.ids) this.cache.append(token);
     }
   }

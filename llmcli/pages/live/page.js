@@ -49,6 +49,7 @@ function setState(next) {
     box.value = state.text;
     box.scrollTop = box.scrollHeight;
   }
+  box.placeholder = state.ids ? say("answerHere") : "";
   refresh();
 }
 const setText = (text) => setState({ text, ids: null, prefix: 0 });

@@ -56,14 +56,14 @@ const ofToken = ({ path, added: bytes, probability }) => {
 function placeOf(prompt, { path, added }) {
   const token = path.at(-1), bytes = tokenizer.tokens[token], tail = bytes.slice(0, bytes.length - added.length);
   const fitting = new Set(tail && [...vocabulary.prefixesOf(tail), ...vocabulary.extensionsOf(tail)]);
-  return { ids: [...splitPrompt(prompt, runtime.context).head, ...path.slice(0, -1)], token, fits: (id) => !tail || fitting.has(id) };
+  return { ids: [...splitPrompt(prompt, runtime.context).head, ...path.slice(0, -1)], token, tail, fits: (id) => !tail || fitting.has(id) };
 }
 
 // The logit lens. Its last row is the prediction itself, unless the n-gram cache changed that.
-function lensOf(fits, prediction) {
+function lensOf(fits, prediction, hasCache) {
   const rows = recording.lens(fits);
   const last = prediction.slice(0, LENS_TOKENS).map(({ path, probability }) => ({ label: tokenizer.label(path.at(-1)), probability }));
-  return runtime.cache ? rows : [...rows.slice(0, -1), last];
+  return hasCache ? rows : [...rows.slice(0, -1), last];
 }
 
 const jobs = {
@@ -91,11 +91,11 @@ const jobs = {
     switchOff(changed, without);
     switchOff(recording.runtime, without);
     const after = without.length ? await nextTokens(changed, vocabulary, prompt, PLAIN, check) : before;
-    const { ids, token, fits } = placeOf(prompt, before[0]);
-    yield { pairs: pairs(before.map(ofToken), after.map(ofToken)), token: tokenizer.label(token) };
+    const { ids, token, tail, fits } = placeOf(prompt, before[0]);
+    yield { pairs: pairs(before.map(ofToken), after.map(ofToken)), token: tokenizer.label(token), tail: toText(tail) };
     await recording.read(ids, check);
     const { first } = recording, labels = ids.slice(first).map((id) => tokenizer.label(id));
-    yield { labels, lens: lensOf(fits, after), attribution: recording.attribution(token) };
+    yield { labels, lens: lensOf(fits, after, changed.cache), attribution: recording.attribution(token) };
     const bits = labels.map(() => null);
     changed.rewind(); // its network is used without the cache
     for await (const [position, lost] of effects(changed.model, ids, token, fits, check)) bits[position - first] = lost;
@@ -110,7 +110,7 @@ const jobs = {
     for (const [i, prompt] of prompts.entries()) {
       const found = await nextTokens(runtimes[i], vocabulary, prompt, PLAIN, check), { ids, token, fits } = placeOf(prompt, found[0]);
       await recording.read(ids, check);
-      lenses.push({ token: tokenizer.label(token), lens: lensOf(fits, found) });
+      lenses.push({ token: tokenizer.label(token), lens: lensOf(fits, found, changed.cache) });
     }
     yield { lenses };
     const searches = prompts.map((prompt, i) => nextWords(runtimes[i], vocabulary, prompt, PLAIN, check, texts[i] || "\n"));
