@@ -23,6 +23,7 @@ from llmcli.errors import LLMError, brief, missing_package, require_torch, usage
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from llmcli.analysis.comparison import Comparison
     from llmcli.analysis.explain import Explanation
     from llmcli.data.conversations.messages import Message
     from llmcli.data.conversations.record_kinds import ReadOptions
@@ -247,12 +248,33 @@ class Model:
         context = evaluation_context(self.runtime.context, trained=trained_context(self._source.records))
         return measure("the text", [_text(text, "text")], self.runtime, self.tokenizer, context=context)
 
-    def explain(self, prompt: str, *, literal: bool = False) -> Explanation:
-        """Return the model's activations on a prompt: tokens, attention, the prediction after each layer.
+    @overload
+    def explain(self, prompt: str, *, literal: bool = False) -> Explanation: ...
 
-        Raises LLMError for a model that does not run in numpy (a GPU, quantized weights), or for an ensemble.
+    @overload
+    def explain(
+        self, prompt: str, *, without: Sequence[str], compare: str | None = None, literal: bool = False
+    ) -> Comparison: ...
+
+    @overload
+    def explain(
+        self, prompt: str, *, compare: str, without: Sequence[str] = (), literal: bool = False
+    ) -> Comparison: ...
+
+    def explain(
+        self, prompt: str, *, without: Sequence[str] = (), compare: str | None = None, literal: bool = False
+    ) -> Explanation | Comparison:
+        """Return the model's activations on a prompt: tokens, attention, the prediction after each layer, the
+        contribution of each head.
+
+        `without` switches layers ("2") and heads ("2.3": head 3 of layer 2) off, counted from 1: the result compares
+        the predictions before and after (`.first`, `.second`, `.kl_divergence`, `.next_tokens(5)`, `.next_words(5)`).
+        `compare` is another prompt, whose prediction is the second one; both are then without these parts.
+
+        Raises LLMError for a model that does not run in numpy (a GPU, quantized weights), for an ensemble, and for
+        parts that the model does not have.
         """
-        from llmcli.analysis.explain import explain
+        from llmcli.analysis import comparison, explain
         from llmcli.models.ngram_runtime import network_of
         from llmcli.models.numpy_runtime import NumpyRuntime
 
@@ -262,8 +284,14 @@ class Model:
             raise LLMError(
                 'explain needs a single model on the CPU with its own weights: llmcli.load("model.safetensors")'
             )
-        return explain(
-            network, self.tokenizer, _text(prompt, "prompt"), literal=_flag(literal, "literal"), predictor=runtime
+        text, literal = _text(prompt, "prompt"), _flag(literal, "literal")
+        if isinstance(without, str | bytes) or not isinstance(without, Iterable):
+            raise TypeError(f'without must be a list of str, as in ["2.3", "1"], found {brief(without)}')
+        if compare is None and not without:
+            return explain.explain(network, self.tokenizer, text, literal=literal, predictor=runtime)
+        other = None if compare is None else _text(compare, "compare")
+        return comparison.compare(
+            network, self.tokenizer, text, other=other, without=[*without], literal=literal, predictor=runtime
         )
 
 

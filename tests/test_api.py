@@ -113,6 +113,20 @@ def test_explain_predicts_what_generate_chooses(tiny_model: Path) -> None:
     assert piece.id == explanation.most_likely(1)[0]
 
 
+@pytest.mark.usefixtures("short_search")
+def test_explain_compares_as_the_command_does(tiny_model: Path, llm: Llm) -> None:
+    model = llmcli.load(tiny_model)
+    found = output(llm("explain", PROMPT, "-m", tiny_model, "--without", "2.3", "--json"))
+    comparison = model.explain(PROMPT, without=["2.3"])
+    assert comparison.kl_divergence == pytest.approx(found["kl_divergence_bits"], abs=1e-6)
+    assert [(one.text, one.second) for one in comparison.next_words(5)] == [
+        (one["text"], pytest.approx(one["second"], abs=1e-6)) for one in found["next"]
+    ]
+    other = model.explain(PROMPT, compare="The dog")
+    assert other.second.ids == model.explain("The dog").ids and other.without == ()
+    assert model.explain(PROMPT, without=["1"], compare="The dog").without == ("1",)
+
+
 def test_detokenize_reverses_tokenize(tiny_model: Path) -> None:
     model = llmcli.load(tiny_model)
     for text in (PROMPT, "りんご🍎", ""):
@@ -198,7 +212,9 @@ CALLS: dict[str, Callable[[llmcli.Model, object], object]] = {
     "next_words": lambda model, value: model.next_words(value),  # type: ignore[arg-type]
     "score": lambda model, value: model.score(value),  # type: ignore[arg-type]
     "tokenize": lambda model, value: model.tokenize(value),  # type: ignore[arg-type]
-    "explain": lambda model, value: model.explain(value),  # type: ignore[arg-type]
+    "explain": lambda model, value: model.explain(value),  # type: ignore[call-overload]
+    "without": lambda model, value: model.explain("a", without=value or 5),  # type: ignore[call-overload]
+    "compare": lambda model, value: model.explain("a", compare=5 if value is None else value),  # type: ignore[call-overload]
     "detokenize": lambda model, value: model.detokenize(value),  # type: ignore[arg-type]
     "load": lambda model, value: llmcli.load(value),  # type: ignore[arg-type]
     "train": lambda model, value: next(llmcli.train(value, "o.safetensors")),  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A model's activations on a prompt: attention, logit lens, ablation, surprisal.
+"""A model's activations on a prompt: attention, logit lens, logit attribution, ablation of tokens, surprisal.
 
 The prompt is processed as in `generate`, then once more with a recorder. numpy only, never torch.
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from llmcli.analysis.attribution import Attribution, attribute_logit
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
@@ -50,6 +51,14 @@ class Copy:
 
 
 @dataclass(frozen=True)
+class AddedText:
+    """The distribution of the text that the next token adds to the prompt."""
+
+    logprobs: NDArray[np.float64]  # [N], of the texts of the V tokens, then of `others`
+    others: tuple[bytes, ...] = ()  # texts that only the end of a longer token spells
+
+
+@dataclass(frozen=True)
 class Explanation:
     """The activations of a model for a prompt, and its prediction of the next token."""
 
@@ -64,6 +73,8 @@ class Explanation:
     surprisals: NDArray[np.float64]  # [N], surprisal of each token given those before it, in bits; NaN: not computed
     logprobs: NDArray[np.float64]  # [V], natural log probabilities of the next token, as in `generate`; -inf for
     # tokens that are never generated: incomplete UTF-8, and bytes that are not in the training text
+    attribution: Attribution  # of the network's logit of `token`
+    added: AddedText  # the same prediction by text; it differs from `logprobs` where tokens start inside the prompt
     copies: tuple[Copy, ...] | None = None  # added by the n-gram cache; None: the model has none
 
     @property
@@ -87,6 +98,7 @@ class NextToken:
     allowed: NDArray[np.bool_]  # [V]: tokens that are consistent with the tail
     logprobs: NDArray[np.float64]  # [V], natural log probabilities; -inf for tokens that are never generated
     token: int  # the most likely one
+    added: AddedText
 
 
 def predict_next(runtime: Runtime, tokenizer: Tokenizer, prompt: str | Prompt, *, literal: bool) -> NextToken:
@@ -103,6 +115,7 @@ def predict_next(runtime: Runtime, tokenizer: Tokenizer, prompt: str | Prompt, *
     tail = token_bytes[: len(token_bytes) - len(continuation.new_bytes)]
     own = log_softmax(first.logits if first.model_logits is None else first.model_logits)
     logprobs = np.where(np.isneginf(first.logits), -np.inf, own)
+    added = AddedText(logprobs, tuple(first.token_of(i)[1] for i in range(len(vocabulary), len(logprobs))))
     if first.tokens is not None:  # entry -> token; several entries may have one token
         entries, logprobs = logprobs, np.full(len(vocabulary), -np.inf)
         np.logaddexp.at(logprobs, first.tokens, entries)
@@ -110,7 +123,7 @@ def predict_next(runtime: Runtime, tokenizer: Tokenizer, prompt: str | Prompt, *
     if tail:
         allowed[:] = False
         allowed[[*vocabulary.prefixes_of(tail), *vocabulary.extensions_of(tail).tolist()]] = True
-    return NextToken(first.process(continuation), tail, allowed, logprobs, token)
+    return NextToken(first.process(continuation), tail, allowed, logprobs, token, added)
 
 
 def explain(
@@ -129,6 +142,7 @@ def explain(
 
     - Logit lens (nostalgebraist 2020): the final norm and the output layer, applied to the residual stream after each
       layer; at each token with `every_position`, which also gives the surprisals -log2 p(token | tokens before).
+    - Logit attribution: see `Attribution`.
     - Ablation: log2 p(token | all tokens) - log2 p(token | all but one) for `token` (default: the most likely next
       token). The tokens after the removed one move forward by one position.
 
@@ -166,6 +180,8 @@ def explain(
         truncated=len(prediction.ids) - len(context),
         preceding=recorder.first,
         attention=recorder.weights,
+        attribution=attribute_logit(runtime, residuals[:, -1], recorder.head_outputs, prediction.token),
+        added=prediction.added,
         logit_lens=lens,
         surprisals=surprisals,
         token=prediction.token,
@@ -224,6 +240,7 @@ class ActivationRecorder:
         self.first = tokens - kept  # position of the first recorded token
         self.residuals = np.zeros((L + 1, kept, config.hidden_size), np.float32)  # after layers 0 (the embedding) to L
         self.weights = np.zeros((L, H, kept, kept), np.float32)
+        self.head_outputs = np.zeros((L, H * config.head_dim), np.float32)  # of the last token
         self._depth = 0  # layers completed for the current chunk
         self._processed = 0  # tokens in previous chunks
 
@@ -235,8 +252,9 @@ class ActivationRecorder:
         if self._depth == len(self.residuals):
             self._depth, self._processed = 0, self._processed + len(x)
 
-    def attention(self, weights: Array) -> None:
-        """Receive the attention weights [H, t, S] of a chunk in the next layer."""
+    def attention(self, weights: Array, y: Array) -> None:
+        """Receive the attention weights [H, t, S] and the outputs of heads [t, H * D] of a chunk in the next layer."""
+        self.head_outputs[self._depth - 1] = y[-1]
         start, end = self._processed - self.first, weights.shape[-1] - self.first  # relative to the recorded tokens
         if end > 0:
             rows = weights[:, max(0, -start) :, self.first :]

@@ -16,7 +16,8 @@ F = intermediate size of a SwiGLU; E = experts; H, G = query heads, key-value he
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from functools import lru_cache
 from typing import Protocol
 
@@ -29,6 +30,7 @@ from llmcli.models.logits import softmax, token_losses
 from llmcli.models.matrix_product import Matrix, linear
 from llmcli.models.runtime import LOGITS_AT_ONCE, PREFILL_CHUNK, Array, Ints, Scores, check_context, check_input
 
+Part = tuple[int, int | None]  # (layer, head), or (layer, None) for a whole layer; both counted from 0
 # (index of a layer, queries [T, H, D], keys [T, G, D], values [T, G, D]) -> attention outputs [T, H * D]
 Attend = Callable[[int, Array, Array, Array], Array]
 
@@ -39,8 +41,9 @@ class Recorder(Protocol):
     def residual(self, x: Array) -> None:
         """Receive the residual stream [t, C]: once before the first layer, then after each layer."""
 
-    def attention(self, weights: Array) -> None:
-        """Receive the attention weights [H, t, S] of each layer in turn; rows sum to 1."""
+    def attention(self, weights: Array, y: Array) -> None:
+        """Receive the attention weights [H, t, S] of each layer in turn, whose rows sum to 1, and the outputs of its
+        heads [t, H * D]."""
 
 
 class NumpyRuntime(KVCacheRuntime):
@@ -67,6 +70,23 @@ class NumpyRuntime(KVCacheRuntime):
     def logit_lens(self, x: Array) -> Array:
         """Return the logits [T, V] of a residual stream [T, C], as if no layer followed (nostalgebraist 2020)."""
         return linear(self._final_norm(x), self._head)
+
+    def logit_direction(self, x: Array, token: int) -> Array:
+        """Return the vector [C] whose product with the last residual stream x [C] is the logit of a token."""
+        return self._head.rows[token] * self._norm / np.sqrt(x @ x / len(x) + self._eps)
+
+    def head_outputs(self, layer: int, y: Array) -> Array:
+        """Return what each head adds to the residual stream [H, C]; y [H * D] are the outputs of the heads."""
+        o = self._layers[layer].o.rows
+        return (o * y).reshape(len(o), self.config.num_attention_heads, -1).sum(-1).T
+
+    def without(self, parts: Iterable[Part]) -> "NumpyRuntime":
+        """Return a fork in which some heads and layers add nothing to the residual stream."""
+        forked = self.fork()
+        forked._layers = self._layers.copy()
+        for layer, head in parts:
+            forked._layers[layer] = forked._layers[layer].without(head)
+        return forked
 
     def expert_weights(self) -> Array:
         """Return the weights [layers, E] of the experts for the last token; empty for a model without experts."""
@@ -202,10 +222,20 @@ class _Layer:
         self.qkv, self.o = Matrix(qkv), Matrix(checkpoint.stacked([attention + "o_proj.weight"]))
         gain = checkpoint.stacked([name + "post_attention_layernorm.weight"])
         swiglus = [_SwiGLU(checkpoint, names, gain) for names in config.swiglu_names(index)]
-        self.mlp: _SwiGLU | _Experts = swiglus[0]
+        self.mlp: Callable[[Array], Array | tuple[Array, Array]] = swiglus[0]
         if config.num_experts:
             router = checkpoint.stacked([config.router_name(index)]) * gain
             self.mlp = _Experts(swiglus, router, config.num_experts_per_tok, config.norm_topk_prob)
+
+    def without(self, head: int | None) -> "_Layer":
+        """Return a copy in which a head, or for None attention and SwiGLU, have an output of zero."""
+        changed, o = copy(self), self.o.rows.copy()
+        if head is None:
+            o[:], changed.mlp = 0, np.zeros_like
+        else:
+            o[:, head * self.D : (head + 1) * self.D] = 0
+        changed.o = Matrix(o)
+        return changed
 
     def project(self, x: Array, rotations: NDArray[np.complex64]) -> tuple[Array, Array, Array]:
         """Normalized x [T, C] -> rotated queries [T, H, D] and keys [T, G, D], and values [T, G, D]."""
@@ -275,9 +305,10 @@ def _attention(q: Array, keys: Array, values: Array, recorder: Recorder | None =
     if T > 1:
         weights.reshape(H, T, S)[:, _future(T, S)] = -np.inf
     _softmax_in_place(weights)
+    y = (weights @ values).reshape(H, T, D).swapaxes(0, 1).reshape(T, H * D)
     if recorder:
-        recorder.attention(weights.reshape(H, T, S))
-    return (weights @ values).reshape(H, T, D).swapaxes(0, 1).reshape(T, H * D)
+        recorder.attention(weights.reshape(H, T, S), y)
+    return y
 
 
 def _attention_together(q: Array, keys: Array, values: Array, lengths: Ints, masked: NDArray[np.bool_]) -> Array:

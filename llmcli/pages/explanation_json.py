@@ -1,7 +1,9 @@
-"""Explanations as JSON, for `llm explain --json` and `llm serve`."""
+"""Explanations and comparisons as JSON, for `llm explain --json` and `llm serve`."""
 
 import math
 
+from llmcli.analysis.attribution import Attribution
+from llmcli.analysis.comparison import Comparison
 from llmcli.analysis.explain import Explanation
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.generation.next_words import NextWords
@@ -47,6 +49,7 @@ def explanation_json(
             {"layer": depth, "next_tokens": [token_json(id_, probability=round(p, 6)) for id_, p in candidates]}
             for depth, candidates in enumerate(last)
         ],
+        "attribution": _attribution_json(explanation.attribution, tokenizer),
         "next_tokens": [
             token_json(token, probability=round(math.exp(logprob), 6), logprob=round(logprob, 6))
             for token, logprob in next_tokens
@@ -64,3 +67,44 @@ def explanation_json(
             for copy in explanation.copies
         ]  # fmt: skip
     return result
+
+
+def _attribution_json(attribution: Attribution, tokenizer: Tokenizer) -> dict[str, object]:
+    return {
+        "id": attribution.token,
+        "text": tokenizer.label(attribution.token),
+        "logit": round(attribution.logit, 6),
+        "embedding": round(attribution.embedding, 6),
+        "layers": [
+            {"layer": layer, "heads": heads.round(6).tolist(), "mlp": round(float(mlp), 6)}
+            for layer, (heads, mlp) in enumerate(zip(attribution.heads, attribution.mlp, strict=True), 1)
+        ],
+    }
+
+
+def comparison_json(comparison: Comparison, prompts: tuple[str, str], count: int) -> dict[str, object]:
+    """Convert a comparison of predictions after two prompts, which may be equal, to JSON."""
+    first, second = (
+        explanation_json(explanation, words, comparison.tokenizer, prompt, count)
+        for explanation, words, prompt in (
+            (comparison.first, comparison.first_words, prompts[0]),
+            (comparison.second, comparison.second_words, prompts[1]),
+        )
+    )
+    return {
+        "without": list(comparison.without),
+        "kl_divergence_bits": round(comparison.kl_divergence, 6),
+        "next_tokens": [
+            {
+                "id": change.token, "text": change.text, "first": round(change.first, 6),
+                "second": round(change.second, 6), "bits": None if change.bits is None else round(change.bits, 6),
+            }
+            for change in comparison.next_tokens(count)
+        ],
+        "next": [
+            {"text": change.text, "first": round(change.first, 6), "second": round(change.second, 6)}
+            for change in comparison.next_words(count)
+        ],
+        "first": first,
+        "second": second,
+    }  # fmt: skip

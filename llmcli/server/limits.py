@@ -10,6 +10,7 @@ MAX_LOGPROBS, MAX_TOP_LOGPROBS = 5, 20  # alternatives per token: completions, c
 MAX_GUIDED_CHOICES, MAX_GUIDED_CHARACTERS = 256, 2_000  # texts of which one is generated
 MAX_NEXT_WORDS = 100
 MAX_EXPLAIN_CHARACTERS = 4_000
+MAX_SWITCHED_OFF = 1_024  # layers and heads
 MAX_MEMORY_CHARACTERS = 20_000
 MAX_ANALYSES = 8  # concurrent requests to /v1/explain, next, memory and experts; more are refused
 MAX_CONNECTIONS = 256

@@ -28,8 +28,12 @@ TOKENIZER = Tokenizer.train_bpe([TEXT], 300)
 CONFIG = ModelConfig(300, 32, 64, 3, 4, 2, 8, 2 * PREFILL_CHUNK + 40)
 
 
-def reference(model: Checkpoint, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Qwen3 in float64: attention weights [L, H, T, T], and the logits of the logit lens [L + 1, T, V]."""
+def reference(
+    model: Checkpoint, ids: list[int], added: list[torch.Tensor] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Qwen3 in float64: attention weights [L, H, T, T], and the logits of the logit lens [L + 1, T, V]. `added`
+    receives what the embedding [1, T, C], each layer's heads [H, T, C] and its MLP [1, T, C] add to the last logits of
+    each token [..., V], computed one by one."""
     W = {name: torch.from_numpy(np.asarray(array)).double() for name, array in model.tensors.items()}
     c = model.config
     T, H, G, D = len(ids), c.num_attention_heads, c.num_key_value_heads, c.head_dim
@@ -44,6 +48,7 @@ def reference(model: Checkpoint, ids: list[int]) -> tuple[torch.Tensor, torch.Te
         return x * cos + torch.cat([-x[..., D // 2 :], x[..., : D // 2]], -1) * sin
 
     x, streams, attention = W["model.embed_tokens.weight"][ids], [], []
+    parts = [x[None]]
     for layer in range(c.num_hidden_layers):
         streams.append(x)
         name = f"model.layers.{layer}."
@@ -57,13 +62,34 @@ def reference(model: Checkpoint, ids: list[int]) -> tuple[torch.Tensor, torch.Te
         scores = torch.einsum("thd,shd->hts", q, k) / math.sqrt(D)
         scores = scores.masked_fill(torch.ones(T, T).triu(1).bool(), -math.inf).softmax(-1)
         attention.append(scores)
-        y = torch.einsum("hts,shd->thd", scores, v.repeat_interleave(H // G, 1)).reshape(T, H * D)
-        x = x + y @ W[name + "self_attn.o_proj.weight"].T
+        y = torch.einsum("hts,shd->thd", scores, v.repeat_interleave(H // G, 1))
+        o = W[name + "self_attn.o_proj.weight"].reshape(-1, H, D)
+        parts.append(torch.einsum("thd,chd->htc", y, o))
+        x = x + parts[-1].sum(0)
         h = rms(x, W[name + "post_attention_layernorm.weight"])
         gate, up = (h @ W[f"{name}mlp.{which}_proj.weight"].T for which in ("gate", "up"))
-        x = x + (torch.nn.functional.silu(gate) * up) @ W[name + "mlp.down_proj.weight"].T
+        parts.append(((torch.nn.functional.silu(gate) * up) @ W[name + "mlp.down_proj.weight"].T)[None])
+        x = x + parts[-1][0]
     head = W.get("lm_head.weight", W["model.embed_tokens.weight"])
+    if added is not None:
+        scale = (x[-1].square().mean() + c.rms_norm_eps).rsqrt()
+        added += [part[:, -1] * scale * W["model.norm.weight"] @ head.T for part in parts]
     return torch.stack(attention), rms(torch.stack([*streams, x]), W["model.norm.weight"]) @ head.T
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_contributions_to_a_logit_equal_the_reference_and_sum_to_it(tied: bool) -> None:
+    explanation, model = explained("The dog ate the hat", replace(CONFIG, tie_word_embeddings=tied))
+    attribution, added = explanation.attribution, list[torch.Tensor]()
+    assert attribution.token == explanation.most_likely(1)[0]
+    logit = float(reference(model, explanation.ids, added)[1][-1, -1, attribution.token])
+    embedding, *layers = [part[:, attribution.token].numpy() for part in added]
+    assert attribution.embedding == pytest.approx(float(embedding[0]), abs=1e-4)
+    np.testing.assert_allclose(attribution.heads, layers[::2], atol=1e-4)
+    np.testing.assert_allclose(attribution.mlp, np.concatenate(layers[1::2]), atol=1e-4)
+    assert attribution.logit == pytest.approx(logit, abs=1e-4)
+    own = NumpyRuntime(model).prefill(explanation.ids)[attribution.token]
+    assert attribution.embedding + attribution.heads.sum() + attribution.mlp.sum() == pytest.approx(own, abs=1e-5)
 
 
 def explained(prompt: str, config: ModelConfig = CONFIG, **options: object) -> tuple[Explanation, Checkpoint]:

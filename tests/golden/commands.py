@@ -139,8 +139,13 @@ def explain() -> Iterator[Command]:
     yield Command("explain 'The cat a' --layer 1 --literal -m experts.safetensors --json")
     yield Command("explain - --next 2 --layer 1 -m dense.safetensors --json", stdin=TEXT * 3)  # longer than the context
     yield Command("explain 'The cat' --html explained.html -m dense.safetensors --json")
-    # an error
+    yield Command("explain 'The cat a' --without 2.3 --without 1 --next 2 -m experts.safetensors --json")
+    yield Command("explain 'The cat' --compare 'The dog' --next 2 -m llama --json")
+    yield Command("explain 'The cat' --without 2 --next 2 -m dense.safetensors", Compare.ROWS)
+    # errors
     yield Command("explain 'The cat' --layer 3 -m dense.safetensors --json")
+    yield Command("explain 'The cat' --without 2.9 -m dense.safetensors --json")
+    yield Command("explain 'The cat' --without 2 -m mixture.safetensors --json")
 
 
 def mix() -> Iterator[Command]:

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmcli.analysis.explain import record_activations
 from llmcli.config import ModelConfig
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models import induction
-from llmcli.models.induction import supports_induction, write_induction_heads
+from llmcli.models.induction import initialized_heads, supports_induction, write_induction_heads
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.training.step.initialization import fresh_weights
 
@@ -50,6 +51,21 @@ def test_a_fresh_model_predicts_repeated_text_better(config):
     assert abs(first - math.log(config.vocab_size)) < 0.3  # otherwise it predicts uniformly
     first, second = losses_of_halves(config, fresh_weights(config, 0), repeated(config, rng))
     assert abs(second - first) < 1e-3  # without the heads it predicts uniformly
+
+
+def test_heads_attend_as_their_names_say():
+    config = replace(CONFIG, hidden_size=384, num_attention_heads=6, num_key_value_heads=3)
+    names = initialized_heads(config)
+    assert names.pop("2.1") == "induction head" and [*names] == ["1.1", "1.3", "1.5"]
+    runtime = NumpyRuntime(Checkpoint(config, "", fresh_weights(config, 0, induction=True)))
+    [ids] = repeated(config, np.random.default_rng(1), rows=1)
+    _, recorder = record_activations(runtime, ids.tolist(), len(ids))
+    attended = recorder.weights.argmax(-1)  # [L, H, T]
+    for name, kind in names.items():
+        back = int(kind.removeprefix("previous-token head, ").removesuffix(" back"))
+        layer, head = (int(number) - 1 for number in name.split("."))
+        assert (attended[layer, head, back:] == np.arange(len(ids) - back)).mean() > 0.9, name
+    assert (attended[1, 0, 45:] == np.arange(45, 80) - 39).mean() > 0.9  # the token after the same tokens
 
 
 def test_a_match_of_three_tokens_outweighs_a_match_of_one():

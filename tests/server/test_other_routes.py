@@ -82,6 +82,15 @@ def test_an_explanation_is_that_of_explain(client, served, llm, short_search):
     assert client.post("/v1/explain", json={"prompt": "The cat", "n": 4}).json() == {"model": "text"} | printed
 
 
+@pytest.mark.parametrize("fields", [{"without": ["2.3", "1"]}, {"compare": "The dog"}])
+def test_a_comparison_is_that_of_explain(client, served, llm, short_search, fields):
+    options = [word for name, value in fields.items() for one in ([value] if name == "compare" else value)
+               for word in (f"--{name}", one)]  # fmt: skip
+    printed = json.loads(llm("explain", "The cat", "--next", 4, "--json", "-m", served[0], *options).stdout)
+    found = client.post("/v1/explain", json={"prompt": "The cat", "n": 4, **fields}).json()
+    assert found == {"model": "text"} | printed
+
+
 def test_an_answer_is_explained_after_its_question(client):
     messages = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "The cat"}]
     answer = client.post("/v1/explain", json={"model": "chat", "messages": messages}).json()

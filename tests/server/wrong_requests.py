@@ -74,7 +74,10 @@ WRONG = {
         "documents": [[{"text": "x"}]],
     },
     "/v1/next": {"prompt": [None, "", 3], "n": [0, 101, "x"], "temperature": [0]},
-    "/v1/explain": {"prompt": [None, "", 3, "x" * 4001], "n": [0], "literal": [1], "temperature": [0]},
+    "/v1/explain": {
+        "prompt": [None, "", 3, "x" * 4001], "n": [0], "literal": [1], "temperature": [0], "compare": ["", 3],
+        "without": ["1", [1], ["0"], ["1.0"], ["x"], ["9"], ["1.9"], ["1"] * 1025],
+    },
     "/v1/memory": {"text": [None, 3, "x" * 20_001], "n": [1]},
     "/v1/experts": {"token_ids": [[1]]},  # this model has none
     "/tokenize": {"prompt": [None, 3], "content": ["another text", 3], "with_pieces": [1], "messages": ["x"]},

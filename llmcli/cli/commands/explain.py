@@ -1,9 +1,18 @@
 """`llm explain`: follow a prompt through the model to its prediction."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from llmcli.cli.options import ResultOptions, argument, check_report_path, flag, model_path, option, text_argument
+from llmcli.cli.options import (
+    ResultOptions,
+    argument,
+    check_report_path,
+    flag,
+    model_path,
+    option,
+    text_argument,
+    utf8_argument,
+)
 from llmcli.cli.terminal import console
 from llmcli.cli.terminal.safe_text import visible_whitespace
 from llmcli.errors import usage
@@ -11,6 +20,9 @@ from llmcli.errors import usage
 if TYPE_CHECKING:
     from llmcli.analysis.explain import Explanation
     from llmcli.config import ModelConfig
+    from llmcli.data.tokenizers.tokenizer import Tokenizer
+    from llmcli.models.numpy_runtime import NumpyRuntime
+    from llmcli.models.runtime import Runtime
 
 
 class _Options(ResultOptions):
@@ -18,6 +30,10 @@ class _Options(ResultOptions):
     model: str | None
     layer: int | None = option("N", "Layer whose attention to show, counted from 1 (default: mean of all).", min=1)
     head: int | None = option("N", "With --layer: head whose attention to show, counted from 1 (default: mean).", min=1)
+    without: list[str] | None = option(
+        "PART", "Switch off a layer (2) or a head (2.3: head 3 of layer 2), counted from 1; may be repeated."
+    )
+    compare: str | None = option("PROMPT", "Show the prediction after another prompt beside this one.")
     next: int = option("N", "Number of next tokens and words to show.", 5, min=1)
     literal: bool = flag("Tokenize the prompt in one way only.", names="--literal/--no-literal")
     prompt_pair: bool = flag("Answer the prompt, and show which of its words each word of the answer attends to.")
@@ -30,9 +46,10 @@ def explain(options: _Options) -> None:
     """Show how a model arrives at its prediction for a prompt.
 
     Prints the tokens, the attention between them, the prediction after each layer (logit lens), the effect of leaving
-    out each token (ablation), and the next tokens and words.
+    out each token (ablation), the contribution of each head (logit attribution), and the next tokens and words.
+    --without shows how the prediction changes if layers or heads are switched off.
 
-    Example: llm explain "I like to eat"
+    Example: llm explain "I like to eat" --without 2.3 --without 1
     """
     _check_options(options)
     path, html = model_path(options.model), options.html
@@ -40,6 +57,7 @@ def explain(options: _Options) -> None:
     if options.prompt_pair:
         _explain_answer(options, path, text)
         return
+    from llmcli.analysis.comparison import heads_with_names
     from llmcli.analysis.explain import choose_explained_model, explain
     from llmcli.cli.reports.explanation import ExplanationReport
     from llmcli.formats.cache_weights import CacheWeights
@@ -61,14 +79,21 @@ def explain(options: _Options) -> None:
     runtime = NumpyRuntime(subject.checkpoint)
     cache = None if options.no_cache else CacheWeights.of_record(subject.checkpoint.record, path)
     predictor = subject.predictor or with_ngram_cache(runtime, cache)
+    if subject.checkpoint.quantization:
+        console.note("the analysis uses the dequantized weights; llm generate also quantizes the activations")
+    named_heads = heads_with_names(subject.checkpoint)
+    extra = ({"expert": subject.member} if subject.member else {}) | (
+        {"initialized_heads": named_heads} if named_heads else {}
+    )
+    if options.without or options.compare is not None:
+        _compare(options, runtime, tokenizer, text, predictor, extra)
+        return
     explanation = explain(
         runtime, tokenizer, text, literal=options.literal, candidates=options.next, every_position=html is not None,
         predictor=predictor,
     )  # fmt: skip
     words = next_words(predictor, tokenizer, text)
     _print_notes(explanation, config)
-    if subject.checkpoint.quantization:
-        console.note("the analysis uses the dequantized weights; llm generate also quantizes the activations")
     shown = options.next, options.layer, options.head
     if html is not None:
         from llmcli.formats import atomic_io
@@ -79,9 +104,32 @@ def explain(options: _Options) -> None:
         options.report({"prompt": text, "page": str(html)}, f"saved {html}; open it in a browser")
     elif options.json:
         record = explanation_json(explanation, words, tokenizer, text, *shown)
-        console.json_result(record | ({"expert": subject.member} if subject.member else {}))
+        console.json_result(record | extra)
     else:
-        ExplanationReport(explanation, words, tokenizer, *shown).show()
+        ExplanationReport(explanation, words, tokenizer, *shown, named_heads).show()
+
+
+def _compare(
+    options: _Options, runtime: "NumpyRuntime", tokenizer: "Tokenizer", text: str, predictor: "Runtime",
+    extra: dict[str, Any],
+) -> None:  # fmt: skip
+    """Show the prediction beside that without some parts, or beside that after another prompt."""
+    from llmcli.analysis.comparison import compare
+    from llmcli.cli.reports import comparison as report
+    from llmcli.pages.explanation_json import comparison_json
+
+    other = None if options.compare is None else utf8_argument(options.compare, "prompt")
+    comparison = compare(
+        runtime, tokenizer, text, other=other, without=options.without or (), literal=options.literal,
+        candidates=options.next, predictor=predictor,
+    )  # fmt: skip
+    for explanation in (comparison.first, comparison.second)[: 1 if other is None else 2]:
+        _print_notes(explanation, runtime.config)
+    prompts = text, text if other is None else other
+    if options.json:
+        console.json_result(comparison_json(comparison, prompts, options.next) | extra)
+    else:
+        report.show(comparison, prompts, options.next)
 
 
 def _check_options(options: _Options) -> None:
@@ -89,9 +137,11 @@ def _check_options(options: _Options) -> None:
     if options.html is None:
         options.reject("without --html", "force")
     else:
-        options.reject("with --html", "layer", "head")
+        options.reject("with --html", "layer", "head", "without", "compare")
     if options.prompt_pair:
-        options.reject("with --prompt-pair", "next", "literal", "html", "force")
+        options.reject("with --prompt-pair", "next", "literal", "html", "force", "without", "compare")
+    if options.without or options.compare is not None:
+        options.reject("with --without or --compare", "layer", "head")
     if options.head is not None and options.layer is None:
         raise usage(f"--head {options.head} needs a layer; add --layer N")
 

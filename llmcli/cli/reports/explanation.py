@@ -1,7 +1,7 @@
 """The output of `llm explain`: tokens, attention, logit lens, ablation effects and predictions."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llmcli import units
@@ -11,6 +11,8 @@ from llmcli.cli.terminal.safe_text import visible_whitespace
 from llmcli.cli.terminal.text_layout import terminal_width, truncate
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from llmcli.analysis.alignment import Alignment
     from llmcli.analysis.explain import Copy, Explanation
     from llmcli.data.tokenizers.tokenizer import Tokenizer
@@ -23,6 +25,7 @@ MAX_LENS_LABEL, LENS_CELL = 12, 20  # columns of a token in the logit lens, and 
 MAX_BAR = 60  # columns
 MIN_FULL_BAR = 1.0  # bits: smaller effects never fill the whole width
 SUMMARY_ROWS = 10  # tokens with effects in a summary
+MAX_CONTRIBUTIONS = 10  # to the logit; the others are summed
 MAX_POSITIONS = 5  # listed for a copied token
 ALIGNMENT_BAR = 12  # columns
 
@@ -45,6 +48,7 @@ class ExplanationReport:
     count: int  # next tokens and words to show
     layer: int | None = None  # layer of the attention to show, from 1; None: mean of all
     head: int | None = None  # head in this layer, from 1
+    initialized_heads: "Mapping[str, str]" = field(default_factory=dict)  # see `comparison.heads_with_names`
 
     def show(self, *, is_summary: bool = False) -> None:
         """Print the explanation; a summary fits on a screen and has only the tokens with the largest effects."""
@@ -56,6 +60,8 @@ class ExplanationReport:
             self._show_heat_map(labels)
         self._show_top_heads(labels)
         self._show_logit_lens()
+        if not is_summary:
+            self._show_attribution()
         self._show_ablation(labels, SUMMARY_ROWS if is_summary else None)
         if self.explanation.copies is not None:
             self._show_copies(self.explanation.copies)
@@ -114,6 +120,34 @@ class ExplanationReport:
         ranks = ["most likely", "second", "third", *(f"{rank}th" for rank in range(4, shown + 1))]
         tables.table(("after layer", *ranks[:shown]), rows, numbers=(0,))
         console.caption("What the model would predict if it ended after this layer.")
+
+    def _show_attribution(self) -> None:
+        """Print the largest contributions to the logit, in the order of the network."""
+        attribution = self.explanation.attribution
+        rows = [("embedding", attribution.embedding)]
+        for layer, (heads, mlp) in enumerate(zip(attribution.heads.tolist(), attribution.mlp.tolist(), strict=True), 1):
+            rows += [(f"layer {layer}, head {head}", value) for head, value in enumerate(heads, 1)]
+            rows.append((f"layer {layer}, MLP", mlp))
+        if len(rows) > MAX_CONTRIBUTIONS + 1:
+            smallest = sorted(rows, key=lambda row: -abs(row[1]))[MAX_CONTRIBUTIONS:]
+            rows = [row for row in rows if row not in smallest]
+            rows.append((f"{len(smallest)} others", sum(value for _, value in smallest)))
+        largest = max(MIN_FULL_BAR, *(abs(value) for _, value in rows))
+        margin = max(len(name) for name, _ in rows)
+        bar_width = min(MAX_BAR, terminal_width() - margin - 9)
+        bars = [charts.signed_bar(value, largest, bar_width) for _, value in rows] + [""]
+        rows.append(("sum: logit", attribution.logit))
+        token = self._label(attribution.token)
+        console.heading(f"contributions to the logit of {token} (direct logit attribution)")
+        figures = [f"{units.bits(value, signed=True):>7} {bar}" for (_, value), bar in zip(rows, bars, strict=True)]
+        tables.labeled(zip((name for name, _ in rows), figures, strict=True), margin)
+        for name, kind in self.initialized_heads.items():
+            console.paragraph(f"head {name} was initialized as: {kind}")
+        console.caption(
+            "What the embedding of the last token, each attention head and each feed-forward network (MLP) adds to "
+            f"the logit of {token}, without effects through later layers. --without 2.1 switches head 1 of layer 2 "
+            "off, which shows its whole effect."
+        )
 
     def _show_ablation(self, labels: list[str], rows: int | None = None) -> None:
         """Print the effect of leaving out each token except the last, or the `rows` largest effects."""

@@ -266,6 +266,16 @@ class ExplainBody(PromptBody):
     prompt: Annotated[str, Field(max_length=limits.MAX_EXPLAIN_CHARACTERS)] | None = None
     n: Words = DEFAULT_WORDS
     literal: bool = False
+    # layers, "2", and heads, "2.3", that are switched off in a second prediction
+    without: Annotated[list[Annotated[str, Field(max_length=20)]], Field(max_length=limits.MAX_SWITCHED_OFF)] = Field(
+        [], description=f'a list of at most {limits.MAX_SWITCHED_OFF:,} layers, as in "2", or heads, as in "2.3"'
+    )
+    compare: Annotated[str, Field(max_length=limits.MAX_EXPLAIN_CHARACTERS)] | None = None  # another prompt
+
+    def model_post_init(self, context: Any, /) -> None:
+        super().model_post_init(context)
+        if self.compare is not None and self.messages is not None:
+            raise invalid("compare", "has no effect with messages; leave it out")
 
 
 class ExpertsBody(PromptBody):

@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
+from llmcli.analysis.comparison import compare, heads_with_names
 from llmcli.analysis.explain import choose_explained_model, explain
 from llmcli.data.conversations.example_prompt import example_prompts
 from llmcli.data.sources import was_in_memory
-from llmcli.errors import LLMError
+from llmcli.errors import WRONG_USAGE, LLMError
 from llmcli.evaluation.memorization import MAX_SEARCHED_BYTES, find_verbatim
 from llmcli.evaluation.training_text import TrainingText, find_training_texts
 from llmcli.generation.generator import next_input
@@ -14,7 +15,7 @@ from llmcli.generation.token_healing import Prompt
 from llmcli.models.ngram_runtime import network_of
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.runtime import Runtime
-from llmcli.pages.explanation_json import explanation_json
+from llmcli.pages.explanation_json import comparison_json, explanation_json
 from llmcli.server.api.bodies import ExpertsBody, ExplainBody, MemoryBody, NextBody, PromptBody
 from llmcli.server.api.models import ServedModel
 from llmcli.server.api.prompts import chat_template, check_ids, check_length, encode_messages
@@ -27,13 +28,13 @@ MAX_EXAMPLE_CHARACTERS = 80  # per question
 MAX_EXAMPLE_BYTES = 4_000_000  # of training files searched for questions
 
 
-def _encode(body: PromptBody | NextBody, model: ServedModel, new_tokens: int = 0) -> Prompt:
+def _encode(body: PromptBody | NextBody, model: ServedModel, new_tokens: int = 0, name: str = "prompt") -> Prompt:
     """Tokenize a text or messages. Raises ApiError if they do not fit the context, or if the text is empty."""
     if isinstance(body, PromptBody) and body.messages is not None:
         template = chat_template(model, body.chat_template_kwargs)
         return encode_messages(body.messages, template, model.context, new_tokens)[0]
     if not body.prompt:
-        raise invalid("prompt", "is empty; give a text to continue")
+        raise invalid(name, "is empty; give a text to continue")
     prompt = Prompt.of(body.prompt, model.tokenizer)
     check_length(len(prompt.ids), model)
     return prompt
@@ -55,10 +56,14 @@ async def next_word_list(call: Call, body: NextBody) -> JsonObject:
 
 
 async def explain_prompt(call: Call, body: ExplainBody) -> JsonObject:
-    """How the model arrives at its prediction after a prompt, or in an answer."""
+    """How the model arrives at its prediction after a prompt, or in an answer; with `without` or `compare`, two
+    predictions."""
     title = body.messages[-1].content if body.messages else body.prompt or ""
     call.entry.prompt = title
     encoded = await call.search(lambda _: _encode(body, call.model, 1))
+    if body.compare is not None:
+        other = NextBody(prompt=body.compare)
+        await call.search(lambda _: _encode(other, call.model, name="compare"))
     prompt = body.prompt or encoded
     return await call.analyze(lambda runtime, check: _explain(runtime, call.model, body, title, prompt, check))
 
@@ -76,6 +81,21 @@ def _explain(
         reader = network if network is runtime else network.fork()
     else:
         reader = model.readable_runtime(subject.checkpoint)
+    extra: JsonObject = {"expert": subject.member} if subject.member else {}
+    if named_heads := heads_with_names(subject.checkpoint):
+        extra["initialized_heads"] = named_heads
+    if body.without or body.compare is not None:
+        try:
+            comparison = compare(
+                reader, tokenizer, prompt, other=body.compare, without=body.without, literal=body.literal,
+                candidates=body.n, predictor=subject.predictor, check=check,
+            )  # fmt: skip
+        except LLMError as error:
+            if error.exit_code != WRONG_USAGE:
+                raise
+            raise ApiError(str(error).replace("`", ""), param="without") from error
+        prompts = title, title if body.compare is None else body.compare
+        return {"model": model.name} | comparison_json(comparison, prompts, body.n) | extra
     explanation = explain(
         reader, tokenizer, prompt, literal=body.literal, candidates=body.n,
         predictor=subject.predictor, check=check,
@@ -85,7 +105,7 @@ def _explain(
         runtime.rewind()
         words = next_words(runtime, tokenizer, prompt, check=check)
     shown = {"model": model.name} | explanation_json(explanation, words, tokenizer, title, body.n)
-    return shown | ({"expert": subject.member} if subject.member else {})
+    return shown | extra
 
 
 # ---- experts

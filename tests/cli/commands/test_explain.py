@@ -26,8 +26,8 @@ FAMILY = "👨‍👩‍👧"  # joined by zero-width joiners
 def test_json_equals_the_explanation(llm: Llm, tiny_model: Path) -> None:
     found = json.loads(llm("explain", "The cat", "--literal", "--next", 3, "--json").stdout)
     assert set(found) == {
-        "prompt", "tokens", "tail", "cut", "earlier", "attention", "lens", "next_tokens", "entropy_bits", "next",
-        "unexplored",
+        "prompt", "tokens", "tail", "cut", "earlier", "attention", "lens", "attribution", "next_tokens", "entropy_bits",
+        "next", "unexplored",
     }  # fmt: skip
     model = load(tiny_model)
     truth = explain(NumpyRuntime(model), open_tokenizer(model), "The cat", literal=True, candidates=3)
@@ -43,6 +43,82 @@ def test_json_equals_the_explanation(llm: Llm, tiny_model: Path) -> None:
     one = json.loads(llm("explain", "The cat", "--literal", "--layer", 2, "--head", 3, "--json").stdout)["attention"]
     assert (one["layers"], one["heads"]) == ([2], [3])
     np.testing.assert_allclose(one["weights"], truth.attention[1:2, 2:3], atol=1e-6)
+
+
+def test_contributions_in_json_sum_to_the_logit(llm: Llm, tiny_model: Path) -> None:
+    found = json.loads(llm("explain", "The cat", "--literal", "--json").stdout)["attribution"]
+    total = found["embedding"] + sum(sum(layer["heads"]) + layer["mlp"] for layer in found["layers"])
+    model = load(tiny_model)
+    ids = open_tokenizer(model).encode("The cat")
+    assert total == pytest.approx(float(NumpyRuntime(model).prefill(ids)[found["id"]]), abs=2e-5)
+    assert found["logit"] == pytest.approx(total, abs=2e-5)
+    shown = llm("explain", "The cat", "--literal").stdout
+    assert re.search(rf"^layer 2, head 4 .*\n.*\nsum: logit +\{found['logit']:+.2f}$", shown, re.MULTILINE)
+
+
+def test_switched_off_parts_are_compared_with_the_whole_model(llm: Llm, tiny_model: Path) -> None:
+    options = ("explain", "The cat", "--without", "2.3", "--without", "1", "--next", 3)
+    found = json.loads(llm(*options, "--json").stdout)
+    whole = json.loads(llm("explain", "The cat", "--next", 3, "--json").stdout)
+    assert found["without"] == ["2.3", "1"] and found["first"] == whole
+    assert set(found["second"]) == set(whole)
+    assert found["second"]["attribution"]["layers"][0] == {"layer": 1, "heads": [0.0] * 4, "mlp": 0.0}
+    for token in found["next_tokens"]:
+        if token["first"] > 0.01 and token["second"] > 0.01:  # rounded to six decimals
+            assert token["bits"] == pytest.approx(np.log2(token["second"] / token["first"]), abs=1e-3)
+    shown = llm(*options).stdout
+    assert "switched off: head 3 of layer 2, layer 1" in shown
+    assert f"KL divergence {found['kl_divergence_bits']:.2f} bits" in shown
+    rows = re.search("next token\tbefore\tafter\tchange in bits\n((?:.*\t.*\n)+)", shown)
+    assert rows is not None
+    assert [row.split("\t")[1:3] for row in rows[1].splitlines()] == [
+        [f"{token[name]:.3f}" for name in ("first", "second")] for token in found["next_tokens"]
+    ]
+
+
+def test_two_prompts_side_by_side(llm: Llm, tiny_model: Path) -> None:
+    found = json.loads(llm("explain", "The cat", "--compare", "りんご", "--json").stdout)
+    assert found["without"] == [] and found["first"]["prompt"] == "The cat"
+    assert found["first"] == json.loads(llm("explain", "The cat", "--json").stdout)
+    assert found["second"] == json.loads(llm("explain", "りんご", "--json").stdout)
+    shown = llm("explain", "The cat", "--compare", "りんご").stdout
+    assert "1: The cat\n2: りんご\n" in shown and "next word\t1\t2\tchange in bits" in shown
+
+
+def test_heads_initialized_for_copying_are_named(llm: Llm, tiny_model: Path) -> None:
+    model = load(tiny_model)
+    save(tiny_model, replace(model, record=model.record | {"train": {"induction": True}}))
+    assert json.loads(llm("explain", "The cat", "--json").stdout)["initialized_heads"] == {
+        "1.1": "previous-token head, 1 back", "1.3": "previous-token head, 2 back", "2.1": "induction head"
+    }  # fmt: skip
+    assert "head 2.1 was initialized as: induction head" in llm("explain", "The cat").stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--without", "3"), "--without names a layer, as in 1, or a head of a layer, as in 1.4; the model has layers "
+                             "1 to 2, with 4 heads each, found '3'"),
+        (("--without", "2.5"), "the model has layers 1 to 2, with 4 heads each, found '2.5'"),
+        (("--without", "1", "--layer", 1), "--layer has no effect with --without or --compare"),
+        (("--compare", ""), "the prompt is empty"),
+        (("--compare", "a", "--prompt-pair"), "--compare has no effect with --prompt-pair"),
+    ],
+)  # fmt: skip
+def test_errors_of_comparisons_are_one_line(llm: Llm, tiny_model: Path, options: tuple, message: str) -> None:
+    answer = llm("explain", "The cat", *options)
+    assert answer.exit_code in (1, 2) and message in answer.stderr and answer.stdout == ""
+    assert len(answer.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("columns", ["40", "80"])
+def test_comparisons_fit_the_terminal(tiny_model: Path, columns: str) -> None:
+    prompt = f"りんごを食べる。{FAMILY}"
+    for options in (("--without", "1"), ("--compare", "a\x1b[31mb\u202e\tc")):
+        shown = STYLES.sub("", in_a_terminal("explain", prompt, *options, COLUMNS=columns))
+        assert "logit lens" in shown or columns == "40"
+        assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e]", shown), repr(shown)
+        assert all(cell_len(line.rstrip()) <= int(columns) for line in shown.splitlines())
 
 
 def test_probabilities_are_those_that_generate_prints(llm: Llm, tiny_model: Path) -> None:

@@ -1,0 +1,44 @@
+"""Direct logit attribution: what each part of a model adds to the logit of a token.
+
+The last residual stream is a sum: the embedding of the last token, and the outputs of all heads and feed-forward
+networks. With the scale of the final norm kept as it is, the logit is a linear function of it, so that it is a sum as
+well ("A Mathematical Framework for Transformer Circuits", Elhage et al. 2021). Effects through later layers are not in
+these figures; to measure all effects of a part, switch it off (comparison.py).
+
+L, H, C, D = layers, heads, hidden size, head size.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.runtime import Array, Doubles
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """The contributions to the logit of a token, which sum to it."""
+
+    token: int
+    embedding: float  # of the last token of the context
+    heads: Doubles  # [L, H]
+    mlp: Doubles  # [L], of the feed-forward networks
+
+    @property
+    def layers(self) -> Doubles:
+        """The contributions [L] of whole layers."""
+        return self.heads.sum(1) + self.mlp
+
+    @property
+    def logit(self) -> float:
+        return self.embedding + float(self.layers.sum())
+
+
+def attribute_logit(runtime: NumpyRuntime, residuals: Array, head_outputs: Array, token: int) -> Attribution:
+    """Attribute the logit of a token after a context, given the residual stream [L + 1, C] of its last token after each
+    layer, and the outputs of the heads [L, H * D]."""
+    direction = runtime.logit_direction(residuals[-1], token).astype(np.float64)
+    streams = residuals @ direction  # [L + 1]
+    heads = np.stack([runtime.head_outputs(layer, y) @ direction for layer, y in enumerate(head_outputs)])
+    return Attribution(token, float(streams[0]), heads, np.diff(streams) - heads.sum(1))

@@ -1,0 +1,172 @@
+"""Two predictions side by side: of a model with and without some of its parts, or after two prompts.
+
+V = vocabulary size.
+"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from llmcli import units
+from llmcli.analysis.explain import Explanation, explain
+from llmcli.config import ModelConfig
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.errors import brief, usage
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.generation.next_words import NextWords, next_words
+from llmcli.generation.token_healing import Prompt
+from llmcli.models.induction import initialized_heads
+from llmcli.models.ngram_runtime import NgramRuntime
+from llmcli.models.numpy_runtime import NumpyRuntime, Part
+from llmcli.models.runtime import Doubles, Runtime
+
+MIN_PROBABILITY = 1e-9  # of a text that only one of two predictions has: the search did not follow it in the other
+
+
+@dataclass(frozen=True)
+class TextChange:
+    """The text of a next token or word, and its probability in two predictions."""
+
+    text: str
+    first: float
+    second: float
+    token: int | None = None  # None: a word, or a text that no single token spells
+
+    @property
+    def bits(self) -> float | None:
+        """Change of the log probability, in bits; None where the search found the text in one prediction only."""
+        return math.log2(self.second / self.first) if self.first > 0 and self.second > 0 else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two predictions: of the model and without the parts `without`, or after two prompts, both without these parts."""
+
+    first: Explanation
+    second: Explanation
+    first_words: NextWords
+    second_words: NextWords
+    without: tuple[str, ...]  # "2": layer 2, "2.3": its head 3
+    tokenizer: Tokenizer
+
+    @property
+    def kl_divergence(self) -> float:
+        """KL divergence of the second prediction from the first in bits, over the text of the next token."""
+        p, q = self._probabilities / self._probabilities.sum(-1, keepdims=True)
+        q = np.where(q > 0, q, MIN_PROBABILITY)
+        return max(0.0, float((p[p > 0] * np.log2(p[p > 0] / q[p > 0])).sum()))
+
+    def next_tokens(self, count: int) -> list[TextChange]:
+        """Return the `count` most likely next tokens of both predictions, those of the first before the others."""
+        p, q = self._probabilities
+        V = len(self.tokenizer.token_bytes)
+        ranked = [np.argsort(-row, kind="stable")[:count].tolist() for row in (p, q)]
+        return [
+            TextChange(
+                self.tokenizer.label(i) if i < V else self._others[i - V].decode("utf-8", "replace"),
+                float(p[i]), float(q[i]), i if i < V else None,
+            )
+            for i in dict.fromkeys(ranked[0] + ranked[1])
+        ]  # fmt: skip
+
+    def next_words(self, count: int) -> list[TextChange]:
+        """Return the `count` most likely next words of both predictions, those of the first before the others; "…"
+        marks a word that continues the prompt's last one."""
+        first, second = (
+            {"…" * word.continues + word.text: word.probability for word in words.words}
+            for words in (self.first_words, self.second_words)
+        )
+        shown = dict.fromkeys([*first][:count] + [*second][:count])
+        return [TextChange(text, first.get(text, 0.0), second.get(text, 0.0)) for text in shown]
+
+    @cached_property
+    def _others(self) -> list[bytes]:
+        return list(dict.fromkeys(self.first.added.others + self.second.added.others))
+
+    @cached_property
+    def _probabilities(self) -> Doubles:
+        """The probabilities [2, V + others] of the texts of all tokens, then of `_others`."""
+        V = len(self.tokenizer.token_bytes)
+        rows = np.zeros((2, V + len(self._others)))
+        for row, added in zip(rows, (self.first.added, self.second.added), strict=True):
+            columns = [*range(V), *(V + self._others.index(text) for text in added.others)]
+            row[columns] = np.exp(added.logprobs)
+        return rows
+
+
+def compare(
+    network: NumpyRuntime,
+    tokenizer: Tokenizer,
+    prompt: str | Prompt,
+    *,
+    other: str | None = None,
+    without: Sequence[str] = (),
+    literal: bool = False,
+    candidates: int = 5,
+    predictor: Runtime | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> Comparison:
+    """Compare the predictions of a model with and without some parts, or after `prompt` and the `other` prompt, both
+    without these parts.
+
+    `predictor` is as for `explain`. Raises LLMError for parts that the model does not have, for parts of an ensemble,
+    and as `explain` does.
+    """
+    whole = network, predictor or network
+    reduced = _without(*whole, parse_parts(without, network.config)) if without else whole
+    cases = [(whole, prompt), (reduced, prompt)] if other is None else [(reduced, prompt), (reduced, other)]
+    explanations, words = list[Explanation](), list[NextWords]()
+    for (runtime, predicting), text in cases:
+        explanations.append(
+            explain(runtime, tokenizer, text, literal=literal, candidates=candidates, predictor=predicting, check=check)
+        )
+        found = next_words(predicting, tokenizer, text, check=check) if isinstance(text, str) else NextWords((), 1.0, 0)
+        words.append(found)
+    (first, second), (first_words, second_words) = explanations, words
+    return Comparison(first, second, first_words, second_words, tuple(without), tokenizer)
+
+
+def _without(network: NumpyRuntime, predictor: Runtime, parts: Sequence[Part]) -> tuple[NumpyRuntime, Runtime]:
+    """Return a network without some parts, and its predictor."""
+    reduced = network.without(parts)
+    if predictor is network:
+        return reduced, reduced
+    if predictor.parameters != network.parameters:
+        raise usage("`without` needs a single model, found an ensemble; name the file of one of its models")
+    assert isinstance(predictor, NgramRuntime)
+    return reduced, NgramRuntime(reduced, predictor.weights)
+
+
+def parse_parts(names: Sequence[str], config: ModelConfig) -> list[Part]:
+    """Parse the names of layers, "2", and of heads, "2.3" (head 3 of layer 2), counted from 1. Raises LLMError for
+    parts that the model does not have."""
+    layers, heads = config.num_hidden_layers, config.num_attention_heads
+    parts: list[Part] = []
+    for name in names:
+        match = (
+            re.fullmatch(r"0*(\d{1,6})(?:\.0*(\d{1,6}))?", name) if isinstance(name, str) and name.isascii() else None
+        )
+        layer, head = (int(match[1]), int(match[2] or 1)) if match else (0, 0)
+        if not match or not (1 <= layer <= layers and 1 <= head <= heads):
+            numbers = (
+                f"layers 1 to {layers}, with {units.count(heads, 'head')} each"
+                if layers > 1
+                else (f"one layer, with {units.count(heads, 'head')}")
+            )
+            raise usage(
+                f"`without` names a layer, as in 1, or a head of a layer, as in 1.{heads}; the model has {numbers}, "
+                f"found {brief(name)}"
+            )
+        parts.append((layer - 1, head - 1 if match[2] else None))
+    return parts
+
+
+def heads_with_names(model: Checkpoint) -> dict[str, str]:
+    """Return what heads were initialized as, by name ("2.1"): those of models/induction.py, if the record says that the
+    run began with them. Training may have changed them."""
+    train = model.record.train
+    return initialized_heads(model.config) if train is not None and train.induction else {}

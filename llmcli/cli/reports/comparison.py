@@ -1,0 +1,103 @@
+"""The output of `llm explain --without` and `--compare`: two predictions side by side."""
+
+import sys
+from typing import TYPE_CHECKING
+
+from llmcli import units
+from llmcli.cli.reports import tokens as token_output
+from llmcli.cli.terminal import console, tables
+from llmcli.cli.terminal.safe_text import visible_whitespace
+from llmcli.cli.terminal.text_layout import terminal_width, text_width, truncate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmcli.analysis.comparison import Comparison, TextChange
+    from llmcli.analysis.explain import Explanation
+
+MAX_BAR, MIN_BAR, MIN_LABEL, MAX_LENS_LABEL = 50, 6, 8, 20  # columns
+WIDE = 60  # columns of a terminal that has space for the changes in bits
+
+
+def show(comparison: "Comparison", prompts: tuple[str, str], count: int) -> None:
+    """Print two predictions after prompts, which are equal if parts were switched off in the second."""
+    is_one_prompt = prompts[0] == prompts[1]
+    names = ("before", "after") if is_one_prompt else ("1", "2")
+    off = ", ".join(_part(name) for name in comparison.without)
+    console.heading(f"switched off{'' if is_one_prompt else ' in both'}: {off}" if off else "two prompts")
+    if not is_one_prompt:
+        for name, prompt in zip(names, prompts, strict=True):
+            console.paragraph(f"{name}: {token_output.prompt_end(prompt)}")
+    likeliest = comparison.next_tokens(1)[0]
+    console.paragraph(
+        f"{visible_whitespace(likeliest.text)}: {units.probability(likeliest.first)} to "
+        f"{units.probability(likeliest.second)} ({_bits(likeliest)} bits); "
+        f"KL divergence {units.bits(comparison.kl_divergence)} bits"
+    )
+    _show_changes("next token", names, comparison.next_tokens(count))
+    if comparison.first_words.words:
+        _show_changes("next word", names, comparison.next_words(count))
+    _show_lenses(comparison, names)
+    console.caption(
+        "-1.00 bits: half as likely. KL divergence: the change of the whole prediction, 0 if nothing changed. Layers "
+        "and heads are numbered from 1: --without 2.3 switches off head 3 of layer 2, --without 2 the whole layer."
+    )
+
+
+def _part(name: str) -> str:
+    """
+    >>> _part("2"), _part("2.3")
+    ('layer 2', 'head 3 of layer 2')
+    """
+    layer, _, head = name.partition(".")
+    return f"head {head} of layer {layer}" if head else f"layer {layer}"
+
+
+def _bits(change: "TextChange") -> str:
+    return "" if change.bits is None else units.bits(change.bits, signed=True)
+
+
+def _show_changes(column: str, names: tuple[str, str], changes: "Sequence[TextChange]") -> None:
+    """Print both probabilities of each text, one below the other in a terminal."""
+    console.heading(column)
+    labeled = [(visible_whitespace(change.text), change) for change in changes]
+    if not sys.stdout.isatty():
+        rows = [
+            (label, units.probability(change.first), units.probability(change.second), _bits(change))
+            for label, change in labeled
+        ]
+        tables.table((column, *names, "change in bits"), rows)
+        return
+    columns = terminal_width()
+    most = max(MIN_LABEL, columns // 3)
+    labeled = [(truncate(label, most), change) for label, change in labeled]
+    widest = max(text_width(text) for text in (column, *(label for label, _ in labeled)))
+    is_wide = columns >= WIDE
+    bar_width = min(MAX_BAR, max(MIN_BAR, columns - widest - 36 if is_wide else columns - widest - 22))
+    cells = []
+    for label, change in labeled:
+        for name, probability in zip(names, (change.first, change.second), strict=True):
+            is_first = name == names[0]
+            bits = "" if is_first else _bits(change)
+            shown = units.probability(probability), *([bits] if is_wide else [])
+            cells.append((label if is_first else "", name, *shown, token_output.bar(probability, bar_width)))
+    tables.table(
+        ("", "", "probability" if is_wide else "", *(["bits"] if is_wide else []), ""),
+        cells,
+        numbers=(2, 3) if is_wide else (2,),
+    )
+
+
+def _show_lenses(comparison: "Comparison", names: tuple[str, str]) -> None:
+    console.heading("most likely after each layer (logit lens)")
+    lenses = [_most_likely(one, comparison) for one in (comparison.first, comparison.second)]
+    rows = [("none" if depth == 0 else str(depth), *cells) for depth, cells in enumerate(zip(*lenses, strict=True))]
+    tables.table(("layer", *names), rows, numbers=(0,))
+
+
+def _most_likely(explanation: "Explanation", comparison: "Comparison") -> list[str]:
+    """Return the most likely next token after each layer, with its probability."""
+    most, lens = min(MAX_LENS_LABEL, max(4, terminal_width() // 2 - 14)), explanation.logit_lens
+    labels = (visible_whitespace(comparison.tokenizer.label(token)) for token in lens.ids[:, -1, 0].tolist())
+    probabilities = lens.probabilities[:, -1, 0].tolist()
+    return [f"{truncate(label, most)} {units.probability(p)}" for label, p in zip(labels, probabilities, strict=True)]

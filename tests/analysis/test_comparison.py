@@ -1,0 +1,148 @@
+"""Models without some parts, compared with models whose weights of these parts are zero in the file."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from llmcli.analysis import explain as explain_module
+from llmcli.analysis.comparison import Comparison, compare, heads_with_names, parse_parts
+from llmcli.analysis.explain import explain
+from llmcli.config import ModelConfig
+from llmcli.data.tokenizers.vocabulary import START
+from llmcli.errors import LLMError
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.training_record import TrainingRecord
+from llmcli.generation.next_words import next_words
+from llmcli.models.ngram_runtime import NgramRuntime
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.runtime import PREFILL_CHUNK
+from tests.analysis.test_explain import CONFIG, TOKENIZER, reference
+from tests.conftest import random_checkpoint
+from tests.models.test_ngram_cache import WEIGHTS
+
+EXPERTS = replace(CONFIG, model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2)
+PARTS = [("2.3",), ("1",), ("3.1", "2", "1.4", "1.1"), ("1", "2", "3")]
+
+
+def zeroed(model: Checkpoint, without: tuple[str, ...]) -> Checkpoint:
+    """The model, in whose output matrices of these parts all weights are zero."""
+    tensors, D = {name: np.array(values) for name, values in model.tensors.items()}, model.config.head_dim
+    for part in without:
+        layer, _, head = part.partition(".")
+        name = f"model.layers.{int(layer) - 1}."
+        columns = slice((int(head) - 1) * D, int(head) * D) if head else slice(None)
+        tensors[name + "self_attn.o_proj.weight"][:, columns] = 0
+        for down in [key for key in tensors if key.startswith(name) and "down_proj" in key and not head]:
+            tensors[down][:] = 0
+    return replace(model, tensors=tensors)
+
+
+def compared(prompt: str, config: ModelConfig = CONFIG, **options: object) -> Comparison:
+    runtime = NumpyRuntime(random_checkpoint(config))
+    return compare(runtime, TOKENIZER, prompt, **{"literal": True, **options})  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("short_search")
+@pytest.mark.parametrize("without", PARTS)
+def test_predictions_equal_the_reference_with_weights_of_zero(without: tuple[str, ...]) -> None:
+    comparison = compared("The dog ate", without=without)
+    model, ids = random_checkpoint(CONFIG), comparison.first.ids
+    rows = [reference(one, ids)[1][-1, -1] for one in (model, zeroed(model, without))]
+    for explanation, row in zip((comparison.first, comparison.second), rows, strict=True):
+        assert explanation.ids == ids
+        found, expected = explanation.logprobs, row.log_softmax(-1).numpy()
+        np.testing.assert_allclose(found[np.isfinite(found)], expected[np.isfinite(found)], atol=1e-4)
+    allowed = torch.from_numpy(TOKENIZER.vocabulary.allowed(START))
+    p, q = (torch.where(allowed, row, -torch.inf).softmax(-1) for row in rows)
+    assert comparison.kl_divergence == pytest.approx(float((p * (p / q).log2())[allowed].sum()), abs=1e-4)
+    [likeliest] = comparison.next_tokens(1)[:1]
+    assert likeliest.token == int(p.argmax())
+    assert likeliest.bits == pytest.approx(
+        float((rows[1].softmax(-1) / rows[0].softmax(-1)).log2()[likeliest.token]), abs=1e-3
+    )
+
+
+@pytest.mark.usefixtures("short_search")
+@pytest.mark.parametrize("config", [CONFIG, EXPERTS], ids=["dense", "experts"])
+@pytest.mark.parametrize("without", PARTS[::2])
+def test_activations_equal_those_of_a_file_with_weights_of_zero(
+    without: tuple[str, ...], config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explain_module, "MAX_ABLATION_WORK", 0)  # leaving out each of many tokens takes seconds
+    prompt = "The cat sat on the mat. " * (PREFILL_CHUNK // 6)
+    second = compared(prompt, config, without=without).second
+    truth = explain(NumpyRuntime(zeroed(random_checkpoint(config), without)), TOKENIZER, prompt, literal=True)
+    np.testing.assert_allclose(second.logit_lens.probabilities, truth.logit_lens.probabilities, atol=1e-6)
+    np.testing.assert_allclose(second.attention, truth.attention, atol=1e-6)
+    np.testing.assert_allclose(second.attribution.heads, truth.attribution.heads, atol=1e-5)
+    for part in without:
+        layer, _, head = part.partition(".")
+        heads = second.attribution.heads[int(layer) - 1]
+        assert not (heads[int(head) - 1] if head else heads).any()
+
+
+@pytest.mark.usefixtures("short_search")
+def test_the_model_itself_does_not_change() -> None:
+    runtime = NumpyRuntime(random_checkpoint(CONFIG))
+    before = runtime.prefill([1, 2, 3])
+    compare(runtime, TOKENIZER, "The dog", without=["1", "2.2"])
+    runtime.rewind()
+    assert np.array_equal(runtime.prefill([1, 2, 3]), before)
+
+
+@pytest.mark.usefixtures("short_search")
+@pytest.mark.parametrize("prompt", ["The d", "The cat sat o", "りんごを食"])
+def test_tokens_that_start_inside_the_prompt_are_compared_by_the_text_that_they_add(prompt: str) -> None:
+    same, other = (
+        compared(prompt, literal=False, other=prompt),
+        compared(prompt, literal=False, without=("1", "2", "3")),
+    )
+    assert same.kl_divergence == 0 and all(change.bits == 0 for change in same.next_tokens(9))
+    assert 0 < other.kl_divergence < 30
+    total = sum(change.first for change in other.next_tokens(10_000))
+    assert total == pytest.approx(np.exp(other.first.logprobs).sum(), abs=1e-6)
+
+
+@pytest.mark.usefixtures("short_search")
+def test_two_prompts_are_explained_as_each_alone() -> None:
+    runtime, prompts = NumpyRuntime(random_checkpoint(CONFIG)), ("The cat", "The dog ate")
+    comparison = compare(runtime, TOKENIZER, prompts[0], other=prompts[1], without=["2.1"])
+    reduced = runtime.without([(1, 0)])
+    for prompt, explanation, words in (
+        (prompts[0], comparison.first, comparison.first_words), (prompts[1], comparison.second, comparison.second_words)
+    ):  # fmt: skip
+        assert np.array_equal(explanation.logprobs, explain(reduced, TOKENIZER, prompt, literal=False).logprobs)
+        assert words == next_words(reduced, TOKENIZER, prompt)
+
+
+@pytest.mark.usefixtures("short_search")
+def test_an_ngram_cache_stays_on() -> None:
+    model, prompt = random_checkpoint(CONFIG), "The cat sat. The cat"
+    network = NumpyRuntime(model)
+    predictor = NgramRuntime(network, WEIGHTS)
+    found = compare(network, TOKENIZER, prompt, without=["1"], literal=True, predictor=predictor).second
+    reduced = NgramRuntime(NumpyRuntime(zeroed(model, ("1",))), WEIGHTS)
+    np.testing.assert_allclose(
+        found.logprobs, explain(reduced.network, TOKENIZER, prompt, literal=True, predictor=reduced).logprobs, atol=1e-5
+    )
+    assert found.copies
+
+
+@pytest.mark.parametrize("name", ["0", "4", "2.0", "2.5", "x", "", "1.", ".1", "1.1.1", "-1", "１", "1 ", "9" * 99])
+def test_a_part_that_the_model_does_not_have_is_refused_with_those_that_it_has(name: str) -> None:
+    with pytest.raises(LLMError, match=r"the model has layers 1 to 3, with 4 heads each, found ") as error:
+        parse_parts(["1", name], CONFIG)
+    assert "\n" not in str(error.value)
+
+
+def test_parts_are_counted_from_one() -> None:
+    assert parse_parts(["1", "2.3", "03.04"], CONFIG) == [(0, None), (1, 2), (2, 3)]
+
+
+def test_only_the_record_says_which_heads_were_initialized() -> None:
+    model = random_checkpoint(replace(CONFIG, num_attention_heads=8, num_key_value_heads=4))
+    assert heads_with_names(model) == {}
+    planted = replace(model, record=TrainingRecord.from_json({"train": {"induction": True}}))
+    assert [*heads_with_names(planted)] == ["1.1", "1.3", "1.5", "2.1"]
