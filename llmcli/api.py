@@ -303,13 +303,14 @@ def load(
     cache: bool = True,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> Model:
-    """Load a model: a .safetensors file of llmcli, a .gguf, or a Hugging Face directory.
+    """Load a model: a .safetensors file of llmcli, a .gguf, a Hugging Face directory, or hf:OWNER/NAME on the hub.
 
     `device` is "cpu" (numpy), or "cuda", "mps" or "auto" (torch). `quantize` is None, "int8" or "int4". `cache=False`
     turns off the model's n-gram cache, if it has one. `on_note` receives notes for the user, for instance about a
     missing backend. Raises LLMError for a file that is missing or damaged, or that does not run here.
     """
     from llmcli.formats.loading import load_any, open_tokenizer
+    from llmcli.formats.open_file import local_path
     from llmcli.models.open_runtime import open_runtime
 
     _check_choice("device", device, DEVICES)
@@ -317,7 +318,7 @@ def load(
         raise usage(f"quantize must be None, {' or '.join(QUANTIZATIONS)}, found {brief(quantize)}")
     if quantize is not None and device != "cpu":
         raise usage('quantized weights run on the CPU; leave out device, or give device="cpu"')
-    source = load_any(_path(model, "model"))
+    source = load_any(local_path(_path(model, "model"), on_note))
     try:
         runtime = open_runtime(source, device, quantize, on_note, cache=_flag(cache, "cache"))
     except ImportError as error:

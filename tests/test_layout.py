@@ -37,6 +37,7 @@ ONLY_IN = {  # library -> the modules, or the packages, that may import it
     "uvicorn": {"server.http.listening"},
     "pydantic": {"server.api.schema", "server.api.bodies"},
     "jinja2": {"data.conversations.template_worker"},
+    "huggingface_hub": {"formats.hub"},
     "pyarrow": {"data.text.parquet_records"},
     "resiliparse": {"data.documents"},
     "fastwarc": {"data.documents"},

@@ -90,7 +90,9 @@ class Options:
     """
 
     model: str | None = option(
-        "FILE", f"Model: a file or a directory (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).", names="-m --model"
+        "FILE",
+        f"Model: a file, a directory or hf:OWNER/NAME (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).",
+        names="-m --model",
     )
     device: str = choice(
         *DEVICES, "auto", metavar="DEVICE", default="cpu", help="Device: cpu uses numpy; cuda, mps and auto use torch."
@@ -319,10 +321,17 @@ def model_path(typed: str | None, others: Callable[[Path], str] | None = None) -
     if typed == "":
         raise usage("the name of the model is empty; name a .safetensors file")
     if name := typed or os.environ.get("LLMCLI_MODEL"):
-        return Path(name)
+        return local_model(name)
     if not Path(DEFAULT_MODEL).exists():
         raise LLMError(f"there is no {DEFAULT_MODEL} here; {(others or _other_models)(Path())}")
     return Path(DEFAULT_MODEL)
+
+
+def local_model(name: str) -> Path:
+    """Return the path of a model; one on the Hugging Face hub (hf:OWNER/NAME) is downloaded if necessary."""
+    from llmcli.formats.open_file import local_path
+
+    return local_path(name, console.note, progress=not console.settings.quiet)
 
 
 def _other_models(directory: Path) -> str:

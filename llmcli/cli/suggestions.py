@@ -28,8 +28,8 @@ COMMANDS = {
     "to answer over HTTP, with a page for the browser: llm serve -m MODEL": "server api web ui",
     "to see what is in a model file: llm inspect FILE": "show info view describe",
     "models are plain files here: ls *.safetensors *.gguf; to see what is in one: llm inspect FILE": "ls list rm cp",
-    "no model is downloaded automatically; download one first: hf download OWNER/NAME --local-dir NAME; then: "
-    "llm import NAME -o FILE": "pull download get",
+    "to download a model from the Hugging Face hub, name it: llm chat -m hf:OWNER/NAME, or llm import hf:OWNER/NAME -o "
+    "FILE": "pull download get",
     "for quantized weights: llm export MODEL FILE --quantize int8, or llm export MODEL FILE.gguf --to gguf "
     "--dtype q8_0": "quantize quantise",
     "to convert: llm import SOURCE -o FILE.safetensors, or llm export MODEL OUTPUT --to gguf (or --to hf)": "convert",

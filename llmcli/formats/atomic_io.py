@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from llmcli.errors import LLMError, usage
+from llmcli.formats.open_file import name_in_cache
 
 Buffer = bytes | memoryview
 WINDOWS = os.name == "nt"
@@ -30,7 +31,9 @@ _WINDOWS_DEVICES |= {f"{port}{number}" for port in ("COM", "LPT") for number in 
 
 
 def name_of(path: str | Path) -> str:
-    """Return the last part of a path as text, even if the name is not UTF-8."""
+    """Return the last part of a path as text, even if the name is not UTF-8; NAME for OWNER/NAME in the hub's cache."""
+    if name := name_in_cache(Path(path)):
+        return name.partition("/")[2]
     return os.fsencode(Path(path).name).decode("utf-8", "replace")
 
 

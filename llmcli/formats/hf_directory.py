@@ -18,7 +18,7 @@ from llmcli.formats import atomic_io, checkpoint, training_stages
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.hf_config import architecture_problem
 from llmcli.formats.metadata import parse_document
-from llmcli.formats.open_file import MAX_TEXT_BYTES, model_files, read_text
+from llmcli.formats.open_file import MAX_TEXT_BYTES, model_files, name_in_cache, read_text
 from llmcli.formats.safetensors import header as safetensors_header
 from llmcli.formats.safetensors.file import tensors_equal
 from llmcli.formats.safetensors.header import Header, TensorInfo
@@ -125,7 +125,7 @@ def _provenance(directory: Path) -> dict[str, Any]:
         license_ = front_matter and re.search(r"^license:\s*([\w.+-]+)\s*$", front_matter[1], re.MULTILINE)
         if license_:
             origin["license"] = license_[1]
-    name = _read_json(directory / "config.json").get("_name_or_path")
+    name = name_in_cache(directory.resolve()) or _read_json(directory / "config.json").get("_name_or_path")
     if isinstance(name, str) and name:
         origin["name"] = name
     return origin

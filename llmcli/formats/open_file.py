@@ -1,11 +1,11 @@
-"""Opening model files, with errors that say how to get a missing file. Standard library only."""
+"""Opening model files: their places, and errors that say how to get a missing file. Standard library only."""
 
 import contextlib
 import io
 import re
 import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from llmcli.errors import LLMError
@@ -19,6 +19,28 @@ _URL = re.compile(
     r"(?P<name>[\w-][\w.-]*)(?:/(?:resolve|blob)/[^/]+/(?P<file>.+)|/.*)?|https?:/+.)"
 )
 _FILE_SUFFIXES = (".gguf", ".bin", ".pt", ".pth", ".json", ".txt")
+
+
+def local_path(name: str | Path, on_note: Callable[[str], None] = lambda note: None, *, progress: bool = True) -> Path:
+    """Return the path of a model. One on the Hugging Face hub, hf:OWNER/NAME, is downloaded if it is not in the cache;
+    `on_note` receives its size and license. Raises LLMError."""
+    path, text = Path(name), Path(name).as_posix()
+    if not text.startswith("hf:") or text.startswith("hf:/") or path.exists():
+        return path
+    from llmcli.formats.hub import hub_path  # imported when met
+
+    return hub_path(text, on_note, progress=progress)
+
+
+def name_in_cache(path: Path) -> str | None:
+    """Return OWNER/NAME for a directory in the hub's cache, or for the file that a link in it leads to.
+
+    >>> name_in_cache(Path("hub/models--HuggingFaceTB--SmolLM2-135M/snapshots/93efa2f0"))
+    'HuggingFaceTB/SmolLM2-135M'
+    """
+    place = path.parent.parent.name
+    is_hub = path.parent.name in ("snapshots", "blobs") and place.startswith("models--")
+    return place.removeprefix("models--").replace("--", "/", 1) if is_hub else None
 
 
 @contextlib.contextmanager
@@ -75,12 +97,11 @@ def expected_format(path: Path) -> str:
 def _missing_file_message(path: Path) -> str:
     """Explain why a file is missing and how to get it."""
     if url := _URL.match(str(path)):
-        command = f"curl -LO {shlex.quote(re.sub(':/+', '://', str(path), count=1))}"
         if url["hub"]:
-            repository = shlex.quote(f"{url['owner']}/{url['name']}")
-            file = f" {shlex.quote(url['file'])}" if url["file"] else ""
-            command = f"hf download {repository}{file} --local-dir {shlex.quote(url['name'])}"
-        return f"{path} is a URL, and llm does not download files; download it first: {command}"
+            file = f"/{url['file']}" if (url["file"] or "").endswith(".gguf") else ""
+            return f"{path} is on the Hugging Face hub; name it so: hf:{url['owner']}/{url['name']}{file}"
+        command = f"curl -LO {shlex.quote(re.sub(':/+', '://', str(path), count=1))}"
+        return f"{path} is a URL, from which llm does not download; download it first: {command}"
     if path.is_symlink():
         return f"{path} is a link to {path.readlink()}, which is missing"
     for suffix in (".safetensors", ".gguf"):
@@ -91,11 +112,8 @@ def _missing_file_message(path: Path) -> str:
         return f"there is no file {path}; make one with: llm train corpus.txt -o {path}"
     is_file_name = path.suffix.lower() in _FILE_SUFFIXES
     if _HUB_NAME.fullmatch(str(path)) and not path.parent.exists() and not is_file_name:
-        return (
-            f"there is no {path} here, and llm does not download files; if it is a model on the Hugging Face hub, "
-            f"download it first: hf download {path} --local-dir {path.name}"
-        )
+        return f"there is no {path} here; if it is a model on the Hugging Face hub, name it hf:{path.as_posix()}"
     hint = "name a .safetensors, a .gguf or a Hugging Face directory"
     if not is_file_name and path.parent == Path():  # perhaps the name of a published model: gpt2, llama3.2:1b
-        hint += "; to get one: hf download HuggingFaceTB/SmolLM2-135M --local-dir SmolLM2-135M"
+        hint += "; to get one from the Hugging Face hub: hf:HuggingFaceTB/SmolLM2-135M"
     return f"there is no file or directory {path}; {hint}"

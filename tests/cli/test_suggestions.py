@@ -44,7 +44,7 @@ CASES = [
     ("show model.gguf", "llm inspect FILE"),
     ("ls", "llm inspect FILE"),
     ("list", "llm inspect FILE"),
-    ("pull llama3.2", "no model is downloaded automatically; download one first: hf download"),
+    ("pull llama3.2", "to download a model from the Hugging Face hub, name it: llm chat -m hf:OWNER/NAME"),
     ("quantize m.gguf q4_0", "llm export MODEL FILE --quantize int8"),
     ("convert x", "llm import SOURCE -o FILE.safetensors"),
     ("perplexity x", "llm eval TEXT -m FILE"),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli import units
-from llmcli.cli.options import ResultOptions, argument, flag, option
+from llmcli.cli.options import ResultOptions, argument, flag, local_model, option
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class _Options(ResultOptions):
-    source: str = argument("SOURCE", "Model to import: a Hugging Face directory or a .gguf file.", ...)
+    source: str = argument("SOURCE", "Model to import: hf:OWNER/NAME, a Hugging Face directory or a .gguf file.", ...)
     output: Path = option("FILE", "Model file to write.", Path(DEFAULT_MODEL), names="-o --output")
     adapter: Path | None = option("FILE", "Adapters (LoRA) to merge into the model: a file or a PEFT directory.")
     fit_cache: Path | None = option("TEXT", "Fit an n-gram cache on a text like those that the model will read.")
@@ -37,7 +37,7 @@ def import_(options: _Options) -> None:
     from llmcli.data.sources import read_sources
     from llmcli.formats import adapters, atomic_io, checkpoint, loading
 
-    source, output, cache_text = options.source, options.output, options.fit_cache
+    output, cache_text = options.output, options.fit_cache
     if not output.name:
         raise LLMError(f"-o needs the name of a file: -o {DEFAULT_MODEL}")
     reject_gguf_name(output)
@@ -46,6 +46,7 @@ def import_(options: _Options) -> None:
         options.reject("without --fit-cache", "encoding")
     reading = ReadOptions.of_options(None, False, None, False, encoding=options.encoding)
     text = read_sources([str(cache_text)], reading, text_only=True).text if cache_text is not None else None
+    source = str(local_model(options.source))
     base = loading.load(source)
     part = "part of " if Path(source).is_dir() else ""
     reject_overwriting(output, "output", loading.files(source), f"{part}the model to import")

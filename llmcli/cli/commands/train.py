@@ -56,7 +56,9 @@ class _Options(ReadingOptions):
     epochs: float | None = option("X", "Number of epochs (passes over the text).")
     dry_run: bool = flag("Print the plan and exit.")
     force: bool = flag("Overwrite an existing output, and start over instead of resuming.")
-    from_: Path | None = option("FILE", "Base model to fine-tune: .safetensors, .gguf or Hugging Face directory.")
+    from_: Path | None = option(
+        "FILE", "Base model to fine-tune: .safetensors, .gguf, Hugging Face directory or hf:OWNER/NAME."
+    )
     like: Path | None = option("FILE", "Model whose tokenizer and context length to use, for llm mix.")
     lora: int | None = option("RANK", "With --from: train LoRA adapters of this rank and merge them.", min=1, max=1024)
     kl_weight: float | None = option(

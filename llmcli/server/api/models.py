@@ -11,6 +11,7 @@ from llmcli.data.conversations.messages import Message
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.vocabulary import START
 from llmcli.errors import LLMError
+from llmcli.formats.atomic_io import name_of
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.loading import check_packages, load_any, open_chat_template, open_tokenizer
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -26,7 +27,7 @@ class ServedModel:
 
     def __init__(self, path: Path, context: int | None = None) -> None:
         """`context` limits the context length. Raises LLMError."""
-        self.path, self.name = path, path.stem if path.is_file() else path.resolve().name
+        self.path, self.name = path, path.stem if path.is_file() else name_of(path.resolve())
         if self.name != self.name.encode("utf-8", "replace").decode("utf-8"):  # JSON cannot hold it
             raise LLMError(f"the name {path} is not UTF-8 text; rename the file")
         self.source = load_any(path)

@@ -18,6 +18,7 @@ from llmcli.formats import loading
 from llmcli.formats.atomic_io import reject_overwriting
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.open_file import local_path
 from llmcli.training.data.conversations import ConversationInputs, with_chat_format
 from llmcli.training.planning import recipe
 
@@ -68,6 +69,7 @@ def load_inputs(
     Raises LLMError, for instance if the output would overwrite an input, if the shape of a file cannot be determined or
     differs from `reading`, or if reading takes too many of the `seconds` of the time budget.
     """
+    base, like = (path and local_path(path, on_note) for path in (base, like))
     base_model = loading.load(base) if base else None
     if base_model:
         CacheWeights.of_record(base_model.record, base)  # report damaged weights before the run, not at its end

@@ -1,0 +1,186 @@
+"""Models on the Hugging Face hub, named hf:OWNER/NAME, hf:OWNER/NAME@REVISION or hf:OWNER/NAME/FILE.gguf.
+
+A model in the hub's cache is used without asking the hub. Otherwise huggingface_hub downloads it there: safetensors or
+GGUF, and the small files beside them. It resumes a download that was interrupted, and reads HF_HOME, HF_ENDPOINT,
+HF_TOKEN and HF_HUB_OFFLINE.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from llmcli import units
+from llmcli.errors import LLMError, brief, usage
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
+
+_NAME = re.compile(
+    r"hf:(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:/(?P<file>[\w./-]+\.gguf))?(?:@(?P<revision>[\w][\w./-]*))?"
+)
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_SMALL_FILES = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+    "README.md", _INDEX,
+)  # fmt: skip
+_MAX_SMALL_BYTES = 100_000_000  # each
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+_MAX_NAMES = 5  # files listed
+_BLOCK_BYTES = 1 << 20
+
+
+def hub_path(name: str, on_note: Callable[[str], None], *, progress: bool) -> Path:
+    """Return the path of a model on the hub, after a download if it is not in the cache. Raises LLMError."""
+    if not (parts := _NAME.fullmatch(name)):
+        raise usage(f"{name} is no model on the Hugging Face hub; wanted hf:OWNER/NAME, hf:OWNER/NAME@REVISION or "
+                    "hf:OWNER/NAME/FILE.gguf")  # fmt: skip
+    model = HubModel(name, parts["repository"], parts["revision"] or "main", parts["file"] or "")
+    return model.cached() or model.download(on_note, progress=progress)
+
+
+class HubModel:
+    """A model on the hub, and its place in the cache."""
+
+    def __init__(self, name: str, repository: str, revision: str, file: str) -> None:
+        from huggingface_hub import constants
+
+        self._name, self._repository, self._revision, self._file = name, repository, revision, file
+        self._endpoint, self._cache = constants.ENDPOINT, Path(constants.HF_HUB_CACHE)
+
+    def cached(self) -> Path | None:
+        """Return the directory or GGUF file in the cache; None if it is missing or not complete."""
+        place = self._cache / f"models--{self._repository.replace('/', '--')}"
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            reference = place / "refs" / self._revision
+            commit = reference.read_text("utf-8").strip() if reference.is_file() else self._revision
+            directory = place / "snapshots" / commit
+            ggufs = [directory / self._file] if self._file else sorted(directory.glob("*.gguf"))
+            if self._file or not (directory / "config.json").exists():
+                return ggufs[0] if len(ggufs) == 1 and ggufs[0].is_file() else None
+            names = {_WEIGHTS}
+            if (directory / _INDEX).is_file():
+                names = set(json.loads((directory / _INDEX).read_text("utf-8"))["weight_map"].values())
+            return directory if names and all((directory / name).is_file() for name in names) else None
+        return None
+
+    def download(self, on_note: Callable[[str], None], *, progress: bool) -> Path:
+        from huggingface_hub import HfApi, utils
+
+        utils.logging.set_verbosity_error()
+        if not progress:
+            utils.disable_progress_bars()
+        with self._errors():
+            info = HfApi(endpoint=self._endpoint).model_info(
+                self._repository, revision=self._revision, files_metadata=True
+            )
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+        weights = self._weights(sizes)
+        is_gguf = weights[0].endswith(".gguf")
+        small = [] if is_gguf else [name for name in _SMALL_FILES if name in sizes]
+        for name in small:
+            if sizes[name] > _MAX_SMALL_BYTES:
+                raise LLMError(f"{self._name}: {name} has {units.size(sizes[name])}, too much for a file of this kind")
+        self._announce(info, sum(sizes[name] for name in (*small, *weights)), on_note)
+        hashes = {file.rfilename: file.lfs.sha256 for file in info.siblings or () if file.lfs}
+        paths = [self._get(name, hashes.get(name)) for name in (*small, *weights)]  # if the last is there, all are
+        return paths[-1] if is_gguf else paths[-1].parent
+
+    def _get(self, name: str, sha256: str | None) -> Path:
+        """Download a file into the cache. Raises LLMError, and removes the file, if it is not what the hub lists."""
+        from huggingface_hub import hf_hub_download
+
+        with self._errors():
+            self._check_host(name)
+            path = Path(hf_hub_download(
+                self._repository, name, revision=self._revision, cache_dir=self._cache, endpoint=self._endpoint,
+            ))  # fmt: skip
+        if sha256 and _sha256(path) != sha256:
+            os.unlink(path.resolve())
+            path.unlink(missing_ok=True)
+            raise LLMError(f"{self._name}: {name} arrived damaged (its sha256 is not the one that the hub lists) and "
+                           "was removed; type the command again")  # fmt: skip
+        return path
+
+    def _weights(self, sizes: Mapping[str, int]) -> list[str]:
+        """Choose the files with the weights. Raises LLMError."""
+        if self._file:
+            if self._file in sizes:
+                return [self._file]
+        elif _INDEX in sizes and (shards := [name for name in sizes if _SHARD.fullmatch(name)]):
+            return shards
+        elif _WEIGHTS in sizes:
+            return [_WEIGHTS]
+        ggufs = [name for name in sizes if name.endswith(".gguf")]
+        if not self._file and len(ggufs) == 1:
+            return ggufs
+        at = f"@{self._revision}" if self._revision != "main" else ""
+        listed = units.some([f"hf:{self._repository}/{name}{at}" for name in ggufs], _MAX_NAMES)
+        if self._file:
+            raise LLMError(f"{self._name}: there is no such file" + (f"; there is {listed}" if ggufs else ""))
+        if ggufs:
+            raise LLMError(f"{self._name} has {len(ggufs)} GGUF files; name one: {listed}")
+        pickles = [name for name in sizes if name.endswith((".bin", ".pth", ".pt"))]
+        what = f"only {pickles[0]}, a Python pickle, which can run code and is not read" if pickles else "no weights"
+        raise LLMError(f"{self._name} has {what}; wanted {_WEIGHTS} or a .gguf file")
+
+    def _announce(self, info: "ModelInfo", size: int, on_note: Callable[[str], None]) -> None:
+        """Say what will be downloaded. Raises LLMError if the disk has no space for it."""
+        license_ = (info.card_data or {}).get("license") or "not stated"
+        on_note(f"downloading {self._name}: {units.size(size)} to {self._cache} (license: {license_})")
+        place = next(place for place in (self._cache, *self._cache.absolute().parents) if place.exists())
+        if size > (free := shutil.disk_usage(place).free):
+            raise LLMError(f"{self._name} has {units.size(size)}, and {self._cache} has space for {units.size(free)}; "
+                           "set HF_HOME to a directory on a disk with more")  # fmt: skip
+
+    def _check_host(self, name: str) -> None:
+        """Raise LLMError if the hub sends us to another host than its own or, for huggingface.co, its subdomains."""
+        from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
+
+        own = urlsplit(self._endpoint)
+        url = hf_hub_url(self._repository, name, revision=self._revision, endpoint=self._endpoint)
+        target = urlsplit(get_hf_file_metadata(url, token=get_token() or False).location)
+        both_are_hubs = all(
+            re.fullmatch(r"(?:.+\.)?(?:huggingface\.co|hf\.co)", str(u.hostname)) for u in (own, target)
+        )
+        if not (target.netloc == own.netloc or both_are_hubs) or (own.scheme == "https" and target.scheme != "https"):
+            raise LLMError(f"{self._name}: {own.netloc} redirects {name} to another place, {target.scheme}://"
+                           f"{target.netloc}; nothing is downloaded from there")  # fmt: skip
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn the errors of huggingface_hub, of which there are many kinds, into one line."""
+        try:
+            yield
+        except LLMError:
+            raise
+        except Exception as error:
+            kinds = {kind.__name__ for kind in type(error).__mro__}
+            raise LLMError(self._explained(kinds, error)) from error
+
+    def _explained(self, kinds: set[str], error: Any) -> str:
+        name, place = self._name, f"{self._endpoint}/{self._repository}"
+        if "GatedRepoError" in kinds:
+            return f"{name} is gated: accept its terms at {place}, and set HF_TOKEN to a token of your account"
+        if "RepositoryNotFoundError" in kinds:
+            return f"there is no model {place}; check the name, or set HF_TOKEN if the model is private"
+        if "RevisionNotFoundError" in kinds:
+            return f"{name}: there is no revision {self._revision}; leave it out for the newest"
+        if "OfflineModeIsEnabled" in kinds:
+            return f"{name} is not in {self._cache}, and HF_HUB_OFFLINE forbids to download it; unset it once"
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        return f"cannot download {name} from {self._endpoint}: {brief(reason, 200)}; type the command again to go on"
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
