@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,7 +129,7 @@ class CommandRunner:
         self.commands = 0
         (directory / "llmcli").symlink_to(ROOT / "llmcli")
         examples = [path for path in (ROOT / "examples").iterdir() if path.suffix in (".txt", ".tsv", ".md")]
-        for path in (*examples, *(ROOT / "tests").glob("test_[a-g]*.py")):
+        for path in (*examples, *(ROOT / "docs").glob("[a-c]*.md"), *(ROOT / "tests").glob("test_[a-g]*.py")):
             copy = directory / path.relative_to(ROOT)
             copy.parent.mkdir(exist_ok=True)
             copy.write_text(beginning(path), "utf-8")
@@ -138,6 +139,9 @@ class CommandRunner:
         for line in commands_of(page):
             if line.startswith(PYTHON):
                 exec(line.replace("seconds=10", f"steps={STEPS}"), self._variables)
+            elif line.startswith("python3 examples/"):
+                script = [sys.executable, ROOT / line.split()[1], "40"]  # rows, in place of thousands
+                subprocess.run(script, cwd=self._directory, check=True)
             elif line.startswith("cp "):
                 self._copy_real_model()
             else:
