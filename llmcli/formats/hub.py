@@ -71,8 +71,11 @@ class HubModel:
         return None
 
     def download(self, on_note: Callable[[str], None], *, progress: bool) -> Path:
-        from huggingface_hub import HfApi, utils
+        from huggingface_hub import HfApi, constants, utils
 
+        if constants.HF_HUB_OFFLINE:
+            raise LLMError(f"{self._name} is not in {self._cache}, and HF_HUB_OFFLINE forbids to download it; unset it "
+                           "once")  # fmt: skip
         utils.logging.set_verbosity_error()
         if not progress:
             utils.disable_progress_bars()
@@ -172,8 +175,6 @@ class HubModel:
             return f"there is no model {place}; check the name, or set HF_TOKEN if the model is private"
         if "RevisionNotFoundError" in kinds:
             return f"{name}: there is no revision {self._revision}; leave it out for the newest"
-        if "OfflineModeIsEnabled" in kinds:
-            return f"{name} is not in {self._cache}, and HF_HUB_OFFLINE forbids to download it; unset it once"
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         return f"cannot download {name} from {self._endpoint}: {brief(reason, 200)}; type the command again to go on"
 
