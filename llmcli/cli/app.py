@@ -32,7 +32,7 @@ else:
 
 SUBCOMMANDS = (
     "train", "generate", "chat", "serve", "eval", "explain", "inspect", "text", "tokenize", "mix", "import", "export",
-    "cache",
+    "models", "cache",
 )  # fmt: skip
 OUTPUT = "the output"  # file name in errors of standard output
 

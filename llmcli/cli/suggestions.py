@@ -27,7 +27,7 @@ COMMANDS = {
     _GENERATE: "prompt complete completion predict infer inference sample",
     "to answer over HTTP, with a page for the browser: llm serve -m MODEL": "server api web ui",
     "to see what is in a model file: llm inspect FILE": "show info view describe",
-    "models are plain files here: ls *.safetensors *.gguf; to see what is in one: llm inspect FILE": "ls list rm cp",
+    "to list the models: llm models; they are plain files; to see what is in one: llm inspect FILE": "ls list rm cp",
     "to download a model from the Hugging Face hub, name it: llm chat -m hf:OWNER/NAME, or llm import hf:OWNER/NAME -o "
     "FILE": "pull download get",
     "for quantized weights: llm export MODEL FILE --quantize int8, or llm export MODEL FILE.gguf --to gguf "
@@ -37,7 +37,7 @@ COMMANDS = {
     "to fine-tune: llm train TEXT --from MODEL -o FILE (--lora 8 for low-rank adapters)": "finetune fine-tune sft lora",
     "to resume a run that was stopped, type the same llm train command again": "resume continue",
     "that is a command of another program named llm (llm.datasette.io); this one is llmcli and is also installed under "
-    "that name": "keys models templates plugins logs install uninstall aliases embed openai",
+    "that name": "keys templates plugins logs install uninstall aliases embed openai",
 }
 # (subcommands, suggestion, options in other programs). "*" is any subcommand with the suggested option. A suggestion
 # that begins with "-" follows "did you mean".

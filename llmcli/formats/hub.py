@@ -8,6 +8,7 @@ HF_TOKEN and HF_HUB_OFFLINE.
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -45,6 +46,44 @@ def hub_path(name: str, on_note: Callable[[str], None], *, progress: bool) -> Pa
     return model.cached() or model.download(on_note, progress=progress)
 
 
+def models_in_cache() -> list[tuple[str, Path]]:
+    """Return the name and the path of each complete model in the cache."""
+    from huggingface_hub import constants
+
+    found = []
+    for place in sorted(Path(constants.HF_HUB_CACHE).glob("models--*--*")):
+        repository = place.name.removeprefix("models--").replace("--", "/", 1)
+        references = [path for path in sorted((place / "refs").rglob("*")) if path.is_file()]
+        revisions = {
+            path.read_text("utf-8").strip(): path.relative_to(place / "refs").as_posix() for path in references
+        }
+        for directory in sorted((place / "snapshots").glob("*")):
+            revision = revisions.get(directory.name, directory.name)
+            files = [""] if (directory / "config.json").exists() else [path.name for path in directory.glob("*.gguf")]
+            for file in sorted(files):
+                at = "" if revision == "main" else f"@{revision}"
+                name = "/".join(filter(None, (f"hf:{repository}", file))) + at
+                if path := HubModel(name, repository, revision, file).cached():
+                    found.append((name, path))
+    return found
+
+
+def remove_from_cache(name: str) -> int:
+    """Remove a model with all its revisions from the cache; returns the bytes. Raises LLMError."""
+    from huggingface_hub import constants
+
+    parts = _NAME.fullmatch(name)
+    place = Path(constants.HF_HUB_CACHE) / f"models--{parts['repository'].replace('/', '--')}" if parts else None
+    if place is None or not place.is_dir():
+        raise LLMError(f"{name} is not a model in the hub's cache; llm models lists them (for a file: rm FILE)")
+    size = sum(path.stat().st_size for path in (place / "blobs").glob("*"))
+    try:
+        shutil.rmtree(place)
+    except OSError as error:
+        raise LLMError(f"cannot remove {error.filename}: {error.strerror or error}") from error
+    return size
+
+
 class HubModel:
     """A model on the hub, and its place in the cache."""
 
@@ -71,14 +110,15 @@ class HubModel:
         return None
 
     def download(self, on_note: Callable[[str], None], *, progress: bool) -> Path:
-        from huggingface_hub import HfApi, constants, utils
+        from huggingface_hub import HfApi, constants
+        from huggingface_hub.utils.tqdm import disable_progress_bars
 
         if constants.HF_HUB_OFFLINE:
             raise LLMError(f"{self._name} is not in {self._cache}, and HF_HUB_OFFLINE forbids to download it; unset it "
                            "once")  # fmt: skip
-        utils.logging.set_verbosity_error()
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         if not progress:
-            utils.disable_progress_bars()
+            disable_progress_bars()
         with self._errors():
             info = HfApi(endpoint=self._endpoint).model_info(
                 self._repository, revision=self._revision, files_metadata=True
@@ -135,7 +175,7 @@ class HubModel:
 
     def _announce(self, info: "ModelInfo", size: int, on_note: Callable[[str], None]) -> None:
         """Say what will be downloaded. Raises LLMError if the disk has no space for it."""
-        license_ = (info.card_data or {}).get("license") or "not stated"
+        license_ = getattr(info.card_data, "license", None) or "not stated"
         on_note(f"downloading {self._name}: {units.size(size)} to {self._cache} (license: {license_})")
         place = next(place for place in (self._cache, *self._cache.absolute().parents) if place.exists())
         if size > (free := shutil.disk_usage(place).free):

@@ -53,7 +53,7 @@ CASES = [
     ("TRAIN c.txt", "did you mean: llm train?"),
     ("help talk", "llm chat -m FILE"),
     ("help trian", "did you mean: llm train?"),
-    ("models", "another program named llm"),
+    ("templates", "another program named llm"),
     ("nonsense", "there is no command nonsense; the commands are: train, generate"),
     ("c.txt", "llm train c.txt"),
     ("m.gguf", "llm inspect m.gguf"),

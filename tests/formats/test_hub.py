@@ -91,7 +91,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
     place = tmp_path_factory.mktemp("hub")
     write_tiny_model(place / "tiny.safetensors")
-    words = ("export", place / "tiny.safetensors", place / "tiny", "--to", "hf")
+    words = ("export", place / "tiny.safetensors", place / "tiny", "--to", "hf", "--license", "apache-2.0")
     assert CliRunner().invoke(app, list(map(str, words))).exit_code == 0
     content = {path.name: path.read_bytes() for path in (place / "tiny").iterdir()}
     return content | {"pytorch_model.bin": b"pickle", "code.py": b"print()"}
@@ -220,6 +220,23 @@ def test_errors_say_what_to_do(hub: SimpleNamespace, monkeypatch: pytest.MonkeyP
     assert local_path(f"{NAME}/a-q8.gguf").read_bytes() == b"GGUF8"
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert message("hf:owner/other").startswith("cannot download hf:owner/other from http://127.0.0.1:9: ")
+
+
+def test_models_are_listed_and_removed(hub: SimpleNamespace, llm: Llm, tiny_model: Path) -> None:
+    Path("no.gguf").write_bytes(b"GGUF")
+    local_path(NAME)
+    hub.files = {"a-q4.gguf": b"GGUF4", "a-q8.gguf": b"GGUF8"}
+    local_path("hf:owner/tiny/a-q8.gguf@main")
+    listed = json.loads(llm("models", "--json").stdout)["models"]
+    assert [one["name"] for one in listed] == [tiny_model.name, "no.gguf", NAME]
+    assert "problem" in listed[1] and listed[0]["license"] == "" and listed[2]["license"] == "apache-2.0"
+    assert (listed[2]["architecture"], listed[2]["chat"]) == ("qwen3", False)
+    table = llm("models").stdout.splitlines()
+    assert table[0].split("\t") == ["model", "architecture", "size", "license", "kind"] and len(table) == 4
+    assert llm("models", "--remove", NAME).stderr.startswith(f"removed {NAME} from the hub's cache (")
+    assert not list(hub.cache.glob("models--*")) and len(llm("models").stdout.splitlines()) == 3
+    for name in (NAME, tiny_model, "hf:x"):
+        assert "is not a model in the hub's cache; llm models lists them" in llm("models", "--remove", name).stderr
 
 
 def test_a_token_is_sent_to_the_hub(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
