@@ -133,6 +133,8 @@ def test_a_model_is_downloaded_once_and_runs(hub: SimpleNamespace, llm: Llm, tmp
     assert imported.exit_code == 0, imported.stderr
     assert json.loads(imported.stdout)["imported"]["name"] == "owner/tiny"
     assert llmcli.load(NAME).parameters == llmcli.load("tiny.safetensors").parameters
+    mixed = llm("mix", NAME, "tiny.safetensors", "-o", "mixed.safetensors")
+    assert mixed.exit_code == 0 and llmcli.load("mixed.safetensors").parameters > 0, mixed.stderr
     run = llm("train", write_text(), "--from", NAME, "--steps", 1, "-o", "tuned.safetensors")
     assert run.exit_code == 0 and llmcli.load("tuned.safetensors").record["base"]["file"] == "tiny", run.stderr
 

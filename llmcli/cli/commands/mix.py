@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli import units
-from llmcli.cli.options import ResultOptions, argument, flag, option
+from llmcli.cli.options import ResultOptions, argument, flag, local_model, option
 from llmcli.cli.terminal import console
 from llmcli.errors import LLMError, usage
 from llmcli.formats.atomic_io import reject_gguf_name, reject_overwriting
@@ -37,6 +37,7 @@ def mix(options: _Options) -> None:
     models, output, average = options.models, options.output, options.average
     _check_arguments(models, output)
     atomic_io.check_writable(output, force=options.force)
+    models = [str(local_model(name)) if name.startswith("hf:") else name for name in models]
     loaded = _load(models, output)
     ensemble = ensemble_file.combine(loaded)
     if average:
