@@ -11,13 +11,21 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import fields
 from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, overload
 
-from llmcli.config import ANSWER_TOKENS, DEFAULT_MODEL, DEVICES, DTYPES, QUANTIZATIONS, SamplingConfig, cpu_cores
+from llmcli.config import (
+    ANSWER_TOKENS,
+    DEFAULT_MODEL,
+    DEVICES,
+    DTYPES,
+    QUANTIZATIONS,
+    Grammar,
+    SamplingConfig,
+    cpu_cores,
+)
 from llmcli.errors import LLMError, brief, missing_package, require_torch, usage
 
 if TYPE_CHECKING:
@@ -43,8 +51,11 @@ if TYPE_CHECKING:
     from llmcli.training.session import Result
 
 
+FORMS = ("schema", "regex", "grammar")
+
+
 class SamplingOptions(TypedDict, total=False):
-    """The fields of `SamplingConfig`."""
+    """The fields of `SamplingConfig`, and the form of the text."""
 
     max_tokens: int
     temperature: float  # 0: always the most likely token
@@ -52,6 +63,13 @@ class SamplingOptions(TypedDict, total=False):
     top_p: float
     min_p: float
     repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    min_tokens: int
+    logit_bias: Mapping[int, float]  # token -> what is added to its logit
+    schema: Mapping[str, Any]  # the text is JSON that fits this JSON schema
+    regex: str  # the text matches this regular expression
+    grammar: str  # the text fits this grammar: Lark as llguidance reads it, or GBNF
     seed: int | None  # None: random, so each call gives another text
     stop: str | Sequence[str]
 
@@ -125,10 +143,14 @@ class Model:
         return self.tokenizer.decode([operator.index(token) for token in ids])
 
     def generate(self, prompt: str, *, literal: bool = False, **options: Unpack[SamplingOptions]) -> str:
-        """Continue a prompt; returns the new text only.
+        r"""Continue a prompt; returns the new text only.
 
         The defaults are `SamplingConfig`'s, except for the seed, which is random. literal=True keeps the tokenization
-        of the prompt fixed; see `llm generate --help`. Raises LLMError for an empty prompt or an invalid value.
+        of the prompt fixed; see `llm generate --help`. With `schema`, `regex` or `grammar`, the text has that form,
+        unless max_tokens cuts it off: see the finish reason of `pieces`. Raises LLMError for an empty prompt or an
+        invalid value.
+
+            model.generate("The train leaves at", regex=r" \d\d:\d\d")
         """
         return "".join(self.stream(prompt, literal=literal, **options))
 
@@ -531,8 +553,20 @@ def _path(value: object, name: str) -> Path:
 
 
 def _sampling(options: SamplingOptions) -> SamplingConfig:
-    _check_names(options, [field.name for field in fields(SamplingConfig)])
+    _check_names(options, list(SamplingOptions.__annotations__))
     seed, stop = options.get("seed"), options.get("stop", ())
     stops = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, list) else stop
     values: dict[str, Any] = {**options, "seed": secrets.randbelow(1 << 32) if seed is None else seed, "stop": stops}
-    return SamplingConfig(**values)
+    values["logit_bias"] = tuple((operator.index(token), bias) for token, bias in options.get("logit_bias", {}).items())
+    return SamplingConfig(**values | {"grammar": _grammar(*(values.pop(name, None) for name in FORMS))})
+
+
+def _grammar(schema: Mapping[str, Any] | None, regex: str | None, grammar: str | None) -> Grammar | None:
+    """Return the form that a text must have, if one is asked for. Raises LLMError."""
+    forms = {"schema": schema, "regex": regex, "grammar": grammar}
+    given = [name for name, form in forms.items() if form is not None]
+    if len(given) > 1:
+        raise usage(f"a text has one form, found {' and '.join(given)}; give one of them")
+    if schema is not None:
+        return Grammar.of_schema(schema)
+    return Grammar(given[0], _text(forms[given[0]], given[0])) if given else None

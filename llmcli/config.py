@@ -3,6 +3,7 @@
 Command-line options take their defaults from these fields.
 """
 
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -283,6 +284,22 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class Grammar:
+    """The form that a text must have; generation/grammar.py reads it."""
+
+    kind: str  # "schema" (a JSON schema), "regex" (of the whole text), or "grammar" (Lark or GBNF)
+    text: str
+    lenient: bool = False  # ignore keywords of a JSON schema that are not supported, instead of refusing them
+
+    @classmethod
+    def of_schema(cls, schema: object, *, lenient: bool = False) -> "Grammar":
+        """Raise LLMError for anything but an object."""
+        if not isinstance(schema, Mapping):
+            raise usage(f"a JSON schema must be an object, found {brief(schema)}")
+        return cls("schema", json.dumps(schema, ensure_ascii=False), lenient)
+
+
+@dataclass(frozen=True)
 class SamplingConfig:
     """Settings for choosing the next token from the model's logits."""
 
@@ -292,8 +309,13 @@ class SamplingConfig:
     top_p: float = 1.0  # keep the most likely tokens that together reach this probability
     min_p: float = 0.05  # keep tokens at least this fraction as likely as the most likely one
     repetition_penalty: float = 1.0  # penalize tokens that occurred (CTRL, arXiv:1909.05858, section 4.1)
+    presence_penalty: float = 0.0  # subtracted from the logits of tokens that were generated; OpenAI's definition
+    frequency_penalty: float = 0.0  # likewise, times the number of times
     seed: int = 0
     stop: tuple[str, ...] = ()  # end before any of these strings
+    min_tokens: int = 0  # do not end earlier, unless a grammar allows nothing else
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token, added to its logit)
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         convert_fields(self)
@@ -306,9 +328,16 @@ class SamplingConfig:
         require(0 <= self.min_p <= 1, "`min_p`", "between 0 and 1", self.min_p)
         penalty = self.repetition_penalty
         require(1e-6 <= penalty <= 1e6, "`repetition_penalty`", "between 1e-6 and 1e6 (1: none)", penalty)
+        for name in ("presence_penalty", "frequency_penalty"):
+            require(-2 <= getattr(self, name) <= 2, f"`{name}`", "between -2 and 2 (0: none)", getattr(self, name))
         require(self.seed >= 0, "`seed`", "at least 0", self.seed)
+        require(self.min_tokens >= 0, "`min_tokens`", "at least 0", self.min_tokens)
+        for token, bias in self.logit_bias:
+            require(-100 <= bias <= 100, f"`logit_bias` of token {token}", "between -100 and 100", bias)
         if "" in self.stop:
             raise usage("`stop` must not be empty")
+        if self.grammar and self.stop:
+            raise usage("`stop` could end a text before it has the form that was asked for; leave one of them out")
 
 
 def convert_fields(config: "DataclassInstance") -> None:

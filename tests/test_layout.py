@@ -41,6 +41,7 @@ ONLY_IN = {  # library -> the modules, or the packages, that may import it
     "pyarrow": {"data.text.parquet_records"},
     "resiliparse": {"data.documents"},
     "fastwarc": {"data.documents"},
+    "llguidance": {"generation.grammar"},
     "pypdfium2": {"data.documents"},
     "backports": {"data.text.documents"},
     "compression": {"data.text.documents"},

@@ -17,8 +17,8 @@ import typer
 from typer.models import OptionInfo
 
 from llmcli.cli.terminal import console
-from llmcli.config import DEFAULT_MODEL, DEVICES, QUANTIZATIONS, SamplingConfig
-from llmcli.errors import LLMError, command_line, usage
+from llmcli.config import DEFAULT_MODEL, DEVICES, QUANTIZATIONS, Grammar, SamplingConfig
+from llmcli.errors import LLMError, command_line, option_of, usage
 
 if TYPE_CHECKING:
     from typer._click import Parameter as TyperParameter
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MAX_SKIPPED_NOTES = 5
 MAX_NAMED_MODELS = 3  # offered in the error about a missing model
-DATA, SAMPLING, ANALYSIS = "Data", "Sampling", "Analysis"  # panels of the help
+DATA, SAMPLING, FORM, ANALYSIS = "Data", "Sampling", "Form of the text", "Analysis"  # panels of the help
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?")
 _UNKNOWN = object()
@@ -179,7 +179,11 @@ class ReadingOptions(ResultOptions):
     strip_boilerplate: bool
 
 
-SAMPLING_NAMES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+FORM_NAMES = ("json_schema", "regex", "grammar")
+SAMPLING_NAMES = (
+    "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
+    "min_tokens", "seed", *FORM_NAMES,
+)  # fmt: skip
 CHOICES_HELP = "a list with commas, or a file with one on each line"
 
 
@@ -199,6 +203,13 @@ def read_choices(value: str, *, strips: bool) -> list[str]:
     choices = [choice.strip() for choice in choices] if strips else choices
     check_choices(choices, "--choices")
     return choices
+
+
+def _read_form(name: str, what: str) -> str:
+    """Read the file that --json-schema or --grammar names. Raises LLMError."""
+    if not Path(name).is_file():
+        raise LLMError(f"there is no file {name}; give the name of a file with the {what}")
+    return decoded(Path(name).read_bytes(), what)
 
 
 class GenerationOptions(ResultOptions):
@@ -224,7 +235,18 @@ class GenerationOptions(ResultOptions):
         "X", "Penalty on tokens that have occurred; above 1 reduces repetition, 1 is off.",
         SamplingConfig.repetition_penalty, names="--repetition-penalty --repeat-penalty", panel=SAMPLING,
     )  # fmt: skip
+    presence_penalty: float = option(
+        "X", "Subtract X from the logits of tokens that were generated; from -2 to 2, 0 is off.",
+        SamplingConfig.presence_penalty, panel=SAMPLING,
+    )  # fmt: skip
+    frequency_penalty: float = option(
+        "X", "Like --presence-penalty, times the number of times.", SamplingConfig.frequency_penalty, panel=SAMPLING
+    )
+    min_tokens: int = option("N", "Minimum number of tokens to generate.", SamplingConfig.min_tokens, panel=SAMPLING)
     seed: int | None = option("N", "Random seed (default: random).", names="-s --seed", panel=SAMPLING)
+    json_schema: str | None = option("FILE", "Generate JSON that fits the JSON schema in FILE.", panel=FORM)
+    regex: str | None = option("PATTERN", "Generate text that matches a regular expression.", panel=FORM)
+    grammar: str | None = option("FILE", "Generate text that fits a grammar, in Lark's notation or GBNF.", panel=FORM)
     memory: bool = flag("Mark passages that occur verbatim in the training text.", panel=ANALYSIS)
     corpus: list[str] | None = option("FILE", "With --memory: the training text, if it is not found.", panel=ANALYSIS)
     quantize: str | None
@@ -241,7 +263,26 @@ class GenerationOptions(ResultOptions):
         values = {field.name: vars(self).get(field.name) for field in fields(SamplingConfig)}
         if values["seed"] is None:
             values["seed"] = int.from_bytes(os.urandom(4), "big")
-        return SamplingConfig(**values | {"stop": tuple(values["stop"] or ())})
+        given = {name: value for name, value in values.items() if value is not None}
+        return SamplingConfig(**given | {"stop": tuple(values["stop"] or ()), "grammar": self._grammar()})
+
+    def _grammar(self) -> Grammar | None:
+        """Return the form that the text must have, if one is asked for. Raises LLMError."""
+        given = [name for name in FORM_NAMES if vars(self)[name] is not None]
+        if len(given) > 1:
+            raise usage(f"a text has one form, found {' and '.join(map(option_of, given))}; give one of them")
+        if self.regex is not None:
+            return Grammar("regex", utf8_argument(self.regex, "regular expression"))
+        if self.grammar is not None:
+            return Grammar("grammar", _read_form(self.grammar, "grammar"))
+        if self.json_schema is None:
+            return None
+        import json
+
+        try:
+            return Grammar.of_schema(json.loads(_read_form(self.json_schema, "JSON schema")))
+        except (ValueError, RecursionError) as error:
+            raise LLMError(f"{self.json_schema} is not JSON: {error}") from error
 
 
 def as_function(command: Callable[[Any], None]) -> Callable[..., None]:

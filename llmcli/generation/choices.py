@@ -114,11 +114,7 @@ def _spelling(tokenizer: Tokenizer, tail: list[int], text: str, data: bytes) -> 
     for ids in (tokenizer.encode(whole), [*tail, *tokenizer.encode(text)]):
         if b"".join(tokenizer.token_bytes[token] for token in ids) == data:
             return ids
-    ids = []
-    while data:
-        ids.append(max(tokenizer.vocabulary.prefixes_of(data), key=lambda token: len(tokenizer.token_bytes[token])))
-        data = data[len(tokenizer.token_bytes[ids[-1]]) :]
-    return ids
+    return tokenizer.vocabulary.spell(data)
 
 
 def _too_long(text: str, tokens: int, prompt: int, context: int) -> LLMError:

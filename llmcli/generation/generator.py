@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
 from llmcli.data.tokenizers.vocabulary import START, state_after
-from llmcli.generation.sampler import Sampler, min_logit, usable_temperature
+from llmcli.errors import usage
+from llmcli.generation.grammar import GrammarState
+from llmcli.generation.sampler import Sampler, logit_bias, min_logit, usable_temperature
 from llmcli.generation.token_healing import FirstToken, Prompt, read_prompt
 from llmcli.models.ngram_runtime import recompute
 from llmcli.models.runtime import Array, Ints, Runtime
@@ -61,6 +63,7 @@ def generate(
     """
     known = Prompt.of(prompt, tokenizer, literal=literal)
     text = GeneratedText(tokenizer, known.ids, sampling)
+    tokenizer = tokenizer.of_any_bytes if text.sampling.grammar else tokenizer
     if not text.sampling.max_tokens:
         yield text.end("length")
     elif known.tail or known.in_word:  # it may end inside a token or inside a word
@@ -114,18 +117,40 @@ class GeneratedText:
         self._vocabulary, self._state = tokenizer.vocabulary, START
         self._penalizes = sampling.repetition_penalty != 1
         self._seen = {i for i in ids if i not in stop_ids} if self._penalizes else set()
+        self._bias = self._initial_bias()
+        self._counted: set[int] = set()  # generated tokens that have got the presence penalty
         self._stops = _StopStrings(sampling.stop) if sampling.stop else None
+        self._grammar = None
+        if sampling.grammar:
+            self._grammar = GrammarState(sampling.grammar, tokenizer, self._end_ids, is_answer=bool(stop_ids))
+
+    def _initial_bias(self) -> Array | None:
+        """Return the bias [V] of the logits, which penalties change; None without any. Raises LLMError."""
+        sampling, V = self.sampling, len(self._vocabulary)
+        if not (sampling.logit_bias or sampling.presence_penalty or sampling.frequency_penalty):
+            return None
+        bias = np.zeros(V, np.float32)
+        for token, value in sampling.logit_bias:
+            if not 0 <= token < V:
+                raise usage(f"`logit_bias` must have token ids from 0 to {V - 1}, found {token}")
+            bias[token] = value
+        return bias
 
     @property
     def _allowed(self) -> NDArray[np.bool_] | None:
         """Mask of the tokens that may be next, [V]; None if all may be."""
-        return self._vocabulary.allowed(self._state)
+        allowed = self._grammar.allowed if self._grammar else self._vocabulary.allowed(self._state)
+        if self.tokens >= self.sampling.min_tokens:
+            return allowed
+        longer = np.ones(len(self._vocabulary), bool) if allowed is None else allowed.copy()
+        longer[list(self._end_ids)] = False
+        return longer if longer.any() else allowed
 
     def choose(self, logits: Array) -> Choice:
         """Choose a token from the logits [V] after `ids`."""
         model_logits = logits[: len(self._vocabulary)]  # a model may have rows that no token uses
-        allowed = self._allowed
-        masked = model_logits if allowed is None else np.where(allowed, model_logits, np.float32(-np.inf))
+        biased, allowed = logit_bias(model_logits, self._bias), self._allowed
+        masked = biased if allowed is None else np.where(allowed, biased, np.float32(-np.inf))
         return self._sampler(masked, self._seen, model_logits=model_logits)
 
     def append(self, choice: Choice) -> list[Piece]:
@@ -137,11 +162,23 @@ class GeneratedText:
     def add_first(self, first: FirstToken) -> list[Piece]:
         """Like `append`, for the first token after a prompt: choose it, replace the tokens of the prompt's end if
         necessary, and bring the runtime to the state before it."""
-        entry, logprob = self._sampler(first.logits, self._seen, model_logits=first.model_logits, tokens=first.tokens)
+        if (allowed := self._allowed) is not None and (self._grammar or self.sampling.min_tokens):
+            first.restrict(allowed, self._grammar.allows if self._grammar else lambda text: True)
+        logits = logit_bias(first.logits, self._bias, first.tokens)
+        model_logits = first.logits if first.model_logits is None else first.model_logits
+        entry, logprob = self._sampler(logits, self._seen, model_logits=model_logits, tokens=first.tokens)
         continuations = first.continuations_of(entry)
         chosen = continuations[self._sampler.choose([continuation.probability for continuation in continuations])]
         self.ids, self.first_bytes = first.process(chosen), chosen.new_bytes
         return self._append((chosen.tokens[-1], logprob), chosen.new_bytes, state_after(chosen.new_bytes))
+
+    def _penalize(self, token: int) -> None:
+        """Apply the presence penalty to a token that was generated for the first time, the frequency penalty always."""
+        if self._bias is not None:
+            self._bias[token] -= self.sampling.frequency_penalty
+            if token not in self._counted:
+                self._counted.add(token)
+                self._bias[token] -= self.sampling.presence_penalty
 
     def end(self, reason: str) -> Piece:
         """End the text and return the last piece; an incomplete character is dropped."""
@@ -159,10 +196,15 @@ class GeneratedText:
             self._state = state
             if self._penalizes:
                 self._seen.add(token)
+            self._penalize(token)
             pieces = [Piece(token, self._decoder.decode(new_bytes), logprob)]
-            if self.tokens == self.sampling.max_tokens:
+            if self._grammar:
+                self._grammar.append(token, new_bytes)
+            if self._grammar and self._grammar.is_complete:
+                pieces.append(self.end("stop"))
+            elif self.tokens == self.sampling.max_tokens:
                 pieces.append(self.end("length"))
-        if self._stops is None:
+        if self._stops is None or self.tokens <= self.sampling.min_tokens:
             return pieces
         complete: list[Piece] = []
         for piece in pieces:
@@ -180,7 +222,7 @@ def choose_together(texts: Sequence[GeneratedText], logits: Array) -> list[Choic
 
     def is_simple(text: GeneratedText) -> bool:
         filters = text.sampling.top_k > 0 or text.sampling.top_p < 1
-        return not text._penalizes and not (filters and text.sampling.temperature)
+        return not text._penalizes and text._bias is None and not (filters and text.sampling.temperature)
 
     choices: list[Choice | None] = [None] * len(texts)
     together = [i for i, text in enumerate(texts) if is_simple(text)]

@@ -78,6 +78,11 @@ def repetition_penalty(logits: Array, seen: Ids, penalty: float) -> Array:
     return logits
 
 
+def logit_bias(logits: Array, bias: Array | None, tokens: Ints | None = None) -> Array:
+    """Add a bias [V] to the logits of `tokens` (default: the indices)."""
+    return logits if bias is None else logits + (bias if tokens is None else bias[tokens])
+
+
 def temperature(logits: Array, value: float) -> Array:
     """Divide by the temperature: below 1 the distribution gets sharper, above 1 flatter."""
     return logits if value == 1 else (logits - logits.max()) / usable_temperature(value)

@@ -16,10 +16,11 @@ V = vocabulary size; N = entries in the distribution; n = tokens in a group; T =
 
 import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmcli.data.text.words import character_class
 from llmcli.data.tokenizers.tokenizer import Tokenizer
@@ -148,6 +149,16 @@ class FirstToken:
             allowed, (_, _, logits) = self._vocabulary.allowed(START), search.aligned[0]
             self.model_logits = logits
             self.logits = logits if allowed is None else np.where(allowed, logits, np.float32(-np.inf))
+
+    def restrict(self, allowed: NDArray[np.bool_], allows: Callable[[bytes], bool]) -> None:
+        """Allow only entries whose text a token of `allowed` [V] adds, or which `allows` accepts."""
+        self.model_logits = self.logits if self.model_logits is None else self.model_logits
+        entries = np.append(allowed, np.array([allows(text) for text in self._extra_entries], bool))
+        self.logits = np.where(entries, self.logits, np.float32(-np.inf))
+        if np.isneginf(self.logits).all():  # too unlikely for the sum: use the logits after one tokenization
+            (_, path, row), every = self.search.aligned[0], np.arange(len(allowed))
+            self.logits, self.model_logits, self.tokens = np.where(allowed, row, np.float32(-np.inf)), row, None
+            self._groups = [_Group(path, 0, every, every, softmax(self.logits.astype(np.float64)))]
 
     def continuations(self, min_probability: float) -> Iterator[Continuation]:
         """Yield all continuations with at least this probability. Each adds at least one token after the prompt's

@@ -8,6 +8,7 @@ MAX_TOKENS = 32_768  # new tokens per text
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 1_000
 MAX_LOGPROBS, MAX_TOP_LOGPROBS = 5, 20  # alternatives per token: completions, chats
 MAX_GUIDED_CHOICES, MAX_GUIDED_CHARACTERS = 256, 2_000  # texts of which one is generated
+MAX_BIASES = 1_000  # tokens in logit_bias
 MAX_NEXT_WORDS = 100
 MAX_EXPLAIN_CHARACTERS = 4_000
 MAX_SWITCHED_OFF = 1_024  # layers and heads

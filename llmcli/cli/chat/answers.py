@@ -13,6 +13,7 @@ from llmcli.cli.terminal.safe_text import visible
 from llmcli.cli.terminal.text_layout import WordWrap, terminal_width
 
 if TYPE_CHECKING:
+    from llmcli.config import SamplingConfig
     from llmcli.generation.chat import Event, PrefillProgress
     from llmcli.generation.generator import Piece
 
@@ -137,3 +138,9 @@ def note_end(answer: Answer, advice: str) -> None:
         is_full = len(answer.pieces) < answer.max_tokens
         reason = ": the context is full" if is_full else f" after {units.count(len(answer.pieces), 'token')}; {advice}"
         console.note(f"(cut off{reason})")
+
+
+def note_incomplete(answer: Answer, sampling: "SamplingConfig") -> None:
+    """Say that a text was cut off before it had the form that was asked for."""
+    if sampling.grammar:
+        note_end(answer, "the text is incomplete; for a longer one: -n 2000")

@@ -103,6 +103,7 @@ def _answer_once(conversation: "Chat", text: str, marks: memory_report.MemoryRep
     sampling = conversation.sampling
     answer = answers.receive(conversation.answer(text), sampling.max_tokens, shows_text=not (marks or json_))
     if json_:
+        answers.note_incomplete(answer, sampling)
         _print_json(answer, marks)
         return
     if marks:
@@ -129,6 +130,7 @@ def _answer_lines(conversation: "Chat", marks: memory_report.MemoryReport | None
             max_tokens = conversation.sampling.max_tokens
             answer = answers.receive(events, max_tokens, shows_text=False, dropped_note=dropped_note)
             dropped_note = None if answer.dropped_turns else dropped_note
+            answers.note_incomplete(answer, conversation.sampling)
             _print_json(answer, marks)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from llmcli.cli.chat.answers import Answer
+from llmcli.cli.chat.answers import Answer, note_incomplete
 from llmcli.cli.options import (
     ANALYSIS,
     CHOICES_HELP,
@@ -190,6 +190,7 @@ def _print_texts(
     for index, sampling in enumerate(settings):
         if options.json:
             answer, record = finished[index] if memory else generator.run(sampling)
+            note_incomplete(answer, sampling)
             console.json_result(record | ({"memory": memory.as_json(answer.text, matches[index])} if memory else {}))
             continue
         if len(settings) > 1:
@@ -202,6 +203,7 @@ def _print_texts(
         else:
             answer = generator.run(sampling, print_piece)[0]
             console.result()
+        note_incomplete(answer, sampling)
         if sys.stdout.isatty():
             answer.note_speed(sampling.seed)
 

@@ -228,9 +228,14 @@ class Tokenizer:
         also end a text; `eos_id` stays."""
         other = copy.copy(self)
         other.seen_bytes, other.eos_id, other._end_ids = seen_bytes, self.eos_id, self.eos_ids | set(eos_ids)
-        for name in ("vocabulary", "eos_ids"):
+        for name in ("vocabulary", "eos_ids", "of_any_bytes"):
             other.__dict__.pop(name, None)
         return other
+
+    @cached_property
+    def of_any_bytes(self) -> Tokenizer:
+        """This tokenizer, for texts that may have other bytes than the training text."""
+        return self if self.seen_bytes is None else self.for_model(None)
 
     def with_chat_tokens(self) -> Tokenizer:
         """Return this tokenizer if it has the control tokens of ChatML, otherwise a copy with the missing ones

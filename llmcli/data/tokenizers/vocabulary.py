@@ -81,6 +81,14 @@ class Vocabulary:
         """Return the tokens whose bytes are a prefix of `data`, or all of it."""
         return [i for end in range(1, min(len(data), self._longest) + 1) for i in self._ids.get(data[:end], ())]
 
+    def spell(self, data: bytes) -> list[int]:
+        """Return tokens that spell `data`: from the left, the longest ones."""
+        ids: list[int] = []
+        while data:
+            ids.append(max(self.prefixes_of(data), key=lambda token: len(self.token_bytes[token])))
+            data = data[len(self.token_bytes[ids[-1]]) :]
+        return ids
+
     def extensions_of(self, data: bytes) -> NDArray[np.int64]:
         order, sorted_bytes = self._sorted
         stem = data.rstrip(b"\xff")  # whatever begins with `data` sorts before `stem` with its last byte plus one

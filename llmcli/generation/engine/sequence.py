@@ -57,6 +57,7 @@ class Sequence:
     def open(self, tokenizer: Tokenizer, context: int, bytes_per_token: int) -> None:
         """Prepare for a model. The prompt has at least one token, and fits `context` if it is scored."""
         prompt, sampling = self.request.prompt, self.request.sampling
+        tokenizer = tokenizer.of_any_bytes if sampling.grammar else tokenizer
         self._tokenizer, self._context = tokenizer, context
         self._token_bytes = tokenizer.vocabulary.token_bytes
         ids = prompt.ids if isinstance(prompt, Prompt) else list(prompt)

@@ -12,7 +12,7 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
 from llmcli.generation.engine.requests import Event, Finished, GenerationRequest, ScoredToken, Started, Token
 from llmcli.server.api.bodies import ChatBody, CompletionBody, GenerationBody
 from llmcli.server.api.models import ServedModel
-from llmcli.server.api.prompts import chat_template, check_choices_fit, encode_messages, encode_prompt
+from llmcli.server.api.prompts import chat_template, check_choices_fit, check_form, encode_messages, encode_prompt
 from llmcli.server.api.schema import JsonObject
 from llmcli.server.errors import invalid
 
@@ -117,6 +117,7 @@ class Completion(GenerationAnswer):
     def of(cls, body: CompletionBody, model: ServedModel) -> "Completion":
         """Prepare requests. Raises ApiError for a prompt that the model cannot read, LLMError for text without
         tokens."""
+        check_form(body, model)
         max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
         samplings, scores_prompt = body.samplings(max_tokens), body.echo and body.logprobs is not None
         prompts = [encode_prompt(prompt, model, literal=body.echo) for prompt in body.prompts]
@@ -183,6 +184,7 @@ class ChatCompletion(GenerationAnswer):
         asked = (body.max_completion_tokens, body.max_tokens, ANSWER_TOKENS)
         max_tokens = next(number for number in asked if number is not None)
         template = chat_template(model, body.chat_template_kwargs, others)
+        check_form(body, model)
         if body.choices and body.messages[-1].role == "assistant":
             raise invalid("messages", "must end with a message of the user, of which one of the choices is the answer")
         prompt, dropped_turns = encode_messages(body.messages, template, model.context, max_tokens)

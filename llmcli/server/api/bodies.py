@@ -1,12 +1,15 @@
 """The request bodies of the routes: fields, bounds and defaults."""
 
+import json
 import secrets
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 
-from llmcli.config import SamplingConfig
+from llmcli.config import Grammar, SamplingConfig
 from llmcli.data.conversations.messages import Message
 from llmcli.errors import LLMError, brief
 from llmcli.generation.choices import check_choices
@@ -124,10 +127,67 @@ Choices = Annotated[
 ]  # fmt: skip
 
 
-class StructuredOutputs(Fields):
-    """The form of the text."""
+def _json_schema(value: Any) -> Grammar:
+    return Grammar.of_schema(json.loads(value) if isinstance(value, str) else value)
 
-    choice: Choices
+
+def _response_format(value: Any) -> Grammar | None:
+    match value:
+        case {"type": "text"}:
+            return None
+        case {"type": "json_schema", "json_schema": {"schema": dict(schema), **rest}}:
+            return Grammar.of_schema(schema, lenient=rest.get("strict") is False)
+        case {"type": "json_object" | "json_schema", "schema": dict(schema)}:  # llama.cpp's
+            return Grammar.of_schema(schema)
+        case {"type": "json_object"}:
+            return ANY_OBJECT
+    raise ValueError
+
+
+def _logit_bias(value: Any) -> dict[int, float]:
+    pairs = value.items() if isinstance(value, dict) else value  # llama.cpp takes a list of pairs
+    biases = {int(token): float(bias) for token, bias in pairs}
+    if len(biases) > limits.MAX_BIASES or not all(-100 <= bias <= 100 for bias in biases.values()):
+        raise ValueError
+    return biases
+
+
+def _checked(check: Callable[[Any], Any]) -> PlainValidator:
+    """Read a field by `check`, which raises ValueError, TypeError or LLMError."""
+
+    def read(value: Any) -> Any:
+        try:
+            return check(value)
+        except (LLMError, TypeError, OverflowError, RecursionError) as error:
+            raise ValueError from error
+
+    return PlainValidator(read)
+
+
+ANY_OBJECT = Grammar.of_schema({"type": "object"})
+FORMATS = '{"type": "json_object"}, or {"type": "json_schema", "json_schema": {"schema": ...}}'
+ResponseFormat = Annotated[Any, _checked(_response_format), WithJsonSchema({"type": "object", "description": FORMATS})]
+Schema = Annotated[
+    Any,
+    _checked(_json_schema),
+    WithJsonSchema({"anyOf": [{"type": "object"}, TEXT], "description": "a JSON schema: an object, or its text"}),
+]
+BIASES = f"an object of at most {limits.MAX_BIASES:,} token ids, with numbers from -100 to 100"
+LogitBias = Annotated[
+    dict[int, float],
+    _checked(_logit_bias),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": "number"}, "description": BIASES}),
+]
+
+
+class StructuredOutputs(Fields):
+    """The form of the text: one of these."""
+
+    choice: Choices | None = None
+    schema_: Schema = Field(None, alias="json")
+    regex: str | None = None
+    grammar: str | None = None
+    json_object: bool = False
 
 
 StructuredOutputsField = Annotated[
@@ -136,6 +196,10 @@ StructuredOutputsField = Annotated[
     WithJsonSchema(StructuredOutputs.schema_of_fields()),
     Field(description="an object"),
 ]
+
+
+def _grammar(kind: str, text: str | None) -> Grammar | None:
+    return Grammar(kind, text) if text else None
 
 
 class GenerationBody(Body):
@@ -147,6 +211,10 @@ class GenerationBody(Body):
     top_p: Annotated[float, AfterValidator(lambda p: max(SMALLEST_TOP_P, p))] = Field(SamplingConfig.top_p, ge=0, le=1)
     min_p: float = Field(SamplingConfig.min_p, ge=0, le=1)
     repetition_penalty: float = Field(SamplingConfig.repetition_penalty, ge=1e-6, le=1e6)
+    presence_penalty: float = Field(SamplingConfig.presence_penalty, ge=-2, le=2)
+    frequency_penalty: float = Field(SamplingConfig.frequency_penalty, ge=-2, le=2)
+    logit_bias: LogitBias = Field({}, validate_default=False)
+    min_tokens: MaxTokens = SamplingConfig.min_tokens
     seed: Annotated[int, Field(ge=0, le=(1 << 63) - 1)] | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=limits.MAX_STOPS)] = Field(
         [],
@@ -156,35 +224,76 @@ class GenerationBody(Body):
     n: int = Field(1, ge=1, le=limits.MAX_CHOICES)  # texts for each prompt
     stream: bool = False
     stream_options: StreamOptionsField | None = None
+    # the form of the text: names of OpenAI, of vLLM before and after 0.11, and of llama.cpp
+    response_format: ResponseFormat = None
     guided_choice: Choices | None = None  # the text is one of these
-    structured_outputs: StructuredOutputsField | None = None  # by its newer name
+    guided_json: Schema = None
+    guided_regex: str | None = None
+    guided_grammar: str | None = None
+    structured_outputs: StructuredOutputsField | None = None
+    grammar: str | None = None
+    json_schema: Schema = None
 
     def model_post_init(self, context: Any, /) -> None:
         if self.stream_options is not None and not self.stream:
             raise invalid("stream_options", "has no effect without stream; leave it out, or set stream to true")
-        if self.guided_choice is not None and self.structured_outputs is not None:
-            raise invalid("guided_choice", "is the earlier name of structured_outputs.choice; give one of the two")
+        name, _ = self.form
         if self.choices:
-            name = "structured_outputs.choice" if self.guided_choice is None else "guided_choice"
             try:
                 check_choices(self.choices, name)
             except LLMError as error:
                 raise ApiError(str(error), param=name) from error
             if other := next((field for field in ("stop", "echo") if getattr(self, field, None)), None):
                 raise invalid(other, f"has no effect with {name}; leave it out")
+        elif name and self.stop:
+            raise invalid("stop", f"could end the text before it has the form of {name}; leave it out")
+
+    @cached_property
+    def form(self) -> tuple[str, Grammar | tuple[str, ...] | None]:
+        """The field that asks for a form of the text, and the form: a grammar, or choices. ("", None) if none does.
+        Raises ApiError if several do."""
+        nested = self.structured_outputs or StructuredOutputs.read({})
+        asked = [
+            ("response_format", self.response_format),
+            ("guided_choice", self.guided_choice and tuple(self.guided_choice)),
+            ("guided_json", self.guided_json),
+            ("guided_regex", _grammar("regex", self.guided_regex)),
+            ("guided_grammar", _grammar("grammar", self.guided_grammar)),
+            ("structured_outputs.choice", nested.choice and tuple(nested.choice)),
+            ("structured_outputs.json", nested.schema_),
+            ("structured_outputs.regex", _grammar("regex", nested.regex)),
+            ("structured_outputs.grammar", _grammar("grammar", nested.grammar)),
+            ("structured_outputs.json_object", ANY_OBJECT if nested.json_object else None),
+            ("grammar", _grammar("grammar", self.grammar)),
+            ("json_schema", self.json_schema),
+        ]
+        given = [(name, form) for name, form in asked if form]
+        if len(given) > 1:
+            raise invalid(given[0][0], f"and {given[1][0]} both ask for a form of the text; give one of the two")
+        return given[0] if given else ("", None)
 
     @property
     def choices(self) -> tuple[str, ...]:
         """The texts of which one is generated; () if any text is."""
-        chosen = self.structured_outputs.choice if self.structured_outputs else self.guided_choice
-        return tuple(chosen or ())
+        form = self.form[1]
+        return form if isinstance(form, tuple) else ()
 
     def samplings(self, max_tokens: int) -> list[SamplingConfig]:
         """The settings of each of the n texts, with different seeds."""
         seed = secrets.randbelow(1 << 32) if self.seed is None else self.seed
-        names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+        names = (
+            "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
+            "min_tokens",
+        )  # fmt: skip
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        settings = SamplingConfig(max_tokens=max_tokens, stop=stop, **{name: getattr(self, name) for name in names})
+        _, form = self.form
+        settings = SamplingConfig(
+            max_tokens=max_tokens,
+            stop=stop,
+            logit_bias=tuple(self.logit_bias.items()),
+            grammar=form if isinstance(form, Grammar) else None,
+            **{name: getattr(self, name) for name in names},
+        )
         return [replace(settings, seed=seed + number) for number in range(self.n)]
 
 

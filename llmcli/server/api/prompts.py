@@ -3,11 +3,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from llmcli.config import Grammar
 from llmcli.data.conversations.chat_template import ChatTemplate
 from llmcli.data.conversations.messages import Message
-from llmcli.errors import brief
+from llmcli.errors import LLMError, brief
 from llmcli.generation.chat import fit, split_system
+from llmcli.generation.grammar import check_grammar
 from llmcli.generation.token_healing import Prompt
+from llmcli.server.api.bodies import GenerationBody
 from llmcli.server.api.models import MAX_LISTED, ServedModel
 from llmcli.server.errors import ApiError, invalid
 
@@ -38,6 +41,17 @@ def check_length(tokens: int, model: ServedModel) -> None:
             f"has {tokens:,} tokens, and the context length of {model.name} is {model.context:,}; use a shorter text",
             "context_length_exceeded",
         )
+
+
+def check_form(body: GenerationBody, model: ServedModel) -> None:
+    """Raise ApiError for a form that a text cannot have, and for biases of tokens outside the vocabulary."""
+    check_ids("logit_bias", list(body.logit_bias), model)
+    name, form = body.form
+    if isinstance(form, Grammar):
+        try:
+            check_grammar(form, model.tokenizer)
+        except LLMError as error:
+            raise ApiError(f"{name}: {error}", param=name) from error
 
 
 def check_choices_fit(choices: Sequence[str], prompt: Prompt | Sequence[int], model: ServedModel) -> None:

@@ -32,11 +32,10 @@ HARMLESS = {
 _UNSUPPORTED: tuple[tuple[tuple[Any, ...], str], ...] = (
     (
         (0, "", [], {}, "none", "auto", ["text"], {"type": "text"}),
-        "presence_penalty frequency_penalty logit_bias suffix grammar json_schema use_beam_search min_tokens "
-        "ignore_eos mirostat dry_multiplier xtc_probability dynatemp_range n_probs post_sampling_probs lora "
-        "early_stopping format stop_token_ids bad_words return_tokens_as_token_ids include_stop_str_in_output "
-        "options tools functions think echo documents return_token_ids parse_special return_token_strs tool_choice "
-        "function_call reasoning_effort modalities response_format",
+        "suffix use_beam_search ignore_eos mirostat dry_multiplier xtc_probability dynatemp_range n_probs "
+        "post_sampling_probs lora early_stopping format stop_token_ids bad_words return_tokens_as_token_ids "
+        "include_stop_str_in_output options tools functions think echo documents return_token_ids parse_special "
+        "return_token_strs tool_choice function_call reasoning_effort modalities",
     ),
     ((1,), "best_of typical_p typ_p repeat_penalty length_penalty skip_special_tokens"),
     ((-1, 0), "top_n_sigma"),
@@ -76,7 +75,7 @@ class Fields(BaseModel):
     def read(cls: type[F], values: Mapping[str, Any], place: str = "") -> F:
         """Raises ApiError that names the field, after the `place` of the object, for a value of another kind and for a
         field that is not declared."""
-        _check_undeclared(values, cls.model_fields, place)
+        _check_undeclared(values, [field.alias or name for name, field in cls.model_fields.items()], place)
         try:
             return cls.model_validate({name: value for name, value in values.items() if value is not None})
         except ValidationError as error:
@@ -93,10 +92,11 @@ class Fields(BaseModel):
     def schema_of_fields(cls) -> JsonObject:
         """The JSON schema of the object, in which every field with a default may be null."""
         properties, required = cls.model_json_schema()["properties"], []
+        fields = {field.alias or name: field for name, field in cls.model_fields.items()}
         for name, schema in properties.items():
             for unneeded in ("title", "default"):
                 schema.pop(unneeded, None)
-            if cls.model_fields[name].is_required():
+            if fields[name].is_required():
                 required.append(name)
             elif {"type": "null"} not in schema.get("anyOf", ()):
                 properties[name] = {"anyOf": [schema, {"type": "null"}]}

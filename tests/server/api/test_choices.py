@@ -79,7 +79,7 @@ def test_an_answer_after_choices_continues_from_the_same_cache(completion) -> No
         ({"guided_choice": ["a", "a"]}, "guided_choice has 'a' twice"),
         ({"guided_choice": ["a", ""]}, "guided_choice has an empty text"),
         ({"structured_outputs": {"choice": ["a"]}}, "choice must be a list of 2 to 256 texts"),
-        ({"structured_outputs": {"regex": "a+"}}, "regex"),
+        ({"structured_outputs": {"structural_tag": "a+"}}, "structural_tag"),
         ({"structured_outputs": {"choice": ["a", "b"]}, "guided_choice": ["a", "b"]}, "give one of the two"),
         ({"guided_choice": ["a", "b"], "stop": "a"}, "stop has no effect with guided_choice"),
         ({"guided_choice": ["a", "x" * 400]}, "the context length of chat is 128"),

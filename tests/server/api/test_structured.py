@@ -1,0 +1,131 @@
+"""Texts of a given form over HTTP, by all names that clients send, whole and streamed, alone and together."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+pytest.importorskip("llguidance", reason="needs pip install 'llmcli[structured]'")
+
+import jsonschema
+
+from tests.server.streams import events
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"enum": ["りんご", "b🍎"]}, "n": {"type": "integer", "minimum": 0, "maximum": 99}},
+    "required": ["name", "n"],
+    "additionalProperties": False,
+}
+CHAT = {"model": "chat", "messages": [{"role": "user", "content": "What did the cat do?"}], "max_tokens": 90}
+TEXT = {"prompt": "The ca", "max_tokens": 40}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "fruit", "schema": SCHEMA, "strict": True}}
+LENIENT = {"schema": {"enum": [1], "not": {}}, "strict": False}
+JSON_FIELDS = [
+    {"response_format": FORMAT},
+    {"guided_json": SCHEMA},
+    {"guided_json": json.dumps(SCHEMA)},
+    {"structured_outputs": {"json": SCHEMA}},
+    {"json_schema": SCHEMA},
+]
+OTHER_FIELDS = [
+    ({"guided_regex": "[ab]"}, "ab"),
+    ({"structured_outputs": {"regex": "[ab]"}}, "ab"),
+    ({"guided_grammar": 'start: "a" | "b"'}, "ab"),
+    ({"structured_outputs": {"grammar": 'root ::= "a" | "b"'}}, "ab"),
+    ({"grammar": 'root ::= [ab]', "guided_regex": None}, "ab"),
+    ({"response_format": {"type": "json_schema", "json_schema": LENIENT}}, "1"),
+    ({"response_format": {"type": "json_object", "schema": {"enum": [1]}}}, "1"),
+]  # fmt: skip
+
+
+def text_of(choice: dict) -> str:
+    assert choice["finish_reason"] == "stop", choice
+    return choice["text"] if "text" in choice else choice["message"]["content"]
+
+
+@pytest.mark.parametrize("fields", JSON_FIELDS, ids=str)
+def test_the_text_fits_the_schema(completion, fields) -> None:
+    for path, body in (("/v1/completions", TEXT), ("/v1/chat/completions", CHAT)):
+        for choice in completion(path, **body, **fields, n=2, temperature=1)["choices"]:
+            jsonschema.validate(json.loads(text_of(choice)), SCHEMA)
+
+
+@pytest.mark.parametrize(("fields", "texts"), OTHER_FIELDS, ids=str)
+def test_the_text_has_the_form(completion, fields, texts) -> None:
+    assert text_of(completion("/v1/chat/completions", **CHAT, **fields)["choices"][0]) in texts
+    assert text_of(completion(**TEXT, **fields)["choices"][0]) in texts
+
+
+def test_any_object(client, completion) -> None:
+    brace, end = (client.post("/tokenize", json={"content": text}).json()["tokens"][0] for text in "{}")
+    bias = {str(brace): 50, str(end): 100}
+    [choice] = completion(**TEXT, response_format={"type": "json_object"}, logit_bias=bias)["choices"]
+    assert json.loads(text_of(choice)) == {}
+
+
+def test_a_stream_has_the_same_text(client, completion) -> None:
+    body = CHAT | {"guided_json": SCHEMA, "temperature": 0}
+    whole = text_of(completion("/v1/chat/completions", **body)["choices"][0])
+    with client.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as response:
+        chunks = events(response.read().decode())
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == whole
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_texts_decoded_together_have_their_own_forms(client) -> None:
+    forms = [{"guided_json": SCHEMA}, {"guided_regex": "[ab]{9}"}, {}, {"guided_choice": ["It sat", "It ate"]}]
+    bodies = [CHAT | form | {"seed": seed, "max_tokens": 30} for seed in range(3) for form in forms]
+
+    def ask(body: dict) -> dict:
+        return client.post("/v1/chat/completions", json=body).json()["choices"][0]
+
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        together = [*pool.map(ask, bodies)]
+    assert together == [*map(ask, bodies)]
+    for choice in together[::4]:
+        jsonschema.validate(json.loads(text_of(choice)), SCHEMA)
+
+
+def test_a_text_that_is_cut_off_says_so(completion) -> None:
+    [choice] = completion("/v1/chat/completions", **CHAT | {"max_tokens": 2}, guided_json=SCHEMA)["choices"]
+    assert choice["finish_reason"] == "length"
+
+
+def test_tokens_have_log_probabilities_of_the_model(completion) -> None:
+    answer = completion(**TEXT, guided_regex="[ab]{3}", logprobs=2)
+    [choice] = answer["choices"]
+    logprobs = choice["logprobs"]
+    assert "".join(logprobs["tokens"]) == choice["text"] and all(value <= 0 for value in logprobs["token_logprobs"])
+    assert answer["usage"]["completion_tokens"] == len(logprobs["tokens"])
+
+
+def test_a_bias_and_a_minimum_length(client, completion) -> None:
+    [token] = client.post("/tokenize", json={"content": "Q"}).json()["tokens"]
+    for bias in ({str(token): 100}, [[token, 100]]):
+        [choice] = completion("/v1/chat/completions", **CHAT | {"max_tokens": 4}, logit_bias=bias)["choices"]
+        assert choice["message"]["content"] == "QQQQ"
+    plain = completion("/v1/chat/completions", **CHAT | {"max_tokens": 12})
+    least = completion("/v1/chat/completions", **CHAT | {"max_tokens": 12}, min_tokens=12)
+    assert plain["usage"]["completion_tokens"] <= least["usage"]["completion_tokens"] == 12
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"guided_json": "{"}, "guided_json must be a JSON schema: an object, or its text"),
+        ({"guided_json": {"not": {}}}, 'guided_json: the JSON schema cannot be used: Unimplemented keys: ["not"]'),
+        ({"guided_regex": "("}, "guided_regex: the regular expression cannot be used"),
+        ({"grammar": "root ::= x"}, "grammar: the grammar cannot be read: Rule 'x' not found"),
+        ({"guided_regex": "a", "grammar": "b"}, "guided_regex and grammar both ask for a form of the text"),
+        ({"guided_regex": "a", "stop": "b"}, "stop could end the text before it has the form of guided_regex"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a", "b"]}}, "both ask for a form"),
+        ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag is not supported"),
+        ({"response_format": {"type": "xml"}}, 'response_format must be {"type": "json_object"}'),
+        ({"logit_bias": {"99999": 1}}, "logit_bias must have token ids from 0 to"),
+    ],
+)
+def test_wrong_forms_are_one_clear_error(client, fields, message) -> None:
+    response = client.post("/v1/chat/completions", json=CHAT | fields)
+    assert response.status_code == 400, response.text
+    assert message in response.json()["error"]["message"] and "\\n" not in json.dumps(response.json())
