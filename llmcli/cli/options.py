@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MAX_SKIPPED_NOTES = 5
 MAX_NAMED_MODELS = 3  # offered in the error about a missing model
 DATA, SAMPLING, FORM, ANALYSIS = "Data", "Sampling", "Form of the text", "Analysis"  # panels of the help
+BATCH = "Many prompts"
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?")
 _UNKNOWN = object()
@@ -240,7 +241,10 @@ class GenerationOptions(ResultOptions):
         SamplingConfig.presence_penalty, panel=SAMPLING,
     )  # fmt: skip
     frequency_penalty: float = option(
-        "X", "Like --presence-penalty, times the number of times.", SamplingConfig.frequency_penalty, panel=SAMPLING
+        "X",
+        "Like --presence-penalty, multiplied by the number of occurrences.",
+        SamplingConfig.frequency_penalty,
+        panel=SAMPLING,
     )
     min_tokens: int = option("N", "Minimum number of tokens to generate.", SamplingConfig.min_tokens, panel=SAMPLING)
     seed: int | None = option("N", "Random seed (default: random).", names="-s --seed", panel=SAMPLING)
@@ -249,6 +253,16 @@ class GenerationOptions(ResultOptions):
     grammar: str | None = option("FILE", "Generate text that fits a grammar, in Lark's notation or GBNF.", panel=FORM)
     memory: bool = flag("Mark passages that occur verbatim in the training text.", panel=ANALYSIS)
     corpus: list[str] | None = option("FILE", "With --memory: the training text, if it is not found.", panel=ANALYSIS)
+    batch: str | None = option(
+        "FILE",
+        'Prompts: lines, JSON Lines with "prompt" or "messages", or a table; prints a line of JSON for each.',
+        panel=BATCH,
+    )
+    output: str | None = option(
+        "FILE", "With --batch: file for the results; the same command continues it.", names="-o --output", panel=BATCH
+    )
+    column: str | None = option("NAME", "With --batch: column of a table that has the prompts.", panel=BATCH)
+    force: bool = flag("With --batch: overwrite an existing output.", panel=BATCH)
     quantize: str | None
     no_cache: bool
     device: str
@@ -258,6 +272,10 @@ class GenerationOptions(ResultOptions):
         group that have no effect together."""
         if not self.memory:
             self.reject("without --memory", "corpus")
+        if self.batch is None:
+            self.reject("without --batch", "output", "column", "force")
+        elif not self.batch:
+            raise usage("the name of the file with prompts is empty; give one: --batch prompts.txt")
         if self.quantize:
             self.reject("with --quantize", "device")
         values = {field.name: vars(self).get(field.name) for field in fields(SamplingConfig)}

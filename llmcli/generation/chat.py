@@ -136,6 +136,12 @@ class Assistant:
             self.runtime.rewind(min(self.runtime.length, len(ids) - 1))
             self._length = self.runtime.length
 
+    def encode(self, messages: Sequence[Message], max_tokens: int) -> tuple[list[int], frozenset[int]]:
+        """Return (tokens of a conversation that does not continue the last one, tokens that end its answer of at most
+        `max_tokens`). Raises LLMError as `answer` does."""
+        self._dropped = []
+        return self._fit(messages, max_tokens)[0], frozenset(self._stop_ids)
+
     def _fit(self, messages: Sequence[Message], max_tokens: int) -> tuple[list[int], int]:
         """Return (ids of the conversation, number of turns left out in addition to earlier ones)."""
         if not messages or messages[-1].role != "user":

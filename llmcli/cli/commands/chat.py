@@ -23,11 +23,14 @@ from llmcli.cli.options import (
 )
 from llmcli.cli.reports import memory as memory_report
 from llmcli.cli.terminal import console
-from llmcli.config import ANSWER_TOKENS
+from llmcli.config import ANSWER_TOKENS, SamplingConfig
 from llmcli.errors import usage
 
 if TYPE_CHECKING:
-    from llmcli.generation.chat import Chat
+    from llmcli.data.conversations.messages import Message
+    from llmcli.data.prompts import PromptRow
+    from llmcli.generation.chat import Assistant, Chat
+    from llmcli.generation.engine.requests import GenerationRequest
 
 
 class _Options(GenerationOptions):
@@ -51,13 +54,15 @@ def chat(options: _Options) -> None:
     message = options.message
     if options.choices is not None:
         options.reject("with --choices", "max_tokens", *SAMPLING_NAMES, "separate", "memory")
+    if options.batch is not None:
+        options.reject("with --batch", "message", "separate", "memory")
     if not (options.json and message is None):
         options.reject("without --json or with a MESSAGE", "separate")
     sampling = options.sampling()
     path = model_path(options.model, _other_models)
     choices = None if options.choices is None else read_choices(options.choices, strips=True)
     is_conversation = message is None and not choices and (options.json or sys.stdin.isatty())
-    text = "" if is_conversation else text_argument(message, "message").rstrip("\r\n")
+    text = "" if is_conversation or options.batch else text_argument(message, "message").rstrip("\r\n")
     from llmcli.data.conversations.messages import Message
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.generation.chat import Chat, open_assistant
@@ -75,7 +80,9 @@ def chat(options: _Options) -> None:
     assistant = open_assistant(source, runtime, tokenizer)
     system = [Message("system", utf8_argument(options.system, "system message"))] if options.system else []
     conversation = Chat(assistant, sampling, system)
-    if choices:
+    if options.batch:
+        _run_batch(options, path, assistant, system, choices or [])
+    elif choices:
         from llmcli.cli.reports.choices import print_choices
 
         if not text.strip():
@@ -111,6 +118,20 @@ def _answer_once(conversation: "Chat", text: str, marks: memory_report.MemoryRep
     answers.note_end(answer, "for a longer answer: -n 2000")
     if sys.stdout.isatty():
         answer.note_speed(sampling.seed)
+
+
+def _run_batch(
+    options: _Options, path: Path, assistant: "Assistant", system: "list[Message]", choices: list[str]
+) -> None:
+    from llmcli.cli import batch
+    from llmcli.generation.batch import answer_request
+
+    def request(row: "PromptRow", sampling: SamplingConfig) -> "GenerationRequest":
+        messages = row.conversation()
+        messages = messages if messages[0].role == "system" else [*system, *messages]
+        return answer_request(messages, assistant, sampling, choices)
+
+    batch.run(options, path, assistant.runtime, assistant.tokenizer, request, "content")
 
 
 # ---- --json

@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli.cli.chat.answers import Answer, note_incomplete
@@ -26,8 +27,10 @@ from llmcli.errors import LLMError
 
 if TYPE_CHECKING:
     from llmcli.cli.reports.memory import MemoryReport
+    from llmcli.data.prompts import PromptRow
     from llmcli.data.tokenizers.tokenizer import Tokenizer
     from llmcli.generation.chat import Assistant
+    from llmcli.generation.engine.requests import GenerationRequest
     from llmcli.generation.generator import Piece
     from llmcli.models.runtime import Runtime
 
@@ -64,8 +67,8 @@ def generate(options: _Options) -> None:
     sampling = options.sampling()
     path = model_path(options.model)
     choices = None if options.choices is None else read_choices(options.choices, strips=options.prompt_pair)
-    text = text_argument(options.prompt, "prompt")
-    if options.prompt_pair and not text.strip():
+    text = "" if options.batch else text_argument(options.prompt, "prompt")
+    if options.prompt_pair and not options.batch and not text.strip():
         raise LLMError("the prompt is empty; give a text to answer")
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.models.open_runtime import expert_names, open_runtime
@@ -86,7 +89,10 @@ def generate(options: _Options) -> None:
         from llmcli.generation.chat import open_assistant
 
         assistant = open_assistant(source, runtime, tokenizer)
-    elif (tokens := len(tokenizer.encode(text))) > runtime.context:
+    if options.batch:
+        _run_batch(options, path, runtime, tokenizer, assistant, choices or [])
+        return
+    if assistant is None and (tokens := len(tokenizer.encode(text))) > runtime.context:
         length = runtime.context
         console.note(f"the prompt has {tokens:,} tokens, the context length is {length:,}: only its end is used")
     if options.next is not None:
@@ -109,6 +115,10 @@ def generate(options: _Options) -> None:
 
 def _check_options(options: _Options) -> None:
     """Raise LLMError for options that have no effect together."""
+    if options.batch is not None:
+        options.reject(
+            "with --batch", "prompt", "samples", "next", "steps", "memory", "color", "experts"
+        )  # fmt: skip
     if options.next is not None:
         options.reject(
             "with --next", "max_tokens", *SAMPLING_NAMES, "stop", "samples", "literal", "prompt_pair", "color", "steps",
@@ -206,6 +216,30 @@ def _print_texts(
         note_incomplete(answer, sampling)
         if sys.stdout.isatty():
             answer.note_speed(sampling.seed)
+
+
+# ---- --batch
+
+
+def _run_batch(
+    options: _Options,
+    path: Path,
+    runtime: "Runtime",
+    tokenizer: "Tokenizer",
+    assistant: "Assistant | None",
+    choices: list[str],
+) -> None:
+    from llmcli.cli import batch
+    from llmcli.generation.batch import answer_request, continuation_request
+
+    def request(row: "PromptRow", sampling: SamplingConfig) -> "GenerationRequest":
+        if assistant is not None:
+            return answer_request(row.conversation(), assistant, sampling, choices)
+        if row.messages:
+            raise LLMError("these are messages, which generate does not answer; use llm chat --batch")
+        return continuation_request(row.prompt, tokenizer, sampling, choices, literal=options.literal)
+
+    batch.run(options, path, runtime, tokenizer, request, "text")
 
 
 # ---- --choices, --next and --steps

@@ -25,7 +25,7 @@ from llmcli.units import count
 
 TABLE_SUFFIXES = (".csv", ".tsv")
 _PEEKED_LINES, _PEEKED_ROWS = 50, 10
-_MAX_CELL = 2**31 - 1  # characters; Python's own limit of 131,072 is smaller than answers can be
+MAX_CELL = 2**31 - 1  # characters; Python's own limit of 131,072 is smaller than answers can be
 _MAX_HEADER = 40  # characters of column names that a note suggests
 _HEADERS = ({"text"}, {"messages"}, {"conversations"}, {"chosen", "rejected"}, *map(set, PAIRS))
 _NAMES = {  # if all cells of the first row are among these, it is a header
@@ -188,7 +188,7 @@ def _lines(document: Document, on_read: OnRead = ignore) -> Iterator[str]:
 
 def _rows(name: str, lines: Iterable[str], dialect: _Dialect) -> Iterator[tuple[int, list[str]]]:
     """Yield (first line, cells) of each nonempty row. Raises _QuotingError."""
-    csv.field_size_limit(_MAX_CELL)
+    csv.field_size_limit(MAX_CELL)
     delimiter, is_quoted = dialect
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
     reader = csv.reader((line + "\n" for line in lines), delimiter=delimiter, quoting=quoting, strict=True)

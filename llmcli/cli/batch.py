@@ -1,0 +1,180 @@
+"""--batch: a line of JSON for each prompt in a file, in its order. A batch that was ended goes on where it stopped.
+
+Results are appended to FILE.partial, whose first line has a hash of the model, the options and the prompts; the
+complete file replaces it.
+"""
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmcli import units
+from llmcli.cli.options import GenerationOptions
+from llmcli.cli.terminal import console
+from llmcli.cli.terminal.safe_text import json_line
+from llmcli.config import SamplingConfig
+from llmcli.data.prompts import PromptRow, read_prompts
+from llmcli.errors import LLMError
+from llmcli.formats import atomic_io
+from llmcli.formats.file_lock import locked
+
+if TYPE_CHECKING:
+    from llmcli.data.tokenizers.tokenizer import Tokenizer
+    from llmcli.generation.batch import BatchResult
+    from llmcli.generation.engine.requests import GenerationRequest
+    from llmcli.models.runtime import Runtime
+
+NOTE_SECONDS = 10  # between two notes on the progress, without a terminal
+_NOT_COMPARED = {"output", "force", "json", "quiet"}  # options that do not change the results
+
+
+class _Output:
+    """Where the lines go: standard output, or a file that is complete at the end."""
+
+    def __init__(self, path: Path | None, key: str, seed: int, *, force: bool) -> None:
+        """Continue an unfinished file. Raises LLMError if its `key` is another one."""
+        self.path, self.seed, self.done = path, seed, 0  # `done` rows are finished already
+        if path is None:
+            return
+        self._partial = path.with_name(path.name + ".partial")
+        self._file = self._partial.open("a+b", buffering=0)
+        self._file.seek(0)
+        lines = self._file.read().split(b"\n")[:-1]  # the last one may be incomplete
+        if lines and (header := json.loads(lines[0])).get("batch") == key:
+            self.seed, self.done = header["seed"], len(lines) - 1
+            self._file.truncate(sum(len(line) + 1 for line in lines))
+        elif len(lines) > 1 and not force:
+            raise LLMError(
+                f"{self._partial} has {units.count(len(lines) - 1, 'result')} of a batch with another model, other "
+                "options or other prompts; give its command again to finish it, or add `overwrite=True` to replace it"
+            )
+        else:
+            self._file.truncate(0)
+            self._write({"batch": key, "seed": seed})
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self._file.write(json_line(record).encode("utf-8") + b"\n")
+
+    def add(self, record: dict[str, Any]) -> None:
+        if self.path is None:
+            console.json_result(record)
+        else:
+            self._write(record)
+
+    def finish(self) -> None:
+        if self.path is not None:
+            self._file.close()
+            _, _, results = self._partial.read_bytes().partition(b"\n")
+            atomic_io.write(self.path, [results])
+            self._partial.unlink()
+
+
+@contextmanager
+def _open_output(options: GenerationOptions, model: Path, rows: Sequence[PromptRow], seed: int) -> Iterator[_Output]:
+    if options.output in (None, "-"):
+        yield _Output(None, "", seed, force=False)
+        return
+    path = Path(str(options.output))
+    atomic_io.reject_overwriting(path, "output", [Path(str(options.batch)), model], "an input of this command")
+    atomic_io.check_writable(path, force=options.force, example="results.jsonl")
+    with locked(path):
+        yield _Output(path, _hash(options, model, rows), seed, force=options.force)
+
+
+def _hash(options: GenerationOptions, model: Path, rows: Sequence[PromptRow]) -> str:
+    files = sorted(model.iterdir()) if model.is_dir() else [model]
+    versions = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    given = [(param.name, vars(options).get(param.name or "")) for param in options.params]
+    compared = [pair for pair in given if pair[0] not in _NOT_COMPARED]
+    return hashlib.sha256(repr((versions, compared, rows)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def run(
+    options: GenerationOptions,
+    model: Path,
+    runtime: "Runtime",
+    tokenizer: "Tokenizer",
+    request_of: "Callable[[PromptRow, SamplingConfig], GenerationRequest]",
+    answer_key: str,
+) -> None:
+    """Answer all prompts of --batch. `request_of` receives settings with a seed for each row, and may raise LLMError;
+    `answer_key` is the key of the text in the records."""
+    from llmcli.generation.batch import decode_batch
+
+    sampling = options.sampling()
+    rows = read_prompts(str(options.batch), options.column)
+    with _open_output(options, model, rows, sampling.seed) as output:
+        seeded = [(row, replace(sampling, seed=output.seed + number)) for number, row in enumerate(rows)]
+        left, progress = seeded[output.done :], _Progress(output.done, len(rows))
+
+        def requests() -> "Iterator[GenerationRequest | LLMError]":
+            for row, settings in left:
+                try:
+                    yield LLMError(row.error) if row.error else request_of(row, settings)
+                except LLMError as error:
+                    yield error
+
+        try:
+            for (row, settings), result in zip(left, decode_batch(runtime, tokenizer, requests()), strict=True):
+                output.add(_record(row, result, settings.seed, answer_key))
+                progress.show(is_error=result.error is not None)
+        except (KeyboardInterrupt, SystemExit):
+            progress.end()
+            if output.path:
+                console.warn("the same command goes on where this one stopped")
+            raise
+        output.finish()
+    progress.end()
+
+
+def _record(row: PromptRow, result: "BatchResult", seed: int, answer_key: str) -> dict[str, Any]:
+    record: dict[str, Any] = {"row": row.number}
+    if row.id is not None:
+        record["id"] = row.id
+    if row.messages:
+        record["messages"] = row.messages
+    elif row.prompt:
+        record["prompt"] = row.prompt
+    if result.error is not None:
+        return record | {"error": str(result.error)}
+    if result.choices:
+        listed = [{"text": text, "probability": round(probability, 6)} for text, probability in result.choices]
+        return record | {"choice": result.choices[0][0], "choices": listed}
+    return record | {
+        answer_key: result.text, "finish_reason": result.finish_reason, "prompt_tokens": result.prompt_tokens,
+        "completion_tokens": result.tokens, "seed": seed,
+    }  # fmt: skip
+
+
+class _Progress:
+    """How many prompts are done: a status line in a terminal, notes now and then elsewhere."""
+
+    def __init__(self, done: int, total: int) -> None:
+        self._first = self._done = done
+        self._total, self._errors = total, 0
+        self._started = self._noted = time.monotonic()
+        if done:
+            console.note(f"{done:,} of {total:,} prompts were done before")
+
+    def show(self, *, is_error: bool) -> None:
+        self._done += 1
+        self._errors += is_error
+        now = time.monotonic()
+        left = (now - self._started) / (self._done - self._first) * (self._total - self._done)
+        line = f"{self._done:,} of {self._total:,} prompts, {units.duration(left)} left"
+        console.status(line)
+        if not sys.stderr.isatty() and now - self._noted > NOTE_SECONDS:
+            console.note(line)
+            self._noted = now
+
+    def end(self) -> None:
+        console.status("")
+        seconds = time.monotonic() - self._started
+        errors = f"; {units.count(self._errors, 'row')} with an error" if self._errors else ""
+        console.note(f"{units.count(self._done - self._first, 'prompt')} in {seconds:,.1f} s{errors}")

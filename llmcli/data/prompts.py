@@ -1,0 +1,112 @@
+"""Prompts of a batch: the lines of a text, the records of a JSON Lines file, or a column of a table.
+
+A row that cannot be read has an error instead of a prompt, so that one bad row does not stop the others. Standard
+library only.
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path, PurePath
+from typing import Any
+
+from llmcli.data.conversations.messages import ROLES, Message
+from llmcli.data.conversations.tables import MAX_CELL, TABLE_SUFFIXES
+from llmcli.data.text import documents, file_types
+from llmcli.data.text.temporary_files import TextCopy
+from llmcli.errors import LLMError, brief, usage
+from llmcli.units import some
+
+_DELIMITERS = ",;\t|"
+_WANTED = 'wanted {"prompt": "..."} or {"messages": [{"role": "user", "content": "..."}]}'
+
+
+@dataclass(frozen=True)
+class PromptRow:
+    """One row: a prompt, or messages, or an error."""
+
+    number: int  # of the line in a text or JSON Lines, of the row in a table; from 1
+    prompt: str = ""
+    messages: tuple[Mapping[str, str], ...] = ()
+    id: Any = None  # of a JSON record, to be copied to the result
+    error: str = ""
+
+    def conversation(self) -> list[Message]:
+        """Return the messages; a prompt is that of a user."""
+        return [Message(one["role"], one["content"]) for one in self.messages] or [Message("user", self.prompt)]
+
+
+def read_prompts(name: str, column: str | None = None, encoding: str = "") -> list[PromptRow]:
+    """Read a file ("-" is standard input): a table if its name ends in .csv or .tsv or a column is named, JSON Lines if
+    its first line is a JSON object, otherwise a text with a prompt on each line. Empty lines are left out. Raises
+    LLMError for a file that cannot be read or has no prompts."""
+    path = Path(name)
+    document = documents.read_document(name, path, TextCopy(), encoding=encoding)
+    suffix = PurePath(file_types.unpacked_name(name)).suffix.lower()
+    if suffix in TABLE_SUFFIXES or column is not None:
+        rows = _table_rows(document.name, document.lines(), suffix, column)
+    else:
+        lines = ((number, line.rstrip("\r")) for number, line in enumerate(document.lines(), 1))
+        filled = ((number, line) for number, line in lines if line.strip())
+        first = next(filled, None)
+        is_json = first is not None and (suffix in (".jsonl", ".ndjson") or _is_object(first[1]))
+        numbered = chain(() if first is None else (first,), filled)
+        rows = (_json_row(*line) if is_json else PromptRow(line[0], line[1]) for line in numbered)
+    if not (result := list(rows)):
+        raise LLMError(f"{document.name} has no prompts; wanted one on each line")
+    return result
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _json_row(number: int, line: str) -> PromptRow:
+    try:
+        record = json.loads(line)
+        json.dumps(record, ensure_ascii=False).encode("utf-8")  # a lone surrogate is no text
+    except (ValueError, RecursionError) as error:
+        return PromptRow(number, error=f"not JSON ({error}); {_WANTED}")
+    if not isinstance(record, dict):
+        return PromptRow(number, error=f"found {brief(record)}; {_WANTED}")
+    prompt, messages, name = record.get("prompt"), record.get("messages"), record.get("id")
+    if isinstance(prompt, str) and messages is None:
+        return PromptRow(number, prompt, id=name) if prompt else PromptRow(number, id=name, error="empty prompt")
+    if prompt is None and isinstance(messages, list) and messages and all(map(_is_message, messages)):
+        return PromptRow(number, messages=tuple(messages), id=name)
+    return PromptRow(number, id=name, error=f"found {brief(record)}; {_WANTED}")
+
+
+def _is_message(value: object) -> bool:
+    return isinstance(value, dict) and value.get("role") in ROLES and isinstance(value.get("content"), str)
+
+
+def _table_rows(name: str, lines: Iterable[str], suffix: str, column: str | None) -> Iterator[PromptRow]:
+    """Yield the cells of a column. Raises LLMError if there is no header with its name."""
+    csv.field_size_limit(MAX_CELL)
+    ended = (line + "\n" for line in lines)
+    if (header_line := next(ended, None)) is None:
+        return
+    wanted = "prompt" if column is None else column
+    headers = {mark: next(csv.reader([header_line], delimiter=mark)) for mark in _DELIMITERS}
+    if suffix == ".tsv":
+        headers = {"\t": headers["\t"]}
+    delimiter = next((mark for mark, header in headers.items() if wanted in map(str.strip, header)), None)
+    if delimiter is None:
+        header = max(headers.values(), key=len)
+        problem = f"has no column {brief(wanted)}" if column else "is a table"
+        raise usage(f"{name} {problem}; name one: `column` NAME, of {some(list(map(str.strip, header)), 10)}")
+    index = list(map(str.strip, headers[delimiter])).index(wanted)
+    for number, cells in enumerate(filter(None, csv.reader(ended, delimiter=delimiter)), 1):
+        if len(cells) != len(headers[delimiter]):
+            error = f"found {len(cells)} columns, wanted {len(headers[delimiter])}"
+            yield PromptRow(number, error=error)
+        elif not (prompt := cells[index].strip()):
+            yield PromptRow(number, error="empty prompt")
+        else:
+            yield PromptRow(number, prompt)

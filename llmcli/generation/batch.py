@@ -1,0 +1,130 @@
+"""Batches: many prompts, decoded together by the engine, with results in the order of the prompts.
+
+Temperature 0 gives the texts of single runs, unless two tokens are equally likely up to the last bits of their logits:
+a matrix product rounds differently with another number of rows (`Runtime.step_batch`).
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from queue import SimpleQueue
+
+from llmcli.config import SamplingConfig
+from llmcli.data.conversations.messages import Message
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.errors import LLMError
+from llmcli.generation.chat import Assistant
+from llmcli.generation.engine.engine import Engine
+from llmcli.generation.engine.requests import (
+    Event,
+    Failed,
+    Finished,
+    GenerationRequest,
+    Limits,
+    Started,
+    StoppingError,
+    Token,
+    UnavailableError,
+)
+from llmcli.generation.token_healing import Prompt
+from llmcli.models.runtime import Runtime
+
+CONCURRENT = 32  # texts decoded together
+WINDOW = 256  # prompts read ahead of the first unfinished one
+
+
+@dataclass
+class BatchResult:
+    """The text for one prompt, or the error that it caused."""
+
+    text: str = ""
+    finish_reason: str = ""  # "stop" or "length"
+    prompt_tokens: int = 0
+    tokens: int = 0  # new ones
+    choices: list[tuple[str, float]] = field(default_factory=list)  # with their probabilities, most likely first
+    error: LLMError | None = None
+    is_done: bool = False
+    strips_space: bool = False  # at the beginning of the text
+
+    def add(self, event: Event) -> None:
+        """Receive an event of the engine. Raises an error that is not the prompt's."""
+        if isinstance(event, Started):
+            self.prompt_tokens = event.prompt_tokens
+        elif isinstance(event, Token):
+            self.text += event.text if self.text or not self.strips_space else event.text.removeprefix(" ")
+            if event.id is None and event.alternatives:
+                self.choices = [
+                    (choice.text_bytes.decode("utf-8"), math.exp(choice.logprob or 0.0))
+                    for choice in event.alternatives
+                ]
+        elif isinstance(event, Finished):
+            self.finish_reason, self.tokens, self.is_done = event.reason, event.tokens, True
+        elif isinstance(event, Failed):
+            if not isinstance(event.error, LLMError) or isinstance(event.error, (UnavailableError, StoppingError)):
+                raise event.error.__cause__ or event.error
+            self.error, self.is_done = event.error, True
+
+
+def continuation_request(
+    prompt: str, tokenizer: Tokenizer, sampling: SamplingConfig, choices: Sequence[str] = (), *, literal: bool = False
+) -> GenerationRequest:
+    """Make the request to continue a text as `generate` does, or to score its continuations. Raises LLMError for an
+    empty text."""
+    known = Prompt.of(prompt, tokenizer, literal=literal)
+    return _request(known if known.tail or known.in_word else tuple(known.ids), sampling, choices)
+
+
+def answer_request(
+    messages: Sequence[Message], assistant: Assistant, sampling: SamplingConfig, choices: Sequence[str] = ()
+) -> GenerationRequest:
+    """Make the request to answer a conversation as `Assistant.answer` does, or to score its answers. Raises LLMError as
+    that does."""
+    encode, context = assistant.tokenizer.encode, assistant.runtime.context
+    longest = 1 + max(len(encode(choice)) for choice in choices) if choices else sampling.max_tokens
+    ids, stop_ids = assistant.encode(messages, longest)
+    sampling = replace(sampling, max_tokens=min(sampling.max_tokens, context - len(ids)))
+    return _request(tuple(ids), sampling, choices, stop_ids)
+
+
+def _request(
+    prompt: Prompt | tuple[int, ...],
+    sampling: SamplingConfig,
+    choices: Sequence[str],
+    stop_ids: frozenset[int] = frozenset(),
+) -> GenerationRequest:
+    if choices:
+        sampling = SamplingConfig(temperature=0.0)
+    return GenerationRequest("", prompt, sampling, stop_ids, top_logprobs=len(choices), choices=tuple(choices))
+
+
+def decode_batch(
+    runtime: Runtime, tokenizer: Tokenizer, requests: Iterable[GenerationRequest | LLMError]
+) -> Iterator[BatchResult]:
+    """Process requests together; yield a result for each, in order. An LLMError instead of a request, or one that a
+    request causes, becomes its result."""
+    engine = Engine(lambda name: (runtime, tokenizer), Limits(concurrent=CONCURRENT, queue=WINDOW))
+    arrived: SimpleQueue[tuple[BatchResult, Event]] = SimpleQueue()
+    source, pending = iter(requests), deque[BatchResult]()
+
+    def submit(request: GenerationRequest | LLMError) -> None:
+        pending.append(result := BatchResult())
+        if isinstance(request, LLMError):
+            result.error, result.is_done = request, True
+            return
+        # SentencePiece's space before the first word of an answer
+        result.strips_space = tokenizer.adds_prefix_space and bool(request.stop_ids)
+        engine.submit(request, lambda event: arrived.put((result, event)))
+
+    try:
+        while True:
+            while len(pending) < WINDOW and (request := next(source, None)) is not None:
+                submit(request)
+            if not pending:
+                return
+            while not pending[0].is_done:
+                result, event = arrived.get()
+                result.add(event)
+            yield pending.popleft()
+    finally:
+        engine.close()

@@ -1,0 +1,92 @@
+"""--batch: results in a file or on standard output, resumed after an end at any point."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmcli.cli import batch
+from tests.cli.commands.test_chat import write_chat_model
+from tests.conftest import Llm
+
+PROMPTS = ["The cat", "The dog", "x", "On the mat", "The"]
+GENERATE = ("generate", "--batch", "p.txt", "-n", 6, "-o", "out.jsonl")
+
+
+@pytest.fixture
+def prompts(tmp_path: Path, tiny_model: Path) -> Path:
+    (tmp_path / "p.txt").write_text("\n".join(PROMPTS), "utf-8")
+    return tmp_path / "p.txt"
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def end_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Let the next batch end without any cleanup after some results, as a kill does."""
+    rows = iter(range(count))
+    record = batch._record
+
+    def record_or_end(*arguments):
+        if next(rows, None) is None:
+            raise RuntimeError("killed")
+        return record(*arguments)
+
+    monkeypatch.setattr(batch, "_record", record_or_end)
+
+
+def test_a_batch_that_was_ended_goes_on_with_the_same_results(
+    llm: Llm, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
+    with monkeypatch.context() as patch:
+        end_after(patch, 2)
+        assert isinstance(llm(*GENERATE).exception, RuntimeError)
+    partial.write_bytes(partial.read_bytes() + b'{"row": 3, "pro')  # a line that was being written
+    seed = json.loads(partial.read_text("utf-8").splitlines()[1])["seed"]  # random, and kept
+    for changed in (("--min-p", 0), ("-n", 7)):
+        refused = llm(*GENERATE, *changed)
+        assert refused.exit_code == 1 and "has 2 results of a batch with another model, other options" in refused.stderr
+    done = llm(*GENERATE)
+    assert done.exit_code == 0 and "2 of 5 prompts were done before" in done.stderr, done.stderr
+    assert not partial.exists()
+    records = read(output)
+    for number, (prompt, record) in enumerate(zip(PROMPTS, records, strict=True)):
+        single = json.loads(llm("generate", prompt, "-n", 6, "-s", seed + number, "--json").stdout)
+        assert record == {
+            "row": number + 1, "prompt": prompt, "text": single["text"], "finish_reason": single["finish_reason"],
+            "prompt_tokens": record["prompt_tokens"], "completion_tokens": len(single["tokens"]), "seed": seed + number,
+        }  # fmt: skip
+    again = llm(*GENERATE)
+    assert again.exit_code == 1 and "out.jsonl already exists; add --force" in again.stderr
+    with monkeypatch.context() as patch:
+        end_after(patch, 1)
+        assert isinstance(llm(*GENERATE, "--force").exception, RuntimeError)
+    prompts.write_text("The cat\nThe cat", "utf-8")
+    assert llm(*GENERATE, "--force").exit_code == 0 and len(read(output)) == 2 and not partial.exists()
+
+
+def test_chat_answers_rows_separately_and_names_bad_ones(llm: Llm, tmp_path: Path) -> None:
+    write_chat_model(tmp_path / "model.safetensors")
+    rows = [{"prompt": "The cat", "id": "a"}, {"prompt": ""}, {"messages": [{"role": "user", "content": "The cat"}]}]
+    lines = "\n".join(map(json.dumps, rows))
+    answer = llm("chat", "--batch", "-", "-t", 0, "-n", 6, "--system", "S", stdin=lines)
+    first, bad, second = map(json.loads, answer.stdout.splitlines())
+    single = json.loads(llm("chat", "The cat", "-t", 0, "-n", 6, "--system", "S", "--json").stdout)
+    assert first["content"] == second["content"] == single["content"]
+    assert (first["id"], first["prompt_tokens"]) == ("a", single["prompt_tokens"])
+    assert bad == {"row": 2, "error": "empty prompt"} and "1 row with an error" in answer.stderr
+    chosen = llm("chat", "--batch", "-", "--choices", "The cat,x", "--system", "S", stdin=lines).stdout.splitlines()
+    single = json.loads(llm("chat", "The cat", "--choices", "The cat,x", "--system", "S", "--json").stdout)
+    for choice, expected in zip(json.loads(chosen[0])["choices"], single["choices"], strict=True):
+        assert choice["text"] == expected["text"]
+        assert choice["probability"] == pytest.approx(expected["probability"], abs=2e-6)
+
+
+def test_options_without_effect_are_refused(llm: Llm, prompts: Path) -> None:
+    for words in (("The", "--batch", "p.txt"), ("--batch", "p.txt", "--samples", 2), ("The", "-o", "x")):
+        assert llm("generate", *words).exit_code == 2
+    for words in (("-o", "p.txt"), ("-o", "model.safetensors"), ("-o", "no/x")):
+        assert llm("generate", "--batch", "p.txt", *words).exit_code == 1
+    assert prompts.read_text("utf-8").splitlines() == PROMPTS

@@ -1,0 +1,52 @@
+"""Prompts of a batch: lines, JSON Lines and tables, with their bad rows."""
+
+from pathlib import Path
+
+import pytest
+
+from llmcli.data.conversations.messages import Message
+from llmcli.data.prompts import PromptRow, read_prompts
+from llmcli.errors import LLMError
+
+
+def write(tmp_path: Path, name: str, text: str) -> str:
+    (tmp_path / name).write_bytes(text.encode("utf-8"))
+    return name
+
+
+def test_each_line_of_a_text_is_a_prompt_with_its_number(tmp_path: Path) -> None:
+    rows = read_prompts(write(tmp_path, "p.txt", "朝ごはん\r\n\n {not JSON\n🍎 \u2028x\n"))
+    assert [(row.number, row.prompt, row.error) for row in rows] == [
+        (1, "朝ごはん", ""), (3, " {not JSON", ""), (4, "🍎 \u2028x", ""),
+    ]  # fmt: skip
+    assert rows[0].conversation() == [Message("user", "朝ごはん")]
+    with pytest.raises(LLMError, match="has no prompts"):
+        read_prompts(write(tmp_path, "p.txt", " \n\n"))
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.txt"])
+def test_json_lines_have_prompts_or_messages_and_bad_rows_have_errors(tmp_path: Path, name: str) -> None:
+    lines = [
+        '{"id": [1], "prompt": "a\\nb"}',
+        '{"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}]}',
+        '{"prompt": 5}', '{"prompt": ""}', "[1]", "{", '{"messages": [{"role": "x", "content": "Q"}]}',
+        '{"messages": []}', '{"prompt": "a", "messages": []}', '{"prompt": "\\ud800"}', "[" * 100_000,
+    ]  # fmt: skip
+    rows = read_prompts(write(tmp_path, name, "\n".join(lines)))
+    assert [row.number for row in rows] == list(range(1, 12))
+    assert rows[0] == PromptRow(1, "a\nb", id=[1])
+    assert rows[1].conversation() == [Message("system", "S"), Message("user", "Q")]
+    assert all(row.error and not row.prompt and not row.messages for row in rows[2:])
+
+
+def test_a_column_of_a_table(tmp_path: Path) -> None:
+    name = write(tmp_path, "p.csv", 'n;prompt;c\r\n1;"a;\nb ""x""";2\r\n\r\n2;3\r\n1; ;3\r\n')
+    assert [(row.number, row.prompt, bool(row.error)) for row in read_prompts(name)] == [
+        (1, 'a;\nb "x"', False), (2, "", True), (3, "", True),
+    ]  # fmt: skip
+    assert [row.prompt for row in read_prompts(name, "c")][::2] == ["2", "3"]
+    assert [row.prompt for row in read_prompts(write(tmp_path, "one.csv", "q\na\nb\n"), "q")] == ["a", "b"]
+    with pytest.raises(LLMError, match="has no column 'x'; name one: `column` NAME, of n, prompt, c"):
+        read_prompts(name, "x")
+    with pytest.raises(LLMError, match=r"t.tsv is a table; name one: `column` NAME, of a, b"):
+        read_prompts(write(tmp_path, "t.tsv", "a\tb\n1\t2\n"))

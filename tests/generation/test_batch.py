@@ -1,0 +1,106 @@
+"""Batches, compared with one call for each prompt."""
+
+import math
+
+import pytest
+
+from llmcli.config import SamplingConfig
+from llmcli.data.conversations.messages import Message
+from llmcli.errors import LLMError
+from llmcli.formats.loading import load_any, open_tokenizer
+from llmcli.generation import batch
+from llmcli.generation.batch import answer_request, continuation_request, decode_batch
+from llmcli.generation.chat import Assistant, open_assistant
+from llmcli.generation.choices import ranked, score_continuations
+from llmcli.generation.generator import Piece, generate
+from llmcli.generation.token_healing import Prompt
+from llmcli.models.open_runtime import open_runtime
+from tests.cli.commands.test_chat import write_chat_model
+
+PROMPTS = ["The cat", "", "The ca", "朝ごはん", "The cat sat on the mat. " * 30, "x\n", " ", "The dog "] * 3
+GREEDY = SamplingConfig(temperature=0.0, max_tokens=12, stop=("q",))
+
+
+@pytest.fixture(scope="module")
+def assistant(tmp_path_factory: pytest.TempPathFactory) -> Assistant:
+    source = load_any(write_chat_model(tmp_path_factory.mktemp("batch") / "model.safetensors", 128))
+    for tensor in source.tensors.values():  # clearer differences: no text depends on the last bits
+        tensor *= 1.5
+    return open_assistant(source, open_runtime(source), open_tokenizer(source))
+
+
+def test_continuations_are_those_of_single_calls_in_order(
+    assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "WINDOW", 5)
+    runtime, tokenizer = assistant.runtime, assistant.tokenizer
+
+    def request(prompt: str):
+        try:
+            return continuation_request(prompt, tokenizer, GREEDY)
+        except LLMError as error:
+            return error
+
+    results = [*decode_batch(runtime, tokenizer, map(request, PROMPTS))]
+    assert len(results) == len(PROMPTS)
+    for prompt, result in zip(PROMPTS, results, strict=True):
+        if not prompt:
+            assert "the prompt is empty" in str(result.error) and not result.text
+            continue
+        pieces = [*generate(runtime.fork(), tokenizer, prompt, GREEDY)]
+        assert result.text == "".join(piece.text for piece in pieces), prompt
+        assert result.finish_reason == pieces[-1].finish_reason and result.error is None
+        assert result.prompt_tokens == len(Prompt.of(prompt, tokenizer).ids)
+
+
+def test_answers_are_those_of_separate_conversations(assistant: Assistant) -> None:
+    system = Message("system", "Be brief.")
+    turns = [Message("user", "What did the cat do? " * 3), Message("assistant", "It sat."), Message("user", "Where?")]
+    conversations = [
+        [Message("user", "The cat")],
+        [system, *turns],
+        [*turns[:2], *turns],
+        [Message("user", "x " * 400)],
+    ]
+    requests: list = []
+    for messages in conversations:
+        try:
+            requests.append(answer_request(messages, assistant, GREEDY))
+        except LLMError as error:
+            requests.append(error)
+    results = [*decode_batch(assistant.runtime, assistant.tokenizer, requests)]
+    assert "the context length is 128" in str(results[-1].error)
+    for messages, result in zip(conversations[:-1], results, strict=False):
+        events = assistant.answer(messages, GREEDY)
+        assert result.text == "".join(event.text for event in events if isinstance(event, Piece))
+
+
+def test_choices_have_the_probabilities_of_single_calls(assistant: Assistant) -> None:
+    choices = ["The cat sat", "りんご", "x"]
+    runtime, tokenizer = assistant.runtime, assistant.tokenizer
+    continued = continuation_request("The ca", tokenizer, GREEDY, choices)
+    answered = answer_request([Message("user", "Hello")], assistant, GREEDY, choices)
+    too_long = answer_request([Message("user", "Hello")], assistant, GREEDY, ["The cat", "x " * 200])
+    results = [*decode_batch(runtime, tokenizer, [continued, answered, too_long] * 2)]
+    prompt = Prompt.of("The ca", tokenizer)
+    for result, scored in zip(
+        results[3:5],
+        ([*score_continuations(runtime.fork(), tokenizer, prompt, choices)],
+         assistant.score([Message("user", "Hello")], choices)),
+        strict=True,
+    ):  # fmt: skip
+        expected = [(choice.text, probability) for choice, probability in ranked(scored)]
+        assert [text for text, _ in result.choices] == [text for text, _ in expected]
+        assert [p for _, p in result.choices] == pytest.approx([p for _, p in expected], rel=1e-4)
+        assert math.fsum(p for _, p in result.choices) == pytest.approx(1)
+    assert "has" in str(results[2].error) and "use a shorter one" in str(results[5].error)
+
+
+def test_an_error_of_the_machine_ends_the_batch(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("llmcli.generation.engine.engine.Engine._admit", fail)
+    requests = [continuation_request("The cat", assistant.tokenizer, GREEDY)]
+    with pytest.raises(MemoryError):
+        next(decode_batch(assistant.runtime, assistant.tokenizer, requests))
