@@ -103,11 +103,15 @@ async function* effects(model, ids, token, fits, check) {
 // The most likely texts of two predictions, those of the first before the others, with the probability of each in both.
 function pairs(first, second) {
   const name = ({ text, continues }) => (continues ? "…" : "") + text;
-  const [inFirst, inSecond] = [first, second].map((all) => new Map(all.map((one) => [name(one), one])));
+  const sums = [first, second].map((all) => {
+    const byName = new Map(); // several tokens may have one text
+    for (const one of all) byName.set(name(one), (byName.get(name(one)) ?? 0) + one.probability);
+    return byName;
+  });
   const listed = [first, second].flatMap((all) => all.slice(0, PAIRS).filter(({ probability }, i) => !i || probability >= VISIBLE));
   const shown = new Set(listed.map(name));
   return [...shown].map((text) => {
-    const [p, q] = [inFirst, inSecond].map((all) => all.get(text)?.probability ?? 0);
+    const [p, q] = sums.map((byName) => byName.get(text) ?? 0);
     return { text, p, q, bits: Math.log2(Math.max(q, MIN_COMPARED) / Math.max(p, MIN_COMPARED)) };
   });
 }
