@@ -12,13 +12,13 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
+from llmcli.analysis.comparison import heads_with_names
 from llmcli.config import ModelConfig
 from llmcli.data.conversations.example_prompt import example_prompts
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.loading import open_chat_template, open_tokenizer
 from llmcli.formats.training_record import TrainingRecord
-from llmcli.models.induction import initialized_heads
 from llmcli.pages.html import inspection_data, json_for_script, printable, source_hash
 from llmcli.pages.live_text import chat_data, tokenizer_data
 from llmcli.pages.live_weights import check_size, choose_dtype, pack
@@ -28,10 +28,10 @@ from llmcli.training.files.summary import probe_points
 if TYPE_CHECKING:
     from llmcli.formats.safetensors.header import Header
 
-_MODEL_SCRIPTS = (
+MODEL_SCRIPTS = (
     "tokenizer", "vocabulary", "model", "ngram_cache", "sampler", "token_healing", "generator", "inside", "worker",
 )  # fmt: skip
-_PAGE_SCRIPTS = (
+PAGE_SCRIPTS = (
     "templates/shared.js", "templates/curve.js", "templates/arcs.js", "live/texts.js", "live/inside_view.js",
     "live/compare_view.js", "live/record.js", "live/page.js",
 )  # fmt: skip
@@ -72,7 +72,7 @@ def live_page(
         "tokenizer": tokenizer_data(tokenizer, model.tokenizer_json),
         "ngram_cache": cache and cache.orders,
         "chat": chat,
-        "planted": initialized_heads(model.config) if model.record.train and model.record.train.induction else {},
+        "planted": heads_with_names(model),
         "parameters": units.number(model.parameters),
         "dtype": dtype,
         "record": _record_data(header, note),
@@ -127,10 +127,10 @@ def _fill(name: str, data: Mapping[str, object], weights: str) -> bytes:
         return "\n".join((files("llmcli.pages") / name).read_text("utf-8") for name in names)
 
     style = joined("templates/page.css", "live/page.css")
-    script = joined(*_PAGE_SCRIPTS)
+    script = joined(*PAGE_SCRIPTS)
     page = Template(joined("live/page.html")).substitute(
         style_hash=source_hash(style), script_hash=source_hash(script), title=html.escape(printable(name)), style=style,
         data=json_for_script(data), weights=weights, script=script,
-        worker='"use strict";\n' + joined(*(f"live/{script}.js" for script in _MODEL_SCRIPTS)),
+        worker='"use strict";\n' + joined(*(f"live/{script}.js" for script in MODEL_SCRIPTS)),
     )  # fmt: skip
     return page.encode("utf-8", "backslashreplace")

@@ -8,7 +8,7 @@ function refreshCompare() {
   const parts = [...off].map(nameOf).join(say("comma"));
   byId("compared-legend").replaceChildren(key(0), key(1), parts && element("span", {}, say("without", { parts })));
   return request("compare", { texts, without: [...off] }, ({ pairs, lenses }) => {
-    if (pairs) showPairs(byId("compared"), pairs, true);
+    if (pairs) showBothBars(byId("compared"), pairs, true);
     lenses?.forEach(({ lens, token }, i) => showLens(byId(`lens-${i}`), lens, readable(token), names[i]));
   });
 }

@@ -82,11 +82,11 @@ function showChange({ pairs, token, tail }) {
   const [{ text, p, q, bits }] = pairs, amount = { token: readable(text), p: percent(p), q: percent(q), bits: Math.abs(bits).toFixed(2) };
   const change = Number(amount.bits) === 0 ? "unchanged" : bits < 0 ? "lessLikely" : "moreLikely";
   byId("change").textContent = say(off.size ? change : "switchSomething", amount);
-  showPairs(byId("change-bars"), pairs, off.size > 0);
+  showBothBars(byId("change-bars"), pairs, off.size > 0);
 }
 
 // Bars of one prediction, or of two: the first, then the second.
-function showPairs(list, pairs, areTwo) {
+function showBothBars(list, pairs, areTwo) {
   showBars(list, pairs.map(({ text, p }) => [tokenSpan(text), percent(p), Math.min(1, p), areTwo ? "first" : ""]));
   if (areTwo) pairs.forEach(({ q }, i) => {
     const bar = element("div", { class: "bar second" });
