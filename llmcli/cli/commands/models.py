@@ -18,7 +18,8 @@ class _Options(ResultOptions):
 def models(options: _Options) -> None:
     """List the models on this machine.
 
-    These are the ones in this directory and in the cache of the Hugging Face hub. Their names can be given to -m and --from. A model that you have trained is a file: remove it like any other file.
+    These are the ones in this directory and in the cache of the Hugging Face hub. Their names can be given to -m and
+    --from. A model that you have trained is a file: remove it like any other file.
 
     Example: llm models --remove hf:HuggingFaceTB/SmolLM2-135M
     """
