@@ -111,7 +111,7 @@ def compare(
     check: Callable[[], None] = lambda: None,
 ) -> Comparison:
     """Compare the predictions of a model with and without some parts, or after `prompt` and the `other` prompt, both
-    without these parts.
+    without these parts. Contributions and effects without parts are those to the token that the model predicts.
 
     `predictor` is as for `explain`. Raises LLMError for parts that the model does not have, for parts of an ensemble,
     and as `explain` does.
@@ -121,9 +121,13 @@ def compare(
     cases = [(whole, prompt), (reduced, prompt)] if other is None else [(reduced, prompt), (reduced, other)]
     explanations, words = list[Explanation](), list[NextWords]()
     for (runtime, predicting), text in cases:
+        token = explanations[0].token if explanations and other is None else None
         explanations.append(
-            explain(runtime, tokenizer, text, literal=literal, candidates=candidates, predictor=predicting, check=check)
-        )
+            explain(
+                runtime, tokenizer, text, literal=literal, candidates=candidates, token=token, predictor=predicting,
+                check=check,
+            )
+        )  # fmt: skip
         found = next_words(predicting, tokenizer, text, check=check) if isinstance(text, str) else NextWords((), 1.0, 0)
         words.append(found)
     (first, second), (first_words, second_words) = explanations, words

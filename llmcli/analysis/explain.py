@@ -143,8 +143,8 @@ def explain(
     - Logit lens (nostalgebraist 2020): the final norm and the output layer, applied to the residual stream after each
       layer; at each token with `every_position`, which also gives the surprisals -log2 p(token | tokens before).
     - Logit attribution: see `Attribution`.
-    - Ablation: log2 p(token | all tokens) - log2 p(token | all but one) for `token` (default: the most likely next
-      token). The tokens after the removed one move forward by one position.
+    - Ablation: log2 p(token | all tokens) - log2 p(token | all but one) for `token`: the most likely next token, unless
+      another is given and fits the prompt's end. The tokens after the removed one move forward by one position.
 
     Only the last tokens are analyzed, within MAX_TOKENS, MAX_LENS_WORK and MAX_ABLATION_WORK. `predictor` makes the
     prediction if `runtime` is only a component: a model of an ensemble, or a network with an n-gram cache. `check` may
@@ -152,7 +152,7 @@ def explain(
     """
     predictor = predictor or runtime
     prediction = predict_next(predictor, tokenizer, prompt, literal=literal)
-    if token is not None:
+    if token is not None and prediction.allowed[token]:
         prediction = replace(prediction, token=token)
     context = prediction.ids[len(prediction.ids) - predictor.length :]
     kept = min(len(context), MAX_TOKENS)

@@ -73,7 +73,9 @@ def test_activations_equal_those_of_a_file_with_weights_of_zero(
     monkeypatch.setattr(explain_module, "MAX_ABLATION_WORK", 0)  # leaving out each of many tokens takes seconds
     prompt = "The cat sat on the mat. " * (PREFILL_CHUNK // 6)
     second = compared(prompt, config, without=without).second
-    truth = explain(NumpyRuntime(zeroed(random_checkpoint(config), without)), TOKENIZER, prompt, literal=True)
+    network, token = NumpyRuntime(zeroed(random_checkpoint(config), without)), compared(prompt, config).first.token
+    truth = explain(network, TOKENIZER, prompt, literal=True, token=token)
+    assert second.attribution.token == token
     np.testing.assert_allclose(second.logit_lens.probabilities, truth.logit_lens.probabilities, atol=1e-6)
     np.testing.assert_allclose(second.attention, truth.attention, atol=1e-6)
     np.testing.assert_allclose(second.attribution.heads, truth.attribution.heads, atol=1e-5)
