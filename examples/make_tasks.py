@@ -1,9 +1,10 @@
-"""Writes data for docs/tasks.md into the current directory: dates and numbers, each with a table for testing, and
-Python's manual.
+"""Writes data for docs/tasks.md into the current directory: dates, numbers and orders, each with a table for testing, a
+JSON schema for orders, and Python's manual.
 
-python examples/make_tasks.py [SIZE]        # SIZE rows of dates and of numbers; 3,000 by default
+python examples/make_tasks.py [SIZE]        # SIZE rows of dates, of numbers and of orders; 3,000 by default
 """
 
+import json
 import random
 import sys
 from collections.abc import Callable, Iterable
@@ -39,6 +40,34 @@ def date_pair(generator: random.Random) -> tuple[str, str]:
 def number_pair(generator: random.Random) -> tuple[str, str]:
     number = generator.randrange(10 ** generator.randint(1, 6))
     return f"{number:,}", spelled(number)
+
+
+PEOPLE = ["Anna", "Ben", "Clara", "David", "Emma", "Finn", "Grace", "Henry", "Ida", "Jon", "りん", "Zoë"]
+DISHES = ["soup", "rice", "curry", "salad", "ramen", "cake", "tea", "juice"]
+DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday"]
+ORDER_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 20},
+        "dish": {"enum": DISHES},
+        "count": {"type": "integer", "minimum": 1, "maximum": 20},
+        "day": {"enum": DAYS},
+    },
+    "required": ["name", "dish", "count", "day"],
+    "additionalProperties": False,
+}
+
+
+def order_pair(generator: random.Random) -> tuple[str, str]:
+    name, dish, day = map(generator.choice, (PEOPLE, DISHES, DAYS))
+    count = generator.randint(1, 12)
+    amount = generator.choice((str(count), UNITS[count]))
+    text = generator.choice((
+        f"{name} wants {amount} {dish} on {day}.", f"On {day}, {amount} times {dish} for {name}, please.",
+        f"This is {name}. Could I have {amount} {dish} for {day}?", f"{day}: {dish} x {amount} ({name})",
+        f"{name} orders {dish} for {day}, {amount} of them.", f"We need {dish}, {amount} portions, {day}. {name}",
+    ))  # fmt: skip
+    return text, json.dumps({"name": name, "dish": dish, "count": count, "day": day}, ensure_ascii=False)
 
 
 def spelled(number: int) -> str:
@@ -82,4 +111,6 @@ if __name__ == "__main__":
     rows_wanted = int(sys.argv[1]) if len(sys.argv) > 1 else 3000
     write_pairs("dates", date_pair, rows_wanted)
     write_pairs("numbers", number_pair, rows_wanted)
+    write_pairs("orders", order_pair, rows_wanted)
+    Path("order.json").write_text(json.dumps(ORDER_SCHEMA, indent=2) + "\n", "utf-8")
     write_manual()
