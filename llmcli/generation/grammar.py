@@ -80,7 +80,8 @@ class GrammarState:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise LLMError(f"the {self._name} is too complex: {_one_line(self._matcher.get_error())}")
+            reason = _one_line(self._matcher.get_error())
+            raise LLMError(f"the {self._name} cannot be fulfilled, or is too complex ({reason}); use a simpler one")
 
 
 @lru_cache(maxsize=64)
@@ -145,4 +146,4 @@ class _Tokens:
 
 def _one_line(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if not _EXCERPT.fullmatch(line)]
-    return " ".join(filter(None, lines))[:300]
+    return " ".join(filter(None, lines)).removesuffix(" <non-verbose/>")[:300]

@@ -34,7 +34,8 @@ def _integer(rng: random.Random, depth: int) -> Json:
 
 def _number(rng: random.Random, depth: int) -> Json:
     low = round(rng.uniform(-9, 9), 2)
-    return {"type": "number", "minimum": low, "maximum": low + rng.randint(1, 50)}
+    # rounded, since llguidance allows -3.69 below a maximum of -3.6900000000000004
+    return {"type": "number", "minimum": low, "maximum": round(low + rng.randint(1, 50), 2)}
 
 
 def _string(rng: random.Random, depth: int) -> Json:

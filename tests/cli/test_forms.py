@@ -1,0 +1,94 @@
+"""--json-schema, --regex and --grammar of `llm generate` and `llm chat`, and the penalties."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("llguidance", reason="needs pip install 'llmcli[structured]'")
+
+from llmcli.config import ModelConfig
+from llmcli.data.conversations.chat_template import CHATML, with_chat_template
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.formats.checkpoint import save
+from tests.conftest import TEXT, Llm, random_checkpoint
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"n": {"enum": [1, "りんご"]}},
+    "required": ["n"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture
+def chat_model(tmp_path: Path) -> Path:
+    """A model with random weights that can chat, and the files with a form."""
+    tokenizer = Tokenizer.train_bpe([TEXT], 300)
+    config = ModelConfig(tokenizer.vocab_size, 32, 64, 2, 4, 2, 8, 128)
+    checkpoint = random_checkpoint(config, tokenizer_json=tokenizer.to_json())
+    save(tmp_path / "chat.safetensors", replace(checkpoint, tokenizer_config_json=with_chat_template("{}", CHATML)))
+    (tmp_path / "form.json").write_text(json.dumps(SCHEMA), "utf-8")
+    (tmp_path / "form.lark").write_text('start: "a" | "b"', "utf-8")
+    return tmp_path / "chat.safetensors"
+
+
+@pytest.mark.parametrize("verb", ["generate", "chat"])
+def test_the_text_has_the_form(llm: Llm, chat_model: Path, verb: str) -> None:
+    common = (verb, "The cat", "-m", chat_model)
+    assert json.loads(llm(*common, "--json-schema", "form.json").stdout) in ({"n": 1}, {"n": "りんご"})
+    assert re.fullmatch("[xy]{3}\n", llm(*common, "--regex", "[xy]{3}").stdout)
+    assert llm(*common, "--grammar", "form.lark").stdout in ("a\n", "b\n")
+
+
+@pytest.mark.parametrize("verb", ["generate", "chat"])
+@pytest.mark.parametrize("json_", [(), ("--json",)])
+def test_a_text_that_is_cut_off_says_so(llm: Llm, chat_model: Path, verb: str, json_: tuple[str, ...]) -> None:
+    run = llm(verb, "The cat", "-m", chat_model, "--regex", "[xy]{9}", "-n", 3, *json_)
+    assert run.exit_code == 0 and "(cut off after 3 tokens; " in run.stderr
+    assert not json_ or json.loads(run.stdout)["finish_reason"] == "length"
+
+
+def test_each_line_and_each_row_has_the_form(llm: Llm, chat_model: Path) -> None:
+    Path("prompts.txt").write_text("The cat\nThe ca\nりん\n", "utf-8")
+    lines = llm("chat", "-m", chat_model, "--json", "--separate", "--regex", "[xy]{3}", stdin="one\ntwo\n").stdout
+    rows = llm("generate", "-m", chat_model, "--batch", "prompts.txt", "--regex", "[xy]{3}").stdout
+    texts = [json.loads(line)["content"] for line in lines.splitlines()]
+    texts += [json.loads(row)["text"] for row in rows.splitlines()]
+    assert len(texts) == 5 and all(re.fullmatch("[xy]{3}", text) for text in texts)
+
+
+def test_steps_show_only_what_the_form_allows(llm: Llm, chat_model: Path) -> None:
+    run = llm("generate", "The cat", "-m", chat_model, "--regex", "[xy]{3}", "--steps", 2, "--json")
+    for step in json.loads(run.stdout)["steps"]:
+        assert {candidate["text"] for candidate in step["candidates"]} == {"x", "y"}
+
+
+def test_penalties(llm: Llm, chat_model: Path) -> None:
+    plain = ("generate", "The cat", "-m", chat_model, "-t", 0, "-n", 20)
+    texts = [llm(*plain, *more).stdout for more in ((), ("--presence-penalty", 2), ("--frequency-penalty", 2))]
+    assert len(set(texts)) > 1
+    assert llm(*plain, "--presence-penalty", 3).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--regex", "("), "the regular expression cannot be used: "),
+        (("--regex", "a", "--grammar", "form.lark"), "a text has one form, found --regex and --grammar"),
+        (("--regex", "a", "--choices", "a,b"), "--regex has no effect with --choices"),
+        (("--regex", "a", "--next", 3), "--regex has no effect with --next"),
+        (("--regex", "a", "--stop", "x"), "--stop could end a text before it has the form"),
+        (("--json-schema", "none.json"), "there is no file none.json; give the name of a file with the JSON schema"),
+        (("--json-schema", "form.lark"), "form.lark is not JSON: "),
+        (("--json-schema", "list.json"), "a JSON schema must be an object, found []"),
+        (("--grammar", "form.json"), "the grammar cannot be read: "),
+    ],
+)
+def test_a_form_that_cannot_be_had_is_one_line(llm: Llm, chat_model: Path, words, message: str) -> None:
+    Path("list.json").write_text("[]")
+    run = llm("generate", "The cat", "-m", chat_model, *words)
+    assert run.exit_code in (1, 2) and run.stdout == ""
+    assert message in run.stderr and run.stderr.count("\n") == 1
