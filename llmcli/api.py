@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from llmcli.generation.chat import Assistant
     from llmcli.generation.choices import ScoredText
     from llmcli.generation.generator import Piece
+    from llmcli.generation.known_answers import Answer, AnswerFinder
     from llmcli.models.runtime import Runtime
     from llmcli.training.data.inputs import Inputs
     from llmcli.training.files.output import Output
@@ -108,6 +109,7 @@ class Model:
         self.runtime = runtime
         self._assistants: list[Assistant] = []  # the last chat's, which may continue; empty while it answers
         self.tokenizer = tokenizer
+        self._finder: AnswerFinder | None = None
 
     def __repr__(self) -> str:
         name = f" {self.path}" if self.path else ""
@@ -244,6 +246,22 @@ class Model:
         finally:
             self._assistants = [assistant]
 
+    def known_answer(self, prompt: str | Sequence[Mapping[str, str]]) -> Answer:
+        """Answer a question, or a conversation as for `chat`, with one of the answers that the file stores (trained
+        with `known_answers`): `.text`, `.confidence` (0 to 1), `.is_known`, which is False if the confidence is below
+        the minimum that was fitted at the end of training. Raises LLMError for a model without known answers.
+        """
+        from llmcli.data.conversations.messages import Message
+        from llmcli.generation.known_answers import AnswerFinder, open_known_answers
+
+        messages = [Message("user", _text(prompt, "prompt"))] if isinstance(prompt, str) else _messages(prompt)
+        known, assistant = open_known_answers(self._source), self._take_assistant()
+        try:
+            self._finder = self._finder or AnswerFinder(known)
+            return self._finder.find(assistant, messages)
+        finally:
+            self._assistants = [assistant]
+
     @overload
     def score(self, text: str) -> Score: ...
 
@@ -368,6 +386,7 @@ def train(
     plain: bool = False,
     encoding: str | None = None,
     strip_boilerplate: bool = False,
+    known_answers: bool = False,
     device: str = "auto",
     dtype: str = "auto",
     threads: int | None = None,
@@ -385,9 +404,10 @@ def train(
     the text column in tables, JSON and Parquet, or two columns, "question,answer"; `template` joins columns to a text,
     "{title}\\n{body}"; `pairs` reads two-column tables as prompts and answers, `plain` reads everything as text.
     `encoding` is that of text other than UTF-8, recognized by default; `strip_boilerplate` cuts what many documents
-    repeat. `val` is a validation file or the fraction to hold out, `base` a model to fine-tune, `like` a model whose
-    tokenizer to use. An existing file at `output` is replaced only with `overwrite`. The same call resumes a stopped
-    run; closing the iterator early discards the run. Raises LLMError.
+    repeat; `known_answers` stores the questions and answers in the file, for `Model.known_answer`. `val` is a
+    validation file or the fraction to hold out, `base` a model to fine-tune, `like` a model whose tokenizer to use. An
+    existing file at `output` is replaced only with `overwrite`. The same call resumes a stopped run; closing the
+    iterator early discards the run. Raises LLMError.
     """
     from llmcli.data.conversations.record_kinds import ReadOptions
     from llmcli.training.data.inputs import load_inputs
@@ -420,7 +440,10 @@ def train(
         claim_output, _path(output, "output"), force=_flag(overwrite, "overwrite"), model=base_path or like_path,
         on_note=on_note, on_warning=on_note,
     )  # fmt: skip
-    return _train(request, claim, read, fixed_threads=threads is not None, on_note=on_note)
+    return _train(
+        request, claim, read, fixed_threads=threads is not None, on_note=on_note,
+        known_answers=_flag(known_answers, "known_answers"),
+    )  # fmt: skip
 
 
 def _corpus(corpus: object, text: object, conversations: object, reading: ReadOptions) -> list[str] | Sources:
@@ -456,6 +479,7 @@ def _train(
     *,
     fixed_threads: bool,
     on_note: Callable[[str], None],
+    known_answers: bool,
 ) -> Iterator[Step | Evaluation | Prediction | Sample | TeacherTrained | Restarted | Result]:
     """Implement `train` with checked arguments."""
     started = time.monotonic()
@@ -463,7 +487,10 @@ def _train(
         inputs = read(output=place.path)
         from llmcli.training import session  # imports torch: report errors in the text first
 
-        plan = session.plan_run(request, inputs, place, fixed_threads=fixed_threads, started=started, on_note=on_note)
+        plan = session.plan_run(
+            request, inputs, place, fixed_threads=fixed_threads, started=started, on_note=on_note,
+            known_answers=known_answers,
+        )  # fmt: skip
         for note in inputs.notes:
             on_note(note)
         plan.check_space()

@@ -21,7 +21,7 @@ from llmcli.formats.quantization import QuantizedMatrix
 from llmcli.formats.safetensors.dtypes import TORCH_NAMES, WEIGHT_DTYPES, stored_bytes
 from llmcli.formats.safetensors.file import digest, read_into, read_tensor, write
 from llmcli.formats.safetensors.header import Header, read_header
-from llmcli.formats.training_record import TrainingRecord
+from llmcli.formats.training_record import KnownAnswers, TrainingRecord
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 MAX_HASHED_BYTES = 1 << 24  # largest file whose hash is checked on every open, in up to 10 ms
+KNOWN_ANSWERS = "known_answers.json"  # key in the metadata
 ADAPTER_PREFIX = "base_model.model."  # in PEFT's tensor names
 
 
@@ -48,6 +49,7 @@ class Checkpoint:
     dtypes: Mapping[str, str] = field(default_factory=dict)  # for tensors stored as F16 or BF16; all others are F32
     quantization: str | None = None  # "int8" or "int4" if the file has quantized matrices
     path: Path | None = None  # file that it was read from
+    known_answers: KnownAnswers | None = None
 
     @property
     def parameters(self) -> int:
@@ -211,13 +213,16 @@ def from_header(header: Header) -> Checkpoint:
         config = parse_config(metadata["config.json"])
         record = TrainingRecord.parse(metadata["training.json"])
         parse_document(tokenizer_config, "its tokenizer_config.json", _TokenizerConfig)
+        known = KnownAnswers.parse(metadata[KNOWN_ANSWERS]) if KNOWN_ANSWERS in metadata else None
         if scheme is not None and scheme not in QUANTIZATIONS:
             raise LLMError(f"it is quantized as {scheme[:20]!r}; {' and '.join(QUANTIZATIONS)} are supported")
         _check_tensors(header, config, scheme)
     check_hash(header)
     tensors = TensorsOnDisk(header, config.tensor_shapes())
     dtypes = {name: t.dtype for name, t in header.tensors.items() if t.dtype in ("F16", "BF16") and scheme is None}
-    return Checkpoint(config, metadata["tokenizer.json"], tensors, record, tokenizer_config, dtypes, scheme, path)
+    return Checkpoint(
+        config, metadata["tokenizer.json"], tensors, record, tokenizer_config, dtypes, scheme, path, known
+    )  # fmt: skip
 
 
 def check_version(header: Header) -> None:
@@ -270,6 +275,8 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     }
     if checkpoint.quantization:
         metadata["quantization"] = checkpoint.quantization
+    if checkpoint.known_answers:
+        metadata[KNOWN_ANSWERS] = json.dumps(checkpoint.known_answers.to_json(), ensure_ascii=False)
     write_tensors(path, {"": checkpoint}, metadata)
 
 

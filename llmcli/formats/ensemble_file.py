@@ -124,7 +124,7 @@ def average(models: Mapping[str, Checkpoint]) -> Checkpoint:
     for model in models.values():
         record |= {} if model.record.imported is None else {"imported": model.record.imported}
     tensors = checkpoint.ComputedTensors(first.config.tensor_shapes(), mean)
-    return replace(first, tensors=tensors, record=TrainingRecord.from_json(record))
+    return replace(first, tensors=tensors, record=TrainingRecord.from_json(record), known_answers=None)
 
 
 def from_header(header: Header) -> Ensemble:

@@ -163,6 +163,14 @@ class AnswerShares(NamedTuple):
     seen: Fraction = 0.0  # share whose reference answer is one of the training answers
 
 
+class KnownAnswerShares(NamedTuple):
+    """Answers to held-out questions, chosen among the training answers (training/data/known_answers.py)."""
+
+    questions: Count = 0
+    right: Count = 0
+    wrong: Count = 0  # the others are not answered: the confidence is too low
+
+
 class PlainTextScores(NamedTuple):
     """Bits per byte of plain text under a model that was trained on conversations."""
 
@@ -205,6 +213,31 @@ class Probe(JsonObject):
     ] = ()
 
 
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and list(map(type, value)) == [str, str]
+
+
+class KnownAnswers(JsonObject):
+    """The questions and answers that a model was trained on, which are stored in its file only if the user asks for it
+    (known_answers.json)."""
+
+    pairs: tuple[Annotated[tuple[str, str], Check("a list of a question and its answer", _is_pair)], ...] = ()
+    min_confidence: Fraction = 0.0  # below it, a question is not answered (training/data/known_answers.py)
+    network_weight: Fraction = 0.0  # of the network's probability in the score (generation/known_answers.py)
+
+    @classmethod
+    def parse(cls, text: str) -> "KnownAnswers":
+        """Read a known_answers.json. Raises LLMError."""
+        return parse_document(text, "its known_answers.json", cls)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "pairs": self.pairs,
+            "min_confidence": self.min_confidence,
+            "network_weight": self.network_weight,
+        }
+
+
 class TrainingRecord(Stage):
     """The record of the run that made a model. Change it with `|` and `without`, which change its JSON."""
 
@@ -240,6 +273,7 @@ class TrainingRecord(Stage):
     clock: Clock | None = None
     memorised: Memorization | None = None  # a key of stored files: it keeps its British spelling
     answers: AnswerShares | None = None
+    known_answers: KnownAnswerShares | None = None
     verdict: tuple[str, ...] = ()  # the summary of the run
     experts: "tuple[TrainingRecord, ...]" = ()  # the records of an ensemble, which has nothing else
 

@@ -28,7 +28,7 @@ from llmcli.formats.headers import read_header
 from llmcli.formats.loading import open_chat_template
 from llmcli.formats.metadata import parse_document
 from llmcli.formats.open_file import model_files
-from llmcli.generation.choices import ScoredText, score_answers
+from llmcli.generation.choices import ScoredText, score_answers, score_likely_answers
 from llmcli.generation.generator import Piece, continue_ids
 from llmcli.models.runtime import Runtime
 
@@ -121,14 +121,17 @@ class Assistant:
         finally:
             self._length = self.runtime.length
 
-    def score(self, messages: Sequence[Message], answers: Sequence[str]) -> list[ScoredText]:
-        """Score each of some answers to messages that end with a user message (choices.py). Raises LLMError as `answer`
-        does, and for an answer that does not fit the context."""
+    def score(
+        self, messages: Sequence[Message], answers: Sequence[str], *, only_likely: bool = False
+    ) -> list[ScoredText]:
+        """Score each of some answers to messages that end with a user message (choices.py), or `only_likely` ones.
+        Raises LLMError as `answer` does, and for an answer that does not fit the context."""
         ids, _ = self._fit(messages, 1 + max(len(self.tokenizer.encode(answer)) for answer in answers))
         try:
             for _ in self._read(ids):
                 pass
-            return [*score_answers(self.runtime, self.tokenizer, ids, answers, self._stop_ids)]
+            scored = score_likely_answers if only_likely else score_answers
+            return [*scored(self.runtime, self.tokenizer, ids, answers, self._stop_ids)]
         except BaseException:  # as in `answer`
             self.runtime.rewind()
             raise
@@ -241,12 +244,15 @@ class Chat:
             raise usage("there is no question yet; type one")
         return indices[-1]
 
+    def _events(self, messages: Sequence[Message], sampling: SamplingConfig) -> Iterator[Event]:
+        return self.assistant.answer(messages, sampling)
+
     def _answer(self, messages: list[Message]) -> Iterator[Event]:
         sampling = self.sampling
         self._answers += 1
         text, is_complete = "", False
         try:
-            for event in self.assistant.answer(messages, sampling):
+            for event in self._events(messages, sampling):
                 if isinstance(event, Piece):
                     text, is_complete = text + event.text, event.finish_reason is not None
                 yield event

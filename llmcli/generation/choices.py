@@ -17,7 +17,9 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer, check_unicode
 from llmcli.errors import LLMError, brief, usage
 from llmcli.generation.token_healing import NEGLIGIBLE, Prompt, TokenizationSearch, default_evaluations
 from llmcli.models.logits import log_softmax, softmax
-from llmcli.models.runtime import Runtime
+from llmcli.models.runtime import Doubles, Runtime
+
+UNLIKELY = 0.01  # relative to the most likely answer
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,45 @@ def score_answers(
 ) -> Iterator[ScoredText]:
     """Score each of some answers after the tokens `ids`, given that one of `end_ids` follows it. The runtime's cache
     begins with all of `ids` except the last. Raises LLMError for an answer that does not fit the context."""
-    ends, V = list(end_ids), len(tokenizer.token_bytes)
     for text in answers:
-        answer = tokenizer.encode(text)
-        if len(ids) + len(answer) > runtime.context:
-            raise _too_long(text, len(answer), len(ids), runtime.context)
-        runtime.rewind(len(ids) - 1)
-        rows = runtime.logits([ids[-1], *answer])  # [T + 1, V]
-        logprobs = [log_softmax(row[:V]) for row in rows]
-        total = math.fsum(float(row[token]) for row, token in zip(logprobs, answer, strict=False))
-        yield ScoredText(text, total + float(np.logaddexp.reduce(logprobs[-1][ends])), len(answer) + 1)
+        yield _score_answer(runtime, tokenizer, ids, text, end_ids)[0]
+
+
+def score_likely_answers(
+    runtime: Runtime, tokenizer: Tokenizer, ids: Sequence[int], answers: Sequence[str], end_ids: Collection[int]
+) -> Iterator[ScoredText]:
+    """Like `score_answers`, most likely beginnings first, without answers that do not fit the context, or that are less
+    than UNLIKELY times as likely as the best one: an answer is scored only while its bound, the probability of its
+    beginning, leaves that open."""
+    encoded = [tokenizer.encode(text) for text in answers]
+    runtime.rewind(len(ids) - 1)
+    first = log_softmax(runtime.logits(ids[-1:])[0][: len(tokenizer.token_bytes)])
+    space, best = runtime.context - len(ids), -math.inf
+    bounds = np.array([first[answer[0]] if len(answer) <= space else -math.inf for answer in encoded])
+    while bounds[chosen := int(bounds.argmax())] > best + math.log(UNLIKELY):
+        scored, logprobs = _score_answer(runtime, tokenizer, ids, answers[chosen], end_ids)
+        known = encoded[chosen]
+        totals = np.cumsum([0.0, *(row[token] for row, token in zip(logprobs, known, strict=False))])
+        for i, answer in enumerate(encoded):
+            n = next((n for n, pair in enumerate(zip(answer, known, strict=False)) if pair[0] != pair[1]), None)
+            n = min(len(answer), len(known)) if n is None else n
+            bounds[i] = min(bounds[i], totals[n] + (logprobs[n][answer[n]] if n < len(answer) else 0.0))
+        bounds[chosen], best = -math.inf, max(best, scored.logprob)
+        yield scored
+
+
+def _score_answer(
+    runtime: Runtime, tokenizer: Tokenizer, ids: Sequence[int], text: str, end_ids: Collection[int]
+) -> tuple[ScoredText, list[Doubles]]:
+    """Return the score, and the log probabilities [V] of the next token after `ids` and each token of the answer."""
+    answer, V = tokenizer.encode(text), len(tokenizer.token_bytes)
+    if len(ids) + len(answer) > runtime.context:
+        raise _too_long(text, len(answer), len(ids), runtime.context)
+    runtime.rewind(len(ids) - 1)
+    logprobs = [log_softmax(row[:V]) for row in runtime.logits([ids[-1], *answer])]
+    total = math.fsum(float(row[token]) for row, token in zip(logprobs, answer, strict=False))
+    end = float(np.logaddexp.reduce(logprobs[-1][list(end_ids)]))
+    return ScoredText(text, total + end, len(answer) + 1), logprobs
 
 
 def score_continuations(

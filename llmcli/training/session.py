@@ -22,8 +22,10 @@ from llmcli.formats import adapters, atomic_io, loading, training_stages
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.training_record import AnswerShares, Memorization, TrainingRecord
 from llmcli.models.torch import devices
+from llmcli.training.data.conversations import PreparedConversations
 from llmcli.training.data.held_out_questions import answer_questions
 from llmcli.training.data.inputs import Inputs
+from llmcli.training.data.known_answers import check_known_answers, store_known_answers
 from llmcli.training.data.plain_text import find_plain_text
 from llmcli.training.data.prepare import Prepared, prepare
 from llmcli.training.data.run_data import RunData
@@ -86,6 +88,7 @@ class PlannedRun:
     tuner: ThreadTuner | None  # None: the number of threads is fixed
     probe: str | None = None  # the requested prompt
     correction: Correction | None = None  # if the run has a time limit and the planner chose the model's size
+    known_answers: bool = False  # whether the model stores its training questions and answers
 
     def check_space(self) -> None:
         """Raise LLMError if the disk has no space for the model, or for adapters only."""
@@ -106,11 +109,14 @@ def plan_run(
     on_note: Callable[[str], None] = lambda note: None,
     processes: Processes = ONE_PROCESS,
     time_given: str | None = None,
+    known_answers: bool = False,
 ) -> PlannedRun:
     """Choose device and data type if they are "auto", prepare the tokens, and plan; a stopped run keeps its plan.
 
     `started` is the start of the time budget (time.monotonic); `time_given` is the budget as typed. Raises LLMError.
     """
+    if known_answers:
+        check_known_answers(inputs.conversations, adapter_only=output.adapter_only)
     identity = _run_identity(request, inputs, output, processes, time_given)
     if inputs.like:
         length = inputs.like.config.max_position_embeddings
@@ -145,7 +151,9 @@ def plan_run(
     is_chosen = not (request.layers or request.width or inputs.base)
     if speeds and machine and may_correct and is_chosen and not processes.are_several:
         correction = Correction(prepared, speeds, machine.memory)
-    return PlannedRun(inputs, output, prepared, identity, started, on_note, processes, tuner, request.probe, correction)
+    return PlannedRun(
+        inputs, output, prepared, identity, started, on_note, processes, tuner, request.probe, correction, known_answers
+    )  # fmt: skip
 
 
 def _resumed_plan(plan: Plan, request: PlanRequest, processes: Processes) -> Plan:
@@ -492,8 +500,24 @@ def _complete_record(
             what = "answers to held-out questions" if conversations else "memorization"
             plan.on_note(f"{what} could not be measured: {error}")
     answers = {"answers": measured} if conversations else {}
+    if conversations and plan.known_answers:
+        answers["known_answers"] = _store_known_answers(done.checkpoint, plan, conversations, stop)
     record = done.checkpoint.record | {"memorised": None if conversations else measured, **answers}
     done.checkpoint.record = record | {"verdict": summarize(record, baselines, resumable=resumable)}
+
+
+def _store_known_answers(
+    checkpoint: Checkpoint, plan: PlannedRun, conversations: PreparedConversations, stop: Callable[[], bool]
+) -> dict[str, Any] | None:
+    """Store the known answers in the model; return the shares of held-out questions, as JSON."""
+    prepared, settings = plan.prepared, plan.prepared.plan.train
+    seconds = _answers_seconds(settings.seconds)
+    try:
+        shares = store_known_answers(checkpoint, prepared.tokenizer, conversations, seconds, settings.device, stop)
+    except Exception as error:  # out of memory: the model must still be saved
+        plan.on_note(f"the minimum confidence of known answers has its default, since it could not be fitted: {error}")
+        return None
+    return shares._asdict() if shares else None
 
 
 def _measure(

@@ -3,12 +3,13 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmcli import units
 from llmcli.cli.chat import answers
 from llmcli.cli.options import (
     CHOICES_HELP,
+    FORM_NAMES,
     SAMPLING_NAMES,
     GenerationOptions,
     argument,
@@ -29,6 +30,8 @@ from llmcli.errors import usage
 if TYPE_CHECKING:
     from llmcli.data.conversations.messages import Message
     from llmcli.data.prompts import PromptRow
+    from llmcli.formats.checkpoint import Checkpoint
+    from llmcli.formats.ensemble_file import Ensemble
     from llmcli.generation.chat import Assistant, Chat
     from llmcli.generation.engine.requests import GenerationRequest
 
@@ -38,6 +41,13 @@ class _Options(GenerationOptions):
     model: str | None
     system: str | None = option("TEXT", "System message, which says how the model should answer.")
     choices: str | None = option("LIST", f"Show the probability of each of these answers: {CHOICES_HELP}.")
+    known_answers: bool = flag("Answer only with answers that the file stores (llm train --known-answers).")
+    min_confidence: float | None = option(
+        "X", "With --known-answers: lowest confidence for an answer (default: fitted in training).", min=0.0, max=1.0
+    )
+    unknown_answer: str | None = option(
+        "TEXT", "With --known-answers: the answer if there is none (default: I don't know, in the data's language)."
+    )
     separate: bool = flag("With --json: answer each line of standard input in a separate conversation.")
     max_tokens: int = max_tokens_option(ANSWER_TOKENS)
 
@@ -53,7 +63,11 @@ def chat(options: _Options) -> None:
     """
     message = options.message
     if options.choices is not None:
-        options.reject("with --choices", "max_tokens", *SAMPLING_NAMES, "separate", "memory")
+        options.reject("with --choices", "max_tokens", *SAMPLING_NAMES, "separate", "memory", "known_answers")
+    if options.known_answers:
+        options.reject("with --known-answers", "max_tokens", *SAMPLING_NAMES, *FORM_NAMES, "batch")
+    else:
+        options.reject("without --known-answers", "min_confidence", "unknown_answer")
     if options.batch is not None:
         options.reject("with --batch", "message", "separate", "memory")
     if not (options.json and message is None):
@@ -65,7 +79,7 @@ def chat(options: _Options) -> None:
     text = "" if is_conversation or options.batch else text_argument(message, "message").rstrip("\r\n")
     from llmcli.data.conversations.messages import Message
     from llmcli.formats.loading import load_any, open_tokenizer
-    from llmcli.generation.chat import Chat, open_assistant
+    from llmcli.generation.chat import open_assistant
     from llmcli.models.open_runtime import WORTH_FAST, open_runtime
 
     source = load_any(path)
@@ -79,7 +93,7 @@ def chat(options: _Options) -> None:
     )
     assistant = open_assistant(source, runtime, tokenizer)
     system = [Message("system", utf8_argument(options.system, "system message"))] if options.system else []
-    conversation = Chat(assistant, sampling, system)
+    conversation = _open_chat(options, source, assistant, sampling, system)
     if options.batch:
         _run_batch(options, path, assistant, system, choices or [])
     elif choices:
@@ -106,18 +120,39 @@ def chat(options: _Options) -> None:
         Session(conversation, read, source, marks).run()
 
 
+def _open_chat(
+    options: _Options,
+    source: "Checkpoint | Ensemble",
+    assistant: "Assistant",
+    sampling: SamplingConfig,
+    system: "list[Message]",
+) -> "Chat":
+    from llmcli.generation.chat import Chat
+    from llmcli.generation.known_answers import KnownAnswersChat, open_known_answers
+
+    if not options.known_answers:
+        return Chat(assistant, sampling, system)
+    return KnownAnswersChat(
+        assistant, open_known_answers(source), sampling, system, min_confidence=options.min_confidence,
+        unknown=options.unknown_answer and utf8_argument(options.unknown_answer, "unknown answer"),
+    )  # fmt: skip
+
+
 def _answer_once(conversation: "Chat", text: str, marks: memory_report.MemoryReport | None, *, json_: bool) -> None:
     sampling = conversation.sampling
     answer = answers.receive(conversation.answer(text), sampling.max_tokens, shows_text=not (marks or json_))
     if json_:
         answers.note_incomplete(answer, sampling)
-        _print_json(answer, marks)
+        _print_json(answer, marks, _known_json(conversation))
         return
     if marks:
         marks.show(answer.text)
     answers.note_end(answer, "for a longer answer: -n 2000")
     if sys.stdout.isatty():
-        answer.note_speed(sampling.seed)
+        if known := _known_json(conversation):
+            console.note(f"[confidence {known['confidence']:.2f}]")
+        else:
+            answer.note_speed(sampling.seed)
 
 
 def _run_batch(
@@ -152,7 +187,7 @@ def _answer_lines(conversation: "Chat", marks: memory_report.MemoryReport | None
             answer = answers.receive(events, max_tokens, shows_text=False, dropped_note=dropped_note)
             dropped_note = None if answer.dropped_turns else dropped_note
             answers.note_incomplete(answer, conversation.sampling)
-            _print_json(answer, marks)
+            _print_json(answer, marks, _known_json(conversation))
 
 
 def _parse_turn(line: str, number: int) -> tuple[str, str]:
@@ -174,8 +209,17 @@ def _parse_turn(line: str, number: int) -> tuple[str, str]:
     return role, text
 
 
-def _print_json(answer: answers.Answer, marks: memory_report.MemoryReport | None) -> None:
-    console.json_result(answer.as_json() | ({"memory": marks.as_json(answer.text)} if marks else {}))
+def _known_json(conversation: "Chat") -> dict[str, Any]:
+    """Return what is known about the last answer with --known-answers, {} otherwise."""
+    from llmcli.generation.known_answers import KnownAnswersChat
+
+    last = conversation.last if isinstance(conversation, KnownAnswersChat) else None
+    return {"known": last.is_known, "confidence": round(last.confidence, 6)} if last else {}
+
+
+def _print_json(answer: answers.Answer, marks: memory_report.MemoryReport | None, known: dict[str, Any]) -> None:
+    memory = {"memory": marks.as_json(answer.text)} if marks else {}
+    console.json_result(answer.as_json() | memory | known)
 
 
 def _other_models(directory: Path) -> str:

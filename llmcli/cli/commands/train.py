@@ -67,6 +67,9 @@ class _Options(ReadingOptions):
     adapter_only: bool = flag("With --lora: save only the adapters; -o DIRECTORY writes them in PEFT format.")
     tokenizer: str = option("bpe|char|FILE", "Tokenizer to train, or a tokenizer.json to use.", "bpe", panel=DATA)
     vocab_size: int | None = option("N", "Vocabulary size.", min=MIN_VOCAB_SIZE, max=MAX_VOCAB_SIZE, panel=DATA)
+    known_answers: bool = flag(
+        "Store the questions and answers in the model file, readable, for llm chat --known-answers.", panel=DATA
+    )
     val: str | None = option(
         "FILE|FRACTION", "Held-out text: a file, or the fraction of the corpus to hold out (default: 0.1).", panel=DATA
     )
@@ -164,7 +167,7 @@ def _plan_and_run(options: _Options, how: "ReadOptions", processes: Processes) -
     run = session.plan_run(
         request, inputs, target,
         fixed_threads=options.threads is not None, started=started, on_note=console.note, processes=processes,
-        time_given=options.time,
+        time_given=options.time, known_answers=options.known_answers,
     )  # fmt: skip
     _note_stopped_run(target, options.dry_run, processes.count)
     for note in inputs.notes:
@@ -396,6 +399,7 @@ def _report(options: _Options, result: "Result", run: "PlannedRun") -> None:
         sentences += usage_hints(
             "" if str(result.file) == DEFAULT_MODEL else str(result.file),  # the default model need not be named
             question[:MAX_QUESTION] if chats else run.prepared.example_prompt(), chats=chats, labels=labels,
+            known=done.checkpoint.known_answers,
             has_chat_template='"chat_template"' in (done.checkpoint.tokenizer_config_json or ""),
         )  # fmt: skip
     show_result(

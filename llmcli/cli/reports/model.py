@@ -8,6 +8,7 @@ from llmcli.analysis.inspect import json_object, parameter_tree, parameters_by_d
 from llmcli.cli.terminal import charts, console, tables
 from llmcli.cli.terminal.text_layout import terminal_width
 from llmcli.errors import prefixed
+from llmcli.formats.checkpoint import KNOWN_ANSWERS
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.pages.model_facts import expert_rows, record_rows, shape_text, training_record, value_text
 from llmcli.training.files.summary import ProbePoint, probe_points, read_curve
@@ -19,7 +20,8 @@ MIN_CURVE_WIDTH, MAX_CURVE_WIDTH, CURVE_HEIGHT = 30, 120, 12  # columns, columns
 MAX_ROWS = 20  # of metadata
 MAX_LIKELIEST = 4  # tokens of the probe
 MAX_KEY, MAX_VALUE = 60, 200  # characters of metadata
-OWN_KEYS = ("format", "llmcli", "config.json", "tokenizer.json", "tokenizer_config.json", "training.json", "sha256")
+OWN_KEYS = ("format", "llmcli", "config.json", "tokenizer.json", "tokenizer_config.json", "training.json", "sha256",
+            KNOWN_ANSWERS)  # fmt: skip
 CONFIG_KEYS = (
     "architectures", "model_type", "num_experts", "num_local_experts", "num_experts_per_tok", "num_hidden_layers",
     "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim",
@@ -58,6 +60,10 @@ def print_overview(header: "Header") -> None:
         if json_object(header, "tokenizer_config.json", console.note).get("chat_template"):
             facts.append(("chat template", "in the file"))
         tables.pairs(facts)
+    known = json_object(header, KNOWN_ANSWERS).get("pairs")
+    if isinstance(known, list):
+        console.heading("known answers")
+        tables.pairs([("in the file", units.count(len(known), "question") + " with their answers")])
     others = {key: text for key, text in header.metadata.items() if key not in OWN_KEYS}
     for heading, values in (("origin", origin), ("metadata", others)):
         if values:

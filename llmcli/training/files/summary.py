@@ -10,7 +10,7 @@ from llmcli.data.conversations.example_prompt import shell_quoted
 from llmcli.errors import LLMError, command_line
 from llmcli.evaluation.compressors import Baseline
 from llmcli.evaluation.figures import ADAPTING, NETWORK, Figures
-from llmcli.formats.training_record import EvaluatedData, Settings, TrainingRecord
+from llmcli.formats.training_record import EvaluatedData, KnownAnswers, Settings, TrainingRecord
 
 MIN_STEPS, MIN_STEPS_FINE_TUNING = 100, 10  # with fewer, a model is undertrained ...
 MANY_EPOCHS = 10.0  # ... except after this many epochs: the run lacks text, not steps
@@ -139,16 +139,21 @@ def usage_hints(
     has_chat_template: bool = False,
     chats: bool = False,
     labels: Sequence[str] = (),
+    known: KnownAnswers | None = None,
 ) -> list[str]:
     """Return the commands to try next. `model` is the file, "" for the default one; `prompt` is a text to continue, or
     to label. `has_chat_template` says whether the model can chat, `chats` whether it was trained for that; `labels` are
-    the training answers if these are few."""
+    the training answers if these are few, `known` those that the file stores."""
     file = f" {command_line([model])}" if model else ""
     option = f" -m{file}" if model else ""
     note = "" if has_chat_template else "The model continues text; it does not answer questions. "
     command = "llm chat" if chats else f"llm generate {shell_quoted(prompt or '...')}"
     details = f"{note}Details of the file: llm inspect{file}"
-    return [f"Try it: {command}{option}", *_label_hints(labels, option, prompt or "..."), details]
+    hints = [f"Try it: {command}{option}{' --known-answers' if known else ''}"]
+    if known:
+        count = units.count(len(known.pairs), "question")
+        hints.append(f"Anyone who has the file can read the {count} and answers in it.")
+    return [*hints, *_label_hints(labels, option, prompt or "..."), details]
 
 
 def _label_hints(labels: Sequence[str], option: str, question: str) -> list[str]:
@@ -247,6 +252,12 @@ def _conversations(record: TrainingRecord) -> list[str]:
     sentences = []
     if counts := answer_counts(record):
         sentences.append(f"Greedy answers to {counts}.")
+    if known := record.known_answers:
+        unanswered = known.questions - known.right - known.wrong
+        sentences.append(
+            f"With --known-answers, of {units.count(known.questions, 'held-out question')} with a training answer: "
+            f"{known.right:,} right, {known.wrong:,} wrong, {unanswered:,} not answered."
+        )
     if (plain_text := record.plain_text) and (after := plain_text.after) is not None:
         before = plain_text.before
         change = after / before - 1 if before else 0.0

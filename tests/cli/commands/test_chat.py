@@ -15,6 +15,7 @@ from llmcli.config import ModelConfig
 from llmcli.data.conversations.chat_template import CHATML, with_chat_template
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import load, save
+from llmcli.formats.training_record import KnownAnswers
 from tests.cli.terminals import PROMPT, Typist, in_a_terminal
 from tests.conftest import TEXT, Llm, random_checkpoint
 
@@ -352,3 +353,23 @@ def test_choices_are_listed_with_their_probabilities(llm: Llm, chat_model: Path,
 def test_wrong_choices_are_refused(llm: Llm, chat_model: Path, words: tuple[str, ...], message: str) -> None:
     answer = llm("chat", *words)
     assert answer.exit_code == 2 and message in answer.stderr and answer.stdout == ""
+
+
+def test_known_answers(llm: Llm, chat_model: Path) -> None:
+    """A known answer or none, with the confidence in JSON."""
+    assert "has no known answers: training stores them only on request" in llm("chat", "Hi", "--known-answers").stderr
+    pairs = (("When are you open?", "From 9 to 5."), ("Where can I park?", "Behind the house."))
+    save(chat_model, replace(load(chat_model), known_answers=KnownAnswers(pairs=pairs, min_confidence=0.4)))
+    assert llm("chat", "Are you open?", "--known-answers").stdout == "From 9 to 5.\n"
+    lines = objects(llm("chat", "--known-answers", "--json", stdin="May I park here?\nSing!\n"))
+    assert [(line["content"], line["known"]) for line in lines] == [
+        ("Behind the house.", True), ("I don't know.", False),
+    ]  # fmt: skip
+    assert lines[0]["confidence"] > 0.4 > lines[1]["confidence"]
+    sing = ("chat", "Sing!", "--known-answers")
+    assert llm(*sing, "--unknown-answer", "Ask us.").stdout == "Ask us.\n"
+    assert llm(*sing, "--min-confidence", 0).stdout in ("From 9 to 5.\n", "Behind the house.\n")
+    assert "--min-confidence has no effect without --known-answers" in llm("chat", "Hi", "--min-confidence", 0).stderr
+    assert "--temperature has no effect with --known-answers" in llm(*sing, "-t", 0).stderr
+    assert "2 questions with their answers" in llm("inspect", chat_model).stdout
+    assert "Behind" not in llm("inspect", chat_model).stdout + llm("inspect", chat_model, "--json").stdout
