@@ -7,7 +7,7 @@ import pytest
 
 from llmcli.errors import LLMError
 from llmcli.evaluation.compressors import Baseline
-from llmcli.formats.training_record import TrainingRecord
+from llmcli.formats.training_record import KnownAnswers, TrainingRecord
 from llmcli.training.files import summary
 from llmcli.training.files.summary import usage_hints
 
@@ -530,6 +530,20 @@ def test_the_hints_name_the_model_where_they_must() -> None:
     assert usage_hints("my model.safetensors", has_chat_template=True, chats=True) == [
         "Try it: llm chat -m 'my model.safetensors'",
         "Details of the file: llm inspect 'my model.safetensors'",
+    ]
+
+
+def test_known_answers_are_counted_and_asked_for() -> None:
+    known = {"questions": 15, "right": 11, "wrong": 1}
+    assert (
+        "With --known-answers, of 15 held-out questions with a training answer: 11 right, 1 wrong, 3 not answered."
+        in summarize(chat_record(known_answers=known))
+    )
+    stored = KnownAnswers(pairs=(("a?", "b"), ("c?", "d")))
+    assert usage_hints("m.safetensors", chats=True, has_chat_template=True, known=stored) == [
+        "Try it: llm chat -m m.safetensors --known-answers",
+        "Anyone who has the file can read the 2 questions and answers in it.",
+        "Details of the file: llm inspect m.safetensors",
     ]
 
 
