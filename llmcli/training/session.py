@@ -392,7 +392,7 @@ def _train(plan: PlannedRun, stop: Callable[[], bool], **options: Any) -> Genera
         probe=plan.probe or (None if prepared.conversations else _probe_prompt(prepared)),
         regularize=prepared.regularization(), tuner=plan.tuner, **options,
     )  # fmt: skip
-    clock = Clock(prepared.plan.train, plan.started, _reserve_seconds(prepared), stop=stop)
+    clock = Clock(prepared.plan.train, plan.started, _reserve_seconds(prepared, plan.known_answers), stop=stop)
     yield from trainer.train(job, clock, stopped.take_state() if stopped else None)
 
 
@@ -448,14 +448,14 @@ def follow(processes: Processes, device: str, on_connected: Callable[[Callable[[
     group.close()
 
 
-def _reserve_seconds(prepared: Prepared) -> float:
+def _reserve_seconds(prepared: Prepared, known_answers: bool = False) -> float:
     """Return the seconds of the time budget reserved for the end of the run, after training and evaluations."""
     budget, millions = prepared.plan.train.seconds, prepared.plan.model.parameters / 1e6
     if budget is None:
         return 0.0
     measuring = MEMORIZATION_SECONDS_PER_MILLION * millions
     if prepared.conversations:
-        measuring = LOADING_SECONDS_PER_MILLION * millions + _answers_seconds(budget)
+        measuring = (1 + known_answers) * (LOADING_SECONDS_PER_MILLION * millions + _answers_seconds(budget))
     return RESERVED_SECONDS + measuring + _saving_seconds(prepared.plan)
 
 
@@ -513,11 +513,12 @@ def _store_known_answers(
     prepared, settings = plan.prepared, plan.prepared.plan.train
     seconds = _answers_seconds(settings.seconds)
     try:
-        shares = store_known_answers(checkpoint, prepared.tokenizer, conversations, seconds, settings.device, stop)
+        return store_known_answers(
+            checkpoint, prepared.tokenizer, conversations, seconds, settings.device, stop
+        )._asdict()
     except Exception as error:  # out of memory: the model must still be saved
         plan.on_note(f"the minimum confidence of known answers has its default, since it could not be fitted: {error}")
         return None
-    return shares._asdict() if shares else None
 
 
 def _measure(

@@ -1,9 +1,10 @@
 """Answering a FAQ: right, wrong, and no answers, to 40 questions in new wordings, and to questions about anything else.
 
     python -m tests.benchmarks.faq [--wordings 1 3 8] [--steps 600]
+    python -m tests.benchmarks.faq --data toshokan.txt --other other-ja.txt
     python -m tests.benchmarks.faq --from smol.gguf --steps 50 --options "--lora 8 --kl-weight 0 --batch-tokens 512"
 
-Trains on the 40 answers of questions/library.txt with some wordings of each question (a block has an answer, eight
+Trains on the 40 answers of questions/library.txt (15 of toshokan.txt) with some wordings of each question (a block has an answer, eight
 wordings, and two for the test: a usual one, and one in other words), then asks the wordings of the test, and the
 questions of questions/other.txt. The default minimum of the confidence was chosen on other data: examples/school.txt,
 planets.txt and wakusei.txt with their test files. TF-IDF: the nearest training question by words, without a minimum.
@@ -78,8 +79,8 @@ def main() -> None:
     parser.add_argument("--steps", default="600", help="of each training")
     parser.add_argument("--from", dest="base", help="fine-tune this model")
     parser.add_argument("--options", default="", help="other options of llm train")
-    parser.add_argument("--data", type=Path, default=QUESTIONS / "library.txt", help="blocks of an answer and wordings")
-    parser.add_argument("--other", type=Path, default=QUESTIONS / "other.txt", help="questions about anything else")
+    parser.add_argument("--data", default="library.txt", help="blocks of an answer and wordings, in questions/")
+    parser.add_argument("--other", default="other.txt", help="questions about anything else")
     options = parser.parse_args()
     print("| wordings | answers by | usual wording | other words | off-topic answered |\n|---|---|---|---|---|")
     for wordings in options.wordings:
@@ -89,8 +90,8 @@ def main() -> None:
 
 def measure(wordings: int, directory: Path, options: argparse.Namespace) -> None:
     """Print the rows for a number of wordings."""
-    blocks = [block.split("\n") for block in options.data.read_text("utf-8").strip().split("\n\n")]
-    others = options.other.read_text("utf-8").strip().split("\n")
+    blocks = [block.split("\n") for block in (QUESTIONS / options.data).read_text("utf-8").strip().split("\n\n")]
+    others = (QUESTIONS / options.other).read_text("utf-8").strip().split("\n")
     pairs = [(question, block[0]) for block in blocks for question in block[1 : 1 + wordings]]
     table, path = directory / "faq.jsonl", directory / "faq.safetensors"
     table.write_text("".join(json.dumps({"prompt": q, "completion": a}) + "\n" for q, a in pairs), "utf-8")

@@ -95,12 +95,12 @@ def store_known_answers(
     seconds: float = math.inf,
     device: str = "cpu",
     stop: Callable[[], bool] = lambda: False,
-) -> KnownAnswerShares | None:
-    """Store the questions and answers of a run, training and held-out, in the model, with the minimum confidence.
-    Returns how the model answers held-out questions with one of the training answers; None if nothing is held out, or
-    if there is no time."""
+) -> KnownAnswerShares:
+    """Store the questions and answers of a run in the model, with the minimum confidence: those it was trained on, and
+    those held out from the same files. Returns how it answers held-out questions that have a training answer."""
     training, held_out = pairs_of(conversations.split.training), pairs_of(conversations.split.held_out)
-    pairs = tuple(dict.fromkeys((*training, *held_out)))
+    of_same_files = isinstance(conversations.divided.inputs.held_out, float)
+    pairs = tuple(dict.fromkeys((*training, *(held_out if of_same_files else ()))))
     wordings = len(training) / max(1, len({answer for _, answer in training}))
     weight = round(NETWORK_WEIGHT * (1 if checkpoint.record.base else 1 - 1 / wordings), 4)
     checkpoint.known_answers = KnownAnswers(pairs=pairs, min_confidence=TYPICAL, network_weight=weight)
@@ -121,8 +121,6 @@ def store_known_answers(
     checkpoint.known_answers = KnownAnswers(pairs=pairs, min_confidence=least, network_weight=weight)
     asked = [pair for pair in held_out if pair[1] in finder.answers]
     found = [*confidences(finder, [question for question, _ in asked])]
-    if not found:
-        return None
     right = sum(c >= least and text == answer for (text, c), (_, answer) in zip(found, asked, strict=False))
     unanswered = sum(confidence < least for _, confidence in found)
     return KnownAnswerShares(len(found), right, len(found) - right - unanswered)

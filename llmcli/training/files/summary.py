@@ -28,6 +28,7 @@ KNOWN_SHARE = 0.5  # of a held-out file's strings that occur in the training tex
 REPEATED_SHARE = 0.9  # likewise, for a repetitive text, in which the unpredictable part is mostly chance
 NEAR_FLOOR = 0.05  # bits per byte gained in the second half of a run: on a repetitive text, nearly all that is left
 MAX_LISTED_CHARACTERS = 200  # of the answers in a command
+KNOWN_ANSWERS_ADVICE = " --known-answers makes the model answer with whole training answers only, or with none."
 MIN_COMPARED_BYTES = 2000  # of held-out text; on less, a comparison with compressors means nothing
 
 
@@ -252,7 +253,7 @@ def _conversations(record: TrainingRecord) -> list[str]:
     sentences = []
     if counts := answer_counts(record):
         sentences.append(f"Greedy answers to {counts}.")
-    if known := record.known_answers:
+    if (known := record.known_answers) and known.questions:
         unanswered = known.questions - known.right - known.wrong
         sentences.append(
             f"With --known-answers, of {units.count(known.questions, 'held-out question')} with a training answer: "
@@ -317,6 +318,7 @@ def _answers(run: _FinishedRun) -> str:
     return (
         "The model knows its training answers, so longer training would help little. Several wordings of each question "
         "in the training data, or fine-tuning a published model (--from), would help with new questions."
+        f"{'' if run.record.known_answers else KNOWN_ANSWERS_ADVICE}"
         f"{unseen if answers and answers.seen < 1 - KNOWN_SHARE else ''}"
     )
 

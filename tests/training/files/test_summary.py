@@ -429,9 +429,12 @@ def test_known_answers_call_for_other_wordings_rather_than_for_time() -> None:
     run = chat_record(curve=alone, bits_per_byte=None, held_out={"bytes": 0, "of": "answers"})
     advice = (
         "The model knows its training answers, so longer training would help little. Several wordings of each question "
-        "in the training data, or fine-tuning a published model (--from), would help with new questions."
+        "in the training data, or fine-tuning a published model (--from), would help with new questions. "
+        "--known-answers makes the model answer with whole training answers only, or with none."
     )
     assert summarize(run)[1:] == [advice]
+    stored = {"questions": 0, "right": 0, "wrong": 0}
+    assert summarize(run | {"known_answers": stored})[1:] == [advice.split(" --known-answers")[0]]
     unsure = summarize(run | {"curve": alone | {"loss": [100 * loss for loss in losses]}})[1]
     assert unsure.startswith("Still improving")
     measured = {"questions": 4, "verbatim": 0.5, "exact": 0.0, "near": 0.0, "garbled": 0.5}
