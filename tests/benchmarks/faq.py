@@ -4,11 +4,11 @@
     python -m tests.benchmarks.faq --data toshokan.txt --other other-ja.txt
     python -m tests.benchmarks.faq --from smol.gguf --steps 50 --options "--lora 8 --kl-weight 0 --batch-tokens 512"
 
-Trains on the 40 answers of questions/library.txt (15 of toshokan.txt) with some wordings of each question (a block has an answer, eight
-wordings, and two for the test: a usual one, and one in other words), then asks the wordings of the test, and the
-questions of questions/other.txt. The default minimum of the confidence was chosen on other data: examples/school.txt,
-planets.txt and wakusei.txt with their test files. TF-IDF: the nearest training question by words, without a minimum.
-Similarity: --known-answers without the network.
+Trains on 40 answers of questions/library.txt (15 of toshokan.txt) with some wordings of each question, then asks new
+wordings, and the questions of questions/other.txt. A block has an answer, eight wordings, and two for the test: a usual
+one, and one in other words. The settings of known answers were chosen on other data: examples/school.txt, planets.txt
+and wakusei.txt with their test files. TF-IDF: the nearest training question by words, without a minimum. Similarity:
+--known-answers without the network.
 """
 
 import argparse
