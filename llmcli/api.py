@@ -11,10 +11,11 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, overload
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
 
 from llmcli.config import (
     ANSWER_TOKENS,
@@ -26,7 +27,7 @@ from llmcli.config import (
     SamplingConfig,
     cpu_cores,
 )
-from llmcli.errors import LLMError, brief, missing_package, require_torch, usage
+from llmcli.errors import LLMError, brief, missing_package, prefixed, require_torch, usage
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from llmcli.formats.ensemble_file import Ensemble
     from llmcli.generation.chat import Assistant
     from llmcli.generation.choices import ScoredText
+    from llmcli.generation.engine.requests import GenerationRequest
     from llmcli.generation.generator import Piece
     from llmcli.generation.known_answers import Answer, AnswerFinder
     from llmcli.models.runtime import Runtime
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from llmcli.training.session import Result
 
 
+T = TypeVar("T")
 FORMS = ("schema", "regex", "grammar")
 
 
@@ -204,6 +207,51 @@ class Model:
                     yield event.text
         finally:
             self._assistants = [assistant]
+
+    def generate_batch(
+        self, prompts: Sequence[str], *, literal: bool = False, **options: Unpack[SamplingOptions]
+    ) -> list[str]:
+        """Continue many prompts, decoded together: faster than a call of `generate` for each. The texts are in the
+        order of the prompts; each has a seed of its own, `seed` and the following numbers."""
+        from llmcli.generation.batch import continuation_request
+
+        if isinstance(prompts, str):
+            raise TypeError(f"prompts must be a list of str, found {brief(prompts)}")
+        texts, literal = [_text(prompt, "each prompt") for prompt in prompts], _flag(literal, "literal")
+
+        def request(prompt: str, sampling: SamplingConfig) -> GenerationRequest:
+            return continuation_request(prompt, self.tokenizer, sampling, literal=literal)
+
+        return self._decode_batch(texts, request, _sampling(options))
+
+    def chat_batch(
+        self, conversations: Sequence[Sequence[Mapping[str, str]]], **options: Unpack[SamplingOptions]
+    ) -> list[str]:
+        """Answer many conversations, as `generate_batch` continues prompts."""
+        from llmcli.generation.batch import answer_request
+        from llmcli.generation.chat import open_assistant
+
+        options.setdefault("max_tokens", ANSWER_TOKENS)
+        read = [_messages(messages) for messages in conversations]
+        assistant = open_assistant(self._source, self.runtime, self.tokenizer)
+        request = partial(answer_request, assistant=assistant)
+        return self._decode_batch(read, lambda one, sampling: request(one, sampling=sampling), _sampling(options))
+
+    def _decode_batch(
+        self, items: Sequence[T], request: Callable[[T, SamplingConfig], GenerationRequest], sampling: SamplingConfig
+    ) -> list[str]:
+        """Raises LLMError for the first item that is at fault; before decoding, if its request is."""
+        from llmcli.generation.batch import decode_batch
+
+        requests, texts = [], []
+        for number, item in enumerate(items):
+            with prefixed(f"number {number + 1:,}"):
+                requests.append(request(item, replace(sampling, seed=sampling.seed + number)))
+        for number, result in enumerate(decode_batch(self.runtime, self.tokenizer, requests)):
+            if result.error is not None:
+                raise LLMError(f"number {number + 1:,}: {result.error}") from result.error
+            texts.append(result.text)
+        return texts
 
     def next_words(self, prompt: str, count: int = 10) -> list[tuple[str, float]]:
         """Return the `count` most likely next words with their probabilities, most likely first."""

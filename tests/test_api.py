@@ -48,6 +48,21 @@ def test_generate_gives_the_text_of_the_command(tiny_model: Path, llm: Llm) -> N
     assert "".join(model.stream(PROMPT, max_tokens=12, seed=3)) == answer["text"]
 
 
+def test_batches_give_the_texts_of_single_calls(tmp_path: Path) -> None:
+    model = llmcli.load(write_chat_model(tmp_path / "model.safetensors"))
+    prompts = [PROMPT, "The", "A mat"]
+    options = {"max_tokens": 6, "seed": 4, "min_p": 0.2}
+    texts = [model.generate(prompt, **options | {"seed": 4 + i}) for i, prompt in enumerate(prompts)]
+    assert model.generate_batch(prompts, **options) == texts and model.generate_batch([]) == []
+    asked = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    answers = [model.chat(messages, **options | {"seed": 4 + i}) for i, messages in enumerate(asked)]
+    assert model.chat_batch(asked, **options) == answers
+    with pytest.raises(llmcli.LLMError, match="number 2: the prompt is empty"):
+        model.generate_batch(["a", ""])
+    with pytest.raises(TypeError, match="prompts must be a list of str, found 'The cat'"):
+        model.generate_batch("The cat")
+
+
 def test_calls_without_a_seed_give_different_texts(tiny_model: Path) -> None:
     model = llmcli.load(tiny_model)
     assert len({model.generate(PROMPT, max_tokens=8) for _ in range(8)}) > 1

@@ -32,6 +32,7 @@ DATA, SAMPLING, FORM, ANALYSIS = "Data", "Sampling", "Form of the text", "Analys
 BATCH = "Many prompts"
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?")
+_ESCAPES = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t", "0": "\0"}
 _UNKNOWN = object()
 
 
@@ -252,7 +253,9 @@ class GenerationOptions(ResultOptions):
     regex: str | None = option("PATTERN", "Generate text that matches a regular expression.", panel=FORM)
     grammar: str | None = option("FILE", "Generate text that fits a grammar, in Lark's notation or GBNF.", panel=FORM)
     memory: bool = flag("Mark passages that occur verbatim in the training text.", panel=ANALYSIS)
-    corpus: list[str] | None = option("FILE", "With --memory: the training text, if it is not found.", panel=ANALYSIS)
+    corpus: list[str] | None = option(
+        "FILE", "With --memory or --new: the training text, if it is not found.", panel=ANALYSIS
+    )
     batch: str | None = option(
         "FILE",
         'Prompts: lines, JSON Lines with "prompt" or "messages", or a table; prints a line of JSON for each.',
@@ -270,8 +273,8 @@ class GenerationOptions(ResultOptions):
     def sampling(self) -> SamplingConfig:
         """Return the sampling options, with a random seed by default. Raises LLMError, for instance for options of the
         group that have no effect together."""
-        if not self.memory:
-            self.reject("without --memory", "corpus")
+        if not (self.memory or vars(self).get("new")):
+            self.reject("without --memory or --new", "corpus")
         if self.batch is None:
             self.reject("without --batch", "output", "column", "force")
         elif not self.batch:
@@ -432,6 +435,15 @@ def decoded(data: bytes, what: str) -> str:
             f"the {what} is not UTF-8 text: byte 0x{data[error.start]:02x} at position {error.start:,}; "
             "convert it first: iconv -f ENCODING -t UTF-8"
         ) from error
+
+
+def unescaped(text: str) -> str:
+    """Replace the escape sequences of a command line.
+
+    >>> unescaped(r"a\\tb\\n\\\\n\\0")
+    'a\\tb\\n\\\\n\\x00'
+    """
+    return re.sub(r"\\([\\nrt0])", lambda match: _ESCAPES[match[1]], text)
 
 
 def parse_duration(text: str) -> float:

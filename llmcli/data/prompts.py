@@ -87,26 +87,28 @@ def _is_message(value: object) -> bool:
 
 
 def _table_rows(name: str, lines: Iterable[str], suffix: str, column: str | None) -> Iterator[PromptRow]:
-    """Yield the cells of a column. Raises LLMError if there is no header with its name."""
+    """Yield the cells of a column, named by the header or, in a table without one, by a number from 1. Raises LLMError
+    if there is no such column."""
     csv.field_size_limit(MAX_CELL)
     ended = (line + "\n" for line in lines)
-    if (header_line := next(ended, None)) is None:
+    if (first_line := next(ended, None)) is None:
         return
-    wanted = "prompt" if column is None else column
-    headers = {mark: next(csv.reader([header_line], delimiter=mark)) for mark in _DELIMITERS}
-    if suffix == ".tsv":
-        headers = {"\t": headers["\t"]}
-    delimiter = next((mark for mark, header in headers.items() if wanted in map(str.strip, header)), None)
-    if delimiter is None:
-        header = max(headers.values(), key=len)
+    wanted = "prompt" if column is None else column.strip()
+    marks = "\t" if suffix == ".tsv" else _DELIMITERS
+    first_rows = {mark: [*map(str.strip, next(csv.reader([first_line], delimiter=mark)))] for mark in marks}
+    delimiter = next((mark for mark, row in first_rows.items() if wanted in row), "")
+    has_header = bool(delimiter)
+    delimiter = delimiter or max(first_rows, key=lambda mark: len(first_rows[mark]))
+    width = len(first_rows[delimiter])
+    if has_header:
+        index = first_rows[delimiter].index(wanted)
+    elif wanted.isdecimal() and 1 <= int(wanted) <= width:
+        index, ended = int(wanted) - 1, chain((first_line,), ended)
+    else:
         problem = f"has no column {brief(wanted)}" if column else "is a table"
-        raise usage(f"{name} {problem}; name one: `column` NAME, of {some(list(map(str.strip, header)), 10)}")
-    index = list(map(str.strip, headers[delimiter])).index(wanted)
+        columns = some(list(map(brief, first_rows[delimiter])), 10)
+        raise usage(f"{name} {problem}; name one: `column` NAME, or a number; the first row is {columns}")
     for number, cells in enumerate(filter(None, csv.reader(ended, delimiter=delimiter)), 1):
-        if len(cells) != len(headers[delimiter]):
-            error = f"found {len(cells)} columns, wanted {len(headers[delimiter])}"
-            yield PromptRow(number, error=error)
-        elif not (prompt := cells[index].strip()):
-            yield PromptRow(number, error="empty prompt")
-        else:
-            yield PromptRow(number, prompt)
+        prompt = cells[index].strip() if len(cells) == width else ""
+        problem = "empty prompt" if len(cells) == width else f"found {len(cells)} columns, wanted {width}"
+        yield PromptRow(number, prompt, error="" if prompt else problem)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.evaluation.training_text import TrainingText
+from llmcli.evaluation.training_text import SEPARATOR, TrainingText
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.training_record import Memorization
 from llmcli.generation.generator import generate
@@ -104,6 +104,21 @@ def find_verbatim(
         spans = tuple(itertools.pairwise(edges))[::2]
         results.append(VerbatimSpans(spans, sum(covered) / max(1, len(text)), searched))
     return results
+
+
+def occurring_lines(candidates: set[str], documents: Iterable[Iterable[str]]) -> set[str]:
+    """Return the candidates that are a line of a document; spaces around a line do not count."""
+    occurring: set[str] = set()
+    for pieces in documents:
+        unfinished: list[str] = []
+        for piece in itertools.chain(pieces, "\n"):
+            first, *lines = piece.replace(SEPARATOR, "\n").split("\n")
+            unfinished.append(first)
+            if lines:
+                complete = ["".join(unfinished), *lines[:-1]]
+                occurring |= candidates.intersection(map(str.strip, complete))
+                unfinished = lines[-1:]
+    return occurring
 
 
 def strings(texts: Iterable[str]) -> Iterator[str]:

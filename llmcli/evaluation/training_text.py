@@ -23,7 +23,7 @@ from llmcli.formats.training_record import Reading, Stage, TrainingFile, Trainin
 from llmcli.formats.training_stages import CACHE, all_stages, describe
 
 _JOINED = 1_000  # conversations searched at a time
-_SEPARATOR = "\ud800"  # between messages: half of a surrogate pair, which occurs in no text
+SEPARATOR = "\ud800"  # between messages: half of a surrogate pair, which occurs in no text
 
 
 # ---- texts
@@ -162,8 +162,11 @@ class TrainingText:
     conversations: Sequence[Conversation] = field(default=(), repr=False)  # from these files
 
     @classmethod
-    def of(cls, sources: Sources, records: Iterable[TrainingRecord]) -> "TrainingText":
-        """Select the parts that were trained on according to the records; files that these do not name stay whole."""
+    def of(cls, sources: Sources, records: Iterable[TrainingRecord], *, whole: bool = False) -> "TrainingText":
+        """Select the parts that were trained on according to the records; files that these do not name stay whole, and
+        all files if `whole`."""
+        if whole:
+            return cls(sources.text, sources.conversation_files, sources.conversations)
         records = list(records)
         known = trained_lengths(all_stages(records))
         divided = zip(sources.text.contents, _divide(sources.text, all_stages(records)), strict=True)
@@ -190,7 +193,7 @@ class TrainingText:
 
     def _messages(self, first: int) -> str:
         chosen = self.conversations[first : first + _JOINED]
-        return "".join(message.content + _SEPARATOR for one in chosen for message in one.messages)
+        return "".join(message.content + SEPARATOR for one in chosen for message in one.messages)
 
 
 def names_sources(record: TrainingRecord, sources: Sources) -> bool:
@@ -223,9 +226,12 @@ def _read_options(reading: Reading) -> ReadOptions:
 # ---- finding the files again
 
 
-def find_training_texts(records: Iterable[TrainingRecord], model: Path) -> tuple[list[TrainingText], list[str]]:
-    """Return (texts and conversations of all stages, names of missing texts of earlier stages). Raises LLMError when a
-    record names no text, or when a file of the last stage is missing or has changed."""
+def find_training_texts(
+    records: Iterable[TrainingRecord], model: Path, *, whole: bool = False
+) -> tuple[list[TrainingText], list[str]]:
+    """Return (texts and conversations of all stages, if `whole` with their held-out parts; names of missing texts of
+    earlier stages). Raises LLMError when a record names no text, or when a file of the last stage is missing or has
+    changed."""
     texts: list[TrainingText] = []
     missing: list[str] = []
     searched = set[str]()
@@ -235,7 +241,7 @@ def find_training_texts(records: Iterable[TrainingRecord], model: Path) -> tuple
             if number and hashes <= searched:
                 continue
             try:
-                texts.append(TrainingText.of(find_sources(stage, model), [record]))
+                texts.append(TrainingText.of(find_sources(stage, model), [record], whole=whole))
                 searched |= hashes
             except LLMError:
                 if not number:

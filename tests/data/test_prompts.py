@@ -46,7 +46,12 @@ def test_a_column_of_a_table(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert [row.prompt for row in read_prompts(name, "c")][::2] == ["2", "3"]
     assert [row.prompt for row in read_prompts(write(tmp_path, "one.csv", "q\na\nb\n"), "q")] == ["a", "b"]
-    with pytest.raises(LLMError, match="has no column 'x'; name one: `column` NAME, of n, prompt, c"):
+    with pytest.raises(LLMError, match=r"has no column 'x'; name one: .* the first row is 'n', 'prompt', 'c'"):
         read_prompts(name, "x")
-    with pytest.raises(LLMError, match=r"t.tsv is a table; name one: `column` NAME, of a, b"):
+    with pytest.raises(
+        LLMError, match=r"t.tsv is a table; name one: `column` NAME, or a number; the first row is 'a', 'b'"
+    ):
         read_prompts(write(tmp_path, "t.tsv", "a\tb\n1\t2\n"))
+    assert [row.prompt for row in read_prompts("t.tsv", "2")] == ["b", "2"]
+    with pytest.raises(LLMError, match="has no column '3'"):
+        read_prompts("t.tsv", "3")

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.evaluation import memorization
-from llmcli.evaluation.memorization import LENGTH, measure_memorization, occurring_strings, share, strings
+from llmcli.evaluation.memorization import (
+    LENGTH,
+    measure_memorization,
+    occurring_lines,
+    occurring_strings,
+    share,
+    strings,
+)
 from llmcli.formats.checkpoint import load
 from tests.conftest import TEXT
 
@@ -131,3 +138,9 @@ def test_a_measurement_whose_time_is_over_ends_with_what_it_has(tiny_model: Path
 
 def test_the_product_of_the_hash_steps_is_the_length() -> None:
     assert int(np.prod(memorization._STEPS)) == LENGTH
+
+
+def test_lines_that_occur_are_found_across_pieces() -> None:
+    documents = [["Ann\nBe", "n\r\n", " Cara"], ["Dora", "Eve\ud800Fay\n"], ["Gil\nA", "n"], []]
+    candidates = {"Ann", "Ben", "Cara", "Dora", "Eve", "DoraEve", "Fay", "Gil", "An", "Be", "n"}
+    assert occurring_lines(candidates, documents) == {"Ann", "Ben", "Cara", "DoraEve", "Fay", "Gil", "An"}

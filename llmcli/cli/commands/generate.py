@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmcli import units
 from llmcli.cli.chat.answers import Answer, note_incomplete
 from llmcli.cli.options import (
     ANALYSIS,
@@ -20,6 +21,8 @@ from llmcli.cli.options import (
     option,
     read_choices,
     text_argument,
+    unescaped,
+    utf8_argument,
 )
 from llmcli.cli.terminal import console, styles
 from llmcli.config import SamplingConfig
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from llmcli.cli.reports.memory import MemoryReport
     from llmcli.data.prompts import PromptRow
     from llmcli.data.tokenizers.tokenizer import Tokenizer
+    from llmcli.formats.checkpoint import Checkpoint
+    from llmcli.formats.ensemble_file import Ensemble
     from llmcli.generation.chat import Assistant
     from llmcli.generation.engine.requests import GenerationRequest
     from llmcli.generation.generator import Piece
@@ -42,6 +47,13 @@ class _Options(GenerationOptions):
     stop: list[str] | None = option("TEXT", "Stop sequence, not printed; can be repeated.")
     samples: int = option(
         "N", "Number of texts; --json prints a line for each.", 1, names="--samples --num-samples", min=1
+    )
+    lines: int | None = option(
+        "N", "List N different lines instead, as the training text has them; PROMPT may give their beginning.", min=1
+    )
+    new: bool = flag("With --lines: leave out lines of the training text.")
+    separator: str | None = option(
+        "TEXT", r"Text between samples or lines, such as '\n---\n' or '\0' (default: a line break)."
     )
     literal: bool = flag(
         "Tokenize the prompt in one way only, as other programs do; an incomplete word is not completed then.",
@@ -67,7 +79,9 @@ def generate(options: _Options) -> None:
     sampling = options.sampling()
     path = model_path(options.model)
     choices = None if options.choices is None else read_choices(options.choices, strips=options.prompt_pair)
-    text = "" if options.batch else text_argument(options.prompt, "prompt")
+    text = (
+        "" if options.batch or (options.lines and options.prompt is None) else text_argument(options.prompt, "prompt")
+    )
     if options.prompt_pair and not options.batch and not text.strip():
         raise LLMError("the prompt is empty; give a text to answer")
     from llmcli.formats.loading import load_any, open_tokenizer
@@ -82,6 +96,7 @@ def generate(options: _Options) -> None:
         from llmcli.cli.reports.memory import MemoryReport, training_texts
 
         memory = MemoryReport(training_texts(options.corpus, source, path))
+    known = _known_lines(options, source, path) if options.new else None
     runtime = open_runtime(source, options.device, options.quantize, console.note, cache=not options.no_cache)
     tokenizer = open_tokenizer(source)
     assistant = None
@@ -95,7 +110,9 @@ def generate(options: _Options) -> None:
     if assistant is None and (tokens := len(tokenizer.encode(text))) > runtime.context:
         length = runtime.context
         console.note(f"the prompt has {tokens:,} tokens, the context length is {length:,}: only its end is used")
-    if options.next is not None:
+    if options.lines is not None:
+        _print_lines(options, runtime, tokenizer, text, sampling, known)
+    elif options.next is not None:
         _list_next_words(options, runtime, tokenizer, text, options.next)
     elif choices:
         _score_choices(options, _Generator(runtime, tokenizer, text, options.literal, None, assistant), choices)
@@ -117,8 +134,20 @@ def _check_options(options: _Options) -> None:
     """Raise LLMError for options that have no effect together."""
     if options.batch is not None:
         options.reject(
-            "with --batch", "prompt", "samples", "next", "steps", "memory", "color", "experts"
+            "with --batch", "prompt", "samples", "lines", "next", "steps", "memory", "color", "experts",
+            "separator",
         )  # fmt: skip
+    if options.lines is None:
+        options.reject("without --lines", "new")
+        if options.samples == 1 or options.json:
+            options.reject("without --samples or --lines, and with --json", "separator")
+    else:
+        options.reject(
+            "with --lines", "samples", "literal", "prompt_pair", "color", "next", "steps", "memory", "experts",
+            "choices",
+        )  # fmt: skip
+        if options.json:
+            options.reject("with --json", "separator")
     if options.next is not None:
         options.reject(
             "with --next", "max_tokens", *SAMPLING_NAMES, "stop", "samples", "literal", "prompt_pair", "color", "steps",
@@ -135,7 +164,7 @@ def _check_options(options: _Options) -> None:
     if options.experts:
         options.reject("with --experts", "color", "device", "memory")
     if options.memory:
-        options.reject("with --memory", "color")
+        options.reject("with --memory", "color", "separator")
 
 
 # ---- generated text
@@ -203,7 +232,7 @@ def _print_texts(
             note_incomplete(answer, sampling)
             console.json_result(record | ({"memory": memory.as_json(answer.text, matches[index])} if memory else {}))
             continue
-        if len(settings) > 1:
+        if len(settings) > 1 and options.separator is None:
             console.note(f"--- {index + 1}")
         if generator.assistant is None and sys.stdout.isatty() and sys.stderr.isatty():
             console.prompt(generator.prompt)
@@ -212,10 +241,62 @@ def _print_texts(
             memory.show(answer.text, matches[index], "; use a larger -n")
         else:
             answer = generator.run(sampling, print_piece)[0]
-            console.result()
+            console.verbatim(_separator(options, is_last=index + 1 == len(settings)), raw=True)
         note_incomplete(answer, sampling)
         if sys.stdout.isatty():
             answer.note_speed(sampling.seed)
+
+
+def _separator(options: _Options, *, is_last: bool) -> str:
+    """Return what follows a text; after the last one, only a line break, if the separator ends with one."""
+    separator = "\n" if options.separator is None else unescaped(utf8_argument(options.separator, "separator"))
+    return separator if not is_last else "\n" * separator.endswith("\n")
+
+
+# ---- --lines
+
+KnownLines = Callable[[set[str]], set[str]]
+
+
+def _known_lines(options: _Options, source: "Checkpoint | Ensemble", path: Path) -> KnownLines:
+    """Return a function that returns those of some lines that are in the training text."""
+    from llmcli.cli.reports.memory import training_texts
+    from llmcli.evaluation.memorization import occurring_lines
+
+    texts = training_texts(options.corpus, source, path, whole=True)
+    return lambda lines: occurring_lines(lines, (pieces for text in texts for pieces in text.documents()))
+
+
+def _print_lines(
+    options: _Options,
+    runtime: "Runtime",
+    tokenizer: "Tokenizer",
+    prompt: str,
+    sampling: SamplingConfig,
+    known: KnownLines | None,
+) -> None:
+    from llmcli.generation.lines import LineGenerator
+
+    count = options.lines or 0
+    lines = LineGenerator(runtime, tokenizer, prompt, sampling, count, known or (lambda lines: set()))
+    found = []
+    for line in lines:
+        found.append(line)
+        if not options.json:
+            console.verbatim(("" if len(found) == 1 else _separator(options, is_last=False)) + line)
+    if options.json:
+        console.json_result({
+            "lines": found, "generated": lines.generated, "duplicates": lines.duplicates, "known": lines.dropped,
+            "incomplete": lines.incomplete, "seed": sampling.seed,
+        })  # fmt: skip
+    elif found:
+        console.verbatim(_separator(options, is_last=True))
+    figures = f"{units.count(lines.generated, 'line')} generated: {units.count(lines.duplicates, 'duplicate')}"
+    figures += f", {lines.dropped:,} in the training text" * bool(known)
+    figures += f", {lines.incomplete:,} empty or longer than -n" * bool(lines.incomplete)
+    if len(found) < count:
+        raise LLMError(f"found {len(found):,} of {count:,} lines; {figures}; a higher `temperature` varies them more")
+    console.note(figures)
 
 
 # ---- --batch

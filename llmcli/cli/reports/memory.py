@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 MAX_NAMES = 3  # training files listed in a note
 
 
-def training_texts(names: list[str] | None, source: "Checkpoint | Ensemble", path: Path) -> "list[TrainingText]":
-    """Find the training text of a model, or of each model in an ensemble; or read the named files instead."""
+def training_texts(
+    names: list[str] | None, source: "Checkpoint | Ensemble", path: Path, *, whole: bool = False
+) -> "list[TrainingText]":
+    """Find the training text of a model, or of each model in an ensemble, if `whole` with its held-out part; or read
+    the named files instead."""
     from llmcli.data.sources import read_sources
     from llmcli.evaluation.training_text import TrainingText, find_training_texts, names_sources, recorded_reading
 
     if not names:
-        texts, missing = find_training_texts(source.records, path)
+        texts, missing = find_training_texts(source.records, path, whole=whole)
         if missing:
             listed = units.some(missing, MAX_NAMES)
             console.note(f"{path} was also trained on text that is missing or has changed: {listed}")
@@ -32,7 +35,7 @@ def training_texts(names: list[str] | None, source: "Checkpoint | Ensemble", pat
     note_skipped_files(sources.text)
     if not any(names_sources(record, sources) for record in source.records):
         console.note(f"{', '.join(names)} is not the training text in the record of {path}; all of it is searched")
-    return [TrainingText.of(sources, source.records)]
+    return [TrainingText.of(sources, source.records, whole=whole)]
 
 
 class MemoryReport:

@@ -85,3 +85,27 @@ def test_choices_continue_the_prompt(llm, tiny_model):
     assert lines[0].startswith("continuation") and {line.split("\t")[0] for line in lines[1:]} == {"·cat", "·car"}
     refused = llm("generate", "The", "--choices", "a,b", "-n", 3)
     assert refused.exit_code == 2 and "--max-tokens has no effect with --choices" in refused.stderr
+
+
+@pytest.mark.slow
+def test_new_lines_are_not_in_the_training_text_and_samples_are_separated(llm: Llm, tmp_path: Path) -> None:
+    words = [a + b for a in ("Ma", "Le", "No", "Ri", "Sa") for b in ("ra", "na", "lo", "mi")]
+    (tmp_path / "names.txt").write_text("\n".join(words * 15), "utf-8")
+    assert llm("train", "names.txt", "--steps", 60, "--context", 16, "--threads", 1, "-q").exit_code == 0
+    listed = llm("generate", "--lines", 5, "--new", "-t", 1.5, "--min-p", 0, "-s", 1)
+    lines = listed.stdout.splitlines()
+    assert listed.exit_code == 0 and len(set(lines)) == 5 and not set(lines) & set(words), listed.stderr
+    assert "in the training text" in listed.stderr
+    as_json = json.loads(llm("generate", "--lines", 5, "--new", "-t", 1.5, "--min-p", 0, "-s", 1, "--json").stdout)
+    assert as_json["lines"] == lines and as_json["known"] > 0
+    few = llm("generate", "--lines", 5, "-t", 0)
+    assert few.exit_code == 1 and "found 1 of 5 lines" in few.stderr and few.stdout.count("\n") == 1
+    (tmp_path / "names.txt").rename(tmp_path / "other.txt")
+    missing = llm("generate", "--lines", 5, "--new")
+    assert missing.exit_code == 1 and "is missing or has changed" in missing.stderr and "--corpus" in missing.stderr
+    assert not set(llm("generate", "--lines", 5, "--new", "--corpus", "other.txt").stdout.splitlines()) & set(words)
+    texts = [llm("generate", "Ma", "-n", 3, "-s", seed).stdout[:-1] for seed in (1, 2)]
+    for separator, between, end in ((r"\n-\n", "\n-\n", "\n"), (r"\0", "\0", ""), (r"\\n", r"\n", "")):
+        samples = llm("generate", "Ma", "-n", 3, "-s", 1, "--samples", 2, "--separator", separator)
+        assert (samples.stdout, samples.stderr) == (between.join(texts) + end, "")
+    assert llm("generate", "Ma", "--separator", "x").exit_code == llm("generate", "Ma", "--new").exit_code == 2

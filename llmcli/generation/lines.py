@@ -1,0 +1,72 @@
+"""Lists: lines that a model generates one by one, without duplicates and without known ones."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from llmcli.config import SamplingConfig
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.generation.batch import CONCURRENT, continuation_request, decode_batch
+from llmcli.generation.engine.requests import GenerationRequest
+from llmcli.models.runtime import Runtime
+
+ATTEMPTS, MIN_ATTEMPTS = 20, 200  # texts generated at most: for each line that is wanted, and for all
+
+
+@dataclass
+class LineGenerator:
+    """Generates up to `count` different lines, and counts the others."""
+
+    runtime: Runtime
+    tokenizer: Tokenizer
+    prompt: str  # the beginning of each line; "": as a line of the training text begins
+    sampling: SamplingConfig  # of the first text; the others have the following seeds
+    count: int
+    known: Callable[[set[str]], set[str]] = lambda lines: set()  # returns those of some lines that are not wanted
+    generated: int = 0
+    found: int = 0
+    duplicates: int = 0
+    dropped: int = 0  # known lines
+    incomplete: int = 0  # lines that were empty, or longer than `max_tokens`
+
+    def __iter__(self) -> Iterator[str]:
+        seen: set[str] = set()
+        limit = max(MIN_ATTEMPTS, ATTEMPTS * self.count)
+        while self.found < self.count and self.generated < limit:
+            new = list(self._round(seen, min(limit - self.generated, max(CONCURRENT, 2 * (self.count - self.found)))))
+            known = self.known(set(new))
+            self.dropped += len(known)
+            for line in new:
+                if line not in known and self.found < self.count:
+                    self.found += 1
+                    yield line
+
+    def _round(self, seen: set[str], texts: int) -> Iterator[str]:
+        """Generate some texts, and yield the lines that are not in `seen`."""
+        beginning = self.prompt.rpartition("\n")[2]
+        requests = map(self._request, range(self.generated, self.generated + texts))
+        for result in decode_batch(self.runtime, self.tokenizer, requests):
+            if result.error is not None:
+                raise result.error
+            self.generated += 1
+            line = (beginning + result.text).strip()
+            if not line or result.finish_reason == "length":
+                self.incomplete += 1
+            elif line in seen:
+                self.duplicates += 1
+            else:
+                seen.add(line)
+                yield line
+
+    def _request(self, number: int) -> GenerationRequest:
+        sampling = self.sampling
+        sampling = replace(sampling, seed=sampling.seed + number, stop=(*sampling.stop, "\n"))
+        if self.prompt:
+            return continuation_request(self.prompt, self.tokenizer, sampling)
+        return GenerationRequest("", beginning_of_line(self.tokenizer), sampling)
+
+
+def beginning_of_line(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Return the tokens before a line: a line break, or if the training text has none, what begins a document."""
+    if tokenizer.seen_bytes is not None and b"\n" not in tokenizer.seen_bytes:
+        return (tokenizer.bos_id,)
+    return (*tokenizer.bos_ids, *tokenizer.encode("\n"))
