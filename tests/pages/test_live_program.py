@@ -192,9 +192,9 @@ def test_parts_that_are_switched_off_change_the_next_token(
                 assert shown[text] == pytest.approx(probabilities[entry], abs=2e-3), (prompt, which)
         assert found["pairs"][0]["bits"] == pytest.approx(math.log2(found["pairs"][0]["q"] / found["pairs"][0]["p"]))
         largest.append(max(abs(one["bits"]) for one in found["pairs"]))
-        if not is_cached:  # otherwise the lens is that of the network
-            lens = [one["probability"] for one in found["lens"][-1]]
-            assert lens == pytest.approx(np.sort(probabilities)[::-1][:4], abs=2e-3)
+        lens = [one["probability"] for one in found["lens"][-1]]
+        assert lens == pytest.approx(np.sort(probabilities)[::-1][:4], abs=2e-3)
+        assert len(found["lens"]) == model.config.num_hidden_layers + 1 + is_cached
     assert max(largest) > 0.1
     alone = program.inside("I like to drink green tea. I like to", ["cache"])["pairs"]
     assert (max(abs(one["bits"]) for one in alone) > 0) == is_cached

@@ -191,7 +191,7 @@ function showLens(node, lens, token, caption) {
     node.style.setProperty("--share", probability);
     return node;
   };
-  const rows = lens.map((row, depth) => [depth || say("embedding"), ...row.map(cell)]);
+  const rows = lens.map((row, depth) => [depth > L ? say("ngramCache") : depth || say("embedding"), ...row.map(cell)]);
   node.replaceChildren(table(caption, [say("layer"), ...lens[0].map((_, i) => i + 1)], rows));
 }
 

@@ -59,11 +59,11 @@ function placeOf(prompt, { path, added }) {
   return { ids: [...splitPrompt(prompt, runtime.context).head, ...path.slice(0, -1)], token, tail, fits: (id) => !tail || fitting.has(id) };
 }
 
-// The logit lens. Its last row is the prediction itself, unless the n-gram cache changed that.
+// The logit lens. Its last row is the prediction itself: of the last layer, or of the n-gram cache, which comes after it.
 function lensOf(fits, prediction, hasCache) {
   const rows = recording.lens(fits);
   const last = prediction.slice(0, LENS_TOKENS).map(({ path, probability }) => ({ label: tokenizer.label(path.at(-1)), probability }));
-  return hasCache ? rows : [...rows.slice(0, -1), last];
+  return [...(hasCache ? rows : rows.slice(0, -1)), last];
 }
 
 const jobs = {
