@@ -43,7 +43,7 @@ MODEL, TRAINING = "Model architecture", "Training"  # panels of the help
 MIN_LR_SCALE = 0.01  # a smaller factor is more likely meant as a learning rate
 MAX_QUESTION = 60  # characters shown of a training question
 # left out of a suggested command: the budget, options that it sets itself, and irrelevant options
-OMITTED = {"time", "steps", "epochs", "force", "json", "quiet", "corpus"}
+OMITTED = {"time", "steps", "epochs", "force", "json", "quiet", "corpus", "watch"}
 
 
 class _Options(ReadingOptions):
@@ -55,6 +55,7 @@ class _Options(ReadingOptions):
     steps: int | None = option("N", "Number of training steps.", min=1)
     epochs: float | None = option("X", "Number of epochs (passes over the text).")
     dry_run: bool = flag("Print the plan and exit.")
+    watch: bool = flag("Show the run on a page on 127.0.0.1; needs the extra serve.")
     force: bool = flag("Overwrite an existing output, and start over instead of resuming.")
     from_: Path | None = option(
         "FILE", "Base model to fine-tune: .safetensors, .gguf, Hugging Face directory or hf:OWNER/NAME."
@@ -117,6 +118,10 @@ def train(options: _Options) -> None:
     """
     require_torch()
     _check_options(options)
+    if options.watch:
+        from llmcli.cli.reports.watch import check_watch
+
+        check_watch()
     how = options.reading()
     processes = Processes.of()
     if options.processes and options.processes > 1 and not processes.are_several:
@@ -257,6 +262,8 @@ def _check_options(options: _Options) -> None:
         options.reject("with --like", "tokenizer", "vocab_size", "context")
     if options.lora is None:
         options.reject("without --lora", "adapter_only")
+    if options.dry_run:
+        options.reject("with --dry-run", "watch")
     if options.tokenizer not in ("bpe", "char"):
         options.reject("with --tokenizer FILE", "vocab_size")
 
@@ -300,6 +307,36 @@ def _note_stopped_run(output: "Output", dry_run: bool, processes: int) -> None:
 
 def _run(options: _Options, run: "PlannedRun") -> None:
     """Train, show progress, and report the result."""
+    if not options.watch:
+        result, signals = _train(options, run)
+        _report(options, result, run)
+    else:
+        from llmcli.cli.reports.watch import watching
+
+        with watching(run.output.path, run.prepared.plan, _loss_units(run)) as watch:
+            result, signals = _train(options, run, watch.add)
+            watch.finish(result, has_model=not run.output.adapter_only)
+            _report(options, result, run)
+            is_at_terminal = sys.stdin.isatty() and sys.stderr.isatty()
+            if is_at_terminal and not (signals or options.json or run.processes.are_several):
+                watch.stay_open()
+    if signals:
+        raise typer.Exit(128 + signals[0])
+
+
+def _loss_units(run: "PlannedRun") -> tuple[float, tuple[float, float] | None]:
+    """Return the arguments of TrainingLosses."""
+    prepared, chosen = run.prepared, run.prepared.plan.conversations
+    bytes_per_token = prepared.record.read_bytes / max(1, len(prepared.tokens))
+    if chosen and (learned := prepared.record.conversations):
+        return bytes_per_token, (1 - chosen.share, max(1, learned.train_bytes) / learned.train_tokens)
+    return bytes_per_token, None
+
+
+def _train(
+    options: _Options, run: "PlannedRun", on_event: Callable[[object], None] = lambda event: None
+) -> "tuple[Result, list[int]]":
+    """Train and show progress; return (result, signals that ended the run)."""
     from llmcli.cli.reports.training import show_event
     from llmcli.cli.terminal.progress import TrainingView
     from llmcli.training import session
@@ -307,11 +344,8 @@ def _run(options: _Options, run: "PlannedRun") -> None:
 
     output_error: OSError | None = None
     trains = False  # whether there was a step, so that a stop request would save weights
-    prepared, chosen = run.prepared, run.prepared.plan.conversations
-    bytes_per_token, answers = prepared.record.read_bytes / max(1, len(prepared.tokens)), None
-    if chosen and (learned := prepared.record.conversations):
-        answers = 1 - chosen.share, max(1, learned.train_bytes) / learned.train_tokens
-    view = TrainingView(bytes_per_token, hidden=options.json, answers=answers)
+    of_answers = run.prepared.plan.conversations is not None
+    view = TrainingView(*_loss_units(run), hidden=options.json)
     with (
         _first_step_interrupted(run.output, lambda: trains),
         stop_requests(lambda: trains, view.note_from_signal_handler) as signals,
@@ -327,8 +361,9 @@ def _run(options: _Options, run: "PlannedRun") -> None:
                     result = event
                     continue
                 trains = trains or isinstance(event, Step)
+                on_event(event)
                 try:
-                    show_event(event, view, json_=options.json, of_answers=chosen is not None)
+                    show_event(event, view, json_=options.json, of_answers=of_answers)
                 except OSError as error:  # the reader is gone, or the disk is full: save the weights so far
                     output_error = output_error or error
         except LLMError as error:
@@ -341,9 +376,7 @@ def _run(options: _Options, run: "PlannedRun") -> None:
         raise output_error
     if problem := result.done.problem:
         raise LLMError(f"{problem}; saved the best weights so far (step {result.done.best_step:,}) in {result.file}")
-    _report(options, result, run)
-    if signals:
-        raise typer.Exit(128 + signals[0])
+    return result, signals
 
 
 @contextmanager

@@ -3,13 +3,13 @@
 import math
 import os
 import sys
-from array import array
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
 from llmcli.cli.terminal import charts, console
 from llmcli.cli.terminal.console import without_echo
+from llmcli.cli.terminal.losses import TrainingLosses
 from llmcli.cli.terminal.safe_text import one_line, visible_line
 
 if TYPE_CHECKING:
@@ -22,24 +22,20 @@ if TYPE_CHECKING:
 REFRESH_SECONDS = 0.25  # between two updates of the live view
 LINE_SECONDS, LINE_PROGRESS = 10, 0.02  # minimum between two lines elsewhere
 MIN_STEPS_FOR_ESTIMATE = 5  # earlier, the time left is not shown
-LOSS_SMOOTHING = 0.05  # weight of the newest loss in the moving average
-MAX_POINTS = 240  # in the chart's curve
 MIN_CHART_HEIGHT, MIN_CHART_WIDTH = 3, 30
 
 
 class TrainingView:
     """Shows a run: in a terminal a bar, figures and a growing chart, elsewhere periodic lines.
 
-    `bytes_per_token` converts the training loss to bits per byte. A run on conversations has `answers`: (progress, 0 to
-    1, from which it trains on them; bytes per token of answers). `hidden` draws nothing in a terminal.
+    For `bytes_per_token` and `answers` see TrainingLosses. `hidden` draws nothing in a terminal.
     """
 
     def __init__(
-        self, bytes_per_token: float, *, hidden: bool = False, answers: tuple[float, float] | None = None
+        self, bytes_per_token: float, answers: tuple[float, float] | None = None, *, hidden: bool = False
     ) -> None:
-        self._bytes_per_token, self._answers = bytes_per_token, answers
+        self.losses = TrainingLosses(bytes_per_token, answers)
         self._validation_name = "validation answers" if answers else "validation"
-        self._loss = math.nan  # moving average of the training loss, bits per byte
         self._sample = "", ""  # prompt, text
         self._step: Step | None = None  # the last one
         self._shown_seconds = -math.inf
@@ -72,13 +68,8 @@ class TrainingView:
                 self._live.stop()  # restores the cursor
 
     def step(self, event: "Step") -> None:
-        from_progress, of_answers = self._answers or (1.0, 0.0)
-        bytes_per_token = of_answers if event.progress > from_progress else self._bytes_per_token
-        loss = event.loss / (math.log(2) * bytes_per_token)
-        weight = max(LOSS_SMOOTHING, 2 / (event.step + 1))  # early averages are over few steps: the loss falls steeply
-        self._loss = loss if math.isnan(self._loss) else (1 - weight) * self._loss + weight * loss
         self._step = event
-        self._losses.append(loss)
+        self.losses.add(event)
         self._show(event)
 
     def evaluation(self, step: int, bits_per_byte: float) -> None:
@@ -86,12 +77,9 @@ class TrainingView:
 
     def begin_model(self, share: float | None = None) -> None:
         """Start the curves of another model; `share` is the share of conversations at the end of its run."""
-        self._losses = array("d")  # bits per byte, for each step
+        self.losses.begin_model(share)
         self._shown_progress = -math.inf
         self._evaluations: list[tuple[int, float]] = []  # (step, bits per byte)
-        self._loss = math.nan
-        if self._answers and share is not None:
-            self._answers = 1 - share, self._answers[1]
 
     def sample(self, prompt: str, text: str) -> None:
         self._sample = one_line(prompt), one_line(text)
@@ -120,24 +108,13 @@ class TrainingView:
                 self._live.update(self._draw(self._live), refresh=True)
         elif event.progress >= 1 or (since >= LINE_SECONDS and event.progress - self._shown_progress >= LINE_PROGRESS):
             self._shown_seconds, self._shown_progress = event.seconds, event.progress
-            losses = f"training {units.bits_per_byte(self._loss)}"
+            losses = f"training {units.bits_per_byte(self.losses.mean)}"
             if self._evaluations:
                 losses += f"  {self._validation_name} {units.bits_per_byte(self._evaluations[-1][1])}"
             console.note(
                 f"{event.progress:4.0%}  step {event.step:,}  {time_left(event)} left  "
                 f"{event.tokens_per_second:,.0f} tokens/s  bits/byte: {losses}"
             )
-
-    def curve(self) -> tuple[list[int], list[float]]:
-        """Thin the losses to at most MAX_POINTS means over equally many steps, each placed at its last step."""
-        import numpy as np
-
-        count = len(self._losses)
-        starts = np.arange(0, count, math.ceil(count / MAX_POINTS))
-        ends = np.append(starts[1:], count)
-        means = np.add.reduceat(np.frombuffer(self._losses), starts) / (ends - starts)
-        first = self._step.step - count if self._step else 0
-        return (first + ends).tolist(), means.tolist()
 
     # ---- the live view
 
@@ -151,7 +128,7 @@ class TrainingView:
         figures = f"{event.progress:4.0%}  {time_left(event)} left  {event.tokens_per_second:,.0f} tokens/s"
         width = max(10, min(100, columns - len(figures) - 4))
         filled = round(event.progress * width)
-        losses = f"training {units.bits_per_byte(self._loss)}"
+        losses = f"training {units.bits_per_byte(self.losses.mean)}"
         if self._evaluations:
             best, step = min((bits, step) for step, bits in self._evaluations)
             newest = units.bits_per_byte(self._evaluations[-1][1])
@@ -180,7 +157,7 @@ class TrainingView:
         from rich.text import Text
 
         marks = [step for step, _ in self._evaluations], [bits for _, bits in self._evaluations]
-        steps, losses = self.curve()
+        steps, losses = self.losses.curve()
         legend = "bits per byte (log scale)"
         if self._evaluations:
             legend += f": ⠒⠒ training  {charts.MARK} {self._validation_name}"

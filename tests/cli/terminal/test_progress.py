@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.cli.terminal import console, progress
+from llmcli.cli.terminal import console, losses, progress
 from llmcli.cli.terminal.text_layout import text_width
 from tests.cli.terminals import STYLES, colored_stdout, on_screen
 
@@ -108,7 +108,7 @@ def test_figures_of_answers_have_a_name_and_a_unit_of_their_own(capsys: pytest.C
                 step=step, progress=done, loss=4 * math.log(2), tokens=9, epoch=1, seconds=20 * step,
                 tokens_per_second=1,
             ))  # fmt: skip
-        assert view.curve()[1] == pytest.approx([1.0, 2.0])
+        assert view.losses.curve()[1] == pytest.approx([1.0, 2.0])
     assert "bits/byte: training 1.667  validation answers 1.500" in capsys.readouterr().err  # 1/3 of 1.0, 2/3 of 2.0
 
 
@@ -119,7 +119,7 @@ def test_a_student_has_a_curve_and_figures_of_its_own(capsys: pytest.CaptureFixt
         view.evaluation(1, 1.5)
         view.begin_model()
         view.step(made_step(step=2, progress=0.6, seconds=40, **figures | {"loss": 12 * math.log(2)}))
-        assert view.curve() == ([2], pytest.approx([3.0]))
+        assert view.losses.curve() == ([2], pytest.approx([3.0]))
     last = capsys.readouterr().err.splitlines()[-1]
     assert "step 2" in last and "validation" not in last and last.endswith("bits/byte: training 3.000")
 
@@ -135,6 +135,6 @@ def test_a_growing_curve_is_thinned_to_means(capsys: pytest.CaptureFixture[str])
     view = progress.TrainingView(1 / math.log(2))  # a nat per token is a bit per byte
     for step in range(11, 10_001):
         view.step(made_step(step=step, progress=0, loss=float(step), seconds=0, tokens=1, tokens_per_second=1))
-    steps, means = view.curve()
-    assert progress.MAX_POINTS / 2 <= len(steps) <= progress.MAX_POINTS and steps[-1] == 10_000
+    steps, means = view.losses.curve()
+    assert losses.MAX_POINTS / 2 <= len(steps) <= losses.MAX_POINTS and steps[-1] == 10_000
     assert means[0] == pytest.approx((11 + steps[0]) / 2) and means[-1] == pytest.approx((steps[-2] + 10_001) / 2)

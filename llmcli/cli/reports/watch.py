@@ -1,0 +1,168 @@
+"""The page of `llm train --watch`: what it shows of a run, and when it opens and closes.
+
+The run hands over its events, and about once a second the state of the page as JSON is made from them; the server, in a
+thread of its own, only sends that text. So neither pages nor their absence change the run.
+"""
+
+import importlib.util
+import json
+import math
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmcli.cli.terminal import console
+from llmcli.cli.terminal.losses import TrainingLosses
+from llmcli.cli.terminal.progress import time_left
+from llmcli.errors import missing_extra
+
+if TYPE_CHECKING:
+    from llmcli.training.planning.plan import Plan
+    from llmcli.training.session import Result
+
+STATE_SECONDS = 1.0  # between two states while there are only steps
+DIGITS = 4
+
+
+def check_watch() -> None:
+    """Raise LLMError if the server's packages are missing."""
+    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise missing_extra("llm train --watch", " and ".join(missing), "serve")
+
+
+class Watch:
+    """The page of a run."""
+
+    def __init__(self, output: Path, plan: "Plan", loss_units: tuple[float, tuple[float, float] | None]) -> None:
+        from llmcli.pages.watch_page import watch_page
+        from llmcli.server.http.watch import WatchServer
+
+        self._losses, self._stated = TrainingLosses(*loss_units), 0.0
+        self._server = WatchServer(watch_page(output.name))
+        self._state: dict[str, Any] = {"phase": "preparing", "file": output.name, "step": None, "verdict": []}
+        self._begin_model(plan)
+        self.url = self._server.start()
+
+    def _begin_model(self, plan: "Plan") -> None:
+        rows = [(row.name, f"{row.value} ({row.reason})") for row in plan.rows]
+        self._evaluations: list[tuple[int, float]] = []
+        self._state |= {"plan": rows, "samples": [], "prompt": "", "probe": None, "curve": None}
+        self._publish()
+
+    def add(self, event: object) -> None:
+        """Take the next event of the run."""
+        from llmcli.training.loop import events
+
+        match event:
+            case events.Step():
+                self._losses.add(event)
+                self._add_step(event)
+                if event.seconds < self._stated + STATE_SECONDS and event.progress < 1:
+                    return
+                self._stated = event.seconds
+            case events.Evaluation():
+                if math.isfinite(event.bits_per_byte):  # JSON has no other numbers
+                    self._evaluations.append((event.step, event.bits_per_byte))
+            case events.Prediction():
+                self._add_prediction(event)
+            case events.Sample():
+                self._state["samples"].append((event.step, event.text))
+                self._state["prompt"] = event.prompt
+            case events.TeacherTrained():
+                self._losses.begin_model()
+                self._evaluations = []
+            case events.Restarted():
+                self._losses.begin_model(event.plan.conversations.share if event.plan.conversations else None)
+                self._begin_model(event.plan)
+        self._publish()
+
+    def _add_step(self, event: Any) -> None:
+        self._state["phase"] = "finishing" if event.progress >= 1 else "running"
+        self._state["step"] = {
+            "progress": event.progress,
+            "percent": f"{event.progress:.0%}",
+            "step": f"{event.step:,}",
+            "epoch": f"{event.epoch:.1f}",
+            "speed": f"{event.tokens_per_second:,.0f}",
+            "left": time_left(event),
+        }
+
+    def _add_prediction(self, event: Any) -> None:
+        bits = dict(self._evaluations).get(event.step)
+        points = self._state["probe"]["points"] if self._state["probe"] else []
+        self._state["probe"] = {"prompt": event.prompt, "points": [*points, (event.step, bits, event.next)]}
+
+    def _publish(self) -> None:
+        steps, training = self._losses.curve()
+        if steps:
+            self._state["curve"] = {
+                "steps": steps,
+                "training": [round(bits, DIGITS) for bits in training],
+                "validation_steps": [step for step, _ in self._evaluations],
+                "validation": [bits for _, bits in self._evaluations],
+            }
+        self._server.state = json.dumps(self._state, ensure_ascii=False).encode("utf-8", "replace")
+
+    def finish(self, result: "Result", *, has_model: bool) -> None:
+        """Show the end of the run, and offer the page of the model, unless only adapters were saved."""
+        file, verdict = result.file, list(result.done.checkpoint.record.verdict)
+        self._state |= {"phase": "saved", "file": str(file), "verdict": verdict, "model": has_model}
+        if has_model:
+            self._server.offer(f"{file.stem}.html", lambda: _model_page(file))
+        self._publish()
+
+    def stay_open(self) -> None:
+        """Keep the page open until Enter or Ctrl-C."""
+        if self._state["model"]:
+            console.warn(f"the page of the model: {self.url}/model")
+        console.warn("the page stays open until Enter or Ctrl-C")
+        try:
+            sys.stdin.readline()
+        except KeyboardInterrupt:
+            console.status("")
+
+    def close(self) -> None:
+        self._server.stop()
+
+
+def _model_page(file: Path) -> bytes:
+    from llmcli.formats import loading
+    from llmcli.formats.headers import read_header
+    from llmcli.pages.live_page import live_page
+
+    return live_page(loading.load(file), read_header(file), file.stem, None, lambda note: None)
+
+
+@contextmanager
+def watching(output: Path, plan: "Plan", loss_units: tuple[float, tuple[float, float] | None]) -> Iterator[Watch]:
+    """Open the page of a run, which is closed on exit. `loss_units` are the arguments of TrainingLosses."""
+    watch = Watch(output, plan, loss_units)
+    try:
+        console.warn(f"watch the run at {watch.url}")
+        if sys.stderr.isatty() and _has_display():
+            threading.Thread(target=_open_browser, args=(watch.url,), daemon=True).start()  # it may wait for seconds
+        yield watch
+    finally:
+        watch.close()
+
+
+def _has_display() -> bool:
+    if os.name == "nt" or sys.platform == "darwin":
+        return "SSH_CONNECTION" not in os.environ
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _open_browser(url: str) -> None:
+    import webbrowser
+
+    try:
+        browser = webbrowser.get()
+    except webbrowser.Error:
+        return
+    if type(browser) is not webbrowser.GenericBrowser:  # a browser in this terminal, such as lynx
+        browser.open(url)

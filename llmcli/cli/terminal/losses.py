@@ -1,0 +1,49 @@
+"""The training losses of a run so far, in bits per byte."""
+
+import math
+from array import array
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmcli.training.loop.events import Step
+
+LOSS_SMOOTHING = 0.05  # weight of the newest loss in the moving average
+MAX_POINTS = 240  # in a curve
+
+
+class TrainingLosses:
+    """The losses of the current model. `bytes_per_token` converts them to bits per byte; a run on conversations has
+    `answers`: (progress, 0 to 1, from which it trains on them; bytes per token of answers)."""
+
+    def __init__(self, bytes_per_token: float, answers: tuple[float, float] | None = None) -> None:
+        self._bytes_per_token, self.answers = bytes_per_token, answers
+        self.begin_model()
+
+    def begin_model(self, share: float | None = None) -> None:
+        """Start with another model; `share` is the share of conversations at the end of its run."""
+        self._losses = array("d")  # of each step
+        self._last_step = 0
+        self.mean = math.nan  # moving average
+        if self.answers and share is not None:
+            self.answers = 1 - share, self.answers[1]
+
+    def add(self, event: "Step") -> None:
+        from_progress, of_answers = self.answers or (1.0, 0.0)
+        bytes_per_token = of_answers if event.progress > from_progress else self._bytes_per_token
+        loss = event.loss / (math.log(2) * bytes_per_token)
+        weight = max(LOSS_SMOOTHING, 2 / (event.step + 1))  # early averages are over few steps: the loss falls steeply
+        self.mean = loss if math.isnan(self.mean) else (1 - weight) * self.mean + weight * loss
+        self._last_step = event.step
+        self._losses.append(loss)
+
+    def curve(self) -> tuple[list[int], list[float]]:
+        """Thin the losses to at most MAX_POINTS means over equally many steps, each placed at its last step."""
+        import numpy as np
+
+        count = len(self._losses)
+        if not count:
+            return [], []
+        starts = np.arange(0, count, math.ceil(count / MAX_POINTS))
+        ends = np.append(starts[1:], count)
+        means = np.add.reduceat(np.frombuffer(self._losses), starts) / (ends - starts)
+        return (self._last_step - count + ends).tolist(), means.tolist()

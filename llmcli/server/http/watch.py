@@ -1,0 +1,76 @@
+"""The server of `llm train --watch`: a page on 127.0.0.1 that shows a run, in a thread with an event loop of its own.
+
+It knows nothing about training: the run gives it texts, and never waits for it.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from urllib.parse import quote
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from llmcli.errors import LLMError
+from llmcli.server.http.access import Access
+from llmcli.server.http.guard import Guard
+from llmcli.server.http.listening import Server, bind, url
+
+HEADERS = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+ENDING_SECONDS = 0.5  # for answers in progress; their thread is a daemon
+
+
+class WatchServer:
+    """Serves the page of a run, its `state` as JSON, and once it is saved the page of the model."""
+
+    def __init__(self, page: bytes) -> None:
+        self._page, self.state = page, b"{}"
+        self._model: tuple[str, Callable[[], bytes]] | None = None
+        self._made: bytes | None = None
+        self._making = threading.Lock()
+        self._listener = ExitStack()
+
+    def start(self) -> str:
+        """Start serving on a free port; return the address. Raises LLMError."""
+        listener = self._listener.enter_context(bind("127.0.0.1", 0))
+        routes = [Route("/", self._show), Route("/state", self._show_state), Route("/model", self._show_model)]
+        guard = Middleware(Guard, access=Access(), counts=Counter(), log=lambda entry: None)
+        self._server = Server(Starlette(routes=routes, middleware=[guard]))
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
+        self._thread.start()
+        return url(listener)
+
+    def offer(self, name: str, make: Callable[[], bytes]) -> None:
+        """Offer the page of the finished model under the name of a file; it is made when it is asked for."""
+        self._model = name, make
+
+    def stop(self) -> None:
+        """Stop serving, at once unless the page of the model is being made."""
+        self._server.stop()
+        with self._making:
+            self._model = None
+        self._thread.join(ENDING_SECONDS)
+        self._listener.close()
+
+    async def _show(self, _: Request) -> Response:
+        policy = {"Content-Security-Policy": "frame-ancestors 'none'"}  # the page itself has the rest
+        return HTMLResponse(self._page, headers=HEADERS | policy)
+
+    async def _show_state(self, _: Request) -> Response:
+        return Response(self.state, media_type="application/json", headers=HEADERS)
+
+    def _show_model(self, request: Request) -> Response:
+        with self._making:
+            if self._model is None:
+                return PlainTextResponse("the model is not finished yet", 404, HEADERS)
+            name, make = self._model
+            try:
+                self._made = self._made or make()
+            except LLMError as error:
+                return PlainTextResponse(str(error), 400, HEADERS)
+        saved = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
+        return HTMLResponse(self._made, headers=HEADERS | (saved if "download" in request.query_params else {}))

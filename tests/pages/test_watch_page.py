@@ -1,0 +1,80 @@
+"""The page of a run in progress, in a real browser."""
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from llmcli.pages.watch_page import watch_page
+from llmcli.server.http.watch import WatchServer
+from tests.pages.live import needs_browser
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+HOSTILE = '<img src=x onerror="alert(1)">'
+STATE: dict[str, Any] = {
+    "phase": "running", "file": "m.safetensors", "verdict": [], "plan": [["steps", f"20 ({HOSTILE})"]], "prompt": "The",
+    "step": {"progress": 0.5, "percent": "50%", "step": "10", "epoch": "1.0", "speed": "9,000", "left": "0:09"},
+    "curve": {"steps": [5, 10], "training": [3.0, 2.0], "validation_steps": [10], "validation": [2.5]},
+    "samples": [[5, " cat"], [10, HOSTILE]],
+    "probe": {"prompt": "The", "points": [[5, None, [[" a", 0.5]]], [10, 2.5, [[" b", 0.75]]]]},
+}  # fmt: skip
+
+
+@pytest.fixture
+def watch() -> Iterator[WatchServer]:
+    server = WatchServer(watch_page(f"{HOSTILE}.safetensors"))
+    server.state = json.dumps(STATE).encode()
+    yield server
+    server.stop()
+
+
+def bars(page: "Page") -> list[list[str]]:
+    return [text.split("\n") for text in page.locator("#probe-bars li").all_inner_texts()]
+
+
+@pytest.mark.slow
+@needs_browser
+def test_two_tabs_follow_the_run_and_show_its_end(browser: "Browser", watch: WatchServer) -> None:
+    address = watch.start()
+    pages = [browser.new_page(locale=locale, viewport={"width": 400, "height": 800}) for locale in ("en-US", "ja-JP")]
+    messages: list[str] = []
+    for page in pages:
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.goto(address)
+        page.wait_for_selector("#probe-bars li")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+        assert page.locator("img").count() == 0 and HOSTILE in page.inner_text("#samples li >> nth=0")
+    english, japanese = pages
+    assert english.title() == f"{HOSTILE}.safetensors"
+    assert english.inner_text("#figures") == "50% · step 10 · epoch 1.0 · 9,000 tokens per second · 0:09 left"
+    assert japanese.inner_text("#phase") == "学習しています。"
+    assert english.inner_text("#curve p >> nth=1") == "Training loss 2.000 bits per byte, validation loss 2.500"
+    newest = [["·b", "75.0%"], ["·a", "< 75.0%"], ["all others", "25.0%"]]
+    assert bars(english) == newest
+    english.focus("#probe-step")
+    english.keyboard.press("ArrowLeft")
+    earlier = [["·b", "< 50.0%"], ["·a", "50.0%"], ["all others", "50.0%"]]
+    assert (
+        bars(english) == earlier and english.inner_text("#probe-value") == "Step 5: training loss 3.000 bits per byte"
+    )
+
+    probe = {"prompt": "The", "points": [*STATE["probe"]["points"], [20, 1.0, [[" c", 1.0]]]]}
+    watch.state = json.dumps(STATE | {"phase": "saved", "verdict": ["Good."], "model": True, "probe": probe}).encode()
+    japanese.wait_for_selector("#model:not([hidden])")
+    english.wait_for_selector("#model:not([hidden])")
+    assert english.inner_text("#phase") == "The model is saved in m.safetensors."
+    assert english.inner_text("#verdict") == "Good."
+    assert bars(japanese)[0] == ["·c", "100.0%"]  # it follows; a slider that was moved stays
+    assert english.input_value("#probe-step") == "0" and ["·a", "50.0%"] in bars(english)
+    english.reload()
+    english.wait_for_selector("#probe-bars li")
+    assert bars(english)[0] == ["·c", "100.0%"]
+    assert messages == []
+    watch.stop()
+    english.wait_for_selector("#lost:not([hidden])")
+    for page in pages:
+        page.close()
