@@ -23,7 +23,8 @@ from llmcli.data.text.file_types import TEXT_KINDS, is_page
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
 from llmcli.errors import LLMError, brief
 
-_MAX_NAMES = 3  # files listed in a description
+_MAX_NAMES = 3  # files listed in a description ...
+_MAX_KINDS = 3  # ... of these kinds
 _MAX_SEARCHED = 256  # plain texts checked for tags and braces
 _TABLE_LINES = 10
 _NUMBER = re.compile(r"0x[0-9a-f]+|\d+")  # a position or size, which differs between files with the same problem
@@ -91,8 +92,12 @@ class Sources:
         return [replace(group, names=tuple(files)) for group, files in names.items()]
 
     def describe(self) -> str:
-        """Describe the kind of each file, and the options to read it differently, in one line."""
-        return f"data: {'; '.join(map(str, self.groups()))}"
+        """Describe the kinds of the files, and the options to read them differently, in one line."""
+        groups = self.groups()
+        if (more := len(groups) - _MAX_KINDS) <= 0:
+            return f"data: {'; '.join(map(str, groups))}"
+        largest = sorted(groups, key=lambda group: -len(group.names))[:_MAX_KINDS]
+        return f"data: {'; '.join(map(str, largest))}; and {units.count(more, 'more kind')}"
 
 
 def _text_record(document: Document) -> dict[str, Any]:

@@ -222,6 +222,7 @@ def _read_as(
 ) -> Document:
     """Read a document as `read_document` does; `codec` is for text without a byte-order mark, "" is UTF-8."""
     source, is_file = _opened(name, path, stream), stream is None and name != "-"
+    is_in_archive = stream is not None and name != "-"
     name = display_name(name)
     with source as file, _decompressed(name, file) as (content, program):
         changed_at = os.fstat(file.fileno()).st_mtime_ns if is_file else 0
@@ -256,6 +257,9 @@ def _read_as(
                 copy.truncate(offset)
             if isinstance(error, ReadingEndsError):
                 raise
+            if isinstance(error, NotTextError) and is_in_archive:
+                advice = error.advice.partition(" first: ")[0]
+                raise NotTextError(error.problem, f"{advice} with iconv after unpacking the archive") from error
             if description := file_types.describe_binary(name, start[: file_types.START_BYTES], program):
                 raise LLMError(f"{name} {description}") from error
             raise

@@ -166,7 +166,23 @@ def test_the_line_says_what_documents_were_taken_for() -> None:
     )
 
 
+def test_the_line_names_the_kinds_with_most_files() -> None:
+    for kind in ("docx", "odt", "ipynb", "eml"):
+        put(f"d/a.{kind}", DOCUMENTS[f"a.{kind}"][0]("A page about cats."))
+    for name in ("b.eml", "c.eml"):
+        put(f"d/{name}", DOCUMENTS["a.eml"][0](f"A page about {name}."))
+    line = read_sources(["d"]).describe()
+    assert line.startswith("data: text in d/a.eml, d/b.eml, d/c.eml (e-mail") and line.endswith("; and 1 more kind")
+
+
 # ---- what cannot be read
+
+
+def test_advice_for_a_file_in_an_archive_names_no_path() -> None:
+    put("a.zip", zipped({"a.txt": "ein Text", "b.txt": b"caf\xe9 " * 9}))
+    (line,) = read_sources(["a.zip"]).text.skipped
+    assert line.startswith("a.zip/b.txt is not UTF-8 text: byte 0xe9 at position 3; its encoding is uncertain; ")
+    assert line.endswith("; or convert it with iconv after unpacking the archive")
 
 
 def problem_of(*names: str) -> str:
