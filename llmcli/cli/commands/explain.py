@@ -19,8 +19,11 @@ from llmcli.errors import usage
 
 if TYPE_CHECKING:
     from llmcli.analysis.explain import Explanation
+    from llmcli.cli.reports.memory import MemoryReport
     from llmcli.config import ModelConfig
     from llmcli.data.tokenizers.tokenizer import Tokenizer
+    from llmcli.formats.checkpoint import Checkpoint
+    from llmcli.formats.ensemble_file import Ensemble
     from llmcli.models.numpy_runtime import NumpyRuntime
     from llmcli.models.runtime import Runtime
 
@@ -39,6 +42,10 @@ class _Options(ResultOptions):
     prompt_pair: bool = flag("Answer the prompt, and show which of its words each word of the answer attends to.")
     html: Path | None = option("FILE", "Write an interactive HTML page instead.")
     force: bool = flag("With --html: overwrite an existing file.")
+    memory: bool = flag(
+        "Mark passages of the prompt and its most likely next token that occur verbatim in the training text."
+    )
+    corpus: list[str] | None = option("FILE", "With --memory: the training text, if it is not found.")
     no_cache: bool
 
 
@@ -68,6 +75,7 @@ def explain(options: _Options) -> None:
     from llmcli.pages.explanation_json import explanation_json
 
     source = load_any(path)
+    memory = _memory_report(options, source, path)
     tokenizer = open_tokenizer(source)
     subject = choose_explained_model(
         source, tokenizer, text, literal=options.literal, on_note=console.note, cache=not options.no_cache
@@ -93,6 +101,7 @@ def explain(options: _Options) -> None:
         predictor=predictor,
     )  # fmt: skip
     words = next_words(predictor, tokenizer, text)
+    with_prediction = text.removesuffix(explanation.tail) + tokenizer.decode([explanation.token])
     _print_notes(explanation, config)
     shown = options.next, options.layer, options.head
     if html is not None:
@@ -104,9 +113,12 @@ def explain(options: _Options) -> None:
         options.report({"prompt": text, "page": str(html)}, f"saved {html}; open it in a browser")
     elif options.json:
         record = explanation_json(explanation, words, tokenizer, text, *shown)
+        record |= {"memory": memory.as_json(with_prediction)} if memory else {}
         console.json_result(record | extra)
     else:
         ExplanationReport(explanation, words, tokenizer, *shown, named_heads).show()
+        if memory:
+            memory.show(with_prediction, advice="; use a longer prompt")
 
 
 def _compare(
@@ -132,16 +144,26 @@ def _compare(
         report.show(comparison, prompts, options.next)
 
 
+def _memory_report(options: _Options, source: "Checkpoint | Ensemble", path: Path) -> "MemoryReport | None":
+    if not options.memory:
+        return None
+    from llmcli.cli.reports.memory import MemoryReport, training_texts
+
+    return MemoryReport(training_texts(options.corpus, source, path))
+
+
 def _check_options(options: _Options) -> None:
     """Raise LLMError for options that have no effect together."""
     if options.html is None:
         options.reject("without --html", "force")
     else:
-        options.reject("with --html", "layer", "head", "without", "compare")
+        options.reject("with --html", "layer", "head", "without", "compare", "memory")
     if options.prompt_pair:
-        options.reject("with --prompt-pair", "next", "literal", "html", "force", "without", "compare")
+        options.reject("with --prompt-pair", "next", "literal", "html", "force", "without", "compare", "memory")
     if options.without or options.compare is not None:
-        options.reject("with --without or --compare", "layer", "head")
+        options.reject("with --without or --compare", "layer", "head", "memory")
+    if not options.memory:
+        options.reject("without --memory", "corpus")
     if options.head is not None and options.layer is None:
         raise usage(f"--head {options.head} needs a layer; add --layer N")
 

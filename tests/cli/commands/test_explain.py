@@ -177,3 +177,24 @@ def test_a_pipe_gets_no_colors_and_stderr_is_empty(llm: Llm, tiny_model: Path) -
 def test_an_empty_prompt_is_refused(llm: Llm, tiny_model: Path) -> None:
     answer = llm("explain", "")
     assert answer.exit_code == 1 and "the prompt is empty" in answer.stderr
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_memory_marks_what_the_prompt_and_the_next_token_repeat(llm: Llm) -> None:
+    prompt = "The cat sat on the mat beside the dog"
+    token = json.loads(llm("explain", prompt, "--literal", "--json").stdout)["next_tokens"][0]["text"]
+    Path("book.md").write_text(f"# A book\n\n{prompt}{token}, and so on.\n", encoding="utf-8")
+    options = ("explain", prompt, "--literal", "--memory", "--corpus", "book.md")
+    found = json.loads(llm(*options, "--json").stdout)["memory"]
+    assert (found["corpus"], found["share"]) == (["book.md"], 1)
+    assert found["spans"] == [{"start": 0, "end": len(prompt + token), "text": prompt + token}]
+    run = llm(*options)
+    assert (
+        prompt in run.stdout and f"100% of the {len(prompt + token)} characters occur verbatim in book.md" in run.stderr
+    )
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_options_without_effect_beside_memory(llm: Llm) -> None:
+    for options in (("--corpus", "a.txt"), ("--memory", "--html", "a.html"), ("--memory", "--prompt-pair")):
+        assert llm("explain", "a", *options, code=2).stderr.count("--memory") >= 1
