@@ -90,7 +90,7 @@ def _table_rows(name: str, lines: Iterable[str], suffix: str, column: str | None
     """Yield the cells of a column, named by the header or, in a table without one, by a number from 1. Raises LLMError
     if there is no such column."""
     csv.field_size_limit(MAX_CELL)
-    ended = (line + "\n" for line in lines)
+    ended: Iterator[str] = (line + "\n" for line in lines)
     if (first_line := next(ended, None)) is None:
         return
     wanted = "prompt" if column is None else column.strip()
