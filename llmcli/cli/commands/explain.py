@@ -40,7 +40,9 @@ class _Options(ResultOptions):
     next: int = option("N", "Number of next tokens and words to show.", 5, min=1)
     literal: bool = flag("Tokenize the prompt in one way only.", names="--literal/--no-literal")
     prompt_pair: bool = flag("Answer the prompt, and show which of its words each word of the answer attends to.")
-    html: Path | None = option("FILE", "Write an interactive HTML page instead.")
+    html: Path | None = option(
+        "FILE", "Write an interactive HTML page instead; with --without or --compare, one with the model inside."
+    )
     force: bool = flag("With --html: overwrite an existing file.")
     memory: bool = flag(
         "Mark passages of the prompt and its most likely next token that occur verbatim in the training text."
@@ -84,6 +86,9 @@ def explain(options: _Options) -> None:
     _check_attention(options, config, path)
     if html is not None:
         check_report_path(html, path, "--html", "page.html", force=options.force)
+        if options.without or options.compare is not None:
+            _write_live_page(options, source, path, text)
+            return
     runtime = NumpyRuntime(subject.checkpoint)
     cache = None if options.no_cache else CacheWeights.of_record(subject.checkpoint.record, path)
     predictor = subject.predictor or with_ngram_cache(runtime, cache)
@@ -119,6 +124,30 @@ def explain(options: _Options) -> None:
         ExplanationReport(explanation, words, tokenizer, *shown, named_heads).show()
         if memory:
             memory.show(with_prediction, advice="; use a longer prompt")
+
+
+def _write_live_page(options: _Options, source: "Checkpoint | Ensemble", path: Path, text: str) -> None:
+    """Write the page with the model inside, which opens at the prompt, without some parts or beside another prompt."""
+    from llmcli.analysis.comparison import parse_parts
+    from llmcli.formats import atomic_io
+    from llmcli.formats.checkpoint import Checkpoint
+    from llmcli.formats.headers import read_header
+    from llmcli.pages.live_page import live_page
+
+    if not isinstance(source, Checkpoint):
+        raise usage(
+            "--html with --without or --compare needs a single model, found an ensemble; name one of its models"
+        )
+    assert options.html is not None
+    without = options.without or []
+    parse_parts(without, source.config)
+    if options.no_cache:
+        without = [*without, "cache"]
+    name, other = Path(atomic_io.name_of(path.resolve())).stem, options.compare
+    other = None if other is None else utf8_argument(other, "prompt")
+    page = live_page(source, read_header(path), name, None, console.note, prompt=text, compare=other, without=without)
+    atomic_io.write(options.html, [page])
+    options.report({"prompt": text, "page": str(options.html)}, f"saved {options.html}; open it in a browser")
 
 
 def _compare(
@@ -157,11 +186,13 @@ def _check_options(options: _Options) -> None:
     if options.html is None:
         options.reject("without --html", "force")
     else:
-        options.reject("with --html", "layer", "head", "without", "compare", "memory")
+        options.reject("with --html", "layer", "head", "memory")
     if options.prompt_pair:
         options.reject("with --prompt-pair", "next", "literal", "html", "force", "without", "compare", "memory")
     if options.without or options.compare is not None:
         options.reject("with --without or --compare", "layer", "head", "memory")
+        if options.html is not None:
+            options.reject("with --html and --without or --compare", "next", "literal")
     if not options.memory:
         options.reject("without --memory", "corpus")
     if options.head is not None and options.layer is None:

@@ -17,6 +17,7 @@ from llmcli.models.logits import softmax
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.cli.terminals import STYLES, in_a_terminal
 from tests.conftest import Llm
+from tests.pages.live import element
 
 pytestmark = pytest.mark.usefixtures("short_search")
 
@@ -83,6 +84,18 @@ def test_two_prompts_side_by_side(llm: Llm, tiny_model: Path) -> None:
     assert found["second"] == json.loads(llm("explain", "りんご", "--json").stdout)
     shown = llm("explain", "The cat", "--compare", "りんご").stdout
     assert "1: The cat\n2: りんご\n" in shown and "next word\t1\t2\tchange in bits" in shown
+
+
+def test_the_page_opens_without_some_parts(llm: Llm, tiny_model: Path) -> None:
+    options = ("explain", "The cat", "--html", "page.html", "--force", "--json")
+    for more, view, other in (((), "inside", ""), (("--compare", "りんご"), "compare", "りんご")):
+        answer = llm(*options, "--without", "2.3", "--no-cache", *more)
+        assert json.loads(answer.stdout) == {"prompt": "The cat", "page": "page.html"}, answer.stderr
+        start = json.loads(element(Path("page.html").read_text("utf-8"), "data"))["start"]
+        assert start == {"view": view, "text": "The cat", "compare": other, "without": ["2.3", "cache"]}
+    wrong = llm(*options, "--without", "3")
+    assert wrong.exit_code == 2 and "the model has layers 1 to 2" in wrong.stderr
+    assert "--next has no effect with --html and --without" in llm(*options, "--without", "1", "--next", 3).stderr
 
 
 def test_heads_initialized_for_copying_are_named(llm: Llm, tiny_model: Path) -> None:
