@@ -10,7 +10,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
 from numbers import Real
@@ -632,8 +632,15 @@ def _sampling(options: SamplingOptions) -> SamplingConfig:
     seed, stop = options.get("seed"), options.get("stop", ())
     stops = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, list) else stop
     values: dict[str, Any] = {**options, "seed": secrets.randbelow(1 << 32) if seed is None else seed, "stop": stops}
-    values["logit_bias"] = tuple((operator.index(token), bias) for token, bias in options.get("logit_bias", {}).items())
+    values["logit_bias"] = _biases(options.get("logit_bias", {}))
     return SamplingConfig(**values | {"grammar": _grammar(*(values.pop(name, None) for name in FORMS))})
+
+
+def _biases(logit_bias: object) -> tuple[tuple[int, float], ...]:
+    if isinstance(logit_bias, Mapping):
+        with suppress(TypeError, ValueError):
+            return tuple((operator.index(token), float(bias)) for token, bias in logit_bias.items())
+    raise TypeError(f"logit_bias must be a dict from token ids to numbers, found {brief(logit_bias)}")
 
 
 def _grammar(schema: Mapping[str, Any] | None, regex: str | None, grammar: str | None) -> Grammar | None:

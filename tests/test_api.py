@@ -387,3 +387,23 @@ def test_choose_normalizes_what_score_gives(tmp_path: Path) -> None:
         model.choose("The cat", ["a"])
     with pytest.raises(TypeError, match="choices must be a list of str"):
         model.choose("The cat", "ab")
+
+
+def test_texts_have_the_form_that_is_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("llguidance", reason="needs pip install 'llmcli[structured]'")
+    model = llmcli.load(write_chat_model(tmp_path / "model.safetensors"))
+    question = [{"role": "user", "content": "What did the cat do?"}]
+    schema = {"type": "array", "items": {"enum": ["りんご", 1]}, "minItems": 2, "maxItems": 2}
+    for ask in (partial(model.generate, "The ca"), partial(model.chat, question)):
+        assert set(json.loads(ask(schema=schema))) <= {"りんご", 1}
+        assert ask(regex="[xy]") in ("x", "y") and ask(grammar='start: "a" | "b"') in ("a", "b")
+    [token] = model.tokenize("x")
+    assert model.generate("The cat", max_tokens=3, logit_bias={np.int64(token): 100}, literal=True) == "xxx"
+    with pytest.raises(llmcli.LLMError, match="a text has one form, found schema and regex"):
+        model.generate("The cat", schema=schema, regex="a")
+    with pytest.raises(llmcli.LLMError, match="a JSON schema must be an object"):
+        model.generate("The cat", schema="a")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="regex must be a str"):
+        model.generate("The cat", regex=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="logit_bias must be"):
+        model.generate("The cat", logit_bias=[1])  # type: ignore[arg-type]

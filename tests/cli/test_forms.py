@@ -2,18 +2,14 @@
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("llguidance", reason="needs pip install 'llmcli[structured]'")
 
-from llmcli.config import ModelConfig
-from llmcli.data.conversations.chat_template import CHATML, with_chat_template
-from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.formats.checkpoint import save
-from tests.conftest import TEXT, Llm, random_checkpoint
+from tests.cli.commands.test_chat import write_chat_model
+from tests.conftest import Llm
 
 SCHEMA = {
     "type": "object",
@@ -26,13 +22,9 @@ SCHEMA = {
 @pytest.fixture
 def chat_model(tmp_path: Path) -> Path:
     """A model with random weights that can chat, and the files with a form."""
-    tokenizer = Tokenizer.train_bpe([TEXT], 300)
-    config = ModelConfig(tokenizer.vocab_size, 32, 64, 2, 4, 2, 8, 128)
-    checkpoint = random_checkpoint(config, tokenizer_json=tokenizer.to_json())
-    save(tmp_path / "chat.safetensors", replace(checkpoint, tokenizer_config_json=with_chat_template("{}", CHATML)))
     (tmp_path / "form.json").write_text(json.dumps(SCHEMA), "utf-8")
     (tmp_path / "form.lark").write_text('start: "a" | "b"', "utf-8")
-    return tmp_path / "chat.safetensors"
+    return write_chat_model(tmp_path / "chat.safetensors")
 
 
 @pytest.mark.parametrize("verb", ["generate", "chat"])

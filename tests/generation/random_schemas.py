@@ -42,7 +42,7 @@ def _string(rng: random.Random, depth: int) -> Json:
     if rng.random() < 0.3:
         return {"type": "string", "pattern": rng.choice(PATTERNS), "maxLength": 12}
     if rng.random() < 0.2:
-        return {"type": "string", "format": rng.choice(["date", "time", "ipv4", "uuid"])}
+        return {"type": "string", "format": rng.choice(["ipv4", "uuid"])}  # the checkers of dates and times differ
     least = rng.randint(0, 3)
     return {"type": "string", "minLength": least, "maxLength": least + rng.randint(0, 6)}
 
