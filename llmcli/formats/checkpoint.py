@@ -21,7 +21,7 @@ from llmcli.formats.quantization import QuantizedMatrix
 from llmcli.formats.safetensors.dtypes import TORCH_NAMES, WEIGHT_DTYPES, stored_bytes
 from llmcli.formats.safetensors.file import digest, read_into, read_tensor, write
 from llmcli.formats.safetensors.header import Header, read_header
-from llmcli.formats.training_record import KnownAnswers, TrainingRecord
+from llmcli.formats.training_record import KNOWN_ANSWERS, KnownAnswers, TrainingRecord
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 MAX_HASHED_BYTES = 1 << 24  # largest file whose hash is checked on every open, in up to 10 ms
-KNOWN_ANSWERS = "known_answers.json"  # key in the metadata
 ADAPTER_PREFIX = "base_model.model."  # in PEFT's tensor names
 
 

@@ -20,6 +20,8 @@ from llmcli.formats.metadata import (
     read_as,
 )
 
+KNOWN_ANSWERS = "known_answers.json"  # key in the metadata of a model file
+
 
 class TrainingFile(JsonObject):
     """A text, or a file of conversations, that a model was trained on, or that was held out."""

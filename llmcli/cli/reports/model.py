@@ -8,8 +8,7 @@ from llmcli.analysis.inspect import json_object, parameter_tree, parameters_by_d
 from llmcli.cli.terminal import charts, console, tables
 from llmcli.cli.terminal.text_layout import terminal_width
 from llmcli.errors import prefixed
-from llmcli.formats.checkpoint import KNOWN_ANSWERS
-from llmcli.formats.training_record import TrainingRecord
+from llmcli.formats.training_record import KNOWN_ANSWERS, TrainingRecord
 from llmcli.pages.model_facts import expert_rows, record_rows, shape_text, training_record, value_text
 from llmcli.training.files.summary import ProbePoint, probe_points, read_curve
 

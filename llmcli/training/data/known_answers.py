@@ -28,7 +28,7 @@ TYPICAL, SHARE = 0.5, 0.95
 # wording of each question, a network that has read nothing else hardly knows any other
 NETWORK_WEIGHT = 0.25
 MIN_QUESTIONS, MAX_QUESTIONS = 8, 64  # unrelated or held-out; as many as there is time for
-LARGE, MAX_QUESTIONS_LARGE = 20e6, 16  # parameters of a model that takes seconds for a question
+LARGE, MAX_QUESTIONS_LARGE = 20e6, 8  # parameters of a model that takes seconds for a question
 UNRELATED = {
     "en": (
         "What is the tallest building in the world?", "How do I grow tomatoes?", "Who invented the telephone?",
