@@ -163,10 +163,9 @@ def explain(
     logits, recorder = record_activations(runtime, context, kept)
     ids, residuals = context[recorder.first :], recorder.residuals
     lens = _logit_lens(runtime, residuals if every_position else residuals[:, -1:], prediction.allowed, candidates)
-    surprisals = np.full(kept, np.nan)  # no prediction of the first token was recorded
+    surprisals = np.full(kept, np.nan)
     if every_position:
-        after_each = runtime.logit_lens(residuals[-1])[:, : len(prediction.allowed)]
-        surprisals[1:] = [-log_softmax(row)[id_] / math.log(2) for row, id_ in zip(after_each, ids[1:], strict=False)]
+        surprisals = _surprisals(runtime.logit_lens(residuals[-1])[:, : len(prediction.allowed)], ids)
     if predictor is runtime:  # the last prediction is exactly that of `generate`
         top = np.argsort(-prediction.logprobs, kind="stable")[: lens.ids.shape[-1]]
         lens.ids[-1, -1], lens.probabilities[-1, -1] = top, np.exp(prediction.logprobs[top])
@@ -278,6 +277,13 @@ def _logit_lens(runtime: NumpyRuntime, residuals: Array, allowed: NDArray[np.boo
         ids[depth] = np.take_along_axis(top, order, -1)
         top_probabilities[depth] = np.take_along_axis(probabilities, ids[depth], -1)
     return Candidates(ids, top_probabilities)
+
+
+def _surprisals(logits: Array, ids: Sequence[int]) -> NDArray[np.float64]:
+    """Return the surprisals [N] of tokens in bits, given the logits [N, V] after each; NaN for the first one, of which
+    no prediction was recorded."""
+    bits = [-log_softmax(row)[token] / math.log(2) for row, token in zip(logits, ids[1:], strict=False)]
+    return np.array([np.nan, *bits])
 
 
 def _ablation_effects(

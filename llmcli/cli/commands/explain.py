@@ -95,9 +95,8 @@ def explain(options: _Options) -> None:
     if subject.checkpoint.quantization:
         console.note("the analysis uses the dequantized weights; llm generate also quantizes the activations")
     named_heads = heads_with_names(subject.checkpoint)
-    extra = ({"expert": subject.member} if subject.member else {}) | (
-        {"initialized_heads": named_heads} if named_heads else {}
-    )
+    facts = {"expert": subject.member, "initialized_heads": named_heads}
+    extra = {name: value for name, value in facts.items() if value}
     if options.without or options.compare is not None:
         _compare(options, runtime, tokenizer, text, predictor, extra)
         return
