@@ -42,7 +42,7 @@ class Watch:
         from llmcli.pages.watch_page import watch_page
         from llmcli.server.http.watch import WatchServer
 
-        self._losses, self._stated = TrainingLosses(*loss_units), 0.0
+        self._losses, self._stated = TrainingLosses(*loss_units), -math.inf
         self._server = WatchServer(watch_page(output.name))
         self._state: dict[str, Any] = {"phase": "preparing", "file": output.name, "step": None, "verdict": []}
         self._begin_model(plan)
