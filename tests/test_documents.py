@@ -90,9 +90,7 @@ def landmarks(shown: renew_output.Shown) -> Iterator[str]:
     """
     for part in shown.parts():
         heads = [line for line in part if HEAD.fullmatch(line)]
-        is_data = shown.command.startswith(NO_TITLE) or part[0].lstrip().startswith(
-            "·"
-        )  # which tokens, depends on weights
+        is_data = shown.command.startswith(NO_TITLE) or part[0].lstrip().startswith("·")  # tokens depend on weights
         begins = [] if heads or is_data else [re.sub(r"(?<=:) .*", "", part[0])]
         yield from map(renew_output.shape, (*heads, *begins))
 
