@@ -15,7 +15,7 @@ PACKAGES = [  # from the bottom to the top; what is not named here stands alone 
 ]  # fmt: skip
 SUB_PACKAGES = {  # of each package, likewise; the modules beside them may import them and be imported by them
     "data": ["text", "documents", "tokenizers", "conversations", "tokens"],
-    "formats": ["safetensors", "gguf"],
+    "formats": ["safetensors", "architectures", "gguf"],
     "models": ["torch", "onnx"],
     "generation": ["engine"],
     "training": ["planning", "data", "distributed", "step", "loop", "files"],

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import LORA_SCALE, ModelConfig
-from llmcli.errors import LLMError, prefixed
+from llmcli.errors import LLMError, brief, prefixed
 from llmcli.formats import atomic_io, training_stages
-from llmcli.formats.checkpoint import ADAPTER_PREFIX, Checkpoint, ComputedTensors, seen_bytes
+from llmcli.formats.checkpoint import ADAPTER_PREFIX, Checkpoint, ComputedTensors, TensorsOnDisk, seen_bytes
 from llmcli.formats.metadata import JsonObject, PositiveCount, PositiveNumber, parse_document
 from llmcli.formats.open_file import read_text
 from llmcli.formats.safetensors.file import read_tensor, write_tensors
@@ -106,6 +106,7 @@ def merged_tensors(base: Checkpoint, path: Path) -> Mapping[str, NDArray[np.floa
     header = read_header(path)
     config = _read_config(header)
     scale = np.float32(config.lora_alpha / config.r)
+    factors = _factors(base, path)
     pairs: dict[str, tuple[TensorInfo, TensorInfo]] = {}  # matrix -> its A and B
     shapes = base.config.tensor_shapes()
     for name, a in header.tensors.items():
@@ -124,10 +125,22 @@ def merged_tensors(base: Checkpoint, path: Path) -> Mapping[str, NDArray[np.floa
         weights = base.tensors[name]
         if name in pairs:
             a, b = (read_tensor(header, tensor).astype(np.float32) for tensor in pairs[name])
-            weights = weights + scale * (b @ a)
+            weights = weights + scale * factors.get(name, 1.0) * (b @ a)
         return weights
 
     return ComputedTensors(shapes, compute)
+
+
+def _factors(base: Checkpoint, path: Path) -> dict[str, float]:
+    """Return the factors by which a model's tensors are scaled when they are read, for adapters that another program
+    trained on the unscaled ones. Raises LLMError if the model was converted earlier."""
+    architecture = (base.record.imported or {}).get("architecture")
+    if architecture is None or _record_of(path).train is not None:
+        return {}
+    if not isinstance(base.tensors, TensorsOnDisk) or base.tensors.header.is_ours:
+        problem = f"its adapters are of a {brief(architecture)} model, which was converted to {base.config.model_type}"
+        raise LLMError(f"{path}: {problem}; name its directory instead: llm import DIRECTORY --adapter {path}")
+    return {name: tensor.factor for name, tensor in base.tensors.header.tensors.items()}
 
 
 def _read_config(header: Header) -> _Config:

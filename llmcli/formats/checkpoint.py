@@ -218,7 +218,8 @@ def from_header(header: Header) -> Checkpoint:
         _check_tensors(header, config, scheme)
     check_hash(header)
     tensors = TensorsOnDisk(header, config.tensor_shapes())
-    dtypes = {name: t.dtype for name, t in header.tensors.items() if t.dtype in ("F16", "BF16") and scheme is None}
+    halves = [(name, t) for name, t in header.tensors.items() if t.dtype in ("F16", "BF16") and t.factor == 1]
+    dtypes = {name: tensor.dtype for name, tensor in halves if scheme is None}
     return Checkpoint(
         config, metadata["tokenizer.json"], tensors, record, tokenizer_config, dtypes, scheme, path, known
     )  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 
 from llmcli.config import ARCHITECTURES, EXPERT_NAMES, ROPE_TYPES, ModelConfig, RopeScaling, as_record
 from llmcli.errors import LLMError, brief, prefixed
+from llmcli.formats.architectures.rewriting import REWRITTEN
 from llmcli.formats.metadata import parse_document
 
 # Defaults in transformers for keys missing in config.json, where they differ between architectures. Sizes of tensors
@@ -110,7 +111,7 @@ def architecture_problem(document: Mapping[str, Any]) -> str:
     if model_type is None:
         return str(_missing("model_type"))
     if model_type not in list(ARCHITECTURES):
-        return str(_unsupported("model_type", model_type, ", ".join(ARCHITECTURES)))
+        return str(_unsupported("model_type", model_type, ", ".join([*ARCHITECTURES, *REWRITTEN])))
     return ""
 
 

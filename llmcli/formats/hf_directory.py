@@ -15,6 +15,7 @@ from typing import Any
 from llmcli.config import EMBEDDING, HEAD
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, checkpoint, training_stages
+from llmcli.formats.architectures.rewriting import rewrite
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.hf_config import architecture_problem
 from llmcli.formats.metadata import parse_document
@@ -54,13 +55,21 @@ def read_header(directory: Path) -> Header:
     tied = _is_tied(config, tensors)
     if config.get("tie_word_embeddings", False) is (not tied):
         changes["tie_word_embeddings"] = tied
+    problem = ""
+    try:
+        rewritten, tensors = rewrite(config | changes, tensors)
+    except LLMError as error:
+        rewritten, problem = {}, str(error)
+    if rewritten:
+        changes |= rewritten
+        record["imported"]["architecture"] = config["model_type"]
     metadata = {
         "config.json": json.dumps(config | changes) if changes else read_text(directory / "config.json"),
         "tokenizer.json": tokenizer,
         "tokenizer_config.json": json.dumps(tokenizer_config, ensure_ascii=False, indent=2),
         "training.json": json.dumps(record, ensure_ascii=False),
     }
-    problem = architecture_problem(config)
+    problem = problem or architecture_problem(config | changes)
     if tied:
         head = tensors.pop(HEAD, None)
         if head:

@@ -75,40 +75,48 @@ LLAMA3 = {
 }  # fmt: skip
 EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3}
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("LlamaConfig", {}),
-    "llama-tied-no-groups": ("LlamaConfig", {"num_key_value_heads": 4, "tie_word_embeddings": True}),
-    "llama-3-scaled": ("LlamaConfig", {"rope_parameters": LLAMA3, "tie_word_embeddings": True}),
-    "llama-linear": ("LlamaConfig", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}),
-    "mistral": ("MistralConfig", {"head_dim": 32, "sliding_window": None}),
-    "mistral-window": ("MistralConfig", {"sliding_window": 64}),
-    "qwen2": ("Qwen2Config", {"tie_word_embeddings": True}),
-    "qwen3": ("Qwen3Config", {"head_dim": 32}),
-    "qwen3_moe": ("Qwen3MoeConfig", {"head_dim": 32, **EXPERTS, "moe_intermediate_size": 32, "norm_topk_prob": True}),
-    "qwen3_moe-not-to-one": ("Qwen3MoeConfig", {**EXPERTS, "moe_intermediate_size": 64, "tie_word_embeddings": True}),
-    "mixtral": ("MixtralConfig", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}),
+    "llama": ("llama", {}),
+    "llama-tied-no-groups": ("llama", {"num_key_value_heads": 4, "tie_word_embeddings": True}),
+    "llama-3-scaled": ("llama", {"rope_parameters": LLAMA3, "tie_word_embeddings": True}),
+    "llama-linear": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}),
+    "mistral": ("mistral", {"head_dim": 32, "sliding_window": None}),
+    "mistral-window": ("mistral", {"sliding_window": 64}),
+    "qwen2": ("qwen2", {"tie_word_embeddings": True}),
+    "qwen3": ("qwen3", {"head_dim": 32}),
+    "qwen3_moe": ("qwen3_moe", {"head_dim": 32, **EXPERTS, "moe_intermediate_size": 32, "norm_topk_prob": True}),
+    "qwen3_moe-not-to-one": ("qwen3_moe", {**EXPERTS, "moe_intermediate_size": 64, "tie_word_embeddings": True}),
+    "mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}),
 }
 
 
 @pytest.fixture(scope="session", params=list(KINDS))
 def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    model_type, changes = KINDS[request.param]
+    names = {"llama": "GPT-2", "llama-linear": "GPT-2, single digits", "llama-3-scaled": "Llama 3", "qwen2": "Qwen 2"}
+    is_qwen = "qwen" in request.param
+    return made_by_transformers(
+        model_type, SHAPE | changes, tmp_path_factory.mktemp(request.param), "100KB" if is_qwen else "1GB",
+        names.get(request.param, "Qwen 2" if is_qwen else "GPT-2"),
+    )  # fmt: skip
+
+
+def made_by_transformers(
+    model_type: str, config: dict[str, Any], directory: Path, shard: str = "1GB", pre_tokenizer: str = "GPT-2"
+) -> Reference:
     import torch
     import transformers
 
-    kind, changes = KINDS[request.param]
     torch.manual_seed(1)
-    config = getattr(transformers, kind)(**SHAPE | changes)
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    own = transformers.CONFIG_MAPPING[model_type](**config)
+    model = transformers.AutoModelForCausalLM.from_config(own, dtype=torch.float32).eval()
     with torch.no_grad():  # zeros and ones would hide errors
         for name, weight in model.named_parameters():
             if name.endswith("bias"):
                 weight.normal_(0, 0.5)
             elif weight.ndim == 1:
                 weight.uniform_(0.5, 1.5)
-    directory = tmp_path_factory.mktemp(request.param)
-    model.save_pretrained(directory, max_shard_size="100KB" if "qwen" in request.param else "1GB")
-    names = {"llama": "GPT-2", "llama-linear": "GPT-2, single digits", "llama-3-scaled": "Llama 3", "qwen2": "Qwen 2"}
-    default = "Qwen 2" if "qwen" in request.param else "GPT-2"
-    tokenizer = tokenizer_with_pre_tokenizer(names.get(request.param, default))
+    model.save_pretrained(directory, max_shard_size=shard)
+    tokenizer = tokenizer_with_pre_tokenizer(pre_tokenizer)
     (directory / "tokenizer.json").write_text(tokenizer.to_json(), "utf-8")
     (directory / "tokenizer_config.json").write_text(tokenizer.to_config_json(64), "utf-8")
     (directory / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A tiny model\n", "utf-8")

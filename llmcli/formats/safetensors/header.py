@@ -45,6 +45,7 @@ class TensorInfo:
     start: int  # position of its first byte in the file
     end: int  # position after its last byte
     path: Path | None = None  # of the file that holds it, if the model has several
+    factor: float = 1.0  # its values are multiplied by this number when they are read
 
     @property
     def size(self) -> int:

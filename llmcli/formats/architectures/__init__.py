@@ -1,0 +1,1 @@
+"""Architectures whose weights or configs are converted to those of another one."""
