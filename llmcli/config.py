@@ -28,6 +28,7 @@ ARCHITECTURES = {  # model_type -> class in transformers; one graph runs all of 
     "mistral": "MistralForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",  # Qwen3 with experts
     "mixtral": "MixtralForCausalLM",  # Llama with experts
+    "smollm3": "SmolLM3ForCausalLM",  # Llama with layers that have no rotary positions
 }
 EXPERT_NAMES = {  # model_type -> tensor names in a layer with experts: (router; an expert's gate, up and down)
     "qwen3_moe": ("mlp.gate", "mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj", "mlp.experts.{}.down_proj"),
@@ -129,6 +130,7 @@ class ModelConfig:
     num_experts: int = 0  # per layer; a router chooses some of them for each token; 0: a dense model
     num_experts_per_tok: int = 0  # active experts
     norm_topk_prob: bool = True  # normalize the weights of the active experts to sum to 1
+    no_rope_layers: tuple[int, ...] = ()  # SmolLM3: 0 for a layer without rotary positions, otherwise 1; (): all 1
 
     def __post_init__(self) -> None:
         if self.model_type not in ARCHITECTURES:
@@ -152,6 +154,10 @@ class ModelConfig:
             raise usage(f"a model of type {self.model_type} cannot have {experts} experts")
         valid = active <= experts and (active > 0 or not experts)
         require(valid, "num_experts_per_tok", f"between 1 and num_experts ({experts})", active)
+        rotary = self.no_rope_layers
+        wanted = f"0 or 1 for each of {self.num_hidden_layers} layers"
+        valid = not rotary or (len(rotary) == self.num_hidden_layers and all(n in (0, 1) for n in rotary))
+        require(valid, "no_rope_layers", wanted, rotary)
         tokens = [("eos_token_id", token) for token in (self.eos_token_id, *self.extra_eos_ids)]
         if self.bos_token_id is not None:
             tokens.append(("bos_token_id", self.bos_token_id))
@@ -166,6 +172,10 @@ class ModelConfig:
     @property
     def qkv_bias(self) -> bool:
         return self.model_type == "qwen2"
+
+    def is_rotary(self, layer: int) -> bool:
+        """Return whether a layer rotates queries and keys by their positions."""
+        return not self.no_rope_layers or self.no_rope_layers[layer] == 1
 
     def rope_frequencies(self) -> list[float]:
         """Rotation of each pair (i, i + D/2) of a head in radians per position (arXiv:2104.09864), [D/2]."""

@@ -24,11 +24,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen2": {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28},
     "qwen3": {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28, "head_dim": 128},
     "qwen3_moe": {"num_key_value_heads": 4, "sliding_window": 4096},
+    "smollm3": {"eos_token_id": 128001, "bos_token_id": 128000, "num_key_value_heads": 4, "rope_theta": 2e6},
 }  # fmt: skip
 # keys that change the computation if set, and the architectures that have them
 UNSUPPORTED: dict[str, Collection[str]] = {
-    "attention_bias": ("llama", "qwen3", "qwen3_moe"),
-    "mlp_bias": ("llama",),
+    "attention_bias": ("llama", "qwen3", "qwen3_moe", "smollm3"),
+    "mlp_bias": ("llama", "smollm3"),
     **dict.fromkeys(("quantization_config", "per_layer_config", "attention_chunk_size"), ARCHITECTURES),
 }
 _ROPE_KEYS = {  # rope type -> required keys
@@ -60,6 +61,10 @@ def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
     }  # fmt: skip
     for key in ("extra_eos_ids", "num_experts", "num_experts_per_tok", "norm_topk_prob"):
         del values[key]
+    if config.model_type == "smollm3":
+        values["pad_token_id"] = None  # its default in transformers must be in the vocabulary
+    else:
+        del values["no_rope_layers"]
     return json.dumps(dict(sorted(values.items())) | experts, indent=2)
 
 
@@ -92,7 +97,7 @@ def parse_config(text: str) -> ModelConfig:
         "extra_eos_ids": tuple(extra),
         "bos_token_id": bos if type(bos) is int and bos != eos else None,
     }
-    values |= _parse_rope(values) | _parse_experts(values)
+    values |= _parse_rope(values) | _parse_experts(values) | {"no_rope_layers": _parse_rope_layers(values)}
     names = [field.name for field in fields(ModelConfig) if field.default is MISSING or field.name in values]
     for name in names:
         if name not in values:
@@ -173,14 +178,31 @@ def _parse_rope(values: Mapping[str, Any]) -> dict[str, Any]:
         return theta | {"rope_scaling": RopeScaling(rope_type=rope_type, **arguments)}
 
 
+def _parse_rope_layers(values: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return 0 for each layer of SmolLM3 without rotary positions, otherwise 1: by a list, or at a regular interval."""
+    count = values.get("num_hidden_layers")
+    if values["model_type"] != "smollm3" or type(count) is not int:
+        return ()
+    layers, interval = values.get("no_rope_layers"), values.get("no_rope_layer_interval", 4)
+    if layers is None and type(interval) is int and interval > 0 and count < 1 << 20:
+        return tuple(int((layer + 1) % interval != 0) for layer in range(count))
+    if not isinstance(layers, list) or len(layers) < count or any(type(n) not in (int, bool) for n in layers):
+        raise _unsupported("no_rope_layers", layers, f"0 or 1 for each of {count} layers")
+    return tuple(int(n != 0) for n in layers[:count])
+
+
 def _sliding_window(document: Mapping[str, Any], layers: int) -> int | None:
     """Return the number of tokens that a layer attends to, including the current one; None without a limit. As in
     transformers, null differs from a missing key."""
     model_type, window, types = document["model_type"], document.get("sliding_window"), document.get("layer_types")
     if model_type.startswith("qwen") and not document.get("use_sliding_window"):
         window = None
-    if model_type in ("qwen2", "qwen3"):  # which list the layer types, or name the first windowed layer
-        if types is None:
+    if model_type == "smollm3" and types is None and not document.get("use_sliding_window"):
+        return None
+    if model_type in ("qwen2", "qwen3", "smollm3"):  # which list the layer types, or name the first windowed layer
+        if types is None and model_type == "smollm3":
+            pass
+        elif types is None:
             first = document["max_window_layers"]
             if type(first) is not int:
                 raise _unsupported("max_window_layers", first, "a number of layers")

@@ -50,7 +50,7 @@ def read_header(directory: Path) -> Header:
     changes = _eos_tokens(directory, config, tokenizer_config, tokenizer)
     headers = [safetensors_header.read_header(path) for path in _weight_files(directory)]
     stages = training_stages.from_metadata(headers[0].metadata.get(training_stages.METADATA_KEY))
-    record = {"imported": _provenance(directory), **stages}
+    origin = _provenance(directory)
     tensors = _merge_tensors(directory, headers)
     tied = _is_tied(config, tensors)
     if config.get("tie_word_embeddings", False) is (not tied):
@@ -62,12 +62,12 @@ def read_header(directory: Path) -> Header:
         rewritten, problem = {}, str(error)
     if rewritten:
         changes |= rewritten
-        record["imported"]["architecture"] = config["model_type"]
+        origin["architecture"] = config["model_type"]
     metadata = {
         "config.json": json.dumps(config | changes) if changes else read_text(directory / "config.json"),
         "tokenizer.json": tokenizer,
         "tokenizer_config.json": json.dumps(tokenizer_config, ensure_ascii=False, indent=2),
-        "training.json": json.dumps(record, ensure_ascii=False),
+        "training.json": json.dumps({"imported": origin, **stages}, ensure_ascii=False),
     }
     problem = problem or architecture_problem(config | changes)
     if tied:

@@ -8,8 +8,8 @@ Token ids go in, logits come out; text does not appear here. `NumpyRuntime._forw
         x = x + SwiGLU(RMSNorm(x))            transforms each token independently of the others
     logits = output embedding of RMSNorm(x)   [T, V]
 
-This is the decoder of Qwen3 (arXiv:2505.09388, section 2) and its relatives Qwen2, Llama and Mistral; their differences
-are in ModelConfig. torch/transformer.py is the same network for training. This module never imports torch.
+This is the decoder of Qwen3 (arXiv:2505.09388, section 2) and its relatives Qwen2, Llama, Mistral and SmolLM3; their
+differences are in ModelConfig. torch/transformer.py is the same network for training. This module never imports torch.
 
 T = tokens; S = tokens in the cache; B = windows scored together; V = vocabulary size; C = hidden size;
 F = intermediate size of a SwiGLU; E = experts; H, G = query heads, key-value heads; D = head size.
@@ -199,6 +199,7 @@ class _Layer:
         H, G, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         self.H, self.G, self.D = H, G, D
         self.eps = np.float32(config.rms_norm_eps)
+        self.is_rotary = config.is_rotary(index)
         name = f"model.layers.{index}."
         attention = name + "self_attn."
         scale = np.float32(1 / math.sqrt(D))  # of attention scores, folded into the queries
@@ -247,7 +248,8 @@ class _Layer:
         qk = qkv[:, : H + G]
         if self.qk_norm is not None:
             qk = _rms_norm(qk, self.eps) * self.qk_norm
-        qk = (qk.view(np.complex64) * rotations).view(np.float32)
+        if self.is_rotary:
+            qk = (qk.view(np.complex64) * rotations).view(np.float32)
         return qk[:, :H], qk[:, H:], qkv[:, H + G :]
 
 

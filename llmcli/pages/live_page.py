@@ -37,7 +37,7 @@ PAGE_SCRIPTS = (
 )  # fmt: skip
 _CONFIG_KEYS = (
     "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings",
-    "rms_norm_eps", "num_experts", "num_experts_per_tok", "norm_topk_prob", "parameters",
+    "rms_norm_eps", "num_experts", "num_experts_per_tok", "norm_topk_prob", "no_rope_layers", "parameters",
 )  # fmt: skip
 
 

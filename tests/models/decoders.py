@@ -17,6 +17,9 @@ SHAPES = {
     "one key-value head, tied": ModelConfig(300, 48, 96, 2, 6, 1, 8, 48, tie_word_embeddings=True),
     "heads wider than the model": ModelConfig(300, 32, 96, 2, 4, 2, 16, 48, rope_theta=1e6),
     "qwen2: biases, queries and keys without norms": ModelConfig(300, 64, 160, 2, 4, 2, 16, 48, model_type="qwen2"),
+    "smollm3: a layer without positions": ModelConfig(
+        300, 32, 48, 2, 4, 2, 8, 48, model_type="smollm3", no_rope_layers=(1, 0)
+    ),
     "experts": ModelConfig(300, 32, 32, 2, 4, 2, 8, 48, model_type="qwen3_moe", num_experts=5, num_experts_per_tok=2),
     "experts that do not sum to one": ModelConfig(
         300, 32, 32, 2, 4, 2, 8, 48, model_type="qwen3_moe", num_experts=3, num_experts_per_tok=1, norm_topk_prob=False
@@ -35,9 +38,9 @@ def logits_by_definition(weights: dict[str, np.ndarray], config: ModelConfig, id
     def rms_if(x: Tensor, weight: Tensor | None) -> Tensor:
         return x if weight is None else rms(x, weight)
 
-    def rotated(x: Tensor, position: int) -> Tensor:
+    def rotated(x: Tensor, position: int, is_rotary: bool) -> Tensor:
         out = x.clone()
-        for i in range(D // 2):
+        for i in range(D // 2 if is_rotary else 0):
             angle = position * config.rope_theta ** (-2 * i / D)
             a, b = x[i], x[i + D // 2]
             out[i] = a * math.cos(angle) - b * math.sin(angle)
@@ -58,6 +61,7 @@ def logits_by_definition(weights: dict[str, np.ndarray], config: ModelConfig, id
     for layer in range(config.num_hidden_layers):
         L = {name.split(f"layers.{layer}.")[1]: w for name, w in W.items() if f"layers.{layer}." in name}
         h = rms(x, L["input_layernorm.weight"])
+        is_rotary = config.model_type != "smollm3" or config.no_rope_layers[layer] != 0
         q, k, v = (
             h @ L[f"self_attn.{name}_proj.weight"].T + L.get(f"self_attn.{name}_proj.bias", torch.zeros(1))
             for name in "qkv"
@@ -67,9 +71,10 @@ def logits_by_definition(weights: dict[str, np.ndarray], config: ModelConfig, id
             heads = []
             for head in range(H):
                 group = head * G // H
-                query = rotated(rms_if(q[t, head * D : (head + 1) * D], L.get("self_attn.q_norm.weight")), t)
+                query = rotated(rms_if(q[t, head * D : (head + 1) * D], L.get("self_attn.q_norm.weight")), t, is_rotary)
                 cut = slice(group * D, (group + 1) * D)
-                keys = [rotated(rms_if(k[s, cut], L.get("self_attn.k_norm.weight")), s) for s in range(t + 1)]
+                normed = [rms_if(k[s, cut], L.get("self_attn.k_norm.weight")) for s in range(t + 1)]
+                keys = [rotated(key, s, is_rotary) for s, key in enumerate(normed)]
                 scores = torch.stack([query @ key / math.sqrt(D) for key in keys]).softmax(0)
                 heads.append(sum(p * v[s, cut] for s, p in enumerate(scores)))
             rows.append(torch.cat(heads))

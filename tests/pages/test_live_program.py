@@ -119,6 +119,7 @@ SHAPES = {
         rope_scaling=RopeScaling("llama3", 8.0, original_max_position_embeddings=32),
     ),
     "qwen2": ModelConfig(300, 32, 64, 2, 4, 2, 16, 64, model_type="qwen2"),
+    "smollm3": ModelConfig(300, 32, 64, 2, 4, 2, 8, 64, model_type="smollm3", no_rope_layers=(0, 1)),
     "experts": ModelConfig(300, 32, 48, 2, 4, 2, 8, 64, model_type="qwen3_moe", num_experts=5, num_experts_per_tok=2),
     "mixtral": ModelConfig(300, 32, 48, 2, 4, 2, 8, 64, model_type="mixtral", num_experts=4, num_experts_per_tok=2),
     "one expert": ModelConfig(

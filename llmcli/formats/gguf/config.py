@@ -56,8 +56,9 @@ def parse_config(
     _, eos = gguf_tokenizer.bos_and_eos(fields)
     bos = fields.get("tokenizer.ggml.bos_token_id")
     other_ends = (fields.get(f"tokenizer.ggml.{kind}_token_id", eos) for kind in ("eot", "eom"))
+    model_type = (MODEL_TYPES_WITH_EXPERTS if experts else ARCHITECTURES)[name]
     config = ModelConfig(
-        model_type=(MODEL_TYPES_WITH_EXPERTS if experts else ARCHITECTURES)[name],
+        model_type=model_type,
         vocab_size=tensors[_EMBEDDING].shape[0],
         tie_word_embeddings="output.weight" not in tensors,
         hidden_size=width,
@@ -75,6 +76,7 @@ def parse_config(
         eos_token_id=eos,
         bos_token_id=None if bos == eos else bos,
         extra_eos_ids=tuple(token for token in other_ends if token != eos),
+        no_rope_layers=conventions.rope_layers(model_type, min(number("block_count"), len(tensors))),
     )
     _check_counts(config, tensors)
     return config

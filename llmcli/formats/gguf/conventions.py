@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from llmcli.config import ModelConfig
 
 # GGUF's architecture -> transformers' model_type
-ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3moe": "qwen3_moe"}
+ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3moe": "qwen3_moe", "smollm3": "smollm3"}
 MODEL_TYPES_WITH_EXPERTS = {"llama": "mixtral", "qwen3moe": "qwen3_moe"}
 ARCHITECTURE_OF = {  # transformers' model_type -> GGUF's architecture
     "llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3",
-    "qwen3_moe": "qwen3moe",
+    "qwen3_moe": "qwen3moe", "smollm3": "smollm3",
 }  # fmt: skip
 CONFIG_KEYS = {  # GGUF's key without the prefix of the architecture -> Hugging Face's
     "block_count": "num_hidden_layers", "embedding_length": "hidden_size", "feed_forward_length": "intermediate_size",
@@ -22,6 +22,7 @@ CONFIG_KEYS = {  # GGUF's key without the prefix of the architecture -> Hugging 
     "attention.key_length": "head_dim", "context_length": "max_position_embeddings", "expert_count": "num_experts",
     "expert_used_count": "num_experts_per_tok", "rope.freq_base": "rope_theta",
 }  # fmt: skip
+ROPE_LAYER_INTERVAL = 4  # llama.cpp: each fourth layer of a SmolLM3 has no rotary positions
 ROPE_FACTORS = "rope_freqs.weight"  # tensor with a divisor for each rotary frequency
 ROPE_SCALING_KEY = "llmcli.rope_scaling"  # our own key: with its own keys, llama.cpp would scale twice
 _MODULES = {  # Hugging Face's name -> GGUF's; names in a layer have no prefix here
@@ -61,9 +62,14 @@ def expert_tensors(config: ModelConfig) -> Iterator[tuple[str, list[str], bool]]
 
 def interleaved_heads(config: ModelConfig) -> dict[str, int]:
     """Return projection -> number of heads where GGUF orders rows differently from Hugging Face; see `reorder_rows`."""
-    if ARCHITECTURE_OF[config.model_type] != "llama":
+    if ARCHITECTURE_OF[config.model_type] not in ("llama", "smollm3"):
         return {}
     return {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+
+
+def rope_layers(model_type: str, count: int) -> tuple[int, ...]:
+    """Return `no_rope_layers` of a model with this number of layers; llama.cpp does not store it."""
+    return tuple(int((i + 1) % ROPE_LAYER_INTERVAL != 0) for i in range(count)) if model_type == "smollm3" else ()
 
 
 def reorder_rows(rows: NDArray[np.float32], heads: int, *, interleave: bool) -> NDArray[np.float32]:

@@ -38,6 +38,9 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
     if scaling and scaling.rope_type == "llama3" and architecture != "llama":
         problem = f"llama.cpp supports Llama 3's RoPE scaling only in models of type llama, not {config.model_type}"
         raise LLMError(f"{problem}; use `to` hf instead")
+    if config.no_rope_layers != conventions.rope_layers(config.model_type, config.num_hidden_layers):
+        problem = f"llama.cpp supports smollm3 only with each {conventions.ROPE_LAYER_INTERVAL}th layer without RoPE"
+        raise LLMError(f"{problem}; use `to` hf instead")
     tokenizer = gguf_tokenizer.to_fields(json.loads(checkpoint.tokenizer_json), config)
 
     def write_file(temporary: Path) -> None:

@@ -103,9 +103,11 @@ def _add_attention(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str |
     for cache in caches:
         graph.input(cache, ["B", G, "capacity", D])
         graph.output(f"{cache}.now", ["B", G, "capacity", D])
+    tables = ("cos", "sin") if config.is_rotary(layer) else ()
     y = graph.add(
-        "GroupQueryAttention", [*projections, *caches, "past", "total", "cos", "sin"],
-        [f"{name}y", *(f"{cache}.now" for cache in caches)], _ORT, num_heads=H, kv_num_heads=G, do_rotary=1,
+        "GroupQueryAttention", [*projections, *caches, "past", "total", *tables],
+        [f"{name}y", *(f"{cache}.now" for cache in caches)], _ORT, num_heads=H, kv_num_heads=G,
+        do_rotary=int(config.is_rotary(layer)),
     )  # fmt: skip
     return graph.linear(y, read_weight(checkpoint, scheme, name + "o_proj.weight"), name + "o")
 

@@ -2,8 +2,9 @@
 
 Pre-norm blocks with RMSNorm, rotary embeddings (arXiv:2104.09864), grouped-query attention (arXiv:2305.13245), SwiGLU
 (arXiv:2002.05202) or a sparse mixture of them, optional tied embeddings. Qwen3 normalizes queries and keys, Qwen2 adds
-biases to queries, keys and values, Llama and Mistral do neither. Modules are named so that the state dict has Hugging
-Face's tensor names, except that experts are stacked. numpy_runtime.py is the same network in numpy, and easier to read.
+biases to queries, keys and values, Llama and Mistral do neither; SmolLM3 has layers without rotary embeddings. Modules
+are named so that the state dict has Hugging Face's tensor names, except that experts are stacked. numpy_runtime.py is
+the same network in numpy, and easier to read.
 
 B, T = batch, tokens; C = hidden size; H, G = query heads, key-value heads; D = head size; V = vocabulary size.
 """
@@ -69,7 +70,7 @@ class LayerKVCache:
 class Attention(nn.Module):
     """Causal grouped-query attention."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.H, self.G, self.D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         self.q_proj = Linear(config.hidden_size, self.H * self.D, config.qkv_bias)
@@ -81,6 +82,7 @@ class Attention(nn.Module):
             self.q_norm = nn.RMSNorm(self.D)
             self.k_norm = nn.RMSNorm(self.D)
         self.eps = config.rms_norm_eps
+        self.is_rotary = config.is_rotary(layer)
 
     def forward(self, x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, cache: LayerKVCache | None = None) -> Tensor:
         """Normalized x [B, T, C] before its gain -> [B, T, C]. cos and sin are [T, 1, D]."""
@@ -108,7 +110,7 @@ class Attention(nn.Module):
             qk = normalize_rotate(qk, gains, cos, sin, self.eps)
             q = qk[:, :, :H]
         else:
-            qk = rotate(qk, cos, sin)
+            qk = rotate(qk, cos, sin) if self.is_rotary else qk
             q = qk[:, :, :H] * scale
         return q, qk[:, :, H:], qkv[:, :, H + G :]
 
@@ -156,10 +158,10 @@ class MLP(nn.Module):
 class Layer(nn.Module):
     """Attention and SwiGLU, each added to the residual stream [B, T, C]."""
 
-    def __init__(self, config: ModelConfig, dropout: Dropout) -> None:
+    def __init__(self, config: ModelConfig, index: int, dropout: Dropout) -> None:
         super().__init__()
         self.input_layernorm = nn.RMSNorm(config.hidden_size)
-        self.self_attn = Attention(config)
+        self.self_attn = Attention(config, index)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size)
         self.mlp = Experts(config) if config.num_experts else MLP(config)
         self.dropout = dropout
@@ -178,7 +180,7 @@ class Decoder(nn.Module):
         super().__init__()
         shape = config.vocab_size, config.hidden_size
         self.embed_tokens = nn.Embedding(*shape, _weight=torch.empty(shape))  # not initialized twice
-        self.layers = nn.ModuleList(Layer(config, dropout) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(Layer(config, index, dropout) for index in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size)
 
 

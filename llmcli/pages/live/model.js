@@ -130,7 +130,8 @@ class Model {
   // Causal attention. H / G query heads share each key-value head.
   attention(layer, index, x) {
     const { num_attention_heads: H, num_key_value_heads: G, head_dim: D } = this.config, position = this.length;
-    const rotations = this.config.rope_frequencies.map((frequency) => [Math.cos(position * frequency), Math.sin(position * frequency)]);
+    const frequencies = this.config.no_rope_layers[index] === 0 ? [] : this.config.rope_frequencies; // SmolLM3 has layers without
+    const rotations = frequencies.map((frequency) => [Math.cos(position * frequency), Math.sin(position * frequency)]);
     const q = this.project(layer.q, layer.qBias, x), k = this.project(layer.k, layer.kBias, x), v = this.project(layer.v, layer.vBias, x);
     this.normAndRotate(q, layer.qNorm, rotations);
     this.normAndRotate(k, layer.kNorm, rotations);
@@ -170,7 +171,7 @@ class Model {
     for (let start = 0; start < heads.length; start += D) {
       const head = heads.subarray(start, start + D);
       if (norm) head.set(this.rmsNorm(head, norm.data));
-      for (let i = 0; i < half; i++) {
+      for (let i = 0; i < rotations.length; i++) {
         const a = head[i], b = head[i + half], [cos, sin] = rotations[i];
         head[i] = a * cos - b * sin;
         head[i + half] = b * cos + a * sin;
