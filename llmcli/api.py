@@ -78,7 +78,19 @@ class SamplingOptions(TypedDict, total=False):
     stop: str | Sequence[str]
 
 
-class TrainOptions(TypedDict, total=False):
+class FileOptions(TypedDict, total=False):
+    """How to read the files of a corpus; by default, their content decides."""
+
+    speakers: tuple[str, str] | None  # names of who asks and who answers, in text with turns
+    pairs: bool  # read two-column tables as prompts and answers
+    column: str | None  # the text column in tables, JSON and Parquet, or two columns, "question,answer"
+    template: str | None  # columns joined to a text, "{title}\n{body}"
+    plain: bool  # read everything as text
+    encoding: str | None  # of text other than UTF-8
+    strip_boilerplate: bool  # cut what many documents repeat
+
+
+class PlanOptions(TypedDict, total=False):
     """Fields of `PlanRequest`. Values that are left out are chosen for the text, the time budget and this machine."""
 
     layers: int
@@ -98,6 +110,10 @@ class TrainOptions(TypedDict, total=False):
     kl_weight: float
     probe: str
     seed: int
+
+
+class TrainOptions(FileOptions, PlanOptions, total=False):
+    """The options of `train` beside its parameters."""
 
 
 class Model:
@@ -427,13 +443,6 @@ def train(
     base: str | Path | None = None,
     like: str | Path | None = None,
     tokenizer: str = "bpe",
-    speakers: tuple[str, str] | None = None,
-    pairs: bool = False,
-    column: str | None = None,
-    template: str | None = None,
-    plain: bool = False,
-    encoding: str | None = None,
-    strip_boilerplate: bool = False,
     known_answers: bool = False,
     device: str = "auto",
     dtype: str = "auto",
@@ -448,36 +457,23 @@ def train(
     memory, such as a list or the column of a data frame, and `conversations` a list of conversations as for
     `Model.chat`, or of records such as {"prompt": ..., "completion": ...}.
 
-    Conversation files are recognized, and `speakers` names who asks and who answers in text with turns. `column` names
-    the text column in tables, JSON and Parquet, or two columns, "question,answer"; `template` joins columns to a text,
-    "{title}\\n{body}"; `pairs` reads two-column tables as prompts and answers, `plain` reads everything as text.
-    `encoding` is that of text other than UTF-8, recognized by default; `strip_boilerplate` cuts what many documents
-    repeat; `known_answers` stores the questions and answers in the file, for `Model.known_answer`. `val` is a
-    validation file or the fraction to hold out, `base` a model to fine-tune, `like` a model whose tokenizer to use. An
-    existing file at `output` is replaced only with `overwrite`. The same call resumes a stopped run; closing the
-    iterator early discards the run. Raises LLMError.
+    `val` is a validation file or the fraction to hold out, `base` a model to fine-tune, `like` a model whose tokenizer
+    to use. `known_answers` stores the questions and answers in the file, for `Model.known_answer`. An existing file at
+    `output` is replaced only with `overwrite`. The options are `FileOptions` and `PlanOptions`. The same call
+    resumes a stopped run; closing the iterator early discards the run. Raises LLMError.
     """
-    from llmcli.data.conversations.record_kinds import ReadOptions
     from llmcli.training.data.inputs import load_inputs
     from llmcli.training.files.output import claim_output
-    from llmcli.training.planning.plan import PlanRequest
 
     require_torch()
     _check_names(options, [*(train.__kwdefaults__ or ()), *TrainOptions.__annotations__])
-    _check_words(tokenizer=tokenizer, column=column or "", template=template or "", encoding=encoding or "")
-    _check_choice("device", device, DEVICES)
-    _check_choice("dtype", dtype, DTYPES)
-    _check_speakers(speakers)
+    _check_words(tokenizer=tokenizer)
+    reading = _reading(options)
     if val is not None and not isinstance(val, str | Real):
         val = str(_path(val, "val"))
-    request = PlanRequest(
-        seconds=seconds, steps=steps, epochs=epochs, device=device, dtype=dtype,
-        threads=cpu_cores() if threads is None else threads, **options,
-    )  # fmt: skip
-    reading = ReadOptions.of_options(
-        speakers, _flag(pairs, "pairs"), column, _flag(plain, "plain"), template=template, encoding=encoding,
-        strip_boilerplate=_flag(strip_boilerplate, "strip_boilerplate"),
-    )  # fmt: skip
+    request = _request(
+        options, seconds=seconds, steps=steps, epochs=epochs, device=device, dtype=dtype, threads=threads
+    )
     models = {"base": base, "like": like}
     base_path, like_path = (None if path is None else _path(path, name) for name, path in models.items())
     read = partial(
@@ -491,6 +487,33 @@ def train(
     return _train(
         request, claim, read, fixed_threads=threads is not None, on_note=on_note,
         known_answers=_flag(known_answers, "known_answers"),
+    )  # fmt: skip
+
+
+def _request(options: TrainOptions, *, device: str, dtype: str, threads: int | None, **limits: Any) -> PlanRequest:
+    """Return what is requested of the plan: the `PlanOptions` among the options, and the limits of the run."""
+    from llmcli.training.planning.plan import PlanRequest
+
+    _check_choice("device", device, DEVICES)
+    _check_choice("dtype", dtype, DTYPES)
+    values: dict[str, Any] = {name: value for name, value in options.items() if name in PlanOptions.__annotations__}
+    return PlanRequest(
+        **values, **limits, device=device, dtype=dtype, threads=cpu_cores() if threads is None else threads
+    )
+
+
+def _reading(options: FileOptions) -> ReadOptions:
+    """Return the `FileOptions` among the options. Raises LLMError."""
+    from llmcli.data.conversations.record_kinds import ReadOptions
+
+    _check_words(**{name: options.get(name) or "" for name in ("column", "template", "encoding")})
+    pairs, plain, strip_boilerplate = (
+        _flag(options.get(name, False), name) for name in ("pairs", "plain", "strip_boilerplate")
+    )
+    _check_speakers(speakers := options.get("speakers"))
+    return ReadOptions.of_options(
+        speakers, pairs, options.get("column"), plain, template=options.get("template"),
+        encoding=options.get("encoding"), strip_boilerplate=strip_boilerplate,
     )  # fmt: skip
 
 

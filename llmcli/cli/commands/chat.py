@@ -61,17 +61,8 @@ def chat(options: _Options) -> None:
 
     Example: llm chat -m model.safetensors
     """
+    _check_options(options)
     message = options.message
-    if options.choices is not None:
-        options.reject("with --choices", "max_tokens", *SAMPLING_NAMES, "separate", "memory", "known_answers")
-    if options.known_answers:
-        options.reject("with --known-answers", "max_tokens", *SAMPLING_NAMES, *FORM_NAMES, "batch")
-    else:
-        options.reject("without --known-answers", "min_confidence", "unknown_answer")
-    if options.batch is not None:
-        options.reject("with --batch", "message", "separate", "memory")
-    if not (options.json and message is None):
-        options.reject("without --json or with a MESSAGE", "separate")
     sampling = options.sampling()
     path = model_path(options.model, _other_models)
     choices = None if options.choices is None else read_choices(options.choices, strips=True)
@@ -118,6 +109,20 @@ def chat(options: _Options) -> None:
         )
         read = line_editor.open_reader(chat_commands.completions, chat_commands.FILE_COMMANDS)
         Session(conversation, read, source, marks).run()
+
+
+def _check_options(options: _Options) -> None:
+    """Raise LLMError for options that have no effect together."""
+    if options.choices is not None:
+        options.reject("with --choices", "max_tokens", *SAMPLING_NAMES, "separate", "memory", "known_answers")
+    if options.known_answers:
+        options.reject("with --known-answers", "max_tokens", *SAMPLING_NAMES, *FORM_NAMES, "batch")
+    else:
+        options.reject("without --known-answers", "min_confidence", "unknown_answer")
+    if options.batch is not None:
+        options.reject("with --batch", "message", "separate", "memory")
+    if not (options.json and options.message is None):
+        options.reject("without --json or with a MESSAGE", "separate")
 
 
 def _open_chat(
