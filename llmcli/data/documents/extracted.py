@@ -20,4 +20,13 @@ class Skipped:
     count: int = 1
 
 
-Extracted: TypeAlias = "Iterator[str | Skipped]"  # blocks of text in reading order, each ending in "\n"
+@dataclass(frozen=True)
+class Part:
+    """Begins a document in a collection, such as a message in a mailbox: what follows belongs to it."""
+
+    name: str  # unique in the collection
+    bytes: int
+
+
+# blocks of text in reading order, each ending in "\n"; in a collection, each document begins with a Part
+Extracted: TypeAlias = "Iterator[str | Skipped | Part]"

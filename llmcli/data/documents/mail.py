@@ -10,7 +10,7 @@ from email import message_from_bytes, policy
 from email.message import Message
 from typing import IO, cast
 
-from llmcli.data.documents.extracted import Extracted, ExtractionError, Skipped
+from llmcli.data.documents.extracted import Extracted, ExtractionError, Part, Skipped
 
 _SEPARATOR = re.compile(rb"From \S.*\d\d:\d\d")  # before each message of an mbox file, after a blank line
 _ESCAPED = re.compile(rb">+From ")
@@ -26,8 +26,10 @@ _ENCODINGS = {
 
 
 def extract(file: IO[bytes], name: str) -> Extracted:
-    earlier, skipped, number = _EarlierLines(), Counter[str](), 0
-    for data in _messages(file):
+    is_mailbox = bool(_SEPARATOR.match(file.readline(_MAX_LINE)))
+    file.seek(0)
+    earlier, skipped, has_text = _EarlierLines(), Counter[str](), False
+    for number, data in enumerate(_messages(file), 1):
         try:
             message = message_from_bytes(data, policy=policy.default)
             subject = " ".join(str(message["subject"] or "").split())
@@ -39,9 +41,13 @@ def extract(file: IO[bytes], name: str) -> Extracted:
         lines = list(earlier.without_quotes("\n\n".join(parts).split("\n"), skipped))
         text = "\n\n".join(filter(None, [subject and f"Subject: {subject}", "\n".join(lines).strip("\n")]))
         if text:
-            yield "\n\n" * bool(number) + text + "\n"
-            number += 1
-    if not number and not skipped:
+            has_text = True
+            if is_mailbox:
+                yield Part(str(number), len(data))
+            yield text + "\n"
+            yield from (Skipped(reason, count) for reason, count in skipped.items())
+            skipped.clear()
+    if not has_text and not skipped:
         raise ExtractionError("has no messages")
     yield from (Skipped(reason, count) for reason, count in skipped.items())
 

@@ -231,6 +231,8 @@ class _Answer(Generic[T]):
         header, skipped = frame[0], tuple(frame[0]["skipped"].items())
         if self._add_problem(header, is_text=kind in file_types.TEXT_KINDS):
             self._copy.truncate(offset)
+        elif not text.size and not skipped and kind in file_types.COLLECTION_KINDS:
+            pass  # its documents follow
         elif not text.size:
             details = f" ({', '.join(f'{reason}: {count:,}' for reason, count in skipped)})" if skipped else ""
             self._add(f"{self.name} has no text{details}")

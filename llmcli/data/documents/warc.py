@@ -1,26 +1,34 @@
 """Web archives (WARC): the main text of the HTML pages in them, or the text in one that holds text (WET)."""
 
+from collections import Counter
 from typing import IO
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
-from llmcli.data.documents.extracted import Extracted, ExtractionError, Skipped
+from llmcli.data.documents.extracted import Extracted, ExtractionError, Part, Skipped
 from llmcli.data.documents.html import decode, main_text
 
 _RECORDS = WarcRecordType.response | WarcRecordType.conversion
 _PAGES = ("text/html", "application/xhtml+xml")
 _MAX_PAGE = 1 << 25  # bytes
+_MAX_NAME = 200  # characters of an address
 
 
 def extract(file: IO[bytes], name: str) -> Extracted:
-    pages = 0
+    pages, skipped = 0, Counter[str]()
     try:
         for record in ArchiveIterator(file, record_types=_RECORDS, auto_decode="all"):
-            block = _text(record)
-            if isinstance(block, str):
-                block = "\n\n" * bool(pages) + block
-                pages += 1
-            yield block
+            text = _text(record)
+            if isinstance(text, Skipped):
+                skipped[text.reason] += 1
+                continue
+            pages += 1
+            uri = "".join(filter(str.isprintable, record.headers.get("WARC-Target-URI") or ""))
+            yield Part(f"{pages} {uri[:_MAX_NAME]}".strip(), record.content_length)
+            yield text
+            yield from (Skipped(reason, count) for reason, count in skipped.items())
+            skipped.clear()
+        yield from (Skipped(reason, count) for reason, count in skipped.items())
     except (OSError, RuntimeError, ValueError) as error:
         raise ExtractionError(f"is damaged after {pages:,} pages ({error})") from error
 

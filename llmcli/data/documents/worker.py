@@ -27,7 +27,7 @@ from typing import IO, Any
 
 from llmcli import units
 from llmcli.data.child_process import become_child, end_after
-from llmcli.data.documents.extracted import ExtractionError, Skipped
+from llmcli.data.documents.extracted import ExtractionError, Part, Skipped
 from llmcli.data.text import file_types
 from llmcli.data.text.documents import compression, decompressed
 from llmcli.data.text.file_types import START_BYTES, FileType
@@ -98,13 +98,14 @@ def _problem(error: Exception, limits: Limits) -> str:
 
 
 class _Answer:
-    """Writes the frames of an answer, and enforces the limits."""
+    """Writes the frames of an answer, but not those of documents that were read before, and enforces the limits."""
 
     def __init__(self, file: IO[bytes], limits: Limits, skip: int) -> None:
         self._file, self.limits, self._skip = file, limits, skip
         self._taken, self._allowed, self._members = 0, limits.bytes, 0
         self._texts: list[str] = []
         self._size = 0
+        self._is_skipping = False
 
     def allow(self, file_bytes: int) -> None:
         """Set the limit for a file of this size."""
@@ -128,7 +129,8 @@ class _Answer:
     def begin(self, member: str, kind: str, size: int) -> bool:
         """Begin a document or another file. Returns whether to read it: the first `skip` are not read again."""
         self._skip -= 1
-        if self._skip >= 0:
+        self._is_skipping = self._skip >= 0
+        if self._is_skipping:
             return False
         _limit_processor_time(self.limits.processor_seconds + size / self.limits.bytes_per_second)
         self._send({"begin": member, "kind": kind, "bytes": size})
@@ -136,6 +138,8 @@ class _Answer:
 
     def text(self, text: str) -> None:
         self.take(len(text))
+        if self._is_skipping:
+            return
         self._texts.append(text)
         self._size += len(text)
         if self._size >= _FRAME_BYTES:
@@ -146,6 +150,8 @@ class _Answer:
         self._send({"data": len(data)}, data)
 
     def end(self, problem: str = "", missing: str = "", skipped: Counter[str] | None = None) -> None:
+        if self._is_skipping:
+            return
         self._flush()
         self._send({"end": problem, "missing": missing, "skipped": skipped or {}})
 
@@ -244,18 +250,24 @@ class _FileReader:
             self._send_problem(member, _problem(error, self._answer.limits))
 
     def _send_document(self, file: IO[bytes], name: str, member: str, known: FileType, size: int) -> None:
-        if not self._answer.begin(member, known.kind, size):
-            return
-        with self._ending() as skipped:
-            if not known.module:
-                raise ExtractionError(_without_advice(file_types.describe(name, known), member))
-            module = importlib.import_module(f"llmcli.data.documents.{known.module}")
-            for block in module.extract(file, name):
-                if isinstance(block, Skipped):
-                    skipped[block.reason] += block.count
-                    self._answer.take(0)
-                else:
-                    self._answer.text(block)
+        """Send a document, or each document in a collection."""
+        blocks = _blocks_of(file, name, member, known)
+        part: Part | None = Part("", size)
+        while part:
+            is_read = self._answer.begin(f"{member}/{part.name}".strip("/"), known.kind, part.bytes)
+            if not (is_read or known.is_collection):
+                return
+            part = None
+            with self._ending() as skipped:
+                for block in blocks:
+                    if isinstance(block, Part):
+                        part = block
+                        break
+                    if isinstance(block, Skipped):
+                        skipped[block.reason] += block.count
+                        self._answer.take(0)
+                    else:
+                        self._answer.text(block)
 
     def _send_file(self, file: IO[bytes], name: str, member: str, description: str | None, start: bytes = b"") -> None:
         """Send the content of a file that may be text; `start` was read from it before."""
@@ -300,6 +312,12 @@ class _FileReader:
                 yield block
 
         return spooled(blocks())
+
+
+def _blocks_of(file: IO[bytes], name: str, member: str, known: FileType) -> Iterator[str | Skipped | Part]:
+    if not known.module:
+        raise ExtractionError(_without_advice(file_types.describe(name, known), member))
+    yield from importlib.import_module(f"llmcli.data.documents.{known.module}").extract(file, name)
 
 
 def _problem_with(name: str, start: bytes, program: str = "") -> str | None:

@@ -26,6 +26,7 @@ class FileType:
     module: str = ""  # module of data/documents that reads it
     advice: str = ""  # how to extract text if there is no such module
     is_text: bool = False  # whether it can also be read as plain text
+    is_collection: bool = False  # of documents, which are read one by one
 
     @property
     def kind(self) -> str:
@@ -40,7 +41,7 @@ _UNPACK = "unpack it into a directory and name that: "
 _DATA = "export its text to a text file first"
 _READABLE = (
     (FileType("a PDF", "pdf"), ((0, b"%PDF-"),)),
-    (FileType("a WARC file", "warc"), ((0, b"WARC/"),)),
+    (FileType("a WARC file", "warc", is_collection=True), ((0, b"WARC/"),)),
     (FileType("a tar archive", "archives"), ((257, b"ustar"),)),
 )
 _OTHERS: tuple[tuple[str, str, tuple[tuple[int, bytes], ...]], ...] = (  # (description, advice, (position, bytes), ...)
@@ -79,8 +80,9 @@ _ZIP_TYPES = (  # (type, name of a member, or media type)
 _PYTORCH = FileType("a PyTorch model", advice="convert it to safetensors first, with the program that wrote it")
 _PAGE = FileType("an HTML page", "html", is_text=True)
 _NOTEBOOK = FileType("a notebook", "notebook", is_text=True)
-_MAILBOX = FileType("a mailbox", "mail", is_text=True)
+_MAILBOX = FileType("a mailbox", "mail", is_text=True, is_collection=True)
 _MESSAGE = FileType("an e-mail", "mail", is_text=True)
+COLLECTION_KINDS = {known.kind for known in (_MAILBOX, *(known for known, _ in _READABLE)) if known.is_collection}
 TEXT_KINDS = {known.kind for known in (_PAGE, _NOTEBOOK, _MAILBOX, _MESSAGE)}
 _HTML = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body)\b", re.I | re.S)
 _MBOX = re.compile(r"From \S.* \d\d:\d\d.*\r?\n[\w-]+:\s")

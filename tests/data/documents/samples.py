@@ -8,18 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from email.message import EmailMessage
 from typing import IO
 
-from llmcli.data.documents.extracted import Extracted, Skipped
+from llmcli.data.documents.extracted import Extracted, Part, Skipped
 
 TextAt = tuple[float, float, float, str]  # x, y, font size, text
 
 
 def split_extracted(extracted: Extracted) -> tuple[str, dict[str, int]]:
-    """(the text, {reason: count} of what was skipped); each block ends in a line end."""
+    """(the text of all parts, {reason: count} of what was skipped); each block ends in a line end."""
     blocks, skipped = [], {}
     for block in extracted:
         if isinstance(block, Skipped):
             skipped[block.reason] = skipped.get(block.reason, 0) + block.count
-        else:
+        elif not isinstance(block, Part):
             assert block.endswith("\n")
             blocks.append(block)
     return "".join(blocks), skipped

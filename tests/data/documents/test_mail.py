@@ -14,7 +14,7 @@ def test_a_quoted_reply_is_read_once() -> None:
     reply = samples.message("Re: cat", "On Monday, Ada wrote:\n> where is  the cat?\n>\n> > never written\nHere.\n")
     text, skipped = samples.split_extracted(mail.extract(samples.mbox(first, reply), "a.mbox"))
     assert text == (
-        "Subject: 猫について\n\nDear all,\nwhere is the cat?\n-- \nAda\n\n\n"
+        "Subject: 猫について\n\nDear all,\nwhere is the cat?\n-- \nAda\n"
         "Subject: Re: cat\n\nOn Monday, Ada wrote:\n> > never written\nHere.\n"
     )
     assert skipped == {"quoted line": 2}

@@ -72,13 +72,17 @@ DOCUMENTS: dict[str, tuple[Callable[[str], bytes], str]] = {  # name -> (text ->
     "a.warc.gz": (lambda text: gzip.compress(warc(text)), "WARC file"),
 }
 
+NAMES = {  # of the only document in a collection
+    "a.mbox": "a.mbox/1", **{name: f"{name}/1 http://example.org/0" for name in ("a.warc", "a.warc.gz")},
+}  # fmt: skip
+
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_a_document_is_its_text(name: str) -> None:
     made, kind = DOCUMENTS[name]
     [part] = read_sources([put(name, made("A page about cats."))]).text.contents
     document = part.document
-    assert "".join(part.text()) == CATS and (document.name, document.kind) == (name, kind)
+    assert "".join(part.text()) == CATS and (document.name, document.kind) == (NAMES.get(name, name), kind)
     assert document.text_bytes == len(CATS) and not document.skipped
     assert read_corpus([name]).documents[0].sha256 == document.sha256
 
@@ -90,7 +94,9 @@ def test_the_order_is_that_of_the_files_and_their_names_stay(monkeypatch: pytest
         put(f"d/{name}", made(f"A page about {name}."))
     put("d/b.txt", b"A page about b.txt.\n")
     names = sorted([*DOCUMENTS, "b.txt"])
-    assert list(texts(read_sources(["d"])).items()) == [(f"d/{name}", f"A page about {name}.\n") for name in names]
+    assert list(texts(read_sources(["d"])).items()) == [
+        (f"d/{NAMES.get(name, name)}", f"A page about {name}.\n") for name in names
+    ]
 
 
 CONVERSATIONS = b'{"prompt": "Hi", "completion": "Ho"}\n{"prompt": "How?", "completion": "So."}\n'
@@ -173,6 +179,19 @@ def test_the_line_names_the_kinds_with_most_files() -> None:
         put(f"d/{name}", DOCUMENTS["a.eml"][0](f"A page about {name}."))
     line = read_sources(["d"]).describe()
     assert line.startswith("data: text in d/a.eml, d/b.eml, d/c.eml (e-mail") and line.endswith("; and 1 more kind")
+
+
+@pytest.mark.parametrize("name", ["a.mbox", "a.zip"])
+def test_each_message_of_a_mailbox_is_a_document(name: str) -> None:
+    messages = [samples.message(*one) for one in (("A", "Yes."), ("", ""), ("B", "> Yes.\nNo."), ("A", "Yes."))]
+    data = samples.mbox(*messages).read()
+    text = read_sources([put(name, data if name == "a.mbox" else zipped({"m/a.mbox": data}))]).text
+    inner = name if name == "a.mbox" else f"{name}/m/a.mbox"
+    assert [(one.name, one.relative_name, one.kind, one.skipped) for one in text.documents] == [
+        (f"{inner}/1", f"{inner}/1", "mailbox", ()), (f"{inner}/3", f"{inner}/3", "mailbox", (("quoted line", 1),)),
+    ]  # fmt: skip
+    assert ["".join(part.text()) for part in text.contents] == ["Subject: A\n\nYes.\n", "Subject: B\n\nNo.\n"]
+    assert text.skipped == (f"1 document with the text of another, which is read once: {inner}/4 (as {inner}/1)",)
 
 
 # ---- what cannot be read

@@ -29,6 +29,6 @@ def test_pages_are_read_and_others_counted(compressed: bool) -> None:
     if compressed:
         file = io.BytesIO(gzip.compress(file.read()))
     text, skipped = samples.split_extracted(warc.extract(file, "a.warc"))
-    assert text.startswith("A title\n") and text.endswith("\n\nCompressed by the server.\n")
+    assert text.startswith("A title\n") and text.endswith("\nCompressed by the server.\n")
     assert JAPANESE["text"] in text and "not here" not in text
     assert skipped == {"record that is not HTML": 1, "page with an error status": 1}
