@@ -1,9 +1,9 @@
-"""A model's activations on a prompt: attention, logit lens, logit attribution, ablation of tokens, surprisal.
+"""A model's activations on a prompt: attention, logit lens, logit attribution, ablation of tokens.
 
 The prompt is processed as in `generate`, then once more with a recorder. numpy only, never torch.
 
 L, H, C, V = layers, heads, hidden size, vocabulary; T = tokens in the context, N = analyzed tokens (the last ones);
-K = candidates per position.
+K = candidates per layer.
 """
 
 import math
@@ -27,16 +27,15 @@ from llmcli.models.runtime import Array, Runtime
 
 MAX_TOKENS = 256  # analyzed tokens: the memory for attention weights grows quadratically
 MAX_ABLATION_WORK = 3e10  # parameters x tokens processed, over all ablations: a few seconds
-MAX_LENS_WORK = 1e11  # multiplications for the logit lens at every position: a few seconds
 MAX_COPIES, MIN_ADDED = 5, 0.001  # number of copies listed, and the least probability that the cache adds to one
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The K most likely next tokens at each position, most likely first."""
+    """The K most likely next tokens after 0, 1, ... L layers, most likely first."""
 
-    ids: NDArray[np.int64]  # [..., K]
-    probabilities: Array  # [..., K]
+    ids: NDArray[np.int64]  # [L + 1, K]
+    probabilities: Array  # [L + 1, K]
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,9 @@ class Explanation:
     truncated: int  # prompt tokens that do not fit the context
     preceding: int  # T - N, tokens in the context before the analyzed ones
     attention: Array  # [L, H, N, N]; each row (query) sums to 1 minus its weight on preceding tokens
-    logit_lens: Candidates  # [L + 1, N or 1, K]: predictions after 0, 1, ... L layers, at every or the last position
+    logit_lens: Candidates  # predictions of the next token after each layer
     token: int  # the next token whose ablation is measured: the most likely or the requested one
     ablation_effects: NDArray[np.float64]  # [N], bits that `token` loses without each context token; NaN: skipped
-    surprisals: NDArray[np.float64]  # [N], surprisal of each token given those before it, in bits; NaN: not computed
     logprobs: NDArray[np.float64]  # [V], natural log probabilities of the next token, as in `generate`; -inf for
     # tokens that are never generated: incomplete UTF-8, and bytes that are not in the training text
     attribution: Attribution  # of the network's logit of `token`
@@ -133,20 +131,19 @@ def explain(
     *,
     literal: bool,
     candidates: int = 5,
-    every_position: bool = False,
     token: int | None = None,
     predictor: Runtime | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Explanation:
     """Run a prompt through a model and record its activations.
 
-    - Logit lens (nostalgebraist 2020): the final norm and the output layer, applied to the residual stream after each
-      layer; at each token with `every_position`, which also gives the surprisals -log2 p(token | tokens before).
+    - Logit lens (nostalgebraist 2020): the final norm and the output layer, applied to the residual stream of the last
+      token after each layer.
     - Logit attribution: see `Attribution`.
     - Ablation: log2 p(token | all tokens) - log2 p(token | all but one) for `token`: the most likely next token, unless
       another is given and fits the prompt's end. The tokens after the removed one move forward by one position.
 
-    Only the last tokens are analyzed, within MAX_TOKENS, MAX_LENS_WORK and MAX_ABLATION_WORK. `predictor` makes the
+    Only the last tokens are analyzed, within MAX_TOKENS and MAX_ABLATION_WORK. `predictor` makes the
     prediction if `runtime` is only a component: a model of an ensemble, or a network with an n-gram cache. `check` may
     raise to stop the analysis. Raises LLMError as `predict_next` does.
     """
@@ -155,34 +152,25 @@ def explain(
     if token is not None and prediction.allowed[token]:
         prediction = replace(prediction, token=token)
     context = prediction.ids[len(prediction.ids) - predictor.length :]
-    kept = min(len(context), MAX_TOKENS)
-    if every_position:
-        config = runtime.config
-        work_per_token = (config.num_hidden_layers + 1) * config.vocab_size * config.hidden_size
-        kept = min(kept, max(1, int(MAX_LENS_WORK / work_per_token)))
-    logits, recorder = record_activations(runtime, context, kept)
-    ids, residuals = context[recorder.first :], recorder.residuals
-    lens = _logit_lens(runtime, residuals if every_position else residuals[:, -1:], prediction.allowed, candidates)
-    surprisals = np.full(kept, np.nan)
-    if every_position:
-        surprisals = _surprisals(runtime.logit_lens(residuals[-1])[:, : len(prediction.allowed)], ids)
+    logits, recorder = record_activations(runtime, context, min(len(context), MAX_TOKENS))
+    residuals = recorder.residuals[:, -1]
+    lens = _logit_lens(runtime, residuals, prediction.allowed, candidates)
     if predictor is runtime:  # the last prediction is exactly that of `generate`
         top = np.argsort(-prediction.logprobs, kind="stable")[: lens.ids.shape[-1]]
-        lens.ids[-1, -1], lens.probabilities[-1, -1] = top, np.exp(prediction.logprobs[top])
+        lens.ids[-1], lens.probabilities[-1] = top, np.exp(prediction.logprobs[top])
     copies = None
     if isinstance(predictor, NgramRuntime) and predictor.parameters == runtime.parameters:  # not an ensemble
         network = log_softmax(logits[: len(prediction.logprobs)])
         copies = find_copies(context, predictor.cache.orders, network, prediction.logprobs)
     return Explanation(
-        ids=ids,
+        ids=context[recorder.first :],
         tail=prediction.tail_bytes.decode("utf-8", "ignore"),
         truncated=len(prediction.ids) - len(context),
         preceding=recorder.first,
         attention=recorder.weights,
-        attribution=attribute_logit(runtime, residuals[:, -1], recorder.head_outputs, prediction.token),
+        attribution=attribute_logit(runtime, residuals, recorder.head_outputs, prediction.token),
         added=prediction.added,
         logit_lens=lens,
-        surprisals=surprisals,
         token=prediction.token,
         copies=copies,
         ablation_effects=_ablation_effects(runtime, context, logits, prediction, check)[recorder.first :],
@@ -261,29 +249,12 @@ class ActivationRecorder:
 
 
 def _logit_lens(runtime: NumpyRuntime, residuals: Array, allowed: NDArray[np.bool_], candidates: int) -> Candidates:
-    """Return the most likely next tokens from the residual stream [L + 1, n, C] after each layer; at the last position
-    only those `allowed`."""
-    depths, n, _ = residuals.shape
-    V = len(allowed)
-    K = min(candidates, V)
-    ids = np.empty((depths, n, K), np.int64)
-    top_probabilities = np.empty((depths, n, K), np.float32)
-    for depth in range(depths):
-        logits = runtime.logit_lens(residuals[depth])[:, :V]
-        logits[-1, ~allowed] = -np.inf
-        probabilities = softmax(logits)
-        top = np.argpartition(probabilities, V - K, axis=-1)[:, V - K :]
-        order = np.take_along_axis(probabilities, top, -1).argsort(axis=-1, kind="stable")[:, ::-1]
-        ids[depth] = np.take_along_axis(top, order, -1)
-        top_probabilities[depth] = np.take_along_axis(probabilities, ids[depth], -1)
-    return Candidates(ids, top_probabilities)
-
-
-def _surprisals(logits: Array, ids: Sequence[int]) -> NDArray[np.float64]:
-    """Return the surprisals [N] of tokens in bits, given the logits [N, V] after each; NaN for the first one, of which
-    no prediction was recorded."""
-    bits = [-log_softmax(row)[token] / math.log(2) for row, token in zip(logits, ids[1:], strict=False)]
-    return np.array([np.nan, *bits])
+    """Return the most likely `allowed` tokens given the residual stream [L + 1, C] after each layer."""
+    logits = runtime.logit_lens(residuals)[:, : len(allowed)]
+    logits[:, ~allowed] = -np.inf
+    probabilities = softmax(logits)
+    ids = np.argsort(-probabilities, axis=-1, kind="stable")[:, :candidates]
+    return Candidates(ids, np.take_along_axis(probabilities, ids, -1))
 
 
 def _ablation_effects(

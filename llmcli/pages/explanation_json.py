@@ -28,10 +28,6 @@ def explanation_json(
     L, H, _, _ = explanation.attention.shape
     layers, heads = range(L) if layer is None else [layer - 1], range(H) if head is None else [head - 1]
     lens = explanation.logit_lens
-    last = [  # candidates at the last position after each layer
-        list(zip(ids[-1].tolist(), probabilities[-1].tolist(), strict=True))
-        for ids, probabilities in zip(lens.ids, lens.probabilities, strict=True)
-    ]
     next_tokens = [(token, float(explanation.logprobs[token])) for token in explanation.most_likely(count)]
     effects = [None if math.isnan(bits) else round(bits, 6) for bits in explanation.ablation_effects.tolist()]
     result: dict[str, object] = {
@@ -46,8 +42,11 @@ def explanation_json(
             "weights": explanation.attention[layers][:, heads].astype(float).round(6).tolist(),
         },
         "lens": [
-            {"layer": depth, "next_tokens": [token_json(id_, probability=round(p, 6)) for id_, p in candidates]}
-            for depth, candidates in enumerate(last)
+            {
+                "layer": depth,
+                "next_tokens": [token_json(id_, probability=round(p, 6)) for id_, p in zip(*row, strict=True)],
+            }
+            for depth, row in enumerate(zip(lens.ids.tolist(), lens.probabilities.tolist(), strict=True))
         ],
         "attribution": _attribution_json(explanation.attribution, tokenizer),
         "next_tokens": [

@@ -8,6 +8,7 @@ import base64
 import html
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from llmcli import units
 from llmcli.analysis.comparison import heads_with_names
 from llmcli.config import ModelConfig
 from llmcli.data.conversations.example_prompt import example_prompts
+from llmcli.formats.atomic_io import name_of
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.loading import open_chat_template, open_tokenizer
@@ -44,22 +46,22 @@ _CONFIG_KEYS = (
 def live_page(
     model: Checkpoint,
     header: "Header",
-    name: str,
     dtype: str | None,
     on_note: Callable[[str], None],
     *,
     prompt: str | None = None,
     compare: str | None = None,
     without: Sequence[str] = (),
+    if_too_large: str | None = None,
 ) -> bytes:
     """Write the page of a model. The data type of its weights is chosen unless `dtype` is given.
 
     With a `prompt`, the page opens at its prediction, with the parts `without` switched off ("2": layer 2, "2.3": head
-    3 of layer 2); with `compare` as well, at both prompts side by side. Raises LLMError for a model that is too large,
-    or that pages do not support.
+    3 of layer 2); with `compare` as well, at both prompts side by side. Raises LLMError for a model that pages do not
+    support, or that is too large: its advice is `if_too_large`, or another dtype or format of `llm export`.
     """
     tokenizer = open_tokenizer(model)
-    dtype, note = choose_dtype(model, tokenizer, dtype)
+    dtype, note = choose_dtype(model, tokenizer, dtype, if_too_large)
     template = open_chat_template(model, tokenizer)
     chat = template and chat_data(template, tokenizer)
     if template and not chat:
@@ -85,8 +87,9 @@ def live_page(
         "compare": compare or "",
         "without": list(without),
     }
-    page = _fill(name, data, base64.b64encode(weights).decode())
-    check_size(model.config, dtype, len(page))
+    name = name_of(header.path.resolve())
+    page = _fill(name if header.path.is_dir() else Path(name).stem, data, base64.b64encode(weights).decode())
+    check_size(model.config, dtype, len(page), if_too_large)
     on_note(f"weights: {note}")
     return page
 

@@ -21,7 +21,9 @@ MAX_COST = 0.005  # share by which int8 may raise the bits per byte; if it costs
 BASE64 = 4 / 3  # bytes of the page per byte of weights
 
 
-def choose_dtype(model: Checkpoint, tokenizer: Tokenizer, dtype: str | None) -> tuple[str, str]:
+def choose_dtype(
+    model: Checkpoint, tokenizer: Tokenizer, dtype: str | None, if_too_large: str | None = None
+) -> tuple[str, str]:
     """(data type of the matrices, a sentence about it that says which weights the record's figures are of).
 
     Unless one is asked for, int8 if that costs less than MAX_COST, else float16. Raises LLMError if the weights are too
@@ -29,7 +31,8 @@ def choose_dtype(model: Checkpoint, tokenizer: Tokenizer, dtype: str | None) -> 
     """
     if dtype not in (None, *BYTES_PER_WEIGHT):
         raise usage(f"`dtype` must be {', '.join(BYTES_PER_WEIGHT)} in a page, found {dtype}")
-    check_size(model.config, dtype or "int8", int(BASE64 * BYTES_PER_WEIGHT[dtype or "int8"] * model.config.parameters))
+    size = int(BASE64 * BYTES_PER_WEIGHT[dtype or "int8"] * model.config.parameters)
+    check_size(model.config, dtype or "int8", size, if_too_large)
     if dtype in ("f16", "f32"):
         return dtype, {"f16": "float16", "f32": "float32"}[dtype]
     cost = relative_divergence(NumpyRuntime(model), NumpyRuntime(with_page_values(model, "int8")), tokenizer)
@@ -39,13 +42,13 @@ def choose_dtype(model: Checkpoint, tokenizer: Tokenizer, dtype: str | None) -> 
     return "int8", f"int8, one scale per row: the bits per byte are {amount} higher than those of the original weights"
 
 
-def check_size(config: ModelConfig, dtype: str, size: int) -> None:
-    """Raise LLMError for a page that is too large."""
+def check_size(config: ModelConfig, dtype: str, size: int, advice: str | None = None) -> None:
+    """Raise LLMError for a page that is too large; without `advice`, it names an option of `llm export`."""
     if size <= MAX_BYTES:
         return
     smaller = [one for one, width in BYTES_PER_WEIGHT.items() if width < BYTES_PER_WEIGHT[dtype]]
     fitting = [one for one in smaller if 1.1 * BASE64 * BYTES_PER_WEIGHT[one] * config.parameters < MAX_BYTES]
-    advice = f"add --dtype {fitting[-1]}" if fitting else "for a model of this size: --to gguf or --to hf"
+    advice = advice or (f"add --dtype {fitting[-1]}" if fitting else "for a model of this size: --to gguf or --to hf")
     most = units.number(MAX_BYTES / BASE64 / BYTES_PER_WEIGHT[dtype])
     raise LLMError(
         f"the page would take {units.size(size)} with {dtype} weights; at most {units.size(MAX_BYTES)} are written, "

@@ -101,37 +101,30 @@ def explained(prompt: str, config: ModelConfig = CONFIG, **options: object) -> t
 @pytest.mark.parametrize("words", [1, 6, PREFILL_CHUNK])
 def test_attention_and_logit_lens_equal_the_reference(words: int, tied: bool) -> None:
     config = replace(CONFIG, tie_word_embeddings=tied)
-    explanation, model = explained(" cat" * words, config, candidates=8, every_position=True)
+    explanation, model = explained(" cat" * words, config, candidates=8)
     attention, lens = reference(model, explanation.ids)
     N = len(explanation.ids)
     assert words <= N and explanation.attention.shape == (3, 4, N, N)
     np.testing.assert_allclose(explanation.attention, attention.numpy(), atol=1e-4)
-    probabilities = lens.softmax(-1)
+    probabilities = lens[:, -1].softmax(-1)
+    probabilities[-1] *= torch.from_numpy(TOKENIZER.vocabulary.allowed(START))
     top = probabilities.topk(8)
-    np.testing.assert_allclose(explanation.logit_lens.probabilities[:-1], top.values.numpy()[:-1], atol=1e-4)
-    np.testing.assert_allclose(explanation.logit_lens.probabilities[-1, :-1], top.values.numpy()[-1, :-1], atol=1e-4)
+    np.testing.assert_allclose(explanation.logit_lens.probabilities, top.values.numpy(), atol=1e-4)
     np.testing.assert_allclose(
-        np.take_along_axis(probabilities.numpy(), explanation.logit_lens.ids, -1),
-        explanation.logit_lens.probabilities,
-        atol=1e-4,
+        np.take_along_axis(probabilities.numpy(), explanation.logit_lens.ids, -1), top.values.numpy(), atol=1e-4
     )
-    answer = torch.where(torch.from_numpy(TOKENIZER.vocabulary.allowed(START)), probabilities[-1, -1], 0).topk(8)
-    np.testing.assert_allclose(explanation.logit_lens.probabilities[-1, -1], answer.values.numpy(), atol=1e-4)
-    bits = -lens[-1].log_softmax(-1)[range(N - 1), explanation.ids[1:]].numpy() / math.log(2)
-    np.testing.assert_allclose(explanation.surprisals[1:], bits, atol=1e-3)
-    assert np.isnan(explanation.surprisals[0])
 
 
 @pytest.mark.slow
 def test_of_many_tokens_the_last_are_analyzed(monkeypatch: pytest.MonkeyPatch) -> None:
     prompt = "The cat sat on the mat." * 40
-    full, _ = explained(prompt, every_position=True)
+    full, _ = explained(prompt)
     for most in (1, 7, len(full.ids) - PREFILL_CHUNK, len(full.ids) - PREFILL_CHUNK + 3):
         monkeypatch.setattr(explain_module, "MAX_TOKENS", most)
-        part, _ = explained(prompt, every_position=True)
+        part, _ = explained(prompt)
         assert part.ids == full.ids[-most:] and part.preceding == full.preceding + len(full.ids) - most
         np.testing.assert_allclose(part.attention, full.attention[:, :, -most:, -most:], atol=1e-6)
-        np.testing.assert_allclose(part.logit_lens.probabilities, full.logit_lens.probabilities[:, -most:], atol=1e-6)
+        np.testing.assert_allclose(part.logit_lens.probabilities, full.logit_lens.probabilities, atol=1e-6)
 
 
 def test_an_ablation_effect_equals_the_reference_without_the_token() -> None:
@@ -159,13 +152,6 @@ def test_ablation_of_a_large_model_covers_the_last_tokens(monkeypatch: pytest.Mo
     explanation, _ = explained("The dog ate the hat.")
     assert np.isnan(explanation.ablation_effects).tolist() == [True] * (len(explanation.ids) - 3) + [False] * 3
     np.testing.assert_allclose(explanation.ablation_effects[-3:], full.ablation_effects[-3:])
-
-
-def test_fewer_tokens_of_a_large_model_are_analyzed_at_every_position(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explain_module, "MAX_LENS_WORK", 3.5 * 4 * 300 * 32)
-    explanation, _ = explained("The dog ate the hat.", every_position=True)
-    assert len(explanation.ids) == 3 and explanation.logit_lens.ids.shape[:2] == (4, 3) and explanation.preceding > 0
-    assert len(explained("The dog ate the hat.")[0].ids) == 3 + explanation.preceding
 
 
 class RecordingSampler(Sampler):
@@ -196,8 +182,8 @@ def test_probabilities_equal_those_of_generate_exactly(prompt: str, literal: boo
     expected = np.full(300, -np.inf)
     np.logaddexp.at(expected, range(300) if tokens is None else tokens, logprobs)
     assert np.array_equal(explanation.logprobs, expected)
-    assert explanation.most_likely(1) == [next_token] == [explanation.logit_lens.ids[-1, -1, 0]]
-    assert explanation.logit_lens.probabilities[-1, -1, 0] == np.float32(np.exp(explanation.logprobs.max()))
+    assert explanation.most_likely(1) == [next_token] == [explanation.logit_lens.ids[-1, 0]]
+    assert explanation.logit_lens.probabilities[-1, 0] == np.float32(np.exp(explanation.logprobs.max()))
     assert literal is False or explanation.tail == ""
 
 
@@ -217,7 +203,7 @@ def test_a_token_that_starts_inside_the_prompt_may_be_the_prediction() -> None:
     assert np.exp(explanation.logprobs).sum() == pytest.approx(1, abs=1e-6)
     table = TOKENIZER.token_bytes
     fits = [i for i, data in enumerate(table) if data in (b" ", b" d") or data.startswith(b" do")]
-    assert set(explanation.logit_lens.ids[:-1, -1].ravel().tolist()) <= set(fits)
+    assert set(explanation.logit_lens.ids[:-1].ravel().tolist()) <= set(fits)
 
     def probabilities(*path: int) -> np.ndarray:
         return softmax(NumpyRuntime(model).prefill([*TOKENIZER.encode("The"), *path]))

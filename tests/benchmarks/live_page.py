@@ -63,7 +63,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or random_model(Path(folder) / "random.safetensors")
         loaded = checkpoint.load(model)
-        text = live_page(loaded, read_header(model), model.stem, options.dtype, print)
+        text = live_page(loaded, read_header(model), options.dtype, print)
         path = Path(folder) / "page.html"
         path.write_bytes(text)
         print(f"{loaded.parameters:,} parameters, page {len(text):,} bytes")

@@ -13,13 +13,8 @@ def test_attention_and_logit_lens_equal_those_of_transformers(reference) -> None
     import transformers
 
     checkpoint = loading.load(reference.directory)
-    explanation = explain(
-        NumpyRuntime(checkpoint),
-        open_tokenizer(checkpoint),
-        "def f(x): return the world",
-        literal=True,
-        every_position=True,
-    )
+    prompt = "def f(x): return the world"
+    explanation = explain(NumpyRuntime(checkpoint), open_tokenizer(checkpoint), prompt, literal=True)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         reference.directory, dtype=torch.float32, attn_implementation="eager"
     ).eval()

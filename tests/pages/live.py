@@ -36,7 +36,7 @@ CACHE = {"weights": [[-2.5, 0.3, -0.8, -0.1], [-1.5, 0.4, -0.9, -0.1], [-0.5, 0.
 
 def page_of(model: Path, dtype: str | None = "f32", **opening: Any) -> str:
     """The text of the page of a model file."""
-    page = live_page(checkpoint.load(model), read_header(model), model.stem, dtype, lambda note: None, **opening)
+    page = live_page(checkpoint.load(model), read_header(model), dtype, lambda note: None, **opening)
     return page.decode("utf-8")
 
 

@@ -160,8 +160,8 @@ def test_activations_and_switches(blank: "Page", tmp_path: Path, shape: str) -> 
             assert np.abs(np.array(found["attention"][layer]) - expected.attention[layer]).max() < 1e-4
         assert np.abs(np.array(found["mean"]) - expected.attention[layers, :, -1].mean((0, 1))).max() < 1e-4
         lens = np.array([[one["probability"] for one in row] for row in found["lens"]])
-        assert np.abs(lens - expected.logit_lens.probabilities[:, -1])[:-1].max() < 1e-3  # the last: see below
-        labels = [[tokenizer.label(id_) for id_ in row] for row in expected.logit_lens.ids[:-1, -1]]
+        assert np.abs(lens - expected.logit_lens.probabilities)[:-1].max() < 1e-3  # the last: see below
+        labels = [[tokenizer.label(id_) for id_ in row] for row in expected.logit_lens.ids[:-1]]
         assert [[one["label"] for one in row] for row in found["lens"][:-1]] == labels
         assert found["effects"][-1] is None
         assert np.abs(np.array(found["effects"][:-1]) - expected.ablation_effects[:-1]).max() < 1e-3

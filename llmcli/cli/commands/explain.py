@@ -15,7 +15,7 @@ from llmcli.cli.options import (
 )
 from llmcli.cli.terminal import console
 from llmcli.cli.terminal.safe_text import visible_whitespace
-from llmcli.errors import usage
+from llmcli.errors import LLMError, usage
 
 if TYPE_CHECKING:
     from llmcli.analysis.explain import Explanation
@@ -40,9 +40,7 @@ class _Options(ResultOptions):
     next: int = option("N", "Number of next tokens and words to show.", 5, min=1)
     literal: bool = flag("Tokenize the prompt in one way only.", names="--literal/--no-literal")
     prompt_pair: bool = flag("Answer the prompt, and show which of its words each word of the answer attends to.")
-    html: Path | None = option(
-        "FILE", "Write an interactive HTML page instead; with --without or --compare, one with the model inside."
-    )
+    html: Path | None = option("FILE", "Write an HTML page with the model inside instead, which opens at the prompt.")
     force: bool = flag("With --html: overwrite an existing file.")
     memory: bool = flag(
         "Mark passages of the prompt and its most likely next token that occur verbatim in the training text."
@@ -61,11 +59,17 @@ def explain(options: _Options) -> None:
     Example: llm explain "I like to eat" --without 2.3 --without 1
     """
     _check_options(options)
-    path, html = model_path(options.model), options.html
+    path = model_path(options.model)
     text = text_argument(options.prompt, "prompt")
     if options.prompt_pair:
         _explain_answer(options, path, text)
-        return
+    elif options.html is not None:
+        _write_page(options, options.html, path, text)
+    else:
+        _explain_prompt(options, path, text)
+
+
+def _explain_prompt(options: _Options, path: Path, text: str) -> None:
     from llmcli.analysis.comparison import heads_with_names
     from llmcli.analysis.explain import choose_explained_model, explain
     from llmcli.cli.reports.explanation import ExplanationReport
@@ -84,11 +88,6 @@ def explain(options: _Options) -> None:
     )
     config = subject.checkpoint.config
     _check_attention(options, config, path)
-    if html is not None:
-        check_report_path(html, path, "--html", "page.html", force=options.force)
-        if options.without or options.compare is not None:
-            _write_live_page(options, source, path, text)
-            return
     runtime = NumpyRuntime(subject.checkpoint)
     cache = None if options.no_cache else CacheWeights.of_record(subject.checkpoint.record, path)
     predictor = subject.predictor or with_ngram_cache(runtime, cache)
@@ -101,21 +100,13 @@ def explain(options: _Options) -> None:
         _compare(options, runtime, tokenizer, text, predictor, extra)
         return
     explanation = explain(
-        runtime, tokenizer, text, literal=options.literal, candidates=options.next, every_position=html is not None,
-        predictor=predictor,
-    )  # fmt: skip
+        runtime, tokenizer, text, literal=options.literal, candidates=options.next, predictor=predictor
+    )
     words = next_words(predictor, tokenizer, text)
     with_prediction = text.removesuffix(explanation.tail) + tokenizer.decode([explanation.token])
     _print_notes(explanation, config)
     shown = options.next, options.layer, options.head
-    if html is not None:
-        from llmcli.formats import atomic_io
-        from llmcli.pages.html import explanation_page
-
-        page = explanation_page(explanation, tokenizer, text, words, options.next, path.name, subject.member)
-        atomic_io.write(html, [page])
-        options.report({"prompt": text, "page": str(html)}, f"saved {html}; open it in a browser")
-    elif options.json:
+    if options.json:
         record = explanation_json(explanation, words, tokenizer, text, *shown)
         record |= {"memory": memory.as_json(with_prediction)} if memory else {}
         console.json_result(record | extra)
@@ -125,28 +116,29 @@ def explain(options: _Options) -> None:
             memory.show(with_prediction, advice="; use a longer prompt")
 
 
-def _write_live_page(options: _Options, source: "Checkpoint | Ensemble", path: Path, text: str) -> None:
+def _write_page(options: _Options, output: Path, path: Path, text: str) -> None:
     """Write the page with the model inside, which opens at the prompt, without some parts or beside another prompt."""
     from llmcli.analysis.comparison import parse_parts
     from llmcli.formats import atomic_io
-    from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.headers import read_header
+    from llmcli.formats.loading import load_any, single_model
     from llmcli.pages.live_page import live_page
 
-    if not isinstance(source, Checkpoint):
-        raise usage(
-            "--html with --without or --compare needs a single model, found an ensemble; name one of its models"
-        )
-    assert options.html is not None
+    source = single_model(load_any(path), path)
+    if not text:
+        raise LLMError("the prompt is empty; give a text to continue")
+    check_report_path(output, path, "--html", "page.html", force=options.force)
     without = options.without or []
     parse_parts(without, source.config)
     if options.no_cache:
         without = [*without, "cache"]
-    name, other = Path(atomic_io.name_of(path.resolve())).stem, options.compare
-    other = None if other is None else utf8_argument(other, "prompt")
-    page = live_page(source, read_header(path), name, None, console.note, prompt=text, compare=other, without=without)
-    atomic_io.write(options.html, [page])
-    options.report({"prompt": text, "page": str(options.html)}, f"saved {options.html}; open it in a browser")
+    other = None if options.compare is None else utf8_argument(options.compare, "prompt")
+    page = live_page(
+        source, read_header(path), None, console.note, prompt=text, compare=other, without=without,
+        if_too_large="leave out --html, or write --json in its place",
+    )  # fmt: skip
+    atomic_io.write(output, [page])
+    options.report({"prompt": text, "page": str(output)}, f"saved {output}; open it in a browser")
 
 
 def _compare(
@@ -185,13 +177,11 @@ def _check_options(options: _Options) -> None:
     if options.html is None:
         options.reject("without --html", "force")
     else:
-        options.reject("with --html", "layer", "head", "memory")
+        options.reject("with --html", "layer", "head", "memory", "next", "literal")
     if options.prompt_pair:
         options.reject("with --prompt-pair", "next", "literal", "html", "force", "without", "compare", "memory")
     if options.without or options.compare is not None:
         options.reject("with --without or --compare", "layer", "head", "memory")
-        if options.html is not None:
-            options.reject("with --html and --without or --compare", "next", "literal")
     if not options.memory:
         options.reject("without --memory", "corpus")
     if options.head is not None and options.layer is None:

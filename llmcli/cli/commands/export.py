@@ -142,8 +142,7 @@ def _export_html(model: "Checkpoint", output: Path, path: Path, dtype: str | Non
     from llmcli.formats.headers import read_header
     from llmcli.pages.live_page import live_page
 
-    name = Path(atomic_io.name_of(path.resolve())).stem
-    atomic_io.write(output, [live_page(model, read_header(path), name, dtype, console.note)])
+    atomic_io.write(output, [live_page(model, read_header(path), dtype, console.note)])
 
 
 def _export_gguf(model: "Checkpoint", output: Path, dtype: str | None, metadata: dict[str, str]) -> None:

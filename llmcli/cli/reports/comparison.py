@@ -98,6 +98,6 @@ def _show_lenses(comparison: "Comparison", names: tuple[str, str]) -> None:
 def _most_likely(explanation: "Explanation", comparison: "Comparison") -> list[str]:
     """Return the most likely next token after each layer, with its probability."""
     most, lens = min(MAX_LENS_LABEL, max(4, terminal_width() // 2 - 14)), explanation.logit_lens
-    labels = (visible_whitespace(comparison.tokenizer.label(token)) for token in lens.ids[:, -1, 0].tolist())
-    probabilities = lens.probabilities[:, -1, 0].tolist()
+    labels = (visible_whitespace(comparison.tokenizer.label(token)) for token in lens.ids[:, 0].tolist())
+    probabilities = lens.probabilities[:, 0].tolist()
     return [f"{truncate(label, most)} {units.probability(p)}" for label, p in zip(labels, probabilities, strict=True)]

@@ -111,7 +111,7 @@ class ExplanationReport:
         shown = max(1, min(lens.ids.shape[-1], (terminal_width() - 12) // LENS_CELL))
         console.heading("predictions after each layer (logit lens)")
         rows = []
-        for depth, (ids, probabilities) in enumerate(zip(lens.ids[:, -1], lens.probabilities[:, -1], strict=True)):
+        for depth, (ids, probabilities) in enumerate(zip(lens.ids, lens.probabilities, strict=True)):
             cells = [
                 f"{truncate(self._label(token), MAX_LENS_LABEL)} {units.probability(probability)}"
                 for token, probability in zip(ids[:shown].tolist(), probabilities[:shown].tolist(), strict=True)

@@ -135,7 +135,7 @@ def _model_page(file: Path) -> bytes:
     from llmcli.formats.headers import read_header
     from llmcli.pages.live_page import live_page
 
-    return live_page(loading.load(file), read_header(file), file.stem, None, lambda note: None)
+    return live_page(loading.load(file), read_header(file), None, lambda note: None)
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 "use strict";
-// Shared by both pages. All text is inserted as text, never as markup.
+// Shared by all pages. All text is inserted as text, never as markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 const SVG_TAGS = ["svg", "path", "line", "polyline", "circle", "text", "title", "clipPath", "rect"];

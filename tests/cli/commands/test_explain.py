@@ -15,6 +15,7 @@ from llmcli.formats.checkpoint import load, save
 from llmcli.formats.loading import open_tokenizer
 from llmcli.models.logits import softmax
 from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.pages import live_weights
 from tests.cli.terminals import STYLES, in_a_terminal
 from tests.conftest import Llm
 from tests.pages.live import element
@@ -86,16 +87,29 @@ def test_two_prompts_side_by_side(llm: Llm, tiny_model: Path) -> None:
     assert "1: The cat\n2: りんご\n" in shown and "next word\t1\t2\tchange in bits" in shown
 
 
-def test_the_page_opens_without_some_parts(llm: Llm, tiny_model: Path) -> None:
+def test_the_page_opens_at_the_prompt_without_some_parts(llm: Llm, tiny_model: Path) -> None:
     options = ("explain", "The cat", "--html", "page.html", "--force", "--json")
-    for more, view, other in (((), "inside", ""), (("--compare", "りんご"), "compare", "りんご")):
-        answer = llm(*options, "--without", "2.3", "--no-cache", *more)
+    without, compare = ("--without", "2.3", "--no-cache"), ("--compare", "りんご")
+    for more, view, other, parts in (
+        ((), "inside", "", []),
+        (without, "inside", "", ["2.3", "cache"]),
+        ((*without, *compare), "compare", "りんご", ["2.3", "cache"]),
+    ):
+        answer = llm(*options, *more)
         assert json.loads(answer.stdout) == {"prompt": "The cat", "page": "page.html"}, answer.stderr
         start = json.loads(element(Path("page.html").read_text("utf-8"), "data"))["start"]
-        assert start == {"view": view, "text": "The cat", "compare": other, "without": ["2.3", "cache"]}
+        assert start == {"view": view, "text": "The cat", "compare": other, "without": parts}
     wrong = llm(*options, "--without", "3")
     assert wrong.exit_code == 2 and "the model has layers 1 to 2" in wrong.stderr
-    assert "--next has no effect with --html and --without" in llm(*options, "--without", "1", "--next", 3).stderr
+    assert "--next has no effect with --html" in llm(*options, "--next", 3).stderr
+    assert "the prompt is empty" in llm("explain", "", *options[2:]).stderr
+
+
+def test_a_model_that_is_too_large_for_a_page(llm: Llm, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_weights, "MAX_BYTES", 10_000)
+    answer = llm("explain", "The cat", "--html", "page.html")
+    assert answer.exit_code == 1 and answer.stderr.count("\n") == 1 and not Path("page.html").exists()
+    assert re.search(r"the page would take .* leave out --html, or write --json in its place$", answer.stderr)
 
 
 def test_heads_initialized_for_copying_are_named(llm: Llm, tiny_model: Path) -> None:
