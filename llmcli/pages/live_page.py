@@ -5,11 +5,8 @@ The page has the weights, the config, the tokenizer and the training record as d
 """
 
 import base64
-import html
 from collections.abc import Callable, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
@@ -21,10 +18,11 @@ from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.loading import open_chat_template, open_tokenizer
 from llmcli.formats.training_record import TrainingRecord
-from llmcli.pages.html import inspection_data, json_for_script, printable, source_hash
+from llmcli.pages.inspection_page import inspection_data
 from llmcli.pages.live_text import chat_data, tokenizer_data
 from llmcli.pages.live_weights import check_size, choose_dtype, pack
 from llmcli.pages.model_facts import Rows, training_record
+from llmcli.pages.template import fill, joined, json_for_script
 from llmcli.training.files.summary import probe_points
 
 if TYPE_CHECKING:
@@ -88,7 +86,12 @@ def live_page(
         "without": list(without),
     }
     name = name_of(header.path.resolve())
-    page = _fill(name if header.path.is_dir() else Path(name).stem, data, base64.b64encode(weights).decode())
+    page = fill(
+        "live/page.html", ("templates/page.css", "live/page.css"), PAGE_SCRIPTS,
+        name if header.path.is_dir() else Path(name).stem, "worker-src blob:; ",
+        data=json_for_script(data), weights=base64.b64encode(weights).decode(),
+        worker='"use strict";\n' + joined([f"live/{script}.js" for script in MODEL_SCRIPTS]),
+    )  # fmt: skip
     check_size(model.config, dtype, len(page), if_too_large)
     on_note(f"weights: {note}")
     return page
@@ -123,17 +126,3 @@ def _plan_rows(document: Mapping[str, Any]) -> Rows:
     plan = document.get("plan")
     rows = [row for row in plan if isinstance(row, dict)] if isinstance(plan, list) else []
     return [(str(row.get("name", "")), f"{row.get('value', '')} ({row.get('reason', '')})") for row in rows]
-
-
-def _fill(name: str, data: Mapping[str, object], weights: str) -> bytes:
-    def joined(*names: str) -> str:
-        return "\n".join((files("llmcli.pages") / name).read_text("utf-8") for name in names)
-
-    style = joined("templates/page.css", "live/page.css")
-    script = joined(*PAGE_SCRIPTS)
-    page = Template(joined("live/page.html")).substitute(
-        style_hash=source_hash(style), script_hash=source_hash(script), title=html.escape(printable(name)), style=style,
-        data=json_for_script(data), weights=weights, script=script,
-        worker='"use strict";\n' + joined(*(f"live/{script}.js" for script in MODEL_SCRIPTS)),
-    )  # fmt: skip
-    return page.encode("utf-8", "backslashreplace")

@@ -119,6 +119,7 @@ class Program:
             const heads = [...Array(config.num_attention_heads).keys()], rows = all.labels.map((_, i) => i);
             all.attention = layers.map((_, layer) => heads.map((head) => rows.map((i) =>
                 [...recording.attention(i, layer, head), ...rows.slice(i + 1).map(() => 0)])));
+            all.strongest = recording.strongest(rows.length - 1);
             all.mean = recording.attention(rows.length - 1, null, null);
             return all;
         }"""

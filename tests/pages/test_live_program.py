@@ -158,7 +158,10 @@ def test_activations_and_switches(blank: "Page", tmp_path: Path, shape: str) -> 
         layers = [layer for layer in range(2) if str(layer + 1) not in without]
         for layer in layers:
             assert np.abs(np.array(found["attention"][layer]) - expected.attention[layer]).max() < 1e-4
+            rows = expected.attention[layer, :, -1]
+            assert [position for position, _ in found["strongest"][layer]] == rows.argmax(-1).tolist()
         assert np.abs(np.array(found["mean"]) - expected.attention[layers, :, -1].mean((0, 1))).max() < 1e-4
+        assert without or found["entropy"] == pytest.approx(expected.entropy, abs=1e-3)
         lens = np.array([[one["probability"] for one in row] for row in found["lens"]])
         assert np.abs(lens - expected.logit_lens.probabilities)[:-1].max() < 1e-3  # the last: see below
         labels = [[tokenizer.label(id_) for id_ in row] for row in expected.logit_lens.ids[:-1]]

@@ -77,7 +77,7 @@ def inspect(options: _Options) -> None:
 
 def _save_page(header: "Header", output: Path, options: _Options) -> None:
     from llmcli.formats import atomic_io
-    from llmcli.pages.html import inspection_page
+    from llmcli.pages.inspection_page import inspection_page
 
     check_report_path(output, header.path, "--html", "page.html", force=options.force)
     atomic_io.write(output, [inspection_page(header, console.note)])

@@ -54,6 +54,15 @@ class Recording {
     return mean ? [...mean.subarray(this.first)] : [];
   }
 
+  // The token that each head attends to most, with the weight: [L][H] of [position, weight], or null if the layer is switched off.
+  strongest(position) {
+    const { layers, config } = this.runtime.model;
+    return layers.map((_, layer) => Array.from({ length: config.num_attention_heads }, (_, head) => {
+      const weights = this.attention(position, layer, head), largest = Math.max(...weights);
+      return weights.length ? [weights.indexOf(largest), largest] : null;
+    }));
+  }
+
   // The logit lens: the most likely next tokens if no layer followed, after 0, 1, ... L layers; only those that `fits` accepts.
   lens(fits) {
     return this.residuals.map((x) => {
@@ -76,6 +85,9 @@ class Recording {
     return { embedding: streams[0], heads, mlp };
   }
 }
+
+// The uncertainty of a prediction in bits.
+const entropy = (choices) => choices.reduce((sum, { probability: p }) => sum - (p > 0 ? p * Math.log2(p) : 0), 0);
 
 // Probabilities among the tokens that `fits` accepts.
 function fittingProbabilities(logits, fits) {

@@ -74,8 +74,9 @@ byId("parts").addEventListener("keydown", (event) => {
 
 // ---- what comes next, with and without the parts
 
-function showChange({ pairs, token, tail }) {
+function showChange({ pairs, token, tail, entropy }) {
   byId("tail").textContent = tail ? say("tail", { token: readable(token), tail: readable(tail) }) : "";
+  byId("entropy").textContent = say("entropy", { bits: entropy.toFixed(2), count: Math.round(2 ** entropy) });
   inside.token = readable(token);
   byId("attribution-title").textContent = say("attributionTitle", { token: inside.token });
   byId("effects-title").textContent = say("effectsTitle", { token: inside.token });
@@ -97,6 +98,8 @@ function showBothBars(list, pairs, areTwo) {
 }
 
 // ---- attention
+
+const wholePercent = (weight) => Math.round(100 * weight) + "%";
 
 function showActivations({ labels, lens, attribution }) {
   const hasNewTokens = labels.join("\n") !== inside.labels.join("\n");
@@ -159,25 +162,42 @@ function plantedHeads() {
 
 function requestAttention() {
   const { layer, head, token: position } = selected;
-  lastAttention = request("attention", { layer, head, position }, ({ id, weights }) => {
+  lastAttention = request("attention", { layer, head, position }, ({ id, weights, strongest }) => {
     if (id !== lastAttention || !weights) return;
     inside.weights = weights;
     showAttention();
+    showHeads(strongest);
   });
 }
 
 function showAttention() {
   const { weights, labels } = inside, nodes = [...byId("tokens").children];
   const ranked = [...weights.keys()].sort((a, b) => weights[b] - weights[a]).filter((i) => weights[i] >= MIN_WEIGHT).slice(0, MAX_ARCS);
-  const whole = (weight) => Math.round(100 * weight) + "%";
   nodes.forEach((node, i) => {
     node.setAttribute("aria-selected", String(i === selected.token));
     node.style.setProperty("--share", 0.6 * (weights[i] ?? 0));
-    node.lastChild.textContent = ranked.includes(i) ? whole(weights[i]) : "";
+    node.lastChild.textContent = ranked.includes(i) ? wholePercent(weights[i]) : "";
   });
   drawArcs(nodes, selected.token, weights, ranked.filter((i) => i !== selected.token));
-  const listed = ranked.slice(0, 3).map((i) => say("weightOf", { token: readable(labels[i]), weight: whole(weights[i]) })).join(say("comma"));
+  const listed = ranked.slice(0, 3).map((i) => say("weightOf", { token: readable(labels[i]), weight: wholePercent(weights[i]) })).join(say("comma"));
   byId("attention-text").textContent = listed ? say("attendsTo", { token: readable(labels[selected.token]), listed }) : say("noAttention");
+}
+
+// The token that each head attends to most; a click shows the arcs of the head.
+function showHeads(strongest) {
+  const focused = document.activeElement.dataset.head;
+  const button = (layer, head, [position, weight]) => {
+    const label = inside.labels[position], figure = wholePercent(weight), isSelected = selected.layer === layer && selected.head === head;
+    const node = clickable(() => { selectHead(layer, head); requestAttention(); }, {
+      class: "cell", "data-head": `${layer}.${head}`, "aria-pressed": isSelected, "aria-label": `${partName(layer, head)}: ${readable(label)} ${figure}`,
+    }, tokenSpan(label), element("span", { class: "figure" }, figure));
+    node.style.setProperty("--share", weight);
+    return node;
+  };
+  const rows = strongest.map((row, layer) => [layer + 1, ...row.map((found, head) => (found ? button(layer, head, found) : ""))]);
+  const caption = say("headsCaption", { token: readable(inside.labels[selected.token]) });
+  byId("heads").replaceChildren(table(caption, [say("layer"), ...strongest[0].map((_, head) => `${say("head")} ${head + 1}`)], rows));
+  if (focused) byId("heads").querySelector(`[data-head="${focused}"]`)?.focus({ preventScroll: true });
 }
 new ResizeObserver(() => byId("inside").hidden || !inside.weights.length || showAttention()).observe(byId("token-area"));
 

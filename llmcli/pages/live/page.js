@@ -152,8 +152,9 @@ function showAlternatives(index) {
   [...byId("strip").children].forEach((node, i) => node.setAttribute("aria-pressed", String(i === index)));
   request("alternatives", { ids: shown.ids, prefix: shown.prefix, position }, ({ choices, rank }) => {
     if (!choices) return;
+    const bits = (-Math.log2(choices.find((one) => one.isChosen)?.probability)).toFixed(2).replace("Infinity", "∞");
     byId("alternatives-title").textContent = say("alternativesTitle", { token: label });
-    byId("alternatives-hint").textContent = choices.length ? say("alternativesHint", { token: label, rank }) : say("noAlternatives");
+    byId("alternatives-hint").textContent = choices.length ? say("alternativesHint", { token: label, rank, bits }) : say("noAlternatives");
     showBars(byId("alternatives-bars"), choices.map((one) => {
       const choose = () => {
         keepForUndo();

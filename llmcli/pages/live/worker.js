@@ -92,7 +92,7 @@ const jobs = {
     switchOff(recording.runtime, without);
     const after = without.length ? await nextTokens(changed, vocabulary, prompt, PLAIN, check) : before;
     const { ids, token, tail, fits } = placeOf(prompt, before[0]);
-    yield { pairs: pairs(before.map(ofToken), after.map(ofToken)), token: tokenizer.label(token), tail: toText(tail) };
+    yield { pairs: pairs(before.map(ofToken), after.map(ofToken)), token: tokenizer.label(token), tail: toText(tail), entropy: entropy(after) };
     await recording.read(ids, check);
     const { first } = recording, labels = ids.slice(first).map((id) => tokenizer.label(id));
     yield { labels, lens: lensOf(fits, after, changed.cache), attribution: recording.attribution(token) };
@@ -159,7 +159,9 @@ function alternatives({ ids, prefix, position }) {
 const atOnce = {
   open,
   alternatives,
-  attention: ({ position, layer, head }) => ({ weights: recording.attention(position, layer, head) }),
+  attention: ({ position, layer, head }) => ({
+    weights: recording.attention(position, layer, head), strongest: recording.strongest(position),
+  }),
   conversation: ({ messages }) => ({ ids: fitConversation(chat, messages, tokenizer, runtime.context) }), // up to the next answer
 };
 

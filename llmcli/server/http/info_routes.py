@@ -6,7 +6,8 @@ from typing import Any
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from llmcli.formats.headers import read_header
-from llmcli.pages.html import inspection_data, source_hash
+from llmcli.pages.inspection_page import inspection_data
+from llmcli.pages.template import source_hash
 from llmcli.server.api.answers import token_text
 from llmcli.server.api.bodies import DetokenizeBody, TokenizeBody
 from llmcli.server.api.prompts import chat_template, check_ids

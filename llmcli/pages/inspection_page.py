@@ -1,16 +1,8 @@
-"""The self-contained HTML page about a model file, and what all pages share.
+"""The page about a model file (`llm inspect --html`)."""
 
-Text from models and users is embedded as data, never as markup; the scripts in templates/ show it as text, and a
-Content-Security-Policy forbids all other scripts.
-"""
-
-import base64
-import hashlib
 import html
 import json
 from collections.abc import Mapping
-from importlib.resources import files
-from string import Template
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
@@ -18,17 +10,23 @@ from llmcli.analysis.inspect import OnNote, ParameterGroup, parameter_tree, para
 from llmcli.errors import LLMError
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.pages.model_facts import Rows, expert_rows, facts, record_rows, training_record
+from llmcli.pages.template import fill, json_for_script
 from llmcli.training.files.summary import Curve, read_curve
 
 if TYPE_CHECKING:
     from llmcli.formats.safetensors.header import Header
+
+PAGE_SCRIPTS = ("templates/shared.js", "templates/curve.js", "templates/inspect.js")
 
 
 def inspection_page(header: "Header", on_note: OnNote) -> bytes:
     """Write the page about a model file. Raises LLMError for another program's training record."""
     data = inspection_data(header, on_note)
     summary = f"{data['parameters']:,} parameters in {data['tensors']:,} tensors, {data['bytes']:,} bytes."
-    return _fill(printable(str(header.path)), data, summary)
+    return fill(
+        "templates/inspect.html", ["templates/page.css"], PAGE_SCRIPTS, str(header.path),
+        summary=html.escape(summary), data=json_for_script(data),
+    )  # fmt: skip
 
 
 def inspection_data(header: "Header", on_note: OnNote) -> dict[str, Any]:
@@ -96,32 +94,3 @@ def _tree_data(group: ParameterGroup, parent: str) -> dict[str, object]:
         "name": group.name, "path": path, "parameters": group.parameters, "copies": group.copies, "shape": shape,
         "children": [_tree_data(child, path) for child in group.children.values()],
     }  # fmt: skip
-
-
-def printable(text: str) -> str:
-    """Replace control characters, line ends and bidirectional overrides by spaces."""
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
-def _fill(title: str, data: Mapping[str, object], summary: str) -> bytes:
-    pages = files("llmcli.pages") / "templates"
-    names = ("page.css", "shared.js", "curve.js", "inspect.js", "inspect.html")
-    style, *scripts, page = ((pages / name).read_text("utf-8") for name in names)
-    script = "\n".join(scripts)
-    return Template(page).substitute(
-        style_hash=source_hash(style), script_hash=source_hash(script), title=html.escape(title), style=style,
-        summary=html.escape(summary), data=json_for_script(data), script=script,
-    ).encode("utf-8", "backslashreplace")  # fmt: skip
-
-
-def json_for_script(data: Mapping[str, object]) -> str:
-    """Write JSON for a script element, such that no text can end the element."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
-def source_hash(text: str) -> str:
-    """Hash a style or script for a Content-Security-Policy."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.formats.checkpoint import load, save
-from llmcli.pages import html as html_report
+from llmcli.pages import inspection_page
 from llmcli.training.files.summary import Curve
 from tests.conftest import Llm, random_checkpoint
 
@@ -41,7 +41,7 @@ def run_page(path: Path, script: str = "", width: int = 1200) -> tuple[str, dict
 
 
 def test_the_summary_of_a_curve() -> None:
-    data = html_report._curve_data(Curve([1, 2000], [5.0, 0.2134999], [2, 1140], [0.5, 0.213499]))
+    data = inspection_page._curve_data(Curve([1, 2000], [5.0, 0.2134999], [2, 1140], [0.5, 0.213499]))
     assert data["summary"] == (
         "The training loss went from 5.000 to 0.213 bits per byte by step 2,000; the lowest validation loss was 0.213."
     )

@@ -1,0 +1,49 @@
+"""Self-contained HTML pages from the templates, styles and scripts in this package.
+
+Text from models and users is embedded as data, never as markup; the scripts show it as text, and a
+Content-Security-Policy forbids all other scripts.
+"""
+
+import base64
+import hashlib
+import html
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from string import Template
+
+
+def fill(
+    template: str, styles: Sequence[str], scripts: Sequence[str], title: str, sources: str = "", **values: str
+) -> bytes:
+    """Fill a page. `styles` and `scripts` are names of files, `sources` is added to the Content-Security-Policy, and
+    `values` are markup, or JSON of `json_for_script`."""
+    style, script, title = joined(styles), joined(scripts), html.escape(printable(title))
+    head = Template(joined(["templates/head.html"])).substitute(
+        style_hash=source_hash(style), script_hash=source_hash(script), sources=sources, title=title, style=style
+    )
+    page = Template(joined([template])).substitute(head=head, title=title, script=script, **values)
+    return page.encode("utf-8", "backslashreplace")
+
+
+def joined(names: Sequence[str]) -> str:
+    """Return the text of files in this package."""
+    return "\n".join((files("llmcli.pages") / name).read_text("utf-8") for name in names)
+
+
+def printable(text: str) -> str:
+    """Replace control characters, line ends and bidirectional overrides by spaces."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def json_for_script(data: Mapping[str, object]) -> str:
+    """Write JSON for a script element, such that no text can end the element."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def source_hash(text: str) -> str:
+    """Hash a style or script for a Content-Security-Policy."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()
