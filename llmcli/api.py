@@ -78,7 +78,7 @@ class SamplingOptions(TypedDict, total=False):
     stop: str | Sequence[str]
 
 
-class FileOptions(TypedDict, total=False):
+class ReadingOptions(TypedDict, total=False):
     """How to read the files of a corpus; by default, their content decides."""
 
     speakers: tuple[str, str] | None  # names of who asks and who answers, in text with turns
@@ -112,7 +112,7 @@ class PlanOptions(TypedDict, total=False):
     seed: int
 
 
-class TrainOptions(FileOptions, PlanOptions, total=False):
+class TrainOptions(ReadingOptions, PlanOptions, total=False):
     """The options of `train` beside its parameters."""
 
 
@@ -459,7 +459,7 @@ def train(
 
     `val` is a validation file or the fraction to hold out, `base` a model to fine-tune, `like` a model whose tokenizer
     to use. `known_answers` stores the questions and answers in the file, for `Model.known_answer`. An existing file at
-    `output` is replaced only with `overwrite`. The options are `FileOptions` and `PlanOptions`. The same call
+    `output` is replaced only with `overwrite`. The options are `ReadingOptions` and `PlanOptions`. The same call
     resumes a stopped run; closing the iterator early discards the run. Raises LLMError.
     """
     from llmcli.training.data.inputs import load_inputs
@@ -502,8 +502,8 @@ def _request(options: TrainOptions, *, device: str, dtype: str, threads: int | N
     )
 
 
-def _reading(options: FileOptions) -> ReadOptions:
-    """Return the `FileOptions` among the options. Raises LLMError."""
+def _reading(options: ReadingOptions) -> ReadOptions:
+    """Return the `ReadingOptions` among the options. Raises LLMError."""
     from llmcli.data.conversations.record_kinds import ReadOptions
 
     _check_words(**{name: options.get(name) or "" for name in ("column", "template", "encoding")})

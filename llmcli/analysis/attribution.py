@@ -26,13 +26,8 @@ class Attribution:
     mlp: Doubles  # [L], of the feed-forward networks
 
     @property
-    def layers(self) -> Doubles:
-        """The contributions [L] of whole layers."""
-        return self.heads.sum(1) + self.mlp
-
-    @property
     def logit(self) -> float:
-        return self.embedding + float(self.layers.sum())
+        return self.embedding + float(self.heads.sum() + self.mlp.sum())
 
 
 def attribute_logit(runtime: NumpyRuntime, residuals: Array, head_outputs: Array, token: int) -> Attribution:

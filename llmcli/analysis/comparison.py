@@ -19,7 +19,7 @@ from llmcli.errors import brief, usage
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.next_words import NextWords, next_words
 from llmcli.generation.token_healing import Prompt
-from llmcli.models.induction import initialized_heads
+from llmcli.models import induction
 from llmcli.models.ngram_runtime import NgramRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime, Part
 from llmcli.models.runtime import Doubles, Runtime
@@ -61,7 +61,7 @@ class Comparison:
         return max(0.0, float((p[p > 0] * np.log2(p[p > 0] / q[p > 0])).sum()))
 
     def next_tokens(self, count: int) -> list[TextChange]:
-        """Return the `count` most likely next tokens of both predictions, those of the first before the others."""
+        """Return the `count` most likely next tokens of the first prediction, then the others of the second."""
         p, q = self._probabilities
         V = len(self.tokenizer.token_bytes)
         ranked = [np.argsort(-row, kind="stable")[:count].tolist() for row in (p, q)]
@@ -74,8 +74,8 @@ class Comparison:
         ]  # fmt: skip
 
     def next_words(self, count: int) -> list[TextChange]:
-        """Return the `count` most likely next words of both predictions, those of the first before the others; "…"
-        marks a word that continues the prompt's last one."""
+        """Return the `count` most likely next words of the first prediction, then the others of the second; "…" marks a
+        word that continues the prompt's last one."""
         first, second = (
             {"…" * word.continues + word.text: word.probability for word in words.words}
             for words in (self.first_words, self.second_words)
@@ -151,26 +151,20 @@ def parse_parts(names: Sequence[str], config: ModelConfig) -> list[Part]:
     layers, heads = config.num_hidden_layers, config.num_attention_heads
     parts: list[Part] = []
     for name in names:
-        match = (
-            re.fullmatch(r"0*(\d{1,6})(?:\.0*(\d{1,6}))?", name) if isinstance(name, str) and name.isascii() else None
-        )
+        match = re.fullmatch(r"0*([0-9]{1,6})(?:\.0*([0-9]{1,6}))?", name) if isinstance(name, str) else None
         layer, head = (int(match[1]), int(match[2] or 1)) if match else (0, 0)
         if not match or not (1 <= layer <= layers and 1 <= head <= heads):
-            numbers = (
-                f"layers 1 to {layers}, with {units.count(heads, 'head')} each"
-                if layers > 1
-                else (f"one layer, with {units.count(heads, 'head')}")
-            )
+            numbers = f"layers 1 to {layers}" if layers > 1 else "one layer"
             raise usage(
                 f"`without` names a layer, as in 1, or a head of a layer, as in 1.{heads}; the model has {numbers}, "
-                f"found {brief(name)}"
+                f"with {units.count(heads, 'head')}{' each' * (layers > 1)}, found {brief(name)}"
             )
         parts.append((layer - 1, head - 1 if match[2] else None))
     return parts
 
 
-def heads_with_names(model: Checkpoint) -> dict[str, str]:
-    """Return what heads were initialized as, by name ("2.1"): those of models/induction.py, if the record says that the
-    run began with them. Training may have changed them."""
+def initialized_heads(model: Checkpoint) -> dict[str, str]:
+    """Return what heads were initialized as, by name ("2.1"), if the record says that the run began with the heads of
+    models/induction.py. Training may have changed them."""
     train = model.record.train
-    return initialized_heads(model.config) if train is not None and train.induction else {}
+    return induction.initialized_heads(model.config) if train is not None and train.induction else {}

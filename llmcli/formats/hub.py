@@ -40,8 +40,8 @@ _BLOCK_BYTES = 1 << 20
 def hub_path(name: str, on_note: Callable[[str], None], *, progress: bool) -> Path:
     """Return the path of a model on the hub, after a download if it is not in the cache. Raises LLMError."""
     if not (parts := _NAME.fullmatch(name)):
-        raise usage(f"{name} is no model on the Hugging Face hub; wanted hf:OWNER/NAME, hf:OWNER/NAME@REVISION or "
-                    "hf:OWNER/NAME/FILE.gguf")  # fmt: skip
+        raise usage(f"{name} is not the name of a model on the Hugging Face hub; wanted hf:OWNER/NAME, "
+                    "hf:OWNER/NAME@REVISION or hf:OWNER/NAME/FILE.gguf")  # fmt: skip
     model = HubModel(name, parts["repository"], parts["revision"] or "main", parts["file"] or "")
     return model.cached() or model.download(on_note, progress=progress)
 
@@ -216,7 +216,7 @@ class HubModel:
         if "RevisionNotFoundError" in kinds:
             return f"{name}: there is no revision {self._revision}; leave it out for the newest"
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        return f"cannot download {name} from {self._endpoint}: {brief(reason, 200)}; type the command again to go on"
+        return f"cannot download {name} from {self._endpoint}: {brief(reason, 200)}; run the command again to resume"
 
 
 def _sha256(path: Path) -> str:

@@ -54,20 +54,20 @@ class GrammarState:
             allowed[self._end_ids] = self._matcher.is_accepting()
             self._check()
             if not allowed.any():
-                raise LLMError(f"the text cannot go on: no token of the vocabulary fits the {self._name} here")
+                raise LLMError(f"no token of the vocabulary fits the {self._name} here")
             self._allowed = allowed
         return self._allowed
 
     def allows(self, text: bytes) -> bool:
         """Return whether the next bytes may be these, which no single token spells."""
         byte = self._vocabulary.find(text[:1])
-        if byte is not None and not self.allowed[byte]:  # of thousands of texts, nearly all end here
+        if byte is not None and not self.allowed[byte]:  # nearly always, for thousands of texts
             return False
         ids = self._vocabulary.spell(text)
         return self._matcher.validate_tokens(ids) == len(ids)
 
     def append(self, token: int, text: bytes) -> None:
-        """Go on after a token, of which `text` is new."""
+        """Add a token to the text; `text` is the part of it that the prompt does not have."""
         self._allowed = None
         is_whole = text == self._vocabulary.token_bytes[token]
         self._matcher.consume_tokens([token] if is_whole else self._vocabulary.spell(text))

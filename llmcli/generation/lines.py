@@ -19,9 +19,9 @@ class LineGenerator:
     runtime: Runtime
     tokenizer: Tokenizer
     prompt: str  # the beginning of each line; "": as a line of the training text begins
-    sampling: SamplingConfig  # of the first text; the others have the following seeds
+    sampling: SamplingConfig  # for the first text; the next ones have the following seeds
     count: int
-    known: Callable[[set[str]], set[str]] = lambda lines: set()  # returns those of some lines that are not wanted
+    known: Callable[[set[str]], set[str]] = lambda lines: set()  # keeps the lines that are not wanted
     generated: int = 0
     found: int = 0
     duplicates: int = 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
-from llmcli.analysis.comparison import heads_with_names
+from llmcli.analysis.comparison import initialized_heads
 from llmcli.config import ModelConfig
 from llmcli.data.conversations.example_prompt import example_prompts
 from llmcli.formats.atomic_io import name_of
@@ -72,7 +72,7 @@ def live_page(
         "tokenizer": tokenizer_data(tokenizer, model.tokenizer_json),
         "ngram_cache": cache and cache.orders,
         "chat": chat,
-        "planted": heads_with_names(model),
+        "planted": initialized_heads(model),
         "parameters": units.number(model.parameters),
         "dtype": dtype,
         "record": _record_data(header, note),

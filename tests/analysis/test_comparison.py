@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llmcli.analysis import explain as explain_module
-from llmcli.analysis.comparison import Comparison, compare, heads_with_names, parse_parts
+from llmcli.analysis.comparison import Comparison, compare, initialized_heads, parse_parts
 from llmcli.analysis.explain import explain
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizers.vocabulary import START
@@ -145,6 +145,6 @@ def test_parts_are_counted_from_one() -> None:
 
 def test_only_the_record_says_which_heads_were_initialized() -> None:
     model = random_checkpoint(replace(CONFIG, num_attention_heads=8, num_key_value_heads=4))
-    assert heads_with_names(model) == {}
+    assert initialized_heads(model) == {}
     planted = replace(model, record=TrainingRecord.from_json({"train": {"induction": True}}))
-    assert [*heads_with_names(planted)] == ["1.1", "1.3", "1.5", "2.1"]
+    assert [*initialized_heads(planted)] == ["1.1", "1.3", "1.5", "2.1"]

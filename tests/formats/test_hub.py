@@ -156,7 +156,7 @@ def test_an_interrupted_download_goes_on(hub: SimpleNamespace, monkeypatch: pyte
         monkeypatch.setattr(module, "DOWNLOAD_CHUNK_SIZE", 1000, raising=False)
     monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
     hub.cut_after = 0
-    with pytest.raises(LLMError, match=r"cannot download hf:owner/tiny from .*; type the command again to go on"):
+    with pytest.raises(LLMError, match=r"cannot download hf:owner/tiny from .*; run the command again to resume"):
         local_path(NAME)
     assert not list(hub.cache.rglob("model.safetensors")) and ("config.json", None) in requests()
     hub.requests.clear()
@@ -194,7 +194,7 @@ def test_errors_say_what_to_do(hub: SimpleNamespace, monkeypatch: pytest.MonkeyP
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
-    assert "is no model on the Hugging Face hub; wanted hf:OWNER/NAME" in message("hf:tiny")
+    assert "is not the name of a model on the Hugging Face hub; wanted hf:OWNER/NAME" in message("hf:tiny")
     assert message("hf:owner/none").startswith(f"there is no model {hub.endpoint}/owner/none; check the name")
     assert message(f"{NAME}@v2").startswith(f"{NAME}@v2: there is no revision v2")
     assert message(f"{NAME}/a.gguf") == f"{NAME}/a.gguf: there is no such file"

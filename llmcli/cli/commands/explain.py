@@ -70,7 +70,7 @@ def explain(options: _Options) -> None:
 
 
 def _explain_prompt(options: _Options, path: Path, text: str) -> None:
-    from llmcli.analysis.comparison import heads_with_names
+    from llmcli.analysis.comparison import initialized_heads
     from llmcli.analysis.explain import choose_explained_model, explain
     from llmcli.cli.reports.explanation import ExplanationReport
     from llmcli.formats.cache_weights import CacheWeights
@@ -93,8 +93,8 @@ def _explain_prompt(options: _Options, path: Path, text: str) -> None:
     predictor = subject.predictor or with_ngram_cache(runtime, cache)
     if subject.checkpoint.quantization:
         console.note("the analysis uses the dequantized weights; llm generate also quantizes the activations")
-    named_heads = heads_with_names(subject.checkpoint)
-    facts = {"expert": subject.member, "initialized_heads": named_heads}
+    heads = initialized_heads(subject.checkpoint)
+    facts = {"expert": subject.member, "initialized_heads": heads}
     extra = {name: value for name, value in facts.items() if value}
     if options.without or options.compare is not None:
         _compare(options, runtime, tokenizer, text, predictor, extra)
@@ -111,7 +111,7 @@ def _explain_prompt(options: _Options, path: Path, text: str) -> None:
         record |= {"memory": memory.as_json(with_prediction)} if memory else {}
         console.json_result(record | extra)
     else:
-        ExplanationReport(explanation, words, tokenizer, *shown, named_heads).show()
+        ExplanationReport(explanation, words, tokenizer, *shown, heads).show()
         if memory:
             memory.show(with_prediction, advice="; use a longer prompt")
 

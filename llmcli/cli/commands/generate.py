@@ -259,7 +259,7 @@ KnownLines = Callable[[set[str]], set[str]]
 
 
 def _known_lines(options: _Options, source: "Checkpoint | Ensemble", path: Path) -> KnownLines:
-    """Return a function that returns those of some lines that are in the training text."""
+    """Return a function that keeps the lines that occur in the training text."""
     from llmcli.cli.reports.memory import training_texts
     from llmcli.evaluation.memorization import occurring_lines
 

@@ -33,17 +33,12 @@ def models(options: _Options) -> None:
     found = [_describe(name, path) for name, path in (*_models_here(), *hub.models_in_cache())]
     if found and not options.json:
         rows = [
-            (
-                one["name"],
-                one["architecture"],
-                units.size(one["bytes"]),
-                one["license"],
+            (one["name"], one["problem"], "", "", "") if "problem" in one else (
+                one["name"], one["architecture"], units.size(one["bytes"]), one["license"],
                 "chat" if one["chat"] else "text",
             )
-            if "problem" not in one
-            else (one["name"], one["problem"], "", "", "")
             for one in found
-        ]
+        ]  # fmt: skip
         tables.table(("model", "architecture", "size", "license", "kind"), rows, numbers=(2,))
     options.report({"models": found}, f"{units.count(len(found), 'model')} here and in the hub's cache")
 

@@ -48,7 +48,7 @@ class ExplanationReport:
     count: int  # next tokens and words to show
     layer: int | None = None  # layer of the attention to show, from 1; None: mean of all
     head: int | None = None  # head in this layer, from 1
-    initialized_heads: "Mapping[str, str]" = field(default_factory=dict)  # see `comparison.heads_with_names`
+    initialized_heads: "Mapping[str, str]" = field(default_factory=dict)  # see `comparison.initialized_heads`
 
     def show(self, *, is_summary: bool = False) -> None:
         """Print the explanation; a summary fits on a screen and has only the tokens with the largest effects."""

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from llmcli.analysis.comparison import compare, heads_with_names
+from llmcli.analysis.comparison import compare, initialized_heads
 from llmcli.analysis.explain import choose_explained_model, explain
 from llmcli.data.conversations.example_prompt import example_prompts
 from llmcli.data.sources import was_in_memory
@@ -82,7 +82,7 @@ def _explain(
     else:
         reader = model.readable_runtime(subject.checkpoint)
     extra: JsonObject = {"expert": subject.member} if subject.member else {}
-    if named_heads := heads_with_names(subject.checkpoint):
+    if named_heads := initialized_heads(subject.checkpoint):
         extra["initialized_heads"] = named_heads
     if body.without or body.compare is not None:
         try:
