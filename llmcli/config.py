@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from types import UnionType
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from llmcli.errors import brief, usage
 
@@ -29,6 +29,7 @@ ARCHITECTURES = {  # model_type -> class in transformers; one graph runs all of 
     "qwen3_moe": "Qwen3MoeForCausalLM",  # Qwen3 with experts
     "mixtral": "MixtralForCausalLM",  # Llama with experts
     "smollm3": "SmolLM3ForCausalLM",  # Llama with layers that have no rotary positions
+    "olmo2": "Olmo2ForCausalLM",  # norms after attention and SwiGLU; RMSNorm on all queries, and on all keys
 }
 EXPERT_NAMES = {  # model_type -> tensor names in a layer with experts: (router; an expert's gate, up and down)
     "qwen3_moe": ("mlp.gate", "mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj", "mlp.experts.{}.down_proj"),
@@ -70,6 +71,15 @@ def require(valid: bool, name: str, wanted: str, found: object) -> None:
 def _is_usable(value: object) -> bool:
     """Return whether a value is a positive number that float32 can represent and divide by."""
     return isinstance(value, int | float) and type(value) in (int, float) and 1e-30 <= value <= 1e30
+
+
+class NormNames(NamedTuple):
+    """Names of the RMSNorms of a layer: on the inputs and on the outputs of attention and SwiGLU; "" for none."""
+
+    before_attention: str = "input_layernorm"
+    after_attention: str = ""
+    before_mlp: str = "post_attention_layernorm"
+    after_mlp: str = ""
 
 
 @dataclass(frozen=True)
@@ -166,8 +176,18 @@ class ModelConfig:
                 raise usage(f"{name} {brief(token)} is not below vocab_size {self.vocab_size}")
 
     @property
-    def qk_norm(self) -> bool:  # an RMSNorm per head
-        return self.model_type in ("qwen3", "qwen3_moe")
+    def norm_names(self) -> NormNames:
+        if self.model_type == "olmo2":
+            return NormNames("", "post_attention_layernorm", "", "post_feedforward_layernorm")
+        return NormNames()
+
+    @property
+    def qk_norm(self) -> bool:  # RMSNorm on queries and keys, per head
+        return self.model_type in ("qwen3", "qwen3_moe") or self.joint_qk_norm
+
+    @property
+    def joint_qk_norm(self) -> bool:  # instead on the queries of all heads together, and on the keys likewise
+        return self.model_type == "olmo2"
 
     @property
     def qkv_bias(self) -> bool:
@@ -189,18 +209,25 @@ class ModelConfig:
         q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
         shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (self.vocab_size, d)}
         for i in range(self.num_hidden_layers):
-            layer, sizes = f"model.layers.{i}.", {"q": q, "k": kv, "v": kv}
-            shapes[layer + "input_layernorm.weight"] = (d,)
+            layer, sizes, norms = f"model.layers.{i}.", {"q": q, "k": kv, "v": kv}, self.norm_names
+            norm_shapes = {name: {f"{layer}{name}.weight": (d,)} if name else {} for name in norms}
+            shapes |= norm_shapes[norms.before_attention]
             shapes |= {f"{layer}self_attn.{which}_proj.weight": (size, d) for which, size in sizes.items()}
             if self.qkv_bias:
                 shapes |= {f"{layer}self_attn.{which}_proj.bias": (size,) for which, size in sizes.items()}
             if self.qk_norm:
-                shapes |= {f"{layer}self_attn.{which}_norm.weight": (self.head_dim,) for which in "qk"}
-            shapes |= {layer + "self_attn.o_proj.weight": (d, q), layer + "post_attention_layernorm.weight": (d,)}
+                joint = self.joint_qk_norm
+                shapes |= {
+                    f"{layer}self_attn.{which}_norm.weight": (sizes[which] if joint else self.head_dim,)
+                    for which in "qk"
+                }
+            shapes |= {layer + "self_attn.o_proj.weight": (d, q)}
+            shapes |= norm_shapes[norms.after_attention] | norm_shapes[norms.before_mlp]
             if self.num_experts:
                 shapes[self.router_name(i)] = (self.num_experts, d)
             for names in self.swiglu_names(i):
                 shapes |= dict(zip(names, ((ff, d), (ff, d), (d, ff)), strict=True))
+            shapes |= norm_shapes[norms.after_mlp]
         shapes["model.norm.weight"] = (d,)
         if not self.tie_word_embeddings:
             shapes[HEAD] = (self.vocab_size, d)

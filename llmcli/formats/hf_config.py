@@ -24,11 +24,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen2": {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28},
     "qwen3": {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28, "head_dim": 128},
     "qwen3_moe": {"num_key_value_heads": 4, "sliding_window": 4096},
+    "olmo2": {"eos_token_id": 50279, "rms_norm_eps": 1e-5},
     "smollm3": {"eos_token_id": 128001, "bos_token_id": 128000, "num_key_value_heads": 4, "rope_theta": 2e6},
 }  # fmt: skip
 # keys that change the computation if set, and the architectures that have them
 UNSUPPORTED: dict[str, Collection[str]] = {
-    "attention_bias": ("llama", "qwen3", "qwen3_moe", "smollm3"),
+    "attention_bias": ("llama", "olmo2", "qwen3", "qwen3_moe", "smollm3"),
     "mlp_bias": ("llama", "smollm3"),
     **dict.fromkeys(("quantization_config", "per_layer_config", "attention_chunk_size"), ARCHITECTURES),
 }
@@ -61,9 +62,9 @@ def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
     }  # fmt: skip
     for key in ("extra_eos_ids", "num_experts", "num_experts_per_tok", "norm_topk_prob"):
         del values[key]
-    if config.model_type == "smollm3":
-        values["pad_token_id"] = None  # its default in transformers must be in the vocabulary
-    else:
+    if config.model_type in ("smollm3", "olmo2"):
+        values["pad_token_id"] = None  # the default in transformers may not be in the vocabulary
+    if config.model_type != "smollm3":
         del values["no_rope_layers"]
     return json.dumps(dict(sorted(values.items())) | experts, indent=2)
 

@@ -8,8 +8,9 @@ Token ids go in, logits come out; text does not appear here. `NumpyRuntime._forw
         x = x + SwiGLU(RMSNorm(x))            transforms each token independently of the others
     logits = output embedding of RMSNorm(x)   [T, V]
 
-This is the decoder of Qwen3 (arXiv:2505.09388, section 2) and its relatives Qwen2, Llama, Mistral and SmolLM3; their
-differences are in ModelConfig. torch/transformer.py is the same network for training. This module never imports torch.
+This is the decoder of Qwen3 (arXiv:2505.09388, section 2) and its relatives Qwen2, Llama, Mistral, SmolLM3 and OLMo 2;
+their differences are in ModelConfig. OLMo 2 normalizes the outputs of attention and SwiGLU instead of their inputs.
+torch/transformer.py is the same network for training. This module never imports torch.
 
 T = tokens; S = tokens in the cache; B = windows scored together; V = vocabulary size; C = hidden size;
 F = intermediate size of a SwiGLU; E = experts; H, G = query heads, key-value heads; D = head size.
@@ -77,8 +78,9 @@ class NumpyRuntime(KVCacheRuntime):
 
     def head_outputs(self, layer: int, y: Array) -> Array:
         """Return what each head adds to the residual stream [H, C]; y [H * D] are the outputs of the heads."""
-        o = self._layers[layer].o.rows
-        return (o * y).reshape(len(o), self.config.num_attention_heads, -1).sum(-1).T
+        o, gain = self._layers[layer].o.rows, self._layers[layer].after_attention
+        added = (o * y).reshape(len(o), self.config.num_attention_heads, -1).sum(-1).T
+        return added if gain is None else added * gain / np.sqrt(np.mean(added.sum(0) ** 2) + self._eps)
 
     def without(self, parts: Iterable[Part]) -> "NumpyRuntime":
         """Return a fork in which some heads and layers add nothing to the residual stream."""
@@ -160,15 +162,17 @@ class NumpyRuntime(KVCacheRuntime):
         if recorder:
             recorder.residual(x)
         expert_weights: list[Array] = []
+        before = self.config.norm_names.before_attention != ""
         with np.errstate(over="ignore"):  # exp(-gate) in a SwiGLU may be infinite; silu(gate) is then correctly 0
             for index, layer in enumerate(self._layers):
-                q, k, v = layer.project(_rms_norm(x, self._eps), rotations)
-                x = x + linear(attend(index, q, k, v), layer.o)
-                y = layer.mlp(_rms_norm(x, self._eps))
+                q, k, v = layer.project(_rms_norm(x, self._eps) if before else x, rotations)
+                attended, gain = linear(attend(index, q, k, v), layer.o), layer.after_attention
+                x = x + (attended if gain is None else _rms_norm(attended, self._eps) * gain)
+                y = layer.mlp(_rms_norm(x, self._eps) if before else x)
                 if isinstance(y, tuple):
                     y, weights = y
                     expert_weights.append(weights[-1])
-                x = x + y
+                x = x + (y if layer.after_mlp is None else _rms_norm(y, self._eps) * layer.after_mlp)
                 if recorder:
                     recorder.residual(x)
         self._expert_weights = expert_weights
@@ -203,15 +207,18 @@ class _Layer:
         name = f"model.layers.{index}."
         attention = name + "self_attn."
         scale = np.float32(1 / math.sqrt(D))  # of attention scores, folded into the queries
+        norms = [checkpoint.stacked([f"{name}{norm}.weight"]) if norm else None for norm in config.norm_names]
+        before_attention, self.after_attention, before_mlp, self.after_mlp = norms  # their gains
 
         qkv = checkpoint.stacked([f"{attention}{which}_proj.weight" for which in "qkv"])
-        qkv *= checkpoint.stacked([name + "input_layernorm.weight"])
+        qkv *= 1 if before_attention is None else before_attention
         _interleave_halves(qkv[: (H + G) * D].reshape(H + G, D, -1))
         self.qk_norm: Array | None = None
+        self.joint_qk_norm = config.joint_qk_norm
         if config.qk_norm:
             gains = np.empty((H + G, D), np.float32)
-            gains[:H] = checkpoint.stacked([attention + "q_norm.weight"]) * scale
-            gains[H:] = checkpoint.stacked([attention + "k_norm.weight"])
+            gains[:H] = checkpoint.stacked([attention + "q_norm.weight"]).reshape(-1, D) * scale
+            gains[H:] = checkpoint.stacked([attention + "k_norm.weight"]).reshape(-1, D)
             self.qk_norm = _interleave_halves(gains)
         else:
             qkv[: H * D] *= scale
@@ -221,7 +228,7 @@ class _Layer:
             _interleave_halves(self.bias[: (H + G) * D].reshape(H + G, D))
             self.bias[: H * D] *= scale
         self.qkv, self.o = Matrix(qkv), Matrix(checkpoint.stacked([attention + "o_proj.weight"]))
-        gain = checkpoint.stacked([name + "post_attention_layernorm.weight"])
+        gain = np.float32(1) if before_mlp is None else before_mlp
         swiglus = [_SwiGLU(checkpoint, names, gain) for names in config.swiglu_names(index)]
         self.mlp: Callable[[Array], Array | tuple[Array, Array]] = swiglus[0]
         if config.num_experts:
@@ -247,7 +254,12 @@ class _Layer:
         qkv = qkv.reshape(len(x), H + 2 * G, D)
         qk = qkv[:, : H + G]
         if self.qk_norm is not None:
-            qk = _rms_norm(qk, self.eps) * self.qk_norm
+            if self.joint_qk_norm:
+                q, k = (_rms_norm(part.reshape(len(x), -1), self.eps) for part in (qk[:, :H], qk[:, H:]))
+                qk = np.concatenate([q, k], axis=1).reshape(len(x), H + G, D)
+            else:
+                qk = _rms_norm(qk, self.eps)
+            qk = qk * self.qk_norm
         if self.is_rotary:
             qk = (qk.view(np.complex64) * rotations).view(np.float32)
         return qk[:, :H], qk[:, H:], qkv[:, H + G :]
@@ -256,7 +268,7 @@ class _Layer:
 class _SwiGLU:
     """down(silu(gate(x)) * up(x)), arXiv:2002.05202. The gain of the norm before it is folded into gate and up."""
 
-    def __init__(self, checkpoint: Checkpoint, names: tuple[str, str, str], gain: Array) -> None:
+    def __init__(self, checkpoint: Checkpoint, names: tuple[str, str, str], gain: Array | np.float32) -> None:
         """`names` of the tensors: gate [F, C], up [F, C], down [C, F]."""
         gate, up, down = names
         gate_up = checkpoint.stacked([gate, up])

@@ -13,6 +13,7 @@ from llmcli import units
 from llmcli.analysis.comparison import initialized_heads
 from llmcli.config import ModelConfig
 from llmcli.data.conversations.example_prompt import example_prompts
+from llmcli.errors import LLMError
 from llmcli.formats.atomic_io import name_of
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
@@ -58,6 +59,8 @@ def live_page(
     3 of layer 2); with `compare` as well, at both prompts side by side. Raises LLMError for a model that pages do not
     support, or that is too large: its advice is `if_too_large`, or another dtype or format of `llm export`.
     """
+    if model.config.joint_qk_norm:
+        raise LLMError(f"pages do not support models of type {model.config.model_type}; export it to hf or gguf")
     tokenizer = open_tokenizer(model)
     dtype, note = choose_dtype(model, tokenizer, dtype, if_too_large)
     template = open_chat_template(model, tokenizer)

@@ -87,6 +87,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_moe-not-to-one": ("qwen3_moe", {**EXPERTS, "moe_intermediate_size": 64, "tie_word_embeddings": True}),
     "mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}),
     "smollm3": ("smollm3", {"num_hidden_layers": 4, "pad_token_id": None, "tie_word_embeddings": True}),
+    "olmo2": ("olmo2", {"pad_token_id": None}),
 }
 
 

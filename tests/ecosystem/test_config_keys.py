@@ -37,6 +37,7 @@ MORE: dict[str, dict[str, Any]] = {
         "logits_scaling": 1.5,
     },
     "smollm3": {"no_rope_layers": [1, 0], "pad_token_id": None},
+    "olmo2": {"pad_token_id": None},
     "phi3": {"pad_token_id": None},
     "qwen3": {"head_dim": 8},
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8},
@@ -45,7 +46,12 @@ LLAMA3 = {
     "rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 24,
 }  # fmt: skip
-RELATIVES = ("granite", "phi3", "smollm3")  # of Llama: without LLMCLI_FULL only with the keys that Llama does not have
+RELATIVES = (
+    "granite",
+    "olmo2",
+    "phi3",
+    "smollm3",
+)  # of Llama: without LLMCLI_FULL only with the keys that Llama does not have
 DELETED = object()
 
 

@@ -20,6 +20,7 @@ SHAPES = {
     "smollm3: a layer without positions": ModelConfig(
         300, 32, 48, 2, 4, 2, 8, 48, model_type="smollm3", no_rope_layers=(1, 0)
     ),
+    "olmo2: norms after": ModelConfig(300, 64, 96, 2, 4, 2, 16, 48, model_type="olmo2"),
     "experts": ModelConfig(300, 32, 32, 2, 4, 2, 8, 48, model_type="qwen3_moe", num_experts=5, num_experts_per_tok=2),
     "experts that do not sum to one": ModelConfig(
         300, 32, 32, 2, 4, 2, 8, 48, model_type="qwen3_moe", num_experts=3, num_experts_per_tok=1, norm_topk_prob=False
@@ -28,7 +29,7 @@ SHAPES = {
 
 
 def logits_by_definition(weights: dict[str, np.ndarray], config: ModelConfig, ids: list[int]) -> Tensor:
-    """The logits [T, V] of Qwen3 or Qwen2 by its definition, one head and one position at a time, in float64."""
+    """The logits [T, V] of a model by its definition, one head and one position at a time, in float64."""
     W = {name: torch.from_numpy(array).double() for name, array in weights.items()}
     D, H, G = config.head_dim, config.num_attention_heads, config.num_key_value_heads
 
@@ -60,12 +61,15 @@ def logits_by_definition(weights: dict[str, np.ndarray], config: ModelConfig, id
     x = W["model.embed_tokens.weight"][ids]
     for layer in range(config.num_hidden_layers):
         L = {name.split(f"layers.{layer}.")[1]: w for name, w in W.items() if f"layers.{layer}." in name}
-        h = rms(x, L["input_layernorm.weight"])
+        is_olmo2 = config.model_type == "olmo2"
+        h = x if is_olmo2 else rms(x, L["input_layernorm.weight"])
         is_rotary = config.model_type != "smollm3" or config.no_rope_layers[layer] != 0
         q, k, v = (
             h @ L[f"self_attn.{name}_proj.weight"].T + L.get(f"self_attn.{name}_proj.bias", torch.zeros(1))
             for name in "qkv"
         )
+        if is_olmo2:  # all heads together, so that the norms of heads below are left out
+            q, k = rms(q, L.pop("self_attn.q_norm.weight")), rms(k, L.pop("self_attn.k_norm.weight"))
         rows = []
         for t in range(len(ids)):
             heads = []
@@ -78,9 +82,11 @@ def logits_by_definition(weights: dict[str, np.ndarray], config: ModelConfig, id
                 scores = torch.stack([query @ key / math.sqrt(D) for key in keys]).softmax(0)
                 heads.append(sum(p * v[s, cut] for s, p in enumerate(scores)))
             rows.append(torch.cat(heads))
-        x = x + torch.stack(rows) @ L["self_attn.o_proj.weight"].T
-        h = rms(x, L["post_attention_layernorm.weight"])
-        x = x + (torch.stack([experts(row, L) for row in h]) if config.num_experts else swiglu(h, L, "mlp."))
+        y = torch.stack(rows) @ L["self_attn.o_proj.weight"].T
+        x = x + (rms(y, L["post_attention_layernorm.weight"]) if is_olmo2 else y)
+        h = x if is_olmo2 else rms(x, L["post_attention_layernorm.weight"])
+        y = torch.stack([experts(row, L) for row in h]) if config.num_experts else swiglu(h, L, "mlp.")
+        x = x + (rms(y, L["post_feedforward_layernorm.weight"]) if is_olmo2 else y)
     return rms(x, W["model.norm.weight"]) @ W.get("lm_head.weight", W["model.embed_tokens.weight"]).T
 
 

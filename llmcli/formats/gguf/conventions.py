@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from llmcli.config import ModelConfig
 
 # GGUF's architecture -> transformers' model_type
-ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3moe": "qwen3_moe", "smollm3": "smollm3"}
+ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3moe": "qwen3_moe", "smollm3": "smollm3",
+                 "olmo2": "olmo2"}  # fmt: skip
 MODEL_TYPES_WITH_EXPERTS = {"llama": "mixtral", "qwen3moe": "qwen3_moe"}
 ARCHITECTURE_OF = {  # transformers' model_type -> GGUF's architecture
     "llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3",
-    "qwen3_moe": "qwen3moe", "smollm3": "smollm3",
+    "qwen3_moe": "qwen3moe", "smollm3": "smollm3", "olmo2": "olmo2",
 }  # fmt: skip
 CONFIG_KEYS = {  # GGUF's key without the prefix of the architecture -> Hugging Face's
     "block_count": "num_hidden_layers", "embedding_length": "hidden_size", "feed_forward_length": "intermediate_size",
@@ -27,11 +28,12 @@ ROPE_FACTORS = "rope_freqs.weight"  # tensor with a divisor for each rotary freq
 ROPE_SCALING_KEY = "llmcli.rope_scaling"  # our own key: with its own keys, llama.cpp would scale twice
 _MODULES = {  # Hugging Face's name -> GGUF's; names in a layer have no prefix here
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
-    "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
-    "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
+    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 }  # fmt: skip
+_NORMS = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")  # in the order of NormNames
 _ROUTER = "blk.{}.ffn_gate_inp.weight"
 # one tensor with the matrices of all experts of a layer
 EXPERT_STACKS = ("blk.{}.ffn_gate_exps.weight", "blk.{}.ffn_up_exps.weight", "blk.{}.ffn_down_exps.weight")
@@ -43,11 +45,11 @@ def tensor_names(config: ModelConfig) -> dict[str, str]:
     >>> tensor_names(ModelConfig(300, 32, 64, 1, 2, 2, 16, 32))["model.layers.0.self_attn.q_proj.weight"]
     'blk.0.attn_q.weight'
     """
-    names = {}
+    names, modules = {}, _MODULES | dict(zip(config.norm_names, _NORMS, strict=True))
     for name in config.tensor_shapes():
         module, _, kind = name.rpartition(".")
         layer = re.match(r"model\.layers\.(\d+)\.", module)
-        if theirs := _MODULES.get(module[layer.end() :] if layer else module):
+        if theirs := modules.get(module[layer.end() :] if layer else module):
             names[name] = f"{f'blk.{layer[1]}.' if layer else ''}{theirs}.{kind}"
     return names
 

@@ -37,6 +37,8 @@ def unsupported(config: ModelConfig) -> str | None:
     """Return the property of a model that onnxruntime's operators do not support, or None."""
     if config.num_experts:
         return "mixture-of-experts layers"
+    if config.joint_qk_norm:
+        return "norms after attention"
     return f"a head size of {config.head_dim} (only multiples of 16)" if config.head_dim % 16 else None
 
 

@@ -52,16 +52,17 @@ class Experts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(E, C, I))
         self.gate_up: Tensor | None = None  # see `fold`
 
-    def fold(self, gain: Tensor) -> None:
+    def fold(self, gain: Tensor | None) -> None:
         """Stack the gate and up matrices once, for inference only. Their gain is applied to the activations."""
         self.gate_up = torch.cat([self.gate_proj.detach(), self.up_proj.detach()], 1)
         self.register_parameter("gate_proj", None)
         self.register_parameter("up_proj", None)
 
-    def forward(self, x: Tensor, gain: Tensor) -> Tensor:
+    def forward(self, x: Tensor, gain: Tensor | None) -> Tensor:
         """Normalized x [B, T, C] before its gain -> [B, T, C]. Tokens are sorted by expert, so that each expert
         processes all of its tokens in one product."""
         shape = x.shape
+        assert gain is not None
         x = (x * gain.to(x.dtype)).flatten(0, 1)  # [N, C]
         weights: Tensor
         weights, chosen, counts = self.gate(x)

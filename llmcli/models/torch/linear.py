@@ -85,8 +85,8 @@ class TokenRows(nn.Module):
         return self.embedding if name in (EMBEDDING, HEAD) else None  # tied embeddings are one matrix
 
 
-def stacked_linear(x: Tensor, gain: Tensor, *matrices: Linear) -> Tensor:
-    """(x * gain) W^T for several stacked matrices in one product: [..., inputs] -> [..., sum of outputs]."""
+def stacked_linear(x: Tensor, gain: Tensor | None, *matrices: Linear) -> Tensor:
+    """(x * gain) W^T, or x W^T, for several stacked matrices in one product: [..., inputs] -> [..., sum of outputs]."""
     if matrices[0].folded is not None:
         return F.linear(x, *matrices[0].folded)
     biases: list[Tensor] = [matrix.bias for matrix in matrices if matrix.bias is not None]
@@ -95,17 +95,19 @@ def stacked_linear(x: Tensor, gain: Tensor, *matrices: Linear) -> Tensor:
     y = kernels.stacked_linear(x, gain, bias, weights, recompute=matrices[0].recomputes(x))
     adapters = [matrix.adapter for matrix in matrices if matrix.adapter is not None]
     if adapters:
-        x = x * gain.to(x.dtype)
+        x = x if gain is None else x * gain.to(x.dtype)
         y = y + torch.cat([adapter(x) for adapter in adapters], dim=-1)
     return y
 
 
 @torch.no_grad()
-def fold(gain: Tensor, *matrices: Linear) -> None:
+def fold(gain: Tensor | None, *matrices: Linear) -> None:
     """Stack and fold matrices once instead of in every pass, for inference only: the originals are dropped."""
     assert all(matrix.adapter is None for matrix in matrices), "adapters are merged"
     biases: list[Tensor] = [matrix.bias for matrix in matrices if matrix.bias is not None]
-    weight = torch.cat([matrix.weight for matrix in matrices]).mul_(gain)
+    weight = torch.cat([matrix.weight for matrix in matrices])
+    if gain is not None:
+        weight.mul_(gain)
     matrices[0].folded = weight, torch.cat(biases) if biases else None
     for matrix in matrices:
         matrix.register_parameter("weight", None)

@@ -2,9 +2,9 @@
 
 Pre-norm blocks with RMSNorm, rotary embeddings (arXiv:2104.09864), grouped-query attention (arXiv:2305.13245), SwiGLU
 (arXiv:2002.05202) or a sparse mixture of them, optional tied embeddings. Qwen3 normalizes queries and keys, Qwen2 adds
-biases to queries, keys and values, Llama and Mistral do neither; SmolLM3 has layers without rotary embeddings. Modules
-are named so that the state dict has Hugging Face's tensor names, except that experts are stacked. numpy_runtime.py is
-the same network in numpy, and easier to read.
+biases to queries, keys and values, Llama and Mistral do neither; SmolLM3 has layers without rotary embeddings, OLMo 2
+norms after attention and SwiGLU instead of before. Modules are named so that the state dict has Hugging Face's tensor
+names, except that experts are stacked. numpy_runtime.py is the same network in numpy, and easier to read.
 
 B, T = batch, tokens; C = hidden size; H, G = query heads, key-value heads; D = head size; V = vocabulary size.
 """
@@ -79,13 +79,16 @@ class Attention(nn.Module):
         self.o_proj = Linear(self.H * self.D, config.hidden_size)
         self.qk_norm = config.qk_norm
         if self.qk_norm:
-            self.q_norm = nn.RMSNorm(self.D)
-            self.k_norm = nn.RMSNorm(self.D)
+            self.q_norm = nn.RMSNorm(self.H * self.D if config.joint_qk_norm else self.D)
+            self.k_norm = nn.RMSNorm(self.G * self.D if config.joint_qk_norm else self.D)
+        self.joint_qk_norm = config.joint_qk_norm
         self.eps = config.rms_norm_eps
         self.is_rotary = config.is_rotary(layer)
 
-    def forward(self, x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, cache: LayerKVCache | None = None) -> Tensor:
-        """Normalized x [B, T, C] before its gain -> [B, T, C]. cos and sin are [T, 1, D]."""
+    def forward(
+        self, x: Tensor, gain: Tensor | None, cos: Tensor, sin: Tensor, cache: LayerKVCache | None = None
+    ) -> Tensor:
+        """Normalized x [B, T, C] before its gain, or x itself without one -> [B, T, C]. cos and sin are [T, 1, D]."""
         q, k, v = self._project(x, gain, cos, sin)
         B, T = x.shape[:2]
         if torch.is_grad_enabled() and not has_faster_attention(x):
@@ -95,17 +98,22 @@ class Attention(nn.Module):
             y = self._attention_with_cache(q, k, v, cache)
         return self.o_proj(y.reshape(B, T, self.H * self.D))
 
-    def fold(self, gain: Tensor) -> None:
+    def fold(self, gain: Tensor | None) -> None:
         fold(gain, self.q_proj, self.k_proj, self.v_proj)
 
-    def _project(self, x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x: Tensor, gain: Tensor | None, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return rotated queries [B, T, H, D], scaled for attention, rotated keys and values [B, T, G, D]."""
         B, T, _ = x.shape
         H, G, D = self.H, self.G, self.D
         qkv = stacked_linear(x, gain, self.q_proj, self.k_proj, self.v_proj).view(B, T, H + 2 * G, D)
         qk = qkv[:, :, : H + G]
         scale = D**-0.5  # of attention scores, applied to the queries
-        if self.qk_norm:
+        if self.joint_qk_norm:
+            parts = (qk[:, :, :H], self.q_norm.weight * scale), (qk[:, :, H:], self.k_norm.weight)
+            normed = [normalize(part.flatten(2), self.eps) * weight.to(x.dtype) for part, weight in parts]
+            qk = rotate(torch.cat(normed, -1).view(B, T, H + G, D), cos, sin)
+            q = qk[:, :, :H]
+        elif self.qk_norm:
             gains = torch.cat([self.q_norm.weight.expand(H, D) * scale, self.k_norm.weight.expand(G, D)]).to(x.dtype)
             qk = normalize_rotate(qk, gains, cos, sin, self.eps)
             q = qk[:, :, :H]
@@ -147,11 +155,11 @@ class MLP(nn.Module):
         self.up_proj = Linear(config.hidden_size, config.intermediate_size)
         self.down_proj = Linear(config.intermediate_size, config.hidden_size)
 
-    def forward(self, x: Tensor, gain: Tensor) -> Tensor:
-        """Normalized x [B, T, C] before its gain -> [B, T, C]."""
+    def forward(self, x: Tensor, gain: Tensor | None) -> Tensor:
+        """Normalized x [B, T, C] before its gain, or x itself without one -> [B, T, C]."""
         return self.down_proj(swiglu(stacked_linear(x, gain, self.gate_proj, self.up_proj)))
 
-    def fold(self, gain: Tensor) -> None:
+    def fold(self, gain: Tensor | None) -> None:
         fold(gain, self.gate_proj, self.up_proj)
 
 
@@ -160,17 +168,40 @@ class Layer(nn.Module):
 
     def __init__(self, config: ModelConfig, index: int, dropout: Dropout) -> None:
         super().__init__()
-        self.input_layernorm = nn.RMSNorm(config.hidden_size)
+        self.norms = config.norm_names
+        self._add_norms(config, self.norms.before_attention)
         self.self_attn = Attention(config, index)
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size)
+        self._add_norms(config, self.norms.after_attention, self.norms.before_mlp)
         self.mlp = Experts(config) if config.num_experts else MLP(config)
+        self._add_norms(config, self.norms.after_mlp)
         self.dropout = dropout
         self.eps = config.rms_norm_eps
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: LayerKVCache | None = None) -> Tensor:
         add = self.dropout.add if self.training else torch.add
-        x = add(x, self.self_attn(normalize(x, self.eps), self.input_layernorm.weight, cos, sin, cache))
-        return add(x, self.mlp(normalize(x, self.eps), self.post_attention_layernorm.weight))
+        y = self.self_attn(*self._before(x, self.norms.before_attention), cos, sin, cache)
+        x = add(x, self._after(y, self.norms.after_attention))
+        y = self.mlp(*self._before(x, self.norms.before_mlp))
+        return add(x, self._after(y, self.norms.after_mlp))
+
+    def _before(self, x: Tensor, norm: str) -> tuple[Tensor, Tensor | None]:
+        """Return (normalized x, the gain of the norm); without a norm (x, None)."""
+        return (normalize(x, self.eps), self._gain(norm)) if norm else (x, None)
+
+    def _after(self, y: Tensor, norm: str) -> Tensor:
+        gain = self._gain(norm)
+        return y if gain is None else normalize(y, self.eps) * gain.to(y.dtype)
+
+    def _gain(self, norm: str) -> Tensor | None:
+        return getattr(self, norm).weight if norm else None
+
+    def _add_norms(self, config: ModelConfig, *names: str) -> None:
+        for name in filter(None, names):
+            self.add_module(name, nn.RMSNorm(config.hidden_size))
+
+    def fold(self) -> None:
+        self.self_attn.fold(self._gain(self.norms.before_attention))
+        self.mlp.fold(self._gain(self.norms.before_mlp))
 
 
 class Decoder(nn.Module):
@@ -270,8 +301,7 @@ class LanguageModel(nn.Module):
         otherwise every pass would read and write these matrices three times."""
         for layer in self.modules():
             if isinstance(layer, Layer):
-                layer.self_attn.fold(layer.input_layernorm.weight)
-                layer.mlp.fold(layer.post_attention_layernorm.weight)
+                layer.fold()
 
     def expert_shares(self) -> list[list[float]]:
         """Return the share of routed tokens that each expert received in eval mode, [layers, experts]."""
