@@ -8,6 +8,8 @@ import pytest
 
 from llmcli.formats import loading
 from llmcli.formats.checkpoint import TensorsOnDisk
+from llmcli.formats.gguf import conventions
+from llmcli.formats.gguf import writer as gguf_writer
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.ecosystem.conftest import LlamaCpp, Reference, made_by_transformers
 from tests.ecosystem.test_architectures import greedy
@@ -80,6 +82,56 @@ def test_exports_are_llama_with_the_same_greedy_text(family: Reference, tmp_path
     text = "the world"
     expected = greedy(family.directory, text)
     assert expected == greedy(ours, text) == [token for token in LlamaCpp(gguf).ids(text, 20) if token]
+
+
+def gguf_of(family: Reference, path: Path, dtype: str) -> Path:
+    """A GGUF with the tensors and fields of its own architecture, as llama.cpp's converter writes it."""
+    import gguf
+
+    kind, config = family.model.config.model_type, family.model.config
+    llama = path.with_name("llama.gguf")
+    converted = loading.load(family.directory)
+    gguf_writer.write(llama, converted, "f32", {"name": "Tiny"})
+    writer = gguf.GGUFWriter(path, kind)
+    for key, field in gguf.GGUFReader(llama).fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture" and "rms_epsilon" not in key:
+            inner = field.types[1] if len(field.types) > 1 else None
+            writer.add_key_value(key.replace("llama.", f"{kind}."), field.contents(), field.types[0], inner)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if kind == "granite":
+        writer.add_attention_scale(config.attention_multiplier)
+        writer.add_embedding_scale(config.embedding_multiplier)
+        writer.add_residual_scale(config.residual_multiplier)
+        writer.add_logit_scale(config.logits_scaling)
+    else:
+        writer.add_sliding_window(config.sliding_window)
+    weights = {name: weight.detach().float().numpy() for name, weight in family.model.named_parameters()}
+    names = conventions.tensor_names(converted.config)
+    names |= {theirs: name for name, theirs in conventions.phi3_names(converted.config).items()}
+    heads = conventions.interleaved_heads(converted.config, kind)
+    for name, weight in weights.items():
+        projection = name.split(".")[-2]
+        if projection in heads:
+            weight = conventions.reorder_rows(weight, heads[projection], interleave=True)
+        quantization_type = gguf.GGMLQuantizationType[dtype if weight.ndim == 2 else "F32"]
+        data = gguf.quants.quantize(np.ascontiguousarray(weight), quantization_type)
+        writer.add_tensor(names[name], data, raw_dtype=quantization_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_gguf_before_rewriting(family: Reference, tmp_path: Path) -> None:
+    path = gguf_of(family, tmp_path / "own.gguf", "F32")
+    checkpoint = loading.load(path)
+    assert (checkpoint.record.imported or {})["architecture"] == family.model.config.model_type
+    np.testing.assert_allclose(NumpyRuntime(checkpoint).logits(IDS), family.logits(IDS), atol=1e-4)
+    expected = [token for token in LlamaCpp(path).ids("the world", 20) if token]
+    assert expected == greedy(path, "the world")
+    quantized = NumpyRuntime(loading.load(gguf_of(family, tmp_path / "q8.gguf", "Q8_0"))).logits(IDS)
+    assert 0 < np.abs(quantized - family.logits(IDS)).mean() < 0.1 * family.logits(IDS).std()
 
 
 def test_only_scaled_tensors_become_float32(family: Reference, tmp_path: Path) -> None:

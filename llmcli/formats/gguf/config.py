@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from llmcli.config import ModelConfig, RopeScaling
+from llmcli.config import ModelConfig, RopeScaling, as_record
 from llmcli.errors import LLMError
 from llmcli.formats.gguf import conventions
 from llmcli.formats.gguf import tokenizer as gguf_tokenizer
@@ -82,6 +82,19 @@ def parse_config(
     return config
 
 
+def before_rewriting(fields: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
+    """Return the keys of Hugging Face's config.json that a rewriting needs (architectures/rewriting.py)."""
+    name = fields["general.architecture"]
+    known = as_record(config) | {"model_type": name}
+    if name == "granite":
+        known["attention_multiplier"] = config.head_dim**-0.5
+        scales = {hf_key: fields.get(f"{name}.{key}") for key, hf_key in conventions.GRANITE_KEYS.items()}
+        known |= {
+            key: scale if type(scale) is not float else _shortest_float(scale) for key, scale in scales.items() if scale
+        }
+    return known
+
+
 def _number(fields: Mapping[str, Any], key: str, default: Any = None) -> Any:
     """Return a field of the architecture. Raises LLMError if it is missing without a default, or is not a number."""
     name = f"{fields['general.architecture']}.{key}"
@@ -140,12 +153,15 @@ def _check_neutral_fields(fields: Mapping[str, Any], head_dim: float) -> None:
     name = fields["general.architecture"]
     neutral = _NEUTRAL | (_NEUTRAL_WITH_EXPERTS if fields.get(f"{name}.expert_count") else {})
     neutral = neutral | {"attention.value_length": (head_dim,), "rope.dimension_count": (head_dim,)}
+    if name == "granite":
+        neutral = {key: value for key, value in neutral.items() if key not in conventions.GRANITE_KEYS}
+        neutral["rope.scaling.finetuned"] = (True,)  # llama.cpp: False for no rotary positions
     for key, allowed in neutral.items():
         value = fields.get(f"{name}.{key}", allowed[0])
         if any(entry not in allowed for entry in (value if isinstance(value, list) else [value])):
             raise LLMError(f"it sets {name}.{key} to {str(value)[:60]}; supported: {allowed[-1]}")
     scale = fields.get(f"{name}.attention.scale")
-    if scale and not math.isclose(scale, head_dim**-0.5, rel_tol=1e-6):
+    if scale and name != "granite" and not math.isclose(scale, head_dim**-0.5, rel_tol=1e-6):
         raise LLMError(f"it sets {name}.attention.scale to {str(scale)[:60]}; supported: 1 / sqrt({head_dim})")
 
 

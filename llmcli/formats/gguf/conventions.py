@@ -9,13 +9,19 @@ from numpy.typing import NDArray
 
 from llmcli.config import ModelConfig
 
-# GGUF's architecture -> transformers' model_type
-ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3moe": "qwen3_moe", "smollm3": "smollm3",
-                 "olmo2": "olmo2"}  # fmt: skip
+# GGUF's architecture -> transformers' model_type, after its rewriting (architectures/rewriting.py) for the last two
+ARCHITECTURES = {
+    "llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3moe": "qwen3_moe", "smollm3": "smollm3",
+    "olmo2": "olmo2", "granite": "llama", "phi3": "llama",
+}  # fmt: skip
 MODEL_TYPES_WITH_EXPERTS = {"llama": "mixtral", "qwen3moe": "qwen3_moe"}
 ARCHITECTURE_OF = {  # transformers' model_type -> GGUF's architecture
     "llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3",
     "qwen3_moe": "qwen3moe", "smollm3": "smollm3", "olmo2": "olmo2",
+}  # fmt: skip
+GRANITE_KEYS = {  # GGUF's key -> Hugging Face's
+    "embedding_scale": "embedding_multiplier", "attention.scale": "attention_multiplier",
+    "residual_scale": "residual_multiplier", "logit_scale": "logits_scaling",
 }  # fmt: skip
 CONFIG_KEYS = {  # GGUF's key without the prefix of the architecture -> Hugging Face's
     "block_count": "num_hidden_layers", "embedding_length": "hidden_size", "feed_forward_length": "intermediate_size",
@@ -54,6 +60,19 @@ def tensor_names(config: ModelConfig) -> dict[str, str]:
     return names
 
 
+def phi3_names(config: ModelConfig) -> dict[str, str]:
+    """Map GGUF's names of Phi-3's stacked matrices to Hugging Face's.
+
+    >>> phi3_names(ModelConfig(300, 32, 64, 1, 2, 2, 16, 32))["blk.0.ffn_up.weight"]
+    'model.layers.0.mlp.gate_up_proj.weight'
+    """
+    return {
+        f"blk.{layer}.{theirs}.weight": f"model.layers.{layer}.{name}.weight"
+        for layer in range(config.num_hidden_layers)
+        for theirs, name in (("attn_qkv", "self_attn.qkv_proj"), ("ffn_up", "mlp.gate_up_proj"))
+    }
+
+
 def expert_tensors(config: ModelConfig) -> Iterator[tuple[str, list[str], bool]]:
     """Yield (GGUF's name, Hugging Face's names, whether they are stacked) of each router and stack of experts."""
     for layer in range(config.num_hidden_layers if config.num_experts else 0):
@@ -62,9 +81,9 @@ def expert_tensors(config: ModelConfig) -> Iterator[tuple[str, list[str], bool]]
             yield stack.format(layer), list(names), True
 
 
-def interleaved_heads(config: ModelConfig) -> dict[str, int]:
+def interleaved_heads(config: ModelConfig, architecture: str) -> dict[str, int]:
     """Return projection -> number of heads where GGUF orders rows differently from Hugging Face; see `reorder_rows`."""
-    if ARCHITECTURE_OF[config.model_type] not in ("llama", "smollm3"):
+    if architecture not in ("llama", "smollm3", "granite"):
         return {}
     return {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
 

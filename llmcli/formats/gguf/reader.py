@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError, missing_extra, prefixed
 from llmcli.formats import atomic_io, training_stages
+from llmcli.formats.architectures.rewriting import REWRITTEN, rewrite
 from llmcli.formats.gguf import config as gguf_config
 from llmcli.formats.gguf import conventions
 from llmcli.formats.gguf import tokenizer as gguf_tokenizer
@@ -82,6 +83,9 @@ def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Hea
         factors = np.frombuffer(mapped, "<f4", divisors.size, divisors.start).tolist()
     config = gguf_config.parse_config(fields, tensors, factors)
     named = _translated_tensors(tensors, config)
+    if fields["general.architecture"] in REWRITTEN:
+        changes, named = rewrite(gguf_config.before_rewriting(fields, config), named)
+        config = replace(config, rms_norm_eps=changes.get("rms_norm_eps", config.rms_norm_eps))
     tokenizer, bos_token = gguf_tokenizer.to_json(fields)
     tokenizer_config = gguf_tokenizer.to_config(fields, config, bos_token)
     metadata = {
@@ -90,13 +94,14 @@ def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Hea
         "tokenizer_config.json": json.dumps(tokenizer_config, ensure_ascii=False, indent=2),
         "training.json": _training_json(path, fields),
     }
-    decode = _decoder(path, conventions.interleaved_heads(config))
+    decode = _decoder(path, conventions.interleaved_heads(config, fields["general.architecture"]))
     return Header(path, len(mapped), header.data_start, named, metadata, "GGUF file", decode)
 
 
 def _translated_tensors(tensors: Mapping[str, TensorInfo], config: ModelConfig) -> dict[str, TensorInfo]:
     """Rename tensors to Hugging Face's names, and split stacks of experts into separate matrices."""
     ours = {theirs: name for name, theirs in conventions.tensor_names(config).items()}
+    ours |= conventions.phi3_names(config) if "blk.0.attn_qkv.weight" in tensors else {}
     translated = {ours.get(name, name): tensor for name, tensor in tensors.items()}
     for gguf_name, names, is_stack in conventions.expert_tensors(config):
         tensor = translated.pop(gguf_name, None)
@@ -135,6 +140,8 @@ def _untranslated_header(path: Path, header: GGUFHeader, file_bytes: int, proble
 def _training_json(path: Path, fields: Mapping[str, Any]) -> str:
     """Make a training record with the origin of the model."""
     origin = {key: value for key in _PROVENANCE_KEYS if isinstance(value := fields.get(f"general.{key}"), str)}
+    if fields.get("general.architecture") in list(REWRITTEN):
+        origin["architecture"] = fields["general.architecture"]
     imported = {"file": atomic_io.name_of(path), "form": "GGUF", **origin}
     stages = training_stages.from_metadata(fields.get(training_stages.METADATA_KEY))
     return json.dumps({"imported": imported, **stages}, ensure_ascii=False)
@@ -151,6 +158,8 @@ def _decoder(path: Path, heads: Mapping[str, int]) -> Callable[[TensorInfo], Ite
         if len(data) != tensor.end - tensor.start:
             raise cut_off_error(path, tensor)
         values = _dequantize(data, tensor).reshape(tensor.shape)
+        if tensor.factor != 1:
+            values = values * tensor.factor
         projection = tensor.name.rpartition(".")[0].rpartition(".")[2]
         if projection in heads and tensor.name.startswith("model.layers."):
             count = heads[projection]

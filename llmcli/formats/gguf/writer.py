@@ -100,7 +100,7 @@ def _config_fields(config: ModelConfig) -> dict[str, Any]:
 def _tensors(checkpoint: Checkpoint, dtype: str) -> Iterator[tuple[str, NDArray[np.float32], str]]:
     """Yield (GGUF's name, values, type) of each tensor."""
     config = checkpoint.config
-    heads = conventions.interleaved_heads(config)
+    heads = conventions.interleaved_heads(config, ARCHITECTURE_OF[config.model_type])
     for gguf_name, names, is_stack in conventions.expert_tensors(config):
         values = np.stack([checkpoint.tensors[name] for name in names])
         yield (gguf_name, values, _tensor_type(dtype, values, gguf_name)) if is_stack else (gguf_name, values[0], "F32")

@@ -125,7 +125,8 @@ def test_inspect_shows_a_file_of_any_architecture_and_tensor_type(tmp_path: Path
     result = json.loads(answer.stdout)
     assert {t["name"]: (t["dtype"], t["shape"], t["bytes"]) for t in result["tensors"]} == truth
     assert (
-        result["problem"] == "it is of architecture 'gemma3'; supported: llama, qwen2, qwen3, qwen3moe, smollm3, olmo2"
+        result["problem"]
+        == "it is of architecture 'gemma3'; supported: llama, qwen2, qwen3, qwen3moe, smollm3, olmo2, granite, phi3"
     )
     assert result["config"] == {
         "model_type": "gemma3", "num_hidden_layers": 2, "max_position_embeddings": 40, "hidden_size": 32,
