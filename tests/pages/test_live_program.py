@@ -24,7 +24,7 @@ from llmcli.generation.generator import Piece, generate
 from llmcli.generation.next_words import next_words
 from llmcli.generation.sampler import Sampler
 from llmcli.generation.token_healing import Prompt, read_prompt
-from llmcli.models.logits import softmax
+from llmcli.models.logits import entropy, softmax
 from llmcli.models.ngram_cache import NgramCache
 from llmcli.models.ngram_runtime import with_ngram_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -161,7 +161,8 @@ def test_activations_and_switches(blank: "Page", tmp_path: Path, shape: str) -> 
             rows = expected.attention[layer, :, -1]
             assert [position for position, _ in found["strongest"][layer]] == rows.argmax(-1).tolist()
         assert np.abs(np.array(found["mean"]) - expected.attention[layers, :, -1].mean((0, 1))).max() < 1e-4
-        assert without or found["entropy"] == pytest.approx(expected.entropy, abs=1e-3)
+        texts = np.exp(expected.added.logprobs)
+        assert without or found["entropy"] == pytest.approx(entropy(texts / texts.sum()), abs=1e-3)
         lens = np.array([[one["probability"] for one in row] for row in found["lens"]])
         assert np.abs(lens - expected.logit_lens.probabilities)[:-1].max() < 1e-3  # the last: see below
         labels = [[tokenizer.label(id_) for id_ in row] for row in expected.logit_lens.ids[:-1]]
