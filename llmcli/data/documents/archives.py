@@ -11,11 +11,13 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, cast
 
+from llmcli import units
 from llmcli.data.documents.extracted import ExtractionError, Skipped
 
 _ENCRYPTED, _NAME_IN_UTF8 = 0x1, 0x800  # in the flags of a member of a ZIP archive
+_READS_AFTER_END = 100
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -34,7 +36,7 @@ def members(file: IO[bytes], name: str) -> Iterator[tuple[str, IO[bytes]] | Skip
                 yield display_path(member[0]), content
             number += 1
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError) as error:
-        raise ExtractionError(f"is damaged after {number:,} files ({error})") from error
+        raise ExtractionError(f"is damaged after {units.count(number, 'file')} ({error})") from error
 
 
 def _zip_members(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]] | Skipped]:
@@ -69,11 +71,26 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
 
 
 def _tar_members(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
-    with tarfile.open(fileobj=file, mode="r|*") as archive:
+    with tarfile.open(fileobj=cast("IO[bytes]", _Finite(file)), mode="r|*") as archive:
         for info in archive:
             archive.members.clear()  # type: ignore[attr-defined]  # or it would keep them all
             if info.isreg() and (content := archive.extractfile(info)):
                 yield info.name, content
+
+
+class _Finite:
+    """A file that raises EOFError if it is read on and on after its end: tarfile skips what a damaged header declares
+    to be a member of 2^50 bytes in blocks, though there are none."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._left = file, _READS_AFTER_END
+
+    def read(self, size: int) -> bytes:
+        if not (data := self._file.read(size)):
+            self._left -= 1
+            if not self._left:
+                raise EOFError("unexpected end of data")
+        return data
 
 
 def display_path(name: str) -> str:

@@ -5,6 +5,7 @@ from typing import IO
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
+from llmcli import units
 from llmcli.data.documents.extracted import Extracted, ExtractionError, Part, Skipped
 from llmcli.data.documents.html import decode, main_text
 
@@ -28,9 +29,11 @@ def extract(file: IO[bytes], name: str) -> Extracted:
             yield text
             yield from (Skipped(reason, count) for reason, count in skipped.items())
             skipped.clear()
+        if not pages and not skipped:
+            raise ExtractionError("has no pages")
         yield from (Skipped(reason, count) for reason, count in skipped.items())
     except (OSError, RuntimeError, ValueError) as error:
-        raise ExtractionError(f"is damaged after {pages:,} pages ({error})") from error
+        raise ExtractionError(f"is damaged after {units.count(pages, 'page')} ({error})") from error
 
 
 def _text(record: WarcRecord) -> str | Skipped:

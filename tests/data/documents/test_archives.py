@@ -77,3 +77,11 @@ def test_a_damaged_archive_is_an_error(cut: int) -> None:
     ):
         with pytest.raises((ExtractionError, OSError, EOFError, tarfile.ReadError, zlib.error)):
             read_all(io.BytesIO(data[:cut] if len(data) > cut else data[:-30]))
+
+
+def test_a_member_of_a_petabyte_that_is_not_there_ends_the_archive_at_once() -> None:
+    member = tarfile.TarInfo("a.txt")
+    member.size = 1 << 50
+    with pytest.raises(ExtractionError, match=r"damaged after 1 file \(unexpected end of data"):
+        for _ in archives.members(io.BytesIO(member.tobuf(tarfile.GNU_FORMAT) + b"a" * 5000), "a.tar"):
+            pass  # as the reader does after a problem with a member

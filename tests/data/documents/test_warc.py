@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("fastwarc")
 
 from llmcli.data.documents import warc
+from llmcli.data.documents.extracted import ExtractionError
 from tests.data.documents import samples
 from tests.data.documents.test_html import ENGLISH, JAPANESE, PAGE
 
@@ -32,3 +33,8 @@ def test_pages_are_read_and_others_counted(compressed: bool) -> None:
     assert text.startswith("A title\n") and text.endswith("\nCompressed by the server.\n")
     assert JAPANESE["text"] in text and "not here" not in text
     assert skipped == {"record that is not HTML": 1, "page with an error status": 1}
+
+
+def test_an_archive_without_pages_is_an_error() -> None:
+    with pytest.raises(ExtractionError, match="has no pages"):
+        list(warc.extract(io.BytesIO(b"WARC/1.0\r\nWARC-Type: warcinfo\r\nContent-Length: 0\r\n\r\n\r\n\r\n"), "a"))
