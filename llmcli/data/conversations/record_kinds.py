@@ -80,7 +80,7 @@ class ReadOptions:
         if len(columns) > 2 or not all(columns) or len(set(columns)) < len(columns):
             raise usage(f"column must be one name, or two as in question,answer; found {column}")
         if pairs + plain + bool(columns) + (template is not None) > 1:
-            raise usage("pairs, column, template and plain exclude each other; give one of them")
+            raise usage("`pairs`, `column`, `template` and `plain` exclude each other; give one of them")
         if encoding is not None:
             codec_of(encoding)
         if template is not None:

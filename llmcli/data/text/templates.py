@@ -34,11 +34,11 @@ def columns_of(template: str) -> tuple[str, ...]:
             columns[found[1].strip()] = None
         elif len(found[0]) == 1:
             raise usage(
-                f"template: the brace at character {found.start() + 1} of {brief(template)} has no partner; wanted "
+                f"`template`: the brace at character {found.start() + 1} of {brief(template)} has no partner; wanted "
                 f"columns in braces, as in {_EXAMPLE}, and each brace of the text doubled"
             )
     if not columns or "" in columns:
-        raise usage(f"template must name columns in braces, as in {_EXAMPLE}; found {brief(template)}")
+        raise usage(f"`template` must name columns in braces, as in {_EXAMPLE}; found {brief(template)}")
     return tuple(columns)
 
 
