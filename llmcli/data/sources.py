@@ -19,7 +19,7 @@ from llmcli.data.reading_progress import ReadingProgress
 from llmcli.data.text.boilerplate import strip
 from llmcli.data.text.corpus import Corpus, FoundFile, corpus_of_files, find_files
 from llmcli.data.text.documents import Document, OnRead, display_name, document_of_texts, ignore, read_document
-from llmcli.data.text.file_types import TEXT_KINDS, is_page
+from llmcli.data.text.file_types import COLLECTION_KINDS, TEXT_KINDS, is_page
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
 from llmcli.errors import LLMError, brief
 
@@ -50,7 +50,8 @@ class FileGroup:
         details = "; ".join(filter(None, (self.detail, self.otherwise and f"otherwise: {self.otherwise}")))
         names = ", ".join(self.names[:_MAX_NAMES])
         if len(self.names) > _MAX_NAMES:
-            names = f"{units.count(len(self.names), 'text' if self.detail == _IN_MEMORY else 'file')} ({names}, ...)"
+            noun = {_IN_MEMORY: "text"}.get(self.detail, "document" if self.detail in COLLECTION_KINDS else "file")
+            names = f"{units.count(len(self.names), noun)} ({names}, ...)"
         return f"{self.kind} in {names}" + (f" ({details})" if details else "")
 
     def as_record(self) -> dict[str, Any]:
@@ -101,7 +102,7 @@ class Sources:
 
 
 def _text_record(document: Document) -> dict[str, Any]:
-    kind = document.kind or _kind_of_text(document, search=False).kind
+    kind = document.kind or ("table" if document.columns else _kind_of_text(document, search=False).kind)
     return _record(document, kind, document.characters, document.skipped)
 
 
@@ -136,6 +137,8 @@ def _kind_of_text(document: Document, *, search: bool) -> FileGroup:
     detail = encoding
     if is_page(start):
         detail = "HTML, read with its tags"
+    elif start.startswith("<?xml "):
+        detail = "XML, read with its tags"
     elif _JSON.match(start):
         detail = "JSON, read with its keys and braces"
     elif len(lines) > 1 and len(tabs) == 1 and tabs != {0}:

@@ -171,10 +171,13 @@ def test_records_without_any_of_the_columns_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{title", r"^template: the brace at character 1 of '{title' has no partner; wanted columns in braces, as in "),
-        ("a } b {c}", "^template: the brace at character 3 of "),
-        ("title", r"^template must name columns in braces, as in '{title}\\n{body}'; found 'title'$"),
-        ("{}", "^template must name columns in braces"),
+        (
+            "{title",
+            r"^`template`: the brace at character 1 of '{title' has no partner; wanted columns in braces, as in ",
+        ),
+        ("a } b {c}", "^`template`: the brace at character 3 of "),
+        ("title", r"^`template` must name columns in braces, as in '{title}\\n{body}'; found 'title'$"),
+        ("{}", "^`template` must name columns in braces"),
     ],
 )
 def test_a_template_that_cannot_be_filled_is_an_error(template: str, message: str) -> None:
@@ -243,6 +246,7 @@ def test_a_line_that_is_no_json_is_an_error_where_the_name_says_so() -> None:
     ("name", "data", "detail"),
     [
         ("a.json", b'{"name": "x", "size": 3}', " (JSON, read with its keys and braces)"),
+        ("a.xml", b'<?xml version="1.0"?><a>Text</a>', " (XML, read with its tags)"),
         (
             "a.txt",
             b"Go.\tVe.\nHi.\tHola.\n",

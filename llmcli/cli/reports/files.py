@@ -26,7 +26,7 @@ def show_files(records: Iterable[dict[str, Any]], skipped: Sequence[str], *, to_
         kinds.setdefault(f"{record['kind']}{encoding}", []).append(record)
     rows = [(kind, *_totals(files)) for kind, files in kinds.items()]
     rows += [("not read", "", "", "", reason) for reason in skipped]
-    columns = ("kind", "files", "bytes", "characters", "not read")
+    columns = ("kind", "documents", "bytes", "characters", "not read")
     tables.table(columns, rows[:MAX_ROWS], numbers=(1, 2, 3), to_stderr=to_stderr)
     if len(rows) > MAX_ROWS:
         console.note(f"{len(rows) - MAX_ROWS:,} more rows; to list all files: --json")

@@ -41,7 +41,11 @@ _COMPRESSION = {  # first bytes of a file -> program
 _MODULES = {"gzip": "gzip", "bzip2": "bz2", "xz": "lzma"}  # program -> module of the standard library
 _MAX_GZIP_RATIO = 1032  # size of the content / size of the file
 _CONTINUATION_BYTES = bytes(range(0x80, 0xC0))  # all but the first of a character
-_BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),  # begins as UTF-16LE does
+    (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
+)  # fmt: skip
 
 
 def ignore(name: str, size: int) -> None:

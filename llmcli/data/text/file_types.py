@@ -39,10 +39,13 @@ class FileType:
 
 _UNPACK = "unpack it into a directory and name that: "
 _DATA = "export its text to a text file first"
+_CONVERT = "save it as plain text first: soffice --headless --convert-to txt:Text {file}"
+_CSV = "save it as CSV first: soffice --headless --convert-to csv {file}"
 _READABLE = (
     (FileType("a PDF", "pdf"), ((0, b"%PDF-"),)),
     (FileType("a WARC file", "warc", is_collection=True), ((0, b"WARC/"),)),
     (FileType("a tar archive", "archives"), ((257, b"ustar"),)),
+    (FileType("an RTF document", advice=_CONVERT, is_text=True), ((0, b"{\\rtf"),)),
 )
 _OTHERS: tuple[tuple[str, str, tuple[tuple[int, bytes], ...]], ...] = (  # (description, advice, (position, bytes), ...)
     ("a DjVu document", "extract its text first: djvutxt {file} {text}", ((0, b"AT&TFORM"),)),
@@ -50,8 +53,7 @@ _OTHERS: tuple[tuple[str, str, tuple[tuple[int, bytes], ...]], ...] = (  # (desc
     ("a RAR archive", _UNPACK + "unrar x {file} {stem}/", ((0, b"Rar!\x1a\x07"),)),
     ("compressed twice", "unpack it again: gzip -d {file}", ((0, b"\x1f\x8b"),)),
     ("compressed (lz4)", "unpack it first: lz4 -d {file}", ((0, b"\x04\x22\x4d\x18"),)),
-    ("an old Office document (.doc, .xls, .ppt)",
-     "save it as plain text first: soffice --headless --convert-to txt:Text {file}",
+    ("an old Office document (.doc, .xls, .ppt)", _CONVERT,
      ((0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"),)),
     ("a Parquet table", _DATA + ", one column of it: pandas.read_parquet", ((0, b"PAR1"),)),
     ("an SQLite database", _DATA + ": sqlite3 {file} 'SELECT ...' > {text}", ((0, b"SQLite format 3\0"),)),
@@ -73,17 +75,21 @@ _ZIP_TYPES = (  # (type, name of a member, or media type)
     (FileType("a Word document", "office"), "word/document.xml"),
     (FileType("an OpenDocument text", "office"), "application/vnd.oasis.opendocument.text"),
     (FileType("a presentation", "office"), "ppt/presentation.xml"),
-    (FileType("a presentation", advice=_DATA), "application/vnd.oasis.opendocument.presentation"),
-    (FileType("a spreadsheet", advice="save it as CSV first"), "xl/workbook.xml"),
-    (FileType("a spreadsheet", advice="save it as CSV first"), "application/vnd.oasis.opendocument.spreadsheet"),
+    (
+        FileType("a presentation", advice="save it as PPTX first: soffice --headless --convert-to pptx {file}"),
+        "application/vnd.oasis.opendocument.presentation",
+    ),
+    (FileType("a spreadsheet", advice=_CSV), "xl/workbook.xml"),
+    (FileType("a spreadsheet", advice=_CSV), "application/vnd.oasis.opendocument.spreadsheet"),
 )
 _PYTORCH = FileType("a PyTorch model", advice="convert it to safetensors first, with the program that wrote it")
 _PAGE = FileType("an HTML page", "html", is_text=True)
 _NOTEBOOK = FileType("a notebook", "notebook", is_text=True)
 _MAILBOX = FileType("a mailbox", "mail", is_text=True, is_collection=True)
 _MESSAGE = FileType("an e-mail", "mail", is_text=True)
+_SAVED_PAGE = FileType("a saved web page", "mail", is_text=True)
 COLLECTION_KINDS = {known.kind for known in (_MAILBOX, *(known for known, _ in _READABLE)) if known.is_collection}
-TEXT_KINDS = {known.kind for known in (_PAGE, _NOTEBOOK, _MAILBOX, _MESSAGE)}
+TEXT_KINDS = {known.kind for known in (_PAGE, _NOTEBOOK, _MAILBOX, _MESSAGE, _SAVED_PAGE)}
 _HTML = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body)\b", re.I | re.S)
 _MBOX = re.compile(r"From \S.* \d\d:\d\d.*\r?\n[\w-]+:\s")
 _HEADER = re.compile(r"[\w-]+:\s")
@@ -124,7 +130,8 @@ def _readable_text(name: str, start: bytes) -> FileType | None:
         return _NOTEBOOK
     if suffix not in (".patch", ".diff") and _MBOX.match(text):
         return _MAILBOX
-    return _MESSAGE if suffix == ".eml" and _HEADER.match(text) else None
+    messages = {".eml": _MESSAGE, ".mht": _SAVED_PAGE, ".mhtml": _SAVED_PAGE}
+    return messages.get(suffix) if _HEADER.match(text) else None
 
 
 def describe_binary(name: str, start: bytes, program: str = "") -> str | None:

@@ -66,7 +66,7 @@ def test_json_describes_each_document(llm: Llm) -> None:
     record = json.loads(llm("text", "d", "--json").stdout)
     assert [{key: value for key, value in one.items() if key != "sha256"} for one in record["documents"]] == [
         {
-            "name": "d/a.jsonl", "kind": "text", "bytes": 45, "characters": 2, "columns": ["text"],
+            "name": "d/a.jsonl", "kind": "table", "bytes": 45, "characters": 2, "columns": ["text"],
             "skipped": [{"reason": "record without text", "count": 2}],
         },
         {"name": "d/d.txt.gz", "kind": "plain text", "bytes": 30, "characters": 10},
@@ -86,10 +86,10 @@ def test_a_dry_run_shows_what_was_taken(llm: Llm) -> None:
     run = llm("train", "d", "--dry-run", *SMALL)
     assert run.exit_code == 0, run.stderr
     header, *table = rows(run.stdout)
-    assert header == ["kind", "files", "bytes", "characters", "not read"]
+    assert header == ["kind", "documents", "bytes", "characters", "not read"]
     assert table[:2] == [
         ["plain text", "3", "4,440", "4,440"],
-        ["text", "1", "36", "10", "record without text (1)"],
+        ["table", "1", "36", "10", "record without text (1)"],
     ]
     assert table[2][0] == "not read" and table[2][4].startswith("d/c.png is an image, not text")
     assert table[3] == ["setting", "value", "reason"]

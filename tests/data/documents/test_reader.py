@@ -221,9 +221,18 @@ def test_a_damaged_document_is_an_error_alone_and_skipped_among_others() -> None
     assert "no text found in a.pdf, a.pdf.gz" in problem_of("a.pdf", put("a.pdf.gz", gzip.compress(b"%PDF-1.7 x")))
 
 
+def test_rtf_is_refused_unless_it_is_read_as_plain_text() -> None:
+    put("a.rtf", rb"{\rtf1\ansi Text.}")
+    assert problem_of("a.rtf").startswith("a.rtf is an RTF document, not text; save it as plain text first: soffice")
+    assert texts(read_sources(["a.rtf"], ReadOptions(plain=True))) == {"a.rtf": r"{\rtf1\ansi Text.}"}
+
+
 def test_a_zip_archive_that_is_no_text_has_its_advice() -> None:
     put("a.xlsx", zipped({"xl/workbook.xml": "<x/>"}))
-    assert problem_of("a.xlsx") == "a.xlsx is a spreadsheet, not text; save it as CSV first"
+    assert (
+        problem_of("a.xlsx")
+        == "a.xlsx is a spreadsheet, not text; save it as CSV first: soffice --headless --convert-to csv a.xlsx"
+    )
     put("a.pth", zipped({"archive/data.pkl": b"x"}))
     assert problem_of("a.pth").startswith("a.pth is a PyTorch model, not text; convert it")
     put("a.zip", b"PK\x03\x04" + bytes(40))

@@ -43,6 +43,8 @@ ENCODINGS = {
     "UTF-8 with a mark": ("a.txt", codecs.BOM_UTF8 + UTF8),
     "UTF-16 LE": ("a.txt", codecs.BOM_UTF16_LE + SAMPLE.encode("utf-16-le")),
     "UTF-16 BE": ("a.txt", codecs.BOM_UTF16_BE + SAMPLE.encode("utf-16-be")),
+    "UTF-32 LE": ("a.txt", codecs.BOM_UTF32_LE + SAMPLE.encode("utf-32-le")),
+    "UTF-32 BE": ("a.txt", codecs.BOM_UTF32_BE + SAMPLE.encode("utf-32-be")),
     "gzip": ("a.txt.gz", gzip.compress(UTF8)),
     "gzip called .txt": ("a.txt", gzip.compress(UTF8)),
     "text called .gz": ("a.gz", UTF8),
@@ -229,7 +231,7 @@ ZEROS = {
     "UTF-16 LE without a mark": ("ab".encode("utf-16-le"), 1),
     "UTF-16 BE without a mark": ("ab".encode("utf-16-be"), 0),
     "inside UTF-16": (codecs.BOM_UTF16_LE + "あ\0".encode("utf-16-le"), 4),
-    "UTF-32": ("ab".encode("utf-32"), 2),
+    "UTF-32 without a mark": ("ab".encode("utf-32-le"), 1),
     "past the first block": (b"a" * (MIB - 1) + "あb\0".encode(), MIB + 3),
 }
 

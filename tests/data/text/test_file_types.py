@@ -121,6 +121,8 @@ def test_documents_are_recognized_by_their_first_bytes() -> None:
         ("a.ipynb", b'{"cells": []}', "notebook"),
         ("mail", mail, "mail"),
         ("a.eml", b"Subject: x\n\nText", "mail"),
+        ("a.mhtml", b"From: <Saved by Blink>\r\nSubject: x\r\n", "mail"),
+        ("a.txt", b"{\\rtf1\\ansi Text}", ""),
     ):
         known = file_types.recognize(name, start)
         assert known and known.module == module
