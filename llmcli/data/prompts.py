@@ -8,12 +8,12 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Literal
 
 from llmcli.data.conversations.messages import ROLES, Message
-from llmcli.data.conversations.tables import MAX_CELL, TABLE_SUFFIXES
+from llmcli.data.conversations.tables import MAX_CELL, TABLE_SUFFIXES, quoting_problem
 from llmcli.data.text import documents, file_types
 from llmcli.data.text.temporary_files import TextCopy
 from llmcli.errors import LLMError, brief, usage
@@ -108,7 +108,32 @@ def _table_rows(name: str, lines: Iterable[str], suffix: str, column: str | None
         problem = f"has no column {brief(wanted)}" if column else "is a table"
         columns = some(list(map(brief, first_rows[delimiter])), 10)
         raise usage(f"{name} {problem}; name one: `column` NAME, or a number; the first row is {columns}")
-    for number, cells in enumerate(filter(None, csv.reader(ended, delimiter=delimiter)), 1):
-        prompt = cells[index].strip() if len(cells) == width else ""
-        problem = "empty prompt" if len(cells) == width else f"found {len(cells)} columns, wanted {width}"
-        yield PromptRow(number, prompt, error="" if prompt else problem)
+    texts = list(ended)
+    rows = list(_cells(texts, delimiter))
+    if suffix == ".tsv" and any(isinstance(row, str) for row in rows):  # as when it is read for training
+        rows = list(_cells(texts, delimiter, csv.QUOTE_NONE))
+    for number, row in enumerate(filter(None, rows), 1):
+        if isinstance(row, str):
+            yield PromptRow(number, error=row)
+        elif len(row) != width:
+            yield PromptRow(number, error=f"found {len(row)} columns, wanted {width}")
+        else:
+            prompt = row[index].strip()
+            yield PromptRow(number, prompt, error="" if prompt else "empty prompt")
+
+
+def _cells(lines: list[str], delimiter: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL) -> Iterator[list[str] | str]:
+    """Yield the cells of each row, or what is wrong with its quotation marks; then the next row begins on its next
+    line."""
+    start = 0
+    while start < len(lines):
+        reader = csv.reader(islice(lines, start, None), delimiter=delimiter, quoting=quoting, strict=True)
+        first = start  # line of the row that is read
+        try:
+            for row in reader:
+                yield row
+                first = start + reader.line_num
+            return
+        except csv.Error as error:
+            yield f"{quoting_problem(error)}; wanted each quotation mark inside a cell doubled"
+            start = first + 1

@@ -55,3 +55,18 @@ def test_a_column_of_a_table(tmp_path: Path) -> None:
     assert [row.prompt for row in read_prompts("t.tsv", "2")] == ["b", "2"]
     with pytest.raises(LLMError, match="has no column '3'"):
         read_prompts("t.tsv", "3")
+
+
+def test_a_row_with_wrong_quotation_marks_has_an_error_and_the_next_ones_are_read(tmp_path: Path) -> None:
+    name = write(tmp_path, "p.csv", 'prompt,c\n"a" b,1\n"c ""d""",2\n"e,3\nf,4\n')
+    rows = read_prompts(name)
+    assert [(row.number, row.prompt) for row in rows] == [(1, ""), (2, 'c "d"'), (3, ""), (4, "f")]
+    assert "text after the quotation mark that ends a cell" in rows[0].error
+    assert "a quotation mark without its partner" in rows[2].error
+    name = write(tmp_path, "p.tsv", 'prompt\tc\n"a" b\t1\n"c"\t2\n"e\t3\n')
+    assert [row.prompt for row in read_prompts(name)] == ['"a" b', '"c"', '"e']
+
+
+def test_the_encoding_can_be_named(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_bytes('prompt,c\r\n"朝,昼",1\r\n'.encode("shift_jis"))
+    assert [row.prompt for row in read_prompts("p.csv", encoding="shift_jis")] == ["朝,昼"]

@@ -186,6 +186,10 @@ def _lines(document: Document, on_read: OnRead = ignore) -> Iterator[str]:
     return chain(start if len(start) > 1 else "".join(start).removesuffix("\r").split("\r"), lines)
 
 
+def quoting_problem(error: csv.Error) -> str:
+    return next((text for words, text in _REASONS.items() if words in str(error)), str(error))
+
+
 def _rows(name: str, lines: Iterable[str], dialect: _Dialect) -> Iterator[tuple[int, list[str]]]:
     """Yield (first line, cells) of each nonempty row. Raises _QuotingError."""
     csv.field_size_limit(MAX_CELL)
@@ -197,10 +201,9 @@ def _rows(name: str, lines: Iterable[str], dialect: _Dialect) -> Iterator[tuple[
         try:
             row = next(reader, None)
         except csv.Error as error:
-            reason = next((text for words, text in _REASONS.items() if words in str(error)), str(error))
             raise _QuotingError(
-                f"{name} line {start:,}: {reason}; wanted double quotes around text with a {_DELIMITERS[delimiter]} "
-                f"or a quotation mark, and each quotation mark inside doubled"
+                f"{name} line {start:,}: {quoting_problem(error)}; wanted double quotes around text with a "
+                f"{_DELIMITERS[delimiter]} or a quotation mark, and each quotation mark inside doubled"
             ) from error
         if row is None:
             return
