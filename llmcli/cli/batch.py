@@ -108,7 +108,7 @@ def run(
     from llmcli.generation.batch import decode_batch
 
     sampling = options.sampling()
-    rows = read_prompts(str(options.batch), options.column)
+    rows = read_prompts(str(options.batch), options.column, options.encoding or "")
     with _open_output(options, model, rows, sampling.seed) as output:
         seeded = [(row, replace(sampling, seed=output.seed + number)) for number, row in enumerate(rows)]
         left, progress = seeded[output.done :], _Progress(output.done, len(rows))

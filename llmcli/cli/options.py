@@ -18,7 +18,7 @@ from typer.models import OptionInfo
 
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL, DEVICES, QUANTIZATIONS, Grammar, SamplingConfig
-from llmcli.errors import LLMError, command_line, option_of, usage
+from llmcli.errors import LLMError, brief, command_line, option_of, usage
 
 if TYPE_CHECKING:
     from typer._click import Parameter as TyperParameter
@@ -198,10 +198,10 @@ def read_choices(value: str, *, strips: bool) -> list[str]:
         is_file = Path(value).is_file()
     except (OSError, ValueError):  # too long for a name
         is_file = False
-    value = utf8_argument(value, "list of choices") if not is_file else decoded(Path(value).read_bytes(), "choices")
+    value = utf8_argument(value, "list of choices") if not is_file else _read(value, "choices")
     choices = [line for line in value.splitlines() if line.strip()] if is_file else value.split(",")
     if len(choices) == 1 and not is_file:
-        raise usage(f"--choices must be {CHOICES_HELP}, found {value}, which is no file")
+        raise usage(f"--choices must be {CHOICES_HELP}, found {brief(value)}, which is no file")
     choices = [choice.strip() for choice in choices] if strips else choices
     check_choices(choices, "--choices")
     return choices
@@ -211,7 +211,11 @@ def _read_form(name: str, what: str) -> str:
     """Read the file that --json-schema or --grammar names. Raises LLMError."""
     if not Path(name).is_file():
         raise LLMError(f"there is no file {name}; give the name of a file with the {what}")
-    return decoded(Path(name).read_bytes(), what)
+    return _read(name, what)
+
+
+def _read(name: str, what: str) -> str:
+    return decoded(Path(name).read_bytes(), what).removeprefix("\ufeff")
 
 
 class GenerationOptions(ResultOptions):
@@ -265,6 +269,7 @@ class GenerationOptions(ResultOptions):
         "FILE", "With --batch: file for the results; the same command continues it.", names="-o --output", panel=BATCH
     )
     column: str | None = option("NAME", "With --batch: column of a table that has the prompts.", panel=BATCH)
+    encoding: str | None = option("NAME", "With --batch: encoding of prompts that are not UTF-8.", panel=BATCH)
     force: bool = flag("With --batch: overwrite an existing output.", panel=BATCH)
     quantize: str | None
     no_cache: bool
@@ -276,7 +281,7 @@ class GenerationOptions(ResultOptions):
         if not (self.memory or vars(self).get("new")):
             self.reject("without --memory or --new", "corpus")
         if self.batch is None:
-            self.reject("without --batch", "output", "column", "force")
+            self.reject("without --batch", "output", "column", "encoding", "force")
         elif not self.batch:
             raise usage("the name of the file with prompts is empty; give one: --batch prompts.txt")
         if self.quantize:

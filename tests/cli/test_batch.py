@@ -85,7 +85,12 @@ def test_chat_answers_rows_separately_and_names_bad_ones(llm: Llm, tmp_path: Pat
 
 
 def test_options_without_effect_are_refused(llm: Llm, prompts: Path) -> None:
-    for words in (("The", "--batch", "p.txt"), ("--batch", "p.txt", "--samples", 2), ("The", "-o", "x")):
+    for words in (
+        ("The", "--batch", "p.txt"),
+        ("--batch", "p.txt", "--samples", 2),
+        ("The", "-o", "x"),
+        ("x", "--encoding", "GBK"),
+    ):
         assert llm("generate", *words).exit_code == 2
     for words in (("-o", "p.txt"), ("-o", "model.safetensors"), ("-o", "no/x")):
         assert llm("generate", "--batch", "p.txt", *words).exit_code == 1

@@ -342,7 +342,7 @@ def test_choices_are_listed_with_their_probabilities(llm: Llm, chat_model: Path,
     [
         (
             ("hi", "--choices", "mat"),
-            "--choices must be a list with commas, or a file with one on each line, found mat",
+            "--choices must be a list with commas, or a file with one on each line, found 'mat'",
         ),
         (("hi", "--choices", "a,b,a"), "--choices has 'a' twice"),
         (("hi", "--choices", "a,,b"), "an empty text (number 2)"),
