@@ -168,8 +168,8 @@ class Model:
 
         The defaults are `SamplingConfig`'s, except for the seed, which is random. literal=True keeps the tokenization
         of the prompt fixed; see `llm generate --help`. With `schema`, `regex` or `grammar`, the text has that form,
-        unless max_tokens cuts it off: see the finish reason of `pieces`. Raises LLMError for an empty prompt or an
-        invalid value.
+        unless max_tokens cuts it off: see the finish reason of `pieces`. An empty prompt
+        begins a text. Raises LLMError for an invalid value.
 
             model.generate("The train leaves at", regex=r" \d\d:\d\d")
         """
@@ -231,7 +231,7 @@ class Model:
         order of the prompts; each has a seed of its own, `seed` and the following numbers."""
         from llmcli.generation.batch import continuation_request
 
-        if isinstance(prompts, str):
+        if isinstance(prompts, str) or not isinstance(prompts, Iterable):
             raise TypeError(f"prompts must be a list of str, found {brief(prompts)}")
         texts, literal = [_text(prompt, "each prompt") for prompt in prompts], _flag(literal, "literal")
 
@@ -247,6 +247,8 @@ class Model:
         from llmcli.generation.batch import answer_request
         from llmcli.generation.chat import open_assistant
 
+        if isinstance(conversations, str) or not isinstance(conversations, Iterable):
+            raise TypeError(f"conversations must be a list of lists of messages, found {brief(conversations)}")
         options.setdefault("max_tokens", ANSWER_TOKENS)
         read = [_messages(messages) for messages in conversations]
         assistant = open_assistant(self._source, self.runtime, self.tokenizer)
@@ -319,6 +321,8 @@ class Model:
         from llmcli.generation.known_answers import AnswerFinder, open_known_answers
 
         messages = [Message("user", _text(prompt, "prompt"))] if isinstance(prompt, str) else _messages(prompt)
+        if messages and not messages[-1].content.strip():
+            raise usage("the question is empty; give a text to answer")
         known, assistant = open_known_answers(self._source), self._take_assistant()
         try:
             self._finder = self._finder or AnswerFinder(known)

@@ -57,10 +57,14 @@ def test_batches_give_the_texts_of_single_calls(tmp_path: Path) -> None:
     asked = [[{"role": "user", "content": prompt}] for prompt in prompts]
     answers = [model.chat(messages, **options | {"seed": 4 + i}) for i, messages in enumerate(asked)]
     assert model.chat_batch(asked, **options) == answers
-    with pytest.raises(llmcli.LLMError, match="number 2: the prompt is empty"):
-        model.generate_batch(["a", ""])
+    with pytest.raises(llmcli.LLMError, match="number 2: the message has"):
+        model.chat_batch([asked[0], [{"role": "user", "content": "The cat. " * 999}]])
     with pytest.raises(TypeError, match="prompts must be a list of str, found 'The cat'"):
         model.generate_batch("The cat")
+    for call in (model.generate_batch, model.chat_batch):
+        assert_one_sentence(lambda call=call: call(None))  # type: ignore[misc]
+    for texts in (model.generate_batch(["", "The"], seed=4, max_tokens=3), [model.generate("", seed=4, max_tokens=3)]):
+        assert texts[0] == model.generate("\n", seed=4, max_tokens=3, literal=True)
 
 
 def test_calls_without_a_seed_give_different_texts(tiny_model: Path) -> None:
@@ -267,7 +271,8 @@ def assert_one_sentence(call: Callable[[], object]) -> None:
 def test_what_is_no_text_or_file_is_refused(name: str, tiny_model: Path) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     model = llmcli.load(tiny_model)
-    for value in [*NOT_TEXTS, None if name in ("tokenize", "detokenize") else "", "x\0" if name == "load" else None]:
+    takes_empty = name in ("tokenize", "detokenize", "generate", "stream", "next_words")
+    for value in [*NOT_TEXTS, None if takes_empty else "", "x\0" if name == "load" else None]:
         is_fine = (name == "load" and value == Path("x")) or (name == "output" and value == Path("x"))
         is_fine = is_fine or (name == "detokenize" and value == b"ab")  # a sequence of integers
         if not is_fine and not (name == "train" and isinstance(value, Path)):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from llmcli.analysis.attribution import Attribution, attribute_logit
 from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.generation.token_healing import Prompt, read_prompt
@@ -105,6 +106,8 @@ def predict_next(runtime: Runtime, tokenizer: Tokenizer, prompt: str | Prompt, *
     Afterwards the KV cache holds the most likely tokenization, as far as it fits. Raises LLMError for an empty prompt
     and for NaN or infinite logits.
     """
+    if prompt == "":
+        raise LLMError("the prompt is empty; give a text to continue")
     vocabulary = tokenizer.vocabulary
     first = read_prompt(runtime, tokenizer, Prompt.of(prompt, tokenizer, literal=literal))
     continuation = first.continuations_of(int(first.logits.argmax()))[0]

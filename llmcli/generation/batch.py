@@ -69,8 +69,7 @@ class BatchResult:
 def continuation_request(
     prompt: str, tokenizer: Tokenizer, sampling: SamplingConfig, choices: Sequence[str] = (), *, literal: bool = False
 ) -> GenerationRequest:
-    """Make the request to continue a text as `generate` does, or to score its continuations. Raises LLMError for an
-    empty text."""
+    """Make the request to continue a text as `generate` does, or to score its continuations."""
     known = Prompt.of(prompt, tokenizer, literal=literal)
     return _request(known if known.tail or known.in_word else tuple(known.ids), sampling, choices)
 

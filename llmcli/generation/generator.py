@@ -59,7 +59,7 @@ def generate(
 
     Unless `literal`, the prompt's end may be tokenized differently and its last word may continue (token_healing.py).
     If the prompt is longer than the context, its end is used. When the context is full, generation continues with its
-    newer half. Raises LLMError for an empty prompt.
+    newer half.
     """
     known = Prompt.of(prompt, tokenizer, literal=literal)
     text = GeneratedText(tokenizer, known.ids, sampling)

@@ -7,6 +7,7 @@ from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.generation.batch import CONCURRENT, continuation_request, decode_batch
 from llmcli.generation.engine.requests import GenerationRequest
+from llmcli.generation.token_healing import beginning_of_line
 from llmcli.models.runtime import Runtime
 
 ATTEMPTS, MIN_ATTEMPTS = 20, 200  # texts generated at most: for each line that is wanted, and for all
@@ -26,7 +27,7 @@ class LineGenerator:
     found: int = 0
     duplicates: int = 0
     dropped: int = 0  # known lines
-    incomplete: int = 0  # lines that were empty, or longer than `max_tokens`
+    incomplete: int = 0  # texts that were empty, longer than `max_tokens`, or more than one line
 
     def __iter__(self) -> Iterator[str]:
         seen: set[str] = set()
@@ -49,7 +50,7 @@ class LineGenerator:
                 raise result.error
             self.generated += 1
             line = (beginning + result.text).strip()
-            if not line or result.finish_reason == "length":
+            if not line or "\n" in line or result.finish_reason == "length":
                 self.incomplete += 1
             elif line in seen:
                 self.duplicates += 1
@@ -58,15 +59,9 @@ class LineGenerator:
                 yield line
 
     def _request(self, number: int) -> GenerationRequest:
-        sampling = self.sampling
-        sampling = replace(sampling, seed=sampling.seed + number, stop=(*sampling.stop, "\n"))
+        sampling = replace(self.sampling, seed=self.sampling.seed + number)
+        if not sampling.grammar:  # a text of a given form ends where that is complete
+            sampling = replace(sampling, stop=(*sampling.stop, "\n"))
         if self.prompt:
             return continuation_request(self.prompt, self.tokenizer, sampling)
-        return GenerationRequest("", beginning_of_line(self.tokenizer), sampling)
-
-
-def beginning_of_line(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Return the tokens before a line: a line break, or if the training text has none, what begins a document."""
-    if tokenizer.seen_bytes is not None and b"\n" not in tokenizer.seen_bytes:
-        return (tokenizer.bos_id,)
-    return (*tokenizer.bos_ids, *tokenizer.encode("\n"))
+        return GenerationRequest("", tuple(beginning_of_line(self.tokenizer)), sampling)

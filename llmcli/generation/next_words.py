@@ -78,13 +78,13 @@ def next_words(
     runtime: Runtime, tokenizer: Tokenizer, text: str, *, check: Callable[[], None] = lambda: None
 ) -> NextWords:
     """Find the words that may follow a text, at temperature 1. `check` is called before each evaluation of the model
-    and may raise an exception to end the search. Raises LLMError for an empty text."""
+    and may raise an exception to end the search."""
     limit = max_evaluations(runtime.parameters)
     prompt, most = Prompt.of(text, tokenizer), max(2, limit // PROMPT_SHARE)
     first = read_prompt(
         runtime, tokenizer, prompt, max_evaluations=most, negligible=MIN_PROBABILITY, reserve=MAX_WORD_TOKENS
     )
-    search = _WordSearch(tokenizer, in_word=character_class(text[-1]) == "letters")
+    search = _WordSearch(tokenizer, in_word=prompt.in_word)
     explored = 1 - first.unexplored
     for continuation in first.continuations(MIN_PROBABILITY):
         search.add(continuation.probability * explored, continuation.tokens, continuation.new_bytes)

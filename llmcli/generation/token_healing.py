@@ -52,12 +52,12 @@ class Prompt:
 
     @classmethod
     def of(cls, text: "str | Prompt", tokenizer: Tokenizer, *, literal: bool = False) -> "Prompt":
-        """Tokenize a text; with `literal`, it has no tail. A Prompt, such as a conversation, is returned unchanged.
-        Raises LLMError for an empty text."""
+        """Tokenize a text; with `literal`, it has no tail. An empty one is what begins a text. A Prompt, such as a
+        conversation, is returned unchanged."""
         if isinstance(text, Prompt):
             return text
         if not text:
-            raise LLMError('the prompt is empty; give a text to continue: llm generate "Once upon a time"')
+            return cls(tokenizer.bos_ids or beginning_of_line(tokenizer))
         if literal:
             return cls(tokenizer.bos_ids + tokenizer.encode(text))
         before, last_word = tokenizer.split_last_word(text)
@@ -81,6 +81,13 @@ class Prompt:
         space = max(1, space)
         tail = self.tail[max(0, len(self.tail) - (space - 1)) :] if space > 1 else []
         return self.ids[: len(self.ids) - len(tail)][-(space - len(tail)) :], tail
+
+
+def beginning_of_line(tokenizer: Tokenizer) -> list[int]:
+    """Return the tokens before a line: a line break, or if the training text has none, what begins a document."""
+    if tokenizer.seen_bytes is not None and b"\n" not in tokenizer.seen_bytes:
+        return [tokenizer.bos_id]
+    return tokenizer.bos_ids + tokenizer.encode("\n")
 
 
 def default_evaluations(runtime: Runtime) -> int:

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from llmcli.config import SamplingConfig
+from llmcli.config import Grammar, SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.generation import lines as module
 from llmcli.generation.batch import BatchResult
-from llmcli.generation.lines import LineGenerator, beginning_of_line
+from llmcli.generation.lines import LineGenerator
+from llmcli.generation.token_healing import beginning_of_line
 from tests.conftest import TEXT
 
 TOKENIZER = Tokenizer.train_bpe([TEXT], 300)
@@ -22,13 +23,13 @@ def generator(monkeypatch: pytest.MonkeyPatch):
     def make(texts, count, **fields):
         def decode_batch(runtime, tokenizer, requests) -> Iterator[BatchResult]:
             for request in requests:
-                assert "\n" in request.sampling.stop
+                assert ("\n" in request.sampling.stop) == (request.sampling.grammar is None)
                 text = texts[request.sampling.seed % len(texts)]
                 yield BatchResult(text.removesuffix("..."), "length" if text.endswith("...") else "stop", is_done=True)
 
         monkeypatch.setattr(module, "decode_batch", decode_batch)
-        fields.setdefault("prompt", "")
-        return LineGenerator(None, TOKENIZER, sampling=SamplingConfig(), count=count, **fields)
+        fields = {"prompt": "", "sampling": SamplingConfig()} | fields
+        return LineGenerator(None, TOKENIZER, count=count, **fields)
 
     return make
 
@@ -46,6 +47,12 @@ def test_a_prompt_is_the_beginning_of_each_line(generator) -> None:
     assert list(generator(["na", "n"], 2, prompt="List:\nAn")) == ["Anna", "Ann"]
 
 
+def test_lines_of_a_form_end_where_it_is_complete(generator) -> None:
+    sampling = SamplingConfig(grammar=Grammar("regex", "An+|a\nb"))
+    lines = generator(["An", "a\nb", "Ann"], 2, sampling=sampling)
+    assert list(lines) == ["An", "Ann"] and lines.incomplete == module.CONCURRENT // 3 + 1
+
+
 @pytest.mark.parametrize(("count", "limit"), [(5, 200), (50, 1000)])
 def test_generation_ends_if_there_are_no_more_new_lines(generator, count: int, limit: int) -> None:
     lines = generator(["a", "b", "c"], count)
@@ -54,6 +61,6 @@ def test_generation_ends_if_there_are_no_more_new_lines(generator, count: int, l
 
 
 def test_a_line_begins_after_a_line_break_or_as_a_document() -> None:
-    assert beginning_of_line(TOKENIZER.for_model(None)) == tuple(TOKENIZER.encode("\n"))
-    assert beginning_of_line(TOKENIZER.for_model(b"a\n")) == tuple(TOKENIZER.encode("\n"))
-    assert beginning_of_line(TOKENIZER.for_model(b"ab")) == (TOKENIZER.eos_id,)
+    assert beginning_of_line(TOKENIZER.for_model(None)) == TOKENIZER.encode("\n")
+    assert beginning_of_line(TOKENIZER.for_model(b"a\n")) == TOKENIZER.encode("\n")
+    assert beginning_of_line(TOKENIZER.for_model(b"ab")) == [TOKENIZER.eos_id]

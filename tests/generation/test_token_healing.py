@@ -11,7 +11,6 @@ import pytest
 
 from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.errors import LLMError
 from llmcli.generation import next_words as search
 from llmcli.generation import token_healing
 from llmcli.generation.generator import generate
@@ -220,9 +219,11 @@ def test_only_letters_and_digits_at_the_end_may_continue(text: str, in_word: boo
     assert Prompt.of(text, Tokenizer.train_bpe([TEXT], 300)).in_word is in_word
 
 
-def test_an_empty_prompt_is_an_error() -> None:
-    with pytest.raises(LLMError, match="the prompt is empty; give a text to continue"):
-        Prompt.of("", Tokenizer.train_bpe([TEXT], 300))
+def test_an_empty_prompt_is_what_begins_a_text() -> None:
+    tokenizer = Tokenizer.train_bpe([TEXT], 300)
+    assert Prompt.of("", tokenizer) == Prompt(tokenizer.encode("\n"))
+    assert Prompt.of("", tokenizer, literal=True) == Prompt(tokenizer.encode("\n"))
+    assert Prompt.of("", tokenizer.for_model(b"ab")) == Prompt([tokenizer.bos_id])
 
 
 @pytest.mark.parametrize("limit", [2, 3, 10])

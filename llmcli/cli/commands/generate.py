@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class _Options(GenerationOptions):
-    prompt: str | None = argument("PROMPT", "Text to continue; - reads standard input.")
+    prompt: str | None = argument("PROMPT", 'Text to continue; "" begins a text, - reads standard input.')
     model: str | None
     max_tokens: int
     stop: list[str] | None = option("TEXT", "Stop sequence, not printed; can be repeated.")
@@ -84,6 +84,8 @@ def generate(options: _Options) -> None:
     )
     if options.prompt_pair and not options.batch and not text.strip():
         raise LLMError("the prompt is empty; give a text to answer")
+    if not (text or options.batch or options.lines) and options.prompt != "":
+        raise LLMError('the prompt is empty; write "" to begin a text')
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.models.open_runtime import expert_names, open_runtime
 
@@ -144,7 +146,7 @@ def _check_options(options: _Options) -> None:
     else:
         options.reject(
             "with --lines", "samples", "literal", "prompt_pair", "color", "next", "steps", "memory", "experts",
-            "choices",
+            "choices", "min_tokens",
         )  # fmt: skip
         if options.json:
             options.reject("with --json", "separator")
@@ -293,7 +295,7 @@ def _print_lines(
         console.verbatim(_separator(options, is_last=True))
     figures = f"{units.count(lines.generated, 'line')} generated: {units.count(lines.duplicates, 'duplicate')}"
     figures += f", {lines.dropped:,} in the training text" * bool(known)
-    figures += f", {lines.incomplete:,} empty or longer than -n" * bool(lines.incomplete)
+    figures += f", {lines.incomplete:,} empty, longer than -n or several lines" * bool(lines.incomplete)
     if len(found) < count:
         raise LLMError(f"found {len(found):,} of {count:,} lines; {figures}; a higher `temperature` varies them more")
     console.note(figures)

@@ -101,6 +101,7 @@ def test_new_lines_are_not_in_the_training_text_and_samples_are_separated(llm: L
     few = llm("generate", "--lines", 5, "-t", 0)
     assert few.exit_code == 1 and "found 1 of 5 lines" in few.stderr and few.stdout.count("\n") == 1
     (tmp_path / "names.txt").rename(tmp_path / "other.txt")
+    assert "--min-tokens has no effect with --lines" in llm("generate", "--lines", 5, "--min-tokens", 3).stderr
     missing = llm("generate", "--lines", 5, "--new")
     assert missing.exit_code == 1 and "is missing or has changed" in missing.stderr and "--corpus" in missing.stderr
     assert not set(llm("generate", "--lines", 5, "--new", "--corpus", "other.txt").stdout.splitlines()) & set(words)
