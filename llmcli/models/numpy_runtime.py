@@ -56,6 +56,7 @@ class NumpyRuntime(KVCacheRuntime):
         self._embedding = checkpoint.stacked(["model.embed_tokens.weight"])
         with np.errstate(over="ignore", invalid="ignore"):  # damaged weights are detected in the logits
             self._layers = [_Layer(checkpoint, index) for index in range(config.num_hidden_layers)]
+        self._norms_inputs = config.norm_names.before_attention != ""  # of attention and SwiGLU
         self._norm = checkpoint.stacked(["model.norm.weight"])
         self._head = Matrix(self._embedding if config.tie_word_embeddings else checkpoint.stacked(["lm_head.weight"]))
         self._eps = np.float32(config.rms_norm_eps)
@@ -162,7 +163,7 @@ class NumpyRuntime(KVCacheRuntime):
         if recorder:
             recorder.residual(x)
         expert_weights: list[Array] = []
-        before = self.config.norm_names.before_attention != ""
+        before = self._norms_inputs
         with np.errstate(over="ignore"):  # exp(-gate) in a SwiGLU may be infinite; silu(gate) is then correctly 0
             for index, layer in enumerate(self._layers):
                 q, k, v = layer.project(_rms_norm(x, self._eps) if before else x, rotations)
