@@ -355,6 +355,11 @@ def test_a_head_is_switched_off(opened: Any, words_model: Path) -> None:
     assert page.input_value("#head") == "2.1" and page.get_attribute("[data-part='2.1']", "aria-checked") == "false"
     page.click("[data-part='1']")
     wait_until_shown(page)
+    assert page.locator("#parts .off").count() == 1  # the MLP of the layer
+    page.click("[data-part='1.2']")  # switches the layer on, too
+    wait_until_shown(page)
+    unchecked = page.locator("#parts [aria-checked=false]").evaluate_all("(all) => all.map((node) => node.dataset.part)")
+    assert unchecked == ["2.1"] and page.text_content("#announcement") == "Layer 1, head 2 is on."
     page.click("#all-on")
     wait_until_shown(page)
     assert bars(page, "change-bars") == before
@@ -407,6 +412,11 @@ def test_two_prompts(opened: Any, words_model: Path) -> None:
         found = {row[0]: float(row[column][:-1]) for row in compared}
         for word in next_words(runtime_of(words_model), tokenizer, prompt).words[:3]:
             assert found[word.text] == pytest.approx(100 * word.probability, abs=0.2)
+    page.fill("#other", "")
+    assert page.inner_text("#compared-legend").split("  ")[-1].endswith("⟨no text⟩")
+    page.click("#tab-write")
+    page.click("#tab-compare")
+    assert page.input_value("#other") == "The cat likes to"  # to change a word of it
 
 
 @pytest.mark.slow
@@ -444,8 +454,19 @@ def test_a_conversation(opened: Any, sums_model: Path) -> None:
     assert answers.count() == 2
     page.click("#chat-undo")
     assert answers.count() == 1 and page.input_value("#message") == "What is 4 and 4?"
+    page.fill("#message", "What? " * 500)
+    page.press("#message", "Enter")
+    page.locator("#problem", has_text="the message is longer than the context").wait_for()
+    assert answers.count() == 1 and page.input_value("#message").startswith("What? What?")
     answer = str(answers.first.text_content())
     page.click("#look-inside")  # the whole conversation, up to the answer
+    page.wait_for_selector("#inside[aria-busy=false]")
+    assert not page.is_visible("#problem")
+    lens = page.locator("#lens").text_content()
+    page.click("#tab-compare")
+    wait_until_shown(page)
+    assert str(page.locator("#lens-0").text_content()).endswith(str(lens).removeprefix("Most likely tokens"))
+    page.click("#tab-inside")
     page.wait_for_selector("#inside[aria-busy=false]")
     tokens = "".join(page.locator("#tokens .token > span:first-child").all_text_contents()).replace("·", " ")
     assert "What is 2 and 3?" in tokens and answer not in tokens
@@ -471,6 +492,7 @@ def test_widths_and_languages(opened: Any, sums_model: Path, width: int, locale:
             if tab == "tab-inside":
                 wait_until_shown(page)
             page.wait_for_timeout(200)
+            assert page.locator("#lens th").evaluate_all("(all) => all.every((one) => one.scrollWidth <= one.clientWidth)")
             assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
             texts[language] += page.locator("[data-text]:visible").all_text_contents()
         page.click("#language")

@@ -3,7 +3,8 @@ byId("other").value = data.start.compare;
 byId("other").addEventListener("input", () => refresh());
 
 function refreshCompare() {
-  const texts = [state.text, byId("other").value], names = texts.map((text) => (text.length > 40 ? "…" : "") + readable(text.slice(-40)));
+  const other = { text: byId("other").value, ids: null, prefix: 0 }, texts = [state, other];
+  const names = texts.map(({ text }) => (text ? (text.length > 40 ? "…" : "") + readable(text.slice(-40)) : say("noText")));
   const key = (i) => element("span", {}, element("i", { class: ["first", "second"][i] }), ` ${names[i]}`);
   const parts = [...off].map(nameOf).join(say("comma"));
   byId("compared-legend").replaceChildren(key(0), key(1), parts && element("span", {}, say("without", { parts })));

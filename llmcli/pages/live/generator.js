@@ -2,6 +2,7 @@
 const MAX_UNEXPLORED = 0.001; // the search for words stops when less probability than this is unexplored
 const MAX_EVALUATIONS = 1000, MIN_EVALUATIONS = 50, MAX_WORK = 2e10; // of the model, and evaluations x parameters
 const PROMPT_SHARE = 4; // one in four evaluations is for the tokenizations of the prompt's end
+const MAX_OPEN = 4 * MAX_EVALUATIONS; // spellings that are kept; of more, only the most likely will ever be followed
 const MAX_WORD_TOKENS = 16; // tokens of the context kept free for the word
 const MIN_PROBABILITY = 1e-7; // less likely spellings stay unexplored
 const QUICK_EVALUATIONS = 20; // of the model, for a first look
@@ -101,6 +102,7 @@ class WordSearch {
     const found = firstWord(spelled, this.ends.includes(path.at(-1)));
     if (!found) {
       this.open.push({ probability, path, spelled });
+      if (this.open.length > MAX_OPEN) this.open = this.open.sort((a, b) => b.probability - a.probability).slice(0, MAX_EVALUATIONS);
       return;
     }
     const { word, space } = found, continues = this.inWord && !space && characterClass([...word][0]) === "letters";
@@ -112,9 +114,9 @@ class WordSearch {
 
   // Removes the most likely spelling, and returns it.
   next() {
-    const best = this.open.reduce((a, b) => (b.probability > a.probability ? b : a));
-    this.open.splice(this.open.indexOf(best), 1);
-    return best;
+    let best = 0;
+    for (let i = 1; i < this.open.length; i++) if (this.open[i].probability > this.open[best].probability) best = i;
+    return this.open.splice(best, 1)[0];
   }
 
   ranked() {
@@ -125,7 +127,7 @@ class WordSearch {
 // {word, space} of the first word of some bytes, and the white space before it; null if it is not complete yet. `ended`: the
 // text ends after them.
 function firstWord(spelled, ended) {
-  const decoded = new TextDecoder("utf-8", { ignoreBOM: true }).decode(byteArray(spelled), { stream: true });
+  const decoded = completeText(spelled);
   const [space] = decoded.match(/^[ \t\u3000]*/), characters = [...decoded.slice(space.length)];
   if (!characters.length) return ended ? { word: END, space: "" } : null;
   const kind = characterClass(characters[0]);

@@ -19,15 +19,19 @@ const partName = (layer, head) => say(head === undefined ? "layerName" : "headNa
 const nameOf = (part) => (part === "cache" ? say("ngramCache") : partName(...part.split(".").map((number) => number - 1)));
 const signed = (value, figure = Math.abs(value).toFixed(2)) => (Number(figure) ? (value < 0 ? "−" : "+") : "") + figure;
 
+const layerOf = (part) => part.split(".")[0];
+const isOff = (part) => off.has(part) || off.has(layerOf(part));
+
 function showParts() {
   const focused = document.activeElement.dataset.part;
-  const cell = (label, contribution, name, part) => {
-    const title = contribution === undefined ? name : `${name}: ${signed(contribution)}`, isOff = off.has(part) || off.has(part?.split(".")[0]);
-    const node = part ? clickable(() => switchPart(part), { role: "switch", "aria-checked": !isOff, tabindex: -1, "data-part": part }, label)
+  const cell = (label, contribution, name, part, layerIsOff = false) => {
+    const title = contribution === undefined ? name : `${name}: ${signed(contribution)}`;
+    const node = part ? clickable(() => switchPart(part), { role: "switch", "aria-checked": !isOff(part), tabindex: -1, "data-part": part }, label)
       : element("span", {}, label);
     node.title = title;
     node.setAttribute("aria-label", title);
-    if (data.planted[part]) node.classList.add("planted");
+    node.classList.toggle("off", layerIsOff);
+    node.classList.toggle("planted", part in data.planted);
     if (contribution) {
       node.style.setProperty("--share", Math.abs(contribution) / inside.largest);
       node.classList.toggle("negative", contribution < 0);
@@ -38,7 +42,7 @@ function showParts() {
   const rows = [[cell(say("embedding"), embedding, say("embedding"))], ...Array.from({ length: L }, (_, layer) => [
     cell(partName(layer), undefined, partName(layer), `${layer + 1}`),
     ...Array.from({ length: H }, (_, head) => cell(head + 1, heads?.[layer][head], partName(layer, head), `${layer + 1}.${head + 1}`)),
-    cell("MLP", mlp?.[layer], say("mlpName", { layer: layer + 1 })),
+    cell("MLP", mlp?.[layer], say("mlpName", { layer: layer + 1 }), undefined, off.has(`${layer + 1}`)), // no switch of its own
   ]), ...(data.ngram_cache ? [[cell(say("ngramCache"), undefined, say("ngramCache"), "cache")]] : [])];
   byId("parts").replaceChildren(...rows.map((cells) => element("div", {}, ...cells)));
   const switches = [...byId("parts").querySelectorAll("button")], current = switches.find((node) => node.dataset.part === focused);
@@ -47,10 +51,12 @@ function showParts() {
   byId("all-on").disabled = !off.size;
 }
 
+// A head that is off because its layer is off is switched on together with the layer.
 function switchPart(part) {
-  if (!off.delete(part)) off.add(part);
+  if (isOff(part)) [part, layerOf(part)].forEach((one) => off.delete(one));
+  else off.add(part);
   if (part.includes(".")) selectHead(...part.split(".").map((number) => number - 1));
-  announce(say(off.has(part) ? "isOff" : "isOn", { part: nameOf(part) }));
+  announce(say(isOff(part) ? "isOff" : "isOn", { part: nameOf(part) }));
   showParts();
   refresh();
 }
@@ -121,6 +127,7 @@ function showInsideTokens() {
   byId("tokens").replaceChildren(...inside.labels.map((label, i) => element("div", {
     class: "token", role: "option", tabindex: i === selected.token ? 0 : -1, "aria-label": readable(label),
   }, element("span", {}, withFaintMarks(label)), element("span", { class: "weight" }))));
+  byId("token-scroll").scrollTop = byId("token-scroll").scrollHeight; // the last token is selected
 }
 function selectToken(node) {
   const i = [...byId("tokens").children].indexOf(node);
@@ -207,7 +214,7 @@ new ResizeObserver(() => byId("inside").hidden || !inside.weights.length || show
 function showLens(node, lens, token, caption) {
   const cell = ({ label, probability }) => {
     const figure = element("span", { class: "figure" }, Math.round(100 * probability) + "%");
-    const node = element("span", { class: readable(label) === token ? "cell predicted" : "cell" }, tokenSpan(label), figure);
+    const node = element("span", { class: readable(label) === token ? "cell predicted" : "cell", title: visible(label) }, tokenSpan(label), figure);
     node.style.setProperty("--share", probability);
     return node;
   };

@@ -24,8 +24,8 @@ function request(type, body, receive = () => {}) {
 worker.onmessage = ({ data: answer }) => {
   const receive = receivers.get(answer.id);
   if (answer.done) receivers.delete(answer.id);
-  if (answer.error) showProblem(answer.error);
   receive?.(answer);
+  if (answer.error) showProblem(answer.error);
   if (answer.done && answer.id === lastNext) openPanel().setAttribute("aria-busy", "false");
 };
 worker.onerror = (event) => showProblem(say("failed", { error: event.message }));
@@ -66,6 +66,7 @@ function undo() {
 // Asks for what the open tab shows, after any change.
 function refresh() {
   const panel = openPanel(), ask = { write: refreshNext, inside: refreshInside, compare: refreshCompare }[panel.id];
+  showProblem("");
   if (!ask) return;
   setBusy(false);
   lastNext = ask();
@@ -80,7 +81,6 @@ function refreshNext() {
 }
 
 function showNext({ choices, rest }) {
-  showProblem("");
   const rows = choices.map(({ text: name, added, continues, probability }) => {
     const label = name === "<end>" ? element("span", {}, say("end")) : tokenSpan((continues ? "…" : "") + name);
     const add = () => { keepForUndo(); setText(state.text + added); announce(say("added", { text: readable(added) })); };
@@ -195,6 +195,13 @@ let turn = 0; // the answer that is being written
 function setAnswering(answering) {
   byId("send").disabled = answering;
   byId("chat-stop").disabled = !answering;
+  byId("messages").setAttribute("aria-busy", String(answering)); // a screen reader reads the answer when it is complete
+}
+function takeBack() {
+  turn++;
+  setAnswering(false);
+  byId("message").value = messages.splice(-2)[0];
+  showMessages();
 }
 function send() {
   const content = byId("message").value.trim(), own = turn + 1;
@@ -202,10 +209,12 @@ function send() {
   turn = own;
   byId("message").value = "";
   messages.push(content, "");
+  showProblem("");
   setAnswering(true);
   showMessages();
-  request("chat", { messages: messages.slice(0, -1), settings: settings() }, ({ answer, done }) => {
+  request("chat", { messages: messages.slice(0, -1), settings: settings() }, ({ answer, done, error }) => {
     if (own !== turn) return; // it was taken back
+    if (error) return takeBack();
     if (answer !== undefined) messages[messages.length - 1] = answer;
     if (done) setAnswering(false);
     showMessages();
@@ -215,10 +224,7 @@ byId("send").addEventListener("click", send);
 byId("chat-stop").addEventListener("click", stop);
 byId("chat-undo").addEventListener("click", () => {
   stop();
-  turn++;
-  setAnswering(false);
-  byId("message").value = messages.splice(-2)[0];
-  showMessages();
+  takeBack();
 });
 // Opens the prediction of the first token of the last answer.
 byId("look-inside").addEventListener("click", () => {
@@ -262,6 +268,7 @@ function openTab(tab) {
   }
   byId(tab.id === "tab-chat" ? "chat-settings" : "write-settings").append(byId("settings"));
   byId(`${tab.getAttribute("aria-controls")}-text`)?.append(byId("text-field"));
+  if (tab.id === "tab-compare") byId("other").value ||= state.text; // to change a word of it
   refresh();
   if (tab.id === "tab-record") showRecord(); // the chart is as wide as the window
 }

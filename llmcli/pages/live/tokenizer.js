@@ -2,7 +2,10 @@
 // to U+00FF for each byte.
 const toBytes = (text) => Array.from(new TextEncoder().encode(text), (byte) => String.fromCharCode(byte)).join("");
 const byteArray = (bytes) => Uint8Array.from(bytes, (character) => character.charCodeAt(0));
-const toText = (bytes) => new TextDecoder("utf-8", { ignoreBOM: true }).decode(byteArray(bytes));
+const newDecoder = () => new TextDecoder("utf-8", { ignoreBOM: true });
+const toText = (bytes) => newDecoder().decode(byteArray(bytes));
+// The text of bytes, without a character at the end that is not complete.
+const completeText = (bytes) => (/[\x80-\xff]/.test(bytes) ? newDecoder().decode(byteArray(bytes), { stream: true }) : bytes);
 const LAST_WORD = /[\p{White_Space}\x1c-\x1f]*[^\p{White_Space}\x1c-\x1f]*$/u; // white space as Python has it
 const MAX_TAIL = 200; // characters at the end of a text that are searched for its last word
 

@@ -34,10 +34,6 @@ function promptOf({ text, ids, prefix }) {
   return text ? readText(text, tokenizer) : { head: [tokenizer.bos_id], tail: [], inWord: false, prefix: 1 };
 }
 
-const newDecoder = () => new TextDecoder("utf-8", { ignoreBOM: true });
-// The text of bytes, without a character that is not complete.
-const completeText = (bytes) => newDecoder().decode(byteArray(bytes), { stream: true });
-
 // A text without the space that SentencePiece puts before it.
 const withoutSpace = (text) => (tokenizer.prefix_space ? text.replace(/^ /, "") : text);
 
@@ -104,7 +100,7 @@ const jobs = {
 
   // Two predictions, both without some parts: next words, and the logit lens.
   async *compare({ texts, without }, check) {
-    const prompts = texts.map((text) => promptOf({ text })), runtimes = [changed, other], words = [[], []];
+    const prompts = texts.map(promptOf), runtimes = [changed, other], words = [[], []];
     const lenses = [];
     for (const one of [...runtimes, recording.runtime]) switchOff(one, without);
     for (const [i, prompt] of prompts.entries()) {
@@ -113,7 +109,7 @@ const jobs = {
       lenses.push({ token: tokenizer.label(token), lens: lensOf(fits, found, changed.cache) });
     }
     yield { lenses };
-    const searches = prompts.map((prompt, i) => nextWords(runtimes[i], vocabulary, prompt, PLAIN, check, texts[i] || "\n"));
+    const searches = prompts.map((prompt, i) => nextWords(runtimes[i], vocabulary, prompt, PLAIN, check, texts[i].text || "\n"));
     for (let open = [0, 1]; open.length;) { // in turn
       for (const i of open) {
         const { value, done } = await searches[i].next();
