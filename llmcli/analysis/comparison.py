@@ -116,6 +116,7 @@ def compare(
     `predictor` is as for `explain`. Raises LLMError for parts that the model does not have, for parts of an ensemble,
     and as `explain` does.
     """
+    without = tuple(dict.fromkeys(without))  # each once
     whole = network, predictor or network
     reduced = _without(*whole, parse_parts(without, network.config)) if without else whole
     cases = [(whole, prompt), (reduced, prompt)] if other is None else [(reduced, prompt), (reduced, other)]
@@ -131,7 +132,7 @@ def compare(
         found = next_words(predicting, tokenizer, text, check=check) if isinstance(text, str) else NextWords((), 1.0, 0)
         words.append(found)
     (first, second), (first_words, second_words) = explanations, words
-    return Comparison(first, second, first_words, second_words, tuple(without), tokenizer)
+    return Comparison(first, second, first_words, second_words, without, tokenizer)
 
 
 def _without(network: NumpyRuntime, predictor: Runtime, parts: Sequence[Part]) -> tuple[NumpyRuntime, Runtime]:

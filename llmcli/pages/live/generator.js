@@ -14,17 +14,17 @@ const END = "<end>"; // the word that stands for the end of the text
 async function* generate(runtime, vocabulary, prompt, settings, check, endIds = vocabulary.tokenizer.eos_ids) {
   const ends = new Set(endIds), { context } = runtime;
   let ids = [...prompt.head, ...prompt.tail], state = vocabulary.stateAfterTokens(ids), isNew = true;
-  if (prompt.tail.length || prompt.inWord) {
+  if (prompt.tail.length || prompt.inWord) { // the first token may begin inside the prompt
     const { search, choices } = await readPrompt(runtime, vocabulary, prompt, settings, check);
     const { probability, continuations } = choices[draw(choices.map((choice) => choice.probability))];
     const chosen = continuations[settings.temperature ? draw(continuations.map((one) => one.probability)) : 0];
     const path = chosen.path.slice(0, -1), id = chosen.path.at(-1);
     ids = [...search.before, ...path];
     if (ends.has(id)) return yield { end: true };
-    if (path.length) search.logitsAfter(path); // the state before the chosen token
+    if (path.length) search.logitsAfter(path); // fills the KV cache up to the chosen token
     else runtime.rewind(search.head.length);
     ids = [...ids, id];
-    state = Math.max(START, stateAfter(chosen.added));
+    state = validStateAfter(chosen.added);
     isNew = false;
     yield { id, ids, added: chosen.added, probability };
   }
@@ -75,7 +75,7 @@ async function* nextWords(runtime, vocabulary, prompt, settings, check, text) {
       }
       const best = words.next();
       if (best.path.length > search.space) continue;
-      const logits = vocabulary.maskLogits(search.logitsAfter(best.path), Math.max(START, stateAfter(best.spelled)));
+      const logits = vocabulary.maskLogits(search.logitsAfter(best.path), validStateAfter(best.spelled));
       if (logits.every((logit) => logit === -Infinity)) continue;
       samplingProbabilities(logits, settings).forEach((probability, id) => {
         words.put(best.probability * probability, [...best.path, id], best.spelled + vocabulary.tokens[id]);

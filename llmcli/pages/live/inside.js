@@ -20,7 +20,7 @@ class Recording {
     model.recorder = {
       residual: (x) => {
         if (this.residuals.length > model.layers.length) this.residuals = [];
-        if (!this.residuals.length) {
+        if (!this.residuals.length) { // a new token
           this.weights.push(model.layers.map(() => []));
           this.outputs = [];
         }
@@ -31,18 +31,16 @@ class Recording {
     };
   }
 
-  // Processes a text, of which the beginning may be known. Returns the logits of the next token.
+  // Processes a text, of which the beginning may be known.
   async read(ids, check) {
     const { runtime } = this;
-    let logits = null;
     this.weights.length = runtime.reuse(ids);
     for (let i = runtime.length; i < ids.length; i += READ_AT_ONCE) {
       await check();
-      logits = runtime.read(ids.slice(i, i + READ_AT_ONCE));
+      runtime.read(ids.slice(i, i + READ_AT_ONCE));
     }
     this.first = Math.max(0, ids.length - MAX_RECORDED);
     this.weights.fill(null, 0, this.first);
-    return logits;
   }
 
   // What a token attends to: the weights of one head, or the mean of all heads of a layer, or of all layers. Positions count from

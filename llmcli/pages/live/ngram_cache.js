@@ -36,7 +36,7 @@ class NgramCache {
 
   // Drops all but the first `length` tokens. All that are left count from now on.
   rewind(length) {
-    const kept = this.ids.slice(this.counted, length), counting = Math.min(length, this.counted);
+    const kept = this.ids.slice(this.counted, length), counting = Math.min(length, this.counted); // `kept` are counted again
     while (this.ids.length > counting) {
       const token = this.ids.pop(), before = this.before.pop() ?? [], keys = this.keys();
       for (const last of before) {

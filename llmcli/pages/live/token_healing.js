@@ -14,13 +14,13 @@ function readText(text, tokenizer) {
   // without a token for the beginning of a text, a line break stands in for it
   const line = before || tokenizer.bos_ids.length ? [] : tokenizer.encode("\n");
   const ids = [...tokenizer.bos_ids, ...line, ...tokenizer.encode(text)];
-  let cut = ids.length, bytes = toBytes(lastWord).length;
+  let cut = ids.length, bytes = toBytes(lastWord).length; // the tail begins at `cut`, inside the last word
   while (cut > Math.max(1, ids.length - MAX_TAIL_TOKENS) && (bytes -= tokenizer.tokens[ids[cut - 1]].length) >= 0) cut--;
   const inWord = characterClass([...text].at(-1)) === "letters";
   return { head: ids.slice(0, cut), tail: ids.slice(cut), inWord, prefix: tokenizer.bos_ids.length + line.length };
 }
 
-// The end of a prompt that fits `space` tokens.
+// The end of a prompt that fits `space` tokens, as {head, tail}; `before` are all tokens before the tail, also those that do not fit.
 function splitPrompt({ head, tail }, space) {
   const ids = [...head, ...tail], room = Math.max(1, space), kept = room > 1 ? tail.slice(-(room - 1)) : [];
   const end = ids.length - kept.length;
@@ -90,7 +90,7 @@ class Search {
       this.logTotal = logSumExp([this.logTotal, logprob]);
       return logprobs;
     }
-    const allowed = vocabulary.allowed(Math.max(START, stateAfter(this.text.slice(0, spelled), this.state)));
+    const allowed = vocabulary.allowed(validStateAfter(this.text.slice(0, spelled), this.state));
     for (const token of vocabulary.extensionsOf(rest)) {
       if (allowed && !allowed[token]) continue;
       this.crossing.push({ logprob: logprob + logprobs(token), path, inside: rest.length, token });

@@ -31,7 +31,8 @@ class Tokenizer {
     return this.encodeParts(this.prefix_space && text ? " " + text : text);
   }
 
-  // The ids of a text that a chat template puts between control tokens.
+  // The ids of a text that a chat template puts between control tokens. When SentencePiece puts a space before it is said in
+  // `prefix_space` of tokenizer_json.py.
   encodePart(text, afterControlToken) {
     const hasSpace = /^[ \u2581]/.test(text), scheme = this.prefix_space;
     const adds = scheme === "prepend" || (!hasSpace && (scheme === "always" || (scheme === "first" && !afterControlToken)));

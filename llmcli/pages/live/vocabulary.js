@@ -20,10 +20,13 @@ function stateAfter(bytes, state = START) {
   return state;
 }
 
+// The state after more bytes, where those that are not UTF-8 end the character.
+const validStateAfter = (bytes, state) => Math.max(START, stateAfter(bytes, state));
+
 // The state after bytes that may begin inside a character.
 function stateBetween(bytes) {
   const end = bytes.slice(-4), start = end.search(/[^\x80-\xbf][\x80-\xbf]*$/);
-  return start < 0 ? START : Math.max(START, stateAfter(end.slice(start)));
+  return start < 0 ? START : validStateAfter(end.slice(start));
 }
 
 const BLOCKS = {
@@ -91,7 +94,7 @@ class Vocabulary {
   }
 
   stateAfter(token, state) {
-    return this.tokenizer.is_imported ? START : Math.max(START, stateAfter(this.tokens[token], state));
+    return this.tokenizer.is_imported ? START : validStateAfter(this.tokens[token], state);
   }
   stateAfterTokens(ids) {
     return this.tokenizer.is_imported ? START : stateBetween(ids.slice(-4).map((id) => this.tokens[id]).join(""));

@@ -1,7 +1,10 @@
 // The model in a worker, so that the page never freezes. A request {id, type, ...} is answered by messages with its id. A new
 // request for one of `jobs` stops the one before; those for `atOnce` are answered in between.
-let runtime, sidelong, tokenizer, vocabulary, chat;
-let changed, other, recording; // without the parts that are switched off
+let tokenizer, vocabulary, chat;
+// Each of these has a KV cache of its own, so that one job does not undo the work of another; the weights are shared.
+let runtime, alternativesRuntime; // the whole model
+let changed, other; // the model without the parts that are switched off; `other` reads the second of two prompts
+let recording; // the network without those parts, and its activations
 let current = 0; // the request that runs; any other ends
 let queue = Promise.resolve();
 const { port1, port2 } = new MessageChannel();
@@ -21,7 +24,7 @@ function open({ data, weights }) {
   for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
   const tensors = readTensors(data.tensors, bytes.buffer);
   const newModel = () => new Model(data.config, tensors); // the weights are shared
-  [runtime, sidelong, changed, other] = Array.from({ length: 4 }, () => new Runtime(newModel(), data.ngram_cache));
+  [runtime, alternativesRuntime, changed, other] = Array.from({ length: 4 }, () => new Runtime(newModel(), data.ngram_cache));
   recording = new Recording(newModel());
   tokenizer = new Tokenizer(data.tokenizer);
   vocabulary = new Vocabulary(tokenizer);
@@ -43,12 +46,15 @@ function answerOf(choices) {
   return { choices: listed, rest: Math.max(0, 1 - listed.reduce((sum, { probability }) => sum + probability, 0)) };
 }
 
-const ofToken = ({ path, added: bytes, probability }) => {
+// A choice of `nextTokens` as the page shows it. `added` is what a click adds to the text.
+const shownToken = ({ path, added: bytes, probability }) => {
   const added = completeText(bytes);
   return { text: added || tokenizer.label(path.at(-1)), added, probability };
 };
 
-// The tokens before the one that is predicted, which may begin inside the prompt, and what else fits the prompt in its place.
+// A choice of `nextTokens` in its place: {token, ids, tail, fits}. Where a prompt ends inside a token, the token begins inside the
+// prompt: `ids` are the tokens before it, `tail` the bytes that it shares with the prompt, and `fits` accepts the tokens that
+// agree with them.
 function placeOf(prompt, { path, added }) {
   const token = path.at(-1), bytes = tokenizer.tokens[token], tail = bytes.slice(0, bytes.length - added.length);
   const fitting = new Set(tail && [...vocabulary.prefixesOf(tail), ...vocabulary.extensionsOf(tail)]);
@@ -67,7 +73,7 @@ const jobs = {
   async *next({ text, ids, prefix, settings, unit }, check) {
     const prompt = promptOf({ text, ids, prefix }), all = [...prompt.head, ...prompt.tail];
     yield { tokens: { ids: all, prefix: prompt.prefix, labels: all.slice(prompt.prefix).map((id) => tokenizer.label(id)) } };
-    if (unit === "tokens") return yield answerOf((await nextTokens(runtime, vocabulary, prompt, settings, check)).map(ofToken));
+    if (unit === "tokens") return yield answerOf((await nextTokens(runtime, vocabulary, prompt, settings, check)).map(shownToken));
     for await (const words of nextWords(runtime, vocabulary, prompt, settings, check, text || "\n")) yield answerOf(words);
   },
 
@@ -88,7 +94,7 @@ const jobs = {
     switchOff(recording.runtime, without);
     const after = without.length ? await nextTokens(changed, vocabulary, prompt, PLAIN, check) : before;
     const { ids, token, tail, fits } = placeOf(prompt, before[0]);
-    yield { pairs: pairs(before.map(ofToken), after.map(ofToken)), token: tokenizer.label(token), tail: toText(tail), entropy: entropy(after) };
+    yield { pairs: pairs(before.map(shownToken), after.map(shownToken)), token: tokenizer.label(token), tail: toText(tail), entropy: entropy(after) };
     await recording.read(ids, check);
     const { first } = recording, labels = ids.slice(first).map((id) => tokenizer.label(id));
     yield { labels, lens: lensOf(fits, after, changed.cache), attribution: recording.attribution(token) };
@@ -136,9 +142,9 @@ const jobs = {
 
 // What else the model could have written in the place of a token.
 function alternatives({ ids, prefix, position }) {
-  if (position === 0) return { choices: [], chosen: null };
-  const before = ids.slice(Math.max(0, position - sidelong.context), position);
-  const logits = sidelong.read(before.slice(sidelong.reuse(before)));
+  if (position === 0) return { choices: [] };
+  const before = ids.slice(Math.max(0, position - alternativesRuntime.context), position);
+  const logits = alternativesRuntime.read(before.slice(alternativesRuntime.reuse(before)));
   const probabilities = samplingProbabilities(vocabulary.maskLogits(logits, vocabulary.stateAfterTokens(before)), PLAIN);
   const ranked = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]);
   const start = ids.slice(prefix, position).map((id) => tokenizer.tokens[id]).join("");
