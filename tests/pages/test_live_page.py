@@ -358,7 +358,9 @@ def test_a_head_is_switched_off(opened: Any, words_model: Path) -> None:
     assert page.locator("#parts .off").count() == 1  # the MLP of the layer
     page.click("[data-part='1.2']")  # switches the layer on, too
     wait_until_shown(page)
-    unchecked = page.locator("#parts [aria-checked=false]").evaluate_all("(all) => all.map((node) => node.dataset.part)")
+    unchecked = page.locator("#parts [aria-checked=false]").evaluate_all(
+        "(all) => all.map((node) => node.dataset.part)"
+    )
     assert unchecked == ["2.1"] and page.text_content("#announcement") == "Layer 1, head 2 is on."
     page.click("#all-on")
     wait_until_shown(page)
@@ -492,7 +494,9 @@ def test_widths_and_languages(opened: Any, sums_model: Path, width: int, locale:
             if tab == "tab-inside":
                 wait_until_shown(page)
             page.wait_for_timeout(200)
-            assert page.locator("#lens th").evaluate_all("(all) => all.every((one) => one.scrollWidth <= one.clientWidth)")
+            assert page.locator("#lens th").evaluate_all(
+                "(all) => all.every((one) => one.scrollWidth <= one.clientWidth)"
+            )
             assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
             texts[language] += page.locator("[data-text]:visible").all_text_contents()
         page.click("#language")
