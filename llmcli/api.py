@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-FORMS = ("schema", "regex", "grammar")
+CONSTRAINTS = ("schema", "regex", "grammar")
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -660,7 +660,7 @@ def _sampling(options: SamplingOptions) -> SamplingConfig:
     stops = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, list) else stop
     values: dict[str, Any] = {**options, "seed": secrets.randbelow(1 << 32) if seed is None else seed, "stop": stops}
     values["logit_bias"] = _biases(options.get("logit_bias", {}))
-    return SamplingConfig(**values | {"grammar": _grammar(*(values.pop(name, None) for name in FORMS))})
+    return SamplingConfig(**values | {"grammar": _grammar(*(values.pop(name, None) for name in CONSTRAINTS))})
 
 
 def _biases(logit_bias: object) -> tuple[tuple[int, float], ...]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MAX_SKIPPED_NOTES = 5
 MAX_NAMED_MODELS = 3  # offered in the error about a missing model
-DATA, SAMPLING, FORM, ANALYSIS = "Data", "Sampling", "Form of the text", "Analysis"  # panels of the help
+DATA, SAMPLING, STRUCTURED, ANALYSIS = "Data", "Sampling", "Structured output", "Analysis"  # panels of the help
 BATCH = "Many prompts"
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?")
@@ -181,10 +181,10 @@ class ReadingOptions(ResultOptions):
     strip_boilerplate: bool
 
 
-FORM_NAMES = ("json_schema", "regex", "grammar")
+CONSTRAINT_NAMES = ("json_schema", "regex", "grammar")
 SAMPLING_NAMES = (
     "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
-    "min_tokens", "seed", *FORM_NAMES,
+    "min_tokens", "seed", *CONSTRAINT_NAMES,
 )  # fmt: skip
 CHOICES_HELP = "a list with commas, or a file with one on each line"
 
@@ -253,9 +253,11 @@ class GenerationOptions(ResultOptions):
     )
     min_tokens: int = option("N", "Minimum number of tokens to generate.", SamplingConfig.min_tokens, panel=SAMPLING)
     seed: int | None = option("N", "Random seed (default: random).", names="-s --seed", panel=SAMPLING)
-    json_schema: str | None = option("FILE", "Generate JSON that fits the JSON schema in FILE.", panel=FORM)
-    regex: str | None = option("PATTERN", "Generate text that matches a regular expression.", panel=FORM)
-    grammar: str | None = option("FILE", "Generate text that fits a grammar, in Lark's notation or GBNF.", panel=FORM)
+    json_schema: str | None = option("FILE", "Generate JSON that fits the JSON schema in FILE.", panel=STRUCTURED)
+    regex: str | None = option("PATTERN", "Generate text that matches a regular expression.", panel=STRUCTURED)
+    grammar: str | None = option(
+        "FILE", "Generate text that fits a grammar, in Lark's notation or GBNF.", panel=STRUCTURED
+    )
     memory: bool = flag("Mark passages that occur verbatim in the training text.", panel=ANALYSIS)
     corpus: list[str] | None = option(
         "FILE", "With --memory or --new: the training text, if it is not found.", panel=ANALYSIS
@@ -294,7 +296,7 @@ class GenerationOptions(ResultOptions):
 
     def _grammar(self) -> Grammar | None:
         """Return the form that the text must have, if one is asked for. Raises LLMError."""
-        given = [name for name in FORM_NAMES if vars(self)[name] is not None]
+        given = [name for name in CONSTRAINT_NAMES if vars(self)[name] is not None]
         if len(given) > 1:
             raise usage(f"a text has one form, found {' and '.join(map(option_of, given))}; give one of them")
         if self.regex is not None:

@@ -1,4 +1,4 @@
-"""Texts of a given form: JSON that fits a schema, a regular expression, or a context-free grammar.
+"""Structured output (constrained decoding): JSON that fits a schema, a regular expression, or a context-free grammar.
 
 llguidance follows the text with an Earley parser, and names the tokens that it can continue with; all others get a
 probability of 0. It knows the tokens as bytes, so any tokenizer will do. Where the form prescribes a text, the model
@@ -124,7 +124,7 @@ def _tokens(tokenizer: Tokenizer) -> "LLTokenizer":
     try:
         from llguidance import LLTokenizer
     except ImportError as error:
-        raise missing_extra("a text of a given form", "llguidance", "structured") from error
+        raise missing_extra("structured output", "llguidance", "structured") from error
     return LLTokenizer(_Tokens(tokenizer))  # type: ignore[arg-type]  # it reads the attributes
 
 

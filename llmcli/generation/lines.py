@@ -60,7 +60,7 @@ class LineGenerator:
 
     def _request(self, number: int) -> GenerationRequest:
         sampling = replace(self.sampling, seed=self.sampling.seed + number)
-        if not sampling.grammar:  # a text of a given form ends where that is complete
+        if not sampling.grammar:  # a constrained text ends where it is complete
             sampling = replace(sampling, stop=(*sampling.stop, "\n"))
         if self.prompt:
             return continuation_request(self.prompt, self.tokenizer, sampling)

@@ -1,4 +1,4 @@
-"""Texts of a given form: how many of 1,000 random schemas are met, and what a token costs.
+"""Structured output: how many of 1,000 random schemas are met, and what a token costs.
 
     python -m tests.benchmarks.structured MODEL... --schemas 1000
     python -m tests.benchmarks.structured MODEL... --tokens 200

@@ -19,7 +19,7 @@ from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.conftest import random_checkpoint
 from tests.ecosystem import texts
 from tests.ecosystem.conftest import LlamaCpp, tokenizer_with_pre_tokenizer
-from tests.ecosystem.test_sentencepiece import FORMS, rules  # noqa: F401 (a fixture)
+from tests.ecosystem.test_sentencepiece import CONSTRAINTS, rules  # noqa: F401 (a fixture)
 
 # as TRL's templates for training: what a model writes is marked, and the markup around it is Qwen's
 MARKED = """\
@@ -165,11 +165,11 @@ def test_chatml_in_an_export_gives_transformers_the_same_tokens_and_mask(name: s
 
 
 @pytest.mark.parametrize("source", [LLAMA2, CHATML], ids=["Llama 2", "ChatML"])
-@pytest.mark.parametrize("form", [*FORMS, "always"])
+@pytest.mark.parametrize("form", [*CONSTRAINTS, "always"])
 def test_sentencepiece_gives_the_tokens_of_transformers(rules, form: str, source: str, tmp_path: Path) -> None:  # noqa: F811
     always = {"normalizer": None, "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always",
                                                     "split": False}}  # fmt: skip
-    tokenizer_json = json.dumps(rules | (always if form == "always" else FORMS[form]))
+    tokenizer_json = json.dumps(rules | (always if form == "always" else CONSTRAINTS[form]))
     config = {
         "bos_token": "<s>",
         "eos_token": "</s>",

@@ -19,7 +19,7 @@ from tests.ecosystem.conftest import LlamaCpp
 
 PREPEND = {"type": "Prepend", "prepend": "▁"}
 REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-FORMS = {
+CONSTRAINTS = {
     "llama 2": {"normalizer": {"type": "Sequence", "normalizers": [PREPEND, REPLACE]}, "pre_tokenizer": None},
     "mistral": {
         "normalizer": None,
@@ -59,9 +59,9 @@ def rules() -> dict[str, object]:
     return trained_rules()
 
 
-@pytest.mark.parametrize("form", list(FORMS))
+@pytest.mark.parametrize("form", list(CONSTRAINTS))
 def test_ids_equal_those_of_the_library(rules: dict[str, object], form: str) -> None:
-    text = json.dumps(rules | FORMS[form])
+    text = json.dumps(rules | CONSTRAINTS[form])
     theirs, ours = tokenizers.Tokenizer.from_str(text), Tokenizer.from_json(text)
     theirs.encode_special_tokens = True
     assert ours.kind == "spm" and ours.bos_ids == [1] and ours.eos_id == 2
@@ -77,7 +77,7 @@ def test_ids_equal_those_of_the_library(rules: dict[str, object], form: str) -> 
 
 
 def test_llama_cpp_gives_the_same_ids_and_text(rules: dict[str, object], tmp_path: Path, llm) -> None:
-    tokenizer = Tokenizer.from_json(json.dumps(rules | FORMS["llama 2"]))
+    tokenizer = Tokenizer.from_json(json.dumps(rules | CONSTRAINTS["llama 2"]))
     config = ModelConfig(
         tokenizer.vocab_size, 64, 96, 2, 4, 2, 16, 64, eos_token_id=2, model_type="llama", bos_token_id=1
     )

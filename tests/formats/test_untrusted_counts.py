@@ -28,7 +28,7 @@ HUGE = (10**7, 2**32 - 1) if FULL else (2**32 - 1,)
 OTHERS = (0, -1, 2**31, 2**63 - 1, None)  # None: no such key
 MORE = (1, 3, 10**6, 2**31 - 1, 1e30, 1.5, "8", [], [7], True)
 MAX_EXTRA_MEMORY = 300.0  # MB, above the peak of the same commands with the unchanged file
-FORMS = ("model", "gguf")
+CONSTRAINTS = ("model", "gguf")
 OTHER_FORMS = ("mixture", "hf", "adapter", "sparse", "int8", "sparse gguf")  # each takes about ten seconds
 EXPERTS = {
     "llama.expert_count": 2, "llama.expert_used_count": 1, "llama.expert_feed_forward_length": 64,
@@ -146,7 +146,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @platforms.linux
-@pytest.mark.parametrize("form", FORMS + OTHER_FORMS if FULL else FORMS)
+@pytest.mark.parametrize("form", CONSTRAINTS + OTHER_FORMS if FULL else CONSTRAINTS)
 def test_no_number_in_a_file_decides_how_much_memory_is_taken(form: str, models: Path, own_directory: Path) -> None:
     if "gguf" in form or form == "int8":
         pytest.importorskip("gguf", reason="needs the extra gguf")

@@ -1,4 +1,4 @@
-"""Texts of a given form. The truth is a list of all texts of a language, or another validator of JSON schemas."""
+"""Structured output. The truth is a list of all texts of a language, or another validator of JSON schemas."""
 
 import importlib.util
 import json

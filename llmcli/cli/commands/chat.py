@@ -9,7 +9,7 @@ from llmcli import units
 from llmcli.cli.chat import answers
 from llmcli.cli.options import (
     CHOICES_HELP,
-    FORM_NAMES,
+    CONSTRAINT_NAMES,
     SAMPLING_NAMES,
     GenerationOptions,
     argument,
@@ -116,7 +116,7 @@ def _check_options(options: _Options) -> None:
     if options.choices is not None:
         options.reject("with --choices", "max_tokens", *SAMPLING_NAMES, "separate", "memory", "known_answers")
     if options.known_answers:
-        options.reject("with --known-answers", "max_tokens", *SAMPLING_NAMES, *FORM_NAMES, "batch")
+        options.reject("with --known-answers", "max_tokens", *SAMPLING_NAMES, *CONSTRAINT_NAMES, "batch")
     else:
         options.reject("without --known-answers", "min_confidence", "unknown_answer")
     if options.batch is not None:

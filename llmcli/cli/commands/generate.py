@@ -49,7 +49,7 @@ class _Options(GenerationOptions):
         "N", "Number of texts; --json prints a line for each.", 1, names="--samples --num-samples", min=1
     )
     lines: int | None = option(
-        "N", "List N different lines instead, as the training text has them; PROMPT may give their beginning.", min=1
+        "N", "Generate N different lines like those of the training text; PROMPT may be their beginning.", min=1
     )
     new: bool = flag("With --lines: leave out lines of the training text.")
     separator: str | None = option(

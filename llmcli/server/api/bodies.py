@@ -250,7 +250,7 @@ class GenerationBody(Body):
 
     @cached_property
     def form(self) -> tuple[str, Grammar | tuple[str, ...] | None]:
-        """The field that asks for a form of the text, and the form: a grammar, or choices. ("", None) if none does.
+        """The field that constrains the text, and the constraint: a grammar, or choices. ("", None) if none does.
         Raises ApiError if several do."""
         nested = self.structured_outputs or StructuredOutputs.read({})
         asked = [
@@ -269,7 +269,7 @@ class GenerationBody(Body):
         ]
         given = [(name, form) for name, form in asked if form]
         if len(given) > 1:
-            raise invalid(given[0][0], f"and {given[1][0]} both ask for a form of the text; give one of the two")
+            raise invalid(given[0][0], f"and {given[1][0]} both constrain the text; give one of the two")
         return given[0] if given else ("", None)
 
     @property

@@ -44,7 +44,7 @@ def check_length(tokens: int, model: ServedModel) -> None:
 
 
 def check_form(body: GenerationBody, model: ServedModel) -> None:
-    """Raise ApiError for a form that a text cannot have, and for biases of tokens outside the vocabulary."""
+    """Raise ApiError for a grammar that a text cannot have, and for biases of tokens outside the vocabulary."""
     check_ids("logit_bias", list(body.logit_bias), model)
     name, form = body.form
     if isinstance(form, Grammar):

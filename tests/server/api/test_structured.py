@@ -1,4 +1,4 @@
-"""Texts of a given form over HTTP, by all names that clients send, whole and streamed, alone and together."""
+"""Structured output over HTTP, by all names that clients send, whole and streamed, alone and together."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -117,9 +117,9 @@ def test_a_bias_and_a_minimum_length(client, completion) -> None:
         ({"guided_json": {"not": {}}}, 'guided_json: the JSON schema cannot be used: Unimplemented keys: ["not"]'),
         ({"guided_regex": "("}, "guided_regex: the regular expression cannot be used"),
         ({"grammar": "root ::= x"}, "grammar: the grammar cannot be read: Rule 'x' not found"),
-        ({"guided_regex": "a", "grammar": "b"}, "guided_regex and grammar both ask for a form of the text"),
+        ({"guided_regex": "a", "grammar": "b"}, "guided_regex and grammar both constrain the text"),
         ({"guided_regex": "a", "stop": "b"}, "stop could end the text before it has the form of guided_regex"),
-        ({"structured_outputs": {"regex": "a", "choice": ["a", "b"]}}, "both ask for a form"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a", "b"]}}, "both constrain the text"),
         ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag is not supported"),
         ({"response_format": {"type": "xml"}}, 'response_format must be {"type": "json_object"}'),
         ({"logit_bias": {"99999": 1}}, "logit_bias must have token ids from 0 to"),
