@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from llmcli.models.runtime import Runtime
 
 NOTE_SECONDS = 10  # between two notes on the progress, without a terminal
+_FILES = {"json_schema", "grammar", "choices"}  # options whose files change the results
 _NOT_COMPARED = {"output", "force", "json", "quiet"}  # options that do not change the results
 
 
@@ -92,7 +93,9 @@ def _hash(options: GenerationOptions, model: Path, rows: Sequence[PromptRow]) ->
     versions = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     given = [(param.name, vars(options).get(param.name or "")) for param in options.params]
     compared = [pair for pair in given if pair[0] not in _NOT_COMPARED]
-    return hashlib.sha256(repr((versions, compared, rows)).encode("utf-8", "surrogatepass")).hexdigest()
+    named = [Path(str(value)) for name, value in given if name in _FILES and value is not None]
+    contents = [file.read_bytes() for file in named if file.is_file()]  # --choices may also be a list
+    return hashlib.sha256(repr((versions, compared, contents, rows)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def run(

@@ -84,6 +84,22 @@ def test_chat_answers_rows_separately_and_names_bad_ones(llm: Llm, tmp_path: Pat
         assert choice["probability"] == pytest.approx(expected["probability"], abs=2e-6)
 
 
+@pytest.mark.parametrize("option", ["--json-schema", "--grammar"])
+def test_a_batch_does_not_go_on_with_another_form_of_the_same_name(
+    llm: Llm, prompts: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    pytest.importorskip("llguidance")
+    form = Path("form")
+    form.write_text('{"type": "boolean"}' if option == "--json-schema" else 'start: "a"', "utf-8")
+    words = ("generate", "--batch", prompts.name, "-o", "forms.jsonl", option, "form")
+    with monkeypatch.context() as patch:
+        end_after(patch, 2)
+        assert isinstance(llm(*words).exception, RuntimeError)
+    form.write_text('{"type": "null"}' if option == "--json-schema" else 'start: "b"', "utf-8")
+    refused = llm(*words)
+    assert refused.exit_code == 1 and "other options or other prompts" in refused.stderr
+
+
 def test_options_without_effect_are_refused(llm: Llm, prompts: Path) -> None:
     for words in (
         ("The", "--batch", "p.txt"),
