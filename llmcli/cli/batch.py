@@ -103,7 +103,7 @@ def run(
     model: Path,
     runtime: "Runtime",
     tokenizer: "Tokenizer",
-    request_of: "Callable[[PromptRow, SamplingConfig], GenerationRequest]",
+    request_of: "Callable[[PromptRow, SamplingConfig], GenerationRequest | BatchResult]",
     answer_key: str,
 ) -> None:
     """Answer all prompts of --batch. `request_of` receives settings with a seed for each row, and may raise LLMError;
@@ -116,7 +116,7 @@ def run(
         seeded = [(row, replace(sampling, seed=output.seed + number)) for number, row in enumerate(rows)]
         left, progress = seeded[output.done :], _Progress(output.done, len(rows))
 
-        def requests() -> "Iterator[GenerationRequest | LLMError]":
+        def requests() -> "Iterator[GenerationRequest | BatchResult | LLMError]":
             for row, settings in left:
                 try:
                     yield LLMError(row.error) if row.error else request_of(row, settings)
@@ -146,6 +146,8 @@ def _record(row: PromptRow, result: "BatchResult", seed: int, answer_key: str) -
         record["prompt"] = row.prompt
     if result.error is not None:
         return record | {"error": str(result.error)}
+    if result.known:
+        return record | {answer_key: result.text} | result.known
     if result.choices:
         listed = [{"text": text, "probability": round(probability, 6)} for text, probability in result.choices]
         return record | {"choice": result.choices[0][0], "choices": listed}

@@ -43,6 +43,7 @@ class BatchResult:
     prompt_tokens: int = 0
     tokens: int = 0  # new ones
     choices: list[tuple[str, float]] = field(default_factory=list)  # with their probabilities, most likely first
+    known: dict[str, float] = field(default_factory=dict)  # about a known answer: "known" and "confidence"
     error: LLMError | None = None
     is_done: bool = False
     strips_space: bool = False  # at the beginning of the text
@@ -98,16 +99,19 @@ def _request(
 
 
 def decode_batch(
-    runtime: Runtime, tokenizer: Tokenizer, requests: Iterable[GenerationRequest | LLMError]
+    runtime: Runtime, tokenizer: Tokenizer, requests: Iterable[GenerationRequest | BatchResult | LLMError]
 ) -> Iterator[BatchResult]:
     """Process requests together; yield a result for each, in order. An LLMError instead of a request, or one that a
-    request causes, becomes its result."""
+    request causes, becomes its result; there may also be a result that is done instead."""
     engine = Engine(lambda name: (runtime, tokenizer), Limits(concurrent=CONCURRENT, queue=WINDOW))
     arrived: SimpleQueue[tuple[BatchResult, Event]] = SimpleQueue()
     source, pending = iter(requests), deque[BatchResult]()
 
-    def submit(request: GenerationRequest | LLMError) -> None:
-        pending.append(result := BatchResult())
+    def submit(request: GenerationRequest | BatchResult | LLMError) -> None:
+        result = request if isinstance(request, BatchResult) else BatchResult()
+        pending.append(result)
+        if isinstance(request, BatchResult):
+            return
         if isinstance(request, LLMError):
             result.error, result.is_done = request, True
             return
@@ -117,7 +121,9 @@ def decode_batch(
 
     try:
         while True:
-            while len(pending) < WINDOW and (request := next(source, None)) is not None:
+            while len(pending) < WINDOW and not (pending and pending[0].is_done):
+                if (request := next(source, None)) is None:
+                    break
                 submit(request)
             if not pending:
                 return

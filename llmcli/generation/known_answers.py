@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -115,6 +115,8 @@ class AnswerFinder:
 
     def find(self, assistant: Assistant, messages: Sequence[Message]) -> Answer:
         """Choose an answer to messages that end with a user message. Raises LLMError, as `Assistant.score`."""
+        if messages[-1].role != "user":
+            raise LLMError("a conversation must end with a user message, to be answered")
         similarities, count = self._index.similarities(messages[-1].content), len(self._answer_of)
         scores = ANSWER_WEIGHT * similarities[count:]
         of_questions = np.zeros(len(scores))
@@ -148,6 +150,11 @@ class KnownAnswersChat(Chat):
         self.unknown = _UNKNOWN[language_of(self._finder.answers)] if unknown is None else unknown
         self.last: Answer | None = None
 
+    def find(self, messages: Sequence[Message]) -> Answer:
+        """Answer messages that need not belong to this conversation; the text is `unknown` if there is no answer."""
+        answer = self._finder.find(self.assistant, messages)
+        return answer if answer.is_known else replace(answer, text=self.unknown)
+
     def _events(self, messages: Sequence[Message], sampling: SamplingConfig) -> Iterator[Event]:
-        self.last = self._finder.find(self.assistant, messages)
-        yield Piece(None, self.last.text if self.last.is_known else self.unknown, math.nan, "stop")
+        self.last = self.find(messages)
+        yield Piece(None, self.last.text, math.nan, "stop")

@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from llmcli.data.prompts import PromptRow
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.ensemble_file import Ensemble
+    from llmcli.generation.batch import BatchResult
     from llmcli.generation.chat import Assistant, Chat
     from llmcli.generation.engine.requests import GenerationRequest
+    from llmcli.generation.known_answers import Answer
 
 
 class _Options(GenerationOptions):
@@ -86,7 +88,7 @@ def chat(options: _Options) -> None:
     system = [Message("system", utf8_argument(options.system, "system message"))] if options.system else []
     conversation = _open_chat(options, source, assistant, sampling, system)
     if options.batch:
-        _run_batch(options, path, assistant, system, choices or [])
+        _run_batch(options, path, conversation, system, choices or [])
     elif choices:
         from llmcli.cli.reports.choices import print_choices
 
@@ -116,7 +118,7 @@ def _check_options(options: _Options) -> None:
     if options.choices is not None:
         options.reject("with --choices", "max_tokens", *SAMPLING_NAMES, "separate", "memory", "known_answers")
     if options.known_answers:
-        options.reject("with --known-answers", "max_tokens", *SAMPLING_NAMES, *CONSTRAINT_NAMES, "batch")
+        options.reject("with --known-answers", "max_tokens", *SAMPLING_NAMES, *CONSTRAINT_NAMES)
     else:
         options.reject("without --known-answers", "min_confidence", "unknown_answer")
     if options.batch is not None:
@@ -161,14 +163,20 @@ def _answer_once(conversation: "Chat", text: str, marks: memory_report.MemoryRep
 
 
 def _run_batch(
-    options: _Options, path: Path, assistant: "Assistant", system: "list[Message]", choices: list[str]
+    options: _Options, path: Path, conversation: "Chat", system: "list[Message]", choices: list[str]
 ) -> None:
     from llmcli.cli import batch
-    from llmcli.generation.batch import answer_request
+    from llmcli.generation.batch import BatchResult, answer_request
+    from llmcli.generation.known_answers import KnownAnswersChat
 
-    def request(row: "PromptRow", sampling: SamplingConfig) -> "GenerationRequest":
+    assistant = conversation.assistant
+
+    def request(row: "PromptRow", sampling: SamplingConfig) -> "GenerationRequest | BatchResult":
         messages = row.conversation()
         messages = messages if messages[0].role == "system" else [*system, *messages]
+        if isinstance(conversation, KnownAnswersChat):
+            answer = conversation.find(messages)
+            return BatchResult(answer.text, known=_confidence_json(answer), is_done=True)
         return answer_request(messages, assistant, sampling, choices)
 
     batch.run(options, path, assistant.runtime, assistant.tokenizer, request, "content")
@@ -219,7 +227,11 @@ def _known_json(conversation: "Chat") -> dict[str, Any]:
     from llmcli.generation.known_answers import KnownAnswersChat
 
     last = conversation.last if isinstance(conversation, KnownAnswersChat) else None
-    return {"known": last.is_known, "confidence": round(last.confidence, 6)} if last else {}
+    return _confidence_json(last) if last else {}
+
+
+def _confidence_json(answer: "Answer") -> dict[str, Any]:
+    return {"known": answer.is_known, "confidence": round(answer.confidence, 6)}
 
 
 def _print_json(answer: answers.Answer, marks: memory_report.MemoryReport | None, known: dict[str, Any]) -> None:

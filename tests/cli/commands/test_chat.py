@@ -366,6 +366,10 @@ def test_known_answers(llm: Llm, chat_model: Path) -> None:
         ("Behind the house.", True), ("I don't know.", False),
     ]  # fmt: skip
     assert lines[0]["confidence"] > 0.4 > lines[1]["confidence"]
+    rows = objects(llm("chat", "--known-answers", "--batch", "-", stdin="May I park here?\nSing!\n"))
+    assert [(row["content"], row["known"], row["confidence"]) for row in rows] == [
+        (line["content"], line["known"], line["confidence"]) for line in lines
+    ]
     sing = ("chat", "Sing!", "--known-answers")
     assert llm(*sing, "--unknown-answer", "Ask us.").stdout == "Ask us.\n"
     assert llm(*sing, "--min-confidence", 0).stdout in ("From 9 to 5.\n", "Behind the house.\n")
