@@ -46,8 +46,11 @@ class _Output:
         self._partial = path.with_name(path.name + ".partial")
         self._file = self._partial.open("a+b", buffering=0)
         self._file.seek(0)
-        lines = self._file.read().split(b"\n")[:-1]  # the last one may be incomplete
-        if lines and (header := json.loads(lines[0])).get("batch") == key:
+        data = self._file.read()
+        lines = data.split(b"\n")[:-1]  # the last one may be incomplete
+        if data and not data.startswith(b'{"batch"') and not force:
+            raise LLMError(f"{self._partial} is no unfinished batch; rename it, or add `overwrite=True` to replace it")
+        if (header := _header(lines)).get("batch") == key:
             self.seed, self.done = header["seed"], len(lines) - 1
             self._file.truncate(sum(len(line) + 1 for line in lines))
         elif len(lines) > 1 and not force:
@@ -74,6 +77,14 @@ class _Output:
             _, _, results = self._partial.read_bytes().partition(b"\n")
             atomic_io.write(self.path, [results])
             self._partial.unlink()
+
+
+def _header(lines: Sequence[bytes]) -> dict[str, Any]:
+    """Return the first line of a partial file; {} if it is damaged or missing."""
+    try:
+        return dict(json.loads(lines[0]))
+    except (IndexError, ValueError, TypeError, RecursionError):
+        return {}
 
 
 @contextmanager

@@ -100,6 +100,15 @@ def test_a_batch_does_not_go_on_with_another_form_of_the_same_name(
     assert refused.exit_code == 1 and "other options or other prompts" in refused.stderr
 
 
+@pytest.mark.parametrize("data", ["notes", "notes\nmore\n", '{"batch": 3\nx\n'])
+def test_another_file_with_the_name_of_the_partial_one_is_kept(llm: Llm, prompts: Path, data: str) -> None:
+    partial = Path("out.jsonl.partial")
+    partial.write_text(data, "utf-8")
+    refused = llm(*GENERATE)
+    assert refused.exit_code == 1 and "--force to replace it" in refused.stderr and partial.read_text("utf-8") == data
+    assert llm(*GENERATE, "--force").exit_code == 0 and len(read(Path("out.jsonl"))) == len(PROMPTS)
+
+
 def test_options_without_effect_are_refused(llm: Llm, prompts: Path) -> None:
     for words in (
         ("The", "--batch", "p.txt"),
