@@ -674,8 +674,7 @@ def _grammar(schema: Mapping[str, Any] | None, regex: str | None, grammar: str |
     """Return the form that a text must have, if one is asked for. Raises LLMError."""
     forms = {"schema": schema, "regex": regex, "grammar": grammar}
     given = [name for name, form in forms.items() if form is not None]
-    if len(given) > 1:
-        raise usage(f"a text has one form, found {' and '.join(given)}; give one of them")
+    Grammar.check_single(given)
     if schema is not None:
         return Grammar.of_schema(schema)
     return Grammar(given[0], _text(forms[given[0]], given[0])) if given else None

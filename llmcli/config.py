@@ -6,7 +6,7 @@ Command-line options take their defaults from these fields.
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from types import UnionType
@@ -335,6 +335,12 @@ class Grammar:
             raise usage(f"a JSON schema must be an object, found {brief(schema)}")
         return cls("schema", json.dumps(schema, ensure_ascii=False), lenient)
 
+    @staticmethod
+    def check_single(names: Sequence[str]) -> None:
+        """Raise LLMError if a text is to have several forms: those that the settings of these names ask for."""
+        if len(names) > 1:
+            raise usage(f"a text has one form, found {' and '.join(names)}; give one of them")
+
 
 @dataclass(frozen=True)
 class SamplingConfig:
@@ -347,7 +353,7 @@ class SamplingConfig:
     min_p: float = 0.05  # keep tokens at least this fraction as likely as the most likely one
     repetition_penalty: float = 1.0  # penalize tokens that occurred (CTRL, arXiv:1909.05858, section 4.1)
     presence_penalty: float = 0.0  # subtracted from the logits of tokens that were generated; OpenAI's definition
-    frequency_penalty: float = 0.0  # likewise, times the number of times
+    frequency_penalty: float = 0.0  # likewise, times the number of occurrences
     seed: int = 0
     stop: tuple[str, ...] = ()  # end before any of these strings
     min_tokens: int = 0  # do not end earlier, unless a grammar allows nothing else

@@ -109,6 +109,14 @@ def require_torch() -> None:
         raise LLMError("training needs the package torch, which is not installed here; install it: pip install torch")
 
 
+def require_server(what: str) -> None:
+    """Raise LLMError if a package of the HTTP server is not installed; `what` needs it."""
+    from importlib.util import find_spec
+
+    if missing := [name for name in ("starlette", "uvicorn") if find_spec(name) is None]:
+        raise missing_extra(what, " and ".join(missing), "serve")
+
+
 def brief(value: object, max_length: int = 60) -> str:
     """Shorten the repr of a value from a file for a message.
 

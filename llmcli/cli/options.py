@@ -297,8 +297,7 @@ class GenerationOptions(ResultOptions):
     def _grammar(self) -> Grammar | None:
         """Return the form that the text must have, if one is asked for. Raises LLMError."""
         given = [name for name in CONSTRAINT_NAMES if vars(self)[name] is not None]
-        if len(given) > 1:
-            raise usage(f"a text has one form, found {' and '.join(map(option_of, given))}; give one of them")
+        Grammar.check_single([*map(option_of, given)])
         if self.regex is not None:
             return Grammar("regex", utf8_argument(self.regex, "regular expression"))
         if self.grammar is not None:

@@ -13,13 +13,12 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from llmcli.data.conversations.messages import ROLES, Message
-from llmcli.data.conversations.tables import MAX_CELL, TABLE_SUFFIXES, quoting_problem
+from llmcli.data.conversations.tables import DELIMITERS, MAX_CELL, TABLE_SUFFIXES, quoting_problem
 from llmcli.data.text import documents, file_types
 from llmcli.data.text.temporary_files import TextCopy
 from llmcli.errors import LLMError, brief, usage
 from llmcli.units import some
 
-_DELIMITERS = ",;\t|"
 _WANTED = 'wanted {"prompt": "..."} or {"messages": [{"role": "user", "content": "..."}]}'
 
 
@@ -94,7 +93,7 @@ def _table_rows(name: str, lines: Iterable[str], suffix: str, column: str | None
     if (first_line := next(ended, None)) is None:
         return
     wanted = "prompt" if column is None else column.strip()
-    marks = "\t" if suffix == ".tsv" else _DELIMITERS
+    marks = "\t" if suffix == ".tsv" else DELIMITERS
     first_rows = {mark: [*map(str.strip, next(csv.reader([first_line], delimiter=mark)))] for mark in marks}
     delimiter = next((mark for mark, row in first_rows.items() if wanted in row), "")
     has_header = bool(delimiter)

@@ -1,6 +1,5 @@
 """`llm serve`: an OpenAI-compatible HTTP API."""
 
-import importlib.util
 import os
 import re
 import signal
@@ -15,7 +14,7 @@ from llmcli.cli.options import Options, flag, model_path, option
 from llmcli.cli.terminal import console
 from llmcli.cli.terminal.signals import stop_signals
 from llmcli.config import DEFAULT_MODEL
-from llmcli.errors import LLMError, missing_extra, usage
+from llmcli.errors import LLMError, require_server, usage
 
 if TYPE_CHECKING:
     import socket
@@ -55,9 +54,7 @@ def serve(options: _Options) -> None:
     """
     if options.quantize:
         options.reject("with --quantize", "device")
-    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise missing_extra("llm serve", " and ".join(missing), "serve")
+    require_server("llm serve")
     paths = [model_path(name) for name in options.models or (None,)]
     key, origins = _api_key(options.api_key), [_origin(value) for value in options.cors_origin or []]
     # before numpy is imported: BLAS's threads are slow beside other programs (models/matrix_product.py)

@@ -29,7 +29,7 @@ from llmcli.cli.options import (
 from llmcli.cli.terminal import console
 from llmcli.cli.terminal.signals import on_stop_requests, stop_requests
 from llmcli.config import DEFAULT_MODEL, DEVICES, DTYPES, MAX_VOCAB_SIZE, MIN_VOCAB_SIZE, TrainConfig, cpu_cores
-from llmcli.errors import INTERRUPTED, LLMError, command_line, require_torch, usage
+from llmcli.errors import INTERRUPTED, LLMError, command_line, require_server, require_torch, usage
 from llmcli.training.distributed.processes import BEGAN, Processes
 from llmcli.training.planning import recipe
 
@@ -119,9 +119,7 @@ def train(options: _Options) -> None:
     require_torch()
     _check_options(options)
     if options.watch:
-        from llmcli.cli.reports.watch import check_watch
-
-        check_watch()
+        require_server("llm train --watch")
     how = options.reading()
     processes = Processes.of()
     if options.processes and options.processes > 1 and not processes.are_several:

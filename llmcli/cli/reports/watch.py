@@ -4,7 +4,6 @@ The run hands over its events, and about once a second the state of the page as 
 thread of its own, only sends that text. So neither pages nor their absence change the run.
 """
 
-import importlib.util
 import json
 import math
 import os
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from llmcli.cli.terminal import console
 from llmcli.cli.terminal.losses import TrainingLosses
 from llmcli.cli.terminal.progress import time_left
-from llmcli.errors import missing_extra
 
 if TYPE_CHECKING:
     from llmcli.training.planning.plan import Plan
@@ -26,13 +24,6 @@ if TYPE_CHECKING:
 
 STATE_SECONDS = 1.0  # between two states while there are only steps
 DIGITS = 4
-
-
-def check_watch() -> None:
-    """Raise LLMError if the server's packages are missing."""
-    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise missing_extra("llm train --watch", " and ".join(missing), "serve")
 
 
 class Watch:

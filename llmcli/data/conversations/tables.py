@@ -42,7 +42,7 @@ _REASONS = {  # error of Python's csv module -> our wording
     "new-line": "a carriage return inside a row",
     "expected after": "text after the quotation mark that ends a cell",
 }
-_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 
 # (delimiter, whether a quoted cell may contain it, line ends and doubled quotation marks)
 _Dialect: TypeAlias = tuple[str, bool]
@@ -82,7 +82,7 @@ def read_table(document: Document, suffix: str, reading: ReadOptions, on_read: O
     """
     dialects: list[_Dialect] = [("\t", True), ("\t", False)]
     if suffix == ".csv":
-        dialects = [(delimiter, True) for delimiter in _DELIMITERS]
+        dialects = [(delimiter, True) for delimiter in DELIMITERS]
     starts = [(dialect, rows) for dialect in dialects if (rows := _first_rows(document, dialect))]
     widths = ((dialect, rows, _width(rows, share)) for share in (1.0, 0.8) for dialect, rows in starts)
     dialect, rows, width = next((candidate for candidate in widths if candidate[2]), (dialects[0], [], 0))
@@ -203,7 +203,7 @@ def _rows(name: str, lines: Iterable[str], dialect: _Dialect) -> Iterator[tuple[
         except csv.Error as error:
             raise _QuotingError(
                 f"{name} line {start:,}: {quoting_problem(error)}; wanted double quotes around text with a "
-                f"{_DELIMITERS[delimiter]} or a quotation mark, and each quotation mark inside doubled"
+                f"{DELIMITERS[delimiter]} or a quotation mark, and each quotation mark inside doubled"
             ) from error
         if row is None:
             return

@@ -279,10 +279,7 @@ byId("tabs").addEventListener("keydown", (event) => {
 });
 
 function showTexts() {
-  document.documentElement.lang = language;
-  for (const node of document.querySelectorAll("[data-text]")) node.textContent = say(node.dataset.text);
-  byId("language").textContent = say("switchTo");
-  byId("language").lang = language === "ja" ? "en" : "ja";
+  translatePage();
   byId("summary").textContent = say("summary", { parameters: data.parameters, weights: data.dtype });
   showMessages();
   showRecord();

@@ -108,3 +108,11 @@ const TEXTS = {
 };
 let language = navigator.language?.startsWith("ja") ? "ja" : "en";
 const say = (name, values = {}) => TEXTS[language][name].replace(/\{(\w+)\}/g, (_, key) => values[key]);
+
+// Shows what the markup of the page says in the current language.
+function translatePage() {
+  document.documentElement.lang = language;
+  for (const node of document.querySelectorAll("[data-text]")) node.textContent = say(node.dataset.text);
+  byId("language").textContent = say("switchTo");
+  byId("language").lang = language === "ja" ? "en" : "ja";
+}

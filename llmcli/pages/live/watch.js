@@ -51,10 +51,7 @@ async function poll() {
 }
 
 function showTexts() {
-  document.documentElement.lang = language;
-  for (const node of document.querySelectorAll("[data-text]")) node.textContent = say(node.dataset.text);
-  byId("language").textContent = say("switchTo");
-  byId("language").lang = language === "ja" ? "en" : "ja";
+  translatePage();
   showState();
 }
 byId("language").addEventListener("click", () => {
