@@ -41,6 +41,7 @@ EXPERT_NAMES = {  # model_type -> tensor names in a layer with experts: (router;
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # tensors with one row per token
 FINAL_NORM = "model.norm.weight"
 ROPE_TYPES = ("linear", "llama3")
+ACTIVATIONS = ("silu", "gelu_pytorch_tanh", "gelu")  # of an MLP; the second is an approximation of the third
 ANSWER_TOKENS = 1000  # maximum length of a chat answer; most models stop long before
 RECIPES = ("muon", "adamw", "fine-tune", "lora")  # see training/step/optimizer.py
 FINE_TUNING_RECIPES = ("fine-tune", "lora")  # with learning rates for a pretrained model
@@ -140,6 +141,7 @@ class ModelConfig:
     num_experts: int = 0  # per layer; a router chooses some of them for each token; 0: a dense model
     num_experts_per_tok: int = 0  # active experts
     norm_topk_prob: bool = True  # normalize the weights of the active experts to sum to 1
+    hidden_act: str = "silu"  # one of ACTIVATIONS
     no_rope_layers: tuple[int, ...] = ()  # SmolLM3: 0 for a layer without rotary positions, otherwise 1; (): all 1
 
     def __post_init__(self) -> None:
@@ -156,6 +158,7 @@ class ModelConfig:
                 require(_is_usable(value), name, "a positive number from 1e-30 to 1e30", value)
             elif field.type is bool:
                 require(type(value) is bool, name, "true or false", value)
+        require(self.hidden_act in ACTIVATIONS, "hidden_act", f"one of {', '.join(ACTIVATIONS)}", self.hidden_act)
         if self.num_attention_heads % self.num_key_value_heads:
             raise usage(f"{self.num_key_value_heads} key-value heads do not divide {self.num_attention_heads} heads")
         require(self.head_dim % 2 == 0, "head_dim", "even for rotary embeddings", self.head_dim)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields, replace
 from typing import Any
 
-from llmcli.config import ARCHITECTURES, EXPERT_NAMES, ROPE_TYPES, ModelConfig, RopeScaling, as_record
+from llmcli.config import ACTIVATIONS, ARCHITECTURES, EXPERT_NAMES, ROPE_TYPES, ModelConfig, RopeScaling, as_record
 from llmcli.errors import LLMError, brief, prefixed
 from llmcli.formats.architectures.rewriting import REWRITTEN
 from llmcli.formats.metadata import parse_document
@@ -37,6 +37,9 @@ _ROPE_KEYS = {  # rope type -> required keys
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
+_ACTIVATIONS = {  # some have several names
+    **{name: name for name in ACTIVATIONS}, "swish": "silu", "gelu_new": "gelu_pytorch_tanh",
+}  # fmt: skip
 _LAYER_TYPES = ("full_attention", "attention", "sliding_attention")  # "attention" is an older name of "full_attention"
 
 
@@ -53,7 +56,7 @@ def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
         experts = {"num_experts_per_tok": config.num_experts_per_tok, "num_local_experts": config.num_experts}
     values = as_record(config) | {  # the fields have Hugging Face's names
         "architectures": [ARCHITECTURES[config.model_type]],
-        "attention_bias": False, "attention_dropout": 0.0, "hidden_act": "silu", "initializer_range": 0.02,
+        "attention_bias": False, "attention_dropout": 0.0, "initializer_range": 0.02,
         "sliding_window": None, "torch_dtype": dtype, "use_cache": True, "use_sliding_window": False,
         "bos_token_id": config.eos_token_id if config.bos_token_id is None else config.bos_token_id,
         "eos_token_id": [config.eos_token_id, *config.extra_eos_ids] if config.extra_eos_ids else config.eos_token_id,
@@ -80,8 +83,9 @@ def parse_config(text: str) -> ModelConfig:
     for key, architectures in UNSUPPORTED.items():
         if document["model_type"] in architectures and document.get(key):
             raise LLMError(f"its config.json sets {key}, which is not supported")
-    if document.get("hidden_act", "silu") not in ("silu", "swish"):  # two names of one function
-        raise _unsupported("hidden_act", document["hidden_act"], "silu")
+    activation = document.get("hidden_act", "silu")
+    if activation not in list(_ACTIVATIONS):
+        raise _unsupported("hidden_act", activation, ", ".join(_ACTIVATIONS))
     if not document.get("is_causal", True):
         raise LLMError("its config.json sets is_causal to false; supported: causal attention")
     document = DEFAULTS[document["model_type"]] | document
@@ -98,6 +102,7 @@ def parse_config(text: str) -> ModelConfig:
         "extra_eos_ids": tuple(extra),
         "bos_token_id": bos if type(bos) is int and bos != eos else None,
     }
+    values["hidden_act"] = _ACTIVATIONS[activation]
     values |= _parse_rope(values) | _parse_experts(values) | {"no_rope_layers": _parse_rope_layers(values)}
     names = [field.name for field in fields(ModelConfig) if field.default is MISSING or field.name in values]
     for name in names:

@@ -267,7 +267,8 @@ class _Layer:
 
 
 class _SwiGLU:
-    """down(silu(gate(x)) * up(x)), arXiv:2002.05202. The gain of the norm before it is folded into gate and up."""
+    """down(silu(gate(x)) * up(x)), or with another activation (arXiv:2002.05202). The gain of the norm before it is
+    folded into gate and up."""
 
     def __init__(self, checkpoint: Checkpoint, names: tuple[str, str, str], gain: Array | np.float32) -> None:
         """`names` of the tensors: gate [F, C], up [F, C], down [C, F]."""
@@ -275,12 +276,13 @@ class _SwiGLU:
         gate_up = checkpoint.stacked([gate, up])
         gate_up *= gain
         self.gate_up, self.down = Matrix(gate_up), Matrix(checkpoint.stacked([down]))
+        self.activation = ACTIVATIONS[checkpoint.config.hidden_act]
 
     def __call__(self, x: Array) -> Array:
         gate_up = linear(x, self.gate_up)
         F = gate_up.shape[1] // 2
         gate, up = gate_up[:, :F], gate_up[:, F:]
-        return linear(gate / (1 + np.exp(-gate)) * up, self.down)
+        return linear(self.activation(gate) * up, self.down)
 
 
 class _Experts:
@@ -350,6 +352,26 @@ def _softmax_in_place(x: Array) -> None:
 def _future(T: int, S: int) -> NDArray[np.bool_]:
     """The causal mask [T, S]: True where a position comes after the query, for the last T of S positions."""
     return np.arange(S) > np.arange(S - T, S)[:, None]
+
+
+def _silu(x: Array) -> Array:
+    return x / (1 + np.exp(-x))
+
+
+def _gelu_tanh(x: Array) -> Array:
+    """x * (1 + tanh(z)) / 2 for z = sqrt(2 / pi) * (x + 0.044715 * x^3): an approximation of GELU (arXiv:1606.08415,
+    section 2)."""
+    return x / (1 + np.exp(x * (1 + 0.044715 * x * x) * np.float32(-2 * math.sqrt(2 / math.pi))))
+
+
+def _gelu(x: Array) -> Array:
+    """x * (1 + erf(x / sqrt(2))) / 2 (arXiv:1606.08415); erf by formula 7.1.26 of Abramowitz and Stegun."""
+    factors = np.array([1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592, 0], np.float32)
+    tail = np.polyval(factors, 1 / (1 + np.float32(0.3275911 / math.sqrt(2)) * np.abs(x))) * np.exp(-x * x / 2)
+    return x * np.where(x < 0, tail, 2 - tail) / 2
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"silu": _silu, "gelu_pytorch_tanh": _gelu_tanh, "gelu": _gelu}
 
 
 def _rms_norm(x: Array, eps: np.float32) -> Array:

@@ -38,7 +38,8 @@ PAGE_SCRIPTS = (
 )  # fmt: skip
 _CONFIG_KEYS = (
     "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings",
-    "rms_norm_eps", "num_experts", "num_experts_per_tok", "norm_topk_prob", "no_rope_layers", "parameters",
+    "rms_norm_eps", "num_experts", "num_experts_per_tok", "norm_topk_prob", "hidden_act", "no_rope_layers",
+    "parameters",
 )  # fmt: skip
 
 
@@ -61,6 +62,8 @@ def live_page(
     """
     if model.config.joint_qk_norm:
         raise LLMError(f"pages do not support models of type {model.config.model_type}; export it to hf or gguf")
+    if model.config.hidden_act == "gelu":
+        raise LLMError("pages do not support models with hidden_act gelu; export it to hf or gguf")
     tokenizer = open_tokenizer(model)
     dtype, note = choose_dtype(model, tokenizer, dtype, if_too_large)
     template = open_chat_template(model, tokenizer)

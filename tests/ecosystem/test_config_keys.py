@@ -71,7 +71,7 @@ VALUES: dict[str, list[Any]] = {
     "embedding_multiplier": [3.0, 1e9, None, DELETED],
     "eos_token_id": [3, [3, 5], None],
     "head_dim": [4, 8, 6, None, DELETED],
-    "hidden_act": ["silu", "swish", "gelu", "relu", "gelu_pytorch_tanh", None],
+    "hidden_act": ["silu", "swish", "gelu", "relu", "gelu_pytorch_tanh", "gelu_new", None],
     "hidden_size": [32],
     "initializer_range": [0.5],
     "intermediate_size": [48],

@@ -78,7 +78,7 @@ def test_unknown_keys_are_ignored():
         ({"use_sliding_window": True, "sliding_window": 8, "max_window_layers": "1"}, "max_window_layers to '1'"),
         ({"layer_types": ["full_attention"]}, "layer_types to"),
         ({"layer_types": ["sliding_attention"] * 2}, "but no sliding_window in use"),
-        ({"hidden_act": "gelu"}, "hidden_act to 'gelu'"),
+        ({"hidden_act": "relu"}, "hidden_act to 'relu'; supported: silu, gelu"),
         ({"attention_bias": True}, "attention_bias"),
         ({"hidden_size": 0}, "hidden_size"),
         ({"hidden_size": 4.0}, "hidden_size"),
@@ -223,8 +223,9 @@ def test_missing_and_null_key_value_heads_differ():
     )
 
 
-def test_swish_is_silu():
+def test_other_names_of_activations():
     assert parsed(hidden_act="swish") == parsed(hidden_act="silu") == parsed()
+    assert parsed(hidden_act="gelu_new") == parsed(hidden_act="gelu_pytorch_tanh") != parsed(hidden_act="gelu")
 
 
 def test_a_bias_key_that_the_architecture_ignores_has_no_effect():

@@ -119,6 +119,7 @@ SHAPES = {
         rope_scaling=RopeScaling("llama3", 8.0, original_max_position_embeddings=32),
     ),
     "qwen2": ModelConfig(300, 32, 64, 2, 4, 2, 16, 64, model_type="qwen2"),
+    "gelu": ModelConfig(300, 32, 64, 1, 4, 2, 8, 64, hidden_act="gelu_pytorch_tanh"),
     "smollm3": ModelConfig(300, 32, 64, 2, 4, 2, 8, 64, model_type="smollm3", no_rope_layers=(0, 1)),
     "experts": ModelConfig(300, 32, 48, 2, 4, 2, 8, 64, model_type="qwen3_moe", num_experts=5, num_experts_per_tok=2),
     "mixtral": ModelConfig(300, 32, 48, 2, 4, 2, 8, 64, model_type="mixtral", num_experts=4, num_experts_per_tok=2),

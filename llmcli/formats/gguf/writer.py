@@ -35,6 +35,8 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
     architecture = ARCHITECTURE_OF[config.model_type]
     if not config.norm_topk_prob:
         raise LLMError("the weights of this model's active experts do not sum to 1, which llama.cpp does not support")
+    if config.hidden_act != "silu":
+        raise LLMError(f"llama.cpp does not support models of type {config.model_type} with {config.hidden_act}")
     if scaling and scaling.rope_type == "llama3" and architecture != "llama":
         problem = f"llama.cpp supports Llama 3's RoPE scaling only in models of type llama, not {config.model_type}"
         raise LLMError(f"{problem}; use `to` hf instead")

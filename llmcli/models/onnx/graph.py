@@ -21,6 +21,11 @@ from llmcli.formats.quantization import BLOCK, QuantizedMatrix
 from llmcli.models.runtime import Array
 
 _ORT = "com.microsoft"  # the domain of onnxruntime's own operators
+_ACTIVATIONS: dict[str, tuple[str, dict[str, float]]] = {  # operators and their attributes
+    "silu": ("QuickGelu", {"alpha": 1.0}),  # x * sigmoid(x)
+    "gelu_pytorch_tanh": ("FastGelu", {}),
+    "gelu": ("Gelu", {}),
+}
 
 Weight = QuantizedMatrix | Array  # in a linear layer, [outputs, inputs]
 
@@ -119,8 +124,9 @@ def _add_mlp(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str | None,
     gate_up = graph.linear(x, weight, name + "gate_up")
     sizes = graph.constant(np.array([size, size], np.int64))
     graph.add("Split", [gate_up, sizes], [name + "gate", name + "up"], axis=-1)
-    silu = graph.add("QuickGelu", [name + "gate"], [name + "silu"], _ORT, alpha=1.0)  # gate * sigmoid(gate)
-    inner = graph.add("Mul", [silu, name + "up"], [name + "inner"])
+    op_type, attributes = _ACTIVATIONS[checkpoint.config.hidden_act]
+    activated = graph.add(op_type, [name + "gate"], [name + "activated"], _ORT, **attributes)
+    inner = graph.add("Mul", [activated, name + "up"], [name + "inner"])
     return graph.linear(inner, read_weight(checkpoint, scheme, name + "down_proj.weight"), name + "down")
 
 

@@ -50,6 +50,7 @@ class Experts(nn.Module):
         self.gate_proj = nn.Parameter(torch.empty(E, I, C))
         self.up_proj = nn.Parameter(torch.empty(E, I, C))
         self.down_proj = nn.Parameter(torch.empty(E, C, I))
+        self.activation = config.hidden_act
         self.gate_up: Tensor | None = None  # see `fold`
 
     def fold(self, gain: Tensor | None) -> None:
@@ -70,7 +71,7 @@ class Experts(nn.Module):
         inverse, ends = order.argsort(), list(accumulate(counts))
         x = regroup(x, order, inverse, weights.shape[1])  # [N * K, C]
         gate_up = torch.cat([self.gate_proj, self.up_proj], 1) if self.gate_up is None else self.gate_up
-        inner = swiglu(grouped_linear(x, gate_up.to(x.dtype), ends))
+        inner = swiglu(grouped_linear(x, gate_up.to(x.dtype), ends), self.activation)
         y = regroup(grouped_linear(inner, self.down_proj.to(x.dtype), ends), inverse, order, 1)
         y = (y.view(*weights.shape, -1) * weights[..., None].to(y.dtype)).sum(1)
         return y.view(shape)

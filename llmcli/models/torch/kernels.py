@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch.nn import functional
 from llmcli.config import LOSS_LOGITS, LOSS_ROWS, MAX_CONTEXT_KEEPING_SCORES, QUERY_BLOCK
 
 MAX_CONTEXT_KEEPING_SCORES_WITH_AMX = 512  # tokens; see `has_faster_attention`
+_APPROXIMATIONS = {"gelu": "none", "gelu_pytorch_tanh": "tanh"}  # torch's names
 MIN_PROBABILITY = 1e-37  # lower bound of probabilities before the logarithm
 
 
@@ -256,14 +257,27 @@ def _joined_and_folded(weights: Sequence[Tensor], gain: Tensor | None, dtype: to
     return joined, (joined if gain is None else joined * gain).to(dtype)
 
 
+def activate(x: Tensor, activation: str) -> Tensor:
+    """`activation` is one of ACTIVATIONS in config.py."""
+    return functional.silu(x) if activation == "silu" else functional.gelu(x, approximate=_APPROXIMATIONS[activation])
+
+
+def _activation_gradient(activation: str, grad: Tensor, x: Tensor, **out: Tensor) -> Tensor:
+    if activation == "silu":
+        return cast(Tensor, torch.ops.aten.silu_backward(grad, x, **out))
+    return cast(Tensor, torch.ops.aten.gelu_backward(grad, x, approximate=_APPROXIMATIONS[activation], **out))
+
+
 class _SwiGLU(_Function):
-    """silu(gate) * up (arXiv:2002.05202); gate and up are the two halves of the last dimension."""
+    """silu(gate) * up, or with another activation (arXiv:2002.05202); gate and up are the two halves of the last
+    dimension."""
 
     @staticmethod
-    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+    def forward(ctx: Any, gate_up: Tensor, activation: str) -> Tensor:
         gate, up = map(contiguous_on_mps, gate_up.chunk(2, dim=-1))
-        activated = functional.silu(gate)
+        activated = activate(gate, activation)
         ctx.save_for_backward(gate_up, activated)
+        ctx.activation = activation
         return activated * up
 
     @staticmethod
@@ -271,13 +285,14 @@ class _SwiGLU(_Function):
         gate_up, activated = ctx.saved_tensors
         gate, up = map(contiguous_on_mps, gate_up.chunk(2, dim=-1))
         if not _is_on_cpu(gate_up):  # torch.compile fuses this into one kernel, unlike the steps below
-            return torch.cat([torch.ops.aten.silu_backward(grads[0] * up, gate), grads[0] * activated], -1)
+            grad_gate = _activation_gradient(ctx.activation, grads[0] * up, gate)
+            return torch.cat([grad_gate, grads[0] * activated], -1), None
         grad = torch.empty_like(gate_up)
         grad_gate, grad_up = grad.chunk(2, dim=-1)
         torch.mul(grads[0], activated, out=grad_up)
         torch.mul(grads[0], up, out=grad_gate)
-        torch.ops.aten.silu_backward(grad_gate, gate, grad_input=grad_gate)
-        return grad
+        _activation_gradient(ctx.activation, grad_gate, gate, grad_input=grad_gate)
+        return grad, None
 
 
 swiglu = _SwiGLU.apply

@@ -154,10 +154,11 @@ class MLP(nn.Module):
         self.gate_proj = Linear(config.hidden_size, config.intermediate_size)
         self.up_proj = Linear(config.hidden_size, config.intermediate_size)
         self.down_proj = Linear(config.intermediate_size, config.hidden_size)
+        self.activation = config.hidden_act
 
     def forward(self, x: Tensor, gain: Tensor | None) -> Tensor:
         """Normalized x [B, T, C] before its gain, or x itself without one -> [B, T, C]."""
-        return self.down_proj(swiglu(stacked_linear(x, gain, self.gate_proj, self.up_proj)))
+        return self.down_proj(swiglu(stacked_linear(x, gain, self.gate_proj, self.up_proj), self.activation))
 
     def fold(self, gain: Tensor | None) -> None:
         fold(gain, self.gate_proj, self.up_proj)

@@ -60,6 +60,12 @@ function softmax(x) {
   return y.map((value) => value / total);
 }
 
+const ACTIVATIONS = {
+  silu: (x) => x / (1 + Math.exp(-x)),
+  // x * (1 + tanh(z)) / 2 for z = sqrt(2 / pi) * (x + 0.044715 * x^3), arXiv:1606.08415
+  gelu_pytorch_tanh: (x) => x / (1 + Math.exp(-2 * Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
+};
+
 class Model {
   constructor(config, tensors) {
     const tensor = (name) => tensors.get(name);
@@ -194,10 +200,10 @@ class Model {
     return y;
   }
 
-  // down(silu(gate(x)) * up(x)), arXiv:2002.05202
+  // down(silu(gate(x)) * up(x)), or with another activation, arXiv:2002.05202
   swiglu({ gate, up, down }, x) {
-    const g = multiply(gate, x), u = multiply(up, x);
-    for (let i = 0; i < g.length; i++) g[i] = (g[i] / (1 + Math.exp(-g[i]))) * u[i];
+    const g = multiply(gate, x), u = multiply(up, x), activation = ACTIVATIONS[this.config.hidden_act];
+    for (let i = 0; i < g.length; i++) g[i] = activation(g[i]) * u[i];
     return multiply(down, g);
   }
 

@@ -20,6 +20,8 @@ KINDS = {
     "qwen2": replace(QWEN3, model_type="qwen2", tie_word_embeddings=True),
     "llama": replace(QWEN3, model_type="llama", num_key_value_heads=4, head_dim=32),
     "smollm3": replace(QWEN3, model_type="smollm3", no_rope_layers=(1, 0)),
+    "gelu": replace(QWEN3, hidden_act="gelu", num_hidden_layers=1),
+    "gelu_pytorch_tanh": replace(QWEN3, hidden_act="gelu_pytorch_tanh", num_hidden_layers=1),
     "llama 3": replace(QWEN3, model_type="llama", rope_scaling=RopeScaling("llama3", 8.0)),
 }
 IDS = np.random.default_rng(1).integers(0, 300, 400).tolist()

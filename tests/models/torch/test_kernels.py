@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmcli.config import LOSS_ROWS
+from llmcli.config import ACTIVATIONS, LOSS_ROWS
 from llmcli.models.torch import kernels
 
 EPS = 1e-6
@@ -111,9 +111,18 @@ def test_stacked_linear_keeps_copies_of_the_weights_only_if_they_are_not_made_ag
     assert sum(kept) == (0 if recompute else 2 * 128 * 8)
 
 
-def test_swiglu_and_its_gradients() -> None:
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_swiglu_and_its_gradients(activation: str, on_cpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_is_on_cpu", lambda x: on_cpu)
     both = random(2, 5, 12)
-    assert_same(kernels.swiglu(both), F.silu(both[..., :6]) * both[..., 6:], [both])
+    x = both[..., :6]
+    expected = {
+        "silu": x * torch.sigmoid(x),
+        "gelu_pytorch_tanh": x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+        "gelu": x * (1 + torch.erf(x / math.sqrt(2))) / 2,
+    }
+    assert_same(kernels.swiglu(both, activation), expected[activation] * both[..., 6:], [both])
 
 
 def test_swiglu_on_mps_gives_torch_no_views(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +142,7 @@ def test_swiglu_on_mps_gives_torch_no_views(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(kernels.functional, "silu", silu)
     monkeypatch.setattr(torch.ops.aten, "silu_backward", silu_backward)
     both = random(2, 5, 12)
-    assert_same(kernels.swiglu(both), torch.sigmoid(both[..., :6]) * both[..., :6] * both[..., 6:], [both])
+    assert_same(kernels.swiglu(both, "silu"), torch.sigmoid(both[..., :6]) * both[..., :6] * both[..., 6:], [both])
     assert len(given) == 3 and all(x.is_contiguous() for x in given)
 
 
