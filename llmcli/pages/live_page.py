@@ -22,7 +22,7 @@ from llmcli.formats.training_record import TrainingRecord
 from llmcli.pages.inspection_page import inspection_data
 from llmcli.pages.live_text import chat_data, tokenizer_data
 from llmcli.pages.live_weights import check_size, choose_dtype, pack
-from llmcli.pages.model_facts import Rows, training_record
+from llmcli.pages.model_facts import training_record
 from llmcli.pages.template import fill, joined, json_for_script
 from llmcli.training.files.summary import probe_points
 
@@ -33,8 +33,8 @@ MODEL_SCRIPTS = (
     "tokenizer", "vocabulary", "model", "ngram_cache", "sampler", "token_healing", "generator", "inside", "worker",
 )  # fmt: skip
 PAGE_SCRIPTS = (
-    "templates/shared.js", "templates/curve.js", "templates/arcs.js", "live/texts.js", "live/inside_view.js",
-    "live/compare_view.js", "live/record.js", "live/page.js",
+    "templates/shared.js", "templates/curve.js", "templates/arcs.js", "live/texts.js", "live/record_texts.js",
+    "live/inside_view.js", "live/compare_view.js", "live/record.js", "live/page.js",
 )  # fmt: skip
 _CONFIG_KEYS = (
     "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings",
@@ -127,8 +127,8 @@ def _probe_data(record: TrainingRecord) -> dict[str, Any] | None:
     }
 
 
-def _plan_rows(document: Mapping[str, Any]) -> Rows:
-    """List the choices of the plan with their reasons; a record from elsewhere may hold anything there."""
+def _plan_rows(document: Mapping[str, Any]) -> list[list[str]]:
+    """List the choices of the plan, (name, value, reason); a record from elsewhere may hold anything there."""
     plan = document.get("plan")
     rows = [row for row in plan if isinstance(row, dict)] if isinstance(plan, list) else []
-    return [(str(row.get("name", "")), f"{row.get('value', '')} ({row.get('reason', '')})") for row in rows]
+    return [[str(row.get(key, "")) for key in ("name", "value", "reason")] for row in rows]

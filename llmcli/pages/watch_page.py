@@ -3,7 +3,10 @@
 from llmcli.pages.template import fill
 
 STYLES = ("templates/page.css", "live/page.css", "live/watch.css")
-SCRIPTS = ("templates/shared.js", "templates/curve.js", "live/texts.js", "live/record.js", "live/watch.js")
+SCRIPTS = (
+    "templates/shared.js", "templates/curve.js", "live/texts.js", "live/record_texts.js", "live/record.js",
+    "live/watch.js",
+)  # fmt: skip
 
 
 def watch_page(title: str) -> bytes:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
-from llmcli.analysis.explain import predict_next
+from llmcli.analysis.explain import explain, predict_next
 from llmcli.config import ModelConfig
 from llmcli.data.conversations.chat_template import CHATML, ChatTemplate, with_chat_template
 from llmcli.data.conversations.example_prompt import example_prompts
@@ -23,13 +23,14 @@ from llmcli.errors import LLMError
 from llmcli.formats import checkpoint
 from llmcli.formats.loading import open_tokenizer
 from llmcli.formats.quantization import quantize_rows
+from llmcli.formats.training_stages import AVERAGE, BASE, CACHE, EXPORTED
 from llmcli.generation.next_words import next_words
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.pages.live_page import MODEL_SCRIPTS, PAGE_SCRIPTS
 from llmcli.pages.live_text import chat_data
 from llmcli.pages.live_weights import MAX_BYTES, check_size, choose_dtype, pack, with_page_values
 from tests.conftest import TEXT, random_checkpoint
-from tests.pages.live import element, needs_browser, page_of, runtime_of, switched_off
+from tests.pages.live import MISSING_TEXTS, element, needs_browser, page_of, runtime_of, switched_off
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -402,6 +403,28 @@ def test_inside_by_keyboard(opened: Any, words_model: Path) -> None:
 
 @pytest.mark.slow
 @needs_browser
+def test_the_parts_of_another_next_token(opened: Any, words_model: Path) -> None:
+    """The attribution is that of the token that was chosen, as numpy computes it, with the keyboard too."""
+    page, tokenizer = opened(words_model, prompt="The cat likes to"), open_tokenizer(checkpoint.load(words_model))
+    wait_until_shown(page)
+    choice = page.locator("#change-bars button").nth(2)
+    name = str(choice.text_content()).replace("·", " ")
+    choice.focus()
+    page.keyboard.press("Enter")
+    wait_until_shown(page)
+    assert page.evaluate("document.activeElement.getAttribute('aria-pressed')") == "true"
+    assert page.locator("#change-bars [aria-pressed=true]").count() == 1
+    token = next(i for i in range(tokenizer.vocab_size) if tokenizer.label(i) == name)
+    explanation = explain(runtime_of(words_model), tokenizer, "The cat likes to", literal=False, token=token)
+    assert page.text_content("#attribution-title") == f"What adds up to “{name.strip()}”"
+    assert bars(page, "attribution")[-1][1] == pytest.approx(explanation.attribution.logit, abs=0.006)
+    page.fill("#text", "私は毎朝")  # it is not among the likeliest: the first one is shown
+    wait_until_shown(page)
+    assert page.locator("#change-bars [aria-pressed=true]").first.text_content() == bars(page, "change-bars")[0][0]
+
+
+@pytest.mark.slow
+@needs_browser
 def test_two_prompts(opened: Any, words_model: Path) -> None:
     page = opened(words_model, prompt="The cat likes to", compare="I like to")
     assert page.is_visible("#compare") and page.input_value("#other") == "I like to"
@@ -554,6 +577,74 @@ def test_the_slider_moves_the_bars_of_one_prompt_over_the_run(opened: Any, words
 
 @pytest.mark.slow
 @needs_browser
+def test_the_record_in_japanese(opened: Any, words_model: Path, tmp_path: Path) -> None:
+    """Names and units are translated; data, such as names of files, is not."""
+    model, path = checkpoint.load(words_model), tmp_path / "record.safetensors"
+    record = model.record | {
+        "corpus": [{"name": "100 steps, 5 bytes.txt", "bytes": 3000}],
+        "expert_shares": [[0.25, 0.75]], "interrupted": True, "clock": {"seconds": 3750, "tokens_per_second": 1234},
+        "memorised": {"share": 0.5, "strings": 9, "held_out_share": 0.25}, "validation": {"tokens": 1000},
+        "conversations": {"training": 1200, "held_out": 30, "from_step": 1000},
+        "answers": {"questions": 30, "exact": 0.5, "near": 0.1, "seen": 0.5, "garbled": 0.1},
+        "plain_text": {"from": "base.txt", "tokens": 5, "before": 1.5, "after": 1.25},
+        "earlier_stages": [{"stage": "base model", "file": "b", "corpus": [{"name": "base.txt", "bytes": 7}]}],
+    }  # fmt: skip
+    checkpoint.save(path, replace(model, record=record))
+    page = opened(path, locale="ja-JP")
+    page.click("#tab-record")
+    names = page.locator("#record-view dt").all_text_contents()
+    assert (
+        len(names) > 30
+        and [name for name in names if not re.search(r"[\u3040-\u30ff\u4e00-\u9fff]|SHA-256", name)] == []
+    )
+    rows = dict(zip(names, page.locator("#record dd").all_text_contents(), strict=False))
+    expected = {
+        "形式": "llmcli のモデル", "コーパス": "100 steps, 5 bytes.txt、3,000 バイト",
+        "元のモデル": "b: base.txt、7 バイト",
+        "会話": "学習用 1,200 件、評価用 30 件",
+        "確率最大の答え": "評価用の質問 30 問のうち、正確 15、ほぼ正確(80% 以上一致) 3、"
+        "学習データの別の答え 9、文の乱れ 3",
+        "会話以外の文章": "ネットワーク 前 1.500、後 1.250 ビット/バイト",
+        "最良の重み": f"ステップ {record.best_step}",
+        "検証": "学習用の文章のうち 1,000 トークン(学習には使わない)",
+        "丸暗記": "生成した 30 文字の並びの 50% が、学習用の文章にそのままあります(評価用の文章では 25%)",
+        "層 1 の各エキスパートへのトークン": "25.0% 75.0%", "時間": "1 時間 2 分 30 秒、毎秒 1,234 トークン",
+    }  # fmt: skip
+    assert rows | expected == rows
+    assert re.fullmatch(rf"{record.steps}\([\d.]+ エポック\)、中断", rows["ステップ数"])
+    assert re.fullmatch(
+        r"ネットワーク [\d.]+ ビット/バイト\(学習の終わりに [\d,]+ バイトで、float32 で測定\)", rows["評価用データ"]
+    )
+    units = re.compile(r"bytes|tokens|steps|bits|layer|head|parameters|epoch|network")
+    kept = {"コーパス", "設定"}
+    values = zip(
+        names,
+        page.locator("#record-view dd").evaluate_all("(all) => all.map((one) => one.firstChild.data)"),
+        strict=True,
+    )
+    assert [value for name, value in values if units.search(value) and name not in kept] == []
+    assert re.fullmatch(
+        r"ステップ [\d,]+ までに、学習損失は [\d.]+ から [\d.]+ ビット/バイトになりました。"
+        r"(検証損失は最小で [\d.]+ でした。)?",
+        page.inner_text("#curve > p >> nth=1"),
+    )
+    assert page.evaluate(MISSING_TEXTS) == []
+
+
+def test_the_rows_of_plans_and_records_have_japanese_names() -> None:
+    package = files("llmcli")
+    sources = ["training/data/prepare.py", "training/data/conversations.py", "training/planning/plan_table.py"]
+    text = "".join((package / name).read_text("utf-8") for name in sources).partition("def overview")[0]
+    names = set(re.findall(r'PlanRow\(\s*"([^"]+)"', text))
+    text = "".join((package / "pages" / name).read_text("utf-8") for name in ("model_facts.py", "inspection_page.py"))
+    names |= set(re.findall(r'\("([\w -]+)", (?!str)', text)) | {BASE, AVERAGE, CACHE, EXPORTED}
+    script = (package / "pages/live/record_texts.js").read_text("utf-8").partition("};")[0]
+    known = {bare or quoted for quoted, bare in re.findall(r'(?:"([^"]+)"|(\w+)): "', script)}
+    assert len(names) > 40 and names - {"summary", "seed"} - known == set()
+
+
+@pytest.mark.slow
+@needs_browser
 def test_hostile_names_and_texts_are_shown_as_text(opened: Any, words_model: Path, tmp_path: Path) -> None:
     model = checkpoint.load(words_model)
     record = model.record | {
@@ -587,3 +678,5 @@ def test_damaged_weights_are_reported(opened: Any, tiny_model: Path) -> None:
     page.fill("#text", "The cat")
     page.wait_for_selector("#problem:not([hidden])")
     assert "its weights are damaged" in str(page.text_content("#problem"))
+    page.click("#language")
+    page.locator("#problem", has_text="重みが壊れています").wait_for()

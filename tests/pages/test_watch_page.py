@@ -8,14 +8,14 @@ import pytest
 
 from llmcli.pages.watch_page import watch_page
 from llmcli.server.http.watch import WatchServer
-from tests.pages.live import needs_browser
+from tests.pages.live import MISSING_TEXTS, needs_browser
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 HOSTILE = '<img src=x onerror="alert(1)">'
 STATE: dict[str, Any] = {
-    "phase": "running", "file": "m.safetensors", "verdict": [], "plan": [["steps", f"20 ({HOSTILE})"]], "prompt": "The",
+    "phase": "running", "file": "m.safetensors", "verdict": [], "plan": [["steps", "20", HOSTILE]], "prompt": "The",
     "step": {"progress": 0.5, "percent": "50%", "step": "10", "epoch": "1.0", "speed": "9,000", "left": "0:09"},
     "curve": {"steps": [5, 10], "training": [3.0, 2.0], "validation_steps": [10], "validation": [2.5]},
     "samples": [[5, " cat"], [10, HOSTILE]],
@@ -52,6 +52,9 @@ def test_two_tabs_follow_the_run_and_show_its_end(browser: "Browser", watch: Wat
     assert english.title() == f"{HOSTILE}.safetensors"
     assert english.inner_text("#figures") == "50% · step 10 · epoch 1.0 · 9,000 tokens per second · 0:09 left"
     assert japanese.inner_text("#phase") == "学習しています。"
+    assert japanese.locator("#plan dt").all_text_contents() == ["ステップ数"]
+    assert HOSTILE in str(japanese.text_content("#plan [lang=en]"))
+    assert [page.evaluate(MISSING_TEXTS) for page in pages] == [[], []]
     assert english.inner_text("#curve p >> nth=1") == "Training loss 2.000 bits per byte, validation loss 2.500"
     newest = [["·b", "75.0%"], ["·a", "< 75.0%"], ["all others", "25.0%"]]
     assert bars(english) == newest

@@ -38,6 +38,7 @@ class _Options(ResultOptions):
     )
     compare: str | None = option("PROMPT", "Show the prediction after another prompt beside this one.")
     next: int = option("N", "Number of next tokens and words to show.", 5, min=1)
+    token: str | None = option("TEXT", "Explain this next token instead of the most likely one.")
     literal: bool = flag("Tokenize the prompt in one way only.", names="--literal/--no-literal")
     prompt_pair: bool = flag("Answer the prompt, and show which of its words each word of the answer attends to.")
     html: Path | None = option("FILE", "Write an HTML page with the model inside instead, which opens at the prompt.")
@@ -99,9 +100,12 @@ def _explain_prompt(options: _Options, path: Path, text: str) -> None:
     if options.without or options.compare is not None:
         _compare(options, runtime, tokenizer, text, predictor, extra)
         return
+    token = None if options.token is None else _token_of(options.token, tokenizer)
     explanation = explain(
-        runtime, tokenizer, text, literal=options.literal, candidates=options.next, predictor=predictor
+        runtime, tokenizer, text, literal=options.literal, candidates=options.next, token=token, predictor=predictor
     )
+    if token not in (None, explanation.token):
+        raise usage(f"--token {options.token!r} does not agree with the end of the prompt; add --literal")
     words = next_words(predictor, tokenizer, text)
     with_prediction = text.removesuffix(explanation.tail) + tokenizer.decode([explanation.token])
     _print_notes(explanation, config)
@@ -164,6 +168,15 @@ def _compare(
         report.show(comparison, prompts, options.next)
 
 
+def _token_of(text: str, tokenizer: "Tokenizer") -> int:
+    """Return the token with this text. Raises LLMError if there is none."""
+    for token in range(tokenizer.vocab_size):
+        if tokenizer.label(token) == text:
+            return token
+    tokens = ", ".join(repr(tokenizer.label(one)) for one in tokenizer.encode(text))
+    raise usage(f"--token must be one token of the model, found {text!r}, which is {tokens}")
+
+
 def _memory_report(options: _Options, source: "Checkpoint | Ensemble", path: Path) -> "MemoryReport | None":
     if not options.memory:
         return None
@@ -177,11 +190,13 @@ def _check_options(options: _Options) -> None:
     if options.html is None:
         options.reject("without --html", "force")
     else:
-        options.reject("with --html", "layer", "head", "memory", "next", "literal")
+        options.reject("with --html", "layer", "head", "memory", "next", "token", "literal")
     if options.prompt_pair:
-        options.reject("with --prompt-pair", "next", "literal", "html", "force", "without", "compare", "memory")
+        options.reject(
+            "with --prompt-pair", "next", "token", "literal", "html", "force", "without", "compare", "memory"
+        )
     if options.without or options.compare is not None:
-        options.reject("with --without or --compare", "layer", "head", "memory")
+        options.reject("with --without or --compare", "layer", "head", "token", "memory")
     if not options.memory:
         options.reject("without --memory", "corpus")
     if options.head is not None and options.layer is None:

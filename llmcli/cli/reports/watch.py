@@ -40,7 +40,7 @@ class Watch:
         self.url = self._server.start()
 
     def _begin_model(self, plan: "Plan") -> None:
-        rows = [(row.name, f"{row.value} ({row.reason})") for row in plan.rows]
+        rows = [(row.name, row.value, row.reason) for row in plan.rows]
         self._evaluations: list[tuple[int, float]] = []
         self._state |= {"plan": rows, "samples": [], "prompt": "", "probe": None, "curve": None}
         self._publish()

@@ -4,10 +4,11 @@ const MAX_ARCS = 5, MIN_WEIGHT = 0.01; // attention below this gets no arc
 const MAX_CONTRIBUTIONS = 8, MAX_EFFECTS = 16; // bars
 const off = new Set(data.start.without);
 const selected = { layer: null, head: null, token: 0 }; // counted from 0; null: the mean
+let target = ""; // the next token that is explained, if it is not the most likely one
 let inside = { labels: [], weights: [] }; // what the page shows
 let lastAttention = 0; // number of the last request
 
-const refreshInside = () => request("inside", { ...state, without: [...off] }, (answer) => {
+const refreshInside = () => request("inside", { ...state, without: [...off], target }, (answer) => {
   if (answer.pairs) showChange(answer);
   if (answer.labels) showActivations(answer);
   if (answer.effects) showEffects(answer.effects);
@@ -80,21 +81,24 @@ byId("parts").addEventListener("keydown", (event) => {
 
 // ---- what comes next, with and without the parts
 
-function showChange({ pairs, token, tail, entropy }) {
+function showChange({ pairs, chosen, token, tail, entropy }) {
   byId("tail").textContent = tail ? say("tail", { token: readable(token), tail: readable(tail) }) : "";
   byId("entropy").textContent = say("entropy", { bits: entropy.toFixed(2), count: Math.round(2 ** entropy) });
   inside.token = readable(token);
   byId("attribution-title").textContent = say("attributionTitle", { token: inside.token });
   byId("effects-title").textContent = say("effectsTitle", { token: inside.token });
-  const [{ text, p, q, bits }] = pairs, amount = { token: readable(text), p: percent(p), q: percent(q), bits: Math.abs(bits).toFixed(2) };
+  const { text, p, q, bits } = chosen, amount = { token: readable(text), p: percent(p), q: percent(q), bits: Math.abs(bits).toFixed(2) };
   const change = Number(amount.bits) === 0 ? "unchanged" : bits < 0 ? "lessLikely" : "moreLikely";
   byId("change").textContent = say(off.size ? change : "switchSomething", amount);
-  showBothBars(byId("change-bars"), pairs, off.size > 0);
+  const focused = [...byId("change-bars").querySelectorAll("button")].indexOf(document.activeElement);
+  showBothBars(byId("change-bars"), pairs, off.size > 0, (one) => clickable(() => { target = one; refresh(); },
+    { class: "choice", "aria-pressed": one === text }, tokenSpan(one)));
+  byId("change-bars").querySelectorAll("button")[focused]?.focus();
 }
 
 // Bars of one prediction, or of two: the first, then the second.
-function showBothBars(list, pairs, areTwo) {
-  showBars(list, pairs.map(({ text, p }) => [tokenSpan(text), percent(p), Math.min(1, p), areTwo ? "first" : ""]));
+function showBothBars(list, pairs, areTwo, nameNode = tokenSpan) {
+  showBars(list, pairs.map(({ text, p }) => [nameNode(text), percent(p), Math.min(1, p), areTwo ? "first" : ""]));
   if (areTwo) pairs.forEach(({ q }, i) => {
     const bar = element("div", { class: "bar second" });
     bar.style.width = 100 * Math.min(1, q) + "%";

@@ -25,7 +25,7 @@ worker.onmessage = ({ data: answer }) => {
   const receive = receivers.get(answer.id);
   if (answer.done) receivers.delete(answer.id);
   receive?.(answer);
-  if (answer.error) showProblem(answer.error);
+  if (answer.error) showProblem(say(...answer.error));
   if (answer.done && answer.id === lastNext) openPanel().setAttribute("aria-busy", "false");
 };
 worker.onerror = (event) => showProblem(say("failed", { error: event.message }));
@@ -247,12 +247,12 @@ byId("message").addEventListener("keydown", (event) => {
 
 function showRecord() {
   const { rows, plan, verdict, curve, samples, prompt, probe: predictions } = data.record;
-  byId("verdict").replaceChildren(...verdict.map((sentence) => element("p", {}, visibleWithSpaces(sentence))));
+  showVerdict(verdict);
   showPairs("record", rows);
   showPairs("plan", plan);
   byId("plan-section").hidden = !plan.length;
   showSamples(samples, prompt);
-  showLosses(curve);
+  showLosses(curve && { ...curve, summary: recordValue("curve", curve.summary) });
   showProbe(predictions, curve);
 }
 

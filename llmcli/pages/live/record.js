@@ -1,7 +1,11 @@
 // How a model came to be: its loss curve, its samples, and the probe, one prompt over the course of the run. Shared by the
 // page with a model inside and the page of a run in progress.
-const showPairs = (id, pairs) => byId(id).replaceChildren(...pairs.flatMap(([name, value]) =>
-  [element("dt", {}, visibleWithSpaces(name)), element("dd", {}, visibleWithSpaces(value))]));
+// Rows are [name, value], or [name, value, reason]; reasons are the sentences that the record has, in English.
+const showPairs = (id, rows) => byId(id).replaceChildren(...rows.flatMap(([name, value, reason]) => [
+  element("dt", {}, visibleWithSpaces(recordName(name))),
+  element("dd", {}, visibleWithSpaces(recordValue(name, value)), ...(reason ? [element("span", { lang: "en" }, ` (${visibleWithSpaces(reason)})`)] : [])),
+]));
+const showVerdict = (sentences) => byId("verdict").replaceChildren(...sentences.map((one) => element("p", { lang: "en" }, visibleWithSpaces(one))));
 
 function showLosses(curve) {
   byId("curve-section").hidden = !curve;
@@ -9,7 +13,7 @@ function showLosses(curve) {
   const key = (name) => element("span", {}, element("i", { class: name }), ` ${say(name)}`);
   const width = Math.max(320, Math.min(900, byId("curve").clientWidth || 900));
   const legend = element("p", { class: "legend" }, key("training"), ...(curve.validation.length ? [key("validation")] : []));
-  byId("curve").replaceChildren(legend, curveChart(curve, width), element("p", {}, curve.summary));
+  byId("curve").replaceChildren(legend, curveChart(curve, width, (step) => say("atStep", { step })), element("p", {}, curve.summary));
 }
 
 function showSamples(samples, prompt) {

@@ -4,7 +4,7 @@
 // The probability with which each token is chosen, under settings {temperature, topP, minP}.
 function samplingProbabilities(logits, { temperature, topP, minP }) {
   const highest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
-  if (!Number.isFinite(highest)) throw new Error("the model produced NaN or infinite logits: its weights are damaged");
+  if (!Number.isFinite(highest)) throw new Problem("damagedWeights");
   if (temperature === 0) { // greedy: always the most likely token
     const best = logits.indexOf(highest);
     return Float64Array.from(logits, (_, i) => (i === best ? 1 : 0));

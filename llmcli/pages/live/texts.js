@@ -16,6 +16,7 @@ const TEXTS = {
     answerHere: "The conversation comes before. “One token” begins the answer; typing starts another text.",
     nextTokenTitle: "The next token", switchSomething: "All parts are on. Which head matters most? Switch one off and compare.",
     lessLikely: "“{token}” went from {p} to {q}: it lost {bits} bits. Pale: before.", moreLikely: "“{token}” went from {p} to {q}: it gained {bits} bits. Pale: before.",
+    chooseHint: "Click a token to see below what adds up to it.",
     unchanged: "“{token}” stayed at {q}: nothing changed here. Pale: before.",
     entropy: "Entropy {bits} bits: as uncertain as a choice among {count} equally likely tokens.",
     attentionTitle: "Attention", head: "Head", headsCaption: "The token that each head attends to most from “{token}”. Choose a head to show its arcs.", allHeads: "Mean of all heads", layerMean: "Layer {layer}, mean",
@@ -50,7 +51,9 @@ const TEXTS = {
     probeValidation: "Step {step}: validation loss {bits} bits per byte", probeTraining: "Step {step}: training loss {bits} bits per byte",
     factsTitle: "Record", planTitle: "Plan", training: "training", validation: "validation",
     added: "Added “{text}”.", finished: "{count} tokens added.", ended: "The model ended the text.",
-    switchTo: "日本語", failed: "The model could not be started: {error}",
+    switchTo: "日本語", failed: "Unexpected error: {error}",
+    damagedWeights: "The model produced NaN or infinite logits: its weights are damaged.", noByteToken: "The tokenizer has no token for the byte {byte}.",
+    messageTooLong: "The message is longer than the context of the model.", space: "space", lineEnd: "line end",
   },
   ja: {
     summary: "パラメータ数 {parameters}、重みは {weights}。モデル全体がこのファイルに入っていて、このブラウザの中で動きます。何も送信されません。",
@@ -68,6 +71,7 @@ const TEXTS = {
     answerHere: "この前に会話があります。「1 トークン」で答えが始まります。入力すると、別の文章になります。",
     nextTokenTitle: "次のトークン", switchSomething: "すべての部品がオンです。一番大切なヘッドはどれでしょう。一つオフにして比べてみましょう。",
     lessLikely: "「{token}」は {p} から {q} になり、{bits} ビット減りました。薄い棒は、オフにする前です。", moreLikely: "「{token}」は {p} から {q} になり、{bits} ビット増えました。薄い棒は、オフにする前です。",
+    chooseHint: "トークンをクリックすると、そのトークンになる理由が下に表示されます。",
     unchanged: "「{token}」は {q} のままです。ここでは変わりません。薄い棒は、オフにする前です。",
     entropy: "エントロピーは {bits} ビットです。同じ確率の {count} 個のトークンから選ぶのと同じくらい不確かです。",
     headsCaption: "「{token}」から各ヘッドが最も強く見ているトークン。ヘッドを選ぶと弧が表示されます。",
@@ -95,7 +99,7 @@ const TEXTS = {
     noAlternatives: "最初のトークンの前には何もないので、予測はありません。",
     chatHint: "このモデルは会話で学習しました。答えらしい文章を 1 トークンずつ予測します。それ以外のことは知りません。",
     message: "メッセージ", send: "送る", lookInside: "内部を見る", you: "あなた", model: "モデル", waiting: "…",
-    recordHint: "モデルのファイルには、学習の記録が入っています。",
+    recordHint: "モデルのファイルには、学習の記録が入っています。学習の評価と計画の理由は、記録にあるとおり英語で表示します。",
     curveTitle: "学習中の損失", curveHint: "バイトあたりのビット数: 次の 1 バイトを当てるのに平均で何ビット要るか。低いほど良い予測です。",
     samplesTitle: "学習中の出力", samplesHint: "評価のたびに、モデルは同じ書き出しの続きを書きました。", atStep: "ステップ {step}",
     probeTitle: "同じ文に対する予測の移り変わり", probeLabel: "評価(最初から最後まで)",
@@ -103,7 +107,9 @@ const TEXTS = {
     probeValidation: "ステップ {step}: 検証損失 {bits} ビット/バイト", probeTraining: "ステップ {step}: 学習損失 {bits} ビット/バイト",
     factsTitle: "記録", planTitle: "計画", training: "学習", validation: "検証",
     added: "「{text}」を加えました。", finished: "{count} トークンを加えました。", ended: "モデルは文章を終えました。",
-    switchTo: "English", failed: "モデルを開始できませんでした: {error}",
+    switchTo: "English", failed: "予期しないエラーが起きました: {error}",
+    damagedWeights: "モデルの出力が数になりませんでした(NaN または無限大)。重みが壊れています。", noByteToken: "バイト {byte} を表すトークンが、トークナイザーにありません。",
+    messageTooLong: "メッセージが長すぎて、モデルの文脈に入りません。", space: "空白", lineEnd: "改行",
   },
 };
 let language = navigator.language?.startsWith("ja") ? "ja" : "en";
@@ -113,6 +119,7 @@ const say = (name, values = {}) => TEXTS[language][name].replace(/\{(\w+)\}/g, (
 function translatePage() {
   document.documentElement.lang = language;
   for (const node of document.querySelectorAll("[data-text]")) node.textContent = say(node.dataset.text);
+  Object.assign(WHITE_SPACE, { " ": say("space"), "\n": say("lineEnd") });
   byId("language").textContent = say("switchTo");
   byId("language").lang = language === "ja" ? "en" : "ja";
 }

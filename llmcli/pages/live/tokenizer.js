@@ -9,6 +9,14 @@ const completeText = (bytes) => (/[\x80-\xff]/.test(bytes) ? newDecoder().decode
 const LAST_WORD = /[\p{White_Space}\x1c-\x1f]*[^\p{White_Space}\x1c-\x1f]*$/u; // white space as Python has it
 const MAX_TAIL = 200; // characters at the end of a text that are searched for its last word
 
+// An error that the page shows in its language: the name of one of its texts, and the values in it.
+class Problem extends Error {
+  constructor(name, values = {}) {
+    super(name);
+    this.values = values;
+  }
+}
+
 class Tokenizer {
   // `data` is what `tokenizer_data` of live_page.py writes: the kind ("bpe": byte-level, "spm": SentencePiece, "char"), the
   // byte string of each token, "" for control tokens, and more.
@@ -66,7 +74,7 @@ class Tokenizer {
   symbols(word) {
     const ofBytes = (text) => [...toBytes(text)].map((byte) => {
       const id = this.byte_ids[byte.charCodeAt(0)];
-      if (id < 0) throw new Error(`the tokenizer has no token for the byte 0x${byte.charCodeAt(0).toString(16)}`);
+      if (id < 0) throw new Problem("noByteToken", { byte: `0x${byte.charCodeAt(0).toString(16)}` });
       return id;
     });
     return this.kind === "bpe" ? ofBytes(word) : [...word].flatMap((character) => this.ids.get(toBytes(character)) ?? ofBytes(character));

@@ -24,7 +24,7 @@ function showState() {
   byId("phase").textContent = say(phase, { file });
   byId("progress").value = step?.progress ?? 0;
   byId("figures").textContent = step && phase === "running" ? say("figures", step) : "";
-  byId("verdict").replaceChildren(...verdict.map((sentence) => element("p", {}, visibleWithSpaces(sentence))));
+  showVerdict(verdict);
   byId("model").hidden = !state.model;
   showPairs("plan", plan);
   if (curve) {

@@ -87,14 +87,15 @@ const jobs = {
     }
   },
 
-  // What happens inside a prediction without some parts of the model.
-  async *inside({ without, ...text }, check) {
+  // What happens inside a prediction without some parts of the model: of the text `target`, or of the most likely one.
+  async *inside({ without, target, ...text }, check) {
     const prompt = promptOf(text), before = await nextTokens(runtime, vocabulary, prompt, PLAIN, check);
     switchOff(changed, without);
     switchOff(recording.runtime, without);
     const after = without.length ? await nextTokens(changed, vocabulary, prompt, PLAIN, check) : before;
-    const { ids, token, tail, fits } = placeOf(prompt, before[0]);
-    yield { pairs: pairs(before.map(shownToken), after.map(shownToken)), token: tokenizer.label(token), tail: toText(tail), entropy: entropy(after) };
+    const both = pairs(before.map(shownToken), after.map(shownToken)), chosen = both.find(({ text }) => text === target) ?? both[0];
+    const { ids, token, tail, fits } = placeOf(prompt, before.find((one) => shownToken(one).text === chosen.text) ?? before[0]);
+    yield { pairs: both, chosen, token: tokenizer.label(token), tail: toText(tail), entropy: entropy(after) };
     await recording.read(ids, check);
     const { first } = recording, labels = ids.slice(first).map((id) => tokenizer.label(id));
     yield { labels, lens: lensOf(fits, after, changed.cache), attribution: recording.attribution(token) };
@@ -130,7 +131,7 @@ const jobs = {
   async *chat({ messages, settings }, check) {
     const ids = fitConversation(chat, messages, tokenizer, runtime.context), decoder = newDecoder();
     let count = runtime.context - ids.length, text = "";
-    if (count <= 0) throw new Error("the message is longer than the context of the model");
+    if (count <= 0) throw new Problem("messageTooLong");
     for await (const { end, added } of generate(runtime, vocabulary, { head: ids, tail: [] }, settings, check, chat.stop_ids)) {
       if (end) return;
       text += decoder.decode(byteArray(added), { stream: true });
@@ -167,13 +168,16 @@ const atOnce = {
   conversation: ({ messages }) => ({ ids: fitConversation(chat, messages, tokenizer, runtime.context) }), // up to the next answer
 };
 
+// The text of the page for an error: its name and values.
+const textOf = (error) => (error instanceof Problem ? [error.message, error.values] : ["failed", { error: error.message }]);
+
 async function run({ id, type, ...request }) {
   if (id !== current) return;
   try {
     for await (const answer of jobs[type](request, checkOf(id))) if (id === current) postMessage({ id, ...answer });
     postMessage({ id, done: true });
   } catch (error) {
-    postMessage(error instanceof Stopped ? { id, done: true } : { id, done: true, error: error.message });
+    postMessage(error instanceof Stopped ? { id, done: true } : { id, done: true, error: textOf(error) });
   }
 }
 
@@ -186,6 +190,6 @@ onmessage = ({ data: request }) => {
       if (type !== "stop") queue = queue.then(() => run(request));
     }
   } catch (error) {
-    postMessage({ id, done: true, error: error.message });
+    postMessage({ id, done: true, error: textOf(error) });
   }
 };

@@ -20,8 +20,8 @@ function roundValues(low, high) {
   return powers.flatMap((power) => [1, 2, 5].map((factor) => factor * 10 ** power)).filter((value) => value >= low && value <= high);
 }
 
-// The losses of a run by step, as an SVG that is `width` pixels wide.
-function curveChart(curve, width) {
+// The losses of a run by step, as an SVG that is `width` pixels wide; `nameStep` names a step.
+function curveChart(curve, width, nameStep = (step) => `step ${step}`) {
   const { steps, training, validation_steps: validationSteps, validation } = curve;
   const { first, last, low, high } = scaleOf(curve);
   const height = 0.4 * width + 60;
@@ -39,7 +39,7 @@ function curveChart(curve, width) {
   }
   const line = (xs, ys, kind) => element("polyline", { class: kind,
     points: xs.map((step, i) => `${x(step).toFixed(1)},${y(ys[i]).toFixed(1)}`).join(" ") });
-  const circle = (step, bits) => element("circle", { cx: x(step), cy: y(bits), r: 4 }, element("title", {}, `step ${step}: ${bits.toFixed(3)}`));
+  const circle = (step, bits) => element("circle", { cx: x(step), cy: y(bits), r: 4 }, element("title", {}, `${nameStep(step)}: ${bits.toFixed(3)}`));
   svg.append(line(steps, training, "training"), line(validationSteps, validation, "validation"),
     ...validationSteps.map((step, i) => circle(step, validation[i])));
   return svg;

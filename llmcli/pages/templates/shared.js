@@ -19,7 +19,8 @@ function visible(text) {
 }
 const visibleWithSpaces = (text) => visible(text).replace(/·/g, " ");
 // A token in a sentence and for screen readers.
-const readable = (text) => visibleWithSpaces(text).trim() || { " ": "space", "\n": "line end" }[text] || visible(text);
+const WHITE_SPACE = { " ": "space", "\n": "line end" };
+const readable = (text) => visibleWithSpaces(text).trim() || WHITE_SPACE[text] || visible(text);
 const percent = (share) => (100 * share).toFixed(1) + "%";
 const tokenSpan = (text) => element("span", { class: "token" }, withFaintMarks(text));
 

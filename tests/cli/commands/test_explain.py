@@ -58,6 +58,23 @@ def test_contributions_in_json_sum_to_the_logit(llm: Llm, tiny_model: Path) -> N
     assert re.search(rf"^layer 2, head 4 .*\n.*\nsum: logit +\{found['logit']:+.2f}$", shown, re.MULTILINE)
 
 
+def test_another_next_token_is_explained(llm: Llm, tiny_model: Path) -> None:
+    model = load(tiny_model)
+    tokenizer = open_tokenizer(model)
+    token = explain(NumpyRuntime(model), tokenizer, "The cat", literal=True).most_likely(3)[2]
+    truth = explain(NumpyRuntime(model), tokenizer, "The cat", literal=True, token=token)
+    label = tokenizer.label(token)
+    found = json.loads(llm("explain", "The cat", "--literal", "--token", label, "--json").stdout)
+    assert found["attribution"]["id"] == token
+    assert found["attribution"]["logit"] == pytest.approx(truth.attribution.logit, abs=1e-5)
+    np.testing.assert_allclose([one["effect_bits"] for one in found["tokens"]], truth.ablation_effects, atol=1e-6)
+    assert "contributions to the logit of" in llm("explain", "The cat", "--literal", "--token", label).stdout
+    wrong = llm("explain", "The cat", "--token", "xyzzy")
+    assert (
+        wrong.exit_code == 2 and "--token must be one token of the model, found 'xyzzy', which is 'x'" in wrong.stderr
+    )
+
+
 def test_switched_off_parts_are_compared_with_the_whole_model(llm: Llm, tiny_model: Path) -> None:
     options = ("explain", "The cat", "--without", "2.3", "--without", "1", "--next", 3)
     found = json.loads(llm(*options, "--json").stdout)
