@@ -387,8 +387,7 @@ class SamplingConfig:
 
 
 def convert_fields(config: "DataclassInstance") -> None:
-    """Check fields of type int, float, bool or str (or None), and convert numpy numbers to Python's. Raises
-    LLMError."""
+    """Check fields of type int, float, bool or str (or None), and convert numpy's numbers to Python's."""
     from numbers import Integral, Real
 
     for field in fields(config):

@@ -31,8 +31,7 @@ class Attribution:
 
 
 def attribute_logit(runtime: NumpyRuntime, residuals: Array, head_outputs: Array, token: int) -> Attribution:
-    """Attribute the logit of a token after a context, given the residual stream [L + 1, C] of its last token after each
-    layer, and the outputs of the heads [L, H * D]."""
+    """Attribute the logit of a token, given the last token's residual stream [L + 1, C] and head outputs [L, H * D]."""
     direction = runtime.logit_direction(residuals[-1], token).astype(np.float64)
     streams = residuals @ direction  # [L + 1]
     heads = np.stack([runtime.head_outputs(layer, y) @ direction for layer, y in enumerate(head_outputs)])

@@ -74,8 +74,7 @@ class Comparison:
         ]  # fmt: skip
 
     def next_words(self, count: int) -> list[TextChange]:
-        """Return the `count` most likely next words of the first prediction, then the others of the second; "…" marks a
-        word that continues the prompt's last one."""
+        """Like `next_tokens`, for words; "…" marks a word that continues the prompt's last one."""
         first, second = (
             {"…" * word.continues + word.text: word.probability for word in words.words}
             for words in (self.first_words, self.second_words)
@@ -147,8 +146,7 @@ def _without(network: NumpyRuntime, predictor: Runtime, parts: Sequence[Part]) -
 
 
 def parse_parts(names: Sequence[str], config: ModelConfig) -> list[Part]:
-    """Parse the names of layers, "2", and of heads, "2.3" (head 3 of layer 2), counted from 1. Raises LLMError for
-    parts that the model does not have."""
+    """Parse names of layers ("2") and heads ("2.3": head 3 of layer 2). Raises LLMError for ones that do not exist."""
     layers, heads = config.num_hidden_layers, config.num_attention_heads
     parts: list[Part] = []
     for name in names:
@@ -165,7 +163,6 @@ def parse_parts(names: Sequence[str], config: ModelConfig) -> list[Part]:
 
 
 def initialized_heads(model: Checkpoint) -> dict[str, str]:
-    """Return what heads were initialized as, by name ("2.1"), if the record says that the run began with the heads of
-    models/induction.py. Training may have changed them."""
+    """Return the initialization of heads by name ("2.1") if it was not random; training may have changed them."""
     train = model.record.train
     return induction.initialized_heads(model.config) if train is not None and train.induction else {}

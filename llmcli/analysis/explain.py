@@ -206,8 +206,7 @@ def find_copies(
 
 
 def mean_attention(weights: Array, layer: int | None = None, head: int | None = None) -> Array:
-    """Average attention weights [L, H, ...] over all layers and heads, or over one layer; or select one head. Layers
-    and heads are numbered from 1."""
+    """Average attention [L, H, ...] over all layers and heads, or select a layer or one of its heads, from 1."""
     layers = slice(None) if layer is None else slice(layer - 1, layer)
     heads = slice(None) if head is None else slice(head - 1, head)
     mean: Array = weights[layers, heads].mean((0, 1))

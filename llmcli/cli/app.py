@@ -197,8 +197,7 @@ def _utf8(stream: TextIO, kind: type[io.FileIO]) -> TextIO:
 
 
 def _enable_escape_codes() -> None:
-    """Make Windows consoles interpret ANSI escape codes (Console Virtual Terminal Sequences in Microsoft's
-    documentation); without support for them colors are turned off."""
+    """Make Windows consoles interpret ANSI escape codes; one that cannot do that gets no colors."""
     import ctypes
 
     kernel = ctypes.windll.kernel32  # type: ignore[attr-defined,unused-ignore]

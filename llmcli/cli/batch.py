@@ -117,8 +117,7 @@ def run(
     request_of: "Callable[[PromptRow, SamplingConfig], GenerationRequest | BatchResult]",
     answer_key: str,
 ) -> None:
-    """Answer all prompts of --batch. `request_of` receives settings with a seed for each row, and may raise LLMError;
-    `answer_key` is the key of the text in the records."""
+    """Answer all prompts of --batch; `answer_key` is the key of the text in a record. `request_of` may raise errors."""
     from llmcli.generation.batch import decode_batch
 
     sampling = options.sampling()

@@ -5,7 +5,7 @@ import operator
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import fields
 from functools import partial
@@ -132,11 +132,20 @@ class Options:
         return [next((name for name in p.opts if name.startswith("--")), p.opts[0].upper()) for p in typed]
 
     def reject(self, condition: str, *names: str) -> None:
-        """Raise LLMError if any of these options was typed; `condition` says when they have no effect: "with
-        --next"."""
+        """Raise LLMError if any of these options was typed; the message says that they have no effect `condition`."""
         if typed := self.typed(*names):
             have, them = ("has", "it") if len(typed) == 1 else ("have", "them")
             raise usage(f"{' and '.join(typed)} {have} no effect {condition}; leave {them} out")
+
+    def check(self, conflicts: Mapping[str, str], requirements: Mapping[str, str] | None = None) -> None:
+        """Raise LLMError if an option was typed that has no effect. `conflicts` maps the name of an option to those
+        that have no effect with it, `requirements` to those that have none without it, separated by spaces."""
+        given = {name for name, value in vars(self).items() if value or value == ""}
+        for name in filter(given.__contains__, conflicts):
+            self.reject(f"with {option_of(name)}", *conflicts[name].split())
+        for name, others in (requirements or {}).items():
+            if name not in given:
+                self.reject(f"without {option_of(name)}", *others.split())
 
     def reading(self) -> "ReadOptions":
         """Return the options of the panel DATA as ReadOptions. Raises LLMError."""
@@ -181,17 +190,16 @@ class ReadingOptions(ResultOptions):
     strip_boilerplate: bool
 
 
-CONSTRAINT_NAMES = ("json_schema", "regex", "grammar")
-SAMPLING_NAMES = (
-    "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
-    "min_tokens", "seed", *CONSTRAINT_NAMES,
-)  # fmt: skip
+CONSTRAINTS = "json_schema regex grammar"
+SAMPLING_OPTIONS = (  # for `Options.check`
+    "max_tokens temperature top_k top_p min_p repetition_penalty presence_penalty frequency_penalty min_tokens seed "
+    f"{CONSTRAINTS}"
+)
 CHOICES_HELP = "a list with commas, or a file with one on each line"
 
 
 def read_choices(value: str, *, strips: bool) -> list[str]:
-    """Return the choices that --choices names: the lines of a file if there is one of this name, or else what stands
-    between commas. Spaces around a choice are removed if `strips`. Raises LLMError."""
+    """Read the value of --choices: a list with commas, or the name of a file. `strips` removes spaces around each."""
     from llmcli.generation.choices import check_choices
 
     try:
@@ -278,16 +286,12 @@ class GenerationOptions(ResultOptions):
     device: str
 
     def sampling(self) -> SamplingConfig:
-        """Return the sampling options, with a random seed by default. Raises LLMError, for instance for options of the
-        group that have no effect together."""
+        """Return the sampling options, with a random seed by default. Checks the options of this group."""
         if not (self.memory or vars(self).get("new")):
             self.reject("without --memory or --new", "corpus")
-        if self.batch is None:
-            self.reject("without --batch", "output", "column", "encoding", "force")
-        elif not self.batch:
+        self.check({"quantize": "device"}, {"batch": "output column encoding force"})
+        if self.batch == "":
             raise usage("the name of the file with prompts is empty; give one: --batch prompts.txt")
-        if self.quantize:
-            self.reject("with --quantize", "device")
         values = {field.name: vars(self).get(field.name) for field in fields(SamplingConfig)}
         if values["seed"] is None:
             values["seed"] = int.from_bytes(os.urandom(4), "big")
@@ -296,7 +300,7 @@ class GenerationOptions(ResultOptions):
 
     def _grammar(self) -> Grammar | None:
         """Return the form that the text must have, if one is asked for. Raises LLMError."""
-        given = [name for name in CONSTRAINT_NAMES if vars(self)[name] is not None]
+        given = [name for name in CONSTRAINTS.split() if vars(self)[name] is not None]
         Grammar.check_single([*map(option_of, given)])
         if self.regex is not None:
             return Grammar("regex", utf8_argument(self.regex, "regular expression"))
@@ -384,8 +388,7 @@ def _converted(param: Any, value: Any) -> Any:
 
 
 def model_path(typed: str | None, others: Callable[[Path], str] | None = None) -> Path:
-    """Return the model named by -m, $LLMCLI_MODEL or the default. Raises LLMError if there is none; `others` suggests
-    models in a directory."""
+    """Return the model named by -m, $LLMCLI_MODEL or the default; `others` suggests models if there is none."""
     if typed == "":
         raise usage("the name of the model is empty; name a .safetensors file")
     if name := typed or os.environ.get("LLMCLI_MODEL"):
@@ -411,8 +414,7 @@ def _other_models(directory: Path) -> str:
 
 
 def text_argument(text: str | None, what: str) -> str:
-    """Return the text argument, or standard input for "-" or if stdin is not a terminal. Raises LLMError, in which
-    `what` names the text, if it is not UTF-8."""
+    """Return the text argument, or standard input for "-" or if stdin is not a terminal; errors call it `what`."""
     if text is None and sys.stdin.isatty():
         raise usage(f"no {what} was given; write it in quotes, or - to read standard input")
     if text is None or text == "-":
@@ -421,7 +423,7 @@ def text_argument(text: str | None, what: str) -> str:
 
 
 def utf8_argument(text: str, what: str) -> str:
-    """Return a text from the command line; raises LLMError as `text_argument` does."""
+    """Return a text from the command line. Raises LLMError if it is not UTF-8."""
     try:
         return os.fsencode(text).decode("utf-8")  # the bytes that were typed, however the locale decoded them
     except (UnicodeEncodeError, UnicodeDecodeError) as error:
@@ -429,7 +431,7 @@ def utf8_argument(text: str, what: str) -> str:
 
 
 def decoded(data: bytes, what: str) -> str:
-    """Decode standard input or part of it; raises LLMError as `text_argument` does."""
+    """Decode standard input or part of it. Raises LLMError if it is not UTF-8."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -17,8 +17,7 @@ def remember() -> None:
 
 
 def began() -> float:
-    """Return the start in the time of time.monotonic, which all processes on a machine share; without `remember`,
-    now."""
+    """Return the start time on the clock time.monotonic, the same for all processes; without `remember`, now."""
     return time.monotonic() if _began is None else _began
 
 

@@ -48,8 +48,7 @@ class ChildProcess:
         self._stdin.flush()
 
     def ask(self, line: bytes, seconds: float) -> bytes:
-        """Send a line and return the line that answers it. Raises TimeoutError, after killing the process, if it takes
-        longer, and EOFError if the process ends."""
+        """Send a line and return the answer. Raises EOFError without one, or TimeoutError, after killing the process."""
         received: list[bytes] = []
 
         def exchange() -> None:
@@ -103,7 +102,6 @@ def become_child(memory: int) -> IO[bytes]:
 
 
 def end_after(seconds: float) -> None:
-    """End this process after this many seconds, if the system can do that; 0: never. The parent may have died, and so
-    cannot kill it."""
+    """End this process after some seconds, if the system can do that (0: never): its parent may have died."""
     if hasattr(signal, "setitimer") and hasattr(signal, "ITIMER_REAL"):
         signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -86,8 +86,7 @@ def _is_message(value: object) -> bool:
 
 
 def _table_rows(name: str, lines: Iterable[str], suffix: str, column: str | None) -> Iterator[PromptRow]:
-    """Yield the cells of a column, named by the header or, in a table without one, by a number from 1. Raises LLMError
-    if there is no such column."""
+    """Yield the cells of a column, named by the header or by a number from 1. Raises LLMError if there is none."""
     csv.field_size_limit(MAX_CELL)
     ended: Iterator[str] = (line + "\n" for line in lines)
     if (first_line := next(ended, None)) is None:
@@ -122,8 +121,7 @@ def _table_rows(name: str, lines: Iterable[str], suffix: str, column: str | None
 
 
 def _cells(lines: list[str], delimiter: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL) -> Iterator[list[str] | str]:
-    """Yield the cells of each row, or what is wrong with its quotation marks; then the next row begins on its next
-    line."""
+    """Yield the cells of each row, or what is wrong with its quotation marks; then the next row is the next line."""
     start = 0
     while start < len(lines):
         reader = csv.reader(islice(lines, start, None), delimiter=delimiter, quoting=quoting, strict=True)

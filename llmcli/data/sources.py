@@ -170,8 +170,7 @@ def read_sources(
 def sources_in_memory(
     texts: Iterable[str], conversations: Iterable[object] = (), reading: ReadOptions = _AUTOMATIC
 ) -> Sources:
-    """Make each text a document, and read conversations (each a list of messages, or a record as in a file of JSON
-    Lines). Raises LLMError as `read_sources` does."""
+    """Make a document of each text, and read conversations, each a list of messages or a record."""
     copy, contents = TextCopy(), list[tuple[Content, str]]()
     for number, text in enumerate(texts, 1):
         name, text = f"text {number}", text.removeprefix("\ufeff")
@@ -222,8 +221,7 @@ def _stripped(
 
 
 def _without_duplicates(documents: list[tuple[Document, str]]) -> tuple[list[tuple[Document, str]], list[str]]:
-    """Keep the first of documents with the same text. Returns (documents with their relative names, "NAME (as NAME)"
-    for each other one)."""
+    """Keep the first document with a text. Returns (documents with names, "NAME (as NAME)" for each other one)."""
     first: dict[str, Document] = {}
     kept = [one for one in documents if first.setdefault(one[0].sha256, one[0]) is one[0] or not one[0].text_bytes]
     others = [(one, same) for one, _ in documents if (same := first[one.sha256]) is not one and one.text_bytes]
@@ -257,8 +255,7 @@ def _record_reader(reading: ReadOptions, text_only: bool) -> "ReadFile[Content]"
 def _read_all(
     names: Iterable[str], read: "ReadFile[Content]", reading: ReadOptions, on_read: OnRead
 ) -> tuple[list[tuple[Content, str]], list[str], list[str]]:
-    """Find and read files. Returns ([(content, relative name), ...], what is skipped in few lines, and in one line for
-    each file). Raises LLMError if no file is left."""
+    """Read files. Returns ([(content, relative name), ...], what was skipped in few lines, and one line per file)."""
     names = list(names)
     files, skipped = find_files(names)
     contents, unreadable = _read_files(files, read, reading, on_read)

@@ -28,8 +28,7 @@ from llmcli.models.runtime import Ints, Scorer
 
 
 def spread(conversations: ConversationTokens, max_tokens: float = math.inf) -> list[int]:
-    """Choose conversations with about `max_tokens` tokens in total, at least one. Any prefix of the indices is spread
-    evenly over all conversations."""
+    """Choose conversations with about `max_tokens` tokens in total, at least one; every prefix is evenly spread."""
     order = spread_indices(len(conversations))
     ends = np.cumsum(conversations.lengths[order])
     return [int(i) for i in order[: max(1, int(np.searchsorted(ends, max_tokens, side="right")))]]
@@ -63,8 +62,7 @@ class AnswerScore:
 def measure_answers(
     conversations: Sequence[Conversation], model: Scorer, template: ChatTemplate, context: int, on_progress: OnProgress
 ) -> AnswerScore:
-    """Score the answers in conversations, each in a separate context of at most `context` tokens. Raises LLMError if
-    there is no answer to measure, and for NaN or infinite logits."""
+    """Score the answers, each conversation in its own context. Raises LLMError without answers or with NaN logits."""
     encoded = (template.encode_conversation(conversation.messages) for conversation in conversations)
     whole = ConversationTokens.of(tokens for tokens in encoded if any(tokens.loss_mask[1:]))
     tokens, kept, truncated = whole.truncated(context + 1)
@@ -78,8 +76,7 @@ def measure_answers(
 
 
 def _batches(lengths: Ints, indices: Sequence[int], batch_tokens: int) -> Iterator[Sequence[int]]:
-    """Yield consecutive indices of conversations that, padded to the longest one, have at most `batch_tokens`
-    tokens."""
+    """Yield consecutive indices of conversations that have at most `batch_tokens` tokens when padded to the longest."""
     batch: list[int] = []
     width = 0
     for index in indices:

@@ -74,8 +74,7 @@ def max_past_bytes(seconds: float = DEFAULT_SECONDS) -> int:
 
 
 def _past_limits(seconds: float) -> tuple[int, int, int]:
-    """Return the bytes of the past to use for xz and adapting PPM, which read it twice, and for static PPM, which reads
-    it once per piece."""
+    """Return the bytes of the past for xz and adaptive PPM, which read it twice, and static PPM (once per piece)."""
     speeds = XZ_SHARE * XZ_SPEED / 2, ADAPTING_SHARE * PPM_SPEED / 2, STATIC_SHARE * PPM_SPEED / MIN_PIECES
     xz, adapting, static = (max(1, int(speed * seconds)) for speed in speeds)
     return xz, adapting, static
@@ -124,6 +123,5 @@ def ppm_size(data: bytes) -> int:
 
 
 def memory(size: int) -> int:
-    """Return the bytes of memory for the counts of `size` bytes of text: twice the 16 per byte that sufficed when
-    measured."""
+    """Return PPM's memory for `size` bytes of text: twice the 16 bytes per byte that sufficed when measured."""
     return min(PPM_MEMORY, max(1 << 20, 32 * size))

@@ -21,8 +21,7 @@ class Figures:
 
     @classmethod
     def of_record(cls, record: TrainingRecord, *, before: bool = False) -> "Figures | None":
-        """Read the figures on the held-out text from a training record, after the run or before it; None if they were
-        not measured."""
+        """Read the figures on the held-out text, after the run or `before` it; None if they were not measured."""
         as_it_runs = record.bits_per_byte_before if before else record.bits_per_byte
         network = record.bits_per_byte_before_without_cache if before else record.bits_per_byte_without_cache
         if as_it_runs is None:

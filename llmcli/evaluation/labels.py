@@ -65,8 +65,7 @@ def score_labels(
     choices: Sequence[str],
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> LabelScore:
-    """Choose the last answer of each conversation from what precedes it. Raises LLMError for an answer that is none of
-    the choices."""
+    """Choose the last answer of each conversation. Raises LLMError if one of them is not among the choices."""
 
     for conversation in conversations:
         if (answer := conversation.messages[-1].content) not in choices:

@@ -135,7 +135,7 @@ def share(candidates: Sequence[str], occurring: set[str]) -> float:
 
 def occurring_strings(candidates: set[str], documents: Iterable[Iterable[str]]) -> set[str]:
     """Return the candidates (strings of LENGTH characters) that occur in a document. One pass, about 0.05 s per MB:
-    numpy hashes all strings in the documents, and the few that share a slot with a candidate are compared exactly."""
+    numpy hashes all strings, and the few that share a slot with a candidate are compared exactly."""
     missing = set(candidates)
     slots = _filter(missing)
     for pieces in documents:
@@ -180,8 +180,7 @@ def _slots(text: str) -> NDArray[np.uint64]:
 def _generate_texts(
     checkpoint: Checkpoint, tokenizer: Tokenizer, seed: int, is_over: Callable[[], bool]
 ) -> Iterator[str]:
-    """Generate up to SAMPLES texts with SAMPLED_CHARACTERS in total, and fewer with a large model, to limit the
-    time."""
+    """Generate up to SAMPLES texts with SAMPLED_CHARACTERS in total; fewer with a large model, to limit the time."""
     runtime = NumpyRuntime(checkpoint)
     tokens = int(min(SAMPLED_CHARACTERS, max(200, MAX_WORK / checkpoint.config.parameters))) // SAMPLES
     for index in range(SAMPLES):

@@ -163,8 +163,7 @@ class TrainingText:
 
     @classmethod
     def of(cls, sources: Sources, records: Iterable[TrainingRecord], *, whole: bool = False) -> "TrainingText":
-        """Select the parts that were trained on according to the records; files that these do not name stay whole, and
-        all files if `whole`."""
+        """Select the parts that the records say were trained on; other files stay whole, and all with `whole`."""
         if whole:
             return cls(sources.text, sources.conversation_files, sources.conversations)
         records = list(records)
@@ -186,8 +185,7 @@ class TrainingText:
         return self.corpus.text_bytes + sum(conversation.text_bytes for conversation in self.conversations)
 
     def documents(self) -> Iterator[Iterable[str]]:
-        """Yield each text, and the messages of the conversations, in pieces. The separator between messages prevents
-        matches across them."""
+        """Yield texts and conversations in pieces, with separators between messages that no match can cross."""
         yield from self.corpus.texts()
         yield map(self._messages, range(0, len(self.conversations), _JOINED))
 

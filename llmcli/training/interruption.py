@@ -15,8 +15,7 @@ class CutShortError(Exception):
 
 @contextlib.contextmanager
 def stop_between_layers(model: LanguageModel, should_stop: Callable[[], bool]) -> Iterator[None]:
-    """In this context, forward passes of `model` and its teacher raise CutShortError before a layer once
-    `should_stop()` is True."""
+    """In this context, passes of `model` and its teacher raise CutShortError before a layer if `should_stop()`."""
 
     def check() -> None:
         if should_stop():

@@ -220,8 +220,7 @@ def _check_hardware(stopped: StoppedRun, resume_path: Path) -> None:
 
 
 def _free_memory(device: str, processes: Processes) -> Memory:
-    """Return the free memory for rank 0, which keeps copies of a GPU's weights on the host. On a CPU, the processes
-    share the memory."""
+    """Return the free memory of a process; rank 0 also keeps copies of a GPU's weights on the host."""
     host = hardware.free_memory("cpu")
     if device == "cpu":
         return Memory(host / processes.local_count, math.inf)
@@ -291,8 +290,7 @@ def _held_out_fingerprint(inputs: Inputs) -> str | float:
 
 
 def _inputs_record(record: TrainingRecord, inputs: Inputs, output: Output) -> dict[str, Any]:
-    """The entries of the training record about the inputs: the paths of the training files and how they were read;
-    which model was fine-tuned, its origin, and what it was trained on."""
+    """The record's entries about the inputs: files and how they were read, the base model and its origin."""
     files = [*(document.path for document in inputs.corpus.documents), *(file.path for file in inputs.files)]
     listed = zip(record.document["corpus"], (recorded_path(file, output.path) for file in files), strict=True)
     entries: dict[str, Any] = {"corpus": [file | ({"path": path} if path else {}) for file, path in listed]}
@@ -440,8 +438,7 @@ def _leading(
 
 
 def follow(processes: Processes, device: str, on_connected: Callable[[Callable[[int, object], None]], None]) -> None:
-    """Worker loop of ranks above 0. `on_connected` receives a function that asks rank 0 to stop. Raises LLMError if
-    another process has ended."""
+    """Worker loop of ranks above 0. `on_connected` receives a function that asks rank 0 to stop the run."""
     group = ProcessGroup(processes, pick_device(device, processes))
     on_connected(group.request_stop)
     data_parallel.follow(group)
@@ -460,8 +457,7 @@ def _reserve_seconds(prepared: Prepared, known_answers: bool = False) -> float:
 
 
 def _saving_seconds(plan: Plan) -> float:
-    """Return the seconds reserved for saving the model on a slow disk; fewer in a budget that is short for the
-    model."""
+    """Return the seconds reserved for saving on a slow disk; fewer if they would take much of the budget."""
     seconds = SAVING_SECONDS_PER_MILLION * plan.model.parameters / 1e6
     return min(seconds, LARGEST_SAVING_SHARE * (plan.train.seconds or math.inf))
 
@@ -472,8 +468,7 @@ def _answers_seconds(budget: float | None) -> float:
 
 
 def _baselines(prepared: Prepared) -> list[Baseline]:
-    """Measure compressors on the held-out text, given the training text; [] if there is too little time, and for
-    answers, which mean little without their questions."""
+    """Measure compressors on the held-out text; [] if there is no time, and for answers without their questions."""
     if prepared.conversations:
         return []
     budget = prepared.plan.train.seconds
@@ -524,8 +519,7 @@ def _store_known_answers(
 def _measure(
     checkpoint: Checkpoint, plan: PlannedRun, seconds: float, stop: Callable[[], bool]
 ) -> dict[str, Any] | None:
-    """Measure the answers to held-out questions or, without conversations, memorization, in about `seconds`. None if
-    there was no time."""
+    """Measure answers to held-out questions, or memorization, for about `seconds`; None if that is not enough."""
     prepared, settings = plan.prepared, plan.prepared.plan.train
     result: AnswerShares | Memorization | None
     if prepared.conversations:

@@ -9,8 +9,7 @@ from llmcli import units
 from llmcli.cli.chat import answers
 from llmcli.cli.options import (
     CHOICES_HELP,
-    CONSTRAINT_NAMES,
-    SAMPLING_NAMES,
+    SAMPLING_OPTIONS,
     GenerationOptions,
     argument,
     decoded,
@@ -22,7 +21,7 @@ from llmcli.cli.options import (
     text_argument,
     utf8_argument,
 )
-from llmcli.cli.reports import memory as memory_report
+from llmcli.cli.reports.memory import MemoryReport, memory_report
 from llmcli.cli.terminal import console
 from llmcli.config import ANSWER_TOKENS, SamplingConfig
 from llmcli.errors import usage
@@ -36,6 +35,12 @@ if TYPE_CHECKING:
     from llmcli.generation.chat import Assistant, Chat
     from llmcli.generation.engine.requests import GenerationRequest
     from llmcli.generation.known_answers import Answer
+
+CONFLICTS = {
+    "choices": f"{SAMPLING_OPTIONS} separate memory known_answers",
+    "known_answers": SAMPLING_OPTIONS,
+    "batch": "message separate memory",
+}
 
 
 class _Options(GenerationOptions):
@@ -63,7 +68,9 @@ def chat(options: _Options) -> None:
 
     Example: llm chat -m model.safetensors
     """
-    _check_options(options)
+    options.check(CONFLICTS, {"known_answers": "min_confidence unknown_answer"})
+    if not (options.json and options.message is None):
+        options.reject("without --json or with a MESSAGE", "separate")
     message = options.message
     sampling = options.sampling()
     path = model_path(options.model, _other_models)
@@ -77,9 +84,7 @@ def chat(options: _Options) -> None:
 
     source = load_any(path)
     tokenizer = open_tokenizer(source)
-    marks = None
-    if options.memory:
-        marks = memory_report.MemoryReport(memory_report.training_texts(options.corpus, source, path))
+    marks = memory_report(options.corpus, source, path) if options.memory else None
     fast = source.parameters >= WORTH_FAST
     runtime = open_runtime(
         source, options.device, options.quantize, console.note, fast=fast, cache=not options.no_cache
@@ -113,20 +118,6 @@ def chat(options: _Options) -> None:
         Session(conversation, read, source, marks).run()
 
 
-def _check_options(options: _Options) -> None:
-    """Raise LLMError for options that have no effect together."""
-    if options.choices is not None:
-        options.reject("with --choices", "max_tokens", *SAMPLING_NAMES, "separate", "memory", "known_answers")
-    if options.known_answers:
-        options.reject("with --known-answers", "max_tokens", *SAMPLING_NAMES, *CONSTRAINT_NAMES)
-    else:
-        options.reject("without --known-answers", "min_confidence", "unknown_answer")
-    if options.batch is not None:
-        options.reject("with --batch", "message", "separate", "memory")
-    if not (options.json and options.message is None):
-        options.reject("without --json or with a MESSAGE", "separate")
-
-
 def _open_chat(
     options: _Options,
     source: "Checkpoint | Ensemble",
@@ -145,7 +136,7 @@ def _open_chat(
     )  # fmt: skip
 
 
-def _answer_once(conversation: "Chat", text: str, marks: memory_report.MemoryReport | None, *, json_: bool) -> None:
+def _answer_once(conversation: "Chat", text: str, marks: MemoryReport | None, *, json_: bool) -> None:
     sampling = conversation.sampling
     answer = answers.receive(conversation.answer(text), sampling.max_tokens, shows_text=not (marks or json_))
     if json_:
@@ -185,7 +176,7 @@ def _run_batch(
 # ---- --json
 
 
-def _answer_lines(conversation: "Chat", marks: memory_report.MemoryReport | None, *, separate: bool) -> None:
+def _answer_lines(conversation: "Chat", marks: MemoryReport | None, *, separate: bool) -> None:
     """Answer each line of standard input with a line of JSON: as one conversation, or as one conversation per line."""
     dropped_note: str | None = " (see dropped_turns); --separate answers each line in a separate conversation"
     for number, line in enumerate(sys.stdin.buffer, 1):
@@ -234,7 +225,7 @@ def _confidence_json(answer: "Answer") -> dict[str, Any]:
     return {"known": answer.is_known, "confidence": round(answer.confidence, 6)}
 
 
-def _print_json(answer: answers.Answer, marks: memory_report.MemoryReport | None, known: dict[str, Any]) -> None:
+def _print_json(answer: answers.Answer, marks: MemoryReport | None, known: dict[str, Any]) -> None:
     memory = {"memory": marks.as_json(answer.text)} if marks else {}
     console.json_result(answer.as_json() | memory | known)
 

@@ -169,8 +169,7 @@ def _variants(options: _Options, models: "Models") -> list[_Variant]:
 
 
 def _evaluate_text(options: _Options, models: "Models", text: "Corpus", past: "Corpus | None") -> None:
-    """Measure and print the part that no model was trained on; the whole text with --whole, or if there is no such
-    part."""
+    """Measure and print the part that no model was trained on, or the whole text (--whole, or if there is none)."""
     import numpy as np
 
     from llmcli.data.text.corpus import Corpus
@@ -312,8 +311,7 @@ def _first_byte(text: "Corpus", measured: "Corpus") -> int:
 
 
 def _baselines(text: "Corpus", past_text: "Corpus | None", trained: "Corpus") -> "list[Baseline]":
-    """Measure compressors on the measured text, best first. They first read `past_text`, or else the models' training
-    text."""
+    """Measure compressors, best first. They read `past_text` first, or else the models' training text."""
     from llmcli.evaluation import compressors
 
     end = min(text.text_bytes, MAX_COMPRESSED_BYTES)

@@ -19,13 +19,15 @@ from llmcli.errors import LLMError, usage
 
 if TYPE_CHECKING:
     from llmcli.analysis.explain import Explanation
-    from llmcli.cli.reports.memory import MemoryReport
     from llmcli.config import ModelConfig
     from llmcli.data.tokenizers.tokenizer import Tokenizer
-    from llmcli.formats.checkpoint import Checkpoint
-    from llmcli.formats.ensemble_file import Ensemble
     from llmcli.models.numpy_runtime import NumpyRuntime
     from llmcli.models.runtime import Runtime
+
+CONFLICTS = {
+    "html": "layer head memory next token literal",
+    "prompt_pair": "next token literal html force without compare memory",
+}
 
 
 class _Options(ResultOptions):
@@ -59,7 +61,11 @@ def explain(options: _Options) -> None:
 
     Example: llm explain "I like to eat" --without 2.3 --without 1
     """
-    _check_options(options)
+    options.check(CONFLICTS, {"html": "force", "memory": "corpus"})
+    if options.without or options.compare is not None:
+        options.reject("with --without or --compare", "layer", "head", "token", "memory")
+    if options.head is not None and options.layer is None:
+        raise usage(f"--head {options.head} needs a layer; add --layer N")
     path = model_path(options.model)
     text = text_argument(options.prompt, "prompt")
     if options.prompt_pair:
@@ -74,6 +80,7 @@ def _explain_prompt(options: _Options, path: Path, text: str) -> None:
     from llmcli.analysis.comparison import initialized_heads
     from llmcli.analysis.explain import choose_explained_model, explain
     from llmcli.cli.reports.explanation import ExplanationReport
+    from llmcli.cli.reports.memory import memory_report
     from llmcli.formats.cache_weights import CacheWeights
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.generation.next_words import next_words
@@ -82,7 +89,7 @@ def _explain_prompt(options: _Options, path: Path, text: str) -> None:
     from llmcli.pages.explanation_json import explanation_json
 
     source = load_any(path)
-    memory = _memory_report(options, source, path)
+    memory = memory_report(options.corpus, source, path) if options.memory else None
     tokenizer = open_tokenizer(source)
     subject = choose_explained_model(
         source, tokenizer, text, literal=options.literal, on_note=console.note, cache=not options.no_cache
@@ -94,8 +101,7 @@ def _explain_prompt(options: _Options, path: Path, text: str) -> None:
     predictor = subject.predictor or with_ngram_cache(runtime, cache)
     if subject.checkpoint.quantization:
         console.note("the analysis uses the dequantized weights; llm generate also quantizes the activations")
-    heads = initialized_heads(subject.checkpoint)
-    facts = {"expert": subject.member, "initialized_heads": heads}
+    facts = {"expert": subject.member, "initialized_heads": initialized_heads(subject.checkpoint)}
     extra = {name: value for name, value in facts.items() if value}
     if options.without or options.compare is not None:
         _compare(options, runtime, tokenizer, text, predictor, extra)
@@ -115,7 +121,7 @@ def _explain_prompt(options: _Options, path: Path, text: str) -> None:
         record |= {"memory": memory.as_json(with_prediction)} if memory else {}
         console.json_result(record | extra)
     else:
-        ExplanationReport(explanation, words, tokenizer, *shown, heads).show()
+        ExplanationReport(explanation, words, tokenizer, *shown, initialized_heads(subject.checkpoint)).show()
         if memory:
             memory.show(with_prediction, advice="; use a longer prompt")
 
@@ -175,32 +181,6 @@ def _token_of(text: str, tokenizer: "Tokenizer") -> int:
             return token
     tokens = ", ".join(repr(tokenizer.label(one)) for one in tokenizer.encode(text))
     raise usage(f"--token must be one token of the model, found {text!r}, which is {tokens}")
-
-
-def _memory_report(options: _Options, source: "Checkpoint | Ensemble", path: Path) -> "MemoryReport | None":
-    if not options.memory:
-        return None
-    from llmcli.cli.reports.memory import MemoryReport, training_texts
-
-    return MemoryReport(training_texts(options.corpus, source, path))
-
-
-def _check_options(options: _Options) -> None:
-    """Raise LLMError for options that have no effect together."""
-    if options.html is None:
-        options.reject("without --html", "force")
-    else:
-        options.reject("with --html", "layer", "head", "memory", "next", "token", "literal")
-    if options.prompt_pair:
-        options.reject(
-            "with --prompt-pair", "next", "token", "literal", "html", "force", "without", "compare", "memory"
-        )
-    if options.without or options.compare is not None:
-        options.reject("with --without or --compare", "layer", "head", "token", "memory")
-    if not options.memory:
-        options.reject("without --memory", "corpus")
-    if options.head is not None and options.layer is None:
-        raise usage(f"--head {options.head} needs a layer; add --layer N")
 
 
 def _check_attention(options: _Options, config: "ModelConfig", model: Path) -> None:

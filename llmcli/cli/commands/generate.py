@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from llmcli.cli.options import (
     ANALYSIS,
     CHOICES_HELP,
     SAMPLING,
-    SAMPLING_NAMES,
+    SAMPLING_OPTIONS,
     GenerationOptions,
     argument,
     flag,
@@ -38,6 +38,18 @@ if TYPE_CHECKING:
     from llmcli.generation.engine.requests import GenerationRequest
     from llmcli.generation.generator import Piece
     from llmcli.models.runtime import Runtime
+
+CONFLICTS = {
+    "batch": "prompt samples lines next steps memory color experts separator",
+    "lines": "samples literal prompt_pair color next steps memory experts choices min_tokens",
+    "next": f"{SAMPLING_OPTIONS} stop samples literal prompt_pair color steps memory experts choices",
+    "choices": f"{SAMPLING_OPTIONS} stop samples color steps memory experts",
+    "steps": "max_tokens stop samples prompt_pair color memory experts",
+    "prompt_pair": "literal",
+    "experts": "color device memory",
+    "memory": "color separator",
+}
+KnownLines = Callable[[set[str]], set[str]]
 
 
 class _Options(GenerationOptions):
@@ -75,13 +87,16 @@ def generate(options: _Options) -> None:
 
     Example: llm generate "I like to eat" --next 5
     """
-    _check_options(options)
+    options.check(CONFLICTS, {"lines": "new"})
+    if options.json:
+        options.reject("with --json", "separator")
+    if options.lines is None and options.samples == 1:
+        options.reject("without --samples or --lines", "separator")
     sampling = options.sampling()
     path = model_path(options.model)
-    choices = None if options.choices is None else read_choices(options.choices, strips=options.prompt_pair)
-    text = (
-        "" if options.batch or (options.lines and options.prompt is None) else text_argument(options.prompt, "prompt")
-    )
+    choices = [] if options.choices is None else read_choices(options.choices, strips=options.prompt_pair)
+    needs_prompt = not (options.batch or (options.lines and options.prompt is None))
+    text = text_argument(options.prompt, "prompt") if needs_prompt else ""
     if options.prompt_pair and not options.batch and not text.strip():
         raise LLMError("the prompt is empty; give a text to answer")
     if not (text or options.batch or options.lines) and options.prompt != "":
@@ -94,10 +109,10 @@ def generate(options: _Options) -> None:
     if usage and not usage.names:
         raise LLMError(f"{path} has no experts; use an ensemble (llm mix), or a model trained with llm train --experts")
     memory = None
-    if options.memory:  # imported only when needed
-        from llmcli.cli.reports.memory import MemoryReport, training_texts
+    if options.memory:
+        from llmcli.cli.reports.memory import memory_report
 
-        memory = MemoryReport(training_texts(options.corpus, source, path))
+        memory = memory_report(options.corpus, source, path)
     known = _known_lines(options, source, path) if options.new else None
     runtime = open_runtime(source, options.device, options.quantize, console.note, cache=not options.no_cache)
     tokenizer = open_tokenizer(source)
@@ -106,87 +121,43 @@ def generate(options: _Options) -> None:
         from llmcli.generation.chat import open_assistant
 
         assistant = open_assistant(source, runtime, tokenizer)
-    if options.batch:
-        _run_batch(options, path, runtime, tokenizer, assistant, choices or [])
-        return
-    if assistant is None and (tokens := len(tokenizer.encode(text))) > runtime.context:
+    run = _Run(options, sampling, runtime, tokenizer, text, usage, assistant)
+    if not options.batch and assistant is None and (tokens := len(tokenizer.encode(text))) > runtime.context:
         length = runtime.context
         console.note(f"the prompt has {tokens:,} tokens, the context length is {length:,}: only its end is used")
-    if options.lines is not None:
-        _print_lines(options, runtime, tokenizer, text, sampling, known)
+    if options.batch:
+        _answer_batch(run, path, choices)
+    elif options.lines is not None:
+        _print_lines(run, options.lines, known)
     elif options.next is not None:
-        _list_next_words(options, runtime, tokenizer, text, options.next)
+        _list_next_words(run, options.next)
     elif choices:
-        _score_choices(options, _Generator(runtime, tokenizer, text, options.literal, None, assistant), choices)
+        _score_choices(run, choices)
     elif options.steps is not None:
-        _trace_steps(options, runtime, tokenizer, text, replace(sampling, max_tokens=options.steps))
+        _trace_steps(run, options.steps)
     else:
-        generator = _Generator(runtime, tokenizer, text, options.literal, usage, assistant)
-        settings = [replace(sampling, seed=sampling.seed + number) for number in range(options.samples)]
-        _print_texts(options, generator, settings, memory)
-        if options.color and not options.json:
-            from llmcli.cli.reports.tokens import probability_legend
-
-            probability_legend()
-        if usage and not options.json:
-            usage.show()
-
-
-def _check_options(options: _Options) -> None:
-    """Raise LLMError for options that have no effect together."""
-    if options.batch is not None:
-        options.reject(
-            "with --batch", "prompt", "samples", "lines", "next", "steps", "memory", "color", "experts",
-            "separator",
-        )  # fmt: skip
-    if options.lines is None:
-        options.reject("without --lines", "new")
-        if options.samples == 1 or options.json:
-            options.reject("without --samples or --lines, and with --json", "separator")
-    else:
-        options.reject(
-            "with --lines", "samples", "literal", "prompt_pair", "color", "next", "steps", "memory", "experts",
-            "choices", "min_tokens",
-        )  # fmt: skip
-        if options.json:
-            options.reject("with --json", "separator")
-    if options.next is not None:
-        options.reject(
-            "with --next", "max_tokens", *SAMPLING_NAMES, "stop", "samples", "literal", "prompt_pair", "color", "steps",
-            "memory", "experts", "choices",
-        )  # fmt: skip
-    if options.choices is not None:
-        options.reject(
-            "with --choices", "max_tokens", *SAMPLING_NAMES, "stop", "samples", "color", "steps", "memory", "experts",
-        )  # fmt: skip
-    if options.steps is not None:
-        options.reject("with --steps", "max_tokens", "stop", "samples", "prompt_pair", "color", "memory", "experts")
-    if options.prompt_pair:
-        options.reject("with --prompt-pair", "literal")
-    if options.experts:
-        options.reject("with --experts", "color", "device", "memory")
-    if options.memory:
-        options.reject("with --memory", "color", "separator")
+        _print_texts(run, memory)
 
 
 # ---- generated text
 
 
 @dataclass(frozen=True)
-class _Generator:
-    """Continues or answers one prompt, any number of times."""
+class _Run:
+    """A prompt, and a model that continues or answers it any number of times."""
 
+    options: _Options
+    sampling: SamplingConfig
     runtime: "Runtime"
     tokenizer: "Tokenizer"
     prompt: str
-    literal: bool
     usage: "_ExpertUsage | None"
-    assistant: "Assistant | None"  # answers, with --prompt-pair
+    assistant: "Assistant | None"  # with --prompt-pair
 
-    def run(
+    def generate(
         self, sampling: SamplingConfig, on_piece: "Callable[[Piece], None]" = lambda piece: None
     ) -> tuple[Answer, dict[str, Any]]:
-        """Generate one text, and its JSON; `on_piece` is called with each piece as it is generated."""
+        """Return (one generated text, its JSON). `on_piece` receives each piece as it is generated."""
         answer, experts = Answer(sampling.max_tokens), []
         for piece in self._pieces(sampling):
             answer.add(piece)
@@ -207,18 +178,18 @@ class _Generator:
         from llmcli.generation.generator import Piece, generate
 
         if self.assistant is None:
-            return generate(self.runtime, self.tokenizer, self.prompt, sampling, literal=self.literal)
+            return generate(self.runtime, self.tokenizer, self.prompt, sampling, literal=self.options.literal)
         from llmcli.data.conversations.messages import Message
 
         events = self.assistant.answer([Message("user", self.prompt)], sampling)
         return (event for event in events if isinstance(event, Piece))
 
 
-def _print_texts(
-    options: _Options, generator: _Generator, settings: list[SamplingConfig], memory: "MemoryReport | None"
-) -> None:
-    """Generate a text for each setting and print it: pieces immediately, JSON at the end of each text. With `memory`,
-    verbatim passages are marked; the training text is searched once for all texts."""
+def _print_texts(run: _Run, memory: "MemoryReport | None") -> None:
+    """Print the pieces of each text as they are generated. With `memory`, all texts are generated first: the training
+    text is searched once."""
+    options = run.options
+    settings = [replace(run.sampling, seed=run.sampling.seed + number) for number in range(options.samples)]
 
     def print_piece(piece: "Piece") -> None:
         if options.color and piece.id is not None:
@@ -226,27 +197,33 @@ def _print_texts(
         else:
             console.verbatim(piece.text)
 
-    finished = [generator.run(sampling) for sampling in settings] if memory else []
+    finished = [run.generate(sampling) for sampling in settings] if memory else []
     matches = memory.find([answer.text for answer, _ in finished]) if memory else []
     for index, sampling in enumerate(settings):
         if options.json:
-            answer, record = finished[index] if memory else generator.run(sampling)
+            answer, record = finished[index] if memory else run.generate(sampling)
             note_incomplete(answer, sampling)
             console.json_result(record | ({"memory": memory.as_json(answer.text, matches[index])} if memory else {}))
             continue
         if len(settings) > 1 and options.separator is None:
             console.note(f"--- {index + 1}")
-        if generator.assistant is None and sys.stdout.isatty() and sys.stderr.isatty():
-            console.prompt(generator.prompt)
+        if run.assistant is None and sys.stdout.isatty() and sys.stderr.isatty():
+            console.prompt(run.prompt)
         if memory:
             answer = finished[index][0]
             memory.show(answer.text, matches[index], "; use a larger -n")
         else:
-            answer = generator.run(sampling, print_piece)[0]
+            answer = run.generate(sampling, print_piece)[0]
             console.verbatim(_separator(options, is_last=index + 1 == len(settings)), raw=True)
         note_incomplete(answer, sampling)
         if sys.stdout.isatty():
             answer.note_speed(sampling.seed)
+    if options.color and not options.json:
+        from llmcli.cli.reports.tokens import probability_legend
+
+        probability_legend()
+    if run.usage and not options.json:
+        run.usage.show()
 
 
 def _separator(options: _Options, *, is_last: bool) -> str:
@@ -256,8 +233,6 @@ def _separator(options: _Options, *, is_last: bool) -> str:
 
 
 # ---- --lines
-
-KnownLines = Callable[[set[str]], set[str]]
 
 
 def _known_lines(options: _Options, source: "Checkpoint | Ensemble", path: Path) -> KnownLines:
@@ -269,18 +244,11 @@ def _known_lines(options: _Options, source: "Checkpoint | Ensemble", path: Path)
     return lambda lines: occurring_lines(lines, (pieces for text in texts for pieces in text.documents()))
 
 
-def _print_lines(
-    options: _Options,
-    runtime: "Runtime",
-    tokenizer: "Tokenizer",
-    prompt: str,
-    sampling: SamplingConfig,
-    known: KnownLines | None,
-) -> None:
+def _print_lines(run: _Run, count: int, known: KnownLines | None) -> None:
     from llmcli.generation.lines import LineGenerator
 
-    count = options.lines or 0
-    lines = LineGenerator(runtime, tokenizer, prompt, sampling, count, known or (lambda lines: set()))
+    options = run.options
+    lines = LineGenerator(run.runtime, run.tokenizer, run.prompt, run.sampling, count, known or (lambda lines: set()))
     found = []
     for line in lines:
         found.append(line)
@@ -289,7 +257,7 @@ def _print_lines(
     if options.json:
         console.json_result({
             "lines": found, "generated": lines.generated, "duplicates": lines.duplicates, "known": lines.dropped,
-            "incomplete": lines.incomplete, "seed": sampling.seed,
+            "incomplete": lines.incomplete, "seed": run.sampling.seed,
         })  # fmt: skip
     elif found:
         console.verbatim(_separator(options, is_last=True))
@@ -304,72 +272,64 @@ def _print_lines(
 # ---- --batch
 
 
-def _run_batch(
-    options: _Options,
-    path: Path,
-    runtime: "Runtime",
-    tokenizer: "Tokenizer",
-    assistant: "Assistant | None",
-    choices: list[str],
-) -> None:
+def _answer_batch(run: _Run, path: Path, choices: list[str]) -> None:
     from llmcli.cli import batch
     from llmcli.generation.batch import answer_request, continuation_request
 
+    options, tokenizer = run.options, run.tokenizer
+
     def request(row: "PromptRow", sampling: SamplingConfig) -> "GenerationRequest":
-        if assistant is not None:
-            return answer_request(row.conversation(), assistant, sampling, choices)
+        if run.assistant is not None:
+            return answer_request(row.conversation(), run.assistant, sampling, choices)
         if row.messages:
             raise LLMError("these are messages, which generate does not answer; use llm chat --batch")
         return continuation_request(row.prompt, tokenizer, sampling, choices, literal=options.literal)
 
-    batch.run(options, path, runtime, tokenizer, request, "text")
+    batch.run(options, path, run.runtime, tokenizer, request, "text")
 
 
 # ---- --choices, --next and --steps
 
 
-def _score_choices(options: _Options, generator: _Generator, choices: list[str]) -> None:
+def _score_choices(run: _Run, choices: Sequence[str]) -> None:
     from llmcli.cli.reports.choices import print_choices
     from llmcli.data.conversations.messages import Message
     from llmcli.generation.choices import score_continuations
     from llmcli.generation.token_healing import Prompt
 
-    if generator.assistant is not None:
-        scored = generator.assistant.score([Message("user", generator.prompt)], choices)
+    if run.assistant is not None:
+        scored = run.assistant.score([Message("user", run.prompt)], choices)
     else:
-        prompt = Prompt.of(generator.prompt, generator.tokenizer, literal=generator.literal)
-        scored = [*score_continuations(generator.runtime, generator.tokenizer, prompt, choices)]
-    what = "answer" if generator.assistant else "continuation"
-    print_choices(what, generator.prompt, scored, json_=options.json)
+        prompt = Prompt.of(run.prompt, run.tokenizer, literal=run.options.literal)
+        scored = [*score_continuations(run.runtime, run.tokenizer, prompt, choices)]
+    print_choices("answer" if run.assistant else "continuation", run.prompt, scored, json_=run.options.json)
 
 
-def _list_next_words(options: _Options, runtime: "Runtime", tokenizer: "Tokenizer", prompt: str, count: int) -> None:
+def _list_next_words(run: _Run, count: int) -> None:
     from llmcli.cli.reports.tokens import print_next_words
     from llmcli.generation.next_words import max_evaluations, next_words
 
-    search = next_words(runtime, tokenizer, prompt)
-    if search.evaluations == (limit := max_evaluations(runtime.parameters)):
+    search = next_words(run.runtime, run.tokenizer, run.prompt)
+    if search.evaluations == (limit := max_evaluations(run.runtime.parameters)):
         console.note(f"the search stopped after {limit:,} evaluations of the model; the rest is unexplored")
-    if options.json:
-        console.json_result(search.as_json(prompt, count))
+    if run.options.json:
+        console.json_result(search.as_json(run.prompt, count))
     else:
-        print_next_words(search, prompt, count)
+        print_next_words(search, run.prompt, count)
 
 
-def _trace_steps(
-    options: _Options, runtime: "Runtime", tokenizer: "Tokenizer", prompt: str, sampling: SamplingConfig
-) -> None:
+def _trace_steps(run: _Run, count: int) -> None:
     from llmcli.cli.reports.trace import print_end, print_step, trace_json
     from llmcli.generation.trace import trace
 
-    steps, text = [], prompt
-    for step in trace(runtime, tokenizer, prompt, sampling, literal=options.literal):
+    steps, text, sampling = [], run.prompt, replace(run.sampling, max_tokens=count)
+    for step in trace(run.runtime, run.tokenizer, text, sampling, literal=run.options.literal):
         steps.append(step)
-        if not options.json:
-            print_step(step, len(steps), text, tokenizer, sampling)
+        if not run.options.json:
+            print_step(step, len(steps), text, run.tokenizer, sampling)
         text += step.text
-    if options.json:
-        console.json_result(trace_json(steps, prompt, tokenizer, sampling.seed))
+    if run.options.json:
+        console.json_result(trace_json(steps, run.prompt, run.tokenizer, sampling.seed))
     else:
         print_end(text, sampling.seed)
 
@@ -378,8 +338,7 @@ def _trace_steps(
 
 
 class _ExpertUsage:
-    """Counts the tokens for which each expert had the largest weight: models of an ensemble, or experts in a sparse
-    model's last layer."""
+    """Counts the use of the models of an ensemble, or of the experts in a sparse model's last layer."""
 
     def __init__(self, names: list[str]) -> None:
         self.names = names

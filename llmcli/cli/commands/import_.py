@@ -42,8 +42,7 @@ def import_(options: _Options) -> None:
         raise LLMError(f"-o needs the name of a file: -o {DEFAULT_MODEL}")
     reject_gguf_name(output)
     atomic_io.check_writable(output, force=options.force)
-    if cache_text is None:
-        options.reject("without --fit-cache", "encoding")
+    options.check({}, {"fit_cache": "encoding"})
     reading = ReadOptions.of_options(None, False, None, False, encoding=options.encoding)
     text = read_sources([str(cache_text)], reading, text_only=True).text if cache_text is not None else None
     source = str(local_model(options.source))
@@ -72,8 +71,7 @@ def import_(options: _Options) -> None:
 
 
 def _merge(base: "Checkpoint", source: str, adapter: Path) -> "Checkpoint":
-    """Return the model with adapters merged into its weights, in float32. Raises LLMError if they do not fit. Warns if
-    they were trained on another model: they fit any model of the same shape, but are useless there."""
+    """Merge adapters into float32 weights; warn if they were trained on another model of the same shape."""
     from llmcli.formats import adapters, atomic_io, loading
 
     merged = adapters.merged_tensors(base, adapter)

@@ -52,8 +52,7 @@ def serve(options: _Options) -> None:
 
     Example: llm serve -m model.safetensors
     """
-    if options.quantize:
-        options.reject("with --quantize", "device")
+    options.check({"quantize": "device"})
     require_server("llm serve")
     paths = [model_path(name) for name in options.models or (None,)]
     key, origins = _api_key(options.api_key), [_origin(value) for value in options.cors_origin or []]

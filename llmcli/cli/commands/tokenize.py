@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from llmcli.data.tokenizers.tokenizer import Tokenizer
 
 DEFAULT_OUTPUT = "tokenizer.json"
+CONFLICTS = {
+    "train": "text model file chat speakers pairs column tokenizer ids decode json",
+    "chat": "text file ids decode",
+    "file": "text",
+    "tokenizer": "model",
+    "decode": "ids json",
+}
+REQUIREMENTS = {"train": "vocab_size char output force", "chat": "speakers pairs column"}
 
 
 class _Options(ResultOptions):
@@ -43,27 +51,13 @@ def tokenize(options: _Options) -> None:
 
     Example: llm tokenize "I like to eat"
     """
+    options.check(CONFLICTS, REQUIREMENTS)
     if options.train:
-        options.reject(
-            "with --train", "text", "model", "file", "chat", "speakers", "pairs", "column", "tokenizer", "ids",
-            "decode", "json",
-        )  # fmt: skip
         _train(options)
         return
-    options.reject("without --train", "vocab_size", "char", "output", "force")
     file, text = options.file, options.text
-    if options.chat is not None:
-        options.reject("with --chat", "text", "file", "ids", "decode")
-    else:
-        options.reject("without --chat", "speakers", "pairs", "column")
-    if file is not None:
-        options.reject("with --file", "text")
-    elif options.chat is None:
+    if file is None and options.chat is None:
         options.reject("without a file", "encoding")
-    if options.tokenizer is not None:
-        options.reject("with --tokenizer", "model")
-    if options.decode:
-        options.reject("with --decode", "ids", "json")
     if options.chat is not None:
         _print_conversations(options, options.chat, _open_chat_template(options))
         return

@@ -201,8 +201,7 @@ def _claim_output(options: _Options, processes: Processes) -> "Output":
 
 
 def _end_after(options: _Options, work: Callable[[], None]) -> NoReturn:
-    """Do the work of a rank above 0, and end the process without finalizing Python: torch's threads may abort that,
-    which would look like a kill."""
+    """Do the work of a rank, then exit without finalizing Python: torch's threads may abort that, as a kill would."""
     code = 0
     try:
         work()

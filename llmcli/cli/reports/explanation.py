@@ -215,8 +215,7 @@ class ExplanationReport:
 
 
 def show_alignment(alignment: "Alignment", answer: str, layer: int | None, head: int | None) -> None:
-    """Print an answer, and the words of the prompt to which each of its words attends; for `layer` and `head` see
-    `ExplanationReport`."""
+    """Print an answer, and which words of the prompt its words attend to (`layer`, `head`: see ExplanationReport)."""
     from llmcli.analysis.explain import mean_attention
 
     weights = mean_attention(alignment.weights, layer, head)

@@ -20,8 +20,7 @@ MAX_NAMES = 3  # training files listed in a note
 def training_texts(
     names: list[str] | None, source: "Checkpoint | Ensemble", path: Path, *, whole: bool = False
 ) -> "list[TrainingText]":
-    """Find the training text of a model, or of each model in an ensemble, if `whole` with its held-out part; or read
-    the named files instead."""
+    """Find a model's training text, with its held-out part if `whole`, or read the named files instead."""
     from llmcli.data.sources import read_sources
     from llmcli.evaluation.training_text import TrainingText, find_training_texts, names_sources, recorded_reading
 
@@ -36,6 +35,10 @@ def training_texts(
     if not any(names_sources(record, sources) for record in source.records):
         console.note(f"{', '.join(names)} is not the training text in the record of {path}; all of it is searched")
     return [TrainingText.of(sources, source.records, whole=whole)]
+
+
+def memory_report(names: list[str] | None, source: "Checkpoint | Ensemble", path: Path) -> "MemoryReport":
+    return MemoryReport(training_texts(names, source, path))
 
 
 class MemoryReport:

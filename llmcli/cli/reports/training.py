@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 
 def show_plan(plan: "Plan", inputs: "Inputs", *, dry_run: bool, json_: bool) -> None:
-    """Print the plan: with --dry-run as a result, after a table of the files; otherwise on stderr, in a terminal as a
-    short summary."""
+    """Print the plan: a result after the table of files with --dry-run, else on stderr, in a terminal shortened."""
     if json_:
         files = {"documents": inputs.files_read, "not_read": not_read(inputs.corpus)} if dry_run else {}
         json_event("plan", **_plan_record(plan), data=[group.as_record() for group in inputs.groups], **files)

@@ -44,8 +44,7 @@ def end_process(number: int, frame: FrameType | None) -> None:
 
 
 def _loses_exceptions(frame: FrameType | None) -> bool:
-    """Return whether an exception would be lost here: Python drops exceptions in destructors and importlib's callback,
-    and wraps those in `__set_name__`."""
+    """Return whether Python would drop or wrap an exception raised here: a destructor, importlib, `__set_name__`."""
     while frame is not None:
         name, file = frame.f_code.co_name, frame.f_code.co_filename
         if name in ("__del__", "__set_name__") or (name == "cb" and file.startswith("<frozen importlib")):

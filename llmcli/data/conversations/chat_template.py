@@ -83,8 +83,7 @@ class ChatTemplate:
         return template_renderer.render(self.source, self._variables, jobs)
 
     def encode(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> list[int]:
-        """Return the ids of a conversation; the text of a message never becomes a control token. Raises LLMError as
-        `render` does."""
+        """Return the ids of a conversation; the text of a message never becomes a control token. Raises as `render`."""
         hidden, names = self._hide(messages)
         return self._control_tokens.encode(self._render([(hidden, add_generation_prompt)])[0].text, names)[0]
 
@@ -103,8 +102,7 @@ class ChatTemplate:
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """Tokens that end an answer: the tokenizer's, and the first control token that the template writes after
-        one."""
+        """Tokens that end an answer: the tokenizer's, and the first control token of the template after an answer."""
         probe = unused_characters(1, [self.source])[0]
         try:
             text = self.render([Message("user", "Hello"), Message("assistant", probe)])

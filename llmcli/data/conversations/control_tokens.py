@@ -44,8 +44,7 @@ class ControlTokens:
         return [(m.start(), m.end(), self._tokenizer.control_ids[m[0]]) for m in self._pattern.finditer(text)]
 
     def hide(self, messages: Sequence[Message], template: str) -> tuple[list[Message], dict[str, str]]:
-        """Return (messages with stand-ins for the names of control tokens, stand-in -> name). Stand-ins occur neither
-        in the messages nor in the template. Raises LLMError if there are too few."""
+        """Return (messages with stand-ins for names of control tokens, stand-in -> name); stand-ins are unique."""
         texts = [text for message in messages for text in (message.role, message.content)]
         names = sorted({name for text in texts for name in self._pattern.findall(text)})
         if not names:

@@ -262,8 +262,7 @@ def _read_message(item: object, name: str) -> Message:
 
 
 def _is_learned(item: Record, name: str) -> bool:
-    """Return whether a message counts in the loss: not with "weight": 0 (OpenAI's fine-tuning format) or "train":
-    false. Only answers are ever learned."""
+    """Return whether a message counts in the loss: not with "weight": 0 (OpenAI's format) or "train": false."""
     weight, train = item.get("weight"), item.get("train")
     if weight is not None and (type(weight) not in (int, float) or weight not in (0, 1)):
         raise LLMError(f'"weight" of {name} is {_kind(weight)}; wanted 1, or 0 for an answer that is not trained on')

@@ -74,8 +74,7 @@ class ReadOptions:
         encoding: str | None = None,
         strip_boilerplate: bool = False,
     ) -> "ReadOptions":
-        """Parse the options; `column` is NAME or PROMPT,ANSWER, and a name with a comma is in double quotes. Raises
-        LLMError."""
+        """Parse the options. `column` is NAME or PROMPT,ANSWER; a name with a comma is in double quotes."""
         columns = tuple(map(str.strip, next(csv.reader([column], skipinitialspace=True)))) if column else ()
         if len(columns) > 2 or not all(columns) or len(set(columns)) < len(columns):
             raise usage(f"column must be one name, or two as in question,answer; found {column}")
@@ -145,8 +144,7 @@ def choose_shape(
 
 
 def _prose_column(columns: Iterable[str], records: Sequence[Record]) -> str:
-    """Return the only column with prose, whose text is several times as long as that of any other column; "" if there
-    is none."""
+    """Return the only column with prose, several times as long as any other; "" if there is none."""
     sizes = {column: sum(_text_bytes(record.get(column)) for record in records) / len(records) for column in columns}
     longest = max(sizes, key=sizes.__getitem__, default="")
     others = [size for column, size in sizes.items() if column != longest]
@@ -167,8 +165,7 @@ def _is_prose(text: str) -> bool:
 
 
 def _requested(name: str, records: Sequence[Record], known: dict[str, str], reading: ReadOptions) -> RecordShape | None:
-    """Return the shape that the user requests; None if these records lack its columns. `known` maps normalized names to
-    columns."""
+    """Return the requested shape; None if the records lack its columns. `known` maps normalized names to columns."""
     if reading.pairs and len(known) == 2:
         return RecordShape("two columns", tuple(known.values()))
     if reading.pairs and len(known) > 2 and not any(map(record_shape, records)):

@@ -106,8 +106,7 @@ def _first_rows(document: Document, dialect: _Dialect) -> list[list[str]]:
 
 
 def _width(rows: list[list[str]], share: float) -> int:
-    """Return the number of columns that at least this share of the rows have, or 0. A single column is a table if its
-    header is "text"."""
+    """Return the number of columns of this share of the rows, or 0; a single column must have the header "text"."""
     if _is_known_header(rows[0]):
         return len(rows[0])
     [(width, most)] = Counter(map(len, rows)).most_common(1)

@@ -31,8 +31,7 @@ class Rendering:
 
 
 def render(source: str, variables: Mapping[str, Any], jobs: Sequence[Job]) -> list[Rendering]:
-    """Render a jinja2 template for each job. Raises LLMError if it is invalid or exceeds a limit, and
-    TemplateRefusalError if it refuses the messages."""
+    """Render a template for each job. Raises LLMError if it fails, TemplateRefusalError if it refuses the messages."""
     sent = [([{"role": m.role, "content": m.content} for m in messages], prompt) for messages, prompt in jobs]
     answer = _process.ask({"template": source, "variables": dict(variables), "jobs": sent})
     if "refused" in answer:

@@ -143,8 +143,7 @@ def _role(label: re.Match[str]) -> str:
 
 
 def _read(lines: Iterable[str], label: re.Pattern[str]) -> tuple[list[_Turn], defaultdict[str, Counter[str]]]:
-    """Return (turns, other name -> (role -> number of lines in its turns that begin with the name)). The text must
-    begin with a turn."""
+    """Return (turns, other name -> role -> number of lines in its turns that begin with the name)."""
     turns: list[_Turn] = []
     others: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for number, line in enumerate(lines, 1):

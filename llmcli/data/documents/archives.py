@@ -22,8 +22,7 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def members(file: IO[bytes], name: str) -> Iterator[tuple[str, IO[bytes]] | Skipped]:
-    """(name, content) of each regular file in an archive, in its order. A content is a stream, closed when the next one
-    is asked for. A ZIP archive must be seekable."""
+    """Yield (name, content) of each regular file; a content is closed when the next follows. A ZIP file is seekable."""
     is_zip = file.read(2) == b"PK"
     file.seek(0)
     number = 0
@@ -57,8 +56,7 @@ def _zip_members(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]] | Skipped]:
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
-    """The name of a member. Without the flag for UTF-8 it is in the encoding of the system that wrote it: UTF-8 or
-    Shift_JIS much more often than the one of the standard, code page 437."""
+    """Decode a name that is not marked as UTF-8: UTF-8 and Shift_JIS are more common than the standard's cp437."""
     if info.flag_bits & _NAME_IN_UTF8:
         return info.filename
     name = info.filename.encode("cp437", "replace")
@@ -79,8 +77,7 @@ def _tar_members(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 class _Finite:
-    """A file that raises EOFError if it is read on and on after its end: tarfile skips what a damaged header declares
-    to be a member of 2^50 bytes in blocks, though there are none."""
+    """Raises EOFError when read on after its end: tarfile would skip a damaged header's 2^50 bytes block by block."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._left = file, _READS_AFTER_END

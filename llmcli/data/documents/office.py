@@ -123,8 +123,7 @@ class _Paragraph:
 
 
 class _Reader:
-    """Collects the paragraphs and rows among the events of a part in `blocks`: (text, whether it is one of several
-    lines, as in a list)."""
+    """Collects paragraphs and rows in `blocks`: (text, whether it is one of several lines, as in a list)."""
 
     def __init__(self, markup: _Markup, notes: Mapping[tuple[str, str], str] | None = None) -> None:
         self.blocks: list[tuple[str, bool]] = []

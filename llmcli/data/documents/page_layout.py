@@ -49,8 +49,7 @@ class Line:
 
 
 def without_margins(pages: Iterable[list[Line]]) -> Iterator[list[Line]]:
-    """The lines of each page without headers, footers and page numbers: lines at its top or bottom that stand in the
-    same place on pages nearby, whatever their numbers."""
+    """Yield the lines of each page without headers, footers and page numbers, which repeat on pages nearby."""
     outside: list[None] = [None] * _NEIGHBORS
     window: deque[tuple[list[Line], dict[str, float]] | None] = deque(outside, maxlen=2 * _NEIGHBORS + 1)
     for page in chain(((lines, _margins(lines)) for lines in pages), outside):
@@ -118,8 +117,7 @@ class _Paragraph:
 
 
 def paragraphs(pages: Iterable[Sequence[Line]]) -> Iterator[tuple[str, bool]]:
-    """The paragraphs of pages, each with whether it is one of several lines, as in a list; an empty one stands between
-    blocks."""
+    """Yield (paragraph, whether it is one of several lines, as in a list); an empty one stands between blocks."""
     current: _Paragraph | None = None
     for page, lines in enumerate(pages):
         for block in _blocks(_without_pronunciation(lines), page):

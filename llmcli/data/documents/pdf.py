@@ -69,8 +69,7 @@ def _lines(document: pypdfium2.PdfDocument, number: int, skipped: Counter[str]) 
 
 
 class _PageReader:
-    """Collects the characters of a page in lines. pdfium takes some short pages for vertical text, so the ends of lines
-    that it finds are checked."""
+    """Collects the characters of a page in lines. pdfium takes some pages for vertical text: its lines are checked."""
 
     def __init__(self, page: Any) -> None:
         self.lines: list[Line] = []

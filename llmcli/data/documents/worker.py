@@ -188,8 +188,7 @@ class _FileReader:
         self._answer, self._plain = answer, plain
 
     def read(self, file: IO[bytes], name: str, member: str, depth: int) -> None:
-        """Send the document, or the contents of the archive, in a seekable file. `member` is its path in the archive
-        that was requested."""
+        """Send the document or the contents of the archive in a seekable file; `member` is its path in the archive."""
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
         start = file.read(START_BYTES)
@@ -281,8 +280,7 @@ class _FileReader:
 
     @contextlib.contextmanager
     def _ending(self) -> Iterator[Counter[str]]:
-        """Send the last frame of a document, with what the block counts as skipped, or with the problem that it raises;
-        only a limit of the whole file is raised again."""
+        """Send the last frame of a document: what was skipped, or the problem. A limit of the file is raised again."""
         skipped: Counter[str] = Counter()
         try:
             yield skipped

@@ -142,8 +142,7 @@ def header_lines(start: str) -> int:
 
 
 def _without_runs(lines: Iterable[str], repeated: Container[str], cut: Counter[str]) -> Iterator[str]:
-    """Yield the lines except for runs of repeated ones, whose first words are counted in `cut`. A run with blank lines
-    leaves one of them."""
+    """Yield the lines without runs of repeated ones, which `cut` counts; a run with blank lines leaves one of them."""
     run: list[str] = []
     for line in chain(lines, [None]):
         if line is not None and (_hash(line) in repeated if line.strip() else run):
@@ -186,8 +185,7 @@ def estimate(documents: Sequence[Document]) -> float:
 
 
 def _ends(document: Document) -> tuple[list[str], int]:
-    """Return (lines at the beginning and at the end of a document, size of Project Gutenberg's header and license
-    around them)."""
+    """Return (lines at both ends of a document, size of Project Gutenberg's header and license around them)."""
     size = document.text_bytes
     middle = min(size, _SAMPLED_BYTES)
     start, end = ("".join(document.text(*part)) for part in ((0, middle), (max(middle, size - _SAMPLED_BYTES), size)))

@@ -120,8 +120,7 @@ class FoundFile:
 
 
 def find_files(names: Iterable[str]) -> tuple[list[FoundFile], list[str]]:
-    """Return (files in order, a line for each that is named twice). `names` are files, directories (all files inside,
-    sorted), glob patterns, or "-" for standard input."""
+    """Return (files in order, a line for each repeated name). A name is a file, directory, glob, or "-" (stdin)."""
     files: dict[Path, FoundFile] = {}
     skipped: list[str] = []
     for file in _find_files(names):
@@ -161,8 +160,7 @@ def _find_files(names: Iterable[str]) -> Iterator[FoundFile]:
 
 
 def _files_of(name: str, path: Path, root: Path) -> Iterator[FoundFile]:
-    """Yield a file, or the files in a directory, with their names relative to `root`, which are the same on every
-    system. Hidden and generated files are left out."""
+    """Yield a file, or a directory's files with names relative to `root`, but no hidden or generated ones."""
     is_directory = path.is_dir()
     for file in sorted(path.rglob("*")) if is_directory else [path]:
         if is_directory and not file.is_file():

@@ -399,8 +399,7 @@ def _read(file: IO[bytes], size: int, name: str) -> bytes:
 
 
 def _decode(name: str, blocks: Iterable[bytes], encoding: str, first: int = 0, program: str = "") -> Iterator[str]:
-    """Decode blocks to text, in pieces. `first` is the position of the first block in the file that `program`
-    compressed. Raises LLMError with the position of a byte that is not text, such as a zero byte."""
+    """Decode blocks, the first of which is at position `first` of the file. Raises NotTextError with the position."""
     decoder, read = codecs.getincrementaldecoder(encoding)(), first
     for block in itertools.chain(blocks, [b""]):
         start = read - len(decoder.getstate()[0])  # position of the bytes to decode: a character may be unfinished

@@ -97,8 +97,7 @@ _ZIP_START = (b"PK\x03\x04", b"PK\x05\x06")
 
 
 def recognize(name: str, start: bytes) -> FileType | None:
-    """Return the type of a file by its first bytes (decompressed); None for plain text and types that are not read.
-    `recognize_zip` tells ZIP archives apart."""
+    """Return the type of a file by its first bytes (decompressed); None for text and unknown types."""
     if start.startswith(_ZIP_START):
         return ZIP
     return _readable_text(name, start) or next(

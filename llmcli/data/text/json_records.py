@@ -38,8 +38,7 @@ def records_of_lines(name: str, lines: Iterable[str]) -> Iterator[tuple[int, obj
 
 
 def records_of_text(name: str, text: str) -> Iterator[tuple[int, object]]:
-    """Yield (line number from 1, value) for each element of an array, or for each of several values in a row. Raises
-    LLMError where the text is not JSON."""
+    """Yield (line number, value) of each element of an array, or of each value. Raises LLMError unless it is JSON."""
     line, before = 1, 0
     try:
         for position, value in _array(text) if text.startswith("[", _space_end(text, 0)) else _values(text):

@@ -110,8 +110,7 @@ def _hashes(data: bytes) -> NDArray[np.uint64]:
 
 
 def _similar(sketches: Sequence[Sketch]) -> Iterator[tuple[int, int]]:
-    """Find pairs of near-duplicates. Documents with the same hash are compared with the next NEIGHBORS only: this finds
-    families in linear time, and common headers join nothing."""
+    """Find pairs of near-duplicates in linear time: documents with the same hash are compared with NEIGHBORS others."""
     hashes = np.concatenate([*sketches, np.empty(0, np.uint64)])
     owners = np.repeat(np.arange(len(sketches)), [len(sketch) for sketch in sketches])
     order = np.lexsort((owners, hashes))

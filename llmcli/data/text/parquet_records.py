@@ -21,8 +21,7 @@ def is_parquet(file: IO[bytes]) -> bool:
 
 @contextlib.contextmanager
 def open_parquet(name: str, table: IO[bytes]) -> Iterator[tuple[list[str], Rows]]:
-    """Yield (columns of a table, function that reads rows). Raises LLMError, also while rows are read, if the file is
-    damaged or pyarrow is not installed."""
+    """Yield (columns of a table, function that reads rows). Raises LLMError, also later, if the file is damaged."""
     try:
         import pyarrow
         import pyarrow.parquet

@@ -61,8 +61,7 @@ def _groups(corpus: Corpus) -> list[list[int]]:
 def _cut(
     corpus: Corpus, share: float, whole: Collection[int], long: Collection[int], families: Sequence[Sequence[int]]
 ) -> CorpusSplit:
-    """Hold out the documents `whole` and the ends of the documents `long`. `families` are large groups of
-    near-duplicates, kept or cut."""
+    """Hold out the documents `whole` and the ends of `long` ones; `families` are large groups of near-duplicates."""
     sizes = [part.text_bytes for part in corpus.contents]
     ends = {index: round(share * size) for index, size in enumerate(sizes)}
     held_out_bytes = {index: sizes[index] for index in whole} | {index: ends[index] for index in long}

@@ -224,8 +224,7 @@ class Tokenizer:
         return Vocabulary(self.token_bytes, self.seen_bytes, self.eos_ids, unrestricted=self.imported)
 
     def for_model(self, seen_bytes: bytes | None, eos_ids: Iterable[int] = ()) -> Tokenizer:
-        """Return a copy for a model whose training text has these byte values (None: unknown) and in which these tokens
-        also end a text; `eos_id` stays."""
+        """Return a copy with the model's seen byte values (None: unknown) and other tokens that also end a text."""
         other = copy.copy(self)
         other.seen_bytes, other.eos_id, other._end_ids = seen_bytes, self.eos_id, self.eos_ids | set(eos_ids)
         for name in ("vocabulary", "eos_ids", "of_any_bytes"):
@@ -292,8 +291,7 @@ class Tokenizer:
         return bytes(b for b in range(256) if bytes([b]) not in table)
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of any text; the name of a control token is ordinary text. Raises LLMError for a lone
-        surrogate."""
+        """Return the ids of a text; names of control tokens are plain text. Raises LLMError for a lone surrogate."""
         check_unicode(text)
         return [i for ids in self.encode_stream([text]) for i in ids]
 

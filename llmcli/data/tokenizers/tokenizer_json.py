@@ -60,8 +60,7 @@ class SafeTokenizer:
 
 
 def sanitize(text: str) -> SafeTokenizer:
-    """Reduce a tokenizer.json to its safe parts. Raises LLMError unless it is a BPE, byte-level or with byte fallback,
-    and all its parts are supported."""
+    """Reduce a tokenizer.json to its safe parts. Raises LLMError if it is not a BPE or a part is unsupported."""
     if len(text) > MAX_CHARACTERS:
         raise LLMError(
             f"the tokenizer is {len(text):,} characters long; expected a tokenizer.json of at most {MAX_CHARACTERS:,}"
@@ -195,8 +194,7 @@ def prefix_space(document: Mapping[str, Any]) -> str:
 
 
 def prefix_space_steps(scheme: str) -> dict[str, Any]:
-    """Return the normalizer and pre-tokenizer of a SentencePiece BPE that prepends a space according to
-    `prefix_space`."""
+    """Return the normalizer and pre-tokenizer of a SentencePiece BPE, which may prepend a space."""
     if scheme in ("always", "first"):
         metaspace = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": False}
         return {"normalizer": None, "pre_tokenizer": metaspace}

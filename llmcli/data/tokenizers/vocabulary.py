@@ -96,8 +96,7 @@ class Vocabulary:
         return order[bisect_right(sorted_bytes, data) : end]
 
     def letter_at(self, tokens: NDArray[np.int64], offset: int) -> NDArray[np.bool_]:
-        """Return whether the bytes of each of `tokens` [n] from `offset` on begin with a letter, [n]; all tokens are
-        longer than `offset` bytes."""
+        """Return whether the bytes of `tokens` [n] from `offset` on begin with a letter; all tokens are longer."""
         if not len(tokens):
             return np.zeros(0, bool)
         joined, starts = self._joined

@@ -92,8 +92,7 @@ class Batches:
         return ids
 
     def _visited_blocks(self, visits: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the start positions of the blocks of some visits, which are numbered from the beginning of the run and
-        ascend."""
+        """Return the start positions of the blocks of ascending visits, numbered from the beginning of the run."""
         starts = []
         for epoch in range(visits[0] // self.blocks, visits[-1] // self.blocks + 1):
             indices = visits[visits // self.blocks == epoch] % self.blocks

@@ -85,8 +85,7 @@ def divide(parts: Iterable[Part], tokenizer: Tokenizer) -> Iterator[ShardText]:
 
 
 def _cut(document: Document, position: int, end: int, tokenizer: Tokenizer) -> int:
-    """Find the first byte position from `position` on at which a text may be cut, or the end of a character if there is
-    none nearby."""
+    """Find the next byte position at which a text may be cut, or the end of a character if there is none nearby."""
     data = document.utf8(position, min(2 * SEARCHED_CHARACTERS, end - position))
     start = continuation_bytes(data[:4])
     text = data[start:].decode("utf-8", "ignore")
@@ -99,8 +98,7 @@ class StoppedError(Exception):
 
 
 def tokenize_in_shards(parts: Iterable[Part], tokenizer: Tokenizer, on_note: OnNote = lambda note: None) -> TokenShards:
-    """Tokenize one or more parts of a corpus, separated by one end-of-text id each. Raises LLMError if neither the
-    cache nor the temporary directory has space."""
+    """Tokenize parts of a corpus with an end-of-text id between two. Raises LLMError if there is no disk space."""
     directory = cache_directory()
     cache = TokenCache(directory) if directory else None
     if cache and not cache.limit():  # turned off

@@ -63,8 +63,7 @@ class TokenCache:
         return sorted(self._files(SUFFIX), key=lambda file: (file.used, file.path))
 
     def limit(self) -> float:
-        """Return the maximum total size in bytes; 0 if the cache is turned off. Raises LLMError for a setting that is
-        not a number."""
+        """Return the maximum total size in bytes; 0 if the cache is off. Raises LLMError for an invalid setting."""
         if requested := os.environ.get(LIMIT_VARIABLE):
             with contextlib.suppress(ValueError):
                 if 0 <= (gigabytes := float(requested)) < math.inf:

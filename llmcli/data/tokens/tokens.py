@@ -38,8 +38,7 @@ def encode_texts(
 
 
 def tokenize(texts: Iterator[Iterator[str]], tokenizer: Tokenizer) -> NDArray[np.unsignedinteger]:
-    """Store the token ids of texts [T], joined as by `encode_texts`, in a memory-mapped temporary file. Raises LLMError
-    if the disk is full."""
+    """Store the ids of texts [T] in a memory-mapped temporary file. Raises LLMError if the disk is full."""
     dtype = np.dtype(token_type(tokenizer))
     with temporary_file_errors("the tokens"):
         file = tempfile.TemporaryFile(prefix="llmcli-")  # noqa: SIM115 (the mapping needs it open)

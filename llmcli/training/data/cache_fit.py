@@ -115,8 +115,7 @@ class ValidationText:
 
 
 def fit_cache(model: Checkpoint, tokenizer: Tokenizer, text: Corpus) -> CacheWeights | None:
-    """Fit cache weights for a model that was not trained here, on windows spread over a text; None if a cache does not
-    help on that text. Raises LLMError if the text is too short."""
+    """Fit weights for an existing model on a text; None if a cache does not help. Raises LLMError for a short text."""
     tokens = tokenize(text.sample(MAX_BYTES).texts(), tokenizer)
     count = min(FIT_TOKENS, int(FIT_SHARE * len(tokens)))
     if count < MIN_TOKENS:
@@ -136,8 +135,7 @@ def fit_weights(
     strength: float = PRIOR_STRENGTH,
     steps: int = STEPS,
 ) -> CacheWeights | None:
-    """Find the weights that minimize the loss of the mixture, given the network's losses in nats [N]; None if the gain
-    is below MIN_GAIN or MARGIN."""
+    """Minimize the loss of the mixture, given the network's losses in nats [N]; None if the gain may be chance."""
     features = torch.from_numpy(gate_features(matches))
     known = torch.from_numpy(matches[0] > 0)
     shares = torch.from_numpy(token_shares(matches))

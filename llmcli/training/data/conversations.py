@@ -144,8 +144,7 @@ class PreparedConversations:
 
     @property
     def labels(self) -> list[str]:
-        """The different answers of the training conversations, most frequent first, if these are pairs with few
-        different answers; [] otherwise."""
+        """The different training answers, most frequent first, if all conversations are pairs and few answers recur."""
         pairs = [conversation.messages for conversation in self.split.training]
         if any(len([message for message in pair if message.role == "assistant"]) > 1 for pair in pairs):
             return []
@@ -214,8 +213,7 @@ class PreparedConversations:
         }
 
     def held_out_record(self, tokenizer: Tokenizer, texts: list[dict[str, Any]]) -> dict[str, Any]:
-        """Describe the held-out answers for the training record, with the files that --val named (`texts` and
-        conversation files)."""
+        """Describe the held-out answers and the files of --val (`texts` and conversations) for the training record."""
         held_out = self.divided.inputs.held_out
         files = texts if isinstance(held_out, float) else [*texts, *corpus_record(held_out)]
         return {

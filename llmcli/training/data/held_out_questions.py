@@ -40,8 +40,7 @@ class Question:
 
 
 def questions(conversations: PreparedConversations) -> Iterator[Question]:
-    """Return the last question of each held-out conversation, or of each training conversation if none is held out; any
-    prefix is spread evenly over all."""
+    """Yield the last question of each held-out or else training conversation; every prefix is evenly spread."""
     tokens, texts = conversations.held_out, conversations.split.held_out
     if not len(tokens):
         tokens, texts = conversations.training, conversations.split.training

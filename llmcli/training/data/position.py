@@ -41,8 +41,7 @@ class Position:
         return self.step - (self.student_from or 0)
 
     def restore(self, values: Mapping[str, Any], settings: TrainConfig) -> None:
-        """Restore the values of a stopped run. Raises KeyError, TypeError or ValueError if they do not fit
-        `settings`."""
+        """Restore the values of a stopped run. Raises KeyError, TypeError or ValueError if they are not valid."""
         for name in (item.name for item in fields(self)):
             if name in values or name not in ADDED_LATER:
                 setattr(self, name, values[name])

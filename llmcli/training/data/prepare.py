@@ -89,8 +89,7 @@ class Prepared:
         return replace(self, plan=plan, conversations=fitted, record=record)
 
     def regularization(self) -> Callable[[float], tuple[float, float]]:
-        """Return the regularization as a function of the number of epochs, which the trainer estimates during the
-        run."""
+        """Return the regularization as a function of the number of epochs, which the trainer estimates."""
         packed = self.encoded.size.packed(self.plan.train.context).tokens if self.encoded else 0
         return partial(rules.regularization, self.task, self.plan.model, len(self.tokens) + packed)
 
@@ -158,8 +157,7 @@ def prepare(
 def _plan(
     task: Task, encoded: PreparedConversations | None, data_rows: list[PlanRow], machine: Machine | None, spent: float
 ) -> Plan:
-    """Plan for a machine, after `spent` seconds of the time budget; the rows begin with `data_rows`, the last of which
-    is the vocabulary."""
+    """Plan after `spent` seconds of the time budget, with `data_rows` first; the last of these is the vocabulary."""
     plan = make_plan(replace(task, seconds_spent=spent), machine)
     if encoded is None or plan.conversations is None:
         return replace(plan, rows=(*data_rows, *plan.rows))
@@ -204,8 +202,7 @@ def _split(corpus: Corpus, held_out: Corpus | float) -> CorpusSplit:
 
 
 def _without_text_of_base(text: CorpusSplit, records: list[TrainingRecord]) -> CorpusSplit:
-    """Remove held-out text that the base model was trained on, since it is not new text; it stays if there is no other
-    held-out text."""
+    """Remove held-out text that the base model was trained on, unless there would be none left."""
     held_out = untrained_part(text.held_out, records)
     seen = text.held_out.text_bytes - held_out.text_bytes
     if not seen or not held_out.contents:
@@ -234,8 +231,7 @@ def _description(text: CorpusSplit, read_bytes: int) -> str:
 
 
 def _max_held_out_bytes(text: CorpusSplit, max_bytes: int) -> int:
-    """Return the bytes of held-out text to read: if only part of a corpus is read, the same share of its held-out
-    text."""
+    """Return the bytes of held-out text to read: of one corpus, the same share as of its training text."""
     held_out_bytes = text.held_out.text_bytes
     if text.is_from_corpus and held_out_bytes:
         max_bytes = max(1, round(max_bytes * held_out_bytes / (text.training.text_bytes + held_out_bytes)))
@@ -281,8 +277,7 @@ def _record(corpus: Corpus, text: CorpusSplit, read_bytes: int, tokens: int, hel
 def _seen_bytes(
     tokens: TokenIds | TokenShards, conversations: PreparedConversations | None, tokenizer: Tokenizer, fine_tunes: bool
 ) -> bytes | None:
-    """Return the byte values in the training text and conversations and, for fine-tuning, in the base model's text;
-    None if the latter are not known."""
+    """Return the byte values that the model has seen, including those of its base model; None if these are unknown."""
     before = tokenizer.seen_bytes if fine_tunes else b""
     if before is None:
         return None
@@ -291,8 +286,7 @@ def _seen_bytes(
 
 
 def _max_bytes(request: PlanRequest) -> int:
-    """Return the bytes of training text to read: the time budget would not suffice to train on more, and reading and
-    tokenizing more would take time."""
+    """Return the bytes of training text to read: the time budget would not suffice to train on more."""
     if not request.has_time_budget:
         return sys.maxsize
     factor = recipe.GPU_BYTES_FACTOR if request.device == "cuda" else recipe.CPU_BYTES_FACTOR

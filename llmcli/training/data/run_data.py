@@ -69,15 +69,13 @@ class RunData:
         return {"tokens": data.size}
 
     def next_batch(self, position: Position) -> tuple[NDArray[np.int64], torch.Tensor | None]:
-        """Return (token ids [B, T + 1] of the next step, loss mask [B, T + 1] or None if it is all True). The switch
-        from text to conversations happens here."""
+        """Return (token ids [B, T + 1] of the next step, loss mask or None); switches from text to conversations."""
         if self.conversations and (batch := self.conversations.next_batch(position)):
             return batch.ids, torch.from_numpy(batch.loss_mask)
         return self._batches.batch(position.step, position.stage_progress, position.token_split), None
 
     def has_planned_dropout(self, position: Position) -> bool:
-        """Whether the run has switched from text to conversations, whose dropout is planned and does not follow the
-        clock."""
+        """Whether the run has switched from text to conversations, whose dropout is planned in advance."""
         phase = self.conversations
         return phase is not None and phase.follows_text and position.conversations_from is not None
 
@@ -117,8 +115,7 @@ class BatchSchedule:
 
 
 class ConversationPhase:
-    """The part of a run that trains on conversations: the whole run, or its end after text. The run's Position has the
-    progress."""
+    """The part of a run that trains on conversations (all of it, or its end); the Position has the progress."""
 
     def __init__(
         self,
@@ -139,8 +136,7 @@ class ConversationPhase:
         self.question = self._question.text  # a held-out question, which the samples answer
 
     def next_batch(self, position: Position) -> MaskedBatch | None:
-        """Return the batch of the next step; None while the run trains on text. The switch to conversations is a
-        function of progress."""
+        """Return the batch of the next step; None until the progress of the run reaches the conversations."""
         if position.conversations_from is None:
             begin = 1 - self._chosen.share
             if self._settings.seconds is None:  # even a short run takes one step on conversations

@@ -46,8 +46,7 @@ class Command(IntEnum):
 
 
 class ProcessGroup:
-    """All processes of a run. All of them call every method in the same order; methods raise LLMError if one has
-    ended."""
+    """The processes of a run, which call all methods in the same order. If one has ended, methods raise LLMError."""
 
     def __init__(self, processes: Processes, device: str) -> None:
         """Wait until all processes have connected. `device` is the model's: "cpu", "cuda" or "mps"."""

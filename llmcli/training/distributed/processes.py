@@ -25,8 +25,7 @@ class Processes:
 
     @classmethod
     def of(cls, values: Mapping[str, str] = os.environ) -> "Processes":
-        """Read the variables that torchrun sets; without any, there is one process. Raises LLMError if some are
-        missing."""
+        """Read torchrun's variables; without any, there is one process. Raises LLMError if some are missing."""
         present = [name for name in VARIABLES if name in values]
         if not present or values.get("WORLD_SIZE") == "1":
             return cls()

@@ -45,8 +45,7 @@ class Output:
             self.on_note(f"{self.path} exists; it will be renamed, not overwritten (name the new model with -o)")
 
     def save(self, done: "Done") -> Path:
-        """Write the model to `path`, or to another directory if that fails; return its path. Raises LLMError if all
-        fail."""
+        """Write the model to `path` or, if that fails, to another directory; return its path."""
         path = self._free_path()
         try:
             self._write(path, done)

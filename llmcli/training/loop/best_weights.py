@@ -109,8 +109,7 @@ class BestWeights:
         self.adapters: Weights | None = None  # trained LoRA matrices by name
 
     def keep_if_best(self, candidate: CandidateWeights) -> bool:
-        """Keep the current weights if they are the best so far, and return whether they are. Among nearly equal
-        weights, later ones win."""
+        """Keep the current weights if they are the best so far, or nearly; return whether they are kept."""
         bits, best = candidate.bits_per_byte, self._position.best_bits
         is_best = math.isfinite(bits) and (best is None or bits <= best * (1 + recipe.TIE_MARGIN))
         if is_best:

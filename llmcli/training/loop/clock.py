@@ -92,8 +92,7 @@ class TimeBudget:
         return max(0.0, self.deadline - reserve - elapsed)
 
     def progress(self, elapsed: float, final_tokens: float) -> float:
-        """Return the progress of the run, 0 to 1, linear in time; 1 if half of another step would exceed the time
-        left."""
+        """Return the progress of the run, 0 to 1, linear in time; 1 if half of another step would take too long."""
         left, last_step = self.seconds_left(elapsed, final_tokens), self._steps[-1][0] if self._steps else 0.0
         return 1.0 if left <= last_step / 2 else 1 - left / (left + elapsed - self.training_began)
 
@@ -157,8 +156,7 @@ class Clock:
         return self.now() - self.began
 
     def step_deadline(self, *, first: bool) -> float:
-        """Return the deadline of a step in seconds since the run began. The first step may be late: better than no
-        model."""
+        """Return the deadline of a step in seconds since the run began; a late first step is better than no model."""
         if not self.budget:
             return math.inf
         if not first:

@@ -61,8 +61,7 @@ class FinalEvaluator:
     def _score(
         self, best: Weights, trained: int, cache: CacheWeights | None, end: float, *, hurried: bool
     ) -> FinalEvaluation:
-        """Score the best weights and the base model on the same part of the held-out data, then plain text, until
-        `end`."""
+        """Score the final and the base model on the same part of the held-out data, then on plain text, until `end`."""
         held_out, compared = self._held_out, None if hurried else self._plain_text
         score = base_score = None
         if held_out.tokens:

@@ -13,8 +13,7 @@ from llmcli.training.step.thread_tuner import ThreadTuner
 
 
 def is_evaluation_due(trained: int, evaluated: int, progress: float) -> bool:
-    """Return whether to evaluate `evaluated` tokens, after `trained` tokens and `progress` (0 to 1) since the last
-    evaluation."""
+    """Return whether to evaluate `evaluated` tokens, `trained` tokens and `progress` after the last evaluation."""
     return trained >= recipe.TRAINING_PER_EVALUATED * evaluated and progress >= recipe.EVALUATION_INTERVAL
 
 

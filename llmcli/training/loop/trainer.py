@@ -244,8 +244,7 @@ class Run:
         )
 
     def evaluate(self, hurried: bool = False) -> Iterator[Event]:
-        """Evaluate the current weights, keep the best, predict what follows the probe prompt, generate a sample. Yields
-        nothing if that was interrupted."""
+        """Evaluate the weights, keep the best, make a prediction and a sample. Yields nothing if interrupted."""
         position, candidate = self.position, None
         if self._candidates.validator.tokens:
             with self._stepper.all_threads():

@@ -54,8 +54,7 @@ Weights = Mapping[str, NDArray[np.float32]]
 
 
 def final_evaluation_tokens(trained: int, least: int, held_out: int) -> int:
-    """Return the number of `held_out` tokens for the final evaluation: reasonable after training on `trained` tokens,
-    and at least `least`."""
+    """Return the number of `held_out` tokens to evaluate after training on `trained` tokens; at least `least`."""
     short = min(trained // recipe.SHORT_FINAL_DIVISOR, recipe.FINAL_TOKENS)
     long = min(trained // recipe.FINAL_DIVISOR, recipe.MAX_FINAL_TOKENS)
     return min(max(short, long, least), held_out)
@@ -135,8 +134,7 @@ class Validator:
         self.keep_units(len(self._units))
 
     def evaluate(self, limit: float = math.inf, now: Callable[[], float] = time.monotonic) -> Score:
-        """Evaluate the current weights. If `limit` (in the time of `now`) ends this early, later evaluations do not
-        cover more."""
+        """Evaluate the current weights. If `limit` ends this early, later evaluations cover no more either."""
         score, units = _evaluate(self._model, self._data, self._units, limit, now)
         self.evaluated_tokens = self._data.tokens(units)
         self.keep_units(len(units))
@@ -234,8 +232,7 @@ class HeldOutEvaluation:
         return self._models * slower * final_evaluation_tokens(trained, self._settings.eval_tokens, self.tokens)
 
     def _select(self, most: int) -> Sequence[Any]:
-        """Choose units with about `most` tokens in total, spread evenly over the data, as is any prefix: time may run
-        out."""
+        """Choose units with about `most` tokens in total; every prefix is evenly spread, since time may run out."""
         if isinstance(self._data, _Answers):
             return spread(self._data.conversations, most)
         firsts = self._first_tokens

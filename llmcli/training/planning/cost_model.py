@@ -65,8 +65,7 @@ class Estimate:
 
 
 def estimated_speed(model: ModelConfig, train: TrainConfig, seconds: float = 0.0) -> float:
-    """Estimate tokens per second by formula: narrow matrices run further below the machine's peak. `seconds` is
-    ignored: it makes this function interchangeable with a measurement."""
+    """Estimate tokens per second: narrow matrices reach less of the peak. `seconds` is ignored (see `Speed`)."""
     peak = PEAK_FLOPS[train.device] * (train.threads if train.device == "cpu" else 1)
     reached = model.hidden_size / (model.hidden_size + HALF_PEAK_WIDTH[train.device])
     return peak * reached / flops_per_token(model, train.context)
@@ -83,16 +82,14 @@ def flops_per_token(model: ModelConfig, context: int) -> float:
 
 
 def micro_batches(model: ModelConfig, train: TrainConfig, processes: int = 1) -> int:
-    """Return the number of micro-batches into which each process splits its part of a batch (gradient accumulation);
-    the same for all processes."""
+    """Return the number of micro-batches into which each process splits its part of a batch, the same for all."""
     windows = -(-train.batch_size // processes)
     values = model.num_hidden_layers * model.hidden_size * train.context  # of a window
     return -(-windows // max(1, MICRO_BATCH_VALUES[train.device] // values))
 
 
 def memory_needed(model: ModelConfig, train: TrainConfig, processes: int = 1, *, sharded: bool = False) -> Memory:
-    """Estimate the peak memory of training and the copies of weights on the host, for rank 0 of several processes, over
-    which weights, gradients and optimizer may be sharded."""
+    """Estimate the peak memory of rank 0 for training, evaluating and saving, on the device and on the host."""
     weights = best = FLOAT32 * model.parameters  # the best weights so far are on the host
     count = parameter_count(model, train.lora_rank) if train.lora_rank else model.parameters
     embeddings = model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)

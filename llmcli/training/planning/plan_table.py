@@ -106,8 +106,7 @@ def learning_rate(recipe: str, multiplier: float, model: ModelConfig) -> str:
 
 
 def overview(plan: Plan) -> list[PlanRow]:
-    """Summarize the plan in five rows (corpus, vocabulary, model, training, regularization) and, if it is not the
-    recipe's, the learning rate."""
+    """Summarize the plan: corpus, vocabulary, model, training, regularization, and a learning rate of the user's."""
     by_name = {row.name: row for row in plan.rows}
     if "corpus" not in by_name:  # resumed from a file of an earlier version, with other names
         return list(plan.rows)

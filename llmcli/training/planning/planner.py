@@ -148,8 +148,7 @@ class _Planner:
     # ---- memory
 
     def _fit(self, models: list[ModelConfig]) -> tuple[list[ModelConfig], int]:
-        """Return (models that fit into the free memory with the largest batch that fits any model, divisor of the
-        planned batch). Raises LLMError if none fits."""
+        """Return (models that fit into memory, the smallest possible divisor of their batch)."""
         free, task, divisor = self.machine.memory, self.task, 1
         while not (fitting := [model for model in models if not shortage(self._memory_needed(model, divisor), free)]):
             if task.request.batch_tokens or divisor >= MAX_BATCH_DIVISOR:
@@ -220,8 +219,7 @@ class _Planner:
         return of_two if still_enough else estimate
 
     def _tokens_in_time(self, estimate: Estimate) -> float:
-        """Return the tokens that a model would be trained on in the time budget without the limit of epochs; without a
-        time budget, the tokens that it will be trained on."""
+        """Return the tokens of the time budget, without the limit of epochs, or of the fixed number of steps."""
         seconds = self._batch_seconds
         return estimate.tokens if seconds is None else seconds * estimate.tokens_per_second
 

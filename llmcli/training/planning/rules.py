@@ -72,8 +72,7 @@ def induction_helps(task: Task) -> bool:
 
 
 def sharding(request: PlanRequest, model: ModelConfig, train: TrainConfig, memory: Memory) -> Decision[bool]:
-    """Decide whether to shard weights, gradients and optimizer over the processes. This costs communication, but less
-    than batches so small that no process accumulates gradients."""
+    """Decide whether to shard the training state: communication costs less than very small batches."""
     if request.shard is not None:
         return Decision(request.shard, REQUESTED)
     windows = min(train.batch_size, 2 * request.processes)
@@ -192,8 +191,7 @@ def _rate(table: Sequence[tuple[float, float]], epochs: float) -> float:
 
 
 def validation(task: Task, tokens: float) -> Decision[int]:
-    """Decide the tokens of the training text in the validation slice; `tokens` is the number of training tokens. The
-    remaining text is at least as long as one window."""
+    """Decide the size of the validation slice in tokens, for a run of `tokens`; a window is left to train on."""
     if task.conversations:
         return Decision(0, "of the conversations")
     text = task.text.tokens
@@ -213,8 +211,7 @@ def conversation_validation(lengths: Sequence[int], tokens: float) -> Decision[i
 
 
 def base_divergence(task: Task) -> Decision[float]:
-    """Decide the weight of the divergence from the base model in the loss. After text, it would undo what was learned
-    from the text."""
+    """Decide the weight of the divergence from the base model in the loss."""
     if task.request.kl_weight is not None:
         return Decision(task.request.kl_weight, REQUESTED)
     if task.base and task.conversations_alone:

@@ -28,8 +28,7 @@ POLAR_EXPRESS = (
 
 
 def orthogonalize(x: Tensor) -> Tensor:
-    """Approximate the nearest (semi-)orthogonal matrix of each x [..., m, n]: large singular values become 0.8 to
-    1.2."""
+    """Approximate the nearest orthogonal matrix of each x [..., m, n]: large singular values become 0.8 to 1.2."""
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT

@@ -106,8 +106,7 @@ def _kind(name: str, parameter: nn.Parameter) -> str:
 
 
 class AdamW:
-    """AdamW (arXiv:1711.05101), equal to torch.optim.AdamW but without importing torch's compiler, which takes a
-    second."""
+    """AdamW (arXiv:1711.05101), as torch.optim.AdamW, which would take a second to import torch's compiler."""
 
     def __init__(self, groups: Mapping[float, list[nn.Parameter]], group: ProcessGroup | None = None) -> None:
         """`groups` are the parameters by their peak learning rate."""
@@ -117,8 +116,7 @@ class AdamW:
 
     @torch.no_grad()
     def step(self, lr_scale: float) -> None:
-        """Update the parameters that have a gradient with their peak learning rate times `lr_scale`; drop the
-        gradient."""
+        """Update the parameters that have a gradient, at their peak rate times `lr_scale`; drop the gradient."""
         if self._group and not self._sharded:
             _sum_gradients(self._parameters, self._group)
         beta1, beta2 = recipe.ADAMW_BETAS

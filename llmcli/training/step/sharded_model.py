@@ -35,8 +35,7 @@ def new_sharded_model(
 
 
 class ShardedModel(LanguageModel):
-    """A sharded model without a KV cache. Rank 0 calls the methods, and the others call `take_part`; all call
-    `loss`."""
+    """A sharded model without a KV cache. Rank 0 calls its methods, the others `take_part`; all call `loss`."""
 
     def shard(self, device: str, group: ProcessGroup, plain: Callable[[], LanguageModel]) -> None:
         """Keep a part of each weight on a device. `plain` makes a model with whole weights on the CPU."""

@@ -145,8 +145,7 @@ def share_gradients(model: LanguageModel, share: Share, sharded_over: int = 0) -
 
 
 def equal_micro_batches(share: Share) -> Iterator[MicroBatch]:
-    """Split into as many micro-batches as in the other processes; without counted tokens or rows, a row has weight
-    0."""
+    """Split into as many micro-batches as the other processes; one without counted tokens has weight 0."""
     parts = _split(share.ids, share.loss_mask, torch.tensor_split, share.micro_batches)
     counted = sum(tokens for _, _, tokens in parts)
     for ids, mask, tokens in parts:
