@@ -101,11 +101,8 @@ class NextToken:
 
 
 def predict_next(runtime: Runtime, tokenizer: Tokenizer, prompt: str | Prompt, *, literal: bool) -> NextToken:
-    """Predict the next token as `generate` does, summed over the tokenizations of the prompt's end.
-
-    Afterwards the KV cache holds the most likely tokenization, as far as it fits. Raises LLMError for an empty prompt
-    and for NaN or infinite logits.
-    """
+    """Predict the next token as `generate` does, summed over the tokenizations of the prompt's end. Afterwards the KV
+    cache holds the most likely of these, as far as it fits. Raises LLMError for an empty prompt and for NaN logits."""
     if prompt == "":
         raise LLMError("the prompt is empty; give a text to continue")
     vocabulary = tokenizer.vocabulary
@@ -185,9 +182,7 @@ def find_copies(
     context: Sequence[int], orders: int, network: NDArray[np.floating], mixed: NDArray[np.floating]
 ) -> tuple[Copy, ...]:
     """Find the tokens that an n-gram cache of `orders` makes more likely after `context`, largest increase first.
-
-    `network` and `mixed` [V] are the log probabilities of the next token without and with the cache.
-    """
+    `network` and `mixed` [V] are the log probabilities of the next token without and with the cache."""
     matches: dict[int, tuple[int, list[int]]] = {}  # token -> (length of the context, positions)
     for matched in range(1, min(orders, len(context) - 1) + 1):
         end = tuple(context[-matched:])
@@ -262,10 +257,8 @@ def _logit_lens(runtime: NumpyRuntime, residuals: Array, allowed: NDArray[np.boo
 def _ablation_effects(
     runtime: NumpyRuntime, context: Sequence[int], logits: Array, prediction: NextToken, check: Callable[[], None]
 ) -> NDArray[np.float64]:
-    """Return the bits that the predicted token loses without each token of the context [T]; NaN where skipped.
-
-    `logits` [V] follow the whole context. Tokens are removed from last to first, so that the cached prefix stays valid.
-    """
+    """Return the bits that the predicted token loses without each token of the context [T]; NaN where skipped. `logits`
+    [V] follow the whole context. Tokens are removed from last to first, so that the cached prefix stays valid."""
     T = len(context)
     effects = np.full(T, np.nan)
     if T == 1:
@@ -306,10 +299,8 @@ def choose_explained_model(
     runtime: Runtime | None = None,
     cache: bool = True,
 ) -> ExplainedModel:
-    """Choose the model to explain: in an ensemble, the one with the largest weight after the prompt.
-
-    `runtime` is the source's, if it is already open; otherwise `cache` turns an ensemble's n-gram cache on.
-    """
+    """Choose the model to explain: in an ensemble, the one with the largest weight after the prompt. `runtime` is the
+    source's, if it is already open; otherwise `cache` turns an ensemble's n-gram cache on."""
     if not isinstance(source, Ensemble):
         return ExplainedModel(source, runtime if isinstance(runtime, NgramRuntime) else None)
     if runtime is None or not isinstance(network_of(runtime), EnsembleRuntime):

@@ -123,10 +123,7 @@ class Options:
         vars(self).update(values)
 
     def typed(self, *names: str) -> list[str]:
-        """Return the typed options among these attributes; arguments in capitals.
-
-        Long names are preferred: "--max-tokens" for -n.
-        """
+        """Return the typed options among these by their long names (--max-tokens for -n), arguments in capitals."""
         source = self.invocation.get_parameter_source
         typed = [p for p in self.params if p.name in names and getattr(source(p.name), "name", "") == "COMMANDLINE"]
         return [next((name for name in p.opts if name.startswith("--")), p.opts[0].upper()) for p in typed]
@@ -341,11 +338,8 @@ def as_function(command: Callable[[Any], None]) -> Callable[..., None]:
 
 
 def convert_directly(params: "Iterable[TyperParameter]") -> None:
-    """Convert plainly valid values without pydantic.
-
-    Since 0.27, Typer converts every value with pydantic, including defaults, and importing it takes a third of the time
-    of a short command. Other values are left to Typer, which words the error.
-    """
+    """Convert plainly valid values without pydantic, which Typer uses since 0.27 and whose import takes a third of the
+    time of a short command. Other values are left to Typer, which words the error."""
     for param in params:
         # a Typer without type descriptors does not use pydantic; a method in the instance is ours
         if hasattr(param, "type_descriptor") and "process_value" not in vars(param):

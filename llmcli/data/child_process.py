@@ -48,7 +48,7 @@ class ChildProcess:
         self._stdin.flush()
 
     def ask(self, line: bytes, seconds: float) -> bytes:
-        """Send a line and return the answer. Raises EOFError without one, or TimeoutError, after killing the process."""
+        """Send a line and return the answer. Raises EOFError without one, or TimeoutError after killing the process."""
         received: list[bytes] = []
 
         def exchange() -> None:

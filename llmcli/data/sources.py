@@ -159,10 +159,7 @@ def _kind_of_conversations(file: ConversationFile) -> FileGroup:
 def read_sources(
     names: Iterable[str], reading: ReadOptions = _AUTOMATIC, *, text_only: bool = False, on_read: OnRead = ignore
 ) -> Sources:
-    """Read files, directories and patterns: text and records with `read_records`, other formats with data/documents.
-
-    Raises LLMError, for instance for a malformed record in a conversation file.
-    """
+    """Read files, directories and patterns. Raises LLMError, for instance for a malformed record of a conversation."""
     contents, skipped, not_read = _read_all(names, _record_reader(reading, text_only), reading, on_read)
     return _sources_of(contents, skipped, not_read, reading, on_read)
 

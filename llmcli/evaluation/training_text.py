@@ -52,11 +52,8 @@ def _trained_bytes(stage: Stage) -> list[int]:
 
 
 def _divide(corpus: Corpus, stages: Iterable[Stage]) -> Iterator[tuple[Part, Part]]:
-    """Yield each text as (part that was trained on in any stage, rest).
-
-    The rest includes the ends of near-duplicates that were left out of the split: no model was trained on them, and a
-    file named alone has no other untrained text. In a directory they may repeat the held-out end of their family.
-    """
+    """Yield (part that any stage was trained on, rest) of each text. The rest includes ends of near-duplicates left out
+    of the split, the only untrained text of a file named alone; they may repeat a held-out end."""
     known = trained_lengths(stages)
     for part in corpus.contents:
         middle = min(max(part.start, known.get(part.document.sha256, 0)), part.end)
@@ -227,9 +224,8 @@ def _read_options(reading: Reading) -> ReadOptions:
 def find_training_texts(
     records: Iterable[TrainingRecord], model: Path, *, whole: bool = False
 ) -> tuple[list[TrainingText], list[str]]:
-    """Return (texts and conversations of all stages, if `whole` with their held-out parts; names of missing texts of
-    earlier stages). Raises LLMError when a record names no text, or when a file of the last stage is missing or has
-    changed."""
+    """Return (texts and conversations of all stages, missing files of earlier stages). Raises LLMError when a record
+    names no text, or when a file of the last stage is missing or has changed."""
     texts: list[TrainingText] = []
     missing: list[str] = []
     searched = set[str]()
@@ -320,9 +316,8 @@ def _is_file(path: Path) -> bool:
 
 
 def recorded_path(file: Path, model: Path) -> str | None:
-    """Return the path of a training file relative to the model's directory, with "/", so that both can be moved
-    together. None for standard input and for a file outside the current directory: a record must not reveal directories
-    that the user did not name."""
+    """Return a training file's path relative to the model, so that both can be moved together. None outside the current
+    directory and for standard input: a record must not reveal directories that the user did not name."""
     here, file, model = Path.cwd(), Path(os.path.abspath(file)), Path(os.path.abspath(model))
     if not (file.is_file() and file.is_relative_to(here) and model.is_relative_to(here)):
         return None

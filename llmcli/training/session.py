@@ -112,9 +112,7 @@ def plan_run(
     known_answers: bool = False,
 ) -> PlannedRun:
     """Choose device and data type if they are "auto", prepare the tokens, and plan; a stopped run keeps its plan.
-
-    `started` is the start of the time budget (time.monotonic); `time_given` is the budget as typed. Raises LLMError.
-    """
+    `started` is the start of the time budget (time.monotonic); `time_given` is the budget as typed. Raises LLMError."""
     if known_answers:
         check_known_answers(inputs.conversations, adapter_only=output.adapter_only)
     identity = _run_identity(request, inputs, output, processes, time_given)
@@ -244,10 +242,8 @@ def _open_tokenizer(inputs: Inputs, stopped: StoppedRun | None) -> Tokenizer | N
 def _run_identity(
     request: PlanRequest, inputs: Inputs, output: Output, processes: Processes, time_given: str | None
 ) -> dict[str, Any]:
-    """Return the identity of a run as JSON: a stopped run resumes only if all of it is equal.
-
-    Resume files contain it: with a renamed or added key, older files belong to another run.
-    """
+    """Return the identity of a run as JSON: a stopped run resumes only if all of it is equal. Resume files contain it:
+    with a renamed or added key, older files belong to another run."""
     tokenizer, base = inputs.tokenizer, None
     values = as_record(request) | {"lora": request.lora or None, "seconds": time_given or request.seconds}
     if inputs.tokenizer_json is not None:

@@ -88,11 +88,8 @@ def receive(
     dropped_note: str | None = "",
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Answer:
-    """Collect an answer of at most `max_tokens`, and show it as it arrives, wrapped between words in a terminal.
-
-    When the context is full, a note says so and ends with `dropped_note` (None: no note). The answer ends once
-    `is_stopped()`. Exceptions of the events are raised.
-    """
+    """Show an answer as it arrives, wrapped in a terminal, until `is_stopped()`, and return it. When the context is
+    full, a note says so and ends with `dropped_note` (None: no note). Exceptions of the events are raised."""
     from llmcli.generation.chat import READ_CHUNK, PrefillProgress, TurnsDropped
 
     answer, is_answered = Answer(max_tokens), False

@@ -195,10 +195,7 @@ def _answer_lines(conversation: "Chat", marks: MemoryReport | None, *, separate:
 
 
 def _parse_turn(line: str, number: int) -> tuple[str, str]:
-    """Return (role, text) of a line: a message as JSON, which may have several lines, or the text of a user message.
-
-    Raises LLMError for a message of another role.
-    """
+    """Return (role, text) of a line: a user's text, or a message as JSON. Raises LLMError for another role."""
     try:
         record = json.loads(line) if line.startswith("{") else None
     except (ValueError, RecursionError):

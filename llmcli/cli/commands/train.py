@@ -266,11 +266,8 @@ def _check_options(options: _Options) -> None:
 
 
 def _learning_rate_scale(options: _Options) -> float:
-    """Return the factor of --lr-scale or its alias --lr.
-
-    In other programs --lr is a learning rate. A value of --lr that looks like one raises LLMError, since as a factor it
-    would ruin the run.
-    """
+    """Return the factor of --lr-scale or its alias --lr. In other programs --lr is a learning rate. A value of --lr
+    that looks like one raises LLMError, since as a factor it would ruin the run."""
     if options.lr is not None:
         options.reject("with --lr", "lr_scale")
     scale = options.lr_scale if options.lr is None else options.lr

@@ -19,11 +19,8 @@ def curve(
     marks: tuple[Sequence[float], Sequence[float]] = ((), ()),
     legend: str = "",
 ) -> list[str]:
-    """Draw a line of braille dots, the y scale at the left, the x scale below: height + 1 lines; [] without points.
-
-    The y scale is logarithmic. Values that are not finite are left out. `marks` are (x values, y values) of points
-    shown as MARK over the line. `legend` is centered below the chart if it fits.
-    """
+    """Draw a line of braille dots: height + 1 lines with a logarithmic y scale; [] without finite points. `marks` are
+    (x values, y values) of points shown as MARK over the line; `legend` is centered below the chart if it fits."""
     line, marked = ([(x, y) for x, y in zip(*xy, strict=True) if math.isfinite(y)] for xy in ((xs, ys), marks))
     if not line + marked:
         return []

@@ -22,11 +22,8 @@ Complete = Callable[[str], Iterable[tuple[str, int, str]]]
 
 
 def open_reader(complete: Complete, before_a_path: Sequence[str]) -> Callable[[str], str]:
-    """Return a function that reads one input, starting with a draft to edit; line by line without a terminal.
-
-    It raises KeyboardInterrupt for Ctrl-C without any text, EOFError at the end of the input (Ctrl-D). A path is
-    completed after each of `before_a_path`.
-    """
+    """Return a function that reads one input, given a draft to edit. It raises KeyboardInterrupt for Ctrl-C without
+    text and EOFError at the end. A path is completed after each of `before_a_path`."""
     drawing = next((stream for stream in (sys.stderr, sys.stdout) if stream.isatty()), None)
     if drawing is None:
         return lambda draft: input()

@@ -26,10 +26,8 @@ MIN_CHART_HEIGHT, MIN_CHART_WIDTH = 3, 30
 
 
 class TrainingView:
-    """Shows a run: in a terminal a bar, figures and a growing chart, elsewhere periodic lines.
-
-    For `bytes_per_token` and `answers` see TrainingLosses. `hidden` draws nothing in a terminal.
-    """
+    """Shows a run: in a terminal a bar, figures and a growing chart, elsewhere periodic lines. For `bytes_per_token`
+    and `answers` see TrainingLosses. `hidden` draws nothing in a terminal."""
 
     def __init__(
         self, bytes_per_token: float, answers: tuple[float, float] | None = None, *, hidden: bool = False

@@ -86,11 +86,8 @@ def _collected(
     on_first: Callable[[], None] = lambda: None,
     active: Callable[[], bool] = lambda: True,
 ) -> Iterator[list[int]]:
-    """Collect the first of these signals in a list; a second request raises KeyboardInterrupt.
-
-    Unless `active`, the earlier handlers are called. One request often arrives as two signals: `timeout` signals the
-    process and its group, and a closed terminal is reported by both the shell and the kernel.
-    """
+    """Collect the first of these signals; a second request raises KeyboardInterrupt. Unless `active`, the earlier
+    handlers are called. One request may arrive as two signals: from `timeout` or a shell, and from the kernel."""
     received: list[int] = []
     first_at = 0.0
 

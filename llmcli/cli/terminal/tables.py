@@ -18,11 +18,8 @@ MAX_TREE_NAME = 80  # characters
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[int] = (), to_stderr: bool = False
 ) -> None:
-    """Print a table: drawn in a terminal; tab-separated for a program, the column names first.
-
-    `numbers` are the indices of columns to align right and never to fold. In a narrow terminal text is folded, or each
-    row becomes a list of its cells.
-    """
+    """Print a table: drawn in a terminal, tab-separated for a program. The columns `numbers` are aligned right and
+    never folded. In a narrow terminal text is folded, or each row becomes a list of its cells."""
     stream = sys.stderr if to_stderr else sys.stdout
     if to_stderr and console.settings.quiet:
         return

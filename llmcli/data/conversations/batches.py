@@ -56,11 +56,8 @@ class ConversationTokens:
         return self._slices([self.span(i) for i in indices])
 
     def truncated(self, most: int) -> tuple["ConversationTokens", list[int], int]:
-        """Truncate conversations to `most` tokens. Returns (conversations, their previous indices, number truncated).
-
-        A longer conversation ends after the last answer that fits, or else within its first answer; one without a
-        learned token is left out.
-        """
+        """Truncate to `most` tokens, after the last answer that fits or else within the first; without a learned token
+        a conversation is left out. Returns (conversations, their previous indices, number truncated)."""
         spans = [self.span(i) for i in range(len(self))]
         fitting = [self._truncated_span(span, most) if span.stop - span.start > most else span for span in spans]
         kept = [i for i, span in enumerate(fitting) if span.stop > span.start]
@@ -94,8 +91,7 @@ class ConversationBatches:
     """Training batches of conversations as a pure function of (seed, step).
 
     An epoch visits every conversation once. Conversations are packed, in an order drawn from (seed, epoch), into rows
-    of `context` + 1 tokens, which are then visited in another random order. The rest of a row is `padding` and not
-    learned.
+    of `context` + 1 tokens, which are then visited in another random order. The rest of a row is `padding`.
     """
 
     def __init__(

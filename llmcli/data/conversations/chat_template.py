@@ -71,10 +71,8 @@ class ChatTemplate:
         return ChatTemplate(self.source, self.tokenizer, self._variables | dict(variables))
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
-        """Return the text of a conversation with the names of control tokens; `add_generation_prompt` adds the header
-        of the assistant's next turn. Raises LLMError if the template is invalid, refuses the messages or exceeds a
-        limit.
-        """
+        """Return a conversation as text; `add_generation_prompt` adds the header of the assistant's next turn. Raises
+        LLMError if the template is invalid, refuses the messages or exceeds a limit."""
         return self._render([(messages, add_generation_prompt)])[0].text
 
     def _render(self, jobs: Sequence[Job]) -> list[Rendering]:
@@ -88,10 +86,8 @@ class ChatTemplate:
         return self._control_tokens.encode(self._render([(hidden, add_generation_prompt)])[0].text, names)[0]
 
     def encode_conversation(self, messages: Sequence[Message]) -> EncodedConversation:
-        """Return the ids and the loss mask of a conversation: the learned answers with the token that ends each.
-
-        Raises LLMError as `render` does, and if the template writes a turn differently once others follow.
-        """
+        """Return the ids and the loss mask of a conversation: the learned answers with the token that ends each. Raises
+        LLMError as `render` does, and if the template writes a turn differently once others follow."""
         hidden, names = self._hide(messages)
         rendering = self._render([(hidden, False)])[0]
         if not _MARKER.search(self.source):

@@ -58,10 +58,8 @@ class ControlTokens:
         return changed, {stand_in: name for name, stand_in in stand_ins.items()}
 
     def encode(self, text: str, names: Mapping[str, str], marked: Sequence[Span] = ()) -> tuple[list[int], list[bool]]:
-        """Return (ids of a rendered text, whether each token overlaps one of the ascending `marked` spans).
-
-        `names` are the names behind the stand-ins, from `hide`. Raises LLMError as `Tokenizer.encode` does.
-        """
+        """Return (ids of a rendered text, whether each token overlaps one of the ascending `marked` spans). `names` are
+        those behind the stand-ins, from `hide`."""
         places = [i for i, character in enumerate(text) if character in names] if names else []
         growth = [0, *accumulate(len(names[text[i]]) - 1 for i in places)]
 

@@ -134,11 +134,8 @@ def is_list_of_messages(value: object) -> bool:
 
 
 def from_record(record: object, source: str, shape: RecordShape) -> Conversation:
-    """Read the conversation in a record of this shape.
-
-    A system message must come first, and a user message between two answers. Raises LLMError that begins with the
-    source of the record and says what is wrong.
-    """
+    """Read the conversation in a record of this shape. A system message must come first, and a user message between two
+    answers. Raises LLMError that begins with the source of the record and says what is wrong."""
     try:
         messages = tuple(_read(_fields(_with_key(record)), shape))
         _check_order(messages)

@@ -75,11 +75,8 @@ class Table:
 
 
 def read_table(document: Document, suffix: str, reading: ReadOptions, on_read: OnRead = ignore) -> Table | None:
-    """Read the table in a file with this suffix; unless it is one of TABLE_SUFFIXES, only tabs separate columns. None
-    if the file is not a table.
-
-    Raises LLMError, also while records are read, for a row with another number of columns. Empty rows are left out.
-    """
+    """Read a table; None if the file is none. Only tabs separate columns unless the suffix is one of TABLE_SUFFIXES.
+    Empty rows are left out. Raises LLMError, also while records are read, for a row with another number of columns."""
     dialects: list[_Dialect] = [("\t", True), ("\t", False)]
     if suffix == ".csv":
         dialects = [(delimiter, True) for delimiter in DELIMITERS]

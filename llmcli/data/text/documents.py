@@ -118,10 +118,8 @@ class Document:
         return "".join(self.text(0, _START_BYTES))
 
     def lines(self, on_read: OnRead = ignore) -> Iterator[str]:
-        """Yield the lines without their ends. Only "\n" ends a line: U+2028, a form feed and "\r" belong to it.
-
-        `on_read` is also called with size 0 now and then, so that it can stop the reading.
-        """
+        """Yield the lines without their ends. Only "\\n" ends a line: U+2028, a form feed and "\\r" belong to it.
+        `on_read` is also called with size 0 now and then, so that it can stop the reading."""
         unfinished: list[str] = []
         for piece in self.text():
             on_read(self.name, 0)

@@ -54,11 +54,8 @@ def near_duplicates(documents: Sequence[Document]) -> list[list[int]]:
 
 
 def first_repetitions(source: Document, start: int, others: Sequence[Document]) -> list[int]:
-    """Return where each of `others` begins to repeat the text of `source` from `start` on (and no text before it); its
-    length if it does not.
-
-    Every repeated string of SHINGLE_BYTES bytes counts if that text has at most MAX_STRINGS bytes, else longer ones.
-    """
+    """Return where each of `others` begins to repeat the text of `source` from `start` on, or its length. All repeated
+    strings of SHINGLE_BYTES bytes count if that text has at most MAX_STRINGS bytes, else longer ones."""
     modulus = np.uint64(max(1, (source.text_bytes - start) // MAX_STRINGS))
     after = [values for _, values in _strings(source, start, source.text_bytes, modulus)]
     wanted = np.unique(np.concatenate([*after, np.empty(0, np.uint64)]))

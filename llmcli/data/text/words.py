@@ -25,11 +25,8 @@ _BLOCKS = {  # class -> ranges of Unicode code points; the first class with a ma
 def pieces(
     texts: Iterable[str], boundary: re.Pattern[str] = WORD_END, size: int = SEARCHED_CHARACTERS
 ) -> Iterator[str]:
-    """Cut text, given in arbitrary parts, into pieces of about `size` characters that begin at a match of `boundary`.
-
-    The pattern that splits text into words always ends a word there, so encoding piece by piece gives the ids of the
-    whole text. In a run of 2 * SEARCHED_CHARACTERS without a match the cut is arbitrary.
-    """
+    """Cut text into pieces of about `size` characters at matches of `boundary`, where a word ends in any case: the
+    pieces are encoded as the whole text is. In 2 * SEARCHED_CHARACTERS without a match the cut is arbitrary."""
     longest = 2 * SEARCHED_CHARACTERS
     rest = ""
     for text in texts:

@@ -71,11 +71,8 @@ class Tokenizer:
 
     @classmethod
     def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
-        """Byte-level byte-pair encoding (Sennrich et al. 2016; GPT-2 section 2.2) with GPT-2's pre-tokenizer.
-
-        The vocabulary is CONTROL_TOKENS, the 256 bytes, then the merges in the order of training, of at most
-        MAX_TOKEN_BYTES each. It is smaller than `vocab_size` if the text has no more pairs to merge.
-        """
+        """Train byte-level BPE (Sennrich et al. 2016; GPT-2 section 2.2): CONTROL_TOKENS, the 256 bytes, and merges of
+        at most MAX_TOKEN_BYTES in the order of training, until `vocab_size` is reached or no pairs are left."""
         _check_vocab_size(vocab_size, f"(256 bytes and {len(CONTROL_TOKENS)} control tokens)")
         inner = tokenizers.Tokenizer(models.BPE())
         inner.pre_tokenizer = _training_pre_tokenizer()
@@ -91,11 +88,8 @@ class Tokenizer:
 
     @classmethod
     def train_char(cls, texts: Iterable[str], vocab_size: int | None = None) -> Tokenizer:
-        """Train a tokenizer with one token per character of the texts; other characters are encoded as bytes.
-
-        All ASCII characters of the texts are kept, since each replaces its byte, and the most frequent others up to
-        `vocab_size`. The tokenizer.json is a BPE without merges and with `byte_fallback`.
-        """
+        """Train one token per character: all ASCII characters of the texts and the most frequent others; the rest is
+        encoded as bytes. The tokenizer.json is a BPE without merges and with `byte_fallback`."""
         counts: Counter[str] = Counter()
         if vocab_size is not None:
             _check_vocab_size(vocab_size, "for `tokenizer` char")
@@ -117,12 +111,9 @@ class Tokenizer:
     def from_json(
         cls, text: str, max_vocab_size: int | None = None, eos_ids: Iterable[int] = (), seen_bytes: bytes | None = None
     ) -> Tokenizer:
-        """Read a tokenizer.json: a BPE that is byte-level or has byte fallback. Raises LLMError for any other kind.
-
-        The other arguments describe its model. With `max_vocab_size`, tokens for some bytes may be missing, and
-        `encode` raises LLMError for text with these bytes. `eos_ids` end a text; `seen_bytes` occur in the training
-        text.
-        """
+        """Read a BPE, byte-level or with byte fallback; LLMError for any other kind. With `max_vocab_size`, tokens for
+        some bytes may be missing (LLMError in `encode`). `eos_ids` end a text; `seen_bytes` occur in the training
+        text."""
         safe = tokenizer_json.sanitize(text)
         try:
             inner = tokenizers.Tokenizer.from_str(safe.text)
@@ -238,10 +229,7 @@ class Tokenizer:
 
     def with_chat_tokens(self) -> Tokenizer:
         """Return this tokenizer if it has the control tokens of ChatML, otherwise a copy with the missing ones
-        appended.
-
-        `eos_id` stays. Raises LLMError if ordinary text would become a control token.
-        """
+        appended. `eos_id` stays. Raises LLMError if ordinary text would become a control token."""
         missing = [name for name in (IM_START, IM_END) if name not in self.control_ids]
         if not missing:
             return self
@@ -296,11 +284,8 @@ class Tokenizer:
         return [i for ids in self.encode_stream([text]) for i in ids]
 
     def encode_part(self, text: str, *, after_control_token: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return (ids, spans) of text between control tokens in a rendered template.
-
-        A span is (first character, one past the last); tokens of the same character have the same span. A space is
-        prepended where other programs prepend one. Raises LLMError as `encode` does.
-        """
+        """Return (ids, spans) of text between control tokens, with a space before it where other programs prepend one.
+        A span is (first character, one past the last), the same for tokens of one character."""
         check_unicode(text)
         scheme, has_space = self._prefix_space, text.startswith((" ", SPACE))
         adds_space = scheme == "prepend" or (
@@ -320,10 +305,7 @@ class Tokenizer:
 
     def split_last_word(self, text: str) -> tuple[str, str]:
         """Split a text into (head, last word), where words are the pre-tokens of this tokenizer: no token crosses the
-        split.
-
-        The last word is "" for character tokenizers; a very long word is cut to its last MAX_TAIL characters.
-        """
+        split. The last word is "" for character tokenizers; a very long word is cut to its last MAX_TAIL characters."""
         if self.kind == "char" or not text:
             return text, ""
         end = text[-MAX_TAIL:]
@@ -334,11 +316,8 @@ class Tokenizer:
         return text[: len(text) - len(word)], word
 
     def encode_stream(self, texts: Iterable[str], *, continued: bool = False) -> Iterator[array[int]]:
-        """Yield the ids of a long text, given in parts, as arrays of bounded size.
-
-        The ids do not depend on where the parts end, except in runs of over 65,536 characters without a space.
-        With `continued` this is the rest of a text that was cut at `first_cut`.
-        """
+        """Yield the ids of a long text as bounded arrays. They do not depend on the parts, except in runs of over
+        65,536 characters without a space. `continued`: it is the rest of a text that was cut at `first_cut`."""
         batch: list[str] = []
         characters = 0
         if self.adds_prefix_space and not continued:

@@ -180,12 +180,9 @@ def _is_sentencepiece(document: Mapping[str, Any]) -> bool:
 
 
 def prefix_space(document: Mapping[str, Any]) -> str:
-    """Return how a SentencePiece BPE prepends a space.
-
-    "prepend": to a text and to each part after a control token (the normalizer Prepend). The other values belong to the
-    pre-tokenizer Metaspace, which adds no space if there is one already. "always": also to each part. "first": only to
-    a text. "": never.
-    """
+    """Return how a SentencePiece BPE prepends a space. "prepend": to a text and to each part after a control token (the
+    normalizer Prepend). The other values belong to the pre-tokenizer Metaspace, which adds no space if there is one
+    already. "always": also to each part. "first": only to a text. "": never."""
     if "Prepend" in _step_types(document.get("normalizer")):
         return "prepend"
     metaspace = document.get("pre_tokenizer") or {}

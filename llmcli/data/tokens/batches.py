@@ -134,11 +134,8 @@ def _block_starts(tokens: int, context: int, blocks: int, seed: int, epoch: int)
 
 def permuted(positions: NDArray[np.integer], size: int, seed: Sequence[int]) -> NDArray[np.int64]:
     """Return the numbers at `positions` of a pseudorandom permutation of 0 to `size` - 1, in memory independent of
-    `size`.
-
-    A Feistel network permutes all numbers of an even number of bits; a result that is too large is permuted again until
-    it is small enough (cycle walking: Black and Rogaway 2002, "Ciphers with arbitrary finite domains").
-    """
+    `size`. A Feistel network permutes all numbers of an even number of bits; a result that is too large is permuted
+    again until it is small enough (cycle walking: Black and Rogaway 2002, "Ciphers with arbitrary finite domains")."""
     half_bits = max(1, -(-(size - 1).bit_length() // 2))
     shift, mask, mix = np.uint64(half_bits), np.uint64((1 << half_bits) - 1), np.uint64(33)
     keys = np.random.default_rng(seed).integers(1 << 63, size=FEISTEL_ROUNDS, dtype=np.uint64)

@@ -57,11 +57,8 @@ STEPS, LEARNING_RATE, BETAS = 40, 0.05, (0.9, 0.98)  # for the fit; the rate fal
 
 
 def reserve_tokens(tokens: Tokens, count: int, context: int) -> tuple[Tokens, NDArray[np.int64]]:
-    """Return (training tokens, windows [B, T + 1] with about `count` tokens in total and T up to `context`).
-
-    The windows are taken evenly from the whole text: the end alone may differ from the rest, for instance by the names
-    in a last chapter.
-    """
+    """Return (training tokens, windows [B, T + 1] with about `count` tokens in total, T at most `context`). They are
+    spread over the whole text: its end may differ, for instance by the names in a last chapter."""
     length = slice_window(count, context)
     windows = count // (length + 1)
     if not windows:

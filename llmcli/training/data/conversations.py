@@ -45,10 +45,8 @@ class ConversationInputs:
     new_tokens: int = 0  # appended to the base model's vocabulary for ChatML
 
     def divide(self, max_bytes: int, base_records: Sequence[TrainingRecord] = ()) -> "DividedConversations":
-        """Split into training and held-out conversations; a part with more than `max_bytes` bytes is sampled evenly.
-
-        Conversations that the base model was trained on are not held out, unless there are no others.
-        """
+        """Split into training and held-out conversations, which are new to the base model if any are; a part with more
+        than `max_bytes` is sampled evenly."""
         files = self.files if isinstance(self.held_out, float) else (*self.files, *self.held_out)
         every = [conversation for file in files for conversation in file.conversations]
         if isinstance(self.held_out, float):
@@ -244,11 +242,8 @@ def file_entry(name: str, file: Document | ConversationFile, **others: object) -
 
 
 def with_chat_format(base: Checkpoint) -> tuple[Checkpoint, ChatTemplate | None, int]:
-    """Add the tokens of its chat template (or ChatML) to a base model. Returns (model, its own template or None, number
-    of tokens appended to the vocabulary). Raises LLMError for a damaged tokenizer or template.
-
-    Unused rows of the embeddings beyond the vocabulary are taken before any is appended.
-    """
+    """Add the tokens of its chat template (or ChatML) to a base model, in unused rows of the embeddings if there are
+    any. Returns (model, its own template or None, number of tokens appended to the vocabulary)."""
     tokenizer = loading.open_tokenizer(base)
     template = loading.open_chat_template(base, tokenizer)
     first = tokenizer.vocab_size

@@ -64,11 +64,8 @@ def load_inputs(
     seconds: float | None = None,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> Inputs:
-    """Open the models and read the texts and conversations.
-
-    Raises LLMError, for instance if the output would overwrite an input, if the shape of a file cannot be determined or
-    differs from `reading`, or if reading takes too many of the `seconds` of the time budget.
-    """
+    """Open the models and read the texts and conversations. Raises LLMError, for instance if the output would overwrite
+    an input, or if reading takes too many of the `seconds` of the time budget."""
     base, like = (path and local_path(path, on_note) for path in (base, like))
     base_model = loading.load(base) if base else None
     if base_model:

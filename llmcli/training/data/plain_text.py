@@ -114,11 +114,8 @@ def generate_ids(
     seed: int,
     on_token: Callable[[Tensor], None] = lambda hidden: None,
 ) -> Tensor | None:
-    """Generate texts [N, T + 1] at temperature 1 that begin with `bos_id`. `on_token` receives the hidden states [N, 1,
-    C] from which each token is predicted.
-
-    A pass that raises CutShortError ends the texts early; None if they are too short to be useful.
-    """
+    """Generate texts [N, T + 1] that begin with `bos_id`, shorter if they are cut short; None if too short to be
+    useful. `on_token` receives the hidden states [N, 1, C] from which each token is predicted."""
     generator = torch.Generator(model.cos.device).manual_seed(seed)
     ids = torch.full((texts, 1), tokenizer.bos_id, device=model.cos.device)
     caches = [LayerKVCache() for _ in range(model.config.num_hidden_layers)]

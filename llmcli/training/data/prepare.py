@@ -104,11 +104,8 @@ def prepare(
     on_note: Callable[[str], None] = lambda note: None,
     elapsed: Callable[[], float] = lambda: 0.0,
 ) -> Prepared:
-    """Split the corpus, train a tokenizer unless there is one, tokenize, and plan.
-
-    At most `max_bytes` of training text are read; by default the time budget limits them. `elapsed` returns the spent
-    seconds of the time budget. Raises LLMError if the corpus is too short, or if no conversation has an answer.
-    """
+    """Split the corpus, train a tokenizer unless there is one, tokenize, and plan. At most `max_bytes` of training text
+    are read (default: by the time budget, of which `elapsed` seconds are spent)."""
     corpus, base = inputs.corpus, inputs.base
     max_bytes = max_bytes or _max_bytes(request)
     records = [base.record] if base else []

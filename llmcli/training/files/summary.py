@@ -109,11 +109,9 @@ def summarize(
     resumable: bool = True,
     again: str = "the same command",
 ) -> list[str]:
-    """Summarize a finished run in a few sentences: the quality of the model, and advice.
-
-    The advice to train longer adds twice the `seconds` of the run to `command`, the run's command without its budget.
-    `resumable` says whether an interrupted run can be resumed, `again` how. Raises LLMError without a curve.
-    """
+    """Summarize a finished run in a few sentences: the quality of the model, and advice. The advice to train longer
+    adds twice the `seconds` of the run to `command`, the run's command without its budget. `resumable` says whether an
+    interrupted run can be resumed, `again` how. Raises LLMError without a curve."""
     run = _FinishedRun(record, baselines)
     taken = (record.clock.seconds if record.clock else 0.0) if seconds is None else seconds
     minutes = max(MIN_SUGGESTED_MINUTES, math.ceil(2 * taken / 60))
@@ -142,9 +140,8 @@ def usage_hints(
     labels: Sequence[str] = (),
     known: KnownAnswers | None = None,
 ) -> list[str]:
-    """Return the commands to try next. `model` is the file, "" for the default one; `prompt` is a text to continue, or
-    to label. `has_chat_template` says whether the model can chat, `chats` whether it was trained for that; `labels` are
-    the training answers if these are few, `known` those that the file stores."""
+    """Return the commands to try next with the file `model` ("": the default one) and a `prompt`. `chats`: it was
+    trained on conversations, whose answers are few `labels`; `known`: the answers that the file stores."""
     file = f" {command_line([model])}" if model else ""
     option = f" -m{file}" if model else ""
     note = "" if has_chat_template else "The model continues text; it does not answer questions. "

@@ -190,11 +190,8 @@ def layer_parameters(model: ModelConfig) -> int:
 
 
 def expected_loss(parameters: float, seen: float, text: CorpusSize) -> float:
-    """Estimate the loss after training on `seen` tokens, up to a constant: only for ranking shapes.
-
-    The sum of a term for the model size and one for the amount of data. Repeated tokens count less in each epoch, as in
-    arXiv:2305.16264, equation 5, but decay faster (REPETITION_DECAY).
-    """
+    """Estimate the loss up to a constant, for ranking shapes: a term for the model size plus one for the amount of
+    data. Repeated tokens count less, as in arXiv:2305.16264, equation 5, but decay faster (REPETITION_DECAY)."""
     epochs = seen / text.tokens
     if epochs <= 1:
         effective = seen

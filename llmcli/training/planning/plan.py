@@ -119,10 +119,7 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class ConversationSettings:
-    """Settings for training on conversations. Together with TrainConfig they determine the weights.
-
-    The names of these fields are stored in resume files.
-    """
+    """Settings for training on conversations. The names of these fields are stored in resume files."""
 
     share: float = 1.0  # final share of the run that trains on conversations, after text
     dropout: float = 0.0  # in that share

@@ -33,11 +33,8 @@ MAX_SPEEDUP = 4.0  # over the estimate; a faster machine gets larger batches, wh
 
 
 def make_plan(task: Task, machine: Machine | None = None) -> Plan:
-    """Plan a run.
-
-    The speed of `machine` is measured only if the run has a time budget. Raises LLMError if the corpus is too short, no
-    model fits into memory, or settings contradict each other.
-    """
+    """Plan a run. The speed of `machine` is measured only if the run has a time budget. Raises LLMError if the corpus
+    is too short, no model fits into memory, or settings contradict each other."""
     rules.check_kl_weight(task)
     machine = machine or Machine(estimated_speed)
     if rules.induction_helps(task):

@@ -62,8 +62,8 @@ def _product_seconds(dtype: torch.dtype) -> float:
 def fastest_threads(counts: Sequence[int]) -> int:
     """Choose the number of threads, from descending `counts`, that currently makes small operations fastest.
 
-    While another process is busy, fewer threads than cores are much faster, since threads wait for each other. If even
-    a single thread waits for a core, the smallest number is chosen: more would only take time from other processes.
+    Beside another busy process, fewer threads than cores are much faster, since threads wait for each other. If even a
+    single thread waits for a core, the smallest number is chosen: more would only take time from other processes.
     """
     if len(counts) == 1 or (_core_share() < FREE_SHARE and _core_share() < FREE_SHARE):  # twice: not just for a moment
         return counts[-1]
@@ -166,9 +166,9 @@ def _process_memory() -> float:
 
 
 def available_memory(cgroup: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
-    """Return the bytes that a process may still use within the limits of its control groups (cgroups version 2), named
-    in the file `cgroup`, such as a container's; infinite without limits. A container may see the names of its host,
-    which do not exist below `root`: the limits of `root` then count."""
+    """Return the bytes left within the limits of this process's control groups (version 2), such as a container's,
+    named in `cgroup`; infinite without limits. A container may see its host's names: the limits of `root` then
+    count."""
     groups = [root / line.removeprefix("0::/") for line in _lines(cgroup) if line.startswith("0::/")]
     return min((_available(each) for group in groups for each in (group, *group.parents)), default=math.inf)
 

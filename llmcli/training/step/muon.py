@@ -101,8 +101,8 @@ class WholeMuon:
 class ShardedMuon:
     """Like WholeMuon, but each process holds only some rows of the weights and their momenta.
 
-    For orthogonalization, matrices are distributed: each process receives the parts of some matrices from all others,
-    and returns the results. Stacks of experts' matrices are sharded by expert, so each matrix is whole.
+    For orthogonalization, each process receives the parts of some matrices from all others, and returns the results.
+    Stacks of experts' matrices are sharded by expert, so each matrix is whole.
     """
 
     def __init__(self, matrices: Iterable[nn.Parameter], dtype: torch.dtype, group: ProcessGroup) -> None:

@@ -113,8 +113,7 @@ class Share:
 def take_share(
     batch: Batch, processes: Processes, model: LanguageModel, settings: TrainConfig, *, sharded: bool = False
 ) -> Share:
-    """Select the rows of a process. If they are one micro-batch, they get their dropout masks from the whole batch.
-    With `sharded` weights, all processes have the same number of micro-batches."""
+    """Select the rows of a process. A single micro-batch gets its dropout masks from the whole batch."""
     ids, mask, B = batch.ids, batch.loss_mask, len(batch.ids)
     rows = range(B)[B * processes.rank // processes.count : B * (processes.rank + 1) // processes.count]
     part = slice(rows.start, rows.stop)
