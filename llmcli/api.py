@@ -86,7 +86,7 @@ class ReadingOptions(TypedDict, total=False):
     column: str | None  # the text column in tables, JSON and Parquet, or two columns, "question,answer"
     template: str | None  # columns joined to a text, "{title}\n{body}"
     plain: bool  # read everything as text
-    encoding: str | None  # of text other than UTF-8
+    encoding: str | None  # encoding of text other than UTF-8
     strip_boilerplate: bool  # cut what many documents repeat
 
 
@@ -543,7 +543,7 @@ def _corpus(corpus: object, text: object, conversations: object, reading: ReadOp
     texts = [_text(value, f"text {number}") for number, value in enumerate(lists.get("text", ()), 1)]
     try:
         return sources_in_memory(texts, lists.get("conversations", ()), reading)
-    except TypeError as error:  # from json
+    except TypeError as error:  # json's
         raise TypeError(f"conversations must be lists of messages, or records of str: {error}") from error
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 QUANTIZATIONS = ("int8", "int4")  # weight formats
 DEVICES = ("cpu", "cuda", "mps")
-DTYPES = ("float32", "bfloat16")  # for matrix products in training
+DTYPES = ("float32", "bfloat16")  # types of matrix products in training
 DEFAULT_MODEL = "model.safetensors"  # `llm train` writes it and the other commands read it by default
 ARCHITECTURES = {  # model_type -> class in transformers; one graph runs all of them
     "qwen3": "Qwen3ForCausalLM",  # RMSNorm on queries and keys; the architecture of models trained here
@@ -44,7 +44,7 @@ ROPE_TYPES = ("linear", "llama3")
 ACTIVATIONS = ("silu", "gelu_pytorch_tanh", "gelu")  # of an MLP; the second is an approximation of the third
 ANSWER_TOKENS = 1000  # maximum length of a chat answer; most models stop long before
 RECIPES = ("muon", "adamw", "fine-tune", "lora")  # see training/step/optimizer.py
-FINE_TUNING_RECIPES = ("fine-tune", "lora")  # with learning rates for a pretrained model
+FINE_TUNING_RECIPES = ("fine-tune", "lora")  # their learning rates are for a pretrained model
 LORA_SCALE = 2.0  # alpha / rank, in PEFT's terms
 EVALUATION_CONTEXT = 2048  # tokens; default maximum for an evaluation
 # longest context for which CPU training keeps the attention weights for the backward pass, which is faster than
@@ -56,7 +56,7 @@ QUERY_BLOCK = 128
 # a training step computes logits in blocks: LOSS_ROWS tokens on a CPU, so that they stay in its cache; about
 # LOSS_LOGITS logits on a GPU
 LOSS_ROWS, LOSS_LOGITS = 512, 1 << 28
-_KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}  # in messages
+_KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}  # names in messages
 LARGEST_COUNT = (1 << 31) - 1  # largest integer in a config: other programs read it as int32
 MIN_VOCAB_SIZE = 261  # the 256 bytes and the 5 control tokens of data/tokenizers/tokenizer.py
 MAX_VOCAB_SIZE = 1_000_000  # four times the largest published vocabulary
@@ -124,7 +124,7 @@ class ModelConfig:
 
     vocab_size: int
     hidden_size: int  # width of the residual stream
-    intermediate_size: int  # of each SwiGLU (MLP or expert)
+    intermediate_size: int  # size of each SwiGLU (MLP or expert)
     num_hidden_layers: int
     num_attention_heads: int
     num_key_value_heads: int  # a divisor of num_attention_heads (grouped-query attention)
@@ -293,7 +293,7 @@ class TrainConfig:
     eval_tokens: int = 4096  # minimum of held-out tokens to evaluate, even after a short or interrupted run
     seed: int = 0
     device: str = "cpu"
-    dtype: str = "float32"  # for matrix products; weights are always float32
+    dtype: str = "float32"  # type of matrix products; weights are always float32
     threads: int = 1
 
     @property

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 # exit codes; after a signal other than SIGINT, 128 + its number
 FAILURE = 1  # caused by files or the machine: a missing file, a damaged model
 WRONG_USAGE = 2  # options out of range or in conflict
-INTERRUPTED = 130  # by Ctrl-C
+INTERRUPTED = 130  # Ctrl-C
 OPTIONS = {  # settings whose option is not --name
     "seconds": "--time", "base": "--from", "lr": "--lr-scale", "overwrite=True": "--force", "output": "-o",
     "cache=False": "--no-cache",

@@ -21,9 +21,9 @@ class Attribution:
     """The contributions to the logit of a token, which sum to it."""
 
     token: int
-    embedding: float  # of the last token of the context
+    embedding: float  # contribution of the last token's embedding
     heads: Doubles  # [L, H]
-    mlp: Doubles  # [L], of the feed-forward networks
+    mlp: Doubles  # [L], contributions of the feed-forward networks
 
     @property
     def logit(self) -> float:

@@ -24,7 +24,7 @@ from llmcli.models.ngram_runtime import NgramRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime, Part
 from llmcli.models.runtime import Doubles, Runtime
 
-MIN_PROBABILITY = 1e-9  # of a text that only one of two predictions has: the search did not follow it in the other
+MIN_PROBABILITY = 1e-9  # assumed for a text that the search followed in one of two predictions only
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class Explanation:
     ablation_effects: NDArray[np.float64]  # [N], bits that `token` loses without each context token; NaN: skipped
     logprobs: NDArray[np.float64]  # [V], natural log probabilities of the next token, as in `generate`; -inf for
     # tokens that are never generated: incomplete UTF-8, and bytes that are not in the training text
-    attribution: Attribution  # of the network's logit of `token`
+    attribution: Attribution  # contributions to the network's logit for `token`
     added: AddedText  # the same prediction by text; it differs from `logprobs` where tokens start inside the prompt
     copies: tuple[Copy, ...] | None = None  # added by the n-gram cache; None: the model has none
 
@@ -224,7 +224,7 @@ class ActivationRecorder:
         self.first = tokens - kept  # position of the first recorded token
         self.residuals = np.zeros((L + 1, kept, config.hidden_size), np.float32)  # after layers 0 (the embedding) to L
         self.weights = np.zeros((L, H, kept, kept), np.float32)
-        self.head_outputs = np.zeros((L, H * config.head_dim), np.float32)  # of the last token
+        self.head_outputs = np.zeros((L, H * config.head_dim), np.float32)  # at the last token
         self._depth = 0  # layers completed for the current chunk
         self._processed = 0  # tokens in previous chunks
 

@@ -27,9 +27,9 @@ class ParameterGroup:
     name: str
     parameters: int = 0
     copies: int = 0  # number of tensors in a leaf; number of merged blocks (layers, experts) in another node, or 0
-    shapes: Counter[tuple[int, ...]] = field(default_factory=Counter)  # of the tensors in a leaf
+    shapes: Counter[tuple[int, ...]] = field(default_factory=Counter)  # shapes of the tensors in a leaf
     children: dict[str, "ParameterGroup"] = field(default_factory=dict)
-    tensors: list[TensorInfo] = field(default_factory=list)  # in a leaf
+    tensors: list[TensorInfo] = field(default_factory=list)  # empty except in a leaf
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def tokenizer_facts(header: Header) -> dict[str, Any]:
 def parameter_tree(header: Header) -> ParameterGroup:
     """Group the tensors by the dots in their names; numbered blocks (layers.0, layers.1, ...) are merged into one."""
     root = ParameterGroup("", header.parameters)
-    block_numbers: dict[int, set[str]] = {}  # by the id of the merged node
+    block_numbers: dict[int, set[str]] = {}  # id of the merged node -> numbers of its blocks
     for tensor in header.tensors.values():
         node = root
         for part in [part for part in tensor.name.split(".", MAX_DEPTH) if part] or [tensor.name]:

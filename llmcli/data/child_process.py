@@ -13,8 +13,8 @@ import sys
 import threading
 from typing import IO
 
-START_SECONDS = 60.0  # for the process to start on a busy machine
-# with the same modules as this process, wherever it finds them
+START_SECONDS = 60.0  # time to start on a busy machine
+# the child finds the same modules as this process
 _COMMAND = "import importlib, sys; name, sys.path[:] = sys.argv[1], sys.argv[2:]; importlib.import_module(name).main()"
 
 

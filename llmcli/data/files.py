@@ -55,18 +55,18 @@ class ConversationFile:
 
     name: str  # as the user wrote it
     path: Path
-    shape: str  # for users: "messages", "prompt/completion", "ShareGPT", "two columns", "User:/Assistant: turns", ...
+    shape: str  # "messages", "prompt/completion", "ShareGPT", "two columns", "User:/Assistant: turns", ...
     columns: tuple[str, ...] = field(kw_only=True, default=())  # the prompt and answer columns, or the messages column
     all_columns: tuple[str, ...] = field(kw_only=True, default=())  # including unread ones
     member: str = field(kw_only=True, default="")  # path in an archive
-    first_row: str = field(kw_only=True, default="")  # of a table with unknown column names, and how it was read
-    encoding: str = field(kw_only=True, default="")  # of the file, as in `Document`
+    first_row: str = field(kw_only=True, default="")  # how the first row of a table with unknown names was read
+    encoding: str = field(kw_only=True, default="")  # as in `Document`
     file_bytes: int = field(kw_only=True, default=0)
     conversations: tuple[Conversation, ...] = field(repr=False)
     dropped: int  # conversations without an answer
     notes: tuple[str, ...]  # one line each: how the file was read, what was dropped and why
     text_bytes: int  # size of all messages in UTF-8
-    sha256: str  # of the file's text; for Parquet, of its bytes
+    sha256: str  # hash of the file's text; for Parquet, of its bytes
 
 
 @dataclass
@@ -78,11 +78,11 @@ class _Records:
     sha256: str
     shape: RecordShape
     numbered: Iterable[tuple[int, object]]
-    columns: dict[str, None] = field(default_factory=dict)  # in order
+    columns: dict[str, None] = field(default_factory=dict)  # an ordered set
     place: str = "line"  # unit of the numbers
     first_row: str = ""
     notes: list[str] = field(default_factory=list)
-    encoding: str = ""  # of the file, as in `Document`
+    encoding: str = ""  # as in `Document`
     file_bytes: int = 0
 
     def text(self, copy: TextCopy) -> Document:

@@ -26,10 +26,10 @@ _WANTED = 'wanted {"prompt": "..."} or {"messages": [{"role": "user", "content":
 class PromptRow:
     """One row: a prompt, or messages, or an error."""
 
-    number: int  # of the line in a text or JSON Lines, of the row in a table; from 1
+    number: int  # number of the line, or of the row in a table, from 1
     prompt: str = ""
     messages: tuple[Mapping[str, str], ...] = ()
-    id: Any = None  # of a JSON record, to be copied to the result
+    id: Any = None  # identifier in a JSON record, copied to the result
     error: str = ""
 
     def conversation(self) -> list[Message]:
@@ -108,7 +108,7 @@ def _table_rows(name: str, lines: Iterable[str], suffix: str, column: str | None
         raise usage(f"{name} {problem}; name one: `column` NAME, or a number; the first row is {columns}")
     texts = list(ended)
     rows = list(_cells(texts, delimiter))
-    if suffix == ".tsv" and any(isinstance(row, str) for row in rows):  # as when it is read for training
+    if suffix == ".tsv" and any(isinstance(row, str) for row in rows):  # quotation marks are text, as in training
         rows = list(_cells(texts, delimiter, csv.QUOTE_NONE))
     for number, row in enumerate(filter(None, rows), 1):
         if isinstance(row, str):

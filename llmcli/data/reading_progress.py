@@ -12,7 +12,7 @@ from llmcli.data.text.temporary_files import ReadingEndsError
 _NOTE_SECONDS = 5.0  # between two progress notes
 _LEAST_DONE = 0.05  # share of the bytes, before notes say how long the rest takes
 _NOTED_BYTES = 1_000_000  # notes on a smaller file show only its name
-_READING_SHARE = 0.5  # of the time budget
+_READING_SHARE = 0.5  # maximum share of the time budget
 _PART_BYTES, _PART_LINES = 100_000_000, 100_000  # size of the part that a message suggests
 _RECORD_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")  # one record per line
 _INDIVISIBLE = (  # suffixes of files whose first bytes are no file of the same kind
@@ -28,7 +28,7 @@ class ReadingProgress:
     ) -> None:
         self._seconds, self._on_note, self._clock = seconds, on_note, clock
         self._started = self._noted = clock()
-        self._sizes: dict[str, int] = {}  # of files, several of which may be read at once
+        self._sizes: dict[str, int] = {}  # file -> size; several may be read at once
         self._left: list[int] = []  # sizes of files that are not finished
         self._expected = 0  # bytes of these at first
 

@@ -41,7 +41,7 @@ class FileGroup:
     """Files recognized as the same kind."""
 
     kind: str  # "plain text", "text in a column", "pairs", "conversations"
-    detail: str = ""  # for users
+    detail: str = ""  # description for users
     columns: tuple[str, ...] = ()
     otherwise: str = ""  # options to read them as another kind
     names: tuple[str, ...] = ()

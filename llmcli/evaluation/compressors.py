@@ -32,7 +32,7 @@ class Baseline:
     bits_per_byte: float
     bytes: int  # size of the text
     past_bytes: int  # end of the past that was compressed first
-    pieces: int | None = None  # of the text, compressed independently; None if the text was not divided
+    pieces: int | None = None  # pieces of the text compressed independently; None if it was not divided
 
     @property
     def is_adaptive(self) -> bool:

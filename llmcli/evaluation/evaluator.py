@@ -33,7 +33,7 @@ ScoreWindows = Callable[[Ints], Scores | WeightedScores]
 Window = tuple[int, int, int]  # start, first position counted, end
 OnProgress = Callable[[float], None]  # receives the completed share
 OnTokens = Callable[[NDArray[np.integer], NDArray[np.floating]], None]  # receives tokens and their losses in nats
-BATCH_TOKENS = 4096  # per batch
+BATCH_TOKENS = 4096
 KL_TOKENS = 256  # sampled to estimate a divergence
 
 
@@ -294,7 +294,7 @@ def most_surprising(
 class Line:
     """A line of a text. A token belongs to the line in which it begins."""
 
-    number: int  # from 1
+    number: int  # counted from 1
     text: bytes
     tokens: range
     bits: float  # total surprisal of its tokens

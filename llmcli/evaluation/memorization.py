@@ -23,7 +23,7 @@ LENGTH = 30  # characters per string: longer than almost any phrase that people 
 SAMPLED_CHARACTERS = 2_000  # generated in total
 SAMPLES = 8  # generated texts
 MAX_WORK = 3e9  # parameters x tokens generated: about a second or two on one core
-MAX_SEARCHED_BYTES = 64_000_000  # from the beginning of the training text: about two seconds
+MAX_SEARCHED_BYTES = 64_000_000  # searched beginning of the training text: about two seconds
 _STEPS = (2, 3, 5)  # their product is LENGTH
 _HASH_FACTOR = 0x9E3779B97F4A7C15  # odd, with well-mixed bits
 _TABLE_BITS = 20  # a million slots for a few thousand strings: few hash collisions
@@ -68,7 +68,7 @@ class VerbatimSpans:
     """The parts of a text that occur verbatim in a corpus."""
 
     spans: tuple[tuple[int, int], ...]  # (first character, one past the last)
-    share: float  # of the characters, 0 to 1
+    share: float  # share of the characters, 0 to 1
     searched_bytes: int
 
     def as_json(self, text: str, corpus: Sequence[str]) -> dict[str, object]:

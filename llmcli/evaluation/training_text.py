@@ -44,7 +44,7 @@ def _trained_bytes(stage: Stage) -> list[int]:
     sizes = [text.bytes for text in stage.texts]
     if any(text.held_out is not None for text in stage.texts):
         return [text.bytes - (text.held_out or 0) - text.left_out for text in stage.texts]
-    total = stage.train_bytes  # in files of earlier versions: all but the end of the whole corpus
+    total = stage.train_bytes  # earlier versions trained on all but the end of the whole corpus
     if total is None or total > sum(sizes):
         return []
     starts = itertools.accumulate(sizes, initial=0)
@@ -156,7 +156,7 @@ class TrainingText:
 
     corpus: Corpus
     files: tuple[ConversationFile, ...] = ()
-    conversations: Sequence[Conversation] = field(default=(), repr=False)  # from these files
+    conversations: Sequence[Conversation] = field(default=(), repr=False)  # conversations in these files
 
     @classmethod
     def of(cls, sources: Sources, records: Iterable[TrainingRecord], *, whole: bool = False) -> "TrainingText":

@@ -27,14 +27,14 @@ class TrainingFile(JsonObject):
     """A text, or a file of conversations, that a model was trained on, or that was held out."""
 
     name: str = ""
-    path: str = ""  # from the directory of the model
+    path: str = ""  # relative to the model's directory
     bytes: Count = 0
     sha256: str = ""
-    shape: str | None = None  # of the records of conversations; None: a text
+    shape: str | None = None  # shape of the conversations' records; None: a text
     conversations: Count = 0
     columns: tuple[str, ...] = ()  # that were read
     template: str = ""  # that joins several columns
-    encoding: str = ""  # of the file, if it is not UTF-8
+    encoding: str = ""  # the file's encoding, if it is not UTF-8
     kind: str = ""  # format that the text was extracted from
     member: str = ""  # path in an archive
     held_out: Count | None = None  # bytes at its end; earlier versions held out the end of the whole corpus
@@ -80,9 +80,9 @@ class Stage(JsonObject):
     corpus: tuple[TrainingFile, ...] = ()
     held_out: HeldOut = HeldOut()
     conversations: Conversations | None = None
-    train_bytes: Count | None = None  # of the texts
+    train_bytes: Count | None = None  # training part of the texts
     reading: Reading | None = None
-    stage: str = ""  # of an earlier stage: its role for the model, and the file of that stage
+    stage: str = ""  # an earlier stage's role for the model, and its file
     file: str = ""
 
     @property
@@ -99,7 +99,7 @@ class Base(JsonObject):
 
     file: str = ""
     sha256: str = ""
-    source_sha256: str = ""  # of the model that it was imported from
+    source_sha256: str = ""  # hash of the model that it was imported from
 
 
 class Settings(JsonObject):
@@ -147,10 +147,10 @@ class EvaluatedData(JsonObject):
 class Memorization(NamedTuple):
     """The share of a model's generated text, and of held-out text, that occurs verbatim in the training text."""
 
-    share: Fraction = 0.0  # of the generated strings
+    share: Fraction = 0.0  # share of the generated strings
     strings: Count = 0  # generated strings that were searched for
     held_out_share: Fraction | None = None  # None if there is not enough held-out text
-    searched_bytes: Count = 0  # of the training text
+    searched_bytes: Count = 0  # searched part of the training text
 
 
 class AnswerShares(NamedTuple):
@@ -225,7 +225,7 @@ class KnownAnswers(JsonObject):
 
     pairs: tuple[Annotated[tuple[str, str], Check("a list of a question and its answer", _is_pair)], ...] = ()
     min_confidence: Fraction = 0.0  # below it, a question is not answered (training/data/known_answers.py)
-    network_weight: Fraction = 0.0  # of the network's probability in the score (generation/known_answers.py)
+    network_weight: Fraction = 0.0  # weight of the network's probability in the score (generation/known_answers.py)
 
     @classmethod
     def parse(cls, text: str) -> "KnownAnswers":
@@ -250,7 +250,7 @@ class TrainingRecord(Stage):
     imported: dict[str, Any] | None = None  # the origin of a published model
     seen_bytes: Hexadecimal = ""  # the byte values in the training text; "": unknown
     train_tokens: Count = 0
-    read_bytes: Count = 0  # of the training text; 0: all
+    read_bytes: Count = 0  # part of the training text that was read; 0: all
     versions: dict[str, Any] | None = None
     train: Settings | None = None
     steps: Count = 0
@@ -259,12 +259,12 @@ class TrainingRecord(Stage):
     interrupted: bool = False
     problem: str = ""  # why training ended early
     not_evaluated: str = ""  # why the held-out data was not evaluated, if not for lack of time
-    bits_per_byte: Number | None = None  # of the held-out data, as the model runs; see `evaluation.figures.Figures`
+    bits_per_byte: Number | None = None  # held-out loss of the model as it runs; see `evaluation.figures.Figures`
     bits_per_byte_without_cache: Number | None = None
     bits_per_byte_before: Number | None = None
     bits_per_byte_before_without_cache: Number | None = None
     ngram_cache: object = None  # see `CacheWeights.of_record`, which checks it: a model runs without its cache, too
-    expert_shares: tuple[tuple[Number, ...], ...] = ()  # of the tokens, by layer and expert
+    expert_shares: tuple[tuple[Number, ...], ...] = ()  # shares of the tokens, by layer and expert
     held_out_measured: EvaluatedData | None = None
     plain_text: PlainTextScores | None = None
     validation: EvaluatedData | None = None

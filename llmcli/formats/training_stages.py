@@ -17,8 +17,8 @@ from llmcli.formats.training_record import Stage, TrainingRecord
 Entry = Mapping[str, Any]  # a stage as JSON
 
 BASE, AVERAGE, CACHE, EXPORTED = "base model", "averaged model", "n-gram cache", "exported model"
-METADATA_KEY = "llmcli.earlier_stages"  # in an exported model
-MAX_CHARACTERS = 1_000_000  # of that entry: very long lists of files are left out
+METADATA_KEY = "llmcli.earlier_stages"  # key in an exported model
+MAX_CHARACTERS = 1_000_000  # length of that entry: very long lists of files are left out
 _DESCRIPTIONS = {
     BASE: "in its base model, {}",
     AVERAGE: "in {}, one of the averaged models",

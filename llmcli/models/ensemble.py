@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from llmcli.models.logits import softmax
 from llmcli.models.runtime import PREFILL_CHUNK, Array, Runtime, Scores, WeightedScores, check_context, check_input
 
-DECAY = 0.9  # of a token's log-likelihood, per later token: measured, tests/benchmarks/LOG.md
+DECAY = 0.9  # weight of a token's log-likelihood per later token: measured, tests/benchmarks/LOG.md
 REFRESH = 8  # tokens after which all models catch up
 MIN_WEIGHT = 0.001  # a model with less weight at a refresh does not run until the next one
 MIN_PROBABILITY = 1e-37  # lower bound of probabilities, so that their logarithms stay finite

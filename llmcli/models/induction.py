@@ -30,7 +30,7 @@ CODE_SHARE, COPY_SHARE = 1 / 4, 1 / 6  # maximum shares of the hidden size: for 
 CONSTANT = 4.0  # value of the constant dimension; other entries of embeddings have variance 1
 POSITION_FREQUENCY = 0.1  # radians per token: rotary pairs at least this fast distinguish positions ...
 CONTENT_SHARE = 0.6  # ... and this share of the pairs, the slowest ones, compare tokens
-NORM_GAIN = 1.5  # of queries and keys; attention scores grow with its square
+NORM_GAIN = 1.5  # gain of queries and keys; attention scores grow with its square
 # scale of matrices whose products are normalized: it cancels out, but makes training steps relatively smaller
 NORMALIZED_SCALE = 16.0
 COPY_LOGIT = 0.05  # scale of the copied token in the output embedding

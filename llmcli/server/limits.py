@@ -16,9 +16,9 @@ MAX_MEMORY_CHARACTERS = 20_000
 MAX_ANALYSES = 8  # concurrent requests to /v1/explain, next, memory and experts; more are refused
 MAX_CONNECTIONS = 256
 
-RECEIVE_SECONDS = 10  # for the head of a request, and for its body
-REQUEST_SECONDS = 600  # for an answer, including the time in the queue
+RECEIVE_SECONDS = 10  # time for the head of a request, and again for its body
+REQUEST_SECONDS = 600  # time for an answer, including the queue
 UNREAD_SECONDS = 30  # a client that leaves its answer unread for longer is disconnected
 UNREAD_TOKENS = 256  # per request; it is then paused until they are read, so that others can be decoded
 KEEP_ALIVE_SECONDS = 10  # without text, after which a stream sends a comment
-DRAIN_SECONDS = 3  # for answers in progress at shutdown
+DRAIN_SECONDS = 3  # time for answers in progress at shutdown

@@ -58,14 +58,13 @@ from llmcli.training.step import data_parallel, hardware, throughput
 from llmcli.training.step.data_parallel import Leader
 from llmcli.training.step.thread_tuner import ThreadTuner
 
-# seconds of the time budget reserved for measuring memorization and saving the model after training and evaluations;
-# for saving also per million parameters, up to a share of a short budget
+# seconds reserved for measuring memorization and saving the model; for saving, at most a share of a short budget
 RESERVED_SECONDS, MEMORIZATION_SECONDS_PER_MILLION, SAVING_SECONDS_PER_MILLION = 0.6, 0.02, 0.04
 LARGEST_SAVING_SHARE = 0.15
 MEASURED_SECONDS = 1.0  # minimum for measuring memorization if the run is late
-# for the compressors: a share of the time budget, or seconds without a budget
+# time for the compressors: a share of the time budget, or seconds without a budget
 BASELINE_TIME_SHARE, BASELINE_SECONDS = 0.03, 9.99
-# for greedy answers to held-out questions: a share of the time budget, and the minimum in seconds
+# time for greedy answers to held-out questions: a share of the time budget, and the minimum in seconds
 ANSWERS_TIME_SHARE, ANSWERS_SECONDS = 0.03, 0.5
 SAMPLE_PROMPT_CHARACTERS = 24
 ONE_PROCESS = Processes()

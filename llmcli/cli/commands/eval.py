@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     Models = Mapping[Path, Checkpoint | Ensemble]
 
-MAX_COMPRESSED_BYTES = 1 << 26  # of text: compressors hold it in memory
+MAX_COMPRESSED_BYTES = 1 << 26  # compressors hold the text in memory
 MAX_NAMES = 3  # documents listed in a note
 NO_TOKENS = "the text has no tokens to measure; add --whole to measure what was trained on too"
 
@@ -91,7 +91,7 @@ def eval_(options: _Options) -> None:
             raise usage(f"{per} shows one model, found {len(options.models or ())}; name one with -m")
     models = {path: load_any(path) for path in (model_path(name) for name in options.models or (None,))}
     how = typed = options.reading()
-    if not typed.is_requested:  # as in training
+    if not typed.is_requested:  # read the text as in training
         records = [record for source in models.values() for record in source.records]
         how = recorded_reading(records)
         how = replace(

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from llmcli.formats.safetensors.header import Header
 
 MIN_CURVE_WIDTH, MAX_CURVE_WIDTH, CURVE_HEIGHT = 30, 120, 12  # columns, columns, lines
-MAX_ROWS = 20  # of metadata
-MAX_LIKELIEST = 4  # tokens of the probe
-MAX_KEY, MAX_VALUE = 60, 200  # characters of metadata
+MAX_ROWS = 20  # rows of metadata
+MAX_LIKELIEST = 4  # likeliest tokens shown per step
+MAX_KEY, MAX_VALUE = 60, 200  # characters shown of metadata
 OWN_KEYS = ("format", "llmcli", "config.json", "tokenizer.json", "tokenizer_config.json", "training.json", "sha256",
             KNOWN_ANSWERS)  # fmt: skip
 CONFIG_KEYS = (

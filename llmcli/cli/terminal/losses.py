@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from llmcli.training.loop.events import Step
 
 LOSS_SMOOTHING = 0.05  # weight of the newest loss in the moving average
-MAX_POINTS = 240  # in a curve
+MAX_POINTS = 240  # maximum length of a curve
 
 
 class TrainingLosses:
@@ -21,7 +21,7 @@ class TrainingLosses:
 
     def begin_model(self, share: float | None = None) -> None:
         """Start with another model; `share` is the share of conversations at the end of its run."""
-        self._losses = array("d")  # of each step
+        self._losses = array("d")  # one per step
         self._last_step = 0
         self.mean = math.nan  # moving average
         if self.answers and share is not None:

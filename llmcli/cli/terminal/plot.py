@@ -13,13 +13,13 @@ from llmcli.training.files.summary import Curve
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-METADATA: dict[str, Any] = {  # by format; without dates and versions, so that equal curves result in equal files
+METADATA: dict[str, Any] = {  # without dates and versions, so that equal curves result in equal files
     "svg": {"Date": None, "Creator": "llmcli"},
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "Creator": "llmcli", "Producer": None},
 }
 SIZE = (7.0, 4.2)  # inches
-DOTS_PER_INCH = 160  # for png
+DOTS_PER_INCH = 160  # resolution of PNG
 TRAINING_COLOR, VALIDATION_COLOR = "#4878a8", "#c44e1b"  # distinguishable with color blindness
 STYLE: dict[Any, Any] = {  # the keys are matplotlib's
     "svg.hashsalt": "llmcli", "svg.fonttype": "path", "font.size": 10, "axes.spines.top": False,

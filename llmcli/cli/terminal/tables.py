@@ -11,7 +11,7 @@ from llmcli.cli.terminal.text_layout import fit, pad, terminal_width, text_width
 
 GAP, MIN_GAP = 3, 2  # spaces between two columns
 MIN_TEXT_COLUMN = 12  # minimum width of a folded text column
-MIN_VALUE_COLUMN = 24  # with less space beside the names, values continue below them
+MIN_VALUE_COLUMN = 24  # if there is less space beside the names, values continue below them
 MAX_TREE_NAME = 80  # characters
 
 

@@ -22,7 +22,7 @@ _ROLE_NAMES = (
     | {"developer": "system", "human": "user"}
     | dict.fromkeys(("gpt", "model", "bot", "ai", "chatgpt", "bard"), "assistant")
 )
-_READ_KEYS = {"role", "content", "from", "value", "weight", "train", "tool_calls", "function_call"}  # in a message
+_READ_KEYS = {"role", "content", "from", "value", "weight", "train", "tool_calls", "function_call"}  # keys of a message
 _MESSAGE_EXAMPLE = '{"role": "user", "content": "text"}'
 
 
@@ -81,7 +81,7 @@ PAIRS = {  # keys of the prompt and the answer -> key of optional text appended 
 class RecordShape:
     """The keys of a record that hold a conversation (a list of messages, or a prompt and an answer) or plain text."""
 
-    name: str  # for users
+    name: str  # name for users
     keys: tuple[str, ...]  # the list; or the prompt and the answer; or plain text
     context_key: str = ""  # optional text appended to the prompt after a blank line
     is_text: bool = False  # the keys hold plain text, not a conversation
@@ -276,7 +276,7 @@ def _content(value: object, name: str) -> str:
         return "".join(_text_of_part(part, f"part {number} of {name}") for number, part in enumerate(value, 1))
     if not isinstance(value, str):
         raise LLMError(f"{name} is {_kind(value)}; wanted text in quotes")
-    if "\0" in value:  # from an escape in JSON
+    if "\0" in value:  # an escape in JSON
         raise LLMError(f"{name} has a zero character (\\u0000) at position {value.index(chr(0)):,}; remove it")
     try:
         if not value.isascii():

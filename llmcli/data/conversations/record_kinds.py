@@ -28,7 +28,7 @@ from llmcli.errors import LLMError, brief, usage
 _TEXT_NAMES = ("content", "body", "story", "article", "document", "output", "completion", "response")
 _MAX_COLUMNS = 8  # listed in a message
 _PROSE_BYTES, _PROSE_RATIO = 100, 4  # mean size of prose, also relative to any other column
-_MIN_WORDS = 8  # in prose, if its script has spaces
+_MIN_WORDS = 8  # minimum length of prose, if its script has spaces
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ReadOptions:
     columns: tuple[str, ...] = ()  # one text column, or a prompt and an answer column; by name or number
     plain: bool = False  # everything is plain text
     template: str = ""  # plain text made of `columns`: "{title}\n{body}"
-    encoding: str = ""  # of text that is not UTF-8
+    encoding: str = ""  # encoding of text that is not UTF-8
     strip_boilerplate: bool = False  # leave out what text/boilerplate.py finds
     boilerplate: tuple[str, ...] | None = None  # hashes of lines to leave out, which training found; None: find them
 

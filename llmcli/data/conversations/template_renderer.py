@@ -13,7 +13,7 @@ from llmcli.data.child_process import ChildProcess
 from llmcli.data.conversations.messages import Message
 from llmcli.errors import LLMError
 
-SECONDS = 5.0  # for all renderings of a call
+SECONDS = 5.0  # time limit for all renderings of a call
 
 Job = tuple[Sequence[Message], bool]  # messages, and whether to add a generation prompt
 

@@ -35,7 +35,7 @@ _RULE = re.compile(r"[ \t]*([-=*])([ \t]*\1){2,}[ \t]*")  # a rule: three or mor
 class Speakers:
     """The speakers in a text with turns."""
 
-    shape: str  # for users
+    shape: str  # name for users
     label: re.Pattern[str]  # matches a line that begins a turn; its groups are ROLES and "text"
     questions: bool = False  # each user turn begins a conversation
 

@@ -16,7 +16,7 @@ from typing import IO, cast
 from llmcli import units
 from llmcli.data.documents.extracted import ExtractionError, Skipped
 
-_ENCRYPTED, _NAME_IN_UTF8 = 0x1, 0x800  # in the flags of a member of a ZIP archive
+_ENCRYPTED, _NAME_IN_UTF8 = 0x1, 0x800  # flags of a member of a ZIP archive
 _READS_AFTER_END = 100
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 

@@ -16,7 +16,7 @@ class ExtractionError(Exception):
 class Skipped:
     """Something in a document that is not read."""
 
-    reason: str  # in the singular: "page without readable text", "image", "quoted reply"
+    reason: str  # a singular: "page without readable text", "image", "quoted reply"
     count: int = 1
 
 

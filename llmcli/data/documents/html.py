@@ -12,14 +12,14 @@ from resiliparse.parse.html import ElementNode, HTMLTree
 
 from llmcli.data.documents.extracted import Extracted, ExtractionError
 
-_MIN_MAIN_SHARE = 0.1  # of the text of a page; of less, the page has no main text that the rules find
-_MAX_LINKED = 0.5  # of the text of a list; one with more links is navigation
-_META_BYTES = 4096  # in which a page declares its encoding
+_MIN_MAIN_SHARE = 0.1  # minimum share of a page's text that counts as its main text
+_MAX_LINKED = 0.5  # share of linked text beyond which a list is navigation
+_META_BYTES = 4096  # start of a page in which it declares its encoding
 _DECLARED = re.compile(rb"""(?:charset|<\?xml[^>]{0,100}encoding)\s*=\s*["']?\s*([\w.:-]{2,40})""", re.I)
 _LINK, _TAG = re.compile(r"<a\b[^>]*>(.*?)</a>", re.S), re.compile(r"<[^>]*>")
 _SKIPPED_ELEMENTS = ("rt", "rp", "template")  # pronunciation above characters, which would stand between them
 _ITEM = "§§§"  # at the beginning of an item of an unordered list
-_LIST_TAG = re.compile(r"<li(?=[ >])[^>]*>(?!</li>)|<(/?)[uo]l(?=[ >])[^>]*>")  # in serialized HTML
+_LIST_TAG = re.compile(r"<li(?=[ >])[^>]*>(?!</li>)|<(/?)[uo]l(?=[ >])[^>]*>")  # tags of serialized HTML
 _LIST_INDENT = re.compile(r"\n  ( *(?:•|[0-9]+\.) )")
 # such as の or — between two links, and what makes resiliparse not take it for an icon
 _LONE_CHARACTER = re.compile(r"(>\s*(?:[\u0800-\ud7ff\uf900-\uffff]|&#?\w{2,8};))(?=\s*<)")

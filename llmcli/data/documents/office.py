@@ -16,7 +16,7 @@ from llmcli.data.documents.packages import END, START, Event
 from llmcli.data.documents.paragraphs import spaced
 
 _SPACE = re.compile(r"[ \t\r\n]+")
-_MAX_SPACES = 100  # of an element that stands for several
+_MAX_SPACES = 100  # limit for an element that stands for several spaces
 _HEADING = re.compile(r"(?i)heading|title|\d$")  # the identifier of a paragraph style
 _OUTSIDE_SLIDE = ("dt", "ftr", "hdr", "sldNum")  # placeholders: date, footer, header, number
 
@@ -31,7 +31,7 @@ class _Markup:
     skipped: frozenset[str]
     replaced: Mapping[str, str]  # elements that stand for characters
     text: str = ""  # the element around text; "": all text in paragraphs is shown
-    item: str = ""  # of a list, or in a paragraph that is one
+    item: str = ""  # the element around a list item, or in its paragraph
     notes: tuple[str, ...] = ()  # references to notes, or the notes themselves
 
 
@@ -132,10 +132,10 @@ class _Reader:
         self._skipped = 0  # elements that are open inside one that is skipped, and that one
         self._in_text = not markup.text
         self._rows = 0  # that are open: tables stand inside tables
-        self._cells: list[list[str]] = []  # of the outermost row
+        self._cells: list[list[str]] = []  # cells of the outermost row
         self._item_begins = self._outside_slide = False
         self._note_number = self._open_notes = 0
-        self._notes: list[str] = []  # of the block that is read
+        self._notes: list[str] = []  # notes on the current block
 
     def read(self, event: Event) -> None:
         kind, value, attributes = event

@@ -24,7 +24,7 @@ Event: TypeAlias = "tuple[str, str, dict[str, str]]"
 _BLOCK_BYTES = 1 << 16
 _MAX_PART = 1 << 26  # bytes of a part that is read as a whole
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
-_ENCRYPTED = 0x1  # in the flags of a member
+_ENCRYPTED = 0x1  # flag of a member
 
 
 @contextlib.contextmanager

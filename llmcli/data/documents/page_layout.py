@@ -13,21 +13,21 @@ from statistics import median
 from llmcli.data.documents.paragraphs import is_cjk, joined
 
 _NEIGHBORS = 4  # pages before and after a page that are searched for its headers and footers
-_MARGIN_LINES = 3  # at the top and at the bottom of a page, that may be a header or a footer
+_MARGIN_LINES = 3  # lines at the top and at the bottom of a page that may be headers and footers
 _SAME_PLACE = 2.0  # points between lines that repeat
 _REPEATS = 2  # on neighbors; a document of two pages has one
 _SAME_SIZE = 0.15  # relative difference
-_MAX_LEADING = 2.2  # from line to line of a paragraph, to the font size; so are the next distances
+_MAX_LEADING = 2.2  # distance between lines of a paragraph / font size; the next ones are relative to it as well
 _INDENT = 0.8
-_MIN_WIDTH = 8.0  # of lines that are joined
-_ROOM = 0.5  # that a full line may leave after the next word would have stood there
+_MIN_WIDTH = 8.0  # minimum width of lines that are joined
+_ROOM = 0.5  # space that a full line may leave beyond the width of the next word
 _CJK_ROOM = 2.5  # the same where a line may break between any two characters but must not begin with punctuation
-_EVEN_LINES = 3  # that end at one place show where a column ends
-_EVEN = 1.5  # within which lines end at the same place
-_COLUMN = 4.0  # within which lines begin in the same column
-_SMALL = 0.65  # largest size of pronunciation above characters, to theirs
+_EVEN_LINES = 3  # this many lines that end at one place show where a column ends
+_EVEN = 1.5  # distance within which lines end at the same place
+_COLUMN = 4.0  # distance within which lines begin in the same column
+_SMALL = 0.65  # largest size of pronunciation, relative to the characters below it
 _NEAR = 4  # lines, in the order of the file, between a line and its pronunciation
-_WIDER = 1.25  # a distance that separates paragraphs, to the one between lines
+_WIDER = 1.25  # minimum distance between paragraphs, relative to that between lines
 _MARKER = re.compile(r"[•◦▪‣●○■□◆◇※①-⑳]|[・*–—-]\s|[(（]?(?:\d{1,3}|[a-z])[)）]|\d{1,3}\.\s")
 _LEADERS = re.compile(r"(?:\. ?){4,}\s*[\w.-]{1,8}$")  # dots to a page number in a table of contents
 _SENTENCE_END = re.compile(r"[.!?:;。！？：；][\"'”’」』)）\]]*$")
@@ -43,7 +43,7 @@ class Line:
     left: float
     right: float
     baseline: float
-    size: float  # of the font
+    size: float  # font size
     hyphenated: bool = False  # it ends inside a word, with a hyphen that does not belong to the word
     is_vertical: bool = False
 

@@ -78,7 +78,7 @@ class _PageReader:
         self._pieces: list[str] = []
         self._space = False  # pdfium found a space, or the end of a line, before the next character
         self._line_ended = False
-        self._box: list[float] = []  # of the line: left, bottom, right, top
+        self._box: list[float] = []  # the line's left, bottom, right, top
         self._baseline = self._size = 0.0
         box = raw.FS_RECTF()
         for index in range(raw.FPDFText_CountChars(page)):

@@ -56,7 +56,7 @@ class DocumentReader(Generic[T]):
     def __init__(self, read_file: "ReadFile[T]") -> None:
         self._read_file = read_file
         self._jobs: queue.SimpleQueue[Job[T] | None] = queue.SimpleQueue()
-        self._events: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()  # for OnRead
+        self._events: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()  # arguments of OnRead
         self._workers: list[_Worker[T]] = []
 
     def submit(self, name: str, path: Path, *, plain: bool = False) -> Job[T]:

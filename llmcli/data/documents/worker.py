@@ -35,7 +35,7 @@ from llmcli.data.text.parquet_records import MAGIC
 from llmcli.data.text.temporary_files import spooled
 from llmcli.errors import LLMError
 
-_FRAME_BYTES = 1 << 16  # of text per frame
+_FRAME_BYTES = 1 << 16  # text per frame
 _MAX_PROBLEM = 300  # characters
 _READ_IN_ORDER = ("archives", "warc")  # modules that need no temporary copy of a compressed file
 _MAX_MEDIA_TYPE = 200  # bytes of the member "mimetype"
@@ -50,7 +50,7 @@ class Limits:
     processor_seconds: float = 300.0  # per document ...
     bytes_per_second: int = 5_000_000  # ... and more for a large one, at this speed
     depth: int = 3  # archives in archives
-    members: int = 100_000  # of an archive, including archives in it
+    members: int = 100_000  # files in an archive, including archives in it
     bytes: int = 1 << 34  # text and unpacked content
     ratio: int = 200  # text and unpacked content / size of the file ...
     unpacked_bytes: int = 1 << 25  # ... above this size

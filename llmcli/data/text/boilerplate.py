@@ -21,10 +21,10 @@ from llmcli.data.text.temporary_files import TextCopy
 
 MIN_DOCUMENTS, ONE_IN = 5, 10
 MAX_LINES = 10_000  # different ones that are cut
-SUGGESTED_SHARE = 0.02  # of the text; for less, as in source code, the option is not suggested
+SUGGESTED_SHARE = 0.02  # minimum share of the text: source code also has some repeated lines
 _MIN_RUN = 24  # bytes of a run of repeated lines that is cut
 _SLOTS = 1 << 21  # per table
-_SAMPLED_DOCUMENTS, _SAMPLED_BYTES = 32, 1 << 15  # for an estimate; bytes at the beginning and at the end of each
+_SAMPLED_DOCUMENTS, _SAMPLED_BYTES = 32, 1 << 15  # an estimate reads this much at both ends of so many documents
 _BLOCK = 1 << 16  # characters of lines written at once
 _QUOTED = 40  # characters of a line in a note
 _GUTENBERG_START = re.compile(
@@ -40,7 +40,7 @@ class Cuts:
 
     documents: int = 0
     text_bytes: int = 0
-    of_bytes: int = 0  # of all documents
+    of_bytes: int = 0  # size of all documents
     gutenberg: int = 0  # documents with its header
     lines: Counter[str] = field(default_factory=Counter)  # the beginnings of repeated lines
 

@@ -116,7 +116,7 @@ class FoundFile:
     name: str  # displayed name
     path: Path
     relative_name: str  # path relative to the named directory, with "/"; for a named file, its name
-    was_named: bool  # by the user, rather than found in a directory
+    was_named: bool  # the user named it, rather than its directory
 
 
 def find_files(names: Iterable[str]) -> tuple[list[FoundFile], list[str]]:

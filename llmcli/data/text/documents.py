@@ -32,8 +32,8 @@ BLOCK_BYTES = 1 << 20  # bytes per read
 CHECKED_BYTES = 1 << 16  # checked at a time: they stay in the processor's cache
 STANDARD_INPUT = "standard input"  # name in messages
 
-_START_BYTES = 1 << 16  # of text, used to recognize its format
-_SAMPLE_BYTES = 1 << 14  # of lines that are not ASCII, used to recognize their encoding
+_START_BYTES = 1 << 16  # start of a text from which its format is recognized
+_SAMPLE_BYTES = 1 << 14  # lines that are not ASCII, from which an encoding is recognized
 _COMPRESSION = {  # first bytes of a file -> program
     re.compile(rb"\x1f\x8b"): "gzip", re.compile(rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)"): "bzip2",
     re.compile(rb"\xfd7zXZ\0"): "xz", re.compile(rb"\x28\xb5\x2f\xfd"): "zstd",
@@ -67,21 +67,21 @@ class Document:
     name: str  # as the user wrote it
     path: Path
     text_bytes: int  # size of the text in UTF-8, without a byte-order mark
-    sha256: str  # of the text
+    sha256: str  # hash of the text
     offset: int = 0  # start of the UTF-8 text in the file, or in the copy
-    copy: TextCopy | None = field(default=None, repr=False, compare=False)  # for a file that is not plain UTF-8
+    copy: TextCopy | None = field(default=None, repr=False, compare=False)  # only for a file that is not plain UTF-8
     changed_at: int = field(default=0, repr=False, compare=False)  # st_mtime_ns of the file before it was read
     relative_name: str = ""  # path relative to the named directory, with "/"; for a named file, its name
     columns: tuple[str, ...] = ()  # columns of the text; empty for the text of the whole file
     template: str = ""  # joins several columns
-    all_columns: tuple[str, ...] = field(default=(), compare=False)  # in the file
+    all_columns: tuple[str, ...] = field(default=(), compare=False)  # including unread ones
     notes: tuple[str, ...] = field(default=(), compare=False)  # what was left out, one line each
     member: str = ""  # path in an archive
     kind: str = ""  # format that data/documents extracted the text from, such as "PDF"; empty for plain text
-    encoding: str = ""  # of the file, unless it is UTF-8 or given by a byte-order mark
+    encoding: str = ""  # the file's encoding, unless it is UTF-8 or given by a byte-order mark
     detail: str = field(default="", compare=False)  # how the columns were chosen, for users
     file_bytes: int = field(default=0, compare=False)  # size of the file
-    characters: int = field(default=0, compare=False)  # in the text
+    characters: int = field(default=0, compare=False)  # length of the text
     skipped: tuple[tuple[str, int], ...] = field(default=(), compare=False)  # (what was not read, how often)
 
     def is_unchanged(self) -> bool:
@@ -181,7 +181,7 @@ def read_document(
 
 def _recognize(name: str, path: Path, stream: IO[bytes] | None, error: NotTextError, on_read: OnRead) -> str:
     """Return the codec of a file that is not UTF-8. Raises LLMError if it is uncertain; `error` is that of UTF-8."""
-    sample = bytearray()  # of lines, which no encoding but UTF-16 cuts a character at
+    sample = bytearray()  # whole lines: no encoding but UTF-16 has bytes of line ends inside characters
     with _opened(name, path, stream) as file, _decompressed(display_name(name), file) as (content, _):
         while len(sample) < _SAMPLE_BYTES and (block := _read(content, BLOCK_BYTES, display_name(name))):
             on_read(display_name(name), 0)

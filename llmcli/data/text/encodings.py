@@ -28,18 +28,18 @@ _SUPERSETS = {
     "big5": "big5hkscs", "cp950": "big5hkscs", "iso8859-1": "cp1252",
 }  # fmt: skip
 _SEVEN_BIT = ("iso2022", "hz", "utf-7")  # text in them is valid UTF-8 as well
-_ESCAPES = (b"\x1b$B", b"\x1b$@")  # of ISO-2022-JP: they begin JIS X 0208
+_ESCAPES = (b"\x1b$B", b"\x1b$@")  # ISO-2022-JP's switches to JIS X 0208
 _UTF16_UNITS = 32  # at least, to recognize UTF-16
-_UTF16_SPACES = 1 / 200  # of its characters, at least, are spaces, line ends, or Japanese and Chinese punctuation
+_UTF16_SPACES = 1 / 200  # minimum share of spaces, line ends, and Japanese and Chinese punctuation
 _SPACES = frozenset(" \n\u3000\u3001\u3002\uff0c")
 _MIN_BYTES = 8  # that are not ASCII; fewer are too little evidence
-_MISFITS = 0.01  # of the characters that are not ASCII, at most
+_MISFITS = 0.01  # maximum share of the characters that are not ASCII
 
 
 @dataclass(frozen=True)
 class _Language:
     codecs: tuple[str, ...]
-    letters: str  # as in a class of a regular expression; small letters stand for capitals too
+    letters: str  # a class of a regular expression; small letters stand for capitals too
     frequent: str  # letters ...
     share: float  # ... and their least share of the letters that are not ASCII
 

@@ -26,7 +26,7 @@ class FileType:
     module: str = ""  # module of data/documents that reads it
     advice: str = ""  # how to extract text if there is no such module
     is_text: bool = False  # whether it can also be read as plain text
-    is_collection: bool = False  # of documents, which are read one by one
+    is_collection: bool = False  # whether it holds documents, which are read one by one
 
     @property
     def kind(self) -> str:

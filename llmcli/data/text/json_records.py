@@ -91,7 +91,7 @@ def _value(text: str, position: int) -> tuple[object, int]:
         raise _JSONError(error.pos, error.msg) from error
     except RecursionError as error:
         raise _JSONError(position, "nested too deeply") from error
-    except ValueError as error:  # from `unique_keys`
+    except ValueError as error:  # raised by `unique_keys`
         raise _JSONError(position, str(error)) from error
     return value, _space_end(text, end)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 SEARCHED_CHARACTERS = 1 << 16  # minimum searched for a place to cut
 WORD_END = re.compile(r"(?<=\S)[ \n]")
-# in the patterns of Llama 3 and Qwen 2 a punctuation mark takes the line ends after it into its pre-token
+# the patterns of Llama 3 and Qwen 2 put the line ends after a punctuation mark into its pre-token
 WORD_OR_LINE_END = re.compile(r"(?<=\S) |(?<=\n)(?=\S)")
 _BLOCKS = {  # class -> ranges of Unicode code points; the first class with a matching range wins
     "han": [

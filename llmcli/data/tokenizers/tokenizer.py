@@ -42,7 +42,7 @@ CONTROL_TOKENS = (END_OF_TEXT, IM_START, IM_END, "<|reserved_special_token_0|>",
 # names of the end-of-text token, in order of preference
 _EOS_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
 MAX_TAIL = 200  # characters searched for the last word of a prompt
-MAX_TOKEN_BYTES = 63  # in training: longer tokens are boilerplate, and would leave a short text with too few tokens
+MAX_TOKEN_BYTES = 63  # longer tokens are boilerplate, and would leave a short text with too few tokens
 MAX_TRAINING_WORD = 256  # characters of a pre-token in training
 BATCH_CHARACTERS = 1 << 19  # per call of the library; its Encoding takes about 200 bytes per token
 # Characters that the library encodes at a time: its allocations stay in the processor's cache. With 65,536 it takes a
@@ -50,7 +50,7 @@ BATCH_CHARACTERS = 1 << 19  # per call of the library; its Encoding takes about 
 PIECE_CHARACTERS = 2048
 # bytes that hardly occur in text: control characters, and first bytes of unassigned code points
 RARE_BYTES = {*range(9), 11, 12, *range(14, 32), 127, 0xC0, 0xC1, *range(0xF1, 0x100)}
-MAX_FILE_BYTES = 100_000_000  # of a tokenizer.json: three times the largest published file
+MAX_FILE_BYTES = 100_000_000  # size of a tokenizer.json: three times the largest published file
 _LAST_WORD = re.compile(r"\s*\S*\Z")
 
 
@@ -62,7 +62,7 @@ class Tokenizer:
         eos_ids: Iterable[int] = (), seen_bytes: bytes | None = None,
     ) -> None:  # fmt: skip
         self._bos_token, self._prefix_space, self._end_ids = bos_token, prefix_space, frozenset(eos_ids)
-        self.imported = False  # from a model trained by another program
+        self.imported = False  # whether another program trained its model
         self.seen_bytes = seen_bytes  # byte values in the training text; None if unknown
         inner.no_padding()
         inner.no_truncation()

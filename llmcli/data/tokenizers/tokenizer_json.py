@@ -14,10 +14,10 @@ from typing import Any
 from llmcli.errors import LLMError, brief
 
 SPACE = "\u2581"  # represents a space in SentencePiece tokens
-MAX_CHARACTERS = 1 << 25  # of JSON: twice the largest published vocabulary
-MAX_TOKEN_CHARACTERS = 1024  # of an added token
+MAX_CHARACTERS = 1 << 25  # length of the JSON: twice the largest published vocabulary
+MAX_TOKEN_CHARACTERS = 1024  # length of an added token
 MAX_ADDED_TOKENS = 1 << 14
-MAX_STEPS = 64  # in a pre-tokenizer, normalizer or post-processor, including Sequences: ten times the published maximum
+MAX_STEPS = 64  # steps of a pre-tokenizer, normalizer or post-processor: ten times the published maximum
 # patterns that split text into pre-tokens
 PATTERNS = {
     "GPT-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",

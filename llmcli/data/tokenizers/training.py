@@ -8,7 +8,7 @@ from llmcli.config import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 
-TRAINING_BYTES = 16_000_000  # of training text for a tokenizer; longer text is sampled evenly
+TRAINING_BYTES = 16_000_000  # maximum training text for a tokenizer; longer text is sampled evenly
 BYTES_PER_TOKEN_TYPE = 1000  # bytes of text per vocabulary entry, so that each occurs often enough to learn
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 MAX_SHUFFLED_BLOCKS = 1 << 22  # blocks per epoch whose order is kept in memory; for more it is computed on demand
 FEISTEL_ROUNDS = 6
-_MULTIPLIERS = np.array([0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53], np.uint64)  # from MurmurHash3's finalizer
+_MULTIPLIERS = np.array([0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53], np.uint64)  # MurmurHash3's finalizer
 
 
 class Tokens(Protocol):
@@ -112,7 +112,7 @@ def _split_merges(
     B, W = ids.shape
     pairs = merge_pairs[ids]  # [B, W, 2]
     split = (rng.random((B, W)) < fraction) & (pairs[..., 0] >= 0)
-    column = np.arange(W) + np.cumsum(split, axis=1) - split  # in `out`, for each token or the first of its pair
+    column = np.arange(W) + np.cumsum(split, axis=1) - split  # of `out`: a token's, or the first of its pair
     row = np.broadcast_to(np.arange(B)[:, None], (B, W))
     out = np.empty((B, 2 * W), np.int64)
     out[row, column] = np.where(split, pairs[..., 0], ids)

@@ -33,7 +33,7 @@ class Shard:
     """A shard and its place in a file."""
 
     file: Path | IO[bytes] | None  # None: not stored yet
-    offset: int  # of the first token in the file
+    offset: int  # position of the first token in the file
     dtype: str  # see `token_type`
     count: int  # number of tokens
     text_bytes: int  # size of their text

@@ -121,7 +121,7 @@ def _wanted(schema: JsonObject) -> str:
 class Body(Fields):
     """The body of a request."""
 
-    model: str | None = None  # by default the first one
+    model: str | None = None  # default: the first one
 
 
 def _check_undeclared(values: Mapping[str, Any], declared: Collection[str], place: str) -> None:
@@ -148,7 +148,7 @@ class Operation:
     path: str
     handler: Callable[..., Any]  # the first line of its docstring is the summary
     body: type[Body] | None = None
-    answer: str | None = None  # of ANSWERS
+    answer: str | None = None  # a key of ANSWERS
 
     @property
     def method(self) -> str:

@@ -25,7 +25,7 @@ from llmcli.server.http.service import Call, Check
 
 MAX_EXAMPLES = 4  # questions, or prompts
 MAX_EXAMPLE_CHARACTERS = 80  # per question
-MAX_EXAMPLE_BYTES = 4_000_000  # of training files searched for questions
+MAX_EXAMPLE_BYTES = 4_000_000  # training files searched for questions
 
 
 def _encode(body: PromptBody | NextBody, model: ServedModel, new_tokens: int = 0, name: str = "prompt") -> Prompt:

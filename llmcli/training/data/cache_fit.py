@@ -35,10 +35,10 @@ from llmcli.models.torch.runtime import score
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.planning import recipe
 
-MIN_TOKENS = 1000  # for fitting the weights; with fewer, a model gets no cache
+MIN_TOKENS = 1000  # minimum for fitting the weights; with fewer, a model gets no cache
 FIT_TOKENS = 16_384  # maximum number of scored tokens in a text that the user names
 FIT_SHARE = 0.5  # maximum share of that text: the rest precedes the scored tokens and can be copied
-MAX_BYTES = 20_000_000  # read from that text
+MAX_BYTES = 20_000_000  # maximum read from that text
 MIN_GAIN = 0.002  # minimum relative gain in loss from the cache ...
 MARGIN = 3.0  # ... and the gain in standard errors: a smaller gain may be chance
 HISTORIES = (8192, 0)  # tokens before a window
@@ -53,7 +53,7 @@ PRIOR = (
 )
 PRIOR_STRENGTH = 10.0  # nats per squared distance from the prior
 OFFSETS = range(0, -9, -1)  # added to all gates (logits) without penalty: with a strong network the cache is nearly off
-STEPS, LEARNING_RATE, BETAS = 40, 0.05, (0.9, 0.98)  # for the fit; the rate falls linearly to 0
+STEPS, LEARNING_RATE, BETAS = 40, 0.05, (0.9, 0.98)  # Adam's settings; the rate falls linearly to 0
 
 
 def reserve_tokens(tokens: Tokens, count: int, context: int) -> tuple[Tokens, NDArray[np.int64]]:

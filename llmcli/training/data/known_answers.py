@@ -22,13 +22,13 @@ from llmcli.generation.known_answers import AnswerFinder, language_of
 from llmcli.models.open_runtime import open_trained
 from llmcli.training.data.conversations import ConversationInputs, PreparedConversations
 
-MAX_BYTES = 1_000_000  # of questions and answers in a model file
+MAX_BYTES = 1_000_000  # maximum size of the questions and answers in a model file
 TYPICAL, SHARE = 0.5, 0.95
 # weight of the network's probability; without a base model it is multiplied by 1 - 1 / wordings, because after one
 # wording of each question, a network that has read nothing else hardly knows any other
 NETWORK_WEIGHT = 0.25
-MIN_QUESTIONS, MAX_QUESTIONS = 8, 64  # unrelated or held-out; as many as there is time for
-LARGE, MAX_QUESTIONS_LARGE = 20e6, 8  # parameters of a model that takes seconds for a question
+MIN_QUESTIONS, MAX_QUESTIONS = 8, 64  # unrelated or held-out questions, depending on the time
+LARGE, MAX_QUESTIONS_LARGE = 20e6, 8  # a model with this many parameters takes seconds for a question
 UNRELATED = {
     "en": (
         "What is the tallest building in the world?", "How do I grow tomatoes?", "Who invented the telephone?",

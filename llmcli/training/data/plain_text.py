@@ -37,7 +37,7 @@ BYTES_PER_TOKEN = 8  # assumed maximum
 GENERATED_LENGTH = 64  # tokens of each generated text
 MIN_LENGTH = 8  # the same if there is no time for more
 GENERATION_SHARE = 0.6  # generation's share of the time for generating a text and scoring it with two models
-GENERATION_COST = 5.0  # of generating a text and scoring it with two models, per token, relative to scoring it once
+GENERATION_COST = 5.0  # generating a token and scoring it with two models / scoring it once
 
 Weights = Mapping[str, NDArray[np.float32]]
 # context in which a model has a share of the remaining time; its passes may raise CutShortError

@@ -15,12 +15,12 @@ class Position:
     """Counters, the best evaluation so far, and the current regularization. Resume files contain these names."""
 
     step: int = 0
-    progress: float = 0.0  # of the run, 0 to 1
+    progress: float = 0.0  # share of the run, 0 to 1
     evaluated_step: int = 0  # step of the last evaluation
     evaluated_progress: float = 0.0
     best_step: int = 0
     best_bits: float | None = None  # bits per byte on the validation slice; None before the first evaluation
-    best_factor: float = 1.0  # on the logits of the best weights (best_weights.py)
+    best_factor: float = 1.0  # factor on the logits of the best weights (best_weights.py)
     dropout: float = 0.0
     token_split: float = 0.0  # BPE-dropout
     regularized_progress: float = 0.0  # progress when these two were last chosen
@@ -28,7 +28,7 @@ class Position:
     conversations_from: int | None = None  # number of steps before the conversations; None: not begun
     stage_start: float = 0.0  # progress of the run at the start of the current stage (loop/stepper.py) ...
     stage_end: float = 1.0  # ... and at its end
-    student_from: int | None = None  # in distillation, number of steps before the student; None: not begun
+    student_from: int | None = None  # number of steps before the student in distillation; None: not begun
 
     @property
     def stage_progress(self) -> float:

@@ -55,9 +55,9 @@ class Prepared:
     split: CorpusSplit
     tokens: TokenIds | TokenShards  # training text; may be empty if there are conversations
     held_out: TokenIds  # validation text; may be empty
-    record: TrainingRecord  # of the corpus only
-    max_bytes: int = sys.maxsize  # of training text within the time budget
-    encoded: PreparedConversations | None = None  # of any length
+    record: TrainingRecord  # the part about the corpus
+    max_bytes: int = sys.maxsize  # training text that fits the time budget
+    encoded: PreparedConversations | None = None  # conversations of any length
     conversations: PreparedConversations | None = None  # fitted to the plan's context
     # the plan for another speed of the machine, after some seconds of the time budget
     plan_again: Callable[[Machine, float], Plan] | None = field(default=None, compare=False, repr=False)
@@ -140,7 +140,7 @@ def prepare(
     seen_bytes = _seen_bytes(tokens, encoded, tokenizer, fine_tunes=base is not None)
     if seen_bytes:
         record["seen_bytes"] = seen_bytes.hex()
-    # as it will be opened with the model
+    # the tokenizer as it will be opened with the model
     tokenizer = tokenizer.for_model(seen_bytes, plan.model.extra_eos_ids if encoded else ())
     if encoded:
         record["corpus"] += corpus_record(encoded.divided.inputs.files)
@@ -265,7 +265,7 @@ def _record(corpus: Corpus, text: CorpusSplit, read_bytes: int, tokens: int, hel
     return {
         "corpus": [file_entry(one.relative_name, one) | ends.get(one, {}) for one in corpus.documents],
         "train_bytes": text.training.text_bytes,
-        "read_bytes": read_bytes,  # of train_bytes
+        "read_bytes": read_bytes,  # part of train_bytes
         "train_tokens": tokens,
         "held_out": held_out,
     }

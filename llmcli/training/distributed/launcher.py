@@ -15,7 +15,7 @@ from llmcli.training.distributed.process_group import LOST_PROCESS
 from llmcli.training.distributed.processes import BEGAN, OWN_RESTARTS
 
 MAX_RESTARTS = 3
-SAVING_SECONDS = 60  # for the processes to end after a signal
+SAVING_SECONDS = 60  # time for the processes to end after a signal
 
 
 def launch(count: int, arguments: Sequence[str], on_note: Callable[[str], None]) -> int:

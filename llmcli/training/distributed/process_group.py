@@ -39,7 +39,7 @@ class Command(IntEnum):
     SAVE_OPTIMIZER = 2  # participate in reading the optimizer's state
     LOAD_OPTIMIZER = 3  # receive the optimizer's state of a resumed run
     RECEIVE_WEIGHTS = 4
-    # for sharded weights only:
+    # only with sharded weights:
     FORWARD = 5  # a pass without gradients
     GATHER = 6  # participate in reading the weights
     SCATTER = 7  # receive this process's part of the weights
@@ -54,7 +54,7 @@ class ProcessGroup:
         self.is_sharded = False  # whether each process holds a part of every weight
         if device == "cuda":
             torch.cuda.set_device(processes.local_rank)
-        self._device = torch.device("cuda" if device == "cuda" else "cpu")  # for communication
+        self._device = torch.device("cuda" if device == "cuda" else "cpu")  # where messages are sent from
         self._store = _connect(processes, "nccl" if device == "cuda" else "gloo")
         self._next_look = 0.0  # time of the next check for a stop request
 

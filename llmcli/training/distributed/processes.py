@@ -18,7 +18,7 @@ class Processes:
 
     rank: int = 0
     count: int = 1
-    local_rank: int = 0  # on this machine
+    local_rank: int = 0  # rank among the processes on this machine
     local_count: int = 1
     restarts: int = 0  # number of restarts after a process ended
     began: float | None = None  # start of the command that started the processes (time.monotonic)

@@ -39,7 +39,7 @@ class StoppedRun:
     plan: Plan
     tokenizer_json: str
     state: State
-    max_bytes: int | None = None  # of training text; None: not saved by an older version
+    max_bytes: int | None = None  # limit of the training text; None: not saved by an older version
 
     @property
     def processes(self) -> int:
@@ -231,7 +231,7 @@ def _is_of(stopped: StoppedRun, metadata: Mapping[str, str]) -> bool:
     documents = [(file.name, file.bytes, file.sha256) for file in record.corpus]
     base, base_option = record.base, str(identity.get("--from") or "")
     return bool(
-        record.train  # as it was resumed, with any number of threads
+        record.train  # a resumed run may have another number of threads
         and record.train.document | {"threads": None} == as_record(stopped.plan.train) | {"threads": None}
         and metadata.get("tokenizer.json", stopped.tokenizer_json) == stopped.tokenizer_json  # adapters have none
         and text_fingerprint(documents) == identity.get("the text")

@@ -12,24 +12,24 @@ from llmcli.evaluation.compressors import Baseline
 from llmcli.evaluation.figures import ADAPTING, NETWORK, Figures
 from llmcli.formats.training_record import EvaluatedData, KnownAnswers, Settings, TrainingRecord
 
-MIN_STEPS, MIN_STEPS_FINE_TUNING = 100, 10  # with fewer, a model is undertrained ...
+MIN_STEPS, MIN_STEPS_FINE_TUNING = 100, 10  # fewer steps leave a model undertrained ...
 MANY_EPOCHS = 10.0  # ... except after this many epochs: the run lacks text, not steps
-MIN_SUGGESTED_MINUTES = 5  # for --time
+MIN_SUGGESTED_MINUTES = 5  # minimum that --time is suggested with
 IMPROVEMENT = 0.03  # relative gain in the second half of a run: doubling the run would bring it again
 KNOWN = 0.02  # bits per byte: below this loss, answers are known, and more time or data would not help
 DETERIORATION = 0.02  # overfitting: relative rise of the validation loss after the best weights, ...
 OVERFITTING_RATIO, OVERFITTING_EPOCHS = 1.15, 2.0  # ... or ratio of validation to training loss, after this many epochs
-NEAR_THE_LIMIT = 0.9  # of the limit of epochs: twice the time would add few epochs
+NEAR_THE_LIMIT = 0.9  # share of the limit of epochs beyond which twice the time would add few epochs
 FORGETTING = 0.02  # relative rise of the bits per byte of plain text by training on conversations
-MEMORIZED_SHARE = 0.1  # of generated strings that occur in the training text, beyond the held-out text's share, ...
+MEMORIZED_SHARE = 0.1  # share of generated strings in the training text, beyond the share of held-out strings, ...
 ASSUMED_SHARE = 0.4  # ... which is assumed if nothing is held out
-CORRECT_SHARE = 0.9  # of held-out questions answered exactly or nearly: few are left
-KNOWN_SHARE = 0.5  # of a held-out file's strings that occur in the training text: the file is hardly new text
-REPEATED_SHARE = 0.9  # likewise, for a repetitive text, in which the unpredictable part is mostly chance
+CORRECT_SHARE = 0.9  # share of held-out questions answered exactly or nearly: few are left
+KNOWN_SHARE = 0.5  # share of a held-out file's strings in the training text: the file is hardly new
+REPEATED_SHARE = 0.9  # the same share in a repetitive text, whose unpredictable part is mostly chance
 NEAR_FLOOR = 0.05  # bits per byte gained in the second half of a run: on a repetitive text, nearly all that is left
-MAX_LISTED_CHARACTERS = 200  # of the answers in a command
+MAX_LISTED_CHARACTERS = 200  # maximum length of the answers in a command
 KNOWN_ANSWERS_ADVICE = " --known-answers makes the model answer with whole training answers only, or with none."
-MIN_COMPARED_BYTES = 2000  # of held-out text; on less, a comparison with compressors means nothing
+MIN_COMPARED_BYTES = 2000  # minimum held-out text for a meaningful comparison with compressors
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class ProbePoint:
     """The likeliest next tokens of the probe prompt after a step."""
 
     step: int
-    bits_per_byte: float | None  # of the validation slice
+    bits_per_byte: float | None  # validation loss
     likeliest: Sequence[tuple[str, float]]  # pairs of a token and its probability
 
 
@@ -179,7 +179,7 @@ class _FinishedRun:
         self.all_steps, self.best_step = record.steps, record.best_step
         self.steps = _steps_of_model(record)
         self.known_share = (record.memorised and record.memorised.held_out_share) or 0.0
-        settings = record.train or Settings()  # with a time limit the steps are those of the limit of epochs
+        settings = record.train or Settings()  # a time limit makes `steps` the limit of epochs
         self.limit_share = 0.0 if settings.seconds is None else self.all_steps / settings.steps
         epochs = record.conversations.epochs if record.conversations and self.of_answers else record.epochs
         self.epochs = epochs * (len(self.steps) - (self.steps.start == 0)) / max(1, self.all_steps)

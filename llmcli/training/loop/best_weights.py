@@ -21,7 +21,7 @@ from llmcli.training.loop.validation import Validator
 from llmcli.training.planning import recipe
 
 FIRST_EVALUATION_SHARE = 0.1  # maximum share of the remaining time for evaluating the initial model
-CALIBRATION_COST = 5.0  # of fitting the temperature, per token, relative to an evaluation
+CALIBRATION_COST = 5.0  # cost per token of fitting the temperature, relative to an evaluation
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class CandidateWeights:
     """Calibrated weights after a step of the run."""
 
     weights: Weights
-    factor: float  # on the logits, merged into the weights
-    bits_per_byte: float = math.nan  # of the validation slice
+    factor: float  # factor on the logits, merged into the weights
+    bits_per_byte: float = math.nan  # validation loss
 
 
 class CandidateEvaluator:

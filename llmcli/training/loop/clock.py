@@ -27,10 +27,10 @@ GRACE = 1.5  # seconds in which a late run still evaluates its weights
 # the current speed is the mean over at least this many steps and seconds: processes that share a core take turns of up
 # to half a second
 RECENT_STEPS, RECENT_SECONDS = 12, 2.0
-STEADY_SHARE = 0.1  # of the run: time constant of the mean speed from which the whole run is estimated
+STEADY_SHARE = 0.1  # share of the run: time constant of the mean speed from which the whole run is estimated
 # maximum share of the time after planning for final evaluations; if they need more, they use fewer tokens
 LARGEST_RESERVE = 0.4
-ASSUMED_COST = 0.4  # of evaluating a token, relative to training on it, before the first evaluation (FLOPs: a third)
+ASSUMED_COST = 0.4  # evaluating a token / training on it, before the first evaluation (FLOPs: a third)
 LARGEST_SLOWDOWN = 2.0  # expected for the work after training, much of which uses one thread
 
 
@@ -45,8 +45,8 @@ class TimeBudget:
         self._steps: deque[tuple[float, int]] = deque()  # recent ones: (seconds, tokens)
         self._best_pace = math.inf
         self._steady_pace = 0.0
-        self._trained_seconds = 0.0  # in steps, since this object was made
-        self.step_seconds = earlier_step_seconds  # in steps, including those before this object was made
+        self._trained_seconds = 0.0  # time in steps since this object was made
+        self.step_seconds = earlier_step_seconds  # time in steps, including those before this object was made
         self._evaluation_costs: list[float] = []  # per token, as multiples of the pace at that time
 
     def add_step(self, seconds: float, tokens: int) -> None:
@@ -120,7 +120,7 @@ class Clock:
         self._settings, self.reserve, self.now, self.stop = settings, reserve, now, stop
         self.began = now() if began is None else began
         self.budget: TimeBudget | None = None  # set by `start` if there is a time limit
-        self._grace_end: float | None = None  # in seconds since the run began; None: the run is not late
+        self._grace_end: float | None = None  # seconds since the run began; None: the run is not late
 
     def start(self, stopped: Mapping[str, Any] | None = None) -> None:
         """Start training. A stopped run continues from the seconds that `values` returned."""

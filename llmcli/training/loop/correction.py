@@ -85,7 +85,7 @@ class Correction:
         self._budget = plan.train.seconds or 0.0
         self._window_seconds = max(recipe.CORRECTION_SECONDS, recipe.CORRECTION_SHARE * self._budget)
         self._windows: deque[float] = deque(maxlen=2)  # tokens per second in each
-        self._seconds, self._tokens, self._steps = 0.0, 0, 0  # in the incomplete window
+        self._seconds, self._tokens, self._steps = 0.0, 0, 0  # totals of the incomplete window
         self._last: Step | None = None  # the previous step, if nothing else has taken time since
 
     def pause(self) -> None:

@@ -16,8 +16,8 @@ from llmcli.training.planning.plan import Plan
 class Step:
     """A training step."""
 
-    step: int  # from 1
-    progress: float  # of the run, 0 to 1
+    step: int  # counted from 1
+    progress: float  # share of the run, 0 to 1
     loss: float  # nats per token, mean over this batch
     tokens: int  # trained on so far
     epoch: float  # passes over the training text so far
@@ -58,7 +58,7 @@ class TeacherTrained:
     """In distillation, the teacher is trained, and the student begins."""
 
     step: int
-    bits_per_byte: float  # of the teacher, on the validation slice
+    bits_per_byte: float  # the teacher's validation loss
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ class Done:
     step: int
     best_step: int
     seconds: float
-    score: Score | None  # of these weights, on the held-out data
+    score: Score | None  # score of these weights on the held-out data
     interrupted: bool
     problem: str = ""  # the reason if the run could not continue
-    base_score: Score | None = None  # of the initial model, on the same text
+    base_score: Score | None = None  # the initial model's score on the same text
     adapters: Mapping[str, NDArray[np.float32]] | None = None  # best LoRA matrices by name, if they were trained
 
 

@@ -17,7 +17,7 @@ from llmcli.training.loop.record import FinalEvaluation
 from llmcli.training.loop.validation import HeldOutEvaluation, Weights
 from llmcli.training.step.hardware import OutOfMemoryError, explain_out_of_memory
 
-CACHE_FIT_COST = 8.0  # of fitting the n-gram cache, per token, relative to an evaluation
+CACHE_FIT_COST = 8.0  # cost per token of fitting the n-gram cache, relative to an evaluation
 NO_MEMORY = "out of memory"
 
 
@@ -33,7 +33,7 @@ class FinalEvaluator:
         self._plain_text: PlainTextComparison | None = None
         if data.conversations and (data.plain_text or not job.is_sharded):  # sharded weights cannot generate text
             self._plain_text = PlainTextComparison(job.plan.model, data.tokenizer, data.plain_text, job.start, settings)
-        # for the n-gram cache, which needs enough text and is not for conversations
+        # the n-gram cache needs enough text, and is not for conversations
         has_cache = not data.conversations and not job.is_sharded and data.validation_text.is_sufficient
         self._cache_text = data.validation_text if has_cache else None
 

@@ -23,14 +23,14 @@ class Job:
 
     plan: Plan
     data: RunData
-    record: TrainingRecord  # of the corpus only; see loop/record.py
+    record: TrainingRecord  # the part about the corpus; loop/record.py adds the rest
     start: Checkpoint | None = None  # initial model; None: fresh weights
     sample_prompt: str | None = None
     probe: str | None = None  # prompt, or question; None: a held-out question, or no predictions without conversations
     # (dropout, BPE-dropout) by the number of epochs, in a run with a time limit
     regularize: Callable[[float], tuple[float, float]] | None = None
     tuner: ThreadTuner | None = None  # chooses the number of threads from step to step, in a run with a time limit
-    leader: Leader | None = None  # of several processes, which compute each step together
+    leader: Leader | None = None  # rank 0 of several processes, which compute each step together
     save_due: Callable[[], bool] = lambda: False  # whether to yield a State for resuming
     on_progress: Callable[[float], None] = lambda share: None  # progress of the text that a base model generates first
 

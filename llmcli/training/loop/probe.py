@@ -19,7 +19,7 @@ from llmcli.training.loop.job import Job
 from llmcli.training.loop.sample_generator import COPYING_SECONDS_PER_MILLION, MAX_SAMPLING_PARAMETERS
 
 LIKELIEST = 10  # tokens kept
-DIGITS = 4  # of a probability
+DIGITS = 4  # decimal places of a probability
 TIME_SHARE = 0.004  # maximum share of the time limit
 
 

@@ -42,7 +42,7 @@ class History:
     ) -> None:
         """Make a history, empty or a stopped run's. Raises TypeError or ValueError for values of another structure."""
         self.losses = array("d", losses)  # nats per token of each step
-        self.evaluations = [(step, bits) for step, bits in evaluations]  # in bits per byte
+        self.evaluations = [(step, bits) for step, bits in evaluations]  # (step, bits per byte)
         self.samples = [(step, text) for step, text in samples]
         self.predictions = [(step, likeliest) for step, likeliest in predictions]
 
@@ -62,8 +62,8 @@ class History:
 class FinalEvaluation:
     """The measurements of a run's final weights."""
 
-    score: Score | None = None  # on the held-out data
-    base_score: Score | None = None  # of the initial model, on the same tokens
+    score: Score | None = None  # score on the held-out data
+    base_score: Score | None = None  # the initial model's score on the same tokens
     context: int = 0  # length of the windows, in tokens
     cached_tokens: int = 0  # capacity of the n-gram cache, if smaller than when a model runs
     expert_shares: list[list[float]] | None = None  # shares of the tokens by layer and expert, if there are experts

@@ -180,7 +180,7 @@ class HeldOutEvaluation:
             self._first_tokens = [0, *(1 + end for end in ends), 1 + len(data)]
         self._units: Sequence[Any] = ()
         self.cached_tokens = 0  # capacity of the n-gram cache, if smaller than in `llm eval`
-        self.expert_shares: list[list[float]] = []  # of the evaluated tokens, [layers][experts]
+        self.expert_shares: list[list[float]] = []  # shares of the evaluated tokens, [layers][experts]
 
     def evaluate(
         self,

@@ -22,10 +22,10 @@ PEAK_FLOPS = {"cpu": 5e10, "cuda": 2e14, "mps": 2e12}
 HALF_PEAK_WIDTH = {"cpu": 100, "cuda": 600, "mps": 300}
 
 FLOAT32 = 4.0  # bytes per weight, gradient, or number in the optimizer's state
-BYTES_PER_LOGIT = 8.0  # in a block of the loss: float32 logits and probabilities
+BYTES_PER_LOGIT = 8.0  # float32 logits and probabilities in a block of the loss
 SLOW_STEP = 2.5  # times the limit of a measurement, which takes at least four steps
 BASE_BYTES = 3e8  # memory of the process before it trains
-MEMORY_SHARE = 0.8  # of the free memory that a plan may use
+MEMORY_SHARE = 0.8  # share of the free memory that a plan may use
 
 Speed = Callable[[ModelConfig, TrainConfig, float], float]  # (model, settings, seconds to measure) -> tokens/s
 Settings = Callable[[ModelConfig, float], TrainConfig]  # (model, training tokens) -> how to train it
@@ -84,7 +84,7 @@ def flops_per_token(model: ModelConfig, context: int) -> float:
 def micro_batches(model: ModelConfig, train: TrainConfig, processes: int = 1) -> int:
     """Return the number of micro-batches into which each process splits its part of a batch, the same for all."""
     windows = -(-train.batch_size // processes)
-    values = model.num_hidden_layers * model.hidden_size * train.context  # of a window
+    values = model.num_hidden_layers * model.hidden_size * train.context  # per window
     return -(-windows // max(1, MICRO_BATCH_VALUES[train.device] // values))
 
 
@@ -176,7 +176,7 @@ def saved_values(model: ModelConfig, train: TrainConfig) -> float:
     swiglu = 4 * model.intermediate_size  # gate and up, activated, their product
     if model.num_experts:
         swiglu = active * (swiglu + 2 * width) + width  # a copy per expert, before and after
-    scores: float = 0  # of attention that are kept: elsewhere they are computed again
+    scores: float = 0  # kept attention scores per query; elsewhere they are computed again
     if train.device == "mps":
         scores = train.context
     elif train.device == "cpu" and train.context <= MAX_CONTEXT_KEEPING_SCORES:  # without most of the masked ones

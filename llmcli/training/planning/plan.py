@@ -122,7 +122,7 @@ class ConversationSettings:
     """Settings for training on conversations. The names of these fields are stored in resume files."""
 
     share: float = 1.0  # final share of the run that trains on conversations, after text
-    dropout: float = 0.0  # in that share
+    dropout: float = 0.0  # dropout rate in that share
     new_tokens: int = 0  # tokens at the end of the vocabulary that the base model lacks
     base_divergence: float = 0.0  # weight of the divergence from the base model in the loss
     validation: int = 0  # training conversations in the validation slice

@@ -10,51 +10,51 @@ and memory.
 import math
 
 # ---- Length of the run
-MAX_EPOCHS = 20.0  # from scratch; with 30, models memorize ["Toy corpora"]
+MAX_EPOCHS = 20.0  # limit for new models; with 30, they memorize ["Toy corpora"]
 FINE_TUNING_EPOCHS = 2.0  # four are worse ["Fine-tuning"]
-MIN_STEPS = 10  # with a time budget: batches are made smaller to reach it; below it the user is warned [chosen]
+MIN_STEPS = 10  # runs with a time budget use smaller batches to reach it; with fewer there is a warning [chosen]
 
 # ---- Batch size, in tokens
 CPU_BATCH_FACTOR = 1.6  # times sqrt(training tokens) ["At a fixed number", "Batches of 4,096 tokens"]
-CPU_BATCH_TOKENS = (1024, 16_384)  # at least ["At a fixed number"] and at most [chosen]
+CPU_BATCH_TOKENS = (1024, 16_384)  # minimum ["At a fixed number"] and maximum [chosen]
 GPU_BATCH_DIVISOR = 2500  # training tokens for each token of a batch [chosen]
-GPU_BATCH_TOKENS = (16_384, 262_144)  # at least and at most [chosen]
+GPU_BATCH_TOKENS = (16_384, 262_144)  # minimum and maximum [chosen]
 
 # ---- Context length, in tokens, and induction heads in the initial weights
 MIN_CONTEXT = 8  # a shorter text is an error [chosen]
-SHORT_CONTEXT = 128  # for less than CONTEXT_TOKENS of text [chosen]
-CONTEXT = 256  # for more [chosen]
-CONTEXT_TOKENS = 100_000  # of training text [chosen]
+SHORT_CONTEXT = 128  # for texts shorter than CONTEXT_TOKENS [chosen]
+CONTEXT = 256  # for longer texts [chosen]
+CONTEXT_TOKENS = 100_000  # [chosen]
 FINE_TUNING_CONTEXT = 512  # if the base model has at least twice that [chosen]
-INDUCTION_CONTEXT = 1024  # with induction heads ["Useful context length"]
-INDUCTION_MIN_TOKENS = 100_000  # of training text; no induction heads with less ["Where it does not help"]
-# time budget x threads on a CPU; with less, longer windows cost more than they gain
+INDUCTION_CONTEXT = 1024  # context length of models with induction heads ["Useful context length"]
+INDUCTION_MIN_TOKENS = 100_000  # shorter training texts get no induction heads ["Where it does not help"]
+# minimum time budget x threads on a CPU: in shorter runs, long windows cost more than they gain
 INDUCTION_MIN_CORE_SECONDS = 200.0  # ["Induction heads in short runs"]
-# with this, most pairs in a head rotate little within a window and can compare tokens
+# large, so that most pairs in a head rotate little within a window and can compare tokens
 INDUCTION_ROPE_THETA = 1e6  # ["Writing the heads"]
 
 # ---- Sequence-length warm-up: (up to this progress of the run, the context length is divided by this)
 LENGTH_WARMUP = ((0.2, 4), (0.5, 2))  # ["At a fixed number"]
 LENGTH_WARMUP_WITH_INDUCTION = ((0.5, 2),)  # induction heads need text to copy ["Writing the heads"]
-SHORTEST_WINDOW = 16  # tokens, at least [chosen]
+SHORTEST_WINDOW = 16  # minimum window length in tokens [chosen]
 
 # ---- Peak learning rates
 MUON_LR = 0.03  # matrices of the layers ["At a fixed number"]
 EMBEDDING_LR = 0.05  # ["Polar Express"]
 HEAD_LR = 0.003  # output embedding, also if tied ["Polar Express"]
-GAIN_LR = 0.003  # of RMSNorms ["Polar Express"]
+GAIN_LR = 0.003  # gains of RMSNorms ["Polar Express"]
 ADAMW_LR = 0.003  # all parameters of a new model trained by AdamW alone [chosen]
 FINE_TUNING_LR = 0.1  # divided by the hidden size: 1.7e-4 for 576, 5e-5 for 2,048 ["Fine-tuning"]
 LORA_LR = 0.6  # divided by the hidden size ["Fine-tuning"]
 
 # ---- Schedules of the learning rate and of the momentum; AdamW
-WARMUP = 0.01  # of the run: the learning rate rises linearly [chosen]
-INITIAL_RATE = 0.1  # from this fraction of its peak [chosen]
-DECAY = 0.6  # of the run, at its end: it falls linearly ["At a fixed number"]
-FINAL_RATE = 0.0  # to this fraction of its peak [arXiv:2502.15938]
-MOMENTUM = 0.85  # of Muon, at the beginning [modded-nanogpt, train_gpt.py]
-MOMENTUM_RISE = 0.10  # by which it then rises linearly [modded-nanogpt, train_gpt.py] ...
-MOMENTUM_WARMUP = 0.1  # ... in this part of the run [chosen]
+WARMUP = 0.01  # share of the run in which the learning rate rises linearly [chosen] ...
+INITIAL_RATE = 0.1  # ... from this fraction of its peak [chosen]
+DECAY = 0.6  # share of the run, at its end, in which it falls linearly ["At a fixed number"]
+FINAL_RATE = 0.0  # ... to this fraction of its peak [arXiv:2502.15938]
+MOMENTUM = 0.85  # Muon's momentum at the beginning [modded-nanogpt, train_gpt.py]
+MOMENTUM_RISE = 0.10  # its linear rise [modded-nanogpt, train_gpt.py] ...
+MOMENTUM_WARMUP = 0.1  # ... during this first share of the run [chosen]
 ADAMW_BETAS = (0.9, 0.99)  # .95 for the second is no better ["Polar Express"]
 ADAMW_EPSILON = 1e-10  # [chosen]
 
@@ -65,20 +65,20 @@ BPE_DROPOUT = ((4.5, 0.0), (math.inf, 0.15))  # ["At a fixed time", "Many epochs
 BPE_DROPOUT_UNTIL = 0.8  # progress; after that, tokens are what generation will see ["A 15-minute run"]
 # a model can memorize its text if its layers have more parameters than both limits, after this many epochs
 LARGE_PARAMETERS = 500_000  # ["Large models"]
-LARGE_PARAMETERS_PER_TOKEN = 4.0  # of the training text ["Large models"]
+LARGE_PARAMETERS_PER_TOKEN = 4.0  # per training token ["Large models"]
 LARGE_EPOCHS = 12.0  # ["Large models"]
 LARGE_DROPOUT = 0.3  # ["Large models"]
 LARGE_BPE_DROPOUT = 0.3  # ["Large models"]
-REGULARIZE_EVERY = 0.02  # of the run: the rates follow the number of epochs that is expected then [chosen]
-EPOCHS_MARGIN = 0.05  # relative: they change once that number is this far beyond a threshold [chosen]
+REGULARIZE_EVERY = 0.02  # share of the run between two updates of the rates, by the expected epochs [chosen]
+EPOCHS_MARGIN = 0.05  # relative distance beyond a threshold at which the rates change [chosen]
 
 # ---- Distillation, in runs from scratch with a time budget
-# of training text; shorter texts are read 20 times within a minute or two, and have a small validation slice
+# minimum length of the training text: shorter ones are read 20 times within minutes, and have a small validation slice
 DISTILLATION_MIN_TOKENS = 100_000  # [chosen]
 DISTILLATION_EPOCHS = 8.0  # minimum; with fewer, one model is as good or better ["Training two models"]
-TEACHER_SHARE = 0.45  # of the run: the student gets about as many steps, slower ones ["Training two models"]
-TEACHER_WEIGHT = 0.5  # of its predictions in the targets; .8 is no better ["Distillation from a first run"]
-TEACHER_COST = 0.2  # time of its predictions relative to a step without a teacher ["Training two models"]
+TEACHER_SHARE = 0.45  # share of the run; the student gets about as many, slower steps ["Training two models"]
+TEACHER_WEIGHT = 0.5  # weight of its predictions in the targets; .8 is no better ["Distillation from a first run"]
+TEACHER_COST = 0.2  # time of these predictions relative to a step without a teacher ["Training two models"]
 
 # ---- Model shape
 # layers x hidden size, each at most twice the previous size; two layers beat four in runs of up to a minute
@@ -102,26 +102,26 @@ PARAMETER_EXPONENT = 0.34  # [nanochat, dev/LOG.md, 2026-01-27]
 TOKEN_EXPONENT = 0.374  # [nanochat, dev/LOG.md, 2026-01-27]
 REFERENCE_BYTES_PER_TOKEN = 3.3  # longer tokens count for more [chosen]
 REPETITION_DECAY = 3.0  # epochs; R* of arXiv:2305.16264, where it is 15.4; fitted: 2.5 ["At a fixed time"]
-TRAINING_SHARE = 0.9  # of the time budget, at most; reading, planning, evaluating and saving take the rest [chosen]
-SHARE_OF_REST = 0.95  # of the time after reading, at most: less than the above in short runs [chosen] ...
-AROUND_TRAINING_SECONDS = 1.0  # ... minus these, for measuring speeds and ending the run [chosen]
+TRAINING_SHARE = 0.9  # maximum share of the time budget; the rest is for reading, planning, evaluating, saving [chosen]
+SHARE_OF_REST = 0.95  # maximum share of the time after reading, which is shorter in short runs [chosen] ...
+AROUND_TRAINING_SECONDS = 1.0  # ... minus these seconds for measuring speeds and ending the run [chosen]
 LEAST_TRAINING_SHARE = 0.1  # planned for even if reading used up the time budget [chosen]
 MAX_MEASUREMENTS = 3  # shapes whose speed is measured [chosen]
 # each is measured in two rounds, and the faster one counts: a slow moment of the machine is shorter than both
-MEASUREMENT_SHARE = 0.005  # of the run, for a measurement in a round [chosen] ...
-MAX_MEASUREMENT_SECONDS = 1.5  # ... and at most this long [chosen]
+MEASUREMENT_SHARE = 0.005  # share of the run for a measurement in a round [chosen] ...
+MAX_MEASUREMENT_SECONDS = 1.5  # ... up to this maximum [chosen]
 LOW_SPEED = 0.7  # share of the measured speed at which a run must still have time for its conversations [chosen]
 
 # ---- Correction of the model's size, once, if the first steps of a run are faster or slower than measured
-CORRECTION_SHARE = 0.025  # of the time budget, for each of two windows that must agree [chosen] ...
-CORRECTION_SECONDS = 1.0  # ... and at least this long: other programs take turns of up to half a second [chosen]
+CORRECTION_SHARE = 0.025  # share of the time budget for each of two windows that must agree [chosen] ...
+CORRECTION_SECONDS = 1.0  # ... or this minimum: other programs take turns of up to half a second [chosen]
 CORRECTION_UNTIL = 0.15  # latest progress: until then, windows are shortest [chosen]
 CORRECTION_FACTOR = 1.25  # correct only if the speed is off by at least this factor, either way ["Ten plans"]
 CORRECTION_GAIN = 0.01  # minimum relative gain in expected loss, without the irreducible loss [chosen]
 RESTART_SECONDS = 1.0  # until the first step of the other model [chosen]
 
 # ---- Validation slice and temperature calibration
-VALIDATION_SHARE = 1 / 64  # of the training tokens are in the slice ["The held-out text chooses nothing"] ...
+VALIDATION_SHARE = 1 / 64  # share of the training tokens in the slice ["The held-out text chooses nothing"] ...
 MIN_VALIDATION_TOKENS = 512  # ... or none, if that would be fewer ["The held-out text chooses nothing"]
 MIN_VALIDATION_WINDOWS = 8  # windows are shorter than the training context if necessary [chosen] ...
 SHORTEST_VALIDATION_WINDOW = 64  # ... but not shorter than this, in tokens [chosen]
@@ -140,23 +140,23 @@ FINAL_DIVISOR = 16  # ... or one for this many tokens trained on, if that is mor
 MAX_FINAL_TOKENS = 1 << 22  # ... up to this number: more would not change the displayed digits [chosen]
 
 # ---- Conversations
-CONVERSATION_SHORTEST_CONTEXT = 128  # tokens, from scratch ["Rows"]
+CONVERSATION_SHORTEST_CONTEXT = 128  # tokens, for new models ["Rows"]
 CONVERSATION_LONGEST_CONTEXT = 1024  # [chosen]
 CONVERSATION_SHORTEST_FINE_TUNING_CONTEXT = 64  # rows of a batch; the model keeps its own context length [chosen]
-CONVERSATION_EPOCHS = 60.0  # at most, from scratch ["Text first"], or more ...
-CONVERSATION_STEPS = 1000  # ... if that would be fewer steps than these [chosen]
-CONVERSATION_FINE_TUNING_EPOCHS = 3.0  # the same for fine-tuning [chosen]
+CONVERSATION_EPOCHS = 60.0  # limit for new models ["Text first"], exceeded ...
+CONVERSATION_STEPS = 1000  # ... if that would be fewer steps than this [chosen]
+CONVERSATION_FINE_TUNING_EPOCHS = 3.0  # the same two limits for fine-tuning [chosen]
 CONVERSATION_FINE_TUNING_STEPS = 100  # [chosen]
 CONVERSATION_MIN_EPOCHS = 2.0  # prefer a model that reaches this many even at LOW_SPEED [chosen]
-CONVERSATION_BATCHES_PER_EPOCH = 4  # at least, if that is at least one row [chosen]
-CONVERSATION_SHARE = 0.3  # part of a run in which they follow text [chosen]
+CONVERSATION_BATCHES_PER_EPOCH = 4  # minimum, if a batch then has at least one row [chosen]
+CONVERSATION_SHARE = 0.3  # last share of a run in which they follow text [chosen]
 CONVERSATION_LARGEST_SHARE = 0.8  # if there are more of them than of text [chosen]
 CONVERSATION_SMALLEST_SHARE = 0.05  # if there are few [chosen]
-CONVERSATION_VALIDATION_SHARE = 1 / 32  # of them are in the validation slice ["The held-out text chooses nothing"] ...
+CONVERSATION_VALIDATION_SHARE = 1 / 32  # share in the validation slice ["The held-out text chooses nothing"] ...
 CONVERSATION_MIN_VALIDATION = 32  # ... or none, if that would be fewer ["The held-out text chooses nothing"]
-DIVERGENCE_WEIGHT = 5.0  # in the loss, on text that the base model generates ["Catastrophic forgetting"]
-DIVERGENCE_TOKENS = 0.25  # of that text in a step, relative to the tokens of the batch ["Catastrophic forgetting"]
-DIVERGENCE_COST = 0.4  # the time they take, relative to the batch ["Catastrophic forgetting"]
+DIVERGENCE_WEIGHT = 5.0  # weight of the KL divergence on the base model's text ["Catastrophic forgetting"]
+DIVERGENCE_TOKENS = 0.25  # tokens of that text in a step, relative to the batch ["Catastrophic forgetting"]
+DIVERGENCE_COST = 0.4  # their time, relative to that of the batch ["Catastrophic forgetting"]
 
 # ---- Corpus and vocabulary
 HELD_OUT = 0.1  # share of the corpus that is held out [chosen]
@@ -166,7 +166,7 @@ CPU_BYTES_FACTOR = 4e5  # ["100 MB of text"]
 GPU_BYTES_FACTOR = 1.2e7  # [chosen]
 BYTES_EXPONENT = 0.6  # ["100 MB of text"]
 MIN_BYTES = 1_000_000  # minimum of this limit [chosen]
-# times sqrt(core-seconds), on a CPU: the output layer must leave time for the others
+# vocabulary size / sqrt(core-seconds) on a CPU: the output layer must leave time for the others
 VOCABULARY_FACTOR = 170  # ["At a fixed time"]
 
 

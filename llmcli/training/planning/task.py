@@ -21,7 +21,7 @@ class ConversationSize:
     """The size of the training conversations."""
 
     lengths: tuple[int, ...]  # tokens per conversation, including the chat template's
-    bytes: int  # of text in the messages
+    bytes: int  # size of the messages' text
 
     def packed(self, context: int) -> CorpusSize:
         """Return the size of an epoch in rows, including padding. Longer conversations are truncated."""
@@ -40,7 +40,7 @@ class Task:
     eos_id: int
     base: ModelConfig | None = None  # the model to fine-tune
     conversations: ConversationSize | None = None
-    seconds_spent: float = 0.0  # of the time budget before the first step
+    seconds_spent: float = 0.0  # part of the time budget spent before the first step
     induction: bool = False  # whether initial weights get induction heads, if they fit the model
 
     @property

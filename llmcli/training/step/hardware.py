@@ -20,7 +20,7 @@ BFLOAT16_GAIN = 0.8  # bfloat16 is chosen if matrix products take less than this
 PRODUCTS_TIMED = 16  # per data type
 THREADS_GAIN = 0.9  # fewer threads are chosen if they take less than this fraction of the time with more
 SHARE_SECONDS = 0.1  # duration of measuring the share of a core: shorter times depend on the system's time slices
-# of a core; a thread with less waits for other processes. Measured on two cores: .97 beside one busy process, .48 to
+# share of a core; a thread with less waits for other processes. On two cores: .97 beside one busy process, .48 to
 # .87 beside two
 FREE_SHARE = 0.92
 LIMITS = ("memory.max", "memory.high")  # the latter is not a hard limit, but the kernel slows down a group above it

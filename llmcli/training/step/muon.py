@@ -71,7 +71,7 @@ class WholeMuon:
         """`dtype` is for the matrix products."""
         self.matrices, self._dtype, self._group = _same_shapes(matrices), dtype, group
         length = group.part_length if group else int
-        self._momenta = [  # of the matrices of this process
+        self._momenta = [  # momenta of this process's matrices
             torch.zeros(length(len(same)), *same[0].shape, device=same[0].device) for same in self.matrices
         ]
 

@@ -112,7 +112,7 @@ class AdamW:
         """`groups` are the parameters by their peak learning rate."""
         self._groups, self._group, self._sharded = groups, group, group is not None and group.is_sharded
         self._parameters = [parameter for same_rate in groups.values() for parameter in same_rate]
-        self._state: dict[nn.Parameter, dict[str, Tensor]] = {}  # for parameters that have had a gradient
+        self._state: dict[nn.Parameter, dict[str, Tensor]] = {}  # only parameters that have had a gradient
 
     @torch.no_grad()
     def step(self, lr_scale: float) -> None:

@@ -35,7 +35,7 @@ class ThreadTuner:
         """`set_threads` receives every choice. `fastest` returns the number with which small operations are fastest."""
         self._counts = thread_counts(max_threads)
         self._set_threads, self._fastest = set_threads, fastest
-        self._chosen = self._counts.index(fastest(self._counts))  # in _counts
+        self._chosen = self._counts.index(fastest(self._counts))  # an index
         self.trial: int | None = None  # index in _counts of the number being tried
         self._trial_paces: list[float] = []
         self._reset()

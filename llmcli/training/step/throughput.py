@@ -28,8 +28,8 @@ COUNTED_SHARE = 0.4  # assumed share of a conversation's tokens that count in th
 class Throughput(NamedTuple):
     """Training tokens per second."""
 
-    mean: float  # over the window lengths in a run
-    at_start: float  # with the shortest windows
+    mean: float  # mean over the window lengths in a run
+    at_start: float  # speed with the shortest windows
 
 
 def measure_throughput(

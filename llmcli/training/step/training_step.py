@@ -25,8 +25,8 @@ MicroBatch = tuple[Tensor, Tensor | None, float]  # (ids [b, T + 1], loss mask, 
 class Batch:
     """The input of a step, the same for all processes."""
 
-    step: int  # from 0
-    progress: float  # for the schedules, 0 to 1
+    step: int  # counted from 0
+    progress: float  # position in the schedules, 0 to 1
     dropout: float
     ids: Tensor  # [B, T + 1]
     loss_mask: Tensor | None = None  # [B, T + 1], on the CPU, where reading it does not wait; None: all tokens
@@ -106,7 +106,7 @@ class Share:
 
     ids: Tensor  # [rows, T + 1]
     loss_mask: Tensor | None
-    weight: float  # of its mean loss in the loss of the whole batch
+    weight: float  # weight of its mean loss in the loss of the whole batch
     micro_batches: int
 
 
@@ -120,7 +120,7 @@ def take_share(
     weight = len(rows) / B if mask is None else float(mask[part, 1:].sum() / mask[:, 1:].sum())
     count = micro_batches(model.config, settings, processes.count)
     if sharded and not rows:
-        part, rows = slice(0, 1), range(1)  # with weight 0
+        part, rows = slice(0, 1), range(1)  # its weight is 0
     if count > 1:
         model.dropout.set_rows(None)
         model.dropout.seed(settings.seed, batch.step, processes.rank)
