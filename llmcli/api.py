@@ -17,16 +17,7 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
 
-from llmcli.config import (
-    ANSWER_TOKENS,
-    DEFAULT_MODEL,
-    DEVICES,
-    DTYPES,
-    QUANTIZATIONS,
-    Grammar,
-    SamplingConfig,
-    cpu_cores,
-)
+from llmcli.config import ANSWER_TOKENS, DEFAULT_MODEL, DEVICES, DTYPES, QUANTIZATIONS, Grammar, SamplingConfig
 from llmcli.errors import LLMError, brief, missing_package, prefixed, require_torch, usage
 
 if TYPE_CHECKING:
@@ -49,7 +40,7 @@ if TYPE_CHECKING:
     from llmcli.models.runtime import Runtime
     from llmcli.training.data.inputs import Inputs
     from llmcli.training.files.output import Output
-    from llmcli.training.loop.events import Evaluation, Prediction, Restarted, Sample, Step, TeacherTrained
+    from llmcli.training.loop.events import RunEvent
     from llmcli.training.planning.plan import PlanRequest
     from llmcli.training.session import Result
 
@@ -454,7 +445,7 @@ def train(
     overwrite: bool = False,
     on_note: Callable[[str], None] = lambda note: None,
     **options: Unpack[TrainOptions],
-) -> Iterator[Step | Evaluation | Prediction | Sample | TeacherTrained | Restarted | Result]:
+) -> Iterator[RunEvent | Result]:
     """Train a model on text or conversations and save it. Yields events; the last one is the `Result`.
 
     `corpus` is one or more files, directories or glob patterns. In its place, `text` is one or more documents in
@@ -496,6 +487,7 @@ def train(
 
 def _request(options: TrainOptions, *, device: str, dtype: str, threads: int | None, **limits: Any) -> PlanRequest:
     """Return what is requested of the plan: the `PlanOptions` among the options, and the limits of the run."""
+    from llmcli.config import cpu_cores
     from llmcli.training.planning.plan import PlanRequest
 
     _check_choice("device", device, DEVICES)
@@ -555,7 +547,7 @@ def _train(
     fixed_threads: bool,
     on_note: Callable[[str], None],
     known_answers: bool,
-) -> Iterator[Step | Evaluation | Prediction | Sample | TeacherTrained | Restarted | Result]:
+) -> Iterator[RunEvent | Result]:
     """Implement `train` with checked arguments."""
     started = time.monotonic()
     with claim() as place:

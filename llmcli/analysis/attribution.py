@@ -1,9 +1,9 @@
 """Direct logit attribution: what each part of a model adds to the logit of a token.
 
-The last residual stream is a sum: the embedding of the last token, and the outputs of all heads and feed-forward
-networks. With the scale of the final norm kept as it is, the logit is a linear function of it, so that it is a sum as
-well ("A Mathematical Framework for Transformer Circuits", Elhage et al. 2021). Effects through later layers are not in
-these figures; to measure all effects of a part, switch it off (comparison.py).
+The last residual stream is the sum of the last token's embedding and the outputs of all heads and feed-forward
+networks. With a fixed scale of the final norm, the logit is linear in it, and so is a sum too ("A Mathematical
+Framework for Transformer Circuits", Elhage et al. 2021). Effects through later layers are not included; to measure all
+effects of a part, switch it off (comparison.py).
 
 L, H, C, D = layers, heads, hidden size, head size.
 """

@@ -109,12 +109,8 @@ def compare(
     predictor: Runtime | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Comparison:
-    """Compare the predictions of a model with and without some parts, or after `prompt` and the `other` prompt, both
-    without these parts. Contributions and effects without parts are those to the token that the model predicts.
-
-    `predictor` is as for `explain`. Raises LLMError for parts that the model does not have, for parts of an ensemble,
-    and as `explain` does.
-    """
+    """Compare a model with and without some parts, or `prompt` and the `other` prompt, both without these parts.
+    Figures without parts are about the token that the whole model predicts. `predictor` is as for `explain`."""
     without = tuple(dict.fromkeys(without))  # each once
     whole = network, predictor or network
     reduced = _without(*whole, parse_parts(without, network.config)) if without else whole

@@ -1,8 +1,7 @@
 """The differences between two model files: config, tokenizer, and the relative distance of each tensor.
 
 The distance is the Frobenius norm of the difference divided by the norm of the first file's tensor: 0 for equal
-tensors, about 1.4 for independent random tensors of similar magnitude. Only one tensor of each file is in memory at a
-time.
+tensors, about 1.4 for independent random ones of similar size. One tensor of each file is in memory at a time.
 """
 
 import math
@@ -67,8 +66,8 @@ def compare(first: Header, other: Header, on_progress: Callable[[float], None] =
 
 
 def _tensors(header: Header) -> tuple[Mapping[str, Shape], Callable[[str], NDArray[np.floating]]]:
-    """Return (shape by name, function that reads a tensor as [values]): a model's dequantized weights under the usual
-    names, or the stored tensors of a file that is not a model."""
+    """Return (shape by name, function that reads a tensor): a model's dequantized weights, or any file's stored
+    tensors."""
     try:
         model = from_header(header)
     except LLMError:

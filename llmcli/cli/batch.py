@@ -1,4 +1,4 @@
-"""--batch: a line of JSON for each prompt in a file, in its order. A batch that was ended goes on where it stopped.
+"""--batch: a line of JSON for each prompt in a file, in its order. A batch that was stopped is continued.
 
 Results are appended to FILE.partial, whose first line has a hash of the model, the options and the prompts; the
 complete file replaces it.

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from typer._click import Parameter as TyperParameter
 
     from llmcli.data.conversations.record_kinds import ReadOptions
-    from llmcli.data.text.corpus import Corpus
 
-MAX_SKIPPED_NOTES = 5
 MAX_NAMED_MODELS = 3  # offered in the error about a missing model
 DATA, SAMPLING, STRUCTURED, ANALYSIS = "Data", "Sampling", "Structured output", "Analysis"  # panels of the help
 BATCH = "Many prompts"
@@ -109,13 +107,13 @@ class Options:
     )
     pairs: bool = flag("Read tables of two columns as prompts and answers.", panel=DATA)
     column: str | None = option("NAME", "Column with the text, or two: PROMPT,ANSWER.", panel=DATA)
-    template: str | None = option("TEXT", "Text with names of columns in braces, to join several.", panel=DATA)
-    plain: bool = flag("Read files as plain text, whatever they hold.", panel=DATA)
+    template: str | None = option("TEXT", "Text with column names in braces, to join several columns.", panel=DATA)
+    plain: bool = flag("Read files as plain text, whatever they contain.", panel=DATA)
     encoding: str | None = option(
-        "NAME", "Encoding of text that is not UTF-8, such as Shift_JIS (default: recognized, if certain).", panel=DATA
+        "NAME", "Encoding of text that is not UTF-8, such as Shift_JIS (default: detected, if certain).", panel=DATA
     )
     strip_boilerplate: bool = flag(
-        "Cut lines that many documents repeat, and headers and licenses of Project Gutenberg.", panel=DATA
+        "Remove lines that many documents repeat, and Project Gutenberg's headers and licenses.", panel=DATA
     )
 
     def __init__(self, invocation: typer.Context, /, **values: Any) -> None:
@@ -145,18 +143,17 @@ class Options:
                 self.reject(f"without {option_of(name)}", *others.split())
 
     def reading(self) -> "ReadOptions":
-        """Return the options of the panel DATA as ReadOptions. Raises LLMError."""
+        """Return those options of the panel DATA that the subcommand has. Raises LLMError."""
         from llmcli.data.conversations.record_kinds import ReadOptions
 
-        speakers = None
-        if self.speakers is not None:
-            user, _, assistant = (name.strip() for name in self.speakers.partition(","))
+        given, speakers = vars(self).get, None
+        if (names := given("speakers")) is not None:
+            user, _, assistant = (name.strip() for name in names.partition(","))
             if not user or not assistant or user == assistant or "," in assistant:
-                raise usage(f"--speakers must be two names, as in --speakers User,Assistant; found {self.speakers}")
+                raise usage(f"--speakers must be two names, as in --speakers User,Assistant; found {names}")
             speakers = user, assistant
-        given = vars(self).get
         return ReadOptions.of_options(
-            speakers, self.pairs, self.column, given("plain", False), template=given("template"),
+            speakers, given("pairs", False), given("column"), given("plain", False), template=given("template"),
             encoding=given("encoding"), strip_boilerplate=given("strip_boilerplate", False),
         )  # fmt: skip
 
@@ -166,6 +163,13 @@ class ResultOptions(Options):
 
     json: bool
     quiet: bool
+
+    def check_report_path(self, output: Path, model: Path, option: str, example: str) -> None:
+        """Raise LLMError if the page or plot that `option` names cannot be written, or would replace the model."""
+        from llmcli.formats import atomic_io
+
+        atomic_io.reject_overwriting(output, "output", [model], "the model itself", by=f": {option} {example}")
+        atomic_io.check_writable(output, force=vars(self)["force"], by=f" with {option}", example=example)
 
     def report(self, record: dict[str, Any], sentence: str) -> None:
         """Report the result: with --json as a record, otherwise as a note."""
@@ -235,7 +239,7 @@ class GenerationOptions(ResultOptions):
         "N", "Sample from the N most likely tokens; 0 is off.", SamplingConfig.top_k, names="-k --top-k", panel=SAMPLING
     )
     top_p: float = option(
-        "X", "Sample from the most likely tokens only, as many as reach a total probability of X; 1 is off.",
+        "X", "Sample only from the most likely tokens that together reach a probability of X; 1 is off.",
         SamplingConfig.top_p, names="-p --top-p", panel=SAMPLING,
     )  # fmt: skip
     min_p: float = option(
@@ -243,7 +247,7 @@ class GenerationOptions(ResultOptions):
         SamplingConfig.min_p, panel=SAMPLING,
     )  # fmt: skip
     repetition_penalty: float = option(
-        "X", "Penalty on tokens that have occurred; above 1 reduces repetition, 1 is off.",
+        "X", "Penalty on tokens that have already occurred; above 1 reduces repetition, 1 is off.",
         SamplingConfig.repetition_penalty, names="--repetition-penalty --repeat-penalty", panel=SAMPLING,
     )  # fmt: skip
     presence_penalty: float = option(
@@ -265,17 +269,17 @@ class GenerationOptions(ResultOptions):
     )
     memory: bool = flag("Mark passages that occur verbatim in the training text.", panel=ANALYSIS)
     corpus: list[str] | None = option(
-        "FILE", "With --memory or --new: the training text, if it is not found.", panel=ANALYSIS
+        "FILE", "With --memory or --new: the training text, if it cannot be found.", panel=ANALYSIS
     )
     batch: str | None = option(
         "FILE",
-        'Prompts: lines, JSON Lines with "prompt" or "messages", or a table; prints a line of JSON for each.',
+        'File of prompts: lines, JSON Lines with "prompt" or "messages", or a table; prints a line of JSON for each.',
         panel=BATCH,
     )
     output: str | None = option(
-        "FILE", "With --batch: file for the results; the same command continues it.", names="-o --output", panel=BATCH
+        "FILE", "With --batch: file for the results; the same command resumes it.", names="-o --output", panel=BATCH
     )
-    column: str | None = option("NAME", "With --batch: column of a table that has the prompts.", panel=BATCH)
+    column: str | None = option("NAME", "With --batch: column of a table with the prompts.", panel=BATCH)
     encoding: str | None = option("NAME", "With --batch: encoding of prompts that are not UTF-8.", panel=BATCH)
     force: bool = flag("With --batch: overwrite an existing output.", panel=BATCH)
     quantize: str | None
@@ -461,22 +465,3 @@ def parse_duration(text: str) -> float:
     if total <= 0:
         raise usage(f"--time must be a duration, found {text}; write it as 90s, 5m, 2h or 1h30m")
     return total
-
-
-# ---- outputs and notes
-
-
-def check_report_path(output: Path, model: Path, option: str, example: str, *, force: bool) -> None:
-    """Raise LLMError if the page or plot that `option` names cannot be written, or would replace the model."""
-    from llmcli.formats import atomic_io
-
-    atomic_io.reject_overwriting(output, "output", [model], "the model itself", by=f": {option} {example}")
-    atomic_io.check_writable(output, force=force, by=f" with {option}", example=example)
-
-
-def note_skipped_files(corpus: "Corpus") -> None:
-    """Note which files in directories were not read, and why."""
-    for line in corpus.skipped[:MAX_SKIPPED_NOTES]:
-        console.note(f"skipped: {line}")
-    if len(corpus.skipped) > MAX_SKIPPED_NOTES:
-        console.note(f"skipped: {len(corpus.skipped) - MAX_SKIPPED_NOTES} more files")

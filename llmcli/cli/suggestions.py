@@ -1,7 +1,7 @@
 """Messages for wrong usage: suggestions for unknown subcommands, options and values.
 
-Many users know the names in other programs (Ollama, llama.cpp, transformers, nanoGPT, simonw's llm): two tables map the
-most common ones to their equivalents here. difflib finds typos.
+Two tables map the most common names in other programs (Ollama, llama.cpp, transformers, nanoGPT, simonw's llm) to those
+here. difflib finds typos.
 """
 
 import difflib

@@ -1,7 +1,7 @@
 """Bits per byte of the answers in conversations.
 
-Each conversation is scored separately, as in a chat. Questions are context and are not counted; the tokens that end an
-answer are counted, although they have no text.
+Each conversation is scored separately, as in a chat. Questions are only context; the tokens that end an answer count,
+although they have no text.
 """
 
 import math

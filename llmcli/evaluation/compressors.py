@@ -2,8 +2,7 @@
 
 The past, usually a model's training text, is compressed first; only the bytes that the text adds to it count. xz
 (LZ77, as `xz -9e`) copies what it has seen before. PPM (variant H of PPMd, order 6; D. Shkarin, "PPM: one step to
-practicality", 2002; as in 7-Zip) predicts each byte from the six bytes before it: a small language model made of
-counts.
+practicality", 2002; as in 7-Zip) predicts each byte from the six before it: a small language model made of counts.
 """
 
 import lzma
@@ -51,9 +50,8 @@ class Baseline:
 
 
 def baselines(text: bytes, past: bytes = b"", *, seconds: float = DEFAULT_SECONDS) -> list[Baseline]:
-    """Compress a text with xz and with PPM, which adapts to the text; given a past, also with static PPM, which does
-    not adapt, like a trained model. Only as much of the end of the past is read as takes about `seconds`. [] for an
-    empty text."""
+    """Compress a text with xz and with PPM, which adapts to it; given a past, also with static PPM, which does not,
+    like a trained model. The past is cut to an end that takes about `seconds`. [] for an empty text."""
     if not text:
         return []
     xz_past, ppm_past, _ = (past[-limit:] for limit in _past_limits(seconds))
@@ -88,9 +86,8 @@ def _added_bits_per_byte(size: Callable[[bytes], int], text: bytes, past: bytes)
 def static_ppm(text: bytes, past: bytes, *, seconds: float = STATIC_SHARE * DEFAULT_SECONDS) -> Baseline:
     """Measure PPM that knows only the past: the mean over pieces of the text, each compressed right after the past.
 
-    PPM's state cannot be copied, so the past is read again for each piece of an evenly spaced sample. The sample
-    estimates the difference from the adapting run, which is added to the adapting result on the whole text (a control
-    variate)."""
+    PPM's state cannot be copied, so the past is read again for each piece of a sample. It estimates the difference from
+    the adapting run, which is added to that run's result on the whole text (a control variate)."""
     import pyppmd
 
     budget = max(1, int(seconds * PPM_SPEED))  # total bytes to read

@@ -221,9 +221,8 @@ def measure(
     *,
     context: int | None = None,
 ) -> Score:
-    """Score every token of a text, given in pieces. `context` is the number of tokens that the model sees at once
-    (default: `evaluation_context`). Raises LLMError when the tokenizer changes the text, since bits per byte would be
-    wrong, and for NaN or infinite logits."""
+    """Score every token of a text, given in pieces, with at most `context` tokens seen at once. Raises LLMError when
+    the tokenizer changes the text, since bits per byte would be wrong, and for NaN or infinite logits."""
     text_bytes = 0
 
     def counted() -> Iterator[str]:
@@ -332,9 +331,8 @@ def kl_divergence(reference: Runtime, other: Scorer, tokenizer: "Tokenizer") -> 
 
 
 def relative_divergence(reference: Runtime, other: Runtime, tokenizer: "Tokenizer") -> float:
-    """KL(reference || other) divided by the entropy of `reference`: the share of bits that `other` needs in addition to
-    predict what `reference` samples. Both are exact after each token of one such text. Raises LLMError for NaN or
-    infinite logits."""
+    """Estimate KL(reference || other) / entropy of `reference`: the share of bits that `other` needs in addition on
+    text that `reference` samples. Both are exact after each token of one such text. Raises LLMError for NaN logits."""
     ids, V = _sampled_text(reference, tokenizer), len(tokenizer.token_bytes)
     reference.rewind()
     other.rewind()

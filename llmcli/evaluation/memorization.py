@@ -37,9 +37,9 @@ def measure_memorization(
     seed: int = 0,
     is_over: Callable[[], bool] = lambda: False,
 ) -> Memorization | None:
-    """Generate text without a prompt at temperature 1, and search the training documents for its strings and for those
-    of the `held_out` token ids [N]. Stops when `is_over` returns True. Returns None if the generated texts are too
-    short. Raises LLMError for damaged weights."""
+    """Search the training documents for the strings of text that the model generates without a prompt at temperature 1,
+    and for those of the `held_out` ids [N]. None if the generated texts are too short, for instance because
+    `is_over()`."""
     generated_strings = list(strings(_generate_texts(checkpoint, tokenizer, seed, is_over)))
     held_out_strings = list(strings(_excerpts(tokenizer, held_out)))
     if not generated_strings:

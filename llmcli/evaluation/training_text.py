@@ -71,8 +71,8 @@ def untrained_part(corpus: Corpus, records: Iterable[TrainingRecord]) -> Corpus:
 
 
 def trained_in(corpus: Corpus, record: TrainingRecord) -> list[str]:
-    """Describe the stages in which a model was trained on any of this text or its conversations, according to the
-    hashes of whole files; "" stands for the model's own run."""
+    """Describe the stages in which a model was trained on any of this text, by the hashes of files; "" is its own
+    run."""
     hashes = {document.sha256 for document in corpus.documents}
     return [
         describe(stage)
@@ -245,8 +245,8 @@ def find_training_texts(
 
 
 def find_sources(stage: Stage, model: Path) -> Sources:
-    """Find the texts and conversations of a stage, here and beside the model, by their sha256. Raises LLMError
-    when the record names none, or when a file is missing or has changed."""
+    """Find the texts and conversations of a stage by their sha256, here and beside the model. Raises LLMError when the
+    record names none, or when a file is missing or has changed."""
     files = [one for one in _find(stage, stage.conversation_files, model) if isinstance(one, ConversationFile)]
     corpus = find_corpus(stage, model) if stage.texts or not files else Corpus(())
     return Sources(corpus, tuple(files))

@@ -38,17 +38,7 @@ from llmcli.training.files.summary import summarize
 from llmcli.training.loop import trainer
 from llmcli.training.loop.clock import LOADING_SECONDS_PER_MILLION, Clock
 from llmcli.training.loop.correction import Correction, MeasuredSpeeds
-from llmcli.training.loop.events import (
-    Done,
-    Evaluation,
-    Event,
-    Prediction,
-    Restarted,
-    Sample,
-    State,
-    Step,
-    TeacherTrained,
-)
+from llmcli.training.loop.events import Done, Event, Restarted, RunEvent, State
 from llmcli.training.loop.job import Job
 from llmcli.training.loop.record import versions
 from llmcli.training.planning import rules
@@ -241,8 +231,8 @@ def _open_tokenizer(inputs: Inputs, stopped: StoppedRun | None) -> Tokenizer | N
 def _run_identity(
     request: PlanRequest, inputs: Inputs, output: Output, processes: Processes, time_given: str | None
 ) -> dict[str, Any]:
-    """Return the identity of a run as JSON: a stopped run resumes only if all of it is equal. Resume files contain it:
-    with a renamed or added key, older files belong to another run."""
+    """Return the identity of a run as JSON, all of which must be equal for a stopped run to resume. Resume files
+    contain it: with a renamed or added key, older files belong to another run."""
     tokenizer, base = inputs.tokenizer, None
     values = as_record(request) | {"lora": request.lora or None, "seconds": time_given or request.seconds}
     if inputs.tokenizer_json is not None:
@@ -333,13 +323,12 @@ def run(
     stop: Callable[[], bool] = lambda: False,
     on_stop_request: Callable[[int], None] = lambda signal: None,
     on_progress: Callable[[float], None] = lambda share: None,
-) -> Iterator[Step | Evaluation | Prediction | Sample | TeacherTrained | Restarted | Result]:
+) -> Iterator[RunEvent | Result]:
     """Train and save the model: yields events, the last of which is the result. If the first steps run at a different
     speed than planned, the run may start over once with a model of another size.
 
     When `stop()` returns True, the run ends after the current step and saves the model. `on_stop_request` receives a
-    signal that reached another process, after which `stop` is called again. For `on_progress` see `Job`. Raises
-    LLMError.
+    signal that reached another process, after which `stop` is called again. For `on_progress` see `Job`.
     """
     prepared, output, correction = plan.prepared, plan.output, plan.correction
     baselines = _baselines(prepared)
@@ -531,11 +520,11 @@ def _measure(
     return result._asdict() if result else None
 
 
-def _first_words(text: str, longest: int = SAMPLE_PROMPT_CHARACTERS) -> str:
+def _first_words(text: str) -> str:
     """Return the start of a text up to the end of a word: the prompt for samples during training.
 
     >>> _first_words("Once upon a time there was a king.\\n")
     'Once upon a time there'
     """
-    line = text.strip().split("\n", 1)[0]
+    line, longest = text.strip().split("\n", 1)[0], SAMPLE_PROMPT_CHARACTERS
     return line if len(line) <= longest else line[:longest].rsplit(" ", 1)[0]

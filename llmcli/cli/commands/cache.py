@@ -17,8 +17,8 @@ def cache(options: _Options) -> None:
     """List or remove the tokens of long texts kept for later runs.
 
     llm train keeps the tokens of texts of more than 64 MB, so that the next run on the same text with the same
-    tokenizer starts sooner. At most 20 GB or a tenth of the free disk space is used, or $LLMCLI_CACHE_GB; what was not
-    used for longest is removed first.
+    tokenizer starts sooner. The cache takes at most 20 GB or a tenth of the free disk space, or $LLMCLI_CACHE_GB; the
+    least recently used files are removed first.
 
     Example: llm cache --clear
     """

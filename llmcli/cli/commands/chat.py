@@ -44,7 +44,7 @@ CONFLICTS = {
 
 
 class _Options(GenerationOptions):
-    message: str | None = argument("MESSAGE", "Message to answer, without a conversation; - reads standard input.")
+    message: str | None = argument("MESSAGE", "Message to answer, instead of a conversation; - reads standard input.")
     model: str | None
     system: str | None = option("TEXT", "System message, which says how the model should answer.")
     choices: str | None = option("LIST", f"Show the probability of each of these answers: {CHOICES_HELP}.")
@@ -53,7 +53,7 @@ class _Options(GenerationOptions):
         "X", "With --known-answers: lowest confidence for an answer (default: fitted in training).", min=0.0, max=1.0
     )
     unknown_answer: str | None = option(
-        "TEXT", "With --known-answers: the answer if there is none (default: I don't know, in the data's language)."
+        "TEXT", "With --known-answers: the reply if no answer fits (default: I don't know, in the data's language)."
     )
     separate: bool = flag("With --json: answer each line of standard input in a separate conversation.")
     max_tokens: int = max_tokens_option(ANSWER_TOKENS)
@@ -62,9 +62,9 @@ class _Options(GenerationOptions):
 def chat(options: _Options) -> None:
     """Talk with a model that was trained on conversations.
 
-    Without MESSAGE a conversation begins: in a terminal with editing and commands (/help lists them). With --json the
-    lines of standard input are the user's messages of one conversation, and each answer is a line of JSON. The model
-    sees earlier messages until its context is full; --separate answers each line separately.
+    Without MESSAGE, a conversation begins; in a terminal it has editing and commands (/help lists them). With --json,
+    the lines of standard input are the user's messages, and each answer is a line of JSON. The model sees earlier
+    messages until its context is full; with --separate, each line is a conversation of its own.
 
     Example: llm chat -m model.safetensors
     """

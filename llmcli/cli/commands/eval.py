@@ -11,16 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli import units
-from llmcli.cli.options import (
-    CHOICES_HELP,
-    ReadingOptions,
-    argument,
-    flag,
-    model_path,
-    note_skipped_files,
-    option,
-    read_choices,
-)
+from llmcli.cli.options import CHOICES_HELP, ReadingOptions, argument, flag, model_path, option, read_choices
 from llmcli.cli.reports.evaluation import ModelScore, TokenSurprisals, baseline_json, print_scores
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL, EVALUATION_CONTEXT
@@ -39,6 +30,7 @@ if TYPE_CHECKING:
     from llmcli.evaluation.evaluator import OnTokens
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.ensemble_file import Ensemble
+    from llmcli.formats.training_record import TrainingRecord
     from llmcli.models.runtime import Runtime
 
     Models = Mapping[Path, Checkpoint | Ensemble]
@@ -54,9 +46,9 @@ class _Options(ReadingOptions):
         "FILE", f"Model to measure; can be repeated (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).", names="-m --model"
     )
     past: list[str] | None = option("FILE", "Text that compressors read first (default: the models' training text).")
-    whole: bool = flag("Measure all of a text that a model was trained on, not only what was held out.")
+    whole: bool = flag("Measure the whole text, not only the part that was held out in training.")
     per_token: bool = flag("Show the surprisal of each token and the most surprising passages.")
-    per_line: bool = flag("Rank the lines by surprisal, with the token that surprised most.")
+    per_line: bool = flag("Rank the lines by surprisal, each with its most surprising token.")
     top: int = option("N", "With --per-line: number of lines; --json prints all.", 20, min=1)
     choices: str | None = option(
         "LIST",
@@ -78,22 +70,20 @@ def eval_(options: _Options) -> None:
 
     Example: llm eval held-out.txt -m a.safetensors -m b.safetensors
     """
+    from llmcli.cli.reports.files import note_skipped_files
     from llmcli.data.reading_progress import ReadingProgress
     from llmcli.data.sources import check_reading, read_sources
     from llmcli.evaluation.training_text import recorded_reading, recorded_speakers
     from llmcli.formats.loading import load_any
 
-    if not options.per_line:
-        options.reject("without --per-line", "top")
-    if per := "--per-line" * options.per_line or "--per-token" * options.per_token:
-        options.reject(f"with {per}", "past", *["per_token"] * options.per_line)
-        if len(options.models or ()) > 1:
-            raise usage(f"{per} shows one model, found {len(options.models or ())}; name one with -m")
+    options.check({"per_line": "past per_token", "per_token": "past"}, {"per_line": "top"})
+    if (options.per_line or options.per_token) and len(options.models or ()) > 1:
+        per = "--per-line" if options.per_line else "--per-token"
+        raise usage(f"{per} shows one model, found {len(options.models or ())}; name one with -m")
     models = {path: load_any(path) for path in (model_path(name) for name in options.models or (None,))}
     how = typed = options.reading()
     if not typed.is_requested:  # read the text as in training
-        records = [record for source in models.values() for record in source.records]
-        how = recorded_reading(records)
+        how = recorded_reading(_records(models))
         how = replace(
             how, speakers=typed.speakers, encoding=typed.encoding or how.encoding,
             strip_boilerplate=typed.strip_boilerplate or how.strip_boilerplate,
@@ -160,6 +150,10 @@ def _named(path: Path) -> Iterator[None]:
         console.status("")
 
 
+def _records(models: "Models") -> "list[TrainingRecord]":
+    return [record for source in models.values() for record in source.records]
+
+
 def _variants(options: _Options, models: "Models") -> list[_Variant]:
     kinds = dict.fromkeys([None, options.quantize])
     return [_Variant(options, path, source, kind) for path, source in models.items() for kind in kinds]
@@ -176,7 +170,7 @@ def _evaluate_text(options: _Options, models: "Models", text: "Corpus", past: "C
     from llmcli.evaluation.evaluator import most_surprising
     from llmcli.evaluation.training_text import trained_part, untrained_part
 
-    records = [record for source in models.values() for record in source.records]
+    records = _records(models)
     measured = text if options.whole else untrained_part(text, records)
     measured = measured if measured.contents else text
     trained = trained_part(text, records) if measured.text_bytes < text.text_bytes else Corpus(())
@@ -356,8 +350,7 @@ def _evaluate_answers(
         raise usage(f"{text} is text and {other} has conversations; measure one kind at a time")
     if missing := next((path for path in models if path not in templates), None):
         raise LLMError(f"{missing} has no chat template, so its answers cannot be measured; leave it out")
-    records = [record for source in models.values() for record in source.records]
-    measured = measured_conversations(files, records, whole=options.whole)
+    measured = measured_conversations(files, _records(models), whole=options.whole)
     if measured.contains_training:
         console.note("a model was trained on some of these conversations, so its score does not measure generalization")
     elif measured.trained:

@@ -3,16 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcli.cli.options import (
-    ResultOptions,
-    argument,
-    check_report_path,
-    flag,
-    model_path,
-    option,
-    text_argument,
-    utf8_argument,
-)
+from llmcli.cli.options import ResultOptions, argument, flag, model_path, option, text_argument, utf8_argument
 from llmcli.cli.terminal import console
 from llmcli.cli.terminal.safe_text import visible_whitespace
 from llmcli.errors import LLMError, usage
@@ -43,12 +34,12 @@ class _Options(ResultOptions):
     token: str | None = option("TEXT", "Explain this next token instead of the most likely one.")
     literal: bool = flag("Tokenize the prompt in one way only.", names="--literal/--no-literal")
     prompt_pair: bool = flag("Answer the prompt, and show which of its words each word of the answer attends to.")
-    html: Path | None = option("FILE", "Write an HTML page with the model inside instead, which opens at the prompt.")
+    html: Path | None = option("FILE", "Write an HTML page with the model inside instead; it opens at the prompt.")
     force: bool = flag("With --html: overwrite an existing file.")
     memory: bool = flag(
         "Mark passages of the prompt and its most likely next token that occur verbatim in the training text."
     )
-    corpus: list[str] | None = option("FILE", "With --memory: the training text, if it is not found.")
+    corpus: list[str] | None = option("FILE", "With --memory: the training text, if it cannot be found.")
     no_cache: bool
 
 
@@ -137,7 +128,7 @@ def _write_page(options: _Options, output: Path, path: Path, text: str) -> None:
     source = single_model(load_any(path), path)
     if not text:
         raise LLMError("the prompt is empty; give a text to continue")
-    check_report_path(output, path, "--html", "page.html", force=options.force)
+    options.check_report_path(output, path, "--html", "page.html")
     without = options.without or []
     parse_parts(without, source.config)
     if options.no_cache:

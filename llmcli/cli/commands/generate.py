@@ -68,7 +68,7 @@ class _Options(GenerationOptions):
         "TEXT", r"Text between samples or lines, such as '\n---\n' or '\0' (default: a line break)."
     )
     literal: bool = flag(
-        "Tokenize the prompt in one way only, as other programs do; an incomplete word is not completed then.",
+        "Tokenize the prompt in one way only, as other programs do: an incomplete last word is not completed.",
         names="--literal/--no-literal",
         panel=SAMPLING,
     )
@@ -79,7 +79,7 @@ class _Options(GenerationOptions):
     steps: int | None = option("N", "Show how each of N tokens is chosen from its candidates.", min=1, panel=ANALYSIS)
     prompt_pair: bool = flag("Answer the prompt, as llm chat does, instead of continuing it.")
     color: bool = flag("Color each token by its probability.", panel=ANALYSIS)
-    experts: bool = flag("Count for each expert the tokens for which it had the largest weight.", panel=ANALYSIS)
+    experts: bool = flag("Count the tokens for which each expert had the largest weight.", panel=ANALYSIS)
 
 
 def generate(options: _Options) -> None:

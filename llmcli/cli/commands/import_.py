@@ -28,12 +28,11 @@ class _Options(ResultOptions):
 def import_(options: _Options) -> None:
     """Convert a published model to one file.
 
-    The file contains the weights, config and tokenizer, and their origin. Weights in float16 and bfloat16 keep
-    their type; quantized GGUF weights become float32. All other commands also read the directory or .gguf itself.
+    The file contains the weights, the config, the tokenizer, and their origin. Weights in float16 and bfloat16 keep
+    their type; quantized GGUF weights become float32. The other commands also read the directory or .gguf directly.
 
     Example: llm import SmolLM2-135M/ -o smol.safetensors
     """
-    from llmcli.data.conversations.record_kinds import ReadOptions
     from llmcli.data.sources import read_sources
     from llmcli.formats import adapters, atomic_io, checkpoint, loading
 
@@ -43,8 +42,7 @@ def import_(options: _Options) -> None:
     reject_gguf_name(output)
     atomic_io.check_writable(output, force=options.force)
     options.check({}, {"fit_cache": "encoding"})
-    reading = ReadOptions.of_options(None, False, None, False, encoding=options.encoding)
-    text = read_sources([str(cache_text)], reading, text_only=True).text if cache_text is not None else None
+    text = read_sources([str(cache_text)], options.reading(), text_only=True).text if cache_text is not None else None
     source = str(local_model(options.source))
     base = loading.load(source)
     part = "part of " if Path(source).is_dir() else ""

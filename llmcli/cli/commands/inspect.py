@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.cli.options import ResultOptions, argument, check_report_path, flag, model_path, option
+from llmcli.cli.options import ResultOptions, argument, flag, model_path, option
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError, prefixed
@@ -34,12 +34,11 @@ def inspect(options: _Options) -> None:
 
     Example: llm inspect model.safetensors
     """
+    from llmcli.cli.reports import model, weights
     from llmcli.formats.headers import read_header
 
     views = ("plot", "html", "verify", "tensor", "tensors", "weights", "diff")
-    for view in views:
-        if getattr(options, view) not in (None, False):
-            options.reject(f"with --{view}", *(other for other in views if other != view))
+    options.check({view: " ".join(other for other in views if other != view) for view in views})
     if options.plot is None and options.html is None:
         options.reject("without --plot or --html", "force")
     header = read_header(model_path(options.file))
@@ -50,36 +49,26 @@ def inspect(options: _Options) -> None:
     elif options.verify:
         _verify(header, json=options.json)
     elif options.diff is not None:
-        from llmcli.cli.reports.weights import print_difference
-
-        print_difference(header, read_header(model_path(options.diff)), json_=options.json)
+        weights.print_difference(header, read_header(model_path(options.diff)), json_=options.json)
     elif options.tensor is not None:
-        from llmcli.cli.reports.weights import print_tensor
-
-        print_tensor(header, options.tensor, json_=options.json)
+        weights.print_tensor(header, options.tensor, json_=options.json)
     elif options.weights:
-        from llmcli.cli.reports.weights import print_weights
-
-        print_weights(header, json_=options.json)
+        weights.print_weights(header, json_=options.json)
     elif options.json:
         from llmcli.pages.model_facts import facts
 
         console.json_result(facts(header, console.note))
     elif options.tensors:
-        from llmcli.cli.reports.weights import print_tensors
-
-        print_tensors(header)
+        weights.print_tensors(header)
     else:
-        from llmcli.cli.reports.model import print_overview
-
-        print_overview(header)
+        model.print_overview(header)
 
 
 def _save_page(header: "Header", output: Path, options: _Options) -> None:
     from llmcli.formats import atomic_io
     from llmcli.pages.inspection_page import inspection_page
 
-    check_report_path(output, header.path, "--html", "page.html", force=options.force)
+    options.check_report_path(output, header.path, "--html", "page.html")
     atomic_io.write(output, [inspection_page(header, console.note)])
     options.report({"file": str(header.path), "page": str(output)}, f"saved {output}; open it in a browser")
 
@@ -91,7 +80,7 @@ def _save_plot(header: "Header", output: Path, options: _Options) -> None:
     from llmcli.training.files.summary import read_curve
 
     format_ = plot.format_of(output)
-    check_report_path(output, header.path, "--plot", "loss.svg", force=options.force)
+    options.check_report_path(output, header.path, "--plot", "loss.svg")
     record = training_record(header)
     with prefixed(header.path):
         curve = read_curve(record)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from llmcli.cli.options import ReadingOptions, argument, note_skipped_files
+from llmcli.cli.options import ReadingOptions, argument
 from llmcli.cli.terminal import console
 
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ class _Options(ReadingOptions):
 def text(options: _Options) -> None:
     """Print the text that llm train would read from files.
 
-    The table on standard error says what each kind of file was taken for, and what is not read.
+    A table on standard error shows how each kind of file was read, and what was left out.
 
     Example: llm text book.txt.gz
     """
-    from llmcli.cli.reports.files import not_read, show_files
+    from llmcli.cli.reports.files import not_read, note_skipped_files, show_files
     from llmcli.data.reading_progress import ReadingProgress
     from llmcli.data.sources import check_reading, read_sources
 

@@ -38,7 +38,7 @@ class _Options(ResultOptions):
     encoding: str | None
     tokenizer: Path | None = option("FILE", "Use a tokenizer.json instead of a model.")
     ids: bool = flag("Print only the token ids.")
-    decode: bool = flag("Turn token ids back into text; TEXT is the ids.")
+    decode: bool = flag("Turn token ids, given as TEXT, back into text.")
     train: list[str] | None = option("CORPUS", "Train a tokenizer on this text; can be repeated.")
     vocab_size: int | None = option("N", "With --train: vocabulary size.", min=MIN_VOCAB_SIZE, max=MAX_VOCAB_SIZE)
     char: bool = flag("With --train: one token per character instead of BPE.")

@@ -15,17 +15,7 @@ import typer
 
 from llmcli import units
 from llmcli.cli import app, process_start
-from llmcli.cli.options import (
-    DATA,
-    ReadingOptions,
-    argument,
-    choice,
-    flag,
-    note_skipped_files,
-    option,
-    parse_duration,
-    utf8_argument,
-)
+from llmcli.cli.options import DATA, ReadingOptions, argument, choice, flag, option, parse_duration, utf8_argument
 from llmcli.cli.terminal import console
 from llmcli.cli.terminal.signals import on_stop_requests, stop_requests
 from llmcli.config import DEFAULT_MODEL, DEVICES, DTYPES, MAX_VOCAB_SIZE, MIN_VOCAB_SIZE, TrainConfig, cpu_cores
@@ -55,12 +45,12 @@ class _Options(ReadingOptions):
     steps: int | None = option("N", "Number of training steps.", min=1)
     epochs: float | None = option("X", "Number of epochs (passes over the text).")
     dry_run: bool = flag("Print the plan and exit.")
-    watch: bool = flag("Show the run on a page on 127.0.0.1; needs the extra serve.")
+    watch: bool = flag("Show the run on a local web page; needs the extra serve.")
     force: bool = flag("Overwrite an existing output, and start over instead of resuming.")
     from_: Path | None = option(
         "FILE", "Base model to fine-tune: .safetensors, .gguf, Hugging Face directory or hf:OWNER/NAME."
     )
-    like: Path | None = option("FILE", "Model whose tokenizer and context length to use, for llm mix.")
+    like: Path | None = option("FILE", "Use this model's tokenizer and context length, as llm mix needs.")
     lora: int | None = option("RANK", "With --from: train LoRA adapters of this rank and merge them.", min=1, max=1024)
     kl_weight: float | None = option(
         "X", "With --from: weight of the KL divergence that limits forgetting (default: 5).", min=0.0, panel=TRAINING
@@ -69,7 +59,7 @@ class _Options(ReadingOptions):
     tokenizer: str = option("bpe|char|FILE", "Tokenizer to train, or a tokenizer.json to use.", "bpe", panel=DATA)
     vocab_size: int | None = option("N", "Vocabulary size.", min=MIN_VOCAB_SIZE, max=MAX_VOCAB_SIZE, panel=DATA)
     known_answers: bool = flag(
-        "Store the questions and answers in the model file, readable, for llm chat --known-answers.", panel=DATA
+        "Store the questions and answers in the model file, as readable text, for llm chat --known-answers.", panel=DATA
     )
     val: str | None = option(
         "FILE|FRACTION", "Held-out text: a file, or the fraction of the corpus to hold out (default: 0.1).", panel=DATA
@@ -88,11 +78,16 @@ class _Options(ReadingOptions):
     optimizer: str | None = option("muon|adamw", "Optimizer; muon uses AdamW for embeddings and norms.", panel=TRAINING)
     dropout: float | None = option("X", "Dropout rate, from 0 to below 1.", panel=TRAINING)
     probe: str | None = option(
-        "TEXT", "Prompt whose likeliest next tokens the record keeps (default: one from the held-out text).",
+        "TEXT", "Prompt whose likeliest next tokens are recorded (default: one from the held-out text).",
         panel=TRAINING,
     )  # fmt: skip
     seed: int = option(
-        "N", "Seed; with --steps it fixes the file on a CPU.", TrainConfig.seed, min=0, max=2**31 - 1, panel=TRAINING
+        "N",
+        "Random seed; with --steps on a CPU, it fixes the file.",
+        TrainConfig.seed,
+        min=0,
+        max=2**31 - 1,
+        panel=TRAINING,
     )
     device: str = choice("auto", *DEVICES, default="auto", help="Device; auto: a GPU if available.", panel=TRAINING)
     dtype: str = choice("auto", *DTYPES, default="auto", help="Precision; auto: the faster one.", panel=TRAINING)
@@ -110,9 +105,9 @@ class _Options(ReadingOptions):
 def train(options: _Options) -> None:
     """Train a model on text or conversations and save it as one file.
 
-    Settings without an option are chosen for the data, the time budget and this machine; --dry-run shows them. Files of
-    conversations (JSON Lines with messages, prompts and answers in two columns, ...) make a model that answers: llm
-    chat. After text, they are trained on in the last part of the run.
+    Settings without an option are chosen for the data, the time budget and this machine; --dry-run shows them. From
+    conversations (JSON Lines with messages, tables of prompts and answers, ...) the model learns to answer; see llm
+    chat. If there is also text, the run ends with the conversations.
 
     Example: llm train corpus.txt --time 5m
     """
@@ -151,6 +146,7 @@ def train(options: _Options) -> None:
 
 def _plan_and_run(options: _Options, how: "ReadOptions", processes: Processes) -> None:
     """Read the text, show the plan, train and save (rank 0)."""
+    from llmcli.cli.reports.files import note_skipped_files
     from llmcli.cli.reports.training import show_plan
     from llmcli.training.data.inputs import load_inputs
 
@@ -255,12 +251,7 @@ def _check_options(options: _Options) -> None:
         options.reject("with --from, which keeps the tokenizer and the size of the base model", *fixed)
     else:
         options.reject("without --from", "lora", "adapter_only", "kl_weight")
-    if options.like:
-        options.reject("with --like", "tokenizer", "vocab_size", "context")
-    if options.lora is None:
-        options.reject("without --lora", "adapter_only")
-    if options.dry_run:
-        options.reject("with --dry-run", "watch")
+    options.check({"like": "tokenizer vocab_size context", "dry_run": "watch"}, {"lora": "adapter_only"})
     if options.tokenizer not in ("bpe", "char"):
         options.reject("with --tokenizer FILE", "vocab_size")
 

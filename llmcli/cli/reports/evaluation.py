@@ -10,7 +10,7 @@ from llmcli.cli.terminal.safe_text import one_line, visible_whitespace
 from llmcli.evaluation.figures import ADAPTING, NETWORK, as_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from llmcli.data.tokenizers.tokenizer import Tokenizer
     from llmcli.evaluation.compressors import Baseline
@@ -106,6 +106,13 @@ class TokenSurprisals:
     first_tokens: list[int]  # index of the first token of each file
     score: "Score"
 
+    def _documents(self) -> "Iterator[tuple[str, list[int], list[bytes], list[float]]]":
+        """Yield (file, ids of its tokens, their bytes, their surprisals)."""
+        ends = [*self.first_tokens[1:], len(self.ids)]
+        for file, start, end in zip(self.files, self.first_tokens, ends, strict=True):
+            ids = self.ids[start:end]
+            yield file, ids, [self.tokenizer.token_bytes[token] for token in ids], self.bits[start:end]
+
     def as_json(self, spans: "Sequence[Span]", from_byte: int) -> dict[str, object]:
         """`spans` are the most surprising passages; `from_byte` is the start of the measured text."""
         return {
@@ -135,13 +142,11 @@ class TokenSurprisals:
         """Print the texts with their tokens colored by surprisal, then a table of the most surprising passages."""
         from llmcli.analysis.alignment import characters_of_tokens
 
-        ends = [*self.first_tokens[1:], len(self.ids)]
-        for file, first, end in zip(self.files, self.first_tokens, ends, strict=True):
+        for file, _, tokens, bits in self._documents():
             if len(self.files) > 1:
                 console.heading(file)
-            tokens = [self.tokenizer.token_bytes[token] for token in self.ids[first:end]]
             texts = characters_of_tokens(tokens)  # tokens that share a character are joined
-            token_output.surprisals([(text, sum(self.bits[first + i : first + j])) for text, i, j in texts])
+            token_output.surprisals([(text, sum(bits[i:j])) for text, i, j in texts])
         console.heading(f"{self.score.figures}; the most surprising passages:")
         rows = [
             (
@@ -157,11 +162,8 @@ class TokenSurprisals:
         """Print the lines with the highest surprisal; `first_lines` are the numbers of the first line of each file."""
         from llmcli.evaluation.evaluator import surprisal_of_lines
 
-        ends = [*self.first_tokens[1:], len(self.ids)]
         rows: list[dict[str, Any]] = []
-        for file, start, end, first_line in zip(self.files, self.first_tokens, ends, first_lines, strict=True):
-            tokens = [self.tokenizer.token_bytes[token] for token in self.ids[start:end]]
-            bits = self.bits[start:end]
+        for (file, ids, tokens, bits), first_line in zip(self._documents(), first_lines, strict=True):
             rows += [
                 {
                     "file": file,
@@ -170,7 +172,7 @@ class TokenSurprisals:
                     "bits": round(line.bits, 4),
                     "bits_per_byte": round(line.bits / line.bytes, 6),
                     "most_surprising": {
-                        "text": self.tokenizer.label(self.ids[start + line.most]), "bits": round(bits[line.most], 4)
+                        "text": self.tokenizer.label(ids[line.most]), "bits": round(bits[line.most], 4)
                     },
                 }
                 for line in surprisal_of_lines(tokens, bits)

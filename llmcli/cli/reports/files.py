@@ -10,7 +10,15 @@ from llmcli.errors import with_options
 if TYPE_CHECKING:
     from llmcli.data.text.corpus import Corpus
 
-MAX_ROWS = 10
+MAX_ROWS, MAX_NOTES = 10, 5
+
+
+def note_skipped_files(corpus: "Corpus") -> None:
+    """Note which files in directories were not read, and why."""
+    for line in corpus.skipped[:MAX_NOTES]:
+        console.note(f"skipped: {line}")
+    if len(corpus.skipped) > MAX_NOTES:
+        console.note(f"skipped: {len(corpus.skipped) - MAX_NOTES} more files")
 
 
 def not_read(corpus: "Corpus") -> list[str]:

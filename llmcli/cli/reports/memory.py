@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli import units
-from llmcli.cli.options import note_skipped_files
+from llmcli.cli.reports.files import note_skipped_files
 from llmcli.cli.reports.tokens import with_highlights
 from llmcli.cli.terminal import console
 

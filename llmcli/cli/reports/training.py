@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llmcli.cli.terminal.progress import TrainingView
     from llmcli.evaluation.compressors import Baseline
     from llmcli.training.data.inputs import Inputs
-    from llmcli.training.loop.events import Done, Evaluation, Prediction, Restarted, Sample, Step, TeacherTrained
+    from llmcli.training.loop.events import Done, Restarted, RunEvent
     from llmcli.training.planning.plan import Plan
 
 
@@ -48,13 +48,7 @@ def _plan_record(plan: "Plan") -> dict[str, Any]:
     return {"choices": choices, "config": config, "train": as_record(plan.train), **conversations}
 
 
-def show_event(
-    event: "Step | Evaluation | Prediction | Sample | TeacherTrained | Restarted",
-    view: "TrainingView",
-    *,
-    json_: bool,
-    of_answers: bool = False,
-) -> None:
+def show_event(event: "RunEvent", view: "TrainingView", *, json_: bool, of_answers: bool = False) -> None:
     """Show an event of the trainer. `of_answers`: validation measures answers. Raises OSError if stdout is closed."""
     from llmcli.training.loop import events
 

@@ -1,7 +1,7 @@
 """The page of `llm train --watch`: what it shows of a run, and when it opens and closes.
 
-The run hands over its events, and about once a second the state of the page as JSON is made from them; the server, in a
-thread of its own, only sends that text. So neither pages nor their absence change the run.
+About once a second, the run makes the state of the page, as JSON; the server only sends that text, in its own thread.
+Therefore neither pages nor their absence change the run.
 """
 
 import json
@@ -41,7 +41,6 @@ class Watch:
 
     def _begin_model(self, plan: "Plan") -> None:
         rows = [(row.name, row.value, row.reason) for row in plan.rows]
-        self._evaluations: list[tuple[int, float]] = []
         self._state |= {"plan": rows, "samples": [], "prompt": "", "probe": None, "curve": None}
         self._publish()
 
@@ -58,7 +57,7 @@ class Watch:
                 self._stated = event.seconds
             case events.Evaluation():
                 if math.isfinite(event.bits_per_byte):  # JSON has no other numbers
-                    self._evaluations.append((event.step, event.bits_per_byte))
+                    self._losses.evaluations.append((event.step, event.bits_per_byte))
             case events.Prediction():
                 self._add_prediction(event)
             case events.Sample():
@@ -66,7 +65,6 @@ class Watch:
                 self._state["prompt"] = event.prompt
             case events.TeacherTrained():
                 self._losses.begin_model()
-                self._evaluations = []
             case events.Restarted():
                 self._losses.begin_model(event.plan.conversations.share if event.plan.conversations else None)
                 self._begin_model(event.plan)
@@ -84,7 +82,7 @@ class Watch:
         }
 
     def _add_prediction(self, event: Any) -> None:
-        bits = dict(self._evaluations).get(event.step)
+        bits = dict(self._losses.evaluations).get(event.step)
         points = self._state["probe"]["points"] if self._state["probe"] else []
         self._state["probe"] = {"prompt": event.prompt, "points": [*points, (event.step, bits, event.next)]}
 
@@ -94,8 +92,8 @@ class Watch:
             self._state["curve"] = {
                 "steps": steps,
                 "training": [round(bits, DIGITS) for bits in training],
-                "validation_steps": [step for step, _ in self._evaluations],
-                "validation": [bits for _, bits in self._evaluations],
+                "validation_steps": [step for step, _ in self._losses.evaluations],
+                "validation": [bits for _, bits in self._losses.evaluations],
             }
         self._server.state = json.dumps(self._state, ensure_ascii=False).encode("utf-8", "replace")
 

@@ -12,8 +12,8 @@ MAX_POINTS = 240  # maximum length of a curve
 
 
 class TrainingLosses:
-    """The losses of the current model. `bytes_per_token` converts them to bits per byte; a run on conversations has
-    `answers`: (progress, 0 to 1, from which it trains on them; bytes per token of answers)."""
+    """The losses of the current model. `bytes_per_token` converts them to bits per byte; `answers` is None, or (the
+    progress, 0 to 1, from which the run trains on conversations; the bytes per token of their answers)."""
 
     def __init__(self, bytes_per_token: float, answers: tuple[float, float] | None = None) -> None:
         self._bytes_per_token, self.answers = bytes_per_token, answers
@@ -24,6 +24,7 @@ class TrainingLosses:
         self._losses = array("d")  # one per step
         self._last_step = 0
         self.mean = math.nan  # moving average
+        self.evaluations: list[tuple[int, float]] = []  # (step, validation loss in bits per byte)
         if self.answers and share is not None:
             self.answers = 1 - share, self.answers[1]
 

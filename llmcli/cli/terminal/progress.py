@@ -71,13 +71,12 @@ class TrainingView:
         self._show(event)
 
     def evaluation(self, step: int, bits_per_byte: float) -> None:
-        self._evaluations.append((step, bits_per_byte))
+        self.losses.evaluations.append((step, bits_per_byte))
 
     def begin_model(self, share: float | None = None) -> None:
         """Start the curves of another model; `share` is the share of conversations at the end of its run."""
         self.losses.begin_model(share)
         self._shown_progress = -math.inf
-        self._evaluations: list[tuple[int, float]] = []  # (step, bits per byte)
 
     def sample(self, prompt: str, text: str) -> None:
         self._sample = one_line(prompt), one_line(text)
@@ -107,8 +106,8 @@ class TrainingView:
         elif event.progress >= 1 or (since >= LINE_SECONDS and event.progress - self._shown_progress >= LINE_PROGRESS):
             self._shown_seconds, self._shown_progress = event.seconds, event.progress
             losses = f"training {units.bits_per_byte(self.losses.mean)}"
-            if self._evaluations:
-                losses += f"  {self._validation_name} {units.bits_per_byte(self._evaluations[-1][1])}"
+            if self.losses.evaluations:
+                losses += f"  {self._validation_name} {units.bits_per_byte(self.losses.evaluations[-1][1])}"
             console.note(
                 f"{event.progress:4.0%}  step {event.step:,}  {time_left(event)} left  "
                 f"{event.tokens_per_second:,.0f} tokens/s  bits/byte: {losses}"
@@ -127,9 +126,9 @@ class TrainingView:
         width = max(10, min(100, columns - len(figures) - 4))
         filled = round(event.progress * width)
         losses = f"training {units.bits_per_byte(self.losses.mean)}"
-        if self._evaluations:
-            best, step = min((bits, step) for step, bits in self._evaluations)
-            newest = units.bits_per_byte(self._evaluations[-1][1])
+        if self.losses.evaluations:
+            best, step = min((bits, step) for step, bits in self.losses.evaluations)
+            newest = units.bits_per_byte(self.losses.evaluations[-1][1])
             losses += f"  {self._validation_name} {newest}  best {units.bits_per_byte(best)} (step {step:,})"
         lines = [
             Text.assemble(("━" * filled, "green"), ("─" * (width - filled), "bright_black"), f" {figures}"),
@@ -154,10 +153,10 @@ class TrainingView:
     def _chart(self, columns: int, height: int) -> "list[Text]":
         from rich.text import Text
 
-        marks = [step for step, _ in self._evaluations], [bits for _, bits in self._evaluations]
+        marks = [step for step, _ in self.losses.evaluations], [bits for _, bits in self.losses.evaluations]
         steps, losses = self.losses.curve()
         legend = "bits per byte (log scale)"
-        if self._evaluations:
+        if self.losses.evaluations:
             legend += f": ⠒⠒ training  {charts.MARK} {self._validation_name}"
         *lines, axis = charts.curve(steps, losses, columns, height, marks=marks, legend=legend)
         drawn = [

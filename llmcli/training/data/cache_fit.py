@@ -2,12 +2,11 @@
 slice at the end of a run, or on a text that the user names.
 
 The slice is an evenly spread part of the training text that is not trained on. It selects the weights to keep, so that
-the held-out text, on which they are measured, selects nothing.
+the held-out text selects nothing.
 
-The weights of the cache minimize the loss of the mixture on the slice, which is new text for the network. Each window
-counts twice: once with the preceding text in the cache, once with an empty cache, as at the start of a short text or a
-prompt. A few thousand tokens are enough for twenty weights, thanks to a prior: the weights for other texts, all scaled
-down if that fits better.
+The cache's weights minimize the loss of the mixture on the slice. Each window counts twice: once with the preceding
+text in the cache, once with an empty cache, as at the start of a prompt. A few thousand tokens are enough for twenty
+weights, thanks to a prior: the weights for other texts, all scaled down if that fits better.
 
 N, K = tokens, orders.
 """

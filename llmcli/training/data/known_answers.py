@@ -1,7 +1,7 @@
 """The known answers that a run stores in the model file, and the confidence below which a question gets none of them.
 
-The minimum is the mean of TYPICAL, the best value for several sets of questions, and of the confidence that SHARE of
-some questions about anything else do not reach.
+That minimum is the mean of TYPICAL, the best value for several sets of questions, and the confidence that SHARE of some
+unrelated questions do not reach.
 """
 
 import math

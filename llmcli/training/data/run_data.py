@@ -1,7 +1,6 @@
 """The data of a run: training batches, validation slice, held-out data.
 
-Training data are a text, conversations, or a text followed by conversations. If there are conversations, only they are
-evaluated.
+Training data are a text, conversations, or a text followed by conversations, which alone are evaluated then.
 
 On text, a new model starts with short windows, many per batch, and ends with the full context length (sequence-length
 warm-up): it learns more from the same number of tokens, and short windows are faster per token.

@@ -118,12 +118,9 @@ def claim_output(
     on_note: Callable[[str], None] = lambda note: None,
     on_warning: Callable[[str], None] = lambda warning: None,
 ) -> Iterator[Output]:
-    """Check the output path, lock it until the context ends, and load the state of a stopped run (with `force` only if
-    this run was `restarted` after a process was killed). Raises LLMError if the run could not save its model there.
-
-    With `rename_existing` an existing model of this program is renamed; otherwise it is replaced only with `force`.
-    `model` is a model that the run reads.
-    """
+    """Check and lock the output path until the context ends, and load the state of a stopped run (with `force` only in
+    a run `restarted` after a crash). An existing model is renamed (`rename_existing`) or, with `force`, replaced.
+    `model` is read."""
     planned = dry_run_output(path, adapter_only=adapter_only)
     output = replace(planned, force=force, on_note=on_note, on_warning=on_warning)
     directory, path = path, output.path

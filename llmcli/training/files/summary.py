@@ -109,9 +109,8 @@ def summarize(
     resumable: bool = True,
     again: str = "the same command",
 ) -> list[str]:
-    """Summarize a finished run in a few sentences: the quality of the model, and advice. The advice to train longer
-    adds twice the `seconds` of the run to `command`, the run's command without its budget. `resumable` says whether an
-    interrupted run can be resumed, `again` how. Raises LLMError without a curve."""
+    """Summarize a finished run in a few sentences: its quality, and advice. `command` is the run's command without its
+    budget, twice the `seconds` of the run; `again` says how to resume it if it is `resumable`."""
     run = _FinishedRun(record, baselines)
     taken = (record.clock.seconds if record.clock else 0.0) if seconds is None else seconds
     minutes = max(MIN_SUGGESTED_MINUTES, math.ceil(2 * taken / 60))

@@ -49,9 +49,8 @@ class CandidateEvaluator:
         return self.validator.tokens + CALIBRATION_COST * self._windows.size
 
     def evaluate(self, *, is_first: bool, hurried: bool) -> CandidateWeights | None:
-        """Calibrate and evaluate the current weights; None if that was interrupted or took too long. The evaluation
-        before the first step has a time limit, and later ones do not cover more tokens. A `hurried` one follows a stop
-        request."""
+        """Calibrate and evaluate the current weights; None if that was interrupted (`hurried`: after a stop request) or
+        took too long. The evaluation before the first step has a time limit; later ones do not cover more tokens."""
         clock, validator = self._clock, self.validator
         compiles, limit = self._is_compiled and not validator.evaluated_tokens, math.inf
         deadline = clock.final_deadline()

@@ -1,8 +1,7 @@
 """The clock of a run: its start, its time limit, and the deadlines of passes through the model.
 
-The speed of the machine may change threefold during a run, when other programs start or end. The cost of an evaluation
-is therefore stored as a multiple of the cost of training on as many tokens at that time, and the rest of the run is
-estimated from the speed of the last steps.
+Other programs may change the speed of the machine threefold during a run. The cost of an evaluation is therefore stored
+relative to training on as many tokens at that time, and the rest of the run is estimated from the last steps.
 """
 
 import contextlib

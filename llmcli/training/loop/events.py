@@ -99,4 +99,5 @@ class Done:
     adapters: Mapping[str, NDArray[np.float32]] | None = None  # best LoRA matrices by name, if they were trained
 
 
-Event = Step | Evaluation | Prediction | Sample | TeacherTrained | Restarted | State | Done
+RunEvent = Step | Evaluation | Prediction | Sample | TeacherTrained | Restarted  # shown to users
+Event = RunEvent | State | Done

@@ -1,5 +1,4 @@
-"""The evaluations after the last step: the weights of the n-gram cache, and the scores of the final and the initial
-model on the held-out data.
+"""The evaluations after the last step: the n-gram cache's weights, and the scores of the final and the initial model.
 
 They need another model in memory, and may be interrupted or run out of time: the weights are saved anyway.
 """

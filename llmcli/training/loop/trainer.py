@@ -1,7 +1,7 @@
 """The loop of a training run, as a generator of events. It never prints and never writes a file.
 
-All randomness (the order of the data, dropout, fresh weights) is a function of (seed, step). Runs from scratch,
-fine-tuning runs and resumed runs take the same path.
+All randomness (the order of the data, dropout, fresh weights) is a function of (seed, step). New, fine-tuning and
+resumed runs take the same path.
 """
 
 import math
@@ -39,11 +39,10 @@ def train(job: Job, clock: Clock, resume_from: State | None = None) -> Iterator[
     """Train from the weights of the job's `start`, or from fresh weights. The last event is Done.
 
     When the clock's `stop` returns True, the run ends early with the best weights so far. When the job's `save_due`
-    returns True, and before long evaluations, a State is yielded: passed as `resume_from`, it leads to exactly the same
-    weights.
+    returns True, and before long evaluations, a State is yielded, from which `resume_from` leads to the same weights.
 
     Raises LLMError if the loss becomes NaN or infinite before the first evaluation (later, the run ends with the best
-    weights so far), if the run is stopped before its first step, or if `resume_from` belongs to another run.
+    weights so far), if it is stopped before its first step, or if `resume_from` belongs to another run.
     """
     stop = clock.stop
     run = Run(job, clock)

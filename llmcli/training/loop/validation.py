@@ -1,7 +1,7 @@
 """Evaluation in a run: on the validation slice during training, and once on the held-out data at the end.
 
-The validation slice is not trained on and selects the weights to keep; the held-out data select nothing. Both are
-texts, with all tokens counted, or conversations, with only the answers counted.
+The validation slice selects the weights to keep; the held-out data select nothing. Both are texts, with all tokens
+counted, or conversations, with only the answers counted.
 """
 
 import bisect
@@ -191,9 +191,9 @@ class HeldOutEvaluation:
         hurried: bool = False,
         cache: CacheWeights | None = None,
     ) -> Score | None:
-        """Evaluate the weights that will be saved as users of the file will run them: in float32, with the model's own
-        context length (the training context if `hurried`) and the n-gram `cache`, if any; until `limit`, in seconds
-        since the run began. None if the first batch was interrupted."""
+        """Evaluate the weights as users of the file will run them: in float32, with the model's own context (`hurried`:
+        that of training) and n-gram `cache`, until `limit` (seconds since the run began). None if the first batch was
+        interrupted."""
         tokens = final_evaluation_tokens(trained, self._settings.eval_tokens, self.tokens)
         if hurried:
             tokens = min(self._settings.eval_tokens, self.tokens)

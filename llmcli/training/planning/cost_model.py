@@ -214,13 +214,11 @@ def choose_model(
     measured: dict[int, float],
     min_tokens: float = 0.0,
 ) -> Estimate:
-    """Choose the model with the lowest expected loss after `seconds` of steps from `models`, sorted by size, among
-    those that see `min_tokens` even at LOW_SPEED.
-
-    Repeatedly measures the shape that ranks best, at most MAX_MEASUREMENTS shapes; then measures all of these again and
-    keeps the faster results. The ratio of the last measured speed to its estimate corrects the other estimates.
-    `measured` has tokens per second by the index of a model; new measurements are added.
-    """
+    """Choose from `models`, sorted by size, the one with the lowest expected loss after `seconds` of steps, among those
+    that see `min_tokens` even at LOW_SPEED.  Repeatedly measures the shape that ranks best, at most MAX_MEASUREMENTS
+    shapes; then measures all of these again and keeps the faster results. The ratio of the last measured speed to its
+    estimate corrects the other estimates. `measured` has tokens per second by the index of a model; new measurements
+    are added."""
     max_tokens = max_epochs * data.tokens
     estimated = [estimated_speed(model, settings(model, 0.0)) for model in models]
     new: list[int] = []

@@ -1,7 +1,7 @@
 """The planner: makes a plan for a task and a machine, by the rules in rules.py.
 
-The caller measures the machine's training speed. If a number of steps or epochs ends the run, nothing is measured, and
-the same command results in the same plan.
+The caller measures the training speed. If a number of steps or epochs ends the run, nothing is measured, and the same
+command results in the same plan.
 """
 
 import math

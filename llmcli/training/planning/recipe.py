@@ -1,10 +1,8 @@
 """The training recipe: the hyperparameters of the plan and of training, measured or published, in one table.
 
 Each constant has its meaning and, in brackets, its source: the first words of a heading in tests/benchmarks/LOG.md in
-quotes, a publication, or "chosen" if no comparison is recorded. Elsewhere: constants of a single algorithm (the
-coefficients of Muon in muon.py, the fit of the n-gram cache in cache_fit.py, the initial weights in
-models/torch/transformer.py and models/induction.py); the weight decay, a default in config.TrainConfig; limits on time
-and memory.
+quotes, a publication, or "chosen" if no comparison is recorded. Constants of a single algorithm are in its module (Muon
+in muon.py, the fit of the n-gram cache in cache_fit.py), and so are limits on time and memory.
 """
 
 import math

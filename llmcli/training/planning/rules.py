@@ -1,5 +1,4 @@
-"""The rules of the planner, one per hyperparameter, in the order of the plan. A rule returns a Decision: a value and
-the reason for it.
+"""The rules of the planner, one per hyperparameter, in the order of the plan. Each returns a value and its reason.
 
 The numbers and their sources are in recipe.py; the context length and the number of epochs are in task.py.
 """

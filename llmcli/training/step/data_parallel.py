@@ -1,9 +1,8 @@
-"""Data parallel training: each process computes the gradients of a slice of the batch, and updates a part of the
-matrices.
+"""Data parallel training: each process computes the gradients of a slice of the batch and updates some matrices.
 
 Rank 0, the leader, does everything else: it reads, plans, keeps the clock, evaluates and saves. The others hold the
-same weights, or with sharded weights another part of each weight, and follow its commands. The run is therefore the
-same function of (seed, step) for any number of processes, except for the order of sums.
+same weights, or another part of each sharded weight, and follow its commands. Except for the order of sums, the run is
+therefore the same function of (seed, step) for any number of processes.
 """
 
 from collections.abc import Mapping

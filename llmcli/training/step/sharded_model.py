@@ -1,8 +1,7 @@
 """A model sharded over N processes, each of which holds 1/N of every weight: torch's FSDP2 (arXiv:2304.11277).
 
 Before a layer computes, the processes gather its weights; afterwards they drop them. The backward pass does the same,
-and leaves each process with its part of the summed gradients. When rank 0 reads the weights or evaluates, it commands
-the others to participate.
+and leaves each process its part of the summed gradients. All participate when rank 0 reads weights or evaluates.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,9 +1,9 @@
 """Tuning the number of threads for training steps, by measurement during the run.
 
 A thread whose core is taken by another process delays all others: on two cores beside one busy process, two threads
-train at 0.28 of their usual speed, and one thread at 0.70 (tests/benchmarks/LOG.md). Now and then, a few steps are
-therefore tried with another number of threads, and the faster number is kept. A step with too many threads may take
-thirty times as long, so more threads are tried only if small operations are faster with them.
+train at 0.28 of their usual speed, one thread at 0.70 (tests/benchmarks/LOG.md). Now and then, a few steps are
+therefore tried with another number of threads. A step with too many threads may take thirty times as long, so more are
+tried only if small operations are faster with them.
 """
 
 import statistics

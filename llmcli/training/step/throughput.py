@@ -40,9 +40,8 @@ def measure_throughput(
     *,
     conversations: bool = False,
 ) -> Throughput:
-    """Measure training tokens per second, with the number of threads that the `tuner` chooses. Takes about `seconds`,
-    or up to ten times that (0.5 s to MAX_SECONDS) until four steps are done and the tuner has tried its numbers of
-    threads. With `conversations`, all rows have the full context length and a loss mask."""
+    """Measure training tokens per second for about `seconds`, or up to ten times that (0.5 s to MAX_SECONDS) until four
+    steps are done and the `tuner` has tried its numbers of threads. `conversations`: full rows, with a loss mask."""
     tuner = tuner or ThreadTuner(1)
     longest = min(MAX_SECONDS, max(0.5, 10 * seconds))
     part = _affordable_part(config, settings, longest)
