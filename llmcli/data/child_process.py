@@ -1,7 +1,6 @@
 """Child processes that handle untrusted files and templates: starting, limiting and stopping them.
 
-The parent uses `ChildProcess`; the child calls `become_child` and `end_after`. Requests are lines on the child's
-standard input.
+The parent uses `ChildProcess`; the child calls `become_child` and `end_after`. Requests are lines on its stdin.
 """
 
 import atexit

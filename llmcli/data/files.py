@@ -1,15 +1,12 @@
 """One file of any format as conversations, the text in a column, or plain text: `read_records`.
 
-sources.py reads the files that a command names with it. The formats:
-
 - JSON: one record a line, an array of records, or records one after the other (text/json_records.py).
 - Tables in CSV, TSV (conversations/tables.py) and Parquet files (text/parquet_records.py): each row is a record whose
   keys are the columns.
 - Plain text with turns: conversations/turns.py. Other text: text/documents.py.
 
 The first ten records decide the shape of all (conversations/record_kinds.py); a later record of another shape is an
-error. Records without an answer are left out and counted. Conversations are held in memory as messages; JSON other than
-one record a line also as text.
+error. Records without an answer are left out and counted. Conversations are held in memory.
 """
 
 import contextlib
@@ -171,13 +168,9 @@ def read_records(
     on_read: OnRead = ignore,
     stream: IO[bytes] | None = None,
 ) -> ConversationFile | Document:
-    """Read a file as conversations, the text in a column, or plain text; with `text_only`, conversations are plain text
-    too. "-" is standard input, which is always plain text. `stream` is the content of a file in the archive `path`.
-    Decoded text is appended to `copy`.
-
-    Raises LLMError for a file that is not text or has nothing to train on, for a malformed record in a recognized file,
-    for records with unknown columns, and for records that should not be trained on.
-    """
+    """Read a file as conversations, the text in a column, or plain text; with `text_only`, conversations are plain
+    text.  Standard input ("-") is always plain text. `stream` is the content of a file in the archive `path`; decoded
+    text is appended to `copy`. Raises LLMError, for instance for a malformed record or unknown columns."""
     if name != "-" and not reading.plain:
         with contextlib.nullcontext(stream) if stream else documents.open_regular_file(name, path) as content:
             if is_parquet(content):

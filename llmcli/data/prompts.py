@@ -1,7 +1,6 @@
 """Prompts of a batch: the lines of a text, the records of a JSON Lines file, or a column of a table.
 
-A row that cannot be read has an error instead of a prompt, so that one bad row does not stop the others. Standard
-library only.
+A row that cannot be read has an error instead of a prompt, so that one bad row does not stop the others.
 """
 
 import csv
@@ -38,9 +37,8 @@ class PromptRow:
 
 
 def read_prompts(name: str, column: str | None = None, encoding: str = "") -> list[PromptRow]:
-    """Read a file ("-" is standard input): a table if its name ends in .csv or .tsv or a column is named, JSON Lines if
-    its first line is a JSON object, otherwise a text with a prompt on each line. Empty lines are left out. Raises
-    LLMError for a file that cannot be read or has no prompts."""
+    """Read a table (.csv, .tsv or a named column), JSON Lines (the first line is an object), or a text with a prompt on
+    each line; empty lines are left out. Raises LLMError for a file that cannot be read or has no prompts."""
     path = Path(name)
     document = documents.read_document(name, path, TextCopy(), encoding=encoding)
     suffix = PurePath(file_types.unpacked_name(name)).suffix.lower()

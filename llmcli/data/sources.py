@@ -275,11 +275,8 @@ def _read_files(
     files: Sequence[FoundFile], read: "ReadFile[Content]", reading: ReadOptions, on_read: OnRead
 ) -> tuple[list[tuple[Content, str]], list[tuple[str, str]]]:
     """Read files in order, while child processes extract the text of documents. Returns ([(content, relative name),
-    ...], [(name, line that says why it is skipped), ...]).
-
-    A file in a directory or archive that cannot be read is skipped, as is a named document among others. For another
-    file that the user named, and for ReadingEndsError, the error is raised.
-    """
+    ...], [(name, why it is skipped), ...]). Skips unreadable files in directories and archives, and documents among
+    several."""
     contents: list[tuple[Content, str]] = []
     unreadable: list[tuple[str, str]] = []
     copy, progress = TextCopy(), on_read if isinstance(on_read, ReadingProgress) else None

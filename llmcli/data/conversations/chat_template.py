@@ -87,7 +87,7 @@ class ChatTemplate:
 
     def encode_conversation(self, messages: Sequence[Message]) -> EncodedConversation:
         """Return the ids and the loss mask of a conversation: the learned answers with the token that ends each. Raises
-        LLMError as `render` does, and if the template writes a turn differently once others follow."""
+        LLMError as `render`, and if the template writes a turn differently once others follow."""
         hidden, names = self._hide(messages)
         rendering = self._render([(hidden, False)])[0]
         if not _MARKER.search(self.source):

@@ -1,4 +1,4 @@
-"""Example prompts: beginnings of sentences or lines in a text. Standard library only."""
+"""Example prompts: beginnings of sentences or lines in a text."""
 
 import itertools
 import re

@@ -1,7 +1,6 @@
 """Conversations: messages of a user and an assistant; a prompt and its answer are the shortest form.
 
 `from_record` reads a conversation from a JSON object in the formats of OpenAI, TRL, mlx-lm, Alpaca and ShareGPT.
-Standard library only.
 """
 
 import itertools
@@ -134,8 +133,8 @@ def is_list_of_messages(value: object) -> bool:
 
 
 def from_record(record: object, source: str, shape: RecordShape) -> Conversation:
-    """Read the conversation in a record of this shape. A system message must come first, and a user message between two
-    answers. Raises LLMError that begins with the source of the record and says what is wrong."""
+    """Read the conversation in a record. Raises LLMError that begins with its source, for instance unless a system
+    message comes first and a user message comes between two answers."""
     try:
         messages = tuple(_read(_fields(_with_key(record)), shape))
         _check_order(messages)

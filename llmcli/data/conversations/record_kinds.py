@@ -2,8 +2,6 @@
 
 JSON, tables and Parquet are treated alike: the column names in the first records decide. Records with bad answers, and
 records of an unknown shape, raise an error that names the option to use.
-
-Standard library only.
 """
 
 import csv
@@ -99,9 +97,8 @@ def choose_shape(
 ) -> RecordShape | None:
     """Choose the shape for the first records of a file, each an object or None.
 
-    Returns None if most records are not objects, or if the shape is unknown and `must_be_known` is False. With
-    `cells_are_text`, as in CSV, two columns with words are pairs. A file that `is_text` can be read as plain text.
-    Raises LLMError for records with bad answers, and for an unknown shape.
+    None if most records are not objects, or if the shape is unknown and need not be known (`must_be_known`). With
+    `cells_are_text`, as in CSV, two columns with words are pairs; with `is_text`, the error also suggests `plain`.
     """
     objects = [record for record in records if isinstance(record, Mapping)]
     columns = dict.fromkeys(str(key) for record in objects for key in record)

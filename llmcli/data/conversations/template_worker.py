@@ -1,9 +1,7 @@
-"""Renders chat templates in a separate process: `main` reads requests from standard input and writes answers to
-standard output, each a line of JSON.
+"""Renders chat templates in a separate process, from requests on stdin to answers on stdout, each a line of JSON.
 
 A template from an untrusted file is a program: it may never end, or fill the memory. jinja2 therefore runs it in a
-sandbox, as transformers does, and this process has limits. template_renderer.py starts it, and kills it when a template
-takes too long. Only this module imports jinja2.
+sandbox, as transformers does, and this process has limits. template_renderer.py kills it when it takes too long.
 
     {"template": TEXT, "variables": {}, "jobs": [[messages, add_generation_prompt], ...]}
     -> {"results": [[text, [[start, end], ...]], ...]} or {"refused": message} or {"error": message}

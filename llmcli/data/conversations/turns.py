@@ -10,8 +10,6 @@ and A, optionally with a number (Q1:). The colon may be full-width and may follo
 In Q:/A: text, each question begins a conversation. In User:/Assistant: text, a conversation begins at a blank line
 before the speaker who began the text; if blank lines separate all turns, at two blank lines or a line such as ---.
 Consecutive turns of one speaker are one message. "System:" at the beginning of a conversation is its system message.
-
-Standard library only.
 """
 
 import re
@@ -94,12 +92,9 @@ def speakers_in(shape: str) -> tuple[str, str] | None:
 def read_turns(
     document: Document, names: tuple[str, str] | None = None, start: str = ""
 ) -> tuple[str, list[Conversation], list[str]] | None:
-    """Return (shape of the text, conversations, notes for the user); None for other text, which is mostly recognized by
-    its start.
-
-    `names` are the user's and the assistant's, unless they are built in; `start` is the start of the document, if it is
-    known. Raises LLMError for two answers to one question, and for text before the first named speaker.
-    """
+    """Return (shape, conversations, notes for the user); None for other text, which mostly its `start` shows. `names`
+    replace the built-in names. Raises LLMError for two answers to one question, and for text before the first named
+    speaker."""
     first_line = next(filter(str.strip, (start or document.start).split("\n")), "")
     known = (named_speakers(*names),) if names else _KNOWN
     speakers = next((candidate for candidate in known if candidate.label.match(first_line)), None)

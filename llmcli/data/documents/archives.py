@@ -1,7 +1,6 @@
 """Archives: the files in ZIP and tar archives, one after the other, without unpacking them to paths.
 
-A tar archive may be compressed by gzip, bzip2 or xz, and be a stream that was decompressed. How much is unpacked is
-limited by the caller.
+A tar archive may be compressed, and may be a stream. The caller limits how much is unpacked.
 """
 
 import lzma

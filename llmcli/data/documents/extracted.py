@@ -1,7 +1,4 @@
-"""What a format module takes from a document: each has `extract(file, name)`, where `file` is seekable.
-
-Standard library only, as all format modules except for those of the extra `documents`.
-"""
+"""What a format module extracts from a document: each has `extract(file, name)`, where `file` is seekable."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

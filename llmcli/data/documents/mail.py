@@ -1,6 +1,6 @@
 """Mail: the subject and the text of each message of an mbox file, or of a single message (.eml).
 
-A quoted line whose content stands in an earlier message is left out, attachments are too. Signatures stay.
+Quoted lines that occur in an earlier message are left out, and so are attachments. Signatures stay.
 """
 
 import re

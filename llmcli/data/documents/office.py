@@ -1,7 +1,7 @@
 """Documents and presentations of office programs: DOCX and PPTX (Office Open XML) and ODT (OpenDocument).
 
-Paragraphs, headings, list items ("• "), tables (a line per row, cells separated by tabs), footnotes after the paragraph
-that they belong to, and the notes of slides. Left out: layout, headers and footers, comments, deleted text.
+Paragraphs, headings, list items ("• "), tables (rows as lines, cells separated by tabs), footnotes after their
+paragraph, and the notes of slides. Left out: layout, headers and footers, comments, deleted text.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Documents that are ZIP archives of XML: EPUB, Office Open XML and OpenDocument.
 
-Their XML is parsed by expat as a stream of events. A document type or an entity, which none of these formats needs, is
-refused: entities that expand to gigabytes are declared there.
+expat parses their XML as a stream of events. Document types and entities, which none of these formats needs, are
+refused: an entity may expand to gigabytes.
 """
 
 import contextlib

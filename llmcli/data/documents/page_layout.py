@@ -1,6 +1,6 @@
 """Joins the lines of pages to paragraphs: by their distances, their indentation, and the space left at their ends.
 
-Coordinates are those of horizontal text, to the right and upwards. Those of vertical text are turned accordingly.
+Coordinates are those of horizontal text, to the right and upwards; vertical text is turned.
 """
 
 import re

@@ -1,7 +1,7 @@
 """PDF: the text of the pages as paragraphs, in the order in which the file draws it.
 
 pdfium finds the characters and the ends of lines; page_layout.py makes paragraphs of lines. A page whose fonts do not
-say what their characters mean is skipped.
+map to characters is skipped.
 """
 
 import ctypes

@@ -1,8 +1,7 @@
 """Reads documents in child processes, several at once; they run worker.py.
 
-Each process has a thread that appends the extracted text to a temporary file, so memory does not grow with the text,
-and documents may be read before their turn. If a process dies or hangs, only its current document is lost: another
-process reads the rest.
+Each process has a thread that appends the extracted text to a temporary file: memory does not grow with the text, and
+documents may be read before their turn. If a process dies or hangs, another one continues after its document.
 """
 
 import contextlib

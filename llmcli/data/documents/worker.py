@@ -1,7 +1,7 @@
 """Extracts text from documents in a separate process: `main` reads requests from standard input and streams text back.
 
-A document comes from an untrusted file, which may try to fill the memory or the disk, or never end. So this process has
-limits and may end at any time; reader.py then starts another. A format's module is imported when it is first needed.
+A document comes from an untrusted file, which may try to fill the memory or the disk, or never end. This process
+therefore has limits and may end at any time; reader.py then starts another.
 
 A request is a line of JSON: {"path": PATH, "name": NAME, "plain": BOOL, "skip": N, "limits": {}}. The answer has these
 frames for each document, or other file in an archive, except the first N:

@@ -1,10 +1,8 @@
 """Boilerplate: header and license of Project Gutenberg, and lines that many documents have, such as navigation.
 
-A line is repeated if it stands in more than one in ONE_IN documents, in MIN_DOCUMENTS at least. Runs of repeated lines
-are cut, blank lines between them included, unless they are too short to be more than a common word or a brace.
-
-Documents are counted in tables of a fixed size (count-min sketch, Cormode and Muthukrishnan 2005), in which a line may
-be counted too often, but only if the tables are full: memory does not grow with the corpus.
+A line is repeated if more than one in ONE_IN documents, and at least MIN_DOCUMENTS, have it. Runs of repeated lines and
+the blank lines between them are cut, unless they are as short as a common word or a brace. Documents are counted in
+tables of a fixed size (count-min sketch, Cormode and Muthukrishnan 2005), which count too much only when they are full.
 """
 
 import hashlib

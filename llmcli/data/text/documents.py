@@ -2,8 +2,6 @@
 
 The text is UTF-8, UTF-16 or in another encoding (encodings.py), and may be compressed (gzip, bzip2, xz, zstd). Text
 that cannot be read from an arbitrary position (all but plain UTF-8 in a file) is decoded once, into a temporary file.
-
-Standard library only, except for zstd before Python 3.14.
 """
 
 import codecs
@@ -158,12 +156,9 @@ def read_document(
     stream: IO[bytes] | None = None,
     encoding: str = "",
 ) -> Document:
-    """Read a file, standard input ("-"), or a stream, to its end and check that it is text.
-
-    `encoding` names the encoding of text that is not UTF-8; by default, it is recognized if that is certain. Text other
-    than a plain UTF-8 file is appended to `copy`. `on_read` may raise ReadingEndsError. Raises LLMError with the type
-    of a file that is not text, or the position of the first byte that is not.
-    """
+    """Read a file, standard input ("-") or a stream to its end, and check that it is text.  `encoding` is that of text
+    other than UTF-8; the default recognizes it if that is certain. Text other than a plain UTF-8 file is appended to
+    `copy`. Raises LLMError with the type of a file or the position of a byte that is not text."""
     given = encodings.codec_of(encoding) if encoding else ""
     first = given if name == "-" or encodings.is_seven_bit(given) else ""
     try:

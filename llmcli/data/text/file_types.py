@@ -1,8 +1,7 @@
 """Types of files: formats that data/documents extracts text from, and others, with advice on how to do that.
 
-A file is recognized by its first bytes (of its content, if it is compressed) and a ZIP container by the names of its
-members, not by the file name, except for text with markup.
-Standard library only.
+A file is recognized by the first bytes of its content and a ZIP container by the names of its members, not by the file
+name, except for text with markup.
 """
 
 import codecs

@@ -1,7 +1,6 @@
 """Records in a JSON file with their line numbers: one per line (JSON Lines), in an array, or one after the other.
 
 Stricter than Python's parser: a repeated key in an object is an error. Numbers of any length are read as floats.
-Standard library only.
 """
 
 import json

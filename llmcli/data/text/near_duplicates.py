@@ -2,10 +2,9 @@
 
 The beginning of each document is reduced to a sketch: the smallest hashes of all its strings of SHINGLE_BYTES bytes
 (bottom-k, Broder 1997, "On the resemblance and containment of documents"). Two documents are near-duplicates if one
-contains most of the other's strings. Sketches detect that for lengths that differ by a factor of up to about 8. The
-ends of long documents are compared in the same way: a list of changes grows at its beginning. Bytes are compared, not
-words or lines, so it works for any language and file type; spaces, line ends and ASCII punctuation are left out, which
-differ between formats of one document.
+contains most of the other's strings, which sketches detect for lengths that differ by a factor of up to about 8. The
+ends of long documents are compared in the same way, since a list of changes grows at its beginning. Spaces, line ends
+and ASCII punctuation are left out, because they differ between formats of one document.
 """
 
 import string

@@ -1,8 +1,7 @@
 """The split of a corpus into training text and held-out text.
 
 The end of each long document is held out. Short documents are held out as a whole, chosen by a hash of their names,
-with near-duplicates on the same side. The split therefore does not depend on the location or order of the files, and
-adding a file changes little.
+with near-duplicates on the same side. The split therefore does not depend on the location or order of the files.
 
 Near-duplicates that are too large to be held out are all trained on. If they make up most of the corpus, the end of the
 longest one is held out, and each of the others is left out from where it begins to repeat that end.

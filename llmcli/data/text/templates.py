@@ -1,7 +1,6 @@
 r"""Templates that join columns of a record into one text: "{title}\n{body}".
 
 Names of columns stand in braces, without the conversions and formats of `str.format`; a brace of the text is doubled.
-Standard library only.
 """
 
 import re

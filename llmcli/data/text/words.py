@@ -1,8 +1,4 @@
-"""Word boundaries: the characters that form words, and the places where a long text may be cut into pieces that are
-encoded separately, with the same token ids as the whole.
-
-Standard library only.
-"""
+"""Word boundaries: the characters that form words, and where a long text may be cut without changing its token ids."""
 
 import re
 import unicodedata

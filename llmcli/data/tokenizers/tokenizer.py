@@ -111,9 +111,8 @@ class Tokenizer:
     def from_json(
         cls, text: str, max_vocab_size: int | None = None, eos_ids: Iterable[int] = (), seen_bytes: bytes | None = None
     ) -> Tokenizer:
-        """Read a BPE, byte-level or with byte fallback; LLMError for any other kind. With `max_vocab_size`, tokens for
-        some bytes may be missing (LLMError in `encode`). `eos_ids` end a text; `seen_bytes` occur in the training
-        text."""
+        """Read a BPE, byte-level or with byte fallback; LLMError for any other kind. `max_vocab_size` may leave bytes
+        without a token (LLMError in `encode`). `eos_ids` end a text; `seen_bytes` occur in the training text."""
         safe = tokenizer_json.sanitize(text)
         try:
             inner = tokenizers.Tokenizer.from_str(safe.text)

@@ -2,7 +2,7 @@
 
 The parser of the `tokenizers` library aborts the process on some files (padding to a billion tokens, a regular
 expression that never ends). The file is therefore parsed as JSON first, and only parts that are known to be safe, and
-that cannot lose or change text, are passed to the library. Standard library only.
+that cannot lose or change text, are passed to the library.
 """
 
 import json

@@ -22,11 +22,10 @@ def train_tokenizer(
     contents: Iterable[str] = (),
     content_bytes: int = 0,
 ) -> tuple[Tokenizer, str]:
-    """Return (tokenizer for a corpus, reason for its vocabulary size).
+    """Return (tokenizer trained on at most `max_bytes` of a corpus and on `contents`, reason for its vocabulary size).
 
-    The tokenizer is trained on at most `max_bytes` of the corpus, sampled evenly, and on `contents`, other texts with
-    `content_bytes` bytes in total. Without `vocab_size`, the size follows the length of the text, up to
-    `max_vocab_size`. `characters` makes each character a token. Raises LLMError if `vocab_size` is too small.
+    Without `vocab_size`, that grows with the text, up to `max_vocab_size`. `characters` makes each character a token;
+    `content_bytes` is the size of `contents`. Raises LLMError if `vocab_size` is too small.
     """
     sample = corpus.sample(min(max_bytes, TRAINING_BYTES))
     text = itertools.chain((piece for part in sample.texts() for piece in part), contents)

@@ -65,8 +65,8 @@ class Vocabulary:
         *,
         unrestricted: bool = False,
     ) -> None:
-        """`seen_bytes` are the byte values in the training text, `end_ids` the control tokens that end a text (None:
-        unknown). With `unrestricted`, every token may be generated."""
+        """`seen_bytes` occur in the training text (None: unknown), `end_ids` end a text; `unrestricted`: all may be
+        generated."""
         self.token_bytes, self._unrestricted, self._end_ids = token_bytes, unrestricted, end_ids
         self._allowed: dict[int, NDArray[np.bool_] | None] = {}  # state -> mask
         self._unseen = b"" if seen_bytes is None else bytes(set(range(256)) - set(seen_bytes))

@@ -57,9 +57,8 @@ class PrefixedTokens:
 class Batches:
     """Training batches of a token array as a pure function of (seed, step).
 
-    An epoch visits every block of `context` tokens once. The order of the blocks and the offset of the first one are
-    drawn from (seed, epoch). The tokens are circular: a block that reaches their end wraps around. A step takes
-    `batch_size` blocks, which may be cut into shorter windows.
+    An epoch visits every block of `context` tokens once, in an order and from an offset drawn from (seed, epoch); the
+    tokens are circular. A step takes `batch_size` blocks, which may be cut into shorter windows.
     """
 
     tokens: Tokens
@@ -73,13 +72,9 @@ class Batches:
         return len(self.tokens) // self.context
 
     def batch(self, step: int, window: int | None = None, bpe_dropout: float = 0.0) -> NDArray[np.int64]:
-        """Return the token ids [B * T / W, W + 1] of a step, counted from 0, in windows of W tokens (default: T).
-        Columns 0 to W - 1 are the inputs, 1 to W the targets.
-
-        `bpe_dropout` is the fraction of merged tokens that are split into the two tokens that they were merged from,
-        drawn for each step (after BPE-dropout, arXiv:1910.13267); longer windows are truncated. Raises ValueError
-        unless W divides T.
-        """
+        """Return the ids [B * T / W, W + 1] of a step in windows of W tokens (default: T), which must divide T: inputs,
+        and targets one column later. `bpe_dropout` is the share of merged tokens that are split again, drawn for each
+        step (after arXiv:1910.13267); longer windows are truncated."""
         window = window or self.context
         if self.context % window:
             raise ValueError(f"windows of {window} tokens do not fill blocks of {self.context}")

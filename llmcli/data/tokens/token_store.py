@@ -1,7 +1,7 @@
 """The token cache: a directory of token files, which a later run on the same text reads instead of tokenizing.
 
 This module handles the names, sizes and ages of the files, shards.py their contents. The least recently used files are
-removed first. Standard library only.
+removed first.
 """
 
 import contextlib
