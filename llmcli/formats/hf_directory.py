@@ -192,6 +192,11 @@ def _is_tied(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> bo
     return tensors_equal(tensors[HEAD], tensors[EMBEDDING])
 
 
+def is_part(name: str) -> bool:
+    """Return whether a file of this name is part of a model in a directory."""
+    return name in (*TEXTS, *_OTHER_FILES, WEIGHTS, INDEX) or bool(_SHARD.fullmatch(name))
+
+
 def check_writable(directory: Path, *, force: bool) -> None:
     """Raise LLMError unless `write` may put a directory there."""
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
@@ -205,8 +210,7 @@ def check_writable(directory: Path, *, force: bool) -> None:
         raise LLMError(
             f"{directory} is not empty; add `overwrite=True` to replace the model in it, or give another name"
         )
-    ours = (*TEXTS, *_OTHER_FILES, WEIGHTS, INDEX)
-    others = [f.name for f in contents if f.is_dir() or not (f.name in ours or _SHARD.fullmatch(f.name))]
+    others = [file.name for file in contents if file.is_dir() or not is_part(file.name)]
     if others:
         problem = f"has {others[0]} in it, which is not part of a model and would be lost"
         raise LLMError(f"{directory} {problem}; move it away, or name another directory")

@@ -12,7 +12,7 @@ from llmcli.errors import LLMError
 
 GGUF_MAGIC = b"GGUF"
 MAX_TEXT_BYTES = 100_000_000  # per file beside the weights
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
 # hf://owner/name, hf:owner/name, hf.co/owner/name, https://huggingface.co/owner/name/..., https://anywhere/else
 _URL = re.compile(
     r"(?:(?P<hub>hf:/*(?:models/)?|(?:https?:/+)?(?:www\.)?(?:hf\.co|huggingface\.co)/)(?P<owner>[\w-][\w.-]*)/"
@@ -27,7 +27,7 @@ def local_path(name: str | Path, on_note: Callable[[str], None] = lambda note: N
     path, text = Path(name), Path(name).as_posix()
     if not text.startswith("hf:") or text.startswith("hf:/") or path.exists():
         return path
-    from llmcli.formats.hub import hub_path  # imported when met
+    from llmcli.formats.hub.download import hub_path  # imported when met
 
     return hub_path(text, on_note, progress=progress)
 
@@ -111,7 +111,7 @@ def _missing_file_message(path: Path) -> str:
     if path.suffix.lower() == ".safetensors":
         return f"there is no file {path}; make one with: llm train corpus.txt -o {path}"
     is_file_name = path.suffix.lower() in _FILE_SUFFIXES
-    if _HUB_NAME.fullmatch(str(path)) and not path.parent.exists() and not is_file_name:
+    if HUB_NAME.fullmatch(str(path)) and not path.parent.exists() and not is_file_name:
         return f"there is no {path} here; if it is a model on the Hugging Face hub, name it hf:{path.as_posix()}"
     hint = "name a .safetensors, a .gguf or a Hugging Face directory"
     if not is_file_name and path.parent == Path():  # perhaps the name of a published model: gpt2, llama3.2:1b

@@ -1,6 +1,5 @@
 """`llm export`: convert a model for other programs, or quantize it."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,20 +10,17 @@ from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL, QUANTIZATIONS
 from llmcli.errors import LLMError, command_line, usage
 from llmcli.evaluation.figures import Figures
-from llmcli.formats import training_stages
 from llmcli.formats.atomic_io import reject_gguf_name, reject_overwriting
-from llmcli.version import __version__
 
 if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint
-    from llmcli.formats.training_record import Stage, TrainingRecord
+    from llmcli.formats.hub.upload import Target
 
 FORMATS = ("hf", "gguf", "html", "tokenizer")
 EXAMPLES = {"gguf": "model.gguf", "html": "model.html", "tokenizer": "tokenizer.json"}  # format -> output name
 HF_DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}  # -> name in a safetensors file
 HTML_DTYPES = ("int8", "f16", "f32")
 MIN_DIVERGENCE = 0.001  # bits per byte: smaller estimates from one short text may be chance
-MAX_CORPUS_NAMES = 5  # in a model's description
 
 
 class _Options(ResultOptions):
@@ -41,6 +37,9 @@ class _Options(ResultOptions):
     )
     name: str | None = option("TEXT", "Name of the model in its metadata.")
     license: str | None = option("TEXT", "License in its metadata, such as mit or apache-2.0.")
+    language: str | None = option("CODES", "Language of its text in the model card of --to hf, such as en or en,ja.")
+    push: str | None = option("OWNER/NAME", "With --to hf: upload the directory to the Hugging Face hub.")
+    private: bool = flag("With --push: make a new repository private.")
     force: bool = flag("Overwrite an existing output.")
 
 
@@ -56,6 +55,7 @@ def export(options: _Options) -> None:
     _check_options(options)
     names, to = options.names, options.to
     output, path = Path(names[-1]), model_path(names[0] if len(names) == 2 else None)
+    from llmcli.cli.reports import model_card
     from llmcli.formats import atomic_io, loading
 
     if options.quantize:
@@ -63,6 +63,11 @@ def export(options: _Options) -> None:
     source = loading.load_any(path)
     model = source.shared if to == "tokenizer" else loading.single_model(source, path)
     _check_output(options, output, path)
+    target = None
+    if options.push is not None:
+        from llmcli.formats.hub import upload
+
+        target = upload.find_target(options.push, private=options.private, force=options.force)
     if options.quantize:
         _export_quantized(model, output, options.quantize, options)
         return
@@ -75,10 +80,17 @@ def export(options: _Options) -> None:
             figures = Figures.of_record(model.record)
             loss = f": {figures}" if figures and figures.adapting is not None else ""
             console.note(f"other programs run the network without its n-gram cache{loss}")
-        metadata = _metadata(model, path, options)
-        (_export_hf if to == "hf" else _export_gguf)(model, output, options.dtype, metadata)
+        values = model_card.metadata(model, path, options.name, options.license)
+        if to == "hf":
+            _export_hf(model, output, values, target, options)
+        else:
+            _export_gguf(model, output, options.dtype, values)
     size = sum(file.stat().st_size for file in (output.iterdir() if output.is_dir() else [output]))
-    options.report({"file": str(output), "to": to, "bytes": size}, f"saved {output}: {units.size(size)}")
+    record = {"file": str(output), "to": to, "bytes": size}
+    if target is None:
+        options.report(record, f"saved {output}: {units.size(size)}")
+    else:
+        _push(target, output, record, options)
     if to == "gguf" and not options.json:
         console.note("for Ollama, write the next line to a file named Modelfile, then: ollama create NAME -f Modelfile")
         console.result(f"FROM {output.resolve()}")
@@ -100,6 +112,10 @@ def _check_options(options: _Options) -> None:
         if to != "html":
             options.reject("without --to gguf, --to hf or --to html", "dtype")
         options.reject(f"with --to {to}" if to else "with --quantize", "name", "license")
+    if to != "hf":
+        options.reject("without --to hf", "language", "push")
+    if options.push is None:
+        options.reject("without --push", "private")
     if to == "hf" and dtype is not None and dtype not in HF_DTYPES:
         advice = "; for quantized weights: --to gguf" if dtype.startswith("q") else ""
         raise usage(f"--dtype must be {', '.join(HF_DTYPES)} with --to hf, found {dtype}{advice}")
@@ -129,12 +145,36 @@ def _check_output(options: _Options, output: Path, model: Path) -> None:
 # ---- one function per format
 
 
-def _export_hf(model: "Checkpoint", output: Path, dtype: str | None, metadata: dict[str, str]) -> None:
-    from llmcli.formats import hf_directory
+def _export_hf(
+    model: "Checkpoint", output: Path, values: dict[str, str], target: "Target | None", options: _Options
+) -> None:
+    from llmcli.cli.reports import model_card
+    from llmcli.formats import atomic_io, hf_directory
+    from llmcli.formats.open_file import read_text
 
-    if dtype:
-        model = _converted(model, HF_DTYPES[dtype])
-    hf_directory.write(output, model, metadata, _model_card(model, metadata))
+    if options.dtype:
+        model = _converted(model, HF_DTYPES[options.dtype])
+    readme = output / "README.md"
+    card = read_text(readme) if readme.is_file() else ""
+    if card and not model_card.is_unedited(card):
+        console.note(f"kept {readme}, the model card that is there; remove it for a new one")
+    else:
+        if "license" not in values:
+            console.note("the model card states no license; add one with --license, such as --license mit")
+        name = f"hf:{target.repository}" if target else atomic_io.name_of(output.resolve())
+        card = model_card.model_card(model, values, name, options.language)
+    hf_directory.write(output, model, values, card)
+
+
+def _push(target: "Target", directory: Path, record: dict[str, Any], options: _Options) -> None:
+    """Upload the directory and report where it is."""
+    from llmcli.formats.hub import upload
+
+    progress = not console.settings.quiet
+    commit = upload.push(target, directory, console.note, private=options.private, progress=progress)
+    name = f"hf:{target.repository}"
+    sentence = f"uploaded {name}; on any machine: llm generate -m {name}"
+    options.report({**record, "pushed": name, "commit": commit}, sentence)
 
 
 def _export_html(model: "Checkpoint", output: Path, path: Path, dtype: str | None) -> None:
@@ -179,7 +219,7 @@ def _export_quantized(model: "Checkpoint", output: Path, kind: str, options: _Op
     )
 
 
-# ---- metadata and weights for other programs
+# ---- weights for other programs
 
 
 def _converted(model: "Checkpoint", dtype: str) -> "Checkpoint":
@@ -196,52 +236,3 @@ def _converted(model: "Checkpoint", dtype: str) -> "Checkpoint":
                 f"{name} contains {largest:.6g}, the largest float16 is {MAX_FLOAT16:,.0f}; export with --dtype bf16"
             )
     return replace(model, dtypes=dict.fromkeys(names, dtype))
-
-
-def _metadata(model: "Checkpoint", path: Path, options: _Options) -> dict[str, str]:
-    """Return name, license, author and description of a model, under the keys of GGUF's general.*."""
-    from llmcli.formats import atomic_io
-
-    record, origin = model.record, model.record.imported or {}
-    values = {
-        "type": "model",
-        "name": options.name or origin.get("name") or Path(atomic_io.name_of(path.resolve())).stem,
-        "license": options.license or origin.get("license"),
-        "author": origin.get("author"),
-        "organization": origin.get("organization"),
-        "description": _description(record, origin),
-    }
-    texts = {key: value for key, value in values.items() if isinstance(value, str) and value}
-    return {key: text.encode("utf-8", "replace").decode("utf-8") for key, text in texts.items()}
-
-
-def _description(record: "TrainingRecord", origin: dict[str, Any]) -> str:
-    """Describe the origin of a model in a few sentences."""
-    bases = [stage for stage in record.stages if stage.stage == training_stages.BASE and stage.corpus]
-    sentences = []
-    if origin:
-        sentences.append(f"Imported from {origin.get('file')} ({origin.get('form')}).")
-    if record.corpus:
-        verb = "Fine-tuned" if origin or record.base else "Trained"
-        sentences.append(f"{verb} by llmcli {__version__} on {_names(record)}.")
-    sentences += [f"Its base model, {stage.file}, was trained on {_names(stage)}." for stage in bases]
-    if figures := Figures.of_record(record):  # other programs run the network without the n-gram cache
-        what = "answers" if record.held_out.of == "answers" else "text"
-        sentences.append(f"Held-out {what}: {Figures(figures.network)}.")
-    return " ".join(sentences) or f"Written by llmcli {__version__}."
-
-
-def _names(stage: "Stage") -> str:
-    """List the first files of a corpus."""
-    names = ", ".join(file.name for file in stage.corpus[:MAX_CORPUS_NAMES])
-    return f"{names} and others" if len(stage.corpus) > MAX_CORPUS_NAMES else names
-
-
-def _model_card(model: "Checkpoint", metadata: dict[str, str]) -> str:
-    """Return the README.md of a Hugging Face directory."""
-    front_matter = ["library_name: transformers", "pipeline_tag: text-generation"]
-    if "license" in metadata:
-        front_matter.append(f"license: {json.dumps(metadata['license'])}")
-    lines = ["---", *front_matter, "---", "", f"# {metadata['name']}", "", metadata["description"], ""]
-    lines += [f"{model.config.parameters:,} parameters, context {model.config.max_position_embeddings:,} tokens.", ""]
-    return "\n".join(lines)

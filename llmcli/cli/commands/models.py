@@ -23,14 +23,14 @@ def models(options: _Options) -> None:
 
     Example: llm models --remove hf:HuggingFaceTB/SmolLM2-135M
     """
-    from llmcli.formats import hub
+    from llmcli.formats.hub import cache
 
     if options.remove is not None:
-        size = hub.remove_from_cache(options.remove)
+        size = cache.remove_from_cache(options.remove)
         record = {"removed": options.remove, "bytes": size}
         options.report(record, f"removed {options.remove} from the hub's cache ({units.size(size)})")
         return
-    found = [_describe(name, path) for name, path in (*_models_here(), *hub.models_in_cache())]
+    found = [_describe(name, path) for name, path in (*_models_here(), *cache.models_in_cache())]
     if found and not options.json:
         rows = [
             (one["name"], one["problem"], "", "", "") if "problem" in one else (

@@ -5,31 +5,27 @@ GGUF, and the small files beside them. It resumes a download that was interrupte
 HF_TOKEN and HF_HUB_OFFLINE.
 """
 
-import contextlib
 import hashlib
-import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from llmcli import units
-from llmcli.errors import LLMError, brief, usage
+from llmcli.errors import LLMError, usage
+from llmcli.formats.hub.cache import INDEX, NAME, WEIGHTS, cache_directory, cached
+from llmcli.formats.hub.errors import kinds, one_line, reason
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
-_NAME = re.compile(
-    r"hf:(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:/(?P<file>[\w./-]+\.gguf))?(?:@(?P<revision>[\w][\w./-]*))?"
-)
-_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _SMALL_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
-    "README.md", _INDEX,
+    "README.md", INDEX,
 )  # fmt: skip
 _MAX_SMALL_BYTES = 100_000_000  # each
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
@@ -39,77 +35,23 @@ _BLOCK_BYTES = 1 << 20
 
 def hub_path(name: str, on_note: Callable[[str], None], *, progress: bool) -> Path:
     """Return the path of a model on the hub, after a download if it is not in the cache. Raises LLMError."""
-    if not (parts := _NAME.fullmatch(name)):
+    if not (parts := NAME.fullmatch(name)):
         raise usage(f"{name} is not the name of a model on the Hugging Face hub; wanted hf:OWNER/NAME, "
                     "hf:OWNER/NAME@REVISION or hf:OWNER/NAME/FILE.gguf")  # fmt: skip
-    model = HubModel(name, parts["repository"], parts["revision"] or "main", parts["file"] or "")
-    return model.cached() or model.download(on_note, progress=progress)
+    where = parts["repository"], parts["revision"] or "main", parts["file"] or ""
+    return cached(*where) or _Download(name, *where).run(on_note, progress=progress)
 
 
-def models_in_cache() -> list[tuple[str, Path]]:
-    """Return the name and the path of each complete model in the cache."""
-    from huggingface_hub import constants
-
-    found = []
-    for place in sorted(Path(constants.HF_HUB_CACHE).glob("models--*--*")):
-        repository = place.name.removeprefix("models--").replace("--", "/", 1)
-        references = [path for path in sorted((place / "refs").rglob("*")) if path.is_file()]
-        revisions = {
-            path.read_text("utf-8").strip(): path.relative_to(place / "refs").as_posix() for path in references
-        }
-        for directory in sorted((place / "snapshots").glob("*")):
-            revision = revisions.get(directory.name, directory.name)
-            files = [""] if (directory / "config.json").exists() else [path.name for path in directory.glob("*.gguf")]
-            for file in sorted(files):
-                at = "" if revision == "main" else f"@{revision}"
-                name = "/".join(filter(None, (f"hf:{repository}", file))) + at
-                if path := HubModel(name, repository, revision, file).cached():
-                    found.append((name, path))
-    return found
-
-
-def remove_from_cache(name: str) -> int:
-    """Remove a model with all its revisions from the cache; returns the bytes. Raises LLMError."""
-    from huggingface_hub import constants
-
-    parts = _NAME.fullmatch(name)
-    place = Path(constants.HF_HUB_CACHE) / f"models--{parts['repository'].replace('/', '--')}" if parts else None
-    if place is None or not place.is_dir():
-        raise LLMError(f"{name} is not a model in the hub's cache; llm models lists them (for a file: rm FILE)")
-    size = sum(path.stat().st_size for path in (place / "blobs").glob("*"))
-    try:
-        shutil.rmtree(place)
-    except OSError as error:
-        raise LLMError(f"cannot remove {error.filename}: {error.strerror or error}") from error
-    return size
-
-
-class HubModel:
-    """A model on the hub, and its place in the cache."""
+class _Download:
+    """The download of a model into the cache."""
 
     def __init__(self, name: str, repository: str, revision: str, file: str) -> None:
         from huggingface_hub import constants
 
         self._name, self._repository, self._revision, self._file = name, repository, revision, file
-        self._endpoint, self._cache = constants.ENDPOINT, Path(constants.HF_HUB_CACHE)
+        self._endpoint, self._cache = constants.ENDPOINT, cache_directory()
 
-    def cached(self) -> Path | None:
-        """Return the directory or GGUF file in the cache; None if it is missing or not complete."""
-        place = self._cache / f"models--{self._repository.replace('/', '--')}"
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            reference = place / "refs" / self._revision
-            commit = reference.read_text("utf-8").strip() if reference.is_file() else self._revision
-            directory = place / "snapshots" / commit
-            ggufs = [directory / self._file] if self._file else sorted(directory.glob("*.gguf"))
-            if self._file or not (directory / "config.json").exists():
-                return ggufs[0] if len(ggufs) == 1 and ggufs[0].is_file() else None
-            names = {_WEIGHTS}
-            if (directory / _INDEX).is_file():
-                names = set(json.loads((directory / _INDEX).read_text("utf-8"))["weight_map"].values())
-            return directory if names and all((directory / name).is_file() for name in names) else None
-        return None
-
-    def download(self, on_note: Callable[[str], None], *, progress: bool) -> Path:
+    def run(self, on_note: Callable[[str], None], *, progress: bool) -> Path:
         from huggingface_hub import HfApi, constants
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -119,7 +61,7 @@ class HubModel:
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         if not progress:
             disable_progress_bars()
-        with self._errors():
+        with one_line(self._explained):
             info = HfApi(endpoint=self._endpoint).model_info(
                 self._repository, revision=self._revision, files_metadata=True
             )
@@ -139,7 +81,7 @@ class HubModel:
         """Download a file into the cache. Raises LLMError, and removes the file, if it is not what the hub lists."""
         from huggingface_hub import hf_hub_download
 
-        with self._errors():
+        with one_line(self._explained):
             self._check_host(name)
             path = Path(hf_hub_download(
                 self._repository, name, revision=self._revision, cache_dir=self._cache, endpoint=self._endpoint,
@@ -156,10 +98,10 @@ class HubModel:
         if self._file:
             if self._file in sizes:
                 return [self._file]
-        elif _INDEX in sizes and (shards := [name for name in sizes if _SHARD.fullmatch(name)]):
+        elif INDEX in sizes and (shards := [name for name in sizes if _SHARD.fullmatch(name)]):
             return shards
-        elif _WEIGHTS in sizes:
-            return [_WEIGHTS]
+        elif WEIGHTS in sizes:
+            return [WEIGHTS]
         ggufs = [name for name in sizes if name.endswith(".gguf")]
         if not self._file and len(ggufs) == 1:
             return ggufs
@@ -171,16 +113,16 @@ class HubModel:
             raise LLMError(f"{self._name} has {len(ggufs)} GGUF files; name one: {listed}")
         pickles = [name for name in sizes if name.endswith((".bin", ".pth", ".pt"))]
         what = f"only {pickles[0]}, a Python pickle, which can run code and is not read" if pickles else "no weights"
-        raise LLMError(f"{self._name} has {what}; wanted {_WEIGHTS} or a .gguf file")
+        raise LLMError(f"{self._name} has {what}; wanted {WEIGHTS} or a .gguf file")
 
     def _announce(self, info: "ModelInfo", size: int, on_note: Callable[[str], None]) -> None:
         """Say what will be downloaded. Raises LLMError if the disk has no space for it."""
-        license_ = getattr(info.card_data, "license", None) or "not stated"
-        on_note(f"downloading {self._name}: {units.size(size)} to {self._cache} (license: {license_})")
         place = next(place for place in (self._cache, *self._cache.absolute().parents) if place.exists())
         if size > (free := shutil.disk_usage(place).free):
             raise LLMError(f"{self._name} has {units.size(size)}, and {self._cache} has space for {units.size(free)}; "
                            "set HF_HOME to a directory on a disk with more")  # fmt: skip
+        license_ = getattr(info.card_data, "license", None) or "not stated"
+        on_note(f"downloading {self._name}: {units.size(size)} to {self._cache} (license: {license_})")
 
     def _check_host(self, name: str) -> None:
         """Raise LLMError if the hub sends us to another host than its own or, for huggingface.co, its subdomains."""
@@ -196,27 +138,15 @@ class HubModel:
             raise LLMError(f"{self._name}: {own.netloc} redirects {name} to another place, {target.scheme}://"
                            f"{target.netloc}; nothing is downloaded from there")  # fmt: skip
 
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Turn the errors of huggingface_hub, of which there are many kinds, into one line."""
-        try:
-            yield
-        except LLMError:
-            raise
-        except Exception as error:
-            kinds = {kind.__name__ for kind in type(error).__mro__}
-            raise LLMError(self._explained(kinds, error)) from error
-
-    def _explained(self, kinds: set[str], error: Any) -> str:
+    def _explained(self, error: BaseException) -> str:
         name, place = self._name, f"{self._endpoint}/{self._repository}"
-        if "GatedRepoError" in kinds:
+        if "GatedRepoError" in kinds(error):
             return f"{name} is gated: accept its terms at {place}, and set HF_TOKEN to a token of your account"
-        if "RepositoryNotFoundError" in kinds:
+        if "RepositoryNotFoundError" in kinds(error):
             return f"there is no model {place}; check the name, or set HF_TOKEN if the model is private"
-        if "RevisionNotFoundError" in kinds:
+        if "RevisionNotFoundError" in kinds(error):
             return f"{name}: there is no revision {self._revision}; leave it out for the newest"
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        return f"cannot download {name} from {self._endpoint}: {brief(reason, 200)}; run the command again to resume"
+        return f"cannot download {name} from {self._endpoint}: {reason(error)}; run the command again to resume"
 
 
 def _sha256(path: Path) -> str:

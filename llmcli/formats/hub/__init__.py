@@ -1,0 +1,1 @@
+"""The Hugging Face hub: its cache on this machine, downloads and uploads."""

@@ -1,0 +1,134 @@
+"""Models by their name on the hub, from a local server that speaks the part of its API that huggingface_hub uses."""
+
+import contextlib
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import llmcli
+from llmcli.errors import LLMError
+from llmcli.formats.open_file import local_path
+from tests.conftest import Llm
+from tests.local_hub import COMMIT
+
+NAME = "hf:owner/tiny"
+
+
+def test_a_model_is_downloaded_once_and_runs(hub: SimpleNamespace, llm: Llm, tmp_path: Path) -> None:
+    answer = llm("generate", "The cat", "-m", NAME, "-n", 4, "--seed", 1)
+    assert answer.exit_code == 0, answer.stderr
+    assert re.search(r"downloading hf:owner/tiny: [\d.]+ kB to \S+cache \(license: apache-2\.0\)", answer.stderr)
+    asked = {path.rpartition("/")[2] for method, path, *_ in hub.hub.requests if method == "GET"}
+    assert "model.safetensors" in asked and not asked & {"pytorch_model.bin", "code.py"}
+    hub.hub.requests.clear()
+    again = llm("generate", "The cat", "-m", f"{NAME}@{COMMIT}", "-n", 4, "--seed", 1)
+    assert again.stdout == answer.stdout and "downloading" not in again.stderr and not hub.hub.requests
+    imported = llm("import", NAME, "-o", "tiny.safetensors", "--json")
+    assert imported.exit_code == 0, imported.stderr
+    assert json.loads(imported.stdout)["imported"]["name"] == "owner/tiny"
+    assert llmcli.load(NAME).parameters == llmcli.load("tiny.safetensors").parameters
+    mixed = llm("mix", NAME, "tiny.safetensors", "-o", "mixed.safetensors")
+    assert mixed.exit_code == 0 and llmcli.load("mixed.safetensors").parameters > 0, mixed.stderr
+    run = llm("train", write_text(), "--from", NAME, "--steps", 1, "-o", "tuned.safetensors")
+    assert run.exit_code == 0 and llmcli.load("tuned.safetensors").record["base"]["file"] == "tiny", run.stderr
+
+
+def write_text() -> Path:
+    Path("c.txt").write_text("The cat sat on the mat.\n" * 40, "utf-8")
+    return Path("c.txt")
+
+
+def test_an_interrupted_download_goes_on(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What arrived before a connection breaks is kept: by new versions of huggingface_hub while the command runs, by
+    older ones until it is typed again. Files that are complete are always kept."""
+    from huggingface_hub import constants, file_download
+
+    def requests() -> list[tuple[str, str | None]]:
+        return [(path.rpartition("/")[2], range_) for method, path, range_, _ in hub.hub.requests if method == "GET"]
+
+    for module in (constants, file_download):  # old versions copy it
+        monkeypatch.setattr(module, "DOWNLOAD_CHUNK_SIZE", 1000, raising=False)
+    monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
+    hub.hub.cut_after = 0
+    with pytest.raises(LLMError, match=r"cannot download hf:owner/tiny from .*; run the command again to resume"):
+        local_path(NAME)
+    assert not list(hub.cache.rglob("model.safetensors")) and ("config.json", None) in requests()
+    hub.hub.requests.clear()
+    hub.hub.cut_after = len(hub.tiny.files["model.safetensors"]) // 2
+    for _ in range(5):
+        with contextlib.suppress(LLMError):
+            local_path(NAME)
+    assert (local_path(NAME) / "model.safetensors").read_bytes() == hub.tiny.files["model.safetensors"]
+    assert ("model.safetensors", None) in requests() and ("config.json", None) not in requests()
+    assert any(name == "model.safetensors" and range_ for name, range_ in requests())
+
+
+def test_damaged_weights_are_removed(hub: SimpleNamespace) -> None:
+    data = hub.tiny.files["model.safetensors"]
+    hub.tiny.served["model.safetensors"] = data[:-1] + bytes([data[-1] ^ 1])
+    with pytest.raises(LLMError, match=r"model\.safetensors arrived damaged .* was removed; type the command again"):
+        local_path(NAME)
+    hub.tiny.served.clear()
+    assert (local_path(NAME) / "model.safetensors").read_bytes() == data
+
+
+@pytest.mark.parametrize("served", [b"", b"0" * 3_000_000])
+def test_weights_of_another_size_are_refused(hub: SimpleNamespace, served: bytes) -> None:
+    hub.tiny.served["model.safetensors"] = served
+    with pytest.raises(LLMError, match=r"^hf:owner/tiny: model\.safetensors arrived damaged|^cannot download"):
+        local_path(NAME)
+
+
+def test_errors_say_what_to_do(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    def message(name: str) -> str:
+        with pytest.raises(LLMError) as caught:
+            local_path(name)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "is not the name of a model on the Hugging Face hub; wanted hf:OWNER/NAME" in message("hf:tiny")
+    assert message("hf:owner/none").startswith(f"there is no model {hub.hub.endpoint}/owner/none; check the name")
+    assert message(f"{NAME}@v2").startswith(f"{NAME}@v2: there is no revision v2")
+    assert message(f"{NAME}/a.gguf") == f"{NAME}/a.gguf: there is no such file"
+    hub.tiny.gated = True
+    assert message(NAME) == (
+        f"hf:owner/tiny is gated: accept its terms at {hub.hub.endpoint}/owner/tiny, and set HF_TOKEN to a token of "
+        "your account"
+    )
+    hub.tiny.gated, hub.hub.redirect = False, "http://elsewhere.example"
+    assert "redirects model.safetensors to another place, http://elsewhere.example; nothing is" in message(NAME)
+    hub.hub.redirect, hub.tiny.missing = "", {"model.safetensors"}
+    assert message(NAME).startswith("cannot download hf:owner/tiny from ")
+    hub.tiny.missing, hub.tiny.sizes = set(), {"model.safetensors": 10**18, "tokenizer.json": 5}
+    assert re.search(r"has over 1,000,000 TB, and .* has space for .*; set HF_HOME", message(NAME))
+    hub.tiny.sizes = {"tokenizer.json": 10**9}
+    assert "tokenizer.json has 1.00 GB, too much for a file of this kind" in message(NAME)
+    hub.tiny.sizes = {}
+    del hub.tiny.files["model.safetensors"]
+    assert "has only pytorch_model.bin, a Python pickle, which can run code" in message(NAME)
+    hub.tiny.files |= {"a-q4.gguf": b"GGUF4", "a-q8.gguf": b"GGUF8"}
+    assert message(NAME) == f"{NAME} has 2 GGUF files; name one: {NAME}/a-q4.gguf, {NAME}/a-q8.gguf"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert message(NAME).endswith("and HF_HUB_OFFLINE forbids to download it; unset it once")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert local_path(f"{NAME}/a-q8.gguf").read_bytes() == b"GGUF8"
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert message("hf:owner/other").startswith("cannot download hf:owner/other from http://127.0.0.1:9: ")
+
+
+def test_a_token_is_sent_to_the_hub(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.tiny.gated = True
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    assert (local_path(NAME) / "model.safetensors").is_file()
+
+
+def test_a_local_file_of_that_name_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("hf:owner").mkdir()
+    Path("hf:owner/tiny").write_bytes(b"")
+    assert local_path("hf:owner/tiny") == Path("hf:owner/tiny")

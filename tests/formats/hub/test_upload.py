@@ -1,0 +1,126 @@
+"""`llm export --push`: what is written to a hub, what it says about itself, and what is refused."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import llmcli
+from llmcli.formats import checkpoint
+from tests.conftest import Llm
+from tests.local_hub import TOKEN, Repository
+
+RECORD = {
+    "corpus": [{"name": "c|t.txt", "bytes": 1_200_000, "path": "private/c|t.txt"}, {"name": "d.txt", "bytes": 900}],
+    "train": {"steps": 1200}, "steps": 1200, "epochs": 3.14, "clock": {"seconds": 141.0, "tokens_per_second": 9.0},
+    "bits_per_byte": 1.7, "bits_per_byte_without_cache": 1.85, "ngram_cache": {},
+}  # fmt: skip
+PUSH = ("export", "m.safetensors", "d", "--to", "hf", "--push", "owner/cat")
+
+
+@pytest.fixture
+def trained(tiny_model: Path, hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A model with a record, and a user who has a token."""
+    model = checkpoint.load(tiny_model)
+    checkpoint.save("m.safetensors", replace(model, record=model.record | RECORD))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    return hub
+
+
+def test_a_pushed_model_opens_by_its_name(trained: SimpleNamespace, llm: Llm) -> None:
+    answer = llm(*PUSH, "--license", "mit", "--private", "--json")
+    assert answer.exit_code == 0, answer.stderr
+    assert re.search(r"uploading d to http://\S+/owner/cat \(new, private\): 6 files, [\d.]+ kB", answer.stderr)
+    cat = trained.hub.repositories["owner/cat"]
+    assert json.loads(answer.stdout) | {"bytes": 0, "file": ""} == {
+        "file": "", "to": "hf", "bytes": 0, "pushed": "hf:owner/cat", "commit": cat.commit,
+    }  # fmt: skip
+    assert cat.private and cat.files.keys() - {".gitattributes"} == {path.name for path in Path("d").iterdir()}
+    words = ("generate", "The cat", "-n", 8, "-t", 0, "-m")
+    there = llm(*words, "hf:owner/cat")
+    assert there.exit_code == 0 and there.stdout == llm(*words, "d").stdout, there.stderr
+    scores = [
+        llmcli.load(name, cache=False).score("The cat sat.").bits_per_byte for name in ("hf:owner/cat", "m.safetensors")
+    ]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-6)
+
+
+def test_the_card_states_the_facts_of_the_record(trained: SimpleNamespace, llm: Llm, tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    answer = llm(*PUSH, "--license", "mit", "--language", "en,ja", "--name", "Cat *1*")
+    assert answer.exit_code == 0, answer.stderr
+    text = trained.hub.repositories["owner/cat"].files["README.md"].decode()
+    data = ModelCard(text).data
+    assert (data.license, data.language, data.library_name) == ("mit", ["en", "ja"], "transformers")
+    assert "\n# Cat \\*1\\*\n" in text and "c\\|t.txt (1.20 MB), d.txt (900 bytes) |" in text
+    assert "| training | 1,200 steps, 3.1 epochs, 2m 21s |" in text
+    assert "| held-out text | network 1.850 bits per byte |" in text and "1.700" not in text
+    assert "does not contain the cache" in text and 'from_pretrained("owner/cat")' in text
+    assert "llm generate 'Once upon a time' -m hf:owner/cat" in text
+    assert str(tmp_path) not in text and "private/" not in text
+
+
+def test_a_card_is_kept_once_it_was_edited(trained: SimpleNamespace, llm: Llm) -> None:
+    words = ("export", "m.safetensors", "d", "--to", "hf")
+    assert "states no license; add one with --license" in llm(*words).stderr
+    card = Path("d/README.md")
+    assert "-m d\n" in card.read_text("utf-8") and "license" not in card.read_text("utf-8")
+    assert "kept" not in llm(*words, "--force", "--license", "mit").stderr
+    assert 'license: "mit"' in card.read_text("utf-8")
+    card.write_text("# Mine\n", "utf-8")
+    assert "kept d/README.md, the model card that is there" in llm(*words, "--force").stderr
+    assert card.read_text("utf-8") == "# Mine\n"
+
+
+def test_an_older_model_is_replaced_as_a_whole(trained: SimpleNamespace, llm: Llm) -> None:
+    old = dict.fromkeys(("config.json", "model.safetensors.index.json", "model-00001-of-00001.safetensors"), b"{}")
+    mine = {".gitattributes": b"", "cat.gguf": b"GGUF"}
+    cat = trained.hub.repositories["owner/cat"] = Repository(old | mine)
+    answer = llm(*PUSH)
+    assert answer.exit_code == 1 and not Path("d").exists()
+    assert answer.stderr.startswith("error: hf:owner/cat exists; add --force to replace config.json, model-0000")
+    answer = llm(*PUSH, "--force")
+    assert answer.exit_code == 0, answer.stderr
+    assert (
+        "replaces config.json; deletes model-00001-of-00001.safetensors, model.safetensors.index.json; keeps cat.gguf"
+        in answer.stderr
+    )
+    assert cat.files.keys() == {path.name for path in Path("d").iterdir()} | mine.keys()
+    assert "is public; make it private in its settings there" in llm(*PUSH, "--force", "--private").stderr
+
+
+def test_errors_say_what_to_do(trained: SimpleNamespace, llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    def error(*words: object) -> str:
+        answer = llm(*PUSH, *words, "--force")
+        assert answer.exit_code in (1, 2) and not answer.stdout, answer.stderr
+        return str(answer.stderr).splitlines()[-1]
+
+    hub = trained.hub
+    assert "--push OWNER/NAME" in error("--push", "cat")
+    assert error("--push", "google/cat").endswith("; names that you can give: owner/cat, lab/cat")
+    hub.owners.append("closed")
+    assert error("--license", "MIT2").startswith(f"error: {hub.endpoint} refuses the files: 'Invalid metadata in")
+    hub.refused = {"/commit/": (403, "you can only read")}
+    assert "the token may not write" in error() and "('you can only read'); set HF_TOKEN" in error()
+    hub.refused = {"/lfs/": (507, "storage is full")}
+    assert "cannot upload to" in error() and error().endswith("; run the command again with --force")
+    hub.refused = {}
+    monkeypatch.setenv("HF_TOKEN", "wrong")
+    assert error().startswith(f"error: {hub.endpoint} does not accept the token; set HF_TOKEN to one with write access")
+    monkeypatch.delenv("HF_TOKEN")
+    assert error().endswith(
+        f"needs a token; set HF_TOKEN to one with write access, from {hub.endpoint}/settings/tokens"
+    )
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert error().startswith("error: cannot upload to http://127.0.0.1:9/owner/cat: ")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE forbids to upload" in error()
+    assert "--private has no effect without --push" in llm("export", "x", "--to", "hf", "--private").stderr
+    assert "--push has no effect without --to hf" in llm("export", "x", "--to", "gguf", "--push", "a/b").stderr
