@@ -397,6 +397,12 @@ def test_a_named_pipe_is_not_read_as_a_model(llm: Llm, name: str) -> None:
         ("https://huggingface.co/HuggingFaceTB/SmolLM2-135M", "name it so: hf:HuggingFaceTB/SmolLM2-135M"),
         ("https://huggingface.co/a/b/resolve/main/m-q4.gguf", "name it so: hf:a/b/m-q4.gguf"),
         ("https://huggingface.co/a/b/blob/main/m.safetensors", "name it so: hf:a/b"),
+        ("HF:a/b@v1", "HF:a/b@v1 is on the Hugging Face hub; name it so: hf:a/b@v1"),
+        ("https://huggingface.co/a/b?x=1", "error: https://huggingface.co/a/b?x=1 is on the Hugging Face hub"),
+        ("https://huggingface.co/datasets/a/b", "is not a model that llm can download; those on the Hugging Face hub"),
+        ("https://ollama.com/library/llama3.2", "those on the Hugging Face hub are named hf:OWNER/NAME"),
+        ("a/b:latest", "there is no a/b:latest here; if it is a model on the Hugging Face hub, name it hf:a/b"),
+        ("a/b@main", "name it hf:a/b@main"),
         (
             "https://example.org/m.gguf",
             "a URL, from which llm does not download; download it first: curl -LO https://example.org/m.gguf",

@@ -62,13 +62,21 @@ def remove_from_cache(name: str) -> int:
     parts = NAME.fullmatch(name)
     place = _place(parts["repository"]) if parts else None
     if place is None or not place.is_dir():
-        raise LLMError(f"{name} is not a model in the hub's cache; llm models lists them (for a file: rm FILE)")
+        raise LLMError(
+            f"{name} is not a model in the hub's cache; llm models lists them, as hf:OWNER/NAME (a file: rm FILE)"
+        )
     size = sum(path.stat().st_size for path in (place / "blobs").glob("*"))
     try:
         shutil.rmtree(place)
     except OSError as error:
         raise LLMError(f"cannot remove {error.filename}: {error.strerror or error}") from error
     return size
+
+
+def forget_branch(repository: str) -> None:
+    """Let the next use of a model ask the hub: its branch main is now another commit than in the cache."""
+    with contextlib.suppress(OSError):
+        (_place(repository) / "refs" / "main").unlink()
 
 
 def _place(repository: str) -> Path:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from llmcli import units
 from llmcli.errors import LLMError, usage
 from llmcli.formats import hf_directory
+from llmcli.formats.hub import cache
 from llmcli.formats.hub.errors import kinds, one_line, reason, status
 
 _REPOSITORY = re.compile(r"(?:hf:)?([\w-][\w.-]*/[\w-][\w.-]*)")
@@ -94,6 +95,7 @@ def push(target: Target, directory: Path, on_note: Callable[[str], None], *, pri
         if target.files is None:
             api.create_repo(target.repository, private=private)
         commit = api.create_commit(target.repository, operations, commit_message="Upload model with llmcli")
+    cache.forget_branch(target.repository)
     for warning in warned:  # of the hub, about the model card
         if warning.category is UserWarning:
             on_note(" ".join(str(warning.message).split()))
