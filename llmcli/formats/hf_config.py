@@ -126,6 +126,11 @@ def architecture_problem(document: Mapping[str, Any]) -> str:
     return ""
 
 
+def published_problem(document: Mapping[str, Any]) -> str:
+    """Return why a published model with this config.json is not supported, before its tensors are known."""
+    return "" if document.get("model_type") in list(REWRITTEN) else architecture_problem(document)
+
+
 def _unsupported(key: str, value: object, supported: str) -> LLMError:
     return LLMError(f"its config.json sets {key} to {brief(value, max_length=100)}; supported: {supported}")
 

@@ -1,14 +1,20 @@
 """`llm models`: list the models on this machine, or remove one from the hub's cache."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmcli import units
 from llmcli.cli.options import ResultOptions, option
 from llmcli.cli.terminal import tables
 from llmcli.errors import LLMError
 from llmcli.formats.open_file import model_files
+
+if TYPE_CHECKING:
+    from llmcli.formats.training_record import TrainingRecord
+
+MAX_NAMES = 2  # of training files
 
 
 class _Options(ResultOptions):
@@ -30,17 +36,33 @@ def models(options: _Options) -> None:
         record = {"removed": options.remove, "bytes": size}
         options.report(record, f"removed {options.remove} from the hub's cache ({units.size(size)})")
         return
-    found = [_describe(name, path) for name, path in (*_models_here(), *cache.models_in_cache())]
+    cached = cache.models_in_cache()
+    supported = [(name, path) for name, path in cached if not _is_unsupported(path)]
+    found = [_describe(name, path) for name, path in (*_models_here(), *supported)]
     if found and not options.json:
         rows = [
-            (one["name"], one["problem"], "", "", "") if "problem" in one else (
-                one["name"], one["architecture"], units.size(one["bytes"]), one["license"],
+            (one["name"], "", one["problem"], "", "", "") if "problem" in one else (
+                one["name"], one["architecture"], one["origin"], units.size(one["bytes"]), one["license"],
                 "chat" if one["chat"] else "text",
             )
             for one in found
         ]  # fmt: skip
-        tables.table(("model", "architecture", "size", "license", "kind"), rows, numbers=(2,))
-    options.report({"models": found}, f"{units.count(len(found), 'model')} here and in the hub's cache")
+        tables.table(("model", "architecture", "origin", "size", "license", "kind"), rows, numbers=(3,))
+    others = len(cached) - len(supported)
+    hidden = f"; llm does not run {others:,} others in the cache" if others else ""
+    sentence = f"{units.count(len(found), 'model')} here and in the hub's cache{hidden}"
+    options.report({"models": found, "unsupported": others}, sentence)
+
+
+def _is_unsupported(path: Path) -> bool:
+    """Return whether a model in the cache, which all programs share, is of another kind: for images, for example."""
+    from llmcli.formats.hf_config import published_problem
+    from llmcli.formats.metadata import parse_document
+    from llmcli.formats.open_file import read_text
+
+    with suppress(LLMError):
+        return path.is_dir() and bool(published_problem(parse_document(read_text(path / "config.json"), "")))
+    return False
 
 
 def _models_here() -> Iterator[tuple[str, Path]]:
@@ -52,17 +74,30 @@ def _describe(name: str, path: Path) -> dict[str, Any]:
     """Read what the header of a model says, or why it cannot be read."""
     from llmcli.formats.headers import read_header
     from llmcli.formats.metadata import parse_document
+    from llmcli.formats.training_record import TrainingRecord
 
     try:
         header = read_header(path)
-        config, tokenizer, record = (
+        if header.problem:
+            raise LLMError(header.problem)
+        config, tokenizer = (
             parse_document(header.metadata.get(key, "{}"), f"{name}: {key}")
-            for key in ("config.json", "tokenizer_config.json", "training.json")
+            for key in ("config.json", "tokenizer_config.json")
         )
+        record = TrainingRecord.parse(header.metadata.get("training.json", "{}"))
     except LLMError as error:
         return {"name": name, "problem": str(error)}
-    license_ = (record.get("imported") or {}).get("license", "")
+    origin = record.imported or {}
     return {
-        "name": name, "architecture": str(config.get("model_type", "not a model")), "bytes": header.file_bytes,
-        "license": str(license_), "chat": bool(tokenizer.get("chat_template")),
+        "name": name, "architecture": str(origin.get("architecture") or config.get("model_type", "not a model")),
+        "origin": _origin(record, name), "bytes": header.file_bytes, "license": str(origin.get("license", "")),
+        "chat": bool(tokenizer.get("chat_template")),
     }  # fmt: skip
+
+
+def _origin(record: "TrainingRecord", name: str) -> str:
+    """Return what a model was made from, beyond what its name says: a published model, training files."""
+    base = (record.imported or {}).get("name") or (record.base.file if record.base else "")
+    files = dict.fromkeys(file.name for stage in record.stages for file in stage.corpus)
+    parts = [str(base) if f":{base}" not in name else "", units.some(list(files), MAX_NAMES)]
+    return " + ".join(filter(None, parts))

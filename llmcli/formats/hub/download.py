@@ -17,8 +17,11 @@ from urllib.parse import urlsplit
 
 from llmcli import units
 from llmcli.errors import LLMError, usage
+from llmcli.formats.hf_config import published_problem
 from llmcli.formats.hub.cache import INDEX, NAME, WEIGHTS, cache_directory, cached
 from llmcli.formats.hub.errors import kinds, one_line, reason
+from llmcli.formats.metadata import parse_document
+from llmcli.formats.open_file import MAX_TEXT_BYTES, read_text
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -27,7 +30,6 @@ _SMALL_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
     "README.md", INDEX,
 )  # fmt: skip
-_MAX_SMALL_BYTES = 100_000_000  # each
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _MAX_NAMES = 5  # files listed
 _BLOCK_BYTES = 1 << 20
@@ -67,15 +69,15 @@ class _Download:
             )
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
         weights = self._weights(sizes)
-        is_gguf = weights[0].endswith(".gguf")
-        small = [] if is_gguf else [name for name in _SMALL_FILES if name in sizes]
-        for name in small:
-            if sizes[name] > _MAX_SMALL_BYTES:
-                raise LLMError(f"{self._name}: {name} has {units.size(sizes[name])}, too much for a file of this kind")
-        self._announce(info, sum(sizes[name] for name in (*small, *weights)), on_note)
         hashes = {file.rfilename: file.lfs.sha256 for file in info.siblings or () if file.lfs}
-        paths = [self._get(name, hashes.get(name)) for name in (*small, *weights)]  # if the last is there, all are
-        return paths[-1] if is_gguf else paths[-1].parent
+        small = [] if weights[0].endswith(".gguf") else self._small_files(sizes)
+        self._announce(info, sum(sizes[name] for name in (*small, *weights)), on_note)
+        for name in small:  # config.json is the first
+            path = self._get(name, hashes.get(name))
+            if name == "config.json" and (problem := published_problem(parse_document(read_text(path), str(path)))):
+                raise LLMError(f"{self._name} is not downloaded: {problem}")
+        paths = [self._get(name, hashes.get(name)) for name in weights]  # if the last is there, all are
+        return paths[-1].parent if small else paths[-1]
 
     def _get(self, name: str, sha256: str | None) -> Path:
         """Download a file into the cache. Raises LLMError, and removes the file, if it is not what the hub lists."""
@@ -114,6 +116,19 @@ class _Download:
         pickles = [name for name in sizes if name.endswith((".bin", ".pth", ".pt"))]
         what = f"only {pickles[0]}, a Python pickle, which can run code and is not read" if pickles else "no weights"
         raise LLMError(f"{self._name} has {what}; wanted {WEIGHTS} or a .gguf file")
+
+    def _small_files(self, sizes: Mapping[str, int]) -> list[str]:
+        """Choose the files beside the weights. Raises LLMError if one is missing or too large."""
+        for name in ("config.json", "tokenizer.json"):
+            if name not in sizes:
+                raise LLMError(
+                    f"{self._name} has no {name}, which a model needs; look for a conversion or a GGUF of it"
+                )
+        small = [name for name in _SMALL_FILES if name in sizes]
+        for name in small:
+            if sizes[name] > MAX_TEXT_BYTES:
+                raise LLMError(f"{self._name}: {name} has {units.size(sizes[name])}, too much for a file of this kind")
+        return small
 
     def _announce(self, info: "ModelInfo", size: int, on_note: Callable[[str], None]) -> None:
         """Say what will be downloaded. Raises LLMError if the disk has no space for it."""
