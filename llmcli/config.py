@@ -29,6 +29,7 @@ ARCHITECTURES = {  # model_type -> class in transformers; one graph runs all of 
     "qwen3_moe": "Qwen3MoeForCausalLM",  # Qwen3 with experts
     "mixtral": "MixtralForCausalLM",  # Llama with experts
     "smollm3": "SmolLM3ForCausalLM",  # Llama with layers that have no rotary positions
+    "gemma3_text": "Gemma3ForCausalLM",  # four norms in a layer, GELU, and layers that attend to a window
     "olmo2": "Olmo2ForCausalLM",  # norms after attention and SwiGLU; RMSNorm on all queries, and on all keys
 }
 EXPERT_NAMES = {  # model_type -> tensor names in a layer with experts: (router; an expert's gate, up and down)
@@ -41,6 +42,7 @@ EXPERT_NAMES = {  # model_type -> tensor names in a layer with experts: (router;
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # tensors with one row per token
 FINAL_NORM = "model.norm.weight"
 ROPE_TYPES = ("linear", "llama3")
+LAYER_TYPES = ("full_attention", "sliding_attention")
 ACTIVATIONS = ("silu", "gelu_pytorch_tanh", "gelu")  # of an MLP; the second is an approximation of the third
 ANSWER_TOKENS = 1000  # maximum length of a chat answer; most models stop long before
 RECIPES = ("muon", "adamw", "fine-tune", "lora")  # see training/step/optimizer.py
@@ -143,6 +145,10 @@ class ModelConfig:
     norm_topk_prob: bool = True  # normalize the weights of the active experts to sum to 1
     hidden_act: str = "silu"  # one of ACTIVATIONS
     no_rope_layers: tuple[int, ...] = ()  # SmolLM3: 0 for a layer without rotary positions, otherwise 1; (): all 1
+    layer_types: tuple[str, ...] = ()  # Gemma: one of LAYER_TYPES for each layer; (): full_attention
+    sliding_window: int = 0  # tokens that a layer of type sliding_attention attends to, including the current one
+    rope_local_base_freq: float = 10000.0  # rope_theta of those layers, without rope_scaling
+    query_pre_attn_scalar: float | None = None  # attention scores are divided by its square root; None: by head_dim's
 
     def __post_init__(self) -> None:
         if self.model_type not in ARCHITECTURES:
@@ -150,7 +156,7 @@ class ModelConfig:
             raise usage(f"model_type {brief(self.model_type)} is not supported; supported are {supported}")
         for field in fields(self):
             name, value = field.name, getattr(self, field.name)
-            least = 0 if name in ("eos_token_id", "num_experts", "num_experts_per_tok") else 1
+            least = 0 if name in ("eos_token_id", "num_experts", "num_experts_per_tok", "sliding_window") else 1
             if field.type is int:
                 require(type(value) is int and value >= least, name, f"an integer of at least {least}", value)
                 require(value <= LARGEST_COUNT, name, f"at most {LARGEST_COUNT:,}", value)
@@ -171,6 +177,13 @@ class ModelConfig:
         wanted = f"0 or 1 for each of {self.num_hidden_layers} layers"
         valid = not rotary or (len(rotary) == self.num_hidden_layers and all(n in (0, 1) for n in rotary))
         require(valid, "no_rope_layers", wanted, rotary)
+        kinds = self.layer_types
+        valid = not kinds or (len(kinds) == self.num_hidden_layers and all(kind in LAYER_TYPES for kind in kinds))
+        require(valid, "layer_types", f"{self.num_hidden_layers} of {', '.join(LAYER_TYPES)}", kinds)
+        valid = "sliding_attention" not in kinds or self.sliding_window > 0
+        require(valid, "sliding_window", "at least 1 for layers of type sliding_attention", self.sliding_window)
+        scalar = self.query_pre_attn_scalar
+        require(scalar is None or _is_usable(scalar), "query_pre_attn_scalar", "a positive number", scalar)
         tokens = [("eos_token_id", token) for token in (self.eos_token_id, *self.extra_eos_ids)]
         if self.bos_token_id is not None:
             tokens.append(("bos_token_id", self.bos_token_id))
@@ -179,14 +192,22 @@ class ModelConfig:
                 raise usage(f"{name} {brief(token)} is not below vocab_size {self.vocab_size}")
 
     @property
+    def is_gemma(self) -> bool:
+        return self.model_type == "gemma3_text"
+
+    @property
     def norm_names(self) -> NormNames:
         if self.model_type == "olmo2":
             return NormNames("", "post_attention_layernorm", "", "post_feedforward_layernorm")
+        if self.is_gemma:
+            return NormNames(
+                "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"
+            )
         return NormNames()
 
     @property
     def qk_norm(self) -> bool:  # RMSNorm on queries and keys, per head
-        return self.model_type in ("qwen3", "qwen3_moe") or self.joint_qk_norm
+        return self.model_type in ("qwen3", "qwen3_moe", "gemma3_text") or self.joint_qk_norm
 
     @property
     def joint_qk_norm(self) -> bool:  # instead on the queries of all heads together, and on the keys likewise
@@ -200,10 +221,34 @@ class ModelConfig:
         """Return whether a layer rotates queries and keys by their positions."""
         return not self.no_rope_layers or self.no_rope_layers[layer] == 1
 
-    def rope_frequencies(self) -> list[float]:
+    def is_sliding(self, layer: int) -> bool:
+        """Return whether a layer attends to a window, as in Longformer (arXiv:2004.05150, section 3.1)."""
+        return bool(self.layer_types) and self.layer_types[layer] == "sliding_attention"
+
+    def window(self, layer: int) -> int:
+        """Return the number of tokens that a layer attends to, including the current one."""
+        return self.sliding_window if self.is_sliding(layer) else self.max_position_embeddings
+
+    @property
+    def layer_kinds(self) -> tuple[bool, ...]:
+        """The values of `is_sliding`."""
+        return (False, True) if self.layer_types else (False,)
+
+    def rope_frequencies(self, is_sliding: bool = False) -> list[float]:
         """Rotation of each pair (i, i + D/2) of a head in radians per position (arXiv:2104.09864), [D/2]."""
-        plain = [self.rope_theta ** (-2 * i / self.head_dim) for i in range(self.head_dim // 2)]
-        return [self.rope_scaling.scaled(frequency) for frequency in plain] if self.rope_scaling else plain
+        theta, scaling = (self.rope_local_base_freq, None) if is_sliding else (self.rope_theta, self.rope_scaling)
+        plain = [theta ** (-2 * i / self.head_dim) for i in range(self.head_dim // 2)]
+        return [scaling.scaled(frequency) for frequency in plain] if scaling else plain
+
+    @property
+    def attention_scale(self) -> float:
+        """Factor on attention scores."""
+        return 1 / math.sqrt(self.query_pre_attn_scalar or self.head_dim)
+
+    @property
+    def embedding_scale(self) -> float:
+        """Factor on the embeddings of tokens; not on the output embedding, even if they are tied."""
+        return math.sqrt(self.hidden_size) if self.is_gemma else 1.0
 
     @lru_cache  # noqa: B019
     def tensor_shapes(self) -> Mapping[str, tuple[int, ...]]:

@@ -217,6 +217,10 @@ def from_header(header: Header) -> Checkpoint:
             raise LLMError(f"it is quantized as {scheme[:20]!r}; {' and '.join(QUANTIZATIONS)} are supported")
         _check_tensors(header, config, scheme)
     check_hash(header)
+    if config.is_gemma:  # it stores the gains of norms minus 1
+        norms = {name: t for name, t in header.tensors.items() if len(t.shape) == 1}
+        gains = {name: replace(tensor, offset=tensor.offset + 1) for name, tensor in norms.items()}
+        header = replace(header, tensors=header.tensors | gains)
     tensors = TensorsOnDisk(header, config.tensor_shapes())
     halves = [(name, t) for name, t in header.tensors.items() if t.dtype in ("F16", "BF16") and t.factor == 1]
     dtypes = {name: tensor.dtype for name, tensor in halves if scheme is None}
@@ -298,7 +302,8 @@ def write_tensors(path: str | Path, models: Mapping[str, Checkpoint], metadata: 
         matrix = quantized(matrix_name) if dot + suffix in (quantization.CODES, quantization.SCALES) else None
         if matrix is None:
             model, inner = sources[name]
-            return model.tensors[inner]
+            values = model.tensors[inner]
+            return values - 1 if model.config.is_gemma and values.ndim == 1 else values
         return matrix.codes if dot + suffix == quantization.CODES else matrix.scales
 
     write(path, ComputedTensors(stored, values), stored, {"format": "pt", **metadata})

@@ -8,7 +8,16 @@ from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields, replace
 from typing import Any
 
-from llmcli.config import ACTIVATIONS, ARCHITECTURES, EXPERT_NAMES, ROPE_TYPES, ModelConfig, RopeScaling, as_record
+from llmcli.config import (
+    ACTIVATIONS,
+    ARCHITECTURES,
+    EXPERT_NAMES,
+    LAYER_TYPES,
+    ROPE_TYPES,
+    ModelConfig,
+    RopeScaling,
+    as_record,
+)
 from llmcli.errors import LLMError, brief, prefixed
 from llmcli.formats.architectures.rewriting import REWRITTEN
 from llmcli.formats.metadata import parse_document
@@ -24,23 +33,32 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen2": {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28},
     "qwen3": {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28, "head_dim": 128},
     "qwen3_moe": {"num_key_value_heads": 4, "sliding_window": 4096},
+    "gemma3_text": {
+        "eos_token_id": 1, "bos_token_id": 2, "num_key_value_heads": 4, "head_dim": 256, "rope_theta": 1e6,
+        "hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 256, "sliding_window": 4096,
+        "sliding_window_pattern": 6, "tie_word_embeddings": True,
+    },
     "olmo2": {"eos_token_id": 50279, "rms_norm_eps": 1e-5},
     "smollm3": {"eos_token_id": 128001, "bos_token_id": 128000, "num_key_value_heads": 4, "rope_theta": 2e6},
 }  # fmt: skip
 # keys that change the computation if set, and the architectures that have them
 UNSUPPORTED: dict[str, Collection[str]] = {
-    "attention_bias": ("llama", "olmo2", "qwen3", "qwen3_moe", "smollm3"),
+    "attention_bias": ("gemma3_text", "llama", "olmo2", "qwen3", "qwen3_moe", "smollm3"),
     "mlp_bias": ("llama", "smollm3"),
+    **dict.fromkeys(
+        ("attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention"), ("gemma3_text",)
+    ),
     **dict.fromkeys(("quantization_config", "per_layer_config", "attention_chunk_size"), ARCHITECTURES),
 }
 _ROPE_KEYS = {  # rope type -> required keys
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
+_NOT_GEMMA: dict[str, Any] = {"layer_types": (), "sliding_window": 0, "query_pre_attn_scalar": None}
 _ACTIVATIONS = {  # some have several names
     **{name: name for name in ACTIVATIONS}, "swish": "silu", "gelu_new": "gelu_pytorch_tanh",
 }  # fmt: skip
-_LAYER_TYPES = ("full_attention", "attention", "sliding_attention")  # "attention" is an older name of "full_attention"
+_LAYER_TYPES = (*LAYER_TYPES, "attention")  # an older name of "full_attention"
 
 
 def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
@@ -56,14 +74,20 @@ def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
         experts = {"num_experts_per_tok": config.num_experts_per_tok, "num_local_experts": config.num_experts}
     values = as_record(config) | {  # the fields have Hugging Face's names
         "architectures": [ARCHITECTURES[config.model_type]],
-        "attention_bias": False, "attention_dropout": 0.0, "initializer_range": 0.02,
-        "sliding_window": None, "torch_dtype": dtype, "use_cache": True, "use_sliding_window": False,
+        "attention_bias": False, "attention_dropout": 0.0, "initializer_range": 0.02, "torch_dtype": dtype,
+        "sliding_window": config.sliding_window or None, "use_cache": True, "use_sliding_window": False,
         "bos_token_id": config.eos_token_id if config.bos_token_id is None else config.bos_token_id,
         "eos_token_id": [config.eos_token_id, *config.extra_eos_ids] if config.extra_eos_ids else config.eos_token_id,
         "max_window_layers": config.num_hidden_layers,
         "rope_scaling": config.rope_scaling and as_record(config.rope_scaling),
     }  # fmt: skip
-    for key in ("extra_eos_ids", "num_experts", "num_experts_per_tok", "norm_topk_prob"):
+    left_out = ["extra_eos_ids", "num_experts", "num_experts_per_tok", "norm_topk_prob"]
+    if config.is_gemma:
+        values["hidden_activation"] = values["hidden_act"]
+        values["query_pre_attn_scalar"] = config.query_pre_attn_scalar or config.head_dim
+    else:
+        left_out += ["layer_types", "query_pre_attn_scalar", "rope_local_base_freq"]
+    for key in left_out:
         del values[key]
     if config.model_type in ("smollm3", "olmo2"):
         values["pad_token_id"] = None  # the default in transformers may not be in the vocabulary
@@ -83,12 +107,14 @@ def parse_config(text: str) -> ModelConfig:
     for key, architectures in UNSUPPORTED.items():
         if document["model_type"] in architectures and document.get(key):
             raise LLMError(f"its config.json sets {key}, which is not supported")
-    activation = document.get("hidden_act", "silu")
-    if activation not in list(_ACTIVATIONS):
-        raise _unsupported("hidden_act", activation, ", ".join(_ACTIVATIONS))
     if not document.get("is_causal", True):
         raise LLMError("its config.json sets is_causal to false; supported: causal attention")
     document = DEFAULTS[document["model_type"]] | document
+    is_gemma = document["model_type"] == "gemma3_text"
+    key = "hidden_activation" if is_gemma else "hidden_act"
+    activation = document.get(key, "silu")
+    if activation not in list(_ACTIVATIONS):
+        raise _unsupported(key, activation, ", ".join(_ACTIVATIONS))
     values = {key: value for key, value in document.items() if value is not None}
     heads, width = values.get("num_attention_heads"), values.get("hidden_size")
     if type(heads) is int:
@@ -103,14 +129,15 @@ def parse_config(text: str) -> ModelConfig:
         "bos_token_id": bos if type(bos) is int and bos != eos else None,
     }
     values["hidden_act"] = _ACTIVATIONS[activation]
-    values |= _parse_rope(values) | _parse_experts(values) | {"no_rope_layers": _parse_rope_layers(values)}
+    values |= _parse_gemma(values) if is_gemma else _parse_rope(values) | _NOT_GEMMA
+    values |= _parse_experts(values) | {"no_rope_layers": _parse_rope_layers(values)}
     names = [field.name for field in fields(ModelConfig) if field.default is MISSING or field.name in values]
     for name in names:
         if name not in values:
             raise _missing(name)
     with prefixed("its config.json is not valid"):
         config = ModelConfig(**{name: values[name] for name in names})
-    window = _sliding_window(document, config.num_hidden_layers)
+    window = None if is_gemma else _sliding_window(document, config.num_hidden_layers)
     if window is None or window >= config.max_position_embeddings:
         return config
     return replace(config, max_position_embeddings=window)
@@ -187,6 +214,31 @@ def _parse_rope(values: Mapping[str, Any]) -> dict[str, Any]:
         raise LLMError(f"its config.json has a rope_scaling without {missing[0]}")
     with prefixed("its config.json is not valid"):
         return theta | {"rope_scaling": RopeScaling(rope_type=rope_type, **arguments)}
+
+
+def _parse_gemma(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the kind of each layer of Gemma, and the rotary positions of each kind, which transformers 5 stores in two
+    objects in rope_parameters. Only those of full_attention may be scaled, and rope_scaling is for them."""
+    types, count = values.get("layer_types"), values.get("num_hidden_layers")
+    if types is None:
+        pattern = values.get("sliding_window_pattern")
+        if type(pattern) is not int or pattern < 1:
+            raise _unsupported("sliding_window_pattern", pattern, "a number of layers")
+        if type(count) is int and count < 1 << 20:
+            types = [LAYER_TYPES[(layer + 1) % pattern != 0] for layer in range(count)]
+    if not isinstance(types, list) or any(kind not in LAYER_TYPES for kind in types):
+        raise _unsupported("layer_types", types, f"a list of {', '.join(LAYER_TYPES)}")
+    parameters = values.get("rope_parameters") or {}
+    if not isinstance(parameters, Mapping) or parameters.keys() - {*LAYER_TYPES}:
+        raise _unsupported("rope_parameters", parameters, f"an object with {' and '.join(LAYER_TYPES)}")
+    full, local = ({"rope_type": "default"} | (parameters.get(kind) or {}) for kind in LAYER_TYPES)
+    others = {key: value for key, value in values.items() if key != "original_max_position_embeddings"}
+    rope = _parse_rope(others | {"rope_scaling": full | (values.get("rope_scaling") or {})})
+    rope_local = _parse_rope(others | {"rope_scaling": local})
+    if rope_local["rope_scaling"]:
+        raise LLMError("its config.json scales the rotary positions of layers of type sliding_attention")
+    theta = rope_local.get("rope_theta", values.get("rope_local_base_freq", 10000.0))
+    return rope | {"layer_types": tuple(types), "rope_local_base_freq": theta}
 
 
 def _parse_rope_layers(values: Mapping[str, Any]) -> tuple[int, ...]:

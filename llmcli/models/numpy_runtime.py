@@ -8,8 +8,9 @@ Token ids go in, logits come out; text does not appear here. `NumpyRuntime._forw
         x = x + SwiGLU(RMSNorm(x))            transforms each token independently of the others
     logits = output embedding of RMSNorm(x)   [T, V]
 
-This is the decoder of Qwen3 (arXiv:2505.09388, section 2) and its relatives Qwen2, Llama, Mistral, SmolLM3 and OLMo 2;
-their differences are in ModelConfig. OLMo 2 normalizes the outputs of attention and SwiGLU instead of their inputs.
+This is the decoder of Qwen3 (arXiv:2505.09388, section 2) and its relatives Qwen2, Llama, Mistral, SmolLM3, OLMo 2 and
+Gemma 3; their differences are in ModelConfig. OLMo 2 normalizes the outputs of attention and SwiGLU instead of their
+inputs; Gemma 3 (arXiv:2503.19786, section 2) both, and most of its layers attend to a window of tokens.
 torch/transformer.py is the same network for training. This module never imports torch.
 
 T = tokens; S = tokens in the cache; B = windows scored together; V = vocabulary size; C = hidden size;
@@ -31,6 +32,7 @@ from llmcli.models.logits import softmax, token_losses
 from llmcli.models.matrix_product import Matrix, linear
 from llmcli.models.runtime import LOGITS_AT_ONCE, PREFILL_CHUNK, Array, Ints, Scores, check_context, check_input
 
+Rotations = Sequence[NDArray[np.complex64]]  # [T, 1, D/2] for each of ModelConfig.layer_kinds
 Part = tuple[int, int | None]  # (layer, head), or (layer, None) for a whole layer; both counted from 0
 # (index of a layer, queries [T, H, D], keys [T, G, D], values [T, G, D]) -> attention outputs [T, H * D]
 Attend = Callable[[int, Array, Array, Array], Array]
@@ -60,7 +62,8 @@ class NumpyRuntime(KVCacheRuntime):
         self._norm = checkpoint.stacked(["model.norm.weight"])
         self._head = Matrix(self._embedding if config.tie_word_embeddings else checkpoint.stacked(["lm_head.weight"]))
         self._eps = np.float32(config.rms_norm_eps)
-        self._rotations = np.zeros((0, 1, config.head_dim // 2), np.complex64)
+        self._embedding_scale = np.float32(config.embedding_scale)
+        self._rotations = [np.zeros((0, 1, config.head_dim // 2), np.complex64) for _ in config.layer_kinds]
         self._expert_weights: list[Array] = []  # [E] for the last token, in each layer
 
     def prefill(self, ids: Sequence[int], recorder: Recorder | None = None) -> Array:
@@ -111,17 +114,17 @@ class NumpyRuntime(KVCacheRuntime):
     def _process(self, ids: Sequence[int], recorder: Recorder | None = None) -> Array:
         """Add tokens to the cache; return their final hidden states [T, C], the input of the output embedding."""
         check_input(ids, self.length, self.context)
-        self._extend_rotations(self.length + len(ids))
         self.cache.reserve(self.length + len(ids))
 
         def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
-            return _attention(q, *self.cache.extend(layer, k, v), recorder)
+            return _attention(q, *self.cache.extend(layer, k, v), self._layers[layer].window, recorder)
 
         chunks = []
         for first in range(0, len(ids), PREFILL_CHUNK):
             chunk = np.array(ids[first : first + PREFILL_CHUNK])
             end = self.length + len(chunk)
-            chunks.append(self._forward(chunk, self._rotations[self.length : end], attend, recorder))
+            rotations = self._rotations_at(slice(self.length, end), end)
+            chunks.append(self._forward(chunk, rotations, attend, recorder))
             self.cache.length = end
         return self._final_norm(chunks[0] if len(chunks) == 1 else np.concatenate(chunks))
 
@@ -129,44 +132,44 @@ class NumpyRuntime(KVCacheRuntime):
         """Run windows [B, T] through all layers without the cache; return the residual stream [B * T, C]. Matrix
         products process all windows together, attention one window at a time."""
         B, T = ids.shape
-        self._extend_rotations(T)
 
         def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
-            y = np.empty((B * T, q.shape[1] * q.shape[2]), np.float32)
+            y, window = np.empty((B * T, q.shape[1] * q.shape[2]), np.float32), self._layers[layer].window
             for start in range(0, B * T, T):
                 keys, values = (array[start : start + T].swapaxes(0, 1) for array in (k, v))
                 for first in range(0, T, PREFILL_CHUNK):
                     end = min(T, first + PREFILL_CHUNK)
                     chunk = slice(start + first, start + end)
-                    y[chunk] = _attention(q[chunk], keys[:, :end], values[:, :end])
+                    y[chunk] = _attention(q[chunk], keys[:, :end], values[:, :end], window)
             return y
 
-        return self._forward(ids.ravel(), np.tile(self._rotations[:T], (B, 1, 1)), attend)
+        return self._forward(ids.ravel(), self._rotations_at(np.tile(np.arange(T), B), T), attend)
 
     def _step_slots(self, ids: Ints, past: Ints, cache: KVCache) -> Array:
-        rows, masked = np.arange(len(ids)), np.arange(past.max() + 1) > past[:, None]  # [B], [B, S]
+        rows, positions, last = np.arange(len(ids)), np.arange(past.max() + 1), past[:, None]  # [B], [S], [B, 1]
+        windows = {layer.window for layer in self._layers}
+        masked = {window: (positions > last) | (positions <= last - window) for window in windows}  # [B, S]
 
         def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
             keys, values = cache.keys[layer], cache.values[layer]  # [B, G, capacity, D]
             keys[rows, :, past], values[rows, :, past] = k, v
-            return _attention_together(q, keys, values, past + 1, masked)
+            window = self._layers[layer].window
+            return _attention_together(q, keys, values, past + 1, masked[window], window)
 
-        self._extend_rotations(int(past.max()) + 1)
-        return linear(self._final_norm(self._forward(ids, self._rotations[past], attend)), self._head)
+        rotations = self._rotations_at(past, len(positions))
+        return linear(self._final_norm(self._forward(ids, rotations, attend)), self._head)
 
-    def _forward(
-        self, ids: Ints, rotations: NDArray[np.complex64], attend: Attend, recorder: Recorder | None = None
-    ) -> Array:
-        """Run tokens [T] with the `rotations` [T, 1, D/2] of their positions through all layers; return [T, C].
-        `attend` is attention to the cache, or within windows."""
-        x = self._embedding[ids]  # [T, C]
+    def _forward(self, ids: Ints, rotations: Rotations, attend: Attend, recorder: Recorder | None = None) -> Array:
+        """Run tokens [T] with the `rotations` of their positions through all layers; return [T, C]. `attend` is
+        attention to the cache, or within windows."""
+        x = self._embedding[ids] * self._embedding_scale  # [T, C]
         if recorder:
             recorder.residual(x)
         expert_weights: list[Array] = []
         before = self._norms_inputs
         with np.errstate(over="ignore"):  # exp(-gate) in a SwiGLU may be infinite; silu(gate) is then correctly 0
             for index, layer in enumerate(self._layers):
-                q, k, v = layer.project(_rms_norm(x, self._eps) if before else x, rotations)
+                q, k, v = layer.project(_rms_norm(x, self._eps) if before else x, rotations[layer.is_sliding])
                 attended, gain = linear(attend(index, q, k, v), layer.o), layer.after_attention
                 x = x + (attended if gain is None else _rms_norm(attended, self._eps) * gain)
                 y = layer.mlp(_rms_norm(x, self._eps) if before else x)
@@ -182,12 +185,13 @@ class NumpyRuntime(KVCacheRuntime):
     def _final_norm(self, x: Array) -> Array:
         return _rms_norm(x, self._eps) * self._norm
 
-    def _extend_rotations(self, length: int) -> None:
-        """Extend the table of rotary embeddings (arXiv:2104.09864) to `length` positions or more."""
-        if length > len(self._rotations):
-            positions = np.arange(max(length, 2 * len(self._rotations), 64))
-            angles = positions[:, None, None] * np.array(self.config.rope_frequencies())
-            self._rotations = np.exp(1j * angles).astype(np.complex64)  # [positions, 1, D/2]
+    def _rotations_at(self, positions: slice | Ints, end: int) -> Rotations:
+        """Return the rotary embeddings (arXiv:2104.09864) of positions below `end`, from tables that grow."""
+        if end > len(self._rotations[0]):
+            known = np.arange(max(end, 2 * len(self._rotations[0]), 64))[:, None, None]
+            angles = [known * np.array(self.config.rope_frequencies(kind)) for kind in self.config.layer_kinds]
+            self._rotations = [np.exp(1j * angle).astype(np.complex64) for angle in angles]  # [positions, 1, D/2] each
+        return [table[positions] for table in self._rotations]
 
 
 class _Layer:
@@ -205,9 +209,10 @@ class _Layer:
         self.H, self.G, self.D = H, G, D
         self.eps = np.float32(config.rms_norm_eps)
         self.is_rotary = config.is_rotary(index)
+        self.is_sliding, self.window = config.is_sliding(index), config.window(index)
         name = f"model.layers.{index}."
         attention = name + "self_attn."
-        scale = np.float32(1 / math.sqrt(D))  # of attention scores, folded into the queries
+        scale = np.float32(config.attention_scale)  # folded into the queries
         norms = [checkpoint.stacked([f"{name}{norm}.weight"]) if norm else None for norm in config.norm_names]
         before_attention, self.after_attention, before_mlp, self.after_mlp = norms  # their gains
 
@@ -313,29 +318,34 @@ class _Experts:
         return y, all_weights
 
 
-def _attention(q: Array, keys: Array, values: Array, recorder: Recorder | None = None) -> Array:
-    """Causal attention (arXiv:1706.03762, section 3.2.1) of the last T of S positions: q [T, H, D], keys and values
-    [G, S, D] -> [T, H * D]. H / G query heads share each key-value head."""
+def _attention(q: Array, keys: Array, values: Array, window: int, recorder: Recorder | None = None) -> Array:
+    """Causal attention (arXiv:1706.03762, section 3.2.1) of the last T of S positions to the `window` positions up to
+    each: q [T, H, D], keys and values [G, S, D] -> [T, H * D]. H / G query heads share each key-value head."""
     T, H, D = q.shape
+    before = max(0, keys.shape[1] - T - window + 1)  # positions before all windows
+    if before:
+        keys, values = keys[:, before:], values[:, before:]
     G, S = keys.shape[:2]
     weights = q.swapaxes(0, 1).reshape(G, H // G * T, D) @ keys.swapaxes(1, 2)  # [G, H/G * T, S]
     if T > 1:
-        weights.reshape(H, T, S)[:, _future(T, S)] = -np.inf
+        weights.reshape(H, T, S)[:, _masked(T, S, window)] = -np.inf
     _softmax_in_place(weights)
     y = (weights @ values).reshape(H, T, D).swapaxes(0, 1).reshape(T, H * D)
     if recorder:
-        recorder.attention(weights.reshape(H, T, S), y)
+        recorder.attention(np.pad(weights.reshape(H, T, S), ((0, 0), (0, 0), (before, 0))), y)
     return y
 
 
-def _attention_together(q: Array, keys: Array, values: Array, lengths: Ints, masked: NDArray[np.bool_]) -> Array:
+def _attention_together(
+    q: Array, keys: Array, values: Array, lengths: Ints, masked: NDArray[np.bool_], window: int
+) -> Array:
     """Attention of the last token of B texts: q [B, H, D], keys and values [B, G, capacity, D] -> [B, H * D]. The first
-    `lengths` [B] positions of each text are in use; the others are `masked` [B, S]."""
+    `lengths` [B] positions of each text are in use; the others, and those before its window, are `masked` [B, S]."""
     B, H, D = q.shape
     G, S = keys.shape[1], masked.shape[1]
     if 2 * lengths.sum() < B * S:  # one long text among short ones: most scores would be masked
         texts = enumerate(lengths.tolist())
-        return np.concatenate([_attention(q[b : b + 1], keys[b, :, :n], values[b, :, :n]) for b, n in texts])
+        return np.concatenate([_attention(q[b : b + 1], keys[b, :, :n], values[b, :, :n], window) for b, n in texts])
     weights = q.reshape(B, G, H // G, D) @ keys[:, :, :S].swapaxes(2, 3)  # [B, G, H/G, S]
     np.copyto(weights, -np.inf, where=masked[:, None, None])
     _softmax_in_place(weights)
@@ -349,9 +359,11 @@ def _softmax_in_place(x: Array) -> None:
 
 
 @lru_cache(maxsize=32)
-def _future(T: int, S: int) -> NDArray[np.bool_]:
-    """The causal mask [T, S]: True where a position comes after the query, for the last T of S positions."""
-    return np.arange(S) > np.arange(S - T, S)[:, None]
+def _masked(T: int, S: int, window: int) -> NDArray[np.bool_]:
+    """The causal mask [T, S]: True where a position comes after the query or before its window, for the last T of S
+    positions."""
+    distance = np.arange(S - T, S)[:, None] - np.arange(S)
+    return (distance < 0) | (distance >= window)
 
 
 def _silu(x: Array) -> Array:

@@ -60,7 +60,7 @@ def live_page(
     3 of layer 2); with `compare` as well, at both prompts side by side. Raises LLMError for a model that pages do not
     support, or that is too large: its advice is `if_too_large`, or another dtype or format of `llm export`.
     """
-    if model.config.joint_qk_norm:
+    if model.config.joint_qk_norm or model.config.is_gemma:
         raise LLMError(f"pages do not support models of type {model.config.model_type}; export it to hf or gguf")
     if model.config.hidden_act == "gelu":
         raise LLMError("pages do not support models with hidden_act gelu; export it to hf or gguf")

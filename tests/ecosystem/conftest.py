@@ -86,6 +86,20 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_moe": ("qwen3_moe", {"head_dim": 32, **EXPERTS, "moe_intermediate_size": 32, "norm_topk_prob": True}),
     "qwen3_moe-not-to-one": ("qwen3_moe", {**EXPERTS, "moe_intermediate_size": 64, "tie_word_embeddings": True}),
     "mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}),
+    "gemma3": (
+        "gemma3_text",
+        {
+            "head_dim": 16,
+            "query_pre_attn_scalar": 24,
+            "sliding_window": 20,
+            "sliding_window_pattern": 2,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e5},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+            },
+        },
+    ),
     "smollm3": ("smollm3", {"num_hidden_layers": 4, "pad_token_id": None, "tie_word_embeddings": True}),
     "olmo2": ("olmo2", {"pad_token_id": None}),
 }

@@ -36,6 +36,12 @@ MORE: dict[str, dict[str, Any]] = {
         "residual_multiplier": 0.22,
         "logits_scaling": 1.5,
     },
+    "gemma3_text": {
+        "head_dim": 8,
+        "query_pre_attn_scalar": 250,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
     "smollm3": {"no_rope_layers": [1, 0], "pad_token_id": None},
     "olmo2": {"pad_token_id": None},
     "phi3": {"pad_token_id": None},
@@ -47,6 +53,7 @@ LLAMA3 = {
     "original_max_position_embeddings": 24,
 }  # fmt: skip
 RELATIVES = (
+    "gemma3_text",
     "granite",
     "olmo2",
     "phi3",
@@ -64,6 +71,7 @@ VALUES: dict[str, list[Any]] = {
     "attention_bias": [True, False, None],
     "attention_chunk_size": [8],
     "attention_dropout": [0.5],
+    "attn_logit_softcapping": [2.0, 0.0],
     "attention_multiplier": [0.5, 0.0, -1.0, "1", None, DELETED],
     "bos_token_id": [3, None, DELETED],
     "chunk_size_feed_forward": [4],
@@ -71,6 +79,8 @@ VALUES: dict[str, list[Any]] = {
     "embedding_multiplier": [3.0, 1e9, None, DELETED],
     "eos_token_id": [3, [3, 5], None],
     "head_dim": [4, 8, 6, None, DELETED],
+    "final_logit_softcapping": [2.0],
+    "hidden_activation": ["silu", "gelu", "relu", "gelu_pytorch_tanh", None],
     "hidden_act": ["silu", "swish", "gelu", "relu", "gelu_pytorch_tanh", "gelu_new", None],
     "hidden_size": [32],
     "initializer_range": [0.5],
@@ -107,8 +117,10 @@ VALUES: dict[str, list[Any]] = {
     "per_layer_config": [{"0": {"rms_norm_eps": 0.1}}, {"1": {"sliding_window": 4}}, {}, None],
     "pretraining_tp": [2],
     "qk_layernorm": [True],
+    "query_pre_attn_scalar": [8, 30, 8.5, 0, None, DELETED],
     "residual_multiplier": [1.0, None, DELETED],
     "rms_norm_eps": [0.1, 1e-5, DELETED],
+    "rope_local_base_freq": [100.0],
     "rope_parameters": [
         DELETED, None, {}, {"rope_theta": 100.0}, {"rope_type": "default", "rope_theta": 100.0},
         {"rope_type": "linear", "factor": 3.0}, {"rope_type": "linear", "factor": 3.0, "rope_theta": 50},
@@ -125,6 +137,10 @@ VALUES: dict[str, list[Any]] = {
         {"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5},
         {"full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
         {"full_attention": {"rope_type": "default", "rope_theta": 1e2}, "sliding_attention": {"rope_theta": 10.0}},
+        {"full_attention": {"rope_type": "linear", "factor": 2.0}, "sliding_attention": {"rope_type": "default"}},
+        {"full_attention": LLAMA3, "sliding_attention": {"rope_type": "default", "rope_theta": 30}},
+        {"full_attention": {"rope_type": "default"}, "sliding_attention": {"rope_type": "linear", "factor": 2.0}},
+        {"sliding_attention": {"rope_type": "default", "rope_theta": 30.0}},
         [LLAMA3], "linear",
     ],
     "rope_scaling": [
@@ -137,6 +153,7 @@ VALUES: dict[str, list[Any]] = {
     "router_aux_loss_coef": [0.5],
     "router_jitter_noise": [0.5],
     "sliding_window": [8, 39, 40, 48, 100, 0, None, "8", 8.0, DELETED],
+    "sliding_window_pattern": [1, 2, 3, None],
     "tie_word_embeddings": [True, False],
     "use_bidirectional_attention": [True],
     "use_cache": [False],
@@ -157,6 +174,10 @@ TOGETHER: list[dict[str, Any]] = [
       for layers in (0, 1, 2, 28)),
     {"use_sliding_window": False, "sliding_window": 8, "layer_types": DELETED, "max_window_layers": 0},
     {"use_sliding_window": True, "sliding_window": DELETED, "layer_types": DELETED, "max_window_layers": 0},
+    *({"layer_types": DELETED, "sliding_window_pattern": pattern} for pattern in (1, 2, 3, 0, None, DELETED)),
+    {"rope_parameters": DELETED, "rope_theta": 300.0, "rope_local_base_freq": 30.0},
+    {"rope_parameters": DELETED, "rope_theta": 300.0, "rope_scaling": {"type": "linear", "factor": 3.0}},
+    {"rope_parameters": DELETED, "rope_theta": 300.0, "rope_scaling": {"rope_type": "linear", "factor": 3.0}},
     {"norm_topk_prob": True, "num_experts_per_tok": 3},
     *({"no_rope_layers": DELETED, "no_rope_layer_interval": interval} for interval in (1, 2, 3, 0, None, DELETED)),
     {"no_rope_layers": DELETED, "num_hidden_layers": 4, "layer_types": DELETED},
@@ -254,6 +275,9 @@ def test_each_config_key_has_the_effect_of_transformers_or_is_an_error(kind: str
     if FULL or kind not in RELATIVES:
         assert run > 60
         assert {"rope_parameters", "rope_scaling", "rope_theta"} <= effective
+    if kind == "gemma3_text":
+        own = {"hidden_activation", "layer_types", "query_pre_attn_scalar", "sliding_window", "sliding_window_pattern"}
+        assert own | {"rope_local_base_freq"} <= effective
     assert "rms_norm_eps" in effective  # the comparison can fail
 
 

@@ -5,8 +5,9 @@ A field that would make the model compute something else is an error, never igno
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -65,7 +66,7 @@ def parse_config(
         num_attention_heads=heads,
         num_key_value_heads=number("attention.head_count_kv", heads),
         head_dim=head_dim,
-        max_position_embeddings=min(window, context) if window else context,
+        max_position_embeddings=min(window, context) if window and name != "gemma3" else context,
         rope_theta=_shortest_float(number("rope.freq_base", DEFAULT_ROPE_THETA)),
         rope_scaling=_rope_scaling(fields, rope_factors, head_dim),
         num_hidden_layers=number("block_count"),
@@ -79,7 +80,19 @@ def parse_config(
         no_rope_layers=conventions.rope_layers(model_type, min(number("block_count"), len(tensors))),
     )
     _check_counts(config, tensors)
-    return config
+    return _with_gemma_fields(config, number) if config.is_gemma else config
+
+
+def _with_gemma_fields(config: ModelConfig, number: Callable[..., Any]) -> ModelConfig:
+    window, pattern = number("attention.sliding_window", 0), number("attention.sliding_window_pattern", 6)
+    return replace(
+        config,
+        hidden_act="gelu_pytorch_tanh",
+        layer_types=conventions.layer_types(pattern, config.num_hidden_layers) if window else (),
+        sliding_window=window,
+        rope_local_base_freq=_shortest_float(number("rope.freq_base_swa", DEFAULT_ROPE_THETA)),
+        query_pre_attn_scalar=conventions.query_scalar(config),
+    )
 
 
 def before_rewriting(fields: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:

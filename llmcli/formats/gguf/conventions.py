@@ -7,17 +7,17 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.config import ModelConfig
+from llmcli.config import LAYER_TYPES, ModelConfig
 
 # GGUF's architecture -> transformers' model_type, after its rewriting (architectures/rewriting.py) for the last two
 ARCHITECTURES = {
     "llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3moe": "qwen3_moe", "smollm3": "smollm3",
-    "olmo2": "olmo2", "granite": "llama", "phi3": "llama",
+    "olmo2": "olmo2", "gemma3": "gemma3_text", "granite": "llama", "phi3": "llama",
 }  # fmt: skip
 MODEL_TYPES_WITH_EXPERTS = {"llama": "mixtral", "qwen3moe": "qwen3_moe"}
 ARCHITECTURE_OF = {  # transformers' model_type -> GGUF's architecture
     "llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3",
-    "qwen3_moe": "qwen3moe", "smollm3": "smollm3", "olmo2": "olmo2",
+    "qwen3_moe": "qwen3moe", "smollm3": "smollm3", "olmo2": "olmo2", "gemma3_text": "gemma3",
 }  # fmt: skip
 GRANITE_KEYS = {  # GGUF's key -> Hugging Face's
     "embedding_scale": "embedding_multiplier", "attention.scale": "attention_multiplier",
@@ -91,6 +91,17 @@ def interleaved_heads(config: ModelConfig, architecture: str) -> dict[str, int]:
 def rope_layers(model_type: str, count: int) -> tuple[int, ...]:
     """Return `no_rope_layers` of a model with this number of layers; llama.cpp does not store it."""
     return tuple(int((i + 1) % ROPE_LAYER_INTERVAL != 0) for i in range(count)) if model_type == "smollm3" else ()
+
+
+def layer_types(pattern: int, count: int) -> tuple[str, ...]:
+    """Return the `layer_types` of a Gemma: each `pattern`-th of `count` layers attends to all tokens; 0: none does."""
+    return tuple(LAYER_TYPES[pattern == 0 or (layer + 1) % pattern != 0] for layer in range(count))
+
+
+def query_scalar(config: ModelConfig) -> float:
+    """Return the `query_pre_attn_scalar` of a Gemma; llama.cpp knows it by the number of layers, 62 of Gemma 3 27B."""
+    is_27b = config.num_hidden_layers == 62
+    return config.hidden_size // config.num_attention_heads if is_27b else config.head_dim
 
 
 def reorder_rows(rows: NDArray[np.float32], heads: int, *, interleave: bool) -> NDArray[np.float32]:

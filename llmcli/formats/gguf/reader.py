@@ -114,7 +114,10 @@ def _translated_tensors(tensors: Mapping[str, TensorInfo], config: ModelConfig) 
         for i, name in enumerate(names):
             start = tensor.start + i * size
             translated[name] = replace(tensor, shape=shape, start=start, end=start + size)
-    return {name: replace(tensor, name=name) for name, tensor in translated.items()}
+    named = {name: replace(tensor, name=name) for name, tensor in translated.items()}
+    if config.is_gemma:  # Hugging Face's files store the gains of norms minus 1
+        named |= {name: replace(tensor, offset=-1.0) for name, tensor in named.items() if len(tensor.shape) == 1}
+    return named
 
 
 def _untranslated_header(path: Path, header: GGUFHeader, file_bytes: int, problem: str) -> Header:
@@ -158,8 +161,8 @@ def _decoder(path: Path, heads: Mapping[str, int]) -> Callable[[TensorInfo], Ite
         if len(data) != tensor.end - tensor.start:
             raise cut_off_error(path, tensor)
         values = _dequantize(data, tensor).reshape(tensor.shape)
-        if tensor.factor != 1:
-            values = values * tensor.factor
+        if not tensor.is_raw:
+            values = values * tensor.factor + tensor.offset
         projection = tensor.name.rpartition(".")[0].rpartition(".")[2]
         if projection in heads and tensor.name.startswith("model.layers."):
             count = heads[projection]

@@ -1,6 +1,7 @@
 """Writing GGUF files for llama.cpp, Ollama and LM Studio, with the `gguf` package."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,10 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
     architecture = ARCHITECTURE_OF[config.model_type]
     if not config.norm_topk_prob:
         raise LLMError("the weights of this model's active experts do not sum to 1, which llama.cpp does not support")
-    if config.hidden_act != "silu":
+    if config.hidden_act != ("gelu_pytorch_tanh" if config.is_gemma else "silu"):
         raise LLMError(f"llama.cpp does not support models of type {config.model_type} with {config.hidden_act}")
+    if config.layer_types not in ((), conventions.layer_types(_layer_pattern(config), config.num_hidden_layers)):
+        raise LLMError("llama.cpp supports layers of types full_attention and sliding_attention only in turns")
     if scaling and scaling.rope_type == "llama3" and architecture != "llama":
         problem = f"llama.cpp supports Llama 3's RoPE scaling only in models of type llama, not {config.model_type}"
         raise LLMError(f"{problem}; use `to` hf instead")
@@ -88,6 +91,10 @@ def _config_fields(config: ModelConfig) -> dict[str, Any]:
         "add_expert_count": config.num_experts, "add_expert_used_count": config.num_experts_per_tok,
         "add_expert_feed_forward_length": config.intermediate_size,
     }  # fmt: skip
+    gemma = {
+        "add_sliding_window": config.sliding_window, "add_sliding_window_pattern": _layer_pattern(config),
+        "add_rope_freq_base_swa": float(config.rope_local_base_freq),
+    }  # fmt: skip
     return {
         "add_vocab_size": config.vocab_size, "add_context_length": config.max_position_embeddings,
         "add_embedding_length": config.hidden_size, "add_block_count": config.num_hidden_layers,
@@ -95,8 +102,13 @@ def _config_fields(config: ModelConfig) -> dict[str, Any]:
         "add_head_count": config.num_attention_heads, "add_head_count_kv": config.num_key_value_heads,
         "add_key_length": config.head_dim, "add_value_length": config.head_dim,
         "add_rope_dimension_count": config.head_dim, "add_rope_freq_base": float(config.rope_theta),
-        "add_layer_norm_rms_eps": config.rms_norm_eps,
+        "add_layer_norm_rms_eps": config.rms_norm_eps, **(gemma if config.layer_types else {}),
     }  # fmt: skip
+
+
+def _layer_pattern(config: ModelConfig) -> int:
+    """Return the number of the first layer of type full_attention, counted from 1; 0 if there is none."""
+    return next((i for i, kind in enumerate(config.layer_types, 1) if kind == "full_attention"), 0)
 
 
 def _tensors(checkpoint: Checkpoint, dtype: str) -> Iterator[tuple[str, NDArray[np.float32], str]]:
@@ -111,6 +123,8 @@ def _tensors(checkpoint: Checkpoint, dtype: str) -> Iterator[tuple[str, NDArray[
         projection = name.split(".")[-2]
         if projection in heads:
             values = conventions.reorder_rows(values, heads[projection], interleave=True)
+        if config.is_gemma and projection == "q_norm":
+            values = values * np.float32(config.attention_scale * math.sqrt(conventions.query_scalar(config)))
         yield gguf_name, values, _tensor_type(dtype, values, name)
     if config.rope_scaling and config.rope_scaling.rope_type == "llama3":
         plain = [config.rope_theta ** (-2 * i / config.head_dim) for i in range(config.head_dim // 2)]

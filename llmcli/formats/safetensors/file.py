@@ -39,7 +39,7 @@ def read_values(header: Header, tensor: TensorInfo) -> Iterator[NDArray[Any]]:
         raise LLMError(f"{tensor.name} is of type {tensor.dtype}, which this program does not read")
     for data in _blocks(header.path, tensor):
         values = dtypes.decode(data, tensor.dtype)
-        yield values if tensor.factor == 1 else values.astype("float32") * tensor.factor
+        yield values if tensor.is_raw else values.astype("float32") * tensor.factor + tensor.offset
 
 
 def _blocks(path: Path, tensor: TensorInfo) -> Iterator[bytes]:
@@ -65,7 +65,7 @@ def read_tensor(header: Header, tensor: TensorInfo) -> NDArray[Any]:
 def read_into(header: Header, tensor: TensorInfo, out: NDArray[np.float32]) -> None:
     """Fill the contiguous array `out` with a tensor, without a second copy in memory."""
     flat = out.reshape(-1)
-    if tensor.dtype != "F32" or tensor.factor != 1 or header.decode:
+    if tensor.dtype != "F32" or not tensor.is_raw or header.decode:
         done = 0
         for values in read_values(header, tensor):
             flat[done : done + len(values)] = values

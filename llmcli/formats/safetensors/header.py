@@ -46,6 +46,12 @@ class TensorInfo:
     end: int  # position after its last byte
     path: Path | None = None  # of the file that holds it, if the model has several
     factor: float = 1.0  # its values are multiplied by this number when they are read
+    offset: float = 0.0  # then this number is added
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether its values are read as they are stored."""
+        return self.factor == 1 and self.offset == 0
 
     @property
     def size(self) -> int:

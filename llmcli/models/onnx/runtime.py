@@ -39,6 +39,8 @@ def unsupported(config: ModelConfig) -> str | None:
         return "mixture-of-experts layers"
     if config.joint_qk_norm:
         return "norms after attention"
+    if config.is_gemma:
+        return "layers that attend to a window"
     return f"a head size of {config.head_dim} (only multiples of 16)" if config.head_dim % 16 else None
 
 

@@ -135,23 +135,26 @@ rotate = _Rotate.apply
 
 
 class _Attention(_Function):
-    """Causal softmax(q k^T) v (arXiv:1706.03762, section 3.2.1); [B, T, N, D] all. Queries must be scaled already.
+    """Causal softmax(q k^T) v (arXiv:1706.03762, section 3.2.1) of each position and the `window` - 1 before it; [B, T,
+    N, D] all. Queries must be scaled already.
 
     The attention weights [B, N, T, T], without most of their masked half, are kept for the backward pass, which is
     faster than recomputing them for T up to about a thousand.
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         B, T, N, D = q.shape
         q, k, v = (x.permute(2, 0, 1, 3).reshape(N * B, T, D) for x in (q, k, v))
         outputs, weights = [], []
         for start in range(0, T, QUERY_BLOCK):
-            end = min(T, start + QUERY_BLOCK)
-            scores = torch.bmm(q[:, start:end], k[:, :end].mT)
-            scores[:, :, start:].masked_fill_(_future(end - start, q.device), -math.inf)
+            end, first = min(T, start + QUERY_BLOCK), max(0, start - window + 1)
+            scores = torch.bmm(q[:, start:end], k[:, first:end].mT)
+            scores[:, :, start - first :].masked_fill_(_future(end - start, q.device), -math.inf)
+            if end > window:
+                scores.masked_fill_(_before_windows(end - start, end - first, window, q.device), -math.inf)
             weights.append(torch.softmax(scores, -1))
-            outputs.append(torch.bmm(weights[-1], v[:, :end]))
+            outputs.append(torch.bmm(weights[-1], v[:, first:end]))
         y = torch.cat(outputs, 1)
         ctx.save_for_backward(q, k, v, y, *weights)
         ctx.shape = B, N, T, D
@@ -167,13 +170,13 @@ class _Attention(_Function):
         grad_k, grad_v = (torch.zeros_like(x, dtype=_sum_dtype(x)) for x in (k, v))
         for i, weight in enumerate(weights):
             start, end = i * QUERY_BLOCK, min(T, (i + 1) * QUERY_BLOCK)
-            grad_block = grad[:, start:end]
-            grad_v[:, :end] += torch.bmm(weight.mT, grad_block)
-            grad_scores = torch.bmm(grad_block, v[:, :end].mT).sub_(projection[:, start:end]).mul_(weight)
-            grad_q.append(torch.bmm(grad_scores, k[:, :end]))
-            grad_k[:, :end] += torch.bmm(grad_scores.mT, q[:, start:end])
+            grad_block, keys = grad[:, start:end], slice(end - weight.shape[2], end)
+            grad_v[:, keys] += torch.bmm(weight.mT, grad_block)
+            grad_scores = torch.bmm(grad_block, v[:, keys].mT).sub_(projection[:, start:end]).mul_(weight)
+            grad_q.append(torch.bmm(grad_scores, k[:, keys]))
+            grad_k[:, keys] += torch.bmm(grad_scores.mT, q[:, start:end])
         grads_qkv = torch.cat(grad_q, 1), grad_k.to(k.dtype), grad_v.to(v.dtype)
-        return tuple(x.view(N, B, T, D).permute(1, 2, 0, 3) for x in grads_qkv)
+        return *(x.view(N, B, T, D).permute(1, 2, 0, 3) for x in grads_qkv), None
 
 
 attention = _Attention.apply
@@ -199,6 +202,12 @@ def _has_amx() -> bool:
 def _future(T: int, device: torch.device) -> Tensor:
     """The causal mask [T, T]: True where a position comes after the query."""
     return torch.ones(T, T, dtype=torch.bool, device=device).triu(1)
+
+
+@lru_cache(maxsize=8)
+def _before_windows(T: int, S: int, window: int, device: torch.device) -> Tensor:
+    """The mask [T, S]: True where a position comes before the window of the query, for the last T of S positions."""
+    return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T - window)
 
 
 class _StackedLinear(_Function):

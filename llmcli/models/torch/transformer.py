@@ -83,17 +83,20 @@ class Attention(nn.Module):
             self.k_norm = nn.RMSNorm(self.G * self.D if config.joint_qk_norm else self.D)
         self.joint_qk_norm = config.joint_qk_norm
         self.eps = config.rms_norm_eps
-        self.is_rotary = config.is_rotary(layer)
+        self.is_rotary, self.kind = config.is_rotary(layer), int(config.is_sliding(layer))
+        self.window = config.window(layer)
+        self.scale = config.attention_scale
 
     def forward(
         self, x: Tensor, gain: Tensor | None, cos: Tensor, sin: Tensor, cache: LayerKVCache | None = None
     ) -> Tensor:
-        """Normalized x [B, T, C] before its gain, or x itself without one -> [B, T, C]. cos and sin are [T, 1, D]."""
+        """Normalized x [B, T, C] before its gain, or x itself without one -> [B, T, C]. cos and sin are
+        [kinds of layers, T, 1, D]."""
         q, k, v = self._project(x, gain, cos, sin)
         B, T = x.shape[:2]
         if torch.is_grad_enabled() and not has_faster_attention(x):
             k, v = (t if self.G == self.H else t.repeat_interleave(self.H // self.G, 2) for t in (k, v))
-            y = attention(q, k, v)
+            y = attention(q, k, v, self.window)
         else:
             y = self._attention_with_cache(q, k, v, cache)
         return self.o_proj(y.reshape(B, T, self.H * self.D))
@@ -107,7 +110,7 @@ class Attention(nn.Module):
         H, G, D = self.H, self.G, self.D
         qkv = stacked_linear(x, gain, self.q_proj, self.k_proj, self.v_proj).view(B, T, H + 2 * G, D)
         qk = qkv[:, :, : H + G]
-        scale = D**-0.5  # of attention scores, applied to the queries
+        cos, sin, scale = cos[self.kind], sin[self.kind], self.scale  # the scale is applied to the queries
         if self.joint_qk_norm:
             parts = (qk[:, :, :H], self.q_norm.weight * scale), (qk[:, :, H:], self.k_norm.weight)
             normed = [normalize(part.flatten(2), self.eps) * weight.to(x.dtype) for part, weight in parts]
@@ -129,13 +132,14 @@ class Attention(nn.Module):
         mask: Tensor | None = None
         if cache:
             k, v = cache.extend(k, v)
-        if past and T > 1:  # [T, past + T]: True where one of T new tokens may attend to a position
-            mask = torch.ones(T, past + T, dtype=torch.bool, device=q.device).tril(past)
+        is_windowed = past + T > self.window
+        if is_windowed or (past and T > 1):  # [T, past + T]: True where one of T new tokens may attend to a position
+            mask = torch.ones(T, past + T, dtype=torch.bool, device=q.device).tril(past).triu(past - self.window + 1)
         grouped = self.G != self.H
         if grouped and not _has_grouped_kernel(q, mask):
             k, v = (t.repeat_interleave(self.H // self.G, 1) for t in (k, v))
             grouped = False
-        causal = not past and T > 1
+        causal = not past and T > 1 and not is_windowed
         y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=1.0, enable_gqa=grouped)
         return y.transpose(1, 2)
 
@@ -236,8 +240,8 @@ class LanguageModel(nn.Module):
         self.token_rows: TokenRows | None = None  # set by `train_token_rows`
         self.logit_factor = 1.0  # on all logits, as if the gain of the last norm were multiplied by it
         self._stacked = _stacked_names(config)
-        empty = torch.empty(0, 1, config.head_dim, dtype=dtype)
-        self.register_buffer("cos", empty, persistent=False)  # [positions used so far, 1, D]
+        empty = torch.empty(len(config.layer_kinds), 0, 1, config.head_dim, dtype=dtype)
+        self.register_buffer("cos", empty, persistent=False)  # [kinds of layers, positions used so far, 1, D]
         self.register_buffer("sin", empty.clone(), persistent=False)
 
     def forward(self, ids: Tensor, caches: Sequence[LayerKVCache] | None = None) -> Tensor:
@@ -269,9 +273,12 @@ class LanguageModel(nn.Module):
         if self.token_rows is not None:
             x = self.token_rows.embed(x, ids)
         x = x.to(self.dtype)
+        if self.config.embedding_scale != 1:
+            x = x * self.config.embedding_scale
+        cos, sin = self.cos[:, start:end], self.sin[:, start:end]
         for i, layer in enumerate(self.model.layers):
             self._check_interruption()
-            x = layer(x, self.cos[start:end], self.sin[start:end], caches[i] if caches else None)
+            x = layer(x, cos, sin, caches[i] if caches else None)
         return normalize(x, self.config.rms_norm_eps)
 
     def _check_interruption(self) -> None:
@@ -315,12 +322,13 @@ class LanguageModel(nn.Module):
     def _extend_rotary_tables(self, length: int) -> None:
         """Extend the rotary tables to at least `length` positions: a config may claim a far longer context than is ever
         used."""
-        if length <= len(self.cos):
+        known = self.cos.shape[1]
+        if length <= known:
             return
-        positions = max(length, 2 * len(self.cos), 64)
+        positions = max(length, 2 * known, 64)
         with torch.inference_mode(False):  # tables made during scoring are also used in training
             self.cos, self.sin = (
-                table[:, None].to(self.cos.device, self.dtype) for table in rotary_tables(self.config, positions)
+                table[:, :, None].to(self.cos.device, self.dtype) for table in rotary_tables(self.config, positions)
             )
 
     # ---- weights
@@ -418,9 +426,10 @@ class Teacher:
 
 
 def rotary_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
-    """Compute cos and sin of position * frequency, [T, D] each; both halves of D have the same frequencies."""
-    frequencies = torch.tensor(config.rope_frequencies(), dtype=torch.float64)
-    angles = torch.arange(length, dtype=torch.float64)[:, None] * frequencies  # [T, D/2]
+    """Compute cos and sin of position * frequency, [kinds of layers, T, D] each; both halves of D have the same
+    frequencies."""
+    frequencies = torch.tensor([config.rope_frequencies(kind) for kind in config.layer_kinds], dtype=torch.float64)
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * frequencies[:, None]  # [kinds, T, D/2]
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos().float(), angles.sin().float()
 

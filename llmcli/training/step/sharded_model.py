@@ -85,7 +85,7 @@ class ShardedModel(LanguageModel):
         """Switch to float32, as users of the file will."""
         if self.dtype != torch.float32:
             self.dtype = torch.float32
-            self.cos, self.sin = (table[:0].float() for table in (self.cos, self.sin))
+            self.cos, self.sin = (table[:, :0].float() for table in (self.cos, self.sin))
 
     def scoring_model(self, arrays: Mapping[str, Array]) -> LanguageModel:
         """Return this model with replaced weights: there is no memory for another one, and training has ended."""
