@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = [  # from the bottom to the top; what is not named here stands alone beside them
     "version", "errors", "units", "config", "data", "formats", "models", "generation", "evaluation", "analysis",
-    "training", "pages", "server", "api", "cli", "__main__",
+    "training", "handover", "pages", "server", "api", "cli", "__main__",
 ]  # fmt: skip
 SUB_PACKAGES = {  # of each package, likewise; the modules beside them may import them and be imported by them
     "data": ["text", "documents", "tokenizers", "conversations", "tokens"],

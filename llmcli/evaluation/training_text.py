@@ -256,8 +256,17 @@ def find_corpus(stage: Stage, model: Path) -> Corpus:
     """Find the texts that a record names; see `find_sources`."""
     if not stage.texts:
         raise LLMError(f"{model} does not record its training text; name it: `corpus` FILE")
+    return _corpus_of(stage, stage.texts, model)
+
+
+def find_held_out_text(stage: Stage, model: Path) -> Corpus:
+    """Find the texts that --val named; none if a part of the training text was held out. Raises LLMError."""
+    return _corpus_of(stage, [file for file in stage.held_out.files if file.shape is None], model)
+
+
+def _corpus_of(stage: Stage, texts: Sequence[TrainingFile], model: Path) -> Corpus:
     documents: dict[tuple[Path, str], Document] = {}
-    for document in _find(stage, stage.texts, model):
+    for document in _find(stage, texts, model):
         if isinstance(document, Document):
             documents.setdefault((document.path.resolve(), document.member), document)
     return Corpus.of(documents.values())

@@ -24,14 +24,13 @@ from llmcli.training.planning.cost_model import (
     memory_needed,
     micro_batches,
 )
-from llmcli.training.planning.model_shapes import model_config
+from llmcli.training.planning.model_shapes import SIZES, model_config
 from llmcli.training.planning.plan import Plan, PlanRequest
 from llmcli.training.planning.planner import make_plan
 from llmcli.training.planning.task import Task
 from tests.benchmarks.collectives import Link
 from tests.benchmarks.step_model import Step, bytes_sent, same_link, step
 
-SHAPES = {"100M": (10, 640), "350M": (22, 1024), "1B": (18, 2048), "3B": (24, 3072), "7B": (32, 4096)}
 GPUS = (1, 2, 4, 8, 16, 32, 64)
 CONTEXT, VOCAB_SIZE, TOKENS_PER_PARAMETER = 2048, 32_768, 20.0  # the last is about that of arXiv:2203.15556, table 3
 BYTES_PER_TOKEN = 4.5  # of English text with such a vocabulary
@@ -114,9 +113,9 @@ class Run:
 def targets(context: int, vocab_size: int, tokens_per_parameter: float) -> list[Target]:
     """The models as `llm train --layers --width --context --vocab-size` makes them."""
     found = []
-    for name, shape in SHAPES.items():
+    for name, shape in SIZES.items():
         model = model_config(PlanRequest(), *shape, context, vocab_size, 0, induction=False)
-        found.append(Target(name, model, int(tokens_per_parameter * model.parameters)))
+        found.append(Target(name.upper(), model, int(tokens_per_parameter * model.parameters)))
     return found
 
 

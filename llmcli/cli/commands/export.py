@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.hub.upload import Target
 
-FORMATS = ("hf", "gguf", "html", "tokenizer")
+FORMATS = ("hf", "gguf", "html", "tokenizer", "handover")
 EXAMPLES = {"gguf": "model.gguf", "html": "model.html", "tokenizer": "tokenizer.json"}  # format -> output name
 HF_DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}  # -> name in a safetensors file
 HTML_DTYPES = ("int8", "f16", "f32")
+SIZES = ("100m", "350m", "1b", "3b", "7b")  # shapes in training/planning/model_shapes.py, which loads slowly
 MIN_DIVERGENCE = 0.001  # bits per byte: smaller estimates from one short text may be chance
 
 
@@ -28,7 +29,9 @@ class _Options(ResultOptions):
         "[MODEL] OUTPUT", f"Model (default: $LLMCLI_MODEL or {DEFAULT_MODEL}), and file or directory to write.", ...
     )
     to: str | None = choice(
-        *FORMATS, help="Output format: Hugging Face directory, GGUF file, HTML page, or the tokenizer alone."
+        *FORMATS,
+        help="Output format: Hugging Face directory, GGUF file, HTML page, the tokenizer alone, or a directory for "
+        "training engines.",
     )
     quantize: str | None = choice(*QUANTIZATIONS, help="Write a .safetensors file with quantized weights instead.")
     dtype: str | None = option(
@@ -40,6 +43,12 @@ class _Options(ResultOptions):
     language: str | None = option("CODES", "Language of its text in the model card of --to hf, such as en or en,ja.")
     push: str | None = option("OWNER/NAME", "With --to hf: upload the directory to the Hugging Face hub.")
     private: bool = flag("With --push: make a new repository private.")
+    size: str | None = choice(
+        *SIZES, help="With --to handover: a larger model with random weights, instead of this one."
+    )
+    corpus: list[str] | None = option(
+        "FILE", "With --to handover: the training text, if it is not found, or more text."
+    )
     force: bool = flag("Overwrite an existing output.")
 
 
@@ -75,6 +84,9 @@ def export(options: _Options) -> None:
         atomic_io.write(output, [model.tokenizer_json.encode("utf-8")])
     elif to == "html":
         _export_html(model, output, path, options.dtype)
+    elif to == "handover":
+        _export_handover(model, output, path, options)
+        return
     else:
         if model.record.ngram_cache is not None:
             figures = Figures.of_record(model.record)
@@ -108,17 +120,19 @@ def _check_options(options: _Options) -> None:
         raise usage("--quantize writes a .safetensors file; for a quantized GGUF: --to gguf --dtype q8_0 (or q4_0)")
     if len(options.names) > 2:
         raise usage(f"give one model and one output, found {len(options.names)} names: {command_line(options.names)}")
-    if to not in ("gguf", "hf"):
+    if to != "handover":
+        options.reject("without --to handover", "size", "corpus")
+    if to not in ("gguf", "hf", "handover"):
         if to != "html":
-            options.reject("without --to gguf, --to hf or --to html", "dtype")
+            options.reject("without --to gguf, --to hf, --to html or --to handover", "dtype")
         options.reject(f"with --to {to}" if to else "with --quantize", "name", "license")
     if to != "hf":
         options.reject("without --to hf", "language", "push")
     if options.push is None:
         options.reject("without --push", "private")
-    if to == "hf" and dtype is not None and dtype not in HF_DTYPES:
+    if to in ("hf", "handover") and dtype is not None and dtype not in HF_DTYPES:
         advice = "; for quantized weights: --to gguf" if dtype.startswith("q") else ""
-        raise usage(f"--dtype must be {', '.join(HF_DTYPES)} with --to hf, found {dtype}{advice}")
+        raise usage(f"--dtype must be {', '.join(HF_DTYPES)} with --to {to}, found {dtype}{advice}")
     if to == "html" and dtype is not None and dtype not in HTML_DTYPES:
         raise usage(f"--dtype must be {', '.join(HTML_DTYPES)} with --to html, found {dtype}")
 
@@ -131,7 +145,7 @@ def _check_output(options: _Options, output: Path, model: Path) -> None:
     reject_overwriting(output, "export", loading.files(model), f"{part}the model to export", by="")
     if options.to == "gguf" and output.suffix.lower() == ".safetensors":
         raise usage(f"{output}: --to gguf writes a .gguf file; name it {output.with_suffix('.gguf')}")
-    if options.to != "hf":
+    if options.to not in ("hf", "handover"):
         example = EXAMPLES.get(options.to or "", DEFAULT_MODEL)
         atomic_io.check_writable(output, force=options.force, by="", example=example)
         return
@@ -139,7 +153,8 @@ def _check_output(options: _Options, output: Path, model: Path) -> None:
         console.note(f"{output} cannot be locked here ({problem}); make sure that nothing else writes to it")
     else:
         atomic_io.remove_stale(output)  # left by killed exports
-    hf_directory.check_writable(output, force=options.force)
+    if options.to == "hf":
+        hf_directory.check_writable(output, force=options.force)
 
 
 # ---- one function per format
@@ -175,6 +190,34 @@ def _push(target: "Target", directory: Path, record: dict[str, Any], options: _O
     name = f"hf:{target.repository}"
     sentence = f"uploaded {name}; on any machine: llm generate -m {name}"
     options.report({**record, "pushed": name, "commit": commit}, sentence)
+
+
+def _export_handover(model: "Checkpoint", output: Path, path: Path, options: _Options) -> None:
+    """Write a directory for other training engines, and say what travels with it."""
+    from llmcli.formats import atomic_io
+    from llmcli.handover import directory, engines
+    from llmcli.handover.corpus import recorded_split
+
+    directory.check_writable(output, force=options.force)
+    split = recorded_split(model.record, path, options.corpus or ())
+    if split.new:
+        console.note(f"not in the training record, split anew: {units.some(split.new, MAX_CORPUS_NAMES)}")
+    handover = directory.Handover(atomic_io.name_of(path.resolve()), model, split, options.size)
+    if options.size:
+        model = directory.larger_model(model, options.size)
+    metadata = _metadata(model, path, options)
+    if options.dtype:
+        model = _converted(model, HF_DTYPES[options.dtype])
+    manifest = handover.write(output, model, metadata, _model_card(model, metadata))
+    if skipped := engines.skipped(model.config):
+        console.note(f"without {', '.join(skipped)}, which need a dense model of type {engines.MODEL_TYPE}")
+    console.note(f"travels: {'; '.join(handover.travels)}")
+    console.note(f"does not travel: {'; '.join(handover.stays)}")
+    options.report(
+        {"file": str(output), "to": "handover", **manifest},
+        f"saved {output}: {units.number(model.parameters)} parameters, {manifest['tokens']['train']:,} tokens to train "
+        f"on, {manifest['tokens']['val']:,} held out; next: {output / 'README.md'}",
+    )
 
 
 def _export_html(model: "Checkpoint", output: Path, path: Path, dtype: str | None) -> None:

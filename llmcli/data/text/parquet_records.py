@@ -1,13 +1,15 @@
-"""Records in a Parquet file, row by row. Only this module imports pyarrow, an optional dependency."""
+"""Records in a Parquet file, read and written row by row. Only this module imports pyarrow, an optional dependency."""
 
 import contextlib
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 from llmcli.errors import LLMError, missing_extra
 
 MAGIC = b"PAR1"  # first bytes of a Parquet file
 _BATCH_ROWS = 1024  # held in memory at once
+_GROUP_CHARACTERS = 16_000_000  # in a row group that is written
 
 # names of columns -> (row number from 1, record with these columns), ...
 Rows: TypeAlias = Callable[[Container[str]], Iterator[tuple[int, object]]]
@@ -48,3 +50,31 @@ def _rows(name: str, file: Any, columns: list[str]) -> Iterator[tuple[int, objec
             ) from error
         yield from enumerate(rows, before + 1)
         before += len(rows)
+
+
+def write_parquet(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write rows of strings. Raises LLMError if pyarrow is not installed, and OSError."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise missing_extra("writing Parquet files", "pyarrow", "parquet") from error
+    schema = pyarrow.schema([(column, pyarrow.string()) for column in columns])
+    with pyarrow.parquet.ParquetWriter(path, schema) as file:
+        for group in _groups(rows):
+            values = zip(*group, strict=True)
+            file.write_table(pyarrow.table(dict(zip(columns, values, strict=True)), schema))
+
+
+def _groups(rows: Iterable[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
+    """Divide rows into groups of at most _BATCH_ROWS rows, and of about _GROUP_CHARACTERS characters."""
+    group: list[Sequence[str]] = []
+    characters = 0
+    for row in rows:
+        group.append(row)
+        characters += sum(map(len, row))
+        if len(group) == _BATCH_ROWS or characters >= _GROUP_CHARACTERS:
+            yield group
+            group, characters = [], 0
+    if group:
+        yield group

@@ -1,0 +1,1 @@
+"""What another training engine needs to continue with the same tokenizer, split and mixture on a cluster."""

@@ -1,0 +1,76 @@
+"""The split of a model's training text, made again from its record."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmcli.data.sources import read_sources
+from llmcli.data.text.corpus import Corpus, Part
+from llmcli.data.text.documents import Document
+from llmcli.data.text.split import split
+from llmcli.errors import LLMError
+from llmcli.evaluation.training_text import find_corpus, find_held_out_text, recorded_reading, trained_lengths
+from llmcli.formats.training_record import Stage, TrainingFile, TrainingRecord
+from llmcli.training.planning.recipe import HELD_OUT
+
+
+@dataclass(frozen=True)
+class RecordedSplit:
+    """The training text and the held-out text of a model."""
+
+    training: Corpus
+    held_out: Corpus
+    names: dict[str, str]  # sha256 of a document -> its name in the record
+    new: tuple[str, ...]  # names of documents that the record does not have
+    conversations: tuple[str, ...]  # names of files of conversations, which are not part of it
+
+
+def recorded_split(record: TrainingRecord, model: Path, corpus: Sequence[str]) -> RecordedSplit:
+    """Split the training text as the record of a model says. The text is found by the names in the record, or among
+    the files in `corpus`, which may include others: these are split anew.
+
+    Raises LLMError if a file is missing or has changed, or if there is none.
+    """
+    stage = next((stage for stage in record.stages if stage.texts), record)
+    held_out_files = [file for file in stage.held_out.files if file.shape is None]
+    if not corpus:
+        documents = find_corpus(stage, model).documents + find_held_out_text(stage, model).documents
+    else:
+        documents = read_sources(corpus, recorded_reading([record])).text.documents
+    found = {document.sha256: document for document in documents}
+    for entry in (*stage.texts, *held_out_files):
+        if entry.sha256 not in found and entry.bytes:
+            raise LLMError(
+                f"the training text of {model}, {entry.name[:200]}, is missing or has changed: no file in "
+                f"{', '.join(corpus)} has its sha256, {entry.sha256[:16]}; add the file to `corpus`"
+            )
+    names = {entry.sha256: entry.name for entry in (*stage.texts, *held_out_files)}
+    parts = _recorded_parts(stage, found)
+    parts[1].extend(Part(found[file.sha256], 0, found[file.sha256].text_bytes) for file in held_out_files if file.bytes)
+    new = Corpus.of(document for document in documents if document.sha256 not in names)
+    if new.contents:
+        divided = split(new, HELD_OUT)
+        parts[0].extend(divided.training.contents)
+        parts[1].extend(divided.held_out.contents)
+    training, held_out = (Corpus(tuple(part for part in of_kind if part.text_bytes)) for of_kind in parts)
+    names |= {document.sha256: document.relative_name for document in new.documents}
+    return RecordedSplit(
+        training, held_out, names, tuple(document.name for document in new.documents),
+        tuple(file.name for file in record.conversation_files),
+    )  # fmt: skip
+
+
+def _recorded_parts(stage: Stage, found: dict[str, Document]) -> tuple[list[Part], list[Part]]:
+    """Return (training parts, held-out parts) of the texts of a stage."""
+    trained = trained_lengths([stage])
+    training, held_out = list[Part](), list[Part]()
+    for entry in _distinct(stage.texts):
+        document, middle = found[entry.sha256], trained.get(entry.sha256, entry.bytes)
+        size = entry.bytes - middle - entry.left_out if entry.held_out is None else entry.held_out
+        training.append(Part(document, 0, middle))
+        held_out.append(Part(document, document.text_bytes - size, document.text_bytes))
+    return training, held_out
+
+
+def _distinct(files: Sequence[TrainingFile]) -> list[TrainingFile]:
+    return list({file.sha256: file for file in files if file.bytes}.values())

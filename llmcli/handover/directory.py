@@ -1,0 +1,138 @@
+"""The directory that `llm export --to handover` writes: model, tokens, text, and a file for each engine."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llmcli.data.tokens.tokens import token_type
+from llmcli.errors import LLMError, require_torch
+from llmcli.formats import atomic_io, hf_directory, loading
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.handover import engines
+from llmcli.handover.corpus import RecordedSplit
+from llmcli.handover.splits import WrittenDocument, write_split
+from llmcli.training.planning.model_shapes import SIZES, model_config
+from llmcli.training.planning.plan import PlanRequest
+from llmcli.version import __version__
+
+MANIFEST = "handover.json"
+CONTEXT = 2048  # least context length of a larger model
+SEED = 0  # of its weights
+
+
+def check_writable(directory: Path, *, force: bool) -> None:
+    """Raise LLMError unless `Handover.write` may put a directory there."""
+    if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
+        raise LLMError(f"{directory} is not a directory; give another name")
+    if not directory.resolve().parent.is_dir():
+        raise LLMError(f"there is no directory {directory.parent}; make it first: mkdir -p {directory.parent}")
+    if not directory.is_dir() or not any(directory.iterdir()):
+        return
+    here = Path.cwd()
+    is_ours = (directory / MANIFEST).is_file()
+    if not is_ours or os.path.ismount(directory) or directory.resolve() in (here, *here.parents):
+        raise LLMError(f"{directory} is not empty and cannot be replaced; give another name")
+    if not force:
+        raise LLMError(f"{directory} is not empty; add `overwrite=True` to replace it, or give another name")
+
+
+def larger_model(model: Checkpoint, size: str) -> Checkpoint:
+    """Return a model of a size in SIZES with random weights, and with the tokenizer of `model`."""
+    require_torch()
+    from llmcli.training.step.initialization import fresh_weights  # imports torch
+
+    old, (layers, width) = model.config, SIZES[size]
+    context = max(CONTEXT, old.max_position_embeddings)
+    config = model_config(PlanRequest(), layers, width, context, old.vocab_size, old.eos_token_id, induction=False)
+    config = replace(config, bos_token_id=old.bos_token_id, extra_eos_ids=old.extra_eos_ids)
+    tokenizer_config = json.loads(model.tokenizer_config_json) | {"model_max_length": context}
+    return Checkpoint(
+        config, model.tokenizer_json, fresh_weights(config, SEED),
+        tokenizer_config_json=json.dumps(tokenizer_config, indent=2, ensure_ascii=False),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Handover:
+    """What is handed over."""
+
+    origin: str  # file of the model that was trained here
+    trained: Checkpoint
+    split: RecordedSplit
+    size: str | None = None  # of a larger model, with random weights
+
+    @property
+    def travels(self) -> list[str]:
+        return [
+            "the tokenizer, with its chat template if there is one",
+            "the split: the same text is trained on, and the same text is held out",
+            "the mixture: each document has the same share of the training tokens",
+            *([] if self.size else ["the weights of the network"]),
+        ]
+
+    @property
+    def stays(self) -> list[str]:
+        cache, conversations = self.trained.record.ngram_cache, self.split.conversations
+        return [
+            *(["what the model learned: the larger one begins with random weights"] if self.size else []),
+            *([] if cache is None else ["the n-gram cache: other programs run the network alone"]),
+            *([f"conversations: {', '.join(conversations)}"] if conversations else []),
+            "the state of the optimizer, and the learning rate: both begin anew, with a warm-up",
+            "the order of the batches; dropout and BPE-dropout",
+        ]
+
+    def write(self, directory: Path, model: Checkpoint, metadata: Mapping[str, str], card: str) -> dict[str, Any]:
+        """Write a directory, which replaces an older one as a whole. `model`, `metadata` and `card` are as in
+        `hf_directory.write`. Returns the content of MANIFEST.
+
+        Raises LLMError if no text was held out, if the disk is full, or if pyarrow is not installed.
+        """
+        training, held_out, names = self.split.training, self.split.held_out, self.split.names
+        if not (training.contents and held_out.contents):
+            missing = "held out" if training.contents else "trained on"
+            raise LLMError(f"no text was {missing}, which engines need; add a file to `corpus`: new text is split")
+        tokenizer = loading.open_tokenizer(model)
+        atomic_io.check_space(directory, model.stored_bytes + 4 * (training.text_bytes + held_out.text_bytes))
+        with atomic_io.replace_directory(directory) as temporary:
+            tokens, text = temporary / "tokens", temporary / "text"
+            tokens.mkdir()
+            text.mkdir()
+            written = {
+                "train": write_split(training, names, tokenizer, tokens / "train", text / "train.parquet"),
+                "val": write_split(held_out, names, tokenizer, tokens / "val", text / "validation.parquet"),
+            }
+            manifest = {
+                "llmcli": __version__,
+                "model": {
+                    "from": self.origin, "weights": f"random (seed {SEED})" if self.size else "as trained",
+                    "parameters": model.parameters,
+                },
+                "tokenizer_sha256": hashlib.sha256(model.tokenizer_json.encode("utf-8")).hexdigest(),
+                "tokens": {name: sum(one.tokens for one in documents) for name, documents in written.items()},
+                "dtype": token_type(tokenizer),
+                "documents": _documents(written),
+            }  # fmt: skip
+            texts = engines.files(model.config, manifest, self.travels, self.stays)
+            texts[MANIFEST] = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+            for name, content in texts.items():
+                atomic_io.write(temporary / name, [content.encode("utf-8")])
+            hf_directory.write(temporary / "model", model, metadata, card)
+            check_writable(directory, force=True)  # again: another program may have put something there meanwhile
+        return manifest
+
+
+def _documents(written: Mapping[str, list[WrittenDocument]]) -> list[dict[str, Any]]:
+    """List the documents with their parts and their share of the mixture, the training tokens."""
+    total = sum(one.tokens for one in written["train"])
+    documents: dict[str, dict[str, Any]] = {}
+    for split, parts in written.items():
+        for one in parts:
+            entry = documents.setdefault(one.document_sha256, {"name": one.name, "sha256": one.document_sha256})
+            entry[split] = one.as_json()
+            if split == "train":
+                entry["share"] = round(one.tokens / total, 6)
+    return list(documents.values())

@@ -1,0 +1,84 @@
+"""The README and the files for other training engines, from the templates in this package."""
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files as package_files
+from string import Template
+from typing import Any
+
+from llmcli.config import ModelConfig
+from llmcli.training.planning import recipe
+from llmcli.training.planning.cost_model import MICRO_BATCH_VALUES
+from llmcli.version import __version__
+
+COMMANDS = {  # file -> how to use it
+    "trl_sft.py": "`python trl_sft.py`",
+    "nemo_automodel.yaml": "`automodel nemo_automodel.yaml --nproc-per-node 8`",
+    "litgpt.yaml": "`litgpt convert_to_litgpt model --model_name Qwen3-0.6B`, then\n"
+    "  `PYTHONPATH=. litgpt pretrain --config litgpt.yaml`",
+    "torchtitan_config.py": "`PYTHONPATH=. torchrun --nproc-per-node 8 -m torchtitan.train --module torchtitan_config\n"
+    "  --config handover`",
+    "skypilot.yaml": "`sky launch -c handover skypilot.yaml` rents two machines with eight GPUs each, for torchtitan",
+}
+OTHERS = {"litgpt.yaml": ("litgpt_data.py",)}  # files that a file needs
+MODEL_TYPE = "qwen3"
+FOR_MODEL_TYPE = ("litgpt.yaml", "torchtitan_config.py", "skypilot.yaml")  # these describe the shape of the model
+LEARNING_RATE, FINAL_LEARNING_RATE = "3.0e-4", "3.0e-5"  # of AdamW [chosen]
+WARMUP = 0.05  # of the steps; the optimizer state is new [chosen]
+MIN_STEPS = 10
+
+
+def skipped(config: ModelConfig) -> list[str]:
+    """Return the files that cannot be written for a model."""
+    is_supported = config.model_type == MODEL_TYPE and config.rope_scaling is None and not config.no_rope_layers
+    return [] if is_supported else list(FOR_MODEL_TYPE)
+
+
+def files(
+    config: ModelConfig, manifest: Mapping[str, Any], travel: Sequence[str], stay: Sequence[str]
+) -> dict[str, str]:
+    """Return the files by name; `manifest` is the content of handover.json."""
+    names = [name for name in COMMANDS if name not in skipped(config)]
+    values = _values(config, manifest) | {
+        "travels": "\n".join(f"- {line}" for line in travel),
+        "stays": "\n".join(f"- {line}" for line in stay),
+        "commands": "\n".join(f"- {name}: {COMMANDS[name]}" for name in names),
+    }
+    names += [other for name in names for other in OTHERS.get(name, ())]
+    folder = package_files("llmcli.handover") / "templates"
+    names = ["README.md", *names]
+    return {name: Template((folder / f"{name}.template").read_text("utf-8")).substitute(values) for name in names}
+
+
+def _values(config: ModelConfig, manifest: Mapping[str, Any]) -> dict[str, object]:
+    """Return the values of the templates. Batches grow with the text, as in training on a GPU here."""
+    tokens, context, model = manifest["tokens"], config.max_position_embeddings, manifest["model"]
+    least, most = recipe.GPU_BATCH_TOKENS
+    batch = _power_of_two(min(max(tokens["train"] // recipe.GPU_BATCH_DIVISOR, least), most) // context)
+    micro_batch = min(
+        batch, _power_of_two(MICRO_BATCH_VALUES["cuda"] // (config.num_hidden_layers * config.hidden_size * context))
+    )
+    steps = max(MIN_STEPS, tokens["train"] // (batch * context))
+    return {
+        "origin": model["from"], "weights": model["weights"], "parameters": f"{model['parameters']:,}",
+        "version": __version__, "vocab_size": config.vocab_size, "width": config.hidden_size,
+        "layers": config.num_hidden_layers, "heads": config.num_attention_heads,
+        "kv_heads": config.num_key_value_heads, "head_dim": config.head_dim,
+        "intermediate_size": config.intermediate_size, "norm_eps": _number(config.rms_norm_eps),
+        "rope_theta": round(config.rope_theta), "context": context, "tied": str(config.tie_word_embeddings).lower(),
+        "tied_python": config.tie_word_embeddings, "eos_id": config.eos_token_id, "dtype": manifest["dtype"],
+        "train_count": f"{tokens['train']:,}", "val_count": f"{tokens['val']:,}",
+        "val_windows": max(1, (tokens["val"] - 1) // context), "batch": batch, "micro_batch": micro_batch,
+        "accumulation": batch // micro_batch, "steps": steps, "max_tokens": steps * batch * context,
+        "warmup": max(1, round(WARMUP * steps)), "lr": LEARNING_RATE, "min_lr": FINAL_LEARNING_RATE,
+    }  # fmt: skip
+
+
+def _number(value: float) -> str:
+    """Write a number so that YAML 1.1 does not read it as a string: 1.0e-06, not 1e-06."""
+    text = repr(value)
+    return text if "." in text else text.replace("e", ".0e")
+
+
+def _power_of_two(limit: int) -> int:
+    """Return the largest power of two up to a limit; 1 if there is none."""
+    return 1 << max(0, limit.bit_length() - 1)

@@ -1,0 +1,91 @@
+"""Training text and held-out text as files: tokens for Megatron-LM and nanoGPT, text as Parquet.
+
+NAME.bin has nothing but little-endian token ids, so that nanoGPT reads it, too. Megatron-LM's NAME.idx lists the
+sequences in it. The ids are in the order in which `llm train` reads them: a start token precedes the first document, an
+end-of-text token each other one. A long document is cut into several sequences.
+"""
+
+import hashlib
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmcli.data.text.corpus import Corpus, Part
+from llmcli.data.text.parquet_records import write_parquet
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.data.tokens.corpus_tokens import divide
+from llmcli.data.tokens.tokens import encode_texts, token_type
+from llmcli.formats import atomic_io
+
+MAGIC = b"MMIDIDX\0\0"
+TYPE_CODES = {"<u2": 8, "<u4": 4}  # Megatron-LM's codes for uint16, and for int32: ids are below 2**31
+COLUMNS = ("text", "name", "sha256")  # of the Parquet file; the hash is that of the whole document
+
+
+@dataclass
+class WrittenDocument:
+    """The part of a document that belongs to a split."""
+
+    name: str
+    document_sha256: str
+    bytes: int = 0
+    tokens: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)  # of the part
+
+    def as_json(self) -> dict[str, Any]:
+        return {"bytes": self.bytes, "sha256": self.digest.hexdigest(), "tokens": self.tokens}
+
+
+def write_split(
+    corpus: Corpus, names: dict[str, str], tokenizer: Tokenizer, tokens: Path, parquet: Path
+) -> list[WrittenDocument]:
+    """Write a split: `tokens` with the suffixes .bin and .idx, and `parquet`. `names` are those of documents by their
+    sha256. Raises LLMError if the disk is full, or if pyarrow is not installed."""
+    dtype = token_type(tokenizer)
+    written, lengths, starts = list[WrittenDocument](), list[int](), list[int]()
+
+    def rows(file: Any) -> Iterator[tuple[str, ...]]:
+        """Yield the rows of the Parquet file, and write the tokens of each to a file."""
+        for piece, continued in _pieces(corpus, tokenizer):
+            sha256 = piece.document.sha256
+            text = "".join(piece.text())
+            ids = list(encode_texts(iter([iter([text])]), tokenizer, continued=continued))
+            if not continued:
+                starts.append(len(lengths))
+                ids.insert(0, np.array([tokenizer.eos_id if written else tokenizer.bos_id], dtype).tobytes())
+                written.append(WrittenDocument(names[sha256], sha256))
+            file.writelines(ids)
+            lengths.append(sum(map(len, ids)) // np.dtype(dtype).itemsize)
+            data = text.encode("utf-8")
+            written[-1].digest.update(data)
+            written[-1].bytes += len(data)
+            written[-1].tokens += lengths[-1]
+            yield text, written[-1].name, sha256
+
+    def write_tokens(path: Path) -> None:
+        with open(path, "wb") as file:
+            atomic_io.write_with(parquet, lambda table: write_parquet(table, COLUMNS, rows(file)))
+
+    atomic_io.write_with(tokens.with_suffix(".bin"), write_tokens)
+    atomic_io.write(tokens.with_suffix(".idx"), [index(lengths, starts, dtype)])
+    return written
+
+
+def index(lengths: Sequence[int], starts: Sequence[int], dtype: str) -> bytes:
+    """Return Megatron-LM's index of sequences of these lengths; `starts` are the sequences that begin a document."""
+    sizes = np.array(lengths, "<i4")
+    positions = (np.cumsum(sizes, dtype="<i8") - sizes) * np.dtype(dtype).itemsize
+    documents = np.array([*starts, len(lengths)], "<i8")
+    header = struct.pack("<9sQBQQ", MAGIC, 1, TYPE_CODES[dtype], len(sizes), len(documents))
+    return header + sizes.tobytes() + positions.astype("<i8").tobytes() + documents.tobytes()
+
+
+def _pieces(corpus: Corpus, tokenizer: Tokenizer) -> Iterator[tuple[Part, bool]]:
+    """Yield (part of at most SHARD_BYTES, whether it continues the document of the previous one)."""
+    for part in corpus.contents:
+        for shard in divide([part], tokenizer):
+            yield shard.parts[0], not shard.begins_text

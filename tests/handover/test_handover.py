@@ -1,0 +1,242 @@
+"""`llm export --to handover`: files are read by code of this module, and compared with the text and `llm tokenize`."""
+
+import ast
+import hashlib
+import itertools
+import json
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from llmcli.config import ModelConfig
+from llmcli.data.tokens import corpus_tokens
+from llmcli.formats import checkpoint, loading
+from llmcli.handover.splits import index
+from llmcli.training.planning.model_shapes import SIZES
+from tests.conftest import TEXT
+
+pytest.importorskip("pyarrow")
+LONG, SHORT, HELD_OUT, LEFT_OUT = "Where is the cat?\n" + TEXT, "The dog sat.\n", "A hat, りんご.\n", 7
+SHARED = 100  # bytes at the end of LONG that are held out
+
+
+@pytest.fixture
+def model(tiny_model: Path) -> Path:
+    """A model that was trained on the beginning of a long document and on a short one; another one was held out."""
+    corpus = []
+    for name, text, sizes in (
+        ("long.txt", LONG, {"held_out": SHARED, "left_out": LEFT_OUT}),
+        ("short.txt", SHORT, {}),
+        ("held_out.txt", HELD_OUT, {"held_out": len(HELD_OUT.encode())}),
+    ):
+        data = text.encode("utf-8")
+        Path(name).write_bytes(data)
+        corpus.append({"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), **sizes})
+    opened = checkpoint.load(tiny_model)
+    opened.record |= {"corpus": corpus, "ngram_cache": {}}
+    opened.tensors = {name: np.array(opened.tensors[name]) for name in opened.tensors}
+    opened.tokenizer_config_json = loading.open_tokenizer(opened).to_config_json(32)
+    checkpoint.save(tiny_model, opened)
+    return tiny_model
+
+
+def parts() -> dict[str, list[tuple[str, str]]]:
+    """The documents of each split as (name, text), cut here by hand."""
+    data = LONG.encode("utf-8")
+    return {
+        "train": [("long.txt", data[: -SHARED - LEFT_OUT].decode()), ("short.txt", SHORT)],
+        "val": [("long.txt", data[-SHARED:].decode()), ("held_out.txt", HELD_OUT)],
+    }
+
+
+def documents(stem: str) -> list[list[int]]:
+    """Read the tokens of each document by the layout of Megatron-LM's files, in order of their bytes."""
+    data, tokens = Path(f"{stem}.idx").read_bytes(), Path(f"{stem}.bin").read_bytes()
+    assert data[:9] == b"MMIDIDX\x00\x00" and struct.unpack_from("<Q", data, 9) == (1,)
+    item = {8: 2, 4: 4}[data[17]]
+    sequences, ends = struct.unpack_from("<QQ", data, 18)
+    lengths = struct.unpack_from(f"<{sequences}i", data, 34)
+    positions = struct.unpack_from(f"<{sequences}q", data, 34 + 4 * sequences)
+    bounds = struct.unpack_from(f"<{ends}q", data, 34 + 12 * sequences)
+    assert len(data) == 34 + 12 * sequences + 8 * ends and bounds[0] == 0 and bounds[-1] == sequences
+    read = [
+        list(struct.unpack_from(f"<{length}{'H' if item == 2 else 'i'}", tokens, position))
+        for length, position in zip(lengths, positions, strict=True)
+    ]
+    assert sum(lengths) * item == len(tokens)
+    return [list(itertools.chain(*read[first:end])) for first, end in itertools.pairwise(bounds)]
+
+
+def test_the_tokens_are_those_of_llm_tokenize(model: Path, llm) -> None:
+    assert llm("export", "out", "--to", "handover").exit_code == 0
+    eos = checkpoint.load(model).config.eos_token_id
+    for split, expected in parts().items():
+        for (_, text), ids in zip(expected, documents(f"out/tokens/{split}"), strict=True):
+            Path("part.txt").write_text(text, "utf-8", newline="")
+            assert ids == [eos, *map(int, llm("tokenize", "--file", "part.txt", "--ids").stdout.split())]
+
+
+def test_long_documents_are_cut_into_sequences_of_the_same_tokens(model: Path, llm, monkeypatch) -> None:
+    assert llm("export", "whole", "--to", "handover").exit_code == 0
+    monkeypatch.setattr(corpus_tokens, "SHARD_BYTES", 500)
+    assert llm("export", "cut", "--to", "handover").exit_code == 0
+    assert documents("cut/tokens/train") == documents("whole/tokens/train")
+    sequences = [
+        struct.unpack_from("<Q", Path(f"{name}/tokens/train.idx").read_bytes(), 18)[0] for name in ("whole", "cut")
+    ]
+    assert sequences[0] == 2 and sequences[1] > 4
+
+
+def test_large_vocabularies_are_stored_as_int32() -> None:
+    data = index([3, 70_000], [0, 1], "<u4")
+    assert data[17] == 4 and struct.unpack_from("<2q", data, 34 + 8) == (0, 12)
+
+
+def test_text_and_hashes(model: Path, llm) -> None:
+    import pyarrow.parquet
+
+    assert llm("export", "out", "--to", "handover").exit_code == 0
+    manifest = json.loads(Path("out/handover.json").read_text("utf-8"))
+    entries = {entry["name"]: entry for entry in manifest["documents"]}
+    for split, file in (("train", "train"), ("val", "validation")):
+        rows = pyarrow.parquet.read_table(f"out/text/{file}.parquet").to_pylist()
+        assert [(row["name"], row["text"]) for row in rows] == parts()[split]
+        for row in rows:
+            data = row["text"].encode("utf-8")
+            part = entries[row["name"]][split]
+            assert row["sha256"] == hashlib.sha256(Path(row["name"]).read_bytes()).hexdigest()
+            assert (part["sha256"], part["bytes"]) == (hashlib.sha256(data).hexdigest(), len(data))
+        counts = {name: entry[split]["tokens"] for name, entry in entries.items() if split in entry}
+        assert list(counts.values()) == [len(ids) for ids in documents(f"out/tokens/{split}")]
+        assert sum(counts.values()) == manifest["tokens"][split]
+        if split == "train":
+            shares = {name: entry["share"] for name, entry in entries.items() if "share" in entry}
+            assert shares == {name: round(count / sum(counts.values()), 6) for name, count in counts.items()}
+    tokenizer = Path("out/model/tokenizer.json").read_bytes()
+    assert manifest["tokenizer_sha256"] == hashlib.sha256(tokenizer).hexdigest()
+
+
+def parameters(shape: dict) -> int:
+    """Count the parameters of a Qwen3 of a shape in litgpt's names."""
+    d, head = shape["n_embd"], shape["head_size"]
+    attention = d * head * (2 * shape["n_head"] + 2 * shape["n_query_groups"]) + 2 * head
+    layer = attention + 3 * d * shape["intermediate_size"] + 2 * d
+    return 2 * shape["padded_vocab_size"] * d + shape["n_layer"] * layer + d
+
+
+def test_engine_files(model: Path, llm) -> None:
+    answer = llm("export", "out", "--to", "handover")
+    assert "does not travel: the n-gram cache" in answer.stderr and "the weights of the network" in answer.stderr
+    assert not re.search(r"\$[a-z]", "".join(file.read_text("utf-8") for file in Path("out").glob("*.[my]*")))
+    for name in ("litgpt_data.py", "torchtitan_config.py", "trl_sft.py"):
+        ast.parse(Path("out", name).read_text("utf-8"))
+    litgpt, nemo, task = (
+        yaml.safe_load(Path("out", f"{name}.yaml").read_text("utf-8"))
+        for name in ("litgpt", "nemo_automodel", "skypilot")
+    )
+    assert parameters(litgpt["model_config"]) == checkpoint.load(model).parameters
+    assert litgpt["model_config"]["norm_eps"] == 1e-6 and litgpt["optimizer"]["init_args"]["lr"] == 3e-4
+    assert litgpt["train"]["max_tokens"] % (litgpt["train"]["global_batch_size"] * 32) == 0
+    for stems in nemo["dataset"]["paths"].values():
+        assert all(Path("out", f"{stem}.idx").is_file() for stem in stems)
+    assert nemo["validation_dataset"]["paths"] == nemo["dataset"]["paths"]
+    assert (nemo["dataset"]["splits_to_build"], nemo["validation_dataset"]["splits_to_build"]) == (
+        "train",
+        "validation",
+    )
+    assert task["num_nodes"] == 2 and "$SKYPILOT_NODE_RANK" in task["run"]
+    before = llm("eval", "held_out.txt", "-m", model, "--no-cache", "--json", "--context", 32)
+    after = llm("eval", "held_out.txt", "-m", "out/model", "--json", "--context", 32)
+    figures = [json.loads(each.stdout)["results"][0]["bits_per_byte"] for each in (before, after)]
+    assert figures[0] == figures[1]
+
+
+def test_a_larger_model_has_random_weights_and_the_tokenizer(model: Path, llm, monkeypatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setitem(SIZES, "1b", (3, 64))
+    answer = llm("export", "out", "--to", "handover", "--size", "1b", "--dtype", "bf16", "--json")
+    assert answer.exit_code == 0 and "the larger one begins with random weights" in answer.stderr
+    larger, old = loading.load("out/model"), checkpoint.load(model)
+    assert json.loads(answer.stdout)["model"]["parameters"] == larger.parameters
+    assert (larger.config.num_hidden_layers, larger.config.hidden_size) == (3, 64)
+    assert larger.config.max_position_embeddings == 2048 and larger.dtypes["model.norm.weight"] == "BF16"
+    assert larger.tokenizer_json == old.tokenizer_json
+    assert json.loads(Path("out/model/tokenizer_config.json").read_text())["model_max_length"] == 2048
+    assert not larger.tensors["model.layers.2.self_attn.o_proj.weight"].any()
+    values = larger.tensors["model.layers.2.mlp.up_proj.weight"]
+    assert values.std() == pytest.approx((3 * 64) ** -0.5, rel=0.05)
+
+
+def test_other_architectures_have_fewer_files(model: Path, llm) -> None:
+    opened = checkpoint.load(model)
+    config = ModelConfig(opened.config.vocab_size, 32, 64, 2, 4, 2, 8, 32, model_type="llama")
+    opened.tensors = {name: np.array(opened.tensors[name]) for name in config.tensor_shapes()}
+    opened.config = config
+    checkpoint.save("llama.safetensors", opened)
+    answer = llm("export", "llama.safetensors", "out", "--to", "handover")
+    assert "without litgpt.yaml, torchtitan_config.py, skypilot.yaml" in answer.stderr
+    assert {file.name for file in Path("out").iterdir()} == {
+        "README.md", "handover.json", "model", "nemo_automodel.yaml", "text", "tokens", "trl_sft.py",
+    }  # fmt: skip
+
+
+def test_the_corpus_can_be_given_with_more_text(model: Path, llm) -> None:
+    Path("elsewhere").mkdir()
+    for name in ("long.txt", "short.txt", "held_out.txt"):
+        Path(name).rename(Path("elsewhere", f"renamed-{name}"))
+    Path("elsewhere/new.txt").write_text("A new text, of which a tenth is held out.\n" * 50)
+    answer = llm("export", "out", "--to", "handover", "--corpus", "elsewhere", "--json")
+    assert "not in the training record, split anew: elsewhere/new.txt" in answer.stderr
+    entries = {entry["name"]: entry for entry in json.loads(answer.stdout)["documents"]}
+    assert {name: sorted(entry.keys() & {"train", "val"}) for name, entry in entries.items()} == {
+        "long.txt": ["train", "val"], "short.txt": ["train"], "new.txt": ["train", "val"], "held_out.txt": ["val"],
+    }  # fmt: skip
+    assert entries["new.txt"]["val"]["bytes"] == 42 * 5
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "status", "message"),
+    [
+        ("short.txt", (), 1, "the training text of model.safetensors, short.txt, is missing or has changed"),
+        ("short.txt", ("--corpus", "."), 1, "short.txt, is missing or has changed: no file in . has its sha256"),
+        ("", ("--size", "2b"), 2, "--size must be 100m, 350m, 1b, 3b or 7b, found 2b"),
+        ("", ("--dtype", "int8"), 2, "--dtype must be f32, f16, bf16 with --to handover"),
+        ("out/own.txt", (), 1, "out is not empty and cannot be replaced"),
+    ],
+)
+def test_wrong_use(model: Path, llm, change: str, words: tuple[str, ...], status: int, message: str) -> None:
+    if change:
+        Path(change).parent.mkdir(exist_ok=True)
+        Path(change).write_text("changed")
+    answer = llm("export", "out", "--to", "handover", *words)
+    assert (answer.exit_code, answer.stderr.count("\n")) == (status, 1) and message in answer.stderr
+
+
+def test_a_directory_is_only_replaced_with_force(model: Path, llm) -> None:
+    assert llm("export", "out", "--to", "handover").exit_code == 0
+    again = llm("export", "out", "--to", "handover")
+    assert again.exit_code == 1 and "out is not empty; add --force to replace it" in again.stderr
+    assert llm("export", "out", "--to", "handover", "--force").exit_code == 0
+
+
+def test_models_without_a_record_need_a_corpus(tiny_model: Path, llm) -> None:
+    answer = llm("export", "out", "--to", "handover")
+    assert "does not record its training text; name it: --corpus FILE" in answer.stderr
+    Path("own.txt").write_text("A text of this user, and one more sentence.\n" * 50)
+    assert llm("export", "out", "--to", "handover", "--corpus", "own.txt").exit_code == 0
+    assert llm("export", "m", "--to", "hf", "--size", "1b").exit_code == 2
+    assert not Path("m").exists()
+
+
+# ---- other readers, where they are installed
+
+
+def test_megatron_reads_the_index(model: Path, llm) -> None:
+    reader = pytest.importorskip("megatron.core.datasets.indexed_dataset")
+    assert llm("export", "out", "--to", "handover").exit_code == 0
+    dataset = reader.IndexedDataset("out/tokens/train")
+    assert [dataset[i].tolist() for i in range(len(dataset))] == documents("out/tokens/train")
