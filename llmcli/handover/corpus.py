@@ -33,6 +33,8 @@ def recorded_split(record: TrainingRecord, model: Path, corpus: Sequence[str]) -
     """
     stage = next((stage for stage in record.stages if stage.texts), record)
     held_out_files = [file for file in stage.held_out.files if file.shape is None]
+    if not (corpus or stage.texts) and record.conversation_files:
+        raise LLMError(f"{model} was trained on conversations, which are not handed over; name a text: `corpus` FILE")
     if not corpus:
         documents = find_corpus(stage, model).documents + find_held_out_text(stage, model).documents
     else:

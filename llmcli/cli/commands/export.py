@@ -203,9 +203,10 @@ def _export_handover(model: "Checkpoint", output: Path, path: Path, options: _Op
     if split.new:
         console.note(f"not in the training record, split anew: {units.some(split.new, MAX_CORPUS_NAMES)}")
     handover = directory.Handover(atomic_io.name_of(path.resolve()), model, split, options.size)
+    metadata = _metadata(model, path, options)
     if options.size:
         model = directory.larger_model(model, options.size)
-    metadata = _metadata(model, path, options)
+        metadata["description"] = f"Random weights, with the tokenizer of {handover.origin}."
     if options.dtype:
         model = _converted(model, HF_DTYPES[options.dtype])
     manifest = handover.write(output, model, metadata, _model_card(model, metadata))
