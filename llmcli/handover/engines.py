@@ -29,8 +29,8 @@ MIN_STEPS = 10
 
 def skipped(config: ModelConfig) -> list[str]:
     """Return the files that cannot be written for a model."""
-    is_supported = config.model_type == MODEL_TYPE and config.rope_scaling is None and not config.no_rope_layers
-    return [] if is_supported else list(FOR_MODEL_TYPE)
+    is_plain = config.rope_scaling is None and not config.no_rope_layers and config.hidden_act == "silu"
+    return [] if config.model_type == MODEL_TYPE and is_plain else list(FOR_MODEL_TYPE)
 
 
 def files(

@@ -57,7 +57,7 @@ def export(options: _Options) -> None:
 
     --to html writes one file with the model inside, which runs in any browser, offline. --to hf is for transformers,
     --to gguf for llama.cpp, Ollama and LM Studio. Those tokenize a prompt in one way only; to compare with them, use:
-    llm generate --literal --no-cache.
+    llm generate --literal --no-cache. --to handover is for torchtitan, NeMo, Megatron-LM, litgpt, TRL and nanoGPT.
 
     Example: llm export model.safetensors --to gguf model.gguf --dtype q8_0
     """
@@ -194,6 +194,7 @@ def _push(target: "Target", directory: Path, record: dict[str, Any], options: _O
 
 def _export_handover(model: "Checkpoint", output: Path, path: Path, options: _Options) -> None:
     """Write a directory for other training engines, and say what travels with it."""
+    from llmcli.cli.reports import model_card
     from llmcli.formats import atomic_io
     from llmcli.handover import directory, engines
     from llmcli.handover.corpus import recorded_split
@@ -201,15 +202,16 @@ def _export_handover(model: "Checkpoint", output: Path, path: Path, options: _Op
     directory.check_writable(output, force=options.force)
     split = recorded_split(model.record, path, options.corpus or ())
     if split.new:
-        console.note(f"not in the training record, split anew: {units.some(split.new, MAX_CORPUS_NAMES)}")
+        console.note(f"not in the training record, split anew: {units.some(split.new, model_card.MAX_CORPUS_NAMES)}")
     handover = directory.Handover(atomic_io.name_of(path.resolve()), model, split, options.size)
-    metadata = _metadata(model, path, options)
+    values = model_card.metadata(model, path, options.name, options.license)
     if options.size:
         model = directory.larger_model(model, options.size)
-        metadata["description"] = f"Random weights, with the tokenizer of {handover.origin}."
+        values["description"] = f"Random weights, with the tokenizer of {handover.origin}."
     if options.dtype:
         model = _converted(model, HF_DTYPES[options.dtype])
-    manifest = handover.write(output, model, metadata, _model_card(model, metadata))
+    card = model_card.model_card(model, values, f"{output}/model", None)
+    manifest = handover.write(output, model, values, card)
     if skipped := engines.skipped(model.config):
         console.note(f"without {', '.join(skipped)}, which need a dense model of type {engines.MODEL_TYPE}")
     console.note(f"travels: {'; '.join(handover.travels)}")
