@@ -56,6 +56,16 @@ def with_options(message: str, known: Container[str]) -> str:
     return re.sub("`([^` ]+)`", lambda name: option if (option := option_of(name[1])) in known else name[0], message)
 
 
+def with_hub_names(message: str) -> str:
+    """Name models in the cache of the Hugging Face hub as they were typed, not by their long paths.
+
+    >>> with_hub_names(f"/home/me/hub/models--owner--cat/snapshots/{'0' * 40} has no chat template")
+    'hf:owner/cat has no chat template'
+    """
+    path = r"[^\s'\":;,(=]*[/\\]models--([\w.-]+?)--([\w.-]+)[/\\]snapshots[/\\][0-9a-f]{40}"
+    return re.sub(path, r"hf:\1/\2", message)
+
+
 def usage(message: str) -> LLMError:
     """Make an error for invalid arguments.
 

@@ -7,7 +7,7 @@ from llmcli import units
 from llmcli.analysis.inspect import json_object, parameter_tree, parameters_by_dtype, tokenizer_facts, walk
 from llmcli.cli.terminal import charts, console, tables
 from llmcli.cli.terminal.text_layout import terminal_width
-from llmcli.errors import prefixed
+from llmcli.errors import prefixed, with_hub_names
 from llmcli.formats.training_record import KNOWN_ANSWERS, TrainingRecord
 from llmcli.pages.model_facts import expert_rows, record_rows, shape_text, training_record, value_text
 from llmcli.training.files.summary import ProbePoint, probe_points, read_curve
@@ -87,7 +87,7 @@ def _print_size(
         kind = f"a model {'fine-tuned' if training.get('train') else 'imported'} by llmcli from a {origin.get('form')}"
     else:
         kind = "an ensemble made by llmcli" if "experts" in training else "a model made by llmcli"
-    console.paragraph(f"{header.path}: {kind}")
+    console.paragraph(with_hub_names(f"{header.path}: {kind}"))
     dtypes = ", ".join(parameters_by_dtype(header)) or "no values"
     console.paragraph(
         f"{units.number(header.parameters)} parameters ({header.parameters:,}) in {len(header.tensors):,} tensors, "

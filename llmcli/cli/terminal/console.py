@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 from llmcli.cli.terminal import styles
 from llmcli.cli.terminal.safe_text import json_line, visible, visible_line
 from llmcli.cli.terminal.text_layout import fit
-from llmcli.errors import with_options
+from llmcli.errors import with_hub_names, with_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,13 +89,13 @@ def note(text: str) -> None:
 
 def warn(text: str) -> None:
     """Print important information on stderr, even with --quiet."""
-    for line in fit(visible_line(with_options(text, settings.options)), sys.stderr):
+    for line in fit(visible_line(with_hub_names(with_options(text, settings.options))), sys.stderr):
         write_line(line, sys.stderr)
 
 
 def fail(text: str) -> None:
     """Print an error message on stderr."""
-    text = with_options(" ".join(text.split()), settings.options)
+    text = with_hub_names(with_options(" ".join(text.split()), settings.options))
     text = text if len(text) <= MAX_ERROR_LENGTH else f"{text[:MAX_ERROR_LENGTH]}…"
     first, *others = fit(f"error: {visible_line(text)}", sys.stderr)
     for line in (styles.styled("error:", styles.RED, sys.stderr) + first.removeprefix("error:"), *others):
