@@ -123,7 +123,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         data = repository.files[name]
         headers = {"X-Repo-Commit": repository.commit, "ETag": f'"{hashlib.sha256(data).hexdigest()}"',
-                   "Accept-Ranges": "bytes"}  # fmt: skip
+                   "Accept-Ranges": "bytes", "Content-Disposition": f'inline; filename="{name}";'}  # fmt: skip
         is_weights = name.endswith(WEIGHTS)
         if is_weights and self.hub.redirect:
             self.answer(302, headers | {"Location": f"{self.hub.redirect}/{name}", "X-Linked-Size": str(len(data))})
@@ -165,12 +165,12 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(404, {})
 
     def do_PUT(self) -> None:
-        size, data = int(self.headers["Content-Length"]), b""
+        size, data = int(self.headers["Content-Length"]), bytearray()
         while len(data) < size:
             data += self.rfile.read(min(BLOCK_BYTES, size - len(data)))
             self.wait()
         if not self.log():
-            self.hub.objects[self.path.rpartition("/")[2]] = data
+            self.hub.objects[self.path.rpartition("/")[2]] = bytes(data)
             self.answer(200, {})
 
     def create(self, body: dict[str, Any]) -> None:

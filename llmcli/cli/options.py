@@ -400,7 +400,7 @@ def local_model(name: str) -> Path:
     """Return the path of a model; one on the Hugging Face hub (hf:OWNER/NAME) is downloaded if necessary."""
     from llmcli.formats.open_file import local_path
 
-    return local_path(name, console.note, progress=not console.settings.quiet)
+    return local_path(name, console.note, progress=console.shows_progress())
 
 
 def _other_models(directory: Path) -> str:

@@ -185,7 +185,7 @@ def _push(target: "Target", directory: Path, record: dict[str, Any], options: _O
     """Upload the directory and report where it is."""
     from llmcli.formats.hub import upload
 
-    progress = not console.settings.quiet
+    progress = console.shows_progress()
     commit = upload.push(target, directory, console.note, private=options.private, progress=progress)
     name = f"hf:{target.repository}"
     sentence = f"uploaded {name}; on any machine: llm generate -m {name}"

@@ -114,9 +114,13 @@ def write_from_signal_handler(text: str) -> None:
         os.write(sys.stderr.fileno(), text.encode("utf-8", "backslashreplace"))
 
 
+def shows_progress() -> bool:
+    return sys.stderr.isatty() and not settings.quiet
+
+
 def status(text: str) -> None:
     """Show a status line in a terminal, replaced by the next one; "" removes it."""
-    if sys.stderr.isatty() and not settings.quiet:
+    if shows_progress():
         print(f"\r\x1b[K{visible_line(text)}", file=sys.stderr, end="", flush=True)
 
 

@@ -6,7 +6,6 @@ HF_TOKEN and HF_HUB_OFFLINE.
 """
 
 import hashlib
-import logging
 import os
 import re
 import shutil
@@ -19,7 +18,7 @@ from llmcli import units
 from llmcli.errors import LLMError, usage
 from llmcli.formats.hf_config import published_problem
 from llmcli.formats.hub.cache import INDEX, NAME, WEIGHTS, cache_directory, cached
-from llmcli.formats.hub.errors import kinds, one_line, reason
+from llmcli.formats.hub.library import kinds, one_line, reason, show_progress
 from llmcli.formats.metadata import parse_document
 from llmcli.formats.open_file import MAX_TEXT_BYTES, read_text
 
@@ -55,14 +54,11 @@ class _Download:
 
     def run(self, on_note: Callable[[str], None], *, progress: bool) -> Path:
         from huggingface_hub import HfApi, constants
-        from huggingface_hub.utils.tqdm import disable_progress_bars
 
         if constants.HF_HUB_OFFLINE:
             raise LLMError(f"{self._name} is not in {self._cache}, and HF_HUB_OFFLINE forbids to download it; unset it "
                            "once")  # fmt: skip
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-        if not progress:
-            disable_progress_bars()
+        show_progress(False)  # of small files
         with one_line(self._explained):
             info = HfApi(endpoint=self._endpoint).model_info(
                 self._repository, revision=self._revision, files_metadata=True
@@ -76,6 +72,7 @@ class _Download:
             path = self._get(name, hashes.get(name))
             if name == "config.json" and (problem := published_problem(parse_document(read_text(path), str(path)))):
                 raise LLMError(f"{self._name} is not downloaded: {problem}")
+        show_progress(progress)
         paths = [self._get(name, hashes.get(name)) for name in weights]  # if the last is there, all are
         return paths[-1].parent if small else paths[-1]
 
@@ -161,7 +158,7 @@ class _Download:
             return f"there is no model {place}; check the name, or set HF_TOKEN if the model is private"
         if "RevisionNotFoundError" in kinds(error):
             return f"{name}: there is no revision {self._revision}; leave it out for the newest"
-        return f"cannot download {name} from {self._endpoint}: {reason(error)}; run the command again to resume"
+        return f"cannot download {name} from {self._endpoint}: {reason(error)}; run the command again"
 
 
 def _sha256(path: Path) -> str:

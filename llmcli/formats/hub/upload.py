@@ -1,6 +1,5 @@
 """Uploading a model to the Hugging Face hub, in one commit: the model there is replaced as a whole or not at all."""
 
-import logging
 import re
 import warnings
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from llmcli import units
 from llmcli.errors import LLMError, usage
 from llmcli.formats import hf_directory
 from llmcli.formats.hub import cache
-from llmcli.formats.hub.errors import kinds, one_line, reason, status
+from llmcli.formats.hub.library import kinds, one_line, reason, show_progress, status
 
 _REPOSITORY = re.compile(r"(?:hf:)?([\w-][\w.-]*/[\w-][\w.-]*)")
 _MAX_NAMES = 5  # files listed
@@ -43,7 +42,7 @@ def find_target(name: str, *, private: bool, force: bool) -> Target:
     if not get_token():
         raise LLMError(f"uploading to {endpoint} needs a token; set HF_TOKEN to one with write access, from "
                        f"{endpoint}/settings/tokens")  # fmt: skip
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    show_progress(False)
     target = Target(repository, endpoint, None)
     api = HfApi(endpoint=endpoint)
     with one_line(lambda error: _explained(target, error)):
@@ -72,10 +71,7 @@ def find_target(name: str, *, private: bool, force: bool) -> Target:
 def push(target: Target, directory: Path, on_note: Callable[[str], None], *, private: bool, progress: bool) -> str:
     """Upload a directory; files of an older model that it lacks are deleted. Returns the commit. Raises LLMError."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-    from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    if not progress:
-        disable_progress_bars()
     files = sorted(directory.iterdir())
     names = {file.name for file in files}
     stale = [name for name in target.replaced if name not in names]
@@ -83,13 +79,14 @@ def push(target: Target, directory: Path, on_note: Callable[[str], None], *, pri
     visible = "" if target.files is not None else " (new, private)" if private else " (new, public)"
     on_note(f"uploading {directory} to {target.endpoint}/{target.repository}{visible}: "
             f"{units.count(len(files), 'file')}, {size}")  # fmt: skip
-    if target.files:
-        kept = sorted(target.files - names - {*stale, ".gitattributes"})
-        changes = {"replaces": sorted(names & target.files), "deletes": stale, "keeps": kept}
-        on_note("; ".join(f"{verb} {_some(listed)}" for verb, listed in changes.items() if listed))
+    kept = sorted((target.files or frozenset()) - names - {*stale, ".gitattributes"})
+    changes = {"replaces": sorted(names & (target.files or set())), "deletes": stale, "keeps": kept}
+    if listed := [f"{verb} {_some(those)}" for verb, those in changes.items() if those]:
+        on_note("; ".join(listed))
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         *(CommitOperationAdd(file.name, str(file)) for file in files), *map(CommitOperationDelete, stale)
     ]  # fmt: skip
+    show_progress(progress)
     with one_line(lambda error: _explained(target, error)), warnings.catch_warnings(record=True) as warned:
         api = HfApi(endpoint=target.endpoint)
         if target.files is None:

@@ -1,5 +1,7 @@
-"""The errors of huggingface_hub, of which there are many kinds, in one line."""
+"""huggingface_hub: its many kinds of errors in one line, its log and its progress bars."""
 
+import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,3 +38,13 @@ def status(error: Any) -> int:
             return int(response.status_code)
         error = error.__cause__
     return 0
+
+
+def show_progress(shown: bool) -> None:
+    """Turn the progress bars on or off; the log is always off."""
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # HF_HUB_DISABLE_PROGRESS_BARS may forbid it
+        (enable_progress_bars if shown else disable_progress_bars)()
