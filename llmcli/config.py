@@ -138,7 +138,7 @@ class ModelConfig:
     eos_token_id: int = 0
     model_type: str = "qwen3"
     rope_scaling: RopeScaling | None = None
-    bos_token_id: int | None = None  # for programs that prepend it to a text; None: eos_token_id
+    bos_token_id: int | None = None  # some programs prepend it to a text; None: eos_token_id
     extra_eos_ids: tuple[int, ...] = ()  # other tokens that end a text; config.json lists them in eos_token_id
     num_experts: int = 0  # per layer; a router chooses some of them for each token; 0: a dense model
     num_experts_per_tok: int = 0  # active experts

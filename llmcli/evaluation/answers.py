@@ -14,22 +14,15 @@ from llmcli.data.conversations.batches import ConversationTokens
 from llmcli.data.conversations.chat_template import ChatTemplate
 from llmcli.data.conversations.messages import Conversation
 from llmcli.errors import LLMError
-from llmcli.evaluation.evaluator import (
-    BATCH_TOKENS,
-    OnProgress,
-    Score,
-    ScoreWindows,
-    padded,
-    spread_indices,
-    total_score,
-)
+from llmcli.evaluation import evaluator
+from llmcli.evaluation.evaluator import OnProgress, Score, ScoreWindows
 from llmcli.models.logits import check_finite
 from llmcli.models.runtime import Ints, Scorer
 
 
 def spread(conversations: ConversationTokens, max_tokens: float = math.inf) -> list[int]:
     """Choose conversations with about `max_tokens` tokens in total, at least one; every prefix is evenly spread."""
-    order = spread_indices(len(conversations))
+    order = evaluator.spread_indices(len(conversations))
     ends = np.cumsum(conversations.lengths[order])
     return [int(i) for i in order[: max(1, int(np.searchsorted(ends, max_tokens, side="right")))]]
 
@@ -40,8 +33,8 @@ def evaluate_answers(
     """Like `evaluate_windows`, for the answers in some conversations."""
     for batch in _batches(tokens.lengths, indices, batch_tokens):
         spans = [tokens.span(index) for index in batch]
-        ids = padded([tokens.ids[span] for span in spans], np.int64)
-        loss_mask = padded([tokens.loss_mask[span] for span in spans], bool)
+        ids = evaluator.padded([tokens.ids[span] for span in spans], np.int64)
+        loss_mask = evaluator.padded([tokens.loss_mask[span] for span in spans], bool)
         losses, correct, *_ = score(ids)
         counted = loss_mask[:, 1:]
         targets = ids[:, 1:][counted]
@@ -69,8 +62,8 @@ def measure_answers(
     if not kept:
         raise LLMError("there is no answer to measure: no conversation has one within the context")
     lengths = template.tokenizer.byte_lengths
-    batches = evaluate_answers(tokens, range(len(tokens)), lengths, model.score, BATCH_TOKENS)
-    total = total_score(batches, len(tokens), on_progress)
+    batches = evaluate_answers(tokens, range(len(tokens)), lengths, model.score, evaluator.BATCH_TOKENS)
+    total = evaluator.total_score(batches, len(tokens), on_progress)
     check_finite(total.nats)
     return AnswerScore(total, len(tokens), truncated, len(conversations) - len(tokens))
 

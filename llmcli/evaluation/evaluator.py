@@ -345,7 +345,7 @@ def relative_divergence(reference: Runtime, other: Runtime, tokenizer: "Tokenize
 
 
 def _sampled_text(reference: Runtime, tokenizer: "Tokenizer") -> list[int]:
-    """The ids of a text that a model samples, after the token that precedes a document."""
+    """Sample a text from a model; return its ids, after the token that precedes a document."""
     from llmcli.generation.sampler import Sampler
 
     ids = [tokenizer.bos_id]

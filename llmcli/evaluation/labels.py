@@ -54,11 +54,6 @@ def expected_calibration_error(confidences: Sequence[float], correct: Sequence[b
     return sum(differences) / len(confidence)
 
 
-def answer_choices(conversations: Sequence[Conversation]) -> list[str]:
-    """Return the different last answers, in the order of their first occurrence."""
-    return list(dict.fromkeys(conversation.messages[-1].content for conversation in conversations))
-
-
 def score_labels(
     conversations: Sequence[Conversation],
     assistant: Assistant,

@@ -208,13 +208,10 @@ def recorded_reading(records: Iterable[TrainingRecord]) -> ReadOptions:
     """Return the read options that the user gave when a model was trained."""
     records = list(records)
     reading = next((record.reading for record in records if record.reading), Reading())
-    return replace(_read_options(reading), speakers=recorded_speakers(records))
-
-
-def _read_options(reading: Reading) -> ReadOptions:
     columns, cut = reading.columns if reading.template else reading.columns[:2], reading.strip_boilerplate
     return ReadOptions(
-        None, reading.pairs, columns, reading.plain, reading.template, reading.encoding, cut is not None, cut
+        recorded_speakers(records), reading.pairs, columns, reading.plain, reading.template, reading.encoding,
+        strip_boilerplate=cut is not None, boilerplate=cut,
     )  # fmt: skip
 
 

@@ -275,7 +275,7 @@ def _held_out_fingerprint(inputs: Inputs) -> str | float:
 
 
 def _inputs_record(record: TrainingRecord, inputs: Inputs, output: Output) -> dict[str, Any]:
-    """The record's entries about the inputs: files and how they were read, the base model and its origin."""
+    """Return the record's entries about the inputs: files and how they were read, the base model and its origin."""
     files = [*(document.path for document in inputs.corpus.documents), *(file.path for file in inputs.files)]
     listed = zip(record.document["corpus"], (recorded_path(file, output.path) for file in files), strict=True)
     entries: dict[str, Any] = {"corpus": [file | ({"path": path} if path else {}) for file, path in listed]}

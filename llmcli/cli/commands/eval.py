@@ -392,14 +392,14 @@ def _evaluate_choices(
 ) -> None:
     """Measure how well each model chooses the last answers of conversations, and print it."""
     from llmcli.cli.reports.choices import print_label_scores
-    from llmcli.evaluation.labels import answer_choices, score_labels
+    from llmcli.evaluation.labels import score_labels
     from llmcli.formats.loading import open_tokenizer
     from llmcli.generation.chat import open_assistant
     from llmcli.generation.choices import check_choices
 
     options.reject("with --choices", "context")
     if options.choices == "answers":
-        choices = answer_choices([one for file in files for one in file.conversations])
+        choices = list(dict.fromkeys(one.messages[-1].content for file in files for one in file.conversations))
         check_choices(choices, "--choices answers")
     else:
         choices = read_choices(str(options.choices), strips=True)

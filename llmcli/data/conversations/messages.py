@@ -218,7 +218,7 @@ def _optional(record: Record, key: str) -> str:
 
 
 def _cell(record: Record, key: str) -> str:
-    """A text as by `_optional`, or a number as text."""
+    """Return a cell's text; a number is formatted."""
     value = record.get(key)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f"{value:.15g}" if isinstance(value, float) else str(value)

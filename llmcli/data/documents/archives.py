@@ -90,7 +90,7 @@ class _Finite:
 
 
 def display_path(name: str) -> str:
-    """The name of a member as one that can be shown, without what would lead out of a directory.
+    """Return an archive member's name in a form that is safe to show, without parts that lead out of a directory.
 
     >>> display_path("../../etc/a\\x1b[31m"), display_path("C:\\\\b"), display_path("a//./b")
     ('etc/a\ufffd[31m', 'C:/b', 'a/b')

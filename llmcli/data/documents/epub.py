@@ -36,7 +36,7 @@ def _refuse_protection(package: zipfile.ZipFile) -> None:
 
 
 def _reading_order(package: zipfile.ZipFile) -> tuple[list[str], list[Skipped]]:
-    """(the parts with the chapters, what is left out)"""
+    """Return (the parts with the chapters, what is left out)."""
     root = next((found.get("full-path") for _, found in packages.elements(package, _CONTAINER, "rootfile")), None)
     if not root:
         raise ExtractionError("is damaged: it names no book")

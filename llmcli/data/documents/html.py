@@ -89,8 +89,8 @@ def _with_marked_items(items: str) -> str:
 
 
 def decode(data: bytes, declared: str | None = None) -> str:
-    """A page as text: by its byte-order mark, as UTF-8, as `declared` or as it declares itself, or by its bytes. Pages
-    that declare a wrong encoding are mostly UTF-8; text in another encoding is hardly ever valid UTF-8."""
+    """Decode a page by its byte-order mark, as UTF-8, as `declared` or as it declares itself, or by guessing from its
+    bytes. Most pages that declare a wrong encoding are UTF-8; text in another encoding is hardly ever valid UTF-8."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", "replace")
     if b"\x1b$" not in data[:_META_BYTES]:  # ISO-2022-JP is all ASCII

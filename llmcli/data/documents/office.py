@@ -69,7 +69,7 @@ def _open_document(package: zipfile.ZipFile) -> Iterator[tuple[str, bool]]:
 
 
 def _slides(package: zipfile.ZipFile, main: str) -> Iterator[tuple[str, bool]]:
-    """A block for each slide and one for its notes."""
+    """Yield a block for each slide and one for its notes."""
     parts = _related(package, main, "slide")
     for _, slide in packages.elements(package, main, "sldId"):
         part = parts.get(slide.get("r:id", ""), "")
@@ -80,7 +80,7 @@ def _slides(package: zipfile.ZipFile, main: str) -> Iterator[tuple[str, bool]]:
 
 
 def _notes(package: zipfile.ZipFile, main: str) -> dict[tuple[str, str], str]:
-    """{(element that refers to it, identifier): text} of the footnotes and endnotes of a Word document."""
+    """Return a Word document's footnotes and endnotes as {(referring element, identifier): text}."""
     notes = {}
     for kind in ("footnote", "endnote"):
         for part in _related(package, main, f"{kind}s").values():
@@ -96,7 +96,7 @@ def _notes(package: zipfile.ZipFile, main: str) -> dict[tuple[str, str], str]:
 
 
 def _related(package: zipfile.ZipFile, part: str, kind: str) -> dict[str, str]:
-    """{identifier: part} of the parts of a kind that a part refers to."""
+    """Return {identifier: part} for the parts of this kind that a part refers to."""
     directory, _, file = part.rpartition("/")
     relations = f"{directory}/_rels/{file}.rels".lstrip("/")
     if relations not in package.namelist():

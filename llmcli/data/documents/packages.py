@@ -29,7 +29,7 @@ _ENCRYPTED = 0x1  # flag of a member
 
 @contextlib.contextmanager
 def open_package(file: IO[bytes]) -> Iterator[zipfile.ZipFile]:
-    """A ZIP archive; whatever is wrong with it, or with the XML inside, raises ExtractionError in the block."""
+    """Open a ZIP archive; damage to it, or to the XML inside, raises ExtractionError in the block."""
     try:
         with zipfile.ZipFile(file) as package:
             yield package

@@ -67,7 +67,7 @@ def without_margins(pages: Iterable[list[Line]]) -> Iterator[list[Line]]:
 
 
 def _margins(lines: Sequence[Line]) -> dict[str, float]:
-    """{text of a line that may be a header or a footer: its place}; a line of numbers only if it is the outermost."""
+    """Return {text: baseline} for the lines that may be headers or footers; a line of numbers must be the outermost."""
     ordered = sorted((line for line in lines if not line.is_vertical), key=lambda line: line.baseline)
     return {
         text: line.baseline for line in (*ordered[:_MARGIN_LINES], *ordered[-_MARGIN_LINES:])
@@ -101,7 +101,7 @@ class _Paragraph:
         self.lines += 1
 
     def continues_in(self, block: _Block) -> bool:
-        """Whether it continues in a block of the next column or page."""
+        """Return whether the paragraph continues in a block of the next column or page."""
         first, last = block.lines[0], self.last
         if block.page == self.block.page and first.baseline < last.baseline and first.left < last.right:
             return False
@@ -166,7 +166,7 @@ def _blocks(lines: Sequence[Line], page: int) -> Iterator[_Block]:
 
 
 def _distance(line: Line, below: Line) -> float:
-    """From a line to the next one, if both may belong to a block, or else 0."""
+    """Return the distance from a line to the next one, or 0 if they cannot belong to the same block."""
     distance = line.baseline - below.baseline
     together = _same_kind(line, below) and line.left < below.right and below.left < line.right
     return distance if together and 0 < distance <= _MAX_LEADING * line.size else 0.0
@@ -177,7 +177,7 @@ def _same_kind(line: Line, other: Line) -> bool:
 
 
 def _right(block: Sequence[Line], page: Sequence[Line]) -> float:
-    """Where the lines of a block have to end: where three of them do, or else where others do that begin there."""
+    """Return the right margin of a block: where three of its lines end, or else the page's lines that begin there."""
     right, size = max(line.right for line in block), block[0].size
     if sum(line.right > right - _EVEN * size for line in block[:-1]) >= _EVEN_LINES:
         return right
@@ -188,7 +188,7 @@ def _right(block: Sequence[Line], page: Sequence[Line]) -> float:
 
 
 def _continuations(block: _Block) -> list[bool]:
-    """For each line, whether it continues the paragraph of the line before it."""
+    """Return for each line whether it continues the paragraph of the line before it."""
     lines, size = block.lines, block.lines[0].size
     if block.right - min(line.left for line in lines) < _MIN_WIDTH * size:
         return [False, *(line.hyphenated for line in lines[:-1])]
@@ -207,7 +207,7 @@ def _continuations(block: _Block) -> list[bool]:
 
 
 def _is_full(line: Line, following: Line, right: float) -> bool:
-    """Whether the next line's first word would not fit in this line; False for rows of tables and of contents."""
+    """Return whether the next line's first word would not fit in this line; False in tables (also of contents)."""
     if "\t" in line.text or "\t" in following.text or _LEADERS.search(line.text):
         return False
     if is_cjk(following.text[0]):

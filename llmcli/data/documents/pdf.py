@@ -118,12 +118,12 @@ class _PageReader:
         self._pieces.append(character)
 
     def _is_beside(self, index: int, box: Any) -> bool:
-        """Whether a character continues the line."""
+        """Return whether a character continues the line."""
         same_height = abs(self._origin(index) - self._baseline) < _SAME_HEIGHT * self._size
         return same_height and box.left > self._box[2] - _SAME_HEIGHT * self._size
 
     def _smallest_space(self, character: str) -> float:
-        """The distance of a character from the one before it that is a space where pdfium says so."""
+        """Return the smallest gap before a character that is a space where pdfium reports one."""
         if is_cjk(character) or (self._pieces and is_cjk(self._pieces[-1])):
             return _CJK_SPACE * self._size
         return _SPACE_AFTER_END * self._size if self._line_ended else -math.inf

@@ -41,7 +41,7 @@ class Shard:
     changed_at: int | None = field(default=None, compare=False)  # st_mtime_ns of a verified file
 
     def read(self, file: IO[bytes], positions: NDArray[np.integer]) -> Tokens:
-        """The tokens at some positions, from the open file. Raises ValueError if it is too short."""
+        """Read the tokens at some positions. Raises ValueError if the file is too short."""
         tokens = np.empty(len(positions), self.dtype)
         runs = np.flatnonzero(np.diff(positions) != 1) + 1  # where another window begins
         for first, end in pairwise((0, *runs.tolist(), len(positions))):
@@ -145,7 +145,7 @@ class TokenShards:
         return self._shards[index].read(self._open(index), positions)
 
     def _open(self, index: int) -> IO[bytes]:
-        """The file of a shard; the one that was not used for longest is closed. Raises OSError or ValueError."""
+        """Open a shard's file, closing the least recently used one if needed. Raises OSError or ValueError."""
         shard = self._shards[index]
         if not isinstance(shard.file, Path):
             assert shard.file is not None, "it was stored"

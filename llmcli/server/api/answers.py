@@ -51,7 +51,7 @@ class GenerationAnswer(ABC):
 
     kind: ClassVar[str]  # `object` in OpenAI's JSON
     chunk_kind: ClassVar[str]
-    prefix: ClassVar[str]  # of ids
+    prefix: ClassVar[str]  # of the answers' ids
     model: ServedModel
     body: GenerationBody
     requests: Sequence[GenerationRequest]  # n for the first prompt, n for the second, ...

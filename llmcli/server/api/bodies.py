@@ -41,15 +41,6 @@ def is_ids(value: Any) -> bool:
     return isinstance(value, list) and all(type(token) is int for token in value)
 
 
-def read_messages(values: list[Any]) -> list[Message]:
-    """The messages of a request. Raises ApiError.
-
-    >>> read_messages([{"role": "developer", "content": [{"type": "text", "text": "Be brief."}]}])
-    [Message(role='system', content='Be brief.')]
-    """
-    return [_read_message(value, f"messages[{number}]") for number, value in enumerate(values)]
-
-
 def _read_message(value: Any, name: str) -> Message:
     role = value.get("role") if isinstance(value, dict) else None
     if not isinstance(role, str) or role not in ROLES:
@@ -69,7 +60,7 @@ def _read_message(value: Any, name: str) -> Message:
 def _message_list(values: Any) -> list[Message]:
     if not isinstance(values, list) or not 0 < len(values) <= limits.MAX_MESSAGES:
         raise ValueError
-    return read_messages(values)
+    return [_read_message(value, f"messages[{number}]") for number, value in enumerate(values)]
 
 
 Messages = Annotated[list[Message], PlainValidator(_message_list), WithJsonSchema(MESSAGES)]
@@ -279,7 +270,7 @@ class GenerationBody(Body):
         return form if isinstance(form, tuple) else ()
 
     def samplings(self, max_tokens: int) -> list[SamplingConfig]:
-        """The settings of each of the n texts, with different seeds."""
+        """Return the settings for each of the n texts, which differ in their seeds."""
         seed = secrets.randbelow(1 << 32) if self.seed is None else self.seed
         names = (
             "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",

@@ -90,7 +90,7 @@ class Fields(BaseModel):
     @classmethod
     @cache
     def schema_of_fields(cls) -> JsonObject:
-        """The JSON schema of the object, in which every field with a default may be null."""
+        """Return the object's JSON schema; every field with a default may be null."""
         properties, required = cls.model_json_schema()["properties"], []
         fields = {field.alias or name: field for name, field in cls.model_fields.items()}
         for name, schema in properties.items():
@@ -104,7 +104,7 @@ class Fields(BaseModel):
 
 
 def _wanted(schema: JsonObject) -> str:
-    """The values that a schema accepts, for errors."""
+    """Describe the values that a schema accepts."""
     first = schema["anyOf"][0] if "anyOf" in schema else schema
     if described := schema.get("description") or first.get("description"):
         return str(described)
@@ -177,7 +177,7 @@ def _reference(name: str) -> JsonObject:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-ANSWERS: dict[str, dict[str, str]] = {  # by type, the properties that each answer has
+ANSWERS: dict[str, dict[str, str]] = {  # {type: the properties that each answer has}
     "Completion": {"string": "id object model", "integer": "created", "array": "choices", "object": "usage"},
     "Models": {"string": "object", "array": "data"},
     "Model": {

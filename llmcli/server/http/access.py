@@ -25,7 +25,7 @@ class Access:
     """The access rules for all requests."""
 
     hosts: frozenset[str] | None = LOOPBACK_NAMES  # allowed in the Host header; None: any, which is safe with a key
-    origins: frozenset[str] = frozenset()  # in addition to the server's own; "*": any
+    origins: frozenset[str] = frozenset()  # allowed besides the server's own; "*": any
     api_key: str | None = None
 
     def check(self, method: str, path: str, headers: Headers) -> None:

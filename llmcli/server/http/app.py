@@ -68,7 +68,7 @@ class Hooks:
 
     log: Callable[[str], None] = lambda line: None  # one line per request
     on_ready: Callable[[], None] = lambda: None  # the server accepts requests
-    on_load_error: Callable[[BaseException], None] = lambda error: None  # for a single model
+    on_load_error: Callable[[BaseException], None] = lambda error: None  # called only with a single model
 
 
 def create_app(
@@ -133,7 +133,7 @@ async def _handle(request: Request, error: Exception) -> Response:
             message = _not_offered(request, error) if error.status_code in (404, 405) else error.detail
             api_error = ApiError(message, error.status_code, headers=error.headers)
         case ClientDisconnect():
-            api_error = ApiError("the client disconnected", 499)  # for the log
+            api_error = ApiError("the client disconnected", 499)  # only logged
         case _:
             api_error = as_api_error(error, 400)
     if api_error.status >= 500:

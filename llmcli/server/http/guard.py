@@ -35,7 +35,7 @@ class LogEntry:
     seconds_to_first: float | None = None
     prompt: str | None = None  # prompt and answer are logged only on request
     answer: str | None = None
-    error: str | None = None  # for the log only
+    error: str | None = None  # only logged
     began: float = field(default_factory=time.monotonic)
 
     def lines(self, *, with_contents: bool) -> list[str]:

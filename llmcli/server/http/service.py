@@ -36,11 +36,11 @@ class Service:
 
     models: Models
     engine: Engine
-    http_requests: Counter[tuple[str, int]] = field(default_factory=Counter)  # by route and status
+    http_requests: Counter[tuple[str, int]] = field(default_factory=Counter)  # keys: route and status
     first_tokens: int = 0  # texts with a first token
     seconds_to_first: float = 0.0  # total over these texts
     loading: bool = False  # the first model is being loaded
-    analyses: int = 0  # in progress
+    analyses: int = 0  # analyses in progress
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from llmcli.server.http.guard import Guard
 from llmcli.server.http.listening import Server, bind, url
 
 HEADERS = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
-ENDING_SECONDS = 0.5  # for answers in progress; their thread is a daemon
+ENDING_SECONDS = 0.5  # time left to answers in progress; their thread is a daemon
 
 
 class WatchServer:

@@ -230,7 +230,7 @@ def corpus_record(files: Sequence[ConversationFile]) -> list[dict[str, Any]]:
 
 
 def file_entry(name: str, file: Document | ConversationFile, **others: object) -> dict[str, Any]:
-    """A file as the training record lists it."""
+    """Describe a file for the training record."""
     optional = {"columns": list(file.columns), "encoding": file.encoding, "member": file.member}
     if isinstance(file, Document):
         optional |= {"template": file.template, "kind": file.kind}

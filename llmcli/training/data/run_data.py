@@ -74,7 +74,7 @@ class RunData:
         return self._batches.batch(position.step, position.stage_progress, position.token_split), None
 
     def has_planned_dropout(self, position: Position) -> bool:
-        """Whether the run has switched from text to conversations, whose dropout is planned in advance."""
+        """Return whether the run has switched from text to conversations, whose dropout is planned in advance."""
         phase = self.conversations
         return phase is not None and phase.follows_text and position.conversations_from is not None
 

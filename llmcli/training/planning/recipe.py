@@ -20,8 +20,8 @@ GPU_BATCH_TOKENS = (16_384, 262_144)  # minimum and maximum [chosen]
 
 # ---- Context length, in tokens, and induction heads in the initial weights
 MIN_CONTEXT = 8  # a shorter text is an error [chosen]
-SHORT_CONTEXT = 128  # for texts shorter than CONTEXT_TOKENS [chosen]
-CONTEXT = 256  # for longer texts [chosen]
+SHORT_CONTEXT = 128  # texts shorter than CONTEXT_TOKENS [chosen]
+CONTEXT = 256  # longer texts [chosen]
 CONTEXT_TOKENS = 100_000  # [chosen]
 FINE_TUNING_CONTEXT = 512  # if the base model has at least twice that [chosen]
 INDUCTION_CONTEXT = 1024  # context length of models with induction heads ["Useful context length"]
