@@ -269,7 +269,7 @@ class GenerationOptions(ResultOptions):
     )
     memory: bool = flag("Mark passages that occur verbatim in the training text.", panel=ANALYSIS)
     corpus: list[str] | None = option(
-        "FILE", "With --memory or --new: the training text, if it cannot be found.", panel=ANALYSIS
+        "FILE", "With --memory: the training text, if it cannot be found.", panel=ANALYSIS
     )
     batch: str | None = option(
         "FILE",
@@ -289,7 +289,7 @@ class GenerationOptions(ResultOptions):
     def sampling(self) -> SamplingConfig:
         """Return the sampling options, with a random seed by default. Checks the options of this group."""
         if not (self.memory or vars(self).get("new")):
-            self.reject("without --memory or --new", "corpus")
+            self.reject("without --memory" + " or --new" * ("new" in vars(self)), "corpus")
         self.check({"quantize": "device"}, {"batch": "output column encoding force"})
         if self.batch == "":
             raise usage("the name of the file with prompts is empty; give one: --batch prompts.txt")

@@ -63,7 +63,7 @@ class _Options(GenerationOptions):
     lines: int | None = option(
         "N", "Generate N different lines like those of the training text; PROMPT may be their beginning.", min=1
     )
-    new: bool = flag("With --lines: leave out lines of the training text.")
+    new: bool = flag("With --lines: leave out lines of the training text (--corpus, if it cannot be found).")
     separator: str | None = option(
         "TEXT", r"Text between samples or lines, such as '\n---\n' or '\0' (default: a line break)."
     )
