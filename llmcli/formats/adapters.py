@@ -17,7 +17,7 @@ from llmcli.formats.safetensors.file import read_tensor, write_tensors
 from llmcli.formats.safetensors.header import Header, TensorInfo, read_header
 from llmcli.formats.training_record import Base, TrainingRecord
 
-PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # in a PEFT directory
+PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # names in a PEFT directory
 # keys in PEFT's config that change an adapter's computation
 _UNSUPPORTED = (
     "use_dora", "use_rslora", "use_qalora", "rank_pattern", "alpha_pattern", "layer_replication",
@@ -26,7 +26,7 @@ _UNSUPPORTED = (
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq")  # initializations that subtract the adapter from the base weights
 
 
-class _Config(JsonObject):  # of PEFT
+class _Config(JsonObject):  # PEFT's config
     peft_type: str
     r: PositiveCount
     lora_alpha: PositiveNumber

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MODEL_TYPE = "llmcli_mixture"  # in config.json
+MODEL_TYPE = "llmcli_mixture"  # `model_type` in config.json
 MAX_EXPERTS = 256
 MAX_NAME_CHARACTERS = 60
 

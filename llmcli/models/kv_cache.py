@@ -29,7 +29,7 @@ class KVCache:
 
     def __init__(self, config: ModelConfig, *, batch: int = 1, capacity: int = 0) -> None:
         self.length = 0
-        self.slot = -1  # in KVSlots; -1 outside
+        self.slot = -1  # index in KVSlots; -1 outside
         self.limit = config.max_position_embeddings
         shape = batch, config.num_key_value_heads, capacity, config.head_dim
         self.keys = [np.zeros(shape, np.float32) for _ in range(config.num_hidden_layers)]
@@ -136,7 +136,7 @@ class KVCacheRuntime(Runtime):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.max_position_embeddings, config.parameters, config.cache_bytes_per_token)
         self.config, self.cache = config, KVCache(config)
-        self._slots = KVSlots(config)  # for all forks
+        self._slots = KVSlots(config)  # shared by all forks
 
     @property
     def length(self) -> int:

@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 
 ORDERS = 5  # K in models trained here; longer contexts add nothing
 ALONE = (1.0,)  # weight of a single model
-Weights = CacheWeights | Sequence[CacheWeights | None]  # for a model, or for the models in an ensemble; None: no cache
+Weights = CacheWeights | Sequence[CacheWeights | None]  # a model's, or those of an ensemble's models; None: no cache
 MAX_GATE = 0.999  # the network always counts
 MAX_LOGIT = 50.0  # limit of a gate's negated logit, whose exponential stays finite
-BLOCK_TOKENS = 1 << 17  # in a whole text, the cache is emptied after this many tokens
+BLOCK_TOKENS = 1 << 17  # scoring a whole text empties the cache after this many tokens
 BYTES_PER_TOKEN = 250 * ORDERS  # approximate memory per token in a cache
 
 
@@ -72,7 +72,7 @@ class NgramCache:
         self._models, self.orders = _models_and_orders(weights)
         self._ids: list[int] = []
         self._contexts: dict[tuple[int, ...], _Context] = {}
-        # for each token: `last` of its contexts before it was added; None: it does not count
+        # each token's `last` of its contexts before it was added; None: it does not count
         self._before: list[list[int] | None] = []
         self._counted = 0  # tokens before the first one that does not count
         for token in ids:

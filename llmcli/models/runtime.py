@@ -16,7 +16,7 @@ Array = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Scores = tuple[NDArray[np.floating], NDArray[np.bool_]]  # (losses in nats [B, T], whether top-1 was correct [B, T])
-WeightedScores = tuple[NDArray[np.floating], NDArray[np.bool_], Array]  # with the weights [B, T, n] of n models
+WeightedScores = tuple[NDArray[np.floating], NDArray[np.bool_], Array]  # Scores and the weights [B, T, n] of n models
 PREFILL_CHUNK = 128  # tokens processed at a time during prefill
 LOGITS_AT_ONCE = 1 << 22  # logits held in memory while scoring: 16 MB
 

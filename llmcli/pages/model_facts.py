@@ -44,7 +44,7 @@ def _with_figures(document: dict[str, Any]) -> dict[str, Any]:
         return document
     try:
         record = TrainingRecord.from_json(document)
-    except LLMError:  # of another program
+    except LLMError:  # a record by another program
         return document
     before = Figures.of_record(record, before=True)
     return document | as_json(Figures.of_record(record)) | (as_json(before, "_before") if before else {})

@@ -14,7 +14,7 @@ from llmcli.formats.safetensors.header import TensorInfo
 MAX_COUNT = 1 << 17  # tensors or fields
 MAX_HEADER_BYTES = 100_000_000  # several times the longest published header
 MAX_STRING_BYTES = 1 << 24
-MAX_ARRAY_ENTRIES = 1 << 24  # in all arrays together
+MAX_ARRAY_ENTRIES = 1 << 24  # limit for all arrays together
 MAX_DIMENSIONS = 4  # per tensor
 MAX_ALIGNMENT = 1 << 20  # bytes
 # GGML's type number -> (name, elements per block, bytes per block)

@@ -24,7 +24,7 @@ _PRE_TOKENIZERS = {
 }  # fmt: skip
 _LLAMA_3 = ("llama-bpe", "llama3", "llama-v3")  # they also prepend a token to a text and ignore merges for whole words
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6  # token types
-_UNMERGED_SCORE = -1e6  # for tokens that are not merges
+_UNMERGED_SCORE = -1e6  # score of tokens that are not merges
 
 
 def to_json(fields: Mapping[str, Any]) -> tuple[str, str | None]:
@@ -172,7 +172,7 @@ def to_fields(document: dict[str, Any], config: ModelConfig) -> list[tuple[str, 
     kind, problem = tokenizer_json.classify(document)
     if problem:
         raise LLMError(f"the tokenizer {problem}, which llama.cpp does not support")
-    tokens = [f"<unused {i}>" for i in range(config.vocab_size)]  # for embedding rows without a token
+    tokens = [f"<unused {i}>" for i in range(config.vocab_size)]  # names for embedding rows without a token
     types = [_UNUSED] * config.vocab_size
     for token, i in document["model"]["vocab"].items():
         is_byte = kind != "bpe" and len(token) == 6 and token.startswith("<0x")

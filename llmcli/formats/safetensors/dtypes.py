@@ -17,7 +17,7 @@ BYTES_PER_ELEMENT = {
     "U64": 8, "I64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
 TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-WEIGHT_DTYPES = tuple(TORCH_NAMES)  # of a model's tensors, unless they are quantized
+WEIGHT_DTYPES = tuple(TORCH_NAMES)  # data types of a model's tensors, unless quantized
 _NUMPY_NAMES = {
     "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "F16": "<f2", "BF16": "<u2",
     "U32": "<u4", "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
@@ -25,7 +25,7 @@ _NUMPY_NAMES = {
 
 
 def stored_bytes(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> int:
-    """The size in a file of tensors of these (dtype, shape)."""
+    """Return the size in a file of tensors of these (dtype, shape)."""
     return sum(math.prod(shape) * BYTES_PER_ELEMENT[dtype] for dtype, shape in tensors)
 
 
@@ -34,7 +34,7 @@ def is_readable(dtype: str) -> bool:
 
 
 def decode(data: bytes, dtype: str) -> NDArray[Any]:
-    """The elements of a tensor in a file, as a flat array; bfloat16 becomes float32."""
+    """Return the elements of a tensor in a file as a flat array; bfloat16 becomes float32."""
     import numpy as np
 
     elements = np.frombuffer(data, _NUMPY_NAMES[dtype])
@@ -44,7 +44,7 @@ def decode(data: bytes, dtype: str) -> NDArray[Any]:
 
 
 def encode(array: NDArray[Any], dtype: str) -> NDArray[np.uint8]:
-    """The bytes of an array in a file; for bfloat16 it is rounded to nearest, ties to even."""
+    """Return an array's bytes in a file; bfloat16 is rounded to nearest, ties to even."""
     import numpy as np
 
     if dtype == "BF16":

@@ -43,7 +43,7 @@ def read_values(header: Header, tensor: TensorInfo) -> Iterator[NDArray[Any]]:
 
 
 def _blocks(path: Path, tensor: TensorInfo) -> Iterator[bytes]:
-    """The bytes of a tensor, in blocks. Raises LLMError for a file that is cut off."""
+    """Yield the bytes of a tensor in blocks. Raises LLMError for a file that is cut off."""
     with open_for_reading(tensor.path or path) as file:
         file.seek(tensor.start)
         for position in range(tensor.start, tensor.end, BLOCK_BYTES):
@@ -55,7 +55,7 @@ def _blocks(path: Path, tensor: TensorInfo) -> Iterator[bytes]:
 
 
 def read_tensor(header: Header, tensor: TensorInfo) -> NDArray[Any]:
-    """A whole tensor, with the elements of `read_values`."""
+    """Read a whole tensor, with the elements of `read_values`."""
     import numpy as np
 
     pieces = [*read_values(header, tensor)]
@@ -78,12 +78,12 @@ def read_into(header: Header, tensor: TensorInfo, out: NDArray[np.float32]) -> N
 
 
 def cut_off_error(path: Path, tensor: TensorInfo) -> LLMError:
-    """The error for a file that ends inside a tensor, although its header was complete when it was read."""
+    """Return the error for a file that ends inside a tensor, although its header was complete when it was read."""
     return LLMError(f"{path} ends inside {tensor.name}; it was cut off while being read")
 
 
 def tensors_equal(first: TensorInfo, other: TensorInfo) -> bool:
-    """Whether two tensors, each with the path of its file, have the same values; read up to the first difference."""
+    """Return whether two tensors, each with the path of its file, have the same values."""
     assert first.path is not None and other.path is not None
     if first.shape != other.shape:
         return False
@@ -95,7 +95,7 @@ def tensors_equal(first: TensorInfo, other: TensorInfo) -> bool:
 
 
 def digest(header: Header) -> str:
-    """The sha256, in hexadecimal, of the whole file with zeros in place of the hash in its own metadata."""
+    """Return the sha256, in hexadecimal, of the file with zeros in place of the hash in its own metadata."""
     file_hash = hashlib.sha256()
     own = _HASH_FIELD % header.metadata.get("sha256", "").encode("utf-8", "replace")
     with open_for_reading(header.path) as file:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from llmcli.errors import LLMError
 
-# in messages of torch, of cuBLAS and cuDNN, and of MPS, where a buffer exceeds the maximum size
+# what torch, cuBLAS, cuDNN and MPS (whose buffers have a maximum size) say when memory runs out
 OUT_OF_MEMORY = "(not enough|out of|allocate) memory|std::bad_alloc|STATUS_ALLOC_FAILED|Invalid buffer size"
 
 
