@@ -31,6 +31,8 @@ ARCHITECTURES = {  # model_type -> class in transformers; one graph runs all of 
     "smollm3": "SmolLM3ForCausalLM",  # Llama with layers that have no rotary positions
     "gemma3_text": "Gemma3ForCausalLM",  # four norms in a layer, GELU, and layers that attend to a window
     "olmo2": "Olmo2ForCausalLM",  # norms after attention and SwiGLU; RMSNorm on all queries, and on all keys
+    "gpt2": "GPT2LMHeadModel",  # LayerNorm, learned positions, an MLP without a gate, biases everywhere
+    "gpt_neox": "GPTNeoXForCausalLM",  # GPT-2 with rotary positions, and attention and MLP in parallel; Pythia
 }
 EXPERT_NAMES = {  # model_type -> tensor names in a layer with experts: (router; an expert's gate, up and down)
     "qwen3_moe": ("mlp.gate", "mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj", "mlp.experts.{}.down_proj"),
@@ -40,6 +42,7 @@ EXPERT_NAMES = {  # model_type -> tensor names in a layer with experts: (router;
     ),
 }  # fmt: skip
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # tensors with one row per token
+POSITIONS = "model.embed_positions.weight"  # learned, one row per position
 FINAL_NORM = "model.norm.weight"
 ROPE_TYPES = ("linear", "llama3")
 LAYER_TYPES = ("full_attention", "sliding_attention")
@@ -76,8 +79,17 @@ def _is_usable(value: object) -> bool:
     return isinstance(value, int | float) and type(value) in (int, float) and 1e-30 <= value <= 1e30
 
 
+def bias_of(weight: str) -> str:
+    """Name of the bias that belongs to a weight.
+
+    >>> bias_of("model.norm.weight")
+    'model.norm.bias'
+    """
+    return f"{weight.removesuffix('.weight')}.bias"
+
+
 class NormNames(NamedTuple):
-    """Names of the RMSNorms of a layer: on the inputs and on the outputs of attention and SwiGLU; "" for none."""
+    """Names of the norms of a layer: on the inputs and on the outputs of attention and SwiGLU; "" for none."""
 
     before_attention: str = "input_layernorm"
     after_attention: str = ""
@@ -126,7 +138,7 @@ class ModelConfig:
 
     vocab_size: int
     hidden_size: int  # width of the residual stream
-    intermediate_size: int  # size of each SwiGLU (MLP or expert)
+    intermediate_size: int  # size of each MLP or expert
     num_hidden_layers: int
     num_attention_heads: int
     num_key_value_heads: int  # a divisor of num_attention_heads (grouped-query attention)
@@ -149,6 +161,8 @@ class ModelConfig:
     sliding_window: int = 0  # tokens that a layer of type sliding_attention attends to, including the current one
     rope_local_base_freq: float = 10000.0  # rope_theta of those layers, without rope_scaling
     query_pre_attn_scalar: float | None = None  # attention scores are divided by its square root; None: by head_dim's
+    partial_rotary_factor: float = 1.0  # GPT-NeoX: share of a head that is rotated
+    use_parallel_residual: bool = False  # GPT-NeoX: attention and MLP of a layer have the same input
 
     def __post_init__(self) -> None:
         if self.model_type not in ARCHITECTURES:
@@ -168,6 +182,9 @@ class ModelConfig:
         if self.num_attention_heads % self.num_key_value_heads:
             raise usage(f"{self.num_key_value_heads} key-value heads do not divide {self.num_attention_heads} heads")
         require(self.head_dim % 2 == 0, "head_dim", "even for rotary embeddings", self.head_dim)
+        share = self.partial_rotary_factor
+        valid = share <= 1 and self.rotary_dim % 2 == 0 and self.rotary_dim > 0
+        require(valid, "partial_rotary_factor", f"an even part of the head size {self.head_dim}", share)
         experts, active = self.num_experts, self.num_experts_per_tok
         if (self.model_type in EXPERT_NAMES) != (experts > 0):
             raise usage(f"a model of type {self.model_type} cannot have {experts} experts")
@@ -214,12 +231,33 @@ class ModelConfig:
         return self.model_type == "olmo2"
 
     @property
+    def layer_norm(self) -> bool:  # LayerNorm with biases instead of RMSNorm
+        return self.model_type in ("gpt2", "gpt_neox")
+
+    @property
+    def gated_mlp(self) -> bool:  # SwiGLU or the like instead of two matrices
+        return self.model_type not in ("gpt2", "gpt_neox")
+
+    @property
+    def linear_bias(self) -> bool:  # on all matrices in the layers
+        return self.model_type in ("gpt2", "gpt_neox")
+
+    @property
     def qkv_bias(self) -> bool:
-        return self.model_type == "qwen2"
+        return self.model_type == "qwen2" or self.linear_bias
+
+    @property
+    def learned_positions(self) -> bool:  # added to the embeddings of tokens, instead of rotary positions
+        return self.model_type == "gpt2"
 
     def is_rotary(self, layer: int) -> bool:
         """Return whether a layer rotates queries and keys by their positions."""
-        return not self.no_rope_layers or self.no_rope_layers[layer] == 1
+        return not self.learned_positions and (not self.no_rope_layers or self.no_rope_layers[layer] == 1)
+
+    @property
+    def rotary_dim(self) -> int:
+        """Number of elements of a head that are rotated."""
+        return int(self.head_dim * self.partial_rotary_factor)
 
     def is_sliding(self, layer: int) -> bool:
         """Return whether a layer attends to a window, as in Longformer (arXiv:2004.05150, section 3.1)."""
@@ -235,10 +273,12 @@ class ModelConfig:
         return (False, True) if self.layer_types else (False,)
 
     def rope_frequencies(self, is_sliding: bool = False) -> list[float]:
-        """Rotation of each pair (i, i + D/2) of a head in radians per position (arXiv:2104.09864), [D/2]."""
+        """Rotation of each pair (i, i + D/2) of a head in radians per position (arXiv:2104.09864), [D/2]. Pairs that
+        are not rotated come last."""
         theta, scaling = (self.rope_local_base_freq, None) if is_sliding else (self.rope_theta, self.rope_scaling)
-        plain = [theta ** (-2 * i / self.head_dim) for i in range(self.head_dim // 2)]
-        return [scaling.scaled(frequency) for frequency in plain] if scaling else plain
+        rotated = [theta ** (-2 * i / self.rotary_dim) for i in range(self.rotary_dim // 2)]
+        rotated = [scaling.scaled(frequency) for frequency in rotated] if scaling else rotated
+        return rotated + [0.0] * (self.head_dim // 2 - len(rotated))
 
     @property
     def attention_scale(self) -> float:
@@ -256,9 +296,10 @@ class ModelConfig:
         d, ff = self.hidden_size, self.intermediate_size
         q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
         shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (self.vocab_size, d)}
+        shapes |= {POSITIONS: (self.max_position_embeddings, d)} if self.learned_positions else {}
         for i in range(self.num_hidden_layers):
             layer, sizes, norms = f"model.layers.{i}.", {"q": q, "k": kv, "v": kv}, self.norm_names
-            norm_shapes = {name: {f"{layer}{name}.weight": (d,)} if name else {} for name in norms}
+            norm_shapes = {name: self._norm_shapes(layer + name) if name else {} for name in norms}
             shapes |= norm_shapes[norms.before_attention]
             shapes |= {f"{layer}self_attn.{which}_proj.weight": (size, d) for which, size in sizes.items()}
             if self.qkv_bias:
@@ -269,33 +310,43 @@ class ModelConfig:
                     f"{layer}self_attn.{which}_norm.weight": (sizes[which] if joint else self.head_dim,)
                     for which in "qk"
                 }
-            shapes |= {layer + "self_attn.o_proj.weight": (d, q)}
+            shapes |= self._linear_shapes(f"{layer}self_attn.o_proj.weight", d, q)
             shapes |= norm_shapes[norms.after_attention] | norm_shapes[norms.before_mlp]
             if self.num_experts:
                 shapes[self.router_name(i)] = (self.num_experts, d)
-            for names in self.swiglu_names(i):
-                shapes |= dict(zip(names, ((ff, d), (ff, d), (d, ff)), strict=True))
+            for *inputs, down in self.mlp_names(i):
+                for name in inputs:
+                    shapes |= self._linear_shapes(name, ff, d)
+                shapes |= self._linear_shapes(down, d, ff)
             shapes |= norm_shapes[norms.after_mlp]
-        shapes["model.norm.weight"] = (d,)
+        shapes |= self._norm_shapes(FINAL_NORM.removesuffix(".weight"))
         if not self.tie_word_embeddings:
             shapes[HEAD] = (self.vocab_size, d)
         return shapes
+
+    def _norm_shapes(self, name: str) -> dict[str, tuple[int, ...]]:
+        weight = {f"{name}.weight": (self.hidden_size,)}
+        return weight | ({f"{name}.bias": (self.hidden_size,)} if self.layer_norm else {})
+
+    def _linear_shapes(self, name: str, outputs: int, inputs: int) -> dict[str, tuple[int, ...]]:
+        return {name: (outputs, inputs)} | ({bias_of(name): (outputs,)} if self.linear_bias else {})
 
     def router_name(self, layer: int) -> str:
         """Name of the router of a layer's experts, [experts, hidden_size]."""
         return f"model.layers.{layer}.{EXPERT_NAMES[self.model_type][0]}.weight"
 
-    def swiglu_names(self, layer: int) -> list[tuple[str, str, str]]:
-        """Names of the tensors (gate, up, down) of a layer's MLP, or of each of its experts."""
+    def mlp_names(self, layer: int) -> list[tuple[str, ...]]:
+        """Names of the matrices (gate, up, down) of a layer's MLP, or of each of its experts; (up, down) without a
+        gate."""
         start = f"model.layers.{layer}."
         if not self.num_experts:
-            return [(f"{start}mlp.gate_proj.weight", f"{start}mlp.up_proj.weight", f"{start}mlp.down_proj.weight")]
-        _, gate, up, down = (f"{start}{name}.weight" for name in EXPERT_NAMES[self.model_type])
-        return [(gate.format(e), up.format(e), down.format(e)) for e in range(self.num_experts)]
+            return [tuple(f"{start}mlp.{which}_proj.weight" for which in ("gate", "up", "down")[not self.gated_mlp :])]
+        _, *names = (f"{start}{name}.weight" for name in EXPERT_NAMES[self.model_type])
+        return [tuple(name.format(e) for name in names) for e in range(self.num_experts)]
 
     @property
-    def swiglus(self) -> int:
-        """Number of SwiGLUs (of three tensors each) in all layers."""
+    def mlps(self) -> int:
+        """Number of MLPs and experts in all layers."""
         return self.num_hidden_layers * max(1, self.num_experts)
 
     @property

@@ -21,7 +21,7 @@ class Attribution:
     """The contributions to the logit of a token, which sum to it."""
 
     token: int
-    embedding: float  # contribution of the last token's embedding
+    embedding: float  # contribution of the last token's embedding, and of the bias of the last norm, if any
     heads: Doubles  # [L, H]
     mlp: Doubles  # [L], contributions of the feed-forward networks
 
@@ -35,4 +35,5 @@ def attribute_logit(runtime: NumpyRuntime, residuals: Array, head_outputs: Array
     direction = runtime.logit_direction(residuals[-1], token).astype(np.float64)
     streams = residuals @ direction  # [L + 1]
     heads = np.stack([runtime.head_outputs(layer, y) @ direction for layer, y in enumerate(head_outputs)])
-    return Attribution(token, float(streams[0]), heads, np.diff(streams) - heads.sum(1))
+    embedding = float(streams[0]) + runtime.logit_bias(token)
+    return Attribution(token, embedding, heads, np.diff(streams) - heads.sum(1))

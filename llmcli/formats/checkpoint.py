@@ -248,7 +248,7 @@ def check_hash(header: Header) -> None:
 
 def _check_tensors(header: Header, config: ModelConfig, scheme: str | None) -> None:
     """Raise LLMError unless the file has exactly the tensors of its config."""
-    if config.swiglus > len(header.tensors):  # checked first: a damaged config may claim a billion layers or experts
+    if config.mlps > len(header.tensors):  # checked first: a damaged config may claim a billion layers or experts
         experts = f" of {config.num_experts:,} experts" if config.num_experts else ""
         raise LLMError(f"its config has {config.num_hidden_layers:,} layers{experts}, the file has fewer tensors")
     expected = quantization.stored_tensors(config, scheme)

@@ -39,6 +39,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "sliding_window_pattern": 6, "tie_word_embeddings": True,
     },
     "olmo2": {"eos_token_id": 50279, "rms_norm_eps": 1e-5},
+    "gpt2": {},
+    "gpt_neox": {},
     "smollm3": {"eos_token_id": 128001, "bos_token_id": 128000, "num_key_value_heads": 4, "rope_theta": 2e6},
 }  # fmt: skip
 # keys that change the computation if set, and the architectures that have them
@@ -93,6 +95,8 @@ def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
         values["pad_token_id"] = None  # the default in transformers may not be in the vocabulary
     if config.model_type != "smollm3":
         del values["no_rope_layers"]
+    if config.model_type != "gpt_neox":
+        del values["partial_rotary_factor"], values["use_parallel_residual"]
     return json.dumps(dict(sorted(values.items())) | experts, indent=2)
 
 
@@ -131,6 +135,8 @@ def parse_config(text: str) -> ModelConfig:
     values["hidden_act"] = _ACTIVATIONS[activation]
     values |= _parse_gemma(values) if is_gemma else _parse_rope(values) | _NOT_GEMMA
     values |= _parse_experts(values) | {"no_rope_layers": _parse_rope_layers(values)}
+    if values["model_type"] != "gpt_neox":
+        values.pop("use_parallel_residual", None)
     names = [field.name for field in fields(ModelConfig) if field.default is MISSING or field.name in values]
     for name in names:
         if name not in values:
@@ -196,9 +202,10 @@ def _parse_rope(values: Mapping[str, Any]) -> dict[str, Any]:
     if any(isinstance(value, Mapping) for value in parameters.values()):
         raise LLMError("its config.json has rope_parameters for each type of layer; supported: one for all layers")
     rotary_share = parameters.get("partial_rotary_factor", values.get("partial_rotary_factor"))
-    if rotary_share not in (None, 1):
-        raise _unsupported("partial_rotary_factor", rotary_share, "1")
     theta = {"rope_theta": parameters["rope_theta"]} if "rope_theta" in parameters else {}
+    theta["partial_rotary_factor"] = 1.0 if rotary_share is None else rotary_share
+    if values["model_type"] != "gpt_neox" and theta["partial_rotary_factor"] != 1:
+        raise _unsupported("partial_rotary_factor", rotary_share, "1")
     rope_type = parameters.get("rope_type", parameters.get("type", "default"))
     if rope_type == "default":
         return theta | {"rope_scaling": None}

@@ -14,7 +14,8 @@ from typing import Any
 
 from llmcli.config import EMBEDDING, HEAD
 from llmcli.errors import LLMError
-from llmcli.formats import atomic_io, checkpoint, training_stages
+from llmcli.formats import atomic_io, training_stages
+from llmcli.formats.architectures import gpt
 from llmcli.formats.architectures.rewriting import rewrite
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.hf_config import architecture_problem
@@ -22,6 +23,7 @@ from llmcli.formats.metadata import parse_document
 from llmcli.formats.open_file import MAX_TEXT_BYTES, model_files, name_in_cache, read_text
 from llmcli.formats.safetensors import header as safetensors_header
 from llmcli.formats.safetensors.file import tensors_equal
+from llmcli.formats.safetensors.file import write as write_tensors
 from llmcli.formats.safetensors.header import Header, TensorInfo
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -52,17 +54,20 @@ def read_header(directory: Path) -> Header:
     stages = training_stages.from_metadata(headers[0].metadata.get(training_stages.METADATA_KEY))
     origin = _provenance(directory)
     tensors = _merge_tensors(directory, headers)
+    model_type, problem = config.get("model_type"), ""
+    try:
+        if model_type in gpt.FAMILIES:
+            renamed, tensors = gpt.from_transformers(config | changes, tensors)
+            changes |= renamed
+        rewritten, tensors = rewrite(config | changes, tensors)
+        if rewritten:
+            changes |= rewritten
+            origin["architecture"] = model_type
+    except LLMError as error:
+        problem = str(error)
     tied = _is_tied(config, tensors)
     if config.get("tie_word_embeddings", False) is (not tied):
         changes["tie_word_embeddings"] = tied
-    problem = ""
-    try:
-        rewritten, tensors = rewrite(config | changes, tensors)
-    except LLMError as error:
-        rewritten, problem = {}, str(error)
-    if rewritten:
-        changes |= rewritten
-        origin["architecture"] = config["model_type"]
     metadata = {
         "config.json": json.dumps(config | changes) if changes else read_text(directory / "config.json"),
         "tokenizer.json": tokenizer,
@@ -227,8 +232,12 @@ def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card:
     generation_config = {
         "bos_token_id": config["bos_token_id"], "eos_token_id": config["eos_token_id"], "do_sample": True,
     }  # fmt: skip
+    model = replace(model, quantization=None)
+    config_json, stored, tensors = model.config_json, model.stored, model.tensors
+    if model.config.model_type in gpt.FAMILIES:
+        config_json, stored, tensors = gpt.to_transformers(model)
     texts = {
-        "config.json": model.config_json,
+        "config.json": config_json,
         "generation_config.json": json.dumps(generation_config, indent=2),
         "tokenizer.json": model.tokenizer_json,
         "tokenizer_config.json": model.tokenizer_config_json,
@@ -237,11 +246,10 @@ def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card:
     template = parse_document(model.tokenizer_config_json, "its tokenizer_config.json").get("chat_template")
     if isinstance(template, str):  # newer programs look for it in a file, older ones in tokenizer_config.json
         texts["chat_template.jinja"] = template
-    model = replace(model, quantization=None)
     atomic_io.check_space(directory, model.stored_bytes)
     with atomic_io.replace_directory(directory) as temporary:
         for name, text in texts.items():
             atomic_io.write(temporary / name, [text.encode("utf-8")])
         stages = training_stages.to_metadata(model.record, metadata.get("name", ""))
-        checkpoint.write_tensors(temporary / WEIGHTS, {"": model}, {**metadata, **stages})
+        write_tensors(temporary / WEIGHTS, tensors, stored, {"format": "pt", **metadata, **stages})
         check_writable(directory, force=True)  # again: another program may have put something there meanwhile

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmcli.config import EMBEDDING, HEAD, ModelConfig
+from llmcli.config import EMBEDDING, HEAD, POSITIONS, ModelConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,7 +93,7 @@ def bits_of(name: str, shape: tuple[int, ...], scheme: str | None) -> int:
     """Return the bits per weight of a tensor under a scheme ("int8" or "int4"); 0 if the tensor is not quantized."""
     if scheme is None or len(shape) != 2:
         return 0
-    return 8 if scheme == "int8" or name in (EMBEDDING, HEAD) else 4
+    return 8 if scheme == "int8" or name in (EMBEDDING, HEAD, POSITIONS) else 4
 
 
 def stored_tensors(config: ModelConfig, scheme: str | None) -> dict[str, tuple[str, tuple[int, ...]]]:

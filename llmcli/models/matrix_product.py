@@ -31,15 +31,20 @@ BLAS_THREADS = "OPENBLAS_NUM_THREADS"  # environment variable
 
 
 class Matrix:
-    """The constant weights [outputs, inputs] of a linear layer."""
+    """The constant weights [outputs, inputs] of a linear layer, with a bias [outputs] or without one."""
 
-    def __init__(self, rows: Array) -> None:
-        self.rows = rows
+    def __init__(self, rows: Array, bias: Array | None = None) -> None:
+        self.rows, self.bias = rows, bias
         self.columns = np.ascontiguousarray(rows.T) if rows.size <= SMALL_WEIGHTS else None  # [inputs, outputs]
 
 
 def linear(x: Array, matrix: Matrix) -> Array:
     """x [T, inputs] -> [T, outputs]."""
+    y = _product(x, matrix)
+    return y if matrix.bias is None else y + matrix.bias
+
+
+def _product(x: Array, matrix: Matrix) -> Array:
     weight = matrix.rows
     T, outputs = len(x), len(weight)
     if T == 1:  # vecdot reads weights twice as fast as BLAS's matrix-vector product: 20 against 10 GB/s on one core

@@ -10,7 +10,9 @@ Token ids go in, logits come out; text does not appear here. `NumpyRuntime._forw
 
 This is the decoder of Qwen3 (arXiv:2505.09388, section 2) and its relatives Qwen2, Llama, Mistral, SmolLM3, OLMo 2 and
 Gemma 3; their differences are in ModelConfig. OLMo 2 normalizes the outputs of attention and SwiGLU instead of their
-inputs; Gemma 3 (arXiv:2503.19786, section 2) both, and most of its layers attend to a window of tokens.
+inputs; Gemma 3 (arXiv:2503.19786, section 2) both, and most of its layers attend to a window of tokens. GPT-2 (Radford
+et al. 2019) has LayerNorm, an MLP without gates, and an embedding of each position instead of rotary ones; GPT-NeoX
+(arXiv:2204.06745) rotates a part of each head, and adds attention and MLP to the stream at once.
 torch/transformer.py is the same network for training. This module never imports torch.
 
 T = tokens; S = tokens in the cache; B = windows scored together; V = vocabulary size; C = hidden size;
@@ -26,13 +28,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from llmcli.config import EMBEDDING, FINAL_NORM, HEAD, POSITIONS, bias_of
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.kv_cache import KVCache, KVCacheRuntime
 from llmcli.models.logits import softmax, token_losses
 from llmcli.models.matrix_product import Matrix, linear
 from llmcli.models.runtime import LOGITS_AT_ONCE, PREFILL_CHUNK, Array, Ints, Scores, check_context, check_input
 
-Rotations = Sequence[NDArray[np.complex64]]  # [T, 1, D/2] for each of ModelConfig.layer_kinds
 Part = tuple[int, int | None]  # (layer, head), or (layer, None) for a whole layer; both counted from 0
 # (index of a layer, queries [T, H, D], keys [T, G, D], values [T, G, D]) -> attention outputs [T, H * D]
 Attend = Callable[[int, Array, Array, Array], Array]
@@ -55,14 +57,17 @@ class NumpyRuntime(KVCacheRuntime):
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint.config)
         config = self.config
-        self._embedding = checkpoint.stacked(["model.embed_tokens.weight"])
+        self._embedding = checkpoint.stacked([EMBEDDING])
+        self._positions = checkpoint.stacked([POSITIONS]) if config.learned_positions else None  # [context, C]
         with np.errstate(over="ignore", invalid="ignore"):  # damaged weights are detected in the logits
             self._layers = [_Layer(checkpoint, index) for index in range(config.num_hidden_layers)]
         self._norms_inputs = config.norm_names.before_attention != ""  # of attention and SwiGLU
-        self._norm = checkpoint.stacked(["model.norm.weight"])
-        self._head = Matrix(self._embedding if config.tie_word_embeddings else checkpoint.stacked(["lm_head.weight"]))
+        self._norm = checkpoint.stacked([FINAL_NORM])
+        self._norm_bias = checkpoint.stacked([bias_of(FINAL_NORM)]) if config.layer_norm else None
+        self._head = Matrix(self._embedding if config.tie_word_embeddings else checkpoint.stacked([HEAD]))
         self._eps = np.float32(config.rms_norm_eps)
         self._embedding_scale = np.float32(config.embedding_scale)
+        # of each position, [positions, 1, D/2] for each of ModelConfig.layer_kinds
         self._rotations = [np.zeros((0, 1, config.head_dim // 2), np.complex64) for _ in config.layer_kinds]
         self._expert_weights: list[Array] = []  # [E] for the last token, in each layer
 
@@ -79,6 +84,10 @@ class NumpyRuntime(KVCacheRuntime):
     def logit_direction(self, x: Array, token: int) -> Array:
         """Return the vector [C] whose product with the last residual stream x [C] is the logit of a token."""
         return self._head.rows[token] * self._norm / np.sqrt(x @ x / len(x) + self._eps)
+
+    def logit_bias(self, token: int) -> float:
+        """Return what the bias of the last norm adds to the logit of a token."""
+        return 0.0 if self._norm_bias is None else float(self._head.rows[token] @ self._norm_bias)
 
     def head_outputs(self, layer: int, y: Array) -> Array:
         """Return what each head adds to the residual stream [H, C]; y [H * D] are the outputs of the heads."""
@@ -114,6 +123,7 @@ class NumpyRuntime(KVCacheRuntime):
     def _process(self, ids: Sequence[int], recorder: Recorder | None = None) -> Array:
         """Add tokens to the cache; return their final hidden states [T, C], the input of the output embedding."""
         check_input(ids, self.length, self.context)
+        self._extend_rotations(self.length + len(ids))
         self.cache.reserve(self.length + len(ids))
 
         def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
@@ -123,8 +133,7 @@ class NumpyRuntime(KVCacheRuntime):
         for first in range(0, len(ids), PREFILL_CHUNK):
             chunk = np.array(ids[first : first + PREFILL_CHUNK])
             end = self.length + len(chunk)
-            rotations = self._rotations_at(slice(self.length, end), end)
-            chunks.append(self._forward(chunk, rotations, attend, recorder))
+            chunks.append(self._forward(chunk, slice(self.length, end), attend, recorder))
             self.cache.length = end
         return self._final_norm(chunks[0] if len(chunks) == 1 else np.concatenate(chunks))
 
@@ -132,6 +141,7 @@ class NumpyRuntime(KVCacheRuntime):
         """Run windows [B, T] through all layers without the cache; return the residual stream [B * T, C]. Matrix
         products process all windows together, attention one window at a time."""
         B, T = ids.shape
+        self._extend_rotations(T)
 
         def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
             y, window = np.empty((B * T, q.shape[1] * q.shape[2]), np.float32), self._layers[layer].window
@@ -143,7 +153,7 @@ class NumpyRuntime(KVCacheRuntime):
                     y[chunk] = _attention(q[chunk], keys[:, :end], values[:, :end], window)
             return y
 
-        return self._forward(ids.ravel(), self._rotations_at(np.tile(np.arange(T), B), T), attend)
+        return self._forward(ids.ravel(), np.tile(np.arange(T), B), attend)
 
     def _step_slots(self, ids: Ints, past: Ints, cache: KVCache) -> Array:
         rows, positions, last = np.arange(len(ids)), np.arange(past.max() + 1), past[:, None]  # [B], [S], [B, 1]
@@ -156,23 +166,26 @@ class NumpyRuntime(KVCacheRuntime):
             window = self._layers[layer].window
             return _attention_together(q, keys, values, past + 1, masked[window], window)
 
-        rotations = self._rotations_at(past, len(positions))
-        return linear(self._final_norm(self._forward(ids, rotations, attend)), self._head)
+        self._extend_rotations(len(positions))
+        return linear(self._final_norm(self._forward(ids, past, attend)), self._head)
 
-    def _forward(self, ids: Ints, rotations: Rotations, attend: Attend, recorder: Recorder | None = None) -> Array:
-        """Run tokens [T] with the `rotations` of their positions through all layers; return [T, C]. `attend` is
+    def _forward(self, ids: Ints, positions: slice | Ints, attend: Attend, recorder: Recorder | None = None) -> Array:
+        """Run tokens [T] at their positions [T] through all layers; return the residual stream [T, C]. `attend` is
         attention to the cache, or within windows."""
-        x = self._embedding[ids] * self._embedding_scale  # [T, C]
+        x, rotations = self._embed(ids, positions), [table[positions] for table in self._rotations]
         if recorder:
             recorder.residual(x)
         expert_weights: list[Array] = []
-        before = self._norms_inputs
+        before, parallel = self._norms_inputs, self.config.use_parallel_residual
         with np.errstate(over="ignore"):  # exp(-gate) in a SwiGLU may be infinite; silu(gate) is then correctly 0
             for index, layer in enumerate(self._layers):
-                q, k, v = layer.project(_rms_norm(x, self._eps) if before else x, rotations[layer.is_sliding])
+                normed = _rms_norm(x, self._eps) if before else x
+                q, k, v = layer.project(normed, rotations[layer.is_sliding])
                 attended, gain = linear(attend(index, q, k, v), layer.o), layer.after_attention
                 x = x + (attended if gain is None else _rms_norm(attended, self._eps) * gain)
-                y = layer.mlp(_rms_norm(x, self._eps) if before else x)
+                if not parallel:  # otherwise the MLP has the same input as attention
+                    normed = _rms_norm(x, self._eps) if before else x
+                y = layer.mlp(normed)
                 if isinstance(y, tuple):
                     y, weights = y
                     expert_weights.append(weights[-1])
@@ -182,25 +195,34 @@ class NumpyRuntime(KVCacheRuntime):
         self._expert_weights = expert_weights
         return x
 
-    def _final_norm(self, x: Array) -> Array:
-        return _rms_norm(x, self._eps) * self._norm
+    def _embed(self, ids: Ints, positions: slice | Ints) -> Array:
+        x = self._embedding[ids] * self._embedding_scale  # [T, C]
+        if self._positions is not None:
+            x = x + self._positions[positions]
+        return x - x.mean(axis=-1, keepdims=True) if self.config.layer_norm else x  # see _Layer
 
-    def _rotations_at(self, positions: slice | Ints, end: int) -> Rotations:
-        """Return the rotary embeddings (arXiv:2104.09864) of positions below `end`, from tables that grow."""
-        if end > len(self._rotations[0]):
-            known = np.arange(max(end, 2 * len(self._rotations[0]), 64))[:, None, None]
-            angles = [known * np.array(self.config.rope_frequencies(kind)) for kind in self.config.layer_kinds]
+    def _final_norm(self, x: Array) -> Array:
+        normed = _rms_norm(x, self._eps) * self._norm
+        return normed if self._norm_bias is None else normed + self._norm_bias
+
+    def _extend_rotations(self, length: int) -> None:
+        """Extend the tables of rotary embeddings (arXiv:2104.09864) to `length` positions or more."""
+        if length > len(self._rotations[0]):
+            positions = np.arange(max(length, 2 * len(self._rotations[0]), 64))[:, None, None]
+            angles = [positions * np.array(self.config.rope_frequencies(kind)) for kind in self.config.layer_kinds]
             self._rotations = [np.exp(1j * angle).astype(np.complex64) for angle in angles]  # [positions, 1, D/2] each
-        return [table[positions] for table in self._rotations]
 
 
 class _Layer:
     """The weights of one layer.
 
-    Matrices with the same input are stacked, so that a layer takes four matrix-vector products per token. The gains of
-    norms and the scale of attention scores are folded into the matrices once. Rotary embeddings rotate the pairs
-    (i, i + D/2) of a head; here the elements of a pair are adjacent, so that a pair is one complex number and a
+    Matrices with the same input are stacked, so that a layer takes four matrix-vector products per token. The gains and
+    biases of norms and the scale of attention scores are folded into the matrices once. Rotary embeddings rotate the
+    pairs (i, i + D/2) of a head; here the elements of a pair are adjacent, so that a pair is one complex number and a
     rotation one complex product. Queries and keys are permuted in the same way, so attention scores do not change.
+
+    LayerNorm (arXiv:1607.06450) is RMSNorm of x minus its mean. The embeddings and the outputs of the matrices that add
+    to the residual stream have their mean subtracted instead: the stream then has none, and LayerNorm is RMSNorm.
     """
 
     def __init__(self, checkpoint: Checkpoint, index: int) -> None:
@@ -213,12 +235,12 @@ class _Layer:
         name = f"model.layers.{index}."
         attention = name + "self_attn."
         scale = np.float32(config.attention_scale)  # folded into the queries
-        norms = [checkpoint.stacked([f"{name}{norm}.weight"]) if norm else None for norm in config.norm_names]
-        before_attention, self.after_attention, before_mlp, self.after_mlp = norms  # their gains
+        norms = [_Norm(checkpoint, f"{name}{norm}.weight") if norm else None for norm in config.norm_names]
+        before_attention, after_attention, before_mlp, after_mlp = norms
+        self.after_attention = None if after_attention is None else after_attention.gain
+        self.after_mlp = None if after_mlp is None else after_mlp.gain
 
-        qkv = checkpoint.stacked([f"{attention}{which}_proj.weight" for which in "qkv"])
-        qkv *= 1 if before_attention is None else before_attention
-        _interleave_halves(qkv[: (H + G) * D].reshape(H + G, D, -1))
+        qkv, bias = _stacked(checkpoint, [f"{attention}{which}_proj.weight" for which in "qkv"], before_attention)
         self.qk_norm: Array | None = None
         self.joint_qk_norm = config.joint_qk_norm
         if config.qk_norm:
@@ -226,38 +248,31 @@ class _Layer:
             gains[:H] = checkpoint.stacked([attention + "q_norm.weight"]).reshape(-1, D) * scale
             gains[H:] = checkpoint.stacked([attention + "k_norm.weight"]).reshape(-1, D)
             self.qk_norm = _interleave_halves(gains)
-        else:
-            qkv[: H * D] *= scale
-        self.bias: Array | None = None
-        if config.qkv_bias:
-            self.bias = checkpoint.stacked([f"{attention}{which}_proj.bias" for which in "qkv"])
-            _interleave_halves(self.bias[: (H + G) * D].reshape(H + G, D))
-            self.bias[: H * D] *= scale
-        self.qkv, self.o = Matrix(qkv), Matrix(checkpoint.stacked([attention + "o_proj.weight"]))
-        gain = np.float32(1) if before_mlp is None else before_mlp
-        swiglus = [_SwiGLU(checkpoint, names, gain) for names in config.swiglu_names(index)]
-        self.mlp: Callable[[Array], Array | tuple[Array, Array]] = swiglus[0]
+        for array in (qkv,) if bias is None else (qkv, bias):
+            _interleave_halves(array[: (H + G) * D].reshape(H + G, D, -1))
+            if not config.qk_norm:
+                array[: H * D] *= scale
+        self.qkv, self.o = Matrix(qkv, bias), _output_matrix(checkpoint, attention + "o_proj.weight")
+        mlps = [_MLP(checkpoint, names, before_mlp) for names in config.mlp_names(index)]
+        self.mlp: Callable[[Array], Array | tuple[Array, Array]] = mlps[0]
         if config.num_experts:
-            router = checkpoint.stacked([config.router_name(index)]) * gain
-            self.mlp = _Experts(swiglus, router, config.num_experts_per_tok, config.norm_topk_prob)
+            router, _ = _stacked(checkpoint, [config.router_name(index)], before_mlp)
+            self.mlp = _Experts(mlps, router, config.num_experts_per_tok, config.norm_topk_prob)
 
     def without(self, head: int | None) -> "_Layer":
         """Return a copy in which a head, or for None attention and SwiGLU, have an output of zero."""
-        changed, o = copy(self), self.o.rows.copy()
+        changed, o, bias = copy(self), self.o.rows.copy(), self.o.bias
         if head is None:
-            o[:], changed.mlp = 0, np.zeros_like
+            o[:], bias, changed.mlp = 0, None, np.zeros_like
         else:
             o[:, head * self.D : (head + 1) * self.D] = 0
-        changed.o = Matrix(o)
+        changed.o = Matrix(o, bias)
         return changed
 
     def project(self, x: Array, rotations: NDArray[np.complex64]) -> tuple[Array, Array, Array]:
         """Normalized x [T, C] -> rotated queries [T, H, D] and keys [T, G, D], and values [T, G, D]."""
         H, G, D = self.H, self.G, self.D
-        qkv = linear(x, self.qkv)
-        if self.bias is not None:
-            qkv = qkv + self.bias
-        qkv = qkv.reshape(len(x), H + 2 * G, D)
+        qkv = linear(x, self.qkv).reshape(len(x), H + 2 * G, D)
         qk = qkv[:, : H + G]
         if self.qk_norm is not None:
             if self.joint_qk_norm:
@@ -271,30 +286,58 @@ class _Layer:
         return qk[:, :H], qk[:, H:], qkv[:, H + G :]
 
 
-class _SwiGLU:
-    """down(silu(gate(x)) * up(x)), or with another activation (arXiv:2002.05202). The gain of the norm before it is
-    folded into gate and up."""
+class _MLP:
+    """down(silu(gate(x)) * up(x)), a SwiGLU (arXiv:2002.05202), or down(silu(up(x))) for a model without gates; or with
+    another activation."""
 
-    def __init__(self, checkpoint: Checkpoint, names: tuple[str, str, str], gain: Array | np.float32) -> None:
-        """`names` of the tensors: gate [F, C], up [F, C], down [C, F]."""
-        gate, up, down = names
-        gate_up = checkpoint.stacked([gate, up])
-        gate_up *= gain
-        self.gate_up, self.down = Matrix(gate_up), Matrix(checkpoint.stacked([down]))
+    def __init__(self, checkpoint: Checkpoint, names: tuple[str, ...], norm: "_Norm | None") -> None:
+        """`names` of the tensors: gate [F, C], if any, up [F, C], down [C, F]."""
+        *inputs, down = names
+        self.gate_up, self.down = Matrix(*_stacked(checkpoint, inputs, norm)), _output_matrix(checkpoint, down)
+        self.is_gated = len(inputs) > 1
         self.activation = ACTIVATIONS[checkpoint.config.hidden_act]
 
     def __call__(self, x: Array) -> Array:
         gate_up = linear(x, self.gate_up)
-        F = gate_up.shape[1] // 2
-        gate, up = gate_up[:, :F], gate_up[:, F:]
-        return linear(self.activation(gate) * up, self.down)
+        F = self.down.rows.shape[1]
+        inner = self.activation(gate_up[:, :F])
+        return linear(inner * gate_up[:, F:] if self.is_gated else inner, self.down)
+
+
+class _Norm:
+    """The gain [C] of a norm, and its bias [C] if it is a LayerNorm."""
+
+    def __init__(self, checkpoint: Checkpoint, name: str) -> None:
+        self.gain = checkpoint.stacked([name])
+        self.bias = checkpoint.stacked([bias_of(name)]) if checkpoint.config.layer_norm else None
+
+
+def _stacked(checkpoint: Checkpoint, names: Sequence[str], norm: _Norm | None = None) -> tuple[Array, Array | None]:
+    """Stack matrices [., C] with the same input, and their biases if they have any. The gain g and the bias b of the
+    norm of their input are folded in: W (g x + b) + c = (W g) x + (W b + c)."""
+    rows, biases = checkpoint.stacked(names), [bias_of(name) for name in names]
+    bias = checkpoint.stacked(biases) if biases[0] in checkpoint.config.tensor_shapes() else None
+    if norm is not None:
+        if norm.bias is not None:
+            bias = rows @ norm.bias + (0 if bias is None else bias)
+        rows *= norm.gain
+    return rows, bias
+
+
+def _output_matrix(checkpoint: Checkpoint, name: str) -> Matrix:
+    """Read a matrix [C, .] whose outputs are added to the residual stream; see _Layer."""
+    rows, bias = _stacked(checkpoint, [name])
+    if checkpoint.config.layer_norm:
+        rows -= rows.mean(axis=0)
+        bias = None if bias is None else bias - bias.mean()
+    return Matrix(rows, bias)
 
 
 class _Experts:
     """A sparse mixture of SwiGLUs: a router chooses `active` experts for each token (arXiv:2401.04088, section 2.1).
     The other experts are not computed."""
 
-    def __init__(self, experts: list[_SwiGLU], router: Array, active: int, normalize: bool) -> None:
+    def __init__(self, experts: list[_MLP], router: Array, active: int, normalize: bool) -> None:
         """`router` is [E, C]."""
         self.experts, self.router, self.active, self.normalize = experts, Matrix(router), active, normalize
 

@@ -39,7 +39,7 @@ PAGE_SCRIPTS = (
 _CONFIG_KEYS = (
     "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings",
     "rms_norm_eps", "num_experts", "num_experts_per_tok", "norm_topk_prob", "hidden_act", "no_rope_layers",
-    "parameters",
+    "use_parallel_residual", "parameters",
 )  # fmt: skip
 
 
@@ -62,8 +62,6 @@ def live_page(
     """
     if model.config.joint_qk_norm or model.config.is_gemma:
         raise LLMError(f"pages do not support models of type {model.config.model_type}; export it to hf or gguf")
-    if model.config.hidden_act == "gelu":
-        raise LLMError("pages do not support models with hidden_act gelu; export it to hf or gguf")
     tokenizer = open_tokenizer(model)
     dtype, note = choose_dtype(model, tokenizer, dtype, if_too_large)
     template = open_chat_template(model, tokenizer)
@@ -104,7 +102,8 @@ def live_page(
 
 
 def _config_data(config: ModelConfig) -> dict[str, Any]:
-    return {key: getattr(config, key) for key in _CONFIG_KEYS} | {"rope_frequencies": config.rope_frequencies()}
+    frequencies = [] if config.learned_positions else config.rope_frequencies()
+    return {key: getattr(config, key) for key in _CONFIG_KEYS} | {"rope_frequencies": frequencies}
 
 
 def _record_data(header: "Header", weights: str) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def _page_names(config: ModelConfig) -> dict[str, str]:
     for layer in range(config.num_hidden_layers if config.num_experts else 0):
         start = f"model.layers.{layer}.mlp."
         names[config.router_name(layer)] = f"{start}gate.weight"
-        for expert, matrices in enumerate(config.swiglu_names(layer)):
+        for expert, matrices in enumerate(config.mlp_names(layer)):
             for which, name in zip(("gate", "up", "down"), matrices, strict=True):
                 names[name] = f"{start}experts.{expert}.{which}_proj.weight"
     return names

@@ -102,6 +102,17 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "smollm3": ("smollm3", {"num_hidden_layers": 4, "pad_token_id": None, "tie_word_embeddings": True}),
     "olmo2": ("olmo2", {"pad_token_id": None}),
+    "gpt2": ("gpt2", {}),
+    "gpt_neox": ("gpt_neox", {}),
+    "gpt_neox-sequential": (
+        "gpt_neox",
+        {
+            "use_parallel_residual": False,
+            "rotary_pct": 0.5,
+            "tie_word_embeddings": True,
+            "hidden_act": "gelu_new",
+        },
+    ),
 }
 
 

@@ -21,7 +21,9 @@ def test_attention_and_logit_lens_equal_those_of_transformers(reference) -> None
     with torch.inference_mode():
         outputs = model(torch.tensor([explanation.ids]), output_attentions=True, output_hidden_states=True)
         attention = torch.stack(outputs.attentions)[:, 0].numpy()
-        streams = [model.lm_head(model.model.norm(states[0, -1])) for states in outputs.hidden_states[:-1]]
+        names = ("norm", "ln_f", "final_layer_norm")
+        norm = next(getattr(model.base_model, name) for name in names if hasattr(model.base_model, name))
+        streams = [model.get_output_embeddings()(norm(states[0, -1])) for states in outputs.hidden_states[:-1]]
         probabilities = torch.stack([*streams, outputs.logits[0, -1]]).softmax(-1).numpy()
     np.testing.assert_allclose(explanation.attention, attention, atol=1e-4)
     expected = -np.sort(-probabilities, axis=-1)[..., : explanation.logit_lens.ids.shape[-1]]

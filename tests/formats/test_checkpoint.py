@@ -449,7 +449,7 @@ def test_a_record_or_config_that_is_not_json_is_an_error(text: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gpt2"}, "model_type to 'gpt2'"),
+        ({"model_type": "bert"}, "model_type to 'bert'"),
         ({"hidden_size": 0}, "hidden_size must be"),
         ({"num_hidden_layers": 10**9}, "has 1,000,000,000 layers, the file has fewer tensors"),
         ({"num_hidden_layers": 10**4000}, "must be at most 2,147,483,647, found a number of 13288 bits$"),

@@ -52,7 +52,7 @@ def test_unknown_keys_are_ignored():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model_type": "gpt2"}, "model_type to 'gpt2'"),
+        ({"model_type": "bert"}, "model_type to 'bert'"),
         ({"model_type": None}, "has no model_type"),
         ({"model_type": ["qwen3"]}, "model_type"),
         ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_scaling of type 'yarn'"),

@@ -138,7 +138,7 @@ def write(text: str):
         ("config.json", Path.unlink, "has no config.json"),
         ("config.json", write("{"), "config.json is not JSON"),
         ("config.json", write("[]"), r"config.json is not valid: it is \[\]; expected an object"),
-        ("config.json", write('{"model_type": "gpt2"}'), "model_type to 'gpt2'; supported: qwen3, qwen2, llama"),
+        ("config.json", write('{"model_type": "bert"}'), "model_type to 'bert'; supported: qwen3, qwen2, llama"),
         ("tokenizer.json", Path.unlink, "has no tokenizer.json"),
         ("model.safetensors", Path.unlink, "has no model.safetensors"),
         ("model.safetensors", write("no"), "is cut off"),
@@ -314,9 +314,9 @@ def test_a_lone_surrogate_in_a_json_file_is_an_error(directory: Path, llm) -> No
     assert result.exit_code == 1 and "tokenizer_config.json is not JSON" in result.stderr
 
 
-@pytest.mark.parametrize("model_type", ["gpt_neox", "phi"])
+@pytest.mark.parametrize("model_type", ["gptj", "phi"])
 def test_an_unsupported_architecture_is_named(directory: Path, model_type: str) -> None:
-    """Whatever its tensors are called: the output head of gpt_neox is not lm_head.weight."""
+    """Whatever its tensors are called: the output head of gptj is not lm_head.weight."""
     changed_config(directory, model_type=model_type, tie_word_embeddings=False)
     supported = f"model_type to '{model_type}'; supported: qwen3, qwen2, llama, mistral, qwen3_moe, mixtral"
     assert supported in hf_directory.read_header(directory).problem  # llm inspect shows it

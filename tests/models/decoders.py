@@ -21,6 +21,23 @@ SHAPES = {
         300, 32, 48, 2, 4, 2, 8, 48, model_type="smollm3", no_rope_layers=(1, 0)
     ),
     "olmo2: norms after": ModelConfig(300, 64, 96, 2, 4, 2, 16, 48, model_type="olmo2"),
+    "gpt2: LayerNorm, learned positions, no gates": ModelConfig(
+        300, 32, 48, 2, 4, 4, 8, 48, tie_word_embeddings=True, model_type="gpt2", hidden_act="gelu_pytorch_tanh"
+    ),
+    "gpt_neox: in parallel, a quarter rotated": ModelConfig(
+        300,
+        32,
+        48,
+        2,
+        4,
+        4,
+        8,
+        48,
+        model_type="gpt_neox",
+        hidden_act="gelu",
+        partial_rotary_factor=0.25,
+        use_parallel_residual=True,
+    ),
     "experts": ModelConfig(300, 32, 32, 2, 4, 2, 8, 48, model_type="qwen3_moe", num_experts=5, num_experts_per_tok=2),
     "experts that do not sum to one": ModelConfig(
         300, 32, 32, 2, 4, 2, 8, 48, model_type="qwen3_moe", num_experts=3, num_experts_per_tok=1, norm_topk_prob=False
@@ -36,38 +53,55 @@ def logits_by_definition(weights: dict[str, np.ndarray], config: ModelConfig, id
     def rms(x: Tensor, weight: Tensor) -> Tensor:
         return x / (x.square().mean(-1, keepdim=True) + config.rms_norm_eps).sqrt() * weight
 
+    def norm(x: Tensor, L: dict[str, Tensor], name: str) -> Tensor:
+        if f"{name}.bias" not in L:
+            return rms(x, L[f"{name}.weight"])
+        return rms(x - x.mean(-1, keepdim=True), L[f"{name}.weight"]) + L[f"{name}.bias"]
+
+    def linear(x: Tensor, L: dict[str, Tensor], name: str) -> Tensor:
+        return x @ L[f"{name}.weight"].T + L.get(f"{name}.bias", torch.zeros(1))
+
+    def activation(x: Tensor) -> Tensor:
+        if config.hidden_act == "gelu":
+            return x * (1 + torch.erf(x / math.sqrt(2))) / 2
+        if config.hidden_act == "gelu_pytorch_tanh":
+            return x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+        return x * x.sigmoid()
+
     def rms_if(x: Tensor, weight: Tensor | None) -> Tensor:
         return x if weight is None else rms(x, weight)
 
     def rotated(x: Tensor, position: int, is_rotary: bool) -> Tensor:
         out = x.clone()
-        for i in range(D // 2 if is_rotary else 0):
-            angle = position * config.rope_theta ** (-2 * i / D)
+        rotated = int(D * config.partial_rotary_factor) if is_rotary else 0
+        for i in range(rotated // 2):
+            angle = position * config.rope_theta ** (-2 * i / rotated)
             a, b = x[i], x[i + D // 2]
             out[i] = a * math.cos(angle) - b * math.sin(angle)
             out[i + D // 2] = a * math.sin(angle) + b * math.cos(angle)
         return out
 
-    def swiglu(h: Tensor, L: dict[str, Tensor], name: str) -> Tensor:
-        gate = h @ L[f"{name}gate_proj.weight"].T
-        return (gate * gate.sigmoid() * (h @ L[f"{name}up_proj.weight"].T)) @ L[f"{name}down_proj.weight"].T
+    def mlp(h: Tensor, L: dict[str, Tensor], name: str) -> Tensor:
+        up = linear(h, L, f"{name}up_proj")
+        is_gated = f"{name}gate_proj.weight" in L
+        inner = activation(linear(h, L, f"{name}gate_proj")) * up if is_gated else activation(up)
+        return linear(inner, L, f"{name}down_proj")
 
     def experts(h: Tensor, L: dict[str, Tensor]) -> Tensor:
         probabilities = (L["mlp.gate.weight"] @ h).softmax(0)
         chosen = sorted(range(config.num_experts), key=lambda e: -probabilities[e])[: config.num_experts_per_tok]
         total = sum(probabilities[e] for e in chosen) if config.norm_topk_prob else 1
-        return sum(probabilities[e] / total * swiglu(h, L, f"mlp.experts.{e}.") for e in chosen)
+        return sum(probabilities[e] / total * mlp(h, L, f"mlp.experts.{e}.") for e in chosen)
 
     x = W["model.embed_tokens.weight"][ids]
+    if config.model_type == "gpt2":
+        x = x + W["model.embed_positions.weight"][: len(ids)]
     for layer in range(config.num_hidden_layers):
         L = {name.split(f"layers.{layer}.")[1]: w for name, w in W.items() if f"layers.{layer}." in name}
         is_olmo2 = config.model_type == "olmo2"
-        h = x if is_olmo2 else rms(x, L["input_layernorm.weight"])
-        is_rotary = config.model_type != "smollm3" or config.no_rope_layers[layer] != 0
-        q, k, v = (
-            h @ L[f"self_attn.{name}_proj.weight"].T + L.get(f"self_attn.{name}_proj.bias", torch.zeros(1))
-            for name in "qkv"
-        )
+        h = x if is_olmo2 else norm(x, L, "input_layernorm")
+        is_rotary = config.model_type != "gpt2" and (not config.no_rope_layers or config.no_rope_layers[layer] != 0)
+        q, k, v = (linear(h, L, f"self_attn.{name}_proj") for name in "qkv")
         if is_olmo2:  # all heads together, so that the norms of heads below are left out
             q, k = rms(q, L.pop("self_attn.q_norm.weight")), rms(k, L.pop("self_attn.k_norm.weight"))
         rows = []
@@ -82,12 +116,13 @@ def logits_by_definition(weights: dict[str, np.ndarray], config: ModelConfig, id
                 scores = torch.stack([query @ key / math.sqrt(D) for key in keys]).softmax(0)
                 heads.append(sum(p * v[s, cut] for s, p in enumerate(scores)))
             rows.append(torch.cat(heads))
-        y = torch.stack(rows) @ L["self_attn.o_proj.weight"].T
+        y = linear(torch.stack(rows), L, "self_attn.o_proj")
+        before = x
         x = x + (rms(y, L["post_attention_layernorm.weight"]) if is_olmo2 else y)
-        h = x if is_olmo2 else rms(x, L["post_attention_layernorm.weight"])
-        y = torch.stack([experts(row, L) for row in h]) if config.num_experts else swiglu(h, L, "mlp.")
+        h = x if is_olmo2 else norm(before if config.use_parallel_residual else x, L, "post_attention_layernorm")
+        y = torch.stack([experts(row, L) for row in h]) if config.num_experts else mlp(h, L, "mlp.")
         x = x + (rms(y, L["post_feedforward_layernorm.weight"]) if is_olmo2 else y)
-    return rms(x, W["model.norm.weight"]) @ W.get("lm_head.weight", W["model.embed_tokens.weight"]).T
+    return norm(x, W, "model.norm") @ W.get("lm_head.weight", W["model.embed_tokens.weight"]).T
 
 
 def torch_model(config: ModelConfig) -> tuple[LanguageModel, dict[str, np.ndarray]]:

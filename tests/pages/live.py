@@ -70,7 +70,8 @@ def switched_off(model: Checkpoint, without: list[str]) -> Checkpoint:
         columns = slice((int(head) - 1) * D, int(head) * D) if head else slice(None)
         tensors[f"{start}self_attn.o_proj.weight"][:, columns] = 0
         for name, tensor in tensors.items():
-            if name.startswith(start) and name.endswith("down_proj.weight") and not head:
+            is_output = name.rpartition(".")[0].endswith(("o_proj", "down_proj"))
+            if name.startswith(start) and is_output and not head:
                 tensor[:] = 0
     return replace(model, tensors=tensors)
 

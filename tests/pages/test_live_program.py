@@ -120,6 +120,13 @@ SHAPES = {
     ),
     "qwen2": ModelConfig(300, 32, 64, 2, 4, 2, 16, 64, model_type="qwen2"),
     "gelu": ModelConfig(300, 32, 64, 1, 4, 2, 8, 64, hidden_act="gelu_pytorch_tanh"),
+    "gpt2": ModelConfig(
+        300, 32, 64, 2, 4, 4, 8, 64, tie_word_embeddings=True, model_type="gpt2", hidden_act="gelu_pytorch_tanh"
+    ),
+    "gpt_neox": ModelConfig(
+        300, 32, 64, 2, 4, 4, 8, 64, model_type="gpt_neox", hidden_act="gelu", partial_rotary_factor=0.5,
+        use_parallel_residual=True,
+    ),
     "smollm3": ModelConfig(300, 32, 64, 2, 4, 2, 8, 64, model_type="smollm3", no_rope_layers=(0, 1)),
     "experts": ModelConfig(300, 32, 48, 2, 4, 2, 8, 64, model_type="qwen3_moe", num_experts=5, num_experts_per_tok=2),
     "mixtral": ModelConfig(300, 32, 48, 2, 4, 2, 8, 64, model_type="mixtral", num_experts=4, num_experts_per_tok=2),
@@ -143,7 +150,7 @@ def test_logits_are_those_of_numpy(blank: "Page", tmp_path: Path, shape: str, dt
     assert np.abs(logits - NumpyRuntime(model).logits(ids)).max() > (0 if dtype == "f32" else 1e-4)
 
 
-@pytest.mark.parametrize("shape", ["untied", "experts"])
+@pytest.mark.parametrize("shape", ["untied", "experts", "gpt2", "gpt_neox"])
 def test_activations_and_switches(blank: "Page", tmp_path: Path, shape: str) -> None:
     """Attention, logit lens, attribution and the effects of tokens agree with numpy, with all parts and without some: a
     switched-off head or layer adds nothing to the residual stream."""

@@ -71,7 +71,8 @@ def parse_config(
         rope_scaling=_rope_scaling(fields, rope_factors, head_dim),
         num_hidden_layers=number("block_count"),
         intermediate_size=number("expert_feed_forward_length" if name == "qwen3moe" else "feed_forward_length"),
-        rms_norm_eps=_shortest_float(number("attention.layer_norm_rms_epsilon")),
+        rms_norm_eps=_shortest_float(number(f"attention.layer_norm{'' if name == 'gpt2' else '_rms'}_epsilon")),
+        hidden_act="gelu_pytorch_tanh" if name == "gpt2" else "silu",
         num_experts=experts,
         num_experts_per_tok=number("expert_used_count") if experts else 0,
         eos_token_id=eos,
@@ -130,7 +131,7 @@ def _check_counts(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> Non
         raise LLMError(f"its config has {config.num_hidden_layers:,} layers, the file has {len(tensors):,} tensors")
     stacks = (tensors[stack] for pattern in conventions.EXPERT_STACKS if (stack := pattern.format(0)) in tensors)
     most = max([len(tensors), *(stack.shape[0] for stack in stacks if stack.shape)])
-    if config.num_experts > most or config.swiglus > MAX_COUNT:
+    if config.num_experts > most or config.mlps > MAX_COUNT:
         claim = f"{config.num_hidden_layers:,} layers of {config.num_experts:,} experts"
         raise LLMError(f"its config has {claim}, the file has fewer tensors")
 

@@ -12,12 +12,12 @@ from llmcli.config import LAYER_TYPES, ModelConfig
 # GGUF's architecture -> transformers' model_type, after its rewriting (architectures/rewriting.py) for the last two
 ARCHITECTURES = {
     "llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3moe": "qwen3_moe", "smollm3": "smollm3",
-    "olmo2": "olmo2", "gemma3": "gemma3_text", "granite": "llama", "phi3": "llama",
+    "olmo2": "olmo2", "gemma3": "gemma3_text", "gpt2": "gpt2", "granite": "llama", "phi3": "llama",
 }  # fmt: skip
 MODEL_TYPES_WITH_EXPERTS = {"llama": "mixtral", "qwen3moe": "qwen3_moe"}
 ARCHITECTURE_OF = {  # transformers' model_type -> GGUF's architecture
     "llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3",
-    "qwen3_moe": "qwen3moe", "smollm3": "smollm3", "olmo2": "olmo2", "gemma3_text": "gemma3",
+    "qwen3_moe": "qwen3moe", "smollm3": "smollm3", "olmo2": "olmo2", "gemma3_text": "gemma3", "gpt2": "gpt2",
 }  # fmt: skip
 GRANITE_KEYS = {  # GGUF's key -> Hugging Face's
     "embedding_scale": "embedding_multiplier", "attention.scale": "attention_multiplier",
@@ -33,12 +33,14 @@ ROPE_LAYER_INTERVAL = 4  # llama.cpp: each fourth layer of a SmolLM3 has no rota
 ROPE_FACTORS = "rope_freqs.weight"  # tensor with a divisor for each rotary frequency
 ROPE_SCALING_KEY = "llmcli.rope_scaling"  # our own key: with its own keys, llama.cpp would scale twice
 _MODULES = {  # Hugging Face's name -> GGUF's; names in a layer have no prefix here
-    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
+    "model.embed_tokens": "token_embd", "model.embed_positions": "position_embd",
+    "model.norm": "output_norm", "lm_head": "output",
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
     "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 }  # fmt: skip
+_QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _NORMS = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")  # in the order of NormNames
 _ROUTER = "blk.{}.ffn_gate_inp.weight"
 # one tensor with the matrices of all experts of a layer
@@ -46,12 +48,14 @@ EXPERT_STACKS = ("blk.{}.ffn_gate_exps.weight", "blk.{}.ffn_up_exps.weight", "bl
 
 
 def tensor_names(config: ModelConfig) -> dict[str, str]:
-    """Map Hugging Face's names to GGUF's for all tensors except experts.
+    """Map Hugging Face's names to GGUF's for all tensors except those of `joined_tensors`.
 
     >>> tensor_names(ModelConfig(300, 32, 64, 1, 2, 2, 16, 32))["model.layers.0.self_attn.q_proj.weight"]
     'blk.0.attn_q.weight'
     """
     names, modules = {}, _MODULES | dict(zip(config.norm_names, _NORMS, strict=True))
+    if config.model_type == "gpt2":
+        modules = {name: theirs for name, theirs in modules.items() if name not in _QKV}
     for name in config.tensor_shapes():
         module, _, kind = name.rpartition(".")
         layer = re.match(r"model\.layers\.(\d+)\.", module)
@@ -73,11 +77,15 @@ def phi3_names(config: ModelConfig) -> dict[str, str]:
     }
 
 
-def expert_tensors(config: ModelConfig) -> Iterator[tuple[str, list[str], bool]]:
-    """Yield (GGUF's name, Hugging Face's names, whether they are stacked) of each router and stack of experts."""
+def joined_tensors(config: ModelConfig) -> Iterator[tuple[str, list[str], bool]]:
+    """Yield (GGUF's name, our names, whether they are stacked in a new dimension) of each router, stack of experts, and
+    GPT-2's queries, keys and values."""
+    for layer in range(config.num_hidden_layers if config.model_type == "gpt2" else 0):
+        for kind in ("weight", "bias"):
+            yield f"blk.{layer}.attn_qkv.{kind}", [f"model.layers.{layer}.{name}.{kind}" for name in _QKV], False
     for layer in range(config.num_hidden_layers if config.num_experts else 0):
         yield _ROUTER.format(layer), [config.router_name(layer)], False
-        for stack, names in zip(EXPERT_STACKS, zip(*config.swiglu_names(layer), strict=True), strict=True):
+        for stack, names in zip(EXPERT_STACKS, zip(*config.mlp_names(layer), strict=True), strict=True):
             yield stack.format(layer), list(names), True
 
 

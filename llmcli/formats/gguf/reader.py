@@ -99,17 +99,21 @@ def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Hea
 
 
 def _translated_tensors(tensors: Mapping[str, TensorInfo], config: ModelConfig) -> dict[str, TensorInfo]:
-    """Rename tensors to Hugging Face's names, and split stacks of experts into separate matrices."""
+    """Rename tensors to Hugging Face's names, and split joined ones."""
     ours = {theirs: name for name, theirs in conventions.tensor_names(config).items()}
-    ours |= conventions.phi3_names(config) if "blk.0.attn_qkv.weight" in tensors else {}
+    is_phi3 = "blk.0.attn_qkv.weight" in tensors and config.model_type != "gpt2"
+    ours |= conventions.phi3_names(config) if is_phi3 else {}
     translated = {ours.get(name, name): tensor for name, tensor in tensors.items()}
-    for gguf_name, names, is_stack in conventions.expert_tensors(config):
+    for gguf_name, names, is_stack in conventions.joined_tensors(config):
         tensor = translated.pop(gguf_name, None)
         if tensor is None:
             continue
-        shape = tensor.shape[1:] if is_stack else tensor.shape
-        if is_stack and (len(tensor.shape) != 3 or tensor.shape[0] != len(names)):
+        rows, *columns = tensor.shape or (0,)
+        if is_stack and (len(columns) != 2 or rows != len(names)):
             raise LLMError(f"its {gguf_name} has shape {list(tensor.shape)}; expected {len(names)} experts")
+        if rows % len(names):
+            raise LLMError(f"its {gguf_name} has shape {list(tensor.shape)}; expected a multiple of {len(names)}")
+        shape = tuple(columns) if is_stack else (rows // len(names), *columns)
         size = (tensor.end - tensor.start) // len(names)
         for i, name in enumerate(names):
             start = tensor.start + i * size

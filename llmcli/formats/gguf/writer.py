@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.config import EMBEDDING, HEAD, ModelConfig, as_record
+from llmcli.config import EMBEDDING, HEAD, POSITIONS, ModelConfig, as_record
 from llmcli.errors import LLMError, usage
 from llmcli.formats import atomic_io, training_stages
 from llmcli.formats.checkpoint import Checkpoint
@@ -33,10 +33,12 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
         raise usage(f"`dtype` must be {', '.join(DTYPES)}, found {dtype}")
     gguf = import_gguf("writing a GGUF file")
     config, scaling = checkpoint.config, checkpoint.config.rope_scaling
-    architecture = ARCHITECTURE_OF[config.model_type]
+    architecture = ARCHITECTURE_OF.get(config.model_type)
+    if architecture is None:
+        raise LLMError(f"models of type {config.model_type} are not written as GGUF; use `to` hf instead")
     if not config.norm_topk_prob:
         raise LLMError("the weights of this model's active experts do not sum to 1, which llama.cpp does not support")
-    if config.hidden_act != ("gelu_pytorch_tanh" if config.is_gemma else "silu"):
+    if config.hidden_act != ("gelu_pytorch_tanh" if config.is_gemma or config.model_type == "gpt2" else "silu"):
         raise LLMError(f"llama.cpp does not support models of type {config.model_type} with {config.hidden_act}")
     if config.layer_types not in ((), conventions.layer_types(_layer_pattern(config), config.num_hidden_layers)):
         raise LLMError("llama.cpp supports layers of types full_attention and sliding_attention only in turns")
@@ -102,7 +104,8 @@ def _config_fields(config: ModelConfig) -> dict[str, Any]:
         "add_head_count": config.num_attention_heads, "add_head_count_kv": config.num_key_value_heads,
         "add_key_length": config.head_dim, "add_value_length": config.head_dim,
         "add_rope_dimension_count": config.head_dim, "add_rope_freq_base": float(config.rope_theta),
-        "add_layer_norm_rms_eps": config.rms_norm_eps, **(gemma if config.layer_types else {}),
+        "add_layer_norm_eps" if config.layer_norm else "add_layer_norm_rms_eps": config.rms_norm_eps,
+        **(gemma if config.layer_types else {}),
     }  # fmt: skip
 
 
@@ -115,9 +118,9 @@ def _tensors(checkpoint: Checkpoint, dtype: str) -> Iterator[tuple[str, NDArray[
     """Yield (GGUF's name, values, type) of each tensor."""
     config = checkpoint.config
     heads = conventions.interleaved_heads(config, ARCHITECTURE_OF[config.model_type])
-    for gguf_name, names, is_stack in conventions.expert_tensors(config):
-        values = np.stack([checkpoint.tensors[name] for name in names])
-        yield (gguf_name, values, _tensor_type(dtype, values, gguf_name)) if is_stack else (gguf_name, values[0], "F32")
+    for gguf_name, names, is_stack in conventions.joined_tensors(config):
+        values = (np.stack if is_stack else np.concatenate)([checkpoint.tensors[name] for name in names])
+        yield gguf_name, values, _tensor_type(dtype, values, gguf_name) if len(names) > 1 else "F32"  # F32: a router
     for name, gguf_name in conventions.tensor_names(config).items():
         values = np.ascontiguousarray(checkpoint.tensors[name], np.float32)
         projection = name.split(".")[-2]
@@ -134,7 +137,7 @@ def _tensors(checkpoint: Checkpoint, dtype: str) -> Iterator[tuple[str, NDArray[
 
 def _tensor_type(dtype: str, values: NDArray[np.float32], name: str) -> str:
     """Return the GGUF type of a tensor in a file with matrices of `dtype`."""
-    type_name = "F32" if values.ndim == 1 else dtype.upper()
+    type_name = "F32" if values.ndim == 1 or name == POSITIONS else dtype.upper()
     if type_name == "Q4_0" and name in (EMBEDDING, HEAD):
         type_name = "Q8_0"  # as in llama.cpp: the embeddings keep more precision
     return "F16" if type_name.startswith("Q") and values.shape[-1] % QUANTIZED_BLOCK else type_name

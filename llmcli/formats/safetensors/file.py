@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,16 +30,22 @@ _HASH_FIELD, _ZERO_HASH = b'"sha256":"%s"', b"0" * 64
 
 
 def read_values(header: Header, tensor: TensorInfo) -> Iterator[NDArray[Any]]:
-    """The elements of any tensor, in flat arrays of bounded size; bfloat16 becomes float32. Raises LLMError for a type
-    that is not supported, and for a file that is cut off."""
+    """The elements of any tensor, in flat arrays of bounded size, those of a `view` in one; bfloat16 becomes float32.
+    Raises LLMError for a type that is not supported, and for a file that is cut off."""
     if header.decode:
         yield from header.decode(tensor)
         return
     if not dtypes.is_readable(tensor.dtype):
         raise LLMError(f"{tensor.name} is of type {tensor.dtype}, which this program does not read")
-    for data in _blocks(header.path, tensor):
-        values = dtypes.decode(data, tensor.dtype)
+    arrays = (dtypes.decode(data, tensor.dtype) for data in _blocks(header.path, tensor))
+    for values in arrays if tensor.view is None else [_viewed([*arrays], tensor.view)]:
         yield values if tensor.is_raw else values.astype("float32") * tensor.factor + tensor.offset
+
+
+def _viewed(arrays: list[NDArray[Any]], view: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
+    import numpy as np
+
+    return np.ascontiguousarray(view(np.concatenate(arrays))).reshape(-1)
 
 
 def _blocks(path: Path, tensor: TensorInfo) -> Iterator[bytes]:
@@ -65,7 +71,7 @@ def read_tensor(header: Header, tensor: TensorInfo) -> NDArray[Any]:
 def read_into(header: Header, tensor: TensorInfo, out: NDArray[np.float32]) -> None:
     """Fill the contiguous array `out` with a tensor, without a second copy in memory."""
     flat = out.reshape(-1)
-    if tensor.dtype != "F32" or not tensor.is_raw or header.decode:
+    if tensor.dtype != "F32" or not tensor.is_raw or tensor.view or header.decode:
         done = 0
         for values in read_values(header, tensor):
             flat[done : done + len(values)] = values

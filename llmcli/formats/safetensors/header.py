@@ -33,6 +33,10 @@ _OTHER_FORMATS = (  # (first bytes, description)
     (b"version ", "is a git-lfs pointer: the real file was not downloaded"),
     (b"<", "is a web page"),
 )
+_PICKLES = (b"PK\x03\x04", b"\x80")
+_CONVERT_PICKLES = (
+    "; pickles can run code and are not read: save the weights as safetensors (nanoGPT: examples/nanogpt_to_hf.py)"
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class TensorInfo:
     path: Path | None = None  # of the file that holds it, if the model has several
     factor: float = 1.0  # its values are multiplied by this number when they are read
     offset: float = 0.0  # then this number is added
+    view: Callable[[NDArray[Any]], NDArray[Any]] | None = None  # its elements, from all those in its range of the file
 
     @property
     def is_raw(self) -> bool:
@@ -116,7 +121,7 @@ def _describe_other_format(start: bytes, file_bytes: int, length: int, expected:
         return f"is empty; expected {expected}"
     for signature, description in _OTHER_FORMATS:
         if start.startswith(signature) and (length > MAX_HEADER_BYTES or (file_bytes < 8 and signature.isascii())):
-            return f"{description}, not {expected}"
+            return f"{description}, not {expected}" + ("" if signature not in _PICKLES else _CONVERT_PICKLES)
     if file_bytes < 8 or (length <= MAX_HEADER_BYTES and "GGUF" not in expected):
         return f"is cut off: its header needs {length + 8:,} bytes, the file has {file_bytes:,}"
     return f"is not {expected}"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmcli.config import bias_of
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.quantization import BLOCK, QuantizedMatrix
@@ -49,7 +50,7 @@ def head_graph(weight: Weight) -> Graph:
     graph = _GraphBuilder()
     outputs, inputs = weight.shape
     graph.input("hidden", ["B", "T", inputs])
-    graph.linear("hidden", weight, "logits")
+    graph.linear("hidden", weight, None, "logits")
     graph.output("logits", ["B", "T", outputs])
     return graph.finish()
 
@@ -61,7 +62,7 @@ def decoder_graph(checkpoint: Checkpoint, scheme: str | None) -> Graph:
     number of tokens including the last; the rotary tables cos and sin [positions, D/2]; the cache keys.i and values.i
     [B, G, capacity, D] of layer i.
     """
-    config, tensors = checkpoint.config, checkpoint.tensors
+    config = checkpoint.config
     graph = _GraphBuilder()
     x = "x"
     graph.input(x, ["B", "T", config.hidden_size])
@@ -69,16 +70,21 @@ def decoder_graph(checkpoint: Checkpoint, scheme: str | None) -> Graph:
     graph.input("total", [1], np.int32)
     for table in ("cos", "sin"):
         graph.input(table, ["positions", config.head_dim // 2])
-    gain = tensors["model.layers.0.input_layernorm.weight"]
-    normed = graph.norm(x, gain, config.rms_norm_eps, "first")
+    eps, is_parallel = config.rms_norm_eps, config.use_parallel_residual
+    normed = graph.norm(x, _norm(checkpoint, "model.layers.0.input_layernorm"), eps, "first")
     for i in range(config.num_hidden_layers):
         name, last = f"model.layers.{i}.", i == config.num_hidden_layers - 1
-        following = "model.norm.weight" if last else f"model.layers.{i + 1}.input_layernorm.weight"
+        following = _norm(checkpoint, "model.norm" if last else f"model.layers.{i + 1}.input_layernorm")
+        weights = _norm(checkpoint, name + "post_attention_layernorm")
         y = _add_attention(graph, checkpoint, scheme, i, normed)
-        gain = tensors[name + "post_attention_layernorm.weight"]
-        normed, x = graph.add_and_norm(x, y, gain, config.rms_norm_eps, name + "self_attn.added")
-        y = _add_mlp(graph, checkpoint, scheme, name + "mlp.", normed)
-        normed, x = graph.add_and_norm(x, y, tensors[following], config.rms_norm_eps, name + "mlp.added")
+        if is_parallel:
+            normed = graph.norm(x, weights, eps, name + "mlp.normed")
+            mlp = _add_mlp(graph, checkpoint, scheme, i, normed)
+            y = graph.add("Add", [y, mlp], [name + "both"])
+        else:
+            normed, x = graph.add_and_norm(x, y, weights, eps, name + "self_attn.added")
+            y = _add_mlp(graph, checkpoint, scheme, i, normed)
+        normed, x = graph.add_and_norm(x, y, following, eps, name + "mlp.added")
     graph.add("Identity", [normed], ["hidden"])
     graph.output("hidden", ["B", "T", config.hidden_size])
     return graph.finish()
@@ -89,9 +95,7 @@ def _add_attention(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str |
     config, tensors = checkpoint.config, checkpoint.tensors
     H, G, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     name = f"model.layers.{layer}.self_attn."
-    bias = np.concatenate([tensors[f"{name}{which}_proj.bias"] for which in "qkv"]) if config.qkv_bias else None
-    weight = read_weight(checkpoint, scheme, *(f"{name}{which}_proj.weight" for which in "qkv"))
-    qkv = graph.linear(x, weight, name, bias)
+    qkv = graph.linear(x, *_linear(checkpoint, scheme, *(f"{name}{which}_proj.weight" for which in "qkv")), name)
     projections = [qkv, "", ""]  # the operator takes all three as one input
     if config.qk_norm:
         projections = [f"{name}{which}" for which in "qkv"]
@@ -102,7 +106,7 @@ def _add_attention(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str |
             flat = graph.constant(np.array([0, -1, heads * D], np.int64))
             split = graph.add("Reshape", [f"{name}{which}", per_head], [f"{name}{which}.heads"])
             gain = tensors[f"{name}{which}_norm.weight"]
-            normed = graph.norm(split, gain, config.rms_norm_eps, f"{name}{which}.normed")
+            normed = graph.norm(split, [gain], config.rms_norm_eps, f"{name}{which}.normed")
             projections["qk".index(which)] = graph.add("Reshape", [normed, flat], [f"{name}{which}.flat"])
     caches = [f"{part}.{layer}" for part in ("keys", "values")]
     for cache in caches:
@@ -114,20 +118,34 @@ def _add_attention(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str |
         [f"{name}y", *(f"{cache}.now" for cache in caches)], _ORT, num_heads=H, kv_num_heads=G,
         do_rotary=int(config.is_rotary(layer)),
     )  # fmt: skip
-    return graph.linear(y, read_weight(checkpoint, scheme, name + "o_proj.weight"), name + "o")
+    return graph.linear(y, *_linear(checkpoint, scheme, name + "o_proj.weight"), name + "o")
 
 
-def _add_mlp(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str | None, name: str, x: str) -> str:
-    """Normalized x -> the SwiGLU output of a layer, [B, T, C]; `name` is the prefix of its tensors."""
-    size = checkpoint.config.intermediate_size
-    weight = read_weight(checkpoint, scheme, name + "gate_proj.weight", name + "up_proj.weight")
-    gate_up = graph.linear(x, weight, name + "gate_up")
-    sizes = graph.constant(np.array([size, size], np.int64))
-    graph.add("Split", [gate_up, sizes], [name + "gate", name + "up"], axis=-1)
+def _add_mlp(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str | None, layer: int, x: str) -> str:
+    """Normalized x -> the MLP output of a layer, [B, T, C]."""
+    size, name = checkpoint.config.intermediate_size, f"model.layers.{layer}.mlp."
+    *inputs, down = checkpoint.config.mlp_names(layer)[0]
+    projections = [name + "gate", name + "up"][: len(inputs)]
+    joined = graph.linear(x, *_linear(checkpoint, scheme, *inputs), name + "gate_up")
+    graph.add("Split", [joined, graph.constant(np.array([size] * len(inputs), np.int64))], projections, axis=-1)
     op_type, attributes = _ACTIVATIONS[checkpoint.config.hidden_act]
-    activated = graph.add(op_type, [name + "gate"], [name + "activated"], _ORT, **attributes)
-    inner = graph.add("Mul", [activated, name + "up"], [name + "inner"])
-    return graph.linear(inner, read_weight(checkpoint, scheme, name + "down_proj.weight"), name + "down")
+    inner = graph.add(op_type, projections[:1], [name + "activated"], _ORT, **attributes)
+    if len(inputs) > 1:
+        inner = graph.add("Mul", [inner, name + "up"], [name + "inner"])
+    return graph.linear(inner, *_linear(checkpoint, scheme, down), name + "down")
+
+
+def _linear(checkpoint: Checkpoint, scheme: str | None, *names: str) -> tuple[Weight, Array | None]:
+    """Read matrices with the same input as one, and their biases if they have any."""
+    biases = [bias_of(name) for name in names]
+    bias = checkpoint.stacked(biases) if biases[0] in checkpoint.config.tensor_shapes() else None
+    return read_weight(checkpoint, scheme, *names), bias
+
+
+def _norm(checkpoint: Checkpoint, name: str) -> list[Array]:
+    """Read the gain of a norm, and its bias if it is a LayerNorm."""
+    kinds = ("weight", "bias") if checkpoint.config.layer_norm else ("weight",)
+    return [checkpoint.tensors[f"{name}.{kind}"] for kind in kinds]
 
 
 class _GraphBuilder:
@@ -159,7 +177,7 @@ class _GraphBuilder:
         self._nodes.append(self._helper.make_node(op_type, inputs, outputs, name=name, domain=domain, **attrs))
         return outputs[0]
 
-    def linear(self, x: str, weight: Weight, out: str, bias: Array | None = None) -> str:
+    def linear(self, x: str, weight: Weight, bias: Array | None, out: str) -> str:
         """x [B, T, inputs] -> [B, T, outputs]; for a quantized weight x is quantized to int8, block by block."""
         if not isinstance(weight, QuantizedMatrix):
             product, name, kind = out if bias is None else f"{out}.product", f"array.{len(self._arrays)}", self._proto
@@ -177,13 +195,16 @@ class _GraphBuilder:
             block_size=BLOCK, accuracy_level=4,  # multiply in int8
         )  # fmt: skip
 
-    def norm(self, x: str, gain: Array, eps: float, out: str) -> str:
-        return self.add("SimplifiedLayerNormalization", [x, self.constant(gain)], [out], axis=-1, epsilon=eps)
+    def norm(self, x: str, weights: list[Array], eps: float, out: str) -> str:
+        """RMSNorm; LayerNorm if the weights are a gain and a bias."""
+        kind = "LayerNormalization" if len(weights) > 1 else "SimplifiedLayerNormalization"
+        return self.add(kind, [x, *map(self.constant, weights)], [out], axis=-1, epsilon=eps)
 
-    def add_and_norm(self, x: str, y: str, gain: Array, eps: float, name: str) -> tuple[str, str]:
-        """(RMSNorm of x + y, x + y)"""
+    def add_and_norm(self, x: str, y: str, weights: list[Array], eps: float, name: str) -> tuple[str, str]:
+        """(the norm of x + y, x + y)"""
         outputs = [f"{name}.normed", "", "", f"{name}.sum"]
-        self.add("SkipSimplifiedLayerNormalization", [x, y, self.constant(gain)], outputs, _ORT, epsilon=eps)
+        kind = "SkipLayerNormalization" if len(weights) > 1 else "SkipSimplifiedLayerNormalization"
+        self.add(kind, [x, y, *map(self.constant, weights)], outputs, _ORT, epsilon=eps)
         return outputs[0], outputs[3]
 
     def finish(self) -> Graph:

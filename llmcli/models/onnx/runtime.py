@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.config import ModelConfig, cpu_cores
+from llmcli.config import POSITIONS, ModelConfig, cpu_cores
 from llmcli.errors import LLMError, missing_extra
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.quantization import QuantizedMatrix
@@ -126,6 +126,7 @@ class _Network:
         self.config = checkpoint.config
         _share_threads()
         self._embedding = read_weight(checkpoint, scheme, "model.embed_tokens.weight")  # [V, C]
+        self._positions = read_weight(checkpoint, scheme, POSITIONS) if self.config.learned_positions else None
         tied = self.config.tie_word_embeddings
         head = self._embedding if tied else read_weight(checkpoint, scheme, "lm_head.weight")
         self._weights: list[Any] = []  # float32 only
@@ -152,11 +153,10 @@ class _Network:
         """Wrap an array for onnxruntime, which uses its memory."""
         return self._ort.OrtValue.ortvalue_from_numpy(array)
 
-    def embed(self, ids: Ints) -> Array:
-        """Return the embeddings of tokens, [..., C]."""
-        if isinstance(self._embedding, QuantizedMatrix):
-            return self._embedding.dequantize(ids)
-        return self._embedding[ids]
+    def embed(self, ids: Ints, positions: Ints) -> Array:
+        """Return the embeddings of tokens [N] at positions [N], [N, C]."""
+        x = _rows(self._embedding, ids)
+        return x if self._positions is None else x + _rows(self._positions, positions)
 
     def rotary_tables(self, length: int) -> list[Any]:
         """Return cos and sin [positions, D/2] for at least `length` positions: a config may claim a far longer context
@@ -197,8 +197,9 @@ class _Binding:
         if self._keys is not cache.keys:  # another cache, or a moved one
             self._bind(cache)
         ids = np.asarray(ids)
-        self._x[...] = self._network.embed(ids.ravel()).reshape(self._x.shape)
-        self._past[:] = np.asarray(past) + (ids.shape[1] - 1)
+        positions = np.asarray(past)[:, None] + np.arange(ids.shape[1])
+        self._x[...] = self._network.embed(ids.ravel(), positions.ravel()).reshape(self._x.shape)
+        self._past[:] = positions[:, -1]
         self._total[0] = self._past.max() + 1
         self._network.decoder.run_with_iobinding(self._decoder)
 
@@ -223,6 +224,10 @@ class _Binding:
             self._values["last"].numpy()[...] = self._hidden[:, -1:]
         self._network.head.run_with_iobinding(self._head)
         return self._logits[:, 0].copy()
+
+
+def _rows(matrix: QuantizedMatrix | Array, rows: Ints) -> Array:
+    return matrix.dequantize(rows) if isinstance(matrix, QuantizedMatrix) else matrix[rows]
 
 
 @lru_cache(maxsize=1)

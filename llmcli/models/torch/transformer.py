@@ -3,8 +3,9 @@
 Pre-norm blocks with RMSNorm, rotary embeddings (arXiv:2104.09864), grouped-query attention (arXiv:2305.13245), SwiGLU
 (arXiv:2002.05202) or a sparse mixture of them, optional tied embeddings. Qwen3 normalizes queries and keys, Qwen2 adds
 biases to queries, keys and values, Llama and Mistral do neither; SmolLM3 has layers without rotary embeddings, OLMo 2
-norms after attention and SwiGLU instead of before. Modules are named so that the state dict has Hugging Face's tensor
-names, except that experts are stacked. numpy_runtime.py is the same network in numpy, and easier to read.
+norms after attention and SwiGLU instead of before; GPT-2 and GPT-NeoX have LayerNorm, biases, and MLPs without gates.
+Modules are named so that the state dict has Hugging Face's tensor names (for the last two, those of Llama), except that
+experts are stacked. numpy_runtime.py is the same network in numpy, and easier to read.
 
 B, T = batch, tokens; C = hidden size; H, G = query heads, key-value heads; D = head size; V = vocabulary size.
 """
@@ -20,12 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmcli.config import FINAL_NORM, HEAD, ModelConfig
+from llmcli.config import FINAL_NORM, HEAD, ModelConfig, bias_of
 from llmcli.models.runtime import Array
 from llmcli.models.torch.experts import Experts, Router
 from llmcli.models.torch.kernels import (
     Dropout,
     SoftTargets,
+    activate,
     attention,
     contiguous_on_mps,
     cross_entropy,
@@ -76,7 +78,7 @@ class Attention(nn.Module):
         self.q_proj = Linear(config.hidden_size, self.H * self.D, config.qkv_bias)
         self.k_proj = Linear(config.hidden_size, self.G * self.D, config.qkv_bias)
         self.v_proj = Linear(config.hidden_size, self.G * self.D, config.qkv_bias)
-        self.o_proj = Linear(self.H * self.D, config.hidden_size)
+        self.o_proj = Linear(self.H * self.D, config.hidden_size, config.linear_bias)
         self.qk_norm = config.qk_norm
         if self.qk_norm:
             self.q_norm = nn.RMSNorm(self.H * self.D if config.joint_qk_norm else self.D)
@@ -151,25 +153,28 @@ def _has_grouped_kernel(q: Tensor, mask: Tensor | None) -> bool:
 
 
 class MLP(nn.Module):
-    """SwiGLU."""
+    """A SwiGLU, with any activation; or without a gate."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_proj = Linear(config.hidden_size, config.intermediate_size)
-        self.up_proj = Linear(config.hidden_size, config.intermediate_size)
-        self.down_proj = Linear(config.intermediate_size, config.hidden_size)
+        inputs, inner, bias = config.hidden_size, config.intermediate_size, config.linear_bias
+        self.gate_proj = Linear(inputs, inner, bias) if config.gated_mlp else None
+        self.up_proj = Linear(inputs, inner, bias)
+        self.down_proj = Linear(inner, inputs, bias)
         self.activation = config.hidden_act
 
     def forward(self, x: Tensor, gain: Tensor | None) -> Tensor:
         """Normalized x [B, T, C] before its gain, or x itself without one -> [B, T, C]."""
+        if self.gate_proj is None:
+            return self.down_proj(activate(stacked_linear(x, gain, self.up_proj), self.activation))
         return self.down_proj(swiglu(stacked_linear(x, gain, self.gate_proj, self.up_proj), self.activation))
 
     def fold(self, gain: Tensor | None) -> None:
-        fold(gain, self.gate_proj, self.up_proj)
+        fold(gain, *([self.gate_proj] if self.gate_proj else []), self.up_proj)
 
 
 class Layer(nn.Module):
-    """Attention and SwiGLU, each added to the residual stream [B, T, C]."""
+    """Attention and an MLP, each added to the residual stream [B, T, C]."""
 
     def __init__(self, config: ModelConfig, index: int, dropout: Dropout) -> None:
         super().__init__()
@@ -180,33 +185,49 @@ class Layer(nn.Module):
         self.mlp = Experts(config) if config.num_experts else MLP(config)
         self._add_norms(config, self.norms.after_mlp)
         self.dropout = dropout
+        self.is_parallel = config.use_parallel_residual
         self.eps = config.rms_norm_eps
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: LayerKVCache | None = None) -> Tensor:
         add = self.dropout.add if self.training else torch.add
         y = self.self_attn(*self._before(x, self.norms.before_attention), cos, sin, cache)
-        x = add(x, self._after(y, self.norms.after_attention))
-        y = self.mlp(*self._before(x, self.norms.before_mlp))
-        return add(x, self._after(y, self.norms.after_mlp))
+        attended = add(x, self._after(y, self.norms.after_attention))
+        y = self.mlp(*self._before(x if self.is_parallel else attended, self.norms.before_mlp))
+        return add(attended, self._after(y, self.norms.after_mlp))
 
     def _before(self, x: Tensor, norm: str) -> tuple[Tensor, Tensor | None]:
-        """Return (normalized x, the gain of the norm); without a norm (x, None)."""
-        return (normalize(x, self.eps), self._gain(norm)) if norm else (x, None)
+        """Return (normalized x, the gain of the norm); (x, None) without a norm, and for LayerNorm (LayerNorm(x),
+        None)."""
+        if not norm:
+            return x, None
+        module = getattr(self, norm)
+        return (
+            (layer_norm(x, module), None)
+            if isinstance(module, nn.LayerNorm)
+            else (normalize(x, self.eps), module.weight)
+        )
 
     def _after(self, y: Tensor, norm: str) -> Tensor:
-        gain = self._gain(norm)
-        return y if gain is None else normalize(y, self.eps) * gain.to(y.dtype)
-
-    def _gain(self, norm: str) -> Tensor | None:
-        return getattr(self, norm).weight if norm else None
+        return normalize(y, self.eps) * getattr(self, norm).weight.to(y.dtype) if norm else y
 
     def _add_norms(self, config: ModelConfig, *names: str) -> None:
         for name in filter(None, names):
-            self.add_module(name, nn.RMSNorm(config.hidden_size))
+            self.add_module(name, new_norm(config))
 
     def fold(self) -> None:
-        self.self_attn.fold(self._gain(self.norms.before_attention))
-        self.mlp.fold(self._gain(self.norms.before_mlp))
+        for module, norm in ((self.self_attn, self.norms.before_attention), (self.mlp, self.norms.before_mlp)):
+            gain = getattr(self, norm) if norm else None
+            module.fold(None if gain is None or isinstance(gain, nn.LayerNorm) else gain.weight)
+
+
+def new_norm(config: ModelConfig) -> nn.Module:
+    C, eps = config.hidden_size, config.rms_norm_eps
+    return nn.LayerNorm(C, eps) if config.layer_norm else nn.RMSNorm(C, eps)
+
+
+def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """LayerNorm (arXiv:1607.06450) in the dtype of x."""
+    return F.layer_norm(x, norm.normalized_shape, norm.weight.to(x.dtype), norm.bias.to(x.dtype), norm.eps)
 
 
 class Decoder(nn.Module):
@@ -216,8 +237,12 @@ class Decoder(nn.Module):
         super().__init__()
         shape = config.vocab_size, config.hidden_size
         self.embed_tokens = nn.Embedding(*shape, _weight=torch.empty(shape))  # not initialized twice
+        self.embed_positions: nn.Embedding | None = None
+        if config.learned_positions:
+            shape = config.max_position_embeddings, config.hidden_size
+            self.embed_positions = nn.Embedding(*shape, _weight=torch.empty(shape))
         self.layers = nn.ModuleList(Layer(config, index, dropout) for index in range(config.num_hidden_layers))
-        self.norm = nn.RMSNorm(config.hidden_size)
+        self.norm = new_norm(config)
 
 
 class LanguageModel(nn.Module):
@@ -264,8 +289,8 @@ class LanguageModel(nn.Module):
         return loss
 
     def hidden_states(self, ids: Tensor, caches: Sequence[LayerKVCache] | None = None) -> Tensor:
-        """Return the final hidden states [B, T, C], the input of `head`: normalized, without the gain of the last
-        norm."""
+        """Return the final hidden states [B, T, C], the input of `head`: normalized, without the gain of the last norm
+        if that is an RMSNorm."""
         start = caches[0].length if caches else 0
         end = start + ids.shape[1]
         self._extend_rotary_tables(end)
@@ -275,18 +300,21 @@ class LanguageModel(nn.Module):
         x = x.to(self.dtype)
         if self.config.embedding_scale != 1:
             x = x * self.config.embedding_scale
+        if self.model.embed_positions is not None:
+            x = x + self.model.embed_positions.weight[start:end].to(self.dtype)
         cos, sin = self.cos[:, start:end], self.sin[:, start:end]
         for i, layer in enumerate(self.model.layers):
             self._check_interruption()
             x = layer(x, cos, sin, caches[i] if caches else None)
-        return normalize(x, self.config.rms_norm_eps)
+        norm = self.model.norm
+        return layer_norm(x, norm) if isinstance(norm, nn.LayerNorm) else normalize(x, self.config.rms_norm_eps)
 
     def _check_interruption(self) -> None:
         if self.between_layers:
             self.between_layers()
 
     def head(self) -> Tensor:
-        """Return the output embedding [V, C] times the gain of the last norm."""
+        """Return the output embedding [V, C] times the gain of the last norm that `hidden_states` leaves out."""
         head = self._head_weight()
         if self.token_rows is not None:
             head = self.token_rows.merged(HEAD, head)
@@ -295,14 +323,16 @@ class LanguageModel(nn.Module):
     def _head_weight(self) -> Tensor:
         return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
 
-    def _final_gain(self) -> Tensor:
+    def _final_gain(self) -> Tensor | float:
+        if isinstance(self.model.norm, nn.LayerNorm):
+            return self.logit_factor
         gain = self.model.norm.weight
         return gain if self.logit_factor == 1 else gain * self.logit_factor
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Final hidden states [T, C] of a few tokens -> logits [T, V] in float32; the gain is applied to the hidden
         states."""
-        return F.linear(hidden * self.model.norm.weight, self._head_weight())
+        return F.linear(hidden * self._final_gain(), self._head_weight())
 
     def fold_gains(self) -> None:
         """Fold the gains of the norms in the layers into the following matrices, for inference in float32 only:
@@ -390,7 +420,8 @@ class LanguageModel(nn.Module):
                     weight = weight + owner.adapter.merged()
             if self.token_rows is not None:
                 weight = self.token_rows.merged(name, weight)
-            arrays[name] = copied(self._final_gain() if name == FINAL_NORM else weight)
+            is_final_norm = name in (FINAL_NORM, bias_of(FINAL_NORM))
+            arrays[name] = copied(weight * self.logit_factor if is_final_norm else weight)
         return arrays
 
     def trainable_arrays(self) -> dict[str, Array]:
@@ -440,7 +471,7 @@ def _stacked_names(config: ModelConfig) -> dict[str, tuple[str, int | None]]:
     for i in range(config.num_hidden_layers if config.num_experts else 0):
         prefix = f"model.layers.{i}.mlp."
         stacked[config.router_name(i)] = f"{prefix}gate.weight", None
-        for expert, names in enumerate(config.swiglu_names(i)):
+        for expert, names in enumerate(config.mlp_names(i)):
             stacks = (f"{prefix}gate_proj", f"{prefix}up_proj", f"{prefix}down_proj")
             stacked |= {name: (stack, expert) for name, stack in zip(names, stacks, strict=True)}
     return stacked

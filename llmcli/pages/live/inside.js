@@ -77,10 +77,10 @@ class Recording {
     const heads = model.layers.map(({ o }, layer) => Array.from({ length: H }, (_, head) => {
       const y = new Float32Array(H * D), own = head * D;
       if (this.outputs[layer]) y.set(this.outputs[layer].subarray(own, own + D), own);
-      return dot(multiply(o, y), direction);
+      return dot(multiply({ ...o, bias: null }, y), direction);
     }));
     const mlp = heads.map((row, layer) => streams[layer + 1] - streams[layer] - row.reduce((a, b) => a + b));
-    return { embedding: streams[0], heads, mlp };
+    return { embedding: streams[0] + model.logitBias(token), heads, mlp };
   }
 }
 

@@ -26,8 +26,8 @@ function fromFloat16(bits) {
   return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -14 * (fraction / 1024));
 }
 
-// The product of a matrix [rows, columns] and a vector. Four sums at once, as the processor adds them in parallel.
-function multiply({ rows, columns, data, scales }, x) {
+// The product of a matrix [rows, columns] and a vector, plus its bias if it has one. Four sums at once, as the processor adds them in parallel.
+function multiply({ rows, columns, data, scales, bias }, x) {
   const y = new Float32Array(rows), whole = columns - (columns % 4);
   for (let row = 0, i = 0; row < rows; row++) {
     let a = 0, b = 0, c = 0, d = 0, j = 0;
@@ -38,7 +38,7 @@ function multiply({ rows, columns, data, scales }, x) {
       d += data[i + 3] * x[j + 3];
     }
     for (; j < columns; j++, i++) a += data[i] * x[j];
-    y[row] = (a + b + c + d) * (scales ? scales[row] : 1);
+    y[row] = (a + b + c + d) * (scales ? scales[row] : 1) + (bias ? bias[row] : 0);
   }
   return y;
 }
@@ -50,6 +50,11 @@ function rowOf({ columns, data, scales }, row) {
 
 function add(x, y) {
   for (let i = 0; i < x.length; i++) x[i] += y[i];
+}
+
+function withoutMean(x) {
+  const mean = x.reduce((sum, value) => sum + value, 0) / x.length;
+  return x.map((value) => value - mean);
 }
 
 function softmax(x) {
@@ -64,26 +69,34 @@ const ACTIVATIONS = {
   silu: (x) => x / (1 + Math.exp(-x)),
   // x * (1 + tanh(z)) / 2 for z = sqrt(2 / pi) * (x + 0.044715 * x^3), arXiv:1606.08415
   gelu_pytorch_tanh: (x) => x / (1 + Math.exp(-2 * Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
+  // x * (1 + erf(x / sqrt(2))) / 2; erf by formula 7.1.26 of Abramowitz and Stegun
+  gelu: (x) => {
+    const t = 1 / (1 + (0.3275911 * Math.abs(x)) / Math.SQRT2), factors = [1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592];
+    const tail = factors.reduce((sum, factor) => (sum + factor) * t, 0) * Math.exp((-x * x) / 2);
+    return (x * (x < 0 ? tail : 2 - tail)) / 2;
+  },
 };
 
 class Model {
   constructor(config, tensors) {
     const tensor = (name) => tensors.get(name);
     this.config = config;
+    const norm = (name) => ({ gain: tensor(name + ".weight").data, bias: tensor(name + ".bias")?.data });
+    const matrix = (name) => ({ ...tensor(name + ".weight"), bias: tensor(name + ".bias")?.data });
     this.embedding = tensor("model.embed_tokens.weight");
-    this.norm = tensor("model.norm.weight").data;
+    this.positions = tensor("model.embed_positions.weight"); // of GPT-2: learned, added to the embeddings
+    this.norm = norm("model.norm");
     this.head = tensor("lm_head.weight") ?? this.embedding; // without one of its own: tied embeddings
     const experts = [...Array(config.num_experts).keys()];
     this.layers = Array.from({ length: config.num_hidden_layers }, (_, index) => {
       const name = `model.layers.${index}.`, attention = name + "self_attn.", mlp = name + "mlp.";
-      const swiglu = (start) => Object.fromEntries(["gate", "up", "down"].map((which) => [which, tensor(`${start}${which}_proj.weight`)]));
+      const swiglu = (start) => Object.fromEntries(["gate", "up", "down"].map((which) => [which, matrix(`${start}${which}_proj`)]));
       return {
-        inputNorm: tensor(name + "input_layernorm.weight").data,
-        q: tensor(attention + "q_proj.weight"), qBias: tensor(attention + "q_proj.bias"), qNorm: tensor(attention + "q_norm.weight"),
-        k: tensor(attention + "k_proj.weight"), kBias: tensor(attention + "k_proj.bias"), kNorm: tensor(attention + "k_norm.weight"),
-        v: tensor(attention + "v_proj.weight"), vBias: tensor(attention + "v_proj.bias"),
-        o: tensor(attention + "o_proj.weight"),
-        mlpNorm: tensor(name + "post_attention_layernorm.weight").data,
+        inputNorm: norm(name + "input_layernorm"),
+        q: matrix(attention + "q_proj"), qNorm: tensor(attention + "q_norm.weight"),
+        k: matrix(attention + "k_proj"), kNorm: tensor(attention + "k_norm.weight"),
+        v: matrix(attention + "v_proj"), o: matrix(attention + "o_proj"),
+        mlpNorm: norm(name + "post_attention_layernorm"),
         router: tensor(mlp + "gate.weight"),
         experts: config.num_experts ? experts.map((expert) => swiglu(`${mlp}experts.${expert}.`)) : [swiglu(mlp)],
         keys: [], values: [], // of each position, [G * D]
@@ -109,12 +122,14 @@ class Model {
 
   // Processes a token. Returns the logits of the next one, or null if they are not wanted.
   step(token, wantsLogits = true) {
-    const x = rowOf(this.embedding, token);
+    const x = rowOf(this.embedding, token), parallel = this.config.use_parallel_residual; // GPT-NeoX: the MLP reads the same x
+    if (this.positions) add(x, rowOf(this.positions, this.length));
     this.recorder?.residual(x.slice());
     this.layers.forEach((layer, index) => {
       if (!this.without.has(`${index + 1}`)) {
-        add(x, this.attention(layer, index, this.rmsNorm(x, layer.inputNorm)));
-        add(x, this.mlp(layer, this.rmsNorm(x, layer.mlpNorm)));
+        const before = x.slice();
+        add(x, this.attention(layer, index, this.normalize(x, layer.inputNorm)));
+        add(x, this.mlp(layer, this.normalize(parallel ? before : x, layer.mlpNorm)));
       }
       this.recorder?.residual(x.slice());
     });
@@ -124,13 +139,19 @@ class Model {
 
   // The logits of a residual stream: of the last layer, or of an earlier one, as if no layer followed (the logit lens).
   logits(x) {
-    return multiply(this.head, this.rmsNorm(x, this.norm));
+    return multiply(this.head, this.normalize(x, this.norm));
   }
 
   // The vector whose product with the residual stream x is the logit of a token, as long as the scale of the last norm stays.
   logitDirection(x, token) {
-    const scale = this.rmsScale(x);
-    return rowOf(this.head, token).map((value, i) => value * this.norm[i] * scale);
+    const { gain, bias } = this.norm, scale = this.rmsScale(bias ? withoutMean(x) : x);
+    const direction = rowOf(this.head, token).map((value, i) => value * gain[i] * scale);
+    return bias ? withoutMean(direction) : direction;
+  }
+
+  // What the bias of the last norm adds to the logit of a token.
+  logitBias(token) {
+    return this.norm.bias ? dot(rowOf(this.head, token), this.norm.bias) : 0;
   }
 
   // Causal attention. H / G query heads share each key-value head.
@@ -138,7 +159,7 @@ class Model {
     const { num_attention_heads: H, num_key_value_heads: G, head_dim: D } = this.config, position = this.length;
     const frequencies = this.config.no_rope_layers[index] === 0 ? [] : this.config.rope_frequencies; // SmolLM3 has layers without
     const rotations = frequencies.map((frequency) => [Math.cos(position * frequency), Math.sin(position * frequency)]);
-    const q = this.project(layer.q, layer.qBias, x), k = this.project(layer.k, layer.kBias, x), v = this.project(layer.v, layer.vBias, x);
+    const q = multiply(layer.q, x), k = multiply(layer.k, x), v = multiply(layer.v, x);
     this.normAndRotate(q, layer.qNorm, rotations);
     this.normAndRotate(k, layer.kNorm, rotations);
     layer.keys[position] = k;
@@ -164,19 +185,13 @@ class Model {
     return multiply(layer.o, y);
   }
 
-  project(matrix, bias, x) {
-    const y = multiply(matrix, x);
-    if (bias) add(y, bias.data);
-    return y;
-  }
-
   // For each head: RMSNorm, if the model has one for queries and keys, then rotary positions (arXiv:2104.09864), which
   // rotate each pair (i, i + D/2) by an angle that grows with the position.
   normAndRotate(heads, norm, rotations) {
     const D = this.config.head_dim, half = D / 2;
     for (let start = 0; start < heads.length; start += D) {
       const head = heads.subarray(start, start + D);
-      if (norm) head.set(this.rmsNorm(head, norm.data));
+      if (norm) head.set(this.normalize(head, { gain: norm.data }));
       for (let i = 0; i < rotations.length; i++) {
         const a = head[i], b = head[i + half], [cos, sin] = rotations[i];
         head[i] = a * cos - b * sin;
@@ -202,15 +217,17 @@ class Model {
 
   // down(silu(gate(x)) * up(x)), or with another activation, arXiv:2002.05202
   swiglu({ gate, up, down }, x) {
-    const g = multiply(gate, x), u = multiply(up, x), activation = ACTIVATIONS[this.config.hidden_act];
+    const activation = ACTIVATIONS[this.config.hidden_act], u = multiply(up, x);
+    if (!gate.data) return multiply(down, u.map(activation)); // GPT-2 and GPT-NeoX have no gates
+    const g = multiply(gate, x);
     for (let i = 0; i < g.length; i++) g[i] = activation(g[i]) * u[i];
     return multiply(down, g);
   }
 
-  // x / sqrt(mean(x^2) + eps) * gain, arXiv:1910.07467
-  rmsNorm(x, gain) {
-    const scale = this.rmsScale(x);
-    return x.map((value, i) => value * scale * gain[i]);
+  // RMSNorm: x / sqrt(mean(x^2) + eps) * gain, arXiv:1910.07467. With a bias it is a LayerNorm, of x minus its mean.
+  normalize(x, { gain, bias }) {
+    const centered = bias ? withoutMean(x) : x, scale = this.rmsScale(centered);
+    return centered.map((value, i) => value * scale * gain[i] + (bias ? bias[i] : 0));
   }
   rmsScale(x) {
     let squares = 0;

@@ -98,7 +98,7 @@ class Optimizer:
 
 def _kind(name: str, parameter: nn.Parameter) -> str:
     """Return the key in `learning_rates` for a parameter, for recipes with several rates."""
-    if name.endswith("embed_tokens.weight"):
+    if name.endswith(("embed_tokens.weight", "embed_positions.weight")):
         return "embedding"
     if name == "lm_head.weight":
         return "head"

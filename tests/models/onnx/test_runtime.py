@@ -22,6 +22,10 @@ KINDS = {
     "smollm3": replace(QWEN3, model_type="smollm3", no_rope_layers=(1, 0)),
     "gelu": replace(QWEN3, hidden_act="gelu", num_hidden_layers=1),
     "gelu_pytorch_tanh": replace(QWEN3, hidden_act="gelu_pytorch_tanh", num_hidden_layers=1),
+    "gpt2": replace(QWEN3, model_type="gpt2", num_key_value_heads=4, tie_word_embeddings=True, hidden_act="gelu"),
+    "gpt_neox": replace(
+        QWEN3, model_type="gpt_neox", num_key_value_heads=4, partial_rotary_factor=0.25, use_parallel_residual=True
+    ),
     "llama 3": replace(QWEN3, model_type="llama", rope_scaling=RopeScaling("llama3", 8.0)),
 }
 IDS = np.random.default_rng(1).integers(0, 300, 400).tolist()

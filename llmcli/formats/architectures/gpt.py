@@ -1,0 +1,186 @@
+"""GPT-2 and GPT-NeoX as transformers stores them, with other names and other matrices than here.
+
+Queries, keys and values are one matrix there. GPT-2's matrices are transposed; GPT-NeoX has the queries, keys and
+values of one head after another, and rotates the pairs (i, i + r/2) of the first r elements of a head. Here the pairs
+are (i, i + D/2), and those that are not rotated come last. `from_transformers` and `to_transformers` are inverse.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from llmcli.config import HEAD, ModelConfig
+from llmcli.errors import LLMError
+from llmcli.formats.checkpoint import Checkpoint, ComputedTensors
+from llmcli.formats.hf_config import parse_config
+from llmcli.formats.safetensors.header import TensorInfo
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_QKV = "self_attn.q_proj self_attn.k_proj self_attn.v_proj"
+_MODULES: dict[str, dict[str, str]] = {  # name in transformers -> here; "#" is the number of a layer
+    "gpt2": {
+        "transformer.wte": "model.embed_tokens", "transformer.wpe": "model.embed_positions",
+        "transformer.ln_f": "model.norm", "lm_head": "lm_head",
+        "transformer.h.#.ln_1": "input_layernorm", "transformer.h.#.ln_2": "post_attention_layernorm",
+        "transformer.h.#.attn.c_attn": _QKV, "transformer.h.#.attn.c_proj": "self_attn.o_proj",
+        "transformer.h.#.mlp.c_fc": "mlp.up_proj", "transformer.h.#.mlp.c_proj": "mlp.down_proj",
+    },
+    "gpt_neox": {
+        "gpt_neox.embed_in": "model.embed_tokens", "gpt_neox.final_layer_norm": "model.norm", "embed_out": "lm_head",
+        "gpt_neox.layers.#.input_layernorm": "input_layernorm",
+        "gpt_neox.layers.#.post_attention_layernorm": "post_attention_layernorm",
+        "gpt_neox.layers.#.attention.query_key_value": _QKV, "gpt_neox.layers.#.attention.dense": "self_attn.o_proj",
+        "gpt_neox.layers.#.mlp.dense_h_to_4h": "mlp.up_proj", "gpt_neox.layers.#.mlp.dense_4h_to_h": "mlp.down_proj",
+    },
+}  # fmt: skip
+_TRANSPOSED = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")
+_BY_HEAD = ".query_key_value."
+_NOT_WEIGHTS = re.compile(r"\.(attn|attention)\.(bias|masked_bias)$")  # causal masks in older files
+_KEYS: dict[str, dict[str, tuple[str, Any]]] = {  # key in transformers -> (key here, transformers' default)
+    "gpt2": {
+        "n_embd": ("hidden_size", 768), "n_layer": ("num_hidden_layers", 12), "n_head": ("num_attention_heads", 12),
+        "n_positions": ("max_position_embeddings", 1024), "n_inner": ("intermediate_size", None),
+        "activation_function": ("hidden_act", "gelu_new"), "layer_norm_epsilon": ("rms_norm_eps", 1e-5),
+        "eos_token_id": ("eos_token_id", 50256), "bos_token_id": ("bos_token_id", 50256),
+    },
+    "gpt_neox": {
+        "hidden_act": ("hidden_act", "gelu"), "layer_norm_eps": ("rms_norm_eps", 1e-5),
+        "rotary_pct": ("partial_rotary_factor", 0.25), "rotary_emb_base": ("rope_theta", 10000.0),
+        "use_parallel_residual": ("use_parallel_residual", True),
+        "eos_token_id": ("eos_token_id", 2), "bos_token_id": ("bos_token_id", 0),
+    },
+}  # fmt: skip
+_ALIASES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")  # of GPT-2's keys
+_SUPPORTED = {  # keys of which one value is supported
+    "gpt2": {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
+    "gpt_neox": {"attention_bias": True},
+}
+_COMMON = ("architectures", "model_type", "initializer_range", "tie_word_embeddings", "torch_dtype", "vocab_size")
+_SAME_KEYS = {
+    "gpt2": _COMMON,
+    "gpt_neox": (
+        *_COMMON, "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+        "max_position_embeddings", "rope_scaling",
+    ),
+}  # fmt: skip
+FAMILIES = tuple(_MODULES)
+
+
+def from_transformers(
+    config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
+) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
+    """Return the changes of a config.json, and the tensors under the names used here. Raises LLMError for a model that
+    is not supported."""
+    family = config["model_type"]
+    for key, value in _SUPPORTED[family].items():
+        if config.get(key, value) is not value:
+            problem = f"its config.json sets {key} to {json.dumps(config[key])[:100]}"
+            raise LLMError(f"{problem}; supported: {json.dumps(value)}")
+    changes = {ours: config.get(theirs, default) for theirs, (ours, default) in _KEYS[family].items()}
+    if family == "gpt2":
+        changes |= {key: config[key] for key in _ALIASES if key in config}
+        if changes["intermediate_size"] is None and type(changes["hidden_size"]) is int:
+            changes["intermediate_size"] = 4 * changes["hidden_size"]
+        changes["head_dim"] = None
+    changes["num_key_value_heads"] = None  # as many as heads
+    parsed = parse_config(json.dumps({**config, **changes}))
+    prefix = next(iter(_MODULES[family])).partition(".")[0] + "."
+    heads = (HEAD, "embed_out.weight")
+    left = {
+        name if name in heads or name.startswith(prefix) else prefix + name: tensor
+        for name, tensor in tensors.items()
+        if not _NOT_WEIGHTS.search(name)
+    }
+    named: dict[str, TensorInfo] = {}
+    shapes = parsed.tensor_shapes()
+    for theirs, ours in _tensors(parsed):
+        tensor = left.pop(theirs, None)
+        if tensor is None:
+            continue
+        shape = shapes.get(ours[0], tensor.shape)
+        expected = _shape(theirs, shape, len(ours))
+        if tensor.shape != expected:
+            raise LLMError(f"tensor {theirs} has shape {list(tensor.shape)}, its config has {list(expected)}")
+        for i, name in enumerate(ours):
+            rows = slice(i * shape[0], (i + 1) * shape[0])
+            is_same = len(ours) == 1 and not _TRANSPOSED.search(theirs)
+            view = None if is_same else partial(_part, parsed, theirs, expected, rows)
+            named[name] = replace(tensor, name=name, shape=shape, view=view)
+    return changes, named | left
+
+
+def to_transformers(model: Checkpoint) -> tuple[str, dict[str, tuple[str, tuple[int, ...]]], ComputedTensors]:
+    """Return the text of config.json, (dtype, shape) of each tensor, and the tensors, under transformers' names."""
+    config, shapes = model.config, model.config.tensor_shapes()
+    parts = {theirs: ours for theirs, ours in _tensors(config) if ours[0] in shapes}
+    stored = {}
+    for theirs, ours in parts.items():
+        dtypes = {model.stored[name][0] for name in ours}
+        stored[theirs] = dtypes.pop() if len(dtypes) == 1 else "F32", _shape(theirs, shapes[ours[0]], len(ours))
+    tensors = ComputedTensors(parts, lambda name: _joined(config, name, [model.tensors[part] for part in parts[name]]))
+    document = json.loads(model.config_json)
+    renamed = {theirs: document[ours] for theirs, (ours, _) in _KEYS[config.model_type].items()}
+    same = {key: document[key] for key in _SAME_KEYS[config.model_type]}
+    return json.dumps(dict(sorted((renamed | same).items())), indent=2), stored, tensors
+
+
+def _tensors(config: ModelConfig) -> Iterator[tuple[str, list[str]]]:
+    """Yield (name in transformers, names here) of each tensor; the output embedding even if it is tied."""
+    shapes = config.tensor_shapes()
+    for module, ours in _MODULES[config.model_type].items():
+        is_layer = "#" in module
+        for layer in range(config.num_hidden_layers if is_layer else 1):
+            start = f"model.layers.{layer}." if is_layer else ""
+            for kind in ("weight", "bias"):
+                names = [f"{start}{name}.{kind}" for name in ours.split()]
+                if names[0] in shapes or names == [HEAD]:
+                    yield f"{module.replace('#', str(layer))}.{kind}", names
+
+
+def _shape(name: str, shape: tuple[int, ...], parts: int) -> tuple[int, ...]:
+    """Return the shape of what transformers calls `name`, from the shape of one of its parts here."""
+    stacked = parts * shape[0], *shape[1:]
+    return stacked[::-1] if _TRANSPOSED.search(name) else stacked
+
+
+def _part(config: ModelConfig, name: str, shape: tuple[int, ...], rows: slice, values: NDArray[Any]) -> NDArray[Any]:
+    """Return some rows, as they are here, of what transformers calls `name`. `values` are its elements, flat."""
+    stacked = values.reshape(shape)
+    if _TRANSPOSED.search(name):
+        stacked = stacked.T
+    elif _BY_HEAD in name:
+        heads = stacked.reshape(config.num_attention_heads, 3, config.head_dim, -1).swapaxes(0, 1).copy()
+        heads[:2] = heads[:2][:, :, _halves_as_pairs(config)]
+        stacked = heads.reshape(shape)
+    return stacked[rows]
+
+
+def _joined(config: ModelConfig, name: str, parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """Return what transformers calls `name`."""
+    import numpy as np
+
+    stacked = np.concatenate(parts)
+    if _TRANSPOSED.search(name):
+        return np.ascontiguousarray(stacked.T)
+    if _BY_HEAD not in name:
+        return stacked
+    heads = stacked.reshape(3, config.num_attention_heads, config.head_dim, -1)
+    heads[:2] = heads[:2][:, :, np.argsort(_halves_as_pairs(config))]
+    return np.ascontiguousarray(heads.swapaxes(0, 1)).reshape(stacked.shape)
+
+
+def _halves_as_pairs(config: ModelConfig) -> NDArray[np.int64]:
+    """The order of a head's elements that moves the pairs (i, i + r/2) of its first r to (i, i + D/2), [D]."""
+    import numpy as np
+
+    D, r = config.head_dim, config.rotary_dim
+    first, second, others, more = np.split(np.arange(D), [r // 2, r, (r + D) // 2])
+    return np.concatenate([first, others, second, more])
