@@ -33,21 +33,7 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
         raise usage(f"`dtype` must be {', '.join(DTYPES)}, found {dtype}")
     gguf = import_gguf("writing a GGUF file")
     config, scaling = checkpoint.config, checkpoint.config.rope_scaling
-    architecture = ARCHITECTURE_OF.get(config.model_type)
-    if architecture is None:
-        raise LLMError(f"models of type {config.model_type} are not written as GGUF; use `to` hf instead")
-    if not config.norm_topk_prob:
-        raise LLMError("the weights of this model's active experts do not sum to 1, which llama.cpp does not support")
-    if config.hidden_act != ("gelu_pytorch_tanh" if config.is_gemma or config.model_type == "gpt2" else "silu"):
-        raise LLMError(f"llama.cpp does not support models of type {config.model_type} with {config.hidden_act}")
-    if config.layer_types not in ((), conventions.layer_types(_layer_pattern(config), config.num_hidden_layers)):
-        raise LLMError("llama.cpp supports layers of types full_attention and sliding_attention only in turns")
-    if scaling and scaling.rope_type == "llama3" and architecture != "llama":
-        problem = f"llama.cpp supports Llama 3's RoPE scaling only in models of type llama, not {config.model_type}"
-        raise LLMError(f"{problem}; use `to` hf instead")
-    if config.no_rope_layers != conventions.rope_layers(config.model_type, config.num_hidden_layers):
-        problem = f"llama.cpp supports smollm3 only with each {conventions.ROPE_LAYER_INTERVAL}th layer without RoPE"
-        raise LLMError(f"{problem}; use `to` hf instead")
+    architecture = _architecture(config)
     tokenizer = gguf_tokenizer.to_fields(json.loads(checkpoint.tokenizer_json), config)
 
     def write_file(temporary: Path) -> None:
@@ -85,6 +71,26 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
         writer.close()
 
     atomic_io.write_with(path, write_file)
+
+
+def _architecture(config: ModelConfig) -> str:
+    """Return GGUF's name of a model's architecture. Raises LLMError if llama.cpp would not run the model as it is."""
+    architecture = ARCHITECTURE_OF.get(config.model_type)
+    if architecture is None:
+        raise LLMError(f"models of type {config.model_type} are not written as GGUF; use `to` hf instead")
+    if not config.norm_topk_prob:
+        raise LLMError("the weights of this model's active experts do not sum to 1, which llama.cpp does not support")
+    if config.hidden_act != ("gelu_pytorch_tanh" if config.is_gemma or config.model_type == "gpt2" else "silu"):
+        raise LLMError(f"llama.cpp does not support models of type {config.model_type} with {config.hidden_act}")
+    if config.layer_types not in ((), conventions.layer_types(_layer_pattern(config), config.num_hidden_layers)):
+        raise LLMError("llama.cpp supports layers of types full_attention and sliding_attention only in turns")
+    if config.rope_scaling and config.rope_scaling.rope_type == "llama3" and architecture != "llama":
+        problem = f"llama.cpp supports Llama 3's RoPE scaling only in models of type llama, not {config.model_type}"
+        raise LLMError(f"{problem}; use `to` hf instead")
+    if config.no_rope_layers != conventions.rope_layers(config.model_type, config.num_hidden_layers):
+        problem = f"llama.cpp supports smollm3 only with each {conventions.ROPE_LAYER_INTERVAL}th layer without RoPE"
+        raise LLMError(f"{problem}; use `to` hf instead")
+    return architecture
 
 
 def _config_fields(config: ModelConfig) -> dict[str, Any]:
