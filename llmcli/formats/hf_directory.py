@@ -14,7 +14,7 @@ from typing import Any
 
 from llmcli.config import EMBEDDING, HEAD
 from llmcli.errors import LLMError
-from llmcli.formats import atomic_io, training_stages
+from llmcli.formats import atomic_io, checkpoint, training_stages
 from llmcli.formats.architectures import gpt
 from llmcli.formats.architectures.rewriting import rewrite
 from llmcli.formats.checkpoint import Checkpoint
@@ -23,7 +23,6 @@ from llmcli.formats.metadata import parse_document
 from llmcli.formats.open_file import MAX_TEXT_BYTES, model_files, name_in_cache, read_text
 from llmcli.formats.safetensors import header as safetensors_header
 from llmcli.formats.safetensors.file import tensors_equal
-from llmcli.formats.safetensors.file import write as write_tensors
 from llmcli.formats.safetensors.header import Header, TensorInfo
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -233,11 +232,9 @@ def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card:
         "bos_token_id": config["bos_token_id"], "eos_token_id": config["eos_token_id"], "do_sample": True,
     }  # fmt: skip
     model = replace(model, quantization=None)
-    config_json, stored, tensors = model.config_json, model.stored, model.tensors
-    if model.config.model_type in gpt.FAMILIES:
-        config_json, stored, tensors = gpt.to_transformers(model)
+    is_renamed = model.config.model_type in gpt.FAMILIES
     texts = {
-        "config.json": config_json,
+        "config.json": gpt.dump_config(model) if is_renamed else model.config_json,
         "generation_config.json": json.dumps(generation_config, indent=2),
         "tokenizer.json": model.tokenizer_json,
         "tokenizer_config.json": model.tokenizer_config_json,
@@ -251,5 +248,9 @@ def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card:
         for name, text in texts.items():
             atomic_io.write(temporary / name, [text.encode("utf-8")])
         stages = training_stages.to_metadata(model.record, metadata.get("name", ""))
-        write_tensors(temporary / WEIGHTS, tensors, stored, {"format": "pt", **metadata, **stages})
+        weights = temporary / WEIGHTS
+        if is_renamed:
+            gpt.write_tensors(weights, model, {**metadata, **stages})
+        else:
+            checkpoint.write_tensors(weights, {"": model}, {**metadata, **stages})
         check_writable(directory, force=True)  # again: another program may have put something there meanwhile

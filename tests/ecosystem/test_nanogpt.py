@@ -48,7 +48,7 @@ def logits(W: dict[str, Any], ids: list[int]) -> np.ndarray:
         y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)[0].transpose(0, 1).reshape(len(ids), C)
         x = x + linear(y, layer + "attn.c_proj")
         x = x + linear(functional.gelu(linear(norm(x, layer + "ln_2"), layer + "mlp.c_fc")), layer + "mlp.c_proj")
-    return np.array(linear(norm(x, "transformer.ln_f"), "lm_head"))
+    return np.asarray(linear(norm(x, "transformer.ln_f"), "lm_head").numpy())
 
 
 @pytest.mark.parametrize("bias", [True, False])

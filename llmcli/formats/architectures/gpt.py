@@ -2,7 +2,7 @@
 
 Queries, keys and values are one matrix there. GPT-2's matrices are transposed; GPT-NeoX has the queries, keys and
 values of one head after another, and rotates the pairs (i, i + r/2) of the first r elements of a head. Here the pairs
-are (i, i + D/2), and those that are not rotated come last. `from_transformers` and `to_transformers` are inverse.
+are (i, i + D/2), and those that are not rotated come last. `from_transformers` and `write_tensors` are inverse.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli.config import HEAD, ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint, ComputedTensors
 from llmcli.formats.hf_config import parse_config
+from llmcli.formats.safetensors.file import write
 from llmcli.formats.safetensors.header import TensorInfo
 
 if TYPE_CHECKING:
@@ -92,6 +94,8 @@ def from_transformers(
         changes["head_dim"] = None
     changes["num_key_value_heads"] = None  # as many as heads
     parsed = parse_config(json.dumps({**config, **changes}))
+    if parsed.num_hidden_layers > len(tensors):  # before this number costs time or memory
+        raise LLMError(f"its config has {parsed.num_hidden_layers:,} layers, the file has fewer tensors")
     prefix = next(iter(_MODULES[family])).partition(".")[0] + "."
     heads = (HEAD, "embed_out.weight")
     left = {
@@ -117,8 +121,16 @@ def from_transformers(
     return changes, named | left
 
 
-def to_transformers(model: Checkpoint) -> tuple[str, dict[str, tuple[str, tuple[int, ...]]], ComputedTensors]:
-    """Return the text of config.json, (dtype, shape) of each tensor, and the tensors, under transformers' names."""
+def dump_config(model: Checkpoint) -> str:
+    """Return the text of config.json for transformers."""
+    document, family = json.loads(model.config_json), model.config.model_type
+    values = {theirs: document[ours] for theirs, (ours, _) in _KEYS[family].items()}
+    values |= {key: document[key] for key in _SAME_KEYS[family]}
+    return json.dumps(dict(sorted(values.items())), indent=2)
+
+
+def write_tensors(path: Path, model: Checkpoint, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file with the tensors that transformers has. Raises LLMError if the disk is full or fails."""
     config, shapes = model.config, model.config.tensor_shapes()
     parts = {theirs: ours for theirs, ours in _tensors(config) if ours[0] in shapes}
     stored = {}
@@ -126,10 +138,7 @@ def to_transformers(model: Checkpoint) -> tuple[str, dict[str, tuple[str, tuple[
         dtypes = {model.stored[name][0] for name in ours}
         stored[theirs] = dtypes.pop() if len(dtypes) == 1 else "F32", _shape(theirs, shapes[ours[0]], len(ours))
     tensors = ComputedTensors(parts, lambda name: _joined(config, name, [model.tensors[part] for part in parts[name]]))
-    document = json.loads(model.config_json)
-    renamed = {theirs: document[ours] for theirs, (ours, _) in _KEYS[config.model_type].items()}
-    same = {key: document[key] for key in _SAME_KEYS[config.model_type]}
-    return json.dumps(dict(sorted((renamed | same).items())), indent=2), stored, tensors
+    write(path, tensors, stored, {"format": "pt", **metadata})
 
 
 def _tensors(config: ModelConfig) -> Iterator[tuple[str, list[str]]]:
