@@ -57,10 +57,13 @@ def test_normalize_rotate_orders_memory_by_heads_for_attention() -> None:
 
 
 @pytest.mark.parametrize("T", [1, 5, kernels.QUERY_BLOCK, kernels.QUERY_BLOCK + 1, 2 * kernels.QUERY_BLOCK + 3])
-def test_attention_and_its_gradients(T: int) -> None:
+@pytest.mark.parametrize("window", [1, 7, kernels.QUERY_BLOCK + 9, 1000])
+def test_attention_and_its_gradients(T: int, window: int) -> None:
     q, k, v = (random(2, T, 3, 8, seed=seed) for seed in (1, 2, 3))
-    expected = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), is_causal=True, scale=1.0)
-    assert_same(kernels.attention(q, k, v), expected.transpose(1, 2), [q, k, v])
+    distance = torch.arange(T)[:, None] - torch.arange(T)
+    mask = (distance >= 0) & (distance < window)
+    expected = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), mask, scale=1.0)
+    assert_same(kernels.attention(q, k, v, window), expected.transpose(1, 2), [q, k, v])
 
 
 def test_regroup_and_its_gradients() -> None:
@@ -196,7 +199,7 @@ def test_divergence_and_its_gradients(rows: int) -> None:
 def test_attention_in_bfloat16_is_close_to_float64() -> None:
     wide = [random(2, kernels.QUERY_BLOCK + 36, 2, 16, seed=seed) for seed in (1, 2, 3)]
     low = [x.detach().bfloat16().requires_grad_() for x in wide]
-    found, expected = kernels.attention(*low), kernels.attention(*wide)
+    found, expected = kernels.attention(*low, 40), kernels.attention(*wide, 40)
     assert (found.double() - expected).norm() < 0.01 * expected.norm()
     weights = random(*expected.shape, seed=99).detach()
     gradients = [torch.autograd.grad((y * weights.to(y.dtype)).sum(), x) for y, x in ((found, low), (expected, wide))]
