@@ -20,6 +20,23 @@ SHAPES = {
     "smollm3: a layer without positions": ModelConfig(
         300, 32, 48, 2, 4, 2, 8, 48, model_type="smollm3", no_rope_layers=(1, 0)
     ),
+    "gemma3: windows, norms before and after": ModelConfig(
+        300,
+        32,
+        48,
+        3,
+        4,
+        2,
+        8,
+        48,
+        tie_word_embeddings=True,
+        model_type="gemma3_text",
+        hidden_act="gelu_pytorch_tanh",
+        layer_types=("sliding_attention", "full_attention", "sliding_attention"),
+        sliding_window=5,
+        rope_local_base_freq=300.0,
+        query_pre_attn_scalar=6.0,
+    ),
     "olmo2: norms after": ModelConfig(300, 64, 96, 2, 4, 2, 16, 48, model_type="olmo2"),
     "gpt2: LayerNorm, learned positions, no gates": ModelConfig(
         300, 32, 48, 2, 4, 4, 8, 48, tie_word_embeddings=True, model_type="gpt2", hidden_act="gelu_pytorch_tanh"
@@ -71,11 +88,12 @@ def logits_by_definition(weights: dict[str, np.ndarray], config: ModelConfig, id
     def rms_if(x: Tensor, weight: Tensor | None) -> Tensor:
         return x if weight is None else rms(x, weight)
 
-    def rotated(x: Tensor, position: int, is_rotary: bool) -> Tensor:
+    def rotated(x: Tensor, position: int, is_rotary: bool, is_sliding: bool) -> Tensor:
         out = x.clone()
         rotated = int(D * config.partial_rotary_factor) if is_rotary else 0
         for i in range(rotated // 2):
-            angle = position * config.rope_theta ** (-2 * i / rotated)
+            theta = config.rope_local_base_freq if is_sliding else config.rope_theta
+            angle = position * theta ** (-2 * i / rotated)
             a, b = x[i], x[i + D // 2]
             out[i] = a * math.cos(angle) - b * math.sin(angle)
             out[i + D // 2] = a * math.sin(angle) + b * math.cos(angle)
@@ -93,12 +111,13 @@ def logits_by_definition(weights: dict[str, np.ndarray], config: ModelConfig, id
         total = sum(probabilities[e] for e in chosen) if config.norm_topk_prob else 1
         return sum(probabilities[e] / total * mlp(h, L, f"mlp.experts.{e}.") for e in chosen)
 
-    x = W["model.embed_tokens.weight"][ids]
+    is_olmo2, is_gemma = config.model_type == "olmo2", config.model_type == "gemma3_text"
+    x = W["model.embed_tokens.weight"][ids] * (math.sqrt(config.hidden_size) if is_gemma else 1)
     if config.model_type == "gpt2":
         x = x + W["model.embed_positions.weight"][: len(ids)]
     for layer in range(config.num_hidden_layers):
         L = {name.split(f"layers.{layer}.")[1]: w for name, w in W.items() if f"layers.{layer}." in name}
-        is_olmo2 = config.model_type == "olmo2"
+        is_sliding = is_gemma and config.layer_types[layer] == "sliding_attention"
         h = x if is_olmo2 else norm(x, L, "input_layernorm")
         is_rotary = config.model_type != "gpt2" and (not config.no_rope_layers or config.no_rope_layers[layer] != 0)
         q, k, v = (linear(h, L, f"self_attn.{name}_proj") for name in "qkv")
@@ -109,19 +128,23 @@ def logits_by_definition(weights: dict[str, np.ndarray], config: ModelConfig, id
             heads = []
             for head in range(H):
                 group = head * G // H
-                query = rotated(rms_if(q[t, head * D : (head + 1) * D], L.get("self_attn.q_norm.weight")), t, is_rotary)
+                query = rms_if(q[t, head * D : (head + 1) * D], L.get("self_attn.q_norm.weight"))
+                query = rotated(query, t, is_rotary, is_sliding)
                 cut = slice(group * D, (group + 1) * D)
-                normed = [rms_if(k[s, cut], L.get("self_attn.k_norm.weight")) for s in range(t + 1)]
-                keys = [rotated(key, s, is_rotary) for s, key in enumerate(normed)]
-                scores = torch.stack([query @ key / math.sqrt(D) for key in keys]).softmax(0)
-                heads.append(sum(p * v[s, cut] for s, p in enumerate(scores)))
+                seen = range(max(0, t + 1 - config.sliding_window) if is_sliding else 0, t + 1)
+                normed = [rms_if(k[s, cut], L.get("self_attn.k_norm.weight")) for s in seen]
+                keys = [rotated(key, s, is_rotary, is_sliding) for s, key in zip(seen, normed, strict=True)]
+                divisor = math.sqrt(config.query_pre_attn_scalar or D)
+                scores = torch.stack([query @ key / divisor for key in keys]).softmax(0)
+                heads.append(sum(p * v[s, cut] for s, p in zip(seen, scores, strict=True)))
             rows.append(torch.cat(heads))
         y = linear(torch.stack(rows), L, "self_attn.o_proj")
         before = x
-        x = x + (rms(y, L["post_attention_layernorm.weight"]) if is_olmo2 else y)
-        h = x if is_olmo2 else norm(before if config.use_parallel_residual else x, L, "post_attention_layernorm")
+        x = x + (rms(y, L["post_attention_layernorm.weight"]) if is_olmo2 or is_gemma else y)
+        name = "pre_feedforward_layernorm" if is_gemma else "post_attention_layernorm"
+        h = x if is_olmo2 else norm(before if config.use_parallel_residual else x, L, name)
         y = torch.stack([experts(row, L) for row in h]) if config.num_experts else mlp(h, L, "mlp.")
-        x = x + (rms(y, L["post_feedforward_layernorm.weight"]) if is_olmo2 else y)
+        x = x + (rms(y, L["post_feedforward_layernorm.weight"]) if is_olmo2 or is_gemma else y)
     return norm(x, W, "model.norm") @ W.get("lm_head.weight", W["model.embed_tokens.weight"]).T
 
 

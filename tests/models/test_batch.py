@@ -15,6 +15,10 @@ from tests.conftest import random_checkpoint
 from tests.platforms import needs_onnxruntime
 
 DENSE = ModelConfig(300, 64, 96, 2, 4, 2, 16, 200)
+GEMMA = replace(
+    DENSE, model_type="gemma3_text", layer_types=("sliding_attention", "full_attention"), sliding_window=9,
+    hidden_act="gelu_pytorch_tanh", rope_local_base_freq=100.0,
+)  # fmt: skip
 MOE = replace(DENSE, model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2)
 
 
@@ -27,6 +31,7 @@ def torch_runtime():
 RUNTIMES = {
     "dense": lambda: NumpyRuntime(random_checkpoint(DENSE)),
     "qwen2": lambda: NumpyRuntime(random_checkpoint(replace(DENSE, model_type="qwen2", tie_word_embeddings=True))),
+    "gemma": lambda: NumpyRuntime(random_checkpoint(GEMMA)),
     "moe": lambda: NumpyRuntime(random_checkpoint(MOE)),
     "ensemble": lambda: EnsembleRuntime([NumpyRuntime(random_checkpoint(DENSE, seed)) for seed in range(2)]),
     "torch": torch_runtime,

@@ -1,5 +1,7 @@
 """The numpy runtime: its cache, scoring and limits. test_transformer.py compares its logits with those of torch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,11 +14,16 @@ from llmcli.models.runtime import LOGITS_AT_ONCE, PREFILL_CHUNK
 from tests.conftest import random_checkpoint
 
 CONFIG = ModelConfig(200, 32, 64, 2, 4, 2, 8, 3 * PREFILL_CHUNK)
+WITH_WINDOW = replace(
+    CONFIG, model_type="gemma3_text", layer_types=("sliding_attention", "full_attention"), sliding_window=70,
+    hidden_act="gelu_pytorch_tanh",
+)  # fmt: skip
 
 
-def test_prefill_in_several_calls_gives_the_same_logits() -> None:
+@pytest.mark.parametrize("config", [CONFIG, WITH_WINDOW])
+def test_prefill_in_several_calls_gives_the_same_logits(config: ModelConfig) -> None:
     ids = np.random.default_rng(0).integers(200, size=2 * PREFILL_CHUNK + 5).tolist()
-    once, several = NumpyRuntime(random_checkpoint(CONFIG)), NumpyRuntime(random_checkpoint(CONFIG))
+    once, several = NumpyRuntime(random_checkpoint(config)), NumpyRuntime(random_checkpoint(config))
     expected = once.prefill(ids)
     several.prefill(ids[:3])
     several.step(ids[3])
@@ -34,9 +41,12 @@ def test_more_tokens_than_the_context_are_an_error_and_leave_the_cache() -> None
 
 
 @pytest.mark.parametrize("length", [1, 2, PREFILL_CHUNK - 1, PREFILL_CHUNK + 2, 3 * PREFILL_CHUNK])
-def test_scores_are_those_of_the_logits_of_each_window(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("config", [CONFIG, WITH_WINDOW])
+def test_scores_are_those_of_the_logits_of_each_window(
+    length: int, config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runtime_module, "LOGITS_AT_ONCE", 1000)  # logits of 5 tokens at once
-    runtime = NumpyRuntime(random_checkpoint(CONFIG))
+    runtime = NumpyRuntime(random_checkpoint(config))
     ids = np.random.default_rng(1).integers(200, size=(3, length + 1))
     losses, correct = runtime.score(ids)
     for row in range(3):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.config import bias_of
+from llmcli.config import ModelConfig, bias_of
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.quantization import BLOCK, QuantizedMatrix
@@ -55,12 +55,17 @@ def head_graph(weight: Weight) -> Graph:
     return graph.finish()
 
 
+def rotary_inputs(config: ModelConfig) -> list[str]:
+    """Names of the tables of cosines and sines for each of ModelConfig.layer_kinds."""
+    return [f"{table}{'.sliding' if kind else ''}" for kind in config.layer_kinds for table in ("cos", "sin")]
+
+
 def decoder_graph(checkpoint: Checkpoint, scheme: str | None) -> Graph:
     """Embeddings x [B, T, C] -> normalized final hidden states [B, T, C]; keys and values are cached in place.
 
     `scheme` is "int8", "int4" or None. Other inputs: past [B], the positions of the last tokens; total [1], the largest
-    number of tokens including the last; the rotary tables cos and sin [positions, D/2]; the cache keys.i and values.i
-    [B, G, capacity, D] of layer i.
+    number of tokens including the last; the `rotary_inputs` [positions, D/2]; the cache keys.i and values.i [B, G,
+    capacity, D] of layer i.
     """
     config = checkpoint.config
     graph = _GraphBuilder()
@@ -68,15 +73,17 @@ def decoder_graph(checkpoint: Checkpoint, scheme: str | None) -> Graph:
     graph.input(x, ["B", "T", config.hidden_size])
     graph.input("past", ["B"], np.int32)
     graph.input("total", [1], np.int32)
-    for table in ("cos", "sin"):
+    for table in rotary_inputs(config):
         graph.input(table, ["positions", config.head_dim // 2])
-    eps, is_parallel = config.rms_norm_eps, config.use_parallel_residual
+    eps, is_parallel, norms = config.rms_norm_eps, config.use_parallel_residual, config.norm_names
     normed = graph.norm(x, _norm(checkpoint, "model.layers.0.input_layernorm"), eps, "first")
     for i in range(config.num_hidden_layers):
         name, last = f"model.layers.{i}.", i == config.num_hidden_layers - 1
         following = _norm(checkpoint, "model.norm" if last else f"model.layers.{i + 1}.input_layernorm")
-        weights = _norm(checkpoint, name + "post_attention_layernorm")
+        weights = _norm(checkpoint, name + norms.before_mlp)
         y = _add_attention(graph, checkpoint, scheme, i, normed)
+        if norms.after_attention:
+            y = graph.norm(y, _norm(checkpoint, name + norms.after_attention), eps, name + "self_attn.after")
         if is_parallel:
             normed = graph.norm(x, weights, eps, name + "mlp.normed")
             mlp = _add_mlp(graph, checkpoint, scheme, i, normed)
@@ -84,6 +91,8 @@ def decoder_graph(checkpoint: Checkpoint, scheme: str | None) -> Graph:
         else:
             normed, x = graph.add_and_norm(x, y, weights, eps, name + "self_attn.added")
             y = _add_mlp(graph, checkpoint, scheme, i, normed)
+        if norms.after_mlp:
+            y = graph.norm(y, _norm(checkpoint, name + norms.after_mlp), eps, name + "mlp.after")
         normed, x = graph.add_and_norm(x, y, following, eps, name + "mlp.added")
     graph.add("Identity", [normed], ["hidden"])
     graph.output("hidden", ["B", "T", config.hidden_size])
@@ -112,11 +121,12 @@ def _add_attention(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str |
     for cache in caches:
         graph.input(cache, ["B", G, "capacity", D])
         graph.output(f"{cache}.now", ["B", G, "capacity", D])
-    tables = ("cos", "sin") if config.is_rotary(layer) else ()
+    tables = rotary_inputs(config)[2 * config.is_sliding(layer) :][:2] if config.is_rotary(layer) else ()
     y = graph.add(
         "GroupQueryAttention", [*projections, *caches, "past", "total", *tables],
         [f"{name}y", *(f"{cache}.now" for cache in caches)], _ORT, num_heads=H, kv_num_heads=G,
-        do_rotary=int(config.is_rotary(layer)),
+        do_rotary=int(config.is_rotary(layer)), scale=config.attention_scale,
+        local_window_size=config.sliding_window if config.is_sliding(layer) else -1,
     )  # fmt: skip
     return graph.linear(y, *_linear(checkpoint, scheme, name + "o_proj.weight"), name + "o")
 

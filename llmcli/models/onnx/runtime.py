@@ -23,7 +23,7 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.quantization import QuantizedMatrix
 from llmcli.models.kv_cache import KVCache, KVCacheRuntime
 from llmcli.models.logits import token_losses
-from llmcli.models.onnx.graph import Graph, decoder_graph, head_graph, read_weight
+from llmcli.models.onnx.graph import Graph, decoder_graph, head_graph, read_weight, rotary_inputs
 from llmcli.models.runtime import LOGITS_AT_ONCE, Array, Ints, Scores, check_context, check_input
 
 PREFILL_CHUNK = 256  # tokens processed at a time; numpy takes fewer
@@ -39,8 +39,6 @@ def unsupported(config: ModelConfig) -> str | None:
         return "mixture-of-experts layers"
     if config.joint_qk_norm:
         return "norms after attention"
-    if config.is_gemma:
-        return "layers that attend to a window"
     return f"a head size of {config.head_dim} (only multiples of 16)" if config.head_dim % 16 else None
 
 
@@ -155,18 +153,19 @@ class _Network:
 
     def embed(self, ids: Ints, positions: Ints) -> Array:
         """Return the embeddings of tokens [N] at positions [N], [N, C]."""
-        x = _rows(self._embedding, ids)
+        x = _rows(self._embedding, ids) * np.float32(self.config.embedding_scale)
         return x if self._positions is None else x + _rows(self._positions, positions)
 
     def rotary_tables(self, length: int) -> list[Any]:
-        """Return cos and sin [positions, D/2] for at least `length` positions: a config may claim a far longer context
+        """Return the `rotary_inputs` for at least `length` positions: a config may claim a far longer context
         than is ever used."""
         tables = self._rotary  # another thread may replace them
         known = tables[0].shape()[0] if tables else 0
         if length > known:
             positions = np.arange(min(self.config.max_position_embeddings, max(length, 2 * known, 128)))
-            angles = positions[:, None] * np.array(self.config.rope_frequencies())
-            tables = [self.value(table(angles).astype(np.float32)) for table in (np.cos, np.sin)]
+            frequencies = [np.array(self.config.rope_frequencies(kind)) for kind in self.config.layer_kinds]
+            angles = [positions[:, None] * one for one in frequencies]
+            tables = [self.value(table(one).astype(np.float32)) for one in angles for table in (np.cos, np.sin)]
             self._rotary = tables
         return tables
 
@@ -210,7 +209,7 @@ class _Binding:
                 self._decoder.bind_ortvalue_input(f"{name}.{layer}", value)
                 self._decoder.bind_ortvalue_output(f"{name}.{layer}.now", value)
         self._tables = self._network.rotary_tables(cache.capacity)
-        for name, table in zip(("cos", "sin"), self._tables, strict=True):
+        for name, table in zip(rotary_inputs(self._network.config), self._tables, strict=True):
             self._decoder.bind_ortvalue_input(name, table)
         self._keys = cache.keys
 

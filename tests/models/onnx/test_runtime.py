@@ -26,6 +26,15 @@ KINDS = {
     "gpt_neox": replace(
         QWEN3, model_type="gpt_neox", num_key_value_heads=4, partial_rotary_factor=0.25, use_parallel_residual=True
     ),
+    "gemma3": replace(
+        QWEN3,
+        model_type="gemma3_text",
+        layer_types=("sliding_attention", "full_attention"),
+        sliding_window=70,
+        hidden_act="gelu_pytorch_tanh",
+        rope_local_base_freq=30.0,
+        query_pre_attn_scalar=24.0,
+    ),
     "llama 3": replace(QWEN3, model_type="llama", rope_scaling=RopeScaling("llama3", 8.0)),
 }
 IDS = np.random.default_rng(1).integers(0, 300, 400).tolist()

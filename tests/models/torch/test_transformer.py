@@ -105,18 +105,18 @@ def test_rotary_tables_grow_as_positions_are_used() -> None:
     model, _ = torch_model(SHAPES["untied"])
     claimed = LanguageModel(replace(SHAPES["untied"], max_position_embeddings=10**9))
     claimed.load_state_dict(model.state_dict())
-    assert len(claimed.cos) == len(claimed.sin) == 0
+    assert claimed.cos.shape[1] == claimed.sin.shape[1] == 0
     ids = torch.randint(300, (2, 40), generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         assert torch.equal(claimed(ids), model(ids))
-    assert len(claimed.cos) == 64
+    assert claimed.cos.shape[1] == 64
     score(claimed, np.zeros((1, 101), np.int64))  # in inference mode; training uses the same tables
-    assert len(claimed.cos) == 128
+    assert claimed.cos.shape[1] == 128
     claimed.loss(torch.zeros(1, 100, dtype=torch.int64)).backward()
     whole = rotary_tables(claimed.config, 5000)
     for length in (1, 63, 64, 127, 500):
         assert all(
-            torch.equal(a[:length], b) for a, b in zip(whole, rotary_tables(claimed.config, length), strict=True)
+            torch.equal(a[:, :length], b) for a, b in zip(whole, rotary_tables(claimed.config, length), strict=True)
         )
 
 
