@@ -71,7 +71,7 @@ def test_a_watched_run_writes_the_same_file(llm: Llm, monkeypatch: pytest.Monkey
     assert shown == record["probe"]["predictions"] and last["samples"] == record["samples"]["texts"]
     assert last["curve"]["validation_steps"] == record["curve"]["eval_step"]
     assert last["curve"]["validation"] == record["curve"]["eval_bits_per_byte"]
-    assert [name for name, _ in last["plan"]] == [row["name"] for row in record["plan"]]
+    assert last["plan"] == [[row[key] for key in ("name", "value", "reason")] for row in record["plan"]]
     assert '<script type="application/octet-stream;base64" id="weights">' in pages[0]
 
 
