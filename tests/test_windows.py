@@ -366,9 +366,9 @@ def test_functions_that_windows_lacks_are_used_only_if_present() -> None:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 modules = {getattr(node, "module", None), *(alias.name for alias in node.names)}
                 assert not modules & set(MODULES) or id(node) in guarded, f"{source.name}, line {node.lineno}"
-            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "os" and node.attr in ABSENT:
+            if isinstance(node, ast.Attribute) and node.attr in ABSENT and ast.unparse(node.value) == "os":
                 is_checked = f'hasattr(os, "{node.attr}")' in text or id(node) in guarded
                 assert is_checked, f"{source.name}, line {node.lineno}"
-            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "signal":
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "signal":
                 is_checked = f'hasattr(signal, "{node.attr}")' in text
                 assert node.attr in PORTABLE_SIGNAL_NAMES or is_checked, f"{source.name}, line {node.lineno}"

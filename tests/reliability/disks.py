@@ -11,23 +11,33 @@ from pathlib import Path
 from llmcli.formats.checkpoint import load, save
 from tests.reliability.runs import TIMEOUT, end, names, python, small_model, train
 
-KILLED_SAVE = """
-import os, signal, sys
+KILLED_SAVES = """
+import os, pathlib, signal
 from llmcli.formats.checkpoint import load, save
+model, place = load("new.safetensors"), pathlib.Path("model.safetensors")
+old, new = (pathlib.Path(f"{name}.safetensors").read_bytes() for name in ("old", "new"))
 count = 0
-def deadly(name):
+def deadly(name, last):
     real = getattr(os, name)
     def call(*words, **more):
         global count
         count += 1
-        if count == int(sys.argv[1]):
+        if count == last:
             os.kill(os.getpid(), signal.SIGKILL)
         return real(*words, **more)
     setattr(os, name, call)
-model = load("new.safetensors")
-for name in ("open", "posix_fallocate", "write", "lseek", "fstat", "fsync", "fchmod", "replace", "close", "unlink"):
-    deadly(name)
-save("model.safetensors", model)
+CALLS = ("open", "posix_fallocate", "write", "lseek", "fstat", "fsync", "fchmod", "replace", "close", "unlink")
+for last in range(1, 200):
+    place.write_bytes(old)
+    if not (child := os.fork()):
+        for name in CALLS:
+            deadly(name, last)
+        save("model.safetensors", model)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(status, {old: "old", new: "new"}.get(place.read_bytes(), "half"))
+    if not status:
+        break
 """
 
 
@@ -41,20 +51,15 @@ def killed_while_saving(where: Path, tries: int) -> list[str]:
     model.record |= {"steps": 1}
     save(where / "new.safetensors", model)
     old, new = ((where / f"{name}.safetensors").read_bytes() for name in ("old", "new"))
-    seen = set()
-    for call in range(1, 200):
-        (where / "model.safetensors").write_bytes(old)
-        process = python(where, KILLED_SAVE, str(call))
-        stderr = end(process)
-        data = (where / "model.safetensors").read_bytes()
-        seen.add(data)
-        if data not in (old, new):
-            failures.append(f"half a file after a kill at call {call}")
-        if process.returncode == 0:
-            break
-        if process.returncode != -signal.SIGKILL:
-            failures.append(f"call {call}: {stderr.decode()[-300:]}")
-    if seen != {old, new}:
+    process = python(where, KILLED_SAVES)
+    stdout, stderr = process.communicate(timeout=TIMEOUT)
+    *killed, last = [line.split() for line in stdout.decode().splitlines()] or [["", ""]]
+    if last != ["0", "new"] or process.returncode:
+        failures.append(f"the last save: {last}, {stderr.decode()[-300:]}")
+    failures += [
+        f"{file} after {end} at call {i}" for i, (end, file) in enumerate(killed, 1) if end != "-9" or file == "half"
+    ]
+    if {file for _, file in killed} != {"old", "new"}:
         failures.append("no kill left the old file, or none the new one")
     return failures + (_killed_by_strace(where, old, new) if tries > 1 else [])
 

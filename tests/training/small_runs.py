@@ -51,7 +51,7 @@ REAL, USUAL = Compute(), Schedule()
 def prepared(path: Path, **request: object) -> Prepared:
     """A run of 40 small steps on LINES, written to `path`, unless `request` says otherwise."""
     path.write_text(LINES, "utf-8")
-    small = PlanRequest(**{"steps": 40, "batch_tokens": 512, "context": 32, **request})  # type: ignore[arg-type]
+    small = PlanRequest(**{"steps": 40, "batch_tokens": 512, "context": 32, "layers": 2, "width": 32, **request})  # type: ignore[arg-type]
     return with_slice(prepare(small, read_corpus([str(path)])))
 
 

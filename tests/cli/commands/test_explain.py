@@ -25,6 +25,15 @@ pytestmark = pytest.mark.usefixtures("short_search")
 FAMILY = "👨‍👩‍👧"  # joined by zero-width joiners
 
 
+@pytest.fixture
+def sure_model(tiny_model: Path) -> Path:
+    """The search for next words ends early, in other processes too."""
+    model = load(tiny_model)
+    louder = {name: 20 * t if name == "model.norm.weight" else t for name, t in model.tensors.items()}
+    save(tiny_model, replace(model, tensors=louder))
+    return tiny_model
+
+
 def test_json_equals_the_explanation(llm: Llm, tiny_model: Path) -> None:
     found = json.loads(llm("explain", "The cat", "--literal", "--next", 3, "--json").stdout)
     assert set(found) == {
@@ -156,7 +165,7 @@ def test_errors_of_comparisons_are_one_line(llm: Llm, tiny_model: Path, options:
 
 
 @pytest.mark.parametrize("columns", ["40", "80"])
-def test_comparisons_fit_the_terminal(tiny_model: Path, columns: str) -> None:
+def test_comparisons_fit_the_terminal(sure_model: Path, columns: str) -> None:
     prompt = f"りんごを食べる。{FAMILY}"
     for options in (("--without", "1"), ("--compare", "a\x1b[31mb\u202e\tc")):
         shown = STYLES.sub("", in_a_terminal("explain", prompt, *options, COLUMNS=columns))
@@ -191,10 +200,7 @@ def test_probabilities_are_those_that_generate_prints(llm: Llm, tiny_model: Path
     "prompt", ["The cat sat on the mat. The dog ate", f"りんごを食べる。{FAMILY}", "a\x1b[31mb\u202e\tc"]
 )
 @pytest.mark.slow
-def test_every_line_fits_the_terminal(tiny_model: Path, prompt: str, columns: str) -> None:
-    sure = load(tiny_model)
-    louder = {name: 20 * t if name == "model.norm.weight" else t for name, t in sure.tensors.items()}
-    save(tiny_model, replace(sure, tensors=louder))
+def test_every_line_fits_the_terminal(sure_model: Path, prompt: str, columns: str) -> None:
     shown = STYLES.sub("", in_a_terminal("explain", prompt, COLUMNS=columns))
     assert "logit lens" in shown and "next word" in shown
     assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e]", shown), repr(shown)

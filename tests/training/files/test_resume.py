@@ -32,10 +32,11 @@ HERE = Path()
 OFTEN = Schedule(training_per_evaluated=1)  # an evaluation every other step
 
 
-@pytest.fixture
-def ready(tmp_path: Path) -> Prepared:
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    tmp_path = tmp_path_factory.mktemp("resume")
     (tmp_path / "c.txt").write_text(TEXT, "utf-8")
-    request = PlanRequest(steps=24, batch_tokens=512, context=32, dropout=0.2)
+    request = PlanRequest(steps=24, batch_tokens=512, context=32, layers=2, width=32, dropout=0.2)
     ready = prepare(request, read_corpus([str(tmp_path / "c.txt")]))
     settings = replace(ready.plan.train, token_split=0.3, calibration_tokens=65)
     return replace(ready, plan=replace(ready.plan, train=settings))
@@ -45,12 +46,17 @@ def run(ready: Prepared, **options: object) -> list[Event]:
     return small_runs.run(ready, schedule=OFTEN, **options)
 
 
+@pytest.fixture(scope="module")
+def whole(ready: Prepared) -> list[Event]:
+    """The events of the whole run, with its state after each step."""
+    return run(ready, save_due=lambda: True)
+
+
 def states(events: list[Event]) -> list[State]:
     return [event for event in events if isinstance(event, State)]
 
 
-def test_a_run_resumed_from_any_step_ends_the_same(ready: Prepared) -> None:
-    whole = run(ready, save_due=lambda: True)
+def test_a_run_resumed_from_any_step_ends_the_same(ready: Prepared, whole: list[Event]) -> None:
     saved = states(whole)
     assert [state.step for state in saved] == list(range(1, 24))
     assert any(isinstance(event, Evaluation) for event in whole[: len(whole) // 2])
@@ -62,7 +68,7 @@ def test_a_run_resumed_from_any_step_ends_the_same(ready: Prepared) -> None:
 
 def test_a_resumed_run_with_experts_ends_the_same(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text(TEXT, "utf-8")
-    request = PlanRequest(steps=12, batch_tokens=512, context=32, dropout=0.2, experts=4)
+    request = PlanRequest(steps=12, batch_tokens=512, context=32, layers=2, width=32, dropout=0.2, experts=4)
     ready = prepare(request, read_corpus([str(tmp_path / "c.txt")]))
     whole = run(ready, save_due=lambda: True)
     for state in (states(whole)[0], states(whole)[6]):
@@ -73,19 +79,22 @@ def test_a_resumed_run_with_experts_ends_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [1, 8, 9])
-def test_an_interrupted_run_resumes_as_if_it_had_not_been_interrupted(ready: Prepared, step: int) -> None:
+def test_an_interrupted_run_resumes_as_if_it_had_not_been_interrupted(
+    ready: Prepared, whole: list[Event], step: int
+) -> None:
     """Though the interruption causes an evaluation that the whole run does not have."""
     interrupted = small_runs.run_until(ready, step, schedule=OFTEN)
     (state,) = states(interrupted)
     done = interrupted[-1]
     assert state.step == step and isinstance(done, Done) and done.interrupted
-    assert_same_end(run(ready), run(ready, resume_from=through_a_file(ready, state)))
+    assert_same_end(whole, run(ready, resume_from=through_a_file(ready, state)))
 
 
 @pytest.mark.parametrize("number", [1, 3])
-def test_a_run_stopped_in_an_evaluation_resumes_with_that_evaluation(ready: Prepared, monkeypatch, number: int) -> None:
+def test_a_run_stopped_in_an_evaluation_resumes_with_that_evaluation(
+    ready: Prepared, whole: list[Event], monkeypatch, number: int
+) -> None:
     evaluate, calls = CandidateEvaluator.evaluate, list[int]()
-    whole = run(ready)
 
     def cut_short(self: CandidateEvaluator, **options: bool) -> CandidateWeights | None:
         calls.append(1)
@@ -101,11 +110,11 @@ def test_a_run_stopped_in_an_evaluation_resumes_with_that_evaluation(ready: Prep
     assert_same_end(whole, rest)
 
 
-def test_a_run_stopped_in_its_last_step_resumes_with_its_final_evaluation(ready: Prepared) -> None:
+def test_a_run_stopped_in_its_last_step_resumes_with_its_final_evaluation(ready: Prepared, whole: list[Event]) -> None:
     events = small_runs.run_until(ready, 24, schedule=OFTEN)
     (state,) = states(events)
     assert state.step == 24 and isinstance(events[-1], Done) and events[-1].interrupted
-    assert_same_end(run(ready), run(ready, resume_from=through_a_file(ready, state)))
+    assert_same_end(whole, run(ready, resume_from=through_a_file(ready, state)))
 
 
 def test_a_resumed_run_evaluates_as_much_of_the_validation_slice(ready: Prepared) -> None:
@@ -138,9 +147,9 @@ def test_time_already_used_counts(ready: Prepared) -> None:
     assert done.seconds > 999
 
 
-def test_the_keys_of_the_file_stay(ready: Prepared) -> None:
+def test_the_keys_of_the_file_stay(ready: Prepared, whole: list[Event]) -> None:
     """A run that an earlier version stopped can be resumed: what is in the file is a format, not a module's names."""
-    state = states(run(ready, save_due=lambda: True))[0]
+    state = states(whole)[0]
     through_a_file(ready, state)
     metadata, tensors = read_safetensors(Path("model.resume.safetensors"))
     assert list(metadata) == [
@@ -155,29 +164,28 @@ def test_the_keys_of_the_file_stay(ready: Prepared) -> None:
     assert {name.split(".")[0] for name in tensors} >= {"model", "optimizer", "losses"}
 
 
-def test_what_the_plan_expected_is_kept(ready: Prepared) -> None:
+def test_what_the_plan_expected_is_kept(ready: Prepared, whole: list[Event]) -> None:
     timed = replace(ready, plan=replace(ready.plan, expected=Expected(12_345.678, 2.5)))
-    state = states(run(ready, save_due=lambda: True))[0]
+    state = states(whole)[0]
     through_a_file(timed, state)  # which compares the plans
 
 
-def test_a_run_that_was_stopped_before_there_were_conversations_resumes(ready: Prepared) -> None:
-    whole = run(ready, save_due=lambda: True)
+def test_a_run_that_was_stopped_before_there_were_conversations_resumes(ready: Prepared, whole: list[Event]) -> None:
     state = states(whole)[9]
     older = State(state.arrays, {key: value for key, value in state.values.items() if key != "conversations_from"})
     assert_same_end(whole, run(ready, resume_from=through_a_file(ready, older)))
 
 
-def test_the_part_of_the_text_that_the_run_reads_is_kept(ready: Prepared) -> None:
-    state = states(run(ready, save_due=lambda: True))[0]
+def test_the_part_of_the_text_that_the_run_reads_is_kept(ready: Prepared, whole: list[Event]) -> None:
+    state = states(whole)[0]
     path = Path("model.resume.safetensors")
     for count in (None, 123_456):
         resume.save(path, resume.StoppedRun({}, ready.plan, ready.tokenizer.to_json(), state, count))
         assert resume.load(path).max_bytes == count
 
 
-def test_damage_is_detected(ready: Prepared) -> None:
-    state = states(run(ready, save_due=lambda: True))[0]
+def test_damage_is_detected(ready: Prepared, whole: list[Event]) -> None:
+    state = states(whole)[0]
     through_a_file(ready, state)
     path = Path("model.resume.safetensors")
     data = bytearray(path.read_bytes())
@@ -190,8 +198,8 @@ def test_damage_is_detected(ready: Prepared) -> None:
         resume.load(path)
 
 
-def test_a_state_that_does_not_fit_the_plan_is_refused(ready: Prepared) -> None:
-    state = states(run(ready, save_due=lambda: True))[0]
+def test_a_state_that_does_not_fit_the_plan_is_refused(ready: Prepared, whole: list[Event]) -> None:
+    state = states(whole)[0]
     embedding = "model.model.embed_tokens.weight"
     for arrays, values in (
         ({name: array for name, array in state.arrays.items() if name != "losses"}, {}),
@@ -212,8 +220,8 @@ def test_a_state_that_does_not_fit_the_plan_is_refused(ready: Prepared) -> None:
 
 
 @pytest.mark.parametrize("change", [{"dtype": "x"}, {"threads": 10**9}, {"steps": 1.5}, {"token_split": -1.0}])
-def test_an_invalid_plan_is_refused(ready: Prepared, change: dict[str, object]) -> None:
-    state = states(run(ready, save_due=lambda: True))[0]
+def test_an_invalid_plan_is_refused(ready: Prepared, whole: list[Event], change: dict[str, object]) -> None:
+    state = states(whole)[0]
     invalid = replace(ready.plan)
     settings = replace(ready.plan.train)
     for name, value in change.items():
@@ -246,8 +254,8 @@ def test_differences_of_identities_are_listed(ready: Prepared) -> None:
         resume.check_same_run(stopped, {"--steps": 12, "the text": "a", "--width": 64}, Path("r"))
 
 
-def test_a_disk_that_cannot_be_written_causes_one_warning(ready: Prepared) -> None:
-    state = states(run(ready, save_due=lambda: True))[0]
+def test_a_disk_that_cannot_be_written_causes_one_warning(ready: Prepared, whole: list[Event]) -> None:
+    state = states(whole)[0]
     warnings: list[str] = []
     saver = resume.StateSaver(
         Path("nowhere/m.resume.safetensors"), resume.StoppedRun({}, ready.plan, "{}", state), warnings.append

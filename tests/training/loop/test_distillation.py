@@ -103,7 +103,7 @@ def test_the_first_stage_is_the_run_of_one_model(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_student_starts_from_fresh_weights(tmp_path: Path) -> None:
-    ready = distilled(tmp_path / "c.txt", steps=24)
+    ready = distilled(tmp_path / "c.txt", steps=24, layers=3, width=64)
     events = losses(run(ready))
     assert events[11] < 0.7 * events[0]
     assert events[12] == pytest.approx(math.log(ready.plan.model.vocab_size), rel=0.01)

@@ -50,7 +50,7 @@ OFTEN = Schedule(training_per_evaluated=1)
 
 @pytest.mark.slow
 def test_the_loss_falls_and_the_result_is_recorded(tmp_path: Path) -> None:
-    ready = prepared(tmp_path / "c.txt")
+    ready = prepared(tmp_path / "c.txt", layers=3, width=64)
     events = run(ready)
     per_step, done = losses(events), events[-1]
     assert len(per_step) == 40
@@ -215,7 +215,7 @@ def test_the_slice_is_not_trained_on_and_is_what_evaluations_measure(tmp_path: P
 
 @pytest.mark.slow
 def test_fine_tuning_starts_where_the_base_model_is(tmp_path: Path) -> None:
-    base = run_to_end(prepared(tmp_path / "c.txt", dtype="float32")).checkpoint
+    base = run_to_end(prepared(tmp_path / "c.txt", layers=3, width=64, dtype="float32")).checkpoint
     tokenizer = Tokenizer.from_json(base.tokenizer_json)
     request, corpus = PlanRequest(steps=2, batch_tokens=512), read_corpus([str(tmp_path / "c.txt")])
     ready = with_slice(prepare(request, corpus, tokenizer=tokenizer, base=base.config))
