@@ -159,8 +159,9 @@ class CommandRunner:
         *source, line = re.split(r" \| (?=llm )", line)
         line = line.removesuffix(" | cat")  # the test has no terminal
         for words in parts(line):
-            if any(" ".join(words).startswith(start) for start in NOT_RUN) or any(w.startswith("hf:") for w in words):
-                continue  # a model on the hub needs a network
+            is_on_hub = "--push" in words or any(word.startswith("hf:") for word in words)  # which needs a network
+            if is_on_hub or any(" ".join(words).startswith(start) for start in NOT_RUN):
+                continue
             assert words[0] == "llm", f"{page}: {line}"
             words = [SMALLER.get(word, word) for word in (shortened(words) if words[1] == "train" else words)]
             is_interactive = words[1] == "chat" and words[2::2] == ["-m"] and not source

@@ -18,7 +18,9 @@ MAX_NAMES = 2  # of training files
 
 
 class _Options(ResultOptions):
-    remove: str | None = option("hf:OWNER/NAME", "Remove this model from the hub's cache, in all revisions.")
+    remove: str | None = option(
+        "hf:OWNER/NAME[/FILE]", "Remove this model from the hub's cache, in all revisions, or one GGUF file of it."
+    )
 
 
 def models(options: _Options) -> None:
@@ -49,7 +51,7 @@ def models(options: _Options) -> None:
         ]  # fmt: skip
         tables.table(("model", "architecture", "origin", "size", "license", "kind"), rows, numbers=(3,))
     others = len(cached) - len(supported)
-    hidden = f"; llm does not run {others:,} others in the cache" if others else ""
+    hidden = f"; {others:,} in the cache are of kinds that llm does not run" if others else ""
     sentence = f"{units.count(len(found), 'model')} here and in the hub's cache{hidden}"
     options.report({"models": found, "unsupported": others}, sentence)
 

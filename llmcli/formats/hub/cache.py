@@ -58,16 +58,23 @@ def models_in_cache() -> list[tuple[str, Path]]:
 
 
 def remove_from_cache(name: str) -> int:
-    """Remove a model with all its revisions from the cache; returns the bytes. Raises LLMError."""
+    """Remove a model with all its revisions from the cache, or one GGUF file of it; returns the bytes. Raises
+    LLMError."""
     parts = NAME.fullmatch(name)
-    place = _place(parts["repository"]) if parts else None
-    if place is None or not place.is_dir():
-        raise LLMError(
-            f"{name} is not a model in the hub's cache; llm models lists them, as hf:OWNER/NAME (a file: rm FILE)"
-        )
-    size = sum(path.stat().st_size for path in (place / "blobs").glob("*"))
+    place = _place(parts["repository"]) if parts else Path()
+    files = [path for path in place.rglob("*") if path.is_file()] if parts else []
+    links = [path for path in files if not (parts and parts["file"]) or path.match(f"snapshots/*/{parts['file']}")]
+    if not links:
+        raise LLMError(f"{name} is not a model in the hub's cache; llm models lists them, as hf:OWNER/NAME (a file: rm "
+                       "FILE)")  # fmt: skip
+    blobs = {path.resolve() for path in links}
+    size = sum(blob.stat().st_size for blob in blobs)
     try:
-        shutil.rmtree(place)
+        if any(path not in links and path.relative_to(place).parts[0] == "snapshots" for path in files):
+            for path in {*links, *blobs}:
+                path.unlink()
+        else:
+            shutil.rmtree(place)
     except OSError as error:
         raise LLMError(f"cannot remove {error.filename}: {error.strerror or error}") from error
     return size

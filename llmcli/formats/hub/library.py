@@ -42,7 +42,7 @@ def status(error: Any) -> int:
 
 def show_progress(shown: bool) -> None:
     """Turn the progress bars on or off; the log is always off."""
-    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     with warnings.catch_warnings():

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -82,7 +83,7 @@ def test_weights_of_another_size_are_refused(hub: SimpleNamespace, served: bytes
         local_path(NAME)
 
 
-def test_errors_say_what_to_do(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_say_what_to_do(hub: SimpleNamespace, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     def message(name: str) -> str:
@@ -106,6 +107,12 @@ def test_errors_say_what_to_do(hub: SimpleNamespace, monkeypatch: pytest.MonkeyP
     assert message(NAME).startswith("cannot download hf:owner/tiny from ")
     hub.tiny.missing, hub.tiny.sizes = set(), {"model.safetensors": 10**18, "tokenizer.json": 5}
     assert re.search(r"has over 1,000,000 TB, and .* has space for .*; set HF_HOME", message(NAME))
+    shutil.rmtree(hub.cache)
+    hub.tiny.sizes, hub.tiny.files = {}, files | {"config.json": b'{"model_type": "resnet"}'}
+    assert message(NAME).startswith(f"{NAME} is not downloaded: its config.json sets model_type to")
+    hub.tiny.files = {name: data for name, data in files.items() if name != "tokenizer.json"}
+    assert "has no tokenizer.json, which a model needs" in message(NAME)
+    hub.tiny.files = dict(files)
     hub.tiny.sizes = {"tokenizer.json": 10**9}
     assert "tokenizer.json has 1.00 GB, too much for a file of this kind" in message(NAME)
     hub.tiny.sizes = {}
