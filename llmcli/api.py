@@ -408,8 +408,8 @@ def load(
     turns off the model's n-gram cache, if it has one. `on_note` receives notes for the user, for instance about a
     missing backend. Raises LLMError for a file that is missing or damaged, or that does not run here.
     """
+    from llmcli.formats.hub.download import local_path
     from llmcli.formats.loading import load_any, open_tokenizer
-    from llmcli.formats.open_file import local_path
     from llmcli.models.open_runtime import open_runtime
 
     _check_choice("device", device, DEVICES)

@@ -5,7 +5,7 @@ import io
 import re
 import shlex
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from llmcli.errors import LLMError
@@ -22,17 +22,6 @@ _URL = re.compile(
 )
 _NO_MODEL = re.compile(r"(?i)(?:https?:/+)?(?:www\.)?(?:hf\.co|huggingface\.co|ollama\.com)/")
 _FILE_SUFFIXES = (".gguf", ".bin", ".pt", ".pth", ".json", ".txt")
-
-
-def local_path(name: str | Path, on_note: Callable[[str], None] = lambda note: None, *, progress: bool = True) -> Path:
-    """Return the path of a model. One on the Hugging Face hub, hf:OWNER/NAME, is downloaded if it is not in the cache;
-    `on_note` receives its size and license. Raises LLMError."""
-    path, text = Path(name), Path(name).as_posix()
-    if not text.startswith("hf:") or text.startswith("hf:/") or path.exists():
-        return path
-    from llmcli.formats.hub.download import hub_path  # imported when met
-
-    return hub_path(text, on_note, progress=progress)
 
 
 def name_in_cache(path: Path) -> str | None:

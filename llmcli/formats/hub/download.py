@@ -34,13 +34,17 @@ _MAX_NAMES = 5  # files listed
 _BLOCK_BYTES = 1 << 20
 
 
-def hub_path(name: str, on_note: Callable[[str], None], *, progress: bool) -> Path:
-    """Return the path of a model on the hub, after a download if it is not in the cache. Raises LLMError."""
-    if not (parts := NAME.fullmatch(name)):
-        raise usage(f"{name} is not the name of a model on the Hugging Face hub; wanted hf:OWNER/NAME, "
+def local_path(name: str | Path, on_note: Callable[[str], None] = lambda note: None, *, progress: bool = True) -> Path:
+    """Return the path of a model. One on the Hugging Face hub, hf:OWNER/NAME, is downloaded if it is not in the cache;
+    `on_note` receives its size and license. Raises LLMError."""
+    path, text = Path(name), Path(name).as_posix()
+    if not text.startswith("hf:") or text.startswith("hf:/") or path.exists():
+        return path
+    if not (parts := NAME.fullmatch(text)):
+        raise usage(f"{text} is not the name of a model on the Hugging Face hub; wanted hf:OWNER/NAME, "
                     "hf:OWNER/NAME@REVISION or hf:OWNER/NAME/FILE.gguf")  # fmt: skip
     where = parts["repository"], parts["revision"] or "main", parts["file"] or ""
-    return cached(*where) or _Download(name, *where).run(on_note, progress=progress)
+    return cached(*where) or _Download(text, *where).run(on_note, progress=progress)
 
 
 class _Download:

@@ -1,5 +1,6 @@
 """The inputs of a training run: texts, conversations, their held-out parts, models and a tokenizer."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from llmcli.formats import loading
 from llmcli.formats.atomic_io import reject_overwriting
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.formats.open_file import local_path
+from llmcli.formats.hub.download import local_path
 from llmcli.training.data.conversations import ConversationInputs, with_chat_format
 from llmcli.training.planning import recipe
 
@@ -66,7 +67,7 @@ def load_inputs(
 ) -> Inputs:
     """Open the models and read the texts and conversations. Raises LLMError, for instance if the output would overwrite
     an input, or if reading takes too many of the `seconds` of the time budget."""
-    base, like = (path and local_path(path, on_note) for path in (base, like))
+    base, like = (path and local_path(path, on_note, progress=sys.stderr.isatty()) for path in (base, like))
     base_model = loading.load(base) if base else None
     if base_model:
         CacheWeights.of_record(base_model.record, base)  # report damaged weights before the run, not at its end

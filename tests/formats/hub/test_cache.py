@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from llmcli.formats import checkpoint
-from llmcli.formats.open_file import local_path
+from llmcli.formats.hub.download import local_path
 from tests.conftest import Llm
 
 NAME = "hf:owner/tiny"

@@ -11,7 +11,7 @@ import pytest
 
 import llmcli
 from llmcli.errors import LLMError
-from llmcli.formats.open_file import local_path
+from llmcli.formats.hub.download import local_path
 from tests.conftest import Llm
 from tests.local_hub import COMMIT
 
