@@ -87,7 +87,8 @@ def push(target: Target, directory: Path, on_note: Callable[[str], None], *, pri
         *(CommitOperationAdd(file.name, str(file)) for file in files), *map(CommitOperationDelete, stale)
     ]  # fmt: skip
     show_progress(progress)
-    with one_line(lambda error: _explained(target, error)), warnings.catch_warnings(record=True) as warned:
+    again = f" with `overwrite=True`, since {directory} is written"
+    with one_line(lambda error: _explained(target, error, again)), warnings.catch_warnings(record=True) as warned:
         api = HfApi(endpoint=target.endpoint)
         if target.files is None:
             api.create_repo(target.repository, private=private)
@@ -103,7 +104,7 @@ def _some(names: list[str]) -> str:
     return units.some(names, _MAX_NAMES)
 
 
-def _explained(target: Target, error: BaseException) -> str:
+def _explained(target: Target, error: BaseException, again: str = "") -> str:
     place = f"{target.endpoint}/{target.repository}"
     match status(error):
         case 401:
@@ -113,4 +114,4 @@ def _explained(target: Target, error: BaseException) -> str:
             return f"the token may not write {place} ({reason(error)}); set HF_TOKEN to one with write access"
         case 400:
             return f"{target.endpoint} refuses the files: {reason(error)}"
-    return f"cannot upload to {place}: {reason(error)}; run the command again with `overwrite=True`"
+    return f"cannot upload to {place}: {reason(error)}; run the command again{again}"

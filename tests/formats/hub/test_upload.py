@@ -109,7 +109,9 @@ def test_errors_say_what_to_do(trained: SimpleNamespace, llm: Llm, monkeypatch: 
     hub.refused = {"/commit/": (403, "you can only read")}
     assert "the token may not write" in error() and "('you can only read'); set HF_TOKEN" in error()
     hub.refused = {"/lfs/": (507, "storage is full")}
-    assert "cannot upload to" in error() and error().endswith("; run the command again with --force")
+    assert "cannot upload to" in error() and error().endswith(
+        "; run the command again with --force, since d is written"
+    )
     hub.refused = {}
     monkeypatch.setenv("HF_TOKEN", "wrong")
     assert error().startswith(f"error: {hub.endpoint} does not accept the token; set HF_TOKEN to one with write access")
