@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmcli.config import HEAD, ModelConfig
 from llmcli.errors import LLMError
+from llmcli.formats.architectures.rewriting import count
 from llmcli.formats.checkpoint import Checkpoint, ComputedTensors
 from llmcli.formats.hf_config import parse_config
 from llmcli.formats.safetensors.file import write
@@ -89,10 +90,10 @@ def from_transformers(
     changes = {ours: config.get(theirs, default) for theirs, (ours, default) in _KEYS[family].items()}
     if family == "gpt2":
         changes |= {key: config[key] for key in _ALIASES if key in config}
-        if changes["intermediate_size"] is None and type(changes["hidden_size"]) is int:
-            changes["intermediate_size"] = 4 * changes["hidden_size"]
+        if changes["intermediate_size"] is None:
+            changes["intermediate_size"] = 4 * count(changes, "hidden_size")
         changes["head_dim"] = None
-    changes["num_key_value_heads"] = None  # as many as heads
+    changes["num_key_value_heads"] = count({**config, **changes}, "num_attention_heads")
     parsed = parse_config(json.dumps({**config, **changes}))
     if parsed.num_hidden_layers > len(tensors):  # before this number costs time or memory
         raise LLMError(f"its config has {parsed.num_hidden_layers:,} layers, the file has fewer tensors")

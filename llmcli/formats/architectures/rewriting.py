@@ -35,7 +35,7 @@ def _granite(config: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any
     """
     keys = ("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling")
     embedding, attention, residual, scaling = (_multiplier(config, key) for key in keys)
-    head_dim = config.get("head_dim") or _count(config, "hidden_size") // _count(config, "num_attention_heads")
+    head_dim = config.get("head_dim") or count(config, "hidden_size") // count(config, "num_attention_heads")
     factors = {
         "self_attn.q_proj.weight": attention * math.sqrt(head_dim), "self_attn.o_proj.weight": residual / embedding,
         "mlp.down_proj.weight": residual / embedding, FINAL_NORM: 1 / scaling,
@@ -52,10 +52,10 @@ def _granite(config: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any
 
 def _phi3(config: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
     """Split the stacked matrices of Phi-3 (arXiv:2404.14219), which has other defaults than Llama."""
-    heads = _count(config, "num_attention_heads")
-    groups = heads if config.get("num_key_value_heads") is None else _count(config, "num_key_value_heads")
-    head_dim = config.get("head_dim") or _count(config, "hidden_size") // heads
-    inner = _count(config, "intermediate_size")
+    heads = count(config, "num_attention_heads")
+    groups = heads if config.get("num_key_value_heads") is None else count(config, "num_key_value_heads")
+    head_dim = config.get("head_dim") or count(config, "hidden_size") // heads
+    inner = count(config, "intermediate_size")
     q, kv = heads * head_dim, groups * head_dim
     parts = {  # rows of each
         "self_attn.qkv_proj": {"self_attn.q_proj": q, "self_attn.k_proj": kv, "self_attn.v_proj": kv},
@@ -87,7 +87,7 @@ def _multiplier(config: Mapping[str, Any], key: str) -> float:
     return float(value)
 
 
-def _count(config: Mapping[str, Any], key: str) -> int:
+def count(config: Mapping[str, Any], key: str) -> int:
     value = config.get(key)
     if type(value) is not int or value < 1:
         raise LLMError(f"its config.json sets {key} to {brief(value)}; supported: a number of at least 1")
