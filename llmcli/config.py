@@ -325,7 +325,7 @@ class ModelConfig:
         return shapes
 
     def _norm_shapes(self, name: str) -> dict[str, tuple[int, ...]]:
-        weight = {f"{name}.weight": (self.hidden_size,)}
+        weight: dict[str, tuple[int, ...]] = {f"{name}.weight": (self.hidden_size,)}
         return weight | ({f"{name}.bias": (self.hidden_size,)} if self.layer_norm else {})
 
     def _linear_shapes(self, name: str, outputs: int, inputs: int) -> dict[str, tuple[int, ...]]:

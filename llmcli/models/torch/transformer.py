@@ -220,7 +220,7 @@ class Layer(nn.Module):
             module.fold(None if gain is None or isinstance(gain, nn.LayerNorm) else gain.weight)
 
 
-def new_norm(config: ModelConfig) -> nn.Module:
+def new_norm(config: ModelConfig) -> nn.LayerNorm | nn.RMSNorm:
     C, eps = config.hidden_size, config.rms_norm_eps
     return nn.LayerNorm(C, eps) if config.layer_norm else nn.RMSNorm(C, eps)
 
