@@ -18,7 +18,7 @@ def without(*keys: str) -> dict[str, Any]:
 
 
 UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
-    ({"general.architecture": "gpt2"}, "architecture 'gpt2'; supported: llama, qwen2, qwen3"),
+    ({"general.architecture": "bert"}, "architecture 'bert'; supported: llama, qwen2, qwen3"),
     ({"llama.expert_count": 8}, "has no llama.expert_used_count"),
     ({"tokenizer.ggml.pre": "falcon"}, "its pre-tokenizer is 'falcon'; gpt-2, smollm"),
     ({"tokenizer.ggml.model": "bert"}, "kind 'bert'; gpt2 and llama"),

@@ -98,8 +98,8 @@ def test_bos_and_eos_default_to_those_of_llama_cpp(tmp_path: Path) -> None:
 
 
 FOREIGN: dict[str, Any] = {
-    "general.architecture": "gemma3", "general.name": "By hand", "gemma3.block_count": 2, "gemma3.context_length": 40,
-    "gemma3.embedding_length": 32, "gemma3.attention.head_count": [4, 2], "gemma3.attention.sliding_window": 16,
+    "general.architecture": "falcon", "general.name": "By hand", "falcon.block_count": 2, "falcon.context_length": 40,
+    "falcon.embedding_length": 32, "falcon.attention.head_count": [4, 2], "falcon.attention.sliding_window": 16,
     "tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": TOKENS, "llmcli": "9", "tokenizer.json": "{",
 }  # fmt: skip
 
@@ -124,18 +124,16 @@ def test_inspect_shows_a_file_of_any_architecture_and_tensor_type(tmp_path: Path
     assert answer.exit_code == 0, answer.stderr
     result = json.loads(answer.stdout)
     assert {t["name"]: (t["dtype"], t["shape"], t["bytes"]) for t in result["tensors"]} == truth
-    assert (
-        result["problem"]
-        == "it is of architecture 'gemma3'; supported: llama, qwen2, qwen3, qwen3moe, smollm3, olmo2, granite, phi3"
-    )
+    supported = "llama, qwen2, qwen3, qwen3moe, smollm3, olmo2, gemma3, gpt2, granite, phi3"
+    assert result["problem"] == f"it is of architecture 'falcon'; supported: {supported}"
     assert result["config"] == {
-        "model_type": "gemma3", "num_hidden_layers": 2, "max_position_embeddings": 40, "hidden_size": 32,
+        "model_type": "falcon", "num_hidden_layers": 2, "max_position_embeddings": 40, "hidden_size": 32,
         "num_attention_heads": [4, 2], "vocab_size": 300,
     }  # fmt: skip
     assert result["tokenizer"] == {} and result["sha256"] is None
     shown = llm("inspect", path).stdout
-    for message in ("m.gguf: a GGUF file", "can show it but not run it: it is of architecture 'gemma3'", "By hand",
-                 "gemma3.attention.sliding_window", "300 entries"):  # fmt: skip
+    for message in ("m.gguf: a GGUF file", "can show it but not run it: it is of architecture 'falcon'", "By hand",
+                 "falcon.attention.sliding_window", "300 entries"):  # fmt: skip
         assert message in shown
     numbers = json.loads(llm("inspect", path, "--tensor", "odd.weight", "--json").stdout)
     assert (numbers["min"], numbers["max"], numbers["mean"]) == pytest.approx((-2, 7, 2))
@@ -148,7 +146,7 @@ def test_inspect_shows_a_file_of_any_architecture_and_tensor_type(tmp_path: Path
     )
     for words in (["generate", "x", "-m", path], ["import", path, "-o", "x.safetensors"], ["explain", "x", "-m", path]):
         refused = llm(*words)
-        assert refused.exit_code == 1 and "architecture 'gemma3'" in refused.stderr and refused.stderr.count("\n") == 1
+        assert refused.exit_code == 1 and "architecture 'falcon'" in refused.stderr and refused.stderr.count("\n") == 1
 
 
 def test_inspect_says_why_a_model_is_not_supported(tmp_path: Path, llm) -> None:
