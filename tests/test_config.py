@@ -12,7 +12,7 @@ SMALL = ModelConfig(
     vocab_size=10, hidden_size=4, intermediate_size=6, num_hidden_layers=2, num_attention_heads=2,
     num_key_value_heads=1, head_dim=2, max_position_embeddings=16,
 )  # fmt: skip
-MAY_BE_ZERO = ("eos_token_id", "num_experts", "num_experts_per_tok")
+MAY_BE_ZERO = ("eos_token_id", "num_experts", "num_experts_per_tok", "sliding_window")
 INTEGERS = [field.name for field in fields(ModelConfig) if field.type is int and field.name not in MAY_BE_ZERO]
 SPARSE = replace(SMALL, model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2)
 
@@ -155,3 +155,18 @@ def test_a_record_holds_every_field_in_order():
     config = TrainConfig(steps=7, seconds=2.5, seed=3)
     assert list(as_record(config)) == [field.name for field in fields(TrainConfig)]
     assert TrainConfig(**as_record(config)) == config
+
+
+def test_each_layer_of_gemma_has_a_kind_and_a_window():
+    gemma = replace(
+        SMALL, model_type="gemma3_text", layer_types=("sliding_attention", "full_attention"), sliding_window=3
+    )
+    assert gemma.num_hidden_layers == 2 and [gemma.window(0), gemma.window(1)] == [3, gemma.max_position_embeddings]
+    with pytest.raises(LLMError, match="layer_types must be 2 of full_attention, sliding_attention, found"):
+        replace(gemma, layer_types=("sliding_attention",))
+    with pytest.raises(
+        LLMError, match="sliding_window must be at least 1 for layers of type sliding_attention, found 0"
+    ):
+        replace(gemma, sliding_window=0)
+    with pytest.raises(LLMError, match="query_pre_attn_scalar must be a positive number, found 0"):
+        replace(gemma, query_pre_attn_scalar=0.0)
