@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from typer.testing import CliRunner, Result
 from llmcli.cli.terminal import console
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.formats.checkpoint import Checkpoint, save
+from llmcli.formats.checkpoint import Checkpoint, load, save
 from llmcli.formats.training_record import TrainingRecord
 
 Llm = Callable[..., Result]
@@ -140,6 +141,15 @@ def write_tiny_model(path: Path) -> Path:
 def tiny_model(tmp_path: Path) -> Path:
     """A model file with random weights and a context of 32, in model.safetensors here."""
     return write_tiny_model(tmp_path / "model.safetensors")
+
+
+@pytest.fixture
+def sure_model(tiny_model: Path) -> Path:
+    """The tiny model with more certain predictions: a search for next words is short, in a child process too."""
+    model = load(tiny_model)
+    louder = {name: 12 * t if name == "model.norm.weight" else t for name, t in model.tensors.items()}
+    save(tiny_model, replace(model, tensors=louder))
+    return tiny_model
 
 
 @pytest.fixture

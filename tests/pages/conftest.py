@@ -50,23 +50,23 @@ def _trained(folder: Path, text: str, **options: Any) -> Path:
     return folder / "model.safetensors"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def words_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of sentences in English and Japanese, with emoji and code."""
     return _trained(tmp_path_factory.mktemp("words"), SENTENCES * 40)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def characters_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _trained(tmp_path_factory.mktemp("characters"), SENTENCES * 40, tokenizer="char")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def experts_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _trained(tmp_path_factory.mktemp("experts"), SENTENCES * 40, experts=3)
+    return _trained(tmp_path_factory.mktemp("experts"), SENTENCES * 40, experts=3, steps=20)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def sums_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of conversations."""
     return _trained(tmp_path_factory.mktemp("sums"), QUESTIONS, layers=1, context=128)

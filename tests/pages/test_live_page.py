@@ -502,7 +502,7 @@ def test_a_conversation(opened: Any, sums_model: Path) -> None:
 
 @pytest.mark.slow
 @needs_browser
-@pytest.mark.parametrize(("width", "locale"), [(400, "ja-JP"), (400, "en-US"), (1200, "de-DE")])
+@pytest.mark.parametrize(("width", "locale"), [(400, "ja-JP"), (1200, "de-DE")])
 def test_widths_and_languages(opened: Any, sums_model: Path, width: int, locale: str) -> None:
     """Nothing is wider than the window, all controls have names, and all texts follow the language."""
     page = opened(sums_model, width=width, locale=locale)
@@ -516,7 +516,7 @@ def test_widths_and_languages(opened: Any, sums_model: Path, width: int, locale:
             page.fill("#other", "What is 3") if tab == "tab-compare" else None
             if tab == "tab-inside":
                 wait_until_shown(page)
-            page.wait_for_timeout(200)
+            page.wait_for_timeout(50)
             assert page.locator("#lens th").evaluate_all(
                 "(all) => all.every((one) => one.scrollWidth <= one.clientWidth)"
             )

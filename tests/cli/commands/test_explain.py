@@ -25,15 +25,6 @@ pytestmark = pytest.mark.usefixtures("short_search")
 FAMILY = "👨‍👩‍👧"  # joined by zero-width joiners
 
 
-@pytest.fixture
-def sure_model(tiny_model: Path) -> Path:
-    """The search for next words ends early, in other processes too."""
-    model = load(tiny_model)
-    louder = {name: 20 * t if name == "model.norm.weight" else t for name, t in model.tensors.items()}
-    save(tiny_model, replace(model, tensors=louder))
-    return tiny_model
-
-
 def test_json_equals_the_explanation(llm: Llm, tiny_model: Path) -> None:
     found = json.loads(llm("explain", "The cat", "--literal", "--next", 3, "--json").stdout)
     assert set(found) == {
