@@ -1,5 +1,6 @@
 """Adapters of this program in PEFT, and adapters of PEFT here."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,14 @@ import pytest
 from llmcli.formats import loading
 from llmcli.models.numpy_runtime import NumpyRuntime
 
-peft = pytest.importorskip("peft", reason="needs peft: pip install -e '.[ecosystem]'")
+# it is imported in the tests: that takes seconds, in every process that collects them
+pytestmark = pytest.mark.skipif(find_spec("peft") is None, reason="needs peft: pip install -e '.[ecosystem]'")
 ONE_KIND = pytest.mark.parametrize("reference", ["qwen3"], indirect=True)
 
 
 @ONE_KIND
 def test_peft_reads_our_adapters(reference, tmp_path: Path, llm) -> None:
+    import peft
     import torch
     import transformers
 
@@ -34,6 +37,7 @@ def test_peft_reads_our_adapters(reference, tmp_path: Path, llm) -> None:
 
 @ONE_KIND
 def test_adapters_saved_by_peft_are_read(reference, tmp_path: Path, llm) -> None:
+    import peft
     import torch
     import transformers
 
