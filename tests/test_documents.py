@@ -185,9 +185,9 @@ class CommandRunner:
 
 
 def beginning(path: Path) -> str:
-    """The first lines of a text, about 20 kB, or of a table, about 6 kB: a page's commands read each of them many
+    """The first lines of a text, about 20 kB, or of a table, about 3 kB: a page's commands read each of them many
     times, and answer each row."""
-    return path.read_text("utf-8")[: 6_000 if path.suffix == ".tsv" else 20_000].rpartition("\n")[0] + "\n"
+    return path.read_text("utf-8")[: 3_000 if path.suffix == ".tsv" else 20_000].rpartition("\n")[0] + "\n"
 
 
 def piped(command: str = "true") -> bytes:
