@@ -29,6 +29,7 @@ from llmcli.formats.safetensors.file import cut_off_error
 from llmcli.formats.safetensors.header import Header, TensorInfo
 
 MAX_ROPE_FACTORS = 1 << 16
+BLOCK_VALUES = 1 << 22  # decoded at once
 ROW_VALUES = 1 << 13  # per row for `gguf`, which decodes 16 rows at a time: short rows are slow
 _PROVENANCE_KEYS = (  # without "general."
     "name", "author", "organization", "license", "license.link", "description", "url", "source.url", "basename",
@@ -155,27 +156,40 @@ def _training_json(path: Path, fields: Mapping[str, Any]) -> str:
 
 
 def _decoder(path: Path, heads: Mapping[str, int]) -> Callable[[TensorInfo], Iterator[NDArray[np.float32]]]:
-    """Return a function that reads the flat float32 values of a tensor. `heads` maps interleaved projections to their
-    number of heads."""
+    """Return a function that reads the flat float32 values of a tensor, in blocks of rows. `heads` maps interleaved
+    projections, which are read whole, to their number of heads."""
 
     def decode(tensor: TensorInfo) -> Iterator[NDArray[np.float32]]:
+        projection = tensor.name.rpartition(".")[0].rpartition(".")[2]
+        count = heads.get(projection, 0) if tensor.name.startswith("model.layers.") else 0
+        if count and (not tensor.shape or tensor.shape[0] % (2 * count)):
+            raise LLMError(f"{path}: {tensor.name} of shape {list(tensor.shape)} does not fit {count} heads")
         with open_for_reading(path) as file:
             file.seek(tensor.start)
-            data = file.read(tensor.end - tensor.start)
-        if len(data) != tensor.end - tensor.start:
-            raise cut_off_error(path, tensor)
-        values = _dequantize(data, tensor).reshape(tensor.shape)
-        if not tensor.is_raw:
-            values = values * tensor.factor + tensor.offset
-        projection = tensor.name.rpartition(".")[0].rpartition(".")[2]
-        if projection in heads and tensor.name.startswith("model.layers."):
-            count = heads[projection]
-            if not tensor.shape or tensor.shape[0] % (2 * count):
-                raise LLMError(f"{path}: {tensor.name} of shape {list(tensor.shape)} does not fit {count} heads")
-            values = conventions.reorder_rows(values, count, interleave=False)
-        yield values.reshape(-1)
+            for block in [tensor] if count else _row_blocks(tensor):
+                data = file.read(block.end - block.start)
+                if len(data) != block.end - block.start:
+                    raise cut_off_error(path, tensor)
+                values = _dequantize(data, block).reshape(block.shape)
+                if not tensor.is_raw:
+                    values = values * tensor.factor + tensor.offset
+                if count:
+                    values = conventions.reorder_rows(values, count, interleave=False)
+                yield values.reshape(-1)
 
     return decode
+
+
+def _row_blocks(tensor: TensorInfo) -> Iterator[TensorInfo]:
+    """Yield blocks of rows of a tensor; a large one, such as the embeddings of Gemma, is never in memory twice."""
+    if len(tensor.shape) < 2 or tensor.size <= BLOCK_VALUES:
+        yield tensor
+        return
+    rows, row_bytes = tensor.shape[0], (tensor.end - tensor.start) // tensor.shape[0]
+    step = max(1, BLOCK_VALUES // (tensor.size // rows))
+    for first in range(0, rows, step):
+        count, start = min(step, rows - first), tensor.start + first * row_bytes
+        yield replace(tensor, shape=(count, *tensor.shape[1:]), start=start, end=start + count * row_bytes)
 
 
 def _dequantize(data: bytes, tensor: TensorInfo) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ import pytest
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats import headers, loading
+from llmcli.formats.gguf import reader
 from llmcli.formats.loading import open_tokenizer
 from tests.formats.gguf_by_hand import CONFIG, FIELDS, MODEL, TENSOR_NAMES, TOKENS, gguf_bytes
 
@@ -29,6 +30,20 @@ def test_a_gguf_made_by_hand_is_read_as_the_model(tmp_path: Path) -> None:
     assert tokenizer.encode(" ab") == [TOKENS.index("Ġa"), TOKENS.index("b")]  # the first merge has priority
     assert tokenizer.eos_ids == {0, 1} or tokenizer.eos_ids == {1}
     assert tokenizer.bos_ids == []
+
+
+@pytest.mark.parametrize("values", [1, 100, 1000])
+def test_a_large_tensor_is_decoded_in_blocks_of_rows(
+    values: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf_bytes())
+    monkeypatch.setattr(reader, "BLOCK_VALUES", values)
+    tensor = headers.read_header(path).tensors["model.embed_tokens.weight"]
+    assert len([*reader._row_blocks(tensor)]) == math.ceil(300 / max(1, values // 32))
+    result = loading.load(path)
+    for name in CONFIG.tensor_shapes():
+        np.testing.assert_array_equal(result.tensors[name], MODEL.tensors[name])
 
 
 def test_the_bos_token_is_put_before_a_prompt_if_the_file_says_so(tmp_path: Path) -> None:
