@@ -25,6 +25,7 @@ FOR_MODEL_TYPE = ("litgpt.yaml", "torchtitan_config.py", "skypilot.yaml")  # the
 LEARNING_RATE, FINAL_LEARNING_RATE = "3.0e-4", "3.0e-5"  # of AdamW [chosen]
 WARMUP = 0.05  # of the steps; the optimizer state is new [chosen]
 MIN_STEPS = 10
+GPUS = 16  # of skypilot.yaml; each must get a part of every batch
 
 
 def skipped(config: ModelConfig) -> list[str]:
@@ -53,10 +54,9 @@ def _values(config: ModelConfig, manifest: Mapping[str, Any]) -> dict[str, objec
     """Return the values of the templates. Batches grow with the text, as in training on a GPU here."""
     tokens, context, model = manifest["tokens"], config.max_position_embeddings, manifest["model"]
     least, most = recipe.GPU_BATCH_TOKENS
-    batch = _power_of_two(min(max(tokens["train"] // recipe.GPU_BATCH_DIVISOR, least), most) // context)
-    micro_batch = min(
-        batch, _power_of_two(MICRO_BATCH_VALUES["cuda"] // (config.num_hidden_layers * config.hidden_size * context))
-    )
+    batch = max(GPUS, _power_of_two(min(max(tokens["train"] // recipe.GPU_BATCH_DIVISOR, least), most) // context))
+    values = config.num_hidden_layers * config.hidden_size * context  # of a window
+    micro_batch = min(batch // GPUS, _power_of_two(MICRO_BATCH_VALUES["cuda"] // values))
     steps = max(MIN_STEPS, tokens["train"] // (batch * context))
     return {
         "origin": model["from"], "weights": model["weights"], "parameters": f"{model['parameters']:,}",

@@ -139,6 +139,8 @@ def test_engine_files(model: Path, llm) -> None:
     assert parameters(litgpt["model_config"]) == checkpoint.load(model).parameters
     assert litgpt["model_config"]["norm_eps"] == 1e-6 and litgpt["optimizer"]["init_args"]["lr"] == 3e-4
     assert litgpt["train"]["max_tokens"] % (litgpt["train"]["global_batch_size"] * 32) == 0
+    steps = nemo["step_scheduler"]
+    assert steps["global_batch_size"] % (16 * steps["local_batch_size"]) == 0  # each GPU of the task has its part
     for stems in nemo["dataset"]["paths"].values():
         assert all(Path("out", f"{stem}.idx").is_file() for stem in stems)
     assert nemo["validation_dataset"]["paths"] == nemo["dataset"]["paths"]
