@@ -183,7 +183,7 @@ def test_the_figures_of_a_run_are_those_of_llm_eval(tmp_path: Path, llm: Any, mo
     base = loading.load(plain)
     tokenizer = Tokenizer(Tokenizer.from_json(base.tokenizer_json)._inner, bos_token="<|im_start|>")
     assert tokenizer.bos_id != tokenizer.eos_id
-    checkpoint.save(tmp_path / "base.safetensors", replace(base, tokenizer_json=tokenizer.to_json()))
+    checkpoint.save(tmp_path / "base.safetensors", replace(base, tokenizer_source=tokenizer.to_json()))
     Path("texts").mkdir()
     for number in range(60):
         words = random.Random(number).choices(TEXT.split(), k=50)  # in another order each, so no near-duplicates

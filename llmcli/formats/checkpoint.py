@@ -41,7 +41,7 @@ class Checkpoint:
     """A model: config, weights, tokenizer and training record."""
 
     config: ModelConfig
-    tokenizer_json: str  # text of tokenizer.json
+    tokenizer_source: str | dict[str, Any]  # tokenizer.json, as text or parsed
     tensors: Mapping[str, NDArray[np.float32]]
     record: TrainingRecord = field(default_factory=TrainingRecord)
     tokenizer_config_json: str = "{}"
@@ -49,6 +49,12 @@ class Checkpoint:
     quantization: str | None = None  # "int8" or "int4" if the file has quantized matrices
     path: Path | None = None  # file that it was read from
     known_answers: KnownAnswers | None = None
+
+    @property
+    def tokenizer_json(self) -> str:
+        """Return the text of tokenizer.json."""
+        source = self.tokenizer_source
+        return source if isinstance(source, str) else json.dumps(source, ensure_ascii=False)
 
     @property
     def parameters(self) -> int:

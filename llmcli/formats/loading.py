@@ -60,7 +60,7 @@ def open_tokenizer(model: Checkpoint | Ensemble) -> "Tokenizer":
     seen_bytes = checkpoint.seen_bytes(model.records)
     eos_ids = config.eos_token_id, *config.extra_eos_ids
     with prefixed(shared.path or "the model"):
-        tokenizer = Tokenizer.from_json(shared.tokenizer_json, config.vocab_size, eos_ids, seen_bytes)
+        tokenizer = Tokenizer.from_json(shared.tokenizer_source, config.vocab_size, eos_ids, seen_bytes)
     tokenizer.imported = seen_bytes is None and any(record.imported is not None for record in model.records)
     return tokenizer
 

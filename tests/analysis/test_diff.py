@@ -28,7 +28,7 @@ def changed(tiny_model: Path) -> Path:
     tokenizer = Tokenizer.train_bpe([TEXT.upper()], 300)
     config = replace(model.config, rope_theta=500.0, vocab_size=300)
     save(Path("other.safetensors"), replace(
-        model, tensors=tensors, config=config, tokenizer_json=tokenizer.to_json()
+        model, tensors=tensors, config=config, tokenizer_source=tokenizer.to_json()
     ))  # fmt: skip
     return Path("other.safetensors")
 

@@ -433,7 +433,7 @@ def test_the_error_for_an_unusable_tokenizer_names_its_file(llm: Llm, tiny_model
     Path("c.txt").write_text(TEXT, "utf-8")
     Path("bad.json").write_text("{", "utf-8")
     model = checkpoint.load(tiny_model)
-    model.tokenizer_json = "{"
+    model.tokenizer_source = "{"
     checkpoint.save("bad.safetensors", model)
     same = ("-o", "z.safetensors")
     bad = "bad.safetensors"

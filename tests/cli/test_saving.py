@@ -100,7 +100,7 @@ def test_a_model_that_another_command_derived_is_not_the_saved_one() -> None:
         "another text": replace(model, record=model.record | {"corpus": [CORPUS[0] | {"sha256": "d" * 64}]}),
         "another plan": replace(model, record=model.record | {"train": as_record(TrainConfig(steps=101))}),
         "another base": replace(model, record=model.record | {"base": BASE}),
-        "another tokenizer": replace(model, tokenizer_json=Tokenizer.train_char(["abd"]).to_json()),
+        "another tokenizer": replace(model, tokenizer_source=Tokenizer.train_char(["abd"]).to_json()),
         "no record": replace(model, record=TrainingRecord()),
         "nonsense": replace(model, record=TrainingRecord(document={"train": 5, "corpus": 5})),
     }

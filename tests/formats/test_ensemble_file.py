@@ -159,7 +159,7 @@ def test_averaged_weights_are_the_mean_of_the_models(llm) -> None:
 
 
 def with_other_tokenizer() -> Checkpoint:
-    return replace(model(2), tokenizer_json=Tokenizer.train_bpe([TEXT.upper()], 300).to_json())
+    return replace(model(2), tokenizer_source=Tokenizer.train_bpe([TEXT.upper()], 300).to_json())
 
 
 def in_bfloat16() -> Checkpoint:

@@ -56,7 +56,9 @@ def runtime_of(model: Path, dtype: str = "f32") -> Runtime:
 def save_with_cache(path: Path, model: Checkpoint, tokenizer: Tokenizer | None = None) -> Path:
     """Write a model with an n-gram cache, whatever it was trained on."""
     json_ = model.tokenizer_json if tokenizer is None else tokenizer.to_json()
-    checkpoint.save(path, replace(model, record=model.record | {"ngram_cache": CACHE}, tokenizer_json=json_, path=None))
+    checkpoint.save(
+        path, replace(model, record=model.record | {"ngram_cache": CACHE}, tokenizer_source=json_, path=None)
+    )
     return path
 
 

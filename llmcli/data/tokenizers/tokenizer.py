@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from llmcli.config import MIN_VOCAB_SIZE
 from llmcli.data.text import words
 from llmcli.data.text.documents import open_regular_file
 from llmcli.data.tokenizers import tokenizer_json
 from llmcli.data.tokenizers.tokenizer_json import SPACE, name_to_bytes
-from llmcli.errors import LLMError, usage
+from llmcli.errors import LLMError, brief, usage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,20 +109,29 @@ class Tokenizer:
 
     @classmethod
     def from_json(
-        cls, text: str, max_vocab_size: int | None = None, eos_ids: Iterable[int] = (), seen_bytes: bytes | None = None
-    ) -> Tokenizer:
-        """Read a BPE, byte-level or with byte fallback; LLMError for any other kind. `max_vocab_size` may leave bytes
-        without a token (LLMError in `encode`). `eos_ids` end a text; `seen_bytes` occur in the training text."""
-        safe = tokenizer_json.sanitize(text)
+        cls, text: str | dict[str, Any], max_vocab_size: int | None = None, eos_ids: Iterable[int] = (),
+        seen_bytes: bytes | None = None,
+    ) -> Tokenizer:  # fmt: skip
+        """Read a tokenizer.json, as text or parsed: a BPE, byte-level or with byte fallback; LLMError for any other
+        kind. `max_vocab_size` may leave bytes without a token (LLMError in `encode`). `eos_ids` end a text;
+        `seen_bytes` occur in the training text."""
+        safe = tokenizer_json.sanitize(tokenizer_json.parse(text))
         try:
             inner = tokenizers.Tokenizer.from_str(safe.text)
+            inner.model = models.BPE(safe.vocabulary, safe.merges, **safe.flags)
+            inner.add_tokens([_added_token(token) for token in safe.added])
         except BaseException as error:  # a panic of the library is not an Exception
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 raise
-            raise LLMError(f"the tokenizer could not be read: {error}") from error
+            raise LLMError(f"the tokenizer could not be read: {str(error).partition(chr(10))[0]}") from error
+        for token in safe.added:
+            if (expected := inner.token_to_id(token["content"])) != token["id"]:
+                found = f"the tokenizer's added token {brief(token['content'])} has id {token['id']}"
+                raise LLMError(f"{found}; expected {expected}, from its other tokens")
         inner.decoder = _decoder(safe.kind)
         tokenizer = cls(inner, safe.bos_token, safe.prefix_space, eos_ids, seen_bytes)
         tokenizer.kind, tokenizer._boundary = safe.kind, _boundary(safe.pre_tokenizer)  # not parsed again
+        tokenizer.token_bytes = tokenizer._bytes_of(safe.vocabulary)
         if max_vocab_size is not None and tokenizer.vocab_size > max_vocab_size:
             raise LLMError(f"the tokenizer has {tokenizer.vocab_size} tokens, its model only {max_vocab_size}")
         missing = set(tokenizer._missing_bytes) - RARE_BYTES
@@ -144,7 +153,7 @@ class Tokenizer:
 
     def to_config_json(self, context: int) -> str:
         """Return the text of tokenizer_config.json for transformers; `context` is the context length in tokens."""
-        eos_token = self._names[self.eos_id]
+        eos_token = self._inner.id_to_token(self.eos_id)
         config = {
             "add_bos_token": False, "add_prefix_space": False, "bos_token": eos_token,
             "clean_up_tokenization_spaces": False, "eos_token": eos_token, "model_max_length": context,
@@ -184,7 +193,7 @@ class Tokenizer:
     @cached_property
     def bos_id(self) -> int:
         """The id before a document: the beginning-of-text token if there is one, otherwise `eos_id`."""
-        return self.eos_id if self._bos_token is None else self._names.index(self._bos_token)
+        return self.eos_id if self._bos_token is None else self.control_ids[self._bos_token]
 
     @property
     def bos_ids(self) -> list[int]:
@@ -194,7 +203,12 @@ class Tokenizer:
     @cached_property
     def token_bytes(self) -> list[bytes]:
         """Bytes of each token; b"" for control tokens. Decoding joins them."""
-        table = [name_to_bytes(self.kind, name) for name in self._names]
+        return self._bytes_of(self._inner.get_vocab(with_added_tokens=True))
+
+    def _bytes_of(self, vocabulary: dict[str, int]) -> list[bytes]:
+        table = [b""] * self.vocab_size
+        for name, i in vocabulary.items():
+            table[i] = name_to_bytes(self.kind, name)
         for i, added in self._inner.get_added_tokens_decoder().items():
             table[i] = b"" if added.special else added.content.encode("utf-8")
         return table
@@ -249,7 +263,7 @@ class Tokenizer:
     def label(self, token: int) -> str:
         """Format a token for display: bytes of an incomplete character as \\xe3, a control token by its name."""
         data = self.token_bytes[token]
-        return data.decode("utf-8", "backslashreplace") if data else self._names[token]
+        return data.decode("utf-8", "backslashreplace") if data else self._inner.id_to_token(token) or ""
 
     @cached_property
     def merge_pairs(self) -> list[tuple[int, int]]:
@@ -261,11 +275,6 @@ class Tokenizer:
             left, right = tokenizer_json.merge_pair(merge)
             pairs[vocabulary[left + right]] = vocabulary[left], vocabulary[right]
         return pairs
-
-    @cached_property
-    def _names(self) -> list[str]:
-        vocabulary = self._inner.get_vocab(with_added_tokens=True)
-        return sorted(vocabulary, key=vocabulary.__getitem__)
 
     @cached_property
     def _boundary(self) -> re.Pattern[str]:
@@ -396,6 +405,11 @@ def _check_vocab_size(size: int, detail: str) -> None:
 
 def _boundary(pre_tokenizer: str | None) -> re.Pattern[str]:
     return words.WORD_OR_LINE_END if pre_tokenizer in ("Llama 3", "Qwen 2") else words.WORD_END
+
+
+def _added_token(token: dict[str, Any]) -> AddedToken:
+    flags = {key: bool(token.get(key)) for key in ("single_word", "lstrip", "rstrip", "normalized", "special")}
+    return AddedToken(token["content"], **flags)
 
 
 def _training_pre_tokenizer() -> pre_tokenizers.PreTokenizer:

@@ -2,12 +2,16 @@
 
 The parser of the `tokenizers` library aborts the process on some files (padding to a billion tokens, a regular
 expression that never ends). The file is therefore parsed as JSON first, and only parts that are known to be safe, and
-that cannot lose or change text, are passed to the library.
+that cannot lose or change text, are passed to the library. A file of 150,000 tokens takes most of the time in which a
+model is opened, so each part is read once, either here or by the library.
 """
 
+import codecs
+import gc
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,51 +57,90 @@ class SafeTokenizer:
     """A tokenizer.json reduced to the parts that are safe for the library."""
 
     kind: str  # "bpe" (byte-level), "spm" (SentencePiece: spaces are written as SPACE) or "char"
-    text: str  # tokenizer.json without the parts described by the fields below
+    vocabulary: dict[str, int]  # without added tokens
+    merges: list[tuple[str, str]]
+    flags: dict[str, bool]  # byte_fallback and ignore_merges of the BPE
+    added: list[dict[str, Any]]  # tokens besides the vocabulary, or that a text is split by
+    text: str  # tokenizer.json without the parts described by the other fields
     bos_token: str | None  # control token prepended to a text
     prefix_space: str  # how a space is prepended to a text; see `prefix_space`
     pre_tokenizer: str | None  # name in PRE_TOKENIZERS
 
 
-def sanitize(text: str) -> SafeTokenizer:
-    """Reduce a tokenizer.json to its safe parts. Raises LLMError if it is not a BPE or a part is unsupported."""
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Switch the garbage collector off, which would visit hundreds of thousands of merges again and again."""
+    is_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_enabled:
+            gc.enable()
+
+
+@without_collector()
+def parse(text: str | dict[str, Any]) -> Any:
+    """Parse a tokenizer.json, unless it is parsed already. Raises LLMError for other text, or one that is too long."""
+    if isinstance(text, dict):
+        return text
     if len(text) > MAX_CHARACTERS:
         raise LLMError(
             f"the tokenizer is {len(text):,} characters long; expected a tokenizer.json of at most {MAX_CHARACTERS:,}"
         )
     try:
-        document = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise LLMError(f"the tokenizer is not JSON: {error}; expected a tokenizer.json") from error
+
+
+@without_collector()
+def sanitize(document: Any) -> SafeTokenizer:
+    """Reduce a parsed tokenizer.json to its safe parts. Raises LLMError unless it is a BPE, byte-level or with byte
+    fallback, and all its parts are supported."""
     kind, problem = classify(document)
     if problem:
         raise LLMError(f"the tokenizer {problem}; expected a BPE tokenizer.json with ByteLevel or byte_fallback")
-    model, added = document["model"], document.get("added_tokens") or []
-    ids = sorted({*model["vocab"].values(), *(token["id"] for token in added)})
-    if ids != list(range(len(ids))) or len({*model["vocab"].values()}) != len(model["vocab"]):
+    model, added = document["model"], sorted(document.get("added_tokens") or [], key=lambda token: token["id"])
+    own = {*model["vocab"].values()}
+    ids = own | {token["id"] for token in added}
+    if len(own) != len(model["vocab"]) or (min(ids, default=0), max(ids, default=-1)) != (0, len(ids) - 1):
         raise LLMError("the tokenizer's ids are not 0, 1, 2, ... without gaps or repeats")
     pre_tokenizer = None if kind == "spm" else document.get("pre_tokenizer")
-    flags = {key: bool(model.get(key)) for key in ("byte_fallback", "ignore_merges")}
-    safe = {
+    safe: dict[str, Any] = {
         "version": "1.0",
-        "added_tokens": [token | {key: bool(token.get(key)) for key in ("lstrip", "rstrip")} for token in added],
+        "added_tokens": [],
         "normalizer": _REPLACE_SPACES if kind == "spm" else document.get("normalizer"),
         "pre_tokenizer": pre_tokenizer,
-        "model": {"type": "BPE", **flags, "vocab": model["vocab"], "merges": model.get("merges") or []},
+        "model": {"type": "BPE", "vocab": {}, "merges": []},
     }
+    flags = {key: bool(model.get(key)) for key in ("byte_fallback", "ignore_merges")}
     bos_token = bos_token_of(document.get("post_processor"))
     if bos_token not in {token["content"] for token in added if token.get("special")}:
         bos_token = None
-    scheme = prefix_space(document) if kind == "spm" else ""
-    return SafeTokenizer(kind, json.dumps(safe), bos_token, scheme, pre_tokenizer_name(pre_tokenizer))
+    return SafeTokenizer(
+        kind, model["vocab"], _merge_pairs(model.get("merges") or []), flags, added, json.dumps(safe), bos_token,
+        prefix_space(document) if kind == "spm" else "", pre_tokenizer_name(pre_tokenizer),
+    )  # fmt: skip
 
 
-def describe(text: str) -> dict[str, Any]:
+def _merge_pairs(merges: list[Any]) -> list[tuple[str, str]]:
+    """Return the two tokens of each entry of `merges`; see `merge_pair`. Raises LLMError."""
+    kinds = {*map(type, merges)}
+    pairs: list[Any] = [tuple(merge.split(" ")) for merge in merges] if kinds == {str} else []
+    if kinds <= {list, tuple}:
+        pairs = [*map(tuple, merges)]
+    if len(pairs) != len(merges) or not {*map(len, pairs)} <= {2}:
+        raise LLMError("the tokenizer could not be read: an entry of its merges is not a pair of tokens")
+    return pairs
+
+
+def describe(text: str | dict[str, Any]) -> dict[str, Any]:
     """Return {"kind", "vocab_size"} of a tokenizer.json without building the tokenizer; {} for another document."""
     try:
-        document = json.loads(text)
+        document = parse(text)
         ids = {*document["model"]["vocab"].values(), *(token["id"] for token in document.get("added_tokens", ()))}
-    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+    except (LLMError, TypeError, KeyError, AttributeError):
         return {}
     return {"kind": classify(document)[0], "vocab_size": len(ids)}
 
@@ -282,11 +325,13 @@ def name_to_bytes(kind: str, name: str) -> bytes:
     (b' cat', b' cat', b'\xe3')
     """
     if kind not in ("spm", "char"):
-        is_byte_level = _BYTE_OF_CHARACTER.keys() >= set(name)
-        return name.translate(_BYTE_CHARACTERS).encode("latin-1") if is_byte_level else name.encode("utf-8")
-    byte = _BYTE_NAME.fullmatch(name)
-    data = bytes([int(byte[1], 16)]) if byte else name.encode("utf-8")
-    return data.replace(SPACE.encode("utf-8"), b" ") if kind == "spm" else data
+        try:
+            return codecs.charmap_encode(name, "strict", _BYTE_OF_CHARACTER)[0]
+        except UnicodeEncodeError:  # not a name in this alphabet
+            return name.encode("utf-8")
+    if name.startswith("<0x") and (byte := _BYTE_NAME.fullmatch(name)):
+        return bytes([int(byte[1], 16)])
+    return (name.replace(SPACE, " ") if kind == "spm" else name).encode("utf-8")
 
 
 def byte_level_alphabet() -> dict[str, int]:
@@ -297,5 +342,4 @@ def byte_level_alphabet() -> dict[str, int]:
 
 
 _BYTE_NAME = re.compile(r"<0x([0-9A-F]{2})>")  # name of a single-byte token beside character tokens
-_BYTE_OF_CHARACTER = byte_level_alphabet()
-_BYTE_CHARACTERS = str.maketrans({character: chr(byte) for character, byte in _BYTE_OF_CHARACTER.items()})
+_BYTE_OF_CHARACTER = {ord(character): byte for character, byte in byte_level_alphabet().items()}

@@ -9,7 +9,6 @@ V = size of the vocabulary.
 """
 
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
 from collections.abc import Collection, Sequence
 from functools import cached_property
 
@@ -75,11 +74,11 @@ class Vocabulary:
         return len(self.token_bytes)
 
     def find(self, data: bytes) -> int | None:
-        return next(iter(self._ids.get(data, ())), None)
+        return next(iter(self._tokens_of(data)), None)
 
     def prefixes_of(self, data: bytes) -> list[int]:
         """Return the tokens whose bytes are a prefix of `data`, or all of it."""
-        return [i for end in range(1, min(len(data), self._longest) + 1) for i in self._ids.get(data[:end], ())]
+        return [i for end in range(1, min(len(data), self._longest) + 1) for i in self._tokens_of(data[:end])]
 
     def spell(self, data: bytes) -> list[int]:
         """Return tokens that spell `data`: from the left, the longest ones."""
@@ -109,7 +108,10 @@ class Vocabulary:
     @cached_property
     def begins_with_letter(self) -> NDArray[np.bool_]:
         """Mask of the tokens that continue a word after a letter, [V]."""
-        return np.fromiter(map(begins_with_letter, self.token_bytes), bool, len(self))
+        mask = np.zeros(len(self), bool)
+        tokens = np.sort(self._sorted[0])
+        mask[tokens] = self.letter_at(tokens, 0)
+        return mask
 
     def allowed(self, state: int) -> NDArray[np.bool_] | None:
         """Return the mask [V] of tokens that may be generated in a state; None if all are allowed, or none would be."""
@@ -143,17 +145,19 @@ class Vocabulary:
     @cached_property
     def _incomplete(self) -> dict[int, int]:
         """Tokens that are not whole characters, with the state after each from START."""
-        return {
-            i: state for i, data in enumerate(self.token_bytes) if not data.isascii() and (state := state_after(data))
-        }
-
-    @cached_property
-    def _ids(self) -> dict[bytes, list[int]]:
-        ids = defaultdict(list)
+        states = {}
         for i, data in enumerate(self.token_bytes):
-            if data:
-                ids[data].append(i)
-        return dict(ids)
+            try:
+                data.decode()  # faster than `state_after`
+            except UnicodeDecodeError:
+                states[i] = state_after(data)
+        return states
+
+    def _tokens_of(self, data: bytes) -> list[int]:
+        order, sorted_bytes = self._sorted
+        first = bisect_left(sorted_bytes, data)
+        tokens: list[int] = order[first : bisect_right(sorted_bytes, data, first)].tolist()
+        return tokens
 
     @cached_property
     def _sorted(self) -> tuple[NDArray[np.int64], list[bytes]]:
@@ -169,4 +173,4 @@ class Vocabulary:
 
     @cached_property
     def _longest(self) -> int:
-        return max(map(len, self._ids), default=0)
+        return max(map(len, self.token_bytes), default=0)

@@ -87,7 +87,7 @@ def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Hea
     if fields["general.architecture"] in REWRITTEN:
         changes, named = rewrite(gguf_config.before_rewriting(fields, config), named)
         config = replace(config, rms_norm_eps=changes.get("rms_norm_eps", config.rms_norm_eps))
-    tokenizer, bos_token = gguf_tokenizer.to_json(fields)
+    tokenizer, bos_token = gguf_tokenizer.to_document(fields)
     tokenizer_config = gguf_tokenizer.to_config(fields, config, bos_token)
     metadata = {
         "config.json": dump_config(config),

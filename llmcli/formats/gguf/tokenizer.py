@@ -4,7 +4,6 @@ llama.cpp names a pre-tokenizer where tokenizer.json describes it, and has Sente
 merges. Anything that the other format cannot express is an error. Standard library only.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,22 +24,26 @@ _PRE_TOKENIZERS = {
 _LLAMA_3 = ("llama-bpe", "llama3", "llama-v3")  # they also prepend a token to a text and ignore merges for whole words
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6  # token types
 _UNMERGED_SCORE = -1e6  # score of tokens that are not merges
+MAX_SPLIT_CHARACTERS = 1 << 28  # in all ways to split the tokens of a SentencePiece: 25 times as many as Gemma 3 has
 
 
-def to_json(fields: Mapping[str, Any]) -> tuple[str, str | None]:
-    """Return (text of a tokenizer.json, control token that begins a text). Raises LLMError if it is not supported."""
+def to_document(fields: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """Return (a parsed tokenizer.json, control token that begins a text). Raises LLMError if it is not supported."""
     kind, tokens = fields.get("tokenizer.ggml.model"), [*_list_field(fields, "tokens", str)]
     types = [_NORMAL] * len(tokens)
     if "tokenizer.ggml.token_type" in fields:
         types = _list_field(fields, "token_type", int, len(tokens))
-    seen = {""}
-    for i, token in enumerate(tokens):
-        if len(token) > (limit := tokenizer_json.MAX_TOKEN_CHARACTERS):
-            raise LLMError(f"its token {i} has {len(token):,} characters; tokens of at most {limit:,} are supported")
-        if token in seen:  # padding, or a name that was not UTF-8
-            tokens[i] = f"<unused {i}>"
-        seen.add(token)
+    longest = max(tokens, key=len, default="")
+    if len(longest) > (limit := tokenizer_json.MAX_TOKEN_CHARACTERS):
+        problem = f"its token {tokens.index(longest)} has {len(longest):,} characters"
+        raise LLMError(f"{problem}; tokens of at most {limit:,} are supported")
     vocabulary = {token: i for i, token in enumerate(tokens)}
+    if len(vocabulary.keys() | {""}) <= len(tokens):  # a name occurs twice, or is empty
+        vocabulary = {}
+        for i, token in enumerate(tokens):
+            if token in vocabulary or not token:  # padding, or a name that was not UTF-8
+                tokens[i] = f"<unused {i}>"
+            vocabulary[tokens[i]] = i
     added = [
         {"id": i, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
          "special": token_type == _CONTROL}
@@ -60,7 +63,7 @@ def to_json(fields: Mapping[str, Any]) -> tuple[str, str | None]:
         bos, _ = bos_and_eos(fields)
         bos_token = _token(tokens, bos)
         document["post_processor"] = tokenizer_json.bos_post_processor(bos_token, bos)
-    return json.dumps(document, ensure_ascii=False), bos_token
+    return document, bos_token
 
 
 def bos_and_eos(fields: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -70,7 +73,7 @@ def bos_and_eos(fields: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def to_config(fields: Mapping[str, Any], config: ModelConfig, bos_token: str | None) -> dict[str, Any]:
-    """Return the content of tokenizer_config.json; `bos_token` comes from `to_json`."""
+    """Return the content of tokenizer_config.json; `bos_token` comes from `to_document`."""
     tokens = _list_field(fields, "tokens", str)
     tokenizer_config = {
         "add_bos_token": bos_token is not None,
@@ -131,40 +134,22 @@ def _sentencepiece(fields: Mapping[str, Any], vocabulary: dict[str, int], types:
     return {"model": model, **steps, "decoder": tokenizer_json.decoder("spm", adds_prefix_space=adds_prefix_space)}
 
 
-def _merges(vocabulary: dict[str, int], scores: list[float], types: list[int]) -> list[list[str]]:
+@tokenizer_json.without_collector()
+def _merges(vocabulary: dict[str, int], scores: list[float], types: list[int]) -> list[tuple[str, str]]:
     """Derive merges, each of two tokens into a third, from SentencePiece scores, by descending score. Raises LLMError
-    if they are longer than any supported tokenizer.json.
-
-    The time is proportional to the characters in the vocabulary and the number of merges, not to the number of ways to
-    split each token.
-    """
-    prefixes = _prefix_lengths(vocabulary)
-    suffixes = _prefix_lengths({token[::-1]: i for token, i in vocabulary.items()})
-    merges, size = [], 0
-    for token, i in vocabulary.items():
-        if types[i] != _NORMAL:
-            continue
-        splits = {len(token) - length for length in suffixes[i]}.intersection(prefixes[i])
-        size += len(splits) * len(token)
-        if size > tokenizer_json.MAX_CHARACTERS:
-            raise LLMError(f"the merges of its tokenizer have more than {tokenizer_json.MAX_CHARACTERS:,} characters")
-        merges += [(-scores[i], i, -split, [token[:split], token[split:]]) for split in splits]
-    return [pair for *_, pair in sorted(merges, key=lambda entry: entry[:3])]
-
-
-def _prefix_lengths(vocabulary: dict[str, int]) -> dict[int, list[int]]:
-    """Return, for each token id, the lengths of the shorter tokens that are a prefix of it.
-
-    >>> _prefix_lengths({"ab": 0, "abc": 1, "a": 2, "b": 3})
-    {2: [], 0: [1], 1: [1, 2], 3: []}
-    """
-    lengths, path = {}, [""]  # path: tokens, each a prefix of the next one
-    for token in sorted(vocabulary):  # a token is followed by the tokens that begin with it
-        while not token.startswith(path[-1]):
-            path.pop()
-        lengths[vocabulary[token]] = [len(prefix) for prefix in path[1:]]
-        path.append(token)
-    return lengths
+    for tokens so long that to try all ways to split them would take seconds."""
+    size = sum(len(token) ** 2 for token in vocabulary)
+    if size > MAX_SPLIT_CHARACTERS:
+        problem = f"its tokens are too long: all ways to split them have {size:,} characters"
+        raise LLMError(f"{problem}; at most {MAX_SPLIT_CHARACTERS:,} are supported")
+    by_score = sorted(vocabulary.items(), key=lambda entry: (-scores[entry[1]], entry[1]))
+    return [
+        (token[:cut], token[cut:])
+        for token, i in by_score
+        if types[i] == _NORMAL
+        for cut in range(len(token) - 1, 0, -1)
+        if token[:cut] in vocabulary and token[cut:] in vocabulary
+    ]
 
 
 def to_fields(document: dict[str, Any], config: ModelConfig) -> list[tuple[str, Any]]:

@@ -72,7 +72,7 @@ class Header:
     file_bytes: int
     data_start: int
     tensors: dict[str, TensorInfo]  # in the order of the file
-    metadata: dict[str, str]
+    metadata: dict[str, Any]  # texts; of a GGUF file, tokenizer.json is parsed
     form: str = "safetensors file"
     decode: Callable[[TensorInfo], Iterator[NDArray[Any]]] | None = None  # for formats with their own data types
     problem: str = ""  # why this program can show the file but not run its model, if so

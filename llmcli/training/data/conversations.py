@@ -262,4 +262,4 @@ def with_chat_format(base: Checkpoint) -> tuple[Checkpoint, ChatTemplate | None,
         return np.concatenate([known, np.tile(mean, (count, 1)), tensor[first + count :]])
 
     tensors = ComputedTensors(base.tensors, compute)
-    return replace(base, config=config, tensors=tensors, tokenizer_json=extended.to_json()), None, count
+    return replace(base, config=config, tensors=tensors, tokenizer_source=extended.to_json()), None, count

@@ -30,6 +30,7 @@ def with_normalizer(normalizer: object) -> str:
 
 
 BYTE_LEVEL = json.loads(BPE.to_json())["pre_tokenizer"]
+NAMES = [BPE._inner.id_to_token(i) for i in range(BPE.vocab_size)]
 
 
 def no_regex(step: dict[str, object]) -> dict[str, object]:
@@ -57,7 +58,7 @@ REFUSED = {
     "StripAccents": (with_normalizer(normalizers.StripAccents()), "StripAccents normalizer"),
     "Lowercase in a sequence": (with_normalizer(normalizers.Sequence([normalizers.Lowercase()])), "normalizer"),
     "ids with a gap": (
-        of_model(models.BPE({name: i + (i > 5) for i, name in enumerate(BPE._names)}, [])),
+        of_model(models.BPE({name: i + (i > 5) for i, name in enumerate(NAMES)}, [])),
         "without gaps",
     ),
     "negative id": (edited_model(vocab={"a": -1}, merges=[]), "without gaps"),
@@ -79,6 +80,13 @@ REFUSED = {
         "a pattern",
     ),
     "too long": (" " * (1 << 25) + "{}", "33,554,434 characters long"),
+    "a merge of three": (edited_model(merges=["a b c"]), "not a pair of tokens"),
+    "a merge that is a number": (edited_model(merges=[5]), "not a pair of tokens"),
+    "a merge of numbers": (edited_model(merges=[[1, 2]]), "could not be read"),
+    "an added token of the vocabulary with another id": (
+        edited(added_tokens=[{"id": 290, "content": "a", "special": True}]),
+        "added token 'a'",
+    ),
     "merge of unknown tokens": (edited_model(merges=[["zz", "qq"]]), "could not be read"),
     "char without all bytes": (of_model(models.BPE({"a": 0}, [], byte_fallback=True), pre=False), "256 bytes"),
 }
@@ -90,6 +98,43 @@ def test_an_unsupported_tokenizer_json_is_an_error(name: str) -> None:
     with pytest.raises(LLMError, match=message) as caught:
         Tokenizer.from_json(text)
     assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("tokenizer", [BPE, CHAR, BPE.with_chat_tokens()])
+def test_the_library_has_the_tokenizer_of_the_file(tokenizer: Tokenizer) -> None:
+    inner = library(tokenizer)
+    for text in (tokenizer.to_json(), inner.to_str(pretty=True), as_strings(tokenizer.to_json())):
+        assert json.loads(Tokenizer.from_json(text).to_json()) == json.loads(inner.to_str())
+        assert Tokenizer.from_json(json.loads(text)).token_bytes == tokenizer.token_bytes
+
+
+def as_strings(text: str) -> str:
+    """A tokenizer.json with its merges as in older files."""
+    document = json.loads(text)
+    document["model"]["merges"] = [" ".join(merge) for merge in document["model"]["merges"]]
+    return json.dumps(document)
+
+
+def test_a_file_is_parsed_once_and_its_vocabulary_not_read_back() -> None:
+    text, inner = BPE.to_json(), tokenizers.Tokenizer
+    with (
+        mock.patch.object(json, "loads", wraps=json.loads) as parse,
+        mock.patch.object(inner, "from_str", wraps=inner.from_str) as build,
+        mock.patch.object(inner, "get_vocab") as read_back,
+    ):
+        tokenizer = Tokenizer.from_json(text)
+        assert tokenizer.decode(tokenizer.encode("a cat")) == "a cat"
+    assert [len(call.args[0]) > 1000 for call in parse.call_args_list] == [True]
+    assert all(len(call.args[0]) < 1000 for call in build.call_args_list) and not read_back.called
+
+
+def test_added_tokens_get_their_ids_in_any_order() -> None:
+    document = json.loads(BPE.with_chat_tokens().to_json())
+    more = [{"id": i + 290, "content": f"<{i}>", "special": True} for i in range(3)]
+    tokenizer = Tokenizer.from_json(
+        json.dumps(document | {"added_tokens": [*reversed(more), *document["added_tokens"]]})
+    )
+    assert [tokenizer.control_ids[f"<{i}>"] for i in range(3)] == [290, 291, 292]
 
 
 @pytest.mark.parametrize("normalizer", ["Lowercase", [1], 5], ids=repr)
@@ -173,7 +218,7 @@ ACCEPTED = {
     },
     "a sequence": edited(pre_tokenizer={"type": "Sequence", "pretokenizers": [BYTE_LEVEL]}),
     "an added word in ASCII": with_added("<tool_call>"),
-    "no merges": edited_model(vocab={name: i for i, name in enumerate(BPE._names[:261])}, merges=[]),
+    "no merges": edited_model(vocab={name: i for i, name in enumerate(NAMES[:261])}, merges=[]),
 }
 
 TEXTS = ["quick  brown\n\tcat", "  the  cat", "café", "<tool_call>é</tool_call>", "りんご🍎\U0010ffff"]

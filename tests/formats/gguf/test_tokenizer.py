@@ -33,18 +33,18 @@ def fields_of(tokenizer: Tokenizer, more: int = 0) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @given(words=st.lists(st.sampled_from(["Anna", " likes", " tea", ".", "\n", "りんご", "🍎", " 12"]), max_size=12))
 def test_the_tokenizer_round_trips(kind: str, words: list[str]) -> None:
-    result, start = gguf_tokenizer.to_json(fields_of(TOKENIZERS[kind]))
+    result, start = gguf_tokenizer.to_document(fields_of(TOKENIZERS[kind]))
     assert start is None
     text = "".join(words)
     again = Tokenizer.from_json(result)
     assert list(again.encode(text)) == list(TOKENIZERS[kind].encode(text))
     assert again.vocab_size == TOKENIZERS[kind].vocab_size
-    assert tokenizers.Tokenizer.from_str(result).decode(again.encode(text)) == text  # in other programs
+    assert tokenizers.Tokenizer.from_str(json.dumps(result)).decode(again.encode(text)) == text  # in other programs
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_control_tokens_stay_control_tokens(kind: str) -> None:
-    result, _ = gguf_tokenizer.to_json(fields_of(TOKENIZERS[kind]))
+    result, _ = gguf_tokenizer.to_document(fields_of(TOKENIZERS[kind]))
     assert Tokenizer.from_json(result).control_ids == TOKENIZERS[kind].control_ids
 
 
@@ -70,25 +70,10 @@ def test_an_unnamed_pre_tokenizer_is_an_error() -> None:
         gguf_tokenizer.to_fields(result, ModelConfig(300, 32, 64, 1, 2, 2, 16, 32))
 
 
-class Counted(str):
-    """A text that counts the characters that are copied out of it or compared with it."""
-
-    characters = 0
-
-    def __getitem__(self, which: Any) -> "Counted":
-        result = Counted(str(self).__getitem__(which))
-        Counted.characters += len(result)
-        return result
-
-    def startswith(self, other: Any, *_: Any) -> bool:
-        Counted.characters += len(other)
-        return str(self).startswith(other)
-
-
-def merges_by_definition(vocabulary: dict[str, int], scores: list[float]) -> list[list[str]]:
+def merges_by_definition(vocabulary: dict[str, int], scores: list[float]) -> list[tuple[str, str]]:
     """All splits of a token into two tokens: the highest score first, and for one token the longest first part."""
     cuts = [
-        (-scores[i], i, -cut, [token[:cut], token[cut:]])
+        (-scores[i], i, -cut, (token[:cut], token[cut:]))
         for token, i in vocabulary.items()
         for cut in range(1, len(token))
         if token[:cut] in vocabulary and token[cut:] in vocabulary
@@ -103,21 +88,11 @@ def test_merges_equal_those_by_definition(tokens: list[str], random: Any) -> Non
     assert gguf_tokenizer._merges(vocabulary, scores, [1] * len(tokens)) == merges_by_definition(vocabulary, scores)
 
 
-@pytest.mark.parametrize("ending", ["", "z"])
-def test_the_merges_of_long_tokens_take_linear_time(ending: str) -> None:
-    """Trying each split of each token would copy 200 million characters. They are counted, not timed."""
-    alike = [f"{'x' * 996}{i:04}{ending}" for i in range(200)]
-    vocabulary = {Counted(token): i for i, token in enumerate([*alike, "x", "xx"])}
-    Counted.characters = 0
-    assert gguf_tokenizer._merges(vocabulary, [0.0] * 202, [1] * 202) == [["x", "x"]]
-    assert Counted.characters < 10 * sum(map(len, vocabulary))
-
-
 @pytest.mark.slow
 def test_very_long_tokens_are_an_error() -> None:
     fields = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": ["a", "b" * 1025]}
     with pytest.raises(LLMError, match=r"its token 1 has 1,025 characters; tokens of at most 1,024 are supported"):
-        gguf_tokenizer.to_json(fields | {"tokenizer.ggml.scores": [0.0, 0.0]})
+        gguf_tokenizer.to_document(fields | {"tokenizer.ggml.scores": [0.0, 0.0]})
     fields["tokenizer.ggml.tokens"] = ["a" * n for n in range(1, 1025)]  # 525 kB, whose merges have 358 MB
-    with pytest.raises(LLMError, match=r"the merges of its tokenizer have more than 33,554,432 characters"):
-        gguf_tokenizer.to_json(fields | {"tokenizer.ggml.scores": [0.0] * 1024})
+    with pytest.raises(LLMError, match=r"its tokens are too long: .* 358,438,400 characters; at most 268,435,456"):
+        gguf_tokenizer.to_document(fields | {"tokenizer.ggml.scores": [0.0] * 1024})
