@@ -18,7 +18,7 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
-from llmcli.generation.token_healing import Prompt, read_prompt
+from llmcli.generation.token_healing import Prompt, last_tokens, read_prompt
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import entropy, log_softmax, softmax
 from llmcli.models.ngram_runtime import NgramRuntime, network_of
@@ -151,7 +151,7 @@ def explain(
     prediction = predict_next(predictor, tokenizer, prompt, literal=literal)
     if token is not None and prediction.allowed[token]:
         prediction = replace(prediction, token=token)
-    context = prediction.ids[len(prediction.ids) - predictor.length :]
+    context = last_tokens(prediction.ids, predictor.length, tokenizer.bos_ids)
     logits, recorder = record_activations(runtime, context, min(len(context), MAX_TOKENS))
     residuals = recorder.residuals[:, -1]
     lens = _logit_lens(runtime, residuals, prediction.allowed, candidates)

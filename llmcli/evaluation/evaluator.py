@@ -116,17 +116,21 @@ def evaluate_windows(
     batch_tokens: int = BATCH_TOKENS,
     cached: NgramText | None = None,
     on_tokens: OnTokens = lambda ids, nats: None,
+    bos_ids: Sequence[int] = (),
 ) -> Iterator[tuple[Sequence[Window], Score]]:
     """Score windows in batches of at most `batch_tokens` tokens, or of one window; a caller can stop after any batch.
 
     Each token of a text `ids` is scored given those before it; ids[0] precedes the text (end of text).
     `byte_lengths[i]` is the length of token i in bytes. `cached` holds the same ids with an n-gram cache, whose
-    predictions are mixed with the network's. `on_tokens` is called in the order of the windows."""
+    predictions are mixed with the network's. `on_tokens` is called in the order of the windows. Every window begins
+    with `bos_ids`, in place of its first token; see `last_tokens` in generation/token_healing.py."""
     longest = max((end - start for start, _, end in windows), default=1) - 1
     rows = max(1, batch_tokens // max(1, longest))
     for first in range(0, len(windows), rows):
         batch = [windows[i] for i in range(first, min(first + rows, len(windows)))]
-        losses, correct, *of_models = score(padded([ids[start:end] for start, _, end in batch], np.int64))
+        inputs = padded([ids[start:end] for start, _, end in batch], np.int64)
+        inputs[:, : len(bos_ids)] = bos_ids
+        losses, correct, *of_models = score(inputs)
         total = Score(0.0, 0, 0)
         for row, (start, counted_from, end) in enumerate(batch):
             counted = slice(counted_from - start - 1, end - start - 1)
@@ -246,7 +250,9 @@ def measure(
         score_network, cached = model.score_network, NgramText(ids_with_bos, model.weights)
     lengths, context = tokenizer.byte_lengths, context or evaluation_context(model.context)
     windows = Windows(len(ids_with_bos), context)
-    batches = evaluate_windows(ids_with_bos, lengths, windows, score_network, cached=cached, on_tokens=on_tokens)
+    batches = evaluate_windows(
+        ids_with_bos, lengths, windows, score_network, cached=cached, on_tokens=on_tokens, bos_ids=tokenizer.bos_ids
+    )
     score = total_score(batches, len(windows), on_progress)
     check_finite(score.nats)
     return replace(score, bytes=text_bytes)

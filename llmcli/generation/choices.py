@@ -120,7 +120,7 @@ def score_continuations(
     space = runtime.context - reserve - longest - 1  # one more, since other tokenizations may be longer
     if space < 1:
         raise _too_long(continuations[lengths.index(longest)], longest, 1, runtime.context)
-    head, tail = prompt.split(space)
+    head, tail = prompt.split(space, tokenizer.bos_ids)
     cached = cached if len(prompt.ids) <= space else 0
     beginning = b"".join(tokenizer.token_bytes[token] for token in tail)
 

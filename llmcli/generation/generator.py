@@ -18,7 +18,7 @@ from llmcli.data.tokenizers.vocabulary import START, state_after
 from llmcli.errors import usage
 from llmcli.generation.grammar import GrammarState
 from llmcli.generation.sampler import Sampler, logit_bias, min_logit, usable_temperature
-from llmcli.generation.token_healing import FirstToken, Prompt, read_prompt
+from llmcli.generation.token_healing import FirstToken, Prompt, last_tokens, read_prompt
 from llmcli.models.ngram_runtime import recompute
 from llmcli.models.runtime import Array, Ints, Runtime
 
@@ -41,7 +41,7 @@ def decode(runtime: Runtime, text: "GeneratedText") -> Iterator[Piece]:
     The runtime has processed no token of the text yet, or all except the last.
     """
     while text.finish_reason is None:
-        length, new = next_input(text.ids, runtime.length, runtime.context)
+        length, new = next_input(text.ids, runtime.length, runtime.context, text.bos_ids)
         if length:  # step: process the last chosen token; the KV cache holds the previous ones
             logits = runtime.step(new[0])
         else:  # prefill: process the prompt
@@ -82,20 +82,20 @@ def continue_ids(
     return decode(runtime, text) if sampling.max_tokens else iter([text.end("length")])
 
 
-def next_input(ids: Sequence[int], length: int, context: int) -> tuple[int, Sequence[int]]:
+def next_input(ids: Sequence[int], length: int, context: int, bos_ids: Sequence[int]) -> tuple[int, Sequence[int]]:
     """Return (number of cached tokens to keep, tokens to process) to get the logits after `ids`.
 
     The cache holds `length` tokens: none of `ids`, or all except the last. If `ids` do not fit the context, their end
-    is used. When the context is full, its newer half is kept.
+    is used (`last_tokens`). When the context is full, its newer half is kept.
 
-    >>> next_input([1, 2, 3, 4, 5], 0, 4), next_input([1, 2, 3], 2, 4), next_input([1, 2, 3, 4, 5], 4, 4)
+    >>> next_input([1, 2, 3, 4, 5], 0, 4, []), next_input([1, 2, 3], 2, 4, []), next_input([1, 2, 3, 4, 5], 4, 4, [])
     ((0, [2, 3, 4, 5]), (2, [3]), (0, [4, 5]))
     """
     if length == 0:
-        return 0, ids[-context:]
+        return 0, last_tokens(ids, context, bos_ids)
     if length < context:
         return length, ids[-1:]
-    return 0, ids[-max(1, context // 2) :]
+    return 0, last_tokens(ids, max(1, context // 2), bos_ids)
 
 
 class GeneratedText:
@@ -106,7 +106,7 @@ class GeneratedText:
         self, tokenizer: Tokenizer, ids: Sequence[int], how: SamplingConfig | Sampler, stop_ids: Collection[int] = ()
     ) -> None:
         """`ids` are the prompt's tokens; for `stop_ids` see `continue_ids`."""
-        self.ids = list(ids)  # prompt and text, without the token that ends it
+        self.ids, self.bos_ids = list(ids), tokenizer.bos_ids  # prompt and text, without the token that ends it
         self.tokens = 0  # number of new tokens
         self.finish_reason: str | None = None
         self.last_token: Choice | None = None  # the token that ended the text, and its log probability

@@ -16,7 +16,7 @@ V = vocabulary size; N = entries in the distribution; n = tokens in a group; T =
 
 import heapq
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -76,11 +76,26 @@ class Prompt:
     def ids(self) -> list[int]:
         return self.head + self.tail
 
-    def split(self, space: int) -> tuple[list[int], list[int]]:
-        """Return (head, tail): the last tokens that fit `space` tokens, at least one of them before the tail."""
+    def split(self, space: int, bos_ids: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Return (head, tail): the last tokens that fit `space` tokens, at least one of them before the tail, as in
+        `last_tokens`."""
         space = max(1, space)
         tail = self.tail[max(0, len(self.tail) - (space - 1)) :] if space > 1 else []
-        return self.ids[: len(self.ids) - len(tail)][-(space - len(tail)) :], tail
+        return last_tokens(self.ids[: len(self.ids) - len(tail)], space - len(tail), bos_ids), tail
+
+
+def last_tokens(ids: Sequence[int], count: int, bos_ids: Sequence[int]) -> list[int]:
+    """Return the last `count` tokens of a text, the first of them replaced by its beginning-of-text token if it has one
+    (`bos_ids` of its tokenizer). Models that saw this token before every text in training direct much of their
+    attention to it and predict badly without it (attention sink: Xiao et al. 2023, arXiv:2309.17453).
+
+    >>> last_tokens([7, 8, 9], 2, []), last_tokens([1, 7, 8, 9], 2, [1]), last_tokens([1, 7, 8], 5, [1])
+    ([8, 9], [1, 9], [1, 7, 8])
+    """
+    last = [*ids[max(0, len(ids) - count) :]]
+    if 1 < count < len(ids) and ids[0] in bos_ids:
+        last[0] = ids[0]
+    return last
 
 
 def beginning_of_line(tokenizer: Tokenizer) -> list[int]:
@@ -114,7 +129,7 @@ def read_prompt(
     """
     if max_evaluations is None:
         max_evaluations = default_evaluations(runtime)
-    head, tail = prompt.split(runtime.context - reserve)
+    head, tail = prompt.split(runtime.context - reserve, tokenizer.bos_ids)
     search = TokenizationSearch(runtime, tokenizer.vocabulary, head, tail, cached)
     unexplored = search.run(max_evaluations, negligible)
     return FirstToken(search, prompt.ids[: len(prompt.ids) - len(tail)], prompt.in_word, unexplored)

@@ -313,6 +313,14 @@ def test_the_newer_half_of_a_full_context_is_kept():
     ]
 
 
+def test_a_beginning_of_text_token_stays_in_front_of_the_newer_half():
+    letters, model = Digits(*(bytes([c]) for c in b"abcdefghi")), alphabetical(6)
+    letters.bos_ids = [9]
+    pieces = list(generate(model, letters, "3456712", SamplingConfig(temperature=0.0, max_tokens=5)))
+    assert joined(pieces) == "cdefg"
+    assert model.seen == [[9, 5, 6, 7, 1, 2], [9, 2, 3], [9, 2, 3, 4], [9, 2, 3, 4, 5], [9, 2, 3, 4, 5, 6]]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 12), st.text("123456789", min_size=1, max_size=20), st.integers(1, 40))
 def test_generation_continues_past_the_context(context, prompt, count):

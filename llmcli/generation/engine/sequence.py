@@ -23,7 +23,7 @@ from llmcli.generation.engine.requests import (
 )
 from llmcli.generation.generator import Choice, GeneratedText, Piece, next_input
 from llmcli.generation.sampler import Sampler
-from llmcli.generation.token_healing import Prompt, read_prompt
+from llmcli.generation.token_healing import Prompt, last_tokens, read_prompt
 from llmcli.models.logits import log_softmax
 from llmcli.models.ngram_runtime import recompute
 from llmcli.models.runtime import PREFILL_CHUNK, Array, Runtime
@@ -60,11 +60,11 @@ class Sequence:
         tokenizer = tokenizer.of_any_bytes if sampling.grammar else tokenizer
         self._tokenizer, self._context = tokenizer, context
         self._token_bytes = tokenizer.vocabulary.token_bytes
-        ids = prompt.ids if isinstance(prompt, Prompt) else list(prompt)
-        self._prompt_length = len(ids)
+        known = prompt if isinstance(prompt, Prompt) else Prompt(list(prompt))
+        ids, self._prompt_length = known.ids, len(known.ids)
         self.text = GeneratedText(tokenizer, ids, sampling, stop_ids=self.request.stop_ids)
         # tokens to process before the next one can be chosen
-        self._pending: Ids[int] = prompt.split(context)[0] if isinstance(prompt, Prompt) else ids[-context:]
+        self._pending: Ids[int] = known.split(context, tokenizer.bos_ids)[0]
         self._held: list[int] = []  # the tokens in the cache
         self._is_started = False
         self.max_bytes = min(context, len(ids) + sampling.max_tokens) * bytes_per_token
@@ -166,7 +166,7 @@ class Sequence:
         pieces = self.text.add_first(first)
         self._first_bytes = self.text.first_bytes
         ids = self.text.ids if self.text.last_token else self.text.ids[:-1]
-        self._held = ids[len(ids) - self.live_runtime.length :]
+        self._held = last_tokens(ids, self.live_runtime.length, self._tokenizer.bos_ids)
         self._emit(pieces)
 
     @property
@@ -211,7 +211,7 @@ class Sequence:
 
     def _prepare(self) -> None:
         """Prepare the next step, or the newer half of a full context."""
-        keep, new = next_input(self.text.ids, self.live_runtime.length, self._context)
+        keep, new = next_input(self.text.ids, self.live_runtime.length, self._context, self._tokenizer.bos_ids)
         self.waits_for_step = keep > 0
         if not keep:
             recompute(self.live_runtime, len(new) - 1)

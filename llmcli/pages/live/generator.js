@@ -12,7 +12,7 @@ const END = "<end>"; // the word that stands for the end of the text
 // Continues a prompt: yields {id, ids, added, probability}, each with all tokens of the text so far, and at the end of the text
 // {end: true}. `check` is awaited before each token, and may throw to stop.
 async function* generate(runtime, vocabulary, prompt, settings, check, endIds = vocabulary.tokenizer.eos_ids) {
-  const ends = new Set(endIds), { context } = runtime;
+  const ends = new Set(endIds), { context } = runtime, { bos_ids } = vocabulary.tokenizer;
   let ids = [...prompt.head, ...prompt.tail], state = vocabulary.stateAfterTokens(ids), isNew = true;
   if (prompt.tail.length || prompt.inWord) { // the first token may begin inside the prompt
     const { search, choices } = await readPrompt(runtime, vocabulary, prompt, settings, check);
@@ -32,11 +32,11 @@ async function* generate(runtime, vocabulary, prompt, settings, check, endIds = 
     await check();
     let logits;
     if (isNew) { // prefill: process the prompt
-      const last = ids.slice(-context);
+      const last = lastTokens(ids, context, bos_ids);
       logits = runtime.read(last.slice(runtime.reuse(last)));
     } else if (runtime.length < context) { // step: process the token that was chosen last
       logits = runtime.read(ids.slice(-1), { counts: false });
-    } else logits = runtime.readHalf(ids);
+    } else logits = runtime.readHalf(lastTokens(ids, Math.max(1, Math.floor(context / 2)), bos_ids));
     isNew = false;
     const probabilities = samplingProbabilities(vocabulary.maskLogits(logits, state), settings);
     const id = draw(probabilities);

@@ -121,14 +121,13 @@ class Runtime {
     return every ? rows : rows.at(-1);
   }
 
-  // The context is full: processes the newer half of `ids` again. The n-gram cache keeps the whole text.
-  readHalf(ids) {
-    const half = ids.slice(-Math.max(1, Math.floor(this.context / 2)));
+  // The context is full: processes its newer half again. The n-gram cache keeps the whole text.
+  readHalf(half) {
     this.model.rewind();
     this.ids = half.slice();
     let logits = null;
     half.forEach((token, i) => { logits = this.model.step(token, i === half.length - 1); });
-    this.cache?.append(ids.at(-1), false);
+    this.cache?.append(half.at(-1), false);
     return this.cache ? this.cache.mix(logits) : logits;
   }
 }

@@ -21,10 +21,19 @@ function readText(text, tokenizer) {
 }
 
 // The end of a prompt that fits `space` tokens, as {head, tail}; `before` are all tokens before the tail, also those that do not fit.
-function splitPrompt({ head, tail }, space) {
+function splitPrompt({ head, tail }, space, bosIds) {
   const ids = [...head, ...tail], room = Math.max(1, space), kept = room > 1 ? tail.slice(-(room - 1)) : [];
   const end = ids.length - kept.length;
-  return { before: ids.slice(0, end), head: ids.slice(Math.max(0, end - (room - kept.length)), end), tail: kept };
+  const before = ids.slice(0, end);
+  return { before, head: lastTokens(before, room - kept.length, bosIds), tail: kept };
+}
+
+// The last `count` tokens of a text, the first of them replaced by its beginning-of-text token if it has one: a model that saw
+// this token before every text in training predicts badly without it (attention sink).
+function lastTokens(ids, count, bosIds) {
+  const last = ids.slice(Math.max(0, ids.length - count));
+  if (1 < count && count < ids.length && bosIds.includes(ids[0])) last[0] = ids[0];
+  return last;
 }
 
 // Best-first search for the token sequences that spell the tail of a prompt.
@@ -136,7 +145,7 @@ class Search {
 async function readPrompt(runtime, vocabulary, prompt, settings, check, options = {}) {
   const usual = 2 + Math.min(MAX_HEALING_EVALUATIONS, Math.floor(MAX_HEALING_WORK / runtime.model.config.parameters));
   const { most = usual, negligible = NEGLIGIBLE, reserve = 0 } = options;
-  const search = new Search(runtime, vocabulary, splitPrompt(prompt, runtime.context - reserve), prompt.inWord);
+  const search = new Search(runtime, vocabulary, splitPrompt(prompt, runtime.context - reserve, vocabulary.tokenizer.bos_ids), prompt.inWord);
   const unexplored = await search.run(most, negligible, check);
   const isToken = ([key]) => typeof key === "number"; // others are bytes that no token adds by itself
   const found = [...search.entries()], tokens = found.filter(isToken).sort(([a], [b]) => a - b);

@@ -58,7 +58,8 @@ const shownToken = ({ path, added: bytes, probability }) => {
 function placeOf(prompt, { path, added }) {
   const token = path.at(-1), bytes = tokenizer.tokens[token], tail = bytes.slice(0, bytes.length - added.length);
   const fitting = new Set(tail && [...vocabulary.prefixesOf(tail), ...vocabulary.extensionsOf(tail)]);
-  return { ids: [...splitPrompt(prompt, runtime.context).head, ...path.slice(0, -1)], token, tail, fits: (id) => !tail || fitting.has(id) };
+  const { head } = splitPrompt(prompt, runtime.context, tokenizer.bos_ids);
+  return { ids: [...head, ...path.slice(0, -1)], token, tail, fits: (id) => !tail || fitting.has(id) };
 }
 
 // The logit lens. Its last row is the prediction itself: of the last layer, or of the n-gram cache, which comes after it.

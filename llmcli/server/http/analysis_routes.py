@@ -119,19 +119,20 @@ async def expert_weights(call: Call, body: ExpertsBody) -> JsonObject:
     ids = body.token_ids
     check_ids("token_ids", ids, model)
     prompt = await call.search(lambda _: _encode(body, model, len(ids)))
-    weights = await call.analyze(lambda runtime, check: _expert_weights(runtime, prompt.ids, ids, model.context, check))
+    bos_ids, context = model.tokenizer.bos_ids, model.context
+    weights = await call.analyze(lambda run, check: _expert_weights(run, prompt.ids, ids, context, bos_ids, check))
     return {"model": model.name, "experts": model.experts, "weights": weights}
 
 
 def _expert_weights(
-    runtime: Runtime, prompt: list[int], ids: list[int], context: int, check: Check
+    runtime: Runtime, prompt: list[int], ids: list[int], context: int, bos_ids: list[int], check: Check
 ) -> list[list[float]]:
     """Return the weights [T][n] of the experts that predicted each of `ids`; runs in a thread of the engine. A full
     context continues as during generation."""
     read, rows = list(prompt), []
     for token in ids:
         check()
-        keep, new = next_input(read, runtime.length, context)
+        keep, new = next_input(read, runtime.length, context, bos_ids)
         if not keep:
             runtime.rewind()
         runtime.prefill(new)

@@ -415,14 +415,16 @@ def test_sequences_wait_for_memory(start):
     assert max(most) == 2
 
 
-def test_the_context_can_be_limited(start):
-    engine = start(Limits(context=16))
+@pytest.mark.parametrize("bos_token", [None, "<|im_start|>"])
+def test_the_context_can_be_limited(start, bos_token):
+    tokenizer = Tokenizer(TOKENIZER._inner, bos_token)
+    engine = start(Limits(context=16), lambda name: (runtime_of(name), tokenizer))
     runtime = runtime_of("dense").fork()
     runtime.context = 16
     for prompt in ("The cat sat on the mat. The dog ate the hat. The cat", "The"):
-        client = ask(engine, as_prompt(prompt)).wait()
+        client = ask(engine, Prompt.of(prompt, tokenizer)).wait()
         runtime.rewind()
-        assert client.text == "".join(piece.text for piece in generate(runtime, TOKENIZER, prompt, GREEDY))
+        assert client.text == "".join(piece.text for piece in generate(runtime, tokenizer, prompt, GREEDY))
 
 
 def test_closing_fails_all_requests(start):
