@@ -2,9 +2,9 @@
 screenshot.
 
     pip install playwright
-    python examples/draw_page.py planets.safetensors food.safetensors
+    python examples/draw_page.py food.safetensors planets.safetensors
 
-The first model answers, the second continues text. It takes some seconds, and needs Chromium (apt install chromium).
+The first model continues a text. It takes some seconds, and needs Chromium (apt install chromium).
 """
 
 import shutil
@@ -17,8 +17,8 @@ from typing import Any
 
 OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "serve-page.png"
 PORT = 8765
-WIDTH, HEIGHT = 1200, 760  # pixels
-QUESTION, PROMPT = "Which planet is the largest?", "She likes to"
+WIDTH, HEIGHT = 1100, 1130  # pixels
+PROMPT = "She likes to"
 
 
 def wait_for(url: str, seconds: float = 60) -> None:
@@ -35,30 +35,19 @@ def wait_for(url: str, seconds: float = 60) -> None:
 
 
 def draw(page: Any, output: Path) -> None:
-    """Ask a question, continue a text, open the alternatives of a token, and save what is shown."""
-    page.click("[data-view=both]")
-    set_up(page, temperature=0, max_tokens=30, seed=3)
-    page.fill("#message", QUESTION)
-    page.press("#message", "Enter")
-    page.wait_for_selector("#chat .regenerate:not(:disabled)")
-    set_up(page, temperature=0.8)
-    page.fill("#prompt", PROMPT)
-    page.press("#prompt", "Control+Enter")
-    page.wait_for_selector("#text .regenerate:not(:disabled)")
-    for pane in ("chat", "text"):
-        page.select_option(f"#{pane} .coloring", "probability")
-    page.locator("#text .token").nth(1).click()
-    page.wait_for_selector("#details.pinned")
+    """Continue a text by a few tokens, color them, open the alternatives of one, and save what is shown."""
+    page.locator("#more").evaluate("(node) => { node.open = true; }")
+    page.fill("[name=max_tokens]", "8")
+    page.fill("[name=seed]", "3")
+    page.locator("#more").evaluate("(node) => { node.open = false; }")
+    page.fill("#text", PROMPT)
+    page.click("#run")
+    page.wait_for_selector("#step:not(:disabled)")
+    page.select_option("#coloring", "probability")
+    page.wait_for_selector("#write:not([aria-busy=true])")
+    page.locator("#strip button").nth(3).click()
+    page.wait_for_selector("#alternatives:not([hidden])")
     page.screenshot(path=output)
-
-
-def set_up(page: Any, temperature: float, **settings: object) -> None:
-    """Move the slider, and fill fields of the settings."""
-    page.locator(".temperature input").first.fill(str(temperature))
-    page.click("#open-settings")
-    for name, value in settings.items():
-        page.fill(f"#setting-{name}", str(value))
-    page.keyboard.press("Escape")
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from llmcli.models.ngram_runtime import NgramRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime, Part
 from llmcli.models.runtime import Doubles, Runtime
 
+CACHE = "cache"  # the name of the n-gram cache among the parts that can be switched off
 MIN_PROBABILITY = 1e-9  # assumed for a text that the search followed in one of two predictions only
 
 
@@ -50,7 +51,7 @@ class Comparison:
     second: Explanation
     first_words: NextWords
     second_words: NextWords
-    without: tuple[str, ...]  # "2": layer 2, "2.3": its head 3
+    without: tuple[str, ...]  # "2": layer 2, "2.3": its head 3, "cache": the n-gram cache
     tokenizer: Tokenizer
 
     @property
@@ -102,50 +103,62 @@ def compare(
     tokenizer: Tokenizer,
     prompt: str | Prompt,
     *,
-    other: str | None = None,
+    other: str | Prompt | None = None,
     without: Sequence[str] = (),
     literal: bool = False,
     candidates: int = 5,
+    token: int | None = None,
     predictor: Runtime | None = None,
+    ablates: bool = True,
+    finds_words: bool = True,
     check: Callable[[], None] = lambda: None,
 ) -> Comparison:
     """Compare a model with and without some parts, or `prompt` and the `other` prompt, both without these parts.
-    Figures without parts are about the token that the whole model predicts. `predictor` is as for `explain`."""
+    Figures without parts are about `token`, by default the one that the whole model predicts. `predictor` and `ablates`
+    are as for `explain`; next words are searched unless `finds_words` is false."""
     without = tuple(dict.fromkeys(without))  # each once
     whole = network, predictor or network
-    reduced = _without(*whole, parse_parts(without, network.config)) if without else whole
+    reduced = _without(*whole, without) if without else whole
     cases = [(whole, prompt), (reduced, prompt)] if other is None else [(reduced, prompt), (reduced, other)]
     explanations, words = list[Explanation](), list[NextWords]()
     for (runtime, predicting), text in cases:
-        token = explanations[0].token if explanations and other is None else None
+        if explanations:
+            token = explanations[0].token if other is None else None
         explanations.append(
             explain(
                 runtime, tokenizer, text, literal=literal, candidates=candidates, token=token, predictor=predicting,
-                check=check,
+                ablates=ablates, check=check,
             )
         )  # fmt: skip
-        found = next_words(predicting, tokenizer, text, check=check) if isinstance(text, str) else NextWords((), 1.0, 0)
+        found = next_words(predicting, tokenizer, text, check=check) if finds_words else NextWords((), 1.0, 0)
         words.append(found)
     (first, second), (first_words, second_words) = explanations, words
     return Comparison(first, second, first_words, second_words, without, tokenizer)
 
 
-def _without(network: NumpyRuntime, predictor: Runtime, parts: Sequence[Part]) -> tuple[NumpyRuntime, Runtime]:
+def _without(network: NumpyRuntime, predictor: Runtime, names: Sequence[str]) -> tuple[NumpyRuntime, Runtime]:
     """Return a network without some parts, and its predictor."""
-    reduced = network.without(parts)
+    reduced = network.without(parse_parts(names, network.config))
     if predictor is network:
+        if CACHE in names:
+            raise usage(f"the model has no n-gram cache that could be switched off; leave out `without` {CACHE}")
         return reduced, reduced
     if predictor.parameters != network.parameters:
         raise usage("`without` needs a single model, found an ensemble; name the file of one of its models")
     assert isinstance(predictor, NgramRuntime)
+    if CACHE in names:
+        return reduced, reduced
     return reduced, NgramRuntime(reduced, predictor.weights)
 
 
 def parse_parts(names: Sequence[str], config: ModelConfig) -> list[Part]:
-    """Parse names of layers ("2") and heads ("2.3": head 3 of layer 2). Raises LLMError for ones that do not exist."""
+    """Parse names of layers ("2") and heads ("2.3": head 3 of layer 2), without CACHE, which is no part of the network.
+    Raises LLMError for ones that do not exist."""
     layers, heads = config.num_hidden_layers, config.num_attention_heads
     parts: list[Part] = []
     for name in names:
+        if name == CACHE:
+            continue
         match = re.fullmatch(r"0*([0-9]{1,6})(?:\.0*([0-9]{1,6}))?", name) if isinstance(name, str) else None
         layer, head = (int(match[1]), int(match[2] or 1)) if match else (0, 0)
         if not match or not (1 <= layer <= layers and 1 <= head <= heads):

@@ -133,6 +133,7 @@ def explain(
     candidates: int = 5,
     token: int | None = None,
     predictor: Runtime | None = None,
+    ablates: bool = True,
     check: Callable[[], None] = lambda: None,
 ) -> Explanation:
     """Run a prompt through a model and record its activations.
@@ -143,9 +144,9 @@ def explain(
     - Ablation: log2 p(token | all tokens) - log2 p(token | all but one) for `token`: the most likely next token, unless
       another is given and fits the prompt's end. The tokens after the removed one move forward by one position.
 
-    Only the last tokens are analyzed, within MAX_TOKENS and MAX_ABLATION_WORK. `predictor` makes the
-    prediction if `runtime` is only a component: a model of an ensemble, or a network with an n-gram cache. `check` may
-    raise to stop the analysis. Raises LLMError as `predict_next` does.
+    Only the last tokens are analyzed, within MAX_TOKENS and MAX_ABLATION_WORK; no token is removed unless `ablates`.
+    `predictor` makes the prediction if `runtime` is only a component: a model of an ensemble, or a network with an
+    n-gram cache. `check` may raise to stop the analysis. Raises LLMError as `predict_next` does.
     """
     predictor = predictor or runtime
     prediction = predict_next(predictor, tokenizer, prompt, literal=literal)
@@ -162,6 +163,9 @@ def explain(
     if isinstance(predictor, NgramRuntime) and predictor.parameters == runtime.parameters:  # not an ensemble
         network = log_softmax(logits[: len(prediction.logprobs)])
         copies = find_copies(context, predictor.cache.orders, network, prediction.logprobs)
+    effects = np.full(len(context), np.nan)
+    if ablates:
+        effects = _ablation_effects(runtime, context, logits, prediction, check)
     return Explanation(
         ids=context[recorder.first :],
         tail=prediction.tail_bytes.decode("utf-8", "ignore"),
@@ -173,7 +177,7 @@ def explain(
         logit_lens=lens,
         token=prediction.token,
         copies=copies,
-        ablation_effects=_ablation_effects(runtime, context, logits, prediction, check)[recorder.first :],
+        ablation_effects=effects[recorder.first :],
         logprobs=prediction.logprobs,
     )
 

@@ -12,15 +12,17 @@ import heapq
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from llmcli.config import SamplingConfig
 from llmcli.data.text.words import character_class
 from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
 from llmcli.data.tokenizers.vocabulary import START, state_after
+from llmcli.generation.sampler import Sampler
 from llmcli.generation.token_healing import Path, Prompt, read_prompt
-from llmcli.models.logits import entropy, softmax
+from llmcli.models.logits import entropy
 from llmcli.models.runtime import Runtime
 
 MAX_UNEXPLORED = 0.001  # the search stops when less probability than this is unexplored
@@ -29,8 +31,10 @@ MAX_WORK = 2e10  # ... so that evaluations x parameters stay below this ...
 MIN_EVALUATIONS = 50  # ... but not fewer than this
 PROMPT_SHARE = 4  # one in four evaluations goes to tokenizations of the prompt's end
 MAX_WORD_TOKENS = 16  # context tokens kept free for the word
+SPACES = " \t\u3000"  # before a word
 END = "<end>"  # shown as the next word where the document would end
 MIN_PROBABILITY = 1e-7  # less likely spellings stay unexplored
+PLAIN = SamplingConfig(temperature=1, min_p=0)  # the probabilities of the model itself
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,16 @@ class NextWord:
     text: str
     probability: float
     continues: bool = False  # it continues the last word of the prompt: "s" after "apple"
+    added: str = field(default="", compare=False)  # what it adds to the prompt: with the white space before it
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """A token and the probability that it comes next."""
+
+    id: int | None  # None: no single token adds this text
+    added: bytes
+    probability: float
 
 
 @dataclass(frozen=True)
@@ -75,32 +89,45 @@ def max_evaluations(parameters: int) -> int:
 
 
 def next_words(
-    runtime: Runtime, tokenizer: Tokenizer, text: str, *, check: Callable[[], None] = lambda: None
+    runtime: Runtime,
+    tokenizer: Tokenizer,
+    text: str | Prompt,
+    *,
+    sampling: SamplingConfig = PLAIN,
+    evaluations: int | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> NextWords:
-    """Find the words that may follow a text, at temperature 1. `check` is called before each evaluation of the model
-    and may raise an exception to end the search."""
-    limit = max_evaluations(runtime.parameters)
+    """Find the words that may follow a text, with the probabilities that temperature, top-k, top-p and min-p give them.
+    The search ends after at most so many `evaluations` of the model. `check` is called before each and may raise an
+    exception to end it."""
+    limit = min(max_evaluations(runtime.parameters), evaluations or MAX_EVALUATIONS)
     prompt, most = Prompt.of(text, tokenizer), max(2, limit // PROMPT_SHARE)
+    sampler = Sampler(sampling)
     first = read_prompt(
         runtime, tokenizer, prompt, max_evaluations=most, negligible=MIN_PROBABILITY, reserve=MAX_WORD_TOKENS
     )
-    search = _WordSearch(tokenizer, in_word=prompt.in_word)
+    search = _WordSearch(tokenizer, in_word=prompt.in_word or _ends_in_word(tokenizer, prompt.ids))
     explored = 1 - first.unexplored
-    for continuation in first.continuations(MIN_PROBABILITY):
+    for continuation in first.continuations(MIN_PROBABILITY, None if sampling == PLAIN else sampler):
         search.add(continuation.probability * explored, continuation.tokens, continuation.new_bytes)
     while first.search.evaluations < limit and search.open and 1 - search.explored >= MAX_UNEXPLORED:
         check()
         negative, path, spelled = heapq.heappop(search.open)
         if len(path) <= first.search.space:
-            logits = first.search.logits_after(path).astype(np.float64)
+            logits = first.search.logits_after(path)
             allowed = tokenizer.vocabulary.allowed(max(START, state_after(spelled)))
             if allowed is not None:
-                logits[~allowed] = -np.inf
-            probabilities = -negative * softmax(logits) if np.isfinite(logits).any() else np.zeros(len(logits))
+                logits = np.where(allowed, logits, np.float32(-np.inf))
+            if not np.isfinite(logits).any():
+                continue
+            probabilities = -negative * sampler.probabilities(logits)
             for token in (probabilities >= MIN_PROBABILITY).nonzero()[0].tolist():
                 search.add(float(probabilities[token]), (*path, token), spelled + tokenizer.token_bytes[token])
     ranked = sorted(search.words.items(), key=lambda item: (-item[1], item[0]))
-    words = tuple(NextWord(word, probability, continues) for (word, continues), probability in ranked)
+    words = tuple(
+        NextWord(word, probability, continues, search.added.get((word, continues), ""))
+        for (word, continues), probability in ranked
+    )
     return NextWords(words, max(0.0, 1 - search.explored), first.search.evaluations)
 
 
@@ -110,6 +137,7 @@ class _WordSearch:
     def __init__(self, tokenizer: Tokenizer, in_word: bool) -> None:
         self._end_ids, self._in_word = tokenizer.eos_ids, in_word
         self.words: dict[tuple[str, bool], float] = defaultdict(float)  # (word, continues) -> probability
+        self.added: dict[tuple[str, bool], str] = {}  # with the white space of the likeliest spelling
         self.explored = 0.0  # sum of these probabilities
         self.open: list[tuple[float, Path, bytes]] = []  # heap: (-probability, tokens, bytes after the text)
 
@@ -121,7 +149,24 @@ class _WordSearch:
         else:
             continues = self._in_word and character_class(word[0]) == "letters" and spelled.startswith(word[0].encode())
             self.words[word, continues] += probability
+            if word != END:
+                text = stream_decoder().decode(spelled)
+                self.added.setdefault((word, continues), text[: len(text) - len(text.lstrip(SPACES))] + word)
             self.explored += probability
+
+
+def next_tokens(runtime: Runtime, tokenizer: Tokenizer, prompt: Prompt, sampling: SamplingConfig) -> list[NextToken]:
+    """Return all tokens that may follow a prompt, most likely first, with the probabilities that the sampling settings
+    give them. Texts that only the end of a longer token spells are among them."""
+    first = read_prompt(runtime, tokenizer, prompt)
+    probabilities = Sampler(sampling).probabilities(first.logits, first.tokens)
+    ranked = np.argsort(-probabilities, kind="stable").tolist()
+    return [NextToken(*first.token_of(i), float(probabilities[i])) for i in ranked if probabilities[i] > 0]
+
+
+def _ends_in_word(tokenizer: Tokenizer, ids: list[int]) -> bool:
+    text = b"".join(tokenizer.token_bytes[token] for token in ids[-4:]).decode("utf-8", "ignore")
+    return text != "" and character_class(text[-1]) == "letters"
 
 
 def _first_word(spelled: bytes, *, ended: bool) -> str | None:
@@ -131,7 +176,7 @@ def _first_word(spelled: bytes, *, ended: bool) -> str | None:
     >>> [_first_word(text.encode(), ended=False) for text in (" app", " apple.", "\\n", " 3", "リンゴを", "!")]
     [None, 'apple', '\\n', None, 'リンゴ', '!']
     """
-    text = stream_decoder().decode(spelled).lstrip(" \t\u3000")  # without an incomplete character at the end
+    text = stream_decoder().decode(spelled).lstrip(SPACES)  # without an incomplete character at the end
     if not text:
         return END if ended else None
     kind = character_class(text[0])

@@ -10,7 +10,7 @@ import numpy as np
 
 from llmcli.config import SamplingConfig
 from llmcli.models.logits import check_finite, softmax, token_logprob
-from llmcli.models.runtime import Array, Ints
+from llmcli.models.runtime import Array, Doubles, Ints
 
 Ids = Collection[int] | Ints
 
@@ -60,6 +60,13 @@ class Sampler:
         logits = top_p(logits, config.top_p)
         yield "top-p", logits
         yield "min-p", min_p(logits, config.min_p)
+
+    def probabilities(self, logits: Array, tokens: Ints | None = None) -> Doubles:
+        """Return the probability with which each entry of `logits` is chosen; arguments as in `__call__`."""
+        *_, (_, filtered) = self.stages(logits, (), tokens)
+        if self.config.temperature == 0:
+            return (np.arange(len(filtered)) == filtered.argmax()).astype(np.float64)
+        return softmax(filtered.astype(np.float64))
 
     def draw(self, logits: Array) -> int:
         """Draw an index from the softmax of the logits, never one whose logit is -inf."""

@@ -26,6 +26,7 @@ from llmcli.data.text.words import character_class
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.vocabulary import START, Vocabulary, state_after, state_between
 from llmcli.errors import LLMError
+from llmcli.generation.sampler import Sampler
 from llmcli.models.logits import DAMAGED, check_finite, log_softmax, softmax
 from llmcli.models.runtime import Array, Doubles, Ints, Runtime
 
@@ -49,6 +50,7 @@ class Prompt:
     head: list[int]
     tail: list[int] = field(default_factory=list)
     in_word: bool = False  # it ends with a letter, so its last word may continue
+    prefix: int = field(default=0, compare=False)  # tokens at its beginning that stand for the beginning of a text
 
     @classmethod
     def of(cls, text: "str | Prompt", tokenizer: Tokenizer, *, literal: bool = False) -> "Prompt":
@@ -57,9 +59,10 @@ class Prompt:
         if isinstance(text, Prompt):
             return text
         if not text:
-            return cls(tokenizer.bos_ids or beginning_of_line(tokenizer))
+            beginning = tokenizer.bos_ids or beginning_of_line(tokenizer)
+            return cls(beginning, prefix=len(beginning))
         if literal:
-            return cls(tokenizer.bos_ids + tokenizer.encode(text))
+            return cls(tokenizer.bos_ids + tokenizer.encode(text), prefix=len(tokenizer.bos_ids))
         before, last_word = tokenizer.split_last_word(text)
         # a line break replaces a missing beginning-of-text token
         line = [] if before or tokenizer.bos_ids else tokenizer.encode("\n")
@@ -70,7 +73,8 @@ class Prompt:
             if word_bytes < 0:
                 break
             cut -= 1
-        return cls(ids[:cut], ids[cut:], character_class(text[-1]) == "letters")
+        in_word = character_class(text[-1]) == "letters"
+        return cls(ids[:cut], ids[cut:], in_word, len(tokenizer.bos_ids + line))
 
     @property
     def ids(self) -> list[int]:
@@ -168,7 +172,7 @@ class FirstToken:
         if len(groups) > 1 or in_word:
             self._sum_groups()
         else:
-            allowed, (_, _, logits) = self._vocabulary.allowed(START), search.aligned[0]
+            allowed, (_, _, logits) = self._vocabulary.allowed(search.end_state), search.aligned[0]
             self.model_logits = logits
             self.logits = logits if allowed is None else np.where(allowed, logits, np.float32(-np.inf))
 
@@ -182,12 +186,18 @@ class FirstToken:
             self.logits, self.model_logits, self.tokens = np.where(allowed, row, np.float32(-np.inf)), row, None
             self._groups = [_Group(path, 0, every, every, softmax(self.logits.astype(np.float64)))]
 
-    def continuations(self, min_probability: float) -> Iterator[Continuation]:
-        """Yield all continuations with at least this probability. Each adds at least one token after the prompt's
-        text."""
+    def continuations(self, min_probability: float, sampler: Sampler | None = None) -> Iterator[Continuation]:
+        """Yield all continuations with at least this probability, which a sampler's filters change. Each adds at least
+        one token after the prompt's text."""
         for group in self._groups:
-            for i in np.flatnonzero(group.probabilities >= min_probability).tolist():
-                yield self._continuation(group, i)
+            probabilities = group.probabilities
+            if sampler is not None:
+                own = softmax(self.logits.astype(np.float64))
+                chosen = sampler.probabilities(self.logits, self.tokens)
+                factors = np.divide(chosen, own, out=np.zeros_like(own), where=own > 0)
+                probabilities = probabilities * factors[group.entries]
+            for i in np.flatnonzero(probabilities >= min_probability).tolist():
+                yield replace(self._continuation(group, i), probability=float(probabilities[i]))
 
     def continuations_of(self, entry: int) -> list[Continuation]:
         """Return the continuations summed in an entry, most likely first."""
@@ -214,7 +224,7 @@ class FirstToken:
     def _find_groups(self, in_word: bool) -> Iterator["_Group"]:
         vocabulary, every = self._vocabulary, np.arange(len(self._vocabulary))
         factors = np.where(vocabulary.begins_with_letter, CONTINUE_WORD_FACTOR, 1.0) if in_word else np.ones(len(every))
-        allowed = vocabulary.allowed(START)
+        allowed = vocabulary.allowed(self.search.end_state)
         if allowed is not None:
             factors[~allowed] = 0
         for logprob, path, logits in self.search.aligned:
@@ -283,7 +293,9 @@ class TokenizationSearch:
         self._runtime, self._head_length = runtime, len(head)
         self._cached = Path()  # tokens after the head in the runtime's cache
         self._text = b"".join(vocabulary.token_bytes[token] for token in tail)
-        self._state = START  # UTF-8 decoder state at the beginning of the text
+        # UTF-8 decoder state at the beginning of the text, and at its end
+        self._state = state_between(b"".join(vocabulary.token_bytes[token] for token in head[-4:]))
+        self.end_state = START if tail else self._state
         self._read(head, tail, cached)
 
     def _read(self, head: list[int], tail: list[int], cached: int) -> None:
@@ -292,7 +304,6 @@ class TokenizationSearch:
         rows = [self._checked(self._runtime.prefill(head[cached:]))]
         if tail:
             rows += [self._checked(row) for row in self._runtime.logits(tail)]
-            self._state = state_between(b"".join(self.vocabulary.token_bytes[token] for token in head[-4:]))
             self._cached = tuple(tail)
         self.evaluations = 1 + bool(tail)
         logprob, spelled = 0.0, 0

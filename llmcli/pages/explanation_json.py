@@ -17,10 +17,11 @@ def explanation_json(
     count: int,
     layer: int | None = None,
     head: int | None = None,
+    position: int | None = None,
 ) -> dict[str, object]:
     """Convert an explanation to JSON, with `count` next tokens and words and the attention of a layer and head,
-    numbered from 1 (None: all). Positions of copies are indices in "tokens"; without an n-gram cache there is no key
-    "copies"."""
+    numbered from 1 (None: all), of all tokens, or of the one at `position`. Positions of copies are indices in
+    "tokens"; without an n-gram cache there is no key "copies"."""
 
     def token_json(token: int, **values: object) -> dict[str, object]:
         return {"id": token, "text": tokenizer.label(token), **values}
@@ -29,6 +30,7 @@ def explanation_json(
     layers, heads = range(L) if layer is None else [layer - 1], range(H) if head is None else [head - 1]
     lens = explanation.logit_lens
     next_tokens = [(token, float(explanation.logprobs[token])) for token in explanation.most_likely(count)]
+    attention = explanation.attention[layers][:, heads]
     effects = [None if math.isnan(bits) else round(bits, 6) for bits in explanation.ablation_effects.tolist()]
     result: dict[str, object] = {
         "prompt": prompt,
@@ -39,7 +41,7 @@ def explanation_json(
         "attention": {
             "layers": [layer + 1 for layer in layers],
             "heads": [head + 1 for head in heads],
-            "weights": explanation.attention[layers][:, heads].astype(float).round(6).tolist(),
+            "weights": (attention if position is None else attention[:, :, position]).astype(float).round(6).tolist(),
         },
         "lens": [
             {
@@ -81,10 +83,13 @@ def _attribution_json(attribution: Attribution, tokenizer: Tokenizer) -> dict[st
     }
 
 
-def comparison_json(comparison: Comparison, prompts: tuple[str, str], count: int) -> dict[str, object]:
-    """Convert a comparison of predictions after two prompts, which may be equal, to JSON."""
+def comparison_json(
+    comparison: Comparison, prompts: tuple[str, str], count: int, position: int | None = None
+) -> dict[str, object]:
+    """Convert a comparison of predictions after two prompts, which may be equal, to JSON; `position` as for
+    `explanation_json`."""
     first, second = (
-        explanation_json(explanation, words, comparison.tokenizer, prompt, count)
+        explanation_json(explanation, words, comparison.tokenizer, prompt, count, position=position)
         for explanation, words, prompt in (
             (comparison.first, comparison.first_words, prompts[0]),
             (comparison.second, comparison.second_words, prompts[1]),

@@ -1,12 +1,16 @@
-"""A page with a model inside: one HTML file that runs the model in any browser, without a network.
+"""The page of a model, in two forms that differ only in the run program.
 
-The page has the weights, the config, the tokenizer and the training record as data, and the run program as JavaScript
-(live/model.js is numpy_runtime.py, one token at a time), which a worker runs.
+- A page with a model inside: one HTML file that runs the model in any browser, without a network. It has the weights,
+  the config, the tokenizer and the training record as data, and the run program as JavaScript (live/model.js is
+  numpy_runtime.py, one token at a time), which a worker runs.
+- The page of `llm serve`: the run program is live/http.js, which asks the server, also for the facts about a model.
 """
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
@@ -17,6 +21,7 @@ from llmcli.errors import LLMError
 from llmcli.formats.atomic_io import name_of
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.loading import open_chat_template, open_tokenizer
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.pages.inspection_page import inspection_data
@@ -32,10 +37,14 @@ if TYPE_CHECKING:
 MODEL_SCRIPTS = (
     "tokenizer", "vocabulary", "model", "ngram_cache", "sampler", "token_healing", "generator", "inside", "worker",
 )  # fmt: skip
-PAGE_SCRIPTS = (
-    "templates/shared.js", "templates/curve.js", "templates/arcs.js", "live/texts.js", "live/record_texts.js",
-    "live/inside_view.js", "live/compare_view.js", "live/record.js", "live/page.js",
+VIEW_SCRIPTS = (
+    "templates/curve.js", "templates/arcs.js", "live/texts.js", "live/record_texts.js", "live/settings_view.js",
+    "live/inside_view.js", "live/compare_view.js", "live/chat_view.js", "live/record.js", "live/page.js",
 )  # fmt: skip
+PAGE_SCRIPTS = ("templates/shared.js", "live/local.js", *VIEW_SCRIPTS)
+SERVED_SCRIPTS = ("templates/shared.js", "live/http.js", *VIEW_SCRIPTS)
+MAX_EXAMPLES = 4
+STYLES = ("templates/page.css", "live/page.css")
 _CONFIG_KEYS = (
     "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings",
     "rms_norm_eps", "num_experts", "num_experts_per_tok", "norm_topk_prob", "hidden_act", "no_rope_layers",
@@ -69,36 +78,60 @@ def live_page(
     if template and not chat:
         on_note("pages do not support the model's chat template, so this one continues text but has no chat")
     entries, weights = pack(model, dtype)
-    cache = CacheWeights.of_record(model.record, model.path)
+    cache_weights = CacheWeights.of_record(model.record, model.path)
     data: dict[str, Any] = {
         "config": _config_data(model.config),
         "tensors": entries,
         "tokenizer": tokenizer_data(tokenizer, model.tokenizer_json),
-        "ngram_cache": cache and cache.orders,
+        "ngram_cache": cache_weights and cache_weights.orders,
         "chat": chat,
-        "planted": initialized_heads(model),
-        "parameters": units.number(model.parameters),
         "dtype": dtype,
-        "record": _record_data(header, note),
+        **_facts(model, header),
     }
-    sample = data["record"]["prompt"]
-    example = next(iter(example_prompts(sample)), sample)  # the last word is left to predict
-    data["start"] = {
-        "view": ("write" if prompt is None else "inside") if compare is None else "compare",
-        "text": example if prompt is None else prompt,
-        "compare": compare or "",
-        "without": list(without),
-    }
+    data["record"]["rows"].insert(0, ("weights in this page", note))
+    data["start"] |= {"compare": compare or "", "without": list(without)}
+    if prompt is not None:
+        data["start"] |= {"view": "inside" if compare is None else "compare", "text": prompt}
     name = name_of(header.path.resolve())
     page = fill(
-        "live/page.html", ("templates/page.css", "live/page.css"), PAGE_SCRIPTS,
-        name if header.path.is_dir() else Path(name).stem, "worker-src blob:; ",
-        data=json_for_script(data), weights=base64.b64encode(weights).decode(),
-        worker='"use strict";\n' + joined([f"live/{script}.js" for script in MODEL_SCRIPTS]),
+        "live/page.html", STYLES, PAGE_SCRIPTS, name if header.path.is_dir() else Path(name).stem, "worker-src blob:; ",
+        icon="", data=json_for_script(data), program=Template(joined(["live/program.html"])).substitute(
+            weights=base64.b64encode(weights).decode(),
+            worker='"use strict";\n' + joined([f"live/{script}.js" for script in MODEL_SCRIPTS]),
+        ),
     )  # fmt: skip
     check_size(model.config, dtype, len(page), if_too_large)
     on_note(f"weights: {note}")
     return page
+
+
+@cache
+def served_page() -> bytes:
+    """Write the page of `llm serve`, which is the same for all models."""
+    icon = '<link rel="icon" href="data:,">'  # otherwise the browser asks the server for one
+    sources = "connect-src 'self'; img-src data:; "
+    return fill("live/page.html", STYLES, SERVED_SCRIPTS, "llm serve", sources, icon=icon, data="{}", program="")
+
+
+def served_facts(source: Checkpoint | Ensemble, header: "Header") -> dict[str, Any]:
+    """Collect what the page of `llm serve` shows about a model. Raises LLMError for another program's record."""
+    config = source.shared.config
+    return _facts(source, header) | {
+        "config": {key: getattr(config, key) for key in ("num_hidden_layers", "num_attention_heads")},
+        "has_switches": isinstance(source, Checkpoint),
+    }
+
+
+def _facts(source: Checkpoint | Ensemble, header: "Header") -> dict[str, Any]:
+    record = _record_data(header)
+    prompts = [*example_prompts(record["prompt"]), record["prompt"]]  # without the last word, which is left to predict
+    return {
+        "planted": initialized_heads(source) if isinstance(source, Checkpoint) else {},
+        "parameters": units.number(source.parameters),
+        "record": record,
+        "examples": {"prompts": prompts[:-1][:MAX_EXAMPLES], "questions": [text for text in prompts[-1:] if text]},
+        "start": {"view": "write", "text": prompts[0], "compare": "", "without": []},
+    }
 
 
 def _config_data(config: ModelConfig) -> dict[str, Any]:
@@ -106,10 +139,10 @@ def _config_data(config: ModelConfig) -> dict[str, Any]:
     return {key: getattr(config, key) for key in _CONFIG_KEYS} | {"rope_frequencies": frequencies}
 
 
-def _record_data(header: "Header", weights: str) -> dict[str, Any]:
+def _record_data(header: "Header") -> dict[str, Any]:
     shown, record = inspection_data(header, lambda note: None), training_record(header)
     return {
-        "rows": [("weights in this page", weights), *(row for row in shown["record"] if row[0] != "summary")],
+        "rows": [row for row in shown["record"] if row[0] != "summary"],
         "verdict": [value for name, value in shown["record"] if name == "summary"],
         "plan": _plan_rows(record.document),
         "probe": _probe_data(record),

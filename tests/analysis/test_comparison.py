@@ -131,6 +131,12 @@ def test_an_ngram_cache_stays_on() -> None:
         found.logprobs, explain(reduced.network, TOKENIZER, prompt, literal=True, predictor=reduced).logprobs, atol=1e-5
     )
     assert found.copies
+    without = compare(network, TOKENIZER, prompt, without=["cache", "1"], literal=True, predictor=predictor).second
+    alone = explain(reduced.network, TOKENIZER, prompt, literal=True)
+    np.testing.assert_allclose(without.logprobs, alone.logprobs, atol=1e-5)
+    assert without.copies is None
+    with pytest.raises(LLMError, match="the model has no n-gram cache that could be switched off"):
+        compare(network, TOKENIZER, prompt, without=["cache"])
 
 
 @pytest.mark.parametrize("name", ["0", "4", "2.0", "2.5", "x", "", "1.", ".1", "1.1.1", "-1", "１", "1 ", "9" * 99])

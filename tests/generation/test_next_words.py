@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.vocabulary import Vocabulary
 from llmcli.errors import LLMError
@@ -47,7 +48,7 @@ class Table(fakes.Table):
         return text[: len(text) - len(self._tail)], self._tail
 
 
-def next_words_of(branches, *, prompt=".", tail="", context=100):
+def next_words_of(branches, *, prompt=".", tail="", context=100, **options):
     """The next words of a model {tokens joined by "|": {token: probability}}; elsewhere the text ends."""
     written = ["\x00", *dict.fromkeys(token for after in branches.values() for token in after if token != "END")]
     ids = {"END": 0} | {token: n for n, token in enumerate(written, 1)}
@@ -56,7 +57,7 @@ def next_words_of(branches, *, prompt=".", tail="", context=100):
         for path, after in branches.items()
     }
     model = tree(context, len(written) + 1, lambda path: paths.get(path, {0: 1.0}), len(prompt) - len(tail))
-    return next_words(model, Table(written, tail), prompt)
+    return next_words(model, Table(written, tail), prompt, **options)
 
 
 def probabilities_of(result):
@@ -97,6 +98,24 @@ def test_the_probability_of_a_word_is_the_sum_over_all_its_spellings():
     }
     assert probabilities_of(result) == pytest.approx(expected, abs=TOLERANCE)
     assert result.unexplored == pytest.approx(0, abs=TOLERANCE)
+
+
+def test_sampling_settings_change_the_probability_of_each_token():
+    branches = {"": {" a": 0.8, " b": 0.2}, " a": {"x": 0.75, ".": 0.25}, " a|x": {".": 1.0}, " b": {".": 1.0}}
+    flat = 0.8**0.5 + 0.2**0.5, 0.75**0.5 + 0.25**0.5
+    expected = {
+        "ax": 0.8**0.5 / flat[0] * 0.75**0.5 / flat[1], "a": 0.8**0.5 / flat[0] * 0.25**0.5 / flat[1],
+        "b": 0.2**0.5 / flat[0],
+    }  # fmt: skip
+    for sampling, probabilities in (
+        (SamplingConfig(temperature=2, min_p=0), expected),
+        (SamplingConfig(temperature=0), {"ax": 1}),
+        (SamplingConfig(temperature=1, min_p=0, top_p=0.75), {"ax": 1}),
+        (SamplingConfig(temperature=1, min_p=0.3), {"ax": 0.75, "a": 0.25}),
+    ):
+        result = next_words_of(branches, sampling=sampling)
+        assert probabilities_of(result) == pytest.approx(probabilities, abs=TOLERANCE), sampling
+    assert {word.text: word.added for word in result.words} == {"ax": " ax", "a": " a"}
 
 
 def test_words_are_ordered_by_probability_then_alphabetically():

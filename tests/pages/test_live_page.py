@@ -26,7 +26,7 @@ from llmcli.formats.quantization import quantize_rows
 from llmcli.formats.training_stages import AVERAGE, BASE, CACHE, EXPORTED
 from llmcli.generation.next_words import next_words
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.pages.live_page import MODEL_SCRIPTS, PAGE_SCRIPTS
+from llmcli.pages.live_page import MODEL_SCRIPTS, PAGE_SCRIPTS, SERVED_SCRIPTS
 from llmcli.pages.live_text import chat_data
 from llmcli.pages.live_weights import MAX_BYTES, check_size, choose_dtype, pack, with_page_values
 from tests.conftest import TEXT, random_checkpoint
@@ -149,7 +149,7 @@ def test_a_chat_template_that_pages_do_not_support_is_noted(llm: Llm, tiny_model
     assert json.loads(element(Path("page.html").read_text("utf-8"), "data"))["chat"] is None
 
 
-@pytest.mark.parametrize("scripts", [PAGE_SCRIPTS, [f"live/{name}.js" for name in MODEL_SCRIPTS]])
+@pytest.mark.parametrize("scripts", [PAGE_SCRIPTS, SERVED_SCRIPTS, [f"live/{name}.js" for name in MODEL_SCRIPTS]])
 def test_scripts_that_run_together_declare_each_name_once(scripts: Sequence[str]) -> None:
     text = "\n".join((files("llmcli.pages") / name).read_text("utf-8") for name in scripts)
     names = re.findall(r"^(?:const|let|class|(?:async )?function\*?) (\w+)", text, re.M)

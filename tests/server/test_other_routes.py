@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -75,6 +76,64 @@ def test_what_lm_eval_asks_of_a_tokenizer(client, tokenizer):
 def test_next_words_are_those_of_generate(client, served, llm, short_search):
     printed = json.loads(llm("generate", "The cat", "--next", 4, "--json", "-m", served[0]).stdout)
     assert client.post("/v1/next", json={"prompt": "The cat", "n": 4}).json() == {"model": "text"} | printed
+
+
+def test_next_tokens_are_those_of_a_completion(client, completion, tokenizer):
+    """In a prompt of token ids, and with the settings of the completion."""
+    ids = tokenizer.encode("The cat")
+    [choice] = completion(prompt=ids, max_tokens=1, logprobs=5, return_token_ids=True)["choices"]
+    [token] = choice["logprobs"]["content"]
+    most_likely = {one["id"]: math.exp(one["logprob"]) for one in token["top_logprobs"]}
+    found = client.post("/v1/next", json={"prompt": ids, "unit": "tokens", "n": 5}).json()
+    # random weights: a few tokens may be bytes that never occur, and are excluded
+    allowed = {token["id"]: token["probability"] for token in found["next"]}
+    shared = most_likely.keys() & allowed.keys()
+    assert shared and found["unexplored"] == pytest.approx(1 - sum(allowed.values()), abs=1e-5)
+    ratios = [allowed[token] / most_likely[token] for token in shared]
+    assert ratios == pytest.approx([ratios[0]] * len(ratios), rel=1e-4)
+    hot = {"prompt": ids, "unit": "tokens", "n": 5, "temperature": 2, "token_id": found["next"][3]["id"]}
+    hotter = client.post("/v1/next", json=hot).json()
+    roots = [token["probability"] ** 0.5 for token in found["next"]]
+    given = [token["probability"] for token in hotter["next"]]
+    assert [one / given[0] for one in given] == pytest.approx([root / roots[0] for root in roots], rel=1e-3)
+    assert hotter["token"]["rank"] == 4 and hotter["token"]["probability"] == pytest.approx(given[3], abs=1e-6)
+    greedy = client.post("/v1/next", json={"prompt": ids, "temperature": 0, "return_token_ids": True}).json()
+    text = completion(prompt=ids, max_tokens=8)["choices"][0]["text"]
+    assert greedy["next"][0]["probability"] == 1 and text.startswith(greedy["next"][0]["added"])
+    assert [token["id"] for token in greedy["tokens"]] == ids and greedy["prefix_tokens"] == 0
+
+
+def test_a_prompt_longer_than_the_context_is_cut_where_that_is_asked(client):
+    for path, fields in (("/v1/next", {"unit": "tokens"}), ("/v1/explain", {}), ("/v1/completions", {"max_tokens": 1})):
+        for prompt in ("The cat " * 60, [5] * 100):
+            body = {"prompt": prompt, **fields}
+            refused = client.post(path, json=body)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded"), path
+            assert client.post(path, json=body | {"truncate_prompt_tokens": -1}).status_code == 200
+
+
+def test_the_tokens_before_a_continuation(client, completion, tokenizer):
+    asked = {"prompt": "The ca", "max_tokens": 3, "return_token_ids": True, "logprobs": 0}
+    choice = completion(**asked)["choices"][0]
+    ids = [*choice["prompt_token_ids"], *(token["id"] for token in choice["logprobs"]["content"])]
+    assert tokenizer.decode(ids).lstrip("\n") == "The ca" + choice["text"]
+    assert tokenizer.decode(ids[: choice["prompt_prefix_tokens"]]) in ("", "\n")
+    messages = [{"role": "user", "content": "Hi"}]
+    chat = completion("/v1/chat/completions", model="chat", messages=messages, return_token_ids=True)["choices"][0]
+    expected = client.post("/tokenize", json={"model": "chat", "messages": messages}).json()["tokens"]
+    assert chat["prompt_token_ids"] == expected
+
+
+def test_an_explanation_has_what_is_asked_for(client, short_search):
+    whole = client.post("/v1/explain", json={"prompt": "The cat sat"}).json()
+    part = client.post("/v1/explain", json={"prompt": "The cat sat", "include": ["attention"], "position": 1}).json()
+    weights = [[head[1] for head in layer] for layer in whole["attention"]["weights"]]
+    assert part["attention"]["weights"] == weights and part["lens"] == whole["lens"]
+    assert part["next"] == [] and {token["effect_bits"] for token in part["tokens"]} == {None}
+    assert "attention" not in client.post("/v1/explain", json={"prompt": "The cat", "include": []}).json()
+    token = whole["next_tokens"][2]["id"]
+    other = client.post("/v1/explain", json={"prompt": "The cat sat", "token_id": token, "include": []}).json()
+    assert other["attribution"]["id"] == token != whole["attribution"]["id"]
 
 
 def test_an_explanation_is_that_of_explain(client, served, llm, short_search):

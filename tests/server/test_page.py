@@ -1,29 +1,36 @@
-"""The page of `llm serve` in a real browser, with real models: chat, text, branches, and what is shown of tokens."""
+"""The page of `llm serve` in a real browser, with real models: what the page with a model inside does (tests/pages),
+answered by a server."""
 
 import json
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
 import urllib.request
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from llmcli.api import train
+from llmcli.pages.live_page import served_page
+from tests.pages.live import BROWSER, page_of
 from tests.platforms import in_full
+from tests.sample_models import run as run_llm
+from tests.server.processes import serving
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUESTIONS = "".join(
     f"Q: What is {a} and {b}?\nA: It is {a + b}, which is a number.\n\n" for a in range(9) for b in range(9)
 )
-TEXT = "She likes to eat bread. He likes to eat rice. We like to drink green tea in the morning.\n" * 60
+TEXT = "She likes to eat bread. He likes to eat rice. We like to drink green tea in the morning. 🍎を食べます。\n" * 60
 HOSTILE = '<img src=x onerror="alert(1)"> &lt; \u202e'
+KEY = "secret"
+ASK = """([type, body]) => new Promise((resolve) => {
+    const all = {};
+    request(type, body, (answer) => {
+        Object.assign(all, answer);
+        if (answer.done) resolve(all);
+    });
+})"""
 
 pytest.importorskip("starlette", reason="needs starlette: pip install 'llmcli[serve]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
@@ -31,36 +38,20 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="need
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server with a model of text and one of conversations."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of text, with an n-gram cache, and one of conversations."""
     folder = tmp_path_factory.mktemp("served")
     for name, content in (("words", TEXT), ("sums", QUESTIONS)):
         (folder / f"{name}.txt").write_text(content, "utf-8")
-        options = {"steps": 30, "layers": 1, "width": 32, "heads": 2, "context": 64}
+        options = {"steps": 30, "layers": 2, "width": 32, "heads": 2, "context": 64}
         list(train(folder / f"{name}.txt", folder / f"{name}.safetensors", **options))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "llmcli", "serve", "-m", "words.safetensors", "-m", "sums.safetensors"]
-    server = subprocess.Popen([*command, "--port", str(port), "-q"], cwd=folder, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}/"
-    try:
-        _wait_for(url, server)
-        yield url
-    finally:
-        server.terminate()
-        server.wait(30)
+    return folder
 
 
-def _wait_for(url: str, server: "subprocess.Popen[bytes]") -> None:
-    for _ in range(600):
-        assert server.poll() is None, "the server ended"
-        try:
-            urllib.request.urlopen(f"{url}health", timeout=5)
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError("the server did not start")
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    with serving(folder / "words.safetensors", folder / "sums.safetensors") as served:
+        yield served.url
 
 
 @pytest.fixture(scope="module")
@@ -74,77 +65,74 @@ def browser() -> "Iterator[playwright.Browser]":
 @pytest.fixture
 def page(browser: "playwright.Browser", address: str) -> "Iterator[playwright.Page]":
     """The page, loaded. Fails if the browser logs a message, such as an error or a violation of the policy."""
-    context = browser.new_context(viewport={"width": 1200, "height": 800}, reduced_motion="reduce")
+    context = browser.new_context(viewport={"width": 1200, "height": 800}, reduced_motion="reduce", locale="en-US")
     opened, messages = context.new_page(), []
     opened.on("console", lambda message: messages.append(message.text))
     opened.on("pageerror", lambda error: messages.append(str(error)))
     opened.on("dialog", lambda dialog: messages.append("an alert"))
-    opened.goto(address)
-    opened.wait_for_selector("html[data-ready]")
-    opened.click(".segments [data-view=both]")
+    opened.on("request", lambda request: request.url.startswith((address, "data:")) or messages.append(request.url))
+    load(opened, address)
     yield opened
     context.close()
     assert messages == []
 
 
-def ask(page: "playwright.Page", question: str = "What is 2 and 3?") -> None:
-    """Greedily: one sampled answer in thirty is empty."""
-    set_up(page, temperature=0)
-    page.fill("#message", question)
-    page.press("#message", "Enter")
-    finished(page, "chat")
+def load(page: "playwright.Page", address: str) -> None:
+    page.goto(address)
+    page.wait_for_selector("html[data-ready]")
 
 
-def continue_text(page: "playwright.Page", prompt: str, **settings: object) -> None:
-    set_up(page, **({"max_tokens": 20, "seed": 1} | settings))
-    page.fill("#prompt", prompt)
-    page.press("#prompt", "Control+Enter")
-    finished(page, "text")
+def choose(page: "playwright.Page", model: str) -> None:
+    page.select_option("#models", model)
+    page.wait_for_selector("html[data-ready]")
+    assert page.title() == model
 
 
-def finished(page: "playwright.Page", pane: str) -> None:
-    page.wait_for_selector(f"#{pane} .answer:last-child .regenerate:not(:disabled)")
+def wait_until_shown(page: "playwright.Page") -> None:
+    page.wait_for_selector("[role=tabpanel]:not([hidden]):not([aria-busy=true])")
+
+
+def bars(page: "playwright.Page", list_: str = "next") -> list[list[str]]:
+    """[name, figure] of the bars, once all are shown."""
+    wait_until_shown(page)
+    return page.locator(f"#{list_} li").evaluate_all(  # type: ignore[no-any-return]
+        "(all) => all.map((one) => [one.children[0].textContent, one.children[1].textContent])"
+    )
 
 
 def set_up(page: "playwright.Page", **settings: object) -> None:
-    if "temperature" in settings:
-        page.locator(".temperature input").first.fill(str(settings.pop("temperature")))
-    page.click("#open-settings")
+    """Move sliders, and fill further settings."""
     for name, value in settings.items():
-        page.fill(f"#setting-{name}", str(value))
-    page.keyboard.press("Escape")
+        if name in ("temperature", "topP", "minP"):
+            page.locator(f"#{name}").evaluate(
+                "(node, value) => { node.value = value; node.dispatchEvent(new Event('input')); }", value
+            )
+        else:
+            page.locator("#more").evaluate("(node) => { node.open = true; }")
+            page.fill(f"[name={name}]", str(value))
 
 
-def answer(page: "playwright.Page", pane: str = "text") -> str:
-    return str(page.locator(f"#{pane} .answer .tokens").last.text_content())
+def ask(page: "playwright.Page", question: str = "What is 2 and 3?") -> str:
+    """The answer, which is greedy: one sampled answer in thirty is empty."""
+    set_up(page, temperature=0)
+    page.fill("#message", question)
+    page.press("#message", "Enter")
+    return answer(page)
 
 
-def tokens(page: "playwright.Page", pane: str = "text") -> list[str]:
-    return list(page.locator(f"#{pane} .answer:last-child .token").all_text_contents())
+def answer(page: "playwright.Page") -> str:
+    page.wait_for_selector("#answer-tokens:not(:disabled)")
+    page.wait_for_selector("#send:not(:disabled)")
+    return str(page.locator("#messages .from-model span").last.text_content())
 
 
-@in_full
-def test_each_pane_begins_with_a_model_that_fits_it(page: "playwright.Page") -> None:
-    assert page.input_value("#chat .model") == "sums"
-    assert page.input_value("#text .model") == "words"
-    page.select_option("#chat .model", "words")
-    assert page.is_disabled("#message")
-    assert "words cannot chat" in str(page.text_content("#chat .note"))
-
-
-def test_an_answer_streams_and_can_be_regenerated(page: "playwright.Page") -> None:
-    ask(page)
-    assert tokens(page, "chat")
-    assert answer(page, "chat") == "".join(tokens(page, "chat"))
-    page.click("#chat .regenerate")
-    finished(page, "chat")
-    assert page.locator("#chat .actions").get_by_text("2/2").count() == 1
-    page.click("#chat [aria-label='earlier version']")
-    assert page.locator("#chat .actions").get_by_text("1/2").count() == 1
-    ask(page, "What is 4 and 4?")
-    assert page.locator("#chat .answer").count() == 2
-    page.click("#new-chat")
-    assert page.locator("#chat .answer").count() == 0
+def run(page: "playwright.Page", text: str, **settings: object) -> str:
+    """The text that the page makes of a text."""
+    set_up(page, **({"max_tokens": 20, "seed": 1} | settings))
+    page.fill("#text", text)
+    page.click("#run")
+    page.wait_for_selector("#step:not(:disabled)")
+    return page.input_value("#text")
 
 
 def post(url: str, body: dict[str, object]) -> dict[str, Any]:
@@ -154,185 +142,282 @@ def post(url: str, body: dict[str, object]) -> dict[str, Any]:
         return dict(json.load(response))
 
 
-# at temperature 2, characters are spelled by several tokens
+# ---- the two run programs
+
+
+def assert_close(one: Any, other: Any, place: str = "") -> None:
+    """Numbers to a thousandth, all else exactly."""
+    match one:
+        case dict():
+            assert one.keys() == other.keys(), place
+            for key, value in one.items():
+                assert_close(value, other[key], f"{place}.{key}")
+        case list():
+            assert len(one) == len(other), (place, one, other)
+            for i, value in enumerate(one):
+                assert_close(value, other[i], f"{place}[{i}]")
+        case float() | int() if not isinstance(one, bool):
+            np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-3, err_msg=place)
+        case _:
+            assert one == other, place
+
+
+@pytest.mark.parametrize("text", ["She likes to", pytest.param("She likes to ea", marks=in_full)])
+def test_a_server_answers_as_the_model_in_the_page(
+    page: "playwright.Page", browser: "playwright.Browser", folder: Path, tmp_path: Path, text: str
+) -> None:
+    """The same requests to both run programs: the worker's are compared with numpy in tests/pages."""
+    file = tmp_path / "page.html"
+    file.write_text(page_of(folder / "words.safetensors"), "utf-8")
+    exported = browser.new_page()
+    load(exported, file.as_uri())
+    choose(page, "words")
+    typed = {"text": text, "ids": None, "prefix": 0}
+    plain, shaped = {"temperature": 1, "topP": 1, "minP": 0}, {"temperature": 0.7, "topP": 0.9, "minP": 0.02}
+    keys = {"id", "done", "choices", "rest", "tokens"}
+    for settings in (plain, shaped):
+        for unit in ("words", "tokens"):
+            body = typed | {"settings": settings, "unit": unit}
+            served, own = (one.evaluate(ASK, ["next", body]) for one in (page, exported))
+            assert served["tokens"] == own["tokens"] and served.keys() <= keys
+            for found in (served, own):
+                found["choices"] = {one["text"]: (one["added"], one["probability"]) for one in found["choices"]}
+                found["choices"] = {name: value for name, value in found["choices"].items() if value[1] > 0.005}
+            assert_close({**served["choices"]}, {**own["choices"]})
+    ids, prefix = served["tokens"]["ids"], served["tokens"]["prefix"]
+    greedy = {"settings": plain | {"temperature": 0}, "count": 12}
+    requests: list[tuple[str, dict[str, Any]]] = [
+        ("generate", typed | greedy), ("generate", {"text": "", "ids": ids, "prefix": prefix} | greedy),
+        ("inside", typed | {"without": []}), ("attention", {"position": 1, "layer": None, "head": None}),
+        ("inside", typed | {"without": ["1.2", "cache"]}), ("attention", {"position": 2, "layer": 1, "head": 0}),
+        ("compare", {"texts": [typed, typed | {"text": ""}], "without": ["2"]}),
+        ("alternatives", {"ids": ids, "prefix": prefix, "position": len(ids) - 1}),
+        ("color", {"ids": ids, "prefix": prefix, "kind": "probability"}),
+    ]  # fmt: skip
+    for type_, body in requests:
+        served, own = (one.evaluate(ASK, [type_, body]) for one in (page, exported))
+        for found in (served, own):
+            for key in ("id", "expert", "count", "rest"):
+                found.pop(key, None)
+            for key in ("pairs", "choices"):  # the order of equally likely ones, and the least likely, may differ
+                rows = [one for one in found.get(key, []) if one.get("p", one.get("probability")) > 0.01]
+                found[key] = sorted(rows, key=lambda one: str(one.get("text")))
+                for row in found[key]:
+                    row.pop("bits", None)
+        assert "error" not in served, served
+        assert_close(served, own, type_)
+    exported.close()
+
+
 @pytest.mark.parametrize("temperature", [0, pytest.param(2, marks=in_full)])
 def test_a_seed_gives_the_text_of_the_completions_route(
     page: "playwright.Page", address: str, temperature: int
 ) -> None:
-    settings = {"temperature": temperature, "max_tokens": 40, "seed": 1, "min_p": 0}
-    continue_text(page, "She likes", **settings)
-    expected = post(f"{address}v1/completions", {"model": "words", "prompt": "She likes"} | settings)
-    assert answer(page) == "She likes" + expected["choices"][0]["text"]
+    choose(page, "words")
+    settings = {"temperature": temperature, "max_tokens": 40, "seed": 1}
+    written = run(page, "She likes", minP=0, **settings)
+    expected = post(f"{address}/v1/completions", {"model": "words", "prompt": "She likes", "min_p": 0} | settings)
+    assert written == "She likes" + expected["choices"][0]["text"]
+    wait_until_shown(page)
+    strip = "".join(page.locator("#strip button").all_text_contents())
+    assert temperature or strip.replace("·", " ").replace("⏎", "\n") == written
+
+
+# ---- chat
+
+
+def test_an_answer_streams_and_can_be_written_again(page: "playwright.Page", folder: Path) -> None:
+    choose(page, "sums")
+    assert page.is_visible("#chat") and page.input_value("#temperature") == "0.8"
+    questions = page.locator("#questions button").all_text_contents()
+    assert len(questions) > 1 and all(f"Q: {question}" in QUESTIONS for question in questions)
+    page.locator("#questions button").last.click()
+    answer(page)
+    assert page.locator("#messages .from-user span").text_content() == questions[-1]
+    page.click("#new-chat")
+    assert page.locator("#messages p").count() == 0 and page.locator("#questions button").count() == len(questions)
+    first = ask(page)
+    set_up(page, temperature=2, seed=5)
+    page.click("#again")
+    assert answer(page) != first and page.locator("#messages p").count() == 2
+    page.click("#chat-undo")
+    assert answer(page) == first
+    ask(page, "What is 4 and 4?")
+    assert page.locator("#messages .from-model").count() == 2
+    page.click("#chat-undo")
+    assert page.locator("#messages .from-model").count() == 1 and page.input_value("#message") == "What is 4 and 4?"
 
 
 @in_full
-def test_what_is_shown_survives_a_reload_and_can_be_cleared(page: "playwright.Page") -> None:
-    ask(page)
-    page.click("#chat .regenerate")
-    finished(page, "chat")
-    continue_text(page, "She likes", max_tokens=5, temperature=1.5)
+def test_the_tokens_of_an_answer_and_its_first_prediction(page: "playwright.Page") -> None:
+    choose(page, "sums")
+    written = ask(page)
+    page.click("#answer-tokens")
+    wait_until_shown(page)
+    assert page.is_visible("#write") and page.input_value("#text") == written
+    tokens = page.locator("#strip button").all_text_contents()
+    assert "".join(tokens).replace("·", " ").replace("⏎", "\n").strip() == written.strip()
+    page.locator("#strip button").nth(1).click()
+    page.locator("#alternatives-bars button").first.click()
+    assert page.input_value("#text") != written
+    with page.expect_request("**/v1/completions") as sent:
+        page.click("#step")
+    assert len(sent.value.post_data_json["prompt"]) > 10  # the conversation, and the beginning of the answer
+    page.click("#tab-chat")
+    page.click("#look-inside")
+    wait_until_shown(page)
+    assert "What" in "".join(page.locator("#tokens .token > span:first-child").all_text_contents())
+
+
+@in_full
+def test_a_system_message_is_sent(page: "playwright.Page") -> None:
+    choose(page, "sums")
+    set_up(page, system="Be brief.", max_tokens=3)
+    with page.expect_request("**/v1/chat/completions") as sent:
+        ask(page)
+    body = sent.value.post_data_json
+    assert body["messages"] == [
+        {"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 and 3?"},
+    ]  # fmt: skip
+    assert body["max_tokens"] == 3 and body["temperature"] == 0
+
+
+# ---- the models
+
+
+@in_full
+def test_each_model_opens_with_what_it_can_do(page: "playwright.Page", address: str) -> None:
+    assert page.title() == "words" and page.is_hidden("#tab-chat") and page.is_visible("#write")
+    assert page.input_value("#text") in TEXT and "llm serve" in str(page.text_content("#summary"))
+    prompts = page.locator("#examples button").all_text_contents()
+    assert prompts and prompts[0] in TEXT  # the others are from a sample
+    page.locator("#examples button").last.click()
+    assert page.input_value("#text") == prompts[-1]
+    page.click("#tab-record")
+    assert page.locator("#curve polyline").count() == 2 and "words.txt" in str(page.text_content("#record"))
+    choose(page, "sums")
+    assert page.is_visible("#chat")
+    page.click("#tab-record")
+    assert "sums.txt" in str(page.text_content("#record"))
+
+
+@in_full
+def test_what_is_shown_survives_a_reload(page: "playwright.Page") -> None:
+    choose(page, "sums")
+    written = ask(page)
     page.fill("#message", "a draft")
-    shown = [page.locator(f"#{pane} .scroll").inner_text() for pane in ("chat", "text")]
-    assert "2/2" in shown[0] and "She likes" in shown[1] and "Continue" in shown[1] and "Edit" in shown[1]
-    reload(page)
-    assert [page.locator(f"#{pane} .scroll").inner_text() for pane in ("chat", "text")] == shown
-    assert page.input_value("#message") == "a draft" and page.input_value("#prompt") == "She likes"
-    assert page.locator("#text .temperature").text_content() == "Temperature 1.5"
-    page.locator("#text .actions").get_by_text("Continue").click()  # from the tokens that were restored
-    finished(page, "text")
-    assert len(tokens(page)) == 10
-    page.locator("#text .actions").get_by_text("Edit").click()
-    assert page.input_value("#prompt") == answer(page)
-    page.click("#new-chat")
-    page.click("#clear-text")
-    reload(page)
-    assert page.locator(".answer").count() == 0 and page.locator(".start").count() == 2
-
-
-def reload(page: "playwright.Page") -> None:
     page.reload()
     page.wait_for_selector("html[data-ready]")
-
-
-@in_full
-def test_a_full_store_and_other_models_do_no_harm(page: "playwright.Page") -> None:
-    ask(page)
+    assert page.title() == "sums" and answer(page) == written and page.input_value("#message") == "a draft"
+    choose(page, "words")
+    page.fill("#text", "We like")
+    set_up(page, temperature=1.5)
+    choose(page, "sums")
+    assert answer(page) == written
+    choose(page, "words")
+    assert page.input_value("#text") == "We like" and page.input_value("#temperature") == "1.5"
     page.evaluate("void (Storage.prototype.setItem = () => { throw new Error('full') })")
-    page.click("#chat .regenerate")
-    finished(page, "chat")
-    reload(page)
-    assert page.locator("#chat .answer").count() == 1  # the last state that was stored
-    page.evaluate("""() => {
-        const state = JSON.parse(sessionStorage.getItem("llm.chat"));
-        state.turns[0].answer.model = "gone";
-        chat.save = () => {};
-        sessionStorage.setItem("llm.chat", JSON.stringify(state));
-    }""")
-    reload(page)
-    assert page.locator("#chat .answer").count() == 0 and page.locator("#chat .start").count() == 1
-
-
-def test_a_model_begins_with_examples_from_its_own_texts(browser: "playwright.Browser", address: str) -> None:
-    opened = browser.new_page(viewport={"width": 1200, "height": 800})
-    opened.goto(address)
-    opened.wait_for_selector("html[data-ready]")
-    assert opened.get_attribute("main", "data-view") == "text" and opened.is_hidden("#chat")
-    start = str(opened.text_content("#text .start"))
-    assert "words continues a text" in start and "parameters, trained on words.txt" in start
-    example = opened.locator("#text .examples button").first
-    assert (begins := str(example.text_content())) and begins in TEXT
-    example.click()
-    finished(opened, "text")
-    assert answer(opened).startswith(begins)
-    opened.click("[data-view=chat]")
-    assert "sums answers messages" in str(opened.text_content("#chat .start"))
-    questions = opened.locator("#chat .examples button").all_text_contents()
-    assert len(questions) > 1 and all(f"Q: {question}" in QUESTIONS for question in questions)
-    opened.locator("#chat .examples button").last.click()
-    finished(opened, "chat")
-    assert opened.locator(".user").text_content() == questions[-1] and opened.locator("#chat .start").count() == 0
-    opened.close()
+    page.fill("#text", "We like to")
+    page.reload()
+    page.wait_for_selector("html[data-ready]")
+    assert page.input_value("#text") == "We like"  # the last state that was stored
 
 
 @in_full
 def test_stop_keeps_what_has_arrived(page: "playwright.Page") -> None:
+    choose(page, "words")
     set_up(page, max_tokens=20000)
-    page.fill("#prompt", "She likes")
-    page.press("#prompt", "Control+Enter")
-    page.wait_for_selector("#text .token:nth-of-type(5)")
-    page.dispatch_event("#text .stop", "click")  # a pointer would wait until the page no longer moves
-    finished(page, "text")
-    assert "stopped" in str(page.text_content("#text .actions"))
-    assert 3 <= len(tokens(page)) < 20000
-
-
-@in_full
-def test_a_branch_keeps_the_tokens_before_it(page: "playwright.Page", address: str) -> None:
-    continue_text(page, "She likes", temperature=1, min_p=0)
-    before = tokens(page)
-    page.locator("#text .token").nth(6).focus()
-    page.keyboard.press("Enter")
-    alternative = page.locator("#details .bars button:not(:disabled)").first
-    assert alternative.evaluate("(node) => node === document.activeElement")
-    with page.expect_request("**/v1/completions") as sent:
-        alternative.click()
-    finished(page, "text")
-    ids = sent.value.post_data_json["prompt"]
-    text = post(f"{address}detokenize", {"model": "words", "tokens": ids})["prompt"]
-    assert text == "She likes" + "".join(tokens(page)[:7])
-    after = tokens(page)
-    assert after[:6] == before[:6]
-    assert after[6] != before[6]
-    assert page.locator("#text .token.branch").count() == 1
-    assert page.locator("#text .actions").get_by_text("2/2").count() == 1
-
-
-@in_full
-def test_a_branch_of_an_answer_is_its_beginning(page: "playwright.Page") -> None:
-    set_up(page, temperature=0, max_tokens=12)
-    ask(page)
-    before = tokens(page, "chat")
-    page.locator("#chat .token").nth(1).click()
-    with page.expect_request("**/v1/chat/completions") as sent:
-        page.locator("#details .bars button:not(:disabled)").first.click()
-    finished(page, "chat")
-    beginning = "".join(tokens(page, "chat")[:2])
-    assert sent.value.post_data_json["messages"][-1] == {"role": "assistant", "content": beginning}
-    assert beginning.startswith(before[0]) and answer(page, "chat") != "".join(before)
-
-
-@in_full
-def test_arrow_keys_go_from_token_to_token(page: "playwright.Page") -> None:
-    continue_text(page, "She likes")
-    page.locator("#text .token").first.focus()
-    for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "End", "Home", "ArrowRight"):
-        page.keyboard.press(key)
-    label = page.evaluate("document.activeElement.getAttribute('aria-label')")
-    assert re.fullmatch(r".*, <?[\d.]+%, token 2 of 20", label)
-    assert page.is_visible("#details")
+    page.fill("#text", "She likes")
+    page.click("#run")
+    page.wait_for_function("() => document.getElementById('text').value.length > 40")
     page.keyboard.press("Escape")
-    assert page.is_hidden("#details")
+    page.wait_for_selector("#step:not(:disabled)")
+    wait_until_shown(page)
+    assert 5 < page.locator("#strip button").count() < 20000
+    page.click("#run")
+    page.press("#text", "End")
+    page.keyboard.type("We")  # typing ends it, too
+    wait_until_shown(page)
+    assert page.input_value("#text").endswith("We") and page.is_enabled("#run")
+
+
+@in_full
+def test_a_text_longer_than_the_context_goes_on(page: "playwright.Page") -> None:
+    choose(page, "words")
+    page.fill("#text", TEXT[:600])
+    assert bars(page) and page.is_hidden("#problem")
+    page.click("#step")
+    page.wait_for_selector("#step:not(:disabled)")
+    assert bars(page) and page.is_hidden("#problem") and len(page.input_value("#text")) > 600
+    page.click("#tab-inside")
+    assert bars(page, "change-bars") and page.is_hidden("#problem")
 
 
 @in_full
 def test_colors_show_probability_and_training_text(page: "playwright.Page") -> None:
-    continue_text(page, "She likes", max_tokens=60, temperature=0)
-    page.select_option("#text .coloring", "probability")
-    plain = page.locator("#text .legend .p0").evaluate("(node) => getComputedStyle(node).backgroundColor")
-    unlikely = page.locator("#text .legend .p4").evaluate("(node) => getComputedStyle(node).backgroundColor")
-    assert plain != unlikely
-    page.select_option("#text .coloring", "memory")
-    page.wait_for_selector("#text .legend:has-text('% of the characters, in words.txt')")
+    choose(page, "words")
+    run(page, "She likes", max_tokens=40, temperature=0)
+    wait_until_shown(page)
+    shares = "(all) => all.map((one) => Number(one.style.getPropertyValue('--share')))"
+    for kind, legend in (("probability", "the less likely"), ("memory", r"\d+% of the characters. words.txt")):
+        page.select_option("#coloring", kind)
+        page.wait_for_function("() => document.getElementById('coloring-legend').textContent")
+        assert re.search(legend, str(page.text_content("#coloring-legend")))
+        assert sum(page.locator("#strip button").evaluate_all(shares)) > 0
+    page.select_option("#coloring", "")
+    assert sum(page.locator("#strip button").evaluate_all(shares)) == 0
 
 
 @in_full
-def test_next_words_extend_the_text(page: "playwright.Page") -> None:
-    page.fill("#prompt", "She likes to")
-    page.click("#next-words")
-    word = str(page.locator("#next .name").first.text_content())
-    page.locator("#next button").first.click()
-    page.wait_for_function("(end) => document.getElementById('prompt').value.endsWith(end)", arg=word.strip("·…"))
+def test_an_ensemble(browser: "playwright.Browser", folder: Path, tmp_path: Path) -> None:
+    """Its parts have no switches, and the page says which model it shows."""
+    like = folder / "words.safetensors"
+    list(train(folder / "words.txt", tmp_path / "more.safetensors", steps=10, layers=1, width=32, heads=2, like=like))
+    run_llm("mix", like, tmp_path / "more.safetensors", "-o", tmp_path / "both.safetensors")
+    with serving(tmp_path / "both.safetensors") as served:
+        page = browser.new_page(locale="en-US")
+        load(page, served.url)
+        page.fill("#text", "She likes to")
+        assert bars(page)
+        page.select_option("#coloring", "experts")
+        page.wait_for_function("() => document.getElementById('coloring-legend').textContent.includes('words')")
+        page.click("#tab-inside")
+        assert bars(page, "change-bars") and page.locator("#parts button").count() == 0
+        assert "cannot be switched off" in str(page.text_content("#parts-hint"))
+        assert "which has the largest weight here" in str(page.text_content("#expert"))
+        page.click("#tab-compare")
+        page.fill("#other", "We like to")
+        assert bars(page, "compared") and page.is_hidden("#problem")
+        page.close()
 
 
 @in_full
-def test_explain_and_card(page: "playwright.Page") -> None:
-    continue_text(page, "She likes")
-    page.locator("#text .actions").get_by_text("Explain").click()
-    page.wait_for_selector("#explain .seen button")
-    assert page.locator("#explain tbody tr").count() == 2  # before and after the only layer
-    page.click("#explain [aria-label='next token']")
-    page.wait_for_selector("#explain .seen button")
-    page.keyboard.press("Escape")
-    page.click("#text .card")
-    page.wait_for_selector("#card polyline")
-    assert "words.txt" in str(page.text_content("#card"))
+def test_a_key_is_asked_for(browser: "playwright.Browser", folder: Path) -> None:
+    with serving(folder / "words.safetensors", options=("--api-key", KEY)) as served:
+        page = browser.new_page(locale="ja-JP", viewport={"width": 400, "height": 800})
+        page.goto(served.url)
+        page.wait_for_selector("#key:not([hidden])")
+        assert page.locator("h1").text_content() == "llm serve"
+        assert "API キーが必要です" in str(page.text_content("#problem"))
+        for key, opens in (("wrong", False), (KEY, True)):
+            page.fill("#api-key", key)
+            page.press("#api-key", "Enter")
+            page.wait_for_selector("html[data-ready]" if opens else "#problem:not([hidden])")
+        assert bars(page) and page.is_hidden("#key") and page.is_hidden("#problem")
+        page.reload()
+        page.wait_for_selector("html[data-ready]")
+        page.close()
+
+
+# ---- the page
 
 
 def test_text_is_never_markup(page: "playwright.Page") -> None:
-    continue_text(page, HOSTILE)
-    assert answer(page).startswith(HOSTILE)
+    choose(page, "words")
+    assert run(page, HOSTILE, max_tokens=5).startswith(HOSTILE)
+    choose(page, "sums")
     ask(page, HOSTILE)
-    assert page.locator(".user").text_content() == HOSTILE
+    assert page.locator("#messages .from-user span").text_content() == HOSTILE
     assert page.locator("img").count() == 0
 
 
@@ -341,61 +426,46 @@ def test_text_is_never_markup(page: "playwright.Page") -> None:
 def test_it_fits_the_width_and_has_contrast(page: "playwright.Page", width: int, scheme: str) -> None:
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 800})
-    page.reload()
-    page.wait_for_selector("html[data-ready]")
-    assert page.get_attribute("html", "data-theme") == scheme
-    for view in ("chat", "text"):
-        page.click(f".segments [data-view={view}]")
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    for dialog in ("open-settings", "open-help"):
-        page.click(f"#{dialog}")
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        page.keyboard.press("Escape")
-    names = ["ink", "faint", "accent", "warm"]
-    assert [name for name in names if contrast(page, name, "paper") < 4.5] == []
-    grounds = ["panel", "soft", "verbatim", *(f"p{i}" for i in range(1, 5)), *(f"e{i}" for i in range(8))]
-    assert [name for name in grounds if contrast(page, "ink", name) < 4.5] == []
-    assert contrast(page, "on-accent", "accent") >= 4.5
-    assert contrast(page, "control", "paper") >= 3
+    choose(page, "sums")
+    page.locator("#more").evaluate("(node) => { node.open = true; }")
+    for _ in range(2):
+        for tab in ("chat", "write", "inside", "compare", "record"):
+            page.click(f"#tab-{tab}")
+            wait_until_shown(page)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
+        page.click("#language")
+    names = ["--ink", "--faint"]
+    assert [name for name in names if contrast(page, name, "--paper") < 4.5] == []
+    assert [name for name in names if contrast(page, name, "--panel") < 4.5] == []
 
 
 def contrast(page: "playwright.Page", one: str, other: str) -> float:
-    """The contrast ratio of two colours of the page (WCAG 2.2)."""
-    style = "getComputedStyle(document.documentElement).getPropertyValue"
-    colours = [str(page.evaluate(f"(name) => {style}(name).trim()".replace("Value(name)", "Value('--' + name)"), name))
-               for name in (one, other)]  # fmt: skip
-    low, high = sorted(luminance(colour) for colour in colours)
+    """The contrast ratio of two colors of the page (WCAG 2.2)."""
+    style = "(name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim()"
+    low, high = sorted(luminance(str(page.evaluate(style, name))) for name in (one, other))
     return (high + 0.05) / (low + 0.05)
 
 
-def luminance(colour: str) -> float:
+def luminance(color: str) -> float:
     """
     >>> luminance("#ffffff"), luminance("#000000")
     (1.0, 0.0)
     """
-    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@in_full
-def test_letters_grow_and_the_choice_stays(page: "playwright.Page") -> None:
-    size = "parseFloat(getComputedStyle(document.documentElement).fontSize)"
-    before = page.evaluate(size)
-    page.click("#larger")
-    assert page.evaluate(size) > before
-    page.click("#theme")
-    theme = page.get_attribute("html", "data-theme")
-    page.reload()
-    page.wait_for_selector("html[data-ready]")
-    assert page.evaluate(size) > before
-    assert page.get_attribute("html", "data-theme") == theme
-
-
-def test_the_file_needs_no_network_and_no_inline_handler() -> None:
-    text = (files("llmcli.pages") / "server" / "index.html").read_text("utf-8")
+def test_the_page_needs_no_other_site_and_no_inline_handler(address: str) -> None:
+    text = served_page().decode()
     assert not re.search(r'(src|href)="(https?:)?//', text)
     assert not re.search(r"<[^>]+\son\w+=", text)
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", text)
-    assert text.count("<style>") == text.count("<script>") == 1
-    assert Path(str(files("llmcli.pages") / "server")).is_dir()
+    policy = re.search('http-equiv="Content-Security-Policy" content="([^"]*)"', text)
+    assert policy and re.fullmatch(
+        r"default-src .none.; style-src .sha256-\S+.; script-src .sha256-\S+.; connect-src .self.; img-src data:; "
+        r"base-uri .none.; form-action .none.", policy[1],
+    )  # fmt: skip
+    with urllib.request.urlopen(address) as response:
+        assert response.headers["Content-Security-Policy"] == "frame-ancestors 'none'"
+        assert response.read().decode() == text

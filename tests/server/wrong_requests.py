@@ -78,10 +78,15 @@ WRONG = {
         "continue_final_message": [True, "x"],
         "documents": [[{"text": "x"}]],
     },
-    "/v1/next": {"prompt": [None, "", 3], "n": [0, 101, "x"], "temperature": [0]},
+    "/v1/next": {
+        "prompt": [None, "", 3, [], [1, "x"], [300]], "n": [0, 101, "x"], "temperature": [-1, 101], "top_p": [2],
+        "min_p": [-1], "unit": ["letters"], "token_id": [1, -1], "max_evaluations": [1, "x"], "top_k": [5],
+        "truncate_prompt_tokens": [5],
+    },
     "/v1/explain": {
         "prompt": [None, "", 3, "x" * 4001], "n": [0], "literal": [1], "temperature": [0], "compare": ["", 3],
-        "without": ["1", [1], ["0"], ["1.0"], ["x"], ["9"], ["1.9"], ["1"] * 1025],
+        "without": ["1", [1], ["0"], ["1.0"], ["x"], ["9"], ["1.9"], ["1"] * 1025, ["cache"]],
+        "include": ["next", ["lens"]], "position": ["x", 99, -99],
     },
     "/v1/memory": {"text": [None, 3, "x" * 20_001], "n": [1]},
     "/v1/experts": {"token_ids": [[1]]},  # this model has none

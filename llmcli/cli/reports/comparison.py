@@ -4,6 +4,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from llmcli import units
+from llmcli.analysis.comparison import CACHE
 from llmcli.cli.reports import tokens as token_output
 from llmcli.cli.terminal import console, tables
 from llmcli.cli.terminal.safe_text import visible_whitespace
@@ -46,9 +47,11 @@ def show(comparison: "Comparison", prompts: tuple[str, str], count: int) -> None
 
 def _part(name: str) -> str:
     """
-    >>> _part("2"), _part("2.3")
-    ('layer 2', 'head 3 of layer 2')
+    >>> _part("2"), _part("2.3"), _part("cache")
+    ('layer 2', 'head 3 of layer 2', 'n-gram cache')
     """
+    if name == CACHE:
+        return "n-gram cache"
     layer, _, head = name.partition(".")
     return f"head {head} of layer {layer}" if head else f"layer {layer}"
 

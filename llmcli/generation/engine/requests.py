@@ -38,6 +38,7 @@ class Started:
     prompt_tokens: int
     cached_tokens: int  # tokens whose keys and values came from an earlier request
     prompt: tuple[ScoredToken, ...] = ()
+    ids: tuple[int, ...] = ()  # the tokens before the first new one
 
 
 @dataclass(frozen=True)

@@ -159,13 +159,13 @@ class Sequence:
         cached = len(self._held)
         reserve = self.live_runtime.context - self._context
         first = read_prompt(self.live_runtime, self._tokenizer, prompt, reserve=reserve, cached=cached)
-        self._start()
         logits = first.logits if first.model_logits is None else first.model_logits
         is_asked = self.request.top_logprobs > 0
         self._alternatives.append(self._most_likely(log_softmax(logits), first.token_of) if is_asked else ())
         pieces = self.text.add_first(first)
         self._first_bytes = self.text.first_bytes
         ids = self.text.ids if self.text.last_token else self.text.ids[:-1]
+        self._start(ids)
         self._held = last_tokens(ids, self.live_runtime.length, self._tokenizer.bos_ids)
         self._emit(pieces)
 
@@ -235,11 +235,12 @@ class Sequence:
         self._counts[how] += 1
         self.is_done, self.waits_for_step = True, False
 
-    def _start(self) -> None:
+    def _start(self, ids: Ids[int] | None = None) -> None:
         if not self._is_started:
             self._is_started = True
             self._counts.update(prompt_tokens=self._prompt_length, cached_tokens=self._cached)
-            self._tell(Started(self._prompt_length, self._cached, tuple(self._prompt)))
+            before = tuple(self.text.ids if ids is None else ids)
+            self._tell(Started(self._prompt_length, self._cached, tuple(self._prompt), before))
 
     def _emit(self, pieces: list[Piece]) -> None:
         for piece in pieces:

@@ -1,5 +1,4 @@
 // Two prompts side by side: their next words, and the predictions after each layer.
-byId("other").value = data.start.compare;
 byId("other").addEventListener("input", () => refresh());
 
 function refreshCompare() {

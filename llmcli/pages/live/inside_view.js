@@ -1,12 +1,23 @@
 // Inside: what happens in the model when it predicts, and what changes when parts of it are switched off.
-const { num_hidden_layers: L, num_attention_heads: H } = data.config;
+let L = 0, H = 0; // layers and heads of each
 const MAX_ARCS = 5, MIN_WEIGHT = 0.01; // attention below this gets no arc
 const MAX_CONTRIBUTIONS = 8, MAX_EFFECTS = 16; // bars
-const off = new Set(data.start.without);
+const off = new Set(); // parts that are switched off
 const selected = { layer: null, head: null, token: 0 }; // counted from 0; null: the mean
 let target = ""; // the next token that is explained, if it is not the most likely one
 let inside = { labels: [], weights: [] }; // what the page shows
 let lastAttention = 0; // number of the last request
+
+// Forgets what was shown of another model.
+function resetInside() {
+  const { num_hidden_layers: layers, num_attention_heads: heads } = data.config;
+  [L, H] = [layers, heads];
+  off.clear();
+  for (const part of data.start.without) off.add(part);
+  Object.assign(selected, { layer: null, head: null, token: 0 });
+  target = "";
+  inside = { labels: [], weights: [] };
+}
 
 const refreshInside = () => request("inside", { ...state, without: [...off], target }, (answer) => {
   if (answer.pairs) showChange(answer);
@@ -20,6 +31,7 @@ const partName = (layer, head) => say(head === undefined ? "layerName" : "headNa
 const nameOf = (part) => (part === "cache" ? say("ngramCache") : partName(...part.split(".").map((number) => number - 1)));
 const signed = (value, figure = Math.abs(value).toFixed(2)) => (Number(figure) ? (value < 0 ? "−" : "+") : "") + figure;
 
+const canSwitch = () => data.has_switches !== false; // an ensemble's parts cannot be switched off
 const layerOf = (part) => part.split(".")[0];
 const isOff = (part) => off.has(part) || off.has(layerOf(part));
 
@@ -27,7 +39,7 @@ function showParts() {
   const focused = document.activeElement.dataset.part;
   const cell = (label, contribution, name, part, layerIsOff = false) => {
     const title = contribution === undefined ? name : `${name}: ${signed(contribution)}`;
-    const node = part ? clickable(() => switchPart(part), { role: "switch", "aria-checked": !isOff(part), tabindex: -1, "data-part": part }, label)
+    const node = part && canSwitch() ? clickable(() => switchPart(part), { role: "switch", "aria-checked": !isOff(part), tabindex: -1, "data-part": part }, label)
       : element("span", {}, label);
     node.title = title;
     node.setAttribute("aria-label", title);
@@ -47,9 +59,10 @@ function showParts() {
   ]), ...(data.ngram_cache ? [[cell(say("ngramCache"), undefined, say("ngramCache"), "cache")]] : [])];
   byId("parts").replaceChildren(...rows.map((cells) => element("div", {}, ...cells)));
   const switches = [...byId("parts").querySelectorAll("button")], current = switches.find((node) => node.dataset.part === focused);
-  (current ?? switches[0]).tabIndex = 0;
+  if (switches.length) (current ?? switches[0]).tabIndex = 0;
   current?.focus();
   byId("all-on").disabled = !off.size;
+  byId("parts-hint").textContent = say(canSwitch() ? "partsHint" : "noSwitches");
 }
 
 // A head that is off because its layer is off is switched on together with the layer.
@@ -81,7 +94,8 @@ byId("parts").addEventListener("keydown", (event) => {
 
 // ---- what comes next, with and without the parts
 
-function showChange({ pairs, chosen, token, tail, entropy }) {
+function showChange({ pairs, chosen, token, tail, entropy, expert }) {
+  byId("expert").textContent = expert ? say("expert", { name: expert.name, weight: percent(expert.weight) }) : "";
   byId("tail").textContent = tail ? say("tail", { token: readable(token), tail: readable(tail) }) : "";
   byId("entropy").textContent = say("entropy", { bits: entropy.toFixed(2), count: Math.round(2 ** entropy) });
   inside.token = readable(token);
@@ -89,7 +103,7 @@ function showChange({ pairs, chosen, token, tail, entropy }) {
   byId("effects-title").textContent = say("effectsTitle", { token: inside.token });
   const { text, p, q, bits } = chosen, amount = { token: readable(text), p: percent(p), q: percent(q), bits: Math.abs(bits).toFixed(2) };
   const change = Number(amount.bits) === 0 ? "unchanged" : bits < 0 ? "lessLikely" : "moreLikely";
-  byId("change").textContent = say(off.size ? change : "switchSomething", amount);
+  byId("change").textContent = off.size || canSwitch() ? say(off.size ? change : "switchSomething", amount) : "";
   const focused = [...byId("change-bars").querySelectorAll("button")].indexOf(document.activeElement);
   showBothBars(byId("change-bars"), pairs, off.size > 0, (one) => clickable(() => { target = one; refresh(); },
     { class: "choice", "aria-pressed": one === text }, tokenSpan(one)));
@@ -113,6 +127,11 @@ const wholePercent = (weight) => Math.round(100 * weight) + "%";
 
 function showActivations({ labels, lens, attribution }) {
   const hasNewTokens = labels.join("\n") !== inside.labels.join("\n");
+  if (attribution.mlp.length !== L || attribution.heads[0].length !== H) { // another model of an ensemble
+    [L, H] = [attribution.mlp.length, attribution.heads[0].length];
+    Object.assign(selected, { layer: null, head: null });
+    showHeadChoices();
+  }
   inside = { ...inside, labels, attribution };
   const parts = [attribution.embedding, ...attribution.heads.flat(), ...attribution.mlp];
   inside.largest = Math.max(...parts.map(Math.abs), 1e-9);

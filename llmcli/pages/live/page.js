@@ -1,7 +1,17 @@
-// The page around the model: text, next words, chat and the record. The model itself runs in a worker.
+// The page around the model: text, next words, tabs. The model itself is run by `program`: a worker in this page (local.js), or a
+// server (http.js). It gets {id, type, ...}, and answers with any number of {id, ...}, the last of which has `done`:
+//   open {model} -> {facts}: about the model, if they are not in the page; the rest is about the open model
+//   next {text, ids, prefix, settings, unit} -> {tokens}, {choices, rest}: what may follow a text; better ones replace the first
+//   generate {text, ids, prefix, settings, count} -> {piece, ids, prefix}, {end}
+//   inside {text, ids, prefix, without, target} -> {pairs, ...}, {labels, lens, attribution}, {effects}
+//   compare {texts, without} -> {lenses}, {pairs}
+//   chat {messages, settings} -> {answer, ids, prefix}
+//   alternatives {ids, prefix, position} -> {choices, rank}: what else could have stood in the place of a token
+//   attention {position, layer, head} -> {weights, strongest}: of the last text that `inside` was asked about
+//   color {ids, prefix, kind} -> {marks, legend}
+//   stop: ends the last of next, generate, inside, compare and chat, as a new one of them does
 const RUN_TOKENS = 200; // of one click on Run
-const settingNames = ["temperature", "topP", "minP"];
-const settings = () => Object.fromEntries(settingNames.map((name) => [name, Number(byId(name).value)]));
+const FULL_COLOR_BITS = 8; // a token that was less likely has the full color
 const clickable = (click, attributes, ...children) => {
   const node = element("button", { type: "button", ...attributes }, ...children);
   node.addEventListener("click", click);
@@ -9,26 +19,25 @@ const clickable = (click, attributes, ...children) => {
 };
 const announce = (text) => { byId("announcement").textContent = text; };
 
-// ---- the worker
+// ---- the run program
 
-const worker = new Worker(URL.createObjectURL(new Blob([byId("worker").textContent], { type: "text/javascript" })));
 const receivers = new Map(); // number of a request -> what receives its answers
 let lastRequest = 0;
 
 // Sends a request, and returns its number; `receive` is called with each answer, the last of which is `done`.
 function request(type, body, receive = () => {}) {
   receivers.set(++lastRequest, receive);
-  worker.postMessage({ id: lastRequest, type, ...body });
+  program.postMessage({ id: lastRequest, type, ...body });
   return lastRequest;
 }
-worker.onmessage = ({ data: answer }) => {
+program.onmessage = ({ data: answer }) => {
   const receive = receivers.get(answer.id);
   if (answer.done) receivers.delete(answer.id);
   receive?.(answer);
   if (answer.error) showProblem(say(...answer.error));
   if (answer.done && answer.id === lastNext) openPanel().setAttribute("aria-busy", "false");
 };
-worker.onerror = (event) => showProblem(say("failed", { error: event.message }));
+program.onerror = (event) => showProblem(say("failed", { error: event.message }));
 
 function showProblem(text) {
   byId("problem").textContent = text;
@@ -74,6 +83,10 @@ function refresh() {
 }
 function refreshNext() {
   byId("alternatives").hidden = true;
+  showExamples(byId("examples"), state.ids || !["", data.start.text].includes(state.text) ? [] : data.examples?.prompts, (text) => {
+    keepForUndo();
+    setText(text);
+  });
   return request("next", { ...state, settings: settings(), unit: byId("unit").value }, (answer) => {
     if (answer.tokens) showTokens(answer.tokens);
     if (answer.choices) showNext(answer);
@@ -99,13 +112,13 @@ function generate(count) {
   const start = state, box = byId("text");
   let added = 0, ended = false, next = start;
   setBusy(true);
-  request("generate", { ...start, settings: settings(), count }, ({ piece, ids, prefix, end, done }) => {
+  request("generate", { ...start, settings: settings(), count }, ({ piece, ids, prefix, count: tokens = 1, end, done }) => {
     if (state !== start) return; // the text was changed meanwhile
     if (ids) {
       next = { text: next.text + piece, ids, prefix };
       box.value = next.text;
       box.scrollTop = box.scrollHeight;
-      added++;
+      added += tokens;
     }
     ended ||= Boolean(end);
     if (!done) return;
@@ -115,26 +128,22 @@ function generate(count) {
     setState(next);
   });
 }
+const runLength = () => settings().max_tokens ?? RUN_TOKENS;
 function setBusy(busy) {
   for (const id of ["step", "run"]) byId(id).disabled = busy;
   byId("stop").disabled = !busy;
 }
-const stop = () => worker.postMessage({ id: ++lastRequest, type: "stop" });
+const stop = () => program.postMessage({ id: ++lastRequest, type: "stop" });
 
 byId("text").addEventListener("input", () => setText(byId("text").value));
 byId("text").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) generate(event.shiftKey ? RUN_TOKENS : 1);
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) generate(event.shiftKey ? runLength() : 1);
 });
 byId("step").addEventListener("click", () => generate(1));
-byId("run").addEventListener("click", () => generate(RUN_TOKENS));
+byId("run").addEventListener("click", () => generate(runLength()));
 byId("stop").addEventListener("click", stop);
 byId("undo").addEventListener("click", undo);
 byId("unit").addEventListener("change", refresh);
-for (const name of settingNames) byId(name).addEventListener("input", showSettings);
-function showSettings() {
-  for (const name of settingNames) byId(name + "-value").textContent = Number(byId(name).value).toFixed(2);
-  refresh();
-}
 document.addEventListener("keydown", (event) => event.key === "Escape" && stop());
 
 // ---- the tokens of the text, and what else could have stood in their places
@@ -145,7 +154,28 @@ function showTokens(tokens) {
     const attributes = { class: "token", tabindex: i ? -1 : 0, "aria-label": readable(label) };
     return clickable(() => showAlternatives(i), attributes, withFaintMarks(label));
   }));
+  color();
 }
+
+// Colors the tokens of the text, by how likely each was, or by what else the run program can tell.
+let lastColors = 0; // number of the last request
+function color() {
+  const kind = byId("coloring").value, nodes = [...byId("strip").children];
+  byId("coloring-legend").textContent = "";
+  if (!kind || !shown.ids.length) return nodes.forEach((node) => mark(node));
+  lastColors = request("color", { ids: shown.ids, prefix: shown.prefix, kind }, ({ id, marks, legend }) => {
+    if (id !== lastColors || !marks) return;
+    nodes.forEach((node, i) => mark(node, marks[i]));
+    byId("coloring-legend").textContent = say(...legend);
+  });
+}
+function mark(node, found = null) {
+  const { probability, share = Math.min(1, -Math.log2(probability) / FULL_COLOR_BITS), hue = 24, note = "" } = found ?? { share: 0 };
+  node.style.setProperty("--share", share);
+  node.style.setProperty("--hue", hue);
+  node.title = probability === undefined ? note : percent(probability);
+}
+byId("coloring").addEventListener("change", color);
 
 function showAlternatives(index) {
   const position = shown.prefix + index, label = readable(shown.labels[index]);
@@ -179,69 +209,6 @@ function moveFocus(event, node, kind = "*") {
   event.preventDefault();
   return all[target];
 }
-
-// ---- chat
-
-const messages = []; // the user wrote the first, and each second one
-
-function showMessages() {
-  byId("messages").replaceChildren(...messages.map((content, i) => {
-    const speaker = element("b", {}, say(i % 2 ? "model" : "you"));
-    return element("p", { class: i % 2 ? "from-model" : "from-user", dir: "auto" }, speaker, element("span", {}, content || say("waiting")));
-  }));
-  byId("chat-undo").disabled = byId("look-inside").disabled = !messages.length;
-}
-let turn = 0; // the answer that is being written
-function setAnswering(answering) {
-  byId("send").disabled = answering;
-  byId("chat-stop").disabled = !answering;
-  byId("messages").setAttribute("aria-busy", String(answering)); // a screen reader reads the answer when it is complete
-}
-function takeBack() {
-  turn++;
-  setAnswering(false);
-  byId("message").value = messages.splice(-2)[0];
-  showMessages();
-}
-function send() {
-  const content = byId("message").value.trim(), own = turn + 1;
-  if (!content || byId("send").disabled) return;
-  turn = own;
-  byId("message").value = "";
-  messages.push(content, "");
-  showProblem("");
-  setAnswering(true);
-  showMessages();
-  request("chat", { messages: messages.slice(0, -1), settings: settings() }, ({ answer, done, error }) => {
-    if (own !== turn) return; // it was taken back
-    if (error) return takeBack();
-    if (answer !== undefined) messages[messages.length - 1] = answer;
-    if (done) setAnswering(false);
-    showMessages();
-  });
-}
-byId("send").addEventListener("click", send);
-byId("chat-stop").addEventListener("click", stop);
-byId("chat-undo").addEventListener("click", () => {
-  stop();
-  takeBack();
-});
-// Opens the prediction of the first token of the last answer.
-byId("look-inside").addEventListener("click", () => {
-  stop();
-  request("conversation", { messages: messages.slice(0, -1) }, ({ ids }) => {
-    if (!ids) return;
-    keepForUndo();
-    setState({ text: "", ids, prefix: ids.length });
-    openTab(byId("tab-inside"));
-    byId("tab-inside").focus();
-  });
-});
-byId("message").addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-  event.preventDefault();
-  send();
-});
 
 // ---- the record
 
@@ -280,7 +247,11 @@ byId("tabs").addEventListener("keydown", (event) => {
 
 function showTexts() {
   translatePage();
-  byId("summary").textContent = say("summary", { parameters: data.parameters, weights: data.dtype });
+  if (!data.record) return; // no model is open
+  byId("summary").textContent = say(data.isServed ? "servedSummary" : "summary", { parameters: data.parameters, weights: data.dtype });
+  const before = byId("coloring").value;
+  byId("coloring").replaceChildren(...["", ...(data.colorings ?? ["probability"])].map((kind) => element("option", { value: kind }, say(kind || "noColors"))));
+  byId("coloring").value = before;
   showMessages();
   showRecord();
   showHeadChoices();
@@ -289,23 +260,56 @@ function showTexts() {
 byId("language").addEventListener("click", () => {
   language = language === "ja" ? "en" : "ja";
   showTexts();
-  refresh();
+  if (data.record) refresh();
 });
 
-// ---- start
-
-request("open", { data, weights: byId("weights").textContent }, ({ error }) => {
-  if (error) return;
-  byId("send").disabled = false;
-  document.documentElement.dataset.ready = "";
-});
-byId("weights").remove();
-byId("tab-chat").hidden = !data.chat;
-if (data.chat) { // as llm chat chooses its words
-  byId("temperature").value = 0.8;
-  byId("minP").value = 0.05;
+// Texts to begin with, as buttons.
+function showExamples(node, texts, choose) {
+  node.replaceChildren(...(texts ?? []).map((text) => clickable(() => choose(text), { dir: "auto" }, visibleWithSpaces(text))));
 }
+
+// ---- the open model
+
+// What was typed and written survives a reload; it is lost when the tab is closed.
+const storageName = () => `llm.${location.pathname}.${data.model ?? ""}.${JSON.stringify(data.start)}`;
+function remember() {
+  const saved = { state, messages, message: byId("message").value, other: byId("other").value, sliders: sliders(), tab: openPanel().getAttribute("aria-labelledby") };
+  try { sessionStorage.setItem(storageName(), JSON.stringify(saved)); } catch { /* no storage, or it is full */ }
+}
+function remembered() {
+  try { return JSON.parse(sessionStorage.getItem(storageName())) ?? {}; } catch { return {}; }
+}
+window.addEventListener("pagehide", () => data.record && remember());
+
+// Opens a model: the one in the page, or the server's with this name, or its first.
+function openModel(model) {
+  if (data.record && data.isServed) remember();
+  delete document.documentElement.dataset.ready;
+  request("open", { model, ...openingOf() }, ({ facts, error, done }) => {
+    if (facts) Object.assign(data, facts);
+    if (!done || error) return;
+    showModel();
+    document.documentElement.dataset.ready = "";
+  });
+}
+function showModel() {
+  const before = remembered(), isChat = Boolean(data.chat);
+  if (data.isServed) byId("title").textContent = document.title = data.model;
+  byId("models").replaceChildren(...(data.models ?? []).map((name) => element("option", { value: name, ...(name === data.model ? { selected: "" } : {}) }, name)));
+  byId("models-label").hidden = (data.models ?? []).length < 2;
+  byId("more").hidden = !data.isServed;
+  byId("tab-chat").hidden = !isChat;
+  undoable.length = 0;
+  byId("undo").disabled = true;
+  showSettings(before.sliders ?? (isChat ? CHAT_SLIDERS : WRITE_SLIDERS));
+  resetInside();
+  byId("other").value = before.other ?? data.start.compare;
+  resetChat(before);
+  showTexts();
+  setState(before.state ?? { text: data.start.text, ids: null, prefix: 0 });
+  openTab(byId(before.tab ?? `tab-${isChat && data.start.view === "write" ? "chat" : data.start.view}`));
+}
+byId("models").addEventListener("change", () => openModel(byId("models").value));
+
 showTexts();
-showSettings();
-setText(data.start.text);
-openTab(byId(`tab-${data.chat && data.start.view === "write" ? "chat" : data.start.view}`));
+openModel();

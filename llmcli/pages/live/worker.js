@@ -133,10 +133,10 @@ const jobs = {
     const ids = fitConversation(chat, messages, tokenizer, runtime.context), decoder = newDecoder();
     let count = runtime.context - ids.length, text = "";
     if (count <= 0) throw new Problem("messageTooLong");
-    for await (const { end, added } of generate(runtime, vocabulary, { head: ids, tail: [] }, settings, check, chat.stop_ids)) {
+    for await (const { end, added, ids: all } of generate(runtime, vocabulary, { head: ids, tail: [] }, settings, check, chat.stop_ids)) {
       if (end) return;
       text += decoder.decode(byteArray(added), { stream: true });
-      yield { answer: withoutSpace(text) };
+      yield { answer: withoutSpace(text), ids: all, prefix: ids.length };
       if (--count === 0) return;
     }
   },
@@ -166,7 +166,18 @@ const atOnce = {
   attention: ({ position, layer, head }) => ({
     weights: recording.attention(position, layer, head), strongest: recording.strongest(position),
   }),
-  conversation: ({ messages }) => ({ ids: fitConversation(chat, messages, tokenizer, runtime.context) }), // up to the next answer
+  // How likely each token of a text was; of a long text, those that the context holds.
+  color({ ids, prefix }) {
+    const last = ids.slice(-alternativesRuntime.context), start = ids.length - last.length;
+    alternativesRuntime.rewind();
+    const rows = alternativesRuntime.read(last, { every: true });
+    const probabilityOf = (i) => {
+      const allowed = vocabulary.maskLogits(rows[i - start - 1], vocabulary.stateAfterTokens(ids.slice(start, i)));
+      return { probability: samplingProbabilities(allowed, PLAIN)[ids[i]] };
+    };
+    const marks = ids.map((_, i) => (i > start ? probabilityOf(i) : null));
+    return { marks: marks.slice(prefix), legend: ["probabilityLegend"] };
+  },
 };
 
 // The text of the page for an error: its name and values.

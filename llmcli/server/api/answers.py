@@ -10,6 +10,7 @@ from typing import ClassVar
 from llmcli.config import ANSWER_TOKENS
 from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
 from llmcli.generation.engine.requests import Event, Finished, GenerationRequest, ScoredToken, Started, Token
+from llmcli.generation.token_healing import Prompt
 from llmcli.server.api.bodies import ChatBody, CompletionBody, GenerationBody
 from llmcli.server.api.models import ServedModel
 from llmcli.server.api.prompts import chat_template, check_choices_fit, check_form, encode_messages, encode_prompt
@@ -77,6 +78,14 @@ class GenerationAnswer(ABC):
         choice = self.choice_chunk(index, event, text)
         return choice and self._envelope(self.chunk_kind, [choice])
 
+    def _prompt_ids(self, index: int, text: Generated) -> JsonObject:
+        """Return the tokens before the first new one, if token ids were requested."""
+        if not self.body.return_token_ids or text.started is None:
+            return {}
+        prompt = self.requests[index].prompt
+        prefix = prompt.prefix if isinstance(prompt, Prompt) else 0
+        return {"prompt_token_ids": list(text.started.ids), "prompt_prefix_tokens": prefix}
+
     def usage_chunk(self, texts: Sequence[Generated]) -> JsonObject:
         """Return the last chunk of a stream whose usage was requested."""
         return self._envelope(self.chunk_kind, []) | self._usage(texts)
@@ -120,7 +129,8 @@ class Completion(GenerationAnswer):
         check_form(body, model)
         max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
         samplings, scores_prompt = body.samplings(max_tokens), body.echo and body.logprobs is not None
-        prompts = [encode_prompt(prompt, model, literal=body.echo) for prompt in body.prompts]
+        cuts = body.truncate_prompt_tokens is not None
+        prompts = [encode_prompt(prompt, model, literal=body.echo, cuts=cuts) for prompt in body.prompts]
         for prompt in prompts:
             check_choices_fit(body.choices, prompt, model)
         requests = [
@@ -140,12 +150,13 @@ class Completion(GenerationAnswer):
     def choice(self, index: int, text: Generated) -> JsonObject:
         assert text.started and text.finished
         tokens = [*text.started.prompt, *text.tokens]
-        return self._choice(index, self._echo(index) + text.text, tokens, text, text.finished.reason)
+        choice = self._choice(index, self._echo(index) + text.text, tokens, text, text.finished.reason)
+        return choice | self._prompt_ids(index, text)
 
     def choice_chunk(self, index: int, event: Event, text: Generated) -> JsonObject | None:
         match event:
-            case Started() if self.body.echo:
-                return self._choice(index, self._echo(index), event.prompt, text)
+            case Started() if self.body.echo or self.body.return_token_ids:
+                return self._choice(index, self._echo(index), event.prompt, text) | self._prompt_ids(index, text)
             case Token() if event.text:
                 return self._choice(index, event.text, text.take_unsent(), text)
             case Finished():
@@ -206,7 +217,8 @@ class ChatCompletion(GenerationAnswer):
         assert text.finished
         message = {"role": "assistant", "content": self._without_prefix_space(text.text), "refusal": None}
         logprobs = self._logprobs(text.tokens)
-        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": text.finished.reason}
+        choice = {"index": index, "message": message, "logprobs": logprobs, "finish_reason": text.finished.reason}
+        return choice | self._prompt_ids(index, text)
 
     def choice_chunk(self, index: int, event: Event, text: Generated) -> JsonObject | None:
         delta: dict[str, str] = {}
@@ -220,7 +232,8 @@ class ChatCompletion(GenerationAnswer):
                 delta = {"content": self._without_prefix_space(event.text) if is_first else event.text}
         logprobs = self._logprobs(text.take_unsent())
         reason = event.reason if isinstance(event, Finished) else None
-        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        ids = self._prompt_ids(index, text) if isinstance(event, Started) else {}
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason} | ids
 
     def _without_prefix_space(self, text: str) -> str:
         """Remove SentencePiece's space before the first word of an answer."""

@@ -13,6 +13,7 @@ from llmcli.config import Grammar, SamplingConfig
 from llmcli.data.conversations.messages import Message
 from llmcli.errors import LLMError, brief
 from llmcli.generation.choices import check_choices
+from llmcli.generation.next_words import MAX_EVALUATIONS
 from llmcli.server import limits
 from llmcli.server.api.schema import Body, Fields, JsonObject
 from llmcli.server.errors import ApiError, invalid
@@ -81,11 +82,24 @@ StopText = Annotated[str, Field(min_length=1, max_length=limits.MAX_STOP_CHARACT
 TokenId = Annotated[int, WithJsonSchema({"type": "integer", "minimum": 0, "maximum": 2**31 - 1})]
 MaxTokens = Annotated[int, Field(ge=0, le=limits.MAX_TOKENS)]
 Words = Annotated[int, Field(ge=1, le=limits.MAX_NEXT_WORDS)]
+Truncation = Literal[-1] | None  # -1: only the end of a prompt that exceeds the context is used (vLLM's name)
+
+
+TopP = Annotated[float, AfterValidator(lambda p: max(SMALLEST_TOP_P, p))]
 
 
 def id_list(low: int, high: int) -> Any:
     """A field for a list of token ids; whether the vocabulary has them is checked with the model."""
     return Field(min_length=low, max_length=high, description=f"a list of {low} to {high:,} token ids")
+
+
+Position = Annotated[int, Field(ge=-limits.MAX_EXPLAIN_CHARACTERS, le=limits.MAX_EXPLAIN_CHARACTERS)]
+TEXT_OR_IDS = Field(description="a text or a list of token ids")
+Prompted = Annotated[str | list[TokenId], TEXT_OR_IDS]
+ExplainedPrompt = Annotated[
+    Annotated[str, Field(max_length=limits.MAX_EXPLAIN_CHARACTERS)] | list[TokenId],
+    Field(description=f"a text of at most {limits.MAX_EXPLAIN_CHARACTERS:,} characters, or a list of token ids"),
+]
 
 
 # ---- the bodies
@@ -199,7 +213,7 @@ class GenerationBody(Body):
     max_tokens: MaxTokens | None = None
     temperature: float = Field(SamplingConfig.temperature, ge=0, le=100)
     top_k: Annotated[int, AfterValidator(lambda k: max(0, k))] = Field(SamplingConfig.top_k, ge=-1, le=1 << 31)
-    top_p: Annotated[float, AfterValidator(lambda p: max(SMALLEST_TOP_P, p))] = Field(SamplingConfig.top_p, ge=0, le=1)
+    top_p: TopP = Field(SamplingConfig.top_p, ge=0, le=1)
     min_p: float = Field(SamplingConfig.min_p, ge=0, le=1)
     repetition_penalty: float = Field(SamplingConfig.repetition_penalty, ge=1e-6, le=1e6)
     presence_penalty: float = Field(SamplingConfig.presence_penalty, ge=-2, le=2)
@@ -213,6 +227,7 @@ class GenerationBody(Body):
         f"{limits.MAX_STOP_CHARACTERS:,} characters",
     )
     n: int = Field(1, ge=1, le=limits.MAX_CHOICES)  # texts for each prompt
+    return_token_ids: bool = False  # adds the prompt's; with log probabilities completions get `content`, as in chats
     stream: bool = False
     stream_options: StreamOptionsField | None = None
     # the form of the text: names of OpenAI, of vLLM before and after 0.11, and of llama.cpp
@@ -300,7 +315,7 @@ class CompletionBody(GenerationBody):
         Annotated[int, Field(ge=0, le=limits.MAX_LOGPROBS)] | None,
         BeforeValidator(lambda value: None if value is False else value),
     ] = None
-    return_token_ids: bool = False  # with the log probabilities also `content`, as in chats
+    truncate_prompt_tokens: Truncation = None
     add_special_tokens: Literal[True] = True  # false is not supported
 
     @property
@@ -345,12 +360,12 @@ class PromptBody(Body):
     """A text, or a conversation, whose last answer may be incomplete. `chat_template_kwargs` are variables of the chat
     template, such as {"enable_thinking": false}."""
 
-    prompt: str | None = None
+    prompt: Any = None
     messages: Messages | None = None
     chat_template_kwargs: Variables | None = None
 
     @property
-    def text(self) -> str | None:
+    def text(self) -> Any:
         return self.prompt
 
     def model_post_init(self, context: Any, /) -> None:
@@ -363,14 +378,21 @@ class PromptBody(Body):
 class ExplainBody(PromptBody):
     """The fields of /v1/explain."""
 
-    prompt: Annotated[str, Field(max_length=limits.MAX_EXPLAIN_CHARACTERS)] | None = None
+    prompt: ExplainedPrompt | None = None
     n: Words = DEFAULT_WORDS
     literal: bool = False
-    # layers, "2", and heads, "2.3", that are switched off in a second prediction
+    truncate_prompt_tokens: Truncation = None
+    # what is computed: next words, the effect of each token, the attention (of one token, if `position` is given)
+    include: list[Literal["next", "effects", "attention"]] = Field(
+        ["next", "effects", "attention"], description="a list of next, effects, attention"
+    )
+    position: Position | None = None  # index in `tokens`; negative: from the end
+    token_id: TokenId | None = None  # explain this next token instead of the most likely one
+    # layers, "2", heads, "2.3", and the n-gram cache, "cache", that are switched off in a second prediction
     without: Annotated[list[Annotated[str, Field(max_length=20)]], Field(max_length=limits.MAX_SWITCHED_OFF)] = Field(
         [], description=f'a list of at most {limits.MAX_SWITCHED_OFF:,} layers, as in "2", or heads, as in "2.3"'
     )
-    compare: Annotated[str, Field(max_length=limits.MAX_EXPLAIN_CHARACTERS)] | None = None  # another prompt
+    compare: ExplainedPrompt | None = None  # another prompt
 
     def model_post_init(self, context: Any, /) -> None:
         super().model_post_init(context)
@@ -381,12 +403,14 @@ class ExplainBody(PromptBody):
 class ExpertsBody(PromptBody):
     """The fields of /v1/experts: tokens, and what they follow."""
 
+    prompt: Prompted | None = None
     token_ids: list[TokenId] = id_list(1, limits.MAX_TOKENS)
 
 
 class TokenizeBody(PromptBody):
     """The fields of /tokenize: those of vLLM and llama.cpp."""
 
+    prompt: str | None = None
     content: str | None = None
     add_special_tokens: bool | None = None
     add_special: bool = False
@@ -408,8 +432,24 @@ class TokenizeBody(PromptBody):
 class NextBody(Body):
     """The fields of /v1/next."""
 
-    prompt: str
+    prompt: Prompted
     n: Words = DEFAULT_WORDS
+    unit: Literal["words", "tokens"] = Field("words", description="words or tokens")
+    temperature: float = Field(1, ge=0, le=100)
+    top_p: TopP = Field(1, ge=0, le=1)
+    min_p: float = Field(0, ge=0, le=1)
+    max_evaluations: Annotated[int, Field(ge=2, le=MAX_EVALUATIONS)] | None = None
+    token_id: TokenId | None = None  # this token's probability and rank, too
+    return_token_ids: bool = False  # adds the tokens of the prompt, and what each word or token adds to it
+    truncate_prompt_tokens: Truncation = None
+
+    def model_post_init(self, context: Any, /) -> None:
+        if self.token_id is not None and self.unit != "tokens":
+            raise invalid("token_id", 'has no effect without "unit": "tokens"; leave it out')
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        return SamplingConfig(temperature=self.temperature, top_p=self.top_p, min_p=self.min_p)
 
 
 class MemoryBody(Body):

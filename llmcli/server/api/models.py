@@ -113,7 +113,7 @@ class Models:
     ) -> None:
         """Open model files. Raises LLMError for a file that is not a model, and for two files with the same name."""
         self._open = partial(open_runtime, device=device, quantize=quantize, on_note=on_note, fast=True, cache=cache)
-        self._on_note = on_note
+        self._on_note, self.uses_cache = on_note, cache
         self._models: dict[str, ServedModel] = {}
         for path in paths:
             model = ServedModel(path, context)

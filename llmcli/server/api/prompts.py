@@ -15,14 +15,19 @@ from llmcli.server.api.models import MAX_LISTED, ServedModel
 from llmcli.server.errors import ApiError, invalid
 
 
-def encode_prompt(prompt: str | list[int], model: ServedModel, *, literal: bool) -> Prompt | tuple[int, ...]:
-    """Tokenize a prompt. Unless `literal`, the last word of a text may continue, as in `llm generate`."""
+def encode_prompt(
+    prompt: str | list[int], model: ServedModel, *, literal: bool, cuts: bool = False
+) -> Prompt | tuple[int, ...]:
+    """Tokenize a prompt. Unless `literal`, the last word of a text may continue, as in `llm generate`. With `cuts`, a
+    long prompt may exceed the context, and only its end is used."""
     if not isinstance(prompt, str):
         check_ids("prompt", prompt, model)
-        check_length(len(prompt), model)
+        if not cuts:
+            check_length(len(prompt), model)
         return tuple(prompt)
     encoded = Prompt.of(prompt, model.tokenizer, literal=literal)
-    check_length(len(encoded.ids), model)
+    if not cuts:
+        check_length(len(encoded.ids), model)
     return tuple(encoded.ids) if literal else encoded
 
 

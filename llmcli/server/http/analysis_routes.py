@@ -1,16 +1,18 @@
 """Routes that analyze a model: /v1/explain, /v1/next, /v1/memory, /v1/experts, and prompts to try."""
 
 from dataclasses import replace
+from typing import Any
 
 from llmcli.analysis.comparison import compare, initialized_heads
 from llmcli.analysis.explain import choose_explained_model, explain
 from llmcli.data.conversations.example_prompt import example_prompts
 from llmcli.data.sources import was_in_memory
+from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
 from llmcli.errors import WRONG_USAGE, LLMError
 from llmcli.evaluation.memorization import MAX_SEARCHED_BYTES, find_verbatim
 from llmcli.evaluation.training_text import TrainingText, find_training_texts
 from llmcli.generation.generator import next_input
-from llmcli.generation.next_words import NextWords, next_words
+from llmcli.generation.next_words import NextToken, NextWords, next_tokens, next_words
 from llmcli.generation.token_healing import Prompt
 from llmcli.models.ngram_runtime import network_of
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -18,7 +20,7 @@ from llmcli.models.runtime import Runtime
 from llmcli.pages.explanation_json import comparison_json, explanation_json
 from llmcli.server.api.bodies import ExpertsBody, ExplainBody, MemoryBody, NextBody, PromptBody
 from llmcli.server.api.models import ServedModel
-from llmcli.server.api.prompts import chat_template, check_ids, check_length, encode_messages
+from llmcli.server.api.prompts import chat_template, check_ids, encode_messages, encode_prompt
 from llmcli.server.api.schema import JsonObject
 from llmcli.server.errors import ApiError, invalid
 from llmcli.server.http.service import Call, Check
@@ -29,15 +31,20 @@ MAX_EXAMPLE_BYTES = 4_000_000  # training files searched for questions
 
 
 def _encode(body: PromptBody | NextBody, model: ServedModel, new_tokens: int = 0, name: str = "prompt") -> Prompt:
-    """Tokenize a text or messages. Raises ApiError if they do not fit the context, or if the text is empty."""
+    """Tokenize a text or messages; a prompt may be token ids. Raises ApiError if they do not fit the context, or if the
+    text is empty."""
     if isinstance(body, PromptBody) and body.messages is not None:
         template = chat_template(model, body.chat_template_kwargs)
         return encode_messages(body.messages, template, model.context, new_tokens)[0]
     if not body.prompt:
         raise invalid(name, "is empty; give a text to continue")
-    prompt = Prompt.of(body.prompt, model.tokenizer)
-    check_length(len(prompt.ids), model)
-    return prompt
+    cuts = getattr(body, "truncate_prompt_tokens", None) is not None
+    prompt = encode_prompt(body.prompt, model, literal=False, cuts=cuts)
+    return prompt if isinstance(prompt, Prompt) else Prompt([*prompt])
+
+
+def _text(prompt: Any, model: ServedModel) -> str:
+    return prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt)
 
 
 # ---- next words
@@ -45,11 +52,49 @@ def _encode(body: PromptBody | NextBody, model: ServedModel, new_tokens: int = 0
 
 async def next_word_list(call: Call, body: NextBody) -> JsonObject:
     """The most likely next words after a text."""
-    call.entry.prompt = body.prompt
-    await call.search(lambda _: _encode(body, call.model))
-    tokenizer = call.model.tokenizer
-    words = await call.analyze(lambda runtime, check: next_words(runtime, tokenizer, body.prompt, check=check))
-    return {"model": call.model.name} | words.as_json(body.prompt, body.n)
+    call.entry.prompt = str(body.prompt)
+    prompt, tokenizer = await call.search(lambda _: _encode(body, call.model)), call.model.tokenizer
+    title = _text(body.prompt, call.model)
+    if body.token_id is not None:
+        check_ids("token_id", [body.token_id], call.model)
+    answer: JsonObject = {"model": call.model.name}
+    if body.unit == "tokens":
+        tokens = await call.analyze(lambda runtime, _: next_tokens(runtime, tokenizer, prompt, body.sampling))
+        answer |= _tokens_json(tokens, tokenizer, body, title)
+    else:
+        words = await call.analyze(
+            lambda runtime, check: next_words(
+                runtime, tokenizer, prompt, sampling=body.sampling, evaluations=body.max_evaluations, check=check
+            )
+        )
+        answer |= words.as_json(title, body.n)
+        if body.return_token_ids:
+            for shown, word in zip(answer["next"], words.words, strict=False):
+                shown["added"] = word.added
+    if body.return_token_ids:
+        answer |= {"tokens": [_token_json(tokenizer, i) for i in prompt.ids], "prefix_tokens": prompt.prefix}
+    return answer
+
+
+def _token_json(tokenizer: Tokenizer, token: int) -> JsonObject:
+    return {"id": token, "text": tokenizer.label(token), "bytes": list(tokenizer.token_bytes[token])}
+
+
+def _tokens_json(tokens: list[NextToken], tokenizer: Tokenizer, body: NextBody, prompt: str) -> JsonObject:
+    """Convert next tokens to JSON, like `NextWords.as_json`; a control token, which adds no text, has its name."""
+
+    def shown(token: NextToken) -> JsonObject:
+        text = stream_decoder().decode(token.added) or ("" if token.id is None else tokenizer.label(token.id))
+        return {"id": token.id, "text": text, "bytes": list(token.added), "probability": round(token.probability, 6)}
+
+    rest = max(0.0, 1 - sum(token.probability for token in tokens[: body.n]))
+    answer = {"prompt": prompt, "next": [shown(token) for token in tokens[: body.n]], "unexplored": round(rest, 6)}
+    if body.token_id is not None:
+        found = next((i for i, token in enumerate(tokens) if token.id == body.token_id), None)
+        probability = 0.0 if found is None else tokens[found].probability
+        rank = len(tokens) + 1 if found is None else found + 1
+        answer["token"] = _token_json(tokenizer, body.token_id) | {"probability": probability, "rank": rank}
+    return answer
 
 
 # ---- explain
@@ -58,21 +103,32 @@ async def next_word_list(call: Call, body: NextBody) -> JsonObject:
 async def explain_prompt(call: Call, body: ExplainBody) -> JsonObject:
     """How the model arrives at its prediction after a prompt, or in an answer; with `without` or `compare`, two
     predictions."""
-    title = body.messages[-1].content if body.messages else body.prompt or ""
-    call.entry.prompt = title
-    encoded = await call.search(lambda _: _encode(body, call.model, 1))
+    if body.token_id is not None:
+        check_ids("token_id", [body.token_id], call.model)
+    call.entry.prompt = body.messages[-1].content if body.messages else str(body.prompt)
+    prompt: str | Prompt = await call.search(lambda _: _encode(body, call.model, 1))
+    other: str | Prompt | None = None
     if body.compare is not None:
-        other = NextBody(prompt=body.compare)
-        await call.search(lambda _: _encode(other, call.model, name="compare"))
-    prompt = body.prompt or encoded
-    return await call.analyze(lambda runtime, check: _explain(runtime, call.model, body, title, prompt, check))
+        asked = NextBody.read({"prompt": body.compare, "truncate_prompt_tokens": body.truncate_prompt_tokens})
+        other = await call.search(lambda _: _encode(asked, call.model, name="compare"))
+    if isinstance(body.prompt, str):
+        prompt = body.prompt
+    if isinstance(body.compare, str):
+        other = body.compare
+    return await call.analyze(lambda runtime, check: _explain(runtime, call.model, body, (prompt, other), check))
 
 
 def _explain(
-    runtime: Runtime, model: ServedModel, body: ExplainBody, title: str, prompt: str | Prompt, check: Check
+    runtime: Runtime,
+    model: ServedModel,
+    body: ExplainBody,
+    prompts: tuple[str | Prompt, str | Prompt | None],
+    check: Check,
 ) -> JsonObject:
     """Runs in a thread of the engine."""
-    tokenizer = model.tokenizer
+    tokenizer, (prompt, other) = model.tokenizer, prompts
+    title = body.messages[-1].content if body.messages else _text(body.prompt, model)
+    finds_words, ablates = "next" in body.include and body.messages is None, "effects" in body.include
     subject = choose_explained_model(
         model.source, tokenizer, prompt, literal=body.literal, on_note=lambda note: None, runtime=runtime
     )
@@ -87,25 +143,45 @@ def _explain(
     if body.without or body.compare is not None:
         try:
             comparison = compare(
-                reader, tokenizer, prompt, other=body.compare, without=body.without, literal=body.literal,
-                candidates=body.n, predictor=subject.predictor, check=check,
+                reader, tokenizer, prompt, other=other, without=body.without, literal=body.literal,
+                candidates=body.n, token=body.token_id, predictor=subject.predictor, ablates=ablates,
+                finds_words=finds_words, check=check,
             )  # fmt: skip
         except LLMError as error:
             if error.exit_code != WRONG_USAGE:
                 raise
             raise ApiError(str(error).replace("`", ""), param="without") from error
-        prompts = title, title if body.compare is None else body.compare
-        return {"model": model.name} | comparison_json(comparison, prompts, body.n) | extra
+        titles = title, title if body.compare is None else _text(body.compare, model)
+        position = _position(body, min(len(comparison.first.ids), len(comparison.second.ids)))
+        answer = comparison_json(comparison, titles, body.n, position)
+        for one in ("first", "second"):
+            _leave_out(answer[one], body)
+        return {"model": model.name} | answer | extra
     explanation = explain(
         reader, tokenizer, prompt, literal=body.literal, candidates=body.n,
-        predictor=subject.predictor, check=check,
+        predictor=subject.predictor, token=body.token_id, ablates=ablates, check=check,
     )  # fmt: skip
     words = NextWords((), 1.0, 0)
-    if isinstance(prompt, str):
+    if finds_words:
         runtime.rewind()
         words = next_words(runtime, tokenizer, prompt, check=check)
-    shown = {"model": model.name} | explanation_json(explanation, words, tokenizer, title, body.n)
-    return shown | extra
+    position = _position(body, len(explanation.ids))
+    shown = explanation_json(explanation, words, tokenizer, title, body.n, position=position)
+    _leave_out(shown, body)
+    return {"model": model.name} | shown | extra
+
+
+def _position(body: ExplainBody, tokens: int) -> int | None:
+    """Return the requested position. Raises ApiError if the prompt has no such token."""
+    if body.position is not None and not -tokens <= body.position < tokens:
+        raise invalid("position", f"must be from {-tokens} to {tokens - 1}, found {body.position}")
+    return body.position
+
+
+def _leave_out(shown: Any, body: ExplainBody) -> None:
+    """Remove the attention from an explanation, unless it is requested."""
+    if "attention" not in body.include:
+        del shown["attention"]
 
 
 # ---- experts

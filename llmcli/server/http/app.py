@@ -48,6 +48,7 @@ OPERATIONS = [
         )
     ),
     Operation("/v1/models/{id}/card", info_routes.card),
+    Operation("/v1/models/{id}/page", info_routes.page_facts),
     Operation("/v1/models/{id}/examples", analysis_routes.examples),
     Operation("/v1/explain", analysis_routes.explain_prompt, bodies.ExplainBody, "Explanation"),
     Operation("/v1/next", analysis_routes.next_word_list, bodies.NextBody, "NextWords"),

@@ -1,13 +1,14 @@
 """Routes that describe the server and its models: health, metrics, the page, models and their tokenizers."""
 
-from importlib.resources import files
 from typing import Any
 
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
+from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.headers import read_header
+from llmcli.generation.token_healing import Prompt
 from llmcli.pages.inspection_page import inspection_data
-from llmcli.pages.template import source_hash
+from llmcli.pages.live_page import served_facts, served_page
 from llmcli.server.api.answers import token_text
 from llmcli.server.api.bodies import DetokenizeBody, TokenizeBody
 from llmcli.server.api.prompts import chat_template, check_ids
@@ -58,18 +59,9 @@ async def metrics(call: Call) -> Response:
 
 async def page(call: Call) -> Response:
     """The page."""
-    pages = files("llmcli.pages")
-    curve = (pages / "templates" / "curve.js").read_text("utf-8")
-    text = (pages / "server" / "index.html").read_text("utf-8").replace("/* curve.js */", curve)
-    style, script = (
-        source_hash(text.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]) for tag in ("style", "script")
-    )
-    policy = (
-        f"default-src 'none'; style-src '{style}'; script-src '{script}'; connect-src 'self'; img-src data:; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
+    policy = "frame-ancestors 'none'"  # the page itself has the rest
     headers = {"Cache-Control": "no-cache", "Referrer-Policy": "no-referrer", "Content-Security-Policy": policy}
-    return HTMLResponse(text, headers=headers)
+    return HTMLResponse(served_page(), headers=headers)
 
 
 # ---- models
@@ -90,6 +82,22 @@ def card(call: Call) -> JsonObject:
     model = call.model
     model.check_unchanged()
     return model.as_json() | inspection_data(read_header(model.path), lambda note: None) | {"file": model.path.name}
+
+
+def page_facts(call: Call) -> JsonObject:
+    """What the page shows about a model, and needs to run it."""
+    model, source = call.model, call.model.source
+    model.check_unchanged()
+    has_cache = call.service.models.uses_cache and isinstance(source, Checkpoint) and bool(source.record.ngram_cache)
+    return served_facts(source, read_header(model.path)) | {
+        "model": model.name,
+        "chat": model.template is not None,
+        "context": model.context,
+        "experts": model.experts,
+        "ngram_cache": has_cache,
+        "prefix_space": model.tokenizer.adds_prefix_space,
+        "beginning": Prompt.of("", model.tokenizer).ids,
+    }
 
 
 # ---- tokens, with the fields of vLLM and llama.cpp: lm_eval reads them to evaluate a model over HTTP

@@ -1,0 +1,237 @@
+// The run program on a server: it answers the requests of the page as worker.js does, by the routes of llm serve.
+const TYPING_PAUSE = 100; // milliseconds in which a newer request may replace one
+const QUICK_EVALUATIONS = 20; // of the model, for a first look at the next words
+const LISTED = 10, ALWAYS_LISTED = 3, LEAST_LISTED = 0.0005; // next words and tokens; the lowest probability
+const COMPARED = 5, LENS_LISTED = 4, MIN_COMPARED = 1e-9; // of two predictions, and of each layer; a text that one search did not find
+
+let facts = {}; // about the model
+const knownTokens = new Map(); // id -> {text, bytes}
+let explained = null; // the last request to explain a prediction, and the attention of its tokens
+
+const program = {
+  controller: new AbortController(),
+  // A new request for one of `jobs`, or "stop", ends the one before.
+  async postMessage({ id, type, ...message }) {
+    const tell = (answer) => program.onmessage({ data: { id, ...answer } });
+    const isJob = !(type in asked);
+    if (isJob) {
+      program.controller.abort();
+      program.controller = new AbortController();
+    }
+    if (type === "stop") return;
+    const { signal } = program.controller, answers = isJob ? jobs[type](message, signal) : asked[type](message);
+    try {
+      for await (const answer of answers) if (!isJob || !signal.aborted) tell(answer);
+      tell({ done: true });
+    } catch (error) {
+      tell(error.name === "AbortError" ? { done: true } : { done: true, error: error.problem ?? ["failed", { error: error.message }] });
+    }
+  },
+};
+const openingOf = () => ({});
+
+// ---- the server
+
+const stored = { // lost when the tab is closed
+  get: (name) => { try { return sessionStorage.getItem(name); } catch { return null; } },
+  set: (name, value) => { try { sessionStorage.setItem(name, value); } catch { /* a browser without storage */ } },
+};
+const problem = (name, values = {}) => Object.assign(new Error(name), { problem: [name, values] });
+
+async function post(path, body, signal) {
+  const key = stored.get("llm.api_key"), headers = { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
+  const answer = await fetch(path, body ? { method: "POST", headers, body: JSON.stringify(body), signal } : { headers, signal }).catch((error) => {
+    throw error.name === "AbortError" ? error : problem("noServer");
+  });
+  byId("key").hidden = answer.status !== 401;
+  if (answer.ok) return answer;
+  if (answer.status === 401) throw problem("needsKey");
+  const found = await answer.json().catch(() => null);
+  throw problem("serverSays", { error: found?.error?.message ?? answer.status });
+}
+const fetchJson = async (path, body, signal) => (await post(path, body && { model: facts.model, ...body }, signal)).json();
+
+// The choices in a stream of server-sent events.
+async function* streamed(path, body, signal) {
+  const answer = await post(path, { model: facts.model, stream: true, return_token_ids: true, ...body }, signal);
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let buffer = ""; ;) {
+    const { value, done } = await reader.read();
+    if (done) throw problem("noServer");
+    const events = (buffer + value).split("\n\n");
+    buffer = events.pop();
+    for (const event of events.filter((one) => one.startsWith("data: "))) {
+      if (event === "data: [DONE]") return;
+      const chunk = JSON.parse(event.slice(6));
+      if (chunk.error) throw problem("serverSays", { error: chunk.error.message });
+      yield chunk.choices[0];
+    }
+  }
+}
+byId("key").addEventListener("submit", (event) => {
+  event.preventDefault();
+  stored.set("llm.api_key", byId("api-key").value);
+  openModel();
+});
+
+// ---- requests and answers in the words of the page
+
+const pause = (signal) => new Promise((resolve, reject) => {
+  setTimeout(resolve, TYPING_PAUSE);
+  signal.addEventListener("abort", () => reject(new DOMException("replaced", "AbortError")));
+});
+const promptOf = ({ text, ids }) => ids ?? (text || facts.beginning);
+const filters = ({ temperature, topP, minP }) => ({ temperature, top_p: topP, min_p: minP });
+function sampling({ temperature, topP, minP, stop, system, ...more }) { // `more` have the names of the route
+  return { ...filters({ temperature, topP, minP }), ...more, ...(stop ? { stop: stop.split("\n").filter(Boolean) } : {}) };
+}
+const decode = (bytes) => new TextDecoder("utf-8", { ignoreBOM: true }).decode(new Uint8Array(bytes), { stream: true }); // without an incomplete end
+const decodeIds = (ids, more = []) => {
+  const text = decode([...ids.flatMap((id) => knownTokens.get(id).bytes), ...more]);
+  return facts.prefix_space ? text.replace(/^ /, "") : text;
+};
+const idsOf = (choice) => (choice.logprobs?.content ?? []).map(({ id }) => id);
+const pairOf = (text, p, q) => ({ text, p, q, bits: Math.log2(Math.max(q, MIN_COMPARED) / Math.max(p, MIN_COMPARED)) });
+const likely = ({ p, q }, i) => !i || Math.max(p, q) >= LEAST_LISTED;
+
+// The logit lens of an explanation; the n-gram cache comes after the last layer.
+function lensOf({ lens, next_tokens: prediction }, without) {
+  const rows = [...lens.map((row) => row.next_tokens), ...(facts.ngram_cache && !without.includes("cache") ? [prediction] : [])];
+  return rows.map((row) => row.slice(0, LENS_LISTED).map(({ text, probability }) => ({ label: text, probability })));
+}
+
+const jobs = {
+  async *next({ settings, unit, ...text }, signal) {
+    await pause(signal);
+    const body = { prompt: promptOf(text), unit, n: LISTED, return_token_ids: true, truncate_prompt_tokens: -1, ...filters(settings) };
+    for (const [i, max_evaluations] of (unit === "words" ? [QUICK_EVALUATIONS, null] : [null]).entries()) {
+      const { next, tokens, prefix_tokens } = await fetchJson("/v1/next", { ...body, max_evaluations }, signal);
+      for (const token of tokens) knownTokens.set(token.id, token);
+      const prefix = text.ids ? text.prefix : text.text ? prefix_tokens : tokens.length;
+      if (i === 0) yield { tokens: { ids: tokens.map(({ id }) => id), prefix, labels: tokens.slice(prefix).map((one) => one.text) } };
+      const choices = next.filter(({ probability }, i) => i < ALWAYS_LISTED || probability >= LEAST_LISTED)
+        .map(({ bytes, added = decode(bytes), ...one }) => ({ ...one, text: (unit === "tokens" && added) || one.text, added }));
+      yield { choices, rest: Math.max(0, 1 - choices.reduce((sum, { probability }) => sum + probability, 0)) };
+    }
+  },
+
+  async *generate({ settings, count, ...text }, signal) {
+    const body = { prompt: promptOf(text), logprobs: 0, truncate_prompt_tokens: -1, ...sampling(settings), max_tokens: count };
+    let ids = [], prefix = 0;
+    for await (const choice of streamed("/v1/completions", body, signal)) {
+      if (choice.prompt_token_ids) {
+        ids = choice.prompt_token_ids;
+        prefix = text.ids ? text.prefix : text.text ? choice.prompt_prefix_tokens : ids.length;
+      }
+      const added = idsOf(choice);
+      ids = [...ids, ...added];
+      if (choice.text) yield { piece: choice.text, ids, prefix, count: added.length };
+      if (choice.finish_reason === "stop") yield { end: true };
+    }
+  },
+
+  async *inside({ without, target, ...text }, signal) {
+    await pause(signal);
+    const body = { prompt: promptOf(text), without, n: COMPARED, truncate_prompt_tokens: -1 };
+    if (target) body.token_id = explained?.ids.get(target);
+    const answer = await fetchJson("/v1/explain", { ...body, include: ["attention"], position: -1 }, signal), one = answer.second ?? answer;
+    const { tail, tokens, entropy_bits: entropy, attribution: { text: token, embedding, layers } } = one;
+    const shown = (label) => (tail && label.startsWith(tail) ? label.slice(tail.length) : label); // what a token adds to the text
+    const pairs = answer.second ? answer.next_tokens.map(({ text: added, first, second }) => pairOf(added, first, second))
+      : answer.next_tokens.map(({ text: label, probability }) => pairOf(shown(label), probability, probability));
+    const ids = new Map(answer.next_tokens.map(({ text: label, id }) => [answer.second ? label : shown(label), id]));
+    explained = { body, ids, rows: new Map([[tokens.length - 1, one.attention.weights]]) };
+    yield { pairs: pairs.filter(likely), chosen: pairs.find((pair) => pair.text === target) ?? pairs[0], token, tail, entropy, expert: answer.expert };
+    const attribution = { embedding, heads: layers.map(({ heads }) => heads), mlp: layers.map(({ mlp }) => mlp) };
+    yield { labels: tokens.map((token) => token.text), lens: lensOf(one, without), attribution };
+    const { second, ...first } = await fetchJson("/v1/explain", { ...body, include: ["effects"] }, signal);
+    yield { effects: [...(second ?? first).tokens.slice(0, -1).map(({ effect_bits: bits }) => bits), null] };
+  },
+
+  async *compare({ texts, without }, signal) {
+    await pause(signal);
+    const [prompt, compare] = texts.map(promptOf), body = { prompt, compare, without, n: COMPARED, truncate_prompt_tokens: -1 };
+    const { first, second } = await fetchJson("/v1/explain", { ...body, include: [] }, signal);
+    yield { lenses: [first, second].map((one) => ({ token: one.attribution.text, lens: lensOf(one, without) })) };
+    const { next } = await fetchJson("/v1/explain", { ...body, include: ["next"] }, signal);
+    yield { pairs: next.map((word) => pairOf(word.text, word.first, word.second)).filter(likely) };
+  },
+
+  async *chat({ messages, settings }, signal) {
+    const system = settings.system ? [{ role: "system", content: settings.system }] : [];
+    const turns = messages.map((content, i) => ({ role: i % 2 ? "assistant" : "user", content }));
+    let answer = "", ids = [], prefix = 0;
+    for await (const choice of streamed("/v1/chat/completions", { messages: [...system, ...turns], logprobs: true, ...sampling(settings) }, signal)) {
+      if (choice.prompt_token_ids) [ids, prefix] = [choice.prompt_token_ids, choice.prompt_token_ids.length];
+      ids = [...ids, ...idsOf(choice)];
+      answer += choice.delta.content ?? "";
+      yield { answer, ids, prefix };
+    }
+  },
+};
+
+// Requests that are answered beside a job.
+const asked = {
+  async *open({ model }) {
+    facts = {};
+    const models = (await fetchJson("/v1/models")).data.map(({ id }) => id), before = model ?? stored.get("llm.model");
+    const name = models.includes(before) ? before : models[0], path = `/v1/models/${encodeURIComponent(name)}`;
+    stored.set("llm.model", name);
+    const [page, examples] = await Promise.all([fetchJson(`${path}/page`), fetchJson(`${path}/examples`)]);
+    knownTokens.clear();
+    explained = null;
+    facts = { ...page, models, examples, isServed: true, colorings: ["probability", "memory", ...(page.experts.length ? ["experts"] : [])] };
+    yield { facts };
+  },
+
+  async *alternatives({ ids, prefix, position }) {
+    if (position === 0) return yield { choices: [] };
+    const body = { prompt: ids.slice(0, position), unit: "tokens", n: LISTED, token_id: ids[position], truncate_prompt_tokens: -1 };
+    const { next, token } = await fetchJson("/v1/next", body), isListed = next.some(({ id }) => id === token.id);
+    yield { rank: token.rank, choices: [...next, ...(isListed ? [] : [token])].map(({ id, text, bytes, probability }) => ({
+      label: text, probability, isChosen: id === token.id, canChoose: id !== token.id && bytes.length > 0,
+      ids: [...ids.slice(0, position), id], text: decodeIds(ids.slice(prefix, position), bytes),
+    })) };
+  },
+
+  async *attention({ position, layer, head }) {
+    const { body, rows } = explained;
+    if (!rows.has(position)) {
+      const { second, ...first } = await fetchJson("/v1/explain", { ...body, include: ["attention"], position });
+      rows.set(position, (second ?? first).attention.weights);
+    }
+    const layers = rows.get(position).map((heads) => heads.filter((row) => row.some((weight) => weight > 0))); // empty: it is off
+    const heads = layer === null ? layers.flat() : layers[layer], chosen = head === null ? heads : heads.slice(head, head + 1);
+    const seen = (row) => row.slice(0, position + 1);
+    yield {
+      weights: chosen.length ? seen(chosen[0]).map((_, i) => chosen.reduce((sum, row) => sum + row[i], 0) / chosen.length) : [],
+      strongest: rows.get(position).map((row) => row.map((weights) => {
+        const largest = Math.max(...seen(weights));
+        return largest > 0 ? [weights.indexOf(largest), largest] : null;
+      })),
+    };
+  },
+
+  // What the tokens of the text are colored by: {marks: [{share, hue}], legend: a text of the page}.
+  async *color({ ids, prefix, kind }) {
+    const first = Math.max(1, prefix), marks = ids.slice(prefix).map(() => null);
+    if (kind === "probability") {
+      const last = ids.slice(-facts.context);
+      const { choices: [{ logprobs }] } = await fetchJson("/v1/completions", { prompt: last, max_tokens: 0, echo: true, logprobs: 0 });
+      logprobs.token_logprobs.forEach((logprob, i) => { marks[i + ids.length - last.length - prefix] = logprob === null ? null : { probability: Math.exp(logprob) }; });
+      yield { marks, legend: ["probabilityLegend"] };
+    } else if (kind === "memory") {
+      const decoder = new TextDecoder(), texts = ids.slice(prefix).map((id) => decoder.decode(new Uint8Array(knownTokens.get(id).bytes), { stream: true }));
+      const { spans, share, corpus } = await fetchJson("/v1/memory", { text: texts.join("") });
+      let at = 0; // spans count characters, not UTF-16 units
+      const verbatim = texts.map((text) => { const start = at; at += [...text].length; return spans.some((span) => span.start < at && span.end > start); });
+      yield { marks: verbatim.map((is) => (is ? { share: 1, hue: 145 } : null)), legend: ["memoryLegend", { share: Math.round(100 * share), corpus: (corpus ?? []).slice(0, 3).join(", ") }] };
+    } else {
+      const { experts, weights } = await fetchJson("/v1/experts", { prompt: ids.slice(0, first), token_ids: ids.slice(first) });
+      const top = weights.map((row) => row.indexOf(Math.max(...row)));
+      top.forEach((expert, i) => { marks[i + first - prefix] = { share: 1, hue: (expert * 137) % 360, note: experts[expert] }; });
+      const shares = experts.map((name, i) => `${name} ${Math.round((100 * top.filter((one) => one === i).length) / Math.max(1, top.length))}%`);
+      yield { marks, legend: ["expertsLegend", { shares: shares.join(", ") }] };
+    }
+  },
+};

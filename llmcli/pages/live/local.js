@@ -1,0 +1,7 @@
+// The run program in this page: a worker, which has the weights.
+const program = new Worker(URL.createObjectURL(new Blob([byId("worker").textContent], { type: "text/javascript" })));
+const openingOf = () => { // what the program needs to run the model
+  const weights = byId("weights").textContent;
+  byId("weights").remove();
+  return { data, weights };
+};
