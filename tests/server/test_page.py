@@ -181,7 +181,7 @@ def test_a_server_answers_as_the_model_in_the_page(
             served, own = (one.evaluate(ASK, ["next", body]) for one in (page, exported))
             assert served["tokens"] == own["tokens"] and served.keys() <= keys
             for found in (served, own):
-                found["choices"] = {one["text"]: (one["added"], one["probability"]) for one in found["choices"]}
+                found["choices"] = {one["text"]: [one["added"], one["probability"]] for one in found["choices"]}
                 found["choices"] = {name: value for name, value in found["choices"].items() if value[1] > 0.005}
             assert_close({**served["choices"]}, {**own["choices"]})
     ids, prefix = served["tokens"]["ids"], served["tokens"]["prefix"]
@@ -359,7 +359,7 @@ def test_colors_show_probability_and_training_text(page: "playwright.Page") -> N
     run(page, "She likes", max_tokens=40, temperature=0)
     wait_until_shown(page)
     shares = "(all) => all.map((one) => Number(one.style.getPropertyValue('--share')))"
-    for kind, legend in (("probability", "the less likely"), ("memory", r"\d+% of the characters. words.txt")):
+    for kind, legend in (("probability", "the less likely"), ("memory", r"\d+% of the characters. .*words.txt")):
         page.select_option("#coloring", kind)
         page.wait_for_function("() => document.getElementById('coloring-legend').textContent")
         assert re.search(legend, str(page.text_content("#coloring-legend")))
