@@ -423,8 +423,8 @@ def _gelu(x: Array) -> Array:
     """x * (1 + erf(x / sqrt(2))) / 2 (arXiv:1606.08415); erf by formula 7.1.26 of Abramowitz and Stegun."""
     factors = np.array([1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592, 0], np.float32)
     tail = np.polyval(factors, 1 / (1 + np.float32(0.3275911 / math.sqrt(2)) * np.abs(x))) * np.exp(-x * x / 2)
-    doubled: Array = x * np.where(x < 0, tail, 2 - tail)
-    return doubled / 2
+    y: Array = x * np.where(x < 0, tail, 2 - tail) * np.float32(0.5)
+    return y
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"silu": _silu, "gelu_pytorch_tanh": _gelu_tanh, "gelu": _gelu}
