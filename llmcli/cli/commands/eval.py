@@ -15,7 +15,7 @@ from llmcli.cli.options import CHOICES_HELP, ReadingOptions, argument, flag, mod
 from llmcli.cli.reports.evaluation import ModelScore, TokenSurprisals, baseline_json, print_scores
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL, EVALUATION_CONTEXT
-from llmcli.errors import LLMError, usage
+from llmcli.errors import LLMError, usage, with_hub_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,7 +121,8 @@ class _Variant:
 
     @property
     def name(self) -> str:
-        return f"{self.path}, {self.quantize}" if self.quantize else str(self.path)
+        name = with_hub_names(str(self.path))
+        return f"{name}, {self.quantize}" if self.quantize else name
 
     @contextmanager
     def opened(self) -> "Iterator[tuple[Runtime, int]]":

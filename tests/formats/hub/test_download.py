@@ -33,6 +33,7 @@ def test_a_model_is_downloaded_once_and_runs(hub: SimpleNamespace, llm: Llm, tmp
     assert llmcli.load(NAME).parameters == llmcli.load("tiny.safetensors").parameters
     mixed = llm("mix", NAME, "tiny.safetensors", "-o", "mixed.safetensors")
     assert mixed.exit_code == 0 and llmcli.load("mixed.safetensors").parameters > 0, mixed.stderr
+    assert f"\n{NAME}\t" in llm("eval", write_text(), "-m", NAME).stdout
     run = llm("train", write_text(), "--from", NAME, "--steps", 1, "-o", "tuned.safetensors")
     assert run.exit_code == 0 and llmcli.load("tuned.safetensors").record["base"]["file"] == "tiny", run.stderr
 
