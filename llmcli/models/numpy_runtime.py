@@ -61,7 +61,6 @@ class NumpyRuntime(KVCacheRuntime):
         self._positions = checkpoint.stacked([POSITIONS]) if config.learned_positions else None  # [context, C]
         with np.errstate(over="ignore", invalid="ignore"):  # damaged weights are detected in the logits
             self._layers = [_Layer(checkpoint, index) for index in range(config.num_hidden_layers)]
-        self._norms_inputs = config.norm_names.before_attention != ""  # of attention and SwiGLU
         self._norm = checkpoint.stacked([FINAL_NORM])
         self._norm_bias = checkpoint.stacked([bias_of(FINAL_NORM)]) if config.layer_norm else None
         self._head = Matrix(self._embedding if config.tie_word_embeddings else checkpoint.stacked([HEAD]))
@@ -176,20 +175,11 @@ class NumpyRuntime(KVCacheRuntime):
         if recorder:
             recorder.residual(x)
         expert_weights: list[Array] = []
-        before, parallel = self._norms_inputs, self.config.use_parallel_residual
         with np.errstate(over="ignore"):  # exp(-gate) in a SwiGLU may be infinite; silu(gate) is then correctly 0
             for index, layer in enumerate(self._layers):
-                normed = _rms_norm(x, self._eps) if before else x
-                q, k, v = layer.project(normed, rotations[layer.is_sliding])
-                attended, gain = linear(attend(index, q, k, v), layer.o), layer.after_attention
-                x = x + (attended if gain is None else _rms_norm(attended, self._eps) * gain)
-                if not parallel:  # otherwise the MLP has the same input as attention
-                    normed = _rms_norm(x, self._eps) if before else x
-                y = layer.mlp(normed)
-                if isinstance(y, tuple):
-                    y, weights = y
-                    expert_weights.append(weights[-1])
-                x = x + (y if layer.after_mlp is None else _rms_norm(y, self._eps) * layer.after_mlp)
+                q, k, v = layer.project(x, rotations[layer.is_sliding])
+                attended = x + layer.attention_output(attend(index, q, k, v))
+                x = attended + layer.mlp_output(x if layer.is_parallel else attended, expert_weights)
                 if recorder:
                     recorder.residual(x)
         self._expert_weights = expert_weights
@@ -232,11 +222,13 @@ class _Layer:
         self.eps = np.float32(config.rms_norm_eps)
         self.is_rotary = config.is_rotary(index)
         self.is_sliding, self.window = config.is_sliding(index), config.window(index)
+        self.is_parallel = config.use_parallel_residual  # attention and the MLP have the same input
         name = f"model.layers.{index}."
         attention = name + "self_attn."
         scale = np.float32(config.attention_scale)  # folded into the queries
         norms = [_Norm(checkpoint, f"{name}{norm}.weight") if norm else None for norm in config.norm_names]
         before_attention, after_attention, before_mlp, after_mlp = norms
+        self.norms_inputs = before_attention is not None
         self.after_attention = None if after_attention is None else after_attention.gain
         self.after_mlp = None if after_mlp is None else after_mlp.gain
 
@@ -270,9 +262,9 @@ class _Layer:
         return changed
 
     def project(self, x: Array, rotations: NDArray[np.complex64]) -> tuple[Array, Array, Array]:
-        """Normalized x [T, C] -> rotated queries [T, H, D] and keys [T, G, D], and values [T, G, D]."""
+        """Residual stream x [T, C] -> rotated queries [T, H, D] and keys [T, G, D], and values [T, G, D]."""
         H, G, D = self.H, self.G, self.D
-        qkv = linear(x, self.qkv).reshape(len(x), H + 2 * G, D)
+        qkv = linear(self._normalized(x), self.qkv).reshape(len(x), H + 2 * G, D)
         qk = qkv[:, : H + G]
         if self.qk_norm is not None:
             if self.joint_qk_norm:
@@ -284,6 +276,24 @@ class _Layer:
         if self.is_rotary:
             qk = (qk.view(np.complex64) * rotations).view(np.float32)
         return qk[:, :H], qk[:, H:], qkv[:, H + G :]
+
+    def attention_output(self, y: Array) -> Array:
+        """Outputs of the heads [T, H * D] -> what attention adds to the residual stream [T, C]."""
+        return self._normalized_output(linear(y, self.o), self.after_attention)
+
+    def mlp_output(self, x: Array, expert_weights: list[Array]) -> Array:
+        """Residual stream x [T, C] -> what the MLP adds to it. Appends the last token's weights of experts, if any."""
+        y = self.mlp(self._normalized(x))
+        if isinstance(y, tuple):
+            y, weights = y
+            expert_weights.append(weights[-1])
+        return self._normalized_output(y, self.after_mlp)
+
+    def _normalized(self, x: Array) -> Array:
+        return _rms_norm(x, self.eps) if self.norms_inputs else x
+
+    def _normalized_output(self, y: Array, gain: Array | None) -> Array:
+        return y if gain is None else _rms_norm(y, self.eps) * gain
 
 
 class _MLP:
