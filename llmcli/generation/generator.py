@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
-from llmcli.data.tokenizers.vocabulary import START, state_after
+from llmcli.data.tokenizers.vocabulary import START, state_after, state_between
 from llmcli.errors import usage
 from llmcli.generation.grammar import GrammarState
 from llmcli.generation.sampler import Sampler, logit_bias, min_logit, usable_temperature
@@ -114,7 +114,9 @@ class GeneratedText:
         self._sampler, self._decoder = how if isinstance(how, Sampler) else Sampler(how), stream_decoder()
         self.sampling = sampling = self._sampler.config
         self._end_ids = {*tokenizer.eos_ids, *stop_ids}
-        self._vocabulary, self._state = tokenizer.vocabulary, START
+        self._vocabulary = tokenizer.vocabulary
+        before = b"".join(self._vocabulary.token_bytes[token] for token in ids[-4:])  # a character may begin here
+        self._state, _ = state_between(before), self._decoder.decode(before)
         self._penalizes = sampling.repetition_penalty != 1
         self._seen = {i for i in ids if i not in stop_ids} if self._penalizes else set()
         self._bias = self._initial_bias()
@@ -170,7 +172,8 @@ class GeneratedText:
         continuations = first.continuations_of(entry)
         chosen = continuations[self._sampler.choose([continuation.probability for continuation in continuations])]
         self.ids, self.first_bytes = first.process(chosen), chosen.new_bytes
-        return self._append((chosen.tokens[-1], logprob), chosen.new_bytes, state_after(chosen.new_bytes))
+        state = max(START, state_after(chosen.new_bytes, self._state))
+        return self._append((chosen.tokens[-1], logprob), chosen.new_bytes, state)
 
     def _penalize(self, token: int) -> None:
         """Apply the presence penalty to a token that was generated for the first time, the frequency penalty always."""

@@ -54,9 +54,9 @@ def pieces_of(script, tokenizer, sampling=GREEDY):
 
 def pieces_of_texts(texts, stop=(), max_tokens=10_000):
     """The pieces of a model that predicts these texts, one token each."""
-    table = Digits(*texts)
+    table = Digits(" ", *texts)  # the prompt is a space
     sampling = SamplingConfig(temperature=0.0, max_tokens=max_tokens, stop=stop)
-    return pieces_of(range(1, len(texts) + 1), table, sampling)
+    return pieces_of(range(2, len(texts) + 2), table, sampling)
 
 
 def joined(pieces):
@@ -82,7 +82,7 @@ def test_a_piece_holds_each_character_as_soon_as_it_is_complete(tokenizer, text)
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=5), max_size=12), st.integers(0, 99))
 def test_text_is_valid_utf_8_whatever_bytes_tokens_have(tokens, seed):
-    table = Digits(*tokens, b"a", *(bytes([n]) for n in range(0x80, 0xC0)))
+    table = Digits(b"a", *tokens, *(bytes([n]) for n in range(0x80, 0xC0)))
     rng = np.random.default_rng(seed)
     model = FakeRuntime(100, lambda _: rng.normal(0, 3, len(table.token_bytes)))
     pieces = list(generate(model, table, "1", SamplingConfig(max_tokens=8, temperature=1.0)))
@@ -141,6 +141,13 @@ def test_an_incomplete_character_at_the_end_is_dropped(max_tokens):
     assert pieces[-1] == Piece(None, "", 0.0, "length")
 
 
+def test_a_character_may_begin_in_a_prompt_of_ids():
+    table = Digits(b"\xe3\x81", b"a", b"\x82", b"\xe3\x82")
+    model = FakeRuntime(100, lambda cached: [0, 0, 2, 1, 0] if cached[-1] == 1 else [9, 0, 0, 0, 0])
+    pieces = list(generate(model, table, "1", SamplingConfig(max_tokens=2, temperature=0), literal=True))
+    assert [piece.text for piece in pieces[:-1]] == ["\u3042"]
+
+
 # ---- the end
 
 
@@ -162,8 +169,8 @@ def test_max_tokens_n_gives_n_tokens_for_n_evaluations(count):
 def test_the_end_of_text_ends_generation_and_is_not_a_piece():
     pieces = pieces_of_texts(["a", "b"])
     assert [(piece.id, piece.text, piece.finish_reason) for piece in pieces] == [
-        (1, "a", None),
-        (2, "b", None),
+        (2, "a", None),
+        (3, "b", None),
         (None, "", "stop"),
     ]
 
@@ -225,7 +232,7 @@ def test_generation_ends_before_a_stop_string(texts, stop, expected):
 
 def test_a_piece_cut_by_a_stop_string_keeps_its_token_and_probability():
     first, cut, last = pieces_of_texts(["one ", "two.", " three"], (". t",))
-    assert (first.text, cut.id, cut.text) == ("one ", 2, "two")
+    assert (first.text, cut.id, cut.text) == ("one ", 3, "two")
     assert cut.logprob == pytest.approx(0, abs=1e-6)
     assert last == Piece(None, "", 0.0, "stop")
 

@@ -123,7 +123,7 @@ def test_generation_beyond_the_context_copies_only_from_the_prompt() -> None:
     class Given:
         """A text whose tokens are given, not chosen."""
 
-        finish_reason = None
+        finish_reason, bos_ids = None, ()
         ids, following = text(40), text(60, seed=1)
 
         def choose(self, logits: Array) -> int:

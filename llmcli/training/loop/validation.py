@@ -67,6 +67,7 @@ class _Text:
     ids: NDArray[np.integer] | PrefixedTokens
     byte_lengths: NDArray[np.int64]
     first_bytes: int = 0  # prepended to a document by the tokenizer
+    bos_ids: Sequence[int] = ()  # every window begins with them, as in `evaluate_windows`
     cached: NgramText | None = None  # the same ids with an n-gram cache
 
     def tokens(self, units: Sequence[Window]) -> int:
@@ -78,7 +79,13 @@ class _Text:
     ) -> Iterator[tuple[Sequence[Window], Score]]:
         """Score units in batches; a caller can stop after any batch."""
         for batch, batch_score in evaluate_windows(
-            self.ids, self.byte_lengths, units, score, batch_tokens=batch_tokens, cached=self.cached
+            self.ids,
+            self.byte_lengths,
+            units,
+            score,
+            batch_tokens=batch_tokens,
+            cached=self.cached,
+            bos_ids=self.bos_ids,
         ):
             added = self.first_bytes * sum(1 for start, counted_from, _ in batch if counted_from == start + 1)
             yield batch, replace(batch_score, bytes=batch_score.bytes - added)
@@ -170,7 +177,8 @@ class HeldOutEvaluation:
             self._data, self.tokens = _Answers(data, byte_lengths), len(data.ids)
         else:
             documents = _Documents(data, tokenizer.bos_id, tokenizer.eos_id)
-            self._data, self.tokens = _Text(documents, byte_lengths, int(tokenizer.adds_prefix_space)), len(data)
+            added = int(tokenizer.adds_prefix_space)
+            self._data, self.tokens = _Text(documents, byte_lengths, added, tokenizer.bos_ids), len(data)
             self.context = evaluation_context(longest, trained=settings.context)
             ends: list[int] = []
             for start in range(0, len(data), SEARCHED_TOKENS):  # it may be a memory-mapped file

@@ -160,7 +160,7 @@ def test_events_carry_the_tokens_and_their_probabilities(start):
         assert token.text_bytes == (b"" if token.ends_text else TOKENIZER.token_bytes[token.id])
         text.append(token.id)
         logits = runtime.step(token.id)
-    assert client.events[0] == Started(len(ids), 0)
+    assert client.events[0] == Started(len(ids), 0, ids=tuple(ids))
     assert client.events[-1].tokens == sum(not token.ends_text for token in client.tokens)
 
 
