@@ -124,13 +124,18 @@ def served_facts(source: Checkpoint | Ensemble, header: "Header") -> dict[str, A
 
 def _facts(source: Checkpoint | Ensemble, header: "Header") -> dict[str, Any]:
     record = _record_data(header)
-    prompts = [*example_prompts(record["prompt"]), record["prompt"]]  # without the last word, which is left to predict
+    prompt, samples = record["prompt"], record["samples"]
+    prompts = example_prompts(prompt)  # without the last word, which is left to predict
+    more = example_prompts(prompt + samples[-1][1]) if samples else []
     return {
         "planted": initialized_heads(source) if isinstance(source, Checkpoint) else {},
         "parameters": units.number(source.parameters),
         "record": record,
-        "examples": {"prompts": prompts[:-1][:MAX_EXAMPLES], "questions": [text for text in prompts[-1:] if text]},
-        "start": {"view": "write", "text": prompts[0], "compare": "", "without": []},
+        "examples": {
+            "prompts": list(dict.fromkeys([*prompts, *more]))[:MAX_EXAMPLES],
+            "questions": [prompt] if prompt else [],
+        },
+        "start": {"view": "write", "text": next(iter(prompts), prompt), "compare": "", "without": []},
     }
 
 

@@ -276,9 +276,10 @@ def test_step_run_stop_and_undo(opened: Any, words_model: Path) -> None:
     set_slider(page, "temperature", 0)
     page.fill("#text", "I like to")
     settle(page)
-    page.click("#step")
+    page.focus("#step")
+    page.keyboard.press("Enter")
     wait_for_change(page, "I like to")
-    page.wait_for_selector("#step:not(:disabled)")
+    page.wait_for_selector("#step:not(:disabled):focus")
     one = text_of(page)
     assert one.startswith("I like to") and len(one) > len("I like to")
     page.click("#run")
@@ -286,8 +287,17 @@ def test_step_run_stop_and_undo(opened: Any, words_model: Path) -> None:
     assert text_of(page).startswith(one) and len(text_of(page)) > len(one)
     page.click("#undo")
     assert text_of(page) == one
+    page.locator("#text").press_sequentially(" x")
+    page.click("#undo")  # all that was typed in a row
+    assert text_of(page) == one
     page.click("#undo")
-    assert text_of(page) == "I like to" and page.is_disabled("#undo")
+    assert text_of(page) == "I like to"
+    page.click("#undo")
+    assert text_of(page) == page.evaluate("data.start.text") and page.is_disabled("#undo")
+    page.fill("#text", "I like to")
+    page.evaluate("() => { byId('run').click(); byId('undo').click(); }")  # before the run has ended
+    settle(page)
+    assert text_of(page) == "I like to" and page.is_enabled("#run")
     page.press("#text", "Control+Enter")
     wait_for_change(page, "I like to")
     page.wait_for_selector("#step:not(:disabled)")
@@ -366,6 +376,30 @@ def test_a_head_is_switched_off(opened: Any, words_model: Path) -> None:
     page.click("#all-on")
     wait_until_shown(page)
     assert bars(page, "change-bars") == before
+    page.click("#tab-write")  # fewer tokens, while no arcs are shown
+    page.fill("#text", "I")
+    page.click("#tab-inside")
+    wait_until_shown(page)
+    assert page.locator("#tokens .token").all_text_contents()[-1].startswith("I")
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_reload_keeps_what_was_chosen(opened: Any, words_model: Path) -> None:
+    page = opened(words_model)
+    page.select_option("#unit", "tokens")
+    page.select_option("#coloring", "probability")
+    page.locator("#examples button").last.click()
+    chosen = text_of(page)
+    assert page.locator("#examples [aria-pressed=true]").all_text_contents() == [chosen]
+    page.click("#tab-inside")
+    page.click("[data-part='2.1']")
+    page.click("#language")
+    page.reload()
+    page.wait_for_selector("html[data-ready]")
+    assert page.is_visible("#inside") and page.get_attribute("html", "lang") == "ja" and text_of(page) == chosen
+    assert page.get_attribute("[data-part='2.1']", "aria-checked") == "false"
+    assert (page.input_value("#unit"), page.input_value("#coloring")) == ("tokens", "probability")
 
 
 @pytest.mark.slow

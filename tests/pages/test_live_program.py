@@ -318,7 +318,7 @@ def test_answers_are_those_of_llm_chat(blank: "Page", sums_model: Path) -> None:
 def test_next_words_are_those_of_llm_generate_next(blank: "Page", request: pytest.FixtureRequest, model: str) -> None:
     path = request.getfixturevalue(model)
     program, tokenizer = Program(blank, page_of(path)), loading.open_tokenizer(checkpoint.load(path))
-    for prompt in ("I like to eat", "I like to ea", "The cat likes to sleep on the m", "私は毎朝", "def add(a"):
+    for prompt in ("", "I like to eat", "I like to ea", "The cat likes to sleep on the m", "私は毎朝", "def add(a"):
         shown = program.next(prompt)
         expected = next_words(runtime_of(path), tokenizer, prompt).words
         for one in shown["choices"][:5]:

@@ -9,14 +9,14 @@ function showMessages() {
     return element("p", { class: i % 2 ? "from-model" : "from-user", dir: "auto" }, speaker, element("span", {}, content || say("waiting")));
   }));
   for (const id of ["chat-undo", "new-chat"]) byId(id).disabled = !messages.length && !(id === "chat-undo" && earlier.length);
-  for (const id of ["again", "copy", "look-inside", "answer-tokens"]) byId(id).disabled = !messages.at(-1)?.ids;
+  for (const id of ["again", "copy", "look-inside", "answer-tokens"]) setDisabled(id, !messages.at(-1)?.ids);
   showExamples(byId("questions"), messages.length ? [] : data.examples?.questions, (text) => {
     keep(byId("message").value);
     ask(text);
   });
 }
 function setAnswering(answering) {
-  byId("send").disabled = answering;
+  setDisabled("send", answering);
   byId("chat-stop").disabled = !answering;
   byId("messages").setAttribute("aria-busy", String(answering)); // a screen reader reads the answer when it is complete
 }

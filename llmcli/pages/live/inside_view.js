@@ -97,7 +97,7 @@ byId("parts").addEventListener("keydown", (event) => {
 function showChange({ pairs, chosen, token, tail, entropy, expert }) {
   byId("expert").textContent = expert ? say("expert", { name: expert.name, weight: percent(expert.weight) }) : "";
   byId("tail").textContent = tail ? say("tail", { token: readable(token), tail: readable(tail) }) : "";
-  byId("entropy").textContent = say("entropy", { bits: entropy.toFixed(2), count: Math.round(2 ** entropy) });
+  byId("entropy").textContent = say("entropy", { bits: entropy.toFixed(2), count: (2 ** entropy).toFixed(1) });
   inside.token = readable(token);
   byId("attribution-title").textContent = say("attributionTitle", { token: inside.token });
   byId("effects-title").textContent = say("effectsTitle", { token: inside.token });
@@ -144,6 +144,7 @@ function showActivations({ labels, lens, attribution }) {
 
 function showInsideTokens() {
   selected.token = inside.labels.length - 1;
+  inside.weights = []; // those of the tokens before
   byId("effects").replaceChildren();
   byId("tokens").setAttribute("aria-label", say("tokensTitle"));
   byId("tokens").dataset.size = inside.labels.length <= 12 ? "medium" : "small";

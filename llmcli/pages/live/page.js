@@ -17,6 +17,16 @@ const clickable = (click, attributes, ...children) => {
   node.addEventListener("click", click);
   return node;
 };
+// Enables or disables a button. A browser takes the focus from one that is disabled: it gets it back when it is enabled again.
+let unfocused = null;
+function setDisabled(id, isDisabled) {
+  const node = byId(id);
+  if (isDisabled && document.activeElement === node) unfocused = node;
+  node.disabled = isDisabled;
+  if (isDisabled || unfocused !== node) return;
+  unfocused = null;
+  if (document.activeElement === document.body || document.activeElement.disabled) node.focus();
+}
 const announce = (text) => { byId("announcement").textContent = text; };
 
 // ---- the run program
@@ -49,16 +59,21 @@ function showProblem(text) {
 let state = { text: "", ids: null, prefix: 0 }; // `ids` are the tokens if the model wrote the text, null if it was typed
 let shown = { ids: [], prefix: 0, labels: [] }; // the tokens of the text, as the model reads them
 const undoable = []; // earlier states
+let isTyping = false; // the last change was typed: Undo takes back all that was typed in a row
 let lastNext = 0; // number of the last request for what comes next
 
 function setState(next) {
-  state = next;
+  state = { ...next }; // an answer to a request that was sent before belongs to another state
+  isTyping = false;
   const box = byId("text");
   if (box.value !== state.text) {
     box.value = state.text;
     box.scrollTop = box.scrollHeight;
   }
   box.placeholder = state.ids ? say("answerHere") : "";
+  const examples = data.examples?.prompts ?? [];
+  byId("examples").hidden = Boolean(state.ids) || !["", data.start.text, ...examples].includes(state.text);
+  examples.forEach((text, i) => byId("examples").children[i].setAttribute("aria-pressed", text === state.text));
   refresh();
 }
 const setText = (text) => setState({ text, ids: null, prefix: 0 });
@@ -83,10 +98,6 @@ function refresh() {
 }
 function refreshNext() {
   byId("alternatives").hidden = true;
-  showExamples(byId("examples"), state.ids || !["", data.start.text].includes(state.text) ? [] : data.examples?.prompts, (text) => {
-    keepForUndo();
-    setText(text);
-  });
   return request("next", { ...state, settings: settings(), unit: byId("unit").value }, (answer) => {
     if (answer.tokens) showTokens(answer.tokens);
     if (answer.choices) showNext(answer);
@@ -130,12 +141,16 @@ function generate(count) {
 }
 const runLength = () => settings().max_tokens ?? RUN_TOKENS;
 function setBusy(busy) {
-  for (const id of ["step", "run"]) byId(id).disabled = busy;
   byId("stop").disabled = !busy;
+  for (const id of ["step", "run"]) setDisabled(id, busy);
 }
 const stop = () => program.postMessage({ id: ++lastRequest, type: "stop" });
 
-byId("text").addEventListener("input", () => setText(byId("text").value));
+byId("text").addEventListener("input", () => {
+  if (!isTyping) keepForUndo();
+  setText(byId("text").value);
+  isTyping = true;
+});
 byId("text").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) generate(event.shiftKey ? runLength() : 1);
 });
@@ -149,10 +164,18 @@ document.addEventListener("keydown", (event) => event.key === "Escape" && stop()
 // ---- the tokens of the text, and what else could have stood in their places
 
 function showTokens(tokens) {
+  const nodes = [...byId("strip").children], before = shown.labels;
   shown = tokens;
-  byId("strip").replaceChildren(...tokens.labels.map((label, i) => {
-    const attributes = { class: "token", tabindex: i ? -1 : 0, "aria-label": readable(label) };
-    return clickable(() => showAlternatives(i), attributes, withFaintMarks(label));
+  let same = 0; // tokens at the beginning that stay: thousands of new ones would be slow to draw at each keystroke
+  while (same < nodes.length && before[same] === tokens.labels[same]) same++;
+  nodes.slice(same).forEach((node) => node.remove());
+  nodes.slice(0, same).forEach((node, i) => {
+    node.tabIndex = i ? -1 : 0;
+    node.removeAttribute("aria-pressed");
+  });
+  byId("strip").append(...tokens.labels.slice(same).map((label, i) => {
+    const attributes = { class: "token", tabindex: same + i ? -1 : 0, "aria-label": readable(label) };
+    return clickable(() => showAlternatives(same + i), attributes, withFaintMarks(label));
   }));
   color();
 }
@@ -235,6 +258,7 @@ function openTab(tab) {
   }
   byId(tab.id === "tab-chat" ? "chat-settings" : "write-settings").append(byId("settings"));
   byId(`${tab.getAttribute("aria-controls")}-text`)?.append(byId("text-field"));
+  byId("text").scrollTop = byId("text").scrollHeight;
   if (tab.id === "tab-compare") byId("other").value ||= state.text; // to change a word of it
   refresh();
   if (tab.id === "tab-record") showRecord(); // the chart is as wide as the window
@@ -247,6 +271,7 @@ byId("tabs").addEventListener("keydown", (event) => {
 
 function showTexts() {
   translatePage();
+  byId("strip").replaceChildren(); // its names are in the language, too
   if (!data.record) return; // no model is open
   byId("summary").textContent = say(data.isServed ? "servedSummary" : "summary", { parameters: data.parameters, weights: data.dtype });
   const before = byId("coloring").value;
@@ -259,6 +284,7 @@ function showTexts() {
 }
 byId("language").addEventListener("click", () => {
   language = language === "ja" ? "en" : "ja";
+  store("llm.settings", { language });
   showTexts();
   if (data.record) refresh();
 });
@@ -273,11 +299,17 @@ function showExamples(node, texts, choose) {
 // What was typed and written survives a reload; it is lost when the tab is closed.
 const storageName = () => `llm.${location.pathname}.${data.model ?? ""}.${JSON.stringify(data.start)}`;
 function remember() {
-  const saved = { state, messages, message: byId("message").value, other: byId("other").value, sliders: sliders(), tab: openPanel().getAttribute("aria-labelledby") };
-  try { sessionStorage.setItem(storageName(), JSON.stringify(saved)); } catch { /* no storage, or it is full */ }
+  const saved = {
+    state, messages, message: byId("message").value, other: byId("other").value, sliders: sliders(), off: [...off],
+    unit: byId("unit").value, coloring: byId("coloring").value, tab: openPanel().getAttribute("aria-labelledby"),
+  };
+  store(storageName(), saved);
 }
-function remembered() {
-  try { return JSON.parse(sessionStorage.getItem(storageName())) ?? {}; } catch { return {}; }
+function store(name, value) {
+  try { sessionStorage.setItem(name, JSON.stringify(value)); } catch { /* no storage, or it is full */ }
+}
+function remembered(name = storageName()) {
+  try { return JSON.parse(sessionStorage.getItem(name)) ?? {}; } catch { return {}; }
 }
 window.addEventListener("pagehide", () => data.record && remember());
 
@@ -303,13 +335,21 @@ function showModel() {
   byId("undo").disabled = true;
   showSettings(before.sliders ?? (isChat ? CHAT_SLIDERS : WRITE_SLIDERS));
   resetInside();
+  if (before.off) [off.clear(), before.off.forEach((part) => off.add(part))];
   byId("other").value = before.other ?? data.start.compare;
+  byId("unit").value = before.unit ?? byId("unit").value;
   resetChat(before);
+  showExamples(byId("examples"), data.examples?.prompts, (text) => {
+    if (text !== state.text) keepForUndo();
+    setText(text);
+  });
   showTexts();
+  byId("coloring").value = before.coloring ?? byId("coloring").value;
   setState(before.state ?? { text: data.start.text, ids: null, prefix: 0 });
   openTab(byId(before.tab ?? `tab-${isChat && data.start.view === "write" ? "chat" : data.start.view}`));
 }
 byId("models").addEventListener("change", () => openModel(byId("models").value));
 
+language = remembered("llm.settings").language ?? language;
 showTexts();
 openModel();

@@ -34,7 +34,7 @@ function open({ data, weights }) {
 // A text as a prompt; `ids` are its tokens if the model wrote it, `prefix` of which come before the text.
 function promptOf({ text, ids, prefix }) {
   if (ids) return { head: ids, tail: [], inWord: false, prefix };
-  return text ? readText(text, tokenizer) : { head: [tokenizer.bos_id], tail: [], inWord: false, prefix: 1 };
+  return readText(text, tokenizer);
 }
 
 // A text without the space that SentencePiece puts before it.
@@ -145,7 +145,7 @@ const jobs = {
 // What else the model could have written in the place of a token.
 function alternatives({ ids, prefix, position }) {
   if (position === 0) return { choices: [] };
-  const before = ids.slice(Math.max(0, position - alternativesRuntime.context), position);
+  const before = lastTokens(ids.slice(0, position), alternativesRuntime.context, tokenizer.bos_ids);
   const logits = alternativesRuntime.read(before.slice(alternativesRuntime.reuse(before)));
   const probabilities = samplingProbabilities(vocabulary.maskLogits(logits, vocabulary.stateAfterTokens(before)), PLAIN);
   const ranked = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]);
@@ -166,17 +166,19 @@ const atOnce = {
   attention: ({ position, layer, head }) => ({
     weights: recording.attention(position, layer, head), strongest: recording.strongest(position),
   }),
-  // How likely each token of a text was; of a long text, those that the context holds.
+  // How likely each token of a text was; of a long text, as many at the end as the context holds, each after at least half a context.
   color({ ids, prefix }) {
-    const last = ids.slice(-alternativesRuntime.context), start = ids.length - last.length;
-    alternativesRuntime.rewind();
-    const rows = alternativesRuntime.read(last, { every: true });
-    const probabilityOf = (i) => {
-      const allowed = vocabulary.maskLogits(rows[i - start - 1], vocabulary.stateAfterTokens(ids.slice(start, i)));
-      return { probability: samplingProbabilities(allowed, PLAIN)[ids[i]] };
-    };
-    const marks = ids.map((_, i) => (i > start ? probabilityOf(i) : null));
-    return { marks: marks.slice(prefix), legend: ["probabilityLegend"] };
+    const { context } = alternativesRuntime, half = Math.ceil(context / 2), isLong = ids.length > context, marks = ids.map(() => null);
+    for (const start of isLong ? [Math.max(0, ids.length - context - half), ids.length - context] : [0]) {
+      alternativesRuntime.rewind();
+      const rows = alternativesRuntime.read(lastTokens(ids.slice(0, start + context), context, tokenizer.bos_ids), { every: true });
+      for (let i = start + (start ? half : 1); i < Math.min(ids.length, start + context); i++) {
+        const allowed = vocabulary.maskLogits(rows[i - start - 1], vocabulary.stateAfterTokens(ids.slice(start, i)));
+        marks[i] = { probability: samplingProbabilities(allowed, PLAIN)[ids[i]] };
+      }
+    }
+    const legend = isLong ? ["longProbabilityLegend", { count: context }] : ["probabilityLegend"];
+    return { marks: marks.map((one, i) => (i < ids.length - context ? null : one)).slice(prefix), legend };
   },
 };
 

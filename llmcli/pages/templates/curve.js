@@ -35,7 +35,8 @@ function curveChart(curve, width, nameStep = (step) => `step ${step}`) {
   }
   for (let i = 0; i <= 4; i++) {
     const step = first + ((last - first) * i) / 4, anchor = i === 0 ? "start" : i === 4 ? "end" : "middle";
-    svg.append(element("text", { x: x(step), y: height - 10, "text-anchor": anchor }, Math.round(step).toLocaleString("en")));
+    const figure = Math.round(step).toLocaleString("en");
+    svg.append(element("text", { x: x(step), y: height - 10, "text-anchor": anchor }, i === 4 ? nameStep(figure) : figure));
   }
   const line = (xs, ys, kind) => element("polyline", { class: kind,
     points: xs.map((step, i) => `${x(step).toFixed(1)},${y(ys[i]).toFixed(1)}`).join(" ") });
