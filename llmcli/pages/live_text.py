@@ -12,6 +12,7 @@ from llmcli.data.conversations.messages import Message
 from llmcli.data.tokenizers import tokenizer_json
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
+from llmcli.generation.token_healing import Prompt
 
 # the patterns of a pre-tokenizer of tokenizer_json.PRE_TOKENIZERS; each splits the parts that the one before it leaves
 _SPLITS = {name: [pattern] for name, pattern in tokenizer_json.PATTERNS.items()} | {
@@ -43,7 +44,7 @@ def tokenizer_data(tokenizer: Tokenizer, stored: str) -> dict[str, Any]:
         "added": sorted(((token["content"], token["id"]) for token in added), key=lambda one: -len(one[0])),
         "control_names": {token: name for name, token in tokenizer.control_ids.items()},
         "prefix_space": tokenizer_json.prefix_space(json.loads(stored)) if kind == "spm" else "",
-        "bos_id": tokenizer.bos_id,
+        "beginning": Prompt.of("", tokenizer).ids,
         "bos_ids": tokenizer.bos_ids,
         "eos_ids": sorted(tokenizer.eos_ids),
         "is_imported": tokenizer.imported,

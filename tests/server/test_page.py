@@ -162,7 +162,9 @@ def assert_close(one: Any, other: Any, place: str = "") -> None:
             assert one == other, place
 
 
-@pytest.mark.parametrize("text", ["She likes to", pytest.param("She likes to ea", marks=in_full)])
+@pytest.mark.parametrize(
+    "text", ["She likes to", pytest.param("", marks=in_full), pytest.param("She likes to ea", marks=in_full)]
+)
 def test_a_server_answers_as_the_model_in_the_page(
     page: "playwright.Page", browser: "playwright.Browser", folder: Path, tmp_path: Path, text: str
 ) -> None:

@@ -10,10 +10,7 @@ const CONTINUE_WORD_FACTOR = 0.4; // people end a prompt at the end of a word mo
 // The tokens of a text: {head, tail, inWord, prefix}. The tail may be tokenized differently; `inWord` says that the last word may
 // continue; the first `prefix` tokens stand for the beginning of a text, and are all tokens of an empty one.
 function readText(text, tokenizer) {
-  if (!text) {
-    const head = beginningOfText(tokenizer);
-    return { head, tail: [], inWord: false, prefix: head.length };
-  }
+  if (!text) return { head: tokenizer.beginning, tail: [], inWord: false, prefix: tokenizer.beginning.length };
   const [before, lastWord] = tokenizer.splitLastWord(text);
   // without a token for the beginning of a text, a line break stands in for it
   const line = before || tokenizer.bos_ids.length ? [] : tokenizer.encode("\n");
@@ -22,13 +19,6 @@ function readText(text, tokenizer) {
   while (cut > Math.max(1, ids.length - MAX_TAIL_TOKENS) && (bytes -= tokenizer.tokens[ids[cut - 1]].length) >= 0) cut--;
   const inWord = characterClass([...text].at(-1)) === "letters";
   return { head: ids.slice(0, cut), tail: ids.slice(cut), inWord, prefix: tokenizer.bos_ids.length + line.length };
-}
-
-// The tokens before a text: without a token for its beginning, a line break, or if the training text had none, what begins a document.
-function beginningOfText(tokenizer) {
-  if (tokenizer.bos_ids.length) return tokenizer.bos_ids;
-  const { seen_bytes: seen } = tokenizer, hasLines = !seen || seen.includes(10);
-  return hasLines ? tokenizer.encode("\n") : [tokenizer.bos_id];
 }
 
 // The end of a prompt that fits `space` tokens, as {head, tail}; `before` are all tokens before the tail, also those that do not fit.
