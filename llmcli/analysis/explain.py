@@ -57,6 +57,15 @@ class AddedText:
     logprobs: NDArray[np.float64]  # [N], of the texts of the V tokens, then of `others`
     others: tuple[bytes, ...] = ()  # texts that only the end of a longer token spells
 
+    def most_likely(self, count: int, tokenizer: Tokenizer) -> list[tuple[int | None, str, float]]:
+        """Return (token, or None if no single token spells the text; text; probability), the most likely first."""
+        V = len(tokenizer.token_bytes)
+        found = list[tuple[int | None, str, float]]()
+        for i in np.argsort(-self.logprobs, kind="stable")[:count].tolist():
+            name = (i, tokenizer.label(i)) if i < V else (None, self.others[i - V].decode("utf-8", "replace"))
+            found.append((*name, math.exp(self.logprobs[i])))
+        return found
+
 
 @dataclass(frozen=True)
 class Explanation:

@@ -191,7 +191,8 @@ def test_a_server_answers_as_the_model_in_the_page(
     requests: list[tuple[str, dict[str, Any]]] = [
         ("generate", typed | greedy), ("generate", {"text": "", "ids": ids, "prefix": prefix} | greedy),
         ("inside", typed | {"without": []}), ("attention", {"position": 1, "layer": None, "head": None}),
-        ("inside", typed | {"without": ["1.2"]}), ("attention", {"position": 2, "layer": 1, "head": 0}),
+        ("inside", typed | {"without": ["1.2"]}), ("attention", {"position": 1, "layer": 1, "head": 0}),
+        ("inside", typed | {"without": ["1"]}), ("attention", {"position": 0, "layer": None, "head": None}),
         ("compare", {"texts": [typed, typed | {"text": ""}], "without": ["2"]}),
         ("alternatives", {"ids": ids, "prefix": prefix, "position": len(ids) - 1}),
         ("color", {"ids": ids, "prefix": prefix, "kind": "probability"}),

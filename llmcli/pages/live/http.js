@@ -136,10 +136,9 @@ const jobs = {
     if (target) body.token_id = explained?.ids.get(target);
     const answer = await fetchJson("/v1/explain", { ...body, include: ["attention"], position: -1 }, signal), one = answer.second ?? answer;
     const { tail, tokens, entropy_bits: entropy, attribution: { text: token, embedding, layers } } = one;
-    const shown = (label) => (tail && label.startsWith(tail) ? label.slice(tail.length) : label); // what a token adds to the text
     const pairs = answer.second ? answer.next_tokens.map(({ text: added, first, second }) => pairOf(added, first, second))
-      : answer.next_tokens.map(({ text: label, probability }) => pairOf(shown(label), probability, probability));
-    const ids = new Map(answer.next_tokens.map(({ text: label, id }) => [answer.second ? label : shown(label), id]));
+      : answer.added.map(({ text: added, probability }) => pairOf(added, probability, probability));
+    const ids = new Map((answer.second ? answer.next_tokens : answer.added).map(({ text: added, id }) => [added, id]));
     explained = { body, ids, rows: new Map([[tokens.length - 1, one.attention.weights]]) };
     yield { pairs: pairs.filter(likely), chosen: pairs.find((pair) => pair.text === target) ?? pairs[0], token, tail, entropy, expert: answer.expert };
     const attribution = { embedding, heads: layers.map(({ heads }) => heads), mlp: layers.map(({ mlp }) => mlp) };
@@ -200,13 +199,13 @@ const asked = {
       const { second, ...first } = await fetchJson("/v1/explain", { ...body, include: ["attention"], position });
       rows.set(position, (second ?? first).attention.weights);
     }
-    const layers = rows.get(position).map((heads) => heads.filter((row) => row.some((weight) => weight > 0))); // empty: it is off
+    const isOff = (layer) => body.without.includes(`${layer + 1}`), layers = rows.get(position).map((heads, layer) => (isOff(layer) ? [] : heads));
     const heads = layer === null ? layers.flat() : layers[layer], chosen = head === null ? heads : heads.slice(head, head + 1);
     const seen = (row) => row.slice(0, position + 1);
     yield {
       weights: chosen.length ? seen(chosen[0]).map((_, i) => chosen.reduce((sum, row) => sum + row[i], 0) / chosen.length) : [],
-      strongest: rows.get(position).map((row) => row.map((weights) => {
-        const largest = Math.max(...seen(weights));
+      strongest: rows.get(position).map((row, layer) => row.map((weights) => {
+        const largest = isOff(layer) ? 0 : Math.max(...seen(weights));
         return largest > 0 ? [weights.indexOf(largest), largest] : null;
       })),
     };
