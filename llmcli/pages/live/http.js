@@ -45,7 +45,7 @@ async function post(path, body, signal) {
   });
   byId("key").hidden = answer.status !== 401;
   if (answer.ok) return answer;
-  if (answer.status === 401) throw problem("needsKey");
+  if (answer.status === 401) throw problem(key ? "wrongKey" : "needsKey");
   const found = await answer.json().catch(() => null);
   throw problem("serverSays", { error: found?.error?.message ?? answer.status });
 }

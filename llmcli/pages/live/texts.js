@@ -3,7 +3,7 @@ const TEXTS = {
   en: {
     summary: "{parameters} parameters, {weights} weights. The whole model is in this file and runs in this browser: nothing is sent anywhere.",
     servedSummary: "{parameters} parameters. The model runs on the server of llm serve.",
-    noServer: "The server does not answer, or ended the answer. Is llm serve running?", needsKey: "The server needs an API key.", serverSays: "{error}", apiKey: "API key",
+    noServer: "The server does not answer, or ended the answer. Is llm serve running?", needsKey: "The server needs an API key.", wrongKey: "This is not the API key of the server.", serverSays: "{error}", apiKey: "API key",
     write: "Write", chat: "Chat", record: "How it was trained",
     inside: "Inside", compare: "Two prompts",
     insideHint: "All that the model computes to predict the next token. Switch parts off, and see which of them it needs.",
@@ -68,7 +68,7 @@ const TEXTS = {
   ja: {
     summary: "パラメータ数 {parameters}、重みは {weights}。モデル全体がこのファイルに入っていて、このブラウザの中で動きます。何も送信されません。",
     servedSummary: "パラメータ数 {parameters}。モデルは llm serve のサーバーで動いています。",
-    noServer: "サーバーから応答がないか、応答が途中で終わりました。llm serve は動いていますか。", needsKey: "サーバーには API キーが必要です。", serverSays: "サーバーからのメッセージ: {error}", apiKey: "API キー",
+    noServer: "サーバーから応答がないか、応答が途中で終わりました。llm serve は動いていますか。", needsKey: "サーバーには API キーが必要です。", wrongKey: "API キーが違います。", serverSays: "サーバーからのメッセージ: {error}", apiKey: "API キー",
     write: "書く", chat: "チャット", record: "学習の記録",
     inside: "内部", compare: "二つの文",
     insideHint: "次のトークンを予測するために、モデルが計算するものすべてです。部品をオフにすると、どれが必要なのかが分かります。",
