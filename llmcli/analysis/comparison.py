@@ -111,13 +111,11 @@ def compare(
     predictor: Runtime | None = None,
     ablates: bool = True,
     finds_words: bool = True,
-    evaluations: int | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Comparison:
     """Compare a model with and without some parts, or `prompt` and the `other` prompt, both without these parts.
     Figures without parts are about `token`, by default the one that the whole model predicts. `predictor` and `ablates`
-    are as for `explain`; next words are searched unless `finds_words` is false, with at most this many
-    `evaluations` of the model for each prediction."""
+    are as for `explain`; next words are searched unless `finds_words` is false."""
     without = tuple(dict.fromkeys(without))  # each once
     whole = network, predictor or network
     reduced = _without(*whole, without) if without else whole
@@ -132,10 +130,8 @@ def compare(
                 ablates=ablates, check=check,
             )
         )  # fmt: skip
-        if finds_words:
-            words.append(next_words(predicting, tokenizer, text, evaluations=evaluations, check=check))
-        else:
-            words.append(NextWords((), 1.0, 0))
+        found = next_words(predicting, tokenizer, text, check=check) if finds_words else NextWords((), 1.0, 0)
+        words.append(found)
     (first, second), (first_words, second_words) = explanations, words
     return Comparison(first, second, first_words, second_words, without, tokenizer)
 

@@ -152,10 +152,8 @@ const jobs = {
     const [prompt, compare] = texts.map(promptOf), body = { prompt, compare, without, n: COMPARED, truncate_prompt_tokens: -1 };
     const { first, second } = await fetchJson("/v1/explain", { ...body, include: [] }, signal);
     yield { lenses: [first, second].map((one) => ({ token: one.attribution.text, lens: lensOf(one, without) })) };
-    for (const max_evaluations of [QUICK_EVALUATIONS, null]) {
-      const { next } = await fetchJson("/v1/explain", { ...body, include: ["next"], max_evaluations }, signal);
-      yield { pairs: next.map((word) => pairOf(word.text, word.first, word.second)).filter(likely) };
-    }
+    const { next } = await fetchJson("/v1/explain", { ...body, include: ["next"] }, signal);
+    yield { pairs: next.map((word) => pairOf(word.text, word.first, word.second)).filter(likely) };
   },
 
   async *chat({ messages, settings }, signal) {

@@ -82,7 +82,6 @@ StopText = Annotated[str, Field(min_length=1, max_length=limits.MAX_STOP_CHARACT
 TokenId = Annotated[int, WithJsonSchema({"type": "integer", "minimum": 0, "maximum": 2**31 - 1})]
 MaxTokens = Annotated[int, Field(ge=0, le=limits.MAX_TOKENS)]
 Words = Annotated[int, Field(ge=1, le=limits.MAX_NEXT_WORDS)]
-Evaluations = Annotated[int, Field(ge=2, le=MAX_EVALUATIONS)]
 Truncation = Literal[-1] | None  # -1: only the end of a prompt that exceeds the context is used (vLLM's name)
 
 
@@ -387,7 +386,6 @@ class ExplainBody(PromptBody):
     include: list[Literal["next", "effects", "attention"]] = Field(
         ["next", "effects", "attention"], description="a list of next, effects, attention"
     )
-    max_evaluations: Evaluations | None = None
     position: Position | None = None  # index in `tokens`; negative: from the end
     token_id: TokenId | None = None  # explain this next token instead of the most likely one
     # layers, "2", heads, "2.3", and the n-gram cache, "cache", that are switched off in a second prediction
@@ -440,7 +438,7 @@ class NextBody(Body):
     temperature: float = Field(1, ge=0, le=100)
     top_p: TopP = Field(1, ge=0, le=1)
     min_p: float = Field(0, ge=0, le=1)
-    max_evaluations: Evaluations | None = None
+    max_evaluations: Annotated[int, Field(ge=2, le=MAX_EVALUATIONS)] | None = None
     token_id: TokenId | None = None  # this token's probability and rank, too
     return_token_ids: bool = False  # adds the tokens of the prompt, and what each word or token adds to it
     truncate_prompt_tokens: Truncation = None

@@ -145,7 +145,7 @@ def _explain(
             comparison = compare(
                 reader, tokenizer, prompt, other=other, without=body.without, literal=body.literal,
                 candidates=body.n, token=body.token_id, predictor=subject.predictor, ablates=ablates,
-                finds_words=finds_words, evaluations=body.max_evaluations, check=check,
+                finds_words=finds_words, check=check,
             )  # fmt: skip
         except LLMError as error:
             if error.exit_code != WRONG_USAGE:
@@ -164,7 +164,7 @@ def _explain(
     words = NextWords((), 1.0, 0)
     if finds_words:
         runtime.rewind()
-        words = next_words(runtime, tokenizer, prompt, evaluations=body.max_evaluations, check=check)
+        words = next_words(runtime, tokenizer, prompt, check=check)
     position = _position(body, len(explanation.ids))
     shown = explanation_json(explanation, words, tokenizer, title, body.n, position=position)
     _leave_out(shown, body)
