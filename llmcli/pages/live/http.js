@@ -150,8 +150,9 @@ const jobs = {
   async *compare({ texts, without }, signal) {
     await pause(signal);
     const [prompt, compare] = texts.map(promptOf), body = { prompt, compare, without, n: COMPARED, truncate_prompt_tokens: -1 };
-    const { first, second } = await fetchJson("/v1/explain", { ...body, include: [] }, signal);
+    const { first, second, next_tokens: found } = await fetchJson("/v1/explain", { ...body, include: [] }, signal);
     yield { lenses: [first, second].map((one) => ({ token: one.attribution.text, lens: lensOf(one, without) })) };
+    yield { pairs: found.map((token) => pairOf(token.text, token.first, token.second)).filter(likely) }; // until the words are found
     const { next } = await fetchJson("/v1/explain", { ...body, include: ["next"] }, signal);
     yield { pairs: next.map((word) => pairOf(word.text, word.first, word.second)).filter(likely) };
   },
