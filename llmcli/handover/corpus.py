@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmcli.data.sources import read_sources
+from llmcli.data.sources import Sources, read_sources
 from llmcli.data.text.corpus import Corpus, Part
 from llmcli.data.text.documents import Document
 from llmcli.data.text.split import split
@@ -12,6 +12,8 @@ from llmcli.errors import LLMError
 from llmcli.evaluation.training_text import find_corpus, find_held_out_text, recorded_reading, trained_lengths
 from llmcli.formats.training_record import Stage, TrainingFile, TrainingRecord
 from llmcli.training.planning.recipe import HELD_OUT
+
+MANIFEST = "handover.json"
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class RecordedSplit:
     names: dict[str, str]  # sha256 of a document -> its name in the record
     new: tuple[str, ...]  # names of documents that the record does not have
     conversations: tuple[str, ...]  # names of files of conversations, which are not part of it
+    read: Sources
+    has_record: bool  # False: the record of the model names no text
 
 
 def recorded_split(record: TrainingRecord, model: Path, corpus: Sequence[str]) -> RecordedSplit:
@@ -36,9 +40,16 @@ def recorded_split(record: TrainingRecord, model: Path, corpus: Sequence[str]) -
     if not (corpus or stage.texts) and record.conversation_files:
         raise LLMError(f"{model} was trained on conversations, which are not handed over; name a text: `corpus` FILE")
     if not corpus:
-        documents = find_corpus(stage, model).documents + find_held_out_text(stage, model).documents
+        read = Sources(Corpus.of(find_corpus(stage, model).documents + find_held_out_text(stage, model).documents), ())
     else:
-        documents = read_sources(corpus, recorded_reading([record])).text.documents
+        read = read_sources(corpus, recorded_reading([record]))
+    documents = read.text.documents
+    for document in documents if corpus else ():
+        if earlier := next((place for place in document.path.absolute().parents if (place / MANIFEST).is_file()), None):
+            raise LLMError(
+                f"{document.name} is part of an earlier handover, which contains held-out text; name files outside "
+                f"{earlier}"
+            )
     found = {document.sha256: document for document in documents}
     for entry in (*stage.texts, *held_out_files):
         if entry.sha256 not in found and entry.bytes:
@@ -58,7 +69,8 @@ def recorded_split(record: TrainingRecord, model: Path, corpus: Sequence[str]) -
     names |= {document.sha256: document.relative_name for document in new.documents}
     return RecordedSplit(
         training, held_out, names, tuple(document.name for document in new.documents),
-        tuple(file.name for file in record.conversation_files),
+        tuple(dict.fromkeys(file.name for file in (*record.conversation_files, *read.conversation_files))),
+        read, bool(stage.texts),
     )  # fmt: skip
 
 

@@ -8,18 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from llmcli import units
 from llmcli.data.tokens.tokens import token_type
 from llmcli.errors import LLMError, require_torch
 from llmcli.formats import atomic_io, hf_directory, loading
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.handover import engines
-from llmcli.handover.corpus import RecordedSplit
+from llmcli.handover.corpus import MANIFEST, RecordedSplit
 from llmcli.handover.splits import WrittenDocument, write_split
 from llmcli.training.planning.model_shapes import SIZES, model_config
 from llmcli.training.planning.plan import PlanRequest
 from llmcli.version import __version__
 
-MANIFEST = "handover.json"
 CONTEXT = 2048  # least context length of a larger model
 SEED = 0  # of its weights
 
@@ -67,17 +67,31 @@ class Handover:
 
     @property
     def travels(self) -> list[str]:
+        split, mixture = (
+            "the same text is trained on, and the same text is held out",
+            "each document has the same share",
+        )
         return [
             "the tokenizer, with its chat template if there is one",
-            "the split: the same text is trained on, and the same text is held out",
-            "the mixture: each document has the same share of the training tokens",
+            *([f"the split: {split}"] if self.split.has_record else []),
+            *(
+                [f"the mixture: {mixture} of the training tokens"]
+                if self.split.has_record and not self.split.new
+                else []
+            ),
             *([] if self.size else ["the weights of the network"]),
         ]
 
     @property
     def stays(self) -> list[str]:
         cache, conversations = self.trained.record.ngram_cache, self.split.conversations
+        changed = ""
+        if new := units.count(len(self.split.new), "text") if self.split.new else "":
+            changed = f"the mixture: {new} added, and split here"
+            if not self.split.has_record:
+                changed = f"the split and the mixture: the model has no record of them; {new} split here"
         return [
+            *filter(None, [changed]),
             *(["what the model learned: the larger one begins with random weights"] if self.size else []),
             *([] if cache is None else ["the n-gram cache: other programs run the network alone"]),
             *([f"conversations: {', '.join(conversations)}"] if conversations else []),

@@ -58,6 +58,8 @@ def _values(config: ModelConfig, manifest: Mapping[str, Any]) -> dict[str, objec
     values = config.num_hidden_layers * config.hidden_size * context  # of a window
     micro_batch = min(batch // GPUS, _power_of_two(MICRO_BATCH_VALUES["cuda"] // values))
     steps = max(MIN_STEPS, tokens["train"] // (batch * context))
+    times = round(steps * batch * context / tokens["train"])
+    is_wide = manifest["dtype"] != "<u2"
     return {
         "origin": model["from"], "weights": model["weights"], "parameters": f"{model['parameters']:,}",
         "version": __version__, "vocab_size": config.vocab_size, "width": config.hidden_size,
@@ -69,6 +71,8 @@ def _values(config: ModelConfig, manifest: Mapping[str, Any]) -> dict[str, objec
         "train_count": f"{tokens['train']:,}", "val_count": f"{tokens['val']:,}",
         "val_windows": max(1, (tokens["val"] - 1) // context), "batch": batch, "micro_batch": micro_batch,
         "accumulation": batch // micro_batch, "steps": steps, "max_tokens": steps * batch * context,
+        "times": "about once" if times <= 1 else f"about {times:,} times",
+        "nanogpt_dtype": ". Replace np.uint16 by np.uint32 in its train.py" if is_wide else "",
         "warmup": max(1, round(WARMUP * steps)), "lr": LEARNING_RATE, "min_lr": FINAL_LEARNING_RATE,
     }  # fmt: skip
 

@@ -196,6 +196,20 @@ def test_the_corpus_can_be_given_with_more_text(model: Path, llm) -> None:
         "long.txt": ["train", "val"], "short.txt": ["train"], "new.txt": ["train", "val"], "held_out.txt": ["val"],
     }  # fmt: skip
     assert entries["new.txt"]["val"]["bytes"] == 42 * 5
+    readme = Path("out/README.md").read_text("utf-8")
+    assert "- the split:" in readme and "- the mixture: 1 text added" in readme
+    held_out = llm("export", "out2", "--to", "handover", "--corpus", "elsewhere", "--corpus", "out")
+    assert held_out.exit_code == 1 and "is part of an earlier handover" in held_out.stderr
+
+
+def test_files_that_are_not_handed_over_are_named(model: Path, llm) -> None:
+    Path("more").mkdir()
+    Path("more/table.csv").write_text("question,answer\nWho?,I.\nWhere?,Here.\n")
+    Path("more/data.bin").write_bytes(b"\xff\0")
+    named = [word for name in ("long.txt", "short.txt", "held_out.txt", "more") for word in ("--corpus", name)]
+    answer = llm("export", "out", "--to", "handover", *named)
+    assert answer.exit_code == 0 and "skipped: more/data.bin" in answer.stderr
+    assert "conversations: more/table.csv" in answer.stderr
 
 
 @pytest.mark.parametrize(
@@ -228,6 +242,14 @@ def test_models_without_a_record_need_a_corpus(tiny_model: Path, llm) -> None:
     assert "does not record its training text; name it: --corpus FILE" in answer.stderr
     Path("own.txt").write_text("A text of this user, and one more sentence.\n" * 50)
     assert llm("export", "out", "--to", "handover", "--corpus", "own.txt").exit_code == 0
+    readme = Path("out/README.md").read_text("utf-8")
+    assert "- the split:" not in readme and "the model has no record of them; 1 text split here" in readme
+    tokens = json.loads(Path("out/handover.json").read_text("utf-8"))["tokens"]["train"]
+    steps = yaml.safe_load(Path("out/nemo_automodel.yaml").read_text("utf-8"))["step_scheduler"]
+    read = steps["max_steps"] * steps["global_batch_size"] * 32
+    assert f"{steps['max_steps']} steps read the text about {read / tokens:,.0f} times" in readme
+    missing = llm("export", "no/out", "--to", "handover", "--corpus", "own.txt")
+    assert "there is no directory no; make it first: mkdir -p no" in missing.stderr
     assert llm("export", "m", "--to", "hf", "--size", "1b").exit_code == 2
     assert not Path("m").exists()
 

@@ -47,7 +47,7 @@ class _Options(ResultOptions):
         *SIZES, help="With --to handover: a larger model with random weights, instead of this one."
     )
     corpus: list[str] | None = option(
-        "FILE", "With --to handover: the training text, if it is not found, or more text."
+        "FILE", "With --to handover: the training text, if it is not found, and more text."
     )
     force: bool = flag("Overwrite an existing output.")
 
@@ -149,12 +149,16 @@ def _check_output(options: _Options, output: Path, model: Path) -> None:
         example = EXAMPLES.get(options.to or "", DEFAULT_MODEL)
         atomic_io.check_writable(output, force=options.force, by="", example=example)
         return
+    if options.to == "hf":
+        hf_directory.check_writable(output, force=options.force)
+    else:
+        from llmcli.handover import directory
+
+        directory.check_writable(output, force=options.force)
     if problem := options.invocation.with_resource(file_lock.locked(output)):  # until the command ends
         console.note(f"{output} cannot be locked here ({problem}); make sure that nothing else writes to it")
     else:
         atomic_io.remove_stale(output)  # left by killed exports
-    if options.to == "hf":
-        hf_directory.check_writable(output, force=options.force)
 
 
 # ---- one function per format
@@ -195,12 +199,13 @@ def _push(target: "Target", directory: Path, record: dict[str, Any], options: _O
 def _export_handover(model: "Checkpoint", output: Path, path: Path, options: _Options) -> None:
     """Write a directory for other training engines, and say what travels with it."""
     from llmcli.cli.reports import model_card
+    from llmcli.cli.reports.files import note_skipped_files
     from llmcli.formats import atomic_io
     from llmcli.handover import directory, engines
     from llmcli.handover.corpus import recorded_split
 
-    directory.check_writable(output, force=options.force)
     split = recorded_split(model.record, path, options.corpus or ())
+    note_skipped_files(split.read.text)
     if split.new:
         console.note(f"not in the training record, split anew: {units.some(split.new, model_card.MAX_CORPUS_NAMES)}")
     handover = directory.Handover(atomic_io.name_of(path.resolve()), model, split, options.size)
@@ -210,7 +215,7 @@ def _export_handover(model: "Checkpoint", output: Path, path: Path, options: _Op
         values["description"] = f"Random weights, with the tokenizer of {handover.origin}."
     if options.dtype:
         model = _converted(model, HF_DTYPES[options.dtype])
-    card = model_card.model_card(model, values, f"{output}/model", None)
+    card = model_card.model_card(model, values, "model", None)
     manifest = handover.write(output, model, values, card)
     if skipped := engines.skipped(model.config):
         console.note(f"without {', '.join(skipped)}, which need a dense model of type {engines.MODEL_TYPE}")
