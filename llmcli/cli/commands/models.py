@@ -68,7 +68,7 @@ def _is_unsupported(path: Path) -> bool:
 
 
 def _models_here() -> Iterator[tuple[str, Path]]:
-    directories = (path.parent for path in Path().glob("*/config.json"))
+    directories = (path.parent for path in Path().glob("[!.]*/config.json"))  # not what is being written
     yield from ((str(path), path) for path in sorted([*model_files(Path()), *directories]))
 
 

@@ -67,6 +67,8 @@ def remove_from_cache(name: str) -> int:
     if not links:
         raise LLMError(f"{name} is not a model in the hub's cache; llm models lists them, as hf:OWNER/NAME (a file: rm "
                        "FILE)")  # fmt: skip
+    if parts and parts["revision"]:
+        raise LLMError(f"{name}: all revisions are removed together; leave out @{parts['revision']}")
     blobs = {path.resolve() for path in links}
     size = sum(blob.stat().st_size for blob in blobs)
     try:

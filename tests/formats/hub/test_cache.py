@@ -14,6 +14,8 @@ NAME = "hf:owner/tiny"
 
 def test_models_are_listed_and_removed(hub: SimpleNamespace, llm: Llm, tiny_model: Path) -> None:
     Path("no.gguf").write_bytes(b"GGUF")
+    Path(".out.1.tmp").mkdir()  # a directory that an export writes
+    Path(".out.1.tmp/config.json").touch()
     local_path(NAME)
     hub.tiny.files = {"a-q4.gguf": b"GGUF4", "a-q8.gguf": b"GGUF8"}
     local_path("hf:owner/tiny/a-q8.gguf@main")
@@ -26,6 +28,7 @@ def test_models_are_listed_and_removed(hub: SimpleNamespace, llm: Llm, tiny_mode
     assert table[0].split("\t") == columns and len(table) == 4
     assert llm("models", "--remove", f"{NAME}/a-q8.gguf").stderr.endswith("a-q8.gguf from the hub's cache (5 bytes)\n")
     assert not list(hub.cache.rglob("*.gguf")) and local_path(NAME).is_dir()
+    assert "all revisions are removed together" in llm("models", "--remove", f"{NAME}@main").stderr
     assert llm("models", "--remove", NAME).stderr.startswith(f"removed {NAME} from the hub's cache (")
     assert not list(hub.cache.glob("models--*")) and len(llm("models").stdout.splitlines()) == 3
     for name in (NAME, f"{NAME}/a-q8.gguf", tiny_model, "hf:x"):
