@@ -4,6 +4,7 @@ import ast
 import hashlib
 import itertools
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from llmcli.formats import checkpoint, loading
 from llmcli.handover.splits import index
 from llmcli.training.planning.model_shapes import SIZES
 from tests.conftest import TEXT
+from tests.platforms import linux
 
 pytest.importorskip("pyarrow")
 LONG, SHORT, HELD_OUT, LEFT_OUT = "Where is the cat?\n" + TEXT, "The dog sat.\n", "A hat, りんご.\n", 7
@@ -117,6 +119,12 @@ def test_text_and_hashes(model: Path, llm) -> None:
             assert shares == {name: round(count / sum(counts.values()), 6) for name, count in counts.items()}
     tokenizer = Path("out/model/tokenizer.json").read_bytes()
     assert manifest["tokenizer_sha256"] == hashlib.sha256(tokenizer).hexdigest()
+
+
+@linux
+def test_names_of_directories(model: Path, llm) -> None:
+    for name in ("s3:out", os.fsdecode(b"out\xff")):
+        assert llm("export", name, "--to", "handover").exit_code == 0
 
 
 def parameters(shape: dict) -> int:

@@ -60,7 +60,8 @@ def write_parquet(path: Path, columns: Sequence[str], rows: Iterable[Sequence[st
     except ImportError as error:
         raise missing_extra("writing Parquet files", "pyarrow", "parquet") from error
     schema = pyarrow.schema([(column, pyarrow.string()) for column in columns])
-    with pyarrow.parquet.ParquetWriter(path, schema) as file:
+    # pyarrow would read some names as those of other file systems, and refuses names that are not UTF-8
+    with open(path, "wb") as opened, pyarrow.parquet.ParquetWriter(opened, schema) as file:
         for group in _groups(rows):
             values = zip(*group, strict=True)
             file.write_table(pyarrow.table(dict(zip(columns, values, strict=True)), schema))
