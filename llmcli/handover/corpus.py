@@ -67,10 +67,11 @@ def recorded_split(record: TrainingRecord, model: Path, corpus: Sequence[str]) -
         parts[1].extend(divided.held_out.contents)
     training, held_out = (Corpus(tuple(part for part in of_kind if part.text_bytes)) for of_kind in parts)
     names |= {document.sha256: document.relative_name for document in new.documents}
+    conversations = [file.name for file in record.conversation_files]
+    conversations += [file.name for file in read.conversation_files]
     return RecordedSplit(
         training, held_out, names, tuple(document.name for document in new.documents),
-        tuple(dict.fromkeys(file.name for file in (*record.conversation_files, *read.conversation_files))),
-        read, bool(stage.texts),
+        tuple(dict.fromkeys(conversations)), read, bool(stage.texts),
     )  # fmt: skip
 
 
