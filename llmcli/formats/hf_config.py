@@ -56,7 +56,9 @@ _ROPE_KEYS = {  # rope type -> required keys
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
-_NOT_GEMMA: dict[str, Any] = {"layer_types": (), "sliding_window": 0, "query_pre_attn_scalar": None}
+_NOT_GEMMA: dict[str, Any] = {
+    "layer_types": (), "sliding_window": 0, "query_pre_attn_scalar": None, "rope_local_base_freq": 10000.0,
+}  # fmt: skip
 _ACTIVATIONS = {  # some have several names
     **{name: name for name in ACTIVATIONS}, "swish": "silu", "gelu_new": "gelu_pytorch_tanh",
 }  # fmt: skip

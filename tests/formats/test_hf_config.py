@@ -189,6 +189,11 @@ def parsed(**values):
     return parse_config(json.dumps({key: value for key, value in (defaults | values).items() if value != LEFT_OUT}))
 
 
+def test_keys_that_only_other_architectures_have_are_without_effect():
+    keys = {"rope_local_base_freq": 100.0, "query_pre_attn_scalar": 8, "use_parallel_residual": True}
+    assert parsed(**keys) == parsed()
+
+
 def test_keys_that_old_configs_leave_out():
     config = parsed(num_key_value_heads=None, head_dim=None)
     assert (config.num_key_value_heads, config.head_dim, config.rope_theta) == (2, 4, 10000.0)
