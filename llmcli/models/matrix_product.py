@@ -40,15 +40,15 @@ class Matrix:
 
 def linear(x: Array, matrix: Matrix) -> Array:
     """x [T, inputs] -> [T, outputs]."""
-    y = _product(x, matrix)
+    # for one token, vecdot reads weights at 20 GB/s on one core, BLAS's matrix-vector product at 10
+    y = np.vecdot(matrix.rows, x[0])[None] if len(x) == 1 else _product(x, matrix)
     return y if matrix.bias is None else y + matrix.bias
 
 
 def _product(x: Array, matrix: Matrix) -> Array:
+    """x [T, inputs] -> [T, outputs] without the bias, for T > 1."""
     weight = matrix.rows
     T, outputs = len(x), len(weight)
-    if T == 1:  # vecdot reads weights twice as fast as BLAS's matrix-vector product: 20 against 10 GB/s on one core
-        return np.vecdot(weight, x[0])[None]
     if matrix.columns is not None:
         return x @ matrix.columns
     if T <= DOT_TOKENS:

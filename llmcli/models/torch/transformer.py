@@ -39,6 +39,7 @@ from llmcli.models.torch.kernels import (
 )
 from llmcli.models.torch.linear import Linear, LowRankAdapter, TokenRows, fold, stacked_linear
 
+Norm = nn.LayerNorm | nn.RMSNorm
 BALANCE_WEIGHT = 0.01  # weight of the experts' load-balancing loss: measured, tests/benchmarks/LOG.md
 
 
@@ -186,7 +187,6 @@ class Layer(nn.Module):
         self._add_norms(config, self.norms.after_mlp)
         self.dropout = dropout
         self.is_parallel = config.use_parallel_residual
-        self.eps = config.rms_norm_eps
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: LayerKVCache | None = None) -> Tensor:
         add = self.dropout.add if self.training else torch.add
@@ -196,38 +196,39 @@ class Layer(nn.Module):
         return add(attended, self._after(y, self.norms.after_mlp))
 
     def _before(self, x: Tensor, norm: str) -> tuple[Tensor, Tensor | None]:
-        """Return (normalized x, the gain of the norm); (x, None) without a norm, and for LayerNorm (LayerNorm(x),
-        None)."""
-        if not norm:
-            return x, None
-        module = getattr(self, norm)
-        return (
-            (layer_norm(x, module), None)
-            if isinstance(module, nn.LayerNorm)
-            else (normalize(x, self.eps), module.weight)
-        )
+        return normalized(x, self._norm(norm)), _gain(self._norm(norm))
 
     def _after(self, y: Tensor, norm: str) -> Tensor:
-        return normalize(y, self.eps) * getattr(self, norm).weight.to(y.dtype) if norm else y
+        gain = _gain(self._norm(norm))
+        return y if gain is None else normalized(y, self._norm(norm)) * gain.to(y.dtype)
+
+    def _norm(self, name: str) -> Norm | None:
+        return getattr(self, name) if name else None
 
     def _add_norms(self, config: ModelConfig, *names: str) -> None:
         for name in filter(None, names):
             self.add_module(name, new_norm(config))
 
     def fold(self) -> None:
-        for module, norm in ((self.self_attn, self.norms.before_attention), (self.mlp, self.norms.before_mlp)):
-            gain = getattr(self, norm) if norm else None
-            module.fold(None if gain is None or isinstance(gain, nn.LayerNorm) else gain.weight)
+        self.self_attn.fold(_gain(self._norm(self.norms.before_attention)))
+        self.mlp.fold(_gain(self._norm(self.norms.before_mlp)))
 
 
-def new_norm(config: ModelConfig) -> nn.LayerNorm | nn.RMSNorm:
+def new_norm(config: ModelConfig) -> Norm:
     C, eps = config.hidden_size, config.rms_norm_eps
     return nn.LayerNorm(C, eps) if config.layer_norm else nn.RMSNorm(C, eps)
 
 
-def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """LayerNorm (arXiv:1607.06450) in the dtype of x."""
-    return F.layer_norm(x, norm.normalized_shape, norm.weight.to(x.dtype), norm.bias.to(x.dtype), norm.eps)
+def normalized(x: Tensor, norm: Norm | None) -> Tensor:
+    """RMSNorm (arXiv:1910.07467) without its gain, or LayerNorm (arXiv:1607.06450), in the dtype of x."""
+    if isinstance(norm, nn.LayerNorm):
+        return F.layer_norm(x, norm.normalized_shape, norm.weight.to(x.dtype), norm.bias.to(x.dtype), norm.eps)
+    return x if norm is None else normalize(x, norm.eps)
+
+
+def _gain(norm: Norm | None) -> Tensor | None:
+    """Return the gain that `normalized` leaves out."""
+    return norm.weight if isinstance(norm, nn.RMSNorm) else None
 
 
 class Decoder(nn.Module):
@@ -306,8 +307,7 @@ class LanguageModel(nn.Module):
         for i, layer in enumerate(self.model.layers):
             self._check_interruption()
             x = layer(x, cos, sin, caches[i] if caches else None)
-        norm = self.model.norm
-        return layer_norm(x, norm) if isinstance(norm, nn.LayerNorm) else normalize(x, self.config.rms_norm_eps)
+        return normalized(x, self.model.norm)
 
     def _check_interruption(self) -> None:
         if self.between_layers:
@@ -324,9 +324,9 @@ class LanguageModel(nn.Module):
         return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
 
     def _final_gain(self) -> Tensor | float:
-        if isinstance(self.model.norm, nn.LayerNorm):
+        gain = _gain(self.model.norm)
+        if gain is None:
             return self.logit_factor
-        gain = self.model.norm.weight
         return gain if self.logit_factor == 1 else gain * self.logit_factor
 
     def logits(self, hidden: Tensor) -> Tensor:
