@@ -118,12 +118,15 @@ class Tokenizer:
         safe = tokenizer_json.sanitize(tokenizer_json.parse(text))
         try:
             inner = tokenizers.Tokenizer.from_str(safe.text)
-            inner.model = models.BPE(safe.vocabulary, safe.merges, **safe.flags)
+            with tokenizer_json.without_collector():
+                inner.model = models.BPE(safe.vocabulary, safe.merges, **safe.flags)
             inner.add_tokens([_added_token(token) for token in safe.added])
         except BaseException as error:  # a panic of the library is not an Exception
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 raise
-            raise LLMError(f"the tokenizer could not be read: {str(error).partition(chr(10))[0]}") from error
+            is_merge = isinstance(error, TypeError) and "PyMerges" in str(error)
+            problem = "an entry of its merges is not a pair of tokens" if is_merge else str(error).partition("\n")[0]
+            raise LLMError(f"the tokenizer could not be read: {problem}") from error
         for token in safe.added:
             if (expected := inner.token_to_id(token["content"])) != token["id"]:
                 found = f"the tokenizer's added token {brief(token['content'])} has id {token['id']}"

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 from llmcli.errors import LLMError, brief
@@ -58,13 +59,21 @@ class SafeTokenizer:
 
     kind: str  # "bpe" (byte-level), "spm" (SentencePiece: spaces are written as SPACE) or "char"
     vocabulary: dict[str, int]  # without added tokens
-    merges: list[tuple[str, str]]
+    merges: "MergePairs"
     flags: dict[str, bool]  # byte_fallback and ignore_merges of the BPE
     added: list[dict[str, Any]]  # tokens besides the vocabulary, or that a text is split by
     text: str  # tokenizer.json without the parts described by the other fields
     bos_token: str | None  # control token prepended to a text
     prefix_space: str  # how a space is prepended to a text; see `prefix_space`
     pre_tokenizer: str | None  # name in PRE_TOKENIZERS
+
+
+class MergePairs(list[Any]):
+    """The entries of `merges`. Iteration yields pairs, which need no memory together: there may be 300,000."""
+
+    def __iter__(self) -> Iterator[tuple[str, ...]]:
+        entries = super().__iter__()
+        return map(tuple, map(str.split, entries, repeat(" ")) if self and isinstance(self[0], str) else entries)
 
 
 @contextmanager
@@ -106,6 +115,9 @@ def sanitize(document: Any) -> SafeTokenizer:
     ids = own | {token["id"] for token in added}
     if len(own) != len(model["vocab"]) or (min(ids, default=0), max(ids, default=-1)) != (0, len(ids) - 1):
         raise LLMError("the tokenizer's ids are not 0, 1, 2, ... without gaps or repeats")
+    kinds = {*map(type, model.get("merges") or [])}
+    if len(kinds) > 1 or not kinds <= {str, list, tuple}:
+        raise LLMError("the tokenizer could not be read: an entry of its merges is not a pair of tokens")
     pre_tokenizer = None if kind == "spm" else document.get("pre_tokenizer")
     safe: dict[str, Any] = {
         "version": "1.0",
@@ -119,20 +131,9 @@ def sanitize(document: Any) -> SafeTokenizer:
     if bos_token not in {token["content"] for token in added if token.get("special")}:
         bos_token = None
     return SafeTokenizer(
-        kind, model["vocab"], _merge_pairs(model.get("merges") or []), flags, added, json.dumps(safe), bos_token,
+        kind, model["vocab"], MergePairs(model.get("merges") or []), flags, added, json.dumps(safe), bos_token,
         prefix_space(document) if kind == "spm" else "", pre_tokenizer_name(pre_tokenizer),
     )  # fmt: skip
-
-
-def _merge_pairs(merges: list[Any]) -> list[tuple[str, str]]:
-    """Return the two tokens of each entry of `merges`; see `merge_pair`. Raises LLMError."""
-    kinds = {*map(type, merges)}
-    pairs: list[Any] = [tuple(merge.split(" ")) for merge in merges] if kinds == {str} else []
-    if kinds <= {list, tuple}:
-        pairs = [*map(tuple, merges)]
-    if len(pairs) != len(merges) or not {*map(len, pairs)} <= {2}:
-        raise LLMError("the tokenizer could not be read: an entry of its merges is not a pair of tokens")
-    return pairs
 
 
 def describe(text: str | dict[str, Any]) -> dict[str, Any]:
@@ -168,7 +169,7 @@ def _problems(document: Mapping[str, Any], kind: str) -> Iterator[str]:
         yield f"changes the text with a {'/'.join(types)[:60] or 'nonstandard'} normalizer"
     if any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
         yield "uses dropout, or a prefix or suffix for parts of words"
-    ids_are_numbers = all(type(i) is int for i in model["vocab"].values())
+    ids_are_numbers = {*map(type, model["vocab"].values())} <= {int}
     if not ids_are_numbers or not isinstance(model.get("merges") or [], list):
         yield "has a vocabulary or merges of the wrong type"
     added = document.get("added_tokens") or []
@@ -326,9 +327,12 @@ def name_to_bytes(kind: str, name: str) -> bytes:
     """
     if kind not in ("spm", "char"):
         try:
-            return codecs.charmap_encode(name, "strict", _BYTE_OF_CHARACTER)[0]
-        except UnicodeEncodeError:  # not a name in this alphabet
-            return name.encode("utf-8")
+            if "\0" not in name:
+                return codecs.charmap_encode(name, "strict", _BYTES_BUT_ZERO)[0]
+        except UnicodeEncodeError:  # a name with byte 0, or not in this alphabet
+            if _BYTE_OF_CHARACTER.keys() >= set(name):
+                return bytes(map(_BYTE_OF_CHARACTER.__getitem__, name))
+        return name.encode("utf-8")
     if name.startswith("<0x") and (byte := _BYTE_NAME.fullmatch(name)):
         return bytes([int(byte[1], 16)])
     return (name.replace(SPACE, " ") if kind == "spm" else name).encode("utf-8")
@@ -342,4 +346,6 @@ def byte_level_alphabet() -> dict[str, int]:
 
 
 _BYTE_NAME = re.compile(r"<0x([0-9A-F]{2})>")  # name of a single-byte token beside character tokens
-_BYTE_OF_CHARACTER = {ord(character): byte for character, byte in byte_level_alphabet().items()}
+_BYTE_OF_CHARACTER = byte_level_alphabet()
+# a table that the codec searches in a third of the time of a dictionary; it cannot map another character to byte 0
+_BYTES_BUT_ZERO = codecs.charmap_build("\0" + "".join(sorted(_BYTE_OF_CHARACTER, key=_BYTE_OF_CHARACTER.get)[1:]))

@@ -155,10 +155,13 @@ class _Parser:
             if stop > end or stop - start > MAX_STRING_BYTES:
                 self.position = position
                 return [self.text()]  # raises the error
-            texts.append(data[start:stop].decode("utf-8", "replace"))
+            texts.append(data[start:stop])
             position = stop
         self.position = position
-        return texts
+        try:
+            return [*map(bytes.decode, texts)]
+        except UnicodeDecodeError:
+            return [text.decode("utf-8", "replace") for text in texts]
 
     def _require(self, size: int) -> None:
         """Raise ValueError unless the header has this many more bytes."""

@@ -82,6 +82,9 @@ REFUSED = {
     "too long": (" " * (1 << 25) + "{}", "33,554,434 characters long"),
     "a merge of three": (edited_model(merges=["a b c"]), "not a pair of tokens"),
     "a merge that is a number": (edited_model(merges=[5]), "not a pair of tokens"),
+    "a merge without a space": (edited_model(merges=["ab"]), "not a pair of tokens"),
+    "merges of two kinds": (edited_model(merges=[["a", "b"], "ab"]), "not a pair of tokens"),
+    "a merge that is an object": (edited_model(merges=[{"a": 1, "b": 2}]), "not a pair of tokens"),
     "a merge of numbers": (edited_model(merges=[[1, 2]]), "could not be read"),
     "an added token of the vocabulary with another id": (
         edited(added_tokens=[{"id": 290, "content": "a", "special": True}]),
