@@ -348,4 +348,6 @@ def byte_level_alphabet() -> dict[str, int]:
 _BYTE_NAME = re.compile(r"<0x([0-9A-F]{2})>")  # name of a single-byte token beside character tokens
 _BYTE_OF_CHARACTER = byte_level_alphabet()
 # a table that the codec searches in a third of the time of a dictionary; it cannot map another character to byte 0
-_BYTES_BUT_ZERO = codecs.charmap_build("\0" + "".join(sorted(_BYTE_OF_CHARACTER, key=_BYTE_OF_CHARACTER.get)[1:]))
+_BYTES_BUT_ZERO = codecs.charmap_build(
+    "\0" + "".join(sorted(_BYTE_OF_CHARACTER, key=_BYTE_OF_CHARACTER.__getitem__)[1:])
+)

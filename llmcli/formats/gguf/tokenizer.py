@@ -93,7 +93,7 @@ def _list_field(fields: Mapping[str, Any], name: str, entry_type: type, count: i
     value = fields.get(f"tokenizer.ggml.{name}")
     if value is None:
         raise LLMError(f"it has no tokenizer.ggml.{name}")
-    if not isinstance(value, list) or not all(type(entry) is entry_type for entry in value):
+    if not isinstance(value, list) or not {*map(type, value)} <= {entry_type}:
         raise LLMError(f"its tokenizer.ggml.{name} is not a list of {entry_type.__name__}")
     if count is not None and len(value) != count:
         raise LLMError(f"it has {count:,} tokens, but {len(value):,} entries in tokenizer.ggml.{name}")

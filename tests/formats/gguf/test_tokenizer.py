@@ -1,6 +1,7 @@
 """A tokenizer round trips through the fields of a GGUF, or is an error if they cannot express it."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -96,3 +97,29 @@ def test_very_long_tokens_are_an_error() -> None:
     fields["tokenizer.ggml.tokens"] = ["a" * n for n in range(1, 1025)]  # 525 kB, whose merges have 358 MB
     with pytest.raises(LLMError, match=r"its tokens are too long: .* 358,438,400 characters; at most 268,435,456"):
         gguf_tokenizer.to_document(fields | {"tokenizer.ggml.scores": [0.0] * 1024})
+
+
+LONG = [f"{i:0100}" for i in range(1 << 16)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokens", "merges", "problem"),
+    [
+        ("llama", LONG, [], "its tokens are too long"),
+        ("llama", ["a" * 5000], [], "5,000 characters"),
+        ("llama", ["a" * length for length in range(1, 400)], [], "208 of the 256 bytes"),
+        ("llama", ["a"] * (1 << 16), [], "208 of the 256 bytes"),
+        ("gpt2", ["a", "b", "ab"], ["a b"] * (1 << 18), "of the 256 bytes"),
+        ("gpt2", LONG, [], "of the 256 bytes"),
+    ],
+    ids=["long tokens", "one long token", "many splits", "equal tokens", "equal merges", "long byte-level tokens"],
+)
+def test_a_hostile_tokenizer_is_an_error_within_seconds(
+    kind: str, tokens: list[str], merges: list[str], problem: str
+) -> None:
+    values = {"model": kind, "pre": "gpt-2", "tokens": tokens, "scores": [0.0] * len(tokens), "merges": merges}
+    fields = {f"tokenizer.ggml.{key}": value for key, value in values.items()} | {"tokenizer.ggml.add_bos_token": False}
+    start = time.process_time()
+    with pytest.raises(LLMError, match=problem) as caught:
+        Tokenizer.from_json(gguf_tokenizer.to_document(fields)[0])
+    assert time.process_time() - start < 5 and "\n" not in str(caught.value)
