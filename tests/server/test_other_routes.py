@@ -131,6 +131,12 @@ def test_an_explanation_has_what_is_asked_for(client, short_search):
     assert part["attention"]["weights"] == weights and part["lens"] == whole["lens"]
     assert part["next"] == [] and {token["effect_bits"] for token in part["tokens"]} == {None}
     assert "attention" not in client.post("/v1/explain", json={"prompt": "The cat", "include": []}).json()
+    assert "added" not in whole
+    added = client.post("/v1/explain", json={"prompt": "The ca", "include": ["added"], "n": 100}).json()["added"]
+    tokens = client.post("/v1/next", json={"prompt": "The ca", "unit": "tokens", "n": 100}).json()["next"]
+    expected = {one["text"]: one["probability"] for one in tokens if one["probability"] > 1e-3}
+    found = {one["text"]: one["probability"] for one in added}
+    assert {text: found[text] for text in expected} == pytest.approx(expected, abs=2e-6)
     token = whole["next_tokens"][2]["id"]
     other = client.post("/v1/explain", json={"prompt": "The cat sat", "token_id": token, "include": []}).json()
     assert other["attribution"]["id"] == token != whole["attribution"]["id"]

@@ -134,7 +134,7 @@ const jobs = {
     await pause(signal);
     const body = { prompt: promptOf(text), without, n: COMPARED, truncate_prompt_tokens: -1 };
     if (target) body.token_id = explained?.ids.get(target);
-    const answer = await fetchJson("/v1/explain", { ...body, include: ["attention"], position: -1 }, signal), one = answer.second ?? answer;
+    const answer = await fetchJson("/v1/explain", { ...body, include: ["added", "attention"], position: -1 }, signal), one = answer.second ?? answer;
     const { tail, tokens, entropy_bits: entropy, attribution: { text: token, embedding, layers } } = one;
     const pairs = answer.second ? answer.next_tokens.map(({ text: added, first, second }) => pairOf(added, first, second))
       : answer.added.map(({ text: added, probability }) => pairOf(added, probability, probability));

@@ -383,8 +383,8 @@ class ExplainBody(PromptBody):
     literal: bool = False
     truncate_prompt_tokens: Truncation = None
     # what is computed: next words, the effect of each token, the attention (of one token, if `position` is given)
-    include: list[Literal["next", "effects", "attention"]] = Field(
-        ["next", "effects", "attention"], description="a list of next, effects, attention"
+    include: list[Literal["next", "effects", "attention", "added"]] = Field(
+        ["next", "effects", "attention"], description="a list of next, effects, attention, added"
     )
     position: Position | None = None  # index in `tokens`; negative: from the end
     token_id: TokenId | None = None  # explain this next token instead of the most likely one

@@ -168,10 +168,11 @@ def _explain(
     position = _position(body, len(explanation.ids))
     shown = explanation_json(explanation, words, tokenizer, title, body.n, position=position)
     _leave_out(shown, body)
-    extra["added"] = [
-        {"id": token, "text": text, "probability": round(probability, 6)}
-        for token, text, probability in explanation.added.most_likely(body.n, tokenizer)
-    ]
+    if "added" in body.include:
+        extra["added"] = [
+            {"id": token, "text": text, "probability": round(probability, 6)}
+            for token, text, probability in explanation.added.most_likely(body.n, tokenizer)
+        ]
     return {"model": model.name} | shown | extra
 
 
