@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("served")
     for name, content in (("words", TEXT), ("sums", QUESTIONS)):
         (folder / f"{name}.txt").write_text(content, "utf-8")
-        # so many that "words" gives almost no probability to bytes that are no text, which only the worker leaves out
+        # so many that "words" gives less than 1% to bytes that are no text, which in Inside only the worker leaves out
         steps = 200 if name == "words" else 30
         options = {"steps": steps, "layers": 2, "width": 32, "heads": 2, "context": 64}
         list(train(folder / f"{name}.txt", folder / f"{name}.safetensors", **options))
@@ -159,7 +159,7 @@ def assert_close(one: Any, other: Any, place: str = "") -> None:
             for i, value in enumerate(one):
                 assert_close(value, other[i], f"{place}[{i}]")
         case float() | int() if not isinstance(one, bool):
-            np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-3, err_msg=place)
+            np.testing.assert_allclose(one, other, rtol=1e-2, atol=1e-2, err_msg=place)
         case _:
             assert one == other, place
 
@@ -192,8 +192,8 @@ def test_a_server_answers_as_the_model_in_the_page(
     greedy = {"settings": plain | {"temperature": 0}, "count": 12}
     requests: list[tuple[str, dict[str, Any]]] = [
         ("generate", typed | greedy), ("generate", {"text": "", "ids": ids, "prefix": prefix} | greedy),
-        ("inside", typed | {"without": []}), ("attention", {"position": 1, "layer": None, "head": None}),
-        ("inside", typed | {"without": ["1.2"]}), ("attention", {"position": 1, "layer": 1, "head": 0}),
+        ("inside", typed | {"without": []}), ("attention", {"position": min(1, len(text)), "layer": None, "head": None}),
+        ("inside", typed | {"without": ["1.2"]}), ("attention", {"position": min(1, len(text)), "layer": 1, "head": 0}),
         ("inside", typed | {"without": ["1"]}), ("attention", {"position": 0, "layer": None, "head": None}),
         ("compare", {"texts": [typed, typed | {"text": ""}], "without": ["2"]}),
         ("alternatives", {"ids": ids, "prefix": prefix, "position": len(ids) - 1}),
