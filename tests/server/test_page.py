@@ -192,7 +192,8 @@ def test_a_server_answers_as_the_model_in_the_page(
     greedy = {"settings": plain | {"temperature": 0}, "count": 12}
     requests: list[tuple[str, dict[str, Any]]] = [
         ("generate", typed | greedy), ("generate", {"text": "", "ids": ids, "prefix": prefix} | greedy),
-        ("inside", typed | {"without": []}), ("attention", {"position": min(1, len(text)), "layer": None, "head": None}),
+        ("inside", typed | {"without": []}),
+        ("attention", {"position": min(1, len(text)), "layer": None, "head": None}),
         ("inside", typed | {"without": ["1.2"]}), ("attention", {"position": min(1, len(text)), "layer": 1, "head": 0}),
         ("inside", typed | {"without": ["1"]}), ("attention", {"position": 0, "layer": None, "head": None}),
         ("compare", {"texts": [typed, typed | {"text": ""}], "without": ["2"]}),
