@@ -491,7 +491,7 @@ def test_the_page_opens_at_a_prompt_without_some_parts(opened: Any, words_model:
     assert re.search(r"ビット(減|増)", str(page.text_content("#change")))
     planted = page.locator("#parts .planted").evaluate_all("(all) => all.map((node) => node.dataset.part)")
     assert planted == ["1.1", "1.2", "2.1"]
-    assert re.search(r"1.1、1.2。.*1、2 つ前.*誘導ヘッド: 2.1。", str(page.text_content("#planted")))
+    assert re.search(r"1.1、1.2。.*1、2つ前.*誘導ヘッド：2.1。", str(page.text_content("#planted")))
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
@@ -606,7 +606,7 @@ def test_the_slider_moves_the_bars_of_one_prompt_over_the_run(opened: Any, words
     training = json.loads(element(page_of(path), "data"))["record"]["curve"]["training"][0]
     assert page.inner_text("#probe-value") == f"Step 10: training loss {training:.3f} bits per byte"
     page.click("#language")
-    assert page.get_attribute("#probe-step", "aria-valuetext") == "ステップ 10"  # it stays there
+    assert page.get_attribute("#probe-step", "aria-valuetext") == "ステップ10"  # it stays there
 
 
 @pytest.mark.slow
@@ -633,21 +633,21 @@ def test_the_record_in_japanese(opened: Any, words_model: Path, tmp_path: Path) 
     )
     rows = dict(zip(names, page.locator("#record dd").all_text_contents(), strict=False))
     expected = {
-        "形式": "llmcli のモデル", "コーパス": "100 steps, 5 bytes.txt、3,000 バイト",
-        "元のモデル": "b: base.txt、7 バイト",
-        "会話": "学習用 1,200 件、評価用 30 件",
-        "確率最大の答え": "評価用の質問 30 問のうち、正確 15、ほぼ正確(80% 以上一致) 3、"
-        "学習データの別の答え 9、文の乱れ 3",
-        "会話以外の文章": "ネットワーク 前 1.500、後 1.250 ビット/バイト",
-        "最良の重み": f"ステップ {record.best_step}",
-        "検証": "学習用の文章のうち 1,000 トークン(学習には使わない)",
-        "丸暗記": "生成した 30 文字の並びの 50% が、学習用の文章にそのままあります(評価用の文章では 25%)",
-        "層 1 の各エキスパートへのトークン": "25.0% 75.0%", "時間": "1 時間 2 分 30 秒、毎秒 1,234 トークン",
+        "形式": "llmcli のモデル", "コーパス": "100 steps, 5 bytes.txt、3,000バイト",
+        "元のモデル": "b: base.txt、7バイト",
+        "会話": "学習用1,200件、評価用30件",
+        "温度0での答え": "評価用の質問30問のうち、正確15問、ほぼ正確（80%以上一致）3問、"
+        "学習データの別の答え9問、文の乱れ3問",
+        "会話以外の文章": "ネットワーク 前 1.500、後 1.250ビット/バイト",
+        "最良の重み": f"ステップ{record.best_step}",
+        "検証": "学習用の文章のうち1,000トークン（学習には使わない）",
+        "丸暗記": "生成した30文字の並びの50%が、学習用の文章にそのままあります（評価用の文章では25%）",
+        "第1層の各エキスパートへのトークン": "25.0% 75.0%", "時間": "1時間 2分 30秒、毎秒1,234トークン",
     }  # fmt: skip
     assert rows | expected == rows
-    assert re.fullmatch(rf"{record.steps}\([\d.]+ エポック\)、中断", rows["ステップ数"])
+    assert re.fullmatch(rf"{record.steps}（[\d.]+エポック）、中断", rows["ステップ数"])
     assert re.fullmatch(
-        r"ネットワーク [\d.]+ ビット/バイト\(学習の終わりに [\d,]+ バイトで、float32 で測定\)", rows["評価用データ"]
+        r"ネットワーク [\d.]+ビット/バイト（学習の終わりに[\d,]+バイトで、float32 で測定）", rows["評価用データ"]
     )
     units = re.compile(r"bytes|tokens|steps|bits|layer|head|parameters|epoch|network")
     kept = {"コーパス", "設定"}
@@ -658,8 +658,8 @@ def test_the_record_in_japanese(opened: Any, words_model: Path, tmp_path: Path) 
     )
     assert [value for name, value in values if units.search(value) and name not in kept] == []
     assert re.fullmatch(
-        r"ステップ [\d,]+ までに、学習損失は [\d.]+ から [\d.]+ ビット/バイトになりました。"
-        r"(検証損失は最小で [\d.]+ でした。)?",
+        r"ステップ[\d,]+までに、学習損失は[\d.]+から[\d.]+ビット/バイトになりました。"
+        r"(検証損失は最小で[\d.]+でした。)?",
         page.inner_text("#curve > p >> nth=1"),
     )
     assert page.evaluate(MISSING_TEXTS) == []

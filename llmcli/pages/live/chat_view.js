@@ -1,19 +1,26 @@
 // Chat: messages, and the answers of a model that was trained on conversations.
-let messages = []; // [{content, ids, prefix}]: the user wrote the first, and each second one; an answer has the tokens of the whole conversation
+// [{content, ids, prefix, dropped}]: the user wrote the first, and each second one; an answer has the tokens of the conversation that
+// the model read, from which so many turns were dropped
+let messages = [];
 let earlier = []; // what was shown before each change: {messages, draft}
 let turn = 0; // the answer that is being written
 
 function showMessages() {
-  byId("messages").replaceChildren(...messages.map(({ content }, i) => {
+  const unread = 2 * (messages.at(-1)?.dropped ?? 0), controls = byId("send").parentElement;
+  const isInView = byId("message").getBoundingClientRect().top < innerHeight;
+  byId("messages").replaceChildren(...messages.flatMap(({ content }, i) => {
     const speaker = element("b", {}, say(i % 2 ? "model" : "you"));
-    return element("p", { class: i % 2 ? "from-model" : "from-user", dir: "auto" }, speaker, element("span", {}, content || say("waiting")));
+    const message = element("p", { class: i % 2 ? "from-model" : "from-user", dir: "auto" }, speaker, element("span", {}, content || say("waiting")));
+    message.classList.toggle("unread", i < unread);
+    return i && i === unread ? [element("p", { class: "hint" }, say("contextFull")), message] : [message];
   }));
-  for (const id of ["chat-undo", "new-chat"]) byId(id).disabled = !messages.length && !(id === "chat-undo" && earlier.length);
+  for (const id of ["chat-undo", "new-chat"]) setDisabled(id, !messages.length && !(id === "chat-undo" && earlier.length));
   for (const id of ["again", "copy", "look-inside", "answer-tokens"]) setDisabled(id, !messages.at(-1)?.ids);
-  showExamples(byId("questions"), messages.length ? [] : data.examples?.questions, (text) => {
+  showExamples("questions", messages.length ? [] : data.examples?.questions, "message", (text) => {
     keep(byId("message").value);
     ask(text);
   });
+  if (isInView && messages.length) controls.scrollIntoView({ block: "nearest" });
 }
 function setAnswering(answering) {
   setDisabled("send", answering);
@@ -45,15 +52,16 @@ function keep(draft) {
 // Answers a message after those that are shown, or after `before`.
 function ask(content, before = messages) {
   if (byId("send").disabled) return;
-  const own = ++turn, answer = { content: "" };
+  const own = ++turn, answer = { content: "", dropped: before.at(-1)?.dropped };
   messages = [...before, { content }, answer];
   showProblem("");
   setAnswering(true);
   showMessages();
-  request("chat", { messages: messages.slice(0, -1).map((one) => one.content), settings: settings() }, ({ answer: text, ids, prefix, done, error }) => {
+  request("chat", { messages: messages.slice(0, -1).map((one) => one.content), settings: settings() }, ({ answer: text, ids, prefix, dropped, done, error }) => {
     if (own !== turn) return; // it was taken back
     if (error) return takeBack();
     if (text !== undefined) Object.assign(answer, { content: text, ids, prefix });
+    if (dropped !== undefined) answer.dropped = dropped;
     if (done) setAnswering(false);
     showMessages();
   });
@@ -105,7 +113,7 @@ byId("answer-tokens").addEventListener("click", () => {
   openAnswer("write", { text, ids, prefix });
 });
 byId("message").addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return; // 229: Safari's end of a composition
   event.preventDefault();
   send();
 });

@@ -64,7 +64,7 @@ async function* streamed(path, body, signal) {
       if (event === "data: [DONE]") return;
       const chunk = JSON.parse(event.slice(6));
       if (chunk.error) throw problem("serverSays", { error: chunk.error.message });
-      yield chunk.choices[0];
+      yield chunk.choices[0] ?? { usage: chunk.usage };
     }
   }
 }
@@ -160,8 +160,13 @@ const jobs = {
   async *chat({ messages, settings }, signal) {
     const system = settings.system ? [{ role: "system", content: settings.system }] : [];
     const turns = messages.map((content, i) => ({ role: i % 2 ? "assistant" : "user", content }));
+    const body = { messages: [...system, ...turns], logprobs: true, stream_options: { include_usage: true }, ...sampling(settings) };
     let answer = "", ids = [], prefix = 0;
-    for await (const choice of streamed("/v1/chat/completions", { messages: [...system, ...turns], logprobs: true, ...sampling(settings) }, signal)) {
+    for await (const choice of streamed("/v1/chat/completions", body, signal)) {
+      if (choice.usage) {
+        yield { dropped: choice.usage.dropped_turns ?? 0 };
+        continue;
+      }
       if (choice.prompt_token_ids) [ids, prefix] = [choice.prompt_token_ids, choice.prompt_token_ids.length];
       ids = [...ids, ...idsOf(choice)];
       answer += choice.delta.content ?? "";

@@ -5,7 +5,7 @@
 //   generate {text, ids, prefix, settings, count} -> {piece, ids, prefix}, {end}
 //   inside {text, ids, prefix, without, target} -> {pairs, ...}, {labels, lens, attribution}, {effects}
 //   compare {texts, without} -> {lenses}, {pairs}
-//   chat {messages, settings} -> {answer, ids, prefix}
+//   chat {messages, settings} -> {answer, ids, prefix}, {dropped}: the number of turns that did not fit the context
 //   alternatives {ids, prefix, position} -> {choices, rank}: what else could have stood in the place of a token
 //   attention {position, layer, head} -> {weights, strongest}: of the last text that `inside` was asked about
 //   color {ids, prefix, kind} -> {marks, legend}
@@ -92,6 +92,10 @@ function refresh() {
   const panel = openPanel(), ask = { write: refreshNext, inside: refreshInside, compare: refreshCompare }[panel.id];
   showProblem("");
   if (!ask) return;
+  showExamples("examples", state.ids || !["", data.start.text].includes(state.text) ? [] : data.examples?.prompts, "text", (text) => {
+    keepForUndo();
+    setText(text);
+  });
   setBusy(false);
   lastNext = ask();
   panel.setAttribute("aria-busy", "true");
@@ -289,9 +293,13 @@ byId("language").addEventListener("click", () => {
   if (data.record) refresh();
 });
 
-// Texts to begin with, as buttons.
-function showExamples(node, texts, choose) {
-  node.replaceChildren(...(texts ?? []).map((text) => clickable(() => choose(text), { dir: "auto" }, visibleWithSpaces(text))));
+// Texts to begin with, as buttons. With the keyboard, the focus goes to the text field next, as the buttons go.
+function showExamples(id, texts, field, choose) {
+  byId(id).replaceChildren(...(texts ?? []).map((text) => clickable((event) => {
+    const hasFocus = event.target.matches(":focus-visible");
+    choose(text);
+    if (hasFocus) byId(field).focus();
+  }, { dir: "auto" }, visibleWithSpaces(text))));
 }
 
 // ---- the open model

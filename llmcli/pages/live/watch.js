@@ -9,11 +9,11 @@ Object.assign(TEXTS.en, {
 });
 Object.assign(TEXTS.ja, {
   preparing: "最初のステップを準備しています。", running: "学習しています。", finishing: "学習が終わりました。学習に使っていない文章で測ってから、モデルを保存します。",
-  saved: "モデルを {file} に保存しました。", figures: "{percent} · ステップ {step} · エポック {epoch} · 毎秒 {speed} トークン · 残り {left}",
-  lossNow: "学習損失 {training} ビット/バイト", validationNow: "{training}、検証損失 {validation}",
+  saved: "モデルを {file} に保存しました。", figures: "{percent} · ステップ{step} · エポック {epoch} · 毎秒{speed}トークン · 残り {left}",
+  lossNow: "学習損失 {training}ビット/バイト", validationNow: "{training}、検証損失 {validation}",
   lost: "学習との接続がありません。学習は終わったか、停止されました。最後の状態を表示しています。",
-  newestFirst: "評価のあとで、モデルは同じ書き出しの続きを書きます。新しいものが先です。",
-  modelHint: "モデルは一つの HTML ファイルになり、どのブラウザでもオフラインで動きます:", openModel: "モデルのページを開く", saveModel: "モデルのページを保存",
+  newestFirst: "評価のあとで、モデルは同じプロンプトの続きを書きます。新しいものが先です。",
+  modelHint: "モデルを1つの HTML ファイルにしたものです。どのブラウザでもオフラインで動きます。", openModel: "モデルのページを開く", saveModel: "モデルのページを保存",
 });
 const INTERVAL = 1000; // milliseconds between two requests
 let state = null, shown = "";

@@ -130,13 +130,13 @@ const jobs = {
 
   // Answers the last of some messages; the user wrote the first, and each second one after it.
   async *chat({ messages, settings }, check) {
-    const ids = fitConversation(chat, messages, tokenizer, runtime.context), decoder = newDecoder();
+    const { ids, dropped } = fitConversation(chat, messages, tokenizer, runtime.context), decoder = newDecoder();
     let count = runtime.context - ids.length, text = "";
     if (count <= 0) throw new Problem("messageTooLong");
     for await (const { end, added, ids: all } of generate(runtime, vocabulary, { head: ids, tail: [] }, settings, check, chat.stop_ids)) {
       if (end) return;
       text += decoder.decode(byteArray(added), { stream: true });
-      yield { answer: withoutSpace(text), ids: all, prefix: ids.length };
+      yield { answer: withoutSpace(text), ids: all, prefix: ids.length, dropped };
       if (--count === 0) return;
     }
   },
