@@ -488,7 +488,7 @@ def test_the_page_opens_at_a_prompt_without_some_parts(opened: Any, words_model:
     wait_until_shown(page)
     checked = page.locator("#parts [aria-checked=false]").evaluate_all("(all) => all.map((node) => node.dataset.part)")
     assert checked == ["1.2", "2", "2.1", "2.2"] and page.is_enabled("#all-on")
-    assert re.search(r"ビット(減|増)", str(page.text_content("#change")))
+    assert re.search(r"ビットの(減|増)", str(page.text_content("#change")))
     planted = page.locator("#parts .planted").evaluate_all("(all) => all.map((node) => node.dataset.part)")
     assert planted == ["1.1", "1.2", "2.1"]
     assert re.search(r"1.1、1.2。.*1、2つ前.*誘導ヘッド：2.1。", str(page.text_content("#planted")))
@@ -513,10 +513,14 @@ def test_a_conversation(opened: Any, sums_model: Path) -> None:
     assert answers.count() == 2
     page.click("#chat-undo")
     assert answers.count() == 1 and page.input_value("#message") == "What is 4 and 4?"
+    for enter in ("{ isComposing: true }", "{ keyCode: 229 }"):  # it ends a composition, in Chromium and in Safari
+        page.evaluate(f"""byId("message").dispatchEvent(new KeyboardEvent("keydown", {{ key: "Enter", ...{enter} }}))""")
+    assert answers.count() == 1 and page.is_enabled("#send")
     page.fill("#message", "What? " * 500)
     page.press("#message", "Enter")
     page.locator("#problem", has_text="the message is longer than the context").wait_for()
     assert answers.count() == 1 and page.input_value("#message").startswith("What? What?")
+    assert page.locator("#problem").bounding_box()["y"] >= 0
     answer = str(answers.first.text_content())
     page.click("#look-inside")  # the whole conversation, up to the answer
     page.wait_for_selector("#inside[aria-busy=false]")
@@ -532,6 +536,35 @@ def test_a_conversation(opened: Any, sums_model: Path) -> None:
     page.click("#step")
     page.wait_for_selector("#step:not(:disabled)")
     assert text_of(page).strip() and answer.startswith(text_of(page).strip())
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_conversation_longer_than_the_context(opened: Any, sums_model: Path) -> None:
+    page = opened(sums_model, width=400)
+    for count in range(1, 9):
+        page.fill("#message", f"What is {count} and 3?")
+        page.press("#message", "Enter")
+        page.wait_for_selector("#send:not(:disabled)")
+        box = page.locator("#copy").bounding_box()
+        assert page.locator("#messages .from-model").count() == count
+        assert box["y"] + box["height"] <= page.viewport_size["height"]  # the view follows
+    unread = page.locator("#messages .unread").count()
+    assert unread > 0 and unread % 2 == 0
+    assert page.locator("#messages p").nth(unread).text_content() == (
+        "The context is full: the model answers without reading what is above this line."
+    )
+    page.focus("#again")
+    for _ in range(2):
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#again:not(:disabled)")
+        page.wait_for_selector("#send:not(:disabled)")
+        assert page.evaluate("document.activeElement.id") == "again"
+    page.click("#look-inside")
+    page.wait_for_selector("#inside[aria-busy=false]")
+    tokens = "".join(page.locator("#tokens .token > span:first-child").all_text_contents()).replace("·", " ")
+    assert tokens.count("What is") == 8 - unread // 2
+    assert page.locator("#examples button").count() == 0
 
 
 @pytest.mark.slow

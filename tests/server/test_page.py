@@ -244,8 +244,10 @@ def test_an_answer_streams_and_can_be_written_again(page: "playwright.Page", fol
     assert page.locator("#messages p").count() == 0 and page.locator("#questions button").count() == len(questions)
     first = ask(page)
     set_up(page, temperature=2, seed=5)
-    page.click("#again")
+    page.focus("#again")
+    page.keyboard.press("Enter")
     assert answer(page) != first and page.locator("#messages p").count() == 2
+    assert page.evaluate("document.activeElement.id") == "again"
     page.click("#chat-undo")
     assert answer(page) == first
     ask(page, "What is 4 and 4?")

@@ -47,6 +47,7 @@ async function post(path, body, signal) {
   if (answer.ok) return answer;
   if (answer.status === 401) throw problem(key ? "wrongKey" : "needsKey");
   const found = await answer.json().catch(() => null);
+  if (path.includes("/chat/") && found?.error?.code === "context_length_exceeded") throw problem("messageTooLong");
   throw problem("serverSays", { error: found?.error?.message ?? answer.status });
 }
 const fetchJson = async (path, body, signal) => (await post(path, body && { model: facts.model, ...body }, signal)).json();

@@ -111,7 +111,7 @@ function showChange({ pairs, chosen, token, tail, entropy, expert }) {
 }
 
 // Bars of one prediction, or of two: the first, then the second.
-function showBothBars(list, pairs, areTwo, nameNode = tokenSpan) {
+function showBothBars(list, pairs, areTwo, nameNode = choiceSpan) {
   showBars(list, pairs.map(({ text, p }) => [nameNode(text), percent(p), Math.min(1, p), areTwo ? "first" : ""]));
   if (areTwo) pairs.forEach(({ q }, i) => {
     const bar = element("div", { class: "bar second" });

@@ -108,9 +108,10 @@ function refreshNext() {
   });
 }
 
+const choiceSpan = (name, continues) => (name === "<end>" ? element("span", {}, say("end")) : tokenSpan((continues ? "…" : "") + name));
 function showNext({ choices, rest }) {
   const rows = choices.map(({ text: name, added, continues, probability }) => {
-    const label = name === "<end>" ? element("span", {}, say("end")) : tokenSpan((continues ? "…" : "") + name);
+    const label = choiceSpan(name, continues);
     const add = () => { keepForUndo(); setText(state.text + added); announce(say("added", { text: readable(added) })); };
     const node = added ? clickable(add, { class: "choice" }, label) : label;
     return [node, percent(probability), Math.min(1, probability), ""];

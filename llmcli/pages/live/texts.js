@@ -118,7 +118,6 @@ const TEXTS = {
     memoryLegend: "色つきの部分：学習データにそのまま現れる、30文字以上の部分（全体の{share}%）。{corpus}",
     expertsLegend: "重みが最大のエキスパート：{shares}",
     expert: "下に示すのは、ここで重みが最大（{weight}）の {name} の内部です。予測はアンサンブル全体のものです。", noSwitches: "アンサンブルの部品はオフにできません。その中の1つのモデルのファイルを指定して、llm serve を起動してください。",
-    message: "メッセージ", send: "送る", lookInside: "内部を見る", you: "あなた", model: "モデル", waiting: "…",
     contextFull: "コンテキストがいっぱいになったので、モデルはここより上の会話を読まずに答えています。", message: "メッセージ", send: "送信", lookInside: "内部を見る", you: "あなた", model: "モデル", waiting: "…",
     recordHint: "モデルのファイルには、学習の記録が入っています。学習の評価と計画の理由は、記録にあるとおり英語で表示します。",
     curveTitle: "学習中の損失", curveHint: "1バイトあたりのビット数：次の1バイトを予測するのに、平均で何ビット必要かを表します。小さいほど良い予測です。",
