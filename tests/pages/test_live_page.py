@@ -522,9 +522,12 @@ def test_a_conversation(opened: Any, sums_model: Path) -> None:
     assert answers.count() == 1 and page.input_value("#message").startswith("What? What?")
     assert page.locator("#problem").bounding_box()["y"] >= 0
     answer = str(answers.first.text_content())
+    page.click("#tab-inside")
+    assert page.is_visible("#outside-chat")
+    page.click("#tab-chat")
     page.click("#look-inside")  # the whole conversation, up to the answer
     page.wait_for_selector("#inside[aria-busy=false]")
-    assert not page.is_visible("#problem")
+    assert not page.is_visible("#problem") and not page.is_visible("#outside-chat")
     lens = page.locator("#lens").text_content()
     page.click("#tab-compare")
     wait_until_shown(page)

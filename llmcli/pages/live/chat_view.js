@@ -94,7 +94,11 @@ byId("new-chat").addEventListener("click", () => {
   byId("message").focus();
 });
 byId("copy").hidden = !navigator.clipboard; // browsers offer it to pages of this computer, and over HTTPS
-byId("copy").addEventListener("click", () => navigator.clipboard.writeText(messages.at(-1).content).then(() => announce(say("copied"))));
+byId("copy").addEventListener("click", () => navigator.clipboard.writeText(messages.at(-1).content).then(() => {
+  announce(say("copied"));
+  byId("copy").textContent = say("copied");
+  setTimeout(() => { byId("copy").textContent = say("copy"); }, 2000);
+}));
 
 // Opens the prediction of the first token of the last answer, or all tokens of the answer.
 function openAnswer(view, next) {

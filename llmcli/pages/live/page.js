@@ -96,6 +96,7 @@ function refresh() {
     keepForUndo();
     setText(text);
   });
+  byId("outside-chat").hidden = !data.chat || Boolean(state.ids);
   setBusy(false);
   lastNext = ask();
   panel.setAttribute("aria-busy", "true");
