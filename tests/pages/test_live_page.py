@@ -514,7 +514,9 @@ def test_a_conversation(opened: Any, sums_model: Path) -> None:
     page.click("#chat-undo")
     assert answers.count() == 1 and page.input_value("#message") == "What is 4 and 4?"
     for enter in ("{ isComposing: true }", "{ keyCode: 229 }"):  # it ends a composition, in Chromium and in Safari
-        page.evaluate(f"""byId("message").dispatchEvent(new KeyboardEvent("keydown", {{ key: "Enter", ...{enter} }}))""")
+        page.evaluate(
+            f"""byId("message").dispatchEvent(new KeyboardEvent("keydown", {{ key: "Enter", ...{enter} }}))"""
+        )
     assert answers.count() == 1 and page.is_enabled("#send")
     page.fill("#message", "What? " * 500)
     page.press("#message", "Enter")
