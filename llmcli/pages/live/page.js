@@ -92,10 +92,6 @@ function refresh() {
   const panel = openPanel(), ask = { write: refreshNext, inside: refreshInside, compare: refreshCompare }[panel.id];
   showProblem("");
   if (!ask) return;
-  showExamples("examples", state.ids || !["", data.start.text].includes(state.text) ? [] : data.examples?.prompts, "text", (text) => {
-    keepForUndo();
-    setText(text);
-  });
   byId("outside-chat").hidden = !data.chat || Boolean(state.ids);
   setBusy(false);
   lastNext = ask();
@@ -295,12 +291,12 @@ byId("language").addEventListener("click", () => {
   if (data.record) refresh();
 });
 
-// Texts to begin with, as buttons. With the keyboard, the focus goes to the text field next, as the buttons go.
+// Texts to begin with, as buttons. The focus of a button that goes with its choice goes to the text field.
 function showExamples(id, texts, field, choose) {
   byId(id).replaceChildren(...(texts ?? []).map((text) => clickable((event) => {
     const hasFocus = event.target.matches(":focus-visible");
     choose(text);
-    if (hasFocus) byId(field).focus();
+    if (hasFocus && !event.target.isConnected) byId(field).focus();
   }, { dir: "auto" }, visibleWithSpaces(text))));
 }
 
@@ -349,7 +345,7 @@ function showModel() {
   byId("other").value = before.other ?? data.start.compare;
   byId("unit").value = before.unit ?? byId("unit").value;
   resetChat(before);
-  showExamples(byId("examples"), data.examples?.prompts, (text) => {
+  showExamples("examples", data.examples?.prompts, "text", (text) => {
     if (text !== state.text) keepForUndo();
     setText(text);
   });
