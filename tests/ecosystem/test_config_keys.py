@@ -263,7 +263,8 @@ def test_each_config_key_has_the_effect_of_transformers_or_is_an_error(kind: str
     base = json.loads(own.to_json_string())
     other, run, effective = [], 0, set()
     own_eps = next(key for key in ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon") if key in base)
-    own_keys = base.keys() - transformers.LlamaConfig().to_dict().keys() | {"rms_norm_eps", "sliding_window"}
+    own_keys = base.keys() - transformers.LlamaConfig().to_dict().keys()
+    own_keys |= {"rms_norm_eps", "rope_local_base_freq", "sliding_window"}
     before: np.ndarray | None = None
     for number, change in enumerate(changes(base)):
         config = applied(base, change)
