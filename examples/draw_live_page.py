@@ -15,7 +15,7 @@ from typing import Any
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 WIDTH, HEIGHT = 1100, 850  # pixels
-PROMPT, WITHOUT = "The cat likes to", "2"
+PROMPT, WITHOUT = "The cat likes to", ("1.2", "2")
 SCHEMES = {"light": "live-page.png", "dark": "live-page-dark.png"}
 
 
@@ -32,7 +32,8 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as directory, sync_playwright() as driver:
         file = Path(directory, "page.html")
-        options = ["-m", sys.argv[1], "--without", WITHOUT, "--html", str(file), "-q"]
+        without = [word for part in WITHOUT for word in ("--without", part)]
+        options = ["-m", sys.argv[1], *without, "--html", str(file), "-q"]
         subprocess.run([sys.executable, "-m", "llmcli", "explain", PROMPT, *options], check=True)
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for scheme, name in SCHEMES.items():

@@ -33,10 +33,11 @@ function curveChart(curve, width, nameStep = (step) => `step ${step}`) {
     svg.append(element("line", { class: "grid", x1: left, x2: width - right, y1: y(bits), y2: y(bits) }),
       element("text", { x: left - 8, y: y(bits) + 4, "text-anchor": "end" }, Number(bits.toPrecision(4))));
   }
-  for (let i = 0; i <= 4; i++) {
-    const step = first + ((last - first) * i) / 4, anchor = i === 0 ? "start" : i === 4 ? "end" : "middle";
+  const parts = width < 500 ? 2 : 4; // of the axis of steps
+  for (let i = 0; i <= parts; i++) {
+    const step = first + ((last - first) * i) / parts, anchor = i === 0 ? "start" : i === parts ? "end" : "middle";
     const figure = Math.round(step).toLocaleString("en");
-    svg.append(element("text", { x: x(step), y: height - 10, "text-anchor": anchor }, i === 4 ? nameStep(figure) : figure));
+    svg.append(element("text", { x: x(step), y: height - 10, "text-anchor": anchor }, i === parts ? nameStep(figure) : figure));
   }
   const line = (xs, ys, kind) => element("polyline", { class: kind,
     points: xs.map((step, i) => `${x(step).toFixed(1)},${y(ys[i]).toFixed(1)}`).join(" ") });
