@@ -35,14 +35,15 @@ if TYPE_CHECKING:
     from llmcli.formats.safetensors.header import Header
 
 MODEL_SCRIPTS = (
-    "tokenizer", "vocabulary", "model", "ngram_cache", "sampler", "token_healing", "generator", "inside", "worker",
+    "shown", "tokenizer", "vocabulary", "model", "ngram_cache", "sampler", "token_healing", "generator", "inside",
+    "worker",
 )  # fmt: skip
 VIEW_SCRIPTS = (
     "templates/curve.js", "templates/arcs.js", "live/texts.js", "live/record_texts.js", "live/settings_view.js",
     "live/inside_view.js", "live/compare_view.js", "live/chat_view.js", "live/record.js", "live/page.js",
 )  # fmt: skip
 PAGE_SCRIPTS = ("templates/shared.js", "live/local.js", *VIEW_SCRIPTS)
-SERVED_SCRIPTS = ("templates/shared.js", "live/http.js", *VIEW_SCRIPTS)
+SERVED_SCRIPTS = ("templates/shared.js", "live/shown.js", "live/http.js", *VIEW_SCRIPTS)
 MAX_EXAMPLES = 4
 STYLES = ("templates/page.css", "live/page.css")
 _CONFIG_KEYS = (

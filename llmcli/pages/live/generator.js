@@ -5,7 +5,6 @@ const PROMPT_SHARE = 4; // one in four evaluations is for the tokenizations of t
 const MAX_OPEN = 4 * MAX_EVALUATIONS; // spellings that are kept; of more, only the most likely will ever be followed
 const MAX_WORD_TOKENS = 16; // tokens of the context kept free for the word
 const MIN_PROBABILITY = 1e-7; // less likely spellings stay unexplored
-const QUICK_EVALUATIONS = 20; // of the model, for a first look
 const SHOW_EVERY = 150; // milliseconds between two looks
 const END = "<end>"; // the word that stands for the end of the text
 

@@ -1,8 +1,5 @@
 // The run program on a server: it answers the requests of the page as worker.js does, by the routes of llm serve.
 const TYPING_PAUSE = 100; // milliseconds in which a newer request may replace one
-const QUICK_EVALUATIONS = 20; // of the model, for a first look at the next words
-const LISTED = 10, ALWAYS_LISTED = 3, LEAST_LISTED = 0.0005; // next words and tokens; the lowest probability
-const COMPARED = 5, LENS_LISTED = 4, MIN_COMPARED = 1e-9; // of two predictions, and of each layer; a text that one search did not find
 
 let facts = {}; // about the model
 const knownTokens = new Map(); // id -> {text, bytes}
@@ -92,27 +89,24 @@ const decodeIds = (ids, more = []) => {
   return facts.prefix_space ? text.replace(/^ /, "") : text;
 };
 const idsOf = (choice) => (choice.logprobs?.content ?? []).map(({ id }) => id);
-const pairOf = (text, p, q) => ({ text, p, q, bits: Math.log2(Math.max(q, MIN_COMPARED) / Math.max(p, MIN_COMPARED)) });
-const likely = ({ p, q }, i) => !i || Math.max(p, q) >= LEAST_LISTED;
+const likely = ({ p, q }, i) => !i || Math.max(p, q) >= VISIBLE;
 
 // The logit lens of an explanation; the n-gram cache comes after the last layer.
 function lensOf({ lens, next_tokens: prediction }, without) {
   const rows = [...lens.map((row) => row.next_tokens), ...(facts.ngram_cache && !without.includes("cache") ? [prediction] : [])];
-  return rows.map((row) => row.slice(0, LENS_LISTED).map(({ text, probability }) => ({ label: text, probability })));
+  return rows.map((row) => row.slice(0, LENS_TOKENS).map(({ text, probability }) => ({ label: text, probability })));
 }
 
 const jobs = {
   async *next({ settings, unit, ...text }, signal) {
     await pause(signal);
-    const body = { prompt: promptOf(text), unit, n: LISTED, return_token_ids: true, truncate_prompt_tokens: -1, ...filters(settings) };
+    const body = { prompt: promptOf(text), unit, n: SHOWN, return_token_ids: true, truncate_prompt_tokens: -1, ...filters(settings) };
     for (const [i, max_evaluations] of (unit === "words" ? [QUICK_EVALUATIONS, null] : [null]).entries()) {
       const { next, tokens, prefix_tokens } = await fetchJson("/v1/next", { ...body, max_evaluations }, signal);
       for (const token of tokens) knownTokens.set(token.id, token);
       const prefix = text.ids ? text.prefix : text.text ? prefix_tokens : tokens.length;
       if (i === 0) yield { tokens: { ids: tokens.map(({ id }) => id), prefix, labels: tokens.slice(prefix).map((one) => one.text) } };
-      const choices = next.filter(({ probability }, i) => i < ALWAYS_LISTED || probability >= LEAST_LISTED)
-        .map(({ bytes, added = decode(bytes), ...one }) => ({ ...one, text: (unit === "tokens" && added) || one.text, added }));
-      yield { choices, rest: Math.max(0, 1 - choices.reduce((sum, { probability }) => sum + probability, 0)) };
+      yield answerOf(next.map(({ bytes, added = decode(bytes), ...one }) => ({ ...one, text: (unit === "tokens" && added) || one.text, added })));
     }
   },
 
@@ -133,7 +127,7 @@ const jobs = {
 
   async *inside({ without, target, ...text }, signal) {
     await pause(signal);
-    const body = { prompt: promptOf(text), without, n: COMPARED, truncate_prompt_tokens: -1 };
+    const body = { prompt: promptOf(text), without, n: PAIRS, truncate_prompt_tokens: -1 };
     if (target) body.token_id = explained?.ids.get(target);
     const answer = await fetchJson("/v1/explain", { ...body, include: ["added", "attention"], position: -1 }, signal), one = answer.second ?? answer;
     const { tail, tokens, entropy_bits: entropy, attribution: { text: token, embedding, layers } } = one;
@@ -150,7 +144,7 @@ const jobs = {
 
   async *compare({ texts, without }, signal) {
     await pause(signal);
-    const [prompt, compare] = texts.map(promptOf), body = { prompt, compare, without, n: COMPARED, truncate_prompt_tokens: -1 };
+    const [prompt, compare] = texts.map(promptOf), body = { prompt, compare, without, n: PAIRS, truncate_prompt_tokens: -1 };
     const { first, second, next_tokens: found } = await fetchJson("/v1/explain", { ...body, include: [] }, signal);
     yield { lenses: [first, second].map((one) => ({ token: one.attribution.text, lens: lensOf(one, without) })) };
     yield { pairs: found.map((token) => pairOf(token.text, token.first, token.second)).filter(likely) }; // until the words are found
@@ -192,7 +186,7 @@ const asked = {
 
   async *alternatives({ ids, prefix, position }) {
     if (position === 0) return yield { choices: [] };
-    const body = { prompt: ids.slice(0, position), unit: "tokens", n: LISTED, token_id: ids[position], truncate_prompt_tokens: -1 };
+    const body = { prompt: ids.slice(0, position), unit: "tokens", n: SHOWN, token_id: ids[position], truncate_prompt_tokens: -1 };
     const { next, token } = await fetchJson("/v1/next", body), isListed = next.some(({ id }) => id === token.id);
     yield { rank: token.rank, choices: [...next, ...(isListed ? [] : [token])].map(({ id, text, bytes, probability }) => ({
       label: text, probability, isChosen: id === token.id, canChoose: id !== token.id && bytes.length > 0,

@@ -2,8 +2,6 @@
 // each token contributes. The figures are those of `llm explain`.
 const MAX_RECORDED = 256; // the last tokens of a text, whose attention is kept
 const MAX_HIDING_WORK = 4e9; // parameters x tokens that are processed while tokens are hidden: some seconds
-const LENS_TOKENS = 4, PAIRS = 5; // the most likely ones, of each layer and of each of two predictions
-const MIN_COMPARED = 1e-9; // probability of a text that only one of two predictions has: the other search did not follow it
 const READ_AT_ONCE = 8; // tokens between two checks
 
 const dot = (x, y) => x.reduce((sum, value, i) => sum + value * y[i], 0);
@@ -122,7 +120,7 @@ function pairs(first, second) {
   const shown = new Set(listed.map(name));
   return [...shown].map((text) => {
     const [p, q] = sums.map((byName) => byName.get(text) ?? 0);
-    return { text, p, q, bits: Math.log2(Math.max(q, MIN_COMPARED) / Math.max(p, MIN_COMPARED)) };
+    return pairOf(text, p, q);
   });
 }
 

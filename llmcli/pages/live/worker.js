@@ -9,8 +9,6 @@ let current = 0; // the request that runs; any other ends
 let queue = Promise.resolve();
 const { port1, port2 } = new MessageChannel();
 const PLAIN = { temperature: 1, topP: 1, minP: 0 }; // the probabilities of the model itself
-const SHOWN = 10, ALWAYS_SHOWN = 3; // bars
-const VISIBLE = 0.0005; // probability that is not shown as 0.0%
 class Stopped extends Error {}
 
 // Lets messages arrive, and ends a request that another has replaced.
@@ -39,12 +37,6 @@ function promptOf({ text, ids, prefix }) {
 
 // A text without the space that SentencePiece puts before it.
 const withoutSpace = (text) => (tokenizer.prefix_space ? text.replace(/^ /, "") : text);
-
-// The most likely choices, and the probability of all others.
-function answerOf(choices) {
-  const listed = choices.slice(0, SHOWN).filter(({ probability }, i) => i < ALWAYS_SHOWN || probability >= VISIBLE);
-  return { choices: listed, rest: Math.max(0, 1 - listed.reduce((sum, { probability }) => sum + probability, 0)) };
-}
 
 // A choice of `nextTokens` as the page shows it. `added` is what a click adds to the text.
 const shownToken = ({ path, added: bytes, probability }) => {
