@@ -189,6 +189,20 @@ def remove_stale(path: Path) -> None:
 # ---- directories
 
 
+def check_directory_name(directory: Path) -> None:
+    """Raise LLMError unless a directory may have this name: it is one already, or can be made there."""
+    if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
+        raise LLMError(f"{directory} is not a directory; give another name")
+    if not directory.resolve().parent.is_dir():
+        raise LLMError(f"there is no directory {directory.parent}; make it first: mkdir -p {directory.parent}")
+
+
+def is_in_use(directory: Path) -> bool:
+    """Return whether an existing directory cannot be replaced: a disk is mounted there, or we are in it."""
+    here = Path.cwd()
+    return os.path.ismount(directory) or directory.resolve() in here.parents or directory.samefile(here)
+
+
 @contextlib.contextmanager
 def replace_directory(path: Path) -> Iterator[Path]:
     """Yield a temporary directory to fill, which then replaces the one at `path` as a whole. If that fails, raises

@@ -5,7 +5,6 @@ transformers and all programs that build on it can read the output.
 """
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -203,10 +202,7 @@ def is_part(name: str) -> bool:
 
 def check_writable(directory: Path, *, force: bool) -> None:
     """Raise LLMError unless `write` may put a directory there."""
-    if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
-        raise LLMError(f"{directory} is not a directory; give another name")
-    if not directory.resolve().parent.is_dir():
-        raise LLMError(f"there is no directory {directory.parent}; make it first: mkdir -p {directory.parent}")
+    atomic_io.check_directory_name(directory)
     if not directory.is_dir():
         return
     contents = sorted(directory.iterdir())
@@ -218,8 +214,7 @@ def check_writable(directory: Path, *, force: bool) -> None:
     if others:
         problem = f"has {others[0]} in it, which is not part of a model and would be lost"
         raise LLMError(f"{directory} {problem}; move it away, or name another directory")
-    here = Path.cwd()
-    if os.path.ismount(directory) or directory.resolve() in here.parents or directory.samefile(here):
+    if atomic_io.is_in_use(directory):
         problem = "cannot be replaced: another disk is mounted there, or it is the current directory"
         raise LLMError(f"{directory} {problem}; name another directory, such as {directory / 'model'}")
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,20 +20,15 @@ from llmcli.training.planning.plan import PlanRequest
 from llmcli.version import __version__
 
 CONTEXT = 2048  # least context length of a larger model
-SEED = 0  # of its weights
+SEED = 0  # seed of its weights
 
 
 def check_writable(directory: Path, *, force: bool) -> None:
     """Raise LLMError unless `Handover.write` may put a directory there."""
-    if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
-        raise LLMError(f"{directory} is not a directory; give another name")
-    if not directory.resolve().parent.is_dir():
-        raise LLMError(f"there is no directory {directory.parent}; make it first: mkdir -p {directory.parent}")
+    atomic_io.check_directory_name(directory)
     if not directory.is_dir() or not any(directory.iterdir()):
         return
-    here = Path.cwd()
-    is_ours = (directory / MANIFEST).is_file()
-    if not is_ours or os.path.ismount(directory) or directory.resolve() in (here, *here.parents):
+    if not (directory / MANIFEST).is_file() or atomic_io.is_in_use(directory):
         raise LLMError(f"{directory} is not empty and cannot be replaced; give another name")
     if not force:
         raise LLMError(f"{directory} is not empty; add `overwrite=True` to replace it, or give another name")
@@ -63,24 +57,18 @@ class Handover:
     origin: str  # file of the model that was trained here
     trained: Checkpoint
     split: RecordedSplit
-    size: str | None = None  # of a larger model, with random weights
+    size: str | None = None  # name of a larger model's size, which has random weights
 
     @property
     def travels(self) -> list[str]:
-        split, mixture = (
-            "the same text is trained on, and the same text is held out",
-            "each document has the same share",
-        )
-        return [
-            "the tokenizer, with its chat template if there is one",
-            *([f"the split: {split}"] if self.split.has_record else []),
-            *(
-                [f"the mixture: {mixture} of the training tokens"]
-                if self.split.has_record and not self.split.new
-                else []
-            ),
-            *([] if self.size else ["the weights of the network"]),
-        ]
+        lines = ["the tokenizer, with its chat template if there is one"]
+        if self.split.has_record:
+            lines.append("the split: the same text is trained on, and the same text is held out")
+            if not self.split.new:
+                lines.append("the mixture: each document has the same share of the training tokens")
+        if not self.size:
+            lines.append("the weights of the network")
+        return lines
 
     @property
     def stays(self) -> list[str]:
