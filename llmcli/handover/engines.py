@@ -22,10 +22,10 @@ COMMANDS = {  # file -> how to use it
 OTHERS = {"litgpt.yaml": ("litgpt_data.py",)}  # files that a file needs
 MODEL_TYPE = "qwen3"
 FOR_MODEL_TYPE = ("litgpt.yaml", "torchtitan_config.py", "skypilot.yaml")  # these describe the shape of the model
-LEARNING_RATE, FINAL_LEARNING_RATE = "3.0e-4", "3.0e-5"  # of AdamW [chosen]
-WARMUP = 0.05  # of the steps; the optimizer state is new [chosen]
+LEARNING_RATE, FINAL_LEARNING_RATE = "3.0e-4", "3.0e-5"  # AdamW's rates [chosen]
+WARMUP = 0.05  # share of the steps; the optimizer state is new [chosen]
 MIN_STEPS = 10
-GPUS = 16  # of skypilot.yaml; each must get a part of every batch
+GPUS = 16  # GPUs in skypilot.yaml; each must get a part of every batch
 
 
 def skipped(config: ModelConfig) -> list[str]:
@@ -55,7 +55,7 @@ def _values(config: ModelConfig, manifest: Mapping[str, Any]) -> dict[str, objec
     tokens, context, model = manifest["tokens"], config.max_position_embeddings, manifest["model"]
     least, most = recipe.GPU_BATCH_TOKENS
     batch = max(GPUS, _power_of_two(min(max(tokens["train"] // recipe.GPU_BATCH_DIVISOR, least), most) // context))
-    values = config.num_hidden_layers * config.hidden_size * context  # of a window
+    values = config.num_hidden_layers * config.hidden_size * context  # activations of a window
     micro_batch = min(batch // GPUS, _power_of_two(MICRO_BATCH_VALUES["cuda"] // values))
     steps = max(MIN_STEPS, tokens["train"] // (batch * context))
     times = round(steps * batch * context / tokens["train"])

@@ -23,7 +23,7 @@ from llmcli.formats import atomic_io
 
 MAGIC = b"MMIDIDX\0\0"
 TYPE_CODES = {"<u2": 8, "<u4": 4}  # Megatron-LM's codes for uint16, and for int32: ids are below 2**31
-COLUMNS = ("text", "name", "sha256")  # of the Parquet file; the hash is that of the whole document
+COLUMNS = ("text", "name", "sha256")  # columns of the Parquet file; the hash is that of the whole document
 
 
 @dataclass
@@ -34,7 +34,7 @@ class WrittenDocument:
     document_sha256: str
     bytes: int = 0
     tokens: int = 0
-    digest: Any = field(default_factory=hashlib.sha256)  # of the part
+    digest: Any = field(default_factory=hashlib.sha256)  # hash of the part
 
     def as_json(self) -> dict[str, Any]:
         return {"bytes": self.bytes, "sha256": self.digest.hexdigest(), "tokens": self.tokens}

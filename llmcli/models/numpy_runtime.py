@@ -66,7 +66,7 @@ class NumpyRuntime(KVCacheRuntime):
         self._head = Matrix(self._embedding if config.tie_word_embeddings else checkpoint.stacked([HEAD]))
         self._eps = np.float32(config.rms_norm_eps)
         self._embedding_scale = np.float32(config.embedding_scale)
-        # of each position, [positions, 1, D/2] for each of ModelConfig.layer_kinds
+        # rotations by position, [positions, 1, D/2] for each of ModelConfig.layer_kinds
         self._rotations = [np.zeros((0, 1, config.head_dim // 2), np.complex64) for _ in config.layer_kinds]
         self._expert_weights: list[Array] = []  # [E] for the last token, in each layer
 

@@ -14,7 +14,7 @@ from llmcli.formats.open_file import model_files
 if TYPE_CHECKING:
     from llmcli.formats.training_record import TrainingRecord
 
-MAX_NAMES = 2  # of training files
+MAX_NAMES = 2  # maximum number of training files that are named
 
 
 class _Options(ResultOptions):

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.training_record import Stage, TrainingRecord
 
-MAX_CORPUS_NAMES = 5  # in a description
-_MAX_FILES = 20  # in a model card
+MAX_CORPUS_NAMES = 5  # files named in a description
+_MAX_FILES = 20  # files listed in a model card
 _CACHE_NOTE = (
     "It was trained together with an n-gram cache of the text so far, which llmcli keeps in its own format. This "
     "format does not contain the cache; the figures here are those of the network alone."

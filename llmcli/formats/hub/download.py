@@ -62,7 +62,7 @@ class _Download:
         if constants.HF_HUB_OFFLINE:
             raise LLMError(f"{self._name} is not in {self._cache}, and HF_HUB_OFFLINE forbids to download it; unset it "
                            "once")  # fmt: skip
-        show_progress(False)  # of small files
+        show_progress(False)  # small files have no bars
         with one_line(self._explained):
             info = HfApi(endpoint=self._endpoint).model_info(
                 self._repository, revision=self._revision, files_metadata=True

@@ -21,7 +21,7 @@ class Target(NamedTuple):
 
     repository: str  # OWNER/NAME
     endpoint: str
-    files: frozenset[str] | None  # in it; None: it does not exist
+    files: frozenset[str] | None  # file names in it; None: it does not exist
 
     @property
     def replaced(self) -> list[str]:
@@ -94,7 +94,7 @@ def push(target: Target, directory: Path, on_note: Callable[[str], None], *, pri
             api.create_repo(target.repository, private=private)
         commit = api.create_commit(target.repository, operations, commit_message="Upload model with llmcli")
     cache.forget_branch(target.repository)
-    for warning in warned:  # of the hub, about the model card
+    for warning in warned:  # the hub's warnings about the model card
         if warning.category is UserWarning:
             on_note(" ".join(str(warning.message).split()))
     return str(commit.oid)
