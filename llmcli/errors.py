@@ -106,9 +106,9 @@ def missing_extra(what: str, package: str, extra: str) -> LLMError:
     """Make the error for a feature that needs a package of an optional extra.
 
     >>> str(missing_extra("reading a.parquet", "pyarrow", "parquet"))
-    "reading a.parquet needs pyarrow, which this installation lacks; install it: pip install 'llmcli[parquet]'"
+    'reading a.parquet needs pyarrow, which this installation lacks; install it: pip install "llmcli[parquet]"'
     """
-    return LLMError(f"{what} needs {package}, which this installation lacks; install it: pip install 'llmcli[{extra}]'")
+    return LLMError(f'{what} needs {package}, which this installation lacks; install it: pip install "llmcli[{extra}]"')
 
 
 def require_torch() -> None:

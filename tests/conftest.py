@@ -61,6 +61,34 @@ NUMBERS = itertools.count(1)  # of the directories of this worker
 LONGEST = {"test_documents.py", "test_reliability.py", "test_smollm2.py", "test_story.py", "test_tour.py"}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--skipped-to", help="a file for the names of skipped tests; another run takes them as @FILE")
+
+
+class SkippedTests:
+    """Writes the names of skipped tests and modules, one per line, for a run in an environment with more packages."""
+
+    def __init__(self, path: str) -> None:
+        self._path, self._names = Path(path), set[str]()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped:
+            self._names.add(report.nodeid)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.skipped:
+            self._names.add(report.nodeid)
+
+    def pytest_sessionfinish(self) -> None:
+        self._path.write_text("".join(f"{name}\n" for name in sorted(self._names)), "utf-8")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    path = config.getoption("--skipped-to")
+    if path and not hasattr(config, "workerinput"):  # xdist's main process receives the reports of its workers
+        config.pluginmanager.register(SkippedTests(path))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest tests run first, so that no worker waits for another at the end."""
     items.sort(key=lambda item: item.path.name not in LONGEST)

@@ -395,7 +395,7 @@ def test_choose_normalizes_what_score_gives(tmp_path: Path) -> None:
 
 
 def test_texts_have_the_form_that_is_asked_for(tmp_path: Path) -> None:
-    pytest.importorskip("llguidance", reason="needs pip install 'llmcli[structured]'")
+    pytest.importorskip("llguidance", reason='needs pip install "llmcli[structured]"')
     model = llmcli.load(write_chat_model(tmp_path / "model.safetensors"))
     question = [{"role": "user", "content": "What did the cat do?"}]
     schema = {"type": "array", "items": {"enum": ["りんご", 1]}, "minItems": 2, "maxItems": 2}

@@ -64,8 +64,12 @@ def commands_of(page: str) -> Iterator[str]:
 
 
 def parts(line: str) -> list[list[str]]:
-    """The words of the commands that && joins, without a comment."""
-    words = shlex.split(line, comments=True, posix=True)
+    """The words of the commands that && joins, without a comment; those of an environment as if it were active.
+
+    >>> parts(".venv/bin/pip install . && .venv/bin/llm train a.txt  # trains")
+    [['pip', 'install', '.'], ['llm', 'train', 'a.txt']]
+    """
+    words = [word.removeprefix(".venv/bin/") for word in shlex.split(line, comments=True, posix=True)]
     groups = [list(group) for last, group in itertools.groupby(words, lambda word: word == "&&") if not last]
     return [group for group in groups if group]
 

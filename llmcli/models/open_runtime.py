@@ -65,7 +65,7 @@ def _open_network(checkpoint: Checkpoint, device: str, quantize: str | None, on_
             on_note(f"onnxruntime does not work here ({error.__cause__ or error}); running more slowly without it")
     if not scheme:
         return NumpyRuntime(checkpoint)
-    reason = f"onnxruntime does not support {unsupported}" if unsupported else "pip install 'llmcli[fast]' adds one"
+    reason = f"onnxruntime does not support {unsupported}" if unsupported else 'pip install "llmcli[fast]" adds one'
     on_note(f"no accelerated {scheme} backend here: {reason}; running at the speed of float32")
     return NumpyRuntime(checkpoint.with_quantized_values(scheme))
 

@@ -208,8 +208,27 @@ def texts(figures: Figures, role: str) -> str:
     return table(["text", "MB", *columns], rows) if rows else NOT_YET
 
 
+BUSY_HEAD = """## Training beside other processes
+
+On two cores: one run alone, beside a process that keeps one core busy throughout, and three runs at once. Held-out
+bits per byte on tiny Shakespeare, network / adapting, one seed:
+
+"""
+FIXED_HEAD = """## Speed of a fixed model beside other processes
+
+3 layers, hidden size 128, batches of 2,048 tokens, in 60 s on two cores:
+
+"""
+MIXTURES_HEAD = """## Mixtures
+
+One dense model, one with eight sparse experts, and an [ensemble](mixtures.md#which-is-better) of one model per text,
+in three minutes each; held-out bits per byte, network / adapting:
+
+"""
+
+
 def busy(figures: Figures) -> str:
-    """Each time budget alone, beside another process, and three times at once; the same seed."""
+    """Each time budget alone, beside another process, and three times at once; the same seed. Empty without results."""
     rows = []
     for budget in BUDGETS:
         alone = figures.runs(SHAKESPEARE, budget)[:1]
@@ -221,7 +240,7 @@ def busy(figures: Figures) -> str:
         row += [cell(max((run["seconds"] for run in runs), default=None), ",.1f") for runs in (alone, beside, three)]
         rows.append(row)
     head = ["`--time`", "alone", "beside a busy process", "three at once"]
-    return table([*head, "seconds, alone", "beside a busy process", "three at once"], rows) if rows else NOT_YET
+    return BUSY_HEAD + table([*head, "seconds, alone", "beside a busy process", "three at once"], rows) if rows else ""
 
 
 def _both(run: Mapping[str, Any]) -> str:
@@ -230,7 +249,7 @@ def _both(run: Mapping[str, Any]) -> str:
 
 
 def fixed(figures: Figures) -> str:
-    """The speed of a fixed shape beside other processes."""
+    """The speed of a fixed shape beside other processes. Empty without results."""
     names = {
         load.NOTHING: "alone", load.BUSY: "another process busy throughout", "first half": "busy in the first half",
         "second half": "busy in the second half", load.THREE: "three runs at once, together",
@@ -246,7 +265,8 @@ def fixed(figures: Figures) -> str:
             name, cell(speed, ",.0f"), cell(speed / first if first else None, ".0%"),
             cell(max(run["seconds"] for run in runs), ",.1f"), ", ".join(map(_both, runs)),
         ])  # fmt: skip
-    return table(["", "tokens/s", "relative speed", "seconds", "network / adapting"], rows) if rows else NOT_YET
+    head = ["", "tokens/s", "relative speed", "seconds", "network / adapting"]
+    return FIXED_HEAD + table(head, rows) if rows else ""
 
 
 def engines(figures: Figures) -> str:
@@ -262,10 +282,10 @@ def engines(figures: Figures) -> str:
 
 
 def mixtures(figures: Figures) -> str:
-    """Dense, sparse and ensemble at equal time."""
+    """Dense, sparse and ensemble at equal time. Empty without results."""
     result = figures.result("mixtures", "", MIXTURES_BUDGET)
     if not result:
-        return NOT_YET
+        return ""
     names = list(result["models"][0]["bits_per_byte"])
     rows = [
         [
@@ -274,7 +294,7 @@ def mixtures(figures: Figures) -> str:
         ]
         for model in result["models"]
     ]  # fmt: skip
-    return table(["model", *names, "parameters", "active", "tokens/s"], rows)
+    return MIXTURES_HEAD + table(["model", *names, "parameters", "active", "tokens/s"], rows)
 
 
 def _both_of_mixture(model: Mapping[str, Any], name: str) -> str:
@@ -335,7 +355,8 @@ def updated(document: str, figures: Figures) -> str:
         name = match[1]
         if name not in SECTIONS:
             raise LLMError(f"a document has a part called {name}; expected one of {', '.join(SECTIONS)}")
-        part = f"<!-- begin {name} -->\n\n{SECTIONS[name](figures)}\n\n<!-- end {name} -->"
+        content = SECTIONS[name](figures)
+        part = "\n\n".join(filter(None, [f"<!-- begin {name} -->", content, f"<!-- end {name} -->"]))
         document = document[: match.start()] + part + document[match.end() :]
     return document
 

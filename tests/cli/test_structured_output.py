@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("llguidance", reason="needs pip install 'llmcli[structured]'")
+pytest.importorskip("llguidance", reason='needs pip install "llmcli[structured]"')
 
 from tests.cli.commands.test_chat import write_chat_model
 from tests.conftest import Llm

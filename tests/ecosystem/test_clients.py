@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("starlette", reason="needs pip install 'llmcli[serve]'")
+pytest.importorskip("starlette", reason='needs pip install "llmcli[serve]"')
 
 import llmcli
 from llmcli.config import ModelConfig

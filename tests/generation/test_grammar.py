@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("llguidance", reason="needs pip install 'llmcli[structured]'")
+pytest.importorskip("llguidance", reason='needs pip install "llmcli[structured]"')
 
 import jsonschema
 

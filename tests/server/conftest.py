@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("starlette", reason="needs pip install 'llmcli[serve]'")
+pytest.importorskip("starlette", reason='needs pip install "llmcli[serve]"')
 
 from starlette.testclient import TestClient
 

@@ -9,7 +9,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-pytest.importorskip("starlette", reason="needs pip install 'llmcli[serve]'")
+pytest.importorskip("starlette", reason='needs pip install "llmcli[serve]"')
 
 from starlette.testclient import TestClient
 

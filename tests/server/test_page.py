@@ -32,7 +32,7 @@ ASK = """([type, body]) => new Promise((resolve) => {
     });
 })"""
 
-pytest.importorskip("starlette", reason="needs starlette: pip install 'llmcli[serve]'")
+pytest.importorskip("starlette", reason='needs starlette: pip install "llmcli[serve]"')
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="needs chromium: apt install chromium")]
 

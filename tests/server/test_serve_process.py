@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-pytest.importorskip("starlette", reason="needs pip install 'llmcli[serve]'")
+pytest.importorskip("starlette", reason='needs pip install "llmcli[serve]"')
 
 from llmcli.generation.engine.requests import Limits
 from llmcli.server.api.models import Models

@@ -189,6 +189,7 @@ def test_models_that_can_chat_are_named_and_no_others(llm: Llm) -> None:
         assert "can chat:" not in llm("chat", "hi", *words).stderr
     write_chat_model(Path("b.safetensors"))
     Path("b.resume.safetensors").write_bytes(Path("b.safetensors").read_bytes())
+    pytest.importorskip("gguf", reason="needs the extra gguf")
     assert llm("export", "b.safetensors", "a.gguf", "--to", "gguf").exit_code == 0
     assert "beside it, a.gguf, b.safetensors can chat: llm chat -m a.gguf;" in llm("chat", "hi").stderr
     Path("model.safetensors").unlink()

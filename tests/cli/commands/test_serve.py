@@ -8,7 +8,7 @@ import pytest
 
 from tests.platforms import posix
 
-pytest.importorskip("starlette", reason="needs pip install 'llmcli[serve]'")
+pytest.importorskip("starlette", reason='needs pip install "llmcli[serve]"')
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_missing_model_is_one_line(llm):
 def test_without_its_packages_it_says_what_to_install(llm, tiny_model, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     result = llm("serve", "-m", tiny_model)
-    assert result.exit_code == 1 and "pip install 'llmcli[serve]'" in result.stderr
+    assert result.exit_code == 1 and 'pip install "llmcli[serve]"' in result.stderr
 
 
 @pytest.mark.slow

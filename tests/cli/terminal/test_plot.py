@@ -85,4 +85,4 @@ def test_errors_are_one_line(llm: Llm, trained: Path, monkeypatch: pytest.Monkey
         assert answer.exit_code == 1 and answer.stderr.count("\n") == 1 and message in answer.stderr, options
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # not installed
     answer = llm("inspect", "--plot", "loss.svg")
-    assert answer.exit_code == 1 and "pip install 'llmcli[plot]'" in answer.stderr and not Path("loss.svg").exists()
+    assert answer.exit_code == 1 and 'pip install "llmcli[plot]"' in answer.stderr and not Path("loss.svg").exists()

@@ -86,7 +86,7 @@ def test_without_pyarrow_the_error_says_what_to_install() -> None:
     with mock.patch.dict("sys.modules", {"pyarrow": None}), pytest.raises(LLMError) as caught:
         read("a.parquet")
     assert str(caught.value) == (
-        "reading a.parquet needs pyarrow, which this installation lacks; install it: pip install 'llmcli[parquet]'"
+        'reading a.parquet needs pyarrow, which this installation lacks; install it: pip install "llmcli[parquet]"'
     )
 
 

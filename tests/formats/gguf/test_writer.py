@@ -31,7 +31,7 @@ def model_with(tokenizer: Tokenizer, **changes: Any) -> Checkpoint:
 
 def test_writing_without_the_gguf_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(LLMError, match=r"pip install 'llmcli\[gguf\]'"):
+    with pytest.raises(LLMError, match=r'pip install "llmcli\[gguf\]"'):
         gguf_writer.write(tmp_path / "m.gguf", MODEL, "f32", {})
 
 
@@ -43,7 +43,7 @@ def test_a_server_without_the_gguf_package_refuses_what_it_cannot_read(
     gguf_writer.write(Path("m.gguf"), model_with(tokenizer), dtype, {})
     monkeypatch.setitem(sys.modules, "gguf", None)
     assert open_tokenizer(loading.load("m.gguf")).vocab_size == tokenizer.vocab_size  # which needs no tensors
-    with pytest.raises(LLMError, match=r"Q8_0 .*pip install 'llmcli\[gguf\]'") if is_refused else nullcontext():
+    with pytest.raises(LLMError, match=r'Q8_0 .*pip install "llmcli\[gguf\]"') if is_refused else nullcontext():
         Models([Path("m.gguf")])
 
 

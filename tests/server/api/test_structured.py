@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-pytest.importorskip("llguidance", reason="needs pip install 'llmcli[structured]'")
+pytest.importorskip("llguidance", reason='needs pip install "llmcli[structured]"')
 
 import jsonschema
 
