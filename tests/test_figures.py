@@ -59,20 +59,20 @@ def the_result(*, json_: bool, capsys: pytest.CaptureFixture[str]) -> str:
     return shown.out if json_ else shown.err
 
 
-def exported(llm: Any, *words: str) -> str:
-    answer = llm("export", "out", *words)
+def exported(llm: Any, output: str, *words: str) -> str:
+    answer = llm("export", "model.safetensors", output, *words)
     assert answer.exit_code == 0, answer.stderr
     return str(answer.stderr)
 
 
 def gguf_description(llm: Any) -> str:
     pytest.importorskip("gguf", reason="needs the extra gguf")
-    exported(llm, "--to", "gguf")
-    return str(loading.load("out").record.document["imported"]["description"])
+    exported(llm, "out.gguf", "--to", "gguf")
+    return str(loading.load("out.gguf").record.document["imported"]["description"])
 
 
 def model_card(llm: Any) -> str:
-    exported(llm, "--to", "hf")
+    exported(llm, "out", "--to", "hf")
     return Path("out/README.md").read_text("utf-8")
 
 
@@ -88,7 +88,7 @@ BOTH: dict[str, Callable[[Any, Any], str]] = {  # places that show both figures
     "llm inspect": lambda llm, capsys: llm("inspect").stdout,
     "llm inspect --json": lambda llm, capsys: llm("inspect", "--json").stdout,
     "page of llm inspect": lambda llm, capsys: page(llm),
-    "note of llm export": lambda llm, capsys: exported(llm, "--to", "hf"),
+    "note of llm export": lambda llm, capsys: exported(llm, "out", "--to", "hf"),
 }
 NETWORK_ALONE: dict[str, Callable[[Any], str]] = {  # what leaves the program leaves the cache behind
     "model card": model_card,

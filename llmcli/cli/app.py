@@ -158,7 +158,11 @@ def _top(
 
 def main() -> None:
     """Entry point of the installed command."""
+    is_closed = sys.stdout is None
     _prepare_streams()
+    if is_closed:  # the results would be lost after the work, or written into a file that takes its descriptor
+        console.fail("standard output is closed; to keep the results: > FILE, to discard them: > /dev/null")
+        sys.exit(FAILURE)
     # numpy's warnings about damaged weights: the logits are checked, and the error says what is wrong
     warnings.filterwarnings("ignore", ".* encountered in ", RuntimeWarning, r"llmcli\.")
     if atomic_io.WINDOWS:

@@ -51,7 +51,7 @@ OPTIONS = (
     ("train", "--context N, in tokens", "--block-size --seq-len --seq-length --max-seq-length --ctx-size --n-ctx"),
     ("train", "--batch-tokens N, the batch size in tokens (sequences x context)",
      "--batch-size --per-device-train-batch-size --gradient-accumulation-steps"),
-    ("train", "--lr-scale X, which multiplies the recipe's learning rates", "--learning-rate --max-lr --peak-lr"),
+    ("train", "--lr-scale X, which multiplies the recipe's learning rates", "--lr --learning-rate --max-lr --peak-lr"),
     ("train", "--steps N", "--max-iters --iters --iterations --num-iterations --max-steps"),
     ("train", "--epochs X", "--epoch --num-epochs --num-train-epochs"),
     ("train", "--from FILE, to fine-tune that model",

@@ -228,7 +228,7 @@ def test_a_chat_template_is_exported_in_both_of_its_places(directory: Path, llm)
 def test_files_that_are_not_of_a_model_are_never_deleted(directory: Path, name: str, llm) -> None:
     (directory / name).mkdir() if name.endswith("/") else (directory / name).write_text("mine")
     before = sorted(directory.iterdir())
-    result = llm("export", directory, "--to", "hf", "--force")
+    result = llm("export", "model.safetensors", directory, "--to", "hf", "--force")
     assert result.exit_code == 1 and f"has {name.rstrip('/')} in it" in result.stderr
     assert sorted(directory.iterdir()) == before
 

@@ -38,9 +38,10 @@ from tests.reliability.runs import TEXT
 SHAPE = "--layers 1 --heads 2 --kv-heads 1 --batch-tokens 512 --threads 1 --seed 1 --tie -q"
 NEW = f"{SHAPE} --context 32 --vocab-size 280"
 COMMANDS = {  # that make the files; the later ones use the earlier ones
-    "char": f"train {CORPUS} -o char.safetensors --width 8 --steps 200 --lr 2 --tokenizer char --context 32 {SHAPE}",
-    "bpe": f"train {CORPUS} -o bpe.safetensors --width 8 --steps 200 --lr 2 {NEW}",
-    "experts": f"train {CORPUS} -o experts.safetensors --width 8 --steps 200 --lr 2 {NEW} --experts 2 --active 1",
+    "char": f"train {CORPUS} -o char.safetensors --width 8 --steps 200 --lr-scale 2 --tokenizer char {SHAPE} "
+    "--context 32",
+    "bpe": f"train {CORPUS} -o bpe.safetensors --width 8 --steps 200 --lr-scale 2 {NEW}",
+    "experts": f"train {CORPUS} -o experts.safetensors --width 8 --steps 200 --lr-scale 2 {NEW} --experts 2 --active 1",
     "second": f"train {CORPUS} -o second.safetensors --width 4 --steps 20 {SHAPE} --like bpe.safetensors",
     "mixture": "mix bpe.safetensors second.safetensors -o mixture.safetensors",
 }

@@ -73,7 +73,7 @@ def documents(stem: str) -> list[list[int]]:
 
 
 def test_the_tokens_are_those_of_llm_tokenize(model: Path, llm) -> None:
-    assert llm("export", "out", "--to", "handover").exit_code == 0
+    assert llm("export", "model.safetensors", "out", "--to", "handover").exit_code == 0
     eos = checkpoint.load(model).config.eos_token_id
     for split, expected in parts().items():
         for (_, text), ids in zip(expected, documents(f"out/tokens/{split}"), strict=True):
@@ -82,9 +82,9 @@ def test_the_tokens_are_those_of_llm_tokenize(model: Path, llm) -> None:
 
 
 def test_long_documents_are_cut_into_sequences_of_the_same_tokens(model: Path, llm, monkeypatch) -> None:
-    assert llm("export", "whole", "--to", "handover").exit_code == 0
+    assert llm("export", "model.safetensors", "whole", "--to", "handover").exit_code == 0
     monkeypatch.setattr(corpus_tokens, "SHARD_BYTES", 500)
-    assert llm("export", "cut", "--to", "handover").exit_code == 0
+    assert llm("export", "model.safetensors", "cut", "--to", "handover").exit_code == 0
     assert documents("cut/tokens/train") == documents("whole/tokens/train")
     sequences = [
         struct.unpack_from("<Q", Path(f"{name}/tokens/train.idx").read_bytes(), 18)[0] for name in ("whole", "cut")
@@ -100,7 +100,7 @@ def test_large_vocabularies_are_stored_as_int32() -> None:
 def test_text_and_hashes(model: Path, llm) -> None:
     import pyarrow.parquet
 
-    assert llm("export", "out", "--to", "handover").exit_code == 0
+    assert llm("export", "model.safetensors", "out", "--to", "handover").exit_code == 0
     manifest = json.loads(Path("out/handover.json").read_text("utf-8"))
     entries = {entry["name"]: entry for entry in manifest["documents"]}
     for split, file in (("train", "train"), ("val", "validation")):
@@ -124,7 +124,7 @@ def test_text_and_hashes(model: Path, llm) -> None:
 @linux
 def test_names_of_directories(model: Path, llm) -> None:
     for name in ("s3:out", os.fsdecode(b"out\xff")):
-        assert llm("export", name, "--to", "handover").exit_code == 0
+        assert llm("export", "model.safetensors", name, "--to", "handover").exit_code == 0
 
 
 def parameters(shape: dict) -> int:
@@ -136,7 +136,7 @@ def parameters(shape: dict) -> int:
 
 
 def test_engine_files(model: Path, llm) -> None:
-    answer = llm("export", "out", "--to", "handover")
+    answer = llm("export", "model.safetensors", "out", "--to", "handover")
     assert "does not travel: the n-gram cache" in answer.stderr and "the weights of the network" in answer.stderr
     for name in ("litgpt_data.py", "torchtitan_config.py", "trl_sft.py"):
         ast.parse(Path("out", name).read_text("utf-8"))
@@ -166,7 +166,7 @@ def test_engine_files(model: Path, llm) -> None:
 def test_a_larger_model_has_random_weights_and_the_tokenizer(model: Path, llm, monkeypatch) -> None:
     pytest.importorskip("torch")
     monkeypatch.setitem(SIZES, "1b", (3, 64))
-    answer = llm("export", "out", "--to", "handover", "--size", "1b", "--dtype", "bf16", "--json")
+    answer = llm("export", "model.safetensors", "out", "--to", "handover", "--size", "1b", "--dtype", "bf16", "--json")
     assert answer.exit_code == 0 and "the larger one begins with random weights" in answer.stderr
     larger, old = loading.load("out/model"), checkpoint.load(model)
     assert json.loads(answer.stdout)["model"]["parameters"] == larger.parameters
@@ -197,7 +197,7 @@ def test_the_corpus_can_be_given_with_more_text(model: Path, llm) -> None:
     for name in ("long.txt", "short.txt", "held_out.txt"):
         Path(name).rename(Path("elsewhere", f"renamed-{name}"))
     Path("elsewhere/new.txt").write_text("A new text, of which a tenth is held out.\n" * 50)
-    answer = llm("export", "out", "--to", "handover", "--corpus", "elsewhere", "--json")
+    answer = llm("export", "model.safetensors", "out", "--to", "handover", "--corpus", "elsewhere", "--json")
     assert "not in the training record, split anew: elsewhere/new.txt" in answer.stderr
     entries = {entry["name"]: entry for entry in json.loads(answer.stdout)["documents"]}
     assert {name: sorted(entry.keys() & {"train", "val"}) for name, entry in entries.items()} == {
@@ -206,7 +206,9 @@ def test_the_corpus_can_be_given_with_more_text(model: Path, llm) -> None:
     assert entries["new.txt"]["val"]["bytes"] == 42 * 5
     readme = Path("out/README.md").read_text("utf-8")
     assert "- the split:" in readme and "- the mixture: 1 text added" in readme
-    held_out = llm("export", "out2", "--to", "handover", "--corpus", "elsewhere", "--corpus", "out")
+    held_out = llm(
+        "export", "model.safetensors", "out2", "--to", "handover", "--corpus", "elsewhere", "--corpus", "out"
+    )
     assert held_out.exit_code == 1 and "is part of an earlier handover" in held_out.stderr
 
 
@@ -215,7 +217,7 @@ def test_files_that_are_not_handed_over_are_named(model: Path, llm) -> None:
     Path("more/table.csv").write_text("question,answer\nWho?,I.\nWhere?,Here.\n")
     Path("more/data.bin").write_bytes(b"\xff\0")
     named = [word for name in ("long.txt", "short.txt", "held_out.txt", "more") for word in ("--corpus", name)]
-    answer = llm("export", "out", "--to", "handover", *named)
+    answer = llm("export", "model.safetensors", "out", "--to", "handover", *named)
     assert answer.exit_code == 0 and "skipped: more/data.bin" in answer.stderr
     assert "conversations: more/table.csv" in answer.stderr
 
@@ -234,31 +236,31 @@ def test_wrong_use(model: Path, llm, change: str, words: tuple[str, ...], status
     if change:
         Path(change).parent.mkdir(exist_ok=True)
         Path(change).write_text("changed")
-    answer = llm("export", "out", "--to", "handover", *words)
+    answer = llm("export", "model.safetensors", "out", "--to", "handover", *words)
     assert (answer.exit_code, answer.stderr.count("\n")) == (status, 1) and message in answer.stderr
 
 
 def test_a_directory_is_only_replaced_with_force(model: Path, llm) -> None:
-    assert llm("export", "out", "--to", "handover").exit_code == 0
-    again = llm("export", "out", "--to", "handover")
+    assert llm("export", "model.safetensors", "out", "--to", "handover").exit_code == 0
+    again = llm("export", "model.safetensors", "out", "--to", "handover")
     assert again.exit_code == 1 and "out is not empty; add --force to replace it" in again.stderr
-    assert llm("export", "out", "--to", "handover", "--force").exit_code == 0
+    assert llm("export", "model.safetensors", "out", "--to", "handover", "--force").exit_code == 0
 
 
 def test_models_without_a_record_need_a_corpus(tiny_model: Path, llm) -> None:
-    answer = llm("export", "out", "--to", "handover")
+    answer = llm("export", "model.safetensors", "out", "--to", "handover")
     assert "does not record its training text; name it: --corpus FILE" in answer.stderr
     Path("own.txt").write_text("A text of this user, and one more sentence.\n" * 50)
-    assert llm("export", "out", "--to", "handover", "--corpus", "own.txt").exit_code == 0
+    assert llm("export", "model.safetensors", "out", "--to", "handover", "--corpus", "own.txt").exit_code == 0
     readme = Path("out/README.md").read_text("utf-8")
     assert "- the split:" not in readme and "the model has no record of them; 1 text split here" in readme
     tokens = json.loads(Path("out/handover.json").read_text("utf-8"))["tokens"]["train"]
     steps = yaml.safe_load(Path("out/nemo_automodel.yaml").read_text("utf-8"))["step_scheduler"]
     read = steps["max_steps"] * steps["global_batch_size"] * 32
     assert f"{steps['max_steps']} steps read the text about {read / tokens:,.0f} times" in readme
-    missing = llm("export", "no/out", "--to", "handover", "--corpus", "own.txt")
+    missing = llm("export", "model.safetensors", "no/out", "--to", "handover", "--corpus", "own.txt")
     assert "there is no directory no; make it first: mkdir -p no" in missing.stderr
-    assert llm("export", "m", "--to", "hf", "--size", "1b").exit_code == 2
+    assert llm("export", "model.safetensors", "m", "--to", "hf", "--size", "1b").exit_code == 2
     assert not Path("m").exists()
 
 
@@ -267,6 +269,6 @@ def test_models_without_a_record_need_a_corpus(tiny_model: Path, llm) -> None:
 
 def test_megatron_reads_the_index(model: Path, llm) -> None:
     reader = pytest.importorskip("megatron.core.datasets.indexed_dataset")
-    assert llm("export", "out", "--to", "handover").exit_code == 0
+    assert llm("export", "model.safetensors", "out", "--to", "handover").exit_code == 0
     dataset = reader.IndexedDataset("out/tokens/train")
     assert [dataset[i].tolist() for i in range(len(dataset))] == documents("out/tokens/train")

@@ -125,18 +125,18 @@ def test_the_parts_of_a_chat_template() -> None:
 
 
 def test_the_command(llm: Llm, tiny_model: Path) -> None:
-    answer = llm("export", "page.html", "--to", "html", "--json")
+    answer = llm("export", "model.safetensors", "page.html", "--to", "html", "--json")
     assert answer.exit_code == 0, answer.stderr
     page = Path("page.html").read_bytes()
     assert json.loads(answer.stdout) == {"file": "page.html", "to": "html", "bytes": len(page)}
     assert "weights: int8, one scale per row" in answer.stderr
-    again = llm("export", "page.html", "--to", "html")
+    again = llm("export", "model.safetensors", "page.html", "--to", "html")
     assert again.exit_code == 1 and "already exists; add --force" in again.stderr
-    assert llm("export", "page.html", "--to", "html", "--force").exit_code == 0
+    assert llm("export", "model.safetensors", "page.html", "--to", "html", "--force").exit_code == 0
     assert Path("page.html").read_bytes() == page
-    f16 = llm("export", "f16.html", "--to", "html", "--dtype", "f16")
+    f16 = llm("export", "model.safetensors", "f16.html", "--to", "html", "--dtype", "f16")
     assert f16.exit_code == 0 and "weights: float16" in f16.stderr
-    wrong = llm("export", "x.html", "--to", "html", "--dtype", "bf16")
+    wrong = llm("export", "model.safetensors", "x.html", "--to", "html", "--dtype", "bf16")
     assert wrong.exit_code == 2 and "--dtype must be int8, f16, f32 with --to html, found bf16" in wrong.stderr
 
 

@@ -180,7 +180,7 @@ def changed_runs(where: Path, tries: int) -> list[str]:
         "the text": ([], TEXT + "One more.\n"),
         "--seed": (["--seed", "5"], TEXT),
         "--steps": (["--steps", str(STEPS + 1)], TEXT),
-        "--lr": (["--lr", "2"], TEXT),
+        "--lr-scale": (["--lr-scale", "2"], TEXT),
         "--vocab-size": (["--vocab-size", "300"], TEXT),
         "--threads": (["--threads", "2"], TEXT),
         "--val": (["--val", "0.2"], TEXT),
@@ -213,11 +213,11 @@ def exploding_loss(where: Path, tries: int) -> list[str]:
     failures = []
     end(train(where, steps=2))
     before = (where / "model.safetensors").read_bytes()
-    run = train(where, "--lr", "1e9", "--force", steps=STEPS)
+    run = train(where, "--lr-scale", "1e9", "--force", steps=STEPS)
     stderr = end(run)
     told = all(words in stderr for words in (b"became NaN or infinite", b"--lr"))
     if run.returncode != 1 or not told or b"Traceback" in stderr:
-        failures.append(f"--lr 1e9: {run.returncode}, {stderr!r}")
+        failures.append(f"--lr-scale 1e9: {run.returncode}, {stderr!r}")
     if (where / "model.safetensors").read_bytes() != before:
         failures.append("the existing model was replaced")
     long = TEXT * (200_000 // len(TEXT))  # with a validation slice, which decides what the best weights are

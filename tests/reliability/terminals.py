@@ -60,7 +60,7 @@ def long_prompts(where: Path, tries: int) -> list[str]:
 # (what the shell runs, its expected exit codes, whether it may write to stderr)
 PIPES = {
     "head": ("$LLM generate Anna -n 500 | head -c 1; exit ${PIPESTATUS[0]}", (0, 1, 141), False),
-    "a closed output": ("$LLM generate Anna -n 5 >&-", (0, 1), False),
+    "a closed output": ("$LLM generate Anna -n 5 >&-", (1,), True),
     "a full output": ("$LLM generate Anna -n 5 >/dev/full", (1,), True),
     "inspect into a full output": ("$LLM inspect model.safetensors >/dev/full", (1,), True),
     "closed errors": ("$LLM generate Anna -n 5 2>&-", (0,), False),

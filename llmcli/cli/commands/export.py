@@ -1,5 +1,6 @@
 """`llm export`: convert a model for other programs, or quantize it."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,14 +11,14 @@ from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL, QUANTIZATIONS
 from llmcli.errors import LLMError, command_line, usage
 from llmcli.evaluation.figures import Figures
-from llmcli.formats.atomic_io import reject_gguf_name, reject_overwriting
+from llmcli.formats.atomic_io import name_of, reject_overwriting
 
 if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.hub.upload import Target
 
 FORMATS = ("hf", "gguf", "html", "tokenizer", "handover")
-EXAMPLES = {"gguf": "model.gguf", "html": "model.html", "tokenizer": "tokenizer.json"}  # format -> output name
+SUFFIXES = {"gguf": ".gguf", "html": ".html", "tokenizer": ".json", None: ".safetensors"}  # None: --quantize
 HF_DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}  # -> name in a safetensors file
 HTML_DTYPES = ("int8", "f16", "f32")
 SIZES = ("100m", "350m", "1b", "3b", "7b")  # shapes in training/planning/model_shapes.py, which loads slowly
@@ -26,7 +27,10 @@ MIN_DIVERGENCE = 0.001  # bits per byte: smaller estimates from one short text m
 
 class _Options(ResultOptions):
     names: list[str] = argument(
-        "[MODEL] OUTPUT", f"Model (default: $LLMCLI_MODEL or {DEFAULT_MODEL}), and file or directory to write.", ...
+        "[MODEL [OUTPUT]]",
+        f"Model (default: $LLMCLI_MODEL or {DEFAULT_MODEL}), and file or directory to write (default: the model's name "
+        "with the ending of the format, here).",
+        (),
     )
     to: str | None = choice(
         *FORMATS,
@@ -59,16 +63,14 @@ def export(options: _Options) -> None:
     --to gguf for llama.cpp, Ollama and LM Studio. Those tokenize a prompt in one way only; to compare with them, use:
     llm generate --literal --no-cache. --to handover is for torchtitan, NeMo, Megatron-LM, litgpt, TRL and nanoGPT.
 
-    Example: llm export model.safetensors --to gguf model.gguf --dtype q8_0
+    Example: llm export model.safetensors model.gguf --to gguf --dtype q8_0
     """
     _check_options(options)
-    names, to = options.names, options.to
-    output, path = Path(names[-1]), model_path(names[0] if len(names) == 2 else None)
+    to = options.to
+    path, output = _model_and_output(options)
     from llmcli.cli.reports import model_card
     from llmcli.formats import atomic_io, loading
 
-    if options.quantize:
-        reject_gguf_name(output)
     source = loading.load_any(path)
     model = source.shared if to == "tokenizer" else loading.single_model(source, path)
     _check_output(options, output, path)
@@ -108,7 +110,28 @@ def export(options: _Options) -> None:
         console.result(f"FROM {output.resolve()}")
 
 
-# ---- checks
+# ---- names and checks
+
+
+def _model_and_output(options: _Options) -> tuple[Path, Path]:
+    """Return the paths of the model and of the output, which is named like the model unless the command names it.
+    Raises LLMError if there is no such model."""
+    model, output = [*options.names, "", ""][:2]
+    if model and not output and not model.startswith("hf:") and not Path(model).exists():
+        names = command_line([os.environ.get("LLMCLI_MODEL", DEFAULT_MODEL), model])
+        advice = f"if it is the output, name the model before it: llm export {names} {_format(options)}"
+        raise LLMError(f"there is no model {model}; {advice}")
+    path = model_path(model or None)
+    suffix = SUFFIXES.get(options.to)
+    if not output:
+        stem = name_of(path.absolute()).removesuffix(".safetensors").removesuffix(".gguf")
+        ending = f"-{options.to}" if suffix is None else f"-{options.quantize}" if options.quantize else ""
+        return path, Path(f"{stem}{ending}{suffix or ''}")
+    return path, Path(output)
+
+
+def _format(options: _Options) -> str:
+    return f"--to {options.to}" if options.to else f"--quantize {options.quantize}"
 
 
 def _check_options(options: _Options) -> None:
@@ -138,15 +161,16 @@ def _check_options(options: _Options) -> None:
 
 
 def _check_output(options: _Options, output: Path, model: Path) -> None:
-    """Raise LLMError if the output cannot be written, or would replace the model."""
+    """Raise LLMError if the output cannot be written, would replace the model, or has the name of another format."""
     from llmcli.formats import atomic_io, file_lock, hf_directory, loading
 
     part = "part of " if model.is_dir() else ""
     reject_overwriting(output, "export", loading.files(model), f"{part}the model to export", by="")
-    if options.to == "gguf" and output.suffix.lower() == ".safetensors":
-        raise usage(f"{output}: --to gguf writes a .gguf file; name it {output.with_suffix('.gguf')}")
     if options.to not in ("hf", "handover"):
-        example = EXAMPLES.get(options.to or "", DEFAULT_MODEL)
+        if output.suffix.lower() != SUFFIXES[options.to]:
+            right = output.with_suffix(SUFFIXES[options.to])
+            raise usage(f"{output}: {_format(options)} writes a {right.suffix} file; name it {right}")
+        example = f"model{SUFFIXES[options.to]}"
         atomic_io.check_writable(output, force=options.force, by="", example=example)
         return
     if options.to == "hf":

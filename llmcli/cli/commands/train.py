@@ -21,7 +21,6 @@ from llmcli.cli.terminal.signals import on_stop_requests, stop_requests
 from llmcli.config import DEFAULT_MODEL, DEVICES, DTYPES, MAX_VOCAB_SIZE, MIN_VOCAB_SIZE, TrainConfig, cpu_cores
 from llmcli.errors import INTERRUPTED, LLMError, command_line, require_server, require_torch, usage
 from llmcli.training.distributed.processes import BEGAN, Processes
-from llmcli.training.planning import recipe
 
 if TYPE_CHECKING:
     from llmcli.data.conversations.record_kinds import ReadOptions
@@ -74,7 +73,6 @@ class _Options(ReadingOptions):
     tie: bool | None = option(None, "Tie input and output embeddings.", names="--tie/--no-tie", panel=MODEL)
     batch_tokens: int | None = option("N", "Batch size, in tokens.", min=1, panel=TRAINING)
     lr_scale: float = option("X", "Factor that multiplies the recipe's learning rates.", TrainConfig.lr, panel=TRAINING)
-    lr: float | None = option("X", "Alias of --lr-scale: a factor, not a learning rate.", panel=TRAINING)
     optimizer: str | None = option("muon|adamw", "Optimizer; muon uses AdamW for embeddings and norms.", panel=TRAINING)
     dropout: float | None = option("X", "Dropout rate, from 0 to below 1.", panel=TRAINING)
     probe: str | None = option(
@@ -257,21 +255,11 @@ def _check_options(options: _Options) -> None:
 
 
 def _learning_rate_scale(options: _Options) -> float:
-    """Return the factor of --lr-scale or its alias --lr. In other programs --lr is a learning rate. A value of --lr
-    that looks like one raises LLMError, since as a factor it would ruin the run."""
-    if options.lr is not None:
-        options.reject("with --lr", "lr_scale")
-    scale = options.lr_scale if options.lr is None else options.lr
-    if not 0 < scale < MIN_LR_SCALE:
-        return scale
-    if options.lr is not None:
-        raise usage(
-            f"--lr {scale:g} looks like a learning rate, but it multiplies the recipe's learning rates, which are "
-            f"{recipe.MUON_LR:g} for Muon and {recipe.ADAMW_LR:g} for AdamW in a new model; leave it out to use them, "
-            f"give --lr-scale 0.5 to halve them, or --lr-scale {scale:g} if you mean that factor"
-        )
-    console.warn(f"--lr-scale {scale:g} makes the learning rates so small that the model will hardly learn anything")
-    return scale
+    """Return the factor of --lr-scale, with a warning if it looks like a learning rate."""
+    if 0 < options.lr_scale < MIN_LR_SCALE:
+        problem = "makes the learning rates so small that the model will hardly learn anything"
+        console.warn(f"--lr-scale {options.lr_scale:g} {problem}")
+    return options.lr_scale
 
 
 # ---- the run

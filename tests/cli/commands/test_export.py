@@ -13,7 +13,7 @@ from llmcli.formats import checkpoint, loading
 
 def test_an_unknown_dtype_of_a_gguf_is_refused(tiny_model: Path, llm) -> None:
     pytest.importorskip("gguf", reason="needs the extra gguf")
-    answer = llm("export", "m.gguf", "--to", "gguf", "--dtype", "q2")
+    answer = llm("export", "model.safetensors", "m.gguf", "--to", "gguf", "--dtype", "q2")
     assert answer.exit_code == 2 and "--dtype must be f32, f16, bf16, q8_0, q4_0" in answer.stderr
 
 
@@ -22,7 +22,7 @@ def test_a_directory_has_the_requested_dtype(tiny_model: Path, llm, dtype: str, 
     torch = pytest.importorskip("torch")
     from safetensors.torch import load_file
 
-    assert llm("export", "d", "--to", "hf", "--dtype", dtype).exit_code == 0
+    assert llm("export", "model.safetensors", "d", "--to", "hf", "--dtype", dtype).exit_code == 0
     answer, before = load_file("d/model.safetensors"), load_file(tiny_model)
     assert answer.keys() == before.keys()
     for key, tensor in answer.items():
@@ -57,13 +57,13 @@ def test_weights_too_large_for_float16_are_refused(tiny_model: Path, llm) -> Non
 
 def test_gguf_prints_the_line_of_a_modelfile(tiny_model: Path, llm) -> None:
     pytest.importorskip("gguf", reason="needs the extra gguf")
-    answer = llm("export", "m.gguf", "--to", "gguf", "--license", "mit", "--name", "Cat")
+    answer = llm("export", "model.safetensors", "m.gguf", "--to", "gguf", "--license", "mit", "--name", "Cat")
     assert answer.exit_code == 0
     assert answer.stdout == f"FROM {Path('m.gguf').resolve()}\n"
     assert "ollama create" in answer.stderr
     metadata = loading.load("m.gguf").record.document["imported"]
     assert (metadata["name"], metadata["license"]) == ("Cat", "mit")
-    again = llm("export", "m.gguf", "--to", "gguf", "--force", "--json")
+    again = llm("export", "model.safetensors", "m.gguf", "--to", "gguf", "--force", "--json")
     assert json.loads(again.stdout)["to"] == "gguf"
 
 
@@ -99,7 +99,7 @@ def test_the_card_of_a_model_whose_base_names_no_text_is_written(tiny_model: Pat
 
 
 def test_a_quantized_file_is_smaller_and_its_divergence_is_reported(tiny_model: Path, llm) -> None:
-    answer = llm("export", "small.safetensors", "--quantize", "int8", "--json")
+    answer = llm("export", "model.safetensors", "small.safetensors", "--quantize", "int8", "--json")
     assert answer.exit_code == 0, answer.stderr
     result = json.loads(answer.stdout)
     assert result["bytes"] < tiny_model.stat().st_size and abs(result["bits_per_byte_lost"]) < 0.05
@@ -141,13 +141,46 @@ def test_a_divergence_within_the_noise_is_reported_as_small(
     tiny_model: Path, llm, monkeypatch, divergence: float, message: str
 ) -> None:
     monkeypatch.setattr("llmcli.evaluation.evaluator.kl_divergence", lambda *_: divergence)
-    answer = llm("export", "small.safetensors", "--quantize", "int4")
+    answer = llm("export", "model.safetensors", "small.safetensors", "--quantize", "int4")
     assert answer.exit_code == 0 and message in answer.stderr and "-0.0" not in answer.stderr
 
 
 def test_the_error_for_an_existing_output_names_no_option_that_export_lacks(tiny_model: Path, llm) -> None:
     Path("t.json").write_text("mine")
-    Path("d").mkdir()
-    for words in (("t.json", "--to", "tokenizer"), ("d", "--to", "tokenizer"), ("model.safetensors", "--to", "gguf")):
-        answer = llm("export", *words)
+    Path("d.json").mkdir()
+    for name in ("t.json", "d.json"):
+        answer = llm("export", "model.safetensors", name, "--to", "tokenizer")
         assert answer.exit_code == 1 and "name" in answer.stderr and "-o" not in answer.stderr
+
+
+def test_one_argument_is_the_model_and_the_output_is_named_like_it(tiny_model: Path, llm) -> None:
+    Path("food.safetensors").write_bytes(tiny_model.read_bytes())
+    tiny_model.unlink()
+    formats = {
+        ("--to", "html"): "food.html", ("--to", "tokenizer"): "food.json", ("--to", "hf"): "food-hf",
+        ("--quantize", "int8"): "food-int8.safetensors",
+    }  # fmt: skip
+    for words, output in formats.items():
+        answer = llm("export", "food.safetensors", *words, "--json")
+        assert answer.exit_code == 0 and json.loads(answer.stdout)["file"] == output and Path(output).exists()
+    assert llm("export", "food-hf", "--to", "tokenizer").exit_code == 0 and Path("food-hf.json").exists()
+    Path("food.safetensors").rename("model.safetensors")
+    assert llm("export", "--to", "html").exit_code == 0 and Path("model.html").exists()
+    answer = llm("export", "page.html", "--to", "html")
+    advice = "there is no model page.html; if it is the output, name the model before it: llm export model.safetensors"
+    assert answer.exit_code == 1 and f"{advice} page.html --to html" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "ending"),
+    [
+        (("--to", "html"), "model.pdf", ".html"), (("--to", "html"), "other.safetensors", ".html"),
+        (("--to", "gguf"), "other.safetensors", ".gguf"), (("--to", "tokenizer"), "other.gguf", ".json"),
+        (("--quantize", "int8"), "other.gguf", ".safetensors"),
+    ],
+)  # fmt: skip
+def test_a_file_of_another_format_is_never_replaced(tiny_model: Path, llm, words, name: str, ending: str) -> None:
+    Path(name).write_bytes(tiny_model.read_bytes())
+    answer = llm("export", "model.safetensors", name, *words, "--force")
+    assert answer.exit_code == 2 and f"writes a {ending} file; name it {Path(name).stem}{ending}" in answer.stderr
+    assert Path(name).read_bytes() == tiny_model.read_bytes()

@@ -53,7 +53,7 @@ def with_slice(monkeypatch: pytest.MonkeyPatch) -> None:
         ((), {}),
         (("--no-tie", "--dropout", 0.1), {"--tie": False, "--dropout": 0.1}),
         (("--tokenizer", "char", "--val", 0.2), {"--tokenizer": "char", "--val": 0.2}),
-        (("--lr", 0.5, "--seed", 3, "-q"), {"--lr-scale": 0.5, "--seed": 3}),
+        (("--lr-scale", 0.5, "--seed", 3, "-q"), {"--lr-scale": 0.5, "--seed": 3}),
         (("--optimizer", "adamw", "--dtype", "float32"), {"--optimizer": "adamw", "--dtype": "float32"}),
     ],
 )
@@ -257,11 +257,11 @@ def test_lr_scale_multiplies_the_learning_rates(llm: Llm) -> None:
         return {row[0]: row[1] for row in (line.split("\t") for line in answer.stdout.splitlines())}
 
     assert plan()["learning rate"] == "Muon 0.03, AdamW 0.003"
-    assert plan("--lr", 0.5)["learning rate"] == plan("--lr-scale", 0.5)["learning rate"] == "Muon 0.015, AdamW 0.0015"
+    assert plan("--lr-scale", 0.5)["learning rate"] == "Muon 0.015, AdamW 0.0015"
     small = llm("train", "c.txt", "--steps", 2, "--lr-scale", "3e-4", "--threads", 1)  # explicit, so it is applied
     assert small.exit_code == 0 and "the model will hardly learn anything" in small.stderr
     assert json.loads(llm("inspect", "--json").stdout)["training"]["train"]["lr"] == 0.0003
-    again = llm("train", "c.txt", "--steps", 2, "--lr", 0.5, "--threads", 1, "--force").stderr
+    again = llm("train", "c.txt", "--steps", 2, "--lr-scale", 0.5, "--threads", 1, "--force").stderr
     assert "hardly learn" not in again
 
 

@@ -124,5 +124,11 @@ def test_errors_say_what_to_do(trained: SimpleNamespace, llm: Llm, monkeypatch: 
     assert error().startswith("error: cannot upload to http://127.0.0.1:9/owner/cat: ")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE forbids to upload" in error()
-    assert "--private has no effect without --push" in llm("export", "x", "--to", "hf", "--private").stderr
-    assert "--push has no effect without --to hf" in llm("export", "x", "--to", "gguf", "--push", "a/b").stderr
+    assert (
+        "--private has no effect without --push"
+        in llm("export", "model.safetensors", "x", "--to", "hf", "--private").stderr
+    )
+    assert (
+        "--push has no effect without --to hf"
+        in llm("export", "model.safetensors", "x", "--to", "gguf", "--push", "a/b").stderr
+    )

@@ -326,7 +326,7 @@ def test_another_command_does_not_resume_the_run_silently(llm: Llm) -> None:
 
     assert "--steps was 4000, is 4001; give the same to resume it, --force to start over" in error("--steps", "4001")
     assert "--threads was 1, is 2" in error("--threads", "2", "-q")
-    assert "--lr-scale was 1.0, is 0.5" in error("--lr", "0.5")
+    assert "--lr-scale was 1.0, is 0.5" in error("--lr-scale", "0.5")
     Path("c.txt").write_text(TEXT[:-1] + "!", "utf-8")
     assert "the text was 1 file of" in error()
     Path("c.txt").write_text(TEXT, "utf-8")
