@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
 
 from llmcli.config import ANSWER_TOKENS, DEFAULT_MODEL, DEVICES, DTYPES, QUANTIZATIONS, Grammar, SamplingConfig
 from llmcli.errors import LLMError, brief, missing_package, prefixed, require_torch, usage
+from llmcli.notebook import Ranking
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -269,7 +270,7 @@ class Model:
         if count < 1:
             raise usage(f"count must be at least 1, found {count}")
         words = next_words(self.runtime.fork(), self.tokenizer, _text(prompt, "prompt")).words[:count]
-        return [(word.text, word.probability) for word in words]
+        return Ranking((word.text, word.probability) for word in words)
 
     def choose(self, prompt: str | Sequence[Mapping[str, str]], choices: Sequence[str]) -> list[tuple[str, float]]:
         """Return the choices with their probabilities, most likely first. These sum to 1: they are what `score` gives
@@ -287,7 +288,7 @@ class Model:
             raise TypeError(f"choices must be a list of str, found {brief(choices)}")
         texts = [_text(choice, "each choice") for choice in choices]
         check_choices(texts)
-        return [(choice.text, probability) for choice, probability in ranked(self._score(prompt, texts))]
+        return Ranking((choice.text, probability) for choice, probability in ranked(self._score(prompt, texts)))
 
     def _score(self, prompt: str | Sequence[Mapping[str, str]], texts: Sequence[str]) -> list[ScoredText]:
         from llmcli.generation.choices import score_continuations

@@ -37,10 +37,25 @@ def command_line(words: Sequence[str], *, windows: bool = os.name == "nt") -> st
     'llm inspect "my model"'
     """
     if not windows:
-        return shlex.join(words)
+        return " ".join(map(_quoted, words))
     import subprocess
 
     return subprocess.list2cmdline(words)
+
+
+def _quoted(word: str) -> str:
+    """Quote a word for bash and zsh, with escapes for the bytes of a file name that is no UTF-8.
+
+    >>> _quoted(os.fsdecode(b"m\\xff.gguf")) == r"$'m\\xff.gguf'"
+    True
+    """
+    try:
+        word.encode("utf-8")
+    except UnicodeEncodeError:
+        printable = set(range(32, 127)) - set(b"'\\")
+        escaped = [chr(byte) if byte in printable else f"\\x{byte:02x}" for byte in os.fsencode(word)]
+        return f"$'{''.join(escaped)}'"
+    return shlex.quote(word)
 
 
 def option_of(setting: str) -> str:

@@ -412,3 +412,16 @@ def test_texts_have_the_form_that_is_asked_for(tmp_path: Path) -> None:
         model.generate("The cat", regex=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="logit_bias must be"):
         model.generate("The cat", logit_bias=[1])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("messages", [None, "Hi", {"role": "user", "content": "Hi"}, 3])
+def test_the_error_for_messages_says_what_a_message_is(tiny_model: Path, messages) -> None:
+    with pytest.raises(
+        llmcli.LLMError, match=r'messages must be a list such as \[{"role": "user", "content": "Hello"}\], found'
+    ):
+        llmcli.load(tiny_model).chat(messages)
+
+
+def test_an_empty_text_in_memory_is_no_file() -> None:
+    with pytest.raises(llmcli.LLMError, match="text 1 is empty; give some text to read"):
+        list(llmcli.train(text=[""]))

@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = [  # from the bottom to the top; what is not named here stands alone beside them
-    "version", "errors", "units", "config", "data", "formats", "models", "generation", "evaluation", "analysis",
-    "training", "handover", "pages", "server", "api", "cli", "__main__",
+    "version", "errors", "units", "notebook", "config", "data", "formats", "models", "generation", "evaluation",
+    "analysis", "training", "handover", "pages", "server", "api", "cli", "__main__",
 ]  # fmt: skip
 SUB_PACKAGES = {  # of each package, likewise; the modules beside them may import them and be imported by them
     "data": ["text", "documents", "tokenizers", "conversations", "tokens"],
@@ -56,7 +56,7 @@ STANDARD_LIBRARY_ONLY = {
     "data.text.json_records", "data.text.templates",
     "data.text.temporary_files", "data.text.words", "data.tokenizers.tokenizer_json",
     "data.tokens.token_store", "errors", "evaluation.compressors", "evaluation.figures", "formats.atomic_io",
-    "formats.gguf.tokenizer", "formats.metadata", "formats.training_record", "training.files.summary",
+    "formats.gguf.tokenizer", "formats.metadata", "formats.training_record", "notebook", "training.files.summary",
     "training.planning.recipe", "units",
 }  # fmt: skip
 

@@ -1,10 +1,13 @@
 """The notebook in examples/ runs from its first cell to its last."""
 
+import html
 import json
 import re
 from pathlib import Path
 
 import pytest
+
+import llmcli
 
 ROOT = Path(__file__).parent.parent
 STEPS = "steps=60, layers=2, width=64"  # instead of a time budget
@@ -32,3 +35,17 @@ def test_it_runs(own_directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     sentences = [line for line in printed.splitlines() if re.match(r" *\d+\.\d\d  ", line)]
     scores = [float(line.split()[0]) for line in sentences]
     assert len(scores) == 3 and scores[0] < scores[1] < scores[2]
+
+
+def test_results_are_short_in_a_notebook(tiny_model: Path, short_search: None) -> None:
+    model = llmcli.load(tiny_model)
+    explanation = model.explain("The cat sat on the")
+    comparison = model.explain("The cat sat on the", without=["2"])
+    assert len(repr(explanation)) < 300 and len(repr(comparison)) < 700
+    words = model.next_words("The cat", 3)
+    assert words == list(words) and len(words) == 3
+    for result in (explanation, comparison, model.score("The cat sat."), words, model.choose("The", [" cat", " dog"])):
+        page = result._repr_html_()
+        assert page.startswith("<table><tr><th>") and len(page) < 3_000
+    _, text, probability = explanation.added.most_likely(1, model.tokenizer)[0]
+    assert f"<tr><td>{html.escape(text)}</td><td>{probability:.3f}</td></tr>" in explanation._repr_html_()

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from llmcli import units
-from llmcli.analysis.explain import Explanation, explain
+from llmcli.analysis.explain import SHOWN_TOKENS, Explanation, explain
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import brief, usage
@@ -23,6 +23,7 @@ from llmcli.models import induction
 from llmcli.models.ngram_runtime import NgramRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime, Part
 from llmcli.models.runtime import Doubles, Runtime
+from llmcli.notebook import table
 
 CACHE = "cache"  # the name of the n-gram cache among the parts that can be switched off
 MIN_PROBABILITY = 1e-9  # assumed for a text that the search followed in one of two predictions only
@@ -82,6 +83,13 @@ class Comparison:
         )
         shown = dict.fromkeys([*first][:count] + [*second][:count])
         return [TextChange(text, first.get(text, 0.0), second.get(text, 0.0)) for text in shown]
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {self.first!r} and {self.second!r}>"
+
+    def _repr_html_(self) -> str:
+        changes = [(one.text, f"{one.first:.3f}", f"{one.second:.3f}") for one in self.next_tokens(SHOWN_TOKENS)]
+        return table(["next token", "first", "second"], changes)
 
     @cached_property
     def _others(self) -> list[bytes]:

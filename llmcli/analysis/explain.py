@@ -25,7 +25,9 @@ from llmcli.models.ngram_runtime import NgramRuntime, network_of
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.open_runtime import open_runtime
 from llmcli.models.runtime import Array, Runtime
+from llmcli.notebook import table
 
+SHOWN_TOKENS = 10  # next tokens in a notebook
 MAX_TOKENS = 256  # analyzed tokens: the memory for attention weights grows quadratically
 MAX_ABLATION_WORK = 3e10  # parameters x tokens processed, over all ablations: a few seconds
 MAX_COPIES, MIN_ADDED = 5, 0.001  # number of copies listed, and the least probability that the cache adds to one
@@ -83,6 +85,7 @@ class Explanation:
     # tokens that are never generated: incomplete UTF-8, and bytes that are not in the training text
     attribution: Attribution  # contributions to the network's logit for `token`
     added: AddedText  # the same prediction by text; it differs from `logprobs` where tokens start inside the prompt
+    tokenizer: Tokenizer
     copies: tuple[Copy, ...] | None = None  # added by the n-gram cache; None: the model has none
 
     @property
@@ -95,6 +98,19 @@ class Explanation:
         """Return at most `count` next tokens, the most likely first."""
         ranked = np.argsort(-self.logprobs, kind="stable")[:count].tolist()
         return [token for token in ranked if np.isfinite(self.logprobs[token])]
+
+    def __repr__(self) -> str:
+        likely = ", ".join(f"{text!r} {p:.3f}" for _, text, p in self.added.most_likely(3, self.tokenizer))
+        return f"<Explanation of {len(self.ids)} tokens; next: {likely}>"
+
+    def _repr_html_(self) -> str:
+        likely = [(text, f"{p:.3f}") for _, text, p in self.added.most_likely(SHOWN_TOKENS, self.tokenizer)]
+        effects = [
+            (self.tokenizer.label(token), "-" if np.isnan(bits) else f"{bits:.2f}")
+            for token, bits in zip(self.ids, self.ablation_effects, strict=True)
+        ]
+        lost = f"bits that {self.tokenizer.label(self.token)!r} loses without it"
+        return table(["next token", "probability"], likely) + table(["token", lost], effects)
 
 
 @dataclass(frozen=True)
@@ -183,6 +199,7 @@ def explain(
         attention=recorder.weights,
         attribution=attribute_logit(runtime, residuals, recorder.head_outputs, prediction.token),
         added=prediction.added,
+        tokenizer=tokenizer,
         logit_lens=lens,
         token=prediction.token,
         copies=copies,

@@ -43,19 +43,19 @@ class _Output:
         self.path, self.seed, self.done = path, seed, 0  # `done` rows are finished already
         if path is None:
             return
-        self._partial = path.with_name(path.name + ".partial")
-        self._file = self._partial.open("a+b", buffering=0)
+        self.partial = path.with_name(path.name + ".partial")
+        self._file = self.partial.open("a+b", buffering=0)
         self._file.seek(0)
         data = self._file.read()
         lines = data.split(b"\n")[:-1]  # the last one may be incomplete
         if data and not data.startswith(b'{"batch"') and not force:
-            raise LLMError(f"{self._partial} is no unfinished batch; rename it, or add `overwrite=True` to replace it")
+            raise LLMError(f"{self.partial} is no unfinished batch; rename it, or add `overwrite=True` to replace it")
         if (header := _header(lines)).get("batch") == key:
             self.seed, self.done = header["seed"], len(lines) - 1
             self._file.truncate(sum(len(line) + 1 for line in lines))
         elif len(lines) > 1 and not force:
             raise LLMError(
-                f"{self._partial} has {units.count(len(lines) - 1, 'result')} of a batch with another model, other "
+                f"{self.partial} has {units.count(len(lines) - 1, 'result')} of a batch with another model, other "
                 "options or other prompts; give its command again to finish it, or add `overwrite=True` to replace it"
             )
         else:
@@ -74,9 +74,9 @@ class _Output:
     def finish(self) -> None:
         if self.path is not None:
             self._file.close()
-            _, _, results = self._partial.read_bytes().partition(b"\n")
+            _, _, results = self.partial.read_bytes().partition(b"\n")
             atomic_io.write(self.path, [results])
-            self._partial.unlink()
+            self.partial.unlink()
 
 
 def _header(lines: Sequence[bytes]) -> dict[str, Any]:
@@ -142,6 +142,11 @@ def run(
             if output.path:
                 console.warn("the same command goes on where this one stopped")
             raise
+        except OSError as error:
+            if output.path is None:
+                raise
+            problem = f"cannot write {output.partial}: {error.strerror or error}"
+            raise LLMError(f"{problem}; mend that, and the same command goes on where this one stopped") from error
         output.finish()
     progress.end()
 

@@ -23,6 +23,7 @@ from llmcli.models.logits import check_finite, log_softmax
 from llmcli.models.ngram_cache import NgramText
 from llmcli.models.ngram_runtime import NgramRuntime
 from llmcli.models.runtime import Ints, Runtime, Scorer, Scores, WeightedScores
+from llmcli.notebook import table
 
 if TYPE_CHECKING:
     from llmcli.data.tokenizers.tokenizer import Tokenizer
@@ -84,6 +85,17 @@ class Score:
     def accuracy(self) -> float:
         """Share of tokens that the network ranked first (top-1 accuracy)."""
         return self.correct / self.tokens if self.tokens else math.nan
+
+    def _repr_html_(self) -> str:
+        adapting = self.adapting_bits_per_byte
+        rows = [
+            ("bits per byte, network", f"{self.network_bits_per_byte:.3f}"),
+            ("bits per byte, adapting", "-" if adapting is None else f"{adapting:.3f}"),
+            ("perplexity per token", f"{self.perplexity:.2f}"),
+            ("accuracy", f"{self.accuracy:.1%}"),
+            ("tokens", f"{self.tokens:,}"),
+        ]
+        return table(["score", f"{self.bytes:,} bytes"], rows)
 
 
 def _bits_per_byte(nats: float, size: int) -> float:

@@ -297,6 +297,8 @@ def fit(
 
 def messages_from(records: Iterable[Mapping[str, Any]]) -> list[Message]:
     """Convert records {"role": ..., "content": ...} to messages. Raises LLMError for a wrong role or a missing text."""
+    if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
+        raise usage(f'messages must be a list such as [{{"role": "user", "content": "Hello"}}], found {brief(records)}')
     messages = []
     for number, record in enumerate(records, 1):
         role, content = (record.get("role"), record.get("content")) if isinstance(record, Mapping) else (None, None)

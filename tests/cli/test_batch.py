@@ -1,5 +1,6 @@
 """--batch: results in a file or on standard output, resumed after an end at any point."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -120,3 +121,18 @@ def test_options_without_effect_are_refused(llm: Llm, prompts: Path) -> None:
     for words in (("-o", "p.txt"), ("-o", "model.safetensors"), ("-o", "no/x")):
         assert llm("generate", "--batch", "p.txt", *words).exit_code == 1
     assert prompts.read_text("utf-8").splitlines() == PROMPTS
+
+
+def test_a_full_disk_names_the_file_and_says_how_to_go_on(
+    tiny_model: Path, llm: Llm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("p.txt").write_text("The cat\nThe dog\n")
+
+    def write(output: object, record: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(batch._Output, "add", write)
+    answer = llm("generate", "--batch", "p.txt", "-n", 2, "-o", "r.jsonl")
+    assert answer.exit_code == 1
+    last = "cannot write r.jsonl.partial: No space left on device; mend that, and the same command goes on where this"
+    assert last in answer.stderr

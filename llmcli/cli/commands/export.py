@@ -105,9 +105,8 @@ def export(options: _Options) -> None:
         options.report(record, f"saved {output}: {units.size(size)}")
     else:
         _push(target, output, record, options)
-    if to == "gguf" and not options.json:
-        console.note("for Ollama, write the next line to a file named Modelfile, then: ollama create NAME -f Modelfile")
-        console.result(f"FROM {output.resolve()}")
+    if to == "gguf":
+        _write_modelfile(model, output, options.force)
 
 
 # ---- names and checks
@@ -269,6 +268,20 @@ def _export_gguf(model: "Checkpoint", output: Path, dtype: str | None, metadata:
     own_dtype = dtypes.pop().lower() if len(dtypes) == 1 else "f32"
     loading.open_tokenizer(model)  # raises LLMError for a tokenizer that cannot be used
     gguf_writer.write(output, model, dtype or own_dtype, metadata)
+
+
+def _write_modelfile(model: "Checkpoint", gguf: Path, force: bool) -> None:
+    """Write what Ollama needs to import a GGUF file, beside it."""
+    from llmcli.formats import atomic_io, loading
+    from llmcli.formats.gguf.modelfile import modelfile
+
+    path = gguf.with_suffix(".Modelfile")
+    if path.exists() and not force:
+        console.note(f"kept {path}, which is there already; --force replaces it")
+    else:
+        template = loading.open_chat_template(model, loading.open_tokenizer(model))
+        atomic_io.write(path, [modelfile(gguf.name, model.config.max_position_embeddings, template).encode("utf-8")])
+    console.note(f"for Ollama: {command_line(['ollama', 'create', gguf.stem, '-f', str(path)])}")
 
 
 def _export_quantized(model: "Checkpoint", output: Path, kind: str, options: _Options) -> None:

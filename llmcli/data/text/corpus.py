@@ -105,7 +105,7 @@ def corpus_of_files(
     """Make a corpus of (document, relative name). Raises LLMError if all documents are empty."""
     named = [replace(document, relative_name=relative) for document, relative in documents]
     if not may_be_empty and not any(document.text_bytes for document in named):
-        raise LLMError(f"{named[0].name} is empty; name a file that contains text")
+        raise LLMError(f"{named[0].name} is empty; give some text to read")
     return Corpus.of(named, skipped, not_read)
 
 

@@ -12,9 +12,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from llmcli.training.distributed.process_group import LOST_PROCESS
-from llmcli.training.distributed.processes import BEGAN, OWN_RESTARTS
+from llmcli.training.distributed.processes import BEGAN, MAX_RESTARTS, OWN_RESTARTS
 
-MAX_RESTARTS = 3
 SAVING_SECONDS = 60  # time for the processes to end after a signal
 
 

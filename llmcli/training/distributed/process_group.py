@@ -3,6 +3,7 @@ pickle), and errors when connecting fails or a connection is lost."""
 
 import datetime
 import json
+import os
 import platform
 import socket
 import time
@@ -19,7 +20,7 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.rendezvous import rendezvous
 
 from llmcli.errors import LLMError
-from llmcli.training.distributed.processes import Processes
+from llmcli.training.distributed.processes import MAX_RESTARTS, OWN_RESTARTS, Processes
 
 PATIENCE = datetime.timedelta(days=7)  # the others wait while rank 0 plans or evaluates; ended processes are detected
 JOINING = datetime.timedelta(minutes=10)  # how long rank 0 waits for the others, which have nothing else to do
@@ -194,9 +195,12 @@ def meet(store: Any, processes: Processes) -> str:
 
 
 def lost_process() -> LLMError:
+    problem = "another process of this run has ended, or cannot be reached"
+    if int(os.environ.get(OWN_RESTARTS, MAX_RESTARTS)) < MAX_RESTARTS:
+        return LLMError(problem, LOST_PROCESS)  # the launcher says that it starts all again
     return LLMError(
-        "another process of this run has ended, or cannot be reached; unless the processes restart automatically, "
-        "start the same command again: it resumes from the last saved state",
+        f"{problem}; unless the processes restart automatically, start the same command again: it resumes from the "
+        "last saved state",
         LOST_PROCESS,
     )
 

@@ -9,6 +9,7 @@ from llmcli.errors import LLMError
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 RESTARTS = "TORCHELASTIC_RESTART_COUNT"  # number of restarts by torchrun
 OWN_RESTARTS = "LLMCLI_RESTARTS"  # number of restarts by `llm train --processes`
+MAX_RESTARTS = 3  # by `llm train --processes`
 BEGAN = "LLMCLI_BEGAN"  # start of `llm train --processes`, for its processes (cli/process_start.py)
 
 

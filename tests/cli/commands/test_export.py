@@ -55,16 +55,20 @@ def test_weights_too_large_for_float16_are_refused(tiny_model: Path, llm) -> Non
     assert not Path("there").exists()
 
 
-def test_gguf_prints_the_line_of_a_modelfile(tiny_model: Path, llm) -> None:
+def test_a_modelfile_for_ollama_is_written_beside_a_gguf(tiny_model: Path, llm) -> None:
     pytest.importorskip("gguf", reason="needs the extra gguf")
     answer = llm("export", "model.safetensors", "m.gguf", "--to", "gguf", "--license", "mit", "--name", "Cat")
-    assert answer.exit_code == 0
-    assert answer.stdout == f"FROM {Path('m.gguf').resolve()}\n"
-    assert "ollama create" in answer.stderr
+    assert answer.exit_code == 0 and "for Ollama: ollama create m -f m.Modelfile" in answer.stderr
+    expected = 'FROM ./m.gguf\nTEMPLATE """{{ .Prompt }}"""\nPARAMETER num_ctx 32\nPARAMETER temperature 0.8\n'
+    assert Path("m.Modelfile").read_text() == expected
     metadata = loading.load("m.gguf").record.document["imported"]
     assert (metadata["name"], metadata["license"]) == ("Cat", "mit")
+    Path("m.Modelfile").write_text("mine")
+    Path("m.gguf").unlink()
+    assert "kept m.Modelfile" in llm("export", "model.safetensors", "m.gguf", "--to", "gguf").stderr
+    assert Path("m.Modelfile").read_text() == "mine"
     again = llm("export", "model.safetensors", "m.gguf", "--to", "gguf", "--force", "--json")
-    assert json.loads(again.stdout)["to"] == "gguf"
+    assert json.loads(again.stdout)["to"] == "gguf" and Path("m.Modelfile").read_text() == expected
 
 
 @pytest.mark.parametrize(("to", "name"), [("hf", "d"), ("gguf", "d.gguf")])

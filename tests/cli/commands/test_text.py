@@ -100,5 +100,5 @@ def test_a_dry_run_shows_what_was_taken(llm: Llm) -> None:
 
 
 def test_a_file_without_text_is_an_error(llm: Llm) -> None:
-    assert llm("text", put("a.txt", b"")).stderr == "error: a.txt is empty; name a file that contains text\n"
+    assert llm("text", put("a.txt", b"")).stderr == "error: a.txt is empty; give some text to read\n"
     assert llm("text", "nothing.txt").exit_code == 1

@@ -7,7 +7,7 @@ import pytest
 import torch.distributed as dist
 
 from llmcli.training.distributed.process_group import lost_process, meet
-from llmcli.training.distributed.processes import Processes
+from llmcli.training.distributed.processes import MAX_RESTARTS, OWN_RESTARTS, Processes
 
 
 def names_of(store, count: int) -> list[str]:
@@ -35,5 +35,8 @@ def test_all_agree_on_a_name_that_no_earlier_group_had(count):
     assert len(set(first)) == len(set(second)) == 1 and first[0] != second[0]
 
 
-def test_a_lost_process_is_reported_with_what_to_type():
+def test_a_lost_process_is_reported_with_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "start the same command again" in str(lost_process()) and lost_process().exit_code == 75
+    for restarts in range(MAX_RESTARTS + 1):  # llm train --processes restarts them itself, but for the last time
+        monkeypatch.setenv(OWN_RESTARTS, str(restarts))
+        assert ("start the same command again" in str(lost_process())) == (restarts == MAX_RESTARTS)
