@@ -77,8 +77,10 @@ def with_hub_names(message: str) -> str:
     >>> with_hub_names(f"/home/me/hub/models--owner--cat/snapshots/{'0' * 40} has no chat template")
     'hf:owner/cat has no chat template'
     """
-    path = r"[^\s'\":;,(=]*[/\\]models--([\w.-]+?)--([\w.-]+)[/\\]snapshots[/\\][0-9a-f]{40}"
-    return re.sub(path, r"hf:\1/\2", message)
+    # a path begins after one of these characters; names on the hub have at most 96
+    path = r"(?<![^\s'\":;,(=])[^\s'\":;,(=]*"
+    name = r"[/\\]models--([\w.-]{1,96}?)--([\w.-]{1,96})[/\\]snapshots[/\\][0-9a-f]{40}"
+    return re.sub(path + name, r"hf:\1/\2", message)
 
 
 def usage(message: str) -> LLMError:

@@ -458,7 +458,7 @@ def parse_duration(text: str) -> float:
     >>> [parse_duration(t) for t in ("90s", "2m20s", "1h30m", "1.5m")]
     [90.0, 140.0, 5400.0, 90.0]
     """
-    number = r"(\d+\.?\d*|\.\d+)"
+    number = r"(\d+(?:\.\d*)?|\.\d+)"
     match = re.fullmatch(rf"(?:{number}d)?(?:{number}h)?(?:{number}m)?(?:{number}s)?", text.replace(" ", ""), re.ASCII)
     amounts = [float(part or 0) for part in match.groups()] if match else [0.0]
     total = math.fsum(map(operator.mul, amounts, (86400, 3600, 60, 1)))

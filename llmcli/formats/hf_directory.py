@@ -134,7 +134,7 @@ def _provenance(directory: Path) -> dict[str, Any]:
     card = directory / "README.md"
     if card.is_file() and card.stat().st_size < MAX_TEXT_BYTES:
         front_matter = re.match(r"---\n(.*?)\n---", card.read_text("utf-8", "replace")[:20_000], re.DOTALL)
-        license_ = front_matter and re.search(r"^license:\s*[\"']?([\w.+-]+)[\"']?\s*$", front_matter[1], re.MULTILINE)
+        license_ = front_matter and re.search(r"(?m)^license:[ \t]*[\"']?([\w.+-]+)[\"']?[ \t]*$", front_matter[1])
         if license_:
             origin["license"] = license_[1]
     name = name_in_cache(directory.resolve()) or _read_json(directory / "config.json").get("_name_or_path")

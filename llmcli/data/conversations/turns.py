@@ -85,8 +85,8 @@ def speakers_in(shape: str) -> tuple[str, str] | None:
     >>> speakers_in("Ann:/Bob: turns"), speakers_in("Q:/A: turns"), speakers_in("messages")
     (('Ann', 'Bob'), None, None)
     """
-    named = re.fullmatch("(.+):/(.+): turns", shape)
-    return (named[1], named[2]) if named and shape not in (known.shape for known in _KNOWN) else None
+    user, _, assistant = shape.removesuffix(": turns").rpartition(":/")
+    return (user, assistant) if user and shape not in (known.shape for known in _KNOWN) else None
 
 
 def read_turns(

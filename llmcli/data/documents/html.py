@@ -15,11 +15,12 @@ from llmcli.data.documents.extracted import Extracted, ExtractionError
 _MIN_MAIN_SHARE = 0.1  # minimum share of a page's text that counts as its main text
 _MAX_LINKED = 0.5  # share of linked text beyond which a list is navigation
 _META_BYTES = 4096  # start of a page in which it declares its encoding
-_DECLARED = re.compile(rb"""(?:charset|<\?xml[^>]{0,100}encoding)\s*=\s*["']?\s*([\w.:-]{2,40})""", re.I)
-_LINK, _TAG = re.compile(r"<a\b[^>]*>(.*?)</a>", re.S), re.compile(r"<[^>]*>")
+_DECLARED = re.compile(rb"""(?:charset|<\?xml[^>]{0,100}encoding)\s*=[\s"']*([\w.:-]{2,40})""", re.I)
+# tags of serialized HTML; the last one may be cut off: without a ">", each "<" would search the rest for it
+_LINK, _TAG = re.compile(r"<a\b[^>]*>?"), re.compile(r"<[^>]*>?")
 _SKIPPED_ELEMENTS = ("rt", "rp", "template")  # pronunciation above characters, which would stand between them
 _ITEM = "§§§"  # at the beginning of an item of an unordered list
-_LIST_TAG = re.compile(r"<li(?=[ >])[^>]*>(?!</li>)|<(/?)[uo]l(?=[ >])[^>]*>")  # tags of serialized HTML
+_LIST_TAG = re.compile(r"<(?:li|(/?)[uo]l)(?=[ >])[^>]*>?")
 _LIST_INDENT = re.compile(r"\n  ( *(?:•|[0-9]+\.) )")
 # such as の or — between two links, and what makes resiliparse not take it for an icon
 _LONE_CHARACTER = re.compile(r"(>\s*(?:[\u0800-\ud7ff\uf900-\uffff]|&#?\w{2,8};))(?=\s*<)")
@@ -70,7 +71,9 @@ def _text(tree: HTMLTree, *, main_content: bool = False) -> str:
 
 
 def _is_navigation(element: ElementNode) -> bool:
-    linked = sum(len(_TAG.sub("", link)) for link in _LINK.findall(element.html))  # faster than the texts of its nodes
+    # faster than the texts of its nodes
+    links = (_LINK.split(part, 1) for part in element.html.split("</a>")[:-1])
+    linked = sum(len(_TAG.sub("", text)) for _, *texts in links for text in texts)
     return linked > _MAX_LINKED * len(element.text or "")
 
 
@@ -81,7 +84,8 @@ def _with_marked_items(items: str) -> str:
     def mark(tag: re.Match[str]) -> str:
         nonlocal depth
         if tag[1] is None:
-            return tag[0] + _ITEM * (depth == 0)
+            is_empty = tag.string.startswith("</li>", tag.end())
+            return tag[0] + _ITEM * (depth == 0 and not is_empty)
         depth += -1 if tag[1] else 1
         return tag[0]
 

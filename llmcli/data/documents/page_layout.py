@@ -29,7 +29,8 @@ _SMALL = 0.65  # largest size of pronunciation, relative to the characters below
 _NEAR = 4  # lines, in the order of the file, between a line and its pronunciation
 _WIDER = 1.25  # minimum distance between paragraphs, relative to that between lines
 _MARKER = re.compile(r"[•◦▪‣●○■□◆◇※①-⑳]|[・*–—-]\s|[(（]?(?:\d{1,3}|[a-z])[)）]|\d{1,3}\.\s")
-_LEADERS = re.compile(r"(?:\. ?){4,}\s*[\w.-]{1,8}$")  # dots to a page number in a table of contents
+_LEADERS = re.compile(r"(?:\. ?){4}\s*[\w.-]{1,8}$")  # dots to a page number in a table of contents
+_MAX_LEADERS = 40  # characters at the end of a line that are searched for them
 _SENTENCE_END = re.compile(r"[.!?:;。！？：；][\"'”’」』)）\]]*$")
 _KANA = re.compile("[\u3041-\u30ff\\s]+")
 _NUMBER = re.compile(r"\d+|\b[ivxlc]+\b", re.I)
@@ -105,7 +106,7 @@ class _Paragraph:
         first, last = block.lines[0], self.last
         if block.page == self.block.page and first.baseline < last.baseline and first.left < last.right:
             return False
-        if not _same_kind(last, first) or _MARKER.match(first.text) or _SENTENCE_END.search(self.text):
+        if not _same_kind(last, first) or _MARKER.match(first.text) or _SENTENCE_END.search(last.text):
             return False
         indented = len(block.lines) > 1 and first.left > block.lines[1].left + _INDENT * first.size
         return last.hyphenated or (not indented and _is_full(last, first, self.block.right))
@@ -208,7 +209,7 @@ def _continuations(block: _Block) -> list[bool]:
 
 def _is_full(line: Line, following: Line, right: float) -> bool:
     """Return whether the next line's first word would not fit in this line; False in tables (also of contents)."""
-    if "\t" in line.text or "\t" in following.text or _LEADERS.search(line.text):
+    if "\t" in line.text or "\t" in following.text or _LEADERS.search(line.text[-_MAX_LEADERS:]):
         return False
     if is_cjk(following.text[0]):
         return line.right + _CJK_ROOM * line.size >= right

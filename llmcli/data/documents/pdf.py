@@ -145,7 +145,7 @@ class _PageReader:
         text = "".join(self._pieces).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         self.unreadable += len(_UNREADABLE.findall(text))
         text = _PRESENTATION_FORMS.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
-        text = re.sub(r" *\t *", "\t", text).strip(" \t")
+        text = "\t".join(cell.strip(" ") for cell in text.split("\t")).strip(" \t")
         if text and self._box:
             left, bottom, right, top = self._box
             if len(text) > 1 and top - bottom > _VERTICAL * (right - left):

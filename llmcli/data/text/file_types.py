@@ -89,8 +89,9 @@ _MESSAGE = FileType("an e-mail", "mail", is_text=True)
 _SAVED_PAGE = FileType("a saved web page", "mail", is_text=True)
 COLLECTION_KINDS = {known.kind for known in (_MAILBOX, *(known for known, _ in _READABLE)) if known.is_collection}
 TEXT_KINDS = {known.kind for known in (_PAGE, _NOTEBOOK, _MAILBOX, _MESSAGE, _SAVED_PAGE)}
-_HTML = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body)\b", re.I | re.S)
-_MBOX = re.compile(r"From \S.* \d\d:\d\d.*\r?\n[\w-]+:\s")
+_XML_DECLARATION, _COMMENT = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?", re.I), re.compile(r"<!--.*?-->\s*", re.S)
+_FIRST_TAG = re.compile(r"<(?:!doctype html|html|head|body)\b", re.I)
+_MBOX = re.compile(r"From \S.* \d\d:\d\d")
 _HEADER = re.compile(r"[\w-]+:\s")
 _ZIP_START = (b"PK\x03\x04", b"PK\x05\x06")
 
@@ -113,8 +114,11 @@ def recognize_zip(members: Sequence[str], media_type: str) -> FileType:
 
 
 def is_page(start: str) -> bool:
-    """Return whether a text begins as HTML does."""
-    return bool(_HTML.match(start))
+    """Return whether a text begins as HTML does, after an XML declaration and comments."""
+    position = _XML_DECLARATION.match(start).end()  # type: ignore[union-attr]  # the pattern matches any text
+    while comment := _COMMENT.match(start, position):
+        position = comment.end()
+    return bool(_FIRST_TAG.match(start, position))
 
 
 def _readable_text(name: str, start: bytes) -> FileType | None:
@@ -126,7 +130,8 @@ def _readable_text(name: str, start: bytes) -> FileType | None:
         return _PAGE
     if suffix == ".ipynb" and text.lstrip().startswith("{"):
         return _NOTEBOOK
-    if suffix not in (".patch", ".diff") and _MBOX.match(text):
+    first, _, rest = text.partition("\n")
+    if suffix not in (".patch", ".diff") and _MBOX.match(first) and _HEADER.match(rest):
         return _MAILBOX
     messages = {".eml": _MESSAGE, ".mht": _SAVED_PAGE, ".mhtml": _SAVED_PAGE}
     return messages.get(suffix) if _HEADER.match(text) else None

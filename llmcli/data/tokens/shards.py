@@ -16,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmcli.data.regular_file import open_regular
 from llmcli.data.tokens.token_store import TokenCache
 from llmcli.errors import LLMError
 
@@ -62,7 +63,7 @@ def shard_header(shard: Shard, tokens: bytes, labels: dict[str, str]) -> bytes:
 
 def read_header(path: Path) -> dict[str, Any]:
     """Read the header of a file. Raises OSError, or ValueError for another kind of file."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         header = json.loads(file.read(HEADER_BYTES))
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(f"{path} is not a token shard of this version")
@@ -74,7 +75,7 @@ def open_shard(path: Path) -> Shard:
     changed_at = path.stat().st_mtime_ns
     header = read_header(path)
     expected = header.pop("digest", None)
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         file.seek(HEADER_BYTES)
         digest = _digest(header, iter(lambda: file.read(_READ_BYTES), b""))
     if digest != expected:  # the header stores it too
@@ -155,7 +156,7 @@ class TokenShards:
                 self._shards[index] = open_shard(shard.file)
             while len(self._files) >= OPEN_FILES:
                 self._files.popitem(last=False)[1].close()
-            self._files[index] = open(shard.file, "rb", buffering=0)  # noqa: SIM115 (it stays open)
+            self._files[index] = open_regular(shard.file, buffering=0)  # it stays open
         self._files.move_to_end(index)
         return self._files[index]
 

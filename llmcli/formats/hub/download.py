@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from llmcli import units
+from llmcli.data.regular_file import open_regular
 from llmcli.errors import LLMError, usage
 from llmcli.formats.hf_config import published_problem
 from llmcli.formats.hub.cache import INDEX, NAME, WEIGHTS, cache_directory, cached
@@ -167,7 +168,7 @@ class _Download:
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()

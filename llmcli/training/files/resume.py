@@ -15,6 +15,7 @@ from typing import Any
 
 from llmcli import units
 from llmcli.config import TrainConfig, as_record
+from llmcli.data.regular_file import open_regular
 from llmcli.errors import OPTIONS, LLMError
 from llmcli.formats.hf_config import dump_config, parse_config
 from llmcli.formats.safetensors.file import digest, read_tensor, write_tensors
@@ -75,9 +76,7 @@ def check_model_name(model: Path) -> None:
 def is_resume_file(path: Path) -> bool:
     """Return whether a file is a resume file, possibly damaged. No other file may be replaced or removed."""
     try:
-        if not path.is_file():
-            return False
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return f'"{FORMAT_KEY}"'.encode() in file.read(HEADER_BYTES)
     except OSError:
         return False
