@@ -44,15 +44,15 @@ ONLY_IN = {  # library -> the modules, or the packages, that may import it
     "fastwarc": {"data.documents"},
     "llguidance": {"generation.grammar"},
     "pypdfium2": {"data.documents"},
-    "backports": {"data.text.documents"},
-    "compression": {"data.text.documents"},
+    "backports": {"data.documents.compressed"},
+    "compression": {"data.documents.compressed"},
 }
 HEAVY = {"numpy", "torch", "tokenizers", "safetensors", "typer", "rich"}
 STANDARD_LIBRARY_ONLY = {
     "config", "data.child_process", "data.conversations.example_prompt", "data.conversations.messages",
     "data.conversations.record_kinds", "data.conversations.tables", "data.conversations.template_renderer",
-    "data.conversations.turns", "data.documents.extracted", "data.documents.reader", "data.documents.worker",
-    "data.files", "data.text.boilerplate", "data.text.documents", "data.text.encodings", "data.text.file_types",
+    "data.conversations.turns", "data.documents.compressed", "data.documents.extracted", "data.documents.reader",
+    "data.documents.worker", "data.files", "data.regular_file", "data.text.boilerplate", "data.text.documents", "data.text.encodings", "data.text.file_types",
     "data.text.json_records", "data.text.templates",
     "data.text.temporary_files", "data.text.words", "data.tokenizers.tokenizer_json",
     "data.tokens.token_store", "errors", "evaluation.compressors", "evaluation.figures", "formats.atomic_io",

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from llmcli.data.files import read_conversations
+from llmcli.data.sources import read_conversations
 from tests.benchmarks.translation import load_grammar
 from tests.platforms import in_full
 

@@ -9,15 +9,15 @@ The first ten records decide the shape of all (conversations/record_kinds.py); a
 error. Records without an answer are left out and counted. Conversations are held in memory.
 """
 
-import contextlib
 import hashlib
 import io
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path, PurePath
-from typing import IO
+from typing import IO, Any
 
 from llmcli.data.conversations.messages import (
     Conversation,
@@ -32,9 +32,9 @@ from llmcli.data.conversations.record_kinds import ReadOptions, choose_shape
 from llmcli.data.conversations.tables import TABLE_SUFFIXES, read_table
 from llmcli.data.conversations.turns import read_turns
 from llmcli.data.text import documents, file_types
-from llmcli.data.text.documents import Document, OnRead, ignore
+from llmcli.data.text.documents import Document, OnRead, Stored, ignore
 from llmcli.data.text.json_records import records_of_lines, records_of_text
-from llmcli.data.text.parquet_records import MAGIC, is_parquet, open_parquet
+from llmcli.data.text.parquet_records import open_parquet
 from llmcli.data.text.temporary_files import TextCopy
 from llmcli.errors import LLMError, brief
 from llmcli.units import some
@@ -142,22 +142,6 @@ class _Records:
                 self.notes.append(f"{self.name}: {what}: {names}")
 
 
-def read_conversations(name: str, path: Path, reading: ReadOptions = _AUTOMATIC) -> ConversationFile | None:
-    """Read a file of conversations; None for other text. Raises LLMError as `read_records` does."""
-    file = read_records(name, path, reading, TextCopy())
-    return file if isinstance(file, ConversationFile) else None
-
-
-def require_conversations(name: str, path: Path, reading: ReadOptions = _AUTOMATIC) -> ConversationFile:
-    """Like `read_conversations`, but other text also raises LLMError."""
-    if file := read_conversations(name, path, reading):
-        return file
-    raise LLMError(
-        f'{name} has no conversations; expected records with "messages", "prompt" and "completion", "instruction" and '
-        '"output" or "conversations", two columns, or turns such as User: and Assistant:'
-    )
-
-
 def read_records(
     name: str,
     path: Path,
@@ -166,16 +150,15 @@ def read_records(
     *,
     text_only: bool = False,
     on_read: OnRead = ignore,
-    stream: IO[bytes] | None = None,
+    content: Stored | Iterator[bytes] | None = None,
 ) -> ConversationFile | Document:
     """Read a file as conversations, the text in a column, or plain text; with `text_only`, conversations are plain
-    text.  Standard input ("-") is always plain text. `stream` is the content of a file in the archive `path`; decoded
-    text is appended to `copy`. Raises LLMError, for instance for a malformed record or unknown columns."""
-    if name != "-" and not reading.plain:
-        with contextlib.nullcontext(stream) if stream else documents.open_regular_file(name, path) as content:
-            if is_parquet(content):
-                return _read_parquet(documents.display_name(name), path, content, reading, copy, text_only)
-    document = documents.read_document(name, path, copy, on_read, stream, encoding=reading.encoding)
+    text.  Standard input ("-") is always plain text. `content` is what another process has read from the file: the
+    lines of a table (`table_lines`), or content stored in `copy`, to which decoded text is appended. Raises LLMError,
+    for instance for a malformed record or unknown columns."""
+    if isinstance(content, Iterator):
+        return _read_table(name, path, content, copy, text_only)
+    document = documents.read_document(name, path, copy, on_read, content, encoding=reading.encoding)
     if name == "-" or reading.plain:
         return document
     suffix, start = _suffix(name), document.start
@@ -197,28 +180,51 @@ def _suffix(name: str) -> str:
     return PurePath(file_types.unpacked_name(name)).suffix.lower()
 
 
-def _read_parquet(
-    name: str, path: Path, file: IO[bytes], reading: ReadOptions, copy: TextCopy, text_only: bool
-) -> ConversationFile | Document:
+def table_lines(name: str, file: IO[bytes], reading: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the rows of a Parquet file as lines of JSON, each a list of the values in the columns that are read; the
+    first line describes the table. It runs in the process with limits; `reading` are `ReadOptions`. Raises LLMError."""
+    file_facts = {"sha256": _sha256(file), "bytes": file.seek(0, io.SEEK_END)}
     with open_parquet(name, file) as (columns, rows):
-        if not (first := _first(rows(columns), strict=True)):
+        if not (first := list(islice(rows(columns), _PEEKED_RECORDS))):
             raise LLMError(f"{name} has no rows; wanted rows with text, or with a prompt and an answer")
-        shape = choose_shape(name, first, reading, is_text=False)
-        if shape is None or (text_only and not shape.is_text):
-            raise LLMError(f"{name} {file_types.describe_binary(name, MAGIC)}")
-        digest, size = _sha256(file), file.seek(0, io.SEEK_END)
-        records = _Records(
-            name, path, digest, shape, rows(shape.used_keys), dict.fromkeys(columns), "row", file_bytes=size
-        )  # fmt: skip
-        return records.text(copy) if shape.is_text else records.conversations()
+        shape = choose_shape(name, first, ReadOptions(**reading), is_text=False)
+        if shape is None:
+            raise _no_text(name)
+        used = [column for column in columns if column in shape.used_keys]
+        yield _json_line({"shape": asdict(shape), "columns": columns, "used": used} | file_facts)
+        for record in rows(used):
+            yield _json_line([record[column] for column in used])
+
+
+def _json_line(value: object) -> str:
+    """Return a value as a line. Dates, bytes and the like, which are not read, become objects."""
+    return json.dumps(value, ensure_ascii=False, default=lambda other: {"type": type(other).__name__}) + "\n"
+
+
+def _read_table(
+    name: str, path: Path, lines: Iterator[bytes], copy: TextCopy, text_only: bool
+) -> ConversationFile | Document:
+    """Read the lines that `table_lines` makes."""
+    table = json.loads(next(lines))
+    shape = RecordShape(**table["shape"] | {"keys": tuple(table["shape"]["keys"])})
+    if text_only and not shape.is_text:
+        raise _no_text(name)
+    rows = (dict(zip(table["used"], json.loads(line), strict=True)) for line in lines)
+    records = _Records(
+        name, path, table["sha256"], shape, enumerate(rows, 1), dict.fromkeys(table["columns"]), "row",
+        file_bytes=table["bytes"],
+    )  # fmt: skip
+    return records.text(copy) if shape.is_text else records.conversations()
+
+
+def _no_text(name: str) -> LLMError:
+    return LLMError(f"{name} {file_types.describe(name, file_types.TABLE)}")
 
 
 def _sha256(file: IO[bytes]) -> str:
-    position, digest = file.tell(), hashlib.sha256()
-    file.seek(0)
+    digest = hashlib.sha256()
     while block := file.read(documents.BLOCK_BYTES):
         digest.update(block)
-    file.seek(position)
     return digest.hexdigest()
 
 

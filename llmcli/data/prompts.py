@@ -8,13 +8,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any, Literal
 
 from llmcli.data.conversations.messages import ROLES, Message
 from llmcli.data.conversations.tables import DELIMITERS, MAX_CELL, TABLE_SUFFIXES, quoting_problem
-from llmcli.data.text import documents, file_types
-from llmcli.data.text.temporary_files import TextCopy
+from llmcli.data.sources import read_text
+from llmcli.data.text import file_types
 from llmcli.errors import LLMError, brief, usage
 from llmcli.units import some
 
@@ -39,8 +39,7 @@ class PromptRow:
 def read_prompts(name: str, column: str | None = None, encoding: str = "") -> list[PromptRow]:
     """Read a table (.csv, .tsv or a named column), JSON Lines (the first line is an object), or a text with a prompt on
     each line; empty lines are left out. Raises LLMError for a file that cannot be read or has no prompts."""
-    path = Path(name)
-    document = documents.read_document(name, path, TextCopy(), encoding=encoding)
+    document = read_text(name, encoding)
     suffix = PurePath(file_types.unpacked_name(name)).suffix.lower()
     if suffix in TABLE_SUFFIXES or column is not None:
         rows = _table_rows(document.name, document.lines(), suffix, column)

@@ -1,10 +1,10 @@
 """Opening a file that may be something else: opening or reading a pipe or a device may wait for ever."""
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
-from typing import IO
 
 _NON_BLOCKING = getattr(os, "O_NONBLOCK", 0)  # without effect on regular files; Windows has neither
 
@@ -13,9 +13,9 @@ class NotRegularError(OSError):
     """A directory, pipe, socket or device in place of a file."""
 
 
-def open_regular(path: Path, buffering: int = -1) -> IO[bytes]:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open a file for reading. Raises OSError, also if it is not a regular file."""
-    return open(path, "rb", buffering, opener=_descriptor)
+    return open(path, "rb", opener=_descriptor)
 
 
 def _descriptor(path: str, flags: int) -> int:

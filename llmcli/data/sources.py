@@ -1,11 +1,14 @@
 """The files that a command names, recognized by content: plain text, text in a column, or conversations; and the texts
 and conversations that a Python program has in memory."""
 
-import io
+import contextlib
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import IO, Any, TypeAlias
 
@@ -13,14 +16,25 @@ from llmcli import units
 from llmcli.data.conversations.messages import Conversation, normalized
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.conversations.turns import named_speakers
-from llmcli.data.documents.reader import DocumentReader, ReadFile, is_document
+from llmcli.data.documents.reader import DocumentReader, ReadFile, needs_child
 from llmcli.data.files import ConversationFile, read_records
 from llmcli.data.reading_progress import ReadingProgress
+from llmcli.data.text import file_types
 from llmcli.data.text.boilerplate import strip
 from llmcli.data.text.corpus import Corpus, FoundFile, corpus_of_files, find_files
-from llmcli.data.text.documents import Document, OnRead, display_name, document_of_texts, ignore, read_document
+from llmcli.data.text.documents import (
+    BLOCK_BYTES,
+    Document,
+    OnRead,
+    Stored,
+    display_name,
+    document_of_texts,
+    ignore,
+    peek,
+    read_document,
+)
 from llmcli.data.text.file_types import COLLECTION_KINDS, TEXT_KINDS, is_page
-from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
+from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy, temporary_file_errors
 from llmcli.errors import LLMError, brief
 
 _MAX_NAMES = 3  # files listed in a description ...
@@ -29,6 +43,7 @@ _MAX_SEARCHED = 256  # plain texts checked for tags and braces
 _TABLE_LINES = 10
 _NUMBER = re.compile(r"0x[0-9a-f]+|\d+")  # a position or size, which differs between files with the same problem
 _JSON = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[\[{\"])")
+_STREAMS = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 _OTHER_COLUMN = "`column` NAME or `plain`"
 _AUTOMATIC = ReadOptions()
 _IN_MEMORY, _CONVERSATIONS = "in memory", "conversations in memory"  # the kind of a text; the name of conversations
@@ -160,7 +175,7 @@ def read_sources(
     names: Iterable[str], reading: ReadOptions = _AUTOMATIC, *, text_only: bool = False, on_read: OnRead = ignore
 ) -> Sources:
     """Read files, directories and patterns. Raises LLMError, for instance for a malformed record of a conversation."""
-    contents, skipped, not_read = _read_all(names, _record_reader(reading, text_only), reading, on_read)
+    contents, skipped, not_read = _read_all(names, _record_reader(reading, text_only), asdict(reading), on_read)
     return _sources_of(contents, skipped, not_read, reading, on_read)
 
 
@@ -176,8 +191,9 @@ def sources_in_memory(
         document = document_of_texts(name, Path(), [text], copy)
         contents.append((replace(document, kind=_IN_MEMORY, file_bytes=document.text_bytes), name))
     if lines := [json.dumps(conversation) + "\n" for conversation in conversations]:
-        stream = io.BytesIO("".join(lines).encode("ascii"))
-        file = read_records(_CONVERSATIONS, Path(), reading, copy, stream=stream)
+        stored = Stored(copy.size)
+        copy.append("".join(lines).encode("ascii"))
+        file = read_records(_CONVERSATIONS, Path(), reading, copy, content=stored)
         if isinstance(file, Document):
             raise LLMError(f"conversations must be lists of messages, or records with answers, found {brief(lines[0])}")
         contents.append((file, _CONVERSATIONS))
@@ -227,35 +243,74 @@ def _without_duplicates(documents: list[tuple[Document, str]]) -> tuple[list[tup
 
 def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None, encoding: str = "") -> Corpus:
     """Read the whole text of files and documents, without looking for records."""
-
-    def read(name: str, path: Path, stream: IO[bytes] | None, copy: TextCopy, on_read: OnRead) -> Content:
-        return read_document(name, path, copy, on_read, stdin if name == "-" else stream, encoding)
-
-    contents, *skipped = _read_all(names, read, _AUTOMATIC, ignore)
+    contents, *skipped = _read_all(names, _text_reader(encoding), None, ignore, stdin)
     return corpus_of_files(((one, name) for one, name in contents if isinstance(one, Document)), *skipped)
+
+
+def read_text(name: str, encoding: str = "") -> Document:
+    """Read one text file, which may be compressed, or standard input ("-"). Raises LLMError for any other file."""
+    files = [FoundFile(name, Path(name), name, was_named=True)]
+    contents, _ = _read_files(files, _text_reader(encoding), None, ignore)
+    if len(contents) != 1 or not isinstance(document := contents[0][0], Document) or document.kind or document.member:
+        output = shlex.quote(f"{name}.txt")
+        raise LLMError(f"{name} is not a text file; extract its text first: llm text {shlex.quote(name)} > {output}")
+    return document
+
+
+def _text_reader(encoding: str) -> "ReadFile[Content]":
+    def read(
+        name: str, path: Path, content: Stored | Iterator[bytes] | None, copy: TextCopy, on_read: OnRead
+    ) -> Content:
+        assert not isinstance(content, Iterator)  # without `ReadOptions`, tables are refused
+        return read_document(name, path, copy, on_read, content, encoding)
+
+    return read
+
+
+def read_conversations(name: str, path: Path, reading: ReadOptions = _AUTOMATIC) -> ConversationFile | None:
+    """Read one file of conversations; None for other text. Raises LLMError as `read_sources` does."""
+    files = [FoundFile(name, path, path.name, was_named=True)]
+    contents, _ = _read_files(files, _record_reader(reading, text_only=False), asdict(reading), ignore)
+    return next((file for file, _ in contents if isinstance(file, ConversationFile)), None)
+
+
+def require_conversations(name: str, path: Path, reading: ReadOptions = _AUTOMATIC) -> ConversationFile:
+    """Like `read_conversations`, but other text also raises LLMError."""
+    if file := read_conversations(name, path, reading):
+        return file
+    raise LLMError(
+        f'{name} has no conversations; expected records with "messages", "prompt" and "completion", "instruction" and '
+        '"output" or "conversations", two columns, or turns such as User: and Assistant:'
+    )
 
 
 def read_if_possible(paths: Iterable[Path], reading: ReadOptions, *, text_only: bool) -> list[Content]:
     """Read files as `read_sources` does; those that cannot be read are left out."""
     files = [FoundFile(str(path), path, path.name, was_named=False) for path in paths]
-    contents, _ = _read_files(files, _record_reader(reading, text_only), reading, ignore)
+    contents, _ = _read_files(files, _record_reader(reading, text_only), asdict(reading), ignore)
     return [content for content, _ in _stripped(contents, reading, ignore)[0]]
 
 
 def _record_reader(reading: ReadOptions, text_only: bool) -> "ReadFile[Content]":
-    def read(name: str, path: Path, stream: IO[bytes] | None, copy: TextCopy, on_read: OnRead) -> Content:
-        return read_records(name, path, reading, copy, text_only=text_only, on_read=on_read, stream=stream)
+    def read(
+        name: str, path: Path, content: Stored | Iterator[bytes] | None, copy: TextCopy, on_read: OnRead
+    ) -> Content:
+        return read_records(name, path, reading, copy, text_only=text_only, on_read=on_read, content=content)
 
     return read
 
 
 def _read_all(
-    names: Iterable[str], read: "ReadFile[Content]", reading: ReadOptions, on_read: OnRead
+    names: Iterable[str],
+    read: "ReadFile[Content]",
+    reading: dict[str, Any] | None,
+    on_read: OnRead,
+    stdin: IO[bytes] | None = None,
 ) -> tuple[list[tuple[Content, str]], list[str], list[str]]:
     """Read files. Returns ([(content, relative name), ...], what was skipped in few lines, and one line per file)."""
     names = list(names)
     files, skipped = find_files(names)
-    contents, unreadable = _read_files(files, read, reading, on_read)
+    contents, unreadable = _read_files(files, read, reading, on_read, stdin)
     not_read = [*skipped, *(problem for _, problem in unreadable)]
     if not contents:
         details = f" ({len(not_read)} files were skipped; the first: {not_read[0]})" if not_read else ""
@@ -272,34 +327,43 @@ def _read_all(
 
 
 def _read_files(
-    files: Sequence[FoundFile], read: "ReadFile[Content]", reading: ReadOptions, on_read: OnRead
+    files: Sequence[FoundFile],
+    read: "ReadFile[Content]",
+    reading: dict[str, Any] | None,
+    on_read: OnRead,
+    stdin: IO[bytes] | None = None,
 ) -> tuple[list[tuple[Content, str]], list[tuple[str, str]]]:
-    """Read files in order, while child processes extract the text of documents. Returns ([(content, relative name),
-    ...], [(name, why it is skipped), ...]). Skips unreadable files in directories and archives, and documents among
-    several."""
+    """Read files in order, while child processes read those that are not plain text. `reading` are the `ReadOptions`.
+    Returns ([(content, relative name), ...], [(name, why it is skipped), ...]). Skips unreadable files in directories
+    and archives, and documents among several."""
     contents: list[tuple[Content, str]] = []
     unreadable: list[tuple[str, str]] = []
     copy, progress = TextCopy(), on_read if isinstance(on_read, ReadingProgress) else None
+    plain = bool(reading and reading["plain"])
     if progress:
         progress.expect(file.path.stat().st_size if file.path.is_file() else 0 for file in files)
-    with DocumentReader(read) as reader:
+    with DocumentReader(read) as reader, contextlib.ExitStack() as stack:
         jobs = {
-            file: reader.submit(file.name, file.path, plain=reading.plain)
+            file: reader.submit(file.name, file.path, reading)
             for file in files
-            if is_document(file.name, file.path, plain=reading.plain)
+            if not _is_stream(file) and needs_child(file.name, peek(file.path), plain=plain)
         }
         for file in files:
             try:
-                if job := jobs.get(file):
+                job, stored = jobs.get(file), None
+                if _is_stream(file):
+                    stored = _stored(file, stdin, copy, on_read)
+                    if needs_child(file.name, copy.read(stored.offset, file_types.START_BYTES), plain=True):
+                        job = reader.submit(file.name, stack.enter_context(_moved(copy, stored)), {"plain": True})
+                if not job:
+                    contents.append((read(file.name, file.path, stored, copy, on_read), file.relative_name))
+                else:
                     reader.wait(job, on_read)
-                    if job.problems and not job.found and file.was_named and len(files) == 1:
+                    if job.problems and not job.found and file.was_named and (job.is_text or len(files) == 1):
                         raise LLMError(job.problems[0][1])
                     unreadable += job.problems
-                    for content, member in job.found:
-                        relative = f"{file.relative_name}/{member}" if member else file.relative_name
-                        contents.append((replace(content, member=member), relative))
-                else:
-                    contents.append((read(file.name, file.path, None, copy, on_read), file.relative_name))
+                    size = job.path.stat().st_size
+                    contents += (_named(file, size, content, member) for content, member in job.found)
             except LLMError as error:
                 if file.was_named or isinstance(error, ReadingEndsError):
                     raise
@@ -307,6 +371,45 @@ def _read_files(
             if progress:
                 progress.finish_file()
     return contents, unreadable
+
+
+def _named(file: FoundFile, file_bytes: int, content: Content, member: str) -> tuple[Content, str]:
+    """Return what a child process has read from a file, and its relative name."""
+    if member:
+        return replace(content, path=file.path, member=member), f"{file.relative_name}/{member}"
+    return replace(content, path=file.path, file_bytes=file_bytes), file.relative_name
+
+
+def _is_stream(file: FoundFile) -> bool:
+    """Return whether a file can be read only once: standard input, or the output of a command in `<(...)`."""
+    return file.name == "-" or (file.name.startswith(_STREAMS) and not file.path.is_file())
+
+
+def _stored(file: FoundFile, stdin: IO[bytes] | None, copy: TextCopy, on_read: OnRead) -> Stored:
+    """Append the content of a stream to a copy."""
+    stored, name = Stored(copy.size), display_name(file.name)
+    try:
+        with contextlib.nullcontext(stdin or sys.stdin.buffer) if file.name == "-" else open(file.path, "rb") as stream:
+            while block := stream.read(BLOCK_BYTES):
+                on_read(name, len(block))
+                copy.append(block)
+    except OSError as error:
+        raise LLMError(f"cannot read {name}: {error.strerror or error}") from error
+    return stored
+
+
+@contextlib.contextmanager
+def _moved(copy: TextCopy, stored: Stored) -> Iterator[Path]:
+    """Move stored content to a temporary file, which a child process can open."""
+    with temporary_file_errors("standard input"):
+        directory = tempfile.TemporaryDirectory(prefix="llmcli-")
+    with directory as name:
+        path = Path(name, "input")
+        with temporary_file_errors("standard input"), open(path, "wb") as file:
+            for start in range(stored.offset, copy.size, BLOCK_BYTES):
+                file.write(copy.read(start, BLOCK_BYTES))
+        copy.truncate(stored.offset)
+        yield path
 
 
 def check_reading(reading: ReadOptions, sources: Iterable[Sources]) -> None:

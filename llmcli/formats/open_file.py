@@ -1,11 +1,11 @@
 """Opening model files: their places, and errors that say how to get a missing file. Standard library only."""
 
 import contextlib
+import io
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from llmcli.data.regular_file import NotRegularError, open_regular
 from llmcli.errors import LLMError
@@ -36,7 +36,7 @@ def name_in_cache(path: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def open_for_reading(path: Path) -> Iterator[IO[bytes]]:
+def open_for_reading(path: Path) -> Iterator[io.BufferedReader]:
     """Open a file for reading. Raises LLMError if it is missing, not a regular file, or unreadable."""
     try:
         with open_regular(path) as file:

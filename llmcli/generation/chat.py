@@ -18,7 +18,6 @@ from llmcli import units
 from llmcli.config import SamplingConfig
 from llmcli.data.conversations.chat_template import ChatTemplate
 from llmcli.data.conversations.messages import ROLES, Conversation, Message
-from llmcli.data.files import read_conversations
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError, brief, command_line, usage
 from llmcli.formats import atomic_io
@@ -335,6 +334,8 @@ def as_line(messages: Sequence[Message]) -> bytes:
 
 def load_conversation(path: Path, number: int = 1) -> tuple[Conversation, int]:
     """Return (a conversation from a file for `llm train`, counted from 1; number of conversations). Raises LLMError."""
+    from llmcli.data.sources import read_conversations
+
     if not path.is_file():
         raise LLMError(f"there is no file {path}; give the name of a file written by /save")
     read = read_conversations(str(path), path)

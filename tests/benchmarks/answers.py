@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from llmcli.data.files import read_conversations
+from llmcli.data.sources import read_conversations
 from tests.benchmarks.llm_command import llm
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

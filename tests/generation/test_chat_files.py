@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.data.conversations.messages import Message
-from llmcli.data.files import read_conversations
+from llmcli.data.sources import read_conversations
 from llmcli.errors import LLMError
 from llmcli.generation.chat import load_conversation, save_messages
 

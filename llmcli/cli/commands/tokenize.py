@@ -141,7 +141,7 @@ def _open_chat_template(options: _Options) -> "ChatTemplate":
 
 def _print_conversations(options: _Options, file: Path, template: "ChatTemplate") -> None:
     """Print each conversation in a file as text with the learned tokens marked, or as a line of JSON."""
-    from llmcli.data.files import require_conversations
+    from llmcli.data.sources import require_conversations
 
     read = require_conversations(str(file), file, options.reading())
     tokenizer, total, learned_total = template.tokenizer, 0, 0

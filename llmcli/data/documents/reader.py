@@ -1,27 +1,29 @@
-"""Reads documents in child processes, several at once; they run worker.py.
+"""Reads documents, archives, compressed files and tables in child processes, several at once; they run worker.py.
 
-Each process has a thread that appends the extracted text to a temporary file: memory does not grow with the text, and
-documents may be read before their turn. If a process dies or hangs, another one continues after its document.
+Each process has a thread that appends what it sends to a temporary file: memory does not grow with the text, and
+files may be read before their turn. If a process dies or hangs, another one continues after its document.
 """
 
 import contextlib
 import dataclasses
 import json
+import math
 import queue
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from llmcli.config import cpu_cores
 from llmcli.data.child_process import ChildProcess
 from llmcli.data.documents.worker import Limits
 from llmcli.data.text import file_types
-from llmcli.data.text.documents import Document, OnRead, TextDigest, display_name, peek
-from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy, spooled, temporary_file_errors
+from llmcli.data.text.documents import Document, OnRead, Stored, TextDigest, display_name, peek
+from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy, check_temporary_space
 from llmcli.errors import LLMError, missing_extra
 
 LIMITS = Limits()
@@ -32,8 +34,9 @@ _SPARE_SECONDS = 30.0  # after its time limit, in which a process should end its
 _MAX_RESTARTS = 10  # processes that one archive may crash
 
 T = TypeVar("T")
-# (name, path, content of a file in the archive `path`, copy for its text, on_read) -> contents of a text file
-ReadFile = Callable[[str, Path, IO[bytes] | None, TextCopy, OnRead], T]
+# (name, path, content: None for that of the file itself, copy for its text, on_read) -> contents of a file; what is
+# not stored are the lines of a table (`table_lines`)
+ReadFile = Callable[[str, Path, "Stored | Iterator[bytes] | None", TextCopy, OnRead], T]
 
 
 @dataclass
@@ -42,10 +45,11 @@ class Job(Generic[T]):
 
     name: str  # as the user wrote it
     path: Path
-    plain: bool
+    reading: dict[str, Any] | None  # `ReadOptions`; None to read whole texts
     found: list[tuple["Document | T", str]] = field(default_factory=list)  # (content, path in the archive or "")
     problems: list[tuple[str, str]] = field(default_factory=list)  # (name of a file, line that says why it is not read)
     error: Exception | None = None  # stops the reading of all files
+    is_text: bool = False  # not a document or an archive: a problem with a file that was named is an error
     is_done: bool = False
 
 
@@ -58,9 +62,9 @@ class DocumentReader(Generic[T]):
         self._events: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()  # arguments of OnRead
         self._workers: list[_Worker[T]] = []
 
-    def submit(self, name: str, path: Path, *, plain: bool = False) -> Job[T]:
-        """Start reading a file; with `plain`, text with markup in an archive is read as it is."""
-        job: Job[T] = Job(display_name(name), path, plain)
+    def submit(self, name: str, path: Path, reading: dict[str, Any] | None = None) -> Job[T]:
+        """Start reading a file, with `ReadOptions` if there may be records in it."""
+        job: Job[T] = Job(display_name(name), path, reading)
         self._jobs.put(job)
         if len(self._workers) < cpu_cores():
             self._workers.append(_Worker(self._jobs, self._events, self._read_file))
@@ -87,14 +91,27 @@ class DocumentReader(Generic[T]):
             worker.close()
 
 
-def is_document(name: str, path: Path, *, plain: bool) -> bool:
-    """Return whether a file is read by a child process; with `plain`, text with markup is not."""
-    known = None if name == "-" else file_types.recognize(name, peek(path))
-    return known is not None and not (plain and known.is_text)
+def needs_child(name: str, start: bytes, *, plain: bool) -> bool:
+    """Return whether a file that begins with these bytes is read by a child process: all but plain text; with `plain`,
+    text with markup is plain, too."""
+    known = file_types.recognize(name, start)
+    return bool(file_types.compression(start)) or (known is not None and not (plain and known.is_text))
 
 
 class _EndedError(Exception):
     """A child process ended before its answer did."""
+
+    def __init__(self, child: ChildProcess) -> None:
+        limits = {"SIGALRM": f"gave no text for {LIMITS.stalled_seconds:g} seconds",
+                  "SIGXCPU": "takes too much processor time"}  # fmt: skip
+        status = child.stop()
+        self.late = next((limits[name] for name in limits if status == -getattr(signal, name, math.inf)), "")
+        self.is_kept = False  # whether the beginning of the document is kept
+
+    def __str__(self) -> str:
+        if self.late:
+            return self.late + ("; what follows is not read" if self.is_kept else ", and is not read")
+        return f"cannot be read: it is damaged, or needs over {LIMITS.memory >> 20:,} MB of memory"
 
 
 class _Worker(Generic[T]):
@@ -143,13 +160,14 @@ class _Worker(Generic[T]):
         for _ in range(1 + _MAX_RESTARTS):
             answer = _Answer(job, self._copy, self._started(), self._on_read, self._read_file)
             try:
-                answer.read(skip)
+                if not answer.read(skip):
+                    self._stop()
                 return
-            except _EndedError:
-                reason = _why_ended(self._stop())
+            except _EndedError as error:
+                self._stop()
                 if self.is_closed:
                     return
-                job.problems.append((answer.name, f"{answer.name} {reason}"))
+                job.problems.append((answer.name, f"{answer.name} {error}"))
                 if not answer.member:
                     return
                 skip += answer.begun
@@ -166,9 +184,10 @@ class _Worker(Generic[T]):
             self._child = _idle.get() or _start()
         return self._child
 
-    def _stop(self) -> int:
+    def _stop(self) -> None:
         child, self._child = self._child, None
-        return child.stop() if child else 0
+        if child:
+            child.stop()
 
 
 class _Answer(Generic[T]):
@@ -181,37 +200,43 @@ class _Answer(Generic[T]):
         self.member: str | None = None  # current one
         self.begun = 0
 
-    def read(self, skip: int) -> None:
-        """Read the file, without its first `skip` documents. Raises _EndedError if the process ends."""
+    def read(self, skip: int) -> bool:
+        """Read the file, without its first `skip` documents. Returns whether the process can be used again. Raises
+        _EndedError if the process ends."""
         job = self._job
-        request = {"path": str(job.path.absolute()), "name": job.name, "plain": job.plain, "skip": skip}
+        request = {"path": str(job.path.absolute()), "name": job.name, "reading": job.reading, "skip": skip}
         try:
             self._child.send(json.dumps(request | {"limits": dataclasses.asdict(LIMITS)}).encode("ascii") + b"\n")
         except OSError as error:
-            raise _EndedError from error
+            raise _EndedError(self._child) from error
         while "done" not in (header := self.frame()[0]):
             self.member, self.begun = header["begin"], self.begun + 1
-            if header["kind"]:
+            if header["kind"] == file_types.TABLE.kind:
+                if not self._read_table():
+                    return False
+            elif header["kind"]:
                 self._read_document(header["kind"], header["bytes"])
             else:
-                self._read_other()
+                self._read_other(header["program"], header["content"])
             self.member = None
         if header["done"]:
-            job.problems.append((job.name, f"{job.name} {header['done']}"))
+            job.problems.append((job.name, header["done"]))
+            job.is_text = not self.begun and bool(file_types.compression(peek(job.path)))
+        return True
 
     def frame(self) -> tuple[dict[str, Any], bytes]:
         """Return the header and the data of the next frame. Raises _EndedError."""
         line = self._child.stdout.readline()
         if not line.endswith(b"\n"):
-            raise _EndedError
+            raise _EndedError(self._child)
         try:
             header: dict[str, Any] = json.loads(line)
         except ValueError as error:  # a hostile document may have taken over the process
-            raise _EndedError from error
+            raise _EndedError(self._child) from error
         size = header.get("data", 0)
         data = self._child.stdout.read(size) if size else b""
         if len(data) < size:
-            raise _EndedError
+            raise _EndedError(self._child)
         self._on_read(self.name, size)
         return header, data
 
@@ -221,21 +246,8 @@ class _Answer(Generic[T]):
 
     def _read_document(self, kind: str, file_bytes: int) -> None:
         offset, text = self._copy.size, TextDigest(self._copy)
-        try:
-            while "end" not in (frame := self.frame())[0]:
-                text.add(frame[1])
-        except _EndedError:
-            self._copy.truncate(offset)
-            raise
-        header, skipped = frame[0], tuple(frame[0]["skipped"].items())
-        if self._add_problem(header, is_text=kind in file_types.TEXT_KINDS):
-            self._copy.truncate(offset)
-        elif not text.size and not skipped and kind in file_types.COLLECTION_KINDS:
-            pass  # its documents follow
-        elif not text.size:
-            details = f" ({', '.join(f'{reason}: {count:,}' for reason, count in skipped)})" if skipped else ""
-            self._add(f"{self.name} has no text{details}")
-        else:
+
+        def add_document(skipped: tuple[tuple[str, int], ...] = ()) -> None:
             self._job.found.append((
                 Document(
                     self.name, self._job.path, text.size, text.sha256.hexdigest(), offset, self._copy,
@@ -245,40 +257,82 @@ class _Answer(Generic[T]):
                 self.member or "",
             ))  # fmt: skip
 
-    def _read_other(self) -> None:
-        """Read a file in an archive that is not a document."""
-        header: dict[str, Any] = {}
-
-        def blocks() -> Iterator[bytes]:
-            nonlocal header
+        try:
             while "end" not in (frame := self.frame())[0]:
-                yield frame[1]
-            header = frame[0]
+                text.add(frame[1])
+        except _EndedError as error:
+            error.is_kept = bool(error.late and text.size)
+            if error.is_kept:
+                add_document()
+            else:
+                self._copy.truncate(offset)
+            raise
+        header, skipped = frame[0], tuple(frame[0]["skipped"].items())
+        if problem := self._problem(header, is_text=kind in file_types.TEXT_KINDS):
+            self._copy.truncate(offset)
+            self._add(problem)
+        elif not text.size and not skipped and kind in file_types.COLLECTION_KINDS:
+            pass  # its documents follow
+        elif not text.size:
+            details = f" ({', '.join(f'{reason}: {count:,}' for reason, count in skipped)})" if skipped else ""
+            self._add(f"{self.name} has no text{details}")
+        else:
+            add_document(skipped)
 
-        size = self._copy.size
-        with temporary_file_errors("a file of an archive"), spooled(blocks()) as file:
-            if self._add_problem(header):
-                return
-            try:
-                found = self._read_file(self.name, self._job.path, file, self._copy, self._on_other_read)
-                self._job.found.append((found, self.member or ""))
-            except ReadingEndsError:
-                raise
-            except LLMError as error:
-                self._copy.truncate(size)
-                self._add(str(error))
+    def _read_other(self, program: str, content_bytes: int) -> None:
+        """Read a file that is not a document, as the process has decompressed it."""
+        check_temporary_space(self.name, program, content_bytes)
+        self._job.is_text = not self.member
+        offset, is_read = self._copy.size, False
+        try:
+            while "end" not in (frame := self.frame())[0]:
+                self._copy.append(frame[1])
+            if problem := self._problem(frame[0]):
+                self._add(problem)
+            else:
+                is_read = self._read_content(Stored(offset, program, bool(self.member)))
+        finally:
+            if not is_read:
+                self._copy.truncate(offset)
 
-    def _on_other_read(self, name: str, size: int) -> None:
-        self._on_read(name, 0)  # its frames have been counted
+    def _read_table(self) -> bool:
+        """Read a table. Returns whether the process can be used again: the rest of a bad table is not read."""
+        offset, lines, is_read = self._copy.size, self._lines(), False
+        self._job.is_text = not self.member
+        try:
+            is_read = self._read_content(lines)
+        finally:
+            if not is_read:
+                self._copy.truncate(offset)
+        if self.member and not is_read:
+            with contextlib.suppress(LLMError):
+                deque(lines, maxlen=0)  # other files follow
+        return is_read or bool(self.member)
 
-    def _add_problem(self, header: dict[str, Any], *, is_text: bool = False) -> bool:
-        """Return whether the last frame of a document reports a problem."""
-        if package := header["missing"]:
-            error = missing_extra(f"reading {self.name}", package, "documents")
-            self._add(f"{error}; or add `plain` to read it as it is" if is_text else str(error))
-        elif header["end"]:
-            self._add(f"{self.name} {header['end']}")
-        return bool(package or header["end"])
+    def _lines(self) -> Iterator[bytes]:
+        """Yield the lines of a table. Raises LLMError for a problem with it."""
+        while "end" not in (frame := self.frame())[0]:
+            yield from frame[1].splitlines()
+        if problem := self._problem(frame[0]):
+            raise LLMError(problem)
+
+    def _read_content(self, content: Stored | Iterator[bytes]) -> bool:
+        try:
+            found = self._read_file(self.name, self._job.path, content, self._copy, self._on_read)
+        except ReadingEndsError:
+            raise
+        except LLMError as error:
+            self._add(str(error))
+            return False
+        self._job.found.append((found, self.member or ""))
+        return True
+
+    def _problem(self, header: dict[str, Any], *, is_text: bool = False) -> str:
+        """Return the problem that the last frame of a document reports, or ""."""
+        if not (package := header["missing"]):
+            return str(header["end"])
+        error = missing_extra(f"reading {self.name}", package, "documents")
+        return f"{error}; or add `plain` to read it as it is" if is_text else str(error)
 
     def _add(self, problem: str) -> None:
         self._job.problems.append((self.name, problem))
@@ -314,11 +368,3 @@ def _start() -> ChildProcess:
         return ChildProcess(_MODULE)
     except (OSError, EOFError) as error:  # TimeoutError is an OSError
         raise ReadingEndsError("the process that reads documents does not start; is there enough memory?") from error
-
-
-def _why_ended(status: int) -> str:
-    if status == -getattr(signal, "SIGALRM", 0):
-        return f"gave no text for {LIMITS.stalled_seconds:g} seconds, and is not read"
-    if status == -getattr(signal, "SIGXCPU", 0):
-        return "takes too much processor time, and is not read"
-    return f"cannot be read: it is damaged, or needs over {LIMITS.memory >> 20:,} MB of memory"

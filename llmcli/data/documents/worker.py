@@ -1,16 +1,20 @@
-"""Extracts text from documents in a separate process: `main` reads requests from standard input and streams text back.
+"""Reads documents, archives, compressed files and Parquet tables in a separate process: `main` reads requests from
+standard input and streams the contents back.
 
-A document comes from an untrusted file, which may try to fill the memory or the disk, or never end. This process
-therefore has limits and may end at any time; reader.py then starts another.
+The file is untrusted: it may try to fill the memory or the disk, or never end. This process therefore has limits and
+may end at any time; reader.py then starts another.
 
-A request is a line of JSON: {"path": PATH, "name": NAME, "plain": BOOL, "skip": N, "limits": {}}. The answer has these
-frames for each document, or other file in an archive, except the first N:
+A request is a line of JSON: {"path": PATH, "name": NAME, "reading": OPTIONS, "skip": N, "limits": {}}, where OPTIONS
+are `ReadOptions`, or null to read whole texts. The answer has these frames for each document, or other file, except
+the first N:
 
-    {"begin": MEMBER, "kind": KIND, "bytes": SIZE}   path in the archive; KIND is "" for other files
-    {"data": SIZE} and the bytes, several times      text in UTF-8, or the content of another file
+    {"begin": MEMBER, "kind": KIND, "bytes": SIZE, "program": PROGRAM, "content": SIZE}
+    {"data": SIZE} and the bytes, several times
     {"end": PROBLEM, "missing": PACKAGE, "skipped": {REASON: COUNT}}
 
-The last frame is {"done": PROBLEM}, where PROBLEM prevented reading the rest of the file.
+MEMBER is the path in the archive. The data are text in UTF-8; for a Parquet table, the lines of `table_lines`; for
+another file, where KIND is "", its content, decompressed by PROGRAM to SIZE bytes (0 if unknown). The last frame is
+{"done": PROBLEM}, where PROBLEM prevented reading the rest of the file. A PROBLEM is a line for users.
 """
 
 import contextlib
@@ -23,15 +27,16 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 from llmcli import units
 from llmcli.data.child_process import become_child, end_after
-from llmcli.data.documents.extracted import ExtractionError, Part, Skipped
+from llmcli.data.documents.compressed import content_size, decompressed
+from llmcli.data.documents.extracted import Extracted, ExtractionError, Part, Skipped
+from llmcli.data.regular_file import open_regular
 from llmcli.data.text import file_types
-from llmcli.data.text.documents import compression, decompressed
-from llmcli.data.text.file_types import START_BYTES, FileType
-from llmcli.data.text.parquet_records import MAGIC
+from llmcli.data.text.file_types import START_BYTES, FileType, compression
 from llmcli.data.text.temporary_files import spooled
 from llmcli.errors import LLMError
 
@@ -51,13 +56,18 @@ class Limits:
     bytes_per_second: int = 5_000_000  # ... and more for a large one, at this speed
     depth: int = 3  # archives in archives
     members: int = 100_000  # files in an archive, including archives in it
-    bytes: int = 1 << 34  # text and unpacked content
+    bytes: int = 1 << 34  # text and unpacked content ...
+    usual_ratio: int = 20  # ... or this times the size of the file, if that is more
     ratio: int = 200  # text and unpacked content / size of the file ...
     unpacked_bytes: int = 1 << 25  # ... above this size
 
 
 class _LimitError(Exception):
     """Stops the reading of a file; the documents read before are kept."""
+
+    def __init__(self, problem: str, rest: str) -> None:
+        super().__init__(f"{problem}; {rest}")
+        self.problem = problem
 
 
 def main() -> None:
@@ -72,29 +82,34 @@ def main() -> None:
 
 def _problem_of(request: dict[str, Any], answer: "_Answer") -> str:
     """Read a file. Returns the problem that prevented reading all of it, or ""."""
+    name = request["name"]
     try:
-        file = open(request["path"], "rb")  # noqa: SIM115 (closed below; errors of reading have another message)
+        file = open_regular(Path(request["path"]))  # closed below; errors of reading have another message
     except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
+        return f"{name} cannot be read: {error.strerror or error}"
     try:
         with file:
             answer.allow(file.seek(0, io.SEEK_END))
-            _FileReader(answer, request["plain"]).read(file, request["name"], "", 0)
+            _FileReader(answer, request["reading"]).read(file, name, "", 0)
     except BrokenPipeError:
         raise
+    except _LimitError as error:
+        return "" if answer.is_whole_file else f"{name} {error}"
     except Exception as error:
-        return _problem(error, answer.limits)
+        return _problem(name, error, answer.limits)
     return ""
 
 
-def _problem(error: Exception, limits: Limits) -> str:
-    """Describe an error in one line, without the name of the document."""
+def _problem(name: str, error: Exception, limits: Limits) -> str:
+    """Describe an error in one line."""
+    if isinstance(error, LLMError):
+        return str(error)
     if isinstance(error, MemoryError):
-        return f"needs over {limits.memory >> 20:,} MB of memory"
+        return f"{name} needs over {limits.memory >> 20:,} MB of memory"
     text = " ".join(str(error).split())
-    if not isinstance(error, (ExtractionError, LLMError, _LimitError)):
+    if not isinstance(error, ExtractionError):
         text = f"is damaged ({text or type(error).__name__})"
-    return text if len(text) <= _MAX_PROBLEM else f"{text[:_MAX_PROBLEM]}..."
+    return f"{name} {text if len(text) <= _MAX_PROBLEM else f'{text[:_MAX_PROBLEM]}...'}"
 
 
 class _Answer:
@@ -102,38 +117,42 @@ class _Answer:
 
     def __init__(self, file: IO[bytes], limits: Limits, skip: int) -> None:
         self._file, self.limits, self._skip = file, limits, skip
-        self._taken, self._allowed, self._members = 0, limits.bytes, 0
+        self._taken = self._allowed = self._members = 0
+        self._is_by_ratio = False
         self._texts: list[str] = []
         self._size = 0
         self._is_skipping = False
+        self.is_whole_file = False  # whether the document that was begun last is not one of several
 
     def allow(self, file_bytes: int) -> None:
         """Set the limit for a file of this size."""
-        ratio = max(self.limits.ratio * file_bytes, self.limits.unpacked_bytes)
-        self._allowed = min(self.limits.bytes, ratio)
+        limits = self.limits
+        most = max(limits.bytes, limits.usual_ratio * file_bytes)
+        by_ratio = max(limits.ratio * file_bytes, limits.unpacked_bytes)
+        self._allowed, self._is_by_ratio = min(most, by_ratio), by_ratio < most
 
     def take(self, size: int) -> None:
         """Count bytes of text or unpacked content. Raises _LimitError."""
         end_after(self.limits.stalled_seconds)
         self._taken += size
         if self._taken > self._allowed:
-            times = "" if self._allowed == self.limits.bytes else f", over {self.limits.ratio} times its size"
-            raise _LimitError(f"unpacks to over {units.size(self._allowed)}{times}; what follows is not read")
+            times = f", over {self.limits.ratio} times its size" if self._is_by_ratio else ""
+            raise _LimitError(f"unpacks to over {units.size(self._allowed)}{times}", "what follows is not read")
 
     def count_member(self) -> None:
         end_after(self.limits.stalled_seconds)
         self._members += 1
         if self._members > self.limits.members:
-            raise _LimitError(f"has over {self.limits.members:,} members; those that follow are not read")
+            raise _LimitError(f"has over {self.limits.members:,} members", "those that follow are not read")
 
-    def begin(self, member: str, kind: str, size: int) -> bool:
+    def begin(self, member: str, kind: str, size: int, program: str = "", content: int = 0) -> bool:
         """Begin a document or another file. Returns whether to read it: the first `skip` are not read again."""
         self._skip -= 1
-        self._is_skipping = self._skip >= 0
+        self._is_skipping, self.is_whole_file = self._skip >= 0, not member
         if self._is_skipping:
             return False
         _limit_processor_time(self.limits.processor_seconds + size / self.limits.bytes_per_second)
-        self._send({"begin": member, "kind": kind, "bytes": size})
+        self._send({"begin": member, "kind": kind, "bytes": size, "program": program, "content": content})
         return True
 
     def text(self, text: str) -> None:
@@ -182,10 +201,12 @@ def _limit_processor_time(seconds: float) -> None:
 
 
 class _FileReader:
-    """Sends the contents of a file; with `plain`, text with markup is sent as it is."""
+    """Sends the contents of a file. With `plain` in `reading`, text with markup is sent as it is; without `reading`,
+    tables are not read."""
 
-    def __init__(self, answer: _Answer, plain: bool) -> None:
-        self._answer, self._plain = answer, plain
+    def __init__(self, answer: _Answer, reading: dict[str, Any] | None) -> None:
+        self._answer, self._reading = answer, reading
+        self._plain = bool(reading and reading["plain"])
 
     def read(self, file: IO[bytes], name: str, member: str, depth: int) -> None:
         """Send the document or the contents of the archive in a seekable file; `member` is its path in the archive."""
@@ -194,15 +215,19 @@ class _FileReader:
         start = file.read(START_BYTES)
         file.seek(0)
         with contextlib.ExitStack() as stack:
-            content = file
+            content, unpacked = file, 0
             if program := compression(start):
+                unpacked = content_size(name, file, program)
                 content = stack.enter_context(decompressed(name, file, program))
                 start = content.read(START_BYTES)
                 content.seek(0)
             known = file_types.recognize(name, start)
             if known is None or (self._plain and known.is_text):
-                file.seek(0)
-                self._send_file(file, name, member, _problem_with(name, start, program))
+                problem = file_types.describe_binary(name, start, program)
+                if problem:
+                    self._refuse(name, member, problem)
+                elif self._answer.begin(member, "", size, program, unpacked):
+                    self._send_file(content, name)
                 return
             if program and (known is file_types.ZIP or known.module not in _READ_IN_ORDER):
                 content = stack.enter_context(self._spooled(content))
@@ -210,6 +235,8 @@ class _FileReader:
                 known = _zip_type(content)
             if known.module == "archives":
                 self._read_members(content, name, member, depth)
+            elif known is file_types.TABLE:
+                self._send_table(content, name, member, size)
             else:
                 self._send_document(content, name, member, known, size)
 
@@ -229,7 +256,7 @@ class _FileReader:
                 self._read_member(member[1], f"{name}/{member[0]}", f"{path}/{member[0]}".lstrip("/"), depth + 1)
         if skipped:
             counts = ", ".join(f"{reason} ({number:,})" for reason, number in skipped.items())
-            self._send_problem(path, f"has what cannot be read: {counts}")
+            self._send_problem(path, f"{name} has what cannot be read: {counts}")
         elif is_empty:
             raise ExtractionError("holds no files to read")
 
@@ -241,23 +268,28 @@ class _FileReader:
             if compression(start) or (known and not (self._plain and known.is_text)):
                 with self._spooled(content, start) as file:
                     self.read(file, name, member, depth)
-            else:
-                self._send_file(content, name, member, _problem_with(name, start), start)
+            elif problem := file_types.describe_binary(name, start):
+                self._refuse(name, member, problem)
+            elif self._answer.begin(member, "", 0):
+                self._send_file(content, name, start)
         except (BrokenPipeError, _LimitError):
             raise
         except Exception as error:
-            self._send_problem(member, _problem(error, self._answer.limits))
+            self._send_problem(member, _problem(name, error, self._answer.limits))
 
     def _send_document(self, file: IO[bytes], name: str, member: str, known: FileType, size: int) -> None:
         """Send a document, or each document in a collection."""
-        blocks = _blocks_of(file, name, member, known)
+        if not known.module:
+            self._refuse(name, member, file_types.describe(name, known))
+            return
+        blocks = _extracted(file, name, known.module)
         part: Part | None = Part("", size)
         while part:
             is_read = self._answer.begin(f"{member}/{part.name}".strip("/"), known.kind, part.bytes)
             if not (is_read or known.is_collection):
                 return
-            part = None
-            with self._ending() as skipped:
+            name_of_part, part = f"{name}/{part.name}".rstrip("/"), None
+            with self._ending(name_of_part) as skipped:
                 for block in blocks:
                     if isinstance(block, Part):
                         part = block
@@ -268,18 +300,25 @@ class _FileReader:
                     else:
                         self._answer.text(block)
 
-    def _send_file(self, file: IO[bytes], name: str, member: str, description: str | None, start: bytes = b"") -> None:
+    def _send_table(self, file: IO[bytes], name: str, member: str, size: int) -> None:
+        from llmcli.data.files import table_lines
+
+        if self._reading is None or self._plain:
+            self._refuse(name, member, file_types.describe(name, file_types.TABLE))
+        elif self._answer.begin(member, file_types.TABLE.kind, size):
+            with self._ending(name):
+                for line in table_lines(name, file, self._reading):
+                    self._answer.text(line)
+
+    def _send_file(self, file: IO[bytes], name: str, start: bytes = b"") -> None:
         """Send the content of a file that may be text; `start` was read from it before."""
-        if description:
-            self._send_problem(member, _without_advice(description, member))
-        elif self._answer.begin(member, "", 0):
-            with self._ending():
-                self._answer.data(start)
-                for block in _blocks(file):
-                    self._answer.data(block)
+        with self._ending(name):
+            self._answer.data(start)
+            for block in _blocks(file):
+                self._answer.data(block)
 
     @contextlib.contextmanager
-    def _ending(self) -> Iterator[Counter[str]]:
+    def _ending(self, name: str) -> Iterator[Counter[str]]:
         """Send the last frame of a document: what was skipped, or the problem. A limit of the file is raised again."""
         skipped: Counter[str] = Counter()
         try:
@@ -287,14 +326,18 @@ class _FileReader:
         except BrokenPipeError:
             raise
         except _LimitError as error:
-            self._answer.end(str(error))
+            self._answer.end(f"{name} {error.problem}, and is not read")
             raise
         except ModuleNotFoundError as error:
             self._answer.end(missing=(error.name or "").partition(".")[0])
         except Exception as error:
-            self._answer.end(_problem(error, self._answer.limits), skipped=skipped)
+            self._answer.end(_problem(name, error, self._answer.limits), skipped=skipped)
         else:
             self._answer.end(skipped=skipped)
+
+    def _refuse(self, name: str, member: str, description: str) -> None:
+        """Say what a file is that is not read; without advice if it is in an archive."""
+        self._send_problem(member, f"{name} {description.partition('; ')[0] if member else description}")
 
     def _send_problem(self, member: str, problem: str) -> None:
         if self._answer.begin(member, "", 0):
@@ -312,20 +355,9 @@ class _FileReader:
         return spooled(blocks())
 
 
-def _blocks_of(file: IO[bytes], name: str, member: str, known: FileType) -> Iterator[str | Skipped | Part]:
-    if not known.module:
-        raise ExtractionError(_without_advice(file_types.describe(name, known), member))
-    yield from importlib.import_module(f"llmcli.data.documents.{known.module}").extract(file, name)
-
-
-def _problem_with(name: str, start: bytes, program: str = "") -> str | None:
-    """Describe a file that can be read neither here nor by the other process, which reads text and tables."""
-    return None if start.startswith(MAGIC) else file_types.describe_binary(name, start, program)
-
-
-def _without_advice(description: str, member: str) -> str:
-    """Return the first line of a description, without its advice if the file is in an archive."""
-    return description.partition("; " if member else "\n")[0]
+def _extracted(file: IO[bytes], name: str, module: str) -> Extracted:
+    """Import a module, which may need a missing package, when the first block is read."""
+    yield from importlib.import_module(f"llmcli.data.documents.{module}").extract(file, name)
 
 
 def _blocks(file: IO[bytes]) -> Iterator[bytes]:

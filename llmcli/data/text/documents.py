@@ -1,28 +1,24 @@
-"""A document: a file or standard input, opened, decompressed, decoded and checked to be text.
+"""A document: a file or standard input, decoded and checked to be text.
 
-The text is UTF-8, UTF-16 or in another encoding (encodings.py), and may be compressed (gzip, bzip2, xz, zstd). Text
-that cannot be read from an arbitrary position (all but plain UTF-8 in a file) is decoded once, into a temporary file.
+The text is UTF-8, UTF-16 or in another encoding (encodings.py). Text that cannot be read from an arbitrary position
+(all but UTF-8 in a file) is decoded once, into a temporary file.
 """
 
 import codecs
 import contextlib
 import hashlib
-import importlib
 import io
 import itertools
 import os
-import re
-import shlex
-import stat
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, TypeAlias, cast
+from typing import IO, TypeAlias
 
+from llmcli.data.regular_file import NotRegularError, open_regular
 from llmcli.data.text import encodings, file_types
-from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy, check_temporary_space
-from llmcli.errors import LLMError, missing_extra
+from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
+from llmcli.errors import LLMError
 
 OnRead: TypeAlias = Callable[[str, int], None]  # receives the name of the file and the size of each block read
 
@@ -32,12 +28,6 @@ STANDARD_INPUT = "standard input"  # name in messages
 
 _START_BYTES = 1 << 16  # start of a text from which its format is recognized
 _SAMPLE_BYTES = 1 << 14  # lines that are not ASCII, from which an encoding is recognized
-_COMPRESSION = {  # first bytes of a file -> program
-    re.compile(rb"\x1f\x8b"): "gzip", re.compile(rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)"): "bzip2",
-    re.compile(rb"\xfd7zXZ\0"): "xz", re.compile(rb"\x28\xb5\x2f\xfd"): "zstd",
-}  # fmt: skip
-_MODULES = {"gzip": "gzip", "bzip2": "bz2", "xz": "lzma"}  # program -> module of the standard library
-_MAX_GZIP_RATIO = 1032  # size of the content / size of the file
 _CONTINUATION_BYTES = bytes(range(0x80, 0xC0))  # all but the first of a character
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -56,6 +46,15 @@ class NotTextError(LLMError):
     def __init__(self, problem: str, advice: str) -> None:
         super().__init__(f"{problem}; {advice}")
         self.problem, self.advice = problem, advice
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Content at the end of a `TextCopy`: that of a compressed file, or of a file in an archive."""
+
+    offset: int
+    program: str = ""  # that decompresses the file
+    is_in_archive: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,38 +152,40 @@ def read_document(
     path: Path,
     copy: TextCopy,
     on_read: OnRead = ignore,
-    stream: IO[bytes] | None = None,
+    stored: Stored | None = None,
     encoding: str = "",
 ) -> Document:
-    """Read a file, standard input ("-") or a stream to its end, and check that it is text.  `encoding` is that of text
-    other than UTF-8; the default recognizes it if that is certain. Text other than a plain UTF-8 file is appended to
-    `copy`. Raises LLMError with the type of a file or the position of a byte that is not text."""
+    """Read a file or stored content to its end, and check that it is text.  `encoding` is that of text other than
+    UTF-8; the default recognizes it if that is certain. Text other than UTF-8 in a file is appended to `copy`, unless
+    it is stored there. Raises LLMError with the type of a file or the position of a byte that is not text."""
     given = encodings.codec_of(encoding) if encoding else ""
-    first = given if name == "-" or encodings.is_seven_bit(given) else ""
+    first = given if encodings.is_seven_bit(given) else ""
     try:
-        return _read_as(first, name, path, copy, on_read, stream, may_be_iso2022_jp=not given and name != "-")
+        return _read_as(first, name, path, copy, on_read, stored, may_be_iso2022_jp=not given)
     except NotTextError as error:
-        if name == "-":
-            raise
         utf8_error = error
-    codec = "" if first else given or _recognize(name, path, stream, utf8_error, on_read)
+    codec = "" if first else given or _recognize(name, path, copy, stored, utf8_error, on_read)
     try:
-        return _read_as(codec, name, path, copy, on_read, stream)
+        return _read_as(codec, name, path, copy, on_read, stored)
     except NotTextError as error:
         raise error if first or given else _uncertain(utf8_error) from error
 
 
-def _recognize(name: str, path: Path, stream: IO[bytes] | None, error: NotTextError, on_read: OnRead) -> str:
+def _recognize(
+    name: str, path: Path, copy: TextCopy, stored: Stored | None, error: NotTextError, on_read: OnRead
+) -> str:
     """Return the codec of a file that is not UTF-8. Raises LLMError if it is uncertain; `error` is that of UTF-8."""
     sample = bytearray()  # whole lines: no encoding but UTF-16 has bytes of line ends inside characters
-    with _opened(name, path, stream) as file, _decompressed(display_name(name), file) as (content, _):
-        while len(sample) < _SAMPLE_BYTES and (block := _read(content, BLOCK_BYTES, display_name(name))):
+    with _blocks(display_name(name), path, copy, stored) as (blocks, _):
+        for block in blocks:
             on_read(display_name(name), 0)
             if b"\0" in block:
                 if not sample and (codec := encodings.utf16_codec(block)):
                     return codec
                 raise error
             sample += b"".join(line for line in block.splitlines(keepends=True) if not line.isascii())
+            if len(sample) >= _SAMPLE_BYTES:
+                break
     codec = encodings.recognize(bytes(sample[:_SAMPLE_BYTES]))
     if not codec:
         raise _uncertain(error) from error
@@ -196,16 +197,17 @@ def _uncertain(error: NotTextError) -> NotTextError:
 
 
 @contextlib.contextmanager
-def _opened(name: str, path: Path, stream: IO[bytes] | None) -> Iterator[IO[bytes]]:
-    """Open a file, standard input, or the beginning of a file in an archive."""
-    if stream is None and name != "-":
-        with open_regular_file(display_name(name), path) as file:
-            yield file
+def _blocks(
+    name: str, path: Path, copy: TextCopy, stored: Stored | None
+) -> Iterator[tuple[Iterator[bytes], os.stat_result | None]]:
+    """Yield (blocks of a file or of stored content, status of the file)."""
+    if stored:
+        end = copy.size
+        starts = range(stored.offset, end, BLOCK_BYTES)
+        yield (copy.read(start, min(BLOCK_BYTES, end - start)) for start in starts), None
         return
-    if stream is not None and name != "-":
-        stream.seek(0)
-    with _buffered(stream or sys.stdin.buffer) as file:
-        yield file
+    with open_regular_file(name, path) as file:
+        yield iter(lambda: _read(file, BLOCK_BYTES, name), b""), os.fstat(file.fileno())
 
 
 def _read_as(
@@ -214,57 +216,53 @@ def _read_as(
     path: Path,
     copy: TextCopy,
     on_read: OnRead,
-    stream: IO[bytes] | None = None,
+    stored: Stored | None,
     may_be_iso2022_jp: bool = False,
 ) -> Document:
     """Read a document as `read_document` does; `codec` is for text without a byte-order mark, "" is UTF-8."""
-    source, is_file = _opened(name, path, stream), stream is None and name != "-"
-    is_in_archive = stream is not None and name != "-"
-    name = display_name(name)
-    with source as file, _decompressed(name, file) as (content, program):
-        changed_at = os.fstat(file.fileno()).st_mtime_ns if is_file else 0
-        start = _read(content, max(BLOCK_BYTES, 4), name)
+    is_file = stored is None and name != "-"  # standard input is in a file that is removed afterwards
+    name, program = display_name(name), stored.program if stored else ""
+    with _blocks(name, path, copy, stored) as (blocks, status):
+        start = next(blocks, b"")
         if may_be_iso2022_jp and encodings.is_iso2022_jp(start):
             codec = encodings.codec_of("iso2022_jp")
         mark, encoding = next(
             (known for known in _BYTE_ORDER_MARKS if start.startswith(known[0])), (b"", codec or "utf-8")
         )
-        copied = not is_file or bool(program) or encoding != "utf-8"
-        offset = copy.size if copied else len(mark)
+        copied = encoding != "utf-8" or not (is_file or stored)
+        offset = copy.size if copied else len(mark) + (stored.offset if stored else 0)
         text = TextDigest(copy if copied else None)
 
-        def blocks() -> Iterator[bytes]:
-            on_read(name, len(start))
-            yield start[len(mark) :]
-            while block := _read(content, BLOCK_BYTES, name):
-                on_read(name, len(block))
+        def content() -> Iterator[bytes]:
+            for block in itertools.chain([start[len(mark) :]], blocks):
+                on_read(name, len(block) if is_file else 0)  # other content was counted when it was stored
                 yield block
 
         try:
-            if encoding == "utf-8":  # the text is in the file itself
-                starts = ((block, start) for block in blocks() for start in range(0, len(block), CHECKED_BYTES))
+            if encoding == "utf-8":
+                starts = ((block, start) for block in content() for start in range(0, len(block), CHECKED_BYTES))
                 parts = (text.add(block[start : start + CHECKED_BYTES]) for block, start in starts)
                 for _ in _decode(name, parts, encoding, len(mark), program):
                     pass
             else:
-                for piece in _decode(name, blocks(), encoding, len(mark), program):
+                for piece in _decode(name, content(), encoding, len(mark), program):
                     text.add(piece.encode("utf-8"))
         except LLMError as error:
             if copied:
                 copy.truncate(offset)
             if isinstance(error, ReadingEndsError):
                 raise
-            if isinstance(error, NotTextError) and is_in_archive:
+            if isinstance(error, NotTextError) and stored and stored.is_in_archive:
                 advice = error.advice.partition(" first: ")[0]
                 raise NotTextError(error.problem, f"{advice} with iconv after unpacking the archive") from error
             if description := file_types.describe_binary(name, start[: file_types.START_BYTES], program):
                 raise LLMError(f"{name} {description}") from error
             raise
-        file_bytes = os.fstat(file.fileno()).st_size if is_file else text.size
     return Document(
-        name, path, text.size, text.sha256.hexdigest(), offset, copy if copied else None, changed_at,
-        encoding=encodings.name_of(encoding) if encoding != "utf-8" and not mark else "", file_bytes=file_bytes,
-        characters=text.characters,
+        name, path, text.size, text.sha256.hexdigest(), offset, None if is_file and not copied else copy,
+        status.st_mtime_ns if is_file and status else 0,
+        encoding=encodings.name_of(encoding) if encoding != "utf-8" and not mark else "",
+        file_bytes=status.st_size if is_file and status else text.size, characters=text.characters,
     )  # fmt: skip
 
 
@@ -296,98 +294,29 @@ class TextDigest:
 
 
 @contextlib.contextmanager
-def open_regular_file(name: str, path: Path) -> Iterator[IO[bytes]]:
+def open_regular_file(name: str, path: Path) -> Iterator[io.BufferedReader]:
     """Open a file. Raises LLMError if that fails, or if it is not a regular file."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise LLMError(f"{name} is not a regular file; name a text file, or - for standard input")
-        file = open(path, "rb")  # noqa: SIM115 (closed below; errors in the block must not count as errors of opening)
+        file = open_regular(path)  # closed below; errors in the block must not count as errors of opening
+    except NotRegularError as error:
+        raise LLMError(f"{name} is not a regular file; name a text file, or - for standard input") from error
     except OSError as error:
         raise LLMError(f"cannot read {name}: {error.strerror or error}") from error
     with file:
         yield file
 
 
-@contextlib.contextmanager
-def _buffered(stream: IO[bytes]) -> Iterator[IO[bytes]]:
-    """Add `peek` to a stream, which stays open afterwards."""
-    buffered = io.BufferedReader(cast(io.RawIOBase, stream))
-    try:
-        yield buffered
-    finally:
-        buffered.detach()
-
-
-@contextlib.contextmanager
-def _decompressed(name: str, file: IO[bytes]) -> Iterator[tuple[IO[bytes], str]]:
-    """Yield (content of a file, program that decompresses it, or "")."""
-    try:
-        start = file.peek(10)[:10]  # type: ignore[attr-defined]
-    except OSError as error:
-        raise LLMError(f"cannot read {name}: {error.strerror or error}") from error
-    if not (program := compression(start)):
-        yield file, ""
-        return
-    if name != STANDARD_INPUT:
-        check_temporary_space(name, program, _unpacked_size(name, file, program))
-    with decompressed(name, file, program) as content:
-        yield content, program
-
-
-def compression(start: bytes) -> str:
-    """Return the program that decompresses a file with these first bytes; "" if it is not compressed."""
-    return next((program for magic, program in _COMPRESSION.items() if magic.match(start)), "")
-
-
-def decompressed(name: str, file: IO[bytes], program: str) -> IO[bytes]:
-    module: Any = _import_zstd(name) if program == "zstd" else importlib.import_module(_MODULES[program])
-    return cast(IO[bytes], module.open(file))
-
-
 def peek(path: Path) -> bytes:
-    """Return the first bytes of a file, or of its content if it is compressed; b"" if it cannot be read."""
-    with contextlib.suppress(Exception), open_regular_file("", path) as file:  # reading it will raise the error again
-        start = file.read(file_types.START_BYTES)
-        if program := compression(start):
-            file.seek(0)
-            with decompressed("", file, program) as content:
-                return content.read(file_types.START_BYTES)
-        return start
+    """Return the first bytes of a file; b"" if it cannot be read: reading it will raise the error again."""
+    with contextlib.suppress(OSError), open_regular(path) as file:
+        return file.read(file_types.START_BYTES)
     return b""
-
-
-def _unpacked_size(name: str, file: IO[bytes], program: str) -> int:
-    """Return the size of the content as stored in the file (modulo 4 GiB in gzip); 0 if missing or implausible."""
-    with contextlib.suppress(Exception):  # OSError, ZstdError: reading the file will raise them again
-        if program == "zstd":
-            return _import_zstd(name).get_frame_info(file.peek(18)[:18]).decompressed_size or 0  # type: ignore[attr-defined]
-        if program == "gzip" and file.seekable():
-            packed = file.seek(0, os.SEEK_END)
-            file.seek(max(0, packed - 4))
-            size = int.from_bytes(file.read(), "little")
-            file.seek(0)
-            return size if size <= _MAX_GZIP_RATIO * packed else 0
-    return 0
-
-
-def _import_zstd(name: str) -> Any:
-    """Import Python's module (3.14 and later) or its backport for older versions."""
-    with contextlib.suppress(ImportError):
-        from compression import zstd
-
-        return zstd
-    try:
-        from backports import zstd
-    except ImportError as error:
-        problem = missing_extra(f"reading {name}", "backports.zstd", "zstd")
-        raise LLMError(f"{problem}; or unpack it: zstd -d {shlex.quote(name)}") from error
-    return zstd
 
 
 def _read(file: IO[bytes], size: int, name: str) -> bytes:
     try:
         return file.read(size)
-    except Exception as error:  # OSError, EOFError, zlib.error, ZstdError
+    except OSError as error:
         raise LLMError(f"cannot read {name}: {error}") from error
 
 

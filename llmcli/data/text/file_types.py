@@ -13,6 +13,10 @@ from pathlib import PurePath
 
 START_BYTES = 4096  # read from the beginning of a file
 COMPRESSION = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}  # suffix -> program
+_COMPRESSED = {  # first bytes -> program
+    re.compile(rb"\x1f\x8b"): "gzip", re.compile(rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)"): "bzip2",
+    re.compile(rb"\xfd7zXZ\0"): "xz", re.compile(rb"\x28\xb5\x2f\xfd"): "zstd",
+}  # fmt: skip
 
 _GENERATED_DIRECTORIES = ("__pycache__", "node_modules", "__MACOSX")
 
@@ -40,10 +44,12 @@ _UNPACK = "unpack it into a directory and name that: "
 _DATA = "export its text to a text file first"
 _CONVERT = "save it as plain text first: soffice --headless --convert-to txt:Text {file}"
 _CSV = "save it as CSV first: soffice --headless --convert-to csv {file}"
+TABLE = FileType("a Parquet table", "parquet", _DATA + ", one column of it: pandas.read_parquet")
 _READABLE = (
     (FileType("a PDF", "pdf"), ((0, b"%PDF-"),)),
     (FileType("a WARC file", "warc", is_collection=True), ((0, b"WARC/"),)),
     (FileType("a tar archive", "archives"), ((257, b"ustar"),)),
+    (TABLE, ((0, b"PAR1"),)),
     (FileType("an RTF document", advice=_CONVERT, is_text=True), ((0, b"{\\rtf"),)),
 )
 _OTHERS: tuple[tuple[str, str, tuple[tuple[int, bytes], ...]], ...] = (  # (description, advice, (position, bytes), ...)
@@ -54,7 +60,6 @@ _OTHERS: tuple[tuple[str, str, tuple[tuple[int, bytes], ...]], ...] = (  # (desc
     ("compressed (lz4)", "unpack it first: lz4 -d {file}", ((0, b"\x04\x22\x4d\x18"),)),
     ("an old Office document (.doc, .xls, .ppt)", _CONVERT,
      ((0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"),)),
-    ("a Parquet table", _DATA + ", one column of it: pandas.read_parquet", ((0, b"PAR1"),)),
     ("an SQLite database", _DATA + ": sqlite3 {file} 'SELECT ...' > {text}", ((0, b"SQLite format 3\0"),)),
     ("a model", "to fine-tune a model on a text: llm train TEXT --from {file}; to inspect it: llm inspect {file}",
      ((0, b"GGUF"), (4, b"\0\0\0\0{"))),  # safetensors: eight bytes with the length of the header, then JSON
@@ -94,6 +99,11 @@ _FIRST_TAG = re.compile(r"<(?:!doctype html|html|head|body)\b", re.I)
 _MBOX = re.compile(r"From \S.* \d\d:\d\d")
 _HEADER = re.compile(r"[\w-]+:\s")
 _ZIP_START = (b"PK\x03\x04", b"PK\x05\x06")
+
+
+def compression(start: bytes) -> str:
+    """Return the program that decompresses a file with these first bytes; "" if it is not compressed."""
+    return next((program for magic, program in _COMPRESSED.items() if magic.match(start)), "")
 
 
 def recognize(name: str, start: bytes) -> FileType | None:

@@ -1,4 +1,7 @@
-"""Records in a Parquet file, read and written row by row. Only this module imports pyarrow, an optional dependency."""
+"""Records in a Parquet file, read and written row by row. Only this module imports pyarrow, an optional dependency.
+
+A file is read in the process with limits (data/documents/worker.py).
+"""
 
 import contextlib
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -7,30 +10,25 @@ from typing import IO, Any, TypeAlias
 
 from llmcli.errors import LLMError, missing_extra
 
-MAGIC = b"PAR1"  # first bytes of a Parquet file
-_BATCH_ROWS = 1024  # held in memory at once
-_GROUP_CHARACTERS = 16_000_000  # in a row group that is written
+_BATCH_ROWS = 128  # held in memory at once
+_BUFFER_BYTES = 1 << 20  # of a column that are read at once; otherwise pyarrow reads that of a whole row group
+_GROUP_ROWS, _GROUP_CHARACTERS = 1024, 16_000_000  # in a row group that is written
 
-# names of columns -> (row number from 1, record with these columns), ...
-Rows: TypeAlias = Callable[[Container[str]], Iterator[tuple[int, object]]]
-
-
-def is_parquet(file: IO[bytes]) -> bool:
-    start = file.read(len(MAGIC))
-    file.seek(0)
-    return start == MAGIC
+Rows: TypeAlias = Callable[[Container[str]], Iterator[dict[str, Any]]]  # names of columns -> records with these columns
 
 
 @contextlib.contextmanager
 def open_parquet(name: str, table: IO[bytes]) -> Iterator[tuple[list[str], Rows]]:
-    """Yield (columns of a table, function that reads rows). Raises LLMError, also later, if the file is damaged."""
+    """Yield (columns of a table, function that reads rows), in one thread and with little memory beside a page of each
+    column. Raises LLMError, also later, if the file is damaged."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
         raise missing_extra(f"reading {name}", "pyarrow", "parquet") from error
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # the others reserve a gigabyte of addresses
     try:
-        with pyarrow.parquet.ParquetFile(table) as file:
+        with pyarrow.parquet.ParquetFile(table, buffer_size=_BUFFER_BYTES) as file:
             columns: list[str] = file.schema_arrow.names
             yield columns, lambda used: _rows(name, file, [column for column in columns if column in used])
     except (OSError, pyarrow.ArrowException) as error:
@@ -38,9 +36,9 @@ def open_parquet(name: str, table: IO[bytes]) -> Iterator[tuple[list[str], Rows]
         raise LLMError(f"{name} cannot be read as a Parquet file: {reason}") from error
 
 
-def _rows(name: str, file: Any, columns: list[str]) -> Iterator[tuple[int, object]]:
+def _rows(name: str, file: Any, columns: list[str]) -> Iterator[dict[str, Any]]:
     before = 0
-    for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
+    for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns, use_threads=False):
         try:
             rows = batch.to_pylist()
         except UnicodeDecodeError as error:
@@ -48,7 +46,7 @@ def _rows(name: str, file: Any, columns: list[str]) -> Iterator[tuple[int, objec
                 f"{name}: text that is not UTF-8 ({error.reason}) in the {batch.num_rows:,} rows from row "
                 f"{before + 1:,} on; wanted a column of type string"
             ) from error
-        yield from enumerate(rows, before + 1)
+        yield from rows
         before += len(rows)
 
 
@@ -68,13 +66,13 @@ def write_parquet(path: Path, columns: Sequence[str], rows: Iterable[Sequence[st
 
 
 def _groups(rows: Iterable[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
-    """Divide rows into groups of at most _BATCH_ROWS rows, and of about _GROUP_CHARACTERS characters."""
+    """Divide rows into groups of at most _GROUP_ROWS rows, and of about _GROUP_CHARACTERS characters."""
     group: list[Sequence[str]] = []
     characters = 0
     for row in rows:
         group.append(row)
         characters += sum(map(len, row))
-        if len(group) == _BATCH_ROWS or characters >= _GROUP_CHARACTERS:
+        if len(group) == _GROUP_ROWS or characters >= _GROUP_CHARACTERS:
             yield group
             group, characters = [], 0
     if group:

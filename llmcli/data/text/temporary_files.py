@@ -12,7 +12,7 @@ from typing import IO
 from llmcli import units
 from llmcli.errors import LLMError
 
-_SPOOLED_BYTES = 1 << 25  # kept in memory
+_SPOOLED_BYTES = 1 << 20  # kept in memory
 
 
 class ReadingEndsError(LLMError):

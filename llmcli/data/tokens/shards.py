@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,7 +156,7 @@ class TokenShards:
                 self._shards[index] = open_shard(shard.file)
             while len(self._files) >= OPEN_FILES:
                 self._files.popitem(last=False)[1].close()
-            self._files[index] = open_regular(shard.file, buffering=0)  # it stays open
+            self._files[index] = cast(IO[bytes], open_regular(shard.file).detach())  # without a buffer
         self._files.move_to_end(index)
         return self._files[index]
 

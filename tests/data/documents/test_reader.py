@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -286,7 +287,7 @@ def test_a_zip_bomb_ends_at_the_ratio() -> None:
 
 
 def test_a_large_mailbox_ends_at_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    limit(monkeypatch, bytes=100_000)
+    limit(monkeypatch, bytes=100_000, usual_ratio=0)
     put("a.mbox", samples.mbox(*(samples.message(f"{n}", f"{n} " * 1000) for n in range(40))).read())
     sources = read_sources(["a.mbox"])
     assert 0 < sum(len(text) for text in texts(sources).values()) <= 100_000
@@ -327,18 +328,22 @@ def test_entities_are_refused() -> None:
     assert problem_of("a.docx").startswith("a.docx ")
 
 
-@platforms.named_pipes
-def test_a_document_that_gives_nothing_costs_that_document(monkeypatch: pytest.MonkeyPatch, no_hang: None) -> None:
-    """A pipe that nobody writes to stands for a document that is parsed for ever."""
+def endless(name: str) -> str:
+    """A tar archive with a hidden file of a terabyte, which is skipped for many minutes."""
+    hidden = tarfile.TarInfo(".hidden")
+    hidden.size = 1 << 40
+    with open(put(name, hidden.tobuf(tarfile.GNU_FORMAT)), "r+b") as file:
+        file.truncate(1 << 40)
+    return name
+
+
+@platforms.posix
+def test_a_document_that_gives_nothing_costs_that_document(monkeypatch: pytest.MonkeyPatch) -> None:
     limit(monkeypatch, stalled_seconds=1.0)
-    os.mkfifo("a.html")
     put("b.html", PAGE.encode())
-    with reader.DocumentReader[None](lambda *_: None) as documents:
-        jobs = [documents.submit(name, Path(name)) for name in ("a.html", "b.html")]
-        for job in jobs:
-            documents.wait(job, lambda name, size: None)
-    assert jobs[0].problems == [("a.html", "a.html gave no text for 1 seconds, and is not read")]
-    assert [document.text_bytes for document, _ in jobs[1].found] == [len(CATS)]
+    sources = read_sources([endless("a.tar"), "b.html"])
+    assert texts(sources) == {"b.html": CATS}
+    assert sources.text.skipped == ("a.tar gave no text for 1 seconds, and is not read",)
 
 
 def test_a_process_that_dies_costs_one_document(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,14 +371,14 @@ def test_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "1,024 MB of memory" in problem_of("a.ipynb.gz")
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+@platforms.posix
 def test_ctrl_c_ends_within_a_second_and_leaves_no_process() -> None:
-    os.mkfifo("a.html")
+    endless("a.tar")
     code = (
         "from pathlib import Path\n"
         "from llmcli.data.documents import reader\n"
         "with reader.DocumentReader(None) as documents:\n"
-        "    job = documents.submit('a.html', Path('a.html'))\n"
+        "    job = documents.submit('a.tar', Path('a.tar'))\n"
         "    while not documents._workers[0]._child: pass\n"
         "    print(documents._workers[0]._child.pid, flush=True)\n"
         "    documents.wait(job, print)\n"

@@ -158,7 +158,7 @@ def test_a_prompt_that_is_not_text_is_recognized_too(llm: Llm) -> None:
     assert "llm text FILE > FILE.txt" in answer.stderr
     for data in (b"%PDF-1.7\n\xff\xfe", gzip.compress(b"%PDF-1.7\n\xff\xfe")):
         answer = llm("train", "-", "--dry-run", stdin=data)
-        assert answer.exit_code == 1 and "standard input is a PDF, not text" in answer.stderr
+        assert answer.exit_code == 1 and "standard input is damaged (Failed to load document" in answer.stderr
 
 
 def test_an_address_is_an_error_with_a_download_command(llm: Llm) -> None:

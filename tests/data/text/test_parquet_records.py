@@ -1,13 +1,17 @@
 """Parquet tables of conversations, as pyarrow writes them."""
 
 import hashlib
+import io
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 
-from llmcli.data.files import ConversationFile, read_conversations, require_conversations
+from llmcli.data.conversations.record_kinds import ReadOptions
+from llmcli.data.files import ConversationFile, table_lines
+from llmcli.data.sources import read_conversations, require_conversations
 from llmcli.errors import LLMError
 from tests.data.corpora import put
 from tests.data.test_files import LISTS, MESSAGES, PAIRS, SHAPES, TEXT_BYTES, messages_of
@@ -67,7 +71,7 @@ def test_text_that_is_not_utf_8_is_an_error() -> None:
     column = pyarrow.Array.from_buffers(pyarrow.string(), len(answers), answers.buffers())
     prompts = pyarrow.array(["Hi"] * len(answers))
     parquet.write_table(pyarrow.table({"prompt": prompts, "completion": column}), "a.parquet")
-    with pytest.raises(LLMError, match=r"^a\.parquet: text that is not UTF-8 .* from row 1,025 on"):
+    with pytest.raises(LLMError, match=r"^a\.parquet: text that is not UTF-8 .* from row 1,409 on"):
         read("a.parquet")
 
 
@@ -82,9 +86,8 @@ def test_a_damaged_file_is_an_error() -> None:
 
 
 def test_without_pyarrow_the_error_says_what_to_install() -> None:
-    put("a.parquet", b"PAR1" + bytes(20))
     with mock.patch.dict("sys.modules", {"pyarrow": None}), pytest.raises(LLMError) as caught:
-        read("a.parquet")
+        list(table_lines("a.parquet", io.BytesIO(b"PAR1" + bytes(20)), asdict(ReadOptions())))
     assert str(caught.value) == (
         'reading a.parquet needs pyarrow, which this installation lacks; install it: pip install "llmcli[parquet]"'
     )
