@@ -6,6 +6,7 @@ A tar archive may be compressed, and may be a stream. The caller limits how much
 import lzma
 import re
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -20,7 +21,7 @@ _READS_AFTER_END = 100
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def members(file: IO[bytes], name: str) -> Iterator[tuple[str, IO[bytes]] | Skipped]:
+def members(file: IO[bytes], name: str) -> Iterator[tuple[str, IO[bytes] | ExtractionError] | Skipped]:
     """Yield (name, content) of each regular file; a content is closed when the next follows. A ZIP file is seekable."""
     is_zip = file.read(2) == b"PK"
     file.seek(0)
@@ -29,15 +30,17 @@ def members(file: IO[bytes], name: str) -> Iterator[tuple[str, IO[bytes]] | Skip
         for member in _zip_members(file) if is_zip else _tar_members(file):
             if isinstance(member, Skipped):
                 yield member
-                continue
-            with member[1] as content:
-                yield display_path(member[0]), content
-            number += 1
+            elif isinstance(member[1], ExtractionError):
+                yield display_path(member[0]), member[1]
+            else:
+                with member[1] as content:
+                    yield display_path(member[0]), content
+                number += 1
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError) as error:
         raise ExtractionError(f"is damaged after {units.count(number, 'file')} ({error})") from error
 
 
-def _zip_members(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]] | Skipped]:
+def _zip_members(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes] | ExtractionError] | Skipped]:
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
             mode = info.external_attr >> 16
@@ -46,11 +49,14 @@ def _zip_members(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]] | Skipped]:
             if info.flag_bits & _ENCRYPTED:
                 yield Skipped("encrypted file")
                 continue
+            content: IO[bytes] | ExtractionError
             try:
                 content = archive.open(info)
             except NotImplementedError:
                 yield Skipped("file with an unknown compression")
                 continue
+            except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, struct.error) as error:
+                content = ExtractionError(f"is damaged ({error})")  # its own header is; others follow
             yield _zip_name(info), content
 
 

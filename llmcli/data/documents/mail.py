@@ -4,10 +4,12 @@ Quoted lines that occur in an earlier message are left out, and so are attachmen
 """
 
 import re
+import time
 from collections import Counter
 from collections.abc import Iterator
-from email import message_from_bytes, policy
+from email import policy
 from email.message import Message
+from email.parser import BytesFeedParser
 from typing import IO, cast
 
 from llmcli.data.documents.extracted import Extracted, ExtractionError, Part, Skipped
@@ -15,6 +17,7 @@ from llmcli.data.documents.extracted import Extracted, ExtractionError, Part, Sk
 _SEPARATOR = re.compile(rb"From \S.*\d\d:\d\d")  # before each message of an mbox file, after a blank line
 _ESCAPED = re.compile(rb">+From ")
 _MAX_MESSAGE = 1 << 25  # bytes that are parsed; attachments make a message long, and come last
+_FED_BYTES, _MAX_SECONDS = 1 << 14, 20.0  # parsed at once, and the time for all
 _MAX_LINE = 1 << 16
 _QUOTED = re.compile(r"[ \t]*>[> \t]*")
 _REMEMBERED = 500_000  # lines, at least, that are compared with quoted ones
@@ -31,8 +34,8 @@ def extract(file: IO[bytes], name: str) -> Extracted:
     earlier, skipped, has_text = _EarlierLines(), Counter[str](), False
     for number, data in enumerate(_messages(file), 1):
         try:
-            message = message_from_bytes(data, policy=policy.default)
-            subject = " ".join(str(message["subject"] or "").split())
+            message = _parsed(data, skipped)
+            subject = _subject(message)
             parts = [text for part in _text_parts(message, skipped) if (text := _text(part).strip("\n"))]
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             # the standard library's parser fails on some damaged headers
@@ -69,6 +72,22 @@ def _messages(file: IO[bytes]) -> Iterator[bytes]:
             size += len(line)
         after_blank = not line.strip()
     yield b"".join(lines)
+
+
+def _parsed(data: bytes, skipped: Counter[str]) -> Message:
+    """Parse a message, or as much of it as can be parsed in some time: deeply nested parts take long."""
+    parser, started = BytesFeedParser(), time.monotonic()  # its policy is much faster than the default one
+    for start in range(0, len(data), _FED_BYTES):
+        if time.monotonic() - started > _MAX_SECONDS:
+            skipped["rest of a message that takes long to parse"] += 1
+            break
+        parser.feed(data[start : start + _FED_BYTES])
+    return parser.close()
+
+
+def _subject(message: Message) -> str:
+    raw = next((value for name, value in message.raw_items() if name.lower() == "subject"), "")
+    return " ".join(str(policy.default.header_fetch_parse("Subject", raw)).split())
 
 
 def _text_parts(part: Message, skipped: Counter[str]) -> list[Message]:

@@ -17,21 +17,32 @@ def extract(file: IO[bytes], name: str) -> Extracted:
         notebook = json.loads(file.read().decode("utf-8-sig"))
         sheets = [notebook] if "cells" in notebook else notebook["worksheets"]  # those until version 3
         cells = [cell for sheet in sheets for cell in sheet["cells"]]
-        language = notebook.get("metadata", {}).get("kernelspec", {}).get("language") or "python"
-        blocks = list(_blocks(cells, language))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ExtractionError(f"is not a Jupyter notebook ({type(error).__name__}: {error})") from error
-    yield from spaced(blocks)
+    except (ValueError, RecursionError) as error:
+        raise ExtractionError(f"is not a Jupyter notebook: it is not JSON ({error})") from error
+    except (LookupError, TypeError) as error:
+        raise ExtractionError("is not a Jupyter notebook: it has no list of cells") from error
+    yield from spaced(_blocks(cells, _language(notebook)))
 
 
-def _blocks(cells: list[dict[str, Any]], language: str) -> Iterator[tuple[str, bool] | Skipped]:
+def _language(notebook: dict[str, Any]) -> str:
+    try:
+        return notebook["metadata"]["kernelspec"]["language"] or "python"
+    except (LookupError, TypeError):
+        return "python"
+
+
+def _blocks(cells: list[Any], language: str) -> Iterator[tuple[str, bool] | Skipped]:
     skipped: Counter[str] = Counter()
     for cell in cells:
-        kind, source = cell["cell_type"], cell["source"] if "source" in cell else cell.get("input", "")
-        text = _IMAGE_DATA.sub("", source if isinstance(source, str) else "".join(source)).strip("\n")
-        skipped["output"] += len(cell.get("outputs", ()))
+        try:
+            kind, source = cell["cell_type"], cell["source"] if "source" in cell else cell.get("input", "")
+            text = _IMAGE_DATA.sub("", source if isinstance(source, str) else "".join(source)).strip("\n")
+            skipped["output"] += len(cell.get("outputs", ()))
+        except (LookupError, TypeError, AttributeError):
+            skipped["damaged cell"] += 1
+            continue
         if kind not in ("markdown", "code", "heading"):
-            skipped[f"cell of type {kind}"] += 1
+            skipped["cell of type raw" if kind == "raw" else "cell of an unknown type"] += 1
         elif text:
             yield (f"```{language}\n{text}\n```" if kind == "code" else text), False
     yield from (Skipped(reason, count) for reason, count in skipped.items() if count)

@@ -162,7 +162,8 @@ class _Reader:
             self._open.append(_Paragraph(is_item=self._item_begins))
             self._item_begins = False
         elif element in markup.replaced:
-            self._add(markup.replaced[element] * min(int(attributes.get("c", 1)), _MAX_SPACES))
+            count = attributes.get("c", "1")[:3]  # of the spaces that <text:s> stands for
+            self._add(markup.replaced[element] * (min(int(count), _MAX_SPACES) if count.isdecimal() else 1))
         elif element == markup.row:
             self._rows += 1
         elif element == markup.cell and self._rows == 1:

@@ -27,6 +27,8 @@ _EVEN = 1.5  # distance within which lines end at the same place
 _COLUMN = 4.0  # distance within which lines begin in the same column
 _SMALL = 0.65  # largest size of pronunciation, relative to the characters below it
 _NEAR = 4  # lines, in the order of the file, between a line and its pronunciation
+_NEIGHBORING = 500  # lines, likewise, around a block that show where its column ends: more than a page of a book has
+_MAX_PARAGRAPH = 100_000  # characters; what follows is another one
 _WIDER = 1.25  # minimum distance between paragraphs, relative to that between lines
 _MARKER = re.compile(r"[•◦▪‣●○■□◆◇※①-⑳]|[・*–—-]\s|[(（]?(?:\d{1,3}|[a-z])[)）]|\d{1,3}\.\s")
 _LEADERS = re.compile(r"(?:\. ?){4}\s*[\w.-]{1,8}$")  # dots to a page number in a table of contents
@@ -124,7 +126,8 @@ def paragraphs(pages: Iterable[Sequence[Line]]) -> Iterator[tuple[str, bool]]:
         for block in _blocks(_without_pronunciation(lines), page):
             for line, continues in zip(block.lines, _continuations(block), strict=True):
                 is_first = line is block.lines[0]
-                if current and (continues or (is_first and current.continues_in(block))):
+                has_room = current is not None and len(current.text) < _MAX_PARAGRAPH
+                if current and has_room and (continues or (is_first and current.continues_in(block))):
                     current.add(line, block)
                     continue
                 if current:
@@ -154,16 +157,21 @@ def _without_pronunciation(lines: Sequence[Line]) -> list[Line]:
 
 def _blocks(lines: Sequence[Line], page: int) -> Iterator[_Block]:
     block: list[Line] = []
+
+    def complete(end: int) -> _Block:
+        start = max(0, end - len(block) - _NEIGHBORING)
+        return _Block(block, page, _right(block, lines[start : end + _NEIGHBORING]))
+
     for index, line in enumerate(lines):
         if block:
             distance = _distance(block[-1], line)
             others = [_distance(*pair) for pair in (block[-2:], lines[index : index + 2]) if len(pair) == 2]
             if not distance or distance > _WIDER * min(filter(None, others), default=distance):
-                yield _Block(block, page, _right(block, lines))
+                yield complete(index)
                 block = []
         block.append(line)
     if block:
-        yield _Block(block, page, _right(block, lines))
+        yield complete(len(lines))
 
 
 def _distance(line: Line, below: Line) -> float:
@@ -177,13 +185,13 @@ def _same_kind(line: Line, other: Line) -> bool:
     return line.is_vertical == other.is_vertical and abs(line.size - other.size) <= _SAME_SIZE * line.size
 
 
-def _right(block: Sequence[Line], page: Sequence[Line]) -> float:
-    """Return the right margin of a block: where three of its lines end, or else the page's lines that begin there."""
+def _right(block: Sequence[Line], neighbors: Sequence[Line]) -> float:
+    """Return the right margin of a block: where three of its lines end, or else the neighbors that begin there."""
     right, size = max(line.right for line in block), block[0].size
     if sum(line.right > right - _EVEN * size for line in block[:-1]) >= _EVEN_LINES:
         return right
     return max(
-        line.right for line in page
+        line.right for line in neighbors
         if _same_kind(line, block[0]) and abs(line.left - block[0].left) <= _COLUMN * size
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ map to characters is skipped.
 import ctypes
 import math
 import re
+import time
 import unicodedata
 from collections import Counter
 from typing import IO, Any
@@ -20,6 +21,9 @@ from llmcli.data.documents.paragraphs import is_cjk, spaced
 
 MAX_UNREADABLE = 0.05  # share of the characters of a page
 _NO_TEXT, _UNREADABLE_PAGE, _DAMAGED = "page without text", "page without readable text", "damaged page"
+_LONG = "rest of a page that takes long to read"
+MAX_SECONDS = 30.0  # per page ...
+_CHECKED = 1 << 10  # ... compared after this many characters
 _HYPHEN = 0x02  # pdfium's character for a hyphen at the end of a line; no other one ends that line
 _LINE_ENDS = (0x0A, 0x0D)
 _SPACE = 0x20
@@ -58,6 +62,7 @@ def _lines(document: pypdfium2.PdfDocument, number: int, skipped: Counter[str]) 
         skipped[_DAMAGED] += 1
         return []
     reader = _PageReader(text.raw)
+    skipped[_LONG] += reader.is_cut
     text.close()
     page.close()
     if not reader.characters:
@@ -81,7 +86,11 @@ class _PageReader:
         self._box: list[float] = []  # the line's left, bottom, right, top
         self._baseline = self._size = 0.0
         box = raw.FS_RECTF()
+        self.is_cut, end = False, time.monotonic() + MAX_SECONDS
         for index in range(raw.FPDFText_CountChars(page)):
+            if index % _CHECKED == 0 and time.monotonic() > end:
+                self.is_cut = True
+                break
             code = raw.FPDFText_GetUnicode(page, index)
             if code in _LINE_ENDS:
                 self._space = self._line_ended = True

@@ -260,9 +260,11 @@ class _FileReader:
         elif is_empty:
             raise ExtractionError("holds no files to read")
 
-    def _read_member(self, content: IO[bytes], name: str, member: str, depth: int) -> None:
+    def _read_member(self, content: IO[bytes] | ExtractionError, name: str, member: str, depth: int) -> None:
         """Send a file in an archive. A problem with it does not affect those that follow."""
         try:
+            if isinstance(content, ExtractionError):
+                raise content
             start = content.read(START_BYTES)
             known = file_types.recognize(name, start)
             if compression(start) or (known and not (self._plain and known.is_text)):

@@ -22,6 +22,7 @@ def read_all(file: IO[bytes]) -> tuple[dict[str, bytes], list[Skipped]]:
         if isinstance(member, Skipped):
             skipped.append(member)
         else:
+            assert not isinstance(member[1], ExtractionError)
             contents[member[0]] = member[1].read()
     return contents, skipped
 
@@ -77,6 +78,19 @@ def test_a_damaged_archive_is_an_error(cut: int) -> None:
     ):
         with pytest.raises((ExtractionError, OSError, EOFError, tarfile.ReadError, zlib.error)):
             read_all(io.BytesIO(data[:cut] if len(data) > cut else data[:-30]))
+
+
+def test_a_damaged_local_header_loses_only_its_file() -> None:
+    data = samples.zipped({"a": b"first", "b": b"second", "c": b"third"}).read()
+    header = data.index(b"PK\x03\x04", 4)
+    for damaged in (
+        data[:header] + b"XX" + data[header + 2 :],
+        data[: header + 26] + b"\xff\xff" + data[header + 28 :],  # length of the name
+        data[: header + 30] + b"x" + data[header + 31 :],  # the name
+    ):
+        found = [member for member in archives.members(io.BytesIO(damaged), "a.zip") if isinstance(member, tuple)]
+        assert [name for name, _ in found] == ["a", "b", "c"]
+        assert [str(content)[:12] for _, content in found if isinstance(content, ExtractionError)] == ["is damaged ("]
 
 
 def test_a_member_of_a_petabyte_that_is_not_there_ends_the_archive_at_once() -> None:

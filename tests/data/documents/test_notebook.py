@@ -8,6 +8,8 @@ from llmcli.data.documents import notebook
 from llmcli.data.documents.extracted import ExtractionError
 from tests.data.documents import samples
 
+BAD_FIELDS = ('"source": 3', '"source": [3]', '"outputs": 3')
+
 
 def test_text_and_code_without_outputs() -> None:
     file = samples.notebook(
@@ -24,8 +26,17 @@ def test_version_3() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"[]", b"{}", b'{"cells": [1]}', b'{"cells": {}, "metadata": 3}', b"\xff", b"[" * 99999]
+    "data", [b"", b"[]", b"{}", b"3", b'{"cells": 3}', b'{"worksheets": [1]}', b"\xff", b"[" * 99999]
 )
 def test_other_json_is_an_error(data: bytes) -> None:
-    with pytest.raises(ExtractionError, match="not a Jupyter notebook"):
+    with pytest.raises(ExtractionError, match=r"^is not a Jupyter notebook: it (is not JSON|has no list of cells)"):
         list(notebook.extract(io.BytesIO(data), "a.ipynb"))
+
+
+@pytest.mark.parametrize(
+    "cell", ["1", '"x"', "null", "{}", *(f'{{"cell_type": "code", {rest}}}' for rest in BAD_FIELDS)]
+)
+def test_a_damaged_cell_is_skipped(cell: str) -> None:
+    data = f'{{"cells": [{cell}, {{"cell_type": "markdown", "source": "x"}}], "metadata": 3}}'
+    text, skipped = samples.split_extracted(notebook.extract(io.BytesIO(data.encode()), "a.ipynb"))
+    assert (text, skipped) == ("x\n", {"damaged cell": 1})

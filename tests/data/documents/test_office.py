@@ -52,6 +52,11 @@ def extract(file: object) -> str:
     return text
 
 
+@pytest.mark.parametrize(("count", "spaces"), [("3", 3), ("abc", 1), ("", 1), ("-1", 1), ("9" * 5000, 100), ("0", 0)])
+def test_spaces_that_an_element_stands_for(count: str, spaces: int) -> None:
+    assert extract(samples.odt(f'<text:p>a<text:s text:c="{count}"/>b</text:p>')) == f"a{' ' * spaces}b\n"
+
+
 def test_a_word_document() -> None:
     assert extract(samples.docx(DOCX, FOOTNOTES)) == (
         "Title\n\nOne paragraph[1].\tEnd\n\n[1] A note.\n• item\n• 項目\n"
