@@ -53,12 +53,11 @@ STANDARD_LIBRARY_ONLY = {
     "data.conversations.record_kinds", "data.conversations.tables", "data.conversations.template_renderer",
     "data.conversations.turns", "data.documents.compressed", "data.documents.extracted", "data.documents.reader",
     "data.documents.worker", "data.files", "data.regular_file", "data.text.boilerplate",
-    "data.text.documents", "data.text.encodings", "data.text.file_types",
-    "data.text.json_records", "data.text.templates",
-    "data.text.temporary_files", "data.text.words", "data.tokenizers.tokenizer_json",
-    "data.tokens.token_store", "errors", "evaluation.compressors", "evaluation.figures", "formats.atomic_io",
-    "formats.gguf.tokenizer", "formats.metadata", "formats.training_record", "notebook", "training.files.summary",
-    "training.planning.recipe", "units",
+    "data.text.dataset_directory", "data.text.documents", "data.text.encodings", "data.text.file_types",
+    "data.text.json_records", "data.text.templates", "data.text.temporary_files", "data.text.words",
+    "data.tokenizers.tokenizer_json", "data.tokens.token_store", "errors", "evaluation.compressors",
+    "evaluation.figures", "formats.atomic_io", "formats.gguf.tokenizer", "formats.metadata",
+    "formats.training_record", "notebook", "training.files.summary", "training.planning.recipe", "units",
 }  # fmt: skip
 
 

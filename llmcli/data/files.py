@@ -33,8 +33,8 @@ from llmcli.data.conversations.tables import TABLE_SUFFIXES, read_table
 from llmcli.data.conversations.turns import read_turns
 from llmcli.data.text import documents, file_types
 from llmcli.data.text.documents import Document, OnRead, Stored, ignore
-from llmcli.data.text.json_records import records_of_lines, records_of_text
-from llmcli.data.text.parquet_records import open_parquet
+from llmcli.data.text.json_records import records_of_lines, records_of_text, wrapped_records
+from llmcli.data.text.parquet_records import open_table
 from llmcli.data.text.temporary_files import TextCopy
 from llmcli.errors import LLMError, brief
 from llmcli.units import some
@@ -184,7 +184,7 @@ def table_lines(name: str, file: IO[bytes], reading: Mapping[str, Any]) -> Itera
     """Yield the rows of a Parquet file as lines of JSON, each a list of the values in the columns that are read; the
     first line describes the table. It runs in the process with limits; `reading` are `ReadOptions`. Raises LLMError."""
     file_facts = {"sha256": _sha256(file), "bytes": file.seek(0, io.SEEK_END)}
-    with open_parquet(name, file) as (columns, rows):
+    with open_table(name, file) as (columns, rows):
         if not (first := list(islice(rows(columns), _PEEKED_RECORDS))):
             raise LLMError(f"{name} has no rows; wanted rows with text, or with a prompt and an answer")
         shape = choose_shape(name, first, ReadOptions(**reading), is_text=False)
@@ -252,11 +252,16 @@ def _from_json(document: Document, start: str, suffix: str, reading: ReadOptions
     begins_array = start.lstrip().startswith("[")
     must_be_lines = suffix in _JSON_LINES_SUFFIXES and not begins_array
     first = _first(records_of_lines(name, document.lines()), strict=must_be_lines) or [None]  # the text is empty
+    records: Iterable[tuple[int, object]]
     if must_be_lines or isinstance(first[0], Mapping) or is_list_of_messages(first[0]):
         records = records_of_lines(name, document.lines(on_read))
+    elif len(first) == 1 and isinstance(array := first[0], list):  # the whole text, in one line
+        first, records = array[:_PEEKED_RECORDS], [(1, value) for value in array]
     else:
         text = "".join(document.text())
         first, records = _first(records_of_text(name, text), strict=False), records_of_text(name, text)
+    if not must_be_lines and len(first) == 1 and (inner := wrapped_records(first[0])):
+        first, records = inner[:_PEEKED_RECORDS], enumerate(inner, 1)
     must_be_known = suffix in _JSON_LINES_SUFFIXES or len(first) > 1
     shape = choose_shape(name, first, reading, must_be_known=must_be_known)
     if shape is None:

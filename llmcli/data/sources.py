@@ -39,6 +39,7 @@ from llmcli.errors import LLMError, brief
 
 _MAX_NAMES = 3  # files listed in a description ...
 _MAX_KINDS = 3  # ... of these kinds
+_MARKUP = "read with"  # in the description of text whose markup the model would learn
 _MAX_SEARCHED = 256  # plain texts checked for tags and braces
 _TABLE_LINES = 10
 _NUMBER = re.compile(r"0x[0-9a-f]+|\d+")  # a position or size, which differs between files with the same problem
@@ -60,9 +61,11 @@ class FileGroup:
     columns: tuple[str, ...] = ()
     otherwise: str = ""  # options to read them as another kind
     names: tuple[str, ...] = ()
+    share: float = 1.0  # of the bytes of all files
 
     def __str__(self) -> str:
-        details = "; ".join(filter(None, (self.detail, self.otherwise and f"otherwise: {self.otherwise}")))
+        share = f"{self.share:.0%} of the text" if _MARKUP in self.detail and self.share < 1 else ""
+        details = "; ".join(filter(None, (self.detail, share, self.otherwise and f"otherwise: {self.otherwise}")))
         names = ", ".join(self.names[:_MAX_NAMES])
         if len(self.names) > _MAX_NAMES:
             noun = {_IN_MEMORY: "text"}.get(self.detail, "document" if self.detail in COLLECTION_KINDS else "file")
@@ -100,19 +103,23 @@ class Sources:
         return [*map(_text_record, self.text.documents), *map(_conversations_record, self.conversation_files)]
 
     def groups(self) -> list[FileGroup]:
-        names: dict[FileGroup, list[str]] = {}
+        files: dict[FileGroup, list[Content]] = {}
         for index, document in enumerate(self.text.documents):
-            names.setdefault(_kind_of_text(document, search=index < _MAX_SEARCHED), []).append(document.name)
+            files.setdefault(_kind_of_text(document, search=index < _MAX_SEARCHED), []).append(document)
         for file in self.conversation_files:
-            names.setdefault(_kind_of_conversations(file), []).append(file.name)
-        return [replace(group, names=tuple(files)) for group, files in names.items()]
+            files.setdefault(_kind_of_conversations(file), []).append(file)
+        total = max(1, sum(file.text_bytes for same in files.values() for file in same))
+        return [
+            replace(group, names=tuple(file.name for file in same), share=sum(file.text_bytes for file in same) / total)
+            for group, same in files.items()
+        ]
 
     def describe(self) -> str:
         """Describe the kinds of the files, and the options to read them differently, in one line."""
         groups = self.groups()
         if (more := len(groups) - _MAX_KINDS) <= 0:
             return f"data: {'; '.join(map(str, groups))}"
-        largest = sorted(groups, key=lambda group: -len(group.names))[:_MAX_KINDS]
+        largest = sorted(groups, key=lambda group: -group.share)[:_MAX_KINDS]
         return f"data: {'; '.join(map(str, largest))}; and {units.count(more, 'more kind')}"
 
 
@@ -151,11 +158,11 @@ def _kind_of_text(document: Document, *, search: bool) -> FileGroup:
     tabs = {line.count("\t") for line in lines}
     detail = encoding
     if is_page(start):
-        detail = "HTML, read with its tags"
+        detail = f"HTML, {_MARKUP} its tags"
     elif start.startswith("<?xml "):
-        detail = "XML, read with its tags"
+        detail = f"XML, {_MARKUP} its tags"
     elif _JSON.match(start):
-        detail = "JSON, read with its keys and braces"
+        detail = f"JSON, {_MARKUP} its keys and braces"
     elif len(lines) > 1 and len(tabs) == 1 and tabs != {0}:
         detail = "tabs separate columns; to read them as prompts and answers: `column` 1,2"
     return FileGroup("plain text", detail)

@@ -348,7 +348,7 @@ OTHER = {
     "more text than conversations": ("a.jsonl", (b'{"text": "One."}\n' * 2 + GOOD.encode() + b"\n") * 5),
     "text in an array": ("a.json", b'[{"text": "One."}, {"text": "Two."}]'),
     "one other record": ("a.json", b'{"id": 1, "name": "x"}\n'),
-    "a wrapped list": ("a.json", b'{"version": 2,\n "data": [\n{"question": "Hi", "answer": "Ho"},\n{"a": 1}]}'),
+    "a wrapped list of numbers": ("a.json", b'{"version": 2,\n "data": [\n1, 2]}'),
     "numbers": ("a.json", b"[[1, 2], [3, 4]]"),
     "a scene": ("a.txt", b"[Scene 1]\nEnter Hamlet.\n"),
     "braces": ("a.txt", b"{\\tt Hello}"),
@@ -416,3 +416,35 @@ def test_the_weight_of_an_answer_in_a_file_is_read() -> None:
     for name, data in (("a.jsonl", json.dumps(record)), ("a.json", json.dumps([record], indent=1))):
         [messages] = messages_of(read(name, data))
         assert [message.is_learned for message in messages if message.role == "assistant"] == [False, True]
+
+
+def test_a_document_that_wraps_its_records() -> None:
+    records = [LISTS["prompt/completion"](*pair) for pair in PAIRS]
+    for indent in (None, 1):
+        name = put("a.json", json.dumps({"version": 2, "data": records}, indent=indent).encode())
+        assert messages_of(read_conversations(name, Path(name))) == MESSAGES
+
+
+def test_the_questions_of_squad_follow_their_context() -> None:
+    asked = {"question": "What is blue?", "answers": [{"text": "The sky", "answer_start": 0}, {"text": "sky"}]}
+    paragraph = {"context": "The sky is blue.", "qas": [asked, {"question": "Why?", "answers": []}]}
+    data = {"version": "v2.0", "data": [{"title": "A", "paragraphs": [paragraph]}]}
+    name = put("squad.json", json.dumps(data).encode())
+    file = require_conversations(name, Path(name))
+    [messages] = messages_of(file)
+    assert [message.content for message in messages] == ["What is blue?\n\nThe sky is blue.", "The sky"]
+    assert file.dropped == 1  # without an answer
+
+
+def test_a_conversation_under_its_singular() -> None:
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    name = put("a.jsonl", json.dumps({"conversation": messages}).encode())
+    [conversation] = messages_of(require_conversations(name, Path(name)))
+    assert [message.content for message in conversation] == ["Hi", "Hello"]
+
+
+def test_an_array_in_one_line_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [LISTS["prompt/completion"](*pair) for pair in PAIRS]
+    name = put("a.json", json.dumps(records).encode())
+    monkeypatch.setattr(conversation_files, "records_of_text", None)
+    assert messages_of(read_conversations(name, Path(name))) == MESSAGES

@@ -112,7 +112,7 @@ def record_shape(record: object) -> RecordShape | None:
         return None
     spelled = {normalized(key): str(key) for key in record}
     present = {key for key in spelled if record[spelled[key]] is not None}
-    for key, name in (("messages", "messages"), ("conversations", "ShareGPT")):
+    for key, name in (("messages", "messages"), ("conversations", "ShareGPT"), ("conversation", "ShareGPT")):
         if key in present:
             return RecordShape(name, (spelled[key],))
     for pair, context in PAIRS.items():

@@ -12,10 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
+from llmcli import units
+from llmcli.data.text.dataset_directory import find_dataset
 from llmcli.data.text.documents import STANDARD_INPUT, Document, display_name
 from llmcli.data.text.file_types import is_hidden
 from llmcli.errors import LLMError
 
+MAX_NAMES = 3  # files listed in a line
+WEB_ASSETS = (".css", ".js", ".mjs", ".map", ".svg")  # beside the pages of a web site
+# which programs for documentation write: Sphinx, mdBook, MkDocs
+SITE_INDEXES = ("searchindex.js", "searchindex.json", "search_index.json", "sitemap.xml")
 SAMPLE_SPANS = 64  # spans that `Corpus.sample` takes from a long text
 
 
@@ -123,7 +129,7 @@ def find_files(names: Iterable[str]) -> tuple[list[FoundFile], list[str]]:
     """Return (files in order, a line for each repeated name). A name is a file, directory, glob, or "-" (stdin)."""
     files: dict[Path, FoundFile] = {}
     skipped: list[str] = []
-    for file in _find_files(names):
+    for file in _find_files(names, skipped):
         if (resolved := file.path.resolve()) in files:
             skipped.append(f"{file.name} was named twice; it is read once")
         else:
@@ -131,7 +137,7 @@ def find_files(names: Iterable[str]) -> tuple[list[FoundFile], list[str]]:
     return list(files.values()), skipped
 
 
-def _find_files(names: Iterable[str]) -> Iterator[FoundFile]:
+def _find_files(names: Iterable[str], skipped: list[str]) -> Iterator[FoundFile]:
     for name in names:
         if not name:
             raise LLMError("the name of a text is empty; name a text file, a directory, a pattern or -")
@@ -146,25 +152,47 @@ def _find_files(names: Iterable[str]) -> Iterator[FoundFile]:
         if name == "-":
             yield FoundFile(name, path, STANDARD_INPUT, True)
         elif path.exists():
-            yield from _files_of(name, path, path if path.is_dir() else path.parent)
+            yield from _files_of(name, path, path if path.is_dir() else path.parent, skipped)
         elif glob.has_magic(name):
             matches = sorted(glob.glob(name, recursive=True))
             if not matches:
                 raise LLMError(f"nothing matches {name}; name a text file, a directory or a pattern")
             root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
             for match in matches:
-                yield from _files_of(match, Path(match), root)
+                yield from _files_of(match, Path(match), root, skipped)
         else:
             download = f"; llm does not download files; download it first: curl -LO {name}" if "://" in name else ""
             raise LLMError(f"there is no file or directory {name}{download}")
 
 
-def _files_of(name: str, path: Path, root: Path) -> Iterator[FoundFile]:
+def _files_of(name: str, path: Path, root: Path, skipped: list[str]) -> Iterator[FoundFile]:
     """Yield a file, or a directory's files with names relative to `root`, but no hidden or generated ones."""
     is_directory = path.is_dir()
-    for file in sorted(path.rglob("*")) if is_directory else [path]:
-        if is_directory and not file.is_file():
-            continue
-        if not is_hidden(file.relative_to(path).parts):
-            relative = unicodedata.normalize("NFC", display_name(file.relative_to(root).as_posix()))
-            yield FoundFile(str(file) if is_directory else name, file, relative, not is_directory)
+    for file in _text_files(path, skipped) if is_directory else [path]:
+        relative = unicodedata.normalize("NFC", display_name(file.relative_to(root).as_posix()))
+        yield FoundFile(str(file) if is_directory else name, file, relative, not is_directory)
+
+
+def _text_files(directory: Path, skipped: list[str]) -> Iterable[Path]:
+    """Return the files of a directory to read: the training rows of a data set, the pages of a web site, or all that
+    are neither hidden nor generated. `skipped` gets a line for each kind of others."""
+    if dataset := find_dataset(directory):
+        kinds = {
+            "held out": dataset.held_out, "of another split, not used": dataset.unused,
+            "without rows of the data set": dataset.others,
+        }  # fmt: skip
+        for what, paths in kinds.items():
+            if paths:
+                names = units.some([path.name for path in paths], MAX_NAMES)
+                skipped.append(f"{display_name(str(directory))}: {units.count(len(paths), 'file')} {what}: {names}")
+        return dataset.training
+    files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+    files = [path for path in files if not is_hidden(path.relative_to(directory).parts)]
+    assets = [path for path in files if path.suffix.lower() in WEB_ASSETS or path.name in SITE_INDEXES]
+    pages = sum(path.suffix.lower() in (".html", ".htm", ".xhtml") for path in files)
+    if assets and (pages > len(assets) or (pages and any(path.name in SITE_INDEXES for path in assets))):
+        names = units.some([path.name for path in assets], MAX_NAMES)
+        number = units.count(len(assets), "file")
+        skipped.append(f"{display_name(str(directory))}: {number} of a web site that are no pages: {names}")
+        return [path for path in files if path not in assets]
+    return files

@@ -44,12 +44,12 @@ _UNPACK = "unpack it into a directory and name that: "
 _DATA = "export its text to a text file first"
 _CONVERT = "save it as plain text first: soffice --headless --convert-to txt:Text {file}"
 _CSV = "save it as CSV first: soffice --headless --convert-to csv {file}"
-TABLE = FileType("a Parquet table", "parquet", _DATA + ", one column of it: pandas.read_parquet")
+TABLE = FileType("a table in Parquet or Arrow", "parquet", _DATA + ", one column of it: pandas.read_parquet")
 _READABLE = (
     (FileType("a PDF", "pdf"), ((0, b"%PDF-"),)),
     (FileType("a WARC file", "warc", is_collection=True), ((0, b"WARC/"),)),
     (FileType("a tar archive", "archives"), ((257, b"ustar"),)),
-    (TABLE, ((0, b"PAR1"),)),
+    (TABLE, ((0, b"PAR1"), (0, b"ARROW1"), (0, b"\xff\xff\xff\xff"))),  # the last is a stream of Arrow
     (FileType("an RTF document", advice=_CONVERT, is_text=True), ((0, b"{\\rtf"),)),
 )
 _OTHERS: tuple[tuple[str, str, tuple[tuple[int, bytes], ...]], ...] = (  # (description, advice, (position, bytes), ...)
@@ -63,8 +63,8 @@ _OTHERS: tuple[tuple[str, str, tuple[tuple[int, bytes], ...]], ...] = (  # (desc
     ("an SQLite database", _DATA + ": sqlite3 {file} 'SELECT ...' > {text}", ((0, b"SQLite format 3\0"),)),
     ("a model", "to fine-tune a model on a text: llm train TEXT --from {file}; to inspect it: llm inspect {file}",
      ((0, b"GGUF"), (4, b"\0\0\0\0{"))),  # safetensors: eight bytes with the length of the header, then JSON
-    ("binary data (NumPy, HDF5, Arrow or Python pickle)", _DATA,
-     ((0, b"\x93NUMPY"), (0, b"\x89HDF"), (0, b"ARROW1"), *((0, b"\x80" + bytes([i])) for i in range(2, 6)))),
+    ("binary data (NumPy, HDF5 or Python pickle)", _DATA,
+     ((0, b"\x93NUMPY"), (0, b"\x89HDF"), *((0, b"\x80" + bytes([i])) for i in range(2, 6)))),
     ("an image", "extract its text first, by OCR: tesseract {file} {stem}",
      ((0, b"\x89PNG"), (0, b"\xff\xd8\xff"), (0, b"GIF8"), (0, b"II*\0"), (0, b"MM\0*"), (8, b"WEBP"), (0, b"BM"))),
     ("a recording or video", "transcribe it first",

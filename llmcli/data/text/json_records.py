@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 from llmcli.errors import LLMError, brief
 
@@ -47,6 +47,36 @@ def records_of_text(name: str, text: str) -> Iterator[tuple[int, object]]:
     except _JSONError as error:
         line += text.count("\n", before, error.position)
         raise LLMError(f"{name} line {line:,}: invalid JSON ({error})") from error
+
+
+def wrapped_records(value: object) -> list[object]:
+    """Return the records of a document that wraps them: {"data": [...]}, or the questions of SQuAD, where each has a
+    context and possible answers (Rajpurkar et al. 2016); [] for any other value.
+
+    >>> wrapped_records({"version": 1, "data": [{"text": "a"}]})
+    [{'text': 'a'}]
+    """
+    data = value.get("data") if isinstance(value, dict) else None
+    if not isinstance(data, list) or not all(isinstance(record, dict) for record in data):
+        return []
+    if not any("paragraphs" in record for record in data):
+        return data
+    return [question for article in data for question in _squad_questions(article)]
+
+
+def _squad_questions(article: dict[str, object]) -> Iterator[dict[str, object]]:
+    paragraphs = article.get("paragraphs")
+    for paragraph in filter(_is_object, paragraphs if isinstance(paragraphs, list) else ()):
+        questions = paragraph.get("qas")
+        for question in filter(_is_object, questions if isinstance(questions, list) else ()):
+            answers = question.get("answers")
+            first = answers[0] if isinstance(answers, list) and answers else None
+            answer = first.get("text") if _is_object(first) else ""  # no answer is in the context
+            yield {"instruction": question.get("question"), "context": paragraph.get("context"), "response": answer}
+
+
+def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
 
 
 def _values(text: str) -> Iterator[tuple[int, object]]:

@@ -1,4 +1,5 @@
-"""Records in a Parquet file, read and written row by row. Only this module imports pyarrow, an optional dependency.
+"""Records in Parquet and Arrow files, read and written row by row. Only this module imports pyarrow, an optional
+dependency.
 
 A file is read in the process with limits (data/documents/worker.py).
 """
@@ -14,31 +15,72 @@ _BATCH_ROWS = 128  # held in memory at once
 _BUFFER_BYTES = 1 << 20  # of a column that are read at once; otherwise pyarrow reads that of a whole row group
 _GROUP_ROWS, _GROUP_CHARACTERS = 1024, 16_000_000  # in a row group that is written
 
+PARQUET, ARROW_FILE = b"PAR1", b"ARRO"  # the first bytes of a table; a stream of Arrow begins otherwise
+_Batches: TypeAlias = Callable[[list[str]], Iterable[Any]]  # columns -> pyarrow's record batches of them
 Rows: TypeAlias = Callable[[Container[str]], Iterator[dict[str, Any]]]  # names of columns -> records with these columns
 
 
 @contextlib.contextmanager
-def open_parquet(name: str, table: IO[bytes]) -> Iterator[tuple[list[str], Rows]]:
+def open_table(name: str, table: IO[bytes]) -> Iterator[tuple[list[str], Rows]]:
     """Yield (columns of a table, function that reads rows), in one thread and with little memory beside a page of each
     column. Raises LLMError, also later, if the file is damaged."""
     try:
         import pyarrow
+        import pyarrow.ipc
         import pyarrow.parquet
     except ImportError as error:
         raise missing_extra(f"reading {name}", "pyarrow", "parquet") from error
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # the others reserve a gigabyte of addresses
+    open_file = _open_parquet if _start(table) == PARQUET else _open_arrow
     try:
-        with pyarrow.parquet.ParquetFile(table, buffer_size=_BUFFER_BYTES) as file:
-            columns: list[str] = file.schema_arrow.names
-            yield columns, lambda used: _rows(name, file, [column for column in columns if column in used])
+        with open_file(table) as (columns, batches):
+            yield columns, lambda used: _rows(name, batches([column for column in columns if column in used]))
     except (OSError, pyarrow.ArrowException) as error:
         reason = str(error).split("\n")[0]
-        raise LLMError(f"{name} cannot be read as a Parquet file: {reason}") from error
+        raise LLMError(f"{name} cannot be read as a table in Parquet or Arrow: {reason}") from error
 
 
-def _rows(name: str, file: Any, columns: list[str]) -> Iterator[dict[str, Any]]:
+def _start(table: IO[bytes]) -> bytes:
+    table.seek(0)
+    start = table.read(len(PARQUET))
+    table.seek(0)
+    return start
+
+
+@contextlib.contextmanager
+def _open_parquet(table: IO[bytes]) -> Iterator[tuple[list[str], _Batches]]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(table, buffer_size=_BUFFER_BYTES) as file:
+        yield (
+            file.schema_arrow.names,
+            lambda used: file.iter_batches(batch_size=_BATCH_ROWS, columns=used, use_threads=False),
+        )
+
+
+@contextlib.contextmanager
+def _open_arrow(table: IO[bytes]) -> Iterator[tuple[list[str], _Batches]]:
+    """Open a stream of Arrow batches, which `datasets.save_to_disk` writes, or a file of them."""
+    import pyarrow.ipc
+
+    is_file = _start(table) == ARROW_FILE
+
+    def open_again() -> Any:
+        table.seek(0)
+        return pyarrow.ipc.open_file(table) if is_file else pyarrow.ipc.open_stream(table)
+
+    def batches(used: list[str]) -> Iterator[Any]:
+        opened = open_again()
+        for batch in map(opened.get_batch, range(opened.num_record_batches)) if is_file else opened:
+            for start in range(0, batch.num_rows, _BATCH_ROWS):
+                yield batch.select(used).slice(start, _BATCH_ROWS)
+
+    yield open_again().schema.names, batches
+
+
+def _rows(name: str, batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
     before = 0
-    for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns, use_threads=False):
+    for batch in batches:
         try:
             rows = batch.to_pylist()
         except UnicodeDecodeError as error:

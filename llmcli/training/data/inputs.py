@@ -13,6 +13,7 @@ from llmcli.data.reading_progress import ReadingProgress
 from llmcli.data.sources import FileGroup, Sources, check_reading, read_sources
 from llmcli.data.text.boilerplate import SUGGESTED_SHARE, estimate
 from llmcli.data.text.corpus import Corpus
+from llmcli.data.text.dataset_directory import held_out_splits
 from llmcli.data.tokenizers.tokenizer import read_tokenizer
 from llmcli.errors import LLMError, usage
 from llmcli.formats import loading
@@ -76,6 +77,7 @@ def load_inputs(
     progress = ReadingProgress(seconds, on_note)
     sources = corpus if isinstance(corpus, Sources) else read_sources(corpus, reading, on_read=progress)
     _check_amount(sources, fine_tunes=base is not None)
+    sources, left_out = _without_short_text(sources, fine_tunes=base is not None)
     val_sources, held_out = None, recipe.HELD_OUT
     if isinstance(val, str) and Path(val).exists():
         val_sources = read_sources([val], replace(reading, boilerplate=sources.boilerplate), on_read=progress)
@@ -85,6 +87,8 @@ def load_inputs(
             raise LLMError(f"`val` {val} has conversations, but the training data are plain text; name a text")
     elif val is not None:
         held_out = _fraction(val)
+    elif not isinstance(corpus, Sources) and (names := held_out_splits(corpus)):
+        val_sources = read_sources(names, replace(reading, boilerplate=sources.boilerplate), on_read=progress)
     held_out_text = val_sources.text if val_sources and val_sources.text.documents else held_out
     held_out_conversations = (val_sources and val_sources.conversation_files) or held_out
     check_reading(reading, filter(None, (sources, val_sources)))
@@ -97,7 +101,7 @@ def load_inputs(
             base_model, template, new_tokens = with_chat_format(base_model)
         conversations = ConversationInputs(sources.conversation_files, held_out_conversations, template, new_tokens)
     tokenizer_json, reason = _existing_tokenizer(tokenizer, base_model, like_model, output)
-    notes = [sources.describe(), *sources.notes, *(val_sources.notes if val_sources else ())]
+    notes = [sources.describe(), *sources.notes, *left_out, *(val_sources.notes if val_sources else ())]
     if not reading.strip_boilerplate and (share := estimate(sources.text.documents)) >= SUGGESTED_SHARE:
         notes.append(
             f"about {share:.0%} of the text is boilerplate that documents repeat; to cut it: `strip_boilerplate`"
@@ -151,6 +155,18 @@ def _check_amount(sources: Sources, *, fine_tunes: bool) -> None:
     minimum = f"at least {bytes_wanted:,}" + ("" if fine_tunes else ", and 100,000 for a model that writes words")
     if text_bytes:
         raise LLMError(f"{name} is too short: {units.count(text_bytes, 'byte')} of text; wanted {minimum}; {advice}")
+
+
+def _without_short_text(sources: Sources, *, fine_tunes: bool) -> tuple[Sources, list[str]]:
+    """Leave out text beside conversations that is shorter than a window; return also a note on it."""
+    size, wanted = sources.text.text_bytes, MIN_FINE_TUNING_BYTES if fine_tunes else MIN_TEXT_BYTES
+    if not sources.conversation_files or not 0 < size < wanted:
+        return sources, []
+    names = units.some([document.name for document in sources.text.documents], 3)
+    note = (
+        f"left out {names}: {units.count(size, 'byte')} of plain text beside conversations; wanted {wanted:,} or more"
+    )
+    return replace(sources, text=Corpus((), sources.text.skipped, sources.text.not_read)), [note]
 
 
 def _existing_tokenizer(

@@ -78,7 +78,11 @@ class Task:
             context = Decision(quarter, "a quarter of this short corpus")
         if self.conversations:
             decision = self._conversation_context()
-            return decision if context.value < decision.value <= quarter else context
+            if context.value < decision.value < self.text.tokens:
+                return decision
+            if context.value < decision.value:
+                longest = 1 << ((self.text.tokens - 1).bit_length() - 1)
+                return Decision(longest, "the longest that fits the short text")
         return context
 
     def _text_context(self) -> Decision[int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.data.sources import read_corpus
+from llmcli.data.text.corpus import find_files
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.tokens import tokenize
 from llmcli.errors import LLMError
@@ -175,3 +176,23 @@ def test_a_part_that_begins_inside_the_last_character_of_a_document_omits_the_do
     tokenizer = Tokenizer.train_char([TEXT])
     corpus = read_corpus([put("a", "aあ".encode()), put("b", b"xyz")])
     assert list(tokenize(corpus.cut(2).texts(), tokenizer)) == tokenizer.encode("xyz")
+
+
+PAGE = b"<!DOCTYPE html><html><body><main><p>A page with a sentence that is long enough.</p></main></body></html>"
+
+
+def test_of_a_web_site_only_the_pages_are_read() -> None:
+    for name in ("index.html", "a.html", "b.html"):
+        put(f"site/{name}", PAGE)
+    for name in ("style.css", "searchindex.js"):
+        put(f"site/_static/{name}", b"body { color: red }")
+    put("site/notes.txt", b"Notes.")
+    found, skipped = find_files(["site"])
+    assert [file.relative_name for file in found] == ["a.html", "b.html", "index.html", "notes.txt"]
+    assert skipped == ["site: 2 files of a web site that are no pages: searchindex.js, style.css"]
+
+
+def test_the_scripts_of_a_program_are_text() -> None:
+    for name in ("index.html", "game.js", "player.js", "style.css"):
+        put(f"game/{name}", b"let x = 1;")
+    assert len(find_files(["game"])[0]) == 4

@@ -80,7 +80,7 @@ def test_a_damaged_file_is_an_error() -> None:
     data = Path("a.parquet").read_bytes()
     for damaged in (b"PAR1\0", data[:-9], data[:20] + b"\xff" * 60 + data[80:]):
         put("b.parquet", damaged)
-        with pytest.raises(LLMError, match=r"^b\.parquet cannot be read as a Parquet file: ") as caught:
+        with pytest.raises(LLMError, match=r"^b\.parquet cannot be read as a table in Parquet or Arrow: ") as caught:
             read("b.parquet")
         assert "\n" not in str(caught.value)
 

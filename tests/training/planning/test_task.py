@@ -137,9 +137,10 @@ def test_the_validation_slice_of_conversations(conversations: int, tokens: float
     assert chosen.value == expected
 
 
-def test_the_context_of_a_short_text_stays_short() -> None:
-    """Its windows would have no tokens."""
-    assert plan(ConversationSize((200,) * 50, 99), PlanRequest(steps=9), text=500).train.context == 64
+@pytest.mark.parametrize(("text", "context"), [(257, 256), (256, 128), (100, 64)])
+def test_the_context_fits_the_conversations_beside_a_short_text(text: int, context: int) -> None:
+    """A window of the text has one token more than the context."""
+    assert plan(ConversationSize((200,) * 50, 99), PlanRequest(steps=9), text=text).train.context == context
 
 
 def test_fine_tuning_takes_few_epochs_of_many_conversations_and_more_of_few() -> None:

@@ -1,0 +1,99 @@
+"""Directories of data sets: their training rows are read, other splits are held out, descriptions are not text."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmcli.data.sources import read_sources
+from llmcli.data.text.dataset_directory import held_out_splits
+from llmcli.training.data.inputs import load_inputs
+from tests.data.corpora import put
+
+CARD = b"---\nlicense: mit\nconfigs:\n- config_name: default\n---\n# A data set\nA description that is no row.\n"
+
+
+def text_of(split: str) -> list[dict[str, object]]:
+    return [{"id": i, "text": f"The {split} row {i} tells of a cat and a dog."} for i in range(100)]
+
+
+def put_rows(name: str, split: str) -> str:
+    return put(name, "".join(json.dumps(row) + "\n" for row in text_of(split)).encode())
+
+
+def saved_dataset(directory: str, split: str) -> None:
+    """What `datasets.Dataset.save_to_disk` writes: a stream of Arrow batches, and two descriptions."""
+    pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
+    ipc = pytest.importorskip("pyarrow.ipc", exc_type=ImportError)
+    table = pyarrow.Table.from_pylist(text_of(split))
+    for name in ("dataset_info.json", "state.json"):
+        put(f"{directory}/{name}", b'{"features": {"text": "a text that is no row"}}')
+    with open(f"{directory}/data-00000-of-00001.arrow", "wb") as file, ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table, max_chunksize=7)
+
+
+def read_text(*names: str) -> str:
+    return read_sources(names).text.utf8().decode()
+
+
+def test_a_saved_dataset_is_its_rows() -> None:
+    saved_dataset("saved", "train")
+    assert [*map(str.strip, read_text("saved").split("\n\n"))] == [row["text"] for row in text_of("train")]
+
+
+def test_a_file_of_arrow_is_a_stream_with_an_index() -> None:
+    pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
+    ipc = pytest.importorskip("pyarrow.ipc", exc_type=ImportError)
+    table = pyarrow.Table.from_pylist(text_of("train"))
+    with open("a.arrow", "wb") as file, ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=7)
+    saved_dataset("saved", "train")
+    assert read_text("a.arrow") == read_text("saved")
+
+
+def test_the_splits_of_a_saved_dictionary() -> None:
+    saved_dataset("d/train", "train")
+    saved_dataset("d/test", "test")
+    put("d/dataset_dict.json", b'{"splits": ["train", "test"]}')
+    assert "The train row 7" in read_text("d") and "test" not in read_text("d")
+    assert held_out_splits(["d", "nowhere"]) == [str(Path("d/test/data-00000-of-00001.arrow"))]
+
+
+@pytest.mark.parametrize(
+    ("others", "held_out", "unused"),
+    [
+        (["data/test-00000-of-00001.jsonl"], "test", ""),
+        (["data/test-00000-of-00001.jsonl", "data/validation-00000-of-00001.jsonl"], "validation", "test"),
+        (["dev.jsonl"], "dev", ""),
+        (["eval/a.jsonl"], "eval", ""),
+        (["dev-1.jsonl", "latest.jsonl"], "dev", ""),  # "latest" is no test
+    ],
+)
+def test_a_cloned_dataset(others: list[str], held_out: str, unused: str) -> None:
+    put("set/README.md", CARD)
+    put("set/LICENSE", b"Anyone may read this.\n" * 20)
+    put_rows("set/data/train-00000-of-00001.jsonl", "train")
+    for name in others:
+        put_rows(f"set/{name}", held_out if held_out in name else unused or "train")
+    inputs = load_inputs(["set"], None, None, None, "bpe", Path("m.safetensors"))
+    text, validation = inputs.corpus.utf8().decode(), inputs.held_out.utf8().decode()
+    assert "train row" in text and "no row" not in text and "Anyone" not in text
+    assert f"{held_out} row" in validation and "train" not in validation
+    assert not any(f"{word} row" in text for word in ("test", "validation", "dev", "eval"))
+    assert any("2 files without rows of the data set: LICENSE, README.md" in line for line in inputs.corpus.skipped)
+    assert any("not used" in line for line in inputs.corpus.skipped) == bool(unused)
+
+
+def test_an_explicit_validation_file_replaces_the_split() -> None:
+    put("set/README.md", CARD)
+    put_rows("set/train.jsonl", "train")
+    put_rows("set/test.jsonl", "test")
+    own = put_rows("own.jsonl", "own")
+    inputs = load_inputs(["set"], own, None, None, "bpe", Path("m.safetensors"))
+    assert "own row" in inputs.held_out.utf8().decode() and "test row" not in inputs.corpus.utf8().decode()
+
+
+def test_a_folder_with_an_ordinary_readme_is_no_dataset() -> None:
+    put("notes/README.md", b"---\ntitle: My notes\n---\nSome text.\n")
+    put("notes/test.txt", b"Some more text.\n")
+    assert "Some text." in read_text("notes") and "Some more" in read_text("notes")
