@@ -1,6 +1,7 @@
 """Mail: the subject and the text of each message of an mbox file, or of a single message (.eml).
 
-Quoted lines that occur in an earlier message are left out, and so are attachments. Signatures stay.
+Quoted lines that occur in an earlier message are left out with the line that announces them, and so are signatures and
+attachments.
 """
 
 import re
@@ -20,6 +21,9 @@ _MAX_MESSAGE = 1 << 25  # bytes that are parsed; attachments make a message long
 _FED_BYTES, _MAX_SECONDS = 1 << 14, 20.0  # parsed at once, and the time for all
 _MAX_LINE = 1 << 16
 _QUOTED = re.compile(r"[ \t]*>[> \t]*")
+_ANNOUNCEMENT = re.compile(r"(?=.*(?:\d|@|wrote|schrieb|écrit|escribió|scritto|書)).*[:：]\s*")
+_BEGUN_ANNOUNCEMENT = re.compile(r"(?=.*\d).*[^.!?。！？\s]\s*")  # with a date, and no end of a sentence
+_SIGNATURE = "-- "  # the line before a signature (RFC 3676, section 4.3)
 _REMEMBERED = 500_000  # lines, at least, that are compared with quoted ones
 # What mail declares, and the superset of it that mail programs write
 _ENCODINGS = {
@@ -36,12 +40,13 @@ def extract(file: IO[bytes], name: str) -> Extracted:
         try:
             message = _parsed(data, skipped)
             subject = _subject(message)
-            parts = [text for part in _text_parts(message, skipped) if (text := _text(part).strip("\n"))]
+            texts = (_without_signature(_text(part), skipped) for part in _text_parts(message, skipped))
+            parts = [text for one in texts if (text := one.strip("\n"))]
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             # the standard library's parser fails on some damaged headers
             skipped["damaged message"] += 1
             continue
-        lines = list(earlier.without_quotes("\n\n".join(parts).split("\n"), skipped))
+        lines = earlier.without_quotes("\n\n".join(parts).split("\n"), skipped)
         text = "\n\n".join(filter(None, [subject and f"Subject: {subject}", "\n".join(lines).strip("\n")]))
         if text:
             has_text = True
@@ -122,6 +127,24 @@ def _text(part: Message) -> str:
     return data.decode("cp1252", "replace").replace("\r\n", "\n")
 
 
+def _without_signature(text: str, skipped: Counter[str]) -> str:
+    before, mark, _ = text.partition(f"\n{_SIGNATURE}\n")
+    if mark:
+        skipped["signature"] += 1
+    return before
+
+
+def _drop_announcement(lines: list[str]) -> None:
+    """Remove the last lines of a text if they announce a quotation: "On Monday, Ana wrote:", also over two lines."""
+    start = len(lines) - 1
+    while start >= 0 and not lines[start].strip():
+        start -= 1
+    if start >= 0 and _ANNOUNCEMENT.fullmatch(lines[start]):
+        if start and _BEGUN_ANNOUNCEMENT.fullmatch(lines[start - 1]):
+            start -= 1
+        del lines[start:]
+
+
 class _EarlierLines:
     """Hashes of the lines in the messages so far, or of the most recent ones."""
 
@@ -129,24 +152,28 @@ class _EarlierLines:
         self._lines: set[int] = set()
         self._older: set[int] = set()
 
-    def without_quotes(self, lines: list[str], skipped: Counter[str]) -> Iterator[str]:
+    def without_quotes(self, lines: list[str], skipped: Counter[str]) -> list[str]:
         """Return the lines of a message without quotations of earlier messages; these are counted."""
-        own, was_left_out = set(), False
+        kept, own, was_left_out = list[str](), set[int](), False
         for line in lines:
             quote = _QUOTED.match(line)
             content = _hash(line[quote.end() if quote else 0 :])
             if quote:
+                began = not was_left_out
                 was_left_out = content in self._lines or content in self._older or (was_left_out and content == _EMPTY)
                 if was_left_out:
+                    if began:
+                        _drop_announcement(kept)
                     skipped["quoted line"] += 1
                     continue
             else:
                 was_left_out = False
             own.add(content)
-            yield line
+            kept.append(line)
         self._lines |= own - {_EMPTY}
         if len(self._lines) > _REMEMBERED:
             self._lines, self._older = set(), self._lines
+        return kept
 
 
 def _hash(line: str) -> int:

@@ -32,6 +32,7 @@ _MAX_PARAGRAPH = 100_000  # characters; what follows is another one
 _WIDER = 1.25  # minimum distance between paragraphs, relative to that between lines
 _MARKER = re.compile(r"[•◦▪‣●○■□◆◇※①-⑳]|[・*–—-]\s|[(（]?(?:\d{1,3}|[a-z])[)）]|\d{1,3}\.\s")
 _LEADERS = re.compile(r"(?:\. ?){4}\s*[\w.-]{1,8}$")  # dots to a page number in a table of contents
+_DOTS = re.compile(r" ?(?:\. ?){5,}")  # which lead to a page number
 _MAX_LEADERS = 40  # characters at the end of a line that are searched for them
 _SENTENCE_END = re.compile(r"[.!?:;。！？：；][\"'”’」』)）\]]*$")
 _KANA = re.compile("[\u3041-\u30ff\\s]+")
@@ -131,12 +132,12 @@ def paragraphs(pages: Iterable[Sequence[Line]]) -> Iterator[tuple[str, bool]]:
                     current.add(line, block)
                     continue
                 if current:
-                    yield current.text, current.is_line
+                    yield _DOTS.sub(" ", current.text), current.is_line
                     if is_first:
                         yield "", False
                 current = _Paragraph(line, block)
     if current:
-        yield current.text, current.is_line
+        yield _DOTS.sub(" ", current.text), current.is_line
 
 
 def _without_pronunciation(lines: Sequence[Line]) -> list[Line]:

@@ -14,10 +14,27 @@ def test_a_quoted_reply_is_read_once() -> None:
     reply = samples.message("Re: cat", "On Monday, Ada wrote:\n> where is  the cat?\n>\n> > never written\nHere.\n")
     text, skipped = samples.split_extracted(mail.extract(samples.mbox(first, reply), "a.mbox"))
     assert text == (
-        "Subject: 猫について\n\nDear all,\nwhere is the cat?\n-- \nAda\n"
-        "Subject: Re: cat\n\nOn Monday, Ada wrote:\n> > never written\nHere.\n"
+        "Subject: 猫について\n\nDear all,\nwhere is the cat?\nSubject: Re: cat\n\n> > never written\nHere.\n"
     )
-    assert skipped == {"quoted line": 2}
+    assert skipped == {"quoted line": 2, "signature": 1}
+
+
+@pytest.mark.parametrize(
+    ("announcement", "is_dropped"),
+    [
+        ("On Mon, 3 Feb 2025 at 10:00, Ada Lovelace <ada@example.org>\nwrote:\n", True),
+        ("Am 03.02.25 um 10:00 schrieb Ada:\n", True),
+        ("2025年2月3日(月) 10:00 Ada <ada@example.org>:\n\n", True),
+        ("That is the question:\n", False),
+        ("I wrote this at 10:00\n", False),
+    ],
+)
+def test_the_line_that_announces_a_quotation_goes_with_it(announcement: str, is_dropped: bool) -> None:
+    first = samples.message("cat", "Where is the cat?")
+    reply = samples.message("Re: cat", f"Hello.\n\n{announcement}> Where is the cat?\nHere.\n")
+    text, _ = samples.split_extracted(mail.extract(samples.mbox(first, reply), "a.mbox"))
+    kept = "" if is_dropped else announcement
+    assert text.endswith(f"Subject: Re: cat\n\nHello.\n\n{kept}Here.\n")
 
 
 def test_a_line_that_begins_with_from_is_no_separator() -> None:

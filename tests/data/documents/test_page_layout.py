@@ -71,10 +71,10 @@ def test_lines_are_joined_where_the_next_word_had_no_room(lines: str, expected: 
     assert text_of([*page(*lines.split("|")), *wide]) == f"{expected}\n{wide[0].text}\n"
 
 
-def test_the_lines_of_a_table_of_contents_are_not_joined() -> None:
+def test_the_lines_of_a_table_of_contents_are_not_joined_and_lose_their_dots() -> None:
     entries = [f"1.{n} {'Title ' * n}{'. ' * (30 - 3 * n)}{n}" for n in range(1, 6)]
-    assert text_of(page(*entries)).split() == " ".join(entries).split()
-    assert [line for line in text_of(page(*entries)).split("\n") if line] == entries
+    without_dots = [f"1.{n} {'Title ' * n}{n}" for n in range(1, 6)]
+    assert [line for line in text_of(page(*entries)).split("\n") if line] == without_dots
 
 
 def test_a_larger_distance_or_size_separates() -> None:
