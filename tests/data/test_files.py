@@ -448,3 +448,13 @@ def test_an_array_in_one_line_is_parsed_once(monkeypatch: pytest.MonkeyPatch) ->
     name = put("a.json", json.dumps(records).encode())
     monkeypatch.setattr(conversation_files, "records_of_text", None)
     assert messages_of(read_conversations(name, Path(name))) == MESSAGES
+
+
+def test_conversations_rendered_as_chatml_are_read_as_conversations() -> None:
+    turns = [("system", "Be brief."), ("user", "Hi\n\nthere"), ("assistant", "Hello")]
+    text = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns)
+    name = put("a.jsonl", (json.dumps({"text": text}) + "\n").encode())
+    [conversation] = messages_of(require_conversations(name, Path(name)))
+    assert [(message.role, message.content) for message in conversation] == turns
+    with pytest.raises(LLMError, match="has the role 'robot'"):
+        require_conversations(put(name, json.dumps({"text": "<|im_start|>robot\nHi<|im_end|>"}).encode()), Path(name))

@@ -64,6 +64,8 @@ def without_blank_answers(messages: Iterable[Message]) -> tuple[list[Message], l
     return kept, unanswered
 
 
+_TURN_START, _TURN_END = "<|im_start|>", "<|im_end|>"
+_RENDERED = "ChatML in a text"
 PAIRS = {  # keys of the prompt and the answer -> key of optional text appended to the prompt
     ("prompt", "completion"): "",
     ("prompt", "response"): "",
@@ -115,6 +117,8 @@ def record_shape(record: object) -> RecordShape | None:
     for key, name in (("messages", "messages"), ("conversations", "ShareGPT"), ("conversation", "ShareGPT")):
         if key in present:
             return RecordShape(name, (spelled[key],))
+    if "text" in present and str(record[spelled["text"]]).startswith(_TURN_START):
+        return RecordShape(_RENDERED, (spelled["text"],))
     for pair, context in PAIRS.items():
         if present >= {*pair}:
             return RecordShape("/".join(pair), tuple(map(spelled.__getitem__, pair)), spelled.get(context, context))
@@ -198,6 +202,8 @@ def _read(record: Record, shape: RecordShape) -> Iterator[Message]:
             keys = " and ".join(f'"{key}"' for key in shape.keys)
             raise LLMError(f'the record has no "{key}"; wanted {keys}, as in other records of the file')
         value = record[key]
+        if shape.name == _RENDERED:
+            value = _turns(_content(value, f'"{key}"'))
         if len(shape.keys) == 1 or isinstance(value, list):
             messages += _read_list(value, f'"{key}"')
             continue
@@ -208,6 +214,16 @@ def _read(record: Record, shape: RecordShape) -> Iterator[Message]:
     if (system := _optional(record, "system")) and messages[0].role != "system":
         yield Message("system", system)
     yield from messages
+
+
+def _turns(text: str) -> list[dict[str, str]]:
+    """Return the messages of a conversation that a program has rendered as ChatML.
+
+    >>> _turns("<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\nHo<|im_end|>\\n")
+    [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Ho'}]
+    """
+    turns = (turn.partition("\n") for turn in text.split(_TURN_START)[1:])
+    return [{"role": role.strip(), "content": rest.partition(_TURN_END)[0]} for role, _, rest in turns]
 
 
 def _optional(record: Record, key: str) -> str:
