@@ -113,9 +113,9 @@ class Tokenizer:
         seen_bytes: bytes | None = None,
     ) -> Tokenizer:  # fmt: skip
         """Read a tokenizer.json, as text or parsed: a BPE, byte-level or with byte fallback; LLMError for any other
-        kind. `max_vocab_size` may leave bytes without a token (LLMError in `encode`). `eos_ids` end a text;
-        `seen_bytes` occur in the training text."""
-        safe = tokenizer_json.sanitize(tokenizer_json.parse(text))
+        kind. With `max_vocab_size`, that of a model, control tokens beyond it are left out, and bytes may be without a
+        token (LLMError in `encode`). `eos_ids` end a text; `seen_bytes` occur in the training text."""
+        safe = tokenizer_json.sanitize(tokenizer_json.parse(text), max_vocab_size)
         try:
             inner = tokenizers.Tokenizer.from_str(safe.text)
             with tokenizer_json.without_collector():
@@ -213,7 +213,8 @@ class Tokenizer:
         for name, i in vocabulary.items():
             table[i] = name_to_bytes(self.kind, name)
         for i, added in self._inner.get_added_tokens_decoder().items():
-            table[i] = b"" if added.special else added.content.encode("utf-8")
+            spelled = added.content.replace(SPACE, " ") if self.kind == "spm" else added.content
+            table[i] = b"" if added.special else spelled.encode("utf-8")
         return table
 
     @cached_property
@@ -411,7 +412,9 @@ def _boundary(pre_tokenizer: str | None) -> re.Pattern[str]:
 
 
 def _added_token(token: dict[str, Any]) -> AddedToken:
-    flags = {key: bool(token.get(key)) for key in ("single_word", "lstrip", "rstrip", "normalized", "special")}
+    flags = {key: bool(token.get(key)) for key in ("single_word", "normalized", "special")}
+    if flags["special"]:  # beside other tokens, such as </s> of Phi-3, a text would lose its white space
+        flags |= {key: bool(token.get(key)) for key in ("lstrip", "rstrip")}
     return AddedToken(token["content"], **flags)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from llmcli.errors import LLMError, brief
 
 SPACE = "\u2581"  # represents a space in SentencePiece tokens
-MAX_CHARACTERS = 1 << 25  # length of the JSON: twice the largest published vocabulary
+MAX_CHARACTERS = 1 << 26  # length of the JSON: twice the largest published one, that of Gemma 3
 MAX_TOKEN_CHARACTERS = 1024  # length of an added token
 MAX_ADDED_TOKENS = 1 << 14
 MAX_STEPS = 64  # steps of a pre-tokenizer, normalizer or post-processor: ten times the published maximum
@@ -48,6 +48,7 @@ PRE_TOKENIZERS: dict[str, dict[str, Any]] = {  # known by name in other programs
 }
 _REPLACE_SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 _PREPEND_SPACE = {"type": "Prepend", "prepend": SPACE}
+_SPLIT_AT_SPACES = {"type": "Split", "pattern": {"String": " "}, "invert": False}
 
 
 # ---- checking
@@ -104,13 +105,16 @@ def parse(text: str | dict[str, Any]) -> Any:
 
 
 @without_collector()
-def sanitize(document: Any) -> SafeTokenizer:
-    """Reduce a parsed tokenizer.json to its safe parts. Raises LLMError unless it is a BPE, byte-level or with byte
-    fallback, and all its parts are supported."""
+def sanitize(document: Any, max_vocab_size: int | None = None) -> SafeTokenizer:
+    """Reduce a parsed tokenizer.json to its safe parts, without control tokens from id `max_vocab_size` on, which the
+    model does not have (Gemma's text models lack the image token). Raises LLMError unless it is a BPE, byte-level or
+    with byte fallback, and all its parts are supported."""
     kind, problem = classify(document)
     if problem:
         raise LLMError(f"the tokenizer {problem}; expected a BPE tokenizer.json with ByteLevel or byte_fallback")
     model, added = document["model"], sorted(document.get("added_tokens") or [], key=lambda token: token["id"])
+    if max_vocab_size is not None:
+        added = [token for token in added if token["id"] < max_vocab_size or not token.get("special")]
     own = {*model["vocab"].values()}
     ids = own | {token["id"] for token in added}
     if len(own) != len(model["vocab"]) or (min(ids, default=0), max(ids, default=-1)) != (0, len(ids) - 1):
@@ -179,8 +183,6 @@ def _problems(document: Mapping[str, Any], kind: str) -> Iterator[str]:
         yield f"has {len(added):,} added tokens; at most {MAX_ADDED_TOKENS:,} are supported"
     if not all(type(token.get("id")) is int and _is_short(token.get("content")) for token in added):
         yield f"has an added token without an id, or without a text of 1 to {MAX_TOKEN_CHARACTERS:,} characters"
-    if any(not token.get("special") and (token.get("lstrip") or token.get("rstrip")) for token in added):
-        yield "has added tokens that strip the whitespace beside them"
     if kind == "char" and (not model.get("byte_fallback") or model.get("merges")):
         yield "is not byte-level"
     if kind == "bpe":
@@ -215,7 +217,7 @@ def _is_sentencepiece(document: Mapping[str, Any]) -> bool:
     if not all(any(items <= step.items() for items in known) for step in steps):
         return False
     metaspace = document.get("pre_tokenizer")
-    if metaspace is None:
+    if all(_SPLIT_AT_SPACES.items() <= step.items() for step in _steps(metaspace)):  # no space is left to split at
         return any(step.get("type") == "Replace" for step in steps)
     return isinstance(metaspace, dict) and (metaspace.get("type"), metaspace.get("replacement")) == ("Metaspace", SPACE)
 

@@ -163,8 +163,10 @@ def to_fields(document: dict[str, Any], config: ModelConfig) -> list[tuple[str, 
         is_byte = kind != "bpe" and len(token) == 6 and token.startswith("<0x")
         tokens[i], types[i] = token, _BYTE if is_byte else _NORMAL
     for added in document.get("added_tokens") or []:
-        tokens[added["id"]] = added["content"]
-        types[added["id"]] = _CONTROL if added.get("special") else _USER_DEFINED
+        is_merged = kind == "spm" and SPACE in added["content"] and not added.get("special")  # llama.cpp would print it
+        if added["id"] < config.vocab_size and not is_merged:
+            tokens[added["id"]] = added["content"]
+            types[added["id"]] = _CONTROL if added.get("special") else _USER_DEFINED
     if kind == "bpe":
         name = tokenizer_json.pre_tokenizer_name(document.get("pre_tokenizer"))
         pre_tokenizer = next((theirs for theirs, ours in _PRE_TOKENIZERS.items() if ours == name), None)

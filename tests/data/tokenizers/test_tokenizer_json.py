@@ -13,7 +13,7 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.tokenizer_json import PATTERNS, describe
 from llmcli.errors import LLMError
 from tests.conftest import TEXT
-from tests.data.tokenizers.test_tokenizer import BPE, CHAR, edited, edited_model, library
+from tests.data.tokenizers.test_tokenizer import BPE, CHAR, edited, edited_model, library, without_chat_tokens
 
 
 def of_model(model: object, pre: bool = True) -> str:
@@ -30,6 +30,7 @@ def with_normalizer(normalizer: object) -> str:
 
 
 BYTE_LEVEL = json.loads(BPE.to_json())["pre_tokenizer"]
+SPM = without_chat_tokens("spm")
 NAMES = [BPE._inner.id_to_token(i) for i in range(BPE.vocab_size)]
 
 
@@ -79,7 +80,7 @@ REFUSED = {
         edited(pre_tokenizer={"type": "Sequence", "pretokenizers": [split({"String": ""}), BYTE_LEVEL]}),
         "a pattern",
     ),
-    "too long": (" " * (1 << 25) + "{}", "33,554,434 characters long"),
+    "too long": (" " * (1 << 26) + "{}", "67,108,866 characters long"),
     "a merge of three": (edited_model(merges=["a b c"]), "not a pair of tokens"),
     "a merge that is a number": (edited_model(merges=[5]), "not a pair of tokens"),
     "a merge without a space": (edited_model(merges=["ab"]), "not a pair of tokens"),
@@ -208,7 +209,9 @@ DOUBTFUL = {
         pre_tokenizer={"type": "Sequence", "pretokenizers": [{"type": "Whitespace"}, BYTE_LEVEL]}
     ),
     "an added word in Latin-1": with_added("é"),
-    "an added word that eats the space before it": with_added(tokenizers.AddedToken("cat", lstrip=True)),
+    "spaces written as another sign and then removed": json.dumps(
+        json.loads(SPM.to_json()) | {"pre_tokenizer": split({"String": " "}, "Removed") | {"invert": True}}
+    ),
 }
 
 ACCEPTED = {
@@ -221,6 +224,7 @@ ACCEPTED = {
     },
     "a sequence": edited(pre_tokenizer={"type": "Sequence", "pretokenizers": [BYTE_LEVEL]}),
     "an added word in ASCII": with_added("<tool_call>"),
+    "an added word that strips the space before it": with_added(tokenizers.AddedToken("cat", lstrip=True)),
     "no merges": edited_model(vocab={name: i for i, name in enumerate(NAMES[:261])}, merges=[]),
 }
 
@@ -255,10 +259,15 @@ def test_the_tokenizer_of_a_model_may_lack_a_byte_until_text_needs_it() -> None:
         tokenizer.encode("a zebra")
 
 
-def test_more_tokens_than_the_model_has_are_an_error() -> None:
-    assert Tokenizer.from_json(BPE.to_json(), max_vocab_size=290).vocab_size == 290
-    with pytest.raises(LLMError, match="has 290 tokens, its model only 289"):
-        Tokenizer.from_json(BPE.to_json(), max_vocab_size=289)
+def test_control_tokens_beyond_the_model_are_left_out_and_other_tokens_are_an_error() -> None:
+    text = with_added(tokenizers.AddedToken("<image>", special=True))
+    assert Tokenizer.from_json(text).vocab_size == Tokenizer.from_json(text, max_vocab_size=291).vocab_size == 291
+    tokenizer = Tokenizer.from_json(text, max_vocab_size=290)
+    assert tokenizer.to_json() == BPE.to_json()
+    assert tokenizer.decode(tokenizer.encode("a <image>")) == "a <image>"
+    for more, found in ((text, 290), (with_added("word"), 291)):
+        with pytest.raises(LLMError, match=f"has {found} tokens, its model only {found - 1}"):
+            Tokenizer.from_json(more, max_vocab_size=found - 1)
 
 
 def test_padding_and_truncation_of_a_tokenizer_json_are_disabled() -> None:

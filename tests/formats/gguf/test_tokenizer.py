@@ -49,6 +49,16 @@ def test_control_tokens_stay_control_tokens(kind: str) -> None:
     assert Tokenizer.from_json(result).control_ids == TOKENIZERS[kind].control_ids
 
 
+def test_control_tokens_beyond_the_model_are_left_out() -> None:
+    result, size = json.loads(TOKENIZERS["bpe"].to_json()), TOKENIZERS["bpe"].vocab_size
+    result["added_tokens"] += [
+        {"id": size, "content": "<tag>", "special": False},
+        {"id": size + 1, "content": "<image>", "special": True},
+    ]
+    fields = dict(gguf_tokenizer.to_fields(result, ModelConfig(size + 1, 32, 64, 1, 2, 2, 16, 32)))
+    assert (fields["add_token_list"][-1], fields["add_token_types"][-1]) == ("<tag>", 4)  # 4: defined by the user
+
+
 def test_the_token_that_ends_an_answer_is_a_field() -> None:
     tokenizer = TOKENIZERS["bpe"]
     config = ModelConfig(tokenizer.vocab_size, 32, 64, 1, 2, 2, 16, 32, extra_eos_ids=(2, 3))

@@ -18,6 +18,7 @@ MODELS: dict[str, dict[str, Any]] = {
                 "logits_scaling": 0.5, "tie_word_embeddings": True},
     "phi3": {"pad_token_id": None, "sliding_window": 64},
     "smollm3": {"num_hidden_layers": 4, "pad_token_id": None, "tie_word_embeddings": True},
+    "gemma3": {},
 }  # fmt: skip
 GREEDY = ("-n", 12, "-t", 0, "--literal", "--no-cache")
 PROMPT = "the world"
@@ -48,15 +49,19 @@ def test_a_model_of_transformers(hub: SimpleNamespace, llm: Llm, tmp_path: Path,
     import torch
 
     from tests.ecosystem.conftest import SHAPE, made_by_transformers
+    from tests.ecosystem.test_sentencepiece import gemma_of_transformers
 
-    reference = made_by_transformers(kind, SHAPE | MODELS[kind], tmp_path / kind)
+    if kind == "gemma3":  # with the tokenizer of transformers, too
+        reference = gemma_of_transformers(tmp_path / kind)
+    else:
+        reference = made_by_transformers(kind, SHAPE | MODELS[kind], tmp_path / kind)
     files = {path.name: path.read_bytes() for path in reference.directory.iterdir()}
     hub.hub.repositories[f"owner/{kind}"] = Repository(files)
     text = opens(llm, f"hf:owner/{kind}", chats=False)
     import tokenizers
 
     tokenizer = tokenizers.Tokenizer.from_file(str(reference.directory / "tokenizer.json"))
-    ids = tokenizer.encode(PROMPT, add_special_tokens=False).ids
+    ids = tokenizer.encode(PROMPT).ids
     output = reference.model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)[0, len(ids) :]
     assert tokenizer.decode(output.tolist()).strip() == text.strip()
 
