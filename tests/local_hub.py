@@ -56,7 +56,7 @@ class LocalHub:
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self.repositories: dict[str, Repository] = {}
-        self.objects: dict[str, bytes] = {}  # large files by their sha256
+        self.objects: dict[str, bytes] = {}  # large files by their sha256, or another name
         self.requests: list[tuple[str, str, str | None, str | None]] = []  # method, path, range, authorization
         self.owners = ["owner", "lab"]
         self.redirect = ""  # where weights are
@@ -102,6 +102,8 @@ class Handler(BaseHTTPRequestHandler):
             self.model_info(found[1], found[2] or "main")
         elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
             self.file(self.hub.repositories[found[1]], found[2])
+        elif (data := self.hub.objects.get(path.rpartition("/")[2])) is not None:
+            self.answer(200, {}, data)
         else:
             self.answer(404, {"X-Error-Code": "EntryNotFound"})
 

@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llmcli.config import EMBEDDING, HEAD
+from llmcli.config import EMBEDDING, HEAD, ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, checkpoint, training_stages
 from llmcli.formats.architectures import gpt
 from llmcli.formats.architectures.rewriting import rewrite
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.formats.hf_config import architecture_problem
+from llmcli.formats.hf_config import architecture_problem, parse_config
 from llmcli.formats.metadata import parse_document
 from llmcli.formats.open_file import MAX_TEXT_BYTES, model_files, name_in_cache, read_text
 from llmcli.formats.safetensors import header as safetensors_header
@@ -82,6 +82,14 @@ def read_header(directory: Path) -> Header:
         problem += "; get the model for causal language modeling"
     size = sum(header.file_bytes for header in headers)
     return Header(directory, size, 0, tensors, metadata, "Hugging Face directory", problem=problem)
+
+
+def published_config(path: Path) -> ModelConfig:
+    """Read the config.json of a model whose weights are not there yet. Raises LLMError if it is not supported."""
+    config = _read_json(path)
+    changes = gpt.config_changes(config) if config.get("model_type") in gpt.FAMILIES else {}
+    changes |= rewrite(config | changes, {})[0]
+    return parse_config(json.dumps(config | changes))
 
 
 def files(directory: Path) -> list[Path]:

@@ -77,11 +77,8 @@ _SAME_KEYS = {
 FAMILIES = tuple(_MODULES)
 
 
-def from_transformers(
-    config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
-) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
-    """Return the changes of a config.json, and the tensors under the names used here. Raises LLMError for a model that
-    is not supported."""
+def config_changes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the changes of a config.json. Raises LLMError for a model that is not supported."""
     family = config["model_type"]
     for key, value in _SUPPORTED[family].items():
         if config.get(key, value) is not value:
@@ -94,6 +91,15 @@ def from_transformers(
             changes["intermediate_size"] = 4 * count(changes, "hidden_size")
         changes["head_dim"] = None
     changes["num_key_value_heads"] = count({**config, **changes}, "num_attention_heads")
+    return changes
+
+
+def from_transformers(
+    config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
+) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
+    """Return the changes of a config.json, and the tensors under the names used here. Raises LLMError for a model that
+    is not supported."""
+    family, changes = config["model_type"], config_changes(config)
     parsed = parse_config(json.dumps({**config, **changes}))
     if parsed.num_hidden_layers > len(tensors):  # before this number costs time or memory
         raise LLMError(f"its config has {parsed.num_hidden_layers:,} layers, the file has fewer tensors")

@@ -16,11 +16,9 @@ from urllib.parse import urlsplit
 
 from llmcli import units
 from llmcli.data.regular_file import open_regular
-from llmcli.errors import LLMError, usage
-from llmcli.formats.hf_config import published_problem
+from llmcli.errors import LLMError, prefixed, usage
 from llmcli.formats.hub.cache import INDEX, NAME, WEIGHTS, cache_directory, cached
 from llmcli.formats.hub.library import kinds, one_line, reason, show_progress
-from llmcli.formats.metadata import parse_document
 from llmcli.formats.open_file import MAX_TEXT_BYTES, read_text
 
 if TYPE_CHECKING:
@@ -60,6 +58,9 @@ class _Download:
     def run(self, on_note: Callable[[str], None], *, progress: bool) -> Path:
         from huggingface_hub import HfApi, constants
 
+        from llmcli.data.tokenizers.tokenizer import Tokenizer
+        from llmcli.formats import hf_directory
+
         if constants.HF_HUB_OFFLINE:
             raise LLMError(f"{self._name} is not in {self._cache}, and HF_HUB_OFFLINE forbids to download it; unset it "
                            "once")  # fmt: skip
@@ -75,8 +76,11 @@ class _Download:
         self._announce(info, sum(sizes[name] for name in (*small, *weights)), on_note)
         for name in small:  # config.json is the first
             path = self._get(name, hashes.get(name))
-            if name == "config.json" and (problem := published_problem(parse_document(read_text(path), str(path)))):
-                raise LLMError(f"{self._name} is not downloaded: {problem}")
+            with prefixed(f"{self._name} is not downloaded"):
+                if name == "config.json":
+                    config = hf_directory.published_config(path)
+                elif name == "tokenizer.json":
+                    Tokenizer.from_json(read_text(path), config.vocab_size)
         show_progress(progress)
         paths = [self._get(name, hashes.get(name)) for name in weights]  # if the last is there, all are
         return paths[-1].parent if small else paths[-1]
@@ -86,7 +90,7 @@ class _Download:
         from huggingface_hub import hf_hub_download
 
         with one_line(self._explained):
-            self._check_host(name)
+            self._check_redirect(name)
             path = Path(hf_hub_download(
                 self._repository, name, revision=self._revision, cache_dir=self._cache, endpoint=self._endpoint,
             ))  # fmt: skip
@@ -141,19 +145,19 @@ class _Download:
         license_ = getattr(info.card_data, "license", None) or "not stated"
         on_note(f"downloading {self._name}: {units.size(size)} to {self._cache} (license: {license_})")
 
-    def _check_host(self, name: str) -> None:
-        """Raise LLMError if the hub sends us to another host than its own or, for huggingface.co, its subdomains."""
+    def _check_redirect(self, name: str) -> None:
+        """Raise LLMError if a hub with https sends us to a place without it. huggingface_hub follows a hub or a mirror
+        to any storage, but does not send the token there."""
         from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
 
         own = urlsplit(self._endpoint)
         url = hf_hub_url(self._repository, name, revision=self._revision, endpoint=self._endpoint)
         target = urlsplit(get_hf_file_metadata(url, token=get_token() or False).location)
-        both_are_hubs = all(
-            re.fullmatch(r"(?:.+\.)?(?:huggingface\.co|hf\.co)", str(u.hostname)) for u in (own, target)
-        )
-        if not (target.netloc == own.netloc or both_are_hubs) or (own.scheme == "https" and target.scheme != "https"):
-            raise LLMError(f"{self._name}: {own.netloc} redirects {name} to another place, {target.scheme}://"
-                           f"{target.netloc}; nothing is downloaded from there")  # fmt: skip
+        if own.scheme == "https" and target.scheme != "https":
+            raise LLMError(
+                f"{self._name}: {own.netloc} redirects {name} to {target.scheme}://{target.netloc}, which is not "
+                "encrypted; nothing is downloaded from there"
+            )
 
     def _explained(self, error: BaseException) -> str:
         name, place = self._name, f"{self._endpoint}/{self._repository}"

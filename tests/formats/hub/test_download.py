@@ -13,7 +13,7 @@ import llmcli
 from llmcli.errors import LLMError
 from llmcli.formats.hub.download import local_path
 from tests.conftest import Llm
-from tests.local_hub import COMMIT
+from tests.local_hub import COMMIT, TOKEN, local_hub
 
 NAME = "hf:owner/tiny"
 
@@ -102,9 +102,7 @@ def test_errors_say_what_to_do(hub: SimpleNamespace, files: dict[str, bytes], mo
         f"hf:owner/tiny is gated: accept its terms at {hub.hub.endpoint}/owner/tiny, and set HF_TOKEN to a token of "
         "your account"
     )
-    hub.tiny.gated, hub.hub.redirect = False, "http://elsewhere.example"
-    assert "redirects model.safetensors to another place, http://elsewhere.example; nothing is" in message(NAME)
-    hub.hub.redirect, hub.tiny.missing = "", {"model.safetensors"}
+    hub.tiny.gated, hub.tiny.missing = False, {"model.safetensors"}
     assert message(NAME).startswith("cannot download hf:owner/tiny from ")
     hub.tiny.missing, hub.tiny.sizes = set(), {"model.safetensors": 10**18, "tokenizer.json": 5}
     assert re.search(r"has over 1,000,000 TB, and .* has space for .*; set HF_HOME", message(NAME))
@@ -129,10 +127,62 @@ def test_errors_say_what_to_do(hub: SimpleNamespace, files: dict[str, bytes], mo
     assert message("hf:owner/other").startswith("cannot download hf:owner/other from http://127.0.0.1:9: ")
 
 
-def test_a_token_is_sent_to_the_hub(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("config.json", {"model_type": "resnet"}, "its config.json sets model_type to"),
+        ("config.json", {"hidden_act": "relu"}, "its config.json sets hidden_act to"),
+        ("tokenizer.json", {"normalizer": {"type": "Lowercase"}}, "the tokenizer changes the text with a Lowercase"),
+        ("config.json", {"vocab_size": 20}, "tokens, its model only 20"),
+    ],
+)
+def test_a_model_that_would_not_run_is_refused_before_its_weights_are_downloaded(
+    hub: SimpleNamespace, file: str, change: dict[str, object], message: str
+) -> None:
+    hub.tiny.files[file] = json.dumps(json.loads(hub.tiny.files[file]) | change).encode()
+    with pytest.raises(LLMError, match=f"^{NAME} is not downloaded: .*{message}"):
+        local_path(NAME)
+    asked = [path.rpartition("/")[2] for _, path, *_ in hub.hub.requests]
+    assert file in asked and "model.safetensors" not in asked
+
+
+def test_gpt_2_and_phi_3_are_accepted_before_their_weights_are_there(hub: SimpleNamespace) -> None:
+    """Their config.json becomes that of another architecture."""
+    config = json.loads(hub.tiny.files["config.json"])
+    gpt2 = {key: config[key] for key in ("vocab_size", "hidden_size", "num_attention_heads", "eos_token_id")}
+    for other in (gpt2 | {"model_type": "gpt2", "bos_token_id": 0}, config | {"model_type": "phi3"}):
+        hub.tiny.files["config.json"] = json.dumps(other).encode()
+        shutil.rmtree(hub.cache, ignore_errors=True)
+        assert (local_path(NAME) / "model.safetensors").is_file()
+
+
+def test_a_token_is_sent_to_the_hub_and_not_to_the_storage_that_it_names(
+    hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.tiny.gated = True
-    monkeypatch.setenv("HF_TOKEN", "secret")
-    assert (local_path(NAME) / "model.safetensors").is_file()
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with local_hub() as storage:
+        storage.objects["model.safetensors"] = hub.tiny.files["model.safetensors"]
+        hub.hub.redirect = f"{storage.endpoint}/bucket"
+        path = local_path(NAME) / "model.safetensors"
+    assert path.read_bytes() == hub.tiny.files["model.safetensors"]
+    assert {token for *_, token in hub.hub.requests} == {f"Bearer {TOKEN}"}
+    assert [(place, token) for _, place, _, token in storage.requests] == [("/bucket/model.safetensors", None)]
+
+
+def test_a_hub_with_https_may_not_redirect_to_http(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "https://mirror.example")
+    info = SimpleNamespace(siblings=[SimpleNamespace(rfilename="a.gguf", size=5, lfs=None)], card_data=None)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *args, **more: info)
+    location = SimpleNamespace(location="http://storage.example/a.gguf?key=1")
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *args, **more: location)
+    with pytest.raises(
+        LLMError, match=r"^hf:owner/tiny: mirror\.example redirects a\.gguf to http://storage\.example, "
+    ):
+        local_path(NAME)
 
 
 def test_a_local_file_of_that_name_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
