@@ -181,6 +181,9 @@ class Handler(BaseHTTPRequestHandler):
             message = f'You don\'t have the rights to create a model under the namespace "{body["organization"]}"'
             self.answer(403, {"X-Error-Message": message}, json.dumps({"error": message}).encode())
             return
+        if name in self.hub.repositories:
+            self.answer(409, {"X-Error-Message": "You already created this model repo"})
+            return
         self.hub.repositories[name] = repository = Repository({".gitattributes": b""})
         repository.private = body.get("private") or body.get("visibility") == "private"
         self.answer(200, {}, json.dumps({"url": f"{self.hub.endpoint}/{name}", "name": name}).encode())
@@ -193,6 +196,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def commit(self, name: str, operations: list[dict[str, Any]]) -> None:
         repository = self.hub.repositories[name]
+        [parent] = [operation["value"].get("parentCommit") for operation in operations if operation["key"] == "header"]
+        if parent not in (None, repository.commit):
+            self.answer(412, {"X-Error-Message": "A commit has happened since. Please refresh and try again."})
+            return
         for operation in operations:
             value = operation["value"]
             if operation["key"] == "file":

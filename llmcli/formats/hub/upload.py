@@ -1,16 +1,20 @@
-"""Uploading a model to the Hugging Face hub, in one commit: the model there is replaced as a whole or not at all."""
+"""Uploading a model to the Hugging Face hub, in one commit: the model there is replaced as a whole or not at all, and
+not if another program wrote there meanwhile."""
 
 import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from llmcli import units
 from llmcli.errors import LLMError, usage
 from llmcli.formats import hf_directory
 from llmcli.formats.hub import cache
 from llmcli.formats.hub.library import kinds, one_line, reason, show_progress, status
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
 
 _REPOSITORY = re.compile(r"(?:hf:)?([\w-][\w.-]*/[\w-][\w.-]*)")
 _MAX_NAMES = 5  # files listed
@@ -21,12 +25,17 @@ class Target(NamedTuple):
 
     repository: str  # OWNER/NAME
     endpoint: str
-    files: frozenset[str] | None  # file names in it; None: it does not exist
+    files: frozenset[str] | None = None  # file names in it; None: it does not exist
+    commit: str | None = None  # that has these files
 
     @property
     def replaced(self) -> list[str]:
         """List the files of an older model."""
         return sorted(name for name in self.files or () if hf_directory.is_part(name))
+
+    def at(self, info: "ModelInfo") -> "Target":
+        """Return the repository with the files that the hub lists."""
+        return self._replace(files=frozenset(file.rfilename for file in info.siblings or ()), commit=info.sha)
 
 
 def find_target(name: str, *, private: bool, force: bool) -> Target:
@@ -43,7 +52,7 @@ def find_target(name: str, *, private: bool, force: bool) -> Target:
         raise LLMError(f"uploading to {endpoint} needs a token; set HF_TOKEN to one with write access, from "
                        f"{endpoint}/settings/tokens")  # fmt: skip
     show_progress(False)
-    target = Target(repository, endpoint, None)
+    target = Target(repository, endpoint)
     api = HfApi(endpoint=endpoint)
     with one_line(lambda error: _explained(target, error)):
         user = api.whoami()
@@ -58,7 +67,7 @@ def find_target(name: str, *, private: bool, force: bool) -> Target:
             if "RepositoryNotFoundError" in kinds(error):
                 return target
             raise
-    target = target._replace(files=frozenset(file.rfilename for file in info.siblings or ()))
+    target = target.at(info)
     if private and not info.private:
         raise LLMError(f"{endpoint}/{repository} exists and is public; make it private in its settings there, or leave "
                        "out `private`")  # fmt: skip
@@ -92,7 +101,12 @@ def push(target: Target, directory: Path, on_note: Callable[[str], None], *, pri
         api = HfApi(endpoint=target.endpoint)
         if target.files is None:
             api.create_repo(target.repository, private=private)
-        commit = api.create_commit(target.repository, operations, commit_message="Upload model with llmcli")
+            target = target.at(api.model_info(target.repository))
+            if target.replaced:
+                raise LLMError(_changed(target, again))
+        commit = api.create_commit(
+            target.repository, operations, commit_message="Upload model with llmcli", parent_commit=target.commit
+        )
     cache.forget_branch(target.repository)
     for warning in warned:  # the hub's warnings about the model card
         if warning.category is UserWarning:
@@ -102,6 +116,13 @@ def push(target: Target, directory: Path, on_note: Callable[[str], None], *, pri
 
 def _some(names: list[str]) -> str:
     return units.some(names, _MAX_NAMES)
+
+
+def _changed(target: Target, again: str) -> str:
+    return (
+        f"another program wrote {target.endpoint}/{target.repository} meanwhile, so it was left as it is; look at it, "
+        f"and to replace it run the command again{again}"
+    )
 
 
 def _explained(target: Target, error: BaseException, again: str = "") -> str:
@@ -114,4 +135,6 @@ def _explained(target: Target, error: BaseException, again: str = "") -> str:
             return f"the token may not write {place} ({reason(error)}); set HF_TOKEN to one with write access"
         case 400:
             return f"{target.endpoint} refuses the files: {reason(error)}"
+        case 409 | 412:
+            return _changed(target, again)
     return f"cannot upload to {place}: {reason(error)}; run the command again{again}"

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 import llmcli
+from llmcli.errors import LLMError
 from llmcli.formats import checkpoint
+from llmcli.formats.hub import upload
 from tests.conftest import Llm
 from tests.local_hub import TOKEN, Repository
 
@@ -91,6 +93,37 @@ def test_an_older_model_is_replaced_as_a_whole(trained: SimpleNamespace, llm: Ll
     )
     assert cat.files.keys() == {path.name for path in Path("d").iterdir()} | mine.keys()
     assert "is public; make it private in its settings there" in llm(*PUSH, "--force", "--private").stderr
+
+
+@pytest.mark.parametrize("when", ["before it is created", "after it is created", "before it is replaced"])
+def test_two_pushes_do_not_mix_two_models(
+    trained: SimpleNamespace, llm: Llm, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    from huggingface_hub import HfApi
+
+    def another_push() -> None:
+        sharded = {"config.json": b"{}", "model-00001-of-00001.safetensors": b"", "model.safetensors.index.json": b"{}"}
+        trained.hub.repositories["owner/cat"] = Repository(sharded, commit="ab" * 20)
+
+    def create_repo(api: HfApi, *args: str, **more: bool) -> None:
+        create(api, *args, **more)
+        another_push()
+
+    create = HfApi.create_repo
+    if when == "before it is replaced":
+        trained.hub.repositories["owner/cat"] = Repository({"config.json": b"old"})
+    if when == "after it is created":
+        monkeypatch.setattr(HfApi, "create_repo", create_repo)
+    target = upload.find_target("owner/cat", private=False, force=True)
+    assert llm(*PUSH[:5]).exit_code == 0
+    if when != "after it is created":
+        another_push()
+    with pytest.raises(
+        LLMError, match=r"^another program wrote \S+/owner/cat meanwhile, so it was left as it is; look"
+    ):
+        upload.push(target, Path("d"), lambda note: None, private=False, progress=False)
+    cat = trained.hub.repositories["owner/cat"]
+    assert cat.commit == "ab" * 20 and "model.safetensors" not in cat.files
 
 
 def test_errors_say_what_to_do(trained: SimpleNamespace, llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
