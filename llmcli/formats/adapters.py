@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.config import LORA_SCALE, ModelConfig
+from llmcli.config import HEAD, LORA_SCALE, ModelConfig
 from llmcli.errors import LLMError, brief, prefixed
 from llmcli.formats import atomic_io, training_stages
 from llmcli.formats.checkpoint import ADAPTER_PREFIX, Checkpoint, ComputedTensors, TensorsOnDisk, seen_bytes
-from llmcli.formats.metadata import JsonObject, PositiveCount, PositiveNumber, parse_document
+from llmcli.formats.metadata import JsonObject, PositiveCount, PositiveNumber, parse_document, read_as
 from llmcli.formats.open_file import read_text
 from llmcli.formats.safetensors.file import read_tensor, write_tensors
 from llmcli.formats.safetensors.header import Header, TensorInfo, read_header
@@ -21,13 +21,16 @@ PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # n
 # keys in PEFT's config that change an adapter's computation
 _UNSUPPORTED = (
     "use_dora", "use_rslora", "use_qalora", "rank_pattern", "alpha_pattern", "layer_replication",
-    "alora_invocation_tokens", "trainable_token_indices",
+    "alora_invocation_tokens", "trainable_token_indices", "modules_to_save",
 )  # fmt: skip
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq")  # initializations that subtract the adapter from the base weights
+_ADVICE = (
+    "only plain LoRA of matrices is supported; PEFT merges most other kinds: save what merge_and_unload() returns, and "
+    "import that directory"
+)
 
 
-class _Config(JsonObject):  # PEFT's config
-    peft_type: str
+class _Config(JsonObject):  # PEFT's config of LoRA
     r: PositiveCount
     lora_alpha: PositiveNumber
 
@@ -110,12 +113,14 @@ def merged_tensors(base: Checkpoint, path: Path) -> Mapping[str, NDArray[np.floa
     pairs: dict[str, tuple[TensorInfo, TensorInfo]] = {}  # matrix -> its A and B
     shapes = base.config.tensor_shapes()
     for name, a in header.tensors.items():
-        if name.endswith(".lora_B.weight"):
+        if name.endswith((".lora_B.weight", ".base_layer.weight")):  # the latter is that of the base model
             continue
         matrix = name.removeprefix(ADAPTER_PREFIX).removesuffix(".lora_A.weight")
         b = header.tensors.get(f"{ADAPTER_PREFIX}{matrix}.lora_B.weight")
         if not name.endswith(".lora_A.weight") or b is None:
-            raise LLMError(f"{path}: {name[:100]} is not part of a low-rank adapter")
+            raise LLMError(f"{path} has {name.removeprefix(ADAPTER_PREFIX)[:100]}; {_ADVICE}")
+        if f"{matrix}.weight" == HEAD and base.config.tie_word_embeddings:
+            raise LLMError(f"{path} adapts lm_head, which this model shares with its embeddings; {_ADVICE}")
         is_pair = len(a.shape) == len(b.shape) == 2 and a.shape[0] == b.shape[1]
         if not is_pair or shapes.get(f"{matrix}.weight") != (b.shape[0], a.shape[1]):
             raise LLMError(f"{path}: its adapter of {matrix[:100]} does not fit the model")
@@ -148,13 +153,16 @@ def _read_config(header: Header) -> _Config:
     text, beside = header.metadata.get(PEFT_CONFIG), header.path.with_name(PEFT_CONFIG)
     if text is None and not beside.exists():
         raise LLMError(f"{header.path} has no {PEFT_CONFIG} in its metadata or beside it")
+    label = f"its {PEFT_CONFIG}"
     with prefixed(header.path):
-        config: _Config = parse_document(read_text(beside) if text is None else text, f"its {PEFT_CONFIG}", _Config)
-        unsupported = [f"sets {key}" for key in _UNSUPPORTED if config.document.get(key)]
-        if str(config.document.get("init_lora_weights")).startswith(_CHANGES_BASE):
-            unsupported.append("sets init_lora_weights")
-        if config.peft_type != "LORA":
-            unsupported.append(f"is of type {config.peft_type[:60]!r}")
+        document = parse_document(read_text(beside) if text is None else text, label)
+        unsupported = [f"sets {key} to {brief(document[key])}" for key in _UNSUPPORTED if document.get(key)]
+        if str(document.get("init_lora_weights")).startswith(_CHANGES_BASE):
+            unsupported.append(f"sets init_lora_weights to {brief(document['init_lora_weights'])}")
+        if (kind := document.get("peft_type")) != "LORA":
+            unsupported = [f"is of type {brief(kind)}"]
         if unsupported:
-            raise LLMError(f"its {PEFT_CONFIG} {', '.join(unsupported)}; only plain LoRA is supported")
+            raise LLMError(f"{label} {', '.join(unsupported)}; {_ADVICE}")
+        with prefixed(f"{label} is not valid"):
+            config: _Config = read_as(_Config, document)
     return config

@@ -43,7 +43,8 @@ def test_adapters_saved_by_peft_are_read(reference, tmp_path: Path, llm) -> None
 
     base = transformers.AutoModelForCausalLM.from_pretrained(reference.directory, dtype=torch.float32)
     torch.manual_seed(0)
-    settings = peft.LoraConfig(r=3, lora_alpha=7, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    targets = ["q_proj", "down_proj", "lm_head"]  # for the last one, PEFT also saves the weights of the base model
+    settings = peft.LoraConfig(r=3, lora_alpha=7, target_modules=targets, init_lora_weights=False)
     theirs = peft.get_peft_model(base, settings).eval()
     theirs.save_pretrained(tmp_path / "peft")
     result = llm("import", reference.directory, "--adapter", tmp_path / "peft", "-o", "merged.safetensors")
@@ -53,3 +54,28 @@ def test_adapters_saved_by_peft_are_read(reference, tmp_path: Path, llm) -> None
         expected = theirs(torch.tensor([ids])).logits[0].numpy()
     np.testing.assert_allclose(NumpyRuntime(loading.load("merged.safetensors")).logits(ids), expected, atol=1e-4)
     assert np.abs(expected - reference.logits(ids)).max() > 0.01
+
+
+@pytest.mark.parametrize("reference", ["qwen2"], indirect=True)  # its embeddings are tied
+def test_what_cannot_be_merged_is_named(reference, tmp_path: Path, llm) -> None:
+    import peft
+    import torch
+    import transformers
+
+    matrix = ["q_proj"]
+    kinds = {
+        "sets modules_to_save to ['norm']": peft.LoraConfig(target_modules=matrix, modules_to_save=["norm"]),
+        "has model.embed_tokens.lora_embedding_A": peft.LoraConfig(target_modules=[*matrix, "embed_tokens"]),
+        "adapts lm_head, which this model shares": peft.LoraConfig(target_modules=[*matrix, "lm_head"]),
+        "has model.layers.0.self_attn.q_proj.base_layer.bias": peft.LoraConfig(target_modules=matrix, bias="lora_only"),
+        "is of type 'IA3'": peft.IA3Config(target_modules=["k_proj"], feedforward_modules=[]),
+        "is of type 'LOHA'": peft.LoHaConfig(target_modules=matrix),
+        "is of type 'PROMPT_TUNING'": peft.PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"),
+    }
+    for number, (found, settings) in enumerate(kinds.items()):
+        base = transformers.AutoModelForCausalLM.from_pretrained(reference.directory, dtype=torch.float32)
+        directory = tmp_path / str(number)
+        peft.get_peft_model(base, settings).save_pretrained(directory)
+        result = llm("import", reference.directory, "--adapter", directory, "-o", "merged.safetensors")
+        assert result.exit_code == 1 and result.stderr.count("\n") == 1, found
+        assert found in result.stderr and "only plain LoRA of matrices is supported" in result.stderr, result.stderr
