@@ -171,12 +171,13 @@ def _part(config: ModelConfig, name: str, shape: tuple[int, ...], rows: slice, v
     """Return some rows, as they are here, of what transformers calls `name`. `values` are its elements, flat."""
     stacked = values.reshape(shape)
     if _TRANSPOSED.search(name):
-        stacked = stacked.T
-    elif _BY_HEAD in name:
-        heads = stacked.reshape(config.num_attention_heads, 3, config.head_dim, -1).swapaxes(0, 1).copy()
-        heads[:2] = heads[:2][:, :, _halves_as_pairs(config)]
-        stacked = heads.reshape(shape)
-    return stacked[rows]
+        return stacked.T[rows]
+    if _BY_HEAD not in name:
+        return stacked[rows]
+    size = rows.stop - rows.start
+    part = stacked.reshape(config.num_attention_heads, 3, config.head_dim, -1)[:, rows.start // size]  # q, k or v
+    rotated = part if rows.start == 2 * size else part[:, _halves_as_pairs(config)]
+    return rotated.reshape(size, *shape[1:])
 
 
 def _joined(config: ModelConfig, name: str, parts: list[NDArray[Any]]) -> NDArray[Any]:
