@@ -36,6 +36,15 @@ def some(names: Sequence[str], limit: int) -> str:
     return ", ".join(names[:limit]) + more
 
 
+def file_name(name: str, member: str = "") -> str:
+    """Return the last part of a file's name; a page in a web archive has the name of the archive.
+
+    >>> file_name("notes/2024/diary.txt"), file_name("crawl/site.warc/https://example.com/a", "https://example.com/a")
+    ('diary.txt', 'site.warc')
+    """
+    return (name.removesuffix(f"/{member}") if "://" in member else name).rpartition("/")[2]
+
+
 def bits_per_byte(value: float) -> str:
     """0.21349 -> "0.213"."""
     return f"{value:.{BITS_PER_BYTE_DIGITS}f}"

@@ -10,6 +10,7 @@ from llmcli import units
 from llmcli.formats.training_record import TrainingRecord
 
 NETWORK, ADAPTING = "network", "adapting"
+KNOWN_SHARE = 0.1  # share of the held-out text in the training text that is said beside every figure
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,15 @@ class Figures:
     def numbers(self) -> str:
         network = f"{NETWORK} {units.bits_per_byte(self.network)}"
         return network if self.adapting is None else f"{network}, {ADAPTING} {units.bits_per_byte(self.adapting)}"
+
+
+def known_text(share: float) -> str:
+    """Say that a share of the held-out text also stands in the training text; "" if hardly any does.
+
+    >>> known_text(0.3), known_text(0.01)
+    ('30% of it also stands in the training text', '')
+    """
+    return f"{share:.0%} of it also stands in the training text" if share >= KNOWN_SHARE else ""
 
 
 def change(before: Figures, after: Figures) -> str:

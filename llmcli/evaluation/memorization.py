@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import SamplingConfig
+from llmcli.data.text.string_hashes import string_hashes
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.evaluation.training_text import SEPARATOR, TrainingText
 from llmcli.formats.checkpoint import Checkpoint
@@ -24,8 +25,6 @@ SAMPLED_CHARACTERS = 2_000  # generated in total
 SAMPLES = 8  # generated texts
 MAX_WORK = 3e9  # parameters x tokens generated: about a second or two on one core
 MAX_SEARCHED_BYTES = 64_000_000  # searched beginning of the training text: about two seconds
-_STEPS = (2, 3, 5)  # their product is LENGTH
-_HASH_FACTOR = 0x9E3779B97F4A7C15  # odd, with well-mixed bits
 _TABLE_BITS = 20  # a million slots for a few thousand strings: few hash collisions
 
 
@@ -164,17 +163,9 @@ def _filter(candidates: set[str]) -> NDArray[np.bool_]:
 
 
 def _slots(text: str) -> NDArray[np.uint64]:
-    """Return the table slot of the string that starts at each character: the top bits of a polynomial rolling hash.
-    Hashes of 2 characters are combined into hashes of 6, then 30: seven products instead of thirty."""
-    hashes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.uint64)
-    width = 1
-    for times in _STEPS:
-        places, power = len(hashes) - (times - 1) * width, np.uint64(pow(_HASH_FACTOR, width, 1 << 64))
-        total = hashes[:places]
-        for k in range(1, times):
-            total = total * power + hashes[k * width :][:places]
-        hashes, width = total, width * times
-    return hashes >> np.uint64(64 - _TABLE_BITS)
+    """Return the table slot of the string that starts at each character."""
+    characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+    return string_hashes(characters, LENGTH) >> np.uint64(64 - _TABLE_BITS)
 
 
 def _generate_texts(

@@ -91,6 +91,11 @@ def is_held_out(corpus: Corpus, record: TrainingRecord) -> bool:
     )
 
 
+def names_training_data(record: TrainingRecord) -> bool:
+    """Return whether a record has the hash of any file that a model was trained on; an exported model has none."""
+    return any(file.sha256 for stage in record.stages for file in stage.corpus)
+
+
 def held_out_files(record: TrainingRecord) -> set[str]:
     """Return the sha256 of each text or conversation file that --val named when a model was trained."""
     return {file.sha256 for stage in record.stages for file in stage.held_out.files}
@@ -114,32 +119,33 @@ def measured_conversations(
     """Select the conversations that were held out for all models; all if there are none, or if `whole`."""
     conversations = [one for file in files for one in file.conversations]
     trained = _trained_in_any(files, records)
-    training = [conversations[i] for i in sorted(trained)]
-    others = [one for i, one in enumerate(conversations) if i not in trained]
-    rest = split.without_duplicates(training, others).held_out
+    rest = split.divide(conversations, [i for i in range(len(conversations)) if i not in trained]).held_out
     if whole or not rest:
         return MeasuredConversations(conversations, len(trained), bool(trained))
     return MeasuredConversations(rest, len(conversations) - len(rest), False)
 
 
 def trained_indices(files: Sequence[ConversationFile], stage: Stage) -> set[int]:
-    """Return the indices, counted over all files, of the conversations that one stage was trained on."""
-    share = (stage.conversations and stage.conversations.held_out_share) or 0.0
-    recorded: dict[str, tuple[int, int]] = {}  # sha256 -> (index of the first conversation, number of conversations)
-    count = 0
-    for entry in stage.conversation_files:
-        recorded.setdefault(entry.sha256, (count, entry.conversations))
-        count += entry.conversations
+    """Return the indices, counted over all files, of the conversations that one stage was trained on, or that repeat
+    such conversations."""
+    held_out_share = (stage.conversations and stage.conversations.held_out_share) or 0.0
+    repeated = set((stage.conversations and stage.conversations.repeated) or ())
+    count = sum(entry.conversations for entry in stage.conversation_files)
+    recorded: dict[str, list[tuple[int, int]]] = {}  # sha256 -> (index of the first conversation, number) of each copy
+    start = 0
+    for entry in (*stage.conversation_files, *(file for file in stage.held_out.files if file.shape is not None)):
+        recorded.setdefault(entry.sha256, []).append((start, entry.conversations))
+        start += entry.conversations
     trained: set[int] = set()
     first = 0
     for file in files:
-        offset, number = recorded.get(file.sha256, (None, 0))
-        if offset is not None and count:  # a damaged record may lack the number
-            if len(file.conversations) != number:  # read with other options than in training: all may be trained on
-                share = 0.0
-            held_out = (split.is_held_out(offset + i, count, share) for i in range(len(file.conversations)))
-            trained |= {first + i for i, is_out in enumerate(held_out) if not is_out}
-        first += len(file.conversations)
+        number = len(file.conversations)
+        for start, recorded_number in recorded.get(file.sha256, ()) if count else ():  # a damaged record may lack it
+            # read with other options than in training: all may be trained on
+            share = held_out_share if number == recorded_number else 0.0
+            is_out = (start + i >= count or split.is_held_out(start + i, count, share) for i in range(number))
+            trained |= {first + i for i, out in enumerate(is_out) if not out or start + i in repeated}
+        first += number
     return trained
 
 

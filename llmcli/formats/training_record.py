@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
+from llmcli import units
 from llmcli.formats.metadata import (
     Amount,
     Check,
@@ -38,7 +39,7 @@ class TrainingFile(JsonObject):
     kind: str = ""  # format that the text was extracted from
     member: str = ""  # path in an archive
     held_out: Count | None = None  # bytes at its end; earlier versions held out the end of the whole corpus
-    left_out: Count = 0  # bytes that are neither trained on nor held out
+    left_out: Count = 0  # bytes before these that are not trained on either
 
 
 class HeldOut(JsonObject):
@@ -47,6 +48,7 @@ class HeldOut(JsonObject):
     bytes: Count = 0
     from_: str = ""  # how they were held out, in words
     of: str = ""  # "answers" if conversations were held out
+    known_share: Fraction = 0.0  # share of the held-out text that also stands in the training text
     files: tuple[TrainingFile, ...] = ()  # that --val named
     seen_by_base: bool = False
 
@@ -57,6 +59,9 @@ class Conversations(JsonObject):
     training: Count = 0
     held_out: Count = 0
     held_out_share: Fraction | None = None
+    # indices of conversations that were not held out because training ones repeat them; first come those of the
+    # corpus, then those of --val
+    repeated: tuple[Count, ...] = ()
     train_tokens: Count = 0
     train_bytes: Count = 0
     from_step: Count = 0
@@ -84,6 +89,15 @@ class Stage(JsonObject):
     reading: Reading | None = None
     stage: str = ""  # an earlier stage's role for the model, and its file
     file: str = ""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The bytes of files by name, without directories and web addresses: what an exported model says of them."""
+        sizes: dict[str, int] = {}
+        for file in self.corpus:
+            name = units.file_name(file.name, file.member)
+            sizes[name] = sizes.get(name, 0) + file.bytes
+        return sizes
 
     @property
     def texts(self) -> list[TrainingFile]:

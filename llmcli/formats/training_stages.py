@@ -46,7 +46,8 @@ def as_earlier(record: TrainingRecord, stage: str, file: str) -> list[Entry]:
         if not one.stage:
             kept = {key: entry[key] for key in _KEYS if entry.get(key)}
             if "conversations" in kept:
-                kept["conversations"] = {"held_out_share": kept["conversations"].get("held_out_share")}
+                shares = ((key, kept["conversations"].get(key)) for key in ("held_out_share", "repeated"))
+                kept["conversations"] = {key: value for key, value in shares if value}
             if "held_out" in kept:
                 kept["held_out"] = {key: value for key, value in kept["held_out"].items() if key == "files"}
             entry = {"stage": stage, "file": file, **kept}
@@ -61,8 +62,18 @@ def cache_stage(name: str, size: int, sha256: str) -> Entry:
 
 
 def to_metadata(record: TrainingRecord, file: str) -> dict[str, str]:
-    """Return the metadata entry for an exported model named `file`; {} if nothing is known."""
-    text = json.dumps(as_earlier(record, EXPORTED, file), ensure_ascii=False, separators=(",", ":"))
+    """Return the metadata entry for an exported model named `file`: the names and sizes of the files, but no hashes,
+    directories or web addresses. {} if nothing is known."""
+    stages = [
+        {
+            "stage": stage.stage or EXPORTED,
+            "file": stage.file or file,
+            "corpus": [{"name": name, "bytes": size} for name, size in stage.sizes.items()],
+        }
+        for stage in record.stages
+        if stage.corpus
+    ]
+    text = json.dumps(stages, ensure_ascii=False, separators=(",", ":"))
     return {METADATA_KEY: text} if 2 < len(text) <= MAX_CHARACTERS else {}
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from llmcli.data.sources import Sources, read_sources
 from llmcli.data.text.corpus import Corpus, Part
 from llmcli.data.text.documents import Document
+from llmcli.data.text.near_duplicates import largest_group
+from llmcli.data.text.repetitions import find_repetitions
 from llmcli.data.text.split import split
 from llmcli.errors import LLMError
 from llmcli.evaluation.training_text import find_corpus, find_held_out_text, recorded_reading, trained_lengths
@@ -27,11 +29,14 @@ class RecordedSplit:
     conversations: tuple[str, ...]  # names of files of conversations, which are not part of it
     read: Sources
     has_record: bool  # False: the record of the model names no text
+    left_out: int  # bytes of training text that repeat held-out text
+    known_share: float  # share of the held-out text that still stands in the training text
 
 
 def recorded_split(record: TrainingRecord, model: Path, corpus: Sequence[str]) -> RecordedSplit:
     """Split the training text as the record of a model says. The text is found by the names in the record, or among
-    the files in `corpus`, which may include others: these are split anew.
+    the files in `corpus`, which may include others: these are split anew. Training text that repeats held-out text is
+    left out.
 
     Raises LLMError if a file is missing or has changed, or if there is none.
     """
@@ -50,37 +55,40 @@ def recorded_split(record: TrainingRecord, model: Path, corpus: Sequence[str]) -
                 f"{document.name} is part of an earlier handover, which contains held-out text; name files outside "
                 f"{earlier}"
             )
-    found = {document.sha256: document for document in documents}
+    by_hash = {document.sha256: document for document in documents}
     for entry in (*stage.texts, *held_out_files):
-        if entry.sha256 not in found and entry.bytes:
+        if entry.sha256 not in by_hash and entry.bytes:
             raise LLMError(
                 f"the training text of {model}, {entry.name[:200]}, is missing or has changed: no file in "
                 f"{', '.join(corpus)} has its sha256, {entry.sha256[:16]}; add the file to `corpus`"
             )
     names = {entry.sha256: entry.name for entry in (*stage.texts, *held_out_files)}
-    parts = _recorded_parts(stage, found)
-    parts[1].extend(Part(found[file.sha256], 0, found[file.sha256].text_bytes) for file in held_out_files if file.bytes)
+    parts = _recorded_parts(stage, by_hash)
+    parts[1].extend(
+        Part(by_hash[file.sha256], 0, by_hash[file.sha256].text_bytes) for file in held_out_files if file.bytes
+    )
     new = Corpus.of(document for document in documents if document.sha256 not in names)
     if new.contents:
         divided = split(new, HELD_OUT)
         parts[0].extend(divided.training.contents)
         parts[1].extend(divided.held_out.contents)
     training, held_out = (Corpus(tuple(part for part in of_kind if part.text_bytes)) for of_kind in parts)
+    found = find_repetitions(training, held_out, versions=largest_group(documents))
     names |= {document.sha256: document.relative_name for document in new.documents}
     conversations = [file.name for file in record.conversation_files]
     conversations += [file.name for file in read.conversation_files]
     return RecordedSplit(
-        training, held_out, names, tuple(document.name for document in new.documents),
-        tuple(dict.fromkeys(conversations)), read, bool(stage.texts),
+        found.training, held_out, names, tuple(document.name for document in new.documents),
+        tuple(dict.fromkeys(conversations)), read, bool(stage.texts), found.left_out, found.known_share,
     )  # fmt: skip
 
 
-def _recorded_parts(stage: Stage, found: dict[str, Document]) -> tuple[list[Part], list[Part]]:
+def _recorded_parts(stage: Stage, by_hash: dict[str, Document]) -> tuple[list[Part], list[Part]]:
     """Return (training parts, held-out parts) of the texts of a stage."""
     trained = trained_lengths([stage])
     training, held_out = list[Part](), list[Part]()
     for entry in _distinct(stage.texts):
-        document, middle = found[entry.sha256], trained.get(entry.sha256, entry.bytes)
+        document, middle = by_hash[entry.sha256], trained.get(entry.sha256, entry.bytes)
         size = entry.bytes - middle - entry.left_out if entry.held_out is None else entry.held_out
         training.append(Part(document, 0, middle))
         held_out.append(Part(document, document.text_bytes - size, document.text_bytes))

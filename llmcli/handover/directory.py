@@ -10,6 +10,7 @@ from typing import Any
 from llmcli import units
 from llmcli.data.tokens.tokens import token_type
 from llmcli.errors import LLMError, require_torch
+from llmcli.evaluation.figures import known_text
 from llmcli.formats import atomic_io, hf_directory, loading
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.handover import engines
@@ -73,6 +74,7 @@ class Handover:
     @property
     def stays(self) -> list[str]:
         cache, conversations = self.trained.record.ngram_cache, self.split.conversations
+        left_out, known = self.split.left_out, known_text(self.split.known_share)
         changed = ""
         if new := units.count(len(self.split.new), "text") if self.split.new else "":
             changed = f"the mixture: {new} added, and split here"
@@ -80,6 +82,8 @@ class Handover:
                 changed = f"the split and the mixture: the model has no record of them; {new} split here"
         return [
             *filter(None, [changed]),
+            *([f"{left_out:,} bytes of training text, which repeat held-out text"] if left_out else []),
+            *([f"held-out text that is all new: {known}"] if known else []),
             *(["what the model learned: the larger one begins with random weights"] if self.size else []),
             *([] if cache is None else ["the n-gram cache: other programs run the network alone"]),
             *([f"conversations: {', '.join(conversations)}"] if conversations else []),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from llmcli import units
 from llmcli.analysis.inspect import OnNote, json_object, tokenizer_facts
 from llmcli.errors import LLMError, prefixed
-from llmcli.evaluation.figures import NETWORK, Figures, as_json
+from llmcli.evaluation.figures import NETWORK, Figures, as_json, known_text
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.metadata import parse_document
 from llmcli.formats.training_record import Stage, TrainingRecord
@@ -112,8 +112,7 @@ def _data_rows(record: TrainingRecord) -> Rows:
 
 
 def _corpus(stage: Stage) -> str:
-    names = units.some([file.name for file in stage.corpus], MAX_NAMES)
-    return f"{names}, {sum(file.bytes for file in stage.corpus):,} bytes"
+    return f"{units.some([*stage.sizes], MAX_NAMES)}, {sum(stage.sizes.values()):,} bytes"
 
 
 def _run_rows(record: TrainingRecord) -> Rows:
@@ -138,7 +137,8 @@ def _run_rows(record: TrainingRecord) -> Rows:
     of_answers = " of answers" if record.held_out.of == "answers" else ""
     at_end = f" at the end, on {measured.bytes:,} bytes, in float32" if measured else ""
     base = f"; {before.numbers} before fine-tuning" if before else ""
-    return [*rows, ("held-out", f"{figures}{of_answers}{at_end}{base}")]
+    known = known_text(record.held_out.known_share)
+    return [*rows, ("held-out", f"{figures}{of_answers}{at_end}{base}{known and f'; {known}'}")]
 
 
 def expert_rows(header: "Header", record: TrainingRecord) -> list[tuple[str, str, str, str]]:
@@ -151,7 +151,7 @@ def expert_rows(header: "Header", record: TrainingRecord) -> list[tuple[str, str
     rows = []
     for name, model, expert in zip(config.names, config.experts, record.experts, strict=False):
         shape = f"{model.get('num_hidden_layers')} layers, hidden size {model.get('hidden_size')}"
-        corpus = ", ".join(file.name for file in expert.corpus[:MAX_NAMES])
+        corpus = ", ".join([*expert.sizes][:MAX_NAMES])
         figures = Figures.of_record(expert)
         rows.append((name, shape, corpus, figures.numbers if figures else ""))
     return rows

@@ -514,7 +514,7 @@ def _measure(
     else:
         end = time.monotonic() + seconds
         result = memorization.measure_memorization(
-            checkpoint, prepared.tokenizer, prepared.held_out, prepared.training_text(), settings.seed,
+            checkpoint, prepared.tokenizer, prepared.held_out, prepared.read.texts(), settings.seed,
             lambda: stop() or time.monotonic() > end,
         )  # fmt: skip
     return result._asdict() if result else None

@@ -1,5 +1,6 @@
 """The conversations that measure models are those that none of them was trained on, according to their records."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from llmcli.data.conversations.split import held_out_indices
 from llmcli.data.files import ConversationFile
 from llmcli.evaluation.training_text import measured_conversations, trained_indices
 from llmcli.formats.training_record import TrainingRecord
+from llmcli.formats.training_stages import BASE, as_earlier
 
 
 def file(name: str, count: int, first: int = 0) -> ConversationFile:
@@ -67,6 +69,28 @@ def test_a_repeated_conversation_is_not_measured_if_it_was_trained_on() -> None:
     trained = {i % 34 for i in set(range(68)) - set(held_out_indices(68, 0.1))}
     assert held_out & trained and held_out - trained
     assert {A.conversations.index(one) for one in measured.conversations} == held_out - trained
+
+
+def test_a_conversation_that_any_copy_of_its_file_trained_on_is_trained_on() -> None:
+    """One file under two names: its copies are held out at other places, except for one conversation."""
+    copy = replace(A, name="copy", path=Path("copy"))
+    [both] = {i for i in held_out_indices(68, 0.1) if i < 34} & {i - 34 for i in held_out_indices(68, 0.1)}
+    measured = measured_conversations([A], [record(A, copy)])
+    assert (measured.conversations, measured.trained) == ([A.conversations[both]], 33)
+
+
+def test_conversations_that_other_files_repeat_count_as_trained_on() -> None:
+    """Those of the corpus, and those of --val, which follow."""
+    held_out = held_out_indices(34, 0.1)
+    listed = record(C).document["corpus"][1:]
+    document = record(A).document | {"held_out": {"files": listed}}
+    known = TrainingRecord.from_json(
+        document | {"conversations": {"held_out_share": 0.1, "repeated": [held_out[0], 36]}}
+    )
+    assert trained_indices([A], known) == {*range(34)} - {*held_out[1:]}
+    assert trained_indices([C, A], known) == {2} | {5 + i for i in range(34) if i not in held_out[1:]}
+    [stage] = as_earlier(known, BASE, "m")
+    assert trained_indices([C], TrainingRecord.from_json(stage)) == {2}
 
 
 def test_a_record_with_an_absurd_count_costs_nothing() -> None:

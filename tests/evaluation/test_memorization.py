@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.evaluation import memorization
 from llmcli.evaluation.memorization import (
-    LENGTH,
     measure_memorization,
     occurring_lines,
     occurring_strings,
@@ -134,10 +133,6 @@ def test_a_measurement_whose_time_is_over_ends_with_what_it_has(tiny_model: Path
     answers = iter([False, True])  # asked before the second and the third piece
     result = measure_memorization(checkpoint, tokenizer, np.array([5]), [pieces], 0, lambda: next(answers))
     assert result is not None and (result.searched_bytes, result.share) == (80, 1.0)
-
-
-def test_the_product_of_the_hash_steps_is_the_length() -> None:
-    assert int(np.prod(memorization._STEPS)) == LENGTH
 
 
 def test_lines_that_occur_are_found_across_pieces() -> None:

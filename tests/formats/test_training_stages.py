@@ -1,6 +1,7 @@
 """What a model was trained on in earlier stages, in its record."""
 
 import hashlib
+import json
 from pathlib import Path
 
 from llmcli.formats import checkpoint, loading
@@ -79,9 +80,22 @@ def test_mix_carries_the_text_of_each_model_along(llm) -> None:
         assert "mixture.safetensors: trained on all of this text" in answer.stderr
 
 
-def test_an_exported_model_carries_what_it_was_trained_on() -> None:
-    record = CHAT | joined(as_earlier(OWN, BASE, "1"))
+def test_an_exported_model_carries_the_names_of_the_files_but_nothing_that_leads_to_them() -> None:
+    member = "https://example.com/secret/page"
+    names = ["home/me/b.jsonl", "notes.zip/private/c.txt", f"crawl/site.warc.gz/{member}", "more/site.warc.gz/http://a"]
+    members = ["", "private/c.txt", member, "http://a"]
+    files = [
+        {"name": name, "path": f"../{name}", "bytes": 7, "sha256": "b" * 64, "member": member}
+        for name, member in zip(names, members, strict=True)
+    ]
+    record = CHAT | joined(as_earlier(OWN, BASE, "1")) | {"corpus": files, "reading": {"strip_boilerplate": ["ff"]}}
     [text] = to_metadata(record, "m").values()
+    assert json.loads(text)[0] == {
+        "stage": "exported model", "file": "m",
+        "corpus": [
+            {"name": "b.jsonl", "bytes": 7}, {"name": "c.txt", "bytes": 7}, {"name": "site.warc.gz", "bytes": 14},
+        ],
+    }  # fmt: skip
     found = from_metadata(text)["earlier_stages"]
     assert [(one["stage"], one["file"]) for one in found] == [("exported model", "m"), ("base model", "1")]
     assert [describe(one) for one in (TrainingRecord() | {"earlier_stages": found}).stages[1:]] == [

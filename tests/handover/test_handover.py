@@ -5,6 +5,8 @@ import hashlib
 import itertools
 import json
 import os
+import random
+import string
 import struct
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 import yaml
 
 from llmcli.config import ModelConfig
+from llmcli.data.text.repetitions import STRIDE
 from llmcli.data.tokens import corpus_tokens
 from llmcli.formats import checkpoint, loading
 from llmcli.handover.splits import index
@@ -210,6 +213,35 @@ def test_the_corpus_can_be_given_with_more_text(model: Path, llm) -> None:
         "export", "model.safetensors", "out2", "--to", "handover", "--corpus", "elsewhere", "--corpus", "out"
     )
     assert held_out.exit_code == 1 and "is part of an earlier handover" in held_out.stderr
+
+
+def test_text_that_repeats_held_out_text_is_not_handed_over(model: Path, llm) -> None:
+    """A second edition: what the model held out of the first stands in its middle."""
+    import pyarrow.parquet
+
+    first = "".join(random.Random(0).choices(string.ascii_lowercase, k=9000))
+    data = first.encode()
+    entry = {"name": "a.txt", "bytes": 9000, "sha256": hashlib.sha256(data).hexdigest(), "held_out": 900}
+    opened = checkpoint.load(model)
+    opened.record |= {"corpus": [entry]}
+    checkpoint.save(model, opened)
+    Path("a.txt").write_bytes(data)
+    Path("b.txt").write_text(first + "".join(random.Random(1).choices(string.ascii_lowercase, k=9000)))
+    answer = llm("export", "out", "--to", "handover", "--corpus", "a.txt", "--corpus", "b.txt", "--json")
+    rows = pyarrow.parquet.read_table("out/text/train.parquet").to_pylist()
+    sizes = [len(row["text"]) for row in rows]
+    assert [row["name"] for row in rows] == ["a.txt", "b.txt", "b.txt"]
+    assert sizes == [8100, 8100, pytest.approx(7200, abs=STRIDE)]
+    assert first[:8100] == rows[0]["text"] == rows[1]["text"] and not any(first[8150:8200] in r["text"] for r in rows)
+    note = (
+        f"does not travel: the mixture: 1 text added, and split here; {17_100 - sum(sizes[1:]) - 900} bytes of training"
+    )
+    assert note in answer.stderr
+    entries = {entry["name"]: entry["train"] for entry in json.loads(answer.stdout)["documents"]}
+    text = rows[1]["text"] + rows[2]["text"]
+    assert entries["b.txt"]["bytes"] == sum(sizes[1:])
+    assert entries["b.txt"]["sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    assert len(documents("out/tokens/train")) == 3
 
 
 def test_files_that_are_not_handed_over_are_named(model: Path, llm) -> None:

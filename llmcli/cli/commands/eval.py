@@ -168,6 +168,8 @@ def _evaluate_text(options: _Options, models: "Models", text: "Corpus", past: "C
     import numpy as np
 
     from llmcli.data.text.corpus import Corpus
+    from llmcli.data.text.near_duplicates import largest_group
+    from llmcli.data.text.repetitions import find_repetitions
     from llmcli.evaluation.evaluator import most_surprising
     from llmcli.evaluation.training_text import trained_part, untrained_part
 
@@ -175,6 +177,8 @@ def _evaluate_text(options: _Options, models: "Models", text: "Corpus", past: "C
     measured = text if options.whole else untrained_part(text, records)
     measured = measured if measured.contents else text
     trained = trained_part(text, records) if measured.text_bytes < text.text_bytes else Corpus(())
+    if trained.contents:  # what repeats held-out text was left out in training, too
+        trained = find_repetitions(trained, measured, versions=largest_group(text.documents)).training
     _note_training_text(measured, trained, models)
     if options.per_token or options.per_line:
         [(path, source)] = models.items()
@@ -264,7 +268,8 @@ def _surprisals(variant: _Variant, text: "Corpus") -> TokenSurprisals:
 
 def _note_training_text(measured: "Corpus", trained: "Corpus", models: "Models") -> None:
     """Note which part of the text is measured, and whether each model was trained on it."""
-    from llmcli.evaluation.training_text import is_held_out, trained_in, trained_part
+    from llmcli.evaluation.figures import known_text
+    from llmcli.evaluation.training_text import is_held_out, names_training_data, trained_in, trained_part
 
     if trained.contents:
         parts = [
@@ -284,9 +289,10 @@ def _note_training_text(measured: "Corpus", trained: "Corpus", models: "Models")
             is_all = trained_part(measured, source.records).text_bytes == measured.text_bytes
             share = "all" if is_all else "some"
             console.note(f"{path}: trained on {share} of this text{when}, so its scores do not measure generalization")
-        elif any(is_held_out(measured, record) for record in source.records):
-            console.note(f"{path}: this text was held out in training")
-        elif not any(record.corpus or record.earlier_stages for record in source.records):
+        elif held_out := [record for record in source.records if is_held_out(measured, record)]:
+            known = known_text(max(record.held_out.known_share for record in held_out))
+            console.note(f"{path}: this text was held out in training{known and f', but {known}'}")
+        elif not any(map(names_training_data, source.records)):
             console.note(f"{path}: has no record of its training text, so this text may be part of it")
 
 
@@ -343,7 +349,7 @@ def _evaluate_answers(
     options: _Options, models: "Models", sources: "Sources", templates: "dict[Path, ChatTemplate]"
 ) -> None:
     """Measure and print. Raises LLMError if there is also text, or a model that has no chat template."""
-    from llmcli.evaluation.training_text import held_out_files, measured_conversations
+    from llmcli.evaluation.training_text import held_out_files, measured_conversations, names_training_data
 
     files = sources.conversation_files
     if sources.text.documents:
@@ -353,7 +359,10 @@ def _evaluate_answers(
         raise LLMError(f"{missing} has no chat template, so its answers cannot be measured; leave it out")
     measured = measured_conversations(files, _records(models), whole=options.whole)
     if measured.contains_training:
-        console.note("a model was trained on some of these conversations, so its score does not measure generalization")
+        share = "all" if measured.trained == len(measured.conversations) else "some"
+        console.note(
+            f"a model was trained on {share} of these conversations, so its score does not measure generalization"
+        )
     elif measured.trained:
         console.note(
             f"{measured.trained:,} conversations were trained on; the {len(measured.conversations):,} others are "
@@ -362,6 +371,8 @@ def _evaluate_answers(
     for path, source in models.items():
         if any({file.sha256 for file in files} <= held_out_files(record) for record in source.records):
             console.note(f"{path}: these conversations were held out in training")
+        elif not any(map(names_training_data, source.records)):
+            console.note(f"{path}: has no record of its training data, so these conversations may be part of it")
     if options.choices is not None:
         _evaluate_choices(options, models, measured.conversations, files)
         return

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llmcli import units
 from llmcli.cli.reports.model import TOKENIZER_KINDS
 from llmcli.errors import command_line
-from llmcli.evaluation.figures import NETWORK, Figures
+from llmcli.evaluation.figures import NETWORK, Figures, known_text
 from llmcli.formats import atomic_io, training_stages
 from llmcli.formats.open_file import HUB_NAME
 from llmcli.version import __version__
@@ -79,13 +79,14 @@ def _description(record: "TrainingRecord", origin: dict[str, Any]) -> str:
         sentences.append(f"Imported from {origin.get('file')} ({origin.get('form')}).")
     if record.corpus:
         verb = "Fine-tuned" if origin or record.base else "Trained"
-        names = units.some([file.name for file in record.corpus], MAX_CORPUS_NAMES)
+        names = units.some([*record.sizes], MAX_CORPUS_NAMES)
         sentences.append(f"{verb} by llmcli {__version__} on {names}.")
     for stage in bases:
-        names = units.some([file.name for file in stage.corpus], MAX_CORPUS_NAMES)
+        names = units.some([*stage.sizes], MAX_CORPUS_NAMES)
         sentences.append(f"Its base model, {stage.file}, was trained on {names}.")
     if figures := Figures.of_record(record):
-        sentences.append(f"Held-out {_held_out(record)}: {Figures(figures.network)}.")
+        known = known_text(record.held_out.known_share)
+        sentences.append(f"Held-out {_held_out(record)}: {Figures(figures.network)}{known and f' ({known})'}.")
     return " ".join(sentences) or f"Written by llmcli {__version__}."
 
 
@@ -135,7 +136,8 @@ def _table(model: "Checkpoint") -> str:
     if figures := Figures.of_record(record):
         before = Figures.of_record(record, before=True)
         base = f"; {units.bits_per_byte(before.network)} before fine-tuning" if before else ""
-        bits = f"{NETWORK} {units.bits_per_byte(figures.network)} bits per byte{base}"
+        known = known_text(record.held_out.known_share)
+        bits = f"{NETWORK} {units.bits_per_byte(figures.network)} bits per byte{base}{known and f'; {known}'}"
         rows.append((f"held-out {_held_out(record)}", bits))
     if shares := record.memorised:
         strings = f"{shares.share:.0%} of generated 30-character strings occur verbatim in the training data"
@@ -144,7 +146,7 @@ def _table(model: "Checkpoint") -> str:
 
 
 def _files(stage: "Stage") -> str:
-    return units.some([f"{file.name} ({units.size(file.bytes)})" for file in stage.corpus], _MAX_FILES)
+    return units.some([f"{name} ({units.size(size)})" for name, size in stage.sizes.items()], _MAX_FILES)
 
 
 def _plain(text: str) -> str:

@@ -1,7 +1,8 @@
 """The split of conversations into training and validation: deterministic, so that `llm eval` can repeat it."""
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from llmcli.data.conversations.messages import Conversation
@@ -15,20 +16,43 @@ class ConversationSplit:
 
     training: list[Conversation]
     held_out: list[Conversation]
-    duplicates: int  # conversations not held out because `training` has the same ones
+    repeated: list[int]  # indices of conversations that are not held out because training ones have their answers
 
 
 def split(conversations: Sequence[Conversation], share: float) -> ConversationSplit:
-    """Hold out a share of the conversations, but none that also occurs in the training part."""
-    chosen = set(held_out_indices(len(conversations), share))
-    training = [conversation for i, conversation in enumerate(conversations) if i not in chosen]
-    return without_duplicates(training, [conversations[i] for i in sorted(chosen)])
+    """Hold out a share of the conversations, but none that training conversations repeat."""
+    return divide(conversations, held_out_indices(len(conversations), share))
 
 
-def without_duplicates(training: list[Conversation], held_out: Sequence[Conversation]) -> ConversationSplit:
-    known = {conversation.messages for conversation in training}
-    new = [conversation for conversation in held_out if conversation.messages not in known]
-    return ConversationSplit(training, new, len(held_out) - len(new))
+def divide(conversations: Sequence[Conversation], chosen: Sequence[int]) -> ConversationSplit:
+    """Hold out the `chosen` conversations (ascending indices), but none that training conversations repeat."""
+    indices = set(chosen)
+    training = [conversation for i, conversation in enumerate(conversations) if i not in indices]
+    known = answers(training)
+    repeated = [i for i in chosen if is_known(conversations[i], known)]
+    held_out = [conversations[i] for i in sorted(indices.difference(repeated))]
+    return ConversationSplit(training, held_out, repeated)
+
+
+def answers(conversations: Iterable[Conversation]) -> set[bytes]:
+    """Return a hash of each learned answer with the message before it, whatever the other messages are."""
+    return {digest for conversation in conversations for digest, _ in _answers(conversation)}
+
+
+def is_known(conversation: Conversation, known: Container[bytes]) -> bool:
+    """Return whether at least half of the text of the learned answers is in `known`, a result of `answers`."""
+    sizes = [(size, digest in known) for digest, size in _answers(conversation)]
+    return 2 * sum(size for size, is_in in sizes if is_in) >= sum(size for size, _ in sizes) > 0
+
+
+def _answers(conversation: Conversation) -> Iterator[tuple[bytes, int]]:
+    """Yield (hash of an answer and the message before it, length of the answer); the spaces in them do not matter."""
+    before = ""
+    for message in conversation.messages:
+        content = " ".join(message.content.split())
+        if message.role == "assistant" and message.is_learned:
+            yield hashlib.sha256(f"{before}\n{content}".encode("utf-8", "surrogatepass")).digest(), len(content)
+        before = content
 
 
 def held_out_indices(count: int, share: float) -> list[int]:

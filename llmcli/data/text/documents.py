@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, TypeAlias
 
 from llmcli.data.regular_file import NotRegularError, open_regular
+from llmcli import units
 from llmcli.data.text import encodings, file_types
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
 from llmcli.errors import LLMError
@@ -80,6 +81,11 @@ class Document:
     file_bytes: int = field(default=0, compare=False)  # size of the file
     characters: int = field(default=0, compare=False)  # length of the text
     skipped: tuple[tuple[str, int], ...] = field(default=(), compare=False)  # (what was not read, how often)
+
+    @property
+    def short_name(self) -> str:
+        """Name without directories and web addresses: what models say of it wherever they go."""
+        return units.file_name(self.relative_name, self.member)
 
     def is_unchanged(self) -> bool:
         """Return whether the modification time is still that of the first read."""

@@ -14,16 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.data.text.documents import Document
+from llmcli.data.text.string_hashes import string_hashes
 
 COMPARED_BYTES = 1 << 16  # at the beginning and at the end of each document
-SHINGLE_BYTES = 32  # a power of 2
+SHINGLE_BYTES = 32
 SKETCH_SIZE = 64  # hashes
 SHARED = 2 / 3  # least share of the strings of one near-duplicate that are in the other
 MIN_SHARED = 8  # common hashes (fewer in smaller sketches) before two documents are compared
 NEIGHBORS = 4  # a document is compared with this many others that have the same hash
-MAX_STRINGS = 1 << 16  # strings of a text that are searched for in others, sampled from a longer text
-_BLOCK_BYTES = 1 << 20  # searched at a time
-_LEFT_OUT = (string.whitespace + string.punctuation).encode()
+LEFT_OUT = (string.whitespace + string.punctuation).encode()
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 Sketch = NDArray[np.uint64]  # ascending, without repetition, [at most SKETCH_SIZE]
@@ -52,39 +51,13 @@ def near_duplicates(documents: Sequence[Document]) -> list[list[int]]:
     return list(groups.values())
 
 
-def first_repetitions(source: Document, start: int, others: Sequence[Document]) -> list[int]:
-    """Return where each of `others` begins to repeat the text of `source` from `start` on, or its length. All repeated
-    strings of SHINGLE_BYTES bytes count if that text has at most MAX_STRINGS bytes, else longer ones."""
-    modulus = np.uint64(max(1, (source.text_bytes - start) // MAX_STRINGS))
-    after = [values for _, values in _strings(source, start, source.text_bytes, modulus)]
-    wanted = np.unique(np.concatenate([*after, np.empty(0, np.uint64)]))
-    for _, values in _strings(source, 0, start, modulus):
-        wanted = np.setdiff1d(wanted, values)
-    return [
-        next(
-            (
-                int(positions[repeated][0])
-                for positions, values in _strings(other, 0, other.text_bytes, modulus)
-                if (repeated := np.isin(values, wanted)).any()
-            ),
-            other.text_bytes,
-        )
-        for other in others
-    ]
-
-
-def _strings(
-    document: Document, start: int, end: int, modulus: np.uint64
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
-    """Yield (positions, hashes) of the strings between two positions whose hashes are divisible by `modulus`."""
-    for first in range(start, end - SHINGLE_BYTES + 1, _BLOCK_BYTES):
-        values = _hashes(document.utf8(first, min(_BLOCK_BYTES + SHINGLE_BYTES - 1, end - first)))
-        chosen = np.flatnonzero(values % modulus == 0)
-        yield first + chosen, values[chosen]
+def largest_group(documents: Sequence[Document]) -> int:
+    """Return the largest number of documents that are near-duplicates, such as versions of one text; 1 if none are."""
+    return max(map(len, near_duplicates(documents)), default=1)
 
 
 def sketch(data: bytes) -> Sketch:
-    values = _hashes(data.translate(None, _LEFT_OUT).ljust(SHINGLE_BYTES, b"\0"))
+    values = _hashes(data.translate(None, LEFT_OUT).ljust(SHINGLE_BYTES, b"\0"))
     smallest = np.partition(values, 4 * SKETCH_SIZE)[: 4 * SKETCH_SIZE] if len(values) > 4 * SKETCH_SIZE else values
     hashes = np.unique(smallest)
     if len(hashes) < SKETCH_SIZE:  # much of the text is repeated
@@ -93,15 +66,10 @@ def sketch(data: bytes) -> Sketch:
 
 
 def _hashes(data: bytes) -> NDArray[np.uint64]:
-    values = np.frombuffer(data, np.uint8).astype(np.uint64)
-    factor, width = _FACTOR, 1
-    with np.errstate(over="ignore"):
-        while width < SHINGLE_BYTES:  # values[i] is a hash of the `width` bytes from i on
-            values = values[:-width] * factor + values[width:]
-            factor, width = factor * factor, 2 * width
-        values ^= values >> np.uint64(29)
-        values *= _FACTOR
-        values ^= values >> np.uint64(32)
+    values = string_hashes(np.frombuffer(data, np.uint8), SHINGLE_BYTES)
+    values ^= values >> np.uint64(29)
+    values *= _FACTOR
+    values ^= values >> np.uint64(32)
     return values
 
 

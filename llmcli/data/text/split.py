@@ -4,17 +4,17 @@ The end of each long document is held out. Short documents are held out as a who
 with near-duplicates on the same side. The split therefore does not depend on the location or order of the files.
 
 Near-duplicates that are too large to be held out are all trained on. If they make up most of the corpus, the end of the
-longest one is held out, and each of the others is left out from where it begins to repeat that end.
+longest one is held out.
+
+What the training text has in common with the held-out text is found afterwards (repetitions.py).
 """
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
-from llmcli import units
 from llmcli.data.text.corpus import Corpus, Part
-from llmcli.data.text.documents import Document
-from llmcli.data.text.near_duplicates import first_repetitions, near_duplicates
+from llmcli.data.text.near_duplicates import near_duplicates
 
 LONG_SHARE = 0.5  # a document with more than this share of the bytes to hold out is long
 FRACTIONS = {0.05: "twentieth", 0.1: "tenth", 0.2: "fifth", 0.25: "quarter", 0.5: "half"}
@@ -29,7 +29,7 @@ class CorpusSplit:
     held_out: Corpus
     rule: str  # description of the held-out text; "" if there is none
     is_from_corpus: bool = True  # False: the held-out text is another corpus
-    left_out: Mapping[Document, int] = field(default_factory=dict)  # bytes at the end that repeat held-out text
+    versions: int = 1  # documents in the largest group of near-duplicates that is not held out as a whole
 
 
 def split(corpus: Corpus, share: float) -> CorpusSplit:
@@ -64,47 +64,34 @@ def _cut(
     sizes = [part.text_bytes for part in corpus.contents]
     ends = {index: round(share * size) for index, size in enumerate(sizes)}
     held_out_bytes = {index: sizes[index] for index in whole} | {index: ends[index] for index in long}
-    left_out: dict[int, int] = {}  # bytes at the end of documents
-    if share > 0 and 2 * sum(sizes[index] for group in families for index in group) > corpus.text_bytes:
-        for group in families:
-            longest = max(group, key=sizes.__getitem__)
-            held_out_bytes[longest] = ends[longest]
-            others = [index for index in group if index != longest]
-            source, documents = corpus.documents[longest], [corpus.documents[index] for index in others]
-            positions = first_repetitions(source, sizes[longest] - ends[longest], documents)
-            left_out |= {i: sizes[i] - position for i, position in zip(others, positions, strict=True)}
+    are_cut = share > 0 and 2 * sum(sizes[index] for group in families for index in group) > corpus.text_bytes
+    if are_cut:
+        longest = [max(group, key=sizes.__getitem__) for group in families]
+        held_out_bytes |= {index: ends[index] for index in longest}
     training, held_out = [], []
     for index, part in enumerate(corpus.contents):
-        middle = part.end - held_out_bytes.get(index, 0) - left_out.get(index, 0)
+        middle = part.end - held_out_bytes.get(index, 0)
         training.append(Part(part.document, part.start, middle))
-        held_out.append(Part(part.document, middle, middle + held_out_bytes.get(index, 0)))
+        held_out.append(Part(part.document, middle, part.end))
     kept, validation = (Corpus(tuple(part for part in parts if part.text_bytes)) for parts in (training, held_out))
     if not validation.contents:
         return CorpusSplit(kept, validation, "")
-    rule = _rule(corpus, share, whole, held_out_bytes.keys() - {*whole}) + _family_rule(corpus, families, left_out)
-    return CorpusSplit(kept, validation, rule, left_out={corpus.documents[i]: n for i, n in left_out.items() if n})
+    rule = _rule(corpus, share, whole, held_out_bytes.keys() - {*whole})
+    if families and not are_cut:
+        names = [corpus.documents[index].short_name for group in families for index in group]
+        rule += f"; {len(names):,} near-duplicates, such as {min(names)}, are all trained on"
+    return CorpusSplit(kept, validation, rule, versions=max(map(len, families), default=1))
 
 
 def _rule(corpus: Corpus, share: float, whole: Collection[int], long: Collection[int]) -> str:
     end = f"the last {FRACTIONS.get(share, f'{share:.3g}')}"
     if len(corpus.contents) == 1:
         return f"{end} of the text"
-    ends = [corpus.documents[i].relative_name for i in sorted(long)]
+    ends = [corpus.documents[i].short_name for i in sorted(long)]
     of_ends = f"{end} of {ends[0] if len(ends) == 1 else f'each of {len(ends):,} documents'}" if ends else ""
     if not whole:
         return of_ends
-    names = [corpus.documents[i].relative_name for i in sorted(whole)]
+    names = [corpus.documents[i].short_name for i in sorted(whole)]
     listed = ", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")
     documents = f"{len(whole):,} of {len(corpus.contents):,} documents"
     return f"{documents} ({listed}) and {of_ends}" if ends else f"{documents}: {listed}"
-
-
-def _family_rule(corpus: Corpus, families: Sequence[Sequence[int]], left_out: Mapping[int, int]) -> str:
-    """Describe the treatment of large families of near-duplicates; `left_out` as in `CorpusSplit`."""
-    if not families or (left_out and not any(left_out.values())):
-        return ""
-    if left_out:
-        cut = units.count(sum(map(bool, left_out.values())), "near-duplicate")
-        return f"; the ends of {cut} ({sum(left_out.values()):,} bytes), which repeat it, are left out"
-    names = [corpus.documents[index].relative_name for group in families for index in group]
-    return f"; {len(names):,} near-duplicates, such as {min(names)}, are all trained on"

@@ -18,7 +18,7 @@ from llmcli.config import EMBEDDING, HEAD
 from llmcli.data.conversations.batches import ConversationTokens
 from llmcli.data.conversations.chat_template import CHATML, ChatTemplate
 from llmcli.data.conversations.messages import Conversation
-from llmcli.data.conversations.split import ConversationSplit, split, without_duplicates
+from llmcli.data.conversations.split import ConversationSplit, answers, divide, is_known, split
 from llmcli.data.files import ConversationFile
 from llmcli.data.text.documents import Document
 from llmcli.data.tokenizers.tokenizer import Tokenizer
@@ -54,17 +54,17 @@ class ConversationInputs:
             source += ", spread evenly"
         else:
             count = sum(len(file.conversations) for file in self.files)
-            divided = without_duplicates(every[:count], every[count:])
+            divided = divide(every, range(count, len(every)))
             source = ", ".join(Path(file.name).name for file in self.held_out)
-        seen = {every[i].messages for stage in all_stages(base_records) for i in trained_indices(files, stage)}
-        held_out = [conversation for conversation in divided.held_out if conversation.messages not in seen]
+        seen = answers(every[i] for stage in all_stages(base_records) for i in trained_indices(files, stage))
+        held_out = [conversation for conversation in divided.held_out if not is_known(conversation, seen)]
         seen_by_base = not held_out and bool(divided.held_out)
         if seen_by_base:
             held_out = divided.held_out
         elif excluded := len(divided.held_out) - len(held_out):
             source += f", without {excluded:,} that the base model was trained on"
         sampled = ConversationSplit(
-            _sample(divided.training, max_bytes), _sample(held_out, max_bytes), divided.duplicates
+            _sample(divided.training, max_bytes), _sample(held_out, max_bytes), divided.repeated
         )
         return DividedConversations(self, sampled, len(divided.training), source, seen_by_base)
 
@@ -109,7 +109,7 @@ class DividedConversations:
                 "template that marks it"
             )
         held_out, kept_held_out = _encode(self.split.held_out, template)
-        chosen = ConversationSplit(kept, kept_held_out, self.split.duplicates)
+        chosen = ConversationSplit(kept, kept_held_out, self.split.repeated)
         unanswered = len(self.split.training) + len(self.split.held_out) - len(kept) - len(kept_held_out)
         return PreparedConversations(self, template, training, held_out, chosen, unanswered)
 
@@ -162,7 +162,7 @@ class PreparedConversations:
         chosen = ConversationSplit(
             [self.split.training[i] for i in kept],
             [self.split.held_out[i] for i in kept_held_out],
-            self.split.duplicates,
+            self.split.repeated,
         )
         too_long = len(self.training) - len(kept)
         return replace(
@@ -190,7 +190,7 @@ class PreparedConversations:
         for count, what in (
             (self.truncated, "truncated to the context"),
             (self.too_long, "left out: no answer begins within the context"),
-            (self.split.duplicates, "not held out: the same as a training conversation"),
+            (len(self.split.repeated), "not held out: training conversations have the same questions and answers"),
             (self.unanswered + sum(file.dropped for file in files), "left out: no answer"),
         ):
             if count:
@@ -203,7 +203,7 @@ class PreparedConversations:
             "training": len(self.training),
             "held_out": len(self.held_out),
             "held_out_share": inputs.held_out if isinstance(inputs.held_out, float) else None,
-            "duplicates": self.split.duplicates,
+            "repeated": self.split.repeated,
             "dropped": self.unanswered + self.too_long + sum(file.dropped for file in inputs.files),
             "truncated": self.truncated,
             "train_tokens": self.training.targets,

@@ -92,7 +92,7 @@ def load_inputs(
     held_out_text = val_sources.text if val_sources and val_sources.text.documents else held_out
     held_out_conversations = (val_sources and val_sources.conversation_files) or held_out
     check_reading(reading, filter(None, (sources, val_sources)))
-    _check_sources(sources, val_sources, output, on_note)
+    _check_sources(sources, val_sources, output)
     base_sha256 = loading.fingerprint(base_model) if base_model else ""
     conversations = None
     if sources.conversation_files:
@@ -124,16 +124,13 @@ def _fraction(val: str | float) -> float:
     return fraction
 
 
-def _check_sources(sources: Sources, val: Sources | None, output: Path, on_note: Callable[[str], None]) -> None:
-    """Raise LLMError if the output would overwrite an input file; note validation text that is also training text."""
+def _check_sources(sources: Sources, val: Sources | None, output: Path) -> None:
+    """Raise LLMError if the output would overwrite an input file."""
     every = [sources, val] if val else [sources]
     texts = [document.path for sources in every for document in sources.text.documents]
     reject_overwriting(output, "model", texts, "the training text")
     conversations = [file.path for sources in every for file in sources.conversation_files]
     reject_overwriting(output, "model", conversations, "a file of conversations")
-    trained = {document.sha256 for document in sources.text.documents}
-    if val and any(document.sha256 in trained for document in val.text.documents):
-        on_note("`val` contains training text, so its figures do not measure how well new text is predicted")
 
 
 def _check_amount(sources: Sources, *, fine_tunes: bool) -> None:

@@ -3,10 +3,9 @@
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,14 @@ from llmcli.config import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE
 from llmcli.data.conversations.example_prompt import example_prompts
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.text.documents import Document
+from llmcli.data.text.repetitions import find_repetitions
 from llmcli.data.text.split import CorpusSplit, split
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.training import TRAINING_BYTES, nearest_power_of_two, train_tokenizer
 from llmcli.data.tokens.corpus_tokens import TokenizingProgress, tokenize_in_shards
 from llmcli.data.tokens.shards import TokenShards
 from llmcli.data.tokens.tokens import count_bytes, tokenize, used_tokens
+from llmcli.evaluation.figures import known_text
 from llmcli.evaluation.training_text import trained_part, untrained_part
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.training.data.conversations import DividedConversations, PreparedConversations, corpus_record, file_entry
@@ -35,6 +36,7 @@ from llmcli.training.planning.task import Task
 
 MAX_HELD_OUT_BYTES = 64_000_000  # held-out text to read, sampled evenly: an evaluation never covers more
 NOTED_BYTES = 4_000_000  # training a tokenizer on more takes seconds, so there is a note
+NOTED_SEARCH_BYTES = 200_000_000  # likewise for searching a training text
 MAX_PROMPT_SEARCH_TOKENS = 4_000  # at the start of a text, searched for a prompt
 MAX_TEMPORARY_BYTES = 64_000_000  # tokens of a shorter training text are not cached: tokenizing it takes a few seconds
 
@@ -53,7 +55,8 @@ class Prepared:
     task: Task
     tokenizer: Tokenizer
     split: CorpusSplit
-    tokens: TokenIds | TokenShards  # training text; may be empty if there are conversations
+    read: Corpus  # the part of the training text that the run reads
+    tokens: TokenIds | TokenShards  # of this text; may be empty if there are conversations
     held_out: TokenIds  # validation text; may be empty
     record: TrainingRecord  # the part about the corpus
     max_bytes: int = sys.maxsize  # training text that fits the time budget
@@ -61,10 +64,6 @@ class Prepared:
     conversations: PreparedConversations | None = None  # fitted to the plan's context
     # the plan for another speed of the machine, after some seconds of the time budget
     plan_again: Callable[[Machine, float], Plan] | None = field(default=None, compare=False, repr=False)
-
-    def training_text(self) -> Iterator[Iterator[str]]:
-        """Return the text of `tokens`: an iterator of pieces for each part."""
-        return self.split.training.sample(self.max_bytes).texts()
 
     def example_prompt(self) -> str | None:
         """Return the start of a sentence in the held-out or else the training text, for trying the model."""
@@ -110,13 +109,15 @@ def prepare(
     max_bytes = max_bytes or _max_bytes(request)
     records = [base.record] if base else []
     text = _without_text_of_base(_split(corpus, inputs.held_out), records)
+    held_out = text.held_out.sample(_max_held_out_bytes(text, max_bytes))
+    text, read, known_share = _without_repetitions(text, held_out, max_bytes, on_note)
     divided = inputs.conversations.divide(max_bytes, records) if inputs.conversations else None
     tokenizer_reason = inputs.tokenizer_reason
     if tokenizer is None:
         characters = inputs.tokenizer == "char"
         tokenizer, tokenizer_reason = _trained_tokenizer(request, text, divided, max_bytes, characters, on_note)
-    tokens = _training_tokens(text.training, max_bytes, tokenizer, on_note)
-    held_out_tokens = tokenize(text.held_out.sample(_max_held_out_bytes(text, max_bytes)).texts(), tokenizer)
+    tokens = _training_tokens(read, tokenizer, on_note)
+    held_out_tokens = tokenize(held_out.texts(), tokenizer)
     encoded = divided.encode(tokenizer) if divided else None
     read_bytes = text.training.text_bytes
     if read_bytes > max_bytes:  # only a part was read
@@ -128,10 +129,10 @@ def prepare(
     )  # fmt: skip
     rows = [PlanRow("vocabulary", f"{tokenizer.vocab_size} tokens", tokenizer_reason)]
     if corpus.documents or not encoded:
-        rows.insert(0, PlanRow("corpus", f"{corpus.text_bytes:,} bytes", _description(text, read_bytes)))
+        rows.insert(0, PlanRow("corpus", f"{corpus.text_bytes:,} bytes", _description(text, known_share, read_bytes)))
     plan_again = partial(_plan, task, encoded, rows)
     plan = plan_again(machine, elapsed())
-    record = _record(corpus, text, read_bytes, len(tokens), len(held_out_tokens))
+    record = _record(corpus, text, known_share, read_bytes, len(tokens), len(held_out_tokens))
     if trained_part(text.held_out, records).contents:
         record["held_out"]["seen_by_base"] = True
         on_note(SEEN_NOTE.format("text"))
@@ -146,7 +147,7 @@ def prepare(
         record["corpus"] += corpus_record(encoded.divided.inputs.files)
     start = TrainingRecord.from_json(record)
     prepared = Prepared(
-        plan, task, tokenizer, text, tokens, held_out_tokens, start, max_bytes, encoded, plan_again=plan_again
+        plan, task, tokenizer, text, read, tokens, held_out_tokens, start, max_bytes, encoded, plan_again=plan_again
     )
     return prepared.with_plan(plan)
 
@@ -194,7 +195,7 @@ def _trained_tokenizer(
 def _split(corpus: Corpus, held_out: Corpus | float) -> CorpusSplit:
     if isinstance(held_out, float):
         return split(corpus, held_out)
-    names = ", ".join(Path(document.name).name for document in held_out.documents)
+    names = ", ".join(dict.fromkeys(document.short_name for document in held_out.documents))
     return CorpusSplit(corpus, held_out, names, is_from_corpus=False)
 
 
@@ -205,15 +206,28 @@ def _without_text_of_base(text: CorpusSplit, records: list[TrainingRecord]) -> C
     if not seen or not held_out.contents:
         return text
     rule = f"{text.rule}, without {seen:,} bytes that the base model was trained on"
-    left_out = dict(text.left_out)
-    kept = {part.document: part.text_bytes for part in held_out.contents}
-    for part in text.held_out.contents if text.is_from_corpus else ():
-        if size := part.text_bytes - kept.get(part.document, 0):
-            left_out[part.document] = left_out.get(part.document, 0) + size
-    return replace(text, held_out=held_out, rule=rule, left_out=left_out)
+    return replace(text, held_out=held_out, rule=rule)
 
 
-def _description(text: CorpusSplit, read_bytes: int) -> str:
+def _without_repetitions(
+    text: CorpusSplit, held_out: Corpus, max_bytes: int, on_note: Callable[[str], None]
+) -> tuple[CorpusSplit, Corpus, float]:
+    """Leave out the training text that repeats `held_out`, unless this is the text of --val. Returns (split, part of
+    the training text to read, share of the held-out text that stands in it)."""
+    read = text.training.sample(max_bytes)
+    if held_out.contents and read.text_bytes >= NOTED_SEARCH_BYTES:
+        on_note(f"searching {units.size(read.text_bytes)} of training text for held-out passages")
+    found = find_repetitions(read, held_out, versions=text.versions, keeps_training=not text.is_from_corpus)
+    if known := known_text(found.known_share):
+        on_note(f"held-out text: {known}, so the figures will say little about new text")
+    if found.left_out:
+        text = replace(text, rule=f"{text.rule}; {found.left_out:,} bytes elsewhere, which repeat it, are left out")
+    if read is text.training:
+        text = replace(text, training=found.training)
+    return text, found.training, found.known_share
+
+
+def _description(text: CorpusSplit, known_share: float, read_bytes: int) -> str:
     """Describe the split for the plan; `read_bytes` of the training text are used."""
     train_bytes, held_out_bytes = text.training.text_bytes, text.held_out.text_bytes
     if not held_out_bytes:
@@ -222,6 +236,8 @@ def _description(text: CorpusSplit, read_bytes: int) -> str:
         description = f"{train_bytes:,} for training, {held_out_bytes:,} held out: {text.rule}"
     else:
         description = f"all for training; held out: the {held_out_bytes:,} bytes of {text.rule}"
+    if known := known_text(known_share):
+        description += f"; {known}"
     if read_bytes < train_bytes:
         description += f"; the time budget allows for {read_bytes:,} bytes of training text, sampled evenly"
     return description
@@ -235,13 +251,10 @@ def _max_held_out_bytes(text: CorpusSplit, max_bytes: int) -> int:
     return min(max_bytes, MAX_HELD_OUT_BYTES)
 
 
-def _training_tokens(
-    training: Corpus, max_bytes: int, tokenizer: Tokenizer, on_note: Callable[[str], None]
-) -> TokenIds | TokenShards:
+def _training_tokens(read: Corpus, tokenizer: Tokenizer, on_note: Callable[[str], None]) -> TokenIds | TokenShards:
     """Tokenize the training text that the run reads; the tokens of a long text are cached."""
-    size, read = min(training.text_bytes, max_bytes), training.sample(max_bytes)
-    if size <= MAX_TEMPORARY_BYTES:
-        return tokenize(TokenizingProgress(size, 0, on_note).counted(read.texts()), tokenizer)
+    if read.text_bytes <= MAX_TEMPORARY_BYTES:
+        return tokenize(TokenizingProgress(read.text_bytes, 0, on_note).counted(read.texts()), tokenizer)
     return tokenize_in_shards(read.contents, tokenizer, on_note)
 
 
@@ -252,14 +265,21 @@ def _byte_values(tokens: TokenIds | TokenShards, tokenizer: Tokenizer) -> frozen
     return frozenset(b"".join(tokenizer.token_bytes[i] for i in used_tokens(tokens, tokenizer.vocab_size)))
 
 
-def _record(corpus: Corpus, text: CorpusSplit, read_bytes: int, tokens: int, held_out_tokens: int) -> dict[str, Any]:
+def _record(
+    corpus: Corpus, text: CorpusSplit, known_share: float, read_bytes: int, tokens: int, held_out_tokens: int
+) -> dict[str, Any]:
     """Describe the corpus for the training record."""
     held_out: dict[str, Any] = {"bytes": text.held_out.text_bytes, "tokens": held_out_tokens, "from": text.rule}
+    if known_share:
+        held_out["known_share"] = round(known_share, 4)
     ends: dict[Document, dict[str, int]] = {}
     if text.is_from_corpus:
         ends = {part.document: {"held_out": part.text_bytes} for part in text.held_out.contents}
-        for document, size in text.left_out.items():
-            ends[document] = ends.get(document, {}) | {"left_out": size}
+        trained = {part.document: part.end for part in text.training.contents}  # of several parts, the last
+        for document in corpus.documents:
+            known = ends.get(document, {})
+            if left_out := document.text_bytes - trained.get(document, 0) - known.get("held_out", 0):
+                ends[document] = known | {"left_out": left_out}
     else:
         held_out["files"] = [file_entry(one.relative_name, one) for one in text.held_out.documents]
     return {

@@ -9,7 +9,7 @@ from llmcli.config import FINE_TUNING_RECIPES
 from llmcli.data.conversations.example_prompt import shell_quoted
 from llmcli.errors import LLMError, command_line
 from llmcli.evaluation.compressors import Baseline
-from llmcli.evaluation.figures import ADAPTING, NETWORK, Figures
+from llmcli.evaluation.figures import ADAPTING, NETWORK, Figures, known_text
 from llmcli.formats.training_record import EvaluatedData, KnownAnswers, Settings, TrainingRecord
 
 MIN_STEPS, MIN_STEPS_FINE_TUNING = 100, 10  # fewer steps leave a model undertrained ...
@@ -24,7 +24,7 @@ FORGETTING = 0.02  # relative rise of the bits per byte of plain text by trainin
 MEMORIZED_SHARE = 0.1  # share of generated strings in the training text, beyond the share of held-out strings, ...
 ASSUMED_SHARE = 0.4  # ... which is assumed if nothing is held out
 CORRECT_SHARE = 0.9  # share of held-out questions answered exactly or nearly: few are left
-KNOWN_SHARE = 0.5  # share of a held-out file's strings in the training text: the file is hardly new
+KNOWN_SHARE = 0.5  # share of the held-out strings in the training text: the text repeats itself
 REPEATED_SHARE = 0.9  # the same share in a repetitive text, whose unpredictable part is mostly chance
 NEAR_FLOOR = 0.05  # bits per byte gained in the second half of a run: on a repetitive text, nearly all that is left
 MAX_LISTED_CHARACTERS = 200  # maximum length of the answers in a command
@@ -237,11 +237,13 @@ def _known_text(run: _FinishedRun) -> str:
             f"The base model was trained on the held-out {what}, so neither its figures nor those after fine-tuning "
             f"measure new {what}; hold out other {what}: --val FILE."
         )
+    if known := known_text(held_out.known_share):
+        return f"Held-out text: {known}, so its figures say little about new text."
     known = (
         f"{run.known_share:.0%} of the 30-character strings of the held-out text occur verbatim in the training text"
     )
-    is_known = run.known_share >= KNOWN_SHARE and held_out.files  # the end of the corpus may repeat its beginning
-    return f"{known}, so its bits per byte say little about new text." if is_known else ""
+    is_known = run.known_share >= KNOWN_SHARE
+    return f"{known}: text that repeats it less takes more bits per byte." if is_known else ""
 
 
 def _conversations(record: TrainingRecord) -> list[str]:
@@ -342,10 +344,7 @@ def _overfitting(run: _FinishedRun) -> str:
         return f"Overfitting: after {epochs} the training loss is {training}, the {name} loss {at_end}. {more}"
     if run.limit_share >= NEAR_THE_LIMIT:
         if run.known_share >= REPEATED_SHARE:
-            return (
-                f"Training stopped after {epochs}. The text is repetitive ({run.known_share:.0%} of the 30-character "
-                "strings of its held-out part occur in the training part): more time or text would help little."
-            )
+            return f"Training stopped after {epochs}. The text is repetitive: more time or text would help little."
         only = f"further epochs would only make the model memorize the {run.data}"
         return f"Training stopped after {epochs}: {only}. {more}"
     return ""

@@ -171,7 +171,7 @@ def test_documents_that_were_held_out_are_found_again(llm: Llm) -> None:
     assert len(held_out) == 4 and record["held_out"]["bytes"] == sum(
         Path("c", name).stat().st_size for name in held_out
     )
-    rule = f"4 of 40 documents: {', '.join(held_out[:3])}, ..."
+    rule = f"4 of 40 documents: {', '.join(Path(name).name for name in held_out[:3])}, ..."
     assert f" held out: {rule}" in answer.stderr and f"Held-out text ({rule}): " in answer.stderr
     Path("c").rename("elsewhere")
     answer = llm("eval", "elsewhere", "--json")

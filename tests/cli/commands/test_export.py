@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from llmcli.formats import checkpoint, loading
+from tests.conftest import TEXT
+from tests.data.documents.samples import warc
 
 
 def test_an_unknown_dtype_of_a_gguf_is_refused(tiny_model: Path, llm) -> None:
@@ -71,8 +73,46 @@ def test_a_modelfile_for_ollama_is_written_beside_a_gguf(tiny_model: Path, llm) 
     assert json.loads(again.stdout)["to"] == "gguf" and Path("m.Modelfile").read_text() == expected
 
 
+EXPORTS = {"hf": "out", "gguf": "out.gguf", "html": "out.html", "handover": "out/model"}  # format -> weights
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", EXPORTS)
+def test_nothing_in_an_exported_model_leads_to_its_training_text(llm, to: str) -> None:
+    """Neither directories nor addresses of pages in a web archive nor hashes of files; the names of files are told."""
+    for extra in ("fastwarc", "resiliparse", *{"gguf": ["gguf"], "handover": ["pyarrow"]}.get(to, [])):
+        pytest.importorskip(extra)
+    folder = Path("hidden-folder/inner-folder")
+    folder.mkdir(parents=True)
+    for number in range(12):
+        (folder / f"{number}.txt").write_text(TEXT.replace("cat", f"cat {number}") * 2)
+    page = b"<html><body><p>" + b"The dog sat on a hat. " * 40 + b"</p></body></html>"
+    with warc(("Content-Type: text/html", page), ("Content-Type: text/html", page.replace(b"dog", b"fox"))) as file:
+        (folder / "crawl.warc").write_bytes(file.read())
+    Path("hidden-val").mkdir()
+    Path("hidden-val/val.txt").write_text("A mat and a hat. " * 20)
+    run = ("--steps", 2, "--layers", 1, "--width", 32, "--context", 32, "--batch-tokens", 64)
+    assert llm("train", "hidden-folder", *run, "-o", "base.safetensors").exit_code == 0
+    options = ("--from", "base.safetensors", "--val", "hidden-val/val.txt", "--strip-boilerplate")
+    answer = llm("train", "hidden-folder", *run[:2], *options, "-o", "model.safetensors")
+    assert answer.exit_code == 0, answer.stderr
+    record = checkpoint.load("model.safetensors").record
+    hashes = {file.sha256 for stage in record.stages for file in (*stage.corpus, *stage.held_out.files)}
+    hidden = {"hidden-folder", "inner-folder", "hidden-val", "example.org", *hashes}
+    stored = str(record.to_json())
+    assert all(text in stored for text in hidden - {"hidden-val"})
+    texts = ("--corpus", "hidden-folder", "--corpus", "hidden-val") if to == "handover" else ()
+    answer = llm("export", "model.safetensors", EXPORTS[to].split("/")[0], "--to", to, *texts)
+    assert answer.exit_code == 0, answer.stderr
+    exported = Path(EXPORTS[to])
+    data = b"".join(file.read_bytes() for file in (exported.iterdir() if exported.is_dir() else [exported]))
+    assert [text for text in hidden if text.encode() in data] == []
+    assert b"0.txt" in data and (to == "html" or b"crawl.warc" in data)  # a page names only three
+
+
 @pytest.mark.parametrize(("to", "name"), [("hf", "d"), ("gguf", "d.gguf")])
-def test_an_exported_model_is_known_to_have_read_its_training_text(tiny_model: Path, llm, to: str, name: str) -> None:
+def test_an_exported_model_does_not_know_its_training_text(tiny_model: Path, llm, to: str, name: str) -> None:
+    """Its file knows it, and so does a model that was fine-tuned from it."""
     if to == "gguf":
         pytest.importorskip("gguf", reason="needs the extra gguf")
     text = "The cat sat on the mat. A dog barks at night.\n" * 30
@@ -85,10 +125,13 @@ def test_an_exported_model_is_known_to_have_read_its_training_text(tiny_model: P
     checkpoint.save("tuned.safetensors", replace(model, record=record))
     assert llm("export", "tuned.safetensors", name, "--to", to).exit_code == 0
     assert llm("import", name, "-o", "back.safetensors").exit_code == 0
-    for exported in (name, "back.safetensors"):
-        answer = llm("eval", "c.txt", "-m", exported, "--json")
-        assert json.loads(answer.stdout)["results"][0]["bytes"] == 200, answer.stderr
-        assert "before it was exported, in tuned" in answer.stderr
+    for file in (name, "back.safetensors", "tuned.safetensors"):
+        answer = llm("eval", "c.txt", "-m", file, "--json")
+        measured = json.loads(answer.stdout)["results"][0]["bytes"]
+        if file == "tuned.safetensors":
+            assert measured == 200 and "this text was held out in training" in answer.stderr
+        else:
+            assert measured == len(text) and "so this text may be part of it" in answer.stderr
     if to == "hf":
         assert "on c.txt. Its base model, old.safetensors, was trained on b.txt." in Path("d/README.md").read_text()
 

@@ -74,6 +74,19 @@ def test_a_file_of_held_out_conversations_is_known(llm: Llm) -> None:
     assert note in llm("eval", "val.jsonl").stderr and note not in llm("eval", "chats.jsonl", "--whole").stderr
 
 
+@pytest.mark.slow
+def test_a_copy_of_a_file_is_not_taken_for_new_conversations(llm: Llm) -> None:
+    write_chats()
+    Path("copy.jsonl").write_bytes(Path("chats.jsonl").read_bytes())
+    answer = llm(*RUN, "copy.jsonl")
+    assert "training conversations have the same questions and answers" in answer.stderr
+    note = "34 conversations were trained on; the 1 others are measured"  # the only one that both files hold out
+    assert note in llm("eval", "chats.jsonl").stderr
+    Path("more.jsonl").write_text(Path("chats.jsonl").read_text() + '{"prompt": "Who?", "completion": "I."}\n')
+    assert llm(*RUN, "more.jsonl", "--force").exit_code == 0
+    assert note in llm("eval", "chats.jsonl").stderr
+
+
 def test_text_first_then_conversations(llm: Llm) -> None:
     Path("book.txt").write_text(TEXT * 3, "utf-8")
     answer = llm("train", "book.txt", *RUN[1:], "--json")

@@ -1,11 +1,13 @@
 """Which conversations are held out: a pure function of their number, spread evenly."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcli.data.conversations.messages import Conversation, Message
-from llmcli.data.conversations.split import held_out_indices, is_held_out, split, without_duplicates
+from llmcli.data.conversations.split import divide, held_out_indices, is_held_out, split
 
 
 def conversation(question: str, answer: str = "Yes.") -> Conversation:
@@ -40,13 +42,31 @@ def test_the_two_parts_are_all_conversations() -> None:
     parts = split(every, 0.1)
     assert [every.index(one) for one in parts.held_out] == held_out_indices(30, 0.1)
     assert sorted(parts.training + parts.held_out, key=every.index) == every
-    assert parts.duplicates == 0
+    assert parts.repeated == []
     assert split(every, 0.0).held_out == []
 
 
 def test_what_is_trained_on_is_not_held_out() -> None:
-    held_out = [conversation("Who?"), conversation("What?"), conversation("Who?", "I.")]
-    parts = without_duplicates(
-        [conversation("Why?"), Conversation(conversation("Who?").messages, "elsewhere")], held_out
-    )
-    assert parts.held_out == held_out[1:] and parts.duplicates == 1
+    """Whatever the spaces, the system prompt and the other turns: the answers are measured, each after its question."""
+    training = [conversation("Why?"), Conversation(conversation("Who?").messages, "elsewhere")]
+    held_out = [
+        conversation("Who?"),
+        conversation("What?"),
+        conversation("Who?", "I."),
+        conversation(" Who?\n", "Yes. "),
+    ]
+    parts = divide([*training, *held_out], range(2, 6))
+    assert (parts.training, parts.held_out, parts.repeated) == (training, held_out[1:3], [2, 5])
+
+
+def test_a_conversation_is_known_if_most_of_its_answers_are() -> None:
+    """Pairs of a table beside conversations of several turns; a common greeting alone makes none known."""
+    greeting, asked = conversation("Hi", "Hello!"), conversation("Where is the harbor?", "South of the old bridge.")
+    other = conversation("And the station?", "It stands behind the town hall.")
+    system = (Message("system", "Be kind."),)
+    long = Conversation(system + greeting.messages + asked.messages)
+    new = Conversation(system + greeting.messages + other.messages)
+    context = [replace(message, is_learned=False) for message in other.messages]  # not trained on
+    assert divide([greeting, asked, Conversation(tuple(context)), long, new], [3, 4]).held_out == [new]
+    assert divide([long, greeting, other, asked], [1, 2, 3]).held_out == [other]
+    assert divide([Conversation(system), Conversation(system)], [1]).repeated == []  # it has no answers

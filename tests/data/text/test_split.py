@@ -4,6 +4,7 @@ import random
 import shutil
 import string
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from llmcli.data.sources import read_corpus
 from llmcli.data.text.corpus import Corpus
-from llmcli.data.text.split import split
+from llmcli.data.text.repetitions import find_repetitions
+from llmcli.data.text.split import CorpusSplit, split
 
 HERE = Path()
 
@@ -69,7 +71,7 @@ def test_of_many_documents_whole_ones_are_held_out() -> None:
     assert names(divided.training) | names(divided.held_out) == names(corpus)
     assert not names(divided.training) & names(divided.held_out)
     assert len(divided.held_out.documents) == 8
-    listed = [document.relative_name for document in divided.held_out.documents][:3]
+    listed = [document.path.name for document in divided.held_out.documents][:3]
     assert divided.rule == f"8 of 80 documents: {', '.join(listed)}, ..."
     assert split(corpus, 0.2).rule.startswith("16 of 80 documents: ")
     assert names(divided.held_out) <= names(split(corpus, 0.2).held_out)
@@ -153,8 +155,15 @@ def test_near_duplicates_are_on_the_same_side(seed: int) -> None:
 
 
 def passages(corpus: Corpus) -> set[str]:
-    """All strings of 50 characters in a corpus."""
-    return {text[i : i + 50] for text in joined(corpus) for i in range(len(text) - 49)}
+    """All strings of 200 characters in a corpus."""
+    return {text[i : i + 200] for text in joined(corpus) for i in range(len(text) - 199)}
+
+
+def split_without_repetitions(corpus: Corpus, share: float) -> CorpusSplit:
+    """Split as a run does."""
+    divided = split(corpus, share)
+    found = find_repetitions(divided.training, divided.held_out, versions=divided.versions)
+    return replace(divided, training=found.training)
 
 
 def write_texts(texts: dict[str, str]) -> Corpus:
@@ -174,23 +183,28 @@ def beginnings(count: int, seed: int, growth: float = 0.0) -> dict[str, str]:
 
 def test_of_versions_of_one_text_the_end_of_the_longest_is_held_out() -> None:
     """20 files of which each is the beginning of the next: they are one text."""
-    divided = split(write_texts(beginnings(20, 0)), 0.1)
+    divided = split_without_repetitions(write_texts(beginnings(20, 0)), 0.1)
     [held_out] = divided.held_out.contents
     assert (held_out.document.relative_name, held_out.start, held_out.end) == ("version-0-20000.txt", 18_000, 20_000)
     trained = {part.document.relative_name: part.text_bytes for part in divided.training.contents}
-    assert trained == {f"version-0-{size}.txt": min(size, 18_000) for size in range(1000, 20_001, 1000)}
-    assert {one.relative_name: size for one, size in divided.left_out.items()} == {"version-0-19000.txt": 1000}
-    assert divided.rule == (
-        "the last tenth of version-0-20000.txt; the ends of 1 near-duplicate (1,000 bytes), which repeat it, are left "
-        "out"
-    )
+    ends = {f"version-0-{size}.txt": min(size, 18_000) for size in range(1000, 20_001, 1000)}
+    assert trained == ends and divided.rule == "the last tenth of version-0-20000.txt"
+
+
+def test_the_common_end_of_many_versions_is_left_out_of_each() -> None:
+    """A list of changes grows at its beginning: each of 20 releases ends like all before."""
+    text = letters(40_000, 0)
+    texts = {f"{i}.txt": text[1000 * (19 - i) :] for i in range(20)}
+    divided = split_without_repetitions(write_texts(texts), 0.1)
+    assert names(divided.held_out) == {"19.txt"} and not passages(divided.training) & passages(divided.held_out)
+    assert divided.training.text_bytes == sum(map(len, texts.values())) - 20 * 4000
 
 
 def test_versions_beside_other_text_are_all_for_training() -> None:
     family = beginnings(6, 0)
     corpus = write_texts(family | {f"{i}.txt": letters(1000, i + 1) for i in range(40)})
     divided = split(corpus, 0.1)
-    assert {*family} <= names(divided.training) and not {*family} & names(divided.held_out) and not divided.left_out
+    assert {*family} <= names(divided.training) and not {*family} & names(divided.held_out)
     assert divided.held_out.text_bytes == 4000  # a tenth of the others
     assert divided.rule.endswith("; 6 near-duplicates, such as version-0-1000.txt, are all trained on")
 
@@ -202,9 +216,9 @@ def test_near_duplicate_books_are_one_text() -> None:
         "first.txt": book,
         "second.txt": letters(500, 1) + book[:20_000] + "new" + book[20_000:] + letters(4000, 2),
     }
-    divided = split(write_texts(texts), 0.1)
+    divided = split_without_repetitions(write_texts(texts), 0.1)
     assert names(divided.held_out) == {"second.txt"} and not passages(divided.training) & passages(divided.held_out)
-    assert divided.left_out and divided.training.text_bytes > 90_000
+    assert divided.training.text_bytes > 90_000
 
 
 @settings(max_examples=25, deadline=None)
@@ -222,7 +236,7 @@ def test_no_held_out_passage_of_versions_is_trained_on(
     texts = {f"{i}.txt": letters(1000, 10_000 + i) for i in range(others)}
     for i, (count, growth) in enumerate(families):
         texts |= beginnings(min(count, 7) if growth == 2.0 else count, 10 * seed + i, growth)
-    divided = split(write_texts(texts), share)
+    divided = split_without_repetitions(write_texts(texts), share)
     assert divided.held_out.contents and divided.training.text_bytes > 0.5 * sum(map(len, texts.values()))
     assert not passages(divided.training) & passages(divided.held_out)
 
@@ -261,7 +275,7 @@ def test_no_version_however_edited_has_a_held_out_passage_of_another(
                 version.insert(place, letters(size // 20, 10**7 + 1000 * seed + 10 * number + step))
         texts[f"version-{number}.txt"] = "".join(version)
     family = {name for name in texts if not name[0].isdigit()}
-    divided = split(write_texts(texts), 0.1)
+    divided = split_without_repetitions(write_texts(texts), 0.1)
     held_out = names(divided.held_out) & family
     assert not passages(divided.training) & passages(divided.held_out)
     assert not held_out or held_out == family or len(held_out) == 1

@@ -92,7 +92,7 @@ def test_the_record_describes_the_conversations() -> None:
         "from": "10% of the conversations, spread evenly", "of": "answers",
     }  # fmt: skip
     assert ready.record.document["conversations"] == {
-        "training": 35 - len(chosen), "held_out": len(chosen), "held_out_share": 0.1, "duplicates": 0, "dropped": 0,
+        "training": 35 - len(chosen), "held_out": len(chosen), "held_out_share": 0.1, "repeated": [], "dropped": 0,
         "truncated": 0, "train_tokens": ready.conversations.training.targets,
         "train_bytes": sum(answers) - held_out_bytes,
     }  # fmt: skip
@@ -191,12 +191,12 @@ def test_conversations_without_anything_to_learn_are_left_out_or_an_error() -> N
 
 
 def test_duplicates_of_training_conversations_are_not_held_out() -> None:
-    every = [conversation(*pair) for pair in PAIRS]
-    again = [every[i] for i in held_out_indices(45, 0.1) if i < 35][:2]  # these are also in the training part
+    every, first = [conversation(*pair) for pair in PAIRS], held_out_indices(45, 0.1)[:2]
+    again = [every[i] for i in first]  # these are also in the training part
     ready = prepared(conversations=inputs([*every, *again, *(conversation(f"{i}?", "No.") for i in range(8))]))
-    assert ready.record.document["conversations"]["duplicates"] == 2
+    assert ready.record.document["conversations"]["repeated"] == first
     assert ready.record.conversations.held_out == len(held_out_indices(45, 0.1)) - 2
-    assert "2 not held out: the same as a training conversation" in row(ready.plan, "corpus").reason
+    assert "2 not held out: training conversations have the same questions" in row(ready.plan, "corpus").reason
 
 
 def test_a_validation_file_is_held_out_whole() -> None:
@@ -205,7 +205,7 @@ def test_a_validation_file_is_held_out_whole() -> None:
     assert ready.conversations is not None
     assert ready.conversations.split.held_out == [conversation("Who is it?", "Nobody.")]
     assert ready.record.held_out.from_ == "val.jsonl" and ready.record.conversations.training == 35
-    assert ready.record.conversations.held_out_share is None
+    assert (ready.record.conversations.held_out_share, ready.record.conversations.repeated) == (None, (36,))
     assert [file.name for file in ready.record.held_out.files] == ["val.jsonl"]
     assert ready.with_plan(ready.plan).record == ready.record  # as when a run is resumed
 

@@ -19,6 +19,7 @@ from llmcli.formats.training_record import TrainingRecord
 from llmcli.training.data import prepare as prepare_module
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import PlanRequest
+from tests.data.text.test_split import letters
 from tests.data.tokenizers.test_training import corpus_of, words
 from tests.training.plans import prepare, row
 
@@ -148,7 +149,46 @@ def test_the_ends_of_near_duplicates_are_recorded_as_left_out(tmp_path):
     kept = [1000, len(text) - size, len(text) - size]
     assert [trained[document.sha256] for document in corpus.documents] == kept
     TrainingRecord.parse(json.dumps(ready.record.to_json()))
-    assert f"of 1 near-duplicate ({size - 100:,} bytes), which repeat it, are left" in row(ready.plan, "corpus").reason
+    rule = f"the last tenth of 2.txt; {size - 100:,} bytes elsewhere, which repeat it, are left out"
+    assert rule == ready.record.held_out.from_ and rule in row(ready.plan, "corpus").reason
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_training_text_that_repeats_held_out_text_is_not_read(tmp_path, monkeypatch, sampled):
+    """A book beside its chapters, whole or as far as there is time to read it."""
+    monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 1)
+    monkeypatch.setattr(recipe, "MIN_BYTES", 320_000)
+    chapters = [letters(60_000, seed) for seed in range(6)]
+    corpus = corpus_of(tmp_path, "\n".join(chapters), *chapters)
+    request = PlanRequest(seconds=2.0) if sampled else PlanRequest(steps=5)
+    ready = prepare(request, corpus, characters=True)
+    held_out = ready.tokenizer.decode(ready.held_out.tolist())
+    trained = ready.tokenizer.decode(ready.tokens.tolist())
+    assert trained == "".join("".join(text) for text in ready.read.texts())
+    assert (200_000 if sampled else 540_000) < len(trained) < (310_000 if sampled else 620_000)
+    pieces = [held_out[i : i + 200] for i in range(0, len(held_out) - 199, 200)]
+    assert not any(piece in trained for piece in pieces) and "known_share" not in ready.record.document["held_out"]
+    assert ready.record.held_out.from_.endswith(" bytes elsewhere, which repeat it, are left out")
+    assert ready.record.held_out.from_ in row(ready.plan, "corpus").reason
+    if not sampled:
+        assert ready.record.train_bytes == ready.record.read_bytes == len(trained)
+        lengths = trained_lengths(ready.record.stages)
+        ends = dict.fromkeys(corpus.documents, 0)
+        ends |= {part.document: part.end for part in ready.read.contents}
+        assert lengths == {document.sha256: end for document, end in ends.items()}
+
+
+def test_validation_text_that_is_in_the_training_text_is_noted(tmp_path):
+    """Nothing is left out: the user chose the file."""
+    text, notes = letters(9000, 0), list[str]()
+    (tmp_path / "val.txt").write_text(letters(2000, 1) + text[:3000], "utf-8")
+    val = read_corpus([str(tmp_path / "val.txt")])
+    ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, text), held_out=val, on_note=notes.append)
+    assert ready.tokenizer.decode(ready.tokens.tolist()) == text
+    assert ready.record.held_out.known_share == pytest.approx(0.6, abs=0.02)
+    known = f"{ready.record.held_out.known_share:.0%} of it also stands in the training text"
+    assert notes == [f"held-out text: {known}, so the figures will say little about new text"]
+    assert row(ready.plan, "corpus").reason.endswith(f"the 5,000 bytes of val.txt; {known}")
 
 
 @pytest.mark.parametrize("as_file", [False, True])
@@ -261,7 +301,7 @@ def test_of_a_text_too_long_for_the_time_budget_parts_are_read(tmp_path, monkeyp
     ids = ready.tokens.tolist()
     assert len(ready.tokenizer.decode_bytes(ids)) == 12_800
     assert ids.count(ready.tokenizer.eos_id) == SAMPLE_SPANS - 1
-    read = ["".join(part) for part in ready.training_text()]
+    read = ["".join(part) for part in ready.read.texts()]
     assert ready.tokenizer.decode(ids) == "".join(read)
     assert all(part in text[:train_bytes] for part in read)
     assert len(ready.tokenizer.decode_bytes(ready.held_out.tolist())) == 1280

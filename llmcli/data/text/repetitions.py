@@ -1,0 +1,117 @@
+"""Passages of the training text that also stand in the held-out text: a chapter in the book beside it, for example.
+
+Every STRIDE characters, a string of LENGTH characters of the held-out text is searched for at all positions of the
+training text, so every common passage of LENGTH + STRIDE - 1 characters is found, and none shorter than LENGTH. Spaces,
+line ends and ASCII punctuation do not count: they differ between formats of one text.
+
+A string that stands in more than COPIES places of the training text is no copy of the held-out text. It is how such
+texts are written: a license, a form letter, a log. If there is more of this than of copies, the text repeats itself,
+and nothing is left out.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli.data.text.corpus import Corpus, Part
+from llmcli.data.text.near_duplicates import LEFT_OUT
+from llmcli.data.text.string_hashes import string_hashes
+
+LENGTH, STRIDE = 120, 32  # about 150 and 40 characters of English prose with its spaces
+MAX_STRINGS = 1 << 20  # strings of the held-out text; in a longer one, they are further apart
+COPIES = 8  # in each version of a text
+MAX_LEFT_OUT = 0.5  # share of the training text; if more of it repeats held-out text, none is left out
+MIN_PIECE = 8  # shortest training text beside a passage, in bytes per character of the stride
+_TABLE_BITS = 5  # slots per string, as a power of 2: few hash collisions
+_IS_COUNTED = bytes(byte not in LEFT_OUT and byte & 0xC0 != 0x80 for byte in range(256))  # by first byte of a character
+
+
+@dataclass(frozen=True)
+class Repetitions:
+    """What the training text and the held-out text have in common."""
+
+    training: Corpus  # training text without the passages of the held-out text
+    left_out: int  # bytes of these passages
+    known_share: float  # share of the held-out text (0 to 1) that still stands in the training text
+
+
+def find_repetitions(
+    training: Corpus, held_out: Corpus, *, versions: int = 1, keeps_training: bool = False
+) -> Repetitions:
+    """Search the training text for passages of the held-out text, and leave them out unless it `keeps_training`. The
+    corpus has up to so many `versions` of a text."""
+    stride = max(STRIDE, held_out.text_bytes // MAX_STRINGS)
+    strings = _Strings(held_out, stride)
+    counts = np.zeros(len(strings.hashes), np.int64)
+    for part in training.contents:
+        for hashes, _ in _blocks(part):
+            np.add.at(counts, strings.find(hashes)[1], 1)
+    is_copied, is_common = (counts > 0) & (counts <= COPIES * versions), counts > COPIES * versions
+    copied, common = (int(strings.occurrences[kind].sum()) for kind in (is_copied, is_common))
+    rest = training
+    if copied > common and not keeps_training:
+        pieces = (_without(part, strings, is_copied, MIN_PIECE * stride) for part in training.contents)
+        rest = Corpus(tuple(itertools.chain.from_iterable(pieces)))
+        if rest.text_bytes < (1 - MAX_LEFT_OUT) * training.text_bytes:
+            rest = training
+    known = common if rest is not training else copied + common
+    return Repetitions(rest, training.text_bytes - rest.text_bytes, known / max(1, int(strings.occurrences.sum())))
+
+
+class _Strings:
+    """The strings of a text, one every `stride` characters."""
+
+    def __init__(self, text: Corpus, stride: int) -> None:
+        hashes = [np.empty(0, np.uint64)]
+        for part in text.contents:
+            first = 0
+            for block, _ in _blocks(part):
+                hashes.append(block[first::stride])
+                first = (first - len(block)) % stride
+        # ascending, and how often each occurs in the text
+        self.hashes, self.occurrences = np.unique(np.concatenate(hashes), return_counts=True)
+        bits = len(self.hashes).bit_length() + _TABLE_BITS
+        self._shift = np.uint64(64 - bits)
+        self._slots = np.zeros(1 << bits, bool)
+        self._slots[self.hashes >> self._shift] = True
+
+    def find(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return (positions in `hashes` [N] of strings of the text, index of the string at each)."""
+        places = np.flatnonzero(self._slots[hashes >> self._shift])
+        indices = np.minimum(np.searchsorted(self.hashes, hashes[places]), len(self.hashes) - 1)
+        is_same = self.hashes[indices] == hashes[places]
+        return places[is_same], indices[is_same]
+
+
+def _without(part: Part, strings: _Strings, is_copied: NDArray[np.bool_], min_piece: int) -> Iterator[Part]:
+    """Yield the pieces of a part between the strings that are copied, but none shorter than `min_piece` bytes."""
+    start, is_whole = part.start, True
+    for hashes, positions in _blocks(part):
+        places, indices = strings.find(hashes)
+        places = places[is_copied[indices]]
+        for first, end in zip(positions[places].tolist(), (positions[places + LENGTH - 1] + 1).tolist(), strict=True):
+            if first - start >= min_piece:
+                yield Part(part.document, start, first)
+            start, is_whole = end, False
+    if is_whole or part.end - start >= min_piece:
+        yield Part(part.document, start, part.end)
+
+
+def _blocks(part: Part) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
+    """Yield (hashes [N] of the strings of LENGTH characters from each character on, positions [N + LENGTH - 1] of these
+    characters in the document) of successive blocks."""
+    characters, positions, start = np.empty(0, np.uint32), np.empty(0, np.int64), part.start
+    for piece in part.text():
+        data = piece.encode("utf-8")
+        counted = data.translate(None, LEFT_OUT).decode("utf-8").encode("utf-32-le")
+        characters = np.concatenate([characters, np.frombuffer(counted, "<u4")])
+        at = np.flatnonzero(np.frombuffer(data.translate(_IS_COUNTED), bool))
+        positions = np.concatenate([positions, start + at])
+        start += len(data)
+        hashes = string_hashes(characters, LENGTH)
+        if len(hashes):
+            yield hashes, positions
+            characters, positions = characters[len(hashes) :], positions[len(hashes) :]

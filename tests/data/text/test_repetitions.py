@@ -1,0 +1,170 @@
+"""Training text that repeats held-out text, compared with a search for every string."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcli.data.sources import read_corpus, read_sources
+from llmcli.data.text import documents
+from llmcli.data.text.corpus import Corpus
+from llmcli.data.text.repetitions import COPIES, LENGTH, STRIDE, Repetitions, find_repetitions
+from llmcli.data.text.split import split
+from tests.data.text.test_split import joined, letters, write_texts
+from tests.test_examples import EXAMPLES
+
+PIECE = 200  # characters
+Write = Callable[[int, int], str]  # (characters, seed) -> text
+
+
+def english(count: int, seed: int) -> str:
+    """Sentences of words that are drawn by chance, as frequent as in a language."""
+    vocabulary = letters(9000, 99)
+    words = [vocabulary[i : i + 2 + i % 8] for i in range(0, 9000, 3)]
+    weights, generator = [1 / (i + 3) for i in range(len(words))], random.Random(seed)
+    sentences = []
+    while sum(map(len, sentences)) < count:
+        sentence = " ".join(generator.choices(words, weights, k=generator.randint(5, 18)))
+        sentences.append(f"{sentence.capitalize()}.{generator.choice([' ', ' ', ' ', chr(10)])}")
+    return "".join(sentences)[:count]
+
+
+def japanese(count: int, seed: int) -> str:
+    characters = (
+        "あいうえおかきくけこさしすせそたちつてとなにはひふへほまみむめもやゆよらりるれろわをん日本人大学年月水木金"
+    )
+    generator = random.Random(seed)
+    return "".join(f"{''.join(generator.choices(characters, k=generator.randint(8, 25)))}。" for _ in range(count // 9))
+
+
+def book(write: Write, chapters: int) -> dict[str, str]:
+    texts = [f"Chapter {i}\n\n{write(15_000, i)}\n\n" for i in range(chapters)]
+    return {"book.txt": "".join(texts)} | {f"chapter-{i}.txt": text for i, text in enumerate(texts)}
+
+
+def pages(write: Write) -> dict[str, str]:
+    """The pages of an mdBook, and print.html with all of them."""
+    texts = [f"Page {i}\n\n{write(9000, i)}" for i in range(12)]
+    return {"print.txt": "\n\n".join(texts)} | {f"page-{i}.txt": text for i, text in enumerate(texts)}
+
+
+def tail(write: Write) -> dict[str, str]:
+    """One text of which a part of the end stands in the middle, too."""
+    text = write(90_000, 0)
+    return {"text.txt": f"{text}{write(2000, 1)}{text[40_000:46_000]}{write(2000, 2)}"}
+
+
+def known_pieces(training: Corpus, held_out: Corpus) -> tuple[int, int]:
+    """Return (pieces of PIECE characters of the held-out text that stand in the training text, all pieces)."""
+    trained = "\0".join(joined(training))
+    pieces = [text[i : i + PIECE] for text in joined(held_out) for i in range(0, len(text) - PIECE + 1, PIECE)]
+    return sum(piece in trained for piece in pieces), len(pieces)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", [english, japanese])
+@pytest.mark.parametrize(
+    "case", [lambda write: book(write, 8), lambda write: book(write, 20), pages, tail],
+    ids=["book of long chapters", "book of short chapters", "mdBook", "tail"],
+)  # fmt: skip
+def test_no_piece_of_the_held_out_text_is_trained_on(case: Callable[[Write], dict[str, str]], write: Write) -> None:
+    """A book beside its chapters, a page of all pages, and a text that ends with its middle."""
+    divided = split(write_texts(case(write)), 0.1)
+    known, pieces = known_pieces(divided.training, divided.held_out)
+    assert known > 0.2 * pieces  # as the cut left it
+    found = find_repetitions(divided.training, divided.held_out)
+    assert known_pieces(found.training, divided.held_out)[0] == 0 and found.known_share == 0
+    assert 0 < found.left_out == divided.training.text_bytes - found.training.text_bytes
+    assert found.left_out < 1.3 * divided.held_out.text_bytes
+
+
+def search(training: str, held_out: str, **options: bool) -> Repetitions:
+    corpus = write_texts({"a.txt": training, "b.txt": held_out})
+    return find_repetitions(Corpus(corpus.contents[:1]), Corpus(corpus.contents[1:]), **options)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    passages=st.lists(
+        st.tuples(st.integers(0, 800), st.integers(LENGTH - 20, 2 * LENGTH), st.integers(300, 900)),
+        min_size=1, max_size=4,
+    ),
+    block=st.sampled_from([LENGTH // 3, 1000, 1 << 20]),
+    seed=st.integers(0, 1000),
+)  # fmt: skip
+@pytest.mark.slow
+def test_all_long_passages_are_left_out_and_no_short_ones(
+    passages: list[tuple[int, int, int]], block: int, seed: int
+) -> None:
+    """Passages of the held-out text among other letters, of which nothing repeats by chance."""
+    held_out = letters(1500, seed)
+    training, kept = letters(400, seed + 10_000), 0
+    for number, (start, size, others) in enumerate(passages):
+        training += held_out[start : start + size] + letters(others, seed + 20_000 + number)
+        kept += others + (size if size < LENGTH else 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(documents, "BLOCK_BYTES", block)
+        found = search(training, held_out)
+    texts = joined(found.training)
+    assert all(text in training for text in texts) and sum(map(len, texts)) == len(training) - found.left_out
+    longest = LENGTH + STRIDE - 1
+    known = {held_out[i : i + longest] for i in range(len(held_out) - longest + 1)}
+    assert not any(text[i : i + longest] in known for text in texts for i in range(len(text) - longest + 1))
+    assert kept + 400 <= sum(map(len, texts))
+    assert training.startswith(texts[0]) and texts[0].startswith(training[:400])
+
+
+def test_line_ends_and_punctuation_do_not_matter() -> None:
+    text = english(3000, 0)
+    found = search(english(5000, 1) + text.replace(" ", "\n  ").replace(".", " *"), text)
+    assert joined(found.training)[0].startswith(english(4900, 1)) and found.training.text_bytes < 5300
+
+
+def test_what_stands_in_many_places_is_no_copy() -> None:
+    """A license in each of many files is how such files begin; a text that repeats itself is all trained on."""
+    notice = english(600, 0)
+    training = "".join(f"{notice}\n{letters(900, i)}\n" for i in range(COPIES + 1))
+    found = search(training, f"{notice}\n{letters(2000, 50)}")
+    assert found.left_out == 0 and 0.1 < found.known_share < 0.3
+    assert search(english(700, 0) * 30, english(700, 0) * 3).known_share == 1
+    copied = search(f"{training}{letters(900, 50)}", f"{notice}\n{letters(2000, 50)}")
+    assert copied.left_out > 800 and 0.1 < copied.known_share < 0.3  # the other letters are a copy
+
+
+def test_most_of_the_training_text_is_never_left_out() -> None:
+    text = english(3000, 0)
+    found = search(text + english(2000, 1), text)
+    assert found.left_out == 0 and found.known_share == 1
+
+
+def test_with_a_validation_file_all_is_trained_on() -> None:
+    text = english(3000, 0)
+    found = search(english(9000, 1) + text, text, keeps_training=True)
+    assert found.left_out == 0 and found.known_share == 1
+    assert search(english(9000, 1) + text, text).known_share == 0
+    assert find_repetitions(Corpus(()), Corpus(())) == Repetitions(Corpus(()), 0, 0)
+
+
+@pytest.mark.parametrize("data", ["", " " * 3000, "a", "a" * LENGTH, "ab " * 2000, "。" * 1000, "\U0001f600" * 500])
+def test_texts_with_hardly_any_characters(data: str) -> None:
+    found = search(f"{data}x", f"{data}y")
+    assert found.left_out == 0 and 0 <= found.known_share <= 1
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.txt")), ids=lambda file: file.name)
+def test_the_examples_are_all_trained_on(file: Path) -> None:
+    """Their sentences repeat, but no passage does."""
+    corpus = read_sources([str(file)]).text
+    divided = split(corpus, 0.1)
+    found = find_repetitions(divided.training, divided.held_out)
+    assert found.training == divided.training and found.known_share == 0
+
+
+def test_the_search_is_deterministic() -> None:
+    write_texts(book(english, 4))
+    corpora = [read_corpus(["c"]) for _ in range(2)]
+    first, second = (find_repetitions(one.training, one.held_out) for one in (split(c, 0.1) for c in corpora))
+    assert first == second and first.left_out
