@@ -17,8 +17,8 @@ COMMANDS = {  # usage -> help
     "/system [TEXT]": "Show or set the system message; - removes it.",
     "/save FILE": "Write the conversation to a new JSON Lines file, which llm train reads.",
     "/load FILE [N]": "Continue a saved conversation, or the Nth of a file with several.",
-    "/regenerate": "Answer the last question again, with another seed.",
-    "/retry": "Take the last question back, to edit and send it again.",
+    "/retry": "Answer the last question again, with another seed.",
+    "/undo": "Take the last question back, to edit and send it again.",
     "/set [NAME VALUE]": f"Show or change {', '.join(SETTINGS[:-1])} or {SETTINGS[-1]}.",
     "/stats": "Show the figures of the last answer: tokens, speed, context.",
     "/why [N or WORD]": "Explain the first or Nth token of the last answer, or the token of a word.",
@@ -26,7 +26,10 @@ COMMANDS = {  # usage -> help
 }
 FILE_COMMANDS = ("/save ", "/load ")
 USAGE = {usage.split()[0][1:]: usage for usage in COMMANDS}
-_ALIASES = {"?": "help", "clear": "reset", "quit": "exit", "q": "exit", "bye": "exit", "redo": "regenerate"}
+_ALIASES = {
+    "?": "help", "clear": "reset", "regenerate": "retry", "redo": "retry", "again": "retry",
+    "quit": "exit", "q": "exit", "bye": "exit",
+}  # fmt: skip
 
 # words that are probably an attempt to leave, or a shell command
 _NO_MESSAGE = re.compile(
@@ -47,7 +50,7 @@ def parse(line: str) -> tuple[str, str] | None:
     word, *rest = line[1:].split(maxsplit=1) or [""]
     name = _ALIASES.get(word.lower(), word.lower())
     if name not in USAGE:
-        close = difflib.get_close_matches(name, USAGE, n=1)
+        close = difflib.get_close_matches(name, [*USAGE, *_ALIASES], n=1)
         advice = f"did you mean /{close[0]}?" if close else "/help lists the commands;"
         raise usage(f"there is no command /{word}; {advice} a message that begins with / needs a space before it")
     return name, rest[0].strip() if rest else ""

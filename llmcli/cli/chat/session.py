@@ -127,10 +127,10 @@ class Session:
         which = f"conversation {number} of {count:,} in {path}" if count > 1 else str(path)
         console.warn(f"loaded {which} ({units.count(self._chat.turns, 'turn')})")
 
-    def _regenerate(self, rest: str) -> None:
+    def _retry(self, rest: str) -> None:
         self._answer(self._chat.regenerate())
 
-    def _retry(self, rest: str) -> None:
+    def _undo(self, rest: str) -> None:
         self._draft = self._chat.take_back()
         self._last = None
 

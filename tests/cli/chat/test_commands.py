@@ -44,6 +44,7 @@ def test_a_message_gets_no_hint(line: str) -> None:
     ("line", "message"),
     [
         ("/regenrate", "did you mean /regenerate?"),
+        ("/und", "did you mean /undo?"),
         ("/usr/bin/x is what?", "/help lists"),
         ("/", "there is no command /;"),
     ],
@@ -107,7 +108,7 @@ def applied(text: str) -> list[str]:
 
 def test_completions() -> None:
     assert applied("Hello /re") == [] and applied("") == []
-    assert applied("/re") == ["/reset", "/regenerate", "/retry"]
+    assert applied("/re") == ["/reset", "/retry"]
     assert applied("/set t") == ["/set temperature ", "/set top-p ", "/set top-k "]
     assert applied("/set temperature 0") == []
     assert len(applied("/")) == len(USAGE)

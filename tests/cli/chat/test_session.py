@@ -79,14 +79,15 @@ def test_reset_and_system(capsys: pytest.CaptureFixture[str]) -> None:
     assert contents(chat) == [] and "there is no system message" in capsys.readouterr().err
 
 
-def test_regenerate_and_retry() -> None:
-    chat, reader = converse("x", "/regenerate", "y", "/retry", "z")
+@pytest.mark.parametrize("again", ["/retry", "/regenerate", "/again"])
+def test_retry_and_undo(again: str) -> None:
+    chat, reader = converse("x", again, "y", "/undo", "z")
     assert contents(chat) == ["x", "ca", "z", "do"]
     assert reader.drafts == ["", "", "", "", "y", ""]
 
 
 @pytest.mark.parametrize(
-    "command", ["/regenerate", "/retry", "/why", "/save", "/save f", "/load", "/load f", "/set x 1"]
+    "command", ["/retry", "/undo", "/why", "/save", "/save f", "/load", "/load f", "/set x 1"]
 )
 def test_a_command_that_is_not_possible_is_an_error_and_the_chat_goes_on(command: str, capsys) -> None:
     chat, _ = converse(command, "x")

@@ -269,7 +269,7 @@ def test_a_conversation_in_a_terminal(chat_model: Path) -> None:
     person.type("\t chat.jsonl\r")
     person.wait_for("saved chat.jsonl (2 turns)")
     person.say("\x1b[A\x1b[A\r", "(cut off after 4 tokens")  # the arrow key: the message before the command
-    person.say("/retry\r", "three")  # to be edited
+    person.say("/undo\r", "three")  # to be edited
     person.type("!\r")
     person.wait_for("(cut off after 4 tokens")
     person.say("/save again.jsonl\r", "saved again.jsonl (3 turns)")
