@@ -18,7 +18,7 @@ from llmcli.generation.engine.requests import Limits
 from llmcli.server.api.models import Models
 from llmcli.server.http import listening, service
 from llmcli.server.http.app import create_app
-from llmcli.server.http.listening import Server, bind
+from llmcli.server.http.listening import Server, bind, urls
 from tests.platforms import posix
 from tests.server.processes import serving
 from tests.server.wrong_requests import DAMAGED_HEADS
@@ -54,6 +54,20 @@ def wait_until(is_so):
 def running(served):
     with serving(served[0]) as process:
         yield process
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::"])
+def test_every_address_that_is_shown_can_be_opened(host):
+    """Of a server that listens on all addresses: this computer's, and another where there is a network."""
+    if host == "::" and not socket.has_dualstack_ipv6():
+        pytest.skip("needs IPv6")
+    with bind(host, 0) as listener:
+        shown = urls(listener)
+        assert shown[0] == f"http://127.0.0.1:{listener.getsockname()[1]}"
+        assert len(shown) <= (1 if host == "127.0.0.1" else 2)
+        for url in shown:
+            name, _, port = url.removeprefix("http://").rpartition(":")
+            socket.create_connection((name.strip("[]"), int(port)), timeout=10).close()
 
 
 def test_it_listens_on_loopback_and_answers(running):
