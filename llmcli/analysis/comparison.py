@@ -17,7 +17,7 @@ from llmcli.config import ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import brief, usage
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.generation.next_words import NextWords, next_words
+from llmcli.generation.next_words import NextWord, NextWords, next_words
 from llmcli.generation.token_healing import Prompt
 from llmcli.models import induction
 from llmcli.models.ngram_runtime import NgramRuntime
@@ -36,7 +36,7 @@ class TextChange:
     text: str
     first: float
     second: float
-    token: int | None = None  # None: a word, or a text that no single token spells
+    token: int | None = None  # of a word, the token with which it most likely begins; None: no single token spells it
 
     @property
     def bits(self) -> float | None:
@@ -78,11 +78,14 @@ class Comparison:
     def next_words(self, count: int) -> list[TextChange]:
         """Like `next_tokens`, for words; "…" marks a word that continues the prompt's last one."""
         first, second = (
-            {"…" * word.continues + word.text: word.probability for word in words.words}
+            {"…" * word.continues + word.text: word for word in words.words}
             for words in (self.first_words, self.second_words)
         )
-        shown = dict.fromkeys([*first][:count] + [*second][:count])
-        return [TextChange(text, first.get(text, 0.0), second.get(text, 0.0)) for text in shown]
+        none, known = NextWord("", 0.0), second | first
+        return [
+            TextChange(text, first.get(text, none).probability, second.get(text, none).probability, known[text].token)
+            for text in dict.fromkeys([*first][:count] + [*second][:count])
+        ]
 
     def __repr__(self) -> str:
         return f"<Comparison of {self.first!r} and {self.second!r}>"
@@ -119,27 +122,29 @@ def compare(
     predictor: Runtime | None = None,
     ablates: bool = True,
     finds_words: bool = True,
+    evaluations: int | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Comparison:
     """Compare a model with and without some parts, or `prompt` and the `other` prompt, both without these parts.
     Figures without parts are about `token`, by default the one that the whole model predicts. `predictor` and `ablates`
-    are as for `explain`; next words are searched unless `finds_words` is false."""
+    are as for `explain`; next words are searched unless `finds_words` is false, with at most so many `evaluations`."""
     without = tuple(dict.fromkeys(without))  # each once
     whole = network, predictor or network
     reduced = _without(*whole, without) if without else whole
     cases = [(whole, prompt), (reduced, prompt)] if other is None else [(reduced, prompt), (reduced, other)]
     explanations, words = list[Explanation](), list[NextWords]()
     for (runtime, predicting), text in cases:
-        if explanations:
-            token = explanations[0].token if other is None else None
+        is_second = len(explanations) > 0
         explanations.append(
             explain(
-                runtime, tokenizer, text, literal=literal, candidates=candidates, token=token, predictor=predicting,
+                runtime, tokenizer, text, literal=literal, candidates=candidates, token=None if is_second else token,
+                place=explanations[0].place if is_second and other is None else None, predictor=predicting,
                 ablates=ablates, check=check,
             )
         )  # fmt: skip
-        found = next_words(predicting, tokenizer, text, check=check) if finds_words else NextWords((), 1.0, 0)
-        words.append(found)
+        words.append(NextWords((), 1.0, 0))
+        if finds_words:
+            words[-1] = next_words(predicting, tokenizer, text, evaluations=evaluations, check=check)
     (first, second), (first_words, second_words) = explanations, words
     return Comparison(first, second, first_words, second_words, without, tokenizer)
 

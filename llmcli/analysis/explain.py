@@ -8,7 +8,7 @@ K = candidates per layer.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,14 +59,16 @@ class AddedText:
     logprobs: NDArray[np.float64]  # [N], of the texts of the V tokens, then of `others`
     others: tuple[bytes, ...] = ()  # texts that only the end of a longer token spells
 
-    def most_likely(self, count: int, tokenizer: Tokenizer) -> list[tuple[int | None, str, float]]:
-        """Return (token, or None if no single token spells the text; text; probability), the most likely first."""
-        V = len(tokenizer.token_bytes)
-        found = list[tuple[int | None, str, float]]()
-        for i in np.argsort(-self.logprobs, kind="stable")[:count].tolist():
-            name = (i, tokenizer.label(i)) if i < V else (None, self.others[i - V].decode("utf-8", "replace"))
-            found.append((*name, math.exp(self.logprobs[i])))
-        return found
+
+@dataclass(frozen=True)
+class Place:
+    """The next token that is explained, and where it begins: after the prompt, or inside it."""
+
+    token: int
+    context: list[int]  # the tokens before it, as far as they fit the model's context
+    truncated: int  # prompt tokens that do not fit
+    tail_bytes: bytes  # end of the prompt that belongs to the token, not to `context`; usually b""
+    allowed: NDArray[np.bool_]  # [V]: tokens that are consistent with the tail
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,10 @@ class Explanation:
     """The activations of a model for a prompt, and its prediction of the next token."""
 
     ids: list[int]  # [N], the analyzed tokens
-    tail: str  # end of the prompt that belongs to the most likely next token, not to `ids`; usually ""
-    truncated: int  # prompt tokens that do not fit the context
+    place: Place  # the next token that is explained: the most likely or the requested one
     preceding: int  # T - N, tokens in the context before the analyzed ones
     attention: Array  # [L, H, N, N]; each row (query) sums to 1 minus its weight on preceding tokens
     logit_lens: Candidates  # predictions of the next token after each layer
-    token: int  # the next token whose ablation is measured: the most likely or the requested one
     ablation_effects: NDArray[np.float64]  # [N], bits that `token` loses without each context token; NaN: skipped
     logprobs: NDArray[np.float64]  # [V], natural log probabilities of the next token, as in `generate`; -inf for
     # tokens that are never generated: incomplete UTF-8, and bytes that are not in the training text
@@ -87,6 +87,18 @@ class Explanation:
     added: AddedText  # the same prediction by text; it differs from `logprobs` where tokens start inside the prompt
     tokenizer: Tokenizer
     copies: tuple[Copy, ...] | None = None  # added by the n-gram cache; None: the model has none
+
+    @property
+    def token(self) -> int:
+        return self.place.token
+
+    @property
+    def tail(self) -> str:
+        return self.place.tail_bytes.decode("utf-8", "ignore")
+
+    @property
+    def truncated(self) -> int:
+        return self.place.truncated
 
     @property
     def entropy(self) -> float:
@@ -115,27 +127,27 @@ class Explanation:
 
 @dataclass(frozen=True)
 class NextToken:
-    """A tokenized prompt and the model's prediction of the next token."""
+    """A model's prediction of the next token."""
 
-    ids: list[int]  # the prompt without its tail
-    tail_bytes: bytes  # end of the prompt that belongs to `token`, which starts inside the prompt; usually b""
-    allowed: NDArray[np.bool_]  # [V]: tokens that are consistent with the tail
+    place: Place
     logprobs: NDArray[np.float64]  # [V], natural log probabilities; -inf for tokens that are never generated
-    token: int  # the most likely one
     added: AddedText
 
 
-def predict_next(runtime: Runtime, tokenizer: Tokenizer, prompt: str | Prompt, *, literal: bool) -> NextToken:
-    """Predict the next token as `generate` does, summed over the tokenizations of the prompt's end. Afterwards the KV
-    cache holds the most likely of these, as far as it fits. Raises LLMError for an empty prompt and for NaN logits."""
+def predict_next(
+    runtime: Runtime, tokenizer: Tokenizer, prompt: str | Prompt, *, literal: bool, token: int | None = None
+) -> NextToken:
+    """Predict the next token as `generate` does, summed over the tokenizations of the prompt's end. The place is that
+    of the most likely text, or the likeliest one of `token`. Afterwards the KV cache holds the tokens before it, as far
+    as they fit. Raises LLMError for an empty prompt and for NaN logits."""
     if prompt == "":
         raise LLMError("the prompt is empty; give a text to continue")
     vocabulary = tokenizer.vocabulary
     first = read_prompt(runtime, tokenizer, Prompt.of(prompt, tokenizer, literal=literal))
-    continuation = first.continuations_of(int(first.logits.argmax()))[0]
-    token = continuation.tokens[-1]
+    found = first.continuations_of(int(first.logits.argmax())) if token is None else first.continuations_to(token)
+    token = found[0].tokens[-1]
     token_bytes = vocabulary.token_bytes[token]
-    tail = token_bytes[: len(token_bytes) - len(continuation.new_bytes)]
+    tail = token_bytes[: len(token_bytes) - len(found[0].new_bytes)]
     own = log_softmax(first.logits if first.model_logits is None else first.model_logits)
     logprobs = np.where(np.isneginf(first.logits), -np.inf, own)
     added = AddedText(logprobs, tuple(first.token_of(i)[1] for i in range(len(vocabulary), len(logprobs))))
@@ -146,7 +158,9 @@ def predict_next(runtime: Runtime, tokenizer: Tokenizer, prompt: str | Prompt, *
     if tail:
         allowed[:] = False
         allowed[[*vocabulary.prefixes_of(tail), *vocabulary.extensions_of(tail).tolist()]] = True
-    return NextToken(first.process(continuation), tail, allowed, logprobs, token, added)
+    ids = first.process(found[0])
+    context = last_tokens(ids, runtime.length, tokenizer.bos_ids)
+    return NextToken(Place(token, context, len(ids) - len(context), tail, allowed), logprobs, added)
 
 
 def explain(
@@ -157,6 +171,7 @@ def explain(
     literal: bool,
     candidates: int = 5,
     token: int | None = None,
+    place: Place | None = None,
     predictor: Runtime | None = None,
     ablates: bool = True,
     check: Callable[[], None] = lambda: None,
@@ -166,42 +181,40 @@ def explain(
     - Logit lens (nostalgebraist 2020): the final norm and the output layer, applied to the residual stream of the last
       token after each layer.
     - Logit attribution: see `Attribution`.
-    - Ablation: log2 p(token | all tokens) - log2 p(token | all but one) for `token`: the most likely next token, unless
-      another is given and fits the prompt's end. The tokens after the removed one move forward by one position.
+    - Ablation: log2 p(token | all tokens) - log2 p(token | all but one) for `token`, by default the most likely next
+      token. The tokens after the removed one move forward by one position.
 
     Only the last tokens are analyzed, within MAX_TOKENS and MAX_ABLATION_WORK; no token is removed unless `ablates`.
+    `place` is given to explain the same token after the same context as in another explanation of the prompt.
     `predictor` makes the prediction if `runtime` is only a component: a model of an ensemble, or a network with an
     n-gram cache. `check` may raise to stop the analysis. Raises LLMError as `predict_next` does.
     """
     predictor = predictor or runtime
-    prediction = predict_next(predictor, tokenizer, prompt, literal=literal)
-    if token is not None and prediction.allowed[token]:
-        prediction = replace(prediction, token=token)
-    context = last_tokens(prediction.ids, predictor.length, tokenizer.bos_ids)
+    prediction = predict_next(predictor, tokenizer, prompt, literal=literal, token=token)
+    place = place or prediction.place
+    context, copies = place.context, None
+    if isinstance(predictor, NgramRuntime) and predictor.parameters == runtime.parameters:  # not an ensemble
+        alone = predict_next(runtime, tokenizer, prompt, literal=literal)
+        counted = len(context) - (prompt.written if isinstance(prompt, Prompt) else 0)
+        copies = find_copies(context, counted, predictor.cache.orders, alone.logprobs, prediction.logprobs)
     logits, recorder = record_activations(runtime, context, min(len(context), MAX_TOKENS))
     residuals = recorder.residuals[:, -1]
-    lens = _logit_lens(runtime, residuals, prediction.allowed, candidates)
+    lens = _logit_lens(runtime, residuals, place.allowed, candidates)
     if predictor is runtime:  # the last prediction is exactly that of `generate`
         top = np.argsort(-prediction.logprobs, kind="stable")[: lens.ids.shape[-1]]
         lens.ids[-1], lens.probabilities[-1] = top, np.exp(prediction.logprobs[top])
-    copies = None
-    if isinstance(predictor, NgramRuntime) and predictor.parameters == runtime.parameters:  # not an ensemble
-        network = log_softmax(logits[: len(prediction.logprobs)])
-        copies = find_copies(context, predictor.cache.orders, network, prediction.logprobs)
     effects = np.full(len(context), np.nan)
     if ablates:
-        effects = _ablation_effects(runtime, context, logits, prediction, check)
+        effects = _ablation_effects(runtime, context, logits, place, check)
     return Explanation(
         ids=context[recorder.first :],
-        tail=prediction.tail_bytes.decode("utf-8", "ignore"),
-        truncated=len(prediction.ids) - len(context),
+        place=place,
         preceding=recorder.first,
         attention=recorder.weights,
-        attribution=attribute_logit(runtime, residuals, recorder.head_outputs, prediction.token),
+        attribution=attribute_logit(runtime, residuals, recorder.head_outputs, place.token),
         added=prediction.added,
         tokenizer=tokenizer,
         logit_lens=lens,
-        token=prediction.token,
         copies=copies,
         ablation_effects=effects[recorder.first :],
         logprobs=prediction.logprobs,
@@ -209,14 +222,15 @@ def explain(
 
 
 def find_copies(
-    context: Sequence[int], orders: int, network: NDArray[np.floating], mixed: NDArray[np.floating]
+    context: Sequence[int], counted: int, orders: int, network: NDArray[np.floating], mixed: NDArray[np.floating]
 ) -> tuple[Copy, ...]:
-    """Find the tokens that an n-gram cache of `orders` makes more likely after `context`, largest increase first.
-    `network` and `mixed` [V] are the log probabilities of the next token without and with the cache."""
+    """Find the tokens that an n-gram cache of `orders`, which counts the first `counted` tokens of a `context`, makes
+    more likely after it, largest increase first. `network` and `mixed` [V] are the log probabilities of the next token
+    without and with the cache, both summed over the tokenizations of the prompt's end."""
     matches: dict[int, tuple[int, list[int]]] = {}  # token -> (length of the context, positions)
     for matched in range(1, min(orders, len(context) - 1) + 1):
         end = tuple(context[-matched:])
-        for position in range(matched, len(context)):
+        for position in range(matched, counted):
             if tuple(context[position - matched : position]) == end:
                 token = context[position]
                 if matches.get(token, (0, []))[0] < matched:
@@ -285,7 +299,7 @@ def _logit_lens(runtime: NumpyRuntime, residuals: Array, allowed: NDArray[np.boo
 
 
 def _ablation_effects(
-    runtime: NumpyRuntime, context: Sequence[int], logits: Array, prediction: NextToken, check: Callable[[], None]
+    runtime: NumpyRuntime, context: Sequence[int], logits: Array, place: Place, check: Callable[[], None]
 ) -> NDArray[np.float64]:
     """Return the bits that the predicted token loses without each token of the context [T]; NaN where skipped. `logits`
     [V] follow the whole context. Tokens are removed from last to first, so that the cached prefix stays valid."""
@@ -293,21 +307,21 @@ def _ablation_effects(
     effects = np.full(T, np.nan)
     if T == 1:
         return effects  # nothing would be left to predict from
-    original = _masked_logprob(logits, prediction)
+    original = _masked_logprob(logits, place)
     count = min(T, MAX_TOKENS, math.isqrt(int(2 * MAX_ABLATION_WORK / runtime.config.parameters)))
     for removed in range(T - 1, T - 1 - count, -1):
         check()
         kept = removed if removed < T - 1 else removed - 1  # at least one token must be processed for a prediction
         runtime.rewind(kept)
         logits = runtime.prefill(context[removed + 1 :] if removed < T - 1 else context[kept:removed])
-        effects[removed] = (original - _masked_logprob(logits, prediction)) / math.log(2)
+        effects[removed] = (original - _masked_logprob(logits, place)) / math.log(2)
     return effects
 
 
-def _masked_logprob(logits: Array, prediction: NextToken) -> float:
-    """Return the natural log probability of the predicted token among the allowed ones."""
-    allowed = prediction.allowed
-    return float(log_softmax(np.where(allowed, logits[: len(allowed)], np.float32(-np.inf)))[prediction.token])
+def _masked_logprob(logits: Array, place: Place) -> float:
+    """Return the natural log probability of the explained token among the allowed ones."""
+    allowed = place.allowed
+    return float(log_softmax(np.where(allowed, logits[: len(allowed)], np.float32(-np.inf)))[place.token])
 
 
 @dataclass(frozen=True)

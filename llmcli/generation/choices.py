@@ -127,7 +127,7 @@ def score_continuations(
     def log_probability(spelling: list[int]) -> float:
         """Return the log probability, after the head, of all token sequences that begin with the spelling's bytes."""
         nonlocal cached
-        search = TokenizationSearch(runtime, tokenizer.vocabulary, head, spelling, cached)
+        search = TokenizationSearch(runtime, tokenizer.vocabulary, head, spelling, cached, prompt.written)
         search.run(default_evaluations(runtime), NEGLIGIBLE)
         cached = len(head) - 1
         return search.log_total

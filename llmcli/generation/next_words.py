@@ -11,7 +11,7 @@ since no spaces separate words in those scripts. Every other character, includin
 import heapq
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,6 +45,7 @@ class NextWord:
     probability: float
     continues: bool = False  # it continues the last word of the prompt: "s" after "apple"
     added: str = field(default="", compare=False)  # what it adds to the prompt: with the white space before it
+    token: int = field(default=-1, compare=False)  # the next token with which it most likely begins
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,11 @@ def next_words(
     search = _WordSearch(tokenizer, in_word=prompt.in_word or _ends_in_word(tokenizer, prompt.ids))
     explored = 1 - first.unexplored
     for continuation in first.continuations(MIN_PROBABILITY, None if sampling == PLAIN else sampler):
-        search.add(continuation.probability * explored, continuation.tokens, continuation.new_bytes)
+        path = continuation.tokens
+        search.add(continuation.probability * explored, path, continuation.new_bytes, path[-1])
     while first.search.evaluations < limit and search.open and 1 - search.explored >= MAX_UNEXPLORED:
         check()
-        negative, path, spelled = heapq.heappop(search.open)
+        negative, path, spelled, first_token = heapq.heappop(search.open)
         if len(path) <= first.search.space:
             logits = first.search.logits_after(path)
             allowed = tokenizer.vocabulary.allowed(max(START, state_after(spelled)))
@@ -122,12 +124,9 @@ def next_words(
                 continue
             probabilities = -negative * sampler.probabilities(logits)
             for token in (probabilities >= MIN_PROBABILITY).nonzero()[0].tolist():
-                search.add(float(probabilities[token]), (*path, token), spelled + tokenizer.token_bytes[token])
-    ranked = sorted(search.words.items(), key=lambda item: (-item[1], item[0]))
-    words = tuple(
-        NextWord(word, probability, continues, search.added.get((word, continues), ""))
-        for (word, continues), probability in ranked
-    )
+                new_bytes = tokenizer.token_bytes[token]
+                search.add(float(probabilities[token]), (*path, token), spelled + new_bytes, first_token)
+    words = tuple(sorted(search.words(), key=lambda word: (-word.probability, word.text, word.continues)))
     return NextWords(words, max(0.0, 1 - search.explored), first.search.evaluations)
 
 
@@ -136,23 +135,32 @@ class _WordSearch:
 
     def __init__(self, tokenizer: Tokenizer, in_word: bool) -> None:
         self._end_ids, self._in_word = tokenizer.eos_ids, in_word
-        self.words: dict[tuple[str, bool], float] = defaultdict(float)  # (word, continues) -> probability
-        self.added: dict[tuple[str, bool], str] = {}  # with the white space of the likeliest spelling
+        # (word, continues) -> probability by the next token
+        self._words: dict[tuple[str, bool], dict[int, float]] = defaultdict(lambda: defaultdict(float))
+        self._added: dict[tuple[str, bool], str] = {}  # with the white space of the likeliest spelling
         self.explored = 0.0  # sum of these probabilities
-        self.open: list[tuple[float, Path, bytes]] = []  # heap: (-probability, tokens, bytes after the text)
+        # heap: (-probability, tokens, bytes after the text, the next token after the text)
+        self.open: list[tuple[float, Path, bytes, int]] = []
 
-    def add(self, probability: float, path: Path, spelled: bytes) -> None:
-        """Add a spelling: it is counted if its first word is complete, otherwise followed later."""
+    def add(self, probability: float, path: Path, spelled: bytes, token: int) -> None:
+        """Add a spelling that begins with the next token `token`: it is counted if its first word is complete,
+        otherwise followed later."""
         word = _first_word(spelled, ended=path[-1] in self._end_ids)
         if word is None:
-            heapq.heappush(self.open, (-probability, path, spelled))
+            heapq.heappush(self.open, (-probability, path, spelled, token))
         else:
             continues = self._in_word and character_class(word[0]) == "letters" and spelled.startswith(word[0].encode())
-            self.words[word, continues] += probability
+            self._words[word, continues][token] += probability
             if word != END:
                 text = stream_decoder().decode(spelled)
-                self.added.setdefault((word, continues), text[: len(text) - len(text.lstrip(SPACES))] + word)
+                self._added.setdefault((word, continues), text[: len(text) - len(text.lstrip(SPACES))] + word)
             self.explored += probability
+
+    def words(self) -> Iterator[NextWord]:
+        """Yield the words found so far."""
+        for (word, continues), tokens in self._words.items():
+            added, token = self._added.get((word, continues), ""), max(tokens, key=tokens.__getitem__)
+            yield NextWord(word, sum(tokens.values()), continues, added, token)
 
 
 def next_tokens(runtime: Runtime, tokenizer: Tokenizer, prompt: Prompt, sampling: SamplingConfig) -> list[NextToken]:

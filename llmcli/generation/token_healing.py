@@ -28,6 +28,7 @@ from llmcli.data.tokenizers.vocabulary import START, Vocabulary, state_after, st
 from llmcli.errors import LLMError
 from llmcli.generation.sampler import Sampler
 from llmcli.models.logits import DAMAGED, check_finite, log_softmax, softmax
+from llmcli.models.ngram_runtime import exclude_written
 from llmcli.models.runtime import Array, Doubles, Ints, Runtime
 
 MAX_TAIL_TOKENS = 3  # tokens at the prompt's end that may change; four are no better (tests/benchmarks/LOG.md)
@@ -51,6 +52,7 @@ class Prompt:
     tail: list[int] = field(default_factory=list)
     in_word: bool = False  # it ends with a letter, so its last word may continue
     prefix: int = field(default=0, compare=False)  # tokens at its beginning that stand for the beginning of a text
+    written: int = 0  # tokens at the end of a prompt without a tail that the model wrote: no n-gram cache counts them
 
     @classmethod
     def of(cls, text: "str | Prompt", tokenizer: Tokenizer, *, literal: bool = False) -> "Prompt":
@@ -134,7 +136,7 @@ def read_prompt(
     if max_evaluations is None:
         max_evaluations = default_evaluations(runtime)
     head, tail = prompt.split(runtime.context - reserve, tokenizer.bos_ids)
-    search = TokenizationSearch(runtime, tokenizer.vocabulary, head, tail, cached)
+    search = TokenizationSearch(runtime, tokenizer.vocabulary, head, tail, cached, prompt.written)
     unexplored = search.run(max_evaluations, negligible)
     return FirstToken(search, prompt.ids[: len(prompt.ids) - len(tail)], prompt.in_word, unexplored)
 
@@ -201,12 +203,12 @@ class FirstToken:
 
     def continuations_of(self, entry: int) -> list[Continuation]:
         """Return the continuations summed in an entry, most likely first."""
-        of_entry = [
-            self._continuation(group, i)
-            for group in self._groups
-            for i in np.flatnonzero((group.entries == entry) & (group.probabilities > 0)).tolist()
-        ]
-        return sorted(of_entry, key=lambda continuation: -continuation.probability)
+        return self._ranked(lambda group: (group.entries == entry) & (group.probabilities > 0))
+
+    def continuations_to(self, token: int) -> list[Continuation]:
+        """Return the continuations whose last token is `token`, most likely first. There is at least one: any token may
+        follow the prompt's own tokens."""
+        return self._ranked(lambda group: group.tokens == token)
 
     def token_of(self, entry: int) -> tuple[int | None, bytes]:
         """Return (token of an entry, or None if no single token adds its text; text of the entry)."""
@@ -220,6 +222,12 @@ class FirstToken:
         runtime holds as many at the end as fit the context."""
         self.search.process(continuation.tokens[:-1])
         return [*self._head, *continuation.tokens[:-1]]
+
+    def _ranked(self, selects: "Callable[[_Group], NDArray[np.bool_]]") -> list[Continuation]:
+        selected = [
+            self._continuation(group, i) for group in self._groups for i in np.flatnonzero(selects(group)).tolist()
+        ]
+        return sorted(selected, key=lambda continuation: -continuation.probability)
 
     def _find_groups(self, in_word: bool) -> Iterator["_Group"]:
         vocabulary, every = self._vocabulary, np.arange(len(self._vocabulary))
@@ -277,8 +285,11 @@ class _Group:
 class TokenizationSearch:
     """Best-first search for token sequences that spell the bytes of a tail."""
 
-    def __init__(self, runtime: Runtime, vocabulary: Vocabulary, head: list[int], tail: list[int], cached: int) -> None:
-        """The runtime's cache begins with the first `cached` tokens of `head`, but not all of it."""
+    def __init__(
+        self, runtime: Runtime, vocabulary: Vocabulary, head: list[int], tail: list[int], cached: int, written: int = 0
+    ) -> None:
+        """The runtime's cache begins with the first `cached` tokens of `head`, but not all of it. The model wrote the
+        last `written` tokens of `head`."""
         self.vocabulary = vocabulary
         # sequences that end with the prompt: (log probability, tokens, logits [V] after them)
         self.aligned: list[tuple[float, Path, Array]] = []
@@ -296,12 +307,13 @@ class TokenizationSearch:
         # UTF-8 decoder state at the beginning of the text, and at its end
         self._state = state_between(b"".join(vocabulary.token_bytes[token] for token in head[-4:]))
         self.end_state = START if tail else self._state
-        self._read(head, tail, cached)
+        runtime.rewind(cached)
+        exclude_written(runtime, len(head), written)
+        self._read(head[cached:], tail)
 
-    def _read(self, head: list[int], tail: list[int], cached: int) -> None:
-        """Process head and tail, and expand every prefix of the tail's own tokenization."""
-        self._runtime.rewind(cached)
-        rows = [self._checked(self._runtime.prefill(head[cached:]))]
+    def _read(self, head: list[int], tail: list[int]) -> None:
+        """Process the rest of the head and the tail, and expand every prefix of the tail's own tokenization."""
+        rows = [self._checked(self._runtime.prefill(head))]
         if tail:
             rows += [self._checked(row) for row in self._runtime.logits(tail)]
             self._cached = tuple(tail)

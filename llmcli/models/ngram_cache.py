@@ -23,6 +23,7 @@ once. K, N, V = orders, tokens of a text, vocabulary size.
 import bisect
 import itertools
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -75,6 +76,7 @@ class NgramCache:
         # each token's `last` of its contexts before it was added; None: it does not count
         self._before: list[list[int] | None] = []
         self._counted = 0  # tokens before the first one that does not count
+        self._limit = sys.maxsize  # number of tokens that may count; see `count_first`
         for token in ids:
             self.append(token)
 
@@ -82,10 +84,11 @@ class NgramCache:
         return len(self._ids)
 
     def append(self, token: int, *, counts: bool = True) -> None:
-        """Add a token. With `counts=False` it is only context, and not counted as a continuation until `rewind`."""
+        """Add a token. With `counts=False` it is only context, and not counted as a continuation until `rewind`; beyond
+        the limit of `count_first` it always is."""
         recent, position = tuple(self._ids[-self.orders :]), len(self._ids)
         self._ids.append(token)
-        if not counts:
+        if not counts or position >= self._limit:
             self._before.append(None)
             return
         before = []
@@ -102,11 +105,21 @@ class NgramCache:
             self._counted += 1
 
     def rewind(self, length: int = 0) -> None:
-        """Keep only the first `length` tokens. All of them count from now on."""
-        kept = self._ids[self._counted : length]
-        self.drop(min(length, self._counted))
+        """Keep only the first `length` tokens. All of them count from now on, up to the limit of `count_first`, which
+        ends with the text: at length 0."""
+        first = min(length, self._counted, self._limit)
+        kept = self._ids[first:length]
+        self.drop(first)
+        if not length:
+            self._limit = sys.maxsize
         for token in kept:
             self.append(token)
+
+    def count_first(self, tokens: int | None) -> None:
+        """Let only the first `tokens` tokens of this text count: the model wrote the others. None: all count."""
+        self._limit = sys.maxsize if tokens is None else tokens
+        if self._ids:
+            self.rewind(len(self))
 
     def drop(self, length: int) -> None:
         """Keep only the first `length` tokens, without changing which of them count."""

@@ -1,7 +1,7 @@
 """A runtime that mixes its predictions with an n-gram cache of the text so far (ngram_cache.py).
 
 Tokens that the model generates (`step`) are not counted in the cache, because the model would repeat itself (LOG.md,
-"An n-gram cache"). After a rewind, all remaining tokens count.
+"An n-gram cache"). After a rewind, all remaining tokens count, except those that `exclude_written` names.
 
 B, T, V = batch, tokens, vocabulary size.
 """
@@ -121,6 +121,13 @@ def recompute(runtime: Runtime, tokens: int) -> None:
     network_of(runtime).rewind()
     if isinstance(runtime, NgramRuntime):
         runtime._ahead, runtime._start = tokens, len(runtime.cache) - tokens
+
+
+def exclude_written(runtime: Runtime, tokens: int, written: int) -> None:
+    """Prepare for a prompt of `tokens` tokens, the last `written` of which the model wrote: an n-gram cache does not
+    count them. The KV cache holds the beginning of the prompt."""
+    if isinstance(runtime, NgramRuntime):
+        runtime.cache.count_first(max(0, tokens - written) if written else None)
 
 
 def undo_step(runtime: Runtime, length: int) -> None:

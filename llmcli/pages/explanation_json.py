@@ -56,7 +56,11 @@ def explanation_json(
             for token, logprob in next_tokens
         ],
         "entropy_bits": round(explanation.entropy, 6),
-        "next": [{"text": word.text, "probability": round(word.probability, 6)} for word in words.words[:count]],
+        "next": [
+            {"text": word.text, "probability": round(word.probability, 6), "token_id": word.token}
+            | ({"continues": True} if word.continues else {})
+            for word in words.words[:count]
+        ],
         "unexplored": round(words.unexplored, 6),
     }
     if explanation.copies is not None:
@@ -106,7 +110,10 @@ def comparison_json(
             for change in comparison.next_tokens(count)
         ],
         "next": [
-            {"text": change.text, "first": round(change.first, 6), "second": round(change.second, 6)}
+            {
+                "text": change.text, "first": round(change.first, 6), "second": round(change.second, 6),
+                "token_id": change.token,
+            }
             for change in comparison.next_words(count)
         ],
         "first": first,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from llmcli.analysis import explain as explain_module
-from llmcli.analysis.explain import Explanation, explain
+from llmcli.analysis.explain import Explanation, explain, predict_next
 from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.vocabulary import START
@@ -18,11 +18,13 @@ from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint, load
 from llmcli.generation.generator import generate
 from llmcli.generation.sampler import Sampler
-from llmcli.generation.token_healing import CONTINUE_WORD_FACTOR
+from llmcli.generation.token_healing import CONTINUE_WORD_FACTOR, Prompt
 from llmcli.models.logits import softmax
+from llmcli.models.ngram_runtime import NgramRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.runtime import PREFILL_CHUNK
 from tests.conftest import TEXT, random_checkpoint
+from tests.models.test_ngram_cache import WEIGHTS
 
 TOKENIZER = Tokenizer.train_bpe([TEXT], 300)
 CONFIG = ModelConfig(300, 32, 64, 3, 4, 2, 8, 2 * PREFILL_CHUNK + 40)
@@ -224,6 +226,37 @@ def test_a_token_that_starts_inside_the_prompt_may_be_the_prediction() -> None:
         ends += spelled * float((probabilities(*path) * allowed).sum())
     # tolerance: continuations with less than a thousandth of the total probability are not followed
     assert np.exp(explanation.logprobs[dog]) == pytest.approx(beyond / (beyond + ends), rel=1e-2)
+
+
+def test_copies_compare_the_network_and_the_cache_after_the_same_prompt() -> None:
+    """Also where the prompt ends inside a token, which the network completes by itself, without the cache."""
+    network, prompt = NumpyRuntime(random_checkpoint(CONFIG)), "sat. The dog sat on the mat. The do"
+    together = NgramRuntime(network, WEIGHTS)
+    [dog] = TOKENIZER.encode(" dog")
+    copies = explain(network, TOKENIZER, prompt, literal=False, predictor=together, token=dog).copies or ()
+    for copy in copies:
+        for runtime, shown in ((network, copy.network_probability), (together, copy.probability)):
+            logprobs = predict_next(runtime, TOKENIZER, prompt, literal=False).logprobs
+            assert shown == pytest.approx(math.exp(logprobs[copy.token]))
+    assert [TOKENIZER.label(copy.token) for copy in copies] == [" dog"]
+    ids = TOKENIZER.encode("sat. The dog sat on the mat. The")
+    [copy] = explain(network, TOKENIZER, Prompt(ids), literal=False, predictor=together).copies or ()
+    assert (TOKENIZER.label(copy.token), copy.positions) == (" dog", (ids.index(dog),))
+    written = Prompt(ids, written=len(ids) - 1)  # " dog" is a token that the model wrote
+    assert explain(network, TOKENIZER, written, literal=False, predictor=together).copies == ()
+
+
+def test_another_next_token_is_explained_in_its_likeliest_place() -> None:
+    """After "The do", " dog" begins inside the prompt, and "." after it."""
+    model = random_checkpoint(CONFIG)
+    [dog], [dot] = TOKENIZER.encode(" dog"), TOKENIZER.encode(".")
+    for token, start, tail in ((dog, "The", " do"), (dot, "The do", "")):
+        explanation = explain(NumpyRuntime(model), TOKENIZER, "The do", literal=False, token=token)
+        assert (explanation.token, explanation.tail) == (token, tail)
+        assert TOKENIZER.decode(explanation.ids) == start
+        assert explanation.attribution.token == token
+        logit = NumpyRuntime(model).prefill(explanation.ids)[token]
+        assert explanation.attribution.logit == pytest.approx(float(logit), abs=1e-4)
 
 
 def test_of_a_prompt_longer_than_the_context_the_end_is_read() -> None:

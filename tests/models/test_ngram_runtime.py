@@ -15,7 +15,15 @@ from llmcli.generation.generator import Piece, decode
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import log_softmax, softmax
 from llmcli.models.ngram_cache import NgramCache, NgramText
-from llmcli.models.ngram_runtime import NgramEnsemble, NgramRuntime, network_of, recompute, undo_step, with_ngram_cache
+from llmcli.models.ngram_runtime import (
+    NgramEnsemble,
+    NgramRuntime,
+    exclude_written,
+    network_of,
+    recompute,
+    undo_step,
+    with_ngram_cache,
+)
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.open_runtime import open_runtime
 from llmcli.models.runtime import Array, step_batch
@@ -86,6 +94,21 @@ def test_what_is_left_after_a_rewind_or_a_fork_counts_as_a_prompt() -> None:
     runtime.rewind(17)
     for one in (fork, runtime):
         np.testing.assert_allclose(one.prefill([2]), expected([*known, 2], []), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("known", [0, 7, 16])
+def test_tokens_that_the_model_wrote_do_not_count_when_they_are_read_again(known: int) -> None:
+    """With any part of them in the KV cache, and after rewinds; a text that begins anew counts as a whole."""
+    runtime, prompt, written = cached(), text(12), text(8, seed=1)
+    ids = [*prompt, *written]
+    runtime.prefill(ids[:known]) if known else None
+    exclude_written(runtime, len(ids), len(written))
+    np.testing.assert_allclose(runtime.prefill(ids[known:]), expected(prompt, written), rtol=1e-4, atol=1e-5)
+    for kept in (19, 13, 9):
+        runtime.rewind(kept)
+        np.testing.assert_allclose(runtime.prefill(ids[kept:]), expected(prompt, written), rtol=1e-4, atol=1e-5)
+    runtime.rewind()
+    np.testing.assert_allclose(runtime.prefill(ids), expected(ids, []), rtol=1e-4, atol=1e-5)
 
 
 def test_the_probabilities_of_generation_are_those_of_evaluation() -> None:

@@ -131,15 +131,26 @@ def test_an_explanation_has_what_is_asked_for(client, short_search):
     assert part["attention"]["weights"] == weights and part["lens"] == whole["lens"]
     assert part["next"] == [] and {token["effect_bits"] for token in part["tokens"]} == {None}
     assert "attention" not in client.post("/v1/explain", json={"prompt": "The cat", "include": []}).json()
-    assert "added" not in whole
-    added = client.post("/v1/explain", json={"prompt": "The ca", "include": ["added"], "n": 100}).json()["added"]
-    tokens = client.post("/v1/next", json={"prompt": "The ca", "unit": "tokens", "n": 100}).json()["next"]
-    expected = {one["text"]: one["probability"] for one in tokens if one["probability"] > 1e-3}
-    found = {one["text"]: one["probability"] for one in added}
-    assert {text: found[text] for text in expected} == pytest.approx(expected, abs=2e-6)
-    token = whole["next_tokens"][2]["id"]
-    other = client.post("/v1/explain", json={"prompt": "The cat sat", "token_id": token, "include": []}).json()
-    assert other["attribution"]["id"] == token != whole["attribution"]["id"]
+    quick = client.post("/v1/explain", json={"prompt": "The cat sat", "include": ["next"], "max_evaluations": 3}).json()
+    assert quick["unexplored"] > whole["unexplored"]
+
+
+@pytest.mark.parametrize("prompt", ["The cat sat", "The ca", "The cat on the m"])
+@pytest.mark.parametrize("fields", [{}, {"without": ["1.2"]}])
+def test_any_token_is_explained_also_where_the_prompt_ends_inside_a_word(client, tokenizer, prompt, fields):
+    """With and without parts of the model, after the same tokens; these and the tail spell the prompt."""
+    body = {"prompt": prompt, "include": [], **fields}
+    for token in range(5, tokenizer.vocab_size, 7):
+        answer = client.post("/v1/explain", json=body | {"token_id": token}).json()
+        for one in (answer["first"], answer["second"]) if fields else (answer,):
+            assert one["attribution"]["id"] == token
+            ids = [shown["id"] for shown in one["tokens"]]
+            assert (tokenizer.decode(ids) + one["tail"]).lstrip("\n") == prompt
+            assert tokenizer.token_bytes[token].startswith(one["tail"].encode())
+        if fields:
+            assert answer["first"]["tokens"] == answer["second"]["tokens"]
+    refused = client.post("/v1/explain", json=body | {"token_id": tokenizer.vocab_size})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "token_id")
 
 
 def test_an_explanation_is_that_of_explain(client, served, llm, short_search):

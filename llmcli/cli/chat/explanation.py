@@ -64,7 +64,7 @@ def _explain(source: "Checkpoint | Ensemble", assistant: "Assistant", position: 
     from llmcli.models.numpy_runtime import NumpyRuntime
 
     runtime, tokenizer = assistant.runtime, assistant.tokenizer
-    prompt = Prompt(assistant.prompt_ids + assistant.answer_ids[:position])
+    prompt = Prompt(assistant.prompt_ids + assistant.answer_ids[:position], written=position)
     try:
         subject = choose_explained_model(source, tokenizer, prompt, literal=True, on_note=console.note, runtime=runtime)
         network = network_of(runtime)

@@ -101,8 +101,6 @@ def _explain_prompt(options: _Options, path: Path, text: str) -> None:
     explanation = explain(
         runtime, tokenizer, text, literal=options.literal, candidates=options.next, token=token, predictor=predictor
     )
-    if token not in (None, explanation.token):
-        raise usage(f"--token {options.token!r} does not agree with the end of the prompt; add --literal")
     words = next_words(predictor, tokenizer, text)
     with_prediction = text.removesuffix(explanation.tail) + tokenizer.decode([explanation.token])
     _print_notes(explanation, config)

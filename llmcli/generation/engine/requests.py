@@ -18,6 +18,7 @@ class GenerationRequest:
     stop_ids: frozenset[int] = frozenset()  # tokens that end the text in addition to the tokenizer's
     top_logprobs: int = 0  # number of alternatives to report per token
     prompt_logprobs: bool = False  # also report log probabilities of the prompt, which must be ids
+    written: int = 0  # tokens at the end of a prompt of ids that the model wrote: no n-gram cache counts them
     choices: tuple[str, ...] = ()  # one of these is the text: an answer if there are stop_ids, or else a continuation
 
 

@@ -25,7 +25,7 @@ from llmcli.generation.generator import Choice, GeneratedText, Piece, next_input
 from llmcli.generation.sampler import Sampler
 from llmcli.generation.token_healing import Prompt, last_tokens, read_prompt
 from llmcli.models.logits import log_softmax
-from llmcli.models.ngram_runtime import recompute
+from llmcli.models.ngram_runtime import exclude_written, recompute
 from llmcli.models.runtime import PREFILL_CHUNK, Array, Runtime
 
 # since the engine started: requests; finished, failed, cancelled; prompt_tokens, including cached_tokens, whose keys
@@ -60,7 +60,7 @@ class Sequence:
         tokenizer = tokenizer.of_any_bytes if sampling.grammar else tokenizer
         self._tokenizer, self._context = tokenizer, context
         self._token_bytes = tokenizer.vocabulary.token_bytes
-        known = prompt if isinstance(prompt, Prompt) else Prompt(list(prompt))
+        known = prompt if isinstance(prompt, Prompt) else Prompt(list(prompt), written=self.request.written)
         ids, self._prompt_length = known.ids, len(known.ids)
         self.text = GeneratedText(tokenizer, ids, sampling, stop_ids=self.request.stop_ids)
         # tokens to process before the next one can be chosen
@@ -77,6 +77,7 @@ class Sequence:
         shared = prefixes.take(self.request.model, shareable, live)
         self.runtime, self._cached = shared or (self.opened.result()[0].fork(), 0)
         self.runtime.rewind(self._cached)  # tokens generated for an earlier request are part of this prompt
+        exclude_written(self.runtime, len(self._pending), self.request.written)
         self._held, self._pending = list(self._pending[: self._cached]), self._pending[self._cached :]
 
     def advance(self) -> None:
@@ -119,7 +120,7 @@ class Sequence:
                     runtime.read(ids[held:-1])
                 self._choices = score_answers(runtime, self._tokenizer, ids, request.choices, request.stop_ids)
             else:
-                prompt = request.prompt if isinstance(request.prompt, Prompt) else Prompt(ids)
+                prompt = request.prompt if isinstance(request.prompt, Prompt) else Prompt(ids, written=request.written)
                 reserve = runtime.context - self._context
                 self._choices = score_continuations(
                     runtime, self._tokenizer, prompt, request.choices, reserve=reserve, cached=held

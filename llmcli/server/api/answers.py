@@ -140,6 +140,7 @@ class Completion(GenerationAnswer):
                 sampling,
                 top_logprobs=body.logprobs or 0,
                 prompt_logprobs=scores_prompt,
+                written=body.generated_tokens,
                 choices=body.choices,
             )
             for prompt in prompts

@@ -82,6 +82,8 @@ StopText = Annotated[str, Field(min_length=1, max_length=limits.MAX_STOP_CHARACT
 TokenId = Annotated[int, WithJsonSchema({"type": "integer", "minimum": 0, "maximum": 2**31 - 1})]
 MaxTokens = Annotated[int, Field(ge=0, le=limits.MAX_TOKENS)]
 Words = Annotated[int, Field(ge=1, le=limits.MAX_NEXT_WORDS)]
+Evaluations = Annotated[int, Field(ge=2, le=MAX_EVALUATIONS)]
+GeneratedTokens = Annotated[int, Field(ge=0, le=2**31 - 1)]  # at the end of the prompt: the model wrote them
 Truncation = Literal[-1] | None  # -1: only the end of a prompt that exceeds the context is used (vLLM's name)
 
 
@@ -91,6 +93,12 @@ TopP = Annotated[float, AfterValidator(lambda p: max(SMALLEST_TOP_P, p))]
 def id_list(low: int, high: int) -> Any:
     """A field for a list of token ids; whether the vocabulary has them is checked with the model."""
     return Field(min_length=low, max_length=high, description=f"a list of {low} to {high:,} token ids")
+
+
+def check_generated_tokens(count: int, prompt: Any) -> None:
+    """Raise ApiError for tokens that a prompt of token ids does not have."""
+    if count and not (is_ids(prompt) and count <= len(prompt)):
+        raise invalid("generated_tokens", f"needs a prompt of at least {count:,} token ids")
 
 
 Position = Annotated[int, Field(ge=-limits.MAX_EXPLAIN_CHARACTERS, le=limits.MAX_EXPLAIN_CHARACTERS)]
@@ -316,7 +324,12 @@ class CompletionBody(GenerationBody):
         BeforeValidator(lambda value: None if value is False else value),
     ] = None
     truncate_prompt_tokens: Truncation = None
+    generated_tokens: GeneratedTokens = 0
     add_special_tokens: Literal[True] = True  # false is not supported
+
+    def model_post_init(self, context: Any, /) -> None:
+        super().model_post_init(context)
+        check_generated_tokens(self.generated_tokens, self.prompt)
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -383,11 +396,13 @@ class ExplainBody(PromptBody):
     literal: bool = False
     truncate_prompt_tokens: Truncation = None
     # what is computed: next words, the effect of each token, the attention (of one token, if `position` is given)
-    include: list[Literal["next", "effects", "attention", "added"]] = Field(
-        ["next", "effects", "attention"], description="a list of next, effects, attention, added"
+    include: list[Literal["next", "effects", "attention"]] = Field(
+        ["next", "effects", "attention"], description="a list of next, effects, attention"
     )
+    max_evaluations: Evaluations | None = None  # of the model, to find next words
     position: Position | None = None  # index in `tokens`; negative: from the end
-    token_id: TokenId | None = None  # explain this next token instead of the most likely one
+    token_id: TokenId | None = None  # explain this next token, in its likeliest place, instead of the most likely one
+    generated_tokens: GeneratedTokens = 0
     # layers, "2", heads, "2.3", and the n-gram cache, "cache", that are switched off in a second prediction
     without: Annotated[list[Annotated[str, Field(max_length=20)]], Field(max_length=limits.MAX_SWITCHED_OFF)] = Field(
         [], description=f'a list of at most {limits.MAX_SWITCHED_OFF:,} layers, as in "2", or heads, as in "2.3"'
@@ -396,6 +411,7 @@ class ExplainBody(PromptBody):
 
     def model_post_init(self, context: Any, /) -> None:
         super().model_post_init(context)
+        check_generated_tokens(self.generated_tokens, self.prompt)
         if self.compare is not None and self.messages is not None:
             raise invalid("compare", "has no effect with messages; leave it out")
 
@@ -438,12 +454,14 @@ class NextBody(Body):
     temperature: float = Field(1, ge=0, le=100)
     top_p: TopP = Field(1, ge=0, le=1)
     min_p: float = Field(0, ge=0, le=1)
-    max_evaluations: Annotated[int, Field(ge=2, le=MAX_EVALUATIONS)] | None = None
+    max_evaluations: Evaluations | None = None
     token_id: TokenId | None = None  # this token's probability and rank, too
+    generated_tokens: GeneratedTokens = 0
     return_token_ids: bool = False  # adds the tokens of the prompt, and what each word or token adds to it
     truncate_prompt_tokens: Truncation = None
 
     def model_post_init(self, context: Any, /) -> None:
+        check_generated_tokens(self.generated_tokens, self.prompt)
         if self.token_id is not None and self.unit != "tokens":
             raise invalid("token_id", 'has no effect without "unit": "tokens"; leave it out')
 

@@ -40,7 +40,7 @@ def _encode(body: PromptBody | NextBody, model: ServedModel, new_tokens: int = 0
         raise invalid(name, "is empty; give a text to continue")
     cuts = getattr(body, "truncate_prompt_tokens", None) is not None
     prompt = encode_prompt(body.prompt, model, literal=False, cuts=cuts)
-    return prompt if isinstance(prompt, Prompt) else Prompt([*prompt])
+    return prompt if isinstance(prompt, Prompt) else Prompt([*prompt], written=getattr(body, "generated_tokens", 0))
 
 
 def _text(prompt: Any, model: ServedModel) -> str:
@@ -145,7 +145,7 @@ def _explain(
             comparison = compare(
                 reader, tokenizer, prompt, other=other, without=body.without, literal=body.literal,
                 candidates=body.n, token=body.token_id, predictor=subject.predictor, ablates=ablates,
-                finds_words=finds_words, check=check,
+                finds_words=finds_words, evaluations=body.max_evaluations, check=check,
             )  # fmt: skip
         except LLMError as error:
             if error.exit_code != WRONG_USAGE:
@@ -164,15 +164,10 @@ def _explain(
     words = NextWords((), 1.0, 0)
     if finds_words:
         runtime.rewind()
-        words = next_words(runtime, tokenizer, prompt, check=check)
+        words = next_words(runtime, tokenizer, prompt, evaluations=body.max_evaluations, check=check)
     position = _position(body, len(explanation.ids))
     shown = explanation_json(explanation, words, tokenizer, title, body.n, position=position)
     _leave_out(shown, body)
-    if "added" in body.include:
-        extra["added"] = [
-            {"id": token, "text": text, "probability": round(probability, 6)}
-            for token, text, probability in explanation.added.most_likely(body.n, tokenizer)
-        ]
     return {"model": model.name} | shown | extra
 
 

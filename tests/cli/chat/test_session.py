@@ -86,9 +86,7 @@ def test_retry_and_undo(again: str) -> None:
     assert reader.drafts == ["", "", "", "", "y", ""]
 
 
-@pytest.mark.parametrize(
-    "command", ["/retry", "/undo", "/why", "/save", "/save f", "/load", "/load f", "/set x 1"]
-)
+@pytest.mark.parametrize("command", ["/retry", "/undo", "/why", "/save", "/save f", "/load", "/load f", "/set x 1"])
 def test_a_command_that_is_not_possible_is_an_error_and_the_chat_goes_on(command: str, capsys) -> None:
     chat, _ = converse(command, "x")
     captured = capsys.readouterr()

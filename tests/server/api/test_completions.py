@@ -1,17 +1,26 @@
 """/v1/completions: the text of `llm generate`, log probabilities computed by hand, and the shapes of OpenAI."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
-from llmcli.formats.loading import load_any, open_tokenizer
+from llmcli.formats.checkpoint import save
+from llmcli.formats.loading import load, load_any, open_tokenizer
+from llmcli.formats.training_record import TrainingRecord
 from llmcli.models.logits import log_softmax
 from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.server.api.models import Models
+from llmcli.server.http.app import create_app
 from tests.conftest import TEXT
+from tests.models.test_ngram_cache import WEIGHTS
+from tests.server.conftest import URL
 from tests.server.streams import choices, events
 
 PROMPT = "The cat sat on"
+CACHE = {"ngram_cache": WEIGHTS.as_record()}
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +53,39 @@ def test_greedy_text_is_that_of_generate(completion, generated, prompt):
     assert choice["finish_reason"] == expected["finish_reason"]
     logprobs = choice["logprobs"]["token_logprobs"][: len(expected["tokens"])]
     assert logprobs == pytest.approx([token["logprob"] for token in expected["tokens"]], abs=1e-5)
+
+
+def test_a_text_that_is_continued_token_by_token_is_that_of_one_request(served, tmp_path, tokenizer):
+    """With an n-gram cache, which does not count what the model wrote: not in a request, and not in the next one."""
+    save(tmp_path / "text.safetensors", replace(load(served[0]), record=TrainingRecord.from_json(CACHE)))
+    fields = {"temperature": 0, "logprobs": 0, "return_token_ids": True}
+    prompt = tokenizer.encode("The cat sat. The cat sat. The cat")
+    with TestClient(create_app(Models([tmp_path / "text.safetensors"])), base_url=URL) as client:
+
+        def tokens(**more):
+            choice = client.post("/v1/completions", json=fields | more).json()["choices"][0]
+            return [(token["id"], token["logprob"]) for token in choice["logprobs"]["content"]]
+
+        together = tokens(prompt=prompt, max_tokens=12)
+        scored = tokens(
+            prompt=[*prompt, *(token for token, _ in together)], echo=True, max_tokens=0, generated_tokens=12
+        )
+        assert [logprob for _, logprob in scored[len(prompt) :]] == pytest.approx(
+            [one for _, one in together], abs=1e-4
+        )
+        ids, differences = list(prompt), []
+        for count, (token, logprob) in enumerate(together):
+            [[found, own]] = tokens(prompt=ids, max_tokens=1, generated_tokens=count)
+            assert (found, own) == (token, pytest.approx(logprob, abs=1e-4))
+            asked = {"prompt": ids, "unit": "tokens", "n": 1, "generated_tokens": count}
+            [shown] = client.post("/v1/next", json=asked).json()["next"]
+            if shown["id"] == token:  # otherwise the likeliest one is a byte that no text has
+                assert shown["probability"] >= np.exp(logprob) - 1e-4
+            differences.append(abs(tokens(prompt=ids, max_tokens=1)[0][1] - logprob))
+            ids.append(token)
+        assert differences[0] < 1e-4 < max(differences)
+        refused = client.post("/v1/completions", json={"prompt": "The cat", "generated_tokens": 1})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "generated_tokens")
 
 
 def test_each_choice_has_a_seed_of_its_own(completion, generated):

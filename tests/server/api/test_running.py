@@ -177,7 +177,8 @@ def test_a_model_in_memory_is_explained_whatever_became_of_its_file(
         else:
             os.truncate(path, 1000)
         explained = client.post("/v1/explain", json={"prompt": "The cat"})
-        assert explained.status_code == 200 and explained.json()["next"] == expected
+        assert explained.status_code == 200
+        assert [one["probability"] for one in explained.json()["next"]] == [one["probability"] for one in expected]
         card = client.get("/v1/models/text/card")  # is read from the file
     assert card.status_code == 503
     assert re.match("the file of text (was replaced|can no longer be read)", card.json()["error"]["message"])
